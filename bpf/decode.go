@@ -1,0 +1,241 @@
+//go:build linux
+
+package bpf
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"time"
+	"unsafe"
+)
+
+// Kind says which hook sent a [Record].
+type Kind uint32
+
+// The kinds of records.
+const (
+	SystemCall    = Kind(moduleRecordKindRECORD_SYSTEM_CALL)
+	ReadFile      = Kind(moduleRecordKindRECORD_READ_FILE)
+	LoadData      = Kind(moduleRecordKindRECORD_LOAD_DATA)
+	ModuleLoad    = Kind(moduleRecordKindRECORD_MODULE_LOAD)
+	ModuleFree    = Kind(moduleRecordKindRECORD_MODULE_FREE)
+	ModuleRequest = Kind(moduleRecordKindRECORD_MODULE_REQUEST)
+)
+
+// Names of the system calls in [Call.Name].
+const (
+	InitModule   = "init_module"
+	FinitModule  = "finit_module"
+	DeleteModule = "delete_module"
+)
+
+// A Record is what one hook sent, in the kernel's own numbers. Strings hold
+// the host's bytes as they were.
+type Record struct {
+	Kind Kind
+	// Boot is CLOCK_BOOTTIME when the hook ran.
+	Boot time.Duration
+	// Attempt is CLOCK_BOOTTIME when the thread Tid began the system call that
+	// this record belongs to; both together are the attempt's identity within
+	// one boot. 0 where the beginning was not seen or the record belongs to
+	// no attempt. ParentAttempt is that of the load, by the same thread, from
+	// inside which this one was made.
+	Attempt, ParentAttempt time.Duration
+
+	Pid, Tid, Parent     uint32 // in the initial pid namespace
+	UID, EUID, GID, EGID uint32 // in the initial user namespace
+	HasAUID              bool   // the kernel has CONFIG_AUDIT; AUID and SessionID mean something
+	AUID, SessionID      uint32
+	Comm                 string
+
+	// Which of these is not nil follows from Kind.
+	Call   *Call   // SystemCall
+	File   *File   // ReadFile and, without a path, LoadData
+	Module *Module // ModuleLoad, ModuleFree and, with a name only, ModuleRequest
+}
+
+// Call is a system call that has returned.
+type Call struct {
+	Name   string // InitModule, FinitModule or DeleteModule
+	Result int64  // 0 or -errno
+	Flags  uint64 // of finit_module and delete_module
+	Size   uint64 // init_module's len
+	Params Text
+	Module Text // the name given to delete_module
+}
+
+// Text is a string that the program read for the record.
+type Text struct {
+	Value     string
+	Truncated bool // it did not fit
+	Missing   bool // it could not be read
+}
+
+// File is what the kernel is about to read, or the buffer that it is about to
+// take.
+type File struct {
+	ID       uint32 // see Programs.ReadFileType and Programs.LoadDataType
+	IsModule bool
+	Size     uint64 // bytes of the file, or init_module's len
+	Flags    uint64 // finit_module's flags
+
+	// The rest is empty for LoadData.
+	Path         string // absolute, or relative where Truncated
+	Truncated    bool   // Path lacks its beginning
+	Filesystem   string
+	Device       uint32 // the kernel's own dev_t: major << 20 | minor
+	Inode        uint64
+	Links        uint32
+	Unhashed     bool  // its name was removed
+	InternalFS   bool  // on a mount that only the kernel has, as memfds are
+	Mtime, Ctime int64 // Unix time in seconds
+}
+
+// Module is what struct module says.
+type Module struct {
+	Name       string
+	Version    string
+	Srcversion string
+	Taints     uint64
+	Params     Text // ModuleLoad only
+}
+
+// Decode reads one record as the ring buffer hands it over. It keeps nothing
+// of raw.
+func Decode(raw []byte) (Record, error) {
+	header, err := view[moduleRecordHeader](raw)
+	if err != nil {
+		return Record{}, err
+	}
+	record := Record{
+		Kind:          Kind(header.Kind),
+		Boot:          time.Duration(header.BootNs),
+		Attempt:       time.Duration(header.AttemptNs),
+		ParentAttempt: time.Duration(header.ParentAttemptNs),
+		Pid:           header.Pid,
+		Tid:           header.Tid,
+		Parent:        header.Parent,
+		UID:           header.Uid,
+		EUID:          header.Euid,
+		GID:           header.Gid,
+		EGID:          header.Egid,
+		HasAUID:       header.HasAuid != 0,
+		AUID:          header.Auid,
+		SessionID:     header.SessionId,
+		Comm:          text(header.Comm[:]),
+	}
+	switch record.Kind {
+	case SystemCall:
+		record.Call, err = decodeCall(raw)
+	case ReadFile, LoadData:
+		record.File, err = decodeFile(raw)
+	case ModuleLoad, ModuleFree, ModuleRequest:
+		record.Module, err = decodeModule(raw)
+	default:
+		err = fmt.Errorf("decode record: unknown kind %d", header.Kind)
+	}
+	return record, err
+}
+
+func decodeCall(raw []byte) (*Call, error) {
+	r, err := view[moduleSystemCallRecord](raw)
+	if err != nil {
+		return nil, err
+	}
+	call := &Call{Result: r.Result, Flags: r.Flags, Size: r.Size}
+	switch r.Call {
+	case moduleSystemCallCALL_INIT_MODULE:
+		call.Name = InitModule
+	case moduleSystemCallCALL_FINIT_MODULE:
+		call.Name = FinitModule
+	case moduleSystemCallCALL_DELETE_MODULE:
+		call.Name = DeleteModule
+	default:
+		return nil, fmt.Errorf("decode record: unknown system call %d", r.Call)
+	}
+	if call.Name == DeleteModule {
+		call.Module = counted(r.Name[:], r.NameLen)
+	} else {
+		call.Params = counted(r.Params[:], r.ParamsLen)
+	}
+	return call, nil
+}
+
+func decodeModule(raw []byte) (*Module, error) {
+	r, err := view[moduleModuleRecord](raw)
+	if err != nil {
+		return nil, err
+	}
+	return &Module{
+		Name:       text(r.Name[:]),
+		Version:    text(r.Version[:]),
+		Srcversion: text(r.Srcversion[:]),
+		Taints:     r.Taints,
+		Params:     counted(r.Params[:], r.ParamsLen),
+	}, nil
+}
+
+func decodeFile(raw []byte) (*File, error) {
+	r, err := view[moduleFileRecord](raw)
+	if err != nil {
+		return nil, err
+	}
+	file := &File{ID: r.Id, IsModule: r.IsModule != 0, Size: r.Size, Flags: r.Flags}
+	if r.PathState == modulePathStatePATH_NONE {
+		return file, nil
+	}
+	file.Filesystem = text(r.Filesystem[:])
+	file.Device = r.Device
+	file.Inode = r.Inode
+	file.Links = r.Links
+	file.Unhashed = r.Unhashed != 0
+	file.InternalFS = r.MntInternal != 0
+	file.Mtime = r.Mtime
+	file.Ctime = r.Ctime
+	file.Truncated = r.PathState == modulePathStatePATH_TRUNCATED
+	var names []string
+	for i := min(int(r.Components), len(r.Path)) - 1; i >= 0; i-- {
+		if name := text(r.Path[i][:]); name != "" {
+			names = append(names, name)
+		}
+	}
+	file.Path = strings.Join(names, "/")
+	if !file.Truncated {
+		file.Path = "/" + file.Path
+	}
+	return file, nil
+}
+
+// view lays T over raw. The ring buffer aligns records to eight bytes, and its
+// reader copies them to the start of an allocation of their own.
+func view[T any](raw []byte) (*T, error) {
+	var zero T
+	if len(raw) < int(unsafe.Sizeof(zero)) {
+		return nil, fmt.Errorf("decode record: %d bytes where at least %d are due", len(raw), unsafe.Sizeof(zero))
+	}
+	if uintptr(unsafe.Pointer(unsafe.SliceData(raw)))%8 != 0 {
+		raw = bytes.Clone(raw)
+	}
+	return (*T)(unsafe.Pointer(unsafe.SliceData(raw))), nil
+}
+
+func text(raw []byte) string {
+	if end := bytes.IndexByte(raw, 0); end >= 0 {
+		raw = raw[:end]
+	}
+	return string(raw)
+}
+
+// counted reads what bpf_probe_read_user_str left: its length with the NUL, 0
+// where nothing was to be read, or -errno.
+func counted(raw []byte, length int32) Text {
+	switch {
+	case length <= 0:
+		return Text{Missing: true}
+	case int(length) >= len(raw):
+		return Text{Value: text(raw), Truncated: true}
+	default:
+		return Text{Value: text(raw)}
+	}
+}

@@ -1,0 +1,9 @@
+// Package bpf holds the programs that run in the kernel, the layout of what
+// they send, and the little Go that loads, attaches and decodes them. It knows
+// nothing of events or SQL and imports no other package of this project;
+// package linux turns its records into events.
+//
+// module.bpf.c is compiled by go generate (clang 14 or later); the objects are
+// committed, so that building needs no clang. The C sources are under GPL-2.0
+// or BSD-2-Clause, which the kernel demands of programs that use its helpers.
+package bpf

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The kernel's types as far as these programs read them. Offsets are filled in
+ * at load time from the running kernel's BTF (CO-RE), so only names and types
+ * matter here, and every difference between kernels stands in this file with
+ * the version it came with.
+ */
+#ifndef KMODQUERY_KERNEL_H
+#define KMODQUERY_KERNEL_H
+
+/* libbpf's headers ask this of whoever brings the kernel's types. */
+#define __VMLINUX_H__
+
+typedef unsigned char __u8;
+typedef signed short __s16;
+typedef unsigned short __u16;
+typedef signed int __s32;
+typedef unsigned int __u32;
+typedef signed long long __s64;
+typedef unsigned long long __u64;
+typedef __u8 u8;
+typedef __u16 u16;
+typedef __u32 u32;
+typedef __u64 u64;
+typedef __s32 s32;
+typedef __s64 s64;
+typedef __u16 __be16;
+typedef __u32 __be32;
+typedef __u32 __wsum;
+typedef _Bool bool;
+
+enum bpf_map_type {
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_RINGBUF = 27,
+};
+
+enum { BPF_ANY = 0 };
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+
+struct cred {
+	struct { u32 val; } uid, gid, euid, egid;
+};
+
+struct task_struct {
+	int pid;
+	int tgid;
+	struct task_struct *real_parent;
+	const struct cred *cred;
+	u64 start_time;
+	struct { u32 val; } loginuid;  /* CONFIG_AUDIT */
+	u32 sessionid;                 /* CONFIG_AUDIT */
+};
+
+struct qstr {
+	const unsigned char *name;
+};
+
+struct hlist_bl_node {
+	struct hlist_bl_node **pprev;
+};
+
+struct dentry {
+	struct hlist_bl_node d_hash;
+	struct dentry *d_parent;
+	struct qstr d_name;
+};
+
+struct vfsmount {
+	struct dentry *mnt_root;
+	int mnt_flags;
+};
+
+struct mount {
+	struct mount *mnt_parent;
+	struct dentry *mnt_mountpoint;
+	struct vfsmount mnt;
+};
+
+struct path {
+	struct vfsmount *mnt;
+	struct dentry *dentry;
+};
+
+struct timespec64 {
+	s64 tv_sec;
+};
+
+struct file_system_type {
+	const char *name;
+};
+
+struct super_block {
+	u32 s_dev;
+	struct file_system_type *s_type;
+};
+
+struct inode {
+	struct super_block *i_sb;
+	unsigned long i_ino;
+	unsigned int i_nlink;
+	s64 i_size;
+	s64 i_mtime_sec; /* from 6.11, 3aa63a569c64 */
+	s64 i_ctime_sec;
+};
+
+/* to 6.6 for i_ctime, 13bc24457850; to 6.6 for i_mtime, 12cd44023651 */
+struct inode___timespec {
+	struct timespec64 i_mtime;
+	struct timespec64 i_ctime;
+};
+
+/* between the two */
+struct inode___hidden {
+	struct timespec64 __i_mtime;
+	struct timespec64 __i_ctime;
+};
+
+struct file {
+	struct path f_path;
+	struct inode *f_inode;
+};
+
+struct module {
+	char name[56];
+	const char *version;
+	const char *srcversion;
+	unsigned long taints;
+	bool sig_ok; /* CONFIG_MODULE_SIG */
+};
+
+#if defined(__TARGET_ARCH_x86)
+struct pt_regs {
+	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8;
+	unsigned long ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
+};
+#elif defined(__TARGET_ARCH_arm64)
+struct user_pt_regs {
+	u64 regs[31];
+	u64 sp;
+	u64 pc;
+	u64 pstate;
+};
+struct pt_regs {
+	union {
+		struct user_pt_regs user_regs;
+		struct {
+			u64 regs[31];
+			u64 sp;
+			u64 pc;
+			u64 pstate;
+		};
+	};
+	u64 orig_x0;
+};
+#else
+#error "no struct pt_regs for this architecture"
+#endif
+
+#pragma clang attribute pop
+
+#endif

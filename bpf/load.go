@@ -1,0 +1,261 @@
+//go:build linux
+
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
+	"github.com/cilium/ebpf/rlimit"
+)
+
+// Reasons for which a kernel cannot run these programs at all. Open's error
+// matches them with errors.Is.
+var (
+	ErrNoBTF        = errors.New("the kernel has no BTF")
+	ErrNoRingBuffer = errors.New("the kernel has no BPF ring buffer")
+)
+
+// ErrFlushed is what Read returns when a Flush has run its course.
+var ErrFlushed = ringbuf.ErrFlushed
+
+// kretprobeInstances is how many system calls may be under way at once before
+// the return of one more goes unseen, where kretprobes have to be used. The
+// kernel's own default, twice the number of processors or ten, is too few for
+// udev at boot.
+const kretprobeInstances = 1024
+
+// Programs are the programs attached to the running kernel and the ring buffer
+// that they fill. One goroutine reads; the other methods may be called beside
+// it.
+type Programs struct {
+	maps       *ebpf.Collection
+	attached   []attached
+	unattached []error
+	reader     *ringbuf.Reader
+	readTypes  map[uint32]string
+	loadTypes  map[uint32]string
+}
+
+type attached struct {
+	symbol  string
+	as      attachAs
+	program *ebpf.Program
+	link    link.Link
+}
+
+// Open loads the programs and attaches each hook with the first of its programs
+// that this kernel takes. A hook that takes none is named by Unattached; only
+// when nothing at all can be attached is that an error. It needs CAP_BPF,
+// CAP_PERFMON and CAP_SYS_RESOURCE, or root.
+func Open() (_ *Programs, err error) {
+	kernel, err := btf.LoadKernelSpec()
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, btf.ErrNotSupported) || errors.Is(err, ebpf.ErrNotSupported) {
+		return nil, ErrNoBTF
+	} else if err != nil {
+		return nil, fmt.Errorf("read the kernel's BTF: %w", err)
+	}
+	// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("raise RLIMIT_MEMLOCK: %w", err)
+	}
+	if err := features.HaveMapType(ebpf.RingBuf); errors.Is(err, ebpf.ErrNotSupported) {
+		return nil, ErrNoRingBuffer
+	} else if err != nil {
+		return nil, fmt.Errorf("probe for the BPF ring buffer: %w", err)
+	}
+
+	p := &Programs{}
+	defer func() {
+		if err != nil {
+			p.Close()
+		}
+	}()
+	if p.readTypes, err = enumerators(kernel, "kernel_read_file_id"); err != nil {
+		return nil, err
+	}
+	if p.loadTypes, err = enumerators(kernel, "kernel_load_data_id"); err != nil {
+		return nil, err
+	}
+	spec, err := loadModule()
+	if err != nil {
+		return nil, fmt.Errorf("read the BPF object: %w", err)
+	}
+	if err := p.loadMaps(spec); err != nil {
+		return nil, err
+	}
+	if p.reader, err = ringbuf.NewReader(p.maps.Maps[moduleMapRecords]); err != nil {
+		return nil, fmt.Errorf("open the ring buffer: %w", err)
+	}
+	for _, h := range hooks() {
+		if err := p.attach(spec, h); err != nil && !(h.optional && errors.Is(err, os.ErrNotExist)) {
+			p.unattached = append(p.unattached, err)
+		}
+	}
+	if len(p.attached) == 0 {
+		return nil, p.unattached[0]
+	}
+	return p, nil
+}
+
+func (p *Programs) loadMaps(spec *ebpf.CollectionSpec) error {
+	maps := spec.Copy()
+	maps.Programs = nil
+	maps.Variables = nil
+	for name := range maps.Maps {
+		switch name {
+		case moduleMapRecords, moduleMapThreads, moduleMapCounters:
+		default:
+			delete(maps.Maps, name)
+		}
+	}
+	var err error
+	if p.maps, err = ebpf.NewCollection(maps); err != nil {
+		return fmt.Errorf("create BPF maps: %w", err)
+	}
+	return nil
+}
+
+func (p *Programs) attach(spec *ebpf.CollectionSpec, h hook) error {
+	var failures []error
+	for _, c := range h.programs {
+		a, err := p.attachAs(spec, h.symbol, c)
+		if err == nil {
+			p.attached = append(p.attached, a)
+			return nil
+		}
+		failures = append(failures, fmt.Errorf("as %s: %w", c.as, err))
+	}
+	return fmt.Errorf("attach to %s: %w", h.symbol, errors.Join(failures...))
+}
+
+func (p *Programs) attachAs(spec *ebpf.CollectionSpec, symbol string, c candidate) (_ attached, err error) {
+	one := spec.Copy()
+	one.Variables = nil
+	for name, program := range one.Programs {
+		if name != c.program {
+			delete(one.Programs, name)
+		} else if c.as == asFentry || c.as == asFexit {
+			program.AttachTo = symbol
+		}
+	}
+	for name := range one.Maps {
+		if p.maps.Maps[name] == nil {
+			delete(one.Maps, name)
+		}
+	}
+	collection, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: p.maps.Maps})
+	if err != nil {
+		return attached{}, fmt.Errorf("load program: %w", err)
+	}
+	defer collection.Close()
+	a := attached{symbol: symbol, as: c.as, program: collection.DetachProgram(c.program)}
+	defer func() {
+		if err != nil {
+			a.program.Close()
+		}
+	}()
+	switch c.as {
+	case asRawTracepoint:
+		a.link, err = link.AttachRawTracepoint(link.RawTracepointOptions{Name: symbol, Program: a.program})
+	case asFentry, asFexit:
+		a.link, err = link.AttachTracing(link.TracingOptions{Program: a.program})
+	case asKprobe:
+		a.link, err = link.Kprobe(symbol, a.program, nil)
+	case asKretprobe:
+		a.link, err = link.Kretprobe(symbol, a.program, &link.KprobeOptions{RetprobeMaxActive: kretprobeInstances})
+		if err != nil {
+			// The number can only be set through tracefs.
+			a.link, err = link.Kretprobe(symbol, a.program, nil)
+		}
+	}
+	if err != nil {
+		return attached{}, fmt.Errorf("attach program: %w", err)
+	}
+	return a, nil
+}
+
+// Read waits for the next record. It returns ErrFlushed after a Flush,
+// os.ErrDeadlineExceeded once the deadline has passed and the ring is empty,
+// and ringbuf.ErrClosed (os.ErrClosed) after Close. The returned bytes are the
+// caller's.
+func (p *Programs) Read() ([]byte, error) {
+	record, err := p.reader.Read()
+	return record.RawSample, err
+}
+
+// SetDeadline bounds the following Reads; the zero time lets them wait for
+// ever. Only the reading goroutine may call it.
+func (p *Programs) SetDeadline(t time.Time) { p.reader.SetDeadline(t) }
+
+// Flush makes Read return every record that is in the ring now, and then
+// ErrFlushed once. Several calls may be answered by one ErrFlushed.
+func (p *Programs) Flush() error { return p.reader.Flush() }
+
+// Hooks names what is attached, each as "symbol (how)".
+func (p *Programs) Hooks() []string {
+	names := make([]string, len(p.attached))
+	for i, a := range p.attached {
+		names[i] = fmt.Sprintf("%s (%s)", a.symbol, a.as)
+	}
+	return names
+}
+
+// Unattached says which hooks are missing and why.
+func (p *Programs) Unattached() []error { return p.unattached }
+
+// Counters say what became of the records since Open.
+type Counters struct {
+	Sent      uint64 // put into the ring
+	Lost      uint64 // the ring had no room
+	Missed    uint64 // the kernel did not run a program, because it already ran on that processor
+	Untracked uint64 // sent without an attempt, because there were too many of them
+}
+
+// Counters reads the counters of the programs.
+func (p *Programs) Counters() (Counters, error) {
+	var c Counters
+	for i, sum := range map[moduleCounter]*uint64{
+		moduleCounterCOUNTER_SENT:      &c.Sent,
+		moduleCounterCOUNTER_LOST:      &c.Lost,
+		moduleCounterCOUNTER_UNTRACKED: &c.Untracked,
+	} {
+		var perCPU []uint64
+		if err := p.maps.Maps[moduleMapCounters].Lookup(uint32(i), &perCPU); err != nil {
+			return Counters{}, fmt.Errorf("read counter %d: %w", i, err)
+		}
+		for _, n := range perCPU {
+			*sum += n
+		}
+	}
+	for _, a := range p.attached {
+		stats, err := a.program.Stats()
+		if err != nil {
+			return Counters{}, fmt.Errorf("read statistics of %s: %w", a.symbol, err)
+		}
+		c.Missed += stats.RecursionMisses
+	}
+	return c, nil
+}
+
+// Close detaches everything. A Read under way returns.
+func (p *Programs) Close() error {
+	var errs []error
+	for _, a := range p.attached {
+		errs = append(errs, a.link.Close(), a.program.Close())
+	}
+	if p.reader != nil {
+		errs = append(errs, p.reader.Close())
+	}
+	if p.maps != nil {
+		p.maps.Close()
+	}
+	return errors.Join(errs...)
+}

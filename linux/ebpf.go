@@ -1,0 +1,267 @@
+//go:build linux
+
+package linux
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/bpf"
+)
+
+// EBPF is the source that hooks the kernel's module functions. It needs a
+// kernel from 5.8 on with BTF, and CAP_BPF and CAP_PERFMON, or root.
+type EBPF struct {
+	mu       sync.Mutex
+	sensor   kmodquery.Sensor
+	programs *bpf.Programs // nil while not attached
+	ended    chan struct{} // closed when Run has ended
+	waiting  []chan struct{}
+
+	received, decodeErrors, incomplete, lastEvent atomic.Int64
+}
+
+// NewEBPF returns a source that watches nothing until Run.
+func NewEBPF() *EBPF {
+	return &EBPF{sensor: kmodquery.Sensor{
+		Source: kmodquery.SourceEBPF,
+		State:  kmodquery.StateStandby,
+		Since:  time.Now().Unix(),
+	}}
+}
+
+// Name is the source's name in the tables.
+func (s *EBPF) Name() string { return kmodquery.SourceEBPF }
+
+// Run attaches the hooks, calls ready once, and gives their events to emit, in
+// the order in which the kernel recorded them within one load attempt, until
+// ctx ends. An error that matches kmodquery.ErrNotSupported says that this host
+// will never do; any other may pass.
+func (s *EBPF) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
+	programs, err := open()
+	if err != nil {
+		s.setState(err)
+		return err
+	}
+	s.attach(programs)
+	defer func() { err = errors.Join(err, s.detach(err)) }()
+	ready()
+
+	stop := context.AfterFunc(ctx, func() { programs.Flush() })
+	defer stop()
+	return s.read(ctx, programs, emit)
+}
+
+// open attaches the programs, with errors that tell what the host lacks.
+func open() (*bpf.Programs, error) {
+	if _, err := os.Stat("/proc/modules"); errors.Is(err, os.ErrNotExist) {
+		return nil, &kmodquery.NotSupportedError{
+			Missing: "this kernel cannot load modules",
+			Need:    "a kernel built with CONFIG_MODULES",
+		}
+	}
+	if state, err := os.ReadFile("/sys/kernel/security/lockdown"); err == nil && strings.Contains(string(state), "[confidentiality]") {
+		return nil, &kmodquery.NotSupportedError{
+			Missing: "the kernel is locked down to confidentiality, which forbids BPF to read its memory",
+			Need:    "lockdown=integrity or none",
+		}
+	}
+	programs, err := bpf.Open()
+	switch {
+	case errors.Is(err, bpf.ErrNoBTF):
+		return nil, &kmodquery.NotSupportedError{
+			Missing: err.Error(),
+			Need:    "Linux 5.8 or later built with CONFIG_DEBUG_INFO_BTF (/sys/kernel/btf/vmlinux)",
+		}
+	case errors.Is(err, bpf.ErrNoRingBuffer):
+		return nil, &kmodquery.NotSupportedError{Missing: err.Error(), Need: "Linux 5.8 or later"}
+	case errors.Is(err, os.ErrPermission):
+		return nil, fmt.Errorf("attach eBPF programs: %w; run as root, or with CAP_BPF and CAP_PERFMON", unix.EPERM)
+	case err != nil:
+		return nil, fmt.Errorf("attach eBPF programs: %w", err)
+	}
+	return programs, nil
+}
+
+// read is the source's one reader of the ring.
+func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodquery.Event)) error {
+	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Errorf("read the boot id: %w", err)
+	}
+	translate := translator{bootID: strings.TrimSpace(string(bootID)), types: programs}
+	join := newJoiner(func(e kmodquery.Event) {
+		if e.Missing != "" {
+			s.incomplete.Add(1)
+		}
+		s.lastEvent.Store(e.Time)
+		emit(e)
+	})
+	defer join.finish()
+
+	// A Sync is answered by a flush that began after it asked, so that what
+	// was recorded before it is read before it returns.
+	var flushing []chan struct{}
+	defer func() { answer(flushing) }()
+	for {
+		programs.SetDeadline(join.next())
+		raw, err := programs.Read()
+		switch {
+		case errors.Is(err, bpf.ErrFlushed):
+			if ctx.Err() != nil {
+				return nil
+			}
+			join.releaseAll()
+			answer(flushing)
+			if flushing = s.takeWaiting(); len(flushing) > 0 {
+				if err := programs.Flush(); err != nil {
+					return fmt.Errorf("flush the ring buffer: %w", err)
+				}
+			}
+			continue
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			join.expire(time.Now())
+			continue
+		case err != nil:
+			return fmt.Errorf("read the ring buffer: %w", err)
+		}
+		s.received.Add(1)
+		record, err := bpf.Decode(raw)
+		if err != nil {
+			s.decodeErrors.Add(1)
+			continue
+		}
+		now := time.Now()
+		join.add(translate.event(record, bootTime(now)), now)
+		join.expire(now)
+	}
+}
+
+// Sync returns when every record that the hooks had made before the call was
+// given to emit, or at once when the source is not running.
+func (s *EBPF) Sync(ctx context.Context) error {
+	s.mu.Lock()
+	programs, ended := s.programs, s.ended
+	if programs == nil {
+		s.mu.Unlock()
+		return nil
+	}
+	done := make(chan struct{})
+	s.waiting = append(s.waiting, done)
+	s.mu.Unlock()
+
+	if err := programs.Flush(); err != nil {
+		return nil // it is being closed, and what it had is being emitted
+	}
+	select {
+	case <-done:
+	case <-ended:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the eBPF ring buffer: %w", ctx.Err())
+	}
+	return nil
+}
+
+// Sensor is the source's own account of itself.
+func (s *EBPF) Sensor() kmodquery.Sensor {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sensor := s.sensor
+	sensor.Received = s.received.Load()
+	sensor.DecodeErrors = s.decodeErrors.Load()
+	sensor.EnrichErrors = s.incomplete.Load()
+	sensor.LastEventTime = s.lastEvent.Load()
+	if s.programs != nil {
+		counters, err := s.programs.Counters()
+		if err != nil {
+			sensor.Reason = err.Error()
+		}
+		sensor.Lost += int64(counters.Lost + counters.Missed)
+	}
+	return sensor
+}
+
+func (s *EBPF) attach(programs *bpf.Programs) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.programs = programs
+	s.ended = make(chan struct{})
+	hooks, _ := json.Marshal(programs.Hooks())
+	s.sensor.Hooks = string(hooks)
+	s.sensor.State, s.sensor.Reason, s.sensor.Since = kmodquery.StateActive, "", time.Now().Unix()
+	if errs := programs.Unattached(); len(errs) > 0 {
+		s.sensor.Reason = oneLine(fmt.Errorf("some hooks are missing: %w", errors.Join(errs...)))
+	}
+}
+
+func (s *EBPF) detach(cause error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if counters, err := s.programs.Counters(); err == nil {
+		s.sensor.Lost += int64(counters.Lost + counters.Missed)
+	}
+	err := s.programs.Close()
+	s.programs = nil
+	close(s.ended)
+	answer(s.waiting)
+	s.waiting = nil
+	s.sensor.Hooks = ""
+	s.sensor.State, s.sensor.Since = kmodquery.StateStandby, time.Now().Unix()
+	if cause != nil {
+		s.sensor.State, s.sensor.Reason = kmodquery.StateFailed, oneLine(cause)
+	}
+	if err != nil {
+		return fmt.Errorf("detach eBPF programs: %w", err)
+	}
+	return nil
+}
+
+func (s *EBPF) setState(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sensor.State = kmodquery.StateFailed
+	if errors.Is(err, kmodquery.ErrNotSupported) {
+		s.sensor.State = kmodquery.StateUnavailable
+	}
+	s.sensor.Reason, s.sensor.Since = oneLine(err), time.Now().Unix()
+}
+
+func (s *EBPF) takeWaiting() []chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	waiting := s.waiting
+	s.waiting = nil
+	return waiting
+}
+
+func answer(waiting []chan struct{}) {
+	for _, done := range waiting {
+		close(done)
+	}
+}
+
+// bootTime is the wall clock's time at which the boot clock stood at zero, as
+// both stand now; a step of the wall clock moves it.
+func bootTime(now time.Time) time.Time {
+	var boot unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
+		return now
+	}
+	return now.Add(-time.Duration(boot.Nano()))
+}
+
+func oneLine(err error) string {
+	lines := strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\t' })
+	return strings.Join(slices.DeleteFunc(lines, func(l string) bool { return strings.TrimSpace(l) == "" }), "; ")
+}

@@ -1,0 +1,180 @@
+//go:build linux
+
+package linux
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/bpf"
+)
+
+// typeNames names the numbers of a record's File.ID on the running kernel.
+type typeNames interface {
+	ReadFileType(id uint32) string
+	LoadDataType(id uint32) string
+}
+
+// A translator makes events of records. It is pure: the moment at which the
+// kernel's boot clock stood at zero is given to it.
+type translator struct {
+	bootID string
+	types  typeNames
+}
+
+// event says what one record says, and nothing from any other.
+func (t translator) event(r bpf.Record, bootTime time.Time) kmodquery.Event {
+	at := bootTime.Add(r.Boot)
+	e := kmodquery.Event{
+		Time:        at.Unix(),
+		TimeNanos:   at.UnixNano(),
+		Uptime:      new(int64(r.Boot / time.Second)),
+		BootID:      t.bootID,
+		Source:      kmodquery.SourceEBPF,
+		Pid:         number(r.Pid),
+		Tid:         number(r.Tid),
+		Parent:      number(r.Parent),
+		ProcessName: r.Comm,
+		UID:         number(r.UID),
+		EUID:        number(r.EUID),
+		GID:         number(r.GID),
+		EGID:        number(r.EGID),
+	}
+	if r.HasAUID {
+		e.AUID = number(r.AUID)
+		e.SessionID = number(r.SessionID)
+	}
+	e.LoadID = t.loadID(r.Attempt, r.Tid)
+	e.ParentLoadID = t.loadID(r.ParentAttempt, r.Tid)
+	if e.LoadID == "" && belongsToAttempt(r) {
+		e.Miss("load_id")
+	}
+	switch r.Kind {
+	case bpf.SystemCall:
+		t.call(&e, r.Call)
+	case bpf.ReadFile:
+		e.EventName = kmodquery.EventSecurityKernelReadFile
+		e.Type = t.types.ReadFileType(r.File.ID)
+		file(&e, r.File)
+	case bpf.LoadData:
+		e.EventName = kmodquery.EventSecurityKernelLoadData
+		e.Type = t.types.LoadDataType(r.File.ID)
+		if r.File.IsModule {
+			e.Origin = kmodquery.OriginMemory
+			e.Size = number(r.File.Size)
+		}
+	case bpf.ModuleLoad:
+		e.EventName = kmodquery.EventModuleLoad
+		module(&e, r.Module)
+		e.Params = params(&e, r.Module.Params)
+	case bpf.ModuleFree:
+		e.EventName = kmodquery.EventModuleFree
+		module(&e, r.Module)
+	case bpf.ModuleRequest:
+		e.EventName = kmodquery.EventModuleRequest
+		e.Name = r.Module.Name
+	}
+	return e
+}
+
+func (t translator) call(e *kmodquery.Event, c *bpf.Call) {
+	e.EventName = c.Name
+	e.Result = new(c.Result)
+	e.Error = errnoName(c.Result)
+	switch c.Name {
+	case bpf.InitModule:
+		e.Origin = kmodquery.OriginMemory
+		e.Type = kmodquery.TypeKernelModule
+		e.Size = number(c.Size)
+		e.Params = params(e, c.Params)
+	case bpf.FinitModule:
+		e.Type = kmodquery.TypeKernelModule
+		e.Flags = number(c.Flags)
+		e.Params = params(e, c.Params)
+	case bpf.DeleteModule:
+		e.Flags = number(c.Flags)
+		e.Name = c.Module.Value
+		if c.Module.Missing || c.Module.Truncated {
+			e.Miss("name")
+		}
+	}
+}
+
+func file(e *kmodquery.Event, f *bpf.File) {
+	e.Path = f.Path
+	if f.Truncated {
+		e.Miss("path")
+	}
+	// A memfd lies unlinked on the kernel's own tmpfs mount; elsewhere its
+	// name proves nothing.
+	switch {
+	case f.InternalFS && f.Links == 0:
+		e.Origin = kmodquery.OriginMemfd
+	case f.Unhashed || f.Links == 0:
+		e.Origin = kmodquery.OriginDeleted
+	default:
+		e.Origin = kmodquery.OriginFile
+	}
+	e.Filesystem = f.Filesystem
+	// The kernel keeps 12 bits of major and 20 of minor, stat(2) another form.
+	e.Device = number(unix.Mkdev(f.Device>>20, f.Device&(1<<20-1)))
+	e.Inode = number(f.Inode)
+	e.Size = number(f.Size)
+	e.Mtime = new(f.Mtime)
+	e.Ctime = new(f.Ctime)
+	if f.IsModule {
+		e.Flags = number(f.Flags)
+	}
+}
+
+func module(e *kmodquery.Event, m *bpf.Module) {
+	e.Type = kmodquery.TypeKernelModule
+	e.Name = m.Name
+	e.Version = m.Version
+	e.Srcversion = m.Srcversion
+	e.Taints = number(m.Taints)
+}
+
+func params(e *kmodquery.Event, text bpf.Text) *string {
+	if text.Missing {
+		e.Miss("params")
+		return nil
+	}
+	if text.Truncated {
+		e.Miss("params")
+	}
+	return &text.Value
+}
+
+// loadID names an attempt: the same on every delivery of its records, and
+// never the same for another attempt, another boot or another host.
+func (t translator) loadID(attempt time.Duration, tid uint32) string {
+	if attempt == 0 {
+		return ""
+	}
+	key := []byte(t.bootID)
+	key = binary.LittleEndian.AppendUint64(key, uint64(attempt))
+	key = binary.LittleEndian.AppendUint32(key, tid)
+	sum := sha256.Sum256(key)
+	return hex.EncodeToString(sum[:8])
+}
+
+// belongsToAttempt reports whether a record of this kind always has an attempt
+// whose beginning could have been seen.
+func belongsToAttempt(r bpf.Record) bool {
+	switch r.Kind {
+	case bpf.ModuleRequest:
+		return false
+	case bpf.ReadFile, bpf.LoadData:
+		return r.File.IsModule
+	default:
+		return true
+	}
+}
+
+func number[T ~uint32 | ~uint64](n T) *int64 { return new(int64(n)) }
