@@ -36,7 +36,8 @@ const (
 
 // Sources of events, as the source column and the sensors table spell them.
 const (
-	SourceEBPF = "ebpf"
+	SourceEBPF             = "ebpf"
+	SourceEndpointSecurity = "endpoint_security"
 )
 
 // TypeKernelModule is the Type of an event whose bytes are a kernel module, as

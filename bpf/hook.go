@@ -28,6 +28,9 @@ const (
 	asKretprobe     attachAs = "kretprobe"
 )
 
+// isTracing reports whether the program needs a function in the kernel's BTF.
+func (as attachAs) isTracing() bool { return as == asFentry || as == asFexit }
+
 // hooks lists every hook in the order of attachment. Entries come before
 // returns, so that what is seen to return was seen to begin.
 func hooks() []hook {

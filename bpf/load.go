@@ -94,8 +94,15 @@ func Open() (_ *Programs, err error) {
 	if p.reader, err = ringbuf.NewReader(p.maps.Maps[moduleMapRecords]); err != nil {
 		return nil, fmt.Errorf("open the ring buffer: %w", err)
 	}
-	for _, h := range hooks() {
-		if err := p.attach(spec, h); err != nil && !(h.optional && errors.Is(err, os.ErrNotExist)) {
+	list := hooks()
+	loaded := p.loadPreferred(spec, kernel, list)
+	defer func() {
+		for _, program := range loaded {
+			program.Close()
+		}
+	}()
+	for _, h := range list {
+		if err := p.attach(spec, loaded, h); err != nil && !(h.optional && errors.Is(err, os.ErrNotExist)) {
 			p.unattached = append(p.unattached, err)
 		}
 	}
@@ -123,12 +130,63 @@ func (p *Programs) loadMaps(spec *ebpf.CollectionSpec) error {
 	return nil
 }
 
-func (p *Programs) attach(spec *ebpf.CollectionSpec, h hook) error {
+// loadPreferred loads, for every hook, the first program that the kernel's
+// BTF does not rule out. All at once costs a fraction of one by one. The result
+// is empty where the kernel refuses one of them: then attach goes through them
+// singly.
+func (p *Programs) loadPreferred(spec *ebpf.CollectionSpec, kernel *btf.Spec, list []hook) map[string]*ebpf.Program {
+	targets := map[string]string{}
+	for _, h := range list {
+		for _, c := range h.programs {
+			if c.as.isTracing() && kernel.TypeByName(h.symbol, new(*btf.Func)) != nil {
+				continue // no such function, or two of the name
+			}
+			targets[c.program] = h.symbol
+			break
+		}
+	}
+	loaded, err := p.load(spec, targets)
+	if err != nil {
+		return map[string]*ebpf.Program{}
+	}
+	return loaded
+}
+
+// load loads the named programs, each for the symbol that stands with it.
+func (p *Programs) load(spec *ebpf.CollectionSpec, targets map[string]string) (map[string]*ebpf.Program, error) {
+	some := spec.Copy()
+	some.Variables = nil
+	for name, program := range some.Programs {
+		symbol, wanted := targets[name]
+		if !wanted {
+			delete(some.Programs, name)
+		} else if program.Type == ebpf.Tracing {
+			program.AttachTo = symbol
+		}
+	}
+	for name := range some.Maps {
+		if p.maps.Maps[name] == nil {
+			delete(some.Maps, name)
+		}
+	}
+	collection, err := ebpf.NewCollectionWithOptions(some, ebpf.CollectionOptions{MapReplacements: p.maps.Maps})
+	if err != nil {
+		return nil, fmt.Errorf("load program: %w", err)
+	}
+	defer collection.Close()
+	programs := map[string]*ebpf.Program{}
+	for name := range targets {
+		programs[name] = collection.DetachProgram(name)
+	}
+	return programs, nil
+}
+
+// attach attaches the first of the hook's programs that the kernel takes.
+func (p *Programs) attach(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.Program, h hook) error {
 	var failures []error
 	for _, c := range h.programs {
-		a, err := p.attachAs(spec, h.symbol, c)
+		err := p.attachAs(spec, loaded, h.symbol, c)
 		if err == nil {
-			p.attached = append(p.attached, a)
 			return nil
 		}
 		failures = append(failures, fmt.Errorf("as %s: %w", c.as, err))
@@ -136,50 +194,37 @@ func (p *Programs) attach(spec *ebpf.CollectionSpec, h hook) error {
 	return fmt.Errorf("attach to %s: %w", h.symbol, errors.Join(failures...))
 }
 
-func (p *Programs) attachAs(spec *ebpf.CollectionSpec, symbol string, c candidate) (_ attached, err error) {
-	one := spec.Copy()
-	one.Variables = nil
-	for name, program := range one.Programs {
-		if name != c.program {
-			delete(one.Programs, name)
-		} else if c.as == asFentry || c.as == asFexit {
-			program.AttachTo = symbol
-		}
-	}
-	for name := range one.Maps {
-		if p.maps.Maps[name] == nil {
-			delete(one.Maps, name)
-		}
-	}
-	collection, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: p.maps.Maps})
-	if err != nil {
-		return attached{}, fmt.Errorf("load program: %w", err)
-	}
-	defer collection.Close()
-	a := attached{symbol: symbol, as: c.as, program: collection.DetachProgram(c.program)}
-	defer func() {
+func (p *Programs) attachAs(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.Program, symbol string, c candidate) (err error) {
+	program := loaded[c.program]
+	if program == nil {
+		one, err := p.load(spec, map[string]string{c.program: symbol})
 		if err != nil {
-			a.program.Close()
+			return err
 		}
-	}()
+		program = one[c.program]
+		loaded[c.program] = program
+	}
+	a := attached{symbol: symbol, as: c.as, program: program}
 	switch c.as {
 	case asRawTracepoint:
-		a.link, err = link.AttachRawTracepoint(link.RawTracepointOptions{Name: symbol, Program: a.program})
+		a.link, err = link.AttachRawTracepoint(link.RawTracepointOptions{Name: symbol, Program: program})
 	case asFentry, asFexit:
-		a.link, err = link.AttachTracing(link.TracingOptions{Program: a.program})
+		a.link, err = link.AttachTracing(link.TracingOptions{Program: program})
 	case asKprobe:
-		a.link, err = link.Kprobe(symbol, a.program, nil)
+		a.link, err = link.Kprobe(symbol, program, nil)
 	case asKretprobe:
-		a.link, err = link.Kretprobe(symbol, a.program, &link.KprobeOptions{RetprobeMaxActive: kretprobeInstances})
+		a.link, err = link.Kretprobe(symbol, program, &link.KprobeOptions{RetprobeMaxActive: kretprobeInstances})
 		if err != nil {
 			// The number can only be set through tracefs.
-			a.link, err = link.Kretprobe(symbol, a.program, nil)
+			a.link, err = link.Kretprobe(symbol, program, nil)
 		}
 	}
 	if err != nil {
-		return attached{}, fmt.Errorf("attach program: %w", err)
+		return fmt.Errorf("attach program: %w", err)
 	}
-	return a, nil
+	delete(loaded, c.program) // it is kept with its link now
+	p.attached = append(p.attached, a)
+	return nil
 }
 
 // Read waits for the next record. It returns ErrFlushed after a Flush,

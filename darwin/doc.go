@@ -2,6 +2,6 @@
 // Its sources satisfy the Source interface of package collectors without
 // importing it. It imports the root package only.
 //
-// This version has no macOS source yet: on macOS the tables answer, and
+// This version does not watch macOS: the tables answer there, and
 // kernel_module_sensors says that nothing is watched.
 package darwin

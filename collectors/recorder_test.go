@@ -1,0 +1,189 @@
+package collectors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// A scripted source emits what it is sent.
+type scripted struct {
+	name   string
+	events chan kmodquery.Event
+	fail   []error // what its first runs return at once
+	runs   int
+}
+
+func (s *scripted) Name() string { return s.name }
+
+func (s *scripted) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) error {
+	s.runs++
+	if len(s.fail) > 0 {
+		err := s.fail[0]
+		s.fail = s.fail[1:]
+		return err
+	}
+	ready()
+	for {
+		select {
+		case e := <-s.events:
+			emit(e)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (s *scripted) Sync(context.Context) error { return nil }
+
+func (s *scripted) Sensor() kmodquery.Sensor { return kmodquery.Sensor{Source: s.name} }
+
+// A memory sink keeps events, and refuses while err is set.
+type memory struct {
+	mu     sync.Mutex
+	events []kmodquery.Event
+	err    error
+	batch  int // the largest
+}
+
+func (m *memory) Append(_ context.Context, events []kmodquery.Event) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.err != nil {
+		return m.err
+	}
+	m.batch = max(m.batch, len(events))
+	m.events = append(m.events, events...)
+	return nil
+}
+
+func (m *memory) refuse(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.err = err
+}
+
+type reports struct {
+	mu   sync.Mutex
+	errs []string
+}
+
+func (r *reports) add(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.errs = append(r.errs, err.Error())
+}
+
+func TestRecorderStoresInOrder(t *testing.T) {
+	sink := &memory{}
+	source := &scripted{name: "s", events: make(chan kmodquery.Event)}
+	r := NewRecorder(sink, (&reports{}).add, source)
+	r.Start(t.Context())
+	const n = 5000
+	for i := range n {
+		source.events <- kmodquery.Event{TimeNanos: int64(i)}
+	}
+	require.NoError(t, r.Close())
+	require.Len(t, sink.events, n)
+	for i, e := range sink.events {
+		require.EqualValues(t, i, e.TimeNanos)
+	}
+	require.LessOrEqual(t, sink.batch, maxBatch)
+}
+
+func TestSyncWaitsForTheSink(t *testing.T) {
+	sink := &memory{}
+	source := &scripted{name: "s", events: make(chan kmodquery.Event)}
+	r := NewRecorder(sink, (&reports{}).add, source)
+	r.Start(t.Context())
+	for i := range 100 {
+		source.events <- kmodquery.Event{TimeNanos: int64(i)}
+	}
+	source.events <- kmodquery.Event{} // once taken, the hundredth was emitted
+	require.NoError(t, r.Sync(t.Context()))
+	sink.mu.Lock()
+	require.GreaterOrEqual(t, len(sink.events), 100)
+	sink.mu.Unlock()
+	require.NoError(t, r.Close())
+}
+
+func TestARefusedBatchIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink, said := &memory{}, &reports{}
+		sink.refuse(errors.New("disk full"))
+		source := &scripted{name: "s", events: make(chan kmodquery.Event)}
+		r := NewRecorder(sink, said.add, source)
+		r.Start(t.Context())
+		source.events <- kmodquery.Event{TimeNanos: 1}
+		synctest.Wait()
+		require.EqualError(t, r.Sync(t.Context()), "events wait to be stored: disk full")
+		time.Sleep(5 * retryDelay)
+		require.Equal(t, []string{"store events: disk full; they wait in memory"}, said.errs)
+
+		sink.refuse(nil)
+		time.Sleep(2 * retryDelay)
+		require.NoError(t, r.Sync(t.Context()))
+		require.Len(t, sink.events, 1)
+		require.NoError(t, r.Close())
+	})
+}
+
+func TestCloseSaysWhatIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &memory{err: errors.New("disk full")}
+		source := &scripted{name: "s", events: make(chan kmodquery.Event)}
+		r := NewRecorder(sink, (&reports{}).add, source)
+		r.Start(t.Context())
+		source.events <- kmodquery.Event{}
+		synctest.Wait()
+		require.EqualError(t, r.Close(), "store the last 1 events: disk full")
+	})
+}
+
+func TestAFullQueueHoldsTheSourceBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &memory{err: errors.New("disk full")}
+		source := &scripted{name: "s", events: make(chan kmodquery.Event)}
+		r := NewRecorder(sink, (&reports{}).add, source)
+		r.Start(t.Context())
+		sent := 0
+		for ; ; sent++ {
+			synctest.Wait()
+			select {
+			case source.events <- kmodquery.Event{TimeNanos: int64(sent)}:
+				continue
+			default:
+			}
+			break
+		}
+		require.Equal(t, maxQueue+1, sent, "one more is in the source's hand")
+		sink.refuse(nil)
+		time.Sleep(2 * retryDelay)
+		require.NoError(t, r.Close())
+		require.Len(t, sink.events, sent)
+	})
+}
+
+func TestSourcesAreRunAgainUnlessTheHostCannot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		said := &reports{}
+		passing := &scripted{name: "passing", fail: []error{errors.New("one"), errors.New("two")}}
+		never := &scripted{name: "never", fail: []error{fmt.Errorf("open: %w", &kmodquery.NotSupportedError{Missing: "no BTF"})}}
+		r := NewRecorder(&memory{}, said.add, passing, never)
+		r.Start(t.Context())
+		time.Sleep(time.Hour)
+		require.Equal(t, 3, passing.runs)
+		require.Equal(t, 1, never.runs)
+		require.ElementsMatch(t, []string{"passing: one", "passing: two", "never: open: not supported: no BTF"}, said.errs)
+		require.Len(t, r.Sensors(), 2)
+		require.NoError(t, r.Close())
+	})
+}

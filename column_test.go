@@ -1,0 +1,72 @@
+package kmodquery
+
+import (
+	"reflect"
+	"testing"
+)
+
+func TestEventColumnsFollowTheStruct(t *testing.T) {
+	columns := EventColumns()
+	if got := reflect.TypeFor[Event]().NumField(); got != len(columns) {
+		t.Fatalf("%d columns for %d fields", len(columns), got)
+	}
+	seen := map[string]bool{}
+	for _, c := range columns {
+		if c.Name == "" || seen[c.Name] {
+			t.Errorf("column %q is empty or there twice", c.Name)
+		}
+		seen[c.Name] = true
+		if found, ok := EventColumn(c.Name); !ok || found != c {
+			t.Errorf("EventColumn(%q) = %v, %v", c.Name, found, ok)
+		}
+	}
+	if _, ok := EventColumn("rowid"); ok {
+		t.Error("found a column that no event has")
+	}
+}
+
+func TestColumnReadsAndWritesItsField(t *testing.T) {
+	for _, c := range EventColumns() {
+		var e Event
+		empty := c.Value(&e)
+		switch pointer := c.Pointer(&e).(type) {
+		case *int64:
+			if *pointer = 7; empty != int64(0) || c.Value(&e) != int64(7) || !c.Number {
+				t.Errorf("%s: %v, then %v", c.Name, empty, c.Value(&e))
+			}
+		case **int64:
+			if *pointer = new(int64); empty != nil || c.Value(&e) != int64(0) || !c.Number {
+				t.Errorf("%s: %v, then %v", c.Name, empty, c.Value(&e))
+			}
+		case *string:
+			if *pointer = "s"; c.Value(&e) != "s" || empty != nil || c.Number {
+				t.Errorf("%s: %v, then %v", c.Name, empty, c.Value(&e))
+			}
+		case **string:
+			if *pointer = new(string); empty != nil || c.Value(&e) != "" || c.Number {
+				t.Errorf("%s: %v, then %v", c.Name, empty, c.Value(&e))
+			}
+		default:
+			t.Errorf("%s: a field of type %T", c.Name, pointer)
+		}
+	}
+}
+
+func TestMissNamesAColumnOnce(t *testing.T) {
+	var e Event
+	e.Miss("path", "params")
+	e.Miss("path", "pat")
+	if e.Missing != "path,params,pat" {
+		t.Errorf("missing is %q", e.Missing)
+	}
+}
+
+func TestNotSupportedError(t *testing.T) {
+	err := &NotSupportedError{Missing: "no BTF", Need: "Linux 5.8"}
+	if err.Error() != "not supported: no BTF; needs Linux 5.8" || !err.Is(ErrNotSupported) {
+		t.Errorf("%v", err)
+	}
+	if err := (&NotSupportedError{Missing: "no BTF"}); err.Error() != "not supported: no BTF" {
+		t.Errorf("%v", err)
+	}
+}

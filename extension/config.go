@@ -1,0 +1,138 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/peterbourgon/ff/v3"
+
+	"github.com/kmodquery/kmodquery/extension/shell"
+	"github.com/kmodquery/kmodquery/tables"
+	"github.com/kmodquery/kmodquery/tables/sqlite"
+)
+
+const (
+	envPrefix         = "KMODQUERY"
+	defaultConfigFile = "/etc/kmodquery/kmodquery.conf"
+)
+
+// A config is everything that can be set: by flag, by environment variable
+// (KMODQUERY_STATE_DIR for --state-dir), or by a line "state-dir /path" in the
+// configuration file; the first of these that speaks wins.
+type config struct {
+	command string // "" serves osquery
+	args    []string
+
+	configFile      string
+	stateDir        string
+	retentionAge    time.Duration
+	retentionEvents int64
+	replyLimit      int64
+	queryTimeout    time.Duration
+
+	// osquery's own flags; it gives them in whole seconds.
+	socket   string
+	timeout  int
+	interval int
+	verbose  bool
+
+	format  shell.Format
+	version bool
+}
+
+// The commands beside serving osquery, and what they do.
+var commands = []struct{ name, usage string }{
+	{"query", "query [SQL]   answer SQL without osquery; a shell where there is no SQL and a terminal"},
+}
+
+func (c *config) flagSet() *flag.FlagSet {
+	flags := flag.NewFlagSet("kmodquery.ext", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.StringVar(&c.configFile, "config", defaultConfigFile, "configuration `file` with one \"flag value\" a line")
+	flags.StringVar(&c.stateDir, "state-dir", defaultStateDir(), "`folder` of the event store")
+	flags.DurationVar(&c.retentionAge, "retention-age", sqlite.DefaultMaxAge, "keep events this long; 0 for ever")
+	flags.Int64Var(&c.retentionEvents, "retention-events", sqlite.DefaultMaxEvents, "keep this `many` of the newest events; 0 all")
+	flags.Int64Var(&c.replyLimit, "reply-limit", tables.DefaultReplyBytes, "fail a table's reply beyond this many `bytes`, before osquery's watchdog kills its worker")
+	flags.DurationVar(&c.queryTimeout, "query-timeout", tables.DefaultTimeout, "fail a table's reply after this long")
+	flags.StringVar(&c.socket, "socket", "", "osquery: `path` of its extension socket")
+	flags.IntVar(&c.timeout, "timeout", 3, "osquery: `seconds` to wait for its socket and its answers")
+	flags.IntVar(&c.interval, "interval", 3, "osquery: `seconds` between looks whether it is still there")
+	flags.BoolVar(&c.verbose, "verbose", false, "osquery: say more")
+	flags.Var(&c.format, "format", "query: `form` of the answer: table, json, csv or line")
+	flags.BoolVar(&c.version, "version", false, "print the version and exit")
+	return flags
+}
+
+// parse reads the command line, the environment and the configuration file.
+// Its error is one line; flag.ErrHelp asks for the usage.
+func parse(args []string) (*config, error) {
+	c := &config{}
+	if len(args) > 0 {
+		for _, command := range commands {
+			if args[0] == command.name {
+				c.command, args = command.name, args[1:]
+				break
+			}
+		}
+	}
+	flags := c.flagSet()
+	err := ff.Parse(flags, args,
+		ff.WithEnvVarPrefix(envPrefix),
+		ff.WithConfigFileFlag("config"),
+		ff.WithConfigFileParser(ff.PlainParser),
+		ff.WithAllowMissingConfigFile(true),
+	)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(c.configFile); errors.Is(err, fs.ErrNotExist) && c.configFile != defaultConfigFile {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	c.args = flags.Args()
+	switch {
+	case c.version:
+	case c.command == "" && len(c.args) > 0:
+		return nil, fmt.Errorf("unknown command %q", c.args[0])
+	case c.command == "" && c.socket == "":
+		return nil, errors.New("--socket is missing: osquery gives it when it starts an extension; to ask without osquery use: kmodquery.ext query")
+	case c.command == "query" && len(c.args) > 1:
+		return nil, errors.New("query takes one SQL text: put it in quotes")
+	case c.timeout <= 0 || c.interval <= 0:
+		return nil, errors.New("--timeout and --interval take a number of seconds greater than 0")
+	}
+	return c, nil
+}
+
+// defaultStateDir is the system's for root, and the user's own for others, who
+// can read what they may but record nothing of the kernel.
+func defaultStateDir() string {
+	const system = "/var/lib/kmodquery"
+	if os.Geteuid() == 0 {
+		return system
+	}
+	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" {
+		return filepath.Join(dir, "kmodquery")
+	}
+	if home, err := os.UserHomeDir(); err == nil {
+		return filepath.Join(home, ".local", "state", "kmodquery")
+	}
+	return system
+}
+
+func usage(w io.Writer) {
+	fmt.Fprintln(w, "kmodquery.ext --socket PATH   serve osquery")
+	for _, command := range commands {
+		fmt.Fprintln(w, "kmodquery.ext", command.usage)
+	}
+	fmt.Fprintln(w, "\nEvery flag is also an environment variable (KMODQUERY_STATE_DIR for --state-dir) and a line in the configuration file.")
+	fmt.Fprintln(w)
+	flags := (&config{}).flagSet()
+	flags.SetOutput(w)
+	flags.PrintDefaults()
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/apache/thrift/lib/go/thrift"
+	osquery "github.com/osquery/osquery-go"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+const (
+	extensionName = "kmodquery"
+	// transportBuffer makes one write of many: the transport writes every
+	// value by itself otherwise, twelve times slower on a large reply.
+	transportBuffer = 64 << 10
+	// registerFor is how long to offer the tables again to an osquery that
+	// still lists a dead predecessor, and registerEvery how often. It forgets
+	// a dead extension with its next round of pings.
+	registerFor   = 30 * time.Second
+	registerEvery = 500 * time.Millisecond
+)
+
+// serve offers the tables to osquery until ctx ends or osquery goes away; both
+// are a normal end.
+func serve(ctx context.Context, c *config, report *log.Logger) (err error) {
+	if _, err := os.Stat(c.socket); err != nil {
+		report.Printf("waiting %d s for osquery's socket %s", c.timeout, c.socket)
+	}
+	a, err := open(ctx, c, report)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, a.Close()) }()
+
+	for deadline := time.Now().Add(registerFor); ; {
+		err := register(ctx, c, a.plugins)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && isDuplicate(err) && time.Now().Before(deadline):
+		case err != nil && isGone(err):
+			report.Printf("osquery has gone away: %v", err)
+			return nil
+		default:
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(registerEvery):
+		}
+	}
+}
+
+// register offers the tables once and serves them until ctx or osquery ends.
+func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin) error {
+	server, err := osquery.NewExtensionManagerServer(extensionName, c.socket,
+		osquery.ExtensionVersion(kmodquery.Version),
+		osquery.ServerTimeout(time.Duration(c.timeout)*time.Second),
+		osquery.ServerPingInterval(time.Duration(c.interval)*time.Second),
+		osquery.WithTransportFactory(thrift.NewTBufferedTransportFactory(transportBuffer)),
+	)
+	if err != nil {
+		return fmt.Errorf("connect to osquery at %s: %w; is osquery running, with this socket?", c.socket, err)
+	}
+	server.RegisterPlugin(plugins...)
+
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run() }()
+	select {
+	case err := <-ended:
+		if err != nil {
+			return fmt.Errorf("serve osquery at %s: %w", c.socket, err)
+		}
+		return nil
+	case <-ctx.Done():
+		// The rest of the process is ending whether osquery hears this or not.
+		_ = server.Shutdown(context.Background())
+		return nil
+	}
+}
+
+// isDuplicate reports whether osquery refused because it lists an extension of
+// this name (extensions/interface.cpp).
+func isDuplicate(err error) bool {
+	return strings.Contains(err.Error(), "Duplicate extension registered")
+}
+
+// isGone reports whether the connection that once worked has ended.
+func isGone(err error) bool {
+	return strings.Contains(err.Error(), "extension ping failed") || errors.Is(err, io.EOF)
+}

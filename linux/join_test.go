@@ -1,0 +1,154 @@
+//go:build linux
+
+package linux
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// recorded is a joiner with everything that it emitted.
+type recorded struct {
+	*joiner
+	events []kmodquery.Event
+}
+
+func newRecorded() *recorded {
+	r := &recorded{}
+	r.joiner = newJoiner(func(e kmodquery.Event) { r.events = append(r.events, e) })
+	return r
+}
+
+func (r *recorded) names() []string {
+	names := []string{}
+	for _, e := range r.events {
+		names = append(names, e.EventName)
+	}
+	return names
+}
+
+var (
+	start    = time.Unix(1_700_000_000, 0)
+	readFile = kmodquery.Event{EventName: kmodquery.EventSecurityKernelReadFile, LoadID: "a", Type: kmodquery.TypeKernelModule, Path: "/tmp/x.ko", Origin: kmodquery.OriginFile, Size: new(int64(9))}
+	loadData = kmodquery.Event{EventName: kmodquery.EventSecurityKernelLoadData, LoadID: "a", Type: kmodquery.TypeKernelModule, Origin: kmodquery.OriginMemory}
+	load     = kmodquery.Event{EventName: kmodquery.EventModuleLoad, LoadID: "a", Name: "x", Taints: new(int64(0)), Params: new("n=1")}
+	free     = kmodquery.Event{EventName: kmodquery.EventModuleFree, LoadID: "a", Name: "x"}
+)
+
+func returned(name string, result int64) kmodquery.Event {
+	return kmodquery.Event{EventName: name, LoadID: "a", Result: &result, Error: errnoName(result)}
+}
+
+func TestJoinGivesEveryEventWhatTheOthersKnow(t *testing.T) {
+	r := newRecorded()
+	r.add(readFile, start)
+	require.Empty(t, r.events, "the name is about to be known")
+	r.add(load, start)
+	require.Equal(t, []string{"security_kernel_read_file", "module_load"}, r.names())
+	r.add(returned(kmodquery.EventFinitModule, 0), start)
+
+	require.Len(t, r.events, 3)
+	for _, e := range r.events {
+		require.Equal(t, "x", e.Name, e.EventName)
+		require.Equal(t, "/tmp/x.ko", e.Path, e.EventName)
+		require.Equal(t, "n=1", *e.Params, e.EventName)
+		require.EqualValues(t, 9, *e.Size, e.EventName)
+	}
+	require.Nil(t, r.events[1].Result, "module_load comes before the module's init")
+	require.EqualValues(t, 0, *r.events[2].Result)
+	require.Empty(t, r.attempts)
+	require.Zero(t, r.order.Len())
+}
+
+func TestJoinOfFailedLoads(t *testing.T) {
+	tests := []struct {
+		name   string
+		events []kmodquery.Event
+		want   []string
+	}{
+		{"refused before the module exists",
+			[]kmodquery.Event{readFile, returned(kmodquery.EventFinitModule, -8)},
+			[]string{"security_kernel_read_file", "finit_module"}},
+		{"refused before a byte is read",
+			[]kmodquery.Event{returned(kmodquery.EventFinitModule, -1)},
+			[]string{"finit_module"}},
+		{"init fails",
+			[]kmodquery.Event{loadData, load, free, returned(kmodquery.EventInitModule, -19)},
+			[]string{"security_kernel_load_data", "module_load", "module_free", "init_module"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			r := newRecorded()
+			for _, e := range test.events {
+				r.add(e, start)
+			}
+			require.Equal(t, test.want, r.names())
+			last := r.events[len(r.events)-1]
+			require.Negative(t, *last.Result)
+			require.NotEmpty(t, last.Error)
+			require.Empty(t, r.attempts)
+		})
+	}
+}
+
+func TestJoinReportsAnInitThatDoesNotReturn(t *testing.T) {
+	r := newRecorded()
+	r.add(loadData, start)
+	r.add(load, start)
+	r.expire(start.Add(patience - 1))
+	require.Equal(t, []string{"security_kernel_load_data", "module_load"}, r.names())
+
+	require.Equal(t, start.Add(patience), r.next())
+	r.expire(start.Add(patience))
+	require.Equal(t, []string{"security_kernel_load_data", "module_load", "init_module"}, r.names())
+	call := r.events[2]
+	require.Nil(t, call.Result)
+	require.Equal(t, "result", call.Missing)
+	require.Equal(t, "x", call.Name)
+	r.expire(start.Add(time.Hour))
+	require.Len(t, r.events, 3, "it is reported once")
+	require.Zero(t, r.next())
+
+	r.add(returned(kmodquery.EventInitModule, 0), start.Add(time.Hour))
+	require.Equal(t, "sys_exit_init_module", r.events[3].EventName)
+	require.EqualValues(t, 0, *r.events[3].Result)
+	require.Empty(t, r.attempts)
+}
+
+func TestJoinHoldsNothingBack(t *testing.T) {
+	t.Run("when a query asks", func(t *testing.T) {
+		r := newRecorded()
+		r.add(readFile, start)
+		r.releaseAll()
+		require.Equal(t, []string{"security_kernel_read_file"}, r.names())
+		r.add(load, start)
+		require.Len(t, r.events, 2)
+	})
+	t.Run("when the source ends", func(t *testing.T) {
+		r := newRecorded()
+		r.add(loadData, start)
+		r.finish()
+		require.Equal(t, []string{"security_kernel_load_data", "init_module"}, r.names())
+	})
+	t.Run("when there are too many attempts", func(t *testing.T) {
+		r := newRecorded()
+		for i := range maxAttempts + 1 {
+			e := readFile
+			e.LoadID = string(rune('a' + i))
+			r.add(e, start)
+		}
+		require.Len(t, r.events, 1)
+		require.Len(t, r.attempts, maxAttempts)
+	})
+	t.Run("without an attempt", func(t *testing.T) {
+		r := newRecorded()
+		e := load
+		e.LoadID = ""
+		r.add(e, start)
+		require.Len(t, r.events, 1)
+	})
+}

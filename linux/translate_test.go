@@ -1,0 +1,163 @@
+//go:build linux
+
+package linux
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/bpf"
+)
+
+type fixedTypes struct{}
+
+func (fixedTypes) ReadFileType(id uint32) string {
+	return map[uint32]string{1: "firmware", 2: "kernel-module", 7: "kernel-module"}[id]
+}
+func (fixedTypes) LoadDataType(uint32) string { return "kernel-module" }
+
+var (
+	translate = translator{bootID: "b0", types: fixedTypes{}}
+	boot      = time.Unix(1_700_000_000, 250)
+	process   = bpf.Record{
+		Boot: 90*time.Second + 5, Attempt: 89 * time.Second,
+		Pid: 10, Tid: 11, Parent: 1, UID: 1000, EUID: 0, GID: 1001, EGID: 2,
+		HasAUID: true, AUID: 4294967295, SessionID: 4, Comm: "insmod",
+	}
+)
+
+func record(kind bpf.Kind, change func(*bpf.Record)) bpf.Record {
+	r := process
+	r.Kind = kind
+	change(&r)
+	return r
+}
+
+func TestTranslateProcessAndTime(t *testing.T) {
+	e := translate.event(record(bpf.ModuleRequest, func(r *bpf.Record) { r.Module = &bpf.Module{Name: "fs-xfs"} }), boot)
+	require.EqualValues(t, 1_700_000_090, e.Time)
+	require.EqualValues(t, 1_700_000_090_000_000_255, e.TimeNanos)
+	require.EqualValues(t, 90, *e.Uptime)
+	require.Equal(t, "b0", e.BootID)
+	require.Equal(t, "ebpf", e.Source)
+	require.Equal(t, "insmod", e.ProcessName)
+	for name, want := range map[string]int64{
+		"pid": 10, "tid": 11, "parent": 1, "uid": 1000, "euid": 0, "gid": 1001, "egid": 2, "auid": 4294967295, "session_id": 4,
+	} {
+		column, ok := kmodquery.EventColumn(name)
+		require.True(t, ok, name)
+		require.Equal(t, want, column.Value(&e), name)
+	}
+	require.Equal(t, "module_request", e.EventName)
+	require.Equal(t, "fs-xfs", e.Name)
+	require.Empty(t, e.Missing)
+}
+
+func TestTranslateFiles(t *testing.T) {
+	module := bpf.File{
+		ID: 2, IsModule: true, Path: "/tmp/x.ko", Filesystem: "tmpfs", Device: 0x00800001, Inode: 5, Size: 7,
+		Links: 1, Flags: 4, Mtime: 100, Ctime: 200,
+	}
+	with := func(change func(*bpf.File)) *bpf.File {
+		f := module
+		change(&f)
+		return &f
+	}
+	tests := []struct {
+		name string
+		file *bpf.File
+		want func(*kmodquery.Event)
+	}{
+		{"a file", &module, func(*kmodquery.Event) {}},
+		{"unlinked", with(func(f *bpf.File) { f.Links = 0 }), func(e *kmodquery.Event) { e.Origin = "deleted" }},
+		{"another name of it remains", with(func(f *bpf.File) { f.Unhashed = true }), func(e *kmodquery.Event) { e.Origin = "deleted" }},
+		{"memfd", with(func(f *bpf.File) { f.Links = 0; f.InternalFS = true; f.Path = "/memfd:x" }),
+			func(e *kmodquery.Event) { e.Origin = "memfd"; e.Path = "/memfd:x" }},
+		{"named like a memfd", with(func(f *bpf.File) { f.Path = "/memfd:x" }), func(e *kmodquery.Event) { e.Path = "/memfd:x" }},
+		{"too deep", with(func(f *bpf.File) { f.Path = "a/x.ko"; f.Truncated = true }),
+			func(e *kmodquery.Event) { e.Path = "a/x.ko"; e.Missing = "path" }},
+		{"firmware", with(func(f *bpf.File) { f.ID = 1; f.IsModule = false }),
+			func(e *kmodquery.Event) { e.Type = "firmware"; e.Flags = nil }},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			want := kmodquery.Event{
+				EventName: "security_kernel_read_file", Type: "kernel-module", Path: "/tmp/x.ko", Origin: "file",
+				Filesystem: "tmpfs", Device: new(int64(8<<8 | 1)), Inode: new(int64(5)), Size: new(int64(7)),
+				Mtime: new(int64(100)), Ctime: new(int64(200)), Flags: new(int64(4)),
+			}
+			test.want(&want)
+			got := translate.event(record(bpf.ReadFile, func(r *bpf.Record) { r.File = test.file }), boot)
+			require.Equal(t, want, onlySubject(got))
+		})
+	}
+}
+
+func TestTranslateModulesAndCalls(t *testing.T) {
+	tests := []struct {
+		name   string
+		record bpf.Record
+		want   kmodquery.Event
+	}{
+		{"module_load", record(bpf.ModuleLoad, func(r *bpf.Record) {
+			r.Module = &bpf.Module{Name: "x", Version: "1", Srcversion: "AB", Taints: 0x3000, Params: bpf.Text{Value: "a=1 b"}}
+		}), kmodquery.Event{EventName: "module_load", Type: "kernel-module", Name: "x", Version: "1", Srcversion: "AB",
+			Taints: new(int64(0x3000)), Params: new("a=1 b")}},
+		{"module_free", record(bpf.ModuleFree, func(r *bpf.Record) { r.Module = &bpf.Module{Name: "x"} }),
+			kmodquery.Event{EventName: "module_free", Type: "kernel-module", Name: "x", Taints: new(int64(0))}},
+		{"load_data", record(bpf.LoadData, func(r *bpf.Record) { r.File = &bpf.File{IsModule: true, Size: 9} }),
+			kmodquery.Event{EventName: "security_kernel_load_data", Type: "kernel-module", Origin: "memory", Size: new(int64(9))}},
+		{"init_module denied", record(bpf.SystemCall, func(r *bpf.Record) {
+			r.Call = &bpf.Call{Name: "init_module", Result: -1, Size: 9, Params: bpf.Text{Missing: true}}
+		}), kmodquery.Event{EventName: "init_module", Type: "kernel-module", Origin: "memory", Size: new(int64(9)),
+			Result: new(int64(-1)), Error: "EPERM", Missing: "params"}},
+		{"finit_module", record(bpf.SystemCall, func(r *bpf.Record) {
+			r.Call = &bpf.Call{Name: "finit_module", Flags: 4, Params: bpf.Text{Value: "", Truncated: false}}
+		}), kmodquery.Event{EventName: "finit_module", Type: "kernel-module", Flags: new(int64(4)),
+			Result: new(int64(0)), Params: new("")}},
+		{"delete_module of nothing", record(bpf.SystemCall, func(r *bpf.Record) {
+			r.Call = &bpf.Call{Name: "delete_module", Result: -2, Flags: 0o4000, Module: bpf.Text{Value: "x"}}
+		}), kmodquery.Event{EventName: "delete_module", Name: "x", Flags: new(int64(0o4000)), Result: new(int64(-2)), Error: "ENOENT"}},
+		{"an errno that user space has no name for", record(bpf.SystemCall, func(r *bpf.Record) {
+			r.Call = &bpf.Call{Name: "finit_module", Result: -524, Params: bpf.Text{Value: "long", Truncated: true}}
+		}), kmodquery.Event{EventName: "finit_module", Type: "kernel-module", Flags: new(int64(0)), Result: new(int64(-524)),
+			Error: "errno 524", Params: new("long"), Missing: "params"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			require.Equal(t, test.want, onlySubject(translate.event(test.record, boot)))
+		})
+	}
+}
+
+func TestTranslateLoadID(t *testing.T) {
+	id := func(change func(*bpf.Record)) string {
+		r := record(bpf.ModuleFree, func(r *bpf.Record) { r.Module = &bpf.Module{} })
+		change(&r)
+		return translate.event(r, boot).LoadID
+	}
+	one := id(func(*bpf.Record) {})
+	require.Regexp(t, "^[0-9a-f]{16}$", one)
+	require.Equal(t, one, id(func(r *bpf.Record) { r.Boot += time.Hour; r.Pid = 99 }))
+	require.NotEqual(t, one, id(func(r *bpf.Record) { r.Attempt++ }))
+	require.NotEqual(t, one, id(func(r *bpf.Record) { r.Tid++ }))
+	other := translator{bootID: "b1", types: fixedTypes{}}
+	require.NotEqual(t, one, other.loadID(process.Attempt, process.Tid))
+
+	r := record(bpf.ModuleFree, func(r *bpf.Record) { r.Module = &bpf.Module{}; r.Attempt = 0 })
+	e := translate.event(r, boot)
+	require.Empty(t, e.LoadID)
+	require.Equal(t, "load_id", e.Missing)
+}
+
+// onlySubject leaves out what every event says of its process and time.
+func onlySubject(e kmodquery.Event) kmodquery.Event {
+	e.Time, e.TimeNanos, e.Uptime, e.BootID, e.Source = 0, 0, nil, "", ""
+	e.LoadID, e.ParentLoadID = "", ""
+	e.Pid, e.Tid, e.Parent, e.ProcessName = nil, nil, nil, ""
+	e.UID, e.EUID, e.GID, e.EGID, e.AUID, e.SessionID = nil, nil, nil, nil, nil, nil
+	return e
+}
