@@ -227,11 +227,12 @@ func text(raw []byte) string {
 	return string(raw)
 }
 
-// counted reads what bpf_probe_read_user_str left: its length with the NUL, 0
-// where nothing was to be read, or -errno.
+// counted reads what bpf_probe_read_user_str left: the text's length with its
+// NUL, 0 for an empty text (kernels before 7.x return that), or something
+// negative where there was nothing to read or it could not be read.
 func counted(raw []byte, length int32) Text {
 	switch {
-	case length <= 0:
+	case length < 0:
 		return Text{Missing: true}
 	case int(length) >= len(raw):
 		return Text{Value: text(raw), Truncated: true}

@@ -46,6 +46,12 @@ func TestDecodeCall(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 
+	raw.ParamsLen = 0
+	want.Call.Params = Text{}
+	got, err = Decode(bytesOf(raw))
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+
 	for i := range raw.Params {
 		raw.Params[i] = 'p'
 	}

@@ -138,8 +138,8 @@ func (p *Programs) loadPreferred(spec *ebpf.CollectionSpec, kernel *btf.Spec, li
 	targets := map[string]string{}
 	for _, h := range list {
 		for _, c := range h.programs {
-			if c.as.isTracing() && kernel.TypeByName(h.symbol, new(*btf.Func)) != nil {
-				continue // no such function, or two of the name
+			if c.as.isTracing() && !traceable(kernel, h.symbol, c.as) {
+				continue
 			}
 			targets[c.program] = h.symbol
 			break
@@ -150,6 +150,27 @@ func (p *Programs) loadPreferred(spec *ebpf.CollectionSpec, kernel *btf.Spec, li
 		return map[string]*ebpf.Program{}
 	}
 	return loaded
+}
+
+// traceable probes whether a tracing program can be attached to a function: the
+// kernel's BTF must have one of that name (6.1 has two of each system call) and
+// must know what a first argument that is read points to (5.10 does not for
+// __x64_sys_*).
+func traceable(kernel *btf.Spec, symbol string, as attachAs) bool {
+	var function *btf.Func
+	if err := kernel.TypeByName(symbol, &function); err != nil {
+		return false
+	}
+	proto, ok := function.Type.(*btf.FuncProto)
+	if !ok || as == asFexit || len(proto.Params) == 0 {
+		return ok
+	}
+	pointer, ok := btf.UnderlyingType(proto.Params[0].Type).(*btf.Pointer)
+	if !ok {
+		return true
+	}
+	_, unknown := btf.UnderlyingType(pointer.Target).(*btf.Fwd)
+	return !unknown
 }
 
 // load loads the named programs, each for the symbol that stands with it.

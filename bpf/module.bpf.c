@@ -200,8 +200,8 @@ static __always_inline int exit_module_call(u32 call, s64 result)
 		fill_header(&record->header, RECORD_SYSTEM_CALL, thread);
 		record->call = call;
 		record->result = (s32)result; /* the calls return int */
-		record->params_len = 0;
-		record->name_len = 0;
+		record->params_len = NOT_READ;
+		record->name_len = NOT_READ;
 		record->size = 0;
 		record->flags = 0;
 		record->reserved = 0;
@@ -451,7 +451,7 @@ static __always_inline int module_event(u32 kind, struct module *module)
 	}
 	fill_header(&record->header, kind, thread);
 	record->reserved = 0;
-	record->params_len = 0;
+	record->params_len = NOT_READ;
 	record->taints = BPF_CORE_READ(module, taints);
 	bpf_probe_read_kernel_str(record->name, MODULE_NAME_LEN, module->name);
 	record->version[0] = 0;
@@ -489,7 +489,7 @@ int raw_tp_module_request(u64 *ctx)
 	}
 	fill_header(&record->header, RECORD_MODULE_REQUEST, NULL);
 	record->reserved = 0;
-	record->params_len = 0;
+	record->params_len = NOT_READ;
 	record->taints = 0;
 	record->version[0] = 0;
 	record->srcversion[0] = 0;

@@ -14,6 +14,7 @@
 #define FS_NAME_LEN 32
 #define COMPONENT_LEN 256     /* NAME_MAX and its NUL */
 #define COMPONENTS 32
+#define NOT_READ -1
 
 enum record_kind {
 	RECORD_SYSTEM_CALL = 1, /* struct system_call_record */
@@ -69,8 +70,8 @@ struct system_call_record {
 	__u64 flags;
 	__u64 size;              /* init_module's len */
 	enum system_call call;
-	__s32 params_len;        /* with the NUL, or -errno */
-	__s32 name_len;          /* delete_module's name, with the NUL, or -errno */
+	__s32 params_len;        /* from bpf_probe_read_user_str, or NOT_READ */
+	__s32 name_len;          /* likewise, of delete_module's name */
 	__u32 reserved;
 	__u8 name[MODULE_TEXT_LEN];
 	__u8 params[PARAMS_LEN];
@@ -79,7 +80,7 @@ struct system_call_record {
 struct module_record {
 	struct record_header header;
 	__u64 taints;
-	__s32 params_len;        /* with the NUL, or -errno */
+	__s32 params_len;        /* from bpf_probe_read_user_str, or NOT_READ */
 	__u32 reserved;
 	__u8 name[MODULE_TEXT_LEN];
 	__u8 version[MODULE_TEXT_LEN];

@@ -64,7 +64,11 @@ func (c *config) flagSet() *flag.FlagSet {
 	flags.IntVar(&c.timeout, "timeout", 3, "osquery: `seconds` to wait for its socket and its answers")
 	flags.IntVar(&c.interval, "interval", 3, "osquery: `seconds` between looks whether it is still there")
 	flags.BoolVar(&c.verbose, "verbose", false, "osquery: say more")
-	flags.Var(&c.format, "format", "query: `form` of the answer: table, json, csv or line")
+	c.format = shell.Table
+	flags.Func("format", "query: `form` of the answer: table, json, csv or line (default table)", func(name string) (err error) {
+		c.format, err = shell.ParseFormat(name)
+		return err
+	})
 	flags.BoolVar(&c.version, "version", false, "print the version and exit")
 	return flags
 }

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strings"
 
+	"github.com/mattn/go-isatty"
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
@@ -22,15 +23,22 @@ const (
 	exitUsage  = 2 // the command line makes no sense
 )
 
+// errReported says that each failure already had its line.
+var errReported = errors.New("failed")
+
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 // run is the command with everything that it touches given to it. Its result
 // is the exit status.
 func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.Writer) int {
+	signals := []os.Signal{unix.SIGTERM, unix.SIGINT}
+	if isatty.IsTerminal(stdin.Fd()) {
+		signals = signals[:1] // at a prompt Ctrl-C ends a statement, not the shell
+	}
+	ctx, stop := signal.NotifyContext(ctx, signals...)
+	defer stop()
 	report := log.New(stderr, "kmodquery: ", 0)
 	c, err := parse(args)
 	switch {
@@ -45,15 +53,19 @@ func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.W
 		return 0
 	}
 	if c.command == "query" {
-		err = query(ctx, c, stdin, stdout, report)
+		err = query(ctx, c, stdin, stdout, stderr, report)
 	} else {
 		err = serve(ctx, c, report)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errReported):
+		return exitFailed
+	case err != nil:
 		report.Print(oneLine(err))
 		return exitFailed
+	default:
+		return 0
 	}
-	return 0
 }
 
 func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }

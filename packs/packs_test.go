@@ -1,0 +1,183 @@
+package packs_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/kmodquery/kmodquery/test/osqueryhost"
+)
+
+const (
+	osqueryFile = "kernel-modules.conf"
+	fleetFile   = "kernel-modules.fleet.yml"
+)
+
+// The fields of Fleet's documents, as fleetctl apply reads them.
+type (
+	fleetDocument struct {
+		APIVersion string    `yaml:"apiVersion"`
+		Kind       string    `yaml:"kind"`
+		Spec       yaml.Node `yaml:"spec"`
+	}
+	fleetLabel struct {
+		Name                string `yaml:"name"`
+		Description         string `yaml:"description"`
+		Query               string `yaml:"query"`
+		LabelMembershipType string `yaml:"label_membership_type"`
+	}
+	fleetQuery struct {
+		Name               string `yaml:"name"`
+		Description        string `yaml:"description"`
+		Query              string `yaml:"query"`
+		Interval           int    `yaml:"interval"`
+		Platform           string `yaml:"platform"`
+		Logging            string `yaml:"logging"`
+		AutomationsEnabled bool   `yaml:"automations_enabled"`
+	}
+	fleetPack struct {
+		Name        string `yaml:"name"`
+		Description string `yaml:"description"`
+		Disabled    bool   `yaml:"disabled"`
+		Targets     struct {
+			Labels []string `yaml:"labels"`
+		} `yaml:"targets"`
+		Queries []fleetPackQuery `yaml:"queries"`
+	}
+	fleetPackQuery struct {
+		Query    string `yaml:"query"`
+		Name     string `yaml:"name"`
+		Interval int    `yaml:"interval"`
+		Platform string `yaml:"platform"`
+		Removed  *bool  `yaml:"removed"`
+	}
+)
+
+type fleet struct {
+	labels  []fleetLabel
+	queries []fleetQuery
+	packs   []fleetPack
+}
+
+func readFleet(t *testing.T) (f fleet) {
+	t.Helper()
+	content, err := os.ReadFile(fleetFile)
+	require.NoError(t, err)
+	for documents := yaml.NewDecoder(bytes.NewReader(content)); ; {
+		var document fleetDocument
+		err := documents.Decode(&document)
+		if errors.Is(err, io.EOF) {
+			return f
+		}
+		require.NoError(t, err)
+		require.Equal(t, "v1", document.APIVersion)
+		switch document.Kind {
+		case "label":
+			f.labels = append(f.labels, spec[fleetLabel](t, document))
+		case "query":
+			f.queries = append(f.queries, spec[fleetQuery](t, document))
+		case "pack":
+			f.packs = append(f.packs, spec[fleetPack](t, document))
+		default:
+			require.Fail(t, "Fleet has no documents of kind "+document.Kind)
+		}
+	}
+}
+
+// spec reads a specification in which every key must be known.
+func spec[T any](t *testing.T, document fleetDocument) (value T) {
+	t.Helper()
+	content, err := yaml.Marshal(&document.Spec)
+	require.NoError(t, err)
+	decoder := yaml.NewDecoder(bytes.NewReader(content))
+	decoder.KnownFields(true)
+	require.NoError(t, decoder.Decode(&value))
+	return value
+}
+
+func readPack(t *testing.T) osqueryhost.Pack {
+	t.Helper()
+	pack, err := osqueryhost.ReadPack(osqueryFile)
+	require.NoError(t, err)
+	require.Equal(t, "kernel-modules", pack.Name)
+	return pack
+}
+
+func removed(q osqueryhost.Query) bool { return q.Removed == nil || bool(*q.Removed) }
+
+// Tools other than osquery read the pack too, and they know no comments.
+func TestPackIsPlainJSONWithKnownKeys(t *testing.T) {
+	content, err := os.ReadFile(osqueryFile)
+	require.NoError(t, err)
+	decoder := json.NewDecoder(bytes.NewReader(content))
+	decoder.DisallowUnknownFields()
+	var pack osqueryhost.Pack
+	require.NoError(t, decoder.Decode(&pack))
+	for name, query := range pack.Queries {
+		require.NotEmpty(t, query.Description, name)
+		require.NotEmpty(t, query.Value, name)
+		require.NotNil(t, query.Interval, name)
+	}
+}
+
+func TestFleetHasTheSameQueries(t *testing.T) {
+	pack, f := readPack(t), readFleet(t)
+	require.Len(t, f.queries, len(pack.Queries))
+	require.Len(t, f.packs, 1)
+	require.Len(t, f.packs[0].Queries, len(pack.Queries))
+	require.Equal(t, pack.Name, f.packs[0].Name)
+
+	logging := map[bool]string{true: "differential", false: "differential_ignore_removals"}
+	for i, query := range f.queries {
+		want, ok := pack.Queries[query.Name]
+		require.True(t, ok, query.Name)
+		require.Equal(t, want.Query, query.Query, query.Name)
+		require.EqualValues(t, *want.Interval, query.Interval, query.Name)
+		require.Equal(t, pack.Platform, query.Platform, query.Name)
+		require.Equal(t, logging[removed(want)], query.Logging, query.Name)
+		require.NotEmpty(t, query.Description, query.Name)
+
+		inPack := f.packs[0].Queries[i]
+		want2 := removed(want)
+		require.Equal(t, fleetPackQuery{query.Name, query.Name, query.Interval, pack.Platform, &want2}, inPack)
+	}
+}
+
+// Fleet schedules queries with automations as well as packs. What both
+// schedule is shipped twice.
+func TestFleetShipsOnce(t *testing.T) {
+	f := readFleet(t)
+	for _, query := range f.queries {
+		require.NotEqual(t, query.AutomationsEnabled, !f.packs[0].Disabled, query.Name)
+	}
+}
+
+func TestHostsWithoutTheExtensionStayQuiet(t *testing.T) {
+	pack, f := readPack(t), readFleet(t)
+	require.Len(t, pack.Discovery, 1)
+	require.Len(t, f.labels, 1)
+	require.Equal(t, pack.Discovery[0], f.labels[0].Query)
+	require.Equal(t, "dynamic", f.labels[0].LabelMembershipType)
+	require.Equal(t, []string{f.labels[0].Name}, f.packs[0].Targets.Labels)
+}
+
+// A window that is not much longer than an interval loses what happened while
+// the schedule was not running; osquery keeps a negative discovery for an hour.
+func TestWindowsAreFarLongerThanIntervals(t *testing.T) {
+	for name, query := range readPack(t).Queries {
+		if removed(query) {
+			continue
+		}
+		require.Contains(t, query.Query, "WHERE time > (SELECT unix_time FROM time) - 86400", name)
+		require.False(t, bool(query.Snapshot), name)
+		require.LessOrEqual(t, int(*query.Interval), (86400-3600)/10, name)
+		require.NotContains(t, strings.ToUpper(query.Query), "LIMIT", name)
+	}
+}

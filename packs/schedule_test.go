@@ -1,0 +1,286 @@
+package packs_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/osquery/osquery-go"
+	gen "github.com/osquery/osquery-go/gen/osquery"
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/tables"
+	"github.com/kmodquery/kmodquery/tables/signatures"
+	"github.com/kmodquery/kmodquery/tables/sqlite"
+	"github.com/kmodquery/kmodquery/test/osqueryhost"
+)
+
+// noon divides by every interval of the packs.
+var noon = time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC)
+
+// A recorder reports what a test sets and has always caught up.
+type recorder struct {
+	mu      sync.Mutex
+	sensors []kmodquery.Sensor
+}
+
+func (r *recorder) Sync(context.Context) error { return nil }
+
+func (r *recorder) Sensors() []kmodquery.Sensor {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.sensors
+}
+
+func (r *recorder) set(sensors ...kmodquery.Sensor) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sensors = sensors
+}
+
+// An extension is the real tables over a store on disk.
+type extension struct {
+	store    *sqlite.Store
+	recorder *recorder
+	requests *requests
+	plugins  []osquery.OsqueryPlugin
+}
+
+func newExtension(t *testing.T) *extension {
+	t.Helper()
+	store, err := sqlite.Open(t.Context(), t.TempDir(), sqlite.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { store.Close() })
+	e := &extension{store: store, recorder: &recorder{}, requests: &requests{}}
+	e.recorder.set(kmodquery.Sensor{Source: kmodquery.SourceEBPF, State: kmodquery.StateActive})
+	for _, plugin := range tables.Plugins(tables.Config{Store: store, Recorder: e.recorder, Signatures: signatures.All(), Kernel: "6.1.0"}) {
+		e.plugins = append(e.plugins, watched{plugin, e.requests})
+	}
+	return e
+}
+
+// requests are the contexts of the generate calls, by table.
+type requests struct {
+	mu   sync.Mutex
+	list map[string][]string
+}
+
+type watched struct {
+	osquery.OsqueryPlugin
+	requests *requests
+}
+
+func (w watched) Call(ctx context.Context, request gen.ExtensionPluginRequest) gen.ExtensionResponse {
+	w.requests.mu.Lock()
+	if w.requests.list == nil {
+		w.requests.list = map[string][]string{}
+	}
+	w.requests.list[w.Name()] = append(w.requests.list[w.Name()], request["context"])
+	w.requests.mu.Unlock()
+	return w.OsqueryPlugin.Call(ctx, request)
+}
+
+// serve runs the extension until the returned function ends it.
+func (e *extension) serve(t *testing.T, host *osqueryhost.Host) (end func()) {
+	t.Helper()
+	server, err := osquery.NewExtensionManagerServer("kmodquery", host.Socket(), osquery.ServerTimeout(10*time.Second))
+	require.NoError(t, err)
+	server.RegisterPlugin(e.plugins...)
+	go server.Start()
+	for _, plugin := range e.plugins {
+		require.NoError(t, host.WaitForTable(t.Context(), plugin.Name()))
+	}
+	return func() { require.NoError(t, server.Shutdown(context.Background())) }
+}
+
+// load stores what the eBPF source sees of one load by finit_module.
+func (e *extension) load(t *testing.T, at time.Time, name string, result int64) {
+	t.Helper()
+	event := func(eventName string) kmodquery.Event {
+		return kmodquery.Event{
+			Time: at.Unix(), TimeNanos: at.UnixNano(), EventName: eventName, Source: kmodquery.SourceEBPF,
+			LoadID: fmt.Sprintf("%s-%d", name, at.Unix()), Name: name, Path: "/tmp/" + name + ".ko", Origin: kmodquery.OriginFile,
+		}
+	}
+	read := event(kmodquery.EventSecurityKernelReadFile)
+	read.Type = kmodquery.TypeKernelModule
+	load := event(kmodquery.EventModuleLoad)
+	returned := event(kmodquery.EventFinitModule)
+	returned.Result = &result
+	if result == 0 {
+		e.append(t, read, load, returned)
+	} else {
+		e.append(t, read, returned)
+	}
+}
+
+func (e *extension) append(t *testing.T, events ...kmodquery.Event) {
+	t.Helper()
+	require.NoError(t, e.store.Append(t.Context(), events))
+}
+
+func start(t *testing.T, dir string) *osqueryhost.Host {
+	t.Helper()
+	host, err := osqueryhost.Start(t.Context(), osqueryhost.Options{Dir: dir, Interval: -1, Platform: "linux", HostIdentifier: "host"})
+	require.NoError(t, err)
+	t.Cleanup(func() { host.Close() })
+	return host
+}
+
+// lines are the results of one query of the pack: action and a column.
+func lines(t *testing.T, host *osqueryhost.Host, query, column string) (lines []string) {
+	t.Helper()
+	results, err := host.ResultsLog()
+	require.NoError(t, err)
+	for _, result := range results {
+		if result.Name == "pack_kernel-modules_"+query {
+			lines = append(lines, result.Action+" "+result.Columns[column])
+		}
+	}
+	return lines
+}
+
+// Every query runs on the real tables, and none of its columns is unknown.
+func TestQueriesSuitTheTables(t *testing.T) {
+	host := start(t, t.TempDir())
+	defer newExtension(t).serve(t, host)()
+	require.NoError(t, host.Tick(t.Context(), noon))
+	for name, query := range readPack(t).Queries {
+		_, err := host.Query(t.Context(), query.Query)
+		require.NoError(t, err, name)
+	}
+}
+
+// The window reaches the tables as a constraint on time: no run reads more
+// of the store than the window, and no call is without it.
+func TestWindowIsPushedDown(t *testing.T) {
+	host := start(t, t.TempDir())
+	e := newExtension(t)
+	defer e.serve(t, host)()
+	require.NoError(t, host.Tick(t.Context(), noon))
+	pack := readPack(t)
+	for _, name := range []string{"kernel_module_findings", "kernel_module_loads", "kernel_module_unloads"} {
+		_, err := host.Query(t.Context(), pack.Queries[name].Query)
+		require.NoError(t, err)
+	}
+	want := `{"op":4,"expr":"` + strconv.FormatInt(noon.Unix()-86400, 10) + `"}`
+	for _, table := range []string{"kernel_module_findings", "kernel_module_events"} {
+		require.NotEmpty(t, e.requests.list[table])
+		for _, request := range e.requests.list[table] {
+			require.JSONEq(t, want, constraint(t, request, "time"), table)
+		}
+	}
+}
+
+// constraint is the only constraint on a column in a request's context.
+func constraint(t *testing.T, request, column string) string {
+	t.Helper()
+	var asked struct {
+		Constraints []struct {
+			Name string
+			List json.RawMessage
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(request), &asked))
+	for _, c := range asked.Constraints {
+		var list []json.RawMessage
+		if c.Name == column && json.Unmarshal(c.List, &list) == nil && len(list) == 1 {
+			return string(list[0])
+		}
+	}
+	return ""
+}
+
+// Fifty intervals, a restart of the extension and one of osquery in between,
+// and two days to follow: each finding, load and unload is shipped once.
+func TestEachRowIsShippedOnce(t *testing.T) {
+	dir, e := t.TempDir(), newExtension(t)
+	host := start(t, dir)
+	end := e.serve(t, host)
+	require.NoError(t, host.Tick(t.Context(), noon))
+	host.Schedule(t.Context(), readPack(t))
+
+	e.load(t, noon, "early", 0)
+	require.NoError(t, host.Advance(t.Context(), 10*time.Minute))
+	e.load(t, noon.Add(10*time.Minute), "refused", -22)
+	zero := int64(0)
+	e.append(t, kmodquery.Event{
+		Time: noon.Add(15 * time.Minute).Unix(), EventName: kmodquery.EventDeleteModule, Source: kmodquery.SourceEBPF,
+		Name: "early", Result: &zero,
+	})
+	require.NoError(t, host.Advance(t.Context(), 10*time.Minute))
+
+	end()
+	e.load(t, noon.Add(20*time.Minute), "meanwhile", 0)
+	require.Error(t, host.Advance(t.Context(), 5*time.Minute), "the tables are gone")
+	end = e.serve(t, host)
+	require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
+	end()
+	require.NoError(t, host.Close())
+
+	e.load(t, noon.Add(30*time.Minute), "between hosts", 0)
+	host = start(t, dir)
+	end = e.serve(t, host)
+	defer end()
+	require.NoError(t, host.Tick(t.Context(), noon.Add(35*time.Minute)))
+	host.Schedule(t.Context(), readPack(t))
+	require.NoError(t, host.Advance(t.Context(), 15*time.Minute))
+	require.NoError(t, host.Tick(t.Context(), noon.Add(24*time.Hour)))
+	require.NoError(t, host.Tick(t.Context(), noon.Add(48*time.Hour)))
+
+	all := []string{"added early", "added refused", "added meanwhile", "added between hosts"}
+	require.Equal(t, all, lines(t, host, "kernel_module_findings", "name"))
+	require.Equal(t, all, lines(t, host, "kernel_module_loads", "name"))
+	require.Equal(t, []string{"added early"}, lines(t, host, "kernel_module_unloads", "name"))
+	require.Empty(t, lines(t, host, "kernel_module_sensor_health", "source"))
+}
+
+// osqueryd often loads its packs before the extension has registered, and
+// then keeps the negative discovery for an hour.
+func TestNothingIsLostInTheHourOfALateExtension(t *testing.T) {
+	host := start(t, t.TempDir())
+	e := newExtension(t)
+	require.NoError(t, host.Tick(t.Context(), noon))
+	host.Schedule(t.Context(), readPack(t))
+	defer e.serve(t, host)()
+	e.load(t, noon.Add(time.Second), "early", 0)
+	require.NoError(t, host.Advance(t.Context(), 59*time.Minute))
+	require.Empty(t, lines(t, host, "kernel_module_findings", "name"))
+	require.NoError(t, host.Advance(t.Context(), time.Minute))
+	require.Equal(t, []string{"added early"}, lines(t, host, "kernel_module_findings", "name"))
+}
+
+func TestSensorHealthShipsChangesOnly(t *testing.T) {
+	host := start(t, t.TempDir())
+	e := newExtension(t)
+	defer e.serve(t, host)()
+	require.NoError(t, host.Tick(t.Context(), noon))
+	host.Schedule(t.Context(), readPack(t))
+	health := func() []string { return lines(t, host, "kernel_module_sensor_health", "has_lost") }
+
+	sensor := kmodquery.Sensor{Source: kmodquery.SourceEBPF, State: kmodquery.StateActive, Received: 7}
+	e.recorder.set(sensor, kmodquery.Sensor{Source: "audit", State: kmodquery.StateStandby})
+	require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
+	require.Empty(t, health())
+
+	for sensor.Lost = range int64(4) {
+		e.recorder.set(sensor)
+		require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
+	}
+	require.Equal(t, []string{"added 1"}, health(), "losses that grow are one line")
+
+	sensor.State, sensor.Lost = kmodquery.StateFailed, 0
+	e.recorder.set(sensor)
+	require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
+	require.Equal(t, []string{"added 1", "removed 1", "added 0"}, health())
+
+	sensor.State = kmodquery.StateActive
+	e.recorder.set(sensor)
+	require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
+	require.Equal(t, []string{"added 1", "removed 1", "added 0", "removed 0"}, health())
+}

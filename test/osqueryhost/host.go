@@ -1,0 +1,111 @@
+package osqueryhost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// A Host is a running osquery core. Its methods may be called from several
+// goroutines at once; queries of the schedule run one at a time, as in
+// osqueryd.
+type Host struct {
+	options  Options
+	registry *registry
+	server   *server
+	clock    *clock
+	engine   engine
+	schedule schedule
+	children children
+
+	stopWatching context.CancelFunc
+	watchers     sync.WaitGroup
+	closeOnce    sync.Once
+	closeErr     error
+}
+
+// Start begins to serve extensions on the socket. Stale sockets of a former
+// host at the same path are removed. The host runs until Close, not until ctx
+// ends; ctx bounds the start only.
+func Start(ctx context.Context, options Options) (*Host, error) {
+	options, err := options.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("start osquery host: %w", err)
+	}
+	state, err := openState(filepath.Join(options.Dir, "state.json"))
+	if err != nil {
+		return nil, err
+	}
+	log, err := openResultsLog(options)
+	if err != nil {
+		return nil, err
+	}
+	h := &Host{options: options, registry: newRegistry(), clock: &clock{}}
+	h.schedule = schedule{state: state, log: log}
+	h.registry.core = coreTables(h)
+	h.server, err = listen(options.Socket, &manager{host: h})
+	if err != nil {
+		return nil, errors.Join(err, log.Close())
+	}
+
+	watching, cancel := context.WithCancel(context.Background())
+	h.stopWatching = cancel
+	if options.Interval > 0 {
+		h.every(watching, func() { h.PingExtensions(watching) })
+		h.every(watching, h.PollChildren)
+	}
+	return h, nil
+}
+
+// every calls round at each interval until ctx ends. Rounds of one watcher
+// never overlap.
+func (h *Host) every(ctx context.Context, round func()) {
+	// ExtensionWatcher's constructor, extensions.cpp: not more often than
+	// every 200 ms.
+	ticker := time.NewTicker(max(h.options.Interval, 200*time.Millisecond))
+	h.watchers.Go(func() {
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				round()
+			}
+		}
+	})
+}
+
+// Socket is the path that extensions are given as --socket.
+func (h *Host) Socket() string { return h.options.Socket }
+
+// Close ends the host as SIGTERM ends osqueryd: its extension processes get
+// SIGTERM and, after Options.StopTimeout, SIGKILL; extensions that were
+// started by hand are asked to shut down; then the socket goes away. The state
+// of the differentials stays in Options.Dir.
+func (h *Host) Close() error {
+	h.closeOnce.Do(func() {
+		h.stopWatching()
+		err := h.children.stop(h.options.StopTimeout)
+		h.watchers.Wait()
+		h.shutdownExtensions()
+		err = errors.Join(err, h.server.close())
+		h.engine.close()
+		h.closeErr = errors.Join(err, h.schedule.log.Close())
+	})
+	return h.closeErr
+}
+
+// Vanish takes the socket away without a word to anyone, as when osqueryd is
+// killed. Extension processes stay until Close.
+func (h *Host) Vanish() error {
+	h.stopWatching()
+	h.watchers.Wait()
+	return h.server.close()
+}

@@ -1,0 +1,49 @@
+//go:build linux
+
+package guest
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+)
+
+// ConfigPath is where init finds its [Config] in the VM. No other machine has
+// this file, which is how a process 1 in a container is told from one in a VM.
+const ConfigPath = "/kmodquery-vm.json"
+
+// A Config is what the host asks of init.
+type Config struct {
+	Kernel  string   // the kernel's name in the matrix, given to the child in [KernelEnv]
+	Args    []string // the child: a program's path and its arguments
+	Env     []string // additions to the child's environment, as NAME=value
+	Results string   // the serial port for the child's output and exit code, in /dev
+	Console string   // the kernel's console, in /dev
+	// Interactive gives the child the console as its controlling terminal;
+	// otherwise its input is empty and its output goes to Results.
+	Interactive bool
+	Rows, Cols  uint16 // the size of the interactive terminal; 0 when unknown
+}
+
+// KernelEnv is set in the child's environment, to the kernel's name, and
+// nowhere else.
+const KernelEnv = "KMODQUERY_VM_KERNEL"
+
+// Init frames the child's output on the results port with these two lines.
+// The byte 0x16 (SYN) cannot be typed into a test's log by accident.
+const (
+	ReadyLine  = "\x16vm ready\n"
+	ExitPrefix = "\x16vm exit " // followed by the exit code and a newline
+)
+
+func readConfig() (*Config, error) {
+	data, err := os.ReadFile(ConfigPath)
+	if err != nil {
+		return nil, fmt.Errorf("read init's configuration: %w", err)
+	}
+	var c Config
+	if err := json.Unmarshal(data, &c); err != nil {
+		return nil, fmt.Errorf("parse %s: %w", ConfigPath, err)
+	}
+	return &c, nil
+}

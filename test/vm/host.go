@@ -1,0 +1,101 @@
+//go:build linux
+
+package vm
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+// A Logf reports progress, such as (*testing.T).Logf or log.Printf.
+type Logf func(format string, args ...any)
+
+// Prepare makes sure that the host has what booting a VM of the architecture
+// takes, installing Debian packages where something is missing and this is
+// root. Otherwise the error says what to install.
+func Prepare(ctx context.Context, arch Arch, logf Logf) error {
+	packages := missingPackages(arch)
+	if len(packages) == 0 {
+		return nil
+	}
+	install := "apt-get install " + strings.Join(packages, " ")
+	if os.Getuid() != 0 {
+		return fmt.Errorf("missing Debian packages: run as root: %s", install)
+	}
+	release, err := lock(ctx, "host")
+	if err != nil {
+		return err
+	}
+	defer release()
+	packages = missingPackages(arch)
+	if len(packages) == 0 {
+		return nil
+	}
+	logf("installing %s", strings.Join(packages, " "))
+	if _, err := run(ctx, "", "apt-get", "update", "-q"); err != nil {
+		return fmt.Errorf("refresh the host's package lists: %w", err)
+	}
+	args := append([]string{"install", "-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"}, packages...)
+	if _, err := run(ctx, "", "apt-get", args...); err != nil {
+		return fmt.Errorf("missing Debian packages: %s: %w", install, err)
+	}
+	return nil
+}
+
+var hostPrograms = []struct {
+	program, debian string
+	arch            Arch // needed for VMs of this one only; all when empty
+}{
+	{program: "qemu-system-x86_64", debian: "qemu-system-x86", arch: AMD64},
+	{program: "qemu-system-aarch64", debian: "qemu-system-arm", arch: ARM64},
+	{program: "depmod", debian: "kmod"},
+}
+
+func missingPackages(arch Arch) []string {
+	var missing []string
+	for _, p := range hostPrograms {
+		if p.arch != "" && p.arch != arch {
+			continue
+		}
+		if _, err := findProgram(p.program); err != nil {
+			missing = append(missing, p.debian)
+		}
+	}
+	return missing
+}
+
+// findProgram looks beyond PATH, where the system's programs are not on an
+// unprivileged user's.
+func findProgram(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	for _, dir := range []string{"/usr/sbin/", "/sbin/"} {
+		if err == nil {
+			break
+		}
+		path, err = exec.LookPath(dir + name)
+	}
+	return path, err
+}
+
+// run returns what the program printed on its standard output. The error
+// carries the last lines of its standard error.
+func run(ctx context.Context, dir, program string, args ...string) (string, error) {
+	path, err := findProgram(program)
+	if err != nil {
+		return "", fmt.Errorf("find %s, which Debian and its relatives have: %w", program, err)
+	}
+	stderr := newTail(4 << 10)
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Dir = dir
+	cmd.Env = slices.Concat(os.Environ(), []string{"LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"})
+	cmd.Stderr = stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("run %s: %w: %s", program, err, strings.TrimSpace(stderr.String()))
+	}
+	return string(out), nil
+}

@@ -1,0 +1,221 @@
+//go:build linux
+
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A Kernel is a Debian cloud kernel to boot, by its version's beginning.
+type Kernel struct {
+	Version string   // "6.1"; "7" is the newest 7.x
+	Suites  []string // where to look for it
+	Arch    Arch
+}
+
+var newest = Kernel{Version: "7", Suites: []string{"trixie-backports", "sid"}, Arch: AMD64}
+
+var matrix = []Kernel{
+	{Version: "5.10", Suites: []string{"bullseye-security"}, Arch: AMD64},
+	{Version: "6.1", Suites: []string{"bookworm"}, Arch: AMD64},
+	{Version: "6.12", Suites: []string{"trixie"}, Arch: AMD64},
+	newest,
+	{Version: "6.12", Suites: []string{"trixie"}, Arch: ARM64},
+}
+
+// Matrix returns the kernels that the project is tested on, oldest first, the
+// arm64 one last.
+func Matrix() []Kernel { return slices.Clone(matrix) }
+
+// Newest returns the newest kernel of the matrix.
+func Newest() Kernel { return newest }
+
+// String returns the kernel's name, such as "6.1", "7.x" or "6.12-arm64".
+func (k Kernel) String() string {
+	name := k.Version
+	if !strings.Contains(name, ".") {
+		name += ".x"
+	}
+	if k.Arch != AMD64 {
+		name += "-" + string(k.Arch)
+	}
+	return name
+}
+
+// An Image is a kernel in the cache.
+type Image struct {
+	Kernel  Kernel
+	Release string // as uname -r says
+	Linux   string // the bootable file
+	Modules string // the folder that is /lib/modules/<release>, with modules.dep
+}
+
+// Fetch returns the kernel from the cache, downloading it first when it is not
+// there: the newest that the suites have at that time.
+func (k Kernel) Fetch(ctx context.Context, logf Logf) (*Image, error) {
+	dir, err := cached(ctx, "kernels", k.Version+"-"+string(k.Arch), func(dir string) error {
+		return k.download(ctx, dir, logf)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("fetch kernel %s: %w", k, err)
+	}
+	releases, err := os.ReadDir(filepath.Join(dir, "lib", "modules"))
+	if err != nil {
+		return nil, fmt.Errorf("read kernel %s from the cache: %w", k, err)
+	}
+	if len(releases) != 1 {
+		return nil, fmt.Errorf("kernel %s in the cache is damaged: remove %s", k, dir)
+	}
+	release := releases[0].Name()
+	return &Image{
+		Kernel:  k,
+		Release: release,
+		Linux:   filepath.Join(dir, "vmlinuz"),
+		Modules: filepath.Join(dir, "lib", "modules", release),
+	}, nil
+}
+
+// A build is a kernel as one suite has it.
+type build struct {
+	archive  *archive
+	release  string
+	packages []string
+}
+
+func (k Kernel) download(ctx context.Context, dir string, logf Logf) error {
+	b, err := k.newestBuild(ctx, logf)
+	if err != nil {
+		return err
+	}
+	logf("downloading kernel %s from Debian %s", b.release, b.archive.suite)
+	root := filepath.Join(dir, "root")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return fmt.Errorf("make the cache: %w", err)
+	}
+	if err := b.archive.unpack(ctx, root, b.packages...); err != nil {
+		return err
+	}
+	modules := filepath.Join(dir, "lib", "modules", b.release)
+	if err := os.MkdirAll(filepath.Dir(modules), 0o755); err != nil {
+		return fmt.Errorf("make the cache: %w", err)
+	}
+	if err := renameFirst(modules,
+		filepath.Join(root, "usr/lib/modules", b.release),
+		filepath.Join(root, "lib/modules", b.release)); err != nil {
+		return err
+	}
+	if err := renameFirst(filepath.Join(dir, "vmlinuz"),
+		filepath.Join(modules, "vmlinuz"),
+		filepath.Join(root, "boot", "vmlinuz-"+b.release)); err != nil {
+		return err
+	}
+	// Debian's packages leave modules.dep to their installation.
+	if _, err := run(ctx, "", "depmod", "-b", dir, b.release); err != nil {
+		return fmt.Errorf("index the modules of %s: %w", b.release, err)
+	}
+	if err := os.RemoveAll(root); err != nil {
+		return fmt.Errorf("tidy the cache: %w", err)
+	}
+	return nil
+}
+
+// renameFirst moves the first of the candidates that exists.
+func renameFirst(to string, candidates ...string) error {
+	for _, from := range candidates {
+		if exists(from) {
+			if err := os.Rename(from, to); err != nil {
+				return fmt.Errorf("arrange a kernel's files: %w", err)
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("the kernel's packages have none of %v: Debian changed its layout", candidates)
+}
+
+// newestBuild looks for the kernel in all its suites. A suite that cannot be read
+// matters only when no other has the kernel.
+func (k Kernel) newestBuild(ctx context.Context, logf Logf) (*build, error) {
+	var found *build
+	var failed error
+	for _, suite := range k.Suites {
+		a, err := openArchive(ctx, suite, k.Arch, logf)
+		if err != nil {
+			failed = errors.Join(failed, err)
+			continue
+		}
+		names, err := a.search(ctx, "^linux-.*cloud-"+string(k.Arch)+"$")
+		if err != nil {
+			failed = errors.Join(failed, err)
+			continue
+		}
+		for release, packages := range k.builds(names) {
+			if found == nil || slices.Compare(numbers(release), numbers(found.release)) > 0 {
+				found = &build{archive: a, release: release, packages: packages}
+			}
+		}
+	}
+	if found == nil && failed == nil {
+		failed = fmt.Errorf("no such kernel in Debian %s", strings.Join(k.Suites, " and "))
+	}
+	if found == nil {
+		return nil, failed
+	}
+	if failed != nil {
+		logf("a newer kernel %s may exist: %v", k, failed)
+	}
+	return found, nil
+}
+
+var packageName = regexp.MustCompile(`^linux-(image|binary|modules|base)-([0-9].*)$`)
+
+// builds finds the kernel's complete builds among the names of packages:
+// release to packages. Up to 6.18 a linux-image package holds everything;
+// since then it is empty, the bootable file is in linux-binary, the modules in
+// linux-modules and their indexes in linux-base. Names of replaced builds
+// linger with some of their packages gone.
+func (k Kernel) builds(names []string) map[string][]string {
+	parts := map[string]map[string]string{}
+	for _, name := range names {
+		m := packageName.FindStringSubmatch(name)
+		if m == nil || !strings.HasPrefix(m[2], k.Version+".") || !strings.HasSuffix(m[2], "-cloud-"+string(k.Arch)) {
+			continue
+		}
+		if parts[m[2]] == nil {
+			parts[m[2]] = map[string]string{}
+		}
+		parts[m[2]][m[1]] = name
+	}
+	builds := map[string][]string{}
+	for release, have := range parts {
+		switch {
+		case have["binary"] != "" && have["modules"] != "" && have["base"] != "":
+			builds[release] = []string{have["binary"], have["modules"], have["base"]}
+		case have["binary"] == "" && have["modules"] == "" && have["image"] != "":
+			builds[release] = []string{have["image"]}
+		}
+	}
+	return builds
+}
+
+var digits = regexp.MustCompile(`[0-9]+`)
+
+// numbers is a release's numbers in order, by which releases compare.
+func numbers(release string) []int {
+	var all []int
+	for _, s := range digits.FindAllString(release, -1) {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			return all
+		}
+		all = append(all, n)
+	}
+	return all
+}

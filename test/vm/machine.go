@@ -1,0 +1,305 @@
+//go:build linux
+
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery/test/vm/guest"
+)
+
+// Options say what a VM is made of. The zero value is a VM with two
+// processors, 1 GiB of memory and the module dummy.
+type Options struct {
+	Modules []string          // further modules to put into /lib/modules, by name; what they depend on comes along
+	Files   map[string]string // guest path to the host's file or folder to put there
+	Env     []string          // NAME=value for the program in the guest
+	Cmdline []string          // additions to the kernel's command line
+	Memory  int               // MiB
+	CPUs    int
+	Timeout time.Duration // for the emulator, from its start to its end; default 5 minutes
+}
+
+// A Machine is one run of a VM.
+type Machine struct {
+	Options
+	Kernel Kernel
+	// Init is the host's path of the guest's init: a static Linux binary of
+	// the kernel's architecture that calls guest.Init. In the guest it is
+	// /init.
+	Init string
+	// Args is the program to run in the guest: its guest path and arguments.
+	Args []string
+	// Output receives what the program writes to its standard output and
+	// error, and nothing else. It may be nil.
+	Output io.Writer
+	// Console receives what the kernel and init say. It may be nil.
+	Console io.Writer
+	// Interactive connects the program to this process's terminal instead, as
+	// its controlling terminal; Output and Console stay unused. Timeout is
+	// ignored unless set.
+	Interactive bool
+	// Log reports downloads and installations. It may be nil.
+	Log Logf
+}
+
+// A Result is how a VM's program ended.
+type Result struct {
+	Release  string        // the kernel's, as uname -r says
+	ExitCode int           // the program's; 128 and the signal's number when one killed it
+	Boot     time.Duration // from the emulator's start until the program was started
+	Total    time.Duration // from the emulator's start to its end
+	Console  string        // the end of what the kernel and init said; empty when interactive
+}
+
+// A PanicError is a panic of the guest's kernel.
+type PanicError struct {
+	Reason  string // the kernel's own line
+	Console string // the end of what it said
+}
+
+func (e *PanicError) Error() string { return "the guest's kernel panicked: " + e.Reason }
+
+// A StoppedError is a VM that ended, or was ended, before its program did.
+type StoppedError struct {
+	Reason  string
+	Console string // the end of what the kernel and init said
+}
+
+func (e *StoppedError) Error() string { return "the VM stopped early: " + e.Reason }
+
+const consoleLimit = 32 << 10
+
+// Run boots the VM, waits until it has switched itself off, and returns how
+// its program ended; an exit code other than 0 is no error. Whatever happens,
+// the emulator is dead on return, and dies with this process too.
+func (m *Machine) Run(ctx context.Context) (*Result, error) {
+	logf := m.Log
+	if logf == nil {
+		logf = func(string, ...any) {}
+	}
+	p, err := m.Kernel.Arch.platform()
+	if err != nil {
+		return nil, err
+	}
+	if err := Prepare(ctx, m.Kernel.Arch, logf); err != nil {
+		return nil, err
+	}
+	image, err := m.Kernel.Fetch(ctx, logf)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "kmodquery-vm-")
+	if err != nil {
+		return nil, fmt.Errorf("make a folder for the VM: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	initramfs := filepath.Join(dir, "initramfs")
+	if err := m.writeInitramfs(ctx, initramfs, image, p, logf); err != nil {
+		return nil, err
+	}
+	return m.emulate(ctx, p, image, initramfs)
+}
+
+func (m *Machine) writeInitramfs(ctx context.Context, name string, image *Image, p platform, logf Logf) error {
+	t := newTree()
+	if err := addTools(ctx, t, m.Kernel.Arch, logf); err != nil {
+		return err
+	}
+	if err := addModules(t, image, append([]string{"dummy"}, m.Modules...)); err != nil {
+		return err
+	}
+	for guestPath, hostPath := range m.Files {
+		if err := t.copy(guestPath, hostPath); err != nil {
+			return err
+		}
+	}
+	t.file("/init", m.Init)
+	rows, cols := m.terminalSize()
+	config, err := json.Marshal(guest.Config{
+		Kernel:      m.Kernel.String(),
+		Args:        m.Args,
+		Env:         m.Env,
+		Results:     p.results,
+		Console:     p.console,
+		Interactive: m.Interactive,
+		Rows:        rows,
+		Cols:        cols,
+	})
+	if err != nil {
+		return fmt.Errorf("write init's configuration: %w", err)
+	}
+	t.data(guest.ConfigPath, config)
+	t.data("/etc/passwd", []byte("root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"))
+	t.data("/etc/group", []byte("root:x:0:\nnogroup:x:65534:\n"))
+
+	file, err := os.Create(name)
+	if err != nil {
+		return fmt.Errorf("make the initramfs: %w", err)
+	}
+	return errors.Join(t.pack(file), file.Close())
+}
+
+// terminalSize is this process's terminal's, which a serial port cannot ask
+// for.
+func (m *Machine) terminalSize() (rows, cols uint16) {
+	if !m.Interactive {
+		return 0, 0
+	}
+	size, err := unix.IoctlGetWinsize(int(os.Stdin.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0, 0
+	}
+	return size.Row, size.Col
+}
+
+func addModules(t *tree, image *Image, names []string) error {
+	files, err := image.moduleFiles(names)
+	if err != nil {
+		return err
+	}
+	indexes, err := filepath.Glob(filepath.Join(image.Modules, "modules.*"))
+	if err != nil {
+		return fmt.Errorf("list the module indexes: %w", err)
+	}
+	for _, index := range indexes {
+		files = append(files, filepath.Base(index))
+	}
+	for _, file := range files {
+		t.file(path.Join("/lib/modules", image.Release, file), filepath.Join(image.Modules, file))
+	}
+	return nil
+}
+
+func (m *Machine) arguments(p platform, image *Image, initramfs string) []string {
+	// A kernel that is in trouble stops at once: panic=-1 and -no-reboot end
+	// the emulator.
+	cmdline := append([]string{"console=" + p.console, "quiet", "panic=-1", "oops=panic"}, m.Cmdline...)
+	args := append([]string{
+		"-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-no-reboot",
+		"-accel", "tcg",
+		"-m", strconv.Itoa(defaultTo(m.Memory, 1024)),
+		"-smp", strconv.Itoa(defaultTo(m.CPUs, 2)),
+		"-nic", "none",
+		"-kernel", image.Linux,
+		"-initrd", initramfs,
+		"-append", strings.Join(cmdline, " "),
+		// The console passes Ctrl-C to the guest rather than to the emulator.
+		"-chardev", "stdio,id=console,signal=off",
+		"-serial", "chardev:console",
+		// The first of exec.Cmd's ExtraFiles.
+		"-chardev", "file,id=results,path=/proc/self/fd/3",
+	}, p.machine...)
+	return append(args, p.resultsPort...)
+}
+
+func (m *Machine) emulate(ctx context.Context, p platform, image *Image, initramfs string) (*Result, error) {
+	limit := defaultTo(m.Timeout, 5*time.Minute)
+	if m.Timeout != 0 || !m.Interactive {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make the results pipe: %w", err)
+	}
+	defer write.Close()
+
+	emulator, err := findProgram(p.emulator)
+	if err != nil {
+		return nil, fmt.Errorf("find the emulator: %w", err)
+	}
+	console := newTail(consoleLimit)
+	cmd := exec.CommandContext(ctx, emulator, m.arguments(p, image, initramfs)...)
+	cmd.ExtraFiles = []*os.File{write}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	switch {
+	case m.Interactive:
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	case m.Console != nil:
+		cmd.Stdout = io.MultiWriter(console, m.Console)
+		cmd.Stderr = cmd.Stdout
+	default:
+		cmd.Stdout, cmd.Stderr = console, console
+	}
+
+	// The kernel sends Pdeathsig when the thread that started the emulator
+	// ends, not the process.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	started := time.Now()
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start the emulator: %w", err)
+	}
+	write.Close()
+	results := newResultsReader(m.Output)
+	copied := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(results, read)
+		// An emulator that still writes must not wait for a reader.
+		read.Close()
+		copied <- err
+	}()
+	waitErr := cmd.Wait()
+	copyErr := <-copied
+	code, ended, closeErr := results.close()
+
+	result := &Result{
+		Release: image.Release,
+		Boot:    results.ready.Sub(started),
+		Total:   time.Since(started),
+		Console: console.String(),
+	}
+	switch {
+	case ctx.Err() != nil:
+		reason := fmt.Sprintf("it was ended after %v", result.Total.Round(time.Second))
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			reason = fmt.Sprintf("its time of %v was up", limit)
+		}
+		return nil, &StoppedError{Reason: reason, Console: result.Console}
+	case copyErr != nil || closeErr != nil:
+		return nil, fmt.Errorf("read the results: %w", errors.Join(copyErr, closeErr))
+	case panicLine(result.Console) != "":
+		return nil, &PanicError{Reason: panicLine(result.Console), Console: result.Console}
+	case waitErr != nil:
+		return nil, &StoppedError{Reason: "the emulator failed: " + waitErr.Error(), Console: result.Console}
+	case !ended:
+		return nil, &StoppedError{Reason: "init reported no exit code", Console: result.Console}
+	}
+	result.ExitCode = code
+	return result, nil
+}
+
+func panicLine(console string) string {
+	const mark = "Kernel panic - not syncing: "
+	_, after, found := strings.Cut(console, mark)
+	if !found {
+		return ""
+	}
+	line, _, _ := strings.Cut(after, "\n")
+	return strings.TrimSpace(line)
+}
+
+func defaultTo[T comparable](value, otherwise T) T {
+	var zero T
+	if value == zero {
+		return otherwise
+	}
+	return value
+}

@@ -1,0 +1,96 @@
+//go:build linux
+
+package vm
+
+import (
+	"bytes"
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// machine returns a VM of the kernel that boots fastest, with this test binary
+// as its init.
+func machine(t *testing.T, args ...string) (*Machine, *bytes.Buffer) {
+	t.Helper()
+	t.Parallel()
+	kernel := Kernel{Version: "6.1", Suites: []string{"bookworm"}, Arch: AMD64}
+	need(t, Prepare(t.Context(), kernel.Arch, t.Logf))
+	_, err := kernel.Fetch(t.Context(), t.Logf)
+	need(t, err)
+	init, err := testBinary(t.Context(), kernel.Arch, t.TempDir())
+	require.NoError(t, err)
+	var output bytes.Buffer
+	return &Machine{Kernel: kernel, Init: init, Args: args, Output: &output, Log: t.Logf}, &output
+}
+
+func TestMachineReturnsOutputAndExitCode(t *testing.T) {
+	m, output := machine(t, "/bin/sh", "-c", "cat /etc/greeting; echo $NAME >&2; echo; printf unfinished; exit 7")
+	m.Files = map[string]string{"/etc/greeting": "testdata/greeting"}
+	m.Env = []string{"NAME=value"}
+	result, err := m.Run(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 7, result.ExitCode)
+	require.Equal(t, "hello\nvalue\n\nunfinished\n", output.String())
+	require.Contains(t, result.Console, "end of the kernel's log")
+}
+
+func TestMachineEndsWithItsProgram(t *testing.T) {
+	m, output := machine(t, "/bin/sh", "-c", "sleep 1000 & echo started; kill -9 $$")
+	result, err := m.Run(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 128+9, result.ExitCode)
+	require.Equal(t, "started\n", output.String())
+}
+
+// cancelOn is a writer that cancels a context when something is written.
+type cancelOn context.CancelFunc
+
+func (c cancelOn) Write(p []byte) (int, error) {
+	c()
+	return len(p), nil
+}
+
+func TestMachineThatHangsIsEnded(t *testing.T) {
+	m, _ := machine(t, "/bin/sh", "-c", "echo here; sleep 1000")
+	ctx, cancel := context.WithCancel(t.Context())
+	m.Output = cancelOn(cancel)
+	_, err := m.Run(ctx)
+	var stopped *StoppedError
+	require.ErrorAs(t, err, &stopped)
+	require.Contains(t, stopped.Reason, "it was ended after")
+}
+
+func TestMachineHasATimeout(t *testing.T) {
+	m, _ := machine(t, "/bin/sleep", "1000")
+	m.Timeout = time.Second
+	_, err := m.Run(t.Context())
+	var stopped *StoppedError
+	require.ErrorAs(t, err, &stopped)
+	require.Equal(t, "its time of 1s was up", stopped.Reason)
+}
+
+func TestMachinePanicIsReported(t *testing.T) {
+	m, _ := machine(t, "/bin/sh", "-c", "echo c >/proc/sysrq-trigger")
+	_, err := m.Run(t.Context())
+	var panicked *PanicError
+	require.ErrorAs(t, err, &panicked)
+	require.Contains(t, panicked.Reason, "sysrq triggered crash")
+}
+
+func TestMachineWithoutProgramSaysSo(t *testing.T) {
+	m, _ := machine(t, "/no/such/program")
+	_, err := m.Run(t.Context())
+	var stopped *StoppedError
+	require.ErrorAs(t, err, &stopped)
+	require.Contains(t, stopped.Console, "start /no/such/program")
+}
+
+func TestMachineRefusesUnknownModule(t *testing.T) {
+	m, _ := machine(t, "/bin/true")
+	m.Modules = []string{"no_such_module"}
+	_, err := m.Run(t.Context())
+	require.ErrorContains(t, err, "has no module no_such_module")
+}

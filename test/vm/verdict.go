@@ -1,0 +1,135 @@
+//go:build linux
+
+package vm
+
+import (
+	"fmt"
+	"strings"
+)
+
+// A verdict is what go test said about one test and its subtests.
+type verdict struct {
+	name   string // the last element, without the parents'
+	status string // "PASS", "FAIL", "SKIP", or "" when it never came
+	took   string // as package testing prints it, "0.01s"
+	log    strings.Builder
+	sub    []*verdict
+}
+
+// A report is the parsed output of a test binary run with
+// -test.v=test2json.
+type report struct {
+	tests []*verdict
+	rest  strings.Builder // output of no test: panics, the flag package, main
+}
+
+// The marks of package testing are told from a test's output by this byte.
+const mark = "\x16"
+
+// parseReport reads what a test binary printed.
+func parseReport(output string) *report {
+	r := &report{}
+	all := map[string]*verdict{}
+	var current *verdict
+	for line := range strings.Lines(output) {
+		text, marked, isMarked := strings.Cut(line, mark)
+		// A mark follows a test's unfinished line without a newline.
+		if text != "" {
+			r.write(current, text)
+		}
+		if !isMarked {
+			continue
+		}
+		kind, name, took, ok := parseMark(strings.TrimSpace(marked))
+		switch {
+		case !ok:
+			r.write(current, marked)
+		case kind == "RUN":
+			current = r.add(all, name)
+		case kind == "NAME", kind == "CONT", kind == "PAUSE":
+			current = all[name]
+		default:
+			current = all[name]
+			if current != nil {
+				current.status, current.took = kind, took
+			}
+		}
+	}
+	return r
+}
+
+// parseMark reads "=== RUN   TestX" and "--- PASS: TestX (0.01s)".
+func parseMark(text string) (kind, name, took string, ok bool) {
+	if begin, found := strings.CutPrefix(text, "=== "); found {
+		kind, name, _ = strings.Cut(begin, " ")
+		return kind, strings.TrimSpace(name), "", true
+	}
+	end, found := strings.CutPrefix(text, "--- ")
+	if !found {
+		return "", "", "", false
+	}
+	kind, name, found = strings.Cut(end, ": ")
+	name, took, _ = strings.Cut(name, " (")
+	return kind, name, strings.TrimSuffix(took, ")"), found
+}
+
+// add makes the verdict of a test that starts, below its parent.
+func (r *report) add(all map[string]*verdict, name string) *verdict {
+	if v := all[name]; v != nil {
+		return v
+	}
+	v := &verdict{name: name}
+	all[name] = v
+	parent, own := parentOf(all, name)
+	if parent == nil {
+		r.tests = append(r.tests, v)
+		return v
+	}
+	v.name = own
+	parent.sub = append(parent.sub, v)
+	return v
+}
+
+// parentOf finds the running test that a subtest's name continues, the nearest
+// one. A subtest's own name may have slashes too.
+func parentOf(all map[string]*verdict, name string) (parent *verdict, own string) {
+	for i := len(name) - 1; i > 0; i-- {
+		if name[i] != '/' {
+			continue
+		}
+		if v := all[name[:i]]; v != nil && v.status == "" {
+			return v, name[i+1:]
+		}
+	}
+	return nil, name
+}
+
+func (r *report) write(to *verdict, text string) {
+	if to == nil {
+		r.rest.WriteString(text)
+		return
+	}
+	to.log.WriteString(text)
+}
+
+// ran says whether any test did more than skip.
+func (r *report) ran() bool {
+	for _, v := range r.tests {
+		if v.status != "SKIP" {
+			return true
+		}
+	}
+	return false
+}
+
+// problem says why a run that ended with the exit code is a failure beyond
+// what its tests say themselves, or "".
+func (r *report) problem(exitCode int) string {
+	switch {
+	case !r.ran():
+		return "no test ran"
+	case exitCode != 0:
+		return fmt.Sprintf("the tests exited with %d", exitCode)
+	}
+	return ""
+}
