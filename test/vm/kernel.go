@@ -56,11 +56,21 @@ type Image struct {
 	Release string // as uname -r says
 	Linux   string // the bootable file
 	Modules string // the folder that is /lib/modules/<release>, with modules.dep
+	tools   string // the folder that the guest's programs are unpacked in
 }
 
-// Fetch returns the kernel from the cache, downloading it first when it is not
-// there: the newest that the suites have at that time.
+// Fetch returns the kernel from the cache, after it has seen to it that all
+// that booting it takes is there: the host's packages ([Prepare]), the guest's
+// programs, and the kernel itself, the newest that the suites have at the time
+// of the download.
 func (k Kernel) Fetch(ctx context.Context, logf Logf) (*Image, error) {
+	if err := Prepare(ctx, k.Arch, logf); err != nil {
+		return nil, err
+	}
+	tools, err := fetchTools(ctx, k.Arch, logf)
+	if err != nil {
+		return nil, err
+	}
 	dir, err := cached(ctx, "kernels", k.Version+"-"+string(k.Arch), func(dir string) error {
 		return k.download(ctx, dir, logf)
 	})
@@ -80,6 +90,7 @@ func (k Kernel) Fetch(ctx context.Context, logf Logf) (*Image, error) {
 		Release: release,
 		Linux:   filepath.Join(dir, "vmlinuz"),
 		Modules: filepath.Join(dir, "lib", "modules", release),
+		tools:   tools,
 	}, nil
 }
 

@@ -4,23 +4,17 @@ package vm
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
-
-	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
 // Options say what a VM is made of. The zero value is a VM with two
@@ -67,22 +61,6 @@ type Result struct {
 	Console  string        // the end of what the kernel and init said; empty when interactive
 }
 
-// A PanicError is a panic of the guest's kernel.
-type PanicError struct {
-	Reason  string // the kernel's own line
-	Console string // the end of what it said
-}
-
-func (e *PanicError) Error() string { return "the guest's kernel panicked: " + e.Reason }
-
-// A StoppedError is a VM that ended, or was ended, before its program did.
-type StoppedError struct {
-	Reason  string
-	Console string // the end of what the kernel and init said
-}
-
-func (e *StoppedError) Error() string { return "the VM stopped early: " + e.Reason }
-
 const consoleLimit = 32 << 10
 
 // Run boots the VM, waits until it has switched itself off, and returns how
@@ -97,9 +75,6 @@ func (m *Machine) Run(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := Prepare(ctx, m.Kernel.Arch, logf); err != nil {
-		return nil, err
-	}
 	image, err := m.Kernel.Fetch(ctx, logf)
 	if err != nil {
 		return nil, err
@@ -110,80 +85,10 @@ func (m *Machine) Run(ctx context.Context) (*Result, error) {
 	}
 	defer os.RemoveAll(dir)
 	initramfs := filepath.Join(dir, "initramfs")
-	if err := m.writeInitramfs(ctx, initramfs, image, p, logf); err != nil {
+	if err := m.writeInitramfs(initramfs, image, p); err != nil {
 		return nil, err
 	}
 	return m.emulate(ctx, p, image, initramfs)
-}
-
-func (m *Machine) writeInitramfs(ctx context.Context, name string, image *Image, p platform, logf Logf) error {
-	t := newTree()
-	if err := addTools(ctx, t, m.Kernel.Arch, logf); err != nil {
-		return err
-	}
-	if err := addModules(t, image, append([]string{"dummy"}, m.Modules...)); err != nil {
-		return err
-	}
-	for guestPath, hostPath := range m.Files {
-		if err := t.copy(guestPath, hostPath); err != nil {
-			return err
-		}
-	}
-	t.file("/init", m.Init)
-	rows, cols := m.terminalSize()
-	config, err := json.Marshal(guest.Config{
-		Kernel:      m.Kernel.String(),
-		Args:        m.Args,
-		Env:         m.Env,
-		Results:     p.results,
-		Console:     p.console,
-		Interactive: m.Interactive,
-		Rows:        rows,
-		Cols:        cols,
-	})
-	if err != nil {
-		return fmt.Errorf("write init's configuration: %w", err)
-	}
-	t.data(guest.ConfigPath, config)
-	t.data("/etc/passwd", []byte("root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"))
-	t.data("/etc/group", []byte("root:x:0:\nnogroup:x:65534:\n"))
-
-	file, err := os.Create(name)
-	if err != nil {
-		return fmt.Errorf("make the initramfs: %w", err)
-	}
-	return errors.Join(t.pack(file), file.Close())
-}
-
-// terminalSize is this process's terminal's, which a serial port cannot ask
-// for.
-func (m *Machine) terminalSize() (rows, cols uint16) {
-	if !m.Interactive {
-		return 0, 0
-	}
-	size, err := unix.IoctlGetWinsize(int(os.Stdin.Fd()), unix.TIOCGWINSZ)
-	if err != nil {
-		return 0, 0
-	}
-	return size.Row, size.Col
-}
-
-func addModules(t *tree, image *Image, names []string) error {
-	files, err := image.moduleFiles(names)
-	if err != nil {
-		return err
-	}
-	indexes, err := filepath.Glob(filepath.Join(image.Modules, "modules.*"))
-	if err != nil {
-		return fmt.Errorf("list the module indexes: %w", err)
-	}
-	for _, index := range indexes {
-		files = append(files, filepath.Base(index))
-	}
-	for _, file := range files {
-		t.file(path.Join("/lib/modules", image.Release, file), filepath.Join(image.Modules, file))
-	}
-	return nil
 }
 
 func (m *Machine) arguments(p platform, image *Image, initramfs string) []string {
@@ -284,16 +189,6 @@ func (m *Machine) emulate(ctx context.Context, p platform, image *Image, initram
 	}
 	result.ExitCode = code
 	return result, nil
-}
-
-func panicLine(console string) string {
-	const mark = "Kernel panic - not syncing: "
-	_, after, found := strings.Cut(console, mark)
-	if !found {
-		return ""
-	}
-	line, _, _ := strings.Cut(after, "\n")
-	return strings.TrimSpace(line)
 }
 
 func defaultTo[T comparable](value, otherwise T) T {

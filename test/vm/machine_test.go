@@ -17,7 +17,6 @@ func machine(t *testing.T, args ...string) (*Machine, *bytes.Buffer) {
 	t.Helper()
 	t.Parallel()
 	kernel := Kernel{Version: "6.1", Suites: []string{"bookworm"}, Arch: AMD64}
-	need(t, Prepare(t.Context(), kernel.Arch, t.Logf))
 	_, err := kernel.Fetch(t.Context(), t.Logf)
 	need(t, err)
 	init, err := testBinary(t.Context(), kernel.Arch, t.TempDir())
@@ -27,14 +26,14 @@ func machine(t *testing.T, args ...string) (*Machine, *bytes.Buffer) {
 }
 
 func TestMachineReturnsOutputAndExitCode(t *testing.T) {
-	m, output := machine(t, "/bin/sh", "-c", "cat /etc/greeting; echo $NAME >&2; echo; printf unfinished; exit 7")
+	m, output := machine(t, "/bin/sh", "-c", "echo said >/dev/kmsg; cat /etc/greeting; echo $NAME >&2; echo; printf unfinished; exit 7")
 	m.Files = map[string]string{"/etc/greeting": "testdata/greeting"}
 	m.Env = []string{"NAME=value"}
 	result, err := m.Run(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, 7, result.ExitCode)
 	require.Equal(t, "hello\nvalue\n\nunfinished\n", output.String())
-	require.Contains(t, result.Console, "end of the kernel's log")
+	require.Contains(t, result.Console, "the kernel's log since the program's start:\r\nsaid")
 }
 
 func TestMachineEndsWithItsProgram(t *testing.T) {

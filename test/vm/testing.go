@@ -25,7 +25,6 @@ import (
 func Test(t *testing.T, kernel Kernel, pattern string, options Options) {
 	t.Helper()
 	ctx := t.Context()
-	need(t, Prepare(ctx, kernel.Arch, t.Logf))
 	_, err := kernel.Fetch(ctx, t.Logf)
 	need(t, err)
 	init, err := testBinary(ctx, kernel.Arch, t.TempDir())

@@ -23,23 +23,24 @@ var toolsPackages = []string{
 	"kmod", "libkmod2", "libc6", "libssl3t64", "zlib1g", "libzstd1", "liblzma5",
 }
 
-// addTools puts the guest's programs into the tree.
-func addTools(ctx context.Context, t *tree, arch Arch, logf Logf) error {
+// fetchTools returns the folder that the packages are unpacked in.
+func fetchTools(ctx context.Context, arch Arch, logf Logf) (string, error) {
 	root, err := cached(ctx, "tools", string(arch), func(dir string) error {
 		a, err := openArchive(ctx, toolsSuite, arch, logf)
 		if err != nil {
 			return err
 		}
-		logf("downloading busybox and kmod for %s from Debian %s", arch, toolsSuite)
+		logf("downloading the guest's programs for %s from Debian %s", arch, toolsSuite)
 		return a.unpack(ctx, dir, toolsPackages...)
 	})
 	if err != nil {
-		return fmt.Errorf("fetch the guest's programs: %w", err)
+		return "", fmt.Errorf("fetch the guest's programs: %w", err)
 	}
-	p, err := arch.platform()
-	if err != nil {
-		return err
-	}
+	return root, nil
+}
+
+// addTools puts the guest's programs into the tree.
+func addTools(t *tree, root string, p platform) error {
 	t.file("/usr/bin/busybox", filepath.Join(root, "usr/bin/busybox"))
 	t.file("/usr/bin/dash", filepath.Join(root, "usr/bin/dash"))
 	t.link("/usr/bin/sh", "dash")

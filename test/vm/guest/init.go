@@ -51,12 +51,16 @@ func serve() error {
 	if _, err := io.WriteString(results, ReadyLine); err != nil {
 		return fmt.Errorf("write to the results port: %w", err)
 	}
+	log, err := openKernelLog()
+	if err != nil {
+		return err
+	}
 	code, err := runChild(config, results)
 	if err != nil {
 		return err
 	}
 	if code != 0 && !config.Interactive {
-		copyKernelLog(os.Stderr)
+		log.copyTo(os.Stderr)
 	}
 	if _, err := fmt.Fprintf(results, "\n%s%d\n", ExitPrefix, code); err != nil {
 		return fmt.Errorf("write to the results port: %w", err)

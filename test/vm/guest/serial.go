@@ -4,7 +4,6 @@ package guest
 
 import (
 	"fmt"
-	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -37,16 +36,4 @@ func drain(port *os.File) error {
 		return fmt.Errorf("drain the results port: %w", err)
 	}
 	return nil
-}
-
-// copyKernelLog writes the end of the kernel's log, which the console does not
-// show because the kernel is booted quiet.
-func copyKernelLog(w io.Writer) {
-	log := make([]byte, 16<<10)
-	n, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, log)
-	if err != nil {
-		fmt.Fprintf(w, "vm init: read the kernel's log: %v\n", err)
-		return
-	}
-	fmt.Fprintf(w, "vm init: end of the kernel's log\n%s\n", log[:n])
 }

@@ -1,0 +1,77 @@
+package shell
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/peterh/liner"
+)
+
+// lineReader gives a session its lines, without their ends. Prompt returns
+// io.EOF at the end and liner.ErrPromptAborted when the line was given up.
+type lineReader interface {
+	Prompt(prompt string) (string, error)
+	AppendHistory(line string)
+}
+
+// stream is the lineReader of what is no terminal.
+type stream struct {
+	reader *bufio.Reader
+}
+
+func (s *stream) Prompt(string) (string, error) {
+	line, err := s.reader.ReadString('\n')
+	if line != "" {
+		err = nil // it comes again with the next, empty line
+	}
+	return strings.TrimRight(line, "\r\n"), err
+}
+
+func (s *stream) AppendHistory(string) {}
+
+// editor is the line editor with its history file.
+type editor struct {
+	*liner.State
+	history string
+}
+
+func newEditor(history string, fail func(error)) *editor {
+	e := &editor{State: liner.NewLiner(), history: history}
+	e.SetCtrlCAborts(true)
+	if history == "" {
+		return e
+	}
+	file, err := os.Open(history)
+	if errors.Is(err, os.ErrNotExist) {
+		return e
+	}
+	if err == nil {
+		defer file.Close()
+		_, err = e.ReadHistory(file)
+	}
+	if err != nil {
+		fail(fmt.Errorf("read history: %w", err))
+	}
+	return e
+}
+
+// close gives the terminal back and saves the history.
+func (e *editor) close(fail func(error)) {
+	if err := e.Close(); err != nil {
+		fail(fmt.Errorf("restore terminal: %w", err))
+	}
+	if e.history == "" {
+		return
+	}
+	file, err := os.OpenFile(e.history, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err == nil {
+		_, err = e.WriteHistory(file)
+		err = errors.Join(err, file.Close())
+	}
+	if err != nil {
+		fail(fmt.Errorf("save history: %w", err))
+	}
+}

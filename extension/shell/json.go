@@ -1,0 +1,86 @@
+package shell
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// jsonWriter writes one object a line, as osqueryi does.
+type jsonWriter struct {
+	w    *bytes.Buffer
+	keys []string // as JSON strings
+	rows int
+}
+
+func newJSONWriter(w *bytes.Buffer, columns []string) *jsonWriter {
+	j := &jsonWriter{w: w}
+	taken := map[string]bool{}
+	for _, column := range columns {
+		key := column
+		for n := 1; taken[key]; n++ {
+			key = fmt.Sprintf("%s:%d", column, n)
+		}
+		taken[key] = true
+		j.keys = append(j.keys, jsonString(key))
+	}
+	w.WriteString("[\n")
+	return j
+}
+
+func (j *jsonWriter) row(cells []cell) {
+	if j.rows > 0 {
+		j.w.WriteString(",\n")
+	}
+	j.rows++
+	j.w.WriteString("  {")
+	for i, c := range cells {
+		if i > 0 {
+			j.w.WriteString(",")
+		}
+		j.w.WriteString(j.keys[i] + ":")
+		if c.null {
+			j.w.WriteString("null")
+		} else {
+			j.w.WriteString(jsonString(c.text))
+		}
+	}
+	j.w.WriteString("}")
+}
+
+func (j *jsonWriter) end() {
+	if j.rows > 0 {
+		j.w.WriteString("\n")
+	}
+	j.w.WriteString("]\n")
+}
+
+// jsonString differs from encoding/json in what it does for terminals and for
+// evidence: all characters that act are escaped, not those below U+0020 alone,
+// and a byte that is not UTF-8 is kept as the text \xNN.
+func jsonString(text string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for len(text) > 0 {
+		r, size := utf8.DecodeRuneInString(text)
+		switch {
+		case r == utf8.RuneError && size == 1:
+			fmt.Fprintf(&b, `\\x%02x`, text[0])
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r > 0xffff && acts(r):
+			high, low := utf16.EncodeRune(r)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, high, low)
+		case acts(r):
+			fmt.Fprintf(&b, `\u%04x`, r)
+		default:
+			b.WriteString(text[:size])
+		}
+		text = text[size:]
+	}
+	b.WriteByte('"')
+	return b.String()
+}

@@ -1,0 +1,157 @@
+package shell
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery/extension/virtualtable"
+)
+
+const historyVariable = "SHELL_TEST_HISTORY"
+
+// TestMain is the shell itself where a test started this binary on a terminal.
+func TestMain(m *testing.M) {
+	history, ok := os.LookupEnv(historyVariable)
+	if !ok {
+		os.Exit(m.Run())
+	}
+	ctx := context.Background()
+	slow := events{began: func() { fmt.Println("waiting for rows") }}
+	db, err := virtualtable.Open(ctx, slow)
+	if err == nil {
+		err = Run(ctx, db, Options{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, HistoryFile: history})
+	}
+	fmt.Println("ended:", err)
+}
+
+// terminal is the person's side of a pseudo-terminal.
+type terminal struct {
+	t    *testing.T
+	file *os.File
+	seen string
+}
+
+// openTerminal returns both sides of a new pseudo-terminal.
+func openTerminal(t *testing.T) (*terminal, *os.File) {
+	t.Helper()
+	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { person.Close() })
+	fd := int(person.Fd())
+	require.NoError(t, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
+	number, err := unix.IoctlGetUint32(fd, unix.TIOCGPTN)
+	require.NoError(t, err)
+	require.NoError(t, unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80}))
+	program, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	require.NoError(t, err)
+	return &terminal{t: t, file: person}, program
+}
+
+// await reads until the text appears and forgets everything up to its end.
+func (x *terminal) await(text string) {
+	x.t.Helper()
+	buffer := make([]byte, 4096)
+	for {
+		if _, rest, found := strings.Cut(x.seen, text); found {
+			x.seen = rest
+			return
+		}
+		n, err := x.file.Read(buffer)
+		require.NoError(x.t, err, "waiting for %q, saw %q", text, x.seen)
+		x.seen += string(buffer[:n])
+	}
+}
+
+// awaitPrompt waits until the editor reads keys: before, Ctrl-C is a signal.
+func (x *terminal) awaitPrompt(prompt string) {
+	x.t.Helper()
+	x.await(prompt)
+	for {
+		mode, err := unix.IoctlGetTermios(int(x.file.Fd()), unix.TCGETS)
+		require.NoError(x.t, err)
+		if mode.Lflag&unix.ISIG == 0 {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func (x *terminal) enter(keys string) {
+	x.t.Helper()
+	_, err := x.file.WriteString(keys)
+	require.NoError(x.t, err)
+}
+
+func start(t *testing.T, history string) (*terminal, *exec.Cmd) {
+	t.Helper()
+	person, program := openTerminal(t)
+	shell := exec.CommandContext(t.Context(), os.Args[0])
+	shell.Env = append(os.Environ(), historyVariable+"="+history, "TERM=xterm")
+	shell.Stdin, shell.Stdout, shell.Stderr = program, program, program
+	shell.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	require.NoError(t, shell.Start())
+	require.NoError(t, program.Close())
+	return person, shell
+}
+
+func TestShellOnTerminal(t *testing.T) {
+	history := filepath.Join(t.TempDir(), "history")
+
+	person, shell := start(t, history)
+	person.awaitPrompt(promptFirst)
+	person.enter("SELECT 40 + 2\r")
+	person.awaitPrompt(promptNext)
+	person.enter("AS answer;\r")
+	person.await("| answer |\r\n+--------+\r\n| 42     |\r\n")
+
+	person.awaitPrompt(promptFirst)
+	person.enter("SELECT 'given up\r")
+	person.awaitPrompt(promptNext)
+	person.enter("\x03")
+	person.awaitPrompt(promptFirst)
+
+	person.enter("SELECT time FROM events;\r")
+	person.await("waiting for rows")
+	person.enter("\x03")
+	person.await("error: interrupted")
+
+	person.awaitPrompt(promptFirst)
+	person.enter("\x04")
+	person.await("ended: <nil>")
+	require.NoError(t, shell.Wait())
+
+	kept, err := os.ReadFile(history)
+	require.NoError(t, err)
+	require.Equal(t, "SELECT 40 + 2\nAS answer;\nSELECT 'given up\nSELECT time FROM events;\n", string(kept))
+	info, err := os.Stat(history)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+
+	person, shell = start(t, history)
+	person.awaitPrompt(promptFirst)
+	person.enter("\x10\x10\x10") // up, to the second line
+	person.await("AS answer;")
+	person.enter("\x15.quit\r")
+	person.await("ended: <nil>")
+	require.NoError(t, shell.Wait())
+}
+
+func TestHistoryThatCannotBeUsed(t *testing.T) {
+	person, shell := start(t, t.TempDir())
+	person.await("error: read history: ")
+	person.awaitPrompt(promptFirst)
+	person.enter("\x04")
+	person.await("error: save history: ")
+	person.await("ended: <nil>")
+	require.NoError(t, shell.Wait())
+}

@@ -1,0 +1,48 @@
+package virtualtable
+
+import (
+	"slices"
+	"strings"
+
+	"modernc.org/sqlite"
+)
+
+// allowed are the actions that osquery lets a query do
+// (osquery/sql/sqlite_util.h), less those that would make or drop virtual
+// tables. Above all ATTACH is not among them: no query reaches a file.
+var allowed = []sqlite.AuthorizerActionCode{
+	sqlite.AuthRead,
+	sqlite.AuthSelect,
+	sqlite.AuthInsert,
+	sqlite.AuthUpdate,
+	sqlite.AuthDelete,
+	sqlite.AuthCreateView,
+	sqlite.AuthDropView,
+	sqlite.AuthCreateTable,
+	sqlite.AuthDropTable,
+	sqlite.AuthCreateTempTable,
+	sqlite.AuthDropTempTable,
+	sqlite.AuthCreateTempView,
+	sqlite.AuthDropTempView,
+	sqlite.AuthFunction,
+	sqlite.AuthRecursive,
+	sqlite.AuthTransaction,
+	sqlite.AuthSavepoint,
+}
+
+var allowedPragmas = []string{
+	"case_sensitive_like",
+	"collation_list",
+	"function_list",
+	"journal_mode",
+	"table_info",
+	"table_xinfo",
+}
+
+func authorize(action sqlite.AuthorizerActionCode, arg, _, _, _ string) sqlite.AuthorizerReturnCode {
+	if slices.Contains(allowed, action) ||
+		action == sqlite.AuthPragma && slices.Contains(allowedPragmas, strings.ToLower(arg)) {
+		return sqlite.AuthorizerOK
+	}
+	return sqlite.AuthorizerDeny
+}

@@ -1,0 +1,70 @@
+package virtualtable
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+
+	"github.com/osquery/osquery-go/gen/osquery"
+	"modernc.org/sqlite/vtab"
+)
+
+// cursor walks the rows of one reply.
+type cursor struct {
+	table *table
+	rows  osquery.ExtensionPluginResponse
+	row   int
+}
+
+func (c *cursor) Filter(_ int, index string, values []vtab.Value) error {
+	c.rows, c.row = nil, 0
+	var p plan
+	if err := json.Unmarshal([]byte(index), &p); err != nil {
+		return fmt.Errorf("decode plan: %w", err)
+	}
+	if c.table.usesRequired(math.MaxUint64) && !c.table.hasRequired(p.Terms) {
+		return fmt.Errorf("table %s was queried without a required column in the WHERE clause", c.table.plugin.Name())
+	}
+	request, err := generateRequest(c.table.columns, p, values)
+	if err != nil {
+		return err
+	}
+	c.rows, err = call(c.table.session.ctx, c.table.plugin, request)
+	return err
+}
+
+func (c *cursor) Next() error {
+	c.row++
+	return nil
+}
+
+func (c *cursor) Eof() bool { return c.row >= len(c.rows) }
+
+func (c *cursor) Column(i int) (vtab.Value, error) {
+	column := c.table.columns[i]
+	text, ok := c.rows[c.row][column.name]
+	if !ok {
+		return nil, nil
+	}
+	return columnValue(column.kind, text), nil
+}
+
+// Rowid is the row's own rowid, or its position in this reply where it has
+// none: two replies then share rowids, and SQLite takes rows that share one
+// for the same row when it joins the replies of an OR.
+func (c *cursor) Rowid() (int64, error) {
+	text, ok := c.rows[c.row]["rowid"]
+	if !ok {
+		return int64(c.row), nil
+	}
+	id, ok := parseInteger(text, 10)
+	if !ok {
+		return 0, fmt.Errorf("read rowid %q: no integer", text)
+	}
+	return id, nil
+}
+
+func (c *cursor) Close() error {
+	c.rows = nil
+	return nil
+}

@@ -1,0 +1,115 @@
+package virtualtable
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/osquery/osquery-go/gen/osquery"
+	"modernc.org/sqlite"
+)
+
+// A Plugin is an osquery table, in this process or behind a Thrift client.
+// Call is used by several goroutines at once when several connections of one
+// database run queries, and must return soon after its context is done.
+type Plugin interface {
+	Name() string
+	Call(ctx context.Context, request osquery.ExtensionPluginRequest) osquery.ExtensionResponse
+}
+
+// Open returns an in-memory database with one virtual table for each plugin,
+// named after it. The columns are asked for once, here, under ctx; later calls
+// run under the context of the query that needs them.
+//
+// Each connection of the database's pool has a database of its own with all
+// the tables: a view or temporary table made on one is unknown to the others,
+// so who needs such things pins a connection with [sql.DB.Conn].
+//
+// The caller closes the database. The SQLite driver keeps the plugins
+// reachable for the life of the process even then, so a long-lived process
+// opens few.
+func Open(ctx context.Context, plugins ...Plugin) (*sql.DB, error) {
+	c := &connector{driver: new(sqlite.Driver), sessions: make(map[string]*session)}
+	for _, plugin := range plugins {
+		columns, err := readColumns(ctx, plugin)
+		if err != nil {
+			return nil, err
+		}
+		m := &module{plugin: plugin, columns: columns, session: c.session}
+		if err := c.driver.RegisterModule(plugin.Name(), m); err != nil {
+			return nil, fmt.Errorf("register table %s: %w", plugin.Name(), err)
+		}
+		c.tables = append(c.tables, plugin.Name())
+	}
+	db := sql.OpenDB(c)
+	if err := db.PingContext(ctx); err != nil {
+		db.Close()
+		return nil, err
+	}
+	return db, nil
+}
+
+// connector opens the connections of one database. It is its own driver's only
+// user, so that databases with tables of the same name do not meet.
+type connector struct {
+	driver *sqlite.Driver
+	tables []string
+
+	mu       sync.Mutex
+	opened   int
+	sessions map[string]*session
+}
+
+func (c *connector) Driver() driver.Driver { return c.driver }
+
+func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
+	opened, err := c.driver.Open(":memory:")
+	if err != nil {
+		return nil, fmt.Errorf("open in-memory database: %w", err)
+	}
+	id, s := c.newSession(ctx)
+	cn := &conn{sqliteConn: opened.(sqliteConn), session: s, forget: func() { c.forget(id) }}
+	for _, table := range c.tables {
+		// osquery, too, attaches its tables to the temp schema.
+		create := fmt.Sprintf("CREATE VIRTUAL TABLE temp.%s USING %[1]s(%s)", quote(table), id)
+		if _, err := cn.ExecContext(ctx, create, nil); err != nil {
+			cn.Close()
+			return nil, fmt.Errorf("attach table %s: %w", table, err)
+		}
+	}
+	if err := cn.RegisterAuthorizer(authorize); err != nil {
+		cn.Close()
+		return nil, fmt.Errorf("set authorizer: %w", err)
+	}
+	return cn, nil
+}
+
+func (c *connector) newSession(ctx context.Context) (id string, s *session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.opened++
+	id, s = strconv.Itoa(c.opened), &session{ctx: ctx}
+	c.sessions[id] = s
+	return id, s
+}
+
+func (c *connector) session(id string) *session {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sessions[id]
+}
+
+func (c *connector) forget(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.sessions, id)
+}
+
+// quote writes an SQL identifier.
+func quote(name string) string {
+	return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
+}

@@ -1,0 +1,120 @@
+package virtualtable
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"modernc.org/sqlite/vtab"
+)
+
+// operators gives SQLite's constraint operators the numbers that osquery
+// passes on, which are SQLite's own.
+var operators = map[vtab.ConstraintOp]int{
+	vtab.OpEQ:        2,
+	vtab.OpGT:        4,
+	vtab.OpLE:        8,
+	vtab.OpLT:        16,
+	vtab.OpGE:        32,
+	vtab.OpMATCH:     64,
+	vtab.OpLIKE:      65,
+	vtab.OpGLOB:      66,
+	vtab.OpREGEXP:    67,
+	vtab.OpNE:        68,
+	vtab.OpISNOT:     69,
+	vtab.OpISNOTNULL: 70,
+	vtab.OpISNULL:    71,
+	vtab.OpIS:        72,
+	vtab.OpLIMIT:     73,
+	vtab.OpOFFSET:    74,
+}
+
+// Costs as osquery gives them to SQLite's planner.
+const (
+	costScan       = 1e6 // no constraint that the plugin could use, or a required one missing
+	costConstraint = 1   // at least one constraint goes to the plugin
+	costUnordered  = 10  // added for each comparison of text by order
+)
+
+// A plan says what one way of reading the table passes to the plugin. It
+// travels from BestIndex to Filter as SQLite's index string, so that the table
+// remembers nothing between statements.
+type plan struct {
+	Terms []term `json:"terms"` // one for each value that Filter gets
+	Used  uint64 `json:"used"`  // sqlite3_index_info.colUsed
+}
+
+type term struct {
+	Column int `json:"column"`
+	Op     int `json:"op"`
+}
+
+// BestIndex hands every constraint on an indexed, required or additional
+// column to the plugin. It claims neither order nor that a constraint is met:
+// SQLite checks each row again.
+func (t *table) BestIndex(info *vtab.IndexInfo) error {
+	p := plan{Terms: []term{}, Used: info.ColUsed}
+	cost := float64(costScan)
+	for i := range info.Constraints {
+		c := &info.Constraints[i]
+		if !c.Usable || c.Column < 0 || c.Column >= len(t.columns) {
+			continue
+		}
+		op, known := operators[c.Op]
+		if !known {
+			continue
+		}
+		col := t.columns[c.Column]
+		if col.kind == typeText && ordering(c.Op) {
+			cost += costUnordered
+			continue
+		}
+		if !col.pushed() {
+			continue
+		}
+		cost = costConstraint
+		c.ArgIndex = len(p.Terms)
+		p.Terms = append(p.Terms, term{Column: c.Column, Op: op})
+	}
+	if t.usesRequired(p.Used) && !t.hasRequired(p.Terms) {
+		cost = costScan
+	}
+	encoded, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("encode plan: %w", err)
+	}
+	info.IdxStr = string(encoded)
+	info.EstimatedCost = cost
+	return nil
+}
+
+// ordering tells whether op is one of those that osquery does not pass on for
+// text columns.
+func ordering(op vtab.ConstraintOp) bool {
+	return op == vtab.OpLT || op == vtab.OpLE || op == vtab.OpGT || op == vtab.OpGE
+}
+
+// used tells whether a statement reads column i. SQLite has one bit for each
+// of the first 63 columns; bit 63 stands for all others.
+func used(mask uint64, i int) bool {
+	return mask&(1<<min(i, 63)) != 0
+}
+
+func (t *table) usesRequired(mask uint64) bool {
+	for i, c := range t.columns {
+		if c.effective()&optionRequired != 0 && used(mask, i) {
+			return true
+		}
+	}
+	return false
+}
+
+// hasRequired tells whether a required column is constrained. osquery asks for
+// one of them, not for all.
+func (t *table) hasRequired(terms []term) bool {
+	for _, term := range terms {
+		if t.columns[term.Column].effective()&optionRequired != 0 {
+			return true
+		}
+	}
+	return false
+}

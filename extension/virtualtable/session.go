@@ -1,0 +1,80 @@
+package virtualtable
+
+import (
+	"context"
+	"database/sql/driver"
+
+	"modernc.org/sqlite"
+)
+
+// session carries the context of the statement that runs on a connection to
+// the tables that it reads: SQLite's virtual table methods are given none.
+// It needs no lock, because database/sql uses a connection from one goroutine
+// at a time and a table is read only while its connection is used.
+type session struct {
+	ctx context.Context
+}
+
+// sqliteConn is what the SQLite driver's connections can do and database/sql
+// or this package make use of.
+type sqliteConn interface {
+	driver.Conn
+	driver.ConnBeginTx
+	driver.ConnPrepareContext
+	driver.ExecerContext
+	driver.Pinger
+	driver.QueryerContext
+	driver.SessionResetter
+	driver.Validator
+	sqlite.AuthorizerRegisterer
+}
+
+type conn struct {
+	sqliteConn
+	session *session
+	forget  func()
+}
+
+func (c *conn) Close() error {
+	defer c.forget()
+	return c.sqliteConn.Close()
+}
+
+func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	c.session.ctx = ctx
+	return c.sqliteConn.ExecContext(ctx, query, args)
+}
+
+func (c *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	c.session.ctx = ctx
+	return c.sqliteConn.QueryContext(ctx, query, args)
+}
+
+func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	prepared, err := c.sqliteConn.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return &stmt{sqliteStmt: prepared.(sqliteStmt), session: c.session}, nil
+}
+
+type sqliteStmt interface {
+	driver.Stmt
+	driver.StmtExecContext
+	driver.StmtQueryContext
+}
+
+type stmt struct {
+	sqliteStmt
+	session *session
+}
+
+func (s *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	s.session.ctx = ctx
+	return s.sqliteStmt.ExecContext(ctx, args)
+}
+
+func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	s.session.ctx = ctx
+	return s.sqliteStmt.QueryContext(ctx, args)
+}

@@ -1,0 +1,195 @@
+package tables
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/osquery/osquery-go/plugin/table"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// A query is what osquery asks of one call: the constraints of the WHERE
+// clause and the columns that the query looks at.
+type query struct {
+	constraints []columnConstraints
+	used        []string
+	everything  bool // osquery did not say what is used
+}
+
+type columnConstraints struct {
+	name string
+	list []table.Constraint
+}
+
+// unreadable stands for a constraint that is not in the form osquery sends.
+const unreadable table.Operator = -1
+
+// parseQuery reads the context JSON of a generate request. Only JSON that is
+// no such context at all is an error.
+func parseQuery(context string) (query, error) {
+	if context == "" {
+		return query{everything: true}, nil
+	}
+	var parsed struct {
+		Constraints []struct {
+			Name string          `json:"name"`
+			List json.RawMessage `json:"list"`
+		} `json:"constraints"`
+		ColsUsed *[]string `json:"colsUsed"`
+	}
+	if err := json.Unmarshal([]byte(context), &parsed); err != nil {
+		return query{}, err
+	}
+	q := query{everything: parsed.ColsUsed == nil}
+	if !q.everything {
+		q.used = *parsed.ColsUsed
+	}
+	for _, column := range parsed.Constraints {
+		// A column may come twice, and a list that is empty is a string.
+		var list []json.RawMessage
+		if json.Unmarshal(column.List, &list) != nil {
+			continue
+		}
+		constraints := columnConstraints{name: column.Name}
+		for _, item := range list {
+			constraints.list = append(constraints.list, parseConstraint(item))
+		}
+		q.constraints = append(q.constraints, constraints)
+	}
+	return q, nil
+}
+
+// parseConstraint reads one constraint. Its operator is a number, and was a
+// string before osquery 3.
+func parseConstraint(item json.RawMessage) table.Constraint {
+	var parsed struct {
+		Op   any     `json:"op"`
+		Expr *string `json:"expr"`
+	}
+	if json.Unmarshal(item, &parsed) != nil || parsed.Expr == nil {
+		return table.Constraint{Operator: unreadable}
+	}
+	op, err := strconv.Atoi(fmt.Sprint(parsed.Op))
+	if err != nil {
+		return table.Constraint{Operator: unreadable}
+	}
+	return table.Constraint{Operator: table.Operator(op), Expression: *parsed.Expr}
+}
+
+// uses reports whether the query looks at a column.
+func (q query) uses(column string) bool {
+	return q.everything || slices.Contains(q.used, column)
+}
+
+// usesNothing reports whether the rows themselves do not matter, as for
+// count(*).
+func (q query) usesNothing() bool { return !q.everything && len(q.used) == 0 }
+
+// conditions turns the constraints into those that the store can answer.
+// eventColumn gives the event's column for one of the table's, and false where
+// there is none.
+func (q query) conditions(eventColumn func(string) (kmodquery.Column, bool)) []kmodquery.Condition {
+	var conditions []kmodquery.Condition
+	for _, constraints := range q.constraints {
+		column, ok := eventColumn(constraints.name)
+		if ok {
+			conditions = append(conditions, columnConditions(column, constraints.list)...)
+		}
+	}
+	return conditions
+}
+
+// columnConditions turns the constraints on one column into conditions. Those
+// of equality are alternatives, because osquery sends an IN so: when one of
+// them cannot be answered, none may be asked.
+func columnConditions(column kmodquery.Column, list []table.Constraint) []kmodquery.Condition {
+	var conditions []kmodquery.Condition
+	var equal []any
+	allEqual := true
+	for _, constraint := range list {
+		expression := constraint.Expression
+		switch constraint.Operator {
+		case table.OperatorEquals:
+			value, ok := equalValue(column, expression)
+			equal, allEqual = append(equal, value), allEqual && ok
+		case unreadable:
+			allEqual = false
+		case table.OperatorGreaterThan:
+			conditions = appendBound(conditions, column, kmodquery.Greater, expression)
+		case table.OperatorGreaterThanOrEquals:
+			conditions = appendBound(conditions, column, kmodquery.GreaterOrEqual, expression)
+		case table.OperatorLessThan:
+			conditions = appendBound(conditions, column, kmodquery.Less, expression)
+		case table.OperatorLessThanOrEquals:
+			conditions = appendBound(conditions, column, kmodquery.LessOrEqual, expression)
+		}
+	}
+	if len(equal) > 0 && allEqual {
+		conditions = append(conditions, kmodquery.Condition{Column: column.Name, Op: kmodquery.Equal, Values: equal})
+	}
+	return conditions
+}
+
+// exactDigits is the bound below which a whole number is itself in the 15
+// digits that SQLite writes of a float.
+const exactDigits = 1e15
+
+func equalValue(column kmodquery.Column, expression string) (any, bool) {
+	if !column.Number {
+		return expression, plain(expression)
+	}
+	value, ok := parseNumber(expression)
+	if float, isFloat := value.(float64); isFloat && math.Abs(float) >= exactDigits {
+		return nil, false
+	}
+	return value, ok
+}
+
+// appendBound adds an inequality. Text is left out: its order depends on the
+// asker's collation.
+func appendBound(conditions []kmodquery.Condition, column kmodquery.Column, op kmodquery.Op, expression string) []kmodquery.Condition {
+	value, ok := parseNumber(expression)
+	if !ok || !column.Number {
+		return conditions
+	}
+	if float, isFloat := value.(float64); isFloat {
+		// What was asked may differ from what arrives by a rounding to 15
+		// digits, so the bound moves out by as much.
+		slack := math.Abs(float) * 1e-14
+		if op == kmodquery.Greater || op == kmodquery.GreaterOrEqual {
+			value = float - slack
+		} else {
+			value = float + slack
+		}
+	}
+	return append(conditions, kmodquery.Condition{Column: column.Name, Op: op, Values: []any{value}})
+}
+
+// parseNumber reads a number as SQLite writes one: an int64, else a finite
+// float64. Go's other notations are refused, since SQLite takes them for text.
+func parseNumber(expression string) (any, bool) {
+	if integer, err := strconv.ParseInt(expression, 10, 64); err == nil {
+		return integer, true
+	}
+	if strings.Trim(expression, "+-.0123456789eE") != "" {
+		return nil, false
+	}
+	float, err := strconv.ParseFloat(expression, 64)
+	return float, err == nil
+}
+
+// plain reports whether a cell shows exactly this text for exactly these bytes
+// (see cell), so that the two can be compared in the store.
+func plain(text string) bool {
+	for i := range len(text) {
+		if text[i] < ' ' || text[i] > '~' || text[i] == '\\' {
+			return false
+		}
+	}
+	return true
+}

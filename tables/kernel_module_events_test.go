@@ -1,0 +1,115 @@
+package tables
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"testing"
+
+	"github.com/osquery/osquery-go/gen/osquery"
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+func TestEventColumnsAreThoseOfAnEvent(t *testing.T) {
+	var names []string
+	for _, definition := range eventColumns {
+		names = append(names, definition.Name)
+		require.NotEmpty(t, definition.Description)
+	}
+	var want []string
+	for _, column := range kmodquery.EventColumns() {
+		want = append(want, column.Name)
+	}
+	require.Equal(t, want, names)
+}
+
+// osquery makes an index of a column without options, and none of the hidden
+// and local ones gets constraints.
+func TestEveryColumnStatesItsOptions(t *testing.T) {
+	indexedEvents := []string{}
+	for _, p := range Plugins(testConfig(t)) {
+		for _, route := range p.Routes() {
+			require.Contains(t, []string{"9", "12", "8", "16"}, route["op"], route["name"])
+			require.Contains(t, []string{"BIGINT", "TEXT"}, route["type"], route["name"])
+			if route["op"] == "9" && p.Name() == "kernel_module_events" {
+				indexedEvents = append(indexedEvents, route["name"])
+			}
+			if route["op"] == "16" {
+				require.Equal(t, "raw", route["name"])
+			}
+		}
+	}
+	require.Equal(t, []string{"time", "eid", "event_name", "source", "load_id", "name", "path", "sha256", "pid", "container_id"}, indexedEvents)
+}
+
+func TestEventsShowEveryColumn(t *testing.T) {
+	c := testConfig(t, full())
+	want := map[string]string{"rowid": "1"}
+	event := full()
+	event.EID = 1
+	for _, column := range kmodquery.EventColumns() {
+		put(want, column.Name, column, &event)
+	}
+	require.Len(t, want, len(eventColumns)+1)
+	for _, context := range []string{"", "{}", `{"constraints":[]}`, `{"colsUsed":null}`} {
+		require.Equal(t, []map[string]string{want}, rowsOf(t, c, "kernel_module_events", context), context)
+	}
+}
+
+func TestEventsShowNothingThatIsUnknownOrUnused(t *testing.T) {
+	c := testConfig(t, kmodquery.Event{Time: 10, Name: "dummy", Params: ptr("")}, full())
+	require.Equal(t, []map[string]string{
+		{"rowid": "2", "name": "text of name", "params": "text of params", "result": strconv.FormatInt(*full().Result, 10)},
+		{"rowid": "1", "name": "dummy", "params": ""},
+	}, rowsOf(t, c, "kernel_module_events", contextJSON(t, []string{"name", "params", "result", "no_such"})))
+}
+
+func TestAQuerySeesWhatHappenedBeforeIt(t *testing.T) {
+	for _, table := range []string{"kernel_module_events", "kernel_module_findings"} {
+		t.Run(table, func(t *testing.T) {
+			for _, used := range [][]string{nil, {}, {"name"}} {
+				c := testConfig(t, kmodquery.Event{EventName: "init_module", Source: "ebpf"})
+				require.Len(t, rowsOf(t, c, table, contextJSON(t, used)), 1)
+			}
+			c := testConfig(t)
+			c.Recorder.(*recorder).err = errors.New("ring is stuck")
+			require.Equal(t, "error generating table: wait for events under way: ring is stuck", errorOf(t, c, table, "{}"))
+		})
+	}
+}
+
+// countOnly is a store that can count and must not be read.
+type countOnly struct {
+	Store
+	rows int64
+}
+
+func (s countOnly) Count(context.Context, kmodquery.Filter) (int64, error) { return s.rows, nil }
+
+func TestAMillionEventsAreCountedWithoutReadingThem(t *testing.T) {
+	c := testConfig(t)
+	c.Store = countOnly{rows: 1_000_000}
+	c.ReplyBytes = 1
+	rows := rowsOf(t, c, "kernel_module_events", contextJSON(t, []string{}))
+	require.Len(t, rows, 1_000_000)
+	require.Empty(t, rows[0])
+	require.Empty(t, rows[999_999])
+}
+
+func TestCountingAsksForTheConstraintsToo(t *testing.T) {
+	c := testConfig(t, kmodquery.Event{Time: 1}, kmodquery.Event{Time: 2})
+	require.Len(t, rowsOf(t, c, "kernel_module_events", contextJSON(t, []string{}, constraint{"time", "2", 2})), 1)
+}
+
+func TestOtherActions(t *testing.T) {
+	p := pluginNamed(t, testConfig(t), "kernel_module_events")
+	require.Equal(t, "table", p.RegistryName())
+	require.Zero(t, p.Ping().Code)
+	columns := p.Call(t.Context(), osquery.ExtensionPluginRequest{"action": "columns"})
+	require.Equal(t, p.Routes(), columns.Response)
+	require.EqualValues(t, 1, p.Call(t.Context(), osquery.ExtensionPluginRequest{"action": "drop"}).Status.Code)
+	bad := p.Call(t.Context(), osquery.ExtensionPluginRequest{"action": "generate", "context": "{"})
+	require.Equal(t, "error parsing context JSON: unexpected end of JSON input", bad.Status.Message)
+}

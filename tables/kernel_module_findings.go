@@ -1,0 +1,224 @@
+package tables
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/osquery/osquery-go/plugin/table"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// kernelModuleFindings is the table of what the signatures accept. Findings
+// are evaluated anew with each query; nothing about them is stored.
+func kernelModuleFindings(c Config) definition {
+	f := findings{config: c}
+	definitions := make([]table.ColumnDefinition, len(findingColumns))
+	for i, column := range findingColumns {
+		definitions[i] = column.ColumnDefinition
+	}
+	return definition{
+		name:        "kernel_module_findings",
+		description: "Detections: one row for each event that a signature accepts",
+		examples: []string{
+			"SELECT time, signature_id, reason, path, sha256 FROM kernel_module_findings WHERE time > strftime('%s', 'now') - 3600",
+			"SELECT external_id, severity, count(*) FROM kernel_module_findings GROUP BY external_id, severity",
+			"SELECT reason, event FROM kernel_module_findings WHERE origin = 'memfd'",
+		},
+		columns:  definitions,
+		generate: f.generate,
+	}
+}
+
+// wholeEvent is the column that shows all of the event.
+const wholeEvent = "event"
+
+// A findingColumn is one column of the table: the value of a finding or, where
+// there is none, a column of its event.
+type findingColumn struct {
+	table.ColumnDefinition
+	value func(*kmodquery.Finding) string // "" is NULL
+	event kmodquery.Column
+}
+
+var findingColumns = []findingColumn{
+	ofFinding(text("signature_id", local, "The signature that accepted the event"),
+		func(f *kmodquery.Finding) string { return f.ID }),
+	ofFinding(text("signature_version", local, "Version of the signature"),
+		func(f *kmodquery.Finding) string { return f.Version }),
+	ofFinding(text("signature_name", local, "Title of the signature"),
+		func(f *kmodquery.Finding) string { return f.Name }),
+	ofFinding(text("event_name", local, "Name of the detection; the event's own name is in trigger"),
+		func(f *kmodquery.Finding) string { return f.EventName }),
+	ofFinding(text("description", local, "What the signature detects and why it matters"),
+		func(f *kmodquery.Finding) string { return f.Description }),
+	ofFinding(number("severity", local, "Threat level that the signature gives, rising; 2 is moderate"),
+		func(f *kmodquery.Finding) string { return strconv.FormatInt(f.Severity, 10) }),
+	ofFinding(text("category", local, "Tactic that the technique serves, such as persistence"),
+		func(f *kmodquery.Finding) string { return f.Category }),
+	ofFinding(text("technique", local, "Name of the MITRE ATT&CK technique"),
+		func(f *kmodquery.Finding) string { return f.Technique }),
+	ofFinding(text("kubernetes_technique", local, "Name of the technique in the threat matrix for Kubernetes, or N/A"),
+		func(f *kmodquery.Finding) string { return f.KubernetesTechnique }),
+	ofFinding(text("attack_id", local, "STIX id of the ATT&CK technique (attack-pattern--...)"),
+		func(f *kmodquery.Finding) string { return f.AttackID }),
+	ofFinding(text("external_id", local, "Number of the ATT&CK technique, such as T1547.006"),
+		func(f *kmodquery.Finding) string { return f.ExternalID }),
+	ofFinding(text("data", local, "What the signature adds to the event, as JSON; NULL if it adds nothing"),
+		func(f *kmodquery.Finding) string { return cell(f.Data) }),
+	ofFinding(text("reason", local, "Why this event is a finding, in one sentence"),
+		func(f *kmodquery.Finding) string { return cell(f.Reason) }),
+	ofTrigger("eid"),
+	ofTrigger("time"),
+	trigger(),
+	ofTrigger("load_id"),
+	ofTrigger("name"),
+	ofTrigger("path"),
+	ofTrigger("origin"),
+	ofTrigger("sha256"),
+	ofTrigger("signature_status"),
+	ofTrigger("signer"),
+	ofTrigger("result"),
+	ofTrigger("pid"),
+	ofTrigger("process_path"),
+	ofTrigger("cmdline"),
+	ofTrigger("uid"),
+	ofTrigger("auid"),
+	ofTrigger("container_id"),
+	ofTrigger("source"),
+	ofFinding(text(wholeEvent, local, "The whole event as a JSON object with the columns of kernel_module_events; unknown ones are left out"),
+		func(f *kmodquery.Finding) string { return object(f.Event) }),
+}
+
+func ofFinding(definition table.ColumnDefinition, value func(*kmodquery.Finding) string) findingColumn {
+	return findingColumn{ColumnDefinition: definition, value: value}
+}
+
+// ofTrigger is a column of the event, as in kernel_module_events.
+func ofTrigger(name string) findingColumn {
+	event, _ := kmodquery.EventColumn(name)
+	return findingColumn{ColumnDefinition: eventColumn(name), event: event}
+}
+
+// trigger is the event's event_name, which a finding has one of its own of.
+func trigger() findingColumn {
+	column := ofTrigger("event_name")
+	column.Name = "trigger"
+	return column
+}
+
+// findingEventColumn finds the event's column behind one of the table's.
+func findingEventColumn(name string) (kmodquery.Column, bool) {
+	for _, column := range findingColumns {
+		if column.Name == name {
+			return column.event, column.value == nil
+		}
+	}
+	return kmodquery.Column{}, false
+}
+
+type findings struct{ config Config }
+
+func (f findings) generate(ctx context.Context, q query) ([]map[string]string, error) {
+	if err := f.config.Recorder.Sync(ctx); err != nil {
+		return nil, fmt.Errorf("wait for events under way: %w", err)
+	}
+	// What matching looks at, for all signatures in one pass.
+	columns := []string{"event_name"}
+	var names []any
+	for _, signature := range f.config.Signatures {
+		columns = append(columns, signature.Columns...)
+		for _, name := range signature.Events {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return nil, nil
+	}
+	v := view{
+		filter: kmodquery.Filter{
+			Conditions: append(q.conditions(findingEventColumn),
+				kmodquery.Condition{Column: "event_name", Op: kmodquery.Equal, Values: names}),
+			Columns: columns,
+		},
+		count:        func(e *kmodquery.Event) int { return len(f.match(e)) },
+		countColumns: columns,
+	}
+	if q.usesNothing() {
+		var n int64
+		err := f.config.Store.Events(ctx, v.filter, func(e *kmodquery.Event) error {
+			n += int64(v.count(e))
+			return nil
+		})
+		return empty(n), err
+	}
+	var used []findingColumn
+	for _, column := range findingColumns {
+		if q.uses(column.Name) {
+			used = append(used, column)
+		}
+	}
+	v.filter.Columns = eventColumnsFor(used, columns)
+	v.rows = func(e *kmodquery.Event) []map[string]string {
+		matches := f.match(e)
+		rows := make([]map[string]string, len(matches))
+		for i, match := range matches {
+			rows[i] = findingRow(&match.Finding, used)
+			rows[i][rowidKey] = strconv.FormatInt(e.EID*int64(len(f.config.Signatures))+match.signature, 10)
+		}
+		return rows
+	}
+	return collect(ctx, f.config.Store, f.config.ReplyBytes, v)
+}
+
+// A match is a finding and the place of its signature in the list.
+type match struct {
+	kmodquery.Finding
+	signature int64
+}
+
+// match asks each signature about an event.
+func (f findings) match(e *kmodquery.Event) []match {
+	var matches []match
+	for i, signature := range f.config.Signatures {
+		if !slices.Contains(signature.Events, e.EventName) {
+			continue
+		}
+		if reason, ok := signature.Match(e); ok {
+			matches = append(matches, match{
+				Finding:   kmodquery.Finding{Metadata: signature.Metadata, Reason: reason, Event: e},
+				signature: int64(i),
+			})
+		}
+	}
+	return matches
+}
+
+// eventColumnsFor are the event's columns that rows of these columns need,
+// beside those that matching needs: nil, which is all, for the whole event.
+func eventColumnsFor(used []findingColumn, matching []string) []string {
+	columns := slices.Clone(matching)
+	for _, column := range used {
+		if column.Name == wholeEvent {
+			return nil
+		}
+		if column.value == nil {
+			columns = append(columns, column.event.Name)
+		}
+	}
+	return columns
+}
+
+func findingRow(f *kmodquery.Finding, used []findingColumn) map[string]string {
+	row := make(map[string]string, len(used)+1)
+	for _, column := range used {
+		if column.value == nil {
+			put(row, column.Name, column.event, f.Event)
+		} else if value := column.value(f); value != "" {
+			row[column.Name] = value
+		}
+	}
+	return row
+}

@@ -1,0 +1,118 @@
+package tables
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// loadedTwice is a load by file, a load from memory and what belongs to
+// neither.
+func loadedTwice() []kmodquery.Event {
+	return []kmodquery.Event{
+		{Time: 10, Source: "ebpf", EventName: "security_kernel_read_file", Type: "kernel-module", Path: "/dummy.ko", LoadID: "a", Origin: "file"},
+		{Time: 10, Source: "ebpf", EventName: "module_load", Name: "dummy", LoadID: "a", Origin: "file"},
+		{Time: 10, Source: "ebpf", EventName: "finit_module", Name: "dummy", LoadID: "a", Result: ptr(int64(0))},
+		{Time: 11, Source: "ebpf", EventName: "security_kernel_read_file", Type: "firmware", Path: "/fw.bin"},
+		{Time: 12, Source: "ebpf", EventName: "init_module", Name: "dummy", LoadID: "b", Origin: "memory", Result: ptr(int64(-17)),
+			Error: "EEXIST", ProcessName: "insmod", Pid: ptr(int64(12)), UID: ptr(int64(0)), Cmdline: "insmod \x1b <&>"},
+	}
+}
+
+func TestFindings(t *testing.T) {
+	c := testConfig(t, loadedTwice()...)
+	rows := rowsOf(t, c, "kernel_module_findings", "{}")
+	require.Equal(t, []string{"init_module", "security_kernel_read_file"}, column(rows, "trigger"))
+	event := rows[0]["event"]
+	delete(rows[0], "event")
+	require.Equal(t, map[string]string{
+		"rowid":                "5",
+		"signature_id":         "TRC-1017",
+		"signature_version":    "1",
+		"signature_name":       "Kernel module loading detected",
+		"event_name":           "kernel_module_loading",
+		"description":          c.Signatures[0].Description,
+		"severity":             "2",
+		"category":             "persistence",
+		"technique":            "Kernel Modules and Extensions",
+		"kubernetes_technique": "N/A",
+		"attack_id":            "attack-pattern--a1b52199-c8c5-438a-9ded-656f1d0888c6",
+		"external_id":          "T1547.006",
+		"reason":               `init_module: loading "dummy" from memory by insmod (pid 12, uid 0) failed with EEXIST`,
+		"eid":                  "5",
+		"time":                 "12",
+		"trigger":              "init_module",
+		"load_id":              "b",
+		"name":                 "dummy",
+		"origin":               "memory",
+		"result":               "-17",
+		"pid":                  "12",
+		"cmdline":              `insmod \x1b <&>`,
+		"uid":                  "0",
+		"source":               "ebpf",
+	}, rows[0])
+	require.Equal(t, `{"time":12,"time_nanos":0,"eid":5,"event_name":"init_module","source":"ebpf","load_id":"b",`+
+		`"name":"dummy","origin":"memory","result":-17,"error":"EEXIST","pid":12,"process_name":"insmod",`+
+		`"cmdline":"insmod \\x1b <&>","uid":0}`, event)
+}
+
+func TestAFindingShowsTheWholeEvent(t *testing.T) {
+	event := full()
+	event.Source, event.EventName = "ebpf", "init_module"
+	rows := rowsOf(t, testConfig(t, event), "kernel_module_findings", contextJSON(t, []string{"event"}))
+	require.Len(t, rows, 1)
+	require.Len(t, rows[0], 2)
+	var got kmodquery.Event
+	require.NoError(t, json.Unmarshal([]byte(rows[0]["event"]), &got))
+	event.EID = 1
+	require.Equal(t, event, got)
+}
+
+func TestFindingsByConstraint(t *testing.T) {
+	c := testConfig(t, loadedTwice()...)
+	for name, test := range map[string]struct {
+		constraint constraint
+		want       []string
+	}{
+		"trigger is the event's name":   {constraint{"trigger", "init_module", 2}, []string{"5"}},
+		"a trigger of no signature":     {constraint{"trigger", "delete_module", 2}, []string{}},
+		"event_name is the detection's": {constraint{"event_name", "kernel_module_loading", 2}, []string{"5", "1"}},
+		"time":                          {constraint{"time", "11", 4}, []string{"5"}},
+		"path":                          {constraint{"path", "/DUMMY.KO", 2}, []string{"1"}},
+		"left to osquery":               {constraint{"signature_id", "TRC-0", 2}, []string{"5", "1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.Equal(t, test.want, column(rowsOf(t, c, "kernel_module_findings", contextJSON(t, []string{"eid"}, test.constraint)), "eid"))
+		})
+	}
+}
+
+func TestFindingsAreCountedWithoutCells(t *testing.T) {
+	rows := rowsOf(t, testConfig(t, loadedTwice()...), "kernel_module_findings", contextJSON(t, []string{}))
+	require.Equal(t, []map[string]string{{}, {}}, rows)
+}
+
+func TestEachSignatureHasFindingsOfItsOwn(t *testing.T) {
+	c := testConfig(t, loadedTwice()...)
+	deaf := kmodquery.Signature{Metadata: kmodquery.Metadata{ID: "DEAF"}, Events: []string{"delete_module"},
+		Match: func(*kmodquery.Event) (string, bool) { return "an event that it did not ask for", true }}
+	firmware := kmodquery.Signature{Metadata: kmodquery.Metadata{ID: "FW"}, Events: []string{"security_kernel_read_file"}, Columns: []string{"path"},
+		Match: func(e *kmodquery.Event) (string, bool) { return "reads " + e.Path, true }}
+	c.Signatures = append(c.Signatures, deaf, firmware)
+	rows := rowsOf(t, c, "kernel_module_findings", contextJSON(t, []string{"signature_id", "reason"}))
+	require.Equal(t, []string{"TRC-1017", "FW", "TRC-1017", "FW"}, column(rows, "signature_id"))
+	require.Equal(t, "reads /fw.bin", rows[1]["reason"])
+	rowids := column(rows, "rowid")
+	require.Equal(t, []string{"15", "14", "3", "5"}, rowids, "one for each event and signature")
+	again := rowsOf(t, c, "kernel_module_findings", contextJSON(t, []string{"time"}, constraint{"time", "12", 16}))
+	require.Equal(t, rowids[1:], column(again, "rowid"), "the same in every query")
+}
+
+func TestNoSignaturesNoFindings(t *testing.T) {
+	c := testConfig(t, loadedTwice()...)
+	c.Signatures = nil
+	require.Empty(t, rowsOf(t, c, "kernel_module_findings", "{}"))
+}

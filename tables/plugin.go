@@ -1,0 +1,66 @@
+package tables
+
+import (
+	"context"
+
+	"github.com/osquery/osquery-go/gen/osquery"
+	"github.com/osquery/osquery-go/plugin/table"
+)
+
+// A definition is one table: its shape and what fills it.
+type definition struct {
+	name        string
+	description string
+	examples    []string
+	columns     []table.ColumnDefinition
+	generate    func(ctx context.Context, q query) ([]map[string]string, error)
+}
+
+// A plugin serves a definition to osquery. Shape and pings are osquery-go's
+// table plugin's; it answers the generate action itself, because that plugin
+// does not pass on the used columns.
+type plugin struct {
+	*table.Plugin
+	guard    *guard
+	generate func(ctx context.Context, q query) ([]map[string]string, error)
+}
+
+func (d definition) plugin(g *guard) *plugin {
+	options := []table.TableOpt{
+		table.WithDescription(d.description),
+		table.WithPlatforms(table.LinuxPlatform, table.DarwinPlatform),
+	}
+	for _, example := range d.examples {
+		options = append(options, table.WithExample(example))
+	}
+	return &plugin{
+		Plugin:   table.NewPlugin(d.name, d.columns, nil, options...),
+		guard:    g,
+		generate: d.generate,
+	}
+}
+
+// Call implements osquery-go's plugin interface. It never panics.
+func (p *plugin) Call(ctx context.Context, request osquery.ExtensionPluginRequest) osquery.ExtensionResponse {
+	if request["action"] != "generate" {
+		return p.Plugin.Call(ctx, request)
+	}
+	q, err := parseQuery(request["context"])
+	if err != nil {
+		return failure("error parsing context JSON: " + err.Error())
+	}
+	rows, err := p.guard.run(ctx, func(ctx context.Context) ([]map[string]string, error) {
+		return p.generate(ctx, q)
+	})
+	if err != nil {
+		return failure("error generating table: " + err.Error())
+	}
+	return osquery.ExtensionResponse{
+		Status:   &osquery.ExtensionStatus{Code: 0, Message: "OK"},
+		Response: rows,
+	}
+}
+
+func failure(message string) osquery.ExtensionResponse {
+	return osquery.ExtensionResponse{Status: &osquery.ExtensionStatus{Code: 1, Message: message}}
+}

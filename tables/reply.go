@@ -1,0 +1,135 @@
+package tables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// cellOverhead is what a cell costs beside its key and value: their two length
+// prefixes on osquery's socket.
+const cellOverhead = 8
+
+// A view says which events a table reads and how it turns them into rows.
+type view struct {
+	filter kmodquery.Filter
+	// rows makes the rows of one event.
+	rows func(*kmodquery.Event) []map[string]string
+	// count says how many rows an event makes, and needs countColumns only.
+	count        func(*kmodquery.Event) int
+	countColumns []string
+}
+
+// errFull ends the reading of events when a reply is at its bound.
+var errFull = errors.New("reply is full")
+
+// A reply collects rows up to a bound on the size of their cells.
+type reply struct {
+	limit int64
+	bytes int64
+	rows  []map[string]string
+	// events are those that the rows came from, newest first.
+	events []collected
+}
+
+type collected struct {
+	eid, time int64
+	rows      int
+}
+
+// collect reads the events of v and returns their rows. When they are more
+// than limit bytes it fails with one line that says how many rows there would
+// be and what to ask instead.
+func collect(ctx context.Context, store Store, limit int64, v view) ([]map[string]string, error) {
+	r := reply{limit: limit}
+	var full int64 // the EID of the first event that did not fit
+	err := store.Events(ctx, v.filter, func(e *kmodquery.Event) error {
+		if !r.add(e.EID, e.Time, v.rows(e)) {
+			full = e.EID
+			return errFull
+		}
+		return nil
+	})
+	if errors.Is(err, errFull) {
+		return nil, r.refuse(ctx, store, v, full)
+	}
+	return r.rows, err
+}
+
+// add takes the rows of one event, all of them or none.
+func (r *reply) add(eid, time int64, rows []map[string]string) bool {
+	bytes := r.bytes
+	for _, row := range rows {
+		for key, value := range row {
+			bytes += int64(len(key)) + int64(len(value)) + cellOverhead
+		}
+	}
+	if bytes > r.limit {
+		return false
+	}
+	r.bytes = bytes
+	r.rows = append(r.rows, rows...)
+	if len(rows) > 0 {
+		r.events = append(r.events, collected{eid: eid, time: time, rows: len(rows)})
+	}
+	return true
+}
+
+// refuse makes the error for a reply that the event full did not fit into. Its
+// window of time leaves out every event that was not collected: those are not
+// always the oldest, because the clock may have been set.
+func (r *reply) refuse(ctx context.Context, store Store, v view, full int64) error {
+	rest := kmodquery.Filter{
+		Conditions: append(v.filter.Conditions[:len(v.filter.Conditions):len(v.filter.Conditions)],
+			kmodquery.Condition{Column: "eid", Op: kmodquery.LessOrEqual, Values: []any{full}}),
+		Columns: v.countColumns,
+	}
+	total, latest, seen := len(r.rows), int64(0), false
+	err := store.Events(ctx, rest, func(e *kmodquery.Event) error {
+		if n := v.count(e); n > 0 {
+			total += n
+			if !seen || e.Time > latest {
+				latest, seen = e.Time, true
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	fit := 0
+	for _, event := range r.events {
+		if event.time > latest {
+			fit += event.rows
+		}
+	}
+	would := fmt.Sprintf("reply would be %d rows, more than %s", total, size(r.limit))
+	switch {
+	case fit > 0:
+		return fmt.Errorf("%s: the newest %d fit; ask for them with time >= %d, or select fewer columns", would, fit, latest+1)
+	case len(r.events) > 0:
+		return fmt.Errorf("%s: the newest %d fit, but no whole second; ask for them with eid >= %d, or select fewer columns",
+			would, len(r.rows), r.events[len(r.events)-1].eid)
+	default:
+		return fmt.Errorf("%s: not even the newest fits; select fewer columns", would)
+	}
+}
+
+func size(bytes int64) string {
+	if bytes%(1<<20) == 0 {
+		return fmt.Sprintf("%d MiB", bytes>>20)
+	}
+	return fmt.Sprintf("%d bytes", bytes)
+}
+
+// empty returns n rows without cells, for a query that only counts them.
+func empty(n int64) []map[string]string {
+	row := map[string]string{}
+	rows := make([]map[string]string, n)
+	for i := range rows {
+		rows[i] = row
+	}
+	return rows
+}

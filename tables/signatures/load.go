@@ -1,0 +1,96 @@
+package signatures
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// loadColumns are the columns that describeLoad looks at.
+var loadColumns = []string{
+	"event_name", "name", "path", "origin", "result", "error", "process_name", "pid", "uid",
+}
+
+// describeLoad says for people, in one sentence, what an event tells about a
+// load, and nothing that it does not tell.
+func describeLoad(e *kmodquery.Event) string {
+	doing, done := "loading", "loaded"
+	switch e.EventName {
+	case kmodquery.EventSecurityKernelReadFile:
+		doing, done = "reading", "read as a kernel module"
+	case kmodquery.EventInitModule, kmodquery.EventFinitModule:
+		if e.Result == nil {
+			done = "being loaded"
+		}
+	}
+	if e.Result == nil || *e.Result == 0 {
+		return e.EventName + ": " + subject(e) + " " + done + origin(e) + loader(e)
+	}
+	failure := e.Error
+	if failure == "" {
+		failure = strconv.FormatInt(*e.Result, 10)
+	}
+	return e.EventName + ": " + doing + " " + subject(e) + origin(e) + loader(e) + " failed with " + failure
+}
+
+// subject quotes what the host chose, so that it cannot pass for words of the
+// sentence.
+func subject(e *kmodquery.Event) string {
+	switch {
+	case e.Name != "":
+		return strconv.Quote(e.Name)
+	case e.Path != "":
+		return strconv.Quote(e.Path)
+	}
+	return "a module without a known name"
+}
+
+func origin(e *kmodquery.Event) string {
+	switch e.Origin {
+	case kmodquery.OriginMemory:
+		return " from memory"
+	case kmodquery.OriginMemfd:
+		return " from a memfd"
+	case kmodquery.OriginDeleted:
+		return " from a deleted file"
+	case kmodquery.OriginFile:
+		if e.Name != "" && e.Path != "" {
+			return " from " + strconv.Quote(e.Path)
+		}
+	}
+	return ""
+}
+
+func loader(e *kmodquery.Event) string {
+	var ids []string
+	if e.Pid != nil {
+		ids = append(ids, fmt.Sprintf("pid %d", *e.Pid))
+	}
+	if e.UID != nil {
+		ids = append(ids, fmt.Sprintf("uid %d", *e.UID))
+	}
+	known := ""
+	if len(ids) > 0 {
+		known = " (" + strings.Join(ids, ", ") + ")"
+	}
+	switch {
+	case e.ProcessName != "":
+		return " by " + word(e.ProcessName) + known
+	case known != "":
+		return " by a process" + known
+	}
+	return ""
+}
+
+// word leaves a plain name as it is and quotes every other.
+func word(name string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-+@:/", r)
+	}
+	if strings.ContainsFunc(name, func(r rune) bool { return !plain(r) }) {
+		return strconv.Quote(name)
+	}
+	return name
+}

@@ -1,0 +1,27 @@
+package signatures
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+func TestEverySignatureIsWhole(t *testing.T) {
+	var ids []string
+	for _, s := range All() {
+		ids = append(ids, s.ID)
+		for _, value := range []string{s.ID, s.Version, s.Name, s.EventName, s.Description, s.Category, s.Technique} {
+			require.NotEmpty(t, value, s.ID)
+		}
+		require.NotEmpty(t, s.Events, s.ID)
+		for _, name := range s.Columns {
+			_, ok := kmodquery.EventColumn(name)
+			require.True(t, ok, "%s looks at %s, which no event has", s.ID, name)
+		}
+	}
+	require.True(t, slices.IsSorted(ids))
+	require.Len(t, slices.Compact(slices.Clone(ids)), len(ids), "an ID stands twice")
+}

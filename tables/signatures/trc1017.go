@@ -1,0 +1,62 @@
+package signatures
+
+import (
+	"slices"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// trc1017Events names, for each source, the events by which it first reports
+// that a module is being loaded, so that one load is one finding. The eBPF
+// source sees the two hooks that the specification names; each other source
+// reports the same fact under the name it has.
+var trc1017Events = map[string][]string{
+	kmodquery.SourceEBPF: {kmodquery.EventInitModule, kmodquery.EventSecurityKernelReadFile},
+	"audit":              {kmodquery.EventInitModule, kmodquery.EventFinitModule},
+	"journal":            {kmodquery.EventModuleLoad},
+	"kmsg":               {kmodquery.EventModuleLoad},
+	"syslog":             {kmodquery.EventModuleLoad},
+	"endpoint_security":  {kmodquery.EventKextload},
+	"unified_log":        {kmodquery.EventKextload},
+}
+
+// trc1017 is "Kernel module loading detected". It adds no data to the event.
+func trc1017() kmodquery.Signature {
+	return kmodquery.Signature{
+		Metadata: kmodquery.Metadata{
+			ID:        "TRC-1017",
+			Version:   "1",
+			Name:      "Kernel module loading detected",
+			EventName: "kernel_module_loading",
+			Description: "Loading of a kernel module was detected. Kernel modules are meant for execution in the " +
+				"kernel environment. Adversaries might load such modules to enhance their functionalities and to elude " +
+				"detection by operating directly within the kernel, sidestepping user space.",
+			Severity:            2,
+			Category:            "persistence",
+			Technique:           "Kernel Modules and Extensions",
+			KubernetesTechnique: "N/A",
+			AttackID:            "attack-pattern--a1b52199-c8c5-438a-9ded-656f1d0888c6",
+			ExternalID:          "T1547.006",
+		},
+		Events:  trc1017EventNames(),
+		Columns: append([]string{"source", "type"}, loadColumns...),
+		Match: func(e *kmodquery.Event) (string, bool) {
+			if !slices.Contains(trc1017Events[e.Source], e.EventName) {
+				return "", false
+			}
+			if e.EventName == kmodquery.EventSecurityKernelReadFile && e.Type != kmodquery.TypeKernelModule {
+				return "", false
+			}
+			return describeLoad(e), true
+		},
+	}
+}
+
+func trc1017EventNames() []string {
+	var names []string
+	for _, events := range trc1017Events {
+		names = append(names, events...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}

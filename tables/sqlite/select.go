@@ -1,0 +1,145 @@
+package sqlite
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"github.com/Masterminds/squirrel"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// maxValues bounds the values of all conditions together, far below SQLite's
+// limits on variables and on the depth of an expression. What is beyond is
+// left out, as the Filter's law allows.
+const maxValues = 900
+
+// Events hands the events that f selects to visit, newest (highest EID)
+// first, as they are read. The event is the same memory each time: visit may
+// change it and keep its strings and pointers, not the event itself. An error
+// of visit ends the reading and is returned as it is. visit must not call the
+// store.
+func (s *Store) Events(ctx context.Context, f kmodquery.Filter, visit func(*kmodquery.Event) error) error {
+	columns := readColumns(f.Columns)
+	names := make([]string, len(columns))
+	for i, column := range columns {
+		names[i] = column.Name
+	}
+	query := squirrel.Select(names...).From("events").OrderBy("eid DESC")
+	if where := conditions(f.Conditions); len(where) > 0 {
+		// Where the order needs sorting, SQLite sorts the eids and not
+		// whole events.
+		query = query.Where(squirrel.Expr("eid IN (?)", squirrel.Select("eid").From("events").Where(where)))
+	}
+	rows, err := query.RunWith(s.readers).QueryContext(ctx)
+	if err != nil {
+		return fmt.Errorf("read events: %w", err)
+	}
+	defer rows.Close()
+
+	var event kmodquery.Event
+	fields := make([]any, len(columns))
+	for i, column := range columns {
+		fields[i] = &field{pointer: column.Pointer(&event)}
+	}
+	for rows.Next() {
+		event = kmodquery.Event{}
+		if err := rows.Scan(fields...); err != nil {
+			return fmt.Errorf("read events: %w", err)
+		}
+		if err := visit(&event); err != nil {
+			return err
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read events: %w", err)
+	}
+	return nil
+}
+
+// Count returns how many events f selects.
+func (s *Store) Count(ctx context.Context, f kmodquery.Filter) (int64, error) {
+	var n int64
+	query := squirrel.Select("count(*)").From("events").Where(conditions(f.Conditions))
+	if err := query.RunWith(s.readers).QueryRowContext(ctx).Scan(&n); err != nil {
+		return 0, fmt.Errorf("count events: %w", err)
+	}
+	return n, nil
+}
+
+// readColumns are the columns to read for a filter that names some: those and
+// the two that are always read. Names that no event has are left out.
+func readColumns(names []string) []kmodquery.Column {
+	if names == nil {
+		return kmodquery.EventColumns()
+	}
+	wanted := map[string]bool{"eid": true, "time": true}
+	for _, name := range names {
+		wanted[name] = true
+	}
+	var columns []kmodquery.Column
+	for _, column := range kmodquery.EventColumns() {
+		if wanted[column.Name] {
+			columns = append(columns, column)
+		}
+	}
+	return columns
+}
+
+// conditions leaves out what the store cannot answer.
+func conditions(conditions []kmodquery.Condition) squirrel.And {
+	var all squirrel.And
+	values := 0
+	for _, condition := range conditions {
+		where, ok := predicate(condition)
+		if values += len(condition.Values); ok && values <= maxValues {
+			all = append(all, where)
+		}
+	}
+	return all
+}
+
+func predicate(c kmodquery.Condition) (squirrel.Sqlizer, bool) {
+	column, ok := kmodquery.EventColumn(c.Column)
+	if !ok || len(c.Values) == 0 {
+		return nil, false
+	}
+	for _, value := range c.Values {
+		if !comparable(column, value) {
+			return nil, false
+		}
+	}
+	if c.Op == kmodquery.Equal {
+		if len(c.Values) == 1 {
+			return squirrel.Eq{c.Column: c.Values[0]}, true
+		}
+		return squirrel.Eq{c.Column: c.Values}, true
+	}
+	if len(c.Values) > 1 {
+		return nil, false
+	}
+	switch value := c.Values[0]; c.Op {
+	case kmodquery.Less:
+		return squirrel.Lt{c.Column: value}, true
+	case kmodquery.LessOrEqual:
+		return squirrel.LtOrEq{c.Column: value}, true
+	case kmodquery.Greater:
+		return squirrel.Gt{c.Column: value}, true
+	case kmodquery.GreaterOrEqual:
+		return squirrel.GtOrEq{c.Column: value}, true
+	}
+	return nil, false
+}
+
+func comparable(column kmodquery.Column, value any) bool {
+	switch value := value.(type) {
+	case int64:
+		return column.Number
+	case float64:
+		return column.Number && !math.IsNaN(value) // SQLite would take it for NULL
+	case string:
+		return !column.Number
+	}
+	return false
+}

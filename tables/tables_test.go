@@ -1,0 +1,158 @@
+package tables
+
+import (
+	"context"
+	"encoding/json"
+	"testing"
+
+	"github.com/osquery/osquery-go"
+	gen "github.com/osquery/osquery-go/gen/osquery"
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/tables/signatures"
+	"github.com/kmodquery/kmodquery/tables/sqlite"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+// A recorder stands for the sources: pending events reach the store with Sync.
+type recorder struct {
+	store   *sqlite.Store
+	pending []kmodquery.Event
+	sensors []kmodquery.Sensor
+	err     error
+}
+
+func (r *recorder) Sync(ctx context.Context) error {
+	if r.err != nil {
+		return r.err
+	}
+	events := r.pending
+	r.pending = nil
+	return r.store.Append(ctx, events)
+}
+
+func (r *recorder) Sensors() []kmodquery.Sensor { return r.sensors }
+
+func openStore(t testing.TB) *sqlite.Store {
+	t.Helper()
+	store, err := sqlite.Open(context.Background(), t.TempDir(), sqlite.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, store.Close()) })
+	return store
+}
+
+// testConfig has an open store, in which the events arrive with the first
+// query.
+func testConfig(t testing.TB, events ...kmodquery.Event) Config {
+	t.Helper()
+	store := openStore(t)
+	return Config{
+		Store:      store,
+		Recorder:   &recorder{store: store, pending: events},
+		Signatures: signatures.All(),
+		Kernel:     "6.1.0-test",
+	}
+}
+
+type constraint struct {
+	column, expr string
+	op           int
+}
+
+// contextJSON writes what osquery would send.
+func contextJSON(t testing.TB, used []string, constraints ...constraint) string {
+	t.Helper()
+	type item struct {
+		Op   int    `json:"op"`
+		Expr string `json:"expr"`
+	}
+	type column struct {
+		Name     string `json:"name"`
+		Affinity string `json:"affinity"`
+		List     []item `json:"list"`
+	}
+	var columns []column
+	for _, c := range constraints {
+		i := 0
+		for i < len(columns) && columns[i].Name != c.column {
+			i++
+		}
+		if i == len(columns) {
+			columns = append(columns, column{Name: c.column, Affinity: "TEXT"})
+		}
+		columns[i].List = append(columns[i].List, item{c.op, c.expr})
+	}
+	context := map[string]any{"constraints": columns}
+	if used != nil {
+		context["colsUsed"] = used
+	}
+	text, err := json.Marshal(context)
+	require.NoError(t, err)
+	return string(text)
+}
+
+func call(t testing.TB, c Config, table, context string) gen.ExtensionResponse {
+	t.Helper()
+	return pluginNamed(t, c, table).Call(t.Context(), gen.ExtensionPluginRequest{"action": "generate", "context": context})
+}
+
+func pluginNamed(t testing.TB, c Config, table string) osquery.OsqueryPlugin {
+	t.Helper()
+	for _, p := range Plugins(c) {
+		if p.Name() == table {
+			return p
+		}
+	}
+	t.Fatalf("there is no table %s", table)
+	return nil
+}
+
+func rowsOf(t testing.TB, c Config, table, context string) []map[string]string {
+	t.Helper()
+	response := call(t, c, table, context)
+	require.Zero(t, response.Status.Code, response.Status.Message)
+	return response.Response
+}
+
+func errorOf(t testing.TB, c Config, table, context string) string {
+	t.Helper()
+	response := call(t, c, table, context)
+	require.EqualValues(t, 1, response.Status.Code)
+	require.Nil(t, response.Response)
+	require.NotContains(t, response.Status.Message, "\n")
+	return response.Status.Message
+}
+
+// column collects one column of rows; NULL is "NULL".
+func column(rows []map[string]string, name string) []string {
+	values := []string{}
+	for _, row := range rows {
+		value, ok := row[name]
+		if !ok {
+			value = "NULL"
+		}
+		values = append(values, value)
+	}
+	return values
+}
+
+// full is an event with a value of its own in every column.
+func full() kmodquery.Event {
+	var e kmodquery.Event
+	for i, column := range kmodquery.EventColumns() {
+		number, text := int64(1000+i), "text of "+column.Name
+		switch pointer := column.Pointer(&e).(type) {
+		case *int64:
+			*pointer = number
+		case **int64:
+			*pointer = &number
+		case *string:
+			*pointer = text
+		case **string:
+			*pointer = &text
+		}
+	}
+	return e
+}

@@ -1,0 +1,69 @@
+package tables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+)
+
+// A guard stands between osquery and the tables: a deadline for each call, a
+// bound on the calls that run at once, and recovery from a panic.
+type guard struct {
+	timeout time.Duration
+	slots   chan struct{}
+}
+
+func newGuard(timeout time.Duration, concurrency int) *guard {
+	return &guard{timeout: timeout, slots: make(chan struct{}, concurrency)}
+}
+
+type result struct {
+	rows []map[string]string
+	err  error
+}
+
+// run calls generate and returns when it does, or when the deadline passes or
+// ctx ends. A generate that does not heed its context keeps its slot until it
+// returns, so that what hangs cannot pile up.
+func (g *guard) run(ctx context.Context, generate func(context.Context) ([]map[string]string, error)) ([]map[string]string, error) {
+	late := fmt.Errorf("no answer within %v; ask for less, such as a window of time", g.timeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, g.timeout, late)
+	defer cancel()
+	select {
+	case g.slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%d queries are running already: %w", cap(g.slots), context.Cause(ctx))
+	}
+	done := make(chan result, 1)
+	go func() {
+		defer func() { <-g.slots }()
+		var r result
+		r.rows, r.err = recovered(ctx, generate)
+		done <- r
+	}()
+	select {
+	case r := <-done:
+		if r.err != nil && ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return r.rows, r.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+var errPanic = errors.New("internal error, please report it")
+
+func recovered(ctx context.Context, generate func(context.Context) ([]map[string]string, error)) (rows []map[string]string, err error) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			// The stack does not fit into osquery's one line.
+			slog.ErrorContext(ctx, "a table panicked", "panic", reason, "stack", string(debug.Stack()))
+			rows, err = nil, fmt.Errorf("%w: %v", errPanic, reason)
+		}
+	}()
+	return generate(ctx)
+}

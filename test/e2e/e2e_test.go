@@ -1,0 +1,53 @@
+//go:build linux
+
+package e2e
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery/test/vm"
+	"github.com/kmodquery/kmodquery/test/vm/guest"
+)
+
+// guestExtension is where the extension lies in the guest: root's, and not in a
+// sticky folder, as osqueryd asks of it.
+const guestExtension = "/usr/lib/kmodquery/kmodquery.ext"
+
+func TestMain(m *testing.M) { guest.Main(m) }
+
+// buildExtension builds the extension for an architecture.
+func buildExtension(t *testing.T, arch vm.Arch) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "kmodquery.ext")
+	require.NoError(t, vm.Build(t.Context(), arch, "../../extension", path))
+	return path
+}
+
+// TestKernels runs this package's guest tests and scripts on every kernel of
+// the matrix.
+func TestKernels(t *testing.T) {
+	for _, kernel := range vm.Matrix() {
+		t.Run(kernel.String(), func(t *testing.T) {
+			t.Parallel()
+			files := map[string]string{
+				guestExtension:   buildExtension(t, kernel.Arch),
+				"/root/testdata": abs(t, "testdata"),
+				"/root/packs":    abs(t, "../../packs"),
+			}
+			if kernel.Arch == vm.AMD64 {
+				files[loader386] = build386(t)
+			}
+			vm.Test(t, kernel, "^TestGuest", vm.Options{Modules: []string{"nbd", "tcp_nv"}, Files: files})
+		})
+	}
+}
+
+func abs(t *testing.T, path string) string {
+	t.Helper()
+	path, err := filepath.Abs(path)
+	require.NoError(t, err)
+	return path
+}

@@ -1,0 +1,31 @@
+//go:build linux
+
+package vm
+
+import "strings"
+
+// A PanicError is a panic of the guest's kernel.
+type PanicError struct {
+	Reason  string // the kernel's own line
+	Console string // the end of what it said
+}
+
+func (e *PanicError) Error() string { return "the guest's kernel panicked: " + e.Reason }
+
+// A StoppedError is a VM that ended, or was ended, before its program did.
+type StoppedError struct {
+	Reason  string
+	Console string // the end of what the kernel and init said
+}
+
+func (e *StoppedError) Error() string { return "the VM stopped early: " + e.Reason }
+
+func panicLine(console string) string {
+	const mark = "Kernel panic - not syncing: "
+	_, after, found := strings.Cut(console, mark)
+	if !found {
+		return ""
+	}
+	line, _, _ := strings.Cut(after, "\n")
+	return strings.TrimSpace(line)
+}
