@@ -50,6 +50,8 @@ type Machine struct {
 	Interactive bool
 	// Log reports downloads and installations. It may be nil.
 	Log Logf
+
+	bootLimit time.Duration // instead of the constant, for tests
 }
 
 // A Result is how a VM's program ended.
@@ -61,7 +63,17 @@ type Result struct {
 	Console  string        // the end of what the kernel and init said; empty when interactive
 }
 
-const consoleLimit = 32 << 10
+const (
+	consoleLimit = 32 << 10
+	// bootLimit is many times what a boot takes. 7.x kernels sometimes hang
+	// before their first word under emulation, and do not on the next try.
+	bootLimit = 90 * time.Second
+	boots     = 3
+)
+
+// errNotBooted is the cause of a VM's end when it has not started its program
+// within bootLimit.
+var errNotBooted = errors.New("it did not boot")
 
 // Run boots the VM, waits until it has switched itself off, and returns how
 // its program ended; an exit code other than 0 is no error. Whatever happens,
@@ -88,7 +100,13 @@ func (m *Machine) Run(ctx context.Context) (*Result, error) {
 	if err := m.writeInitramfs(initramfs, image, p); err != nil {
 		return nil, err
 	}
-	return m.emulate(ctx, p, image, initramfs)
+	for boot := 1; ; boot++ {
+		result, err := m.emulate(ctx, p, image, initramfs)
+		if !errors.Is(err, errNotBooted) || boot == boots {
+			return result, err
+		}
+		logf("kernel %s: %v in time; booting again", m.Kernel, errNotBooted)
+	}
 }
 
 func (m *Machine) arguments(p platform, image *Image, initramfs string) []string {
@@ -120,6 +138,11 @@ func (m *Machine) emulate(ctx context.Context, p platform, image *Image, initram
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	limitOfBoot := defaultTo(m.bootLimit, bootLimit)
+	booting := time.AfterFunc(limitOfBoot, func() { giveUp(errNotBooted) })
+	defer booting.Stop()
 	read, write, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("make the results pipe: %w", err)
@@ -154,6 +177,7 @@ func (m *Machine) emulate(ctx context.Context, p platform, image *Image, initram
 	}
 	write.Close()
 	results := newResultsReader(m.Output)
+	results.onReady = func() { booting.Stop() }
 	copied := make(chan error, 1)
 	go func() {
 		_, err := io.Copy(results, read)
@@ -172,6 +196,8 @@ func (m *Machine) emulate(ctx context.Context, p platform, image *Image, initram
 		Console: console.String(),
 	}
 	switch {
+	case context.Cause(ctx) == errNotBooted:
+		return nil, fmt.Errorf("%w within %v; end of the console: %s", errNotBooted, limitOfBoot, result.Console)
 	case ctx.Err() != nil:
 		reason := fmt.Sprintf("it was ended after %v", result.Total.Round(time.Second))
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {

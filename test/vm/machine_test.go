@@ -5,6 +5,8 @@ package vm
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,6 +71,21 @@ func TestMachineHasATimeout(t *testing.T) {
 	var stopped *StoppedError
 	require.ErrorAs(t, err, &stopped)
 	require.Equal(t, "its time of 1s was up", stopped.Reason)
+}
+
+func TestMachineThatDoesNotBootIsTriedAgain(t *testing.T) {
+	m, _ := machine(t, "/bin/true")
+	m.Cmdline = []string{"rdinit=/usr/bin/sleep", "--", "1000"}
+	m.bootLimit = 3 * time.Second
+	again := 0
+	m.Log = func(format string, args ...any) {
+		if strings.Contains(fmt.Sprintf(format, args...), "booting again") {
+			again++
+		}
+	}
+	_, err := m.Run(t.Context())
+	require.ErrorIs(t, err, errNotBooted)
+	require.Equal(t, boots-1, again)
 }
 
 func TestMachinePanicIsReported(t *testing.T) {

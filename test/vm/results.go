@@ -15,7 +15,8 @@ import (
 // the program's output, the exit line. It passes the output on line by line.
 type resultsReader struct {
 	output  io.Writer // or nil
-	ready   time.Time // when the ready line came
+	onReady func()    // called when the ready line comes; or nil
+	ready   time.Time // when it came
 	pending []byte    // an unfinished line
 	blank   bool      // an empty line is held back: it may be the one before the exit line
 	code    int
@@ -48,6 +49,9 @@ func (r *resultsReader) line(line []byte) error {
 	}
 	if r.ready.IsZero() && string(line) == guest.ReadyLine {
 		r.ready = time.Now()
+		if r.onReady != nil {
+			r.onReady()
+		}
 		return nil
 	}
 	if r.blank {

@@ -1,0 +1,50 @@
+# The verbs of this project. Each does all its own set-up; the VMs take what
+# they need from Debian.
+
+export CGO_ENABLED = 0
+GOFLAGS_BUILD = -trimpath -ldflags='-s -w'
+TEST_TIMEOUT = 30m
+
+.PHONY: build run demo demo-shell test generate fuzz golden lint bench
+
+build: ## the extension for this host
+	go build $(GOFLAGS_BUILD) -o build/kmodquery.ext ./extension
+
+run: build ## the extension on this host: its SQL shell, or an overview without a terminal
+	./build/kmodquery.ext query
+
+demo: ## the extension in a VM that loads modules
+	go run ./test/demo
+
+demo-shell: ## the same, ending in the VM's SQL shell
+	go run ./test/demo -shell
+
+test: ## everything: unit, golden, scripts, fuzz seeds, VM matrix
+	go vet ./...
+	go test -timeout $(TEST_TIMEOUT) ./...
+
+generate: ## the BPF objects (needs clang and libbpf-dev) and the column reference
+	go generate ./...
+	go test ./tables -golden
+
+golden: ## rewrite the golden files after a wanted change
+	go test ./tables -golden
+
+FUZZ_TIME = 30s
+fuzz: ## every fuzzer for FUZZ_TIME
+	@set -e; grep -rl --include='*_test.go' '^func Fuzz' . | while read -r file; do \
+		sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(.*/\1/p' "$$file" | while read -r name; do \
+			echo "$$name in $$(dirname "$$file")"; \
+			go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZ_TIME) "$$(dirname "$$file")"; \
+		done; \
+	done
+
+lint: ## gofmt, vet for every platform, staticcheck and the dependency rule
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
+	@for os in linux darwin; do for arch in amd64 arm64; do \
+		echo "vet $$os/$$arch"; GOOS=$$os GOARCH=$$arch go vet ./... && GOOS=$$os GOARCH=$$arch go build -o /dev/null ./... || exit 1; \
+	done; done
+	go tool staticcheck ./...
+
+bench: ## the benchmarks
+	go test -run '^$$' -bench . -benchmem ./...

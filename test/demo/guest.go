@@ -1,0 +1,150 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery/test/osqueryhost"
+	"github.com/kmodquery/kmodquery/test/vm/guest"
+)
+
+const (
+	stateDir = "/var/lib/kmodquery"
+	// waitForTables is how long the extension may take in an emulator to load
+	// its programs and register.
+	waitForTables = 2 * time.Minute
+)
+
+// A step is one way to hand a module to the kernel.
+type step struct {
+	title string
+	load  func() error
+}
+
+var steps = []step{
+	{"modprobe dummy, from /lib/modules", func() error { return command("modprobe", "dummy", "numdummies=2") }},
+	{"insmod /tmp/network.ko, a file in /tmp", func() error {
+		if err := copyModule("tcp_nv", "/tmp/network.ko"); err != nil {
+			return err
+		}
+		return command("insmod", "/tmp/network.ko")
+	}},
+	{"finit_module of a memfd, a file that never was", func() error {
+		image, err := guest.ModuleImage("nbd")
+		if err != nil {
+			return err
+		}
+		return loadMemfd(image, "nbds_max=1")
+	}},
+	{"init_module of a damaged image, which the kernel refuses", func() error {
+		image, err := guest.ModuleImage("dummy")
+		if err != nil {
+			return err
+		}
+		if err := guest.LoadImage(image[:1000], ""); !errors.Is(err, unix.ENOEXEC) {
+			return fmt.Errorf("load a damaged image: got %v, not %w", err, unix.ENOEXEC)
+		}
+		return nil
+	}},
+}
+
+// inGuest runs the extension under an osquery, takes the steps and shows what
+// became known.
+func inGuest(shell bool) error {
+	ctx := context.Background()
+	host, err := osqueryhost.Start(ctx, osqueryhost.Options{Dir: "/run"})
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	if _, err := host.StartExtension(extension, "--state-dir", stateDir); err != nil {
+		return err
+	}
+	waiting, cancel := context.WithTimeout(ctx, waitForTables)
+	defer cancel()
+	if err := host.WaitForTable(waiting, "kernel_module_findings"); err != nil {
+		return err
+	}
+	for _, s := range steps {
+		fmt.Printf("* %s\n", s.title)
+		if err := s.load(); err != nil {
+			return err
+		}
+	}
+	// This query is answered by the process that records, so what it does not
+	// count was not seen.
+	rows, err := host.Query(ctx, `SELECT count(*) AS findings, count(DISTINCT load_id) AS attempts
+		FROM kernel_module_findings WHERE signature_id = 'TRC-1017'`)
+	if err != nil {
+		return err
+	}
+	fmt.Println()
+	if err := show(shell); err != nil {
+		return err
+	}
+	want := fmt.Sprint(len(steps))
+	if rows[0]["findings"] != want || rows[0]["attempts"] != want {
+		return fmt.Errorf("%s findings for %s attempts, not one for each of %s", rows[0]["findings"], rows[0]["attempts"], want)
+	}
+	fmt.Printf("%s attempts, %s TRC-1017 findings.\n", want, want)
+	return nil
+}
+
+// show runs the extension's own shell on the store that the extension under
+// osquery writes. With nothing to read it prints its overview.
+func show(interactive bool) error {
+	cmd := exec.Command(extension, "query", "--state-dir", stateDir)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if interactive {
+		cmd.Stdin = os.Stdin
+		fmt.Println("SQL on the guest's tables; .tables lists them, .quit ends the VM.")
+	}
+	return cmd.Run()
+}
+
+func command(name string, args ...string) error {
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+func copyModule(name, path string) error {
+	image, err := guest.ModuleImage(name)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, image, 0o600)
+}
+
+// loadMemfd loads a module that no file system ever had.
+func loadMemfd(image []byte, params string) error {
+	fd, err := unix.MemfdCreate("nothing to see", unix.MFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("memfd_create: %w", err)
+	}
+	memfd := os.NewFile(uintptr(fd), "memfd")
+	defer memfd.Close()
+	if _, err := memfd.Write(image); err != nil {
+		return err
+	}
+	// finit_module refuses a file that is open for writing.
+	reader, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+	if err := unix.FinitModule(int(reader.Fd()), params, 0); err != nil {
+		return fmt.Errorf("finit_module: %w", err)
+	}
+	return nil
+}
