@@ -102,7 +102,11 @@ func Open() (_ *Programs, err error) {
 		}
 	}()
 	for _, h := range list {
-		if err := p.attach(spec, loaded, h); err != nil && !(h.optional && errors.Is(err, os.ErrNotExist)) {
+		err := p.attach(spec, loaded, h)
+		if h.optional && errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
 			p.unattached = append(p.unattached, err)
 		}
 	}

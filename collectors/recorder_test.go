@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,13 +20,13 @@ type scripted struct {
 	name   string
 	events chan kmodquery.Event
 	fail   []error // what its first runs return at once
-	runs   int
+	runs   atomic.Int64
 }
 
 func (s *scripted) Name() string { return s.name }
 
 func (s *scripted) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) error {
-	s.runs++
+	s.runs.Add(1)
 	if len(s.fail) > 0 {
 		err := s.fail[0]
 		s.fail = s.fail[1:]
@@ -126,6 +127,7 @@ func TestARefusedBatchIsKept(t *testing.T) {
 		synctest.Wait()
 		require.EqualError(t, r.Sync(t.Context()), "events wait to be stored: disk full")
 		time.Sleep(5 * retryDelay)
+		synctest.Wait()
 		require.Equal(t, []string{"store events: disk full; they wait in memory"}, said.errs)
 
 		sink.refuse(nil)
@@ -180,8 +182,9 @@ func TestSourcesAreRunAgainUnlessTheHostCannot(t *testing.T) {
 		r := NewRecorder(&memory{}, said.add, passing, never)
 		r.Start(t.Context())
 		time.Sleep(time.Hour)
-		require.Equal(t, 3, passing.runs)
-		require.Equal(t, 1, never.runs)
+		synctest.Wait()
+		require.EqualValues(t, 3, passing.runs.Load())
+		require.EqualValues(t, 1, never.runs.Load())
 		require.ElementsMatch(t, []string{"passing: one", "passing: two", "never: open: not supported: no BTF"}, said.errs)
 		require.Len(t, r.Sensors(), 2)
 		require.NoError(t, r.Close())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log"
+	"net"
 	"time"
 
 	osquery "github.com/osquery/osquery-go"
@@ -19,8 +20,8 @@ import (
 type app struct {
 	plugins  []osquery.OsqueryPlugin
 	store    *sqlite.Store
-	recorder *collectors.Recorder
-	records  bool
+	recorder *collectors.Recorder // nil where another process records
+	shared   net.Listener         // where its readers connect; nil likewise
 }
 
 // open opens the event store, starts the sources unless another process
@@ -38,17 +39,19 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
-	a := &app{
-		store:    store,
-		recorder: collectors.NewRecorder(store, func(err error) { report.Print(err) }, sources()...),
-		records:  status.Role == kmodquery.RoleRecorder,
+	a := &app{store: store}
+	var recorder tables.Recorder
+	if status.Role == kmodquery.RoleRecorder {
+		recorder, err = a.record(ctx, c.stateDir, report)
+	} else {
+		recorder = collectors.NewRemote(dialRecorder(c.stateDir), sourceNames())
 	}
-	if a.records {
-		a.recorder.Start(ctx)
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
 	}
 	a.plugins = tables.Plugins(tables.Config{
 		Store:      store,
-		Recorder:   a.recorder,
+		Recorder:   recorder,
 		Signatures: signatures.All(),
 		Kernel:     kernelRelease(),
 		ReplyBytes: c.replyLimit,
@@ -57,11 +60,32 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 	return a, nil
 }
 
+// record starts the sources and answers the readers of the same store.
+func (a *app) record(ctx context.Context, stateDir string, report *log.Logger) (*collectors.Recorder, error) {
+	listener, err := listenForReaders(stateDir)
+	if err != nil {
+		return nil, err
+	}
+	a.shared = listener
+	a.recorder = collectors.NewRecorder(a.store, func(err error) { report.Print(err) }, sources()...)
+	a.recorder.Start(ctx)
+	go a.recorder.Share(listener)
+	return a.recorder, nil
+}
+
+func sourceNames() []string {
+	var names []string
+	for _, source := range sources() {
+		names = append(names, source.Name())
+	}
+	return names
+}
+
 // Close stops the sources, stores what they had seen and closes the store.
 func (a *app) Close() error {
-	var err error
-	if a.records {
-		err = a.recorder.Close()
+	var errs []error
+	if a.recorder != nil {
+		errs = append(errs, a.shared.Close(), a.recorder.Close())
 	}
-	return errors.Join(err, a.store.Close())
+	return errors.Join(append(errs, a.store.Close())...)
 }

@@ -8,8 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
+	osquery "github.com/osquery/osquery-go"
 	"github.com/peterbourgon/ff/v3"
 
 	"github.com/kmodquery/kmodquery/extension/shell"
@@ -77,13 +79,8 @@ func (c *config) flagSet() *flag.FlagSet {
 // Its error is one line; flag.ErrHelp asks for the usage.
 func parse(args []string) (*config, error) {
 	c := &config{}
-	if len(args) > 0 {
-		for _, command := range commands {
-			if args[0] == command.name {
-				c.command, args = command.name, args[1:]
-				break
-			}
-		}
+	if len(args) > 0 && isCommand(args[0]) {
+		c.command, args = args[0], args[1:]
 	}
 	flags := c.flagSet()
 	err := ff.Parse(flags, args,
@@ -101,16 +98,35 @@ func parse(args []string) (*config, error) {
 	c.args = flags.Args()
 	switch {
 	case c.version:
+	case c.command == "" && len(c.args) > 0 && isCommand(c.args[0]):
+		return nil, fmt.Errorf("put the command %s before the flags", c.args[0])
 	case c.command == "" && len(c.args) > 0:
 		return nil, fmt.Errorf("unknown command %q", c.args[0])
 	case c.command == "" && c.socket == "":
 		return nil, errors.New("--socket is missing: osquery gives it when it starts an extension; to ask without osquery use: kmodquery.ext query")
+	case len(c.socket) > osquery.MaxSocketPathCharacters:
+		return nil, fmt.Errorf("--socket has %d characters and osquery's sockets have at most %d", len(c.socket), osquery.MaxSocketPathCharacters)
+	case c.command == "query" && len(c.args) > 1 && strings.HasPrefix(c.args[1], "-"):
+		return nil, errors.New("query takes one SQL text: put the flags before it")
 	case c.command == "query" && len(c.args) > 1:
 		return nil, errors.New("query takes one SQL text: put it in quotes")
 	case c.timeout <= 0 || c.interval <= 0:
 		return nil, errors.New("--timeout and --interval take a number of seconds greater than 0")
+	case c.replyLimit <= 0 || c.queryTimeout <= 0:
+		return nil, errors.New("--reply-limit and --query-timeout take a value greater than 0")
+	case c.retentionAge < 0 || c.retentionEvents < 0:
+		return nil, errors.New("--retention-age and --retention-events take a value that is not negative; 0 keeps everything")
 	}
 	return c, nil
+}
+
+func isCommand(word string) bool {
+	for _, command := range commands {
+		if command.name == word {
+			return true
+		}
+	}
+	return false
 }
 
 // defaultStateDir is the system's for root, and the user's own for others, who

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"log"
 	"os"
 	"strings"
@@ -26,13 +26,17 @@ const (
 	// a dead extension with its next round of pings.
 	registerFor   = 30 * time.Second
 	registerEvery = 500 * time.Millisecond
+	// drainFor bounds the wait, after a signal, for requests under way. osquery
+	// kills an extension 11 s after it asked it to end.
+	drainFor = 5 * time.Second
 )
 
 // serve offers the tables to osquery until ctx ends or osquery goes away; both
 // are a normal end.
 func serve(ctx context.Context, c *config, report *log.Logger) (err error) {
-	if _, err := os.Stat(c.socket); err != nil {
-		report.Printf("waiting %d s for osquery's socket %s", c.timeout, c.socket)
+	// First, so that a wrong socket is told before anything is started or made.
+	if err := reach(ctx, c); err != nil || ctx.Err() != nil {
+		return err
 	}
 	a, err := open(ctx, c, report)
 	if err != nil {
@@ -60,6 +64,33 @@ func serve(ctx context.Context, c *config, report *log.Logger) (err error) {
 	}
 }
 
+// reach waits until osquery answers on its socket, or until ctx ends.
+func reach(ctx context.Context, c *config) error {
+	answered := make(chan error, 1)
+	go func() { answered <- ping(c.socket, time.Duration(c.timeout)*time.Second) }()
+	select {
+	case err := <-answered:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// ping gives the socket timeout to appear and osquery timeout to answer there.
+func ping(socket string, timeout time.Duration) error {
+	client, err := osquery.NewClient(socket, timeout)
+	if err == nil {
+		defer client.Close()
+		_, err = client.Ping()
+	} else if _, missing := os.Stat(socket); errors.Is(missing, fs.ErrNotExist) {
+		err = fmt.Errorf("there is no such socket after %s", timeout)
+	}
+	if err != nil {
+		return fmt.Errorf("connect to osquery at %s: %w; is osquery running, with this socket?", socket, err)
+	}
+	return nil
+}
+
 // register offers the tables once and serves them until ctx or osquery ends.
 func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin) error {
 	server, err := osquery.NewExtensionManagerServer(extensionName, c.socket,
@@ -69,7 +100,7 @@ func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin) e
 		osquery.WithTransportFactory(thrift.NewTBufferedTransportFactory(transportBuffer)),
 	)
 	if err != nil {
-		return fmt.Errorf("connect to osquery at %s: %w; is osquery running, with this socket?", c.socket, err)
+		return fmt.Errorf("connect to osquery at %s: %w", c.socket, err)
 	}
 	server.RegisterPlugin(plugins...)
 
@@ -84,6 +115,10 @@ func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin) e
 	case <-ctx.Done():
 		// The rest of the process is ending whether osquery hears this or not.
 		_ = server.Shutdown(context.Background())
+		select {
+		case <-ended: // the extension's own socket is gone
+		case <-time.After(drainFor):
+		}
 		return nil
 	}
 }
@@ -94,7 +129,8 @@ func isDuplicate(err error) bool {
 	return strings.Contains(err.Error(), "Duplicate extension registered")
 }
 
-// isGone reports whether the connection that once worked has ended.
+// isGone reports whether osquery no longer answers the pings of an extension
+// that it had accepted.
 func isGone(err error) bool {
-	return strings.Contains(err.Error(), "extension ping failed") || errors.Is(err, io.EOF)
+	return strings.Contains(err.Error(), "extension ping failed")
 }

@@ -196,7 +196,7 @@ func (m *Machine) emulate(ctx context.Context, p platform, image *Image, initram
 		Console: console.String(),
 	}
 	switch {
-	case context.Cause(ctx) == errNotBooted:
+	case errors.Is(context.Cause(ctx), errNotBooted):
 		return nil, fmt.Errorf("%w within %v; end of the console: %s", errNotBooted, limitOfBoot, result.Console)
 	case ctx.Err() != nil:
 		reason := fmt.Sprintf("it was ended after %v", result.Total.Round(time.Second))

@@ -4,6 +4,7 @@ package vm
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -30,7 +31,7 @@ func TestTreeIsPackedInDebiansMergedLayout(t *testing.T) {
 	archive := cpio.NewReader(&packed)
 	for {
 		header, err := archive.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		require.NoError(t, err)
