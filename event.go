@@ -37,7 +37,12 @@ const (
 // Sources of events, as the source column and the sensors table spell them.
 const (
 	SourceEBPF             = "ebpf"
+	SourceAudit            = "audit"
+	SourceJournal          = "journal"
+	SourceKmsg             = "kmsg"
+	SourceSyslog           = "syslog"
 	SourceEndpointSecurity = "endpoint_security"
+	SourceUnifiedLog       = "unified_log"
 )
 
 // TypeKernelModule is the Type of an event whose bytes are a kernel module, as
@@ -78,7 +83,7 @@ type Event struct {
 	Type       string `json:"type,omitempty"`
 	Origin     string `json:"origin,omitempty"`
 	Filesystem string `json:"filesystem,omitempty"`
-	Device     *int64 `json:"device,omitempty"` // st_dev of stat(2)
+	Device     *int64 `json:"device,omitempty"` // of the file's superblock, in stat(2)'s form; not st_dev on btrfs and overlayfs
 	Inode      *int64 `json:"inode,omitempty"`
 	Size       *int64 `json:"size,omitempty"`  // bytes
 	Mtime      *int64 `json:"mtime,omitempty"` // Unix time in seconds
@@ -116,8 +121,8 @@ type Event struct {
 	EUID      *int64 `json:"euid,omitempty"`
 	GID       *int64 `json:"gid,omitempty"`
 	EGID      *int64 `json:"egid,omitempty"`
-	AUID      *int64 `json:"auid,omitempty"`       // login uid; -1 where none was set
-	SessionID *int64 `json:"session_id,omitempty"` // audit session; -1 where none was set
+	AUID      *int64 `json:"auid,omitempty"`       // login uid; 4294967295, as audit has it, where none was set
+	SessionID *int64 `json:"session_id,omitempty"` // audit session; 4294967295 where there is none
 
 	Capabilities *int64 `json:"capabilities,omitempty"` // effective set as a mask
 	Ancestors    string `json:"ancestors,omitempty"`    // JSON array, nearest first

@@ -59,10 +59,13 @@ type Record struct {
 type Call struct {
 	Name   string // InitModule, FinitModule or DeleteModule
 	Result int64  // 0 or -errno
-	Flags  uint64 // of finit_module and delete_module
-	Size   uint64 // init_module's len
-	Params Text
-	Module Text // the name given to delete_module
+	// HasArguments says that the call's entry was seen; without it the rest is
+	// empty.
+	HasArguments bool
+	Flags        uint64 // of finit_module and delete_module
+	Size         uint64 // init_module's len
+	Params       Text
+	Module       Text // the name given to delete_module
 }
 
 // Text is a string that the program read for the record.
@@ -77,12 +80,15 @@ type Text struct {
 type File struct {
 	ID       uint32 // see Programs.ReadFileType and Programs.LoadDataType
 	IsModule bool
-	Size     uint64 // bytes of the file, or init_module's len
-	Flags    uint64 // finit_module's flags
+	// HasArguments says that the system call's entry was seen; without it
+	// Flags is empty, and so is the Size of LoadData.
+	HasArguments bool
+	Size         uint64 // bytes of the file, or init_module's len
+	Flags        uint64 // finit_module's flags
 
 	// The rest is empty for LoadData.
-	Path         string // absolute, or relative where Truncated
-	Truncated    bool   // Path lacks its beginning
+	Path         string // absolute, or relative where Incomplete
+	Incomplete   bool   // Path lacks its beginning: it is too deep, or leads to no root of the thread's
 	Filesystem   string
 	Device       uint32 // the kernel's own dev_t: major << 20 | minor
 	Inode        uint64
@@ -100,6 +106,10 @@ type Module struct {
 	Taints     uint64
 	Params     Text // ModuleLoad only
 }
+
+// RingSize is how many bytes of the ring buffer a record of this length took:
+// an eight-byte header, and padding to eight bytes.
+func RingSize(length int) int { return 8 + (length+7)&^7 }
 
 // Decode reads one record as the ring buffer hands it over. It keeps nothing
 // of raw.
@@ -143,7 +153,7 @@ func decodeCall(raw []byte) (*Call, error) {
 	if err != nil {
 		return nil, err
 	}
-	call := &Call{Result: r.Result, Flags: r.Flags, Size: r.Size}
+	call := &Call{Result: r.Result, HasArguments: r.HasArguments != 0, Flags: r.Flags, Size: r.Size}
 	switch r.Call {
 	case moduleSystemCallCALL_INIT_MODULE:
 		call.Name = InitModule
@@ -181,7 +191,7 @@ func decodeFile(raw []byte) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	file := &File{ID: r.Id, IsModule: r.IsModule != 0, Size: r.Size, Flags: r.Flags}
+	file := &File{ID: r.Id, IsModule: r.IsModule != 0, HasArguments: r.HasArguments != 0, Size: r.Size, Flags: r.Flags}
 	if r.PathState == modulePathStatePATH_NONE {
 		return file, nil
 	}
@@ -193,7 +203,7 @@ func decodeFile(raw []byte) (*File, error) {
 	file.InternalFS = r.MntInternal != 0
 	file.Mtime = r.Mtime
 	file.Ctime = r.Ctime
-	file.Truncated = r.PathState == modulePathStatePATH_TRUNCATED
+	file.Incomplete = r.PathState == modulePathStatePATH_TRUNCATED || r.PathState == modulePathStatePATH_UNREACHABLE
 	var names []string
 	for i := min(int(r.Components), len(r.Path)) - 1; i >= 0; i-- {
 		if name := text(r.Path[i][:]); name != "" {
@@ -201,7 +211,7 @@ func decodeFile(raw []byte) (*File, error) {
 		}
 	}
 	file.Path = strings.Join(names, "/")
-	if !file.Truncated {
+	if !file.Incomplete {
 		file.Path = "/" + file.Path
 	}
 	return file, nil

@@ -94,6 +94,7 @@ func TestDecodePaths(t *testing.T) {
 		{"slots that are not in use", modulePathStatePATH_WHOLE, []string{"x.ko", "tmp", "stale"}, 2, "/tmp/x.ko", false},
 		{"memfd", modulePathStatePATH_DETACHED, []string{"memfd:x"}, 1, "/memfd:x", false},
 		{"deeper than the record", modulePathStatePATH_TRUNCATED, []string{"x.ko", "a"}, 32, "a/x.ko", true},
+		{"on a mount of its own", modulePathStatePATH_UNREACHABLE, []string{"dummy.ko", "modules", "lib"}, 3, "lib/modules/dummy.ko", true},
 		{"a count out of range", modulePathStatePATH_WHOLE, []string{"x.ko"}, 4000, "/x.ko", false},
 	}
 	for _, test := range tests {
@@ -105,7 +106,7 @@ func TestDecodePaths(t *testing.T) {
 			got, err := Decode(bytesOf(raw))
 			require.NoError(t, err)
 			require.Equal(t, test.want, got.File.Path)
-			require.Equal(t, test.truncated, got.File.Truncated)
+			require.Equal(t, test.truncated, got.File.Incomplete)
 		})
 	}
 }

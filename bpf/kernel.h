@@ -30,8 +30,8 @@ typedef __u32 __wsum;
 typedef _Bool bool;
 
 enum bpf_map_type {
+	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
-	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
@@ -44,12 +44,22 @@ struct cred {
 	struct { u32 val; } uid, gid, euid, egid;
 };
 
+struct mount;
+
+struct mnt_namespace {
+	struct mount *root;
+};
+
+struct nsproxy {
+	struct mnt_namespace *mnt_ns;
+};
+
 struct task_struct {
-	int pid;
 	int tgid;
 	struct task_struct *real_parent;
 	const struct cred *cred;
 	u64 start_time;
+	struct nsproxy *nsproxy;
 	struct { u32 val; } loginuid;  /* CONFIG_AUDIT */
 	u32 sessionid;                 /* CONFIG_AUDIT */
 };
@@ -128,7 +138,6 @@ struct module {
 	const char *version;
 	const char *srcversion;
 	unsigned long taints;
-	bool sig_ok; /* CONFIG_MODULE_SIG */
 };
 
 #if defined(__TARGET_ARCH_x86)

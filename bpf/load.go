@@ -23,14 +23,8 @@ var (
 	ErrNoRingBuffer = errors.New("the kernel has no BPF ring buffer")
 )
 
-// ErrFlushed is what Read returns when a Flush has run its course.
+// ErrFlushed is what a Read that a Flush interrupted returns.
 var ErrFlushed = ringbuf.ErrFlushed
-
-// kretprobeInstances is how many system calls may be under way at once before
-// the return of one more goes unseen, where kretprobes have to be used. The
-// kernel's own default, twice the number of processors or ten, is too few for
-// udev at boot.
-const kretprobeInstances = 1024
 
 // Programs are the programs attached to the running kernel and the ring buffer
 // that they fill. One goroutine reads; the other methods may be called beside
@@ -101,12 +95,16 @@ func Open() (_ *Programs, err error) {
 			program.Close()
 		}
 	}()
+	absent := map[string]bool{}
 	for _, h := range list {
-		err := p.attach(spec, loaded, h)
-		if h.optional && errors.Is(err, os.ErrNotExist) {
+		if absent[h.symbol] {
 			continue
 		}
-		if err != nil {
+		err := p.attach(spec, loaded, h)
+		switch {
+		case h.optional && errors.Is(err, os.ErrNotExist):
+			absent[h.symbol] = true
+		case err != nil:
 			p.unattached = append(p.unattached, err)
 		}
 	}
@@ -238,11 +236,10 @@ func (p *Programs) attachAs(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.P
 	case asKprobe:
 		a.link, err = link.Kprobe(symbol, program, nil)
 	case asKretprobe:
-		a.link, err = link.Kretprobe(symbol, program, &link.KprobeOptions{RetprobeMaxActive: kretprobeInstances})
-		if err != nil {
-			// The number can only be set through tracefs.
-			a.link, err = link.Kretprobe(symbol, program, nil)
-		}
+		// Not with more instances than the kernel's default: that takes a
+		// tracefs event, which a killed process leaves behind. A return that
+		// goes unseen is counted.
+		a.link, err = link.Kretprobe(symbol, program, nil)
 	}
 	if err != nil {
 		return fmt.Errorf("attach program: %w", err)
@@ -265,9 +262,13 @@ func (p *Programs) Read() ([]byte, error) {
 // ever. Only the reading goroutine may call it.
 func (p *Programs) SetDeadline(t time.Time) { p.reader.SetDeadline(t) }
 
-// Flush makes Read return every record that is in the ring now, and then
-// ErrFlushed once. Several calls may be answered by one ErrFlushed.
+// Flush interrupts a Read that waits: it returns ErrFlushed when the ring is
+// empty. Several calls may be answered by one ErrFlushed.
 func (p *Programs) Flush() error { return p.reader.Flush() }
+
+// Pending is how many bytes of the ring buffer wait to be read, each record
+// with its RingSize.
+func (p *Programs) Pending() int { return p.reader.AvailableBytes() }
 
 // Hooks names what is attached, each as "symbol (how)".
 func (p *Programs) Hooks() []string {
@@ -284,7 +285,7 @@ func (p *Programs) Unattached() []error { return p.unattached }
 // Counters say what became of the records since Open.
 type Counters struct {
 	Sent      uint64 // put into the ring
-	Lost      uint64 // the ring had no room
+	Lost      uint64 // the ring had no room, or a system call's return went unseen
 	Missed    uint64 // the kernel did not run a program, because it already ran on that processor
 	Untracked uint64 // sent without an attempt, because there were too many of them
 }

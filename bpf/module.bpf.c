@@ -26,12 +26,14 @@ struct attempt {
 	u64 name;   /* user address, delete_module */
 	u64 size;
 	u64 flags;
+	u32 taken;  /* the kernel was handed a module */
+	u32 live;   /* its module_load was seen: code of the module may run */
 };
 
 /* The attempts that one thread has under way, the innermost last. */
 struct thread {
 	u64 start_time; /* tells a thread from a later one with its number */
-	u64 depth;
+	u64 depth;      /* counts on beyond DEPTH, so that every return finds its own */
 	struct attempt attempt[DEPTH];
 };
 
@@ -41,7 +43,8 @@ struct {
 } records SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	/* Not an LRU: a flood of short calls would evict a load under way. */
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 8192);
 	__type(key, u32);
 	__type(value, struct thread);
@@ -69,35 +72,42 @@ static __always_inline void count(u32 counter)
 }
 
 /* The thread's attempts, or NULL where it has none under way. */
-static __always_inline struct thread *find_thread(struct task_struct *task)
+static __always_inline struct thread *find_thread(void)
 {
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	u32 tid = bpf_get_current_pid_tgid();
 	struct thread *thread = bpf_map_lookup_elem(&threads, &tid);
 
-	if (!thread || thread->start_time != BPF_CORE_READ(task, start_time))
-		return NULL;
-	if (thread->depth == 0 || thread->depth > DEPTH)
+	if (!thread || thread->depth == 0 || thread->start_time != BPF_CORE_READ(task, start_time))
 		return NULL;
 	return thread;
 }
 
+/* The attempt at a depth, the outermost being 1, or NULL where it is not kept. */
+static __always_inline struct attempt *attempt_at(struct thread *thread, u64 depth)
+{
+	if (depth == 0 || depth > DEPTH)
+		return NULL;
+	return &thread->attempt[(depth - 1) & (DEPTH - 1)];
+}
+
 static __always_inline struct attempt *innermost(struct thread *thread)
 {
-	return &thread->attempt[(thread->depth - 1) & (DEPTH - 1)];
+	return thread ? attempt_at(thread, thread->depth) : NULL;
 }
 
 /*
- * Begins an attempt and returns it. All system calls of a thread find their
- * registers at one address, the top of its kernel stack; a call made from
- * inside the kernel, by a module's init, brings others. So the same address
- * again means that the last return was not seen, and another one a load inside
- * a load.
+ * Begins an attempt and returns it, or NULL where it cannot be kept. All system
+ * calls of a thread find their registers at one address, the top of its kernel
+ * stack. So the same address again means that a return was not seen, unless
+ * code of the module may be calling from inside the kernel; another address,
+ * or none, is a load inside a load.
  */
 static __always_inline struct attempt *begin_attempt(u64 regs)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	u32 tid = bpf_get_current_pid_tgid();
-	struct thread *thread = find_thread(task);
+	struct thread *thread = find_thread();
 	struct attempt *attempt;
 
 	if (!thread) {
@@ -110,19 +120,40 @@ static __always_inline struct attempt *begin_attempt(u64 regs)
 			count(COUNTER_UNTRACKED);
 			return NULL;
 		}
-	} else if (thread->attempt[0].regs == regs) {
+	} else if (thread->attempt[0].regs == 0) {
+		thread->depth = 0; /* without an entry there is no return either */
+	} else if (thread->attempt[0].regs == regs && !thread->attempt[0].live) {
+		count(COUNTER_LOST);
 		thread->depth = 0;
 	}
-	if (thread->depth < DEPTH)
-		thread->depth++;
+	thread->depth++;
 	attempt = innermost(thread);
+	if (!attempt) {
+		count(COUNTER_UNTRACKED);
+		return NULL;
+	}
 	attempt->begin_ns = bpf_ktime_get_boot_ns();
 	attempt->regs = regs;
 	attempt->params = 0;
 	attempt->name = 0;
 	attempt->size = 0;
 	attempt->flags = 0;
+	attempt->taken = 0;
+	attempt->live = 0;
 	return attempt;
+}
+
+/* Leaves the attempts that have no return of their own. */
+static __always_inline void leave_entryless(struct thread *thread)
+{
+#pragma unroll
+	for (int i = 1; i < DEPTH; i++) {
+		struct attempt *attempt = innermost(thread);
+
+		if (!attempt || attempt->regs != 0 || thread->depth == 1)
+			return;
+		thread->depth--;
+	}
 }
 
 static __always_inline void end_attempt(struct thread *thread)
@@ -140,14 +171,17 @@ static __always_inline void fill_header(struct record_header *header, u32 kind, 
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	const struct cred *cred = BPF_CORE_READ(task, cred);
 	u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct attempt *attempt;
 
 	header->boot_ns = bpf_ktime_get_boot_ns();
 	header->attempt_ns = 0;
 	header->parent_attempt_ns = 0;
-	if (thread) {
-		header->attempt_ns = innermost(thread)->begin_ns;
-		if (thread->depth > 1)
-			header->parent_attempt_ns = thread->attempt[(thread->depth - 2) & (DEPTH - 1)].begin_ns;
+	attempt = innermost(thread);
+	if (attempt) {
+		header->attempt_ns = attempt->begin_ns;
+		attempt = attempt_at(thread, thread->depth - 1);
+		if (attempt)
+			header->parent_attempt_ns = attempt->begin_ns;
 	}
 	header->kind = kind;
 	header->pid = pid_tgid >> 32;
@@ -192,10 +226,13 @@ static __always_inline int enter_module_call(u64 regs, u64 params, u64 name, u64
 
 static __always_inline int exit_module_call(u32 call, s64 result)
 {
-	struct thread *thread = find_thread((struct task_struct *)bpf_get_current_task());
-	struct system_call_record *record = bpf_ringbuf_reserve(&records, sizeof(struct system_call_record), 0);
+	struct thread *thread = find_thread();
+	struct system_call_record *record;
 	struct attempt *attempt;
 
+	if (thread)
+		leave_entryless(thread);
+	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 	if (record) {
 		fill_header(&record->header, RECORD_SYSTEM_CALL, thread);
 		record->call = call;
@@ -204,9 +241,9 @@ static __always_inline int exit_module_call(u32 call, s64 result)
 		record->name_len = NOT_READ;
 		record->size = 0;
 		record->flags = 0;
-		record->reserved = 0;
-		if (thread) {
-			attempt = innermost(thread);
+		attempt = innermost(thread);
+		record->has_arguments = attempt && attempt->regs;
+		if (record->has_arguments) {
 			record->size = attempt->size;
 			record->flags = attempt->flags;
 			if (call == CALL_DELETE_MODULE)
@@ -223,7 +260,8 @@ static __always_inline int exit_module_call(u32 call, s64 result)
 	return 0;
 }
 
-#define ARG1(regs) PT_REGS_PARM1_CORE_SYSCALL(regs)
+/* Not PT_REGS_PARM1_CORE_SYSCALL: on arm64 the kernel takes regs[0], not orig_x0. */
+#define ARG1(regs) PT_REGS_PARM1_CORE(regs)
 #define ARG2(regs) PT_REGS_PARM2_CORE(regs)
 #define ARG3(regs) PT_REGS_PARM3_CORE(regs)
 
@@ -301,6 +339,8 @@ static __always_inline void fill_path(struct file_record *record, struct file *f
 	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
 	struct vfsmount *vfsmount = BPF_CORE_READ(file, f_path.mnt);
 	struct mount *mount = (void *)vfsmount - bpf_core_field_offset(struct mount, mnt);
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct mount *root = BPF_CORE_READ(task, nsproxy, mnt_ns, root);
 
 	record->path_state = PATH_TRUNCATED;
 	record->components = COMPONENTS;
@@ -317,7 +357,8 @@ static __always_inline void fill_path(struct file_record *record, struct file *f
 
 			record->path[i][0] = 0;
 			if (above == mount) {
-				record->path_state = PATH_WHOLE;
+				/* A mount of its own can be made to look like any folder. */
+				record->path_state = mount == root ? PATH_WHOLE : PATH_UNREACHABLE;
 				record->components = i;
 				break;
 			}
@@ -359,15 +400,18 @@ static __always_inline void fill_times(struct file_record *record, struct inode 
 static __always_inline int take(u32 kind, struct file *file, u32 id, bool is_module)
 {
 	struct thread *thread = NULL;
+	struct attempt *attempt = NULL;
 	struct file_record *record;
 	struct inode *inode;
 
 	if (is_module) {
-		thread = find_thread((struct task_struct *)bpf_get_current_task());
-		if (!thread || thread->attempt[0].regs == 0) {
-			begin_attempt(0);
-			thread = find_thread((struct task_struct *)bpf_get_current_task());
-		}
+		/* A system call takes one module; a second is a load inside it. */
+		attempt = innermost(find_thread());
+		if (!attempt || attempt->taken)
+			attempt = begin_attempt(0);
+		if (attempt)
+			attempt->taken = 1;
+		thread = find_thread();
 	}
 	record = bpf_ringbuf_reserve(&records, sizeof(struct file_record), 0);
 	if (!record) {
@@ -379,8 +423,10 @@ static __always_inline int take(u32 kind, struct file *file, u32 id, bool is_mod
 	record->is_module = is_module;
 	record->path_state = PATH_NONE;
 	record->components = 0;
-	record->size = thread ? innermost(thread)->size : 0;
-	record->flags = thread ? innermost(thread)->flags : 0;
+	record->has_arguments = attempt && attempt->regs;
+	record->size = attempt ? attempt->size : 0;
+	record->flags = attempt ? attempt->flags : 0;
+	record->reserved = 0;
 	record->filesystem[0] = 0;
 	if (file) {
 		inode = BPF_CORE_READ(file, f_inode);
@@ -442,9 +488,13 @@ int kprobe_security_kernel_load_data(struct pt_regs *ctx)
 
 static __always_inline int module_event(u32 kind, struct module *module)
 {
-	struct thread *thread = find_thread((struct task_struct *)bpf_get_current_task());
-	struct module_record *record = bpf_ringbuf_reserve(&records, sizeof(struct module_record), 0);
+	struct thread *thread = find_thread();
+	struct attempt *attempt = innermost(thread);
+	struct module_record *record;
 
+	if (attempt && kind == RECORD_MODULE_LOAD)
+		attempt->live = 1;
+	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 	if (!record) {
 		count(COUNTER_LOST);
 		return 0;
@@ -459,9 +509,8 @@ static __always_inline int module_event(u32 kind, struct module *module)
 	bpf_probe_read_kernel_str(record->version, sizeof(record->version), BPF_CORE_READ(module, version));
 	bpf_probe_read_kernel_str(record->srcversion, sizeof(record->srcversion), BPF_CORE_READ(module, srcversion));
 	/* load_module has copied the parameters by now, so their page is present. */
-	if (thread && kind == RECORD_MODULE_LOAD)
-		record->params_len = bpf_probe_read_user_str(record->params, sizeof(record->params),
-							     (void *)innermost(thread)->params);
+	if (kind == RECORD_MODULE_LOAD && attempt && attempt->regs)
+		record->params_len = bpf_probe_read_user_str(record->params, sizeof(record->params), (void *)attempt->params);
 	send(record);
 	return 0;
 }

@@ -23,23 +23,25 @@ const (
 )
 
 type moduleFileRecord struct {
-	_           structs.HostLayout
-	Header      moduleRecordHeader
-	Inode       uint64
-	Size        uint64
-	Flags       uint64
-	Mtime       int64
-	Ctime       int64
-	Id          uint32
-	IsModule    uint32
-	Device      uint32
-	Links       uint32
-	Unhashed    uint32
-	MntInternal uint32
-	PathState   modulePathState
-	Components  uint32
-	Filesystem  [32]uint8
-	Path        [32][256]uint8
+	_            structs.HostLayout
+	Header       moduleRecordHeader
+	Inode        uint64
+	Size         uint64
+	Flags        uint64
+	Mtime        int64
+	Ctime        int64
+	Id           uint32
+	IsModule     uint32
+	Device       uint32
+	Links        uint32
+	Unhashed     uint32
+	MntInternal  uint32
+	PathState    modulePathState
+	Components   uint32
+	HasArguments uint32
+	Reserved     uint32
+	Filesystem   [32]uint8
+	Path         [32][256]uint8
 }
 
 type moduleModuleRecord struct {
@@ -57,10 +59,11 @@ type moduleModuleRecord struct {
 type modulePathState uint32
 
 const (
-	modulePathStatePATH_NONE      modulePathState = 0
-	modulePathStatePATH_WHOLE     modulePathState = 1
-	modulePathStatePATH_DETACHED  modulePathState = 2
-	modulePathStatePATH_TRUNCATED modulePathState = 3
+	modulePathStatePATH_NONE        modulePathState = 0
+	modulePathStatePATH_WHOLE       modulePathState = 1
+	modulePathStatePATH_DETACHED    modulePathState = 2
+	modulePathStatePATH_UNREACHABLE modulePathState = 3
+	modulePathStatePATH_TRUNCATED   modulePathState = 4
 )
 
 type moduleRecordHeader struct {
@@ -103,17 +106,17 @@ const (
 )
 
 type moduleSystemCallRecord struct {
-	_         structs.HostLayout
-	Header    moduleRecordHeader
-	Result    int64
-	Flags     uint64
-	Size      uint64
-	Call      moduleSystemCall
-	ParamsLen int32
-	NameLen   int32
-	Reserved  uint32
-	Name      [64]uint8
-	Params    [1024]uint8
+	_            structs.HostLayout
+	Header       moduleRecordHeader
+	Result       int64
+	Flags        uint64
+	Size         uint64
+	Call         moduleSystemCall
+	ParamsLen    int32
+	NameLen      int32
+	HasArguments uint32
+	Name         [64]uint8
+	Params       [1024]uint8
 }
 
 type moduleThread struct {
@@ -128,6 +131,8 @@ type moduleThread struct {
 		Name    uint64
 		Size    uint64
 		Flags   uint64
+		Taken   uint32
+		Live    uint32
 	}
 }
 

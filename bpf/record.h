@@ -34,13 +34,14 @@ enum system_call {
 enum path_state {
 	PATH_NONE,        /* there is no file */
 	PATH_WHOLE,       /* the components reach the root of the mount namespace */
-	PATH_DETACHED,    /* they reach a root that is mounted nowhere: memfd, pipes */
+	PATH_DETACHED,    /* they reach a file that lies in no folder: memfd */
+	PATH_UNREACHABLE, /* they reach the root of a mount that the thread's namespace lacks */
 	PATH_TRUNCATED,   /* there are more than COMPONENTS */
 };
 
 enum counter {
 	COUNTER_SENT,     /* records put into the ring */
-	COUNTER_LOST,     /* records for which the ring had no room */
+	COUNTER_LOST,     /* records for which the ring had no room, and returns that went unseen */
 	COUNTER_UNTRACKED,/* attempts that could not be remembered: their load_id is missing */
 	COUNTERS,
 };
@@ -72,7 +73,7 @@ struct system_call_record {
 	enum system_call call;
 	__s32 params_len;        /* from bpf_probe_read_user_str, or NOT_READ */
 	__s32 name_len;          /* likewise, of delete_module's name */
-	__u32 reserved;
+	__u32 has_arguments;     /* its entry was seen: size, flags and texts mean something */
 	__u8 name[MODULE_TEXT_LEN];
 	__u8 params[PARAMS_LEN];
 };
@@ -103,6 +104,8 @@ struct file_record {
 	__u32 mnt_internal;      /* a mount that only the kernel has: memfd */
 	enum path_state path_state;
 	__u32 components;        /* how many slots of path are in use */
+	__u32 has_arguments;     /* the system call's entry was seen: flags and len mean something */
+	__u32 reserved;
 	__u8 filesystem[FS_NAME_LEN];
 	__u8 path[COMPONENTS][COMPONENT_LEN]; /* the file first, its root last; a slot may be empty */
 };

@@ -10,7 +10,8 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// Delays before a source that failed is run again; each failure doubles it.
+// Delays before a source that failed is run again. Each failure doubles it
+// until the source has run for longer than the last one.
 const (
 	firstDelay = time.Second
 	lastDelay  = time.Minute
@@ -59,7 +60,11 @@ func (r *Recorder) Start(ctx context.Context) {
 // that this host cannot support it.
 func (r *Recorder) supervise(ctx context.Context, source Source, settled func()) {
 	for delay := firstDelay; ; delay = min(2*delay, lastDelay) {
+		began := time.Now()
 		err := source.Run(ctx, settled, r.writer.add)
+		if time.Since(began) > lastDelay {
+			delay = firstDelay // it had worked
+		}
 		settled()
 		if ctx.Err() != nil {
 			return
@@ -102,6 +107,7 @@ func (r *Recorder) Sensors() []kmodquery.Sensor {
 // done. Only Start may come before it.
 func (r *Recorder) Close() error {
 	r.cancel()
+	r.writer.stop()
 	r.running.Wait()
 	r.writer.close()
 	<-r.written

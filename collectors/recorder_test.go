@@ -174,6 +174,20 @@ func TestAFullQueueHoldsTheSourceBack(t *testing.T) {
 	})
 }
 
+func TestCloseDoesNotWaitForASinkThatRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &memory{err: errors.New("disk full")}
+		source := &scripted{name: "s", events: make(chan kmodquery.Event, 2*maxQueue)}
+		r := NewRecorder(sink, (&reports{}).add, source)
+		r.Start(t.Context())
+		for range maxQueue + 1 {
+			source.events <- kmodquery.Event{}
+		}
+		synctest.Wait()
+		require.EqualError(t, r.Close(), fmt.Sprintf("store the last %d events: disk full", maxQueue+1))
+	})
+}
+
 func TestSourcesAreRunAgainUnlessTheHostCannot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		said := &reports{}

@@ -32,7 +32,10 @@ type writer struct {
 	added   uint64 // events ever put into the queue
 	stored  uint64 // events ever taken by the sink
 	failure error  // of the last batch; nil once a batch was taken
-	closing bool
+	refused uint64 // events that found no place while the process was ending
+
+	stopping bool // nobody may wait any more for a sink that refuses
+	closing  bool // nothing is added any more
 }
 
 func newWriter(sink Sink, report func(error)) *writer {
@@ -45,7 +48,11 @@ func newWriter(sink Sink, report func(error)) *writer {
 func (w *writer) add(e kmodquery.Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for len(w.queue) >= maxQueue && !w.closing {
+	for len(w.queue) >= maxQueue {
+		if w.stopping && w.failure != nil {
+			w.refused++
+			return
+		}
 		w.changed.Wait()
 	}
 	w.queue = append(w.queue, e)
@@ -87,10 +94,7 @@ func (w *writer) next() []kmodquery.Event {
 // to go on.
 func (w *writer) settle(n int, err error) (more bool) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if err != nil && w.failure == nil {
-		w.report(fmt.Errorf("store events: %w; they wait in memory", err))
-	}
+	first := err != nil && w.failure == nil
 	w.failure = err
 	if err == nil {
 		w.stored += uint64(n)
@@ -99,8 +103,13 @@ func (w *writer) settle(n int, err error) (more bool) {
 			w.queue = nil
 		}
 	}
+	more = err == nil || !w.closing
 	w.changed.Broadcast()
-	return err == nil || !w.closing
+	w.mu.Unlock()
+	if first {
+		w.report(fmt.Errorf("store events: %w; they wait in memory", err))
+	}
+	return more
 }
 
 // sync returns when everything added before the call is stored, or with the
@@ -125,6 +134,14 @@ func (w *writer) sync(ctx context.Context) error {
 	return nil
 }
 
+// stop lets nobody wait any more for a sink that refuses.
+func (w *writer) stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stopping = true
+	w.changed.Broadcast()
+}
+
 // close lets run end once the queue is empty, or with the next refusal.
 func (w *writer) close() {
 	w.mu.Lock()
@@ -137,8 +154,8 @@ func (w *writer) close() {
 func (w *writer) unstored() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.queue) > 0 {
-		return fmt.Errorf("store the last %d events: %w", len(w.queue), w.failure)
+	if left := uint64(len(w.queue)) + w.refused; left > 0 {
+		return fmt.Errorf("store the last %d events: %w", left, w.failure)
 	}
 	return nil
 }

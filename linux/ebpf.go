@@ -58,7 +58,7 @@ func (s *EBPF) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)
 	defer func() { err = errors.Join(err, s.detach(err)) }()
 	ready()
 
-	stop := context.AfterFunc(ctx, func() { programs.Flush() })
+	stop := context.AfterFunc(ctx, func() { _ = programs.Flush() })
 	defer stop()
 	return s.read(ctx, programs, emit)
 }
@@ -108,42 +108,46 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 		s.lastEvent.Store(e.Time)
 		emit(e)
 	})
-	defer join.finish()
-
-	// A Sync is answered by a flush that began after it asked, so that what
-	// was recorded before it is read before it returns.
-	var flushing []chan struct{}
-	defer func() { answer(flushing) }()
+	var clock bootClock
+	var f *flush
+	defer func() {
+		join.finish()
+		if f != nil {
+			answer(f.waiting)
+		}
+	}()
 	for {
-		programs.SetDeadline(join.next())
-		raw, err := programs.Read()
-		switch {
-		case errors.Is(err, bpf.ErrFlushed):
-			if ctx.Err() != nil {
+		if f == nil {
+			f = s.nextFlush(ctx, programs)
+		}
+		if f.done(join) {
+			join.finish()
+			answer(f.waiting)
+			if f.last {
 				return nil
 			}
-			join.releaseAll()
-			answer(flushing)
-			if flushing = s.takeWaiting(); len(flushing) > 0 {
-				if err := programs.Flush(); err != nil {
-					return fmt.Errorf("flush the ring buffer: %w", err)
-				}
-			}
+			f = nil
 			continue
-		case errors.Is(err, os.ErrDeadlineExceeded):
+		}
+		programs.SetDeadline(f.deadline(join))
+		raw, err := programs.Read()
+		switch {
+		case errors.Is(err, bpf.ErrFlushed), errors.Is(err, os.ErrDeadlineExceeded):
+			f.drained()
 			join.expire(time.Now())
 			continue
 		case err != nil:
 			return fmt.Errorf("read the ring buffer: %w", err)
 		}
 		s.received.Add(1)
+		f.took(raw)
 		record, err := bpf.Decode(raw)
 		if err != nil {
 			s.decodeErrors.Add(1)
 			continue
 		}
 		now := time.Now()
-		join.add(translate.event(record, bootTime(now)), now)
+		join.add(translate.event(record, clock.bootTime()), now)
 		join.expire(now)
 	}
 }
@@ -161,8 +165,8 @@ func (s *EBPF) Sync(ctx context.Context) error {
 	s.waiting = append(s.waiting, done)
 	s.mu.Unlock()
 
-	if err := programs.Flush(); err != nil {
-		return nil // it is being closed, and what it had is being emitted
+	if err := programs.Flush(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("flush the eBPF ring buffer: %w", err)
 	}
 	select {
 	case <-done:
@@ -201,6 +205,9 @@ func (s *EBPF) attach(programs *bpf.Programs) {
 	s.sensor.Hooks = string(hooks)
 	s.sensor.State, s.sensor.Reason, s.sensor.Since = kmodquery.StateActive, "", time.Now().Unix()
 	if errs := programs.Unattached(); len(errs) > 0 {
+		// It delivers what it sees, but who asks for sensors that are not
+		// active must hear of it.
+		s.sensor.State = kmodquery.StateFailed
 		s.sensor.Reason = oneLine(fmt.Errorf("some hooks are missing: %w", errors.Join(errs...)))
 	}
 }
@@ -237,28 +244,24 @@ func (s *EBPF) setState(err error) {
 	s.sensor.Reason, s.sensor.Since = oneLine(err), time.Now().Unix()
 }
 
-func (s *EBPF) takeWaiting() []chan struct{} {
+// nextFlush is what the Syncs of the moment, or the end of ctx, wait for; nil
+// where there is neither.
+func (s *EBPF) nextFlush(ctx context.Context, programs *bpf.Programs) *flush {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	waiting := s.waiting
+	last := ctx.Err() != nil
+	if len(s.waiting) == 0 && !last {
+		return nil
+	}
+	f := &flush{waiting: s.waiting, last: last, left: programs.Pending(), until: time.Now().Add(grace)}
 	s.waiting = nil
-	return waiting
+	return f
 }
 
 func answer(waiting []chan struct{}) {
 	for _, done := range waiting {
 		close(done)
 	}
-}
-
-// bootTime is the wall clock's time at which the boot clock stood at zero, as
-// both stand now; a step of the wall clock moves it.
-func bootTime(now time.Time) time.Time {
-	var boot unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
-		return now
-	}
-	return now.Add(-time.Duration(boot.Nano()))
 }
 
 func oneLine(err error) string {

@@ -3,6 +3,7 @@
 package linux
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -61,7 +62,7 @@ func TestJoinGivesEveryEventWhatTheOthersKnow(t *testing.T) {
 	require.Nil(t, r.events[1].Result, "module_load comes before the module's init")
 	require.EqualValues(t, 0, *r.events[2].Result)
 	require.Empty(t, r.attempts)
-	require.Zero(t, r.order.Len())
+	require.True(t, r.idle())
 }
 
 func TestJoinOfFailedLoads(t *testing.T) {
@@ -100,6 +101,7 @@ func TestJoinReportsAnInitThatDoesNotReturn(t *testing.T) {
 	r.add(loadData, start)
 	r.add(load, start)
 	r.expire(start.Add(patience - 1))
+	require.False(t, r.idle(), "the call has not returned")
 	require.Equal(t, []string{"security_kernel_load_data", "module_load"}, r.names())
 
 	require.Equal(t, start.Add(patience), r.next())
@@ -114,35 +116,36 @@ func TestJoinReportsAnInitThatDoesNotReturn(t *testing.T) {
 	require.Zero(t, r.next())
 
 	r.add(returned(kmodquery.EventInitModule, 0), start.Add(time.Hour))
+	require.Len(t, r.events, 4)
 	require.Equal(t, "sys_exit_init_module", r.events[3].EventName)
 	require.EqualValues(t, 0, *r.events[3].Result)
 	require.Empty(t, r.attempts)
 }
 
 func TestJoinHoldsNothingBack(t *testing.T) {
-	t.Run("when a query asks", func(t *testing.T) {
+	t.Run("when a query has waited long enough", func(t *testing.T) {
 		r := newRecorded()
 		r.add(readFile, start)
-		r.releaseAll()
+		r.finish()
 		require.Equal(t, []string{"security_kernel_read_file"}, r.names())
+		require.Equal(t, "name", r.events[0].Missing)
 		r.add(load, start)
 		require.Len(t, r.events, 2)
+		require.Equal(t, "/tmp/x.ko", r.events[1].Path)
 	})
 	t.Run("when the source ends", func(t *testing.T) {
 		r := newRecorded()
 		r.add(loadData, start)
 		r.finish()
 		require.Equal(t, []string{"security_kernel_load_data", "init_module"}, r.names())
+		require.Equal(t, "name,result", r.events[1].Missing)
 	})
-	t.Run("when there are too many attempts", func(t *testing.T) {
+	t.Run("after patience has ended", func(t *testing.T) {
 		r := newRecorded()
-		for i := range maxAttempts + 1 {
-			e := readFile
-			e.LoadID = string(rune('a' + i))
-			r.add(e, start)
-		}
-		require.Len(t, r.events, 1)
-		require.Len(t, r.attempts, maxAttempts)
+		r.add(load, start)
+		r.expire(start.Add(patience))
+		r.add(readFile, start)
+		require.Equal(t, []string{"module_load", "security_kernel_read_file"}, r.names())
 	})
 	t.Run("without an attempt", func(t *testing.T) {
 		r := newRecorded()
@@ -151,4 +154,59 @@ func TestJoinHoldsNothingBack(t *testing.T) {
 		r.add(e, start)
 		require.Len(t, r.events, 1)
 	})
+}
+
+func TestJoinForgetsTheOldest(t *testing.T) {
+	fill := func(r *recorded, n int) {
+		for i := range n {
+			e := loadData
+			e.LoadID = fmt.Sprint(i)
+			r.add(e, start)
+		}
+	}
+	t.Run("and writes what it held back", func(t *testing.T) {
+		r := newRecorded()
+		fill(r, maxAttempts+1)
+		require.Equal(t, []string{"security_kernel_load_data", "init_module"}, r.names())
+		require.Len(t, r.attempts, maxAttempts)
+	})
+	t.Run("of those that hold nothing back first", func(t *testing.T) {
+		r := newRecorded()
+		r.add(loadData, start)
+		r.finish()
+		fill(r, maxAttempts)
+		require.Len(t, r.events, 2)
+		require.NotContains(t, r.attempts, "a")
+	})
+	t.Run("and keeps no trace of what ended", func(t *testing.T) {
+		r := newRecorded()
+		for i := range 3 * maxAttempts {
+			e, back := readFile, returned(kmodquery.EventFinitModule, 0)
+			e.LoadID, back.LoadID = fmt.Sprint(i), fmt.Sprint(i)
+			r.add(e, start)
+			r.add(back, start)
+			r.expire(start)
+		}
+		require.Empty(t, r.attempts)
+		require.Empty(t, r.waiting)
+		require.Empty(t, r.stuck)
+	})
+}
+
+func TestJoinTrustsTheKernelsWordsMore(t *testing.T) {
+	r := newRecorded()
+	gone := free
+	gone.Name = "rootkit"
+	r.add(gone, start)
+	call := returned(kmodquery.EventDeleteModule, 0)
+	call.Name = "dummy"
+	r.add(call, start)
+	require.Equal(t, "rootkit", r.events[1].Name)
+
+	r = newRecorded()
+	r.add(load, start)
+	call = returned(kmodquery.EventFinitModule, 0)
+	call.Params = new("n=2")
+	r.add(call, start)
+	require.Equal(t, "n=1", *r.events[1].Params)
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"math"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -66,7 +67,7 @@ func (t translator) event(r bpf.Record, bootTime time.Time) kmodquery.Event {
 		e.Type = t.types.LoadDataType(r.File.ID)
 		if r.File.IsModule {
 			e.Origin = kmodquery.OriginMemory
-			e.Size = number(r.File.Size)
+			e.Size = argument(&e, "size", r.File.HasArguments, r.File.Size)
 		}
 	case bpf.ModuleLoad:
 		e.EventName = kmodquery.EventModuleLoad
@@ -90,14 +91,14 @@ func (t translator) call(e *kmodquery.Event, c *bpf.Call) {
 	case bpf.InitModule:
 		e.Origin = kmodquery.OriginMemory
 		e.Type = kmodquery.TypeKernelModule
-		e.Size = number(c.Size)
+		e.Size = argument(e, "size", c.HasArguments, c.Size)
 		e.Params = params(e, c.Params)
 	case bpf.FinitModule:
 		e.Type = kmodquery.TypeKernelModule
-		e.Flags = number(c.Flags)
+		e.Flags = argument(e, "flags", c.HasArguments, c.Flags)
 		e.Params = params(e, c.Params)
 	case bpf.DeleteModule:
-		e.Flags = number(c.Flags)
+		e.Flags = argument(e, "flags", c.HasArguments, c.Flags)
 		e.Name = c.Module.Value
 		if c.Module.Missing || c.Module.Truncated {
 			e.Miss("name")
@@ -107,7 +108,7 @@ func (t translator) call(e *kmodquery.Event, c *bpf.Call) {
 
 func file(e *kmodquery.Event, f *bpf.File) {
 	e.Path = f.Path
-	if f.Truncated {
+	if f.Incomplete {
 		e.Miss("path")
 	}
 	// A memfd lies unlinked on the kernel's own tmpfs mount; elsewhere its
@@ -128,7 +129,7 @@ func file(e *kmodquery.Event, f *bpf.File) {
 	e.Mtime = new(f.Mtime)
 	e.Ctime = new(f.Ctime)
 	if f.IsModule {
-		e.Flags = number(f.Flags)
+		e.Flags = argument(e, "flags", f.HasArguments, f.Flags)
 	}
 }
 
@@ -175,6 +176,16 @@ func belongsToAttempt(r bpf.Record) bool {
 	default:
 		return true
 	}
+}
+
+// argument is a system call's argument, unknown where its entry was not seen or
+// where it is too large to be true.
+func argument(e *kmodquery.Event, column string, known bool, value uint64) *int64 {
+	if !known || value > math.MaxInt64 {
+		e.Miss(column)
+		return nil
+	}
+	return number(value)
 }
 
 func number[T ~uint32 | ~uint64](n T) *int64 { return new(int64(n)) }

@@ -59,7 +59,7 @@ func TestTranslateProcessAndTime(t *testing.T) {
 func TestTranslateFiles(t *testing.T) {
 	module := bpf.File{
 		ID: 2, IsModule: true, Path: "/tmp/x.ko", Filesystem: "tmpfs", Device: 0x00800001, Inode: 5, Size: 7,
-		Links: 1, Flags: 4, Mtime: 100, Ctime: 200,
+		Links: 1, HasArguments: true, Flags: 4, Mtime: 100, Ctime: 200,
 	}
 	with := func(change func(*bpf.File)) *bpf.File {
 		f := module
@@ -77,7 +77,7 @@ func TestTranslateFiles(t *testing.T) {
 		{"memfd", with(func(f *bpf.File) { f.Links = 0; f.InternalFS = true; f.Path = "/memfd:x" }),
 			func(e *kmodquery.Event) { e.Origin = "memfd"; e.Path = "/memfd:x" }},
 		{"named like a memfd", with(func(f *bpf.File) { f.Path = "/memfd:x" }), func(e *kmodquery.Event) { e.Path = "/memfd:x" }},
-		{"too deep", with(func(f *bpf.File) { f.Path = "a/x.ko"; f.Truncated = true }),
+		{"too deep", with(func(f *bpf.File) { f.Path = "a/x.ko"; f.Incomplete = true }),
 			func(e *kmodquery.Event) { e.Path = "a/x.ko"; e.Missing = "path" }},
 		{"firmware", with(func(f *bpf.File) { f.ID = 1; f.IsModule = false }),
 			func(e *kmodquery.Event) { e.Type = "firmware"; e.Flags = nil }},
@@ -108,23 +108,29 @@ func TestTranslateModulesAndCalls(t *testing.T) {
 			Taints: new(int64(0x3000)), Params: new("a=1 b")}},
 		{"module_free", record(bpf.ModuleFree, func(r *bpf.Record) { r.Module = &bpf.Module{Name: "x"} }),
 			kmodquery.Event{EventName: "module_free", Type: "kernel-module", Name: "x", Taints: new(int64(0))}},
-		{"load_data", record(bpf.LoadData, func(r *bpf.Record) { r.File = &bpf.File{IsModule: true, Size: 9} }),
+		{"load_data", record(bpf.LoadData, func(r *bpf.Record) { r.File = &bpf.File{IsModule: true, HasArguments: true, Size: 9} }),
 			kmodquery.Event{EventName: "security_kernel_load_data", Type: "kernel-module", Origin: "memory", Size: new(int64(9))}},
 		{"init_module denied", record(bpf.SystemCall, func(r *bpf.Record) {
-			r.Call = &bpf.Call{Name: "init_module", Result: -1, Size: 9, Params: bpf.Text{Missing: true}}
+			r.Call = &bpf.Call{Name: "init_module", Result: -1, HasArguments: true, Size: 9, Params: bpf.Text{Missing: true}}
 		}), kmodquery.Event{EventName: "init_module", Type: "kernel-module", Origin: "memory", Size: new(int64(9)),
 			Result: new(int64(-1)), Error: "EPERM", Missing: "params"}},
 		{"finit_module", record(bpf.SystemCall, func(r *bpf.Record) {
-			r.Call = &bpf.Call{Name: "finit_module", Flags: 4, Params: bpf.Text{Value: "", Truncated: false}}
+			r.Call = &bpf.Call{Name: "finit_module", HasArguments: true, Flags: 4, Params: bpf.Text{Value: "", Truncated: false}}
 		}), kmodquery.Event{EventName: "finit_module", Type: "kernel-module", Flags: new(int64(4)),
 			Result: new(int64(0)), Params: new("")}},
 		{"delete_module of nothing", record(bpf.SystemCall, func(r *bpf.Record) {
-			r.Call = &bpf.Call{Name: "delete_module", Result: -2, Flags: 0o4000, Module: bpf.Text{Value: "x"}}
+			r.Call = &bpf.Call{Name: "delete_module", Result: -2, HasArguments: true, Flags: 0o4000, Module: bpf.Text{Value: "x"}}
 		}), kmodquery.Event{EventName: "delete_module", Name: "x", Flags: new(int64(0o4000)), Result: new(int64(-2)), Error: "ENOENT"}},
 		{"an errno that user space has no name for", record(bpf.SystemCall, func(r *bpf.Record) {
-			r.Call = &bpf.Call{Name: "finit_module", Result: -524, Params: bpf.Text{Value: "long", Truncated: true}}
+			r.Call = &bpf.Call{Name: "finit_module", Result: -524, HasArguments: true, Params: bpf.Text{Value: "long", Truncated: true}}
 		}), kmodquery.Event{EventName: "finit_module", Type: "kernel-module", Flags: new(int64(0)), Result: new(int64(-524)),
 			Error: "errno 524", Params: new("long"), Missing: "params"}},
+		{"a call whose entry was not seen", record(bpf.SystemCall, func(r *bpf.Record) {
+			r.Call = &bpf.Call{Name: "finit_module", Params: bpf.Text{Missing: true}}
+		}), kmodquery.Event{EventName: "finit_module", Type: "kernel-module", Result: new(int64(0)), Missing: "flags,params"}},
+		{"a length that cannot be", record(bpf.LoadData, func(r *bpf.Record) {
+			r.File = &bpf.File{IsModule: true, HasArguments: true, Size: 1<<64 - 1}
+		}), kmodquery.Event{EventName: "security_kernel_load_data", Type: "kernel-module", Origin: "memory", Missing: "size"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

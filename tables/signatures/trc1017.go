@@ -11,13 +11,13 @@ import (
 // source sees the two hooks that the specification names; each other source
 // reports the same fact under the name it has.
 var trc1017Events = map[string][]string{
-	kmodquery.SourceEBPF: {kmodquery.EventInitModule, kmodquery.EventSecurityKernelReadFile},
-	"audit":              {kmodquery.EventInitModule, kmodquery.EventFinitModule},
-	"journal":            {kmodquery.EventModuleLoad},
-	"kmsg":               {kmodquery.EventModuleLoad},
-	"syslog":             {kmodquery.EventModuleLoad},
-	"endpoint_security":  {kmodquery.EventKextload},
-	"unified_log":        {kmodquery.EventKextload},
+	kmodquery.SourceEBPF:             {kmodquery.EventInitModule, kmodquery.EventSecurityKernelReadFile},
+	kmodquery.SourceAudit:            {kmodquery.EventInitModule, kmodquery.EventFinitModule},
+	kmodquery.SourceJournal:          {kmodquery.EventModuleLoad},
+	kmodquery.SourceKmsg:             {kmodquery.EventModuleLoad},
+	kmodquery.SourceSyslog:           {kmodquery.EventModuleLoad},
+	kmodquery.SourceEndpointSecurity: {kmodquery.EventKextload},
+	kmodquery.SourceUnifiedLog:       {kmodquery.EventKextload},
 }
 
 // trc1017 is "Kernel module loading detected". It adds no data to the event.

@@ -1,0 +1,75 @@
+//go:build linux
+
+package e2e
+
+import (
+	"errors"
+	"strconv"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery/test/vm/guest"
+)
+
+// stormCycles is how often TestGuestStorm loads and unloads.
+const stormCycles = 2000
+
+// TestGuestStorm loads and unloads as fast as the guest can, from two threads,
+// and wants to see every one of it.
+func TestGuestStorm(t *testing.T) {
+	guest.Only(t)
+	before := latest(t)
+	storming := []string{"tcp_nv", "tcp_illinois"}
+	interrupted := map[string]int{} // delete_module calls that a signal of Go's runtime ended
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, name := range storming {
+		image, err := guest.ModuleImage(name)
+		require.NoError(t, err)
+		wg.Go(func() {
+			for i := range stormCycles / len(storming) {
+				if err := guest.LoadImage(image, ""); err != nil {
+					t.Errorf("cycle %d: %v", i, err)
+					return
+				}
+				err := guest.Unload(name)
+				for errors.Is(err, unix.EINTR) {
+					mu.Lock()
+					interrupted[name]++
+					mu.Unlock()
+					err = guest.Unload(name)
+				}
+				if err != nil {
+					t.Errorf("cycle %d: %v", i, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+
+	rows := query(t, `SELECT name, event_name, count(*) AS n, count(DISTINCT load_id) AS attempts, sum(coalesce(result, 0)) AS failures
+		FROM kernel_module_events WHERE eid > %d GROUP BY name, event_name ORDER BY name, event_name`, before)
+	var want []map[string]string
+	for _, name := range []string{"tcp_illinois", "tcp_nv"} {
+		for _, event := range []string{"delete_module", "init_module", "module_free", "module_load", "security_kernel_load_data"} {
+			calls, failures := stormCycles/len(storming), 0
+			if event == "delete_module" {
+				calls += interrupted[name]
+				failures = -int(unix.EINTR) * interrupted[name]
+			}
+			want = append(want, map[string]string{
+				"name": name, "event_name": event,
+				"n": strconv.Itoa(calls), "attempts": strconv.Itoa(calls), "failures": strconv.Itoa(failures),
+			})
+		}
+	}
+	require.Equal(t, want, rows)
+	found := query(t, "SELECT count(*) AS n, count(DISTINCT load_id) AS attempts FROM kernel_module_findings WHERE eid > %d", before)
+	require.Equal(t, []map[string]string{{"n": strconv.Itoa(stormCycles), "attempts": strconv.Itoa(stormCycles)}}, found)
+	sensor := query(t, "SELECT state, lost, decode_errors, store_errors FROM kernel_module_sensors WHERE source = 'ebpf'")
+	require.Equal(t, []map[string]string{{"state": "active", "lost": "0", "decode_errors": "0", "store_errors": "0"}}, sensor)
+}
