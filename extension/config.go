@@ -44,13 +44,14 @@ type config struct {
 	interval int
 	verbose  bool
 
-	format  shell.Format
-	version bool
+	format shell.Format
 }
 
 // The commands beside serving osquery, and what they do.
 var commands = []struct{ name, usage string }{
-	{"query", "query [SQL]   answer SQL without osquery; a shell where there is no SQL and a terminal"},
+	{"query", "query [SQL]     answer SQL without osquery; a shell where there is no SQL and a terminal"},
+	// No flag: KMODQUERY_VERSION may be set on a host and mean something else.
+	{"--version", "--version       print the version"},
 }
 
 func (c *config) flagSet() *flag.FlagSet {
@@ -71,7 +72,6 @@ func (c *config) flagSet() *flag.FlagSet {
 		c.format, err = shell.ParseFormat(name)
 		return err
 	})
-	flags.BoolVar(&c.version, "version", false, "print the version and exit")
 	return flags
 }
 
@@ -81,6 +81,9 @@ func parse(args []string) (*config, error) {
 	c := &config{}
 	if len(args) > 0 && isCommand(args[0]) {
 		c.command, args = args[0], args[1:]
+	}
+	if c.command == "--version" {
+		return c, nil
 	}
 	flags := c.flagSet()
 	err := ff.Parse(flags, args,
@@ -97,7 +100,6 @@ func parse(args []string) (*config, error) {
 	}
 	c.args = flags.Args()
 	switch {
-	case c.version:
 	case c.command == "" && len(c.args) > 0 && isCommand(c.args[0]):
 		return nil, fmt.Errorf("put the command %s before the flags", c.args[0])
 	case c.command == "" && len(c.args) > 0:

@@ -48,7 +48,7 @@ func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.W
 	case err != nil:
 		report.Printf("%s (see --help)", oneLine(err))
 		return exitUsage
-	case c.version:
+	case c.command == "--version":
 		fmt.Fprintln(stdout, "kmodquery.ext", kmodquery.Version)
 		return 0
 	}

@@ -9,9 +9,13 @@ import (
 )
 
 const (
-	// patience is how long an attempt may take before what is known of it is
-	// written.
-	patience = time.Second
+	// loadPatience is how long an attempt may take to come to a live module
+	// before what is known of it is written. None of the module's code runs
+	// until then, but the kernel may wait for a disk or for other loads.
+	loadPatience = 10 * time.Second
+	// initPatience is how long the module's init may run before its
+	// init_module is written without the result.
+	initPatience = time.Second
 	// maxAttempts bounds the attempts remembered at once. The oldest is
 	// forgotten first; its later events lack what it knew.
 	maxAttempts = 4096
@@ -25,14 +29,15 @@ const (
 type joiner struct {
 	emit     func(kmodquery.Event)
 	attempts map[string]*attempt
-	// The same attempts, oldest first: those that may hold something back, and
-	// those that were given up and are only remembered for what they knew.
-	waiting, stuck []*attempt
+	// Every attempt is in one of these lines. Those in the first two may hold
+	// something back.
+	loading, running, stuck line
 }
 
 // An attempt is what is known of one system call that has not returned.
 type attempt struct {
 	id      string
+	line    *line
 	due     time.Time         // end of patience
 	givenUp bool              // nothing is held back any more
 	known   kmodquery.Event   // facts of the attempt; only those fields that fill copies
@@ -43,6 +48,11 @@ type attempt struct {
 	// called says that it was written, so that its return is another event.
 	called bool
 }
+
+// A line is attempts in the order in which they joined it, and with it of
+// their due times. One that left, for another line or for good, is dropped
+// when it comes to the head.
+type line []*attempt
 
 func newJoiner(emit func(kmodquery.Event)) *joiner {
 	return &joiner{emit: emit, attempts: map[string]*attempt{}}
@@ -91,48 +101,56 @@ func (j *joiner) add(e kmodquery.Event, now time.Time) {
 		a.complete(&e)
 		j.emit(e)
 	}
-	if a.givenUp {
+	switch {
+	case a.givenUp:
 		j.giveUp(a)
+	case e.EventName == kmodquery.EventModuleLoad:
+		j.join(&j.running, a, now.Add(initPatience))
 	}
 }
 
 // idle reports whether nothing is held back.
 func (j *joiner) idle() bool {
-	j.trim()
-	return len(j.waiting) == 0
+	return j.head(&j.loading) == nil && j.head(&j.running) == nil
 }
 
-// next is when patience ends for the oldest attempt, or zero.
+// next is when patience ends for the first attempt, or zero.
 func (j *joiner) next() time.Time {
-	if j.idle() {
+	loading, running := j.head(&j.loading), j.head(&j.running)
+	switch {
+	case loading == nil && running == nil:
 		return time.Time{}
+	case running == nil || loading != nil && loading.due.Before(running.due):
+		return loading.due
+	default:
+		return running.due
 	}
-	return j.waiting[0].due
 }
 
 // expire gives up the attempts whose patience ended before now.
 func (j *joiner) expire(now time.Time) {
-	for !j.idle() && !j.waiting[0].due.After(now) {
-		j.giveUp(j.waiting[0])
-		j.stuck = append(j.stuck, j.waiting[0])
-		j.waiting = j.waiting[1:]
+	for _, l := range []*line{&j.loading, &j.running} {
+		for a := j.head(l); a != nil && !a.due.After(now); a = j.head(l) {
+			j.giveUp(a)
+		}
 	}
 }
 
 // finish gives up every attempt.
 func (j *joiner) finish() {
-	for _, a := range j.waiting {
-		if j.attempts[a.id] == a {
+	for _, l := range []*line{&j.loading, &j.running} {
+		for a := j.head(l); a != nil; a = j.head(l) {
 			j.giveUp(a)
-			j.stuck = append(j.stuck, a)
 		}
 	}
-	j.waiting = nil
 }
 
 // giveUp emits what is known of an attempt that has not ended.
 func (j *joiner) giveUp(a *attempt) {
-	a.givenUp = true
+	if !a.givenUp {
+		a.givenUp = true
+		j.join(&j.stuck, a, time.Time{})
+	}
 	for i := range a.held {
 		if a.known.Name == "" {
 			a.held[i].Miss("name")
@@ -155,36 +173,42 @@ func (j *joiner) begin(id string, now time.Time) *attempt {
 	if len(j.attempts) >= maxAttempts {
 		j.forgetOldest()
 	}
-	a := &attempt{id: id, due: now.Add(patience)}
-	j.waiting = append(j.waiting, a)
+	a := &attempt{id: id}
 	j.attempts[id] = a
+	j.join(&j.loading, a, now.Add(loadPatience))
 	return a
 }
 
 // forgetOldest makes room, among the attempts that hold nothing back first.
 func (j *joiner) forgetOldest() {
-	if j.trim(); len(j.stuck) == 0 {
-		j.giveUp(j.waiting[0])
-		j.forget(j.waiting[0])
-		return
+	for _, l := range []*line{&j.stuck, &j.loading, &j.running} {
+		if a := j.head(l); a != nil {
+			j.giveUp(a)
+			j.forget(a)
+			return
+		}
 	}
-	j.forget(j.stuck[0])
 }
 
-// forget drops an attempt; its place in the lists goes with the next trim.
 func (j *joiner) forget(a *attempt) { delete(j.attempts, a.id) }
 
-// trim drops what was forgotten from the head of both lists.
-func (j *joiner) trim() {
-	j.waiting = j.remembered(j.waiting)
-	j.stuck = j.remembered(j.stuck)
+// join puts an attempt at the end of a line, out of the one that it is in.
+func (j *joiner) join(l *line, a *attempt, due time.Time) {
+	a.line, a.due = l, due
+	*l = append(*l, a)
 }
 
-func (j *joiner) remembered(list []*attempt) []*attempt {
-	for len(list) > 0 && j.attempts[list[0].id] != list[0] {
-		list = list[1:]
+// head is the first attempt of a line, or nil.
+func (j *joiner) head(l *line) *attempt {
+	for len(*l) > 0 {
+		a := (*l)[0]
+		if a.line == l && j.attempts[a.id] == a {
+			return a
+		}
+		*l = (*l)[1:]
 	}
-	return list
+	*l = nil
+	return nil
 }
 
 // release emits the events that waited for the name.

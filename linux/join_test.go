@@ -100,12 +100,12 @@ func TestJoinReportsAnInitThatDoesNotReturn(t *testing.T) {
 	r := newRecorded()
 	r.add(loadData, start)
 	r.add(load, start)
-	r.expire(start.Add(patience - 1))
+	r.expire(start.Add(initPatience - 1))
 	require.False(t, r.idle(), "the call has not returned")
 	require.Equal(t, []string{"security_kernel_load_data", "module_load"}, r.names())
 
-	require.Equal(t, start.Add(patience), r.next())
-	r.expire(start.Add(patience))
+	require.Equal(t, start.Add(initPatience), r.next())
+	r.expire(start.Add(initPatience))
 	require.Equal(t, []string{"security_kernel_load_data", "module_load", "init_module"}, r.names())
 	call := r.events[2]
 	require.Nil(t, call.Result)
@@ -120,6 +120,28 @@ func TestJoinReportsAnInitThatDoesNotReturn(t *testing.T) {
 	require.Equal(t, "sys_exit_init_module", r.events[3].EventName)
 	require.EqualValues(t, 0, *r.events[3].Result)
 	require.Empty(t, r.attempts)
+}
+
+// The kernel may read a file slowly, or wait for other loads; nothing of the
+// module runs before it is live, so the rows can wait for its name.
+func TestJoinWaitsForALoadThatTakesLong(t *testing.T) {
+	r := newRecorded()
+	r.add(loadData, start)
+	r.expire(start.Add(loadPatience - 1))
+	require.Empty(t, r.events)
+	r.add(load, start.Add(loadPatience-1))
+	r.add(returned(kmodquery.EventInitModule, 0), start.Add(loadPatience))
+	require.Equal(t, []string{"security_kernel_load_data", "module_load", "init_module"}, r.names())
+	for _, e := range r.events {
+		require.Equal(t, "x", e.Name)
+		require.Empty(t, e.Missing)
+	}
+
+	r = newRecorded()
+	r.add(loadData, start)
+	require.Equal(t, start.Add(loadPatience), r.next())
+	r.expire(start.Add(loadPatience))
+	require.Equal(t, []string{"security_kernel_load_data", "init_module"}, r.names())
 }
 
 func TestJoinHoldsNothingBack(t *testing.T) {
@@ -143,7 +165,7 @@ func TestJoinHoldsNothingBack(t *testing.T) {
 	t.Run("after patience has ended", func(t *testing.T) {
 		r := newRecorded()
 		r.add(load, start)
-		r.expire(start.Add(patience))
+		r.expire(start.Add(initPatience))
 		r.add(readFile, start)
 		require.Equal(t, []string{"module_load", "security_kernel_read_file"}, r.names())
 	})
@@ -188,7 +210,9 @@ func TestJoinForgetsTheOldest(t *testing.T) {
 			r.expire(start)
 		}
 		require.Empty(t, r.attempts)
-		require.Empty(t, r.waiting)
+		require.True(t, r.idle())
+		require.Empty(t, r.loading)
+		require.Empty(t, r.running)
 		require.Empty(t, r.stuck)
 	})
 }

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -40,7 +41,7 @@ func TestKernels(t *testing.T) {
 			if kernel.Arch == vm.AMD64 {
 				files[loader386] = build386(t)
 			}
-			vm.Test(t, kernel, "^TestGuest", vm.Options{Modules: []string{"nbd", "tcp_nv"}, Files: files})
+			vm.Test(t, kernel, guestPattern(), vm.Options{Modules: []string{"nbd", "tcp_nv", "tcp_illinois"}, Files: files, Cmdline: []string{"rcupdate.rcu_expedited=1"}})
 		})
 	}
 }
@@ -50,4 +51,12 @@ func abs(t *testing.T, path string) string {
 	path, err := filepath.Abs(path)
 	require.NoError(t, err)
 	return path
+}
+
+// guestPattern selects the guest's tests; GUEST narrows it by hand.
+func guestPattern() string {
+	if pattern := os.Getenv("GUEST"); pattern != "" {
+		return pattern
+	}
+	return "^TestGuest"
 }

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	osquery "github.com/osquery/osquery-go"
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery/extension/shell"
+	"github.com/kmodquery/kmodquery/tables"
+	"github.com/kmodquery/kmodquery/tables/sqlite"
+)
+
+func TestParse(t *testing.T) {
+	defaults := config{
+		configFile:      defaultConfigFile,
+		stateDir:        defaultStateDir(),
+		retentionAge:    sqlite.DefaultMaxAge,
+		retentionEvents: sqlite.DefaultMaxEvents,
+		replyLimit:      tables.DefaultReplyBytes,
+		queryTimeout:    tables.DefaultTimeout,
+		timeout:         3,
+		interval:        3,
+		format:          shell.Table,
+	}
+	tests := []struct {
+		name string
+		args []string
+		want func(*config)
+	}{
+		// osqueryd 5.23 starts an extension with these, --verbose first.
+		{"serve", []string{"--verbose", "--socket", "/run/osquery.em", "--timeout", "5", "--interval", "7"}, func(c *config) {
+			c.verbose, c.socket, c.timeout, c.interval = true, "/run/osquery.em", 5, 7
+		}},
+		{"query", []string{"query"}, func(c *config) { c.command = "query" }},
+		{"query with SQL", []string{"query", "--format=CSV", "SELECT 1"}, func(c *config) {
+			c.command, c.args, c.format = "query", []string{"SELECT 1"}, shell.CSV
+		}},
+		{"query with SQL that begins with a comment", []string{"query", "--", "--none\nSELECT 1"}, func(c *config) {
+			c.command, c.args = "query", []string{"--none\nSELECT 1"}
+		}},
+		{"bounds", []string{"query", "--state-dir", "/s", "--retention-age", "0", "--retention-events", "0", "--reply-limit", "1", "--query-timeout", "90s"}, func(c *config) {
+			c.command, c.stateDir, c.retentionAge, c.retentionEvents, c.replyLimit, c.queryTimeout = "query", "/s", 0, 0, 1, 90*time.Second
+		}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			want := defaults
+			test.want(&want)
+			got, err := parse(test.args)
+			require.NoError(t, err)
+			if len(got.args) == 0 {
+				got.args = nil
+			}
+			require.Equal(t, &want, got)
+		})
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	long := "/" + strings.Repeat("s", osquery.MaxSocketPathCharacters)
+	tests := []struct {
+		args []string
+		want string
+	}{
+		{nil, "--socket is missing: osquery gives it when it starts an extension; to ask without osquery use: kmodquery.ext query"},
+		{[]string{"serve"}, `unknown command "serve"`},
+		{[]string{"--verbose", "query"}, "put the command query before the flags"},
+		{[]string{"--colour"}, "error parsing commandline arguments: flag provided but not defined: -colour"},
+		{[]string{"--socket", long}, "--socket has 98 characters and osquery's sockets have at most 97"},
+		{[]string{"--socket", "s", "--timeout", "0"}, "--timeout and --interval take a number of seconds greater than 0"},
+		{[]string{"--socket", "s", "--interval", "-1"}, "--timeout and --interval take a number of seconds greater than 0"},
+		{[]string{"query", "SELECT", "1"}, "query takes one SQL text: put it in quotes"},
+		{[]string{"query", "SELECT 1", "--format", "json"}, "query takes one SQL text: put the flags before it"},
+		{[]string{"query", "--reply-limit", "-1"}, "--reply-limit and --query-timeout take a value greater than 0"},
+		{[]string{"query", "--query-timeout", "0"}, "--reply-limit and --query-timeout take a value greater than 0"},
+		{[]string{"query", "--retention-events", "-1"}, "--retention-age and --retention-events take a value that is not negative; 0 keeps everything"},
+	}
+	for _, test := range tests {
+		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
+			_, err := parse(test.args)
+			require.EqualError(t, err, test.want)
+		})
+	}
+	for _, args := range [][]string{{"--help"}, {"-h"}, {"query", "--help"}} {
+		_, err := parse(args)
+		require.ErrorIs(t, err, flag.ErrHelp)
+	}
+	_, err := parse([]string{"--socket", long[1:]})
+	require.NoError(t, err, "97 characters are possible")
+}
+
+func TestFlagWinsOverEnvironmentOverFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "kmodquery.conf")
+	require.NoError(t, os.WriteFile(path, []byte("# a comment\nstate-dir /file\nquery-timeout 1s\ninterval 9\n\nverbose\n"), 0o600))
+	t.Setenv("KMODQUERY_STATE_DIR", "/environment")
+	t.Setenv("KMODQUERY_QUERY_TIMEOUT", "2s")
+	t.Setenv("KMODQUERY_TIMEOUT", "")      // as if unset
+	t.Setenv("KMODQUERY_VERSION", "1.2.3") // an image's, say
+	c, err := parse([]string{"--config", path, "--socket", "s", "--state-dir", "/flag"})
+	require.NoError(t, err)
+	require.Equal(t, "/flag", c.stateDir)
+	require.Equal(t, 2*time.Second, c.queryTimeout)
+	require.Equal(t, 9, c.interval)
+	require.Equal(t, 3, c.timeout)
+	require.True(t, c.verbose)
+}
+
+func TestConfigurationFileMistakes(t *testing.T) {
+	for content, want := range map[string]string{
+		"colour blue\n":       `config file flag "colour" not defined in flag set`,
+		"query-timeout 3\n":   `error setting flag "query-timeout" from config file: parse error`,
+		"reply-limit 0\n":     "--reply-limit and --query-timeout take a value greater than 0",
+		"state-dir\nformat x": `error setting flag "format" from config file: unknown format "x"; choose one of table, json, csv, line`,
+	} {
+		path := filepath.Join(t.TempDir(), "kmodquery.conf")
+		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+		_, err := parse([]string{"query", "--config", path})
+		require.EqualError(t, err, want)
+	}
+	missing := filepath.Join(t.TempDir(), "missing.conf")
+	_, err := parse([]string{"query", "--config", missing})
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.ErrorContains(t, err, missing)
+	t.Setenv("KMODQUERY_CONFIG", missing)
+	_, err = parse([]string{"query"})
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// Each flag has a line in the usage that says what it takes and does.
+func TestUsageExplainsEveryFlag(t *testing.T) {
+	var text strings.Builder
+	usage(&text)
+	for _, command := range commands {
+		require.Contains(t, text.String(), command.usage)
+	}
+	(&config{}).flagSet().VisitAll(func(f *flag.Flag) {
+		require.Contains(t, text.String(), "  -"+f.Name)
+		require.NotEmpty(t, f.Usage, f.Name)
+	})
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// input is a file that holds what a command reads.
+func input(t *testing.T, text string) *os.File {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "stdin")
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	file, err := os.Open(path)
+	require.NoError(t, err)
+	t.Cleanup(func() { file.Close() })
+	return file
+}
+
+func TestRun(t *testing.T) {
+	tests := []struct {
+		name   string
+		args   []string
+		stdin  string
+		status int
+		stdout string
+		stderr string // its last line
+	}{
+		{"version", []string{"--version"}, "", 0, "kmodquery.ext " + kmodquery.Version + "\n", ""},
+		{"one statement", []string{"query", "--format", "csv", "SELECT 1 AS a"}, "", 0, "a\n1\n", ""},
+		{"statements from stdin", []string{"query", "--format", "line"}, "SELECT 1 AS a;\nSELECT 2 AS b", 0, "a = 1\nb = 2\n", ""},
+		{"a mistake in the SQL", []string{"query", "SELEC"}, "", exitFailed, "",
+			`kmodquery: SQL logic error: near "SELEC": syntax error (1)`},
+		{"a mistake on stdin", []string{"query", "--format", "csv"}, "SELEC;\nSELECT 1 AS a", exitFailed, "a\n1\n",
+			`error: SQL logic error: near "SELEC": syntax error (1)`},
+		{"a mistake in the command", []string{"demo"}, "", exitUsage, "", `kmodquery: unknown command "demo" (see --help)`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("KMODQUERY_STATE_DIR", t.TempDir())
+			var stdout, stderr strings.Builder
+			status := run(t.Context(), test.args, input(t, test.stdin), &stdout, &stderr)
+			require.Equal(t, test.status, status, stderr.String())
+			require.Equal(t, test.stdout, stdout.String())
+			lines := strings.Split(strings.TrimSuffix(stderr.String(), "\n"), "\n")
+			// What this host's sources lack is a line before it.
+			last := lines[len(lines)-1]
+			if test.stderr != "" {
+				require.Equal(t, test.stderr, last)
+			} else if last != "" {
+				require.Contains(t, sourceNames(), strings.Split(last, ": ")[1], last)
+			}
+		})
+	}
+}
+
+func TestHelpGoesToStdout(t *testing.T) {
+	var stdout, stderr strings.Builder
+	require.Zero(t, run(t.Context(), []string{"--help"}, input(t, ""), &stdout, &stderr))
+	require.Contains(t, stdout.String(), "kmodquery.ext --socket PATH")
+	require.Empty(t, stderr.String())
+}
+
+func TestOverview(t *testing.T) {
+	t.Setenv("KMODQUERY_STATE_DIR", t.TempDir())
+	var stdout, stderr strings.Builder
+	require.Zero(t, run(t.Context(), []string{"query"}, input(t, ""), &stdout, &stderr))
+	for _, part := range overview {
+		require.Contains(t, stdout.String(), part.title+"\n")
+	}
+	for _, name := range sourceNames() {
+		require.Contains(t, stdout.String(), "| "+name+" ")
+	}
+}
+
+// An error of several lines would not be one for who reads a log.
+func TestEveryFailureIsOneLine(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	for _, args := range [][]string{
+		{"--no\nsuch"},
+		{"no\nsuch"},
+		{"query", "--config", "no\nsuch"},
+		{"query", "--state-dir", file + "/two\nlines", "SELECT 1"},
+		{"--socket", "two\nlines", "--timeout", "1"},
+	} {
+		var stdout, stderr strings.Builder
+		require.NotZero(t, run(context.Background(), args, input(t, ""), &stdout, &stderr))
+		require.Regexp(t, `^kmodquery: [^\n]+\n$`, stderr.String())
+		require.Empty(t, stdout.String())
+	}
+}

@@ -1,0 +1,126 @@
+//go:build linux
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/kmodquery/kmodquery/test/vm"
+	"github.com/kmodquery/kmodquery/test/vm/guest"
+)
+
+// The scripts run the built extension, kmodquery.ext on their PATH, with the
+// state folder $WORK/state, and know these commands beside testscript's own.
+// Each takes a "!" where it must fail; the failure's line is then on stderr.
+//
+//	osquery …           an osquery without extensions, at the socket $SOCKET (script_osquery_test.go)
+//	schedule PACK       give a pack file to osquery
+//	advance DURATION    let osquery's schedule run through so much time
+//	shipped QUERY COL…  print the results log of one query of the packs: action and columns
+//	seed COUNT          put events into the state folder (script_store_test.go)
+//	sqlite FILE SQL     change a database
+//	mute SOCKET         accept connections at a socket and never answer
+//	terminate           send SIGTERM to the commands in the background
+//	load WAY MODULE     load a module by file or from memory (script_module_test.go)
+//	unload MODULE       remove it
+//
+// The condition [newest] holds in a VM with the newest kernel of the matrix.
+
+// TestScripts runs the scripts for any host.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, scripts("testdata/host", buildExtension(t, vm.Arch(runtime.GOARCH))))
+}
+
+// TestGuestScripts runs the scripts for a VM.
+func TestGuestScripts(t *testing.T) {
+	guest.Only(t)
+	testscript.RunT(inTurn{t}, scripts("/root/testdata/guest", guestExtension))
+}
+
+// inTurn runs scripts one after the other: there is one kernel for all of
+// them, and each sees what any of them loads.
+type inTurn struct{ *testing.T }
+
+func (inTurn) Parallel() {}
+
+func (t inTurn) Run(name string, run func(testscript.T)) {
+	t.T.Run(name, func(t *testing.T) { run(inTurn{t}) })
+}
+
+func (inTurn) Verbose() bool { return testing.Verbose() }
+
+func scripts(dir, extension string) testscript.Params {
+	return testscript.Params{
+		Dir:                dir,
+		RequireUniqueNames: true,
+		Setup: func(env *testscript.Env) error {
+			o := newOsquery(env.WorkDir, extension)
+			env.Values[osqueryKey{}] = o
+			env.Defer(func() { o.close() })
+			env.Setenv("PATH", filepath.Dir(extension)+string(os.PathListSeparator)+os.Getenv("PATH"))
+			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("SOCKET", o.options.Socket)
+			env.Setenv("KMODQUERY_STATE_DIR", filepath.Join(env.WorkDir, "state"))
+			return nil
+		},
+		Condition: func(name string) (bool, error) {
+			if name == "newest" {
+				return guest.Kernel() == vm.Newest().String(), nil
+			}
+			return false, fmt.Errorf("unknown condition %s", name)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"osquery":   command(osqueryCommand),
+			"schedule":  command(schedule),
+			"advance":   command(advance),
+			"shipped":   command(shipped),
+			"seed":      command(seed),
+			"sqlite":    command(changeDatabase),
+			"mute":      command(mute),
+			"terminate": command(terminate),
+			"load":      command(load),
+			"unload":    command(unload),
+		},
+	}
+}
+
+// command makes a script's command of a function whose error the script may
+// expect.
+func command(run func(ts *testscript.TestScript, args []string) error) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, expectsFailure bool, args []string) {
+		ts.Stdout() // or who prints nothing leaves what the command before it printed
+		err := run(ts, args)
+		switch {
+		case err == nil && expectsFailure:
+			ts.Fatalf("it did not fail")
+		case err != nil && !expectsFailure:
+			ts.Fatalf("%v", err)
+		case err != nil:
+			fmt.Fprintln(ts.Stderr(), err)
+		}
+	}
+}
+
+// terminate does what testscript's kill has no name for.
+func terminate(ts *testscript.TestScript, _ []string) error {
+	for _, cmd := range ts.BackgroundCmds() {
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func wants(args []string, count int, usage string) error {
+	if len(args) != count {
+		return fmt.Errorf("usage: %s", usage)
+	}
+	return nil
+}
