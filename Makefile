@@ -20,7 +20,6 @@ demo-shell: ## the same, ending in the VM's SQL shell
 	go run ./test/demo -shell
 
 test: ## everything: unit, golden, scripts, fuzz seeds, VM matrix
-	go vet ./...
 	go test -timeout $(TEST_TIMEOUT) ./...
 
 generate: ## the BPF objects (needs clang and libbpf-dev) and the column reference
@@ -39,12 +38,13 @@ fuzz: ## every fuzzer for FUZZ_TIME
 		done; \
 	done
 
-lint: ## gofmt, vet for every platform, staticcheck and the dependency rule
-	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
+GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+lint: ## vet and build for every platform, golangci-lint with the dependency rule
 	@for os in linux darwin; do for arch in amd64 arm64; do \
-		echo "vet $$os/$$arch"; GOOS=$$os GOARCH=$$arch go vet ./... && GOOS=$$os GOARCH=$$arch go build -o /dev/null ./... || exit 1; \
+		echo "$$os/$$arch"; \
+		GOOS=$$os GOARCH=$$arch go vet ./... && GOOS=$$os GOARCH=$$arch go build ./... || exit 1; \
 	done; done
-	go tool staticcheck ./...
+	go run $(GOLANGCI) run ./...
 
 bench: ## the benchmarks
 	go test -run '^$$' -bench . -benchmem ./...

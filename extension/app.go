@@ -73,6 +73,17 @@ func (a *app) record(ctx context.Context, stateDir string, report *log.Logger) (
 	return a.recorder, nil
 }
 
+// describe reports what this process watches.
+func (a *app) describe(report *log.Logger) {
+	if a.recorder == nil {
+		report.Print("another process records into this event store; this one reads it")
+		return
+	}
+	for _, sensor := range a.recorder.Sensors() {
+		report.Printf("%s is %s %s", sensor.Source, sensor.State, sensor.Hooks)
+	}
+}
+
 func sourceNames() []string {
 	var names []string
 	for _, source := range sources() {

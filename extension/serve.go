@@ -43,6 +43,9 @@ func serve(ctx context.Context, c *config, report *log.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
+	if c.verbose {
+		a.describe(report)
+	}
 
 	for deadline := time.Now().Add(registerFor); ; {
 		err := register(ctx, c, a.plugins)
@@ -116,7 +119,7 @@ func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin) e
 		// The rest of the process is ending whether osquery hears this or not.
 		_ = server.Shutdown(context.Background())
 		select {
-		case <-ended: // the extension's own socket is gone
+		case <-ended: //nolint:errcheck // a server that was shut down ends with its socket gone, whatever it says
 		case <-time.After(drainFor):
 		}
 		return nil
