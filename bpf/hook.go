@@ -2,20 +2,30 @@
 
 package bpf
 
-import "runtime"
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
 
-// A hook is one place in the kernel and the programs that can be attached to
-// it, the preferred one first.
+	"golang.org/x/sys/unix"
+)
+
+// A hook is one place in the kernel and the programs that can be attached
+// there, the preferred one first.
 type hook struct {
-	symbol   string
+	name     string
 	optional bool // a kernel may lack it without anything being missed
 	programs []candidate
 }
 
-// A candidate is one program of the object and how it is attached.
+// A candidate is one program of the object, how it is attached, and to which
+// function or tracepoint.
 type candidate struct {
 	program string
 	as      attachAs
+	symbol  string
 }
 
 type attachAs string
@@ -33,7 +43,15 @@ func (as attachAs) isTracing() bool { return as == asFentry || as == asFexit }
 
 // hooks lists every hook in the order of attachment. Entries come before
 // returns, so that what is seen to return was seen to begin.
-func hooks() []hook {
+//
+// Tracing programs and raw tracepoints are preferred: they cost less, and fexit
+// misses no return however many calls are under way. But where the kernel
+// preempts its own threads, a thread that is preempted inside such a program
+// keeps the program from running for every other thread on that processor
+// (bpf_prog_enter's recursion guard): loads go unseen, by chance or because
+// somebody sees to it. A kprobe runs with preemption off and is preferred
+// there.
+func hooks(preemptible bool) []hook {
 	var list []hook
 	for _, call := range []string{InitModule, FinitModule, DeleteModule} {
 		list = append(list, systemCall(systemCallPrefix+call, call, false)...)
@@ -42,35 +60,68 @@ func hooks() []hook {
 			list = append(list, systemCall("__ia32_sys_"+call, "ia32_"+call, true)...)
 		}
 	}
-	return append(list,
+	list = append(list,
 		securityHook("security_kernel_read_file"),
 		securityHook("security_kernel_load_data"),
-		tracepoint("module_load"),
-		tracepoint("module_free"),
-		tracepoint("module_request"),
+		tracepoint("module_load", "do_init_module"),
+		tracepoint("module_free", "free_module"),
+		tracepoint("module_request", "security_kernel_module_request"),
 	)
+	if preemptible {
+		for _, h := range list {
+			slices.Reverse(h.programs)
+		}
+	}
+	return list
 }
 
 func systemCall(symbol, name string, optional bool) []hook {
 	return []hook{
-		{symbol: symbol, optional: optional, programs: []candidate{
-			{"fentry_sys_" + name, asFentry},
-			{"kprobe_sys_" + name, asKprobe},
+		{name: symbol, optional: optional, programs: []candidate{
+			{"fentry_sys_" + name, asFentry, symbol},
+			{"kprobe_sys_" + name, asKprobe, symbol},
 		}},
-		{symbol: symbol, optional: optional, programs: []candidate{
-			{"fexit_sys_" + name, asFexit},
-			{"kretprobe_sys_" + name, asKretprobe},
+		{name: symbol, optional: optional, programs: []candidate{
+			{"fexit_sys_" + name, asFexit, symbol},
+			{"kretprobe_sys_" + name, asKretprobe, symbol},
 		}},
 	}
 }
 
 func securityHook(symbol string) hook {
-	return hook{symbol: symbol, programs: []candidate{
-		{"fentry_" + symbol, asFentry},
-		{"kprobe_" + symbol, asKprobe},
+	return hook{name: symbol, programs: []candidate{
+		{"fentry_" + symbol, asFentry, symbol},
+		{"kprobe_" + symbol, asKprobe, symbol},
 	}}
 }
 
-func tracepoint(name string) hook {
-	return hook{symbol: name, programs: []candidate{{"raw_tp_" + name, asRawTracepoint}}}
+// tracepoint hooks a tracepoint, or the function around it.
+func tracepoint(name, function string) hook {
+	return hook{name: name, programs: []candidate{
+		{"raw_tp_" + name, asRawTracepoint, name},
+		{"kprobe_" + function, asKprobe, function},
+	}}
+}
+
+// preemptMode shows how a PREEMPT_DYNAMIC kernel preempts, as in
+// "none (voluntary) full lazy" (kernel/sched/debug.c).
+const preemptMode = "/sys/kernel/debug/sched/preempt"
+
+// isPreemptible reports whether the running kernel preempts its own threads. Its
+// version says whether it can (init/Makefile); where that can be switched and
+// nothing says how it stands, the answer is yes.
+func isPreemptible() (bool, error) {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return false, fmt.Errorf("read the kernel's version: %w", err)
+	}
+	mode, _ := os.ReadFile(preemptMode)
+	return preempts(unix.ByteSliceToString(name.Version[:]), string(mode)), nil
+}
+
+func preempts(version, mode string) bool {
+	if !strings.Contains(version, "PREEMPT") {
+		return false
+	}
+	return !strings.Contains(mode, "(none)") && !strings.Contains(mode, "(voluntary)")
 }

@@ -3,8 +3,10 @@
 package bpf
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -31,6 +33,7 @@ var ErrFlushed = ringbuf.ErrFlushed
 // it.
 type Programs struct {
 	maps       *ebpf.Collection
+	counters   *ebpf.Memory
 	attached   []attached
 	unattached []error
 	reader     *ringbuf.Reader
@@ -39,10 +42,9 @@ type Programs struct {
 }
 
 type attached struct {
-	symbol  string
-	as      attachAs
-	program *ebpf.Program
-	link    link.Link
+	candidate
+	loaded *ebpf.Program
+	link   link.Link
 }
 
 // Open loads the programs and attaches each hook with the first of its programs
@@ -85,10 +87,17 @@ func Open() (_ *Programs, err error) {
 	if err := p.loadMaps(spec); err != nil {
 		return nil, err
 	}
+	if p.counters, err = p.maps.Maps[moduleMapCounters].Memory(); err != nil {
+		return nil, fmt.Errorf("map the programs' counters: %w", err)
+	}
 	if p.reader, err = ringbuf.NewReader(p.maps.Maps[moduleMapRecords]); err != nil {
 		return nil, fmt.Errorf("open the ring buffer: %w", err)
 	}
-	list := hooks()
+	preemptible, err := isPreemptible()
+	if err != nil {
+		return nil, err
+	}
+	list := hooks(preemptible)
 	loaded := p.loadPreferred(spec, kernel, list)
 	defer func() {
 		for _, program := range loaded {
@@ -97,13 +106,13 @@ func Open() (_ *Programs, err error) {
 	}()
 	absent := map[string]bool{}
 	for _, h := range list {
-		if absent[h.symbol] {
+		if absent[h.name] {
 			continue
 		}
 		err := p.attach(spec, loaded, h)
 		switch {
 		case h.optional && errors.Is(err, os.ErrNotExist):
-			absent[h.symbol] = true
+			absent[h.name] = true
 		case err != nil:
 			p.unattached = append(p.unattached, err)
 		}
@@ -140,10 +149,10 @@ func (p *Programs) loadPreferred(spec *ebpf.CollectionSpec, kernel *btf.Spec, li
 	targets := map[string]string{}
 	for _, h := range list {
 		for _, c := range h.programs {
-			if c.as.isTracing() && !traceable(kernel, h.symbol, c.as) {
+			if c.as.isTracing() && !traceable(kernel, c.symbol, c.as) {
 				continue
 			}
-			targets[c.program] = h.symbol
+			targets[c.program] = c.symbol
 			break
 		}
 	}
@@ -208,38 +217,38 @@ func (p *Programs) load(spec *ebpf.CollectionSpec, targets map[string]string) (m
 func (p *Programs) attach(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.Program, h hook) error {
 	var failures []error
 	for _, c := range h.programs {
-		err := p.attachAs(spec, loaded, h.symbol, c)
+		err := p.attachAs(spec, loaded, c)
 		if err == nil {
 			return nil
 		}
 		failures = append(failures, fmt.Errorf("as %s: %w", c.as, err))
 	}
-	return fmt.Errorf("attach to %s: %w", h.symbol, errors.Join(failures...))
+	return fmt.Errorf("attach to %s: %w", h.name, errors.Join(failures...))
 }
 
-func (p *Programs) attachAs(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.Program, symbol string, c candidate) (err error) {
+func (p *Programs) attachAs(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.Program, c candidate) (err error) {
 	program := loaded[c.program]
 	if program == nil {
-		one, err := p.load(spec, map[string]string{c.program: symbol})
+		one, err := p.load(spec, map[string]string{c.program: c.symbol})
 		if err != nil {
 			return err
 		}
 		program = one[c.program]
 		loaded[c.program] = program
 	}
-	a := attached{symbol: symbol, as: c.as, program: program}
+	a := attached{candidate: c, loaded: program}
 	switch c.as {
 	case asRawTracepoint:
-		a.link, err = link.AttachRawTracepoint(link.RawTracepointOptions{Name: symbol, Program: program})
+		a.link, err = link.AttachRawTracepoint(link.RawTracepointOptions{Name: c.symbol, Program: program})
 	case asFentry, asFexit:
 		a.link, err = link.AttachTracing(link.TracingOptions{Program: program})
 	case asKprobe:
-		a.link, err = link.Kprobe(symbol, program, nil)
+		a.link, err = link.Kprobe(c.symbol, program, nil)
 	case asKretprobe:
 		// Not with more instances than the kernel's default: that takes a
 		// tracefs event, which a killed process leaves behind. A return that
 		// goes unseen is counted.
-		a.link, err = link.Kretprobe(symbol, program, nil)
+		a.link, err = link.Kretprobe(c.symbol, program, nil)
 	}
 	if err != nil {
 		return fmt.Errorf("attach program: %w", err)
@@ -293,21 +302,15 @@ type Counters struct {
 // Counters reads the counters of the programs.
 func (p *Programs) Counters() (Counters, error) {
 	var c Counters
-	for i, sum := range map[moduleCounter]*uint64{
-		moduleCounterCOUNTER_SENT:      &c.Sent,
-		moduleCounterCOUNTER_LOST:      &c.Lost,
-		moduleCounterCOUNTER_UNTRACKED: &c.Untracked,
-	} {
-		var perCPU []uint64
-		if err := p.maps.Maps[moduleMapCounters].Lookup(uint32(i), &perCPU); err != nil {
-			return Counters{}, fmt.Errorf("read counter %d: %w", i, err)
-		}
-		for _, n := range perCPU {
-			*sum += n
-		}
+	var raw [moduleCounterCOUNTERS]uint64
+	if err := binary.Read(io.NewSectionReader(p.counters, 0, int64(binary.Size(raw))), binary.NativeEndian, &raw); err != nil {
+		return Counters{}, fmt.Errorf("read the programs' counters: %w", err)
 	}
+	c.Sent = raw[moduleCounterCOUNTER_SENT]
+	c.Lost = raw[moduleCounterCOUNTER_LOST]
+	c.Untracked = raw[moduleCounterCOUNTER_UNTRACKED]
 	for _, a := range p.attached {
-		stats, err := a.program.Stats()
+		stats, err := a.loaded.Stats()
 		if err != nil {
 			return Counters{}, fmt.Errorf("read statistics of %s: %w", a.symbol, err)
 		}
@@ -320,7 +323,7 @@ func (p *Programs) Counters() (Counters, error) {
 func (p *Programs) Close() error {
 	var errs []error
 	for _, a := range p.attached {
-		errs = append(errs, a.link.Close(), a.program.Close())
+		errs = append(errs, a.link.Close(), a.loaded.Close())
 	}
 	if p.reader != nil {
 		errs = append(errs, p.reader.Close())

@@ -51,7 +51,12 @@ struct {
 } threads SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	/*
+	 * Mapped into the reader: a bpf(2) call to read it would keep kprobes from
+	 * running on that processor meanwhile.
+	 */
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, COUNTERS);
 	__type(key, u32);
 	__type(value, u64);
@@ -68,7 +73,7 @@ static __always_inline void count(u32 counter)
 	u64 *value = bpf_map_lookup_elem(&counters, &counter);
 
 	if (value)
-		*value += 1;
+		__sync_fetch_and_add(value, 1);
 }
 
 /* The thread's attempts, or NULL where it has none under way. */
@@ -281,8 +286,8 @@ static __always_inline int enter_delete_module(struct pt_regs *regs)
 }
 
 /*
- * Each hook twice: as a tracing program and, where the kernel cannot attach
- * that (6.1 has two BTF functions of these names), as a kprobe.
+ * Each hook twice: as a tracing program and as a kprobe. hook.go says which is
+ * taken where.
  */
 #define SYSTEM_CALL(name, CALL)                                                \
 	SEC("fentry/sys_" #name)                                               \
@@ -484,7 +489,10 @@ int kprobe_security_kernel_load_data(struct pt_regs *ctx)
 	return load_data(PT_REGS_PARM1(ctx));
 }
 
-/* Tracepoints. */
+/*
+ * Modules that go live, go away and are asked for: at the tracepoint, or, as
+ * kprobes, at the functions around it.
+ */
 
 static __always_inline int module_event(u32 kind, struct module *module)
 {
@@ -527,8 +535,7 @@ int raw_tp_module_free(u64 *ctx)
 	return module_event(RECORD_MODULE_FREE, (struct module *)ctx[0]);
 }
 
-SEC("raw_tp/module_request")
-int raw_tp_module_request(u64 *ctx)
+static __always_inline int module_request(const char *name)
 {
 	struct module_record *record = bpf_ringbuf_reserve(&records, sizeof(struct module_record), 0);
 
@@ -542,9 +549,36 @@ int raw_tp_module_request(u64 *ctx)
 	record->taints = 0;
 	record->version[0] = 0;
 	record->srcversion[0] = 0;
-	bpf_probe_read_kernel_str(record->name, sizeof(record->name), (void *)ctx[0]);
+	bpf_probe_read_kernel_str(record->name, sizeof(record->name), name);
 	send(record);
 	return 0;
+}
+
+SEC("raw_tp/module_request")
+int raw_tp_module_request(u64 *ctx)
+{
+	return module_request((const char *)ctx[0]);
+}
+
+/* load_module calls it right after the tracepoint, before the module's init. */
+SEC("kprobe/do_init_module")
+int kprobe_do_init_module(struct pt_regs *ctx)
+{
+	return module_event(RECORD_MODULE_LOAD, (struct module *)PT_REGS_PARM1(ctx));
+}
+
+/* The tracepoint is its first statement. */
+SEC("kprobe/free_module")
+int kprobe_free_module(struct pt_regs *ctx)
+{
+	return module_event(RECORD_MODULE_FREE, (struct module *)PT_REGS_PARM1(ctx));
+}
+
+/* __request_module calls it right before the tracepoint. */
+SEC("kprobe/security_kernel_module_request")
+int kprobe_security_kernel_module_request(struct pt_regs *ctx)
+{
+	return module_request((const char *)PT_REGS_PARM1(ctx));
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -140,44 +140,47 @@ type moduleThread struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	moduleMapCounters                      = "counters"
-	moduleMapRecords                       = "records"
-	moduleMapThreads                       = "threads"
-	moduleProgFentrySecurityKernelLoadData = "fentry_security_kernel_load_data"
-	moduleProgFentrySecurityKernelReadFile = "fentry_security_kernel_read_file"
-	moduleProgFentrySysDeleteModule        = "fentry_sys_delete_module"
-	moduleProgFentrySysFinitModule         = "fentry_sys_finit_module"
-	moduleProgFentrySysIa32DeleteModule    = "fentry_sys_ia32_delete_module"
-	moduleProgFentrySysIa32FinitModule     = "fentry_sys_ia32_finit_module"
-	moduleProgFentrySysIa32InitModule      = "fentry_sys_ia32_init_module"
-	moduleProgFentrySysInitModule          = "fentry_sys_init_module"
-	moduleProgFexitSysDeleteModule         = "fexit_sys_delete_module"
-	moduleProgFexitSysFinitModule          = "fexit_sys_finit_module"
-	moduleProgFexitSysIa32DeleteModule     = "fexit_sys_ia32_delete_module"
-	moduleProgFexitSysIa32FinitModule      = "fexit_sys_ia32_finit_module"
-	moduleProgFexitSysIa32InitModule       = "fexit_sys_ia32_init_module"
-	moduleProgFexitSysInitModule           = "fexit_sys_init_module"
-	moduleProgKprobeSecurityKernelLoadData = "kprobe_security_kernel_load_data"
-	moduleProgKprobeSecurityKernelReadFile = "kprobe_security_kernel_read_file"
-	moduleProgKprobeSysDeleteModule        = "kprobe_sys_delete_module"
-	moduleProgKprobeSysFinitModule         = "kprobe_sys_finit_module"
-	moduleProgKprobeSysIa32DeleteModule    = "kprobe_sys_ia32_delete_module"
-	moduleProgKprobeSysIa32FinitModule     = "kprobe_sys_ia32_finit_module"
-	moduleProgKprobeSysIa32InitModule      = "kprobe_sys_ia32_init_module"
-	moduleProgKprobeSysInitModule          = "kprobe_sys_init_module"
-	moduleProgKretprobeSysDeleteModule     = "kretprobe_sys_delete_module"
-	moduleProgKretprobeSysFinitModule      = "kretprobe_sys_finit_module"
-	moduleProgKretprobeSysIa32DeleteModule = "kretprobe_sys_ia32_delete_module"
-	moduleProgKretprobeSysIa32FinitModule  = "kretprobe_sys_ia32_finit_module"
-	moduleProgKretprobeSysIa32InitModule   = "kretprobe_sys_ia32_init_module"
-	moduleProgKretprobeSysInitModule       = "kretprobe_sys_init_module"
-	moduleProgRawTpModuleFree              = "raw_tp_module_free"
-	moduleProgRawTpModuleLoad              = "raw_tp_module_load"
-	moduleProgRawTpModuleRequest           = "raw_tp_module_request"
-	moduleVarUnusedCounter                 = "unused_counter"
-	moduleVarUnusedFileRecord              = "unused_file_record"
-	moduleVarUnusedModuleRecord            = "unused_module_record"
-	moduleVarUnusedSystemCallRecord        = "unused_system_call_record"
+	moduleMapCounters                           = "counters"
+	moduleMapRecords                            = "records"
+	moduleMapThreads                            = "threads"
+	moduleProgFentrySecurityKernelLoadData      = "fentry_security_kernel_load_data"
+	moduleProgFentrySecurityKernelReadFile      = "fentry_security_kernel_read_file"
+	moduleProgFentrySysDeleteModule             = "fentry_sys_delete_module"
+	moduleProgFentrySysFinitModule              = "fentry_sys_finit_module"
+	moduleProgFentrySysIa32DeleteModule         = "fentry_sys_ia32_delete_module"
+	moduleProgFentrySysIa32FinitModule          = "fentry_sys_ia32_finit_module"
+	moduleProgFentrySysIa32InitModule           = "fentry_sys_ia32_init_module"
+	moduleProgFentrySysInitModule               = "fentry_sys_init_module"
+	moduleProgFexitSysDeleteModule              = "fexit_sys_delete_module"
+	moduleProgFexitSysFinitModule               = "fexit_sys_finit_module"
+	moduleProgFexitSysIa32DeleteModule          = "fexit_sys_ia32_delete_module"
+	moduleProgFexitSysIa32FinitModule           = "fexit_sys_ia32_finit_module"
+	moduleProgFexitSysIa32InitModule            = "fexit_sys_ia32_init_module"
+	moduleProgFexitSysInitModule                = "fexit_sys_init_module"
+	moduleProgKprobeDoInitModule                = "kprobe_do_init_module"
+	moduleProgKprobeFreeModule                  = "kprobe_free_module"
+	moduleProgKprobeSecurityKernelLoadData      = "kprobe_security_kernel_load_data"
+	moduleProgKprobeSecurityKernelModuleRequest = "kprobe_security_kernel_module_request"
+	moduleProgKprobeSecurityKernelReadFile      = "kprobe_security_kernel_read_file"
+	moduleProgKprobeSysDeleteModule             = "kprobe_sys_delete_module"
+	moduleProgKprobeSysFinitModule              = "kprobe_sys_finit_module"
+	moduleProgKprobeSysIa32DeleteModule         = "kprobe_sys_ia32_delete_module"
+	moduleProgKprobeSysIa32FinitModule          = "kprobe_sys_ia32_finit_module"
+	moduleProgKprobeSysIa32InitModule           = "kprobe_sys_ia32_init_module"
+	moduleProgKprobeSysInitModule               = "kprobe_sys_init_module"
+	moduleProgKretprobeSysDeleteModule          = "kretprobe_sys_delete_module"
+	moduleProgKretprobeSysFinitModule           = "kretprobe_sys_finit_module"
+	moduleProgKretprobeSysIa32DeleteModule      = "kretprobe_sys_ia32_delete_module"
+	moduleProgKretprobeSysIa32FinitModule       = "kretprobe_sys_ia32_finit_module"
+	moduleProgKretprobeSysIa32InitModule        = "kretprobe_sys_ia32_init_module"
+	moduleProgKretprobeSysInitModule            = "kretprobe_sys_init_module"
+	moduleProgRawTpModuleFree                   = "raw_tp_module_free"
+	moduleProgRawTpModuleLoad                   = "raw_tp_module_load"
+	moduleProgRawTpModuleRequest                = "raw_tp_module_request"
+	moduleVarUnusedCounter                      = "unused_counter"
+	moduleVarUnusedFileRecord                   = "unused_file_record"
+	moduleVarUnusedModuleRecord                 = "unused_module_record"
+	moduleVarUnusedSystemCallRecord             = "unused_system_call_record"
 )
 
 // loadModule returns the embedded CollectionSpec for module.
@@ -222,37 +225,40 @@ type moduleSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type moduleProgramSpecs struct {
-	FentrySecurityKernelLoadData *ebpf.ProgramSpec `ebpf:"fentry_security_kernel_load_data"`
-	FentrySecurityKernelReadFile *ebpf.ProgramSpec `ebpf:"fentry_security_kernel_read_file"`
-	FentrySysDeleteModule        *ebpf.ProgramSpec `ebpf:"fentry_sys_delete_module"`
-	FentrySysFinitModule         *ebpf.ProgramSpec `ebpf:"fentry_sys_finit_module"`
-	FentrySysIa32DeleteModule    *ebpf.ProgramSpec `ebpf:"fentry_sys_ia32_delete_module"`
-	FentrySysIa32FinitModule     *ebpf.ProgramSpec `ebpf:"fentry_sys_ia32_finit_module"`
-	FentrySysIa32InitModule      *ebpf.ProgramSpec `ebpf:"fentry_sys_ia32_init_module"`
-	FentrySysInitModule          *ebpf.ProgramSpec `ebpf:"fentry_sys_init_module"`
-	FexitSysDeleteModule         *ebpf.ProgramSpec `ebpf:"fexit_sys_delete_module"`
-	FexitSysFinitModule          *ebpf.ProgramSpec `ebpf:"fexit_sys_finit_module"`
-	FexitSysIa32DeleteModule     *ebpf.ProgramSpec `ebpf:"fexit_sys_ia32_delete_module"`
-	FexitSysIa32FinitModule      *ebpf.ProgramSpec `ebpf:"fexit_sys_ia32_finit_module"`
-	FexitSysIa32InitModule       *ebpf.ProgramSpec `ebpf:"fexit_sys_ia32_init_module"`
-	FexitSysInitModule           *ebpf.ProgramSpec `ebpf:"fexit_sys_init_module"`
-	KprobeSecurityKernelLoadData *ebpf.ProgramSpec `ebpf:"kprobe_security_kernel_load_data"`
-	KprobeSecurityKernelReadFile *ebpf.ProgramSpec `ebpf:"kprobe_security_kernel_read_file"`
-	KprobeSysDeleteModule        *ebpf.ProgramSpec `ebpf:"kprobe_sys_delete_module"`
-	KprobeSysFinitModule         *ebpf.ProgramSpec `ebpf:"kprobe_sys_finit_module"`
-	KprobeSysIa32DeleteModule    *ebpf.ProgramSpec `ebpf:"kprobe_sys_ia32_delete_module"`
-	KprobeSysIa32FinitModule     *ebpf.ProgramSpec `ebpf:"kprobe_sys_ia32_finit_module"`
-	KprobeSysIa32InitModule      *ebpf.ProgramSpec `ebpf:"kprobe_sys_ia32_init_module"`
-	KprobeSysInitModule          *ebpf.ProgramSpec `ebpf:"kprobe_sys_init_module"`
-	KretprobeSysDeleteModule     *ebpf.ProgramSpec `ebpf:"kretprobe_sys_delete_module"`
-	KretprobeSysFinitModule      *ebpf.ProgramSpec `ebpf:"kretprobe_sys_finit_module"`
-	KretprobeSysIa32DeleteModule *ebpf.ProgramSpec `ebpf:"kretprobe_sys_ia32_delete_module"`
-	KretprobeSysIa32FinitModule  *ebpf.ProgramSpec `ebpf:"kretprobe_sys_ia32_finit_module"`
-	KretprobeSysIa32InitModule   *ebpf.ProgramSpec `ebpf:"kretprobe_sys_ia32_init_module"`
-	KretprobeSysInitModule       *ebpf.ProgramSpec `ebpf:"kretprobe_sys_init_module"`
-	RawTpModuleFree              *ebpf.ProgramSpec `ebpf:"raw_tp_module_free"`
-	RawTpModuleLoad              *ebpf.ProgramSpec `ebpf:"raw_tp_module_load"`
-	RawTpModuleRequest           *ebpf.ProgramSpec `ebpf:"raw_tp_module_request"`
+	FentrySecurityKernelLoadData      *ebpf.ProgramSpec `ebpf:"fentry_security_kernel_load_data"`
+	FentrySecurityKernelReadFile      *ebpf.ProgramSpec `ebpf:"fentry_security_kernel_read_file"`
+	FentrySysDeleteModule             *ebpf.ProgramSpec `ebpf:"fentry_sys_delete_module"`
+	FentrySysFinitModule              *ebpf.ProgramSpec `ebpf:"fentry_sys_finit_module"`
+	FentrySysIa32DeleteModule         *ebpf.ProgramSpec `ebpf:"fentry_sys_ia32_delete_module"`
+	FentrySysIa32FinitModule          *ebpf.ProgramSpec `ebpf:"fentry_sys_ia32_finit_module"`
+	FentrySysIa32InitModule           *ebpf.ProgramSpec `ebpf:"fentry_sys_ia32_init_module"`
+	FentrySysInitModule               *ebpf.ProgramSpec `ebpf:"fentry_sys_init_module"`
+	FexitSysDeleteModule              *ebpf.ProgramSpec `ebpf:"fexit_sys_delete_module"`
+	FexitSysFinitModule               *ebpf.ProgramSpec `ebpf:"fexit_sys_finit_module"`
+	FexitSysIa32DeleteModule          *ebpf.ProgramSpec `ebpf:"fexit_sys_ia32_delete_module"`
+	FexitSysIa32FinitModule           *ebpf.ProgramSpec `ebpf:"fexit_sys_ia32_finit_module"`
+	FexitSysIa32InitModule            *ebpf.ProgramSpec `ebpf:"fexit_sys_ia32_init_module"`
+	FexitSysInitModule                *ebpf.ProgramSpec `ebpf:"fexit_sys_init_module"`
+	KprobeDoInitModule                *ebpf.ProgramSpec `ebpf:"kprobe_do_init_module"`
+	KprobeFreeModule                  *ebpf.ProgramSpec `ebpf:"kprobe_free_module"`
+	KprobeSecurityKernelLoadData      *ebpf.ProgramSpec `ebpf:"kprobe_security_kernel_load_data"`
+	KprobeSecurityKernelModuleRequest *ebpf.ProgramSpec `ebpf:"kprobe_security_kernel_module_request"`
+	KprobeSecurityKernelReadFile      *ebpf.ProgramSpec `ebpf:"kprobe_security_kernel_read_file"`
+	KprobeSysDeleteModule             *ebpf.ProgramSpec `ebpf:"kprobe_sys_delete_module"`
+	KprobeSysFinitModule              *ebpf.ProgramSpec `ebpf:"kprobe_sys_finit_module"`
+	KprobeSysIa32DeleteModule         *ebpf.ProgramSpec `ebpf:"kprobe_sys_ia32_delete_module"`
+	KprobeSysIa32FinitModule          *ebpf.ProgramSpec `ebpf:"kprobe_sys_ia32_finit_module"`
+	KprobeSysIa32InitModule           *ebpf.ProgramSpec `ebpf:"kprobe_sys_ia32_init_module"`
+	KprobeSysInitModule               *ebpf.ProgramSpec `ebpf:"kprobe_sys_init_module"`
+	KretprobeSysDeleteModule          *ebpf.ProgramSpec `ebpf:"kretprobe_sys_delete_module"`
+	KretprobeSysFinitModule           *ebpf.ProgramSpec `ebpf:"kretprobe_sys_finit_module"`
+	KretprobeSysIa32DeleteModule      *ebpf.ProgramSpec `ebpf:"kretprobe_sys_ia32_delete_module"`
+	KretprobeSysIa32FinitModule       *ebpf.ProgramSpec `ebpf:"kretprobe_sys_ia32_finit_module"`
+	KretprobeSysIa32InitModule        *ebpf.ProgramSpec `ebpf:"kretprobe_sys_ia32_init_module"`
+	KretprobeSysInitModule            *ebpf.ProgramSpec `ebpf:"kretprobe_sys_init_module"`
+	RawTpModuleFree                   *ebpf.ProgramSpec `ebpf:"raw_tp_module_free"`
+	RawTpModuleLoad                   *ebpf.ProgramSpec `ebpf:"raw_tp_module_load"`
+	RawTpModuleRequest                *ebpf.ProgramSpec `ebpf:"raw_tp_module_request"`
 }
 
 // moduleMapSpecs contains maps before they are loaded into the kernel.
@@ -321,37 +327,40 @@ type moduleVariables struct {
 //
 // It can be passed to loadModuleObjects or ebpf.CollectionSpec.LoadAndAssign.
 type modulePrograms struct {
-	FentrySecurityKernelLoadData *ebpf.Program `ebpf:"fentry_security_kernel_load_data"`
-	FentrySecurityKernelReadFile *ebpf.Program `ebpf:"fentry_security_kernel_read_file"`
-	FentrySysDeleteModule        *ebpf.Program `ebpf:"fentry_sys_delete_module"`
-	FentrySysFinitModule         *ebpf.Program `ebpf:"fentry_sys_finit_module"`
-	FentrySysIa32DeleteModule    *ebpf.Program `ebpf:"fentry_sys_ia32_delete_module"`
-	FentrySysIa32FinitModule     *ebpf.Program `ebpf:"fentry_sys_ia32_finit_module"`
-	FentrySysIa32InitModule      *ebpf.Program `ebpf:"fentry_sys_ia32_init_module"`
-	FentrySysInitModule          *ebpf.Program `ebpf:"fentry_sys_init_module"`
-	FexitSysDeleteModule         *ebpf.Program `ebpf:"fexit_sys_delete_module"`
-	FexitSysFinitModule          *ebpf.Program `ebpf:"fexit_sys_finit_module"`
-	FexitSysIa32DeleteModule     *ebpf.Program `ebpf:"fexit_sys_ia32_delete_module"`
-	FexitSysIa32FinitModule      *ebpf.Program `ebpf:"fexit_sys_ia32_finit_module"`
-	FexitSysIa32InitModule       *ebpf.Program `ebpf:"fexit_sys_ia32_init_module"`
-	FexitSysInitModule           *ebpf.Program `ebpf:"fexit_sys_init_module"`
-	KprobeSecurityKernelLoadData *ebpf.Program `ebpf:"kprobe_security_kernel_load_data"`
-	KprobeSecurityKernelReadFile *ebpf.Program `ebpf:"kprobe_security_kernel_read_file"`
-	KprobeSysDeleteModule        *ebpf.Program `ebpf:"kprobe_sys_delete_module"`
-	KprobeSysFinitModule         *ebpf.Program `ebpf:"kprobe_sys_finit_module"`
-	KprobeSysIa32DeleteModule    *ebpf.Program `ebpf:"kprobe_sys_ia32_delete_module"`
-	KprobeSysIa32FinitModule     *ebpf.Program `ebpf:"kprobe_sys_ia32_finit_module"`
-	KprobeSysIa32InitModule      *ebpf.Program `ebpf:"kprobe_sys_ia32_init_module"`
-	KprobeSysInitModule          *ebpf.Program `ebpf:"kprobe_sys_init_module"`
-	KretprobeSysDeleteModule     *ebpf.Program `ebpf:"kretprobe_sys_delete_module"`
-	KretprobeSysFinitModule      *ebpf.Program `ebpf:"kretprobe_sys_finit_module"`
-	KretprobeSysIa32DeleteModule *ebpf.Program `ebpf:"kretprobe_sys_ia32_delete_module"`
-	KretprobeSysIa32FinitModule  *ebpf.Program `ebpf:"kretprobe_sys_ia32_finit_module"`
-	KretprobeSysIa32InitModule   *ebpf.Program `ebpf:"kretprobe_sys_ia32_init_module"`
-	KretprobeSysInitModule       *ebpf.Program `ebpf:"kretprobe_sys_init_module"`
-	RawTpModuleFree              *ebpf.Program `ebpf:"raw_tp_module_free"`
-	RawTpModuleLoad              *ebpf.Program `ebpf:"raw_tp_module_load"`
-	RawTpModuleRequest           *ebpf.Program `ebpf:"raw_tp_module_request"`
+	FentrySecurityKernelLoadData      *ebpf.Program `ebpf:"fentry_security_kernel_load_data"`
+	FentrySecurityKernelReadFile      *ebpf.Program `ebpf:"fentry_security_kernel_read_file"`
+	FentrySysDeleteModule             *ebpf.Program `ebpf:"fentry_sys_delete_module"`
+	FentrySysFinitModule              *ebpf.Program `ebpf:"fentry_sys_finit_module"`
+	FentrySysIa32DeleteModule         *ebpf.Program `ebpf:"fentry_sys_ia32_delete_module"`
+	FentrySysIa32FinitModule          *ebpf.Program `ebpf:"fentry_sys_ia32_finit_module"`
+	FentrySysIa32InitModule           *ebpf.Program `ebpf:"fentry_sys_ia32_init_module"`
+	FentrySysInitModule               *ebpf.Program `ebpf:"fentry_sys_init_module"`
+	FexitSysDeleteModule              *ebpf.Program `ebpf:"fexit_sys_delete_module"`
+	FexitSysFinitModule               *ebpf.Program `ebpf:"fexit_sys_finit_module"`
+	FexitSysIa32DeleteModule          *ebpf.Program `ebpf:"fexit_sys_ia32_delete_module"`
+	FexitSysIa32FinitModule           *ebpf.Program `ebpf:"fexit_sys_ia32_finit_module"`
+	FexitSysIa32InitModule            *ebpf.Program `ebpf:"fexit_sys_ia32_init_module"`
+	FexitSysInitModule                *ebpf.Program `ebpf:"fexit_sys_init_module"`
+	KprobeDoInitModule                *ebpf.Program `ebpf:"kprobe_do_init_module"`
+	KprobeFreeModule                  *ebpf.Program `ebpf:"kprobe_free_module"`
+	KprobeSecurityKernelLoadData      *ebpf.Program `ebpf:"kprobe_security_kernel_load_data"`
+	KprobeSecurityKernelModuleRequest *ebpf.Program `ebpf:"kprobe_security_kernel_module_request"`
+	KprobeSecurityKernelReadFile      *ebpf.Program `ebpf:"kprobe_security_kernel_read_file"`
+	KprobeSysDeleteModule             *ebpf.Program `ebpf:"kprobe_sys_delete_module"`
+	KprobeSysFinitModule              *ebpf.Program `ebpf:"kprobe_sys_finit_module"`
+	KprobeSysIa32DeleteModule         *ebpf.Program `ebpf:"kprobe_sys_ia32_delete_module"`
+	KprobeSysIa32FinitModule          *ebpf.Program `ebpf:"kprobe_sys_ia32_finit_module"`
+	KprobeSysIa32InitModule           *ebpf.Program `ebpf:"kprobe_sys_ia32_init_module"`
+	KprobeSysInitModule               *ebpf.Program `ebpf:"kprobe_sys_init_module"`
+	KretprobeSysDeleteModule          *ebpf.Program `ebpf:"kretprobe_sys_delete_module"`
+	KretprobeSysFinitModule           *ebpf.Program `ebpf:"kretprobe_sys_finit_module"`
+	KretprobeSysIa32DeleteModule      *ebpf.Program `ebpf:"kretprobe_sys_ia32_delete_module"`
+	KretprobeSysIa32FinitModule       *ebpf.Program `ebpf:"kretprobe_sys_ia32_finit_module"`
+	KretprobeSysIa32InitModule        *ebpf.Program `ebpf:"kretprobe_sys_ia32_init_module"`
+	KretprobeSysInitModule            *ebpf.Program `ebpf:"kretprobe_sys_init_module"`
+	RawTpModuleFree                   *ebpf.Program `ebpf:"raw_tp_module_free"`
+	RawTpModuleLoad                   *ebpf.Program `ebpf:"raw_tp_module_load"`
+	RawTpModuleRequest                *ebpf.Program `ebpf:"raw_tp_module_request"`
 }
 
 func (p *modulePrograms) Close() error {
@@ -370,7 +379,10 @@ func (p *modulePrograms) Close() error {
 		p.FexitSysIa32FinitModule,
 		p.FexitSysIa32InitModule,
 		p.FexitSysInitModule,
+		p.KprobeDoInitModule,
+		p.KprobeFreeModule,
 		p.KprobeSecurityKernelLoadData,
+		p.KprobeSecurityKernelModuleRequest,
 		p.KprobeSecurityKernelReadFile,
 		p.KprobeSysDeleteModule,
 		p.KprobeSysFinitModule,

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -41,7 +42,13 @@ func TestKernels(t *testing.T) {
 			if kernel.Arch == vm.AMD64 {
 				files[loader386] = build386(t)
 			}
-			vm.Test(t, kernel, guestPattern(), vm.Options{Modules: []string{"nbd", "tcp_nv", "tcp_illinois"}, Files: files, Cmdline: []string{"rcupdate.rcu_expedited=1"}})
+			vm.Test(t, kernel, guestPattern(), vm.Options{
+				Modules: []string{"nbd", "tcp_nv", "tcp_illinois"},
+				Files:   files,
+				// Unloading waits for RCU; without this a storm is a breeze.
+				Cmdline: []string{"rcupdate.rcu_expedited=1"},
+				Timeout: 15 * time.Minute,
+			})
 		})
 	}
 }

@@ -1,0 +1,52 @@
+//go:build linux
+
+package bpf
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestPreempts(t *testing.T) {
+	tests := []struct {
+		version, mode string
+		want          bool
+	}{
+		{"#1 SMP Debian 5.10.262-1 (2026-07-31)", "", false},
+		{"#1 SMP PREEMPT Tue Aug 4 2026", "", true},
+		{"#1 SMP PREEMPT_RT Debian 6.12.107-1", "", true},
+		{"#1 SMP PREEMPT_DYNAMIC Debian 6.12.107-1", "none (voluntary) full \n", false},
+		{"#1 SMP PREEMPT_DYNAMIC Debian 6.12.107-1", "(none) voluntary full \n", false},
+		{"#1 SMP PREEMPT_DYNAMIC Debian 7.3.4-1", "full (lazy) \n", true},
+		{"#1 SMP PREEMPT_DYNAMIC Debian 7.3.4-1", "", true},
+	}
+	for _, test := range tests {
+		require.Equal(t, test.want, preempts(test.version, test.mode), "%+v", test)
+	}
+}
+
+// Every program that a hook names is in the object, and the other way round.
+func TestHooksAndObjectAgree(t *testing.T) {
+	spec, err := loadModule()
+	require.NoError(t, err)
+	named := map[string]bool{}
+	for _, h := range hooks(false) {
+		for _, c := range h.programs {
+			require.Contains(t, spec.Programs, c.program)
+			named[c.program] = true
+		}
+	}
+	for name := range spec.Programs {
+		require.True(t, named[name], "no hook attaches %s", name)
+	}
+}
+
+func TestPreemptibleKernelsGetKprobesFirst(t *testing.T) {
+	for _, h := range hooks(true) {
+		require.Contains(t, []attachAs{asKprobe, asKretprobe}, h.programs[0].as, h.name)
+	}
+	for _, h := range hooks(false) {
+		require.Contains(t, []attachAs{asRawTracepoint, asFentry, asFexit}, h.programs[0].as, h.name)
+	}
+}
