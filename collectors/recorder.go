@@ -59,6 +59,7 @@ func (r *Recorder) Start(ctx context.Context) {
 // supervise runs one source again and again until ctx ends or the source says
 // that this host cannot support it.
 func (r *Recorder) supervise(ctx context.Context, source Source, settled func()) {
+	reported := ""
 	for delay := firstDelay; ; delay = min(2*delay, lastDelay) {
 		began := time.Now()
 		err := source.Run(ctx, settled, r.writer.add)
@@ -69,7 +70,8 @@ func (r *Recorder) supervise(ctx context.Context, source Source, settled func())
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil {
+		if err != nil && err.Error() != reported {
+			reported = err.Error()
 			r.report(fmt.Errorf("%s: %w", source.Name(), err))
 		}
 		if errors.Is(err, kmodquery.ErrNotSupported) {

@@ -16,6 +16,9 @@ import (
 const (
 	// shareTimeout bounds one exchange between a reader and the recorder.
 	shareTimeout = 30 * time.Second
+	// syncTimeout is the part of it that the events under way may take, so
+	// that the reader still hears when they take longer.
+	syncTimeout = 20 * time.Second
 	// maxShared bounds the readers that are answered at once; more wait.
 	maxShared = 8
 )
@@ -52,7 +55,7 @@ func (r *Recorder) Share(listener net.Listener) {
 }
 
 func (r *Recorder) answer(conn net.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), shareTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), syncTimeout)
 	defer cancel()
 	_ = conn.SetDeadline(time.Now().Add(shareTimeout))
 	var answer report

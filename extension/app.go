@@ -42,6 +42,10 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 	a := &app{store: store}
 	var recorder tables.Recorder
 	if status.Role == kmodquery.RoleRecorder {
+		// An idle host appends nothing, and with that nothing expires.
+		if err := store.Expire(ctx); err != nil {
+			return nil, errors.Join(err, store.Close())
+		}
 		recorder, err = a.record(ctx, c.stateDir, report)
 	} else {
 		recorder = collectors.NewRemote(dialRecorder(c.stateDir), sourceNames())

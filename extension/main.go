@@ -33,12 +33,6 @@ func main() {
 // run is the command with everything that it touches given to it. Its result
 // is the exit status.
 func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.Writer) int {
-	signals := []os.Signal{unix.SIGTERM, unix.SIGINT}
-	if isatty.IsTerminal(stdin.Fd()) {
-		signals = signals[:1] // at a prompt Ctrl-C ends a statement, not the shell
-	}
-	ctx, stop := signal.NotifyContext(ctx, signals...)
-	defer stop()
 	report := log.New(stderr, "kmodquery: ", 0)
 	c, err := parse(args)
 	switch {
@@ -52,6 +46,12 @@ func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.W
 		fmt.Fprintln(stdout, "kmodquery.ext", kmodquery.Version)
 		return 0
 	}
+	signals := []os.Signal{unix.SIGTERM, unix.SIGINT}
+	if c.command == "query" && len(c.args) == 0 && isatty.IsTerminal(stdin.Fd()) {
+		signals = signals[:1] // at a prompt Ctrl-C ends a statement, not the shell
+	}
+	ctx, stop := signal.NotifyContext(ctx, signals...)
+	defer stop()
 	if c.command == "query" {
 		err = query(ctx, c, stdin, stdout, stderr, report)
 	} else {

@@ -10,12 +10,16 @@ import (
 	"log"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/mattn/go-isatty"
 
 	"github.com/kmodquery/kmodquery/extension/shell"
 	"github.com/kmodquery/kmodquery/extension/virtualtable"
 )
+
+// answerDrain is how long a statement may take to end after a signal.
+const answerDrain = time.Second
 
 // overview is what query shows when nobody asks anything.
 var overview = []struct{ title, sql string }{
@@ -45,6 +49,24 @@ func query(ctx context.Context, c *config, stdin *os.File, stdout, stderr io.Wri
 	}
 	defer db.Close()
 
+	// What reads stdin does not hear of ctx.
+	answered := make(chan error, 1)
+	go func() { answered <- answer(ctx, c, db, stdin, stdout, stderr) }()
+	select {
+	case err := <-answered:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-answered:
+		return err
+	case <-time.After(answerDrain):
+		return errors.New("ended by a signal")
+	}
+}
+
+// answer runs what the command line or stdin asks for.
+func answer(ctx context.Context, c *config, db *sql.DB, stdin *os.File, stdout, stderr io.Writer) error {
 	if len(c.args) == 1 {
 		return shell.Query(ctx, db, stdout, c.format, c.args[0])
 	}
@@ -56,7 +78,7 @@ func query(ctx context.Context, c *config, stdin *os.File, stdout, stderr io.Wri
 		}
 		in = statements
 	}
-	err = shell.Run(ctx, db, shell.Options{
+	err := shell.Run(ctx, db, shell.Options{
 		In:          in,
 		Out:         stdout,
 		Err:         stderr,

@@ -14,6 +14,7 @@ import (
 	osquery "github.com/osquery/osquery-go"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
 const (
@@ -32,30 +33,75 @@ const (
 )
 
 // serve offers the tables to osquery until ctx ends or osquery goes away; both
-// are a normal end.
-func serve(ctx context.Context, c *config, report *log.Logger) (err error) {
+// are a normal end. While another process records into the event store it
+// reads, and takes over when that one ends.
+func serve(ctx context.Context, c *config, report *log.Logger) error {
 	// First, so that a wrong socket is told before anything is started or made.
-	if err := reach(ctx, c); err != nil || ctx.Err() != nil {
+	if err := reach(ctx, c); err != nil {
 		return err
 	}
+	for ctx.Err() == nil {
+		again, err := serveAs(ctx, c, report)
+		if err != nil || !again {
+			return err
+		}
+		report.Print("the process that recorded has ended; taking over")
+	}
+	return nil
+}
+
+// serveAs serves as recorder or reader, and reports whether to serve again
+// because the recorder has ended.
+func serveAs(ctx context.Context, c *config, report *log.Logger) (again bool, err error) {
 	a, err := open(ctx, c, report)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
 	if c.verbose {
 		a.describe(report)
 	}
+	role, end := context.WithCancel(ctx)
+	defer end()
+	if a.recorder == nil {
+		go func() {
+			defer end()
+			awaitUnrecorded(role, c)
+		}()
+	}
+	err = offer(role, c, a.plugins, report)
+	return role.Err() != nil && ctx.Err() == nil, err
+}
 
+// awaitUnrecorded returns when nobody records into the event store.
+func awaitUnrecorded(ctx context.Context, c *config) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Duration(c.interval) * time.Second):
+		}
+		if free, err := sqlite.Unrecorded(c.stateDir); free && err == nil {
+			return
+		}
+	}
+}
+
+// offer registers the tables and serves them, again where osquery still lists
+// a dead predecessor or has only missed a ping.
+func offer(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, report *log.Logger) error {
 	for deadline := time.Now().Add(registerFor); ; {
-		err := register(ctx, c, a.plugins)
+		err := register(ctx, c, plugins)
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil && isDuplicate(err) && time.Now().Before(deadline):
 		case err != nil && isGone(err):
-			report.Printf("osquery has gone away: %v", err)
-			return nil
+			if reach(ctx, c) != nil {
+				report.Printf("osquery has gone away: %v", err)
+				return nil
+			}
+			deadline = time.Now().Add(registerFor)
 		default:
 			return err
 		}

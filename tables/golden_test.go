@@ -53,7 +53,7 @@ func TestColumnReferenceIsAsPublished(t *testing.T) {
 
 <!-- Written by "go test ./tables -golden" from the column descriptions in the code. -->
 
-Every row has a stable ` + "`rowid`" + `. A value that is unknown or does not apply is NULL. Text that the host chose is
+A row's own number is ` + "`eid`" + `; ` + "`rowid`" + ` is only good inside SQLite. A value that is unknown or does not apply is NULL. Text that the host chose is
 shown safely: each byte that is a control character or no UTF-8 stands as ` + "`\\xNN`" + `, and a backslash that would read
 as the start of one as ` + "`\\x5c`" + `.
 

@@ -69,7 +69,8 @@ var findingColumns = []findingColumn{
 	ofFinding(text("data", local, "What the signature adds to the event, as JSON; NULL if it adds nothing"),
 		func(f *kmodquery.Finding) string { return cell(f.Data) }),
 	ofFinding(text("reason", local, "Why this event is a finding, in one sentence"),
-		func(f *kmodquery.Finding) string { return cell(f.Reason) }),
+		// A signature quotes what the host chose; a second escape would garble it.
+		func(f *kmodquery.Finding) string { return f.Reason }),
 	ofTrigger("eid"),
 	ofTrigger("time"),
 	trigger(),

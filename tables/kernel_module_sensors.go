@@ -63,8 +63,13 @@ var sensorColumns = []sensorColumn{
 		func(h *health) any { return h.DecodeErrors }},
 	{number("enrich_errors", local, "Events stored with something in their column missing"),
 		func(h *health) any { return h.EnrichErrors }},
-	{number("store_errors", local, "Batches of events, of all sources, that could not be written to the store"),
-		func(h *health) any { return h.Errors }},
+	{number("store_errors", local, "Batches of events, of all sources, that could not be written to the store; NULL in a reader, which does not know"),
+		func(h *health) any {
+			if h.Role == kmodquery.RoleReader {
+				return ""
+			}
+			return h.Errors
+		}},
 	{number("denied", local, "Denied attempts that were counted in another attempt's row"),
 		func(h *health) any { return h.Denied }},
 	{number("last_event_time", local, "When the last event came, as Unix time in seconds"),

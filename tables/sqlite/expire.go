@@ -3,11 +3,10 @@ package sqlite
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/Masterminds/squirrel"
-
-	"github.com/kmodquery/kmodquery"
 )
 
 const (
@@ -21,7 +20,7 @@ const (
 )
 
 // Expire deletes the events beyond the bounds of [Options]: by age those whose
-// time is too long ago, by count those with the lowest EIDs. In a reader it is
+// time is too long ago and that no younger one precedes, by count those with the lowest EIDs. In a reader it is
 // an error.
 func (s *Store) Expire(ctx context.Context) error {
 	if s.writer == nil {
@@ -58,15 +57,22 @@ func (s *Store) expireWhenDue(ctx context.Context) error {
 // more.
 func (s *Store) expire(ctx context.Context) (more bool, err error) {
 	if s.options.MaxAge > 0 {
+		// Only what was stored before everything that is young enough: an event
+		// between younger ones has its time from a clock that was wrong, as on
+		// a host that boots without one.
 		oldest := s.options.Now().Add(-s.options.MaxAge).Unix()
-		old := squirrel.Select("eid").From("events").Where(squirrel.Lt{"time": oldest}).Limit(expiryChunk)
+		young := squirrel.Select("eid").From("events").Where(squirrel.GtOrEq{"time": oldest}).OrderBy("eid").Limit(1)
+		old := squirrel.Select("eid").From("events").
+			Where(squirrel.Expr("eid < coalesce((?), ?)", young, int64(math.MaxInt64))).OrderBy("eid").Limit(expiryChunk)
 		if more, err = s.remove(ctx, old); err != nil {
 			return false, err
 		}
 	}
 	if s.options.MaxEvents > 0 {
-		rows, err := s.Count(ctx, kmodquery.Filter{})
-		if err != nil {
+		// Not through the readers' connections: queries may hold all of them.
+		var rows int64
+		count := squirrel.Select("count(*)").From("events").RunWith(s.writer)
+		if err := count.QueryRowContext(ctx).Scan(&rows); err != nil {
 			return false, err
 		}
 		if excess := rows - s.options.MaxEvents; excess > 0 {

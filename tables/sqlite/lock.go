@@ -9,11 +9,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Unrecorded reports whether nobody records into the store in dir: its lock is
+// free. A process that takes the lock meanwhile may find it held for a moment.
+func Unrecorded(dir string) (bool, error) {
+	lock, err := tryLock(dir)
+	if lock == nil || err != nil {
+		return false, err
+	}
+	return true, lock.Close()
+}
+
 // tryLock takes the recorder's lock in dir. It returns nil without an error
 // while another open file holds it. The lock ends when the file is closed and
 // so with its process, however that ends.
 func tryLock(dir string) (*os.File, error) {
-	file, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	file, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}

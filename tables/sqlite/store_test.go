@@ -274,7 +274,7 @@ func TestExpire(t *testing.T) {
 		want    []int64
 	}{
 		"no bound":                  {Options{}, []int64{6, 5, 4, 3, 2, 1}},
-		"age":                       {Options{MaxAge: 10 * time.Second}, []int64{6, 5, 4, 2}},
+		"age":                       {Options{MaxAge: 10 * time.Second}, []int64{6, 5, 4, 3, 2}},
 		"count":                     {Options{MaxEvents: 2}, []int64{6, 5}},
 		"count not reached":         {Options{MaxEvents: 6}, []int64{6, 5, 4, 3, 2, 1}},
 		"age and count":             {Options{MaxAge: 10 * time.Second, MaxEvents: 3}, []int64{6, 5, 4}},

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/kmodquery/kmodquery/test/vm"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
@@ -75,4 +77,33 @@ func TestGuestInitThatTakesLong(t *testing.T) {
 	require.Equal(t, "result", rows[2]["missing"])
 	require.Equal(t, "0", rows[3]["result"])
 	require.Equal(t, found, findings(t, before), "the same finding, unchanged")
+}
+
+// TestGuestQueriesUnderAFlood asks while a user without rights calls
+// init_module all the time.
+func TestGuestQueriesUnderAFlood(t *testing.T) {
+	guest.Only(t)
+	if guest.Kernel() != vm.Newest().String() {
+		t.Skip("runs on the newest kernel: the flood is the same on all")
+	}
+	before := latest(t)
+	var stop atomic.Bool
+	flooding := make(chan struct{})
+	go func() {
+		defer close(flooding)
+		unprivileged(t, func() {
+			for !stop.Load() {
+				if err := guest.LoadImage([]byte("x"), ""); !errors.Is(err, unix.EPERM) {
+					t.Errorf("init_module: %v", err)
+					return
+				}
+			}
+		})
+	}()
+	for range 3 {
+		denied := query(t, "SELECT count(*) AS n FROM kernel_module_events WHERE eid > %d AND error = 'EPERM'", before)
+		require.NotEqual(t, "0", denied[0]["n"])
+	}
+	stop.Store(true)
+	<-flooding
 }

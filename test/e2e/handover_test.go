@@ -1,0 +1,73 @@
+//go:build linux
+
+package e2e
+
+import (
+	"io"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery/test/osqueryhost"
+	"github.com/kmodquery/kmodquery/test/vm"
+)
+
+// TestReaderTakesOver runs the extension under two osquerys on one event store
+// and ends the one that records.
+func TestReaderTakesOver(t *testing.T) {
+	extension, state := buildExtension(t, vm.Arch(runtime.GOARCH)), t.TempDir()
+	start := func() *osqueryhost.Host {
+		host, err := osqueryhost.Start(t.Context(), osqueryhost.Options{Dir: t.TempDir()})
+		require.NoError(t, err)
+		t.Cleanup(func() { host.Close() })
+		_, err = host.StartExtension(extension, "--state-dir", state)
+		require.NoError(t, err)
+		require.NoError(t, host.WaitForTable(t.Context(), "kernel_module_sensors"))
+		return host
+	}
+	role := func(host *osqueryhost.Host) string {
+		rows, err := host.Query(t.Context(), "SELECT role FROM kernel_module_sensors")
+		if err != nil || len(rows) != 1 {
+			return "" // between two registrations
+		}
+		return rows[0]["role"]
+	}
+	first := start()
+	second := start()
+	require.Equal(t, "recorder", role(first))
+	require.Equal(t, "reader", role(second))
+
+	require.NoError(t, first.Close())
+	require.Eventually(t, func() bool { return role(second) == "recorder" }, 30*time.Second, 100*time.Millisecond)
+}
+
+// TestSignalWhileStdinIsSilent ends a query that waits for statements.
+func TestSignalWhileStdinIsSilent(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), buildExtension(t, vm.Arch(runtime.GOARCH)), "query", "--state-dir", t.TempDir())
+	stdin, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	defer stdin.Close()
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	// Once it has answered, it is waiting for the next statement.
+	_, err = io.WriteString(stdin, "SELECT 1;\n")
+	require.NoError(t, err)
+	_, err = stdout.Read(make([]byte, 1))
+	require.NoError(t, err)
+
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case err := <-ended:
+		require.ErrorContains(t, err, "exit status 1")
+	case <-time.After(30 * time.Second):
+		cmd.Process.Kill()
+		t.Fatal("it did not heed SIGTERM")
+	}
+}

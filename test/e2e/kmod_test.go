@@ -1,0 +1,121 @@
+//go:build linux
+
+package e2e
+
+import (
+	"bytes"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery/test/kmod"
+	"github.com/kmodquery/kmodquery/test/vm/guest"
+)
+
+// TestGuestFirmware has a module's init read a firmware file, in the thread
+// that loads it.
+func TestGuestFirmware(t *testing.T) {
+	guest.Only(t)
+	needHandMade(t)
+	require.NoError(t, os.MkdirAll("/lib/firmware", 0o755))
+	require.NoError(t, os.WriteFile("/lib/firmware/kmodquery-test.bin", []byte("firmware"), 0o644))
+	image, err := kmod.Build(kmod.Firmware, nil)
+	require.NoError(t, err)
+	before := latest(t)
+	require.NoError(t, guest.LoadImage(image, ""))
+	defer guest.Unload("kmodquery_firmware")
+	rows := eventsSince(t, before)
+	require.Equal(t, []string{"security_kernel_load_data", "module_load", "security_kernel_read_file", "init_module"}, column(rows, "event_name"))
+	firmware := rows[2]
+	require.Equal(t, "firmware", firmware["type"])
+	require.Equal(t, "/usr/lib/firmware/kmodquery-test.bin", firmware["path"])
+	require.Equal(t, "8", firmware["size"])
+	require.Empty(t, firmware["load_id"], "it is no part of the load")
+	require.Empty(t, firmware["name"])
+	found := findings(t, before)
+	require.Len(t, found, 1)
+	require.Equal(t, "init_module", found[0]["trigger"])
+}
+
+// TestGuestLoadInsideALoad loads a module whose init loads another one from
+// memory, past the system call, and then fails.
+func TestGuestLoadInsideALoad(t *testing.T) {
+	guest.Only(t)
+	needHandMade(t)
+	inner, err := guest.ModuleImage("dummy")
+	require.NoError(t, err)
+	params := append([]byte("numdummies=2"), 0)
+	outer, err := kmod.Build(kmod.Nested, map[string]uint64{
+		"sys_init_module": kallsym(t, "sys_init_module"),
+		"image":           uint64(uintptr(unsafe.Pointer(&inner[0]))),
+		"len":             uint64(len(inner)),
+		"params":          uint64(uintptr(unsafe.Pointer(&params[0]))),
+	})
+	require.NoError(t, err)
+	before := latest(t)
+	err = guest.LoadImage(outer, "")
+	runtime.KeepAlive(inner) // the kernel was only told its address
+	runtime.KeepAlive(params)
+	require.ErrorIs(t, err, unix.ENODEV)
+	require.DirExists(t, "/sys/module/dummy")
+	defer guest.Unload("dummy")
+
+	rows := eventsSince(t, before)
+	wrapper, payload := rows[0]["load_id"], ""
+	var seen []string
+	for _, row := range rows {
+		seen = append(seen, row["name"]+" "+row["event_name"]+" "+row["error"])
+		if row["name"] == "dummy" {
+			payload = row["load_id"]
+			require.Equal(t, wrapper, row["parent_load_id"])
+			require.Equal(t, "numdummies=2", row["params"])
+			require.Equal(t, strconv.Itoa(len(inner)), row["size"])
+		} else {
+			require.Equal(t, wrapper, row["load_id"])
+			require.Empty(t, row["parent_load_id"])
+		}
+	}
+	require.NotEmpty(t, payload)
+	require.NotEqual(t, wrapper, payload)
+	require.Equal(t, []string{
+		"kmodquery_nested security_kernel_load_data ",
+		"kmodquery_nested module_load ",
+		"dummy security_kernel_load_data ",
+		"dummy module_load ",
+		"dummy init_module ",
+		"kmodquery_nested module_free ",
+		"kmodquery_nested init_module ENODEV",
+	}, seen)
+	require.Len(t, findings(t, before), 2)
+}
+
+func needHandMade(t *testing.T) {
+	t.Helper()
+	if runtime.GOARCH != "amd64" {
+		t.Skip("arm64 kernels refuse modules that are made without their headers")
+	}
+}
+
+// kallsym finds the address of a system call's function by the name without
+// the architecture's prefix.
+func kallsym(t *testing.T, name string) uint64 {
+	t.Helper()
+	symbols, err := os.ReadFile("/proc/kallsyms")
+	require.NoError(t, err)
+	for line := range bytes.Lines(symbols) {
+		fields := strings.Fields(string(line))
+		if len(fields) == 3 && fields[2] == "__x64_"+name {
+			address, err := strconv.ParseUint(fields[0], 16, 64)
+			require.NoError(t, err)
+			return address
+		}
+	}
+	t.Fatalf("no %s in /proc/kallsyms", name)
+	return 0
+}

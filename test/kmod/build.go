@@ -1,0 +1,131 @@
+//go:build linux
+
+package kmod
+
+import (
+	"bytes"
+	"debug/elf"
+	"embed"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf/btf"
+)
+
+//go:embed *.o
+var objects embed.FS
+
+// The modules.
+const (
+	Firmware = "firmware" // its init has the kernel read /lib/firmware/kmodquery-test.bin
+	Nested   = "nested"   // its init loads another module and fails with ENODEV
+)
+
+// thisModule is the section that becomes the kernel's struct module.
+const thisModule = ".gnu.linkonce.this_module"
+
+// Build returns one of the modules for the running kernel, which must be an
+// amd64 one. The kernel knows it as "kmodquery_" and its name. Each of set is
+// the value of a variable of the module that is an unsigned long.
+func Build(name string, set map[string]uint64) ([]byte, error) {
+	image, err := objects.ReadFile(name + "_amd64.o")
+	if err != nil {
+		return nil, fmt.Errorf("find module %s: %w", name, err)
+	}
+	layout, err := readLayout()
+	if err != nil {
+		return nil, err
+	}
+	file, err := elf.NewFile(bytes.NewReader(image))
+	if err != nil {
+		return nil, fmt.Errorf("read module %s: %w", name, err)
+	}
+	if err := fit(image, file, layout, "kmodquery_"+name); err != nil {
+		return nil, fmt.Errorf("fit module %s to the kernel: %w", name, err)
+	}
+	for variable, value := range set {
+		if err := assign(image, file, variable, value); err != nil {
+			return nil, fmt.Errorf("set %s of module %s: %w", variable, name, err)
+		}
+	}
+	return image, nil
+}
+
+// A layout is where the running kernel has what in its struct module.
+type layout struct{ size, name, init, exit uint64 }
+
+func readLayout() (layout, error) {
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return layout{}, fmt.Errorf("read the kernel's BTF: %w", err)
+	}
+	var module *btf.Struct
+	if err := kernel.TypeByName("module", &module); err != nil {
+		return layout{}, fmt.Errorf("find struct module: %w", err)
+	}
+	l := layout{size: uint64(module.Size)}
+	for _, member := range module.Members {
+		switch member.Name {
+		case "name":
+			l.name = uint64(member.Offset.Bytes())
+		case "init":
+			l.init = uint64(member.Offset.Bytes())
+		case "exit":
+			l.exit = uint64(member.Offset.Bytes())
+		}
+	}
+	if l.name == 0 || l.init == 0 || l.exit == 0 {
+		return layout{}, errors.New("struct module has no name, init or exit")
+	}
+	return l, nil
+}
+
+// fit changes in place the size of the section that becomes struct module, the
+// name in it, and the places of its two pointers.
+func fit(image []byte, file *elf.File, l layout, name string) error {
+	order := binary.LittleEndian
+	headers := order.Uint64(image[40:]) // e_shoff
+	found := 0
+	for i, section := range file.Sections {
+		switch section.Name {
+		case thisModule:
+			if l.size > section.Size {
+				return fmt.Errorf("struct module has %d bytes, more than %d", l.size, section.Size)
+			}
+			order.PutUint64(image[headers+uint64(i)*64+32:], l.size) // sh_size
+			copy(image[section.Offset+l.name:], name+"\x00")
+			found++
+		case ".rela" + thisModule:
+			for at := section.Offset; at < section.Offset+section.Size; at += 24 {
+				place := map[uint64]uint64{0: l.init, 8: l.exit}[order.Uint64(image[at:])]
+				order.PutUint64(image[at:], place) // r_offset
+			}
+			found++
+		}
+	}
+	if found != 2 {
+		return fmt.Errorf("it has no section %s with relocations", thisModule)
+	}
+	return nil
+}
+
+// assign changes the initial value of a variable in place.
+func assign(image []byte, file *elf.File, variable string, value uint64) error {
+	symbols, err := file.Symbols()
+	if err != nil {
+		return err
+	}
+	for _, symbol := range symbols {
+		if symbol.Name != variable || int(symbol.Section) >= len(file.Sections) {
+			continue
+		}
+		section := file.Sections[symbol.Section]
+		if section.Type != elf.SHT_PROGBITS || symbol.Size != 8 {
+			return errors.New("it is no initialised unsigned long")
+		}
+		binary.LittleEndian.PutUint64(image[section.Offset+symbol.Value:], value)
+		return nil
+	}
+	return errors.New("there is no such variable")
+}

@@ -1,0 +1,36 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A module whose init loads another one, by the kernel's own init_module, and
+ * then fails, as rootkits do whose outer module is only a wrapper.
+ */
+#include "module.h"
+
+/* Build sets these. */
+volatile unsigned long sys_init_module = 1; /* address of the system call's function */
+volatile unsigned long image = 1;           /* user address of the other module */
+volatile unsigned long len = 1;
+volatile unsigned long params = 1;          /* user address */
+
+struct pt_regs {
+	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8;
+	unsigned long ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
+};
+
+static struct pt_regs regs;
+
+int init_module(void)
+{
+	long (*call)(struct pt_regs *) = (long (*)(struct pt_regs *))sys_init_module;
+
+	regs.di = image;
+	regs.si = len;
+	regs.dx = params;
+	call(&regs);
+	return -19; /* -ENODEV */
+}
+
+void cleanup_module(void)
+{
+}
