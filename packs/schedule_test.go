@@ -51,6 +51,9 @@ type extension struct {
 	plugins  []osquery.OsqueryPlugin
 }
 
+// replyBytes bounds a reply as the extension does, only sooner.
+const replyBytes = 1 << 20
+
 func newExtension(t *testing.T) *extension {
 	t.Helper()
 	store, err := sqlite.Open(t.Context(), t.TempDir(), sqlite.Options{})
@@ -58,7 +61,9 @@ func newExtension(t *testing.T) *extension {
 	t.Cleanup(func() { store.Close() })
 	e := &extension{store: store, recorder: &recorder{}, requests: &requests{}}
 	e.recorder.set(kmodquery.Sensor{Source: kmodquery.SourceEBPF, State: kmodquery.StateActive})
-	for _, plugin := range tables.Plugins(tables.Config{Store: store, Recorder: e.recorder, Signatures: signatures.All(), Kernel: "6.1.0"}) {
+	for _, plugin := range tables.Plugins(tables.Config{
+		Store: store, Recorder: e.recorder, Signatures: signatures.All(), Kernel: "6.1.0", ReplyBytes: replyBytes,
+	}) {
 		e.plugins = append(e.plugins, watched{plugin, e.requests})
 	}
 	return e
@@ -235,9 +240,36 @@ func TestEachRowIsShippedOnce(t *testing.T) {
 
 	all := []string{"added early", "added refused", "added meanwhile", "added between hosts"}
 	require.Equal(t, all, lines(t, host, "kernel_module_findings", "name"))
-	require.Equal(t, all, lines(t, host, "kernel_module_loads", "name"))
+	require.Equal(t, []string{"added early", "added meanwhile", "added between hosts"}, lines(t, host, "kernel_module_loads", "name"))
+	require.Equal(t, []string{"added refused"}, lines(t, host, "kernel_module_attempts", "name"))
 	require.Equal(t, []string{"added early"}, lines(t, host, "kernel_module_unloads", "name"))
 	require.Empty(t, lines(t, host, "kernel_module_sensor_health", "source"))
+}
+
+// Every user may call init_module all day. Their denials may make the replies
+// that hold them too large, and no other.
+func TestAFloodOfDenialsHidesNoLoad(t *testing.T) {
+	host := start(t, t.TempDir())
+	e := newExtension(t)
+	defer e.serve(t, host)()
+	require.NoError(t, host.Tick(t.Context(), noon))
+	host.Schedule(t.Context(), readPack(t))
+	denied := make([]kmodquery.Event, 1000)
+	for range 10 {
+		for i := range denied {
+			denied[i] = kmodquery.Event{
+				Time: noon.Unix(), EventName: kmodquery.EventInitModule, Source: kmodquery.SourceEBPF,
+				Result: new(int64(-1)), Error: "EPERM", Origin: kmodquery.OriginMemory,
+			}
+		}
+		e.append(t, denied...)
+	}
+	e.load(t, noon.Add(time.Second), "rootkit", 0)
+	err := host.Advance(t.Context(), 5*time.Minute)
+	require.ErrorContains(t, err, "kernel_module_findings_memory")
+	require.NotContains(t, err.Error(), "kernel_module_loads")
+	require.Equal(t, []string{"added rootkit"}, lines(t, host, "kernel_module_findings", "name"))
+	require.Equal(t, []string{"added rootkit"}, lines(t, host, "kernel_module_loads", "name"))
 }
 
 // osqueryd often loads its packs before the extension has registered, and

@@ -97,7 +97,9 @@ var eventColumns = []table.ColumnDefinition{
 	ofEvent("vermagic", filtered, "Kernel version and options that the module was built for"),
 	ofEvent("license", filtered, "Licence that the module declares"),
 	ofEvent("intree", filtered, "1 if the module says that it was built with the kernel"),
-	ofEvent("params", filtered, "Parameters that the loader passed; empty if there were none"),
+	// Compared by osquery only: it drops an empty text from a list of values, and
+	// the loads without parameters with it.
+	ofEvent("params", local, "Parameters that the loader passed; empty if there were none"),
 	ofEvent("flags", filtered, "Flags of the system call"),
 	ofEvent("taints", filtered, "Mask of the kernel taints that the module brings"),
 	ofEvent("result", filtered, "0 for success or the negative errno; NULL while unknown"),
