@@ -19,7 +19,8 @@ type Condition struct {
 	Op     Op
 	// Values are int64, float64 or string. Several values are alternatives;
 	// only Equal takes more than one. Text is compared without regard to
-	// ASCII case, so that a query with COLLATE NOCASE loses no row. An event
+	// ASCII case and to blanks at its end, so that no collation of the asker
+	// loses a row. An event
 	// whose column is unknown matches no condition on it.
 	Values []any
 }

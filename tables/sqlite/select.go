@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/Masterminds/squirrel"
 
@@ -93,7 +94,7 @@ func conditions(conditions []kmodquery.Condition) squirrel.And {
 	values := 0
 	for _, condition := range conditions {
 		where, ok := predicate(condition)
-		if values += len(condition.Values); ok && values <= maxValues {
+		if values += 3 * len(condition.Values); ok && values <= maxValues {
 			all = append(all, where)
 		}
 	}
@@ -111,10 +112,11 @@ func predicate(c kmodquery.Condition) (squirrel.Sqlizer, bool) {
 		}
 	}
 	if c.Op == kmodquery.Equal {
-		if len(c.Values) == 1 {
-			return squirrel.Eq{c.Column: c.Values[0]}, true
+		var either squirrel.Or
+		for _, value := range c.Values {
+			either = append(either, equal(c.Column, value))
 		}
-		return squirrel.Eq{c.Column: c.Values}, true
+		return either, true
 	}
 	if len(c.Values) > 1 {
 		return nil, false
@@ -130,6 +132,21 @@ func predicate(c kmodquery.Condition) (squirrel.Sqlizer, bool) {
 		return squirrel.GtOrEq{c.Column: value}, true
 	}
 	return nil, false
+}
+
+// equal compares text without regard to ASCII case, by the columns' collation,
+// and to blanks at its end: whoever asks may do so with COLLATE NOCASE or
+// COLLATE RTRIM, of which osquery's constraints say nothing.
+func equal(column string, value any) squirrel.Sqlizer {
+	text, ok := value.(string)
+	if !ok {
+		return squirrel.Eq{column: value}
+	}
+	text = strings.TrimRight(text, " ")
+	return squirrel.Or{
+		squirrel.Eq{column: text},
+		squirrel.And{squirrel.GtOrEq{column: text + " "}, squirrel.Lt{column: text + "!"}},
+	}
 }
 
 func comparable(column kmodquery.Column, value any) bool {

@@ -551,3 +551,21 @@ func TestReadersSeeWholeBatches(t *testing.T) {
 	}
 	group.Wait()
 }
+
+func TestTextIsEqualUnderEveryCollation(t *testing.T) {
+	s := openStore(t, Options{})
+	names := []string{"dummy", "Dummy", "dummy ", "dummy  ", "dummy!", "dummy x", "dumm"}
+	events := make([]kmodquery.Event, len(names))
+	for i := range events {
+		events[i].Name = names[i]
+	}
+	require.NoError(t, s.Append(context.Background(), events))
+	for _, value := range []string{"dummy", "DUMMY", "dummy   "} {
+		got := eids(read(t, s, kmodquery.Filter{Conditions: []kmodquery.Condition{
+			{Column: "name", Op: kmodquery.Equal, Values: []any{value}},
+		}}))
+		require.Subset(t, got, []int64{4, 3, 2, 1}, value)
+		require.NotContains(t, got, int64(5), value)
+		require.NotContains(t, got, int64(7), value)
+	}
+}
