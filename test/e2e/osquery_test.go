@@ -26,7 +26,8 @@ var guestHost = sync.OnceValues(func() (*osqueryhost.Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := host.StartExtension(guestExtension, "--state-dir", dir+"/state"); err != nil {
+	// An emulator beside others may take its time.
+	if _, err := host.StartExtension(guestExtension, "--state-dir", dir+"/state", "--query-timeout", "5m"); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), waitForTables)
