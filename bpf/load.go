@@ -293,10 +293,8 @@ func (p *Programs) Unattached() []error { return p.unattached }
 
 // Counters say what became of the records since Open.
 type Counters struct {
-	Sent      uint64 // put into the ring
-	Lost      uint64 // the ring had no room, or a system call's return went unseen
-	Missed    uint64 // the kernel did not run a program, because it already ran on that processor
-	Untracked uint64 // sent without an attempt, because there were too many of them
+	Lost   uint64 // the ring had no room, or a system call's return went unseen
+	Missed uint64 // the kernel did not run a program, because it already ran on that processor
 }
 
 // Counters reads the counters of the programs.
@@ -306,9 +304,7 @@ func (p *Programs) Counters() (Counters, error) {
 	if err := binary.Read(io.NewSectionReader(p.counters, 0, int64(binary.Size(raw))), binary.NativeEndian, &raw); err != nil {
 		return Counters{}, fmt.Errorf("read the programs' counters: %w", err)
 	}
-	c.Sent = raw[moduleCounterCOUNTER_SENT]
 	c.Lost = raw[moduleCounterCOUNTER_LOST]
-	c.Untracked = raw[moduleCounterCOUNTER_UNTRACKED]
 	for _, a := range p.attached {
 		stats, err := a.loaded.Stats()
 		if err != nil {

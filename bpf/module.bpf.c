@@ -121,10 +121,8 @@ static __always_inline struct attempt *begin_attempt(u64 regs)
 		fresh.start_time = BPF_CORE_READ(task, start_time);
 		bpf_map_update_elem(&threads, &tid, &fresh, BPF_ANY);
 		thread = bpf_map_lookup_elem(&threads, &tid);
-		if (!thread) {
-			count(COUNTER_UNTRACKED);
+		if (!thread)
 			return NULL;
-		}
 	} else if (thread->attempt[0].regs == 0) {
 		thread->depth = 0; /* without an entry there is no return either */
 	} else if (thread->attempt[0].regs == regs && !thread->attempt[0].live) {
@@ -133,10 +131,8 @@ static __always_inline struct attempt *begin_attempt(u64 regs)
 	}
 	thread->depth++;
 	attempt = innermost(thread);
-	if (!attempt) {
-		count(COUNTER_UNTRACKED);
+	if (!attempt)
 		return NULL;
-	}
 	attempt->begin_ns = bpf_ktime_get_boot_ns();
 	attempt->regs = regs;
 	attempt->params = 0;
@@ -208,12 +204,6 @@ static __always_inline void fill_header(struct record_header *header, u32 kind, 
 	bpf_get_current_comm(header->comm, sizeof(header->comm));
 }
 
-static __always_inline void send(void *record)
-{
-	bpf_ringbuf_submit(record, 0);
-	count(COUNTER_SENT);
-}
-
 /* System calls. */
 
 static __always_inline int enter_module_call(u64 regs, u64 params, u64 name, u64 size, u64 flags)
@@ -256,7 +246,7 @@ static __always_inline int exit_module_call(u32 call, s64 result)
 			else
 				record->params_len = bpf_probe_read_user_str(record->params, sizeof(record->params), (void *)attempt->params);
 		}
-		send(record);
+		bpf_ringbuf_submit(record, 0);
 	} else {
 		count(COUNTER_LOST);
 	}
@@ -446,7 +436,7 @@ static __always_inline int take(u32 kind, struct file *file, u32 id, bool is_mod
 		record->mnt_internal = (BPF_CORE_READ(file, f_path.mnt, mnt_flags) & MNT_INTERNAL) != 0;
 		fill_path(record, file);
 	}
-	send(record);
+	bpf_ringbuf_submit(record, 0);
 	return 0;
 }
 
@@ -519,7 +509,7 @@ static __always_inline int module_event(u32 kind, struct module *module)
 	/* load_module has copied the parameters by now, so their page is present. */
 	if (kind == RECORD_MODULE_LOAD && attempt && attempt->regs)
 		record->params_len = bpf_probe_read_user_str(record->params, sizeof(record->params), (void *)attempt->params);
-	send(record);
+	bpf_ringbuf_submit(record, 0);
 	return 0;
 }
 
@@ -550,7 +540,7 @@ static __always_inline int module_request(const char *name)
 	record->version[0] = 0;
 	record->srcversion[0] = 0;
 	bpf_probe_read_kernel_str(record->name, sizeof(record->name), name);
-	send(record);
+	bpf_ringbuf_submit(record, 0);
 	return 0;
 }
 

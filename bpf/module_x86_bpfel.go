@@ -16,10 +16,8 @@ import (
 type moduleCounter uint32
 
 const (
-	moduleCounterCOUNTER_SENT      moduleCounter = 0
-	moduleCounterCOUNTER_LOST      moduleCounter = 1
-	moduleCounterCOUNTER_UNTRACKED moduleCounter = 2
-	moduleCounterCOUNTERS          moduleCounter = 3
+	moduleCounterCOUNTER_LOST moduleCounter = 0
+	moduleCounterCOUNTERS     moduleCounter = 1
 )
 
 type moduleFileRecord struct {

@@ -40,9 +40,7 @@ enum path_state {
 };
 
 enum counter {
-	COUNTER_SENT,     /* records put into the ring */
 	COUNTER_LOST,     /* records for which the ring had no room, and returns that went unseen */
-	COUNTER_UNTRACKED,/* attempts that could not be remembered: their load_id is missing */
 	COUNTERS,
 };
 

@@ -204,3 +204,40 @@ func TestSourcesAreRunAgainUnlessTheHostCannot(t *testing.T) {
 		require.NoError(t, r.Close())
 	})
 }
+
+// lasting is a source that works for some time before each failure.
+type lasting struct {
+	scripted
+	works time.Duration
+}
+
+func (l *lasting) Run(ctx context.Context, ready func(), _ func(kmodquery.Event)) error {
+	l.runs.Add(1)
+	ready()
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-time.After(l.works):
+		return errors.New("broke")
+	}
+}
+
+func TestASourceThatHadWorkedIsRunAgainSoon(t *testing.T) {
+	for works, want := range map[time.Duration]int64{
+		// A failure every two minutes, and a second: the delays never grow.
+		2 * time.Minute: 1 + 24*60*60/121,
+		// Seven times in the first 63 s, and then every minute.
+		0: 7 + (24*60*60-63)/60,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			said := &reports{}
+			source := &lasting{works: works}
+			r := NewRecorder(&memory{}, said.add, source)
+			r.Start(t.Context())
+			time.Sleep(24 * time.Hour)
+			require.NoError(t, r.Close())
+			require.Equal(t, want, source.runs.Load())
+			require.Len(t, said.errs, 1, "the same failure is told once")
+		})
+	}
+}

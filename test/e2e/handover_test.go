@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"io"
 	"os/exec"
 	"runtime"
@@ -43,6 +44,31 @@ func TestReaderTakesOver(t *testing.T) {
 
 	require.NoError(t, first.Close())
 	require.Eventually(t, func() bool { return role(second) == "recorder" }, 30*time.Second, 100*time.Millisecond)
+}
+
+// TestOsqueryComesBack has osquery vanish and come back on its socket within the
+// extension's timeout: the sources must not stop for that.
+func TestOsqueryComesBack(t *testing.T) {
+	extension, dir := buildExtension(t, vm.Arch(runtime.GOARCH)), t.TempDir()
+	host, err := osqueryhost.Start(t.Context(), osqueryhost.Options{Dir: dir})
+	require.NoError(t, err)
+	cmd := exec.CommandContext(t.Context(), extension,
+		"--socket", host.Socket(), "--interval", "1", "--timeout", "30", "--state-dir", t.TempDir())
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		cmd.Wait()
+	})
+	require.NoError(t, host.WaitForTable(t.Context(), "kernel_module_sensors"))
+	require.NoError(t, host.Vanish())
+	time.Sleep(3 * time.Second) // more than one ping
+
+	host, err = osqueryhost.Start(t.Context(), osqueryhost.Options{Dir: dir})
+	require.NoError(t, err)
+	t.Cleanup(func() { host.Close() })
+	waiting, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	require.NoError(t, host.WaitForTable(waiting, "kernel_module_sensors"))
 }
 
 // TestSignalWhileStdinIsSilent ends a query that waits for statements.
