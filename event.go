@@ -1,6 +1,9 @@
 package kmodquery
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Event names: the kernel's own name for the system call, security hook or
 // tracepoint that stated the fact.
@@ -155,4 +158,12 @@ func (e *Event) Miss(columns ...string) {
 			e.Missing += "," + column
 		}
 	}
+}
+
+// Found takes back what Miss said of a column, because its value was had in
+// another way.
+func (e *Event) Found(column string) {
+	names := strings.Split(e.Missing, ",")
+	names = slices.DeleteFunc(names, func(name string) bool { return name == column })
+	e.Missing = strings.Join(names, ",")
 }

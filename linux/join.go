@@ -74,9 +74,11 @@ func (j *joiner) add(e kmodquery.Event, now time.Time) {
 		// have changed since the kernel did; what the kernel said comes first.
 		if a.known.Name != "" {
 			e.Name = a.known.Name
+			e.Found("name")
 		}
 		if a.known.Params != nil {
 			e.Params = a.known.Params
+			e.Found("params")
 		}
 		a.learn(e)
 		j.release(a)

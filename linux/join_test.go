@@ -233,4 +233,13 @@ func TestJoinTrustsTheKernelsWordsMore(t *testing.T) {
 	call.Params = new("n=2")
 	r.add(call, start)
 	require.Equal(t, "n=1", *r.events[1].Params)
+
+	// The caller's memory could not be read any more; the kernel had.
+	r = newRecorded()
+	r.add(load, start)
+	call = returned(kmodquery.EventFinitModule, 0)
+	call.Miss("flags", "params")
+	r.add(call, start)
+	require.Equal(t, "n=1", *r.events[1].Params)
+	require.Equal(t, "flags", r.events[1].Missing)
 }
