@@ -58,6 +58,23 @@ const (
 	OriginMemfd   = "memfd"   // memfd_create(2)
 	OriginDeleted = "deleted" // a file without a name left: unlinked after opening, or O_TMPFILE
 	OriginMemory  = "memory"  // a buffer of the caller, by init_module(2)
+	OriginKernel  = "kernel"  // a buffer handed over by code inside the kernel, such as another module's init
+)
+
+// What SHA256 was computed from.
+const (
+	HashSourceKernel = "kernel" // the bytes that the kernel itself read
+	HashSourceFile   = "file"   // the file, after the kernel had read it and while it was still the same by device, inode, size and ctime
+)
+
+// States of a module's signature, by the kernel's own verdict where it gave
+// one.
+const (
+	SignatureValid     = "valid"     // the kernel verified it with a key that it trusts
+	SignatureUnsigned  = "unsigned"  // there is none
+	SignatureUntrusted = "untrusted" // there is one, and the kernel lacks its key or its algorithm, or did not look at it
+	SignatureRejected  = "rejected"  // the kernel refused the module for it, or for the want of it
+	SignatureUnknown   = "unknown"   // neither the kernel's verdict nor the image could be had
 )
 
 // An Event is one fact that one source saw. It is written once and never
@@ -158,6 +175,21 @@ func (e *Event) Miss(columns ...string) {
 			e.Missing += "," + column
 		}
 	}
+}
+
+// IsCheap reports whether any user of the host can cause such an event as often
+// as they like: a request for a module, or a system call that the kernel
+// refused before it took a byte. The store bounds these by themselves, so that
+// they never push evidence out.
+func (e *Event) IsCheap() bool {
+	switch e.EventName {
+	case EventModuleRequest:
+		return true
+	case EventInitModule, EventFinitModule, EventDeleteModule:
+		tookBytes := e.SHA256 != "" || strings.Contains(","+e.Missing+",", ",sha256,")
+		return e.Error == "EPERM" && !tookBytes
+	}
+	return false
 }
 
 // Found takes back what Miss said of a column, because its value was had in
