@@ -21,6 +21,9 @@ const (
 	ModuleLoad    = Kind(moduleRecordKindRECORD_MODULE_LOAD)
 	ModuleFree    = Kind(moduleRecordKindRECORD_MODULE_FREE)
 	ModuleRequest = Kind(moduleRecordKindRECORD_MODULE_REQUEST)
+	ImageTaken    = Kind(moduleRecordKindRECORD_IMAGE)
+	ProcessPath   = Kind(moduleRecordKindRECORD_PATH)
+	ProcessArgs   = Kind(moduleRecordKindRECORD_CMDLINE)
 )
 
 // Names of the system calls in [Call.Name].
@@ -29,6 +32,12 @@ const (
 	FinitModule  = "finit_module"
 	DeleteModule = "delete_module"
 )
+
+var callNames = map[moduleSystemCall]string{
+	moduleSystemCallCALL_INIT_MODULE:   InitModule,
+	moduleSystemCallCALL_FINIT_MODULE:  FinitModule,
+	moduleSystemCallCALL_DELETE_MODULE: DeleteModule,
+}
 
 // A Record is what one hook sent, in the kernel's own numbers. Strings hold
 // the host's bytes as they were.
@@ -42,17 +51,32 @@ type Record struct {
 	// no attempt. ParentAttempt is that of the load, by the same thread, from
 	// inside which this one was made.
 	Attempt, ParentAttempt time.Duration
+	// Context, with Tid, is what this record has in common with the
+	// ProcessPath and ProcessArgs records that tell of its process, which come
+	// before it. 0 where there are none.
+	Context time.Duration
+	// Request is the Attempt of the ModuleRequest, by the thread RequestTid, for
+	// which the kernel started this process or an ancestor of it; 0 where there
+	// is none.
+	Request    time.Duration
+	RequestTid uint32
 
 	Pid, Tid, Parent     uint32 // in the initial pid namespace
 	UID, EUID, GID, EGID uint32 // in the initial user namespace
 	HasAUID              bool   // the kernel has CONFIG_AUDIT; AUID and SessionID mean something
 	AUID, SessionID      uint32
+	Capabilities         uint64 // effective, a bit each
+	MntNS, PidNS, UserNS uint32 // inode numbers of the namespaces
+	KernelThread         bool   // not a thread of any program's
 	Comm                 string
 
 	// Which of these is not nil follows from Kind.
 	Call   *Call   // SystemCall
 	File   *File   // ReadFile and, without a path, LoadData
 	Module *Module // ModuleLoad, ModuleFree and, with a name only, ModuleRequest
+	Image  *Image  // ImageTaken
+	Path   *Path   // ProcessPath
+	Args   *Args   // ProcessArgs
 }
 
 // Call is a system call that has returned.
@@ -66,6 +90,10 @@ type Call struct {
 	Size         uint64 // init_module's len
 	Params       Text
 	Module       Text // the name given to delete_module
+	Verdict      *int64
+	// Denied counts the calls like this one, where it was refused with EPERM
+	// before the kernel took a byte; nil otherwise.
+	Denied *DeniedCalls
 }
 
 // Text is a string that the program read for the record.
@@ -96,6 +124,7 @@ type File struct {
 	Unhashed     bool  // its name was removed
 	InternalFS   bool  // on a mount that only the kernel has, as memfds are
 	Mtime, Ctime int64 // Unix time in seconds
+	CtimeNanos   int64 // what Ctime leaves out, in nanoseconds
 }
 
 // Module is what struct module says.
@@ -105,6 +134,12 @@ type Module struct {
 	Srcversion string
 	Taints     uint64
 	Params     Text // ModuleLoad only
+	// SigOK says that the signature was verified with a key that the kernel
+	// trusts; nil where the kernel does not look at signatures.
+	SigOK *bool
+	// Verdict is what mod_verify_sig returned for the attempt: 0, or -errno;
+	// nil where it did not run or was not seen.
+	Verdict *int64
 }
 
 // RingSize is how many bytes of the ring buffer a record of this length took:
@@ -133,6 +168,14 @@ func Decode(raw []byte) (Record, error) {
 		HasAUID:       header.HasAuid != 0,
 		AUID:          header.Auid,
 		SessionID:     header.SessionId,
+		Context:       time.Duration(header.ContextNs),
+		Request:       time.Duration(header.RequestNs),
+		RequestTid:    header.RequestTid,
+		Capabilities:  header.Capabilities,
+		MntNS:         header.MntNs,
+		PidNS:         header.PidNs,
+		UserNS:        header.UserNs,
+		KernelThread:  header.Kthread != 0,
 		Comm:          text(header.Comm[:]),
 	}
 	switch record.Kind {
@@ -142,6 +185,12 @@ func Decode(raw []byte) (Record, error) {
 		record.File, err = decodeFile(raw)
 	case ModuleLoad, ModuleFree, ModuleRequest:
 		record.Module, err = decodeModule(raw)
+	case ImageTaken:
+		record.Image, err = decodeImage(raw)
+	case ProcessPath:
+		record.Path, err = decodeProcessPath(raw)
+	case ProcessArgs:
+		record.Args, err = decodeArgs(raw)
 	default:
 		err = fmt.Errorf("decode record: unknown kind %d", header.Kind)
 	}
@@ -153,16 +202,18 @@ func decodeCall(raw []byte) (*Call, error) {
 	if err != nil {
 		return nil, err
 	}
-	call := &Call{Result: r.Result, HasArguments: r.HasArguments != 0, Flags: r.Flags, Size: r.Size}
-	switch r.Call {
-	case moduleSystemCallCALL_INIT_MODULE:
-		call.Name = InitModule
-	case moduleSystemCallCALL_FINIT_MODULE:
-		call.Name = FinitModule
-	case moduleSystemCallCALL_DELETE_MODULE:
-		call.Name = DeleteModule
-	default:
+	name, ok := callNames[r.Call]
+	if !ok {
 		return nil, fmt.Errorf("decode record: unknown system call %d", r.Call)
+	}
+	call := &Call{
+		Name: name, Result: r.Result, HasArguments: r.HasArguments != 0, Flags: r.Flags, Size: r.Size,
+		Verdict: verdict(r.Verified, r.Verdict),
+	}
+	if r.Denied != 0 {
+		call.Denied = &DeniedCalls{moduleDeniedKey{
+			ExeInode: r.ExeInode, ExeDevice: r.ExeDevice, Call: r.Call, Uid: r.Header.Uid, Euid: r.Header.Euid,
+		}}
 	}
 	if call.Name == DeleteModule {
 		call.Module = counted(r.Name[:], r.NameLen)
@@ -177,22 +228,34 @@ func decodeModule(raw []byte) (*Module, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Module{
+	module := &Module{
 		Name:       text(r.Name[:]),
 		Version:    text(r.Version[:]),
 		Srcversion: text(r.Srcversion[:]),
 		Taints:     r.Taints,
 		Params:     counted(r.Params[:], r.ParamsLen),
-	}, nil
+		Verdict:    verdict(r.Verified, r.Verdict),
+	}
+	if r.SigOk != moduleSigOkSIG_OK_UNKNOWN {
+		module.SigOK = new(r.SigOk == moduleSigOkSIG_OK_YES)
+	}
+	return module, nil
+}
+
+func verdict(verified uint32, errno int32) *int64 {
+	if verified == 0 {
+		return nil
+	}
+	return new(int64(errno))
 }
 
 func decodeFile(raw []byte) (*File, error) {
-	r, err := view[moduleFileRecord](raw)
+	r, err := prefix[moduleFileRecord](raw, int(unsafe.Offsetof(moduleFileRecord{}.Path)+unsafe.Offsetof(moduleFileRecord{}.Path.Component)))
 	if err != nil {
 		return nil, err
 	}
 	file := &File{ID: r.Id, IsModule: r.IsModule != 0, HasArguments: r.HasArguments != 0, Size: r.Size, Flags: r.Flags}
-	if r.PathState == modulePathStatePATH_NONE {
+	if r.Path.State == modulePathStatePATH_NONE {
 		return file, nil
 	}
 	file.Filesystem = text(r.Filesystem[:])
@@ -203,18 +266,39 @@ func decodeFile(raw []byte) (*File, error) {
 	file.InternalFS = r.MntInternal != 0
 	file.Mtime = r.Mtime
 	file.Ctime = r.Ctime
-	file.Incomplete = r.PathState == modulePathStatePATH_TRUNCATED || r.PathState == modulePathStatePATH_UNREACHABLE
+	file.CtimeNanos = int64(r.CtimeNsec)
+	file.Path, file.Incomplete = path(r.Path.State, r.Path.Components, &r.Path.Component)
+	return file, nil
+}
+
+// path joins the components of a walk, the last first. It is incomplete, and
+// then relative, where they do not lead to a root.
+func path(state modulePathState, used uint32, components *[32][256]uint8) (_ string, incomplete bool) {
 	var names []string
-	for i := min(int(r.Components), len(r.Path)) - 1; i >= 0; i-- {
-		if name := text(r.Path[i][:]); name != "" {
+	for i := min(int(used), len(components)) - 1; i >= 0; i-- {
+		if name := text(components[i][:]); name != "" {
 			names = append(names, name)
 		}
 	}
-	file.Path = strings.Join(names, "/")
-	if !file.Incomplete {
-		file.Path = "/" + file.Path
+	joined := strings.Join(names, "/")
+	switch state {
+	case modulePathStatePATH_NONE:
+		return "", false
+	case modulePathStatePATH_WHOLE, modulePathStatePATH_DETACHED:
+		return "/" + joined, false
 	}
-	return file, nil
+	return joined, true
+}
+
+// prefix is view for a record of which only the beginning, at least fixed
+// bytes, was sent. The rest is zero.
+func prefix[T any](raw []byte, fixed int) (*T, error) {
+	if len(raw) < fixed {
+		return nil, fmt.Errorf("decode record: %d bytes where at least %d are due", len(raw), fixed)
+	}
+	whole := new(T)
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(whole)), unsafe.Sizeof(*whole)), raw)
+	return whole, nil
 }
 
 // view lays T over raw. The ring buffer aligns records to eight bytes, and its

@@ -49,8 +49,8 @@ func (as attachAs) isTracing() bool { return as == asFentry || as == asFexit }
 // preempts its own threads, a thread that is preempted inside such a program
 // keeps the program from running for every other thread on that processor
 // (bpf_prog_enter's recursion guard): loads go unseen, by chance or because
-// somebody sees to it. A kprobe runs with preemption off and is preferred
-// there.
+// somebody sees to it. Two programs could also write into one processor's draft
+// (module.bpf.c). A kprobe runs with preemption off and is preferred there.
 func hooks(preemptible bool) []hook {
 	var list []hook
 	for _, call := range []string{InitModule, FinitModule, DeleteModule} {
@@ -61,10 +61,19 @@ func hooks(preemptible bool) []hook {
 		}
 	}
 	list = append(list,
-		securityHook("security_kernel_read_file"),
-		securityHook("security_kernel_load_data"),
+		function("security_kernel_post_read_file"),
+		function("security_kernel_post_load_data"),
+		function("security_kernel_read_file"),
+		function("security_kernel_load_data"),
+		// Without CONFIG_MODULE_SIG nothing is verified.
+		hook{name: "mod_verify_sig", optional: true, programs: []candidate{
+			{"fexit_mod_verify_sig", asFexit, "mod_verify_sig"},
+			{"kretprobe_mod_verify_sig", asKretprobe, "mod_verify_sig"},
+		}},
 		tracepoint("module_load", "do_init_module"),
 		tracepoint("module_free", "free_module"),
+		function("call_usermodehelper_exec_async"),
+		function("call_usermodehelper_exec"),
 		tracepoint("module_request", "security_kernel_module_request"),
 	)
 	if preemptible {
@@ -88,7 +97,7 @@ func systemCall(symbol, name string, optional bool) []hook {
 	}
 }
 
-func securityHook(symbol string) hook {
+func function(symbol string) hook {
 	return hook{name: symbol, programs: []candidate{
 		{"fentry_" + symbol, asFentry, symbol},
 		{"kprobe_" + symbol, asKprobe, symbol},

@@ -32,22 +32,32 @@ typedef _Bool bool;
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
-enum { BPF_ANY = 0 };
+enum { BPF_ANY = 0, BPF_NOEXIST = 1 };
 enum { BPF_F_MMAPABLE = 1 << 10 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
+struct ns_common {
+	unsigned int inum;
+};
 
-struct cred {
-	struct { u32 val; } uid, gid, euid, egid;
+struct user_namespace {
+	struct ns_common ns;
+};
+
+struct pid_namespace {
+	struct ns_common ns;
 };
 
 struct mount;
 
 struct mnt_namespace {
+	struct ns_common ns;
 	struct mount *root;
 };
 
@@ -55,12 +65,85 @@ struct nsproxy {
 	struct mnt_namespace *mnt_ns;
 };
 
+struct upid {
+	int nr;
+	struct pid_namespace *ns;
+};
+
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+};
+
+typedef struct {
+	u64 val; /* from 6.3, f122a08b197d; two u32, the low one first, before */
+} kernel_cap_t;
+
+struct cred {
+	struct { u32 val; } uid, gid, euid, egid;
+	kernel_cap_t cap_effective;
+	struct user_namespace *user_ns;
+};
+
+struct file;
+
+struct mm_struct {
+	unsigned long arg_start;
+	unsigned long arg_end;
+	struct file *exe_file;
+};
+
+struct vfsmount;
+struct dentry;
+
+struct path {
+	struct vfsmount *mnt;
+	struct dentry *dentry;
+};
+
+struct fs_struct {
+	struct path pwd;
+};
+
+struct kernfs_node {
+	const char *name;
+	struct kernfs_node *parent;
+};
+
+/* from 6.15, 633488947ef6 */
+struct kernfs_node___rcu {
+	struct kernfs_node *__parent;
+};
+
+struct cgroup_root;
+
+struct cgroup {
+	struct kernfs_node *kn;
+	struct cgroup_root *root;
+};
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+};
+
+struct css_set {
+	struct cgroup_subsys_state *subsys[1];
+	struct cgroup *dfl_cgrp;
+};
+
 struct task_struct {
+	unsigned int flags;
 	int tgid;
 	struct task_struct *real_parent;
+	struct task_struct *group_leader;
+	struct pid *thread_pid;
 	const struct cred *cred;
 	u64 start_time;
+	char comm[16];
+	struct mm_struct *mm;
+	struct fs_struct *fs;
 	struct nsproxy *nsproxy;
+	struct css_set *cgroups;       /* CONFIG_CGROUPS */
 	struct { u32 val; } loginuid;  /* CONFIG_AUDIT */
 	u32 sessionid;                 /* CONFIG_AUDIT */
 };
@@ -90,13 +173,9 @@ struct mount {
 	struct vfsmount mnt;
 };
 
-struct path {
-	struct vfsmount *mnt;
-	struct dentry *dentry;
-};
-
 struct timespec64 {
 	s64 tv_sec;
+	long tv_nsec;
 };
 
 struct file_system_type {
@@ -115,6 +194,7 @@ struct inode {
 	s64 i_size;
 	s64 i_mtime_sec; /* from 6.11, 3aa63a569c64 */
 	s64 i_ctime_sec;
+	u32 i_ctime_nsec;
 };
 
 /* to 6.6 for i_ctime, 13bc24457850; to 6.6 for i_mtime, 12cd44023651 */
@@ -139,6 +219,7 @@ struct module {
 	const char *version;
 	const char *srcversion;
 	unsigned long taints;
+	bool sig_ok; /* CONFIG_MODULE_SIG */
 };
 
 #if defined(__TARGET_ARCH_x86)

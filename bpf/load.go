@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -34,9 +35,12 @@ var ErrFlushed = ringbuf.ErrFlushed
 type Programs struct {
 	maps       *ebpf.Collection
 	counters   *ebpf.Memory
+	settings   *ebpf.Memory
+	wanted     moduleReaderSettings
 	attached   []attached
 	unattached []error
 	reader     *ringbuf.Reader
+	images     *ringbuf.Reader
 	readTypes  map[uint32]string
 	loadTypes  map[uint32]string
 }
@@ -49,9 +53,10 @@ type attached struct {
 
 // Open loads the programs and attaches each hook with the first of its programs
 // that this kernel takes. A hook that takes none is named by Unattached; only
-// when nothing at all can be attached is that an error. It needs CAP_BPF,
-// CAP_PERFMON and CAP_SYS_RESOURCE, or root.
-func Open() (_ *Programs, err error) {
+// when nothing at all can be attached is that an error. The image of a module is
+// sent where it has at most imageLimit bytes; MaxImage is the most that can be.
+// Open needs CAP_BPF, CAP_PERFMON and CAP_SYS_RESOURCE, or root.
+func Open(imageLimit int64) (_ *Programs, err error) {
 	kernel, err := btf.LoadKernelSpec()
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, btf.ErrNotSupported) || errors.Is(err, ebpf.ErrNotSupported) {
 		return nil, ErrNoBTF
@@ -90,8 +95,18 @@ func Open() (_ *Programs, err error) {
 	if p.counters, err = p.maps.Maps[moduleMapCounters].Memory(); err != nil {
 		return nil, fmt.Errorf("map the programs' counters: %w", err)
 	}
+	if p.settings, err = p.maps.Maps[moduleMapSettings].Memory(); err != nil {
+		return nil, fmt.Errorf("map the programs' settings: %w", err)
+	}
+	p.wanted.ImageLimit = uint64(max(imageLimit, 0))
+	if err := p.NextEpoch(); err != nil {
+		return nil, err
+	}
 	if p.reader, err = ringbuf.NewReader(p.maps.Maps[moduleMapRecords]); err != nil {
 		return nil, fmt.Errorf("open the ring buffer: %w", err)
+	}
+	if p.images, err = ringbuf.NewReader(p.maps.Maps[moduleMapImages]); err != nil {
+		return nil, fmt.Errorf("open the ring buffer of images: %w", err)
 	}
 	preemptible, err := isPreemptible()
 	if err != nil {
@@ -128,10 +143,8 @@ func (p *Programs) loadMaps(spec *ebpf.CollectionSpec) error {
 	maps.Programs = nil
 	maps.Variables = nil
 	for name := range maps.Maps {
-		switch name {
-		case moduleMapRecords, moduleMapThreads, moduleMapCounters:
-		default:
-			delete(maps.Maps, name)
+		if strings.HasPrefix(name, ".") {
+			delete(maps.Maps, name) // sections of variables, which are there for bpf2go only
 		}
 	}
 	var err error
@@ -295,6 +308,9 @@ func (p *Programs) Unattached() []error { return p.unattached }
 type Counters struct {
 	Lost   uint64 // the ring had no room, or a system call's return went unseen
 	Missed uint64 // the kernel did not run a program, because it already ran on that processor
+	// Denied are the denied calls, by the system call's name, that found no
+	// place among those that Programs.Denied counts.
+	Denied map[string]uint64
 }
 
 // Counters reads the counters of the programs.
@@ -305,6 +321,10 @@ func (p *Programs) Counters() (Counters, error) {
 		return Counters{}, fmt.Errorf("read the programs' counters: %w", err)
 	}
 	c.Lost = raw[moduleCounterCOUNTER_LOST]
+	c.Denied = map[string]uint64{}
+	for call, name := range callNames {
+		c.Denied[name] = raw[moduleCounter(call)+moduleCounterCOUNTER_DENIED]
+	}
 	for _, a := range p.attached {
 		stats, err := a.loaded.Stats()
 		if err != nil {
@@ -321,8 +341,10 @@ func (p *Programs) Close() error {
 	for _, a := range p.attached {
 		errs = append(errs, a.link.Close(), a.loaded.Close())
 	}
-	if p.reader != nil {
-		errs = append(errs, p.reader.Close())
+	for _, reader := range []*ringbuf.Reader{p.reader, p.images} {
+		if reader != nil {
+			errs = append(errs, reader.Close())
+		}
 	}
 	if p.maps != nil {
 		p.maps.Close()

@@ -11,12 +11,17 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
-#define MNT_INTERNAL 0x4000 /* include/linux/mount.h */
-#define DEPTH 4             /* loads made from inside a load, followed this far */
+#define MNT_INTERNAL 0x4000   /* include/linux/mount.h */
+#define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
+#define EPERM 1
+#define DEPTH 4               /* loads made from inside a load, followed this far */
+#define CHUNKS 512            /* the largest image, 32 MiB */
 
 enum kernel_read_file_id { READING_MODULE = 2 };
 enum kernel_read_file_id___compressed { READING_MODULE_COMPRESSED = 7 }; /* from 7.2 */
 enum kernel_load_data_id { LOADING_MODULE = 2 };
+enum cgroup_subsys_id { memory_cgrp_id = 4 };
+enum cgroup_subsys_id___pids { pids_cgrp_id = 11 }; /* CONFIG_CGROUP_PIDS */
 
 /* One system call that loads or unloads, from its entry to its return. */
 struct attempt {
@@ -26,8 +31,15 @@ struct attempt {
 	u64 name;   /* user address, delete_module */
 	u64 size;
 	u64 flags;
-	u32 taken;  /* the kernel was handed a module */
-	u32 live;   /* its module_load was seen: code of the module may run */
+	u64 request_ns;
+	u32 request_tid;
+	u32 taken;    /* the kernel was handed a module */
+	u32 streamed; /* and its image was */
+	u32 live;     /* its module_load was seen: code of the module may run */
+	u32 told;     /* the records that tell of its process were sent */
+	u32 verified; /* mod_verify_sig returned verdict */
+	s32 verdict;
+	u32 reserved;
 };
 
 /* The attempts that one thread has under way, the innermost last. */
@@ -62,10 +74,90 @@ struct {
 	__type(value, u64);
 } counters SEC(".maps");
 
+struct {
+	/* By itself, so that no image crowds a record out. */
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 16 << 20);
+} images SEC(".maps");
+
+struct {
+	/* Mapped into the reader, like the counters. */
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct reader_settings);
+} settings SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct denied_key);
+	__type(value, struct denied_calls);
+} denied SEC(".maps");
+
+/* What is too large for the stack is put together here. */
+struct draft {
+	struct path_record path;
+	struct cmdline_record cmdline;
+	struct file_record file;
+	struct thread thread;
+	u64 request_ns; /* what tell_process found */
+	u32 request_tid;
+	u32 reserved;
+};
+
+struct {
+	/*
+	 * A program must not be preempted by another of these on its processor
+	 * while it uses this: hook.go sees to it.
+	 */
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct draft);
+} drafts SEC(".maps");
+
+/* A module_request, by the boot clock and the thread that made it. */
+struct request {
+	u64 start_time; /* of the thread that is the key, where one is */
+	u64 request_ns;
+	u32 request_tid;
+	u32 reserved;
+};
+
+struct {
+	/* Of threads: what they request right now. */
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u32);
+	__type(value, struct request);
+} requests SEC(".maps");
+
+struct {
+	/* Of struct subprocess_info, by address: the request that it is for. */
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u64);
+	__type(value, struct request);
+} usermodehelpers SEC(".maps");
+
+struct {
+	/* Of processes that the kernel started: the request that they are for. */
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u32);
+	__type(value, struct request);
+} requested SEC(".maps");
+
 /* bpf2go emits a Go type for what a variable or map refers to. */
 const struct system_call_record *unused_system_call_record __attribute__((unused));
 const struct module_record *unused_module_record __attribute__((unused));
 const struct file_record *unused_file_record __attribute__((unused));
+const struct image_record *unused_image_record __attribute__((unused));
+const struct image_chunk *unused_image_chunk __attribute__((unused));
+const struct path_record *unused_path_record __attribute__((unused));
+const struct cmdline_record *unused_cmdline_record __attribute__((unused));
 const enum counter *unused_counter __attribute__((unused));
 
 static __always_inline void count(u32 counter)
@@ -74,6 +166,13 @@ static __always_inline void count(u32 counter)
 
 	if (value)
 		__sync_fetch_and_add(value, 1);
+}
+
+static __always_inline struct draft *find_draft(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&drafts, &zero);
 }
 
 /* The thread's attempts, or NULL where it has none under way. */
@@ -116,10 +215,12 @@ static __always_inline struct attempt *begin_attempt(u64 regs)
 	struct attempt *attempt;
 
 	if (!thread) {
-		struct thread fresh = {};
+		struct draft *draft = find_draft();
 
-		fresh.start_time = BPF_CORE_READ(task, start_time);
-		bpf_map_update_elem(&threads, &tid, &fresh, BPF_ANY);
+		if (!draft)
+			return NULL;
+		draft->thread.start_time = BPF_CORE_READ(task, start_time);
+		bpf_map_update_elem(&threads, &tid, &draft->thread, BPF_ANY);
 		thread = bpf_map_lookup_elem(&threads, &tid);
 		if (!thread)
 			return NULL;
@@ -139,8 +240,14 @@ static __always_inline struct attempt *begin_attempt(u64 regs)
 	attempt->name = 0;
 	attempt->size = 0;
 	attempt->flags = 0;
+	attempt->request_ns = 0;
+	attempt->request_tid = 0;
 	attempt->taken = 0;
+	attempt->streamed = 0;
 	attempt->live = 0;
+	attempt->told = 0;
+	attempt->verified = 0;
+	attempt->verdict = 0;
 	return attempt;
 }
 
@@ -167,6 +274,16 @@ static __always_inline void end_attempt(struct thread *thread)
 		bpf_map_delete_elem(&threads, &tid);
 }
 
+static __always_inline u32 active_pid_ns(struct task_struct *task)
+{
+	struct pid *pid = BPF_CORE_READ(task, thread_pid);
+	u32 level = BPF_CORE_READ(pid, level);
+	struct upid *upid = (void *)pid + bpf_core_field_offset(struct pid, numbers) +
+			    (u64)level * bpf_core_type_size(struct upid);
+
+	return BPF_CORE_READ(upid, ns, ns.inum);
+}
+
 static __always_inline void fill_header(struct record_header *header, u32 kind, struct thread *thread)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
@@ -177,9 +294,15 @@ static __always_inline void fill_header(struct record_header *header, u32 kind, 
 	header->boot_ns = bpf_ktime_get_boot_ns();
 	header->attempt_ns = 0;
 	header->parent_attempt_ns = 0;
+	header->context_ns = 0;
+	header->request_ns = 0;
+	header->request_tid = 0;
 	attempt = innermost(thread);
 	if (attempt) {
 		header->attempt_ns = attempt->begin_ns;
+		header->context_ns = attempt->begin_ns;
+		header->request_ns = attempt->request_ns;
+		header->request_tid = attempt->request_tid;
 		attempt = attempt_at(thread, thread->depth - 1);
 		if (attempt)
 			header->parent_attempt_ns = attempt->begin_ns;
@@ -192,6 +315,11 @@ static __always_inline void fill_header(struct record_header *header, u32 kind, 
 	header->euid = BPF_CORE_READ(cred, euid.val);
 	header->gid = BPF_CORE_READ(cred, gid.val);
 	header->egid = BPF_CORE_READ(cred, egid.val);
+	bpf_core_read(&header->capabilities, sizeof(header->capabilities), &cred->cap_effective);
+	header->user_ns = BPF_CORE_READ(cred, user_ns, ns.inum);
+	header->mnt_ns = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
+	header->pid_ns = active_pid_ns(task);
+	header->kthread = (BPF_CORE_READ(task, flags) & PF_KTHREAD) != 0;
 	header->has_auid = 0;
 	header->auid = 0;
 	header->session_id = 0;
@@ -200,8 +328,250 @@ static __always_inline void fill_header(struct record_header *header, u32 kind, 
 		header->auid = BPF_CORE_READ(task, loginuid.val);
 		header->session_id = BPF_CORE_READ(task, sessionid);
 	}
-	header->reserved = 0;
 	bpf_get_current_comm(header->comm, sizeof(header->comm));
+}
+
+/* Sends a draft whose last member is a path, as far as that is filled. */
+static __always_inline void send_path(void *draft, u64 fixed, u64 components)
+{
+	/* The compiler knows what the verifier does not, and would drop the check. */
+	asm volatile("" : "+r"(components));
+	if (components > COMPONENTS)
+		components = COMPONENTS;
+	if (bpf_ringbuf_output(&records, draft, fixed + components * COMPONENT_LEN, 0))
+		count(COUNTER_LOST);
+}
+
+/*
+ * The functions that are not static are verified once and by themselves, not
+ * again for every way to call them: the loops would be too long otherwise. On
+ * 5.10 they take numbers only.
+ */
+
+enum draft_path { DRAFT_PATH, DRAFT_FILE };
+
+/* Writes the path of a file into a draft and returns how many components it has. */
+__noinline u64 walk_path(u64 dentry_address, u64 vfsmount_address, u32 to)
+{
+	struct dentry *dentry = (void *)dentry_address;
+	struct mount *mount = (void *)vfsmount_address - bpf_core_field_offset(struct mount, mnt);
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct mount *root = BPF_CORE_READ(task, nsproxy, mnt_ns, root);
+	struct draft *draft = find_draft();
+	struct walk *walk;
+	u64 components = COMPONENTS;
+
+	if (!draft)
+		return 0;
+	walk = to == DRAFT_FILE ? &draft->file.path : &draft->path.path;
+	walk->state = PATH_TRUNCATED;
+	/*
+	 * The loop's own variable is the only index: a second counter makes the
+	 * verifier follow every combination of the two.
+	 */
+	for (u32 i = 0; i < COMPONENTS; i++) {
+		struct dentry *parent;
+
+		if (dentry == BPF_CORE_READ(mount, mnt.mnt_root)) {
+			struct mount *above = BPF_CORE_READ(mount, mnt_parent);
+
+			walk->component[i][0] = 0;
+			if (above == mount) {
+				/* A mount of its own can be made to look like any folder. */
+				walk->state = mount == root ? PATH_WHOLE : PATH_UNREACHABLE;
+				components = i;
+				break;
+			}
+			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
+			mount = above;
+			continue;
+		}
+		bpf_probe_read_kernel_str(walk->component[i], COMPONENT_LEN, BPF_CORE_READ(dentry, d_name.name));
+		parent = BPF_CORE_READ(dentry, d_parent);
+		if (parent == dentry) {
+			walk->state = PATH_DETACHED;
+			components = i + 1;
+			break;
+		}
+		dentry = parent;
+	}
+	walk->components = components;
+	return components;
+}
+
+/* Writes the path of a control group into the draft of a path_record. */
+__noinline u64 walk_cgroup(u64 kernfs_node_address)
+{
+	struct kernfs_node *node = (void *)kernfs_node_address;
+	struct draft *draft = find_draft();
+	u64 components = COMPONENTS;
+	struct walk *walk;
+
+	if (!draft)
+		return 0;
+	walk = &draft->path.path;
+	walk->state = PATH_TRUNCATED;
+	for (u32 i = 0; i < COMPONENTS; i++) {
+		struct kernfs_node___rcu *rcu = (void *)node;
+		struct kernfs_node *parent;
+
+		if (bpf_core_field_exists(rcu->__parent))
+			parent = BPF_CORE_READ(rcu, __parent);
+		else
+			parent = BPF_CORE_READ(node, parent);
+		if (!parent) {
+			walk->state = PATH_WHOLE;
+			components = i;
+			break;
+		}
+		bpf_probe_read_kernel_str(walk->component[i], COMPONENT_LEN, BPF_CORE_READ(node, name));
+		node = parent;
+	}
+	walk->components = components;
+	return components;
+}
+
+/* The process that makes an attempt, while it is still there to be looked at. */
+
+static __always_inline void tell_executable(struct path_record *record, struct task_struct *task)
+{
+	struct mm_struct *mm = BPF_CORE_READ(task, mm);
+	struct file *file = mm ? BPF_CORE_READ(mm, exe_file) : NULL;
+	u64 components = 0;
+
+	record->role = ROLE_EXE;
+	record->pid = BPF_CORE_READ(task, tgid);
+	record->uid = BPF_CORE_READ(task, cred, uid.val);
+	record->has_exe = !(BPF_CORE_READ(task, flags) & PF_KTHREAD);
+	bpf_core_read(record->comm, sizeof(record->comm), &task->comm);
+	record->path.state = PATH_NONE;
+	record->path.components = 0;
+	if (file)
+		components = walk_path((u64)BPF_CORE_READ(file, f_path.dentry), (u64)BPF_CORE_READ(file, f_path.mnt), DRAFT_PATH);
+	send_path(record, offsetof(struct path_record, path.component), components);
+}
+
+static __always_inline void tell_cwd(struct path_record *record, struct task_struct *task)
+{
+	struct fs_struct *fs = BPF_CORE_READ(task, fs);
+
+	record->role = ROLE_CWD;
+	send_path(record, offsetof(struct path_record, path.component),
+		  walk_path((u64)BPF_CORE_READ(fs, pwd.dentry), (u64)BPF_CORE_READ(fs, pwd.mnt), DRAFT_PATH));
+}
+
+static __always_inline struct cgroup *cgroup_of(struct css_set *css, u32 subsys)
+{
+	struct cgroup_subsys_state **slot = (void *)css + bpf_core_field_offset(struct css_set, subsys) + (u64)subsys * sizeof(*slot);
+	struct cgroup_subsys_state *state = NULL;
+
+	bpf_probe_read_kernel(&state, sizeof(state), slot);
+	return state ? BPF_CORE_READ(state, cgroup) : NULL;
+}
+
+static __always_inline void tell_cgroups(struct path_record *record, struct task_struct *task)
+{
+	struct cgroup *cgroup, *other = NULL;
+	struct css_set *css;
+
+	if (!bpf_core_field_exists(task->cgroups))
+		return;
+	css = BPF_CORE_READ(task, cgroups);
+	cgroup = BPF_CORE_READ(css, dfl_cgrp);
+	record->role = ROLE_CGROUP;
+	send_path(record, offsetof(struct path_record, path.component), walk_cgroup((u64)BPF_CORE_READ(cgroup, kn)));
+
+	if (bpf_core_enum_value_exists(enum cgroup_subsys_id___pids, pids_cgrp_id))
+		other = cgroup_of(css, bpf_core_enum_value(enum cgroup_subsys_id___pids, pids_cgrp_id));
+	else if (bpf_core_enum_value_exists(enum cgroup_subsys_id, memory_cgrp_id))
+		other = cgroup_of(css, bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id));
+	if (!other || BPF_CORE_READ(other, root) == BPF_CORE_READ(cgroup, root))
+		return;
+	record->role = ROLE_CGROUP_V1;
+	send_path(record, offsetof(struct path_record, path.component), walk_cgroup((u64)BPF_CORE_READ(other, kn)));
+}
+
+static __always_inline void tell_cmdline(struct cmdline_record *record, struct task_struct *task)
+{
+	struct mm_struct *mm = BPF_CORE_READ(task, mm);
+	u64 begin, len;
+
+	if (!mm)
+		return;
+	begin = BPF_CORE_READ(mm, arg_start);
+	len = BPF_CORE_READ(mm, arg_end) - begin;
+	record->truncated = len > CMDLINE_LEN;
+	if (len >= CMDLINE_LEN) {
+		len = CMDLINE_LEN;
+		record->error = bpf_probe_read_user(record->cmdline, CMDLINE_LEN, (void *)begin);
+	} else {
+		asm volatile("%0 &= %1" : "+r"(len) : "i"(CMDLINE_LEN - 1));
+		record->error = bpf_probe_read_user(record->cmdline, len, (void *)begin);
+	}
+	record->len = len;
+	/* In C the compiler drops the mask, and older verifiers the bound with it. */
+	asm volatile("%0 &= %1" : "+r"(len) : "i"(2 * CMDLINE_LEN - 1));
+	if (bpf_ringbuf_output(&records, record, offsetof(struct cmdline_record, cmdline) + len, 0))
+		count(COUNTER_LOST);
+}
+
+/*
+ * Sends the records that tell of the current process, under context_ns, and
+ * finds the request for which the kernel started it or an ancestor.
+ */
+__noinline int tell_process(u64 context_ns)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct draft *draft = find_draft();
+
+	if (!draft)
+		return 0;
+	draft->request_ns = 0;
+	draft->request_tid = 0;
+	fill_header(&draft->path.header, RECORD_PATH, NULL);
+	draft->path.header.context_ns = context_ns;
+	draft->cmdline.header = draft->path.header;
+	draft->cmdline.header.kind = RECORD_CMDLINE;
+	draft->path.generation = 0;
+	draft->path.last = 0;
+	tell_cmdline(&draft->cmdline, task);
+	tell_cwd(&draft->path, task);
+	tell_cgroups(&draft->path, task);
+	task = BPF_CORE_READ(task, group_leader);
+	for (u32 i = 0; i <= ANCESTORS; i++) {
+		struct task_struct *parent = BPF_CORE_READ(task, real_parent, group_leader);
+		u32 tgid = BPF_CORE_READ(task, tgid);
+		struct request *cause = bpf_map_lookup_elem(&requested, &tgid);
+
+		if (cause && draft->request_ns == 0 && cause->start_time == BPF_CORE_READ(task, start_time)) {
+			draft->request_ns = cause->request_ns;
+			draft->request_tid = cause->request_tid;
+		}
+		draft->path.generation = i;
+		draft->path.last = tgid <= 1 || !parent || BPF_CORE_READ(parent, tgid) == 0;
+		tell_executable(&draft->path, task);
+		if (draft->path.last)
+			break;
+		task = parent;
+	}
+	return 0;
+}
+
+/* Tells of the process that makes an attempt, once, and returns context_ns. */
+static __always_inline u64 tell_once(struct attempt *attempt)
+{
+	u64 context_ns = attempt ? attempt->begin_ns : bpf_ktime_get_boot_ns();
+	struct draft *draft = find_draft();
+
+	if (!draft || (attempt && attempt->told))
+		return context_ns;
+	tell_process(context_ns);
+	if (attempt) {
+		attempt->told = 1;
+		attempt->request_ns = draft->request_ns;
+		attempt->request_tid = draft->request_tid;
+	}
+	return context_ns;
 }
 
 /* System calls. */
@@ -219,37 +589,103 @@ static __always_inline int enter_module_call(u64 regs, u64 params, u64 name, u64
 	return 0;
 }
 
-static __always_inline int exit_module_call(u32 call, s64 result)
+/*
+ * Counts a call that was refused before the kernel took a byte, which any user
+ * can make as often as they like. Reports whether a record is to tell of it:
+ * the first of its kind in each epoch.
+ */
+static __always_inline bool count_denied(struct denied_key *key)
 {
+	struct denied_calls *calls = bpf_map_lookup_elem(&denied, key);
+	u32 zero = 0;
+	struct reader_settings *set = bpf_map_lookup_elem(&settings, &zero);
+
+	if (!calls) {
+		struct denied_calls none = {};
+
+		bpf_map_update_elem(&denied, key, &none, BPF_NOEXIST);
+		calls = bpf_map_lookup_elem(&denied, key);
+	}
+	if (!calls || !set) {
+		count(COUNTER_DENIED + key->call);
+		return 0;
+	}
+	__sync_fetch_and_add(&calls->count, 1);
+	if (calls->epoch == set->epoch)
+		return 0;
+	calls->epoch = set->epoch;
+	return 1;
+}
+
+static __always_inline void fill_denied_key(struct denied_key *key, u32 call)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	const struct cred *cred = BPF_CORE_READ(task, cred);
+	struct inode *inode = BPF_CORE_READ(task, mm, exe_file, f_inode);
+
+	key->call = call;
+	key->uid = BPF_CORE_READ(cred, uid.val);
+	key->euid = BPF_CORE_READ(cred, euid.val);
+	key->exe_inode = BPF_CORE_READ(inode, i_ino);
+	key->exe_device = BPF_CORE_READ(inode, i_sb, s_dev);
+}
+
+static __always_inline void send_call(u32 call, s64 result, struct thread *thread, struct attempt *attempt,
+				      struct denied_key *key, bool is_denied)
+{
+	u64 context_ns = tell_once(attempt);
+	struct system_call_record *record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
+
+	if (!record) {
+		count(COUNTER_LOST);
+		return;
+	}
+	fill_header(&record->header, RECORD_SYSTEM_CALL, thread);
+	record->header.context_ns = context_ns;
+	record->call = call;
+	record->result = result;
+	record->params_len = NOT_READ;
+	record->name_len = NOT_READ;
+	record->size = 0;
+	record->flags = 0;
+	record->denied = is_denied;
+	record->exe_inode = key->exe_inode;
+	record->exe_device = key->exe_device;
+	record->verified = 0;
+	record->verdict = 0;
+	record->has_arguments = 0;
+	if (attempt) {
+		record->verified = attempt->verified;
+		record->verdict = attempt->verdict;
+		record->has_arguments = attempt->regs != 0;
+	}
+	if (attempt && attempt->regs) {
+		record->size = attempt->size;
+		record->flags = attempt->flags;
+		if (call == CALL_DELETE_MODULE)
+			record->name_len = bpf_probe_read_user_str(record->name, sizeof(record->name), (void *)attempt->name);
+		else
+			record->params_len = bpf_probe_read_user_str(record->params, sizeof(record->params), (void *)attempt->params);
+	}
+	bpf_ringbuf_submit(record, 0);
+}
+
+static __always_inline int exit_module_call(u32 call, s64 returned)
+{
+	s64 result = (s32)returned; /* the calls return int */
 	struct thread *thread = find_thread();
-	struct system_call_record *record;
+	struct denied_key key = {};
 	struct attempt *attempt;
+	bool is_denied;
 
 	if (thread)
 		leave_entryless(thread);
-	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
-	if (record) {
-		fill_header(&record->header, RECORD_SYSTEM_CALL, thread);
-		record->call = call;
-		record->result = (s32)result; /* the calls return int */
-		record->params_len = NOT_READ;
-		record->name_len = NOT_READ;
-		record->size = 0;
-		record->flags = 0;
-		attempt = innermost(thread);
-		record->has_arguments = attempt && attempt->regs;
-		if (record->has_arguments) {
-			record->size = attempt->size;
-			record->flags = attempt->flags;
-			if (call == CALL_DELETE_MODULE)
-				record->name_len = bpf_probe_read_user_str(record->name, sizeof(record->name), (void *)attempt->name);
-			else
-				record->params_len = bpf_probe_read_user_str(record->params, sizeof(record->params), (void *)attempt->params);
-		}
-		bpf_ringbuf_submit(record, 0);
-	} else {
-		count(COUNTER_LOST);
-	}
+	attempt = innermost(thread);
+	is_denied = result == -EPERM && !(attempt && attempt->taken);
+	if (is_denied)
+		fill_denied_key(&key, call);
+	if (!is_denied || count_denied(&key))
+		send_call(call, result, thread, attempt, &key, is_denied);
 	if (thread)
 		end_attempt(thread);
 	return 0;
@@ -329,49 +765,6 @@ SYSTEM_CALL(ia32_delete_module, CALL_DELETE_MODULE)
 
 /* The file or buffer that the kernel is about to take. */
 
-static __always_inline void fill_path(struct file_record *record, struct file *file)
-{
-	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
-	struct vfsmount *vfsmount = BPF_CORE_READ(file, f_path.mnt);
-	struct mount *mount = (void *)vfsmount - bpf_core_field_offset(struct mount, mnt);
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	struct mount *root = BPF_CORE_READ(task, nsproxy, mnt_ns, root);
-
-	record->path_state = PATH_TRUNCATED;
-	record->components = COMPONENTS;
-	/*
-	 * The loop's own variable is the only index: a second counter makes the
-	 * verifier follow every combination of the two.
-	 */
-#pragma unroll
-	for (u32 i = 0; i < COMPONENTS; i++) {
-		struct dentry *parent;
-
-		if (dentry == BPF_CORE_READ(mount, mnt.mnt_root)) {
-			struct mount *above = BPF_CORE_READ(mount, mnt_parent);
-
-			record->path[i][0] = 0;
-			if (above == mount) {
-				/* A mount of its own can be made to look like any folder. */
-				record->path_state = mount == root ? PATH_WHOLE : PATH_UNREACHABLE;
-				record->components = i;
-				break;
-			}
-			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
-			mount = above;
-			continue;
-		}
-		bpf_probe_read_kernel_str(record->path[i], COMPONENT_LEN, BPF_CORE_READ(dentry, d_name.name));
-		parent = BPF_CORE_READ(dentry, d_parent);
-		if (parent == dentry) {
-			record->path_state = PATH_DETACHED;
-			record->components = i + 1;
-			break;
-		}
-		dentry = parent;
-	}
-}
-
 static __always_inline void fill_times(struct file_record *record, struct inode *inode)
 {
 	struct inode___timespec *timespec = (void *)inode;
@@ -390,6 +783,13 @@ static __always_inline void fill_times(struct file_record *record, struct inode 
 		record->ctime = BPF_CORE_READ(hidden, __i_ctime.tv_sec);
 	else
 		record->ctime = BPF_CORE_READ(timespec, i_ctime.tv_sec);
+
+	if (bpf_core_field_exists(inode->i_ctime_nsec))
+		record->ctime_nsec = BPF_CORE_READ(inode, i_ctime_nsec);
+	else if (bpf_core_field_exists(hidden->__i_ctime))
+		record->ctime_nsec = BPF_CORE_READ(hidden, __i_ctime.tv_nsec);
+	else
+		record->ctime_nsec = BPF_CORE_READ(timespec, i_ctime.tv_nsec);
 }
 
 static __always_inline int take(u32 kind, struct file *file, u32 id, bool is_module)
@@ -397,7 +797,9 @@ static __always_inline int take(u32 kind, struct file *file, u32 id, bool is_mod
 	struct thread *thread = NULL;
 	struct attempt *attempt = NULL;
 	struct file_record *record;
-	struct inode *inode;
+	struct draft *draft;
+	u64 components = 0;
+	u64 context_ns;
 
 	if (is_module) {
 		/* A system call takes one module; a second is a load inside it. */
@@ -408,23 +810,24 @@ static __always_inline int take(u32 kind, struct file *file, u32 id, bool is_mod
 			attempt->taken = 1;
 		thread = find_thread();
 	}
-	record = bpf_ringbuf_reserve(&records, sizeof(struct file_record), 0);
-	if (!record) {
-		count(COUNTER_LOST);
+	context_ns = tell_once(attempt);
+	draft = find_draft();
+	if (!draft)
 		return 0;
-	}
+	record = &draft->file;
 	fill_header(&record->header, kind, thread);
+	record->header.context_ns = context_ns;
 	record->id = id;
 	record->is_module = is_module;
-	record->path_state = PATH_NONE;
-	record->components = 0;
+	record->path.state = PATH_NONE;
+	record->path.components = 0;
 	record->has_arguments = attempt && attempt->regs;
 	record->size = attempt ? attempt->size : 0;
 	record->flags = attempt ? attempt->flags : 0;
-	record->reserved = 0;
 	record->filesystem[0] = 0;
 	if (file) {
-		inode = BPF_CORE_READ(file, f_inode);
+		struct inode *inode = BPF_CORE_READ(file, f_inode);
+
 		record->inode = BPF_CORE_READ(inode, i_ino);
 		record->size = BPF_CORE_READ(inode, i_size);
 		record->links = BPF_CORE_READ(inode, i_nlink);
@@ -434,20 +837,23 @@ static __always_inline int take(u32 kind, struct file *file, u32 id, bool is_mod
 					  BPF_CORE_READ(inode, i_sb, s_type, name));
 		record->unhashed = BPF_CORE_READ(file, f_path.dentry, d_hash.pprev) == NULL;
 		record->mnt_internal = (BPF_CORE_READ(file, f_path.mnt, mnt_flags) & MNT_INTERNAL) != 0;
-		fill_path(record, file);
+		components = walk_path((u64)BPF_CORE_READ(file, f_path.dentry), (u64)BPF_CORE_READ(file, f_path.mnt), DRAFT_FILE);
 	}
-	bpf_ringbuf_submit(record, 0);
+	send_path(record, offsetof(struct file_record, path.component), components);
 	return 0;
+}
+
+static __always_inline bool is_module_read(u32 id)
+{
+	if (bpf_core_enum_value_exists(enum kernel_read_file_id___compressed, READING_MODULE_COMPRESSED) &&
+	    id == bpf_core_enum_value(enum kernel_read_file_id___compressed, READING_MODULE_COMPRESSED))
+		return 1;
+	return id == bpf_core_enum_value(enum kernel_read_file_id, READING_MODULE);
 }
 
 static __always_inline int read_file(struct file *file, u32 id)
 {
-	bool is_module = id == bpf_core_enum_value(enum kernel_read_file_id, READING_MODULE);
-
-	if (bpf_core_enum_value_exists(enum kernel_read_file_id___compressed, READING_MODULE_COMPRESSED) &&
-	    id == bpf_core_enum_value(enum kernel_read_file_id___compressed, READING_MODULE_COMPRESSED))
-		is_module = 1;
-	return take(RECORD_READ_FILE, file, id, is_module);
+	return take(RECORD_READ_FILE, file, id, is_module_read(id));
 }
 
 static __always_inline int load_data(u32 id)
@@ -479,6 +885,147 @@ int kprobe_security_kernel_load_data(struct pt_regs *ctx)
 	return load_data(PT_REGS_PARM1(ctx));
 }
 
+/* The bytes that the kernel has in its hands now. */
+
+static __always_inline void fill_chunk(struct image_chunk *chunk, u64 attempt_ns, u64 size, u64 offset, u32 len)
+{
+	chunk->attempt_ns = attempt_ns;
+	chunk->size = size;
+	chunk->offset = offset;
+	chunk->tid = bpf_get_current_pid_tgid();
+	chunk->len = len;
+}
+
+/*
+ * Sends an image in chunks. Older verifiers follow the loop only where a whole
+ * chunk goes on and the last one, of any length, goes out.
+ */
+__noinline u64 stream(u64 image_address, u64 size, u64 attempt_ns)
+{
+	const void *image = (const void *)image_address;
+
+	for (u32 i = 0; i < CHUNKS; i++) {
+		u64 offset = (u64)i * CHUNK_LEN;
+		u64 left = size - offset;
+		struct image_chunk *chunk = bpf_ringbuf_reserve(&images, sizeof(*chunk), 0);
+
+		if (!chunk)
+			return IMAGE_LOST;
+		if (left > CHUNK_LEN) {
+			fill_chunk(chunk, attempt_ns, size, offset, CHUNK_LEN);
+			if (bpf_probe_read_kernel(chunk->data, CHUNK_LEN, image + offset)) {
+				bpf_ringbuf_discard(chunk, 0);
+				return IMAGE_UNREADABLE;
+			}
+			bpf_ringbuf_submit(chunk, 0);
+			continue;
+		}
+		fill_chunk(chunk, attempt_ns, size, offset, left);
+		if (left == CHUNK_LEN) {
+			if (bpf_probe_read_kernel(chunk->data, CHUNK_LEN, image + offset)) {
+				bpf_ringbuf_discard(chunk, 0);
+				return IMAGE_UNREADABLE;
+			}
+			bpf_ringbuf_submit(chunk, 0);
+			return IMAGE_WHOLE;
+		}
+		asm volatile("%0 &= %1" : "+r"(left) : "i"(CHUNK_LEN - 1));
+		if (bpf_probe_read_kernel(chunk->data, left, image + offset)) {
+			bpf_ringbuf_discard(chunk, 0);
+			return IMAGE_UNREADABLE;
+		}
+		bpf_ringbuf_submit(chunk, 0);
+		return IMAGE_WHOLE;
+	}
+	return IMAGE_OVER_LIMIT;
+}
+
+static __always_inline int taken(const void *image, u64 size)
+{
+	struct thread *thread = find_thread();
+	struct attempt *attempt = innermost(thread);
+	struct image_record *record;
+	struct reader_settings *set;
+	u32 state = IMAGE_OVER_LIMIT;
+	u32 zero = 0;
+
+	/* The second of one attempt is the first after decompression, from 7.2. */
+	if (!attempt || !attempt->taken || attempt->streamed)
+		return 0;
+	attempt->streamed = 1;
+	set = bpf_map_lookup_elem(&settings, &zero);
+	if (set && size <= set->image_limit)
+		state = stream((u64)image, size, attempt->begin_ns);
+	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
+	if (!record) {
+		count(COUNTER_LOST);
+		return 0;
+	}
+	fill_header(&record->header, RECORD_IMAGE, thread);
+	record->size = size;
+	record->state = state;
+	record->reserved = 0;
+	bpf_ringbuf_submit(record, 0);
+	return 0;
+}
+
+static __always_inline int post_read_file(const void *image, u64 size, u32 id)
+{
+	return is_module_read(id) ? taken(image, size) : 0;
+}
+
+static __always_inline int post_load_data(const void *image, u64 size, u32 id)
+{
+	return id == bpf_core_enum_value(enum kernel_load_data_id, LOADING_MODULE) ? taken(image, size) : 0;
+}
+
+SEC("fentry/security_kernel_post_read_file")
+int fentry_security_kernel_post_read_file(u64 *ctx)
+{
+	return post_read_file((const void *)ctx[1], ctx[2], ctx[3]);
+}
+
+SEC("kprobe/security_kernel_post_read_file")
+int kprobe_security_kernel_post_read_file(struct pt_regs *ctx)
+{
+	return post_read_file((const void *)PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), PT_REGS_PARM4(ctx));
+}
+
+SEC("fentry/security_kernel_post_load_data")
+int fentry_security_kernel_post_load_data(u64 *ctx)
+{
+	return post_load_data((const void *)ctx[0], ctx[1], ctx[2]);
+}
+
+SEC("kprobe/security_kernel_post_load_data")
+int kprobe_security_kernel_post_load_data(struct pt_regs *ctx)
+{
+	return post_load_data((const void *)PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
+}
+
+static __always_inline int verified(s64 verdict)
+{
+	struct attempt *attempt = innermost(find_thread());
+
+	if (attempt && attempt->taken) {
+		attempt->verified = 1;
+		attempt->verdict = (s32)verdict;
+	}
+	return 0;
+}
+
+SEC("fexit/mod_verify_sig")
+int fexit_mod_verify_sig(u64 *ctx)
+{
+	return verified(ctx[2]);
+}
+
+SEC("kretprobe/mod_verify_sig")
+int kretprobe_mod_verify_sig(struct pt_regs *ctx)
+{
+	return verified(PT_REGS_RC(ctx));
+}
+
 /*
  * Modules that go live, go away and are asked for: at the tracepoint, or, as
  * kprobes, at the functions around it.
@@ -490,6 +1037,8 @@ static __always_inline int module_event(u32 kind, struct module *module)
 	struct attempt *attempt = innermost(thread);
 	struct module_record *record;
 
+	u64 context_ns = tell_once(attempt);
+
 	if (attempt && kind == RECORD_MODULE_LOAD)
 		attempt->live = 1;
 	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
@@ -498,7 +1047,12 @@ static __always_inline int module_event(u32 kind, struct module *module)
 		return 0;
 	}
 	fill_header(&record->header, kind, thread);
-	record->reserved = 0;
+	record->header.context_ns = context_ns;
+	record->verified = attempt ? attempt->verified : 0;
+	record->verdict = attempt ? attempt->verdict : 0;
+	record->sig_ok = SIG_OK_UNKNOWN;
+	if (bpf_core_field_exists(module->sig_ok))
+		record->sig_ok = BPF_CORE_READ(module, sig_ok) ? SIG_OK_YES : SIG_OK_NO;
 	record->params_len = NOT_READ;
 	record->taints = BPF_CORE_READ(module, taints);
 	bpf_probe_read_kernel_str(record->name, MODULE_NAME_LEN, module->name);
@@ -527,14 +1081,27 @@ int raw_tp_module_free(u64 *ctx)
 
 static __always_inline int module_request(const char *name)
 {
-	struct module_record *record = bpf_ringbuf_reserve(&records, sizeof(struct module_record), 0);
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	u64 request_ns = tell_once(NULL);
+	struct request request = {
+		.start_time = BPF_CORE_READ(task, start_time),
+		.request_ns = request_ns,
+		.request_tid = (u32)bpf_get_current_pid_tgid(),
+	};
+	struct module_record *record;
 
+	bpf_map_update_elem(&requests, &request.request_tid, &request, BPF_ANY);
+	record = bpf_ringbuf_reserve(&records, sizeof(struct module_record), 0);
 	if (!record) {
 		count(COUNTER_LOST);
 		return 0;
 	}
 	fill_header(&record->header, RECORD_MODULE_REQUEST, NULL);
-	record->reserved = 0;
+	record->header.attempt_ns = request_ns;
+	record->header.context_ns = request_ns;
+	record->verified = 0;
+	record->verdict = 0;
+	record->sig_ok = SIG_OK_UNKNOWN;
 	record->params_len = NOT_READ;
 	record->taints = 0;
 	record->version[0] = 0;
@@ -569,6 +1136,65 @@ SEC("kprobe/security_kernel_module_request")
 int kprobe_security_kernel_module_request(struct pt_regs *ctx)
 {
 	return module_request((const char *)PT_REGS_PARM1(ctx));
+}
+
+/*
+ * From a request to the modprobe that the kernel starts for it: the requesting
+ * thread hands a struct subprocess_info to the new one.
+ */
+
+static __always_inline int start_helper(u64 subprocess_info)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	u32 tid = bpf_get_current_pid_tgid();
+	struct request *request = bpf_map_lookup_elem(&requests, &tid);
+
+	if (request && request->start_time == BPF_CORE_READ(task, start_time))
+		bpf_map_update_elem(&usermodehelpers, &subprocess_info, request, BPF_ANY);
+	else
+		bpf_map_delete_elem(&usermodehelpers, &subprocess_info); /* addresses are used again */
+	bpf_map_delete_elem(&requests, &tid);
+	return 0;
+}
+
+static __always_inline int begin_helper(u64 subprocess_info)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct request *request = bpf_map_lookup_elem(&usermodehelpers, &subprocess_info);
+	struct request cause;
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+
+	if (!request)
+		return 0;
+	cause = *request;
+	cause.start_time = BPF_CORE_READ(task, start_time);
+	bpf_map_update_elem(&requested, &tgid, &cause, BPF_ANY);
+	bpf_map_delete_elem(&usermodehelpers, &subprocess_info);
+	return 0;
+}
+
+SEC("fentry/call_usermodehelper_exec")
+int fentry_call_usermodehelper_exec(u64 *ctx)
+{
+	return start_helper(ctx[0]);
+}
+
+SEC("kprobe/call_usermodehelper_exec")
+int kprobe_call_usermodehelper_exec(struct pt_regs *ctx)
+{
+	return start_helper(PT_REGS_PARM1(ctx));
+}
+
+SEC("fentry/call_usermodehelper_exec_async")
+int fentry_call_usermodehelper_exec_async(u64 *ctx)
+{
+	return begin_helper(ctx[0]);
+}
+
+SEC("kprobe/call_usermodehelper_exec_async")
+int kprobe_call_usermodehelper_exec_async(struct pt_regs *ctx)
+{
+	return begin_helper(PT_REGS_PARM1(ctx));
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

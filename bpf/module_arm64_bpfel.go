@@ -13,12 +13,48 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type moduleCmdlineRecord struct {
+	_         structs.HostLayout
+	Header    moduleRecordHeader
+	Truncated uint32
+	Error     int32
+	Len       uint64
+	Cmdline   [4096]uint8
+}
+
 type moduleCounter uint32
 
 const (
-	moduleCounterCOUNTER_LOST moduleCounter = 0
-	moduleCounterCOUNTERS     moduleCounter = 1
+	moduleCounterCOUNTER_LOST   moduleCounter = 0
+	moduleCounterCOUNTER_DENIED moduleCounter = 1
+	moduleCounterCOUNTERS       moduleCounter = 5
 )
+
+type moduleDeniedCalls struct {
+	_     structs.HostLayout
+	Count uint64
+	Epoch uint64
+}
+
+type moduleDeniedKey struct {
+	_         structs.HostLayout
+	ExeInode  uint64
+	ExeDevice uint32
+	Call      moduleSystemCall
+	Uid       uint32
+	Euid      uint32
+}
+
+type moduleDraft struct {
+	_          structs.HostLayout
+	Path       modulePathRecord
+	Cmdline    moduleCmdlineRecord
+	File       moduleFileRecord
+	Thread     moduleThread
+	RequestNs  uint64
+	RequestTid uint32
+	Reserved   uint32
+}
 
 type moduleFileRecord struct {
 	_            structs.HostLayout
@@ -28,31 +64,90 @@ type moduleFileRecord struct {
 	Flags        uint64
 	Mtime        int64
 	Ctime        int64
+	CtimeNsec    uint32
 	Id           uint32
 	IsModule     uint32
 	Device       uint32
 	Links        uint32
 	Unhashed     uint32
 	MntInternal  uint32
-	PathState    modulePathState
-	Components   uint32
 	HasArguments uint32
-	Reserved     uint32
 	Filesystem   [32]uint8
-	Path         [32][256]uint8
+	Path         struct {
+		_          structs.HostLayout
+		State      modulePathState
+		Components uint32
+		Component  [32][256]uint8
+	}
 }
+
+type moduleImageChunk struct {
+	_         structs.HostLayout
+	AttemptNs uint64
+	Size      uint64
+	Offset    uint64
+	Tid       uint32
+	Len       uint32
+	Data      [65536]uint8
+}
+
+type moduleImageRecord struct {
+	_        structs.HostLayout
+	Header   moduleRecordHeader
+	Size     uint64
+	State    moduleImageState
+	Reserved uint32
+}
+
+type moduleImageState uint32
+
+const (
+	moduleImageStateIMAGE_WHOLE      moduleImageState = 1
+	moduleImageStateIMAGE_OVER_LIMIT moduleImageState = 2
+	moduleImageStateIMAGE_LOST       moduleImageState = 3
+	moduleImageStateIMAGE_UNREADABLE moduleImageState = 4
+)
 
 type moduleModuleRecord struct {
 	_          structs.HostLayout
 	Header     moduleRecordHeader
 	Taints     uint64
 	ParamsLen  int32
-	Reserved   uint32
+	Verified   uint32
+	Verdict    int32
+	SigOk      moduleSigOk
 	Name       [64]uint8
 	Version    [64]uint8
 	Srcversion [64]uint8
 	Params     [1024]uint8
 }
+
+type modulePathRecord struct {
+	_          structs.HostLayout
+	Header     moduleRecordHeader
+	Role       modulePathRole
+	Generation uint32
+	Pid        uint32
+	Uid        uint32
+	Last       uint32
+	HasExe     uint32
+	Comm       [16]uint8
+	Path       struct {
+		_          structs.HostLayout
+		State      modulePathState
+		Components uint32
+		Component  [32][256]uint8
+	}
+}
+
+type modulePathRole uint32
+
+const (
+	modulePathRoleROLE_EXE       modulePathRole = 0
+	modulePathRoleROLE_CWD       modulePathRole = 1
+	modulePathRoleROLE_CGROUP    modulePathRole = 2
+	modulePathRoleROLE_CGROUP_V1 modulePathRole = 3
+)
 
 type modulePathState uint32
 
@@ -64,11 +159,20 @@ const (
 	modulePathStatePATH_TRUNCATED   modulePathState = 4
 )
 
+type moduleReaderSettings struct {
+	_          structs.HostLayout
+	ImageLimit uint64
+	Epoch      uint64
+}
+
 type moduleRecordHeader struct {
 	_               structs.HostLayout
 	BootNs          uint64
 	AttemptNs       uint64
 	ParentAttemptNs uint64
+	ContextNs       uint64
+	RequestNs       uint64
+	Capabilities    uint64
 	Kind            moduleRecordKind
 	Pid             uint32
 	Tid             uint32
@@ -80,7 +184,11 @@ type moduleRecordHeader struct {
 	Auid            uint32
 	SessionId       uint32
 	HasAuid         uint32
-	Reserved        uint32
+	Kthread         uint32
+	RequestTid      uint32
+	MntNs           uint32
+	PidNs           uint32
+	UserNs          uint32
 	Comm            [16]uint8
 }
 
@@ -93,6 +201,25 @@ const (
 	moduleRecordKindRECORD_MODULE_LOAD    moduleRecordKind = 4
 	moduleRecordKindRECORD_MODULE_FREE    moduleRecordKind = 5
 	moduleRecordKindRECORD_MODULE_REQUEST moduleRecordKind = 6
+	moduleRecordKindRECORD_IMAGE          moduleRecordKind = 7
+	moduleRecordKindRECORD_PATH           moduleRecordKind = 8
+	moduleRecordKindRECORD_CMDLINE        moduleRecordKind = 9
+)
+
+type moduleRequest struct {
+	_          structs.HostLayout
+	StartTime  uint64
+	RequestNs  uint64
+	RequestTid uint32
+	Reserved   uint32
+}
+
+type moduleSigOk uint32
+
+const (
+	moduleSigOkSIG_OK_UNKNOWN moduleSigOk = 0
+	moduleSigOkSIG_OK_NO      moduleSigOk = 1
+	moduleSigOkSIG_OK_YES     moduleSigOk = 2
 )
 
 type moduleSystemCall uint32
@@ -109,10 +236,15 @@ type moduleSystemCallRecord struct {
 	Result       int64
 	Flags        uint64
 	Size         uint64
+	ExeInode     uint64
 	Call         moduleSystemCall
 	ParamsLen    int32
 	NameLen      int32
 	HasArguments uint32
+	Denied       uint32
+	ExeDevice    uint32
+	Verified     uint32
+	Verdict      int32
 	Name         [64]uint8
 	Params       [1024]uint8
 }
@@ -122,15 +254,22 @@ type moduleThread struct {
 	StartTime uint64
 	Depth     uint64
 	Attempt   [4]struct {
-		_       structs.HostLayout
-		BeginNs uint64
-		Regs    uint64
-		Params  uint64
-		Name    uint64
-		Size    uint64
-		Flags   uint64
-		Taken   uint32
-		Live    uint32
+		_          structs.HostLayout
+		BeginNs    uint64
+		Regs       uint64
+		Params     uint64
+		Name       uint64
+		Size       uint64
+		Flags      uint64
+		RequestNs  uint64
+		RequestTid uint32
+		Taken      uint32
+		Streamed   uint32
+		Live       uint32
+		Told       uint32
+		Verified   uint32
+		Verdict    int32
+		Reserved   uint32
 	}
 }
 
@@ -139,33 +278,54 @@ type moduleThread struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	moduleMapCounters                           = "counters"
+	moduleMapDenied                             = "denied"
+	moduleMapDrafts                             = "drafts"
+	moduleMapImages                             = "images"
 	moduleMapRecords                            = "records"
+	moduleMapRequested                          = "requested"
+	moduleMapRequests                           = "requests"
+	moduleMapSettings                           = "settings"
 	moduleMapThreads                            = "threads"
+	moduleMapUsermodehelpers                    = "usermodehelpers"
+	moduleProgFentryCallUsermodehelperExec      = "fentry_call_usermodehelper_exec"
+	moduleProgFentryCallUsermodehelperExecAsync = "fentry_call_usermodehelper_exec_async"
 	moduleProgFentrySecurityKernelLoadData      = "fentry_security_kernel_load_data"
+	moduleProgFentrySecurityKernelPostLoadData  = "fentry_security_kernel_post_load_data"
+	moduleProgFentrySecurityKernelPostReadFile  = "fentry_security_kernel_post_read_file"
 	moduleProgFentrySecurityKernelReadFile      = "fentry_security_kernel_read_file"
 	moduleProgFentrySysDeleteModule             = "fentry_sys_delete_module"
 	moduleProgFentrySysFinitModule              = "fentry_sys_finit_module"
 	moduleProgFentrySysInitModule               = "fentry_sys_init_module"
+	moduleProgFexitModVerifySig                 = "fexit_mod_verify_sig"
 	moduleProgFexitSysDeleteModule              = "fexit_sys_delete_module"
 	moduleProgFexitSysFinitModule               = "fexit_sys_finit_module"
 	moduleProgFexitSysInitModule                = "fexit_sys_init_module"
+	moduleProgKprobeCallUsermodehelperExec      = "kprobe_call_usermodehelper_exec"
+	moduleProgKprobeCallUsermodehelperExecAsync = "kprobe_call_usermodehelper_exec_async"
 	moduleProgKprobeDoInitModule                = "kprobe_do_init_module"
 	moduleProgKprobeFreeModule                  = "kprobe_free_module"
 	moduleProgKprobeSecurityKernelLoadData      = "kprobe_security_kernel_load_data"
 	moduleProgKprobeSecurityKernelModuleRequest = "kprobe_security_kernel_module_request"
+	moduleProgKprobeSecurityKernelPostLoadData  = "kprobe_security_kernel_post_load_data"
+	moduleProgKprobeSecurityKernelPostReadFile  = "kprobe_security_kernel_post_read_file"
 	moduleProgKprobeSecurityKernelReadFile      = "kprobe_security_kernel_read_file"
 	moduleProgKprobeSysDeleteModule             = "kprobe_sys_delete_module"
 	moduleProgKprobeSysFinitModule              = "kprobe_sys_finit_module"
 	moduleProgKprobeSysInitModule               = "kprobe_sys_init_module"
+	moduleProgKretprobeModVerifySig             = "kretprobe_mod_verify_sig"
 	moduleProgKretprobeSysDeleteModule          = "kretprobe_sys_delete_module"
 	moduleProgKretprobeSysFinitModule           = "kretprobe_sys_finit_module"
 	moduleProgKretprobeSysInitModule            = "kretprobe_sys_init_module"
 	moduleProgRawTpModuleFree                   = "raw_tp_module_free"
 	moduleProgRawTpModuleLoad                   = "raw_tp_module_load"
 	moduleProgRawTpModuleRequest                = "raw_tp_module_request"
+	moduleVarUnusedCmdlineRecord                = "unused_cmdline_record"
 	moduleVarUnusedCounter                      = "unused_counter"
 	moduleVarUnusedFileRecord                   = "unused_file_record"
+	moduleVarUnusedImageChunk                   = "unused_image_chunk"
+	moduleVarUnusedImageRecord                  = "unused_image_record"
 	moduleVarUnusedModuleRecord                 = "unused_module_record"
+	moduleVarUnusedPathRecord                   = "unused_path_record"
 	moduleVarUnusedSystemCallRecord             = "unused_system_call_record"
 )
 
@@ -211,22 +371,32 @@ type moduleSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type moduleProgramSpecs struct {
+	FentryCallUsermodehelperExec      *ebpf.ProgramSpec `ebpf:"fentry_call_usermodehelper_exec"`
+	FentryCallUsermodehelperExecAsync *ebpf.ProgramSpec `ebpf:"fentry_call_usermodehelper_exec_async"`
 	FentrySecurityKernelLoadData      *ebpf.ProgramSpec `ebpf:"fentry_security_kernel_load_data"`
+	FentrySecurityKernelPostLoadData  *ebpf.ProgramSpec `ebpf:"fentry_security_kernel_post_load_data"`
+	FentrySecurityKernelPostReadFile  *ebpf.ProgramSpec `ebpf:"fentry_security_kernel_post_read_file"`
 	FentrySecurityKernelReadFile      *ebpf.ProgramSpec `ebpf:"fentry_security_kernel_read_file"`
 	FentrySysDeleteModule             *ebpf.ProgramSpec `ebpf:"fentry_sys_delete_module"`
 	FentrySysFinitModule              *ebpf.ProgramSpec `ebpf:"fentry_sys_finit_module"`
 	FentrySysInitModule               *ebpf.ProgramSpec `ebpf:"fentry_sys_init_module"`
+	FexitModVerifySig                 *ebpf.ProgramSpec `ebpf:"fexit_mod_verify_sig"`
 	FexitSysDeleteModule              *ebpf.ProgramSpec `ebpf:"fexit_sys_delete_module"`
 	FexitSysFinitModule               *ebpf.ProgramSpec `ebpf:"fexit_sys_finit_module"`
 	FexitSysInitModule                *ebpf.ProgramSpec `ebpf:"fexit_sys_init_module"`
+	KprobeCallUsermodehelperExec      *ebpf.ProgramSpec `ebpf:"kprobe_call_usermodehelper_exec"`
+	KprobeCallUsermodehelperExecAsync *ebpf.ProgramSpec `ebpf:"kprobe_call_usermodehelper_exec_async"`
 	KprobeDoInitModule                *ebpf.ProgramSpec `ebpf:"kprobe_do_init_module"`
 	KprobeFreeModule                  *ebpf.ProgramSpec `ebpf:"kprobe_free_module"`
 	KprobeSecurityKernelLoadData      *ebpf.ProgramSpec `ebpf:"kprobe_security_kernel_load_data"`
 	KprobeSecurityKernelModuleRequest *ebpf.ProgramSpec `ebpf:"kprobe_security_kernel_module_request"`
+	KprobeSecurityKernelPostLoadData  *ebpf.ProgramSpec `ebpf:"kprobe_security_kernel_post_load_data"`
+	KprobeSecurityKernelPostReadFile  *ebpf.ProgramSpec `ebpf:"kprobe_security_kernel_post_read_file"`
 	KprobeSecurityKernelReadFile      *ebpf.ProgramSpec `ebpf:"kprobe_security_kernel_read_file"`
 	KprobeSysDeleteModule             *ebpf.ProgramSpec `ebpf:"kprobe_sys_delete_module"`
 	KprobeSysFinitModule              *ebpf.ProgramSpec `ebpf:"kprobe_sys_finit_module"`
 	KprobeSysInitModule               *ebpf.ProgramSpec `ebpf:"kprobe_sys_init_module"`
+	KretprobeModVerifySig             *ebpf.ProgramSpec `ebpf:"kretprobe_mod_verify_sig"`
 	KretprobeSysDeleteModule          *ebpf.ProgramSpec `ebpf:"kretprobe_sys_delete_module"`
 	KretprobeSysFinitModule           *ebpf.ProgramSpec `ebpf:"kretprobe_sys_finit_module"`
 	KretprobeSysInitModule            *ebpf.ProgramSpec `ebpf:"kretprobe_sys_init_module"`
@@ -239,18 +409,29 @@ type moduleProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type moduleMapSpecs struct {
-	Counters *ebpf.MapSpec `ebpf:"counters"`
-	Records  *ebpf.MapSpec `ebpf:"records"`
-	Threads  *ebpf.MapSpec `ebpf:"threads"`
+	Counters        *ebpf.MapSpec `ebpf:"counters"`
+	Denied          *ebpf.MapSpec `ebpf:"denied"`
+	Drafts          *ebpf.MapSpec `ebpf:"drafts"`
+	Images          *ebpf.MapSpec `ebpf:"images"`
+	Records         *ebpf.MapSpec `ebpf:"records"`
+	Requested       *ebpf.MapSpec `ebpf:"requested"`
+	Requests        *ebpf.MapSpec `ebpf:"requests"`
+	Settings        *ebpf.MapSpec `ebpf:"settings"`
+	Threads         *ebpf.MapSpec `ebpf:"threads"`
+	Usermodehelpers *ebpf.MapSpec `ebpf:"usermodehelpers"`
 }
 
 // moduleVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type moduleVariableSpecs struct {
+	UnusedCmdlineRecord    *ebpf.VariableSpec `ebpf:"unused_cmdline_record"`
 	UnusedCounter          *ebpf.VariableSpec `ebpf:"unused_counter"`
 	UnusedFileRecord       *ebpf.VariableSpec `ebpf:"unused_file_record"`
+	UnusedImageChunk       *ebpf.VariableSpec `ebpf:"unused_image_chunk"`
+	UnusedImageRecord      *ebpf.VariableSpec `ebpf:"unused_image_record"`
 	UnusedModuleRecord     *ebpf.VariableSpec `ebpf:"unused_module_record"`
+	UnusedPathRecord       *ebpf.VariableSpec `ebpf:"unused_path_record"`
 	UnusedSystemCallRecord *ebpf.VariableSpec `ebpf:"unused_system_call_record"`
 }
 
@@ -274,16 +455,30 @@ func (o *moduleObjects) Close() error {
 //
 // It can be passed to loadModuleObjects or ebpf.CollectionSpec.LoadAndAssign.
 type moduleMaps struct {
-	Counters *ebpf.Map `ebpf:"counters"`
-	Records  *ebpf.Map `ebpf:"records"`
-	Threads  *ebpf.Map `ebpf:"threads"`
+	Counters        *ebpf.Map `ebpf:"counters"`
+	Denied          *ebpf.Map `ebpf:"denied"`
+	Drafts          *ebpf.Map `ebpf:"drafts"`
+	Images          *ebpf.Map `ebpf:"images"`
+	Records         *ebpf.Map `ebpf:"records"`
+	Requested       *ebpf.Map `ebpf:"requested"`
+	Requests        *ebpf.Map `ebpf:"requests"`
+	Settings        *ebpf.Map `ebpf:"settings"`
+	Threads         *ebpf.Map `ebpf:"threads"`
+	Usermodehelpers *ebpf.Map `ebpf:"usermodehelpers"`
 }
 
 func (m *moduleMaps) Close() error {
 	return _ModuleClose(
 		m.Counters,
+		m.Denied,
+		m.Drafts,
+		m.Images,
 		m.Records,
+		m.Requested,
+		m.Requests,
+		m.Settings,
 		m.Threads,
+		m.Usermodehelpers,
 	)
 }
 
@@ -291,9 +486,13 @@ func (m *moduleMaps) Close() error {
 //
 // It can be passed to loadModuleObjects or ebpf.CollectionSpec.LoadAndAssign.
 type moduleVariables struct {
+	UnusedCmdlineRecord    *ebpf.Variable `ebpf:"unused_cmdline_record"`
 	UnusedCounter          *ebpf.Variable `ebpf:"unused_counter"`
 	UnusedFileRecord       *ebpf.Variable `ebpf:"unused_file_record"`
+	UnusedImageChunk       *ebpf.Variable `ebpf:"unused_image_chunk"`
+	UnusedImageRecord      *ebpf.Variable `ebpf:"unused_image_record"`
 	UnusedModuleRecord     *ebpf.Variable `ebpf:"unused_module_record"`
+	UnusedPathRecord       *ebpf.Variable `ebpf:"unused_path_record"`
 	UnusedSystemCallRecord *ebpf.Variable `ebpf:"unused_system_call_record"`
 }
 
@@ -301,22 +500,32 @@ type moduleVariables struct {
 //
 // It can be passed to loadModuleObjects or ebpf.CollectionSpec.LoadAndAssign.
 type modulePrograms struct {
+	FentryCallUsermodehelperExec      *ebpf.Program `ebpf:"fentry_call_usermodehelper_exec"`
+	FentryCallUsermodehelperExecAsync *ebpf.Program `ebpf:"fentry_call_usermodehelper_exec_async"`
 	FentrySecurityKernelLoadData      *ebpf.Program `ebpf:"fentry_security_kernel_load_data"`
+	FentrySecurityKernelPostLoadData  *ebpf.Program `ebpf:"fentry_security_kernel_post_load_data"`
+	FentrySecurityKernelPostReadFile  *ebpf.Program `ebpf:"fentry_security_kernel_post_read_file"`
 	FentrySecurityKernelReadFile      *ebpf.Program `ebpf:"fentry_security_kernel_read_file"`
 	FentrySysDeleteModule             *ebpf.Program `ebpf:"fentry_sys_delete_module"`
 	FentrySysFinitModule              *ebpf.Program `ebpf:"fentry_sys_finit_module"`
 	FentrySysInitModule               *ebpf.Program `ebpf:"fentry_sys_init_module"`
+	FexitModVerifySig                 *ebpf.Program `ebpf:"fexit_mod_verify_sig"`
 	FexitSysDeleteModule              *ebpf.Program `ebpf:"fexit_sys_delete_module"`
 	FexitSysFinitModule               *ebpf.Program `ebpf:"fexit_sys_finit_module"`
 	FexitSysInitModule                *ebpf.Program `ebpf:"fexit_sys_init_module"`
+	KprobeCallUsermodehelperExec      *ebpf.Program `ebpf:"kprobe_call_usermodehelper_exec"`
+	KprobeCallUsermodehelperExecAsync *ebpf.Program `ebpf:"kprobe_call_usermodehelper_exec_async"`
 	KprobeDoInitModule                *ebpf.Program `ebpf:"kprobe_do_init_module"`
 	KprobeFreeModule                  *ebpf.Program `ebpf:"kprobe_free_module"`
 	KprobeSecurityKernelLoadData      *ebpf.Program `ebpf:"kprobe_security_kernel_load_data"`
 	KprobeSecurityKernelModuleRequest *ebpf.Program `ebpf:"kprobe_security_kernel_module_request"`
+	KprobeSecurityKernelPostLoadData  *ebpf.Program `ebpf:"kprobe_security_kernel_post_load_data"`
+	KprobeSecurityKernelPostReadFile  *ebpf.Program `ebpf:"kprobe_security_kernel_post_read_file"`
 	KprobeSecurityKernelReadFile      *ebpf.Program `ebpf:"kprobe_security_kernel_read_file"`
 	KprobeSysDeleteModule             *ebpf.Program `ebpf:"kprobe_sys_delete_module"`
 	KprobeSysFinitModule              *ebpf.Program `ebpf:"kprobe_sys_finit_module"`
 	KprobeSysInitModule               *ebpf.Program `ebpf:"kprobe_sys_init_module"`
+	KretprobeModVerifySig             *ebpf.Program `ebpf:"kretprobe_mod_verify_sig"`
 	KretprobeSysDeleteModule          *ebpf.Program `ebpf:"kretprobe_sys_delete_module"`
 	KretprobeSysFinitModule           *ebpf.Program `ebpf:"kretprobe_sys_finit_module"`
 	KretprobeSysInitModule            *ebpf.Program `ebpf:"kretprobe_sys_init_module"`
@@ -327,22 +536,32 @@ type modulePrograms struct {
 
 func (p *modulePrograms) Close() error {
 	return _ModuleClose(
+		p.FentryCallUsermodehelperExec,
+		p.FentryCallUsermodehelperExecAsync,
 		p.FentrySecurityKernelLoadData,
+		p.FentrySecurityKernelPostLoadData,
+		p.FentrySecurityKernelPostReadFile,
 		p.FentrySecurityKernelReadFile,
 		p.FentrySysDeleteModule,
 		p.FentrySysFinitModule,
 		p.FentrySysInitModule,
+		p.FexitModVerifySig,
 		p.FexitSysDeleteModule,
 		p.FexitSysFinitModule,
 		p.FexitSysInitModule,
+		p.KprobeCallUsermodehelperExec,
+		p.KprobeCallUsermodehelperExecAsync,
 		p.KprobeDoInitModule,
 		p.KprobeFreeModule,
 		p.KprobeSecurityKernelLoadData,
 		p.KprobeSecurityKernelModuleRequest,
+		p.KprobeSecurityKernelPostLoadData,
+		p.KprobeSecurityKernelPostReadFile,
 		p.KprobeSecurityKernelReadFile,
 		p.KprobeSysDeleteModule,
 		p.KprobeSysFinitModule,
 		p.KprobeSysInitModule,
+		p.KretprobeModVerifySig,
 		p.KretprobeSysDeleteModule,
 		p.KretprobeSysFinitModule,
 		p.KretprobeSysInitModule,

@@ -11,9 +11,12 @@
 #define MODULE_NAME_LEN 56    /* include/linux/module.h, 64 - sizeof(unsigned long) */
 #define MODULE_TEXT_LEN 64    /* version, srcversion */
 #define PARAMS_LEN 1024
+#define CMDLINE_LEN 4096
 #define FS_NAME_LEN 32
 #define COMPONENT_LEN 256     /* NAME_MAX and its NUL */
 #define COMPONENTS 32
+#define ANCESTORS 16
+#define CHUNK_LEN 65536
 #define NOT_READ -1
 
 enum record_kind {
@@ -23,6 +26,9 @@ enum record_kind {
 	RECORD_MODULE_LOAD,     /* struct module_record */
 	RECORD_MODULE_FREE,     /* struct module_record */
 	RECORD_MODULE_REQUEST,  /* struct module_record, only the name */
+	RECORD_IMAGE,           /* struct image_record */
+	RECORD_PATH,            /* struct path_record */
+	RECORD_CMDLINE,         /* struct cmdline_record */
 };
 
 enum system_call {
@@ -32,22 +38,46 @@ enum system_call {
 };
 
 enum path_state {
-	PATH_NONE,        /* there is no file */
-	PATH_WHOLE,       /* the components reach the root of the mount namespace */
+	PATH_NONE,        /* there is nothing that has a path */
+	PATH_WHOLE,       /* the components reach the root of the mount namespace, or of the hierarchy */
 	PATH_DETACHED,    /* they reach a file that lies in no folder: memfd */
 	PATH_UNREACHABLE, /* they reach the root of a mount that the thread's namespace lacks */
 	PATH_TRUNCATED,   /* there are more than COMPONENTS */
 };
 
+enum path_role {
+	ROLE_EXE,         /* executable of the process, or of its ancestor */
+	ROLE_CWD,
+	ROLE_CGROUP,      /* in the default (v2) hierarchy */
+	ROLE_CGROUP_V1,   /* in that of the pids or memory controller, where it is another one */
+};
+
+enum image_state {
+	IMAGE_WHOLE = 1,  /* every byte went into the ring of images */
+	IMAGE_OVER_LIMIT,
+	IMAGE_LOST,       /* the ring of images had no room */
+	IMAGE_UNREADABLE,
+};
+
+enum sig_ok {
+	SIG_OK_UNKNOWN,   /* CONFIG_MODULE_SIG is off */
+	SIG_OK_NO,
+	SIG_OK_YES,
+};
+
 enum counter {
 	COUNTER_LOST,     /* records for which the ring had no room, and returns that went unseen */
-	COUNTERS,
+	COUNTER_DENIED,   /* with enum system_call added: denied calls that found no place in the map of them */
+	COUNTERS = COUNTER_DENIED + CALL_DELETE_MODULE + 1,
 };
 
 struct record_header {
 	__u64 boot_ns;           /* CLOCK_BOOTTIME */
 	__u64 attempt_ns;        /* when this attempt began; with tid its identity; 0 unknown */
 	__u64 parent_attempt_ns; /* the attempt from inside which it was made; 0 none */
+	__u64 context_ns;        /* with tid what the records that tell of its process have in common; 0 none was sent */
+	__u64 request_ns;        /* the request, by thread request_tid, for which the kernel started this process; 0 none */
+	__u64 capabilities;      /* effective */
 	enum record_kind kind;
 	__u32 pid;
 	__u32 tid;
@@ -59,7 +89,11 @@ struct record_header {
 	__u32 auid;
 	__u32 session_id;
 	__u32 has_auid;          /* the kernel has CONFIG_AUDIT */
-	__u32 reserved;
+	__u32 kthread;           /* a thread of the kernel's own */
+	__u32 request_tid;
+	__u32 mnt_ns;
+	__u32 pid_ns;
+	__u32 user_ns;
 	__u8 comm[COMM_LEN];
 };
 
@@ -68,10 +102,15 @@ struct system_call_record {
 	__s64 result;
 	__u64 flags;
 	__u64 size;              /* init_module's len */
+	__u64 exe_inode;         /* where denied: with call, uid, euid and exe_device the key in the map of denied calls */
 	enum system_call call;
 	__s32 params_len;        /* from bpf_probe_read_user_str, or NOT_READ */
 	__s32 name_len;          /* likewise, of delete_module's name */
 	__u32 has_arguments;     /* its entry was seen: size, flags and texts mean something */
+	__u32 denied;            /* refused with EPERM before the kernel took a byte */
+	__u32 exe_device;
+	__u32 verified;          /* mod_verify_sig ran, and verdict is what it returned */
+	__s32 verdict;
 	__u8 name[MODULE_TEXT_LEN];
 	__u8 params[PARAMS_LEN];
 };
@@ -80,11 +119,20 @@ struct module_record {
 	struct record_header header;
 	__u64 taints;
 	__s32 params_len;        /* from bpf_probe_read_user_str, or NOT_READ */
-	__u32 reserved;
+	__u32 verified;          /* as in struct system_call_record */
+	__s32 verdict;
+	enum sig_ok sig_ok;
 	__u8 name[MODULE_TEXT_LEN];
 	__u8 version[MODULE_TEXT_LEN];
 	__u8 srcversion[MODULE_TEXT_LEN];
 	__u8 params[PARAMS_LEN];
+};
+
+/* Sent only as far as its components are in use. */
+struct walk {
+	enum path_state state;
+	__u32 components;        /* how many slots of component are in use */
+	__u8 component[COMPONENTS][COMPONENT_LEN]; /* the file first, its root last; a slot may be empty */
 };
 
 struct file_record {
@@ -94,18 +142,75 @@ struct file_record {
 	__u64 flags;             /* of finit_module */
 	__s64 mtime;
 	__s64 ctime;
+	__u32 ctime_nsec;
 	__u32 id;                /* enum kernel_read_file_id or kernel_load_data_id of this kernel */
 	__u32 is_module;
 	__u32 device;            /* the kernel's own dev_t */
 	__u32 links;
 	__u32 unhashed;          /* the name was removed from its folder */
 	__u32 mnt_internal;      /* a mount that only the kernel has: memfd */
-	enum path_state path_state;
-	__u32 components;        /* how many slots of path are in use */
 	__u32 has_arguments;     /* the system call's entry was seen: flags and len mean something */
-	__u32 reserved;
 	__u8 filesystem[FS_NAME_LEN];
-	__u8 path[COMPONENTS][COMPONENT_LEN]; /* the file first, its root last; a slot may be empty */
+	struct walk path;
+};
+
+/* What the kernel had read when it was done. */
+struct image_record {
+	struct record_header header;
+	__u64 size;
+	enum image_state state;
+	__u32 reserved;
+};
+
+/* A part of an image; the ring of images holds nothing else. */
+struct image_chunk {
+	__u64 attempt_ns;
+	__u64 size;              /* of the whole image */
+	__u64 offset;
+	__u32 tid;
+	__u32 len;
+	__u8 data[CHUNK_LEN];
+};
+
+/* One of the paths that tell of a process. The header is that of the loader. */
+struct path_record {
+	struct record_header header;
+	enum path_role role;
+	__u32 generation;        /* 0 the process itself, 1 its parent and so on */
+	__u32 pid;
+	__u32 uid;
+	__u32 last;              /* it has no ancestor, or this is process 1 */
+	__u32 has_exe;           /* not a thread of the kernel's own */
+	__u8 comm[COMM_LEN];
+	struct walk path;
+};
+
+struct cmdline_record {
+	struct record_header header;
+	__u32 truncated;
+	__s32 error;             /* -errno of the reading */
+	__u64 len;
+	__u8 cmdline[CMDLINE_LEN];
+};
+
+/* The map of denied calls. */
+struct denied_key {
+	__u64 exe_inode;
+	__u32 exe_device;
+	enum system_call call;
+	__u32 uid;
+	__u32 euid;
+};
+
+struct denied_calls {
+	__u64 count;             /* since the entry was made */
+	__u64 epoch;             /* that of the settings when a record told of one */
+};
+
+/* What the reader asks of the programs. */
+struct reader_settings {
+	__u64 image_limit;       /* bytes; larger images are not streamed */
+	__u64 epoch;             /* denied calls are told of once in each epoch, and counted always */
 };
 
 #endif

@@ -30,6 +30,7 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 	store, err := sqlite.Open(ctx, c.stateDir, sqlite.Options{
 		MaxAge:    c.retentionAge,
 		MaxEvents: c.retentionEvents,
+		MaxCheap:  c.retentionDenied,
 		Now:       time.Now,
 	})
 	if err != nil {
@@ -46,9 +47,9 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 		if err := store.Expire(ctx); err != nil {
 			return nil, errors.Join(err, store.Close())
 		}
-		recorder, err = a.record(ctx, c.stateDir, report)
+		recorder, err = a.record(ctx, c, report)
 	} else {
-		recorder = collectors.NewRemote(dialRecorder(c.stateDir), sourceNames())
+		recorder = collectors.NewRemote(dialRecorder(c.stateDir), sourceNames(c))
 	}
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
@@ -65,13 +66,13 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 }
 
 // record starts the sources and answers the readers of the same store.
-func (a *app) record(ctx context.Context, stateDir string, report *log.Logger) (*collectors.Recorder, error) {
-	listener, err := listenForReaders(stateDir)
+func (a *app) record(ctx context.Context, c *config, report *log.Logger) (*collectors.Recorder, error) {
+	listener, err := listenForReaders(c.stateDir)
 	if err != nil {
 		return nil, err
 	}
 	a.shared = listener
-	a.recorder = collectors.NewRecorder(a.store, func(err error) { report.Print(err) }, sources()...)
+	a.recorder = collectors.NewRecorder(a.store, func(err error) { report.Print(err) }, sources(c)...)
 	a.recorder.Start(ctx)
 	go a.recorder.Share(listener)
 	return a.recorder, nil
@@ -88,9 +89,9 @@ func (a *app) describe(report *log.Logger) {
 	}
 }
 
-func sourceNames() []string {
+func sourceNames(c *config) []string {
 	var names []string
-	for _, source := range sources() {
+	for _, source := range sources(c) {
 		names = append(names, source.Name())
 	}
 	return names

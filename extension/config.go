@@ -35,6 +35,8 @@ type config struct {
 	stateDir        string
 	retentionAge    time.Duration
 	retentionEvents int64
+	retentionDenied int64
+	imageLimit      int64
 	replyLimit      int64
 	queryTimeout    time.Duration
 
@@ -60,7 +62,9 @@ func (c *config) flagSet() *flag.FlagSet {
 	flags.StringVar(&c.configFile, "config", defaultConfigFile, "configuration `file` with one \"flag value\" a line")
 	flags.StringVar(&c.stateDir, "state-dir", defaultStateDir(), "`folder` of the event store")
 	flags.DurationVar(&c.retentionAge, "retention-age", sqlite.DefaultMaxAge, "keep events this long; 0 for ever")
-	flags.Int64Var(&c.retentionEvents, "retention-events", sqlite.DefaultMaxEvents, "keep this `many` of the newest events; 0 all")
+	flags.Int64Var(&c.retentionEvents, "retention-events", sqlite.DefaultMaxEvents, "keep this `many` of the newest events, beside those of retention-denied; 0 all")
+	flags.Int64Var(&c.retentionDenied, "retention-denied", sqlite.DefaultMaxCheap, "keep this `many` of the newest rows that any user can cause: denied attempts and requests for modules; 0 all")
+	flags.Int64Var(&c.imageLimit, "image-limit", maxImageLimit, "Linux: hash modules of up to this many `bytes` as the kernel has them, larger ones from their file")
 	flags.Int64Var(&c.replyLimit, "reply-limit", tables.DefaultReplyBytes, "fail a table's reply beyond this many `bytes`, before osquery's watchdog kills its worker")
 	flags.DurationVar(&c.queryTimeout, "query-timeout", tables.DefaultTimeout, "fail a table's reply after this long")
 	flags.StringVar(&c.socket, "socket", "", "osquery: `path` of its extension socket")
@@ -114,10 +118,12 @@ func parse(args []string) (*config, error) {
 		return nil, errors.New("query takes one SQL text: put it in quotes")
 	case c.timeout <= 0 || c.interval <= 0:
 		return nil, errors.New("--timeout and --interval take a number of seconds greater than 0")
+	case c.imageLimit < 0 || c.imageLimit > maxImageLimit:
+		return nil, fmt.Errorf("--image-limit takes a number of bytes from 0 to %d", maxImageLimit)
 	case c.replyLimit <= 0 || c.queryTimeout <= 0:
 		return nil, errors.New("--reply-limit and --query-timeout take a value greater than 0")
-	case c.retentionAge < 0 || c.retentionEvents < 0:
-		return nil, errors.New("--retention-age and --retention-events take a value that is not negative; 0 keeps everything")
+	case c.retentionAge < 0 || c.retentionEvents < 0 || c.retentionDenied < 0:
+		return nil, errors.New("--retention-age, --retention-events and --retention-denied take a value that is not negative; 0 keeps everything")
 	}
 	return c, nil
 }

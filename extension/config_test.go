@@ -22,6 +22,7 @@ func TestParse(t *testing.T) {
 		stateDir:        defaultStateDir(),
 		retentionAge:    sqlite.DefaultMaxAge,
 		retentionEvents: sqlite.DefaultMaxEvents,
+		retentionDenied: sqlite.DefaultMaxCheap,
 		replyLimit:      tables.DefaultReplyBytes,
 		queryTimeout:    tables.DefaultTimeout,
 		timeout:         3,
@@ -44,8 +45,8 @@ func TestParse(t *testing.T) {
 		{"query with SQL that begins with a comment", []string{"query", "--", "--none\nSELECT 1"}, func(c *config) {
 			c.command, c.args = "query", []string{"--none\nSELECT 1"}
 		}},
-		{"bounds", []string{"query", "--state-dir", "/s", "--retention-age", "0", "--retention-events", "0", "--reply-limit", "1", "--query-timeout", "90s"}, func(c *config) {
-			c.command, c.stateDir, c.retentionAge, c.retentionEvents, c.replyLimit, c.queryTimeout = "query", "/s", 0, 0, 1, 90*time.Second
+		{"bounds", []string{"query", "--state-dir", "/s", "--retention-age", "0", "--retention-events", "0", "--retention-denied", "5", "--reply-limit", "1", "--query-timeout", "90s"}, func(c *config) {
+			c.command, c.stateDir, c.retentionAge, c.retentionEvents, c.retentionDenied, c.replyLimit, c.queryTimeout = "query", "/s", 0, 0, 5, 1, 90*time.Second
 		}},
 	}
 	for _, test := range tests {
@@ -79,7 +80,8 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"query", "SELECT 1", "--format", "json"}, "query takes one SQL text: put the flags before it"},
 		{[]string{"query", "--reply-limit", "-1"}, "--reply-limit and --query-timeout take a value greater than 0"},
 		{[]string{"query", "--query-timeout", "0"}, "--reply-limit and --query-timeout take a value greater than 0"},
-		{[]string{"query", "--retention-events", "-1"}, "--retention-age and --retention-events take a value that is not negative; 0 keeps everything"},
+		{[]string{"query", "--retention-events", "-1"}, "--retention-age, --retention-events and --retention-denied take a value that is not negative; 0 keeps everything"},
+		{[]string{"query", "--retention-denied", "-1"}, "--retention-age, --retention-events and --retention-denied take a value that is not negative; 0 keeps everything"},
 	}
 	for _, test := range tests {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {

@@ -8,7 +8,7 @@ import (
 )
 
 // sources lists the platform's sources of events.
-func sources() []collectors.Source {
+func sources(*config) []collectors.Source {
 	return []collectors.Source{darwin.NewEndpointSecurity()}
 }
 
@@ -20,3 +20,7 @@ func kernelRelease() string {
 	}
 	return release
 }
+
+// maxImageLimit is the greatest --image-limit, and the default; it means
+// nothing here, and configurations may be shared.
+const maxImageLimit = 32 << 20

@@ -8,8 +8,8 @@ import (
 )
 
 // sources lists the platform's sources of events.
-func sources() []collectors.Source {
-	return []collectors.Source{linux.NewEBPF()}
+func sources(c *config) []collectors.Source {
+	return []collectors.Source{linux.NewEBPF(linux.EBPFOptions{ImageLimit: c.imageLimit})}
 }
 
 // kernelRelease is what uname -r prints.
@@ -20,3 +20,6 @@ func kernelRelease() string {
 	}
 	return unix.ByteSliceToString(name.Release[:])
 }
+
+// maxImageLimit is the greatest --image-limit, and the default.
+const maxImageLimit = linux.MaxImage

@@ -29,12 +29,24 @@ type EBPF struct {
 	ended    chan struct{} // closed when Run has ended
 	waiting  []chan struct{}
 
-	received, decodeErrors, incomplete, lastEvent atomic.Int64
+	options                                               EBPFOptions
+	received, decodeErrors, incomplete, folded, lastEvent atomic.Int64
 }
 
+// EBPFOptions say what the source spends.
+type EBPFOptions struct {
+	// ImageLimit is the size, in bytes, of the largest module whose image is
+	// taken from the kernel. A larger one is hashed from its file. At most
+	// [MaxImage].
+	ImageLimit int64
+}
+
+// MaxImage is the greatest EBPFOptions.ImageLimit, and the default.
+const MaxImage = bpf.MaxImage
+
 // NewEBPF returns a source that watches nothing until Run.
-func NewEBPF() *EBPF {
-	return &EBPF{sensor: kmodquery.Sensor{
+func NewEBPF(o EBPFOptions) *EBPF {
+	return &EBPF{options: o, sensor: kmodquery.Sensor{
 		Source: kmodquery.SourceEBPF,
 		State:  kmodquery.StateStandby,
 		Since:  time.Now().Unix(),
@@ -49,7 +61,7 @@ func (s *EBPF) Name() string { return kmodquery.SourceEBPF }
 // ctx ends. An error that matches kmodquery.ErrNotSupported says that this host
 // will never do; any other may pass.
 func (s *EBPF) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
-	programs, err := open()
+	programs, err := open(s.options)
 	if err != nil {
 		s.setState(err)
 		return err
@@ -64,7 +76,7 @@ func (s *EBPF) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)
 }
 
 // open attaches the programs, with errors that tell what the host lacks.
-func open() (*bpf.Programs, error) {
+func open(o EBPFOptions) (*bpf.Programs, error) {
 	if _, err := os.Stat("/proc/modules"); errors.Is(err, os.ErrNotExist) {
 		return nil, &kmodquery.NotSupportedError{
 			Missing: "this kernel cannot load modules",
@@ -77,7 +89,7 @@ func open() (*bpf.Programs, error) {
 			Need:    "lockdown=integrity or none",
 		}
 	}
-	programs, err := bpf.Open()
+	programs, err := bpf.Open(o.ImageLimit)
 	switch {
 	case errors.Is(err, bpf.ErrNoBTF):
 		return nil, &kmodquery.NotSupportedError{
@@ -94,24 +106,35 @@ func open() (*bpf.Programs, error) {
 	return programs, nil
 }
 
-// read is the source's one reader of the ring.
+// read is the source's one reader of the records.
 func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodquery.Event)) error {
 	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return fmt.Errorf("read the boot id: %w", err)
 	}
-	translate := translator{bootID: strings.TrimSpace(string(bootID)), types: programs}
-	join := newJoiner(func(e kmodquery.Event) {
+	r := newReader(translator{bootID: strings.TrimSpace(string(bootID)), types: programs}, programs, func(e kmodquery.Event) {
 		if e.Missing != "" {
 			s.incomplete.Add(1)
+		}
+		if e.Count != nil {
+			s.folded.Add(*e.Count - 1)
 		}
 		s.lastEvent.Store(e.Time)
 		emit(e)
 	})
-	var clock bootClock
+	images := newImages(programs, func(loadID string, found evidence) {
+		r.found(loadID, found)
+		_ = programs.Flush() // it fails only when the reading has ended
+	})
+	r.want = images.want
+	go images.run() // ends when the programs are closed
+
 	var f *flush
 	defer func() {
-		join.finish()
+		err := r.finish()
+		if err != nil {
+			s.decodeErrors.Add(1)
+		}
 		if f != nil {
 			answer(f.waiting)
 		}
@@ -120,8 +143,10 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 		if f == nil {
 			f = s.nextFlush(ctx, programs)
 		}
-		if f.done(join) {
-			join.finish()
+		if f.done(r.join) {
+			if err := r.finish(); err != nil {
+				return err
+			}
 			answer(f.waiting)
 			if f.last {
 				return nil
@@ -129,12 +154,14 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 			f = nil
 			continue
 		}
-		programs.SetDeadline(f.deadline(join))
+		programs.SetDeadline(r.deadline(f))
 		raw, err := programs.Read()
 		switch {
 		case errors.Is(err, bpf.ErrFlushed), errors.Is(err, os.ErrDeadlineExceeded):
 			f.drained()
-			join.expire(time.Now())
+			if err := r.expire(time.Now()); err != nil {
+				return err
+			}
 			continue
 		case err != nil:
 			return fmt.Errorf("read the ring buffer: %w", err)
@@ -147,8 +174,12 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 			continue
 		}
 		now := time.Now()
-		join.add(translate.event(record, clock.bootTime()), now)
-		join.expire(now)
+		if err := r.add(record, now); err != nil {
+			return err
+		}
+		if err := r.expire(now); err != nil {
+			return err
+		}
 	}
 }
 
@@ -185,6 +216,7 @@ func (s *EBPF) Sensor() kmodquery.Sensor {
 	sensor.Received = s.received.Load()
 	sensor.DecodeErrors = s.decodeErrors.Load()
 	sensor.EnrichErrors = s.incomplete.Load()
+	sensor.Denied = s.folded.Load()
 	sensor.LastEventTime = s.lastEvent.Load()
 	if s.programs != nil {
 		counters, err := s.programs.Counters()
@@ -253,7 +285,8 @@ func (s *EBPF) nextFlush(ctx context.Context, programs *bpf.Programs) *flush {
 	if len(s.waiting) == 0 && !last {
 		return nil
 	}
-	f := &flush{waiting: s.waiting, last: last, left: programs.Pending(), until: time.Now().Add(grace)}
+	now := time.Now()
+	f := &flush{waiting: s.waiting, last: last, left: programs.Pending(), until: now.Add(grace), images: now.Add(imagePatience)}
 	s.waiting = nil
 	return f
 }

@@ -2,14 +2,63 @@
 
 package linux
 
-import "github.com/kmodquery/kmodquery"
+import (
+	"strings"
+
+	"github.com/kmodquery/kmodquery"
+)
 
 // learn takes from an event what holds for its whole attempt.
 func (a *attempt) learn(e kmodquery.Event) { fill(&a.known, &e) }
 
 // complete gives an event what is known of its attempt and what the event does
-// not say itself.
-func (a *attempt) complete(e *kmodquery.Event) { fill(e, &a.known) }
+// not say itself. What the kernel said comes before what the image says.
+func (a *attempt) complete(e *kmodquery.Event) {
+	fill(e, &a.known)
+	if !a.taken {
+		return
+	}
+	image := a.image
+	if image == nil {
+		none := noEvidence()
+		image = &none
+	}
+	fill(e, &image.facts)
+	for column := range strings.SplitSeq(image.facts.Missing, ",") {
+		if isUnknown(e, column) {
+			e.Miss(column)
+		}
+	}
+	if e.Name != "" {
+		e.Found("name")
+	}
+	if e.SignatureStatus == "" {
+		e.SignatureStatus = a.unverified(image)
+	}
+}
+
+// unverified is the state of a signature on which the kernel gave no verdict.
+func (a *attempt) unverified(image *evidence) string {
+	isUnreadable := strings.Contains(","+image.facts.Missing+",", ",signer,")
+	switch {
+	case image.isSigned && a.live:
+		return kmodquery.SignatureUntrusted
+	case image.isSigned || isUnreadable:
+		return kmodquery.SignatureUnknown
+	default:
+		return kmodquery.SignatureUnsigned
+	}
+}
+
+// isNamed reports whether the name of the module is known.
+func (a *attempt) isNamed() bool {
+	return a.known.Name != "" || a.image != nil && a.image.facts.Name != ""
+}
+
+func isUnknown(e *kmodquery.Event, name string) bool {
+	column, ok := kmodquery.EventColumn(name)
+	return ok && column.Value(e) == nil
+}
 
 // fill copies the facts of an attempt that to lacks. What belongs to a moment
 // (time, event name, process) is not among them.
@@ -20,6 +69,15 @@ func fill(to, from *kmodquery.Event) {
 		{&to.Type, &from.Type},
 		{&to.Origin, &from.Origin},
 		{&to.Filesystem, &from.Filesystem},
+		{&to.SHA256, &from.SHA256},
+		{&to.ImageSHA256, &from.ImageSHA256},
+		{&to.HashSource, &from.HashSource},
+		{&to.SignatureStatus, &from.SignatureStatus},
+		{&to.Signer, &from.Signer},
+		{&to.SignatureKeyID, &from.SignatureKeyID},
+		{&to.SignatureHash, &from.SignatureHash},
+		{&to.Vermagic, &from.Vermagic},
+		{&to.License, &from.License},
 		{&to.Version, &from.Version},
 		{&to.Srcversion, &from.Srcversion},
 		{&to.Error, &from.Error},
@@ -34,6 +92,7 @@ func fill(to, from *kmodquery.Event) {
 		{&to.Size, &from.Size},
 		{&to.Mtime, &from.Mtime},
 		{&to.Ctime, &from.Ctime},
+		{&to.Intree, &from.Intree},
 		{&to.Flags, &from.Flags},
 		{&to.Taints, &from.Taints},
 		{&to.Result, &from.Result},

@@ -20,6 +20,7 @@ type flush struct {
 	last    bool            // the source ends with it
 	left    int             // bytes of the ring still to read
 	until   time.Time       // end of grace
+	images  time.Time       // end of patience with images that are being read
 }
 
 // took notes a record that was read.
@@ -39,13 +40,28 @@ func (f *flush) drained() {
 // done reports whether everything was read and nothing worth waiting for is
 // held back.
 func (f *flush) done(join *joiner) bool {
-	return f != nil && f.left <= 0 && (join.idle() || !time.Now().Before(f.until))
+	if f == nil || f.left > 0 {
+		return false
+	}
+	now := time.Now()
+	if join.idle() || !now.Before(f.images) {
+		return true
+	}
+	return !now.Before(f.until) && !join.isWaitingForImages()
 }
 
 // deadline is when the reader must look again though nothing came.
 func (f *flush) deadline(join *joiner) time.Time {
-	if f != nil {
-		return f.until
+	next := join.next()
+	if f == nil {
+		return next
 	}
-	return join.next()
+	until := f.until
+	if !time.Now().Before(until) {
+		until = f.images
+	}
+	if next.IsZero() || until.Before(next) {
+		return until
+	}
+	return next
 }

@@ -16,37 +16,47 @@ const (
 	// initPatience is how long the module's init may run before its
 	// init_module is written without the result.
 	initPatience = time.Second
+	// imagePatience is how much longer the image may take to be read, when
+	// nothing else is waited for, before the events are written without it.
+	imagePatience = 15 * time.Second
 	// maxAttempts bounds the attempts remembered at once. The oldest is
 	// forgotten first; its later events lack what it knew.
 	maxAttempts = 4096
 )
 
 // A joiner gives every event of a load attempt what the attempt's other events
-// made known: the name that the kernel learns after it read the file, the path
-// that it no longer knows when the module goes live. It holds an event only
-// until the name is known, the attempt is over or patience is at an end. Its
-// methods must not be called concurrently.
+// and its image made known: the name that the kernel learns after it read the
+// file, the path that it no longer knows when the module goes live, the hash of
+// what it read. It holds the events until the module is live or the attempt is
+// over, and the image was read, or patience is at an end. Its methods must not
+// be called concurrently.
 type joiner struct {
 	emit     func(kmodquery.Event)
 	attempts map[string]*attempt
-	// Every attempt is in one of these lines. Those in the first two may hold
-	// something back.
-	loading, running, stuck line
+	// Every attempt is in one of these lines. Those in the last hold nothing
+	// back.
+	loading, running, imaging, stuck line
 }
 
-// An attempt is what is known of one system call that has not returned.
+// An attempt is what is known of one system call.
 type attempt struct {
 	id      string
 	line    *line
 	due     time.Time         // end of patience
 	givenUp bool              // nothing is held back any more
 	known   kmodquery.Event   // facts of the attempt; only those fields that fill copies
-	held    []kmodquery.Event // waiting for the name
+	held    []kmodquery.Event // in their order
+	taken   bool              // the kernel took, or would take, a module
+	live    bool              // the module came to its init
+	over    bool              // the call has returned
 	// call is the init_module event to write if the call does not return in
 	// time; nil before the kernel took the module, and for other calls.
 	call *kmodquery.Event
 	// called says that it was written, so that its return is another event.
 	called bool
+
+	image     *evidence // nil until it was read
+	isImaging bool      // it is being read
 }
 
 // A line is attempts in the order in which they joined it, and with it of
@@ -70,69 +80,123 @@ func (j *joiner) add(e kmodquery.Event, now time.Time) {
 	}
 	switch e.EventName {
 	case kmodquery.EventInitModule, kmodquery.EventFinitModule, kmodquery.EventDeleteModule:
-		// Name and parameters were read from the caller's memory, which may
-		// have changed since the kernel did; what the kernel said comes first.
-		if a.known.Name != "" {
-			e.Name = a.known.Name
-			e.Found("name")
-		}
-		if a.known.Params != nil {
-			e.Params = a.known.Params
-			e.Found("params")
-		}
-		a.learn(e)
-		j.release(a)
-		if a.called {
-			e.EventName = kmodquery.EventSysExitInitModule
-		}
-		a.complete(&e)
-		j.emit(e)
-		j.forget(a)
+		j.end(a, e, now)
 		return
 	case kmodquery.EventSecurityKernelLoadData:
 		call := e
 		call.EventName = kmodquery.EventInitModule
 		a.call = &call
-		a.held = append(a.held, e)
+		a.taken = true
 	case kmodquery.EventSecurityKernelReadFile:
-		a.held = append(a.held, e)
+		a.taken = true
+	case kmodquery.EventModuleLoad:
+		a.taken = true
+		a.live = true
 	}
 	a.learn(e)
-	if e.EventName == kmodquery.EventModuleLoad || e.EventName == kmodquery.EventModuleFree {
-		j.release(a)
-		a.complete(&e)
-		j.emit(e)
-	}
+	a.held = append(a.held, e)
 	switch {
 	case a.givenUp:
 		j.giveUp(a)
-	case e.EventName == kmodquery.EventModuleLoad:
+	case a.live && a.line == &j.loading:
 		j.join(&j.running, a, now.Add(initPatience))
 	}
+	j.releaseIfReady(a, e.EventName == kmodquery.EventModuleFree)
+}
+
+// end takes the return of an attempt's call.
+func (j *joiner) end(a *attempt, e kmodquery.Event, now time.Time) {
+	// Name and parameters were read from the caller's memory, which may have
+	// changed since the kernel did; what the kernel said comes first.
+	if a.known.Name != "" {
+		e.Name = a.known.Name
+		e.Found("name")
+	}
+	if a.known.Params != nil {
+		e.Params = a.known.Params
+		e.Found("params")
+	}
+	a.learn(e)
+	if a.called {
+		e.EventName = kmodquery.EventSysExitInitModule
+	}
+	a.over, a.call = true, nil
+	a.held = append(a.held, e)
+	if a.isImaging {
+		j.join(&j.imaging, a, now.Add(imagePatience))
+	}
+	j.releaseIfReady(a, true)
+}
+
+// expectImage notes that the image of an attempt is being read.
+func (j *joiner) expectImage(id string) {
+	if a := j.attempts[id]; a != nil && !a.givenUp {
+		a.isImaging = true
+	}
+}
+
+// addImage takes the image of an attempt.
+func (j *joiner) addImage(id string, found evidence) {
+	a := j.attempts[id]
+	if a == nil {
+		return
+	}
+	a.image, a.isImaging = &found, false
+	if a.line == &j.imaging && !a.over {
+		j.giveUp(a) // patience was at an end with everything else
+		return
+	}
+	j.releaseIfReady(a, false)
+}
+
+// releaseIfReady emits what is held once everything is known that will be, and
+// forgets an attempt that is over. isLast says that nothing about the module
+// follows the last event.
+func (j *joiner) releaseIfReady(a *attempt, isLast bool) {
+	if a.isImaging || !a.live && !a.over && !isLast {
+		return
+	}
+	j.release(a)
+	if a.over {
+		j.forget(a)
+	}
+}
+
+// isWaitingForImages reports whether an attempt is held back because its image
+// is being read.
+func (j *joiner) isWaitingForImages() bool {
+	for _, a := range j.attempts {
+		if a.isImaging {
+			return true
+		}
+	}
+	return false
 }
 
 // idle reports whether nothing is held back.
 func (j *joiner) idle() bool {
-	return j.head(&j.loading) == nil && j.head(&j.running) == nil
+	return j.head(&j.loading) == nil && j.head(&j.running) == nil && j.head(&j.imaging) == nil
 }
 
 // next is when patience ends for the first attempt, or zero.
 func (j *joiner) next() time.Time {
-	loading, running := j.head(&j.loading), j.head(&j.running)
-	switch {
-	case loading == nil && running == nil:
-		return time.Time{}
-	case running == nil || loading != nil && loading.due.Before(running.due):
-		return loading.due
-	default:
-		return running.due
+	var next time.Time
+	for _, l := range []*line{&j.loading, &j.running, &j.imaging} {
+		if a := j.head(l); a != nil && (next.IsZero() || a.due.Before(next)) {
+			next = a.due
+		}
 	}
+	return next
 }
 
 // expire gives up the attempts whose patience ended before now.
 func (j *joiner) expire(now time.Time) {
-	for _, l := range []*line{&j.loading, &j.running} {
+	for _, l := range []*line{&j.loading, &j.running, &j.imaging} {
 		for a := j.head(l); a != nil && !a.due.After(now); a = j.head(l) {
+			if l != &j.imaging && a.isImaging {
+				j.join(&j.imaging, a, now.Add(imagePatience))
+				continue
+			}
 			j.giveUp(a)
 		}
 	}
@@ -140,31 +204,37 @@ func (j *joiner) expire(now time.Time) {
 
 // finish gives up every attempt.
 func (j *joiner) finish() {
-	for _, l := range []*line{&j.loading, &j.running} {
+	for _, l := range []*line{&j.loading, &j.running, &j.imaging} {
 		for a := j.head(l); a != nil; a = j.head(l) {
 			j.giveUp(a)
 		}
 	}
 }
 
-// giveUp emits what is known of an attempt that has not ended.
+// giveUp emits what is known of an attempt, without what is still to come.
 func (j *joiner) giveUp(a *attempt) {
 	if !a.givenUp {
 		a.givenUp = true
 		j.join(&j.stuck, a, time.Time{})
 	}
+	a.isImaging = false
+	if a.over {
+		j.release(a)
+		j.forget(a)
+		return
+	}
 	for i := range a.held {
-		if a.known.Name == "" {
+		if !a.isNamed() {
 			a.held[i].Miss("name")
 		}
 	}
 	j.release(a)
 	if a.call != nil && !a.called {
-		a.complete(a.call)
-		if a.call.Name == "" {
+		if !a.isNamed() {
 			a.call.Miss("name")
 		}
 		a.call.Miss("result")
+		a.complete(a.call)
 		j.emit(*a.call)
 		a.called = true
 	}
@@ -183,7 +253,7 @@ func (j *joiner) begin(id string, now time.Time) *attempt {
 
 // forgetOldest makes room, among the attempts that hold nothing back first.
 func (j *joiner) forgetOldest() {
-	for _, l := range []*line{&j.stuck, &j.loading, &j.running} {
+	for _, l := range []*line{&j.stuck, &j.loading, &j.running, &j.imaging} {
 		if a := j.head(l); a != nil {
 			j.giveUp(a)
 			j.forget(a)
@@ -213,7 +283,7 @@ func (j *joiner) head(l *line) *attempt {
 	return nil
 }
 
-// release emits the events that waited for the name.
+// release emits the events that are held.
 func (j *joiner) release(a *attempt) {
 	for i := range a.held {
 		a.complete(&a.held[i])

@@ -9,8 +9,6 @@ import (
 	"math"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/bpf"
 )
@@ -28,36 +26,53 @@ type translator struct {
 	types  typeNames
 }
 
-// event says what one record says, and nothing from any other.
-func (t translator) event(r bpf.Record, bootTime time.Time) kmodquery.Event {
-	at := bootTime.Add(r.Boot)
-	e := kmodquery.Event{
-		Time:        at.Unix(),
-		TimeNanos:   at.UnixNano(),
-		Uptime:      new(int64(r.Boot / time.Second)),
-		BootID:      t.bootID,
-		Source:      kmodquery.SourceEBPF,
-		Pid:         number(r.Pid),
-		Tid:         number(r.Tid),
-		Parent:      number(r.Parent),
-		ProcessName: r.Comm,
-		UID:         number(r.UID),
-		EUID:        number(r.EUID),
-		GID:         number(r.GID),
-		EGID:        number(r.EGID),
+// blank is an event that says no more than when it was.
+func (t translator) blank(boot time.Duration, bootTime time.Time) kmodquery.Event {
+	at := bootTime.Add(boot)
+	return kmodquery.Event{
+		Time:      at.Unix(),
+		TimeNanos: at.UnixNano(),
+		Uptime:    new(int64(boot / time.Second)),
+		BootID:    t.bootID,
+		Source:    kmodquery.SourceEBPF,
+		Count:     new(int64(1)),
 	}
+}
+
+// event says what one record says, and what others said of its process, which
+// is nil where there were none.
+func (t translator) event(r bpf.Record, p *process, bootTime time.Time) kmodquery.Event {
+	e := t.blank(r.Boot, bootTime)
+	e.Pid = number(r.Pid)
+	e.Tid = number(r.Tid)
+	e.Parent = number(r.Parent)
+	e.ProcessName = r.Comm
+	e.UID = number(r.UID)
+	e.EUID = number(r.EUID)
+	e.GID = number(r.GID)
+	e.EGID = number(r.EGID)
+	e.Capabilities = argument(&e, "capabilities", true, r.Capabilities)
+	e.MntNS = number(r.MntNS)
+	e.PidNS = number(r.PidNS)
+	e.UserNS = number(r.UserNS)
 	if r.HasAUID {
 		e.AUID = number(r.AUID)
 		e.SessionID = number(r.SessionID)
 	}
 	e.LoadID = t.loadID(r.Attempt, r.Tid)
 	e.ParentLoadID = t.loadID(r.ParentAttempt, r.Tid)
+	if e.ParentLoadID == "" {
+		e.ParentLoadID = t.loadID(r.Request, r.RequestTid)
+	}
 	if e.LoadID == "" && belongsToAttempt(r) {
 		e.Miss("load_id")
 	}
 	switch r.Kind {
 	case bpf.SystemCall:
 		t.call(&e, r.Call)
+		if r.Call.Name == bpf.InitModule {
+			e.Origin = buffer(r)
+		}
 	case bpf.ReadFile:
 		e.EventName = kmodquery.EventSecurityKernelReadFile
 		e.Type = t.types.ReadFileType(r.File.ID)
@@ -66,30 +81,44 @@ func (t translator) event(r bpf.Record, bootTime time.Time) kmodquery.Event {
 		e.EventName = kmodquery.EventSecurityKernelLoadData
 		e.Type = t.types.LoadDataType(r.File.ID)
 		if r.File.IsModule {
-			e.Origin = kmodquery.OriginMemory
+			e.Origin = buffer(r)
 			e.Size = argument(&e, "size", r.File.HasArguments, r.File.Size)
 		}
 	case bpf.ModuleLoad:
 		e.EventName = kmodquery.EventModuleLoad
-		module(&e, r.Module)
+		live(&e, r.Module)
 		e.Params = params(&e, r.Module.Params)
+		e.SignatureStatus = signatureStatus(r.Module.Verdict, r.Module.SigOK, nil)
 	case bpf.ModuleFree:
 		e.EventName = kmodquery.EventModuleFree
-		module(&e, r.Module)
+		live(&e, r.Module)
 	case bpf.ModuleRequest:
 		e.EventName = kmodquery.EventModuleRequest
 		e.Name = r.Module.Name
 	}
+	if p == nil {
+		p = &process{}
+	}
+	p.describe(&e, r.KernelThread)
 	return e
+}
+
+// buffer is the origin of a module that init_module takes. The kernel's own
+// threads and another module's init are no callers of system calls.
+func buffer(r bpf.Record) string {
+	if r.KernelThread || r.ParentAttempt != 0 {
+		return kmodquery.OriginKernel
+	}
+	return kmodquery.OriginMemory
 }
 
 func (t translator) call(e *kmodquery.Event, c *bpf.Call) {
 	e.EventName = c.Name
 	e.Result = new(c.Result)
+	e.SignatureStatus = signatureStatus(c.Verdict, nil, e.Result)
 	e.Error = errnoName(c.Result)
 	switch c.Name {
 	case bpf.InitModule:
-		e.Origin = kmodquery.OriginMemory
 		e.Type = kmodquery.TypeKernelModule
 		e.Size = argument(e, "size", c.HasArguments, c.Size)
 		e.Params = params(e, c.Params)
@@ -122,8 +151,7 @@ func file(e *kmodquery.Event, f *bpf.File) {
 		e.Origin = kmodquery.OriginFile
 	}
 	e.Filesystem = f.Filesystem
-	// The kernel keeps 12 bits of major and 20 of minor, stat(2) another form.
-	e.Device = number(unix.Mkdev(f.Device>>20, f.Device&(1<<20-1)))
+	e.Device = number(device(f))
 	e.Inode = number(f.Inode)
 	e.Size = number(f.Size)
 	e.Mtime = new(f.Mtime)
@@ -133,7 +161,7 @@ func file(e *kmodquery.Event, f *bpf.File) {
 	}
 }
 
-func module(e *kmodquery.Event, m *bpf.Module) {
+func live(e *kmodquery.Event, m *bpf.Module) {
 	e.Type = kmodquery.TypeKernelModule
 	e.Name = m.Name
 	e.Version = m.Version
@@ -169,8 +197,6 @@ func (t translator) loadID(attempt time.Duration, tid uint32) string {
 // whose beginning could have been seen.
 func belongsToAttempt(r bpf.Record) bool {
 	switch r.Kind {
-	case bpf.ModuleRequest:
-		return false
 	case bpf.ReadFile, bpf.LoadData:
 		return r.File.IsModule
 	default:

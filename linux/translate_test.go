@@ -37,7 +37,7 @@ func record(kind bpf.Kind, change func(*bpf.Record)) bpf.Record {
 }
 
 func TestTranslateProcessAndTime(t *testing.T) {
-	e := translate.event(record(bpf.ModuleRequest, func(r *bpf.Record) { r.Module = &bpf.Module{Name: "fs-xfs"} }), boot)
+	e := translate.event(record(bpf.ModuleRequest, func(r *bpf.Record) { r.Module = &bpf.Module{Name: "fs-xfs"} }), &process{}, boot)
 	require.EqualValues(t, 1_700_000_090, e.Time)
 	require.EqualValues(t, 1_700_000_090_000_000_255, e.TimeNanos)
 	require.EqualValues(t, 90, *e.Uptime)
@@ -90,7 +90,7 @@ func TestTranslateFiles(t *testing.T) {
 				Mtime: new(int64(100)), Ctime: new(int64(200)), Flags: new(int64(4)),
 			}
 			test.want(&want)
-			got := translate.event(record(bpf.ReadFile, func(r *bpf.Record) { r.File = test.file }), boot)
+			got := translate.event(record(bpf.ReadFile, func(r *bpf.Record) { r.File = test.file }), &process{}, boot)
 			require.Equal(t, want, onlySubject(got))
 		})
 	}
@@ -134,7 +134,7 @@ func TestTranslateModulesAndCalls(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			require.Equal(t, test.want, onlySubject(translate.event(test.record, boot)))
+			require.Equal(t, test.want, onlySubject(translate.event(test.record, &process{}, boot)))
 		})
 	}
 }
@@ -143,7 +143,7 @@ func TestTranslateLoadID(t *testing.T) {
 	id := func(change func(*bpf.Record)) string {
 		r := record(bpf.ModuleFree, func(r *bpf.Record) { r.Module = &bpf.Module{} })
 		change(&r)
-		return translate.event(r, boot).LoadID
+		return translate.event(r, &process{}, boot).LoadID
 	}
 	one := id(func(*bpf.Record) {})
 	require.Regexp(t, "^[0-9a-f]{16}$", one)
@@ -154,7 +154,7 @@ func TestTranslateLoadID(t *testing.T) {
 	require.NotEqual(t, one, other.loadID(process.Attempt, process.Tid))
 
 	r := record(bpf.ModuleFree, func(r *bpf.Record) { r.Module = &bpf.Module{}; r.Attempt = 0 })
-	e := translate.event(r, boot)
+	e := translate.event(r, &process{}, boot)
 	require.Empty(t, e.LoadID)
 	require.Equal(t, "load_id", e.Missing)
 }

@@ -3,13 +3,14 @@ package sqlite
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/Masterminds/squirrel"
 
 	"github.com/kmodquery/kmodquery"
 )
 
-// insertColumns are all columns but eid, which the database gives.
+// insertColumns are all columns of an event but eid, which the database gives.
 var insertColumns = func() []kmodquery.Column {
 	var columns []kmodquery.Column
 	for _, column := range kmodquery.EventColumns() {
@@ -21,10 +22,11 @@ var insertColumns = func() []kmodquery.Column {
 }()
 
 var insertSQL = func() string {
-	names := make([]string, len(insertColumns))
+	names := make([]string, len(insertColumns), len(insertColumns)+1)
 	for i, column := range insertColumns {
 		names[i] = column.Name
 	}
+	names = append(names, "cheap")
 	text, _, err := squirrel.Insert("events").Columns(names...).Values(make([]any, len(names))...).ToSql()
 	if err != nil {
 		panic(err)
@@ -32,8 +34,9 @@ var insertSQL = func() string {
 	return text
 }()
 
-// Append writes events in one transaction and gives each its EID; a failure
-// writes none of them and leaves their EIDs alone. The events are on disk when
+// Append writes events in one transaction and gives each its EID and its
+// FirstSeen; a failure writes none of them, leaves all of them as they were, and
+// does not make the store think that it saw them. The events are on disk when
 // Append returns. Now and then it first does a piece of [Store.Expire]'s work,
 // so that the bounds may be passed by a minute's or some thousand events. In a
 // reader it is an error.
@@ -64,26 +67,29 @@ func (s *Store) write(ctx context.Context, events []kmodquery.Event) error {
 		return err
 	}
 	defer tx.Rollback()
-	insert := tx.StmtContext(ctx, s.insert)
-	eids := make([]int64, len(events))
-	values := make([]any, len(insertColumns))
-	for i := range events {
-		for j, column := range insertColumns {
-			values[j] = column.Value(&events[i])
+	insert, seen := tx.StmtContext(ctx, s.insert), tx.StmtContext(ctx, s.seen)
+	written := slices.Clone(events)
+	values := make([]any, len(insertColumns)+1)
+	for i := range written {
+		event := &written[i]
+		if err := decideFirstSeen(ctx, seen, event); err != nil {
+			return err
 		}
+		for j, column := range insertColumns {
+			values[j] = column.Value(event)
+		}
+		values[len(insertColumns)] = event.IsCheap()
 		result, err := insert.ExecContext(ctx, values...)
 		if err != nil {
 			return err
 		}
-		if eids[i], err = result.LastInsertId(); err != nil {
+		if event.EID, err = result.LastInsertId(); err != nil {
 			return err
 		}
 	}
 	if err := tx.Commit(); err != nil {
 		return err
 	}
-	for i, eid := range eids {
-		events[i].EID = eid
-	}
+	copy(events, written)
 	return nil
 }

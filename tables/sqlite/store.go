@@ -26,7 +26,8 @@ const (
 // Options bound what a [Store] keeps.
 type Options struct {
 	MaxAge    time.Duration    // events older than this leave; 0 keeps any age
-	MaxEvents int64            // the newest that stay; 0 keeps any number
+	MaxEvents int64            // the newest that stay, cheap ones aside; 0 keeps any number
+	MaxCheap  int64            // the newest that stay of those that are cheap by [kmodquery.Event.IsCheap]; 0 keeps any number
 	Now       func() time.Time // the wall clock; nil is time.Now
 }
 
@@ -34,6 +35,7 @@ type Options struct {
 const (
 	DefaultMaxAge    = 90 * 24 * time.Hour
 	DefaultMaxEvents = 1_000_000
+	DefaultMaxCheap  = 100_000
 )
 
 // A Store is an open event store. All methods may be called concurrently.
@@ -48,6 +50,7 @@ type Store struct {
 	lock   *os.File
 	writer *sql.DB
 	insert *sql.Stmt
+	seen   *sql.Stmt
 
 	mu         sync.Mutex // orders batches and guards what follows
 	nextExpiry time.Time
@@ -121,6 +124,9 @@ func (s *Store) openRecorder(ctx context.Context) error {
 	if s.insert, err = s.writer.PrepareContext(ctx, insertSQL); err != nil {
 		return err
 	}
+	if s.seen, err = s.writer.PrepareContext(ctx, seenSQL); err != nil {
+		return err
+	}
 	s.readers, err = openReaders(s.path)
 	return err
 }
@@ -157,6 +163,9 @@ func (s *Store) Close() error {
 	if s.insert != nil {
 		errs = append(errs, s.insert.Close())
 	}
+	if s.seen != nil {
+		errs = append(errs, s.seen.Close())
+	}
 	if s.readers != nil {
 		errs = append(errs, s.readers.Close())
 	}
@@ -167,6 +176,6 @@ func (s *Store) Close() error {
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())
 	}
-	s.insert, s.readers, s.writer, s.lock = nil, nil, nil, nil
+	s.insert, s.seen, s.readers, s.writer, s.lock = nil, nil, nil, nil, nil
 	return errors.Join(errs...)
 }

@@ -1,0 +1,69 @@
+//go:build linux
+
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf/ringbuf"
+)
+
+// MaxImage is the largest image of a module that the programs can send, in
+// bytes (module.bpf.c, CHUNKS).
+const MaxImage = 32 << 20
+
+// Image says what became of the bytes that the kernel took as a module.
+type Image struct {
+	Size uint64 // in bytes
+	// Sent says that every byte was put into the ring of images before this
+	// record was made. Otherwise there is no use in what is found there: it was
+	// too large, the ring had no room, or memory could not be read.
+	Sent bool
+}
+
+func decodeImage(raw []byte) (*Image, error) {
+	r, err := view[moduleImageRecord](raw)
+	if err != nil {
+		return nil, err
+	}
+	return &Image{Size: r.Size, Sent: r.State == moduleImageStateIMAGE_WHOLE}, nil
+}
+
+// A Chunk is a part of the image that the thread Tid handed over in the
+// attempt that began at Attempt.
+type Chunk struct {
+	Attempt time.Duration
+	Tid     uint32
+	Size    uint64 // of the whole image
+	Offset  uint64
+	Data    []byte
+
+	record ringbuf.Record
+}
+
+// ReadImage waits for the next chunk. Its Data is valid until c is read into
+// again. It returns ErrFlushed after a FlushImages, once the ring of images is
+// empty, and os.ErrClosed after Close. Only one goroutine may call it.
+func (p *Programs) ReadImage(c *Chunk) error {
+	if err := p.images.ReadInto(&c.record); err != nil {
+		return err
+	}
+	const fixed = int(unsafe.Offsetof(moduleImageChunk{}.Data))
+	raw := c.record.RawSample
+	if len(raw) < int(unsafe.Sizeof(moduleImageChunk{})) {
+		return fmt.Errorf("decode chunk of an image: %d bytes where %d are due", len(raw), unsafe.Sizeof(moduleImageChunk{}))
+	}
+	r := (*moduleImageChunk)(unsafe.Pointer(unsafe.SliceData(raw)))
+	if int(r.Len) > len(r.Data) {
+		return errors.New("decode chunk of an image: its length is too large")
+	}
+	c.Attempt, c.Tid, c.Size, c.Offset = time.Duration(r.AttemptNs), r.Tid, r.Size, r.Offset
+	c.Data = raw[fixed : fixed+int(r.Len)]
+	return nil
+}
+
+// FlushImages interrupts a ReadImage that waits, as Flush does a Read.
+func (p *Programs) FlushImages() error { return p.images.Flush() }

@@ -1,0 +1,69 @@
+//go:build linux
+
+package bpf
+
+import "unsafe"
+
+// Role says which path of a process a [Path] is.
+type Role uint32
+
+// The roles of paths.
+const (
+	Executable = Role(modulePathRoleROLE_EXE)
+	Cwd        = Role(modulePathRoleROLE_CWD)
+	Cgroup     = Role(modulePathRoleROLE_CGROUP)    // in the default (v2) hierarchy
+	CgroupV1   = Role(modulePathRoleROLE_CGROUP_V1) // in that of the pids or memory controller, where that is another one
+)
+
+// Path is one path of the process that a later record of the same Context is
+// about, or of an ancestor of it.
+type Path struct {
+	Role       Role
+	Value      string // absolute, or relative where Incomplete
+	Incomplete bool   // it lacks its beginning
+
+	// The rest is for Executable. Value is empty for a thread of the kernel.
+	Generation   int // 0 for the process itself, 1 for its parent and so on
+	Pid, UID     uint32
+	Comm         string
+	Last         bool // it is process 1 or has no parent
+	KernelThread bool
+}
+
+func decodeProcessPath(raw []byte) (*Path, error) {
+	r, err := prefix[modulePathRecord](raw, int(unsafe.Offsetof(modulePathRecord{}.Path)+unsafe.Offsetof(modulePathRecord{}.Path.Component)))
+	if err != nil {
+		return nil, err
+	}
+	p := &Path{Role: Role(r.Role)}
+	p.Value, p.Incomplete = path(r.Path.State, r.Path.Components, &r.Path.Component)
+	if p.Role == Executable {
+		p.Generation = int(r.Generation)
+		p.Pid, p.UID = r.Pid, r.Uid
+		p.Comm = text(r.Comm[:])
+		p.Last = r.Last != 0
+		p.KernelThread = r.HasExe == 0
+	}
+	return p, nil
+}
+
+// Args are the arguments of the process that a later record of the same Context
+// is about.
+type Args struct {
+	Value     string // each ends with a NUL
+	Truncated bool   // there are more
+	Missing   bool   // they could not be read
+}
+
+func decodeArgs(raw []byte) (*Args, error) {
+	fixed := int(unsafe.Offsetof(moduleCmdlineRecord{}.Cmdline))
+	r, err := prefix[moduleCmdlineRecord](raw, fixed)
+	if err != nil {
+		return nil, err
+	}
+	if r.Error != 0 {
+		return &Args{Missing: true}, nil
+	}
+	length := min(int(min(r.Len, uint64(len(r.Cmdline)))), len(raw)-fixed)
+	return &Args{Value: string(r.Cmdline[:length]), Truncated: r.Truncated != 0}, nil
+}

@@ -1,0 +1,152 @@
+//go:build linux
+
+package linux
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/bpf"
+)
+
+const (
+	// foldFor is how long denied calls of one kind are counted before a row
+	// tells of them, unless a query asks sooner.
+	foldFor = time.Minute
+	// idleReports is after how many reports without another call a kind of
+	// denied calls is forgotten.
+	idleReports = 5
+)
+
+// deniedCounts are the counts that the programs keep of denied calls.
+type deniedCounts interface {
+	CountDenied(bpf.DeniedCalls) (uint64, error)
+	ForgetDenied(bpf.DeniedCalls) (uint64, error)
+	NextEpoch() error
+	Counters() (bpf.Counters, error)
+}
+
+// denials fold the system calls that were refused before the kernel took a
+// byte: any user can make as many as they like. The kernel counts them; one of
+// each kind is told of and stands for the others. Its methods must not be
+// called concurrently.
+type denials struct {
+	counts deniedCounts
+	kinds  map[bpf.DeniedCalls]*denial
+	others map[string]uint64 // by system call, those of kinds that found no place: as reported
+	due    time.Time         // of the next report
+}
+
+// A denial is one kind of denied calls.
+type denial struct {
+	told     *kmodquery.Event // since the last report; nil where none was
+	last     kmodquery.Event  // that was reported
+	reported uint64           // how many rows already stand for
+	idle     int              // reports in a row without another one
+}
+
+func newDenials(counts deniedCounts, now time.Time) *denials {
+	return &denials{counts: counts, kinds: map[bpf.DeniedCalls]*denial{}, others: map[string]uint64{}, due: now.Add(foldFor)}
+}
+
+// add takes the event of a denied call.
+func (d *denials) add(kind bpf.DeniedCalls, e kmodquery.Event) {
+	known := d.kinds[kind]
+	if known == nil {
+		known = &denial{}
+		d.kinds[kind] = known
+	}
+	if known.told == nil {
+		known.told = &e
+	}
+}
+
+// report emits a row for each kind of denied calls that were made since the
+// last report. blank is an event that tells of no process, for those that found
+// no place.
+func (d *denials) report(now time.Time, blank kmodquery.Event, emit func(kmodquery.Event)) error {
+	d.due = now.Add(foldFor)
+	// First, so that a call made meanwhile is told of in the next row.
+	if err := d.counts.NextEpoch(); err != nil {
+		return err
+	}
+	kinds := slices.SortedFunc(maps.Keys(d.kinds), func(a, b bpf.DeniedCalls) int {
+		return cmp.Compare(d.kinds[a].time(), d.kinds[b].time())
+	})
+	for _, kind := range kinds {
+		if err := d.reportKind(kind, blank, emit); err != nil {
+			return err
+		}
+	}
+	counters, err := d.counts.Counters()
+	if err != nil {
+		return err
+	}
+	for _, call := range slices.Sorted(maps.Keys(counters.Denied)) {
+		count := counters.Denied[call]
+		if made := count - d.others[call]; made > 0 {
+			e := blank
+			e.EventName = call
+			e.Result, e.Error = new(-int64(unix.EPERM)), errnoName(-int64(unix.EPERM))
+			e.Count = new(int64(made))
+			e.Miss("pid", "uid", "process_path", "cmdline")
+			emit(e)
+		}
+		d.others[call] = count
+	}
+	return nil
+}
+
+func (d *denials) reportKind(kind bpf.DeniedCalls, blank kmodquery.Event, emit func(kmodquery.Event)) error {
+	known := d.kinds[kind]
+	count, err := d.counts.CountDenied(kind)
+	if err != nil {
+		return err
+	}
+	if known.write(count, blank, emit) {
+		known.idle = 0
+		return nil
+	}
+	if known.idle++; known.idle < idleReports {
+		return nil
+	}
+	if count, err = d.counts.ForgetDenied(kind); err != nil {
+		return err
+	}
+	known.write(count, blank, emit)
+	delete(d.kinds, kind)
+	return nil
+}
+
+// write emits a row for the calls that no row stands for, and reports whether
+// there are any.
+func (d *denial) write(count uint64, blank kmodquery.Event, emit func(kmodquery.Event)) bool {
+	if count <= d.reported {
+		d.told = nil // a row already stands for it
+		return false
+	}
+	made := count - d.reported
+	if d.told != nil {
+		d.last = *d.told
+	} else {
+		// The record of the first was lost: the others were like the last.
+		d.last.Time, d.last.TimeNanos, d.last.Uptime = blank.Time, blank.TimeNanos, blank.Uptime
+	}
+	d.told, d.reported = nil, count
+	e := d.last
+	e.Count = new(int64(made))
+	emit(e)
+	return true
+}
+
+func (d *denial) time() int64 {
+	if d.told != nil {
+		return d.told.TimeNanos
+	}
+	return d.last.TimeNanos
+}

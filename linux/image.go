@@ -1,0 +1,223 @@
+//go:build linux
+
+package linux
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/bpf"
+	"github.com/kmodquery/kmodquery/linux/module"
+)
+
+const (
+	// imageTime bounds the reading of one image.
+	imageTime = 10 * time.Second
+	// maxHeld bounds the bytes of images that are in memory at once, before
+	// they are read. Beyond it the oldest leaves: then the file is read.
+	maxHeld = 64 << 20
+	// maxJobs bounds the images that wait to be read. Beyond it the ring of
+	// images is not emptied.
+	maxJobs = 256
+)
+
+// An evidence is what a module's image says.
+type evidence struct {
+	facts kmodquery.Event // only the fields that fill copies
+	// isSigned says that there is a signature. Where it could not be told,
+	// signer is named in the facts' Missing.
+	isSigned bool
+}
+
+// imageColumns are the columns that only the image tells.
+var imageColumns = []string{
+	"sha256", "image_sha256", "vermagic", "license", "intree", "signer", "signature_key_id", "signature_hash",
+}
+
+// noEvidence is that of an image that could not be had.
+func noEvidence() evidence {
+	var none evidence
+	none.facts.Miss(imageColumns...)
+	return none
+}
+
+// A wantedImage is one that the kernel took.
+type wantedImage struct {
+	id     contextID
+	loadID string
+	sent   bool      // all of it is in the ring
+	file   *bpf.File // where it came from, or nil
+	pid    uint32    // that named the file
+}
+
+// images brings the modules' images from the kernel together and reads them,
+// beside the reader of the records.
+type images struct {
+	read func(*bpf.Chunk) error // from the ring
+	wake func() error           // makes read return bpf.ErrFlushed, once the ring is empty
+	done func(loadID string, found evidence)
+
+	mu     sync.Mutex
+	wanted []wantedImage
+	held   int // bytes in parts and in jobs
+	jobs   chan imageJob
+
+	// The collector's own.
+	parts map[contextID]*parts
+	order []contextID // of parts, the oldest first
+}
+
+// Parts are what has come of an image.
+type parts struct {
+	size  uint64
+	bytes []byte
+}
+
+// An imageJob is an image to read: its bytes, or nil where they did not come
+// through the ring in full.
+type imageJob struct {
+	wantedImage
+	bytes []byte
+}
+
+// newImages returns images that call done, from a goroutine of their own, once
+// for every image that is wanted.
+func newImages(programs *bpf.Programs, done func(string, evidence)) *images {
+	return &images{
+		read: programs.ReadImage, wake: programs.FlushImages, done: done,
+		jobs: make(chan imageJob, maxJobs), parts: map[contextID]*parts{},
+	}
+}
+
+// want asks for the image of an attempt, after its last chunk was put into the
+// ring.
+func (i *images) want(w wantedImage) error {
+	i.mu.Lock()
+	i.wanted = append(i.wanted, w)
+	i.mu.Unlock()
+	return i.wake()
+}
+
+// run works until the ring is closed.
+func (i *images) run() {
+	var working sync.WaitGroup
+	working.Go(func() {
+		files := newFileReader()
+		for job := range i.jobs {
+			i.done(job.loadID, job.evidence(files))
+			i.release(len(job.bytes))
+		}
+	})
+	defer working.Wait()
+	defer close(i.jobs)
+	var chunk bpf.Chunk
+	for {
+		err := i.read(&chunk)
+		switch {
+		case errors.Is(err, os.ErrClosed):
+			return
+		case errors.Is(err, bpf.ErrFlushed):
+			i.settle()
+		case err == nil:
+			i.add(&chunk)
+		}
+	}
+}
+
+// add takes the next chunk. One that does not follow the last spoils its image.
+func (i *images) add(c *bpf.Chunk) {
+	id := contextID{c.Attempt, c.Tid}
+	known := i.parts[id]
+	if known == nil {
+		known = &parts{size: c.Size, bytes: make([]byte, 0, min(c.Size, bpf.MaxImage))}
+		i.parts[id] = known
+		i.order = append(i.order, id)
+	}
+	if c.Offset != uint64(len(known.bytes)) {
+		i.drop(id)
+		return
+	}
+	known.bytes = append(known.bytes, c.Data...)
+	if i.hold(len(c.Data)) > maxHeld {
+		i.drop(i.order[0])
+	}
+}
+
+// drop forgets what has come of an image.
+func (i *images) drop(id contextID) {
+	if known := i.parts[id]; known != nil {
+		i.release(len(known.bytes))
+	}
+	i.forget(id)
+}
+
+func (i *images) forget(id contextID) {
+	delete(i.parts, id)
+	i.order = slices.DeleteFunc(i.order, func(other contextID) bool { return other == id })
+}
+
+func (i *images) hold(n int) int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.held += n
+	return i.held
+}
+
+func (i *images) release(n int) { i.hold(-n) }
+
+// settle passes on the images that are wanted: what has not come of them will
+// not come.
+func (i *images) settle() {
+	i.mu.Lock()
+	wanted := i.wanted
+	i.wanted = nil
+	i.mu.Unlock()
+	for _, w := range wanted {
+		job := imageJob{wantedImage: w}
+		if known := i.parts[w.id]; known != nil && w.sent && uint64(len(known.bytes)) == known.size {
+			job.bytes = known.bytes
+			i.forget(w.id)
+		} else {
+			i.drop(w.id)
+		}
+		i.jobs <- job
+	}
+}
+
+// evidence reads the image that the kernel took, or its file.
+func (j imageJob) evidence(files *fileReader) evidence {
+	if j.bytes == nil {
+		return files.evidence(j.wantedImage)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), imageTime)
+	defer cancel()
+	image, err := module.Read(ctx, bytes.NewReader(j.bytes), int64(len(j.bytes)))
+	if err != nil && image.SHA256 == "" {
+		return noEvidence()
+	}
+	return evidenceOf(image, err, kmodquery.HashSourceKernel)
+}
+
+// evidenceOf turns what was read of an image into columns; of an image that
+// could not be read to its end, what there is.
+func evidenceOf(image module.Image, err error, source string) evidence {
+	found := evidence{isSigned: image.Signed}
+	e := &found.facts
+	e.SHA256, e.ImageSHA256, e.HashSource = image.SHA256, image.ImageSHA256, source
+	e.Name, e.Version, e.Srcversion = image.Name, image.Version, image.Srcversion
+	e.Vermagic, e.License, e.Intree = image.Vermagic, image.License, image.Intree
+	if s := image.Signature; s != nil {
+		e.Signer, e.SignatureKeyID, e.SignatureHash = s.Signer, s.KeyID, s.Hash
+	}
+	e.Miss(image.Missing...)
+	if err != nil {
+		e.Miss(imageColumns[1:]...)
+	}
+	return found
+}

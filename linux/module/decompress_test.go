@@ -1,0 +1,324 @@
+package module
+
+import (
+	"bytes"
+	"compress/flate"
+	"compress/gzip"
+	"context"
+	"encoding/binary"
+	"hash/crc32"
+	"io"
+	"math/rand/v2"
+	"runtime/metrics"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/stretchr/testify/require"
+	"github.com/ulikunitz/xz"
+)
+
+// allocated returns how many bytes a function allocates, which is more than it
+// ever holds at once.
+func allocated(run func()) uint64 {
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(sample)
+	before := sample[0].Value.Uint64()
+	run()
+	metrics.Read(sample)
+	return sample[0].Value.Uint64() - before
+}
+
+func decompressBytes(t testing.TB, b []byte, limit int64) ([]byte, error) {
+	t.Helper()
+	out, err := decompress(context.Background(), sectionReader(b), limit)
+	if err != nil {
+		return nil, err
+	}
+	got, err := io.ReadAll(io.NewSectionReader(out, 0, out.size))
+	require.NoError(t, err)
+	require.Len(t, got, int(out.size))
+	return got, nil
+}
+
+// sample returns bytes that compress, but not to nothing.
+func sample(size int) []byte {
+	r := rand.New(rand.NewPCG(1, 2))
+	b := make([]byte, size)
+	for i := range b {
+		b[i] = byte(r.IntN(8)) << (i >> 12 & 3)
+	}
+	return b
+}
+
+func TestDecompressIgnoresWhatFollows(t *testing.T) {
+	want := sample(700_000)
+	for name, compressed := range map[string][]byte{
+		"gzip": compressGzip(t, want), "xz": compressXZ(t, want), "zstd": compressZSTD(t, want),
+	} {
+		for tail, b := range map[string][]byte{
+			"nothing": nil, "a NUL": {0}, "NULs": make([]byte, 9), "text": []byte("tail"), "NUL and text": []byte("\x00tail"),
+			"another stream": compressed,
+		} {
+			t.Run(name+", "+tail, func(t *testing.T) {
+				got, err := decompressBytes(t, append(bytes.Clone(compressed), b...), MaxImage)
+				require.NoError(t, err)
+				require.True(t, bytes.Equal(want, got))
+			})
+		}
+	}
+}
+
+func TestDecompressLimit(t *testing.T) {
+	want := sample(300_000)
+	for name, compressed := range map[string][]byte{
+		"gzip": compressGzip(t, want), "xz": compressXZ(t, want), "zstd": compressZSTD(t, want),
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := decompressBytes(t, compressed, int64(len(want)))
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(want, got))
+			_, err = decompressBytes(t, compressed, int64(len(want))-1)
+			require.ErrorIs(t, err, errTooLarge)
+		})
+	}
+}
+
+func TestDecompressEndsEarly(t *testing.T) {
+	want := sample(40_000)
+	for name, compressed := range map[string][]byte{
+		"gzip": compressGzip(t, want)[:len(compressGzip(t, want))-8], "xz": compressXZ(t, want),
+		"zstd": compressZSTD(t, want)[:len(compressZSTD(t, want))-zstdChecksumSize],
+	} {
+		t.Run(name, func(t *testing.T) {
+			for size := 0; size < len(compressed); size += 1 + len(compressed)/500 {
+				_, err := decompressBytes(t, compressed[:size], MaxImage)
+				require.Error(t, err, "%d of %d bytes", size, len(compressed))
+			}
+		})
+	}
+}
+
+// What the kernel takes though the format's specification does not.
+func TestDecompressAsTheKernel(t *testing.T) {
+	want := sample(40_000)
+	for name, c := range map[string]struct {
+		bytes []byte
+		fails bool
+	}{
+		"gzip, wrong checksum":   {bytes: func() []byte { b := compressGzip(t, want); b[len(b)-5]++; return b }()},
+		"gzip, no checksum":      {bytes: func() []byte { b := compressGzip(t, want); return b[:len(b)-8] }()},
+		"gzip, name without end": {bytes: []byte("\x1f\x8b\x08\x08\x00\x00\x00\x00\x00\x00name"), fails: true},
+		"gzip, extra field": {bytes: func() []byte {
+			var out bytes.Buffer
+			w := gzip.NewWriter(&out)
+			w.Extra = []byte("\xff\xff\xff\xff")
+			return closeInto(t, w, &out, want)
+		}(), fails: true},
+		"zstd, no checksum":         {bytes: func() []byte { b := compressZSTD(t, want); return b[:len(b)-4] }()},
+		"zstd, half a checksum":     {bytes: func() []byte { b := compressZSTD(t, want); return b[:len(b)-2] }()},
+		"zstd, wrong checksum":      {bytes: func() []byte { b := compressZSTD(t, want); b[len(b)-1]++; return b }(), fails: true},
+		"zstd, no last block":       {bytes: zstdRaw(want, false)},
+		"zstd, half a block header": {bytes: append(zstdRaw(want, false), 1)},
+		"zstd, half a block":        {bytes: func() []byte { b := zstdRaw(want, false); return b[:len(b)-1] }(), fails: true},
+		"xz, wrong check":           {bytes: func() []byte { b := compressXZ(t, want); b[len(b)-25]++; return b }(), fails: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := decompressBytes(t, c.bytes, MaxImage)
+			if c.fails {
+				require.Error(t, err)
+				return
+			}
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(want, got))
+		})
+	}
+}
+
+// zstdRaw returns a frame of one block that is not compressed, without a
+// checksum.
+func zstdRaw(data []byte, last bool) []byte {
+	b := []byte{0x28, 0xb5, 0x2f, 0xfd, 0, 0x40} // a window of 256 KiB
+	header := uint32(len(data)) << 3
+	if last {
+		header |= 1
+	}
+	b = append(b, byte(header), byte(header>>8), byte(header>>16))
+	return append(b, data...)
+}
+
+func TestDecompressRefusesLargeDictionaries(t *testing.T) {
+	xzDictionary := func(code byte) []byte {
+		b := compressXZ(t, sample(5000))
+		// Stream header, then the block header: size, flags, filter, size of
+		// its properties, the dictionary.
+		header := b[xzHeaderSize : xzHeaderSize+(int(b[xzHeaderSize])+1)*4]
+		at := bytes.Index(header, []byte{0x21, 1})
+		header[at+2] = code
+		binary.LittleEndian.PutUint32(header[len(header)-4:], crc32.ChecksumIEEE(header[:len(header)-4]))
+		return b
+	}
+	zstdWindow := func(exponent byte) []byte {
+		b := zstdRaw(sample(5000), true)
+		b[5] = exponent << 3
+		return b
+	}
+	for name, c := range map[string]struct {
+		bytes []byte
+		fails bool
+	}{
+		"xz 64 MiB":    {xzDictionary(28), false},
+		"xz 96 MiB":    {xzDictionary(29), true},
+		"xz 4 GiB":     {xzDictionary(40), true},
+		"zstd 64 MiB":  {zstdWindow(16), false},
+		"zstd 128 MiB": {zstdWindow(17), true},
+		"zstd 2 TiB":   {zstdWindow(31), true},
+		"zstd, a single segment of 4 GiB": {append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0xa0, 0xff, 0xff, 0xff, 0xff},
+			zstdRaw(sample(10), true)[6:]...), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var err error
+			cost := allocated(func() { _, err = decompressBytes(t, c.bytes, MaxImage) })
+			if c.fails {
+				require.Error(t, err)
+				require.Less(t, cost, uint64(4<<20))
+				return
+			}
+			require.NoError(t, err)
+			require.Less(t, cost, uint64(maxDictionary+8<<20))
+		})
+	}
+}
+
+const bombSize = 10 << 30
+
+// zstdBomb returns a frame of blocks that repeat one byte.
+func zstdBomb(size int64) []byte {
+	b := []byte{0x28, 0xb5, 0x2f, 0xfd, 0, byte(16 << 3)} // a window of 64 MiB
+	const block = 128 << 10
+	for range size / block {
+		b = append(b, byte(block<<3&0xff|1<<1), byte(block<<3>>8&0xff), byte(block<<3>>16), 0)
+	}
+	return append(b, 1, 0, 0)
+}
+
+// gzipBomb repeats what a megabyte of zeros becomes behind another.
+func gzipBomb(t testing.TB, size int64) []byte {
+	out := bytes.NewBufferString("\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x00")
+	w, err := flate.NewWriter(out, flate.BestCompression)
+	require.NoError(t, err)
+	zeros := make([]byte, 1<<20)
+	var unit []byte
+	for range 3 {
+		start := out.Len()
+		_, err = w.Write(zeros)
+		require.NoError(t, err)
+		require.NoError(t, w.Flush())
+		unit = bytes.Clone(out.Bytes()[start:])
+	}
+	for n := int64(3 << 20); n < size; n += int64(len(zeros)) {
+		out.Write(unit)
+	}
+	require.NoError(t, w.Close()) // an empty last block
+	return out.Bytes()
+}
+
+// xzBomb repeats a block of zeros, each with a dictionary of 64 MiB.
+func xzBomb(t testing.TB, size int64) []byte {
+	const block = 16 << 20
+	var buf bytes.Buffer
+	w, err := xz.WriterConfig{CheckSum: xz.CRC32, DictCap: maxDictionary, BlockSize: block}.NewWriter(&buf)
+	require.NoError(t, err)
+	b := closeInto(t, w, &buf, make([]byte, block))
+	// The block ends where the index begins, whose size stands in the footer.
+	indexSize := (int(binary.LittleEndian.Uint32(b[len(b)-8:])) + 1) * 4
+	one := b[xzHeaderSize : len(b)-xzFooterSize-indexSize]
+	bomb := bytes.Clone(b[:xzHeaderSize])
+	for n := int64(0); n < size; n += block {
+		bomb = append(bomb, one...)
+	}
+	// Enough of an index to find the end: the kernel, too, would look at it
+	// last.
+	records := size / block
+	bomb = append(bomb, 0, byte(records&0x7f|0x80), byte(records>>7))
+	for range records {
+		bomb = append(bomb, 1, 1)
+	}
+	for len(bomb)%4 != 0 {
+		bomb = append(bomb, 0)
+	}
+	return append(bomb, make([]byte, 4+xzFooterSize)...)
+}
+
+func TestReadBombs(t *testing.T) {
+	for name, bomb := range map[string][]byte{
+		"gzip": gzipBomb(t, bombSize), "xz": xzBomb(t, bombSize), "zstd": zstdBomb(bombSize),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var m Image
+			start := time.Now()
+			cost := allocated(func() { m = readBytes(t, bomb) })
+			t.Logf("%d bytes: %d MiB allocated in %v", len(bomb), cost>>20, time.Since(start))
+			require.Equal(t, sum(bomb), m.SHA256)
+			require.Empty(t, m.ImageSHA256)
+			require.Contains(t, m.Missing, "image_sha256")
+			require.Less(t, cost, uint64(MaxImage+maxDictionary+8<<20))
+			require.Less(t, time.Since(start), time.Minute)
+			_, err := decompressBytes(t, bomb, 8<<20)
+			require.ErrorIs(t, err, errTooLarge)
+		})
+	}
+}
+
+// The bombs are what their tests take them for.
+func TestBombsExplode(t *testing.T) {
+	const size = 64 << 20
+	for name, bomb := range map[string][]byte{"gzip": gzipBomb(t, size), "zstd": zstdBomb(size)} {
+		t.Run(name, func(t *testing.T) {
+			got, err := decompressBytes(t, bomb, MaxImage)
+			require.NoError(t, err)
+			require.Len(t, got, size)
+		})
+	}
+}
+
+// As many frames, blocks or chunks as fit that give nothing: time is linear.
+func TestDecompressEmptyBlocks(t *testing.T) {
+	const size = 4 << 20
+	empty := map[string][]byte{
+		"gzip": append([]byte("\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x00"),
+			bytes.Repeat([]byte{0, 0, 0, 0xff, 0xff}, size/5)...),
+		"zstd": append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, 0}, make([]byte, size)...),
+	}
+	for name, b := range empty {
+		t.Run(name, func(t *testing.T) {
+			start := time.Now()
+			require.Less(t, allocated(func() { _, _ = decompressBytes(t, b, MaxImage) }), uint64(4<<20))
+			require.Less(t, time.Since(start), 10*time.Second)
+		})
+	}
+}
+
+// A library that panics costs a value and not the recorder.
+func TestGuard(t *testing.T) {
+	err := guard(func(io.Writer, *io.SectionReader) error { panic("index out of range") }, nil, nil)
+	require.ErrorContains(t, err, "index out of range")
+}
+
+func BenchmarkRead(b *testing.B) {
+	image := elf64(testSection{".text", 0, string(sample(6 << 20))}, testModinfo)
+	var quick bytes.Buffer
+	w, err := zstd.NewWriter(&quick)
+	require.NoError(b, err)
+	for name, data := range map[string][]byte{
+		"plain": image, "gzip": compressGzip(b, image), "xz": compressXZ(b, image), "zstd": closeInto(b, w, &quick, image),
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(image)))
+			b.ReportAllocs()
+			for b.Loop() {
+				require.Empty(b, readBytes(b, data).Missing)
+			}
+		})
+	}
+}

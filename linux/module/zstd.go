@@ -1,0 +1,79 @@
+package module
+
+import (
+	"bytes"
+	"errors"
+	"io"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// unzstd follows module_zstd_decompress of kernel/module/decompress.c, which
+// does not mind where the bytes end before the frame does: after any block, or
+// inside the checksum.
+func unzstd(out io.Writer, in *io.SectionReader) error {
+	end, tail, err := zstdEnd(in)
+	if err != nil {
+		return err
+	}
+	frame := io.MultiReader(fromStart(io.NewSectionReader(in, 0, end)), bytes.NewReader(tail))
+	r, err := zstd.NewReader(frame,
+		zstd.WithDecoderConcurrency(1),
+		zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxWindow(maxDictionary),
+		zstd.WithDecoderMaxMemory(maxDictionary),
+		zstd.IgnoreChecksum(len(tail) > 0))
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	_, err = io.Copy(out, r)
+	return err
+}
+
+const (
+	zstdHeaderSize   = 18 // at most, RFC 8878, section 3.1.1.1
+	zstdChecksumSize = 4
+)
+
+// zstdEnd says where the first frame ends (RFC 8878, section 3.1.1), and which
+// tail would make it whole.
+func zstdEnd(in *io.SectionReader) (end int64, tail []byte, err error) {
+	head := make([]byte, zstdHeaderSize)
+	n, _ := in.ReadAt(head, 0)
+	var header zstd.Header
+	if err := header.Decode(head[:n]); err != nil {
+		return 0, nil, err
+	}
+	w := walk(in)
+	w.skip(header.HeaderSize)
+	for last := false; !last; {
+		end = w.at
+		b := w.next(3)
+		if w.err != nil {
+			tail = []byte{1, 0, 0} // an empty last block
+			break
+		}
+		block := uint(b[0]) | uint(b[1])<<8 | uint(b[2])<<16
+		last = block&1 != 0
+		size := int(block >> 3)
+		switch block >> 1 & 3 {
+		case 1: // one byte, repeated
+			size = 1
+		case 3:
+			return 0, nil, errors.New("zstd: reserved block type")
+		}
+		if w.skip(size); w.err != nil {
+			return 0, nil, w.err
+		}
+		end = w.at
+	}
+	if header.HasCheckSum {
+		if w.skip(zstdChecksumSize); w.err == nil {
+			end = w.at
+		} else {
+			tail = append(tail, make([]byte, zstdChecksumSize)...)
+		}
+	}
+	return end, tail, nil
+}

@@ -1,0 +1,114 @@
+package sqlite
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/Masterminds/squirrel"
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+func denied() kmodquery.Event {
+	return kmodquery.Event{EventName: kmodquery.EventFinitModule, Error: "EPERM"}
+}
+
+func loaded() kmodquery.Event { return kmodquery.Event{EventName: kmodquery.EventModuleLoad} }
+
+func TestEachKindHasItsOwnBound(t *testing.T) {
+	now := time.Unix(1000, 0)
+	kinds := "ccoococc" // cheap and ordinary, by EID from 1 on
+	for name, test := range map[string]struct {
+		options Options
+		want    []int64
+	}{
+		"none":                        {Options{}, []int64{8, 7, 6, 5, 4, 3, 2, 1}},
+		"cheap":                       {Options{MaxCheap: 2}, []int64{8, 7, 6, 4, 3}},
+		"ordinary":                    {Options{MaxEvents: 2}, []int64{8, 7, 6, 5, 4, 2, 1}},
+		"both":                        {Options{MaxEvents: 1, MaxCheap: 1}, []int64{8, 6}},
+		"neither reached":             {Options{MaxEvents: 3, MaxCheap: 5}, []int64{8, 7, 6, 5, 4, 3, 2, 1}},
+		"reached by both together":    {Options{MaxEvents: 4, MaxCheap: 6}, []int64{8, 7, 6, 5, 4, 3, 2, 1}},
+		"age is for both":             {Options{MaxAge: 5 * time.Second}, []int64{8, 7, 6, 5, 4, 3}},
+		"age and the bounds of both":  {Options{MaxAge: 5 * time.Second, MaxEvents: 2, MaxCheap: 2}, []int64{8, 7, 6, 4}},
+		"age leaves less than bounds": {Options{MaxAge: 2 * time.Second, MaxEvents: 2, MaxCheap: 2}, []int64{8, 7, 6}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			test.options.Now = func() time.Time { return now }
+			s := openStore(t, test.options)
+			events := make([]kmodquery.Event, len(kinds))
+			for i, kind := range kinds {
+				events[i] = loaded()
+				if kind == 'c' {
+					events[i] = denied()
+				}
+				events[i].Time = 993 + int64(i)
+			}
+			require.NoError(t, s.Append(context.Background(), events))
+			require.NoError(t, s.Expire(context.Background()))
+			require.Equal(t, test.want, eids(read(t, s, kmodquery.Filter{})))
+		})
+	}
+}
+
+// What any user can do all day pushes no evidence out, and the other way round.
+func TestAFloodOfOneKindLeavesTheOther(t *testing.T) {
+	for name, test := range map[string]struct{ few, many func() kmodquery.Event }{
+		"cheap":    {loaded, denied},
+		"ordinary": {denied, loaded},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openStore(t, Options{MaxEvents: 3, MaxCheap: 3})
+			require.NoError(t, s.Append(context.Background(), []kmodquery.Event{test.few(), test.few(), test.few()}))
+			flood := make([]kmodquery.Event, 3000)
+			for i := range flood {
+				flood[i] = test.many()
+			}
+			for range 10 {
+				require.NoError(t, s.Append(context.Background(), flood))
+			}
+			require.NoError(t, s.Expire(context.Background()))
+			require.Equal(t, []int64{30_003, 30_002, 30_001, 3, 2, 1}, eids(read(t, s, kmodquery.Filter{})))
+		})
+	}
+}
+
+// With a million events a bound must neither read nor sort them to find the
+// oldest.
+func TestBoundsAreLookedAtThroughAnIndex(t *testing.T) {
+	s := openStore(t, Options{})
+	index := []string{"SEARCH events USING COVERING INDEX events_cheap (cheap=?)"}
+	require.Equal(t, index, plan(t, s, countOf(ordinary)))
+	require.Equal(t, index, plan(t, s, countOf(cheap)))
+	require.Equal(t, index, plan(t, s, oldestOf(ordinary, expiryChunk)))
+	require.Equal(t, index, plan(t, s, oldestOf(cheap, expiryChunk)))
+	require.NotContains(t, strings.Join(plan(t, s, olderThan(time.Now())), "\n"), "TEMP B-TREE")
+}
+
+// plan returns how SQLite answers a query, one line a step.
+func plan(t *testing.T, s *Store, query squirrel.SelectBuilder) []string {
+	t.Helper()
+	rows, err := query.Prefix("EXPLAIN QUERY PLAN").RunWith(s.readers).Query()
+	require.NoError(t, err)
+	defer rows.Close()
+	var steps []string
+	for rows.Next() {
+		var id, parent, unused int
+		var step string
+		require.NoError(t, rows.Scan(&id, &parent, &unused, &step))
+		steps = append(steps, step)
+	}
+	require.NoError(t, rows.Err())
+	return steps
+}
+
+func TestNobodyAsksForTheStoresOwnColumn(t *testing.T) {
+	s := openStore(t, Options{})
+	require.NoError(t, s.Append(context.Background(), []kmodquery.Event{denied()}))
+	require.Equal(t, []int64{1}, eids(read(t, s, kmodquery.Filter{
+		Columns:    []string{"cheap"},
+		Conditions: []kmodquery.Condition{{Column: "cheap", Op: kmodquery.Equal, Values: []any{int64(0)}}},
+	})))
+}
