@@ -350,12 +350,15 @@ static __always_inline void send_path(void *draft, u64 fixed, u64 components)
 
 enum draft_path { DRAFT_PATH, DRAFT_FILE };
 
-/* Writes the path of a file into a draft and returns how many components it has. */
-__noinline u64 walk_path(u64 dentry_address, u64 vfsmount_address, u32 to)
+/*
+ * Writes a path, as the mount namespace of the task sees it, into a draft and
+ * returns how many components it has.
+ */
+__noinline u64 walk_path(u64 dentry_address, u64 vfsmount_address, u64 task_address, u32 to)
 {
 	struct dentry *dentry = (void *)dentry_address;
 	struct mount *mount = (void *)vfsmount_address - bpf_core_field_offset(struct mount, mnt);
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct task_struct *task = (void *)task_address;
 	struct mount *root = BPF_CORE_READ(task, nsproxy, mnt_ns, root);
 	struct draft *draft = find_draft();
 	struct walk *walk;
@@ -447,7 +450,7 @@ static __always_inline void tell_executable(struct path_record *record, struct t
 	record->path.state = PATH_NONE;
 	record->path.components = 0;
 	if (file)
-		components = walk_path((u64)BPF_CORE_READ(file, f_path.dentry), (u64)BPF_CORE_READ(file, f_path.mnt), DRAFT_PATH);
+		components = walk_path((u64)BPF_CORE_READ(file, f_path.dentry), (u64)BPF_CORE_READ(file, f_path.mnt), (u64)task, DRAFT_PATH);
 	send_path(record, offsetof(struct path_record, path.component), components);
 }
 
@@ -457,7 +460,7 @@ static __always_inline void tell_cwd(struct path_record *record, struct task_str
 
 	record->role = ROLE_CWD;
 	send_path(record, offsetof(struct path_record, path.component),
-		  walk_path((u64)BPF_CORE_READ(fs, pwd.dentry), (u64)BPF_CORE_READ(fs, pwd.mnt), DRAFT_PATH));
+		  walk_path((u64)BPF_CORE_READ(fs, pwd.dentry), (u64)BPF_CORE_READ(fs, pwd.mnt), (u64)task, DRAFT_PATH));
 }
 
 static __always_inline struct cgroup *cgroup_of(struct css_set *css, u32 subsys)
@@ -837,7 +840,8 @@ static __always_inline int take(u32 kind, struct file *file, u32 id, bool is_mod
 					  BPF_CORE_READ(inode, i_sb, s_type, name));
 		record->unhashed = BPF_CORE_READ(file, f_path.dentry, d_hash.pprev) == NULL;
 		record->mnt_internal = (BPF_CORE_READ(file, f_path.mnt, mnt_flags) & MNT_INTERNAL) != 0;
-		components = walk_path((u64)BPF_CORE_READ(file, f_path.dentry), (u64)BPF_CORE_READ(file, f_path.mnt), DRAFT_FILE);
+		components = walk_path((u64)BPF_CORE_READ(file, f_path.dentry), (u64)BPF_CORE_READ(file, f_path.mnt),
+				       bpf_get_current_task(), DRAFT_FILE);
 	}
 	send_path(record, offsetof(struct file_record, path.component), components);
 	return 0;

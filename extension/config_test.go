@@ -23,6 +23,7 @@ func TestParse(t *testing.T) {
 		retentionAge:    sqlite.DefaultMaxAge,
 		retentionEvents: sqlite.DefaultMaxEvents,
 		retentionDenied: sqlite.DefaultMaxCheap,
+		imageLimit:      maxImageLimit,
 		replyLimit:      tables.DefaultReplyBytes,
 		queryTimeout:    tables.DefaultTimeout,
 		timeout:         3,
@@ -45,8 +46,8 @@ func TestParse(t *testing.T) {
 		{"query with SQL that begins with a comment", []string{"query", "--", "--none\nSELECT 1"}, func(c *config) {
 			c.command, c.args = "query", []string{"--none\nSELECT 1"}
 		}},
-		{"bounds", []string{"query", "--state-dir", "/s", "--retention-age", "0", "--retention-events", "0", "--retention-denied", "5", "--reply-limit", "1", "--query-timeout", "90s"}, func(c *config) {
-			c.command, c.stateDir, c.retentionAge, c.retentionEvents, c.retentionDenied, c.replyLimit, c.queryTimeout = "query", "/s", 0, 0, 5, 1, 90*time.Second
+		{"bounds", []string{"query", "--state-dir", "/s", "--retention-age", "0", "--retention-events", "0", "--retention-denied", "5", "--image-limit", "0", "--reply-limit", "1", "--query-timeout", "90s"}, func(c *config) {
+			c.command, c.stateDir, c.retentionAge, c.retentionEvents, c.retentionDenied, c.imageLimit, c.replyLimit, c.queryTimeout = "query", "/s", 0, 0, 5, 0, 1, 90*time.Second
 		}},
 	}
 	for _, test := range tests {
@@ -79,6 +80,8 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"query", "SELECT", "1"}, "query takes one SQL text: put it in quotes"},
 		{[]string{"query", "SELECT 1", "--format", "json"}, "query takes one SQL text: put the flags before it"},
 		{[]string{"query", "--reply-limit", "-1"}, "--reply-limit and --query-timeout take a value greater than 0"},
+		{[]string{"query", "--image-limit", "-1"}, "--image-limit takes a number of bytes from 0 to 33554432"},
+		{[]string{"query", "--image-limit", "33554433"}, "--image-limit takes a number of bytes from 0 to 33554432"},
 		{[]string{"query", "--query-timeout", "0"}, "--reply-limit and --query-timeout take a value greater than 0"},
 		{[]string{"query", "--retention-events", "-1"}, "--retention-age, --retention-events and --retention-denied take a value that is not negative; 0 keeps everything"},
 		{[]string{"query", "--retention-denied", "-1"}, "--retention-age, --retention-events and --retention-denied take a value that is not negative; 0 keeps everything"},

@@ -286,7 +286,7 @@ func (s *EBPF) nextFlush(ctx context.Context, programs *bpf.Programs) *flush {
 		return nil
 	}
 	now := time.Now()
-	f := &flush{waiting: s.waiting, last: last, left: programs.Pending(), until: now.Add(grace), images: now.Add(imagePatience)}
+	f := &flush{waiting: s.waiting, last: last, left: programs.Pending(), until: now.Add(grace), images: now.Add(imageGrace)}
 	s.waiting = nil
 	return f
 }

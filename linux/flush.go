@@ -13,6 +13,10 @@ import (
 // not return.
 const grace = 250 * time.Millisecond
 
+// imageGrace is how long a Sync waits for images that are being read, which
+// takes a tenth of a second for a large one.
+const imageGrace = 5 * time.Second
+
 // A flush is the reading of everything that the ring buffer held at one
 // moment. The methods of a nil flush are those of none being asked for.
 type flush struct {

@@ -40,6 +40,9 @@ var (
 	free     = kmodquery.Event{EventName: kmodquery.EventModuleFree, LoadID: "a", Name: "x"}
 )
 
+// unread is Missing where there was no image.
+const unread = "sha256,image_sha256,vermagic,license,intree,signer,signature_key_id,signature_hash"
+
 func returned(name string, result int64) kmodquery.Event {
 	return kmodquery.Event{EventName: name, LoadID: "a", Result: &result, Error: errnoName(result)}
 }
@@ -109,7 +112,7 @@ func TestJoinReportsAnInitThatDoesNotReturn(t *testing.T) {
 	require.Equal(t, []string{"security_kernel_load_data", "module_load", "init_module"}, r.names())
 	call := r.events[2]
 	require.Nil(t, call.Result)
-	require.Equal(t, "result", call.Missing)
+	require.Equal(t, "result,"+unread, call.Missing)
 	require.Equal(t, "x", call.Name)
 	r.expire(start.Add(time.Hour))
 	require.Len(t, r.events, 3, "it is reported once")
@@ -134,7 +137,7 @@ func TestJoinWaitsForALoadThatTakesLong(t *testing.T) {
 	require.Equal(t, []string{"security_kernel_load_data", "module_load", "init_module"}, r.names())
 	for _, e := range r.events {
 		require.Equal(t, "x", e.Name)
-		require.Empty(t, e.Missing)
+		require.Equal(t, unread, e.Missing)
 	}
 
 	r = newRecorded()
@@ -150,7 +153,7 @@ func TestJoinHoldsNothingBack(t *testing.T) {
 		r.add(readFile, start)
 		r.finish()
 		require.Equal(t, []string{"security_kernel_read_file"}, r.names())
-		require.Equal(t, "name", r.events[0].Missing)
+		require.Equal(t, "name,"+unread, r.events[0].Missing)
 		r.add(load, start)
 		require.Len(t, r.events, 2)
 		require.Equal(t, "/tmp/x.ko", r.events[1].Path)
@@ -160,7 +163,7 @@ func TestJoinHoldsNothingBack(t *testing.T) {
 		r.add(loadData, start)
 		r.finish()
 		require.Equal(t, []string{"security_kernel_load_data", "init_module"}, r.names())
-		require.Equal(t, "name,result", r.events[1].Missing)
+		require.Equal(t, "name,result,"+unread, r.events[1].Missing)
 	})
 	t.Run("after patience has ended", func(t *testing.T) {
 		r := newRecorded()
@@ -213,7 +216,23 @@ func TestJoinForgetsTheOldest(t *testing.T) {
 		require.True(t, r.idle())
 		require.Empty(t, r.loading)
 		require.Empty(t, r.running)
+		require.Empty(t, r.imaging)
 		require.Empty(t, r.stuck)
+	})
+	t.Run("and keeps no trace of what ended behind an init that never does", func(t *testing.T) {
+		t.Skip("reported: a line drops what left it only at its head")
+		r := newRecorded()
+		r.add(load, start)
+		for i := range 3 * maxAttempts {
+			now := start.Add(time.Duration(i+1) * time.Minute)
+			e, back := load, returned(kmodquery.EventFinitModule, 0)
+			e.LoadID, back.LoadID = fmt.Sprint(i), fmt.Sprint(i)
+			r.add(e, now)
+			r.expire(now.Add(initPatience))
+			r.add(back, now.Add(initPatience))
+		}
+		require.Len(t, r.attempts, 1)
+		require.LessOrEqual(t, len(r.stuck), 2*maxAttempts)
 	})
 }
 
@@ -241,5 +260,164 @@ func TestJoinTrustsTheKernelsWordsMore(t *testing.T) {
 	call.Miss("flags", "params")
 	r.add(call, start)
 	require.Equal(t, "n=1", *r.events[1].Params)
-	require.Equal(t, "flags", r.events[1].Missing)
+	require.Equal(t, "flags,"+unread, r.events[1].Missing)
+}
+
+// found is what the image of the module x says.
+var found = evidence{isSigned: true, facts: kmodquery.Event{
+	SHA256: "5a", ImageSHA256: "1a", HashSource: "kernel", Name: "x", Vermagic: "6.1", License: "GPL", Intree: new(int64(1)),
+	Signer: "somebody", SignatureKeyID: "A0", SignatureHash: "sha256",
+}}
+
+// A step is something that happens to a joiner, and the names of all events
+// that it has emitted after it.
+type step struct {
+	do   func(*recorded)
+	want []string
+}
+
+// Holding back for an image: x is what the steps end with.
+func TestJoinWaitsForTheImage(t *testing.T) {
+	at := func(e kmodquery.Event, now time.Time) func(*recorded) {
+		return func(r *recorded) { r.add(e, now) }
+	}
+	expire := func(after time.Duration) func(*recorded) {
+		return func(r *recorded) { r.expire(start.Add(after)) }
+	}
+	expect := func(r *recorded) { r.expectImage("a") }
+	image := func(r *recorded) { r.addImage("a", found) }
+	back := returned(kmodquery.EventFinitModule, 0)
+	backInit := returned(kmodquery.EventInitModule, 0)
+	none := []string{}
+	begun := []string{"security_kernel_read_file", "module_load"}
+	all := append(begun[:2:2], "finit_module")
+	begunInit := []string{"security_kernel_load_data", "module_load", "init_module"}
+
+	tests := []struct {
+		name  string
+		steps []step
+		read  []bool // of each event: it has what the image says
+	}{
+		{"read before the module is live", []step{
+			{at(readFile, start), none}, {expect, none}, {image, none}, {at(load, start), begun}, {at(back, start), all},
+		}, []bool{true, true, true}},
+		{"read before the call returns", []step{
+			{at(readFile, start), none}, {expect, none}, {at(load, start), none}, {image, begun}, {at(back, start), all},
+		}, []bool{true, true, true}},
+		{"read after the call has returned", []step{
+			{at(readFile, start), none}, {expect, none}, {at(load, start), none}, {at(back, start), none},
+			{expire(imagePatience - 1), none}, {image, all},
+		}, []bool{true, true, true}},
+		{"read after a load that failed", []step{
+			{at(readFile, start), none}, {expect, none}, {at(returned(kmodquery.EventFinitModule, -8), start), none},
+			{image, []string{"security_kernel_read_file", "finit_module"}},
+		}, []bool{true, true}},
+		{"never read", []step{
+			{at(readFile, start), none}, {expect, none}, {at(load, start), none}, {at(back, start), none},
+			{expire(imagePatience - 1), none}, {expire(imagePatience), all}, {image, all},
+		}, []bool{false, false, false}},
+		{"never read, and nothing else happens", []step{
+			{at(readFile, start), none}, {expect, none}, {expire(loadPatience), none}, {expire(loadPatience + imagePatience - 1), none},
+			{expire(loadPatience + imagePatience), begun[:1]},
+		}, []bool{false}},
+		{"read after its events were written: it is for the return", []step{
+			{at(readFile, start), none}, {expect, none}, {expire(loadPatience), none}, {expire(loadPatience + imagePatience), begun[:1]},
+			{image, begun[:1]}, {at(load, start), begun}, {at(back, start), all},
+		}, []bool{false, true, true}},
+		{"read while the init does not return", []step{
+			{at(loadData, start), none}, {expect, none}, {at(load, start), none}, {expire(initPatience), none},
+			{image, begunInit}, {at(backInit, start), append(begunInit[:3:3], "sys_exit_init_module")},
+		}, []bool{true, true, true, true}},
+		{"never read while the init does not return", []step{
+			{at(loadData, start), none}, {expect, none}, {at(load, start), none}, {expire(initPatience), none},
+			{expire(initPatience + imagePatience - 1), none}, {expire(initPatience + imagePatience), begunInit},
+			{image, begunInit}, {at(backInit, start), append(begunInit[:3:3], "sys_exit_init_module")},
+		}, []bool{false, false, false, true}},
+		{"read after an init that returned late", []step{
+			{at(loadData, start), none}, {expect, none}, {at(load, start), none}, {expire(initPatience), none},
+			{at(backInit, start.Add(initPatience)), none}, {expire(initPatience + imagePatience - 1), none}, {image, begunInit},
+		}, []bool{true, true, true}},
+		{"a query has waited long enough", []step{
+			{at(readFile, start), none}, {expect, none}, {at(load, start), none}, {at(back, start), none},
+			{(*recorded).finishAll, all}, {image, all},
+		}, []bool{false, false, false}},
+		{"a query has waited long enough, and the call goes on", []step{
+			{at(readFile, start), none}, {expect, none}, {(*recorded).finishAll, begun[:1]}, {expect, begun[:1]},
+			{at(load, start), begun}, {image, begun}, {at(back, start), all},
+		}, []bool{false, false, true}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			r := newRecorded()
+			for i, step := range test.steps {
+				step.do(r)
+				require.Equal(t, step.want, r.names(), "after step %d", i)
+			}
+			require.Len(t, r.events, len(test.read))
+			for i, e := range r.events {
+				if test.read[i] {
+					require.Equal(t, "5a", e.SHA256, "event %d", i)
+					require.Equal(t, "somebody", e.Signer, "event %d", i)
+					require.NotContains(t, e.Missing, "sha256", "event %d", i)
+				} else {
+					require.Empty(t, e.SHA256, "event %d", i)
+					require.Contains(t, e.Missing, unread, "event %d", i)
+				}
+			}
+			require.True(t, r.idle())
+			require.False(t, r.isWaitingForImages())
+			require.Zero(t, r.next())
+			if last := r.events[len(r.events)-1]; last.Result != nil {
+				require.Empty(t, r.attempts)
+			}
+		})
+	}
+}
+
+func (r *recorded) finishAll() { r.finish() }
+
+func TestJoinOfImagesThatNobodyWaitsFor(t *testing.T) {
+	r := newRecorded()
+	r.expectImage("a")
+	r.addImage("a", found)
+	require.Empty(t, r.attempts)
+	r.add(readFile, start)
+	r.expectImage("b")
+	require.False(t, r.isWaitingForImages())
+	r.addImage("b", found)
+	r.add(returned(kmodquery.EventFinitModule, -8), start)
+	require.Equal(t, []string{"security_kernel_read_file", "finit_module"}, r.names())
+	require.Empty(t, r.events[0].SHA256)
+}
+
+// The end of patience is told in time to whoever waits for it.
+func TestJoinTellsWhenPatienceWithAnImageEnds(t *testing.T) {
+	r := newRecorded()
+	r.add(readFile, start)
+	r.expectImage("a")
+	require.True(t, r.isWaitingForImages())
+	require.Equal(t, start.Add(loadPatience), r.next())
+	r.add(load, start.Add(time.Second))
+	require.Equal(t, start.Add(time.Second+initPatience), r.next())
+	r.add(returned(kmodquery.EventFinitModule, 0), start.Add(2*time.Second))
+	require.False(t, r.idle())
+	require.Equal(t, start.Add(2*time.Second+imagePatience), r.next())
+
+	t.Run("of each", func(t *testing.T) {
+		t.Skip("reported: an attempt that joins the line of images again keeps its old place with the new due time")
+		r := newRecorded()
+		both := func(e kmodquery.Event, now time.Time) {
+			for _, id := range []string{"a", "b"} {
+				e.LoadID = id
+				r.add(e, now)
+				r.expectImage(id)
+			}
+		}
+		both(loadData, start)
+		both(load, start)
+		r.expire(start.Add(initPatience)) // both wait for their images
+		r.add(returned(kmodquery.EventInitModule, 0), start.Add(initPatience+imagePatience-1))
+		r.expire(start.Add(initPatience + imagePatience))
+		require.Equal(t, []string{"security_kernel_load_data", "module_load", "init_module"}, r.names(), "b's patience is at an end")
+	})
 }

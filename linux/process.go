@@ -81,10 +81,13 @@ func cmdline(e *kmodquery.Event, args *bpf.Args) string {
 		e.Miss("cmdline")
 		return ""
 	}
+	value := args.Value
 	if args.Truncated {
 		e.Miss("cmdline")
+	} else {
+		value = strings.TrimSuffix(value, "\x00")
 	}
-	return strings.ReplaceAll(strings.TrimSuffix(args.Value, "\x00"), "\x00", " ")
+	return strings.ReplaceAll(value, "\x00", " ")
 }
 
 // describeCgroup prefers the default hierarchy, unless all processes are in its

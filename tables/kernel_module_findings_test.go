@@ -68,6 +68,7 @@ func TestAFindingShowsTheWholeEvent(t *testing.T) {
 	var got kmodquery.Event
 	require.NoError(t, json.Unmarshal([]byte(rows[0]["event"]), &got))
 	event.EID = 1
+	event.FirstSeen = new(int64(1)) // the store's own word
 	require.Equal(t, event, got)
 }
 
