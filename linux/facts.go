@@ -14,7 +14,13 @@ func (a *attempt) learn(e kmodquery.Event) { fill(&a.known, &e) }
 // complete gives an event what is known of its attempt and what the event does
 // not say itself. What the kernel said comes before what the image says.
 func (a *attempt) complete(e *kmodquery.Event) {
-	fill(e, &a.known)
+	known := a.known
+	if a.live {
+		// What became of the call is for its own row: whether it was over when
+		// an earlier one was written is chance.
+		known.Result, known.Error = nil, ""
+	}
+	fill(e, &known)
 	if !a.taken {
 		return
 	}

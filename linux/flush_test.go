@@ -8,15 +8,17 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/bpf"
 )
 
 func TestFlush(t *testing.T) {
 	const size = 100
+	now := time.Now()
+	past, soon, begun, later := now.Add(-time.Hour), now.Add(time.Hour), now.Add(2*time.Hour), now.Add(3*time.Hour)
+	due := begun.Add(loadPatience)
 	held := func(isImaging bool) *joiner {
 		r := newRecorded()
-		r.add(readFile, start)
+		r.add(readFile, begun)
 		if isImaging {
 			r.expectImage("a")
 		}
@@ -24,8 +26,7 @@ func TestFlush(t *testing.T) {
 	}
 	imaged := held(true)
 	imaged.addImage("a", found)
-	now := time.Now()
-	soon, past := now.Add(time.Hour), now.Add(-time.Hour)
+	none := newRecorded().joiner
 	tests := []struct {
 		name          string
 		left          int
@@ -34,39 +35,37 @@ func TestFlush(t *testing.T) {
 		want          bool
 		deadline      time.Time
 	}{
-		{"nothing is held back", 0, soon, soon, newRecorded().joiner, true, soon},
-		{"records are left", 1, soon, soon, newRecorded().joiner, false, soon},
-		{"a load is under way", 0, soon, soon.Add(1), held(false), false, start.Add(loadPatience)},
-		{"grace is over", 0, past, soon, held(false), true, start.Add(loadPatience)},
-		{"grace is over, an image is being read", 0, past, soon, held(true), false, start.Add(loadPatience)},
-		{"and was read", 0, past, soon, imaged, true, start.Add(loadPatience)},
+		{"nothing is held back", 0, soon, later, none, true, soon},
+		{"records are left", 1, soon, later, none, false, soon},
+		{"records are left, and patience is over", 1, past, past, none, false, past},
+		{"a load is under way", 0, soon, later, held(false), false, soon},
+		{"grace is over", 0, past, later, held(false), true, due},
+		{"grace is over, an image is being read", 0, past, later, held(true), false, due},
+		{"and was read", 0, past, later, imaged, true, due},
 		{"patience with images is over too", 0, past, past, held(true), true, past},
-		{"grace is over, and nothing is held back", 0, past, soon, newRecorded().joiner, true, soon},
+		{"grace is over, and nothing is held back", 0, past, later, none, true, later},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			f := &flush{left: test.left, until: test.until, images: test.images}
 			require.Equal(t, test.want, f.done(test.join))
-			if test.deadline.Before(past) {
-				require.Equal(t, test.deadline, f.deadline(test.join))
-			}
+			require.Equal(t, test.deadline, f.deadline(test.join))
 		})
 	}
 
 	f := &flush{left: 2 * bpf.RingSize(size)}
 	f.took(make([]byte, size))
-	require.False(t, f.done(newRecorded().joiner))
+	require.False(t, f.done(none))
 	f.took(make([]byte, size))
-	require.True(t, f.done(newRecorded().joiner))
+	require.True(t, f.done(none))
 	f.left = size
 	f.drained()
-	require.True(t, f.done(newRecorded().joiner))
+	require.True(t, f.done(none))
 
-	var none *flush
-	none.took(nil)
-	none.drained()
-	require.False(t, none.done(newRecorded().joiner))
-	require.Zero(t, none.deadline(newRecorded().joiner))
-	require.Equal(t, start.Add(loadPatience), none.deadline(held(false)))
-	require.Equal(t, kmodquery.EventSecurityKernelReadFile, readFile.EventName)
+	f = nil // nobody asks
+	f.took(nil)
+	f.drained()
+	require.False(t, f.done(none))
+	require.Zero(t, f.deadline(none))
+	require.Equal(t, due, f.deadline(held(false)))
 }

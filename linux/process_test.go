@@ -190,7 +190,7 @@ func TestProcessCmdline(t *testing.T) {
 		{"without an end", &bpf.Args{Value: "insmod\x00x.ko"}, "insmod x.ko", ""},
 		{"no text at all", &bpf.Args{Value: "\xff\n\x00\x1b[0m\x00"}, "\xff\n \x1b[0m", ""},
 		{"truncated", &bpf.Args{Value: "insmod\x00/lo", Truncated: true}, "insmod /lo", "cmdline"},
-		{"truncated after a NUL", &bpf.Args{Value: "insmod\x00", Truncated: true}, "insmod", "cmdline"},
+		{"truncated after a NUL: there is another", &bpf.Args{Value: "insmod\x00", Truncated: true}, "insmod ", "cmdline"},
 		{"unreadable", &bpf.Args{Missing: true}, "", "cmdline"},
 		{"lost", nil, "", "cmdline"},
 	}
