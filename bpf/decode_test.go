@@ -191,6 +191,8 @@ var walks = []struct {
 	{"the root", modulePathStatePATH_WHOLE, nil, 0, "/", false},
 	{"memfd", modulePathStatePATH_DETACHED, []string{"memfd:x"}, 1, "/memfd:x", false},
 	{"deeper than the record", modulePathStatePATH_TRUNCATED, []string{"x.ko", "a"}, 32, "a/x.ko", true},
+	{"as deep as the record", modulePathStatePATH_WHOLE, strings.Split("x.ko"+strings.Repeat(" a", 31), " "), 32,
+		strings.Repeat("/a", 31) + "/x.ko", false},
 	{"on a mount of its own", modulePathStatePATH_UNREACHABLE, []string{"dummy.ko", "modules", "lib"}, 3, "lib/modules/dummy.ko", true},
 	{"the root of a mount of its own", modulePathStatePATH_UNREACHABLE, nil, 0, "", true},
 	{"a count out of range", modulePathStatePATH_WHOLE, []string{"x.ko"}, 4000, "/x.ko", false},

@@ -4,7 +4,6 @@ package bpf
 
 import (
 	"errors"
-	"fmt"
 	"time"
 	"unsafe"
 
@@ -51,12 +50,15 @@ func (p *Programs) ReadImage(c *Chunk) error {
 	if err := p.images.ReadInto(&c.record); err != nil {
 		return err
 	}
+	return c.decode(c.record.RawSample)
+}
+
+func (c *Chunk) decode(raw []byte) error {
 	const fixed = int(unsafe.Offsetof(moduleImageChunk{}.Data))
-	raw := c.record.RawSample
-	if len(raw) < int(unsafe.Sizeof(moduleImageChunk{})) {
-		return fmt.Errorf("decode chunk of an image: %d bytes where %d are due", len(raw), unsafe.Sizeof(moduleImageChunk{}))
+	r, err := view[moduleImageChunk](raw)
+	if err != nil {
+		return err
 	}
-	r := (*moduleImageChunk)(unsafe.Pointer(unsafe.SliceData(raw)))
 	if int(r.Len) > len(r.Data) {
 		return errors.New("decode chunk of an image: its length is too large")
 	}

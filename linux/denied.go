@@ -127,7 +127,9 @@ func (d *denials) reportKind(kind bpf.DeniedCalls, blank kmodquery.Event, emit f
 // there are any.
 func (d *denial) write(count uint64, blank kmodquery.Event, emit func(kmodquery.Event)) bool {
 	if count <= d.reported {
-		d.told = nil // a row already stands for it
+		if d.told != nil { // a row already stands for it
+			d.last, d.told = *d.told, nil
+		}
 		return false
 	}
 	made := count - d.reported

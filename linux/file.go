@@ -43,8 +43,9 @@ func (r *fileReader) evidence(w wantedImage) evidence {
 	defer cancel()
 	read := make(chan evidence, 1)
 	go func() {
-		defer func() { r.free <- struct{}{} }()
-		read <- fileEvidence(ctx, w)
+		found := fileEvidence(ctx, w)
+		r.free <- struct{}{} // before the answer, so that the next file finds it
+		read <- found
 	}()
 	select {
 	case found := <-read:

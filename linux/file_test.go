@@ -195,7 +195,6 @@ func TestFileEvidenceInAnotherRoot(t *testing.T) {
 }
 
 func TestFileEvidenceOneAfterTheOther(t *testing.T) {
-	t.Skip("reported: fileReader.evidence gives its answer before it is free for the next file")
 	files := newFileReader()
 	w := wantedFile(fileAt(t, testFile(t, []byte("x"))))
 	for i := range 5000 {

@@ -65,7 +65,7 @@ type images struct {
 
 	mu     sync.Mutex
 	wanted []wantedImage
-	held   int // bytes in parts and in jobs
+	held   int // bytes set aside for parts and jobs
 	jobs   chan imageJob
 
 	// The collector's own.
@@ -111,7 +111,7 @@ func (i *images) run() {
 		files := newFileReader()
 		for job := range i.jobs {
 			i.done(job.loadID, job.evidence(files))
-			i.release(len(job.bytes))
+			i.release(cap(job.bytes))
 		}
 	})
 	defer working.Wait()
@@ -135,24 +135,41 @@ func (i *images) add(c *bpf.Chunk) {
 	id := contextID{c.Attempt, c.Tid}
 	known := i.parts[id]
 	if known == nil {
-		known = &parts{size: c.Size, bytes: make([]byte, 0, min(c.Size, bpf.MaxImage))}
-		i.parts[id] = known
-		i.order = append(i.order, id)
+		if known = i.begin(id, c); known == nil {
+			return
+		}
 	}
-	if c.Offset != uint64(len(known.bytes)) {
+	if c.Offset != uint64(len(known.bytes)) || len(c.Data) > cap(known.bytes)-len(known.bytes) {
 		i.drop(id)
 		return
 	}
 	known.bytes = append(known.bytes, c.Data...)
-	if i.hold(len(c.Data)) > maxHeld {
+}
+
+// begin sets memory aside for the image of a first chunk, in the place of older
+// ones where it must be. It returns nil where there is none.
+func (i *images) begin(id contextID, c *bpf.Chunk) *parts {
+	size := int(min(c.Size, bpf.MaxImage))
+	if c.Offset != 0 {
+		return nil
+	}
+	for i.hold(size) > maxHeld {
+		i.release(size)
+		if len(i.order) == 0 {
+			return nil
+		}
 		i.drop(i.order[0])
 	}
+	begun := &parts{size: c.Size, bytes: make([]byte, 0, size)}
+	i.parts[id] = begun
+	i.order = append(i.order, id)
+	return begun
 }
 
 // drop forgets what has come of an image.
 func (i *images) drop(id contextID) {
 	if known := i.parts[id]; known != nil {
-		i.release(len(known.bytes))
+		i.release(cap(known.bytes))
 	}
 	i.forget(id)
 }

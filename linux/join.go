@@ -3,6 +3,7 @@
 package linux
 
 import (
+	"slices"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
@@ -61,7 +62,7 @@ type attempt struct {
 
 // A line is attempts in the order in which they joined it, and with it of
 // their due times. One that left, for another line or for good, is dropped
-// when it comes to the head.
+// when it comes to the head, or when there are too many of them.
 type line []*attempt
 
 func newJoiner(emit func(kmodquery.Event)) *joiner {
@@ -122,7 +123,7 @@ func (j *joiner) end(a *attempt, e kmodquery.Event, now time.Time) {
 	}
 	a.over, a.call = true, nil
 	a.held = append(a.held, e)
-	if a.isImaging {
+	if a.isImaging && a.line != &j.imaging {
 		j.join(&j.imaging, a, now.Add(imagePatience))
 	}
 	j.releaseIfReady(a, true)
@@ -267,14 +268,18 @@ func (j *joiner) forget(a *attempt) { delete(j.attempts, a.id) }
 // join puts an attempt at the end of a line, out of the one that it is in.
 func (j *joiner) join(l *line, a *attempt, due time.Time) {
 	a.line, a.due = l, due
-	*l = append(*l, a)
+	if *l = append(*l, a); len(*l) > 2*maxAttempts {
+		*l = slices.DeleteFunc(*l, func(a *attempt) bool { return !j.isIn(l, a) })
+	}
 }
+
+func (j *joiner) isIn(l *line, a *attempt) bool { return a.line == l && j.attempts[a.id] == a }
 
 // head is the first attempt of a line, or nil.
 func (j *joiner) head(l *line) *attempt {
 	for len(*l) > 0 {
 		a := (*l)[0]
-		if a.line == l && j.attempts[a.id] == a {
+		if j.isIn(l, a) {
 			return a
 		}
 		*l = (*l)[1:]

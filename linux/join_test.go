@@ -220,7 +220,6 @@ func TestJoinForgetsTheOldest(t *testing.T) {
 		require.Empty(t, r.stuck)
 	})
 	t.Run("and keeps no trace of what ended behind an init that never does", func(t *testing.T) {
-		t.Skip("reported: a line drops what left it only at its head")
 		r := newRecorded()
 		r.add(load, start)
 		for i := range 3 * maxAttempts {
@@ -388,6 +387,12 @@ func TestJoinOfImagesThatNobodyWaitsFor(t *testing.T) {
 	r.add(returned(kmodquery.EventFinitModule, -8), start)
 	require.Equal(t, []string{"security_kernel_read_file", "finit_module"}, r.names())
 	require.Empty(t, r.events[0].SHA256)
+
+	r = newRecorded()
+	r.add(readFile, start)
+	r.finish()
+	r.expectImage("a")
+	require.False(t, r.isWaitingForImages(), "nothing of it is held back any more")
 }
 
 // The end of patience is told in time to whoever waits for it.
@@ -404,7 +409,6 @@ func TestJoinTellsWhenPatienceWithAnImageEnds(t *testing.T) {
 	require.Equal(t, start.Add(2*time.Second+imagePatience), r.next())
 
 	t.Run("of each", func(t *testing.T) {
-		t.Skip("reported: an attempt that joins the line of images again keeps its old place with the new due time")
 		r := newRecorded()
 		both := func(e kmodquery.Event, now time.Time) {
 			for _, id := range []string{"a", "b"} {

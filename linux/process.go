@@ -93,6 +93,9 @@ func cmdline(e *kmodquery.Event, args *bpf.Args) string {
 // describeCgroup prefers the default hierarchy, unless all processes are in its
 // root, as on hosts that use the older ones. The container may show in either.
 func (p *process) describeCgroup(e *kmodquery.Event) {
+	if p.cgroup == nil && p.cgroupV1 == nil {
+		e.Miss("cgroup")
+	}
 	for _, cgroup := range []*bpf.Path{p.cgroup, p.cgroupV1} {
 		if cgroup == nil {
 			continue
@@ -106,6 +109,9 @@ func (p *process) describeCgroup(e *kmodquery.Event) {
 		if e.ContainerID == "" {
 			e.ContainerID = containerID(cgroup.Value)
 		}
+		if e.ContainerID == "" && cgroup.Incomplete {
+			e.Miss("container_id") // it may stand in the beginning
+		}
 	}
 }
 
@@ -117,7 +123,7 @@ func (p *process) ancestry(e *kmodquery.Event) string {
 	}
 	chain := make([]ancestor, len(p.ancestors))
 	for i, a := range p.ancestors {
-		if a.Incomplete {
+		if a.Incomplete || a.Generation != i+1 {
 			e.Miss("ancestors")
 		}
 		chain[i] = ancestor{Pid: a.Pid, Path: a.Value, Comm: a.Comm, UID: a.UID}

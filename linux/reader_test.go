@@ -108,7 +108,7 @@ func TestReaderForgetsWhoMadeNoAttempt(t *testing.T) {
 	require.Empty(t, r.processes.values)
 
 	once(firmware)
-	require.Equal(t, "process_path,cwd,cmdline,ancestors", r.events[1].Missing)
+	require.Equal(t, "process_path,cwd,cmdline,cgroup,ancestors", r.events[1].Missing)
 }
 
 // request is the record of a request for a module by a thread of insmod's
