@@ -18,7 +18,15 @@ import (
 // sticky folder, as osqueryd asks of it.
 const guestExtension = "/usr/lib/kmodquery/kmodquery.ext"
 
-func TestMain(m *testing.M) { guest.Main(m) }
+// guestDisk is the image of an ext4 filesystem in the guest.
+const guestDisk = "/root/disk.ext4"
+
+func TestMain(m *testing.M) {
+	if role := os.Getenv(roleEnv); role != "" {
+		os.Exit(play(role))
+	}
+	guest.Main(m)
+}
 
 // buildExtension builds the extension for an architecture.
 func buildExtension(t *testing.T, arch vm.Arch) string {
@@ -43,11 +51,12 @@ func TestKernels(t *testing.T) {
 				files[loader386] = build386(t)
 			}
 			vm.Test(t, kernel, guestPattern(), vm.Options{
-				Modules: []string{"nbd", "tcp_nv", "tcp_illinois"},
+				Modules: append([]string{"nbd", "tcp_nv", "tcp_illinois", "overlay", "brd", "af_alg", "romfs", large}, unseen...),
 				Files:   files,
+				Ext4:    guestDisk,
 				// Unloading waits for RCU; without this a storm is a breeze.
 				Cmdline: []string{"rcupdate.rcu_expedited=1"},
-				Timeout: 15 * time.Minute,
+				Timeout: 40 * time.Minute,
 			})
 		})
 	}

@@ -38,6 +38,12 @@ func TestGuestFirmware(t *testing.T) {
 	require.Equal(t, "8", firmware["size"])
 	require.Empty(t, firmware["load_id"], "it is no part of the load")
 	require.Empty(t, firmware["name"])
+	require.Equal(t, process(t)["process_path"], firmware["process_path"])
+	want := with(evidence(t, image, image, "unsigned"), "name", "kmodquery_firmware")
+	for _, i := range []int{0, 1, 3} {
+		requireColumns(t, want, rows[i])
+		require.Empty(t, rows[i]["missing"])
+	}
 	found := findings(t, before)
 	require.Len(t, found, 1)
 	require.Equal(t, "init_module", found[0]["trigger"])
@@ -48,8 +54,7 @@ func TestGuestFirmware(t *testing.T) {
 func TestGuestLoadInsideALoad(t *testing.T) {
 	guest.Only(t)
 	needHandMade(t)
-	inner, err := guest.ModuleImage("dummy")
-	require.NoError(t, err)
+	inner := image(t, "dummy")
 	params := append([]byte("numdummies=2"), 0)
 	outer, err := kmod.Build(kmod.Nested, map[string]uint64{
 		"sys_init_module": kallsym(t, "sys_init_module"),
@@ -58,6 +63,9 @@ func TestGuestLoadInsideALoad(t *testing.T) {
 		"params":          uint64(uintptr(unsafe.Pointer(&params[0]))),
 	})
 	require.NoError(t, err)
+	of := process(t)
+	delete(of, "tid") // the thread may be another one
+	delete(of, "process_name")
 	before := latest(t)
 	err = guest.LoadImage(outer, "")
 	runtime.KeepAlive(inner) // the kernel was only told its address
@@ -76,10 +84,16 @@ func TestGuestLoadInsideALoad(t *testing.T) {
 			require.Equal(t, wrapper, row["parent_load_id"])
 			require.Equal(t, "numdummies=2", row["params"])
 			require.Equal(t, strconv.Itoa(len(inner)), row["size"])
+			require.Equal(t, "kernel", row["origin"])
+			requireColumns(t, evidence(t, inner, inner, "valid"), row)
 		} else {
 			require.Equal(t, wrapper, row["load_id"])
 			require.Empty(t, row["parent_load_id"])
+			require.Equal(t, "memory", row["origin"])
+			requireColumns(t, evidence(t, outer, outer, "unsigned"), row)
 		}
+		requireColumns(t, of, row)
+		require.Empty(t, row["missing"])
 	}
 	require.NotEmpty(t, payload)
 	require.NotEqual(t, wrapper, payload)

@@ -5,14 +5,18 @@ package e2e
 import (
 	"bytes"
 	"debug/elf"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
-// modinfo reads one value of a module's .modinfo section.
-func modinfo(t *testing.T, image []byte, key string) string {
+// modinfo reads a module's .modinfo section. Of values with the same name, it
+// gives the first.
+func modinfo(t *testing.T, image []byte) map[string]string {
 	t.Helper()
 	file, err := elf.NewFile(bytes.NewReader(image))
 	require.NoError(t, err)
@@ -20,11 +24,23 @@ func modinfo(t *testing.T, image []byte, key string) string {
 	require.NotNil(t, section)
 	content, err := section.Data()
 	require.NoError(t, err)
+	values := map[string]string{}
 	for _, entry := range strings.Split(string(content), "\x00") {
-		if value, ok := strings.CutPrefix(entry, key+"="); ok {
-			return value
+		name, value, _ := strings.Cut(entry, "=")
+		if _, again := values[name]; !again {
+			values[name] = value
 		}
 	}
-	t.Fatalf("no %s in .modinfo", key)
-	return ""
+	return values
+}
+
+// modinfoSays runs kmod's modinfo on an image, for what it knows of the
+// signature.
+func modinfoSays(t *testing.T, image []byte, field string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "module.ko")
+	require.NoError(t, os.WriteFile(path, image, 0o600))
+	out, err := exec.Command("modinfo", "-F", field, path).Output()
+	require.NoError(t, err)
+	return strings.TrimSpace(string(out))
 }

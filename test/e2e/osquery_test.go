@@ -4,9 +4,11 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -15,32 +17,46 @@ import (
 	"github.com/kmodquery/kmodquery/test/osqueryhost"
 )
 
-// guestHost is the guest's osquery with the extension attached, shared by all
-// tests of one VM and ended with it.
-var guestHost = sync.OnceValues(func() (*osqueryhost.Host, error) {
+// A guestOf is an osquery in the guest and the extension attached to it.
+type guestOf struct {
+	host      *osqueryhost.Host
+	extension *osqueryhost.Child
+}
+
+// guestOsquery is shared by all tests of one VM and ends with it.
+var guestOsquery = sync.OnceValues(func() (*guestOf, error) {
 	dir, err := os.MkdirTemp("/run", "osquery")
 	if err != nil {
 		return nil, err
 	}
+	return startOsquery(dir)
+})
+
+// startOsquery starts an osquery and the extension with further flags, each
+// with their state in the folder.
+func startOsquery(dir string, flags ...string) (*guestOf, error) {
 	host, err := osqueryhost.Start(context.Background(), osqueryhost.Options{Dir: dir})
 	if err != nil {
 		return nil, err
 	}
 	// An emulator beside others may take its time.
-	if _, err := host.StartExtension(guestExtension, "--state-dir", dir+"/state", "--query-timeout", "5m"); err != nil {
-		return nil, err
+	flags = append([]string{"--state-dir", dir + "/state", "--query-timeout", "5m"}, flags...)
+	extension, err := host.StartExtension(guestExtension, flags...)
+	if err != nil {
+		return nil, errors.Join(err, host.Close())
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), waitForTables)
 	defer cancel()
-	return host, host.WaitForTable(ctx, "kernel_module_sensors")
-})
+	if err := host.WaitForTable(ctx, "kernel_module_sensors"); err != nil {
+		return nil, errors.Join(err, host.Close())
+	}
+	return &guestOf{host, extension}, nil
+}
 
-// query asks the guest's osquery. A row is without the columns that are NULL.
-func query(t *testing.T, sql string, args ...any) []map[string]string {
+// query asks an osquery. A row is without the columns that are NULL.
+func (g *guestOf) query(t *testing.T, sql string, args ...any) []map[string]string {
 	t.Helper()
-	host, err := guestHost()
-	require.NoError(t, err)
-	rows, err := host.Query(t.Context(), fmt.Sprintf(sql, args...))
+	rows, err := g.host.Query(t.Context(), fmt.Sprintf(sql, args...))
 	require.NoError(t, err)
 	for _, row := range rows {
 		for column, value := range row {
@@ -53,17 +69,43 @@ func query(t *testing.T, sql string, args ...any) []map[string]string {
 }
 
 // latest is the eid of the newest event.
-func latest(t *testing.T) int64 {
+func (g *guestOf) latest(t *testing.T) int64 {
 	t.Helper()
-	rows := query(t, "SELECT coalesce(max(eid), 0) AS eid FROM kernel_module_events")
+	rows := g.query(t, "SELECT coalesce(max(eid), 0) AS eid FROM kernel_module_events")
 	require.Len(t, rows, 1)
 	return integer(t, rows[0]["eid"])
 }
 
-// eventsSince returns the whole rows after an eid, in their order.
+// since returns the whole rows after an eid, in their order.
+func (g *guestOf) since(t *testing.T, eid int64) []map[string]string {
+	t.Helper()
+	return g.query(t, "SELECT * FROM kernel_module_events WHERE eid > %d ORDER BY eid", eid)
+}
+
+// shared is the guest's osquery.
+func shared(t *testing.T) *guestOf {
+	t.Helper()
+	osquery, err := guestOsquery()
+	require.NoError(t, err)
+	return osquery
+}
+
+// query asks the guest's osquery.
+func query(t *testing.T, sql string, args ...any) []map[string]string {
+	t.Helper()
+	return shared(t).query(t, sql, args...)
+}
+
+// latest is the eid of the guest's newest event.
+func latest(t *testing.T) int64 {
+	t.Helper()
+	return shared(t).latest(t)
+}
+
+// eventsSince returns the guest's whole rows after an eid, in their order.
 func eventsSince(t *testing.T, eid int64) []map[string]string {
 	t.Helper()
-	return query(t, "SELECT * FROM kernel_module_events WHERE eid > %d ORDER BY eid", eid)
+	return shared(t).since(t, eid)
 }
 
 func integer(t *testing.T, text string) int64 {
@@ -71,6 +113,12 @@ func integer(t *testing.T, text string) int64 {
 	n, err := strconv.ParseInt(text, 10, 64)
 	require.NoError(t, err)
 	return n
+}
+
+// requireMissing wants the row's missing to name at least these columns.
+func requireMissing(t *testing.T, row map[string]string, columns ...string) {
+	t.Helper()
+	require.Subset(t, strings.Split(row["missing"], ","), columns)
 }
 
 func column(rows []map[string]string, name string) []string {

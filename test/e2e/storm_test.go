@@ -59,7 +59,7 @@ func TestGuestStorm(t *testing.T) {
 	wg.Wait()
 
 	rows := query(t, `SELECT name, event_name, count(*) AS n, count(DISTINCT load_id) AS attempts, sum(coalesce(result, 0)) AS failures
-		FROM kernel_module_events WHERE eid > %d GROUP BY name, event_name ORDER BY name, event_name`, before)
+		FROM kernel_module_events WHERE eid > %d AND event_name != 'sys_exit_init_module' GROUP BY name, event_name ORDER BY name, event_name`, before)
 	var want []map[string]string
 	for _, name := range []string{"tcp_illinois", "tcp_nv"} {
 		for _, event := range []string{"delete_module", "init_module", "module_free", "module_load", "security_kernel_load_data"} {
@@ -75,6 +75,13 @@ func TestGuestStorm(t *testing.T) {
 		}
 	}
 	require.Equal(t, want, rows)
+	// An emulator among others may take longer than the source waits for a
+	// return. The return then has a row of its own.
+	late := query(t, `SELECT count(CASE WHEN event_name = 'init_module' AND result IS NULL THEN 1 END) AS open,
+		count(CASE WHEN event_name = 'sys_exit_init_module' THEN 1 END) AS late FROM kernel_module_events WHERE eid > %d`, before)
+	require.Equal(t, late[0]["open"], late[0]["late"])
+	incomplete := query(t, "SELECT name, event_name, missing FROM kernel_module_events WHERE eid > %d AND missing IS NOT NULL AND missing != 'result' LIMIT 5", before)
+	require.Empty(t, incomplete)
 	found := query(t, "SELECT count(*) AS n, count(DISTINCT load_id) AS attempts FROM kernel_module_findings WHERE eid > %d", before)
 	require.Equal(t, []map[string]string{{"n": strconv.Itoa(cycles), "attempts": strconv.Itoa(cycles)}}, found)
 	sensor := query(t, "SELECT state, lost, decode_errors, store_errors FROM kernel_module_sensors WHERE source = 'ebpf'")

@@ -2,7 +2,8 @@
 // modules do not. They are compiled without kernel headers, for amd64, and
 // [Build] fits them to the running kernel by its BTF. The kernel takes them
 // because Debian builds it with CONFIG_MODULE_FORCE_LOAD; they taint it. Arm64
-// kernels refuse such modules.
+// kernels refuse such modules. [Sign], [Strip], [Forge] and [Overlong] change the
+// signature of any module.
 //
 // The package imports no other of the project.
 package kmod

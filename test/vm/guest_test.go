@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -98,4 +99,32 @@ func TestGuestHasKmod(t *testing.T) {
 	out, err := exec.Command("sh", "-c", "insmod --version").CombinedOutput()
 	require.NoError(t, err)
 	require.Contains(t, string(out), "kmod version")
+}
+
+func TestGuestHasAnExt4Disk(t *testing.T) {
+	guest.Only(t)
+	dir := t.TempDir()
+	unmount, err := guest.MountImage(guestDisk, "ext4", dir)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), []byte("content"), 0o600))
+	var fs unix.Statfs_t
+	require.NoError(t, unix.Statfs(dir, &fs))
+	require.EqualValues(t, unix.EXT4_SUPER_MAGIC, fs.Type)
+	require.NoError(t, unmount())
+
+	// It is as new each time.
+	unmount, err = guest.MountImage(guestDisk, "ext4", dir)
+	require.NoError(t, err)
+	require.NoFileExists(t, filepath.Join(dir, "file"))
+	require.NoError(t, unmount())
+}
+
+// TestGuestAutoloads has the kernel itself run modprobe.
+func TestGuestAutoloads(t *testing.T) {
+	guest.Only(t)
+	require.NoDirExists(t, "/sys/module/af_alg")
+	socket, err := unix.Socket(unix.AF_ALG, unix.SOCK_SEQPACKET, 0)
+	require.NoError(t, err)
+	require.NoError(t, unix.Close(socket))
+	require.NoError(t, guest.Unload("af_alg"))
 }

@@ -53,6 +53,7 @@ var hostPrograms = []struct {
 	{program: "qemu-system-x86_64", debian: "qemu-system-x86", arch: AMD64},
 	{program: "qemu-system-aarch64", debian: "qemu-system-arm", arch: ARM64},
 	{program: "depmod", debian: "kmod"},
+	{program: "mkfs.ext4", debian: "e2fsprogs"},
 }
 
 func missingPackages(arch Arch) []string {

@@ -15,7 +15,9 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-func (m *Machine) writeInitramfs(name string, image *Image, p platform) error {
+// writeInitramfs packs the guest's files into a file of that name. The disk goes
+// to where Options.Ext4 says.
+func (m *Machine) writeInitramfs(name string, image *Image, p platform, disk string) error {
 	t := newTree()
 	if err := addTools(t, image.tools, p); err != nil {
 		return err
@@ -27,6 +29,9 @@ func (m *Machine) writeInitramfs(name string, image *Image, p platform) error {
 		if err := t.copy(guestPath, hostPath); err != nil {
 			return err
 		}
+	}
+	if m.Ext4 != "" {
+		t.file(m.Ext4, disk)
 	}
 	t.file("/init", m.Init)
 	rows, cols := m.terminalSize()

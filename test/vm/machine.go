@@ -22,6 +22,7 @@ import (
 type Options struct {
 	Modules []string          // further modules to put into /lib/modules, by name; what they depend on comes along
 	Files   map[string]string // guest path to the host's file or folder to put there
+	Ext4    string            // guest path to put the image of an empty ext4 filesystem of 4 MiB at, for guest.MountImage; none when empty
 	Env     []string          // NAME=value for the program in the guest
 	Cmdline []string          // additions to the kernel's command line
 	Memory  int               // MiB
@@ -96,8 +97,14 @@ func (m *Machine) Run(ctx context.Context) (*Result, error) {
 		return nil, fmt.Errorf("make a folder for the VM: %w", err)
 	}
 	defer os.RemoveAll(dir)
+	disk := filepath.Join(dir, "disk.ext4")
+	if m.Ext4 != "" {
+		if err := makeExt4(ctx, disk); err != nil {
+			return nil, err
+		}
+	}
 	initramfs := filepath.Join(dir, "initramfs")
-	if err := m.writeInitramfs(initramfs, image, p); err != nil {
+	if err := m.writeInitramfs(initramfs, image, p, disk); err != nil {
 		return nil, err
 	}
 	for boot := 1; ; boot++ {

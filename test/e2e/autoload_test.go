@@ -1,0 +1,134 @@
+//go:build linux
+
+package e2e
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery/test/vm/guest"
+)
+
+// TestGuestAutoload has an ordinary user make the kernel load a module.
+func TestGuestAutoload(t *testing.T) {
+	guest.Only(t)
+	for _, test := range []struct {
+		name    string
+		cmd     *exec.Cmd
+		request string
+		module  string
+	}{
+		{"a socket", ordinary(cast(t, "socket", "an", "argument")), "net-pf-38", "af_alg"},
+		{"a filesystem, mounted in a user namespace", inUserNamespace(ordinary(cast(t, "mount"))), "fs-romfs", "romfs"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			before := latest(t)
+			require.NoError(t, test.cmd.Run())
+			defer guest.Unload(test.module)
+			self := process(t)
+			pid := strconv.Itoa(test.cmd.Process.Pid)
+			requests := query(t, "SELECT * FROM kernel_module_events WHERE eid > %d AND event_name = 'module_request'", before)
+			require.Len(t, requests, 1)
+			request := requests[0]
+			requireColumns(t, map[string]string{
+				"name": test.request,
+				"pid":  pid, "parent": self["pid"], "uid": "1000", "process_name": "init",
+				"process_path": self["process_path"], "cmdline": commandLine(test.cmd.Args), "cwd": "/",
+				"cgroup": self["cgroup"], "count": "1",
+			}, request)
+			require.NotEmpty(t, request["load_id"])
+			require.Empty(t, request["missing"])
+			require.Empty(t, request["sha256"])
+
+			loads := query(t, "SELECT * FROM kernel_module_events WHERE eid > %d AND event_name != 'module_request' ORDER BY eid", before)
+			require.Equal(t, byFile, column(loads, "event_name"))
+			for _, row := range loads {
+				requireColumns(t, map[string]string{
+					"name": test.module, "parent_load_id": request["load_id"],
+					"process_name": "modprobe", "process_path": "/usr/bin/kmod",
+					"cmdline": "/sbin/modprobe -q -- " + test.request,
+					"uid":     "0", "auid": "4294967295", "session_id": "4294967295",
+					"origin": "file", "signature_status": "valid", "hash_source": "kernel",
+				}, row)
+				require.NotEqual(t, request["load_id"], row["load_id"])
+				requester := requesterOf(t, row)
+				require.Equal(t, requestedBy{PID: test.cmd.Process.Pid, Path: self["process_path"], Comm: "init", UID: 1000}, requester)
+				requireStartedByKernel(t, row)
+				require.Empty(t, row["missing"])
+			}
+			require.Len(t, findings(t, before), 1)
+		})
+	}
+}
+
+// TestGuestModprobeByHand loads a module that was asked for by the kernel a
+// moment ago, and in vain: this load has no requester.
+func TestGuestModprobeByHand(t *testing.T) {
+	guest.Only(t)
+	hidden := "/sbin/modprobe.hidden"
+	require.NoError(t, os.Rename("/sbin/modprobe", hidden))
+	err := cast(t, "socket").Run()
+	require.NoError(t, os.Rename(hidden, "/sbin/modprobe"))
+	require.Error(t, err, "nothing could load the module")
+
+	before := latest(t)
+	require.NoError(t, exec.CommandContext(t.Context(), "modprobe", "af_alg").Run())
+	require.NoError(t, guest.Unload("af_alg"))
+	// A load may wait for its image when its unloading is stored.
+	rows := query(t, "SELECT * FROM kernel_module_events WHERE eid > %d ORDER BY time_nanos, eid", before)
+	require.Equal(t, append(slices.Clone(byFile), "module_free", "delete_module"), column(rows, "event_name"))
+	for _, row := range rows {
+		require.Empty(t, row["requested_by"])
+		require.Empty(t, row["parent_load_id"])
+	}
+}
+
+// requestedBy is the column requested_by.
+type requestedBy struct {
+	PID  int    `json:"pid"`
+	Path string `json:"path"`
+	Comm string `json:"comm"`
+	UID  int    `json:"uid"`
+}
+
+func requesterOf(t *testing.T, row map[string]string) requestedBy {
+	t.Helper()
+	var r requestedBy
+	require.NoError(t, json.Unmarshal([]byte(row["requested_by"]), &r), "%q", row["requested_by"])
+	return r
+}
+
+// requireStartedByKernel wants threads of the kernel alone above the process,
+// as the kernel's helpers have them.
+func requireStartedByKernel(t *testing.T, row map[string]string) {
+	t.Helper()
+	chain := parseAncestors(t, row["ancestors"])
+	require.NotEmpty(t, chain)
+	require.Equal(t, row["parent"], strconv.Itoa(chain[0].PID))
+	for _, thread := range chain[:len(chain)-1] {
+		require.Empty(t, thread.Path)
+		require.True(t, strings.HasPrefix(thread.Comm, "kworker/"), "%+v", thread)
+	}
+	require.Equal(t, ancestor{PID: 2, Comm: "kthreadd"}, chain[len(chain)-1])
+}
+
+// inUserNamespace makes the command root in a user namespace of its own, with
+// mounts of its own.
+func inUserNamespace(cmd *exec.Cmd) *exec.Cmd {
+	uid, gid := int(cmd.SysProcAttr.Credential.Uid), int(cmd.SysProcAttr.Credential.Gid)
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: gid, Size: 1}},
+		Credential:  &syscall.Credential{NoSetGroups: true},
+	}
+	return cmd
+}

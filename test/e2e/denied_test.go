@@ -1,0 +1,138 @@
+//go:build linux
+
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery/test/vm/guest"
+)
+
+// deniedCalls is how many calls TestGuestDeniedFlood makes.
+func deniedCalls() int {
+	switch guest.Kernel() {
+	case "5.10", "7.x":
+		return 500_000
+	}
+	return 20_000
+}
+
+// recorderGrowth is how much more memory the recorder may hold after a flood,
+// in KiB.
+const recorderGrowth = 16 << 10
+
+// TestGuestDeniedFlood has an ordinary user call init_module as fast as the
+// kernel refuses.
+func TestGuestDeniedFlood(t *testing.T) {
+	guest.Only(t)
+	h := handFile(t, image(t, "dummy"), t.TempDir(), "dummy.ko", "tmpfs")
+	require.NoError(t, h.load(""))
+	require.NoError(t, guest.Unload("dummy"))
+	before, calls := latest(t), deniedCalls()
+	earlier := query(t, "SELECT eid FROM kernel_module_events ORDER BY eid")
+	require.NotEmpty(t, earlier)
+	recorder := recorderProc(t)
+	// From here on VmHWM is the most it has held since.
+	require.NoError(t, os.WriteFile(filepath.Join(recorder, "clear_refs"), []byte("5"), 0))
+	held := memory(t, recorder, "VmRSS")
+
+	cmd := ordinary(cast(t, "flood", strconv.Itoa(calls), "of many"))
+	require.NoError(t, cmd.Run())
+	denied := query(t, "SELECT * FROM kernel_module_events WHERE eid > %d AND error = 'EPERM' ORDER BY eid", before)
+	counted := int64(0)
+	self := process(t)
+	for _, row := range denied {
+		counted += integer(t, row["count"])
+		requireColumns(t, map[string]string{
+			"event_name": "init_module", "result": "-1", "uid": "1000", "euid": "1000",
+			"pid": strconv.Itoa(cmd.Process.Pid), "parent": self["pid"],
+			"process_path": self["process_path"], "cmdline": commandLine(cmd.Args), "capabilities": "0",
+		}, row)
+	}
+	require.EqualValues(t, calls, counted)
+	require.LessOrEqual(t, len(denied), 10, "a row a minute")
+	require.Equal(t, earlier, query(t, "SELECT eid FROM kernel_module_events WHERE eid <= %d ORDER BY eid", before))
+	t.Logf("the recorder held %d KiB before the flood, at most %d in it, %d after", held, memory(t, recorder, "VmHWM"), memory(t, recorder, "VmRSS"))
+	require.LessOrEqual(t, memory(t, recorder, "VmHWM"), held+recorderGrowth)
+
+	before = latest(t)
+	require.NoError(t, h.load(""))
+	defer guest.Unload("dummy")
+	rows := eventsSince(t, before)
+	require.Equal(t, byFile, column(rows, "event_name"))
+	for _, row := range rows {
+		requireColumns(t, with(evidence(t, h.bytes, h.bytes, "valid"), "path", h.path), row)
+		require.Empty(t, row["missing"])
+	}
+}
+
+// TestGuestDeniedPrograms keeps programs and calls of one user apart.
+func TestGuestDeniedPrograms(t *testing.T) {
+	guest.Only(t)
+	other := filepath.Join(t.TempDir(), "other")
+	binary, err := os.ReadFile("/proc/self/exe")
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(other, binary, 0o755))
+	require.NoError(t, os.Chmod(filepath.Dir(other), 0o755))
+	require.NoError(t, os.Chmod(filepath.Dir(filepath.Dir(other)), 0o755))
+	before := latest(t)
+	require.NoError(t, ordinary(cast(t, "flood", "3")).Run())
+	cmd := ordinary(cast(t, "flood", "4"))
+	cmd.Path = other
+	require.NoError(t, cmd.Run())
+	rows := query(t, `SELECT process_path, uid, sum(count) AS n FROM kernel_module_events
+		WHERE eid > %d AND error = 'EPERM' GROUP BY process_path, uid ORDER BY n`, before)
+	require.Equal(t, []map[string]string{
+		{"process_path": link(t, "/proc/self/exe"), "uid": "1000", "n": "3"},
+		{"process_path": other, "uid": "1000", "n": "4"},
+	}, rows)
+}
+
+// TestGuestDeniedByMany has more users be denied than anything could keep
+// apart for ever.
+func TestGuestDeniedByMany(t *testing.T) {
+	guest.Only(t)
+	const users = 2500
+	before := latest(t)
+	require.NoError(t, cast(t, "users", "10000", strconv.Itoa(users)).Run())
+	sums := query(t, "SELECT sum(count) AS n FROM kernel_module_events WHERE eid > %d AND error = 'EPERM' AND event_name = 'init_module'", before)
+	require.Equal(t, []map[string]string{{"n": strconv.Itoa(users)}}, sums)
+	wrong := query(t, "SELECT * FROM kernel_module_events WHERE eid > %d AND error = 'EPERM' AND uid IS NOT NULL AND count != 1", before)
+	require.Empty(t, wrong, "a row that stands for several users names none")
+	nameless := query(t, "SELECT * FROM kernel_module_events WHERE eid > %d AND error = 'EPERM' AND uid IS NULL", before)
+	for _, row := range nameless {
+		requireMissing(t, row, "uid", "process_path", "cmdline")
+	}
+	named := query(t, "SELECT count(DISTINCT uid) AS users, min(uid) AS least FROM kernel_module_events WHERE eid > %d AND error = 'EPERM'", before)
+	t.Logf("%s users have rows of their own", named[0]["users"])
+	require.Equal(t, "10000", named[0]["least"])
+
+	// Those that try no more make room for others.
+	for range 10 {
+		before = latest(t)
+	}
+	require.NoError(t, cast(t, "users", "20000", "1").Run())
+	rows := eventsSince(t, before)
+	require.Len(t, rows, 1)
+	requireColumns(t, map[string]string{"uid": "20000", "count": "1", "process_path": link(t, "/proc/self/exe")}, rows[0])
+}
+
+// recorderProc is the extension's folder in /proc.
+func recorderProc(t *testing.T) string {
+	t.Helper()
+	return filepath.Join("/proc", strconv.Itoa(shared(t).extension.PID()))
+}
+
+// memory reads a size from /proc/PID/status, in KiB.
+func memory(t *testing.T, proc, field string) int64 {
+	t.Helper()
+	size, ok := strings.CutSuffix(status(t, proc)[field], " kB")
+	require.True(t, ok)
+	return integer(t, strings.TrimSpace(size))
+}

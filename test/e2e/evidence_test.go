@@ -1,0 +1,163 @@
+//go:build linux
+
+package e2e
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"debug/elf"
+	"encoding/hex"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery/test/vm/guest"
+)
+
+// evidence is what every event of a load says of the bytes that the kernel was
+// handed and of the module in them. A valid signature is Debian's.
+func evidence(t *testing.T, handed, image []byte, status string) map[string]string {
+	t.Helper()
+	row := map[string]string{
+		"sha256": sum(handed), "image_sha256": sum(image), "hash_source": "kernel",
+		"signature_status": status,
+	}
+	if status == "valid" {
+		sign(t, row, image)
+	}
+	if _, err := elf.NewFile(bytes.NewReader(image)); err != nil {
+		return row // it has no .modinfo
+	}
+	info := modinfo(t, image)
+	for _, column := range []string{"vermagic", "license", "version", "srcversion"} {
+		if info[column] != "" {
+			row[column] = info[column]
+		}
+	}
+	row["intree"] = map[bool]string{true: "1", false: "0"}[info["intree"] == "Y"]
+	return row
+}
+
+// sign adds who signed the image, as kmod's modinfo says.
+func sign(t *testing.T, row map[string]string, image []byte) {
+	t.Helper()
+	for column, field := range map[string]string{
+		"signer": "signer", "signature_key_id": "sig_key", "signature_hash": "sig_hashalgo",
+	} {
+		row[column] = modinfoSays(t, image, field)
+		require.NotEmpty(t, row[column], field)
+	}
+}
+
+func sum(content []byte) string {
+	digest := sha256.Sum256(content)
+	return hex.EncodeToString(digest[:])
+}
+
+// firstSeen is what first_seen must be for the next load of these bytes.
+func firstSeen(t *testing.T, name string, handed []byte) string {
+	t.Helper()
+	rows := query(t, "SELECT count(*) AS n FROM kernel_module_events WHERE name = '%s' AND sha256 = '%s'", name, sum(handed))
+	if rows[0]["n"] == "0" {
+		return "1"
+	}
+	return "0"
+}
+
+// requireColumns compares some columns of a row.
+func requireColumns(t *testing.T, want, row map[string]string) {
+	t.Helper()
+	got := map[string]string{}
+	for name := range want {
+		if value, ok := row[name]; ok {
+			got[name] = value
+		}
+	}
+	require.Equal(t, want, got, "%s", row["event_name"])
+}
+
+// TestGuestEvidence loads, in every way, a module that the host has not seen
+// before, and then the same once more.
+func TestGuestEvidence(t *testing.T) {
+	guest.Only(t)
+	require.GreaterOrEqual(t, len(unseen), len(attempts))
+	for i, a := range attempts {
+		t.Run(a.name, func(t *testing.T) {
+			loadTwice(t, a, unseen[i])
+		})
+	}
+	for _, a := range attempts {
+		if a.name != "a file on ext4" && a.name != "a compressed file" && a.name != "memory" {
+			continue // they differ in no more than where the bytes lie
+		}
+		t.Run("a large module from "+a.name, func(t *testing.T) {
+			loadTwice(t, a, large)
+		})
+	}
+}
+
+// unseen are modules that depend on no other and that no other test loads.
+var unseen = []string{
+	"tcp_bic", "tcp_cdg", "tcp_dctcp", "tcp_highspeed", "tcp_htcp", "tcp_hybla",
+	"tcp_lp", "tcp_scalable", "tcp_vegas", "tcp_veno", "tcp_westwood",
+}
+
+// large has more than a megabyte on most kernels, so that its image comes in
+// many chunks.
+const large = "sunrpc"
+
+func loadTwice(t *testing.T, a attempt, name string) {
+	image := image(t, name)
+	handed := a.prepare(t, name)
+	want := evidence(t, handed.bytes, image, "valid")
+	want["name"], want["origin"], want["count"] = name, a.origin, "1"
+	want["first_seen"] = firstSeen(t, name, handed.bytes)
+	if name != large {
+		require.Equal(t, "1", want["first_seen"])
+	}
+	for range 2 {
+		before := latest(t)
+		require.NoError(t, handed.load(""))
+		require.NoError(t, guest.Unload(name))
+		rows := query(t, "SELECT * FROM kernel_module_events WHERE eid > %d AND sha256 IS NOT NULL ORDER BY eid", before)
+		require.Equal(t, a.events, column(rows, "event_name"))
+		for _, row := range rows {
+			requireColumns(t, want, row)
+			require.Empty(t, row["missing"])
+		}
+		want["first_seen"] = "0"
+	}
+}
+
+// TestGuestEvidenceOfAHugeImage loads an image of many megabytes, which is a
+// module and zeros.
+func TestGuestEvidenceOfAHugeImage(t *testing.T) {
+	guest.Only(t)
+	huge := make([]byte, 8<<20)
+	copy(huge, image(t, "dummy"))
+	digest := sum(huge)
+	for _, a := range []attempt{
+		{origin: "file", events: byFile, prepare: func(t *testing.T, _ string) *handed {
+			return handFile(t, huge, "/run", "huge.ko", "tmpfs")
+		}},
+		{origin: "memory", events: byMemory, prepare: func(*testing.T, string) *handed {
+			return &handed{bytes: huge}
+		}},
+	} {
+		t.Run(a.origin, func(t *testing.T) {
+			handed := a.prepare(t, "")
+			before := latest(t)
+			require.NoError(t, handed.load(""))
+			defer guest.Unload("dummy")
+			rows := eventsSince(t, before)
+			require.Equal(t, a.events, column(rows, "event_name"))
+			for _, row := range rows {
+				requireColumns(t, map[string]string{
+					"sha256": digest, "image_sha256": digest, "hash_source": "kernel",
+					"signature_status": "unsigned", "name": "dummy",
+				}, row)
+				require.Empty(t, row["missing"])
+			}
+		})
+	}
+}

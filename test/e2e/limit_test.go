@@ -1,0 +1,67 @@
+//go:build linux
+
+package e2e
+
+import (
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery/test/vm/guest"
+)
+
+// TestGuestImageLimit runs a second extension that takes no image as large as
+// a module.
+func TestGuestImageLimit(t *testing.T) {
+	guest.Only(t)
+	dir, err := os.MkdirTemp("/run", "limit")
+	require.NoError(t, err)
+	limited, err := startOsquery(dir, "--image-limit", "1000")
+	require.NoError(t, err)
+	defer limited.host.Close()
+	for _, a := range attempts {
+		t.Run(a.name, func(t *testing.T) {
+			handed := a.prepare(t, "dummy")
+			before := limited.latest(t)
+			require.NoError(t, handed.load(""))
+			defer guest.Unload("dummy")
+			rows := limited.since(t, before)
+			require.Equal(t, a.events, column(rows, "event_name"))
+			for _, row := range rows {
+				want := map[string]string{"name": "dummy", "signature_status": "valid", "size": describe(handed)["size"]}
+				if a.origin == "file" {
+					want = evidence(t, handed.bytes, image(t, "dummy"), "valid")
+					want["hash_source"] = "file"
+					require.Empty(t, row["missing"])
+				} else {
+					require.Empty(t, row["sha256"])
+					require.Empty(t, row["image_sha256"])
+					require.Empty(t, row["hash_source"])
+					requireMissing(t, row, "sha256", "image_sha256", "signer", "vermagic")
+				}
+				requireColumns(t, want, row)
+			}
+		})
+	}
+
+	// In the container the path is another file than here.
+	t.Run("a container", func(t *testing.T) {
+		module := handFile(t, image(t, "dummy"), "/run", "dummy.ko", "tmpfs")
+		other := handFile(t, image(t, "nbd"), "/", "payload.ko", "rootfs")
+		group := makeGroup(t, "/sys/fs/cgroup", "system.slice/docker-"+containerID+".scope")
+		container := castContainer(t, group, "pivot_root", module.path)
+		before := limited.latest(t)
+		container.load(t)
+		rows := limited.since(t, before)
+		require.Equal(t, byFile, column(rows, "event_name"))
+		for _, row := range rows {
+			require.Equal(t, other.path, row["path"])
+			if row["sha256"] == "" {
+				requireMissing(t, row, "sha256", "image_sha256")
+				continue
+			}
+			requireColumns(t, with(evidence(t, module.bytes, module.bytes, "valid"), "hash_source", "file"), row)
+		}
+	})
+}

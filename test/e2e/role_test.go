@@ -1,0 +1,227 @@
+//go:build linux
+
+package e2e
+
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// roleEnv makes the test binary do one of the roles instead of testing.
+const roleEnv = "KMODQUERY_TEST_ROLE"
+
+// roles are processes of their own that tests need in the guest. Their
+// arguments begin at os.Args[1].
+var roles = map[string]func() error{
+	"load":      loadRole,
+	"socket":    socketRole,
+	"mount":     mountRole,
+	"container": containerRole,
+	"flood":     floodRole,
+	"users":     usersRole,
+}
+
+// cast returns the command of a process that does the role with the arguments.
+func cast(t *testing.T, role string, args ...string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.CommandContext(t.Context(), self, args...)
+	cmd.Env = append(os.Environ(), roleEnv+"="+role)
+	cmd.Dir = "/"
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+// ordinary makes the command run as a user without any rights.
+func ordinary(cmd *exec.Cmd) *exec.Cmd {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinaryUser, Gid: ordinaryUser}}
+	return cmd
+}
+
+const ordinaryUser = 1000
+
+// play returns the exit code of the role.
+func play(role string) int {
+	runtime.LockOSThread() // one thread does it all
+	f := roles[role]
+	if f == nil {
+		fmt.Fprintf(os.Stderr, "no role %q\n", role)
+		return 2
+	}
+	if err := f(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// loadRole loads the file of its first argument and does not mind the others.
+func loadRole() error {
+	file, err := os.Open(os.Args[1])
+	if err != nil {
+		return err
+	}
+	return unix.FinitModule(int(file.Fd()), "", 0)
+}
+
+// socketRole opens a socket of a family that is a module.
+func socketRole() error {
+	_, err := unix.Socket(unix.AF_ALG, unix.SOCK_SEQPACKET, 0)
+	return err
+}
+
+// mountRole mounts a filesystem that is a module and that its user must not
+// mount.
+func mountRole() error {
+	err := unix.Mount("none", "/tmp", "romfs", 0, "")
+	if err == nil {
+		return errors.New("mount succeeded")
+	}
+	return nil
+}
+
+// errAllowed is that the kernel did what it should have refused.
+var errAllowed = errors.New("it was allowed")
+
+// floodRole calls init_module as often as its argument says, without the right
+// to.
+func floodRole() error {
+	count, err := strconv.Atoi(os.Args[1])
+	if err != nil {
+		return err
+	}
+	for i := range count {
+		if err := unix.InitModule([]byte("x"), ""); !errors.Is(err, unix.EPERM) {
+			return fmt.Errorf("call %d: %w", i, cmp.Or(err, errAllowed))
+		}
+	}
+	return nil
+}
+
+// usersRole calls init_module once as each of so many users, from the one of
+// its first argument on.
+func usersRole() error {
+	first, err := strconv.Atoi(os.Args[1])
+	if err != nil {
+		return err
+	}
+	count, err := strconv.Atoi(os.Args[2])
+	if err != nil {
+		return err
+	}
+	for uid := first; uid < first+count; uid++ {
+		// The saved id stays root's, to come back.
+		if err := becomeUser(uid, uid); err != nil {
+			return err
+		}
+		if err := unix.InitModule([]byte("x"), ""); !errors.Is(err, unix.EPERM) {
+			return fmt.Errorf("user %d: %w", uid, cmp.Or(err, errAllowed))
+		}
+		if err := becomeUser(0, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// becomeUser is setresuid(2) of the thread alone, which keeps the saved id.
+func becomeUser(real, effective int) error {
+	_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(real), uintptr(effective), ^uintptr(0))
+	if errno != 0 {
+		return fmt.Errorf("become user %d: %w", real, errno)
+	}
+	return nil
+}
+
+// containerRole loads a module as a process of a container does. Its first
+// argument says how the root is changed, its second is the module. It waits for
+// a line before, so that it can be moved to a control group, and for the end of
+// its input after, so that it can be looked at.
+func containerRole() error {
+	how, path := os.Args[1], os.Args[2]
+	module, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	input := bufio.NewReader(os.Stdin)
+	if _, err := input.ReadString('\n'); err != nil {
+		return err
+	}
+	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	root := containerRoot
+	if err := newRoot(root); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(root, "payload.ko"), module, 0o600); err != nil {
+		return err
+	}
+	switch how {
+	case "pivot_root":
+		err = pivot(root)
+	case "chroot":
+		err = errors.Join(unix.Chroot(root), unix.Chdir("/"))
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", how, err)
+	}
+	file, err := os.Open("/payload.ko")
+	if err != nil {
+		return err
+	}
+	if err := unix.FinitModule(int(file.Fd()), "", 0); err != nil {
+		return fmt.Errorf("finit_module: %w", err)
+	}
+	fmt.Println("loaded")
+	_, err = io.Copy(io.Discard, input)
+	return err
+}
+
+// containerRoot is where containerRole makes its root.
+const containerRoot = "/run/container"
+
+func newRoot(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return unix.Mount("none", dir, "tmpfs", 0, "")
+}
+
+// pivot makes dir, a mount, the root of the mount namespace and lets go of the
+// old one.
+func pivot(dir string) error {
+	// The kernel does not move the initramfs away. So another root is laid over
+	// it first.
+	over := "/run/root"
+	if err := errors.Join(os.MkdirAll(over, 0o755), unix.Mount("/", over, "", unix.MS_BIND|unix.MS_REC, "")); err != nil {
+		return fmt.Errorf("bind the root: %w", err)
+	}
+	if err := errors.Join(
+		unix.Chdir(over), unix.Mount(".", "/", "", unix.MS_MOVE, ""), unix.Chroot("."), unix.Chdir(dir),
+	); err != nil {
+		return fmt.Errorf("lay another root over the initramfs: %w", err)
+	}
+	// The old root goes below the new one, at the same place.
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return err
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("let go of the old root: %w", err)
+	}
+	return unix.Chdir("/")
+}
