@@ -68,7 +68,10 @@ type Record struct {
 	Capabilities         uint64 // effective, a bit each
 	MntNS, PidNS, UserNS uint32 // inode numbers of the namespaces
 	KernelThread         bool   // not a thread of any program's
-	Comm                 string
+	// Unread names what a kernel that is locked down kept from the program:
+	// what it holds is empty here.
+	Unread Unread
+	Comm   string
 
 	// Which of these is not nil follows from Kind.
 	Call   *Call   // SystemCall
@@ -176,6 +179,7 @@ func Decode(raw []byte) (Record, error) {
 		PidNS:         header.PidNs,
 		UserNS:        header.UserNs,
 		KernelThread:  header.Kthread != 0,
+		Unread:        Unread(header.Unread),
 		Comm:          text(header.Comm[:]),
 	}
 	switch record.Kind {
@@ -271,6 +275,10 @@ func decodeFile(raw []byte) (*File, error) {
 	return file, nil
 }
 
+// maxPath is PATH_MAX (include/uapi/linux/limits.h). A folder may lie deeper, for
+// who goes there step by step; then the beginning is left out.
+const maxPath = 4096
+
 // path joins the components of a walk, the last first. It is incomplete, and
 // then relative, where they do not lead to a root.
 func path(state modulePathState, used uint32, components *[32][256]uint8) (_ string, incomplete bool) {
@@ -281,6 +289,9 @@ func path(state modulePathState, used uint32, components *[32][256]uint8) (_ str
 		}
 	}
 	joined := strings.Join(names, "/")
+	if len(joined) > maxPath {
+		return joined[len(joined)-maxPath:], true
+	}
 	switch state {
 	case modulePathStatePATH_NONE:
 		return "", false

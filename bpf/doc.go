@@ -3,7 +3,8 @@
 // nothing of events or SQL and imports no other package of this project;
 // package linux turns its records into events.
 //
-// module.bpf.c is compiled by go generate (clang 14 or later); the objects are
+// module.bpf.c, and locked.bpf.c for kernels that let no program read memory,
+// are compiled by go generate (clang 14 or later); the objects are
 // committed, so that building needs no clang. The C sources are under GPL-2.0
 // or BSD-2-Clause, which the kernel demands of programs that use its helpers.
 package bpf

@@ -31,11 +31,12 @@ type candidate struct {
 type attachAs string
 
 const (
-	asRawTracepoint attachAs = "raw_tp"
-	asFentry        attachAs = "fentry"
-	asFexit         attachAs = "fexit"
-	asKprobe        attachAs = "kprobe"
-	asKretprobe     attachAs = "kretprobe"
+	asRawTracepoint   attachAs = "raw_tp"
+	asTypedTracepoint attachAs = "tp_btf" // a raw tracepoint whose arguments are typed
+	asFentry          attachAs = "fentry"
+	asFexit           attachAs = "fexit"
+	asKprobe          attachAs = "kprobe"
+	asKretprobe       attachAs = "kretprobe"
 )
 
 // isTracing reports whether the program needs a function in the kernel's BTF.

@@ -21,6 +21,8 @@ type Image struct {
 	// record was made. Otherwise there is no use in what is found there: it was
 	// too large, the ring had no room, or memory could not be read.
 	Sent bool
+	// Flags are those of finit_module, where they were not known before.
+	Flags uint32
 }
 
 func decodeImage(raw []byte) (*Image, error) {
@@ -28,7 +30,7 @@ func decodeImage(raw []byte) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Image{Size: r.Size, Sent: r.State == moduleImageStateIMAGE_WHOLE}, nil
+	return &Image{Size: r.Size, Sent: r.State == moduleImageStateIMAGE_WHOLE, Flags: r.Flags}, nil
 }
 
 // A Chunk is a part of the image that the thread Tid handed over in the

@@ -37,8 +37,11 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
+enum bpf_func_id { BPF_FUNC_get_current_task_btf = 158 }; /* from 5.11, 3ca1032ab7ab */
+
 enum { BPF_ANY = 0, BPF_NOEXIST = 1 };
 enum { BPF_F_MMAPABLE = 1 << 10 };
+enum { BPF_RB_AVAIL_DATA = 0 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -149,6 +152,7 @@ struct task_struct {
 };
 
 struct qstr {
+	u32 len;
 	const unsigned char *name;
 };
 
@@ -160,6 +164,18 @@ struct dentry {
 	struct hlist_bl_node d_hash;
 	struct dentry *d_parent;
 	struct qstr d_name;
+};
+
+/* to 6.13: where a name lies that is short enough */
+struct dentry___iname {
+	unsigned char d_iname[32]; /* at least */
+};
+
+/* from 6.14 */
+struct dentry___shortname {
+	struct {
+		unsigned char string[32];
+	} d_shortname;
 };
 
 struct vfsmount {
@@ -212,6 +228,10 @@ struct inode___hidden {
 struct file {
 	struct path f_path;
 	struct inode *f_inode;
+};
+
+struct load_info {
+	unsigned long len;
 };
 
 struct module {

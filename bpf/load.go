@@ -55,6 +55,9 @@ type attached struct {
 // that this kernel takes. A hook that takes none is named by Unattached; only
 // when nothing at all can be attached is that an error. The image of a module is
 // sent where it has at most imageLimit bytes; MaxImage is the most that can be.
+// Where the kernel lets no program read memory, as when it is locked down to
+// confidentiality, the records lack what their Unread says, and there are no
+// images, parameters or texts.
 // Open needs CAP_BPF, CAP_PERFMON and CAP_SYS_RESOURCE, or root.
 func Open(imageLimit int64) (_ *Programs, err error) {
 	kernel, err := btf.LoadKernelSpec()
@@ -85,9 +88,9 @@ func Open(imageLimit int64) (_ *Programs, err error) {
 	if p.loadTypes, err = enumerators(kernel, "kernel_load_data_id"); err != nil {
 		return nil, err
 	}
-	spec, err := loadModule()
+	spec, list, err := choose(kernel)
 	if err != nil {
-		return nil, fmt.Errorf("read the BPF object: %w", err)
+		return nil, err
 	}
 	if err := p.loadMaps(spec); err != nil {
 		return nil, err
@@ -108,11 +111,6 @@ func Open(imageLimit int64) (_ *Programs, err error) {
 	if p.images, err = ringbuf.NewReader(p.maps.Maps[moduleMapImages]); err != nil {
 		return nil, fmt.Errorf("open the ring buffer of images: %w", err)
 	}
-	preemptible, err := isPreemptible()
-	if err != nil {
-		return nil, err
-	}
-	list := hooks(preemptible)
 	loaded := p.loadPreferred(spec, kernel, list)
 	defer func() {
 		for _, program := range loaded {
@@ -136,6 +134,27 @@ func Open(imageLimit int64) (_ *Programs, err error) {
 		return nil, p.unattached[0]
 	}
 	return p, nil
+}
+
+// choose returns the object that the kernel takes, and its hooks.
+func choose(kernel *btf.Spec) (*ebpf.CollectionSpec, []hook, error) {
+	locked, err := isLocked()
+	if err != nil {
+		return nil, nil, err
+	}
+	load, list := loadLocked, lockedHooks(kernel)
+	if !locked {
+		preemptible, err := isPreemptible()
+		if err != nil {
+			return nil, nil, err
+		}
+		load, list = loadModule, hooks(preemptible)
+	}
+	spec, err := load()
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the BPF object: %w", err)
+	}
+	return spec, list, nil
 }
 
 func (p *Programs) loadMaps(spec *ebpf.CollectionSpec) error {
@@ -253,7 +272,7 @@ func (p *Programs) attachAs(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.P
 	switch c.as {
 	case asRawTracepoint:
 		a.link, err = link.AttachRawTracepoint(link.RawTracepointOptions{Name: c.symbol, Program: program})
-	case asFentry, asFexit:
+	case asFentry, asFexit, asTypedTracepoint:
 		a.link, err = link.AttachTracing(link.TracingOptions{Program: program})
 	case asKprobe:
 		a.link, err = link.Kprobe(c.symbol, program, nil)

@@ -14,6 +14,7 @@
 #define MNT_INTERNAL 0x4000   /* include/linux/mount.h */
 #define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
 #define EPERM 1
+#define RECORDS_SIZE (16 << 20)
 #define DEPTH 4               /* loads made from inside a load, followed this far */
 #define CHUNKS 512            /* the largest image, 32 MiB */
 
@@ -51,7 +52,7 @@ struct thread {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 16 << 20);
+	__uint(max_entries, RECORDS_SIZE);
 } records SEC(".maps");
 
 struct {
@@ -129,7 +130,7 @@ struct request {
 struct {
 	/* Of threads: what they request right now. */
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
+	__uint(max_entries, 16384);
 	__type(key, u32);
 	__type(value, struct request);
 } requests SEC(".maps");
@@ -137,7 +138,7 @@ struct {
 struct {
 	/* Of struct subprocess_info, by address: the request that it is for. */
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1024);
+	__uint(max_entries, 16384);
 	__type(key, u64);
 	__type(value, struct request);
 } usermodehelpers SEC(".maps");
@@ -145,7 +146,7 @@ struct {
 struct {
 	/* Of processes that the kernel started: the request that they are for. */
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1024);
+	__uint(max_entries, 16384);
 	__type(key, u32);
 	__type(value, struct request);
 } requested SEC(".maps");
@@ -173,6 +174,15 @@ static __always_inline struct draft *find_draft(void)
 	u32 zero = 0;
 
 	return bpf_map_lookup_elem(&drafts, &zero);
+}
+
+/*
+ * Reports whether the ring must be left to what not any user can cause: the rest
+ * of it is for loads.
+ */
+static __always_inline bool is_crowded(void)
+{
+	return bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA) > RECORDS_SIZE / 2;
 }
 
 /* The thread's attempts, or NULL where it has none under way. */
@@ -222,8 +232,10 @@ static __always_inline struct attempt *begin_attempt(u64 regs)
 		draft->thread.start_time = BPF_CORE_READ(task, start_time);
 		bpf_map_update_elem(&threads, &tid, &draft->thread, BPF_ANY);
 		thread = bpf_map_lookup_elem(&threads, &tid);
-		if (!thread)
+		if (!thread) {
+			count(COUNTER_LOST); /* what follows cannot be put together */
 			return NULL;
+		}
 	} else if (thread->attempt[0].regs == 0) {
 		thread->depth = 0; /* without an entry there is no return either */
 	} else if (thread->attempt[0].regs == regs && !thread->attempt[0].live) {
@@ -320,6 +332,8 @@ static __always_inline void fill_header(struct record_header *header, u32 kind, 
 	header->mnt_ns = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
 	header->pid_ns = active_pid_ns(task);
 	header->kthread = (BPF_CORE_READ(task, flags) & PF_KTHREAD) != 0;
+	header->unread = 0;
+	header->reserved = 0;
 	header->has_auid = 0;
 	header->auid = 0;
 	header->session_id = 0;
@@ -614,7 +628,7 @@ static __always_inline bool count_denied(struct denied_key *key)
 		return 0;
 	}
 	__sync_fetch_and_add(&calls->count, 1);
-	if (calls->epoch == set->epoch)
+	if (calls->epoch == set->epoch || is_crowded())
 		return 0;
 	calls->epoch = set->epoch;
 	return 1;
@@ -968,7 +982,7 @@ static __always_inline int taken(const void *image, u64 size)
 	fill_header(&record->header, RECORD_IMAGE, thread);
 	record->size = size;
 	record->state = state;
-	record->reserved = 0;
+	record->flags = 0;
 	bpf_ringbuf_submit(record, 0);
 	return 0;
 }
@@ -1086,14 +1100,20 @@ int raw_tp_module_free(u64 *ctx)
 static __always_inline int module_request(const char *name)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	u64 request_ns = tell_once(NULL);
+	struct attempt *attempt = innermost(find_thread());
+	u64 request_ns;
 	struct request request = {
 		.start_time = BPF_CORE_READ(task, start_time),
-		.request_ns = request_ns,
 		.request_tid = (u32)bpf_get_current_pid_tgid(),
 	};
 	struct module_record *record;
 
+	if (is_crowded()) {
+		count(COUNTER_LOST);
+		return 0;
+	}
+	request_ns = tell_once(NULL);
+	request.request_ns = request_ns;
 	bpf_map_update_elem(&requests, &request.request_tid, &request, BPF_ANY);
 	record = bpf_ringbuf_reserve(&records, sizeof(struct module_record), 0);
 	if (!record) {
@@ -1103,6 +1123,8 @@ static __always_inline int module_request(const char *name)
 	fill_header(&record->header, RECORD_MODULE_REQUEST, NULL);
 	record->header.attempt_ns = request_ns;
 	record->header.context_ns = request_ns;
+	if (attempt)
+		record->header.parent_attempt_ns = attempt->begin_ns; /* made by a module's init */
 	record->verified = 0;
 	record->verdict = 0;
 	record->sig_ok = SIG_OK_UNKNOWN;

@@ -92,11 +92,11 @@ type moduleImageChunk struct {
 }
 
 type moduleImageRecord struct {
-	_        structs.HostLayout
-	Header   moduleRecordHeader
-	Size     uint64
-	State    moduleImageState
-	Reserved uint32
+	_      structs.HostLayout
+	Header moduleRecordHeader
+	Size   uint64
+	State  moduleImageState
+	Flags  uint32
 }
 
 type moduleImageState uint32
@@ -189,6 +189,8 @@ type moduleRecordHeader struct {
 	MntNs           uint32
 	PidNs           uint32
 	UserNs          uint32
+	Unread          moduleUnread
+	Reserved        uint32
 	Comm            [16]uint8
 }
 
@@ -272,6 +274,13 @@ type moduleThread struct {
 		Reserved   uint32
 	}
 }
+
+type moduleUnread uint32
+
+const (
+	moduleUnreadUNREAD_TASK    moduleUnread = 1
+	moduleUnreadUNREAD_UNTYPED moduleUnread = 2
+)
 
 // Names of all BPF objects in the ELF.
 //

@@ -65,6 +65,12 @@ enum sig_ok {
 	SIG_OK_YES,
 };
 
+/* What a program could not read and therefore left zero, a bit each. */
+enum unread {
+	UNREAD_TASK = 1,    /* struct task_struct, and all that it leads to */
+	UNREAD_UNTYPED = 2, /* what no typed pointer leads to: texts, the innermost pid namespace, requests */
+};
+
 enum counter {
 	COUNTER_LOST,     /* records for which the ring had no room, and returns that went unseen */
 	COUNTER_DENIED,   /* with enum system_call added: denied calls that found no place in the map of them */
@@ -94,6 +100,8 @@ struct record_header {
 	__u32 mnt_ns;
 	__u32 pid_ns;
 	__u32 user_ns;
+	enum unread unread;      /* a mask */
+	__u32 reserved;
 	__u8 comm[COMM_LEN];
 };
 
@@ -159,7 +167,7 @@ struct image_record {
 	struct record_header header;
 	__u64 size;
 	enum image_state state;
-	__u32 reserved;
+	__u32 flags;             /* of finit_module, where they were not known before; else 0 */
 };
 
 /* A part of an image; the ring of images holds nothing else. */

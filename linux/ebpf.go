@@ -83,12 +83,6 @@ func open(o EBPFOptions) (*bpf.Programs, error) {
 			Need:    "a kernel built with CONFIG_MODULES",
 		}
 	}
-	if state, err := os.ReadFile("/sys/kernel/security/lockdown"); err == nil && strings.Contains(string(state), "[confidentiality]") {
-		return nil, &kmodquery.NotSupportedError{
-			Missing: "the kernel is locked down to confidentiality, which forbids BPF to read its memory",
-			Need:    "lockdown=integrity or none",
-		}
-	}
 	programs, err := bpf.Open(o.ImageLimit)
 	switch {
 	case errors.Is(err, bpf.ErrNoBTF):
@@ -131,7 +125,7 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 
 	var f *flush
 	defer func() {
-		err := r.finish()
+		err := r.finish(time.Now())
 		if err != nil {
 			s.decodeErrors.Add(1)
 		}
@@ -144,7 +138,7 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 			f = s.nextFlush(ctx, programs)
 		}
 		if f.done(r.join) {
-			if err := r.finish(); err != nil {
+			if err := r.finish(f.asked); err != nil {
 				return err
 			}
 			answer(f.waiting)
@@ -286,7 +280,7 @@ func (s *EBPF) nextFlush(ctx context.Context, programs *bpf.Programs) *flush {
 		return nil
 	}
 	now := time.Now()
-	f := &flush{waiting: s.waiting, last: last, left: programs.Pending(), until: now.Add(grace), images: now.Add(imageGrace)}
+	f := &flush{waiting: s.waiting, last: last, left: programs.Pending(), asked: now, until: now.Add(grace), images: now.Add(imageGrace)}
 	s.waiting = nil
 	return f
 }

@@ -9,7 +9,18 @@ import (
 )
 
 // learn takes from an event what holds for its whole attempt.
-func (a *attempt) learn(e kmodquery.Event) { fill(&a.known, &e) }
+func (a *attempt) learn(e kmodquery.Event) {
+	fill(&a.known, &e)
+	for _, column := range []string{"path", "filesystem", "origin"} {
+		if misses(&e, column) {
+			a.known.Miss(column)
+		}
+	}
+}
+
+func misses(e *kmodquery.Event, column string) bool {
+	return strings.Contains(","+e.Missing+",", ","+column+",")
+}
 
 // complete gives an event what is known of its attempt and what the event does
 // not say itself. What the kernel said comes before what the image says.
@@ -21,6 +32,9 @@ func (a *attempt) complete(e *kmodquery.Event) {
 		known.Result, known.Error = nil, ""
 	}
 	fill(e, &known)
+	if known.Missing != "" {
+		e.Miss(strings.Split(known.Missing, ",")...)
+	}
 	if !a.taken {
 		return
 	}
@@ -30,13 +44,22 @@ func (a *attempt) complete(e *kmodquery.Event) {
 		image = &none
 	}
 	fill(e, &image.facts)
+	if image.facts.SHA256 != "" {
+		e.Found("version") // where it says none, there is none
+		e.Found("srcversion")
+	}
 	for column := range strings.SplitSeq(image.facts.Missing, ",") {
 		if isUnknown(e, column) {
 			e.Miss(column)
 		}
 	}
-	if e.Name != "" {
-		e.Found("name")
+	if image.facts.SHA256 == "" {
+		e.Miss("name") // unless the kernel came to say it
+	}
+	for _, column := range []string{"name", "version", "srcversion", "size", "flags"} {
+		if !isUnknown(e, column) {
+			e.Found(column)
+		}
 	}
 	if e.SignatureStatus == "" {
 		e.SignatureStatus = a.unverified(image)
@@ -45,7 +68,7 @@ func (a *attempt) complete(e *kmodquery.Event) {
 
 // unverified is the state of a signature on which the kernel gave no verdict.
 func (a *attempt) unverified(image *evidence) string {
-	isUnreadable := strings.Contains(","+image.facts.Missing+",", ",signer,")
+	isUnreadable := misses(&image.facts, "signer")
 	switch {
 	case image.isSigned && a.live:
 		return kmodquery.SignatureUntrusted

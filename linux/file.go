@@ -31,7 +31,7 @@ func newFileReader() *fileReader {
 // evidence is that of the file that an image came from, as long as it still is
 // what the kernel read.
 func (r *fileReader) evidence(w wantedImage) evidence {
-	if w.file == nil || !strings.HasPrefix(w.file.Path, "/") {
+	if w.file == nil || w.file.Path == "" || isRemote(w.file.Filesystem) {
 		return noEvidence()
 	}
 	select {
@@ -55,10 +55,23 @@ func (r *fileReader) evidence(w wantedImage) evidence {
 	}
 }
 
+// isRemote reports whether a program or another host answers for a file system.
+// It may show other bytes than the kernel got, or never answer.
+func isRemote(filesystem string) bool {
+	for _, prefix := range []string{"fuse", "virtiofs", "nfs", "cifs", "smb3", "9p", "ceph", "afs"} {
+		if strings.HasPrefix(filesystem, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
 // fileEvidence looks for the file where the loader's namespace has it, and then
-// where this process has it.
+// where this process has it. A path that lacks its beginning is tried from the
+// root; what is found there must be the same file anyhow.
 func fileEvidence(ctx context.Context, w wantedImage) evidence {
-	for _, path := range []string{filepath.Join(fmt.Sprintf("/proc/%d/root", w.pid), w.file.Path), w.file.Path} {
+	for _, root := range []string{fmt.Sprintf("/proc/%d/root", w.pid), "/"} {
+		path := filepath.Join(root, w.file.Path)
 		image, err := readIfSame(ctx, path, w.file)
 		if image.SHA256 != "" && !errors.Is(err, errOtherFile) {
 			return evidenceOf(image, err, kmodquery.HashSourceFile)

@@ -97,7 +97,8 @@ func TestFileEvidence(t *testing.T) {
 		{"another second", func(_ *testing.T, _ string, file *bpf.File) { file.Ctime++ }, false},
 		{"another nanosecond", func(_ *testing.T, _ string, file *bpf.File) { file.CtimeNanos++ }, false},
 		{"a size that cannot be", func(_ *testing.T, _ string, file *bpf.File) { file.Size = 1 << 63 }, false},
-		{"a path without its beginning", func(_ *testing.T, path string, file *bpf.File) { file.Path, file.Incomplete = path[1:], true }, false},
+		{"a path without its beginning", func(_ *testing.T, path string, file *bpf.File) { file.Path, file.Incomplete = path[1:], true }, true},
+		{"a file system that a program answers for", func(_ *testing.T, _ string, file *bpf.File) { file.Filesystem = "fuse.sshfs" }, false},
 		{"no path", func(_ *testing.T, _ string, file *bpf.File) { file.Path = "" }, false},
 		{"a path that is none", func(_ *testing.T, _ string, file *bpf.File) { file.Path += "\x00" }, false},
 	}

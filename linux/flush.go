@@ -23,6 +23,7 @@ type flush struct {
 	waiting []chan struct{} // to close when it is done
 	last    bool            // the source ends with it
 	left    int             // bytes of the ring still to read
+	asked   time.Time       // what began later is not waited for
 	until   time.Time       // end of grace
 	images  time.Time       // end of patience with images that are being read
 }

@@ -18,13 +18,15 @@ import (
 
 const (
 	// imageTime bounds the reading of one image.
-	imageTime = 10 * time.Second
+	imageTime = 5 * time.Second
 	// maxHeld bounds the bytes of images that are in memory at once, before
 	// they are read. Beyond it the oldest leaves: then the file is read.
 	maxHeld = 64 << 20
-	// maxJobs bounds the images that wait to be read. Beyond it the ring of
-	// images is not emptied.
+	// maxJobs bounds the images that wait to be read. What is beyond is given
+	// up.
 	maxJobs = 256
+	// retryRead is the pause after a read that failed.
+	retryRead = 10 * time.Millisecond
 )
 
 // An evidence is what a module's image says.
@@ -54,6 +56,8 @@ type wantedImage struct {
 	sent   bool      // all of it is in the ring
 	file   *bpf.File // where it came from, or nil
 	pid    uint32    // that named the file
+	size   *int64    // these two where they were not known before
+	flags  *int64
 }
 
 // images brings the modules' images from the kernel together and reads them,
@@ -69,6 +73,7 @@ type images struct {
 	jobs   chan imageJob
 
 	// The collector's own.
+	due   []wantedImage // wanted before the last flush
 	parts map[contextID]*parts
 	order []contextID // of parts, the oldest first
 }
@@ -110,7 +115,9 @@ func (i *images) run() {
 	working.Go(func() {
 		files := newFileReader()
 		for job := range i.jobs {
-			i.done(job.loadID, job.evidence(files))
+			found := job.evidence(files)
+			job.describe(&found.facts)
+			i.done(job.loadID, found)
 			i.release(cap(job.bytes))
 		}
 	})
@@ -126,6 +133,8 @@ func (i *images) run() {
 			i.settle()
 		case err == nil:
 			i.add(&chunk)
+		default:
+			time.Sleep(retryRead)
 		}
 	}
 }
@@ -188,14 +197,18 @@ func (i *images) hold(n int) int {
 
 func (i *images) release(n int) { i.hold(-n) }
 
-// settle passes on the images that are wanted: what has not come of them will
-// not come.
+// settle passes on the images that were wanted before the last flush: what has
+// not come of them will not come. Those that are wanted since may have chunks
+// that the ring got after it was seen empty.
 func (i *images) settle() {
+	due := i.due
 	i.mu.Lock()
-	wanted := i.wanted
-	i.wanted = nil
+	i.due, i.wanted = i.wanted, nil
 	i.mu.Unlock()
-	for _, w := range wanted {
+	if len(i.due) > 0 {
+		_ = i.wake() // it fails only when the reading has ended
+	}
+	for _, w := range due {
 		job := imageJob{wantedImage: w}
 		if known := i.parts[w.id]; known != nil && w.sent && uint64(len(known.bytes)) == known.size {
 			job.bytes = known.bytes
@@ -203,7 +216,21 @@ func (i *images) settle() {
 		} else {
 			i.drop(w.id)
 		}
-		i.jobs <- job
+		select {
+		case i.jobs <- job:
+		default:
+			i.release(cap(job.bytes))
+			i.done(job.loadID, noEvidence())
+		}
+	}
+}
+
+// describe adds what the kernel said when it had the image.
+func (w wantedImage) describe(e *kmodquery.Event) {
+	if w.file == nil {
+		e.Size = w.size
+	} else {
+		e.Flags = w.flags
 	}
 }
 

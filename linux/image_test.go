@@ -72,6 +72,9 @@ func TestImagesComeTogether(t *testing.T) {
 	i := newImages(nil, func(loadID string, found evidence) {
 		require.NotContains(t, read, loadID, "once")
 		read[loadID] = found
+		if len(read) == 4 {
+			close(ring)
+		}
 	})
 	i.read, i.wake = ring.read, ring.wake
 
@@ -88,7 +91,6 @@ func TestImagesComeTogether(t *testing.T) {
 	fromFile.sent, fromFile.file, fromFile.pid = false, fileAt(t, path), uint32(os.Getpid())
 	require.NoError(t, i.want(fromFile))
 	require.NoError(t, i.want(wantedOf(4))) // nothing came of it
-	close(ring)
 	i.run()
 
 	require.Len(t, read, 4)
@@ -105,8 +107,9 @@ func TestImagesComeTogether(t *testing.T) {
 	require.Empty(t, i.order)
 }
 
-// jobs are what settles.
+// settled are the jobs after two flushes.
 func (i *images) settled() map[string][]byte {
+	i.settle()
 	i.settle()
 	jobs := map[string][]byte{}
 	for len(i.jobs) > 0 {
@@ -186,6 +189,8 @@ func TestImagesBoundWhatTheyHold(t *testing.T) {
 		require.NoError(t, i.want(wantedOf(tid+1)))
 	}
 	i.settle()
+	require.Empty(t, i.jobs, "chunks may still come")
+	i.settle()
 	require.Nil(t, (<-i.jobs).bytes)
 	two, three := <-i.jobs, <-i.jobs
 	require.Len(t, two.bytes, size)
@@ -230,13 +235,22 @@ func TestImagesThatCannotBeAskedFor(t *testing.T) {
 
 // It ends with the ring, when all that settled was read.
 func TestImagesEnd(t *testing.T) {
-	ring := make(fakeRing)
+	ring := make(fakeRing, 100)
 	var done []string
 	i := newImages(nil, func(loadID string, _ evidence) {
 		time.Sleep(10 * time.Millisecond)
 		done = append(done, loadID)
 	})
-	i.read, i.wake = ring.read, ring.wake
+	closed := make(chan struct{})
+	i.read = ring.read
+	i.wake = func() error {
+		select {
+		case <-closed:
+			return os.ErrClosed
+		default:
+			return ring.wake()
+		}
+	}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -245,6 +259,9 @@ func TestImagesEnd(t *testing.T) {
 	for tid := range uint32(5) {
 		require.NoError(t, i.want(wantedOf(tid)))
 	}
+	require.NoError(t, i.wake())
+	require.Eventually(t, func() bool { return len(ring) == 0 }, 10*time.Second, time.Millisecond)
+	close(closed)
 	close(ring)
 	select {
 	case <-ended:

@@ -43,6 +43,7 @@ type joiner struct {
 type attempt struct {
 	id      string
 	line    *line
+	begun   time.Time
 	due     time.Time         // end of patience
 	givenUp bool              // nothing is held back any more
 	known   kmodquery.Event   // facts of the attempt; only those fields that fill copies
@@ -203,11 +204,13 @@ func (j *joiner) expire(now time.Time) {
 	}
 }
 
-// finish gives up every attempt.
-func (j *joiner) finish() {
+// finish gives up every attempt that had begun by a time.
+func (j *joiner) finish(by time.Time) {
 	for _, l := range []*line{&j.loading, &j.running, &j.imaging} {
-		for a := j.head(l); a != nil; a = j.head(l) {
-			j.giveUp(a)
+		for _, a := range slices.Clone(*l) {
+			if j.isIn(l, a) && !a.begun.After(by) {
+				j.giveUp(a)
+			}
 		}
 	}
 }
@@ -246,7 +249,7 @@ func (j *joiner) begin(id string, now time.Time) *attempt {
 	if len(j.attempts) >= maxAttempts {
 		j.forgetOldest()
 	}
-	a := &attempt{id: id}
+	a := &attempt{id: id, begun: now}
 	j.attempts[id] = a
 	j.join(&j.loading, a, now.Add(loadPatience))
 	return a

@@ -18,6 +18,9 @@ type recorded struct {
 	events []kmodquery.Event
 }
 
+// forever is after all that begins in a test.
+var forever = start.Add(1000 * time.Hour)
+
 func newRecorded() *recorded {
 	r := &recorded{}
 	r.joiner = newJoiner(func(e kmodquery.Event) { r.events = append(r.events, e) })
@@ -151,7 +154,7 @@ func TestJoinHoldsNothingBack(t *testing.T) {
 	t.Run("when a query has waited long enough", func(t *testing.T) {
 		r := newRecorded()
 		r.add(readFile, start)
-		r.finish()
+		r.finish(forever)
 		require.Equal(t, []string{"security_kernel_read_file"}, r.names())
 		require.Equal(t, "name,"+unread, r.events[0].Missing)
 		r.add(load, start)
@@ -161,7 +164,7 @@ func TestJoinHoldsNothingBack(t *testing.T) {
 	t.Run("when the source ends", func(t *testing.T) {
 		r := newRecorded()
 		r.add(loadData, start)
-		r.finish()
+		r.finish(forever)
 		require.Equal(t, []string{"security_kernel_load_data", "init_module"}, r.names())
 		require.Equal(t, "name,result,"+unread, r.events[1].Missing)
 	})
@@ -198,7 +201,7 @@ func TestJoinForgetsTheOldest(t *testing.T) {
 	t.Run("of those that hold nothing back first", func(t *testing.T) {
 		r := newRecorded()
 		r.add(loadData, start)
-		r.finish()
+		r.finish(forever)
 		fill(r, maxAttempts)
 		require.Len(t, r.events, 2)
 		require.NotContains(t, r.attempts, "a")
@@ -373,7 +376,7 @@ func TestJoinWaitsForTheImage(t *testing.T) {
 	}
 }
 
-func (r *recorded) finishAll() { r.finish() }
+func (r *recorded) finishAll() { r.finish(forever) }
 
 func TestJoinOfImagesThatNobodyWaitsFor(t *testing.T) {
 	r := newRecorded()
@@ -390,7 +393,7 @@ func TestJoinOfImagesThatNobodyWaitsFor(t *testing.T) {
 
 	r = newRecorded()
 	r.add(readFile, start)
-	r.finish()
+	r.finish(forever)
 	r.expectImage("a")
 	require.False(t, r.isWaitingForImages(), "nothing of it is held back any more")
 }

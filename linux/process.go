@@ -120,6 +120,9 @@ func (p *process) describeCgroup(e *kmodquery.Event) {
 func (p *process) ancestry(e *kmodquery.Event) string {
 	if !p.complete {
 		e.Miss("ancestors")
+		if len(p.ancestors) == 0 {
+			return ""
+		}
 	}
 	chain := make([]ancestor, len(p.ancestors))
 	for i, a := range p.ancestors {
@@ -128,8 +131,18 @@ func (p *process) ancestry(e *kmodquery.Event) string {
 		}
 		chain[i] = ancestor{Pid: a.Pid, Path: a.Value, Comm: a.Comm, UID: a.UID}
 	}
-	return encode(chain)
+	text := encode(chain)
+	for len(text) > maxAncestry {
+		e.Miss("ancestors")
+		chain = chain[:len(chain)-1]
+		text = encode(chain)
+	}
+	return text
 }
+
+// maxAncestry bounds the ancestors column: paths are what their owners make of
+// them, and a byte may take six in JSON.
+const maxAncestry = 16 << 10
 
 func encode(value any) string {
 	text, err := json.Marshal(value)
@@ -159,6 +172,17 @@ func (p *processes) add(r bpf.Record) {
 		p.put(id, known)
 	}
 	known.add(r)
+}
+
+// read notes the file that a record says the kernel reads.
+func (p *processes) read(r bpf.Record) {
+	id := contextID{r.Context, r.Tid}
+	known, ok := p.get(id)
+	if !ok {
+		known = &process{}
+		p.put(id, known)
+	}
+	known.file = r.File
 }
 
 // of returns the process that a record is about, or nil where no record told of

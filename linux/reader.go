@@ -55,8 +55,8 @@ func (r *reader) add(record bpf.Record, now time.Time) error {
 	case record.Kind == bpf.SystemCall && record.Call.Denied != nil:
 		r.denials.add(*record.Call.Denied, e)
 		return nil
-	case record.Kind == bpf.ReadFile && p != nil:
-		p.file = record.File
+	case record.Kind == bpf.ReadFile && record.Attempt != 0:
+		r.processes.read(record)
 	}
 	if record.Request != 0 {
 		if by, ok := r.requests.get(r.translate.loadID(record.Request, record.RequestTid)); ok {
@@ -76,6 +76,9 @@ func (r *reader) takeImage(record bpf.Record) error {
 		loadID: r.translate.loadID(record.Attempt, record.Tid),
 		sent:   record.Image.Sent,
 		pid:    record.Pid,
+	}
+	if record.Unread.Has(bpf.UnreadUntyped) {
+		w.size, w.flags = number(record.Image.Size), number(record.Image.Flags)
 	}
 	if p, ok := r.processes.get(contextID{record.Context, record.Tid}); ok {
 		w.file = p.file
@@ -108,9 +111,9 @@ func (r *reader) expire(now time.Time) error {
 	return r.reportDenials(now)
 }
 
-// finish emits everything that is held back.
-func (r *reader) finish() error {
-	r.join.finish()
+// finish emits everything that is held back of what had begun by a time.
+func (r *reader) finish(by time.Time) error {
+	r.join.finish(by)
 	return r.reportDenials(time.Now())
 }
 

@@ -202,7 +202,7 @@ func TestReaderFoldsDeniedCalls(t *testing.T) {
 	require.Equal(t, due.Add(foldFor), r.deadline(nil))
 
 	r.counts.calls[kind] += 5
-	require.NoError(t, r.finish(), "a query asks sooner")
+	require.NoError(t, r.finish(time.Now()), "a query asks sooner")
 	require.Len(t, r.events, 2)
 	require.EqualValues(t, 5, *r.events[1].Count)
 
@@ -218,7 +218,7 @@ func TestReaderEndsWithAnError(t *testing.T) {
 	r.take(readRecord)
 	r.counts.fails = "Counters"
 	require.ErrorIs(t, r.expire(r.denials.due), errCounts)
-	require.ErrorIs(t, r.finish(), errCounts)
+	require.ErrorIs(t, r.finish(time.Now()), errCounts)
 	require.Equal(t, []string{"security_kernel_read_file"}, r.names(), "what it held is written all the same")
 }
 
@@ -247,7 +247,7 @@ func TestReaderFindsImagesMeanwhile(t *testing.T) {
 	finding.Wait()
 	require.NoError(t, r.expire(start))
 	require.False(t, r.join.isWaitingForImages())
-	require.NoError(t, r.finish())
+	require.NoError(t, r.finish(time.Now()))
 	require.Len(t, r.events, 100)
 	for _, e := range r.events {
 		require.Equal(t, "5a", e.SHA256)

@@ -45,20 +45,10 @@ func (t translator) event(r bpf.Record, p *process, bootTime time.Time) kmodquer
 	e := t.blank(r.Boot, bootTime)
 	e.Pid = number(r.Pid)
 	e.Tid = number(r.Tid)
-	e.Parent = number(r.Parent)
 	e.ProcessName = r.Comm
 	e.UID = number(r.UID)
-	e.EUID = number(r.EUID)
 	e.GID = number(r.GID)
-	e.EGID = number(r.EGID)
-	e.Capabilities = argument(&e, "capabilities", true, r.Capabilities)
-	e.MntNS = number(r.MntNS)
-	e.PidNS = number(r.PidNS)
-	e.UserNS = number(r.UserNS)
-	if r.HasAUID {
-		e.AUID = number(r.AUID)
-		e.SessionID = number(r.SessionID)
-	}
+	t.task(&e, r)
 	e.LoadID = t.loadID(r.Attempt, r.Tid)
 	e.ParentLoadID = t.loadID(r.ParentAttempt, r.Tid)
 	if e.ParentLoadID == "" {
@@ -67,34 +57,46 @@ func (t translator) event(r bpf.Record, p *process, bootTime time.Time) kmodquer
 	if e.LoadID == "" && belongsToAttempt(r) {
 		e.Miss("load_id")
 	}
+	if r.File != nil && r.File.IsModule {
+		texts(&e, r)
+	}
 	switch r.Kind {
 	case bpf.SystemCall:
 		t.call(&e, r.Call)
+		if r.Call.Name != bpf.DeleteModule && r.Call.HasArguments {
+			texts(&e, r)
+		}
 		if r.Call.Name == bpf.InitModule {
-			e.Origin = buffer(r)
+			e.Origin = buffer(&e, r)
 		}
 	case bpf.ReadFile:
 		e.EventName = kmodquery.EventSecurityKernelReadFile
 		e.Type = t.types.ReadFileType(r.File.ID)
 		file(&e, r.File)
+		if r.Unread.Has(bpf.UnreadUntyped) {
+			e.Miss("filesystem")
+		}
 	case bpf.LoadData:
 		e.EventName = kmodquery.EventSecurityKernelLoadData
 		e.Type = t.types.LoadDataType(r.File.ID)
 		if r.File.IsModule {
-			e.Origin = buffer(r)
+			e.Origin = buffer(&e, r)
 			e.Size = argument(&e, "size", r.File.HasArguments, r.File.Size)
 		}
 	case bpf.ModuleLoad:
 		e.EventName = kmodquery.EventModuleLoad
-		live(&e, r.Module)
+		live(&e, r)
 		e.Params = params(&e, r.Module.Params)
 		e.SignatureStatus = signatureStatus(r.Module.Verdict, r.Module.SigOK, nil)
 	case bpf.ModuleFree:
 		e.EventName = kmodquery.EventModuleFree
-		live(&e, r.Module)
+		live(&e, r)
 	case bpf.ModuleRequest:
 		e.EventName = kmodquery.EventModuleRequest
 		e.Name = r.Module.Name
+		if r.Unread.Has(bpf.UnreadUntyped) {
+			e.Miss("name")
+		}
 	}
 	if p == nil {
 		p = &process{}
@@ -103,9 +105,35 @@ func (t translator) event(r bpf.Record, p *process, bootTime time.Time) kmodquer
 	return e
 }
 
+// task is what struct task_struct says, as far as it could be read.
+func (t translator) task(e *kmodquery.Event, r bpf.Record) {
+	if r.Unread.Has(bpf.UnreadUntyped) {
+		e.Miss("pid_ns", "cgroup", "container_id", "requested_by")
+	} else {
+		e.PidNS = number(r.PidNS)
+	}
+	if r.Unread.Has(bpf.UnreadTask) {
+		e.Miss("parent", "euid", "egid", "auid", "session_id", "capabilities", "mnt_ns", "user_ns")
+		return
+	}
+	e.Parent = number(r.Parent)
+	e.EUID = number(r.EUID)
+	e.EGID = number(r.EGID)
+	e.Capabilities = argument(e, "capabilities", true, r.Capabilities)
+	e.MntNS = number(r.MntNS)
+	e.UserNS = number(r.UserNS)
+	if r.HasAUID {
+		e.AUID = number(r.AUID)
+		e.SessionID = number(r.SessionID)
+	}
+}
+
 // buffer is the origin of a module that init_module takes. The kernel's own
 // threads and another module's init are no callers of system calls.
-func buffer(r bpf.Record) string {
+func buffer(e *kmodquery.Event, r bpf.Record) string {
+	if r.Unread.Has(bpf.UnreadTask) && r.ParentAttempt == 0 {
+		e.Miss("origin") // it may be the kernel's
+	}
 	if r.KernelThread || r.ParentAttempt != 0 {
 		return kmodquery.OriginKernel
 	}
@@ -161,8 +189,17 @@ func file(e *kmodquery.Event, f *bpf.File) {
 	}
 }
 
-func live(e *kmodquery.Event, m *bpf.Module) {
+// texts names those of a module that only its image may tell.
+func texts(e *kmodquery.Event, r bpf.Record) {
+	if r.Unread.Has(bpf.UnreadUntyped) {
+		e.Miss("version", "srcversion")
+	}
+}
+
+func live(e *kmodquery.Event, r bpf.Record) {
+	m := r.Module
 	e.Type = kmodquery.TypeKernelModule
+	texts(e, r)
 	e.Name = m.Name
 	e.Version = m.Version
 	e.Srcversion = m.Srcversion

@@ -1,0 +1,797 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * The hooks of module.bpf.c for a kernel that is locked down to
+ * confidentiality: it refuses every program that asks a helper to read memory,
+ * and has no kprobes. What stays is to follow, from a hook's arguments, the
+ * pointers whose type the kernel knows. Such a read of an address that is no
+ * good gives zero. Texts to which there is only a char pointer are out of
+ * reach, and so is the caller's memory.
+ */
+#include "kernel.h"
+#include "record.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+
+#define MNT_INTERNAL 0x4000   /* include/linux/mount.h */
+#define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
+#define EPERM 1
+#define DEPTH 4               /* loads made from inside a load, followed this far */
+#define INLINE_LEN 32         /* of a name in struct dentry, at least */
+#define REACH 16              /* components of a path */
+#define WITH_PATH(type) (offsetof(type, path.component) + REACH * COMPONENT_LEN)
+
+enum kernel_read_file_id { READING_MODULE = 2 };
+enum kernel_read_file_id___compressed { READING_MODULE_COMPRESSED = 7 }; /* from 7.2 */
+enum kernel_load_data_id { LOADING_MODULE = 2 };
+
+/*
+ * A load, from the moment at which the kernel takes a module, or an unloading,
+ * from that at which the module goes.
+ */
+struct attempt {
+	u64 begin_ns;
+	u64 size;
+	u64 flags;
+	u32 call;     /* 0 where its beginning was not seen */
+	u32 entered;  /* load_module runs: size and flags mean something */
+	u32 returned; /* load_module has returned */
+	u32 live;     /* its module_load was seen: code of the module may run */
+	u32 verified; /* mod_verify_sig returned verdict */
+	s32 verdict;
+};
+
+/* The attempts that one thread has under way, the innermost last. */
+struct thread {
+	u64 identity;
+	u64 depth;
+	struct attempt attempt[DEPTH];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 16 << 20);
+} records SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, u32);
+	__type(value, struct thread);
+} threads SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, COUNTERS);
+	__type(key, u32);
+	__type(value, u64);
+} counters SEC(".maps");
+
+struct {
+	/* Stays empty: it is there for the reader. */
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 64 << 10); /* a page, of whatever size */
+} images SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct reader_settings);
+} settings SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct denied_key);
+	__type(value, struct denied_calls);
+} denied SEC(".maps");
+
+static __always_inline void count(u32 counter)
+{
+	u64 *value = bpf_map_lookup_elem(&counters, &counter);
+
+	if (value)
+		__sync_fetch_and_add(value, 1);
+}
+
+/* The current thread, or NULL on a kernel that cannot say. */
+static __always_inline struct task_struct *current_task(void)
+{
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf))
+		return bpf_get_current_task_btf();
+	return NULL;
+}
+
+/* What tells a thread from a later one with its number, as far as can be. */
+static __always_inline u64 identity(void)
+{
+	struct task_struct *task = current_task();
+
+	return task ? task->start_time : bpf_get_current_task();
+}
+
+static __always_inline struct thread *find_thread(void)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct thread *thread = bpf_map_lookup_elem(&threads, &tid);
+
+	if (!thread || thread->depth == 0 || thread->identity != identity())
+		return NULL;
+	return thread;
+}
+
+/* The attempt at a depth, the outermost being 1, or NULL. */
+static __always_inline struct attempt *attempt_at(struct thread *thread, u64 depth)
+{
+	if (depth == 0 || depth > DEPTH)
+		return NULL;
+	return &thread->attempt[(depth - 1) & (DEPTH - 1)];
+}
+
+static __always_inline struct attempt *innermost(struct thread *thread)
+{
+	return thread ? attempt_at(thread, thread->depth) : NULL;
+}
+
+static __always_inline void end_attempt(struct thread *thread)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+
+	if (thread->depth > 1)
+		thread->depth--;
+	else
+		bpf_map_delete_elem(&threads, &tid);
+}
+
+static __always_inline void fill_task(struct record_header *header, struct task_struct *task)
+{
+	const struct cred *cred = task->cred;
+
+	header->parent = task->real_parent->tgid;
+	header->euid = cred->euid.val;
+	header->egid = cred->egid.val;
+	header->capabilities = *(u64 *)&cred->cap_effective;
+	header->user_ns = cred->user_ns->ns.inum;
+	header->mnt_ns = task->nsproxy->mnt_ns->ns.inum;
+	header->kthread = (task->flags & PF_KTHREAD) != 0;
+	if (bpf_core_field_exists(task->loginuid)) {
+		header->has_auid = 1;
+		header->auid = task->loginuid.val;
+		header->session_id = task->sessionid;
+	}
+}
+
+static __always_inline void fill_header(struct record_header *header, u32 kind, struct thread *thread)
+{
+	struct task_struct *task = current_task();
+	u64 pid_tgid = bpf_get_current_pid_tgid();
+	u64 uid_gid = bpf_get_current_uid_gid();
+	struct attempt *attempt = innermost(thread);
+
+	__builtin_memset(header, 0, sizeof(*header));
+	header->boot_ns = bpf_ktime_get_boot_ns();
+	header->kind = kind;
+	header->pid = pid_tgid >> 32;
+	header->tid = pid_tgid;
+	header->uid = uid_gid;
+	header->gid = uid_gid >> 32;
+	bpf_get_current_comm(header->comm, sizeof(header->comm));
+	header->unread = UNREAD_UNTYPED;
+	if (task)
+		fill_task(header, task);
+	else
+		header->unread |= UNREAD_TASK;
+	if (!attempt)
+		return;
+	header->attempt_ns = attempt->begin_ns;
+	header->context_ns = attempt->begin_ns;
+	attempt = attempt_at(thread, thread->depth - 1);
+	if (attempt)
+		header->parent_attempt_ns = attempt->begin_ns;
+}
+
+/*
+ * Copies the last component of a dentry's path. Reports whether it could: a long
+ * name lies elsewhere, behind a pointer to characters.
+ */
+static __always_inline bool copy_name(u64 *to, struct dentry *dentry)
+{
+	struct dentry___shortname *shortname = (void *)dentry;
+	struct dentry___iname *iname = (void *)dentry;
+
+	if (dentry->d_name.len >= INLINE_LEN)
+		return 0;
+#pragma unroll
+	for (int i = 0; i < INLINE_LEN / sizeof(u64); i++) {
+		if (bpf_core_field_exists(shortname->d_shortname))
+			to[i] = *(u64 *)&shortname->d_shortname.string[i * sizeof(u64)];
+		else
+			to[i] = *(u64 *)&iname->d_iname[i * sizeof(u64)];
+	}
+	return 1;
+}
+
+/*
+ * Writes a path as far as its names can be read and its mount reaches. Unrolled,
+ * like every loop here: the compiler lays loops out in ways that older verifiers
+ * take for a jump back (5.10, 6.1).
+ */
+static __noinline int walk_path(struct walk *walk, struct dentry *dentry, struct dentry *root)
+{
+	walk->state = PATH_TRUNCATED;
+	walk->components = 0;
+#pragma unroll
+	for (u32 i = 0; i < REACH; i++) {
+		struct dentry *parent = dentry->d_parent;
+
+		if (dentry == root) {
+			walk->state = PATH_UNREACHABLE;
+			return 0;
+		}
+		if (!copy_name((u64 *)walk->component[i], dentry))
+			return 0;
+		walk->components = i + 1;
+		if (dentry == parent) {
+			walk->state = PATH_DETACHED;
+			return 0;
+		}
+		dentry = parent;
+	}
+	return 0;
+}
+
+/* The process that makes an attempt, where the kernel can say which that is. */
+
+static __always_inline void fill_path(struct path_record *record, u64 context_ns, u32 role)
+{
+	fill_header(&record->header, RECORD_PATH, NULL);
+	record->header.context_ns = context_ns;
+	record->role = role;
+	record->generation = 0;
+	record->last = 0;
+	record->has_exe = 0;
+	record->path.state = PATH_NONE;
+	record->path.components = 0;
+}
+
+/* Says who a process is and returns its executable, or NULL. */
+static __always_inline struct file *fill_executable(struct path_record *record, struct task_struct *task)
+{
+	struct mm_struct *mm = task->mm;
+	u64 *comm = (u64 *)record->comm;
+
+	record->last = task->tgid <= 1 || task->real_parent->tgid == 0;
+	record->pid = task->tgid;
+	record->uid = task->cred->uid.val;
+	record->has_exe = !(task->flags & PF_KTHREAD);
+	comm[0] = *(u64 *)&task->comm[0];
+	comm[1] = *(u64 *)&task->comm[sizeof(u64)];
+	return mm ? mm->exe_file : NULL;
+}
+
+static __always_inline void tell_cwd(u64 context_ns, struct task_struct *task)
+{
+	struct path_record *record = bpf_ringbuf_reserve(&records, WITH_PATH(struct path_record), 0);
+
+	if (!record) {
+		count(COUNTER_LOST);
+		return;
+	}
+	fill_path(record, context_ns, ROLE_CWD);
+	walk_path(&record->path, task->fs->pwd.dentry, task->fs->pwd.mnt->mnt_root);
+	bpf_ringbuf_submit(record, 0);
+}
+
+static __always_inline void tell_executable(u64 context_ns, struct task_struct *task)
+{
+	struct path_record *record = bpf_ringbuf_reserve(&records, WITH_PATH(struct path_record), 0);
+	struct file *file;
+
+	if (!record) {
+		count(COUNTER_LOST);
+		return;
+	}
+	fill_path(record, context_ns, ROLE_EXE);
+	file = fill_executable(record, task);
+	if (file)
+		walk_path(&record->path, file->f_path.dentry, file->f_path.mnt->mnt_root);
+	bpf_ringbuf_submit(record, 0);
+}
+
+/* Tells of an ancestor all but the path: the verifier follows every step of every walk. */
+static __noinline int tell_ancestor(u64 context_ns, struct task_struct *task, u32 generation)
+{
+	struct path_record *record = bpf_ringbuf_reserve(&records, offsetof(struct path_record, path.component), 0);
+
+	if (!record) {
+		count(COUNTER_LOST);
+		return 0;
+	}
+	fill_path(record, context_ns, ROLE_EXE);
+	record->generation = generation;
+	if (fill_executable(record, task))
+		record->path.state = PATH_TRUNCATED;
+	bpf_ringbuf_submit(record, 0);
+	return 0;
+}
+
+/* Sends the records that tell of the current process, under context_ns. */
+static __noinline int tell_process(u64 context_ns)
+{
+	struct task_struct *task = current_task();
+
+	if (!task)
+		return 0;
+	tell_cwd(context_ns, task);
+	task = task->group_leader;
+	tell_executable(context_ns, task);
+#pragma unroll
+	for (u32 i = 1; i <= ANCESTORS; i++) {
+		if (task->tgid <= 1)
+			return 0;
+		task = task->real_parent->group_leader;
+		if (task->tgid == 0)
+			return 0;
+		tell_ancestor(context_ns, task, i);
+	}
+	return 0;
+}
+
+/*
+ * Begins an attempt, which is the innermost then, if it can be kept. Only code
+ * of a module that is live can make an attempt from inside another; others that
+ * are still there had an end that was not seen.
+ */
+static __noinline int begin_attempt(u32 call)
+{
+	struct thread *thread = find_thread();
+	struct attempt *attempt;
+
+	if (!thread) {
+		struct thread none = {.identity = identity()};
+		u32 tid = bpf_get_current_pid_tgid();
+
+		bpf_map_update_elem(&threads, &tid, &none, BPF_ANY);
+		thread = bpf_map_lookup_elem(&threads, &tid);
+		if (!thread)
+			return 0;
+	}
+#pragma unroll
+	for (int i = 0; i < DEPTH; i++) {
+		attempt = innermost(thread);
+		if (!attempt || (attempt->live && !attempt->returned))
+			break;
+		if (!attempt->returned)
+			count(COUNTER_LOST);
+		thread->depth--;
+	}
+	/* Read anew: older verifiers follow impossible branches of a comparison with what they know. */
+	if (*(volatile u64 *)&thread->depth >= DEPTH) {
+		count(COUNTER_LOST);
+		return 0;
+	}
+	thread->depth++;
+	attempt = innermost(thread);
+	if (!attempt)
+		return 0;
+	attempt->begin_ns = bpf_ktime_get_boot_ns();
+	attempt->size = 0;
+	attempt->flags = 0;
+	attempt->call = call;
+	attempt->entered = 0;
+	attempt->returned = 0;
+	attempt->live = 0;
+	attempt->verified = 0;
+	attempt->verdict = 0;
+	tell_process(attempt->begin_ns);
+	return 0;
+}
+
+/* The file or buffer that the kernel is about to take. */
+
+static __always_inline void fill_times(struct file_record *record, struct inode *inode)
+{
+	struct inode___timespec *timespec = (void *)inode;
+	struct inode___hidden *hidden = (void *)inode;
+
+	if (bpf_core_field_exists(inode->i_mtime_sec))
+		record->mtime = inode->i_mtime_sec;
+	else if (bpf_core_field_exists(hidden->__i_mtime))
+		record->mtime = hidden->__i_mtime.tv_sec;
+	else
+		record->mtime = timespec->i_mtime.tv_sec;
+
+	if (bpf_core_field_exists(inode->i_ctime_sec)) {
+		record->ctime = inode->i_ctime_sec;
+		record->ctime_nsec = inode->i_ctime_nsec;
+	} else if (bpf_core_field_exists(hidden->__i_ctime)) {
+		record->ctime = hidden->__i_ctime.tv_sec;
+		record->ctime_nsec = hidden->__i_ctime.tv_nsec;
+	} else {
+		record->ctime = timespec->i_ctime.tv_sec;
+		record->ctime_nsec = timespec->i_ctime.tv_nsec;
+	}
+}
+
+/* Begins the record of what is taken, or returns NULL where there is no room. */
+static __always_inline struct file_record *take(u32 kind, u32 call, u32 id, bool is_module)
+{
+	struct file_record *record;
+
+	if (is_module)
+		begin_attempt(call);
+	record = bpf_ringbuf_reserve(&records, WITH_PATH(struct file_record), 0);
+	if (!record) {
+		count(COUNTER_LOST);
+		return NULL;
+	}
+	fill_header(&record->header, kind, is_module ? find_thread() : NULL);
+	record->id = id;
+	record->is_module = is_module;
+	record->has_arguments = 0;
+	record->size = 0;
+	record->flags = 0;
+	record->filesystem[0] = 0;
+	record->path.state = PATH_NONE;
+	record->path.components = 0;
+	return record;
+}
+
+static __always_inline bool is_module_read(u32 id)
+{
+	if (bpf_core_enum_value_exists(enum kernel_read_file_id___compressed, READING_MODULE_COMPRESSED) &&
+	    id == bpf_core_enum_value(enum kernel_read_file_id___compressed, READING_MODULE_COMPRESSED))
+		return 1;
+	return id == bpf_core_enum_value(enum kernel_read_file_id, READING_MODULE);
+}
+
+static __always_inline bool is_module_data(u32 id)
+{
+	return id == bpf_core_enum_value(enum kernel_load_data_id, LOADING_MODULE);
+}
+
+SEC("fentry/security_kernel_read_file")
+int fentry_security_kernel_read_file(u64 *ctx)
+{
+	struct file *file = (struct file *)ctx[0];
+	u32 id = ctx[1];
+	struct file_record *record = take(RECORD_READ_FILE, CALL_FINIT_MODULE, id, is_module_read(id));
+	struct inode *inode;
+
+	if (!record)
+		return 0;
+	inode = file->f_inode;
+	record->inode = inode->i_ino;
+	record->size = inode->i_size;
+	record->links = inode->i_nlink;
+	record->device = inode->i_sb->s_dev;
+	fill_times(record, inode);
+	record->unhashed = file->f_path.dentry->d_hash.pprev == NULL;
+	record->mnt_internal = (file->f_path.mnt->mnt_flags & MNT_INTERNAL) != 0;
+	walk_path(&record->path, file->f_path.dentry, file->f_path.mnt->mnt_root);
+	bpf_ringbuf_submit(record, 0);
+	return 0;
+}
+
+SEC("fentry/security_kernel_load_data")
+int fentry_security_kernel_load_data(u64 *ctx)
+{
+	u32 id = ctx[0];
+	struct file_record *record = take(RECORD_LOAD_DATA, CALL_INIT_MODULE, id, is_module_data(id));
+
+	if (record)
+		bpf_ringbuf_submit(record, 0);
+	return 0;
+}
+
+/* From the image to the module. */
+
+SEC("fentry/load_module")
+int fentry_load_module(u64 *ctx)
+{
+	struct load_info *info = (struct load_info *)ctx[0];
+	struct attempt *attempt = innermost(find_thread());
+	struct image_record *record;
+
+	/* One whose beginning was not seen is kept too: it will return. */
+	if (!attempt || attempt->entered) {
+		begin_attempt(0);
+		attempt = innermost(find_thread());
+	}
+	if (!attempt || attempt->entered)
+		return 0;
+	attempt->entered = 1;
+	attempt->size = info->len;
+	attempt->flags = (u32)ctx[2];
+	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
+	if (!record) {
+		count(COUNTER_LOST);
+		return 0;
+	}
+	/* With it the reader looks for the image in its file. */
+	fill_header(&record->header, RECORD_IMAGE, find_thread());
+	record->size = attempt->size;
+	record->state = IMAGE_UNREADABLE;
+	record->flags = attempt->flags;
+	bpf_ringbuf_submit(record, 0);
+	return 0;
+}
+
+SEC("fexit/mod_verify_sig")
+int fexit_mod_verify_sig(u64 *ctx)
+{
+	struct attempt *attempt = innermost(find_thread());
+
+	if (attempt && attempt->entered && !attempt->returned) {
+		attempt->verified = 1;
+		attempt->verdict = (s32)ctx[2];
+	}
+	return 0;
+}
+
+static __always_inline void fill_module(struct module_record *record)
+{
+	record->taints = 0;
+	record->params_len = NOT_READ;
+	record->verified = 0;
+	record->verdict = 0;
+	record->sig_ok = SIG_OK_UNKNOWN;
+	record->name[0] = 0;
+	record->version[0] = 0;
+	record->srcversion[0] = 0;
+}
+
+static __always_inline int module_event(u32 kind, struct module *module, struct thread *thread)
+{
+	struct attempt *attempt = innermost(thread);
+	u64 *name;
+	struct module_record *record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
+
+	if (!record) {
+		count(COUNTER_LOST);
+		return 0;
+	}
+	fill_header(&record->header, kind, thread);
+	fill_module(record);
+	if (attempt) {
+		record->verified = attempt->verified;
+		record->verdict = attempt->verdict;
+	}
+	if (bpf_core_field_exists(module->sig_ok))
+		record->sig_ok = module->sig_ok ? SIG_OK_YES : SIG_OK_NO;
+	record->taints = module->taints;
+	name = (u64 *)record->name;
+#pragma unroll
+	for (int i = 0; i < MODULE_NAME_LEN / sizeof(u64); i++)
+		name[i] = *(u64 *)&module->name[i * sizeof(u64)];
+	record->name[MODULE_NAME_LEN] = 0;
+	bpf_ringbuf_submit(record, 0);
+	return 0;
+}
+
+SEC("tp_btf/module_load")
+int tp_btf_module_load(u64 *ctx)
+{
+	struct thread *thread = find_thread();
+	struct attempt *attempt = innermost(thread);
+
+	if (attempt)
+		attempt->live = 1;
+	return module_event(RECORD_MODULE_LOAD, (struct module *)ctx[0], thread);
+}
+
+SEC("tp_btf/module_free")
+int tp_btf_module_free(u64 *ctx)
+{
+	struct attempt *attempt = innermost(find_thread());
+
+	/* A module that is loaded and fails goes within its own attempt. */
+	if (!attempt || !attempt->live || attempt->returned)
+		begin_attempt(CALL_DELETE_MODULE);
+	return module_event(RECORD_MODULE_FREE, (struct module *)ctx[0], find_thread());
+}
+
+/* Its name is a text. */
+SEC("tp_btf/module_request")
+int tp_btf_module_request(u64 *ctx)
+{
+	u64 request_ns = bpf_ktime_get_boot_ns();
+	struct module_record *record;
+
+	tell_process(request_ns);
+	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
+	if (!record) {
+		count(COUNTER_LOST);
+		return 0;
+	}
+	fill_header(&record->header, RECORD_MODULE_REQUEST, NULL);
+	record->header.attempt_ns = request_ns;
+	record->header.context_ns = request_ns;
+	fill_module(record);
+	bpf_ringbuf_submit(record, 0);
+	return 0;
+}
+
+/* Results. */
+
+/* As in module.bpf.c. */
+static __always_inline bool count_denied(struct denied_key *key)
+{
+	struct denied_calls *calls = bpf_map_lookup_elem(&denied, key);
+	u32 zero = 0;
+	struct reader_settings *set = bpf_map_lookup_elem(&settings, &zero);
+
+	if (!calls) {
+		struct denied_calls none = {};
+
+		bpf_map_update_elem(&denied, key, &none, BPF_NOEXIST);
+		calls = bpf_map_lookup_elem(&denied, key);
+	}
+	if (!calls || !set) {
+		count(COUNTER_DENIED + key->call);
+		return 0;
+	}
+	__sync_fetch_and_add(&calls->count, 1);
+	if (calls->epoch == set->epoch)
+		return 0;
+	calls->epoch = set->epoch;
+	return 1;
+}
+
+static __always_inline void fill_denied_key(struct denied_key *key, u32 call)
+{
+	struct task_struct *task = current_task();
+	struct mm_struct *mm;
+	struct file *file;
+
+	key->call = call;
+	key->uid = bpf_get_current_uid_gid();
+	if (!task)
+		return;
+	key->euid = task->cred->euid.val;
+	mm = task->mm;
+	file = mm ? mm->exe_file : NULL;
+	if (!file)
+		return;
+	key->exe_inode = file->f_inode->i_ino;
+	key->exe_device = file->f_inode->i_sb->s_dev;
+}
+
+/* Tells how a call ended: that of the thread's innermost attempt, or one that came to none. */
+static __always_inline void send_call(u32 call, s64 result, struct thread *thread)
+{
+	struct attempt *attempt = innermost(thread);
+	struct system_call_record *record;
+	struct denied_key key = {};
+	bool is_denied = result == -EPERM && !attempt;
+	u64 now = bpf_ktime_get_boot_ns();
+
+	if (is_denied) {
+		fill_denied_key(&key, call);
+		if (!count_denied(&key))
+			return;
+	}
+	if (!attempt)
+		tell_process(now);
+	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
+	if (!record) {
+		count(COUNTER_LOST);
+		return;
+	}
+	fill_header(&record->header, RECORD_SYSTEM_CALL, thread);
+	if (!attempt) {
+		record->header.attempt_ns = now;
+		record->header.context_ns = now;
+	}
+	record->call = call;
+	record->result = result;
+	record->params_len = NOT_READ;
+	record->name_len = NOT_READ;
+	record->denied = is_denied;
+	record->exe_inode = key.exe_inode;
+	record->exe_device = key.exe_device;
+	record->has_arguments = attempt && attempt->entered;
+	record->size = attempt ? attempt->size : 0;
+	record->flags = attempt ? attempt->flags : 0;
+	record->verified = attempt ? attempt->verified : 0;
+	record->verdict = attempt ? attempt->verdict : 0;
+	bpf_ringbuf_submit(record, 0);
+}
+
+/* The thread whose innermost attempt is the one that load_module returns from, or NULL. */
+static __always_inline struct thread *leave_load_module(void)
+{
+	struct thread *thread = find_thread();
+	struct attempt *attempt;
+
+	if (!thread)
+		return NULL;
+#pragma unroll
+	for (int i = 0; i < DEPTH; i++) {
+		attempt = innermost(thread);
+		if (!attempt)
+			return NULL;
+		if (attempt->entered && !attempt->returned) {
+			attempt->returned = 1;
+			return thread;
+		}
+		thread->depth--;
+	}
+	return NULL;
+}
+
+SEC("fexit/load_module")
+int fexit_load_module(u64 *ctx)
+{
+	leave_load_module();
+	return 0;
+}
+
+/* In place of the system calls' returns, where the kernel does not let them be traced. */
+SEC("fexit/load_module")
+int fexit_load_module_result(u64 *ctx)
+{
+	struct thread *thread = leave_load_module();
+	struct attempt *attempt = innermost(thread);
+
+	if (!attempt)
+		return 0;
+	if (attempt->call)
+		send_call(attempt->call, (s32)ctx[3], thread);
+	else
+		count(COUNTER_LOST);
+	end_attempt(thread);
+	return 0;
+}
+
+SEC("fexit/free_module")
+int fexit_free_module_result(u64 *ctx)
+{
+	struct thread *thread = find_thread();
+	struct attempt *attempt = innermost(thread);
+
+	if (attempt && attempt->call == CALL_DELETE_MODULE) {
+		send_call(CALL_DELETE_MODULE, 0, thread);
+		end_attempt(thread);
+	}
+	return 0;
+}
+
+static __always_inline int exit_module_call(u32 call, s64 returned)
+{
+	s64 result = (s32)returned; /* the calls return int */
+	struct thread *thread = find_thread();
+	struct attempt *attempt = innermost(thread);
+
+	/* While load_module runs, the call is one from inside it that came to nothing. */
+	if (!attempt || (attempt->call && attempt->call != call) || (attempt->entered && !attempt->returned)) {
+		send_call(call, result, NULL);
+		return 0;
+	}
+	send_call(call, result, thread);
+	end_attempt(thread);
+	return 0;
+}
+
+#define SYSTEM_CALL(name, CALL)                           \
+	SEC("fexit/sys_" #name)                           \
+	int fexit_sys_##name(u64 *ctx)                    \
+	{                                                 \
+		return exit_module_call(CALL, ctx[1]);    \
+	}
+
+SYSTEM_CALL(init_module, CALL_INIT_MODULE)
+SYSTEM_CALL(finit_module, CALL_FINIT_MODULE)
+SYSTEM_CALL(delete_module, CALL_DELETE_MODULE)
+
+#if defined(__TARGET_ARCH_x86)
+SYSTEM_CALL(ia32_init_module, CALL_INIT_MODULE)
+SYSTEM_CALL(ia32_finit_module, CALL_FINIT_MODULE)
+SYSTEM_CALL(ia32_delete_module, CALL_DELETE_MODULE)
+#endif
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
