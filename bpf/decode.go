@@ -270,10 +270,14 @@ func decodeFile(raw []byte) (*File, error) {
 	file.InternalFS = r.MntInternal != 0
 	file.Mtime = r.Mtime
 	file.Ctime = r.Ctime
-	file.CtimeNanos = int64(r.CtimeNsec)
+	file.CtimeNanos = int64(r.CtimeNsec &^ ctimeQueried)
 	file.Path, file.Incomplete = path(r.Path.State, r.Path.Components, &r.Path.Component)
 	return file, nil
 }
+
+// ctimeQueried is the bit by which kernels from 6.13 on note, in the inode's
+// i_ctime_nsec, that somebody asked for it (I_CTIME_QUERIED, include/linux/fs.h).
+const ctimeQueried = 1 << 31
 
 // maxPath is PATH_MAX (include/uapi/linux/limits.h). A folder may lie deeper, for
 // who goes there step by step; then the beginning is left out.

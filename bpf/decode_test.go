@@ -231,7 +231,7 @@ func TestDecodePaths(t *testing.T) {
 
 func TestDecodeFile(t *testing.T) {
 	raw := moduleFileRecord{
-		Header: header(moduleRecordKindRECORD_READ_FILE), Inode: 1 << 40, Size: 2, Flags: 4, Mtime: -5, Ctime: 6, CtimeNsec: 7,
+		Header: header(moduleRecordKindRECORD_READ_FILE), Inode: 1 << 40, Size: 2, Flags: 4, Mtime: -5, Ctime: 6, CtimeNsec: 1<<31 | 7,
 		Id: 8, IsModule: 1, Device: 9, Links: 10, Unhashed: 1, MntInternal: 1, HasArguments: 1,
 	}
 	copy(raw.Filesystem[:], "ext4\x00left over")
