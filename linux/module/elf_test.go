@@ -115,7 +115,7 @@ func TestReadModinfo(t *testing.T) {
 		"intree of any value": {"intree=N\x00", false, Image{Intree: yes}},
 		"cut": {"version=1\x00license=GP", true,
 			Image{Version: "1", Missing: []string{"srcversion", "vermagic", "license", "intree"}}},
-		"cut, all there": {"version=1\x00srcversion=2\x00vermagic=3\x00license=4\x00intree=Y\x00xxx", true,
+		"cut, all there": {"version=1\x00srcversion=2\x00vermagic=3\x00license=4\x00intree=Y\x00rest", true,
 			Image{Version: "1", Srcversion: "2", Vermagic: "3", License: "4", Intree: yes}},
 	} {
 		t.Run(name, func(t *testing.T) {
