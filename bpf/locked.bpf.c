@@ -14,17 +14,9 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 
-#define MNT_INTERNAL 0x4000   /* include/linux/mount.h */
-#define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
-#define EPERM 1
-#define DEPTH 4               /* loads made from inside a load, followed this far */
 #define INLINE_LEN 32         /* of a name in struct dentry, at least */
 #define REACH 16              /* components of a path */
 #define WITH_PATH(type) (offsetof(type, path.component) + REACH * COMPONENT_LEN)
-
-enum kernel_read_file_id { READING_MODULE = 2 };
-enum kernel_read_file_id___compressed { READING_MODULE_COMPRESSED = 7 }; /* from 7.2 */
-enum kernel_load_data_id { LOADING_MODULE = 2 };
 
 /*
  * A load, from the moment at which the kernel takes a module, or an unloading,
@@ -42,61 +34,13 @@ struct attempt {
 	s32 verdict;
 };
 
-/* The attempts that one thread has under way, the innermost last. */
-struct thread {
-	u64 identity;
-	u64 depth;
-	struct attempt attempt[DEPTH];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 16 << 20);
-} records SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 8192);
-	__type(key, u32);
-	__type(value, struct thread);
-} threads SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, COUNTERS);
-	__type(key, u32);
-	__type(value, u64);
-} counters SEC(".maps");
+#include "common.h"
 
 struct {
 	/* Stays empty: it is there for the reader. */
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 64 << 10); /* a page, of whatever size */
 } images SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct reader_settings);
-} settings SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
-	__type(key, struct denied_key);
-	__type(value, struct denied_calls);
-} denied SEC(".maps");
-
-static __always_inline void count(u32 counter)
-{
-	u64 *value = bpf_map_lookup_elem(&counters, &counter);
-
-	if (value)
-		__sync_fetch_and_add(value, 1);
-}
 
 /* The current thread, or NULL on a kernel that cannot say. */
 static __always_inline struct task_struct *current_task(void)
@@ -122,29 +66,6 @@ static __always_inline struct thread *find_thread(void)
 	if (!thread || thread->depth == 0 || thread->identity != identity())
 		return NULL;
 	return thread;
-}
-
-/* The attempt at a depth, the outermost being 1, or NULL. */
-static __always_inline struct attempt *attempt_at(struct thread *thread, u64 depth)
-{
-	if (depth == 0 || depth > DEPTH)
-		return NULL;
-	return &thread->attempt[(depth - 1) & (DEPTH - 1)];
-}
-
-static __always_inline struct attempt *innermost(struct thread *thread)
-{
-	return thread ? attempt_at(thread, thread->depth) : NULL;
-}
-
-static __always_inline void end_attempt(struct thread *thread)
-{
-	u32 tid = bpf_get_current_pid_tgid();
-
-	if (thread->depth > 1)
-		thread->depth--;
-	else
-		bpf_map_delete_elem(&threads, &tid);
 }
 
 static __always_inline void fill_task(struct record_header *header, struct task_struct *task)
@@ -441,19 +362,6 @@ static __always_inline struct file_record *take(u32 kind, u32 call, u32 id, bool
 	return record;
 }
 
-static __always_inline bool is_module_read(u32 id)
-{
-	if (bpf_core_enum_value_exists(enum kernel_read_file_id___compressed, READING_MODULE_COMPRESSED) &&
-	    id == bpf_core_enum_value(enum kernel_read_file_id___compressed, READING_MODULE_COMPRESSED))
-		return 1;
-	return id == bpf_core_enum_value(enum kernel_read_file_id, READING_MODULE);
-}
-
-static __always_inline bool is_module_data(u32 id)
-{
-	return id == bpf_core_enum_value(enum kernel_load_data_id, LOADING_MODULE);
-}
-
 SEC("fentry/security_kernel_read_file")
 int fentry_security_kernel_read_file(u64 *ctx)
 {
@@ -602,6 +510,10 @@ int tp_btf_module_request(u64 *ctx)
 	u64 request_ns = bpf_ktime_get_boot_ns();
 	struct module_record *record;
 
+	if (is_crowded()) {
+		count(COUNTER_LOST);
+		return 0;
+	}
 	tell_process(request_ns);
 	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 	if (!record) {
@@ -617,30 +529,6 @@ int tp_btf_module_request(u64 *ctx)
 }
 
 /* Results. */
-
-/* As in module.bpf.c. */
-static __always_inline bool count_denied(struct denied_key *key)
-{
-	struct denied_calls *calls = bpf_map_lookup_elem(&denied, key);
-	u32 zero = 0;
-	struct reader_settings *set = bpf_map_lookup_elem(&settings, &zero);
-
-	if (!calls) {
-		struct denied_calls none = {};
-
-		bpf_map_update_elem(&denied, key, &none, BPF_NOEXIST);
-		calls = bpf_map_lookup_elem(&denied, key);
-	}
-	if (!calls || !set) {
-		count(COUNTER_DENIED + key->call);
-		return 0;
-	}
-	__sync_fetch_and_add(&calls->count, 1);
-	if (calls->epoch == set->epoch)
-		return 0;
-	calls->epoch = set->epoch;
-	return 1;
-}
 
 static __always_inline void fill_denied_key(struct denied_key *key, u32 call)
 {

@@ -11,16 +11,8 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
-#define MNT_INTERNAL 0x4000   /* include/linux/mount.h */
-#define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
-#define EPERM 1
-#define RECORDS_SIZE (16 << 20)
-#define DEPTH 4               /* loads made from inside a load, followed this far */
-#define CHUNKS 512            /* the largest image, 32 MiB */
+#define CHUNKS 512 /* the largest image, 32 MiB */
 
-enum kernel_read_file_id { READING_MODULE = 2 };
-enum kernel_read_file_id___compressed { READING_MODULE_COMPRESSED = 7 }; /* from 7.2 */
-enum kernel_load_data_id { LOADING_MODULE = 2 };
 enum cgroup_subsys_id { memory_cgrp_id = 4 };
 enum cgroup_subsys_id___pids { pids_cgrp_id = 11 }; /* CONFIG_CGROUP_PIDS */
 
@@ -43,59 +35,13 @@ struct attempt {
 	u32 reserved;
 };
 
-/* The attempts that one thread has under way, the innermost last. */
-struct thread {
-	u64 start_time; /* tells a thread from a later one with its number */
-	u64 depth;      /* counts on beyond DEPTH, so that every return finds its own */
-	struct attempt attempt[DEPTH];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, RECORDS_SIZE);
-} records SEC(".maps");
-
-struct {
-	/* Not an LRU: a flood of short calls would evict a load under way. */
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 8192);
-	__type(key, u32);
-	__type(value, struct thread);
-} threads SEC(".maps");
-
-struct {
-	/*
-	 * Mapped into the reader: a bpf(2) call to read it would keep kprobes from
-	 * running on that processor meanwhile.
-	 */
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, COUNTERS);
-	__type(key, u32);
-	__type(value, u64);
-} counters SEC(".maps");
+#include "common.h"
 
 struct {
 	/* By itself, so that no image crowds a record out. */
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 16 << 20);
 } images SEC(".maps");
-
-struct {
-	/* Mapped into the reader, like the counters. */
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct reader_settings);
-} settings SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
-	__type(key, struct denied_key);
-	__type(value, struct denied_calls);
-} denied SEC(".maps");
 
 /* What is too large for the stack is put together here. */
 struct draft {
@@ -161,28 +107,11 @@ const struct path_record *unused_path_record __attribute__((unused));
 const struct cmdline_record *unused_cmdline_record __attribute__((unused));
 const enum counter *unused_counter __attribute__((unused));
 
-static __always_inline void count(u32 counter)
-{
-	u64 *value = bpf_map_lookup_elem(&counters, &counter);
-
-	if (value)
-		__sync_fetch_and_add(value, 1);
-}
-
 static __always_inline struct draft *find_draft(void)
 {
 	u32 zero = 0;
 
 	return bpf_map_lookup_elem(&drafts, &zero);
-}
-
-/*
- * Reports whether the ring must be left to what not any user can cause: the rest
- * of it is for loads.
- */
-static __always_inline bool is_crowded(void)
-{
-	return bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA) > RECORDS_SIZE / 2;
 }
 
 /* The thread's attempts, or NULL where it has none under way. */
@@ -192,22 +121,9 @@ static __always_inline struct thread *find_thread(void)
 	u32 tid = bpf_get_current_pid_tgid();
 	struct thread *thread = bpf_map_lookup_elem(&threads, &tid);
 
-	if (!thread || thread->depth == 0 || thread->start_time != BPF_CORE_READ(task, start_time))
+	if (!thread || thread->depth == 0 || thread->identity != BPF_CORE_READ(task, start_time))
 		return NULL;
 	return thread;
-}
-
-/* The attempt at a depth, the outermost being 1, or NULL where it is not kept. */
-static __always_inline struct attempt *attempt_at(struct thread *thread, u64 depth)
-{
-	if (depth == 0 || depth > DEPTH)
-		return NULL;
-	return &thread->attempt[(depth - 1) & (DEPTH - 1)];
-}
-
-static __always_inline struct attempt *innermost(struct thread *thread)
-{
-	return thread ? attempt_at(thread, thread->depth) : NULL;
 }
 
 /*
@@ -229,7 +145,7 @@ static __always_inline struct attempt *begin_attempt(u64 regs)
 
 		if (!draft)
 			return NULL;
-		draft->thread.start_time = BPF_CORE_READ(task, start_time);
+		draft->thread.identity = BPF_CORE_READ(task, start_time);
 		bpf_map_update_elem(&threads, &tid, &draft->thread, BPF_ANY);
 		thread = bpf_map_lookup_elem(&threads, &tid);
 		if (!thread) {
@@ -274,16 +190,6 @@ static __always_inline void leave_entryless(struct thread *thread)
 			return;
 		thread->depth--;
 	}
-}
-
-static __always_inline void end_attempt(struct thread *thread)
-{
-	u32 tid = bpf_get_current_pid_tgid();
-
-	if (thread->depth > 1)
-		thread->depth--;
-	else
-		bpf_map_delete_elem(&threads, &tid);
 }
 
 static __always_inline u32 active_pid_ns(struct task_struct *task)
@@ -606,34 +512,6 @@ static __always_inline int enter_module_call(u64 regs, u64 params, u64 name, u64
 	return 0;
 }
 
-/*
- * Counts a call that was refused before the kernel took a byte, which any user
- * can make as often as they like. Reports whether a record is to tell of it:
- * the first of its kind in each epoch.
- */
-static __always_inline bool count_denied(struct denied_key *key)
-{
-	struct denied_calls *calls = bpf_map_lookup_elem(&denied, key);
-	u32 zero = 0;
-	struct reader_settings *set = bpf_map_lookup_elem(&settings, &zero);
-
-	if (!calls) {
-		struct denied_calls none = {};
-
-		bpf_map_update_elem(&denied, key, &none, BPF_NOEXIST);
-		calls = bpf_map_lookup_elem(&denied, key);
-	}
-	if (!calls || !set) {
-		count(COUNTER_DENIED + key->call);
-		return 0;
-	}
-	__sync_fetch_and_add(&calls->count, 1);
-	if (calls->epoch == set->epoch || is_crowded())
-		return 0;
-	calls->epoch = set->epoch;
-	return 1;
-}
-
 static __always_inline void fill_denied_key(struct denied_key *key, u32 call)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
@@ -861,14 +739,6 @@ static __always_inline int take(u32 kind, struct file *file, u32 id, bool is_mod
 	return 0;
 }
 
-static __always_inline bool is_module_read(u32 id)
-{
-	if (bpf_core_enum_value_exists(enum kernel_read_file_id___compressed, READING_MODULE_COMPRESSED) &&
-	    id == bpf_core_enum_value(enum kernel_read_file_id___compressed, READING_MODULE_COMPRESSED))
-		return 1;
-	return id == bpf_core_enum_value(enum kernel_read_file_id, READING_MODULE);
-}
-
 static __always_inline int read_file(struct file *file, u32 id)
 {
 	return take(RECORD_READ_FILE, file, id, is_module_read(id));
@@ -876,7 +746,7 @@ static __always_inline int read_file(struct file *file, u32 id)
 
 static __always_inline int load_data(u32 id)
 {
-	return take(RECORD_LOAD_DATA, NULL, id, id == bpf_core_enum_value(enum kernel_load_data_id, LOADING_MODULE));
+	return take(RECORD_LOAD_DATA, NULL, id, is_module_data(id));
 }
 
 SEC("fentry/security_kernel_read_file")
@@ -994,7 +864,7 @@ static __always_inline int post_read_file(const void *image, u64 size, u32 id)
 
 static __always_inline int post_load_data(const void *image, u64 size, u32 id)
 {
-	return id == bpf_core_enum_value(enum kernel_load_data_id, LOADING_MODULE) ? taken(image, size) : 0;
+	return is_module_data(id) ? taken(image, size) : 0;
 }
 
 SEC("fentry/security_kernel_post_read_file")

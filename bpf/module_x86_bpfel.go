@@ -252,10 +252,10 @@ type moduleSystemCallRecord struct {
 }
 
 type moduleThread struct {
-	_         structs.HostLayout
-	StartTime uint64
-	Depth     uint64
-	Attempt   [4]struct {
+	_        structs.HostLayout
+	Identity uint64
+	Depth    uint64
+	Attempt  [4]struct {
 		_          structs.HostLayout
 		BeginNs    uint64
 		Regs       uint64

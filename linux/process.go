@@ -164,25 +164,20 @@ type contextID struct {
 type processes struct{ memory[contextID, *process] }
 
 // add takes a record that tells of a process.
-func (p *processes) add(r bpf.Record) {
-	id := contextID{r.Context, r.Tid}
-	known, ok := p.get(id)
-	if !ok {
-		known = &process{}
-		p.put(id, known)
-	}
-	known.add(r)
-}
+func (p *processes) add(r bpf.Record) { p.known(r).add(r) }
 
 // read notes the file that a record says the kernel reads.
-func (p *processes) read(r bpf.Record) {
+func (p *processes) read(r bpf.Record) { p.known(r).file = r.File }
+
+// known is the process that a record belongs to, from its first record on.
+func (p *processes) known(r bpf.Record) *process {
 	id := contextID{r.Context, r.Tid}
 	known, ok := p.get(id)
 	if !ok {
 		known = &process{}
 		p.put(id, known)
 	}
-	known.file = r.File
+	return known
 }
 
 // of returns the process that a record is about, or nil where no record told of
