@@ -15,14 +15,17 @@ type Column struct {
 
 var eventColumns = func() []Column {
 	event := reflect.TypeFor[Event]()
-	columns := make([]Column, event.NumField())
-	for i := range columns {
+	var columns []Column
+	for i := range event.NumField() {
 		name, _, _ := strings.Cut(event.Field(i).Tag.Get("json"), ",")
+		if name == "-" {
+			continue
+		}
 		kind := event.Field(i).Type
 		if kind.Kind() == reflect.Pointer {
 			kind = kind.Elem()
 		}
-		columns[i] = Column{Name: name, Number: kind.Kind() == reflect.Int64, field: i}
+		columns = append(columns, Column{Name: name, Number: kind.Kind() == reflect.Int64, field: i})
 	}
 	return columns
 }()

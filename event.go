@@ -31,6 +31,17 @@ const (
 	EventModuleFree    = "module_free"
 	EventModuleRequest = "module_request"
 
+	// EventModulePresent is a module that was there when the recorder began to
+	// look. EventModuleHidden is one that the kernel's own list does not show
+	// though it is there; EventModuleUnwitnessed one that is there though no
+	// source saw it come; EventTaintReset a kernel whose taint lacks bits that
+	// it had, or that a module brought. All are found by comparing views of the
+	// kernel, with each other and with the events.
+	EventModulePresent     = "module_present"
+	EventModuleHidden      = "module_hidden"
+	EventModuleUnwitnessed = "module_unwitnessed"
+	EventTaintReset        = "taint_reset"
+
 	// EventKextload and EventKextunload are macOS's kernel extensions coming
 	// and going.
 	EventKextload   = "kextload"
@@ -44,6 +55,7 @@ const (
 	SourceJournal          = "journal"
 	SourceKmsg             = "kmsg"
 	SourceSyslog           = "syslog"
+	SourceProcfs           = "procfs"
 	SourceEndpointSecurity = "endpoint_security"
 	SourceUnifiedLog       = "unified_log"
 )
@@ -162,6 +174,13 @@ type Event struct {
 	Count     *int64 `json:"count,omitempty"`   // attempts that this row stands for
 	Missing   string `json:"missing,omitempty"` // columns that should have a value and could not be had, comma-separated
 	Raw       string `json:"raw,omitempty"`     // the record of a text source as it stood
+
+	// Position is no column. It says how far in its log a source has come with
+	// this event: everything before is told by this event and the source's
+	// earlier ones. The event store keeps the last one of each source together
+	// with the event, so that the source can go on behind it. Empty in sources
+	// that have no log to go back to, and where it would say nothing new.
+	Position string `json:"-"`
 }
 
 // Miss names columns whose value should have been there and could not be had.

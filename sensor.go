@@ -27,6 +27,7 @@ type Sensor struct {
 	DecodeErrors  int64  // records that could not be read; they are not events
 	EnrichErrors  int64  // events written with something in Missing
 	Denied        int64  // attempts folded into other rows
+	Joined        int64  // events given the load_id under which a better source saw the attempt
 	LastEventTime int64  // Unix time in seconds; 0 where there was none
 }
 

@@ -1,0 +1,41 @@
+package kmodquery
+
+import "slices"
+
+// Views of the kernel that can show that a module is there, as the views column
+// of the inventory spells them.
+const (
+	ViewModules     = "modules"     // /proc/modules, the kernel's own list
+	ViewSysfs       = "sysfs"       // /sys/module
+	ViewKallsyms    = "kallsyms"    // /proc/kallsyms
+	ViewFtrace      = "ftrace"      // available_filter_functions of tracefs
+	ViewBTF         = "btf"         // /sys/kernel/btf
+	ViewVmallocinfo = "vmallocinfo" // /proc/vmallocinfo
+	ViewEvents      = "events"      // a source saw it come and none saw it go
+)
+
+// A Module is one module of the running kernel as its views show it at one
+// moment. A nil pointer and an empty string mean that the fact is unknown. It is
+// what a row of the inventory says, but for what costs more to know: what the
+// file on disk holds and which package owns it.
+type Module struct {
+	Name       string   // empty where only memory without a name was found
+	Size       *int64   // bytes of memory
+	Refs       *int64   // users of the module
+	UsedBy     []string // the modules among them
+	State      string   // Live, Loading or Unloading
+	Address    *int64   // of its memory; nil where the kernel does not tell
+	Taints     *int64   // mask of TAINT_ bits
+	Version    string
+	Srcversion string
+	Views      []string // the View constants of those that show it, in their order
+
+	LoadID    string // of the attempt that brought it, where a source saw that
+	FirstSeen *int64 // as in that attempt's events
+	Path      string // file that it was read from, where a source saw that
+}
+
+// IsHidden reports whether the kernel's own list lacks the module though
+// something else shows it. One look is no proof: a module that comes or goes is
+// in some views before it is in others.
+func (m *Module) IsHidden() bool { return !slices.Contains(m.Views, ViewModules) }
