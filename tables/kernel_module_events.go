@@ -71,7 +71,8 @@ var eventColumns = []table.ColumnDefinition{
 	ofEvent("eid", indexed, "Number of the event in this host's store, rising in the order of storage and never used again"),
 	ofEvent("event_name", indexed, "The kernel's name for what happened: a system call (init_module, finit_module, delete_module), "+
 		"a security hook (security_kernel_read_file, security_kernel_load_data), a tracepoint (module_load, module_free, "+
-		"module_request), or kextload and kextunload on macOS"),
+		"module_request), what views of the kernel show (module_present at the start, module_hidden, module_unwitnessed: it "+
+		"came and no source saw it, taint_reset), or kextload and kextunload on macOS"),
 	ofEvent("source", indexed, "The source that saw it, as in kernel_module_sensors"),
 	ofEvent("load_id", indexed, "Shared by all events of one attempt to load or unload a module"),
 	ofEvent("parent_load_id", filtered, "The load_id of the attempt from inside which this one was made, or of the module_request for which the kernel made it"),
@@ -132,6 +133,7 @@ var eventColumns = []table.ColumnDefinition{
 	ofEvent("first_seen", filtered, "1 if this name and hash were never seen on this host before"),
 	ofEvent("count", filtered, "Attempts that this row stands for: 1, or how many that were denied alike"),
 	ofEvent("missing", filtered, "Columns that should have a value and could not be had, separated by commas"),
+	ofEvent("reason", filtered, "Why the recorder says so, for events that it found by comparing what the kernel shows with what the sources saw"),
 	ofEvent("raw", hidden, "The record of a text source as it stood"),
 }
 

@@ -72,6 +72,8 @@ var sensorColumns = []sensorColumn{
 		}},
 	{number("denied", local, "Denied attempts that were counted in another attempt's row"),
 		func(h *health) any { return h.Denied }},
+	{number("joined", local, "Events that were given the load_id under which a better source saw the same attempt"),
+		func(h *health) any { return h.Joined }},
 	{number("last_event_time", local, "When the last event came, as Unix time in seconds"),
 		func(h *health) any { return known(h.LastEventTime) }},
 	{text("role", local, "recorder if this process writes the store, reader if another one does"),

@@ -16,6 +16,7 @@ var trc1017Events = map[string][]string{
 	kmodquery.SourceJournal:          {kmodquery.EventModuleLoad},
 	kmodquery.SourceKmsg:             {kmodquery.EventModuleLoad},
 	kmodquery.SourceSyslog:           {kmodquery.EventModuleLoad},
+	kmodquery.SourceProcfs:           {kmodquery.EventModuleLoad, kmodquery.EventModuleUnwitnessed},
 	kmodquery.SourceEndpointSecurity: {kmodquery.EventKextload},
 	kmodquery.SourceUnifiedLog:       {kmodquery.EventKextload},
 }

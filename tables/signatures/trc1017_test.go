@@ -34,7 +34,7 @@ func TestTRC1017TakesOneEventOfEachLoad(t *testing.T) {
 		kmodquery.EventSysExitInitModule, kmodquery.EventSecurityKernelReadFile, kmodquery.EventSecurityKernelLoadData,
 		kmodquery.EventModuleLoad, kmodquery.EventModuleFree, kmodquery.EventModuleRequest,
 		kmodquery.EventKextload, kmodquery.EventKextunload,
-		"module_present", "module_hidden", "module_unwitnessed", "kext_allowed", "kext_blocked", "INIT_MODULE", "",
+		"module_present", "module_hidden", "module_unwitnessed", "taint_reset", "kext_allowed", "kext_blocked", "INIT_MODULE", "",
 	}
 	types := []string{kmodquery.TypeKernelModule, "firmware", "kexec-image", "Kernel-Module", ""}
 	// What is accepted whatever the type, and what only as a kernel module.
@@ -44,6 +44,7 @@ func TestTRC1017TakesOneEventOfEachLoad(t *testing.T) {
 		"journal":           {"module_load"},
 		"kmsg":              {"module_load"},
 		"syslog":            {"module_load"},
+		"procfs":            {"module_load", "module_unwitnessed"},
 		"endpoint_security": {"kextload"},
 		"unified_log":       {"kextload"},
 		"EBPF":              nil,

@@ -87,6 +87,9 @@ func (s *Store) write(ctx context.Context, events []kmodquery.Event) error {
 			return err
 		}
 	}
+	if err := writePositions(ctx, tx, written); err != nil {
+		return err
+	}
 	if err := tx.Commit(); err != nil {
 		return err
 	}
