@@ -173,8 +173,8 @@ type Event struct {
 	FirstSeen *int64 `json:"first_seen,omitempty"`
 	Count     *int64 `json:"count,omitempty"`   // attempts that this row stands for
 	Missing   string `json:"missing,omitempty"` // columns that should have a value and could not be had, comma-separated
-	Reason    string `json:"reason,omitempty"`  // why the recorder says so, for events that it found by comparing
 	Raw       string `json:"raw,omitempty"`     // the record of a text source as it stood
+	Reason    string `json:"reason,omitempty"`  // why the recorder says so, for events that it found by comparing
 
 	// Position is no column. It says how far in its log a source has come with
 	// this event: everything before is told by this event and the source's

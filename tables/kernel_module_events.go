@@ -133,8 +133,8 @@ var eventColumns = []table.ColumnDefinition{
 	ofEvent("first_seen", filtered, "1 if this name and hash were never seen on this host before"),
 	ofEvent("count", filtered, "Attempts that this row stands for: 1, or how many that were denied alike"),
 	ofEvent("missing", filtered, "Columns that should have a value and could not be had, separated by commas"),
-	ofEvent("reason", filtered, "Why the recorder says so, for events that it found by comparing what the kernel shows with what the sources saw"),
 	ofEvent("raw", hidden, "The record of a text source as it stood"),
+	ofEvent("reason", filtered, "Why the recorder says so, for events that it found by comparing what the kernel shows with what the sources saw"),
 }
 
 // eventColumn returns the events table's own definition of a column, for other
