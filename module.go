@@ -39,3 +39,27 @@ type Module struct {
 // something else shows it. One look is no proof: a module that comes or goes is
 // in some views before it is in others.
 func (m *Module) IsHidden() bool { return !slices.Contains(m.Views, ViewModules) }
+
+// JoinModules adds what the events say of modules that are loaded to what the
+// views show. One that no view shows is hidden and has only [ViewEvents].
+func JoinModules(shown, loaded []Module) []Module {
+	byName := make(map[string]*Module, len(loaded))
+	for i := range loaded {
+		byName[loaded[i].Name] = &loaded[i]
+	}
+	joined := make([]Module, 0, len(shown))
+	for _, module := range shown {
+		if known := byName[module.Name]; module.Name != "" && known != nil {
+			module.LoadID, module.FirstSeen, module.Path = known.LoadID, known.FirstSeen, known.Path
+			module.Views = append(slices.Clone(module.Views), ViewEvents)
+			delete(byName, module.Name)
+		}
+		joined = append(joined, module)
+	}
+	for i := range loaded {
+		if byName[loaded[i].Name] != nil {
+			joined = append(joined, loaded[i])
+		}
+	}
+	return joined
+}

@@ -2,85 +2,138 @@ package collectors
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
 )
 
-// Delays before a source that failed is run again. Each failure doubles it
-// until the source has run for longer than the last one.
-const (
-	firstDelay = time.Second
-	lastDelay  = time.Minute
-)
+// DefaultPoll is how often the views are looked at where nothing else was asked
+// for.
+const DefaultPoll = 10 * time.Second
+
+// holdCheck is how often events are looked for that waited long enough for a
+// better source to tell of the same.
+const holdCheck = time.Second
+
+// Options say what a [Recorder] watches.
+type Options struct {
+	// Sources in the order of preference. The first that works watches, and
+	// the next one where it fails; or all of them, SideBySide.
+	Sources    []Source
+	SideBySide bool
+	// Recall names sources among them, each a [Historian], the preferred one
+	// first: where none of them watches, one tells once, at the start, what
+	// happened before. SideBySide they do so anyway.
+	Recall []string
+	// Views are compared with what the sources saw, every Poll; nil for
+	// none.
+	Views Views
+	Poll  time.Duration
+	// Stamp returns an event that says no more than the present moment. It
+	// must be set where there are Views.
+	Stamp func() kmodquery.Event
+	// Past hands over the events that an earlier recorder stored in this boot,
+	// in any order; nil for none.
+	Past func(ctx context.Context, visit func(*kmodquery.Event)) error
+}
 
 // A Recorder runs sources and brings their events to a sink.
 type Recorder struct {
-	sources []Source
-	writer  *writer
-	report  func(error)
+	options   Options
+	selection *selection
+	attempts  *attempts
+	ledger    *ledger
+	double    *doubleEntry // nil without views
+	writer    *writer
+	report    func(error)
 
 	cancel  context.CancelFunc
-	running sync.WaitGroup // sources
+	running sync.WaitGroup // all but the sources
 	written chan struct{}  // closed when the writer has ended
 }
 
 // NewRecorder returns a recorder that does nothing until Start. It passes what
 // goes wrong with a source or the sink to report, one error a time, from any
 // goroutine.
-func NewRecorder(sink Sink, report func(error), sources ...Source) *Recorder {
-	return &Recorder{sources: sources, writer: newWriter(sink, report), report: report}
+func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
+	if o.Poll == 0 {
+		o.Poll = DefaultPoll
+	}
+	r := &Recorder{options: o, ledger: newLedger(), report: report}
+	r.writer = newWriter(sink, r.ledger.add, report)
+	r.selection = newSelection(o.Sources, o.SideBySide, report, func(rank int, e kmodquery.Event, past bool) {
+		r.attempts.add(rank, e, past)
+	})
+	r.attempts = newAttempts(r.writer.add, r.selection.isBetterUp, o.Poll)
+	if o.Views != nil {
+		r.double = &doubleEntry{
+			views:     o.Views,
+			ledger:    r.ledger,
+			stamp:     o.Stamp,
+			emit:      func(e kmodquery.Event) { r.attempts.add(len(o.Sources), e, false) },
+			sync:      r.Sync,
+			witnesses: r.selection.witnesses,
+			report:    report,
+			every:     o.Poll,
+			memory:    map[string]bool{},
+			sensor:    kmodquery.Sensor{Source: kmodquery.SourceProcfs, State: kmodquery.StateStandby, Since: time.Now().Unix()},
+		}
+	}
+	return r
 }
 
-// Start runs the sources in the background, and returns when each of them
-// watches or has failed for the first time.
+// Start runs the sources in the background, and returns when what is wanted of
+// them watches or has failed for the first time, and the views were looked at
+// once.
 func (r *Recorder) Start(ctx context.Context) {
 	ctx, r.cancel = context.WithCancel(ctx)
 	r.written = make(chan struct{})
+	if err := r.recallStored(ctx); err != nil {
+		r.report(fmt.Errorf("read what was stored: %w", err))
+	}
 	go func() {
 		defer close(r.written)
 		r.writer.run()
 	}()
-	var settled sync.WaitGroup
-	for _, source := range r.sources {
-		settled.Add(1)
-		once := sync.OnceFunc(settled.Done)
-		r.running.Go(func() {
-			defer once()
-			r.supervise(ctx, source, once)
-		})
+	r.selection.start(ctx)
+	r.running.Go(func() { r.expire(ctx) })
+	if r.double != nil {
+		looked := make(chan struct{})
+		once := sync.OnceFunc(func() { close(looked) })
+		r.running.Go(func() { r.double.run(ctx, once) })
+		<-looked
 	}
-	settled.Wait()
+	if !r.options.SideBySide {
+		r.running.Go(func() { r.selection.recall(ctx, r.options.Recall) })
+	}
 }
 
-// supervise runs one source again and again until ctx ends or the source says
-// that this host cannot support it.
-func (r *Recorder) supervise(ctx context.Context, source Source, settled func()) {
-	reported := ""
-	for delay := firstDelay; ; delay = min(2*delay, lastDelay) {
-		began := time.Now()
-		err := source.Run(ctx, settled, r.writer.add)
-		if time.Since(began) > lastDelay {
-			delay = firstDelay // it had worked
+// recallStored learns from the events that an earlier recorder stored.
+func (r *Recorder) recallStored(ctx context.Context) error {
+	if r.options.Past == nil {
+		return nil
+	}
+	return r.options.Past(ctx, func(e *kmodquery.Event) {
+		r.ledger.add([]kmodquery.Event{*e})
+		rank := slices.IndexFunc(r.options.Sources, func(s Source) bool { return s.Name() == e.Source })
+		if rank >= 0 {
+			r.attempts.remember(rank, e)
 		}
-		settled()
-		if ctx.Err() != nil {
-			return
-		}
-		if err != nil && err.Error() != reported {
-			reported = err.Error()
-			r.report(fmt.Errorf("%s: %w", source.Name(), err))
-		}
-		if errors.Is(err, kmodquery.ErrNotSupported) {
-			return
-		}
+	})
+}
+
+func (r *Recorder) expire(ctx context.Context) {
+	ticker := time.NewTicker(holdCheck)
+	defer ticker.Stop()
+	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(delay):
+		case now := <-ticker.C:
+			r.attempts.expire(now)
 		}
 	}
 }
@@ -88,29 +141,36 @@ func (r *Recorder) supervise(ctx context.Context, source Source, settled func())
 // Sync returns when every event that happened before the call, as far as the
 // sources see it, is in the sink.
 func (r *Recorder) Sync(ctx context.Context) error {
-	for _, source := range r.sources {
-		if err := source.Sync(ctx); err != nil {
-			return err
-		}
+	if err := r.selection.sync(ctx); err != nil {
+		return err
 	}
+	r.attempts.flush()
 	return r.writer.sync(ctx)
 }
 
-// Sensors returns each source's account of itself.
+// Sensors returns each source's account of itself, that of the views last.
 func (r *Recorder) Sensors() []kmodquery.Sensor {
-	sensors := make([]kmodquery.Sensor, len(r.sources))
-	for i, source := range r.sources {
-		sensors[i] = source.Sensor()
+	sensors := r.selection.sensors()
+	if r.double != nil {
+		sensors = append(sensors, r.double.asSensor())
+	}
+	for i := range sensors {
+		sensors[i].Joined = r.attempts.joinedBy(sensors[i].Source)
 	}
 	return sensors
 }
+
+// Loaded returns the modules that are loaded by what the stored events say.
+func (r *Recorder) Loaded() []kmodquery.Module { return r.ledger.loaded() }
 
 // Close stops the sources, stores what they had seen, and returns when that is
 // done. Only Start may come before it.
 func (r *Recorder) Close() error {
 	r.cancel()
 	r.writer.stop()
+	r.selection.running.Wait()
 	r.running.Wait()
+	r.attempts.flush()
 	r.writer.close()
 	<-r.written
 	return r.writer.unstored()

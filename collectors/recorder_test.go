@@ -86,7 +86,7 @@ func (r *reports) add(err error) {
 func TestRecorderStoresInOrder(t *testing.T) {
 	sink := &memory{}
 	source := &scripted{name: "s", events: make(chan kmodquery.Event)}
-	r := NewRecorder(sink, (&reports{}).add, source)
+	r := NewRecorder(sink, (&reports{}).add, Options{Sources: []Source{source}, SideBySide: true})
 	r.Start(t.Context())
 	const n = 5000
 	for i := range n {
@@ -103,7 +103,7 @@ func TestRecorderStoresInOrder(t *testing.T) {
 func TestSyncWaitsForTheSink(t *testing.T) {
 	sink := &memory{}
 	source := &scripted{name: "s", events: make(chan kmodquery.Event)}
-	r := NewRecorder(sink, (&reports{}).add, source)
+	r := NewRecorder(sink, (&reports{}).add, Options{Sources: []Source{source}, SideBySide: true})
 	r.Start(t.Context())
 	for i := range 100 {
 		source.events <- kmodquery.Event{TimeNanos: int64(i)}
@@ -121,7 +121,7 @@ func TestARefusedBatchIsKept(t *testing.T) {
 		sink, said := &memory{}, &reports{}
 		sink.refuse(errors.New("disk full"))
 		source := &scripted{name: "s", events: make(chan kmodquery.Event)}
-		r := NewRecorder(sink, said.add, source)
+		r := NewRecorder(sink, said.add, Options{Sources: []Source{source}, SideBySide: true})
 		r.Start(t.Context())
 		source.events <- kmodquery.Event{TimeNanos: 1}
 		synctest.Wait()
@@ -142,7 +142,7 @@ func TestCloseSaysWhatIsLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sink := &memory{err: errors.New("disk full")}
 		source := &scripted{name: "s", events: make(chan kmodquery.Event)}
-		r := NewRecorder(sink, (&reports{}).add, source)
+		r := NewRecorder(sink, (&reports{}).add, Options{Sources: []Source{source}, SideBySide: true})
 		r.Start(t.Context())
 		source.events <- kmodquery.Event{}
 		synctest.Wait()
@@ -154,7 +154,7 @@ func TestAFullQueueHoldsTheSourceBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sink := &memory{err: errors.New("disk full")}
 		source := &scripted{name: "s", events: make(chan kmodquery.Event)}
-		r := NewRecorder(sink, (&reports{}).add, source)
+		r := NewRecorder(sink, (&reports{}).add, Options{Sources: []Source{source}, SideBySide: true})
 		r.Start(t.Context())
 		sent := 0
 		for ; ; sent++ {
@@ -178,7 +178,7 @@ func TestCloseDoesNotWaitForASinkThatRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sink := &memory{err: errors.New("disk full")}
 		source := &scripted{name: "s", events: make(chan kmodquery.Event, 2*maxQueue)}
-		r := NewRecorder(sink, (&reports{}).add, source)
+		r := NewRecorder(sink, (&reports{}).add, Options{Sources: []Source{source}, SideBySide: true})
 		r.Start(t.Context())
 		for range maxQueue + 1 {
 			source.events <- kmodquery.Event{}
@@ -193,7 +193,7 @@ func TestSourcesAreRunAgainUnlessTheHostCannot(t *testing.T) {
 		said := &reports{}
 		passing := &scripted{name: "passing", fail: []error{errors.New("one"), errors.New("two")}}
 		never := &scripted{name: "never", fail: []error{fmt.Errorf("open: %w", &kmodquery.NotSupportedError{Missing: "no BTF"})}}
-		r := NewRecorder(&memory{}, said.add, passing, never)
+		r := NewRecorder(&memory{}, said.add, Options{Sources: []Source{passing, never}, SideBySide: true})
 		r.Start(t.Context())
 		time.Sleep(time.Hour)
 		synctest.Wait()
@@ -232,7 +232,7 @@ func TestASourceThatHadWorkedIsRunAgainSoon(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			said := &reports{}
 			source := &lasting{works: works}
-			r := NewRecorder(&memory{}, said.add, source)
+			r := NewRecorder(&memory{}, said.add, Options{Sources: []Source{source}, SideBySide: true})
 			r.Start(t.Context())
 			time.Sleep(24 * time.Hour)
 			require.NoError(t, r.Close())

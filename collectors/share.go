@@ -27,7 +27,8 @@ const (
 // event that happened before is stored, unless Error says otherwise.
 type report struct {
 	Sensors []kmodquery.Sensor
-	Error   string `json:",omitempty"`
+	Loaded  []kmodquery.Module `json:",omitempty"`
+	Error   string             `json:",omitempty"`
 }
 
 // Share answers the [Remote] of other processes until listener is closed, so
@@ -62,7 +63,7 @@ func (r *Recorder) answer(conn net.Conn) {
 	if err := r.Sync(ctx); err != nil {
 		answer.Error = err.Error()
 	}
-	answer.Sensors = r.Sensors()
+	answer.Sensors, answer.Loaded = r.Sensors(), r.Loaded()
 	_ = json.NewEncoder(conn).Encode(answer) // a reader that left needs no answer
 }
 
@@ -110,6 +111,13 @@ func (r *Remote) Sensors() []kmodquery.Sensor {
 		}
 	}
 	return sensors
+}
+
+// Loaded returns the modules that are loaded by what the stored events say, as
+// far as the recorder answers.
+func (r *Remote) Loaded() []kmodquery.Module {
+	answer, _ := r.ask(context.Background()) // Sensors says what is wrong
+	return answer.Loaded
 }
 
 func (r *Remote) ask(ctx context.Context) (report, error) {

@@ -14,7 +14,7 @@ import (
 
 func TestRemoteSeesWhatTheRecorderStored(t *testing.T) {
 	sink, source := &memory{}, &scripted{name: "s", events: make(chan kmodquery.Event)}
-	recorder := NewRecorder(sink, (&reports{}).add, source)
+	recorder := NewRecorder(sink, (&reports{}).add, Options{Sources: []Source{source}, SideBySide: true})
 	recorder.Start(t.Context())
 	path := filepath.Join(t.TempDir(), "s")
 	remote := NewRemote(func(ctx context.Context) (net.Conn, error) {

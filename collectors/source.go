@@ -2,6 +2,7 @@ package collectors
 
 import (
 	"context"
+	"time"
 
 	"github.com/kmodquery/kmodquery"
 )
@@ -22,8 +23,39 @@ type Source interface {
 	Sensor() kmodquery.Sensor
 }
 
+// A Historian is a source with a log that it can read from behind.
+type Historian interface {
+	Source
+	// LookBack bounds, before Run, how far that goes: what happened before
+	// since was seen by another source. The zero time is no bound but this
+	// boot, and whatever the source has already told in an earlier process.
+	LookBack(since time.Time)
+}
+
+// A Witness is a source that sees every load, so that one which it did not see
+// says something about the source.
+type Witness interface {
+	Source
+	// Distrust makes Run return an error with this reason.
+	Distrust(reason string)
+}
+
+// Views show which modules are there, whether or not a source saw them come.
+type Views interface {
+	// Listed is what costs little to look at. Modules is everything. Both
+	// name the views that show each module.
+	Listed(ctx context.Context) ([]kmodquery.Module, error)
+	Modules(ctx context.Context) ([]kmodquery.Module, error)
+	// Taint is the kernel's own taint, a mask of TAINT_ bits.
+	Taint(ctx context.Context) (int64, error)
+	// Shown names the views that can be had, and Reason says what keeps the
+	// others away, or is empty.
+	Shown() (views []string, reason string)
+}
+
 // A Sink keeps events.
 type Sink interface {
 	// Append keeps all of the events or none, and returns when they are safe.
+	// It completes them: what only the sink knows is in them afterwards.
 	Append(ctx context.Context, events []kmodquery.Event) error
 }

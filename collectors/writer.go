@@ -24,13 +24,14 @@ const (
 // stays at the head of the queue and is offered again.
 type writer struct {
 	sink   Sink
+	stored func([]kmodquery.Event) // told of each batch that the sink took
 	report func(error)
 
 	mu      sync.Mutex
 	changed *sync.Cond
 	queue   []kmodquery.Event
 	added   uint64 // events ever put into the queue
-	stored  uint64 // events ever taken by the sink
+	taken   uint64 // events ever taken by the sink
 	failure error  // of the last batch; nil once a batch was taken
 	refused uint64 // events that found no place while the process was ending
 
@@ -38,8 +39,8 @@ type writer struct {
 	closing  bool // nothing is added any more
 }
 
-func newWriter(sink Sink, report func(error)) *writer {
-	w := &writer{sink: sink, report: report}
+func newWriter(sink Sink, stored func([]kmodquery.Event), report func(error)) *writer {
+	w := &writer{sink: sink, stored: stored, report: report}
 	w.changed = sync.NewCond(&w.mu)
 	return w
 }
@@ -70,6 +71,9 @@ func (w *writer) run() {
 		}
 		// What was seen is stored even while the process is ending.
 		err := w.sink.Append(context.Background(), batch)
+		if err == nil {
+			w.stored(batch)
+		}
 		if more := w.settle(len(batch), err); !more {
 			return
 		}
@@ -97,7 +101,7 @@ func (w *writer) settle(n int, err error) (more bool) {
 	first := err != nil && w.failure == nil
 	w.failure = err
 	if err == nil {
-		w.stored += uint64(n)
+		w.taken += uint64(n)
 		w.queue = w.queue[n:]
 		if len(w.queue) == 0 {
 			w.queue = nil
@@ -123,12 +127,12 @@ func (w *writer) sync(ctx context.Context) error {
 	defer stop()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for target := w.added; w.stored < target; w.changed.Wait() {
+	for target := w.added; w.taken < target; w.changed.Wait() {
 		if w.failure != nil {
 			return fmt.Errorf("events wait to be stored: %w", w.failure)
 		}
 		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("wait for %d events to be stored: %w", target-w.stored, err)
+			return fmt.Errorf("wait for %d events to be stored: %w", target-w.taken, err)
 		}
 	}
 	return nil

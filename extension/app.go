@@ -49,7 +49,7 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 		}
 		recorder, err = a.record(ctx, c, report)
 	} else {
-		recorder = collectors.NewRemote(dialRecorder(c.stateDir), sourceNames(c))
+		recorder = collectors.NewRemote(dialRecorder(c.stateDir), sensorNames(c))
 	}
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
@@ -72,7 +72,7 @@ func (a *app) record(ctx context.Context, c *config, report *log.Logger) (*colle
 		return nil, err
 	}
 	a.shared = listener
-	a.recorder = collectors.NewRecorder(a.store, func(err error) { report.Print(err) }, sources(c)...)
+	a.recorder = collectors.NewRecorder(a.store, func(err error) { report.Print(err) }, recorderOptions(c, a.store))
 	a.recorder.Start(ctx)
 	go a.recorder.Share(listener)
 	return a.recorder, nil
@@ -87,14 +87,6 @@ func (a *app) describe(report *log.Logger) {
 	for _, sensor := range a.recorder.Sensors() {
 		report.Printf("%s is %s %s", sensor.Source, sensor.State, sensor.Hooks)
 	}
-}
-
-func sourceNames(c *config) []string {
-	var names []string
-	for _, source := range sources(c) {
-		names = append(names, source.Name())
-	}
-	return names
 }
 
 // Close stops the sources, stores what they had seen and closes the store.

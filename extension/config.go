@@ -14,6 +14,7 @@ import (
 	osquery "github.com/osquery/osquery-go"
 	"github.com/peterbourgon/ff/v3"
 
+	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/extension/shell"
 	"github.com/kmodquery/kmodquery/tables"
 	"github.com/kmodquery/kmodquery/tables/sqlite"
@@ -36,6 +37,8 @@ type config struct {
 	retentionAge    time.Duration
 	retentionEvents int64
 	retentionDenied int64
+	sources         []string // nil leaves the choice to this program
+	poll            time.Duration
 	imageLimit      int64
 	replyLimit      int64
 	queryTimeout    time.Duration
@@ -64,6 +67,12 @@ func (c *config) flagSet() *flag.FlagSet {
 	flags.DurationVar(&c.retentionAge, "retention-age", sqlite.DefaultMaxAge, "keep events this long; 0 for ever")
 	flags.Int64Var(&c.retentionEvents, "retention-events", sqlite.DefaultMaxEvents, "keep this `many` of the newest events, beside those of retention-denied; 0 all")
 	flags.Int64Var(&c.retentionDenied, "retention-denied", sqlite.DefaultMaxCheap, "keep this `many` of the newest rows that any user can cause: denied attempts and requests for modules; 0 all")
+	flags.Func("sources", "the `names` of the sources to run side by side, separated by commas, of "+strings.Join(sourceNames, ", ")+
+		"; auto runs the first of them that works (default auto)", func(names string) (err error) {
+		c.sources, err = parseSources(names)
+		return err
+	})
+	flags.DurationVar(&c.poll, "poll", collectors.DefaultPoll, "compare what is loaded with what the sources saw this `often`")
 	flags.Int64Var(&c.imageLimit, "image-limit", maxImageLimit, "Linux: hash modules of up to this many `bytes` as the kernel has them, larger ones from their file")
 	flags.Int64Var(&c.replyLimit, "reply-limit", tables.DefaultReplyBytes, "fail a table's reply beyond this many `bytes`, before osquery's watchdog kills its worker")
 	flags.DurationVar(&c.queryTimeout, "query-timeout", tables.DefaultTimeout, "fail a table's reply after this long")
@@ -120,6 +129,8 @@ func parse(args []string) (*config, error) {
 		return nil, errors.New("--timeout and --interval take a number of seconds greater than 0")
 	case c.imageLimit < 0 || c.imageLimit > maxImageLimit:
 		return nil, fmt.Errorf("--image-limit takes a number of bytes from 0 to %d", maxImageLimit)
+	case c.poll < time.Second:
+		return nil, errors.New("--poll takes a time of a second or more")
 	case c.replyLimit <= 0 || c.queryTimeout <= 0:
 		return nil, errors.New("--reply-limit and --query-timeout take a value greater than 0")
 	case c.retentionAge < 0 || c.retentionEvents < 0 || c.retentionDenied < 0:

@@ -11,6 +11,7 @@ import (
 	osquery "github.com/osquery/osquery-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/extension/shell"
 	"github.com/kmodquery/kmodquery/tables"
 	"github.com/kmodquery/kmodquery/tables/sqlite"
@@ -23,6 +24,7 @@ func TestParse(t *testing.T) {
 		retentionAge:    sqlite.DefaultMaxAge,
 		retentionEvents: sqlite.DefaultMaxEvents,
 		retentionDenied: sqlite.DefaultMaxCheap,
+		poll:            collectors.DefaultPoll,
 		imageLimit:      maxImageLimit,
 		replyLimit:      tables.DefaultReplyBytes,
 		queryTimeout:    tables.DefaultTimeout,

@@ -54,7 +54,7 @@ func TestRun(t *testing.T) {
 			if test.stderr != "" {
 				require.Equal(t, test.stderr, last)
 			} else if last != "" {
-				require.Contains(t, sourceNames(&config{}), strings.Split(last, ": ")[1], last)
+				require.Contains(t, sensorNames(&config{}), strings.Split(last, ": ")[1], last)
 			}
 		})
 	}
@@ -74,7 +74,7 @@ func TestOverview(t *testing.T) {
 	for _, part := range overview {
 		require.Contains(t, stdout.String(), part.title+"\n")
 	}
-	for _, name := range sourceNames(&config{}) {
+	for _, name := range sensorNames(&config{}) {
 		require.Contains(t, stdout.String(), "| "+name+" ")
 	}
 }

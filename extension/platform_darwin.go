@@ -1,15 +1,31 @@
 package main
 
 import (
+	"time"
+
 	"golang.org/x/sys/unix"
 
+	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/darwin"
 )
 
-// sources lists the platform's sources of events.
-func sources(*config) []collectors.Source {
-	return []collectors.Source{darwin.NewEndpointSecurity()}
+// sourceNames are the platform's sources of events in the order of preference.
+var sourceNames = []string{kmodquery.SourceEndpointSecurity}
+
+// openSource returns one of them.
+func openSource(string, *config, positions) collectors.Source { return darwin.NewEndpointSecurity() }
+
+// recall names those that can tell at the start what happened before.
+var recall []string
+
+// openViews returns nil: there are none yet.
+func openViews() collectors.Views { return nil }
+
+// stamp is an event of the present moment.
+func stamp() kmodquery.Event {
+	now := time.Now()
+	return kmodquery.Event{Time: now.Unix(), TimeNanos: now.UnixNano()}
 }
 
 // kernelRelease is what uname -r prints.

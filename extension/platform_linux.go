@@ -3,14 +3,33 @@ package main
 import (
 	"golang.org/x/sys/unix"
 
+	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/linux"
 )
 
-// sources lists the platform's sources of events.
-func sources(c *config) []collectors.Source {
-	return []collectors.Source{linux.NewEBPF(linux.EBPFOptions{ImageLimit: c.imageLimit})}
+// sourceNames are the platform's sources of events in the order of preference.
+var sourceNames = []string{
+	kmodquery.SourceEBPF,
 }
+
+// openSource returns one of them.
+func openSource(name string, c *config, _ positions) collectors.Source {
+	switch name {
+	case kmodquery.SourceEBPF:
+		return linux.NewEBPF(linux.EBPFOptions{ImageLimit: c.imageLimit})
+	}
+	panic("no source is called " + name)
+}
+
+// recall names those that can tell at the start what happened before.
+var recall = []string{kmodquery.SourceJournal, kmodquery.SourceKmsg, kmodquery.SourceSyslog}
+
+// openViews returns the views of the kernel.
+func openViews() collectors.Views { return nil }
+
+// stamp is an event of the present moment.
+func stamp() kmodquery.Event { return linux.Stamp() }
 
 // kernelRelease is what uname -r prints.
 func kernelRelease() string {

@@ -102,11 +102,11 @@ func open(o EBPFOptions) (*bpf.Programs, error) {
 
 // read is the source's one reader of the records.
 func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodquery.Event)) error {
-	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	bootID, err := readBootID()
 	if err != nil {
-		return fmt.Errorf("read the boot id: %w", err)
+		return err
 	}
-	r := newReader(translator{bootID: strings.TrimSpace(string(bootID)), types: programs}, programs, func(e kmodquery.Event) {
+	r := newReader(translator{bootID: bootID, types: programs}, programs, func(e kmodquery.Event) {
 		if e.Missing != "" {
 			s.incomplete.Add(1)
 		}

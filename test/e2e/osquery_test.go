@@ -56,7 +56,17 @@ func startOsquery(dir string, flags ...string) (*guestOf, error) {
 // query asks an osquery. A row is without the columns that are NULL.
 func (g *guestOf) query(t *testing.T, sql string, args ...any) []map[string]string {
 	t.Helper()
-	rows, err := g.host.Query(t.Context(), fmt.Sprintf(sql, args...))
+	sql = fmt.Sprintf(sql, args...)
+	rows, err := g.host.Query(t.Context(), sql)
+	if err != nil && strings.Contains(err.Error(), "no such table") {
+		// An extension that a busy emulator kept from answering one ping in
+		// time has lost its tables, and registers again.
+		t.Logf("waiting for the tables to return: %v", err)
+		ctx, cancel := context.WithTimeout(t.Context(), waitForTables)
+		defer cancel()
+		require.NoError(t, g.host.WaitForTable(ctx, "kernel_module_sensors"))
+		rows, err = g.host.Query(t.Context(), sql)
+	}
 	require.NoError(t, err)
 	for _, row := range rows {
 		for column, value := range row {

@@ -1,0 +1,414 @@
+package collectors
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+const (
+	// recheckAfter is how long after a suspicion the first other look is taken;
+	// what was under way is over by then, or seen by the next looks.
+	recheckAfter = time.Second
+	// rechecks is how many looks must all show the same before it is written,
+	// and recheckEvery how far they lie apart. A module that is loaded again and
+	// again is found half made now and then, and not every time.
+	rechecks     = 8
+	recheckEvery = 130 * time.Millisecond
+	// recheckTimeout bounds the wait for the sources.
+	recheckTimeout = 20 * time.Second
+	// wholeEvery is how often everything is looked at, though what costs
+	// little shows nothing new.
+	wholeEvery = time.Minute
+)
+
+// A doubleEntry compares what views of the kernel show with what the sources
+// saw, and writes down the differences: what was there at the start, what hides,
+// what came though no source saw it, and what only the views noticed.
+type doubleEntry struct {
+	views      Views
+	ledger     *ledger
+	stamp      func() kmodquery.Event
+	emit       func(kmodquery.Event)
+	sync       func(context.Context) error
+	witnesses  func() ([]Witness, time.Time)
+	report     func(error)
+	every      time.Duration
+	lookedAt   time.Time       // when the last look that is done with began
+	wholeAt    time.Time       // likewise, at everything
+	listed     string          // names and views of the last look
+	memory     map[string]bool // regions without a name that were reported
+	taint      int64           // the kernel's, as it was
+	resetTaint int64           // bits that were reported as reset
+	lost       int64           // by the witnesses, at the last look
+
+	mu     sync.Mutex
+	sensor kmodquery.Sensor
+}
+
+// A difference is the same one in two looks if its key is.
+type difference struct {
+	event  string
+	module kmodquery.Module
+	reason string
+}
+
+func (d *difference) key() string {
+	address := ""
+	if d.module.Name == "" && d.module.Address != nil {
+		address = strconv.FormatInt(*d.module.Address, 16)
+	}
+	return d.event + "\x00" + d.module.Name + "\x00" + address
+}
+
+// run looks at once, and then again and again until ctx ends.
+func (d *doubleEntry) run(ctx context.Context, ready func()) {
+	defer ready()
+	reported := ""
+	ticker := time.NewTicker(d.every)
+	defer ticker.Stop()
+	for {
+		err := d.look(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		d.account(err)
+		if err != nil && err.Error() != reported {
+			reported = err.Error()
+			d.report(fmt.Errorf("%s: %w", kmodquery.SourceProcfs, err))
+		}
+		ready()
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (d *doubleEntry) account(err error) {
+	shown, reason := d.views.Shown()
+	hooks, _ := json.Marshal(shown)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	state := kmodquery.StateActive
+	if err != nil {
+		state, reason = kmodquery.StateFailed, err.Error()
+	}
+	if d.sensor.State != state {
+		d.sensor.State, d.sensor.Since = state, time.Now().Unix()
+	}
+	d.sensor.Reason, d.sensor.Hooks = reason, string(hooks)
+}
+
+// asSensor is the views' account of themselves as a source.
+func (d *doubleEntry) asSensor() kmodquery.Sensor {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.sensor
+}
+
+// look compares once.
+func (d *doubleEntry) look(ctx context.Context) error {
+	began := time.Now()
+	shown, whole, err := d.see(ctx)
+	if err != nil {
+		return err
+	}
+	taint, err := d.views.Taint(ctx)
+	if err != nil {
+		return err
+	}
+	found := d.compare(shown, taint)
+	if len(found) > 0 && !whole {
+		if shown, err = d.views.Modules(ctx); err != nil {
+			return err
+		}
+		whole, found = true, d.compare(shown, taint)
+	}
+	if len(found) > 0 {
+		if found, err = d.recheck(ctx, found); err != nil {
+			return err
+		}
+	}
+	for _, f := range found {
+		d.write(f)
+	}
+	d.taint |= taint
+	d.lookedAt = began
+	if whole {
+		d.wholeAt = began
+	}
+	_, d.lost = d.trusted()
+	return nil
+}
+
+// see looks at everything where what costs little has changed, or from time to
+// time, and else only at that.
+func (d *doubleEntry) see(ctx context.Context) (shown []kmodquery.Module, whole bool, err error) {
+	shown, err = d.views.Listed(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	d.mu.Lock()
+	d.sensor.Received += int64(len(shown))
+	d.mu.Unlock()
+	var names strings.Builder
+	for _, m := range shown {
+		fmt.Fprintf(&names, "%s %v\n", m.Name, m.Views)
+	}
+	if names.String() == d.listed && time.Since(d.wholeAt) < wholeEvery && !d.lookedAt.IsZero() {
+		return shown, false, nil
+	}
+	d.listed = names.String()
+	shown, err = d.views.Modules(ctx)
+	return shown, true, err
+}
+
+// compare returns what differs between the views and the ledger.
+func (d *doubleEntry) compare(shown []kmodquery.Module, taint int64) []difference {
+	var found []difference
+	atStart := d.lookedAt.IsZero()
+	witnesses, lost := d.trusted()
+	armed := len(witnesses) > 0
+	there := map[string]bool{}
+	brought := int64(0)
+	for _, m := range shown {
+		if m.Name != "" {
+			there[m.Name] = true
+		}
+		if m.Taints != nil {
+			brought |= *m.Taints
+		}
+		at := d.ledger.get(m.Name)
+		switch {
+		case m.IsHidden() && m.Name == "":
+			if !d.memory[addressOf(&m)] {
+				found = append(found, difference{kmodquery.EventModuleHidden, m,
+					"memory of a module that no other view shows"})
+			}
+		case m.IsHidden():
+			if !at.isReported() {
+				found = append(found, difference{kmodquery.EventModuleHidden, m, hides(&m, at.isLoaded())})
+			}
+		case at.isLoaded() && (at.certain || !armed):
+			d.ledger.confirm(m.Name)
+		case atStart:
+			found = append(found, difference{kmodquery.EventModulePresent, m, ""})
+		case armed:
+			found = append(found, difference{kmodquery.EventModuleUnwitnessed, m,
+				"it is in " + kmodquery.ViewModules + ", and " + namesOf(witnesses) + " did not see it come" + sinceLost(lost-d.lost)})
+		default:
+			found = append(found, difference{kmodquery.EventModuleLoad, m, "it is in " + kmodquery.ViewModules + " and was not " + d.every.String() + " ago"})
+		}
+	}
+	for name, at := range d.ledger.certain() {
+		if there[name] {
+			continue
+		}
+		gone := kmodquery.Module{Name: name, LoadID: at.module.LoadID, Path: at.module.Path, Views: at.module.Views}
+		switch {
+		case at.isReported():
+		case armed && lost == d.lost && d.wereArmedSince(at.came):
+			found = append(found, difference{kmodquery.EventModuleHidden, gone, hides(&gone, true)})
+		default:
+			found = append(found, difference{kmodquery.EventModuleFree, gone, "it is not in " + kmodquery.ViewModules + " any more"})
+		}
+	}
+	found = nameMemory(found)
+	lack := (d.taint | brought) &^ taint &^ d.resetTaint
+	if lack != 0 {
+		reason := "the kernel's taint lacks bits that it had"
+		if brought&lack != 0 {
+			reason = "the kernel's taint lacks bits that its modules have"
+		}
+		found = append(found, difference{kmodquery.EventTaintReset, kmodquery.Module{Taints: &lack}, reason})
+	}
+	return found
+}
+
+// nameMemory makes one difference of two, where the only module that no view
+// names any more and the only memory without a name must be the same.
+func nameMemory(found []difference) []difference {
+	named, nameless := -1, -1
+	for i, f := range found {
+		switch {
+		case f.event != kmodquery.EventModuleHidden:
+		case f.module.Name == "" && nameless == -1:
+			nameless = i
+		case f.module.Name != "" && f.module.Address == nil && named == -1:
+			named = i
+		default:
+			return found
+		}
+	}
+	if named == -1 || nameless == -1 {
+		return found
+	}
+	m, memory := &found[named].module, found[nameless].module
+	m.Address, m.Size = memory.Address, memory.Size
+	m.Views = append(slices.Clone(memory.Views), m.Views...)
+	found[named].reason = hides(m, true)
+	return slices.Delete(found, nameless, nameless+1)
+}
+
+// recheck returns what still differs when the sources have told all they saw,
+// in every one of several looks.
+func (d *doubleEntry) recheck(ctx context.Context, found []difference) ([]difference, error) {
+	wait := recheckAfter
+	if d.lookedAt.IsZero() && !slices.ContainsFunc(found, func(f difference) bool { return f.event != kmodquery.EventModulePresent }) {
+		return found, nil // what is there at the start needs no proof
+	}
+	for range rechecks {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait):
+		}
+		wait = recheckEvery
+		syncing, cancel := context.WithTimeout(ctx, recheckTimeout)
+		err := d.sync(syncing)
+		cancel()
+		if err != nil {
+			return nil, fmt.Errorf("wait for the sources: %w", err)
+		}
+		shown, err := d.views.Modules(ctx)
+		if err != nil {
+			return nil, err
+		}
+		taint, err := d.views.Taint(ctx)
+		if err != nil {
+			return nil, err
+		}
+		again := map[string]bool{}
+		for _, f := range d.compare(shown, taint) {
+			again[f.key()] = true
+		}
+		found = slices.DeleteFunc(found, func(f difference) bool { return !again[f.key()] })
+		if len(found) == 0 {
+			break
+		}
+	}
+	return found, nil
+}
+
+// write makes a difference an event.
+func (d *doubleEntry) write(f difference) {
+	e := d.stamp()
+	e.Source, e.EventName, e.Reason = kmodquery.SourceProcfs, f.event, f.reason
+	e.Count = new(int64(1))
+	e.Name, e.Size, e.Taints, e.Version, e.Srcversion = f.module.Name, f.module.Size, f.module.Taints, f.module.Version, f.module.Srcversion
+	e.LoadID, e.Path = f.module.LoadID, f.module.Path
+	if f.event != kmodquery.EventTaintReset {
+		e.Type = kmodquery.TypeKernelModule
+	}
+	switch f.event {
+	case kmodquery.EventModuleHidden:
+		if at := d.ledger.get(f.module.Name); at.isLoaded() && e.LoadID == "" {
+			e.LoadID, e.Path = at.module.LoadID, at.module.Path
+		}
+		if f.module.Name == "" {
+			e.Miss("name")
+		}
+		if f.module.Address != nil {
+			d.memory[addressOf(&f.module)] = true
+		}
+	case kmodquery.EventModulePresent:
+		e.LoadID = d.loadID(&e)
+	case kmodquery.EventModuleLoad, kmodquery.EventModuleUnwitnessed:
+		e.LoadID = d.loadID(&e)
+		e.Miss("path", "origin", "sha256", "signature_status", "pid", "process_path", "uid")
+	case kmodquery.EventModuleFree:
+		e.LoadID = d.loadID(&e)
+		e.Miss("pid", "process_path", "uid")
+	case kmodquery.EventTaintReset:
+		d.resetTaint |= *f.module.Taints
+	}
+	d.mu.Lock()
+	d.sensor.LastEventTime = e.Time
+	if e.Missing != "" {
+		d.sensor.EnrichErrors++
+	}
+	d.mu.Unlock()
+	d.emit(e)
+	if f.event == kmodquery.EventModuleUnwitnessed {
+		d.distrust(f.module.Name)
+	}
+}
+
+// distrust tells the sources that should have seen a module come. Where records
+// were lost meanwhile it was one of them, and nobody is blind.
+func (d *doubleEntry) distrust(name string) {
+	witnesses, lost := d.trusted()
+	if lost != d.lost {
+		return
+	}
+	for _, w := range witnesses {
+		w.Distrust(fmt.Sprintf("module %s came and it saw nothing of it", strconv.Quote(name)))
+	}
+}
+
+// trusted returns the witnesses that have watched since the last look, and how
+// many records they have lost. With one that began later nothing can be said.
+func (d *doubleEntry) trusted() ([]Witness, int64) {
+	list, since := d.witnesses()
+	if len(list) == 0 || since.After(d.lookedAt) {
+		return nil, 0
+	}
+	lost := int64(0)
+	for _, w := range list {
+		lost += w.Sensor().Lost
+	}
+	return list, lost
+}
+
+// wereArmedSince reports whether a witness has watched without a break since a
+// moment at which an event happened.
+func (d *doubleEntry) wereArmedSince(nanos int64) bool {
+	_, since := d.witnesses()
+	return !since.IsZero() && !since.After(time.Unix(0, nanos))
+}
+
+func (d *doubleEntry) loadID(e *kmodquery.Event) string {
+	sum := sha256.Sum256([]byte(strings.Join([]string{e.BootID, e.Source, e.EventName, e.Name, strconv.FormatInt(e.TimeNanos, 10)}, "\x00")))
+	return hex.EncodeToString(sum[:8])
+}
+
+func hides(m *kmodquery.Module, isLoaded bool) string {
+	views := m.Views
+	if isLoaded && !slices.Contains(views, kmodquery.ViewEvents) {
+		views = append(slices.Clone(views), kmodquery.ViewEvents)
+	}
+	return "it is not in " + kmodquery.ViewModules + ", and in " + strings.Join(views, ", ")
+}
+
+func namesOf(witnesses []Witness) string {
+	names := make([]string, len(witnesses))
+	for i, w := range witnesses {
+		names[i] = w.Name()
+	}
+	return strings.Join(names, " and ")
+}
+
+func sinceLost(n int64) string {
+	if n <= 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %d records were lost meanwhile", n)
+}
+
+func addressOf(m *kmodquery.Module) string {
+	if m.Address == nil {
+		return ""
+	}
+	return strconv.FormatUint(uint64(*m.Address), 16)
+}
