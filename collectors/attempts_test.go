@@ -1,0 +1,164 @@
+package collectors
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// Ranks of the sources in these tests.
+const (
+	byBPF = iota
+	byAudit
+	byKmsg
+	byViews
+)
+
+var rankNames = []string{kmodquery.SourceEBPF, kmodquery.SourceAudit, kmodquery.SourceKmsg, kmodquery.SourceProcfs}
+
+// A table collects what attempts let through, as "source event name load_id".
+type table struct {
+	*attempts
+	rows []string
+}
+
+func newTable(up ...int) *table {
+	t := &table{}
+	t.attempts = newAttempts(
+		func(e kmodquery.Event) {
+			t.rows = append(t.rows, fmt.Sprintf("%s %s %s %s", e.Source, e.EventName, e.Name, e.LoadID))
+		},
+		func(rank int) bool {
+			for _, other := range up {
+				if other < rank {
+					return true
+				}
+			}
+			return false
+		}, 10*time.Second)
+	return t
+}
+
+func (t *table) tell(rank int, eventName, name, id string, pid int64, at time.Duration) {
+	e := kmodquery.Event{EventName: eventName, Source: rankNames[rank], Name: name, LoadID: id, TimeNanos: int64(time.Hour + at)}
+	if pid != 0 {
+		e.Pid = &pid
+	}
+	t.add(rank, e, false)
+}
+
+func TestOneLoadSeenByFourSources(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newTable(byBPF, byAudit, byKmsg, byViews)
+		a.tell(byKmsg, "module_load", "dummy", "k", 0, 100*time.Millisecond)
+		a.tell(byAudit, "finit_module", "dummy", "a", 7, 0)
+		require.Empty(t, a.rows, "the best one has not told of it yet")
+		a.tell(byBPF, "security_kernel_read_file", "dummy", "1", 7, 0)
+		a.tell(byBPF, "module_load", "dummy", "1", 7, 200*time.Millisecond)
+		a.tell(byViews, "module_load", "dummy", "v", 0, 9*time.Second)
+		a.tell(byAudit, "delete_module", "dummy", "b", 7, 20*time.Second)
+		a.tell(byBPF, "module_free", "dummy", "2", 7, 20*time.Second)
+		require.Equal(t, "ebpf security_kernel_read_file dummy 1", a.rows[0])
+		require.ElementsMatch(t, []string{
+			"ebpf security_kernel_read_file dummy 1", "audit finit_module dummy 1", "kmsg module_load dummy 1",
+			"ebpf module_load dummy 1", "procfs module_load dummy 1", "ebpf module_free dummy 2", "audit delete_module dummy 2",
+		}, a.rows)
+		require.EqualValues(t, 2, a.joinedBy("audit"))
+		require.EqualValues(t, 1, a.joinedBy("kmsg"))
+		require.EqualValues(t, 0, a.joinedBy("ebpf"))
+	})
+}
+
+func TestWhatOnlyALesserSourceSawKeepsItsID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newTable(byBPF)
+		a.tell(byAudit, "finit_module", "dummy", "a", 7, 0)
+		a.tell(byBPF, "module_load", "dummy", "1", 8, 0)           // another process
+		a.tell(byBPF, "module_load", "other", "2", 7, 0)           // another module
+		a.tell(byBPF, "module_load", "dummy", "3", 7, time.Minute) // another time
+		a.tell(byBPF, "delete_module", "dummy", "4", 7, 0)         // no load
+		a.tell(byBPF, "module_request", "dummy", "5", 7, 0)        // neither
+		a.expire(time.Now().Add(matchPatience - time.Second))
+		require.Len(t, a.rows, 5)
+		a.expire(time.Now().Add(matchPatience))
+		require.Equal(t, "audit finit_module dummy a", a.rows[5])
+	})
+}
+
+// The names of modules that were refused early are known to one source and not
+// to the other.
+func TestAttemptsAreJoinedByProcessOrByName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newTable(byBPF)
+		a.tell(byAudit, "init_module", "", "a", 7, 0)
+		a.tell(byBPF, "init_module", "dummy", "1", 7, 0)
+		a.tell(byAudit, "init_module", "dummy", "b", 8, 0)
+		a.tell(byBPF, "init_module", "", "2", 8, 0)
+		require.Equal(t, []string{
+			"ebpf init_module dummy 1", "audit init_module  1", "ebpf init_module  2", "audit init_module dummy 2",
+		}, a.rows)
+	})
+}
+
+func TestEachAttemptIsOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newTable(byBPF)
+		const n = 500
+		for i := range n {
+			at := time.Duration(i) * 10 * time.Millisecond
+			a.tell(byAudit, "finit_module", "dummy", fmt.Sprint("a", i), 7, at)
+			a.tell(byAudit, "delete_module", "dummy", fmt.Sprint("b", i), 7, at+5*time.Millisecond)
+		}
+		for i := range n {
+			at := time.Duration(i) * 10 * time.Millisecond
+			a.tell(byBPF, "module_load", "dummy", fmt.Sprint(2*i), 7, at)
+			a.tell(byBPF, "module_free", "dummy", fmt.Sprint(2*i+1), 7, at+5*time.Millisecond)
+		}
+		a.flush()
+		require.Len(t, a.rows, 4*n)
+		seen := map[string]int{}
+		for _, row := range a.rows {
+			seen[row]++
+		}
+		require.Len(t, seen, 4*n, "no two of a source have one id")
+		for i := range n {
+			require.Contains(t, seen, fmt.Sprintf("audit finit_module dummy %d", 2*i))
+			require.Contains(t, seen, fmt.Sprintf("audit delete_module dummy %d", 2*i+1))
+		}
+	})
+}
+
+func TestTheEventsOfASourceStayInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newTable(byBPF)
+		a.tell(byKmsg, "module_load", "one", "k", 0, 0)
+		a.tell(byKmsg, "module_request", "two", "", 0, 0)
+		a.tell(byKmsg, "module_load", "three", "l", 0, 0)
+		a.tell(byBPF, "module_load", "three", "3", 7, 0)
+		require.Equal(t, []string{"ebpf module_load three 3"}, a.rows)
+		a.tell(byBPF, "module_load", "one", "1", 7, 0)
+		require.Equal(t, []string{"ebpf module_load one 1", "kmsg module_load one 1", "kmsg module_request two ", "kmsg module_load three 3"}, a.rows[1:])
+	})
+}
+
+func TestTheEventsHeldAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newTable(byBPF)
+		for i := range maxHeld + 10 {
+			a.tell(byKmsg, "module_load", fmt.Sprint("m", i), fmt.Sprint("k", i), 0, 0)
+		}
+		require.Len(t, a.rows, 10)
+		for i := range 2 * maxKnown {
+			a.tell(byBPF, "module_load", "dummy", fmt.Sprint(i), int64(i%5), time.Duration(i)*time.Minute)
+		}
+		require.Len(t, a.known, maxKnown)
+		require.LessOrEqual(t, len(a.byName["dummy"]), maxKnown)
+		a.flush()
+		require.Empty(t, a.held)
+	})
+}

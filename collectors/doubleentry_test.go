@@ -1,0 +1,398 @@
+package collectors
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// A kernel is what views show of one.
+type kernel struct {
+	mu      sync.Mutex
+	modules map[string]kmodquery.Module
+	memory  []kmodquery.Module // without a name
+	taint   int64
+	flicker func(look int) // changes it between two looks
+	looks   int
+}
+
+func newKernel(names ...string) *kernel {
+	k := &kernel{modules: map[string]kmodquery.Module{}}
+	for _, name := range names {
+		k.load(name)
+	}
+	return k
+}
+
+func (k *kernel) load(name string) {
+	k.show(name, kmodquery.ViewModules, kmodquery.ViewSysfs, kmodquery.ViewVmallocinfo)
+}
+
+func (k *kernel) show(name string, views ...string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.modules[name] = kmodquery.Module{Name: name, State: "Live", Size: new(int64(4096)), Taints: new(int64(0)), Views: views}
+}
+
+func (k *kernel) unload(name string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.modules, name)
+}
+
+func (k *kernel) set(change func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	change()
+}
+
+func (k *kernel) Listed(ctx context.Context) ([]kmodquery.Module, error) {
+	all, err := k.Modules(ctx)
+	return slices.DeleteFunc(all, func(m kmodquery.Module) bool { return m.Name == "" }), err
+}
+
+func (k *kernel) Modules(context.Context) ([]kmodquery.Module, error) {
+	if k.flicker != nil {
+		k.looks++
+		k.flicker(k.looks)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var all []kmodquery.Module
+	for _, m := range k.modules {
+		all = append(all, m)
+	}
+	slices.SortFunc(all, func(a, b kmodquery.Module) int { return compareNames(a, b) })
+	return append(all, k.memory...), nil
+}
+
+func compareNames(a, b kmodquery.Module) int {
+	switch {
+	case a.Name < b.Name:
+		return -1
+	case a.Name > b.Name:
+		return 1
+	}
+	return 0
+}
+
+func (k *kernel) Taint(context.Context) (int64, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.taint, nil
+}
+
+func (k *kernel) Shown() ([]string, string) { return []string{"modules", "sysfs"}, "" }
+
+// A watch is a recorder in a test, with a source that sees every load.
+type watch struct {
+	*Recorder
+	kernel *kernel
+	source *trusting
+	sink   *memory
+	said   *reports
+}
+
+// startWatch starts a recorder whose source watches before the views are first
+// looked at.
+func startWatch(t *testing.T, k *kernel, past ...kmodquery.Event) *watch {
+	t.Helper()
+	w := &watch{kernel: k, source: &trusting{staged: newStaged(kmodquery.SourceEBPF)}}
+	w.Recorder, w.sink, w.said = startStaged(t, Options{
+		Sources: []Source{w.source},
+		Views:   k,
+		Stamp:   stampNow,
+		Past: func(_ context.Context, visit func(*kmodquery.Event)) error {
+			for i := range past {
+				visit(&past[i])
+			}
+			return nil
+		},
+	})
+	w.source.begin <- struct{}{}
+	w.settle()
+	return w
+}
+
+func stampNow() kmodquery.Event {
+	now := time.Now()
+	return kmodquery.Event{Time: now.Unix(), TimeNanos: now.UnixNano(), BootID: "boot"}
+}
+
+// settle lets as much time pass as a look and everything after it may take.
+func (w *watch) settle() {
+	time.Sleep(DefaultPoll + 5*time.Second)
+	synctest.Wait()
+}
+
+func (w *watch) sees(eventName, name, id string) {
+	w.source.emitting <- kmodquery.Event{EventName: eventName, Name: name, LoadID: id, TimeNanos: time.Now().UnixNano()}
+	synctest.Wait()
+}
+
+// found returns the events of the views, as "event name", since the last call.
+func (w *watch) found(t *testing.T) []string {
+	t.Helper()
+	require.NoError(t, w.Sync(t.Context()))
+	w.sink.mu.Lock()
+	defer w.sink.mu.Unlock()
+	var rows []string
+	for _, e := range w.sink.events {
+		if e.Source == kmodquery.SourceProcfs {
+			rows = append(rows, e.EventName+" "+e.Name)
+		}
+	}
+	w.sink.events = nil
+	return rows
+}
+
+func TestWhatIsThereAtTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, newKernel("ext4", "loop"))
+		require.Equal(t, []string{"module_present ext4", "module_present loop"}, w.found(t))
+		w.settle()
+		require.Empty(t, w.found(t))
+		sensors := w.Sensors()
+		require.Equal(t, kmodquery.SourceProcfs, sensors[1].Source)
+		require.Equal(t, kmodquery.StateActive, sensors[1].State)
+		require.Equal(t, `["modules","sysfs"]`, sensors[1].Hooks)
+		require.NotZero(t, sensors[1].LastEventTime)
+		require.NoError(t, w.Close())
+	})
+}
+
+// An earlier recorder of this boot saw some of it, in whatever order it is told.
+func TestWhatChangedWhileNobodyRecorded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ago := func(d time.Duration) int64 { return time.Now().Add(-d).UnixNano() }
+		w := startWatch(t, newKernel("ext4", "new"),
+			kmodquery.Event{Source: "ebpf", EventName: kmodquery.EventModuleLoad, Name: "gone", LoadID: "2", TimeNanos: ago(time.Minute)},
+			kmodquery.Event{Source: "ebpf", EventName: kmodquery.EventModuleFree, Name: "unloaded", LoadID: "4", TimeNanos: ago(time.Minute)},
+			kmodquery.Event{Source: "ebpf", EventName: kmodquery.EventModuleLoad, Name: "unloaded", LoadID: "3", TimeNanos: ago(time.Hour)},
+			kmodquery.Event{Source: "procfs", EventName: kmodquery.EventModuleHidden, Name: "hidden", LoadID: "5", TimeNanos: ago(time.Minute)},
+			kmodquery.Event{Source: "ebpf", EventName: kmodquery.EventModuleLoad, Name: "hidden", LoadID: "5", TimeNanos: ago(time.Hour)},
+			kmodquery.Event{Source: "procfs", EventName: kmodquery.EventModulePresent, Name: "ext4", LoadID: "1", TimeNanos: ago(time.Hour)})
+		require.ElementsMatch(t, []string{"module_present new", "module_free gone"}, w.found(t))
+		require.NoError(t, w.Close())
+	})
+}
+
+func TestLoadsThatWereSeenAreNoDifference(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, newKernel())
+		w.sees(kmodquery.EventModuleLoad, "dummy", "1")
+		w.kernel.load("dummy")
+		w.settle()
+		loaded := w.Loaded()
+		require.Len(t, loaded, 1)
+		require.Equal(t, "1", loaded[0].LoadID)
+		w.sees(kmodquery.EventModuleFree, "dummy", "2")
+		w.kernel.unload("dummy")
+		w.settle()
+		require.Empty(t, w.Loaded())
+		require.Empty(t, w.found(t))
+		require.NoError(t, w.Close())
+	})
+}
+
+func TestAModuleThatNoSourceSawCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, newKernel())
+		w.settle()
+		w.kernel.load("rootkit")
+		w.settle()
+		w.sink.mu.Lock()
+		events := slices.Clone(w.sink.events)
+		w.sink.mu.Unlock()
+		require.Equal(t, []string{"module_unwitnessed rootkit"}, w.found(t))
+		require.Equal(t, "it is in modules, and ebpf did not see it come", events[0].Reason)
+		require.Equal(t, []string{`module "rootkit" came and it saw nothing of it`}, w.source.reasons)
+		require.Equal(t, []string{`ebpf: module "rootkit" came and it saw nothing of it`}, w.said.errs)
+		w.settle()
+		require.Empty(t, w.found(t), "it is told once")
+		require.NoError(t, w.Close())
+	})
+}
+
+// A source that lost records is overloaded and not blind.
+func TestALoadAmongLostRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, newKernel())
+		w.settle()
+		w.source.mu.Lock()
+		w.source.lost = 3
+		w.source.mu.Unlock()
+		w.kernel.load("dummy")
+		w.settle()
+		w.sink.mu.Lock()
+		reason := w.sink.events[0].Reason
+		w.sink.mu.Unlock()
+		require.Equal(t, []string{"module_unwitnessed dummy"}, w.found(t))
+		require.Equal(t, "it is in modules, and ebpf did not see it come; 3 records were lost meanwhile", reason)
+		require.Empty(t, w.source.reasons)
+		require.NoError(t, w.Close())
+	})
+}
+
+func TestModulesThatHide(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		before bool // loaded before the recorder began
+		hide   func(*kernel)
+		want   []string
+		reason string
+	}{
+		{"off the list", false, func(k *kernel) { k.show("rootkit", kmodquery.ViewSysfs, kmodquery.ViewKallsyms) },
+			[]string{"module_hidden rootkit"}, "it is not in modules, and in sysfs, kallsyms, events"},
+		{"off the list, loaded before", true, func(k *kernel) { k.show("rootkit", kmodquery.ViewSysfs) },
+			[]string{"module_hidden rootkit"}, "it is not in modules, and in sysfs, events"},
+		{"in no view", false, func(k *kernel) { k.unload("rootkit") },
+			[]string{"module_hidden rootkit"}, "it is not in modules, and in events"},
+		{"in memory only", false, func(k *kernel) {
+			k.unload("rootkit")
+			k.memory = []kmodquery.Module{{Address: new(int64(-4096)), Size: new(int64(8192)), Views: []string{kmodquery.ViewVmallocinfo}}}
+		}, []string{"module_hidden rootkit"}, "it is not in modules, and in vmallocinfo, events"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k := newKernel()
+				if test.before {
+					k.load("rootkit")
+				}
+				w := startWatch(t, k)
+				w.found(t)
+				if !test.before {
+					w.sees(kmodquery.EventModuleLoad, "rootkit", "1")
+					k.load("rootkit")
+					w.found(t)
+				}
+				test.hide(k)
+				w.settle()
+				w.sink.mu.Lock()
+				events := slices.Clone(w.sink.events)
+				w.sink.mu.Unlock()
+				require.Equal(t, test.want, w.found(t))
+				require.Equal(t, test.reason, events[0].Reason)
+				require.NotEmpty(t, events[0].LoadID)
+				for range 10 {
+					w.settle()
+				}
+				require.Empty(t, w.found(t), "it is told once")
+				require.Empty(t, w.source.reasons)
+				require.NoError(t, w.Close())
+			})
+		})
+	}
+}
+
+func TestMemoryOfAModuleThatHidFromTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		k.memory = []kmodquery.Module{{Address: new(int64(-4096)), Size: new(int64(8192)), Views: []string{kmodquery.ViewVmallocinfo}}}
+		w := startWatch(t, k)
+		require.Equal(t, []string{"module_hidden "}, w.found(t))
+		for range 10 {
+			w.settle()
+		}
+		require.Empty(t, w.found(t))
+		require.NoError(t, w.Close())
+	})
+}
+
+// What is seen half made now and then, because it comes and goes all the time,
+// is no difference.
+func TestModulesUnderWayAreNoDifference(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		w := startWatch(t, k)
+		w.found(t)
+		k.flicker = func(look int) {
+			switch look % 4 {
+			case 0:
+				k.show("dummy", kmodquery.ViewSysfs)
+			case 1, 2:
+				k.load("dummy")
+			case 3:
+				k.unload("dummy")
+			}
+		}
+		for range 100 {
+			w.settle()
+		}
+		require.Empty(t, w.found(t))
+		require.NoError(t, w.Close())
+	})
+}
+
+// Where no source sees every load, the views notice what they can.
+func TestLoadsThatOnlyTheViewsNotice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel("ext4")
+		logs := newStaged(kmodquery.SourceKmsg)
+		r, sink, said := startStaged(t, Options{Sources: []Source{logs}, Views: k, Stamp: stampNow})
+		w := &watch{Recorder: r, kernel: k, sink: sink, said: said}
+		logs.begin <- struct{}{}
+		w.settle()
+		require.Equal(t, []string{"module_present ext4"}, w.found(t))
+		k.load("dummy")
+		logs.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleLoad, Name: "noisy", LoadID: "k", TimeNanos: time.Now().UnixNano()}
+		k.load("noisy")
+		w.settle()
+		require.Equal(t, []string{"module_load dummy"}, w.found(t), "the kernel's log spoke of the other one")
+		k.unload("dummy")
+		k.unload("noisy")
+		w.settle()
+		require.ElementsMatch(t, []string{"module_free dummy", "module_free noisy"}, w.found(t))
+		require.NoError(t, w.Close())
+	})
+}
+
+func TestATaintThatWasReset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel("dummy")
+		k.set(func() { k.taint = 1<<12 | 1<<13 })
+		w := startWatch(t, k)
+		w.found(t)
+		k.set(func() { k.taint = 1 << 12 })
+		w.settle()
+		w.sink.mu.Lock()
+		event := w.sink.events[0]
+		w.sink.mu.Unlock()
+		require.Equal(t, []string{"taint_reset "}, w.found(t))
+		require.EqualValues(t, 1<<13, *event.Taints)
+		w.settle()
+		require.Empty(t, w.found(t))
+
+		// A module's own bit that the kernel never had, or has no more.
+		k.set(func() {
+			m := k.modules["dummy"]
+			m.Taints = new(int64(1<<12 | 1))
+			k.modules["dummy"] = m
+		})
+		w.settle()
+		require.Equal(t, []string{"taint_reset "}, w.found(t))
+		require.NoError(t, w.Close())
+	})
+}
+
+// Nothing is written before the sources have told what they saw.
+func TestDifferencesWaitForTheSources(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, newKernel())
+		w.settle()
+		w.kernel.load("slow")
+		time.Sleep(DefaultPoll + recheckAfter/2)
+		w.sees(kmodquery.EventModuleLoad, "slow", "1")
+		w.settle()
+		require.Empty(t, w.found(t))
+		require.Empty(t, w.source.reasons)
+		require.NoError(t, w.Close())
+	})
+}

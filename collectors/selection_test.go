@@ -1,0 +1,214 @@
+package collectors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// A staged source does what the test says: it watches from the moment of begin
+// on, and ends with what is sent to end.
+type staged struct {
+	name     string
+	begin    chan struct{}
+	end      chan error
+	emitting chan kmodquery.Event
+
+	mu      sync.Mutex
+	since   []time.Time // of each LookBack
+	running bool
+	lost    int64
+}
+
+func newStaged(name string) *staged {
+	return &staged{name: name, begin: make(chan struct{}), end: make(chan error), emitting: make(chan kmodquery.Event)}
+}
+
+func (s *staged) Name() string               { return s.name }
+func (s *staged) Sync(context.Context) error { return nil }
+
+func (s *staged) LookBack(since time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.since = append(s.since, since)
+}
+
+func (s *staged) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) error {
+	s.set(true)
+	defer s.set(false)
+	for {
+		select {
+		case <-s.begin:
+			ready()
+		case e := <-s.emitting:
+			e.Source = s.name
+			emit(e)
+		case err := <-s.end:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (s *staged) set(running bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running = running
+}
+
+func (s *staged) isRunning() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.running
+}
+
+func (s *staged) lookedBack() []time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.since
+}
+
+func (s *staged) Sensor() kmodquery.Sensor {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	state := kmodquery.StateStandby
+	if s.running {
+		state = kmodquery.StateActive
+	}
+	return kmodquery.Sensor{Source: s.name, State: state, Lost: s.lost}
+}
+
+// A trusting source also sees every load.
+type trusting struct {
+	*staged
+	reasons []string
+}
+
+func (t *trusting) Distrust(reason string) {
+	t.reasons = append(t.reasons, reason)
+	t.end <- errors.New(reason)
+}
+
+// startStaged starts a recorder whose best source watches at once.
+func startStaged(t *testing.T, o Options) (*Recorder, *memory, *reports) {
+	t.Helper()
+	sink, said := &memory{}, &reports{}
+	r := NewRecorder(sink, said.add, o)
+	started := make(chan struct{})
+	go func() {
+		defer close(started)
+		r.Start(t.Context())
+	}()
+	synctest.Wait()
+	return r, sink, said
+}
+
+func TestTheBestSourceThatWorksWatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		best, next, last := newStaged("best"), newStaged("next"), newStaged("last")
+		r, _, said := startStaged(t, Options{Sources: []Source{best, next, last}})
+		require.True(t, best.isRunning())
+		require.False(t, next.isRunning(), "nobody knows yet that it is needed")
+		best.begin <- struct{}{}
+		synctest.Wait()
+		require.Equal(t, []kmodquery.Sensor{
+			{Source: "best", State: kmodquery.StateActive},
+			{Source: "next", State: kmodquery.StateStandby, Reason: "not needed while best watches"},
+			{Source: "last", State: kmodquery.StateStandby, Reason: "not needed while best watches"},
+		}, r.Sensors())
+
+		// It fails: the next one takes over, from some time before.
+		time.Sleep(time.Hour)
+		failedAt := time.Now()
+		best.end <- errors.New("blind")
+		synctest.Wait()
+		require.True(t, next.isRunning())
+		require.False(t, last.isRunning())
+		require.Equal(t, []time.Time{failedAt.Add(-takeOver)}, next.lookedBack())
+		next.begin <- struct{}{}
+
+		// It is tried again, and the next one goes on until it watches.
+		time.Sleep(firstDelay)
+		synctest.Wait()
+		require.True(t, best.isRunning())
+		require.True(t, next.isRunning())
+		best.begin <- struct{}{}
+		synctest.Wait()
+		require.False(t, next.isRunning())
+		require.Equal(t, []string{"best: blind"}, said.errs)
+		require.NoError(t, r.Close())
+	})
+}
+
+func TestSourcesThatTheHostLacksAreLeftOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		best, next, last := newStaged("best"), newStaged("next"), newStaged("last")
+		r, _, _ := startStaged(t, Options{Sources: []Source{best, next, last}})
+		best.end <- fmt.Errorf("open: %w", &kmodquery.NotSupportedError{Missing: "no BTF"})
+		synctest.Wait()
+		require.True(t, next.isRunning())
+		require.Equal(t, []time.Time{{}}, next.lookedBack(), "nothing was watched before")
+		next.end <- errors.New("no permission")
+		synctest.Wait()
+		require.True(t, last.isRunning())
+		last.begin <- struct{}{}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		require.False(t, best.isRunning())
+		require.True(t, next.isRunning(), "it is tried again and again")
+		require.True(t, last.isRunning())
+		require.NoError(t, r.Close())
+	})
+}
+
+func TestSourcesSideBySide(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one, two := newStaged("one"), newStaged("two")
+		r, _, _ := startStaged(t, Options{Sources: []Source{one, two}, SideBySide: true})
+		one.begin <- struct{}{}
+		two.begin <- struct{}{}
+		time.Sleep(time.Hour)
+		require.True(t, one.isRunning())
+		require.True(t, two.isRunning())
+		require.Equal(t, []time.Time{{}}, two.lookedBack())
+		require.NoError(t, r.Close())
+	})
+}
+
+// What was before the start is told by a source that has a log, once, and what
+// the store has already is not told again.
+func TestTheStartIsLookedBackFrom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		best, next, logs := newStaged("best"), newStaged("next"), newStaged("logs")
+		at := time.Now()
+		known := kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "best", LoadID: "1", Name: "known", TimeNanos: at.UnixNano()}
+		r, sink, _ := startStaged(t, Options{
+			Sources: []Source{best, next, logs}, Recall: []string{"journal", "logs", "next"},
+			Past: func(_ context.Context, visit func(*kmodquery.Event)) error { visit(&known); return nil },
+		})
+		best.begin <- struct{}{}
+		synctest.Wait()
+		require.True(t, logs.isRunning())
+		require.False(t, next.isRunning())
+		require.Equal(t, []time.Time{{}}, logs.lookedBack())
+		logs.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleLoad, LoadID: "a", Name: "known", TimeNanos: at.Add(time.Second).UnixNano()}
+		logs.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleLoad, LoadID: "b", Name: "unknown", TimeNanos: at.UnixNano()}
+		logs.begin <- struct{}{} // it has told everything
+		synctest.Wait()
+		require.False(t, logs.isRunning())
+		require.NoError(t, r.Sync(t.Context()))
+		require.Len(t, sink.events, 1)
+		require.Equal(t, "unknown", sink.events[0].Name)
+		require.Equal(t, "b", sink.events[0].LoadID)
+		require.NoError(t, r.Close())
+	})
+}
