@@ -1,0 +1,83 @@
+package collectors
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// The rows of an attempt are stored when its image was read, and those of a
+// later one may come first.
+func TestTheLedgerGoesByTheTimeOfTheEvents(t *testing.T) {
+	load := func(id, path string, at int64) kmodquery.Event {
+		return kmodquery.Event{Source: "ebpf", EventName: kmodquery.EventModuleLoad, Name: "m", LoadID: id, Path: path, TimeNanos: at}
+	}
+	free := func(at int64) kmodquery.Event {
+		return kmodquery.Event{Source: "ebpf", EventName: kmodquery.EventModuleFree, Name: "m", TimeNanos: at}
+	}
+	for _, test := range []struct {
+		name   string
+		events []kmodquery.Event
+		want   string // load_id and path, or ""
+	}{
+		{"loaded", []kmodquery.Event{load("1", "/a", 1)}, "1 /a"},
+		{"unloaded", []kmodquery.Event{load("1", "/a", 1), free(2)}, ""},
+		{"unloaded, out of order", []kmodquery.Event{free(2), load("1", "/a", 1)}, ""},
+		{"again", []kmodquery.Event{load("1", "/a", 1), free(2), load("2", "/b", 3)}, "2 /b"},
+		{"again, newest first", []kmodquery.Event{load("2", "", 3), free(2), load("1", "/a", 1)}, "2 "},
+		{"again, mixed", []kmodquery.Event{free(2), load("2", "/b", 3), load("1", "/a", 1)}, "2 /b"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			l := newLedger()
+			l.add(test.events)
+			got := ""
+			for _, m := range l.loaded() {
+				got += m.LoadID + " " + m.Path
+			}
+			require.Equal(t, test.want, got)
+		})
+	}
+}
+
+func TestTheLedgerOfEachSource(t *testing.T) {
+	l := newLedger()
+	l.add([]kmodquery.Event{
+		{Source: "audit", EventName: kmodquery.EventFinitModule, Name: "audited", Result: new(int64(0)), TimeNanos: 1},
+		{Source: "audit", EventName: kmodquery.EventFinitModule, Name: "refused", Result: new(int64(-1)), TimeNanos: 1},
+		{Source: "ebpf", EventName: kmodquery.EventFinitModule, Name: "returned", Result: new(int64(0)), TimeNanos: 1},
+		{Source: "kmsg", EventName: kmodquery.EventModuleLoad, Name: "tainting", TimeNanos: 1},
+		{Source: "kmsg", EventName: kmodquery.EventModuleLoad, Name: "broken", Result: new(int64(-8)), TimeNanos: 1},
+		{Source: "ebpf", EventName: kmodquery.EventModuleLoad, TimeNanos: 1},
+	})
+	var names []string
+	for _, m := range l.loaded() {
+		names = append(names, m.Name)
+	}
+	require.Equal(t, []string{"audited", "tainting"}, names)
+	require.Len(t, l.certain(), 1, "the kernel may still have refused the other one")
+	l.add([]kmodquery.Event{{Source: "audit", EventName: kmodquery.EventDeleteModule, Name: "audited", Result: new(int64(0)), TimeNanos: 2}})
+	require.Empty(t, l.certain())
+}
+
+func TestTheLedgerIsBounded(t *testing.T) {
+	l := newLedger()
+	for i := range 3 * maxGone {
+		name := fmt.Sprint("m", i)
+		l.add([]kmodquery.Event{
+			{Source: "ebpf", EventName: kmodquery.EventModuleLoad, Name: name, TimeNanos: int64(2 * i)},
+			{Source: "ebpf", EventName: kmodquery.EventModuleFree, Name: name, TimeNanos: int64(2*i + 1)},
+		})
+	}
+	require.LessOrEqual(t, len(l.entries), maxGone+1)
+	gone := 0
+	for _, at := range l.entries {
+		if !at.isLoaded() {
+			gone++
+		}
+	}
+	require.Equal(t, gone, l.gone)
+	require.NotZero(t, l.get(fmt.Sprint("m", 3*maxGone-1)).went, "the latest are remembered")
+}
