@@ -96,6 +96,9 @@ func offer(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, repo
 		case ctx.Err() != nil:
 			return nil
 		case err != nil && isDuplicate(err) && time.Now().Before(deadline):
+		case errors.Is(err, errUnlisted):
+			report.Print("osquery has dropped the tables; registering them again")
+			deadline = time.Now().Add(registerFor)
 		case err != nil && isGone(err):
 			if reach(ctx, c) != nil {
 				report.Printf("osquery has gone away: %v", err)
@@ -155,21 +158,71 @@ func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin) e
 
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run() }()
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	unlisted := make(chan struct{})
+	go func() {
+		if awaitUnlisted(watching, c) {
+			close(unlisted)
+		}
+	}()
 	select {
 	case err := <-ended:
 		if err != nil {
 			return fmt.Errorf("serve osquery at %s: %w", c.socket, err)
 		}
 		return nil
+	case <-unlisted:
+		err = errUnlisted
 	case <-ctx.Done():
-		// The rest of the process is ending whether osquery hears this or not.
-		_ = server.Shutdown(context.Background())
-		select {
-		case <-ended: //nolint:errcheck // a server that was shut down ends with its socket gone, whatever it says
-		case <-time.After(drainFor):
-		}
-		return nil
+		err = nil
 	}
+	// It goes on without osquery, or ends, whether osquery hears this or not.
+	_ = server.Shutdown(context.Background())
+	select {
+	case <-ended: //nolint:errcheck // a server that was shut down ends with its socket gone, whatever it says
+	case <-time.After(drainFor):
+	}
+	return err
+}
+
+// errUnlisted says that osquery answers and has dropped this extension. It does
+// so after one ping that was not answered in time, and does not say so.
+var errUnlisted = errors.New("osquery no longer lists this extension")
+
+// awaitUnlisted returns true once osquery does not list an extension of this
+// name that it had listed, or should have by now, and false when ctx ends.
+func awaitUnlisted(ctx context.Context, c *config) bool {
+	for was := false; ; was = true {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(time.Duration(c.interval) * time.Second):
+		}
+		is, err := isListed(ctx, c)
+		// Whether osquery is there is the server's own affair.
+		if err == nil && was && !is {
+			return true
+		}
+	}
+}
+
+func isListed(ctx context.Context, c *config) (bool, error) {
+	client, err := osquery.NewClient(c.socket, time.Duration(c.timeout)*time.Second)
+	if err != nil {
+		return false, err
+	}
+	defer client.Close()
+	extensions, err := client.ExtensionsContext(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, extension := range extensions {
+		if extension.Name == extensionName {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // isDuplicate reports whether osquery refused because it lists an extension of

@@ -141,3 +141,23 @@ func TestServeTriesAgainWhileOsqueryListsItsPredecessor(t *testing.T) {
 	require.True(t, host.DropExtension(status.UUID))
 	require.NoError(t, host.WaitForTable(t.Context(), "kernel_module_sensors"))
 }
+
+// osquery drops an extension after one ping that it missed, and never says so.
+func TestServeRegistersAgainWhatOsqueryDropped(t *testing.T) {
+	host := startHost(t)
+	c := settings(t, host)
+	var report strings.Builder
+	stop, ended := inBackground(t, func(ctx context.Context) error { return serve(ctx, c, log.New(&report, "", 0)) })
+	for range 3 {
+		require.NoError(t, host.WaitForTable(t.Context(), "kernel_module_sensors"))
+		time.Sleep(2 * time.Duration(c.interval) * time.Second) // until it has seen itself listed
+		for uuid := range host.Extensions() {
+			require.True(t, host.DropExtension(uuid))
+		}
+		require.Empty(t, host.Extensions())
+	}
+	require.NoError(t, host.WaitForTable(t.Context(), "kernel_module_sensors"))
+	stop()
+	require.NoError(t, <-ended)
+	require.Equal(t, 3, strings.Count(report.String(), "osquery has dropped the tables; registering them again\n"))
+}
