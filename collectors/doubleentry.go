@@ -26,6 +26,9 @@ const (
 	recheckEvery = 130 * time.Millisecond
 	// recheckTimeout bounds the wait for the sources.
 	recheckTimeout = 20 * time.Second
+	// memoryAfter is how much later memory without a name must still be there:
+	// the kernel frees that of a module late.
+	memoryAfter = 10 * time.Second
 	// wholeEvery is how often everything is looked at, though what costs
 	// little shows nothing new.
 	wholeEvery = time.Minute
@@ -63,11 +66,16 @@ type difference struct {
 }
 
 func (d *difference) key() string {
-	address := ""
-	if d.module.Name == "" && d.module.Address != nil {
-		address = strconv.FormatInt(*d.module.Address, 16)
+	memory := ""
+	if d.module.Name == "" {
+		memory = memoryKey(&d.module)
 	}
-	return d.event + "\x00" + d.module.Name + "\x00" + address
+	return d.event + "\x00" + d.module.Name + "\x00" + memory
+}
+
+// isByViews reports whether only views show a module that hides.
+func (d *difference) isByViews() bool {
+	return d.event == kmodquery.EventModuleHidden && !slices.Contains(d.module.Views, kmodquery.ViewEvents)
 }
 
 // run looks at once, and then again and again until ctx ends.
@@ -192,7 +200,7 @@ func (d *doubleEntry) compare(shown []kmodquery.Module, taint int64) []differenc
 		at := d.ledger.get(m.Name)
 		switch {
 		case m.IsHidden() && m.Name == "":
-			if !d.memory[addressOf(&m)] {
+			if !d.memory[memoryKey(&m)] {
 				found = append(found, difference{kmodquery.EventModuleHidden, m,
 					"memory of a module that no other view shows"})
 			}
@@ -245,7 +253,7 @@ func nameMemory(found []difference) []difference {
 		case f.event != kmodquery.EventModuleHidden:
 		case f.module.Name == "" && nameless == -1:
 			nameless = i
-		case f.module.Name != "" && f.module.Address == nil && named == -1:
+		case f.module.Name != "" && !f.isByViews() && named == -1:
 			named = i
 		default:
 			return found
@@ -262,26 +270,38 @@ func nameMemory(found []difference) []difference {
 }
 
 // recheck returns what still differs when the sources have told all they saw,
-// in every one of several looks.
+// and some time after.
 func (d *doubleEntry) recheck(ctx context.Context, found []difference) ([]difference, error) {
-	wait := recheckAfter
 	if d.lookedAt.IsZero() && !slices.ContainsFunc(found, func(f difference) bool { return f.event != kmodquery.EventModulePresent }) {
 		return found, nil // what is there at the start needs no proof
 	}
-	for range rechecks {
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(wait):
+	if err := pause(ctx, recheckAfter); err != nil {
+		return nil, err
+	}
+	byViews := slices.DeleteFunc(slices.Clone(found), func(f difference) bool { return !f.isByViews() })
+	others := slices.DeleteFunc(found, func(f difference) bool { return f.isByViews() })
+	others, err := d.lookAgain(ctx, others)
+	if err != nil {
+		return nil, err
+	}
+	byViews, err = d.confirm(ctx, byViews)
+	return append(others, byViews...), err
+}
+
+// lookAgain returns what differs in every one of several looks, each after the
+// sources have told what they saw.
+func (d *doubleEntry) lookAgain(ctx context.Context, found []difference) ([]difference, error) {
+	for look := 0; look < rechecks && len(found) > 0; look++ {
+		if err := pause(ctx, recheckEvery); err != nil {
+			return nil, err
 		}
-		wait = recheckEvery
 		syncing, cancel := context.WithTimeout(ctx, recheckTimeout)
 		err := d.sync(syncing)
 		cancel()
 		if err != nil {
 			return nil, fmt.Errorf("wait for the sources: %w", err)
 		}
-		shown, err := d.views.Modules(ctx)
+		shown, err := d.views.Listed(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -294,11 +314,49 @@ func (d *doubleEntry) recheck(ctx context.Context, found []difference) ([]differ
 			again[f.key()] = true
 		}
 		found = slices.DeleteFunc(found, func(f difference) bool { return !again[f.key()] })
-		if len(found) == 0 {
-			break
-		}
 	}
 	return found, nil
+}
+
+// confirm returns the modules that hide beyond doubt of those that only views
+// show.
+func (d *doubleEntry) confirm(ctx context.Context, found []difference) ([]difference, error) {
+	found, err := d.confirmOnce(ctx, found)
+	if err != nil || !slices.ContainsFunc(found, func(f difference) bool { return f.module.Name == "" }) {
+		return found, err
+	}
+	if err := pause(ctx, memoryAfter); err != nil {
+		return nil, err
+	}
+	return d.confirmOnce(ctx, found)
+}
+
+func (d *doubleEntry) confirmOnce(ctx context.Context, found []difference) ([]difference, error) {
+	if len(found) == 0 {
+		return nil, nil
+	}
+	suspects := make([]kmodquery.Module, len(found))
+	for i, f := range found {
+		suspects[i] = f.module
+	}
+	confirmed, err := d.views.Confirm(ctx, suspects)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(found, func(f difference) bool {
+		return !slices.ContainsFunc(confirmed, func(m kmodquery.Module) bool {
+			return m.Name == f.module.Name && (m.Name != "" || memoryKey(&m) == memoryKey(&f.module))
+		})
+	}), nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }
 
 // write makes a difference an event.
@@ -319,8 +377,8 @@ func (d *doubleEntry) write(f difference) {
 		if f.module.Name == "" {
 			e.Miss("name")
 		}
-		if f.module.Address != nil {
-			d.memory[addressOf(&f.module)] = true
+		if key := memoryKey(&f.module); slices.Contains(f.module.Views, kmodquery.ViewVmallocinfo) && key != "" {
+			d.memory[key] = true
 		}
 	case kmodquery.EventModulePresent:
 		e.LoadID = d.loadID(&e)
@@ -406,9 +464,14 @@ func sinceLost(n int64) string {
 	return fmt.Sprintf("; %d records were lost meanwhile", n)
 }
 
-func addressOf(m *kmodquery.Module) string {
-	if m.Address == nil {
-		return ""
+// memoryKey tells one piece of memory from another: by its address, where the
+// kernel tells it, or by how much there is.
+func memoryKey(m *kmodquery.Module) string {
+	switch {
+	case m.Address != nil:
+		return "at " + strconv.FormatUint(uint64(*m.Address), 16)
+	case m.Size != nil:
+		return strconv.FormatInt(*m.Size, 10) + " bytes"
 	}
-	return strconv.FormatUint(uint64(*m.Address), 16)
+	return ""
 }

@@ -21,6 +21,8 @@ type kernel struct {
 	taint   int64
 	flicker func(look int) // changes it between two looks
 	looks   int
+
+	confirmed int // calls of Confirm
 }
 
 func newKernel(names ...string) *kernel {
@@ -71,6 +73,21 @@ func (k *kernel) Modules(context.Context) ([]kmodquery.Module, error) {
 	}
 	slices.SortFunc(all, func(a, b kmodquery.Module) int { return compareNames(a, b) })
 	return append(all, k.memory...), nil
+}
+
+func (k *kernel) Confirm(ctx context.Context, suspects []kmodquery.Module) ([]kmodquery.Module, error) {
+	all, err := k.Modules(ctx)
+	if err != nil {
+		return nil, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.confirmed++
+	return slices.DeleteFunc(slices.Clone(suspects), func(suspect kmodquery.Module) bool {
+		return !slices.ContainsFunc(all, func(m kmodquery.Module) bool {
+			return m.IsHidden() && m.Name == suspect.Name && memoryKey(&m) == memoryKey(&suspect)
+		})
+	}), nil
 }
 
 func compareNames(a, b kmodquery.Module) int {
@@ -298,9 +315,31 @@ func TestMemoryOfAModuleThatHidFromTheStart(t *testing.T) {
 		k.memory = []kmodquery.Module{{Address: new(int64(-4096)), Size: new(int64(8192)), Views: []string{kmodquery.ViewVmallocinfo}}}
 		w := startWatch(t, k)
 		require.Equal(t, []string{"module_hidden "}, w.found(t))
+		require.Equal(t, 2, k.confirmed, "memory is freed late")
 		for range 10 {
 			w.settle()
 		}
+		require.Empty(t, w.found(t))
+		require.NoError(t, w.Close())
+	})
+}
+
+func TestMemoryThatIsFreedLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		w := startWatch(t, k)
+		w.sees(kmodquery.EventModuleLoad, "dummy", "1")
+		k.load("dummy")
+		w.settle()
+		k.unload("dummy")
+		w.sees(kmodquery.EventModuleFree, "dummy", "2")
+		k.set(func() {
+			k.memory = []kmodquery.Module{{Size: new(int64(8192)), Views: []string{kmodquery.ViewVmallocinfo}}}
+		})
+		time.Sleep(DefaultPoll + recheckAfter + 5*time.Second)
+		k.set(func() { k.memory = nil })
+		w.settle()
+		require.Equal(t, 2, k.confirmed)
 		require.Empty(t, w.found(t))
 		require.NoError(t, w.Close())
 	})

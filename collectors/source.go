@@ -46,6 +46,9 @@ type Views interface {
 	// name the views that show each module.
 	Listed(ctx context.Context) ([]kmodquery.Module, error)
 	Modules(ctx context.Context) ([]kmodquery.Module, error)
+	// Confirm returns those of the modules that are hidden beyond what loading
+	// and unloading explains.
+	Confirm(ctx context.Context, suspects []kmodquery.Module) ([]kmodquery.Module, error)
 	// Taint is the kernel's own taint, a mask of TAINT_ bits.
 	Taint(ctx context.Context) (int64, error)
 	// Shown names the views that can be had, and Reason says what keeps the
