@@ -1,0 +1,50 @@
+package printk
+
+// loaderMessages are what programs that load modules say, with the error in
+// English words.
+var loaderMessages = compile([]kernelFormat{
+	// systemd, src/shared/module-util.c: systemd-modules-load, systemd itself,
+	// and systemd-udevd when it is told to speak of everything.
+	{`Inserted module '(?P<name>[^\x00-\x1f\x7f']{1,63})'`,
+		Statement{Stage: StageLoader, Result: new(int64(0)), IsLast: true}},
+	{`Failed to insert(?: module)? '(?P<name>[^\x00-\x1f\x7f']{1,63})': (?P<reason>TEXT)`,
+		Statement{Stage: StageLoader, IsRefused: true, IsLast: true}},
+	// kmod, tools/insmod.c and tools/modprobe.c.
+	{`(?:modprobe: )?ERROR: could not insert '(?P<name>[^\x00-\x1f\x7f']{1,63})': (?P<reason>TEXT)`,
+		Statement{Stage: StageLoader, IsRefused: true, IsLast: true}},
+	{`(?:insmod: )?ERROR: could not insert module (?P<path>TEXT): (?P<reason>[^:]{1,80})`,
+		Statement{Stage: StageLoader, IsRefused: true, IsLast: true}},
+})
+
+// reasons are strerror's words, and kmod's own for four of the errors
+// (mod_strerror of tools/insmod.c). "Unknown symbol in module" may be another
+// module that a dependency lacks; the error is the same.
+var reasons = map[string]int64{
+	"Operation not permitted":                                    eperm,
+	"No such file or directory":                                  enoent,
+	"Unknown symbol in module, or unknown parameter (see dmesg)": enoent,
+	"Module has wrong symbol version":                            esrch,
+	"No such process":                                            esrch,
+	"Exec format error":                                          enoexec,
+	"Invalid module format":                                      enoexec,
+	"Cannot allocate memory":                                     enomem,
+	"File exists":                                                eexist,
+	"No such device":                                             enodev,
+	"Invalid argument":                                           einval,
+	"Invalid parameters":                                         einval,
+	"No space left on device":                                    enospc,
+	"Package not installed":                                      enopkg,
+	"Bad message":                                                ebadmsg,
+	"Required key not available":                                 enokey,
+	"Key was rejected by service":                                ekeyrejected,
+}
+
+// Loader returns what a text of a program that loads modules says of them.
+func Loader(text string) (Statement, bool) { return recognise(loaderMessages, text) }
+
+func resultOf(reason string) *int64 {
+	if errno, ok := reasons[reason]; ok {
+		return failed(errno)
+	}
+	return nil
+}

@@ -1,0 +1,96 @@
+package printk
+
+import (
+	"bytes"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A Record is one record of /dev/kmsg (Documentation/ABI/testing/dev-kmsg).
+type Record struct {
+	Priority int // facility and level, as syslog(3) packs them
+	Sequence uint64
+	Time     time.Duration // of printk's clock, in microseconds
+	Caller   string        // T and the thread's id, or C and the processor's; empty where the kernel does not say
+	Text     string        // as it was printed: escapes are undone
+	Raw      string        // the record's first line, without what describes a device
+}
+
+// IsKernels reports whether the kernel itself spoke. Who writes to /dev/kmsg
+// cannot choose the kernel's facility (kernel/printk/printk.c, devkmsg_write).
+func (r *Record) IsKernels() bool { return r.Priority>>3 == 0 }
+
+var errRecord = errors.New("no record of /dev/kmsg")
+
+// ParseRecord reads what one read(2) of /dev/kmsg gave.
+func ParseRecord(b []byte) (Record, error) {
+	line, _, _ := bytes.Cut(b, []byte{'\n'})
+	head, text, ok := strings.Cut(string(line), ";")
+	fields := strings.Split(head, ",")
+	if !ok || len(fields) < 4 {
+		return Record{}, errRecord
+	}
+	priority, err := strconv.ParseUint(fields[0], 10, 31)
+	if err != nil {
+		return Record{}, errRecord
+	}
+	sequence, err := strconv.ParseUint(fields[1], 10, 63)
+	if err != nil {
+		return Record{}, errRecord
+	}
+	micros, err := strconv.ParseUint(fields[2], 10, 53)
+	if err != nil {
+		return Record{}, errRecord
+	}
+	r := Record{
+		Priority: int(priority),
+		Sequence: sequence,
+		Time:     time.Duration(micros) * time.Microsecond,
+		Text:     unescape(text),
+		Raw:      string(line),
+	}
+	for _, field := range fields[4:] { // the fourth are flags
+		if caller, ok := strings.CutPrefix(field, "caller="); ok {
+			r.Caller = caller
+		}
+	}
+	return r, nil
+}
+
+// unescape undoes what the kernel did to bytes that are not printable, and to
+// backslashes: \x and two digits (append_char and msg_print_ext_body).
+func unescape(text string) string {
+	if !strings.Contains(text, `\x`) {
+		return text
+	}
+	var b strings.Builder
+	for {
+		before, after, ok := strings.Cut(text, `\x`)
+		b.WriteString(before)
+		if !ok {
+			return b.String()
+		}
+		text = after
+		if len(after) >= 2 {
+			if c, err := strconv.ParseUint(after[:2], 16, 8); err == nil {
+				b.WriteByte(byte(c))
+				text = after[2:]
+				continue
+			}
+		}
+		b.WriteString(`\x`)
+	}
+}
+
+// ThreadOf is the thread that a record's caller names, in the initial pid
+// namespace.
+func ThreadOf(caller string) (int64, bool) {
+	digits, ok := strings.CutPrefix(caller, "T")
+	if !ok {
+		return 0, false
+	}
+	tid, err := strconv.ParseInt(digits, 10, 32)
+	return tid, err == nil && tid > 0
+}
