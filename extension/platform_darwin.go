@@ -13,6 +13,9 @@ import (
 // sourceNames are the platform's sources of events in the order of preference.
 var sourceNames = []string{kmodquery.SourceEndpointSecurity}
 
+// hasModules reports whether kernel extensions can be loaded here.
+func hasModules() bool { return true }
+
 // openSource returns one of them.
 func openSource(string, *config, positions) collectors.Source { return darwin.NewEndpointSecurity() }
 

@@ -1,6 +1,10 @@
 package main
 
 import (
+	"errors"
+	"io/fs"
+	"os"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
@@ -11,13 +15,28 @@ import (
 // sourceNames are the platform's sources of events in the order of preference.
 var sourceNames = []string{
 	kmodquery.SourceEBPF,
+	kmodquery.SourceJournal,
+	kmodquery.SourceKmsg,
+	kmodquery.SourceSyslog,
+}
+
+// hasModules reports whether the running kernel can load modules.
+func hasModules() bool {
+	_, err := os.Stat("/proc/modules")
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // openSource returns one of them.
-func openSource(name string, c *config, _ positions) collectors.Source {
+func openSource(name string, c *config, position positions) collectors.Source {
 	switch name {
 	case kmodquery.SourceEBPF:
 		return linux.NewEBPF(linux.EBPFOptions{ImageLimit: c.imageLimit})
+	case kmodquery.SourceJournal:
+		return linux.NewJournal(linux.JournalOptions{Position: position(name)})
+	case kmodquery.SourceKmsg:
+		return linux.NewKmsg(linux.KmsgOptions{Position: position(name)})
+	case kmodquery.SourceSyslog:
+		return linux.NewSyslog(linux.SyslogOptions{Position: position(name)})
 	}
 	panic("no source is called " + name)
 }

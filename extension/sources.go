@@ -41,12 +41,17 @@ func parseSources(text string) ([]string, error) {
 	return names, nil
 }
 
-// wanted are the names of the sources that c asks for.
+// wanted are the names of the sources that c asks for. On a kernel without
+// modules one is enough to say so.
 func wanted(c *config) []string {
-	if c.sources == nil {
-		return sourceNames
+	names := c.sources
+	if names == nil {
+		names = sourceNames
 	}
-	return c.sources
+	if !hasModules() {
+		names = names[:1]
+	}
+	return names
 }
 
 // recorderOptions say what a process that records into a store watches.

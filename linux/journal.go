@@ -84,7 +84,7 @@ var journalFields = []string{
 // said and journald did not write yet is not seen, by Sync either.
 func (s *Journal) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
 	defer func() { s.stop(err) }()
-	boot, err := bootID()
+	boot, err := readBootID()
 	if err != nil {
 		return err
 	}

@@ -53,7 +53,7 @@ func NewKmsg(o KmsgOptions) *Kmsg {
 // once, when it has read all that there was.
 func (s *Kmsg) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
 	defer func() { s.stop(err) }()
-	boot, err := bootID()
+	boot, err := readBootID()
 	if err != nil {
 		return err
 	}

@@ -161,15 +161,6 @@ func (s *logSource) lastPosition(ctx context.Context) (string, error) {
 	return position, nil
 }
 
-// bootID is the running kernel's, with the dashes that it is written with.
-func bootID() (string, error) {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("read the boot id: %w", err)
-	}
-	return strings.TrimSpace(string(id)), nil
-}
-
 // builtins reports what is built into the running kernel: what its list of
 // modules says, and what /sys/module has without the state that a loaded module
 // has there (kernel/module/main.c, modinfo_initstate).

@@ -69,7 +69,7 @@ func NewSyslog(o SyslogOptions) *Syslog {
 // /dev/kmsg no longer had when Run began.
 func (s *Syslog) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
 	defer func() { s.stop(err) }()
-	boot, err := bootID()
+	boot, err := readBootID()
 	if err != nil {
 		return err
 	}
