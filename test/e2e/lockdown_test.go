@@ -75,7 +75,7 @@ func TestGuestLockdown(t *testing.T) {
 	}
 	t.Run("denied", deniedLocked)
 
-	sensor := query(t, "SELECT * FROM kernel_module_sensors")
+	sensor := query(t, "SELECT * FROM kernel_module_sensors WHERE source = 'ebpf'")
 	require.Len(t, sensor, 1)
 	requireColumns(t, map[string]string{
 		"state": "active", "role": "recorder", "lost": "0", "decode_errors": "0",

@@ -86,10 +86,11 @@ func (g *guestOf) latest(t *testing.T) int64 {
 	return integer(t, rows[0]["eid"])
 }
 
-// since returns the whole rows after an eid, in their order.
+// since returns the whole rows after an eid, in their order, without those of
+// the logs: the recorder looks back in one when it has begun.
 func (g *guestOf) since(t *testing.T, eid int64) []map[string]string {
 	t.Helper()
-	return g.query(t, "SELECT * FROM kernel_module_events WHERE eid > %d ORDER BY eid", eid)
+	return g.query(t, "SELECT * FROM kernel_module_events WHERE eid > %d AND source NOT IN ('journal', 'kmsg', 'syslog') ORDER BY eid", eid)
 }
 
 // shared is the guest's osquery.
