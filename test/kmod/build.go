@@ -9,6 +9,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"runtime"
 
 	"github.com/cilium/ebpf/btf"
 )
@@ -20,22 +22,37 @@ var objects embed.FS
 const (
 	Firmware = "firmware" // its init has the kernel read /lib/firmware/kmodquery-test.bin
 	Nested   = "nested"   // its init loads another module and fails with ENODEV
+	Hidden   = "hidden"   // its init takes it off the kernel's list; it stays for ever
+	Ghost    = "ghost"    // the same, and removes its folder from sysfs
 )
 
 // thisModule is the section that becomes the kernel's struct module.
 const thisModule = ".gnu.linkonce.this_module"
 
-// Build returns one of the modules for the running kernel, which must be an
-// amd64 one. The kernel knows it as "kmodquery_" and its name. Each of set is
-// the value of a variable of the module that is an unsigned long.
+// Build returns one of the modules for the running kernel. The kernel knows it
+// as "kmodquery_" and its name. Each of set is the value of a variable of the
+// module that is an unsigned long.
 func Build(name string, set map[string]uint64) ([]byte, error) {
-	image, err := objects.ReadFile(name + "_amd64.o")
-	if err != nil {
-		return nil, fmt.Errorf("find module %s: %w", name, err)
-	}
 	layout, err := readLayout()
 	if err != nil {
 		return nil, err
+	}
+	variables := maps.Clone(set)
+	if variables == nil {
+		variables = map[string]uint64{}
+	}
+	object := name
+	switch name {
+	case Ghost:
+		object = Hidden
+		variables["kobject_offset"] = layout.kobject
+		fallthrough
+	case Hidden:
+		variables["list_offset"] = layout.list
+	}
+	image, err := objects.ReadFile(object + "_" + runtime.GOARCH + ".o")
+	if err != nil {
+		return nil, fmt.Errorf("find module %s: %w", name, err)
 	}
 	file, err := elf.NewFile(bytes.NewReader(image))
 	if err != nil {
@@ -44,7 +61,7 @@ func Build(name string, set map[string]uint64) ([]byte, error) {
 	if err := fit(image, file, layout, "kmodquery_"+name); err != nil {
 		return nil, fmt.Errorf("fit module %s to the kernel: %w", name, err)
 	}
-	for variable, value := range set {
+	for variable, value := range variables {
 		if err := assign(image, file, variable, value); err != nil {
 			return nil, fmt.Errorf("set %s of module %s: %w", variable, name, err)
 		}
@@ -53,7 +70,7 @@ func Build(name string, set map[string]uint64) ([]byte, error) {
 }
 
 // A layout is where the running kernel has what in its struct module.
-type layout struct{ size, name, init, exit uint64 }
+type layout struct{ size, name, init, exit, list, kobject uint64 }
 
 func readLayout() (layout, error) {
 	kernel, err := btf.LoadKernelSpec()
@@ -73,10 +90,14 @@ func readLayout() (layout, error) {
 			l.init = uint64(member.Offset.Bytes())
 		case "exit":
 			l.exit = uint64(member.Offset.Bytes())
+		case "list":
+			l.list = uint64(member.Offset.Bytes())
+		case "mkobj": // a struct module_kobject, which begins with the kobject
+			l.kobject = uint64(member.Offset.Bytes())
 		}
 	}
-	if l.name == 0 || l.init == 0 || l.exit == 0 {
-		return layout{}, errors.New("struct module has no name, init or exit")
+	if l.name == 0 || l.init == 0 || l.exit == 0 || l.list == 0 || l.kobject == 0 {
+		return layout{}, errors.New("struct module lacks one of name, init, exit, list and mkobj")
 	}
 	return l, nil
 }

@@ -6,7 +6,16 @@
 #ifndef KMODQUERY_TEST_MODULE_H
 #define KMODQUERY_TEST_MODULE_H
 
+/*
+ * Its init can be traced, as functions of real modules can: the compiler leaves
+ * room at the beginning and a section says where.
+ */
+#ifdef __aarch64__
+int init_module(void) __attribute__((patchable_function_entry(4, 2)));
+#else
 int init_module(void);
+asm(".pushsection __mcount_loc, \"a\"; .quad init_module + 4; .popsection"); /* 4: behind its endbr64 */
+#endif
 void cleanup_module(void);
 
 /*
@@ -21,6 +30,13 @@ struct {
 	.init = init_module,
 	.exit = cleanup_module,
 };
+
+#ifdef __aarch64__
+/* Sections that an arm64 kernel demands and fills itself. */
+asm(".pushsection .plt, \"ax\", %nobits; .skip 1; .popsection\n"
+    ".pushsection .init.plt, \"ax\", %nobits; .skip 1; .popsection\n"
+    ".pushsection .text.ftrace_trampoline, \"ax\", %nobits; .skip 1; .popsection");
+#endif
 
 static const char license[] __attribute__((section(".modinfo"), used)) = "license=GPL";
 

@@ -13,10 +13,16 @@ volatile unsigned long image = 1;           /* user address of the other module 
 volatile unsigned long len = 1;
 volatile unsigned long params = 1;          /* user address */
 
+#ifdef __aarch64__
+struct pt_regs {
+	unsigned long di, si, dx, regs[28], sp, pc, pstate, rest[8]; /* x0, x1, x2 */
+};
+#else
 struct pt_regs {
 	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8;
 	unsigned long ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
 };
+#endif
 
 static struct pt_regs regs;
 

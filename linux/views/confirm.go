@@ -1,0 +1,205 @@
+package views
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// enoughSamples is how many of the samples that Confirm takes must count.
+const enoughSamples = 10
+
+// Confirm looks again at modules that IsHidden, and returns those that are
+// hidden beyond what any loading and unloading explains. What had a name and
+// is no more shown, or is listed now, is not among them.
+//
+// A module that sysfs or btf shows is proven hidden: its folder or file there is
+// the very same before and after the list was read, because the kernel numbers
+// each anew, and a module that has one is listed. This takes no time. Everything
+// else is held against the list for as long as many modules take to come and go,
+// 0.6 s; a module that ftrace or kallsyms shows must never be listed in that
+// time and be there still in the end. Memory without a name must be there in
+// each moment in which no module comes or goes. Since memory is freed late,
+// such a module should be confirmed again some ten seconds later before it is
+// reported.
+func (v *Views) Confirm(ctx context.Context, suspects []kmodquery.Module) ([]kmodquery.Module, error) {
+	var confirmed, open []kmodquery.Module
+	for _, m := range suspects {
+		if !m.IsHidden() {
+			continue
+		}
+		proof, err := v.prove(ctx, m)
+		switch {
+		case err != nil:
+			return nil, err
+		case proof == hidden:
+			confirmed = append(confirmed, m)
+		case proof == unproven:
+			open = append(open, m)
+		}
+	}
+	if len(open) == 0 {
+		return confirmed, nil
+	}
+	watched, err := v.watch(ctx, open)
+	return append(confirmed, watched...), err
+}
+
+// A proof is what a closer look says.
+type proof int
+
+const (
+	unproven proof = iota
+	hidden
+	shown
+)
+
+// prove looks at what sysfs has of a module.
+func (v *Views) prove(ctx context.Context, m kmodquery.Module) (proof, error) {
+	if m.Name == "" {
+		return unproven, nil
+	}
+	before := v.identities(m.Name)
+	for _, chunk := range []int{wholePages, otherChunk} {
+		isListed, err := v.isListed(ctx, m.Name, chunk)
+		if err != nil {
+			return unproven, err
+		}
+		if isListed {
+			return shown, nil
+		}
+	}
+	for i, after := range v.identities(m.Name) {
+		if before[i] != nil && after != nil && os.SameFile(before[i], after) {
+			return hidden, nil
+		}
+	}
+	return unproven, nil
+}
+
+// identities are what a module has in sysfs and btf.
+func (v *Views) identities(name string) [2]fs.FileInfo {
+	var found [2]fs.FileInfo
+	if folder := v.folder(name); isLoaded(folder) {
+		found[0], _ = os.Lstat(folder)
+		if !isLoaded(folder) { // it may be another one's, or built in
+			found[0] = nil
+		}
+	}
+	found[1], _ = os.Lstat(filepath.Join(v.path(sysBTF), sysfsName(name)))
+	return found
+}
+
+func (v *Views) isListed(ctx context.Context, name string, chunk int) (bool, error) {
+	modules, err := v.listed(ctx, chunk)
+	if err != nil {
+		return false, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
+	}
+	for _, m := range modules {
+		if m.Name == name || sysfsName(m.Name) == sysfsName(name) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// watch samples the list and the memory of modules, and then looks whether the
+// suspects are still there.
+func (v *Views) watch(ctx context.Context, suspects []kmodquery.Module) ([]kmodquery.Module, error) {
+	wasListed := map[string]bool{}
+	held := map[uint64]int{} // samples in which a region was nobody's
+	least, calm := int64(-1), 0
+	known, err := v.sized(ctx, suspects)
+	if err != nil {
+		return nil, err
+	}
+	for end := time.Now().Add(v.window); time.Now().Before(end); {
+		modules, regions, isCalm, err := v.memory(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range modules {
+			wasListed[sysfsName(m.Name)] = true
+		}
+		if isCalm {
+			calm++
+			var bytes int64
+			for _, m := range excess(regions, append(modules, known...)) {
+				bytes = *m.Size
+			}
+			if least < 0 || bytes < least {
+				least = bytes
+			}
+			for _, r := range regions {
+				held[r.address]++
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(v.pause):
+		}
+	}
+	now, err := v.Modules(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var confirmed []kmodquery.Module
+	for _, m := range suspects {
+		switch {
+		case m.Name != "" && wasListed[sysfsName(m.Name)]:
+		case m.Name != "":
+			if found := named(now, m.Name); found != nil && found.IsHidden() {
+				confirmed = append(confirmed, *found)
+			}
+		case calm < enoughSamples:
+		case m.Address != nil:
+			if found := at(now, *m.Address); found != nil && held[uint64(*m.Address)] == calm {
+				confirmed = append(confirmed, *found)
+			}
+		case least > 0:
+			m.Size = &least
+			confirmed = append(confirmed, m)
+		}
+	}
+	return confirmed, nil
+}
+
+// sized are the modules that the list lacks and whose memory has a size: those
+// that sysfs shows, and the suspects.
+func (v *Views) sized(ctx context.Context, suspects []kmodquery.Module) ([]kmodquery.Module, error) {
+	modules, err := v.Listed(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var sized []kmodquery.Module
+	for _, m := range append(modules, suspects...) {
+		if m.IsHidden() && m.Name != "" && m.Size != nil && named(sized, m.Name) == nil {
+			sized = append(sized, m)
+		}
+	}
+	return sized, nil
+}
+
+func named(modules []kmodquery.Module, name string) *kmodquery.Module {
+	for i := range modules {
+		if modules[i].Name == name {
+			return &modules[i]
+		}
+	}
+	return nil
+}
+
+func at(modules []kmodquery.Module, address int64) *kmodquery.Module {
+	for i := range modules {
+		if m := &modules[i]; m.Name == "" && m.Address != nil && *m.Address == address {
+			return m
+		}
+	}
+	return nil
+}

@@ -1,0 +1,100 @@
+package views
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"strconv"
+	"strings"
+)
+
+// A mention is a module as a list of symbols names it.
+type mention struct {
+	first uint64 // the lowest address of its symbols; 0 where none is shown
+}
+
+// parseKallsyms reads the modules that /proc/kallsyms names, and hands each
+// address of their symbols to visit:
+//
+//	ffffffffc0000000 t name	[module]
+//
+// What the kernel makes by itself while it runs, such as [bpf] and
+// [__builtin__ftrace], is no module; addresses of that go to builtins.
+func parseKallsyms(ctx context.Context, r io.Reader, visit func(name string, address uint64), builtins func(address uint64)) (map[string]*mention, error) {
+	return parseMentions(ctx, r, "\t[", hexField, visit, builtins)
+}
+
+// parseFunctions reads the modules that tracefs names in
+// available_filter_functions, or in available_filter_functions_addrs, where an
+// address stands before:
+//
+//	ffffffffc0000000 name [module]
+func parseFunctions(ctx context.Context, r io.Reader, hasAddress bool, visit func(name string, address uint64)) (map[string]*mention, error) {
+	address := func([]byte) uint64 { return 0 }
+	if hasAddress {
+		address = hexField
+	}
+	return parseMentions(ctx, r, " [", address, visit, func(uint64) {})
+}
+
+func parseMentions(ctx context.Context, r io.Reader, open string, address func([]byte) uint64, visit func(name string, address uint64), builtins func(address uint64)) (map[string]*mention, error) {
+	mentions := map[string]*mention{}
+	opening := []byte(open)
+	var last *mention
+	lastName := ""
+	err := eachLine(ctx, r, func(line []byte) error {
+		// Hundreds of thousands of lines end otherwise.
+		if len(line) == 0 || line[len(line)-1] != ']' {
+			return nil
+		}
+		at := bytes.LastIndex(line, opening)
+		if at < 0 {
+			return nil
+		}
+		name := line[at+len(opening) : len(line)-1]
+		if !isModule(name) {
+			if a := address(line); a != 0 {
+				builtins(a)
+			}
+			return nil
+		}
+		if last == nil || string(name) != lastName {
+			lastName = string(name)
+			if last = mentions[lastName]; last == nil {
+				if len(mentions) == maxNames {
+					return errTooMany
+				}
+				last = &mention{}
+				mentions[lastName] = last
+			}
+		}
+		if a := address(line); a != 0 {
+			if last.first == 0 || a < last.first {
+				last.first = a
+			}
+			visit(lastName, a)
+		}
+		return nil
+	})
+	return mentions, err
+}
+
+// builtin begins what kallsyms calls code that the kernel makes while it runs.
+const builtin = "__builtin__"
+
+func isModule(name []byte) bool {
+	return len(name) > 0 && len(name) <= maxName && string(name) != "bpf" && !strings.HasPrefix(string(name), builtin)
+}
+
+// hexField is the number at the beginning of a line; 0 where there is none.
+func hexField(line []byte) uint64 {
+	end := bytes.IndexByte(line, ' ')
+	if end < 0 || end > 16 {
+		return 0
+	}
+	value, err := strconv.ParseUint(string(line[:end]), 16, 64)
+	if err != nil {
+		return 0
+	}
+	return value
+}

@@ -1,0 +1,55 @@
+package views
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestParseKallsyms(t *testing.T) {
+	var visited []string
+	var builtins []uint64
+	mentions, err := parseKallsyms(t.Context(), strings.NewReader(
+		"ffffffff81000000 T _text\n"+
+			"ffffffff81000010 t [odd]\n"+
+			"ffffffffc02c7024 r _note_7\t[dummy]\n"+
+			"ffffffffc02c6000 t dummy_xmit\t[dummy]\n"+
+			"0000000000000000 t hidden_address\t[nbd]\n"+
+			"ffffffffc0300000 t bpf_prog_6deef7357e7b4530\t[bpf]\n"+
+			"ffffffffc0400000 t ftrace_trampoline\t[__builtin__ftrace]\n"+
+			"ffffffffc02c6010 t dummy_init\t[dummy]\n"+
+			"ffffffffc0500000 t odd\t[a ]b]\n"+
+			"garbage\t[x]\n"+
+			"ffffffffc0500000 t none\t[]\n"+
+			"ffffffffc0500000 t long\t["+strings.Repeat("n", 56)+"]\n"),
+		func(name string, address uint64) { visited = append(visited, fmt.Sprintf("%s %x", name, address)) },
+		func(address uint64) { builtins = append(builtins, address) })
+	require.NoError(t, err)
+	require.Equal(t, map[string]*mention{
+		"dummy": {first: 0xffffffffc02c6000}, "nbd": {}, "a ]b": {first: 0xffffffffc0500000}, "x": {},
+	}, mentions)
+	require.Equal(t, []string{"dummy ffffffffc02c7024", "dummy ffffffffc02c6000", "dummy ffffffffc02c6010", "a ]b ffffffffc0500000"}, visited)
+	require.Equal(t, []uint64{0xffffffffc0300000, 0xffffffffc0400000, 0xffffffffc0500000, 0xffffffffc0500000}, builtins)
+}
+
+func TestParseFunctions(t *testing.T) {
+	nothing := func(string, uint64) {}
+	mentions, err := parseFunctions(t.Context(), strings.NewReader("schedule\n__ftrace_invalid_address___16\ninit_module [ghost]\nx [ghost]\n"), false, nothing)
+	require.NoError(t, err)
+	require.Equal(t, map[string]*mention{"ghost": {}}, mentions)
+	mentions, err = parseFunctions(t.Context(), strings.NewReader("ffffffff81000000 schedule\nffffffffc0000004 init_module [ghost]\n"), true, nothing)
+	require.NoError(t, err)
+	require.Equal(t, map[string]*mention{"ghost": {first: 0xffffffffc0000004}}, mentions)
+}
+
+func TestParseMentionsIsBounded(t *testing.T) {
+	var text strings.Builder
+	for i := range maxNames + 1 {
+		fmt.Fprintf(&text, "f [m%d]\n", i)
+	}
+	mentions, err := parseFunctions(t.Context(), strings.NewReader(text.String()), false, func(string, uint64) {})
+	require.ErrorIs(t, err, errTooMany)
+	require.Len(t, mentions, maxNames)
+}

@@ -1,0 +1,59 @@
+package views
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"os"
+)
+
+const (
+	// maxLine bounds a line that is kept. The longest that a kernel writes has
+	// the users of a module, each with a name of 55 bytes.
+	maxLine = 64 << 10
+	// maxNames bounds the names that one view may show. A kernel has some
+	// hundreds of modules.
+	maxNames = 1 << 14
+)
+
+var errTooMany = errors.New("it names too many modules")
+
+// eachLine hands the lines of r to visit, without their ends. A line is visit's
+// only until it returns. What of a line is beyond maxLine is left out.
+func eachLine(ctx context.Context, r io.Reader, visit func(line []byte) error) error {
+	lines := bufio.NewReaderSize(r, maxLine)
+	for count := 0; ; count++ {
+		if count%1024 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		line, err := lines.ReadSlice('\n')
+		if n := len(line); n > 0 && line[n-1] == '\n' {
+			line = line[:n-1]
+		} else if n == 0 && err == io.EOF {
+			return nil
+		}
+		if visitErr := visit(line); visitErr != nil {
+			return visitErr
+		}
+		for err == bufio.ErrBufferFull {
+			_, err = lines.ReadSlice('\n')
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// eachLineOf is eachLine for a file.
+func eachLineOf(ctx context.Context, path string, visit func(line []byte) error) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return eachLine(ctx, file, visit)
+}

@@ -1,0 +1,88 @@
+package views
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+func TestParseListed(t *testing.T) {
+	text := "ext4 1105920 1 - Live 0xffffffffc09e2000\n" +
+		"crc16 12288 2 ext4,bluetooth, Live 0xffffffffc04e5000\n" +
+		"kvm_intel 487424 0 - Loading 0xffffffffc0600000 (+)\n" +
+		"vboxdrv 704512 2 vboxnetadp,[permanent], Unloading 0xffffffffc0a00000 (POE-)\n" +
+		"old 100 - - Live 0x0\n"
+	modules, err := parseListed(t.Context(), strings.NewReader(text))
+	require.NoError(t, err)
+	require.Equal(t, []kmodquery.Module{
+		{Name: "ext4", Size: new(int64(1105920)), Refs: new(int64(1)), State: "Live", Address: kernelAddress(0xffffffffc09e2000), Taints: new(int64(0))},
+		{Name: "crc16", Size: new(int64(12288)), Refs: new(int64(2)), UsedBy: []string{"ext4", "bluetooth"}, State: "Live",
+			Address: kernelAddress(0xffffffffc04e5000), Taints: new(int64(0))},
+		{Name: "kvm_intel", Size: new(int64(487424)), Refs: new(int64(0)), State: "Loading", Address: kernelAddress(0xffffffffc0600000), Taints: new(int64(0))},
+		{Name: "vboxdrv", Size: new(int64(704512)), Refs: new(int64(2)), UsedBy: []string{"vboxnetadp"}, State: "Unloading",
+			Address: kernelAddress(0xffffffffc0a00000), Taints: new(int64(1 | 1<<12 | 1<<13))},
+		{Name: "old", Size: new(int64(100)), State: "Live", Taints: new(int64(0))},
+	}, modules)
+
+	bytewise, err := parseListed(t.Context(), chunked{iotest.OneByteReader(strings.NewReader(text)), 1})
+	require.NoError(t, err)
+	require.Equal(t, modules, bytewise)
+}
+
+// A module chooses any name, and none makes its line another module's.
+func TestParseListedHostileNames(t *testing.T) {
+	const rest = " 16384 0 - Live 0xffffffffc0000000 (OE)\n"
+	for _, name := range []string{
+		"a b", "a\nb", "\n", " ", "x 1 2 -", "x 1 2 y,", "x 1 2 - Live 0x1", "x (OE)", "\xff\x00\x1b[2J", "a\n\nb\n",
+		strings.Repeat("n", 55), strings.Repeat("\n", 55), "-", "[bpf]", "../../etc",
+	} {
+		modules, err := parseListed(t.Context(), strings.NewReader("first"+rest+name+rest+"last"+rest))
+		require.NoError(t, err)
+		require.Equal(t, []string{"first", name, "last"}, namesOf(modules), "%q", name)
+	}
+	// What looks like a whole line of its own is one; sysfs shows the module by
+	// its real name, which then is not listed.
+	modules, err := parseListed(t.Context(), strings.NewReader("x 1 0 - Live 0x1\ny"+rest))
+	require.NoError(t, err)
+	require.Equal(t, []string{"x", "y"}, namesOf(modules))
+
+	// A user with a space in its name.
+	modules, err = parseListed(t.Context(), strings.NewReader("used 16384 1 a b, Live 0x0\n"))
+	require.NoError(t, err)
+	require.Equal(t, []string{"used"}, namesOf(modules))
+	require.Equal(t, []string{"a b"}, modules[0].UsedBy)
+}
+
+func TestParseListedWithoutSense(t *testing.T) {
+	for _, text := range []string{
+		"", "\n", "name", "name size 0 - Live 0x0\n", "name 1 0 - Dead 0x0\n", "name 1 0 - Live ffff\n",
+		"name 99999999999999999999 0 - Live 0x0\n", " 1 0 - Live 0x0\n", strings.Repeat("n", 56) + " 1 0 - Live 0x0\n",
+		strings.Repeat("x", maxLine*3),
+	} {
+		modules, err := parseListed(t.Context(), strings.NewReader(text))
+		require.NoError(t, err)
+		require.Empty(t, modules, "%.80q", text)
+	}
+	var many strings.Builder
+	for i := range maxNames + 1 {
+		fmt.Fprintf(&many, "m%d 1 0 - Live 0x0\nm0 1 0 - Live 0x0\n", i)
+	}
+	modules, err := parseListed(t.Context(), strings.NewReader(many.String()))
+	require.ErrorIs(t, err, errTooMany)
+	require.Len(t, modules, maxNames)
+}
+
+func kernelAddress(a uint64) *int64 { return new(int64(a)) }
+
+func namesOf(modules []kmodquery.Module) []string {
+	var names []string
+	for _, m := range modules {
+		names = append(names, m.Name)
+	}
+	return names
+}

@@ -1,0 +1,43 @@
+package views
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// taintLetters are the letters of the TAINT_ bits in their order
+// (kernel/panic.c). G stands for an unset P.
+const taintLetters = "PFSRMBUDAWCIOELKXTNJ"
+
+// taintMask turns the letters by which the kernel shows a module's taints into
+// the mask. What is no such letter, as the + and - of a module that comes or
+// goes, is left out.
+func taintMask(letters string) int64 {
+	var mask int64
+	for _, letter := range letters {
+		if bit := strings.IndexRune(taintLetters, letter); bit >= 0 {
+			mask |= 1 << bit
+		}
+	}
+	return mask
+}
+
+// Taint is the kernel's own taint, a mask of TAINT_ bits. Any process may read
+// it, and root may set bits by writing them, but clear none.
+func (v *Views) Taint(ctx context.Context) (int64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	text, err := os.ReadFile(v.path(procTainted))
+	if err != nil {
+		return 0, fmt.Errorf("read the kernel's taint: %w", err)
+	}
+	mask, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read the kernel's taint: %w", err)
+	}
+	return mask, nil
+}

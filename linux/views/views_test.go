@@ -1,0 +1,294 @@
+package views
+
+import (
+	"context"
+	"maps"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// A tree is a copy of /proc and /sys: path to content, and folders by a path
+// that ends in a slash.
+type tree map[string]string
+
+func (files tree) write(t testing.TB, root string) {
+	t.Helper()
+	for path, content := range files {
+		path = filepath.Join(root, path) + map[bool]string{true: "/"}[path[len(path)-1] == '/']
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		if path[len(path)-1] != '/' {
+			require.NoError(t, os.WriteFile(path, []byte(content), 0o644))
+		}
+	}
+}
+
+// newViews makes views of a copy, which look as fast as can be.
+func newViews(t testing.TB, files ...tree) *Views {
+	t.Helper()
+	root := t.TempDir()
+	for _, f := range files {
+		f.write(t, root)
+	}
+	v := New(root)
+	v.page, v.window, v.pause = 4096, 50*time.Millisecond, time.Millisecond
+	return v
+}
+
+const (
+	nbdLine   = "nbd 16384 1 dummy, Live 0xffffffffc0010000 (OE)\n"
+	dummyLine = "dummy 16384 0 - Live 0xffffffffc0020000\n"
+
+	nbdMemory   = "0x00000000f90acb8c-0x000000009edf68b6   20480 load_module+0xd97/0x2630 pages=4 vmalloc\n"
+	dummyMemory = "0x000000009edf68b6-0x00000000f90acb8c   20480 load_module+0xd97/0x2630 pages=4 vmalloc\n"
+)
+
+var plain = tree{
+	"proc/modules":                nbdLine + dummyLine,
+	"proc/vmallocinfo":            nbdMemory + dummyMemory,
+	"proc/kallsyms":               "ffffffff81000000 T _text\nffffffffc0010000 t a\t[nbd]\nffffffffc0020000 t b\t[dummy]\n",
+	"proc/sys/kernel/tainted":     "12288\n",
+	"sys/kernel/btf/vmlinux":      "",
+	"sys/kernel/btf/dummy":        "",
+	"sys/module/kernel/uevent":    "",
+	"sys/module/printk/version":   "1\n",
+	"sys/module/nbd/initstate":    "live\n",
+	"sys/module/nbd/coresize":     "16384\n",
+	"sys/module/dummy/initstate":  "live\n",
+	"sys/module/dummy/coresize":   "16384\n",
+	"sys/module/dummy/refcnt":     "3\n",
+	"sys/module/dummy/taint":      "OE\n",
+	"sys/module/dummy/version":    "1.0\n",
+	"sys/module/dummy/srcversion": "0123456789ABCDEF\n",
+	"sys/module/dummy/holders/x/": "",
+
+	"sys/module/dummy/sections/.text":      "0xffffffffc0020000",
+	"sys/module/dummy/sections/.init.text": "0xffffffffc0030000",
+	"sys/module/dummy/sections/.symtab":    "0xffffffffc0031000",
+	"sys/module/nbd/sections/.text":        "0xffffffffc0010000",
+	"sys/module/nbd/sections/.data":        "0xffffffffc0012000",
+
+	"sys/kernel/tracing/available_filter_functions": "schedule\na [nbd]\nb [dummy]\n",
+}
+
+// with is plain with other files in the place of some.
+func with(files tree) tree {
+	all := maps.Clone(plain)
+	maps.Copy(all, files)
+	return all
+}
+
+func TestModules(t *testing.T) {
+	v := newViews(t, plain)
+	modules, err := v.Modules(t.Context())
+	require.NoError(t, err)
+	want := []kmodquery.Module{
+		{Name: "dummy", Size: new(int64(16384)), Refs: new(int64(0)), State: "Live", Address: kernelAddress(0xffffffffc0020000), Taints: new(int64(0)),
+			UsedBy: []string{"x"}, Version: "1.0", Srcversion: "0123456789ABCDEF", Views: []string{"modules", "sysfs", "kallsyms", "ftrace", "btf"}},
+		{Name: "nbd", Size: new(int64(16384)), Refs: new(int64(1)), State: "Live", UsedBy: []string{"dummy"}, Address: kernelAddress(0xffffffffc0010000),
+			Taints: new(int64(1<<12 | 1<<13)), Views: []string{"modules", "sysfs", "kallsyms", "ftrace"}},
+	}
+	require.Equal(t, want, modules)
+	taint, err := v.Taint(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 12288, taint)
+
+	listed, err := v.Listed(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"dummy", "nbd"}, namesOf(listed))
+	for _, m := range listed {
+		require.Equal(t, []string{"modules", "sysfs"}, m.Views)
+	}
+}
+
+func TestHidden(t *testing.T) {
+	unlinked := tree{"proc/modules": nbdLine, "proc/kallsyms": "ffffffffc0010000 t a\t[nbd]\n"}
+	v := newViews(t, with(unlinked))
+	modules, err := v.Modules(t.Context())
+	require.NoError(t, err)
+	want := kmodquery.Module{Name: "dummy", Size: new(int64(16384)), Refs: new(int64(3)), State: "Live", Address: kernelAddress(0xffffffffc0020000),
+		Taints: new(int64(1<<12 | 1<<13)), UsedBy: []string{"x"}, Version: "1.0", Srcversion: "0123456789ABCDEF",
+		Views: []string{"sysfs", "ftrace", "btf"}}
+	require.Equal(t, want, modules[0])
+	require.Len(t, modules, 2)
+	confirmed, err := v.Confirm(t.Context(), modules)
+	require.NoError(t, err)
+	require.Equal(t, []kmodquery.Module{want}, confirmed)
+
+	listed, err := v.Listed(t.Context())
+	require.NoError(t, err)
+	want.Views = []string{"sysfs"}
+	require.Equal(t, want, listed[0])
+	confirmed, err = v.Confirm(t.Context(), listed)
+	require.NoError(t, err)
+	require.Equal(t, []kmodquery.Module{want}, confirmed)
+
+	// It was a race: it is listed again.
+	tree{"proc/modules": nbdLine + dummyLine}.write(t, v.root)
+	confirmed, err = v.Confirm(t.Context(), modules)
+	require.NoError(t, err)
+	require.Empty(t, confirmed)
+}
+
+// A module of the same name that was loaded anew since proves nothing.
+func TestConfirmWantsTheSameFolder(t *testing.T) {
+	v := newViews(t, with(tree{"proc/modules": nbdLine}))
+	m := kmodquery.Module{Name: "dummy", Views: []string{"sysfs"}}
+	proof, err := v.prove(t.Context(), m)
+	require.NoError(t, err)
+	require.Equal(t, hidden, proof)
+	before := v.identities("dummy")
+	require.NoError(t, os.Rename(v.folder("dummy"), v.folder("old")))
+	tree{"sys/module/dummy/initstate": "live\n"}.write(t, v.root)
+	after := v.identities("dummy")
+	require.False(t, os.SameFile(before[0], after[0]))
+	// A folder without an initstate is no module's.
+	require.Nil(t, v.identities("printk")[0])
+}
+
+// ghostly is a module that only ftrace names, beside its memory.
+var ghostly = tree{
+	"proc/modules":     nbdLine + dummyLine,
+	"proc/vmallocinfo": nbdMemory + dummyMemory + "0x0000000000000001-0x0000000000000002 12288 load_module+0xd97/0x2630 pages=2\n",
+	"sys/kernel/tracing/available_filter_functions": "schedule\na [nbd]\nb [dummy]\nc [ghost]\n",
+}
+
+func TestGhost(t *testing.T) {
+	v := newViews(t, with(ghostly))
+	modules, err := v.Modules(t.Context())
+	require.NoError(t, err)
+	want := kmodquery.Module{Name: "ghost", Size: new(int64(8192)), Views: []string{"ftrace", "vmallocinfo"}}
+	require.Equal(t, want, modules[1])
+	confirmed, err := v.Confirm(t.Context(), modules)
+	require.NoError(t, err)
+	require.Equal(t, []kmodquery.Module{want}, confirmed)
+
+	// Nothing names it.
+	tree{"sys/kernel/tracing/available_filter_functions": "schedule\n"}.write(t, v.root)
+	modules, err = v.Modules(t.Context())
+	require.NoError(t, err)
+	want.Name, want.Views = "", []string{"vmallocinfo"}
+	require.Equal(t, want, modules[2])
+	confirmed, err = v.Confirm(t.Context(), modules)
+	require.NoError(t, err)
+	require.Equal(t, []kmodquery.Module{want}, confirmed)
+
+	// Two that ftrace names share it.
+	tree{"sys/kernel/tracing/available_filter_functions": "c [ghost]\nd [other]\n"}.write(t, v.root)
+	modules, err = v.Modules(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"dummy", "ghost", "nbd", "other", ""}, namesOf(modules))
+}
+
+// Memory proves nothing while a module comes or goes, or when it went since.
+func TestMemoryWithoutAName(t *testing.T) {
+	for name, files := range map[string]tree{
+		"loading": {"proc/modules": nbdLine + "dummy 16384 0 - Loading 0xffffffffc0020000 (+)\n"},
+		"freed":   {"proc/vmallocinfo": nbdMemory + dummyMemory},
+		"shared":  {"proc/vmallocinfo": nbdMemory + dummyMemory + "0x1-0x2 8192 execmem_alloc_rw+0x1/0x2\n" + dummyMemory},
+		"no file": {"proc/vmallocinfo/": ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			nameless := kmodquery.Module{Size: new(int64(8192)), Views: []string{"vmallocinfo"}}
+			all := with(ghostly)
+			delete(all, "sys/kernel/tracing/available_filter_functions")
+			maps.Copy(all, files)
+			if _, ok := files["proc/vmallocinfo/"]; ok {
+				delete(all, "proc/vmallocinfo")
+			}
+			v := newViews(t, all)
+			modules, err := v.Modules(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, []string{"dummy", "nbd"}, namesOf(modules))
+			confirmed, err := v.Confirm(t.Context(), []kmodquery.Module{nameless})
+			require.NoError(t, err)
+			require.Empty(t, confirmed)
+		})
+	}
+}
+
+// Where the kernel tells addresses, memory is told by them.
+func TestAddresses(t *testing.T) {
+	const rw = "execmem_alloc_rw+0x13/0x60 pages=1\n"
+	files := with(tree{
+		// The text of both lies in a region that the kernel shares out.
+		"proc/vmallocinfo": "0xffffffffc0012000-0xffffffffc0014000    8192 " + rw +
+			"0xffffffffc0040000-0xffffffffc0042000    8192 " + rw +
+			"0xffffffffc0050000-0xffffffffc0052000    8192 " + rw,
+		"proc/kallsyms": "ffffffffc0050000 t ftrace_trampoline\t[__builtin__ftrace]\n",
+	})
+	v := newViews(t, files)
+	modules, err := v.Modules(t.Context())
+	require.NoError(t, err)
+	want := kmodquery.Module{Address: kernelAddress(0xffffffffc0040000), Size: new(int64(4096)), Views: []string{"vmallocinfo"}}
+	require.Equal(t, []string{"dummy", "nbd", ""}, namesOf(modules))
+	require.Equal(t, want, modules[2])
+	require.Contains(t, modules[1].Views, "vmallocinfo")
+	confirmed, err := v.Confirm(t.Context(), modules)
+	require.NoError(t, err)
+	require.Equal(t, []kmodquery.Module{want}, confirmed)
+
+	// A module whose text lies in a region of the same kind: there is no cache.
+	tree{"proc/modules": "nbd 16384 1 dummy, Live 0xffffffffc0012000\n"}.write(t, v.root)
+	require.NoError(t, os.RemoveAll(v.folder("dummy")))
+	require.NoError(t, os.Remove(v.path("sys/kernel/btf/dummy")))
+	tree{"sys/kernel/tracing/available_filter_functions": ""}.write(t, v.root)
+	modules, err = v.Modules(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"nbd"}, namesOf(modules))
+
+	// A module that shows no sections may own anything.
+	v = newViews(t, files)
+	require.NoError(t, os.RemoveAll(filepath.Join(v.folder("nbd"), "sections")))
+	modules, err = v.Modules(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"dummy", "nbd"}, namesOf(modules))
+}
+
+// sysfs cannot have a slash in a name.
+func TestNamesOfSysfs(t *testing.T) {
+	v := newViews(t, tree{"proc/modules": "a/b 4096 0 - Live 0x0\n", "sys/module/a!b/initstate": "live\n"})
+	modules, err := v.Listed(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"a/b"}, namesOf(modules))
+	require.Equal(t, []string{"modules", "sysfs"}, modules[0].Views)
+}
+
+func TestStatus(t *testing.T) {
+	v := newViews(t, plain)
+	for _, status := range v.Status() {
+		require.NoError(t, status.Err, status.View)
+	}
+	v = newViews(t, tree{"sys/kernel/tracing/": ""})
+	var views []string
+	for _, status := range v.Status() {
+		views = append(views, status.View)
+		require.ErrorIs(t, status.Err, kmodquery.ErrNotSupported)
+		require.NotContains(t, status.Err.Error(), "\n")
+	}
+	require.Equal(t, order[:len(order)-1], views)
+	require.ErrorContains(t, v.Status()[3].Err, "mount -t tracefs")
+	_, err := v.Modules(t.Context())
+	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
+	_, err = v.Listed(t.Context())
+	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
+	_, err = v.Taint(t.Context())
+	require.Error(t, err)
+}
+
+func TestContextEnds(t *testing.T) {
+	v := newViews(t, with(ghostly))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := v.Modules(ctx)
+	require.ErrorIs(t, err, context.Canceled)
+	_, err = v.Listed(ctx)
+	require.ErrorIs(t, err, context.Canceled)
+	_, err = v.Confirm(ctx, []kmodquery.Module{{Name: "ghost", Views: []string{"ftrace"}}})
+	require.ErrorIs(t, err, context.Canceled)
+}
