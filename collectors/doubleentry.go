@@ -52,7 +52,8 @@ type doubleEntry struct {
 	memory     map[string]bool // regions without a name that were reported
 	taint      int64           // the kernel's, as it was
 	resetTaint int64           // bits that were reported as reset
-	lost       int64           // by the witnesses, at the last look
+	watching   string          // the witnesses of the last look; "" where there were none
+	lost       int64           // by those of them that watched through it
 
 	mu     sync.Mutex
 	sensor kmodquery.Sensor
@@ -157,6 +158,8 @@ func (d *doubleEntry) look(ctx context.Context) error {
 		d.wholeAt = began
 	}
 	_, d.lost = d.trusted()
+	all, _ := d.witnesses()
+	d.watching = namesOf(all)
 	return nil
 }
 
@@ -187,7 +190,6 @@ func (d *doubleEntry) compare(shown []kmodquery.Module, taint int64) []differenc
 	var found []difference
 	atStart := d.lookedAt.IsZero()
 	witnesses, lost := d.trusted()
-	armed := len(witnesses) > 0
 	there := map[string]bool{}
 	brought := int64(0)
 	for _, m := range shown {
@@ -208,13 +210,13 @@ func (d *doubleEntry) compare(shown []kmodquery.Module, taint int64) []differenc
 			if !at.isReported() {
 				found = append(found, difference{kmodquery.EventModuleHidden, m, hides(&m, at.isLoaded())})
 			}
-		case at.isLoaded() && (at.certain || !armed):
+		case at.isLoaded() && (at.certain || d.watching == ""):
 			d.ledger.confirm(m.Name)
 		case atStart:
 			found = append(found, difference{kmodquery.EventModulePresent, m, ""})
-		case armed:
+		case d.watching != "":
 			found = append(found, difference{kmodquery.EventModuleUnwitnessed, m,
-				"it is in " + kmodquery.ViewModules + ", and " + namesOf(witnesses) + " did not see it come" + sinceLost(lost-d.lost)})
+				"it is in " + kmodquery.ViewModules + ", and " + d.watching + " did not see it come" + sinceLost(lost-d.lost)})
 		default:
 			found = append(found, difference{kmodquery.EventModuleLoad, m, "it is in " + kmodquery.ViewModules + " and was not " + d.every.String() + " ago"})
 		}
@@ -226,7 +228,7 @@ func (d *doubleEntry) compare(shown []kmodquery.Module, taint int64) []differenc
 		gone := kmodquery.Module{Name: name, LoadID: at.module.LoadID, Path: at.module.Path, Views: at.module.Views}
 		switch {
 		case at.isReported():
-		case armed && lost == d.lost && d.wereArmedSince(at.came):
+		case len(witnesses) > 0 && lost == d.lost && d.wereArmedSince(at.came):
 			found = append(found, difference{kmodquery.EventModuleHidden, gone, hides(&gone, true)})
 		default:
 			found = append(found, difference{kmodquery.EventModuleFree, gone, "it is not in " + kmodquery.ViewModules + " any more"})

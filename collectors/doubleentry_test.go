@@ -2,6 +2,7 @@ package collectors
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"testing"
@@ -234,6 +235,22 @@ func TestAModuleThatNoSourceSawCome(t *testing.T) {
 		require.Equal(t, []string{`ebpf: module "rootkit" came and it saw nothing of it`}, w.said.errs)
 		w.settle()
 		require.Empty(t, w.found(t), "it is told once")
+		require.NoError(t, w.Close())
+	})
+}
+
+// It was blinded, and noticed it before the next look.
+func TestAModuleThatCameWhenASourceFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, newKernel())
+		w.settle()
+		w.kernel.load("rootkit")
+		w.source.end <- errors.New("detached")
+		time.Sleep(firstDelay)
+		w.source.begin <- struct{}{}
+		w.settle()
+		require.Equal(t, []string{"module_unwitnessed rootkit"}, w.found(t))
+		require.Empty(t, w.source.reasons, "it watches anew")
 		require.NoError(t, w.Close())
 	})
 }

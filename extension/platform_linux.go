@@ -4,12 +4,14 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/linux"
+	"github.com/kmodquery/kmodquery/linux/views"
 )
 
 // sourceNames are the platform's sources of events in the order of preference.
@@ -44,8 +46,28 @@ func openSource(name string, c *config, position positions) collectors.Source {
 // recall names those that can tell at the start what happened before.
 var recall = []string{kmodquery.SourceJournal, kmodquery.SourceKmsg, kmodquery.SourceSyslog}
 
-// openViews returns the views of the kernel.
-func openViews() collectors.Views { return nil }
+// openViews returns the views of the kernel, nil where it has no modules.
+func openViews() collectors.Views {
+	if !hasModules() {
+		return nil
+	}
+	return kernelViews{views.New("/")}
+}
+
+// kernelViews also say how they are, as a sensor does.
+type kernelViews struct{ *views.Views }
+
+func (v kernelViews) Shown() (shown []string, reason string) {
+	var errs []string
+	for _, view := range v.Status() {
+		if view.Err != nil {
+			errs = append(errs, view.Err.Error())
+			continue
+		}
+		shown = append(shown, view.View)
+	}
+	return shown, strings.Join(errs, "; ")
+}
 
 // stamp is an event of the present moment.
 func stamp() kmodquery.Event { return linux.Stamp() }
