@@ -65,7 +65,7 @@ var kernelMessages = compile([]kernelFormat{
 
 	// elf_validity_cache_copy and what it calls, from 5.11 and 5.18 on, without
 	// the module's name.
-	{`Invalid ELF header (?:len \d+|magic: != TEXT|type: \d+ != \d+)`,
+	{`Invalid ELF header (?:len \d+|magic: != \x7fELF|type: \d+ != \d+)`,
 		Statement{Stage: StageCheck, Result: failed(enoexec), IsLast: true}},
 	{`Invalid (?:module )?architecture in ELF header: \d+`,
 		Statement{Stage: StageCheck, Result: failed(enoexec), IsLast: true}},
