@@ -57,6 +57,7 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 	a.plugins = tables.Plugins(tables.Config{
 		Store:      store,
 		Recorder:   recorder,
+		Inventory:  newInventory(),
 		Signatures: signatures.All(),
 		Kernel:     kernelRelease(),
 		ReplyBytes: c.replyLimit,

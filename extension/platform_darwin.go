@@ -5,12 +5,16 @@ import (
 
 	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/darwin"
+	"github.com/kmodquery/kmodquery/tables"
 )
 
 // sources lists the platform's sources of events.
 func sources(*config) []collectors.Source {
 	return []collectors.Source{darwin.NewEndpointSecurity()}
 }
+
+// newInventory returns none: nothing is looked at yet.
+func newInventory() tables.Inventory { return nil }
 
 // kernelRelease is what uname -r prints.
 func kernelRelease() string {
