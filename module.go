@@ -1,6 +1,9 @@
 package kmodquery
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // Views of the kernel that can show that a module is there, as the views column
 // of the inventory spells them.
@@ -62,4 +65,27 @@ func JoinModules(shown, loaded []Module) []Module {
 		}
 	}
 	return joined
+}
+
+// A ModuleFile is what lies on disk for a loaded module now. That it is what was
+// loaded is for the events to say.
+type ModuleFile struct {
+	Path    string // absolute, without links; the one that modprobe would take, where no source saw another
+	SHA256  string // of its bytes, in hex
+	Signer  string // as its signature claims
+	Package string // that owns it, in the words of the package manager
+	Missing string // of these columns, those that should have a value and could not be had, comma-separated
+}
+
+// Miss names columns whose value should have been there and could not be had.
+// A column already named is not named twice.
+func (f *ModuleFile) Miss(columns ...string) {
+	for _, column := range columns {
+		switch {
+		case f.Missing == "":
+			f.Missing = column
+		case !slices.Contains(strings.Split(f.Missing, ","), column):
+			f.Missing += "," + column
+		}
+	}
 }

@@ -139,15 +139,12 @@ func (l *ledger) forgetGone() {
 	}
 }
 
-// loaded returns the modules that are loaded by what the events say, by name.
+// loaded returns the modules that came and did not go, by sources that would
+// have seen it, in the order of their names.
 func (l *ledger) loaded() []kmodquery.Module {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	var modules []kmodquery.Module
-	for _, at := range l.entries {
-		if at.isLoaded() {
-			modules = append(modules, at.module)
-		}
+	for _, at := range l.certain() {
+		modules = append(modules, at.module)
 	}
 	slices.SortFunc(modules, func(a, b kmodquery.Module) int { return strings.Compare(a.Name, b.Name) })
 	return modules

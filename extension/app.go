@@ -24,6 +24,13 @@ type app struct {
 	shared   net.Listener         // where its readers connect; nil likewise
 }
 
+// A recorder is one of this process or another.
+type recorder interface {
+	tables.Recorder
+	// Loaded returns the modules that are loaded by what the events say.
+	Loaded() []kmodquery.Module
+}
+
 // open opens the event store, starts the sources unless another process
 // records into it, and makes the tables.
 func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
@@ -41,7 +48,7 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 		return nil, errors.Join(err, store.Close())
 	}
 	a := &app{store: store}
-	var recorder tables.Recorder
+	var recorder recorder
 	if status.Role == kmodquery.RoleRecorder {
 		// An idle host appends nothing, and with that nothing expires.
 		if err := store.Expire(ctx); err != nil {
@@ -57,6 +64,7 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 	a.plugins = tables.Plugins(tables.Config{
 		Store:      store,
 		Recorder:   recorder,
+		Inventory:  newInventory(recorder),
 		Signatures: signatures.All(),
 		Kernel:     kernelRelease(),
 		ReplyBytes: c.replyLimit,

@@ -8,6 +8,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/darwin"
+	"github.com/kmodquery/kmodquery/tables"
 )
 
 // sourceNames are the platform's sources of events in the order of preference.
@@ -30,6 +31,9 @@ func stamp() kmodquery.Event {
 	now := time.Now()
 	return kmodquery.Event{Time: now.Unix(), TimeNanos: now.UnixNano()}
 }
+
+// newInventory returns none: nothing is looked at yet.
+func newInventory(recorder) tables.Inventory { return nil }
 
 // kernelRelease is what uname -r prints.
 func kernelRelease() string {

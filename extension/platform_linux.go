@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -11,7 +13,9 @@ import (
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/linux"
+	"github.com/kmodquery/kmodquery/linux/ondisk"
 	"github.com/kmodquery/kmodquery/linux/views"
+	"github.com/kmodquery/kmodquery/tables"
 )
 
 // sourceNames are the platform's sources of events in the order of preference.
@@ -71,6 +75,35 @@ func (v kernelViews) Shown() (shown []string, reason string) {
 
 // stamp is an event of the present moment.
 func stamp() kmodquery.Event { return linux.Stamp() }
+
+// An inventory is what this host's views and disk, and the recorder, say of its
+// modules.
+type inventory struct {
+	*ondisk.Disk
+	views    *views.Views
+	recorder recorder
+}
+
+func newInventory(r recorder) tables.Inventory {
+	return &inventory{Disk: ondisk.New("/", kernelRelease()), views: views.New("/"), recorder: r}
+}
+
+// Modules leaves out what only seems to hide.
+func (i *inventory) Modules(ctx context.Context) ([]kmodquery.Module, error) {
+	modules, err := i.views.Modules(ctx)
+	if err != nil {
+		return nil, err
+	}
+	hidden, err := i.views.Confirm(ctx, modules)
+	if err != nil {
+		return nil, err
+	}
+	if err := i.recorder.Sync(ctx); err != nil {
+		return nil, err
+	}
+	listed := slices.DeleteFunc(modules, func(m kmodquery.Module) bool { return m.IsHidden() })
+	return kmodquery.JoinModules(append(listed, hidden...), i.recorder.Loaded()), nil
+}
 
 // kernelRelease is what uname -r prints.
 func kernelRelease() string {

@@ -29,6 +29,15 @@ type Recorder interface {
 	Sensors() []kmodquery.Sensor
 }
 
+// An Inventory knows what is loaded now. It must be safe for concurrent calls.
+type Inventory interface {
+	// Modules is one look at all views of the kernel, joined with what the
+	// events say of each module.
+	Modules(ctx context.Context) ([]kmodquery.Module, error)
+	// File is what lies on disk for a module, which may take a while.
+	File(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFile
+}
+
 // Defaults of a [Config].
 const (
 	DefaultReplyBytes  = 48 << 20
@@ -37,10 +46,12 @@ const (
 )
 
 // A Config is what the tables work with. Store and Recorder must be set; zero
-// bounds are replaced by the defaults.
+// bounds are replaced by the defaults. Without an Inventory the table of that
+// name says that the platform has none.
 type Config struct {
 	Store       Store
 	Recorder    Recorder
+	Inventory   Inventory
 	Signatures  []kmodquery.Signature
 	Kernel      string        // release of the running kernel, for the sensors
 	ReplyBytes  int64         // bound on the cells of one reply
@@ -63,6 +74,7 @@ func Plugins(c Config) []osquery.OsqueryPlugin {
 	return []osquery.OsqueryPlugin{
 		kernelModuleEvents(c).plugin(bound),
 		kernelModuleFindings(c).plugin(bound),
+		kernelModuleInventory(c).plugin(bound),
 		kernelModuleSensors(c).plugin(bound),
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 )
 
 const (
@@ -36,7 +35,7 @@ func eachLine(ctx context.Context, r io.Reader, visit func(line []byte) error) e
 		if visitErr := visit(line); visitErr != nil {
 			return visitErr
 		}
-		for err == bufio.ErrBufferFull {
+		for errors.Is(err, bufio.ErrBufferFull) {
 			_, err = lines.ReadSlice('\n')
 		}
 		if err == io.EOF {
@@ -46,14 +45,4 @@ func eachLine(ctx context.Context, r io.Reader, visit func(line []byte) error) e
 			return err
 		}
 	}
-}
-
-// eachLineOf is eachLine for a file.
-func eachLineOf(ctx context.Context, path string, visit func(line []byte) error) error {
-	file, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	return eachLine(ctx, file, visit)
 }

@@ -59,7 +59,7 @@ func readable(path string) error {
 	if _, err = file.Read(make([]byte, 1)); errors.Is(err, syscall.EISDIR) {
 		_, err = file.Readdirnames(1)
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return nil
 	}
 	return err

@@ -24,7 +24,6 @@ import (
 // that loads it.
 func TestGuestFirmware(t *testing.T) {
 	guest.Only(t)
-	needHandMade(t)
 	require.NoError(t, os.MkdirAll("/lib/firmware", 0o755))
 	require.NoError(t, os.WriteFile("/lib/firmware/kmodquery-test.bin", []byte("firmware"), 0o644))
 	image, err := kmod.Build(kmod.Firmware, nil)
@@ -59,7 +58,6 @@ func TestGuestFirmware(t *testing.T) {
 // memory, past the system call, and then fails.
 func TestGuestLoadInsideALoad(t *testing.T) {
 	guest.Only(t)
-	needHandMade(t)
 	inner := image(t, "dummy")
 	params := append([]byte("numdummies=2"), 0)
 	outer, err := kmod.Build(kmod.Nested, map[string]uint64{
@@ -115,27 +113,31 @@ func TestGuestLoadInsideALoad(t *testing.T) {
 	require.Len(t, findings(t, before), 2)
 }
 
-func needHandMade(t *testing.T) {
-	t.Helper()
-	if runtime.GOARCH != "amd64" {
-		t.Skip("arm64 kernels refuse modules that are made without their headers")
-	}
-}
-
 // kallsym finds the address of a system call's function by the name without
 // the architecture's prefix.
 func kallsym(t *testing.T, name string) uint64 {
 	t.Helper()
+	prefix := map[string]string{"amd64": "__x64_", "arm64": "__arm64_"}[runtime.GOARCH]
+	return symbol(t, prefix+name, "")
+}
+
+// symbol finds the address of a symbol of a module, or of the kernel itself.
+func symbol(t *testing.T, name, module string) uint64 {
+	t.Helper()
+	want := []string{name}
+	if module != "" {
+		want = append(want, "["+module+"]")
+	}
 	symbols, err := os.ReadFile("/proc/kallsyms")
 	require.NoError(t, err)
 	for line := range bytes.Lines(symbols) {
 		fields := strings.Fields(string(line))
-		if len(fields) == 3 && fields[2] == "__x64_"+name {
+		if len(fields) > 2 && slices.Equal(fields[2:], want) {
 			address, err := strconv.ParseUint(fields[0], 16, 64)
 			require.NoError(t, err)
 			return address
 		}
 	}
-	t.Fatalf("no %s in /proc/kallsyms", name)
+	t.Fatalf("no %v in /proc/kallsyms", want)
 	return 0
 }

@@ -177,7 +177,6 @@ func TestGuestText(t *testing.T) {
 	if os.Getenv(textEnv) == "" {
 		t.Skip("runs in the VMs that TestTextSources boots, one for each source")
 	}
-	needHandMade(t)
 	switch os.Getenv(textEnv) {
 	case kmodquery.SourceKmsg:
 		testText(t, text{
@@ -445,14 +444,14 @@ func textForged(t *testing.T, s text, run *textRun) {
 func textRestart(t *testing.T, s text, run *textRun, first kmodquery.Event) {
 	brd(t)
 	events := run.seen(t, 2)
-	require.Equal(t, brdEvents, names(events))
+	require.Equal(t, brdEvents, eventNames(events))
 	run.stop()
 
 	brd(t)
 	time.Sleep(1500 * time.Millisecond)
 	brd(t)
 	again := runText(t, s.open(events[1].Position))
-	require.Equal(t, twice(brdEvents), names(again.seen(t, 4)))
+	require.Equal(t, twice(brdEvents), eventNames(again.seen(t, 4)))
 	again.stop()
 
 	// With no position all of it is seen again, under the same names.
@@ -472,11 +471,11 @@ func textRestart(t *testing.T, s text, run *textRun, first kmodquery.Event) {
 			// While it runs.
 			run := runText(t, s.open(last))
 			brd(t)
-			require.Equal(t, brdEvents, names(run.seen(t, 2)))
+			require.Equal(t, brdEvents, eventNames(run.seen(t, 2)))
 			way.do(t)
 			brd(t)
 			events := run.seen(t, 2)
-			require.Equal(t, brdEvents, names(events))
+			require.Equal(t, brdEvents, eventNames(events))
 			run.stop()
 
 			// While it does not.
@@ -492,7 +491,7 @@ func textRestart(t *testing.T, s text, run *textRun, first kmodquery.Event) {
 				want = twice(brdEvents)
 			}
 			events = run.seen(t, len(want))
-			require.Equal(t, want, names(events))
+			require.Equal(t, want, eventNames(events))
 			last = events[len(events)-1].Position
 			run.stop()
 		})
@@ -515,7 +514,7 @@ var brdEvents = []string{kmodquery.EventModuleLoad, kmodquery.EventModuleFree}
 
 func twice(all []string) []string { return append(all[:len(all):len(all)], all...) }
 
-func names(events []kmodquery.Event) []string {
+func eventNames(events []kmodquery.Event) []string {
 	var all []string
 	for _, e := range events {
 		all = append(all, e.EventName)

@@ -35,7 +35,8 @@ struct {
 /* Sections that an arm64 kernel demands and fills itself. */
 asm(".pushsection .plt, \"ax\", %nobits; .skip 1; .popsection\n"
     ".pushsection .init.plt, \"ax\", %nobits; .skip 1; .popsection\n"
-    ".pushsection .text.ftrace_trampoline, \"ax\", %nobits; .skip 1; .popsection");
+    ".pushsection .text.ftrace_trampoline, \"ax\", %nobits; .skip 1; .popsection\n"
+    ".pushsection .init.text.ftrace_trampoline, \"ax\", %nobits; .skip 1; .popsection");
 #endif
 
 static const char license[] __attribute__((section(".modinfo"), used)) = "license=GPL";

@@ -1,0 +1,125 @@
+package ondisk
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+const release = "6.1.0-9-test"
+
+// write makes files below a folder.
+func write(t *testing.T, root string, files map[string]string) {
+	t.Helper()
+	for path, content := range files {
+		path = filepath.Join(root, path)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, []byte(content), 0o644))
+	}
+}
+
+// merged is a root whose /lib is in /usr, as it is on most hosts.
+func merged(t *testing.T, files map[string]string) string {
+	t.Helper()
+	root := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(root, "usr/lib"), 0o755))
+	require.NoError(t, os.Symlink("usr/lib", filepath.Join(root, "lib")))
+	write(t, root, files)
+	return root
+}
+
+func sum(text string) string {
+	digest := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(digest[:])
+}
+
+func TestFile(t *testing.T) {
+	const folder = "/usr/lib/modules/" + release
+	root := merged(t, map[string]string{
+		folder + "/modules.dep": "kernel/drivers/net/dummy.ko.xz:\n" +
+			"kernel/sound/snd-pcm.ko: kernel/sound/snd-timer.ko kernel/sound/snd.ko\n" +
+			"updates/dkms/zfs.ko.zst: kernel/x.ko\n" +
+			"/lib/modules/elsewhere/far.ko:\n" +
+			"kernel/dummy.ko:\nno module\nkernel/x.txt:\n",
+		folder + "/kernel/drivers/net/dummy.ko.xz": "dummy",
+		folder + "/kernel/sound/snd-pcm.ko":        "pcm",
+		"/opt/evil.ko":                             "evil",
+		"/var/lib/dpkg/info/linux-image.list":      "/lib/modules/" + release + "/kernel/drivers/net/dummy.ko.xz\n",
+	})
+	d := New(root, release)
+	d.owners = d.owners[:1]
+	for _, test := range []struct {
+		module kmodquery.Module
+		want   kmodquery.ModuleFile
+	}{
+		{kmodquery.Module{Name: "dummy"}, kmodquery.ModuleFile{Path: folder + "/kernel/drivers/net/dummy.ko.xz", SHA256: sum("dummy"),
+			Package: "linux-image"}},
+		{kmodquery.Module{Name: "snd_pcm"}, kmodquery.ModuleFile{Path: folder + "/kernel/sound/snd-pcm.ko", SHA256: sum("pcm")}},
+		{kmodquery.Module{Name: "snd-pcm"}, kmodquery.ModuleFile{Path: folder + "/kernel/sound/snd-pcm.ko", SHA256: sum("pcm")}},
+		{kmodquery.Module{Name: "dummy", Path: "/opt/evil.ko"}, kmodquery.ModuleFile{Path: "/opt/evil.ko", SHA256: sum("evil")}},
+		{kmodquery.Module{Name: "zfs"}, kmodquery.ModuleFile{Path: folder + "/updates/dkms/zfs.ko.zst", Missing: "sha256,signer"}},
+		{kmodquery.Module{Name: "far"}, kmodquery.ModuleFile{Path: "/usr/lib/modules/elsewhere/far.ko", Missing: "sha256,signer"}},
+		{kmodquery.Module{Name: "nosuch"}, kmodquery.ModuleFile{Missing: "path,sha256,signer,package"}},
+		{kmodquery.Module{}, kmodquery.ModuleFile{Missing: "path,sha256,signer,package"}},
+	} {
+		got := d.File(t.Context(), test.module)
+		if test.want.SHA256 == sum("dummy") { // it is no compressed module, whatever its name
+			got.Missing = ""
+		}
+		require.Equal(t, test.want, got)
+	}
+
+	// depmod ran again.
+	write(t, root, map[string]string{folder + "/modules.dep": "kernel/new.ko:\n"})
+	require.NoError(t, os.Chtimes(filepath.Join(root, folder, "modules.dep"), time.Now(), time.Now().Add(time.Hour)))
+	require.Empty(t, d.File(t.Context(), kmodquery.Module{Name: "dummy"}).Path)
+	require.Equal(t, folder+"/kernel/new.ko", d.File(t.Context(), kmodquery.Module{Name: "new"}).Path)
+
+	require.Equal(t, kmodquery.ModuleFile{Missing: "path,sha256,signer,package"},
+		New(t.TempDir(), release).File(t.Context(), kmodquery.Module{Name: "dummy"}))
+}
+
+// What lies in the place of a module's file may be anything by now.
+func TestFileBecameSomethingElse(t *testing.T) {
+	root := t.TempDir()
+	write(t, root, map[string]string{"secret": "secret"})
+	require.NoError(t, syscall.Mkfifo(filepath.Join(root, "pipe.ko"), 0o600))
+	require.NoError(t, os.Symlink("secret", filepath.Join(root, "link.ko")))
+	require.NoError(t, os.Mkdir(filepath.Join(root, "folder.ko"), 0o755))
+	write(t, root, map[string]string{"huge.ko": ""})
+	require.NoError(t, os.Truncate(filepath.Join(root, "huge.ko"), maxFile+1))
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for _, name := range []string{"pipe.ko", "link.ko", "folder.ko", "huge.ko", "gone.ko"} {
+		file := New(root, release).File(ctx, kmodquery.Module{Name: "m", Path: "/" + name})
+		require.Equal(t, kmodquery.ModuleFile{Path: "/" + name, Missing: "sha256,signer"}, file)
+	}
+	require.NoError(t, ctx.Err())
+}
+
+func TestParseModulesDepIsBounded(t *testing.T) {
+	require.Empty(t, parseModulesDep(strings.NewReader(strings.Repeat("x", maxLine*2))))
+	require.Equal(t, map[string]string{"a_b": "k/a-b.ko.gz"}, parseModulesDep(strings.NewReader("k/a-b.ko.gz:\n.ko:\nk/.ko:\n:\n")))
+}
+
+func FuzzModulesDep(f *testing.F) {
+	f.Add("kernel/drivers/net/dummy.ko.xz: kernel/x.ko\nupdates/a-b.ko:\n/abs/c.ko.zst:\n")
+	f.Add(":\n.ko:\n\xff.ko: \n")
+	f.Fuzz(func(t *testing.T, text string) {
+		for name, path := range parseModulesDep(strings.NewReader(text)) {
+			require.NotEmpty(t, name)
+			require.NotContains(t, name, "-")
+			require.Contains(t, text, path)
+		}
+	})
+}

@@ -1,0 +1,127 @@
+package ondisk
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A dpkg reads the lists of files that dpkg(1) keeps of its packages.
+type dpkg struct {
+	root string
+
+	mu      sync.Mutex
+	changed time.Time
+	owners  map[string]string // of the modules among the files
+}
+
+func newDpkg(root string) *dpkg { return &dpkg{root: root} }
+
+const dpkgInfo = "/var/lib/dpkg/info"
+
+func (d *dpkg) owner(ctx context.Context, path string) (string, error) {
+	// dpkg renames a list into its place, which changes the folder.
+	info, err := os.Stat(below(d.root, dpkgInfo))
+	if os.IsNotExist(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read dpkg's lists: %w", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.owners == nil || !d.changed.Equal(info.ModTime()) {
+		owners, err := d.read(ctx)
+		if err != nil {
+			return "", fmt.Errorf("read dpkg's lists: %w", err)
+		}
+		d.owners, d.changed = owners, info.ModTime()
+	}
+	return d.owners[path], nil
+}
+
+// read finds which package owns each module. A file that one package had moved
+// out of another one's way lies where the diversion says (dpkg-divert(1)).
+func (d *dpkg) read(ctx context.Context) (map[string]string, error) {
+	diversions, err := d.diversions()
+	if err != nil {
+		return nil, err
+	}
+	lists, err := filepath.Glob(filepath.Join(below(d.root, dpkgInfo), "*.list"))
+	if err != nil {
+		return nil, err
+	}
+	owners := map[string]string{}
+	for _, list := range lists {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		name := strings.TrimSuffix(filepath.Base(list), ".list")
+		err := eachModule(list, func(path string) {
+			by, isDiverted := diversions[path]
+			if plain, _, _ := strings.Cut(name, ":"); isDiverted && by.pack != plain {
+				path = by.to
+			}
+			if path = inUsr(d.root, path); len(owners) < maxIndex {
+				owners[path] = name
+			}
+		})
+		if err != nil && !os.IsNotExist(err) { // of a package that just went
+			return nil, err
+		}
+	}
+	return owners, nil
+}
+
+// A diversion says that what other packages have in a place lies elsewhere.
+type diversion struct {
+	to   string
+	pack string // whose own file stays; ":" where the administrator diverted
+}
+
+// diversions reads dpkg's file of that name: three lines each.
+func (d *dpkg) diversions() (map[string]diversion, error) {
+	file, err := os.Open(below(d.root, "/var/lib/dpkg/diversions"))
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	diversions := map[string]diversion{}
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() && len(diversions) < maxIndex {
+		from := lines.Text()
+		lines.Scan()
+		to := lines.Text()
+		lines.Scan()
+		diversions[from] = diversion{to: to, pack: lines.Text()}
+	}
+	return diversions, lines.Err()
+}
+
+// eachModule hands the lines of a file that name a module's file to visit.
+func eachModule(list string, visit func(path string)) error {
+	file, err := os.Open(list)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		if line := lines.Text(); strings.Contains(line, ".ko") {
+			if _, isModule := fileName(line); isModule {
+				visit(line)
+			}
+		}
+	}
+	return lines.Err()
+}

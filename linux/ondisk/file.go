@@ -1,0 +1,67 @@
+package ondisk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/linux/module"
+)
+
+const (
+	// maxFile bounds the file that is hashed, in bytes. The largest modules of a
+	// distribution have some 10 MB, with debugging information 200 MB.
+	maxFile = 1 << 30
+	// fileTime bounds the reading of one file.
+	fileTime = 10 * time.Second
+)
+
+// read adds what a file says of itself.
+func (d *Disk) read(ctx context.Context, file *kmodquery.ModuleFile) {
+	image, err := readImage(ctx, below(d.root, file.Path))
+	if err != nil {
+		file.Miss(columnSHA256, columnSigner)
+		return
+	}
+	file.SHA256 = image.SHA256
+	if image.Signature != nil {
+		file.Signer = image.Signature.Signer
+	}
+	for _, column := range image.Missing {
+		if column == columnSigner {
+			file.Miss(columnSigner)
+		}
+	}
+}
+
+var errNoFile = errors.New("it is no regular file of a module's size")
+
+// readImage reads a file that may have become anything since a module was loaded
+// from it: a named pipe, which is why it is opened without waiting, a device, or
+// a link to what its owner wants read.
+func readImage(ctx context.Context, path string) (module.Image, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return module.Image{}, fmt.Errorf("open module: %w", err)
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return module.Image{}, fmt.Errorf("stat module: %w", err)
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxFile {
+		return module.Image{}, fmt.Errorf("read module: %w", errNoFile)
+	}
+	ctx, cancel := context.WithTimeout(ctx, fileTime)
+	defer cancel()
+	return module.Read(ctx, file, info.Size())
+}
+
+func isLink(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&os.ModeSymlink != 0
+}

@@ -1,0 +1,123 @@
+package ondisk
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// rpmTime bounds one query of rpm(8), which may wait for a lock.
+	rpmTime = 10 * time.Second
+	// maxRPMOutput bounds what is kept of its answer.
+	maxRPMOutput = 64 << 10
+)
+
+// rpmDatabases are the folders that rpm keeps its database in, by age of the
+// distribution.
+var rpmDatabases = []string{"/usr/lib/sysimage/rpm", "/usr/share/rpm", "/var/lib/rpm"}
+
+// An rpm asks rpm(8) itself, whose database has had several forms.
+type rpm struct {
+	root    string
+	program string
+
+	mu      sync.Mutex
+	changed time.Time
+	owners  map[string]string
+}
+
+func newRPM(root string) *rpm { return &rpm{root: root, program: "/usr/bin/rpm"} }
+
+func (r *rpm) owner(ctx context.Context, path string) (string, error) {
+	folder, changed := r.database()
+	if folder == "" {
+		return "", nil
+	}
+	if _, err := os.Stat(r.program); os.IsNotExist(err) {
+		return "", nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.owners == nil || !r.changed.Equal(changed) || len(r.owners) >= maxIndex {
+		r.owners, r.changed = map[string]string{}, changed
+	}
+	if owner, ok := r.owners[path]; ok {
+		return owner, nil
+	}
+	owner, err := r.ask(ctx, folder, path)
+	if err != nil {
+		return "", fmt.Errorf("ask rpm who owns %s: %w", path, err)
+	}
+	r.owners[path] = owner
+	return owner, nil
+}
+
+// database returns the folder of rpm's database and when it last changed; none
+// where rpm keeps no packages here.
+func (r *rpm) database() (folder string, changed time.Time) {
+	for _, folder := range rpmDatabases {
+		for _, file := range []string{"rpmdb.sqlite", "Packages.db", "Packages"} {
+			if info, err := os.Stat(below(r.root, folder+"/"+file)); err == nil {
+				// sqlite writes its log first.
+				if wal, err := os.Stat(below(r.root, folder+"/"+file+"-wal")); err == nil && wal.ModTime().After(info.ModTime()) {
+					info = wal
+				}
+				return folder, info.ModTime()
+			}
+		}
+	}
+	return "", time.Time{}
+}
+
+// ask has rpm look the path up among the files of all packages, without looking
+// at the file itself.
+func (r *rpm) ask(ctx context.Context, folder, path string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, rpmTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, r.program, "--dbpath", below(r.root, folder), "--query", "--whatprovides",
+		"--queryformat", "%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}\n", path)
+	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/bin:/bin"}
+	var out, stderr bounded
+	cmd.Stdout, cmd.Stderr = &out, &stderr
+	cmd.WaitDelay = time.Second
+	err := cmd.Run()
+	answer := strings.TrimSpace(out.String())
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		owner, _, _ := strings.Cut(answer, "\n")
+		return owner, nil
+	case errors.As(err, &exit) && ctx.Err() == nil && isNobodys(answer+stderr.String()):
+		return "", nil
+	default:
+		line, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n")
+		return "", fmt.Errorf("%w: %s", err, line)
+	}
+}
+
+// isNobodys reports whether rpm says that no package has the file.
+func isNobodys(answer string) bool {
+	for _, text := range []string{"no package provides", "is not owned by any package", "No such file or directory"} {
+		if strings.Contains(answer, text) {
+			return true
+		}
+	}
+	return false
+}
+
+// bounded keeps the beginning of what is written to it.
+type bounded struct{ bytes.Buffer }
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if room := maxRPMOutput - b.Len(); room > 0 {
+		b.Buffer.Write(p[:min(len(p), room)])
+	}
+	return len(p), nil
+}

@@ -1,0 +1,90 @@
+package ondisk
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const spec = `Name: kmodquery-test
+Version: 1
+Release: 2
+Summary: test
+License: none
+BuildArch: noarch
+%description
+test
+%install
+mkdir -p %{buildroot}/usr/lib/modules/1 %{buildroot}/lib/modules/1
+echo dummy > %{buildroot}/usr/lib/modules/1/dummy.ko
+echo old > %{buildroot}/lib/modules/1/old.ko
+%files
+/usr/lib/modules/1/dummy.ko
+/lib/modules/1/old.ko
+`
+
+// TestRPMOfThisHost has rpm itself install a package and asks it.
+func TestRPMOfThisHost(t *testing.T) {
+	for _, program := range []string{"rpm", "rpmbuild"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("no %s on this host (Debian's package rpm)", program)
+		}
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("rpm installs for root only")
+	}
+	build, root := t.TempDir(), merged(t, nil)
+	write(t, build, map[string]string{"/test.spec": spec})
+	run(t, "rpmbuild", "--quiet", "--define", "_topdir "+build, "-bb", filepath.Join(build, "test.spec"))
+	database := filepath.Join(root, "/usr/lib/sysimage/rpm")
+	require.NoError(t, os.MkdirAll(database, 0o755))
+	run(t, "rpm", "--root", root, "--dbpath", "/usr/lib/sysimage/rpm", "--nodeps", "--install",
+		filepath.Join(build, "RPMS/noarch/kmodquery-test-1-2.noarch.rpm"))
+
+	r := newRPM(root)
+	for range 2 { // the second time it is not asked
+		owner, err := r.owner(t.Context(), "/usr/lib/modules/1/dummy.ko")
+		require.NoError(t, err)
+		require.Equal(t, "kmodquery-test-1-2.noarch", owner)
+		owner, err = r.owner(t.Context(), "/usr/lib/modules/1/old.ko") // the package has it in /lib
+		require.NoError(t, err)
+		require.Equal(t, "kmodquery-test-1-2.noarch", owner)
+		owner, err = r.owner(t.Context(), "/opt/nobody's.ko")
+		require.NoError(t, err)
+		require.Empty(t, owner)
+		r.program = "/bin/false"
+	}
+}
+
+func TestRPM(t *testing.T) {
+	r := newRPM(t.TempDir())
+	owner, err := r.owner(t.Context(), "/opt/a.ko")
+	require.NoError(t, err)
+	require.Empty(t, owner, "rpm has no packages here")
+
+	root := t.TempDir()
+	write(t, root, map[string]string{"/var/lib/rpm/rpmdb.sqlite": "", "/bin/rpm": "#!/bin/sh\necho 'error: cannot open Packages' >&2\necho more\nexit 1\n"})
+	require.NoError(t, os.Chmod(filepath.Join(root, "/bin/rpm"), 0o755))
+	r = newRPM(root)
+	r.program = filepath.Join(root, "/bin/rpm")
+	_, err = r.owner(t.Context(), "/opt/a.ko")
+	require.EqualError(t, err, "ask rpm who owns /opt/a.ko: exit status 1: error: cannot open Packages")
+
+	r.program = filepath.Join(root, "/bin/nosuch")
+	owner, err = r.owner(t.Context(), "/opt/a.ko")
+	require.NoError(t, err)
+	require.Empty(t, owner)
+
+	// It waits for a lock.
+	write(t, root, map[string]string{"/bin/rpm": "#!/bin/sh\nexec sleep 60\n"})
+	r.program = filepath.Join(root, "/bin/rpm")
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err = r.owner(ctx, "/opt/a.ko")
+	require.Error(t, err)
+}

@@ -1,0 +1,241 @@
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/linux/views"
+	"github.com/kmodquery/kmodquery/test/kmod"
+	"github.com/kmodquery/kmodquery/test/vm"
+	"github.com/kmodquery/kmodquery/test/vm/guest"
+)
+
+// hiddenEnv is set in the VMs that TestHidden boots.
+const hiddenEnv = "KMODQUERY_HIDDEN"
+
+// TestHidden boots every kernel for modules that hide, which stay until it ends.
+func TestHidden(t *testing.T) {
+	for _, kernel := range vm.Matrix() {
+		t.Run(kernel.String(), func(t *testing.T) {
+			t.Parallel()
+			vm.Test(t, kernel, "^TestGuestHidden$", vm.Options{
+				Modules: []string{"nbd", "tcp_nv"},
+				Files:   map[string]string{guestExtension: buildExtension(t, kernel.Arch)},
+				Env:     []string{hiddenEnv + "=1"},
+				Cmdline: []string{"rcupdate.rcu_expedited=1"},
+				Timeout: 15 * time.Minute,
+			})
+		})
+	}
+}
+
+// TestGuestHidden first looks at modules that come and go, none of which hides,
+// and then at some that do, in the order in which less and less shows them.
+func TestGuestHidden(t *testing.T) {
+	guest.Only(t)
+	if os.Getenv(hiddenEnv) == "" {
+		t.Skip("runs in the VMs that TestHidden boots: modules that hide stay")
+	}
+	v := views.New("/")
+	require.NoError(t, guest.LoadImage(image(t, "nbd"), ""))
+	t.Run("none", func(t *testing.T) {
+		for _, restrict := range []string{"0", "1", "2"} {
+			restrictPointers(t, restrict)
+			modules, err := v.Modules(t.Context())
+			require.NoError(t, err)
+			require.Len(t, modules, 1, "%v", described(modules))
+			require.Contains(t, modules[0].Views, kmodquery.ViewModules)
+			require.Equal(t, restrict == "1", contains(modules[0].Views, kmodquery.ViewVmallocinfo), restrict)
+			require.Equal(t, restrict == "2", modules[0].Address == nil)
+		}
+	})
+	t.Run("cycles", func(t *testing.T) { cycles(t, v) })
+
+	require.NoError(t, guest.LoadImage(image(t, "dummy"), ""))
+	address := symbol(t, "__this_module", "dummy")
+	helper, err := kmod.Build(kmod.Hidden, map[string]uint64{"target": address})
+	require.NoError(t, err)
+	require.ErrorIs(t, guest.LoadImage(helper, ""), unix.ENODEV)
+	require.ErrorIs(t, guest.Unload("dummy"), unix.ENOENT)
+	btf := ""
+	if _, err := os.Stat("/sys/kernel/btf/dummy"); err == nil {
+		btf = " btf"
+	}
+	for _, restrict := range []string{"0", "1"} {
+		restrictPointers(t, restrict)
+		memory := map[string]string{"0": "", "1": " vmallocinfo"}[restrict]
+		requireHidden(t, v, "dummy[sysfs ftrace"+btf+memory+"]")
+	}
+
+	own, err := kmod.Build(kmod.Hidden, nil)
+	require.NoError(t, err)
+	require.NoError(t, guest.LoadImage(own, ""))
+	restrictPointers(t, "0")
+	requireHidden(t, v, "dummy[sysfs ftrace"+btf+"]", "kmodquery_hidden[sysfs ftrace]")
+
+	// Only ftrace and its memory show it.
+	own, err = kmod.Build(kmod.Ghost, nil)
+	require.NoError(t, err)
+	require.NoError(t, guest.LoadImage(own, ""))
+	for _, restrict := range []string{"0", "1"} {
+		restrictPointers(t, restrict)
+		memory := map[string]string{"0": "", "1": " vmallocinfo"}[restrict]
+		ghosts := memory
+		if tellsMemory() {
+			ghosts = " vmallocinfo"
+		}
+		requireHidden(t, v, "dummy[sysfs ftrace"+btf+memory+"]", "kmodquery_hidden[sysfs ftrace"+memory+"]", "kmodquery_ghost[ftrace"+ghosts+"]")
+	}
+	requireInventory(t)
+
+	// What has no name is seen by its memory alone.
+	require.NoError(t, unix.Unmount("/sys/kernel/tracing", 0))
+	require.NoError(t, unix.Unmount("/sys/kernel/debug", unix.MNT_DETACH))
+	for _, restrict := range []string{"0", "1"} {
+		restrictPointers(t, restrict)
+		memory := map[string]string{"0": "", "1": " vmallocinfo"}[restrict]
+		want := []string{"dummy[sysfs" + btf + memory + "]", "kmodquery_hidden[sysfs" + memory + "]"}
+		if restrict == "1" || tellsMemory() {
+			want = append(want, strconv.FormatInt(ghostMemory(), 10)+"[vmallocinfo]")
+		}
+		requireHidden(t, v, want...)
+	}
+}
+
+// tellsMemory reports whether the memory of modules can be told from other code's
+// without its addresses.
+func tellsMemory() bool { return guest.Kernel() != "7.x" }
+
+// ghostMemory is what the hand-made ghost takes.
+func ghostMemory() int64 {
+	switch guest.Kernel() {
+	case "5.10", "6.1":
+		return 16384
+	case "7.x":
+		return 8192 // without its text
+	}
+	return 12288
+}
+
+// cycles loads and unloads a module a thousand times while the views are looked
+// at all the time.
+func cycles(t *testing.T, v *views.Views) {
+	count := 1000
+	if testing.Short() {
+		count = 50
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	loaded := make(chan error, 1)
+	dummy := image(t, "dummy")
+	go func() {
+		defer stop()
+		for range count {
+			if err := guest.LoadImage(dummy, ""); err != nil {
+				loaded <- err
+				return
+			}
+			if err := guest.Unload("dummy"); err != nil {
+				loaded <- err
+				return
+			}
+		}
+		loaded <- nil
+	}()
+	looks, suspicions := 0, 0
+	for ctx.Err() == nil {
+		restrictPointers(t, strconv.Itoa(looks/2%2))
+		look := v.Listed
+		if looks%2 == 1 {
+			look = v.Modules
+		}
+		modules, err := look(t.Context())
+		require.NoError(t, err)
+		require.NotNil(t, moduleNamed(modules, "nbd"), "%v", described(modules))
+		if m := moduleNamed(modules, "nbd"); m != nil {
+			require.False(t, m.IsHidden())
+		}
+		for i := range modules {
+			if modules[i].IsHidden() {
+				suspicions++
+			}
+		}
+		hidden, err := v.Confirm(t.Context(), modules)
+		require.NoError(t, err)
+		require.Empty(t, hidden, "%v", described(hidden))
+		looks++
+	}
+	require.NoError(t, <-loaded)
+	t.Logf("%d looks, %d suspicions", looks, suspicions)
+}
+
+// requireHidden wants exactly these to be hidden, after a second look.
+func requireHidden(t *testing.T, v *views.Views, want ...string) {
+	t.Helper()
+	modules, err := v.Modules(t.Context())
+	require.NoError(t, err)
+	confirmed, err := v.Confirm(t.Context(), modules)
+	require.NoError(t, err)
+	require.ElementsMatch(t, want, described(confirmed))
+	listed, err := v.Listed(t.Context())
+	require.NoError(t, err)
+	confirmed, err = v.Confirm(t.Context(), listed)
+	require.NoError(t, err)
+	var inSysfs []string
+	for _, text := range want {
+		if name, _, found := strings.Cut(text, "[sysfs"); found {
+			inSysfs = append(inSysfs, name)
+		}
+	}
+	require.ElementsMatch(t, inSysfs, names(confirmed))
+}
+
+// requireInventory wants the table to say which hide.
+func requireInventory(t *testing.T) {
+	t.Helper()
+	rows := query(t, "SELECT name, hidden, state, path FROM kernel_module_inventory WHERE name != ''")
+	require.Equal(t, map[string]string{"nbd": "0", "dummy": "1", "kmodquery_hidden": "1", "kmodquery_ghost": "1"}, map[string]string{
+		rows[0]["name"]: rows[0]["hidden"], rows[1]["name"]: rows[1]["hidden"], rows[2]["name"]: rows[2]["hidden"], rows[3]["name"]: rows[3]["hidden"],
+	})
+}
+
+func contains(texts []string, text string) bool {
+	for _, t := range texts {
+		if t == text {
+			return true
+		}
+	}
+	return false
+}
+
+func names(modules []kmodquery.Module) []string {
+	var all []string
+	for _, m := range modules {
+		all = append(all, m.Name)
+	}
+	return all
+}
+
+func moduleNamed(modules []kmodquery.Module, name string) *kmodquery.Module {
+	for i := range modules {
+		if modules[i].Name == name {
+			return &modules[i]
+		}
+	}
+	return nil
+}
+
+func restrictPointers(t *testing.T, value string) {
+	t.Helper()
+	require.NoError(t, os.WriteFile("/proc/sys/kernel/kptr_restrict", []byte(value), 0o644))
+}

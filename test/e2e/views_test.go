@@ -1,0 +1,109 @@
+//go:build linux
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/linux/views"
+	"github.com/kmodquery/kmodquery/test/kmod"
+	"github.com/kmodquery/kmodquery/test/vm/guest"
+)
+
+// TestGuestViews compares every column of the inventory with what is known of a
+// module from elsewhere.
+func TestGuestViews(t *testing.T) {
+	guest.Only(t)
+	path, err := guest.ModulePath("dummy")
+	require.NoError(t, err)
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	before := latest(t)
+	require.NoError(t, guest.LoadImage(image(t, "dummy"), ""))
+	defer guest.Unload("dummy")
+	load := eventsSince(t, before)[0]
+
+	rows := query(t, "SELECT * FROM kernel_module_inventory WHERE name = 'dummy'")
+	require.Len(t, rows, 1)
+	row := rows[0]
+	require.Regexp(t, `^0xffff[0-9a-f]{12}$`, row["address"])
+	require.Greater(t, integer(t, row["size"]), int64(4096))
+	info := modinfo(t, image(t, "dummy"))
+	want := map[string]string{
+		"name": "dummy", "refs": "0", "state": "Live", "taints": "0", "hidden": "0",
+		"path": path, "sha256": sum(content), "signer": modinfoSays(t, image(t, "dummy"), "signer"),
+		"views": array(t, append(viewsOf("dummy"), kmodquery.ViewEvents)...), "address": row["address"], "size": row["size"],
+		"load_id": load["load_id"], "first_seen": load["first_seen"],
+	}
+	for _, column := range []string{"version", "srcversion"} {
+		if info[column] != "" {
+			want[column] = info[column]
+		}
+	}
+	require.Equal(t, want, row)
+	require.Empty(t, query(t, "SELECT * FROM kernel_module_inventory WHERE hidden = 1"))
+	require.Empty(t, query(t, "SELECT * FROM kernel_module_inventory WHERE name = 'nosuch'"))
+
+	for _, status := range views.New("/").Status() {
+		require.NoError(t, status.Err, status.View)
+	}
+}
+
+// TestGuestUsedBy has one module use another.
+func TestGuestUsedBy(t *testing.T) {
+	guest.Only(t)
+	image, err := kmod.Build(kmod.Firmware, nil)
+	require.NoError(t, err)
+	require.NoError(t, os.MkdirAll("/lib/firmware", 0o755))
+	require.NoError(t, os.WriteFile("/lib/firmware/kmodquery-test.bin", []byte("firmware"), 0o644))
+	require.NoError(t, guest.LoadImage(image, ""))
+	defer guest.Unload("kmodquery_firmware")
+	rows := query(t, "SELECT taints, missing, path FROM kernel_module_inventory WHERE name = 'kmodquery_firmware'")
+	require.Equal(t, []map[string]string{{
+		// Forced, out of tree and unsigned.
+		"taints":  strconv.Itoa(1<<1 | 1<<12 | 1<<13),
+		"missing": "path,sha256,signer,package",
+	}}, rows)
+	taint, err := views.New("/").Taint(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 1<<1|1<<12|1<<13, taint&(1<<1|1<<12|1<<13))
+}
+
+// viewsOf are the views that show a module of Debian's which does not hide.
+func viewsOf(name string) []string {
+	all := []string{kmodquery.ViewModules, kmodquery.ViewSysfs, kmodquery.ViewKallsyms, kmodquery.ViewFtrace}
+	if _, err := os.Stat("/sys/kernel/btf/" + name); err == nil {
+		all = append(all, kmodquery.ViewBTF)
+	}
+	return all
+}
+
+func array(t *testing.T, names ...string) string {
+	t.Helper()
+	text, err := json.Marshal(names)
+	require.NoError(t, err)
+	return string(text)
+}
+
+// described are modules as name and views, those without a name with their
+// memory.
+func described(modules []kmodquery.Module) []string {
+	var texts []string
+	for _, m := range modules {
+		text := fmt.Sprint(m.Name, m.Views)
+		if m.Name == "" {
+			text = fmt.Sprintf("%d%v", *m.Size, m.Views)
+		}
+		texts = append(texts, text)
+	}
+	slices.Sort(texts)
+	return texts
+}
