@@ -42,6 +42,8 @@ const (
 // isTracing reports whether the program needs a function in the kernel's BTF.
 func (as attachAs) isTracing() bool { return as == asFentry || as == asFexit }
 
+func (as attachAs) isKprobe() bool { return as == asKprobe || as == asKretprobe }
+
 // hooks lists every hook in the order of attachment. Entries come before
 // returns, so that what is seen to return was seen to begin.
 //
