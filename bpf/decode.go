@@ -24,6 +24,7 @@ const (
 	ImageTaken    = Kind(moduleRecordKindRECORD_IMAGE)
 	ProcessPath   = Kind(moduleRecordKindRECORD_PATH)
 	ProcessArgs   = Kind(moduleRecordKindRECORD_CMDLINE)
+	ParamsTaken   = Kind(moduleRecordKindRECORD_PARAMS)
 )
 
 // Names of the system calls in [Call.Name].
@@ -80,6 +81,7 @@ type Record struct {
 	Image  *Image  // ImageTaken
 	Path   *Path   // ProcessPath
 	Args   *Args   // ProcessArgs
+	Params *Text   // ParamsTaken: the parameters as the kernel took them
 }
 
 // Call is a system call that has returned.
@@ -91,8 +93,8 @@ type Call struct {
 	HasArguments bool
 	Flags        uint64 // of finit_module and delete_module
 	Size         uint64 // init_module's len
-	Params       Text
-	Module       Text // the name given to delete_module
+	Params       Text   // as they stood in the caller's memory; Missing where ParamsTaken tells of them
+	Module       Text   // the name given to delete_module
 	Verdict      *int64
 	// Denied counts the calls like this one, where it was refused with EPERM
 	// before the kernel took a byte; nil otherwise.
@@ -136,7 +138,7 @@ type Module struct {
 	Version    string
 	Srcversion string
 	Taints     uint64
-	Params     Text // ModuleLoad only
+	Params     Text // ModuleLoad only, and as in Call
 	// SigOK says that the signature was verified with a key that the kernel
 	// trusts; nil where the kernel does not look at signatures.
 	SigOK *bool
@@ -195,6 +197,8 @@ func Decode(raw []byte) (Record, error) {
 		record.Path, err = decodeProcessPath(raw)
 	case ProcessArgs:
 		record.Args, err = decodeArgs(raw)
+	case ParamsTaken:
+		record.Params, err = decodeParams(raw)
 	default:
 		err = fmt.Errorf("decode record: unknown kind %d", header.Kind)
 	}
@@ -244,6 +248,14 @@ func decodeModule(raw []byte) (*Module, error) {
 		module.SigOK = new(r.SigOk == moduleSigOkSIG_OK_YES)
 	}
 	return module, nil
+}
+
+func decodeParams(raw []byte) (*Text, error) {
+	r, err := view[moduleParamsRecord](raw)
+	if err != nil {
+		return nil, err
+	}
+	return new(counted(r.Params[:], r.ParamsLen)), nil
 }
 
 func verdict(verified uint32, errno int32) *int64 {
@@ -336,7 +348,7 @@ func text(raw []byte) string {
 	return string(raw)
 }
 
-// counted reads what bpf_probe_read_user_str left: the text's length with its
+// counted reads what bpf_probe_read_user_str, or _kernel_str, left: the text's length with its
 // NUL, 0 for an empty text (kernels before 7.x return that), or something
 // negative where there was nothing to read or it could not be read.
 func counted(raw []byte, length int32) Text {

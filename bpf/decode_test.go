@@ -176,6 +176,31 @@ func TestDecodeModule(t *testing.T) {
 	require.Equal(t, want, got)
 }
 
+func TestDecodeParams(t *testing.T) {
+	tests := []struct {
+		name, text string
+		length     int32
+		want       Text
+	}{
+		{"none", "\x00left over", 1, Text{}},
+		{"one", "a=1\x00left over", 4, Text{Value: "a=1"}},
+		{"unreadable", "left over", -14, Text{Missing: true}},
+		{"cut", strings.Repeat("p", 1023) + "\x00", 1024, Text{Value: strings.Repeat("p", 1023), Truncated: true}},
+		{"no end", strings.Repeat("p", 1024), 1 << 30, Text{Value: strings.Repeat("p", 1024), Truncated: true}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			raw := moduleParamsRecord{Header: header(moduleRecordKindRECORD_PARAMS), ParamsLen: test.length}
+			copy(raw.Params[:], test.text)
+			want := wantHeader(ParamsTaken)
+			want.Params = &test.want
+			got, err := Decode(bytesOf(raw))
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+		})
+	}
+}
+
 // walks are paths as they travel, the file first, and what they are.
 var walks = []struct {
 	name       string
@@ -266,7 +291,7 @@ func TestDecodeRefusesWhatIsNoRecord(t *testing.T) {
 	require.ErrorContains(t, err, "0 bytes")
 	_, err = Decode(bytesOf(header(99)))
 	require.EqualError(t, err, "decode record: unknown kind 99")
-	for kind := SystemCall; kind <= ProcessArgs; kind++ {
+	for kind := SystemCall; kind <= ParamsTaken; kind++ {
 		_, err = Decode(bytesOf(header(moduleRecordKind(kind))))
 		require.ErrorContains(t, err, "bytes where at least", kind)
 	}
@@ -294,6 +319,7 @@ func FuzzDecode(f *testing.F) {
 	args := moduleCmdlineRecord{Header: header(moduleRecordKindRECORD_CMDLINE), Len: 1<<64 - 1}
 	f.Add(bytesOf(args))
 	f.Add(bytesOf(args)[:int(unsafe.Offsetof(args.Cmdline))+9])
+	f.Add(bytesOf(moduleParamsRecord{Header: header(moduleRecordKindRECORD_PARAMS), ParamsLen: 1 << 30}))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		record, err := Decode(raw)
 		if err != nil {
@@ -301,7 +327,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		subjects := 0
 		for _, has := range []bool{
-			record.Call != nil, record.File != nil, record.Module != nil, record.Image != nil, record.Path != nil, record.Args != nil,
+			record.Call != nil, record.File != nil, record.Module != nil, record.Image != nil, record.Path != nil, record.Args != nil, record.Params != nil,
 		} {
 			if has {
 				subjects++

@@ -42,6 +42,8 @@ const (
 // isTracing reports whether the program needs a function in the kernel's BTF.
 func (as attachAs) isTracing() bool { return as == asFentry || as == asFexit }
 
+func (as attachAs) isKprobe() bool { return as == asKprobe || as == asKretprobe }
+
 // hooks lists every hook in the order of attachment. Entries come before
 // returns, so that what is seen to return was seen to begin.
 //
@@ -52,6 +54,10 @@ func (as attachAs) isTracing() bool { return as == asFentry || as == asFexit }
 // (bpf_prog_enter's recursion guard): loads go unseen, by chance or because
 // somebody sees to it. Two programs could also write into one processor's draft
 // (module.bpf.c). A kprobe runs with preemption off and is preferred there.
+//
+// Some hooks have no such choice. On amd64, kernels before 6.6 attach no tracing
+// program to a function of more than six arguments, as parse_args is. And for
+// some tracepoints there is no function that says the same.
 func hooks(preemptible bool) []hook {
 	var list []hook
 	for _, call := range []string{InitModule, FinitModule, DeleteModule} {
@@ -82,7 +88,15 @@ func hooks(preemptible bool) []hook {
 			slices.Reverse(h.programs)
 		}
 	}
-	return list
+	return append(list,
+		hook{name: "parse_args", programs: []candidate{
+			{"kprobe_parse_args", asKprobe, "parse_args"},
+			{"fentry_parse_args", asFentry, "parse_args"},
+		}},
+		onlyTracepoint("initcall_start"),
+		onlyTracepoint("initcall_finish"),
+		onlyTracepoint("sched_process_exit"),
+	)
 }
 
 func systemCall(symbol, name string, optional bool) []hook {
@@ -111,6 +125,10 @@ func tracepoint(name, function string) hook {
 		{"raw_tp_" + name, asRawTracepoint, name},
 		{"kprobe_" + function, asKprobe, function},
 	}}
+}
+
+func onlyTracepoint(name string) hook {
+	return hook{name: name, programs: []candidate{{"raw_tp_" + name, asRawTracepoint, name}}}
 }
 
 // preemptMode shows how a PREEMPT_DYNAMIC kernel preempts, as in

@@ -43,12 +43,15 @@ type Programs struct {
 	images     *ringbuf.Reader
 	readTypes  map[uint32]string
 	loadTypes  map[uint32]string
+	// withoutKprobes says that they were switched off at Open.
+	withoutKprobes bool
 }
 
 type attached struct {
 	candidate
 	loaded *ebpf.Program
 	link   link.Link
+	id     uint64 // of the link
 }
 
 // Open loads the programs and attaches each hook with the first of its programs
@@ -88,9 +91,15 @@ func Open(imageLimit int64) (_ *Programs, err error) {
 	if p.loadTypes, err = enumerators(kernel, "kernel_load_data_id"); err != nil {
 		return nil, err
 	}
+	if ftrace.isOff() {
+		return nil, ftrace.off()
+	}
 	spec, list, err := choose(kernel)
 	if err != nil {
 		return nil, err
+	}
+	if p.withoutKprobes = kprobes.isOff(); p.withoutKprobes {
+		list = withoutKprobes(list)
 	}
 	if err := p.loadMaps(spec); err != nil {
 		return nil, err
@@ -247,6 +256,9 @@ func (p *Programs) load(spec *ebpf.CollectionSpec, targets map[string]string) (m
 
 // attach attaches the first of the hook's programs that the kernel takes.
 func (p *Programs) attach(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.Program, h hook) error {
+	if len(h.programs) == 0 {
+		return fmt.Errorf("attach to %s: %w", h.name, kprobes.off())
+	}
 	var failures []error
 	for _, c := range h.programs {
 		err := p.attachAs(spec, loaded, c)
@@ -282,6 +294,11 @@ func (p *Programs) attachAs(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.P
 		// goes unseen is counted.
 		a.link, err = link.Kretprobe(c.symbol, program, nil)
 	}
+	if err == nil {
+		if a.id, err = identify(a.link); err != nil {
+			err = errors.Join(err, a.link.Close())
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("attach program: %w", err)
 	}
@@ -315,7 +332,7 @@ func (p *Programs) Pending() int { return p.reader.AvailableBytes() }
 func (p *Programs) Hooks() []string {
 	names := make([]string, len(p.attached))
 	for i, a := range p.attached {
-		names[i] = fmt.Sprintf("%s (%s)", a.symbol, a.as)
+		names[i] = a.String()
 	}
 	return names
 }
@@ -358,7 +375,7 @@ func (p *Programs) Counters() (Counters, error) {
 func (p *Programs) Close() error {
 	var errs []error
 	for _, a := range p.attached {
-		errs = append(errs, a.link.Close(), a.loaded.Close())
+		errs = append(errs, a.detach(), a.loaded.Close())
 	}
 	for _, reader := range []*ringbuf.Reader{p.reader, p.images} {
 		if reader != nil {

@@ -665,6 +665,18 @@ static __always_inline int exit_module_call(u32 call, s64 returned)
 	return 0;
 }
 
+/* A call that was refused before load_module leaves its attempt behind where only that is traced. */
+SEC("tp_btf/sched_process_exit")
+int tp_btf_sched_process_exit(u64 *ctx)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+
+	/* For every thread of every program, so not without a look first: that takes no lock. */
+	if (bpf_map_lookup_elem(&threads, &tid))
+		bpf_map_delete_elem(&threads, &tid);
+	return 0;
+}
+
 #define SYSTEM_CALL(name, CALL)                           \
 	SEC("fexit/sys_" #name)                           \
 	int fexit_sys_##name(u64 *ctx)                    \

@@ -68,6 +68,7 @@ func lockedHooks(kernel *btf.Spec) []hook {
 		tracing("tp_btf_module_load", asTypedTracepoint, "module_load"),
 		tracing("tp_btf_module_free", asTypedTracepoint, "module_free"),
 		tracing("tp_btf_module_request", asTypedTracepoint, "module_request"),
+		tracing("tp_btf_sched_process_exit", asTypedTracepoint, "sched_process_exit"),
 	}
 	if traceable(kernel, "mod_verify_sig", asFexit) {
 		list = append(list, tracing("fexit_mod_verify_sig", asFexit, "mod_verify_sig"))

@@ -38,6 +38,7 @@ const (
 	lockedProgTpBtfModuleFree              = "tp_btf_module_free"
 	lockedProgTpBtfModuleLoad              = "tp_btf_module_load"
 	lockedProgTpBtfModuleRequest           = "tp_btf_module_request"
+	lockedProgTpBtfSchedProcessExit        = "tp_btf_sched_process_exit"
 )
 
 // loadLocked returns the embedded CollectionSpec for locked.
@@ -98,6 +99,7 @@ type lockedProgramSpecs struct {
 	TpBtfModuleFree              *ebpf.ProgramSpec `ebpf:"tp_btf_module_free"`
 	TpBtfModuleLoad              *ebpf.ProgramSpec `ebpf:"tp_btf_module_load"`
 	TpBtfModuleRequest           *ebpf.ProgramSpec `ebpf:"tp_btf_module_request"`
+	TpBtfSchedProcessExit        *ebpf.ProgramSpec `ebpf:"tp_btf_sched_process_exit"`
 }
 
 // lockedMapSpecs contains maps before they are loaded into the kernel.
@@ -183,6 +185,7 @@ type lockedPrograms struct {
 	TpBtfModuleFree              *ebpf.Program `ebpf:"tp_btf_module_free"`
 	TpBtfModuleLoad              *ebpf.Program `ebpf:"tp_btf_module_load"`
 	TpBtfModuleRequest           *ebpf.Program `ebpf:"tp_btf_module_request"`
+	TpBtfSchedProcessExit        *ebpf.Program `ebpf:"tp_btf_sched_process_exit"`
 }
 
 func (p *lockedPrograms) Close() error {
@@ -203,6 +206,7 @@ func (p *lockedPrograms) Close() error {
 		p.TpBtfModuleFree,
 		p.TpBtfModuleLoad,
 		p.TpBtfModuleRequest,
+		p.TpBtfSchedProcessExit,
 	)
 }
 

@@ -3,7 +3,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * Hooks on the functions through which every kernel module comes and goes.
- * Nothing here runs for any other system call.
+ * Nothing here runs for any other system call, but for a look-up when a thread
+ * ends.
  */
 #include "kernel.h"
 #include "record.h"
@@ -24,15 +25,16 @@ struct attempt {
 	u64 name;   /* user address, delete_module */
 	u64 size;
 	u64 flags;
+	u64 init;   /* the module's init, while it runs */
 	u64 request_ns;
 	u32 request_tid;
 	u32 taken;    /* the kernel was handed a module */
 	u32 streamed; /* and its image was */
-	u32 live;     /* its module_load was seen: code of the module may run */
+	u32 parsed;   /* and its parameters were */
+	u32 live;     /* its module_load was seen */
 	u32 told;     /* the records that tell of its process were sent */
 	u32 verified; /* mod_verify_sig returned verdict */
 	s32 verdict;
-	u32 reserved;
 };
 
 #include "common.h"
@@ -105,6 +107,7 @@ const struct image_record *unused_image_record __attribute__((unused));
 const struct image_chunk *unused_image_chunk __attribute__((unused));
 const struct path_record *unused_path_record __attribute__((unused));
 const struct cmdline_record *unused_cmdline_record __attribute__((unused));
+const struct params_record *unused_params_record __attribute__((unused));
 const enum counter *unused_counter __attribute__((unused));
 
 static __always_inline struct draft *find_draft(void)
@@ -129,9 +132,9 @@ static __always_inline struct thread *find_thread(void)
 /*
  * Begins an attempt and returns it, or NULL where it cannot be kept. All system
  * calls of a thread find their registers at one address, the top of its kernel
- * stack. So the same address again means that a return was not seen, unless
- * code of the module may be calling from inside the kernel; another address,
- * or none, is a load inside a load.
+ * stack. So the same address again means that a return was not seen, unless the
+ * module's init is running: then it is the thread's own call, from inside the
+ * kernel. Another address, or none, is a load inside a load.
  */
 static __always_inline struct attempt *begin_attempt(u64 regs)
 {
@@ -154,7 +157,7 @@ static __always_inline struct attempt *begin_attempt(u64 regs)
 		}
 	} else if (thread->attempt[0].regs == 0) {
 		thread->depth = 0; /* without an entry there is no return either */
-	} else if (thread->attempt[0].regs == regs && !thread->attempt[0].live) {
+	} else if (thread->attempt[0].regs == regs && !thread->attempt[0].init) {
 		count(COUNTER_LOST);
 		thread->depth = 0;
 	}
@@ -168,10 +171,12 @@ static __always_inline struct attempt *begin_attempt(u64 regs)
 	attempt->name = 0;
 	attempt->size = 0;
 	attempt->flags = 0;
+	attempt->init = 0;
 	attempt->request_ns = 0;
 	attempt->request_tid = 0;
 	attempt->taken = 0;
 	attempt->streamed = 0;
+	attempt->parsed = 0;
 	attempt->live = 0;
 	attempt->told = 0;
 	attempt->verified = 0;
@@ -559,7 +564,7 @@ static __always_inline void send_call(u32 call, s64 result, struct thread *threa
 		record->flags = attempt->flags;
 		if (call == CALL_DELETE_MODULE)
 			record->name_len = bpf_probe_read_user_str(record->name, sizeof(record->name), (void *)attempt->name);
-		else
+		else if (!attempt->parsed)
 			record->params_len = bpf_probe_read_user_str(record->params, sizeof(record->params), (void *)attempt->params);
 	}
 	bpf_ringbuf_submit(record, 0);
@@ -915,6 +920,43 @@ int kretprobe_mod_verify_sig(struct pt_regs *ctx)
 }
 
 /*
+ * The parameters as the kernel copied them, before it takes them apart: the
+ * caller's memory may be another by now, or away.
+ */
+static __always_inline int parse_args(const char *args)
+{
+	struct thread *thread = find_thread();
+	struct attempt *attempt = innermost(thread);
+	struct params_record *record;
+
+	/* The first are load_module's; code of the module may have others parsed. */
+	if (!attempt || !attempt->taken || attempt->parsed || attempt->live)
+		return 0;
+	attempt->parsed = 1;
+	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
+	if (!record) {
+		count(COUNTER_LOST);
+		return 0;
+	}
+	fill_header(&record->header, RECORD_PARAMS, thread);
+	record->params_len = bpf_probe_read_kernel_str(record->params, sizeof(record->params), args);
+	bpf_ringbuf_submit(record, 0);
+	return 0;
+}
+
+SEC("fentry/parse_args")
+int fentry_parse_args(u64 *ctx)
+{
+	return parse_args((const char *)ctx[1]);
+}
+
+SEC("kprobe/parse_args")
+int kprobe_parse_args(struct pt_regs *ctx)
+{
+	return parse_args((const char *)PT_REGS_PARM2(ctx));
+}
+
+/*
  * Modules that go live, go away and are asked for: at the tracepoint, or, as
  * kprobes, at the functions around it.
  */
@@ -948,8 +990,7 @@ static __always_inline int module_event(u32 kind, struct module *module)
 	record->srcversion[0] = 0;
 	bpf_probe_read_kernel_str(record->version, sizeof(record->version), BPF_CORE_READ(module, version));
 	bpf_probe_read_kernel_str(record->srcversion, sizeof(record->srcversion), BPF_CORE_READ(module, srcversion));
-	/* load_module has copied the parameters by now, so their page is present. */
-	if (kind == RECORD_MODULE_LOAD && attempt && attempt->regs)
+	if (kind == RECORD_MODULE_LOAD && attempt && attempt->regs && !attempt->parsed)
 		record->params_len = bpf_probe_read_user_str(record->params, sizeof(record->params), (void *)attempt->params);
 	bpf_ringbuf_submit(record, 0);
 	return 0;
@@ -1032,6 +1073,63 @@ SEC("kprobe/security_kernel_module_request")
 int kprobe_security_kernel_module_request(struct pt_regs *ctx)
 {
 	return module_request((const char *)PT_REGS_PARM1(ctx));
+}
+
+/* While its init runs, code of a module can make another load, in any way that it likes. */
+SEC("raw_tp/initcall_start")
+int raw_tp_initcall_start(u64 *ctx)
+{
+	struct attempt *attempt = innermost(find_thread());
+
+	if (attempt)
+		attempt->init = ctx[0];
+	return 0;
+}
+
+/* What was begun from inside an init is over with it, whether its return was seen or not. */
+SEC("raw_tp/initcall_finish")
+int raw_tp_initcall_finish(u64 *ctx)
+{
+	struct thread *thread = find_thread();
+	u64 init = ctx[0];
+	u64 depth = 0;
+
+	if (!thread)
+		return 0;
+	for (u32 i = 0; i < DEPTH; i++) {
+		struct attempt *attempt = &thread->attempt[i];
+
+		if (i >= thread->depth)
+			break;
+		if (depth && attempt->regs)
+			count(COUNTER_LOST);
+		if (!depth && attempt->init == init) {
+			attempt->init = 0;
+			depth = i + 1;
+		}
+	}
+	if (depth)
+		thread->depth = depth;
+	return 0;
+}
+
+/*
+ * A thread that ends has no attempt under way, unless a return was missed or will
+ * not come. This runs for every thread of every program: there it costs the
+ * look-up, which takes no lock.
+ */
+SEC("raw_tp/sched_process_exit")
+int raw_tp_sched_process_exit(u64 *ctx)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct thread *thread = bpf_map_lookup_elem(&threads, &tid);
+
+	if (!thread)
+		return 0;
+	if (thread->attempt[0].regs)
+		count(COUNTER_LOST);
+	bpf_map_delete_elem(&threads, &tid);
+	return 0;
 }
 
 /*

@@ -122,6 +122,14 @@ type moduleModuleRecord struct {
 	Params     [1024]uint8
 }
 
+type moduleParamsRecord struct {
+	_         structs.HostLayout
+	Header    moduleRecordHeader
+	ParamsLen int32
+	Reserved  uint32
+	Params    [1024]uint8
+}
+
 type modulePathRecord struct {
 	_          structs.HostLayout
 	Header     moduleRecordHeader
@@ -206,6 +214,7 @@ const (
 	moduleRecordKindRECORD_IMAGE          moduleRecordKind = 7
 	moduleRecordKindRECORD_PATH           moduleRecordKind = 8
 	moduleRecordKindRECORD_CMDLINE        moduleRecordKind = 9
+	moduleRecordKindRECORD_PARAMS         moduleRecordKind = 10
 )
 
 type moduleRequest struct {
@@ -263,15 +272,16 @@ type moduleThread struct {
 		Name       uint64
 		Size       uint64
 		Flags      uint64
+		Init       uint64
 		RequestNs  uint64
 		RequestTid uint32
 		Taken      uint32
 		Streamed   uint32
+		Parsed     uint32
 		Live       uint32
 		Told       uint32
 		Verified   uint32
 		Verdict    int32
-		Reserved   uint32
 	}
 }
 
@@ -298,6 +308,7 @@ const (
 	moduleMapUsermodehelpers                    = "usermodehelpers"
 	moduleProgFentryCallUsermodehelperExec      = "fentry_call_usermodehelper_exec"
 	moduleProgFentryCallUsermodehelperExecAsync = "fentry_call_usermodehelper_exec_async"
+	moduleProgFentryParseArgs                   = "fentry_parse_args"
 	moduleProgFentrySecurityKernelLoadData      = "fentry_security_kernel_load_data"
 	moduleProgFentrySecurityKernelPostLoadData  = "fentry_security_kernel_post_load_data"
 	moduleProgFentrySecurityKernelPostReadFile  = "fentry_security_kernel_post_read_file"
@@ -319,6 +330,7 @@ const (
 	moduleProgKprobeCallUsermodehelperExecAsync = "kprobe_call_usermodehelper_exec_async"
 	moduleProgKprobeDoInitModule                = "kprobe_do_init_module"
 	moduleProgKprobeFreeModule                  = "kprobe_free_module"
+	moduleProgKprobeParseArgs                   = "kprobe_parse_args"
 	moduleProgKprobeSecurityKernelLoadData      = "kprobe_security_kernel_load_data"
 	moduleProgKprobeSecurityKernelModuleRequest = "kprobe_security_kernel_module_request"
 	moduleProgKprobeSecurityKernelPostLoadData  = "kprobe_security_kernel_post_load_data"
@@ -337,15 +349,19 @@ const (
 	moduleProgKretprobeSysIa32FinitModule       = "kretprobe_sys_ia32_finit_module"
 	moduleProgKretprobeSysIa32InitModule        = "kretprobe_sys_ia32_init_module"
 	moduleProgKretprobeSysInitModule            = "kretprobe_sys_init_module"
+	moduleProgRawTpInitcallFinish               = "raw_tp_initcall_finish"
+	moduleProgRawTpInitcallStart                = "raw_tp_initcall_start"
 	moduleProgRawTpModuleFree                   = "raw_tp_module_free"
 	moduleProgRawTpModuleLoad                   = "raw_tp_module_load"
 	moduleProgRawTpModuleRequest                = "raw_tp_module_request"
+	moduleProgRawTpSchedProcessExit             = "raw_tp_sched_process_exit"
 	moduleVarUnusedCmdlineRecord                = "unused_cmdline_record"
 	moduleVarUnusedCounter                      = "unused_counter"
 	moduleVarUnusedFileRecord                   = "unused_file_record"
 	moduleVarUnusedImageChunk                   = "unused_image_chunk"
 	moduleVarUnusedImageRecord                  = "unused_image_record"
 	moduleVarUnusedModuleRecord                 = "unused_module_record"
+	moduleVarUnusedParamsRecord                 = "unused_params_record"
 	moduleVarUnusedPathRecord                   = "unused_path_record"
 	moduleVarUnusedSystemCallRecord             = "unused_system_call_record"
 )
@@ -394,6 +410,7 @@ type moduleSpecs struct {
 type moduleProgramSpecs struct {
 	FentryCallUsermodehelperExec      *ebpf.ProgramSpec `ebpf:"fentry_call_usermodehelper_exec"`
 	FentryCallUsermodehelperExecAsync *ebpf.ProgramSpec `ebpf:"fentry_call_usermodehelper_exec_async"`
+	FentryParseArgs                   *ebpf.ProgramSpec `ebpf:"fentry_parse_args"`
 	FentrySecurityKernelLoadData      *ebpf.ProgramSpec `ebpf:"fentry_security_kernel_load_data"`
 	FentrySecurityKernelPostLoadData  *ebpf.ProgramSpec `ebpf:"fentry_security_kernel_post_load_data"`
 	FentrySecurityKernelPostReadFile  *ebpf.ProgramSpec `ebpf:"fentry_security_kernel_post_read_file"`
@@ -415,6 +432,7 @@ type moduleProgramSpecs struct {
 	KprobeCallUsermodehelperExecAsync *ebpf.ProgramSpec `ebpf:"kprobe_call_usermodehelper_exec_async"`
 	KprobeDoInitModule                *ebpf.ProgramSpec `ebpf:"kprobe_do_init_module"`
 	KprobeFreeModule                  *ebpf.ProgramSpec `ebpf:"kprobe_free_module"`
+	KprobeParseArgs                   *ebpf.ProgramSpec `ebpf:"kprobe_parse_args"`
 	KprobeSecurityKernelLoadData      *ebpf.ProgramSpec `ebpf:"kprobe_security_kernel_load_data"`
 	KprobeSecurityKernelModuleRequest *ebpf.ProgramSpec `ebpf:"kprobe_security_kernel_module_request"`
 	KprobeSecurityKernelPostLoadData  *ebpf.ProgramSpec `ebpf:"kprobe_security_kernel_post_load_data"`
@@ -433,9 +451,12 @@ type moduleProgramSpecs struct {
 	KretprobeSysIa32FinitModule       *ebpf.ProgramSpec `ebpf:"kretprobe_sys_ia32_finit_module"`
 	KretprobeSysIa32InitModule        *ebpf.ProgramSpec `ebpf:"kretprobe_sys_ia32_init_module"`
 	KretprobeSysInitModule            *ebpf.ProgramSpec `ebpf:"kretprobe_sys_init_module"`
+	RawTpInitcallFinish               *ebpf.ProgramSpec `ebpf:"raw_tp_initcall_finish"`
+	RawTpInitcallStart                *ebpf.ProgramSpec `ebpf:"raw_tp_initcall_start"`
 	RawTpModuleFree                   *ebpf.ProgramSpec `ebpf:"raw_tp_module_free"`
 	RawTpModuleLoad                   *ebpf.ProgramSpec `ebpf:"raw_tp_module_load"`
 	RawTpModuleRequest                *ebpf.ProgramSpec `ebpf:"raw_tp_module_request"`
+	RawTpSchedProcessExit             *ebpf.ProgramSpec `ebpf:"raw_tp_sched_process_exit"`
 }
 
 // moduleMapSpecs contains maps before they are loaded into the kernel.
@@ -464,6 +485,7 @@ type moduleVariableSpecs struct {
 	UnusedImageChunk       *ebpf.VariableSpec `ebpf:"unused_image_chunk"`
 	UnusedImageRecord      *ebpf.VariableSpec `ebpf:"unused_image_record"`
 	UnusedModuleRecord     *ebpf.VariableSpec `ebpf:"unused_module_record"`
+	UnusedParamsRecord     *ebpf.VariableSpec `ebpf:"unused_params_record"`
 	UnusedPathRecord       *ebpf.VariableSpec `ebpf:"unused_path_record"`
 	UnusedSystemCallRecord *ebpf.VariableSpec `ebpf:"unused_system_call_record"`
 }
@@ -525,6 +547,7 @@ type moduleVariables struct {
 	UnusedImageChunk       *ebpf.Variable `ebpf:"unused_image_chunk"`
 	UnusedImageRecord      *ebpf.Variable `ebpf:"unused_image_record"`
 	UnusedModuleRecord     *ebpf.Variable `ebpf:"unused_module_record"`
+	UnusedParamsRecord     *ebpf.Variable `ebpf:"unused_params_record"`
 	UnusedPathRecord       *ebpf.Variable `ebpf:"unused_path_record"`
 	UnusedSystemCallRecord *ebpf.Variable `ebpf:"unused_system_call_record"`
 }
@@ -535,6 +558,7 @@ type moduleVariables struct {
 type modulePrograms struct {
 	FentryCallUsermodehelperExec      *ebpf.Program `ebpf:"fentry_call_usermodehelper_exec"`
 	FentryCallUsermodehelperExecAsync *ebpf.Program `ebpf:"fentry_call_usermodehelper_exec_async"`
+	FentryParseArgs                   *ebpf.Program `ebpf:"fentry_parse_args"`
 	FentrySecurityKernelLoadData      *ebpf.Program `ebpf:"fentry_security_kernel_load_data"`
 	FentrySecurityKernelPostLoadData  *ebpf.Program `ebpf:"fentry_security_kernel_post_load_data"`
 	FentrySecurityKernelPostReadFile  *ebpf.Program `ebpf:"fentry_security_kernel_post_read_file"`
@@ -556,6 +580,7 @@ type modulePrograms struct {
 	KprobeCallUsermodehelperExecAsync *ebpf.Program `ebpf:"kprobe_call_usermodehelper_exec_async"`
 	KprobeDoInitModule                *ebpf.Program `ebpf:"kprobe_do_init_module"`
 	KprobeFreeModule                  *ebpf.Program `ebpf:"kprobe_free_module"`
+	KprobeParseArgs                   *ebpf.Program `ebpf:"kprobe_parse_args"`
 	KprobeSecurityKernelLoadData      *ebpf.Program `ebpf:"kprobe_security_kernel_load_data"`
 	KprobeSecurityKernelModuleRequest *ebpf.Program `ebpf:"kprobe_security_kernel_module_request"`
 	KprobeSecurityKernelPostLoadData  *ebpf.Program `ebpf:"kprobe_security_kernel_post_load_data"`
@@ -574,15 +599,19 @@ type modulePrograms struct {
 	KretprobeSysIa32FinitModule       *ebpf.Program `ebpf:"kretprobe_sys_ia32_finit_module"`
 	KretprobeSysIa32InitModule        *ebpf.Program `ebpf:"kretprobe_sys_ia32_init_module"`
 	KretprobeSysInitModule            *ebpf.Program `ebpf:"kretprobe_sys_init_module"`
+	RawTpInitcallFinish               *ebpf.Program `ebpf:"raw_tp_initcall_finish"`
+	RawTpInitcallStart                *ebpf.Program `ebpf:"raw_tp_initcall_start"`
 	RawTpModuleFree                   *ebpf.Program `ebpf:"raw_tp_module_free"`
 	RawTpModuleLoad                   *ebpf.Program `ebpf:"raw_tp_module_load"`
 	RawTpModuleRequest                *ebpf.Program `ebpf:"raw_tp_module_request"`
+	RawTpSchedProcessExit             *ebpf.Program `ebpf:"raw_tp_sched_process_exit"`
 }
 
 func (p *modulePrograms) Close() error {
 	return _ModuleClose(
 		p.FentryCallUsermodehelperExec,
 		p.FentryCallUsermodehelperExecAsync,
+		p.FentryParseArgs,
 		p.FentrySecurityKernelLoadData,
 		p.FentrySecurityKernelPostLoadData,
 		p.FentrySecurityKernelPostReadFile,
@@ -604,6 +633,7 @@ func (p *modulePrograms) Close() error {
 		p.KprobeCallUsermodehelperExecAsync,
 		p.KprobeDoInitModule,
 		p.KprobeFreeModule,
+		p.KprobeParseArgs,
 		p.KprobeSecurityKernelLoadData,
 		p.KprobeSecurityKernelModuleRequest,
 		p.KprobeSecurityKernelPostLoadData,
@@ -622,9 +652,12 @@ func (p *modulePrograms) Close() error {
 		p.KretprobeSysIa32FinitModule,
 		p.KretprobeSysIa32InitModule,
 		p.KretprobeSysInitModule,
+		p.RawTpInitcallFinish,
+		p.RawTpInitcallStart,
 		p.RawTpModuleFree,
 		p.RawTpModuleLoad,
 		p.RawTpModuleRequest,
+		p.RawTpSchedProcessExit,
 	)
 }
 

@@ -29,6 +29,7 @@ enum record_kind {
 	RECORD_IMAGE,           /* struct image_record */
 	RECORD_PATH,            /* struct path_record */
 	RECORD_CMDLINE,         /* struct cmdline_record */
+	RECORD_PARAMS,          /* struct params_record */
 };
 
 enum system_call {
@@ -112,8 +113,8 @@ struct system_call_record {
 	__u64 size;              /* init_module's len */
 	__u64 exe_inode;         /* where denied: with call, uid, euid and exe_device the key in the map of denied calls */
 	enum system_call call;
-	__s32 params_len;        /* from bpf_probe_read_user_str, or NOT_READ */
-	__s32 name_len;          /* likewise, of delete_module's name */
+	__s32 params_len;        /* from bpf_probe_read_user_str, or NOT_READ, as where a params_record was made */
+	__s32 name_len;          /* from bpf_probe_read_user_str, or NOT_READ, of delete_module's name */
 	__u32 has_arguments;     /* its entry was seen: size, flags and texts mean something */
 	__u32 denied;            /* refused with EPERM before the kernel took a byte */
 	__u32 exe_device;
@@ -126,8 +127,8 @@ struct system_call_record {
 struct module_record {
 	struct record_header header;
 	__u64 taints;
-	__s32 params_len;        /* from bpf_probe_read_user_str, or NOT_READ */
-	__u32 verified;          /* as in struct system_call_record */
+	__s32 params_len;        /* as in struct system_call_record, and so the next two */
+	__u32 verified;
 	__s32 verdict;
 	enum sig_ok sig_ok;
 	__u8 name[MODULE_TEXT_LEN];
@@ -199,6 +200,14 @@ struct cmdline_record {
 	__s32 error;             /* -errno of the reading */
 	__u64 len;
 	__u8 cmdline[CMDLINE_LEN];
+};
+
+/* The parameters of a module, in the kernel's own copy. */
+struct params_record {
+	struct record_header header;
+	__s32 params_len;        /* from bpf_probe_read_kernel_str */
+	__u32 reserved;
+	__u8 params[PARAMS_LEN];
 };
 
 /* The map of denied calls. */

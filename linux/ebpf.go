@@ -28,6 +28,7 @@ type EBPF struct {
 	programs *bpf.Programs // nil while not attached
 	ended    chan struct{} // closed when Run has ended
 	waiting  []chan struct{}
+	doubt    error // why Run is to end; nil while it is not
 
 	options                                               EBPFOptions
 	received, decodeErrors, incomplete, folded, lastEvent atomic.Int64
@@ -59,7 +60,7 @@ func (s *EBPF) Name() string { return kmodquery.SourceEBPF }
 // Run attaches the hooks, calls ready once, and gives their events to emit, in
 // the order in which the kernel recorded them within one load attempt, until
 // ctx ends. An error that matches kmodquery.ErrNotSupported says that this host
-// will never do; any other may pass.
+// will never do; any other may pass, such as that somebody detached the hooks.
 func (s *EBPF) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
 	programs, err := open(s.options)
 	if err != nil {
@@ -123,6 +124,7 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 	r.want = images.want
 	go images.run() // ends when the programs are closed
 
+	alive := checkup{check: programs.Check}
 	var f *flush
 	defer func() {
 		err := r.finish(time.Now())
@@ -134,6 +136,9 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 		}
 	}()
 	for {
+		if err := alive.failure(time.Now(), f == nil && s.isAsked()); err != nil {
+			s.distrust(err)
+		}
 		if f == nil {
 			f = s.nextFlush(ctx, programs)
 		}
@@ -141,14 +146,19 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 			if err := r.finish(f.asked); err != nil {
 				return err
 			}
-			answer(f.waiting)
-			if f.last {
-				return nil
-			}
+			done := f
 			f = nil
+			answer(done.waiting)
+			if done.last {
+				return done.cause
+			}
 			continue
 		}
-		programs.SetDeadline(r.deadline(f))
+		deadline := r.deadline(f)
+		if due := alive.due(); due.Before(deadline) {
+			deadline = due
+		}
+		programs.SetDeadline(deadline)
 		raw, err := programs.Read()
 		switch {
 		case errors.Is(err, bpf.ErrFlushed), errors.Is(err, os.ErrDeadlineExceeded):
@@ -225,7 +235,7 @@ func (s *EBPF) Sensor() kmodquery.Sensor {
 func (s *EBPF) attach(programs *bpf.Programs) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.programs = programs
+	s.programs, s.doubt = programs, nil
 	s.ended = make(chan struct{})
 	hooks, _ := json.Marshal(programs.Hooks())
 	s.sensor.Hooks = string(hooks)
@@ -270,17 +280,24 @@ func (s *EBPF) setState(err error) {
 	s.sensor.Reason, s.sensor.Since = oneLine(err), time.Now().Unix()
 }
 
-// nextFlush is what the Syncs of the moment, or the end of ctx, wait for; nil
-// where there is neither.
+// nextFlush is what the Syncs of the moment, or the end of ctx or of trust in the
+// hooks, wait for; nil where there is none of them.
 func (s *EBPF) nextFlush(ctx context.Context, programs *bpf.Programs) *flush {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	last := ctx.Err() != nil
+	cause := s.doubt
+	if ctx.Err() != nil {
+		cause = nil
+	}
+	last := ctx.Err() != nil || cause != nil
 	if len(s.waiting) == 0 && !last {
 		return nil
 	}
 	now := time.Now()
-	f := &flush{waiting: s.waiting, last: last, left: programs.Pending(), asked: now, until: now.Add(grace), images: now.Add(imageGrace)}
+	f := &flush{
+		waiting: s.waiting, last: last, cause: cause,
+		left: programs.Pending(), asked: now, until: now.Add(grace), images: now.Add(imageGrace),
+	}
 	s.waiting = nil
 	return f
 }

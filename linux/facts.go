@@ -35,6 +35,11 @@ func (a *attempt) complete(e *kmodquery.Event) {
 	if known.Missing != "" {
 		e.Miss(strings.Split(known.Missing, ",")...)
 	}
+	if a.params != nil {
+		// What stands in the caller's memory may be another text by now.
+		e.Found("params")
+		e.Params = params(e, *a.params)
+	}
 	if !a.taken {
 		return
 	}

@@ -22,6 +22,7 @@ const imageGrace = 5 * time.Second
 type flush struct {
 	waiting []chan struct{} // to close when it is done
 	last    bool            // the source ends with it
+	cause   error           // why it ends, where nobody asked it to
 	left    int             // bytes of the ring still to read
 	asked   time.Time       // what began later is not waited for
 	until   time.Time       // end of grace

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/bpf"
 )
 
 const (
@@ -28,7 +29,7 @@ const (
 // A joiner gives every event of a load attempt what the attempt's other events
 // and its image made known: the name that the kernel learns after it read the
 // file, the path that it no longer knows when the module goes live, the hash of
-// what it read. It holds the events until the module is live or the attempt is
+// what it read, the parameters in its own copy. It holds the events until the module is live or the attempt is
 // over, and the image was read, or patience is at an end. Its methods must not
 // be called concurrently.
 type joiner struct {
@@ -57,6 +58,7 @@ type attempt struct {
 	// called says that it was written, so that its return is another event.
 	called bool
 
+	params    *bpf.Text // as the kernel took them; nil until it did
 	image     *evidence // nil until it was read
 	isImaging bool      // it is being read
 }
@@ -115,8 +117,10 @@ func (j *joiner) end(a *attempt, e kmodquery.Event, now time.Time) {
 		e.Found("name")
 	}
 	if a.known.Params != nil {
+		if e.Params == nil {
+			e.Found("params")
+		}
 		e.Params = a.known.Params
-		e.Found("params")
 	}
 	a.learn(e)
 	if a.called {
@@ -128,6 +132,15 @@ func (j *joiner) end(a *attempt, e kmodquery.Event, now time.Time) {
 		j.join(&j.imaging, a, now.Add(imagePatience))
 	}
 	j.releaseIfReady(a, true)
+}
+
+// addParams takes the parameters of an attempt, as the kernel took them.
+func (j *joiner) addParams(id string, taken bpf.Text, now time.Time) {
+	a := j.attempts[id]
+	if a == nil {
+		a = j.begin(id, now)
+	}
+	a.params = &taken
 }
 
 // expectImage notes that the image of an attempt is being read.

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/bpf"
 )
 
 // recorded is a joiner with everything that it emitted.
@@ -263,6 +264,63 @@ func TestJoinTrustsTheKernelsWordsMore(t *testing.T) {
 	r.add(call, start)
 	require.Equal(t, "n=1", *r.events[1].Params)
 	require.Equal(t, "flags,"+unread, r.events[1].Missing)
+
+	// Both were cut.
+	r = newRecorded()
+	cut := load
+	cut.Miss("params")
+	r.add(cut, start)
+	call = returned(kmodquery.EventFinitModule, 0)
+	call.Params = new("n=2")
+	call.Miss("params")
+	r.add(call, start)
+	require.Equal(t, "n=1", *r.events[1].Params)
+	require.Equal(t, "params,"+unread, r.events[1].Missing)
+}
+
+// What the kernel took is what every event says, whatever stood in the caller's
+// memory before or after.
+func TestJoinOfParamsThatTheKernelTook(t *testing.T) {
+	unknown := load
+	unknown.Params = nil
+	unknown.Miss("params")
+	forged := returned(kmodquery.EventFinitModule, -22)
+	forged.Params = new("forged=1")
+	away := returned(kmodquery.EventFinitModule, 0)
+	away.Miss("params")
+	tests := []struct {
+		name   string
+		taken  bpf.Text
+		before []kmodquery.Event
+		after  []kmodquery.Event
+		want   *string
+		missed bool
+	}{
+		{"a load", bpf.Text{Value: "n=3"}, []kmodquery.Event{readFile}, []kmodquery.Event{unknown, away}, new("n=3"), false},
+		{"none", bpf.Text{}, []kmodquery.Event{readFile}, []kmodquery.Event{unknown, away}, new(""), false},
+		{"a parameter that cannot be", bpf.Text{Value: "n=x"}, []kmodquery.Event{readFile}, []kmodquery.Event{forged}, new("n=x"), false},
+		{"cut", bpf.Text{Value: "n=3", Truncated: true}, []kmodquery.Event{readFile}, []kmodquery.Event{unknown, away}, new("n=3"), true},
+		{"unreadable", bpf.Text{Missing: true}, []kmodquery.Event{readFile}, []kmodquery.Event{unknown, forged}, nil, true},
+		{"the first that is known of the attempt", bpf.Text{Value: "n=3"}, nil, []kmodquery.Event{unknown, away}, new("n=3"), false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			r := newRecorded()
+			for _, e := range test.before {
+				r.add(e, start)
+			}
+			r.addParams("a", test.taken, start)
+			for _, e := range test.after {
+				r.add(e, start)
+			}
+			require.Len(t, r.events, len(test.before)+len(test.after))
+			for _, e := range r.events {
+				require.Equal(t, test.want, e.Params, e.EventName)
+				require.Equal(t, test.missed, misses(&e, "params"), e.EventName)
+			}
+			require.Empty(t, r.attempts)
+		})
+	}
 }
 
 // found is what the image of the module x says.

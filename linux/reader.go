@@ -44,6 +44,9 @@ func (r *reader) add(record bpf.Record, now time.Time) error {
 		return nil
 	case bpf.ImageTaken:
 		return r.takeImage(record)
+	case bpf.ParamsTaken:
+		r.join.addParams(r.translate.loadID(record.Attempt, record.Tid), *record.Params, now)
+		return nil
 	}
 	p := r.processes.of(record)
 	e := r.translate.event(record, p, r.clock.bootTime())

@@ -44,6 +44,7 @@ var (
 	ofFile     = bpf.File{ID: 2, IsModule: true, Path: "/tmp/x.ko", Filesystem: "ext4", Inode: 5, Links: 1, Size: 9, HasArguments: true}
 	readRecord = record(bpf.ReadFile, func(r *bpf.Record) { r.File = &ofFile })
 	taken      = record(bpf.ImageTaken, func(r *bpf.Record) { r.Image = &bpf.Image{Size: 9, Sent: true} })
+	parsed     = record(bpf.ParamsTaken, func(r *bpf.Record) { r.Params = &bpf.Text{Value: "n=1"} })
 	liveRecord = record(bpf.ModuleLoad, func(r *bpf.Record) { r.Module = &bpf.Module{Name: "x"} })
 	returns    = record(bpf.SystemCall, func(r *bpf.Record) { r.Call = &bpf.Call{Name: bpf.FinitModule, HasArguments: true} })
 )
@@ -52,7 +53,7 @@ func TestReaderPutsALoadTogether(t *testing.T) {
 	r := newReading(t)
 	r.take(tellings...)
 	require.Empty(t, r.events, "they are part of events")
-	r.take(readRecord, taken, liveRecord, returns)
+	r.take(readRecord, taken, parsed, liveRecord, returns)
 	require.Empty(t, r.events, "the image is about to be known")
 
 	id := translate.loadID(insmod.Attempt, insmod.Tid)
@@ -69,6 +70,7 @@ func TestReaderPutsALoadTogether(t *testing.T) {
 		require.Equal(t, "/sbin/insmod", e.ProcessPath, e.EventName)
 		require.Equal(t, "insmod x.ko", e.Cmdline, e.EventName)
 		require.Equal(t, "/tmp/x.ko", e.Path, e.EventName)
+		require.Equal(t, "n=1", *e.Params, e.EventName)
 		require.Equal(t, "5a", e.SHA256, e.EventName)
 		require.Equal(t, "untrusted", e.SignatureStatus, e.EventName)
 		require.Empty(t, e.Missing, e.EventName)

@@ -31,11 +31,7 @@ func TestGuestFirmware(t *testing.T) {
 	before := latest(t)
 	require.NoError(t, guest.LoadImage(image, ""))
 	defer guest.Unload("kmodquery_firmware")
-	rows := eventsSince(t, before)
-	// The rows of a load are stored when its image was read, and this one waits for none.
-	slices.SortStableFunc(rows, func(a, b map[string]string) int {
-		return cmp.Compare(integer(t, a["time_nanos"]), integer(t, b["time_nanos"]))
-	})
+	rows := inOrder(t, eventsSince(t, before))
 	require.Equal(t, []string{"security_kernel_load_data", "module_load", "security_kernel_read_file", "init_module"}, column(rows, "event_name"))
 	firmware := rows[2]
 	require.Equal(t, "firmware", firmware["type"])
@@ -78,7 +74,7 @@ func TestGuestLoadInsideALoad(t *testing.T) {
 	require.DirExists(t, "/sys/module/dummy")
 	defer guest.Unload("dummy")
 
-	rows := eventsSince(t, before)
+	rows := inOrder(t, eventsSince(t, before))
 	wrapper, payload := rows[0]["load_id"], ""
 	var seen []string
 	for _, row := range rows {
@@ -111,6 +107,16 @@ func TestGuestLoadInsideALoad(t *testing.T) {
 		"kmodquery_nested init_module ENODEV",
 	}, seen)
 	require.Len(t, findings(t, before), 2)
+}
+
+// inOrder sorts rows by when they happened: those of one load are stored when its
+// image was read, and others need not wait for that.
+func inOrder(t *testing.T, rows []map[string]string) []map[string]string {
+	t.Helper()
+	slices.SortStableFunc(rows, func(a, b map[string]string) int {
+		return cmp.Compare(integer(t, a["time_nanos"]), integer(t, b["time_nanos"]))
+	})
+	return rows
 }
 
 // kallsym finds the address of a system call's function by the name without

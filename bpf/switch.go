@@ -1,0 +1,33 @@
+//go:build linux
+
+package bpf
+
+import (
+	"fmt"
+	"os"
+	"strings"
+)
+
+// A tracer is a part of the kernel that runs programs, and which root can
+// switch off without a word to those who have attached some.
+type tracer struct {
+	state string // what is to be said when it is off
+	path  string
+}
+
+var (
+	kprobes = tracer{"kprobes are switched off", "/sys/kernel/debug/kprobes/enabled"}
+	// ftrace runs tracing programs, and kprobes at the beginning of a function.
+	ftrace = tracer{"ftrace is switched off", "/proc/sys/kernel/ftrace_enabled"}
+)
+
+// isOff reports whether the tracer is off, as far as can be read.
+func (t tracer) isOff() bool {
+	content, err := os.ReadFile(t.path)
+	return err == nil && strings.TrimSpace(string(content)) == "0"
+}
+
+// off is the error of a tracer that is off.
+func (t tracer) off() error {
+	return fmt.Errorf("%s; write 1 to %s", t.state, t.path)
+}

@@ -1,0 +1,207 @@
+//go:build linux
+
+package e2e
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/collectors"
+	"github.com/kmodquery/kmodquery/linux"
+	"github.com/kmodquery/kmodquery/test/vm/guest"
+)
+
+// A watcher is a recorder of this very process, with all that it was given and
+// said.
+type watcher struct {
+	*collectors.Recorder
+	source *linux.EBPF
+
+	mu     sync.Mutex
+	events []kmodquery.Event
+	errs   []string
+}
+
+func (w *watcher) Append(_ context.Context, events []kmodquery.Event) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.events = append(w.events, events...)
+	return nil
+}
+
+func (w *watcher) report(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.errs = append(w.errs, err.Error())
+}
+
+// said is the last thing that it reported.
+func (w *watcher) said() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.errs) == 0 {
+		return ""
+	}
+	return w.errs[len(w.errs)-1]
+}
+
+func (w *watcher) isActive() bool { return w.source.Sensor().State == kmodquery.StateActive }
+
+// sees loads and unloads a module and reports which events of it were seen, in
+// the order in which they happened.
+func (w *watcher) sees(t *testing.T, module string) []string {
+	t.Helper()
+	w.mu.Lock()
+	before := len(w.events)
+	w.mu.Unlock()
+	require.NoError(t, guest.LoadImage(image(t, module), ""))
+	require.NoError(t, guest.Unload(module))
+	require.NoError(t, w.Sync(t.Context()))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	events := slices.Clone(w.events[before:])
+	// Those of a load wait for its image.
+	slices.SortStableFunc(events, func(a, b kmodquery.Event) int { return cmp.Compare(a.TimeNanos, b.TimeNanos) })
+	var seen []string
+	for _, e := range events {
+		if e.Name == module {
+			seen = append(seen, e.EventName)
+		}
+	}
+	return seen
+}
+
+// loadAndUnload are the events of both.
+var loadAndUnload = append(slices.Clone(byMemory), "module_free", "delete_module")
+
+func watch(t *testing.T) *watcher {
+	t.Helper()
+	w := &watcher{source: linux.NewEBPF(linux.EBPFOptions{ImageLimit: linux.MaxImage})}
+	w.Recorder = collectors.NewRecorder(w, w.report, collectors.Options{Sources: []collectors.Source{w.source}, SideBySide: true})
+	w.Start(t.Context())
+	t.Cleanup(func() { require.NoError(t, w.Close()) })
+	require.True(t, w.isActive(), "%s", w.source.Sensor().Reason)
+	require.Equal(t, loadAndUnload, w.sees(t, "dummy"))
+	return w
+}
+
+// recovers wants the source to fail for a reason and to watch again.
+func (w *watcher) recovers(t *testing.T, reason string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		// A query has it look at once; it would by itself, later.
+		return w.Sync(t.Context()) == nil && strings.Contains(w.said(), reason)
+	}, 30*time.Second, 50*time.Millisecond, "%s", w.said())
+	require.Eventually(t, w.isActive, 30*time.Second, 50*time.Millisecond)
+	require.Equal(t, loadAndUnload, w.sees(t, "dummy"))
+}
+
+// TestGuestDetached takes the hooks away from a recorder behind its back.
+func TestGuestDetached(t *testing.T) {
+	guest.Only(t)
+	w := watch(t)
+
+	// A file may have the number of a link that was closed.
+	replaced := replaceLinks(t)
+	require.NotEmpty(t, replaced)
+	require.NoError(t, guest.LoadImage(image(t, "dummy"), ""))
+	require.NoError(t, guest.Unload("dummy"))
+	w.recovers(t, "ebpf: attached programs are gone: ")
+	for _, file := range replaced {
+		_, err := file.Stat()
+		require.NoError(t, err, "a file was closed that was none of the recorder's")
+		require.NoError(t, file.Close())
+	}
+
+	// What was seen before is told of.
+	w.mu.Lock()
+	before := len(w.events)
+	w.mu.Unlock()
+	require.NoError(t, guest.LoadImage(image(t, "dummy"), ""))
+	require.NoError(t, guest.Unload("dummy"))
+	w.source.Distrust("module nosuch was not seen to come")
+	w.recovers(t, "ebpf: module nosuch was not seen to come")
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	require.Equal(t, "security_kernel_load_data", w.events[before].EventName)
+	require.Equal(t, "dummy", w.events[before].Name)
+}
+
+// replaceLinks puts another file in the place of each link of this process.
+func replaceLinks(t *testing.T) []*os.File {
+	t.Helper()
+	var replaced []*os.File
+	fds, err := filepath.Glob("/proc/self/fd/*")
+	require.NoError(t, err)
+	for _, path := range fds {
+		target, err := os.Readlink(path)
+		if err != nil || !strings.Contains(target, "bpf_link") && !strings.Contains(target, "bpf-link") {
+			continue
+		}
+		fd, err := strconv.Atoi(filepath.Base(path))
+		require.NoError(t, err)
+		other, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		require.NoError(t, err)
+		require.NoError(t, unix.Dup3(other, fd, unix.O_CLOEXEC))
+		require.NoError(t, unix.Close(other))
+		replaced = append(replaced, os.NewFile(uintptr(fd), os.DevNull))
+	}
+	return replaced
+}
+
+// TestGuestSwitchedOff switches off what runs the hooks, behind the back of a
+// recorder of this process and of the extension.
+func TestGuestSwitchedOff(t *testing.T) {
+	guest.Only(t)
+	const sensor = "SELECT state, reason, hooks FROM kernel_module_sensors WHERE source = 'ebpf'"
+	healthy := query(t, sensor)
+	require.Equal(t, "active", healthy[0]["state"])
+	w := watch(t)
+	for _, test := range []struct{ name, path, reason string }{
+		{"ftrace", "/proc/sys/kernel/ftrace_enabled", "ftrace is switched off"},
+		{"kprobes", "/sys/kernel/debug/kprobes/enabled", "kprobes are switched off"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			err := os.WriteFile(test.path, []byte("0"), 0)
+			if errors.Is(err, unix.EOPNOTSUPP) {
+				t.Skipf("%s cannot be switched off by this kernel", test.name)
+			}
+			require.NoError(t, err)
+			defer os.WriteFile(test.path, []byte("1"), 0)
+			require.Eventually(t, func() bool {
+				return w.Sync(t.Context()) == nil && strings.Contains(w.said(), test.reason+"; write 1 to "+test.path)
+			}, 30*time.Second, 50*time.Millisecond)
+			if test.name == "kprobes" && guest.Kernel() != "5.10" && guest.Kernel() != "6.1" {
+				w.recovers(t, test.reason) // there is another way to every hook
+				require.NotContains(t, w.source.Sensor().Hooks, "probe)")
+			} else {
+				require.Eventually(t, func() bool {
+					return w.source.Sensor().State == "failed" && strings.Contains(w.source.Sensor().Reason, test.reason)
+				}, 30*time.Second, 50*time.Millisecond)
+			}
+			require.NoError(t, os.WriteFile(test.path, []byte("1"), 0))
+			require.Eventually(t, func() bool {
+				return w.Sync(t.Context()) == nil && w.isActive() && w.source.Sensor().Hooks == healthy[0]["hooks"]
+			}, time.Minute, 50*time.Millisecond)
+			require.Equal(t, loadAndUnload, w.sees(t, "dummy"))
+		})
+	}
+	require.Eventually(t, func() bool {
+		latest(t) // has it look
+		return slices.EqualFunc(healthy, query(t, sensor), maps.Equal)
+	}, 2*time.Minute, time.Second)
+}
