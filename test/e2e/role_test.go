@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -32,6 +33,9 @@ var roles = map[string]func() error{
 	"container": containerRole,
 	"flood":     floodRole,
 	"users":     usersRole,
+	"memory":    memoryRole,
+	"unload":    unloadRole,
+	"audit":     auditRole,
 }
 
 // cast returns the command of a process that does the role with the arguments.
@@ -77,6 +81,18 @@ func loadRole() error {
 	}
 	return unix.FinitModule(int(file.Fd()), "", 0)
 }
+
+// memoryRole loads the image in the file of its first argument from memory.
+func memoryRole() error {
+	image, err := os.ReadFile(os.Args[1])
+	if err != nil {
+		return err
+	}
+	return unix.InitModule(image, strings.Join(os.Args[2:], " "))
+}
+
+// unloadRole unloads the module of its first argument.
+func unloadRole() error { return unix.DeleteModule(os.Args[1], unix.O_NONBLOCK) }
 
 // socketRole opens a socket of a family that is a module.
 func socketRole() error {
