@@ -21,6 +21,7 @@ import (
 // sourceNames are the platform's sources of events in the order of preference.
 var sourceNames = []string{
 	kmodquery.SourceEBPF,
+	kmodquery.SourceAudit,
 	kmodquery.SourceJournal,
 	kmodquery.SourceKmsg,
 	kmodquery.SourceSyslog,
@@ -37,6 +38,8 @@ func openSource(name string, c *config, position positions) collectors.Source {
 	switch name {
 	case kmodquery.SourceEBPF:
 		return linux.NewEBPF(linux.EBPFOptions{ImageLimit: c.imageLimit})
+	case kmodquery.SourceAudit:
+		return linux.NewAudit(linux.AuditOptions{Position: position(name)})
 	case kmodquery.SourceJournal:
 		return linux.NewJournal(linux.JournalOptions{Position: position(name)})
 	case kmodquery.SourceKmsg:

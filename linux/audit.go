@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -88,14 +87,14 @@ func (s *Audit) Run(ctx context.Context, ready func(), emit func(kmodquery.Event
 
 // intake returns what turns the run's records into events.
 func (s *Audit) intake(emit func(kmodquery.Event)) (*auditIntake, error) {
-	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	bootID, err := readBootID()
 	if err != nil {
-		return nil, fmt.Errorf("read the boot id: %w", err)
+		return nil, err
 	}
 	s.mu.Lock()
 	since := s.since
 	s.mu.Unlock()
-	translator := auditTranslator{bootID: strings.TrimSpace(string(bootID)), bootTime: s.clock.bootTime()}
+	translator := auditTranslator{bootID: bootID, bootTime: s.clock.bootTime()}
 	return newAuditIntake(translator, since, func(e kmodquery.Event) {
 		if e.Missing != "" {
 			s.incomplete.Add(1)
