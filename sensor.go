@@ -19,7 +19,7 @@ const (
 type Sensor struct {
 	Source        string
 	State         string
-	Reason        string // what to do about a State other than StateActive, in one line
+	Reason        string // why it is not active and what to do about it, or why it last was not, in one line
 	Since         int64  // Unix time in seconds of the last change of State
 	Hooks         string // JSON array of what is attached, each as "hook (program type)"
 	Received      int64  // records taken from the kernel

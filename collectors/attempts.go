@@ -274,11 +274,13 @@ func (a *attempts) forget(old *attempt) {
 
 func drop[K comparable](index map[K][]*attempt, key K, old *attempt) {
 	list := index[key]
-	for i, at := range list {
-		if at == old {
-			list = append(list[:i:i], list[i+1:]...)
-			break
-		}
+	switch at := slices.Index(list, old); {
+	case at < 0:
+		return
+	case at == 0: // as nearly always: the oldest leave first
+		list = list[1:]
+	default:
+		list = slices.Delete(list, at, at+1)
 	}
 	if len(list) == 0 {
 		delete(index, key)

@@ -14,6 +14,10 @@ import (
 // for.
 const DefaultPoll = 10 * time.Second
 
+// firstLook is how long Start waits for the first look at the views. One that
+// finds something suspicious takes longer.
+const firstLook = 3 * time.Second
+
 // holdCheck is how often events are looked for that waited long enough for a
 // better source to tell of the same.
 const holdCheck = time.Second
@@ -104,7 +108,10 @@ func (r *Recorder) Start(ctx context.Context) {
 		looked := make(chan struct{})
 		once := sync.OnceFunc(func() { close(looked) })
 		r.running.Go(func() { r.double.run(ctx, once) })
-		<-looked
+		select {
+		case <-looked:
+		case <-time.After(firstLook):
+		}
 	}
 	if !r.options.SideBySide {
 		r.running.Go(func() { r.selection.recall(ctx, r.options.Recall) })

@@ -45,6 +45,7 @@ type candidate struct {
 	failed  bool               // since it last watched
 	final   bool               // it will never watch on this host
 	recalls bool               // it runs only to tell what was before
+	failure string             // why it last failed, and when; "" if it never did
 }
 
 func newSelection(sources []Source, sideBySide bool, report func(error), emit func(int, kmodquery.Event, bool)) *selection {
@@ -167,6 +168,7 @@ func (s *selection) run(ctx context.Context, c *candidate) error {
 		err = errStoodDown
 	} else {
 		c.failed = true
+		c.failure = fmt.Sprintf("failed at %s: %v", time.Now().UTC().Format(time.RFC3339), err)
 		c.final = errors.Is(err, kmodquery.ErrNotSupported)
 	}
 	s.change()
@@ -274,8 +276,10 @@ func (s *selection) sync(ctx context.Context) error {
 // sensors returns each source's account of itself.
 func (s *selection) sensors() []kmodquery.Sensor {
 	watching := ""
+	failures := make([]string, len(s.sources))
 	s.mu.Lock()
-	for _, c := range s.sources {
+	for i, c := range s.sources {
+		failures[i] = c.failure
 		if watching == "" && !c.up.IsZero() {
 			watching = c.Name()
 		}
@@ -284,8 +288,12 @@ func (s *selection) sensors() []kmodquery.Sensor {
 	sensors := make([]kmodquery.Sensor, len(s.sources))
 	for i, c := range s.sources {
 		sensors[i] = c.Sensor()
-		if sensors[i].State == kmodquery.StateStandby && sensors[i].Reason == "" && watching != "" {
-			sensors[i].Reason = "not needed while " + watching + " watches"
+		switch sensor := &sensors[i]; {
+		case sensor.Reason != "":
+		case sensor.State == kmodquery.StateActive:
+			sensor.Reason = failures[i]
+		case sensor.State == kmodquery.StateStandby && watching != "":
+			sensor.Reason = "not needed while " + watching + " watches"
 		}
 	}
 	return sensors

@@ -145,6 +145,7 @@ func TestTheBestSourceThatWorksWatches(t *testing.T) {
 		synctest.Wait()
 		require.False(t, next.isRunning())
 		require.Equal(t, []string{"best: blind"}, said.errs)
+		require.Equal(t, "failed at "+failedAt.UTC().Format(time.RFC3339)+": blind", r.Sensors()[0].Reason)
 		require.NoError(t, r.Close())
 	})
 }

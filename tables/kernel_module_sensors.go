@@ -49,7 +49,7 @@ var sensorColumns = []sensorColumn{
 		func(h *health) any { return h.Source }},
 	{text("state", local, "active (watching), standby (able to, not needed now), unavailable (this host cannot) or failed (it should work and does not)"),
 		func(h *health) any { return h.State }},
-	{text("reason", local, "Why the source is not active and what to do about it"),
+	{text("reason", local, "Why the source is not active and what to do about it; of one that is, why it last was not"),
 		func(h *health) any { return h.Reason }},
 	{number("since", local, "When the state last changed, as Unix time in seconds"),
 		func(h *health) any { return known(h.Since) }},

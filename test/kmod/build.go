@@ -24,6 +24,7 @@ const (
 	Nested   = "nested"   // its init loads another module and fails with ENODEV
 	Hidden   = "hidden"   // its init takes it off the kernel's list; it stays for ever
 	Ghost    = "ghost"    // the same, and removes its folder from sysfs
+	Untaint  = "untaint"  // its init clears bits of the kernel's taint and fails with ENODEV
 )
 
 // thisModule is the section that becomes the kernel's struct module.

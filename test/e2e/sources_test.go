@@ -1,0 +1,216 @@
+//go:build linux
+
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery/test/kmod"
+	"github.com/kmodquery/kmodquery/test/vm"
+	"github.com/kmodquery/kmodquery/test/vm/guest"
+)
+
+// sourcesEnv is set in the VMs that TestSources boots.
+const sourcesEnv = "KMODQUERY_SOURCES_TEST"
+
+// TestSources boots two kernels for extensions that have other sources than
+// eBPF, or several.
+func TestSources(t *testing.T) {
+	for _, kernel := range []vm.Kernel{vm.Matrix()[1], vm.Newest()} {
+		t.Run(kernel.String(), func(t *testing.T) {
+			t.Parallel()
+			vm.Test(t, kernel, "^TestGuestSources", vm.Options{
+				Modules: []string{"nbd", "tcp_nv", "tcp_illinois"},
+				Files:   map[string]string{guestExtension: buildExtension(t, kernel.Arch)},
+				Env:     []string{sourcesEnv + "=1"},
+				Timeout: 20 * time.Minute,
+			})
+		})
+	}
+}
+
+func needSources(t *testing.T) {
+	t.Helper()
+	guest.Only(t)
+	if os.Getenv(sourcesEnv) == "" {
+		t.Skip("runs in the VMs that TestSources boots")
+	}
+}
+
+// unsigned returns a module of the kernel's without its signature: the first one
+// that is loaded is what the kernel's log speaks of.
+func unsigned(t *testing.T, name string) string {
+	t.Helper()
+	stripped, err := kmod.Strip(image(t, name))
+	require.NoError(t, err)
+	path := filepath.Join("/run", name+".ko")
+	require.NoError(t, os.WriteFile(path, stripped, 0o600))
+	return path
+}
+
+// corrupted returns one that no kernel takes, and says so.
+func corrupted(t *testing.T, name string) string {
+	t.Helper()
+	stripped, err := kmod.Strip(image(t, name))
+	require.NoError(t, err)
+	at := bytes.Index(stripped, []byte("vermagic="))
+	require.Positive(t, at)
+	stripped[at+len("vermagic=")] = 'x'
+	path := filepath.Join("/run", name+"-corrupted.ko")
+	require.NoError(t, os.WriteFile(path, stripped, 0o600))
+	return path
+}
+
+func insmod(path string) error {
+	output, err := exec.Command("insmod", path).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, output)
+	}
+	return nil
+}
+
+// findingsOf returns a source's findings as "trigger name error".
+func (c compared) findingsOf(t *testing.T, source string) []string {
+	t.Helper()
+	var found []string
+	for _, row := range c.query(t, "SELECT f.\"trigger\", f.name, e.error FROM kernel_module_findings f JOIN kernel_module_events e ON f.eid = e.eid WHERE f.source = '%s' ORDER BY f.time", source) {
+		found = append(found, strings.TrimSpace(row["trigger"]+" "+row["name"]+" "+row["error"]))
+	}
+	return found
+}
+
+// TestGuestSourcesTogether loads a module before three sources: it is one
+// attempt, and one finding of each.
+func TestGuestSourcesTogether(t *testing.T) {
+	needSources(t)
+	path, bad := unsigned(t, "dummy"), corrupted(t, "nbd")
+	c := startCompared(t, "--sources", "kmsg,audit,ebpf")
+	require.NoError(t, insmod(path))
+	require.Error(t, insmod(bad))
+	require.NoError(t, exec.Command("rmmod", "dummy").Run())
+
+	for _, name := range []string{"dummy", "nbd"} {
+		var rows []map[string]string
+		require.Eventually(t, func() bool {
+			rows = c.query(t, "SELECT DISTINCT source, load_id FROM kernel_module_events WHERE name = '%s' AND event_name NOT IN ('module_free', 'delete_module', 'module_present')", name)
+			return len(rows) >= 3
+		}, time.Minute, time.Second, name)
+		sources := column(rows, "source")
+		slices.Sort(sources)
+		require.Equal(t, []string{"audit", "ebpf", "kmsg"}, sources, name)
+		for _, row := range rows {
+			require.Equal(t, rows[0]["load_id"], row["load_id"], "%s by %s", name, row["source"])
+		}
+		found := c.query(t, "SELECT source, load_id FROM kernel_module_findings WHERE name = '%s'", name)
+		require.Len(t, found, 3)
+	}
+	unloads := c.query(t, "SELECT DISTINCT load_id FROM kernel_module_events WHERE name = 'dummy' AND event_name IN ('module_free', 'delete_module')")
+	require.Len(t, unloads, 1)
+	for _, row := range c.query(t, "SELECT source, state, joined, lost, reason FROM kernel_module_sensors") {
+		require.Equal(t, "active", row["state"], "%v", row)
+		require.Equal(t, "0", row["lost"], "%v", row)
+		if row["source"] == "audit" {
+			require.Equal(t, "3", row["joined"])
+		}
+	}
+}
+
+// TestGuestSourcesAlone has each source, by itself, tell of a load by insmod, one
+// by modprobe and one that fails. Those that read logs look back over this boot.
+func TestGuestSourcesAlone(t *testing.T) {
+	needSources(t)
+	for _, source := range []string{"audit", "kmsg"} {
+		t.Run(source, func(t *testing.T) {
+			c := startCompared(t, "--sources", source)
+			before := len(c.findingsOf(t, source))
+			require.NoError(t, insmod(unsigned(t, "dummy")))
+			require.NoError(t, exec.Command("modprobe", "tcp_nv").Run())
+			require.Error(t, insmod(corrupted(t, "nbd")))
+			require.NoError(t, exec.Command("rmmod", "dummy", "tcp_nv").Run())
+			if source == "audit" {
+				require.Eventually(t, func() bool { return len(c.findingsOf(t, source)) >= before+3 }, 30*time.Second, time.Second)
+				found := c.findingsOf(t, source)[before:]
+				require.Len(t, found, 3)
+				require.Equal(t, "finit_module dummy", found[0])
+				require.Equal(t, "finit_module tcp_nv", found[1])
+				require.Contains(t, found[2], "ENOEXEC")
+				return
+			}
+			// The kernel says once in a boot that an unsigned module taints it,
+			// and nothing of one that does not.
+			require.Eventually(t, func() bool {
+				return slices.Contains(c.findingsOf(t, source), "module_load nbd ENOEXEC")
+			}, 30*time.Second, time.Second, "%v", c.findingsOf(t, source))
+			require.Contains(t, c.findingsOf(t, source), "module_load dummy")
+		})
+	}
+}
+
+// TestGuestSourcesFailOver takes the hooks away from the extension behind its
+// back.
+func TestGuestSourcesFailOver(t *testing.T) {
+	needSources(t)
+	c := startCompared(t)
+	sensor := func(source string) map[string]string {
+		t.Helper()
+		rows := c.query(t, "SELECT state, reason, since FROM kernel_module_sensors WHERE source = '%s'", source)
+		require.Len(t, rows, 1)
+		return rows[0]
+	}
+	require.Equal(t, "active", sensor("ebpf")["state"])
+	require.Eventually(t, func() bool { return sensor("audit")["state"] == "standby" && sensor("kmsg")["state"] == "standby" },
+		30*time.Second, time.Second, "what was before has been told")
+	require.Equal(t, "not needed while ebpf watches", sensor("audit")["reason"])
+	time.Sleep(2 * pollOf)
+
+	since := sensor("ebpf")["since"]
+	require.Positive(t, closeLinks(t, c.extension.PID()))
+	require.NoError(t, guest.LoadImage(image(t, "dummy"), ""))
+	row := c.differs(t, "module_unwitnessed dummy")
+	require.Contains(t, row["reason"], "ebpf did not see it come")
+	require.Equal(t, []string{"module_unwitnessed dummy"}, c.findingsOf(t, "procfs"))
+	require.Contains(t, sensor("ebpf")["reason"], "attached programs are gone")
+
+	// It is attached again, and what happened meanwhile was seen by audit or by
+	// the hooks.
+	require.Eventually(t, func() bool {
+		ebpf := sensor("ebpf")
+		return ebpf["state"] == "active" && ebpf["since"] != since
+	}, time.Minute, time.Second)
+	require.NoError(t, guest.Unload("dummy"))
+	require.NoError(t, guest.LoadImage(image(t, "tcp_illinois"), ""))
+	require.NoError(t, guest.Unload("tcp_illinois"))
+	found := c.query(t, "SELECT source FROM kernel_module_findings WHERE name = 'tcp_illinois'")
+	require.Contains(t, column(found, "source"), "ebpf")
+	require.Equal(t, []string{"module_unwitnessed dummy"}, c.told(t))
+}
+
+// closeLinks closes the descriptors of a process that are BPF links or perf
+// events, and returns how many there were.
+func closeLinks(t *testing.T, pid int) int {
+	t.Helper()
+	var fds []int
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	require.NoError(t, err)
+	for _, entry := range entries {
+		target, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, entry.Name()))
+		if strings.Contains(target, "bpf_link") || strings.Contains(target, "bpf-link") || strings.Contains(target, "[perf_event]") {
+			fds = append(fds, int(integer(t, entry.Name())))
+		}
+	}
+	for _, fd := range fds {
+		require.NoError(t, inject(pid, unix.SYS_CLOSE, uint64(fd)))
+	}
+	return len(fds)
+}
