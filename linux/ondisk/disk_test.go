@@ -111,15 +111,3 @@ func TestParseModulesDepIsBounded(t *testing.T) {
 	require.Empty(t, parseModulesDep(strings.NewReader(strings.Repeat("x", maxLine*2))))
 	require.Equal(t, map[string]string{"a_b": "k/a-b.ko.gz"}, parseModulesDep(strings.NewReader("k/a-b.ko.gz:\n.ko:\nk/.ko:\n:\n")))
 }
-
-func FuzzModulesDep(f *testing.F) {
-	f.Add("kernel/drivers/net/dummy.ko.xz: kernel/x.ko\nupdates/a-b.ko:\n/abs/c.ko.zst:\n")
-	f.Add(":\n.ko:\n\xff.ko: \n")
-	f.Fuzz(func(t *testing.T, text string) {
-		for name, path := range parseModulesDep(strings.NewReader(text)) {
-			require.NotEmpty(t, name)
-			require.NotContains(t, name, "-")
-			require.Contains(t, text, path)
-		}
-	})
-}

@@ -1,9 +1,9 @@
 package ondisk
 
 import (
-	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -84,7 +84,7 @@ type diversion struct {
 	pack string // whose own file stays; ":" where the administrator diverted
 }
 
-// diversions reads dpkg's file of that name: three lines each.
+// diversions reads dpkg's file of that name.
 func (d *dpkg) diversions() (map[string]diversion, error) {
 	file, err := os.Open(below(d.root, "/var/lib/dpkg/diversions"))
 	if os.IsNotExist(err) {
@@ -94,34 +94,24 @@ func (d *dpkg) diversions() (map[string]diversion, error) {
 		return nil, err
 	}
 	defer file.Close()
+	return parseDiversions(file)
+}
+
+// parseDiversions reads three lines each: the place, where other packages' files
+// lie, and the package.
+func parseDiversions(r io.Reader) (map[string]diversion, error) {
 	diversions := map[string]diversion{}
-	lines := bufio.NewScanner(file)
-	lines.Buffer(nil, maxLine)
+	lines := newLines(r)
 	for lines.Scan() && len(diversions) < maxIndex {
 		from := lines.Text()
-		lines.Scan()
+		if !lines.Scan() {
+			break
+		}
 		to := lines.Text()
-		lines.Scan()
+		if !lines.Scan() {
+			break
+		}
 		diversions[from] = diversion{to: to, pack: lines.Text()}
 	}
 	return diversions, lines.Err()
-}
-
-// eachModule hands the lines of a file that name a module's file to visit.
-func eachModule(list string, visit func(path string)) error {
-	file, err := os.Open(list)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	lines := bufio.NewScanner(file)
-	lines.Buffer(nil, maxLine)
-	for lines.Scan() {
-		if line := lines.Text(); strings.Contains(line, ".ko") {
-			if _, isModule := fileName(line); isModule {
-				visit(line)
-			}
-		}
-	}
-	return lines.Err()
 }

@@ -1,7 +1,6 @@
 package ondisk
 
 import (
-	"bufio"
 	"io"
 	"os"
 	"path/filepath"
@@ -9,13 +8,9 @@ import (
 	"time"
 )
 
-const (
-	// maxIndex bounds the modules of a release. A distribution's kernel has
-	// some thousands.
-	maxIndex = 1 << 17
-	// maxLine bounds a line that is read of an index or a package's list.
-	maxLine = 64 << 10
-)
+// maxIndex bounds the modules that are remembered. A distribution's kernel has
+// some thousands, and some of them may be installed.
+const maxIndex = 1 << 17
 
 // An index says where depmod(8) found the file of each module.
 type index struct {
@@ -57,8 +52,7 @@ func (d *Disk) find(name string) string {
 // chosen already and writes one.
 func parseModulesDep(r io.Reader) map[string]string {
 	paths := map[string]string{}
-	lines := bufio.NewScanner(r)
-	lines.Buffer(nil, maxLine)
+	lines := newLines(r)
 	for lines.Scan() && len(paths) < maxIndex {
 		path, _, found := strings.Cut(lines.Text(), ":")
 		name, isModule := fileName(path)

@@ -1,9 +1,9 @@
 package ondisk
 
 import (
-	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -70,14 +70,19 @@ func (p *pacman) read(ctx context.Context) (map[string]string, error) {
 	return owners, nil
 }
 
-// packageName is what a package's desc has under %NAME%.
+// packageName is what a package's desc names.
 func packageName(desc string) string {
 	file, err := os.Open(desc)
 	if err != nil {
 		return ""
 	}
 	defer file.Close()
-	lines := bufio.NewScanner(file)
+	return parseDesc(file)
+}
+
+// parseDesc returns what a desc has under %NAME%.
+func parseDesc(r io.Reader) string {
+	lines := newLines(r)
 	for lines.Scan() {
 		if lines.Text() == "%NAME%" && lines.Scan() {
 			return lines.Text()

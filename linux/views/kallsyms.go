@@ -37,6 +37,9 @@ func parseFunctions(ctx context.Context, r io.Reader, hasAddress bool, visit fun
 	return parseMentions(ctx, r, " [", address, visit, func(uint64) {})
 }
 
+// parseMentions takes the longest end of a line that can be a name, so that no
+// module is taken for another whose name ends its own. A symbol that is named to
+// look like this is no compiler's.
 func parseMentions(ctx context.Context, r io.Reader, open string, address func([]byte) uint64, visit func(name string, address uint64), builtins func(address uint64)) (map[string]*mention, error) {
 	mentions := map[string]*mention{}
 	opening := []byte(open)
@@ -47,11 +50,13 @@ func parseMentions(ctx context.Context, r io.Reader, open string, address func([
 		if len(line) == 0 || line[len(line)-1] != ']' {
 			return nil
 		}
-		at := bytes.LastIndex(line, opening)
-		if at < 0 {
+		_, name, found := bytes.Cut(line[:len(line)-1], opening)
+		for found && len(name) > maxName {
+			_, name, found = bytes.Cut(name, opening)
+		}
+		if !found {
 			return nil
 		}
-		name := line[at+len(opening) : len(line)-1]
 		if !isModule(name) {
 			if a := address(line); a != 0 {
 				builtins(a)

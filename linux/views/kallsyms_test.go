@@ -22,6 +22,8 @@ func TestParseKallsyms(t *testing.T) {
 			"ffffffffc02c6010 t dummy_init\t[dummy]\n"+
 			"ffffffffc0500000 t odd\t[a ]b]\n"+
 			"garbage\t[x]\n"+
+			"ffffffffc0500000 t symbol\t[nbd]\t[evil]\n"+
+			"ffffffffc0500000 t symbol\t["+strings.Repeat("s", 60)+"\t[short]\n"+
 			"ffffffffc0500000 t none\t[]\n"+
 			"ffffffffc0500000 t long\t["+strings.Repeat("n", 56)+"]\n"),
 		func(name string, address uint64) { visited = append(visited, fmt.Sprintf("%s %x", name, address)) },
@@ -29,9 +31,11 @@ func TestParseKallsyms(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, map[string]*mention{
 		"dummy": {first: 0xffffffffc02c6000}, "nbd": {}, "a ]b": {first: 0xffffffffc0500000}, "x": {},
+		"nbd]\t[evil": {first: 0xffffffffc0500000}, "short": {first: 0xffffffffc0500000},
 	}, mentions)
-	require.Equal(t, []string{"dummy ffffffffc02c7024", "dummy ffffffffc02c6000", "dummy ffffffffc02c6010", "a ]b ffffffffc0500000"}, visited)
-	require.Equal(t, []uint64{0xffffffffc0300000, 0xffffffffc0400000, 0xffffffffc0500000, 0xffffffffc0500000}, builtins)
+	require.Equal(t, []string{"dummy ffffffffc02c7024", "dummy ffffffffc02c6000", "dummy ffffffffc02c6010", "a ]b ffffffffc0500000",
+		"nbd]\t[evil ffffffffc0500000", "short ffffffffc0500000"}, visited)
+	require.Equal(t, []uint64{0xffffffffc0300000, 0xffffffffc0400000, 0xffffffffc0500000}, builtins)
 }
 
 func TestParseFunctions(t *testing.T) {

@@ -259,6 +259,24 @@ func TestNamesOfSysfs(t *testing.T) {
 	require.Equal(t, []string{"modules", "sysfs"}, modules[0].Views)
 }
 
+// No module can be named so that it passes for another, or another seems to be
+// there.
+func TestBracketsInNames(t *testing.T) {
+	v := newViews(t, tree{
+		"proc/modules":                   "]\t[dummy 4096 0 - Live 0x0\nevil 4096 0 - Live 0x0\na [b 4096 0 - Live 0x0\n",
+		"sys/module/]\t[dummy/initstate": "live\n", "sys/module/evil/initstate": "live\n", "sys/module/a [b/initstate": "live\n",
+		"proc/kallsyms": "ffffffffc0020000 t init_module\t[]\t[dummy]\nffffffffc0020000 t y\t[evil]\nffffffffc0020000 t x\t[a [b]\n",
+		"sys/kernel/tracing/available_filter_functions": "init_module []\t[dummy]\ny [evil]\nx [a [b]\nz [ghost [evil]\n",
+	})
+	modules, err := v.Modules(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"]\t[dummy", "a [b", "evil", "ghost [evil"}, namesOf(modules))
+	require.True(t, modules[3].IsHidden())
+	for _, m := range modules[:3] {
+		require.Equal(t, []string{"modules", "sysfs", "kallsyms", "ftrace"}, m.Views)
+	}
+}
+
 func TestStatus(t *testing.T) {
 	v := newViews(t, plain)
 	for _, status := range v.Status() {

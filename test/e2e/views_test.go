@@ -3,11 +3,13 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -57,22 +59,32 @@ func TestGuestViews(t *testing.T) {
 	}
 }
 
-// TestGuestUsedBy has one module use another.
-func TestGuestUsedBy(t *testing.T) {
+// TestGuestViewsHostileNames loads modules whose names would mislead who reads
+// the views.
+func TestGuestViewsHostileNames(t *testing.T) {
 	guest.Only(t)
-	image, err := kmod.Build(kmod.Firmware, nil)
-	require.NoError(t, err)
 	require.NoError(t, os.MkdirAll("/lib/firmware", 0o755))
 	require.NoError(t, os.WriteFile("/lib/firmware/kmodquery-test.bin", []byte("firmware"), 0o644))
-	require.NoError(t, guest.LoadImage(image, ""))
-	defer guest.Unload("kmodquery_firmware")
-	rows := query(t, "SELECT taints, missing, path FROM kernel_module_inventory WHERE name = 'kmodquery_firmware'")
-	require.Equal(t, []map[string]string{{
-		// Forced, out of tree and unsigned.
-		"taints":  strconv.Itoa(1<<1 | 1<<12 | 1<<13),
-		"missing": "path,sha256,signer,package",
-	}}, rows)
-	taint, err := views.New("/").Taint(t.Context())
+	v := views.New("/")
+	for _, name := range []string{
+		"kmodquery_firmware", "a b", "two\nlines", "in/sysfs", "x 1 2 -", "x 1 2 y,", "]\t[dummy", "\xff\x1b[2J", strings.Repeat("n", 55),
+	} {
+		t.Run(strconv.Quote(name), func(t *testing.T) {
+			image, err := kmod.BuildAs(kmod.Firmware, name, nil)
+			require.NoError(t, err)
+			require.NoError(t, guest.LoadImage(image, ""))
+			defer guest.Unload(name)
+			for _, look := range []func(context.Context) ([]kmodquery.Module, error){v.Listed, v.Modules} {
+				modules, err := look(t.Context())
+				require.NoError(t, err)
+				require.Len(t, modules, 1, "%q", described(modules))
+				require.Equal(t, name, modules[0].Name)
+				require.Subset(t, modules[0].Views, []string{kmodquery.ViewModules, kmodquery.ViewSysfs})
+				require.EqualValues(t, 1<<1|1<<12|1<<13, *modules[0].Taints, "forced, out of tree and unsigned")
+			}
+		})
+	}
+	taint, err := v.Taint(t.Context())
 	require.NoError(t, err)
 	require.EqualValues(t, 1<<1|1<<12|1<<13, taint&(1<<1|1<<12|1<<13))
 }

@@ -32,8 +32,15 @@ const thisModule = ".gnu.linkonce.this_module"
 
 // Build returns one of the modules for the running kernel. The kernel knows it
 // as "kmodquery_" and its name. Each of set is the value of a variable of the
-// module that is an unsigned long.
+// module that is an unsigned long: Hidden and Ghost hide, instead of themselves,
+// the module whose struct is at the address target, and then fail with ENODEV.
 func Build(name string, set map[string]uint64) ([]byte, error) {
+	return BuildAs(name, "kmodquery_"+name, set)
+}
+
+// BuildAs is Build for a module that the kernel shall know by another name, of
+// up to 55 bytes.
+func BuildAs(name, known string, set map[string]uint64) ([]byte, error) {
 	layout, err := readLayout()
 	if err != nil {
 		return nil, err
@@ -59,7 +66,7 @@ func Build(name string, set map[string]uint64) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read module %s: %w", name, err)
 	}
-	if err := fit(image, file, layout, "kmodquery_"+name); err != nil {
+	if err := fit(image, file, layout, known); err != nil {
 		return nil, fmt.Errorf("fit module %s to the kernel: %w", name, err)
 	}
 	for variable, value := range variables {

@@ -7,6 +7,6 @@ for name; do
 	clang -target x86_64-linux-gnu $flags -mcmodel=kernel -mno-red-zone -mno-sse -fcf-protection=branch -pg -mfentry \
 		-c "$name.c" -o "${name}_amd64.o"
 	# shellcheck disable=SC2086
-	clang -target aarch64-linux-gnu $flags -mgeneral-regs-only -mbranch-protection=bti -ffixed-x18 \
+	clang -target aarch64-linux-gnu $flags -mgeneral-regs-only -mbranch-protection=none -ffixed-x18 \
 		-c "$name.c" -o "${name}_arm64.o"
 done
