@@ -104,11 +104,14 @@ func (a *attempts) add(rank int, e kmodquery.Event, past bool) {
 	a.advance()
 }
 
-// remember notes an attempt that an event from the store tells of.
+// remember notes an attempt that an event from the store tells of, while there is
+// room: the newest come first.
 func (a *attempts) remember(rank int, e *kmodquery.Event) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.learn(rank, e)
+	if len(a.order) < maxKnown {
+		a.learn(rank, e)
+	}
 }
 
 // expire releases what has waited long enough.

@@ -40,7 +40,7 @@ type Options struct {
 	// must be set where there are Views.
 	Stamp func() kmodquery.Event
 	// Past hands over the events that an earlier recorder stored in this boot,
-	// in any order; nil for none.
+	// the newest first; nil for none.
 	Past func(ctx context.Context, visit func(*kmodquery.Event)) error
 }
 
