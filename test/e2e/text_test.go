@@ -40,6 +40,7 @@ var textPackages = []string{
 // textPrograms are what the guest runs of them.
 var textPrograms = []string{
 	"/usr/lib/systemd/systemd-journald", "/usr/lib/systemd/systemd-modules-load", "/usr/bin/journalctl",
+	"/usr/lib/x86_64-linux-gnu/libkmod.so.2", // systemd opens it when it needs it
 	"/usr/sbin/rsyslogd", "/usr/lib/x86_64-linux-gnu/rsyslog/imklog.so", "/usr/lib/x86_64-linux-gnu/rsyslog/imuxsock.so",
 	"/usr/lib/x86_64-linux-gnu/rsyslog/lmnet.so",
 }
