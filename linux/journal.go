@@ -225,7 +225,14 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 		case entry, ok := <-entries:
 			if !ok {
 				timer.Stop()
-				err := stop()
+				if ctx.Err() != nil {
+					_ = stop() // it was killed
+					return nil
+				}
+				kill := time.AfterFunc(time.Second, cancel) // it said all that it will
+				err := cmd.Wait()
+				kill.Stop()
+				cancel()
 				s.hasLostCursor = r.after != nil && strings.Contains(complaint.said(), "cursor")
 				if err == nil {
 					err = errors.New("it should have gone on")
