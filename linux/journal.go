@@ -67,6 +67,8 @@ func NewJournal(o JournalOptions) *Journal {
 var journalMatches = []string{
 	"_TRANSPORT=kernel",
 	"+", "_SYSTEMD_UNIT=systemd-modules-load.service", "_UID=0",
+	"+", "_SYSTEMD_UNIT=kmod.service", "_UID=0",
+	"+", "_SYSTEMD_UNIT=module-init-tools.service", "_UID=0",
 	"+", "_EXE=/usr/bin/kmod", "_UID=0",
 	"+", "_EXE=/bin/kmod", "_UID=0",
 }

@@ -109,6 +109,7 @@ func TestWhoseWordsTheJournalHas(t *testing.T) {
 		{"of a program that was gone", loads(map[string]any{"_EXE": ""}), false},
 		{"through /dev/kmsg as well", loads(map[string]any{"_TRANSPORT": "kernel"}), false},
 		{"modprobe", loads(map[string]any{"_TRANSPORT": "stdout", "_EXE": "/usr/bin/kmod", "_SYSTEMD_UNIT": "x.service", "MESSAGE": "modprobe: ERROR: could not insert 'x': File exists"}), true},
+		{"Debian's script", loads(map[string]any{"_TRANSPORT": "stdout", "_EXE": "/usr/bin/dash", "_SYSTEMD_UNIT": "kmod.service", "MESSAGE": "Loading kernel module loop."}), true},
 		{"modprobe of another user", loads(map[string]any{"_EXE": "/usr/bin/kmod", "_UID": "1000"}), false},
 	} {
 		t.Run(test.name, func(t *testing.T) {

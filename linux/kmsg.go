@@ -224,6 +224,15 @@ func openKmsg(path string) (*kmsgLog, error) {
 	case err != nil:
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
+	// Containers are given something else in its place.
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil || stat.Mode&unix.S_IFMT != unix.S_IFCHR || stat.Rdev != unix.Mkdev(1, 11) {
+		unix.Close(fd)
+		return nil, &kmodquery.NotSupportedError{
+			Missing: path + " is not the kernel's log",
+			Need:    "the character device 1:11 where this process runs",
+		}
+	}
 	event, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
 	if err != nil {
 		unix.Close(fd)

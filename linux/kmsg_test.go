@@ -81,6 +81,13 @@ func TestKmsgThatIsNotThere(t *testing.T) {
 	require.ErrorContains(t, err, "there is no ")
 	require.Equal(t, kmodquery.StateUnavailable, s.Sensor().State)
 	require.NoError(t, s.Sync(t.Context()), "it is not running")
+
+	for _, other := range []string{"/dev/null", "/proc/self/status"} {
+		s := NewKmsg(KmsgOptions{Path: other})
+		err := s.Run(t.Context(), func() { t.Error("it is not ready") }, func(kmodquery.Event) {})
+		require.ErrorIs(t, err, kmodquery.ErrNotSupported)
+		require.ErrorContains(t, err, other+" is not the kernel's log")
+	}
 }
 
 func TestStoreThatDoesNotSayHowFarTheLogWasRead(t *testing.T) {

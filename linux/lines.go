@@ -162,7 +162,7 @@ func (of *spokenOf) continuesWith(l logLine) bool {
 		return false
 	}
 	isLoader := l.loader != nil
-	if slices.Contains(of.texts, hashText(l.text)) || isLoader && of.byLoader {
+	if slices.Contains(of.texts, hashText(l.text)) || isLoader && of.byLoader && of.over {
 		return false
 	}
 	if !isLoader && !of.byLoader && (of.over || l.says.Stage != printk.StageAny && l.says.Stage < of.stage) {

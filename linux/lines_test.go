@@ -140,6 +140,7 @@ func TestWhichLinesBelongTogether(t *testing.T) {
 		{"the loader's name", []said{{0, rejected, nobody}, {2, refused, byLoader}}, []string{"module_load evil EKEYREJECTED"}},
 		{"another error than the loader's", []said{{0, "Invalid ELF header len 3", nobody}, {2, refused, byLoader}}, []string{"module_load  ENOEXEC", "module_load evil EKEYREJECTED"}},
 		{"the loader alone, twice", []said{{0, inserted, byLoader}, {1, inserted, byLoader}}, []string{"module_load evil", "module_load evil"}},
+		{"the loader speaks before", []said{{0, "Loading kernel module evil", byLoader}, {1, outside, nobody}, {2, inserted, byLoader}}, []string{"module_load evil"}},
 		{"built in", []said{{0, "loop: module loaded", nobody}}, nil},
 		{"a request", []said{{0, "request_module: runaway loop modprobe binfmt-464c", nobody}}, []string{"module_request binfmt-464c"}},
 	} {

@@ -164,6 +164,7 @@ func TestLoader(t *testing.T) {
 		"modprobe: ERROR: could not insert 'foo': Required key not available":                                 with("foo", "", failed(enokey), true),
 		"modprobe: ERROR: could not insert 'foo': Unknown symbol in module, or unknown parameter (see dmesg)": with("foo", "", failed(enoent), true),
 		"insmod: ERROR: could not insert module /root/foo.ko: Invalid module format":                          with("", "/root/foo.ko", failed(enoexec), true),
+		"Loading kernel module loop.":                                                                         {Stage: StageLoader, Name: "loop"},
 		"ERROR: could not insert module foo.ko.xz: File exists":                                               with("", "foo.ko.xz", failed(eexist), true),
 	} {
 		got, ok := Loader(text)
