@@ -73,6 +73,15 @@ var journalMatches = []string{
 	"+", "_EXE=/bin/kmod", "_UID=0",
 }
 
+// journalHooks are the matches as the sensors table shows them.
+func journalHooks() []string {
+	var hooks []string
+	for match := range strings.SplitSeq(strings.Join(journalMatches, " "), " + ") {
+		hooks = append(hooks, match+" (journalctl)")
+	}
+	return hooks
+}
+
 // journalFields are the fields that are asked for, beside those that journalctl
 // always gives.
 var journalFields = []string{
@@ -191,7 +200,7 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 		cancel()
 		return fmt.Errorf("start %s: %w", s.options.Command[0], err)
 	}
-	s.start(strings.Join(cmd.Args, " "))
+	s.start(journalHooks()...)
 	entries := make(chan []byte, maxEntries)
 	go readLines(ctx, stdout, entries, func() { s.decodeErrors.Add(1) })
 	stop := func() error {
@@ -297,7 +306,7 @@ func (s *journalSync) isOver(r *journalReader, now time.Time) bool {
 	if !now.Before(s.until) {
 		return true
 	}
-	return s.isKnown && r.isAt(s.end) && !now.Before(r.join.settles())
+	return s.isKnown && r.isAt(s.end) && !now.Before(r.join.settles(s.until.Add(-syncPatience)))
 }
 
 // isAt reports whether an entry was read, or told of before.
@@ -314,7 +323,7 @@ func (r *journalReader) pause(sync *journalSync) time.Duration {
 	next := r.join.next()
 	if sync != nil {
 		until := sync.until
-		if settles := r.join.settles(); sync.isKnown && r.isAt(sync.end) {
+		if settles := r.join.settles(sync.until.Add(-syncPatience)); sync.isKnown && r.isAt(sync.end) {
 			until = settles
 		}
 		if next.IsZero() || until.Before(next) {

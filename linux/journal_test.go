@@ -134,7 +134,7 @@ func TestJournalReadsToItsEndBeforeItIsReady(t *testing.T) {
 	sensor := j.source.Sensor()
 	require.Equal(t, kmodquery.StateActive, sensor.State)
 	require.EqualValues(t, 3, sensor.Received)
-	require.Contains(t, sensor.Hooks, "journalctl")
+	require.Contains(t, sensor.Hooks, `["_TRANSPORT=kernel (journalctl)","_SYSTEMD_UNIT=systemd-modules-load.service _UID=0 (journalctl)",`)
 
 	pid, err := strconv.Atoi(strings.TrimSpace(j.read("pid")))
 	require.NoError(t, err)

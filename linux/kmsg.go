@@ -111,11 +111,15 @@ type kmsgReader struct {
 
 func (r *kmsgReader) run(ctx context.Context, ready func()) error {
 	var waiting []chan struct{}
+	var asked time.Time // when the first of them came, or the end
 	defer func() { answer(waiting) }()
 	for {
 		// Before reading: what was said before they asked is read now.
 		waiting = append(waiting, r.source.takeWaiting()...)
 		isLast := ctx.Err() != nil
+		if asked.IsZero() && (len(waiting) > 0 || isLast) {
+			asked = time.Now()
+		}
 		if err := r.drain(); err != nil {
 			return err
 		}
@@ -128,11 +132,11 @@ func (r *kmsgReader) run(ctx context.Context, ready func()) error {
 		r.join.expire(now)
 		deadline := r.join.next()
 		if len(waiting) > 0 || isLast {
-			deadline = r.join.settles()
+			deadline = r.join.settles(asked)
 			if !now.Before(deadline) {
 				r.join.flush()
 				answer(waiting)
-				waiting = nil
+				waiting, asked = nil, time.Time{}
 				deadline = time.Time{}
 				if isLast {
 					return nil

@@ -334,10 +334,14 @@ func (j *lineJoiner) expire(now time.Time) {
 	}
 }
 
-// settles is when a Sync need not wait for more lines any longer.
-func (j *lineJoiner) settles() time.Time {
+// settles is when a Sync, or an end, that was asked for at a time need not wait
+// for more lines any longer, however many come.
+func (j *lineJoiner) settles(asked time.Time) time.Time {
 	if len(j.held) == 0 {
 		return time.Time{}
+	}
+	if most := asked.Add(lineQuiet); j.touched.Add(lineGrace).After(most) {
+		return most
 	}
 	return j.touched.Add(lineGrace)
 }

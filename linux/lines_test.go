@@ -178,7 +178,8 @@ func TestARemarkBelongsToWhatFollows(t *testing.T) {
 func TestWhatIsSaidAfterASync(t *testing.T) {
 	l := newLineTest(t)
 	l.says(0, "evil: loading out-of-tree module taints kernel.")
-	require.Equal(t, l.now.Add(lineGrace), l.settles())
+	require.Equal(t, l.now.Add(lineGrace), l.settles(l.now))
+	require.Equal(t, l.now.Add(lineGrace-1), l.settles(l.now.Add(lineGrace-1-lineQuiet)), "it has waited long enough")
 	l.flush()
 	id := l.events[0].LoadID
 	l.says(5, "evil: Unknown symbol a (err -2)")
