@@ -108,8 +108,16 @@ func (f *follower) read(take func(line []byte, place func() filePlace)) error {
 		if f.segment == nil && !f.open() {
 			return nil
 		}
-		err := f.readSegment(take)
-		if err != nil {
+		// Before reading: a file that was truncated and is longer again has
+		// something else where reading would go on.
+		if isOther, err := f.isTruncated(); isOther || err != nil {
+			if err != nil {
+				return err
+			}
+			f.relocate()
+			continue
+		}
+		if err := f.readSegment(take); err != nil {
 			return err
 		}
 		more, err := f.advance()
@@ -258,16 +266,7 @@ func (f *follower) advance() (more bool, err error) {
 	}
 	if err == nil && os.SameFile(info, now) {
 		f.renamed = time.Time{}
-		if !f.isTruncated(info.Size()) {
-			return false, nil
-		}
-		place := f.segment.place()
-		f.close()
-		if !f.resume(place) {
-			f.lost()
-			f.next()
-		}
-		return true, nil
+		return f.isTruncated()
 	}
 	if f.renamed.IsZero() {
 		f.renamed = time.Now()
@@ -308,16 +307,27 @@ func (f *follower) next() {
 
 // isTruncated reports whether the file lacks what was read, or has something
 // else in its place.
-func (f *follower) isTruncated(size int64) bool {
+func (f *follower) isTruncated() (bool, error) {
 	s := f.segment
-	if size < s.offset {
-		return true
+	if _, isPlain := s.reader.(*os.File); !isPlain {
+		return false, nil
 	}
 	tail := make([]byte, len(s.tail))
-	if _, err := s.file.ReadAt(tail, s.offset-int64(len(tail))); err != nil {
-		return true // it is being truncated
+	_, err := s.file.ReadAt(tail, s.offset-int64(len(tail)))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, fmt.Errorf("read %s: %w", s.name, err)
 	}
-	return !bytes.Equal(tail, s.tail)
+	return err != nil || !bytes.Equal(tail, s.tail), nil
+}
+
+// relocate goes on in the copy of a file that was truncated.
+func (f *follower) relocate() {
+	place := f.segment.place()
+	f.close()
+	if !f.resume(place) {
+		f.lost()
+		f.next()
+	}
 }
 
 // resume finds the file that has a place, and what was written since.

@@ -67,8 +67,19 @@ func NewJournal(o JournalOptions) *Journal {
 var journalMatches = []string{
 	"_TRANSPORT=kernel",
 	"+", "_SYSTEMD_UNIT=systemd-modules-load.service", "_UID=0",
+	"+", "_SYSTEMD_UNIT=kmod.service", "_UID=0",
+	"+", "_SYSTEMD_UNIT=module-init-tools.service", "_UID=0",
 	"+", "_EXE=/usr/bin/kmod", "_UID=0",
 	"+", "_EXE=/bin/kmod", "_UID=0",
+}
+
+// journalHooks are the matches as the sensors table shows them.
+func journalHooks() []string {
+	var hooks []string
+	for match := range strings.SplitSeq(strings.Join(journalMatches, " "), " + ") {
+		hooks = append(hooks, match+" (journalctl)")
+	}
+	return hooks
 }
 
 // journalFields are the fields that are asked for, beside those that journalctl
@@ -189,7 +200,7 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 		cancel()
 		return fmt.Errorf("start %s: %w", s.options.Command[0], err)
 	}
-	s.start(strings.Join(cmd.Args, " "))
+	s.start(journalHooks()...)
 	entries := make(chan []byte, maxEntries)
 	go readLines(ctx, stdout, entries, func() { s.decodeErrors.Add(1) })
 	stop := func() error {
@@ -225,7 +236,14 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 		case entry, ok := <-entries:
 			if !ok {
 				timer.Stop()
-				err := stop()
+				if ctx.Err() != nil {
+					_ = stop() // it was killed
+					return nil
+				}
+				kill := time.AfterFunc(time.Second, cancel) // it said all that it will
+				err := cmd.Wait()
+				kill.Stop()
+				cancel()
 				s.hasLostCursor = r.after != nil && strings.Contains(complaint.said(), "cursor")
 				if err == nil {
 					err = errors.New("it should have gone on")
@@ -288,7 +306,7 @@ func (s *journalSync) isOver(r *journalReader, now time.Time) bool {
 	if !now.Before(s.until) {
 		return true
 	}
-	return s.isKnown && r.isAt(s.end) && !now.Before(r.join.settles())
+	return s.isKnown && r.isAt(s.end) && !now.Before(r.join.settles(s.until.Add(-syncPatience)))
 }
 
 // isAt reports whether an entry was read, or told of before.
@@ -305,7 +323,7 @@ func (r *journalReader) pause(sync *journalSync) time.Duration {
 	next := r.join.next()
 	if sync != nil {
 		until := sync.until
-		if settles := r.join.settles(); sync.isKnown && r.isAt(sync.end) {
+		if settles := r.join.settles(sync.until.Add(-syncPatience)); sync.isKnown && r.isAt(sync.end) {
 			until = settles
 		}
 		if next.IsZero() || until.Before(next) {

@@ -103,6 +103,10 @@ func dashed(id string) string {
 // systemd-modules-load.service.
 var modulesLoad = []string{"/usr/lib/systemd/systemd-modules-load", "/lib/systemd/systemd-modules-load"}
 
+// initScriptUnits are the units that systemd makes of Debian's script that loads
+// modules. Whatever runs in them is root's.
+var initScriptUnits = []string{"kmod.service", "module-init-tools.service"}
+
 // kmodPrograms are the places of kmod's one program.
 var kmodPrograms = []string{"/usr/bin/kmod", "/bin/kmod", "/usr/sbin/kmod", "/sbin/kmod"}
 
@@ -122,7 +126,8 @@ func (e *journalEntry) says() (printk.Statement, bool) {
 	case "journal", "stdout", "syslog":
 		isModulesLoad := e.fields["_SYSTEMD_UNIT"] == "systemd-modules-load.service" && slices.Contains(modulesLoad, e.fields["_EXE"])
 		isKmod := slices.Contains(kmodPrograms, e.fields["_EXE"])
-		if e.fields["_UID"] != "0" || !isModulesLoad && !isKmod {
+		isScript := slices.Contains(initScriptUnits, e.fields["_SYSTEMD_UNIT"])
+		if e.fields["_UID"] != "0" || !isModulesLoad && !isKmod && !isScript {
 			return printk.Statement{}, false
 		}
 		return printk.Loader(text)

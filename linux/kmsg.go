@@ -111,11 +111,15 @@ type kmsgReader struct {
 
 func (r *kmsgReader) run(ctx context.Context, ready func()) error {
 	var waiting []chan struct{}
+	var asked time.Time // when the first of them came, or the end
 	defer func() { answer(waiting) }()
 	for {
 		// Before reading: what was said before they asked is read now.
 		waiting = append(waiting, r.source.takeWaiting()...)
 		isLast := ctx.Err() != nil
+		if asked.IsZero() && (len(waiting) > 0 || isLast) {
+			asked = time.Now()
+		}
 		if err := r.drain(); err != nil {
 			return err
 		}
@@ -128,11 +132,11 @@ func (r *kmsgReader) run(ctx context.Context, ready func()) error {
 		r.join.expire(now)
 		deadline := r.join.next()
 		if len(waiting) > 0 || isLast {
-			deadline = r.join.settles()
+			deadline = r.join.settles(asked)
 			if !now.Before(deadline) {
 				r.join.flush()
 				answer(waiting)
-				waiting = nil
+				waiting, asked = nil, time.Time{}
 				deadline = time.Time{}
 				if isLast {
 					return nil
@@ -223,6 +227,15 @@ func openKmsg(path string) (*kmsgLog, error) {
 		}
 	case err != nil:
 		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	// Containers are given something else in its place.
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil || stat.Mode&unix.S_IFMT != unix.S_IFCHR || stat.Rdev != unix.Mkdev(1, 11) {
+		unix.Close(fd)
+		return nil, &kmodquery.NotSupportedError{
+			Missing: path + " is not the kernel's log",
+			Need:    "the character device 1:11 where this process runs",
+		}
 	}
 	event, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
 	if err != nil {

@@ -5,6 +5,7 @@ package linux
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"hash/fnv"
 	"slices"
 	"strings"
 	"time"
@@ -30,6 +31,7 @@ const (
 
 	maxHeldLines = 256     // attempts that are held at once
 	maxToldLines = 64      // attempts that are remembered
+	maxTexts     = 1024    // lines of one attempt that are remembered
 	maxRaw       = 8 << 10 // bytes of a row's lines
 )
 
@@ -80,7 +82,7 @@ type lineJoiner struct {
 type spokenOf struct {
 	event kmodquery.Event
 	stage printk.Stage
-	texts []string // what was said, which is not said twice of one attempt
+	texts []uint64 // hashes of what was said, which is not said twice of one attempt
 	at    time.Duration
 	over  bool // nothing more is said of it
 	// byLoader says that the loader spoke. The journal may have its words before
@@ -144,7 +146,7 @@ func (j *lineJoiner) find(among []*spokenOf, l logLine) *spokenOf {
 
 func (of *spokenOf) continuesWith(l logLine) bool {
 	e := &of.event
-	isAttempt := e.EventName == kmodquery.EventModuleLoad
+	isAttempt := e.EventName == kmodquery.EventModuleLoad || e.EventName == kmodquery.EventSysExitInitModule
 	if !isAttempt || l.says.Kind != printk.Attempt {
 		return false
 	}
@@ -160,7 +162,7 @@ func (of *spokenOf) continuesWith(l logLine) bool {
 		return false
 	}
 	isLoader := l.loader != nil
-	if slices.Contains(of.texts, l.text) || isLoader && of.byLoader {
+	if slices.Contains(of.texts, hashText(l.text)) || isLoader && of.byLoader && of.over {
 		return false
 	}
 	if !isLoader && !of.byLoader && (of.over || l.says.Stage != printk.StageAny && l.says.Stage < of.stage) {
@@ -275,7 +277,7 @@ func (of *spokenOf) take(l logLine) {
 }
 
 func (of *spokenOf) takeText(l logLine) {
-	of.texts = append(of.texts, l.text)
+	of.heard(l)
 	e := &of.event
 	room := maxRaw - len(e.Raw)
 	if e.Raw != "" {
@@ -291,6 +293,18 @@ func (of *spokenOf) takeText(l logLine) {
 	}
 }
 
+func (of *spokenOf) heard(l logLine) {
+	if len(of.texts) < maxTexts {
+		of.texts = append(of.texts, hashText(l.text))
+	}
+}
+
+func hashText(text string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(text)) // it never fails
+	return h.Sum64()
+}
+
 // late makes of an event what is still said of an attempt that was emitted. The
 // attempt has its one module_load already.
 func (of *spokenOf) late(rest *spokenOf, l logLine) {
@@ -299,7 +313,7 @@ func (of *spokenOf) late(rest *spokenOf, l logLine) {
 	if rest.event.Name == "" {
 		rest.event.Name = of.event.Name
 	}
-	of.texts = append(of.texts, l.text)
+	of.heard(l)
 	of.over = of.over || l.says.IsLast
 	of.stage = max(of.stage, l.says.Stage)
 }
@@ -320,10 +334,14 @@ func (j *lineJoiner) expire(now time.Time) {
 	}
 }
 
-// settles is when a Sync need not wait for more lines any longer.
-func (j *lineJoiner) settles() time.Time {
+// settles is when a Sync, or an end, that was asked for at a time need not wait
+// for more lines any longer, however many come.
+func (j *lineJoiner) settles(asked time.Time) time.Time {
 	if len(j.held) == 0 {
 		return time.Time{}
+	}
+	if most := asked.Add(lineQuiet); j.touched.Add(lineGrace).After(most) {
+		return most
 	}
 	return j.touched.Add(lineGrace)
 }

@@ -173,10 +173,14 @@ func (r *syslogReader) position() string {
 
 func (r *syslogReader) run(ctx context.Context, ready func()) error {
 	var waiting []chan struct{}
+	var asked time.Time // when the first of them came, or the end
 	defer func() { answer(waiting) }()
 	for {
 		waiting = append(waiting, r.source.takeWaiting()...)
 		isLast := ctx.Err() != nil
+		if asked.IsZero() && (len(waiting) > 0 || isLast) {
+			asked = time.Now()
+		}
 		if err := r.read(); err != nil {
 			return err
 		}
@@ -189,11 +193,11 @@ func (r *syslogReader) run(ctx context.Context, ready func()) error {
 		r.join.expire(now)
 		pause := syslogPause
 		if len(waiting) > 0 || isLast {
-			pause = time.Until(r.join.settles())
+			pause = time.Until(r.join.settles(asked))
 			if pause <= 0 {
 				r.join.flush()
 				answer(waiting)
-				waiting = nil
+				waiting, asked = nil, time.Time{}
 				if isLast {
 					return nil
 				}

@@ -9,6 +9,8 @@ var loaderMessages = compile([]kernelFormat{
 		Statement{Stage: StageLoader, Result: new(int64(0)), IsLast: true}},
 	{`Failed to insert(?: module)? '(?P<name>[^\x00-\x1f\x7f']{1,63})': (?P<reason>TEXT)`,
 		Statement{Stage: StageLoader, IsRefused: true, IsLast: true}},
+	// Debian's init script of kmod, before it runs modprobe.
+	{`Loading kernel module (?P<name>[A-Za-z0-9_-]{1,63})\.*`, Statement{Stage: StageLoader}},
 	// kmod, tools/insmod.c and tools/modprobe.c.
 	{`(?:modprobe: )?ERROR: could not insert '(?P<name>[^\x00-\x1f\x7f']{1,63})': (?P<reason>TEXT)`,
 		Statement{Stage: StageLoader, IsRefused: true, IsLast: true}},

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/linux"
+	detections "github.com/kmodquery/kmodquery/tables/signatures"
 	"github.com/kmodquery/kmodquery/test/kmod"
 	"github.com/kmodquery/kmodquery/test/vm"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
@@ -40,6 +42,7 @@ var textPackages = []string{
 // textPrograms are what the guest runs of them.
 var textPrograms = []string{
 	"/usr/lib/systemd/systemd-journald", "/usr/lib/systemd/systemd-modules-load", "/usr/bin/journalctl",
+	"/usr/lib/x86_64-linux-gnu/libkmod.so.2", // systemd opens it when it needs it
 	"/usr/sbin/rsyslogd", "/usr/lib/x86_64-linux-gnu/rsyslog/imklog.so", "/usr/lib/x86_64-linux-gnu/rsyslog/imuxsock.so",
 	"/usr/lib/x86_64-linux-gnu/rsyslog/lmnet.so",
 }
@@ -137,7 +140,21 @@ func (r *textRun) seen(t *testing.T, n int) []kmodquery.Event {
 	events := r.events
 	r.events = nil
 	require.Len(t, events, n, "%s", tell(events))
+	for _, e := range events {
+		requireFinding(t, e)
+	}
 	return events
+}
+
+// requireFinding wants TRC-1017 to accept a load, and nothing else.
+func requireFinding(t *testing.T, e kmodquery.Event) {
+	t.Helper()
+	at := slices.IndexFunc(detections.All(), func(s kmodquery.Signature) bool { return s.ID == "TRC-1017" })
+	reason, ok := detections.All()[at].Match(&e)
+	require.Equal(t, e.EventName == kmodquery.EventModuleLoad, ok, "%+v", e)
+	if ok {
+		require.NotEmpty(t, reason)
+	}
 }
 
 // tell is what events are about, for a failure's message.
@@ -442,14 +459,14 @@ func textForged(t *testing.T, s text, run *textRun) {
 
 // textRestart stops the source, makes loads, and starts it where it was.
 func textRestart(t *testing.T, s text, run *textRun, first kmodquery.Event) {
-	brd(t)
+	brd(t, "insmod")
 	events := run.seen(t, 2)
 	require.Equal(t, brdEvents, eventNames(events))
 	run.stop()
 
-	brd(t)
+	brd(t, "modprobe")
 	time.Sleep(1500 * time.Millisecond)
-	brd(t)
+	brd(t, "insmod")
 	again := runText(t, s.open(events[1].Position))
 	require.Equal(t, twice(brdEvents), eventNames(again.seen(t, 4)))
 	again.stop()
@@ -470,21 +487,21 @@ func textRestart(t *testing.T, s text, run *textRun, first kmodquery.Event) {
 		t.Run(way.name, func(t *testing.T) {
 			// While it runs.
 			run := runText(t, s.open(last))
-			brd(t)
+			brd(t, "modprobe")
 			require.Equal(t, brdEvents, eventNames(run.seen(t, 2)))
 			way.do(t)
-			brd(t)
+			brd(t, "insmod")
 			events := run.seen(t, 2)
 			require.Equal(t, brdEvents, eventNames(events))
 			run.stop()
 
 			// While it does not.
 			if !way.drops {
-				brd(t)
+				brd(t, "modprobe")
 				time.Sleep(1500 * time.Millisecond)
 			}
 			way.do(t)
-			brd(t)
+			brd(t, "insmod")
 			run = runText(t, s.open(events[1].Position))
 			want := brdEvents
 			if !way.drops {
@@ -498,12 +515,17 @@ func textRestart(t *testing.T, s text, run *textRun, first kmodquery.Event) {
 	}
 }
 
-// brd loads and unloads a module that speaks of itself each time.
-func brd(t *testing.T) {
+// brd loads and unloads a module that speaks of itself each time, as the
+// program loads modules.
+func brd(t *testing.T, program string) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "brd.ko")
-	require.NoError(t, os.WriteFile(path, image(t, "brd"), 0o600))
-	for _, command := range [][]string{{"insmod", path, "rd_nr=1"}, {"rmmod", "brd"}} {
+	commands := [][]string{{"modprobe", "brd", "rd_nr=1"}, {"modprobe", "-r", "brd"}}
+	if program == "insmod" {
+		path := filepath.Join(t.TempDir(), "brd.ko")
+		require.NoError(t, os.WriteFile(path, image(t, "brd"), 0o600))
+		commands = [][]string{{"insmod", path, "rd_nr=1"}, {"rmmod", "brd"}}
+	}
+	for _, command := range commands {
 		out, err := exec.Command(command[0], command[1:]...).CombinedOutput()
 		require.NoError(t, err, "%s", out)
 	}

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path"
 	"path/filepath"
@@ -76,7 +77,7 @@ func (w *programFiles) add(guestPath string) error {
 	file, err := elf.Open(hostPath)
 	if err != nil {
 		var format *elf.FormatError
-		if errors.As(err, &format) {
+		if errors.As(err, &format) || errors.Is(err, io.EOF) {
 			return nil // a text
 		}
 		return fmt.Errorf("read the libraries of %s: %w", guestPath, err)
