@@ -50,14 +50,17 @@ type Views struct {
 	root string
 	page int64
 
-	// How Confirm samples.
-	window time.Duration
-	pause  time.Duration
+	// How long Confirm takes samples of the list, and how long of memory.
+	window, patience time.Duration
+	pause            time.Duration // between two
 }
 
 // New returns the views below root: "/" for those of the running kernel.
 func New(root string) *Views {
-	return &Views{root: root, page: int64(os.Getpagesize()), window: 600 * time.Millisecond, pause: 10 * time.Millisecond}
+	return &Views{
+		root: root, page: int64(os.Getpagesize()),
+		window: 600 * time.Millisecond, patience: 2 * time.Second, pause: 10 * time.Millisecond,
+	}
 }
 
 func (v *Views) path(name string) string { return filepath.Join(v.root, name) }
@@ -167,8 +170,8 @@ func hasCache(owned *memory, modules []kmodquery.Module) bool {
 
 // memory reads the list and the regions of modules' memory. isCalm says that the
 // two belong together: the list was the same before and after, and no module
-// came or went, which have memory while they are not listed, for as long as
-// another one takes to come.
+// came or went. One that comes has memory before it is listed, and may have to
+// wait so for another one whose init does not end.
 func (v *Views) memory(ctx context.Context) (modules []kmodquery.Module, regions []region, isCalm bool, err error) {
 	before, err := v.listed(ctx, wholePages)
 	if err != nil {

@@ -36,7 +36,7 @@ func newViews(t testing.TB, files ...tree) *Views {
 		f.write(t, root)
 	}
 	v := New(root)
-	v.page, v.window, v.pause = 4096, 50*time.Millisecond, time.Millisecond
+	v.page, v.window, v.patience, v.pause = 4096, 20*time.Millisecond, 50*time.Millisecond, time.Millisecond
 	return v
 }
 
@@ -281,6 +281,20 @@ func TestStatus(t *testing.T) {
 	v := newViews(t, plain)
 	for _, status := range v.Status() {
 		require.NoError(t, status.Err, status.View)
+	}
+	for memory, missing := range map[string]string{
+		"0x1-0x2 8192 execmem_alloc_rw+0x1/0x2\n":                       "addresses in /proc/vmallocinfo",
+		"0x1-0x2 8192 execmem_alloc+0x1/0x2\n":                          "the memory of modules in /proc/vmallocinfo",
+		"0xffffffffc0000000-0xffffffffc0002000 8192 execmem_alloc_rw\n": "",
+	} {
+		v = newViews(t, with(tree{"proc/vmallocinfo": memory}))
+		err := v.Status()[5].Err
+		if missing == "" {
+			require.NoError(t, err)
+			continue
+		}
+		require.ErrorIs(t, err, kmodquery.ErrNotSupported)
+		require.ErrorContains(t, err, missing)
 	}
 	v = newViews(t, tree{"sys/kernel/tracing/": ""})
 	var views []string
