@@ -14,9 +14,7 @@ import (
 const maxAttribute = 4096
 
 // inSysfs lists the modules that have a folder in /sys/module, by the folder's
-// names. What is built into the kernel has a folder too, for its parameters and
-// version, but only a module has an initstate there, whatever the kernel's
-// options.
+// names.
 func (v *Views) inSysfs(ctx context.Context) ([]string, error) {
 	dir := v.path(sysModule)
 	entries, err := os.ReadDir(dir)
@@ -31,16 +29,25 @@ func (v *Views) inSysfs(ctx context.Context) ([]string, error) {
 		if isLoaded(filepath.Join(dir, entry.Name())) {
 			names = append(names, entry.Name())
 		}
-		if len(names) > maxNames {
-			return nil, errTooMany
+		if len(names) == maxNames {
+			return names, errTooMany
 		}
 	}
 	return names, nil
 }
 
+// ofModules are what the folder of a module has, whatever the kernel's options.
+// What is built into the kernel has a folder too, for its parameters and its
+// version, but none of these. One is enough: a module may remove others.
+var ofModules = []string{"initstate", "coresize", "holders"}
+
 func isLoaded(folder string) bool {
-	_, err := os.Lstat(filepath.Join(folder, "initstate"))
-	return err == nil
+	for _, name := range ofModules {
+		if _, err := os.Lstat(filepath.Join(folder, name)); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // sysfsName is what a folder of sysfs is called that should be called name.

@@ -75,7 +75,7 @@ func (v *Views) folder(name string) string {
 // /sys/module, and no more than the list says is known of a module. What sysfs
 // alone shows is a suspect for [Views.Confirm].
 func (v *Views) Listed(ctx context.Context) ([]kmodquery.Module, error) {
-	inSysfs, sysfsErr := v.inSysfs(ctx)
+	inSysfs, _ := v.inSysfs(ctx) // as far as it could be read
 	modules, err := v.listed(ctx, wholePages)
 	if err != nil {
 		return nil, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
@@ -84,9 +84,7 @@ func (v *Views) Listed(ctx context.Context) ([]kmodquery.Module, error) {
 	for _, m := range modules {
 		j.list(m)
 	}
-	if sysfsErr == nil {
-		j.addAll(kmodquery.ViewSysfs, inSysfs)
-	}
+	j.addAll(kmodquery.ViewSysfs, inSysfs)
 	for _, m := range j.modules {
 		if m.IsHidden() {
 			v.describe(m)
@@ -114,18 +112,15 @@ func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 			j.add(kmodquery.ViewVmallocinfo, name)
 		}
 	}
-	if names, err := v.inSysfs(ctx); err == nil {
-		j.addAll(kmodquery.ViewSysfs, names)
-	}
-	if mentions, err := v.symbols(ctx, own, func(address uint64) { owned.own(address, builtin) }); err == nil {
-		j.mention(kmodquery.ViewKallsyms, mentions)
-	}
-	if mentions, err := v.functions(ctx, own); err == nil {
-		j.mention(kmodquery.ViewFtrace, mentions)
-	}
-	if names, err := v.inBTF(); err == nil {
-		j.addAll(kmodquery.ViewBTF, names)
-	}
+	// Of each of these as much as could be read.
+	inSysfs, _ := v.inSysfs(ctx)
+	j.addAll(kmodquery.ViewSysfs, inSysfs)
+	symbols, _ := v.symbols(ctx, own, func(address uint64) { owned.own(address, builtin) })
+	j.mention(kmodquery.ViewKallsyms, symbols)
+	functions, _ := v.functions(ctx, own)
+	j.mention(kmodquery.ViewFtrace, functions)
+	inBTF, _ := v.inBTF()
+	j.addAll(kmodquery.ViewBTF, inBTF)
 	after, err := v.listed(ctx, otherChunk)
 	if err != nil {
 		return nil, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))

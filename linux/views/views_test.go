@@ -135,6 +135,19 @@ func TestHidden(t *testing.T) {
 	require.Empty(t, confirmed)
 }
 
+// A module may take its attributes away.
+func TestHiddenWithoutAttributes(t *testing.T) {
+	for _, rest := range ofModules {
+		v := newViews(t, tree{"proc/modules": nbdLine, "sys/module/evil/" + rest: "", "sys/module/printk/uevent": ""})
+		modules, err := v.Listed(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []string{"evil", "nbd"}, namesOf(modules))
+		confirmed, err := v.Confirm(t.Context(), modules)
+		require.NoError(t, err)
+		require.Equal(t, []string{"evil"}, namesOf(confirmed))
+	}
+}
+
 // A module of the same name that was loaded anew since proves nothing.
 func TestConfirmWantsTheSameFolder(t *testing.T) {
 	v := newViews(t, with(tree{"proc/modules": nbdLine}))
@@ -147,7 +160,7 @@ func TestConfirmWantsTheSameFolder(t *testing.T) {
 	tree{"sys/module/dummy/initstate": "live\n"}.write(t, v.root)
 	after := v.identities("dummy")
 	require.False(t, os.SameFile(before[0], after[0]))
-	// A folder without an initstate is no module's.
+	// What is built in has a folder too.
 	require.Nil(t, v.identities("printk")[0])
 }
 
