@@ -1,9 +1,11 @@
 package views
 
 import (
-	"context"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -15,25 +17,23 @@ const maxAttribute = 4096
 
 // inSysfs lists the modules that have a folder in /sys/module, by the folder's
 // names.
-func (v *Views) inSysfs(ctx context.Context) ([]string, error) {
-	dir := v.path(sysModule)
-	entries, err := os.ReadDir(dir)
+func (v *Views) inSysfs() ([]string, error) {
+	folders, err := v.folders()
+	return slices.DeleteFunc(folders, func(name string) bool { return !isLoaded(v.folder(name)) }), err
+}
+
+// folders are the names in /sys/module.
+func (v *Views) folders() ([]string, error) {
+	dir, err := os.Open(v.path(sysModule))
 	if err != nil {
 		return nil, err
 	}
-	var names []string
-	for _, entry := range entries {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		if isLoaded(filepath.Join(dir, entry.Name())) {
-			names = append(names, entry.Name())
-		}
-		if len(names) == maxNames {
-			return names, errTooMany
-		}
+	defer dir.Close()
+	names, err := dir.Readdirnames(maxNames)
+	if errors.Is(err, io.EOF) { // there is none
+		err = nil
 	}
-	return names, nil
+	return names, err
 }
 
 // ofModules are what the folder of a module has, whatever the kernel's options.

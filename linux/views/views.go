@@ -71,11 +71,12 @@ func (v *Views) folder(name string) string {
 }
 
 // Listed returns the modules that the kernel's own list or sysfs shows. It is
-// meant for polling: it reads one file and looks once into each folder of
-// /sys/module, and no more than the list says is known of a module. What sysfs
-// alone shows is a suspect for [Views.Confirm].
+// meant for polling: it reads one file and one folder, and looks into those of
+// what is not listed, which is mostly built in. No more than the list says is
+// known of a module that is listed. What sysfs alone shows is a suspect for
+// [Views.Confirm].
 func (v *Views) Listed(ctx context.Context) ([]kmodquery.Module, error) {
-	inSysfs, _ := v.inSysfs(ctx) // as far as it could be read
+	folders, _ := v.folders() // none where there is no sysfs
 	modules, err := v.listed(ctx, wholePages)
 	if err != nil {
 		return nil, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
@@ -84,7 +85,11 @@ func (v *Views) Listed(ctx context.Context) ([]kmodquery.Module, error) {
 	for _, m := range modules {
 		j.list(m)
 	}
-	j.addAll(kmodquery.ViewSysfs, inSysfs)
+	for _, name := range folders {
+		if j.modules[name] != nil || isLoaded(v.folder(name)) {
+			j.add(kmodquery.ViewSysfs, name)
+		}
+	}
 	for _, m := range j.modules {
 		if m.IsHidden() {
 			v.describe(m)
@@ -113,7 +118,7 @@ func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 		}
 	}
 	// Of each of these as much as could be read.
-	inSysfs, _ := v.inSysfs(ctx)
+	inSysfs, _ := v.inSysfs()
 	j.addAll(kmodquery.ViewSysfs, inSysfs)
 	symbols, _ := v.symbols(ctx, own, func(address uint64) { owned.own(address, builtin) })
 	j.mention(kmodquery.ViewKallsyms, symbols)
