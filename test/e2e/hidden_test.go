@@ -128,10 +128,9 @@ func ghostMemory() int64 {
 	return 8192 // in 7.x without its text; the arm64 one has no constants
 }
 
-// cycles loads and unloads a module a thousand times while the views are looked
-// at all the time.
+// cycles loads and unloads a module all the time while the views are looked at.
 func cycles(t *testing.T, v *views.Views) {
-	count := 1000
+	count := 300
 	if testing.Short() {
 		count = 50
 	}
