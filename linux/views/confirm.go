@@ -136,8 +136,16 @@ func (v *Views) watch(ctx context.Context, suspects []kmodquery.Module) ([]kmodq
 			if least < 0 || bytes < least {
 				least = bytes
 			}
-			for _, r := range regions {
-				held[r.address]++
+			owned := newMemory(regions)
+			for _, m := range modules {
+				if m.Address != nil {
+					owned.own(uint64(*m.Address), m.Name)
+				}
+			}
+			for i, r := range owned.regions {
+				if owned.owners[i] == "" {
+					held[r.address]++
+				}
 			}
 		}
 		select {
