@@ -57,7 +57,8 @@ A row's own number is ` + "`eid`" + `; ` + "`rowid`" + ` is only good inside SQL
 shown safely: each byte that is a control character or no UTF-8 stands as ` + "`\\xNN`" + `, and a backslash that would read
 as the start of one as ` + "`\\x5c`" + `.
 
-"Index" columns are found through an index of the event store, "filter" columns are compared there, all others by osquery.
+"Index" columns are found through an index of the event store, "filter" columns are compared there, all others by osquery;
+in the inventory, files are read only of modules whose name fits, and only where a column needs it.
 Ask for a window of time, such as ` + "`time > strftime('%s', 'now') - 3600`" + `: a reply that would be too large fails with one
 line that says which window fits.
 `)

@@ -60,8 +60,9 @@ func (d *Disk) File(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFil
 // own names the package that owns a file.
 func (d *Disk) own(ctx context.Context, file *kmodquery.ModuleFile) {
 	failed := false
+	path := inUsr(d.root, file.Path) // a source may have seen it by its older name
 	for _, packages := range d.owners {
-		name, err := packages.owner(ctx, file.Path)
+		name, err := packages.owner(ctx, path)
 		if name != "" {
 			file.Package = name
 			return

@@ -64,6 +64,8 @@ func TestFile(t *testing.T) {
 	}{
 		{kmodquery.Module{Name: "dummy"}, kmodquery.ModuleFile{Path: folder + "/kernel/drivers/net/dummy.ko.xz", SHA256: sum("dummy"),
 			Package: "linux-image"}},
+		{kmodquery.Module{Name: "dummy", Path: "/lib/modules/" + release + "/kernel/drivers/net/dummy.ko.xz"},
+			kmodquery.ModuleFile{Path: "/lib/modules/" + release + "/kernel/drivers/net/dummy.ko.xz", SHA256: sum("dummy"), Package: "linux-image"}},
 		{kmodquery.Module{Name: "snd_pcm"}, kmodquery.ModuleFile{Path: folder + "/kernel/sound/snd-pcm.ko", SHA256: sum("pcm")}},
 		{kmodquery.Module{Name: "snd-pcm"}, kmodquery.ModuleFile{Path: folder + "/kernel/sound/snd-pcm.ko", SHA256: sum("pcm")}},
 		{kmodquery.Module{Name: "dummy", Path: "/opt/evil.ko"}, kmodquery.ModuleFile{Path: "/opt/evil.ko", SHA256: sum("evil")}},

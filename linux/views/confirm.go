@@ -14,19 +14,16 @@ import (
 // enoughSamples is how many of the samples that Confirm takes must count.
 const enoughSamples = 10
 
-// Confirm looks again at modules that IsHidden, and returns those that are
-// hidden beyond what any loading and unloading explains. What had a name and
-// is no more shown, or is listed now, is not among them.
+// Confirm looks again at those of the modules that hide, and returns the ones
+// that still do, beyond what loading and unloading beside it explains.
 //
-// A module that sysfs or btf shows is proven hidden: its folder or file there is
-// the very same before and after the list was read, because the kernel numbers
-// each anew, and a module that has one is listed. This takes no time. Everything
-// else is held against the list for as long as many modules take to come and go,
-// 0.6 s; a module that ftrace or kallsyms shows must never be listed in that
-// time and be there still in the end. Memory without a name must be there in
-// each moment in which no module comes or goes. Since memory is freed late,
-// such a module should be confirmed again some ten seconds later before it is
-// reported.
+// What sysfs or btf shows is proven at once: its folder or file is the very same
+// before and after the list is read, since the kernel numbers each anew, and a
+// module that has one is listed. What only ftrace or kallsyms shows must be there
+// still after 0.6 s in which the list was read again and again and never had it.
+// Memory without a name must have been there for 2 s, in every moment in which
+// no module came or went. Memory is freed when the kernel finds the time, so
+// confirm this a second time some ten seconds later before you make much of it.
 func (v *Views) Confirm(ctx context.Context, suspects []kmodquery.Module) ([]kmodquery.Module, error) {
 	var confirmed, open []kmodquery.Module
 	for _, m := range suspects {
@@ -118,7 +115,11 @@ func (v *Views) watch(ctx context.Context, suspects []kmodquery.Module) ([]kmodq
 	if err != nil {
 		return nil, err
 	}
-	for end := time.Now().Add(v.window); time.Now().Before(end); {
+	window := v.window
+	if named(suspects, "") != nil {
+		window = v.patience
+	}
+	for end := time.Now().Add(window); time.Now().Before(end); {
 		modules, regions, isCalm, err := v.memory(ctx)
 		if err != nil {
 			return nil, err
@@ -135,8 +136,16 @@ func (v *Views) watch(ctx context.Context, suspects []kmodquery.Module) ([]kmodq
 			if least < 0 || bytes < least {
 				least = bytes
 			}
-			for _, r := range regions {
-				held[r.address]++
+			owned := newMemory(regions)
+			for _, m := range modules {
+				if m.Address != nil {
+					owned.own(uint64(*m.Address), m.Name)
+				}
+			}
+			for i, r := range owned.regions {
+				if owned.owners[i] == "" {
+					held[r.address]++
+				}
 			}
 		}
 		select {

@@ -1,11 +1,13 @@
 package views
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/kmodquery/kmodquery"
@@ -32,7 +34,26 @@ func (v *Views) Status() []Status {
 	for i := range all {
 		all[i].Err = explain(all[i].View, readable(all[i].Path))
 	}
+	if memory := &all[len(all)-1]; memory.Err == nil {
+		memory.Err = v.tellsMemory()
+	}
 	return all
+}
+
+// tellsMemory looks whether the memory of modules can be told from other code's,
+// once there is a module.
+func (v *Views) tellsMemory() error {
+	modules, regions, _, err := v.memory(context.Background())
+	switch {
+	case err != nil || len(modules) == 0:
+		return nil
+	case len(regions) == 0:
+		return &kmodquery.NotSupportedError{Missing: "the memory of modules in /proc/vmallocinfo", Need: "Linux up to 6.12, or 6.17 or later"}
+	case newMemory(regions).hasAddresses() || !slices.ContainsFunc(regions, func(r region) bool { return r.shared }):
+		return nil
+	default:
+		return &kmodquery.NotSupportedError{Missing: "addresses in /proc/vmallocinfo", Need: "root, and: sysctl kernel.kptr_restrict=1"}
+	}
 }
 
 // tracingPath is the file that is read of tracefs, or that would be if it were

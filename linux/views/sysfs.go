@@ -1,9 +1,11 @@
 package views
 
 import (
-	"context"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -14,33 +16,38 @@ import (
 const maxAttribute = 4096
 
 // inSysfs lists the modules that have a folder in /sys/module, by the folder's
-// names. What is built into the kernel has a folder too, for its parameters and
-// version, but only a module has an initstate there, whatever the kernel's
-// options.
-func (v *Views) inSysfs(ctx context.Context) ([]string, error) {
-	dir := v.path(sysModule)
-	entries, err := os.ReadDir(dir)
+// names.
+func (v *Views) inSysfs() ([]string, error) {
+	folders, err := v.folders()
+	return slices.DeleteFunc(folders, func(name string) bool { return !isLoaded(v.folder(name)) }), err
+}
+
+// folders are the names in /sys/module.
+func (v *Views) folders() ([]string, error) {
+	dir, err := os.Open(v.path(sysModule))
 	if err != nil {
 		return nil, err
 	}
-	var names []string
-	for _, entry := range entries {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		if isLoaded(filepath.Join(dir, entry.Name())) {
-			names = append(names, entry.Name())
-		}
-		if len(names) > maxNames {
-			return nil, errTooMany
-		}
+	defer dir.Close()
+	names, err := dir.Readdirnames(maxNames)
+	if errors.Is(err, io.EOF) { // there is none
+		err = nil
 	}
-	return names, nil
+	return names, err
 }
 
+// ofModules are what the folder of a module has, whatever the kernel's options.
+// What is built into the kernel has a folder too, for its parameters and its
+// version, but none of these. One is enough: a module may remove others.
+var ofModules = []string{"initstate", "coresize", "holders"}
+
 func isLoaded(folder string) bool {
-	_, err := os.Lstat(filepath.Join(folder, "initstate"))
-	return err == nil
+	for _, name := range ofModules {
+		if _, err := os.Lstat(filepath.Join(folder, name)); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // sysfsName is what a folder of sysfs is called that should be called name.

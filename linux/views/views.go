@@ -50,14 +50,17 @@ type Views struct {
 	root string
 	page int64
 
-	// How Confirm samples.
-	window time.Duration
-	pause  time.Duration
+	// How long Confirm takes samples of the list, and how long of memory.
+	window, patience time.Duration
+	pause            time.Duration // between two
 }
 
 // New returns the views below root: "/" for those of the running kernel.
 func New(root string) *Views {
-	return &Views{root: root, page: int64(os.Getpagesize()), window: 600 * time.Millisecond, pause: 10 * time.Millisecond}
+	return &Views{
+		root: root, page: int64(os.Getpagesize()),
+		window: 600 * time.Millisecond, patience: 2 * time.Second, pause: 10 * time.Millisecond,
+	}
 }
 
 func (v *Views) path(name string) string { return filepath.Join(v.root, name) }
@@ -68,11 +71,12 @@ func (v *Views) folder(name string) string {
 }
 
 // Listed returns the modules that the kernel's own list or sysfs shows. It is
-// meant for polling: it reads one file and looks once into each folder of
-// /sys/module, and no more than the list says is known of a module. What sysfs
-// alone shows is a suspect for [Views.Confirm].
+// meant for polling: it reads one file and one folder, and looks into those of
+// what is not listed, which is mostly built in. No more than the list says is
+// known of a module that is listed. What sysfs alone shows is a suspect for
+// [Views.Confirm].
 func (v *Views) Listed(ctx context.Context) ([]kmodquery.Module, error) {
-	inSysfs, sysfsErr := v.inSysfs(ctx)
+	folders, _ := v.folders() // none where there is no sysfs
 	modules, err := v.listed(ctx, wholePages)
 	if err != nil {
 		return nil, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
@@ -81,8 +85,10 @@ func (v *Views) Listed(ctx context.Context) ([]kmodquery.Module, error) {
 	for _, m := range modules {
 		j.list(m)
 	}
-	if sysfsErr == nil {
-		j.addAll(kmodquery.ViewSysfs, inSysfs)
+	for _, name := range folders {
+		if j.modules[name] != nil || isLoaded(v.folder(name)) {
+			j.add(kmodquery.ViewSysfs, name)
+		}
 	}
 	for _, m := range j.modules {
 		if m.IsHidden() {
@@ -111,18 +117,15 @@ func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 			j.add(kmodquery.ViewVmallocinfo, name)
 		}
 	}
-	if names, err := v.inSysfs(ctx); err == nil {
-		j.addAll(kmodquery.ViewSysfs, names)
-	}
-	if mentions, err := v.symbols(ctx, own, func(address uint64) { owned.own(address, builtin) }); err == nil {
-		j.mention(kmodquery.ViewKallsyms, mentions)
-	}
-	if mentions, err := v.functions(ctx, own); err == nil {
-		j.mention(kmodquery.ViewFtrace, mentions)
-	}
-	if names, err := v.inBTF(); err == nil {
-		j.addAll(kmodquery.ViewBTF, names)
-	}
+	// Of each of these as much as could be read.
+	inSysfs, _ := v.inSysfs()
+	j.addAll(kmodquery.ViewSysfs, inSysfs)
+	symbols, _ := v.symbols(ctx, own, func(address uint64) { owned.own(address, builtin) })
+	j.mention(kmodquery.ViewKallsyms, symbols)
+	functions, _ := v.functions(ctx, own)
+	j.mention(kmodquery.ViewFtrace, functions)
+	inBTF, _ := v.inBTF()
+	j.addAll(kmodquery.ViewBTF, inBTF)
 	after, err := v.listed(ctx, otherChunk)
 	if err != nil {
 		return nil, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
@@ -167,8 +170,8 @@ func hasCache(owned *memory, modules []kmodquery.Module) bool {
 
 // memory reads the list and the regions of modules' memory. isCalm says that the
 // two belong together: the list was the same before and after, and no module
-// came or went, which have memory while they are not listed, for as long as
-// another one takes to come.
+// came or went. One that comes has memory before it is listed, and may have to
+// wait so for another one whose init does not end.
 func (v *Views) memory(ctx context.Context) (modules []kmodquery.Module, regions []region, isCalm bool, err error) {
 	before, err := v.listed(ctx, wholePages)
 	if err != nil {

@@ -36,7 +36,7 @@ func newViews(t testing.TB, files ...tree) *Views {
 		f.write(t, root)
 	}
 	v := New(root)
-	v.page, v.window, v.pause = 4096, 50*time.Millisecond, time.Millisecond
+	v.page, v.window, v.patience, v.pause = 4096, 20*time.Millisecond, 50*time.Millisecond, time.Millisecond
 	return v
 }
 
@@ -135,6 +135,19 @@ func TestHidden(t *testing.T) {
 	require.Empty(t, confirmed)
 }
 
+// A module may take its attributes away.
+func TestHiddenWithoutAttributes(t *testing.T) {
+	for _, rest := range ofModules {
+		v := newViews(t, tree{"proc/modules": nbdLine, "sys/module/evil/" + rest: "", "sys/module/printk/uevent": ""})
+		modules, err := v.Listed(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []string{"evil", "nbd"}, namesOf(modules))
+		confirmed, err := v.Confirm(t.Context(), modules)
+		require.NoError(t, err)
+		require.Equal(t, []string{"evil"}, namesOf(confirmed))
+	}
+}
+
 // A module of the same name that was loaded anew since proves nothing.
 func TestConfirmWantsTheSameFolder(t *testing.T) {
 	v := newViews(t, with(tree{"proc/modules": nbdLine}))
@@ -147,7 +160,7 @@ func TestConfirmWantsTheSameFolder(t *testing.T) {
 	tree{"sys/module/dummy/initstate": "live\n"}.write(t, v.root)
 	after := v.identities("dummy")
 	require.False(t, os.SameFile(before[0], after[0]))
-	// A folder without an initstate is no module's.
+	// What is built in has a folder too.
 	require.Nil(t, v.identities("printk")[0])
 }
 
@@ -281,6 +294,20 @@ func TestStatus(t *testing.T) {
 	v := newViews(t, plain)
 	for _, status := range v.Status() {
 		require.NoError(t, status.Err, status.View)
+	}
+	for memory, missing := range map[string]string{
+		"0x1-0x2 8192 execmem_alloc_rw+0x1/0x2\n":                       "addresses in /proc/vmallocinfo",
+		"0x1-0x2 8192 execmem_alloc+0x1/0x2\n":                          "the memory of modules in /proc/vmallocinfo",
+		"0xffffffffc0000000-0xffffffffc0002000 8192 execmem_alloc_rw\n": "",
+	} {
+		v = newViews(t, with(tree{"proc/vmallocinfo": memory}))
+		err := v.Status()[5].Err
+		if missing == "" {
+			require.NoError(t, err)
+			continue
+		}
+		require.ErrorIs(t, err, kmodquery.ErrNotSupported)
+		require.ErrorContains(t, err, missing)
 	}
 	v = newViews(t, tree{"sys/kernel/tracing/": ""})
 	var views []string

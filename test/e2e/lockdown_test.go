@@ -74,6 +74,7 @@ func TestGuestLockdown(t *testing.T) {
 		}
 	}
 	t.Run("denied", deniedLocked)
+	t.Run("inventory", inventoryLocked)
 
 	sensor := query(t, "SELECT * FROM kernel_module_sensors WHERE source = 'ebpf'")
 	require.Len(t, sensor, 1)

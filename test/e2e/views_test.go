@@ -55,6 +55,10 @@ func TestGuestViews(t *testing.T) {
 	require.Empty(t, query(t, "SELECT * FROM kernel_module_inventory WHERE name = 'nosuch'"))
 
 	for _, status := range views.New("/").Status() {
+		if status.View == kmodquery.ViewVmallocinfo && !tellsMemory() {
+			require.EqualError(t, status.Err, "not supported: addresses in /proc/vmallocinfo; needs root, and: sysctl kernel.kptr_restrict=1")
+			continue
+		}
 		require.NoError(t, status.Err, status.View)
 	}
 }
@@ -87,6 +91,21 @@ func TestGuestViewsHostileNames(t *testing.T) {
 	taint, err := v.Taint(t.Context())
 	require.NoError(t, err)
 	require.EqualValues(t, 1<<1|1<<12|1<<13, taint&(1<<1|1<<12|1<<13))
+}
+
+// inventoryLocked looks at a module where BPF may not read and tracefs cannot be
+// read.
+func inventoryLocked(t *testing.T) {
+	require.NoError(t, guest.LoadImage(image(t, "dummy"), ""))
+	defer guest.Unload("dummy")
+	rows := query(t, "SELECT name, state, views, hidden, missing FROM kernel_module_inventory")
+	want := slices.DeleteFunc(viewsOf("dummy"), func(view string) bool { return view == kmodquery.ViewFtrace })
+	require.Equal(t, []map[string]string{{"name": "dummy", "state": "Live", "views": array(t, want...), "hidden": "0"}}, rows)
+	for _, status := range views.New("/").Status() {
+		if status.View == kmodquery.ViewFtrace {
+			require.EqualError(t, status.Err, "not supported: reading of tracefs; needs a kernel that is not locked down to confidentiality")
+		}
+	}
 }
 
 // viewsOf are the views that show a module of Debian's which does not hide.
