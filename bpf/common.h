@@ -99,10 +99,12 @@ static __always_inline void end_attempt(struct thread *thread)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 
-	if (thread->depth > 1)
+	if (thread->depth > 1) {
 		thread->depth--;
-	else
-		bpf_map_delete_elem(&threads, &tid);
+		return;
+	}
+	thread->depth = 0; /* it may be kept elsewhere */
+	bpf_map_delete_elem(&threads, &tid);
 }
 
 /*

@@ -50,6 +50,7 @@ struct ns_common {
 };
 
 struct user_namespace {
+	int level;
 	struct ns_common ns;
 };
 

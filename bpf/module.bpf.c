@@ -12,7 +12,8 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
-#define CHUNKS 512 /* the largest image, 32 MiB */
+#define CHUNKS 512        /* the largest image, 32 MiB */
+#define CAP_SYS_MODULE 16 /* include/uapi/linux/capability.h */
 
 enum cgroup_subsys_id { memory_cgrp_id = 4 };
 enum cgroup_subsys_id___pids { pids_cgrp_id = 11 }; /* CONFIG_CGROUP_PIDS */
@@ -38,6 +39,18 @@ struct attempt {
 };
 
 #include "common.h"
+
+struct {
+	/*
+	 * Of threads that must not load, whose calls end in EPERM. Any user can
+	 * have any number of them in the midst of a call: they get rid of each
+	 * other here, and of no load.
+	 */
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 2048);
+	__type(key, u32);
+	__type(value, struct thread);
+} unprivileged SEC(".maps");
 
 struct {
 	/* By itself, so that no image crowds a record out. */
@@ -121,12 +134,41 @@ static __always_inline struct draft *find_draft(void)
 static __always_inline struct thread *find_thread(void)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	u64 identity = BPF_CORE_READ(task, start_time);
 	u32 tid = bpf_get_current_pid_tgid();
-	struct thread *thread = bpf_map_lookup_elem(&threads, &tid);
+	struct thread *thread = bpf_map_lookup_elem(&unprivileged, &tid);
 
-	if (!thread || thread->depth == 0 || thread->identity != BPF_CORE_READ(task, start_time))
+	if (!thread || thread->depth == 0 || thread->identity != identity)
+		thread = bpf_map_lookup_elem(&threads, &tid);
+	if (!thread || thread->depth == 0 || thread->identity != identity)
 		return NULL;
 	return thread;
+}
+
+/* Reports whether the kernel lets the task load a module, unless somebody else objects. */
+static __always_inline bool may_load(struct task_struct *task)
+{
+	const struct cred *cred = BPF_CORE_READ(task, cred);
+	u64 capabilities = 0;
+
+	bpf_core_read(&capabilities, sizeof(capabilities), &cred->cap_effective);
+	return (capabilities & (1 << CAP_SYS_MODULE)) && BPF_CORE_READ(cred, user_ns, level) == 0;
+}
+
+/* Makes room for the attempts of a thread that has none under way. */
+static __always_inline struct thread *add_thread(struct task_struct *task, u32 tid)
+{
+	struct draft *draft = find_draft();
+
+	if (!draft)
+		return NULL;
+	draft->thread.identity = BPF_CORE_READ(task, start_time);
+	if (!may_load(task)) {
+		bpf_map_update_elem(&unprivileged, &tid, &draft->thread, BPF_ANY);
+		return bpf_map_lookup_elem(&unprivileged, &tid);
+	}
+	bpf_map_update_elem(&threads, &tid, &draft->thread, BPF_ANY);
+	return bpf_map_lookup_elem(&threads, &tid);
 }
 
 /*
@@ -140,17 +182,15 @@ static __always_inline struct attempt *begin_attempt(u64 regs)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	u32 tid = bpf_get_current_pid_tgid();
-	struct thread *thread = find_thread();
 	struct attempt *attempt;
+	struct thread *thread;
 
+	/* A return may have been missed before the thread was given the right to load. */
+	if (may_load(task))
+		bpf_map_delete_elem(&unprivileged, &tid);
+	thread = find_thread();
 	if (!thread) {
-		struct draft *draft = find_draft();
-
-		if (!draft)
-			return NULL;
-		draft->thread.identity = BPF_CORE_READ(task, start_time);
-		bpf_map_update_elem(&threads, &tid, &draft->thread, BPF_ANY);
-		thread = bpf_map_lookup_elem(&threads, &tid);
+		thread = add_thread(task, tid);
 		if (!thread) {
 			count(COUNTER_LOST); /* what follows cannot be put together */
 			return NULL;

@@ -305,6 +305,7 @@ const (
 	moduleMapRequests                           = "requests"
 	moduleMapSettings                           = "settings"
 	moduleMapThreads                            = "threads"
+	moduleMapUnprivileged                       = "unprivileged"
 	moduleMapUsermodehelpers                    = "usermodehelpers"
 	moduleProgFentryCallUsermodehelperExec      = "fentry_call_usermodehelper_exec"
 	moduleProgFentryCallUsermodehelperExecAsync = "fentry_call_usermodehelper_exec_async"
@@ -448,6 +449,7 @@ type moduleMapSpecs struct {
 	Requests        *ebpf.MapSpec `ebpf:"requests"`
 	Settings        *ebpf.MapSpec `ebpf:"settings"`
 	Threads         *ebpf.MapSpec `ebpf:"threads"`
+	Unprivileged    *ebpf.MapSpec `ebpf:"unprivileged"`
 	Usermodehelpers *ebpf.MapSpec `ebpf:"usermodehelpers"`
 }
 
@@ -495,6 +497,7 @@ type moduleMaps struct {
 	Requests        *ebpf.Map `ebpf:"requests"`
 	Settings        *ebpf.Map `ebpf:"settings"`
 	Threads         *ebpf.Map `ebpf:"threads"`
+	Unprivileged    *ebpf.Map `ebpf:"unprivileged"`
 	Usermodehelpers *ebpf.Map `ebpf:"usermodehelpers"`
 }
 
@@ -509,6 +512,7 @@ func (m *moduleMaps) Close() error {
 		m.Requests,
 		m.Settings,
 		m.Threads,
+		m.Unprivileged,
 		m.Usermodehelpers,
 	)
 }

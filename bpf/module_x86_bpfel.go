@@ -305,6 +305,7 @@ const (
 	moduleMapRequests                           = "requests"
 	moduleMapSettings                           = "settings"
 	moduleMapThreads                            = "threads"
+	moduleMapUnprivileged                       = "unprivileged"
 	moduleMapUsermodehelpers                    = "usermodehelpers"
 	moduleProgFentryCallUsermodehelperExec      = "fentry_call_usermodehelper_exec"
 	moduleProgFentryCallUsermodehelperExecAsync = "fentry_call_usermodehelper_exec_async"
@@ -472,6 +473,7 @@ type moduleMapSpecs struct {
 	Requests        *ebpf.MapSpec `ebpf:"requests"`
 	Settings        *ebpf.MapSpec `ebpf:"settings"`
 	Threads         *ebpf.MapSpec `ebpf:"threads"`
+	Unprivileged    *ebpf.MapSpec `ebpf:"unprivileged"`
 	Usermodehelpers *ebpf.MapSpec `ebpf:"usermodehelpers"`
 }
 
@@ -519,6 +521,7 @@ type moduleMaps struct {
 	Requests        *ebpf.Map `ebpf:"requests"`
 	Settings        *ebpf.Map `ebpf:"settings"`
 	Threads         *ebpf.Map `ebpf:"threads"`
+	Unprivileged    *ebpf.Map `ebpf:"unprivileged"`
 	Usermodehelpers *ebpf.Map `ebpf:"usermodehelpers"`
 }
 
@@ -533,6 +536,7 @@ func (m *moduleMaps) Close() error {
 		m.Requests,
 		m.Settings,
 		m.Threads,
+		m.Unprivileged,
 		m.Usermodehelpers,
 	)
 }

@@ -51,6 +51,29 @@ func TestGuestMissedReturns(t *testing.T) {
 		require.Eventually(t, func() bool { return knownThreads(t) <= known }, 30*time.Second, 100*time.Millisecond)
 	})
 
+	// What any user can do keeps no room from those who load.
+	t.Run("of users who must not load", func(t *testing.T) {
+		known := knownThreads(t)
+		var made, living sync.WaitGroup
+		end := make(chan struct{})
+		for range 50 {
+			made.Add(1)
+			living.Go(func() {
+				unprivileged(t, func() {
+					if err := guest.LoadImage([]byte("x"), ""); !errors.Is(err, unix.EPERM) {
+						t.Errorf("a user's call returned %v", err)
+					}
+					made.Done()
+					<-end
+				})
+			})
+		}
+		made.Wait()
+		require.LessOrEqual(t, knownThreads(t), known)
+		close(end)
+		living.Wait()
+	})
+
 	later := query(t, sensor)[0]
 	missed := integer(t, later["lost"]) - integer(t, earlier["lost"])
 	if strings.Contains(later["hooks"], "sys_init_module (kretprobe)") {
