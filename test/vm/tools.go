@@ -48,7 +48,7 @@ func addTools(t *tree, root string, p platform) error {
 	for _, name := range []string{"insmod", "rmmod", "modprobe", "lsmod", "modinfo", "depmod"} {
 		t.link("/usr/sbin/"+name, "../bin/kmod")
 	}
-	l := libraries{root: root, dir: path.Join("/usr/lib", p.triplet), tree: t, seen: map[string]bool{}}
+	l := libraries{root: root, packages: toolsPackages, dir: path.Join("/usr/lib", p.triplet), tree: t, seen: map[string]bool{}}
 	for _, program := range []string{"/usr/bin/dash", "/usr/bin/kmod"} {
 		if err := l.add(program); err != nil {
 			return err
@@ -61,10 +61,11 @@ func addTools(t *tree, root string, p platform) error {
 // libraries walks the shared libraries of programs below root and adds them to
 // the tree.
 type libraries struct {
-	root string
-	dir  string // the guest folder of libraries
-	tree *tree
-	seen map[string]bool
+	root     string
+	packages []string // that are unpacked there
+	dir      string   // the guest folder of libraries
+	tree     *tree
+	seen     map[string]bool
 }
 
 // add adds what the ELF file at the guest path needs.
@@ -101,7 +102,7 @@ func (l *libraries) need(name string) error {
 	guestPath := path.Join(l.dir, name)
 	hostPath := filepath.Join(l.root, guestPath)
 	if _, err := os.Stat(hostPath); err != nil {
-		return fmt.Errorf("library %s is in none of the packages %v", name, toolsPackages)
+		return fmt.Errorf("library %s is in none of the packages %v", name, l.packages)
 	}
 	l.tree.file(guestPath, hostPath)
 	return l.add(guestPath)
