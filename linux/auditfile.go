@@ -57,7 +57,7 @@ func openAuditFile(path string, number int) (*auditFile, error) {
 
 func identify(info fs.FileInfo) fileID {
 	stat, _ := info.Sys().(*syscall.Stat_t) // on Linux it is always one
-	return fileID{device: uint64(stat.Dev), inode: stat.Ino}
+	return fileID{device: stat.Dev, inode: stat.Ino}
 }
 
 // read hands on the lines behind the last one that was read. A line that has no
@@ -103,13 +103,26 @@ func readLine(r *bufio.Reader) (line string, size int64, err error) {
 	}
 }
 
+// seek goes to a place at which a line begins.
+func (f *auditFile) seek(offset int64) {
+	f.offset, f.last, f.lastAt = offset, "", offset
+	before := make([]byte, min(offset, auditlog.MaxLine+1))
+	if n, err := f.file.ReadAt(before, offset-int64(len(before))); n < len(before) || err != nil && !errors.Is(err, io.EOF) {
+		return
+	}
+	text, ok := strings.CutSuffix(string(before), "\n")
+	if !ok {
+		return
+	}
+	f.last = text[strings.LastIndexByte(text, '\n')+1:]
+	f.lastAt = offset - 1 - int64(len(f.last))
+}
+
 // isIntact reports whether what was read is still there: whether the file was
 // neither cut nor written anew.
 func (f *auditFile) isIntact() bool {
-	if f.offset == 0 {
-		return true
-	}
-	return f.has(f.last, f.lastAt)
+	info, err := f.file.Stat()
+	return err == nil && info.Size() >= f.offset && f.has(f.last, f.lastAt)
 }
 
 // has reports whether a line stands at a place of the file.

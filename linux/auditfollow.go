@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -69,6 +70,9 @@ type auditFollower struct {
 	source *Audit
 
 	current *auditFile
+	// previous is the file before the current one, still open so that no other
+	// file takes its id; nil where there was none.
+	previous *auditFile
 	// ids are the files, by number, in which events may begin of which nothing
 	// was told yet.
 	ids map[int]fileID
@@ -96,7 +100,10 @@ func openAuditLog(path string, intake *auditIntake, source *Audit) (*auditFollow
 	return f, nil
 }
 
-func (f *auditFollower) close() { f.current.close() }
+func (f *auditFollower) close() {
+	f.current.close()
+	f.previous.close()
+}
 
 // start opens the file at the position where the last run ended, or the first
 // one of this boot.
@@ -110,7 +117,7 @@ func (f *auditFollower) start(position string) error {
 		return f.startAtBoot(files)
 	}
 	if at, ok := f.find(files, p); ok && at+p.after < len(files) {
-		if err := f.enter(files[at+p.after], p.next); err == nil {
+		if err := f.begin(files, at+p.after, p.next); err == nil {
 			return nil
 		}
 	}
@@ -118,7 +125,7 @@ func (f *auditFollower) start(position string) error {
 	f.intake.isTold = func(id auditlog.ID) bool {
 		return id.Millis < p.told.Millis || id.Millis == p.told.Millis && id.Serial <= p.told.Serial
 	}
-	return f.enter(files[0], 0)
+	return f.begin(files, 0, 0)
 }
 
 // startAtBoot opens the first file that was written since the system started.
@@ -127,12 +134,26 @@ func (f *auditFollower) startAtBoot(files []string) error {
 	if f.intake.since.Before(boot) {
 		f.intake.since = boot.Add(-clockStep)
 	}
-	for _, path := range files[:len(files)-1] {
+	last := len(files) - 1
+	for at, path := range files[:last] {
 		if info, err := os.Stat(path); err == nil && !info.ModTime().Before(boot) {
-			return f.enter(path, 0)
+			return f.begin(files, at, 0)
 		}
 	}
-	return f.enter(files[len(files)-1], 0)
+	return f.begin(files, last, 0)
+}
+
+// begin opens one of the files, and the one before it.
+func (f *auditFollower) begin(files []string, at int, offset int64) error {
+	if err := f.enter(files[at], offset); err != nil {
+		return err
+	}
+	if at == 0 {
+		return nil
+	}
+	previous, err := openAuditFile(files[at-1], 0)
+	f.previous = previous
+	return err
 }
 
 // find returns which of the files has the event of a position. The one that had
@@ -165,9 +186,9 @@ func (f *auditFollower) enter(path string, offset int64) error {
 	if err != nil {
 		return err
 	}
-	next.offset = offset
-	f.current.close()
-	f.current = next
+	next.seek(offset)
+	f.previous.close()
+	f.previous, f.current = f.current, next
 	f.ids[number] = next.id
 	f.intake.end = auditlog.Place{File: number, Offset: offset}
 	return nil
@@ -224,6 +245,16 @@ func (f *auditFollower) readAll(ctx context.Context) error {
 // read reads all that was written so far, in all files.
 func (f *auditFollower) read(ctx context.Context) error {
 	for {
+		if !f.current.isIntact() {
+			if again, err := f.restart(); err != nil || !again {
+				return err
+			}
+		}
+		if f.current.offset == 0 {
+			if err := f.goBack(); err != nil {
+				return err
+			}
+		}
 		if err := f.readFile(ctx, f.current, false); err != nil || ctx.Err() != nil {
 			return err
 		}
@@ -273,12 +304,33 @@ func (f *auditFollower) isOwn(node string) bool {
 	return node == "" || node == f.host || strings.HasPrefix(node, f.host+".") || strings.HasPrefix(f.host, node+".")
 }
 
+// skipped is the first file behind the previous one, where that is not the
+// current one: the current one was cut before anything was read of it, and its
+// content is in a copy. It is "" otherwise.
+func (f *auditFollower) skipped() (string, error) {
+	files, err := auditFiles(f.path)
+	if err != nil {
+		return "", err
+	}
+	first := ""
+	for _, path := range files {
+		info, err := os.Stat(path)
+		switch {
+		case err != nil: // it was rotated meanwhile
+		case identify(info) == f.current.id:
+			return first, nil
+		case f.previous != nil && identify(info) == f.previous.id:
+			first = ""
+		case first == "":
+			first = path
+		}
+	}
+	return "", nil
+}
+
 // advance goes on to the next file where the current one is over, and reports
 // whether it did.
 func (f *auditFollower) advance(ctx context.Context) (bool, error) {
-	if !f.current.isIntact() {
-		return f.restart()
-	}
 	if info, err := os.Stat(f.path); err == nil && identify(info) == f.current.id {
 		return false, nil
 	}
@@ -295,6 +347,25 @@ func (f *auditFollower) advance(ctx context.Context) (bool, error) {
 		return false, nil // it was rotated meanwhile, and is looked for again
 	}
 	return true, err
+}
+
+// goBack takes a file that was skipped in place of the current one, of which
+// nothing was read.
+func (f *auditFollower) goBack() error {
+	path, err := f.skipped()
+	if path == "" || err != nil {
+		return err
+	}
+	file, err := openAuditFile(path, f.current.number)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it was rotated meanwhile, and is looked for again
+	}
+	if err != nil {
+		return err
+	}
+	f.current.close()
+	f.current, f.ids[file.number] = file, file.id
+	return nil
 }
 
 // next is the file behind the current one, or "" where nothing was written to
@@ -361,7 +432,7 @@ func (f *auditFollower) copyOfCurrent() (*auditFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, path := range files {
+	for _, path := range slices.Backward(files) { // the newest is it
 		file, err := openAuditFile(path, f.current.number)
 		if err != nil {
 			continue

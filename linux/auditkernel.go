@@ -46,6 +46,9 @@ type netlinkAudit struct {
 // openAudit asks the kernel for all records from now on. An error that matches
 // errAuditForbidden says that this process may not.
 func openAudit() (auditKernel, error) {
+	if _, err := os.Stat("/proc/modules"); errors.Is(err, os.ErrNotExist) {
+		return nil, &kmodquery.NotSupportedError{Missing: "this kernel cannot load modules", Need: "a kernel built with CONFIG_MODULES"}
+	}
 	records, err := openAuditSocket(1 << (libaudit.NetlinkGroupReadLog - 1))
 	if err != nil {
 		return nil, forbidden(err)

@@ -33,9 +33,6 @@ const (
 
 // listen runs the source on the kernel's own records.
 func (s *Audit) listen(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
-	if _, err := os.Stat("/proc/modules"); errors.Is(err, os.ErrNotExist) {
-		return &kmodquery.NotSupportedError{Missing: "this kernel cannot load modules", Need: "a kernel built with CONFIG_MODULES"}
-	}
 	kernel, err := s.open()
 	if err != nil {
 		return err

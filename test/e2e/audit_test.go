@@ -339,9 +339,10 @@ func auditForged(t *testing.T, run *auditRun) {
 	socket, err := libaudit.NewNetlinkClient(unix.NETLINK_AUDIT, 0, nil, nil)
 	require.NoError(t, err)
 	defer socket.Close()
-	const call = "type=SYSCALL msg=audit(1795529435.180:2): arch=c000003e syscall=313 success=yes exit=0 pid=1 uid=0"
+	id := fmt.Sprintf("%d.000:99999", time.Now().Unix()+1)
+	call := "type=SYSCALL msg=audit(" + id + "): arch=c000003e syscall=313 success=yes exit=0 pid=1 uid=0"
 	for _, kind := range []auparse.AuditMessageType{auparse.AUDIT_USER, auparse.AUDIT_USER_CMD, auparse.AUDIT_SYSCALL, auparse.AUDIT_KERN_MODULE} {
-		for _, text := range []string{call, "'\n" + call + "\ntype=EOE msg=audit(1795529435.180:2): "} {
+		for _, text := range []string{call, "'\n" + call + "\ntype=EOE msg=audit(" + id + "): "} {
 			_, err := socket.Send(syscall.NetlinkMessage{
 				Header: syscall.NlMsghdr{Type: uint16(kind), Flags: unix.NLM_F_REQUEST}, Data: []byte(text),
 			})

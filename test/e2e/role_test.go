@@ -27,15 +27,16 @@ const roleEnv = "KMODQUERY_TEST_ROLE"
 // roles are processes of their own that tests need in the guest. Their
 // arguments begin at os.Args[1].
 var roles = map[string]func() error{
-	"load":      loadRole,
-	"socket":    socketRole,
-	"mount":     mountRole,
-	"container": containerRole,
-	"flood":     floodRole,
-	"users":     usersRole,
-	"memory":    memoryRole,
-	"unload":    unloadRole,
-	"audit":     auditRole,
+	"load":        loadRole,
+	"socket":      socketRole,
+	"mount":       mountRole,
+	"container":   containerRole,
+	"flood":       floodRole,
+	"users":       usersRole,
+	"memory":      memoryRole,
+	"unload":      unloadRole,
+	"audit":       auditRole,
+	"auditreader": auditReaderRole,
 }
 
 // cast returns the command of a process that does the role with the arguments.
