@@ -31,11 +31,11 @@ func inject(pid int, number, argument uint64) error {
 var errNotWaiting = errors.New("the thread is in no system call")
 
 func injectOnce(pid int, number, argument uint64) (err error) {
-	if err := unix.PtraceAttach(pid); err != nil {
+	if err := unix.PtraceSeize(pid); err != nil {
 		return fmt.Errorf("attach to the process: %w", err)
 	}
 	defer func() { err = errors.Join(err, unix.PtraceDetach(pid)) }()
-	if err := waitStopped(pid); err != nil {
+	if err := errors.Join(unix.PtraceInterrupt(pid), waitStopped(pid)); err != nil {
 		return err
 	}
 	var saved unix.PtraceRegs
@@ -54,7 +54,10 @@ func injectOnce(pid int, number, argument uint64) (err error) {
 	if err := unix.PtraceSetRegs(pid, &regs); err != nil {
 		return fmt.Errorf("set the registers: %w", err)
 	}
-	err = errors.Join(unix.PtraceSingleStep(pid), waitStopped(pid), unix.PtraceGetRegs(pid, &regs))
+	for begun := regs.Rip; err == nil && regs.Rip == begun; {
+		// A signal may stop it first; Go's own are sent again.
+		err = errors.Join(unix.PtraceSingleStep(pid), waitStopped(pid), unix.PtraceGetRegs(pid, &regs))
+	}
 	if err = errors.Join(err, unix.PtraceSetRegs(pid, &saved)); err != nil {
 		return err
 	}
