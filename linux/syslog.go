@@ -275,7 +275,7 @@ func (r *syslogReader) read() error {
 func (r *syslogReader) lookForFiles() {
 	reason := "none of the files can be read now; it goes on when one can"
 	for _, f := range r.files {
-		if f.segment != nil {
+		if f.isThere() {
 			reason = ""
 		}
 	}
