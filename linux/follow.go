@@ -127,6 +127,12 @@ func (f *follower) read(take func(line []byte, place func() filePlace)) error {
 	}
 }
 
+// isThere reports whether there is a file in the log's place, or was a moment
+// ago.
+func (f *follower) isThere() bool {
+	return f.segment != nil && (f.renamed.IsZero() || time.Since(f.renamed) < renamedPatience)
+}
+
 func (f *follower) close() {
 	if f.segment != nil {
 		f.segment.file.Close()

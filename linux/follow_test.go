@@ -235,6 +235,23 @@ func TestFollowRenamedBeforeItsWriterKnows(t *testing.T) {
 	r.catchesUp()
 }
 
+func TestFollowSaysThatALogIsGone(t *testing.T) {
+	w := newLogWriter(t)
+	r := w.follow(filePlace{}, 0)
+	require.False(t, r.isThere())
+	r.catchesUp()
+	require.True(t, r.isThere())
+	w.rename()
+	r.catchesUp()
+	require.True(t, r.isThere(), "it may be rotated at this moment")
+	r.renamed = r.renamed.Add(-renamedPatience)
+	require.False(t, r.isThere())
+	w.reopen()
+	w.write(1)
+	r.catchesUp()
+	require.True(t, r.isThere())
+}
+
 func TestFollowThroughASymlink(t *testing.T) {
 	w := newLogWriter(t)
 	w.write(10)

@@ -231,6 +231,7 @@ const maxCandidates = 256
 
 // read takes what is new in the files and compares it with the kernel's log.
 func (r *syslogReader) read() error {
+	defer r.lookForFiles()
 	for i, f := range r.files {
 		var found []candidate
 		var failed error
@@ -267,6 +268,18 @@ func (r *syslogReader) read() error {
 		}
 	}
 	return nil
+}
+
+// lookForFiles says so when every file is gone, which may be a moment of their
+// rotation.
+func (r *syslogReader) lookForFiles() {
+	reason := "none of the files can be read now; it goes on when one can"
+	for _, f := range r.files {
+		if f.isThere() {
+			reason = ""
+		}
+	}
+	r.source.remark(reason)
 }
 
 // take tells of a line, if the kernel said it and no other line told of it.

@@ -3,6 +3,7 @@
 package linux
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -82,4 +83,45 @@ func TestHostWithoutSyslog(t *testing.T) {
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 	require.ErrorContains(t, err, "every user can write such lines")
 	require.Equal(t, kmodquery.StateUnavailable, s.Sensor().State)
+}
+
+// TestSyslogWithRealFiles compares files with this host's own log, which says
+// nothing of what they say.
+func TestSyslogWithRealFiles(t *testing.T) {
+	if log, err := openKmsg(devKmsg); err != nil {
+		t.Skipf("the kernel's log cannot be read here: %v", err)
+	} else {
+		log.close()
+	}
+	path := filepath.Join(t.TempDir(), "syslog")
+	line := "Nov 24 14:18:44 guest kernel: [99999.567890] forged: module loaded\n"
+	require.NoError(t, os.WriteFile(path, []byte(line), 0o600))
+	s := NewSyslog(SyslogOptions{Files: []string{path, path + "other"}})
+	ctx, cancel := context.WithCancel(t.Context())
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		ended <- s.Run(ctx, func() { close(ready) }, func(e kmodquery.Event) { t.Errorf("%+v", e) })
+	}()
+	<-ready
+	sensor := s.Sensor()
+	require.Zero(t, sensor.DecodeErrors, "another boot may have said it")
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	require.NoError(t, err)
+	defer file.Close()
+	for range 10 {
+		_, err := file.WriteString(line)
+		require.NoError(t, err)
+	}
+	require.NoError(t, s.Sync(t.Context()))
+	sensor = s.Sensor()
+	require.EqualValues(t, 10, sensor.DecodeErrors)
+	require.EqualValues(t, 11, sensor.Received)
+	require.Equal(t, kmodquery.StateActive, sensor.State)
+	require.Empty(t, sensor.Reason)
+
+	require.NoError(t, os.Remove(path))
+	require.NoError(t, s.Sync(t.Context()))
+	require.Empty(t, s.Sensor().Reason, "another may come in its place")
+	cancel()
+	require.NoError(t, <-ended)
 }
