@@ -111,7 +111,8 @@ func inventoryLocked(t *testing.T) {
 	require.Equal(t, []map[string]string{{"name": "dummy", "state": "Live", "views": array(t, want...), "hidden": "0"}}, rows)
 	for _, status := range views.New("/").Status() {
 		if status.View == kmodquery.ViewFtrace {
-			require.EqualError(t, status.Err, "not supported: reading of tracefs; needs a kernel that is not locked down to confidentiality")
+			require.ErrorIs(t, status.Err, kmodquery.ErrNotSupported)
+			require.ErrorContains(t, status.Err, "a kernel with CONFIG_DYNAMIC_FTRACE that is not locked down to confidentiality")
 		}
 	}
 }
