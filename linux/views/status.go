@@ -91,7 +91,7 @@ var needs = map[string]*kmodquery.NotSupportedError{
 	kmodquery.ViewModules:     {Missing: "/proc/modules", Need: "a kernel with CONFIG_MODULES, and proc mounted"},
 	kmodquery.ViewSysfs:       {Missing: "/sys/module", Need: "sysfs: mount -t sysfs sysfs /sys"},
 	kmodquery.ViewKallsyms:    {Missing: "/proc/kallsyms", Need: "a kernel with CONFIG_KALLSYMS"},
-	kmodquery.ViewFtrace:      {Missing: "tracefs", Need: "a kernel with CONFIG_DYNAMIC_FTRACE, and: mount -t tracefs tracefs /sys/kernel/tracing"},
+	kmodquery.ViewFtrace:      {Missing: "tracefs", Need: "a kernel with CONFIG_DYNAMIC_FTRACE that is not locked down to confidentiality, and: mount -t tracefs tracefs /sys/kernel/tracing"},
 	kmodquery.ViewBTF:         {Missing: "/sys/kernel/btf", Need: "a kernel with CONFIG_DEBUG_INFO_BTF"},
 	kmodquery.ViewVmallocinfo: {Missing: "/proc/vmallocinfo", Need: "a kernel with CONFIG_MMU, and proc mounted"},
 }
