@@ -131,6 +131,15 @@ func onlyTracepoint(name string) hook {
 	return hook{name: name, programs: []candidate{{"raw_tp_" + name, asRawTracepoint, name}}}
 }
 
+// withoutKprobes leaves out the programs that run at kprobes.
+func withoutKprobes(list []hook) []hook {
+	list = slices.Clone(list)
+	for i, h := range list {
+		list[i].programs = slices.DeleteFunc(slices.Clone(h.programs), func(c candidate) bool { return c.as.isKprobe() })
+	}
+	return list
+}
+
 // preemptMode shows how a PREEMPT_DYNAMIC kernel preempts, as in
 // "none (voluntary) full lazy" (kernel/sched/debug.c).
 const preemptMode = "/sys/kernel/debug/sched/preempt"
