@@ -42,6 +42,16 @@ func TestHooksAndObjectAgree(t *testing.T) {
 	}
 }
 
+func TestFewProgramsSendNothing(t *testing.T) {
+	var silent []string
+	for _, h := range hooks(true) {
+		if h.programs[0].sendsNothing() {
+			silent = append(silent, h.name)
+		}
+	}
+	require.Equal(t, []string{"initcall_start", "initcall_finish", "sched_process_exit"}, silent)
+}
+
 func TestWithoutKprobes(t *testing.T) {
 	for _, preemptible := range []bool{false, true} {
 		all := hooks(preemptible)
