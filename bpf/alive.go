@@ -5,7 +5,6 @@ package bpf
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"unsafe"
 
@@ -86,13 +85,4 @@ func (a *attached) detach() error {
 	defer strays.Unlock()
 	strays.links = append(strays.links, a.link)
 	return nil
-}
-
-// withoutKprobes leaves out the programs that run at kprobes.
-func withoutKprobes(list []hook) []hook {
-	list = slices.Clone(list)
-	for i, h := range list {
-		list[i].programs = slices.DeleteFunc(slices.Clone(h.programs), func(c candidate) bool { return c.as.isKprobe() })
-	}
-	return list
 }

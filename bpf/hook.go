@@ -28,6 +28,17 @@ type candidate struct {
 	symbol  string
 }
 
+// sendsNothing reports whether the program keeps what is known of threads in
+// order and sends no records. A thread may end, on a kernel that preempts its own,
+// while another that ends is in the midst of it: nothing is lost by that.
+func (c candidate) sendsNothing() bool {
+	switch c.symbol {
+	case "initcall_start", "initcall_finish", "sched_process_exit":
+		return true
+	}
+	return false
+}
+
 type attachAs string
 
 const (
@@ -129,6 +140,15 @@ func tracepoint(name, function string) hook {
 
 func onlyTracepoint(name string) hook {
 	return hook{name: name, programs: []candidate{{"raw_tp_" + name, asRawTracepoint, name}}}
+}
+
+// withoutKprobes leaves out the programs that run at kprobes.
+func withoutKprobes(list []hook) []hook {
+	list = slices.Clone(list)
+	for i, h := range list {
+		list[i].programs = slices.DeleteFunc(slices.Clone(h.programs), func(c candidate) bool { return c.as.isKprobe() })
+	}
+	return list
 }
 
 // preemptMode shows how a PREEMPT_DYNAMIC kernel preempts, as in

@@ -42,6 +42,33 @@ func TestHooksAndObjectAgree(t *testing.T) {
 	}
 }
 
+func TestFewProgramsSendNothing(t *testing.T) {
+	var silent []string
+	for _, h := range hooks(true) {
+		if h.programs[0].sendsNothing() {
+			silent = append(silent, h.name)
+		}
+	}
+	require.Equal(t, []string{"initcall_start", "initcall_finish", "sched_process_exit"}, silent)
+}
+
+func TestWithoutKprobes(t *testing.T) {
+	for _, preemptible := range []bool{false, true} {
+		all := hooks(preemptible)
+		some := withoutKprobes(all)
+		require.Equal(t, hooks(preemptible), all, "it changes a list of its own")
+		require.Len(t, some, len(all))
+		for _, h := range some {
+			require.NotEmpty(t, h.programs, "there is another way to %s", h.name)
+			for _, c := range h.programs {
+				require.False(t, c.as.isKprobe(), "%+v", c)
+			}
+		}
+	}
+	err := (&Programs{}).attach(nil, nil, hook{name: "x"})
+	require.EqualError(t, err, "attach to x: kprobes are switched off; write 1 to /sys/kernel/debug/kprobes/enabled")
+}
+
 func TestPreemptibleKernelsGetKprobesFirst(t *testing.T) {
 	fixed := map[string]attachAs{
 		"parse_args": asKprobe, "initcall_start": asRawTracepoint, "initcall_finish": asRawTracepoint, "sched_process_exit": asRawTracepoint,

@@ -343,7 +343,7 @@ func (p *Programs) Unattached() []error { return p.unattached }
 // Counters say what became of the records since Open.
 type Counters struct {
 	Lost   uint64 // the ring had no room, or a system call's return went unseen
-	Missed uint64 // the kernel did not run a program, because it already ran on that processor
+	Missed uint64 // the kernel did not run a program that sends records, because it already ran on that processor
 	// Denied are the denied calls, by the system call's name, that found no
 	// place among those that Programs.Denied counts.
 	Denied map[string]uint64
@@ -362,6 +362,9 @@ func (p *Programs) Counters() (Counters, error) {
 		c.Denied[name] = raw[moduleCounter(call)+moduleCounterCOUNTER_DENIED]
 	}
 	for _, a := range p.attached {
+		if a.sendsNothing() {
+			continue
+		}
 		stats, err := a.loaded.Stats()
 		if err != nil {
 			return Counters{}, fmt.Errorf("read statistics of %s: %w", a.symbol, err)

@@ -29,9 +29,9 @@ const (
 // A joiner gives every event of a load attempt what the attempt's other events
 // and its image made known: the name that the kernel learns after it read the
 // file, the path that it no longer knows when the module goes live, the hash of
-// what it read, the parameters in its own copy. It holds the events until the module is live or the attempt is
-// over, and the image was read, or patience is at an end. Its methods must not
-// be called concurrently.
+// what it read, the parameters in its own copy. It holds the events until the
+// module is live or the attempt is over, and the image was read, or patience is
+// at an end. Its methods must not be called concurrently.
 type joiner struct {
 	emit     func(kmodquery.Event)
 	attempts map[string]*attempt
