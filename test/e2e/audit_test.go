@@ -39,7 +39,7 @@ const (
 	lockedWithoutRules = "locked without rules"
 )
 
-// TestAudit boots a kernel with audit off and one with audit on, for the audit
+// TestAudit boots kernels with audit off and one with audit on, for the audit
 // source alone.
 func TestAudit(t *testing.T) {
 	for _, test := range []struct {
@@ -51,12 +51,17 @@ func TestAudit(t *testing.T) {
 		{"6.1", vm.Matrix()[1], nil, lockedWithoutRules},
 		{"newest", vm.Newest(), nil, lockedWithRules},
 		{"newest with audit=1", vm.Newest(), []string{"audit=1"}, lockedWithRules},
+		{"6.12 on arm64", vm.Matrix()[4], nil, lockedWithRules},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
+			files := map[string]string{}
+			if test.kernel.Arch == vm.AMD64 {
+				files[loader386] = build386(t)
+			}
 			vm.Test(t, test.kernel, "^TestGuestAudit", vm.Options{
 				Modules: []string{"nbd"},
-				Files:   map[string]string{loader386: build386(t)},
+				Files:   files,
 				Cmdline: test.cmdline,
 				Env:     []string{auditEnv + "=" + test.locked},
 			})
