@@ -3,7 +3,7 @@
 
 export CGO_ENABLED = 0
 GOFLAGS_BUILD = -trimpath -ldflags='-s -w'
-TEST_TIMEOUT = 60m
+TEST_TIMEOUT = 80m
 
 .PHONY: build run demo demo-shell test generate fuzz golden lint bench
 

@@ -6,17 +6,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // inject has the main thread of a process make a system call, as a debugger
-// does, from where it waits in one.
+// does, from where it waits in one. One thread must make all calls.
 func inject(pid int, number, argument uint64) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	var err error
 	for range 100 {
 		if err = injectOnce(pid, number, argument); !errors.Is(err, errNotWaiting) {

@@ -37,6 +37,7 @@ var roles = map[string]func() error{
 	"unload":      unloadRole,
 	"audit":       auditRole,
 	"auditreader": auditReaderRole,
+	"close":       closeRole,
 }
 
 // cast returns the command of a process that does the role with the arguments.

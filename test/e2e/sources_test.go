@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -200,17 +201,35 @@ func TestGuestSourcesFailOver(t *testing.T) {
 // events, and returns how many there were.
 func closeLinks(t *testing.T, pid int) int {
 	t.Helper()
-	var fds []int
+	fds := []string{strconv.Itoa(pid)}
 	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	require.NoError(t, err)
 	for _, entry := range entries {
 		target, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, entry.Name()))
 		if strings.Contains(target, "bpf_link") || strings.Contains(target, "bpf-link") || strings.Contains(target, "[perf_event]") {
-			fds = append(fds, int(integer(t, entry.Name())))
+			fds = append(fds, entry.Name())
 		}
 	}
-	for _, fd := range fds {
-		require.NoError(t, inject(pid, unix.SYS_CLOSE, uint64(fd)))
+	// Not by the parent, whose wait for the end would take the stops.
+	require.NoError(t, cast(t, "close", fds...).Run())
+	return len(fds) - 1
+}
+
+// closeRole closes, in the process of its first argument, the descriptors that
+// the others are.
+func closeRole() error {
+	var numbers []int
+	for _, text := range os.Args[1:] {
+		number, err := strconv.Atoi(text)
+		if err != nil {
+			return err
+		}
+		numbers = append(numbers, number)
 	}
-	return len(fds)
+	for _, fd := range numbers[1:] {
+		if err := inject(numbers[0], unix.SYS_CLOSE, uint64(fd)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
