@@ -162,6 +162,7 @@ func TestGuestSourcesAlone(t *testing.T) {
 // back.
 func TestGuestSourcesFailOver(t *testing.T) {
 	needSources(t)
+	require.Error(t, insmod(corrupted(t, "nbd")))
 	c := startCompared(t)
 	sensor := func(source string) map[string]string {
 		t.Helper()
@@ -171,7 +172,8 @@ func TestGuestSourcesFailOver(t *testing.T) {
 	}
 	require.Equal(t, "active", sensor("ebpf")["state"])
 	require.Eventually(t, func() bool { return sensor("audit")["state"] == "standby" && sensor("kmsg")["state"] == "standby" },
-		30*time.Second, time.Second, "what was before has been told")
+		30*time.Second, time.Second)
+	require.Contains(t, c.findingsOf(t, "kmsg"), "module_load nbd ENOEXEC", "what was before has been told")
 	require.Equal(t, "not needed while ebpf watches", sensor("audit")["reason"])
 	time.Sleep(2 * pollOf)
 
