@@ -4,14 +4,9 @@ package linux
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,15 +18,12 @@ import (
 // EBPF is the source that hooks the kernel's module functions. It needs a
 // kernel from 5.8 on with BTF, and CAP_BPF and CAP_PERFMON, or root.
 type EBPF struct {
-	mu       sync.Mutex
-	sensor   kmodquery.Sensor
-	programs *bpf.Programs // nil while not attached
-	ended    chan struct{} // closed when Run has ended
-	waiting  []chan struct{}
-	doubt    error // why Run is to end; nil while it is not
+	account
+	options EBPFOptions
 
-	options                                               EBPFOptions
-	received, decodeErrors, incomplete, folded, lastEvent atomic.Int64
+	// Guarded by the account's mu.
+	programs *bpf.Programs // nil while not attached
+	doubt    error         // why Run is to end; nil while it is not
 }
 
 // EBPFOptions say what the source spends.
@@ -47,15 +39,8 @@ const MaxImage = bpf.MaxImage
 
 // NewEBPF returns a source that watches nothing until Run.
 func NewEBPF(o EBPFOptions) *EBPF {
-	return &EBPF{options: o, sensor: kmodquery.Sensor{
-		Source: kmodquery.SourceEBPF,
-		State:  kmodquery.StateStandby,
-		Since:  time.Now().Unix(),
-	}}
+	return &EBPF{account: newAccount(kmodquery.SourceEBPF), options: o}
 }
-
-// Name is the source's name in the tables.
-func (s *EBPF) Name() string { return kmodquery.SourceEBPF }
 
 // Run attaches the hooks, calls ready once, and gives their events to emit, in
 // the order in which the kernel recorded them within one load attempt, until
@@ -64,7 +49,7 @@ func (s *EBPF) Name() string { return kmodquery.SourceEBPF }
 func (s *EBPF) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
 	programs, err := open(s.options)
 	if err != nil {
-		s.setState(err)
+		s.settle(err)
 		return err
 	}
 	s.attach(programs)
@@ -108,13 +93,7 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 		return err
 	}
 	r := newReader(translator{bootID: bootID, types: programs}, programs, func(e kmodquery.Event) {
-		if e.Missing != "" {
-			s.incomplete.Add(1)
-		}
-		if e.Count != nil {
-			s.folded.Add(*e.Count - 1)
-		}
-		s.lastEvent.Store(e.Time)
+		s.tell(&e)
 		emit(e)
 	})
 	images := newImages(programs, func(loadID string, found evidence) {
@@ -187,41 +166,11 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 	}
 }
 
-// Sync returns when every record that the hooks had made before the call was
-// given to emit, or at once when the source is not running.
-func (s *EBPF) Sync(ctx context.Context) error {
-	s.mu.Lock()
-	programs, ended := s.programs, s.ended
-	if programs == nil {
-		s.mu.Unlock()
-		return nil
-	}
-	done := make(chan struct{})
-	s.waiting = append(s.waiting, done)
-	s.mu.Unlock()
-
-	if err := programs.Flush(); err != nil && !errors.Is(err, os.ErrClosed) {
-		return fmt.Errorf("flush the eBPF ring buffer: %w", err)
-	}
-	select {
-	case <-done:
-	case <-ended:
-	case <-ctx.Done():
-		return fmt.Errorf("wait for the eBPF ring buffer: %w", ctx.Err())
-	}
-	return nil
-}
-
 // Sensor is the source's own account of itself.
 func (s *EBPF) Sensor() kmodquery.Sensor {
+	sensor := s.account.Sensor()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sensor := s.sensor
-	sensor.Received = s.received.Load()
-	sensor.DecodeErrors = s.decodeErrors.Load()
-	sensor.EnrichErrors = s.incomplete.Load()
-	sensor.Denied = s.folded.Load()
-	sensor.LastEventTime = s.lastEvent.Load()
 	if s.programs != nil {
 		counters, err := s.programs.Counters()
 		if err != nil {
@@ -234,15 +183,14 @@ func (s *EBPF) Sensor() kmodquery.Sensor {
 
 func (s *EBPF) attach(programs *bpf.Programs) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.programs, s.doubt = programs, nil
-	s.ended = make(chan struct{})
-	hooks, _ := json.Marshal(programs.Hooks())
-	s.sensor.Hooks = string(hooks)
-	s.sensor.State, s.sensor.Reason, s.sensor.Since = kmodquery.StateActive, "", time.Now().Unix()
+	s.mu.Unlock()
+	s.begin(programs.Hooks(), "", func() { _ = programs.Flush() }) // it fails only when the reading has ended
 	if errs := programs.Unattached(); len(errs) > 0 {
 		// It delivers what it sees, but who asks for sensors that are not
 		// active must hear of it.
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		s.sensor.State = kmodquery.StateFailed
 		s.sensor.Reason = oneLine(fmt.Errorf("some hooks are missing: %w", errors.Join(errs...)))
 	}
@@ -250,34 +198,17 @@ func (s *EBPF) attach(programs *bpf.Programs) {
 
 func (s *EBPF) detach(cause error) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if counters, err := s.programs.Counters(); err == nil {
-		s.sensor.Lost += int64(counters.Lost + counters.Missed)
+		s.lost.Add(int64(counters.Lost + counters.Missed))
 	}
 	err := s.programs.Close()
 	s.programs = nil
-	close(s.ended)
-	answer(s.waiting)
-	s.waiting = nil
-	s.sensor.Hooks = ""
-	s.sensor.State, s.sensor.Since = kmodquery.StateStandby, time.Now().Unix()
-	if cause != nil {
-		s.sensor.State, s.sensor.Reason = kmodquery.StateFailed, oneLine(cause)
-	}
+	s.mu.Unlock()
+	s.settle(cause)
 	if err != nil {
 		return fmt.Errorf("detach eBPF programs: %w", err)
 	}
 	return nil
-}
-
-func (s *EBPF) setState(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.sensor.State = kmodquery.StateFailed
-	if errors.Is(err, kmodquery.ErrNotSupported) {
-		s.sensor.State = kmodquery.StateUnavailable
-	}
-	s.sensor.Reason, s.sensor.Since = oneLine(err), time.Now().Unix()
 }
 
 // nextFlush is what the Syncs of the moment, or the end of ctx or of trust in the
@@ -300,15 +231,4 @@ func (s *EBPF) nextFlush(ctx context.Context, programs *bpf.Programs) *flush {
 	}
 	s.waiting = nil
 	return f
-}
-
-func answer(waiting []chan struct{}) {
-	for _, done := range waiting {
-		close(done)
-	}
-}
-
-func oneLine(err error) string {
-	lines := strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\t' })
-	return strings.Join(slices.DeleteFunc(lines, func(l string) bool { return strings.TrimSpace(l) == "" }), "; ")
 }

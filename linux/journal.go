@@ -94,7 +94,7 @@ var journalFields = []string{
 // calls ready once, when it has read all that the journal had. What the kernel
 // said and journald did not write yet is not seen, by Sync either.
 func (s *Journal) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
-	defer func() { s.stop(err) }()
+	defer func() { s.settle(err) }()
 	boot, err := readBootID()
 	if err != nil {
 		return err
@@ -253,7 +253,7 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 			r.take(entry)
 		case sync.end = <-asked:
 			sync.isKnown = true
-		case <-s.wake:
+		case <-s.woken:
 		case <-timer.C:
 		}
 		timer.Stop()

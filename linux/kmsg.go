@@ -52,7 +52,7 @@ func NewKmsg(o KmsgOptions) *Kmsg {
 // it said since the position that was stored, or since it booted. It calls ready
 // once, when it has read all that there was.
 func (s *Kmsg) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
-	defer func() { s.stop(err) }()
+	defer func() { s.settle(err) }()
 	boot, err := readBootID()
 	if err != nil {
 		return err
@@ -77,7 +77,7 @@ func (s *Kmsg) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)
 	go func() {
 		for {
 			select {
-			case <-s.wake:
+			case <-s.woken:
 				log.wake()
 			case <-woken:
 				return

@@ -68,7 +68,7 @@ func NewSyslog(o SyslogOptions) *Syslog {
 // daemon did not write yet is not seen, by Sync either, and neither is what
 // /dev/kmsg no longer had when Run began.
 func (s *Syslog) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
-	defer func() { s.stop(err) }()
+	defer func() { s.settle(err) }()
 	boot, err := readBootID()
 	if err != nil {
 		return err
@@ -211,7 +211,7 @@ func (r *syslogReader) run(ctx context.Context, ready func()) error {
 		timer := time.NewTimer(pause)
 		select {
 		case <-done:
-		case <-r.source.wake:
+		case <-r.source.woken:
 		case <-timer.C:
 		}
 		timer.Stop()
