@@ -44,7 +44,8 @@ type Module struct {
 func (m *Module) IsHidden() bool { return !slices.Contains(m.Views, ViewModules) }
 
 // JoinModules adds what the events say of modules that are loaded to what the
-// views show. One that no view shows is hidden and has only [ViewEvents].
+// views show. One that no view shows is hidden and has only [ViewEvents], if some
+// source would have seen it go: then the events' own Views say so.
 func JoinModules(shown, loaded []Module) []Module {
 	byName := make(map[string]*Module, len(loaded))
 	for i := range loaded {
@@ -60,7 +61,7 @@ func JoinModules(shown, loaded []Module) []Module {
 		joined = append(joined, module)
 	}
 	for i := range loaded {
-		if byName[loaded[i].Name] != nil {
+		if byName[loaded[i].Name] != nil && slices.Contains(loaded[i].Views, ViewEvents) {
 			joined = append(joined, loaded[i])
 		}
 	}

@@ -1,6 +1,7 @@
 package collectors
 
 import (
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -17,12 +18,12 @@ const (
 	// maxKnown bounds the attempts that are remembered. The oldest leave
 	// first.
 	maxKnown = 16384
+	// near is how far they lie apart where none of them rounds: what is nearer
+	// than this need not wait for anything better.
+	near = 250 * time.Millisecond
 	// slack is how far the clocks of two sources may lie apart: audit's runs
 	// in jiffies, and syslog's lines in seconds.
 	slack = 2 * time.Second
-	// loadingTime bounds how far attempts may stand out of the order of time:
-	// those of one source come when they are over.
-	loadingTime = time.Minute
 )
 
 // A kind is what an attempt attempts.
@@ -56,21 +57,26 @@ type attempts struct {
 	next       func(kmodquery.Event) // takes what is ready, in its order; may block
 	isBetterUp func(rank int) bool
 	late       time.Duration // how late the views notice what happened
+	boot       string        // id of the boot; "" where nothing says which
 
 	mu     sync.Mutex
 	known  map[string]*attempt // by load_id
 	order  []*attempt
 	byName map[string][]*attempt
 	byPid  map[int64][]*attempt
+	stored map[string]bool   // load_ids that an earlier recorder stored
 	alias  map[string]string // a lesser source's load_id to the one that the attempt goes by
 	held   map[int][]waiting // by rank
-	joined map[string]int64  // events, by source
+
+	counting sync.Mutex       // apart: next may block
+	joined   map[string]int64 // events, by source
 }
 
 // An attempt is what the sources have told of one.
 type attempt struct {
 	id          string
-	rank        int // of the best source that told of it
+	rank        int    // of the best source that told of it
+	source      string // the first that did
 	kind        kind
 	name        string
 	pid         int64             // 0 unknown
@@ -84,11 +90,11 @@ type waiting struct {
 	until time.Time
 }
 
-func newAttempts(next func(kmodquery.Event), isBetterUp func(int) bool, late time.Duration) *attempts {
+func newAttempts(next func(kmodquery.Event), isBetterUp func(int) bool, late time.Duration, boot string) *attempts {
 	return &attempts{
-		next: next, isBetterUp: isBetterUp, late: late,
+		next: next, isBetterUp: isBetterUp, late: late, boot: boot,
 		known: map[string]*attempt{}, byName: map[string][]*attempt{}, byPid: map[int64][]*attempt{},
-		alias: map[string]string{}, held: map[int][]waiting{}, joined: map[string]int64{},
+		stored: map[string]bool{}, alias: map[string]string{}, held: map[int][]waiting{}, joined: map[string]int64{},
 	}
 }
 
@@ -104,19 +110,28 @@ func (a *attempts) add(rank int, e kmodquery.Event, past bool) {
 	a.advance()
 }
 
-// remember notes an attempt that an event from the store tells of, while there is
-// room: the newest come first.
-func (a *attempts) remember(rank int, e *kmodquery.Event) {
+// remember notes the attempts that stored events tell of, given the newest first,
+// and only the newest where there are too many.
+func (a *attempts) remember(stored []ranked) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(a.order) < maxKnown {
-		a.learn(rank, e)
+	for _, r := range slices.Backward(stored) {
+		a.learn(r.rank, &r.event)
+		a.stored[r.event.LoadID] = true
 	}
+}
+
+// A ranked event is one of the source of a rank.
+type ranked struct {
+	rank  int
+	event kmodquery.Event
 }
 
 // expire releases what has waited long enough.
 func (a *attempts) expire(now time.Time) {
-	a.mu.Lock()
+	if !a.mu.TryLock() {
+		return // who has it may wait for the sink, as this would
+	}
 	defer a.mu.Unlock()
 	for rank, held := range a.held {
 		n := 0
@@ -128,15 +143,23 @@ func (a *attempts) expire(now time.Time) {
 	a.advance()
 }
 
-// flush releases everything, as after a Sync of all sources, when nothing
-// better will come.
-func (a *attempts) flush() {
+// flush releases what happened by a moment, as after a Sync of all sources that
+// began then: nothing better will tell of it.
+func (a *attempts) flush(by time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for rank := range a.held {
-		a.release(rank, len(a.held[rank]))
+	for rank, held := range a.held {
+		n := len(held)
+		for n > 0 && held[n-1].event.TimeNanos > by.UnixNano() {
+			n--
+		}
+		a.release(rank, n)
 	}
+	a.advance()
 }
+
+// flushAll releases everything.
+func (a *attempts) flushAll() { a.flush(time.Unix(0, math.MaxInt64)) }
 
 // advance passes on the heads of the lines that need not wait, until all do.
 func (a *attempts) advance() {
@@ -154,7 +177,7 @@ func (a *attempts) advance() {
 func (a *attempts) mayPass(rank int, e *kmodquery.Event) bool {
 	kind := kindOf(e)
 	return kind == neither || a.alias[e.LoadID] != "" || a.known[e.LoadID] != nil ||
-		!a.isBetterUp(rank) || a.match(rank, kind, e) != nil
+		!a.isBetterUp(rank) || a.match(rank, kind, e, near) != nil
 }
 
 // release passes on the first n events of a source.
@@ -176,9 +199,12 @@ func (a *attempts) pass(rank int, e kmodquery.Event, past bool) {
 		return
 	}
 	own := e.LoadID
+	if past && (a.stored[own] || e.BootID != "" && a.boot != "" && e.BootID != a.boot) {
+		return // it is stored, or what an earlier boot's sources have told of is not known
+	}
 	id := a.alias[own]
 	if id == "" && a.known[own] == nil {
-		if found := a.match(rank, kind, &e); found != nil {
+		if found := a.match(rank, kind, &e, slack); found != nil {
 			found.taken[e.Source] = own
 			id = found.id
 			a.alias[own] = id
@@ -186,7 +212,9 @@ func (a *attempts) pass(rank int, e kmodquery.Event, past bool) {
 	}
 	if id != "" {
 		e.LoadID = id
+		a.counting.Lock()
 		a.joined[e.Source]++
+		a.counting.Unlock()
 		if past {
 			return
 		}
@@ -195,14 +223,16 @@ func (a *attempts) pass(rank int, e kmodquery.Event, past bool) {
 	a.next(e)
 }
 
-// match finds the attempt of a better source that an event tells of: the one
-// nearest in time that no other attempt of the event's source was.
-func (a *attempts) match(rank int, kind kind, e *kmodquery.Event) *attempt {
+// match finds the attempt that an event tells of and that another source told of
+// first: the one nearest in time, and not farther than within, that no other
+// attempt of the event's source was. Among sources that know processes only a
+// better one comes first.
+func (a *attempts) match(rank int, kind kind, e *kmodquery.Event, within time.Duration) *attempt {
 	at := time.Unix(0, e.TimeNanos)
-	before := slack
+	after := within
 	candidates := a.byName[e.Name]
-	if e.Source == kmodquery.SourceProcfs {
-		before += a.late
+	if e.Source == kmodquery.SourceProcfs && within == slack {
+		after += a.late
 	}
 	if e.Name == "" {
 		if e.Pid == nil {
@@ -214,15 +244,20 @@ func (a *attempts) match(rank int, kind kind, e *kmodquery.Event) *attempt {
 	}
 	var best *attempt
 	var nearest time.Duration
+	var over time.Time // when the module last went, or came, before
 	for _, c := range slices.Backward(candidates) {
-		if c.last.Add(before + loadingTime).Before(at) {
-			break // they stand nearly in the order of time
+		if c.kind != kind && c.kind != neither && !c.first.After(at) && c.first.After(over) {
+			over = c.first
 		}
+	}
+	for _, c := range slices.Backward(candidates) {
 		taken := c.taken[e.Source]
-		if c.rank >= rank || c.kind != kind || taken != "" && taken != e.LoadID ||
+		isText := c.pid == 0 && e.Pid == nil && c.source != e.Source
+		if c.rank >= rank && !isText || c.kind != kind || taken != "" && taken != e.LoadID ||
 			c.name != "" && e.Name != "" && c.name != e.Name ||
 			c.pid != 0 && e.Pid != nil && c.pid != *e.Pid ||
-			at.Before(c.first.Add(-slack)) || at.After(c.last.Add(before)) {
+			at.Before(c.first.Add(-within)) || at.After(c.last.Add(after)) ||
+			e.Source == kmodquery.SourceProcfs && c.last.Before(over) {
 			continue
 		}
 		distance := max(c.first.Sub(at), at.Sub(c.last), 0)
@@ -242,7 +277,7 @@ func (a *attempts) learn(rank int, e *kmodquery.Event) {
 	at := time.Unix(0, e.TimeNanos)
 	known := a.known[e.LoadID]
 	if known == nil {
-		known = &attempt{id: e.LoadID, rank: rank, kind: kind, first: at, last: at, taken: map[string]string{}}
+		known = &attempt{id: e.LoadID, rank: rank, source: e.Source, kind: kind, first: at, last: at, taken: map[string]string{}}
 		a.known[e.LoadID] = known
 		if a.order = append(a.order, known); len(a.order) > maxKnown {
 			a.forget(a.order[0])
@@ -268,6 +303,7 @@ func (a *attempts) learn(rank int, e *kmodquery.Event) {
 
 func (a *attempts) forget(old *attempt) {
 	delete(a.known, old.id)
+	delete(a.stored, old.id)
 	for _, own := range old.taken {
 		delete(a.alias, own)
 	}
@@ -294,7 +330,7 @@ func drop[K comparable](index map[K][]*attempt, key K, old *attempt) {
 
 // joinedBy is how many events of a source were given another one's load_id.
 func (a *attempts) joinedBy(source string) int64 {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.counting.Lock()
+	defer a.counting.Unlock()
 	return a.joined[source]
 }

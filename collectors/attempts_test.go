@@ -40,7 +40,7 @@ func newTable(up ...int) *table {
 				}
 			}
 			return false
-		}, 10*time.Second)
+		}, 10*time.Second, "boot")
 	return t
 }
 
@@ -64,6 +64,8 @@ func TestOneLoadSeenByFourSources(t *testing.T) {
 		a.tell(byAudit, "delete_module", "dummy", "b", 7, 20*time.Second)
 		a.tell(byBPF, "module_free", "dummy", "2", 7, 20*time.Second)
 		require.Equal(t, "ebpf security_kernel_read_file dummy 1", a.rows[0])
+		require.Len(t, a.rows, 6, "what the views noticed late waits for what is nearer in time")
+		a.flushAll()
 		require.ElementsMatch(t, []string{
 			"ebpf security_kernel_read_file dummy 1", "audit finit_module dummy 1", "kmsg module_load dummy 1",
 			"ebpf module_load dummy 1", "procfs module_load dummy 1", "ebpf module_free dummy 2", "audit delete_module dummy 2",
@@ -119,7 +121,7 @@ func TestEachAttemptIsOne(t *testing.T) {
 			a.tell(byBPF, "module_load", "dummy", fmt.Sprint(2*i), 7, at)
 			a.tell(byBPF, "module_free", "dummy", fmt.Sprint(2*i+1), 7, at+5*time.Millisecond)
 		}
-		a.flush()
+		a.flushAll()
 		require.Len(t, a.rows, 4*n)
 		seen := map[string]int{}
 		for _, row := range a.rows {
@@ -158,7 +160,63 @@ func TestTheEventsHeldAreBounded(t *testing.T) {
 		}
 		require.Len(t, a.known, maxKnown)
 		require.LessOrEqual(t, len(a.byName["dummy"]), maxKnown)
-		a.flush()
+		a.flushAll()
 		require.Empty(t, a.held)
+	})
+}
+
+func TestWhatIsRecalledMatchesTheNewestStored(t *testing.T) {
+	now := time.Now()
+	var got []kmodquery.Event
+	a := newAttempts(func(e kmodquery.Event) { got = append(got, e) }, func(rank int) bool { return rank > 0 }, 0, "")
+	a.remember([]ranked{
+		{0, kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "ebpf", Name: "dummy", LoadID: "2", TimeNanos: now.UnixNano()}},
+		{0, kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "ebpf", Name: "dummy", LoadID: "1", TimeNanos: now.Add(-time.Hour).UnixNano()}},
+	})
+	a.add(2, kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "journal", Name: "dummy", LoadID: "j", TimeNanos: now.UnixNano()}, true)
+	a.flushAll()
+	require.Empty(t, got, "ebpf told of it")
+}
+
+func TestWhatIsRecalledIsNotToldAgain(t *testing.T) {
+	now := time.Now()
+	var got []kmodquery.Event
+	a := newAttempts(func(e kmodquery.Event) { got = append(got, e) }, func(rank int) bool { return rank > 0 }, 0, "")
+	e := kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "journal", Name: "dummy", LoadID: "j", TimeNanos: now.UnixNano()}
+	a.remember([]ranked{{2, e}})
+	a.add(2, e, true)
+	a.flushAll()
+	require.Empty(t, got, "it is stored")
+}
+
+// The better one comes back and tells of it later.
+func TestTwoLogsOfOneLoad(t *testing.T) {
+	now := time.Now()
+	var got []kmodquery.Event
+	a := newAttempts(func(e kmodquery.Event) { got = append(got, e) }, func(rank int) bool { return false }, 0, "")
+	a.add(3, kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "kmsg", Name: "dummy", LoadID: "k", TimeNanos: now.UnixNano()}, false)
+	a.add(2, kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "journal", Name: "dummy", LoadID: "j", TimeNanos: now.UnixNano()}, false)
+	require.Equal(t, got[0].LoadID, got[1].LoadID)
+}
+
+func TestViewsDoNotJoinALoadThatIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newTable(byAudit)
+		a.tell(byAudit, "finit_module", "dummy", "a", 7, 0)
+		a.tell(byAudit, "delete_module", "dummy", "b", 8, time.Second)
+		a.tell(byViews, "module_load", "dummy", "v", 0, 9*time.Second)
+		a.flushAll()
+		require.Equal(t, "procfs module_load dummy v", a.rows[len(a.rows)-1])
+	})
+}
+
+func TestALineOfTheNextAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newTable(byBPF, byKmsg)
+		a.tell(byBPF, "finit_module", "dummy", "1", 7, 0)
+		a.tell(byKmsg, "module_load", "dummy", "k", 0, 1500*time.Millisecond)
+		a.tell(byBPF, "module_load", "dummy", "2", 8, 1500*time.Millisecond)
+		a.flushAll()
+		require.Contains(t, a.rows, "kmsg module_load dummy 2")
 	})
 }

@@ -50,6 +50,8 @@ type doubleEntry struct {
 	wholeAt    time.Time       // likewise, at everything
 	listed     string          // names and views of the last look
 	memory     map[string]bool // regions without a name that were reported
+	recalled   map[int64]int   // how many of a size an earlier recorder reported
+	seen       kmodquery.Event // the moment before the views were last read
 	taint      int64           // the kernel's, as it was
 	resetTaint int64           // bits that were reported as reset
 	watching   string          // the witnesses of the last look; "" where there were none
@@ -64,6 +66,7 @@ type difference struct {
 	event  string
 	module kmodquery.Module
 	reason string
+	seen   kmodquery.Event // the moment before the views were read that show it
 }
 
 func (d *difference) key() string {
@@ -128,8 +131,18 @@ func (d *doubleEntry) asSensor() kmodquery.Sensor {
 
 // look compares once.
 func (d *doubleEntry) look(ctx context.Context) error {
+	if d.lookedAt.IsZero() {
+		// What a source has seen since it began is no surprise.
+		if err := d.syncSources(ctx); err != nil {
+			return err
+		}
+	}
 	began := time.Now()
-	shown, whole, err := d.see(ctx)
+	all, _ := d.witnesses() // before the views are read
+	watching, lost := namesOf(all), lostBy(all)
+	d.seen = d.stamp()
+	at := d.seen
+	shown, whole, err := d.see(ctx, watching != "")
 	if err != nil {
 		return err
 	}
@@ -139,6 +152,7 @@ func (d *doubleEntry) look(ctx context.Context) error {
 	}
 	found := d.compare(shown, taint)
 	if len(found) > 0 && !whole {
+		d.seen = d.stamp()
 		if shown, err = d.views.Modules(ctx); err != nil {
 			return err
 		}
@@ -156,16 +170,16 @@ func (d *doubleEntry) look(ctx context.Context) error {
 	d.lookedAt = began
 	if whole {
 		d.wholeAt = began
+		d.ledger.dropUncertain(namesIn(shown), momentOf(&at))
 	}
-	_, d.lost = d.trusted()
-	all, _ := d.witnesses()
-	d.watching = namesOf(all)
+	d.watching, d.lost = watching, lost
 	return nil
 }
 
-// see looks at everything where what costs little has changed, or from time to
-// time, and else only at that.
-func (d *doubleEntry) see(ctx context.Context) (shown []kmodquery.Module, whole bool, err error) {
+// see looks at everything where what costs little has changed, where it lacks a
+// module that came, from time to time, and always while no source sees every
+// load; else only at what costs little.
+func (d *doubleEntry) see(ctx context.Context, isWatched bool) (shown []kmodquery.Module, whole bool, err error) {
 	shown, err = d.views.Listed(ctx)
 	if err != nil {
 		return nil, false, err
@@ -177,12 +191,21 @@ func (d *doubleEntry) see(ctx context.Context) (shown []kmodquery.Module, whole 
 	for _, m := range shown {
 		fmt.Fprintf(&names, "%s %v\n", m.Name, m.Views)
 	}
-	if names.String() == d.listed && time.Since(d.wholeAt) < wholeEvery && !d.lookedAt.IsZero() {
+	if isWatched && names.String() == d.listed && time.Since(d.wholeAt) < wholeEvery && !d.ledger.unlisted(namesIn(shown)) {
 		return shown, false, nil
 	}
-	d.listed = names.String()
-	shown, err = d.views.Modules(ctx)
+	if shown, err = d.views.Modules(ctx); err == nil {
+		d.listed = names.String()
+	}
 	return shown, true, err
+}
+
+func namesIn(modules []kmodquery.Module) map[string]bool {
+	names := map[string]bool{}
+	for _, m := range modules {
+		names[m.Name] = true
+	}
+	return names
 }
 
 // compare returns what differs between the views and the ledger.
@@ -190,6 +213,8 @@ func (d *doubleEntry) compare(shown []kmodquery.Module, taint int64) []differenc
 	var found []difference
 	atStart := d.lookedAt.IsZero()
 	witnesses, lost := d.trusted()
+	_, since := d.witnesses()
+	now := d.stamp()
 	there := map[string]bool{}
 	brought := int64(0)
 	for _, m := range shown {
@@ -202,23 +227,21 @@ func (d *doubleEntry) compare(shown []kmodquery.Module, taint int64) []differenc
 		at := d.ledger.get(m.Name)
 		switch {
 		case m.IsHidden() && m.Name == "":
-			if !d.memory[memoryKey(&m)] {
-				found = append(found, difference{kmodquery.EventModuleHidden, m,
-					"memory of a module that no other view shows"})
+			if !d.wasReported(&m) {
+				found = append(found, difference{event: kmodquery.EventModuleHidden, module: m, reason: "memory of a module that no other view shows"})
 			}
 		case m.IsHidden():
 			if !at.isReported() {
-				found = append(found, difference{kmodquery.EventModuleHidden, m, hides(&m, at.isLoaded())})
+				found = append(found, difference{event: kmodquery.EventModuleHidden, module: m, reason: hides(&m, at.isLoaded())})
 			}
 		case at.isLoaded() && (at.certain || d.watching == ""):
 			d.ledger.confirm(m.Name)
 		case atStart:
-			found = append(found, difference{kmodquery.EventModulePresent, m, ""})
+			found = append(found, difference{event: kmodquery.EventModulePresent, module: m})
 		case d.watching != "":
-			found = append(found, difference{kmodquery.EventModuleUnwitnessed, m,
-				"it is in " + kmodquery.ViewModules + ", and " + d.watching + " did not see it come" + sinceLost(lost-d.lost)})
+			found = append(found, difference{event: kmodquery.EventModuleUnwitnessed, module: m, reason: "it is in " + kmodquery.ViewModules + ", and " + d.watching + " did not see it come" + sinceLost(lost-d.lost)})
 		default:
-			found = append(found, difference{kmodquery.EventModuleLoad, m, "it is in " + kmodquery.ViewModules + " and was not " + d.every.String() + " ago"})
+			found = append(found, difference{event: kmodquery.EventModuleLoad, module: m, reason: "it is in " + kmodquery.ViewModules + " and was not " + d.every.String() + " ago"})
 		}
 	}
 	for name, at := range d.ledger.certain() {
@@ -228,10 +251,10 @@ func (d *doubleEntry) compare(shown []kmodquery.Module, taint int64) []differenc
 		gone := kmodquery.Module{Name: name, LoadID: at.module.LoadID, Path: at.module.Path, Views: at.module.Views}
 		switch {
 		case at.isReported():
-		case len(witnesses) > 0 && lost == d.lost && d.wereArmedSince(at.came):
-			found = append(found, difference{kmodquery.EventModuleHidden, gone, hides(&gone, true)})
+		case len(witnesses) > 0 && lost == d.lost && wereArmed(since, at.came, momentOf(&now)):
+			found = append(found, difference{event: kmodquery.EventModuleHidden, module: gone, reason: hides(&gone, true)})
 		default:
-			found = append(found, difference{kmodquery.EventModuleFree, gone, "it is not in " + kmodquery.ViewModules + " any more"})
+			found = append(found, difference{event: kmodquery.EventModuleFree, module: gone, reason: "it is not in " + kmodquery.ViewModules + " any more"})
 		}
 	}
 	found = nameMemory(found)
@@ -241,7 +264,10 @@ func (d *doubleEntry) compare(shown []kmodquery.Module, taint int64) []differenc
 		if brought&lack != 0 {
 			reason = "the kernel's taint lacks bits that its modules have"
 		}
-		found = append(found, difference{kmodquery.EventTaintReset, kmodquery.Module{Taints: &lack}, reason})
+		found = append(found, difference{event: kmodquery.EventTaintReset, module: kmodquery.Module{Taints: &lack}, reason: reason})
+	}
+	for i := range found {
+		found[i].seen = d.seen
 	}
 	return found
 }
@@ -271,6 +297,27 @@ func nameMemory(found []difference) []difference {
 	return slices.Delete(found, nameless, nameless+1)
 }
 
+// recall takes an event that an earlier recorder of this boot stored.
+func (d *doubleEntry) recall(e *kmodquery.Event) {
+	switch {
+	case e.EventName == kmodquery.EventTaintReset && e.Taints != nil:
+		d.resetTaint |= *e.Taints
+	case e.EventName == kmodquery.EventModuleHidden && e.Name == "" && e.Size != nil:
+		d.recalled[*e.Size]++
+	}
+}
+
+// wasReported reports whether this memory was, by this recorder or by an earlier
+// one, which left no more than its size.
+func (d *doubleEntry) wasReported(m *kmodquery.Module) bool {
+	key := memoryKey(m)
+	if !d.memory[key] && m.Size != nil && d.recalled[*m.Size] > 0 {
+		d.recalled[*m.Size]--
+		d.memory[key] = true
+	}
+	return d.memory[key]
+}
+
 // recheck returns what still differs when the sources have told all they saw,
 // and some time after.
 func (d *doubleEntry) recheck(ctx context.Context, found []difference) ([]difference, error) {
@@ -280,6 +327,14 @@ func (d *doubleEntry) recheck(ctx context.Context, found []difference) ([]differ
 	if err := pause(ctx, recheckAfter); err != nil {
 		return nil, err
 	}
+	// What was written may have waited to be stored.
+	if err := d.syncSources(ctx); err != nil {
+		return nil, err
+	}
+	found = slices.DeleteFunc(found, func(f difference) bool {
+		at := d.ledger.get(f.module.Name)
+		return f.event == kmodquery.EventModuleHidden && f.module.Name != "" && at.isReported()
+	})
 	byViews := slices.DeleteFunc(slices.Clone(found), func(f difference) bool { return !f.isByViews() })
 	others := slices.DeleteFunc(found, func(f difference) bool { return f.isByViews() })
 	others, err := d.lookAgain(ctx, others)
@@ -297,12 +352,10 @@ func (d *doubleEntry) lookAgain(ctx context.Context, found []difference) ([]diff
 		if err := pause(ctx, recheckEvery); err != nil {
 			return nil, err
 		}
-		syncing, cancel := context.WithTimeout(ctx, recheckTimeout)
-		err := d.sync(syncing)
-		cancel()
-		if err != nil {
-			return nil, fmt.Errorf("wait for the sources: %w", err)
+		if err := d.syncSources(ctx); err != nil {
+			return nil, err
 		}
+		d.seen = d.stamp()
 		shown, err := d.views.Listed(ctx)
 		if err != nil {
 			return nil, err
@@ -316,6 +369,9 @@ func (d *doubleEntry) lookAgain(ctx context.Context, found []difference) ([]diff
 			again[f.key()] = true
 		}
 		found = slices.DeleteFunc(found, func(f difference) bool { return !again[f.key()] })
+		for i := range found {
+			found[i].seen = d.seen
+		}
 	}
 	return found, nil
 }
@@ -352,6 +408,16 @@ func (d *doubleEntry) confirmOnce(ctx context.Context, found []difference) ([]di
 	}), nil
 }
 
+// syncSources returns when what the sources have seen is stored.
+func (d *doubleEntry) syncSources(ctx context.Context) error {
+	syncing, cancel := context.WithTimeout(ctx, recheckTimeout)
+	defer cancel()
+	if err := d.sync(syncing); err != nil {
+		return fmt.Errorf("wait for the sources: %w", err)
+	}
+	return nil
+}
+
 func pause(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():
@@ -363,7 +429,7 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // write makes a difference an event.
 func (d *doubleEntry) write(f difference) {
-	e := d.stamp()
+	e := f.seen
 	e.Source, e.EventName, e.Reason = kmodquery.SourceProcfs, f.event, f.reason
 	e.Count = new(int64(1))
 	e.Name, e.Size, e.Taints, e.Version, e.Srcversion = f.module.Name, f.module.Size, f.module.Taints, f.module.Version, f.module.Srcversion
@@ -424,18 +490,29 @@ func (d *doubleEntry) trusted() ([]Witness, int64) {
 	if len(list) == 0 || since.After(d.lookedAt) {
 		return nil, 0
 	}
+	return list, lostBy(list)
+}
+
+func lostBy(list []Witness) int64 {
 	lost := int64(0)
 	for _, w := range list {
 		lost += w.Sensor().Lost
 	}
-	return list, lost
+	return lost
 }
 
-// wereArmedSince reports whether a witness has watched without a break since a
-// moment at which an event happened.
-func (d *doubleEntry) wereArmedSince(nanos int64) bool {
-	_, since := d.witnesses()
-	return !since.IsZero() && !since.After(time.Unix(0, nanos))
+// wereArmed reports whether a witness that began at since has watched from the
+// moment on at which an event happened until now. The boot clock's seconds are
+// rounded down.
+func wereArmed(since time.Time, came, now moment) bool {
+	if since.IsZero() {
+		return false
+	}
+	watched := time.Since(since)
+	if came.uptime != nil && now.uptime != nil {
+		watched += time.Second
+	}
+	return watched >= came.before(now)
 }
 
 func (d *doubleEntry) loadID(e *kmodquery.Event) string {

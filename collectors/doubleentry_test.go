@@ -452,3 +452,232 @@ func TestDifferencesWaitForTheSources(t *testing.T) {
 		require.NoError(t, w.Close())
 	})
 }
+
+// What a look finds may be over when it is written.
+func TestARowHasTheMomentAtWhichTheViewsWereRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel("dummy")
+		k.memory = []kmodquery.Module{{Size: new(int64(8192)), Views: []string{kmodquery.ViewVmallocinfo}}}
+		w := &watch{kernel: k, source: &trusting{staged: newStaged(kmodquery.SourceEBPF)}}
+		w.Recorder, w.sink, w.said = startStaged(t, Options{Sources: []Source{w.source}, Views: k, Stamp: stampNow})
+		w.source.begin <- struct{}{}
+		time.Sleep(5 * time.Second)
+		k.unload("dummy") // rmmod, seen by the source
+		w.sees(kmodquery.EventModuleFree, "dummy", "9")
+		k.set(func() { k.memory = nil })
+		w.settle()
+		w.settle()
+		w.settle()
+		require.NotContains(t, w.found(t), "module_hidden dummy")
+		_ = w.Close()
+	})
+}
+
+func TestLossesDuringALookCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		w := startWatch(t, k)
+		w.sees(kmodquery.EventModuleLoad, "dummy", "1")
+		k.load("dummy")
+		w.settle()
+		// Something else has the look wait.
+		k.set(func() {
+			k.memory = []kmodquery.Module{{Size: new(int64(8192)), Views: []string{kmodquery.ViewVmallocinfo}}}
+		})
+		for k.confirmed == 0 {
+			time.Sleep(time.Second)
+		}
+		k.unload("dummy") // and its record is lost
+		w.source.mu.Lock()
+		w.source.lost++
+		w.source.mu.Unlock()
+		k.set(func() { k.memory = nil })
+		w.settle()
+		w.settle()
+		w.settle()
+		require.Equal(t, []string{"module_free dummy"}, w.found(t))
+		_ = w.Close()
+	})
+}
+
+func TestASourceThatBeganDuringALookSawNothingBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		w := startWatch(t, k)
+		w.settle()
+		w.source.end <- errors.New("broke")
+		synctest.Wait()
+		time.Sleep(2 * time.Second)
+		w.settle() // a look without a witness
+		w.found(t)
+		k.load("first") // gives the next look something to check again
+		n := k.looks
+		_ = n
+		k.flicker = func(int) {}
+		before := k.lookCount()
+		for k.lookCount() == before {
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(300 * time.Millisecond) // it pauses before it looks again
+		k.load("second")                   // nobody watches
+		time.Sleep(100 * time.Millisecond)
+		w.source.begin <- struct{}{} // now the source does
+		w.settle()
+		w.settle()
+		require.ElementsMatch(t, []string{"module_load first", "module_load second"}, w.found(t))
+		require.Empty(t, w.source.reasons)
+		_ = w.Close()
+	})
+}
+
+func (k *kernel) lookCount() int { k.mu.Lock(); defer k.mu.Unlock(); return k.looks }
+
+func TestAClockThatStepsBackHidesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		w := startWatch(t, k)
+		w.source.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleLoad, Name: "dummy", LoadID: "1", TimeNanos: time.Now().UnixNano(), Uptime: new(int64(100))}
+		k.load("dummy")
+		w.settle()
+		k.unload("dummy")
+		w.source.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleFree, Name: "dummy", LoadID: "2", TimeNanos: time.Now().Add(-time.Hour).UnixNano(), Uptime: new(int64(200))}
+		w.settle()
+		require.Empty(t, w.found(t))
+		_ = w.Close()
+	})
+}
+
+func TestAHiddenModuleIsToldOnceBehindARowThatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		logs := newStaged(kmodquery.SourceKmsg)
+		r, sink, said := startStaged(t, Options{Sources: []Source{logs}, Views: k, Stamp: stampNow})
+		w := &watch{Recorder: r, kernel: k, sink: sink, said: said}
+		logs.begin <- struct{}{}
+		w.settle()
+		w.found(t)
+		k.load("dummy")
+		k.show("rootkit", kmodquery.ViewSysfs)
+		time.Sleep(2 * time.Minute)
+		require.ElementsMatch(t, []string{"module_load dummy", "module_hidden rootkit"}, w.found(t))
+		_ = w.Close()
+	})
+}
+
+// A log told of a load and not of its end.
+func TestALoadAfterOneThatFailedSilently(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		logs := newStaged(kmodquery.SourceKmsg)
+		r, sink, said := startStaged(t, Options{Sources: []Source{logs}, Views: k, Stamp: stampNow})
+		w := &watch{Recorder: r, kernel: k, sink: sink, said: said}
+		logs.begin <- struct{}{}
+		w.settle()
+		w.found(t)
+		logs.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleLoad, Name: "dummy", LoadID: "k", TimeNanos: time.Now().UnixNano(), Missing: "result,error"}
+		w.settle()
+		w.found(t)
+		w.settle()
+		k.load("dummy") // the kernel says nothing
+		w.settle()
+		require.Equal(t, []string{"module_load dummy"}, w.found(t))
+		_ = w.Close()
+	})
+}
+
+func TestWhatNobodyWouldSeeGoDoesNotHide(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel("dummy")
+		logs := newStaged(kmodquery.SourceKmsg)
+		r, sink, said := startStaged(t, Options{Sources: []Source{logs}, Views: k, Stamp: stampNow})
+		w := &watch{Recorder: r, kernel: k, sink: sink, said: said}
+		logs.begin <- struct{}{}
+		w.settle()
+		w.found(t)
+		k.unload("dummy") // rmmod; the next look is not yet
+		shown, _ := k.Modules(t.Context())
+		for _, m := range kmodquery.JoinModules(shown, r.Loaded()) {
+			require.False(t, m.IsHidden(), "%s hides in %v", m.Name, m.Views)
+		}
+		_ = w.Close()
+	})
+}
+
+func TestALoadBeforeDeleteModuleReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		w := startWatch(t, k)
+		w.sees(kmodquery.EventModuleLoad, "dummy", "1")
+		k.load("dummy")
+		w.settle()
+		w.sees(kmodquery.EventModuleFree, "dummy", "2")
+		time.Sleep(time.Millisecond)
+		w.sees(kmodquery.EventModuleLoad, "dummy", "3") // on another CPU
+		time.Sleep(time.Millisecond)
+		w.source.emitting <- kmodquery.Event{EventName: kmodquery.EventDeleteModule, Name: "dummy", LoadID: "2", Result: new(int64(0)), TimeNanos: time.Now().UnixNano()}
+		w.settle()
+		require.Empty(t, w.found(t))
+		require.Empty(t, w.source.reasons)
+		_ = w.Close()
+	})
+}
+
+func TestATaintResetIsToldOnceInABoot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel("dummy")
+		m := k.modules["dummy"]
+		m.Taints = new(int64(1 << 12))
+		k.modules["dummy"] = m
+		w := startWatch(t, k, kmodquery.Event{Source: "procfs", EventName: kmodquery.EventTaintReset, Taints: new(int64(1 << 12)), TimeNanos: time.Now().UnixNano()})
+		require.NotContains(t, w.found(t), "taint_reset ")
+		_ = w.Close()
+	})
+}
+
+func TestALogOfAnotherBoot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel("dummy")
+		logs := newStaged(kmodquery.SourceJournal)
+		r, sink, said := startStaged(t, Options{Sources: []Source{logs}, Views: k, Stamp: stampNow})
+		w := &watch{Recorder: r, kernel: k, sink: sink, said: said}
+		logs.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleLoad, Name: "dummy", LoadID: "former", BootID: "former", TimeNanos: time.Now().Add(-time.Hour).UnixNano()}
+		synctest.Wait()
+		logs.begin <- struct{}{}
+		w.settle()
+		require.Equal(t, []string{"module_present dummy"}, w.found(t))
+		_ = w.Close()
+	})
+}
+
+type cheap struct{ *kernel }
+
+func (c cheap) Listed(ctx context.Context) ([]kmodquery.Module, error) {
+	all, err := c.kernel.Modules(ctx)
+	var listed []kmodquery.Module
+	for _, m := range all {
+		for _, v := range m.Views {
+			if v == kmodquery.ViewModules || v == kmodquery.ViewSysfs {
+				listed = append(listed, m)
+				break
+			}
+		}
+	}
+	return listed, err
+}
+
+func TestHidingIsFoundInOnePeriodWithoutAWitness(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		logs := newStaged(kmodquery.SourceKmsg)
+		r, sink, said := startStaged(t, Options{Sources: []Source{logs}, Views: cheap{k}, Stamp: stampNow})
+		w := &watch{Recorder: r, kernel: k, sink: sink, said: said}
+		logs.begin <- struct{}{}
+		w.settle()
+		w.found(t)
+		logs.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleLoad, Name: "rootkit", LoadID: "k", TimeNanos: time.Now().UnixNano()}
+		k.show("rootkit", kmodquery.ViewKallsyms)
+		w.settle()
+		require.Equal(t, []string{"module_hidden rootkit"}, w.found(t))
+		_ = w.Close()
+	})
+}

@@ -2,8 +2,8 @@ package collectors
 
 import (
 	"slices"
-	"strings"
 	"sync"
+	"time"
 
 	"github.com/kmodquery/kmodquery"
 )
@@ -12,9 +12,38 @@ import (
 // those that went long ago are forgotten.
 const maxGone = 4096
 
-// A ledger is what the stored events say of which modules are loaded. Its
-// methods may be called concurrently.
+// A moment is when an event happened. Within a boot the boot clock has the say,
+// which nobody sets; it is known in seconds.
+type moment struct {
+	uptime *int64
+	nanos  int64 // Unix time; 0 never
+}
+
+func momentOf(e *kmodquery.Event) moment { return moment{e.Uptime, e.TimeNanos} }
+
+func (m moment) isAfter(other moment) bool {
+	switch {
+	case m.nanos == 0 || other.nanos == 0:
+		return m.nanos != 0
+	case m.uptime != nil && other.uptime != nil && *m.uptime != *other.uptime:
+		return *m.uptime > *other.uptime
+	}
+	return m.nanos > other.nanos
+}
+
+// before is how long before a later one the moment was.
+func (m moment) before(later moment) time.Duration {
+	if m.uptime != nil && later.uptime != nil {
+		return time.Duration(*later.uptime-*m.uptime) * time.Second
+	}
+	return time.Duration(later.nanos - m.nanos)
+}
+
+// A ledger is what the stored events of one boot say of which modules are
+// loaded. Its methods may be called concurrently.
 type ledger struct {
+	boot string // id of the boot; "" takes any
+
 	mu      sync.Mutex
 	entries map[string]*entry // by name
 	gone    int
@@ -24,18 +53,18 @@ type ledger struct {
 // those of the events, which are not stored in their order.
 type entry struct {
 	module  kmodquery.Module
-	came    int64 // Unix time in nanoseconds; 0 never
-	went    int64
-	certain bool  // that it came, by a source that would see it go
-	hidden  int64 // when it was last reported to hide
+	came    moment
+	went    moment
+	hidden  moment // when it was last reported to hide
+	certain bool   // that it came, by a source that would see it go
 }
 
-func (e *entry) isLoaded() bool { return e.came > e.went }
+func (e *entry) isLoaded() bool { return e.came.isAfter(e.went) }
 
 // isReported reports whether the module was said to hide since it came.
-func (e *entry) isReported() bool { return e.hidden > e.came }
+func (e *entry) isReported() bool { return e.hidden.isAfter(e.came) }
 
-func newLedger() *ledger { return &ledger{entries: map[string]*entry{}} }
+func newLedger(boot string) *ledger { return &ledger{boot: boot, entries: map[string]*entry{}} }
 
 // add takes events that are stored.
 func (l *ledger) add(events []kmodquery.Event) {
@@ -49,7 +78,18 @@ func (l *ledger) add(events []kmodquery.Event) {
 	}
 }
 
+// recall takes one of the events that an earlier recorder stored. Nothing is
+// forgotten before all of them are there: they come in no order.
+func (l *ledger) recall(e *kmodquery.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.note(e)
+}
+
 func (l *ledger) note(e *kmodquery.Event) {
+	if l.boot != "" && e.BootID != "" && e.BootID != l.boot {
+		return // a log may reach back further
+	}
 	if e.Name == "" {
 		return // the events of memory without a name say nothing of a module
 	}
@@ -67,12 +107,15 @@ func (l *ledger) note(e *kmodquery.Event) {
 	case kmodquery.EventModuleFree:
 		l.went(e)
 	case kmodquery.EventDeleteModule:
-		if e.Result != nil && *e.Result == 0 {
+		// That of eBPF has the moment of the return; its module_free says when.
+		if e.Source != kmodquery.SourceEBPF && e.Result != nil && *e.Result == 0 {
 			l.went(e)
 		}
 	case kmodquery.EventModuleHidden:
 		at := l.of(e.Name)
-		at.hidden = max(at.hidden, e.TimeNanos)
+		if momentOf(e).isAfter(at.hidden) {
+			at.hidden = momentOf(e)
+		}
 	}
 }
 
@@ -87,16 +130,16 @@ func (l *ledger) of(name string) *entry {
 }
 
 func (l *ledger) came(e *kmodquery.Event, certain bool) {
-	at := l.of(e.Name)
+	at, now := l.of(e.Name), momentOf(e)
 	was := at.isLoaded()
-	if e.TimeNanos > at.came {
+	if now.isAfter(at.came) {
 		if !was {
 			at.certain = false
 			at.module.LoadID, at.module.Path, at.module.FirstSeen = "", "", nil
 		}
-		at.came = e.TimeNanos
+		at.came = now
 	}
-	if e.TimeNanos > at.went {
+	if now.isAfter(at.went) {
 		at.certain = at.certain || certain
 		if at.module.LoadID == "" || certain && e.Source != kmodquery.SourceProcfs {
 			at.module.LoadID = e.LoadID
@@ -116,7 +159,9 @@ func (l *ledger) came(e *kmodquery.Event, certain bool) {
 func (l *ledger) went(e *kmodquery.Event) {
 	at := l.of(e.Name)
 	was := at.isLoaded()
-	at.went = max(at.went, e.TimeNanos)
+	if momentOf(e).isAfter(at.went) {
+		at.went = momentOf(e)
+	}
 	if was && !at.isLoaded() {
 		l.gone++
 	}
@@ -126,28 +171,17 @@ func (l *ledger) forgetGone() {
 	var went []int64
 	for _, at := range l.entries {
 		if !at.isLoaded() {
-			went = append(went, at.went)
+			went = append(went, at.went.nanos)
 		}
 	}
 	slices.Sort(went)
 	limit := went[len(went)/2]
 	for name, at := range l.entries {
-		if !at.isLoaded() && at.went <= limit {
+		if !at.isLoaded() && at.went.nanos <= limit {
 			delete(l.entries, name)
 			l.gone--
 		}
 	}
-}
-
-// loaded returns the modules that came and did not go, by sources that would
-// have seen it, in the order of their names.
-func (l *ledger) loaded() []kmodquery.Module {
-	var modules []kmodquery.Module
-	for _, at := range l.certain() {
-		modules = append(modules, at.module)
-	}
-	slices.SortFunc(modules, func(a, b kmodquery.Module) int { return strings.Compare(a.Name, b.Name) })
-	return modules
 }
 
 // get returns what the events say of a module.
@@ -180,5 +214,32 @@ func (l *ledger) confirm(name string) {
 	defer l.mu.Unlock()
 	if at := l.entries[name]; at != nil {
 		at.certain = true
+	}
+}
+
+// unlisted reports whether a module that is loaded by what the events say is not
+// among these.
+func (l *ledger) unlisted(shown map[string]bool) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name, at := range l.entries {
+		if at.isLoaded() && !at.isReported() && !shown[name] {
+			return true
+		}
+	}
+	return false
+}
+
+// dropUncertain takes those for gone that a source only believed to have come,
+// before the views were looked at, and that none of them shows: the kernel
+// refused them after all, or they went and nobody could see it.
+func (l *ledger) dropUncertain(shown map[string]bool, seen moment) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name, at := range l.entries {
+		if at.isLoaded() && !at.certain && !shown[name] && seen.isAfter(at.came) {
+			at.went = seen
+			l.gone++
+		}
 	}
 }

@@ -31,11 +31,11 @@ func TestTheLedgerGoesByTheTimeOfTheEvents(t *testing.T) {
 		{"again, mixed", []kmodquery.Event{free(2), load("2", "/b", 3), load("1", "/a", 1)}, "2 /b"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			l := newLedger()
+			l := newLedger("")
 			l.add(test.events)
 			got := ""
-			for _, m := range l.loaded() {
-				got += m.LoadID + " " + m.Path
+			for _, at := range l.certain() {
+				got += at.module.LoadID + " " + at.module.Path
 			}
 			require.Equal(t, test.want, got)
 		})
@@ -43,7 +43,7 @@ func TestTheLedgerGoesByTheTimeOfTheEvents(t *testing.T) {
 }
 
 func TestTheLedgerOfEachSource(t *testing.T) {
-	l := newLedger()
+	l := newLedger("")
 	l.add([]kmodquery.Event{
 		{Source: "audit", EventName: kmodquery.EventFinitModule, Name: "audited", Result: new(int64(0)), TimeNanos: 1},
 		{Source: "audit", EventName: kmodquery.EventFinitModule, Name: "refused", Result: new(int64(-1)), TimeNanos: 1},
@@ -53,8 +53,8 @@ func TestTheLedgerOfEachSource(t *testing.T) {
 		{Source: "ebpf", EventName: kmodquery.EventModuleLoad, TimeNanos: 1},
 	})
 	var names []string
-	for _, m := range l.loaded() {
-		names = append(names, m.Name)
+	for name := range l.certain() {
+		names = append(names, name)
 	}
 	require.Equal(t, []string{"audited"}, names, "the kernel may still have refused the other one")
 	at := l.get("tainting")
@@ -64,7 +64,7 @@ func TestTheLedgerOfEachSource(t *testing.T) {
 }
 
 func TestTheLedgerIsBounded(t *testing.T) {
-	l := newLedger()
+	l := newLedger("")
 	for i := range 3 * maxGone {
 		name := fmt.Sprint("m", i)
 		l.add([]kmodquery.Event{
@@ -80,5 +80,5 @@ func TestTheLedgerIsBounded(t *testing.T) {
 		}
 	}
 	require.Equal(t, gone, l.gone)
-	require.NotZero(t, l.get(fmt.Sprint("m", 3*maxGone-1)).went, "the latest are remembered")
+	require.NotZero(t, l.get(fmt.Sprint("m", 3*maxGone-1)).went.nanos, "the latest are remembered")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,6 +18,10 @@ const DefaultPoll = 10 * time.Second
 // firstLook is how long Start waits for the first look at the views. One that
 // finds something suspicious takes longer.
 const firstLook = 3 * time.Second
+
+// clockSlack is how far the time of an event may be ahead of the wall clock, from
+// which it is computed by another one.
+const clockSlack = 100 * time.Millisecond
 
 // holdCheck is how often events are looked for that waited long enough for a
 // better source to tell of the same.
@@ -66,12 +71,16 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 	if o.Poll == 0 {
 		o.Poll = DefaultPoll
 	}
-	r := &Recorder{options: o, ledger: newLedger(), report: report}
+	boot := ""
+	if o.Stamp != nil {
+		boot = o.Stamp().BootID
+	}
+	r := &Recorder{options: o, ledger: newLedger(boot), report: report}
 	r.writer = newWriter(sink, r.ledger.add, report)
-	r.selection = newSelection(o.Sources, o.SideBySide, report, func(rank int, e kmodquery.Event, past bool) {
+	r.selection = newSelection(o.Sources, o.SideBySide, max(takeOver, 3*o.Poll), report, func(rank int, e kmodquery.Event, past bool) {
 		r.attempts.add(rank, e, past)
 	})
-	r.attempts = newAttempts(r.writer.add, r.selection.isBetterUp, o.Poll)
+	r.attempts = newAttempts(r.writer.add, r.selection.isBetterUp, o.Poll, boot)
 	if o.Views != nil {
 		r.double = &doubleEntry{
 			views:     o.Views,
@@ -83,6 +92,7 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 			report:    report,
 			every:     o.Poll,
 			memory:    map[string]bool{},
+			recalled:  map[int64]int{},
 			sensor:    kmodquery.Sensor{Source: kmodquery.SourceProcfs, State: kmodquery.StateStandby, Since: time.Now().Unix()},
 		}
 	}
@@ -123,13 +133,19 @@ func (r *Recorder) recallStored(ctx context.Context) error {
 	if r.options.Past == nil {
 		return nil
 	}
-	return r.options.Past(ctx, func(e *kmodquery.Event) {
-		r.ledger.add([]kmodquery.Event{*e})
+	var attempts []ranked
+	err := r.options.Past(ctx, func(e *kmodquery.Event) {
+		r.ledger.recall(e)
+		if r.double != nil {
+			r.double.recall(e)
+		}
 		rank := slices.IndexFunc(r.options.Sources, func(s Source) bool { return s.Name() == e.Source })
-		if rank >= 0 {
-			r.attempts.remember(rank, e)
+		if rank >= 0 && kindOf(e) != neither && len(attempts) < maxKnown {
+			attempts = append(attempts, ranked{rank, *e})
 		}
 	})
+	r.attempts.remember(attempts)
+	return err
 }
 
 func (r *Recorder) expire(ctx context.Context) {
@@ -148,10 +164,23 @@ func (r *Recorder) expire(ctx context.Context) {
 // Sync returns when every event that happened before the call, as far as the
 // sources see it, is in the sink.
 func (r *Recorder) Sync(ctx context.Context) error {
+	asked := time.Now().Add(clockSlack)
 	if err := r.selection.sync(ctx); err != nil {
 		return err
 	}
-	r.attempts.flush()
+	if err := r.writer.refusal(); err != nil {
+		return err
+	}
+	flushed := make(chan struct{})
+	go func() {
+		defer close(flushed)
+		r.attempts.flush(asked) // waits for a sink that does not answer
+	}()
+	select {
+	case <-flushed:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for events to be stored: %w", ctx.Err())
+	}
 	return r.writer.sync(ctx)
 }
 
@@ -167,8 +196,24 @@ func (r *Recorder) Sensors() []kmodquery.Sensor {
 	return sensors
 }
 
-// Loaded returns the modules that are loaded by what the stored events say.
-func (r *Recorder) Loaded() []kmodquery.Module { return r.ledger.loaded() }
+// Loaded returns the modules that are loaded by what the stored events say, with
+// [kmodquery.ViewEvents] where some source would have seen them go.
+func (r *Recorder) Loaded() []kmodquery.Module {
+	_, since := r.selection.witnesses()
+	var now kmodquery.Event
+	if r.options.Stamp != nil {
+		now = r.options.Stamp()
+	}
+	var modules []kmodquery.Module
+	for _, at := range r.ledger.certain() {
+		if !wereArmed(since, at.came, momentOf(&now)) {
+			at.module.Views = nil
+		}
+		modules = append(modules, at.module)
+	}
+	slices.SortFunc(modules, func(a, b kmodquery.Module) int { return strings.Compare(a.Name, b.Name) })
+	return modules
+}
 
 // Close stops the sources, stores what they had seen, and returns when that is
 // done. Only Start may come before it.
@@ -177,7 +222,7 @@ func (r *Recorder) Close() error {
 	r.writer.stop()
 	r.selection.running.Wait()
 	r.running.Wait()
-	r.attempts.flush()
+	r.attempts.flushAll()
 	r.writer.close()
 	<-r.written
 	return r.writer.unstored()

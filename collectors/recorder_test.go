@@ -241,3 +241,38 @@ func TestASourceThatHadWorkedIsRunAgainSoon(t *testing.T) {
 		})
 	}
 }
+
+func TestSensorsAnswerThoughTheSinkRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &memory{err: errors.New("disk full")}
+		source := &scripted{name: "s", events: make(chan kmodquery.Event, 2*maxQueue)}
+		r := NewRecorder(sink, (&reports{}).add, Options{Sources: []Source{source}, SideBySide: true})
+		r.Start(t.Context())
+		for range maxQueue + 2 {
+			source.events <- kmodquery.Event{}
+		}
+		synctest.Wait()
+		answered := make(chan struct{})
+		go func() { r.Sensors(); close(answered) }()
+		synced := make(chan struct{})
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			_ = r.Sync(ctx)
+			close(synced)
+		}()
+		time.Sleep(time.Minute)
+		isClosed := func(c chan struct{}) bool {
+			select {
+			case <-c:
+				return true
+			default:
+				return false
+			}
+		}
+		a, s := isClosed(answered), isClosed(synced)
+		_ = r.Close()
+		require.True(t, a, "Sensors")
+		require.True(t, s, "Sync")
+	})
+}

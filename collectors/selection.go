@@ -15,9 +15,12 @@ const (
 	// until the source has run for longer than the last one.
 	firstDelay = time.Second
 	lastDelay  = time.Minute
-	// takeOver is how long before its failure a source may already have been
-	// blind. The one that takes over looks back so far.
+	// takeOver is how long before its failure a source may at least have been
+	// blind already. The one that takes over looks back so far.
 	takeOver = 30 * time.Second
+	// slowStart is how long a source may take to watch before others stand in for
+	// it, and nobody waits for it any more.
+	slowStart = 20 * time.Second
 )
 
 // A selection decides which sources run: each that was asked for by name, or
@@ -27,6 +30,7 @@ const (
 type selection struct {
 	sources    []*candidate
 	sideBySide bool
+	takeOver   time.Duration
 	report     func(error)
 	emit       func(rank int, e kmodquery.Event, past bool)
 
@@ -48,8 +52,8 @@ type candidate struct {
 	failure string             // why it last failed, and when; "" if it never did
 }
 
-func newSelection(sources []Source, sideBySide bool, report func(error), emit func(int, kmodquery.Event, bool)) *selection {
-	s := &selection{sideBySide: sideBySide, report: report, emit: emit}
+func newSelection(sources []Source, sideBySide bool, takeOver time.Duration, report func(error), emit func(int, kmodquery.Event, bool)) *selection {
+	s := &selection{sideBySide: sideBySide, takeOver: takeOver, report: report, emit: emit}
 	s.changed = sync.NewCond(&s.mu)
 	for rank, source := range sources {
 		s.sources = append(s.sources, &candidate{Source: source, rank: rank})
@@ -114,6 +118,9 @@ func (s *selection) supervise(ctx context.Context, c *candidate) {
 			delay, reported = firstDelay, ""
 			continue
 		}
+		if errors.Is(err, kmodquery.ErrNotSupported) && !s.sideBySide && s.isBetterUp(c.rank) {
+			return // nobody misses it; its sensor says why
+		}
 		if err != nil && err.Error() != reported {
 			reported = err.Error()
 			s.report(fmt.Errorf("%s: %w", c.Name(), err))
@@ -149,12 +156,14 @@ func (s *selection) run(ctx context.Context, c *candidate) error {
 	c.cancel = cancel
 	since := time.Time{}
 	if !s.sideBySide && !c.recalls && !s.watched.IsZero() {
-		since = s.watched.Add(-takeOver)
+		since = s.watched.Add(-s.takeOver)
 	}
 	s.mu.Unlock()
 	if historian, ok := c.Source.(Historian); ok {
 		historian.LookBack(since)
 	}
+	slow := time.AfterFunc(slowStart, func() { s.setSlow(ctx, c) })
+	defer slow.Stop()
 	err := c.Run(ctx, func() { s.setUp(c) }, func(e kmodquery.Event) { s.emit(c.rank, e, s.isRecalling(c)) })
 
 	s.mu.Lock()
@@ -181,6 +190,16 @@ func (s *selection) setUp(c *candidate) {
 	defer s.mu.Unlock()
 	c.up, c.failed, c.recalls = time.Now(), false, false
 	s.change()
+}
+
+// setSlow has others stand in for a source that does not come to watch.
+func (s *selection) setSlow(ctx context.Context, c *candidate) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ctx.Err() == nil && c.up.IsZero() && !c.recalls {
+		c.failed = true
+		s.change()
+	}
 }
 
 // change stands down what is not wanted any more and wakes who waits.
@@ -251,7 +270,8 @@ func (s *selection) witnesses() (list []Witness, since time.Time) {
 	defer s.mu.Unlock()
 	for _, c := range s.sources {
 		witness, ok := c.Source.(Witness)
-		if !ok || c.up.IsZero() {
+		// One that lacks some of its hooks watches and does not see everything.
+		if !ok || c.up.IsZero() || c.Sensor().State != kmodquery.StateActive {
 			continue
 		}
 		list = append(list, witness)

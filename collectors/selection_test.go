@@ -213,3 +213,56 @@ func TestTheStartIsLookedBackFrom(t *testing.T) {
 		require.NoError(t, r.Close())
 	})
 }
+
+type slow struct {
+	*staged
+	syncing chan struct{}
+}
+
+func (s *slow) Sync(context.Context) error { <-s.syncing; return nil }
+
+// An attempt begins while a lesser source still answers.
+func TestSyncTearsNoAttemptApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		best, lesser := newStaged("ebpf"), &slow{newStaged("audit"), make(chan struct{})}
+		r, sink, _ := startStaged(t, Options{Sources: []Source{best, lesser}, SideBySide: true})
+		best.begin <- struct{}{}
+		lesser.begin <- struct{}{}
+		go func() { _ = r.Sync(t.Context()) }()
+		synctest.Wait()
+		time.Sleep(time.Second)
+		at := time.Now().UnixNano() // after the call
+		lesser.emitting <- kmodquery.Event{EventName: kmodquery.EventFinitModule, Name: "dummy", LoadID: "a", TimeNanos: at}
+		synctest.Wait()
+		lesser.syncing <- struct{}{}
+		synctest.Wait()
+		best.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleLoad, Name: "dummy", LoadID: "e", TimeNanos: at}
+		synctest.Wait()
+		close(lesser.syncing)
+		require.NoError(t, r.Close())
+		for _, e := range sink.events {
+			require.Equal(t, "e", e.LoadID, e.Source)
+		}
+	})
+}
+
+func TestStartDoesNotWaitForASourceThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStaged("hung")
+		r := NewRecorder(&memory{}, (&reports{}).add, Options{Sources: []Source{s}, SideBySide: true})
+		started := make(chan struct{})
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { r.Start(ctx); close(started) }()
+		time.Sleep(time.Hour)
+		ok := false
+		select {
+		case <-started:
+			ok = true
+		default:
+		}
+		cancel()
+		<-started
+		_ = r.Close()
+		require.True(t, ok)
+	})
+}

@@ -138,6 +138,16 @@ func (w *writer) sync(ctx context.Context) error {
 	return nil
 }
 
+// refusal is the sink's error while it takes nothing.
+func (w *writer) refusal() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.failure != nil {
+		return fmt.Errorf("events wait to be stored: %w", w.failure)
+	}
+	return nil
+}
+
 // stop lets nobody wait any more for a sink that refuses.
 func (w *writer) stop() {
 	w.mu.Lock()

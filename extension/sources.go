@@ -77,7 +77,8 @@ func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
 
 // pastColumns are what a recorder learns from the events of an earlier one.
 var pastColumns = []string{
-	"time_nanos", "event_name", "source", "load_id", "name", "path", "pid", "result", "error", "first_seen", "type", "sha256", "missing",
+	"time_nanos", "uptime", "event_name", "source", "load_id", "name", "path", "size", "taints", "pid", "result", "error", "first_seen",
+	"type", "sha256", "missing",
 }
 
 // past hands over the loads and unloads that are stored of this boot.
@@ -91,7 +92,7 @@ func past(ctx context.Context, store *sqlite.Store, visit func(*kmodquery.Event)
 			{Column: "boot_id", Op: kmodquery.Equal, Values: []any{boot}},
 			{Column: "event_name", Op: kmodquery.Equal, Values: []any{
 				kmodquery.EventModuleLoad, kmodquery.EventModuleFree, kmodquery.EventModulePresent, kmodquery.EventModuleHidden,
-				kmodquery.EventModuleUnwitnessed, kmodquery.EventInitModule, kmodquery.EventFinitModule, kmodquery.EventDeleteModule,
+				kmodquery.EventModuleUnwitnessed, kmodquery.EventTaintReset, kmodquery.EventInitModule, kmodquery.EventFinitModule, kmodquery.EventDeleteModule,
 			}},
 		},
 		Columns: pastColumns,

@@ -28,6 +28,9 @@ type auditKernel interface {
 
 	Status() (*libaudit.AuditStatus, error)
 	SetEnabled(bool) error
+	// SetBacklog sets how many records may wait in the kernel, and how long, in
+	// jiffies, a call waits for room.
+	SetBacklog(limit, waitTime uint32) error
 	// Rules returns the rules of all lists, as struct audit_rule_data.
 	Rules() ([][]byte, error)
 	AddRule(rule []byte) error
@@ -115,6 +118,17 @@ func (k *netlinkAudit) Status() (*libaudit.AuditStatus, error) {
 func (k *netlinkAudit) SetEnabled(on bool) error {
 	if err := k.control.SetEnabled(on, libaudit.WaitForReply); err != nil {
 		return fmt.Errorf("switch audit on or off: %w", err)
+	}
+	return nil
+}
+
+func (k *netlinkAudit) SetBacklog(limit, waitTime uint32) error {
+	err := k.control.SetBacklogLimit(limit, libaudit.WaitForReply)
+	if err == nil {
+		err = k.control.SetBacklogWaitTime(int32(waitTime), libaudit.WaitForReply)
+	}
+	if err != nil {
+		return fmt.Errorf("set how many records audit keeps: %w", err)
 	}
 	return nil
 }

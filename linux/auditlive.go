@@ -236,9 +236,10 @@ type auditWatch struct {
 	kernel       auditKernel
 	keepsRecords bool // the kernel counts records that wait for no daemon as lost
 
-	wasOff  bool     // audit was off, and is to be again
-	since   bool     // it was switched on by this run
-	own     [][]byte // the source's rules that are in the kernel
+	wasOff  bool                 // audit was off, and is to be again
+	since   bool                 // it was switched on by this run
+	found   libaudit.AuditStatus // as it was then
+	own     [][]byte             // the source's rules that are in the kernel
 	texts   []string
 	locked  bool
 	lost    uint32 // as the kernel counted last
@@ -248,6 +249,10 @@ type auditWatch struct {
 func newAuditWatch(kernel auditKernel, keepsRecords bool) *auditWatch {
 	return &auditWatch{kernel: kernel, keepsRecords: keepsRecords}
 }
+
+// auditBacklog is how many records may wait in the kernel, where nobody else had a
+// say in it. What is more is lost, and counted.
+const auditBacklog = 8192
 
 // Values of the kernel's audit_enabled.
 const (
@@ -274,10 +279,15 @@ func (w *auditWatch) start() error {
 		return err
 	}
 	if status.Enabled == auditOff {
+		// With the kernel's own settings for a host without a daemon, a load that
+		// makes more records than 64 can wait a minute for room.
+		if err := w.kernel.SetBacklog(max(status.BacklogLimit, auditBacklog), 0); err != nil {
+			return err
+		}
 		if err := w.kernel.SetEnabled(true); err != nil {
 			return err
 		}
-		w.since = true
+		w.since, w.found = true, *status
 	}
 	_, err = w.check()
 	return err
@@ -418,6 +428,9 @@ func (w *auditWatch) stop() error {
 	}
 	if w.wasOff && status.Enabled == auditOn && status.PID == 0 {
 		failed = errors.Join(failed, w.kernel.SetEnabled(false))
+		if w.since {
+			failed = errors.Join(failed, w.kernel.SetBacklog(w.found.BacklogLimit, w.found.BacklogWaitTime))
+		}
 	}
 	return failed
 }

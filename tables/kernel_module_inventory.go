@@ -205,7 +205,8 @@ func looked(ctx context.Context, inventory Inventory) ([]kmodquery.Module, error
 	for _, m := range second {
 		former, wasThere := before[identity(m)]
 		switch {
-		case !isHidden(m) || wasThere && isHidden(former):
+		// Another load of the name in between is another module.
+		case !isHidden(m) || wasThere && isHidden(former) && former.LoadID == m.LoadID:
 			modules = append(modules, m)
 		case wasThere:
 			modules = append(modules, former)

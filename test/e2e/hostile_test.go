@@ -55,7 +55,7 @@ func TestGuestInitThatTakesLong(t *testing.T) {
 	done := make(chan error, 1)
 	go func() {
 		// Each device takes the emulator some milliseconds.
-		err := guest.LoadImage(image, "nbds_max=150")
+		err := guest.LoadImage(image, "nbds_max=600")
 		returned.Store(true)
 		done <- err
 	}()
