@@ -511,8 +511,6 @@ func TestASourceThatBeganDuringALookSawNothingBefore(t *testing.T) {
 		w.settle() // a look without a witness
 		w.found(t)
 		k.load("first") // gives the next look something to check again
-		n := k.looks
-		_ = n
 		k.flicker = func(int) {}
 		before := k.lookCount()
 		for k.lookCount() == before {
@@ -652,7 +650,7 @@ func TestALogOfAnotherBoot(t *testing.T) {
 type cheap struct{ *kernel }
 
 func (c cheap) Listed(ctx context.Context) ([]kmodquery.Module, error) {
-	all, err := c.kernel.Modules(ctx)
+	all, err := c.Modules(ctx)
 	var listed []kmodquery.Module
 	for _, m := range all {
 		for _, v := range m.Views {
