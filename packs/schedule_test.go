@@ -316,3 +316,31 @@ func TestSensorHealthShipsChangesOnly(t *testing.T) {
 	require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
 	require.Equal(t, []string{"added 1", "removed 1", "added 0", "removed 0"}, health())
 }
+
+// A log that a host does not have is trouble only where nothing else watches.
+func TestSensorHealthOfLogs(t *testing.T) {
+	host := start(t, t.TempDir())
+	e := newExtension(t)
+	defer e.serve(t, host)()
+	require.NoError(t, host.Tick(t.Context(), noon))
+	host.Schedule(t.Context(), readPack(t))
+	health := func() []string { return lines(t, host, "kernel_module_sensor_health", "source") }
+
+	ebpf := kmodquery.Sensor{Source: kmodquery.SourceEBPF, State: kmodquery.StateActive}
+	audit := kmodquery.Sensor{Source: kmodquery.SourceAudit, State: kmodquery.StateStandby}
+	journal := kmodquery.Sensor{Source: kmodquery.SourceJournal, State: kmodquery.StateUnavailable}
+	views := kmodquery.Sensor{Source: kmodquery.SourceProcfs, State: kmodquery.StateActive}
+	e.recorder.set(ebpf, audit, journal, views)
+	require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
+	require.Empty(t, health())
+
+	ebpf.State, audit.State = kmodquery.StateUnavailable, kmodquery.StateActive
+	e.recorder.set(ebpf, audit, journal, views)
+	require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
+	require.Equal(t, []string{"added ebpf"}, health())
+
+	audit.State = kmodquery.StateUnavailable
+	e.recorder.set(ebpf, audit, journal, views)
+	require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
+	require.ElementsMatch(t, []string{"added ebpf", "added audit", "added journal"}, health())
+}
