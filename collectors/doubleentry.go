@@ -16,16 +16,24 @@ import (
 )
 
 const (
-	// recheckAfter is how long after a suspicion the first other look is taken;
-	// what was under way is over by then, or seen by the next looks.
+	// recheckAfter is how long after a suspicion the first other look is taken.
+	// Nobody makes the sources hurry for it: a load under way would be told of
+	// without what is not known yet.
 	recheckAfter = time.Second
 	// rechecks is how many looks must all show the same before it is written,
 	// and recheckEvery how far they lie apart. A module that is loaded again and
 	// again is found half made now and then, and not every time.
 	rechecks     = 8
-	recheckEvery = 130 * time.Millisecond
-	// recheckTimeout bounds the wait for the sources.
-	recheckTimeout = 20 * time.Second
+	recheckEvery = 750 * time.Millisecond
+	// confirmAfter is how much later what hides must still do so, though no load
+	// or unload of the name was seen meanwhile.
+	confirmAfter = 2 * time.Second
+	// atStart is how long what is there at the start waits for the sources to
+	// tell of it.
+	atStart = 500 * time.Millisecond
+	// pendingFor is how long a row may wait to be stored, behind others that wait
+	// for a better source.
+	pendingFor = matchPatience + 10*time.Second
 	// memoryAfter is how much later memory without a name must still be there:
 	// the kernel frees that of a module late.
 	memoryAfter = 10 * time.Second
@@ -42,7 +50,6 @@ type doubleEntry struct {
 	ledger     *ledger
 	stamp      func() kmodquery.Event
 	emit       func(kmodquery.Event)
-	sync       func(context.Context) error
 	witnesses  func() ([]Witness, time.Time)
 	report     func(error)
 	every      time.Duration
@@ -57,8 +64,9 @@ type doubleEntry struct {
 	watching   string          // the witnesses of the last look; "" where there were none
 	lost       int64           // by those of them that watched through it
 
-	mu     sync.Mutex
-	sensor kmodquery.Sensor
+	mu      sync.Mutex
+	sensor  kmodquery.Sensor
+	pending map[string]time.Time // subjects of what was written and is not stored yet, and when
 }
 
 // A difference is the same one in two looks if its key is.
@@ -69,12 +77,17 @@ type difference struct {
 	seen   kmodquery.Event // the moment before the views were read that show it
 }
 
-func (d *difference) key() string {
-	memory := ""
-	if d.module.Name == "" {
-		memory = memoryKey(&d.module)
+func (d *difference) key() string { return d.event + "\x00" + d.subject() }
+
+// subject is what a difference is about.
+func (d *difference) subject() string {
+	switch {
+	case d.event == kmodquery.EventTaintReset:
+		return "\x00taint"
+	case d.module.Name == "":
+		return "\x00" + memoryKey(&d.module)
 	}
-	return d.event + "\x00" + d.module.Name + "\x00" + memory
+	return d.module.Name
 }
 
 // isByViews reports whether only views show a module that hides.
@@ -131,12 +144,6 @@ func (d *doubleEntry) asSensor() kmodquery.Sensor {
 
 // look compares once.
 func (d *doubleEntry) look(ctx context.Context) error {
-	if d.lookedAt.IsZero() {
-		// What a source has seen since it began is no surprise.
-		if err := d.syncSources(ctx); err != nil {
-			return err
-		}
-	}
 	began := time.Now()
 	all, _ := d.witnesses() // before the views are read
 	watching, lost := namesOf(all), lostBy(all)
@@ -236,6 +243,7 @@ func (d *doubleEntry) compare(shown []kmodquery.Module, taint int64) []differenc
 			}
 		case at.isLoaded() && (at.certain || d.watching == ""):
 			d.ledger.confirm(m.Name)
+		case m.State == "Loading": // it is not live, or fails yet
 		case atStart:
 			found = append(found, difference{event: kmodquery.EventModulePresent, module: m})
 		case d.watching != "":
@@ -269,7 +277,12 @@ func (d *doubleEntry) compare(shown []kmodquery.Module, taint int64) []differenc
 	for i := range found {
 		found[i].seen = d.seen
 	}
-	return found
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.DeleteFunc(found, func(f difference) bool {
+		written, isPending := d.pending[f.subject()]
+		return isPending && time.Since(written) < pendingFor
+	})
 }
 
 // nameMemory makes one difference of two, where the only module that no view
@@ -297,6 +310,18 @@ func nameMemory(found []difference) []difference {
 	return slices.Delete(found, nameless, nameless+1)
 }
 
+// stored notes that rows of the views are in the ledger, which has the say now.
+func (d *doubleEntry) stored(events []kmodquery.Event) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i := range events {
+		if e := &events[i]; e.Source == kmodquery.SourceProcfs {
+			f := difference{event: e.EventName, module: kmodquery.Module{Name: e.Name, Size: e.Size}}
+			delete(d.pending, f.subject())
+		}
+	}
+}
+
 // recall takes an event that an earlier recorder of this boot stored.
 func (d *doubleEntry) recall(e *kmodquery.Event) {
 	switch {
@@ -322,22 +347,15 @@ func (d *doubleEntry) wasReported(m *kmodquery.Module) bool {
 // and some time after.
 func (d *doubleEntry) recheck(ctx context.Context, found []difference) ([]difference, error) {
 	if d.lookedAt.IsZero() && !slices.ContainsFunc(found, func(f difference) bool { return f.event != kmodquery.EventModulePresent }) {
-		return found, nil // what is there at the start needs no proof
+		// What is there at the start needs no proof, but it may have just come.
+		return d.lookAgain(ctx, found, 1, atStart)
 	}
 	if err := pause(ctx, recheckAfter); err != nil {
 		return nil, err
 	}
-	// What was written may have waited to be stored.
-	if err := d.syncSources(ctx); err != nil {
-		return nil, err
-	}
-	found = slices.DeleteFunc(found, func(f difference) bool {
-		at := d.ledger.get(f.module.Name)
-		return f.event == kmodquery.EventModuleHidden && f.module.Name != "" && at.isReported()
-	})
 	byViews := slices.DeleteFunc(slices.Clone(found), func(f difference) bool { return !f.isByViews() })
 	others := slices.DeleteFunc(found, func(f difference) bool { return f.isByViews() })
-	others, err := d.lookAgain(ctx, others)
+	others, err := d.lookAgain(ctx, others, rechecks, recheckEvery)
 	if err != nil {
 		return nil, err
 	}
@@ -345,14 +363,10 @@ func (d *doubleEntry) recheck(ctx context.Context, found []difference) ([]differ
 	return append(others, byViews...), err
 }
 
-// lookAgain returns what differs in every one of several looks, each after the
-// sources have told what they saw.
-func (d *doubleEntry) lookAgain(ctx context.Context, found []difference) ([]difference, error) {
-	for look := 0; look < rechecks && len(found) > 0; look++ {
-		if err := pause(ctx, recheckEvery); err != nil {
-			return nil, err
-		}
-		if err := d.syncSources(ctx); err != nil {
+// lookAgain returns what differs in every one of several looks.
+func (d *doubleEntry) lookAgain(ctx context.Context, found []difference, looks int, every time.Duration) ([]difference, error) {
+	for look := 0; look < looks && len(found) > 0; look++ {
+		if err := pause(ctx, every); err != nil {
 			return nil, err
 		}
 		d.seen = d.stamp()
@@ -377,16 +391,34 @@ func (d *doubleEntry) lookAgain(ctx context.Context, found []difference) ([]diff
 }
 
 // confirm returns the modules that hide beyond doubt of those that only views
-// show.
+// show: twice, and with no load or unload of the name between. One that comes
+// and goes all the time may be taken for hidden in one moment.
 func (d *doubleEntry) confirm(ctx context.Context, found []difference) ([]difference, error) {
+	before := map[string]entry{}
+	for _, f := range found {
+		before[f.module.Name] = d.ledger.get(f.module.Name)
+	}
 	found, err := d.confirmOnce(ctx, found)
-	if err != nil || !slices.ContainsFunc(found, func(f difference) bool { return f.module.Name == "" }) {
+	if err != nil || len(found) == 0 {
 		return found, err
 	}
-	if err := pause(ctx, memoryAfter); err != nil {
+	wait := confirmAfter
+	if slices.ContainsFunc(found, func(f difference) bool { return f.module.Name == "" }) {
+		wait = memoryAfter
+	}
+	if err := pause(ctx, wait); err != nil {
 		return nil, err
 	}
-	return d.confirmOnce(ctx, found)
+	if found, err = d.confirmOnce(ctx, found); err != nil || len(found) == 0 {
+		return found, err
+	}
+	if err := pause(ctx, confirmAfter); err != nil { // for the events of that time to come
+		return nil, err
+	}
+	return slices.DeleteFunc(found, func(f difference) bool {
+		now, then := d.ledger.get(f.module.Name), before[f.module.Name]
+		return now.isReported() || f.module.Name != "" && (now.came.isAfter(then.came) || now.went.isAfter(then.went))
+	}), nil
 }
 
 func (d *doubleEntry) confirmOnce(ctx context.Context, found []difference) ([]difference, error) {
@@ -406,16 +438,6 @@ func (d *doubleEntry) confirmOnce(ctx context.Context, found []difference) ([]di
 			return m.Name == f.module.Name && (m.Name != "" || memoryKey(&m) == memoryKey(&f.module))
 		})
 	}), nil
-}
-
-// syncSources returns when what the sources have seen is stored.
-func (d *doubleEntry) syncSources(ctx context.Context) error {
-	syncing, cancel := context.WithTimeout(ctx, recheckTimeout)
-	defer cancel()
-	if err := d.sync(syncing); err != nil {
-		return fmt.Errorf("wait for the sources: %w", err)
-	}
-	return nil
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -464,6 +486,9 @@ func (d *doubleEntry) write(f difference) {
 	if e.Missing != "" {
 		d.sensor.EnrichErrors++
 	}
+	d.mu.Unlock()
+	d.mu.Lock()
+	d.pending[f.subject()] = time.Now()
 	d.mu.Unlock()
 	d.emit(e)
 	if f.event == kmodquery.EventModuleUnwitnessed {

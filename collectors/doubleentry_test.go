@@ -146,7 +146,7 @@ func stampNow() kmodquery.Event {
 
 // settle lets as much time pass as a look and everything after it may take.
 func (w *watch) settle() {
-	time.Sleep(DefaultPoll + 5*time.Second)
+	time.Sleep(2*DefaultPoll + 5*time.Second)
 	synctest.Wait()
 }
 

@@ -76,7 +76,7 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 		boot = o.Stamp().BootID
 	}
 	r := &Recorder{options: o, ledger: newLedger(boot), report: report}
-	r.writer = newWriter(sink, r.ledger.add, report)
+	r.writer = newWriter(sink, r.stored, report)
 	r.selection = newSelection(o.Sources, o.SideBySide, max(takeOver, 3*o.Poll), report, func(rank int, e kmodquery.Event, past bool) {
 		r.attempts.add(rank, e, past)
 	})
@@ -87,16 +87,24 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 			ledger:    r.ledger,
 			stamp:     o.Stamp,
 			emit:      func(e kmodquery.Event) { r.attempts.add(len(o.Sources), e, false) },
-			sync:      r.Sync,
 			witnesses: r.selection.witnesses,
 			report:    report,
 			every:     o.Poll,
+			pending:   map[string]time.Time{},
 			memory:    map[string]bool{},
 			recalled:  map[int64]int{},
 			sensor:    kmodquery.Sensor{Source: kmodquery.SourceProcfs, State: kmodquery.StateStandby, Since: time.Now().Unix()},
 		}
 	}
 	return r
+}
+
+// stored takes what the sink took.
+func (r *Recorder) stored(events []kmodquery.Event) {
+	r.ledger.add(events)
+	if r.double != nil {
+		r.double.stored(events)
+	}
 }
 
 // Start runs the sources in the background, and returns when what is wanted of

@@ -47,8 +47,8 @@ func TestGuestMissedReturns(t *testing.T) {
 		for range 50 {
 			onItsOwnThread(t, func() error { return guest.LoadImage([]byte("no module"), "") }, unix.ENOEXEC)
 		}
-		// A thread ends somewhat after its goroutine.
-		require.Eventually(t, func() bool { return knownThreads(t) <= known }, 30*time.Second, 100*time.Millisecond)
+		// A thread ends somewhat after its goroutine, and other ones may load meanwhile.
+		require.Eventually(t, func() bool { return knownThreads(t) < known+10 }, 30*time.Second, 100*time.Millisecond)
 	})
 
 	// What any user can do keeps no room from those who load.
