@@ -24,7 +24,7 @@ const (
 	// and recheckEvery how far they lie apart. A module that is loaded again and
 	// again is found half made now and then, and not every time.
 	rechecks     = 8
-	recheckEvery = 750 * time.Millisecond
+	recheckEvery = 600 * time.Millisecond
 	// confirmAfter is how much later what hides must still do so, though no load
 	// or unload of the name was seen meanwhile.
 	confirmAfter = 2 * time.Second
@@ -34,6 +34,8 @@ const (
 	// pendingFor is how long a row may wait to be stored, behind others that wait
 	// for a better source.
 	pendingFor = matchPatience + 10*time.Second
+	// looksInPeriod is how many looks at what costs little a period has.
+	looksInPeriod = 3
 	// memoryAfter is how much later memory without a name must still be there:
 	// the kernel frees that of a module late.
 	memoryAfter = 10 * time.Second
@@ -99,7 +101,9 @@ func (d *difference) isByViews() bool {
 func (d *doubleEntry) run(ctx context.Context, ready func()) {
 	defer ready()
 	reported := ""
-	ticker := time.NewTicker(d.every)
+	// What hides is to be told of within the period, and looking again takes most
+	// of it.
+	ticker := time.NewTicker(max(d.every/looksInPeriod, time.Second))
 	defer ticker.Stop()
 	for {
 		err := d.look(ctx)
@@ -184,8 +188,8 @@ func (d *doubleEntry) look(ctx context.Context) error {
 }
 
 // see looks at everything where what costs little has changed, where it lacks a
-// module that came, from time to time, and always while no source sees every
-// load; else only at what costs little.
+// module that came, from time to time, and once in each period while no source
+// sees every load; else only at what costs little.
 func (d *doubleEntry) see(ctx context.Context, isWatched bool) (shown []kmodquery.Module, whole bool, err error) {
 	shown, err = d.views.Listed(ctx)
 	if err != nil {
@@ -198,7 +202,11 @@ func (d *doubleEntry) see(ctx context.Context, isWatched bool) (shown []kmodquer
 	for _, m := range shown {
 		fmt.Fprintf(&names, "%s %v\n", m.Name, m.Views)
 	}
-	if isWatched && names.String() == d.listed && time.Since(d.wholeAt) < wholeEvery && !d.ledger.unlisted(namesIn(shown)) {
+	often := wholeEvery
+	if !isWatched {
+		often = d.every
+	}
+	if names.String() == d.listed && time.Since(d.wholeAt) < often && !d.ledger.unlisted(namesIn(shown)) {
 		return shown, false, nil
 	}
 	if shown, err = d.views.Modules(ctx); err == nil {

@@ -353,7 +353,7 @@ func TestMemoryThatIsFreedLate(t *testing.T) {
 		k.set(func() {
 			k.memory = []kmodquery.Module{{Size: new(int64(8192)), Views: []string{kmodquery.ViewVmallocinfo}}}
 		})
-		time.Sleep(DefaultPoll + recheckAfter + 5*time.Second)
+		time.Sleep(DefaultPoll/looksInPeriod + recheckAfter + 5*time.Second)
 		k.set(func() { k.memory = nil })
 		w.settle()
 		require.Equal(t, 2, k.confirmed)

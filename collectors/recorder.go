@@ -11,8 +11,8 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// DefaultPoll is how often the views are looked at where nothing else was asked
-// for.
+// DefaultPoll is within what time a difference between the views and the events
+// is found, where nothing else was asked for.
 const DefaultPoll = 10 * time.Second
 
 // firstLook is how long Start waits for the first look at the views. One that

@@ -72,7 +72,7 @@ func (c *config) flagSet() *flag.FlagSet {
 		c.sources, err = parseSources(names)
 		return err
 	})
-	flags.DurationVar(&c.poll, "poll", collectors.DefaultPoll, "compare what is loaded with what the sources saw this `often`")
+	flags.DurationVar(&c.poll, "poll", collectors.DefaultPoll, "find within this `time` what is loaded and no source saw, or hides")
 	flags.Int64Var(&c.imageLimit, "image-limit", maxImageLimit, "Linux: hash modules of up to this many `bytes` as the kernel has them, larger ones from their file")
 	flags.Int64Var(&c.replyLimit, "reply-limit", tables.DefaultReplyBytes, "fail a table's reply beyond this many `bytes`, before osquery's watchdog kills its worker")
 	flags.DurationVar(&c.queryTimeout, "query-timeout", tables.DefaultTimeout, "fail a table's reply after this long")
