@@ -52,6 +52,7 @@ type doubleEntry struct {
 	ledger     *ledger
 	stamp      func() kmodquery.Event
 	emit       func(kmodquery.Event)
+	sync       func(context.Context) error
 	witnesses  func() ([]Witness, time.Time)
 	report     func(error)
 	every      time.Duration
@@ -366,6 +367,19 @@ func (d *doubleEntry) recheck(ctx context.Context, found []difference) ([]differ
 	others, err := d.lookAgain(ctx, others, rechecks, recheckEvery)
 	if err != nil {
 		return nil, err
+	}
+	if len(others) > 0 {
+		// Only now: what a source still holds back, as while it reads a large
+		// image, it is to say.
+		syncing, cancel := context.WithTimeout(ctx, syncTimeout)
+		err := d.sync(syncing)
+		cancel()
+		if err != nil {
+			return nil, fmt.Errorf("wait for the sources: %w", err)
+		}
+		if others, err = d.lookAgain(ctx, others, 1, 0); err != nil {
+			return nil, err
+		}
 	}
 	byViews, err = d.confirm(ctx, byViews)
 	return append(others, byViews...), err

@@ -444,7 +444,7 @@ func TestDifferencesWaitForTheSources(t *testing.T) {
 		w := startWatch(t, newKernel())
 		w.settle()
 		w.kernel.load("slow")
-		time.Sleep(DefaultPoll + recheckAfter/2)
+		time.Sleep(DefaultPoll/looksInPeriod + recheckAfter/2)
 		w.sees(kmodquery.EventModuleLoad, "slow", "1")
 		w.settle()
 		require.Empty(t, w.found(t))

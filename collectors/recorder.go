@@ -87,6 +87,7 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 			ledger:    r.ledger,
 			stamp:     o.Stamp,
 			emit:      func(e kmodquery.Event) { r.attempts.add(len(o.Sources), e, false) },
+			sync:      r.Sync,
 			witnesses: r.selection.witnesses,
 			report:    report,
 			every:     o.Poll,
