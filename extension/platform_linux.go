@@ -43,6 +43,8 @@ func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
 			ImageLimit: c.imageLimit,
 			PinDir:     c.pinDir,
 			OnlyPinned: c.command == "query" || c.command == "detach",
+			Watched:    store.Watched,
+			KeepWatch:  store.KeepWatch,
 			Receipts:   func(ctx context.Context) ([]string, error) { return store.Receipts(ctx, name) },
 		})
 	case kmodquery.SourceAudit:
