@@ -29,6 +29,8 @@ const (
 // (KMODQUERY_STATE_DIR for --state-dir), or by a line "state-dir /path" in the
 // configuration file; the first of these that speaks wins.
 type config struct {
+	platform *platform
+
 	command string // "" serves osquery
 	args    []string
 
@@ -67,13 +69,13 @@ func (c *config) flagSet() *flag.FlagSet {
 	flags.DurationVar(&c.retentionAge, "retention-age", sqlite.DefaultMaxAge, "keep events this long; 0 for ever")
 	flags.Int64Var(&c.retentionEvents, "retention-events", sqlite.DefaultMaxEvents, "keep this `many` of the newest events, beside those of retention-denied; 0 all")
 	flags.Int64Var(&c.retentionDenied, "retention-denied", sqlite.DefaultMaxCheap, "keep this `many` of the newest rows that any user can cause: denied attempts and requests for modules; 0 all")
-	flags.Func("sources", "the `names` of the sources to run side by side, separated by commas, of "+strings.Join(sourceNames, ", ")+
-		"; auto runs the first of them that works (default auto)", func(names string) (err error) {
-		c.sources, err = parseSources(names)
+	flags.Func("sources", "the `names` of the sources to run side by side, separated by commas, of "+strings.Join(c.platform.sourceNames, ", ")+
+		"; auto runs "+c.platform.automatic()+" (default auto)", func(names string) (err error) {
+		c.sources, err = c.platform.parseSources(names)
 		return err
 	})
 	flags.DurationVar(&c.poll, "poll", collectors.DefaultPoll, "find within this `time` what is loaded and no source saw, or hides")
-	flags.Int64Var(&c.imageLimit, "image-limit", maxImageLimit, "Linux: hash modules of up to this many `bytes` as the kernel has them, larger ones from their file")
+	flags.Int64Var(&c.imageLimit, "image-limit", c.platform.maxImageLimit, "Linux: hash modules of up to this many `bytes` as the kernel has them, larger ones from their file")
 	flags.Int64Var(&c.replyLimit, "reply-limit", tables.DefaultReplyBytes, "fail a table's reply beyond this many `bytes`, before osquery's watchdog kills its worker")
 	flags.DurationVar(&c.queryTimeout, "query-timeout", tables.DefaultTimeout, "fail a table's reply after this long")
 	flags.StringVar(&c.socket, "socket", "", "osquery: `path` of its extension socket")
@@ -88,10 +90,10 @@ func (c *config) flagSet() *flag.FlagSet {
 	return flags
 }
 
-// parse reads the command line, the environment and the configuration file.
-// Its error is one line; flag.ErrHelp asks for the usage.
-func parse(args []string) (*config, error) {
-	c := &config{}
+// parse reads the command line, the environment and the configuration file, for
+// a platform. Its error is one line; flag.ErrHelp asks for the usage.
+func parse(p *platform, args []string) (*config, error) {
+	c := &config{platform: p}
 	if len(args) > 0 && isCommand(args[0]) {
 		c.command, args = args[0], args[1:]
 	}
@@ -127,8 +129,8 @@ func parse(args []string) (*config, error) {
 		return nil, errors.New("query takes one SQL text: put it in quotes")
 	case c.timeout <= 0 || c.interval <= 0:
 		return nil, errors.New("--timeout and --interval take a number of seconds greater than 0")
-	case c.imageLimit < 0 || c.imageLimit > maxImageLimit:
-		return nil, fmt.Errorf("--image-limit takes a number of bytes from 0 to %d", maxImageLimit)
+	case c.imageLimit < 0 || c.imageLimit > c.platform.maxImageLimit:
+		return nil, fmt.Errorf("--image-limit takes a number of bytes from 0 to %d", c.platform.maxImageLimit)
 	case c.poll < time.Second:
 		return nil, errors.New("--poll takes a time of a second or more")
 	case c.replyLimit <= 0 || c.queryTimeout <= 0:
@@ -164,14 +166,14 @@ func defaultStateDir() string {
 	return system
 }
 
-func usage(w io.Writer) {
+func usage(p *platform, w io.Writer) {
 	fmt.Fprintln(w, "kmodquery.ext --socket PATH   serve osquery")
 	for _, command := range commands {
 		fmt.Fprintln(w, "kmodquery.ext", command.usage)
 	}
 	fmt.Fprintln(w, "\nEvery flag is also an environment variable (KMODQUERY_STATE_DIR for --state-dir) and a line in the configuration file.")
 	fmt.Fprintln(w)
-	flags := (&config{}).flagSet()
+	flags := (&config{platform: p}).flagSet()
 	flags.SetOutput(w)
 	flags.PrintDefaults()
 }

@@ -18,13 +18,25 @@ import (
 	"github.com/kmodquery/kmodquery/tables"
 )
 
-// sourceNames are the platform's sources of events in the order of preference.
-var sourceNames = []string{
-	kmodquery.SourceEBPF,
-	kmodquery.SourceAudit,
-	kmodquery.SourceJournal,
-	kmodquery.SourceKmsg,
-	kmodquery.SourceSyslog,
+// hostPlatform is Linux.
+func hostPlatform() *platform {
+	return &platform{
+		sourceNames: []string{
+			kmodquery.SourceEBPF,
+			kmodquery.SourceAudit,
+			kmodquery.SourceJournal,
+			kmodquery.SourceKmsg,
+			kmodquery.SourceSyslog,
+		},
+		recall:        []string{kmodquery.SourceJournal, kmodquery.SourceKmsg, kmodquery.SourceSyslog},
+		maxImageLimit: linux.MaxImage,
+		hasModules:    hasModules,
+		openSource:    openSource,
+		openViews:     openViews,
+		stamp:         linux.Stamp,
+		newInventory:  newInventory,
+		kernelRelease: kernelRelease,
+	}
 }
 
 // hasModules reports whether the running kernel can load modules.
@@ -33,7 +45,7 @@ func hasModules() bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// openSource returns one of them.
+// openSource returns one of the sources.
 func openSource(name string, c *config, position positions) collectors.Source {
 	switch name {
 	case kmodquery.SourceEBPF:
@@ -49,9 +61,6 @@ func openSource(name string, c *config, position positions) collectors.Source {
 	}
 	panic("no source is called " + name)
 }
-
-// recall names those that can tell at the start what happened before.
-var recall = []string{kmodquery.SourceJournal, kmodquery.SourceKmsg, kmodquery.SourceSyslog}
 
 // openViews returns the views of the kernel, nil where it has no modules.
 func openViews() collectors.Views {
@@ -75,9 +84,6 @@ func (v kernelViews) Shown() (shown []string, reason string) {
 	}
 	return shown, strings.Join(errs, "; ")
 }
-
-// stamp is an event of the present moment.
-func stamp() kmodquery.Event { return linux.Stamp() }
 
 // An inventory is what this host's views and disk, and the recorder, say of its
 // modules.
@@ -116,6 +122,3 @@ func kernelRelease() string {
 	}
 	return unix.ByteSliceToString(name.Release[:])
 }
-
-// maxImageLimit is the greatest --image-limit, and the default.
-const maxImageLimit = linux.MaxImage
