@@ -27,7 +27,7 @@ func macOS(programs darwin.Programs, kernel macKernel) *platform {
 		openSource: func(name string, _ *config, _ positions) collectors.Source {
 			switch name {
 			case kmodquery.SourceEndpointSecurity:
-				return darwin.NewEndpointSecurity()
+				return darwin.NewEndpointSecurity(darwin.EndpointSecurityOptions{Eslogger: programs.Eslogger, Boot: kernel.boot})
 			}
 			panic("no source is called " + name)
 		},
