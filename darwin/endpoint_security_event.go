@@ -44,7 +44,7 @@ func kextEvent(r *esloggerRecord, line []byte, boot Boot, now time.Time) (kmodqu
 	}
 	e.EventName, e.Source = name, kmodquery.SourceEndpointSecurity
 	e.Name = kext.identifier
-	e.LoadID = kextLoadID(&e, r)
+	e.LoadID = requestLoadID(&e, r)
 	if name == kmodquery.EventKextload {
 		e.Miss(unsaidByEndpointSecurity...)
 	}
@@ -101,9 +101,9 @@ func missUnless(e *kmodquery.Event, column string, isKnown bool) {
 	}
 }
 
-// kextLoadID names the attempt that a record tells of. The same record always
+// requestLoadID names the attempt that a record tells of. The same record always
 // gives the same name.
-func kextLoadID(e *kmodquery.Event, r *esloggerRecord) string {
+func requestLoadID(e *kmodquery.Event, r *esloggerRecord) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s\x00%s\x00%s\x00%d", e.BootID, e.Source, e.EventName, e.Name, r.Time, r.MachTime))
 	return hex.EncodeToString(sum[:8])
 }

@@ -93,6 +93,7 @@ func past(ctx context.Context, p *platform, store *sqlite.Store, visit func(*kmo
 			{Column: "event_name", Op: kmodquery.Equal, Values: []any{
 				kmodquery.EventModuleLoad, kmodquery.EventModuleFree, kmodquery.EventModulePresent, kmodquery.EventModuleHidden,
 				kmodquery.EventModuleUnwitnessed, kmodquery.EventTaintReset, kmodquery.EventInitModule, kmodquery.EventFinitModule, kmodquery.EventDeleteModule,
+				kmodquery.EventKextload, kmodquery.EventKextunload, kmodquery.EventKextAllowed, kmodquery.EventKextBlocked,
 			}},
 		},
 		Columns: pastColumns,
