@@ -25,6 +25,7 @@ const (
 //	begin TEXT    TEXT on stdout, and no end of the line
 //	fill COUNT    so many bytes on stdout, and no end of the line
 //	await NAME    go on when there is such a file beside the program
+//	mark NAME     make such a file: what stands before was printed
 //	stubborn      ignore whatever asks it to end
 //	leave         leave a process behind that keeps stdout and stderr open
 //	close         close stdout
@@ -108,6 +109,8 @@ func (p *play) step(out *output, more map[string]func(string) error, verb, argum
 			}
 			time.Sleep(5 * time.Millisecond)
 		}
+	case "mark":
+		return os.WriteFile(p.beside(argument), nil, 0o600)
 	case "stubborn":
 		signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 		return nil
