@@ -24,6 +24,9 @@ const (
 	// slack is how far the clocks of two sources may lie apart: audit's runs
 	// in jiffies, and syslog's lines in seconds.
 	slack = 2 * time.Second
+	// kextSlack is how far what is said of one kernel extension may lie apart: it
+	// is asked for, judged, linked and started, and each source sees another part.
+	kextSlack = 10 * time.Second
 )
 
 // A kind is what an attempt attempts.
@@ -41,12 +44,23 @@ func kindOf(e *kmodquery.Event) kind {
 	}
 	switch e.EventName {
 	case kmodquery.EventInitModule, kmodquery.EventFinitModule, kmodquery.EventSysExitInitModule,
-		kmodquery.EventSecurityKernelReadFile, kmodquery.EventSecurityKernelLoadData, kmodquery.EventModuleLoad:
+		kmodquery.EventSecurityKernelReadFile, kmodquery.EventSecurityKernelLoadData, kmodquery.EventModuleLoad,
+		kmodquery.EventKextload, kmodquery.EventKextAllowed, kmodquery.EventKextBlocked:
 		return loading
-	case kmodquery.EventDeleteModule, kmodquery.EventModuleFree:
+	case kmodquery.EventDeleteModule, kmodquery.EventModuleFree, kmodquery.EventKextunload:
 		return unloading
 	}
 	return neither
+}
+
+// isKext reports whether an event is about a kernel extension, which has one name
+// in all of macOS. Those that tell of it are different processes.
+func isKext(e *kmodquery.Event) bool {
+	switch e.EventName {
+	case kmodquery.EventKextload, kmodquery.EventKextunload, kmodquery.EventKextAllowed, kmodquery.EventKextBlocked:
+		return true
+	}
+	return false
 }
 
 // Attempts give all events of one attempt one load_id, whichever source saw
@@ -226,20 +240,24 @@ func (a *attempts) pass(rank int, e kmodquery.Event, past bool) {
 // match finds the attempt that an event tells of and that another source told of
 // first: the one nearest in time, and not farther than within, that no other
 // attempt of the event's source was. Among sources that know processes only a
-// better one comes first.
+// better one comes first. Kernel extensions are matched by their names alone.
 func (a *attempts) match(rank int, kind kind, e *kmodquery.Event, within time.Duration) *attempt {
 	at := time.Unix(0, e.TimeNanos)
+	isKext := isKext(e)
+	if isKext && within == slack {
+		within = kextSlack
+	}
 	after := within
 	candidates := a.byName[e.Name]
 	if e.Source == kmodquery.SourceProcfs && within == slack {
 		after += a.late
 	}
 	if e.Name == "" {
-		if e.Pid == nil {
+		if e.Pid == nil || isKext {
 			return nil
 		}
 		candidates = a.byPid[*e.Pid]
-	} else if e.Pid != nil {
+	} else if e.Pid != nil && !isKext {
 		candidates = append(candidates[:len(candidates):len(candidates)], a.byPid[*e.Pid]...)
 	}
 	var best *attempt
@@ -252,10 +270,10 @@ func (a *attempts) match(rank int, kind kind, e *kmodquery.Event, within time.Du
 	}
 	for _, c := range slices.Backward(candidates) {
 		taken := c.taken[e.Source]
-		isText := c.pid == 0 && e.Pid == nil && c.source != e.Source
-		if c.rank >= rank && !isText || c.kind != kind || taken != "" && taken != e.LoadID ||
+		isAny := (isKext || c.pid == 0 && e.Pid == nil) && c.source != e.Source
+		if c.rank >= rank && !isAny || c.kind != kind || taken != "" && taken != e.LoadID ||
 			c.name != "" && e.Name != "" && c.name != e.Name ||
-			c.pid != 0 && e.Pid != nil && c.pid != *e.Pid ||
+			c.pid != 0 && e.Pid != nil && c.pid != *e.Pid && !isKext ||
 			at.Before(c.first.Add(-within)) || at.After(c.last.Add(after)) ||
 			e.Source == kmodquery.SourceProcfs && c.last.Before(over) {
 			continue

@@ -111,6 +111,16 @@ func (l *ledger) note(e *kmodquery.Event) {
 		if e.Source != kmodquery.SourceEBPF && e.Result != nil && *e.Result == 0 {
 			l.went(e)
 		}
+	case kmodquery.EventKextload, kmodquery.EventKextunload:
+		// Endpoint Security tells of what was asked for, and not whether it worked.
+		if e.Source == kmodquery.SourceEndpointSecurity || e.Result == nil || *e.Result != 0 {
+			return
+		}
+		if e.EventName == kmodquery.EventKextload {
+			l.came(e, true)
+		} else {
+			l.went(e)
+		}
 	case kmodquery.EventModuleHidden:
 		at := l.of(e.Name)
 		if momentOf(e).isAfter(at.hidden) {

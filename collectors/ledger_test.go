@@ -63,6 +63,24 @@ func TestTheLedgerOfEachSource(t *testing.T) {
 	require.Empty(t, l.certain())
 }
 
+func TestTheLedgerOfKexts(t *testing.T) {
+	l := newLedger("")
+	tell := func(source, eventName string, result, at int64) {
+		l.add([]kmodquery.Event{{Source: source, EventName: eventName, Name: "com.a", LoadID: fmt.Sprint(at), Result: &result, TimeNanos: at}})
+	}
+	tell(kmodquery.SourceEndpointSecurity, kmodquery.EventKextload, 0, 1)
+	tell(kmodquery.SourceUnifiedLog, kmodquery.EventKextAllowed, 0, 2)
+	tell(kmodquery.SourceUnifiedLog, kmodquery.EventKextload, -5, 3)
+	require.Empty(t, l.certain(), "nobody says that it was loaded")
+	tell(kmodquery.SourceUnifiedLog, kmodquery.EventKextload, 0, 4)
+	require.Equal(t, "4", l.certain()["com.a"].module.LoadID)
+	tell(kmodquery.SourceEndpointSecurity, kmodquery.EventKextunload, 0, 5)
+	tell(kmodquery.SourceUnifiedLog, kmodquery.EventKextunload, -1, 6)
+	require.Len(t, l.certain(), 1, "nor that it went")
+	tell(kmodquery.SourceUnifiedLog, kmodquery.EventKextunload, 0, 7)
+	require.Empty(t, l.certain())
+}
+
 func TestTheLedgerIsBounded(t *testing.T) {
 	l := newLedger("")
 	for i := range 3 * maxGone {

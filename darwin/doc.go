@@ -2,6 +2,7 @@
 // Its sources satisfy the Source interface of package collectors without
 // importing it. It imports the root package only.
 //
-// This version does not watch macOS: the tables answer there, and
-// kernel_module_sensors says that nothing is watched.
+// macOS is asked through the programs that come with it ([Programs]), so all of
+// this is pure Go and runs, against stand-ins for them, on any Unix. Only
+// ReadBoot asks the kernel itself.
 package darwin

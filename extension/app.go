@@ -64,9 +64,9 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 	a.plugins = tables.Plugins(tables.Config{
 		Store:      store,
 		Recorder:   recorder,
-		Inventory:  newInventory(recorder),
+		Inventory:  c.platform.newInventory(recorder),
 		Signatures: signatures.All(),
-		Kernel:     kernelRelease(),
+		Kernel:     c.platform.kernelRelease(),
 		ReplyBytes: c.replyLimit,
 		Timeout:    c.queryTimeout,
 	})

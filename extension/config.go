@@ -31,6 +31,8 @@ const (
 // (KMODQUERY_STATE_DIR for --state-dir), or by a line "state-dir /path" in the
 // configuration file; the first of these that speaks wins.
 type config struct {
+	platform *platform
+
 	command string // "" serves osquery
 	args    []string
 
@@ -71,13 +73,13 @@ func (c *config) flagSet() *flag.FlagSet {
 	flags.DurationVar(&c.retentionAge, "retention-age", sqlite.DefaultMaxAge, "keep events this long; 0 for ever")
 	flags.Int64Var(&c.retentionEvents, "retention-events", sqlite.DefaultMaxEvents, "keep this `many` of the newest events, beside those of retention-denied; 0 all")
 	flags.Int64Var(&c.retentionDenied, "retention-denied", sqlite.DefaultMaxCheap, "keep this `many` of the newest rows that any user can cause: denied attempts and requests for modules; 0 all")
-	flags.Func("sources", "the `names` of the sources to run side by side, separated by commas, of "+strings.Join(sourceNames, ", ")+
-		"; auto runs the first of them that works (default auto)", func(names string) (err error) {
-		c.sources, err = parseSources(names)
+	flags.Func("sources", "the `names` of the sources to run side by side, separated by commas, of "+strings.Join(c.platform.sourceNames, ", ")+
+		"; auto runs "+c.platform.automatic()+" (default auto)", func(names string) (err error) {
+		c.sources, err = c.platform.parseSources(names)
 		return err
 	})
 	flags.DurationVar(&c.poll, "poll", collectors.DefaultPoll, "find within this `time` what is loaded and no source saw, or hides")
-	flags.Int64Var(&c.imageLimit, "image-limit", maxImageLimit, "Linux: hash modules of up to this many `bytes` as the kernel has them, larger ones from their file")
+	flags.Int64Var(&c.imageLimit, "image-limit", c.platform.maxImageLimit, "Linux: hash modules of up to this many `bytes` as the kernel has them, larger ones from their file")
 	flags.Func("pin-dir", "Linux: `folder` of a BPF file system in which the programs stay attached while nothing records; none pins nothing (default "+defaultPinDir+")", func(dir string) error {
 		if c.pinDir = dir; dir == noPinDir {
 			c.pinDir = ""
@@ -99,10 +101,10 @@ func (c *config) flagSet() *flag.FlagSet {
 	return flags
 }
 
-// parse reads the command line, the environment and the configuration file.
-// Its error is one line; flag.ErrHelp asks for the usage.
-func parse(args []string) (*config, error) {
-	c := &config{}
+// parse reads the command line, the environment and the configuration file, for
+// a platform. Its error is one line; flag.ErrHelp asks for the usage.
+func parse(p *platform, args []string) (*config, error) {
+	c := &config{platform: p}
 	if len(args) > 0 && isCommand(args[0]) {
 		c.command, args = args[0], args[1:]
 	}
@@ -138,8 +140,8 @@ func parse(args []string) (*config, error) {
 		return nil, errors.New("query takes one SQL text: put it in quotes")
 	case c.timeout <= 0 || c.interval <= 0:
 		return nil, errors.New("--timeout and --interval take a number of seconds greater than 0")
-	case c.imageLimit < 0 || c.imageLimit > maxImageLimit:
-		return nil, fmt.Errorf("--image-limit takes a number of bytes from 0 to %d", maxImageLimit)
+	case c.imageLimit < 0 || c.imageLimit > c.platform.maxImageLimit:
+		return nil, fmt.Errorf("--image-limit takes a number of bytes from 0 to %d", c.platform.maxImageLimit)
 	case c.poll < time.Second:
 		return nil, errors.New("--poll takes a time of a second or more")
 	case c.replyLimit <= 0 || c.queryTimeout <= 0:
@@ -175,14 +177,14 @@ func defaultStateDir() string {
 	return system
 }
 
-func usage(w io.Writer) {
+func usage(p *platform, w io.Writer) {
 	fmt.Fprintln(w, "kmodquery.ext --socket PATH   serve osquery")
 	for _, command := range commands {
 		fmt.Fprintln(w, "kmodquery.ext", command.usage)
 	}
 	fmt.Fprintln(w, "\nEvery flag is also an environment variable (KMODQUERY_STATE_DIR for --state-dir) and a line in the configuration file.")
 	fmt.Fprintln(w)
-	flags := (&config{}).flagSet()
+	flags := (&config{platform: p}).flagSet()
 	flags.SetOutput(w)
 	flags.PrintDefaults()
 }

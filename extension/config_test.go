@@ -18,14 +18,16 @@ import (
 )
 
 func TestParse(t *testing.T) {
+	host := hostPlatform()
 	defaults := config{
+		platform:        host,
 		configFile:      defaultConfigFile,
 		stateDir:        defaultStateDir(),
 		retentionAge:    sqlite.DefaultMaxAge,
 		retentionEvents: sqlite.DefaultMaxEvents,
 		retentionDenied: sqlite.DefaultMaxCheap,
 		poll:            collectors.DefaultPoll,
-		imageLimit:      maxImageLimit,
+		imageLimit:      host.maxImageLimit,
 		replyLimit:      tables.DefaultReplyBytes,
 		queryTimeout:    tables.DefaultTimeout,
 		timeout:         3,
@@ -56,7 +58,7 @@ func TestParse(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			want := defaults
 			test.want(&want)
-			got, err := parse(test.args)
+			got, err := parse(host, test.args)
 			require.NoError(t, err)
 			if len(got.args) == 0 {
 				got.args = nil
@@ -90,15 +92,15 @@ func TestParseRefuses(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
-			_, err := parse(test.args)
+			_, err := parse(hostPlatform(), test.args)
 			require.EqualError(t, err, test.want)
 		})
 	}
 	for _, args := range [][]string{{"--help"}, {"-h"}, {"query", "--help"}} {
-		_, err := parse(args)
+		_, err := parse(hostPlatform(), args)
 		require.ErrorIs(t, err, flag.ErrHelp)
 	}
-	_, err := parse([]string{"--socket", long[1:]})
+	_, err := parse(hostPlatform(), []string{"--socket", long[1:]})
 	require.NoError(t, err, "97 characters are possible")
 }
 
@@ -109,7 +111,7 @@ func TestFlagWinsOverEnvironmentOverFile(t *testing.T) {
 	t.Setenv("KMODQUERY_QUERY_TIMEOUT", "2s")
 	t.Setenv("KMODQUERY_TIMEOUT", "")      // as if unset
 	t.Setenv("KMODQUERY_VERSION", "1.2.3") // an image's, say
-	c, err := parse([]string{"--config", path, "--socket", "s", "--state-dir", "/flag"})
+	c, err := parse(hostPlatform(), []string{"--config", path, "--socket", "s", "--state-dir", "/flag"})
 	require.NoError(t, err)
 	require.Equal(t, "/flag", c.stateDir)
 	require.Equal(t, 2*time.Second, c.queryTimeout)
@@ -127,26 +129,26 @@ func TestConfigurationFileMistakes(t *testing.T) {
 	} {
 		path := filepath.Join(t.TempDir(), "kmodquery.conf")
 		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
-		_, err := parse([]string{"query", "--config", path})
+		_, err := parse(hostPlatform(), []string{"query", "--config", path})
 		require.EqualError(t, err, want)
 	}
 	missing := filepath.Join(t.TempDir(), "missing.conf")
-	_, err := parse([]string{"query", "--config", missing})
+	_, err := parse(hostPlatform(), []string{"query", "--config", missing})
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.ErrorContains(t, err, missing)
 	t.Setenv("KMODQUERY_CONFIG", missing)
-	_, err = parse([]string{"query"})
+	_, err = parse(hostPlatform(), []string{"query"})
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
 // Each flag has a line in the usage that says what it takes and does.
 func TestUsageExplainsEveryFlag(t *testing.T) {
 	var text strings.Builder
-	usage(&text)
+	usage(hostPlatform(), &text)
 	for _, command := range commands {
 		require.Contains(t, text.String(), command.usage)
 	}
-	(&config{}).flagSet().VisitAll(func(f *flag.Flag) {
+	(&config{platform: hostPlatform()}).flagSet().VisitAll(func(f *flag.Flag) {
 		require.Contains(t, text.String(), "  -"+f.Name)
 		require.NotEmpty(t, f.Usage, f.Name)
 	})

@@ -15,7 +15,7 @@ const drainPatience = time.Minute
 // detach stores what the pinned programs saw while nothing recorded, and removes
 // them. It fails while another process records.
 func detach(ctx context.Context, c *config, stdout io.Writer, report *log.Logger) error {
-	if c.pinDir == "" || !hasPins(c.pinDir) {
+	if c.pinDir == "" || !c.platform.hasPins(c.pinDir) {
 		fmt.Fprintln(stdout, "nothing is pinned")
 		return nil
 	}
@@ -27,7 +27,7 @@ func detach(ctx context.Context, c *config, stdout io.Writer, report *log.Logger
 		// The programs are to go whether the store can be had or not.
 		report.Printf("what waits in the kernel is not stored: %s", oneLine(err))
 	}
-	if err := removePins(c.pinDir); err != nil {
+	if err := c.platform.removePins(c.pinDir); err != nil {
 		return err
 	}
 	fmt.Fprintln(stdout, "detached what was pinned in", c.pinDir)

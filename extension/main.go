@@ -27,17 +27,17 @@ const (
 var errReported = errors.New("failed")
 
 func main() {
-	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(run(context.Background(), hostPlatform(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 // run is the command with everything that it touches given to it. Its result
 // is the exit status.
-func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.Writer) int {
+func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout, stderr io.Writer) int {
 	report := log.New(stderr, "kmodquery: ", 0)
-	c, err := parse(args)
+	c, err := parse(p, args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		usage(stdout)
+		usage(p, stdout)
 		return 0
 	case err != nil:
 		report.Printf("%s (see --help)", oneLine(err))

@@ -45,7 +45,7 @@ func TestRun(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("KMODQUERY_STATE_DIR", t.TempDir())
 			var stdout, stderr strings.Builder
-			status := run(t.Context(), test.args, input(t, test.stdin), &stdout, &stderr)
+			status := run(t.Context(), hostPlatform(), test.args, input(t, test.stdin), &stdout, &stderr)
 			require.Equal(t, test.status, status, stderr.String())
 			require.Equal(t, test.stdout, stdout.String())
 			lines := strings.Split(strings.TrimSuffix(stderr.String(), "\n"), "\n")
@@ -54,7 +54,7 @@ func TestRun(t *testing.T) {
 			if test.stderr != "" {
 				require.Equal(t, test.stderr, last)
 			} else if last != "" {
-				require.Contains(t, sensorNames(&config{}), strings.Split(last, ": ")[1], last)
+				require.Contains(t, sensorNames(&config{platform: hostPlatform()}), strings.Split(last, ": ")[1], last)
 			}
 		})
 	}
@@ -62,7 +62,7 @@ func TestRun(t *testing.T) {
 
 func TestHelpGoesToStdout(t *testing.T) {
 	var stdout, stderr strings.Builder
-	require.Zero(t, run(t.Context(), []string{"--help"}, input(t, ""), &stdout, &stderr))
+	require.Zero(t, run(t.Context(), hostPlatform(), []string{"--help"}, input(t, ""), &stdout, &stderr))
 	require.Contains(t, stdout.String(), "kmodquery.ext --socket PATH")
 	require.Empty(t, stderr.String())
 }
@@ -70,11 +70,11 @@ func TestHelpGoesToStdout(t *testing.T) {
 func TestOverview(t *testing.T) {
 	t.Setenv("KMODQUERY_STATE_DIR", t.TempDir())
 	var stdout, stderr strings.Builder
-	require.Zero(t, run(t.Context(), []string{"query"}, input(t, ""), &stdout, &stderr))
+	require.Zero(t, run(t.Context(), hostPlatform(), []string{"query"}, input(t, ""), &stdout, &stderr))
 	for _, part := range overview {
 		require.Contains(t, stdout.String(), part.title+"\n")
 	}
-	for _, name := range sensorNames(&config{}) {
+	for _, name := range sensorNames(&config{platform: hostPlatform()}) {
 		require.Contains(t, stdout.String(), "| "+name+" ")
 	}
 }
@@ -91,7 +91,7 @@ func TestEveryFailureIsOneLine(t *testing.T) {
 		{"--socket", "two\nlines", "--timeout", "1"},
 	} {
 		var stdout, stderr strings.Builder
-		require.NotZero(t, run(context.Background(), args, input(t, ""), &stdout, &stderr))
+		require.NotZero(t, run(context.Background(), hostPlatform(), args, input(t, ""), &stdout, &stderr))
 		require.Regexp(t, `^kmodquery: [^\n]+\n$`, stderr.String())
 		require.Empty(t, stdout.String())
 	}

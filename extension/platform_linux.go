@@ -19,13 +19,27 @@ import (
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
-// sourceNames are the platform's sources of events in the order of preference.
-var sourceNames = []string{
-	kmodquery.SourceEBPF,
-	kmodquery.SourceAudit,
-	kmodquery.SourceJournal,
-	kmodquery.SourceKmsg,
-	kmodquery.SourceSyslog,
+// hostPlatform is Linux.
+func hostPlatform() *platform {
+	return &platform{
+		sourceNames: []string{
+			kmodquery.SourceEBPF,
+			kmodquery.SourceAudit,
+			kmodquery.SourceJournal,
+			kmodquery.SourceKmsg,
+			kmodquery.SourceSyslog,
+		},
+		recall:        []string{kmodquery.SourceJournal, kmodquery.SourceKmsg, kmodquery.SourceSyslog},
+		maxImageLimit: linux.MaxImage,
+		hasModules:    hasModules,
+		openSource:    openSource,
+		openViews:     openViews,
+		stamp:         linux.Stamp,
+		newInventory:  newInventory,
+		hasPins:       linux.HasPins,
+		removePins:    linux.Detach,
+		kernelRelease: kernelRelease,
+	}
 }
 
 // hasModules reports whether the running kernel can load modules.
@@ -34,7 +48,7 @@ func hasModules() bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// openSource returns one of them.
+// openSource returns one of the sources.
 func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
 	position := func(ctx context.Context) (string, error) { return store.Position(ctx, name) }
 	switch name {
@@ -59,9 +73,6 @@ func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
 	panic("no source is called " + name)
 }
 
-// recall names those that can tell at the start what happened before.
-var recall = []string{kmodquery.SourceJournal, kmodquery.SourceKmsg, kmodquery.SourceSyslog}
-
 // openViews returns the views of the kernel, nil where it has no modules.
 func openViews() collectors.Views {
 	if !hasModules() {
@@ -84,9 +95,6 @@ func (v kernelViews) Shown() (shown []string, reason string) {
 	}
 	return shown, strings.Join(errs, "; ")
 }
-
-// stamp is an event of the present moment.
-func stamp() kmodquery.Event { return linux.Stamp() }
 
 // An inventory is what this host's views and disk, and the recorder, say of its
 // modules.
@@ -117,10 +125,6 @@ func (i *inventory) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	return kmodquery.JoinModules(append(listed, hidden...), i.recorder.Loaded()), nil
 }
 
-func hasPins(dir string) bool { return linux.HasPins(dir) }
-
-func removePins(dir string) error { return linux.Detach(dir) }
-
 // kernelRelease is what uname -r prints.
 func kernelRelease() string {
 	var name unix.Utsname
@@ -129,6 +133,3 @@ func kernelRelease() string {
 	}
 	return unix.ByteSliceToString(name.Release[:])
 }
-
-// maxImageLimit is the greatest --image-limit, and the default.
-const maxImageLimit = linux.MaxImage

@@ -31,7 +31,7 @@ func startHost(t *testing.T) *osqueryhost.Host {
 
 func settings(t *testing.T, host *osqueryhost.Host) *config {
 	t.Helper()
-	c, err := parse([]string{"--socket", host.Socket(), "--interval", "1", "--state-dir", t.TempDir()})
+	c, err := parse(hostPlatform(), []string{"--socket", host.Socket(), "--interval", "1", "--state-dir", t.TempDir()})
 	require.NoError(t, err)
 	return c
 }

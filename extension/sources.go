@@ -15,16 +15,16 @@ import (
 const autoSources = "auto"
 
 // parseSources reads --sources: the names of sources, or nil for auto.
-func parseSources(text string) ([]string, error) {
+func (p *platform) parseSources(text string) ([]string, error) {
 	if text == autoSources {
 		return nil, nil
 	}
 	var names []string
 	for name := range strings.SplitSeq(text, ",") {
 		name = strings.TrimSpace(name)
-		if !slices.Contains(sourceNames, name) {
+		if !slices.Contains(p.sourceNames, name) {
 			return nil, fmt.Errorf("there is no source %q here; choose %s, or some of %s, separated by commas",
-				name, autoSources, strings.Join(sourceNames, ", "))
+				name, autoSources, strings.Join(p.sourceNames, ", "))
 		}
 		if !slices.Contains(names, name) {
 			names = append(names, name)
@@ -32,7 +32,7 @@ func parseSources(text string) ([]string, error) {
 	}
 	// Their order is that of preference, whatever the user's.
 	slices.SortFunc(names, func(a, b string) int {
-		return slices.Index(sourceNames, a) - slices.Index(sourceNames, b)
+		return slices.Index(p.sourceNames, a) - slices.Index(p.sourceNames, b)
 	})
 	return names, nil
 }
@@ -42,9 +42,9 @@ func parseSources(text string) ([]string, error) {
 func wanted(c *config) []string {
 	names := c.sources
 	if names == nil {
-		names = sourceNames
+		names = c.platform.sourceNames
 	}
-	if !hasModules() {
+	if !c.platform.hasModules() {
 		names = names[:1]
 	}
 	return names
@@ -53,17 +53,17 @@ func wanted(c *config) []string {
 // recorderOptions say what a process that records into a store watches.
 func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
 	o := collectors.Options{
-		SideBySide: c.sources != nil,
-		Recall:     recall,
-		Views:      openViews(),
+		SideBySide: c.sources != nil || c.platform.sideBySide,
+		Recall:     c.platform.recall,
+		Views:      c.platform.openViews(),
 		Poll:       c.poll,
-		Stamp:      stamp,
+		Stamp:      c.platform.stamp,
 		Past: func(ctx context.Context, visit func(*kmodquery.Event)) error {
-			return past(ctx, store, visit)
+			return past(ctx, c.platform, store, visit)
 		},
 	}
 	for _, name := range wanted(c) {
-		o.Sources = append(o.Sources, openSource(name, c, store))
+		o.Sources = append(o.Sources, c.platform.openSource(name, c, store))
 	}
 	return o
 }
@@ -75,8 +75,8 @@ var pastColumns = []string{
 }
 
 // past hands over the loads and unloads that are stored of this boot.
-func past(ctx context.Context, store *sqlite.Store, visit func(*kmodquery.Event)) error {
-	boot := stamp().BootID
+func past(ctx context.Context, p *platform, store *sqlite.Store, visit func(*kmodquery.Event)) error {
+	boot := p.stamp().BootID
 	if boot == "" {
 		return nil // nothing says which are of this boot
 	}
@@ -86,6 +86,7 @@ func past(ctx context.Context, store *sqlite.Store, visit func(*kmodquery.Event)
 			{Column: "event_name", Op: kmodquery.Equal, Values: []any{
 				kmodquery.EventModuleLoad, kmodquery.EventModuleFree, kmodquery.EventModulePresent, kmodquery.EventModuleHidden,
 				kmodquery.EventModuleUnwitnessed, kmodquery.EventTaintReset, kmodquery.EventInitModule, kmodquery.EventFinitModule, kmodquery.EventDeleteModule,
+				kmodquery.EventKextload, kmodquery.EventKextunload, kmodquery.EventKextAllowed, kmodquery.EventKextBlocked,
 			}},
 		},
 		Columns: pastColumns,
@@ -99,7 +100,7 @@ func past(ctx context.Context, store *sqlite.Store, visit func(*kmodquery.Event)
 // sensorNames are the sources that the sensors table has rows of.
 func sensorNames(c *config) []string {
 	names := slices.Clone(wanted(c))
-	if openViews() != nil {
+	if c.platform.openViews() != nil {
 		names = append(names, kmodquery.SourceProcfs)
 	}
 	return names

@@ -129,9 +129,11 @@ func (e *extension) append(t *testing.T, events ...kmodquery.Event) {
 	require.NoError(t, e.store.Append(t.Context(), events))
 }
 
-func start(t *testing.T, dir string) *osqueryhost.Host {
+func start(t *testing.T, dir string) *osqueryhost.Host { return startOn(t, "linux", dir) }
+
+func startOn(t *testing.T, platform, dir string) *osqueryhost.Host {
 	t.Helper()
-	host, err := osqueryhost.Start(t.Context(), osqueryhost.Options{Dir: dir, Interval: -1, Platform: "linux", HostIdentifier: "host"})
+	host, err := osqueryhost.Start(t.Context(), osqueryhost.Options{Dir: dir, Interval: -1, Platform: platform, HostIdentifier: "host"})
 	require.NoError(t, err)
 	t.Cleanup(func() { host.Close() })
 	return host
@@ -244,6 +246,29 @@ func TestEachRowIsShippedOnce(t *testing.T) {
 	require.Equal(t, []string{"added refused"}, lines(t, host, "kernel_module_attempts", "name"))
 	require.Equal(t, []string{"added early"}, lines(t, host, "kernel_module_unloads", "name"))
 	require.Empty(t, lines(t, host, "kernel_module_sensor_health", "source"))
+}
+
+// On a Mac the queries for Linux do not run, and those for both do.
+func TestKextsAreShippedOnce(t *testing.T) {
+	host := startOn(t, "darwin", t.TempDir())
+	e := newExtension(t)
+	defer e.serve(t, host)()
+	require.NoError(t, host.Tick(t.Context(), noon))
+	host.Schedule(t.Context(), readPack(t))
+	kext := func(eventName, source string) kmodquery.Event {
+		return kmodquery.Event{Time: noon.Unix(), EventName: eventName, Source: source, Name: "com.example.driver", LoadID: "1"}
+	}
+	e.append(t,
+		kext(kmodquery.EventKextload, kmodquery.SourceEndpointSecurity),
+		kext(kmodquery.EventKextAllowed, kmodquery.SourceUnifiedLog),
+		kext(kmodquery.EventKextload, kmodquery.SourceUnifiedLog),
+		kext(kmodquery.EventKextunload, kmodquery.SourceUnifiedLog),
+	)
+	require.NoError(t, host.Advance(t.Context(), time.Hour))
+	require.ElementsMatch(t, []string{"added kextload", "added kext_allowed", "added kextload"}, lines(t, host, "kernel_module_kexts", "event_name"))
+	require.ElementsMatch(t, []string{"added endpoint_security", "added unified_log"}, lines(t, host, "kernel_module_findings", "source"))
+	require.Equal(t, []string{"added com.example.driver"}, lines(t, host, "kernel_module_unloads", "name"))
+	require.Empty(t, lines(t, host, "kernel_module_loads", "name"))
 }
 
 // Every user may call init_module all day. Their denials may make the replies

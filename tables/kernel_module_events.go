@@ -72,7 +72,8 @@ var eventColumns = []table.ColumnDefinition{
 	ofEvent("event_name", indexed, "The kernel's name for what happened: a system call (init_module, finit_module, delete_module), "+
 		"a security hook (security_kernel_read_file, security_kernel_load_data), a tracepoint (module_load, module_free, "+
 		"module_request), what views of the kernel show (module_present at the start, module_hidden, module_unwitnessed: it "+
-		"came and no source saw it, taint_reset), or kextload and kextunload on macOS"),
+		"came and no source saw it, taint_reset), or on macOS kextload, "+
+		"kextunload and the verdicts of policy, kext_allowed and kext_blocked"),
 	ofEvent("source", indexed, "The source that saw it, as in kernel_module_sensors"),
 	ofEvent("load_id", indexed, "Shared by all events of one attempt to load or unload a module"),
 	ofEvent("parent_load_id", filtered, "The load_id of the attempt from inside which this one was made, or of the module_request for which the kernel made it"),

@@ -10,7 +10,7 @@ import (
 
 // loadColumns are the columns that describeLoad looks at.
 var loadColumns = []string{
-	"event_name", "name", "path", "origin", "result", "error", "process_name", "pid", "uid",
+	"event_name", "source", "name", "path", "origin", "result", "error", "process_name", "pid", "uid",
 }
 
 // describeLoad says for people, in one sentence, what an event tells about a
@@ -23,6 +23,10 @@ func describeLoad(e *kmodquery.Event) string {
 	case kmodquery.EventInitModule, kmodquery.EventFinitModule:
 		if e.Result == nil {
 			done = "being loaded"
+		}
+	case kmodquery.EventKextload:
+		if e.Source == kmodquery.SourceEndpointSecurity {
+			done = "about to be loaded" // it was allowed, and nothing says what came of it
 		}
 	}
 	if e.Result == nil || *e.Result == 0 {

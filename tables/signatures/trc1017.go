@@ -40,7 +40,7 @@ func trc1017() kmodquery.Signature {
 			ExternalID:          "T1547.006",
 		},
 		Events:  trc1017EventNames(),
-		Columns: append([]string{"source", "type"}, loadColumns...),
+		Columns: append([]string{"type"}, loadColumns...),
 		Match: func(e *kmodquery.Event) (string, bool) {
 			if !slices.Contains(trc1017Events[e.Source], e.EventName) {
 				return "", false

@@ -97,6 +97,13 @@ func TestTRC1017Reason(t *testing.T) {
 		`finit_module: a module without a known name loaded from a deleted file by "x (pid 1)\x1b" (uid 7)`: {
 			Source: "audit", EventName: "finit_module", Origin: "deleted", ProcessName: "x (pid 1)\x1b", UID: ptr(int64(7)), Result: ptr(int64(0)),
 		},
+		`kextload: "com.a" about to be loaded by kernelmanagerd (pid 12, uid 0)`: {
+			Source: "endpoint_security", EventName: "kextload", Name: "com.a", ProcessName: "kernelmanagerd", Pid: ptr(int64(12)), UID: ptr(int64(0)), Result: ptr(int64(0)),
+		},
+		`kextload: loading "com.a" by kernelmanagerd (pid 12) failed with EPERM`: {
+			Source: "endpoint_security", EventName: "kextload", Name: "com.a", ProcessName: "kernelmanagerd", Pid: ptr(int64(12)), Result: ptr(int64(-1)), Error: "EPERM",
+		},
+		`kextload: "com.a" loaded`: {Source: "unified_log", EventName: "kextload", Name: "com.a", Result: ptr(int64(0))},
 		`module_load: "a\" loaded by init" loaded`: {Source: "kmsg", EventName: "module_load", Name: `a" loaded by init`},
 	} {
 		got, ok := trc1017().Match(&event)

@@ -1,0 +1,22 @@
+package darwin
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+func TestStampAt(t *testing.T) {
+	now := time.Unix(1_000_000, 5)
+	boot := Boot{ID: "7B1F", Uptime: time.Hour}
+	e := boot.stampAt(now.Add(-90*time.Second), now)
+	require.Equal(t, kmodquery.Event{
+		Time: 999_910, TimeNanos: 999_910_000_000_005, BootID: "7B1F", Uptime: new(int64(3510)),
+	}, e)
+
+	require.Nil(t, boot.stampAt(now.Add(-2*time.Hour), now).Uptime, "it was before the boot")
+	require.Nil(t, Boot{}.stampAt(now, now).Uptime, "nothing says when it began")
+}

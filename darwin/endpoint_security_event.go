@@ -1,0 +1,109 @@
+package darwin
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"path"
+	"time"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// maxRawRecord bounds the raw column, in bytes.
+const maxRawRecord = 16 << 10
+
+// eperm is errno 1 on every Unix.
+const eperm = 1
+
+// unsaidByEndpointSecurity are the columns of a load that the kernel knows and
+// Endpoint Security does not say. What it says of teams and hashes is about the
+// process.
+var unsaidByEndpointSecurity = []string{"path", "version", "team_id", "cdhash", "cmdline"}
+
+// kextEvent is what a record says of a kernel extension, false where it is about
+// something else. Boot is the present one, read now.
+func kextEvent(r *esloggerRecord, line []byte, boot Boot, now time.Time) (kmodquery.Event, bool) {
+	var name string
+	var kext esloggerKext
+	switch event := r.Event.value; {
+	case event != nil && event.Kextload.isThere:
+		name, kext = kmodquery.EventKextload, event.Kextload
+	case event != nil && event.Kextunload.isThere:
+		name, kext = kmodquery.EventKextunload, event.Kextunload
+	default:
+		return kmodquery.Event{}, false
+	}
+	at, known := r.at()
+	if !known {
+		at = now
+	}
+	e := boot.stampAt(at, now)
+	if !known {
+		e.Miss("time", "time_nanos")
+	}
+	e.EventName, e.Source = name, kmodquery.SourceEndpointSecurity
+	e.Name = kext.identifier
+	e.LoadID = requestLoadID(&e, r)
+	if name == kmodquery.EventKextload {
+		e.Miss(unsaidByEndpointSecurity...)
+	}
+	takeVerdict(&e, r.Action.value)
+	takeRequester(&e, &r.Process)
+	missUnless(&e, "name", e.Name != "")
+	if missUnless(&e, "raw", len(line) <= maxRawRecord); len(line) <= maxRawRecord {
+		e.Raw = string(line)
+	}
+	return e, true
+}
+
+// takeVerdict says whether it was allowed. The record comes before anything is
+// linked or started, so nothing says that it worked.
+func takeVerdict(e *kmodquery.Event, action *esloggerAction) {
+	if action == nil {
+		action = &esloggerAction{}
+	}
+	switch auth := action.Result.Result.Auth.value; {
+	case auth != nil && *auth == 0:
+		e.Result = new(int64(0))
+	case auth != nil && *auth == 1:
+		e.Result, e.Error = new(int64(-eperm)), "EPERM"
+	default:
+		e.Miss("result")
+	}
+}
+
+func takeRequester(e *kmodquery.Event, p *esloggerProcess) {
+	t := p.AuditToken
+	e.Pid, e.Parent = t.pid, p.Ppid.value
+	e.UID, e.EUID, e.GID, e.EGID, e.AUID, e.SessionID = t.ruid, t.euid, t.rgid, t.egid, t.auid, t.asid
+	e.ProcessSigningID, e.ProcessTeamID = p.SigningID, p.TeamID
+	e.ProcessPath = p.Executable.Path
+	if e.ProcessPath != "" {
+		e.ProcessName = path.Base(e.ProcessPath)
+	}
+	missUnless(e, "process_path", e.ProcessPath != "" && !p.Executable.PathTruncated)
+	missUnless(e, "process_name", e.ProcessPath != "" && !p.Executable.PathTruncated)
+	for _, id := range []struct {
+		column string
+		value  *int64
+	}{
+		{"pid", e.Pid}, {"parent", e.Parent},
+		{"uid", e.UID}, {"euid", e.EUID}, {"gid", e.GID}, {"egid", e.EGID}, {"auid", e.AUID}, {"session_id", e.SessionID},
+	} {
+		missUnless(e, id.column, id.value != nil)
+	}
+}
+
+func missUnless(e *kmodquery.Event, column string, isKnown bool) {
+	if !isKnown {
+		e.Miss(column)
+	}
+}
+
+// requestLoadID names the attempt that a record tells of. The same record always
+// gives the same name.
+func requestLoadID(e *kmodquery.Event, r *esloggerRecord) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s\x00%s\x00%s\x00%d", e.BootID, e.Source, e.EventName, e.Name, r.Time, r.MachTime))
+	return hex.EncodeToString(sum[:8])
+}

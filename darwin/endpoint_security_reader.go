@@ -1,0 +1,204 @@
+package darwin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// An esloggerReader is one Run's reading of one eslogger. Nothing of it is
+// called concurrently.
+type esloggerReader struct {
+	source  *EndpointSecurity
+	program *ptyProgram
+	lines   *esloggerLines
+	ready   func() // nil once it was called
+	emit    func(kmodquery.Event)
+
+	next        uint64 // number of the message that should come
+	isContinued bool   // there was one before: a gap is a loss
+	unread      uint64 // lines since it that have no number
+
+	waiting []chan struct{}
+	asked   time.Time // when the last of them came
+	until   time.Time // when the first of them has waited long enough
+}
+
+func newEsloggerReader(s *EndpointSecurity, p *ptyProgram, ready func(), emit func(kmodquery.Event)) *esloggerReader {
+	return &esloggerReader{source: s, program: p, lines: newEsloggerLines(), ready: ready, emit: emit}
+}
+
+func (r *esloggerReader) run(ctx context.Context) error {
+	go r.lines.read(r.program.out)
+	defer close(r.lines.done)
+	patience := r.source.patience
+	alive := time.NewTimer(patience.alive)
+	defer alive.Stop()
+	look := time.NewTicker(patience.look)
+	defer look.Stop()
+	settled := time.NewTimer(math.MaxInt64)
+	defer settled.Stop()
+	defer func() { r.answer() }()
+	for {
+		select {
+		case <-ctx.Done(): // it is being killed
+			r.drain()
+			return nil
+		case line, ok := <-r.lines.to:
+			if !ok {
+				return r.end(ctx)
+			}
+			r.take(line)
+		case <-r.program.ended:
+			r.drain()
+			return r.end(ctx)
+		case <-alive.C:
+			r.begin()
+		case <-r.source.woken:
+			settled.Reset(r.await())
+		case <-settled.C:
+			if wait := r.settles(); wait > 0 {
+				settled.Reset(wait)
+			} else {
+				r.answer()
+			}
+		case now := <-look.C:
+			r.program.resume()
+			if r.lines.isHalf(now.Add(-patience.half)) {
+				r.source.decodeErrors.Add(1)
+				return fmt.Errorf("eslogger began a record and did not end it within %s; it is started again", patience.half)
+			}
+		}
+	}
+}
+
+// begin calls ready, once.
+func (r *esloggerReader) begin() {
+	if r.ready == nil {
+		return
+	}
+	r.source.begin(r.program.said.String())
+	r.ready()
+	r.ready = nil
+}
+
+// take reads one line.
+func (r *esloggerReader) take(line esloggerLine) {
+	s := r.source
+	s.received.Add(1)
+	var record esloggerRecord
+	var err error
+	if !line.isCut {
+		record, err = parseEsloggerRecord(line.text)
+	}
+	if line.isCut || err != nil {
+		s.decodeErrors.Add(1)
+		r.unread++
+		return
+	}
+	r.begin()
+	r.count(record.GlobalSeqNum.value)
+	now := time.Now()
+	e, ok := kextEvent(&record, line.text, s.options.Boot(), now)
+	if !ok {
+		return // it is told of other things too
+	}
+	if e.Missing != "" {
+		s.incomplete.Add(1)
+	}
+	s.lastEvent.Store(e.Time)
+	r.emit(e)
+}
+
+// count counts what is missing between two numbers, beyond the lines that were
+// there and told none.
+func (r *esloggerReader) count(number *uint64) {
+	if number == nil {
+		r.unread++
+		return
+	}
+	if r.isContinued && *number > r.next {
+		gap := *number - r.next
+		r.source.lost.Add(int64(min(gap-min(gap, r.unread), 1<<40)))
+	}
+	r.next, r.isContinued, r.unread = *number+1, true, 0
+}
+
+// await takes on the Syncs of the moment, and returns when to look whether they
+// have what they wait for.
+func (r *esloggerReader) await() time.Duration {
+	now := time.Now()
+	if len(r.waiting) == 0 {
+		r.until = now.Add(r.source.patience.sync)
+	}
+	r.waiting, r.asked = append(r.waiting, r.source.takeWaiting()...), now
+	return min(r.source.patience.quiet, r.until.Sub(now))
+}
+
+// settles is how long, at least, those that wait have still to do so. What is
+// being handed over at this moment is taken first.
+func (r *esloggerReader) settles() time.Duration {
+	now := time.Now()
+	for now.Before(r.until) {
+		select {
+		case line, ok := <-r.lines.to:
+			if !ok {
+				return 0
+			}
+			r.take(line)
+			now = time.Now()
+			continue
+		default:
+		}
+		since := r.asked
+		if last := r.lines.quietSince(); last.After(since) {
+			since = last
+		}
+		return min(since.Add(r.source.patience.quiet).Sub(now), r.until.Sub(now))
+	}
+	return 0
+}
+
+func (r *esloggerReader) answer() {
+	for _, done := range r.waiting {
+		close(done)
+	}
+	r.waiting = nil
+}
+
+// drain reads what an eslogger that has ended, or is being killed, had printed.
+func (r *esloggerReader) drain() {
+	patience := time.NewTimer(r.source.patience.drain)
+	defer patience.Stop()
+	for {
+		select {
+		case line, ok := <-r.lines.to:
+			if !ok {
+				return
+			}
+			r.take(line)
+		case <-patience.C:
+			return // something else has the terminal
+		}
+	}
+}
+
+// end says why eslogger ended. One that has closed its terminal and goes on is
+// ended.
+func (r *esloggerReader) end(ctx context.Context) error {
+	select {
+	case <-r.program.ended:
+	case <-ctx.Done():
+		return nil
+	case <-time.After(r.source.patience.drain):
+		return errors.New("eslogger closed its output and went on; it is started again")
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return explainEslogger(r.program.err, r.program.said.String())
+}

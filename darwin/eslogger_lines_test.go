@@ -1,0 +1,116 @@
+package darwin
+
+import (
+	"bytes"
+	"io"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// readAll returns the lines of a reader, those that are cut with an ellipsis.
+func readAll(from io.Reader) []string {
+	l := newEsloggerLines()
+	go l.read(from)
+	var lines []string
+	for line := range l.to {
+		text := string(line.text)
+		if line.isCut {
+			text = text[:min(len(text), 3)] + "…"
+		}
+		lines = append(lines, text)
+	}
+	return lines
+}
+
+func TestEsloggerLines(t *testing.T) {
+	long := strings.Repeat("x", maxEsloggerLine)
+	for _, test := range []struct {
+		name, printed string
+		want          []string
+	}{
+		{"nothing", "", nil},
+		{"as a terminal has them", "one\r\ntwo\r\n", []string{"one", "two"}},
+		{"blank", "\r\n \n\r\none\n\n", []string{"one"}},
+		{"not ended", "one\ntwo", []string{"one", "two…"}},
+		{"too long", "one\n" + long + "y\ntwo\n", []string{"one", "xxx…", "two"}},
+		{"ten times too long", strings.Repeat(long, 10) + "\ntwo\n", []string{"xxx…", "two"}},
+		{"too long and not ended", long + "y", []string{"xxx…"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			require.Equal(t, test.want, readAll(strings.NewReader(test.printed)))
+			require.Equal(t, test.want, readAll(iotest.DataErrReader(strings.NewReader(test.printed))))
+			if len(test.printed) < 100 {
+				require.Equal(t, test.want, readAll(iotest.OneByteReader(strings.NewReader(test.printed))))
+			}
+		})
+	}
+	whole := readAll(strings.NewReader(long + "\n"))
+	require.Equal(t, []string{long}, whole, "the longest that is none too long")
+}
+
+func TestALineThatIsTooLongTakesNoMoreRoom(t *testing.T) {
+	l := newEsloggerLines()
+	part := bytes.Repeat([]byte("x"), 64<<10)
+	for range 1000 {
+		require.True(t, l.cut(part))
+	}
+	require.LessOrEqual(t, len(l.partial), maxEsloggerLine)
+	require.LessOrEqual(t, cap(l.partial), 2*maxEsloggerLine)
+}
+
+func TestHalfALine(t *testing.T) {
+	l := newEsloggerLines()
+	from, to := io.Pipe()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		l.read(from)
+	}()
+	write := func(text string) {
+		_, err := to.Write([]byte(text))
+		require.NoError(t, err)
+	}
+	write("{")
+	require.Eventually(t, func() bool { return l.isHalf(time.Now().Add(time.Minute)) }, 10*time.Second, time.Millisecond)
+	require.False(t, l.isHalf(time.Now().Add(-time.Minute)), "it was begun just now")
+	write("}\n")
+	require.Equal(t, "{}", string((<-l.to).text))
+	require.Eventually(t, func() bool { return !l.isHalf(time.Now().Add(time.Minute)) }, 10*time.Second, time.Millisecond)
+
+	// Nobody takes the next line, and reading ends all the same.
+	write("one\n")
+	close(l.done)
+	<-ended
+	require.NoError(t, to.Close())
+}
+
+func FuzzEsloggerLines(f *testing.F) {
+	f.Add([]byte("one\r\ntwo\r\n"), uint(3))
+	f.Add([]byte("\n\n \r\n{\"event\":"), uint(1))
+	f.Fuzz(func(t *testing.T, printed []byte, size uint) {
+		got := readAll(&slowReader{bytes.NewReader(printed), int(size%64) + 1})
+		require.Equal(t, readAll(bytes.NewReader(printed)), got, "however it is read")
+		var want []string
+		for _, line := range strings.Split(string(printed), "\n") {
+			if line := strings.TrimSpace(line); line != "" {
+				want = append(want, line)
+			}
+		}
+		if len(got) > 0 && len(want) > 0 { // the last one may be cut
+			got, want = got[:len(got)-1], want[:len(want)-1]
+		}
+		require.Equal(t, want, got)
+	})
+}
+
+// A slowReader reads no more than size bytes at once.
+type slowReader struct {
+	io.Reader
+	size int
+}
+
+func (r *slowReader) Read(b []byte) (int, error) { return r.Reader.Read(b[:min(len(b), r.size)]) }

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/kmodquery/kmodquery/test/standin"
+)
+
+// TestMain makes of the test binary, by the name under which it is started, the
+// extension on a Mac whose programs lie in the folder $MACOS, or one of these.
+func TestMain(m *testing.M) {
+	standin.Main()
+	testscript.Main(m, map[string]func(){
+		"kmodquery.ext": func() {
+			os.Exit(run(context.Background(), aMac(os.Getenv("MACOS")), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		},
+	})
+}
+
+// standIns put a stand-in for a program to a path. A script has those programs
+// whose play, or whatever else tells them what to do, it has a file of: of the
+// second name, in its folder macos.
+var standIns = map[string]struct {
+	toldBy  string
+	install func(path string) error
+}{
+	"eslogger": {"eslogger.play", standin.InstallAt},
+}
+
+// TestMacOSScripts runs the whole command as on macOS. Beside testscript's own
+// the scripts know these commands:
+//
+//	began PROGRAM COUNT  fail unless a program was started so often
+//	gone PROGRAM         fail if it still runs
+//
+// Only the sources that a script is about should run, so each names them
+// (KMODQUERY_SOURCES). Events are of fixed days, so nothing expires.
+func TestMacOSScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                "testdata/darwin",
+		RequireUniqueNames: true,
+		Setup: func(env *testscript.Env) error {
+			programs := filepath.Join(env.WorkDir, "macos")
+			env.Setenv("MACOS", programs)
+			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("KMODQUERY_STATE_DIR", filepath.Join(env.WorkDir, "state"))
+			env.Setenv("KMODQUERY_RETENTION_AGE", "0")
+			env.Setenv("KMODQUERY_FORMAT", "csv")
+			for name, standIn := range standIns {
+				if _, err := os.Stat(filepath.Join(programs, standIn.toldBy)); err != nil {
+					continue
+				}
+				if err := standIn.install(filepath.Join(programs, name)); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"began": scriptCommand(func(ts *testscript.TestScript, args []string) error {
+				if len(args) != 2 {
+					return fmt.Errorf("usage: began PROGRAM COUNT")
+				}
+				runs := standin.Runs(filepath.Join(ts.Getenv("MACOS"), args[0]))
+				if strconv.Itoa(runs) != args[1] {
+					return fmt.Errorf("%s was started %d times", args[0], runs)
+				}
+				return nil
+			}),
+			"gone": scriptCommand(func(ts *testscript.TestScript, args []string) error {
+				if len(args) != 1 {
+					return fmt.Errorf("usage: gone PROGRAM")
+				}
+				processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+				if err != nil || len(processes) == 0 {
+					return fmt.Errorf("look at the processes in /proc: %v", err)
+				}
+				for _, process := range processes {
+					text, _ := os.ReadFile(process) // it may have ended
+					if strings.HasPrefix(string(text), filepath.Join(ts.Getenv("MACOS"), args[0])+"\x00") {
+						return fmt.Errorf("%s still runs", args[0])
+					}
+				}
+				return nil
+			}),
+		},
+	})
+}
+
+// scriptCommand makes a script's command of a function.
+func scriptCommand(run func(ts *testscript.TestScript, args []string) error) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, expectsFailure bool, args []string) {
+		switch err := run(ts, args); {
+		case err == nil && expectsFailure:
+			ts.Fatalf("it did not fail")
+		case err != nil && !expectsFailure:
+			ts.Fatalf("%v", err)
+		}
+	}
+}

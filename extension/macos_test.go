@@ -1,0 +1,41 @@
+package main
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/darwin"
+)
+
+// aMac is a Mac whose programs lie in a folder, without any that are not there.
+func aMac(programs string) *platform {
+	in := func(name string) string { return filepath.Join(programs, name) }
+	return macOS(darwin.Programs{
+		Eslogger: in("eslogger"), Log: in("log"), Kmutil: in("kmutil"), Kextstat: in("kextstat"),
+		Codesign: in("codesign"), KextPolicy: in("KextPolicy"), SwVers: in("sw_vers"),
+	}, macKernel{
+		release: func() string { return "24.6.0" },
+		boot:    func() darwin.Boot { return darwin.Boot{ID: "6C9B7F0E-51B4-4B5E-9E5B-0C1D2E3F4A5B", Uptime: time.Hour} },
+	})
+}
+
+func TestHelpOfMacOS(t *testing.T) {
+	var stdout, stderr strings.Builder
+	require.Zero(t, run(t.Context(), aMac(t.TempDir()), []string{"--help"}, input(t, ""), &stdout, &stderr))
+	require.Contains(t, stdout.String(), "of endpoint_security")
+	require.Contains(t, stdout.String(), "; auto runs all of them (default auto)")
+	require.Empty(t, stderr.String())
+}
+
+func TestSourcesOfMacOS(t *testing.T) {
+	_, err := parse(aMac(t.TempDir()), []string{"query", "--sources", kmodquery.SourceEBPF})
+	require.ErrorContains(t, err, `there is no source "ebpf" here; choose auto, or some of endpoint_security`)
+	c, err := parse(aMac(t.TempDir()), []string{"query", "--sources", kmodquery.SourceEndpointSecurity})
+	require.NoError(t, err)
+	require.Equal(t, []string{kmodquery.SourceEndpointSecurity}, c.sources)
+}

@@ -1,0 +1,140 @@
+package standin
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	playSuffix = ".play" // beside the program: what it does
+	runsSuffix = ".runs" // beside the program: a byte for each start
+)
+
+// A play tells a program what to do, a step a line:
+//
+//	say TEXT      a line on stderr
+//	print TEXT    a line on stdout
+//	file NAME     the lines of a file beside the program, on stdout
+//	begin TEXT    TEXT on stdout, and no end of the line
+//	fill COUNT    so many bytes on stdout, and no end of the line
+//	await NAME    go on when there is such a file beside the program
+//	mark NAME     make such a file: what stands before was printed
+//	stubborn      ignore whatever asks it to end
+//	leave         leave a process behind that keeps stdout and stderr open
+//	close         close stdout
+//	stop          stop, as by kill -STOP
+//	die           be killed
+//	exit STATUS   end
+//
+// and what the program adds. At its end it goes on without doing anything. A line
+// --- begins what the next start does; the last such part is that of all later
+// ones.
+type play struct {
+	program string
+	steps   []string
+}
+
+func readPlay(program string) (*play, error) {
+	runs, err := os.OpenFile(program+runsSuffix, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer runs.Close()
+	if _, err := runs.WriteString("."); err != nil {
+		return nil, err
+	}
+	info, err := runs.Stat()
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(program + playSuffix)
+	if err != nil {
+		return nil, err
+	}
+	parts := strings.Split(string(text), "---\n")
+	part := parts[min(int(info.Size()), len(parts))-1]
+	return &play{program, strings.Split(strings.TrimSpace(part), "\n")}, nil
+}
+
+// beside is a file beside the program.
+func (p *play) beside(name string) string { return filepath.Join(filepath.Dir(p.program), name) }
+
+// run takes the steps. More are those that the program adds.
+func (p *play) run(out *output, more map[string]func(argument string) error) error {
+	for _, step := range p.steps {
+		verb, argument, _ := strings.Cut(step, " ")
+		err := p.step(out, more, verb, argument)
+		if err != nil {
+			return fmt.Errorf("step %q: %w", step, err)
+		}
+	}
+	time.Sleep(time.Hour)
+	return nil
+}
+
+func (p *play) step(out *output, more map[string]func(string) error, verb, argument string) error {
+	switch verb {
+	case "", "#":
+		return nil
+	case "say":
+		_, err := fmt.Fprintln(os.Stderr, argument)
+		return err
+	case "print":
+		return out.write(argument + "\n")
+	case "file":
+		text, err := os.ReadFile(p.beside(argument))
+		if err != nil {
+			return err
+		}
+		return out.write(string(text))
+	case "begin":
+		return out.write(argument)
+	case "fill":
+		count, err := strconv.Atoi(argument)
+		if err != nil {
+			return err
+		}
+		return out.write(strings.Repeat("x", count))
+	case "await":
+		for {
+			if _, err := os.Stat(p.beside(argument)); err == nil {
+				return nil
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	case "mark":
+		return os.WriteFile(p.beside(argument), nil, 0o600)
+	case "stubborn":
+		signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+		return nil
+	case "leave":
+		left := exec.Command("sleep", "20")
+		left.Stdout, left.Stderr = os.Stdout, os.Stderr
+		left.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		return left.Start()
+	case "close":
+		return os.Stdout.Close()
+	case "stop":
+		return syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+	case "die":
+		return syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	case "exit":
+		status, err := strconv.Atoi(argument)
+		if err != nil {
+			return err
+		}
+		out.flush()
+		os.Exit(status)
+	}
+	if own := more[verb]; own != nil {
+		return own(argument)
+	}
+	return fmt.Errorf("unknown step")
+}
