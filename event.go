@@ -43,9 +43,12 @@ const (
 	EventTaintReset        = "taint_reset"
 
 	// EventKextload and EventKextunload are macOS's kernel extensions coming
-	// and going.
-	EventKextload   = "kextload"
-	EventKextunload = "kextunload"
+	// and going; EventKextAllowed and EventKextBlocked what the system's policy
+	// says of one.
+	EventKextload    = "kextload"
+	EventKextunload  = "kextunload"
+	EventKextAllowed = "kext_allowed"
+	EventKextBlocked = "kext_blocked"
 )
 
 // Sources of events, as the source column and the sensors table spell them.
