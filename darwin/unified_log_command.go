@@ -134,7 +134,8 @@ func (c *logCommand) stop() {
 	_ = c.cmd.Wait() // it was killed
 }
 
-// A logComplaint is what log prints of its errors, as far as it is kept.
+// A logComplaint is what log prints of its errors, as far as it is kept. It
+// embeds no buffer: that one's ReadFrom, which os/exec prefers, knows no limit.
 type logComplaint struct {
 	mu   sync.Mutex
 	text bytes.Buffer
