@@ -21,6 +21,7 @@ require (
 	github.com/ulikunitz/xz v0.5.17
 	go.yaml.in/yaml/v3 v3.0.5
 	golang.org/x/sys v0.49.0
+	howett.net/plist v1.0.1
 	modernc.org/sqlite v1.61.1
 )
 

@@ -2,6 +2,7 @@ package tables
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -29,7 +30,8 @@ func kernelModuleInventory(c Config) definition {
 	return definition{
 		name: "kernel_module_inventory",
 		description: "Kernel modules that are loaded now: one row for each that any view of the kernel shows, joined with what the " +
-			"events say of it. A module that hides is one that the kernel's own list lacks",
+			"events say of it. A module that hides is one that the kernel's own list lacks. On macOS also the kernel extensions " +
+			"that it remembers to have loaded before (state Gone)",
 		examples: []string{
 			"SELECT name, size, address, views FROM kernel_module_inventory WHERE hidden = 1",
 			"SELECT name, path, sha256, signer, package, missing FROM kernel_module_inventory WHERE package IS NULL",
@@ -55,7 +57,7 @@ type inventoryColumn struct {
 }
 
 // fileColumns take a look at the module's file, which the others do without.
-var fileColumns = []string{"path", "sha256", "signer", "package", "missing"}
+var fileColumns = []string{"path", "sha256", "signer", "package", "team_id", "cdhash", "missing"}
 
 var inventoryColumns = []inventoryColumn{
 	{text("name", indexed, "Name of the module; NULL for memory of a module that nothing names"),
@@ -66,7 +68,7 @@ var inventoryColumns = []inventoryColumn{
 		func(e *entry) any { return e.Refs }},
 	{text("used_by", local, "JSON array of the modules that use it"),
 		func(e *entry) any { return array(e.UsedBy) }},
-	{text("state", local, "Live, Loading or Unloading"),
+	{text("state", local, "Live, Loading or Unloading; Gone where it is not loaded and macOS remembers that it was"),
 		func(e *entry) any { return e.State }},
 	{text("address", local, "Address of its memory, in hex; NULL where the kernel hides addresses"),
 		func(e *entry) any { return address(e.Address) }},
@@ -88,7 +90,7 @@ var inventoryColumns = []inventoryColumn{
 		func(e *entry) any { return e.LoadID }},
 	{number("first_seen", local, "1 if that attempt was the first of this name and hash on this host"),
 		func(e *entry) any { return e.FirstSeen }},
-	{text("views", local, "JSON array of the views that show it: modules (/proc/modules), sysfs, kallsyms, ftrace, btf, vmallocinfo, events"),
+	{text("views", local, "JSON array of the views that show it: modules (/proc/modules), sysfs, kallsyms, ftrace, btf, vmallocinfo, events; on macOS showloaded (kmutil) and kextpolicy"),
 		func(e *entry) any { return array(e.Views) }},
 	{number("hidden", local, "1 if the kernel's own list lacks it, in two looks"),
 		func(e *entry) any {
@@ -97,6 +99,14 @@ var inventoryColumns = []inventoryColumn{
 			}
 			return int64(0)
 		}},
+	{text("team_id", local, "Team that signed it, on macOS: by KextPolicy, else by the signature on disk"),
+		func(e *entry) any { return cmp.Or(e.TeamID, e.file.TeamID) }},
+	{text("cdhash", local, "Hash of its code directory, on macOS: of what was loaded by KextPolicy, else of what is on disk"),
+		func(e *entry) any { return cmp.Or(e.CDHash, e.file.CDHash) }},
+	{text("policy", local, "Who let it load, by macOS's KextPolicy: mdm, user, or unapproved"),
+		func(e *entry) any { return e.Policy }},
+	{number("last_loaded", local, "Unix time at which it was loaded last, by macOS's KextPolicy"),
+		func(e *entry) any { return e.LastLoaded }},
 	{text("missing", local, "Columns that should have a value and could not be had, comma-separated"),
 		func(e *entry) any { return e.missing() }},
 }
@@ -109,9 +119,9 @@ func (e *entry) missing() string {
 		isUnknown bool
 	}{
 		{"name", e.Name == ""}, {"size", e.Size == nil}, {"refs", e.Refs == nil}, {"state", e.State == ""},
-		{"address", e.Address == nil}, {"taints", e.Taints == nil},
+		{"address", e.Address == nil}, {"taints", e.Taints == nil && !slices.Contains(e.Views, kmodquery.ViewShowloaded)},
 	} {
-		if column.isUnknown {
+		if column.isUnknown && e.State != kmodquery.ModuleGone {
 			names = append(names, column.name)
 		}
 	}

@@ -75,6 +75,29 @@ func TestInventory(t *testing.T) {
 	}, rows)
 }
 
+// On macOS a kernel extension has no taints, and one that went nothing but what
+// is remembered of it.
+func TestInventoryOfKernelExtensions(t *testing.T) {
+	live := kmodquery.Module{
+		Name: "com.example.live", Size: ptr(int64(4096)), Refs: ptr(int64(0)), State: "Live", Address: ptr(int64(4096)), Version: "2",
+		Views: []string{kmodquery.ViewShowloaded, kmodquery.ViewKextPolicy}, TeamID: "ABCDE12345", CDHash: "0123", Policy: kmodquery.PolicyMDM,
+		LastLoaded: ptr(int64(1700000000)),
+	}
+	gone := kmodquery.Module{Name: "com.example.gone", State: kmodquery.ModuleGone, Path: "/tmp/gone.kext", Views: []string{kmodquery.ViewKextPolicy}}
+	c, i := inventoryConfig(t, []kmodquery.Module{live, gone})
+	rows := rowsOf(t, c, inventoryTable, contextJSON(t, []string{"name", "size", "state", "views", "hidden", "team_id", "cdhash", "policy", "last_loaded", "missing"}))
+	for _, row := range rows {
+		delete(row, "rowid")
+	}
+	require.Equal(t, []map[string]string{
+		{"name": "com.example.live", "size": "4096", "state": "Live", "views": `["showloaded","kextpolicy"]`, "hidden": "0", "team_id": "ABCDE12345",
+			"cdhash": "0123", "policy": "mdm", "last_loaded": "1700000000", "missing": "path,sha256"},
+		{"name": "com.example.gone", "state": "Gone", "views": `["kextpolicy"]`, "hidden": "0", "missing": "path,sha256"},
+	}, rows)
+	require.Equal(t, 1, i.count, "nothing hides")
+	require.Len(t, i.files, 2)
+}
+
 // The file is read only where the query looks at what it says.
 func TestInventoryReadsFilesOnDemand(t *testing.T) {
 	c, i := inventoryConfig(t, []kmodquery.Module{listedDummy, {Name: "nbd", Views: []string{kmodquery.ViewModules}}})

@@ -1,0 +1,7 @@
+package darwin
+
+import (
+	"github.com/kmodquery/kmodquery/collectors"
+)
+
+var _ collectors.Historian = (*UnifiedLog)(nil)

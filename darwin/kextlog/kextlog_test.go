@@ -1,0 +1,192 @@
+package kextlog
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	probe  = "com.example.driver.probe"
+	cdhash = "0123456789abcdef0123456789abcdef01234567"
+
+	entry = `{"timezoneName":"","messageType":"Default","eventType":"logEvent","source":null,"formatString":"%{public}s","userID":0,` +
+		`"activityIdentifier":0,"subsystem":"","category":"","threadID":6223,"senderImageUUID":"C332CE63","backtrace":{"frames":[{"imageOffset":1}]},` +
+		`"bootUUID":"3F6A41E6-9C27-4C11-9E0C-6E5B1B5A7F10","processImagePath":"\/usr\/libexec\/kernelmanagerd","timestamp":"2026-11-24 02:00:01.250000-0800",` +
+		`"senderImagePath":"\/usr\/libexec\/kernelmanagerd","machTimestamp":432123150336,"eventMessage":"Received kext load notification: com.example.driver.probe",` +
+		`"processImageUUID":"5E5C46C9","traceID":18446744073709551615,"processID":104,"senderProgramCounter":120448,"parentActivityIdentifier":0}`
+)
+
+func TestParseLine(t *testing.T) {
+	line, err := ParseLine([]byte(entry + "\r"))
+	require.NoError(t, err)
+	require.Equal(t, Entry, line.Kind)
+	r := line.Record
+	require.True(t, r.Time.Equal(time.Date(2026, 11, 24, 10, 0, 1, 250_000_000, time.UTC)))
+	r.Time = time.Time{}
+	require.Equal(t, Record{
+		Mach: 432123150336, Thread: 6223, PID: 104, UserID: new(int64(0)),
+		Process: "/usr/libexec/kernelmanagerd", Sender: "/usr/libexec/kernelmanagerd", BootID: "3F6A41E6-9C27-4C11-9E0C-6E5B1B5A7F10",
+		Message: "Received kext load notification: " + probe,
+	}, r)
+	require.Equal(t, []Statement{{Kind: Loaded, Name: probe}}, r.Statements())
+}
+
+func TestLinesThatAreNoRecords(t *testing.T) {
+	for text, kind := range map[string]LineKind{
+		"": Note, "   ": Note, "log: warning: something": Note, "Timestamp  Thread": Note, "=== Begin": Note, "null": Note,
+		`Filtering the log data using "eventMessage CONTAINS \"kextload\""`:                 Header,
+		"=== Messages dropped during live streaming (use `log show` to see what they were)": Dropped,
+		`{"count":12,"finished":1}`: Footer,
+	} {
+		line, err := ParseLine([]byte(text))
+		require.NoError(t, err, text)
+		require.Equal(t, kind, line.Kind, text)
+	}
+	for _, text := range []string{
+		"{", "{}", entry[:len(entry)/2], `{"timestamp":"yesterday","processID":1}`, `{"timestamp":"2026-11-24 10:00:00.000000+0000"}`,
+		strings.Replace(entry, `"threadID":6223`, `"threadID":-1`, 1), strings.Replace(entry, `"processID":104`, `"processID":"x"`, 1),
+		entry + "{}",
+	} {
+		_, err := ParseLine([]byte(text))
+		require.ErrorIs(t, err, errEntry, text)
+	}
+	// An activity has no type, and its process may be unknown.
+	activity, err := ParseLine([]byte(strings.Replace(strings.Replace(entry, `"messageType":"Default",`, "", 1), `"processID":104`, `"processID":-1`, 1)))
+	require.NoError(t, err)
+	require.Empty(t, activity.Record.Statements())
+}
+
+func TestStatements(t *testing.T) {
+	failed := func(name string, result int64, why string) Statement {
+		return Statement{Kind: Failed, Name: name, Result: &result, Error: why}
+	}
+	const manager, policy, old, helperPath = "/usr/libexec/kernelmanagerd", "/usr/libexec/syspolicyd", "/usr/libexec/kextd", "/usr/libexec/kernelmanager_helper"
+	for _, test := range []struct {
+		process, message string
+		want             []Statement
+	}{
+		{manager, "Received kext load notification: " + probe, []Statement{{Kind: Loaded, Name: probe}}},
+		{manager, "Received kext unload notification: " + probe, []Statement{{Kind: Unloaded, Name: probe}}},
+		{manager, "Received kext load notification: com.example.bad id", nil},
+		{manager, "Received kext load notification: " + strings.Repeat("x", 300), nil},
+		{manager, "failed to load/rebuild extensions: Extension with identifiers " + probe + ",com.apple.nke.rvi not approved to load. Please approve using System Settings.",
+			[]Statement{failed(probe, -1, "not approved to load"), failed("com.apple.nke.rvi", -1, "not approved to load")}},
+		{manager, "failed to load/rebuild extensions: Extension with identifiers " + probe + " not approved to load. Please approve using System Preferences.",
+			[]Statement{failed(probe, -1, "not approved to load")}},
+		{manager, "failed to load/rebuild extensions: Loading extension(s): " + probe + " requires a reboot", []Statement{failed(probe, -1, "requires a reboot")}},
+		{manager, "failed to load/rebuild extensions: Extension with identifiers com.example.a,,b c not approved to load.", nil},
+		{manager, "directLoadAuxiliaryExtensions: [" + probe + " v1.0.0 (D850472E) at /Library/Extensions/probe.kext  signed @none  x, com.vendor.raid v4.5 (x) at /Library/Extensions/a b.kext  signed @team(DX6G69M9N2)  y]",
+			[]Statement{
+				{Name: probe, Version: "1.0.0", Path: "/Library/Extensions/probe.kext", IsUnsigned: true},
+				{Name: "com.vendor.raid", Version: "4.5", Path: "/Library/Extensions/a b.kext", TeamID: "DX6G69M9N2"},
+			}},
+		{manager, "directLoadAuxiliaryExtensions: [com.vgpu.probe v1.0.0 (...) at\n      /Library/Extensions/vgpuProbe.kext  signed @none  ...]",
+			[]Statement{{Name: "com.vgpu.probe", Version: "1.0.0", Path: "/Library/Extensions/vgpuProbe.kext", IsUnsigned: true}}},
+		{manager, "directLoadAuxiliaryExtensions: [" + probe + " v1 (x) at /tmp/a signed @team(EQHXZ8M8AV)/b.kext  signed @none]", nil},
+		{manager, "directLoadAuxiliaryExtensions: [" + probe + " v1 (x) at /tmp/com.apple.x v1 (/b.kext  signed @none]", nil},
+		{manager, "directLoadAuxiliaryExtensions: []", nil},
+		{manager, "Could not process load notification in helper: Did not find identifier", nil},
+		{helperPath, "Could not process load notification in helper: Did not find identifier (" + probe + ") in helper to process load notification", nil},
+		{helperPath, "checking bundle path /Library/Extensions/p.kext for Kext " + probe + " v2 in executable kext bundle " + probe + " at /Library/Extensions/p.kext",
+			[]Statement{{Name: probe, Version: "2", Path: "/Library/Extensions/p.kext"}}},
+		{manager, "Checking unstaged bundle path /L/p.kext for Kext " + probe + " v2 in executable kext bundle " + probe + " at /S/p.kext",
+			[]Statement{{Name: probe, Version: "2", Path: "/L/p.kext"}}},
+		{manager, "checking bundle path /L/p.kext for Kext " + probe + " v2 in executable kext bundle com.example.other at /S/p.kext", nil},
+		{helperPath, "Received kext load notification: " + probe, nil},
+		{policy, "Kernel Extension ALLOWED: Kext (ABCDE12345, " + probe + ") version: " + cdhash, []Statement{{Kind: Allowed, Name: probe, TeamID: "ABCDE12345", CDHash: cdhash}}},
+		{policy, "Kernel Extension ALLOWED: Kext (ABCDE12345, " + probe + ") version: 1.2.3", []Statement{{Kind: Allowed, Name: probe, TeamID: "ABCDE12345"}}},
+		{policy, "Kernel Extension BLOCKED: Kext ((null), " + probe + ")", []Statement{{Kind: Blocked, Name: probe, Error: "blocked by the system policy"}}},
+		{policy, "Kernel Extension BLOCKED: Kext (ABCDE12345, bad id)", nil},
+		{policy, "Unsigned kext not present in the legacy kext list", nil},
+		{"/kernel", "Kext " + probe + " start failed (result 0x5).", []Statement{failed(probe, -5, "0x5")}},
+		{"/kernel", "Kext " + probe + " failed to load (0xdc008017).", []Statement{failed(probe, -603946985, "kOSKextReturnStartStopError")}},
+		{"/kernel", "Failed to load kext " + probe + " (error 0xdc008016).", []Statement{failed(probe, -603946986, "kOSKextReturnLinkError")}},
+		{"/kernel", "Failed to load kext " + probe + " (error 0xdc00801b).", []Statement{failed(probe, -603946981, "kOSKextReturnSystemPolicy")}},
+		{"/kernel", "Failed to load kext " + probe + " (error 0xdc00801c).", []Statement{failed(probe, -603946980, "0xdc00801c")}},
+		{"/kernel", "Kext " + probe + " start failed (result 0x0).", []Statement{failed(probe, -1, "0x0")}},
+		{"/kernel", "Kext " + probe + " start failed (result 0x80000000).", []Statement{failed(probe, -1<<31, "0x80000000")}},
+		{"/kernel", "Kext " + probe + " start failed (result 0x123456789).", nil},
+		{"/kernel", "Can't load kext " + probe + " - link failed.", nil},
+		{old, `Kext rejected due to improper filesystem permissions: <OSKext 0x7f8 [0x7ff]> { URL = "file:///Library/Extensions/a%20b.kext/", ID = "` + probe + `" }`,
+			[]Statement{{Kind: Blocked, Name: probe, Path: "/Library/Extensions/a b.kext", Error: "improper filesystem permissions"}}},
+		{old, `Kext with invalid signatured (-67062) allowed: <OSKext 0x7f8 [0x7ff]> { URL = "a%2Fb.kext/ -- file:///Users/x/", ID = "` + probe + `" }`,
+			[]Statement{{Kind: Allowed, Name: probe, Path: "/Users/x/a/b.kext", IsUnsigned: true}}},
+		{old, `Kext with invalid signature (-67054) allowed: <OSKext 0x7f8 [0x7ff]> { URL = "http://x/", ID = "` + probe + `" }`,
+			[]Statement{{Kind: Allowed, Name: probe}}},
+		{"/usr/bin/kextutil", `Kext rejected due to x: <OSKext 0x7f8 [0x7ff]> { URL = "file:///x.kext/", ID = "` + probe + `" }`, nil},
+	} {
+		r := Record{Process: test.process, Sender: test.process, PID: 104, UserID: new(int64(0)), Message: test.message}
+		if r.Process == "/kernel" {
+			r.PID = 0
+		}
+		require.Equal(t, test.want, r.Statements(), test.message)
+		if test.want != nil {
+			requirePredicate(t, test.message)
+		}
+		r.Process = "/tmp" + test.process
+		require.Empty(t, r.Statements(), "%s says %s", r.Process, test.message)
+	}
+}
+
+// requirePredicate requires that log is asked for a message that is read.
+func requirePredicate(t *testing.T, message string) {
+	t.Helper()
+	for _, phrase := range Phrases() {
+		if strings.Contains(message, phrase) {
+			return
+		}
+	}
+	t.Errorf("no phrase selects %q", message)
+}
+
+func TestOneMessageIsBounded(t *testing.T) {
+	r := Record{Process: "/usr/libexec/kernelmanagerd", PID: 1, Message: "failed to load/rebuild extensions: Extension with identifiers " + strings.Repeat(probe+",", 1000) + probe + " not approved to load."}
+	require.Len(t, r.Statements(), maxStatements)
+}
+
+func FuzzLine(f *testing.F) {
+	f.Add([]byte(entry))
+	f.Add([]byte("=== Messages dropped during live streaming"))
+	f.Add([]byte(`{"count":12,"finished":1}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		line, err := ParseLine(text)
+		if err != nil {
+			require.ErrorIs(t, err, errEntry)
+			return
+		}
+		requireSane(t, line.Record.Statements())
+	})
+}
+
+func FuzzStatements(f *testing.F) {
+	f.Add("/usr/libexec/kernelmanagerd", "Received kext load notification: "+probe)
+	f.Add("/usr/libexec/kernelmanagerd", "failed to load/rebuild extensions: Extension with identifiers a,b not approved to load.")
+	f.Add("/usr/libexec/kernelmanagerd", "directLoadAuxiliaryExtensions: ["+probe+" v1 (x) at /L/p.kext signed @team(ABCDE12345)]")
+	f.Add("/usr/libexec/kernelmanager_helper", "checking bundle path /L/p.kext for Kext a.b v2 in executable kext bundle a.b at /L/p.kext")
+	f.Add("/usr/libexec/syspolicyd", "Kernel Extension ALLOWED: Kext ((null), a.b) version: "+cdhash)
+	f.Add("/kernel", "Kext a.b start failed (result 0x5).")
+	f.Add("/usr/libexec/kextd", `Kext rejected due to x: <OSKext 0x7f8 [0x7ff]> { URL = "a.kext/ -- file:///x/", ID = "a.b" }`)
+	f.Fuzz(func(t *testing.T, process, message string) {
+		r := Record{Process: process, PID: 104, Message: message}
+		if process == "/kernel" {
+			r.PID = 0
+		}
+		requireSane(t, r.Statements())
+	})
+}
+
+func requireSane(t *testing.T, statements []Statement) {
+	require.LessOrEqual(t, len(statements), maxStatements)
+	for _, s := range statements {
+		require.Regexp(t, wholeID, s.Name)
+		require.Equal(t, s.Kind == Failed, s.Result != nil)
+		require.True(t, s.Path == "" || isPath(s.Path))
+		require.True(t, s.CDHash == "" || len(s.CDHash) == 40)
+		if s.Result != nil {
+			require.Negative(t, *s.Result)
+		}
+	}
+}

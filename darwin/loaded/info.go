@@ -1,0 +1,132 @@
+package loaded
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
+	"howett.net/plist"
+)
+
+const (
+	// maxInfo bounds an Info.plist in bytes, and maxBinaryInfo one in the binary
+	// form, whose depth costs more.
+	maxInfo       = 2 << 20
+	maxBinaryInfo = 256 << 10
+	// maxDepth bounds how deep the elements of one lie in each other. Those of
+	// Apple's have some ten.
+	maxDepth = 64
+)
+
+// An info is what the Info.plist of a bundle says.
+type info struct {
+	ID         string `plist:"CFBundleIdentifier"`
+	Version    string `plist:"CFBundleVersion"`
+	Executable string `plist:"CFBundleExecutable"`
+}
+
+// infoPlaces are where a bundle has its Info.plist, and beside it its executable:
+// in most, and in those of the oldest form.
+var infoPlaces = []struct{ info, executables string }{
+	{"Contents/Info.plist", "Contents/MacOS"},
+	{"Info.plist", ""},
+}
+
+// readInfo reads the Info.plist of a bundle, and where its executable is, or ""
+// where it has none.
+func readInfo(bundle string) (info, string, error) {
+	var failed error
+	for _, place := range infoPlaces {
+		file, err := openRegular(filepath.Join(bundle, place.info))
+		if err != nil {
+			failed = err
+			continue
+		}
+		text, err := io.ReadAll(io.LimitReader(file, maxInfo+1))
+		file.Close()
+		if err != nil {
+			return info{}, "", fmt.Errorf("read an Info.plist: %w", err)
+		}
+		i, err := parseInfo(text)
+		if err != nil {
+			return info{}, "", err
+		}
+		name := i.Executable
+		if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
+			return i, "", nil
+		}
+		return i, filepath.Join(bundle, place.executables, name), nil
+	}
+	return info{}, "", fmt.Errorf("read an Info.plist: %w", failed)
+}
+
+var errInfo = errors.New("it is no Info.plist")
+
+// parseInfo reads an Info.plist in XML or in the binary form. It may be anybody's.
+func parseInfo(text []byte) (i info, err error) {
+	defer func() {
+		if recovered := recover(); recovered != nil { // the library panics on some
+			i, err = info{}, fmt.Errorf("%w: %v", errInfo, recovered)
+		}
+	}()
+	if err := checkInfo(text); err != nil {
+		return info{}, err
+	}
+	if _, err := plist.Unmarshal(text, &i); err != nil {
+		return info{}, fmt.Errorf("%w: %w", errInfo, err)
+	}
+	return i, nil
+}
+
+// checkInfo keeps from the library what would cost it more than it is worth.
+func checkInfo(text []byte) error {
+	if len(text) > maxInfo {
+		return fmt.Errorf("%w: it has more than %d bytes", errInfo, maxInfo)
+	}
+	if bytes.HasPrefix(text, []byte("bplist")) {
+		return checkBinary(text)
+	}
+	if !bytes.HasPrefix(bytes.TrimSpace(text), []byte("<")) {
+		return fmt.Errorf("%w: it has another form", errInfo) // the library would take text, too
+	}
+	depth := 0
+	decoder := xml.NewDecoder(bytes.NewReader(text))
+	for {
+		token, err := decoder.RawToken()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", errInfo, err)
+		}
+		switch token.(type) {
+		case xml.StartElement:
+			depth++
+		case xml.EndElement:
+			depth--
+		}
+		if depth > maxDepth {
+			return fmt.Errorf("%w: it is too deep", errInfo)
+		}
+	}
+}
+
+// checkBinary looks at the trailer of the binary form, by which the library makes
+// room: sizes of offsets and references, and how many objects there are.
+func checkBinary(text []byte) error {
+	const trailer = 32
+	if len(text) > maxBinaryInfo || len(text) < trailer {
+		return fmt.Errorf("%w: it has %d bytes", errInfo, len(text))
+	}
+	end := text[len(text)-trailer:]
+	offsetSize, referenceSize, objects := end[6], end[7], binary.BigEndian.Uint64(end[8:])
+	if offsetSize < 1 || offsetSize > 8 || referenceSize < 1 || referenceSize > 4 || objects > uint64(len(text)) {
+		return fmt.Errorf("%w: its trailer is damaged", errInfo)
+	}
+	return nil
+}

@@ -1,0 +1,96 @@
+package loaded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+const (
+	// listTime bounds the listing of what is loaded.
+	listTime = 20 * time.Second
+	// maxList bounds its output in bytes; a kernel has some hundreds of extensions.
+	maxList = 4 << 20
+	// maxListed bounds the extensions that it may name.
+	maxListed = 1 << 14
+)
+
+// list asks kmutil, or kextstat before macOS 11, what is loaded.
+func (k *Kexts) list(ctx context.Context) ([]kmodquery.Module, error) {
+	program, arguments := k.programs.Kmutil, []string{"showloaded", "--list-only", "--no-kernel-components"}
+	if !exists(program) {
+		program, arguments = k.programs.Kextstat, []string{"-l"}
+	}
+	if !exists(program) {
+		return nil, &kmodquery.NotSupportedError{Missing: "there is neither " + k.programs.Kmutil + " nor " + program, Need: "macOS"}
+	}
+	text, _, err := run(ctx, listTime, maxList, program, arguments...)
+	if err != nil {
+		return nil, fmt.Errorf("list the kernel extensions: %w", err)
+	}
+	modules := parseList(text)
+	if len(modules) == 0 {
+		return nil, fmt.Errorf("list the kernel extensions: %s names none", program)
+	}
+	return modules, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// listedLine is a line of kmutil showloaded and of kextstat:
+//
+//	index refs address size wired name (version) UUID <indexes of those that it uses>
+//
+// kextstat of old has no UUID.
+var listedLine = regexp.MustCompile(`^\s*([0-9]+)\s+(-?[0-9]+)\s+(?:0x)?([0-9a-fA-F]{1,16})\s+(?:0x)?([0-9a-fA-F]{1,16})\s+(?:0x)?[0-9a-fA-F]{1,16}\s+(\S{1,255}) \(([^()]{0,64})\)(?:\s+[0-9A-Fa-f-]{36})?(?:\s+<([0-9 ]*)>)?\s*$`)
+
+// parseList reads the lines that name an extension; the others are a heading and
+// remarks.
+func parseList(text string) []kmodquery.Module {
+	var modules []kmodquery.Module
+	seen := map[string]bool{}
+	names := map[string]string{} // by index
+	users := map[string][]string{}
+	for line := range strings.Lines(text) {
+		fields := listedLine.FindStringSubmatch(strings.TrimRight(line, "\r\n"))
+		if fields == nil || seen[fields[5]] || len(modules) == maxListed {
+			continue
+		}
+		m := kmodquery.Module{Name: fields[5], Version: fields[6], State: "Live", Views: []string{kmodquery.ViewShowloaded}}
+		if n, err := strconv.ParseInt(fields[2], 10, 64); err == nil {
+			m.Refs = &n
+		}
+		if n, err := strconv.ParseUint(fields[3], 16, 64); err == nil && n != 0 { // it is 0 where the kernel does not tell
+			m.Address = new(int64(n))
+		}
+		if n, err := strconv.ParseInt(fields[4], 16, 64); err == nil {
+			m.Size = &n
+		}
+		names[fields[1]], seen[m.Name] = m.Name, true
+		for _, index := range strings.Fields(fields[7]) {
+			users[index] = append(users[index], m.Name)
+		}
+		modules = append(modules, m)
+	}
+	used := map[string][]string{}
+	for index, by := range users {
+		if name := names[index]; name != "" {
+			used[name] = by
+		}
+	}
+	for i := range modules {
+		modules[i].UsedBy = used[modules[i].Name]
+	}
+	return modules
+}

@@ -1,0 +1,7 @@
+package loaded
+
+import (
+	"github.com/kmodquery/kmodquery/collectors"
+)
+
+var _ collectors.Views = (*Kexts)(nil)

@@ -1,0 +1,160 @@
+package darwin
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/darwin/kextlog"
+)
+
+const (
+	// maxLogLine bounds a line of log's in bytes. A message of the unified log has
+	// at most 32 KiB.
+	maxLogLine = 256 << 10
+	// maxLogLines bounds the lines that were read and not looked at.
+	maxLogLines = 16
+	// maxLogComplaint bounds what is kept of log's errors.
+	maxLogComplaint = 2 << 10
+)
+
+// logPredicate selects what the sources look for: the text that ATT&CK's
+// detection for T1547.006 names, and what the programs that handle kernel
+// extensions write in fact.
+func logPredicate() string {
+	var processes, phrases []string
+	for _, name := range kextlog.Processes() {
+		processes = append(processes, fmt.Sprintf("process == %q", name))
+	}
+	for _, phrase := range kextlog.Phrases() {
+		phrases = append(phrases, fmt.Sprintf("eventMessage CONTAINS %q", phrase))
+	}
+	return `eventMessage CONTAINS "kextload" OR ((` + strings.Join(processes, " OR ") + `) AND (` + strings.Join(phrases, " OR ") + `))`
+}
+
+// A logCommand is one call of log(1) that runs.
+type logCommand struct {
+	cmd       *exec.Cmd
+	cancel    context.CancelFunc
+	complaint logComplaint
+	lines     chan []byte // closed at the end of its output
+	skipped   func()
+}
+
+// startLog calls log. It is killed when ctx ends; skipped is called, from
+// another goroutine, for each line that is too long to be one.
+func startLog(ctx context.Context, program string, skipped func(), arguments ...string) (*logCommand, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	c := &logCommand{cancel: cancel, lines: make(chan []byte, maxLogLines), skipped: skipped}
+	c.cmd = exec.CommandContext(ctx, program, append(arguments, "--style", "ndjson", "--predicate", logPredicate())...)
+	c.cmd.Env = append(os.Environ(), "LC_ALL=C")
+	// Whatever it starts ends with it.
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	c.cmd.Cancel = func() error { return syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL) }
+	c.cmd.WaitDelay = time.Second
+	c.cmd.Stderr = &c.complaint
+	stdout, err := c.cmd.StdoutPipe()
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("make a pipe: %w", err)
+	}
+	if err := c.cmd.Start(); err != nil {
+		cancel()
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
+			return nil, &kmodquery.NotSupportedError{Missing: "there is no " + program, Need: "macOS 10.12 or later"}
+		}
+		return nil, fmt.Errorf("start %s: %w", program, err)
+	}
+	context.AfterFunc(ctx, func() { stdout.Close() }) // another process may hold its other end
+	go c.read(ctx, stdout)
+	return c, nil
+}
+
+// read passes lines on until there are no more.
+func (c *logCommand) read(ctx context.Context, from io.Reader) {
+	defer close(c.lines)
+	lines := bufio.NewReaderSize(from, maxLogLine)
+	for {
+		text, err := lines.ReadSlice('\n')
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+			for errors.Is(err, bufio.ErrBufferFull) {
+				_, err = lines.ReadSlice('\n')
+			}
+			c.skipped()
+			continue
+		case err != nil:
+			if len(text) > 0 && ctx.Err() == nil {
+				c.skipped() // half a line
+			}
+			return
+		}
+		select {
+		case c.lines <- bytes.Clone(text[:len(text)-1]):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// wait returns how it ended, once lines was closed; a program that closed its
+// output and lives on is killed a second later.
+func (c *logCommand) wait() error {
+	kill := time.AfterFunc(time.Second, c.cancel)
+	defer kill.Stop()
+	defer c.cancel()
+	err := c.cmd.Wait()
+	said := c.complaint.said()
+	if strings.Contains(said, "Must be admin") {
+		return &kmodquery.NotSupportedError{Missing: "permission to read the unified log" + said, Need: "root"}
+	}
+	if err != nil {
+		return fmt.Errorf("%s %s: %w%s", c.cmd.Path, c.cmd.Args[1], err, said)
+	}
+	return nil
+}
+
+// stop kills it and waits for its end.
+func (c *logCommand) stop() {
+	c.cancel()
+	for range c.lines { // until its reader has ended
+		continue
+	}
+	_ = c.cmd.Wait() // it was killed
+}
+
+// A logComplaint is what log prints of its errors, as far as it is kept. It
+// embeds no buffer: that one's ReadFrom, which os/exec prefers, knows no limit.
+type logComplaint struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logComplaint) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.Write(b[:max(0, min(len(b), maxLogComplaint-l.text.Len()))])
+	return len(b), nil
+}
+
+// said is the complaint as the end of an error.
+func (l *logComplaint) said() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	text := oneLine(errors.New(l.text.String()))
+	if text == "" {
+		return ""
+	}
+	return ": " + text
+}

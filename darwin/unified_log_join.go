@@ -1,0 +1,203 @@
+package darwin
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/darwin/kextlog"
+)
+
+const (
+	// attemptQuiet is how long after the last word on an attempt the next one
+	// belongs to another.
+	attemptQuiet = 10 * time.Second
+	// failureQuiet is how long the kernel goes on to say that one attempt failed,
+	// in several messages.
+	failureQuiet = 2 * time.Second
+	// maxLogAttempts bounds the attempts that are remembered.
+	maxLogAttempts = 1024
+	// maxLogRaw bounds a row's message in bytes.
+	maxLogRaw = 8 << 10
+)
+
+// unsaidKext are the columns that a message of the log does not always have.
+var unsaidKext = []string{"path", "version", "team_id", "cdhash", "sha256", "signature_status", "pid", "process_path", "uid"}
+
+// A logAttempt is an attempt to load or unload an extension as the log tells of
+// it.
+type logAttempt struct {
+	loadID string
+	last   time.Time
+	isOver bool // it loaded, failed, or the extension went
+	failed bool
+	knows  kextlog.Statement // what was said of it so far
+	told   map[string]bool   // what was, by event and outcome
+}
+
+// A logJoiner makes events of records that come in their order: those that speak
+// of one attempt share its load_id, and know what was said before. Whoever reads
+// the log again gives an attempt the same name, if they begin with its first
+// record.
+type logJoiner struct {
+	attempts map[string]*logAttempt // by bundle id
+}
+
+func newLogJoiner() *logJoiner { return &logJoiner{attempts: map[string]*logAttempt{}} }
+
+// add returns the events that a record makes. What is said twice of an attempt,
+// as its failure is in several messages, is one event.
+func (j *logJoiner) add(r *kextlog.Record, raw string) []kmodquery.Event {
+	var events []kmodquery.Event
+	for _, s := range r.Statements() {
+		a := j.attempt(r, &s)
+		a.learn(&s)
+		name := logEvents[s.Kind]
+		if name == "" || a.told[name] {
+			continue
+		}
+		a.told[name] = true
+		events = append(events, a.event(r, &s, raw))
+	}
+	return events
+}
+
+// attempt returns the one that a statement belongs to.
+func (j *logJoiner) attempt(r *kextlog.Record, s *kextlog.Statement) *logAttempt {
+	a := j.attempts[s.Name]
+	if a == nil || !a.continuesWith(r, s) {
+		j.makeRoom(r.Time)
+		a = &logAttempt{loadID: kextLoadID(r, s.Name), told: map[string]bool{}}
+		j.attempts[s.Name] = a
+	}
+	if r.Time.After(a.last) {
+		a.last = r.Time
+	}
+	switch s.Kind {
+	case kextlog.Failed:
+		a.isOver, a.failed = true, true
+	case kextlog.Loaded, kextlog.Unloaded:
+		a.isOver = true
+	}
+	return a
+}
+
+func (a *logAttempt) continuesWith(r *kextlog.Record, s *kextlog.Statement) bool {
+	quiet := r.Time.Sub(a.last).Abs()
+	if a.isOver {
+		return a.failed && s.Kind == kextlog.Failed && quiet <= failureQuiet
+	}
+	return quiet <= attemptQuiet
+}
+
+// makeRoom forgets the attempts of which nothing more is expected, and all of
+// them where these are too few.
+func (j *logJoiner) makeRoom(now time.Time) {
+	if len(j.attempts) < maxLogAttempts {
+		return
+	}
+	for name, a := range j.attempts {
+		if now.Sub(a.last).Abs() > attemptQuiet {
+			delete(j.attempts, name)
+		}
+	}
+	if len(j.attempts) >= maxLogAttempts {
+		clear(j.attempts)
+	}
+}
+
+// inherit takes over what another joiner knows of attempts that this one has not
+// heard of.
+func (j *logJoiner) inherit(other *logJoiner) {
+	for name, a := range other.attempts {
+		if j.attempts[name] == nil {
+			j.makeRoom(a.last)
+			j.attempts[name] = a
+		}
+	}
+}
+
+func (a *logAttempt) learn(s *kextlog.Statement) {
+	for _, text := range []struct{ to, from *string }{
+		{&a.knows.Path, &s.Path}, {&a.knows.Version, &s.Version}, {&a.knows.TeamID, &s.TeamID}, {&a.knows.CDHash, &s.CDHash},
+	} {
+		if *text.from != "" {
+			*text.to = *text.from
+		}
+	}
+	a.knows.IsUnsigned = a.knows.IsUnsigned || s.IsUnsigned
+}
+
+// logEvents are the events that statements make.
+var logEvents = map[kextlog.Kind]string{
+	kextlog.Loaded:   kmodquery.EventKextload,
+	kextlog.Failed:   kmodquery.EventKextload,
+	kextlog.Unloaded: kmodquery.EventKextunload,
+	kextlog.Allowed:  kmodquery.EventKextAllowed,
+	kextlog.Blocked:  kmodquery.EventKextBlocked,
+}
+
+func (a *logAttempt) event(r *kextlog.Record, s *kextlog.Statement, raw string) kmodquery.Event {
+	e := kmodquery.Event{
+		Time:      r.Time.Unix(),
+		TimeNanos: r.Time.UnixNano(),
+		BootID:    r.BootID,
+		EventName: logEvents[s.Kind],
+		Source:    kmodquery.SourceUnifiedLog,
+		LoadID:    a.loadID,
+		Name:      s.Name,
+		Path:      a.knows.Path,
+		Type:      kmodquery.TypeKernelModule,
+		Version:   a.knows.Version,
+		TeamID:    a.knows.TeamID,
+		CDHash:    a.knows.CDHash,
+		Result:    s.Result,
+		Error:     s.Error,
+		Count:     new(int64(1)),
+		Raw:       raw,
+	}
+	if e.Path != "" {
+		e.Origin = kmodquery.OriginFile
+	}
+	if s.Kind == kextlog.Loaded || s.Kind == kextlog.Unloaded {
+		e.Result = new(int64(0))
+	}
+	if len(raw) > maxLogRaw {
+		e.Raw = ""
+		e.Miss("raw")
+	}
+	if a.knows.IsUnsigned {
+		e.SignatureStatus = kmodquery.SignatureUnsigned
+	}
+	for _, column := range unsaidKext {
+		if !isKnown(&e, column) {
+			e.Miss(column)
+		}
+	}
+	return e
+}
+
+// isKnown reports whether an event has one of the columns of unsaidKext.
+func isKnown(e *kmodquery.Event, column string) bool {
+	switch column {
+	case "path":
+		return e.Path != ""
+	case "version":
+		return e.Version != ""
+	case "team_id": // what is not signed has none
+		return e.TeamID != "" || e.SignatureStatus == kmodquery.SignatureUnsigned
+	case "cdhash":
+		return e.CDHash != "" || e.SignatureStatus == kmodquery.SignatureUnsigned
+	case "signature_status":
+		return e.SignatureStatus != ""
+	}
+	return false
+}
+
+// kextLoadID names the attempt that a record is the first of.
+func kextLoadID(r *kextlog.Record, name string) string {
+	key := keyOf(r)
+	sum := sha256.Sum256([]byte(kmodquery.SourceUnifiedLog + "\x00" + name + "\x00" + string(key[:])))
+	return hex.EncodeToString(sum[:8])
+}

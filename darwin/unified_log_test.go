@@ -1,0 +1,505 @@
+package darwin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+const (
+	testKext = "com.example.driver.probe"
+	testTeam = "ABCDE12345"
+	testBoot = "3F6A41E6-9C27-4C11-9E0C-6E5B1B5A7F10"
+)
+
+// testTime is the moment from which the tests' records count.
+var testTime = time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)
+
+// A logWorld is a folder in which the stand-in for log(1) finds what to do.
+type logWorld struct {
+	t      *testing.T
+	dir    string
+	source *UnifiedLog
+
+	mu       sync.Mutex
+	events   []kmodquery.Event
+	position string
+	cancel   context.CancelFunc
+	ended    chan error
+}
+
+func newLogWorld(t *testing.T) *logWorld {
+	w := &logWorld{t: t, dir: t.TempDir()}
+	t.Setenv("KMODQUERY_STANDINS", w.dir)
+	w.write("stream", "")
+	w.restart()
+	return w
+}
+
+// restart is another process: it knows what is stored.
+func (w *logWorld) restart() {
+	program, err := filepath.Abs("testdata/standins/log")
+	require.NoError(w.t, err)
+	w.source = NewUnifiedLog(UnifiedLogOptions{
+		Programs: Programs{Log: program},
+		Position: func(context.Context) (string, error) { return w.position, nil },
+		ShowTime: 2 * time.Second, RetryTime: 50 * time.Millisecond,
+	})
+}
+
+func (w *logWorld) write(name string, lines ...string) {
+	w.t.Helper()
+	text := strings.Join(lines, "\n")
+	if text != "" {
+		text += "\n"
+	}
+	require.NoError(w.t, os.WriteFile(filepath.Join(w.dir, name), []byte(text), 0o600))
+}
+
+// stream appends lines to what log stream prints.
+func (w *logWorld) stream(lines ...string) {
+	w.t.Helper()
+	file, err := os.OpenFile(filepath.Join(w.dir, "stream"), os.O_APPEND|os.O_WRONLY, 0)
+	require.NoError(w.t, err)
+	defer file.Close()
+	_, err = file.WriteString(strings.Join(lines, "\n") + "\n")
+	require.NoError(w.t, err)
+}
+
+func (w *logWorld) read(name string) string {
+	text, err := os.ReadFile(filepath.Join(w.dir, name))
+	if !os.IsNotExist(err) {
+		require.NoError(w.t, err)
+	}
+	return string(text)
+}
+
+// start runs the source until it is ready, or has ended.
+func (w *logWorld) start() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	w.cancel, w.ended = cancel, make(chan error, 1)
+	ready := make(chan struct{})
+	go func() {
+		w.ended <- w.source.Run(ctx, func() { close(ready) }, func(e kmodquery.Event) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.events = append(w.events, e)
+			if e.Position != "" {
+				w.position = e.Position
+			}
+		})
+	}()
+	w.t.Cleanup(cancel)
+	select {
+	case <-ready:
+		return nil
+	case err := <-w.ended:
+		cancel()
+		return err
+	}
+}
+
+// stop ends it, and with it every log that it started.
+func (w *logWorld) stop() {
+	w.t.Helper()
+	w.cancel()
+	require.NoError(w.t, <-w.ended)
+	for pid := range strings.FieldsSeq(w.read("log.pids")) {
+		n, err := strconv.Atoi(pid)
+		require.NoError(w.t, err)
+		require.ErrorIs(w.t, syscall.Kill(n, 0), syscall.ESRCH, "log ends with the source")
+	}
+}
+
+// await waits until there are as many events.
+func (w *logWorld) await(n int) {
+	w.t.Helper()
+	require.Eventually(w.t, func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return len(w.events) >= n
+	}, 10*time.Second, 5*time.Millisecond)
+}
+
+// take returns the events so far, once there are as many.
+func (w *logWorld) take(n int) []kmodquery.Event {
+	w.t.Helper()
+	w.await(n)
+	require.NoError(w.t, w.source.Sync(w.t.Context()))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	events := w.events
+	w.events = nil
+	require.Len(w.t, events, n)
+	return events
+}
+
+// names are the extensions of events.
+func names(events []kmodquery.Event) []string {
+	var all []string
+	for _, e := range events {
+		all = append(all, e.Name)
+	}
+	return all
+}
+
+// record is a line of log's, seconds after testTime. Like log it escapes slashes.
+func record(seconds float64, process, message string, with ...func(map[string]any)) string {
+	fields := map[string]any{
+		"traceID": uint64(1<<63 + 5), "eventType": "logEvent", "messageType": "Default", "source": nil,
+		"timestamp":     testTime.Add(time.Duration(seconds * float64(time.Second))).In(time.FixedZone("", -8*3600)).Format("2006-01-02 15:04:05.000000-0700"),
+		"machTimestamp": uint64(1_000_000_000 + seconds*24_000_000), "threadID": 0x184f, "processID": 104, "userID": 0,
+		"processImagePath": process, "senderImagePath": process, "subsystem": "com.apple.kernelmanagerd.logging", "category": "",
+		"bootUUID": testBoot, "eventMessage": message, "timezoneName": "",
+	}
+	if process == "/kernel" {
+		fields["processID"] = 0
+	}
+	for _, change := range with {
+		change(fields)
+	}
+	text, err := json.Marshal(fields)
+	if err != nil {
+		panic(err)
+	}
+	return strings.ReplaceAll(string(text), "/", `\/`)
+}
+
+func loaded(seconds float64, name string) string {
+	return record(seconds, "/usr/libexec/kernelmanagerd", "Received kext load notification: "+name)
+}
+
+func field(name string, value any) func(map[string]any) {
+	return func(fields map[string]any) { fields[name] = value }
+}
+
+func TestUnifiedLogTellsOfALoad(t *testing.T) {
+	w := newLogWorld(t)
+	require.NoError(t, w.start())
+	require.Equal(t, "show --info --last boot", strings.Split(strings.Split(w.read("log.arguments"), "\n")[1], " --style")[0])
+	cdhash := strings.Repeat("0123456789", 4)
+	w.stream(
+		record(0, "/usr/libexec/kernelmanager_helper", "Checking unstaged bundle path /Library/Extensions/probe.kext for Kext "+testKext+" v1.2.3 in executable kext bundle "+testKext+" at /Library/StagedExtensions/Library/Extensions/probe.kext", field("userID", 266)),
+		record(0.5, "/usr/libexec/syspolicyd", "Kernel Extension ALLOWED: Kext ("+testTeam+", "+testKext+") version: "+cdhash),
+		loaded(2, testKext),
+	)
+	events := w.take(2)
+	w.stop()
+	allowed, load := events[0], events[1]
+	require.Equal(t, kmodquery.EventKextAllowed, allowed.EventName)
+	require.Equal(t, kmodquery.EventKextload, load.EventName)
+	require.Equal(t, allowed.LoadID, load.LoadID)
+	require.Len(t, load.LoadID, 16)
+	require.Equal(t, kmodquery.Event{
+		Time: testTime.Unix() + 2, TimeNanos: testTime.UnixNano() + 2e9, BootID: testBoot,
+		EventName: "kextload", Source: "unified_log", LoadID: load.LoadID, Name: testKext,
+		Path: "/Library/Extensions/probe.kext", Type: "kernel-module", Origin: "file", Version: "1.2.3",
+		Result: new(int64(0)), TeamID: testTeam, CDHash: cdhash, Count: new(int64(1)),
+		Missing: "sha256,signature_status,pid,process_path,uid",
+		Raw:     loaded(2, testKext), Position: load.Position,
+	}, load)
+}
+
+func TestUnifiedLogTellsOfWhatFails(t *testing.T) {
+	w := newLogWorld(t)
+	require.NoError(t, w.start())
+	w.stream(
+		record(0, "/usr/libexec/syspolicyd", "Kernel Extension BLOCKED: Kext ((null), "+testKext+")"),
+		record(1, "/usr/libexec/kernelmanagerd", "failed to load/rebuild extensions: Extension with identifiers "+testKext+",com.example.other not approved to load. Please approve using System Settings.", field("messageType", "Error")),
+		record(20, "/kernel", "Kext com.example.third start failed (result 0x5)."),
+		record(20.1, "/kernel", "Kext com.example.third failed to load (0xdc008017)."),
+		record(20.2, "/kernel", "Failed to load kext com.example.third (error 0xdc008017)."),
+		record(30, "/kernel", "Kext com.example.third failed to load (0xdc008017)."),
+	)
+	// The last one is of another attempt, and folded.
+	events := w.take(5)
+	w.stop()
+	require.Equal(t, []string{testKext, testKext, "com.example.other", "com.example.third", "com.example.third"}, names(events))
+	require.Equal(t, "kext_blocked blocked by the system policy", events[0].EventName+" "+events[0].Error)
+	require.Equal(t, events[0].LoadID, events[1].LoadID)
+	require.Equal(t, "kextload not approved to load", events[1].EventName+" "+events[1].Error)
+	require.EqualValues(t, -1, *events[1].Result)
+	require.NotEqual(t, events[1].LoadID, events[2].LoadID)
+	require.EqualValues(t, -5, *events[3].Result)
+	require.Equal(t, "0x5", events[3].Error)
+	require.EqualValues(t, -603946985, *events[4].Result)
+	require.Equal(t, "kOSKextReturnStartStopError", events[4].Error)
+	require.NotEqual(t, events[3].LoadID, events[4].LoadID)
+}
+
+func TestWhoeverElseSaysSoForgesNothing(t *testing.T) {
+	w := newLogWorld(t)
+	require.NoError(t, w.start())
+	says := "Received kext load notification: com.evil.kext"
+	w.stream(
+		record(0, "/usr/bin/logger", says),
+		record(0, "/tmp/kernelmanagerd", says),
+		record(0, "/usr/libexec/../../tmp/kernelmanagerd", says),
+		record(0, "/usr/libexec/kernelmanagerd", says, field("userID", 501)),
+		record(0, "/usr/libexec/kernelmanagerd", says, field("userID", 201)),
+		record(0, "/usr/libexec/kernelmanagerd", says, field("processID", 0)),
+		record(0, "/usr/libexec/kernelmanagerd", "x"+says),
+		record(0, "/usr/libexec/kernelmanagerd", says+" com.other"),
+		record(0, "/usr/libexec/syspolicyd", says),
+		record(0, "/kernel", "Kext com.evil.kext failed to load (0x5).", field("processID", 9)),
+		record(0, "/kernel", "Kext com.evil.kext failed to load (0x5).", field("senderImagePath", "/Library/Extensions/evil.kext/Contents/MacOS/evil")),
+		record(0, "/private/kernel", "Kext com.evil.kext failed to load (0x5)."),
+		// What anybody may ask for must not say where another extension lies.
+		record(0, "/usr/libexec/kernelmanagerd", "checking bundle path /tmp/x for Kext "+testKext+" v9 in executable kext bundle "+testKext+" at /x.kext for Kext com.evil.kext v1 in executable kext bundle com.evil.kext at /x.kext"),
+		loaded(1, testKext),
+	)
+	event := w.take(1)[0]
+	w.stop()
+	require.Equal(t, testKext, event.Name)
+	require.Empty(t, event.Path)
+	require.EqualValues(t, 14, w.source.Sensor().Received)
+	require.Zero(t, w.source.Sensor().DecodeErrors)
+}
+
+func TestUnifiedLogGoesOnBehindItsPosition(t *testing.T) {
+	w := newLogWorld(t)
+	w.write("show", loaded(0, "com.example.a"), loaded(20, "com.example.b"))
+	require.NoError(t, w.start())
+	require.Equal(t, []string{"com.example.a", "com.example.b"}, names(w.take(2)))
+	w.stream(loaded(20, "com.example.b"), loaded(40, "com.example.c"))
+	first := w.take(1)
+	require.Equal(t, []string{"com.example.c"}, names(first))
+	w.stop()
+
+	// Another process. While none ran d came, and e, late, before c.
+	w.restart()
+	w.write("stream", loaded(41, "com.example.d"))
+	w.write("show", loaded(20, "com.example.b"), loaded(38, "com.example.e"), loaded(40, "com.example.c"), loaded(41, "com.example.d"))
+	require.NoError(t, w.start())
+	events := w.take(2)
+	require.ElementsMatch(t, []string{"com.example.d", "com.example.e"}, names(events))
+	w.stop()
+	// Five seconds before c, and thirty more.
+	require.Contains(t, w.read("log.arguments"), "show --info --start "+testTime.Add(5*time.Second).Format("2006-01-02 15:04:05")+"+0000 --style ndjson --predicate eventMessage CONTAINS \"kextload\" OR ")
+
+	// The same process: what it emitted may not be stored yet.
+	w.position = ""
+	require.NoError(t, w.start())
+	w.take(0)
+	w.stop()
+}
+
+func TestALoadIDIsTheSameInEveryReading(t *testing.T) {
+	w := newLogWorld(t)
+	allowed := record(0, "/usr/libexec/syspolicyd", "Kernel Extension ALLOWED: Kext ("+testTeam+", "+testKext+")")
+	w.write("show", allowed)
+	require.NoError(t, w.start())
+	before := w.take(1)[0]
+	w.stop()
+	// The load itself came while no process ran.
+	w.restart()
+	w.write("show", allowed, loaded(3, testKext))
+	require.NoError(t, w.start())
+	after := w.take(1)[0]
+	w.stop()
+	require.Equal(t, before.LoadID, after.LoadID)
+	require.Equal(t, testTeam, after.TeamID)
+
+	// And when it comes live, though it was allowed before.
+	w.restart()
+	w.position = ""
+	w.write("show", allowed)
+	require.NoError(t, w.start())
+	w.take(1)
+	w.stream(loaded(3, testKext))
+	require.Equal(t, before.LoadID, w.take(1)[0].LoadID)
+
+	// Loaded again at once it is another attempt.
+	w.stream(loaded(3.5, testKext))
+	require.NotEqual(t, before.LoadID, w.take(1)[0].LoadID)
+	w.stop()
+}
+
+func TestWhatTheStreamDropsIsReadFromTheLog(t *testing.T) {
+	w := newLogWorld(t)
+	require.NoError(t, w.start())
+	w.stream(loaded(0, "com.example.a"))
+	w.take(1)
+	w.write("show", loaded(0, "com.example.a"), loaded(1, "com.example.b"), loaded(2, "com.example.c"))
+	w.stream("=== Messages dropped during live streaming (use `log show` to see what they were)", loaded(2, "com.example.c"))
+	require.ElementsMatch(t, []string{"com.example.b", "com.example.c"}, names(w.take(2)))
+	w.stop()
+	require.Zero(t, w.source.Sensor().Lost)
+	require.Contains(t, w.read("log.arguments"), "show --info --start ")
+}
+
+func TestAPastThatCannotBeRead(t *testing.T) {
+	for _, test := range []struct{ how, reason string }{
+		{"show_fails", "exit status 65: log: Could not open local log store"},
+		{"show_hangs", "log show did not end within 2s"},
+	} {
+		t.Run(test.how, func(t *testing.T) {
+			w := newLogWorld(t)
+			w.write("show", loaded(0, "com.example.a"))
+			w.write(test.how, "log: Could not open local log store")
+			require.NoError(t, w.start())
+			require.Equal(t, []string{"com.example.a"}, names(w.take(1)), "each of its tries showed this one")
+			w.stream(loaded(1, "com.example.b"))
+			require.Equal(t, []string{"com.example.b"}, names(w.take(1)))
+			sensor := w.source.Sensor()
+			require.Equal(t, kmodquery.StateActive, sensor.State)
+			require.EqualValues(t, 1, sensor.Lost)
+			require.Contains(t, sensor.Reason, "of the time from the boot to ")
+			require.Contains(t, sensor.Reason, test.reason)
+			require.NotContains(t, sensor.Reason, "\n")
+			w.stop()
+			require.Equal(t, logShowTries, strings.Count(w.read("log.arguments"), "show --info"))
+		})
+	}
+}
+
+func TestAPositionWhileThePastIsBeingRead(t *testing.T) {
+	w := newLogWorld(t)
+	w.source.options.ShowTime = time.Minute
+	w.write("show", loaded(0, "com.example.a"))
+	w.write("show_hangs", "")
+	w.write("stream", loaded(9, "com.example.live"))
+	ended := make(chan error, 1)
+	go func() { ended <- w.start() }() // it is not ready
+	require.Eventually(t, func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return len(w.events) == 2
+	}, 10*time.Second, 5*time.Millisecond)
+	w.cancel()
+	require.NoError(t, <-ended)
+
+	// The next process tells what is missing, and nothing twice.
+	w.events = nil
+	w.restart()
+	require.NoError(t, os.Remove(filepath.Join(w.dir, "show_hangs")))
+	w.write("show", loaded(0, "com.example.a"), loaded(5, "com.example.b"), loaded(9, "com.example.live"))
+	require.NoError(t, w.start())
+	require.Equal(t, []string{"com.example.b"}, names(w.take(1)))
+	w.stop()
+}
+
+func TestUnifiedLogWithoutTheRight(t *testing.T) {
+	w := newLogWorld(t)
+	w.write("not_admin", "")
+	err := w.start()
+	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
+	require.EqualError(t, err, "not supported: permission to read the unified log: log: Must be admin to run 'stream' command; needs root")
+	require.Equal(t, kmodquery.StateUnavailable, w.source.Sensor().State)
+
+	w.source = NewUnifiedLog(UnifiedLogOptions{Programs: Programs{Log: filepath.Join(w.dir, "log")}})
+	err = w.start()
+	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
+	require.ErrorContains(t, err, "there is no "+w.dir)
+}
+
+func TestUnifiedLogThatEnds(t *testing.T) {
+	w := newLogWorld(t)
+	w.write("stream", loaded(0, "com.example.a"), `{"eventMessage":"Received kext lo`)
+	w.write("stream_ends", "log: lost connection to logd")
+	err := w.start()
+	if err == nil { // it was ready before it ended
+		err = <-w.ended
+	}
+	require.ErrorContains(t, err, "exit status 65: log: lost connection to logd")
+	require.NotErrorIs(t, err, kmodquery.ErrNotSupported)
+	sensor := w.source.Sensor()
+	require.Equal(t, kmodquery.StateFailed, sensor.State)
+	require.EqualValues(t, 1, sensor.DecodeErrors, "half an object")
+
+	// As when somebody kills it.
+	w = newLogWorld(t)
+	require.NoError(t, w.start())
+	pid, err := strconv.Atoi(strings.Fields(w.read("log.pids"))[0])
+	require.NoError(t, err)
+	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+	require.ErrorContains(t, <-w.ended, "log stream ended: ")
+}
+
+func TestAStreamThatDoesNotSayThatItBegan(t *testing.T) {
+	w := newLogWorld(t)
+	w.write("no_header", "")
+	w.write("stream", loaded(0, "com.example.a"))
+	require.NoError(t, w.start())
+	w.take(1)
+	require.Empty(t, w.source.Sensor().Reason)
+	w.stop()
+}
+
+func TestFloodsAndLongLinesAreBounded(t *testing.T) {
+	w := newLogWorld(t)
+	long := record(0, "/usr/bin/logger", strings.Repeat("kextload ", 10<<20/9))
+	lines := []string{long, `{"timestamp":`, "null", "[]", `{"timestamp":"2026-11-24 10:00:00.000000+0000"}`, long[:1<<20]}
+	for n := range 50_000 {
+		lines = append(lines, record(float64(n), "/usr/bin/logger", "kextload "+strconv.Itoa(n)))
+	}
+	w.write("stream", append(lines, loaded(1, testKext))...)
+	require.NoError(t, w.start())
+	require.Equal(t, []string{testKext}, names(w.take(1)))
+	sensor := w.source.Sensor()
+	w.stop()
+	require.EqualValues(t, 4, sensor.DecodeErrors)
+	require.EqualValues(t, 50_003, sensor.Received)
+}
+
+func TestRefusalsAreFolded(t *testing.T) {
+	w := newLogWorld(t)
+	require.NoError(t, w.start())
+	var lines []string
+	for n := range 500 {
+		for _, name := range []string{"com.example.a", fmt.Sprintf("com.example.n%d", n)} {
+			lines = append(lines, record(float64(20*n), "/usr/libexec/syspolicyd", "Kernel Extension BLOCKED: Kext ((null), "+name+")"))
+		}
+	}
+	w.stream(append(lines, loaded(1, testKext))...)
+	w.await(maxRefused + 1)
+	require.NoError(t, w.source.Sync(t.Context()))
+	events := w.take(maxRefused + 3)
+	w.stop()
+	counts := map[string]int64{}
+	for _, e := range events {
+		if e.EventName == kmodquery.EventKextBlocked {
+			counts[e.Name] += *e.Count
+		}
+	}
+	require.EqualValues(t, 500, counts["com.example.a"])
+	total := int64(0)
+	for _, n := range counts {
+		total += n
+	}
+	require.EqualValues(t, 1000, total)
+	require.EqualValues(t, 1000-maxRefused-2, w.source.Sensor().Denied)
+}
+
+func TestPositionsThatAreNone(t *testing.T) {
+	for _, text := range []string{"", "{", "[]x", `{"mark":-1}`, `{"mark":"x"}`, strings.Repeat(" ", maxPosition+1)} {
+		require.Nil(t, parseLogPosition(text), text)
+	}
+	p := parseLogPosition(`{"mark":5,"told":["0011223344556677","x",""]}`)
+	require.True(t, newToldRecords(p).has(recordKey{0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77}))
+}
+
+func TestToldRecordsAreBounded(t *testing.T) {
+	told := newToldRecords(nil)
+	zero := time.Time{}
+	for n := range 3 * maxToldRecords {
+		told.add(recordKey{byte(n), byte(n >> 8), byte(n >> 16)}, testTime.Add(time.Duration(n)*time.Millisecond))
+	}
+	require.Len(t, told.list, maxToldRecords)
+	require.Len(t, told.keys, maxToldRecords)
+	p := parseLogPosition(told.position(&zero))
+	require.Zero(t, p.Mark)
+	require.Len(t, p.Told, maxPositionRecords)
+}

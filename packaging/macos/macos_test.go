@@ -1,0 +1,102 @@
+package macos
+
+import (
+	"os"
+	"regexp"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"howett.net/plist"
+)
+
+// program is where the README has kmodquery.ext installed.
+const program = "/usr/local/libexec/kmodquery.ext"
+
+func read(t *testing.T, name string, to any) {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	require.NoError(t, err)
+	format, err := plist.Unmarshal(text, to)
+	require.NoError(t, err)
+	require.Equal(t, plist.XMLFormat, format)
+}
+
+func TestTheServiceIsOneThatLaunchdTakes(t *testing.T) {
+	const name = "com.kmodquery.record"
+	var service struct {
+		Label             string   `plist:"Label"`
+		ProgramArguments  []string `plist:"ProgramArguments"`
+		UserName          string   `plist:"UserName"`
+		RunAtLoad         bool     `plist:"RunAtLoad"`
+		KeepAlive         bool     `plist:"KeepAlive"`
+		ThrottleInterval  int      `plist:"ThrottleInterval"`
+		ExitTimeOut       int      `plist:"ExitTimeOut"`
+		Umask             int      `plist:"Umask"`
+		StandardOutPath   string   `plist:"StandardOutPath"`
+		StandardErrorPath string   `plist:"StandardErrorPath"`
+	}
+	read(t, name+".plist", &service)
+	require.Equal(t, name, service.Label, "launchd wants the file to be named after it")
+	require.Equal(t, []string{program, "record"}, service.ProgramArguments)
+	require.Equal(t, "root", service.UserName)
+	require.True(t, service.RunAtLoad && service.KeepAlive)
+	require.Positive(t, service.ThrottleInterval)
+	require.Positive(t, service.ExitTimeOut)
+	require.Equal(t, 0o077, service.Umask)
+	require.Equal(t, "/var/log/kmodquery.log", service.StandardOutPath)
+	require.Equal(t, service.StandardOutPath, service.StandardErrorPath)
+
+	// launchd passes over a key that it does not know: launchd.plist(5) has these.
+	var keys map[string]any
+	read(t, name+".plist", &keys)
+	for key := range keys {
+		require.Contains(t, []string{
+			"Label", "ProgramArguments", "UserName", "GroupName", "RunAtLoad", "KeepAlive", "ThrottleInterval", "ExitTimeOut",
+			"Umask", "WorkingDirectory", "StandardInPath", "StandardOutPath", "StandardErrorPath",
+		}, key)
+	}
+}
+
+var uuid = regexp.MustCompile(`^[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}$`)
+
+// A Payload is what every payload of a profile has. The library fills in embedded
+// structs only if they are exported.
+type Payload struct {
+	Type       string `plist:"PayloadType"`
+	Version    int    `plist:"PayloadVersion"`
+	Scope      string `plist:"PayloadScope"`
+	Identifier string `plist:"PayloadIdentifier"`
+	UUID       string `plist:"PayloadUUID"`
+}
+
+type access struct {
+	Identifier      string `plist:"Identifier"`
+	IdentifierType  string `plist:"IdentifierType"`
+	CodeRequirement string `plist:"CodeRequirement"`
+	StaticCode      bool   `plist:"StaticCode"`
+	Allowed         bool   `plist:"Allowed"`
+}
+
+func TestTheProfileGivesFullDiskAccessAndNothingElse(t *testing.T) {
+	var profile struct {
+		Payload
+		Content []struct {
+			Payload
+			Services map[string][]access `plist:"Services"`
+		} `plist:"PayloadContent"`
+	}
+	read(t, "kmodquery-full-disk-access.mobileconfig", &profile)
+	require.Equal(t, "Configuration System", profile.Type+" "+profile.Scope)
+	require.Len(t, profile.Content, 1)
+	content := profile.Content[0]
+	require.Equal(t, "com.apple.TCC.configuration-profile-policy", content.Type)
+	require.Equal(t, []int{1, 1}, []int{profile.Version, content.Version})
+	require.Regexp(t, uuid, profile.UUID)
+	require.Regexp(t, uuid, content.UUID)
+	require.NotEqual(t, profile.UUID, content.UUID)
+	require.NotEqual(t, profile.Identifier, content.Identifier)
+	require.Equal(t, map[string][]access{"SystemPolicyAllFiles": {{
+		Identifier: program, IdentifierType: "path", Allowed: true,
+		CodeRequirement: `identifier "kmodquery.ext" and anchor apple generic and certificate leaf[subject.OU] = "TEAMID0000"`,
+	}}}, content.Services)
+}
