@@ -1,11 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -101,15 +101,15 @@ func parse(args []string) (*config, error) {
 	flags := c.flagSet()
 	err := ff.Parse(flags, args,
 		ff.WithEnvVarPrefix(envPrefix),
-		ff.WithConfigFileFlag("config"),
-		ff.WithConfigFileParser(ff.PlainParser),
-		ff.WithAllowMissingConfigFile(true),
+		// ff opens whatever it is told to, so it gets a file that says nothing
+		// and c reads its own.
+		ff.WithConfigFile(os.DevNull),
+		ff.WithConfigFileParser(func(_ io.Reader, set func(name, value string) error) error {
+			return c.readFile(set)
+		}),
 	)
 	if err != nil {
 		return nil, err
-	}
-	if _, err := os.Stat(c.configFile); errors.Is(err, fs.ErrNotExist) && c.configFile != defaultConfigFile {
-		return nil, fmt.Errorf("read configuration: %w", err)
 	}
 	c.args = flags.Args()
 	switch {
@@ -137,6 +137,18 @@ func parse(args []string) (*config, error) {
 		return nil, errors.New("--retention-age, --retention-events and --retention-denied take a value that is not negative; 0 keeps everything")
 	}
 	return c, nil
+}
+
+// readFile sets what stands in the configuration file, if there is one.
+func (c *config) readFile(set func(name, value string) error) error {
+	if c.configFile == "" {
+		return nil
+	}
+	content, err := readConfigFile(c.configFile)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	return ff.PlainParser(bytes.NewReader(content), set)
 }
 
 func isCommand(word string) bool {
