@@ -55,6 +55,7 @@ type config struct {
 // The commands beside serving osquery, and what they do.
 var commands = []struct{ name, usage string }{
 	{"query", "query [SQL]     answer SQL without osquery; a shell where there is no SQL and a terminal"},
+	{"record", "record          record without osquery, as a service of its own; waits where another process records"},
 	// No flag: KMODQUERY_VERSION may be set on a host and mean something else.
 	{"--version", "--version       print the version"},
 }
@@ -119,6 +120,8 @@ func parse(args []string) (*config, error) {
 		return nil, fmt.Errorf("unknown command %q", c.args[0])
 	case c.command == "" && c.socket == "":
 		return nil, errors.New("--socket is missing: osquery gives it when it starts an extension; to ask without osquery use: kmodquery.ext query")
+	case c.command == "record" && len(c.args) > 0:
+		return nil, fmt.Errorf("record takes flags only, not %q", c.args[0])
 	case len(c.socket) > osquery.MaxSocketPathCharacters:
 		return nil, fmt.Errorf("--socket has %d characters and osquery's sockets have at most %d", len(c.socket), osquery.MaxSocketPathCharacters)
 	case c.command == "query" && len(c.args) > 1 && strings.HasPrefix(c.args[1], "-"):

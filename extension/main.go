@@ -9,7 +9,6 @@ import (
 	"log"
 	"os"
 	"os/signal"
-	"strings"
 
 	"github.com/mattn/go-isatty"
 	"golang.org/x/sys/unix"
@@ -40,7 +39,7 @@ func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.W
 		usage(stdout)
 		return 0
 	case err != nil:
-		report.Printf("%s (see --help)", oneLine(err))
+		report.Printf("%s (see --help)", oneLine(err.Error()))
 		return exitUsage
 	case c.command == "--version":
 		fmt.Fprintln(stdout, "kmodquery.ext", kmodquery.Version)
@@ -52,20 +51,21 @@ func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.W
 	}
 	ctx, stop := signal.NotifyContext(ctx, signals...)
 	defer stop()
-	if c.command == "query" {
+	switch c.command {
+	case "query":
 		err = query(ctx, c, stdin, stdout, stderr, report)
-	} else {
+	case "record":
+		err = record(ctx, c, report)
+	default:
 		err = serve(ctx, c, report)
 	}
 	switch {
 	case errors.Is(err, errReported):
 		return exitFailed
 	case err != nil:
-		report.Print(oneLine(err))
+		report.Print(oneLine(err.Error()))
 		return exitFailed
 	default:
 		return 0
 	}
 }
-
-func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
