@@ -28,7 +28,7 @@ const (
 	forgetWithin = 30 * time.Second
 	// registerEvery is the pause before the tables are offered again. It
 	// doubles up to registerMax while osquery is away.
-	registerEvery = 500 * time.Millisecond
+	registerEvery = 250 * time.Millisecond
 	registerMax   = 2 * time.Second
 	// drainFor bounds the wait, after a signal, for requests under way. osquery
 	// kills an extension 11 s after it asked it to end.
@@ -68,6 +68,7 @@ func offer(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, repo
 		switch {
 		case errors.Is(err, errUnlisted):
 			report.Print("osquery has dropped the tables; registering them again")
+			continue // it took a look to find out, and so it does the next time
 		case errors.As(err, &refusal) && !refusal.isConflict(), errors.Is(err, fs.ErrPermission):
 			return err
 		case errors.As(err, &refusal):
