@@ -7,6 +7,7 @@ require (
 	github.com/apache/thrift v0.23.0
 	github.com/cavaliergopher/cpio v1.0.1
 	github.com/cilium/ebpf v0.22.0
+	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/creack/pty v1.1.24
 	github.com/elastic/go-libaudit/v2 v2.6.2
 	github.com/klauspost/compress v1.20.3

@@ -21,7 +21,7 @@ import (
 const (
 	testKext = "com.example.driver.probe"
 	testTeam = "ABCDE12345"
-	testBoot = "3F6A41E6-9C27-4C11-9E0C-6E5B1B5A7F10"
+	logBoot  = "3F6A41E6-9C27-4C11-9E0C-6E5B1B5A7F10"
 )
 
 // testTime is the moment from which the tests' records count.
@@ -156,13 +156,13 @@ func names(events []kmodquery.Event) []string {
 }
 
 // record is a line of log's, seconds after testTime. Like log it escapes slashes.
-func record(seconds float64, process, message string, with ...func(map[string]any)) string {
+func logRecord(seconds float64, process, message string, with ...func(map[string]any)) string {
 	fields := map[string]any{
 		"traceID": uint64(1<<63 + 5), "eventType": "logEvent", "messageType": "Default", "source": nil,
 		"timestamp":     testTime.Add(time.Duration(seconds * float64(time.Second))).In(time.FixedZone("", -8*3600)).Format("2006-01-02 15:04:05.000000-0700"),
 		"machTimestamp": uint64(1_000_000_000 + seconds*24_000_000), "threadID": 0x184f, "processID": 104, "userID": 0,
 		"processImagePath": process, "senderImagePath": process, "subsystem": "com.apple.kernelmanagerd.logging", "category": "",
-		"bootUUID": testBoot, "eventMessage": message, "timezoneName": "",
+		"bootUUID": logBoot, "eventMessage": message, "timezoneName": "",
 	}
 	if process == "/kernel" {
 		fields["processID"] = 0
@@ -178,7 +178,7 @@ func record(seconds float64, process, message string, with ...func(map[string]an
 }
 
 func loaded(seconds float64, name string) string {
-	return record(seconds, "/usr/libexec/kernelmanagerd", "Received kext load notification: "+name)
+	return logRecord(seconds, "/usr/libexec/kernelmanagerd", "Received kext load notification: "+name)
 }
 
 func field(name string, value any) func(map[string]any) {
@@ -191,8 +191,8 @@ func TestUnifiedLogTellsOfALoad(t *testing.T) {
 	require.Equal(t, "show --info --last boot", strings.Split(strings.Split(w.read("log.arguments"), "\n")[1], " --style")[0])
 	cdhash := strings.Repeat("0123456789", 4)
 	w.stream(
-		record(0, "/usr/libexec/kernelmanager_helper", "Checking unstaged bundle path /Library/Extensions/probe.kext for Kext "+testKext+" v1.2.3 in executable kext bundle "+testKext+" at /Library/StagedExtensions/Library/Extensions/probe.kext", field("userID", 266)),
-		record(0.5, "/usr/libexec/syspolicyd", "Kernel Extension ALLOWED: Kext ("+testTeam+", "+testKext+") version: "+cdhash),
+		logRecord(0, "/usr/libexec/kernelmanager_helper", "Checking unstaged bundle path /Library/Extensions/probe.kext for Kext "+testKext+" v1.2.3 in executable kext bundle "+testKext+" at /Library/StagedExtensions/Library/Extensions/probe.kext", field("userID", 266)),
+		logRecord(0.5, "/usr/libexec/syspolicyd", "Kernel Extension ALLOWED: Kext ("+testTeam+", "+testKext+") version: "+cdhash),
 		loaded(2, testKext),
 	)
 	events := w.take(2)
@@ -203,7 +203,7 @@ func TestUnifiedLogTellsOfALoad(t *testing.T) {
 	require.Equal(t, allowed.LoadID, load.LoadID)
 	require.Len(t, load.LoadID, 16)
 	require.Equal(t, kmodquery.Event{
-		Time: testTime.Unix() + 2, TimeNanos: testTime.UnixNano() + 2e9, BootID: testBoot,
+		Time: testTime.Unix() + 2, TimeNanos: testTime.UnixNano() + 2e9, BootID: logBoot,
 		EventName: "kextload", Source: "unified_log", LoadID: load.LoadID, Name: testKext,
 		Path: "/Library/Extensions/probe.kext", Type: "kernel-module", Origin: "file", Version: "1.2.3",
 		Result: new(int64(0)), TeamID: testTeam, CDHash: cdhash, Count: new(int64(1)),
@@ -216,12 +216,12 @@ func TestUnifiedLogTellsOfWhatFails(t *testing.T) {
 	w := newLogWorld(t)
 	require.NoError(t, w.start())
 	w.stream(
-		record(0, "/usr/libexec/syspolicyd", "Kernel Extension BLOCKED: Kext ((null), "+testKext+")"),
-		record(1, "/usr/libexec/kernelmanagerd", "failed to load/rebuild extensions: Extension with identifiers "+testKext+",com.example.other not approved to load. Please approve using System Settings.", field("messageType", "Error")),
-		record(20, "/kernel", "Kext com.example.third start failed (result 0x5)."),
-		record(20.1, "/kernel", "Kext com.example.third failed to load (0xdc008017)."),
-		record(20.2, "/kernel", "Failed to load kext com.example.third (error 0xdc008017)."),
-		record(30, "/kernel", "Kext com.example.third failed to load (0xdc008017)."),
+		logRecord(0, "/usr/libexec/syspolicyd", "Kernel Extension BLOCKED: Kext ((null), "+testKext+")"),
+		logRecord(1, "/usr/libexec/kernelmanagerd", "failed to load/rebuild extensions: Extension with identifiers "+testKext+",com.example.other not approved to load. Please approve using System Settings.", field("messageType", "Error")),
+		logRecord(20, "/kernel", "Kext com.example.third start failed (result 0x5)."),
+		logRecord(20.1, "/kernel", "Kext com.example.third failed to load (0xdc008017)."),
+		logRecord(20.2, "/kernel", "Failed to load kext com.example.third (error 0xdc008017)."),
+		logRecord(30, "/kernel", "Kext com.example.third failed to load (0xdc008017)."),
 	)
 	// The last one is of another attempt, and folded.
 	events := w.take(5)
@@ -244,20 +244,20 @@ func TestWhoeverElseSaysSoForgesNothing(t *testing.T) {
 	require.NoError(t, w.start())
 	says := "Received kext load notification: com.evil.kext"
 	w.stream(
-		record(0, "/usr/bin/logger", says),
-		record(0, "/tmp/kernelmanagerd", says),
-		record(0, "/usr/libexec/../../tmp/kernelmanagerd", says),
-		record(0, "/usr/libexec/kernelmanagerd", says, field("userID", 501)),
-		record(0, "/usr/libexec/kernelmanagerd", says, field("userID", 201)),
-		record(0, "/usr/libexec/kernelmanagerd", says, field("processID", 0)),
-		record(0, "/usr/libexec/kernelmanagerd", "x"+says),
-		record(0, "/usr/libexec/kernelmanagerd", says+" com.other"),
-		record(0, "/usr/libexec/syspolicyd", says),
-		record(0, "/kernel", "Kext com.evil.kext failed to load (0x5).", field("processID", 9)),
-		record(0, "/kernel", "Kext com.evil.kext failed to load (0x5).", field("senderImagePath", "/Library/Extensions/evil.kext/Contents/MacOS/evil")),
-		record(0, "/private/kernel", "Kext com.evil.kext failed to load (0x5)."),
+		logRecord(0, "/usr/bin/logger", says),
+		logRecord(0, "/tmp/kernelmanagerd", says),
+		logRecord(0, "/usr/libexec/../../tmp/kernelmanagerd", says),
+		logRecord(0, "/usr/libexec/kernelmanagerd", says, field("userID", 501)),
+		logRecord(0, "/usr/libexec/kernelmanagerd", says, field("userID", 201)),
+		logRecord(0, "/usr/libexec/kernelmanagerd", says, field("processID", 0)),
+		logRecord(0, "/usr/libexec/kernelmanagerd", "x"+says),
+		logRecord(0, "/usr/libexec/kernelmanagerd", says+" com.other"),
+		logRecord(0, "/usr/libexec/syspolicyd", says),
+		logRecord(0, "/kernel", "Kext com.evil.kext failed to load (0x5).", field("processID", 9)),
+		logRecord(0, "/kernel", "Kext com.evil.kext failed to load (0x5).", field("senderImagePath", "/Library/Extensions/evil.kext/Contents/MacOS/evil")),
+		logRecord(0, "/private/kernel", "Kext com.evil.kext failed to load (0x5)."),
 		// What anybody may ask for must not say where another extension lies.
-		record(0, "/usr/libexec/kernelmanagerd", "checking bundle path /tmp/x for Kext "+testKext+" v9 in executable kext bundle "+testKext+" at /x.kext for Kext com.evil.kext v1 in executable kext bundle com.evil.kext at /x.kext"),
+		logRecord(0, "/usr/libexec/kernelmanagerd", "checking bundle path /tmp/x for Kext "+testKext+" v9 in executable kext bundle "+testKext+" at /x.kext for Kext com.evil.kext v1 in executable kext bundle com.evil.kext at /x.kext"),
 		loaded(1, testKext),
 	)
 	event := w.take(1)[0]
@@ -298,7 +298,7 @@ func TestUnifiedLogGoesOnBehindItsPosition(t *testing.T) {
 
 func TestALoadIDIsTheSameInEveryReading(t *testing.T) {
 	w := newLogWorld(t)
-	allowed := record(0, "/usr/libexec/syspolicyd", "Kernel Extension ALLOWED: Kext ("+testTeam+", "+testKext+")")
+	allowed := logRecord(0, "/usr/libexec/syspolicyd", "Kernel Extension ALLOWED: Kext ("+testTeam+", "+testKext+")")
 	w.write("show", allowed)
 	require.NoError(t, w.start())
 	before := w.take(1)[0]
@@ -440,10 +440,10 @@ func TestAStreamThatDoesNotSayThatItBegan(t *testing.T) {
 
 func TestFloodsAndLongLinesAreBounded(t *testing.T) {
 	w := newLogWorld(t)
-	long := record(0, "/usr/bin/logger", strings.Repeat("kextload ", 10<<20/9))
+	long := logRecord(0, "/usr/bin/logger", strings.Repeat("kextload ", 10<<20/9))
 	lines := []string{long, `{"timestamp":`, "null", "[]", `{"timestamp":"2026-11-24 10:00:00.000000+0000"}`, long[:1<<20]}
 	for n := range 50_000 {
-		lines = append(lines, record(float64(n), "/usr/bin/logger", "kextload "+strconv.Itoa(n)))
+		lines = append(lines, logRecord(float64(n), "/usr/bin/logger", "kextload "+strconv.Itoa(n)))
 	}
 	w.write("stream", append(lines, loaded(1, testKext))...)
 	require.NoError(t, w.start())
@@ -460,7 +460,7 @@ func TestRefusalsAreFolded(t *testing.T) {
 	var lines []string
 	for n := range 500 {
 		for _, name := range []string{"com.example.a", fmt.Sprintf("com.example.n%d", n)} {
-			lines = append(lines, record(float64(20*n), "/usr/libexec/syspolicyd", "Kernel Extension BLOCKED: Kext ((null), "+name+")"))
+			lines = append(lines, logRecord(float64(20*n), "/usr/libexec/syspolicyd", "Kernel Extension BLOCKED: Kext ((null), "+name+")"))
 		}
 	}
 	w.stream(append(lines, loaded(1, testKext))...)

@@ -1,11 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -60,6 +60,7 @@ type config struct {
 // The commands beside serving osquery, and what they do.
 var commands = []struct{ name, usage string }{
 	{"query", "query [SQL]     answer SQL without osquery; a shell where there is no SQL and a terminal"},
+	{"record", "record          record without osquery, as a service of its own; waits where another process records"},
 	{"detach", "detach          Linux: store what the pinned programs saw, and remove them"},
 	// No flag: KMODQUERY_VERSION may be set on a host and mean something else.
 	{"--version", "--version       print the version"},
@@ -114,15 +115,15 @@ func parse(p *platform, args []string) (*config, error) {
 	flags := c.flagSet()
 	err := ff.Parse(flags, args,
 		ff.WithEnvVarPrefix(envPrefix),
-		ff.WithConfigFileFlag("config"),
-		ff.WithConfigFileParser(ff.PlainParser),
-		ff.WithAllowMissingConfigFile(true),
+		// ff opens whatever it is told to, so it gets a file that says nothing
+		// and c reads its own.
+		ff.WithConfigFile(os.DevNull),
+		ff.WithConfigFileParser(func(_ io.Reader, set func(name, value string) error) error {
+			return c.readFile(set)
+		}),
 	)
 	if err != nil {
 		return nil, err
-	}
-	if _, err := os.Stat(c.configFile); errors.Is(err, fs.ErrNotExist) && c.configFile != defaultConfigFile {
-		return nil, fmt.Errorf("read configuration: %w", err)
 	}
 	c.args = flags.Args()
 	switch {
@@ -132,6 +133,8 @@ func parse(p *platform, args []string) (*config, error) {
 		return nil, fmt.Errorf("unknown command %q", c.args[0])
 	case c.command == "" && c.socket == "":
 		return nil, errors.New("--socket is missing: osquery gives it when it starts an extension; to ask without osquery use: kmodquery.ext query")
+	case c.command == "record" && len(c.args) > 0:
+		return nil, fmt.Errorf("record takes flags only, not %q", c.args[0])
 	case len(c.socket) > osquery.MaxSocketPathCharacters:
 		return nil, fmt.Errorf("--socket has %d characters and osquery's sockets have at most %d", len(c.socket), osquery.MaxSocketPathCharacters)
 	case c.command == "query" && len(c.args) > 1 && strings.HasPrefix(c.args[1], "-"):
@@ -150,6 +153,18 @@ func parse(p *platform, args []string) (*config, error) {
 		return nil, errors.New("--retention-age, --retention-events and --retention-denied take a value that is not negative; 0 keeps everything")
 	}
 	return c, nil
+}
+
+// readFile sets what stands in the configuration file, if there is one.
+func (c *config) readFile(set func(name, value string) error) error {
+	if c.configFile == "" {
+		return nil
+	}
+	content, err := readConfigFile(c.configFile)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	return ff.PlainParser(bytes.NewReader(content), set)
 }
 
 func isCommand(word string) bool {

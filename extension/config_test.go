@@ -105,8 +105,7 @@ func TestParseRefuses(t *testing.T) {
 }
 
 func TestFlagWinsOverEnvironmentOverFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "kmodquery.conf")
-	require.NoError(t, os.WriteFile(path, []byte("# a comment\nstate-dir /file\nquery-timeout 1s\ninterval 9\n\nverbose\n"), 0o600))
+	path := configFile(t, "# a comment\nstate-dir /file\nquery-timeout 1s\ninterval 9\n\nverbose\n")
 	t.Setenv("KMODQUERY_STATE_DIR", "/environment")
 	t.Setenv("KMODQUERY_QUERY_TIMEOUT", "2s")
 	t.Setenv("KMODQUERY_TIMEOUT", "")      // as if unset
@@ -127,8 +126,7 @@ func TestConfigurationFileMistakes(t *testing.T) {
 		"reply-limit 0\n":     "--reply-limit and --query-timeout take a value greater than 0",
 		"state-dir\nformat x": `error setting flag "format" from config file: unknown format "x"; choose one of table, json, csv, line`,
 	} {
-		path := filepath.Join(t.TempDir(), "kmodquery.conf")
-		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+		path := configFile(t, content)
 		_, err := parse(hostPlatform(), []string{"query", "--config", path})
 		require.EqualError(t, err, want)
 	}

@@ -4,6 +4,7 @@
 //
 //	kmodquery.ext --socket PATH   serve osquery (osquery itself starts it so)
 //	kmodquery.ext query [SQL]     answer SQL without osquery
+//	kmodquery.ext record          record without osquery, as a service of its own
 //
 // It is the only package that knows all others; virtualtable and shell below
 // it carry the SQL shell.

@@ -9,7 +9,6 @@ import (
 	"log"
 	"os"
 	"os/signal"
-	"strings"
 
 	"github.com/mattn/go-isatty"
 	"golang.org/x/sys/unix"
@@ -40,7 +39,7 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 		usage(p, stdout)
 		return 0
 	case err != nil:
-		report.Printf("%s (see --help)", oneLine(err))
+		report.Printf("%s (see --help)", oneLine(err.Error()))
 		return exitUsage
 	case c.command == "--version":
 		fmt.Fprintln(stdout, "kmodquery.ext", kmodquery.Version)
@@ -57,6 +56,8 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 		err = query(ctx, c, stdin, stdout, stderr, report)
 	case "detach":
 		err = detach(ctx, c, stdout, report)
+	case "record":
+		err = record(ctx, c, report)
 	default:
 		err = serve(ctx, c, report)
 	}
@@ -64,11 +65,9 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 	case errors.Is(err, errReported):
 		return exitFailed
 	case err != nil:
-		report.Print(oneLine(err))
+		report.Print(oneLine(err.Error()))
 		return exitFailed
 	default:
 		return 0
 	}
 }
-
-func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"io"
 	"log"
+	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -51,30 +53,95 @@ func inBackground(t *testing.T, f func(context.Context) error) (stop context.Can
 	return cancel, result
 }
 
-// What osquery says in words is told apart by the words that osquery and
-// osquery-go really use.
-func TestRegistrationErrors(t *testing.T) {
+// What osquery says in words is told apart by the words that osquery really
+// uses.
+func TestRegister(t *testing.T) {
 	host := startHost(t)
 	c := settings(t, host)
-	c.timeout = 1
-	_, ended := inBackground(t, func(ctx context.Context) error { return register(ctx, c, plugins()) })
+	offered := func(ctx context.Context) error { return register(ctx, c, plugins(), func() {}) }
+	stop, ended := inBackground(t, offered)
 	require.NoError(t, host.WaitForTable(t.Context(), "anything"))
 
-	err := register(t.Context(), c, plugins())
-	require.Error(t, err)
-	require.True(t, isDuplicate(err), err)
-	require.False(t, isGone(err), err)
+	var refusal refusalError
+	require.ErrorAs(t, offered(t.Context()), &refusal)
+	require.Equal(t, refusalError("Duplicate extension registered"), refusal)
+	require.True(t, refusal.isConflict())
 
+	stop()
+	require.NoError(t, <-ended)
+	client, err := osquery.NewClient(host.Socket(), 3*time.Second)
+	require.NoError(t, err)
+	defer client.Close()
+	other, err := client.RegisterExtension(&gen.InternalExtensionInfo{Name: "other"}, gen.ExtensionRegistry{"table": {"anything": plugins()[0].Routes()}})
+	require.NoError(t, err)
+	require.ErrorAs(t, offered(t.Context()), &refusal)
+	require.Equal(t, refusalError("Failed adding registry: Registry item anything conflicts with another item of the same name."), refusal)
+	require.True(t, refusal.isConflict())
+	require.True(t, host.DropExtension(other.UUID))
+
+	// Another one of the same name is not this one.
+	_, ended = inBackground(t, offered)
+	require.NoError(t, host.WaitForTable(t.Context(), "anything"))
+	for uuid := range host.Extensions() {
+		require.True(t, host.DropExtension(uuid))
+	}
+	_, err = client.RegisterExtension(&gen.InternalExtensionInfo{Name: extensionName}, gen.ExtensionRegistry{})
+	require.NoError(t, err)
+	require.ErrorIs(t, <-ended, errUnlisted)
+}
+
+func TestRegisterEndsWithOsquery(t *testing.T) {
+	host := startHost(t)
+	c := settings(t, host)
+	_, ended := inBackground(t, func(ctx context.Context) error { return register(ctx, c, plugins(), func() {}) })
+	require.NoError(t, host.WaitForTable(t.Context(), "anything"))
 	require.NoError(t, host.Vanish())
-	err = <-ended
-	require.Error(t, err)
-	require.True(t, isGone(err), err)
-	require.False(t, isDuplicate(err), err)
+	require.ErrorIs(t, <-ended, os.ErrNotExist)
 
-	err = register(t.Context(), c, plugins())
-	require.Error(t, err)
-	require.False(t, isGone(err), "it was never there: %v", err)
-	require.False(t, isDuplicate(err), err)
+	host = startHost(t)
+	c = settings(t, host)
+	_, ended = inBackground(t, func(ctx context.Context) error { return register(ctx, c, plugins(), func() {}) })
+	require.NoError(t, host.WaitForTable(t.Context(), "anything"))
+	require.NoError(t, host.Close())
+	require.ErrorIs(t, <-ended, errAsked)
+
+	// Nothing is registered for who was told to end.
+	host = startHost(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.Error(t, register(ctx, settings(t, host), plugins(), func() { t.Error("registered") }))
+	require.Empty(t, host.Extensions())
+}
+
+// An osquery that is there and says nothing is busy, not gone.
+func TestLossIsNotABusyOsquery(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	defer listener.Close()
+	asked := make(chan net.Conn)
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			asked <- conn
+		}
+	}()
+	stop, lost := inBackground(t, func(ctx context.Context) error {
+		return awaitLoss(ctx, &config{socket: path, timeout: 1, interval: 1}, 7)
+	})
+	for range 3 {
+		select {
+		case conn := <-asked:
+			defer conn.Close()
+		case err := <-lost:
+			require.Fail(t, "it is lost", "%v", err)
+		}
+	}
+	stop()
+	require.NoError(t, <-lost)
 }
 
 func TestReach(t *testing.T) {
@@ -110,15 +177,49 @@ func TestServeEndsInOrder(t *testing.T) {
 	}
 }
 
-func TestServeEndsWhenOsqueryGoesAway(t *testing.T) {
+// An osquery that comes back finds the tables, whether it was killed or ended in
+// order.
+func TestServeWaitsForOsquery(t *testing.T) {
 	host := startHost(t)
 	c := settings(t, host)
 	var report strings.Builder
-	_, ended := inBackground(t, func(ctx context.Context) error { return serve(ctx, c, log.New(&report, "", 0)) })
+	stop, ended := inBackground(t, func(ctx context.Context) error { return serve(ctx, c, log.New(&report, "", 0)) })
+	for _, killed := range []bool{true, false} {
+		require.NoError(t, host.WaitForTable(t.Context(), "kernel_module_sensors"))
+		if killed {
+			require.NoError(t, host.Vanish())
+		} else {
+			require.NoError(t, host.Close())
+		}
+		next, err := osqueryhost.Start(t.Context(), osqueryhost.Options{Dir: filepath.Dir(c.socket), Interval: -1, Output: io.Discard})
+		require.NoError(t, err)
+		t.Cleanup(func() { next.Close() })
+		host = next
+	}
 	require.NoError(t, host.WaitForTable(t.Context(), "kernel_module_sensors"))
-	require.NoError(t, host.Vanish())
+	stop()
 	require.NoError(t, <-ended)
-	require.Contains(t, report.String(), "osquery has gone away: ")
+	require.Empty(t, host.Extensions())
+}
+
+func TestAwaitOrphaned(t *testing.T) {
+	host := startHost(t)
+	gone := parent(-1)
+	_, orphaned := inBackground(t, func(ctx context.Context) error {
+		require.True(t, awaitOrphaned(ctx, gone, host.Socket()))
+		return nil
+	})
+	select {
+	case <-orphaned:
+		require.Fail(t, "osquery is there")
+	case <-time.After(2 * parentEvery):
+	}
+	require.NoError(t, host.Vanish())
+	<-orphaned
+
+	ctx, cancel := context.WithTimeout(t.Context(), 2*parentEvery)
+	defer cancel()
+	require.False(t, awaitOrphaned(ctx, currentParent(), host.Socket()), "the parent is there")
 }
 
 // osquery forgets a killed extension only with its next round of pings.

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -29,6 +30,9 @@ func TestMain(m *testing.M) {
 	}
 	if role := os.Getenv(roleEnv); role != "" {
 		os.Exit(play(role))
+	}
+	if err := becomeSystemd(); err != nil {
+		fmt.Fprintln(os.Stderr, err) // and the guest's own init tells on
 	}
 	guest.Main(m)
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -88,4 +89,21 @@ func mute(ts *testscript.TestScript, args []string) error {
 	}()
 	ts.Defer(func() { listener.Close() })
 	return nil
+}
+
+// recorded waits until the process that records answers those that read.
+func recorded(ts *testscript.TestScript, args []string) error {
+	if err := wants(args, 0, "recorded"); err != nil {
+		return err
+	}
+	socket := filepath.Join(ts.Getenv("KMODQUERY_STATE_DIR"), "recorder.sock")
+	for deadline := time.Now().Add(waitForTables); ; time.Sleep(20 * time.Millisecond) {
+		conn, err := net.Dial("unix", socket)
+		if err == nil {
+			return conn.Close()
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("nobody records: %w", err)
+		}
+	}
 }

@@ -3,12 +3,16 @@
 package e2e
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -26,7 +30,9 @@ import (
 //	shipped QUERY COL…  print the results log of one query of the packs: action and columns
 //	seed COUNT          put events into the state folder (script_store_test.go)
 //	sqlite FILE SQL     change a database
+//	recorded            wait until a process records into the state folder
 //	mute SOCKET         accept connections at a socket and never answer
+//	says FILE TEXT      wait until the text stands in the file
 //	terminate           send SIGTERM to the commands in the background
 //	load WAY MODULE     load a module by file or from memory (script_module_test.go)
 //	unload MODULE       remove it
@@ -84,6 +90,8 @@ func scripts(dir, extension string) testscript.Params {
 			"shipped":   command(shipped),
 			"seed":      command(seed),
 			"sqlite":    command(changeDatabase),
+			"recorded":  command(recorded),
+			"says":      command(says),
 			"mute":      command(mute),
 			"terminate": command(terminate),
 			"load":      command(load),
@@ -105,6 +113,22 @@ func command(run func(ts *testscript.TestScript, args []string) error) func(*tes
 			ts.Fatalf("%v", err)
 		case err != nil:
 			fmt.Fprintln(ts.Stderr(), err)
+		}
+	}
+}
+
+// says waits for what a command in the background writes.
+func says(ts *testscript.TestScript, args []string) error {
+	if err := wants(args, 2, "says FILE TEXT"); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(waitForTables); ; time.Sleep(20 * time.Millisecond) {
+		content, err := os.ReadFile(ts.MkAbs(args[0]))
+		if err == nil && strings.Contains(string(content), args[1]) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s says %q, %w", args[0], content, cmp.Or(err, errors.New("which is something else")))
 		}
 	}
 }

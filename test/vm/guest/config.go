@@ -29,6 +29,10 @@ type Config struct {
 // nowhere else.
 const KernelEnv = "KMODQUERY_VM_KERNEL"
 
+// ServiceEnv is set in the environment of the service that does init's work
+// below another init.
+const ServiceEnv = "KMODQUERY_VM_SERVICE"
+
 // Init frames the child's output on the results port with these two lines.
 // The byte 0x16 (SYN) cannot be typed into a test's log by accident.
 const (

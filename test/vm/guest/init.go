@@ -15,9 +15,10 @@ import (
 // Init returns at once unless this process is the init of a VM that package vm
 // booted. Otherwise it sets the system up, runs the configured child until it
 // ends, reports its output and exit code on the results port, switches the
-// machine off and does not return. Call it at the start of main.
+// machine off and does not return. Call it at the start of main. Where another
+// init has set the system up, its service with [ServiceEnv] does the rest.
 func Init() {
-	if os.Getpid() != 1 {
+	if os.Getpid() != 1 && os.Getenv(ServiceEnv) == "" {
 		return
 	}
 	if _, err := os.Stat(ConfigPath); err != nil {
@@ -38,8 +39,10 @@ func serve() error {
 	if err != nil {
 		return err
 	}
-	if err := mountAll(); err != nil {
-		return err
+	if os.Getenv(ServiceEnv) == "" {
+		if err := mountAll(); err != nil {
+			return err
+		}
 	}
 	if err := prepare(); err != nil {
 		return err

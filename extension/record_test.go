@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// A serviceManager is one, as sd_notify(3) knows it.
+type serviceManager struct {
+	t    *testing.T
+	conn *net.UnixConn
+}
+
+// manage makes this process a service that is watched within the time, 0 for
+// not at all.
+func manage(t *testing.T, address string, watchdog time.Duration) *serviceManager {
+	t.Helper()
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: address, Net: "unixgram"})
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	t.Setenv("NOTIFY_SOCKET", address)
+	if watchdog > 0 {
+		t.Setenv("WATCHDOG_USEC", strconv.FormatInt(watchdog.Microseconds(), 10))
+		t.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid()))
+	}
+	return &serviceManager{t, conn}
+}
+
+// next returns what it is told next, "" if that is nothing within the time.
+func (m *serviceManager) next(within time.Duration) string {
+	m.t.Helper()
+	require.NoError(m.t, m.conn.SetReadDeadline(time.Now().Add(within)))
+	message := make([]byte, 64<<10)
+	n, err := m.conn.Read(message)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return ""
+	}
+	require.NoError(m.t, err)
+	return string(message[:n])
+}
+
+// until returns what it is told up to the message that begins so.
+func (m *serviceManager) until(prefix string) (told []string) {
+	m.t.Helper()
+	for {
+		message := m.next(time.Minute)
+		require.NotEmpty(m.t, message, "no %s after %q", prefix, told)
+		told = append(told, message)
+		if strings.HasPrefix(message, prefix) {
+			return told
+		}
+	}
+}
+
+func quietNotifier(t *testing.T) *notifier {
+	t.Helper()
+	n, err := newNotifier(log.New(io.Discard, "", 0))
+	require.NoError(t, err)
+	return n
+}
+
+type fakeRecording struct {
+	sync    func(ctx context.Context) error
+	sensors []kmodquery.Sensor
+}
+
+func (r *fakeRecording) Sync(ctx context.Context) error { return r.sync(ctx) }
+func (r *fakeRecording) Sensors() []kmodquery.Sensor    { return r.sensors }
+
+func TestRecordTellsTheServiceManager(t *testing.T) {
+	addresses := map[string]string{"path": filepath.Join(t.TempDir(), "notify")}
+	if runtime.GOOS == "linux" {
+		addresses["abstract"] = fmt.Sprintf("@kmodquery-test-%d", os.Getpid())
+	}
+	for name, address := range addresses {
+		t.Run(name, func(t *testing.T) {
+			m := manage(t, address, 4*time.Second)
+			c, err := parse(hostPlatform(), []string{"record", "--state-dir", t.TempDir(), "--interval", "1"})
+			require.NoError(t, err)
+			stop, ended := inBackground(t, func(ctx context.Context) error { return record(ctx, c, log.New(io.Discard, "", 0)) })
+			told := m.until("READY=1")
+			require.Len(t, told, 2)
+			require.Regexp(t, `^STATUS=recording: `, told[0])
+			m.until("WATCHDOG=1")
+
+			// Another one waits, is ready with that, and takes over.
+			waiter := manage(t, address+"2", 4*time.Second)
+			stopWaiter, waiterEnded := inBackground(t, func(ctx context.Context) error { return record(ctx, c, log.New(io.Discard, "", 0)) })
+			require.Equal(t, []string{"STATUS=waiting: another process records", "READY=1"}, waiter.until("READY=1"))
+			waiter.until("WATCHDOG=1")
+			stop()
+			require.NoError(t, <-ended)
+			waiter.until("STATUS=recording: ")
+			waiter.until("WATCHDOG=1")
+			stopWaiter()
+			require.NoError(t, <-waiterEnded)
+			waiter.until("STOPPING=1")
+			require.Empty(t, waiter.next(100*time.Millisecond))
+		})
+	}
+}
+
+func TestWatchdogIsFedWhileTheRecorderAnswers(t *testing.T) {
+	m := manage(t, filepath.Join(t.TempDir(), "notify"), 400*time.Millisecond)
+	answer := make(chan error)
+	r := &fakeRecording{sync: func(ctx context.Context) error {
+		select {
+		case err := <-answer:
+			return err
+		case <-ctx.Done():
+			return fmt.Errorf("wait for events to be stored: %w", ctx.Err())
+		}
+	}}
+	n := quietNotifier(t)
+	_, _ = inBackground(t, func(ctx context.Context) error { attend(ctx, n, r); return nil })
+	require.Equal(t, []string{"STATUS=recording: nothing watches", "READY=1"}, m.until("READY=1"))
+
+	answer <- nil
+	require.Equal(t, "WATCHDOG=1", m.next(time.Minute))
+	answer <- errors.New("write events: no space left on device")
+	require.Equal(t, "WATCHDOG=1", m.next(time.Minute), "it knows why it cannot")
+	require.Empty(t, m.next(time.Second), "it hangs")
+	answer <- nil
+	require.Equal(t, "WATCHDOG=1", m.next(time.Minute))
+}
+
+// One that does not even hear that it has no time left.
+func TestWatchdogOfARecorderThatHangs(t *testing.T) {
+	m := manage(t, filepath.Join(t.TempDir(), "notify"), 100*time.Millisecond)
+	r := &fakeRecording{sync: func(context.Context) error { select {} }}
+	n := quietNotifier(t)
+	stop, ended := inBackground(t, func(ctx context.Context) error { attend(ctx, n, r); return nil })
+	m.until("READY=1")
+	require.Empty(t, m.next(500*time.Millisecond))
+	stop()
+	<-ended
+}
+
+func TestWatchdogIsLeftAloneWhereNobodyAsks(t *testing.T) {
+	for name, value := range map[string]string{"WATCHDOG_USEC": "", "WATCHDOG_PID": "1"} {
+		m := manage(t, filepath.Join(t.TempDir(), "notify"), 100*time.Millisecond)
+		t.Setenv(name, value)
+		r := &fakeRecording{sync: func(context.Context) error { t.Error("asked"); return nil }}
+		n := quietNotifier(t)
+		stop, ended := inBackground(t, func(ctx context.Context) error { attend(ctx, n, r); return nil })
+		m.until("READY=1")
+		require.Empty(t, m.next(300*time.Millisecond), name)
+		stop()
+		<-ended
+	}
+	t.Setenv("WATCHDOG_PID", "")
+	t.Setenv("WATCHDOG_USEC", "soon")
+	require.ErrorContains(t, record(t.Context(), &config{}, log.New(io.Discard, "", 0)), "read the service manager's watchdog time: ")
+}
+
+func TestStatusIsOneLine(t *testing.T) {
+	m := manage(t, filepath.Join(t.TempDir(), "notify"), 0)
+	n := quietNotifier(t)
+	for range 2 {
+		n.tell("recording: " + summary([]kmodquery.Sensor{
+			{Source: "ebpf", State: kmodquery.StateFailed, Reason: "a module is called\nMAINPID=1\r\nREADY=1"},
+			{Source: "audit", State: kmodquery.StateActive, Reason: "ebpf failed"},
+			{Source: "kmsg", State: kmodquery.StateStandby},
+			{Source: "journal", State: kmodquery.StateUnavailable, Reason: "there is no journal"},
+		}))
+	}
+	require.Equal(t, "STATUS=recording: audit is active, ebpf failed (a module is called MAINPID=1 READY=1), kmsg standby, journal unavailable", m.next(time.Minute))
+	require.Empty(t, m.next(100*time.Millisecond), "the same is not told twice")
+}
+
+// A manager that is gone is one line.
+func TestNotifierReportsOnce(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "gone"))
+	var report strings.Builder
+	n, err := newNotifier(log.New(&report, "", 0))
+	require.NoError(t, err)
+	n.ready()
+	n.stopping()
+	require.Equal(t, 1, strings.Count(report.String(), "\n"))
+	require.Contains(t, report.String(), "tell the service manager: ")
+}
