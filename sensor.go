@@ -29,6 +29,8 @@ type Sensor struct {
 	Denied        int64  // attempts folded into other rows
 	Joined        int64  // events given the load_id under which a better source saw the attempt
 	LastEventTime int64  // Unix time in seconds; 0 where there was none
+	Shed          int64  // events given up because the store took none and memory for them was full
+	StoreReason   string // why the store takes no events of any source, in one line; empty while it does
 }
 
 // StoreStatus is what the event store says about itself.
@@ -36,7 +38,9 @@ type StoreStatus struct {
 	Path       string
 	Role       string
 	Rows       int64
-	Bytes      int64 // of the database and its write-ahead log
-	OldestTime int64 // Unix time in seconds of the oldest event; 0 where there is none
-	Errors     int64 // batches that could not be written
+	Bytes      int64  // of the database and its write-ahead log
+	OldestTime int64  // Unix time in seconds of the oldest event; 0 where there is none
+	Errors     int64  // batches that could not be written
+	Damaged    int64  // rows that were read and are not what was written; they are not handed out
+	Trouble    string // what is wrong with the store, or was, and what to do about it, in one line
 }
