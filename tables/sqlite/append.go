@@ -74,6 +74,8 @@ func (s *Store) append(ctx context.Context, events []kmodquery.Event) error {
 		return fmt.Errorf("append %d events to %s: %w", len(events), s.path, err)
 	}
 	s.appended += len(events)
+	s.mark.Last = events[len(events)-1].EID
+	_ = writeMark(s.lock, s.mark) // that it is there helps only where the log is torn
 	s.keepRoom(ctx)
 	return nil
 }

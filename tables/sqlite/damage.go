@@ -200,6 +200,9 @@ func (s *Store) trouble() string {
 	if n := s.damaged.Load(); n > 0 {
 		all = append(all, fmt.Sprintf("%d rows that were read are not what was written and are not shown", n))
 	}
+	if n := s.torn.Load(); n > 0 {
+		all = append(all, fmt.Sprintf("%d events are gone: the log of the database was torn", n))
+	}
 	if count, bytes := damagedCopies(filepath.Dir(s.path)); count > 0 {
 		all = append(all, fmt.Sprintf("the event store was damaged and begun anew; what it was lies in %s%s* (%d of them, %d KiB): "+
 			"look at it and move it away", s.path, damagedMark, count, bytes>>10))

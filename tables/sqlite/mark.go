@@ -20,6 +20,7 @@ type mark struct {
 	Device  uint64 `json:"device"` // of the database that was found good
 	Inode   uint64 `json:"inode"`
 	Schema  int    `json:"schema"`  // its version
+	Last    int64  `json:"last"`    // EID; the last that Append gave, or one before
 	Trusted int64  `json:"trusted"` // Unix time in seconds that the age of events was last counted from; 0 for none
 }
 
@@ -32,7 +33,7 @@ func readMark(lock io.ReaderAt) mark {
 
 func parseMark(text []byte) mark {
 	var m mark
-	if err := json.Unmarshal(text, &m); err != nil || m.Schema < 0 || m.Trusted < 0 {
+	if err := json.Unmarshal(text, &m); err != nil || m.Schema < 0 || m.Last < 0 || m.Last > maxEID || m.Trusted < 0 {
 		return mark{}
 	}
 	return m

@@ -45,6 +45,7 @@ type Store struct {
 	options Options
 	failed  atomic.Int64 // batches that could not be written
 	damaged atomic.Int64 // rows that were not what was written
+	torn    atomic.Int64 // events that the log of the database has lost
 	lock    *os.File     // the recorder's; nil in a reader
 
 	// mu orders batches and guards what follows. It is taken before gate.
@@ -55,7 +56,7 @@ type Store struct {
 	appended   int           // events since the bounds were last seen to hold
 	chunk      int           // the most events that one transaction deletes
 	healed     time.Duration // elapsed time when the database was last set aside; 0 never
-	begun      bool          // that was done, so that EIDs go on elsewhere
+	begun      bool          // that was done
 
 	// gate is held by who reads, and wholly by who puts another database in
 	// place, which in the recorder holds mu too.
@@ -138,10 +139,8 @@ func (s *Store) openRecorder(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.begun {
-		if err := db.skip(ctx, s.options.Now().UnixMilli()); err != nil {
-			return errors.Join(err, db.close())
-		}
+	if err := s.goOn(ctx, db); err != nil {
+		return errors.Join(err, db.close())
 	}
 	s.database = db
 	s.mark.Device, s.mark.Inode = identity(db.info)
@@ -150,6 +149,30 @@ func (s *Store) openRecorder(ctx context.Context) error {
 	// which is refused with a line that says so.
 	_ = writeMark(s.lock, s.mark)
 	return nil
+}
+
+// goOn makes the EIDs of a database go on behind all that were ever given, and
+// tells where it lacks some of them.
+func (s *Store) goOn(ctx context.Context, db *database) error {
+	var last int64
+	if err := db.last.QueryRowContext(ctx).Scan(&last); err != nil {
+		return err
+	}
+	if lost := s.mark.Last - last; lost > 0 && s.mark.isOf(db.info) {
+		// SQLite takes a torn log for one that ends there.
+		s.torn.Add(lost)
+		s.report(fmt.Errorf("the last %d events of %s are gone: its log was torn", lost, s.path))
+	}
+	to := s.mark.Last
+	if s.begun {
+		// It may not be known what was given. Where events are counted from 1
+		// it is less than where milliseconds are.
+		to = max(to, s.options.Now().UnixMilli())
+	}
+	if last >= to {
+		return nil
+	}
+	return db.skip(ctx, to)
 }
 
 // errUnfinished says that the recorder has not made the database yet.
@@ -261,13 +284,8 @@ func (s *Store) Close() error {
 	return errors.Join(errs...)
 }
 
-// skip makes the EIDs of a new database begin far beyond those of the one that it
-// replaces, which count events where these count milliseconds: none is used twice.
+// skip makes the EIDs begin behind one.
 func (d *database) skip(ctx context.Context, to int64) error {
-	var last int64
-	if err := d.last.QueryRowContext(ctx).Scan(&last); err != nil || last >= to {
-		return err
-	}
 	// That table has neither a key nor, before the first event, a row.
 	for _, sql := range []string{"DELETE FROM sqlite_sequence WHERE name = 'events'", "INSERT INTO sqlite_sequence (seq, name) VALUES (?1, 'events')"} {
 		if _, err := d.writer.ExecContext(ctx, sql, to); err != nil {
