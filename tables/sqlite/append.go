@@ -12,12 +12,7 @@ import (
 )
 
 var insertSQL = func() string {
-	columns := kmodquery.EventColumns()
-	names := make([]string, len(columns), len(columns)+2)
-	for i, column := range columns {
-		names[i] = column.Name
-	}
-	names = append(names, "cheap", "sums")
+	names := append(eventNames(), "cheap", "sums")
 	text, _, err := squirrel.Insert("events").Columns(names...).Values(make([]any, len(names))...).ToSql()
 	if err != nil {
 		panic(err)

@@ -2,9 +2,11 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,23 +48,40 @@ func isDamage(err error) bool {
 	return code&0xff == sqlite3.SQLITE_CORRUPT || code&0xff == sqlite3.SQLITE_NOTADB
 }
 
-// judge tells damage in what an error of prepare is of: a database that was found
-// good before, and was then of a version that this program knows, is neither
-// another program's nor a newer one's.
-func judge(err error, known mark, info fs.FileInfo) error {
-	wasGood := known.isOf(info) && known.Schema <= len(migrations)
-	if wasGood && (errors.Is(err, errForeign) || errors.Is(err, errNewer)) {
+// judge tells damage in what an error of prepare is of: a header that says another
+// program's or another version's of a database that has this one's tables, or that
+// was found good before.
+func judge(ctx context.Context, err error, db *sql.DB, known mark, info fs.FileInfo) error {
+	wasGood := known.isOf(info) && known.Schema == len(migrations)
+	newer := new(newerError)
+	switch {
+	case errors.Is(err, errForeign) && hasOurTables(ctx, db),
+		errors.As(err, &newer) && wasGood && isFlipped(newer.version):
 		return fmt.Errorf("%w: %w", errDamaged, err)
-	}
-	if wasGood && known.Schema == len(migrations) {
+	case wasGood:
 		return misfit(err) // there was nothing to migrate
 	}
 	return err
 }
 
+// hasOurTables reports whether a database has tables that no other program's has
+// together.
+func hasOurTables(ctx context.Context, db *sql.DB) bool {
+	var n int
+	err := db.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema WHERE name IN ('events', 'seen', 'positions', 'unsummed')").Scan(&n)
+	return err == nil && n >= 2
+}
+
+// isFlipped reports whether a schema version that is too new looks like this
+// program's with something changed on disk, and not like another program's: it
+// differs in one bit, or beyond what any program counts to.
+func isFlipped(version int) bool {
+	return version != len(migrations)+1 && bits.OnesCount(uint(version^len(migrations))) == 1 || version > 1<<16
+}
+
 // misfit tells damage in an error of a statement that fits every sound schema.
 func misfit(err error) error {
-	if code, ok := codeOf(err); ok && code == sqlite3.SQLITE_ERROR {
+	if code, ok := codeOf(err); ok && code&0xff == sqlite3.SQLITE_ERROR {
 		return fmt.Errorf("%w: %w", errDamaged, err)
 	}
 	return err

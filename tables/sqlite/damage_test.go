@@ -426,22 +426,28 @@ func TestGarbageIsSetAside(t *testing.T) {
 // A database that was found good is known from one that is not this program's,
 // whatever its header says now.
 func TestAFlippedHeaderIsDamage(t *testing.T) {
+	flipped := len(migrations) ^ 1<<30
 	for name, test := range map[string]struct {
-		pragma string
-		mark   bool
-		want   string
+		sql  string
+		mark bool
+		want string
 	}{
-		"an id":                    {"application_id = 7", true, ""},
-		"a version too new":        {"user_version = 77", true, ""},
-		"a version too old":        {"user_version = 1", true, ""},
-		"an id without a mark":     {"application_id = 7", false, "another program"},
-		"a newer one without mark": {"user_version = 77", false, "use the newer program"},
+		"an id":                      {"PRAGMA application_id = 7", true, ""},
+		"an id without a mark":       {"PRAGMA application_id = 7", false, ""},
+		"a version of another bit":   {fmt.Sprintf("PRAGMA user_version = %d", flipped), true, ""},
+		"the same without a mark":    {fmt.Sprintf("PRAGMA user_version = %d", flipped), false, "use the newer program"},
+		"a version of other bits":    {"PRAGMA user_version = 123456789", true, ""},
+		"a newer version":            {"PRAGMA user_version = 99", true, "use the newer program"},
+		"the next version":           {fmt.Sprintf("PRAGMA user_version = %d", len(migrations)+1), true, "use the newer program"},
+		"an older version":           {"PRAGMA user_version = 1", true, ""},
+		"a column's name":            {"ALTER TABLE positions RENAME COLUMN position TO positioo", true, ""},
+		"a database of other tables": {"PRAGMA application_id = 7; DROP TABLE events; DROP TABLE seen; DROP TABLE positions", true, "another program"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			s, err := Open(context.Background(), dir, Options{})
 			require.NoError(t, err)
-			_, err = s.writer.Exec("PRAGMA " + test.pragma)
+			_, err = s.writer.Exec(test.sql)
 			require.NoError(t, err)
 			require.NoError(t, s.Close())
 			if !test.mark {

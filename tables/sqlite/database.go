@@ -10,10 +10,13 @@ import (
 	"os"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	_ "modernc.org/sqlite" // the driver "sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/kmodquery/kmodquery"
 )
 
 // applicationID marks a database as an event store; the first migration sets
@@ -70,23 +73,51 @@ func openWritable(ctx context.Context, path string, known mark) (db *database, e
 		return db, err
 	}
 	if err := prepare(ctx, db.writer, path); err != nil {
-		return db, judge(err, known, db.info)
+		return db, judge(ctx, err, db.writer, known, db.info)
 	}
-	for _, statement := range []struct {
-		into **sql.Stmt
-		sql  string
-	}{{&db.insert, insertSQL}, {&db.seen, seenSQL}, {&db.last, lastSQL}} {
-		if *statement.into, err = db.writer.PrepareContext(ctx, statement.sql); err != nil {
-			return db, misfit(err)
-		}
-	}
-	if err := check(ctx, db.writer); err != nil {
-		return db, err
-	}
-	if err := db.openReaders(ctx, path); err != nil {
+	// From here on nothing can be wrong with a statement but with the schema.
+	if err := db.openRest(ctx, path); err != nil {
 		return db, misfit(err)
 	}
 	return db, nil
+}
+
+func (d *database) openRest(ctx context.Context, path string) (err error) {
+	for _, statement := range []struct {
+		into **sql.Stmt
+		sql  string
+	}{{&d.insert, insertSQL}, {&d.seen, seenSQL}, {&d.last, lastSQL}} {
+		if *statement.into, err = d.writer.PrepareContext(ctx, statement.sql); err != nil {
+			return err
+		}
+	}
+	for _, columns := range readSQL {
+		if _, err := d.writer.ExecContext(ctx, columns+" LIMIT 0"); err != nil {
+			return err
+		}
+	}
+	if err := check(ctx, d.writer); err != nil {
+		return err
+	}
+	if d.readers, err = openReaders(path); err != nil {
+		return err
+	}
+	return d.learn(ctx)
+}
+
+// readSQL are all columns that are read of each table.
+var readSQL = []string{
+	"SELECT " + strings.Join(eventNames(), ", ") + ", cheap, sums FROM events",
+	"SELECT source, position, sum FROM positions",
+	"SELECT id, name, sha256, load_id, time FROM seen",
+}
+
+func eventNames() []string {
+	var names []string
+	for _, column := range kmodquery.EventColumns() {
+		names = append(names, column.Name)
+	}
+	return names
 }
 
 // openReadable opens the database at path for a reader.
@@ -114,13 +145,6 @@ func openReadable(ctx context.Context, path string) (db *database, err error) {
 			"restart the process that records with this version", path, errUnfinished, version, len(migrations))
 	}
 	return db, db.learn(ctx)
-}
-
-func (d *database) openReaders(ctx context.Context, path string) (err error) {
-	if d.readers, err = openReaders(path); err != nil {
-		return err
-	}
-	return d.learn(ctx)
 }
 
 // learn reads what the reading of events needs to know.
@@ -222,11 +246,20 @@ func dsn(path string, query url.Values) string {
 	return (&url.URL{Scheme: "file", Path: path, RawQuery: query.Encode()}).String()
 }
 
-// Errors of a database that is none of this program's to write.
-var (
-	errForeign = errors.New("is a database of another program; move it away or choose another state folder")
-	errNewer   = errors.New("use the newer program that wrote it or choose another state folder")
-)
+// errForeign says that a database is none of this program's to write.
+var errForeign = errors.New("is a database of another program; move it away or choose another state folder")
+
+// A newerError says that a database is of a schema that this program does not
+// know.
+type newerError struct {
+	path    string
+	version int
+}
+
+func (e *newerError) Error() string {
+	return fmt.Sprintf("%s has schema version %d and this program knows up to %d; "+
+		"use the newer program that wrote it or choose another state folder", e.path, e.version, len(migrations))
+}
 
 // version reads the schema version of an event store and refuses whatever is
 // none. It writes nothing.
@@ -248,8 +281,7 @@ func version(ctx context.Context, db *sql.DB, path string) (int, error) {
 	case id != applicationID && (objects > 0 || version != 0):
 		return 0, fmt.Errorf("%s %w", path, errForeign)
 	case version > len(migrations):
-		return 0, fmt.Errorf("%s has schema version %d and this program knows up to %d; %w",
-			path, version, len(migrations), errNewer)
+		return 0, &newerError{path, version}
 	}
 	return version, nil
 }
