@@ -56,6 +56,7 @@ func judge(ctx context.Context, err error, db *sql.DB, known mark, info fs.FileI
 	newer := new(newerError)
 	switch {
 	case errors.Is(err, errForeign) && hasOurTables(ctx, db),
+		errors.Is(err, errText) && known.isOf(info),
 		errors.As(err, &newer) && wasGood && isFlipped(newer.version):
 		return fmt.Errorf("%w: %w", errDamaged, err)
 	case wasGood:

@@ -407,10 +407,13 @@ func TestALogWithoutItsDatabaseIsSetAside(t *testing.T) {
 }
 
 func TestGarbageIsSetAside(t *testing.T) {
-	for name, content := range map[string]string{"short": "hello\n", "long": strings.Repeat("hello\n", 10_000)} {
+	for name, content := range map[string]string{"short": "hello\x00", "long": strings.Repeat("hello\x00", 10_000), "text where a store was": "hello"} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			require.NoError(t, os.WriteFile(filepath.Join(dir, databaseName), []byte(content), 0o600))
+			if name == "text where a store was" {
+				leaveMark(t, dir, 0)
+			}
 			s := openIn(t, dir, Options{})
 			require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 1)))
 			left, err := filepath.Glob(filepath.Join(dir, "events.db.damaged-*Z"))
@@ -492,7 +495,7 @@ func TestCopiesTakeNoMoreThanTheyLeave(t *testing.T) {
 	if info, err := os.Stat(huge); err != nil || info.Size() < freeBytes(dir) {
 		t.Skip("this file system has no files that are larger than what is free")
 	}
-	require.NoError(t, os.WriteFile(path, []byte("garbage"), 0o600))
+	require.NoError(t, os.WriteFile(path, []byte("garbage\x00"), 0o600))
 	_, err := Open(context.Background(), dir, Options{})
 	require.ErrorContains(t, err, "1 damaged event stores lie in "+dir+" and take more than is left free; move them away")
 	require.FileExists(t, path)

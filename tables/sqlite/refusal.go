@@ -1,9 +1,11 @@
 package sqlite
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -104,6 +106,9 @@ func describe(err error, path string) error {
 	}
 	switch code & 0xff {
 	case sqlite3.SQLITE_NOTADB:
+		if isText(path) {
+			return fmt.Errorf("%s %w", path, errText)
+		}
 		return fmt.Errorf("%s is no SQLite database: %w", path, err)
 	case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY:
 		return fmt.Errorf("%s cannot be opened for reading and writing; run as a user who may or choose another state folder", path)
@@ -111,4 +116,19 @@ func describe(err error, path string) error {
 		return fmt.Errorf("%s is damaged: %w", path, err)
 	}
 	return fmt.Errorf("read %s: %w", path, err)
+}
+
+// errText says that a file was never a database.
+var errText = errors.New("is no SQLite database; move it away or choose another state folder")
+
+// isText reports whether a file begins like something that was written by hand:
+// a database whose header was lost still has a zero byte in its first page.
+func isText(path string) bool {
+	file, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	head, err := io.ReadAll(io.LimitReader(file, 4096))
+	return err == nil && !bytes.Contains(head, []byte{0})
 }

@@ -412,6 +412,8 @@ func TestOpenRefusesWhatItDoesNotKnow(t *testing.T) {
 		content []byte
 		want    string
 	}{
+		"a short text":      {[]byte("hello\n"), "is no SQLite database; move it away"},
+		"a long text":       {[]byte(strings.Repeat("hello\n", 10_000)), "is no SQLite database; move it away"},
 		"a newer schema":    {database(newer), "use the newer program"},
 		"another program's": {database("CREATE TABLE accounts (name)"), "is a database of another program"},
 		"another's version": {database("PRAGMA user_version = 1"), "is a database of another program"},
