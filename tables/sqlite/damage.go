@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/bits"
 	"os"
@@ -24,6 +25,12 @@ const (
 	// wrong with it: where the disk breaks everything, a copy a minute is all
 	// that is made of it.
 	healEvery = time.Minute
+	// doubtFor is how long a database that was called damaged and looked good
+	// is remembered.
+	doubtFor = time.Hour
+	// readThroughFor bounds the time that is spent on learning whether the disk
+	// gives it.
+	readThroughFor = 5 * time.Second
 )
 
 // errDamaged says that a database is not what was written.
@@ -169,7 +176,10 @@ func (s *Store) healRead(ctx context.Context, db *database, err error) error {
 }
 
 // heal sets the damaged database aside, unless that was done, and opens a new one.
-// It returns why where it was done a moment ago. The caller holds mu.
+// SQLite's word alone is not taken for it, because it says the same where a disk
+// did not give a page: such a database is opened again, which looks at it, and set
+// aside when it is met with again. heal returns an error where the store is no
+// better than before. The caller holds mu.
 func (s *Store) heal(ctx context.Context, db *database, why error) error {
 	if db == nil {
 		return why
@@ -181,15 +191,46 @@ func (s *Store) heal(ctx context.Context, db *database, why error) error {
 	if s.healed != 0 && elapsed-s.healed < healEvery {
 		return why
 	}
-	s.healed = elapsed
 	s.gate.Lock()
 	defer s.gate.Unlock()
+	s.database = nil
+	_ = db.close() // it is damaged
+	if err := readThrough(s.path); err != nil {
+		return err
+	}
+	if !errors.Is(why, errDamaged) && (s.doubted == 0 || elapsed-s.doubted > doubtFor) {
+		s.doubted = max(elapsed, 1)
+		return s.openRecorder(ctx)
+	}
 	if err := s.beginAnew(why); err != nil {
 		return err
 	}
-	s.database = nil
-	_ = db.close() // it is damaged
 	return s.openRecorder(ctx)
+}
+
+// readThrough returns the error of a disk that does not give all of the database.
+// It must not be open: the locks of a process end with any descriptor that it
+// closes.
+func readThrough(path string) error {
+	started := time.Now()
+	for _, companion := range companions[:2] {
+		file, err := os.Open(path + companion)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		buffer := make([]byte, 1<<20)
+		for err == nil && time.Since(started) < readThroughFor {
+			_, err = file.Read(buffer)
+		}
+		file.Close()
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+	}
+	return nil
 }
 
 // beginAnew sets the database at the store's path aside and tells of it.
@@ -198,7 +239,7 @@ func (s *Store) beginAnew(why error) error {
 	if err != nil {
 		return err
 	}
-	s.begun = true
+	s.begun, s.healed = true, max(s.elapsed(), 1)
 	s.report(fmt.Errorf("%s was damaged and is now %s; a new event store was begun: %w", s.path, copied, why))
 	return nil
 }

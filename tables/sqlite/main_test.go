@@ -16,6 +16,8 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(roleVariable) {
 	case "":
 		os.Exit(m.Run())
+	case "faults":
+		err = faultsRole(os.Args[1])
 	case "overwrite":
 		err = overwriteRole(os.Args[1])
 	}

@@ -91,7 +91,13 @@ func create(ctx context.Context, database string) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(prepare(ctx, db, unfinished), db.Close()); err != nil {
+	err = prepare(ctx, db, unfinished)
+	if err == nil {
+		// Closing does so too and tells nobody when it cannot: the database would
+		// be renamed without its log.
+		_, err = db.ExecContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)")
+	}
+	if err := errors.Join(err, db.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(unfinished, database); err != nil {

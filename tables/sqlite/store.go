@@ -56,6 +56,7 @@ type Store struct {
 	appended   int           // events since the bounds were last seen to hold
 	chunk      int           // the most events that one transaction deletes
 	healed     time.Duration // elapsed time when the database was last set aside; 0 never
+	doubted    time.Duration // elapsed time when it was last found good though SQLite had called it damaged; 0 never
 	begun      bool          // that was done
 
 	// gate is held by who reads, and wholly by who puts another database in
@@ -130,6 +131,12 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 // openRecorder puts a database in place, a new one where that is damaged.
 func (s *Store) openRecorder(ctx context.Context) error {
 	db, err := openWritable(ctx, s.path, s.mark)
+	if isDamage(err) {
+		if unread := readThrough(s.path); unread != nil {
+			return unread
+		}
+		db, err = openWritable(ctx, s.path, s.mark)
+	}
 	if isDamage(err) {
 		if err := s.beginAnew(err); err != nil {
 			return err
