@@ -48,7 +48,7 @@ func (s *Store) Append(ctx context.Context, events []kmodquery.Event) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	err := s.append(ctx, events)
-	if isFull(err) && s.makeRoom(ctx) || isDamage(err) && s.heal(ctx, s.database, err) == nil {
+	if isFullIn(err, filepath.Dir(s.path)) && s.makeRoom(ctx) || isDamage(err) && s.heal(ctx, s.database, err) == nil {
 		err = s.append(ctx, events)
 	}
 	if err != nil {
@@ -65,13 +65,15 @@ func (s *Store) append(ctx context.Context, events []kmodquery.Event) error {
 	if err := s.expireWhenDue(ctx); err != nil {
 		return fmt.Errorf("expire events of %s: %w", s.path, err)
 	}
+	if err := s.keepRoom(ctx, events); err != nil {
+		return fmt.Errorf("append to %s: %w", s.path, err)
+	}
 	if err := s.write(ctx, events); err != nil {
 		return fmt.Errorf("append %d events to %s: %w", len(events), s.path, err)
 	}
 	s.appended += len(events)
 	s.mark.Last = events[len(events)-1].EID
 	_ = writeMark(s.lock, s.mark) // that it is there helps only where the log is torn
-	s.keepRoom(ctx)
 	return nil
 }
 

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
@@ -100,7 +99,8 @@ func misfit(err error) error {
 // than it leaves free, it is an error.
 func setAside(path string, now time.Time) (copied string, err error) {
 	dir := filepath.Dir(path)
-	if count, bytes := damagedCopies(dir); count > 0 && bytes > freeBytes(dir) {
+	count, bytes := damagedCopies(dir)
+	if free, ok := freeBytes(dir); ok && count > 0 && bytes > free {
 		return "", fmt.Errorf("%d damaged event stores lie in %s and take more than is left free; move them away", count, dir)
 	}
 	copied = path + damagedMark + now.UTC().Format("20060102T150405Z")
@@ -145,16 +145,6 @@ func damagedCopies(dir string) (count int, bytes int64) {
 		}
 	}
 	return count, bytes
-}
-
-// freeBytes is what this user may still write to the file system of dir; 0 where
-// it does not say.
-func freeBytes(dir string) int64 {
-	var stat unix.Statfs_t
-	if err := unix.Statfs(dir, &stat); err != nil {
-		return 0
-	}
-	return int64(stat.Bavail) * int64(stat.Bsize) //nolint:unconvert // of other types on darwin
 }
 
 // healRead is what becomes of an error of reading db: where it is damaged the

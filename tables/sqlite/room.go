@@ -3,12 +3,15 @@ package sqlite
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/kmodquery/kmodquery"
 )
 
 const (
@@ -20,23 +23,99 @@ const (
 	// scarceChunk is how many events one transaction deletes where the disk is
 	// full: deleting takes room in the log before it gives any.
 	scarceChunk = 50
+	// plentyBytes free are enough for any batch and the log.
+	plentyBytes = 4 * walBytes
+	// reserveBytes are left free for that.
+	reserveBytes = 256 << 10
+	// pageBytes is SQLite's page, and pagesAnEvent how many one event changes:
+	// its own, those of the indexes, and those that tell where they are.
+	pageBytes    = 4096
+	pagesAnEvent = 16
 )
 
 // isFull reports whether an error says that there is no room for what is to be
-// written.
+// written; isFullIn also where only the system says so of dir.
 func isFull(err error) bool {
 	code, ok := codeOf(err)
 	return ok && code&0xff == sqlite3.SQLITE_FULL || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 }
 
-// keepRoom writes the log back when there is less free than that could take: a
-// full disk would else keep the log from becoming shorter, and without that
-// nothing can be written or deleted any more.
-func (s *Store) keepRoom(ctx context.Context) {
-	log, err := os.Stat(s.path + "-wal")
-	if err == nil && log.Size() > freeBytes(filepath.Dir(s.path)) {
-		_ = s.checkpoint(ctx) // with the next batch again
+func isFullIn(err error, dir string) bool {
+	if isFull(err) {
+		return true
 	}
+	code, ok := codeOf(err)
+	return ok && (code&0xff == sqlite3.SQLITE_IOERR || code&0xff == sqlite3.SQLITE_CANTOPEN) && isFull(probe(dir))
+}
+
+// keepRoom makes sure that what the events will take and the log can be written
+// back into the database afterwards: a disk on which that does not fit any more
+// can neither take nor forget an event, whatever the bounds are. Where there is no
+// room for that it is an error as of a full disk.
+func (s *Store) keepRoom(ctx context.Context, events []kmodquery.Event) error {
+	free, ok := freeBytes(filepath.Dir(s.path))
+	if !ok || free > plentyBytes {
+		return nil // what is wrong with it, the disk itself will tell
+	}
+	need := needOf(events, sizeOf(s.path)) + reserveBytes
+	log := sizeOf(s.path + "-wal")
+	if free >= log+need {
+		return nil
+	}
+	if log > 0 {
+		if err := s.checkpoint(ctx); err != nil {
+			return err
+		}
+		free, _ = freeBytes(filepath.Dir(s.path))
+		log = sizeOf(s.path + "-wal")
+	}
+	if free >= log+need {
+		return nil
+	}
+	return fmt.Errorf("%d KiB are free, and %d events may need %d KiB: %w", free>>10, len(events), (log+need)>>10, unix.ENOSPC)
+}
+
+// needOf is the most that the events add to the log and then to the database, which
+// has so many bytes.
+func needOf(events []kmodquery.Event, database int64) int64 {
+	var text int64
+	for i := range events {
+		for _, column := range kmodquery.EventColumns() {
+			switch value := column.Value(&events[i]).(type) {
+			case string:
+				text += int64(len(value))
+			case int64:
+				text += 8
+			}
+		}
+	}
+	// A row and its entries in the indexes, half of each page empty.
+	grows := 4*text + int64(len(events))*1024
+	// Each of them changes a page of its own, if there are so many.
+	changes := min(int64(len(events))*pagesAnEvent*pageBytes, database)
+	return 2*grows + changes + pagesAnEvent*pageBytes
+}
+
+func sizeOf(path string) int64 {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// freeBytes is what this user may still write to the file system of dir; false
+// where it does not say.
+func freeBytes(dir string) (free int64, ok bool) {
+	var stat unix.Statfs_t
+	if err := unix.Statfs(dir, &stat); err != nil {
+		return 0, false
+	}
+	blocks := stat.Bavail
+	if os.Geteuid() == 0 {
+		blocks = stat.Bfree
+	}
+	return int64(blocks) * int64(stat.Bsize), true //nolint:unconvert // of other types on darwin
 }
 
 // checkpoint writes the log back into the database and gives its room back.
@@ -57,9 +136,14 @@ func (s *Store) makeRoom(ctx context.Context) bool {
 	defer cancel()
 	s.chunk = scarceChunk
 	defer func() { s.chunk = expiryChunk }()
-	for more := true; more && ctx.Err() == nil; {
+	for more := true; more && ctx.Err() == nil && s.chunk > 0; {
 		var err error
-		if more, err = s.expire(ctx); err != nil || s.checkpoint(ctx) != nil {
+		more, err = s.expire(ctx)
+		if isFull(err) {
+			s.chunk /= 2
+			more, err = true, nil
+		}
+		if err != nil || s.checkpoint(ctx) != nil {
 			break
 		}
 	}

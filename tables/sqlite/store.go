@@ -106,7 +106,7 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 		if s.lock != nil {
 			s.mark = readMark(s.lock)
 			s.age = newAgeClock(s.mark.trusted(), o.MaxAge)
-			if err = s.openRecorder(ctx); isFull(err) {
+			if err = s.openRecorder(ctx); isFullIn(err, dir) {
 				s.report(refuse(err, dir))
 				return s, nil
 			}
