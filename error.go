@@ -7,6 +7,10 @@ import "errors"
 // of something that should have worked.
 var ErrNotSupported = errors.New("not supported")
 
+// ErrNotStored says that the event store takes no events for now and that they
+// wait in memory. What it took before can be read.
+var ErrNotStored = errors.New("events wait to be stored")
+
 // A NotSupportedError names the missing thing and what would provide it.
 type NotSupportedError struct {
 	Missing string // what the host lacks

@@ -31,6 +31,8 @@ type Sensor struct {
 	LastEventTime int64  // Unix time in seconds; 0 where there was none
 	GapStart      int64  // Unix time in seconds; with GapEnd the last time of this boot in which the source did not watch, or 0
 	GapEnd        int64
+	Shed          int64  // events given up because the store took none and memory for them was full
+	StoreReason   string // why the store takes no events of any source, in one line; empty while it does
 }
 
 // StoreStatus is what the event store says about itself.
@@ -38,7 +40,9 @@ type StoreStatus struct {
 	Path       string
 	Role       string
 	Rows       int64
-	Bytes      int64 // of the database and its write-ahead log
-	OldestTime int64 // Unix time in seconds of the oldest event; 0 where there is none
-	Errors     int64 // batches that could not be written
+	Bytes      int64  // of the database and its write-ahead log
+	OldestTime int64  // Unix time in seconds of the oldest event; 0 where there is none
+	Errors     int64  // batches that could not be written
+	Damaged    int64  // rows that were read and are not what was written; they are not handed out
+	Trouble    string // what is wrong with the store, or was, and what to do about it, in one line
 }

@@ -76,7 +76,7 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 		boot = o.Stamp().BootID
 	}
 	r := &Recorder{options: o, ledger: newLedger(boot), report: report}
-	r.writer = newWriter(sink, r.stored, report)
+	r.writer = newWriter(sink, r.stored, r.settled, report)
 	r.selection = newSelection(o.Sources, o.SideBySide, max(takeOver, 3*o.Poll), report, func(rank int, e kmodquery.Event, past bool) {
 		r.attempts.add(rank, e, past)
 	})
@@ -211,6 +211,7 @@ func (r *Recorder) Sensors() []kmodquery.Sensor {
 	}
 	for i := range sensors {
 		sensors[i].Joined = r.attempts.joinedBy(sensors[i].Source)
+		r.writer.account(&sensors[i])
 	}
 	return sensors
 }
@@ -238,7 +239,6 @@ func (r *Recorder) Loaded() []kmodquery.Module {
 // done. Only Start may come before it.
 func (r *Recorder) Close() error {
 	r.cancel()
-	r.writer.stop()
 	r.selection.running.Wait()
 	r.running.Wait()
 	r.attempts.flushAll()

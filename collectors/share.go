@@ -29,6 +29,8 @@ type report struct {
 	Sensors []kmodquery.Sensor
 	Loaded  []kmodquery.Module `json:",omitempty"`
 	Error   string             `json:",omitempty"`
+	// NotStored says that Error is kmodquery.ErrNotStored.
+	NotStored bool `json:",omitempty"`
 }
 
 // Share answers the [Remote] of other processes until listener is closed, so
@@ -61,7 +63,7 @@ func (r *Recorder) answer(conn net.Conn) {
 	_ = conn.SetDeadline(time.Now().Add(shareTimeout))
 	var answer report
 	if err := r.Sync(ctx); err != nil {
-		answer.Error = err.Error()
+		answer.Error, answer.NotStored = err.Error(), errors.Is(err, kmodquery.ErrNotStored)
 	}
 	answer.Sensors, answer.Loaded = r.Sensors(), r.Loaded()
 	_ = json.NewEncoder(conn).Encode(answer) // a reader that left needs no answer
@@ -89,11 +91,22 @@ func (r *Remote) Sync(ctx context.Context) error {
 		return nil
 	case err != nil:
 		return err
+	case answer.NotStored:
+		return remoteError{answer.Error, kmodquery.ErrNotStored}
 	case answer.Error != "":
 		return errors.New(answer.Error)
 	}
 	return nil
 }
+
+// A remoteError is the text of an error in another process, and what it matches.
+type remoteError struct {
+	text  string
+	match error
+}
+
+func (e remoteError) Error() string { return e.text }
+func (e remoteError) Unwrap() error { return e.match }
 
 // Sensors returns the recorder's own, or failed ones when it does not answer.
 func (r *Remote) Sensors() []kmodquery.Sensor {

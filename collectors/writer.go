@@ -2,6 +2,7 @@ package collectors
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -10,9 +11,14 @@ import (
 )
 
 const (
-	// maxQueue bounds the events that wait in memory for the sink. Beyond it
-	// the sources wait, and what they read from waits in the kernel.
+	// maxQueue bounds the events that wait in memory for a sink that takes
+	// them. Beyond it the sources wait, and what they read from waits in the
+	// kernel.
 	maxQueue = 16384
+	// maxWaiting and maxWaitingBytes bound what waits for a sink that refuses.
+	// Beyond them events are shed.
+	maxWaiting      = 65536
+	maxWaitingBytes = 64 << 20
 	// maxBatch bounds the events given to the sink at once.
 	maxBatch = 512
 	// retryDelay is the pause after a batch that the sink did not take.
@@ -20,46 +26,71 @@ const (
 )
 
 // A writer brings events to a sink, in order, in batches as large as have
-// gathered while the last one was being stored. A batch that the sink refuses
-// stays at the head of the queue and is offered again.
+// gathered while the last one was being stored. What the sink refuses stays in
+// hand and is offered again, in smaller batches for a sink that has little room.
+// While it refuses nobody waits for it: events gather in memory, and beyond the
+// bounds the least valuable are shed and counted.
 type writer struct {
 	sink   Sink
 	stored func([]kmodquery.Event) // told of each batch that the sink took
+	shed   func([]kmodquery.Event) // told of the events that will never be offered; from any goroutine
 	report func(error)
 
 	mu      sync.Mutex
 	changed *sync.Cond
-	queue   []kmodquery.Event
-	added   uint64 // events ever put into the queue
-	taken   uint64 // events ever taken by the sink
-	failure error  // of the last batch; nil once a batch was taken
-	refused uint64 // events that found no place while the process was ending
+	line    line
+	hand    []kmodquery.Event // the oldest, in the sink's hands or about to be
+	weight  int               // bytes of those in hand
+	size    int               // of the next batch
+	added   uint64            // events ever put into the line
+	settled uint64            // events ever taken by the sink or shed
 
-	stopping bool // nobody may wait any more for a sink that refuses
-	closing  bool // nothing is added any more
+	failure error            // of the last batch; nil once a batch was taken
+	told    map[string]bool  // reasons that were reported since a batch was taken
+	lost    map[string]int64 // events that were shed, by source
+
+	closing bool // nothing is added any more
 }
 
-func newWriter(sink Sink, stored func([]kmodquery.Event), report func(error)) *writer {
-	w := &writer{sink: sink, stored: stored, report: report}
+func newWriter(sink Sink, stored, shed func([]kmodquery.Event), report func(error)) *writer {
+	w := &writer{
+		sink: sink, stored: stored, shed: shed, report: report, size: maxBatch,
+		told: map[string]bool{}, lost: map[string]int64{},
+	}
 	w.changed = sync.NewCond(&w.mu)
 	return w
 }
 
-// add queues an event and waits while the queue is full.
+// add queues an event. While the queue is full it waits for a sink that takes
+// events, and makes room for one that refuses.
 func (w *writer) add(e kmodquery.Event) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	for len(w.queue) >= maxQueue {
-		if w.stopping && w.failure != nil {
-			w.refused++
-			return
-		}
+	weight := weigh(&e)
+	for w.failure == nil && w.waiting() > 0 && (w.waiting() >= maxQueue || w.bytes()+weight > maxWaitingBytes) {
 		w.changed.Wait()
 	}
-	w.queue = append(w.queue, e)
+	w.line.push(e)
 	w.added++
+	var shed []kmodquery.Event
+	for w.failure != nil && (w.waiting() > maxWaiting || w.bytes() > maxWaitingBytes) {
+		least, ok := w.line.shed()
+		if !ok {
+			break // all is in hand
+		}
+		w.settled++
+		w.lost[least.Source]++
+		shed = append(shed, least)
+	}
 	w.changed.Broadcast()
+	w.mu.Unlock()
+	if len(shed) > 0 {
+		w.shed(shed)
+	}
 }
+
+func (w *writer) waiting() int { return len(w.hand) + w.line.len() }
+
+func (w *writer) bytes() int { return w.weight + w.line.bytes }
 
 // run gives the queue to the sink until close was called and the queue is
 // empty, or the sink refuses what is left.
@@ -74,46 +105,105 @@ func (w *writer) run() {
 		if err == nil {
 			w.stored(batch)
 		}
-		if more := w.settle(len(batch), err); !more {
+		more, pause := w.settle(len(batch), err)
+		if !more {
 			return
 		}
-		if err != nil {
+		if pause {
 			time.Sleep(retryDelay)
 		}
 	}
 }
 
-// next waits for the head of the queue; it is empty once there is nothing left
-// to come.
+// next waits for a batch, the oldest events; it is empty once there is nothing
+// left to come.
 func (w *writer) next() []kmodquery.Event {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for len(w.queue) == 0 && !w.closing {
+	for w.waiting() == 0 && !w.closing {
 		w.changed.Wait()
 	}
-	return w.queue[:min(len(w.queue), maxBatch)]
-}
-
-// settle notes what became of the batch at the head of the queue, and whether
-// to go on.
-func (w *writer) settle(n int, err error) (more bool) {
-	w.mu.Lock()
-	first := err != nil && w.failure == nil
-	w.failure = err
-	if err == nil {
-		w.taken += uint64(n)
-		w.queue = w.queue[n:]
-		if len(w.queue) == 0 {
-			w.queue = nil
+	if len(w.hand) == 0 {
+		for len(w.hand) < maxBatch && w.line.len() > 0 {
+			e := w.line.pop()
+			w.hand = append(w.hand, e)
+			w.weight += weigh(&e)
 		}
 	}
-	more = err == nil || !w.closing
+	return w.hand[:min(len(w.hand), w.size)]
+}
+
+// settle notes what became of the batch of n events, and whether to go on, at
+// once or after a pause.
+func (w *writer) settle(n int, err error) (more, pause bool) {
+	w.mu.Lock()
+	reason := w.note(n, err)
+	if err != nil {
+		// A sink with room for a part of the batch takes that, also at the end.
+		more = !w.closing || n > 1
+		pause = !w.closing
+		w.size = max(1, n/2)
+	} else {
+		more = true
+		w.size = min(maxBatch, 2*w.size)
+	}
 	w.changed.Broadcast()
 	w.mu.Unlock()
-	if first {
-		w.report(fmt.Errorf("store events: %w; they wait in memory", err))
+	if reason != nil {
+		w.report(reason)
 	}
-	return more
+	return more, pause
+}
+
+// note keeps the books of a batch, and returns what is to be reported of it: a
+// failure once a reason, and that the sink takes events again.
+func (w *writer) note(n int, err error) (report error) {
+	failed := w.failure
+	w.failure = err
+	if err != nil {
+		if reason := reasonOf(err); !w.told[reason] {
+			w.told[reason] = true
+			return fmt.Errorf("store events: %w; they wait in memory", err)
+		}
+		return nil
+	}
+	w.settled += uint64(n)
+	for i := range w.hand[:n] {
+		w.weight -= weigh(&w.hand[i])
+	}
+	if w.hand = w.hand[n:]; len(w.hand) == 0 {
+		w.hand = nil // the batch is the stored callback's
+	}
+	if failed != nil {
+		clear(w.told)
+		return fmt.Errorf("the store takes events again; %d waited, and since the start %s", w.waiting()+n, shedText(w.shedAll()))
+	}
+	return nil
+}
+
+func (w *writer) shedAll() int64 {
+	var all int64
+	for _, n := range w.lost {
+		all += n
+	}
+	return all
+}
+
+func shedText(n int64) string {
+	if n == 1 {
+		return "1 was shed"
+	}
+	return fmt.Sprintf("%d were shed", n)
+}
+
+// reasonOf is the part of a sink's error that stays the same while its cause
+// does.
+func reasonOf(err error) string {
+	var refusal interface{ Reason() string }
+	if errors.As(err, &refusal) {
+		return refusal.Reason()
+	}
+	return err.Error()
 }
 
 // sync returns when everything added before the call is stored, or with the
@@ -127,12 +217,12 @@ func (w *writer) sync(ctx context.Context) error {
 	defer stop()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for target := w.added; w.taken < target; w.changed.Wait() {
+	for target := w.added; w.settled < target; w.changed.Wait() {
 		if w.failure != nil {
-			return fmt.Errorf("events wait to be stored: %w", w.failure)
+			return w.refused()
 		}
 		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("wait for %d events to be stored: %w", target-w.taken, err)
+			return fmt.Errorf("wait for %d events to be stored: %w", target-w.settled, err)
 		}
 	}
 	return nil
@@ -143,17 +233,21 @@ func (w *writer) refusal() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.failure != nil {
-		return fmt.Errorf("events wait to be stored: %w", w.failure)
+		return w.refused()
 	}
 	return nil
 }
 
-// stop lets nobody wait any more for a sink that refuses.
-func (w *writer) stop() {
+func (w *writer) refused() error { return fmt.Errorf("%w: %w", kmodquery.ErrNotStored, w.failure) }
+
+// account adds to what a source says of itself how its events fare.
+func (w *writer) account(s *kmodquery.Sensor) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.stopping = true
-	w.changed.Broadcast()
+	s.Shed = w.lost[s.Source]
+	if w.failure != nil {
+		s.StoreReason = fmt.Sprintf("%s; %d events wait in memory, %s", reasonOf(w.failure), w.waiting(), shedText(w.shedAll()))
+	}
 }
 
 // close lets run end once the queue is empty, or with the next refusal.
@@ -164,11 +258,12 @@ func (w *writer) close() {
 	w.changed.Broadcast()
 }
 
-// unstored is what run has left behind.
+// unstored is what run has left behind: the youngest events of each source, so
+// that what was stored is no sign that they were.
 func (w *writer) unstored() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if left := uint64(len(w.queue)) + w.refused; left > 0 {
+	if left := w.waiting(); left > 0 {
 		return fmt.Errorf("store the last %d events: %w", left, w.failure)
 	}
 	return nil

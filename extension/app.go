@@ -39,20 +39,20 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 		MaxEvents: c.retentionEvents,
 		MaxCheap:  c.retentionDenied,
 		Now:       time.Now,
+		Report:    func(err error) { report.Print(err) },
 	})
 	if err != nil {
 		return nil, err
 	}
-	status, err := store.Status(ctx)
-	if err != nil {
-		return nil, errors.Join(err, store.Close())
-	}
+	// Its role it always knows, and what it cannot read the sensors tell.
+	status, _ := store.Status(ctx)
 	a := &app{store: store}
 	var recorder recorder
 	if status.Role == kmodquery.RoleRecorder {
-		// An idle host appends nothing, and with that nothing expires.
+		// An idle host appends nothing, and with that nothing expires. It goes
+		// on where nothing can be deleted.
 		if err := store.Expire(ctx); err != nil {
-			return nil, errors.Join(err, store.Close())
+			report.Print(err)
 		}
 		recorder, err = a.record(ctx, c, report)
 	} else {

@@ -27,6 +27,7 @@ func TestParse(t *testing.T) {
 		retentionEvents: sqlite.DefaultMaxEvents,
 		retentionDenied: sqlite.DefaultMaxCheap,
 		poll:            collectors.DefaultPoll,
+		pinDir:          defaultPinDir,
 		imageLimit:      host.maxImageLimit,
 		replyLimit:      tables.DefaultReplyBytes,
 		queryTimeout:    tables.DefaultTimeout,

@@ -118,11 +118,19 @@ func (i *inventory) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := i.recorder.Sync(ctx); err != nil {
+	err = i.recorder.Sync(ctx)
+	if err != nil && !errors.Is(err, kmodquery.ErrNotStored) {
 		return nil, err
 	}
+	loaded := i.recorder.Loaded()
+	if err != nil {
+		// That they went may be among what waits to be stored.
+		for at := range loaded {
+			loaded[at].Views = nil
+		}
+	}
 	listed := slices.DeleteFunc(modules, func(m kmodquery.Module) bool { return m.IsHidden() })
-	return kmodquery.JoinModules(append(listed, hidden...), i.recorder.Loaded()), nil
+	return kmodquery.JoinModules(append(listed, hidden...), loaded), nil
 }
 
 // kernelRelease is what uname -r prints.

@@ -28,8 +28,8 @@ func kernelModuleEvents(c Config) definition {
 }
 
 func generateEvents(ctx context.Context, c Config, q query) ([]map[string]string, error) {
-	if err := c.Recorder.Sync(ctx); err != nil {
-		return nil, fmt.Errorf("wait for events under way: %w", err)
+	if err := settle(ctx, c.Recorder); err != nil {
+		return nil, err
 	}
 	filter := kmodquery.Filter{Conditions: q.conditions(kmodquery.EventColumn), Columns: []string{}}
 	if q.usesNothing() {

@@ -2,7 +2,6 @@ package tables
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strconv"
 
@@ -123,8 +122,8 @@ func findingEventColumn(name string) (kmodquery.Column, bool) {
 type findings struct{ config Config }
 
 func (f findings) generate(ctx context.Context, q query) ([]map[string]string, error) {
-	if err := f.config.Recorder.Sync(ctx); err != nil {
-		return nil, fmt.Errorf("wait for events under way: %w", err)
+	if err := settle(ctx, f.config.Recorder); err != nil {
+		return nil, err
 	}
 	// What matching looks at, for all signatures in one pass.
 	columns := []string{"event_name"}

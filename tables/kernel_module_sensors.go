@@ -22,6 +22,7 @@ func kernelModuleSensors(c Config) definition {
 		examples: []string{
 			"SELECT source, state, reason FROM kernel_module_sensors WHERE state != 'active'",
 			"SELECT source, received, lost, last_event_time FROM kernel_module_sensors WHERE lost > 0",
+			"SELECT DISTINCT store_reason, store_errors FROM kernel_module_sensors WHERE store_reason IS NOT NULL",
 		},
 		columns: definitions,
 		generate: func(ctx context.Context, q query) ([]map[string]string, error) {
@@ -70,6 +71,18 @@ var sensorColumns = []sensorColumn{
 			}
 			return h.Errors
 		}},
+	{text("store_reason", local, "What is wrong with the store and what to do about it: why it takes no events and how many wait in memory, "+
+		"that rows or the whole of it were damaged"),
+		func(h *health) any {
+			if h.StoreReason != "" && h.Trouble != "" {
+				return h.StoreReason + ". " + h.Trouble
+			}
+			return h.StoreReason + h.Trouble
+		}},
+	{number("shed", local, "Events of the source that were given up because the store took none and memory for them was full"),
+		func(h *health) any { return h.Shed }},
+	{number("damaged_rows", local, "Rows that this process read from the store and did not show, because they are not what was written"),
+		func(h *health) any { return h.Damaged }},
 	{number("denied", local, "Denied attempts that were counted in another attempt's row"),
 		func(h *health) any { return h.Denied }},
 	{number("joined", local, "Events that were given the load_id under which a better source saw the same attempt"),
@@ -108,7 +121,8 @@ func known(seconds int64) any {
 func generateSensors(ctx context.Context, c Config, q query) ([]map[string]string, error) {
 	status, err := c.Store.Status(ctx)
 	if err != nil {
-		return nil, err
+		// This table tells what is wrong; it is no reason not to answer.
+		status.Trouble = err.Error()
 	}
 	var rows []map[string]string
 	for i, sensor := range c.Recorder.Sensors() {

@@ -21,18 +21,18 @@ func (s statusOnly) Status(context.Context) (kmodquery.StoreStatus, error) { ret
 
 func TestSensors(t *testing.T) {
 	c := testConfig(t)
-	c.Store = statusOnly{status: kmodquery.StoreStatus{Path: "/var/lib/x", Role: "recorder", Rows: 20, Bytes: 21, OldestTime: 22, Errors: 23}}
+	c.Store = statusOnly{status: kmodquery.StoreStatus{Path: "/var/lib/x", Role: "recorder", Rows: 20, Bytes: 21, OldestTime: 22, Errors: 23, Damaged: 24}}
 	c.Recorder = &recorder{sensors: []kmodquery.Sensor{
 		{Source: "ebpf", State: "active", Since: 1, Hooks: `["module_load (tp_btf)"]`, Received: 2, Lost: 3, DecodeErrors: 4,
-			EnrichErrors: 5, Denied: 6, Joined: 8, LastEventTime: 7},
+			EnrichErrors: 5, Denied: 6, Joined: 8, LastEventTime: 7, Shed: 9},
 		{Source: "audit", State: "unavailable", Reason: "no permission;\nrun as root"},
 	}}
 	require.Equal(t, []map[string]string{
 		{"rowid": "1", "source": "ebpf", "state": "active", "since": "1", "hooks": `["module_load (tp_btf)"]`, "received": "2", "lost": "3",
-			"decode_errors": "4", "enrich_errors": "5", "store_errors": "23", "denied": "6", "joined": "8", "last_event_time": "7", "role": "recorder",
+			"decode_errors": "4", "enrich_errors": "5", "store_errors": "23", "shed": "9", "damaged_rows": "24", "denied": "6", "joined": "8", "last_event_time": "7", "role": "recorder",
 			"store_path": "/var/lib/x", "store_rows": "20", "store_bytes": "21", "oldest_time": "22", "kernel": "6.1.0-test", "version": kmodquery.Version},
 		{"rowid": "2", "source": "audit", "state": "unavailable", "reason": `no permission;\x0arun as root`, "received": "0", "lost": "0",
-			"decode_errors": "0", "enrich_errors": "0", "store_errors": "23", "denied": "0", "joined": "0", "role": "recorder",
+			"decode_errors": "0", "enrich_errors": "0", "store_errors": "23", "shed": "0", "damaged_rows": "24", "denied": "0", "joined": "0", "role": "recorder",
 			"store_path": "/var/lib/x", "store_rows": "20", "store_bytes": "21", "oldest_time": "22", "kernel": "6.1.0-test", "version": kmodquery.Version},
 	}, rowsOf(t, c, "kernel_module_sensors", "{}"))
 	require.Equal(t, []map[string]string{{"rowid": "1", "lost": "3"}, {"rowid": "2", "lost": "0"}},
@@ -48,7 +48,22 @@ func TestSensorsOfAnEmptyStore(t *testing.T) {
 }
 
 func TestSensorsSayThatTheStoreFails(t *testing.T) {
-	c := testConfig(t)
-	c.Store = statusOnly{err: errors.New("count events: disk is gone")}
-	require.Equal(t, "error generating table: count events: disk is gone", errorOf(t, c, "kernel_module_sensors", "{}"))
+	for name, test := range map[string]struct {
+		store  statusOnly
+		sensor kmodquery.Sensor
+		want   string
+	}{
+		"it cannot be read":    {statusOnly{err: errors.New("count events: disk is gone")}, kmodquery.Sensor{}, "count events: disk is gone"},
+		"it takes nothing":     {statusOnly{}, kmodquery.Sensor{StoreReason: "store: disk full; 3 events wait in memory, 1 was shed"}, "store: disk full; 3 events wait in memory, 1 was shed"},
+		"it was damaged":       {statusOnly{status: kmodquery.StoreStatus{Trouble: "damaged"}}, kmodquery.Sensor{}, "damaged"},
+		"it was, and is again": {statusOnly{status: kmodquery.StoreStatus{Trouble: "damaged"}}, kmodquery.Sensor{StoreReason: "full"}, "full. damaged"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := testConfig(t)
+			c.Store = test.store
+			c.Recorder = &recorder{sensors: []kmodquery.Sensor{test.sensor}}
+			rows := rowsOf(t, c, "kernel_module_sensors", contextJSON(t, []string{"store_reason"}))
+			require.Equal(t, []map[string]string{{"rowid": "1", "store_reason": test.want}}, rows)
+		})
+	}
 }

@@ -23,7 +23,8 @@ type Store interface {
 // concurrent calls.
 type Recorder interface {
 	// Sync returns once every event that happened before the call is in the
-	// store, or with an error when that cannot be said.
+	// store, or with an error when that cannot be said; one that matches
+	// kmodquery.ErrNotStored where the store takes none.
 	Sync(ctx context.Context) error
 	// Sensors tells how each source is doing.
 	Sensors() []kmodquery.Sensor

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 
 	"github.com/Masterminds/squirrel"
@@ -10,23 +11,8 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// insertColumns are all columns of an event but eid, which the database gives.
-var insertColumns = func() []kmodquery.Column {
-	var columns []kmodquery.Column
-	for _, column := range kmodquery.EventColumns() {
-		if column.Name != "eid" {
-			columns = append(columns, column)
-		}
-	}
-	return columns
-}()
-
 var insertSQL = func() string {
-	names := make([]string, len(insertColumns), len(insertColumns)+1)
-	for i, column := range insertColumns {
-		names[i] = column.Name
-	}
-	names = append(names, "cheap")
+	names := append(eventNames(), "cheap", "sums")
 	text, _, err := squirrel.Insert("events").Columns(names...).Values(make([]any, len(names))...).ToSql()
 	if err != nil {
 		panic(err)
@@ -34,14 +20,26 @@ var insertSQL = func() string {
 	return text
 }()
 
+// lastSQL reads the last EID that was given, also where its event has expired.
+const lastSQL = `SELECT max(
+	coalesce((SELECT max(seq) FROM sqlite_sequence WHERE name = 'events'), 0),
+	coalesce((SELECT max(eid) FROM events), 0))`
+
+// maxEID is far beyond what any store gives.
+const maxEID = 1 << 62
+
 // Append writes events in one transaction and gives each its EID and its
 // FirstSeen; a failure writes none of them, leaves all of them as they were, and
 // does not make the store think that it saw them. The events are on disk when
 // Append returns. Now and then it first does a piece of [Store.Expire]'s work,
-// so that the bounds may be passed by a minute's or some thousand events. In a
-// reader it is an error.
+// so that the bounds may be passed by a minute's or some thousand events.
+//
+// Where the disk is full it makes what room it can by the bounds, and where the
+// database is damaged it begins a new one. An error has a method Reason, which
+// says in one line what keeps the events out and what to do about it. In a
+// reader Append is an error.
 func (s *Store) Append(ctx context.Context, events []kmodquery.Event) error {
-	if s.writer == nil {
+	if s.lock == nil {
 		return fmt.Errorf("append to %s: another process records", s.path)
 	}
 	if len(events) == 0 {
@@ -49,15 +47,33 @@ func (s *Store) Append(ctx context.Context, events []kmodquery.Event) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.expireWhenDue(ctx); err != nil {
+	err := s.append(ctx, events)
+	if isFullIn(err, filepath.Dir(s.path)) && s.makeRoom(ctx) || isDamage(err) && s.heal(ctx, s.database, err) == nil {
+		err = s.append(ctx, events)
+	}
+	if err != nil {
 		s.failed.Add(1)
+		return refuse(err, filepath.Dir(s.path))
+	}
+	return nil
+}
+
+func (s *Store) append(ctx context.Context, events []kmodquery.Event) error {
+	if err := s.reopen(ctx); err != nil {
+		return err
+	}
+	if err := s.expireWhenDue(ctx); err != nil {
 		return fmt.Errorf("expire events of %s: %w", s.path, err)
 	}
+	if err := s.keepRoom(ctx, events); err != nil {
+		return fmt.Errorf("append to %s: %w", s.path, err)
+	}
 	if err := s.write(ctx, events); err != nil {
-		s.failed.Add(1)
 		return fmt.Errorf("append %d events to %s: %w", len(events), s.path, err)
 	}
 	s.appended += len(events)
+	s.mark.Last = events[len(events)-1].EID
+	_ = writeMark(s.lock, s.mark) // that it is there helps only where the log is torn
 	return nil
 }
 
@@ -68,22 +84,29 @@ func (s *Store) write(ctx context.Context, events []kmodquery.Event) error {
 	}
 	defer tx.Rollback()
 	insert, seen := tx.StmtContext(ctx, s.insert), tx.StmtContext(ctx, s.seen)
+	var eid int64
+	if err := tx.StmtContext(ctx, s.last).QueryRowContext(ctx).Scan(&eid); err != nil {
+		return err
+	}
+	if eid < 0 || eid > maxEID {
+		return fmt.Errorf("%w: its last event is %d", errDamaged, eid)
+	}
+	columns := kmodquery.EventColumns()
+	sums := newSummer(columns)
 	written := slices.Clone(events)
-	values := make([]any, len(insertColumns)+1)
+	values := make([]any, len(columns)+2)
 	for i := range written {
 		event := &written[i]
+		eid++
+		event.EID = eid
 		if err := decideFirstSeen(ctx, seen, event); err != nil {
 			return err
 		}
-		for j, column := range insertColumns {
+		for j, column := range columns {
 			values[j] = column.Value(event)
 		}
-		values[len(insertColumns)] = event.IsCheap()
-		result, err := insert.ExecContext(ctx, values...)
-		if err != nil {
-			return err
-		}
-		if event.EID, err = result.LastInsertId(); err != nil {
+		values[len(columns)], values[len(columns)+1] = event.IsCheap(), sums.sum(values)
+		if _, err := insert.ExecContext(ctx, values...); err != nil {
 			return err
 		}
 	}

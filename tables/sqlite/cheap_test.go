@@ -84,7 +84,7 @@ func TestBoundsAreLookedAtThroughAnIndex(t *testing.T) {
 	require.Equal(t, index, plan(t, s, countOf(cheap)))
 	require.Equal(t, index, plan(t, s, oldestOf(ordinary, expiryChunk)))
 	require.Equal(t, index, plan(t, s, oldestOf(cheap, expiryChunk)))
-	require.NotContains(t, strings.Join(plan(t, s, olderThan(time.Now())), "\n"), "TEMP B-TREE")
+	require.NotContains(t, strings.Join(plan(t, s, s.olderThan(time.Now())), "\n"), "TEMP B-TREE")
 }
 
 // plan returns how SQLite answers a query, one line a step.

@@ -2,8 +2,11 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"math"
+	"path/filepath"
 	"time"
 
 	"github.com/Masterminds/squirrel"
@@ -26,15 +29,23 @@ var ordinary, cheap = squirrel.Eq{"cheap": false}, squirrel.Eq{"cheap": true}
 // time is too long ago and that no younger one precedes, by count those with
 // the lowest EIDs of their kind, cheap or not. In a reader it is an error.
 func (s *Store) Expire(ctx context.Context) error {
-	if s.writer == nil {
+	if s.lock == nil {
 		return fmt.Errorf("expire events of %s: another process records", s.path)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.reopen(ctx); err != nil {
+		return err
+	}
 	for {
 		more, err := s.expire(ctx)
+		if isDamage(err) {
+			if err = s.heal(ctx, s.database, err); err == nil {
+				continue
+			}
+		}
 		if err != nil {
-			return fmt.Errorf("expire events of %s: %w", s.path, err)
+			return refuse(fmt.Errorf("expire events of %s: %w", s.path, err), filepath.Dir(s.path))
 		}
 		if !more {
 			return nil
@@ -46,8 +57,9 @@ func (s *Store) Expire(ctx context.Context) error {
 // some time, and again with the next batch as long as there is more.
 func (s *Store) expireWhenDue(ctx context.Context) error {
 	now := s.options.Now()
-	if now.Before(s.nextExpiry) && s.appended < expiryEvents {
-		return nil
+	untilDue := s.nextExpiry.Sub(now)
+	if untilDue > 0 && untilDue <= expiryInterval && s.appended < expiryEvents {
+		return nil // a moment farther away is from before the clock stepped back
 	}
 	more, err := s.expire(ctx)
 	if err == nil && !more {
@@ -59,8 +71,12 @@ func (s *Store) expireWhenDue(ctx context.Context) error {
 // expire deletes at most one chunk for each bound and reports whether there is
 // more.
 func (s *Store) expire(ctx context.Context) (more bool, err error) {
+	present, err := s.present(ctx)
+	if err != nil {
+		return false, err
+	}
 	if s.options.MaxAge > 0 {
-		if more, err = s.remove(ctx, olderThan(s.options.Now().Add(-s.options.MaxAge))); err != nil {
+		if more, err = s.remove(ctx, s.olderThan(present.Add(-s.options.MaxAge))); err != nil {
 			return false, err
 		}
 	}
@@ -93,19 +109,42 @@ func (s *Store) expireKind(ctx context.Context, kind squirrel.Eq, most int64) (m
 	if excess <= 0 {
 		return false, nil
 	}
-	return s.remove(ctx, oldestOf(kind, uint64(min(excess, expiryChunk))))
+	return s.remove(ctx, oldestOf(kind, uint64(min(excess, int64(s.chunk)))))
+}
+
+// present is the present for the age of events, and is noted for the next
+// recorder.
+func (s *Store) present(ctx context.Context) (time.Time, error) {
+	if !s.age.known {
+		// No recorder has noted it: events are the only sign of what time it was.
+		var newest sql.NullInt64
+		err := squirrel.Select("time").From("events").OrderBy("eid DESC").Limit(1).RunWith(s.writer).QueryRowContext(ctx).Scan(&newest)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return time.Time{}, err
+		}
+		if newest.Int64 > 0 {
+			s.age = newAgeClock(time.Unix(newest.Int64, 0), s.options.MaxAge)
+			s.age.at = s.elapsed()
+		}
+	}
+	present := s.age.now(s.options.Now(), s.elapsed())
+	if trusted := present.Unix(); trusted != s.mark.Trusted && trusted > 0 {
+		s.mark.Trusted = trusted
+		_ = writeMark(s.lock, s.mark) // the next recorder has an older one, and deletes less
+	}
+	return present, nil
 }
 
 // olderThan selects the EIDs of at most one chunk: the first events, up to the
 // one that is not older than at. An event between younger ones stays: it has
 // its time from a clock that was wrong, as on a host that boots without one.
-func olderThan(at time.Time) squirrel.SelectBuilder {
+func (s *Store) olderThan(at time.Time) squirrel.SelectBuilder {
 	// The first young one is looked for in the chunk only. To find that of all
 	// SQLite sorts the young ones, which took 130 ms of a million.
-	chunk := squirrel.Select("eid", "time").From("events").OrderBy("eid").Limit(expiryChunk)
+	chunk := squirrel.Select("eid", "time").From("events").OrderBy("eid").Limit(uint64(s.chunk))
 	young := squirrel.Select("min(eid)").FromSelect(chunk, "chunk").Where(squirrel.GtOrEq{"time": at.Unix()})
 	return squirrel.Select("eid").From("events").
-		Where(squirrel.Expr("eid < coalesce((?), ?)", young, int64(math.MaxInt64))).OrderBy("eid").Limit(expiryChunk)
+		Where(squirrel.Expr("eid < coalesce((?), ?)", young, int64(math.MaxInt64))).OrderBy("eid").Limit(uint64(s.chunk))
 }
 
 func countOf(kind squirrel.Eq) squirrel.SelectBuilder {
@@ -124,5 +163,5 @@ func (s *Store) remove(ctx context.Context, eids squirrel.SelectBuilder) (more b
 		return false, err
 	}
 	n, err := result.RowsAffected()
-	return n == expiryChunk, err
+	return n == int64(s.chunk), err
 }

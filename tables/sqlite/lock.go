@@ -23,7 +23,7 @@ func Unrecorded(dir string) (bool, error) {
 // while another open file holds it. The lock ends when the file is closed and
 // so with its process, however that ends.
 func tryLock(dir string) (*os.File, error) {
-	file, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	file, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, fileMode)
 	if err != nil {
 		return nil, err
 	}

@@ -8,25 +8,34 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
+	"path/filepath"
+	"strconv"
 )
 
 //go:embed migrations/*.sql
 var files embed.FS
 
 // migrations are the scripts in their order: the n-th, counted from 1, makes
-// schema version n out of n-1. A script that was released is never edited.
+// schema version n out of n-1. The number is that of the script's name; one that
+// no script has does nothing. A script that was released is never edited.
 var migrations = func() []string {
 	names, err := fs.Glob(files, "migrations/*.sql")
 	if err != nil {
 		panic(err)
 	}
-	scripts := make([]string, len(names))
-	for i, name := range names {
+	var scripts []string
+	for _, name := range names {
 		script, err := files.ReadFile(name)
 		if err != nil {
 			panic(err)
 		}
-		scripts[i] = string(script)
+		number, err := strconv.Atoi(path.Base(name)[:4])
+		if err != nil {
+			panic(err)
+		}
+		scripts = append(scripts, make([]string, number-len(scripts))...)
+		scripts[number-1] = string(script)
 	}
 	return scripts
 }()
@@ -57,21 +66,21 @@ func step(ctx context.Context, db *sql.DB, version int, script string) error {
 	return tx.Commit()
 }
 
-// create makes the database at path unless there is one. It is built under
+// create makes the database at a path unless there is one. It is built under
 // another name and then renamed, so that a reader finds either nothing or a
 // complete event store. Only the holder of the lock may call it.
-func create(ctx context.Context, path string) error {
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+func create(ctx context.Context, database string) error {
+	if _, err := os.Lstat(database); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	unfinished := path + ".new"
-	for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
-		if err := os.Remove(unfinished + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	unfinished := database + ".new"
+	for _, companion := range companions {
+		if err := os.Remove(unfinished + companion); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
 	// SQLite gives its other files the mode of this one.
-	file, err := os.OpenFile(unfinished, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	file, err := os.OpenFile(unfinished, os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
 	if err != nil {
 		return err
 	}
@@ -82,10 +91,19 @@ func create(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(prepare(ctx, db, unfinished), db.Close()); err != nil {
+	err = prepare(ctx, db, unfinished)
+	if err == nil {
+		// Closing does so too and tells nobody when it cannot: the database would
+		// be renamed without its log.
+		_, err = db.ExecContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)")
+	}
+	if err := errors.Join(err, db.Close()); err != nil {
 		return err
 	}
-	return os.Rename(unfinished, path)
+	if err := os.Rename(unfinished, database); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(database))
 }
 
 // prepare turns a database that version accepts into an event store of the

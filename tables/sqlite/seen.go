@@ -60,10 +60,10 @@ func misses(e *kmodquery.Event, column string) bool {
 func (s *Store) forgetSeen(ctx context.Context) (more bool, err error) {
 	result, err := s.writer.ExecContext(ctx, `DELETE FROM seen WHERE id <= min(
 		(SELECT max(id) FROM seen) - ?,
-		(SELECT min(id) FROM seen) + ?)`, maxSeen, expiryChunk-1)
+		(SELECT min(id) FROM seen) + ?)`, maxSeen, s.chunk-1)
 	if err != nil {
 		return false, err
 	}
 	n, err := result.RowsAffected()
-	return n == expiryChunk, err
+	return n == int64(s.chunk), err
 }

@@ -16,8 +16,10 @@ import (
 // Status tells the role of this process and how much the store holds. Errors
 // counts since Open.
 func (s *Store) Status(ctx context.Context) (kmodquery.StoreStatus, error) {
-	status := kmodquery.StoreStatus{Path: s.path, Role: kmodquery.RoleReader, Errors: s.failed.Load()}
-	if s.writer != nil {
+	status := kmodquery.StoreStatus{
+		Path: s.path, Role: kmodquery.RoleReader, Errors: s.failed.Load(), Damaged: s.damaged.Load(), Trouble: s.trouble(),
+	}
+	if s.lock != nil {
 		status.Role = kmodquery.RoleRecorder
 	}
 	var err error
@@ -26,7 +28,9 @@ func (s *Store) Status(ctx context.Context) (kmodquery.StoreStatus, error) {
 	}
 	var oldest sql.NullInt64
 	query := squirrel.Select("min(time)").From("events")
-	if err := query.RunWith(s.readers).QueryRowContext(ctx).Scan(&oldest); err != nil {
+	if err := s.use(ctx, func(db *database) error {
+		return query.RunWith(db.readers).QueryRowContext(ctx).Scan(&oldest)
+	}); err != nil {
 		return status, fmt.Errorf("read oldest event: %w", err)
 	}
 	status.OldestTime = oldest.Int64

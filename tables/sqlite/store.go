@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,9 +13,6 @@ import (
 )
 
 const (
-	databaseName = "events.db"
-	lockName     = "lock"
-
 	// openWait bounds how long a reader waits for the recorder to finish the
 	// database, and openPoll is how often it looks.
 	openWait = 10 * time.Second
@@ -29,6 +25,11 @@ type Options struct {
 	MaxEvents int64            // the newest that stay, cheap ones aside; 0 keeps any number
 	MaxCheap  int64            // the newest that stay of those that are cheap by [kmodquery.Event.IsCheap]; 0 keeps any number
 	Now       func() time.Time // the wall clock; nil is time.Now
+	// Report is told, one error a time and from any goroutine, what happens to
+	// the store that no call returns: that it was damaged. Nil is for none.
+	Report func(error)
+
+	elapsed func() time.Duration // since any moment, whatever the wall clock does; nil is since Open
 }
 
 // Bounds for a host on which nothing else was asked for.
@@ -43,28 +44,43 @@ type Store struct {
 	path    string
 	options Options
 	failed  atomic.Int64 // batches that could not be written
+	damaged atomic.Int64 // rows that were not what was written
+	torn    atomic.Int64 // events that the log of the database has lost
+	lock    *os.File     // the recorder's; nil in a reader
 
-	readers *sql.DB
-
-	// The recorder's own; nil in a reader.
-	lock   *os.File
-	writer *sql.DB
-	insert *sql.Stmt
-	seen   *sql.Stmt
-
-	mu         sync.Mutex // orders batches and guards what follows
+	// mu orders batches and guards what follows. It is taken before gate.
+	mu         sync.Mutex
+	age        *ageClock
+	mark       mark
 	nextExpiry time.Time
-	appended   int // events since the bounds were last seen to hold
+	appended   int           // events since the bounds were last seen to hold
+	chunk      int           // the most events that one transaction deletes
+	healed     time.Duration // elapsed time when the database was last set aside; 0 never
+	doubted    time.Duration // elapsed time when it was last found good though SQLite had called it damaged; 0 never
+	begun      bool          // that was done
+
+	// gate is held by who reads, and wholly by who puts another database in
+	// place, which in the recorder holds mu too.
+	gate sync.RWMutex
+	*database
 }
 
 // Open opens the event store in the folder dir and makes both where they do
 // not exist. The first to open it is the recorder until it closes or ends;
 // every other one is a reader, which [Store.Status] tells. A reader waits
-// until the recorder has made the database. An error leaves what is on disk as
-// it was.
+// until the recorder has made the database.
+//
+// A database that is damaged is set aside under another name, with the time, and
+// a new one begun; one of another program or of a newer version is left as it
+// was, and so is everything in a folder in which others may write. On a full disk
+// the recorder begins without a database, which its first Append puts in place.
 func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.elapsed == nil {
+		opened := time.Now()
+		o.elapsed = func() time.Duration { return time.Since(opened) }
 	}
 	s, err := open(ctx, dir, o)
 	if err == nil {
@@ -77,21 +93,23 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 }
 
 func open(ctx context.Context, dir string, o Options) (*Store, error) {
-	dir, err := filepath.Abs(dir)
+	dir, err := secure(dir)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	s := &Store{path: filepath.Join(dir, databaseName), options: o}
+	s := &Store{path: filepath.Join(dir, databaseName), options: o, chunk: expiryChunk}
 	for deadline := time.Now().Add(openWait); ; {
 		s.lock, err = tryLock(dir)
 		if err != nil {
 			return nil, err
 		}
 		if s.lock != nil {
-			err = s.openRecorder(ctx)
+			s.mark = readMark(s.lock)
+			s.age = newAgeClock(s.mark.trusted(), o.MaxAge)
+			if err = s.openRecorder(ctx); isFullIn(err, dir) {
+				s.report(refuse(err, dir))
+				return s, nil
+			}
 		} else {
 			err = s.openReader(ctx)
 		}
@@ -110,72 +128,176 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 	}
 }
 
+// openRecorder puts a database in place, a new one where that is damaged.
 func (s *Store) openRecorder(ctx context.Context) error {
-	err := create(ctx, s.path)
+	db, err := openWritable(ctx, s.path, s.mark)
+	if isDamage(err) {
+		if unread := readThrough(s.path); unread != nil {
+			return unread
+		}
+		db, err = openWritable(ctx, s.path, s.mark)
+	}
+	if isDamage(err) {
+		if err := s.beginAnew(err); err != nil {
+			return err
+		}
+		db, err = openWritable(ctx, s.path, s.mark)
+	}
 	if err != nil {
 		return err
 	}
-	if s.writer, err = openWriter(s.path); err != nil {
+	if err := s.goOn(ctx, db); err != nil {
+		return errors.Join(err, db.close())
+	}
+	s.database = db
+	s.mark.Device, s.mark.Inode = identity(db.info)
+	s.mark.Schema = len(migrations)
+	// Without it a later damage may be taken for another program's database,
+	// which is refused with a line that says so.
+	_ = writeMark(s.lock, s.mark)
+	return nil
+}
+
+// goOn makes the EIDs of a database go on behind all that were ever given, and
+// tells where it lacks some of them.
+func (s *Store) goOn(ctx context.Context, db *database) error {
+	var last int64
+	if err := db.last.QueryRowContext(ctx).Scan(&last); err != nil {
 		return err
 	}
-	if err := prepare(ctx, s.writer, s.path); err != nil {
-		return err
+	if lost := s.mark.Last - last; lost > 0 && s.mark.isOf(db.info) {
+		// SQLite takes a torn log for one that ends there.
+		s.torn.Add(lost)
+		s.report(fmt.Errorf("the last %d events of %s are gone: its log was torn", lost, s.path))
 	}
-	if s.insert, err = s.writer.PrepareContext(ctx, insertSQL); err != nil {
-		return err
+	to := s.mark.Last
+	if s.begun {
+		// It may not be known what was given. Where events are counted from 1
+		// it is less than where milliseconds are.
+		to = max(to, s.options.Now().UnixMilli())
 	}
-	if s.seen, err = s.writer.PrepareContext(ctx, seenSQL); err != nil {
-		return err
+	if last >= to {
+		return nil
 	}
-	s.readers, err = openReaders(s.path)
-	return err
+	return db.skip(ctx, to)
 }
 
 // errUnfinished says that the recorder has not made the database yet.
 var errUnfinished = errors.New("is not ready")
 
 func (s *Store) openReader(ctx context.Context) error {
-	if _, err := os.Stat(s.path); errors.Is(err, fs.ErrNotExist) {
+	db, err := openReadable(ctx, s.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%s %w: the process that holds %s has not made it; see what that process says",
 			s.path, errUnfinished, filepath.Join(filepath.Dir(s.path), lockName))
-	} else if err != nil {
+	case isDamage(err):
+		return fmt.Errorf("%s %w: %w; restart the process that records", s.path, errUnfinished, err)
+	case err != nil:
 		return err
 	}
-	var err error
-	if s.readers, err = openReaders(s.path); err != nil {
-		return err
-	}
-	version, err := version(ctx, s.readers, s.path)
+	s.database = db
+	return nil
+}
+
+// use calls f with the database, which a reader opens again where another one has
+// taken its place.
+func (s *Store) use(ctx context.Context, f func(*database) error) error {
+	db, err := s.enter(ctx)
 	if err != nil {
 		return err
 	}
-	if version < len(migrations) {
-		return fmt.Errorf("%s %w: it has schema version %d and this program needs %d; "+
-			"restart the process that records with this version", s.path, errUnfinished, version, len(migrations))
+	err = f(db)
+	s.gate.RUnlock()
+	return s.healRead(ctx, db, err)
+}
+
+// enter returns the database with the gate held for reading.
+func (s *Store) enter(ctx context.Context) (*database, error) {
+	for {
+		s.gate.RLock()
+		if !s.isStale() {
+			return s.database, nil
+		}
+		s.gate.RUnlock()
+		if err := s.renew(ctx); err != nil {
+			return nil, err
+		}
 	}
-	return nil
+}
+
+func (s *Store) renew(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reopen(ctx)
+}
+
+// isStale reports whether another database is to be opened: none is, or another
+// one lies at the path. A reader keeps one that was only taken away, for the
+// recorder is about to put another one there. The caller holds the gate or mu.
+func (s *Store) isStale() bool {
+	if s.database == nil {
+		return true
+	}
+	now, err := os.Lstat(s.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s.lock != nil
+	}
+	return err == nil && !os.SameFile(now, s.info)
+}
+
+// reopen opens the database that lies at the path where that is not the one that
+// is open. The caller holds mu.
+func (s *Store) reopen(ctx context.Context) error {
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	if !s.isStale() {
+		return nil
+	}
+	if old := s.database; old != nil {
+		s.database = nil
+		_ = old.close() // its file is nobody's any more
+		if s.lock != nil {
+			s.begun = true
+			s.report(fmt.Errorf("%s was taken away; the event store goes on with another one", s.path))
+		}
+	}
+	if s.lock != nil {
+		return s.openRecorder(ctx)
+	}
+	return s.openReader(ctx)
+}
+
+func (s *Store) elapsed() time.Duration { return s.options.elapsed() }
+
+func (s *Store) report(err error) {
+	if s.options.Report != nil {
+		s.options.Report(err)
+	}
 }
 
 // Close ends the store and, in the recorder, hands the role to the next one
 // that opens it. No other call may be under way.
 func (s *Store) Close() error {
 	var errs []error
-	if s.insert != nil {
-		errs = append(errs, s.insert.Close())
-	}
-	if s.seen != nil {
-		errs = append(errs, s.seen.Close())
-	}
-	if s.readers != nil {
-		errs = append(errs, s.readers.Close())
-	}
-	if s.writer != nil {
-		errs = append(errs, s.writer.Close())
+	if s.database != nil {
+		errs = append(errs, s.database.close())
 	}
 	// Last: nobody may record before the writer is closed.
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())
 	}
-	s.insert, s.seen, s.readers, s.writer, s.lock = nil, nil, nil, nil, nil
+	s.database, s.lock = nil, nil
 	return errors.Join(errs...)
+}
+
+// skip makes the EIDs begin behind one.
+func (d *database) skip(ctx context.Context, to int64) error {
+	// That table has neither a key nor, before the first event, a row.
+	for _, sql := range []string{"DELETE FROM sqlite_sequence WHERE name = 'events'", "INSERT INTO sqlite_sequence (seq, name) VALUES (?1, 'events')"} {
+		if _, err := d.writer.ExecContext(ctx, sql, to); err != nil {
+			return err
+		}
+	}
+	return nil
 }

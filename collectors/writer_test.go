@@ -1,0 +1,322 @@
+package collectors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// A desk is a writer with its sink and with all that it says.
+type desk struct {
+	*writer
+	sink    *memory
+	said    *reports
+	running sync.WaitGroup
+
+	mu   sync.Mutex
+	shed []kmodquery.Event
+}
+
+func newDesk(sink *memory) *desk {
+	d := &desk{sink: sink, said: &reports{}}
+	d.writer = newWriter(sink, func([]kmodquery.Event) {}, func(events []kmodquery.Event) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.shed = append(d.shed, events...)
+	}, d.said.add)
+	d.running.Go(d.run)
+	return d
+}
+
+func (d *desk) end() error {
+	d.close()
+	d.running.Wait()
+	return d.unstored()
+}
+
+// numbered is the i-th event; those of kind 'c' any user can cause.
+func numbered(kind byte, i int) kmodquery.Event {
+	e := kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "s", TimeNanos: int64(i)}
+	if kind == 'c' {
+		e.EventName, e.Source = kmodquery.EventModuleRequest, "c"
+	}
+	return e
+}
+
+func numbers(events []kmodquery.Event) []int64 {
+	list := []int64{}
+	for i := range events {
+		list = append(list, events[i].TimeNanos)
+	}
+	return list
+}
+
+func TestAFullQueueHoldsTheSourceBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(&memory{open: make(chan struct{})})
+		var sent sync.WaitGroup
+		added := 0
+		sent.Go(func() {
+			for ; added < maxQueue+10; added++ {
+				d.add(numbered('o', added))
+			}
+		})
+		synctest.Wait()
+		time.Sleep(time.Hour)
+		require.Equal(t, maxQueue, added, "a slow sink sheds nothing")
+		close(d.sink.open)
+		sent.Wait()
+		require.NoError(t, d.end())
+		require.Len(t, d.sink.events, maxQueue+10)
+		require.Empty(t, d.shed)
+		require.Empty(t, d.said.errs)
+	})
+}
+
+func TestLongEventsHoldTheSourceBackEarlier(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(&memory{open: make(chan struct{})})
+		long := strings.Repeat("x", 1<<20)
+		var sent sync.WaitGroup
+		added := 0
+		sent.Go(func() {
+			for ; added < 200; added++ {
+				d.add(kmodquery.Event{Cmdline: long})
+			}
+		})
+		synctest.Wait()
+		require.Equal(t, 63, added)
+		close(d.sink.open)
+		sent.Wait()
+		require.NoError(t, d.end())
+		require.Len(t, d.sink.events, 200)
+	})
+}
+
+// What waited is stored in order and once, when the sink takes events again.
+func TestNothingWaitsForASinkThatRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(&memory{err: errors.New("disk full")})
+		const n = maxQueue + 10_000
+		for i := range n {
+			d.add(numbered("oc"[i%2], i))
+			if i == 0 {
+				synctest.Wait() // it was refused
+			}
+		}
+		sensor := kmodquery.Sensor{Source: "s"}
+		d.account(&sensor)
+		require.Equal(t, fmt.Sprintf("disk full; %d events wait in memory, 0 were shed", n), sensor.StoreReason)
+		require.ErrorIs(t, d.sync(t.Context()), kmodquery.ErrNotStored)
+		require.ErrorIs(t, d.refusal(), kmodquery.ErrNotStored)
+		time.Sleep(time.Hour)
+		require.Equal(t, []string{"store events: disk full; they wait in memory"}, d.said.errs)
+		d.sink.refuse(nil)
+		time.Sleep(2 * retryDelay)
+		require.NoError(t, d.sync(t.Context()))
+		require.Len(t, d.sink.events, n)
+		for i := range n {
+			require.EqualValues(t, i, d.sink.events[i].TimeNanos)
+		}
+		sensor = kmodquery.Sensor{Source: "s"}
+		d.account(&sensor)
+		require.Empty(t, sensor.StoreReason)
+		require.Empty(t, d.shed)
+		require.Equal(t, fmt.Sprintf("the store takes events again; %d waited, and since the start 0 were shed", n), d.said.errs[1])
+		require.NoError(t, d.end())
+	})
+}
+
+func TestTheLeastValuableIsShedFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(&memory{err: errors.New("disk full")})
+		d.add(numbered('o', 0))
+		synctest.Wait() // in hand
+		const cheap, beyond = 100, 150
+		for i := 1; i < maxWaiting+beyond; i++ {
+			kind := byte('o')
+			if i > 1000 && i <= 1000+cheap {
+				kind = 'c'
+			}
+			d.add(numbered(kind, i))
+		}
+		require.Len(t, d.shed, beyond)
+		for i, e := range d.shed {
+			if i < cheap {
+				require.EqualValues(t, 1001+i, e.TimeNanos, "the cheap ones, the oldest first")
+			} else {
+				require.EqualValues(t, 1+i-cheap, e.TimeNanos, "then the oldest that are not in the sink's hands")
+			}
+		}
+		for source, want := range map[string]int64{"s": beyond - cheap, "c": cheap} {
+			sensor := kmodquery.Sensor{Source: source}
+			d.account(&sensor)
+			require.Equal(t, want, sensor.Shed)
+			require.Equal(t, fmt.Sprintf("disk full; %d events wait in memory, %d were shed", maxWaiting, beyond), sensor.StoreReason)
+		}
+		d.sink.refuse(nil)
+		time.Sleep(2 * retryDelay)
+		require.NoError(t, d.end())
+		require.Len(t, d.sink.events, maxWaiting)
+		lost := map[int64]bool{}
+		for _, e := range d.shed {
+			lost[e.TimeNanos] = true
+		}
+		last := int64(-1)
+		for _, e := range d.sink.events {
+			require.Greater(t, e.TimeNanos, last)
+			require.False(t, lost[e.TimeNanos])
+			last = e.TimeNanos
+		}
+	})
+}
+
+func TestWaitingIsBoundedInBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(&memory{err: errors.New("disk full")})
+		long := strings.Repeat("x", 1<<20)
+		for i := range 100 {
+			d.add(kmodquery.Event{TimeNanos: int64(i), Cmdline: long})
+			synctest.Wait()
+		}
+		d.writer.mu.Lock()
+		require.LessOrEqual(t, d.bytes(), maxWaitingBytes)
+		require.Equal(t, 63, d.waiting())
+		d.writer.mu.Unlock()
+		require.EqualValues(t, 1, d.shed[0].TimeNanos)
+		require.Len(t, d.shed, 37)
+		d.sink.refuse(nil)
+		time.Sleep(2 * retryDelay)
+		require.NoError(t, d.end())
+		require.Equal(t, int64(0), d.sink.events[0].TimeNanos)
+		require.Equal(t, int64(99), d.sink.events[62].TimeNanos)
+	})
+}
+
+func TestASinkWithLittleRoomIsGivenLess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(&memory{room: 7, open: make(chan struct{})})
+		for i := range 1000 {
+			d.add(numbered('o', i))
+		}
+		close(d.sink.open)
+		time.Sleep(time.Hour)
+		require.NoError(t, d.sync(t.Context()))
+		require.NoError(t, d.end())
+		require.Len(t, d.sink.events, 1000)
+		for i, e := range d.sink.events {
+			require.EqualValues(t, i, e.TimeNanos)
+		}
+	})
+}
+
+func TestCloseStoresWhatHasRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(&memory{room: 7, err: errors.New("disk full")})
+		for i := range 1000 {
+			d.add(numbered('o', i))
+		}
+		synctest.Wait()
+		d.sink.refuse(nil)
+		require.NoError(t, d.end())
+		require.Len(t, d.sink.events, 1000)
+	})
+}
+
+// A reason is told once until events are taken again, whatever else its error
+// says.
+func TestEachReasonIsToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(&memory{})
+		for round := range 2 {
+			for i, err := range []error{because{"full", 1}, because{"full", 2}, because{"broken", 3}, because{"full", 4}} {
+				d.sink.refuse(err)
+				if i == 0 {
+					d.add(numbered('o', round))
+				}
+				time.Sleep(3 * retryDelay)
+			}
+			d.sink.refuse(nil)
+			time.Sleep(3 * retryDelay)
+		}
+		again := "the store takes events again; 1 waited, and since the start 0 were shed"
+		once := []string{"store events: full (1); they wait in memory", "store events: broken (3); they wait in memory", again}
+		require.Equal(t, append(once, once...), d.said.errs)
+		require.NoError(t, d.end())
+	})
+}
+
+type because struct {
+	reason string
+	n      int
+}
+
+func (b because) Error() string  { return fmt.Sprintf("%s (%d)", b.reason, b.n) }
+func (b because) Reason() string { return b.reason }
+
+// What a source goes on behind at its next start is the position of the last of
+// its stored events: none before that may be missing.
+func TestCloseLeavesOnlyTheLastUnstored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &memory{err: errors.New("disk full")}
+		source := &scripted{name: "s", events: make(chan kmodquery.Event, 2*maxQueue)}
+		r := NewRecorder(sink, (&reports{}).add, Options{Sources: []Source{source}, SideBySide: true})
+		r.Start(t.Context())
+		for i := range maxQueue + 1000 {
+			source.events <- numbered('o', i)
+		}
+		synctest.Wait()
+		ending := make(chan error)
+		go func() { ending <- r.Close() }()
+		time.Sleep(retryDelay / 2)
+		sink.refuse(nil)
+		require.NoError(t, <-ending)
+		for i, e := range sink.events {
+			require.EqualValues(t, i, e.TimeNanos)
+		}
+	})
+}
+
+func TestCloseDoesNotWaitForASinkThatRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &memory{err: errors.New("disk full")}
+		source := &scripted{name: "s", events: make(chan kmodquery.Event, 2*maxQueue)}
+		r := NewRecorder(sink, (&reports{}).add, Options{Sources: []Source{source}, SideBySide: true})
+		r.Start(t.Context())
+		for range maxQueue + 1 {
+			source.events <- kmodquery.Event{}
+		}
+		synctest.Wait()
+		require.EqualError(t, r.Close(), fmt.Sprintf("store the last %d events: disk full", maxQueue+1))
+	})
+}
+
+func TestSyncEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(&memory{open: make(chan struct{})})
+		d.add(numbered('o', 0))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.EqualError(t, d.sync(ctx), "wait for 1 events to be stored: context deadline exceeded")
+		close(d.sink.open)
+		require.NoError(t, d.end())
+	})
+}
+
+func TestWhatAnEventWeighs(t *testing.T) {
+	n := int64(1)
+	empty := weigh(&kmodquery.Event{})
+	require.Equal(t, empty+8, weigh(&kmodquery.Event{Pid: &n}))
+	require.Equal(t, empty+3, weigh(&kmodquery.Event{Position: "abc"}))
+	text := "abcd"
+	require.Equal(t, empty+16+4, weigh(&kmodquery.Event{Params: &text}))
+}

@@ -1,0 +1,581 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+const (
+	pageSize     = 4096
+	damageRounds = 1000
+)
+
+// A template is the files of a store as they lay on the disk at a moment, and the
+// events that were in it.
+type template struct {
+	name   string
+	files  map[string][]byte
+	events map[int64]kmodquery.Event
+}
+
+// distinct are events that no other seed has a value of.
+func distinct(random *rand.Rand, n int) []kmodquery.Event {
+	events := make([]kmodquery.Event, n)
+	for i := range events {
+		e := full()
+		mark := random.Int64N(1 << 40)
+		e.Time, e.TimeNanos, e.Pid = 1_790_000_000+int64(i), mark, &mark
+		e.Name, e.Path = fmt.Sprintf("module_%d", i%7), fmt.Sprintf("/lib/%x.ko", mark)
+		e.SHA256, e.LoadID = fmt.Sprintf("%064x", mark), fmt.Sprintf("boot-%x", mark)
+		e.Source, e.Position = "kmsg", fmt.Sprint(i)
+		if i%5 == 0 {
+			e.Cmdline = strings.Repeat(fmt.Sprintf("%x ", mark), 1000) // more than a page
+		}
+		if i%3 == 0 {
+			e = kmodquery.Event{Time: e.Time, EventName: kmodquery.EventModuleRequest, Name: e.Name, LoadID: e.LoadID}
+		}
+		events[i] = e
+	}
+	return events
+}
+
+// templates are a store that was closed and one whose process was killed, with
+// much in its log.
+func templates(t *testing.T, random *rand.Rand) []template {
+	t.Helper()
+	var all []template
+	for _, name := range []string{"closed", "killed"} {
+		dir := t.TempDir()
+		s, err := Open(context.Background(), dir, Options{})
+		require.NoError(t, err)
+		written := map[int64]kmodquery.Event{}
+		for range 6 {
+			events := distinct(random, 12)
+			require.NoError(t, s.Append(context.Background(), events))
+			for _, e := range events {
+				e.Position = ""
+				written[e.EID] = e
+			}
+		}
+		if name == "closed" {
+			require.NoError(t, s.Close())
+		}
+		files := map[string][]byte{}
+		for _, file := range []string{databaseName, databaseName + "-wal"} {
+			content, err := os.ReadFile(filepath.Join(dir, file))
+			if file == databaseName {
+				require.NoError(t, err)
+			}
+			if err == nil {
+				files[file] = content
+			}
+		}
+		if name == "killed" {
+			require.NoError(t, s.Close())
+			require.Contains(t, files, databaseName+"-wal")
+		}
+		all = append(all, template{name, files, written})
+	}
+	return all
+}
+
+// lay puts a damaged copy into dir, with the mark that its recorder left.
+func (tm *template) lay(t *testing.T, random *rand.Rand, dir string) {
+	t.Helper()
+	names := make([]string, 0, len(tm.files))
+	for _, name := range []string{databaseName, databaseName + "-wal"} {
+		if len(tm.files[name]) > 0 {
+			names = append(names, name)
+		}
+	}
+	broken := names[random.IntN(len(names))]
+	for _, name := range names {
+		content := tm.files[name]
+		if name == broken {
+			content = damage(random, content)
+		}
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), content, 0o600))
+	}
+	leaveMark(t, dir, int64(len(tm.events)))
+}
+
+func leaveMark(t *testing.T, dir string, last int64) {
+	t.Helper()
+	info, err := os.Lstat(filepath.Join(dir, databaseName))
+	require.NoError(t, err)
+	lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	require.NoError(t, err)
+	m := mark{Schema: len(migrations), Last: last}
+	m.Device, m.Inode = identity(info)
+	require.NoError(t, writeMark(lock, m))
+	require.NoError(t, lock.Close())
+}
+
+// damage returns a copy of a file with some of it flipped, overwritten, exchanged
+// or cut off.
+func damage(random *rand.Rand, content []byte) []byte {
+	content = append([]byte(nil), content...)
+	for range 1 + random.IntN(6) {
+		if len(content) == 0 {
+			break
+		}
+		pages := (len(content) + pageSize - 1) / pageSize
+		from := random.IntN(pages) * pageSize
+		page := content[from:min(from+pageSize, len(content))]
+		at := random.IntN(len(page))
+		switch random.IntN(8) {
+		case 0, 1, 2:
+			page[at] ^= 1 << random.IntN(8)
+		case 3:
+			page[at] = byte(random.Uint32())
+		case 4:
+			for i := at; i < min(len(page), at+random.IntN(256)); i++ {
+				page[i] = byte(random.Uint32())
+			}
+		case 5:
+			clear(page)
+		case 6:
+			other := content[random.IntN(pages)*pageSize:]
+			copy(page, other[:min(len(other), pageSize)])
+		case 7:
+			cut := from
+			if random.IntN(2) == 0 {
+				cut += at
+			}
+			content = content[:cut]
+		}
+	}
+	return content
+}
+
+// A store whose files are damaged in any way opens, perhaps as a new one, and
+// serves nothing that was not written.
+func TestWhatIsDamagedIsNeverServed(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv("DAMAGE_SEED"); text != "" {
+		_, err := fmt.Sscan(text, &seed)
+		require.NoError(t, err)
+	}
+	t.Logf("DAMAGE_SEED=%d", seed)
+	all := templates(t, rand.New(rand.NewPCG(seed, 0)))
+
+	const workers = 4 // of which most wait for the disk
+	outcomes := make([]map[string]int, workers)
+	var group sync.WaitGroup
+	for worker := range workers {
+		outcomes[worker] = map[string]int{}
+		group.Go(func() {
+			for round := worker; round < damageRounds; round += workers {
+				random := rand.New(rand.NewPCG(seed, uint64(round+1)))
+				tm := &all[random.IntN(len(all))]
+				ok := t.Run(fmt.Sprintf("%d of a %s store", round, tm.name), func(t *testing.T) {
+					outcomes[worker][serveDamaged(t, random, tm)]++
+				})
+				if !ok {
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	sum := map[string]int{}
+	for _, outcome := range outcomes {
+		for name, n := range outcome {
+			sum[name] += n
+		}
+	}
+	t.Log(sum)
+	if !t.Failed() {
+		require.Positive(t, sum["begun anew"])
+		require.Positive(t, sum["whole"])
+		require.Positive(t, sum["rows left out"])
+		require.Positive(t, sum["log torn"])
+	}
+}
+
+// serveDamaged opens a damaged store, compares all that it serves with what was
+// written, and says what became of it.
+func serveDamaged(t *testing.T, random *rand.Rand, tm *template) (outcome string) {
+	dir := t.TempDir()
+	tm.lay(t, random, dir)
+	s, err := Open(context.Background(), dir, Options{MaxEvents: 1000, MaxAge: 24 * time.Hour, Now: func() time.Time { return time.Unix(1_790_000_100, 0) }})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, s.Close()) }()
+	require.NoError(t, s.Expire(context.Background()))
+
+	written := map[int64]kmodquery.Event{}
+	for eid, e := range tm.events {
+		written[eid] = e
+	}
+	filters := []kmodquery.Filter{
+		{},
+		{Conditions: []kmodquery.Condition{{Column: "name", Op: kmodquery.Equal, Values: []any{"module_3"}}}},
+		{Conditions: []kmodquery.Condition{{Column: "time", Op: kmodquery.Greater, Values: []any{int64(1_790_000_005)}}}, Columns: []string{"path", "pid", "params"}},
+		{Columns: []string{}},
+	}
+	served := 0
+	look := func() {
+		t.Helper()
+		for _, f := range filters {
+			seen := map[int64]bool{}
+			err := s.Events(context.Background(), f, func(e *kmodquery.Event) error {
+				want, ok := written[e.EID]
+				require.True(t, ok, "event %d was never written", e.EID)
+				require.False(t, seen[e.EID], "event %d is served twice", e.EID)
+				seen[e.EID] = true
+				require.Equal(t, only(want, f.Columns), *e)
+				return nil
+			})
+			require.True(t, err == nil || isDamage(err), "%v", err)
+			served = max(served, len(seen))
+		}
+		position, err := s.Position(context.Background(), "kmsg")
+		require.True(t, err == nil || isDamage(err), "%v", err)
+		if position != "" {
+			require.Contains(t, []string{"11", "10", "new"}, position)
+		}
+	}
+	look()
+	fresh := distinct(random, 3)
+	fresh[2].Position = "new"
+	require.NoError(t, s.Append(context.Background(), fresh))
+	for _, e := range fresh {
+		_, again := written[e.EID]
+		require.False(t, again, "EID %d is given twice", e.EID)
+		e.Position = ""
+		written[e.EID] = e
+	}
+	look()
+	found := map[int64]bool{}
+	for _, e := range read(t, s, kmodquery.Filter{}) {
+		found[e.EID] = true
+	}
+	for _, e := range fresh {
+		require.True(t, found[e.EID], "what was stored after the damage is there")
+	}
+	status, err := s.Status(context.Background())
+	require.NoError(t, err)
+	copies, _ := damagedCopies(dir)
+	switch {
+	case copies > 0:
+		require.Contains(t, status.Trouble, "damaged")
+		return "begun anew"
+	case status.Damaged > 0:
+		require.Contains(t, status.Trouble, "not what was written")
+		return "rows left out"
+	case served >= len(tm.events):
+		return "whole"
+	}
+	require.Contains(t, status.Trouble, "events are gone", "%d served", served)
+	return "log torn"
+}
+
+// only is an event as it is read with some columns.
+func only(e kmodquery.Event, columns []string) kmodquery.Event {
+	if columns == nil {
+		return e
+	}
+	var some kmodquery.Event
+	for _, name := range append([]string{"eid", "time"}, columns...) {
+		column, ok := kmodquery.EventColumn(name)
+		if !ok {
+			continue
+		}
+		if !assign(column.Pointer(&some), column.Value(&e)) {
+			panic(name)
+		}
+	}
+	return some
+}
+
+// What breaks under a store that is open is met by whoever reads or writes next,
+// and the batch in hand is stored.
+func TestAStoreThatBreaksIsBegunAnew(t *testing.T) {
+	for name, test := range map[string]func(t *testing.T, s *Store){
+		"met by a reader": func(t *testing.T, s *Store) {
+			err := s.Events(context.Background(), kmodquery.Filter{}, func(*kmodquery.Event) error { return nil })
+			require.True(t, isDamage(err), "%v", err)
+			require.Empty(t, read(t, s, kmodquery.Filter{}))
+		},
+		"met by the writer": func(*testing.T, *Store) {},
+		"met by expiry": func(t *testing.T, s *Store) {
+			require.NoError(t, s.Expire(context.Background()))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			var said []string
+			s, err := Open(context.Background(), dir, Options{
+				MaxAge: 1,
+				Now:    func() time.Time { return time.Date(2026, 11, 24, 17, 15, 0, 0, time.UTC) },
+				Report: func(err error) { said = append(said, err.Error()) },
+			})
+			require.NoError(t, err)
+			defer func() { require.NoError(t, s.Close()) }()
+			first := make([]kmodquery.Event, 500)
+			require.NoError(t, s.Append(context.Background(), first))
+			other := openIn(t, dir, Options{})
+			require.Len(t, read(t, other, kmodquery.Filter{}), len(first))
+			breakOpen(t, s)
+
+			test(t, s)
+			batch := make([]kmodquery.Event, 3)
+			require.NoError(t, s.Append(context.Background(), batch))
+			require.Equal(t, []int64{batch[2].EID, batch[1].EID, batch[0].EID}, eids(read(t, s, kmodquery.Filter{})))
+			require.Greater(t, batch[0].EID, first[len(first)-1].EID, "no EID is given twice")
+			require.Len(t, said, 1)
+			require.Contains(t, said[0], "was damaged and is now "+filepath.Join(dir, "events.db.damaged-20261124T171500Z"))
+			require.NotContains(t, said[0], "\n")
+			require.FileExists(t, filepath.Join(dir, "events.db.damaged-20261124T171500Z"))
+			status, err := s.Status(context.Background())
+			require.NoError(t, err)
+			require.Contains(t, status.Trouble, "(1 of them")
+
+			require.Len(t, read(t, other, kmodquery.Filter{}), 3, "another process reads the new one")
+			status, err = other.Status(context.Background())
+			require.NoError(t, err)
+			require.Contains(t, status.Trouble, "(1 of them")
+		})
+	}
+}
+
+// breakOpen destroys the database under a store that has it open, log and caches
+// included.
+func breakOpen(t *testing.T, s *Store) {
+	t.Helper()
+	require.NoError(t, s.checkpoint(context.Background()))
+	info, err := os.Stat(s.path)
+	require.NoError(t, err)
+	noise := make([]byte, info.Size())
+	for i := range noise {
+		noise[i] = byte(i*7 + 1)
+	}
+	require.NoError(t, overwrite(s.path, noise))
+	// A change by another connection makes SQLite read its pages again.
+	for _, pool := range []interface{ SetMaxIdleConns(int) }{s.readers, s.writer} {
+		pool.SetMaxIdleConns(0)
+		pool.SetMaxIdleConns(readers)
+	}
+}
+
+// overwrite writes without a close in this process, which would take SQLite's own
+// locks with it.
+func overwrite(path string, content []byte) error {
+	command := writerOf(path)
+	stdin, err := command.StdinPipe()
+	if err != nil {
+		return err
+	}
+	if err := command.Start(); err != nil {
+		return err
+	}
+	_, err = stdin.Write(content)
+	return errors.Join(err, stdin.Close(), command.Wait())
+}
+
+func TestALogWithoutItsDatabaseIsSetAside(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(context.Background(), dir, Options{})
+	require.NoError(t, err)
+	require.NoError(t, s.Append(context.Background(), []kmodquery.Event{{Name: "old"}}))
+	log, err := os.ReadFile(s.path + "-wal")
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+	require.NoError(t, os.Remove(s.path))
+	require.NoError(t, os.WriteFile(s.path+"-wal", log, 0o600))
+
+	s = openIn(t, dir, Options{})
+	require.Empty(t, read(t, s, kmodquery.Filter{}))
+	left, err := filepath.Glob(filepath.Join(dir, "events.db.damaged-*-wal"))
+	require.NoError(t, err)
+	require.Len(t, left, 1)
+	content, err := os.ReadFile(left[0])
+	require.NoError(t, err)
+	require.Equal(t, log, content)
+}
+
+func TestGarbageIsSetAside(t *testing.T) {
+	for name, content := range map[string]string{"short": "hello\x00", "long": strings.Repeat("hello\x00", 10_000), "text where a store was": "hello"} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			require.NoError(t, os.WriteFile(filepath.Join(dir, databaseName), []byte(content), 0o600))
+			if name == "text where a store was" {
+				leaveMark(t, dir, 0)
+			}
+			s := openIn(t, dir, Options{})
+			require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 1)))
+			left, err := filepath.Glob(filepath.Join(dir, "events.db.damaged-*Z"))
+			require.NoError(t, err)
+			require.Len(t, left, 1)
+			kept, err := os.ReadFile(left[0])
+			require.NoError(t, err)
+			require.Equal(t, content, string(kept))
+		})
+	}
+}
+
+// A database that was found good is known from one that is not this program's,
+// whatever its header says now.
+func TestAFlippedHeaderIsDamage(t *testing.T) {
+	flipped := len(migrations) ^ 1<<30
+	for name, test := range map[string]struct {
+		sql  string
+		mark bool
+		want string
+	}{
+		"an id":                      {"PRAGMA application_id = 7", true, ""},
+		"an id without a mark":       {"PRAGMA application_id = 7", false, ""},
+		"a version of another bit":   {fmt.Sprintf("PRAGMA user_version = %d", flipped), true, ""},
+		"the same without a mark":    {fmt.Sprintf("PRAGMA user_version = %d", flipped), false, "use the newer program"},
+		"a version of other bits":    {"PRAGMA user_version = 123456789", true, ""},
+		"a newer version":            {"PRAGMA user_version = 99", true, "use the newer program"},
+		"the next version":           {fmt.Sprintf("PRAGMA user_version = %d", len(migrations)+1), true, "use the newer program"},
+		"an older version":           {"PRAGMA user_version = 1", true, ""},
+		"a column's name":            {"ALTER TABLE positions RENAME COLUMN position TO positioo", true, ""},
+		"a database of other tables": {"PRAGMA application_id = 7; DROP TABLE events; DROP TABLE seen; DROP TABLE positions", true, "another program"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			s, err := Open(context.Background(), dir, Options{})
+			require.NoError(t, err)
+			_, err = s.writer.Exec(test.sql)
+			require.NoError(t, err)
+			require.NoError(t, s.Close())
+			if !test.mark {
+				require.NoError(t, os.Truncate(filepath.Join(dir, lockName), 0))
+			}
+			s, err = Open(context.Background(), dir, Options{})
+			copies, _ := damagedCopies(dir)
+			if test.want != "" {
+				require.ErrorContains(t, err, test.want)
+				require.Zero(t, copies)
+				return
+			}
+			require.NoError(t, err)
+			require.NoError(t, s.Close())
+			require.Equal(t, 1, copies)
+		})
+	}
+}
+
+// A program of tomorrow notes its own version, so that its database is not taken
+// for a damaged one of today.
+func TestANewerStoreIsNoDamage(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(context.Background(), dir, Options{})
+	require.NoError(t, err)
+	_, err = s.writer.Exec(fmt.Sprintf("PRAGMA user_version = %d", len(migrations)+1))
+	require.NoError(t, err)
+	s.mark.Schema = len(migrations) + 1
+	require.NoError(t, writeMark(s.lock, s.mark))
+	require.NoError(t, s.Close())
+	_, err = Open(context.Background(), dir, Options{})
+	require.ErrorContains(t, err, "use the newer program")
+}
+
+// Many copies may not fill the disk, and none is deleted.
+func TestCopiesTakeNoMoreThanTheyLeave(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, databaseName)
+	huge := path + damagedMark + "20200101T000000Z"
+	require.NoError(t, os.WriteFile(huge, nil, 0o600))
+	require.NoError(t, os.Truncate(huge, 1<<42)) // of holes
+	free, _ := freeBytes(dir)
+	if info, err := os.Stat(huge); err != nil || info.Size() < free {
+		t.Skip("this file system has no files that are larger than what is free")
+	}
+	require.NoError(t, os.WriteFile(path, []byte("garbage\x00"), 0o600))
+	_, err := Open(context.Background(), dir, Options{})
+	require.ErrorContains(t, err, "1 damaged event stores lie in "+dir+" and take more than is left free; move them away")
+	require.FileExists(t, path)
+	require.NoError(t, os.Remove(huge))
+	openIn(t, dir, Options{})
+}
+
+func TestCopiesOfOneSecondHaveNamesOfTheirOwn(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, databaseName)
+	names := map[string]bool{}
+	for range 5 {
+		require.NoError(t, os.WriteFile(path, []byte("x"), 0o600))
+		require.NoError(t, os.WriteFile(path+"-wal", []byte("y"), 0o600))
+		copied, err := setAside(path, time.Unix(0, 0))
+		require.NoError(t, err)
+		names[copied] = true
+		require.FileExists(t, copied+"-wal")
+	}
+	require.Len(t, names, 5)
+	count, bytes := damagedCopies(dir)
+	require.Equal(t, 5, count)
+	require.EqualValues(t, 10, bytes)
+}
+
+// Where the disk breaks whatever is written, a copy a minute is enough.
+func TestAStoreIsNotBegunAnewAllTheTime(t *testing.T) {
+	elapsed := time.Second
+	s := openStore(t, Options{elapsed: func() time.Duration { return elapsed }})
+	copies := func() int {
+		n, _ := damagedCopies(filepath.Dir(s.path))
+		return n
+	}
+	require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 100)))
+	breakOpen(t, s)
+	require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 100)))
+	require.Equal(t, 1, copies())
+	breakOpen(t, s)
+	err := s.Append(context.Background(), make([]kmodquery.Event, 100))
+	require.ErrorContains(t, err, "store: the database is damaged")
+	require.Equal(t, 1, copies())
+	elapsed += healEvery
+	require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 100)))
+	require.Equal(t, 2, copies())
+}
+
+func TestARemovedStoreIsBegunAnew(t *testing.T) {
+	var said []string
+	dir := t.TempDir()
+	s := openIn(t, dir, Options{Report: func(err error) { said = append(said, err.Error()) }})
+	other := openIn(t, dir, Options{})
+	first := make([]kmodquery.Event, 2)
+	require.NoError(t, s.Append(context.Background(), first))
+	for _, companion := range companions {
+		if err := os.Remove(s.path + companion); !errors.Is(err, os.ErrNotExist) {
+			require.NoError(t, err)
+		}
+	}
+	require.Len(t, read(t, other, kmodquery.Filter{}), 2, "what is open can be read")
+	again := make([]kmodquery.Event, 1)
+	require.NoError(t, s.Append(context.Background(), again))
+	require.Greater(t, again[0].EID, first[1].EID)
+	require.Len(t, read(t, s, kmodquery.Filter{}), 1)
+	require.Len(t, read(t, other, kmodquery.Filter{}), 1)
+	require.Equal(t, []string{s.path + " was taken away; the event store goes on with another one"}, said)
+}
+
+func FuzzMark(f *testing.F) {
+	f.Add([]byte(`{"device":1,"inode":2,"schema":3,"trusted":4}`))
+	f.Add([]byte(`{"schema":-1}`))
+	f.Add([]byte("\x00\x00"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		m := parseMark(text)
+		require.GreaterOrEqual(t, m.Schema, 0)
+		path := filepath.Join(t.TempDir(), lockName)
+		file, err := os.Create(path)
+		require.NoError(t, err)
+		defer file.Close()
+		require.NoError(t, writeMark(file, m))
+		require.Equal(t, m, readMark(file))
+	})
+}

@@ -1,0 +1,148 @@
+package sqlite
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+const (
+	databaseName = "events.db"
+	lockName     = "lock"
+	folderMode   = 0o700
+	fileMode     = 0o600
+)
+
+// companions are what SQLite appends to the name of a database for the files
+// beside it; the first is the database's own.
+var companions = []string{"", "-wal", "-shm", "-journal"}
+
+// secure makes the state folder and returns its path without links. It refuses a
+// folder or a file in which somebody else could have put something, or could yet:
+// what is opened there is opened as the user that runs, often root. Modes of the
+// store's own that let others read are put right.
+func secure(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, folderMode); err != nil {
+		return "", err
+	}
+	link, err := os.Lstat(dir)
+	if err != nil {
+		return "", err
+	}
+	if link.Mode().Type() == fs.ModeSymlink {
+		if err := mustBeOurs(dir, link); err != nil {
+			return "", err
+		}
+		if dir, err = filepath.EvalSymlinks(dir); err != nil {
+			return "", err
+		}
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return "", err
+	}
+	if !info.IsDir() {
+		return "", &fs.PathError{Op: "open", Path: dir, Err: syscall.ENOTDIR}
+	}
+	if err := mustBeOurs(dir, info); err != nil {
+		return "", err
+	}
+	if info.Mode().Perm()&0o022 != 0 {
+		return "", fmt.Errorf("others may write to %s (mode %04o); give it mode 0700 or choose another state folder",
+			dir, info.Mode().Perm())
+	}
+	return dir, secureFiles(dir, info)
+}
+
+// secureFiles looks at what lies in the folder before any of it is opened.
+func secureFiles(dir string, folder fs.FileInfo) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	onlyOurs := true
+	for _, entry := range entries {
+		name := entry.Name()
+		if !strings.HasPrefix(name, databaseName) && name != lockName && name != probeName {
+			onlyOurs = onlyOurs && entry.Type() == fs.ModeSocket
+			continue
+		}
+		path := filepath.Join(dir, name)
+		info, err := os.Lstat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the recorder's, which comes and goes
+		}
+		if err != nil {
+			return err
+		}
+		if !strings.HasPrefix(name, databaseName+damagedMark) { // those are not opened
+			if err := mustBeOurs(path, info); err != nil {
+				return err
+			}
+			if !info.Mode().IsRegular() {
+				return fmt.Errorf("%s cannot be opened: it is a %s; move it away or choose another state folder", path, kindOf(info))
+			}
+		}
+		if info.Mode().IsRegular() {
+			if err := restrict(path, info, fileMode); err != nil {
+				return err
+			}
+		}
+	}
+	if !onlyOurs {
+		return nil // somebody chose a folder that is for more than this
+	}
+	return restrict(dir, folder, folderMode)
+}
+
+// mustBeOurs refuses what belongs to neither root nor the user that runs.
+func mustBeOurs(path string, info fs.FileInfo) error {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if ok && stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
+		return fmt.Errorf("%s belongs to user %d; give it to user %d or choose another state folder", path, stat.Uid, os.Geteuid())
+	}
+	if ok && info.Mode().IsRegular() && stat.Nlink > 1 {
+		return fmt.Errorf("%s has other names; move it away or choose another state folder", path)
+	}
+	return nil
+}
+
+// restrict takes from a path of this user's what its mode gives to others.
+func restrict(path string, info fs.FileInfo, mode fs.FileMode) error {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if info.Mode().Perm()&^mode == 0 || !ok || int(stat.Uid) != os.Geteuid() {
+		return nil
+	}
+	err := os.Chmod(path, info.Mode().Perm()&mode)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EROFS) {
+		return nil
+	}
+	return err
+}
+
+func kindOf(info fs.FileInfo) string {
+	switch info.Mode().Type() {
+	case fs.ModeDir:
+		return "folder"
+	case fs.ModeSymlink:
+		return "link"
+	}
+	return "special file"
+}
+
+// syncFolder makes what was renamed in dir last beyond a crash of the host.
+func syncFolder(dir string) error {
+	folder, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
+}

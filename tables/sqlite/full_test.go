@@ -1,0 +1,213 @@
+//go:build linux
+
+package sqlite
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// smallDisk mounts a file system of 2 MiB and returns a folder in it and a
+// function that mounts it anew with another size or read-only.
+func smallDisk(t *testing.T) (dir string, remount func(flags uintptr, options string)) {
+	t.Helper()
+	mount := t.TempDir()
+	if err := unix.Mount("kmodquery", mount, "tmpfs", 0, "size=2m,mode=0700"); err != nil {
+		if os.Getenv("CI") != "" {
+			require.NoError(t, err, "mount a tmpfs")
+		}
+		t.Skipf("needs the right to mount a tmpfs: %v", err)
+	}
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(mount, unix.MNT_DETACH)) })
+	return filepath.Join(mount, "state"), func(flags uintptr, options string) {
+		t.Helper()
+		require.NoError(t, unix.Mount("kmodquery", mount, "tmpfs", unix.MS_REMOUNT|flags, options))
+	}
+}
+
+// offer appends events as the writer does: smaller batches where one was refused.
+// It returns what could not be stored even one by one.
+func offer(t *testing.T, s *Store, events []kmodquery.Event) (left []kmodquery.Event, err error) {
+	t.Helper()
+	for size := 512; len(events) > 0; {
+		n := min(size, len(events))
+		if err = s.Append(context.Background(), events[:n]); err == nil {
+			events, size = events[n:], min(2*size, 512)
+			continue
+		}
+		if n == 1 {
+			return events, err
+		}
+		size = n / 2
+	}
+	return nil, nil
+}
+
+func long(n int) []kmodquery.Event {
+	events := make([]kmodquery.Event, n)
+	for i := range events {
+		events[i] = typical(i)
+		events[i].EID = 0
+		events[i].Name = fmt.Sprintf("m%d", i)
+	}
+	return events
+}
+
+// Bounds that fit hold on a disk that is far too small for the events between two
+// looks at them.
+func TestASmallDiskTakesAnyNumberOfEvents(t *testing.T) {
+	dir, _ := smallDisk(t)
+	s := openIn(t, dir, Options{MaxEvents: 100, MaxCheap: 10})
+	const n = 8000
+	events := long(n)
+	left, err := offer(t, s, events)
+	require.NoError(t, err)
+	require.Empty(t, left)
+	require.NoError(t, s.Expire(context.Background()))
+	kept := read(t, s, kmodquery.Filter{})
+	require.Len(t, kept, 100)
+	for i, e := range kept {
+		require.Equal(t, fmt.Sprintf("m%d", n-1-i), e.Name)
+	}
+}
+
+func TestAFullDiskIsReadAndWrittenAgainWithRoom(t *testing.T) {
+	dir, remount := smallDisk(t)
+	s := openIn(t, dir, Options{})
+	events := long(4000)
+	left, err := offer(t, s, events)
+	require.ErrorContains(t, err, "store: disk full; make room on the file system of "+dir)
+	require.NotContains(t, err.Error(), "\n")
+	require.NotEmpty(t, left)
+	stored := len(events) - len(left)
+	require.Greater(t, stored, 100)
+	t.Logf("%d events in 2 MiB", stored)
+
+	look := func(s *Store, want int) {
+		t.Helper()
+		for range 2 * readers {
+			kept := read(t, s, kmodquery.Filter{})
+			require.Len(t, kept, want)
+			for i, e := range kept {
+				require.Equal(t, fmt.Sprintf("m%d", want-1-i), e.Name)
+			}
+		}
+		status, err := s.Status(context.Background())
+		require.NoError(t, err)
+		require.EqualValues(t, want, status.Rows)
+		require.Empty(t, status.Trouble)
+	}
+	look(s, stored)
+	look(openIn(t, dir, Options{}), stored)
+	again, err := offer(t, s, left)
+	require.Error(t, err)
+	require.Len(t, again, len(left), "full is full")
+
+	remount(0, "size=64m")
+	left, err = offer(t, s, left)
+	require.NoError(t, err)
+	require.Empty(t, left)
+	look(s, len(events))
+}
+
+// A recorder that starts on a full disk watches, and stores when there is room.
+func TestARecorderBeginsOnAFullDisk(t *testing.T) {
+	for name, before := range map[string]int{"with a store": 10, "without": 0} {
+		t.Run(name, func(t *testing.T) {
+			dir, remount := smallDisk(t)
+			require.NoError(t, os.Mkdir(dir, 0o700))
+			if before > 0 {
+				s, err := Open(context.Background(), dir, Options{})
+				require.NoError(t, err)
+				require.NoError(t, s.Append(context.Background(), long(before)))
+				require.NoError(t, s.Close())
+			} else {
+				require.NoError(t, os.WriteFile(filepath.Join(dir, lockName), nil, 0o600))
+			}
+			fill(t, filepath.Join(filepath.Dir(dir), "filler"))
+
+			var said []string
+			s := openIn(t, dir, Options{Report: func(err error) { said = append(said, err.Error()) }})
+			require.Len(t, said, 1)
+			require.Contains(t, said[0], "store: disk full")
+			status, err := s.Status(context.Background())
+			require.Error(t, err)
+			require.NotContains(t, err.Error(), "\n")
+			require.Equal(t, kmodquery.RoleRecorder, status.Role)
+			require.ErrorContains(t, s.Append(context.Background(), long(1)), "store: disk full")
+			remount(0, "size=64m")
+			require.NoError(t, s.Append(context.Background(), long(3)))
+			require.Len(t, read(t, s, kmodquery.Filter{}), before+3)
+		})
+	}
+}
+
+// fill writes a file until nothing more fits anywhere.
+func fill(t *testing.T, path string) {
+	t.Helper()
+	file, err := os.Create(path)
+	require.NoError(t, err)
+	for _, size := range []int{1 << 16, 4096, 1} {
+		for err = nil; err == nil; {
+			_, err = file.Write(make([]byte, size))
+		}
+	}
+	require.ErrorIs(t, err, unix.ENOSPC)
+	require.NoError(t, file.Close())
+}
+
+func TestAFileSystemThatBecomesReadOnly(t *testing.T) {
+	dir, remount := smallDisk(t)
+	s := openIn(t, dir, Options{})
+	require.NoError(t, s.Append(context.Background(), long(10)))
+	read(t, s, kmodquery.Filter{})
+	// What is open for writing keeps a file system writable: only lazily does
+	// one become read-only under a store, as when the disk fails.
+	require.ErrorIs(t, unix.Mount("kmodquery", filepath.Dir(dir), "tmpfs", unix.MS_REMOUNT|unix.MS_RDONLY, "size=2m"), unix.EBUSY)
+	require.NoError(t, s.Close())
+	remount(unix.MS_RDONLY, "size=2m")
+	_, err := Open(context.Background(), dir, Options{})
+	require.ErrorContains(t, err, "read-only file system")
+	require.NotContains(t, err.Error(), "\n")
+	require.Equal(t, 1, strings.Count(err.Error(), "choose another state folder"))
+	remount(0, "size=2m")
+	require.Len(t, read(t, openIn(t, dir, Options{}), kmodquery.Filter{}), 10)
+}
+
+func TestWhyNothingCanBeWritten(t *testing.T) {
+	dir := t.TempDir()
+	for name, test := range map[string]struct {
+		err  error
+		want string
+	}{
+		"full":      {unix.ENOSPC, "store: disk full; make room on the file system of " + dir},
+		"quota":     {fmt.Errorf("write: %w", unix.EDQUOT), "store: disk quota exceeded; make room in " + dir},
+		"read-only": {unix.EROFS, "store: the file system of " + dir + " is read-only; mount it for writing"},
+		"broken":    {unix.EIO, "store: input/output error; look at the disk of " + dir},
+		"closed":    {unix.EACCES, "store: " + dir + " cannot be written to; run as a user who may"},
+		"damaged":   {errDamaged, "store: the database is damaged"},
+		"something": {unix.EINVAL, "store: the database cannot be written"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := refuse(test.err, dir)
+			var refusal interface{ Reason() string }
+			require.ErrorAs(t, err, &refusal)
+			require.Equal(t, test.want, refusal.Reason())
+			require.ErrorIs(t, err, test.err)
+			require.Equal(t, err, refuse(err, dir), "once")
+		})
+	}
+	require.NoError(t, refuse(nil, dir))
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, entries, "the probe is gone")
+}
