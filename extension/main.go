@@ -9,7 +9,6 @@ import (
 	"log"
 	"os"
 	"os/signal"
-	"strings"
 
 	"github.com/mattn/go-isatty"
 	"golang.org/x/sys/unix"
@@ -27,20 +26,21 @@ const (
 var errReported = errors.New("failed")
 
 func main() {
+	log.SetOutput(lineWriter{os.Stderr}) // what libraries say
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 // run is the command with everything that it touches given to it. Its result
 // is the exit status.
 func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.Writer) int {
-	report := log.New(stderr, "kmodquery: ", 0)
+	report := newReport(stderr)
 	c, err := parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		usage(stdout)
 		return 0
 	case err != nil:
-		report.Printf("%s (see --help)", oneLine(err))
+		report.Printf("%s (see --help)", err)
 		return exitUsage
 	case c.command == "--version":
 		fmt.Fprintln(stdout, "kmodquery.ext", kmodquery.Version)
@@ -61,11 +61,9 @@ func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.W
 	case errors.Is(err, errReported):
 		return exitFailed
 	case err != nil:
-		report.Print(oneLine(err))
+		report.Print(err)
 		return exitFailed
 	default:
 		return 0
 	}
 }
-
-func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
