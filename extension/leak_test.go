@@ -1,0 +1,20 @@
+package main
+
+import (
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/kmodquery/kmodquery/test/leak"
+)
+
+func TestMain(m *testing.M) {
+	const osqueryGo = "github.com/osquery/osquery-go"
+	leak.Main(m,
+		// Whichever of the two has nobody left to tell its end to stays for ever.
+		goleak.IgnoreAnyFunction(osqueryGo+".(*ExtensionManagerServer).Run.func1"),
+		goleak.IgnoreAnyFunction(osqueryGo+".(*ExtensionManagerServer).Run.func2"),
+		// It heeds no context, and ends with its timeout.
+		goleak.IgnoreAnyFunction(osqueryGo+"/transport.waitForSocket"),
+	)
+}
