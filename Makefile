@@ -5,7 +5,7 @@ export CGO_ENABLED = 0
 GOFLAGS_BUILD = -trimpath -ldflags='-s -w'
 TEST_TIMEOUT = 80m
 
-.PHONY: build run demo demo-shell test generate fuzz golden lint bench
+.PHONY: build run demo demo-shell test race generate fuzz golden lint bench
 
 build: ## the extension for this host
 	go build $(GOFLAGS_BUILD) -o build/kmodquery.ext ./extension
@@ -21,6 +21,10 @@ demo-shell: ## the same, ending in the VM's SQL shell
 
 test: ## everything: unit, golden, scripts, fuzz seeds, VM matrix
 	go test -timeout $(TEST_TIMEOUT) ./...
+
+# Those of test/e2e and test/vm run what they test as processes of their own.
+race: ## the tests of all other packages under Go's race detector (needs gcc)
+	CGO_ENABLED=1 go test -race -timeout 20m $$(go list ./... | grep -v -e /test/e2e -e /test/vm -e /test/demo)
 
 generate: ## the BPF objects (needs clang and libbpf-dev) and the column reference
 	go generate ./...

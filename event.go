@@ -160,8 +160,8 @@ type Event struct {
 	SessionID *int64 `json:"session_id,omitempty"` // audit session; 4294967295 where there is none
 
 	Capabilities *int64 `json:"capabilities,omitempty"` // effective set as a mask
-	Ancestors    string `json:"ancestors,omitempty"`    // JSON array, nearest first
-	RequestedBy  string `json:"requested_by,omitempty"` // JSON object
+	Ancestors    string `json:"ancestors,omitempty"`    // JSON array, nearest first; texts in it as Escape writes them
+	RequestedBy  string `json:"requested_by,omitempty"` // JSON object, likewise
 	ContainerID  string `json:"container_id,omitempty"`
 	Cgroup       string `json:"cgroup,omitempty"`
 	MntNS        *int64 `json:"mnt_ns,omitempty"`

@@ -62,9 +62,15 @@ func (k *kernel) Listed(ctx context.Context) ([]kmodquery.Module, error) {
 }
 
 func (k *kernel) Modules(context.Context) ([]kmodquery.Module, error) {
-	if k.flicker != nil {
+	k.mu.Lock()
+	flicker := k.flicker
+	if flicker != nil {
 		k.looks++
-		k.flicker(k.looks)
+	}
+	look := k.looks
+	k.mu.Unlock()
+	if flicker != nil {
+		flicker(look)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -291,7 +297,9 @@ func TestModulesThatHide(t *testing.T) {
 			[]string{"module_hidden rootkit"}, "it is not in modules, and in events"},
 		{"in memory only", false, func(k *kernel) {
 			k.unload("rootkit")
-			k.memory = []kmodquery.Module{{Address: new(int64(-4096)), Size: new(int64(8192)), Views: []string{kmodquery.ViewVmallocinfo}}}
+			k.set(func() {
+				k.memory = []kmodquery.Module{{Address: new(int64(-4096)), Size: new(int64(8192)), Views: []string{kmodquery.ViewVmallocinfo}}}
+			})
 		}, []string{"module_hidden rootkit"}, "it is not in modules, and in vmallocinfo, events"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -329,10 +337,12 @@ func TestModulesThatHide(t *testing.T) {
 func TestMemoryOfAModuleThatHidFromTheStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
-		k.memory = []kmodquery.Module{{Address: new(int64(-4096)), Size: new(int64(8192)), Views: []string{kmodquery.ViewVmallocinfo}}}
+		k.set(func() {
+			k.memory = []kmodquery.Module{{Address: new(int64(-4096)), Size: new(int64(8192)), Views: []string{kmodquery.ViewVmallocinfo}}}
+		})
 		w := startWatch(t, k)
 		require.Equal(t, []string{"module_hidden "}, w.found(t))
-		require.Equal(t, 2, k.confirmed, "memory is freed late")
+		require.Equal(t, 2, k.confirmations(), "memory is freed late")
 		for range 10 {
 			w.settle()
 		}
@@ -356,7 +366,7 @@ func TestMemoryThatIsFreedLate(t *testing.T) {
 		time.Sleep(DefaultPoll/looksInPeriod + recheckAfter + 5*time.Second)
 		k.set(func() { k.memory = nil })
 		w.settle()
-		require.Equal(t, 2, k.confirmed)
+		require.Equal(t, 2, k.confirmations())
 		require.Empty(t, w.found(t))
 		require.NoError(t, w.Close())
 	})
@@ -369,7 +379,7 @@ func TestModulesUnderWayAreNoDifference(t *testing.T) {
 		k := newKernel()
 		w := startWatch(t, k)
 		w.found(t)
-		k.flicker = func(look int) {
+		flicker := func(look int) {
 			switch look % 4 {
 			case 0:
 				k.show("dummy", kmodquery.ViewSysfs)
@@ -379,6 +389,7 @@ func TestModulesUnderWayAreNoDifference(t *testing.T) {
 				k.unload("dummy")
 			}
 		}
+		k.set(func() { k.flicker = flicker })
 		for range 100 {
 			w.settle()
 		}
@@ -457,7 +468,9 @@ func TestDifferencesWaitForTheSources(t *testing.T) {
 func TestARowHasTheMomentAtWhichTheViewsWereRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel("dummy")
-		k.memory = []kmodquery.Module{{Size: new(int64(8192)), Views: []string{kmodquery.ViewVmallocinfo}}}
+		k.set(func() {
+			k.memory = []kmodquery.Module{{Size: new(int64(8192)), Views: []string{kmodquery.ViewVmallocinfo}}}
+		})
 		w := &watch{kernel: k, source: &trusting{staged: newStaged(kmodquery.SourceEBPF)}}
 		w.Recorder, w.sink, w.said = startStaged(t, Options{Sources: []Source{w.source}, Views: k, Stamp: stampNow})
 		w.source.begin <- struct{}{}
@@ -484,7 +497,7 @@ func TestLossesDuringALookCount(t *testing.T) {
 		k.set(func() {
 			k.memory = []kmodquery.Module{{Size: new(int64(8192)), Views: []string{kmodquery.ViewVmallocinfo}}}
 		})
-		for k.confirmed == 0 {
+		for k.confirmations() == 0 {
 			time.Sleep(time.Second)
 		}
 		k.unload("dummy") // and its record is lost
@@ -511,7 +524,7 @@ func TestASourceThatBeganDuringALookSawNothingBefore(t *testing.T) {
 		w.settle() // a look without a witness
 		w.found(t)
 		k.load("first") // gives the next look something to check again
-		k.flicker = func(int) {}
+		k.set(func() { k.flicker = func(int) {} })
 		before := k.lookCount()
 		for k.lookCount() == before {
 			time.Sleep(100 * time.Millisecond)
@@ -527,6 +540,8 @@ func TestASourceThatBeganDuringALookSawNothingBefore(t *testing.T) {
 		_ = w.Close()
 	})
 }
+
+func (k *kernel) confirmations() int { k.mu.Lock(); defer k.mu.Unlock(); return k.confirmed }
 
 func (k *kernel) lookCount() int { k.mu.Lock(); defer k.mu.Unlock(); return k.looks }
 

@@ -2,13 +2,15 @@ package collectors
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"syscall"
 	"time"
+
+	"github.com/fxamacker/cbor/v2"
 
 	"github.com/kmodquery/kmodquery"
 )
@@ -21,16 +23,32 @@ const (
 	syncTimeout = 20 * time.Second
 	// maxShared bounds the readers that are answered at once; more wait.
 	maxShared = 8
+	// maxReport bounds what a reader takes for an answer.
+	maxReport = 64 << 20
 )
+
+// A report goes as CBOR, and its texts as strings of bytes: JSON would spoil the
+// names that are no UTF-8.
+var (
+	reportEncoding = must(cbor.EncOptions{String: cbor.StringToByteString}.EncMode())
+	reportDecoding = must(cbor.DecOptions{ByteStringToString: cbor.ByteStringToStringAllowed}.DecMode())
+)
+
+func must[T any](value T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return value
+}
 
 // A report is the recorder's whole answer to a reader that connected: every
 // event that happened before is stored, unless Error says otherwise.
 type report struct {
 	Sensors []kmodquery.Sensor
-	Loaded  []kmodquery.Module `json:",omitempty"`
-	Error   string             `json:",omitempty"`
+	Loaded  []kmodquery.Module
+	Error   string
 	// NotStored says that Error is kmodquery.ErrNotStored.
-	NotStored bool `json:",omitempty"`
+	NotStored bool
 }
 
 // Share answers the [Remote] of other processes until listener is closed, so
@@ -66,7 +84,7 @@ func (r *Recorder) answer(conn net.Conn) {
 		answer.Error, answer.NotStored = err.Error(), errors.Is(err, kmodquery.ErrNotStored)
 	}
 	answer.Sensors, answer.Loaded = r.Sensors(), r.Loaded()
-	_ = json.NewEncoder(conn).Encode(answer) // a reader that left needs no answer
+	_ = reportEncoding.NewEncoder(conn).Encode(answer) // a reader that left needs no answer
 }
 
 // A Remote is the recorder as another process sees it, one that only reads the
@@ -144,7 +162,7 @@ func (r *Remote) ask(ctx context.Context) (report, error) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	var answer report
-	if err := json.NewDecoder(conn).Decode(&answer); err != nil {
+	if err := reportDecoding.NewDecoder(io.LimitReader(conn, maxReport)).Decode(&answer); err != nil {
 		return report{}, fmt.Errorf("hear from the process that records: %w", err)
 	}
 	return answer, nil

@@ -25,7 +25,7 @@ func detach(ctx context.Context, c *config, stdout io.Writer, report *log.Logger
 	}
 	if err != nil {
 		// The programs are to go whether the store can be had or not.
-		report.Printf("what waits in the kernel is not stored: %s", oneLine(err.Error()))
+		report.Printf("what waits in the kernel is not stored: %v", err)
 	}
 	if err := c.platform.removePins(c.pinDir); err != nil {
 		return err

@@ -18,7 +18,7 @@ import (
 // extension on a Mac whose programs lie in the folder $MACOS, or one of these.
 func TestMain(m *testing.M) {
 	standin.Main()
-	testscript.Main(m, map[string]func(){
+	testscript.Main(leakChecked{m}, map[string]func(){
 		"kmodquery.ext": func() {
 			os.Exit(run(context.Background(), aMac(os.Getenv("MACOS")), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 		},

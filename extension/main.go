@@ -26,20 +26,21 @@ const (
 var errReported = errors.New("failed")
 
 func main() {
+	log.SetOutput(lineWriter{os.Stderr}) // what libraries say
 	os.Exit(run(context.Background(), hostPlatform(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 // run is the command with everything that it touches given to it. Its result
 // is the exit status.
 func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout, stderr io.Writer) int {
-	report := log.New(stderr, "kmodquery: ", 0)
+	report := newReport(stderr)
 	c, err := parse(p, args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		usage(p, stdout)
 		return 0
 	case err != nil:
-		report.Printf("%s (see --help)", oneLine(err.Error()))
+		report.Printf("%s (see --help)", err)
 		return exitUsage
 	case c.command == "--version":
 		fmt.Fprintln(stdout, "kmodquery.ext", kmodquery.Version)
@@ -65,7 +66,7 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 	case errors.Is(err, errReported):
 		return exitFailed
 	case err != nil:
-		report.Print(oneLine(err.Error()))
+		report.Print(err)
 		return exitFailed
 	default:
 		return 0

@@ -54,6 +54,10 @@ func (a *account) Sync(ctx context.Context) error {
 	case <-done:
 	case <-ended:
 	case <-ctx.Done():
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		// Those who give up must not gather behind a source that hangs.
+		a.waiting = slices.DeleteFunc(a.waiting, func(other chan struct{}) bool { return other == done })
 		return fmt.Errorf("wait for the records of %s: %w", a.Name(), ctx.Err())
 	}
 	return nil

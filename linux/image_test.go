@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -241,15 +242,16 @@ func TestImagesEnd(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 		done = append(done, loadID)
 	})
-	closed := make(chan struct{})
+	var closing sync.Mutex // a ring may be closed while it is woken
+	closed := false
 	i.read = ring.read
 	i.wake = func() error {
-		select {
-		case <-closed:
+		closing.Lock()
+		defer closing.Unlock()
+		if closed {
 			return os.ErrClosed
-		default:
-			return ring.wake()
 		}
+		return ring.wake()
 	}
 	ended := make(chan struct{})
 	go func() {
@@ -261,8 +263,10 @@ func TestImagesEnd(t *testing.T) {
 	}
 	require.NoError(t, i.wake())
 	require.Eventually(t, func() bool { return len(ring) == 0 }, 10*time.Second, time.Millisecond)
-	close(closed)
+	closing.Lock()
+	closed = true
 	close(ring)
+	closing.Unlock()
 	select {
 	case <-ended:
 	case <-time.After(10 * time.Second):

@@ -115,8 +115,7 @@ func (p *process) describeCgroup(e *kmodquery.Event) {
 	}
 }
 
-// ancestry is the ancestors column. JSON has no place for invalid UTF-8: its
-// bytes become U+FFFD there.
+// ancestry is the ancestors column.
 func (p *process) ancestry(e *kmodquery.Event) string {
 	if !p.complete {
 		e.Miss("ancestors")
@@ -129,7 +128,7 @@ func (p *process) ancestry(e *kmodquery.Event) string {
 		if a.Incomplete || a.Generation != i+1 {
 			e.Miss("ancestors")
 		}
-		chain[i] = ancestor{Pid: a.Pid, Path: a.Value, Comm: a.Comm, UID: a.UID}
+		chain[i] = ancestor{Pid: a.Pid, Path: kmodquery.Escape(a.Value), Comm: kmodquery.Escape(a.Comm), UID: a.UID}
 	}
 	text := encode(chain)
 	for len(text) > maxAncestry {
@@ -141,15 +140,20 @@ func (p *process) ancestry(e *kmodquery.Event) string {
 }
 
 // maxAncestry bounds the ancestors column: paths are what their owners make of
-// them, and a byte may take six in JSON.
+// them, and an escaped byte takes five in JSON.
 const maxAncestry = 16 << 10
 
+// encode writes a column that is JSON. Texts of the host's must be escaped: JSON
+// has no place for bytes that are no UTF-8, and keeps much that acts on a
+// terminal.
 func encode(value any) string {
-	text, err := json.Marshal(value)
-	if err != nil {
+	var b strings.Builder
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
 		return "" // structs of texts and numbers always encode
 	}
-	return string(text)
+	return strings.TrimSuffix(b.String(), "\n")
 }
 
 // A contextID is what records that tell of a process have in common with those

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/bpf"
+	"github.com/kmodquery/kmodquery/test/hostile"
 )
 
 // tells is a record that tells of insmod's process.
@@ -134,12 +135,32 @@ func TestProcessKernelThreads(t *testing.T) {
 }
 
 func TestProcessAncestorsAreJSON(t *testing.T) {
-	records := slices.Clone(tellings)
-	records[5] = tells(bpf.Path{Role: bpf.Executable, Generation: 1, Value: "/tmp/\"\xff\n</script>", Pid: 1<<32 - 1, UID: 1<<32 - 1, Comm: "\x01\\"})
-	e := described(false, records...)
-	var chain []ancestor
-	require.NoError(t, json.Unmarshal([]byte(e.Ancestors), &chain))
-	require.Equal(t, ancestor{Pid: 1<<32 - 1, Path: "/tmp/\"�\n</script>", Comm: "\x01\\", UID: 1<<32 - 1}, chain[0])
+	for _, text := range hostile.Texts() {
+		records := slices.Clone(tellings)
+		records[5] = tells(bpf.Path{Role: bpf.Executable, Generation: 1, Value: "/tmp/" + text, Pid: 1<<32 - 1, UID: 1<<32 - 1, Comm: text})
+		e := described(false, records...)
+		require.Empty(t, hostile.Harm(e.Ancestors))
+		var chain []ancestor
+		require.NoError(t, json.Unmarshal([]byte(e.Ancestors), &chain))
+		require.Equal(t, "/tmp/"+text, hostile.Unescape(chain[0].Path))
+		require.Equal(t, text, hostile.Unescape(chain[0].Comm))
+		require.EqualValues(t, 1<<32-1, chain[0].Pid)
+		require.EqualValues(t, 1<<32-1, chain[0].UID)
+	}
+}
+
+func TestRequesterIsJSON(t *testing.T) {
+	for _, text := range hostile.Texts() {
+		var r requests
+		r.add(&kmodquery.Event{LoadID: "1", ProcessPath: text, ProcessName: text, Cmdline: text, ContainerID: text, Name: text})
+		shown, _ := r.get("1")
+		require.Empty(t, hostile.Harm(shown))
+		var decoded requester
+		require.NoError(t, json.Unmarshal([]byte(shown), &decoded))
+		for _, field := range []string{decoded.Path, decoded.Comm, decoded.Cmdline, decoded.ContainerID, decoded.Request} {
+			require.Equal(t, text, hostile.Unescape(field))
+		}
+	}
 }
 
 func TestProcessCgroup(t *testing.T) {

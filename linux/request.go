@@ -23,7 +23,8 @@ type requests struct{ memory[string, string] }
 // add takes a module_request.
 func (r *requests) add(e *kmodquery.Event) {
 	r.put(e.LoadID, encode(requester{
-		Pid: e.Pid, Path: e.ProcessPath, Comm: e.ProcessName, Cmdline: e.Cmdline, UID: e.UID,
-		ContainerID: e.ContainerID, Request: e.Name,
+		Pid: e.Pid, Path: kmodquery.Escape(e.ProcessPath), Comm: kmodquery.Escape(e.ProcessName),
+		Cmdline: kmodquery.Escape(e.Cmdline), UID: e.UID,
+		ContainerID: kmodquery.Escape(e.ContainerID), Request: kmodquery.Escape(e.Name),
 	}))
 }

@@ -184,7 +184,7 @@ func parseNumber(expression string) (any, bool) {
 }
 
 // plain reports whether a cell shows exactly this text for exactly these bytes
-// (see cell), so that the two can be compared in the store.
+// (see [kmodquery.Escape]), so that the two can be compared in the store.
 func plain(text string) bool {
 	for i := range len(text) {
 		if text[i] < ' ' || text[i] > '~' || text[i] == '\\' {

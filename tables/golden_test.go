@@ -54,8 +54,10 @@ func TestColumnReferenceIsAsPublished(t *testing.T) {
 <!-- Written by "go test ./tables -golden" from the column descriptions in the code. -->
 
 A row's own number is ` + "`eid`" + `; ` + "`rowid`" + ` is only good inside SQLite. A value that is unknown or does not apply is NULL. Text that the host chose is
-shown safely: each byte that is a control character or no UTF-8 stands as ` + "`\\xNN`" + `, and a backslash that would read
-as the start of one as ` + "`\\x5c`" + `.
+shown safely: each byte of a character that acts on a terminal (controls, direction of writing, what has no shape), and each
+that is no UTF-8, stands as ` + "`\\xNN`" + `, and a backslash that would read as the start of one as ` + "`\\x5c`" + `. So every value is UTF-8, and stands for one
+sequence of bytes only. The same holds of each text inside JSON (ancestors, requested_by, used_by, a finding's event), once it
+is read as JSON.
 
 "Index" columns are found through an index of the event store, "filter" columns are compared there, all others by osquery;
 in the inventory, files are read only of modules whose name fits, and only where a column needs it.

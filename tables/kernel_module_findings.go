@@ -66,10 +66,10 @@ var findingColumns = []findingColumn{
 	ofFinding(text("external_id", local, "Number of the ATT&CK technique, such as T1547.006"),
 		func(f *kmodquery.Finding) string { return f.ExternalID }),
 	ofFinding(text("data", local, "What the signature adds to the event, as JSON; NULL if it adds nothing"),
-		func(f *kmodquery.Finding) string { return cell(f.Data) }),
+		func(f *kmodquery.Finding) string { return kmodquery.Printable(f.Data) }),
 	ofFinding(text("reason", local, "Why this event is a finding, in one sentence"),
 		// A signature quotes what the host chose; a second escape would garble it.
-		func(f *kmodquery.Finding) string { return f.Reason }),
+		func(f *kmodquery.Finding) string { return kmodquery.Printable(f.Reason) }),
 	ofTrigger("eid"),
 	ofTrigger("time"),
 	trigger(),

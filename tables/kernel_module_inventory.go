@@ -141,7 +141,7 @@ func array(names []string) ready {
 	}
 	safe := make([]string, len(names))
 	for i, name := range names {
-		safe[i] = cell(name)
+		safe[i] = kmodquery.Escape(name)
 	}
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)
@@ -228,10 +228,14 @@ func looked(ctx context.Context, inventory Inventory) ([]kmodquery.Module, error
 func isHidden(m kmodquery.Module) bool { return m.IsHidden() }
 
 // isAsked reports whether conditions on the name, which are all of equality,
-// let one through.
+// let one through. Whoever asks may do so with COLLATE NOCASE or COLLATE RTRIM,
+// of which osquery's constraints say nothing.
 func isAsked(name string, conditions []kmodquery.Condition) bool {
 	for _, condition := range conditions {
-		if !slices.Contains(condition.Values, any(name)) {
+		if !slices.ContainsFunc(condition.Values, func(value any) bool {
+			text, ok := value.(string)
+			return !ok || strings.EqualFold(strings.TrimRight(text, " "), strings.TrimRight(name, " "))
+		}) {
 			return false
 		}
 	}
@@ -263,7 +267,7 @@ func (e *entry) row(q query) map[string]string {
 			}
 		case string:
 			if value != "" {
-				row[column.Name] = cell(value)
+				row[column.Name] = kmodquery.Escape(value)
 			}
 		case ready:
 			if value != "" {

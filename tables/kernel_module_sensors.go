@@ -136,7 +136,8 @@ func generateSensors(ctx context.Context, c Config, q query) ([]map[string]strin
 				row[column.Name] = strconv.FormatInt(value, 10)
 			case string:
 				if value != "" {
-					row[column.Name] = cell(value)
+					// Reasons quote what the host chose; a second escape would garble it.
+					row[column.Name] = kmodquery.Printable(value)
 				}
 			}
 		}

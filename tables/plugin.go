@@ -5,6 +5,8 @@ import (
 
 	"github.com/osquery/osquery-go/gen/osquery"
 	"github.com/osquery/osquery-go/plugin/table"
+
+	"github.com/kmodquery/kmodquery"
 )
 
 // A definition is one table: its shape and what fills it.
@@ -61,6 +63,8 @@ func (p *plugin) Call(ctx context.Context, request osquery.ExtensionPluginReques
 	}
 }
 
+// failure is an answer that osquery shows and logs as it stands.
 func failure(message string) osquery.ExtensionResponse {
+	message = kmodquery.Printable(message)
 	return osquery.ExtensionResponse{Status: &osquery.ExtensionStatus{Code: 1, Message: message}}
 }

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"strconv"
-	"strings"
-	"unicode/utf8"
 
 	"github.com/kmodquery/kmodquery"
 )
@@ -22,70 +20,22 @@ func put(row map[string]string, key string, column kmodquery.Column, e *kmodquer
 	case int64:
 		row[key] = strconv.FormatInt(value, 10)
 	case string:
-		row[key] = cell(value)
+		row[key] = cell(column.Name, value)
 	}
 }
 
-// cell makes bytes that the host controls fit for JSON and for a terminal.
-// Each byte that is a control character or no UTF-8 becomes \xNN, with NN in
-// lower case; a backslash becomes \x5c where it would otherwise read as the
-// start of such an escape. So every cell stands for one sequence of bytes
-// only, and what the host wrote can be had back.
-func cell(text string) string {
-	start := firstUnsafe(text)
-	if start == len(text) {
+// cell is a text of an event as a column of that name shows it.
+func cell(column, text string) string {
+	// What a source put into JSON it has escaped: a second escape would garble
+	// it. Anything else is no JSON that it made.
+	if isJSON(column) && kmodquery.Printable(text) == text {
 		return text
 	}
-	var b strings.Builder
-	b.WriteString(text[:start])
-	for i := start; i < len(text); {
-		r, size := utf8.DecodeRuneInString(text[i:])
-		if unsafe(r, size) || r == '\\' && readsAsEscape(text[i:]) {
-			for _, c := range []byte(text[i : i+size]) {
-				b.WriteString(`\x`)
-				b.WriteByte(hexDigits[c>>4])
-				b.WriteByte(hexDigits[c&0xf])
-			}
-		} else {
-			b.WriteString(text[i : i+size])
-		}
-		i += size
-	}
-	return b.String()
+	return kmodquery.Escape(text)
 }
 
-const hexDigits = "0123456789abcdef"
-
-func firstUnsafe(text string) int {
-	for i := 0; i < len(text); {
-		r, size := utf8.DecodeRuneInString(text[i:])
-		if unsafe(r, size) || r == '\\' {
-			return i
-		}
-		i += size
-	}
-	return len(text)
-}
-
-// unsafe reports whether a rune is a control character, ASCII's or the others'
-// of Latin-1, or a byte that is no UTF-8.
-func unsafe(r rune, size int) bool {
-	return r < ' ' || r >= 0x7f && r < 0xa0 || r == utf8.RuneError && size == 1
-}
-
-// readsAsEscape reports whether text starts with what cell could have written
-// for a byte.
-func readsAsEscape(text string) bool {
-	if len(text) < 4 || text[1] != 'x' {
-		return false
-	}
-	high, low := strings.IndexByte(hexDigits, text[2]), strings.IndexByte(hexDigits, text[3])
-	if high < 0 || low < 0 {
-		return false
-	}
-	c := byte(high<<4 | low)
-	return c < ' ' || c >= 0x7f || c == '\\'
-}
+// isJSON reports whether a column of an event holds JSON.
+func isJSON(column string) bool { return column == "ancestors" || column == "requested_by" }
 
 // object writes what is known of an event as one JSON object, with the names
 // and the order of the columns and text as in cells.
@@ -100,7 +50,7 @@ func object(e *kmodquery.Event) string {
 			continue
 		}
 		if text, ok := value.(string); ok {
-			value = cell(text)
+			value = cell(column.Name, text)
 		}
 		b.WriteByte(separator)
 		separator = ','

@@ -2,69 +2,42 @@ package tables
 
 import (
 	"encoding/json"
-	"regexp"
-	"strconv"
 	"testing"
-	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/test/hostile"
 )
 
-func TestCell(t *testing.T) {
-	for bytes, want := range map[string]string{
-		"":                     "",
-		"dummy":                "dummy",
-		"é \u202e ✓ \ufffd":    "é \u202e ✓ \ufffd",
-		"a\x00b":               `a\x00b`,
-		"\x1b[31m\n\t\x7f":     `\x1b[31m\x0a\x09\x7f`,
-		"\xff\xfe":             `\xff\xfe`,
-		"\xc3":                 `\xc3`,
-		"\u0085":               `\xc2\x85`,
-		`C:\x`:                 `C:\x`,
-		`serial\x2dgetty`:      `serial\x2dgetty`,
-		`\x00`:                 `\x5cx00`,
-		`\x5c`:                 `\x5cx5c`,
-		`\xff`:                 `\x5cxff`,
-		`\xFF`:                 `\xFF`,
-		`\\x00`:                `\\x5cx00`,
-		"\\\x00":               `\\x00`,
-		`{"a":"\u001b \\x1b"}`: `{"a":"\u001b \\x5cx1b"}`,
-	} {
-		require.Equal(t, want, cell(bytes), "%q", bytes)
-	}
-}
-
-var escape = regexp.MustCompile(`\\x([01][0-9a-f]|5c|7f|[89a-f][0-9a-f])`)
-
-// uncell is how a reader has the host's bytes back.
-func uncell(text string) string {
-	return escape.ReplaceAllStringFunc(text, func(match string) string {
-		c, err := strconv.ParseUint(match[2:], 16, 8)
-		if err != nil {
-			panic(err)
-		}
-		return string([]byte{byte(c)})
-	})
-}
-
 func FuzzCell(f *testing.F) {
-	for _, seed := range []string{"dummy", "\x00\x1b\xff\\", `\x5c\x00\\xff`, "\\\x00", "é\u0085", "\\x\x00", "\\x0\x80"} {
-		f.Add(seed)
+	for _, text := range append(hostile.Texts(), "\x00", "\\\x00", "\\x\x00", "\\x0\x80") {
+		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, bytes string) {
-		text := cell(bytes)
-		require.True(t, utf8.ValidString(text))
-		for _, r := range text {
-			require.False(t, r < ' ' || r >= 0x7f && r < 0xa0, "%q", text)
-		}
-		require.Equal(t, bytes, uncell(text))
+		text := cell("params", bytes)
+		require.Empty(t, hostile.Harm(text))
+		require.Equal(t, bytes, hostile.Unescape(text))
 		if plain(bytes) {
 			require.Equal(t, bytes, text)
+			require.Equal(t, bytes, cell("ancestors", bytes))
 		}
+		require.Empty(t, hostile.Harm(cell("ancestors", bytes)), "a store may hold what no source writes")
 		event := full()
 		event.Params = &bytes
-		var decoded map[string]any
-		require.NoError(t, json.Unmarshal([]byte(object(&event)), &decoded))
-		require.Equal(t, text, decoded["params"])
+		event.Ancestors = jsonOf(t, []map[string]string{{"comm": kmodquery.Escape(bytes)}})
+		shown := object(&event)
+		require.Empty(t, hostile.Harm(shown))
+		var decoded struct{ Params, Ancestors string }
+		require.NoError(t, json.Unmarshal([]byte(shown), &decoded))
+		require.Equal(t, text, decoded.Params)
+		require.Equal(t, event.Ancestors, decoded.Ancestors)
 	})
+}
+
+func jsonOf(t testing.TB, value any) string {
+	t.Helper()
+	text, err := json.Marshal(value)
+	require.NoError(t, err)
+	return string(text)
 }

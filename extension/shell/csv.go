@@ -3,6 +3,8 @@ package shell
 import (
 	"bytes"
 	"encoding/csv"
+
+	"github.com/kmodquery/kmodquery"
 )
 
 type csvWriter struct {
@@ -14,7 +16,7 @@ type csvWriter struct {
 func newCSVWriter(w *bytes.Buffer, columns []string) *csvWriter {
 	c := &csvWriter{w: w, csv: csv.NewWriter(w), record: make([]string, len(columns))}
 	for i, column := range columns {
-		c.record[i] = printable(column)
+		c.record[i] = kmodquery.Printable(column)
 	}
 	c.write()
 	return c
@@ -22,7 +24,7 @@ func newCSVWriter(w *bytes.Buffer, columns []string) *csvWriter {
 
 func (c *csvWriter) row(cells []cell) {
 	for i, cell := range cells {
-		c.record[i] = printable(cell.text)
+		c.record[i] = kmodquery.Printable(cell.text)
 	}
 	c.write()
 }

@@ -7,6 +7,6 @@
 // from the watched host, where an attacker chooses names and paths, so nothing
 // of it may act on the reader's terminal: see [Format].
 //
-// The package imports database/sql, a line editor and character widths, and
-// nothing of this project.
+// The package imports database/sql, a line editor, character widths, and of this
+// project the root package.
 package shell

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/kmodquery/kmodquery"
 )
 
 // jsonWriter writes one object a line, as osqueryi does.
@@ -71,10 +73,10 @@ func jsonString(text string) string {
 		case r == '"' || r == '\\':
 			b.WriteByte('\\')
 			b.WriteRune(r)
-		case r > 0xffff && acts(r):
+		case r > 0xffff && kmodquery.Acts(r):
 			high, low := utf16.EncodeRune(r)
 			fmt.Fprintf(&b, `\u%04x\u%04x`, high, low)
-		case acts(r):
+		case kmodquery.Acts(r):
 			fmt.Fprintf(&b, `\u%04x`, r)
 		default:
 			b.WriteString(text[:size])

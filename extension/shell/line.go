@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/mattn/go-runewidth"
+
+	"github.com/kmodquery/kmodquery"
 )
 
 type lineWriter struct {
@@ -17,7 +19,7 @@ func newLineWriter(w *bytes.Buffer, columns []string) *lineWriter {
 	l := &lineWriter{w: w}
 	width := 0
 	for _, column := range columns {
-		name := printable(column)
+		name := kmodquery.Printable(column)
 		l.names = append(l.names, name)
 		width = max(width, runewidth.StringWidth(name))
 	}
@@ -33,7 +35,7 @@ func (l *lineWriter) row(cells []cell) {
 	}
 	l.rows++
 	for i, c := range cells {
-		l.w.WriteString(l.names[i] + " = " + printable(c.text) + "\n")
+		l.w.WriteString(l.names[i] + " = " + kmodquery.Printable(c.text) + "\n")
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"fmt"
 	"strings"
+
+	"github.com/kmodquery/kmodquery"
 )
 
 // relations lists tables and views; virtual tables live in the temp schema.
@@ -39,7 +41,7 @@ func showTables(ctx context.Context, s *session, _ []string) error {
 		return err
 	}
 	for _, r := range all {
-		if _, err := fmt.Fprintln(s.out, printable(r.name)); err != nil {
+		if _, err := fmt.Fprintln(s.out, kmodquery.Printable(r.name)); err != nil {
 			return err
 		}
 	}
@@ -57,7 +59,7 @@ func showSchema(ctx context.Context, s *session, words []string) error {
 			continue
 		}
 		found = true
-		text := printable(r.sql)
+		text := kmodquery.Printable(r.sql)
 		// The statement that made a virtual table does not name its columns.
 		if strings.HasPrefix(r.sql, "CREATE VIRTUAL TABLE") {
 			if text, err = declaration(ctx, s.conn, r.name); err != nil {
@@ -88,7 +90,7 @@ func declaration(ctx context.Context, conn *sql.Conn, table string) (string, err
 		if err := rows.Scan(&name, &kind, &hidden); err != nil {
 			return "", fmt.Errorf("read columns of %s: %w", table, err)
 		}
-		column := "  " + printable(name) + " " + printable(kind)
+		column := "  " + kmodquery.Printable(name) + " " + kmodquery.Printable(kind)
 		if hidden {
 			column += " HIDDEN"
 		}
@@ -97,5 +99,5 @@ func declaration(ctx context.Context, conn *sql.Conn, table string) (string, err
 	if err := rows.Err(); err != nil {
 		return "", fmt.Errorf("read columns of %s: %w", table, err)
 	}
-	return fmt.Sprintf("CREATE TABLE %s(\n%s\n)", printable(table), strings.Join(columns, ",\n")), nil
+	return fmt.Sprintf("CREATE TABLE %s(\n%s\n)", kmodquery.Printable(table), strings.Join(columns, ",\n")), nil
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/peterh/liner"
+
+	"github.com/kmodquery/kmodquery"
 )
 
 const (
@@ -123,7 +125,7 @@ func (s *session) count(err error) {
 
 // fail reports an error in one line.
 func (s *session) fail(err error) {
-	fmt.Fprintln(s.err, "error: "+printable(err.Error()))
+	fmt.Fprintln(s.err, "error: "+kmodquery.Printable(err.Error()))
 }
 
 func (s *session) verdict() error {

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/mattn/go-runewidth"
+
+	"github.com/kmodquery/kmodquery"
 )
 
 // tableWriter draws the box that osqueryi draws.
@@ -27,7 +29,7 @@ func newTableWriter(w *bytes.Buffer, columns []string) *tableWriter {
 func (t *tableWriter) row(cells []cell) {
 	line := make([]string, len(cells))
 	for i, c := range cells {
-		line[i] = printable(c.text)
+		line[i] = kmodquery.Printable(c.text)
 		t.widths[i] = max(t.widths[i], runewidth.StringWidth(line[i]))
 	}
 	t.lines = append(t.lines, line)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery/extension/virtualtable"
+	"github.com/kmodquery/kmodquery/test/leak"
 )
 
 const historyVariable = "SHELL_TEST_HISTORY"
@@ -23,7 +24,7 @@ const historyVariable = "SHELL_TEST_HISTORY"
 func TestMain(m *testing.M) {
 	history, ok := os.LookupEnv(historyVariable)
 	if !ok {
-		os.Exit(m.Run())
+		leak.Main(m)
 	}
 	ctx := context.Background()
 	slow := events{began: func() { fmt.Println("waiting for rows") }}

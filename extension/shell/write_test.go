@@ -1,16 +1,21 @@
 package shell
 
 import (
+	"bytes"
 	"database/sql"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 	_ "modernc.org/sqlite"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/test/hostile"
 )
 
 func open(t *testing.T) *sql.DB {
@@ -109,7 +114,7 @@ func TestNothingActsOnTheTerminal(t *testing.T) {
 	for _, f := range formats {
 		got, _ := render(t, f, "SELECT ? AS \"col\x1b[31m\"", evil)
 		require.True(t, utf8.ValidString(got), f)
-		require.Equal(t, -1, strings.IndexFunc(strings.ReplaceAll(got, "\n", ""), acts), "%s: %q", f, got)
+		require.Equal(t, -1, strings.IndexFunc(strings.ReplaceAll(got, "\n", ""), kmodquery.Acts), "%s: %q", f, got)
 	}
 
 	got, _ := render(t, Line, "SELECT ? AS v", evil)
@@ -119,6 +124,72 @@ func TestNothingActsOnTheTerminal(t *testing.T) {
 	var rows []map[string]string
 	require.NoError(t, json.Unmarshal([]byte(got), &rows))
 	require.Equal(t, strings.ReplaceAll(strings.ReplaceAll(evil, "\xff", `\xff`), "\xe2\x28", `\xe2(`), rows[0]["v"])
+}
+
+// What a host may choose is shown in every format, as a value and as the name of
+// a column, and each format can still be read by what it is made for.
+func TestHostileTexts(t *testing.T) {
+	for _, text := range append(hostile.Texts(), strings.Join(hostile.Texts(), " ")) {
+		requireReadable(t, text)
+	}
+}
+
+func requireReadable(t *testing.T, text string) {
+	t.Helper()
+	for _, f := range formats {
+		var b bytes.Buffer
+		out, err := newRowWriter(&b, f, []string{text, "b", text})
+		require.NoError(t, err)
+		out.row([]cell{{text: text}, {null: true}, {text: text}})
+		out.row([]cell{{text: "1"}, {text: "2"}, {text: "3"}})
+		out.end()
+		for line := range strings.Lines(b.String()) {
+			require.Empty(t, hostile.Harm(strings.TrimSuffix(line, "\n")), f)
+		}
+		lines := strings.Count(b.String(), "\n")
+		switch f {
+		case Table:
+			require.Equal(t, 6, lines)
+		case Line:
+			require.Equal(t, 7, lines)
+		case CSV:
+			records, err := csv.NewReader(&b).ReadAll()
+			require.NoError(t, err)
+			require.Len(t, records, 3)
+			require.Equal(t, []string{kmodquery.Printable(text), "", kmodquery.Printable(text)}, records[1])
+		case JSON:
+			var rows []map[string]*string
+			require.NoError(t, json.Unmarshal(b.Bytes(), &rows))
+			require.Equal(t, validUTF8(text), *rows[0][validUTF8(text)])
+		}
+	}
+}
+
+// validUTF8 is what JSON keeps of a text.
+func validUTF8(text string) string {
+	var b strings.Builder
+	for i := 0; i < len(text); {
+		r, size := utf8.DecodeRuneInString(text[i:])
+		if r == utf8.RuneError && size == 1 {
+			fmt.Fprintf(&b, `\x%02x`, text[i])
+		} else {
+			b.WriteString(text[i : i+size])
+		}
+		i += size
+	}
+	return b.String()
+}
+
+func FuzzFormats(f *testing.F) {
+	for _, text := range hostile.Texts() {
+		f.Add(text)
+	}
+	f.Add("\x00")
+	f.Fuzz(func(t *testing.T, text string) {
+		if text != "b" { // the name of another column
+			requireReadable(t, text)
+		}
+	})
 }
 
 func TestJSONKeepsColumnsOfOneName(t *testing.T) {

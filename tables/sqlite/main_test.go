@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+
+	"github.com/kmodquery/kmodquery/test/leak"
 )
 
 // roleVariable makes the test binary do something in a process of its own.
@@ -15,7 +17,7 @@ func TestMain(m *testing.M) {
 	var err error
 	switch os.Getenv(roleVariable) {
 	case "":
-		os.Exit(m.Run())
+		leak.Main(m) // which ends the process
 	case "faults":
 		err = faultsRole(os.Args[1])
 	case "overwrite":

@@ -3,16 +3,26 @@
 package e2e
 
 import (
+	"cmp"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/kmodquery/kmodquery/test/hostile"
 	"github.com/kmodquery/kmodquery/test/vm"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
@@ -43,6 +53,143 @@ func TestGuestPathOfAMountOfItsOwn(t *testing.T) {
 	require.Equal(t, byFile, column(rows, "event_name"))
 	require.Equal(t, forged, rows[0]["path"], "not absolute: it leads to no root that the loader has")
 	require.Equal(t, "path", rows[0]["missing"])
+}
+
+// everyName is a file's name of every byte that one may hold.
+var everyName = strings.ReplaceAll(hostile.EveryByte(), "/", "")
+
+// TestGuestBytesOfAProcess loads a module by a process of which everything that
+// can be chosen holds every byte, and so does what it asks of the kernel.
+func TestGuestBytesOfAProcess(t *testing.T) {
+	guest.Only(t)
+	self, err := os.Executable()
+	require.NoError(t, err)
+	dir, err := os.MkdirTemp(filepath.Dir(self), "bytes") // where a link to it can lie
+	require.NoError(t, err)
+	defer os.RemoveAll(dir)
+	dir = filepath.Join(dir, everyName)
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	program, module := filepath.Join(dir, everyName), filepath.Join(dir, "dummy.ko")
+	require.NoError(t, os.Link(self, program))
+	require.NoError(t, os.WriteFile(module, image(t, "dummy"), 0o600))
+
+	before := latest(t)
+	cmd := cast(t, "bytes", module, hostile.EveryByte())
+	cmd.Path, cmd.Dir, cmd.Args[0] = program, dir, hostile.EveryByte()
+	require.NoError(t, cmd.Run())
+
+	rows := eventsSince(t, before)
+	for _, row := range rows {
+		for column, value := range row {
+			require.Empty(t, hostile.Harm(value), column)
+		}
+	}
+	loads := slices.DeleteFunc(slices.Clone(rows), func(row map[string]string) bool { return row["event_name"] != "module_load" })
+	var comms []string
+	for _, row := range loads {
+		comms = append(comms, hostile.Unescape(row["process_name"]))
+		for column, want := range map[string]string{
+			"path": module, "process_path": program, "cwd": dir, "params": hostile.EveryByte(),
+			"cmdline": commandLine(cmd.Args),
+		} {
+			require.Equal(t, want, hostile.Unescape(row[column]), column)
+			require.NotContains(t, strings.Split(row["missing"], ","), column)
+		}
+		chain := parseAncestors(t, row["ancestors"])
+		require.Equal(t, program, hostile.Unescape(chain[0].Path), "it is its own parent's child")
+		require.Equal(t, everyName[:15], hostile.Unescape(chain[0].Comm))
+	}
+	require.Equal(t, pieces(15), comms)
+
+	var names, requests []string
+	for _, row := range rows {
+		switch row["event_name"] {
+		case "delete_module":
+			if row["error"] != "" {
+				require.Equal(t, "ENOENT", row["error"])
+				names = append(names, hostile.Unescape(row["name"]))
+			}
+		case "module_request":
+			if kind, isFilesystem := strings.CutPrefix(hostile.Unescape(row["name"]), "fs-"); isFilesystem {
+				requests = append(requests, kind)
+			}
+		}
+	}
+	require.Equal(t, pieces(40), names)
+	var filesystems []string
+	for _, piece := range pieces(40) {
+		filesystem, _, _ := strings.Cut(piece, ".") // what follows is a type of its own of FUSE's
+		filesystems = append(filesystems, filesystem)
+	}
+	require.Subset(t, requests, filesystems)
+
+	reasons := query(t, "SELECT reason, event FROM kernel_module_findings WHERE eid > %d", before)
+	require.Len(t, reasons, len(loads))
+	for _, row := range reasons {
+		require.Empty(t, hostile.Harm(row["reason"]))
+		require.Empty(t, hostile.Harm(row["event"]))
+		var event struct{ Path, Cmdline string }
+		require.NoError(t, json.Unmarshal([]byte(row["event"]), &event))
+		require.Equal(t, module, hostile.Unescape(event.Path))
+		require.Equal(t, commandLine(cmd.Args), hostile.Unescape(event.Cmdline))
+	}
+	shown := query(t, "SELECT count(*) AS n FROM kernel_module_events WHERE eid > %d AND event_name = 'module_load' AND cmdline = '%s'",
+		before, strings.ReplaceAll(loads[0]["cmdline"], "'", "''"))
+	require.Equal(t, strconv.Itoa(len(loads)), shown[0]["n"])
+	for _, row := range query(t, "SELECT * FROM kernel_module_events WHERE source IN ('journal', 'kmsg', 'syslog')") {
+		for column, value := range row {
+			require.Empty(t, hostile.Harm(value), column)
+		}
+	}
+}
+
+// pieces are all bytes but NUL in texts of so many.
+func pieces(size int) []string {
+	var list []string
+	for piece := range slices.Chunk([]byte(hostile.EveryByte()), size) {
+		list = append(list, string(piece))
+	}
+	return list
+}
+
+// bytesRole has a child of its own load the file of its first argument, and
+// unload it, under each name that a thread may have, and ask for modules of
+// each name.
+func bytesRole() error {
+	if os.Getenv("BYTES") == "" {
+		child := exec.Command("/proc/self/exe", os.Args[1:]...)
+		child.Path, child.Args[0] = "/proc/self/exe", os.Args[0]
+		child.Env = append(os.Environ(), "BYTES=child")
+		child.Stderr = os.Stderr
+		return child.Run()
+	}
+	file, err := os.Open(os.Args[1])
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for _, comm := range pieces(15) {
+		name := []byte(comm + "\x00")
+		if err := unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0); err != nil {
+			return err
+		}
+		runtime.KeepAlive(name)
+		if err := unix.FinitModule(int(file.Fd()), os.Args[2], 0); err != nil {
+			return fmt.Errorf("load as %q: %w", comm, err)
+		}
+		if err := guest.Unload("dummy"); err != nil {
+			return err
+		}
+	}
+	for _, name := range pieces(40) {
+		if err := unix.DeleteModule(name, unix.O_NONBLOCK); !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("unload %q: %w", name, cmp.Or(err, errAllowed))
+		}
+		if err := unix.Mount("none", "/tmp", name, 0, ""); !errors.Is(err, unix.ENODEV) {
+			return fmt.Errorf("mount %q: %w", name, cmp.Or(err, errAllowed))
+		}
+	}
+	return nil
 }
 
 // TestGuestInitThatTakesLong asks while a module's init runs.

@@ -28,6 +28,7 @@ const roleEnv = "KMODQUERY_TEST_ROLE"
 // arguments begin at os.Args[1].
 var roles = map[string]func() error{
 	"load":        loadRole,
+	"bytes":       bytesRole,
 	"socket":      socketRole,
 	"mount":       mountRole,
 	"container":   containerRole,

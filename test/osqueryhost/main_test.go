@@ -15,6 +15,7 @@ import (
 	"github.com/osquery/osquery-go/plugin/table"
 	"github.com/stretchr/testify/require"
 
+	"github.com/kmodquery/kmodquery/test/leak"
 	"github.com/kmodquery/kmodquery/test/osqueryhost"
 )
 
@@ -29,7 +30,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	leak.Main(m)
 }
 
 // runChild serves the table child, whose one row says which process it is and
