@@ -16,15 +16,16 @@ func TestSampleConfiguration(t *testing.T) {
 	sample, err := os.ReadFile("../packaging/kmodquery.conf")
 	require.NoError(t, err)
 	elsewhere := []string{"config", "socket", "timeout", "interval", "verbose", "format"}
-	(&config{platform: hostPlatform()}).flagSet().VisitAll(func(f *flag.Flag) {
+	host := hostPlatform()
+	(&config{platform: host}).flagSet().VisitAll(func(f *flag.Flag) {
 		require.NotEqual(t, slices.Contains(elsewhere, f.Name), strings.Contains(string(sample), "\n#"+f.Name+" "), f.Name)
 	})
 
 	// It is read as it is, and with every line in force.
 	for _, content := range []string{string(sample), uncomment(string(sample))} {
-		c, err := parse(hostPlatform(), []string{"query", "--config", configFile(t, content)})
+		c, err := parse(host, []string{"query", "--config", configFile(t, content)})
 		require.NoError(t, err)
-		defaults, err := parse(hostPlatform(), []string{"query", "--config", ""})
+		defaults, err := parse(host, []string{"query", "--config", ""})
 		require.NoError(t, err)
 		c.configFile, c.stateDir = defaults.configFile, defaults.stateDir
 		require.Equal(t, defaults, c)
