@@ -40,7 +40,7 @@ func watch(t *testing.T, play string, change ...func(*esloggerPatience)) *watche
 	program := standin.Install(t, t.TempDir(), "eslogger")
 	standin.Direct(t, program, play)
 	w := &watched{
-		EndpointSecurity: NewEndpointSecurity(EndpointSecurityOptions{Eslogger: program, Boot: func() Boot { return testBoot }}),
+		EndpointSecurity: NewEndpointSecurity(EndpointSecurityOptions{Eslogger: program, Boot: func() Boot { return esBoot }}),
 		program:          program,
 	}
 	for _, c := range change {
