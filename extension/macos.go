@@ -32,6 +32,7 @@ func macOS(programs darwin.Programs, kernel macKernel) *platform {
 			panic("no source is called " + name)
 		},
 		openViews:     func() collectors.Views { return nil },
+		viewsSource:   kmodquery.SourceShowloaded,
 		stamp:         func() kmodquery.Event { return kernel.boot().Stamp() },
 		newInventory:  func(recorder) tables.Inventory { return nil },
 		kernelRelease: kernel.release,

@@ -33,6 +33,7 @@ func hostPlatform() *platform {
 		hasModules:    hasModules,
 		openSource:    openSource,
 		openViews:     openViews,
+		viewsSource:   kmodquery.SourceProcfs,
 		stamp:         linux.Stamp,
 		newInventory:  newInventory,
 		kernelRelease: kernelRelease,

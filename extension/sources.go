@@ -60,11 +60,12 @@ func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
 		return func(ctx context.Context) (string, error) { return store.Position(ctx, source) }
 	}
 	o := collectors.Options{
-		SideBySide: c.sources != nil || c.platform.sideBySide,
-		Recall:     c.platform.recall,
-		Views:      c.platform.openViews(),
-		Poll:       c.poll,
-		Stamp:      c.platform.stamp,
+		SideBySide:  c.sources != nil || c.platform.sideBySide,
+		Recall:      c.platform.recall,
+		Views:       c.platform.openViews(),
+		ViewsSource: c.platform.viewsSource,
+		Poll:        c.poll,
+		Stamp:       c.platform.stamp,
 		Past: func(ctx context.Context, visit func(*kmodquery.Event)) error {
 			return past(ctx, c.platform, store, visit)
 		},
@@ -108,7 +109,7 @@ func past(ctx context.Context, p *platform, store *sqlite.Store, visit func(*kmo
 func sensorNames(c *config) []string {
 	names := slices.Clone(wanted(c))
 	if c.platform.openViews() != nil {
-		names = append(names, kmodquery.SourceProcfs)
+		names = append(names, c.platform.viewsSource)
 	}
 	return names
 }
