@@ -104,7 +104,7 @@ func TestTRC1017Reason(t *testing.T) {
 		`kextload: loading "com.a" by kernelmanagerd (pid 12) failed with EPERM`: {
 			Source: "endpoint_security", EventName: "kextload", Name: "com.a", ProcessName: "kernelmanagerd", Pid: ptr(int64(12)), Result: ptr(int64(-1)), Error: "EPERM",
 		},
-		`kextload: "com.a" loaded`: {Source: "unified_log", EventName: "kextload", Name: "com.a", Result: ptr(int64(0))},
+		`kextload: "com.a" loaded`:                 {Source: "unified_log", EventName: "kextload", Name: "com.a", Result: ptr(int64(0))},
 		`module_load: "a\" loaded by init" loaded`: {Source: "kmsg", EventName: "module_load", Name: `a" loaded by init`},
 	} {
 		got, ok := trc1017().Match(&event)
