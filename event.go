@@ -61,6 +61,7 @@ const (
 	SourceProcfs           = "procfs"
 	SourceEndpointSecurity = "endpoint_security"
 	SourceUnifiedLog       = "unified_log"
+	SourceShowloaded       = "showloaded"
 )
 
 // TypeKernelModule is the Type of an event whose bytes are a kernel module, as

@@ -63,6 +63,12 @@ func isKext(e *kmodquery.Event) bool {
 	return false
 }
 
+// isByViews reports whether views of the kernel show it, some time after it
+// happened.
+func isByViews(e *kmodquery.Event) bool {
+	return e.Source == kmodquery.SourceProcfs || e.Source == kmodquery.SourceShowloaded
+}
+
 // Attempts give all events of one attempt one load_id, whichever source saw
 // them: that of the best source that did. An event of a lesser source waits
 // until a better one has told of the attempt, or will not. The events of one
@@ -243,13 +249,13 @@ func (a *attempts) pass(rank int, e kmodquery.Event, past bool) {
 // better one comes first. Kernel extensions are matched by their names alone.
 func (a *attempts) match(rank int, kind kind, e *kmodquery.Event, within time.Duration) *attempt {
 	at := time.Unix(0, e.TimeNanos)
-	isKext := isKext(e)
+	isKext, before := isKext(e), within
 	if isKext && within == slack {
 		within = kextSlack
 	}
 	after := within
 	candidates := a.byName[e.Name]
-	if e.Source == kmodquery.SourceProcfs && within == slack {
+	if isByViews(e) && before == slack {
 		after += a.late
 	}
 	if e.Name == "" {
@@ -275,7 +281,7 @@ func (a *attempts) match(rank int, kind kind, e *kmodquery.Event, within time.Du
 			c.name != "" && e.Name != "" && c.name != e.Name ||
 			c.pid != 0 && e.Pid != nil && c.pid != *e.Pid && !isKext ||
 			at.Before(c.first.Add(-within)) || at.After(c.last.Add(after)) ||
-			e.Source == kmodquery.SourceProcfs && c.last.Before(over) {
+			isByViews(e) && c.last.Before(over) {
 			continue
 		}
 		distance := max(c.first.Sub(at), at.Sub(c.last), 0)

@@ -114,7 +114,7 @@ func (d *doubleEntry) run(ctx context.Context, ready func()) {
 		d.account(err)
 		if err != nil && err.Error() != reported {
 			reported = err.Error()
-			d.report(fmt.Errorf("%s: %w", kmodquery.SourceProcfs, err))
+			d.report(fmt.Errorf("%s: %w", d.sensor.Source, err))
 		}
 		ready()
 		select {
@@ -258,7 +258,7 @@ func (d *doubleEntry) compare(shown []kmodquery.Module, taint int64) []differenc
 		case d.watching != "":
 			found = append(found, difference{event: kmodquery.EventModuleUnwitnessed, module: m, reason: "it is in " + kmodquery.ViewModules + ", and " + d.watching + " did not see it come" + sinceLost(lost-d.lost)})
 		default:
-			found = append(found, difference{event: kmodquery.EventModuleLoad, module: m, reason: "it is in " + kmodquery.ViewModules + " and was not " + d.every.String() + " ago"})
+			found = append(found, difference{event: kmodquery.EventModuleLoad, module: m, reason: "it is in " + d.list() + " and was not " + d.every.String() + " ago"})
 		}
 	}
 	for name, at := range d.ledger.certain() {
@@ -271,7 +271,7 @@ func (d *doubleEntry) compare(shown []kmodquery.Module, taint int64) []differenc
 		case len(witnesses) > 0 && lost == d.lost && wereArmed(since, at.came, momentOf(&now)):
 			found = append(found, difference{event: kmodquery.EventModuleHidden, module: gone, reason: hides(&gone, true)})
 		default:
-			found = append(found, difference{event: kmodquery.EventModuleFree, module: gone, reason: "it is not in " + kmodquery.ViewModules + " any more"})
+			found = append(found, difference{event: kmodquery.EventModuleFree, module: gone, reason: "it is not in " + d.list() + " any more"})
 		}
 	}
 	found = nameMemory(found)
@@ -324,7 +324,7 @@ func (d *doubleEntry) stored(events []kmodquery.Event) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for i := range events {
-		if e := &events[i]; e.Source == kmodquery.SourceProcfs {
+		if e := &events[i]; isByViews(e) {
 			f := difference{event: e.EventName, module: kmodquery.Module{Name: e.Name, Size: e.Size}}
 			delete(d.pending, f.subject())
 		}
@@ -474,7 +474,7 @@ func pause(ctx context.Context, d time.Duration) error {
 // write makes a difference an event.
 func (d *doubleEntry) write(f difference) {
 	e := f.seen
-	e.Source, e.EventName, e.Reason = kmodquery.SourceProcfs, f.event, f.reason
+	e.Source, e.EventName, e.Reason = d.sensor.Source, d.nameOf(f.event), f.reason
 	e.Count = new(int64(1))
 	e.Name, e.Size, e.Taints, e.Version, e.Srcversion = f.module.Name, f.module.Size, f.module.Taints, f.module.Version, f.module.Srcversion
 	e.LoadID, e.Path = f.module.LoadID, f.module.Path
@@ -560,6 +560,28 @@ func wereArmed(since time.Time, came, now moment) bool {
 		watched += time.Second
 	}
 	return watched >= came.before(now)
+}
+
+// nameOf is what an event is called here: a kernel extension comes and goes as
+// such.
+func (d *doubleEntry) nameOf(event string) string {
+	if d.sensor.Source == kmodquery.SourceShowloaded {
+		switch event {
+		case kmodquery.EventModuleLoad:
+			return kmodquery.EventKextload
+		case kmodquery.EventModuleFree:
+			return kmodquery.EventKextunload
+		}
+	}
+	return event
+}
+
+// list is the kernel's own list among the views.
+func (d *doubleEntry) list() string {
+	if d.sensor.Source == kmodquery.SourceShowloaded {
+		return d.sensor.Source
+	}
+	return kmodquery.ViewModules
 }
 
 func (d *doubleEntry) loadID(e *kmodquery.Event) string {

@@ -97,7 +97,7 @@ func (l *ledger) note(e *kmodquery.Event) {
 	case kmodquery.EventModuleLoad, kmodquery.EventModulePresent, kmodquery.EventModuleUnwitnessed:
 		failed := e.Result != nil && *e.Result != 0
 		if !failed {
-			l.came(e, e.Source == kmodquery.SourceEBPF || e.Source == kmodquery.SourceProcfs)
+			l.came(e, e.Source == kmodquery.SourceEBPF || isByViews(e))
 		}
 	case kmodquery.EventInitModule, kmodquery.EventFinitModule:
 		// What only a system call's return says of a load comes from audit.
@@ -113,7 +113,7 @@ func (l *ledger) note(e *kmodquery.Event) {
 		}
 	case kmodquery.EventKextload, kmodquery.EventKextunload:
 		// Endpoint Security tells of what was asked for, and not whether it worked.
-		if e.Source == kmodquery.SourceEndpointSecurity || e.Result == nil || *e.Result != 0 {
+		if e.Source == kmodquery.SourceEndpointSecurity || e.Result != nil && *e.Result != 0 {
 			return
 		}
 		if e.EventName == kmodquery.EventKextload {
@@ -151,7 +151,7 @@ func (l *ledger) came(e *kmodquery.Event, certain bool) {
 	}
 	if now.isAfter(at.went) {
 		at.certain = at.certain || certain
-		if at.module.LoadID == "" || certain && e.Source != kmodquery.SourceProcfs {
+		if at.module.LoadID == "" || certain && !isByViews(e) {
 			at.module.LoadID = e.LoadID
 		}
 		if at.module.Path == "" {

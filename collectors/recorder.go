@@ -38,9 +38,10 @@ type Options struct {
 	// happened before. SideBySide they do so anyway.
 	Recall []string
 	// Views are compared with what the sources saw, every Poll; nil for
-	// none.
-	Views Views
-	Poll  time.Duration
+	// none. ViewsSource is their name as a source; procfs when empty.
+	Views       Views
+	ViewsSource string
+	Poll        time.Duration
 	// Stamp returns an event that says no more than the present moment. It
 	// must be set where there are Views.
 	Stamp func() kmodquery.Event
@@ -71,6 +72,9 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 	if o.Poll == 0 {
 		o.Poll = DefaultPoll
 	}
+	if o.ViewsSource == "" {
+		o.ViewsSource = kmodquery.SourceProcfs
+	}
 	boot := ""
 	if o.Stamp != nil {
 		boot = o.Stamp().BootID
@@ -94,7 +98,7 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 			pending:   map[string]time.Time{},
 			memory:    map[string]bool{},
 			recalled:  map[int64]int{},
-			sensor:    kmodquery.Sensor{Source: kmodquery.SourceProcfs, State: kmodquery.StateStandby, Since: time.Now().Unix()},
+			sensor:    kmodquery.Sensor{Source: o.ViewsSource, State: kmodquery.StateStandby, Since: time.Now().Unix()},
 		}
 	}
 	return r

@@ -40,7 +40,7 @@ func watch(t *testing.T, play string, change ...func(*esloggerPatience)) *watche
 	program := standin.Install(t, t.TempDir(), "eslogger")
 	standin.Direct(t, program, play)
 	w := &watched{
-		EndpointSecurity: NewEndpointSecurity(EndpointSecurityOptions{Eslogger: program, Boot: func() Boot { return testBoot }}),
+		EndpointSecurity: NewEndpointSecurity(EndpointSecurityOptions{Eslogger: program, Boot: func() Boot { return esBoot }}),
 		program:          program,
 	}
 	for _, c := range change {
@@ -109,14 +109,14 @@ func (w *watched) has(name string) bool {
 	return err == nil
 }
 
-func record(identifier string, number int) string {
+func esRecord(identifier string, number int) string {
 	return "print " + standin.EsloggerRecord(identifier, number) + "\n"
 }
 
 // The stand-in, as the real one, prints to a pipe only when a block is full, and
 // nothing at all of its own process group.
 func TestWhatIsPrintedComesAtOnce(t *testing.T) {
-	w := watch(t, record("a", 0)+"await more\n"+record("b", 1))
+	w := watch(t, esRecord("a", 0)+"await more\n"+esRecord("b", 1))
 	w.awaitReady(t)
 	require.NoError(t, w.Sync(t.Context()))
 	require.Equal(t, []string{"a"}, w.names())
@@ -199,7 +199,7 @@ func TestItEnds(t *testing.T) {
 	for _, test := range []struct{ name, play, want string }{
 		{"by itself", "exit 0\n", "eslogger ended: it should have gone on"},
 		{"killed", "die\n", "eslogger ended: signal: killed"},
-		{"killed after it told", record("a", 0) + "die\n", "eslogger ended: signal: killed"},
+		{"killed after it told", esRecord("a", 0) + "die\n", "eslogger ended: signal: killed"},
 		{"without a terminal", "close\n", "eslogger closed its output and went on; it is started again"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -212,7 +212,7 @@ func TestItEnds(t *testing.T) {
 }
 
 func TestItIsRunAgain(t *testing.T) {
-	w := watch(t, record("a", 0)+record("b", 7)+"die\n---\n"+record("c", 0)+record("d", 1))
+	w := watch(t, esRecord("a", 0)+esRecord("b", 7)+"die\n---\n"+esRecord("c", 0)+esRecord("d", 1))
 	require.Error(t, w.end(t))
 	require.EqualValues(t, 6, w.Sensor().Lost)
 	w.run(t)
@@ -227,14 +227,14 @@ func TestGaps(t *testing.T) {
 		name, play   string
 		lost, errors int64
 	}{
-		{"none", record("a", 3) + record("b", 4), 0, 0},
-		{"one", record("a", 0) + record("b", 2), 1, 0},
-		{"of what could not be read", record("a", 0) + "print {half\n" + record("b", 2), 0, 1},
-		{"of that and more", record("a", 0) + "print {half\n" + record("b", 5), 3, 1},
-		{"of what is about something else", record("a", 0) + "print {\"global_seq_num\":1,\"event\":{\"exec\":{}}}\n" + record("b", 2), 0, 0},
-		{"of a record without a number", record("a", 0) + "print {\"event\":{\"exec\":{}}}\n" + record("b", 2), 0, 0},
-		{"backwards", record("a", 9) + record("b", 2) + record("c", 3), 0, 0},
-		{"enormous", record("a", 0) + "print {\"global_seq_num\":18446744073709551615,\"event\":{}}\n" + record("b", 0), 1 << 40, 0},
+		{"none", esRecord("a", 3) + esRecord("b", 4), 0, 0},
+		{"one", esRecord("a", 0) + esRecord("b", 2), 1, 0},
+		{"of what could not be read", esRecord("a", 0) + "print {half\n" + esRecord("b", 2), 0, 1},
+		{"of that and more", esRecord("a", 0) + "print {half\n" + esRecord("b", 5), 3, 1},
+		{"of what is about something else", esRecord("a", 0) + "print {\"global_seq_num\":1,\"event\":{\"exec\":{}}}\n" + esRecord("b", 2), 0, 0},
+		{"of a record without a number", esRecord("a", 0) + "print {\"event\":{\"exec\":{}}}\n" + esRecord("b", 2), 0, 0},
+		{"backwards", esRecord("a", 9) + esRecord("b", 2) + esRecord("c", 3), 0, 0},
+		{"enormous", esRecord("a", 0) + "print {\"global_seq_num\":18446744073709551615,\"event\":{}}\n" + esRecord("b", 0), 1 << 40, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := watch(t, test.play+"exit 0\n")
@@ -247,7 +247,7 @@ func TestGaps(t *testing.T) {
 }
 
 func TestWhatCannotBeRead(t *testing.T) {
-	w := watch(t, "print Some notice\n"+record("a", 0)+"begin {\"event\":{\"kextload\":\n"+"fill 10485760\nprint \n"+record("b", 2)+"begin {\"event\":\nexit 0\n")
+	w := watch(t, "print Some notice\n"+esRecord("a", 0)+"begin {\"event\":{\"kextload\":\n"+"fill 10485760\nprint \n"+esRecord("b", 2)+"begin {\"event\":\nexit 0\n")
 	require.Error(t, w.end(t))
 	require.Equal(t, []string{"a", "b"}, w.names())
 	sensor := w.Sensor()
@@ -257,7 +257,7 @@ func TestWhatCannotBeRead(t *testing.T) {
 }
 
 func TestHalfARecordAndThenNothing(t *testing.T) {
-	w := watch(t, record("a", 0)+"begin {\"event\":\n", func(p *esloggerPatience) {
+	w := watch(t, esRecord("a", 0)+"begin {\"event\":\n", func(p *esloggerPatience) {
 		p.half, p.look = 50*time.Millisecond, 10*time.Millisecond
 	})
 	require.EqualError(t, w.end(t), "eslogger began a record and did not end it within 50ms; it is started again")
@@ -316,7 +316,7 @@ func TestItIsEndedWhateverItDoes(t *testing.T) {
 
 // Who may stop it blinds nobody for long.
 func TestWhatWasStoppedGoesOn(t *testing.T) {
-	w := watch(t, record("a", 0)+"stop\n"+record("b", 1), func(p *esloggerPatience) { p.look = 10 * time.Millisecond })
+	w := watch(t, esRecord("a", 0)+"stop\n"+esRecord("b", 1), func(p *esloggerPatience) { p.look = 10 * time.Millisecond })
 	require.Eventually(t, func() bool { return len(w.names()) == 2 }, within, time.Millisecond)
 }
 

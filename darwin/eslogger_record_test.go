@@ -33,22 +33,22 @@ const (
 
 // at is the boot and the moment in which these tests read.
 var (
-	testBoot = Boot{ID: "6C9B7F0E-51B4-4B5E-9E5B-0C1D2E3F4A5B", Uptime: time.Hour}
-	testNow  = time.Date(2026, 11, 20, 9, 30, 11, 0, time.UTC)
+	esBoot = Boot{ID: "6C9B7F0E-51B4-4B5E-9E5B-0C1D2E3F4A5B", Uptime: time.Hour}
+	esNow  = time.Date(2026, 11, 20, 9, 30, 11, 0, time.UTC)
 )
 
 func event(t *testing.T, line string) kmodquery.Event {
 	t.Helper()
 	r, err := parseEsloggerRecord([]byte(line))
 	require.NoError(t, err)
-	e, ok := kextEvent(&r, []byte(line), testBoot, testNow)
+	e, ok := kextEvent(&r, []byte(line), esBoot, esNow)
 	require.True(t, ok)
 	return e
 }
 
 func TestAKextThatIsLoaded(t *testing.T) {
 	require.Equal(t, kmodquery.Event{
-		Time: 1795167001, TimeNanos: 1795167001123456789, Uptime: new(int64(3590)), BootID: testBoot.ID,
+		Time: 1795167001, TimeNanos: 1795167001123456789, Uptime: new(int64(3590)), BootID: esBoot.ID,
 		EventName: "kextload", Source: "endpoint_security", LoadID: event(t, ventura).LoadID, Name: "com.example.driver",
 		Result: new(int64(0)), Pid: new(int64(212)), Parent: new(int64(1)), ProcessName: "kernelmanagerd", ProcessPath: "/usr/libexec/kernelmanagerd",
 		UID: new(int64(501)), EUID: new(int64(0)), GID: new(int64(80)), EGID: new(int64(20)), AUID: new(int64(501)), SessionID: new(int64(100007)),
@@ -61,7 +61,7 @@ func TestAKextThatIsLoaded(t *testing.T) {
 func TestAKextThatMayNotBeUnloaded(t *testing.T) {
 	e := event(t, tahoe)
 	require.Equal(t, kmodquery.Event{
-		Time: 1795167002, TimeNanos: 1795167002000000001, Uptime: new(int64(3591)), BootID: testBoot.ID,
+		Time: 1795167002, TimeNanos: 1795167002000000001, Uptime: new(int64(3591)), BootID: esBoot.ID,
 		EventName: "kextunload", Source: "endpoint_security", LoadID: e.LoadID, Name: "com.example.driver",
 		Result: new(int64(-1)), Error: "EPERM",
 		Pid: new(int64(212)), Parent: new(int64(1)), ProcessName: "kernelmanagerd", ProcessPath: "/usr/libexec/kernelmanagerd",
@@ -89,7 +89,7 @@ func TestWhatARecordDoesNotTell(t *testing.T) {
 	}{
 		{"nothing but the extension", `{"event":{"kextload":{"identifier":"a.b"}}}`,
 			"time,time_nanos,path,version,team_id,cdhash,cmdline,result,process_path,process_name,pid,parent,uid,euid,gid,egid,auid,session_id",
-			func(t *testing.T, e kmodquery.Event) { require.Equal(t, testNow.Unix(), e.Time) }},
+			func(t *testing.T, e kmodquery.Event) { require.Equal(t, esNow.Unix(), e.Time) }},
 		{"no name", strings.Replace(ventura, `"com.example.driver"`, "null", 1), "path,version,team_id,cdhash,cmdline,name", nil},
 		{"a name that is none", strings.Replace(ventura, `"com.example.driver"`, "7", 1), "path,version,team_id,cdhash,cmdline,name", nil},
 		{"an extension of another form", strings.Replace(ventura, `{"identifier":"com.example.driver"}`, `"com.example.driver"`, 1), "path,version,team_id,cdhash,cmdline,name", nil},
@@ -111,7 +111,7 @@ func TestWhatARecordDoesNotTell(t *testing.T) {
 				require.EqualValues(t, 4294967294, *e.UID)
 			}},
 		{"a time that is none", strings.Replace(ventura, "2026-11-20T09", "yesterday", 1), "time,time_nanos,path,version,team_id,cdhash,cmdline",
-			func(t *testing.T, e kmodquery.Event) { require.Equal(t, testNow.UnixNano(), e.TimeNanos) }},
+			func(t *testing.T, e kmodquery.Event) { require.Equal(t, esNow.UnixNano(), e.TimeNanos) }},
 		{"more than a row should hold", strings.Replace(ventura, `"tty":null`, `"tty":"`+strings.Repeat("t", maxRawRecord)+`"`, 1),
 			"path,version,team_id,cdhash,cmdline,raw", func(t *testing.T, e kmodquery.Event) { require.Empty(t, e.Raw) }},
 		{"text before it", "^[[0m notice " + ventura, "path,version,team_id,cdhash,cmdline",
@@ -136,7 +136,7 @@ func TestRecordsOfOtherThings(t *testing.T) {
 	} {
 		r, err := parseEsloggerRecord([]byte(line))
 		require.NoError(t, err)
-		_, ok := kextEvent(&r, []byte(line), testBoot, testNow)
+		_, ok := kextEvent(&r, []byte(line), esBoot, esNow)
 		require.False(t, ok, line)
 	}
 	for _, line := range []string{"", "notice", "{", `{}`, `{"event":[]}`, `{"event":null}`, `{"event":`, ventura[:len(ventura)-1], ventura + ventura, `{"event":{"kextload":{"identifier":"a"}}} x`} {
@@ -155,7 +155,7 @@ func FuzzEsloggerRecord(f *testing.F) {
 		if err != nil {
 			return
 		}
-		e, ok := kextEvent(&r, line, testBoot, testNow)
+		e, ok := kextEvent(&r, line, esBoot, esNow)
 		if !ok {
 			return
 		}

@@ -33,6 +33,7 @@ func macOS(programs darwin.Programs, kernel macKernel) *platform {
 			panic("no source is called " + name)
 		},
 		openViews:     func() collectors.Views { return nil },
+		viewsSource:   kmodquery.SourceShowloaded,
 		stamp:         func() kmodquery.Event { return kernel.boot().Stamp() },
 		newInventory:  func(recorder) tables.Inventory { return nil },
 		hasPins:       func(string) bool { return false }, // nothing stays in this kernel

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -67,7 +68,7 @@ func TestMacOSScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"began": scriptCommand(func(ts *testscript.TestScript, args []string) error {
 				if len(args) != 2 {
-					return fmt.Errorf("usage: began PROGRAM COUNT")
+					return errors.New("usage: began PROGRAM COUNT")
 				}
 				runs := standin.Runs(filepath.Join(ts.Getenv("MACOS"), args[0]))
 				if strconv.Itoa(runs) != args[1] {
@@ -77,11 +78,14 @@ func TestMacOSScripts(t *testing.T) {
 			}),
 			"gone": scriptCommand(func(ts *testscript.TestScript, args []string) error {
 				if len(args) != 1 {
-					return fmt.Errorf("usage: gone PROGRAM")
+					return errors.New("usage: gone PROGRAM")
 				}
 				processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
-				if err != nil || len(processes) == 0 {
-					return fmt.Errorf("look at the processes in /proc: %v", err)
+				if err != nil {
+					return err
+				}
+				if len(processes) == 0 {
+					return errors.New("there is no /proc to look for processes in")
 				}
 				for _, process := range processes {
 					text, _ := os.ReadFile(process) // it may have ended

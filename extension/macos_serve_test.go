@@ -86,9 +86,9 @@ func TestEsloggerIsStartedAgain(t *testing.T) {
 		return "print " + standin.EsloggerRecord(name, number) + "\n"
 	}
 	host, eslogger, report := serveMac(t, record("com.a", 0)+`begin {"event":{"kextload":{"ident`+"\ndie\n---\ndie\n---\n"+record("com.b", 0)+record("com.c", 1))
-	await(t, host, `SELECT group_concat(name, ' ') AS names FROM (SELECT name FROM kernel_module_events ORDER BY eid)`,
+	await(t, host, `SELECT group_concat(name, ' ') AS names FROM (SELECT name FROM kernel_module_events WHERE source = 'endpoint_security' ORDER BY eid)`,
 		map[string]string{"names": "com.a com.b com.c"})
-	await(t, host, `SELECT state, received, lost, decode_errors, reason LIKE 'failed at %: eslogger ended: signal: killed' AS says_why FROM kernel_module_sensors`,
+	await(t, host, `SELECT state, received, lost, decode_errors, reason LIKE 'failed at %: eslogger ended: signal: killed' AS says_why FROM kernel_module_sensors WHERE source = 'endpoint_security'`,
 		map[string]string{"state": "active", "received": "4", "lost": "0", "decode_errors": "1", "says_why": "1"})
 	require.Equal(t, 3, standin.Runs(eslogger))
 	require.Equal(t, []string{"endpoint_security: eslogger ended: signal: killed"}, report.lines(), "one trouble is one line")
@@ -98,11 +98,11 @@ func TestEsloggerIsStartedAgain(t *testing.T) {
 // Whoever installs the extension grants Full Disk Access afterwards.
 func TestAccessThatIsGrantedLater(t *testing.T) {
 	host, eslogger, report := serveMac(t, "say anything (ES_NEW_CLIENT_RESULT_ERR_NOT_PERMITTED)\nexit 1\n")
-	await(t, host, `SELECT state, reason LIKE '%give Full Disk Access to the responsible process%' AS says_what FROM kernel_module_sensors`,
+	await(t, host, `SELECT state, reason LIKE '%give Full Disk Access to the responsible process%' AS says_what FROM kernel_module_sensors WHERE source = 'endpoint_security'`,
 		map[string]string{"state": "failed", "says_what": "1"})
 	standin.Direct(t, eslogger, "print "+standin.EsloggerRecord("com.a", 0)+"\n")
-	await(t, host, `SELECT name FROM kernel_module_events`, map[string]string{"name": "com.a"})
-	await(t, host, `SELECT state FROM kernel_module_sensors`, map[string]string{"state": "active"})
+	await(t, host, `SELECT name FROM kernel_module_events WHERE source = 'endpoint_security'`, map[string]string{"name": "com.a"})
+	await(t, host, `SELECT state FROM kernel_module_sensors WHERE source = 'endpoint_security'`, map[string]string{"state": "active"})
 	require.Len(t, report.lines(), 1)
 }
 
@@ -119,8 +119,8 @@ func TestAReaderOnMacOS(t *testing.T) {
 	defer recorder.Close()
 	var stdout, stderr strings.Builder
 	arguments := []string{"query", "--state-dir", state, "--format", "csv", "--sources", kmodquery.SourceEndpointSecurity}
-	require.Zero(t, run(t.Context(), mac, append(arguments, "SELECT name FROM kernel_module_events"), input(t, ""), &stdout, &stderr))
-	require.Zero(t, run(t.Context(), mac, append(arguments, "SELECT role, state FROM kernel_module_sensors"), input(t, ""), &stdout, &stderr))
+	require.Zero(t, run(t.Context(), mac, append(arguments, "SELECT name FROM kernel_module_events WHERE source = 'endpoint_security'"), input(t, ""), &stdout, &stderr))
+	require.Zero(t, run(t.Context(), mac, append(arguments, "SELECT role, state FROM kernel_module_sensors WHERE source = 'endpoint_security'"), input(t, ""), &stdout, &stderr))
 	require.Equal(t, "name\ncom.a\nrole,state\nreader,active\n", stdout.String())
 	require.Empty(t, stderr.String())
 	require.Equal(t, 1, standin.Runs(eslogger), "the reader watches nothing")

@@ -23,8 +23,10 @@ type platform struct {
 	hasModules func() bool
 	// openSource returns one of the sources.
 	openSource func(name string, c *config, store *sqlite.Store) collectors.Source
-	// openViews returns the views of the kernel, nil where there are none.
-	openViews func() collectors.Views
+	// openViews returns the views of the kernel, nil where there are none, and
+	// viewsSource is their name as a source.
+	openViews   func() collectors.Views
+	viewsSource string
 	// stamp is an event of the present moment.
 	stamp func() kmodquery.Event
 	// newInventory returns what is loaded, nil where nothing can be looked at.

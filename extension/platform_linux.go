@@ -34,6 +34,7 @@ func hostPlatform() *platform {
 		hasModules:    hasModules,
 		openSource:    openSource,
 		openViews:     openViews,
+		viewsSource:   kmodquery.SourceProcfs,
 		stamp:         linux.Stamp,
 		newInventory:  newInventory,
 		hasPins:       linux.HasPins,

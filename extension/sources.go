@@ -53,11 +53,12 @@ func wanted(c *config) []string {
 // recorderOptions say what a process that records into a store watches.
 func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
 	o := collectors.Options{
-		SideBySide: c.sources != nil || c.platform.sideBySide,
-		Recall:     c.platform.recall,
-		Views:      c.platform.openViews(),
-		Poll:       c.poll,
-		Stamp:      c.platform.stamp,
+		SideBySide:  c.sources != nil || c.platform.sideBySide,
+		Recall:      c.platform.recall,
+		Views:       c.platform.openViews(),
+		ViewsSource: c.platform.viewsSource,
+		Poll:        c.poll,
+		Stamp:       c.platform.stamp,
 		Past: func(ctx context.Context, visit func(*kmodquery.Event)) error {
 			return past(ctx, c.platform, store, visit)
 		},
@@ -101,7 +102,7 @@ func past(ctx context.Context, p *platform, store *sqlite.Store, visit func(*kmo
 func sensorNames(c *config) []string {
 	names := slices.Clone(wanted(c))
 	if c.platform.openViews() != nil {
-		names = append(names, kmodquery.SourceProcfs)
+		names = append(names, c.platform.viewsSource)
 	}
 	return names
 }

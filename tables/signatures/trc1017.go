@@ -19,6 +19,7 @@ var trc1017Events = map[string][]string{
 	kmodquery.SourceProcfs:           {kmodquery.EventModuleLoad, kmodquery.EventModuleUnwitnessed},
 	kmodquery.SourceEndpointSecurity: {kmodquery.EventKextload},
 	kmodquery.SourceUnifiedLog:       {kmodquery.EventKextload},
+	kmodquery.SourceShowloaded:       {kmodquery.EventKextload},
 }
 
 // trc1017 is "Kernel module loading detected". It adds no data to the event.

@@ -47,6 +47,7 @@ func TestTRC1017TakesOneEventOfEachLoad(t *testing.T) {
 		"procfs":            {"module_load", "module_unwitnessed"},
 		"endpoint_security": {"kextload"},
 		"unified_log":       {"kextload"},
+		"showloaded":        {"kextload"},
 		"EBPF":              nil,
 		"proc":              nil,
 		"":                  nil,
