@@ -33,6 +33,8 @@ const (
 	// logGrace is how long a Sync waits for messages on their way: logd hands them
 	// out within a moment.
 	logGrace = 200 * time.Millisecond
+	// logSyncMost is how long a Sync waits at most, however many messages come.
+	logSyncMost = 2 * time.Second
 )
 
 // UnifiedLog is the source that has log(1) show what the kernel, kernelmanagerd,
@@ -41,6 +43,9 @@ const (
 type UnifiedLog struct {
 	account
 	options UnifiedLogOptions
+	// How long Run waits for the stream to say that it began, and for the past.
+	headerPatience, lookBackPatience time.Duration
+
 	since   time.Time
 	emitted string        // the last position, which may not be stored yet
 	woken   chan struct{} // has room for one
@@ -70,7 +75,10 @@ func NewUnifiedLog(o UnifiedLogOptions) *UnifiedLog {
 	if o.RetryTime == 0 {
 		o.RetryTime = logShowEvery
 	}
-	return &UnifiedLog{account: newAccount(kmodquery.SourceUnifiedLog), options: o, woken: make(chan struct{}, 1)}
+	return &UnifiedLog{
+		account: newAccount(kmodquery.SourceUnifiedLog), options: o, woken: make(chan struct{}, 1),
+		headerPatience: headerPatience, lookBackPatience: lookBackPatience,
+	}
 }
 
 // LookBack bounds how far back the next Run looks: another source saw what
@@ -138,8 +146,8 @@ func newLogReader(s *UnifiedLog, stream *logCommand, after *logPosition, emit fu
 // run reads until ctx ends, or the stream.
 func (r *logReader) run(ctx context.Context, ready func()) error {
 	s := r.source
-	patience := time.Now().Add(lookBackPatience)
-	header := time.Now().Add(headerPatience)
+	patience := time.Now().Add(s.lookBackPatience)
+	header := time.Now().Add(s.headerPatience)
 	var waiting []chan struct{}
 	var grace time.Time
 	defer func() { answer(waiting) }()
@@ -187,7 +195,8 @@ func (r *logReader) run(ctx context.Context, ready func()) error {
 		if due := r.refusals.next(); !due.IsZero() && !now.Before(due) {
 			r.flush(now)
 		}
-		if waiting != nil && !now.Before(grace) && len(r.stream.lines) == 0 {
+		isCalm := len(r.stream.lines) == 0 || now.Sub(grace) > logSyncMost
+		if waiting != nil && !now.Before(grace) && isCalm {
 			r.flush(now)
 			answer(waiting)
 			waiting, grace = nil, time.Time{}
@@ -205,7 +214,7 @@ func (r *logReader) begin(isSilent bool) {
 	r.hasBegun, r.isSilent = true, isSilent
 	limits := ""
 	if isSilent {
-		limits = fmt.Sprintf("log stream has not said within %v that it began", headerPatience)
+		limits = fmt.Sprintf("log stream has not said within %v that it began", s.headerPatience)
 	}
 	s.begin([]string{"log stream: " + logPredicate()}, limits, func() {
 		select {

@@ -438,6 +438,51 @@ func TestAStreamThatDoesNotSayThatItBegan(t *testing.T) {
 	w.stop()
 }
 
+func TestAStreamThatSaysNothing(t *testing.T) {
+	w := newLogWorld(t)
+	w.source.headerPatience = 100 * time.Millisecond
+	w.write("no_header", "")
+	require.NoError(t, w.start())
+	require.Equal(t, "log stream has not said within 100ms that it began", w.source.Sensor().Reason)
+	w.stream(loaded(0, "com.example.a"))
+	w.take(1)
+	require.Empty(t, w.source.Sensor().Reason)
+	w.stop()
+}
+
+func TestAPastThatTakesLong(t *testing.T) {
+	w := newLogWorld(t)
+	w.source.options.ShowTime = time.Minute
+	w.source.lookBackPatience = 100 * time.Millisecond
+	w.write("show_hangs", "")
+	require.NoError(t, w.start())
+	w.stream(loaded(0, "com.example.a"))
+	w.take(1)
+	w.stop()
+}
+
+func TestSyncComesToAnEndInAFlood(t *testing.T) {
+	w := newLogWorld(t)
+	w.write("stream_floods", record(0, "/usr/bin/logger", "kextload"))
+	require.NoError(t, w.start())
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	require.NoError(t, w.source.Sync(ctx))
+	require.NotZero(t, w.source.Sensor().Received)
+	w.stop()
+	require.NoError(t, w.source.Sync(t.Context()), "of a source that does not run")
+}
+
+func TestLookBackBoundsThePast(t *testing.T) {
+	w := newLogWorld(t)
+	w.write("show", loaded(0, "com.example.a"), loaded(9, "com.example.b"))
+	w.source.LookBack(testTime.Add(5 * time.Second))
+	require.NoError(t, w.start())
+	require.Equal(t, []string{"com.example.b"}, names(w.take(1)))
+	w.stop()
+	require.Contains(t, w.read("log.arguments"), "show --info --start "+testTime.Add(-25*time.Second).Format("2006-01-02 15:04:05")+"+0000 ")
+}
+
 func TestFloodsAndLongLinesAreBounded(t *testing.T) {
 	w := newLogWorld(t)
 	long := record(0, "/usr/bin/logger", strings.Repeat("kextload ", 10<<20/9))
