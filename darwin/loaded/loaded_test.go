@@ -38,6 +38,7 @@ type host struct {
 func newHost(t *testing.T) *host {
 	h := &host{t: t, dir: t.TempDir()}
 	t.Setenv("KMODQUERY_STANDINS", h.dir)
+	t.Setenv("TMPDIR", h.dir)
 	standins, err := filepath.Abs("../testdata/standins")
 	require.NoError(t, err)
 	h.file = filepath.Join(h.dir, "KextPolicy")
@@ -215,7 +216,7 @@ func TestModulesAreWhatKextPolicyRemembers(t *testing.T) {
 	modules, err = h.Modules(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, "user", modules[1].Policy)
-	left, err := filepath.Glob(filepath.Join(os.TempDir(), "kmodquery-kextpolicy-*"))
+	left, err := filepath.Glob(filepath.Join(h.dir, "kmodquery-kextpolicy-*"))
 	require.NoError(t, err)
 	require.Empty(t, left)
 }
