@@ -287,7 +287,7 @@ func TestUnifiedLogGoesOnBehindItsPosition(t *testing.T) {
 	require.ElementsMatch(t, []string{"com.example.d", "com.example.e"}, names(events))
 	w.stop()
 	// Five seconds before c, and thirty more.
-	require.Contains(t, w.read("log.arguments"), "show --info --start "+testTime.Add(5*time.Second).Format("2006-01-02 15:04:05")+"+0000 --style ndjson --predicate eventMessage CONTAINS \"kextload\" OR ")
+	require.Contains(t, w.read("log.arguments"), "show --info --start "+testTime.Add(5*time.Second).Format("2006-01-02 15:04:05")+"+0000 --style ndjson --predicate eventMessage contains \"kextload\" OR ")
 
 	// The same process: what it emitted may not be stored yet.
 	w.position = ""
@@ -547,4 +547,9 @@ func TestToldRecordsAreBounded(t *testing.T) {
 	p := parseLogPosition(told.position(&zero))
 	require.Zero(t, p.Mark)
 	require.Len(t, p.Told, maxPositionRecords)
+}
+
+func TestThePredicateKeepsTheOneOfTheSpecification(t *testing.T) {
+	require.True(t, strings.HasPrefix(logPredicate(), `eventMessage contains "kextload" OR ((process == "kernel" OR process == "kernelmanagerd" OR `), logPredicate())
+	require.Contains(t, logPredicate(), ` AND (eventMessage CONTAINS "load notification: " OR `)
 }
