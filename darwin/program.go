@@ -1,19 +1,19 @@
 package darwin
 
-// Programs are the files of macOS that the sources and the inventory run or
-// read, each by its absolute path, so that no PATH has a say. Tests put
-// stand-ins in their places.
+// Programs are the programs and files of macOS that this package asks, as
+// absolute paths. None of them is looked for anywhere else.
 type Programs struct {
-	Eslogger   string // prints Endpoint Security events; macOS 13 or later
-	Log        string // reads the unified log
-	Kmutil     string // lists what is loaded; macOS 11 or later
+	Eslogger   string // Endpoint Security events as JSON, from macOS 13 on
+	Log        string // the unified log
+	Kmutil     string // loaded kernel extensions, from macOS 11 on
 	Kextstat   string // the same before macOS 11
-	Codesign   string // shows the signature of a bundle
-	KextPolicy string // the database of allowed and loaded kernel extensions
-	SwVers     string // says which macOS this is
+	Codesign   string // the signature of a bundle
+	KextPolicy string // the database of allowed and of loaded kernel extensions
+	SwVers     string // the version of macOS
 }
 
-// DefaultPrograms are where macOS has them.
+// DefaultPrograms are where macOS has them. All but KextPolicy lie on the sealed
+// system volume.
 func DefaultPrograms() Programs {
 	return Programs{
 		Eslogger:   "/usr/bin/eslogger",

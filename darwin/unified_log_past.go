@@ -22,7 +22,6 @@ type logPast struct {
 	command  *logCommand // that runs, or nil
 	join     *logJoiner
 	from     time.Time // from when on it reads
-	expires  time.Time
 	timedOut func() bool
 	began    time.Time
 	tries    int
