@@ -133,6 +133,9 @@ func newLogReader(s *UnifiedLog, stream *logCommand, after *logPosition, emit fu
 	if after != nil && after.Mark > 0 {
 		from = time.Unix(0, after.Mark)
 	}
+	if now := time.Now(); from.After(now) { // the clock was set back
+		r.after, from = &logPosition{}, now
+	}
 	if s.since.After(from) {
 		from = s.since
 	}
@@ -268,6 +271,7 @@ func (r *logReader) recall(b []byte) {
 	case !ok:
 	case line.Kind == kextlog.Entry:
 		at := line.Record.Time
+		r.past.reached = at
 		wasTold := r.after != nil && at.UnixNano() < r.after.Mark || !r.source.since.IsZero() && at.Before(r.source.since)
 		r.tell(r.past.join, &line.Record, b, wasTold)
 	}
@@ -303,7 +307,7 @@ func (r *logReader) tell(join *logJoiner, record *kextlog.Record, raw []byte, wa
 			wanted = append(wanted, e)
 		}
 	}
-	r.told.add(key, record.Time)
+	r.told.add(key, record.Time, join == r.live)
 	for i, e := range wanted {
 		if i == len(wanted)-1 {
 			e.Position = r.told.position(r.past.missing())
@@ -342,7 +346,7 @@ func (r *logReader) passed(ctx context.Context) error {
 		}
 	case isOver:
 		r.source.lost.Add(1)
-		r.source.note(fmt.Sprintf("what the log says of the time from %s to %s could not be read: %v", momentText(r.past.from), momentText(r.past.began), err))
+		r.source.note(fmt.Sprintf("what the log says of the time from %s to %s could not be read: %v", momentText(r.past.rest()), momentText(r.past.began), err))
 	}
 	return nil
 }

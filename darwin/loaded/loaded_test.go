@@ -117,7 +117,7 @@ func TestListed(t *testing.T) {
 func TestListedBeforeMacOS11(t *testing.T) {
 	h := newHost(t)
 	h.programs.Kmutil = filepath.Join(h.dir, "kmutil")
-	h.write("kextstat", "   12    0 0xffffff7f80a00000 0x4000     0x4000     com.example.old (4) <5 4>\n")
+	h.write("kextstat.lines", "   12    0 0xffffff7f80a00000 0x4000     0x4000     com.example.old (4) <5 4>\n")
 	modules, err := h.Listed(t.Context())
 	require.NoError(t, err)
 	require.Len(t, modules, 1)
@@ -267,7 +267,7 @@ func TestKextPolicyThatMayNotBeRead(t *testing.T) {
 func TestFile(t *testing.T) {
 	h := newHost(t)
 	path := h.bundle("Library", "probe.kext", probe)
-	h.write("codesign/probe.kext", "Identifier="+probe+"\nCDHash="+cdhash+"\nSignature size=9000\nAuthority=Developer ID Application: Example ("+team+")\nAuthority=Developer ID Certification Authority\nAuthority=Apple Root CA\nTeamIdentifier="+team+"\n")
+	h.write("signatures/probe.kext", "Identifier="+probe+"\nCDHash="+cdhash+"\nSignature size=9000\nAuthority=Developer ID Application: Example ("+team+")\nAuthority=Developer ID Certification Authority\nAuthority=Apple Root CA\nTeamIdentifier="+team+"\n")
 	want := kmodquery.ModuleFile{
 		Path: path, SHA256: sha(probe), Signer: "Developer ID Application: Example (" + team + ")", TeamID: team, CDHash: cdhash,
 	}
@@ -299,7 +299,7 @@ func TestFilesOfStrangers(t *testing.T) {
 	h := newHost(t)
 	name := "x\nAuthority=Apple.kext"
 	path := h.bundle("Library", name, probe)
-	h.write(filepath.Join("codesign", name), "TeamIdentifier=not set\n")
+	h.write(filepath.Join("signatures", name), "TeamIdentifier=not set\n")
 	file := h.File(t.Context(), kmodquery.Module{Name: probe, Path: path})
 	require.Equal(t, kmodquery.ModuleFile{Path: path, SHA256: sha(probe), Missing: "signer,team_id,cdhash"}, file)
 
