@@ -221,6 +221,19 @@ func TestModulesAreWhatKextPolicyRemembers(t *testing.T) {
 	require.Empty(t, left)
 }
 
+func TestPolicy(t *testing.T) {
+	m := memory{
+		mdm:  []approval{{"TEAM1", "com.a", true}, {"TEAM2", "", true}, {"TEAM3", "*", true}, {"TEAM4", "com.d", false}, {"", "", true}},
+		user: []approval{{"TEAM4", "com.d", true}, {"TEAM5", "com.e", true}, {"TEAM5", "com.f", false}},
+	}
+	for extension, want := range map[[2]string]string{
+		{"TEAM1", "com.a"}: "mdm", {"TEAM1", "com.b"}: "", {"TEAM2", "com.b"}: "mdm", {"TEAM3", "com.c"}: "mdm", {"TEAM4", "com.d"}: "unapproved",
+		{"TEAM5", "com.e"}: "user", {"TEAM5", "com.f"}: "unapproved", {"TEAM6", "com.e"}: "", {"", "com.e"}: "user", {"", "com.z"}: "", {"", "com.a"}: "mdm",
+	} {
+		require.Equal(t, want, m.policy(extension[0], extension[1]), extension)
+	}
+}
+
 func TestKextPolicyOfOtherForms(t *testing.T) {
 	for name, test := range map[string]struct {
 		make   func(h *host)
