@@ -33,6 +33,8 @@ const (
 	// logGrace is how long a Sync waits for messages on their way: logd hands them
 	// out within a moment.
 	logGrace = 200 * time.Millisecond
+	// logSyncMost is how long a Sync waits at most, however many messages come.
+	logSyncMost = 2 * time.Second
 )
 
 // UnifiedLog is the source that has log(1) show what the kernel, kernelmanagerd,
@@ -41,6 +43,9 @@ const (
 type UnifiedLog struct {
 	account
 	options UnifiedLogOptions
+	// How long Run waits for the stream to say that it began, and for the past.
+	headerPatience, lookBackPatience time.Duration
+
 	since   time.Time
 	emitted string        // the last position, which may not be stored yet
 	woken   chan struct{} // has room for one
@@ -70,7 +75,10 @@ func NewUnifiedLog(o UnifiedLogOptions) *UnifiedLog {
 	if o.RetryTime == 0 {
 		o.RetryTime = logShowEvery
 	}
-	return &UnifiedLog{account: newAccount(kmodquery.SourceUnifiedLog), options: o, woken: make(chan struct{}, 1)}
+	return &UnifiedLog{
+		account: newAccount(kmodquery.SourceUnifiedLog), options: o, woken: make(chan struct{}, 1),
+		headerPatience: headerPatience, lookBackPatience: lookBackPatience,
+	}
 }
 
 // LookBack bounds how far back the next Run looks: another source saw what
@@ -125,6 +133,9 @@ func newLogReader(s *UnifiedLog, stream *logCommand, after *logPosition, emit fu
 	if after != nil && after.Mark > 0 {
 		from = time.Unix(0, after.Mark)
 	}
+	if now := time.Now(); from.After(now) { // the clock was set back
+		r.after, from = &logPosition{}, now
+	}
 	if s.since.After(from) {
 		from = s.since
 	}
@@ -138,8 +149,8 @@ func newLogReader(s *UnifiedLog, stream *logCommand, after *logPosition, emit fu
 // run reads until ctx ends, or the stream.
 func (r *logReader) run(ctx context.Context, ready func()) error {
 	s := r.source
-	patience := time.Now().Add(lookBackPatience)
-	header := time.Now().Add(headerPatience)
+	patience := time.Now().Add(s.lookBackPatience)
+	header := time.Now().Add(s.headerPatience)
 	var waiting []chan struct{}
 	var grace time.Time
 	defer func() { answer(waiting) }()
@@ -187,7 +198,8 @@ func (r *logReader) run(ctx context.Context, ready func()) error {
 		if due := r.refusals.next(); !due.IsZero() && !now.Before(due) {
 			r.flush(now)
 		}
-		if waiting != nil && !now.Before(grace) && len(r.stream.lines) == 0 {
+		isCalm := len(r.stream.lines) == 0 || now.Sub(grace) > logSyncMost
+		if waiting != nil && !now.Before(grace) && isCalm {
 			r.flush(now)
 			answer(waiting)
 			waiting, grace = nil, time.Time{}
@@ -205,7 +217,7 @@ func (r *logReader) begin(isSilent bool) {
 	r.hasBegun, r.isSilent = true, isSilent
 	limits := ""
 	if isSilent {
-		limits = fmt.Sprintf("log stream has not said within %v that it began", headerPatience)
+		limits = fmt.Sprintf("log stream has not said within %v that it began", s.headerPatience)
 	}
 	s.begin([]string{"log stream: " + logPredicate()}, limits, func() {
 		select {
@@ -259,6 +271,7 @@ func (r *logReader) recall(b []byte) {
 	case !ok:
 	case line.Kind == kextlog.Entry:
 		at := line.Record.Time
+		r.past.reached = at
 		wasTold := r.after != nil && at.UnixNano() < r.after.Mark || !r.source.since.IsZero() && at.Before(r.source.since)
 		r.tell(r.past.join, &line.Record, b, wasTold)
 	}
@@ -294,7 +307,7 @@ func (r *logReader) tell(join *logJoiner, record *kextlog.Record, raw []byte, wa
 			wanted = append(wanted, e)
 		}
 	}
-	r.told.add(key, record.Time)
+	r.told.add(key, record.Time, join == r.live)
 	for i, e := range wanted {
 		if i == len(wanted)-1 {
 			e.Position = r.told.position(r.past.missing())
@@ -333,7 +346,7 @@ func (r *logReader) passed(ctx context.Context) error {
 		}
 	case isOver:
 		r.source.lost.Add(1)
-		r.source.note(fmt.Sprintf("what the log says of the time from %s to %s could not be read: %v", momentText(r.past.from), momentText(r.past.began), err))
+		r.source.note(fmt.Sprintf("what the log says of the time from %s to %s could not be read: %v", momentText(r.past.rest()), momentText(r.past.began), err))
 	}
 	return nil
 }

@@ -40,7 +40,7 @@ func logPredicate() string {
 	for _, phrase := range kextlog.Phrases() {
 		phrases = append(phrases, fmt.Sprintf("eventMessage CONTAINS %q", phrase))
 	}
-	return `eventMessage CONTAINS "kextload" OR ((` + strings.Join(processes, " OR ") + `) AND (` + strings.Join(phrases, " OR ") + `))`
+	return `eventMessage contains "kextload" OR ((` + strings.Join(processes, " OR ") + `) AND (` + strings.Join(phrases, " OR ") + `))`
 }
 
 // A logCommand is one call of log(1) that runs.

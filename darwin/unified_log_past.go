@@ -22,7 +22,7 @@ type logPast struct {
 	command  *logCommand // that runs, or nil
 	join     *logJoiner
 	from     time.Time // from when on it reads
-	expires  time.Time
+	reached  time.Time // moment of its last record: log show gives them in their order
 	timedOut func() bool
 	began    time.Time
 	tries    int
@@ -42,13 +42,21 @@ func (p *logPast) want(from, now time.Time) {
 // missing is from when on something is, nil where nothing is.
 func (p *logPast) missing() *time.Time {
 	from, isMissing := p.wanted, p.isWanted
-	if p.command != nil && (!isMissing || p.from.Before(from)) {
-		from, isMissing = p.from, true
+	if rest := p.rest(); p.command != nil && (!isMissing || rest.Before(from)) {
+		from, isMissing = rest, true
 	}
 	if !isMissing {
 		return nil
 	}
 	return &from
+}
+
+// rest is from when on the reading that runs has not told.
+func (p *logPast) rest() time.Time {
+	if rest := p.reached.Add(-logOverlap); rest.After(p.from) {
+		return rest
+	}
+	return p.from
 }
 
 func (p *logPast) isDone() bool { return p.missing() == nil }
@@ -78,11 +86,7 @@ func (p *logPast) start(ctx context.Context, now time.Time) error {
 	if p.wanted.IsZero() {
 		arguments = append(arguments, "--last", "boot")
 	} else {
-		from := p.wanted
-		if from.After(now) { // the clock was set back
-			from = now
-		}
-		arguments = append(arguments, "--start", from.Add(-logMargin).UTC().Format("2006-01-02 15:04:05-0700"))
+		arguments = append(arguments, "--start", p.wanted.Add(-logMargin).UTC().Format("2006-01-02 15:04:05-0700"))
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.options.ShowTime)
 	command, err := startLog(ctx, p.options.Programs.Log, p.skipped, arguments...)
@@ -93,7 +97,7 @@ func (p *logPast) start(ctx context.Context, now time.Time) error {
 	stop := command.cancel
 	command.cancel = func() { stop(); cancel() }
 	p.timedOut = func() bool { return errors.Is(ctx.Err(), context.DeadlineExceeded) }
-	p.command, p.join, p.from, p.began = command, newLogJoiner(), p.wanted, now
+	p.command, p.join, p.from, p.reached, p.began = command, newLogJoiner(), p.wanted, time.Time{}, now
 	p.isWanted, p.wanted = false, time.Time{}
 	p.tries++
 	return nil
@@ -112,7 +116,7 @@ func (p *logPast) end(now time.Time) (isOver bool, err error) {
 	p.notUntil = now.Add(p.every)
 	p.every = min(2*p.every, logShowMost)
 	if err != nil && p.tries < logShowTries {
-		p.want(p.from, now)
+		p.want(p.rest(), now)
 		return false, err
 	}
 	p.tries = 0

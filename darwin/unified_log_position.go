@@ -14,12 +14,14 @@ const (
 	// logOverlap is how far before the last record that was told of another may
 	// still be missing: the log does not hand its records out in their order.
 	logOverlap = 5 * time.Second
+	// clockStep is how far back a record must lie for the clock to have been set.
+	clockStep = time.Minute
 	// maxToldRecords bounds the records that are known to be told of, and
 	// maxPositionRecords those that a position names.
 	maxToldRecords     = 16384
 	maxPositionRecords = 512
 	// maxPosition is the longest position that is taken for one, in bytes.
-	maxPosition = 32 << 10
+	maxPosition = 64 << 10
 )
 
 // A recordKey tells a record of the log from every other one.
@@ -36,8 +38,14 @@ func keyOf(r *kextlog.Record) recordKey {
 // A logPosition says what of the log was told of: everything before Mark, and
 // these records. The zero time is the beginning of the boot.
 type logPosition struct {
-	Mark int64    `json:"mark"` // Unix time in nanoseconds
-	Told []string `json:"told,omitempty"`
+	Mark int64          `json:"mark"` // Unix time in nanoseconds
+	Told []storedRecord `json:"told,omitempty"`
+}
+
+// A storedRecord is one that was told of.
+type storedRecord struct {
+	Key string `json:"key"` // in hex
+	At  int64  `json:"at"`  // Unix time in nanoseconds
 }
 
 // parseLogPosition returns nil for what is no position.
@@ -62,7 +70,7 @@ type toldRecord struct {
 type toldRecords struct {
 	list []toldRecord
 	keys map[recordKey]bool
-	last time.Time // the latest moment of one
+	last time.Time // the latest moment of one, since the clock was last set back
 }
 
 func newToldRecords(p *logPosition) *toldRecords {
@@ -70,10 +78,9 @@ func newToldRecords(p *logPosition) *toldRecords {
 	if p == nil {
 		return t
 	}
-	for _, text := range p.Told {
-		var key recordKey
-		if b, err := hex.DecodeString(text); err == nil && len(b) == len(key) {
-			t.add(recordKey(b), time.Unix(0, p.Mark))
+	for _, stored := range p.Told {
+		if b, err := hex.DecodeString(stored.Key); err == nil && len(b) == len(recordKey{}) {
+			t.add(recordKey(b), time.Unix(0, stored.At), false)
 		}
 	}
 	return t
@@ -81,8 +88,9 @@ func newToldRecords(p *logPosition) *toldRecords {
 
 func (t *toldRecords) has(key recordKey) bool { return t.keys[key] }
 
-func (t *toldRecords) add(key recordKey, at time.Time) {
-	if at.After(t.last) {
+// add takes a record. One that comes live says what time it is.
+func (t *toldRecords) add(key recordKey, at time.Time, isLive bool) {
+	if at.After(t.last) || isLive && t.last.Sub(at) > clockStep {
 		t.last = at
 	}
 	t.keys[key] = true
@@ -103,7 +111,7 @@ func (t *toldRecords) position(since *time.Time) string {
 	p := logPosition{Mark: max(0, unixNano(mark))}
 	for i := len(t.list) - 1; i >= 0 && len(p.Told) < maxPositionRecords; i-- {
 		if !t.list[i].at.Before(mark) {
-			p.Told = append(p.Told, hex.EncodeToString(t.list[i].key[:]))
+			p.Told = append(p.Told, storedRecord{hex.EncodeToString(t.list[i].key[:]), t.list[i].at.UnixNano()})
 		}
 	}
 	text, _ := json.Marshal(p) // numbers and texts always encode

@@ -273,6 +273,8 @@ func TestUnifiedLogGoesOnBehindItsPosition(t *testing.T) {
 	w.write("show", loaded(0, "com.example.a"), loaded(20, "com.example.b"))
 	require.NoError(t, w.start())
 	require.Equal(t, []string{"com.example.a", "com.example.b"}, names(w.take(2)))
+	require.Equal(t, testTime.Add(15*time.Second).UnixNano(), parseLogPosition(w.position).Mark)
+	require.Len(t, parseLogPosition(w.position).Told, 1)
 	w.stream(loaded(20, "com.example.b"), loaded(40, "com.example.c"))
 	first := w.take(1)
 	require.Equal(t, []string{"com.example.c"}, names(first))
@@ -287,7 +289,7 @@ func TestUnifiedLogGoesOnBehindItsPosition(t *testing.T) {
 	require.ElementsMatch(t, []string{"com.example.d", "com.example.e"}, names(events))
 	w.stop()
 	// Five seconds before c, and thirty more.
-	require.Contains(t, w.read("log.arguments"), "show --info --start "+testTime.Add(5*time.Second).Format("2006-01-02 15:04:05")+"+0000 --style ndjson --predicate eventMessage CONTAINS \"kextload\" OR ")
+	require.Contains(t, w.read("log.arguments"), "show --info --start "+testTime.Add(5*time.Second).Format("2006-01-02 15:04:05")+"+0000 --style ndjson --predicate eventMessage contains \"kextload\" OR ")
 
 	// The same process: what it emitted may not be stored yet.
 	w.position = ""
@@ -356,7 +358,7 @@ func TestAPastThatCannotBeRead(t *testing.T) {
 			sensor := w.source.Sensor()
 			require.Equal(t, kmodquery.StateActive, sensor.State)
 			require.EqualValues(t, 1, sensor.Lost)
-			require.Contains(t, sensor.Reason, "of the time from the boot to ")
+			require.Contains(t, sensor.Reason, "of the time from 2026-11-24T09:59:55Z to ")
 			require.Contains(t, sensor.Reason, test.reason)
 			require.NotContains(t, sensor.Reason, "\n")
 			w.stop()
@@ -438,6 +440,51 @@ func TestAStreamThatDoesNotSayThatItBegan(t *testing.T) {
 	w.stop()
 }
 
+func TestAStreamThatSaysNothing(t *testing.T) {
+	w := newLogWorld(t)
+	w.source.headerPatience = 100 * time.Millisecond
+	w.write("no_header", "")
+	require.NoError(t, w.start())
+	require.Equal(t, "log stream has not said within 100ms that it began", w.source.Sensor().Reason)
+	w.stream(loaded(0, "com.example.a"))
+	w.take(1)
+	require.Empty(t, w.source.Sensor().Reason)
+	w.stop()
+}
+
+func TestAPastThatTakesLong(t *testing.T) {
+	w := newLogWorld(t)
+	w.source.options.ShowTime = time.Minute
+	w.source.lookBackPatience = 100 * time.Millisecond
+	w.write("show_hangs", "")
+	require.NoError(t, w.start())
+	w.stream(loaded(0, "com.example.a"))
+	w.take(1)
+	w.stop()
+}
+
+func TestSyncComesToAnEndInAFlood(t *testing.T) {
+	w := newLogWorld(t)
+	w.write("stream_floods", record(0, "/usr/bin/logger", "kextload"))
+	require.NoError(t, w.start())
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	require.NoError(t, w.source.Sync(ctx))
+	require.NotZero(t, w.source.Sensor().Received)
+	w.stop()
+	require.NoError(t, w.source.Sync(t.Context()), "of a source that does not run")
+}
+
+func TestLookBackBoundsThePast(t *testing.T) {
+	w := newLogWorld(t)
+	w.write("show", loaded(0, "com.example.a"), loaded(9, "com.example.b"))
+	w.source.LookBack(testTime.Add(5 * time.Second))
+	require.NoError(t, w.start())
+	require.Equal(t, []string{"com.example.b"}, names(w.take(1)))
+	w.stop()
+	require.Contains(t, w.read("log.arguments"), "show --info --start "+testTime.Add(-25*time.Second).Format("2006-01-02 15:04:05")+"+0000 ")
+}
+
 func TestFloodsAndLongLinesAreBounded(t *testing.T) {
 	w := newLogWorld(t)
 	long := logRecord(0, "/usr/bin/logger", strings.Repeat("kextload ", 10<<20/9))
@@ -484,22 +531,53 @@ func TestRefusalsAreFolded(t *testing.T) {
 }
 
 func TestPositionsThatAreNone(t *testing.T) {
-	for _, text := range []string{"", "{", "[]x", `{"mark":-1}`, `{"mark":"x"}`, strings.Repeat(" ", maxPosition+1)} {
+	for _, text := range []string{"", "{", "[]x", `{"mark":5,"told":["x"]}`, `{"mark":-1}`, `{"mark":"x"}`, strings.Repeat(" ", maxPosition+1)} {
 		require.Nil(t, parseLogPosition(text), text)
 	}
-	p := parseLogPosition(`{"mark":5,"told":["0011223344556677","x",""]}`)
+	p := parseLogPosition(`{"mark":5,"told":[{"key":"0011223344556677","at":9},{"key":"x"},{}]}`)
 	require.True(t, newToldRecords(p).has(recordKey{0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77}))
+}
+
+func TestAClockThatIsSetBack(t *testing.T) {
+	told := newToldRecords(nil)
+	mark := func() time.Time { return time.Unix(0, parseLogPosition(told.position(nil)).Mark).UTC() }
+	told.add(recordKey{1}, testTime.Add(time.Hour), true)
+	told.add(recordKey{2}, testTime.Add(time.Hour-time.Second), true)
+	told.add(recordKey{3}, testTime, false)
+	require.Equal(t, testTime.Add(time.Hour-logOverlap), mark())
+	told.add(recordKey{4}, testTime, true)
+	require.Equal(t, testTime.Add(-logOverlap), mark())
+	require.Len(t, parseLogPosition(told.position(nil)).Told, 4)
+
+	// A position that lies ahead does not keep anything from being told.
+	w := newLogWorld(t)
+	w.position = fmt.Sprintf(`{"mark":%d}`, time.Now().Add(time.Hour).UnixNano())
+	w.write("show", loaded(0, "com.example.a"))
+	began := time.Now()
+	require.NoError(t, w.start())
+	w.take(1)
+	w.stop()
+	_, start, _ := strings.Cut(w.read("log.arguments"), "--start ")
+	at, err := time.Parse("2006-01-02 15:04:05-0700", start[:24])
+	require.NoError(t, err)
+	require.WithinRange(t, at, began.Add(-logMargin-2*time.Second), time.Now().Add(-logMargin))
 }
 
 func TestToldRecordsAreBounded(t *testing.T) {
 	told := newToldRecords(nil)
 	zero := time.Time{}
 	for n := range 3 * maxToldRecords {
-		told.add(recordKey{byte(n), byte(n >> 8), byte(n >> 16)}, testTime.Add(time.Duration(n)*time.Millisecond))
+		told.add(recordKey{byte(n), byte(n >> 8), byte(n >> 16)}, testTime.Add(time.Duration(n)*time.Millisecond), true)
 	}
 	require.Len(t, told.list, maxToldRecords)
 	require.Len(t, told.keys, maxToldRecords)
 	p := parseLogPosition(told.position(&zero))
 	require.Zero(t, p.Mark)
 	require.Len(t, p.Told, maxPositionRecords)
+	require.Less(t, len(told.position(&zero)), maxPosition)
+}
+
+func TestThePredicateKeepsTheOneOfTheSpecification(t *testing.T) {
+	require.True(t, strings.HasPrefix(logPredicate(), `eventMessage contains "kextload" OR ((process == "kernel" OR process == "kernelmanagerd" OR `), logPredicate())
+	require.Contains(t, logPredicate(), ` AND (eventMessage CONTAINS "load notification: " OR `)
 }

@@ -38,6 +38,7 @@ type host struct {
 func newHost(t *testing.T) *host {
 	h := &host{t: t, dir: t.TempDir()}
 	t.Setenv("KMODQUERY_STANDINS", h.dir)
+	t.Setenv("TMPDIR", h.dir)
 	standins, err := filepath.Abs("../testdata/standins")
 	require.NoError(t, err)
 	h.file = filepath.Join(h.dir, "KextPolicy")
@@ -116,7 +117,7 @@ func TestListed(t *testing.T) {
 func TestListedBeforeMacOS11(t *testing.T) {
 	h := newHost(t)
 	h.programs.Kmutil = filepath.Join(h.dir, "kmutil")
-	h.write("kextstat", "   12    0 0xffffff7f80a00000 0x4000     0x4000     com.example.old (4) <5 4>\n")
+	h.write("kextstat.lines", "   12    0 0xffffff7f80a00000 0x4000     0x4000     com.example.old (4) <5 4>\n")
 	modules, err := h.Listed(t.Context())
 	require.NoError(t, err)
 	require.Len(t, modules, 1)
@@ -215,9 +216,22 @@ func TestModulesAreWhatKextPolicyRemembers(t *testing.T) {
 	modules, err = h.Modules(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, "user", modules[1].Policy)
-	left, err := filepath.Glob(filepath.Join(os.TempDir(), "kmodquery-kextpolicy-*"))
+	left, err := filepath.Glob(filepath.Join(h.dir, "kmodquery-kextpolicy-*"))
 	require.NoError(t, err)
 	require.Empty(t, left)
+}
+
+func TestPolicy(t *testing.T) {
+	m := memory{
+		mdm:  []approval{{"TEAM1", "com.a", true}, {"TEAM2", "", true}, {"TEAM3", "*", true}, {"TEAM4", "com.d", false}, {"", "", true}},
+		user: []approval{{"TEAM4", "com.d", true}, {"TEAM5", "com.e", true}, {"TEAM5", "com.f", false}},
+	}
+	for extension, want := range map[[2]string]string{
+		{"TEAM1", "com.a"}: "mdm", {"TEAM1", "com.b"}: "", {"TEAM2", "com.b"}: "mdm", {"TEAM3", "com.c"}: "mdm", {"TEAM4", "com.d"}: "unapproved",
+		{"TEAM5", "com.e"}: "user", {"TEAM5", "com.f"}: "unapproved", {"TEAM6", "com.e"}: "", {"", "com.e"}: "user", {"", "com.z"}: "", {"", "com.a"}: "mdm",
+	} {
+		require.Equal(t, want, m.policy(extension[0], extension[1]), extension)
+	}
 }
 
 func TestKextPolicyOfOtherForms(t *testing.T) {
@@ -266,7 +280,7 @@ func TestKextPolicyThatMayNotBeRead(t *testing.T) {
 func TestFile(t *testing.T) {
 	h := newHost(t)
 	path := h.bundle("Library", "probe.kext", probe)
-	h.write("codesign/probe.kext", "Identifier="+probe+"\nCDHash="+cdhash+"\nSignature size=9000\nAuthority=Developer ID Application: Example ("+team+")\nAuthority=Developer ID Certification Authority\nAuthority=Apple Root CA\nTeamIdentifier="+team+"\n")
+	h.write("signatures/probe.kext", "Identifier="+probe+"\nCDHash="+cdhash+"\nSignature size=9000\nAuthority=Developer ID Application: Example ("+team+")\nAuthority=Developer ID Certification Authority\nAuthority=Apple Root CA\nTeamIdentifier="+team+"\n")
 	want := kmodquery.ModuleFile{
 		Path: path, SHA256: sha(probe), Signer: "Developer ID Application: Example (" + team + ")", TeamID: team, CDHash: cdhash,
 	}
@@ -298,7 +312,7 @@ func TestFilesOfStrangers(t *testing.T) {
 	h := newHost(t)
 	name := "x\nAuthority=Apple.kext"
 	path := h.bundle("Library", name, probe)
-	h.write(filepath.Join("codesign", name), "TeamIdentifier=not set\n")
+	h.write(filepath.Join("signatures", name), "TeamIdentifier=not set\n")
 	file := h.File(t.Context(), kmodquery.Module{Name: probe, Path: path})
 	require.Equal(t, kmodquery.ModuleFile{Path: path, SHA256: sha(probe), Missing: "signer,team_id,cdhash"}, file)
 

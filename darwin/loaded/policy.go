@@ -211,16 +211,23 @@ func (m *memory) latest(bundle string) *remembered {
 // Apple's own. The device management has the last word.
 func (m *memory) policy(team, bundle string) string {
 	for _, a := range m.mdm {
-		if a.team == team && (a.bundle == bundle || a.bundle == "" || a.bundle == "*") {
+		isForTeam := team != "" && a.team == team && (a.bundle == "" || a.bundle == "*")
+		if isForTeam || a.isFor(team, bundle) {
 			return cmp.Or(map[bool]string{true: kmodquery.PolicyMDM}[a.isAllowed], kmodquery.PolicyUnapproved)
 		}
 	}
 	for _, a := range m.user {
-		if a.bundle == bundle && (a.team == team || team == "") {
+		if a.isFor(team, bundle) {
 			return cmp.Or(map[bool]string{true: kmodquery.PolicyUser}[a.isAllowed], kmodquery.PolicyUnapproved)
 		}
 	}
 	return ""
+}
+
+// isFor reports whether an approval names this extension, whose team may be
+// unknown.
+func (a *approval) isFor(team, bundle string) bool {
+	return a.bundle == bundle && (a.team == team || team == "")
 }
 
 // A fingerprint is how a database's files are: another one, and they were

@@ -1,7 +1,0 @@
-package loaded
-
-import (
-	"github.com/kmodquery/kmodquery/collectors"
-)
-
-var _ collectors.Views = (*Kexts)(nil)
