@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
+
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/darwin"
+	"github.com/kmodquery/kmodquery/darwin/loaded"
 	"github.com/kmodquery/kmodquery/tables"
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
@@ -17,27 +20,49 @@ type macKernel struct {
 // macOS is the platform of Macs, on whichever system this runs: all that it
 // knows comes from the programs and from the kernel.
 func macOS(programs darwin.Programs, kernel macKernel) *platform {
+	kexts := loaded.New(programs)
 	return &platform{
-		sourceNames: []string{kmodquery.SourceEndpointSecurity},
+		sourceNames: []string{kmodquery.SourceEndpointSecurity, kmodquery.SourceUnifiedLog},
 		// Endpoint Security sees who asks for a kernel extension and the verdict,
 		// the log what came of it and what policy says.
 		sideBySide: true,
 		// It means nothing here, and configurations may be shared.
 		maxImageLimit: 32 << 20,
 		hasModules:    func() bool { return true },
-		openSource: func(name string, _ *config, _ *sqlite.Store) collectors.Source {
+		openSource: func(name string, _ *config, store *sqlite.Store) collectors.Source {
 			switch name {
 			case kmodquery.SourceEndpointSecurity:
 				return darwin.NewEndpointSecurity(darwin.EndpointSecurityOptions{Eslogger: programs.Eslogger, Boot: kernel.boot})
+			case kmodquery.SourceUnifiedLog:
+				return darwin.NewUnifiedLog(darwin.UnifiedLogOptions{Programs: programs, Position: func(ctx context.Context) (string, error) { return store.Position(ctx, name) }})
 			}
 			panic("no source is called " + name)
 		},
-		openViews:     func() collectors.Views { return nil },
+		openViews:     func() collectors.Views { return kexts },
 		viewsSource:   kmodquery.SourceShowloaded,
 		stamp:         func() kmodquery.Event { return kernel.boot().Stamp() },
-		newInventory:  func(recorder) tables.Inventory { return nil },
+		newInventory:  func(r recorder) tables.Inventory { return kextInventory{kexts, r} },
 		hasPins:       func(string) bool { return false }, // nothing stays in this kernel
 		removePins:    func(string) error { return nil },
 		kernelRelease: kernel.release,
 	}
+}
+
+// A kextInventory is what a Mac lists and remembers of its kernel extensions, and
+// the recorder of how they came.
+type kextInventory struct {
+	*loaded.Kexts
+	recorder recorder
+}
+
+// Modules are those that are loaded, and those that once were.
+func (i kextInventory) Modules(ctx context.Context) ([]kmodquery.Module, error) {
+	modules, err := i.All(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := i.recorder.Sync(ctx); err != nil {
+		return nil, err
+	}
+	return kmodquery.JoinModules(modules, i.recorder.Loaded()), nil
 }

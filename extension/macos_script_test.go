@@ -34,6 +34,31 @@ var standIns = map[string]struct {
 	install func(path string) error
 }{
 	"eslogger": {"eslogger.play", standin.InstallAt},
+	"log":      {"stream", installScript},
+	"kmutil":   {"showloaded", installScript},
+	"kextstat": {"kextstat", installScript},
+	"codesign": {"codesign", installScript},
+}
+
+// installScript takes the stand-in of package darwin, which reads what to do in
+// $KMODQUERY_STANDINS.
+func installScript(path string) error {
+	script, err := filepath.Abs(filepath.Join("../darwin/testdata/standins", filepath.Base(path)))
+	if err != nil {
+		return err
+	}
+	return os.Symlink(script, path)
+}
+
+// aKextOfTheBoot is what kmutil lists where a script does not say.
+const aKextOfTheBoot = "    1    0 0xffffff8000001000 0x5000     0x5000     com.apple.driver.Boot (1.0) 0D1B2C3A-0000-0000-0000-000000000000 <>\n"
+
+// withoutFile writes a file that is not there.
+func withoutFile(path, text string) error {
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	return os.WriteFile(path, []byte(text), 0o600)
 }
 
 // TestMacOSScripts runs the whole command as on macOS. Beside testscript's own
@@ -51,10 +76,15 @@ func TestMacOSScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			programs := filepath.Join(env.WorkDir, "macos")
 			env.Setenv("MACOS", programs)
+			env.Setenv("KMODQUERY_STANDINS", programs)
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("KMODQUERY_STATE_DIR", filepath.Join(env.WorkDir, "state"))
 			env.Setenv("KMODQUERY_RETENTION_AGE", "0")
 			env.Setenv("KMODQUERY_FORMAT", "csv")
+			// A Mac always has something loaded, and no boot collection is told of.
+			if err := withoutFile(filepath.Join(programs, "showloaded"), aKextOfTheBoot); err != nil {
+				return err
+			}
 			for name, standIn := range standIns {
 				if _, err := os.Stat(filepath.Join(programs, standIn.toldBy)); err != nil {
 					continue

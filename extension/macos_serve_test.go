@@ -39,7 +39,7 @@ func (r *reportLines) lines() []string {
 func serveMac(t *testing.T, play string) (host *osqueryhost.Host, eslogger string, report *reportLines) {
 	t.Helper()
 	host = startHost(t)
-	eslogger = standin.Install(t, t.TempDir(), "eslogger")
+	eslogger = installOnMac(t)
 	standin.Direct(t, eslogger, play)
 	c, err := parse(aMac(filepath.Dir(eslogger)), []string{
 		"--socket", host.Socket(), "--interval", "1", "--state-dir", t.TempDir(), "--sources", kmodquery.SourceEndpointSecurity,
@@ -53,6 +53,16 @@ func serveMac(t *testing.T, play string) (host *osqueryhost.Host, eslogger strin
 	})
 	require.NoError(t, host.WaitForTable(t.Context(), "kernel_module_sensors"))
 	return host, eslogger, report
+}
+
+// installOnMac gives a Mac its eslogger, and something that is loaded.
+func installOnMac(t *testing.T) (eslogger string) {
+	t.Helper()
+	dir := t.TempDir()
+	t.Setenv("KMODQUERY_STANDINS", dir)
+	require.NoError(t, installScript(filepath.Join(dir, "kmutil")))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "showloaded"), []byte(aKextOfTheBoot), 0o600))
+	return standin.Install(t, dir, "eslogger")
 }
 
 // await asks osquery until it has the answer that is wanted.
@@ -109,7 +119,7 @@ func TestAccessThatIsGrantedLater(t *testing.T) {
 // A reader beside the recorder, as an osqueryi beside osqueryd.
 func TestAReaderOnMacOS(t *testing.T) {
 	t.Setenv("KMODQUERY_RETENTION_AGE", "0")
-	eslogger := standin.Install(t, t.TempDir(), "eslogger")
+	eslogger := installOnMac(t)
 	standin.Direct(t, eslogger, "print "+standin.EsloggerRecord("com.a", 0)+"\n")
 	mac, state := aMac(filepath.Dir(eslogger)), t.TempDir()
 	c, err := parse(mac, []string{"query", "--state-dir", state, "--sources", kmodquery.SourceEndpointSecurity})
