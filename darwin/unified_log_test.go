@@ -465,7 +465,7 @@ func TestAPastThatTakesLong(t *testing.T) {
 
 func TestSyncComesToAnEndInAFlood(t *testing.T) {
 	w := newLogWorld(t)
-	w.write("stream_floods", record(0, "/usr/bin/logger", "kextload"))
+	w.write("stream_floods", logRecord(0, "/usr/bin/logger", "kextload"))
 	require.NoError(t, w.start())
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
