@@ -59,14 +59,6 @@ func numbered(kind byte, i int) kmodquery.Event {
 	return e
 }
 
-func numbers(events []kmodquery.Event) []int64 {
-	list := []int64{}
-	for i := range events {
-		list = append(list, events[i].TimeNanos)
-	}
-	return list
-}
-
 func TestAFullQueueHoldsTheSourceBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(&memory{open: make(chan struct{})})
