@@ -46,7 +46,8 @@ type writer struct {
 	settled uint64            // events ever taken by the sink or shed
 
 	failure error            // of the last batch; nil once a batch was taken
-	told    map[string]bool  // reasons that were reported since a batch was taken
+	cause   error            // of the last failure; nil once nothing waits any more
+	told    map[string]bool  // reasons that were reported since then
 	lost    map[string]int64 // events that were shed, by source
 
 	closing bool // nothing is added any more
@@ -141,11 +142,11 @@ func (w *writer) settle(n int, err error) (more, pause bool) {
 	if err != nil {
 		// A sink with room for a part of the batch takes that, also at the end.
 		more = !w.closing || n > 1
-		pause = !w.closing
+		pause = !w.closing && n == 1
 		w.size = max(1, n/2)
 	} else {
 		more = true
-		w.size = min(maxBatch, 2*w.size)
+		w.size = min(maxBatch, w.size+w.size/4+1)
 	}
 	w.changed.Broadcast()
 	w.mu.Unlock()
@@ -158,9 +159,9 @@ func (w *writer) settle(n int, err error) (more, pause bool) {
 // note keeps the books of a batch, and returns what is to be reported of it: a
 // failure once a reason, and that the sink takes events again.
 func (w *writer) note(n int, err error) (report error) {
-	failed := w.failure
 	w.failure = err
 	if err != nil {
+		w.cause = err
 		if reason := reasonOf(err); !w.told[reason] {
 			w.told[reason] = true
 			return fmt.Errorf("store events: %w; they wait in memory", err)
@@ -174,11 +175,12 @@ func (w *writer) note(n int, err error) (report error) {
 	if w.hand = w.hand[n:]; len(w.hand) == 0 {
 		w.hand = nil // the batch is the stored callback's
 	}
-	if failed != nil {
-		clear(w.told)
-		return fmt.Errorf("the store takes events again; %d waited, and since the start %s", w.waiting()+n, shedText(w.shedAll()))
+	if w.cause == nil || w.waiting() > 0 {
+		return nil // not yet: on a disk that is nearly full now and then one fits
 	}
-	return nil
+	w.cause = nil
+	clear(w.told)
+	return fmt.Errorf("the store takes events again; none waits any more, and since the start %s", shedText(w.shedAll()))
 }
 
 func (w *writer) shedAll() int64 {
@@ -245,8 +247,8 @@ func (w *writer) account(s *kmodquery.Sensor) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s.Shed = w.lost[s.Source]
-	if w.failure != nil {
-		s.StoreReason = fmt.Sprintf("%s; %d events wait in memory, %s", reasonOf(w.failure), w.waiting(), shedText(w.shedAll()))
+	if w.cause != nil {
+		s.StoreReason = fmt.Sprintf("%s; %d events wait in memory, %s", reasonOf(w.cause), w.waiting(), shedText(w.shedAll()))
 	}
 }
 

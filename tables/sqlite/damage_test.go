@@ -1,6 +1,9 @@
+//go:build linux
+
 package sqlite
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -541,6 +545,62 @@ func TestAStoreIsNotBegunAnewAllTheTime(t *testing.T) {
 	elapsed += healEvery
 	require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 100)))
 	require.Equal(t, 2, copies())
+}
+
+// Queries go on while the store breaks again and again, and each batch is stored or
+// refused.
+func TestQueriesWhileAStoreBreaks(t *testing.T) {
+	var elapsed atomic.Int64
+	errInvented := errors.New("an event was never written")
+	dir := t.TempDir()
+	s := openIn(t, dir, Options{elapsed: func() time.Duration { return time.Duration(elapsed.Add(int64(2 * healEvery))) }})
+	other := openIn(t, dir, Options{})
+	done := make(chan struct{})
+	var group sync.WaitGroup
+	for _, store := range []*Store{s, s, other, other} {
+		group.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				err := store.Events(context.Background(), kmodquery.Filter{}, func(e *kmodquery.Event) error {
+					if e.Name != fmt.Sprint("n", e.Time) {
+						return fmt.Errorf("%w: %s at %d", errInvented, e.Name, e.Time)
+					}
+					return nil
+				})
+				// Another process may be told anything of a file that is being renamed.
+				if err != nil && (errors.Is(err, errInvented) || store == s && !isDamage(err)) {
+					t.Error(err)
+				}
+				_, _ = store.Status(context.Background())
+			}
+		})
+	}
+	stored := 0
+	for i := range 40 {
+		batch := make([]kmodquery.Event, 50)
+		for j := range batch {
+			batch[j] = kmodquery.Event{Time: int64(i), Name: fmt.Sprint("n", i)}
+		}
+		if err := s.Append(context.Background(), batch); err == nil {
+			stored++
+		} else {
+			require.True(t, isDamage(err), "%v", err)
+		}
+		if i%10 == 5 {
+			for _, path := range []string{s.path, s.path + "-wal"} {
+				require.NoError(t, overwrite(path, bytes.Repeat([]byte{7, 0}, int(sizeOf(path)/2))))
+			}
+		}
+	}
+	close(done)
+	group.Wait()
+	require.Greater(t, stored, 20)
+	copies, _ := damagedCopies(dir)
+	require.Positive(t, copies)
 }
 
 func TestARemovedStoreIsBegunAnew(t *testing.T) {

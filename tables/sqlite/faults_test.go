@@ -232,7 +232,7 @@ func TestEveryCallMayFail(t *testing.T) {
 
 // faultsOfACall is about how many of a call's occurrences are tried for each kind
 // of fault.
-const faultsOfACall = 12
+const faultsOfACall = 8
 
 var tracedCall = regexp.MustCompile(`(?m)^\d+ +([a-z0-9_]+)\(`)
 

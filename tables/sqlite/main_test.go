@@ -1,3 +1,5 @@
+//go:build linux
+
 package sqlite
 
 import (
@@ -31,7 +33,11 @@ func TestMain(m *testing.M) {
 
 // role returns a command that runs the test binary in a role.
 func role(name string, args ...string) *exec.Cmd {
-	command := exec.Command("/proc/self/exe", args...)
+	self, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	command := exec.Command(self, args...)
 	command.Env = append(os.Environ(), roleVariable+"="+name)
 	command.Stderr = os.Stderr
 	return command

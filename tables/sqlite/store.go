@@ -281,7 +281,7 @@ func (s *Store) report(err error) {
 func (s *Store) Close() error {
 	var errs []error
 	if s.database != nil {
-		errs = append(errs, s.database.close())
+		errs = append(errs, s.close())
 	}
 	// Last: nobody may record before the writer is closed.
 	if s.lock != nil {

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	osquery "github.com/osquery/osquery-go"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/collectors"
+	"github.com/kmodquery/kmodquery/tables"
+	"github.com/kmodquery/kmodquery/tables/sqlite"
+)
+
+// A storm is a source that emits events as fast as they are taken.
+type storm struct{ events int }
+
+func (s *storm) Name() string { return kmodquery.SourceEBPF }
+
+func (s *storm) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) error {
+	ready()
+	for i := range s.events {
+		emit(kmodquery.Event{
+			Time: time.Now().Unix(), EventName: kmodquery.EventModuleLoad, Source: kmodquery.SourceEBPF,
+			Name: fmt.Sprintf("m%d", i), LoadID: fmt.Sprintf("boot-%d", i), Path: "/lib/modules/x.ko", Cmdline: strings.Repeat("long ", 50),
+		})
+	}
+	<-ctx.Done()
+	return nil
+}
+
+func (s *storm) Sync(context.Context) error { return nil }
+
+func (s *storm) Sensor() kmodquery.Sensor {
+	return kmodquery.Sensor{Source: kmodquery.SourceEBPF, State: kmodquery.StateActive}
+}
+
+// A storm of events on a disk that is far too small for them: the tables answer
+// and say so, and when there is room nothing is missing and nothing is there twice.
+func TestAStormOnASmallDiskLosesNothing(t *testing.T) {
+	mount := t.TempDir()
+	if err := unix.Mount("kmodquery", mount, "tmpfs", 0, "size=2m,mode=0700"); err != nil {
+		if os.Getenv("CI") != "" {
+			require.NoError(t, err, "mount a tmpfs")
+		}
+		t.Skipf("needs the right to mount a tmpfs: %v", err)
+	}
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(mount, unix.MNT_DETACH)) })
+	var mu sync.Mutex
+	var said []string
+	report := func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		said = append(said, err.Error())
+	}
+	store, err := sqlite.Open(t.Context(), filepath.Join(mount, "state"), sqlite.Options{MaxEvents: 1_000_000, Report: report})
+	require.NoError(t, err)
+	const n = 20_000
+	recorder := collectors.NewRecorder(store, report, collectors.Options{Sources: []collectors.Source{&storm{n}}, SideBySide: true})
+	plugins := tables.Plugins(tables.Config{Store: store, Recorder: recorder})
+	recorder.Start(t.Context())
+
+	var waiting, shed int
+	var row map[string]string
+	require.Eventually(t, func() bool {
+		row = generate(t, plugins, "kernel_module_sensors")[0]
+		_, rest, ok := strings.Cut(row["store_reason"], "; make room on the file system of "+filepath.Join(mount, "state")+"; ")
+		if !ok {
+			return false
+		}
+		_, err := fmt.Sscanf(rest, "%d events wait in memory, %d were shed", &waiting, &shed)
+		return err == nil && waiting > n/2
+	}, time.Minute, 100*time.Millisecond, "%v", row)
+	require.Equal(t, "active", row["state"])
+	require.Contains(t, row["store_reason"], "store: disk full; make room")
+	require.NotEqual(t, "0", row["store_errors"])
+	require.Zero(t, shed)
+	stored := len(generate(t, plugins, "kernel_module_events"))
+	require.Positive(t, stored)
+	require.Less(t, stored, n)
+
+	require.NoError(t, unix.Mount("kmodquery", mount, "tmpfs", unix.MS_REMOUNT, "size=256m"))
+	require.Eventually(t, func() bool { return len(generate(t, plugins, "kernel_module_events")) == n }, time.Minute, 100*time.Millisecond)
+	for i, row := range generate(t, plugins, "kernel_module_events") {
+		require.Equal(t, fmt.Sprintf("m%d", n-1-i), row["name"])
+	}
+	row = generate(t, plugins, "kernel_module_sensors")[0]
+	require.NotContains(t, row, "store_reason")
+	require.Equal(t, "0", row["shed"])
+	require.NoError(t, recorder.Close())
+	require.NoError(t, store.Close())
+	require.Len(t, said, 2, "once, and once that it is over")
+	require.Contains(t, said[0], "disk full")
+	require.Contains(t, said[1], "the store takes events again")
+}
+
+// generate asks one of the tables for all that it has.
+func generate(t *testing.T, plugins []osquery.OsqueryPlugin, table string) []map[string]string {
+	t.Helper()
+	for _, plugin := range plugins {
+		if plugin.Name() == table {
+			response := plugin.Call(context.Background(), map[string]string{"action": "generate", "context": "{}"})
+			require.EqualValues(t, 0, response.Status.Code, response.Status.Message)
+			return response.Response
+		}
+	}
+	t.Fatalf("there is no table %s", table)
+	return nil
+}

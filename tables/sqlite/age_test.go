@@ -1,0 +1,141 @@
+package sqlite
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// A clock is a host's: a wall clock that anybody sets and what really elapses.
+type clock struct {
+	wall    time.Time
+	elapsed time.Duration
+}
+
+func (c *clock) pass(d time.Duration) { c.wall, c.elapsed = c.wall.Add(d), c.elapsed+d }
+
+func (c *clock) options(maxAge time.Duration) Options {
+	return Options{
+		MaxAge: maxAge, Now: func() time.Time { return c.wall },
+		elapsed: func() time.Duration { return c.elapsed },
+	}
+}
+
+func TestAgeFollowsNoLeap(t *testing.T) {
+	const day, year = 24 * time.Hour, 365 * 24 * time.Hour
+	start := time.Unix(1_790_000_000, 0)
+	type step struct{ real, leap time.Duration }
+	for name, test := range map[string]struct {
+		steps []step
+		want  time.Duration // how far the present has gone, by the clock for ages
+	}{
+		"no leap":                    {[]step{{day, 0}, {day, 0}}, 2 * day},
+		"a small leap":               {[]step{{day, 8 * day}}, 9 * day},
+		"a leap ahead":               {[]step{{time.Hour, 10 * year}}, time.Hour},
+		"and back":                   {[]step{{time.Hour, 10 * year}, {time.Hour, -10 * year}}, 2 * time.Hour},
+		"a leap that lasts":          {[]step{{0, 10 * year}, {settleFor, 0}}, settleFor + 10*year},
+		"leap upon leap":             {[]step{{0, 10 * year}, {settleFor / 2, 10 * year}, {settleFor / 2, 10 * year}}, settleFor},
+		"a leap back":                {[]step{{time.Hour, -10 * year}}, time.Hour - 10*year},
+		"back and forth":             {[]step{{0, -10 * year}, {time.Hour, 10 * year}}, time.Hour - 10*year},
+		"back, forth, and some time": {[]step{{0, -10 * year}, {time.Hour, 10 * year}, {settleFor, 0}}, time.Hour + settleFor},
+	} {
+		t.Run(name, func(t *testing.T) {
+			age, wall, elapsed := newAgeClock(time.Time{}, 90*day), start, time.Duration(0)
+			require.Equal(t, start, age.now(wall, elapsed), "who knows nothing believes")
+			var now time.Time
+			for _, step := range test.steps {
+				elapsed += step.real
+				wall = wall.Add(step.real + step.leap)
+				now = age.now(wall, elapsed)
+			}
+			require.Equal(t, start.Add(test.want), now)
+		})
+	}
+}
+
+// A clock that is years ahead while events are stored, and then set right, costs
+// no event, across restarts too.
+func TestAClockThatJumpsDeletesNothing(t *testing.T) {
+	const day, year = 24 * time.Hour, 365 * 24 * time.Hour
+	for name, restart := range map[string]bool{"in one process": false, "with restarts": true} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			c := &clock{wall: time.Unix(1_790_000_000, 0)}
+			s, err := Open(context.Background(), dir, c.options(90*day))
+			require.NoError(t, err)
+			defer func() { require.NoError(t, s.Close()) }()
+			want := 0
+			tell := func() {
+				t.Helper()
+				if restart {
+					require.NoError(t, s.Close())
+					c.elapsed = 0
+					s, err = Open(context.Background(), dir, c.options(90*day))
+					require.NoError(t, err)
+				}
+				c.pass(time.Minute)
+				require.NoError(t, s.Append(context.Background(), []kmodquery.Event{{Time: c.wall.Unix()}}))
+				require.NoError(t, s.Expire(context.Background()))
+				want++
+				require.Len(t, read(t, s, kmodquery.Filter{}), want)
+			}
+			tell()
+			for range 5 {
+				c.wall = c.wall.Add(20 * year)
+				tell()
+				tell()
+				c.wall = c.wall.Add(-20 * year)
+				tell()
+				c.wall = c.wall.Add(-20 * year)
+				tell()
+				c.wall = c.wall.Add(20 * year)
+				tell()
+			}
+			// The right time goes on, and in the end all is too old.
+			for range 200 {
+				c.pass(day)
+				require.NoError(t, s.Expire(context.Background()))
+			}
+			kept := read(t, s, kmodquery.Filter{})
+			require.Less(t, len(kept), want)
+		})
+	}
+}
+
+// A store of an earlier version has noted no time: its last event stands for it.
+func TestTheLastEventIsAFirstClock(t *testing.T) {
+	dir := t.TempDir()
+	c := &clock{wall: time.Unix(1_790_000_000, 0)}
+	s, err := Open(context.Background(), dir, Options{})
+	require.NoError(t, err)
+	require.NoError(t, s.Append(context.Background(), []kmodquery.Event{{Time: c.wall.Unix()}}))
+	require.NoError(t, s.Close())
+
+	c.wall = c.wall.Add(20 * 365 * 24 * time.Hour)
+	s = openIn(t, dir, c.options(90*24*time.Hour))
+	require.NoError(t, s.Expire(context.Background()))
+	require.Len(t, read(t, s, kmodquery.Filter{}), 1)
+	c.pass(settleFor)
+	require.NoError(t, s.Expire(context.Background()))
+	require.Empty(t, read(t, s, kmodquery.Filter{}))
+}
+
+// Bounds are looked at every minute though the clock stepped back by years.
+func TestAStepBackDoesNotEndExpiry(t *testing.T) {
+	c := &clock{wall: time.Unix(1_790_000_000, 0)}
+	o := c.options(0)
+	o.MaxEvents = 1
+	s := openStore(t, o)
+	one := make([]kmodquery.Event, 1)
+	require.NoError(t, s.Append(context.Background(), one))
+	c.wall = c.wall.Add(-10 * 365 * 24 * time.Hour)
+	for range 5 {
+		require.NoError(t, s.Append(context.Background(), one))
+		c.pass(expiryInterval)
+	}
+	require.Len(t, read(t, s, kmodquery.Filter{}), 2)
+}

@@ -1,0 +1,146 @@
+package sqlite
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// stranger is a user that this process does not run as.
+const stranger = 54321
+
+func TestWhoseFolderAndFilesTheyAre(t *testing.T) {
+	write := func(t *testing.T, path string) {
+		t.Helper()
+		require.NoError(t, os.WriteFile(path, nil, 0o600))
+	}
+	for name, test := range map[string]struct {
+		prepare func(t *testing.T, dir string)
+		want    string // with %s for the folder
+		asRoot  bool
+	}{
+		"everybody may write to it": {func(t *testing.T, dir string) { require.NoError(t, os.Chmod(dir, 0o777)) },
+			"others may write to %[1]s (mode 0777); give it mode 0700 or choose another state folder", false},
+		"a group may": {func(t *testing.T, dir string) { require.NoError(t, os.Chmod(dir, 0o770)) },
+			"others may write to %[1]s (mode 0770); give it mode 0700 or choose another state folder", false},
+		"as in /tmp": {func(t *testing.T, dir string) { require.NoError(t, os.Chmod(dir, 0o777|os.ModeSticky)) },
+			"others may write to %[1]s (mode 0777); give it mode 0700 or choose another state folder", false},
+		"it is another user's": {func(t *testing.T, dir string) { require.NoError(t, os.Chown(dir, stranger, -1)) },
+			"%[1]s belongs to user 54321; give it to user 0 or choose another state folder", true},
+		"the database is another user's": {func(t *testing.T, dir string) {
+			write(t, filepath.Join(dir, "events.db"))
+			require.NoError(t, os.Chown(filepath.Join(dir, "events.db"), stranger, -1))
+		}, "%[1]s/events.db belongs to user 54321; give it to user 0 or choose another state folder", true},
+		"the log is": {func(t *testing.T, dir string) {
+			write(t, filepath.Join(dir, "events.db-wal"))
+			require.NoError(t, os.Chown(filepath.Join(dir, "events.db-wal"), stranger, -1))
+		}, "%[1]s/events.db-wal belongs to user 54321; give it to user 0 or choose another state folder", true},
+		"the database is a link": {func(t *testing.T, dir string) {
+			write(t, filepath.Join(dir, "elsewhere"))
+			require.NoError(t, os.Symlink("elsewhere", filepath.Join(dir, "events.db")))
+		}, "%[1]s/events.db cannot be opened: it is a link; move it away or choose another state folder", false},
+		"the log is a link": {func(t *testing.T, dir string) {
+			require.NoError(t, os.Symlink("/etc/passwd", filepath.Join(dir, "events.db-wal")))
+		}, "%[1]s/events.db-wal cannot be opened: it is a link; move it away or choose another state folder", false},
+		"the lock is a link": {func(t *testing.T, dir string) {
+			require.NoError(t, os.Symlink("/etc/shadow", filepath.Join(dir, "lock")))
+		}, "%[1]s/lock cannot be opened: it is a link; move it away or choose another state folder", false},
+		"an unfinished database is a link": {func(t *testing.T, dir string) {
+			require.NoError(t, os.Symlink("/etc/shadow", filepath.Join(dir, "events.db.new")))
+		}, "%[1]s/events.db.new cannot be opened: it is a link; move it away or choose another state folder", false},
+		"the database has another name": {func(t *testing.T, dir string) {
+			write(t, filepath.Join(dir, "elsewhere"))
+			require.NoError(t, os.Link(filepath.Join(dir, "elsewhere"), filepath.Join(dir, "events.db")))
+		}, "%[1]s/events.db has other names; move it away or choose another state folder", false},
+		"the database is a socket": {func(t *testing.T, dir string) {
+			listener, err := net.Listen("unix", filepath.Join(dir, "events.db"))
+			require.NoError(t, err)
+			t.Cleanup(func() { listener.Close() })
+		}, "%[1]s/events.db cannot be opened: it is a special file; move it away or choose another state folder", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if test.asRoot && os.Geteuid() != 0 {
+				t.Skip("only root gives files away")
+			}
+			dir, err := os.MkdirTemp("", "state")
+			require.NoError(t, err)
+			t.Cleanup(func() { os.RemoveAll(dir) })
+			test.prepare(t, dir)
+			before, err := os.ReadDir(dir)
+			require.NoError(t, err)
+			_, err = Open(context.Background(), dir, Options{})
+			require.EqualError(t, err, "open event store: "+fmt.Sprintf(test.want, dir))
+			after, err := os.ReadDir(dir)
+			require.NoError(t, err)
+			require.Equal(t, before, after, "nothing was made there")
+		})
+	}
+}
+
+func TestALinkToTheFolder(t *testing.T) {
+	parent := t.TempDir()
+	target, link := filepath.Join(parent, "target"), filepath.Join(parent, "link")
+	require.NoError(t, os.Mkdir(target, 0o700))
+	require.NoError(t, os.Symlink("target", link))
+	s, err := Open(context.Background(), link, Options{})
+	require.NoError(t, err, "one's own is one's own affair")
+	status, err := s.Status(context.Background())
+	require.NoError(t, err)
+	require.Equal(t, filepath.Join(target, databaseName), status.Path)
+	require.NoError(t, s.Close())
+
+	require.NoError(t, os.Chmod(target, 0o777))
+	_, err = Open(context.Background(), link, Options{})
+	require.ErrorContains(t, err, "others may write to "+target)
+	require.NoError(t, os.Chmod(target, 0o700))
+
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	require.NoError(t, os.Lchown(link, stranger, -1))
+	_, err = Open(context.Background(), link, Options{})
+	require.EqualError(t, err, "open event store: "+link+" belongs to user 54321; give it to user 0 or choose another state folder")
+}
+
+func TestModesArePutRight(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	s, err := Open(context.Background(), dir, Options{})
+	require.NoError(t, err)
+	require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 1)))
+	require.NoError(t, s.Close())
+	damaged := filepath.Join(dir, "events.db.damaged-20260101T000000Z")
+	require.NoError(t, os.WriteFile(damaged, nil, 0o600))
+	mode := func(path string) os.FileMode {
+		info, err := os.Stat(path)
+		require.NoError(t, err)
+		return info.Mode().Perm()
+	}
+	loosen := func() {
+		require.NoError(t, os.Chmod(dir, 0o755))
+		for _, name := range []string{databaseName, lockName, filepath.Base(damaged)} {
+			require.NoError(t, os.Chmod(filepath.Join(dir, name), 0o664))
+		}
+	}
+	loosen()
+	s = openIn(t, dir, Options{})
+	require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 1)))
+	require.Equal(t, os.FileMode(0o700), mode(dir))
+	for _, name := range []string{databaseName, databaseName + "-wal", databaseName + "-shm", lockName, filepath.Base(damaged)} {
+		require.Equal(t, os.FileMode(0o600), mode(filepath.Join(dir, name)), name)
+	}
+
+	// A folder that is for more than this keeps its mode.
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "notes"), nil, 0o644))
+	loosen()
+	openIn(t, dir, Options{})
+	require.Equal(t, os.FileMode(0o755), mode(dir))
+	require.Equal(t, os.FileMode(0o644), mode(filepath.Join(dir, "notes")))
+	require.Equal(t, os.FileMode(0o600), mode(filepath.Join(dir, databaseName)))
+}
