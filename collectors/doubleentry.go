@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,6 +40,9 @@ const (
 	// memoryAfter is how much later memory without a name must still be there:
 	// the kernel frees that of a module late.
 	memoryAfter = 10 * time.Second
+	// maxMemory bounds the regions without a name that are remembered. Beyond it
+	// all are forgotten, and told of again.
+	maxMemory = 4096
 	// wholeEvery is how often everything is looked at, though what costs
 	// little shows nothing new.
 	wholeEvery = time.Minute
@@ -490,6 +494,9 @@ func (d *doubleEntry) write(f difference) {
 			e.Miss("name")
 		}
 		if key := memoryKey(&f.module); slices.Contains(f.module.Views, kmodquery.ViewVmallocinfo) && key != "" {
+			if len(d.memory) >= maxMemory {
+				clear(d.memory)
+			}
 			d.memory[key] = true
 		}
 	case kmodquery.EventModulePresent:
@@ -510,6 +517,7 @@ func (d *doubleEntry) write(f difference) {
 	}
 	d.mu.Unlock()
 	d.mu.Lock()
+	maps.DeleteFunc(d.pending, func(_ string, written time.Time) bool { return time.Since(written) >= pendingFor })
 	d.pending[f.subject()] = time.Now()
 	d.mu.Unlock()
 	d.emit(e)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/linux/auditlog"
+	"github.com/kmodquery/kmodquery/test/leak"
 )
 
 // An auditWriter writes a log as the audit daemon does.
@@ -31,6 +32,7 @@ type auditWriter struct {
 
 func newAuditWriter(t testing.TB) *auditWriter {
 	t.Helper()
+	leak.Check(t)
 	w := &auditWriter{t: t, path: filepath.Join(t.TempDir(), "audit.log")}
 	w.create()
 	return w

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery/test/leak"
 )
 
 // A logWriter is a daemon that writes numbered lines to a log.
@@ -23,6 +25,7 @@ type logWriter struct {
 }
 
 func newLogWriter(t *testing.T) *logWriter {
+	leak.Check(t)
 	w := &logWriter{t: t, path: filepath.Join(t.TempDir(), "log")}
 	w.reopen()
 	t.Cleanup(func() { w.file.Close() })
@@ -196,6 +199,7 @@ func TestFollowLooksBackIntoOlderFiles(t *testing.T) {
 
 	r := &logReader{w: w, next: 10}
 	r.follower = newFollower(w.path, filePlace{}, time.Now().Add(time.Hour), func() { r.lost++ })
+	defer r.close()
 	r.catchesUp()
 }
 

@@ -25,6 +25,9 @@ const (
 	// maxJobs bounds the images that wait to be read. What is beyond is given
 	// up.
 	maxJobs = 256
+	// maxWanted bounds the images that are wanted while the ring is not read to
+	// its end. What is beyond is given up.
+	maxWanted = 4096
 	// retryRead is the pause after a read that failed.
 	retryRead = 10 * time.Millisecond
 )
@@ -105,8 +108,14 @@ func newImages(programs *bpf.Programs, took func(*bpf.Chunk), done func(string, 
 // ring.
 func (i *images) want(w wantedImage) error {
 	i.mu.Lock()
-	i.wanted = append(i.wanted, w)
+	isFull := len(i.wanted) >= maxWanted
+	if !isFull {
+		i.wanted = append(i.wanted, w)
+	}
 	i.mu.Unlock()
+	if isFull {
+		i.done(w.loadID, noEvidence())
+	}
 	return i.wake()
 }
 

@@ -312,3 +312,18 @@ func TestEvidenceOfBytes(t *testing.T) {
 	require.Equal(t, "sha256", read.facts.SignatureHash)
 	require.NotEmpty(t, read.facts.SignatureKeyID)
 }
+
+// A ring that is never read to its end keeps no more images waiting than this.
+func TestImagesBoundWhatIsWanted(t *testing.T) {
+	given := 0
+	i := newImages(nil, func(_ string, found evidence) {
+		given++
+		require.Contains(t, found.facts.Missing, "sha256")
+	})
+	i.wake = func() error { return nil }
+	for tid := range uint32(maxWanted + 10) {
+		require.NoError(t, i.want(wantedOf(tid)))
+	}
+	require.Equal(t, 10, given)
+	require.Len(t, i.wanted, maxWanted)
+}

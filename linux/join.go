@@ -24,6 +24,10 @@ const (
 	// maxAttempts bounds the attempts remembered at once. The oldest is
 	// forgotten first; its later events lack what it knew.
 	maxAttempts = 4096
+	// maxHeldEvents bounds the events of one attempt that are held. Beyond it
+	// nothing of the attempt is held back any more: an init that reads firmware
+	// without end has no more to tell.
+	maxHeldEvents = 64
 )
 
 // A joiner gives every event of a load attempt what the attempt's other events
@@ -106,7 +110,7 @@ func (j *joiner) add(e kmodquery.Event, now time.Time) {
 	a.learn(e)
 	a.held = append(a.held, e)
 	switch {
-	case a.givenUp:
+	case a.givenUp, len(a.held) >= maxHeldEvents:
 		j.giveUp(a)
 	case a.live && a.line == &j.loading:
 		j.join(&j.running, a, now.Add(initPatience))

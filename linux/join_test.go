@@ -492,3 +492,22 @@ func TestJoinTellsWhenPatienceWithAnImageEnds(t *testing.T) {
 		require.Equal(t, []string{"security_kernel_load_data", "module_load", "init_module"}, written)
 	})
 }
+
+// A module's init may have the kernel read files without end, while its image is
+// still being read.
+func TestJoinBoundsWhatAnAttemptHolds(t *testing.T) {
+	r := newRecorded()
+	r.add(readFile, start)
+	r.expectImage("a")
+	firmware := kmodquery.Event{EventName: kmodquery.EventSecurityKernelReadFile, LoadID: "a", Type: "firmware", Path: "/lib/firmware/x"}
+	for range 1000 {
+		r.add(firmware, start)
+		require.Less(t, len(r.attempts["a"].held), maxHeldEvents)
+	}
+	require.Len(t, r.events, 1001, "all of them are told of")
+	r.add(load, start)
+	r.add(returned(kmodquery.EventFinitModule, 0), start)
+	require.Len(t, r.events, 1003)
+	require.Equal(t, "x", r.events[1002].Name)
+	require.Empty(t, r.attempts)
+}

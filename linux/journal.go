@@ -406,18 +406,19 @@ func readLines(ctx context.Context, from io.Reader, to chan<- []byte, skipped fu
 
 // A limited is a buffer that drops what goes beyond a limit.
 type limited struct {
-	bytes.Buffer
-	limit int
+	// Not embedded: its ReadFrom, which os/exec prefers, knows no limit.
+	buffer bytes.Buffer
+	limit  int
 }
 
 func (l *limited) Write(b []byte) (int, error) {
-	l.Buffer.Write(b[:max(0, min(len(b), l.limit-l.Len()))])
+	l.buffer.Write(b[:max(0, min(len(b), l.limit-l.buffer.Len()))])
 	return len(b), nil
 }
 
 // said is what a program complained of, as the end of an error.
 func (l *limited) said() string {
-	text := oneLine(errors.New(l.String()))
+	text := oneLine(errors.New(l.buffer.String()))
 	if text == "" {
 		return ""
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/test/leak"
 )
 
 // A fakeJournal is a script in journalctl's place. It says the last line of the
@@ -33,6 +34,7 @@ type fakeJournal struct {
 }
 
 func newFakeJournal(t *testing.T, follow string) *fakeJournal {
+	leak.Check(t)
 	j := &fakeJournal{t: t, dir: t.TempDir()}
 	script := filepath.Join(j.dir, "journalctl")
 	require.NoError(t, os.WriteFile(script, []byte("#!/bin/sh\ncd "+j.dir+"\n"+`

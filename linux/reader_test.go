@@ -11,6 +11,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/bpf"
+	"github.com/kmodquery/kmodquery/test/leak"
 )
 
 // reading is a reader with what it emitted and the images that it wanted.
@@ -23,6 +24,7 @@ type reading struct {
 }
 
 func newReading(t *testing.T) *reading {
+	leak.Check(t)
 	r := &reading{t: t, counts: newFakeCounts()}
 	r.reader = newReader(translate, r.counts, newCustody(), func(e kmodquery.Event) { r.events = append(r.events, e) })
 	r.want = func(w wantedImage) error {

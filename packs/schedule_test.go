@@ -17,6 +17,7 @@ import (
 	"github.com/kmodquery/kmodquery/tables"
 	"github.com/kmodquery/kmodquery/tables/signatures"
 	"github.com/kmodquery/kmodquery/tables/sqlite"
+	"github.com/kmodquery/kmodquery/test/leak"
 	"github.com/kmodquery/kmodquery/test/osqueryhost"
 )
 
@@ -56,6 +57,7 @@ const replyBytes = 1 << 20
 
 func newExtension(t *testing.T) *extension {
 	t.Helper()
+	leak.Check(t)
 	store, err := sqlite.Open(t.Context(), t.TempDir(), sqlite.Options{})
 	require.NoError(t, err)
 	t.Cleanup(func() { store.Close() })
@@ -133,6 +135,7 @@ func start(t *testing.T, dir string) *osqueryhost.Host { return startOn(t, "linu
 
 func startOn(t *testing.T, platform, dir string) *osqueryhost.Host {
 	t.Helper()
+	leak.Check(t)
 	host, err := osqueryhost.Start(t.Context(), osqueryhost.Options{Dir: dir, Interval: -1, Platform: platform, HostIdentifier: "host"})
 	require.NoError(t, err)
 	t.Cleanup(func() { host.Close() })

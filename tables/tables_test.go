@@ -12,6 +12,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/tables/signatures"
 	"github.com/kmodquery/kmodquery/tables/sqlite"
+	"github.com/kmodquery/kmodquery/test/leak"
 )
 
 func ptr[T any](v T) *T { return &v }
@@ -37,6 +38,7 @@ func (r *recorder) Sensors() []kmodquery.Sensor { return r.sensors }
 
 func openStore(t testing.TB) *sqlite.Store {
 	t.Helper()
+	leak.Check(t)
 	store, err := sqlite.Open(context.Background(), t.TempDir(), sqlite.Options{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close()) })

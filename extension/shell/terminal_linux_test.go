@@ -95,6 +95,7 @@ func (x *terminal) enter(keys string) {
 
 func start(t *testing.T, history string) (*terminal, *exec.Cmd) {
 	t.Helper()
+	leak.Check(t)
 	person, program := openTerminal(t)
 	shell := exec.CommandContext(t.Context(), os.Args[0])
 	shell.Env = append(os.Environ(), historyVariable+"="+history, "TERM=xterm")

@@ -16,10 +16,12 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/test/hostile"
+	"github.com/kmodquery/kmodquery/test/leak"
 )
 
 func open(t *testing.T) *sql.DB {
 	t.Helper()
+	leak.Check(t)
 	db, err := sql.Open("sqlite", ":memory:")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })

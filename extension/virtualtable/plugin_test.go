@@ -9,6 +9,8 @@ import (
 
 	"github.com/osquery/osquery-go/gen/osquery"
 	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery/test/leak"
 )
 
 // recorder is a plugin that answers every request with the same rows and keeps
@@ -75,6 +77,7 @@ func route(name, kind, op string) map[string]string {
 
 func open(t *testing.T, plugins ...Plugin) *sql.DB {
 	t.Helper()
+	leak.Check(t)
 	db, err := Open(t.Context(), plugins...)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })

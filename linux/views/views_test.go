@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/test/leak"
 )
 
 // A tree is a copy of /proc and /sys: path to content, and folders by a path
@@ -31,6 +32,7 @@ func (files tree) write(t testing.TB, root string) {
 // newViews makes views of a copy, which look as fast as can be.
 func newViews(t testing.TB, files ...tree) *Views {
 	t.Helper()
+	leak.Check(t)
 	root := t.TempDir()
 	for _, f := range files {
 		f.write(t, root)

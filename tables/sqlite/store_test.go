@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/test/leak"
 )
 
 func openStore(t testing.TB, o Options) *Store {
@@ -24,6 +25,7 @@ func openStore(t testing.TB, o Options) *Store {
 
 func openIn(t testing.TB, dir string, o Options) *Store {
 	t.Helper()
+	leak.Check(t)
 	s, err := Open(context.Background(), dir, o)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })

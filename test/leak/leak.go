@@ -3,6 +3,7 @@ package leak
 import (
 	"fmt"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,12 +32,20 @@ func Run(m interface{ Run() int }, ignored ...goleak.Option) int {
 	return 0
 }
 
+// checked are the tests that Check was called for and that have not ended.
+var checked sync.Map
+
 // Check fails a test that leaves something behind at its end. It must come
 // before what the test cleans up by itself, and no other test may run meanwhile.
+// Of several calls in one test the first counts.
 func Check(t testing.TB) {
 	t.Helper()
+	if _, isChecked := checked.LoadOrStore(t, true); isChecked {
+		return
+	}
 	before, running := openFiles(), goleak.IgnoreCurrent()
 	t.Cleanup(func() {
+		checked.Delete(t)
 		if t.Failed() {
 			return
 		}

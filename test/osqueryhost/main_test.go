@@ -111,6 +111,7 @@ func row(at int, name string) map[string]string {
 // start runs a host that pings and polls only when it is told to.
 func start(t *testing.T, options osqueryhost.Options) *osqueryhost.Host {
 	t.Helper()
+	leak.Check(t)
 	if options.Dir == "" {
 		options.Dir = t.TempDir()
 	}

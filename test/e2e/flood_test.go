@@ -1,0 +1,113 @@
+//go:build linux
+
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery/test/vm"
+	"github.com/kmodquery/kmodquery/test/vm/guest"
+)
+
+const (
+	// floodTime is how long TestGuestMemoryUnderAFlood floods.
+	floodTime = 15 * time.Second
+	// floodImage is the size of the images that no module is in: the ring has room
+	// for one of them, and what is held in memory for six.
+	floodImage = 10 << 20
+	// floodMemory bounds what the extension may ever have had in memory.
+	floodMemory = 384 << 20
+)
+
+// TestGuestMemoryUnderAFlood has those who may load hand over as many bytes as
+// they can that are no module, and those who may not call all the time, while
+// modules come and go. Image bytes may be shed and denied calls are folded; no
+// load is lost, and memory and open files are bounded.
+func TestGuestMemoryUnderAFlood(t *testing.T) {
+	guest.Only(t)
+	if guest.Kernel() != "6.1" && guest.Kernel() != vm.Newest().String() {
+		t.Skip("runs on 6.1 and the newest kernel: what holds the memory is the same on all")
+	}
+	pid := shared(t).extension.PID()
+	before := latest(t)
+	const health = "SELECT state, lost, decode_errors, store_errors FROM kernel_module_sensors WHERE source = 'ebpf'"
+	sensor, files := query(t, health), openFiles(t, pid)
+	module, nonsense := image(t, "tcp_nv"), bytes.Repeat([]byte("x"), floodImage)
+	var loads, images, denied atomic.Int64
+	var flooding sync.WaitGroup
+	until := time.Now().Add(floodTime)
+	flooding.Go(func() {
+		for time.Now().Before(until) {
+			if err := guest.LoadImage(nonsense, ""); !errors.Is(err, unix.ENOEXEC) {
+				t.Errorf("init_module of nonsense: %v", err)
+				return
+			}
+			images.Add(1)
+		}
+	})
+	flooding.Go(func() {
+		unprivileged(t, func() {
+			for ; time.Now().Before(until); time.Sleep(floodPause) {
+				if err := guest.LoadImage(nonsense[:1], ""); !errors.Is(err, unix.EPERM) {
+					t.Errorf("init_module as nobody: %v", err)
+					return
+				}
+				denied.Add(1)
+			}
+		})
+	})
+	for time.Now().Before(until) && !t.Failed() {
+		if err := guest.LoadImage(module, ""); err != nil {
+			t.Errorf("init_module: %v", err)
+		}
+		loads.Add(1)
+		err := guest.Unload("tcp_nv")
+		for errors.Is(err, unix.EINTR) {
+			err = guest.Unload("tcp_nv")
+		}
+		if err != nil {
+			t.Errorf("delete_module: %v", err)
+		}
+	}
+	flooding.Wait()
+	require.False(t, t.Failed())
+
+	came := query(t, "SELECT count(*) AS n, count(DISTINCT load_id) AS attempts FROM kernel_module_events WHERE eid > %d AND event_name = 'module_load'", before)
+	n := strconv.FormatInt(loads.Load(), 10)
+	require.Equal(t, []map[string]string{{"n": n, "attempts": n}}, came)
+	refused := query(t, "SELECT count(*) AS n, count(sha256) AS hashed FROM kernel_module_events WHERE eid > %d AND event_name = 'init_module' AND error = 'ENOEXEC'", before)
+	require.Equal(t, strconv.FormatInt(images.Load(), 10), refused[0]["n"])
+	require.NotEqual(t, "0", refused[0]["hashed"], "no image at all was read")
+	folded := query(t, "SELECT count(*) AS \"rows\", sum(count) AS n FROM kernel_module_events WHERE eid > %d AND error = 'EPERM'", before)
+	require.Equal(t, strconv.FormatInt(denied.Load(), 10), folded[0]["n"])
+	require.Equal(t, sensor, query(t, health))
+	require.Eventually(t, func() bool { return openFiles(t, pid) <= files }, time.Minute, 100*time.Millisecond, "files of the extension left open")
+
+	now := status(t, path.Join("/proc", strconv.Itoa(pid)))
+	peak, err := strconv.ParseInt(strings.TrimSuffix(now["VmHWM"], " kB"), 10, 64)
+	require.NoError(t, err)
+	t.Logf("%d loads, %d images of %d MiB of which %s were hashed, %d denied calls in %s rows: the extension had %d MiB at most, has %s, and %s threads",
+		loads.Load(), images.Load(), floodImage>>20, refused[0]["hashed"], denied.Load(), folded[0]["rows"], peak>>10, now["VmRSS"], now["Threads"])
+	require.Less(t, peak<<10, int64(floodMemory))
+}
+
+// openFiles is how many files a process has open.
+func openFiles(t *testing.T, pid int) int {
+	t.Helper()
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	require.NoError(t, err)
+	return len(entries)
+}
