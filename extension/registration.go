@@ -236,6 +236,8 @@ func awaitLoss(ctx context.Context, c *config, uuid gen.ExtensionRouteUUID) erro
 		is, err := isListed(ctx, c, uuid)
 		var late net.Error
 		switch {
+		case ctx.Err() != nil:
+			return nil
 		case errors.As(err, &late) && late.Timeout():
 			// It is busy. While it is, it asks nothing and drops nothing.
 		case err != nil:

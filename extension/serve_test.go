@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log"
 	"net"
@@ -206,7 +207,9 @@ func TestAwaitOrphaned(t *testing.T) {
 	host := startHost(t)
 	gone := parent(-1)
 	_, orphaned := inBackground(t, func(ctx context.Context) error {
-		require.True(t, awaitOrphaned(ctx, gone, host.Socket()))
+		if !awaitOrphaned(ctx, gone, host.Socket()) {
+			return errors.New("it is no orphan")
+		}
 		return nil
 	})
 	select {
@@ -215,7 +218,7 @@ func TestAwaitOrphaned(t *testing.T) {
 	case <-time.After(2 * parentEvery):
 	}
 	require.NoError(t, host.Vanish())
-	<-orphaned
+	require.NoError(t, <-orphaned)
 
 	ctx, cancel := context.WithTimeout(t.Context(), 2*parentEvery)
 	defer cancel()
@@ -251,7 +254,6 @@ func TestServeRegistersAgainWhatOsqueryDropped(t *testing.T) {
 	stop, ended := inBackground(t, func(ctx context.Context) error { return serve(ctx, c, log.New(&report, "", 0)) })
 	for range 3 {
 		require.NoError(t, host.WaitForTable(t.Context(), "kernel_module_sensors"))
-		time.Sleep(2 * time.Duration(c.interval) * time.Second) // until it has seen itself listed
 		for uuid := range host.Extensions() {
 			require.True(t, host.DropExtension(uuid))
 		}

@@ -3,12 +3,15 @@
 package e2e
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,6 +32,12 @@ const (
 	// installed is where the unit has the extension.
 	installed = "/usr/lib/osquery/kmodquery.ext"
 )
+
+// unitCapabilities are those that the unit leaves.
+var unitCapabilities = []int{
+	unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_SYS_ADMIN, unix.CAP_AUDIT_CONTROL, unix.CAP_AUDIT_READ, unix.CAP_SYSLOG,
+	unix.CAP_DAC_READ_SEARCH, unix.CAP_SYS_PTRACE,
+}
 
 // unit returns the unit's file with the extension at another place.
 func unit(t *testing.T, extension string) string {
@@ -69,7 +78,7 @@ const serviceEnv = "KMODQUERY_SERVICE"
 // servicePackages are systemd with what it needs.
 var servicePackages = []string{
 	"systemd", "libsystemd-shared", "libsystemd0", "libcap2", "libacl1", "libblkid1", "libmount1", "libseccomp2",
-	"libselinux1", "libpcre2-8-0", "libcrypt1", "libaudit1", "libcap-ng0", "libpam0g", "libapparmor1", "libuuid1", "mount",
+	"libselinux1", "libpcre2-8-0", "libcrypt1", "libaudit1", "libcap-ng0", "libpam0g", "libapparmor1", "libuuid1", "mount", "libbpf1", "libelf1t64",
 }
 
 var servicePrograms = []string{
@@ -79,6 +88,7 @@ var servicePrograms = []string{
 	"/usr/lib/x86_64-linux-gnu/libkmod.so.2", "/usr/lib/x86_64-linux-gnu/libseccomp.so.2", "/usr/lib/x86_64-linux-gnu/libmount.so.1",
 	"/usr/lib/x86_64-linux-gnu/libaudit.so.1", "/usr/lib/x86_64-linux-gnu/libpam.so.0", "/usr/lib/x86_64-linux-gnu/libacl.so.1",
 	"/usr/lib/x86_64-linux-gnu/libblkid.so.1", "/usr/lib/x86_64-linux-gnu/libselinux.so.1",
+	"/usr/lib/x86_64-linux-gnu/libbpf.so.1",
 }
 
 const systemd = "/usr/lib/systemd/systemd"
@@ -121,7 +131,7 @@ func TestService(t *testing.T) {
 				Modules: []string{"nbd", "brd"},
 				Env:     []string{serviceEnv + "=1"},
 				Cmdline: []string{"systemd.unit=guest.target", "systemd.log_target=console", "systemd.show_status=1"},
-				Timeout: 10 * time.Minute,
+				Timeout: 8 * time.Minute,
 			})
 		})
 	}
@@ -129,13 +139,14 @@ func TestService(t *testing.T) {
 
 // serviceFiles make the guest's tests a service of its systemd.
 var serviceFiles = map[string]string{
+	"/home/.keep":                   "",
 	"/etc/machine-id":               "0123456789abcdef0123456789abcdef\n",
 	"/etc/modules-load.d/vm.conf":   "dummy\n",
 	"/etc/kmodquery/kmodquery.conf": "sources ebpf,audit,journal,kmsg\n",
 	// What systemctl enable would do.
 	"/etc/systemd/system/sysinit.target.d/vm.conf": "[Unit]\nWants=" + unitName + " systemd-modules-load.service systemd-journald.service " +
 		"sys-kernel-tracing.mount sys-kernel-debug.mount\n",
-	"/etc/systemd/system/" + unitName + ".d/vm.conf": "[Service]\nWatchdogSec=4\n",
+	"/etc/systemd/system/" + unitName + ".d/vm.conf": "[Service]\nWatchdogSec=20\nTimeoutAbortSec=2\n",
 	"/etc/systemd/system/guest.target":               "[Unit]\nRequires=basic.target guest.service\nAfter=basic.target\nAllowIsolate=yes\n",
 	"/etc/systemd/system/guest.service": "[Unit]\nAfter=basic.target\n[Service]\nExecStart=/init\nEnvironment=" + guest.ServiceEnv + "=1\n" +
 		"StandardOutput=tty\nStandardError=tty\nTTYPath=/dev/console\n",
@@ -171,18 +182,166 @@ func becomeSystemd() error {
 	return syscall.Exec(systemd, []string{systemd}, []string{"PATH=/usr/sbin:/usr/bin", "container="})
 }
 
+// show returns a property of a unit.
+func show(t *testing.T, name, property string) string {
+	t.Helper()
+	out, err := exec.Command("systemctl", "show", "-P", property, name).Output()
+	require.NoError(t, err)
+	return strings.TrimSpace(string(out))
+}
+
+func systemctl(t *testing.T, args ...string) {
+	t.Helper()
+	out, err := exec.Command("systemctl", args...).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
+
+// ask asks the store that the service records into.
+func ask(t *testing.T, sql string) (rows []map[string]string) {
+	t.Helper()
+	cmd := exec.Command(installed, "query", "--format", "json", sql)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(out, &rows))
+	return rows
+}
+
+// sensors is what each source of the service says of itself.
+func sensors(t *testing.T) (states map[string]string) {
+	t.Helper()
+	states = map[string]string{}
+	for _, row := range ask(t, "SELECT source, state, reason, hooks, role FROM kernel_module_sensors") {
+		require.Equal(t, "reader", row["role"], "somebody else records")
+		states[row["source"]] = row["state"] + " " + row["hooks"]
+		if row["state"] != "active" || row["source"] == "procfs" {
+			states[row["source"]] += " " + row["reason"]
+		}
+	}
+	return states
+}
+
 func TestGuestService(t *testing.T) {
 	guest.Only(t)
 	if os.Getenv(serviceEnv) == "" {
 		t.Skip("runs in the VMs that TestService boots, with a real systemd")
 	}
-	out, err := exec.Command("systemctl", "--no-pager", "status", unitName).CombinedOutput()
-	t.Logf("%s (%v)", out, err)
-	out, _ = exec.Command("journalctl", "--no-pager", "-u", unitName, "-u", "systemd-modules-load").CombinedOutput()
-	t.Logf("%s", out)
-	out, _ = exec.Command(installed, "query", "SELECT source, state, reason, hooks FROM kernel_module_sensors").CombinedOutput()
-	t.Logf("%s", out)
-	out, _ = exec.Command(installed, "query", "SELECT event_name, source, name, process_path, reason FROM kernel_module_events").CombinedOutput()
-	t.Logf("%s", out)
-	t.Fatal("look")
+	t.Cleanup(func() {
+		if t.Failed() {
+			out, _ := exec.Command("journalctl", "--no-pager", "-u", unitName).CombinedOutput()
+			t.Logf("%s", out)
+		}
+	})
+	require.Equal(t, "active", show(t, unitName, "ActiveState"))
+	require.Equal(t, "recording: ebpf is active, audit is active, journal is active, kmsg is active, procfs is active", show(t, unitName, "StatusText"))
+
+	t.Run("early", func(t *testing.T) {
+		ready, err := strconv.Atoi(show(t, unitName, "ActiveEnterTimestampMonotonic"))
+		require.NoError(t, err)
+		loads, err := strconv.Atoi(show(t, "systemd-modules-load.service", "ExecMainStartTimestampMonotonic"))
+		require.NoError(t, err)
+		require.Less(t, ready, loads)
+		require.Equal(t, []map[string]string{{
+			"event_name": "module_load", "process_path": "/usr/lib/systemd/systemd-modules-load", "missing": "", "hash_source": "kernel",
+		}}, ask(t, "SELECT event_name, process_path, ifnull(missing, '') AS missing, hash_source FROM kernel_module_events "+
+			"WHERE source = 'ebpf' AND name = 'dummy' AND event_name = 'module_load'"))
+	})
+	t.Run("restricted", func(t *testing.T) { testRestrictions(t, show(t, unitName, "MainPID")) })
+	t.Run("files", testServiceFiles)
+	t.Run("as good as without restrictions", func(t *testing.T) {
+		restricted := sensors(t)
+		systemctl(t, "stop", unitName)
+		require.Equal(t, "success", show(t, unitName, "Result"))
+		require.Equal(t, "0", show(t, unitName, "ExecMainStatus"))
+		recorder := exec.Command(installed, "record")
+		recorder.Stderr = os.Stderr
+		require.NoError(t, recorder.Start())
+		free := map[string]string{}
+		require.Eventually(t, func() bool {
+			_, err := os.Stat("/var/lib/kmodquery/recorder.sock")
+			if err == nil {
+				free = sensors(t)
+			}
+			return len(free) == len(restricted) && !strings.Contains(fmt.Sprint(free), "standby")
+		}, time.Minute, time.Second)
+		require.NoError(t, recorder.Process.Signal(unix.SIGTERM))
+		require.NoError(t, recorder.Wait())
+		require.Equal(t, free, restricted)
+		systemctl(t, "start", unitName)
+	})
+	t.Run("watchdog", func(t *testing.T) {
+		require.Equal(t, "0", show(t, unitName, "NRestarts"))
+		before := show(t, unitName, "MainPID")
+		pid, err := strconv.Atoi(before)
+		require.NoError(t, err)
+		require.NoError(t, unix.Kill(pid, unix.SIGSTOP))
+		require.Eventually(t, func() bool {
+			return show(t, unitName, "NRestarts") == "1" && show(t, unitName, "ActiveState") == "active"
+		}, 2*time.Minute, time.Second)
+		require.NotEqual(t, before, show(t, unitName, "MainPID"))
+		require.Eventually(t, func() bool { return strings.Contains(show(t, unitName, "StatusText"), "ebpf is active") },
+			time.Minute, time.Second, "ebpf does not come back")
+	})
+}
+
+// testRestrictions looks at the process that the unit made: that systemd could
+// do what the unit asks for.
+func testRestrictions(t *testing.T, pid string) {
+	status := read(t, "/proc/"+pid+"/status")
+	require.Contains(t, status, "\nNoNewPrivs:\t1\n")
+	require.Contains(t, status, "\nSeccomp:\t2\n")
+	var mask uint64
+	for _, capability := range unitCapabilities {
+		mask |= 1 << capability
+	}
+	require.Contains(t, status, fmt.Sprintf("\nCapEff:\t%016x\n", mask))
+	require.Contains(t, status, fmt.Sprintf("\nCapBnd:\t%016x\n", mask))
+	// mountinfo has a mount's place and options in its fields 5 and 6. The last
+	// one at a place is what is seen.
+	mounts := map[string]string{}
+	for line := range strings.Lines(read(t, "/proc/"+pid+"/mountinfo")) {
+		fields := strings.Fields(line)
+		mounts[fields[4]], _, _ = strings.Cut(fields[5], ",")
+	}
+	for place, want := range map[string]string{
+		"/": "ro", "/proc/sys": "ro", "/sys": "ro", "/sys/fs/cgroup": "ro", "/home": "ro",
+		"/sys/fs/bpf": "rw", "/var/lib/kmodquery": "rw",
+	} {
+		require.Equal(t, want, mounts[place], place)
+	}
+	info, err := os.Stat("/var/lib/kmodquery")
+	require.NoError(t, err)
+	require.Equal(t, os.ModeDir|0o700, info.Mode())
+	require.Equal(t, "max", strings.TrimSpace(read(t, "/sys/fs/cgroup/system.slice/kmodquery.service/memory.high")))
+	require.Equal(t, "536870912", strings.TrimSpace(read(t, "/sys/fs/cgroup/system.slice/kmodquery.service/memory.max")))
+}
+
+// testServiceFiles loads from where only its user can look, with the image from
+// the kernel, and then from the file.
+func testServiceFiles(t *testing.T) {
+	for _, place := range []string{"/tmp", "/home"} {
+		for _, from := range []string{"kernel", "file"} {
+			t.Run(from+place, func(t *testing.T) {
+				limit := ""
+				if from == "file" {
+					limit = "image-limit 0\n"
+				}
+				require.NoError(t, os.WriteFile("/etc/kmodquery/kmodquery.conf", []byte(serviceFiles["/etc/kmodquery/kmodquery.conf"]+limit), 0o644))
+				systemctl(t, "restart", unitName)
+				dir := filepath.Join(place, "user", from)
+				require.NoError(t, os.MkdirAll(dir, 0o700))
+				path := filepath.Join(dir, "nbd.ko")
+				content := image(t, "nbd")
+				require.NoError(t, os.WriteFile(path, content, 0o600))
+				require.NoError(t, os.Chown(path, ordinaryUser, ordinaryUser))
+				require.NoError(t, os.Chown(dir, ordinaryUser, ordinaryUser))
+				out, err := exec.Command("insmod", path).CombinedOutput()
+				require.NoError(t, err, "%s", out)
+				defer guest.Unload("nbd")
+				require.Equal(t, []map[string]string{{"sha256": fmt.Sprintf("%x", sha256.Sum256(content)), "hash_source": from, "missing": ""}},
+					ask(t, "SELECT sha256, hash_source, ifnull(missing, '') AS missing FROM kernel_module_events "+
+						"WHERE event_name = 'module_load' AND source = 'ebpf' AND path = '"+path+"'"))
+			})
+		}
+	}
 }

@@ -97,16 +97,18 @@ func (w *programFiles) add(guestPath string) error {
 		return fmt.Errorf("read the libraries of %s: %w", guestPath, err)
 	}
 	for _, name := range needed {
-		if err := w.library(file, name); err != nil {
+		if err := w.library(file, path.Dir(guestPath), name); err != nil {
 			return fmt.Errorf("%w (needed by %s)", err, guestPath)
 		}
 	}
 	return nil
 }
 
-// library adds a library from where the file looks for it.
-func (w *programFiles) library(of *elf.File, name string) error {
-	folders := []string{path.Join("/usr/lib", w.triplet)}
+// library adds a library from where the file in dir looks for it. A private
+// library of a program finds its like beside it, because the program has loaded
+// them all.
+func (w *programFiles) library(of *elf.File, dir, name string) error {
+	folders := []string{path.Join("/usr/lib", w.triplet), dir}
 	for _, tag := range []elf.DynTag{elf.DT_RUNPATH, elf.DT_RPATH} {
 		set, err := of.DynString(tag)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
