@@ -146,8 +146,8 @@ func (s *Journal) end(ctx context.Context) (*journalEntry, error) {
 	case err != nil:
 		return nil, fmt.Errorf("ask %s for the journal's end: %w%s", s.options.Command[0], err, complaint.said())
 	}
-	if out.Len() == 0 {
-		if _, err := os.Stat(devKmsg); err != nil || complaint.Len() > 0 {
+	if out.buffer.Len() == 0 {
+		if _, err := os.Stat(devKmsg); err != nil || complaint.buffer.Len() > 0 {
 			return nil, &kmodquery.NotSupportedError{
 				Missing: "the journal shows no message of the kernel" + complaint.said(),
 				Need:    "root or the group systemd-journal, and a journald that reads the kernel's log (ReadKMsg=yes in journald.conf)",
@@ -155,7 +155,7 @@ func (s *Journal) end(ctx context.Context) (*journalEntry, error) {
 		}
 		return nil, nil
 	}
-	e, err := parseJournalEntry(out.Bytes())
+	e, err := parseJournalEntry(out.buffer.Bytes())
 	if err != nil {
 		return nil, fmt.Errorf("read the journal's end: %w", err)
 	}
