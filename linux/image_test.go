@@ -316,7 +316,7 @@ func TestEvidenceOfBytes(t *testing.T) {
 // A ring that is never read to its end keeps no more images waiting than this.
 func TestImagesBoundWhatIsWanted(t *testing.T) {
 	given := 0
-	i := newImages(nil, func(_ string, found evidence) {
+	i := newImages(nil, func(*bpf.Chunk) {}, func(_ string, found evidence) {
 		given++
 		require.Contains(t, found.facts.Missing, "sha256")
 	})
