@@ -28,11 +28,12 @@ func TestMain(m *testing.M) {
 	guest.Main(m)
 }
 
-// buildExtension builds the extension for an architecture.
-func buildExtension(t *testing.T, arch vm.Arch) string {
+// buildExtension builds the extension for an architecture, with further flags
+// of go build.
+func buildExtension(t *testing.T, arch vm.Arch, flags ...string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "kmodquery.ext")
-	require.NoError(t, vm.Build(t.Context(), arch, "../../extension", path))
+	require.NoError(t, vm.Build(t.Context(), arch, "../../extension", path, flags...))
 	return path
 }
 

@@ -38,6 +38,7 @@ var roles = map[string]func() error{
 	"audit":       auditRole,
 	"auditreader": auditReaderRole,
 	"close":       closeRole,
+	"storm":       stormRole,
 }
 
 // cast returns the command of a process that does the role with the arguments.
