@@ -182,6 +182,13 @@ type Event struct {
 	// with the event, so that the source can go on behind it. Empty in sources
 	// that have no log to go back to, and where it would say nothing new.
 	Position string `json:"-"`
+	// Receipt is no column either. It names this event among all that its source
+	// ever tells: one that has to read again what may have been told, because it
+	// cannot know whether that was stored, asks the event store which of its
+	// receipts are there. The receipts and positions of a source are ordered as
+	// texts: those before its last position are forgotten. Empty in sources that
+	// repeat nothing.
+	Receipt string `json:"-"`
 }
 
 // Miss names columns whose value should have been there and could not be had.

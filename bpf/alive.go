@@ -5,6 +5,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"unsafe"
 
@@ -16,6 +17,11 @@ import (
 // run. Its error says what is not, or that more can be attached by now; then
 // only another Open helps. What the kernel does not show is taken to be well.
 func (p *Programs) Check() error {
+	if p.path != "" {
+		if _, err := os.Lstat(p.path); errors.Is(err, os.ErrNotExist) {
+			return errors.New("the pinned programs were removed from " + p.path)
+		}
+	}
 	var gone []string
 	for _, a := range p.attached {
 		if a.isGone() {
@@ -40,8 +46,12 @@ func (p *Programs) Check() error {
 
 func (a *attached) String() string { return fmt.Sprintf("%s (%s)", a.symbol, a.as) }
 
-// isGone reports whether the link's descriptor is not the link's any more.
+// isGone reports whether the link's descriptor is not the link's any more. Of a
+// pinned kprobe without a link nothing can be known.
 func (a *attached) isGone() bool {
+	if a.link == nil {
+		return false
+	}
 	id, err := identify(a.link)
 	return err != nil || id != a.id
 }
@@ -78,6 +88,9 @@ var strays struct {
 
 // detach closes the link, unless that would close another file.
 func (a *attached) detach() error {
+	if a.link == nil {
+		return nil
+	}
 	if !a.isGone() {
 		return a.link.Close()
 	}

@@ -65,12 +65,29 @@ struct {
 	__type(value, struct denied_calls);
 } denied SEC(".maps");
 
+struct {
+	/* The reader's own: for how many of the denied calls it has stored rows. */
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct denied_key);
+	__type(value, u64);
+} reported SEC(".maps");
+
 static __always_inline void count(u32 counter)
 {
 	u64 *value = bpf_map_lookup_elem(&counters, &counter);
 
 	if (value)
 		__sync_fetch_and_add(value, 1);
+}
+
+/*
+ * Wakes the reader always: the kernel does so by itself only where everything
+ * before was released, and the reader releases later than it reads.
+ */
+static __always_inline void submit(void *record)
+{
+	bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP);
 }
 
 /*

@@ -41,7 +41,7 @@ func TestDecodeHeader(t *testing.T) {
 		raw.Header.Comm[i] = 'c'
 	}
 	want := wantHeader(ImageTaken)
-	want.KernelThread, want.HasAUID, want.Comm, want.Image = true, false, strings.Repeat("c", 16), &Image{}
+	want.KernelThread, want.HasAUID, want.Comm, want.Image = true, false, strings.Repeat("c", 16), &Image{Attempt: 3}
 	got, err := Decode(bytesOf(raw))
 	require.NoError(t, err)
 	require.Equal(t, want, got)

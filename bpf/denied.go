@@ -4,6 +4,7 @@ package bpf
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -20,18 +21,116 @@ type DeniedCalls struct{ key moduleDeniedKey }
 // every NextEpoch.
 func (p *Programs) CountDenied(d DeniedCalls) (uint64, error) {
 	var calls moduleDeniedCalls
-	err := p.maps.Maps[moduleMapDenied].Lookup(d.key, &calls)
+	err := p.maps[moduleMapDenied].Lookup(d.key, &calls)
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return 0, fmt.Errorf("count denied calls: %w", err)
 	}
 	return calls.Count, nil
 }
 
+// UID is the user who made the calls, in the initial user namespace.
+func (d DeniedCalls) UID() uint32 { return d.key.Uid }
+
+// EUID is the effective one.
+func (d DeniedCalls) EUID() uint32 { return d.key.Euid }
+
+// Call names the system call.
+func (d DeniedCalls) Call() string { return callNames[d.key.Call] }
+
+// String is the calls' identity as ParseDeniedCalls takes it: letters and digits.
+func (d DeniedCalls) String() string {
+	raw, _ := binary.Append(nil, binary.BigEndian, d.key) // it has a fixed size
+	return hex.EncodeToString(raw)
+}
+
+// ParseDeniedCalls is String's inverse.
+func ParseDeniedCalls(text string) (d DeniedCalls, err error) {
+	raw, err := hex.DecodeString(text)
+	if err == nil {
+		_, err = binary.Decode(raw, binary.BigEndian, &d.key)
+	}
+	if err != nil {
+		return d, fmt.Errorf("read the identity of denied calls: %w", err)
+	}
+	return d, nil
+}
+
+// DeniedKinds lists what CountDenied counts.
+func (p *Programs) DeniedKinds() ([]DeniedCalls, error) {
+	var kinds []DeniedCalls
+	var key moduleDeniedKey
+	var calls moduleDeniedCalls
+	entries := p.maps[moduleMapDenied].Iterate()
+	for entries.Next(&key, &calls) {
+		kinds = append(kinds, DeniedCalls{key})
+	}
+	if err := entries.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return nil, fmt.Errorf("list denied calls: %w", err)
+	}
+	return kinds, nil
+}
+
+// Reported returns what SetReported was last given, by this process or an
+// earlier one, since ForgetDenied.
+func (p *Programs) Reported(d DeniedCalls) (uint64, error) {
+	var count uint64
+	err := p.maps[moduleMapReported].Lookup(d.key, &count)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return 0, fmt.Errorf("read reported calls: %w", err)
+	}
+	return count, nil
+}
+
+// SetReported keeps, beside the count of denied calls, how many of them events
+// that are safe stand for.
+func (p *Programs) SetReported(d DeniedCalls, count uint64) error {
+	if err := p.maps[moduleMapReported].Put(d.key, count); err != nil {
+		return fmt.Errorf("keep reported calls: %w", err)
+	}
+	return nil
+}
+
+// inheritDenied adds the denied calls that an older set counted, and that no
+// event stands for, to those of this one.
+func (p *Programs) inheritDenied(older map[string]*ebpf.Map) error {
+	denied, reported := older[moduleMapDenied], older[moduleMapReported]
+	if denied == nil || reported == nil {
+		return nil
+	}
+	var key moduleDeniedKey
+	var calls moduleDeniedCalls
+	entries := denied.Iterate()
+	for entries.Next(&key, &calls) {
+		var told uint64
+		if err := reported.Lookup(key, &told); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("read reported calls: %w", err)
+		}
+		if calls.Count <= told {
+			continue
+		}
+		// First, so that they are not told of again if this process ends here.
+		if err := reported.Put(key, calls.Count); err != nil {
+			return fmt.Errorf("keep reported calls: %w", err)
+		}
+		own, err := p.CountDenied(DeniedCalls{key})
+		if err != nil {
+			return err
+		}
+		if err := p.maps[moduleMapDenied].Put(key, moduleDeniedCalls{Count: own + calls.Count - told}); err != nil {
+			return fmt.Errorf("inherit denied calls: %w", err)
+		}
+	}
+	if err := entries.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return fmt.Errorf("list denied calls: %w", err)
+	}
+	return nil
+}
+
 // ForgetDenied makes room for other denied calls and returns how many there
 // were.
 func (p *Programs) ForgetDenied(d DeniedCalls) (uint64, error) {
 	var calls moduleDeniedCalls
-	denied := p.maps.Maps[moduleMapDenied]
+	denied := p.maps[moduleMapDenied]
 	err := denied.LookupAndDelete(d.key, &calls)
 	if errors.Is(err, ebpf.ErrNotSupported) { // before 5.14
 		if err = denied.Lookup(d.key, &calls); err == nil {
@@ -41,7 +140,25 @@ func (p *Programs) ForgetDenied(d DeniedCalls) (uint64, error) {
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return 0, fmt.Errorf("forget denied calls: %w", err)
 	}
+	if err := p.maps[moduleMapReported].Delete(d.key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return 0, fmt.Errorf("forget reported calls: %w", err)
+	}
 	return calls.Count, nil
+}
+
+// beginEpoch asks the programs for images, and goes on with the epochs of an
+// earlier process.
+func (p *Programs) beginEpoch(imageLimit int64) error {
+	raw := make([]byte, binary.Size(p.wanted))
+	_, err := p.settings.ReadAt(raw, 0)
+	if err == nil {
+		_, err = binary.Decode(raw, binary.NativeEndian, &p.wanted)
+	}
+	if err != nil {
+		return fmt.Errorf("read the programs' settings: %w", err)
+	}
+	p.wanted.ImageLimit = uint64(max(imageLimit, 0))
+	return p.NextEpoch()
 }
 
 // NextEpoch lets every kind of denied call be told of again.

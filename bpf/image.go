@@ -21,6 +21,8 @@ type Image struct {
 	// record was made. Otherwise there is no use in what is found there: it was
 	// too large, the ring had no room, or memory could not be read.
 	Sent bool
+	// Attempt is that of its chunks.
+	Attempt time.Duration
 	// Flags are those of finit_module, where they were not known before.
 	Flags uint32
 }
@@ -30,7 +32,7 @@ func decodeImage(raw []byte) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Image{Size: r.Size, Sent: r.State == moduleImageStateIMAGE_WHOLE, Flags: r.Flags}, nil
+	return &Image{Size: r.Size, Sent: r.State == moduleImageStateIMAGE_WHOLE, Flags: r.Flags, Attempt: time.Duration(r.Header.AttemptNs)}, nil
 }
 
 // A Chunk is a part of the image that the thread Tid handed over in the
@@ -47,8 +49,17 @@ type Chunk struct {
 
 // ReadImage waits for the next chunk. Its Data is valid until c is read into
 // again. It returns ErrFlushed after a FlushImages, once the ring of images is
-// empty, and os.ErrClosed after Close. Only one goroutine may call it.
+// empty, and os.ErrClosed after Close. What older sets of programs sent comes
+// first. Only one goroutine may call it.
 func (p *Programs) ReadImage(c *Chunk) error {
+	for len(p.olderImages) > 0 {
+		err := p.olderImages[0].ReadInto(&c.record)
+		if err == nil {
+			return c.decode(c.record.RawSample)
+		}
+		p.olderImages[0].Close() // it has no more
+		p.olderImages = p.olderImages[1:]
+	}
 	if err := p.images.ReadInto(&c.record); err != nil {
 		return err
 	}

@@ -15,7 +15,7 @@ func TestDecodeImage(t *testing.T) {
 	} {
 		raw := moduleImageRecord{Header: header(moduleRecordKindRECORD_IMAGE), Size: 1 << 40, State: state}
 		want := wantHeader(ImageTaken)
-		want.Image = &Image{Size: 1 << 40, Sent: isSent}
+		want.Image = &Image{Attempt: 3, Size: 1 << 40, Sent: isSent}
 		got, err := Decode(bytesOf(raw))
 		require.NoError(t, err)
 		require.Equal(t, want, got, state)

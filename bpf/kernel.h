@@ -42,6 +42,7 @@ enum bpf_func_id { BPF_FUNC_get_current_task_btf = 158 }; /* from 5.11, 3ca1032a
 enum { BPF_ANY = 0, BPF_NOEXIST = 1 };
 enum { BPF_F_MMAPABLE = 1 << 10 };
 enum { BPF_RB_AVAIL_DATA = 0 };
+enum { BPF_RB_FORCE_WAKEUP = 1 << 1 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 

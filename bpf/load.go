@@ -3,12 +3,16 @@
 package bpf
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -29,40 +33,54 @@ var (
 // ErrFlushed is what a Read that a Flush interrupted returns.
 var ErrFlushed = ringbuf.ErrFlushed
 
+// Options say how [Open] attaches the programs.
+type Options struct {
+	// ImageLimit is the size, in bytes, of the largest module whose image is
+	// sent; MaxImage is the most that can be.
+	ImageLimit int64
+	// PinDir is a folder of a BPF file system in which the programs stay when
+	// this process ends, so that what they see waits for the next one. Open makes
+	// it. "" pins nothing.
+	PinDir string
+	// OnlyPinned pins nothing where nothing is pinned.
+	OnlyPinned bool
+}
+
 // Programs are the programs attached to the running kernel and the ring buffer
 // that they fill. One goroutine reads; the other methods may be called beside
 // it.
 type Programs struct {
-	maps       *ebpf.Collection
-	counters   *ebpf.Memory
-	settings   *ebpf.Memory
+	*set
 	wanted     moduleReaderSettings
-	attached   []attached
 	unattached []error
-	reader     *ringbuf.Reader
 	images     *ringbuf.Reader
 	readTypes  map[uint32]string
 	loadTypes  map[uint32]string
 	// withoutKprobes says that they were switched off at Open.
 	withoutKprobes bool
-}
 
-type attached struct {
-	candidate
-	loaded *ebpf.Program
-	link   link.Link
-	id     uint64 // of the link
+	pins     *pins     // nil where nothing is pinned
+	unpinned error     // why not
+	retired  time.Time // when the older sets were detached
+	overlap  uint64    // position in the records up to which they may have seen the same
+
+	dropping    sync.Mutex // guards older
+	older       []*olderSet
+	draining    []*olderSet // of these, those still to be read
+	drained     atomic.Bool // there are none of them
+	olderImages []*ringbuf.Reader
 }
 
 // Open loads the programs and attaches each hook with the first of its programs
-// that this kernel takes. A hook that takes none is named by Unattached; only
-// when nothing at all can be attached is that an error. The image of a module is
-// sent where it has at most imageLimit bytes; MaxImage is the most that can be.
+// that this kernel takes, or takes over those that are pinned. A hook that takes
+// none is named by Unattached; only when nothing at all can be attached is that
+// an error. Programs of another build that are pinned are detached once these
+// see everything, and what they saw is read first.
 // Where the kernel lets no program read memory, as when it is locked down to
 // confidentiality, the records lack what their Unread says, and there are no
 // images, parameters or texts.
 // Open needs CAP_BPF, CAP_PERFMON and CAP_SYS_RESOURCE, or root.
-func Open(imageLimit int64) (_ *Programs, err error) {
+func Open(o Options) (_ *Programs, err error) {
 	kernel, err := btf.LoadKernelSpec()
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, btf.ErrNotSupported) || errors.Is(err, ebpf.ErrNotSupported) {
 		return nil, ErrNoBTF
@@ -94,31 +112,73 @@ func Open(imageLimit int64) (_ *Programs, err error) {
 	if ftrace.isOff() {
 		return nil, ftrace.off()
 	}
-	spec, list, err := choose(kernel)
+	object, list, err := choose(kernel)
 	if err != nil {
 		return nil, err
 	}
 	if p.withoutKprobes = kprobes.isOff(); p.withoutKprobes {
 		list = withoutKprobes(list)
 	}
-	if err := p.loadMaps(spec); err != nil {
+	if err := p.openSet(o, kernel, object, list); err != nil {
 		return nil, err
 	}
-	if p.counters, err = p.maps.Maps[moduleMapCounters].Memory(); err != nil {
-		return nil, fmt.Errorf("map the programs' counters: %w", err)
-	}
-	if p.settings, err = p.maps.Maps[moduleMapSettings].Memory(); err != nil {
-		return nil, fmt.Errorf("map the programs' settings: %w", err)
-	}
-	p.wanted.ImageLimit = uint64(max(imageLimit, 0))
-	if err := p.NextEpoch(); err != nil {
+	if err := p.beginEpoch(o.ImageLimit); err != nil {
 		return nil, err
 	}
-	if p.reader, err = ringbuf.NewReader(p.maps.Maps[moduleMapRecords]); err != nil {
-		return nil, fmt.Errorf("open the ring buffer: %w", err)
-	}
-	if p.images, err = ringbuf.NewReader(p.maps.Maps[moduleMapImages]); err != nil {
+	if p.images, err = ringbuf.NewReader(p.maps[moduleMapImages]); err != nil {
 		return nil, fmt.Errorf("open the ring buffer of images: %w", err)
+	}
+	return p, nil
+}
+
+// openSet finds the programs that are pinned, or attaches new ones, pins them and
+// retires those of other builds.
+func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []hook) error {
+	name := setName{layout: layout, digest: digest(object, list), id: newSetID()}
+	var sets []setName
+	if o.PinDir == "" || o.OnlyPinned && !HasPins(o.PinDir) {
+		p.unpinned = errNotAsked
+	} else if p.pins, p.unpinned = openPins(o.PinDir); p.unpinned == nil {
+		if sets, p.unpinned = p.pins.sets(); p.unpinned != nil {
+			p.pins, sets = nil, nil
+		}
+	}
+	for i, other := range slices.Backward(sets) {
+		if other.digest != name.digest || other.layout != name.layout {
+			continue
+		}
+		var err error
+		if p.set, err = adopt(p.pins, other, list); err == nil {
+			sets = slices.Delete(sets, i, i+1)
+			break
+		}
+	}
+	if p.set == nil {
+		p.set = &set{name: name}
+		if err := p.attachAll(kernel, object, list); err != nil {
+			return err
+		}
+		if p.pins != nil {
+			p.unpinned = p.pin(p.pins)
+		}
+	}
+	return p.retire(sets)
+}
+
+// errNotAsked says that nobody wanted the programs to be pinned.
+var errNotAsked = errors.New("pinning was not asked for")
+
+// attachAll loads the programs and attaches them.
+func (p *Programs) attachAll(kernel *btf.Spec, object []byte, list []hook) error {
+	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
+	if err != nil {
+		return fmt.Errorf("read the BPF object: %w", err)
+	}
+	if err := p.loadMaps(spec); err != nil {
+		return err
+	}
+	if err := p.set.open(); err != nil {
+		return err
 	}
 	loaded := p.loadPreferred(spec, kernel, list)
 	defer func() {
@@ -140,30 +200,54 @@ func Open(imageLimit int64) (_ *Programs, err error) {
 		}
 	}
 	if len(p.attached) == 0 {
-		return nil, p.unattached[0]
+		return p.unattached[0]
 	}
-	return p, nil
+	return nil
+}
+
+// retire detaches other sets, now that this one sees everything, and opens what
+// is left in them.
+func (p *Programs) retire(sets []setName) error {
+	for _, name := range sets {
+		older, err := retire(p.pins, name)
+		if err != nil {
+			// Nothing more can be had of it.
+			p.unattached = append(p.unattached, err, os.RemoveAll(p.pins.of(name)))
+			continue
+		}
+		p.older = append(p.older, older)
+		if err := p.inheritDenied(older.maps); err != nil {
+			p.unattached = append(p.unattached, err)
+		}
+		if images := older.maps[moduleMapImages]; images != nil {
+			reader, err := ringbuf.NewReader(images)
+			if err != nil {
+				return fmt.Errorf("open the ring buffer of images: %w", err)
+			}
+			reader.SetDeadline(time.Unix(1, 0)) // it gives what it has
+			p.olderImages = append(p.olderImages, reader)
+		}
+	}
+	if len(p.older) > 0 {
+		p.draining, p.retired, p.overlap = slices.Clone(p.older), time.Now(), p.records.end()
+	}
+	return nil
 }
 
 // choose returns the object that the kernel takes, and its hooks.
-func choose(kernel *btf.Spec) (*ebpf.CollectionSpec, []hook, error) {
+func choose(kernel *btf.Spec) (object []byte, list []hook, err error) {
 	locked, err := isLocked()
 	if err != nil {
 		return nil, nil, err
 	}
-	load, list := loadLocked, lockedHooks(kernel)
-	if !locked {
-		preemptible, err := isPreemptible()
-		if err != nil {
-			return nil, nil, err
-		}
-		load, list = loadModule, hooks(preemptible)
+	if locked {
+		return _LockedBytes, lockedHooks(kernel), nil
 	}
-	spec, err := load()
+	preemptible, err := isPreemptible()
 	if err != nil {
-		return nil, nil, fmt.Errorf("read the BPF object: %w", err)
+		return nil, nil, err
 	}
-	return spec, list, nil
+	return _ModuleBytes, hooks(preemptible), nil
 }
 
 func (p *Programs) loadMaps(spec *ebpf.CollectionSpec) error {
@@ -175,10 +259,11 @@ func (p *Programs) loadMaps(spec *ebpf.CollectionSpec) error {
 			delete(maps.Maps, name) // sections of variables, which are there for bpf2go only
 		}
 	}
-	var err error
-	if p.maps, err = ebpf.NewCollection(maps); err != nil {
+	collection, err := ebpf.NewCollection(maps)
+	if err != nil {
 		return fmt.Errorf("create BPF maps: %w", err)
 	}
+	p.maps = collection.Maps
 	return nil
 }
 
@@ -238,11 +323,11 @@ func (p *Programs) load(spec *ebpf.CollectionSpec, targets map[string]string) (m
 		}
 	}
 	for name := range some.Maps {
-		if p.maps.Maps[name] == nil {
+		if p.maps[name] == nil {
 			delete(some.Maps, name)
 		}
 	}
-	collection, err := ebpf.NewCollectionWithOptions(some, ebpf.CollectionOptions{MapReplacements: p.maps.Maps})
+	collection, err := ebpf.NewCollectionWithOptions(some, ebpf.CollectionOptions{MapReplacements: p.maps})
 	if err != nil {
 		return nil, fmt.Errorf("load program: %w", err)
 	}
@@ -307,26 +392,101 @@ func (p *Programs) attachAs(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.P
 	return nil
 }
 
+// A Mark is a place behind a record in the ring buffer of a set of programs. It
+// can be compared and be a map's key. No two records on a host have the same.
+type Mark struct {
+	Set      uint64 // of programs
+	Position uint64 // in bytes since the set was made
+}
+
 // Read waits for the next record. It returns ErrFlushed after a Flush,
 // os.ErrDeadlineExceeded once the deadline has passed and the ring is empty,
-// and ringbuf.ErrClosed (os.ErrClosed) after Close. The returned bytes are the
-// caller's.
-func (p *Programs) Read() ([]byte, error) {
-	record, err := p.reader.Read()
-	return record.RawSample, err
+// and os.ErrClosed after Close. The returned bytes are the caller's. What older
+// sets of programs saw comes first.
+// What was read and not released before the process ends is read again by the
+// next one, if the programs are pinned.
+func (p *Programs) Read() ([]byte, Mark, error) {
+	for len(p.draining) > 0 {
+		older := p.draining[0]
+		// A program may still be writing there that was running as it was
+		// detached.
+		older.records.SetDeadline(p.retired.Add(afterRetirement))
+		raw, position, err := older.records.Read()
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return raw, Mark{older.name.id, position}, err
+		}
+		p.draining = p.draining[1:]
+	}
+	p.drained.Store(true)
+	raw, position, err := p.records.Read()
+	return raw, Mark{p.name.id, position}, err
 }
+
+// afterRetirement is how long a program may go on that was running as it was
+// detached.
+const afterRetirement = 100 * time.Millisecond
+
+// IsOlder reports whether a mark is of an older set.
+func (p *Programs) IsOlder(m Mark) bool { return m.Set != p.name.id }
+
+// HasOlder reports whether Open found sets that others left behind.
+func (p *Programs) HasOlder() bool { return p.overlap > 0 || len(p.older) > 0 }
+
+// Release says that nobody needs the records before this mark any more. Those
+// of older sets stay as long as one of them is needed.
+func (p *Programs) Release(m Mark) {
+	if m.Set == p.name.id {
+		p.records.Release(m.Position)
+	}
+}
+
+// HoldsBack reports whether nothing may be released yet, the first record that
+// is needed being that before a mark, which is zero where there is none: while
+// older sets are needed, all stays, so that a process that comes after a crash
+// can compare what they and this one saw. Older sets that are needed no more are
+// removed.
+func (p *Programs) HoldsBack(first Mark) bool {
+	p.dropping.Lock()
+	defer p.dropping.Unlock()
+	if len(p.older) == 0 {
+		return false
+	}
+	position := p.records.read.Load()
+	if first != (Mark{}) {
+		position = first.Position - 1
+	}
+	if !p.drained.Load() || first != (Mark{}) && p.IsOlder(first) || position < p.overlap {
+		// But rather than to lose what is still to come, the same is told twice.
+		return !p.records.isCrowded()
+	}
+	for _, older := range p.older {
+		older.Close()
+		_ = os.RemoveAll(older.path) // what is left of it is removed with the next Open
+	}
+	p.older = nil
+	return false
+}
+
+// Unpinned says why the programs are not pinned; nil where they are.
+func (p *Programs) Unpinned() error { return p.unpinned }
 
 // SetDeadline bounds the following Reads; the zero time lets them wait for
 // ever. Only the reading goroutine may call it.
-func (p *Programs) SetDeadline(t time.Time) { p.reader.SetDeadline(t) }
+func (p *Programs) SetDeadline(t time.Time) { p.records.SetDeadline(t) }
 
 // Flush interrupts a Read that waits: it returns ErrFlushed when the ring is
 // empty. Several calls may be answered by one ErrFlushed.
-func (p *Programs) Flush() error { return p.reader.Flush() }
+func (p *Programs) Flush() error { return p.records.Flush() }
 
-// Pending is how many bytes of the ring buffer wait to be read, each record
-// with its RingSize.
-func (p *Programs) Pending() int { return p.reader.AvailableBytes() }
+// Pending is how many bytes of the ring buffers wait to be read, each record
+// with its RingSize. Only the reading goroutine may call it.
+func (p *Programs) Pending() int {
+	pending := p.records.unread()
+	for _, older := range p.draining {
+		pending += older.records.unread()
+	}
+	return pending
+}
 
 // Hooks names what is attached, each as "symbol (how)".
 func (p *Programs) Hooks() []string {
@@ -374,19 +534,31 @@ func (p *Programs) Counters() (Counters, error) {
 	return c, nil
 }
 
-// Close detaches everything. A Read under way returns.
+// Close detaches everything that is not pinned. A Read under way returns.
 func (p *Programs) Close() error {
 	var errs []error
-	for _, a := range p.attached {
-		errs = append(errs, a.detach(), a.loaded.Close())
+	if p.set != nil {
+		errs = append(errs, p.set.Close())
 	}
-	for _, reader := range []*ringbuf.Reader{p.reader, p.images} {
+	p.dropping.Lock()
+	defer p.dropping.Unlock()
+	for _, older := range p.older {
+		errs = append(errs, older.Close())
+	}
+	p.older = nil
+	for _, reader := range append(p.olderImages, p.images) {
 		if reader != nil {
 			errs = append(errs, reader.Close())
 		}
 	}
-	if p.maps != nil {
-		p.maps.Close()
+	return errors.Join(append(errs, p.pins.Close())...)
+}
+
+// IsPinned reports whether the programs stay when this process ends.
+func (p *Programs) IsPinned() bool {
+	if p.path == "" {
+		return false
 	}
-	return errors.Join(errs...)
+	_, err := os.Lstat(p.path)
+	return err == nil
 }

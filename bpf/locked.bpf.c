@@ -204,7 +204,7 @@ static __always_inline void tell_cwd(u64 context_ns, struct task_struct *task)
 	}
 	fill_path(record, context_ns, ROLE_CWD);
 	walk_path(&record->path, task->fs->pwd.dentry, task->fs->pwd.mnt->mnt_root);
-	bpf_ringbuf_submit(record, 0);
+	submit(record);
 }
 
 static __always_inline void tell_executable(u64 context_ns, struct task_struct *task)
@@ -220,7 +220,7 @@ static __always_inline void tell_executable(u64 context_ns, struct task_struct *
 	file = fill_executable(record, task);
 	if (file)
 		walk_path(&record->path, file->f_path.dentry, file->f_path.mnt->mnt_root);
-	bpf_ringbuf_submit(record, 0);
+	submit(record);
 }
 
 /* Tells of an ancestor all but the path: the verifier follows every step of every walk. */
@@ -236,7 +236,7 @@ static __noinline int tell_ancestor(u64 context_ns, struct task_struct *task, u3
 	record->generation = generation;
 	if (fill_executable(record, task))
 		record->path.state = PATH_TRUNCATED;
-	bpf_ringbuf_submit(record, 0);
+	submit(record);
 	return 0;
 }
 
@@ -381,7 +381,7 @@ int fentry_security_kernel_read_file(u64 *ctx)
 	record->unhashed = file->f_path.dentry->d_hash.pprev == NULL;
 	record->mnt_internal = (file->f_path.mnt->mnt_flags & MNT_INTERNAL) != 0;
 	walk_path(&record->path, file->f_path.dentry, file->f_path.mnt->mnt_root);
-	bpf_ringbuf_submit(record, 0);
+	submit(record);
 	return 0;
 }
 
@@ -392,7 +392,7 @@ int fentry_security_kernel_load_data(u64 *ctx)
 	struct file_record *record = take(RECORD_LOAD_DATA, CALL_INIT_MODULE, id, is_module_data(id));
 
 	if (record)
-		bpf_ringbuf_submit(record, 0);
+		submit(record);
 	return 0;
 }
 
@@ -425,7 +425,7 @@ int fentry_load_module(u64 *ctx)
 	record->size = attempt->size;
 	record->state = IMAGE_UNREADABLE;
 	record->flags = attempt->flags;
-	bpf_ringbuf_submit(record, 0);
+	submit(record);
 	return 0;
 }
 
@@ -477,7 +477,7 @@ static __always_inline int module_event(u32 kind, struct module *module, struct 
 	for (int i = 0; i < MODULE_NAME_LEN / sizeof(u64); i++)
 		name[i] = *(u64 *)&module->name[i * sizeof(u64)];
 	record->name[MODULE_NAME_LEN] = 0;
-	bpf_ringbuf_submit(record, 0);
+	submit(record);
 	return 0;
 }
 
@@ -524,7 +524,7 @@ int tp_btf_module_request(u64 *ctx)
 	record->header.attempt_ns = request_ns;
 	record->header.context_ns = request_ns;
 	fill_module(record);
-	bpf_ringbuf_submit(record, 0);
+	submit(record);
 	return 0;
 }
 
@@ -587,7 +587,7 @@ static __always_inline void send_call(u32 call, s64 result, struct thread *threa
 	record->flags = attempt ? attempt->flags : 0;
 	record->verified = attempt ? attempt->verified : 0;
 	record->verdict = attempt ? attempt->verdict : 0;
-	bpf_ringbuf_submit(record, 0);
+	submit(record);
 }
 
 /* The thread whose innermost attempt is the one that load_module returns from, or NULL. */

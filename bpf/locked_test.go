@@ -31,7 +31,7 @@ func TestDecodeImageFlags(t *testing.T) {
 		Header: header(moduleRecordKindRECORD_IMAGE), Size: 9, State: moduleImageStateIMAGE_UNREADABLE, Flags: 4,
 	}))
 	require.NoError(t, err)
-	require.Equal(t, &Image{Size: 9, Flags: 4}, got.Image)
+	require.Equal(t, &Image{Attempt: 3, Size: 9, Flags: 4}, got.Image)
 }
 
 // The programs for a locked kernel ask no helper to read memory, and what they

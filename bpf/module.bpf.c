@@ -607,7 +607,7 @@ static __always_inline void send_call(u32 call, s64 result, struct thread *threa
 		else if (!attempt->parsed)
 			record->params_len = bpf_probe_read_user_str(record->params, sizeof(record->params), (void *)attempt->params);
 	}
-	bpf_ringbuf_submit(record, 0);
+	submit(record);
 }
 
 static __always_inline int exit_module_call(u32 call, s64 returned)
@@ -898,7 +898,7 @@ static __always_inline int taken(const void *image, u64 size)
 	record->size = size;
 	record->state = state;
 	record->flags = 0;
-	bpf_ringbuf_submit(record, 0);
+	submit(record);
 	return 0;
 }
 
@@ -980,7 +980,7 @@ static __always_inline int parse_args(const char *args)
 	}
 	fill_header(&record->header, RECORD_PARAMS, thread);
 	record->params_len = bpf_probe_read_kernel_str(record->params, sizeof(record->params), args);
-	bpf_ringbuf_submit(record, 0);
+	submit(record);
 	return 0;
 }
 
@@ -1032,7 +1032,7 @@ static __always_inline int module_event(u32 kind, struct module *module)
 	bpf_probe_read_kernel_str(record->srcversion, sizeof(record->srcversion), BPF_CORE_READ(module, srcversion));
 	if (kind == RECORD_MODULE_LOAD && attempt && attempt->regs && !attempt->parsed)
 		record->params_len = bpf_probe_read_user_str(record->params, sizeof(record->params), (void *)attempt->params);
-	bpf_ringbuf_submit(record, 0);
+	submit(record);
 	return 0;
 }
 
@@ -1084,7 +1084,7 @@ static __always_inline int module_request(const char *name)
 	record->version[0] = 0;
 	record->srcversion[0] = 0;
 	bpf_probe_read_kernel_str(record->name, sizeof(record->name), name);
-	bpf_ringbuf_submit(record, 0);
+	submit(record);
 	return 0;
 }
 

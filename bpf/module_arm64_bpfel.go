@@ -301,6 +301,7 @@ const (
 	moduleMapDrafts                             = "drafts"
 	moduleMapImages                             = "images"
 	moduleMapRecords                            = "records"
+	moduleMapReported                           = "reported"
 	moduleMapRequested                          = "requested"
 	moduleMapRequests                           = "requests"
 	moduleMapSettings                           = "settings"
@@ -445,6 +446,7 @@ type moduleMapSpecs struct {
 	Drafts          *ebpf.MapSpec `ebpf:"drafts"`
 	Images          *ebpf.MapSpec `ebpf:"images"`
 	Records         *ebpf.MapSpec `ebpf:"records"`
+	Reported        *ebpf.MapSpec `ebpf:"reported"`
 	Requested       *ebpf.MapSpec `ebpf:"requested"`
 	Requests        *ebpf.MapSpec `ebpf:"requests"`
 	Settings        *ebpf.MapSpec `ebpf:"settings"`
@@ -493,6 +495,7 @@ type moduleMaps struct {
 	Drafts          *ebpf.Map `ebpf:"drafts"`
 	Images          *ebpf.Map `ebpf:"images"`
 	Records         *ebpf.Map `ebpf:"records"`
+	Reported        *ebpf.Map `ebpf:"reported"`
 	Requested       *ebpf.Map `ebpf:"requested"`
 	Requests        *ebpf.Map `ebpf:"requests"`
 	Settings        *ebpf.Map `ebpf:"settings"`
@@ -508,6 +511,7 @@ func (m *moduleMaps) Close() error {
 		m.Drafts,
 		m.Images,
 		m.Records,
+		m.Reported,
 		m.Requested,
 		m.Requests,
 		m.Settings,

@@ -102,9 +102,19 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 
 // stored takes what the sink took.
 func (r *Recorder) stored(events []kmodquery.Event) {
+	r.settled(events)
 	r.ledger.add(events)
 	if r.double != nil {
 		r.double.stored(events)
+	}
+}
+
+// settled tells the sources what need not be kept any more for the sink.
+func (r *Recorder) settled(events []kmodquery.Event) {
+	for _, source := range r.options.Sources {
+		if repeater, ok := source.(Repeater); ok {
+			repeater.Settled(events)
+		}
 	}
 }
 

@@ -32,6 +32,16 @@ type Historian interface {
 	LookBack(since time.Time)
 }
 
+// A Repeater is a source that reads again, in its next Run or in the process that
+// comes after this one, what it was not told to be stored. It emits nothing whose
+// Receipt is in the sink.
+type Repeater interface {
+	Source
+	// Settled takes what the sink has stored of all sources, and what nobody
+	// will store.
+	Settled(events []kmodquery.Event)
+}
+
 // A Witness is a source that sees every load, so that one which it did not see
 // says something about the source.
 type Witness interface {

@@ -23,6 +23,8 @@ import (
 const (
 	envPrefix         = "KMODQUERY"
 	defaultConfigFile = "/etc/kmodquery/kmodquery.conf"
+	defaultPinDir     = "/sys/fs/bpf/kmodquery"
+	noPinDir          = "none"
 )
 
 // A config is everything that can be set: by flag, by environment variable
@@ -40,6 +42,7 @@ type config struct {
 	sources         []string // nil leaves the choice to this program
 	poll            time.Duration
 	imageLimit      int64
+	pinDir          string // "" pins nothing
 	replyLimit      int64
 	queryTimeout    time.Duration
 
@@ -74,6 +77,13 @@ func (c *config) flagSet() *flag.FlagSet {
 	})
 	flags.DurationVar(&c.poll, "poll", collectors.DefaultPoll, "find within this `time` what is loaded and no source saw, or hides")
 	flags.Int64Var(&c.imageLimit, "image-limit", maxImageLimit, "Linux: hash modules of up to this many `bytes` as the kernel has them, larger ones from their file")
+	flags.Func("pin-dir", "Linux: `folder` of a BPF file system in which the programs stay attached while nothing records; none pins nothing (default "+defaultPinDir+")", func(dir string) error {
+		if c.pinDir = dir; dir == noPinDir {
+			c.pinDir = ""
+		}
+		return nil
+	})
+	c.pinDir = defaultPinDir
 	flags.Int64Var(&c.replyLimit, "reply-limit", tables.DefaultReplyBytes, "fail a table's reply beyond this many `bytes`, before osquery's watchdog kills its worker")
 	flags.DurationVar(&c.queryTimeout, "query-timeout", tables.DefaultTimeout, "fail a table's reply after this long")
 	flags.StringVar(&c.socket, "socket", "", "osquery: `path` of its extension socket")

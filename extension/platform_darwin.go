@@ -9,6 +9,7 @@ import (
 	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/darwin"
 	"github.com/kmodquery/kmodquery/tables"
+	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
 // sourceNames are the platform's sources of events in the order of preference.
@@ -18,7 +19,9 @@ var sourceNames = []string{kmodquery.SourceEndpointSecurity}
 func hasModules() bool { return true }
 
 // openSource returns one of them.
-func openSource(string, *config, positions) collectors.Source { return darwin.NewEndpointSecurity() }
+func openSource(string, *config, *sqlite.Store) collectors.Source {
+	return darwin.NewEndpointSecurity()
+}
 
 // recall names those that can tell at the start what happened before.
 var recall []string

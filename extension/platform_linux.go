@@ -16,6 +16,7 @@ import (
 	"github.com/kmodquery/kmodquery/linux/ondisk"
 	"github.com/kmodquery/kmodquery/linux/views"
 	"github.com/kmodquery/kmodquery/tables"
+	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
 // sourceNames are the platform's sources of events in the order of preference.
@@ -34,18 +35,24 @@ func hasModules() bool {
 }
 
 // openSource returns one of them.
-func openSource(name string, c *config, position positions) collectors.Source {
+func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
+	position := func(ctx context.Context) (string, error) { return store.Position(ctx, name) }
 	switch name {
 	case kmodquery.SourceEBPF:
-		return linux.NewEBPF(linux.EBPFOptions{ImageLimit: c.imageLimit})
+		return linux.NewEBPF(linux.EBPFOptions{
+			ImageLimit: c.imageLimit,
+			PinDir:     c.pinDir,
+			OnlyPinned: c.command != "",
+			Receipts:   func(ctx context.Context) ([]string, error) { return store.Receipts(ctx, name) },
+		})
 	case kmodquery.SourceAudit:
-		return linux.NewAudit(linux.AuditOptions{Position: position(name)})
+		return linux.NewAudit(linux.AuditOptions{Position: position})
 	case kmodquery.SourceJournal:
-		return linux.NewJournal(linux.JournalOptions{Position: position(name)})
+		return linux.NewJournal(linux.JournalOptions{Position: position})
 	case kmodquery.SourceKmsg:
-		return linux.NewKmsg(linux.KmsgOptions{Position: position(name)})
+		return linux.NewKmsg(linux.KmsgOptions{Position: position})
 	case kmodquery.SourceSyslog:
-		return linux.NewSyslog(linux.SyslogOptions{Position: position(name)})
+		return linux.NewSyslog(linux.SyslogOptions{Position: position})
 	}
 	panic("no source is called " + name)
 }

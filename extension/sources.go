@@ -14,10 +14,6 @@ import (
 // autoSources is the --sources that leaves the choice to this program.
 const autoSources = "auto"
 
-// positions returns, for a source, the function that reads how far in its log
-// the store knows it to have come.
-type positions func(source string) func(context.Context) (string, error)
-
 // parseSources reads --sources: the names of sources, or nil for auto.
 func parseSources(text string) ([]string, error) {
 	if text == autoSources {
@@ -56,9 +52,6 @@ func wanted(c *config) []string {
 
 // recorderOptions say what a process that records into a store watches.
 func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
-	position := func(source string) func(context.Context) (string, error) {
-		return func(ctx context.Context) (string, error) { return store.Position(ctx, source) }
-	}
 	o := collectors.Options{
 		SideBySide: c.sources != nil,
 		Recall:     recall,
@@ -70,7 +63,7 @@ func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
 		},
 	}
 	for _, name := range wanted(c) {
-		o.Sources = append(o.Sources, openSource(name, c, position))
+		o.Sources = append(o.Sources, openSource(name, c, store))
 	}
 	return o
 }

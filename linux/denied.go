@@ -4,8 +4,11 @@ package linux
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +31,9 @@ type deniedCounts interface {
 	CountDenied(bpf.DeniedCalls) (uint64, error)
 	ForgetDenied(bpf.DeniedCalls) (uint64, error)
 	NextEpoch() error
+	DeniedKinds() ([]bpf.DeniedCalls, error)
+	Reported(bpf.DeniedCalls) (uint64, error)
+	SetReported(bpf.DeniedCalls, uint64) error
 	Counters() (bpf.Counters, error)
 }
 
@@ -52,6 +58,66 @@ type denial struct {
 
 func newDenials(counts deniedCounts, now time.Time) *denials {
 	return &denials{counts: counts, kinds: map[bpf.DeniedCalls]*denial{}, others: map[string]uint64{}, due: now.Add(foldFor)}
+}
+
+// recall goes on with what an earlier process left: the calls that no row stands
+// for, of which only what the programs count them by is known. blank is an event
+// that tells of no process.
+func (d *denials) recall(blank kmodquery.Event) error {
+	counters, err := d.counts.Counters()
+	if err != nil {
+		return err
+	}
+	d.others = counters.Denied
+	kinds, err := d.counts.DeniedKinds()
+	if err != nil {
+		return err
+	}
+	for _, kind := range kinds {
+		reported, err := d.counts.Reported(kind)
+		if err != nil {
+			return err
+		}
+		last := blank
+		last.EventName = kind.Call()
+		last.UID, last.EUID = number(kind.UID()), number(kind.EUID())
+		last.Result, last.Error = new(-int64(unix.EPERM)), errnoName(-int64(unix.EPERM))
+		last.Miss("pid", "process_path", "cmdline")
+		d.kinds[kind] = &denial{last: last, reported: reported}
+	}
+	return nil
+}
+
+// deniedMark begins the receipt of a row of denied calls.
+const deniedMark = "~"
+
+// deniedReceipt names the row that stands for the denied calls of a kind up to a
+// number.
+func deniedReceipt(kind bpf.DeniedCalls, count uint64) string {
+	return fmt.Sprintf("%s%s_%016x", deniedMark, kind, count)
+}
+
+// keepReported notes, in the kernel, that a row of denied calls is safe. It does
+// nothing with the receipts of other events.
+func keepReported(counts deniedCounts, receipt string) error {
+	text, isDenied := strings.CutPrefix(receipt, deniedMark)
+	if !isDenied {
+		return nil
+	}
+	key, number, _ := strings.Cut(text, "_")
+	kind, err := bpf.ParseDeniedCalls(key)
+	if err != nil {
+		return err
+	}
+	count, err := strconv.ParseUint(number, 16, 64)
+	if err != nil {
+		return fmt.Errorf("read receipt %q: %w", receipt, err)
+	}
+	reported, err := counts.Reported(kind)
+	if err != nil || reported >= count {
+		return err
+	}
+	return counts.SetReported(kind, count)
 }
 
 // add takes the event of a denied call.
@@ -108,7 +174,7 @@ func (d *denials) reportKind(kind bpf.DeniedCalls, blank kmodquery.Event, emit f
 	if err != nil {
 		return err
 	}
-	if known.write(count, blank, emit) {
+	if known.write(count, blank, deniedReceipt(kind, count), emit) {
 		known.idle = 0
 		return nil
 	}
@@ -118,14 +184,14 @@ func (d *denials) reportKind(kind bpf.DeniedCalls, blank kmodquery.Event, emit f
 	if count, err = d.counts.ForgetDenied(kind); err != nil {
 		return err
 	}
-	known.write(count, blank, emit)
+	known.write(count, blank, "", emit)
 	delete(d.kinds, kind)
 	return nil
 }
 
 // write emits a row for the calls that no row stands for, and reports whether
 // there are any.
-func (d *denial) write(count uint64, blank kmodquery.Event, emit func(kmodquery.Event)) bool {
+func (d *denial) write(count uint64, blank kmodquery.Event, receipt string, emit func(kmodquery.Event)) bool {
 	if count <= d.reported {
 		if d.told != nil { // a row already stands for it
 			d.last, d.told = *d.told, nil
@@ -141,7 +207,7 @@ func (d *denial) write(count uint64, blank kmodquery.Event, emit func(kmodquery.
 	}
 	d.told, d.reported = nil, count
 	e := d.last
-	e.Count = new(int64(made))
+	e.Count, e.Receipt = new(int64(made)), receipt
 	emit(e)
 	return true
 }

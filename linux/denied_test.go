@@ -5,6 +5,8 @@ package linux
 import (
 	"encoding/binary"
 	"errors"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -33,17 +35,18 @@ func deniedKind(t *testing.T, inode uint64) bpf.DeniedCalls {
 
 // fakeCounts count as the programs do.
 type fakeCounts struct {
-	calls  map[bpf.DeniedCalls]uint64
-	others map[string]uint64
-	late   uint64 // calls that are made between CountDenied and ForgetDenied
-	epochs int
-	fails  string // the method that fails
+	calls    map[bpf.DeniedCalls]uint64
+	others   map[string]uint64
+	reported map[bpf.DeniedCalls]uint64
+	late     uint64 // calls that are made between CountDenied and ForgetDenied
+	epochs   int
+	fails    string // the method that fails
 }
 
 var errCounts = errors.New("no counts")
 
 func newFakeCounts() *fakeCounts {
-	return &fakeCounts{calls: map[bpf.DeniedCalls]uint64{}, others: map[string]uint64{}}
+	return &fakeCounts{calls: map[bpf.DeniedCalls]uint64{}, others: map[string]uint64{}, reported: map[bpf.DeniedCalls]uint64{}}
 }
 
 func (f *fakeCounts) fail(method string) error {
@@ -70,6 +73,19 @@ func (f *fakeCounts) ForgetDenied(d bpf.DeniedCalls) (uint64, error) {
 	return count, nil
 }
 
+func (f *fakeCounts) DeniedKinds() ([]bpf.DeniedCalls, error) {
+	return slices.Collect(maps.Keys(f.calls)), f.fail("DeniedKinds")
+}
+
+func (f *fakeCounts) Reported(d bpf.DeniedCalls) (uint64, error) {
+	return f.reported[d], f.fail("Reported")
+}
+
+func (f *fakeCounts) SetReported(d bpf.DeniedCalls, count uint64) error {
+	f.reported[d] = count
+	return f.fail("SetReported")
+}
+
 func (f *fakeCounts) NextEpoch() error {
 	if err := f.fail("NextEpoch"); err != nil {
 		return err
@@ -89,10 +105,11 @@ func (f *fakeCounts) Counters() (bpf.Counters, error) {
 // folded are denials with what they have emitted since the last report.
 type folded struct {
 	*denials
-	counts *fakeCounts
-	events []kmodquery.Event
-	total  int64 // calls that rows stand for
-	now    time.Time
+	counts   *fakeCounts
+	events   []kmodquery.Event
+	receipts []string // of all events
+	total    int64    // calls that rows stand for
+	now      time.Time
 }
 
 func newFolded() *folded {
@@ -107,6 +124,8 @@ func (f *folded) report() error {
 	f.events = nil
 	f.now = f.now.Add(foldFor)
 	return f.denials.report(f.now, blankAt, func(e kmodquery.Event) {
+		f.receipts = append(f.receipts, e.Receipt)
+		e.Receipt = ""
 		f.events = append(f.events, e)
 		f.total += *e.Count
 	})
@@ -303,4 +322,28 @@ func TestDenialsWithoutCounts(t *testing.T) {
 			require.EqualValues(t, 2+3+map[bool]int64{true: 7}[method == "ForgetDenied"], f.total)
 		})
 	}
+}
+
+func TestDenialsAfterARestart(t *testing.T) {
+	f, kind := newFolded(), deniedKind(t, 1)
+	f.counts.calls[kind] = 5
+	f.add(kind, kmodquery.Event{EventName: kmodquery.EventInitModule})
+	require.NoError(t, f.report())
+	require.Len(t, f.events, 1)
+	for range 2 { // the second time it is told already
+		require.NoError(t, keepReported(f.counts, f.receipts[0]))
+	}
+	require.NoError(t, keepReported(f.counts, receiptOf(at(1))))
+	require.Error(t, keepReported(f.counts, "~zz_1"))
+
+	f.counts.calls[kind] = 7
+	f.counts.others["init_module"] = 3
+	f.denials = newDenials(f.counts, start)
+	require.NoError(t, f.recall(blankAt))
+	require.NoError(t, f.report())
+	require.Len(t, f.events, 1, "nobody knows who made them, but that they were made")
+	require.EqualValues(t, 2, *f.events[0].Count)
+	require.Equal(t, kmodquery.EventInitModule, f.events[0].EventName)
+	require.EqualValues(t, 0, *f.events[0].EUID)
+	require.Equal(t, "pid,process_path,cmdline", f.events[0].Missing)
 }

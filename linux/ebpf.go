@@ -20,6 +20,7 @@ import (
 type EBPF struct {
 	account
 	options EBPFOptions
+	custody *custody
 
 	// Guarded by the account's mu.
 	programs *bpf.Programs // nil while not attached
@@ -32,6 +33,14 @@ type EBPFOptions struct {
 	// taken from the kernel. A larger one is hashed from its file. At most
 	// [MaxImage].
 	ImageLimit int64
+	// PinDir is a folder of a BPF file system in which the hooks stay when the
+	// process ends, so that what they see waits for the next one; "" for none.
+	// OnlyPinned uses what is pinned there and pins nothing where nothing is.
+	PinDir     string
+	OnlyPinned bool
+	// Receipts returns those of the source's events that are stored; nil for
+	// none.
+	Receipts func(context.Context) ([]string, error)
 }
 
 // MaxImage is the greatest EBPFOptions.ImageLimit, and the default.
@@ -39,19 +48,35 @@ const MaxImage = bpf.MaxImage
 
 // NewEBPF returns a source that watches nothing until Run.
 func NewEBPF(o EBPFOptions) *EBPF {
-	return &EBPF{account: newAccount(kmodquery.SourceEBPF), options: o}
+	return &EBPF{account: newAccount(kmodquery.SourceEBPF), options: o, custody: newCustody()}
 }
 
 // Run attaches the hooks, calls ready once, and gives their events to emit, in
 // the order in which the kernel recorded them within one load attempt, until
 // ctx ends. An error that matches kmodquery.ErrNotSupported says that this host
 // will never do; any other may pass, such as that somebody detached the hooks.
+// Where the hooks are pinned, they stay, and what they see is told by the next Run
+// or process; Settled must be called then.
 func (s *EBPF) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
+	var receipts []string
+	if s.options.Receipts != nil {
+		if receipts, err = s.options.Receipts(ctx); err != nil {
+			s.settle(err)
+			return err
+		}
+	}
 	programs, err := open(s.options)
 	if err != nil {
 		s.settle(err)
 		return err
 	}
+	for _, receipt := range receipts {
+		if err := keepReported(programs, receipt); err != nil {
+			s.settle(err)
+			return errors.Join(err, programs.Close())
+		}
+	}
+	s.custody.begin(programs, receipts)
 	s.attach(programs)
 	defer func() { err = errors.Join(err, s.detach(err)) }()
 	ready()
@@ -69,7 +94,7 @@ func open(o EBPFOptions) (*bpf.Programs, error) {
 			Need:    "a kernel built with CONFIG_MODULES",
 		}
 	}
-	programs, err := bpf.Open(o.ImageLimit)
+	programs, err := bpf.Open(bpf.Options{ImageLimit: o.ImageLimit, PinDir: o.PinDir, OnlyPinned: o.OnlyPinned})
 	switch {
 	case errors.Is(err, bpf.ErrNoBTF):
 		return nil, &kmodquery.NotSupportedError{
@@ -92,7 +117,7 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 	if err != nil {
 		return err
 	}
-	r := newReader(translator{bootID: bootID, types: programs}, programs, func(e kmodquery.Event) {
+	r := newReader(translator{bootID: bootID, types: programs}, programs, s.custody, func(e kmodquery.Event) {
 		s.tell(&e)
 		emit(e)
 	})
@@ -103,10 +128,23 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 	r.want = images.want
 	go images.run() // ends when the programs are closed
 
+	if err := r.denials.recall(r.translate.blank(bootTimeNow(), r.clock.bootTime())); err != nil {
+		return err
+	}
+	var hand *handover
+	if programs.HasOlder() {
+		hand = newHandover(bootTimeNow())
+	}
+
 	alive := checkup{check: programs.Check}
 	var f *flush
 	defer func() {
-		err := r.finish(time.Now())
+		var err error
+		if programs.IsPinned() {
+			err = r.leave()
+		} else {
+			err = r.finish(time.Now())
+		}
 		if err != nil {
 			s.decodeErrors.Add(1)
 		}
@@ -122,8 +160,10 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 			f = s.nextFlush(ctx, programs)
 		}
 		if f.done(r.join) {
-			if err := r.finish(f.asked); err != nil {
-				return err
+			if !f.last || !programs.IsPinned() {
+				if err := r.finish(f.asked); err != nil {
+					return err
+				}
 			}
 			done := f
 			f = nil
@@ -138,7 +178,7 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 			deadline = due
 		}
 		programs.SetDeadline(deadline)
-		raw, err := programs.Read()
+		raw, mark, err := programs.Read()
 		switch {
 		case errors.Is(err, bpf.ErrFlushed), errors.Is(err, os.ErrDeadlineExceeded):
 			f.drained()
@@ -156,8 +196,13 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 			s.decodeErrors.Add(1)
 			continue
 		}
+		if programs.IsOlder(mark) {
+			hand.note(record)
+		} else if hand.merge(&record) {
+			continue
+		}
 		now := time.Now()
-		if err := r.add(record, now); err != nil {
+		if err := r.take(record, mark, bpf.RingSize(len(raw)), now); err != nil {
 			return err
 		}
 		if err := r.expire(now); err != nil {
@@ -185,7 +230,7 @@ func (s *EBPF) attach(programs *bpf.Programs) {
 	s.mu.Lock()
 	s.programs, s.doubt = programs, nil
 	s.mu.Unlock()
-	s.begin(programs.Hooks(), "", func() { _ = programs.Flush() }) // it fails only when the reading has ended
+	s.begin(programs.Hooks(), s.unpinned(programs), func() { _ = programs.Flush() }) // it fails only when the reading has ended
 	if errs := programs.Unattached(); len(errs) > 0 {
 		// It delivers what it sees, but who asks for sensors that are not
 		// active must hear of it.
@@ -196,7 +241,40 @@ func (s *EBPF) attach(programs *bpf.Programs) {
 	}
 }
 
+// unpinned says that loads go unseen while no process records, and why.
+func (s *EBPF) unpinned(programs *bpf.Programs) string {
+	if err := programs.Unpinned(); err != nil && s.options.PinDir != "" && !s.options.OnlyPinned {
+		return oneLine(fmt.Errorf("not pinned, so loads go unseen while nothing records: %w", err))
+	}
+	return ""
+}
+
+// Settled notes that events of this source, which Run emitted, are stored, or
+// that the one who should have stored them gave them up. What the kernel keeps of
+// them is released. It may be called at any time.
+func (s *EBPF) Settled(events []kmodquery.Event) {
+	now := time.Now()
+	for i := range events {
+		if receipt := events[i].Receipt; receipt != "" && events[i].Source == s.Name() {
+			s.custody.stored(receipt, now)
+			s.keepReported(receipt)
+		}
+	}
+}
+
+func (s *EBPF) keepReported(receipt string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.programs == nil {
+		return // the next Run does so
+	}
+	if err := keepReported(s.programs, receipt); err != nil {
+		s.decodeErrors.Add(1)
+	}
+}
+
 func (s *EBPF) detach(cause error) error {
+	s.custody.end()
 	s.mu.Lock()
 	if counters, err := s.programs.Counters(); err == nil {
 		s.lost.Add(int64(counters.Lost + counters.Missed))

@@ -34,6 +34,8 @@ const (
 // at an end. Its methods must not be called concurrently.
 type joiner struct {
 	emit     func(kmodquery.Event)
+	isTold   func(receipt string) bool // by this process or an earlier one
+	over     func(id string)           // nothing is to come of an attempt's records so far
 	attempts map[string]*attempt
 	// Every attempt is in one of these lines. Those in the last hold nothing
 	// back.
@@ -68,8 +70,8 @@ type attempt struct {
 // when it comes to the head, or when there are too many of them.
 type line []*attempt
 
-func newJoiner(emit func(kmodquery.Event)) *joiner {
-	return &joiner{emit: emit, attempts: map[string]*attempt{}}
+func newJoiner(emit func(kmodquery.Event), isTold func(string) bool, over func(string)) *joiner {
+	return &joiner{emit: emit, isTold: isTold, over: over, attempts: map[string]*attempt{}}
 }
 
 // add takes the next event of the source and emits what is complete.
@@ -89,7 +91,11 @@ func (j *joiner) add(e kmodquery.Event, now time.Time) {
 	case kmodquery.EventSecurityKernelLoadData:
 		call := e
 		call.EventName = kmodquery.EventInitModule
+		call.Receipt = callReceipt(e.Receipt)
 		a.call = &call
+		if j.isTold(call.Receipt) {
+			a.call, a.called = nil, true
+		}
 		a.taken = true
 	case kmodquery.EventSecurityKernelReadFile:
 		a.taken = true
@@ -256,6 +262,7 @@ func (j *joiner) giveUp(a *attempt) {
 		a.called = true
 	}
 	a.call = nil
+	j.over(a.id)
 }
 
 func (j *joiner) begin(id string, now time.Time) *attempt {
@@ -279,7 +286,10 @@ func (j *joiner) forgetOldest() {
 	}
 }
 
-func (j *joiner) forget(a *attempt) { delete(j.attempts, a.id) }
+func (j *joiner) forget(a *attempt) {
+	delete(j.attempts, a.id)
+	j.over(a.id)
+}
 
 // join puts an attempt at the end of a line, out of the one that it is in.
 func (j *joiner) join(l *line, a *attempt, due time.Time) {

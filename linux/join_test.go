@@ -24,7 +24,7 @@ var forever = start.Add(1000 * time.Hour)
 
 func newRecorded() *recorded {
 	r := &recorded{}
-	r.joiner = newJoiner(func(e kmodquery.Event) { r.events = append(r.events, e) })
+	r.joiner = newJoiner(func(e kmodquery.Event) { r.events = append(r.events, e) }, func(string) bool { return false }, func(string) {})
 	return r
 }
 

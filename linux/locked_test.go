@@ -97,7 +97,7 @@ func TestJoinFindsWhatOnlyTheImageSays(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var got []kmodquery.Event
-			j := newJoiner(func(e kmodquery.Event) { got = append(got, e) })
+			j := newJoiner(func(e kmodquery.Event) { got = append(got, e) }, func(string) bool { return false }, func(string) {})
 			now := time.Unix(100, 0)
 			read := kmodquery.Event{EventName: kmodquery.EventSecurityKernelReadFile, LoadID: "a", Path: "tmp/x.ko"}
 			read.Miss("version", "srcversion", "path", "flags")
@@ -119,14 +119,16 @@ func TestJoinFindsWhatOnlyTheImageSays(t *testing.T) {
 func TestReaderLooksForAnImageInItsFile(t *testing.T) {
 	file := &bpf.File{IsModule: true, Path: "tmp/x.ko", Incomplete: true}
 	var wanted []wantedImage
-	r := newReader(translator{types: lockedTypes{}}, nil, func(kmodquery.Event) {})
+	r := newReader(translator{types: lockedTypes{}}, nil, newCustody(), func(kmodquery.Event) {})
 	r.want = func(w wantedImage) error { wanted = append(wanted, w); return nil }
 	read := lockedRecord(bpf.ReadFile, bpf.UnreadUntyped|bpf.UnreadTask)
 	read.File = file
-	require.NoError(t, r.add(read, time.Now()))
+	_, err := r.add(read, "", time.Now())
+	require.NoError(t, err)
 	taken := lockedRecord(bpf.ImageTaken, bpf.UnreadUntyped|bpf.UnreadTask)
 	taken.Image = &bpf.Image{Size: 9, Flags: 4}
-	require.NoError(t, r.add(taken, time.Now()))
+	_, err = r.add(taken, "", time.Now())
+	require.NoError(t, err)
 	require.Len(t, wanted, 1)
 	require.Same(t, file, wanted[0].file)
 	require.False(t, wanted[0].sent)

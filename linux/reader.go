@@ -3,6 +3,7 @@
 package linux
 
 import (
+	"cmp"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ type reader struct {
 	processes processes
 	requests  requests
 	join      *joiner
+	custody   *custody
 	denials   *denials
 	emit      func(kmodquery.Event)
 	want      func(wantedImage) error
@@ -32,32 +34,65 @@ type foundImage struct {
 	evidence
 }
 
-func newReader(t translator, counts deniedCounts, emit func(kmodquery.Event)) *reader {
-	return &reader{translate: t, join: newJoiner(emit), denials: newDenials(counts, time.Now()), emit: emit}
+// newReader returns a reader that gives an event to emit once, whether this
+// process or an earlier one reads its record.
+func newReader(t translator, counts deniedCounts, c *custody, emit func(kmodquery.Event)) *reader {
+	r := &reader{translate: t, custody: c, denials: newDenials(counts, time.Now())}
+	r.emit = func(e kmodquery.Event) {
+		if e.Receipt != "" {
+			position, isNew := c.claim(e.Receipt)
+			if !isNew {
+				return
+			}
+			e.Position = position
+		}
+		emit(e)
+	}
+	r.join = newJoiner(r.emit, c.knows, func(id string) { c.over(id, time.Now()) })
+	return r
 }
 
-// add takes the next record and emits what is complete.
-func (r *reader) add(record bpf.Record, now time.Time) error {
+// take takes the next record, of a size in the ring buffer.
+func (r *reader) take(record bpf.Record, mark bpf.Mark, size int, now time.Time) error {
+	attempt := r.attemptOf(record)
+	r.custody.take(mark, size, attempt, now)
+	isOver, err := r.add(record, receiptOf(mark), now)
+	if isOver {
+		r.custody.over(attempt, now)
+	}
+	return err
+}
+
+// attemptOf is the load_id of the attempt that a record belongs to, or of what it
+// has in common with others where there is no attempt.
+func (r *reader) attemptOf(record bpf.Record) string {
+	return r.translate.loadID(cmp.Or(record.Attempt, record.Context), record.Tid)
+}
+
+// add emits what is complete with a record. It reports whether nothing more is to
+// come of this one and those before it.
+func (r *reader) add(record bpf.Record, receipt string, now time.Time) (isOver bool, err error) {
 	switch record.Kind {
 	case bpf.ProcessPath, bpf.ProcessArgs:
 		r.processes.add(record)
-		return nil
+		return false, nil
 	case bpf.ImageTaken:
-		return r.takeImage(record)
+		return false, r.takeImage(record)
 	case bpf.ParamsTaken:
 		r.join.addParams(r.translate.loadID(record.Attempt, record.Tid), *record.Params, now)
-		return nil
+		return false, nil
 	}
 	p := r.processes.of(record)
 	e := r.translate.event(record, p, r.clock.bootTime())
+	e.Receipt = receipt
 	switch {
 	case record.Kind == bpf.ModuleRequest:
 		r.requests.add(&e)
 		r.emit(e)
-		return nil
+		return true, nil
 	case record.Kind == bpf.SystemCall && record.Call.Denied != nil:
 		r.denials.add(*record.Call.Denied, e)
-		return nil
+		return true, nil
 	case record.Kind == bpf.ReadFile && record.Attempt != 0:
 		r.processes.read(record)
 	}
@@ -69,13 +104,13 @@ func (r *reader) add(record bpf.Record, now time.Time) error {
 		}
 	}
 	r.join.add(e, now)
-	return nil
+	return e.LoadID == "", nil
 }
 
 // takeImage has the image of an attempt read.
 func (r *reader) takeImage(record bpf.Record) error {
 	w := wantedImage{
-		id:     contextID{record.Attempt, record.Tid},
+		id:     contextID{record.Image.Attempt, record.Tid},
 		loadID: r.translate.loadID(record.Attempt, record.Tid),
 		sent:   record.Image.Sent,
 		pid:    record.Pid,
@@ -119,6 +154,10 @@ func (r *reader) finish(by time.Time) error {
 	r.join.finish(by)
 	return r.reportDenials(time.Now())
 }
+
+// leave emits what can be told without giving up an attempt: the next one that
+// reads the same ring buffer goes on with those.
+func (r *reader) leave() error { return r.reportDenials(time.Now()) }
 
 func (r *reader) reportDenials(now time.Time) error {
 	return r.denials.report(now, r.translate.blank(bootTimeNow(), r.clock.bootTime()), r.emit)

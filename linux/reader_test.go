@@ -24,7 +24,7 @@ type reading struct {
 
 func newReading(t *testing.T) *reading {
 	r := &reading{t: t, counts: newFakeCounts()}
-	r.reader = newReader(translate, r.counts, func(e kmodquery.Event) { r.events = append(r.events, e) })
+	r.reader = newReader(translate, r.counts, newCustody(), func(e kmodquery.Event) { r.events = append(r.events, e) })
 	r.want = func(w wantedImage) error {
 		r.wanted = append(r.wanted, w)
 		return nil
@@ -34,7 +34,8 @@ func newReading(t *testing.T) *reading {
 
 func (r *reading) take(records ...bpf.Record) {
 	for _, record := range records {
-		require.NoError(r.t, r.add(record, start))
+		_, err := r.add(record, "", start)
+		require.NoError(r.t, err)
 	}
 }
 
@@ -43,7 +44,7 @@ func (r *reading) names() []string { return (&recorded{events: r.events}).names(
 var (
 	ofFile     = bpf.File{ID: 2, IsModule: true, Path: "/tmp/x.ko", Filesystem: "ext4", Inode: 5, Links: 1, Size: 9, HasArguments: true}
 	readRecord = record(bpf.ReadFile, func(r *bpf.Record) { r.File = &ofFile })
-	taken      = record(bpf.ImageTaken, func(r *bpf.Record) { r.Image = &bpf.Image{Size: 9, Sent: true} })
+	taken      = record(bpf.ImageTaken, func(r *bpf.Record) { r.Image = &bpf.Image{Attempt: insmod.Attempt, Size: 9, Sent: true} })
 	parsed     = record(bpf.ParamsTaken, func(r *bpf.Record) { r.Params = &bpf.Text{Value: "n=1"} })
 	liveRecord = record(bpf.ModuleLoad, func(r *bpf.Record) { r.Module = &bpf.Module{Name: "x"} })
 	returns    = record(bpf.SystemCall, func(r *bpf.Record) { r.Call = &bpf.Call{Name: bpf.FinitModule, HasArguments: true} })
@@ -83,14 +84,15 @@ func TestReaderPutsALoadTogether(t *testing.T) {
 func TestReaderOfAnImageThatWasNotSent(t *testing.T) {
 	r := newReading(t)
 	lost := taken
-	lost.Image = &bpf.Image{Size: 9}
+	lost.Image = &bpf.Image{Attempt: insmod.Attempt, Size: 9}
 	r.take(lost) // its process was not told of
 	require.Equal(t, []wantedImage{{
 		id: contextID{insmod.Attempt, insmod.Tid}, loadID: translate.loadID(insmod.Attempt, insmod.Tid), pid: insmod.Pid,
 	}}, r.wanted)
 
 	r.want = func(wantedImage) error { return errCounts }
-	require.ErrorIs(t, r.add(taken, start), errCounts)
+	_, err := r.add(taken, "", start)
+	require.ErrorIs(t, err, errCounts)
 }
 
 func TestReaderForgetsWhoMadeNoAttempt(t *testing.T) {

@@ -90,6 +90,9 @@ func (s *Store) write(ctx context.Context, events []kmodquery.Event) error {
 	if err := writePositions(ctx, tx, written); err != nil {
 		return err
 	}
+	if err := writeReceipts(ctx, tx, written); err != nil {
+		return err
+	}
 	if err := tx.Commit(); err != nil {
 		return err
 	}

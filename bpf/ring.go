@@ -1,0 +1,243 @@
+//go:build linux
+
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// The header of a record, in the kernel's own layout (kernel/bpf/ringbuf.c
+	// and include/uapi/linux/bpf.h): a length with two flags, and padding.
+	recordHeader = 8
+	recordBusy   = 1 << 31
+	recordVoid   = 1 << 30
+
+	// busyPause is the wait for a record that a program is writing.
+	busyPause = 50 * time.Microsecond
+)
+
+// errEmpty says that the ring holds nothing that was not read.
+var errEmpty = errors.New("the ring is empty")
+
+// A ring reads a BPF ring buffer and gives its records back to the kernel later
+// than it reads them: what was read and not released is read again by the next
+// one that opens the map. (cilium/ebpf's reader releases as it reads.) One
+// goroutine reads; the other methods may be called beside it.
+type ring struct {
+	file *os.File // of the map
+	wait syscall.RawConn
+	size uint64
+
+	read atomic.Uint64 // position behind the last record that was read
+
+	mu       sync.Mutex // guards what follows, and that the memory is there
+	consumer []byte
+	producer []byte // its page, and the data twice
+	deadline time.Time
+	flushed  bool
+	closed   bool
+}
+
+func openRing(m *ebpf.Map) (_ *ring, err error) {
+	fd, err := unix.FcntlInt(uintptr(m.FD()), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open a ring buffer: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // for the runtime to wait for it
+		unix.Close(fd)
+		return nil, fmt.Errorf("open a ring buffer: %w", err)
+	}
+	r := &ring{file: os.NewFile(uintptr(fd), m.String()), size: uint64(m.MaxEntries())}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.Close())
+		}
+	}()
+	if r.wait, err = r.file.SyscallConn(); err != nil {
+		return nil, fmt.Errorf("open a ring buffer: %w", err)
+	}
+	page := os.Getpagesize()
+	if r.consumer, err = unix.Mmap(fd, 0, page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+		return nil, fmt.Errorf("map a ring buffer: %w", err)
+	}
+	if r.producer, err = unix.Mmap(fd, int64(page), page+2*int(r.size), unix.PROT_READ, unix.MAP_SHARED); err != nil {
+		return nil, fmt.Errorf("map a ring buffer: %w", err)
+	}
+	r.read.Store(uint64(atomic.LoadUintptr(r.consumed())))
+	return r, nil
+}
+
+func (r *ring) consumed() *uintptr { return (*uintptr)(unsafe.Pointer(&r.consumer[0])) }
+
+// end is the position behind the last record that the ring holds.
+func (r *ring) end() uint64 {
+	return uint64(atomic.LoadUintptr((*uintptr)(unsafe.Pointer(&r.producer[0]))))
+}
+
+// unread is how many bytes of the ring wait to be read.
+func (r *ring) unread() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return 0
+	}
+	return int(r.end() - r.read.Load())
+}
+
+// isCrowded reports whether there is little room left.
+func (r *ring) isCrowded() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.closed && r.end()-uint64(atomic.LoadUintptr(r.consumed())) > r.size/4*3
+}
+
+// next returns a copy of the next record and the position behind it, or
+// errEmpty.
+func (r *ring) next() ([]byte, uint64, error) {
+	for {
+		raw, end, err := r.take()
+		if !errors.Is(err, errBusy) {
+			return raw, end, err
+		}
+		time.Sleep(busyPause)
+	}
+}
+
+// errBusy says that the next record is being written.
+var errBusy = errors.New("the record is being written")
+
+func (r *ring) take() ([]byte, uint64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, 0, os.ErrClosed
+	}
+	data := r.producer[os.Getpagesize():]
+	at, limit := r.read.Load(), r.end()
+	for at < limit {
+		from := at & (r.size - 1)
+		// Atomic, so that what a program wrote before it cleared the flag is
+		// seen.
+		length := atomic.LoadUint32((*uint32)(unsafe.Pointer(&data[from])))
+		if length&recordBusy != 0 {
+			return nil, 0, errBusy
+		}
+		n := uint64(length &^ (recordBusy | recordVoid))
+		next := at + uint64(RingSize(int(n)))
+		if n > r.size || next > limit {
+			return nil, 0, fmt.Errorf("read the ring buffer: a record of %d bytes at %d reaches beyond its end at %d", n, at, limit)
+		}
+		r.read.Store(next)
+		if length&recordVoid != 0 {
+			at = next
+			continue
+		}
+		raw := make([]byte, n)
+		copy(raw, data[from+recordHeader:])
+		return raw, next, nil
+	}
+	return nil, 0, errEmpty
+}
+
+// Read waits for the next record and returns a copy of it and the position
+// behind it, which is what Release takes. It returns ErrFlushed after a Flush
+// and os.ErrDeadlineExceeded after the deadline, either once the ring is empty,
+// and os.ErrClosed after Close.
+func (r *ring) Read() ([]byte, uint64, error) {
+	for {
+		raw, end, err := r.next()
+		if !errors.Is(err, errEmpty) {
+			return raw, end, err
+		}
+		err = r.wait.Read(func(uintptr) bool { return r.unread() > 0 })
+		switch {
+		case err == nil:
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if r.unread() > 0 {
+				continue // it comes again
+			}
+			if r.isFlushed() {
+				return nil, 0, ErrFlushed
+			}
+			return nil, 0, os.ErrDeadlineExceeded
+		default:
+			return nil, 0, os.ErrClosed
+		}
+	}
+}
+
+// isFlushed reports whether a Flush waits for its answer, and takes it.
+func (r *ring) isFlushed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.flushed {
+		return false
+	}
+	r.flushed = false
+	_ = r.file.SetReadDeadline(r.deadline) // it fails only when it is closed, as the next Read will say
+	return true
+}
+
+// SetDeadline bounds the following Reads; the zero time lets them wait for
+// ever.
+func (r *ring) SetDeadline(t time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.deadline = t
+	if !r.flushed {
+		_ = r.file.SetReadDeadline(t)
+	}
+}
+
+// Flush interrupts a Read that waits.
+func (r *ring) Flush() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return os.ErrClosed
+	}
+	r.flushed = true
+	return r.file.SetReadDeadline(time.Unix(1, 0))
+}
+
+// Release gives the records before a position, which a Read returned, back to
+// the kernel. It does nothing after Close.
+func (r *ring) Release(position uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed || position > r.read.Load() || position > math.MaxInt {
+		return
+	}
+	if at := r.consumed(); position > uint64(atomic.LoadUintptr(at)) {
+		atomic.StoreUintptr(at, uintptr(position))
+	}
+}
+
+// Close lets go of the ring and releases nothing.
+func (r *ring) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil
+	}
+	r.closed = true
+	errs := []error{r.file.Close()}
+	for _, memory := range [][]byte{r.consumer, r.producer} {
+		if memory != nil {
+			errs = append(errs, unix.Munmap(memory))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,237 @@
+//go:build linux
+
+package linux
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kmodquery/kmodquery/bpf"
+)
+
+const (
+	// maxCustody bounds the bytes of records that stay in the ring buffer after
+	// they were read, a quarter of it: the rest is for what is still to come.
+	// Beyond it the oldest are released though they are needed, and a process that
+	// dies then takes what they say with it.
+	maxCustody = 4 << 20
+	// maxKept bounds for how long they stay while no event comes of them.
+	maxKept = 2 * time.Minute
+)
+
+// A custody knows which records of the ring buffer are still needed: those of
+// attempts that are not over, and of events that are not stored. The others it
+// releases, in their order. So a record is in the ring until what it says is
+// safe, and the process that comes after a crash reads it again; what was stored
+// already is recognized by its receipt. A custody outlives the programs, which
+// may be attached anew. Its methods may be called concurrently.
+type custody struct {
+	mu      sync.Mutex
+	ring    releaser          // nil between two runs
+	held    []heldRecord      // in the order in which they were read
+	size    int               // bytes of those
+	groups  map[string]*group // open ones, by the attempt's load_id
+	byMark  map[bpf.Mark]*group
+	events  map[string]*group   // by receipt, of events that are on their way to the store
+	told    map[string]struct{} // receipts of events that are stored
+	release bpf.Mark            // what may be released
+	newest  string              // position that the next event is to carry
+}
+
+// A releaser is what the programs of one run offer a custody.
+type releaser interface {
+	Release(bpf.Mark)
+	// HoldsBack reports whether nothing may be released yet though everything
+	// before the mark, the first that is still needed, could be.
+	HoldsBack(first bpf.Mark) bool
+}
+
+// A heldRecord is one that was read and not released.
+type heldRecord struct {
+	mark  bpf.Mark
+	size  int
+	at    time.Time
+	group *group
+}
+
+// A group is the records of one attempt.
+type group struct {
+	open   bool // more may come of it
+	events int  // that are on their way to the store
+}
+
+func newCustody() *custody {
+	return &custody{
+		groups: map[string]*group{}, byMark: map[bpf.Mark]*group{},
+		events: map[string]*group{}, told: map[string]struct{}{},
+	}
+}
+
+// begin takes the records of a run of the programs into custody. The receipts are
+// those of events that are stored.
+func (c *custody) begin(r releaser, receipts []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ring, c.held, c.size = r, nil, 0
+	c.groups, c.byMark = map[string]*group{}, map[bpf.Mark]*group{}
+	c.release = bpf.Mark{}
+	for _, receipt := range receipts {
+		c.told[receipt] = struct{}{}
+	}
+}
+
+// end releases nothing any more.
+func (c *custody) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ring = nil
+}
+
+// receiptOf names the event that a record gives.
+func receiptOf(m bpf.Mark) string { return fmt.Sprintf("%016x_%016x", m.Set, m.Position) }
+
+// callReceipt names another one that the same record gives: the system call that
+// has not returned.
+func callReceipt(receipt string) string { return receipt + "c" }
+
+// take notes a record that was read. The attempt is its load_id, "" where it has
+// none.
+func (c *custody) take(mark bpf.Mark, size int, attempt string, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	g := c.groups[attempt]
+	if g == nil {
+		g = &group{open: attempt != ""}
+		if g.open {
+			c.groups[attempt] = g
+		}
+	}
+	c.held = append(c.held, heldRecord{mark, size, now, g})
+	c.byMark[mark] = g
+	c.size += size
+	c.advance(now)
+}
+
+// over notes that nothing more comes of an attempt's records so far.
+func (c *custody) over(attempt string, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if g := c.groups[attempt]; g != nil {
+		g.open = false
+		delete(c.groups, attempt)
+		c.advance(now)
+	}
+}
+
+// claim takes an event of the record with a mark into custody, and reports
+// whether it was not told before. It returns the position that the event is to
+// carry.
+func (c *custody) claim(receipt string) (position string, isNew bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, stored := c.told[receipt]; stored {
+		return "", false
+	}
+	g := c.byMark[markOf(receipt)]
+	before, underway := c.events[receipt]
+	if before != nil {
+		before.events--
+	}
+	if g != nil {
+		g.events++
+	}
+	c.events[receipt] = g
+	if underway {
+		return "", false
+	}
+	position, c.newest = c.newest, ""
+	return position, true
+}
+
+// knows reports whether an event was told before.
+func (c *custody) knows(receipt string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, stored := c.told[receipt]
+	_, underway := c.events[receipt]
+	return stored || underway
+}
+
+// stored notes that an event is safe, or given up by those who keep it.
+func (c *custody) stored(receipt string, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	g, underway := c.events[receipt]
+	if !underway {
+		return
+	}
+	delete(c.events, receipt)
+	c.told[receipt] = struct{}{}
+	if g != nil {
+		g.events--
+		c.advance(now)
+	}
+}
+
+// advance releases the records at the head that nobody needs.
+func (c *custody) advance(now time.Time) {
+	for len(c.held) > 0 {
+		head := c.held[0]
+		isNeeded := head.group.events > 0 || head.group.open && now.Sub(head.at) < maxKept
+		if isNeeded && c.size <= maxCustody {
+			break
+		}
+		c.held[0] = heldRecord{}
+		c.held = c.held[1:]
+		c.size -= head.size
+		delete(c.byMark, head.mark)
+		c.release = head.mark
+	}
+	if c.ring == nil || c.release == (bpf.Mark{}) {
+		return
+	}
+	first := bpf.Mark{}
+	if len(c.held) > 0 {
+		first = c.held[0].mark
+	}
+	if c.ring.HoldsBack(first) {
+		return
+	}
+	c.ring.Release(c.release)
+	c.forget(c.release)
+	c.newest = receiptOf(c.release)
+	c.release = bpf.Mark{}
+}
+
+// forget lets go of the receipts of records that nobody can read again.
+func (c *custody) forget(released bpf.Mark) {
+	if len(c.told) < maxTold {
+		return
+	}
+	until := receiptOf(released)
+	for receipt := range c.told {
+		if receipt <= until {
+			delete(c.told, receipt)
+		}
+	}
+}
+
+// maxTold is how many receipts are remembered before those of no use are looked
+// for. The ring buffer has room for fewer records.
+const maxTold = 1 << 16
+
+// markOf is the mark of the record that a receipt is of, zero where it is of
+// none.
+func markOf(receipt string) (m bpf.Mark) {
+	set, position, _ := strings.Cut(strings.TrimSuffix(receipt, "c"), "_")
+	var err, other error
+	m.Set, err = strconv.ParseUint(set, 16, 64)
+	m.Position, other = strconv.ParseUint(position, 16, 64)
+	if err != nil || other != nil {
+		return bpf.Mark{}
+	}
+	return m
+}
