@@ -29,6 +29,8 @@ type Sensor struct {
 	Denied        int64  // attempts folded into other rows
 	Joined        int64  // events given the load_id under which a better source saw the attempt
 	LastEventTime int64  // Unix time in seconds; 0 where there was none
+	GapStart      int64  // Unix time in seconds; with GapEnd the last time of this boot in which the source did not watch, or 0
+	GapEnd        int64
 }
 
 // StoreStatus is what the event store says about itself.

@@ -61,6 +61,7 @@ type Programs struct {
 
 	pins     *pins     // nil where nothing is pinned
 	unpinned error     // why not
+	adopted  bool      // the set was pinned before
 	retired  time.Time // when the older sets were detached
 	overlap  uint64    // position in the records up to which they may have seen the same
 
@@ -150,6 +151,7 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 		var err error
 		if p.set, err = adopt(p.pins, other, list); err == nil {
 			sets = slices.Delete(sets, i, i+1)
+			p.adopted = true
 			break
 		}
 	}
@@ -553,6 +555,9 @@ func (p *Programs) Close() error {
 	}
 	return errors.Join(append(errs, p.pins.Close())...)
 }
+
+// WereThere reports whether Open found these programs, or older ones, attached.
+func (p *Programs) WereThere() bool { return p.adopted || p.HasOlder() }
 
 // IsPinned reports whether the programs stay when this process ends.
 func (p *Programs) IsPinned() bool {

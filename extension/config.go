@@ -58,6 +58,7 @@ type config struct {
 // The commands beside serving osquery, and what they do.
 var commands = []struct{ name, usage string }{
 	{"query", "query [SQL]     answer SQL without osquery; a shell where there is no SQL and a terminal"},
+	{"detach", "detach          Linux: store what the pinned programs saw, and remove them"},
 	// No flag: KMODQUERY_VERSION may be set on a host and mean something else.
 	{"--version", "--version       print the version"},
 }

@@ -52,9 +52,12 @@ func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr io.W
 	}
 	ctx, stop := signal.NotifyContext(ctx, signals...)
 	defer stop()
-	if c.command == "query" {
+	switch c.command {
+	case "query":
 		err = query(ctx, c, stdin, stdout, stderr, report)
-	} else {
+	case "detach":
+		err = detach(ctx, c, stdout, report)
+	default:
 		err = serve(ctx, c, report)
 	}
 	switch {

@@ -42,7 +42,9 @@ func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
 		return linux.NewEBPF(linux.EBPFOptions{
 			ImageLimit: c.imageLimit,
 			PinDir:     c.pinDir,
-			OnlyPinned: c.command != "",
+			OnlyPinned: c.command == "query" || c.command == "detach",
+			Watched:    store.Watched,
+			KeepWatch:  store.KeepWatch,
 			Receipts:   func(ctx context.Context) ([]string, error) { return store.Receipts(ctx, name) },
 		})
 	case kmodquery.SourceAudit:
@@ -114,6 +116,10 @@ func (i *inventory) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	listed := slices.DeleteFunc(modules, func(m kmodquery.Module) bool { return m.IsHidden() })
 	return kmodquery.JoinModules(append(listed, hidden...), i.recorder.Loaded()), nil
 }
+
+func hasPins(dir string) bool { return linux.HasPins(dir) }
+
+func removePins(dir string) error { return linux.Detach(dir) }
 
 // kernelRelease is what uname -r prints.
 func kernelRelease() string {

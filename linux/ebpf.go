@@ -21,6 +21,7 @@ type EBPF struct {
 	account
 	options EBPFOptions
 	custody *custody
+	watched time.Time // Run's own: of the last sign that it does
 
 	// Guarded by the account's mu.
 	programs *bpf.Programs // nil while not attached
@@ -41,6 +42,10 @@ type EBPFOptions struct {
 	// Receipts returns those of the source's events that are stored; nil for
 	// none.
 	Receipts func(context.Context) ([]string, error)
+	// Watched returns when a process last said, by KeepWatch, that it watched; the
+	// zero time where none did. Nil where nobody remembers.
+	Watched   func() time.Time
+	KeepWatch func(time.Time)
 }
 
 // MaxImage is the greatest EBPFOptions.ImageLimit, and the default.
@@ -77,6 +82,7 @@ func (s *EBPF) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)
 		}
 	}
 	s.custody.begin(programs, receipts)
+	s.noteGap(programs)
 	s.attach(programs)
 	defer func() { err = errors.Join(err, s.detach(err)) }()
 	ready()
@@ -155,6 +161,8 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 	for {
 		if err := alive.failure(time.Now(), f == nil && s.isAsked()); err != nil {
 			s.distrust(err)
+		} else {
+			s.keepWatch(time.Now())
 		}
 		if f == nil {
 			f = s.nextFlush(ctx, programs)
@@ -239,6 +247,33 @@ func (s *EBPF) attach(programs *bpf.Programs) {
 		s.sensor.State = kmodquery.StateFailed
 		s.sensor.Reason = oneLine(fmt.Errorf("some hooks are missing: %w", errors.Join(errs...)))
 	}
+}
+
+// noteGap notes since when nothing has watched, unless the hooks that are there
+// have done so all the time.
+func (s *EBPF) noteGap(programs *bpf.Programs) {
+	if programs.WereThere() {
+		return
+	}
+	// The hooks are lost with the kernel that they were in.
+	start := time.Now().Add(-bootTimeNow())
+	if s.options.Watched != nil {
+		if last := s.options.Watched(); last.After(start) {
+			start = last
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sensor.GapStart, s.sensor.GapEnd = start.Unix(), time.Now().Unix()
+}
+
+// keepWatch leaves a sign now and then that the hooks were seen to be well.
+func (s *EBPF) keepWatch(now time.Time) {
+	if s.options.KeepWatch == nil || now.Sub(s.watched) < checkEvery {
+		return
+	}
+	s.watched = now
+	s.options.KeepWatch(now)
 }
 
 // unpinned says that loads go unseen while no process records, and why.

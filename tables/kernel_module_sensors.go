@@ -76,6 +76,11 @@ var sensorColumns = []sensorColumn{
 		func(h *health) any { return h.Joined }},
 	{number("last_event_time", local, "When the last event came, as Unix time in seconds"),
 		func(h *health) any { return known(h.LastEventTime) }},
+	{number("gap_start", local, "Begin, as Unix time in seconds, of the last time in this boot in which the source did not watch before it did: since the boot, or since "+
+		"the last sign that an earlier process watched. Its loads are told as far as the kernel's log and the views show them. NULL where there was none"),
+		func(h *health) any { return known(h.GapStart) }},
+	{number("gap_end", local, "End of that time, as Unix time in seconds"),
+		func(h *health) any { return known(h.GapEnd) }},
 	{text("role", local, "recorder if this process writes the store, reader if another one does"),
 		func(h *health) any { return h.Role }},
 	{text("store_path", local, "Path of the event store"),

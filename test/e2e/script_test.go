@@ -68,6 +68,7 @@ func scripts(dir, extension string) testscript.Params {
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("SOCKET", o.options.Socket)
 			env.Setenv("KMODQUERY_STATE_DIR", filepath.Join(env.WorkDir, "state"))
+			env.Setenv("KMODQUERY_PIN_DIR", os.Getenv("KMODQUERY_PIN_DIR"))
 			return nil
 		},
 		Condition: func(name string) (bool, error) {

@@ -1,0 +1,244 @@
+//go:build linux
+
+package bpf
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+const ringSize = 4096
+
+// newProducer makes a ring buffer in the kernel, and a function that has a
+// program put n bytes into it, the first eight of which are a number.
+func newProducer(t *testing.T) (m *ebpf.Map, put func(number uint64, n int32)) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root may run BPF programs")
+	}
+	require.NoError(t, rlimit.RemoveMemlock())
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "records", Type: ebpf.RingBuf, MaxEntries: ringSize})
+	require.NoError(t, err)
+	t.Cleanup(func() { m.Close() })
+	return m, func(number uint64, n int32) {
+		t.Helper()
+		program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+			Type: ebpf.SocketFilter, License: "GPL",
+			Instructions: asm.Instructions{
+				asm.LoadMapPtr(asm.R1, m.FD()),
+				asm.Mov.Imm(asm.R2, n),
+				asm.Mov.Imm(asm.R3, 0),
+				asm.FnRingbufReserve.Call(),
+				asm.JEq.Imm(asm.R0, 0, "full"),
+				asm.LoadImm(asm.R1, int64(number), asm.DWord),
+				asm.StoreMem(asm.R0, 0, asm.R1, asm.DWord),
+				asm.Mov.Reg(asm.R1, asm.R0),
+				asm.Mov.Imm(asm.R2, 1<<1), // BPF_RB_FORCE_WAKEUP
+				asm.FnRingbufSubmit.Call(),
+				asm.Mov.Imm(asm.R0, 0),
+				asm.Return(),
+				asm.Mov.Imm(asm.R0, 1).WithSymbol("full"),
+				asm.Return(),
+			},
+		})
+		require.NoError(t, err)
+		defer program.Close()
+		full, err := program.Run(&ebpf.RunOptions{Data: make([]byte, 14)})
+		require.NoError(t, err)
+		require.Zero(t, full, "the ring has no room")
+	}
+}
+
+func open(t *testing.T, m *ebpf.Map) *ring {
+	t.Helper()
+	r, err := openRing(m)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, r.Close()) })
+	return r
+}
+
+// numbers are those of the records that can be read now, with the position behind
+// the last.
+func numbers(t *testing.T, r *ring) (list []uint64, position uint64) {
+	t.Helper()
+	r.SetDeadline(time.Unix(1, 0))
+	defer r.SetDeadline(time.Time{})
+	for {
+		raw, end, err := r.Read()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return list, position
+		}
+		require.NoError(t, err)
+		list, position = append(list, binary.NativeEndian.Uint64(raw)), end
+	}
+}
+
+func TestRingGivesBackWhatIsReleased(t *testing.T) {
+	m, put := newProducer(t)
+	r := open(t, m)
+	for n := range uint64(3) {
+		put(n, 16)
+	}
+	require.Equal(t, 72, r.unread())
+	list, _ := numbers(t, r)
+	require.Equal(t, []uint64{0, 1, 2}, list)
+	require.Zero(t, r.unread())
+
+	r = open(t, m)
+	list, end := numbers(t, r)
+	require.Equal(t, []uint64{0, 1, 2}, list, "nothing was released")
+	r.Release(end - 24)
+	r.Release(0) // nor does it go back
+	r.Release(end + 24)
+	require.NoError(t, r.Close())
+	r.Release(end)
+
+	r = open(t, m)
+	list, _ = numbers(t, r)
+	require.Equal(t, []uint64{2}, list)
+}
+
+// TestRingWakesAReaderThatLags has the kernel wake the reader though it has
+// released nothing, and goes around the ring several times.
+func TestRingWakesAReaderThatLags(t *testing.T) {
+	m, put := newProducer(t)
+	r := open(t, m)
+	r.SetDeadline(time.Now().Add(time.Minute))
+	type read struct {
+		raw []byte
+		end uint64
+		err error
+	}
+	reads := make(chan read)
+	go func() {
+		for range 4 * ringSize / 512 {
+			raw, end, err := r.Read()
+			reads <- read{raw, end, err}
+		}
+	}()
+	var last uint64
+	for n := range uint64(4 * ringSize / 512) {
+		if n > 4 {
+			r.Release(last)
+		}
+		put(n, 504)
+		got := <-reads
+		require.NoError(t, got.err)
+		require.Equal(t, n, binary.NativeEndian.Uint64(got.raw))
+		require.Len(t, got.raw, 504)
+		last = got.end
+	}
+}
+
+func TestRingIsFlushed(t *testing.T) {
+	m, put := newProducer(t)
+	r := open(t, m)
+	put(1, 8)
+	require.NoError(t, r.Flush())
+	r.SetDeadline(time.Now().Add(time.Hour))
+	_, _, err := r.Read()
+	require.NoError(t, err, "what is there comes first")
+	_, _, err = r.Read()
+	require.ErrorIs(t, err, ErrFlushed)
+	flushed := make(chan error, 1)
+	go func() {
+		_, _, err := r.Read()
+		flushed <- err
+	}()
+	require.NoError(t, r.Flush())
+	require.ErrorIs(t, <-flushed, ErrFlushed)
+	r.SetDeadline(time.Now().Add(time.Millisecond))
+	_, _, err = r.Read()
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+
+	closed := make(chan error, 1)
+	r.SetDeadline(time.Time{})
+	go func() {
+		_, _, err := r.Read()
+		closed <- err
+	}()
+	require.NoError(t, r.Close())
+	require.ErrorIs(t, <-closed, os.ErrClosed)
+	require.ErrorIs(t, r.Flush(), os.ErrClosed)
+}
+
+func TestSetNames(t *testing.T) {
+	name := setName{layout: 1, digest: "00ff00ff", id: 0x18a}
+	again, ok := parseSetName(name.String())
+	require.True(t, ok)
+	require.Equal(t, name, again)
+	for _, text := range []string{"", "new_" + name.String(), "v1_00ff00ff", "v1_00ff00ff_18a", "1_00ff00ff_000000000000018a", "v1_a_b_c"} {
+		_, ok := parseSetName(text)
+		require.False(t, ok, text)
+	}
+}
+
+// onBPFFS is a new folder of a BPF file system.
+func onBPFFS(t *testing.T) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root may mount a BPF file system")
+	}
+	dir := t.TempDir()
+	require.NoError(t, unix.Mount("bpf", dir, "bpf", 0, "mode=0700"))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, 0)) })
+	return filepath.Join(dir, "kmodquery")
+}
+
+func TestPinsBelongToOneProcess(t *testing.T) {
+	path := onBPFFS(t)
+	p, err := openPins(path)
+	require.NoError(t, err)
+	_, err = openPins(path)
+	require.ErrorIs(t, err, ErrPinsBusy)
+	_, err = Detach(path)
+	require.ErrorIs(t, err, ErrPinsBusy)
+	require.NoError(t, p.Close())
+
+	require.NoError(t, os.Mkdir(filepath.Join(path, unfinished+"x"), 0o700))
+	require.False(t, HasPins(path))
+	name := setName{layout: 1, digest: "00ff00ff", id: 1}
+	require.NoError(t, os.Mkdir(filepath.Join(path, name.String()), 0o700))
+	require.True(t, HasPins(path))
+	p, err = openPins(path)
+	require.NoError(t, err)
+	sets, err := p.sets()
+	require.NoError(t, err)
+	require.Equal(t, []setName{name}, sets)
+	require.NoDirExists(t, filepath.Join(path, unfinished+"x"))
+	require.NoError(t, p.Close())
+
+	require.NoError(t, os.Chmod(path, 0o777))
+	_, err = openPins(path)
+	require.ErrorContains(t, err, "others could change it")
+	require.NoError(t, os.Chmod(path, 0o700))
+	require.NoError(t, os.Lchown(path, 1000, 0))
+	_, err = openPins(path)
+	require.ErrorContains(t, err, "belongs to user 1000")
+	require.NoError(t, os.Lchown(path, 0, 0))
+
+	removed, err := Detach(path)
+	require.NoError(t, err)
+	require.Equal(t, 1, removed)
+	require.NoDirExists(t, path)
+	removed, err = Detach(path)
+	require.NoError(t, err)
+	require.Zero(t, removed)
+
+	require.NoError(t, os.Symlink("/tmp", path))
+	_, err = openPins(path)
+	require.Error(t, err, "a link leads elsewhere")
+	require.NoError(t, os.Remove(path))
+	_, err = openPins(filepath.Join(t.TempDir(), "kmodquery"))
+	require.ErrorContains(t, err, "is no BPF file system")
+}
