@@ -6,8 +6,6 @@ import (
 	"errors"
 	"time"
 	"unsafe"
-
-	"github.com/cilium/ebpf/ringbuf"
 )
 
 // MaxImage is the largest image of a module that the programs can send, in
@@ -44,7 +42,11 @@ type Chunk struct {
 	Offset  uint64
 	Data    []byte
 
-	record ringbuf.Record
+	// Mark is for ReleaseImages, with the bytes that it releases.
+	Mark     Mark
+	RingSize int
+
+	record []byte
 }
 
 // ReadImage waits for the next chunk. Its Data is valid until c is read into
@@ -53,17 +55,22 @@ type Chunk struct {
 // first. Only one goroutine may call it.
 func (p *Programs) ReadImage(c *Chunk) error {
 	for len(p.olderImages) > 0 {
-		err := p.olderImages[0].ReadInto(&c.record)
+		raw, position, err := p.olderImages[0].Read(c.record)
 		if err == nil {
-			return c.decode(c.record.RawSample)
+			return c.take(raw, Mark{0, position})
 		}
-		p.olderImages[0].Close() // it has no more
-		p.olderImages = p.olderImages[1:]
+		p.olderImages = p.olderImages[1:] // it has no more
 	}
-	if err := p.images.ReadInto(&c.record); err != nil {
+	raw, position, err := p.images.Read(c.record)
+	if err != nil {
 		return err
 	}
-	return c.decode(c.record.RawSample)
+	return c.take(raw, Mark{p.name.id, position})
+}
+
+func (c *Chunk) take(raw []byte, m Mark) error {
+	c.record, c.Mark, c.RingSize = raw, m, RingSize(len(raw))
+	return c.decode(raw)
 }
 
 func (c *Chunk) decode(raw []byte) error {

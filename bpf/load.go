@@ -53,7 +53,6 @@ type Programs struct {
 	*set
 	wanted     moduleReaderSettings
 	unattached []error
-	images     *ringbuf.Reader
 	readTypes  map[uint32]string
 	loadTypes  map[uint32]string
 	// withoutKprobes says that they were switched off at Open.
@@ -69,7 +68,7 @@ type Programs struct {
 	older       []*olderSet
 	draining    []*olderSet // of these, those still to be read
 	drained     atomic.Bool // there are none of them
-	olderImages []*ringbuf.Reader
+	olderImages []*ring     // of these, those still to be read
 }
 
 // Open loads the programs and attaches each hook with the first of its programs
@@ -125,9 +124,6 @@ func Open(o Options) (_ *Programs, err error) {
 	}
 	if err := p.beginEpoch(o.ImageLimit); err != nil {
 		return nil, err
-	}
-	if p.images, err = ringbuf.NewReader(p.maps[moduleMapImages]); err != nil {
-		return nil, fmt.Errorf("open the ring buffer of images: %w", err)
 	}
 	return p, nil
 }
@@ -221,14 +217,8 @@ func (p *Programs) retire(sets []setName) error {
 		if err := p.inheritDenied(older.maps); err != nil {
 			p.unattached = append(p.unattached, err)
 		}
-		if images := older.maps[moduleMapImages]; images != nil {
-			reader, err := ringbuf.NewReader(images)
-			if err != nil {
-				return fmt.Errorf("open the ring buffer of images: %w", err)
-			}
-			reader.SetDeadline(time.Unix(1, 0)) // it gives what it has
-			p.olderImages = append(p.olderImages, reader)
-		}
+		older.images.SetDeadline(time.Unix(1, 0)) // it gives what it has
+		p.olderImages = append(p.olderImages, older.images)
 	}
 	if len(p.older) > 0 {
 		p.draining, p.retired, p.overlap = slices.Clone(p.older), time.Now(), p.records.end()
@@ -413,14 +403,14 @@ func (p *Programs) Read() ([]byte, Mark, error) {
 		// A program may still be writing there that was running as it was
 		// detached.
 		older.records.SetDeadline(p.retired.Add(afterRetirement))
-		raw, position, err := older.records.Read()
+		raw, position, err := older.records.Read(nil)
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return raw, Mark{older.name.id, position}, err
 		}
 		p.draining = p.draining[1:]
 	}
 	p.drained.Store(true)
-	raw, position, err := p.records.Read()
+	raw, position, err := p.records.Read(nil)
 	return raw, Mark{p.name.id, position}, err
 }
 
@@ -439,6 +429,13 @@ func (p *Programs) HasOlder() bool { return p.overlap > 0 || len(p.older) > 0 }
 func (p *Programs) Release(m Mark) {
 	if m.Set == p.name.id {
 		p.records.Release(m.Position)
+	}
+}
+
+// ReleaseImages says the same of chunks before this mark.
+func (p *Programs) ReleaseImages(m Mark) {
+	if m.Set == p.name.id {
+		p.images.Release(m.Position)
 	}
 }
 
@@ -548,11 +545,6 @@ func (p *Programs) Close() error {
 		errs = append(errs, older.Close())
 	}
 	p.older = nil
-	for _, reader := range append(p.olderImages, p.images) {
-		if reader != nil {
-			errs = append(errs, reader.Close())
-		}
-	}
 	return errors.Join(append(errs, p.pins.Close())...)
 }
 

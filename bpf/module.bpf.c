@@ -850,7 +850,7 @@ __noinline u64 stream(u64 image_address, u64 size, u64 attempt_ns)
 				bpf_ringbuf_discard(chunk, 0);
 				return IMAGE_UNREADABLE;
 			}
-			bpf_ringbuf_submit(chunk, 0);
+			submit(chunk);
 			continue;
 		}
 		fill_chunk(chunk, attempt_ns, size, offset, left);
@@ -859,7 +859,7 @@ __noinline u64 stream(u64 image_address, u64 size, u64 attempt_ns)
 				bpf_ringbuf_discard(chunk, 0);
 				return IMAGE_UNREADABLE;
 			}
-			bpf_ringbuf_submit(chunk, 0);
+			submit(chunk);
 			return IMAGE_WHOLE;
 		}
 		asm volatile("%0 &= %1" : "+r"(left) : "i"(CHUNK_LEN - 1));
@@ -867,7 +867,7 @@ __noinline u64 stream(u64 image_address, u64 size, u64 attempt_ns)
 			bpf_ringbuf_discard(chunk, 0);
 			return IMAGE_UNREADABLE;
 		}
-		bpf_ringbuf_submit(chunk, 0);
+		submit(chunk);
 		return IMAGE_WHOLE;
 	}
 	return IMAGE_OVER_LIMIT;

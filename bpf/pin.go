@@ -347,6 +347,7 @@ type olderSet struct {
 	path    string
 	maps    map[string]*ebpf.Map
 	records *ring
+	images  *ring
 }
 
 // retire detaches a pinned set and opens what is left of it.
@@ -365,20 +366,26 @@ func retire(p *pins, name setName) (_ *olderSet, err error) {
 		return nil, err
 	}
 	o.maps = s.maps
-	records := o.maps[moduleMapRecords]
-	if records == nil {
-		return nil, errors.Join(fmt.Errorf("read what waits in %s: it has no ring buffer", name), o.Close())
-	}
-	if o.records, err = openRing(records); err != nil {
-		return nil, errors.Join(err, o.Close())
+	for _, r := range []struct {
+		name string
+		ring **ring
+	}{{moduleMapRecords, &o.records}, {moduleMapImages, &o.images}} {
+		if o.maps[r.name] == nil {
+			return nil, errors.Join(fmt.Errorf("read what waits in %s: it has no map called %s", name, r.name), o.Close())
+		}
+		if *r.ring, err = openRing(o.maps[r.name]); err != nil {
+			return nil, errors.Join(err, o.Close())
+		}
 	}
 	return o, nil
 }
 
 func (o *olderSet) Close() error {
 	var errs []error
-	if o.records != nil {
-		errs = append(errs, o.records.Close())
+	for _, ring := range []*ring{o.records, o.images} {
+		if ring != nil {
+			errs = append(errs, ring.Close())
+		}
 	}
 	for _, m := range o.maps {
 		errs = append(errs, m.Close())

@@ -103,11 +103,11 @@ func (r *ring) isCrowded() bool {
 	return !r.closed && r.end()-uint64(atomic.LoadUintptr(r.consumed())) > r.size/4*3
 }
 
-// next returns a copy of the next record and the position behind it, or
-// errEmpty.
-func (r *ring) next() ([]byte, uint64, error) {
+// next returns a copy of the next record, in a buffer if that is large enough, and
+// the position behind it, or errEmpty.
+func (r *ring) next(buffer []byte) ([]byte, uint64, error) {
 	for {
-		raw, end, err := r.take()
+		raw, end, err := r.take(buffer)
 		if !errors.Is(err, errBusy) {
 			return raw, end, err
 		}
@@ -118,7 +118,7 @@ func (r *ring) next() ([]byte, uint64, error) {
 // errBusy says that the next record is being written.
 var errBusy = errors.New("the record is being written")
 
-func (r *ring) take() ([]byte, uint64, error) {
+func (r *ring) take(buffer []byte) ([]byte, uint64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
@@ -144,20 +144,19 @@ func (r *ring) take() ([]byte, uint64, error) {
 			at = next
 			continue
 		}
-		raw := make([]byte, n)
-		copy(raw, data[from+recordHeader:])
+		raw := append(buffer[:0], data[from+recordHeader:from+recordHeader+n]...)
 		return raw, next, nil
 	}
 	return nil, 0, errEmpty
 }
 
-// Read waits for the next record and returns a copy of it and the position
-// behind it, which is what Release takes. It returns ErrFlushed after a Flush
+// Read waits for the next record and returns a copy of it, in a buffer if that is
+// large enough, and the position behind it, which is what Release takes. It returns ErrFlushed after a Flush
 // and os.ErrDeadlineExceeded after the deadline, either once the ring is empty,
 // and os.ErrClosed after Close.
-func (r *ring) Read() ([]byte, uint64, error) {
+func (r *ring) Read(buffer []byte) ([]byte, uint64, error) {
 	for {
-		raw, end, err := r.next()
+		raw, end, err := r.next(buffer)
 		if !errors.Is(err, errEmpty) {
 			return raw, end, err
 		}

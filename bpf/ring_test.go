@@ -74,7 +74,7 @@ func numbers(t *testing.T, r *ring) (list []uint64, position uint64) {
 	r.SetDeadline(time.Unix(1, 0))
 	defer r.SetDeadline(time.Time{})
 	for {
-		raw, end, err := r.Read()
+		raw, end, err := r.Read(nil)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return list, position
 		}
@@ -122,7 +122,7 @@ func TestRingWakesAReaderThatLags(t *testing.T) {
 	reads := make(chan read)
 	go func() {
 		for range 4 * ringSize / 512 {
-			raw, end, err := r.Read()
+			raw, end, err := r.Read(nil)
 			reads <- read{raw, end, err}
 		}
 	}()
@@ -146,25 +146,25 @@ func TestRingIsFlushed(t *testing.T) {
 	put(1, 8)
 	require.NoError(t, r.Flush())
 	r.SetDeadline(time.Now().Add(time.Hour))
-	_, _, err := r.Read()
+	_, _, err := r.Read(nil)
 	require.NoError(t, err, "what is there comes first")
-	_, _, err = r.Read()
+	_, _, err = r.Read(nil)
 	require.ErrorIs(t, err, ErrFlushed)
 	flushed := make(chan error, 1)
 	go func() {
-		_, _, err := r.Read()
+		_, _, err := r.Read(nil)
 		flushed <- err
 	}()
 	require.NoError(t, r.Flush())
 	require.ErrorIs(t, <-flushed, ErrFlushed)
 	r.SetDeadline(time.Now().Add(time.Millisecond))
-	_, _, err = r.Read()
+	_, _, err = r.Read(nil)
 	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 
 	closed := make(chan error, 1)
 	r.SetDeadline(time.Time{})
 	go func() {
-		_, _, err := r.Read()
+		_, _, err := r.Read(nil)
 		closed <- err
 	}()
 	require.NoError(t, r.Close())

@@ -18,6 +18,7 @@ type set struct {
 	counters *ebpf.Memory
 	settings *ebpf.Memory
 	records  *ring
+	images   *ring
 	attached []attached
 }
 
@@ -41,7 +42,10 @@ func (s *set) open() (err error) {
 	if s.settings, err = s.maps[moduleMapSettings].Memory(); err != nil {
 		return fmt.Errorf("map the programs' settings: %w", err)
 	}
-	s.records, err = openRing(s.maps[moduleMapRecords])
+	if s.records, err = openRing(s.maps[moduleMapRecords]); err != nil {
+		return err
+	}
+	s.images, err = openRing(s.maps[moduleMapImages])
 	return err
 }
 
@@ -51,8 +55,10 @@ func (s *set) Close() error {
 	for _, a := range s.attached {
 		errs = append(errs, a.detach(), a.loaded.Close())
 	}
-	if s.records != nil {
-		errs = append(errs, s.records.Close())
+	for _, ring := range []*ring{s.records, s.images} {
+		if ring != nil {
+			errs = append(errs, ring.Close())
+		}
 	}
 	for _, m := range s.maps {
 		errs = append(errs, m.Close())

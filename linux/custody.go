@@ -18,6 +18,9 @@ const (
 	// Beyond it the oldest are released though they are needed, and a process that
 	// dies then takes what they say with it.
 	maxCustody = 4 << 20
+	// maxImageCustody bounds those of images, in a ring buffer of their own. Without
+	// them the file is read.
+	maxImageCustody = 8 << 20
 	// maxKept bounds for how long they stay while no event comes of them.
 	maxKept = 2 * time.Minute
 )
@@ -30,23 +33,31 @@ const (
 // may be attached anew. Its methods may be called concurrently.
 type custody struct {
 	mu      sync.Mutex
-	ring    releaser          // nil between two runs
-	held    []heldRecord      // in the order in which they were read
-	size    int               // bytes of those
+	ring    releaser // nil between two runs
+	records queue
+	images  queue
 	groups  map[string]*group // open ones, by the attempt's load_id
 	byMark  map[bpf.Mark]*group
 	events  map[string]*group   // by receipt, of events that are on their way to the store
 	told    map[string]struct{} // receipts of events that are stored
-	release bpf.Mark            // what may be released
 	newest  string              // position that the next event is to carry
 }
 
 // A releaser is what the programs of one run offer a custody.
 type releaser interface {
 	Release(bpf.Mark)
+	ReleaseImages(bpf.Mark)
 	// HoldsBack reports whether nothing may be released yet though everything
 	// before the mark, the first that is still needed, could be.
 	HoldsBack(first bpf.Mark) bool
+}
+
+// A queue is the records of one ring buffer, in the order in which they were read.
+type queue struct {
+	held    []heldRecord
+	size    int      // bytes of those
+	max     int      // beyond which they are released anyway
+	release bpf.Mark // what may be released
 }
 
 // A heldRecord is one that was read and not released.
@@ -75,9 +86,8 @@ func newCustody() *custody {
 func (c *custody) begin(r releaser, receipts []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ring, c.held, c.size = r, nil, 0
+	c.ring, c.records, c.images = r, queue{max: maxCustody}, queue{max: maxImageCustody}
 	c.groups, c.byMark = map[string]*group{}, map[bpf.Mark]*group{}
-	c.release = bpf.Mark{}
 	for _, receipt := range receipts {
 		c.told[receipt] = struct{}{}
 	}
@@ -102,6 +112,19 @@ func callReceipt(receipt string) string { return receipt + "c" }
 func (c *custody) take(mark bpf.Mark, size int, attempt string, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.byMark[mark] = c.hold(&c.records, mark, size, attempt, now)
+	c.advance(now)
+}
+
+// takeImage notes a part of an attempt's image that was read.
+func (c *custody) takeImage(mark bpf.Mark, size int, attempt string, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hold(&c.images, mark, size, attempt, now)
+	c.advance(now)
+}
+
+func (c *custody) hold(q *queue, mark bpf.Mark, size int, attempt string, now time.Time) *group {
 	g := c.groups[attempt]
 	if g == nil {
 		g = &group{open: attempt != ""}
@@ -109,10 +132,9 @@ func (c *custody) take(mark bpf.Mark, size int, attempt string, now time.Time) {
 			c.groups[attempt] = g
 		}
 	}
-	c.held = append(c.held, heldRecord{mark, size, now, g})
-	c.byMark[mark] = g
-	c.size += size
-	c.advance(now)
+	q.held = append(q.held, heldRecord{mark, size, now, g})
+	q.size += size
+	return g
 }
 
 // over notes that nothing more comes of an attempt's records so far.
@@ -176,34 +198,46 @@ func (c *custody) stored(receipt string, now time.Time) {
 	}
 }
 
-// advance releases the records at the head that nobody needs.
+// advance releases the records at the heads that nobody needs.
 func (c *custody) advance(now time.Time) {
-	for len(c.held) > 0 {
-		head := c.held[0]
-		isNeeded := head.group.events > 0 || head.group.open && now.Sub(head.at) < maxKept
-		if isNeeded && c.size <= maxCustody {
-			break
-		}
-		c.held[0] = heldRecord{}
-		c.held = c.held[1:]
-		c.size -= head.size
-		delete(c.byMark, head.mark)
-		c.release = head.mark
-	}
-	if c.ring == nil || c.release == (bpf.Mark{}) {
+	c.records.advance(now, func(m bpf.Mark) { delete(c.byMark, m) })
+	c.images.advance(now, func(bpf.Mark) {})
+	if c.ring == nil || c.records.release == (bpf.Mark{}) && c.images.release == (bpf.Mark{}) {
 		return
 	}
 	first := bpf.Mark{}
-	if len(c.held) > 0 {
-		first = c.held[0].mark
+	if len(c.records.held) > 0 {
+		first = c.records.held[0].mark
 	}
 	if c.ring.HoldsBack(first) {
 		return
 	}
-	c.ring.Release(c.release)
-	c.forget(c.release)
-	c.newest = receiptOf(c.release)
-	c.release = bpf.Mark{}
+	if m := c.records.release; m != (bpf.Mark{}) {
+		c.ring.Release(m)
+		c.forget(m)
+		c.newest = receiptOf(m)
+		c.records.release = bpf.Mark{}
+	}
+	if m := c.images.release; m != (bpf.Mark{}) {
+		c.ring.ReleaseImages(m)
+		c.images.release = bpf.Mark{}
+	}
+}
+
+// advance takes those out that nobody needs.
+func (q *queue) advance(now time.Time, dropped func(bpf.Mark)) {
+	for len(q.held) > 0 {
+		head := q.held[0]
+		isNeeded := head.group.events > 0 || head.group.open && now.Sub(head.at) < maxKept
+		if isNeeded && q.size <= q.max {
+			return
+		}
+		q.held[0] = heldRecord{}
+		q.held = q.held[1:]
+		q.size -= head.size
+		q.release = head.mark
+		dropped(head.mark)
+	}
 }
 
 // forget lets go of the receipts of records that nobody can read again.

@@ -14,10 +14,13 @@ import (
 // fakeRelease remembers what was released.
 type fakeRelease struct {
 	released uint64
+	images   uint64
 	holds    func(first bpf.Mark) bool
 }
 
 func (f *fakeRelease) Release(m bpf.Mark) { f.released = m.Position }
+
+func (f *fakeRelease) ReleaseImages(m bpf.Mark) { f.images = m.Position }
 
 func (f *fakeRelease) HoldsBack(first bpf.Mark) bool { return f.holds != nil && f.holds(first) }
 
@@ -102,6 +105,23 @@ func TestCustodyHoldsBackWhileAnOlderSetIsNeeded(t *testing.T) {
 	require.Zero(t, first)
 }
 
+func TestCustodyKeepsImages(t *testing.T) {
+	ring, c := &fakeRelease{}, newCustody()
+	c.begin(ring, nil)
+	c.takeImage(at(64), 64, "a", start)
+	c.take(at(10), 10, "a", start)
+	_, isNew := c.claim(receiptOf(at(10)))
+	require.True(t, isNew)
+	c.over("a", start)
+	require.Zero(t, ring.images)
+	c.stored(receiptOf(at(10)), start)
+	require.EqualValues(t, 64, ring.images)
+	c.takeImage(at(128), maxImageCustody, "b", start)
+	require.EqualValues(t, 64, ring.images)
+	c.takeImage(at(256), 1, "b", start)
+	require.EqualValues(t, 128, ring.images, "it is too large to stay")
+}
+
 func TestMarkOf(t *testing.T) {
 	require.Equal(t, at(10), markOf(receiptOf(at(10))))
 	require.Equal(t, at(10), markOf(callReceipt(receiptOf(at(10)))))
@@ -123,7 +143,7 @@ func TestHandover(t *testing.T) {
 		older(bpf.ProcessPath, 100, 101), older(bpf.ReadFile, 100, 102), older(bpf.SystemCall, 100, 200),
 		older(bpf.ProcessPath, 300, 301), older(bpf.ReadFile, 300, 302),
 	} {
-		h.note(r)
+		require.False(t, h.merge(&r, 1))
 	}
 	for _, test := range []struct {
 		name   string
@@ -142,14 +162,14 @@ func TestHandover(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := test.record
-			require.Equal(t, test.isTold, h.merge(&r))
+			require.Equal(t, test.isTold, h.merge(&r, 2))
 			require.Equal(t, test.begin, r.Attempt)
 		})
 	}
 	other := bpf.Record{Kind: bpf.ReadFile, Tid: 6, Attempt: 310}
-	require.False(t, h.merge(&other))
+	require.False(t, h.merge(&other, 2))
 	require.EqualValues(t, 310, other.Attempt)
 
 	load := bpf.Record{Kind: bpf.ReadFile, Tid: 9, Attempt: 700, Request: 312, RequestTid: 5}
-	require.False(t, (*handover)(nil).merge(&load))
+	require.False(t, (*handover)(nil).merge(&load, 2))
 }

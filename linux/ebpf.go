@@ -127,7 +127,9 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 		s.tell(&e)
 		emit(e)
 	})
-	images := newImages(programs, func(loadID string, found evidence) {
+	images := newImages(programs, func(c *bpf.Chunk) {
+		s.custody.takeImage(c.Mark, c.RingSize, r.translate.loadID(c.Attempt, c.Tid), time.Now())
+	}, func(loadID string, found evidence) {
 		r.found(loadID, found)
 		_ = programs.Flush() // it fails only when the reading has ended
 	})
@@ -204,9 +206,7 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 			s.decodeErrors.Add(1)
 			continue
 		}
-		if programs.IsOlder(mark) {
-			hand.note(record)
-		} else if hand.merge(&record) {
+		if hand.merge(&record, mark.Set) {
 			continue
 		}
 		now := time.Now()

@@ -14,6 +14,10 @@ import (
 // same call begin.
 const overlapSlack = 100 * time.Millisecond
 
+// handoverTime is how long after the older sets were detached something may come
+// for the first time that they have seen begin.
+const handoverTime = time.Minute
+
 // A handover makes one of what two sets of programs tell of the same attempts:
 // a new set is attached before the older one is detached, so both see what
 // happens meanwhile, each under a moment of beginning of its own. A thread is in
@@ -27,31 +31,15 @@ type handover struct {
 
 // A span is an attempt as the older set saw it.
 type span struct {
-	begin, end time.Duration // end is 0 where its return was not seen
-	kinds      map[bpf.Kind]bool
+	begin, end time.Duration            // end is 0 where its return was not seen
+	kinds      map[bpf.Kind]uint64      // of its records, with the set that told of them first
+	sets       map[uint64]time.Duration // when each set saw it begin
 }
 
 // newHandover returns that to the programs which were attached before a moment of
 // the boot clock.
 func newHandover(until time.Duration) *handover {
 	return &handover{until: until, spans: map[uint32][]*span{}, renamed: map[contextID]*span{}}
-}
-
-// note takes a record of the older set.
-func (h *handover) note(r bpf.Record) {
-	begin := cmp.Or(r.Attempt, r.Context)
-	if h == nil || begin == 0 {
-		return
-	}
-	s := h.latest(r.Tid, begin)
-	if s == nil {
-		s = &span{begin: begin, kinds: map[bpf.Kind]bool{}}
-		h.spans[r.Tid] = append(h.spans[r.Tid], s)
-	}
-	s.kinds[r.Kind] = true
-	if ends(r) {
-		s.end = r.Boot
-	}
 }
 
 // ends reports whether nothing follows the record in its attempt.
@@ -63,28 +51,34 @@ func ends(r bpf.Record) bool {
 	return r.Attempt == 0 || r.Kind == bpf.SystemCall || r.Kind == bpf.ModuleRequest
 }
 
-func (h *handover) latest(tid uint32, begin time.Duration) *span {
-	spans := h.spans[tid]
-	for i := len(spans) - 1; i >= 0; i-- {
-		if spans[i].begin == begin {
-			return spans[i]
-		}
-	}
-	return nil
-}
-
-// merge gives a record of the new set the names that the older one had for the
-// same, and reports whether the older one has told it already.
-func (h *handover) merge(r *bpf.Record) (isTold bool) {
+// merge takes the next record of a set; those of older sets come first. It gives
+// the record the names that an older one had for the same, and reports whether
+// that has told it already.
+func (h *handover) merge(r *bpf.Record, set uint64) (isTold bool) {
 	if h == nil {
 		return false
 	}
-	r.Request = h.name(r.RequestTid, r.Request)
-	r.ParentAttempt = h.name(r.Tid, r.ParentAttempt)
+	r.Request = h.name(r.RequestTid, r.Request, set)
+	r.ParentAttempt = h.name(r.Tid, r.ParentAttempt, set)
+	if r.Boot > h.until+handoverTime {
+		clear(h.spans)
+	}
 	begin := cmp.Or(r.Attempt, r.Context)
-	s := h.find(r.Tid, begin)
-	if s == nil {
+	if begin == 0 {
 		return false
+	}
+	id := contextID{begin, r.Tid}
+	s := h.renamed[id]
+	if s == nil {
+		if begin > h.until {
+			return false
+		}
+		if s = h.find(r.Tid, begin, set); s == nil {
+			s = &span{begin: begin, kinds: map[bpf.Kind]uint64{}, sets: map[uint64]time.Duration{}}
+			h.spans[r.Tid] = append(h.spans[r.Tid], s)
+		}
+		s.sets[set] = begin
+		h.renamed[id] = s
 	}
 	if r.Attempt != 0 {
 		r.Attempt = s.begin
@@ -92,48 +86,46 @@ func (h *handover) merge(r *bpf.Record) (isTold bool) {
 	if r.Context != 0 {
 		r.Context = s.begin
 	}
-	isTold = s.kinds[r.Kind]
+	teller, isTold := s.kinds[r.Kind]
+	if !isTold {
+		s.kinds[r.Kind] = set
+	}
 	if ends(*r) {
-		delete(h.renamed, contextID{begin, r.Tid})
+		delete(h.renamed, id)
 		if s.end == 0 {
 			s.end = r.Boot
 		}
 	}
-	return isTold
+	return isTold && teller != set
 }
 
-func (h *handover) name(tid uint32, begin time.Duration) time.Duration {
-	if s := h.find(tid, begin); s != nil {
+func (h *handover) name(tid uint32, begin time.Duration, set uint64) time.Duration {
+	if begin == 0 || begin > h.until {
+		return begin
+	}
+	if s := h.find(tid, begin, set); s != nil {
 		return s.begin
 	}
 	return begin
 }
 
-// find returns the older set's view of an attempt, or nil.
-func (h *handover) find(tid uint32, begin time.Duration) *span {
-	if begin == 0 {
-		return nil
-	}
-	id := contextID{begin, tid}
-	if s := h.renamed[id]; s != nil {
-		return s
-	}
-	if begin > h.until {
-		return nil
-	}
+// find returns what is known of an attempt that a set saw begin, or nil.
+func (h *handover) find(tid uint32, begin time.Duration, set uint64) *span {
 	var next *span // the first that begins later
 	for _, s := range slices.Backward(h.spans[tid]) {
+		if s.sets[set] == begin {
+			return s
+		}
 		if s.begin <= begin {
-			if s.end == 0 || begin <= s.end {
-				next = s // the last that had begun is the one that can be under way
+			if s.sets[set] == 0 && (s.end == 0 || begin <= s.end) {
+				return s // the last that had begun is the one that can be under way
 			}
 			break
 		}
 		next = s
 	}
-	if next == nil || next.begin-begin > overlapSlack {
+	if next == nil || next.sets[set] != 0 || next.begin-begin > overlapSlack {
 		return nil
 	}
-	h.renamed[id] = next
 	return next
 }

@@ -66,6 +66,7 @@ type images struct {
 	read func(*bpf.Chunk) error // from the ring
 	wake func() error           // makes read return bpf.ErrFlushed, once the ring is empty
 	done func(loadID string, found evidence)
+	took func(*bpf.Chunk)
 
 	mu     sync.Mutex
 	wanted []wantedImage
@@ -92,10 +93,10 @@ type imageJob struct {
 }
 
 // newImages returns images that call done, from a goroutine of their own, once
-// for every image that is wanted.
-func newImages(programs *bpf.Programs, done func(string, evidence)) *images {
+// for every image that is wanted, and took for each part that is read.
+func newImages(programs *bpf.Programs, took func(*bpf.Chunk), done func(string, evidence)) *images {
 	return &images{
-		read: programs.ReadImage, wake: programs.FlushImages, done: done,
+		read: programs.ReadImage, wake: programs.FlushImages, took: took, done: done,
 		jobs: make(chan imageJob, maxJobs), parts: map[contextID]*parts{},
 	}
 }
@@ -132,6 +133,7 @@ func (i *images) run() {
 		case errors.Is(err, bpf.ErrFlushed):
 			i.settle()
 		case err == nil:
+			i.took(&chunk)
 			i.add(&chunk)
 		default:
 			time.Sleep(retryRead)

@@ -69,7 +69,7 @@ func imageText(seed byte, size int) []byte {
 func TestImagesComeTogether(t *testing.T) {
 	ring := make(fakeRing, 100)
 	read := map[string]evidence{}
-	i := newImages(nil, func(loadID string, found evidence) {
+	i := newImages(nil, func(*bpf.Chunk) {}, func(loadID string, found evidence) {
 		require.NotContains(t, read, loadID, "once")
 		read[loadID] = found
 		if len(read) == 4 {
@@ -120,7 +120,7 @@ func (i *images) settled() map[string][]byte {
 }
 
 func newCollector() *images {
-	i := newImages(nil, nil)
+	i := newImages(nil, nil, nil)
 	i.wake = func() error { return nil }
 	return i
 }
@@ -237,7 +237,7 @@ func TestImagesThatCannotBeAskedFor(t *testing.T) {
 func TestImagesEnd(t *testing.T) {
 	ring := make(fakeRing, 100)
 	var done []string
-	i := newImages(nil, func(loadID string, _ evidence) {
+	i := newImages(nil, func(*bpf.Chunk) {}, func(loadID string, _ evidence) {
 		time.Sleep(10 * time.Millisecond)
 		done = append(done, loadID)
 	})
