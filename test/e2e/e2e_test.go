@@ -22,7 +22,7 @@ const guestExtension = "/usr/lib/kmodquery/kmodquery.ext"
 const guestDisk = "/root/disk.ext4"
 
 func TestMain(m *testing.M) {
-	if os.Getenv("KMODQUERY_PINNED") == "" {
+	if os.Getenv(pinnedEnv) == "" {
 		// Each test has a recorder and a store of its own, and would find in it what
 		// another one's programs saw.
 		os.Setenv("KMODQUERY_PIN_DIR", "none")

@@ -28,7 +28,8 @@ import (
 )
 
 const (
-	// pinnedEnv is set in the VMs that TestPinned boots.
+	// pinnedEnv is set in the VMs that TestPinned boots, and lets the extension
+	// pin (TestMain).
 	pinnedEnv = "KMODQUERY_PINNED"
 	// otherExtension is a build with another pin version.
 	otherExtension = "/usr/lib/kmodquery/other/kmodquery.ext"
@@ -147,7 +148,8 @@ func (p *post) said() string {
 type relief struct {
 	cmd   *exec.Cmd
 	began time.Time
-	ended chan error
+	ended chan struct{} // closed when it has
+	err   error         // how, by then
 }
 
 // relieve starts a recorder. Two at a time are recorder and reader.
@@ -156,12 +158,18 @@ func (p *post) relieve(t *testing.T, extension string, flags ...string) *relief 
 	flags = append([]string{
 		"--socket", p.host.Socket(), "--interval", "1", "--timeout", "30", "--state-dir", p.state, "--query-timeout", "5m",
 	}, flags...)
-	r := &relief{cmd: exec.Command(extension, flags...), ended: make(chan error, 1)}
+	r := &relief{cmd: exec.Command(extension, flags...), ended: make(chan struct{})}
 	r.cmd.Stdout, r.cmd.Stderr = p.log, p.log
 	r.began = time.Now()
 	require.NoError(t, r.cmd.Start())
-	go func() { r.ended <- r.cmd.Wait() }()
-	t.Cleanup(func() { r.cmd.Process.Kill() })
+	go func() {
+		r.err = r.cmd.Wait()
+		close(r.ended)
+	}()
+	t.Cleanup(func() {
+		r.cmd.Process.Kill()
+		<-r.ended
+	})
 	return r
 }
 
@@ -178,7 +186,8 @@ func (p *post) awaitActive(t *testing.T) {
 func (r *relief) kill(t *testing.T) {
 	t.Helper()
 	require.NoError(t, r.cmd.Process.Kill())
-	require.ErrorContains(t, <-r.ended, "signal: killed", "it had ended by itself")
+	<-r.ended
+	require.ErrorContains(t, r.err, "signal: killed", "it had ended by itself")
 }
 
 // terminate asks the recorder to end.
@@ -186,10 +195,10 @@ func (r *relief) terminate(t *testing.T) {
 	t.Helper()
 	require.NoError(t, r.cmd.Process.Signal(syscall.SIGTERM))
 	select {
-	case err := <-r.ended:
+	case <-r.ended:
 		// One that was only just started knows of no signals yet.
-		if err != nil {
-			require.ErrorContains(t, err, "signal: terminated")
+		if r.err != nil {
+			require.ErrorContains(t, r.err, "signal: terminated")
 		}
 	case <-time.After(time.Minute):
 		t.Fatal("it did not heed SIGTERM")
@@ -209,8 +218,8 @@ func (r *relief) appends(t *testing.T, p *post) time.Duration {
 			require.NoError(t, err)
 		}
 		select {
-		case err := <-r.ended:
-			t.Fatalf("the recorder has ended: %v", err)
+		case <-r.ended:
+			t.Fatalf("the recorder has ended: %v", r.err)
 		case <-time.After(time.Millisecond):
 		}
 		require.Less(t, time.Since(r.began), time.Minute, "the recorder stores nothing")
