@@ -23,7 +23,7 @@ const guestExtension = "/usr/lib/kmodquery/kmodquery.ext"
 const guestDisk = "/root/disk.ext4"
 
 func TestMain(m *testing.M) {
-	if os.Getenv("KMODQUERY_PINNED") == "" {
+	if os.Getenv(pinnedEnv) == "" {
 		// Each test has a recorder and a store of its own, and would find in it what
 		// another one's programs saw.
 		os.Setenv("KMODQUERY_PIN_DIR", "none")
@@ -37,11 +37,12 @@ func TestMain(m *testing.M) {
 	guest.Main(m)
 }
 
-// buildExtension builds the extension for an architecture.
-func buildExtension(t *testing.T, arch vm.Arch) string {
+// buildExtension builds the extension for an architecture, with further flags
+// of go build.
+func buildExtension(t *testing.T, arch vm.Arch, flags ...string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "kmodquery.ext")
-	require.NoError(t, vm.Build(t.Context(), arch, "../../extension", path))
+	require.NoError(t, vm.Build(t.Context(), arch, "../../extension", path, flags...))
 	return path
 }
 

@@ -40,6 +40,7 @@ var roles = map[string]func() error{
 	"auditreader": auditReaderRole,
 	"close":       closeRole,
 	"osqueryd":    osquerydRole,
+	"storm":       stormRole,
 }
 
 // cast returns the command of a process that does the role with the arguments.

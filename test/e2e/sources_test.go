@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -65,15 +66,27 @@ func corrupted(t *testing.T, name string) string {
 	t.Helper()
 	stripped, err := kmod.Strip(image(t, name))
 	require.NoError(t, err)
-	// With versions of symbols the kernel does not look at its own version there.
-	vermagic := bytes.Index(stripped, []byte("vermagic="))
-	require.Positive(t, vermagic)
-	at := bytes.Index(stripped[vermagic:], []byte(" SMP "))
-	require.Positive(t, at)
-	copy(stripped[vermagic+at:], " XYZ ")
+	bad, err := spoil(stripped)
+	require.NoError(t, err)
 	path := filepath.Join("/run", name+"-corrupted.ko")
-	require.NoError(t, os.WriteFile(path, stripped, 0o600))
+	require.NoError(t, os.WriteFile(path, bad, 0o600))
 	return path
+}
+
+// spoil returns a copy of a module that no kernel takes, and says so.
+func spoil(image []byte) ([]byte, error) {
+	bad := slices.Clone(image)
+	// With versions of symbols the kernel does not look at its own version there.
+	vermagic := bytes.Index(bad, []byte("vermagic="))
+	if vermagic < 0 {
+		return nil, errors.New("the module has no vermagic")
+	}
+	at := bytes.Index(bad[vermagic:], []byte(" SMP "))
+	if at < 0 {
+		return nil, errors.New("the module's vermagic has no SMP")
+	}
+	copy(bad[vermagic+at:], " XYZ ")
+	return bad, nil
 }
 
 func insmod(path string) error {

@@ -31,9 +31,11 @@ func Self() (string, error) {
 }
 
 // Build compiles the Go package, given as go build takes it, into a static
-// Linux binary at the path output. The working directory decides the module.
-func Build(ctx context.Context, arch Arch, pkg, output string) error {
-	return compile(ctx, arch, "build", "-o", output, pkg)
+// Linux binary at the path output, with further flags of go build. The working
+// directory decides the module.
+func Build(ctx context.Context, arch Arch, pkg, output string, flags ...string) error {
+	args := append([]string{"build", "-o", output}, flags...)
+	return compile(ctx, arch, append(args, pkg)...)
 }
 
 // testBinary returns a static test binary of the package in the working

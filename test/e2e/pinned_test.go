@@ -1,0 +1,353 @@
+//go:build linux
+
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery/test/osqueryhost"
+	"github.com/kmodquery/kmodquery/test/vm"
+	"github.com/kmodquery/kmodquery/test/vm/guest"
+)
+
+const (
+	// pinnedEnv is set in the VMs that TestPinned boots, and lets the extension
+	// pin (TestMain).
+	pinnedEnv = "KMODQUERY_PINNED"
+	// otherExtension is a build with another pin version.
+	otherExtension = "/usr/lib/kmodquery/other/kmodquery.ext"
+	// otherBuild makes it one.
+	otherBuild = "-X github.com/kmodquery/kmodquery/bpf.build=other"
+
+	pinFolder = "/sys/fs/bpf/kmodquery"
+)
+
+// pinnedPattern are the tests of what stays pinned when no process records.
+const pinnedPattern = "^TestGuest(Killed|Upgrade|Detach|Tmpfs|TakeOver)$"
+
+// TestPinned boots every kernel for recorders that end, are killed and replaced
+// while modules come and go.
+func TestPinned(t *testing.T) {
+	for _, kernel := range vm.Matrix() {
+		t.Run(kernel.String(), func(t *testing.T) {
+			t.Parallel()
+			pattern := pinnedPattern
+			if narrowed := os.Getenv("GUEST"); narrowed != "" {
+				pattern = narrowed
+			}
+			vm.Test(t, kernel, pattern, vm.Options{
+				Modules: []string{"tcp_nv", "tcp_illinois"},
+				Files: map[string]string{
+					guestExtension: buildExtension(t, kernel.Arch),
+					otherExtension: buildExtension(t, kernel.Arch, "-ldflags", otherBuild),
+				},
+				Env: []string{pinnedEnv + "=1"},
+				// Unloading waits for RCU; without this a storm is a breeze.
+				Cmdline: []string{"rcupdate.rcu_expedited=1"},
+				Timeout: 30 * time.Minute,
+			})
+		})
+	}
+}
+
+// needPinned returns whether the kernel is one of the two on which every test
+// takes its full length.
+func needPinned(t *testing.T) (isFull bool) {
+	t.Helper()
+	guest.Only(t)
+	if os.Getenv(pinnedEnv) == "" {
+		t.Skip("runs in the VMs that TestPinned boots: the other tests of a VM have a recorder of their own")
+	}
+	return !testing.Short() && (guest.Kernel() == "5.10" || guest.Kernel() == vm.Newest().String())
+}
+
+// seeded returns a source of chance whose seed is in the log.
+func seeded(t *testing.T) *rand.Rand {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv("SEED"); text != "" {
+		seed = uint64(integer(t, text))
+	}
+	t.Logf("SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
+// A post is a state folder and an osquery, at which recorders relieve each other.
+type post struct {
+	dir, state string
+	host       *osqueryhost.Host
+	log        *os.File // what the recorders say
+}
+
+// newPost makes one. When the test ends nothing of its recorders is pinned any
+// more.
+func newPost(t *testing.T) *post {
+	t.Helper()
+	dir, err := os.MkdirTemp("/run", "post")
+	require.NoError(t, err)
+	p := &post{dir: dir, state: filepath.Join(dir, "state")}
+	p.log, err = os.Create(filepath.Join(dir, "log"))
+	require.NoError(t, err)
+	p.host, err = osqueryhost.Start(t.Context(), osqueryhost.Options{Dir: dir})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the recorders' last words:\n%s", p.said())
+		}
+		require.NoError(t, p.host.Close())
+		require.NoError(t, p.log.Close())
+		p.detach(t)
+	})
+	return p
+}
+
+// detach removes what is pinned.
+func (p *post) detach(t *testing.T) {
+	t.Helper()
+	out, err := exec.Command(guestExtension, "detach", "--state-dir", p.state).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
+
+// said is the end of what the recorders have said, each line once.
+func (p *post) said() string {
+	text, err := os.ReadFile(p.log.Name())
+	if err != nil {
+		return err.Error()
+	}
+	counts, lines := map[string]int{}, []string(nil)
+	for line := range strings.Lines(string(text)) {
+		if counts[line]++; counts[line] == 1 {
+			lines = append(lines, line)
+		}
+	}
+	lines = lines[max(0, len(lines)-50):]
+	for i, line := range lines {
+		lines[i] = fmt.Sprintf("%4d × %s", counts[line], line)
+	}
+	return strings.Join(lines, "")
+}
+
+// A relief is one recorder's time at a post.
+type relief struct {
+	cmd   *exec.Cmd
+	began time.Time
+	ended chan struct{} // closed when it has
+	err   error         // how, by then
+}
+
+// relieve starts a recorder. Two at a time are recorder and reader.
+func (p *post) relieve(t *testing.T, extension string, flags ...string) *relief {
+	t.Helper()
+	flags = append([]string{
+		"--socket", p.host.Socket(), "--interval", "1", "--timeout", "30", "--state-dir", p.state, "--query-timeout", "5m",
+	}, flags...)
+	r := &relief{cmd: exec.Command(extension, flags...), ended: make(chan struct{})}
+	r.cmd.Stdout, r.cmd.Stderr = p.log, p.log
+	r.began = time.Now()
+	require.NoError(t, r.cmd.Start())
+	go func() {
+		r.err = r.cmd.Wait()
+		close(r.ended)
+	}()
+	t.Cleanup(func() {
+		r.cmd.Process.Kill()
+		<-r.ended
+	})
+	return r
+}
+
+// awaitActive waits until a recorder watches by eBPF.
+func (p *post) awaitActive(t *testing.T) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		rows, err := p.host.Query(t.Context(), "SELECT reason FROM kernel_module_sensors WHERE source = 'ebpf' AND state = 'active' AND role = 'recorder'")
+		return err == nil && len(rows) == 1
+	}, waitForTables, 100*time.Millisecond)
+}
+
+// kill ends the recorder within an instant.
+func (r *relief) kill(t *testing.T) {
+	t.Helper()
+	require.NoError(t, r.cmd.Process.Kill())
+	<-r.ended
+	require.ErrorContains(t, r.err, "signal: killed", "it had ended by itself")
+}
+
+// terminate asks the recorder to end.
+func (r *relief) terminate(t *testing.T) {
+	t.Helper()
+	require.NoError(t, r.cmd.Process.Signal(syscall.SIGTERM))
+	select {
+	case <-r.ended:
+		// One that was only just started knows of no signals yet.
+		if r.err != nil {
+			require.ErrorContains(t, r.err, "signal: terminated")
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it did not heed SIGTERM")
+	}
+}
+
+// appends waits until the recorder has stored something, and returns after how
+// long that was.
+func (r *relief) appends(t *testing.T, p *post) time.Duration {
+	t.Helper()
+	wal := filepath.Join(p.state, "events.db-wal")
+	for {
+		info, err := os.Stat(wal)
+		if err == nil && info.Size() > 0 && info.ModTime().After(r.began) {
+			return time.Since(r.began)
+		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			require.NoError(t, err)
+		}
+		select {
+		case <-r.ended:
+			t.Fatalf("the recorder has ended: %v", r.err)
+		case <-time.After(time.Millisecond):
+		}
+		require.Less(t, time.Since(r.began), time.Minute, "the recorder stores nothing")
+	}
+}
+
+// ask answers SQL by a process of its own, which records where no other does.
+func (p *post) ask(t *testing.T, sql string, args ...any) []map[string]string {
+	t.Helper()
+	rows, err := p.tryAsk(sql, args...)
+	require.NoError(t, err)
+	return rows
+}
+
+func (p *post) tryAsk(sql string, args ...any) ([]map[string]string, error) {
+	cmd := exec.Command(guestExtension, "query", "--state-dir", p.state, "--query-timeout", "5m", "--format", "json", fmt.Sprintf(sql, args...))
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s", err, stderr.Bytes())
+	}
+	var cells []map[string]any
+	if err := json.Unmarshal(out, &cells); err != nil {
+		return nil, err
+	}
+	rows := make([]map[string]string, len(cells))
+	for i, row := range cells {
+		rows[i] = map[string]string{}
+		for column, value := range row {
+			switch value := value.(type) {
+			case nil:
+			case float64:
+				rows[i][column] = strconv.FormatFloat(value, 'f', -1, 64)
+			default:
+				rows[i][column] = fmt.Sprint(value)
+			}
+		}
+	}
+	return rows, nil
+}
+
+// told is the tally of what is stored. A call that was written before it had
+// returned counts as what it returned, which is a row of its own. Before the
+// call no event has its result for certain.
+func (p *post) told(t *testing.T) tally {
+	t.Helper()
+	told := tally{}
+	for _, row := range p.ask(t, `SELECT name, event_name, CASE WHEN event_name NOT LIKE 'security%%' THEN error END AS error, count(*) AS n
+		FROM kernel_module_events
+		WHERE source = 'ebpf' AND event_name != 'module_request' AND NOT (event_name = 'init_module' AND result IS NULL)
+		GROUP BY 1, 2, 3`) {
+		event := row["event_name"]
+		if event == "sys_exit_init_module" {
+			event = "init_module"
+		}
+		told[strings.TrimSpace(row["name"]+" "+event+" "+row["error"])] += int(integer(t, row["n"]))
+	}
+	return told
+}
+
+// requireExactly wants every event of a storm to be stored once, and nothing
+// else, and nothing to have been lost.
+func (p *post) requireExactly(t *testing.T, done tally) {
+	t.Helper()
+	told := p.told(t)
+	if differences := done.differences(told); len(differences) > 0 {
+		t.Errorf("what was done is not what is told of:\n%s", strings.Join(differences, "\n"))
+	}
+	const ebpf = "SELECT %s FROM kernel_module_events WHERE source = 'ebpf' AND "
+	for problem, sql := range map[string]string{
+		"an event is there twice":              fmt.Sprintf(ebpf, "load_id, event_name, name, count(*) AS n, min(eid) AS first, max(eid) AS last") + "load_id IS NOT NULL GROUP BY load_id, event_name HAVING n > 1 LIMIT 5",
+		"an event has no attempt":              fmt.Sprintf(ebpf, "eid, event_name, name") + "load_id IS NULL AND event_name != 'module_request' LIMIT 5",
+		"an eid is there twice":                "SELECT eid, count(*) AS n FROM kernel_module_events GROUP BY eid HAVING n > 1 LIMIT 5",
+		"a return has no call":                 fmt.Sprintf(ebpf, "load_id, name") + "event_name = 'sys_exit_init_module' AND load_id NOT IN (SELECT load_id FROM kernel_module_events WHERE event_name = 'init_module') LIMIT 5",
+		"a call has no return":                 fmt.Sprintf(ebpf, "load_id, name") + "event_name = 'init_module' AND result IS NULL AND load_id NOT IN (SELECT load_id FROM kernel_module_events WHERE event_name = 'sys_exit_init_module') LIMIT 5",
+		"something is missing":                 fmt.Sprintf(ebpf, "eid, event_name, name, missing") + "coalesce(missing, 'result') NOT IN ('result', '') LIMIT 5",
+		"a sensor has lost something":          "SELECT source, lost, decode_errors, store_errors, reason FROM kernel_module_sensors WHERE lost > 0 OR decode_errors > 0",
+		"the views have something else to say": "SELECT event_name, name, reason FROM kernel_module_events WHERE source = 'procfs' AND (event_name != 'module_present' OR name IN ('tcp_nv', 'tcp_illinois', 'dummy', 'kmodquery_nested')) LIMIT 5",
+	} {
+		if rows := p.ask(t, "%s", sql); len(rows) > 0 {
+			t.Errorf("%s: %v", problem, rows)
+		}
+	}
+	if t.Failed() {
+		p.explain(t)
+		t.FailNow()
+	}
+	loads := 0
+	for key, n := range done {
+		if strings.HasSuffix(key, " module_load") {
+			loads += n
+		}
+	}
+	total := 0
+	for _, n := range done {
+		total += n
+	}
+	t.Logf("%d loads, %d events: each once", loads, total)
+}
+
+// explain says of the attempts that lack an event which they have.
+func (p *post) explain(t *testing.T) {
+	t.Helper()
+	kinds := map[string]int{}
+	example := map[string]string{}
+	for _, row := range p.ask(t, `SELECT load_id, min(time_nanos) AS at, min(name) AS name, group_concat(event_name || coalesce(' ' || error, '')) AS events
+		FROM (SELECT * FROM kernel_module_events WHERE source = 'ebpf' AND load_id IS NOT NULL ORDER BY event_name, eid) GROUP BY load_id`) {
+		kind := row["name"] + ": " + row["events"]
+		kinds[kind]++
+		example[kind] = row["load_id"]
+	}
+	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+		t.Logf("%6d × %s, such as %s", kinds[kind], kind, example[kind])
+	}
+}
+
+// pinnedSets are the names of the sets that are pinned.
+func pinnedSets(t *testing.T) []string {
+	t.Helper()
+	entries, err := os.ReadDir(pinFolder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	require.NoError(t, err)
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
+}

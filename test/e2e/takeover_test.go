@@ -1,0 +1,69 @@
+//go:build linux
+
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery/test/osqueryhost"
+)
+
+// TestGuestTakeOver has two osquerys with an extension each on one event store,
+// and kills the one that records, in the midst of a storm. The other takes over.
+func TestGuestTakeOver(t *testing.T) {
+	needPinned(t)
+	p := newPost(t)
+	var posts [2]*guestOf
+	for i, name := range []string{"one", "two"} {
+		dir := filepath.Join(p.dir, name)
+		require.NoError(t, os.Mkdir(dir, 0o700))
+		host, err := osqueryhost.Start(t.Context(), osqueryhost.Options{
+			Dir: dir, Interval: time.Second, Timeout: 30 * time.Second, Output: p.log,
+		})
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, host.Close()) })
+		extension, err := host.StartExtension(guestExtension, "--state-dir", p.state, "--query-timeout", "5m")
+		require.NoError(t, err)
+		require.NoError(t, host.WaitForTable(t.Context(), "kernel_module_sensors"))
+		posts[i] = &guestOf{host, extension}
+	}
+	role := func(of *guestOf) string {
+		rows, err := of.host.Query(t.Context(), "SELECT role FROM kernel_module_sensors WHERE source = 'ebpf' AND state = 'active'")
+		if err != nil || len(rows) != 1 {
+			return "" // between two registrations, or two recorders
+		}
+		return rows[0]["role"]
+	}
+	require.Equal(t, "recorder", role(posts[0]))
+	require.Equal(t, "reader", role(posts[1]))
+	storm := startStorm(t, stormPause)
+	recorder, reader := posts[0], posts[1]
+	var slowest time.Duration
+	for round := range 20 {
+		starts := recorder.extension.Starts()
+		require.NoError(t, recorder.extension.Signal(syscall.SIGKILL))
+		killed := time.Now()
+		require.Eventually(t, func() bool {
+			// Whichever is first, it is one.
+			roles := []string{role(recorder), role(reader)}
+			require.NotEqual(t, []string{"recorder", "recorder"}, roles, "round %d: two record", round)
+			return roles[0] == "recorder" || roles[1] == "recorder"
+		}, time.Minute, 50*time.Millisecond, "round %d: nobody takes over", round)
+		slowest = max(slowest, time.Since(killed))
+		require.Eventually(t, func() bool {
+			return recorder.extension.Starts() > starts && role(recorder) != "" && role(reader) != ""
+		}, time.Minute, 50*time.Millisecond, "round %d", round)
+		if role(reader) == "recorder" {
+			recorder, reader = reader, recorder
+		}
+		require.Equal(t, []string{"recorder", "reader"}, []string{role(recorder), role(reader)}, "round %d", round)
+	}
+	t.Logf("one recorded and answered %v after the other was killed, at most", slowest.Round(time.Millisecond))
+	p.requireExactly(t, storm.end(t))
+}

@@ -1,0 +1,53 @@
+//go:build linux
+
+package e2e
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// TestGuestTmpfs fills the disk of the state folder with a storm, and makes
+// room again.
+func TestGuestTmpfs(t *testing.T) {
+	needPinned(t)
+	p := newPost(t)
+	require.NoError(t, os.Mkdir(p.state, 0o700))
+	mount(t, p.state, "tmpfs", "size=2m,mode=0700")
+	recorder := p.relieve(t, guestExtension)
+	p.awaitActive(t)
+	storm := startStorm(t, stormPause/4)
+
+	const health = "SELECT source, state, lost, store_errors, reason FROM kernel_module_sensors WHERE source = 'ebpf'"
+	var sensor map[string]string
+	require.Eventually(t, func() bool {
+		sensor = p.ask(t, health)[0]
+		return integer(t, sensor["store_errors"]) > 0
+	}, 5*time.Minute, 200*time.Millisecond, "the disk never becomes full")
+	t.Logf("the disk is full: %v", sensor)
+	require.Equal(t, "active", sensor["state"], "it watches all the same")
+	var disk unix.Statfs_t
+	require.NoError(t, unix.Statfs(p.state, &disk))
+	require.Less(t, disk.Bfree*uint64(disk.Bsize), uint64(64<<10))
+
+	// What waits is not lost with the process that held it.
+	recorder.kill(t)
+	recorder = p.relieve(t, guestExtension)
+	require.Eventually(t, func() bool {
+		rows, err := p.tryAsk(health)
+		return err == nil && integer(t, rows[0]["store_errors"]) > 0
+	}, time.Minute, 200*time.Millisecond, "the disk is not full any more")
+
+	require.NoError(t, unix.Mount("none", p.state, "tmpfs", unix.MS_REMOUNT, "size=256m,mode=0700"))
+	done := storm.end(t)
+	require.Eventually(t, func() bool {
+		_, err := p.tryAsk("SELECT max(eid) FROM kernel_module_events")
+		return err == nil
+	}, time.Minute, 200*time.Millisecond, "it does not go on when there is room")
+	p.requireExactly(t, done)
+	recorder.terminate(t)
+}

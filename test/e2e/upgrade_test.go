@@ -1,0 +1,48 @@
+//go:build linux
+
+package e2e
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestGuestUpgrade replaces the recorder by a build that pins another set, and
+// that one by the first, in the midst of a storm.
+func TestGuestUpgrade(t *testing.T) {
+	needPinned(t)
+	chance, p := seeded(t), newPost(t)
+	builds := []string{guestExtension, otherExtension}
+	recorder := p.relieve(t, builds[0])
+	p.awaitActive(t)
+	first := pinnedSets(t)
+	require.Len(t, first, 1)
+	storm := startStorm(t, stormPause)
+	start := time.Second
+	for round := range 20 {
+		if round%2 == 0 {
+			recorder.kill(t)
+		} else {
+			recorder.terminate(t)
+		}
+		recorder = p.relieve(t, builds[(round+1)%2])
+		// Some are killed in the midst of it.
+		if chance.IntN(3) == 0 {
+			time.Sleep(time.Duration(chance.Int64N(int64(start))))
+			recorder.kill(t)
+			recorder = p.relieve(t, builds[(round+1+chance.IntN(2))%2])
+		}
+		start = max(start, recorder.appends(t, p))
+	}
+	// The last one has another set than the first.
+	recorder.terminate(t)
+	recorder = p.relieve(t, builds[1])
+	recorder.appends(t, p)
+	done := storm.end(t)
+	p.requireExactly(t, done)
+	require.Eventually(t, func() bool { return len(pinnedSets(t)) == 1 }, time.Minute, 100*time.Millisecond, "%v", pinnedSets(t))
+	require.NotEqual(t, first, pinnedSets(t))
+	recorder.terminate(t)
+}
