@@ -14,9 +14,6 @@ type leakChecked struct{ *testing.M }
 func (l leakChecked) Run() int {
 	const osqueryGo = "github.com/osquery/osquery-go"
 	return leak.Run(l.M,
-		// Whichever of the two has nobody left to tell its end to stays for ever.
-		goleak.IgnoreAnyFunction(osqueryGo+".(*ExtensionManagerServer).Run.func1"),
-		goleak.IgnoreAnyFunction(osqueryGo+".(*ExtensionManagerServer).Run.func2"),
 		// It heeds no context, and ends with its timeout.
 		goleak.IgnoreAnyFunction(osqueryGo+"/transport.waitForSocket"),
 	)
