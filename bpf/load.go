@@ -175,7 +175,7 @@ func (p *Programs) attachAll(kernel *btf.Spec, object []byte, list []hook) error
 	if err := p.loadMaps(spec); err != nil {
 		return err
 	}
-	if err := p.set.open(); err != nil {
+	if err := p.open(); err != nil {
 		return err
 	}
 	loaded := p.loadPreferred(spec, kernel, list)

@@ -304,7 +304,7 @@ func (s *set) loadPinned(c candidate) (a attached, err error) {
 	case errors.Is(err, os.ErrNotExist) && s.hasProbe(c.program):
 		return a, nil
 	case err != nil:
-		return a, errors.Join(fmt.Errorf("open pinned link of %s: %s", c.program, err), a.loaded.Close())
+		return a, errors.Join(fmt.Errorf("open pinned link of %s: %w", c.program, err), a.loaded.Close())
 	}
 	if a.id, err = identify(a.link); err != nil {
 		return a, errors.Join(err, a.link.Close(), a.loaded.Close())
