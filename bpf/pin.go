@@ -35,9 +35,7 @@ const (
 	pinnedMaps     = "maps"
 	pinnedPrograms = "programs"
 	pinnedLinks    = "links"
-	// probesMap holds the kprobes of kernels that have no links of them, before
-	// 5.15.
-	probesMap = "probes"
+	pinnedProbes   = "probes" // kprobes of kernels that have no links of them, before 5.15
 )
 
 // build tells apart two builds with the same programs; the linker sets it
@@ -193,8 +191,8 @@ func (s *set) pin(p *pins) (err error) {
 			err = errors.Join(err, os.RemoveAll(folder))
 		}
 	}()
-	for _, path := range []string{folder, filepath.Join(folder, pinnedMaps), filepath.Join(folder, pinnedPrograms), filepath.Join(folder, pinnedLinks)} {
-		if err := os.Mkdir(path, 0o700); err != nil {
+	for _, part := range []string{"", pinnedMaps, pinnedPrograms, pinnedLinks, pinnedProbes} {
+		if err := os.Mkdir(filepath.Join(folder, part), 0o700); err != nil {
 			return fmt.Errorf("pin programs: %w", err)
 		}
 	}
@@ -203,23 +201,13 @@ func (s *set) pin(p *pins) (err error) {
 			return fmt.Errorf("pin map %s: %w", name, err)
 		}
 	}
-	probes, err := s.keepProbes()
-	if err != nil {
-		return err
-	}
-	if probes != nil {
-		defer probes.Close()
-		if err := probes.Pin(filepath.Join(folder, pinnedMaps, probesMap)); err != nil {
-			return fmt.Errorf("pin kprobes: %w", err)
-		}
-	}
 	for _, a := range s.attached {
 		if err := a.loaded.Pin(filepath.Join(folder, pinnedPrograms, a.program)); err != nil {
 			return fmt.Errorf("pin program %s: %w", a.program, err)
 		}
 		err := a.link.Pin(filepath.Join(folder, pinnedLinks, a.program))
-		if errors.Is(err, link.ErrNotSupported) && probes != nil {
-			continue
+		if errors.Is(err, link.ErrNotSupported) {
+			err = a.keepProbe(filepath.Join(folder, pinnedProbes, a.program))
 		}
 		if err != nil {
 			return fmt.Errorf("pin link of %s: %w", a.program, err)
@@ -232,46 +220,30 @@ func (s *set) pin(p *pins) (err error) {
 	return nil
 }
 
-// keepProbes keeps the kprobes that have no link, on kernels before 5.15: they
-// are perf events, and an array of perf events holds on to its elements if it is
-// asked to (5.10, BPF_F_PRESERVE_ELEMS). The result is nil where all have links.
-func (s *set) keepProbes() (_ *ebpf.Map, err error) {
-	var events []*os.File
-	defer func() {
-		for _, event := range events {
-			event.Close()
-		}
-	}()
-	for _, a := range s.attached {
-		if _, err := a.link.Info(); !errors.Is(err, link.ErrNotSupported) {
-			continue
-		}
-		perf, ok := a.link.(link.PerfEvent)
-		if !ok {
-			return nil, fmt.Errorf("pin link of %s: %w", a.program, ErrNotPinnable)
-		}
-		event, err := perf.PerfEvent()
-		if err != nil {
-			return nil, fmt.Errorf("pin kprobe of %s: %w", a.program, err)
-		}
-		events = append(events, event)
+// keepProbe keeps a kprobe that has no link, on kernels before 5.15: it is a perf
+// event, and an array of perf events holds on to its elements if it is asked to
+// (5.10, BPF_F_PRESERVE_ELEMS).
+func (a *attached) keepProbe(path string) error {
+	perf, ok := a.link.(link.PerfEvent)
+	if !ok {
+		return ErrNotPinnable
 	}
-	if len(events) == 0 {
-		return nil, nil
+	event, err := perf.PerfEvent()
+	if err != nil {
+		return fmt.Errorf("open a perf event: %w", err)
 	}
-	probes, err := ebpf.NewMap(&ebpf.MapSpec{
-		Name: probesMap, Type: ebpf.PerfEventArray, KeySize: 4, ValueSize: 4,
-		MaxEntries: uint32(len(events)), Flags: unix.BPF_F_PRESERVE_ELEMS,
+	defer event.Close()
+	probe, err := ebpf.NewMap(&ebpf.MapSpec{
+		Name: "probe", Type: ebpf.PerfEventArray, KeySize: 4, ValueSize: 4, MaxEntries: 1, Flags: unix.BPF_F_PRESERVE_ELEMS,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%w: keep kprobes: %w", ErrNotPinnable, err)
+		return fmt.Errorf("%w: keep kprobe: %w", ErrNotPinnable, err)
 	}
-	for i, event := range events {
-		if err := probes.Put(uint32(i), uint32(event.Fd())); err != nil {
-			return nil, errors.Join(fmt.Errorf("%w: keep kprobe: %w", ErrNotPinnable, err), probes.Close())
-		}
+	defer probe.Close()
+	if err := probe.Put(uint32(0), uint32(event.Fd())); err != nil {
+		return fmt.Errorf("%w: keep kprobe: %w", ErrNotPinnable, err)
 	}
-	return probes, nil
+	return probe.Pin(path)
 }
 
 // adopt opens a pinned set that has a program at each of the hooks. An error
@@ -329,7 +301,7 @@ func (s *set) loadPinned(c candidate) (a attached, err error) {
 	}
 	a.link, err = link.LoadPinnedLink(filepath.Join(s.path, pinnedLinks, c.program), nil)
 	switch {
-	case errors.Is(err, os.ErrNotExist) && c.as.isKprobe() && s.maps[probesMap] != nil:
+	case errors.Is(err, os.ErrNotExist) && s.hasProbe(c.program):
 		return a, nil
 	case err != nil:
 		return a, errors.Join(fmt.Errorf("open pinned link of %s: %s", c.program, err), a.loaded.Close())
@@ -338,6 +310,11 @@ func (s *set) loadPinned(c candidate) (a attached, err error) {
 		return a, errors.Join(err, a.link.Close(), a.loaded.Close())
 	}
 	return a, nil
+}
+
+func (s *set) hasProbe(program string) bool {
+	_, err := os.Lstat(filepath.Join(s.path, pinnedProbes, program))
+	return err == nil
 }
 
 // An olderSet is one that another build, or an earlier attachment, has left
@@ -354,7 +331,7 @@ type olderSet struct {
 func retire(p *pins, name setName) (_ *olderSet, err error) {
 	o := &olderSet{name: name, path: p.of(name)}
 	s := set{path: o.path}
-	for _, part := range []string{pinnedLinks, filepath.Join(pinnedMaps, probesMap), pinnedPrograms} {
+	for _, part := range []string{pinnedLinks, pinnedProbes, pinnedPrograms} {
 		if err := os.RemoveAll(filepath.Join(o.path, part)); err != nil {
 			return nil, fmt.Errorf("detach pinned programs: %w", err)
 		}
