@@ -58,10 +58,10 @@ func TestPinned(t *testing.T) {
 					guestExtension: buildExtension(t, kernel.Arch),
 					otherExtension: buildExtension(t, kernel.Arch, "-ldflags", otherBuild),
 				},
-				Env: []string{pinnedEnv + "=1"},
+				Env: []string{pinnedEnv + "=1", "SEED=" + os.Getenv("SEED")},
 				// Unloading waits for RCU; without this a storm is a breeze.
 				Cmdline: []string{"rcupdate.rcu_expedited=1"},
-				Timeout: 30 * time.Minute,
+				Timeout: time.Hour,
 			})
 		})
 	}
@@ -178,7 +178,11 @@ func (p *post) awaitActive(t *testing.T) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		rows, err := p.host.Query(t.Context(), "SELECT reason FROM kernel_module_sensors WHERE source = 'ebpf' AND state = 'active' AND role = 'recorder'")
-		return err == nil && len(rows) == 1
+		if err != nil || len(rows) != 1 {
+			return false
+		}
+		t.Logf("ebpf watches: %q", rows[0]["reason"])
+		return true
 	}, waitForTables, 100*time.Millisecond)
 }
 
@@ -286,6 +290,9 @@ func (p *post) told(t *testing.T) tally {
 func (p *post) requireExactly(t *testing.T, done tally) {
 	t.Helper()
 	told := p.told(t)
+	if differences := done.byEvent().differences(told.byEvent()); len(differences) > 0 {
+		t.Errorf("something is not told of, or twice:\n%s", strings.Join(differences, "\n"))
+	}
 	if differences := done.differences(told); len(differences) > 0 {
 		t.Errorf("what was done is not what is told of:\n%s", strings.Join(differences, "\n"))
 	}

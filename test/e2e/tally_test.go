@@ -45,6 +45,22 @@ func (t tally) add(other tally) {
 	}
 }
 
+// stormModules are what a storm loads.
+var stormModules = []string{"tcp_nv", "tcp_illinois", "dummy", "kmodquery_nested"}
+
+// byEvent is the tally of any module's events, also of those whose name is not
+// known.
+func (t tally) byEvent() tally {
+	all := tally{}
+	for key, n := range t {
+		if name, event, _ := strings.Cut(key, " "); slices.Contains(stormModules, name) {
+			key = event
+		}
+		all[key] += n
+	}
+	return all
+}
+
 // differences are the keys of which two tallies count different numbers.
 func (t tally) differences(got tally) []string {
 	var all []string

@@ -35,6 +35,8 @@ func TestGuestUpgrade(t *testing.T) {
 			recorder = p.relieve(t, builds[(round+1+chance.IntN(2))%2])
 		}
 		start = max(start, recorder.appends(t, p))
+		// Each takes tens of megabytes of the kernel's memory.
+		require.LessOrEqual(t, len(pinnedSets(t)), 4, "round %d: sets gather", round)
 	}
 	// The last one has another set than the first.
 	recorder.terminate(t)
