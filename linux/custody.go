@@ -70,8 +70,9 @@ type heldRecord struct {
 
 // A group is the records of one attempt.
 type group struct {
-	open   bool // more may come of it
-	events int  // that are on their way to the store
+	open     bool // more may come of it
+	events   int  // that are on their way to the store
+	recorded bool // it has more than parts of an image
 }
 
 func newCustody() *custody {
@@ -112,7 +113,9 @@ func callReceipt(receipt string) string { return receipt + "c" }
 func (c *custody) take(mark bpf.Mark, size int, attempt string, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.byMark[mark] = c.hold(&c.records, mark, size, attempt, now)
+	g := c.hold(&c.records, mark, size, attempt, now)
+	g.recorded = true
+	c.byMark[mark] = g
 	c.advance(now)
 }
 
@@ -123,6 +126,28 @@ func (c *custody) takeImage(mark bpf.Mark, size int, attempt string, now time.Ti
 	c.hold(&c.images, mark, size, attempt, now)
 	c.advance(now)
 }
+
+// drained notes that the ring buffer of the records was seen empty: the parts of
+// images of which it told nothing belong to attempts that are over.
+func (c *custody) drained(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, part := range c.images.held {
+		if g := part.group; g.open && !g.recorded && now.Sub(part.at) > orphanAfter {
+			g.open = false
+		}
+	}
+	for attempt, g := range c.groups {
+		if !g.open {
+			delete(c.groups, attempt)
+		}
+	}
+	c.advance(now)
+}
+
+// orphanAfter is how long after a part of an image, at most, the record comes that
+// tells of it: the program has only to end.
+const orphanAfter = time.Second
 
 func (c *custody) hold(q *queue, mark bpf.Mark, size int, attempt string, now time.Time) *group {
 	g := c.groups[attempt]

@@ -120,6 +120,12 @@ func TestCustodyKeepsImages(t *testing.T) {
 	require.EqualValues(t, 64, ring.images)
 	c.takeImage(at(256), 1, "b", start)
 	require.EqualValues(t, 128, ring.images, "it is too large to stay")
+
+	// One whose records were released before, by this process or an earlier one.
+	c.drained(start.Add(orphanAfter))
+	require.EqualValues(t, 128, ring.images, "they may still come")
+	c.drained(start.Add(orphanAfter + 1))
+	require.EqualValues(t, 256, ring.images)
 }
 
 func TestMarkOf(t *testing.T) {

@@ -192,6 +192,7 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 		switch {
 		case errors.Is(err, bpf.ErrFlushed), errors.Is(err, os.ErrDeadlineExceeded):
 			f.drained()
+			s.custody.drained(time.Now())
 			if err := r.expire(time.Now()); err != nil {
 				return err
 			}
