@@ -35,8 +35,11 @@ func TestGuestUpgrade(t *testing.T) {
 			recorder = p.relieve(t, builds[(round+1+chance.IntN(2))%2])
 		}
 		start = max(start, recorder.appends(t, p))
-		// Each takes tens of megabytes of the kernel's memory.
-		require.LessOrEqual(t, len(pinnedSets(t)), 4, "round %d: sets gather", round)
+		// Others are killed as soon as they have stored something. The older sets,
+		// each of tens of megabytes, stay until one comes to the end of them.
+		if chance.IntN(3) > 0 {
+			require.Eventually(t, func() bool { return len(pinnedSets(t)) == 1 }, time.Minute, 100*time.Millisecond, "round %d: sets gather", round)
+		}
 	}
 	// The last one has another set than the first.
 	recorder.terminate(t)
