@@ -16,9 +16,9 @@ const stormPause = 200 * time.Millisecond
 // TestGuestKilled kills the recorder again and again, wherever it is, while a
 // storm goes on.
 func TestGuestKilled(t *testing.T) {
-	rounds := 30
+	rounds := 20
 	if needPinned(t) {
-		rounds = 300
+		rounds = 60
 	}
 	chance, p := seeded(t), newPost(t)
 	recorder := p.relieve(t, guestExtension)
