@@ -54,7 +54,8 @@ func newReader(t translator, counts deniedCounts, c *custody, emit func(kmodquer
 
 // take takes the next record, of a size in the ring buffer.
 func (r *reader) take(record bpf.Record, mark bpf.Mark, size int, now time.Time) error {
-	attempt := r.attemptOf(record)
+	// One that belongs to nothing stays until its own event is stored.
+	attempt := cmp.Or(r.attemptOf(record), receiptOf(mark))
 	r.custody.take(mark, size, attempt, now)
 	isOver, err := r.add(record, receiptOf(mark), now)
 	if isOver {
