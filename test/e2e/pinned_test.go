@@ -144,7 +144,7 @@ func (p *post) said() string {
 			lines = append(lines, line)
 		}
 	}
-	lines = lines[max(0, len(lines)-50):]
+	lines = lines[max(0, len(lines)-400):]
 	for i, line := range lines {
 		lines[i] = fmt.Sprintf("%4d × %s", counts[line], line)
 	}
@@ -212,6 +212,8 @@ func (r *relief) terminate(t *testing.T) {
 			require.ErrorContains(t, r.err, "signal: terminated")
 		}
 	case <-time.After(time.Minute):
+		require.NoError(t, r.cmd.Process.Signal(syscall.SIGQUIT)) // what it waits for is among its last words
+		<-r.ended
 		t.Fatal("it did not heed SIGTERM")
 	}
 }
