@@ -65,10 +65,10 @@ func TestPinned(t *testing.T) {
 					guestExtension: buildExtension(t, kernel.Arch),
 					otherExtension: buildExtension(t, kernel.Arch, "-ldflags", otherBuild),
 				},
-				Env: []string{pinnedEnv + "=1", "SEED=" + os.Getenv("SEED")},
+				Env: []string{pinnedEnv + "=1", "SEED=" + os.Getenv("SEED"), "ROUNDS=" + os.Getenv("ROUNDS")},
 				// Unloading waits for RCU; without this a storm is a breeze.
 				Cmdline: []string{"rcupdate.rcu_expedited=1"},
-				Timeout: time.Hour,
+				Timeout: pinnedTimeout(),
 			})
 		})
 	}
@@ -366,4 +366,12 @@ func pinnedSets(t *testing.T) []string {
 		names = append(names, entry.Name())
 	}
 	return names
+}
+
+// pinnedTimeout bounds a VM: 25 minutes are enough for CI's share of the rounds.
+func pinnedTimeout() time.Duration {
+	if limit, err := time.ParseDuration(os.Getenv("PINNED_TIMEOUT")); err == nil {
+		return limit
+	}
+	return 25 * time.Minute
 }
