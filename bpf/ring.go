@@ -224,15 +224,19 @@ func (r *ring) Release(position uint64) {
 	}
 }
 
-// Close lets go of the ring and releases nothing.
+// Close lets go of the ring and releases nothing. A Read under way returns.
 func (r *ring) Close() error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.closed {
+		r.mu.Unlock()
 		return nil
 	}
 	r.closed = true
+	r.mu.Unlock()
+	// Not while the lock is held: it waits for the Read, which may want it.
 	errs := []error{r.file.Close()}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, memory := range [][]byte{r.consumer, r.producer} {
 		if memory != nil {
 			errs = append(errs, unix.Munmap(memory))

@@ -172,6 +172,31 @@ func TestRingIsFlushed(t *testing.T) {
 	require.ErrorIs(t, r.Flush(), os.ErrClosed)
 }
 
+// TestRingIsClosedInTheMidstOfReading closes rings whose reader is just looking
+// whether there is something.
+func TestRingIsClosedInTheMidstOfReading(t *testing.T) {
+	m, _ := newProducer(t)
+	for range 2000 {
+		r, err := openRing(m)
+		require.NoError(t, err)
+		r.SetDeadline(time.Now().Add(time.Minute))
+		read := make(chan error)
+		go func() {
+			_, _, err := r.Read(nil)
+			read <- err
+		}()
+		closed := make(chan error, 1)
+		go func() { closed <- r.Close() }()
+		require.ErrorIs(t, <-read, os.ErrClosed)
+		select {
+		case err := <-closed:
+			require.NoError(t, err)
+		case <-time.After(10 * time.Second):
+			t.Fatal("it is not closed")
+		}
+	}
+}
+
 func TestSetNames(t *testing.T) {
 	name := setName{layout: 1, digest: "00ff00ff", id: 0x18a}
 	again, ok := parseSetName(name.String())
