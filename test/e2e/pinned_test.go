@@ -117,6 +117,9 @@ func newPost(t *testing.T) *post {
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the recorders' last words:\n%s", p.said())
+			files, _ := exec.Command("ls", "-la", p.state, pinFolder).CombinedOutput()
+			sensors, err := p.tryAsk("SELECT * FROM kernel_module_sensors WHERE source = 'ebpf'")
+			t.Logf("%s\n%v %v", files, sensors, err)
 		}
 		require.NoError(t, p.host.Close())
 		require.NoError(t, p.log.Close())
