@@ -140,15 +140,12 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 			p.pins, sets = nil, nil
 		}
 	}
-	for i, other := range slices.Backward(sets) {
-		if other.digest != name.digest || other.layout != name.layout {
-			continue
-		}
+	// Only the youngest: sets must always be compared in the order in which they
+	// were made, or what one has told already would be told again of another.
+	if n := len(sets); n > 0 && sets[n-1].digest == name.digest && sets[n-1].layout == name.layout {
 		var err error
-		if p.set, err = adopt(p.pins, other, list); err == nil {
-			sets = slices.Delete(sets, i, i+1)
-			p.adopted = true
-			break
+		if p.set, err = adopt(p.pins, sets[n-1], list); err == nil {
+			sets, p.adopted = sets[:n-1], true
 		}
 	}
 	if p.set == nil {

@@ -31,6 +31,11 @@ const (
 	// unfinished begins the name of a set that is not complete.
 	unfinished = "new_"
 
+	// lockPatience is how long a process that has ended may take to let go of the
+	// programs: the kernel closes its files one by one.
+	lockPatience = 5 * time.Second
+	lockPoll     = 20 * time.Millisecond
+
 	// The folders of a set.
 	pinnedMaps     = "maps"
 	pinnedPrograms = "programs"
@@ -118,6 +123,10 @@ func (p *pins) secure() error {
 		return fmt.Errorf("%s belongs to user %d and has mode %04o, so others could change it; remove it", p.path, stat.Uid, stat.Mode&0o7777)
 	}
 	err := unix.Flock(int(p.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for deadline := time.Now().Add(lockPatience); errors.Is(err, unix.EWOULDBLOCK) && time.Now().Before(deadline); {
+		time.Sleep(lockPoll)
+		err = unix.Flock(int(p.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return fmt.Errorf("%w in %s", ErrPinsBusy, p.path)
 	} else if err != nil {

@@ -20,7 +20,7 @@ const (
 	maxCustody = 4 << 20
 	// maxImageCustody bounds those of images, in a ring buffer of their own. Without
 	// them the file is read.
-	maxImageCustody = 8 << 20
+	maxImageCustody = 12 << 20
 	// maxKept bounds for how long they stay while no event comes of them.
 	maxKept = 2 * time.Minute
 )

@@ -61,6 +61,19 @@ func (t tally) byEvent() tally {
 	return all
 }
 
+// named are the events that have a name whatever becomes of the module's image.
+func (t tally) named() tally {
+	named := tally{}
+	for key, n := range t {
+		for _, event := range []string{" module_load", " module_free", " delete_module"} {
+			if strings.HasSuffix(key, event) {
+				named[key] = n
+			}
+		}
+	}
+	return named
+}
+
 // differences are the keys of which two tallies count different numbers.
 func (t tally) differences(got tally) []string {
 	var all []string
