@@ -481,6 +481,7 @@ func (d *doubleEntry) write(f difference) {
 	e.Source, e.EventName, e.Reason = d.sensor.Source, d.nameOf(f.event), f.reason
 	e.Count = new(int64(1))
 	e.Name, e.Size, e.Taints, e.Version, e.Srcversion = f.module.Name, f.module.Size, f.module.Taints, f.module.Version, f.module.Srcversion
+	e.TeamID, e.CDHash = f.module.TeamID, f.module.CDHash
 	e.LoadID, e.Path = f.module.LoadID, f.module.Path
 	if f.event != kmodquery.EventTaintReset {
 		e.Type = kmodquery.TypeKernelModule

@@ -14,7 +14,6 @@ import (
 	osquery "github.com/osquery/osquery-go"
 	"github.com/peterbourgon/ff/v3"
 
-	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/extension/shell"
 	"github.com/kmodquery/kmodquery/tables"
 	"github.com/kmodquery/kmodquery/tables/sqlite"
@@ -79,7 +78,7 @@ func (c *config) flagSet() *flag.FlagSet {
 		c.sources, err = c.platform.parseSources(names)
 		return err
 	})
-	flags.DurationVar(&c.poll, "poll", collectors.DefaultPoll, "find within this `time` what is loaded and no source saw, or hides")
+	flags.DurationVar(&c.poll, "poll", c.platform.defaultPoll, "find within this `time` what is loaded and no source saw, or hides")
 	flags.Int64Var(&c.imageLimit, "image-limit", c.platform.maxImageLimit, "Linux: hash modules of up to this many `bytes` as the kernel has them, larger ones from their file")
 	flags.Func("pin-dir", "Linux: `folder` of a BPF file system in which the programs stay attached while nothing records; none pins nothing (default "+defaultPinDir+")", func(dir string) error {
 		if c.pinDir = dir; dir == noPinDir {

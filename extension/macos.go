@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
@@ -26,6 +27,9 @@ func macOS(programs darwin.Programs, kernel macKernel) *platform {
 		// Endpoint Security sees who asks for a kernel extension and the verdict,
 		// the log what came of it and what policy says.
 		sideBySide: true,
+		// A look has kmutil run, for up to a second, and nothing hides here that it
+		// could find.
+		defaultPoll: time.Minute,
 		// It means nothing here, and configurations may be shared.
 		maxImageLimit: 32 << 20,
 		hasModules:    func() bool { return true },

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"time"
+
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/tables"
@@ -17,6 +19,9 @@ type platform struct {
 	sideBySide  bool
 	// recall names those that can tell at the start what happened before.
 	recall []string
+	// defaultPoll is the --poll where nothing else was asked for: three looks fall
+	// into it.
+	defaultPoll time.Duration
 	// maxImageLimit is the greatest --image-limit, and the default.
 	maxImageLimit int64
 	// hasModules reports whether the running kernel can load modules.

@@ -30,6 +30,7 @@ func hostPlatform() *platform {
 			kmodquery.SourceSyslog,
 		},
 		recall:        []string{kmodquery.SourceJournal, kmodquery.SourceKmsg, kmodquery.SourceSyslog},
+		defaultPoll:   collectors.DefaultPoll,
 		maxImageLimit: linux.MaxImage,
 		hasModules:    hasModules,
 		openSource:    openSource,
