@@ -62,5 +62,5 @@ func TestGuestKilled(t *testing.T) {
 
 	// And so it is for one that records by itself.
 	recorder.terminate(t)
-	require.Empty(t, done.differences(p.told(t)))
+	require.Empty(t, done.named().differences(p.told(t).named()))
 }
