@@ -204,6 +204,7 @@ func (p *Programs) attachAll(kernel *btf.Spec, object []byte, list []hook) error
 // is left in them.
 func (p *Programs) retire(sets []setName) error {
 	for _, name := range sets {
+		p.pins.awaitCalls(name)
 		older, err := retire(p.pins, name)
 		if err != nil {
 			// Nothing more can be had of it.

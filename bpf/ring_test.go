@@ -267,3 +267,29 @@ func TestPinsBelongToOneProcess(t *testing.T) {
 	_, err = openPins(filepath.Join(t.TempDir(), "kmodquery"))
 	require.ErrorContains(t, err, "is no BPF file system")
 }
+
+func TestCallsUnderWay(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root may make BPF maps")
+	}
+	require.NoError(t, rlimit.RemoveMemlock())
+	threads, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 40, MaxEntries: 8})
+	require.NoError(t, err)
+	defer threads.Close()
+	put := func(tid uint32, depth, begin uint64) {
+		thread := make([]byte, 40)
+		binary.NativeEndian.PutUint64(thread[8:], depth)
+		binary.NativeEndian.PutUint64(thread[16:], begin)
+		require.NoError(t, threads.Put(tid, thread))
+	}
+	put(1, 1, 100)
+	put(2, 0, 200)
+	put(3, 2, 300)
+	calls := callsUnderWay(threads)
+	require.Len(t, calls, 2, "one has returned")
+	put(1, 1, 101)
+	put(3, 1, 300)
+	now := callsUnderWay(threads)
+	require.NotEqual(t, calls[1], now[1], "it is another call")
+	require.Equal(t, calls[3], now[3], "it is the same, though one inside it has returned")
+}
