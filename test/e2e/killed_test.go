@@ -16,10 +16,8 @@ const stormPause = 200 * time.Millisecond
 // TestGuestKilled kills the recorder again and again, wherever it is, while a
 // storm goes on.
 func TestGuestKilled(t *testing.T) {
-	rounds := 20
-	if needPinned(t) {
-		rounds = 60
-	}
+	needPinned(t)
+	rounds := 60
 	chance, p := seeded(t), newPost(t)
 	recorder := p.relieve(t, guestExtension)
 	p.awaitActive(t)
