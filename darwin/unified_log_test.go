@@ -130,7 +130,7 @@ func (w *logWorld) await(n int) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		return len(w.events) >= n
-	}, 10*time.Second, 5*time.Millisecond)
+	}, time.Minute, 5*time.Millisecond)
 }
 
 // take returns the events so far, once there are as many.
@@ -379,7 +379,7 @@ func TestAPositionWhileThePastIsBeingRead(t *testing.T) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		return len(w.events) == 2
-	}, 10*time.Second, 5*time.Millisecond)
+	}, time.Minute, 5*time.Millisecond)
 	w.cancel()
 	require.NoError(t, <-ended)
 

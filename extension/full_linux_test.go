@@ -88,7 +88,7 @@ func TestAStormOnASmallDiskLosesNothing(t *testing.T) {
 	require.Less(t, stored, n)
 
 	require.NoError(t, unix.Mount("kmodquery", mount, "tmpfs", unix.MS_REMOUNT, "size=256m"))
-	require.Eventually(t, func() bool { return len(generate(t, plugins, "kernel_module_events")) == n }, time.Minute, 100*time.Millisecond)
+	require.Eventually(t, func() bool { return len(generate(t, plugins, "kernel_module_events")) == n }, 3*time.Minute, 100*time.Millisecond)
 	for i, row := range generate(t, plugins, "kernel_module_events") {
 		require.Equal(t, fmt.Sprintf("m%d", n-1-i), row["name"])
 	}
