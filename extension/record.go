@@ -65,6 +65,7 @@ func attend(ctx context.Context, n *notifier, r recording) {
 		defer ticker.Stop()
 		watchdog = ticker.C
 	}
+	p := pulse{recording: r}
 	for {
 		select {
 		case <-ctx.Done():
@@ -72,22 +73,32 @@ func attend(ctx context.Context, n *notifier, r recording) {
 		case <-status.C:
 			tell()
 		case <-watchdog:
-			if r == nil || answers(ctx, r, n.watchdog/4) {
+			if r == nil || p.beats(ctx, n.watchdog/4) {
 				n.alive()
 			}
 		}
 	}
 }
 
-// answers reports whether the recorder has brought to the store within the time
+// A pulse asks a recorder for signs of life, one at a time.
+type pulse struct {
+	recording
+	asked chan error // of the Sync under way; nil where there is none
+}
+
+// beats reports whether the recorder has brought to the store within the time
 // what it had seen, or knows why it cannot.
-func answers(ctx context.Context, r recording, within time.Duration) bool {
+func (p *pulse) beats(ctx context.Context, within time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	synced := make(chan error, 1)
-	go func() { synced <- r.Sync(ctx) }()
+	if p.asked == nil {
+		asked := make(chan error, 1)
+		p.asked = asked
+		go func() { asked <- p.Sync(ctx) }()
+	}
 	select {
-	case err := <-synced:
+	case err := <-p.asked:
+		p.asked = nil
 		return !errors.Is(err, context.DeadlineExceeded)
 	case <-ctx.Done():
 		return false

@@ -142,13 +142,21 @@ func TestWatchdogIsFedWhileTheRecorderAnswers(t *testing.T) {
 // One that does not even hear that it has no time left.
 func TestWatchdogOfARecorderThatHangs(t *testing.T) {
 	m := manage(t, filepath.Join(t.TempDir(), "notify"), 100*time.Millisecond)
-	r := &fakeRecording{sync: func(context.Context) error { select {} }}
+	hang := make(chan struct{})
+	t.Cleanup(func() { close(hang) })
+	asked := 0
+	r := &fakeRecording{sync: func(context.Context) error {
+		asked++
+		<-hang
+		return nil
+	}}
 	n := quietNotifier(t)
 	stop, ended := inBackground(t, func(ctx context.Context) error { attend(ctx, n, r); return nil })
 	m.until("READY=1")
 	require.Empty(t, m.next(500*time.Millisecond))
 	stop()
 	<-ended
+	require.Equal(t, 1, asked, "it is not asked again while it owes an answer")
 }
 
 func TestWatchdogIsLeftAloneWhereNobodyAsks(t *testing.T) {
