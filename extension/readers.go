@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
+	"time"
 )
 
 // recorderSocket is where the process that records answers those that read its
@@ -38,16 +40,39 @@ func listenForReaders(stateDir string) (net.Listener, error) {
 	return listener, nil
 }
 
+// startPatience is how long the process that records may take from the moment at
+// which it has the store to the one at which it answers. What an earlier one left
+// in the kernel is stored then, and a reader that did not wait would miss it.
+const (
+	startPatience = 5 * time.Second
+	startPoll     = 50 * time.Millisecond
+)
+
 // dialRecorder connects to the process that records.
 func dialRecorder(stateDir string) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
-		path, done, err := socketPath(stateDir)
-		if err != nil {
-			return nil, err
+		for deadline := time.Now().Add(startPatience); ; {
+			conn, err := dialOnce(ctx, stateDir)
+			isStarting := errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
+			if !isStarting || time.Now().After(deadline) {
+				return conn, err
+			}
+			select {
+			case <-ctx.Done():
+				return nil, err
+			case <-time.After(startPoll):
+			}
 		}
-		defer done()
-		return (&net.Dialer{}).DialContext(ctx, "unix", path)
 	}
+}
+
+func dialOnce(ctx context.Context, stateDir string) (net.Conn, error) {
+	path, done, err := socketPath(stateDir)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return (&net.Dialer{}).DialContext(ctx, "unix", path)
 }
 
 // socketPath names the socket in a way that fits into sun_path: where the state
