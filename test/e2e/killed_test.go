@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"os"
 	"testing"
 	"time"
 
@@ -18,6 +19,9 @@ const stormPause = 200 * time.Millisecond
 func TestGuestKilled(t *testing.T) {
 	needPinned(t)
 	rounds := 60
+	if more := os.Getenv("ROUNDS"); more != "" {
+		rounds = int(integer(t, more))
+	}
 	chance, p := seeded(t), newPost(t)
 	recorder := p.relieve(t, guestExtension)
 	p.awaitActive(t)
