@@ -42,7 +42,7 @@ type Chunk struct {
 	Offset  uint64
 	Data    []byte
 
-	// Mark is for ReleaseImages, with the bytes that it releases.
+	// Mark is for Release, with the bytes that it releases.
 	Mark     Mark
 	RingSize int
 

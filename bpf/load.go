@@ -131,7 +131,6 @@ func Open(o Options) (_ *Programs, err error) {
 // openSet finds the programs that are pinned, or attaches new ones, pins them and
 // retires those of other builds.
 func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []hook) error {
-	name := setName{layout: layout, digest: digest(object, list), id: newSetID()}
 	var sets []setName
 	if o.PinDir == "" || o.OnlyPinned && !HasPins(o.PinDir) {
 		p.unpinned = errNotAsked
@@ -140,6 +139,7 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 			p.pins, sets = nil, nil
 		}
 	}
+	name := setName{layout: layout, digest: digest(object, list), id: newSetID(sets)}
 	// Only the youngest: sets must always be compared in the order in which they
 	// were made, or what one has told already would be told again of another.
 	if n := len(sets); n > 0 && sets[n-1].digest == name.digest && sets[n-1].layout == name.layout {
@@ -422,46 +422,59 @@ func (p *Programs) IsOlder(m Mark) bool { return m.Set != p.name.id }
 // HasOlder reports whether Open found sets that others left behind.
 func (p *Programs) HasOlder() bool { return p.overlap > 0 || len(p.older) > 0 }
 
-// Release says that nobody needs the records before this mark any more. Those
-// of older sets stay as long as one of them is needed.
-func (p *Programs) Release(m Mark) {
-	if m.Set == p.name.id {
-		p.records.Release(m.Position)
-	}
-}
-
-// ReleaseImages says the same of chunks before this mark.
-func (p *Programs) ReleaseImages(m Mark) {
-	if m.Set == p.name.id {
-		p.images.Release(m.Position)
-	}
-}
-
-// HoldsBack reports whether nothing may be released yet, the first record that
-// is needed being that before a mark, which is zero where there is none: while
-// older sets are needed, all stays, so that a process that comes after a crash
-// can compare what they and this one saw. Older sets that are needed no more are
-// removed.
-func (p *Programs) HoldsBack(first Mark) bool {
+// Release says that nobody needs the records before a mark, nor the chunks before
+// another, any more: the zero mark where it is none of them. The first record
+// that is still needed, which was read, is that before a third mark; zero where
+// all are not. It reports whether they could be given back to the kernel: while
+// what older sets saw is needed, all stays, so that a process that comes after a
+// crash can compare what they and this one saw. Older sets that are needed no
+// more are removed.
+func (p *Programs) Release(records, images, first Mark) bool {
 	p.dropping.Lock()
 	defer p.dropping.Unlock()
+	s := settlement{set: p.name.id, records: p.own(records), images: p.own(images)}
 	if len(p.older) == 0 {
-		return false
+		p.give(s)
+		return true
 	}
+	if p.needsOlder(first) || p.pins.begin(s) != nil {
+		// But rather than to lose what is still to come, the same is told twice.
+		isCrowded := p.records.isCrowded()
+		if isCrowded {
+			p.give(s)
+		}
+		return isCrowded
+	}
+	p.give(s)
+	for _, older := range p.older {
+		older.Close()
+	}
+	p.older = nil
+	_ = p.pins.finish(s) // what is left of them is removed with the next Open
+	return true
+}
+
+// needsOlder reports whether what older sets saw is still needed.
+func (p *Programs) needsOlder(first Mark) bool {
 	position := p.records.read.Load()
 	if first != (Mark{}) {
 		position = first.Position - 1
 	}
-	if !p.drained.Load() || first != (Mark{}) && p.IsOlder(first) || position < p.overlap {
-		// But rather than to lose what is still to come, the same is told twice.
-		return !p.records.isCrowded()
+	return !p.drained.Load() || first != (Mark{}) && p.IsOlder(first) || position < p.overlap
+}
+
+func (p *Programs) give(s settlement) {
+	p.records.Release(s.records)
+	p.images.Release(s.images)
+}
+
+// own is the mark's position if it is of this set, and 0 otherwise: those of
+// older sets stay as long as one of them is needed.
+func (p *Programs) own(m Mark) uint64 {
+	if m.Set != p.name.id {
+		return 0
 	}
-	for _, older := range p.older {
-		older.Close()
-		_ = os.RemoveAll(older.path) // what is left of it is removed with the next Open
-	}
-	p.older = nil
-	return false
+	return m.Position
 }
 
 // Unpinned says why the programs are not pinned; nil where they are.

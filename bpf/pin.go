@@ -32,6 +32,8 @@ const (
 	layout = 1
 	// unfinished begins the name of a set that is not complete.
 	unfinished = "new_"
+	// settled begins that of a settlement.
+	settled = "settled_"
 
 	// lockPatience is how long a process that has ended may take to let go of the
 	// programs: the kernel closes its files one by one.
@@ -158,7 +160,7 @@ func ensureBPFFS(path string) error {
 }
 
 // sets are those that are complete, the oldest first. The others are removed:
-// whoever was making them is gone.
+// whoever was making them is gone. What a settlement says is done.
 func (p *pins) sets() ([]setName, error) {
 	entries, err := os.ReadDir(p.path)
 	if err != nil {
@@ -166,6 +168,12 @@ func (p *pins) sets() ([]setName, error) {
 	}
 	var sets []setName
 	for _, entry := range entries {
+		if s, ok := parseSettlement(entry.Name()); ok {
+			if err := p.finish(s); err != nil {
+				return nil, err
+			}
+			return p.sets()
+		}
 		if name, ok := parseSetName(entry.Name()); ok {
 			sets = append(sets, name)
 		} else if strings.HasPrefix(entry.Name(), unfinished) {
@@ -189,9 +197,16 @@ func (p *pins) Close() error {
 	return p.lock.Close()
 }
 
-// newSetID is one that no other set has, also after a reboot: what a store knows
-// of a set outlives it.
-func newSetID() uint64 { return uint64(time.Now().UnixNano()) }
+// newSetID is one that no other set has, also after a reboot, for what a store
+// knows of a set outlives it; and greater than those of the sets that are there,
+// whatever the clock says.
+func newSetID(sets []setName) uint64 {
+	id := uint64(time.Now().UnixNano())
+	for _, name := range sets {
+		id = max(id, name.id+1)
+	}
+	return id
+}
 
 // pin keeps the set when this process has ended. It is complete or not there.
 func (s *set) pin(p *pins) (err error) {

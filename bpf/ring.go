@@ -224,6 +224,15 @@ func (r *ring) Release(position uint64) {
 	}
 }
 
+// skip releases what is before a position, read or not.
+func (r *ring) skip(position uint64) {
+	if position > r.end() {
+		return
+	}
+	r.read.Store(max(r.read.Load(), position))
+	r.Release(position)
+}
+
 // Close lets go of the ring and releases nothing. A Read under way returns.
 func (r *ring) Close() error {
 	r.mu.Lock()

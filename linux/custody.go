@@ -45,11 +45,10 @@ type custody struct {
 
 // A releaser is what the programs of one run offer a custody.
 type releaser interface {
-	Release(bpf.Mark)
-	ReleaseImages(bpf.Mark)
-	// HoldsBack reports whether nothing may be released yet though everything
-	// before the mark, the first that is still needed, could be.
-	HoldsBack(first bpf.Mark) bool
+	// Release gives back what is before the marks of records and of chunks, the
+	// first record that is still needed being that of a third, and reports whether
+	// it could. Each may be zero: there is none.
+	Release(records, images, first bpf.Mark) bool
 }
 
 // A queue is the records of one ring buffer, in the order in which they were read.
@@ -234,19 +233,14 @@ func (c *custody) advance(now time.Time) {
 	if len(c.records.held) > 0 {
 		first = c.records.held[0].mark
 	}
-	if c.ring.HoldsBack(first) {
+	if !c.ring.Release(c.records.release, c.images.release, first) {
 		return
 	}
 	if m := c.records.release; m != (bpf.Mark{}) {
-		c.ring.Release(m)
 		c.forget(m)
 		c.newest = receiptOf(m)
-		c.records.release = bpf.Mark{}
 	}
-	if m := c.images.release; m != (bpf.Mark{}) {
-		c.ring.ReleaseImages(m)
-		c.images.release = bpf.Mark{}
-	}
+	c.records.release, c.images.release = bpf.Mark{}, bpf.Mark{}
 }
 
 // advance takes those out that nobody needs.

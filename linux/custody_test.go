@@ -18,11 +18,13 @@ type fakeRelease struct {
 	holds    func(first bpf.Mark) bool
 }
 
-func (f *fakeRelease) Release(m bpf.Mark) { f.released = m.Position }
-
-func (f *fakeRelease) ReleaseImages(m bpf.Mark) { f.images = m.Position }
-
-func (f *fakeRelease) HoldsBack(first bpf.Mark) bool { return f.holds != nil && f.holds(first) }
+func (f *fakeRelease) Release(records, images, first bpf.Mark) bool {
+	if f.holds != nil && f.holds(first) {
+		return false
+	}
+	f.released, f.images = max(f.released, records.Position), max(f.images, images.Position)
+	return true
+}
 
 func at(position uint64) bpf.Mark { return bpf.Mark{Set: 7, Position: position} }
 
