@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/cilium/ebpf"
 )
@@ -90,8 +91,36 @@ func (p *Programs) SetReported(d DeniedCalls, count uint64) error {
 	return nil
 }
 
-// inheritDenied adds the denied calls that an older set counted, and that no
-// event stands for, to those of this one.
+// inheritAllDenied adds the denied calls that older sets counted, and that no
+// event stands for, to those of this one, which counts them alone from now on.
+func (p *Programs) inheritAllDenied(sets []setName) error {
+	// What it has counted so far, others have counted too.
+	kinds, err := p.DeniedKinds()
+	if err != nil {
+		return err
+	}
+	for _, kind := range kinds {
+		if _, err := p.ForgetDenied(kind); err != nil {
+			return err
+		}
+	}
+	for _, name := range sets {
+		older := set{path: p.pins.of(name)}
+		err := older.loadPinnedMaps()
+		if err == nil {
+			err = p.inheritDenied(older.maps)
+		}
+		for _, m := range older.maps {
+			m.Close()
+		}
+		if err != nil {
+			p.unattached = append(p.unattached, err)
+		}
+	}
+	return nil
+}
+
+// inheritDenied does so for one of them.
 func (p *Programs) inheritDenied(older map[string]*ebpf.Map) error {
 	denied, reported := older[moduleMapDenied], older[moduleMapReported]
 	if denied == nil || reported == nil {
@@ -108,8 +137,9 @@ func (p *Programs) inheritDenied(older map[string]*ebpf.Map) error {
 		if calls.Count <= told {
 			continue
 		}
-		// First, so that they are not told of again if this process ends here.
-		if err := reported.Put(key, calls.Count); err != nil {
+		// First, so that they are not told of again if this process ends here; and
+		// what it counts from here on, this one counts too.
+		if err := reported.Put(key, uint64(math.MaxUint64)); err != nil {
 			return fmt.Errorf("keep reported calls: %w", err)
 		}
 		own, err := p.CountDenied(DeniedCalls{key})
@@ -146,9 +176,14 @@ func (p *Programs) ForgetDenied(d DeniedCalls) (uint64, error) {
 	return calls.Count, nil
 }
 
-// beginEpoch asks the programs for images, and goes on with the epochs of an
-// earlier process.
-func (p *Programs) beginEpoch(imageLimit int64) error {
+// NextEpoch lets every kind of denied call be told of again.
+func (p *Programs) NextEpoch() error {
+	p.wanted.Epoch++
+	return p.writeSettings()
+}
+
+// readSettings goes on with those of an earlier process.
+func (p *Programs) readSettings() error {
 	raw := make([]byte, binary.Size(p.wanted))
 	_, err := p.settings.ReadAt(raw, 0)
 	if err == nil {
@@ -157,13 +192,10 @@ func (p *Programs) beginEpoch(imageLimit int64) error {
 	if err != nil {
 		return fmt.Errorf("read the programs' settings: %w", err)
 	}
-	p.wanted.ImageLimit = uint64(max(imageLimit, 0))
-	return p.NextEpoch()
+	return nil
 }
 
-// NextEpoch lets every kind of denied call be told of again.
-func (p *Programs) NextEpoch() error {
-	p.wanted.Epoch++
+func (p *Programs) writeSettings() error {
 	raw, err := binary.Append(nil, binary.NativeEndian, &p.wanted)
 	if err == nil {
 		_, err = p.settings.WriteAt(raw, 0)

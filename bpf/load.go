@@ -63,6 +63,7 @@ type Programs struct {
 	adopted  bool      // the set was pinned before
 	retired  time.Time // when the older sets were detached
 	overlap  uint64    // position in the records up to which they may have seen the same
+	turns    []Turn    // without their End
 
 	dropping    sync.Mutex // guards older
 	older       []*olderSet
@@ -122,7 +123,8 @@ func Open(o Options) (_ *Programs, err error) {
 	if err := p.openSet(o, kernel, object, list); err != nil {
 		return nil, err
 	}
-	if err := p.beginEpoch(o.ImageLimit); err != nil {
+	p.wanted.ImageLimit = uint64(max(o.ImageLimit, 0))
+	if err := p.NextEpoch(); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -150,12 +152,28 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 	}
 	if p.set == nil {
 		p.set = &set{name: name}
+		if len(sets) > 0 {
+			// Returns before entries: a call that was seen to begin, and not to
+			// return, would be taken for one that is under way. What is seen of
+			// those that have begun is not this set's to tell of.
+			list = slices.Clone(list)
+			slices.Reverse(list)
+		}
 		if err := p.attachAll(kernel, object, list); err != nil {
 			return err
+		}
+		if len(sets) > 0 {
+			slices.Reverse(p.attached)
 		}
 		if p.pins != nil {
 			p.unpinned = p.pin(p.pins)
 		}
+	}
+	if err := p.readSettings(); err != nil {
+		return err
+	}
+	if err := p.takeTurn(sets); err != nil {
+		return err
 	}
 	return p.retire(sets)
 }
@@ -204,20 +222,24 @@ func (p *Programs) attachAll(kernel *btf.Spec, object []byte, list []hook) error
 // is left in them.
 func (p *Programs) retire(sets []setName) error {
 	for _, name := range sets {
-		p.pins.awaitCalls(name)
 		older, err := retire(p.pins, name)
+		var turn Turn
+		if err == nil {
+			if turn, err = older.turn(); err != nil {
+				err = errors.Join(err, older.Close())
+			}
+		}
 		if err != nil {
 			// Nothing more can be had of it.
 			p.unattached = append(p.unattached, err, os.RemoveAll(p.pins.of(name)))
 			continue
 		}
 		p.older = append(p.older, older)
-		if err := p.inheritDenied(older.maps); err != nil {
-			p.unattached = append(p.unattached, err)
-		}
+		p.turns = append(p.turns, turn)
 		older.images.SetDeadline(time.Unix(1, 0)) // it gives what it has
 		p.olderImages = append(p.olderImages, older.images)
 	}
+	p.turns = append(p.turns, Turn{Set: p.name.id, Begin: time.Duration(p.wanted.BeginNs)})
 	if len(p.older) > 0 {
 		p.draining, p.retired, p.overlap = slices.Clone(p.older), time.Now(), p.records.end()
 	}

@@ -171,6 +171,7 @@ type moduleReaderSettings struct {
 	_          structs.HostLayout
 	ImageLimit uint64
 	Epoch      uint64
+	BeginNs    uint64
 }
 
 type moduleRecordHeader struct {

@@ -4,12 +4,10 @@ package bpf
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -341,44 +339,6 @@ func (s *set) loadPinned(c candidate) (a attached, err error) {
 func (s *set) hasProbe(program string) bool {
 	_, err := os.Lstat(filepath.Join(s.path, pinnedProbes, program))
 	return err == nil
-}
-
-// switchPatience is how long the calls that are under way when another set is
-// attached may take to return before the older one is detached: the new one does
-// not see them return. An init may take for ever.
-const (
-	switchPatience = 2 * time.Second
-	switchPoll     = 10 * time.Millisecond
-)
-
-// awaitCalls waits until the calls have returned that a set sees under way.
-func (p *pins) awaitCalls(name setName) {
-	threads, err := ebpf.LoadPinnedMap(p.of(name, pinnedMaps, moduleMapThreads), &ebpf.LoadPinOptions{ReadOnly: true})
-	if err != nil {
-		return // it is no whole set
-	}
-	defer threads.Close()
-	waiting := callsUnderWay(threads)
-	for deadline := time.Now().Add(switchPatience); len(waiting) > 0 && time.Now().Before(deadline); time.Sleep(switchPoll) {
-		underWay := callsUnderWay(threads)
-		maps.DeleteFunc(waiting, func(tid uint32, call string) bool { return underWay[tid] != call })
-	}
-}
-
-// callsUnderWay are the outermost attempts of a map of threads: their identity,
-// depth and beginning, by thread (struct thread of common.h, and begin_ns, the
-// first of struct attempt).
-func callsUnderWay(threads *ebpf.Map) map[uint32]string {
-	const identity, depth, begin = 0, 8, 16
-	calls := map[uint32]string{}
-	var tid uint32
-	var thread []byte
-	for entries := threads.Iterate(); entries.Next(&tid, &thread); {
-		if len(thread) >= begin+8 && binary.NativeEndian.Uint64(thread[depth:]) > 0 {
-			calls[tid] = string(thread[identity:depth]) + string(thread[begin:begin+8])
-		}
-	}
-	return calls
 }
 
 // An olderSet is one that another build, or an earlier attachment, has left

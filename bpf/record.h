@@ -228,6 +228,7 @@ struct denied_calls {
 struct reader_settings {
 	__u64 image_limit;       /* bytes; larger images are not streamed */
 	__u64 epoch;             /* denied calls are told of once in each epoch, and counted always */
+	__u64 begin_ns;          /* the reader's own: Turn.Begin */
 };
 
 #endif

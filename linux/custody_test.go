@@ -4,7 +4,6 @@ package linux
 
 import (
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -136,48 +135,4 @@ func TestMarkOf(t *testing.T) {
 	for _, text := range []string{"", "~abc_1", "7", "x_y"} {
 		require.Zero(t, markOf(text), text)
 	}
-}
-
-func TestHandover(t *testing.T) {
-	older := func(kind bpf.Kind, begin, boot time.Duration) bpf.Record {
-		r := bpf.Record{Kind: kind, Tid: 5, Attempt: begin, Context: begin, Boot: boot}
-		if kind == bpf.ProcessPath {
-			r.Attempt = 0
-		}
-		return r
-	}
-	h := newHandover(1000)
-	for _, r := range []bpf.Record{
-		older(bpf.ProcessPath, 100, 101), older(bpf.ReadFile, 100, 102), older(bpf.SystemCall, 100, 200),
-		older(bpf.ProcessPath, 300, 301), older(bpf.ReadFile, 300, 302),
-	} {
-		require.False(t, h.merge(&r, 1))
-	}
-	for _, test := range []struct {
-		name   string
-		record bpf.Record
-		isTold bool
-		begin  time.Duration
-	}{
-		{"the newer one looked first", older(bpf.ReadFile, 95, 103), true, 100},
-		{"the newer one looked second", older(bpf.SystemCall, 95, 201), true, 100},
-		{"attached within the call", older(bpf.ReadFile, 310, 311), true, 300},
-		{"what only the newer one saw", older(bpf.ModuleLoad, 310, 400), false, 300},
-		{"the process, told again", older(bpf.ProcessPath, 310, 402), true, 0},
-		{"a return after the older one had gone", older(bpf.SystemCall, 310, 450), false, 300},
-		{"the next call", older(bpf.ReadFile, 500, 501), false, 500},
-		{"a later call", older(bpf.ReadFile, 1001, 1002), false, 1001},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			r := test.record
-			require.Equal(t, test.isTold, h.merge(&r, 2))
-			require.Equal(t, test.begin, r.Attempt)
-		})
-	}
-	other := bpf.Record{Kind: bpf.ReadFile, Tid: 6, Attempt: 310}
-	require.False(t, h.merge(&other, 2))
-	require.EqualValues(t, 310, other.Attempt)
-
-	load := bpf.Record{Kind: bpf.ReadFile, Tid: 9, Attempt: 700, Request: 312, RequestTid: 5}
-	require.False(t, (*handover)(nil).merge(&load, 2))
 }

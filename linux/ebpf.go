@@ -139,10 +139,7 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 	if err := r.denials.recall(r.translate.blank(bootTimeNow(), r.clock.bootTime())); err != nil {
 		return err
 	}
-	var hand *handover
-	if programs.HasOlder() {
-		hand = newHandover(bootTimeNow())
-	}
+	hand := newHandover(programs.Turns())
 
 	alive := checkup{check: programs.Check}
 	var f *flush
@@ -207,10 +204,15 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 			s.decodeErrors.Add(1)
 			continue
 		}
-		if hand.merge(&record, mark.Set) {
+		now := time.Now()
+		own := r.attemptOf(record)
+		isTold := hand.merge(&record, mark.Set)
+		if isTold || r.attemptOf(record) != own {
+			s.custody.over(own, now) // what told of its process
+		}
+		if isTold {
 			continue
 		}
-		now := time.Now()
 		if err := r.take(record, mark, bpf.RingSize(len(raw)), now); err != nil {
 			return err
 		}
