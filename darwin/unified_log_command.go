@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/account"
 	"github.com/kmodquery/kmodquery/darwin/kextlog"
 )
 
@@ -152,7 +153,7 @@ func (l *logComplaint) Write(b []byte) (int, error) {
 func (l *logComplaint) said() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	text := oneLine(errors.New(l.text.String()))
+	text := account.OneLine(errors.New(l.text.String()))
 	if text == "" {
 		return ""
 	}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/account"
 	"github.com/kmodquery/kmodquery/linux/printk"
 )
 
@@ -94,12 +95,8 @@ var journalFields = []string{
 // calls ready once, when it has read all that the journal had. What the kernel
 // said and journald did not write yet is not seen, by Sync either.
 func (s *Journal) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
-	defer func() { s.settle(err) }()
-	boot, err := readBootID()
-	if err != nil {
-		return err
-	}
-	stored, err := s.lastPosition(ctx)
+	defer func() { s.account.Settle(err) }()
+	boot, stored, err := s.resume(ctx)
 	if err != nil {
 		return err
 	}
@@ -175,7 +172,7 @@ type journalReader struct {
 
 // A journalSync is what some wait for.
 type journalSync struct {
-	waiting []chan struct{}
+	waiting account.Waiting
 	asked   chan *journalEntry // gives the journal's end once, nil where there is none
 	end     *journalEntry
 	isKnown bool
@@ -200,9 +197,9 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 		cancel()
 		return fmt.Errorf("start %s: %w", s.options.Command[0], err)
 	}
-	s.start(journalHooks()...)
+	s.account.Begin(journalHooks(), "", nil)
 	entries := make(chan []byte, maxEntries)
-	go readLines(ctx, stdout, entries, func() { s.decodeErrors.Add(1) })
+	go readLines(ctx, stdout, entries, func() { s.account.DecodeErrors.Add(1) })
 	stop := func() error {
 		cancel()
 		for range entries { // until its reader has ended
@@ -216,7 +213,7 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 	defer func() {
 		r.join.flush()
 		if sync != nil {
-			answer(sync.waiting)
+			sync.waiting.Answer()
 		}
 	}()
 	for {
@@ -253,7 +250,7 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 			r.take(entry)
 		case sync.end = <-asked:
 			sync.isKnown = true
-		case <-s.woken:
+		case <-s.account.Asked():
 		case <-timer.C:
 		}
 		timer.Stop()
@@ -267,7 +264,7 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 			ready()
 			ready = nil
 		}
-		answer(sync.waiting)
+		sync.waiting.Answer()
 		sync = nil
 	}
 }
@@ -286,7 +283,7 @@ func (r *journalReader) from() []string {
 
 // nextSync asks for the journal's end for those who wait, nil where nobody does.
 func (r *journalReader) nextSync(ctx context.Context) *journalSync {
-	waiting := r.source.takeWaiting()
+	waiting := r.source.account.TakeWaiting()
 	if len(waiting) == 0 {
 		return nil
 	}
@@ -340,8 +337,8 @@ func (r *journalReader) pause(sync *journalSync) time.Duration {
 func (r *journalReader) take(b []byte) {
 	e, err := parseJournalEntry(b)
 	if err != nil {
-		r.source.received.Add(1)
-		r.source.decodeErrors.Add(1)
+		r.source.account.Received.Add(1)
+		r.source.account.DecodeErrors.Add(1)
 		return
 	}
 	if r.after != nil {
@@ -353,10 +350,10 @@ func (r *journalReader) take(b []byte) {
 			return
 		}
 		// The entry itself is gone, and with it maybe some that followed it.
-		r.source.remark("the journal dropped entries before they were read, or around those that were; set SystemMaxUse in journald.conf higher")
+		r.source.account.Remark("the journal dropped entries before they were read, or around those that were; set SystemMaxUse in journald.conf higher")
 		r.after = nil
 	}
-	r.source.received.Add(1)
+	r.source.account.Received.Add(1)
 	r.reached = e
 	position := e.position()
 	if says, ok := e.says(); ok {
@@ -418,7 +415,7 @@ func (l *limited) Write(b []byte) (int, error) {
 
 // said is what a program complained of, as the end of an error.
 func (l *limited) said() string {
-	text := oneLine(errors.New(l.buffer.String()))
+	text := account.OneLine(errors.New(l.buffer.String()))
 	if text == "" {
 		return ""
 	}
