@@ -83,7 +83,7 @@ func (r *esloggerReader) begin() {
 		return
 	}
 	// What eslogger complained of is no reason to give up while it goes on.
-	r.source.account.Begin(esloggerHooks(), r.program.said.String(), nil)
+	r.source.account.Begin(esloggerHooks(), r.program.said.Line(), nil)
 	r.ready()
 	r.ready = nil
 }
@@ -197,5 +197,5 @@ func (r *esloggerReader) end(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	return explainEslogger(r.program.err, r.program.said.String())
+	return explainEslogger(r.program.err, r.program.said.Line())
 }

@@ -3,12 +3,9 @@
 package linux
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -21,6 +18,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/account"
 	"github.com/kmodquery/kmodquery/linux/printk"
+	"github.com/kmodquery/kmodquery/printed"
 )
 
 const (
@@ -130,9 +128,9 @@ func (s *Journal) end(ctx context.Context) (*journalEntry, error) {
 	// The kernel sends the signal when this thread ends, not the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	out, complaint := limited{limit: maxEntry}, limited{limit: maxComplaint}
+	out, complaint := printed.NewHead(maxEntry, nil), printed.NewHead(maxComplaint, nil)
 	cmd := s.command(ctx, "--lines=1")
-	cmd.Stdout, cmd.Stderr = &out, &complaint
+	cmd.Stdout, cmd.Stderr = out, complaint
 	err := cmd.Run()
 	switch {
 	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
@@ -141,18 +139,19 @@ func (s *Journal) end(ctx context.Context) (*journalEntry, error) {
 			Need:    "systemd, whose journal it reads",
 		}
 	case err != nil:
-		return nil, fmt.Errorf("ask %s for the journal's end: %w%s", s.options.Command[0], err, complaint.said())
+		return nil, fmt.Errorf("ask %s for the journal's end: %w%s", s.options.Command[0], err, complaint.Said())
 	}
-	if out.buffer.Len() == 0 {
-		if _, err := os.Stat(devKmsg); err != nil || complaint.buffer.Len() > 0 {
+	end := out.String()
+	if end == "" {
+		if _, err := os.Stat(devKmsg); err != nil || complaint.String() != "" {
 			return nil, &kmodquery.NotSupportedError{
-				Missing: "the journal shows no message of the kernel" + complaint.said(),
+				Missing: "the journal shows no message of the kernel" + complaint.Said(),
 				Need:    "root or the group systemd-journal, and a journald that reads the kernel's log (ReadKMsg=yes in journald.conf)",
 			}
 		}
 		return nil, nil
 	}
-	e, err := parseJournalEntry(out.buffer.Bytes())
+	e, err := parseJournalEntry([]byte(end))
 	if err != nil {
 		return nil, fmt.Errorf("read the journal's end: %w", err)
 	}
@@ -185,9 +184,9 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 	// The kernel sends Pdeathsig when this thread ends, not the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	complaint := limited{limit: maxComplaint}
+	complaint := printed.NewHead(maxComplaint, nil)
 	cmd := s.command(ctx, append([]string{"--follow", "--no-tail"}, r.from()...)...)
-	cmd.Stderr = &complaint
+	cmd.Stderr = complaint
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		cancel()
@@ -199,7 +198,11 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 	}
 	s.account.Begin(journalHooks(), "", nil)
 	entries := make(chan []byte, maxEntries)
-	go readLines(ctx, stdout, entries, func() { s.account.DecodeErrors.Add(1) })
+	go func() {
+		defer close(entries)
+		// What stands behind the last line feed is no entry.
+		printed.Lines(ctx, stdout, maxEntry, entries, func() { s.account.DecodeErrors.Add(1) })
+	}()
 	stop := func() error {
 		cancel()
 		for range entries { // until its reader has ended
@@ -241,11 +244,11 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 				err := cmd.Wait()
 				kill.Stop()
 				cancel()
-				s.hasLostCursor = r.after != nil && strings.Contains(complaint.said(), "cursor")
+				s.hasLostCursor = r.after != nil && strings.Contains(complaint.Said(), "cursor")
 				if err == nil {
 					err = errors.New("it should have gone on")
 				}
-				return fmt.Errorf("%s ended: %w%s", s.options.Command[0], err, complaint.said())
+				return fmt.Errorf("%s ended: %w%s", s.options.Command[0], err, complaint.Said())
 			}
 			r.take(entry)
 		case sync.end = <-asked:
@@ -374,50 +377,4 @@ func (r *journalReader) line(e *journalEntry, says printk.Statement, raw string)
 		_, l.uptime = r.clock.at(l.at)
 	}
 	return l
-}
-
-// readLines passes lines on until the reader ends, and then closes the channel.
-// skipped is called for each line that is too long to be one.
-func readLines(ctx context.Context, from io.Reader, to chan<- []byte, skipped func()) {
-	defer close(to)
-	lines := bufio.NewReaderSize(from, maxEntry)
-	for {
-		text, err := lines.ReadSlice('\n')
-		switch {
-		case errors.Is(err, bufio.ErrBufferFull):
-			for errors.Is(err, bufio.ErrBufferFull) {
-				_, err = lines.ReadSlice('\n')
-			}
-			skipped()
-			continue
-		case err != nil:
-			return // what stands behind the last line feed is no entry
-		}
-		select {
-		case to <- bytes.Clone(text[:len(text)-1]):
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// A limited is a buffer that drops what goes beyond a limit.
-type limited struct {
-	// Not embedded: its ReadFrom, which os/exec prefers, knows no limit.
-	buffer bytes.Buffer
-	limit  int
-}
-
-func (l *limited) Write(b []byte) (int, error) {
-	l.buffer.Write(b[:max(0, min(len(b), l.limit-l.buffer.Len()))])
-	return len(b), nil
-}
-
-// said is what a program complained of, as the end of an error.
-func (l *limited) said() string {
-	text := account.OneLine(errors.New(l.buffer.String()))
-	if text == "" {
-		return ""
-	}
-	return ": " + text
 }
