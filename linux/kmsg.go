@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/account"
 	"github.com/kmodquery/kmodquery/linux/printk"
 )
 
@@ -95,16 +94,10 @@ type kmsgReader struct {
 }
 
 func (r *kmsgReader) run(ctx context.Context, ready func()) error {
-	var waiting account.Waiting
-	var asked time.Time // when the first of them came, or the end
-	defer func() { waiting.Answer() }()
+	var sync logSync
+	defer sync.answer()
 	for {
-		// Before reading: what was said before they asked is read now.
-		waiting = append(waiting, r.source.account.TakeWaiting()...)
-		isLast := ctx.Err() != nil
-		if asked.IsZero() && (len(waiting) > 0 || isLast) {
-			asked = time.Now()
-		}
+		sync.take(ctx, r.source.account)
 		if err := r.drain(); err != nil {
 			return err
 		}
@@ -116,19 +109,18 @@ func (r *kmsgReader) run(ctx context.Context, ready func()) error {
 		now := time.Now()
 		r.join.expire(now)
 		deadline := r.join.next()
-		if len(waiting) > 0 || isLast {
-			deadline = r.join.settles(asked)
+		if sync.isAsked() {
+			deadline = r.join.settles(sync.asked)
 			if !now.Before(deadline) {
 				r.join.flush()
-				waiting.Answer()
-				waiting, asked = nil, time.Time{}
-				deadline = time.Time{}
-				if isLast {
+				if sync.isLast {
 					return nil
 				}
+				sync.answer()
+				deadline = time.Time{}
 			}
 		}
-		if err := r.log.wait(deadline, isLast); err != nil {
+		if err := r.log.wait(deadline, sync.isLast); err != nil {
 			return err
 		}
 	}
@@ -170,22 +162,10 @@ func (r *kmsgReader) take(b []byte) {
 	r.next, r.isContinued = record.Sequence+1, true
 	if record.IsKernels() {
 		if says, ok := printk.Kernel(record.Text); ok {
-			r.join.add(r.line(record, says), time.Now())
+			r.join.add(r.clock.line(record, says, r.boot), time.Now())
 		}
 	}
 	r.join.passed(r.boot + " " + strconv.FormatUint(record.Sequence, 10))
-}
-
-func (r *kmsgReader) line(record printk.Record, says printk.Statement) logLine {
-	l := logLine{
-		says: says, raw: record.Raw, text: record.Text, at: record.Time,
-		bootID: r.boot, id: strconv.FormatUint(record.Sequence, 10),
-	}
-	l.time, l.uptime = r.clock.at(record.Time)
-	if tid, ok := printk.ThreadOf(record.Caller); ok {
-		l.tid = &tid
-	}
-	return l
 }
 
 // A kmsgLog is /dev/kmsg, open at its oldest record.

@@ -60,6 +60,32 @@ func (s *logSource) joiner(emit func(kmodquery.Event)) *lineJoiner {
 	}}
 }
 
+// A logSync is what a reader of a log owes to those who wait, and to the end of its
+// context.
+type logSync struct {
+	waiting account.Waiting
+	asked   time.Time // when the first of them came, or the end; zero where nobody asks
+	isLast  bool      // the source ends with it
+}
+
+// take takes on who waits now. It is called before reading: what was said before
+// they asked is then read.
+func (s *logSync) take(ctx context.Context, a *account.Account) {
+	s.waiting = append(s.waiting, a.TakeWaiting()...)
+	s.isLast = ctx.Err() != nil
+	if s.asked.IsZero() && (len(s.waiting) > 0 || s.isLast) {
+		s.asked = time.Now()
+	}
+}
+
+func (s *logSync) isAsked() bool { return !s.asked.IsZero() }
+
+// answer lets go of those who wait.
+func (s *logSync) answer() {
+	s.waiting.Answer()
+	s.waiting, s.asked = nil, time.Time{}
+}
+
 // builtins reports what is built into the running kernel: what its list of
 // modules says, and what /sys/module has without the state that a loaded module
 // has there (kernel/module/main.c, modinfo_initstate).

@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/account"
 	"github.com/kmodquery/kmodquery/linux/printk"
 )
 
@@ -169,15 +168,10 @@ func (r *syslogReader) position() string {
 }
 
 func (r *syslogReader) run(ctx context.Context, ready func()) error {
-	var waiting account.Waiting
-	var asked time.Time // when the first of them came, or the end
-	defer func() { waiting.Answer() }()
+	var sync logSync
+	defer sync.answer()
 	for {
-		waiting = append(waiting, r.source.account.TakeWaiting()...)
-		isLast := ctx.Err() != nil
-		if asked.IsZero() && (len(waiting) > 0 || isLast) {
-			asked = time.Now()
-		}
+		sync.take(ctx, r.source.account)
 		if err := r.read(); err != nil {
 			return err
 		}
@@ -189,20 +183,19 @@ func (r *syslogReader) run(ctx context.Context, ready func()) error {
 		now := time.Now()
 		r.join.expire(now)
 		pause := syslogPause
-		if len(waiting) > 0 || isLast {
-			pause = time.Until(r.join.settles(asked))
+		if sync.isAsked() {
+			pause = time.Until(r.join.settles(sync.asked))
 			if pause <= 0 {
 				r.join.flush()
-				waiting.Answer()
-				waiting, asked = nil, time.Time{}
-				if isLast {
+				if sync.isLast {
 					return nil
 				}
+				sync.answer()
 				pause = syslogPause
 			}
 		}
 		done := ctx.Done()
-		if isLast {
+		if sync.isLast {
 			done = nil
 		}
 		timer := time.NewTimer(pause)
@@ -289,14 +282,8 @@ func (r *syslogReader) take(c candidate) {
 		return
 	}
 	if isFirst {
-		l := logLine{
-			says: said.says, raw: c.raw, text: said.record.Text, at: said.record.Time,
-			bootID: r.boot, id: strconv.FormatUint(said.record.Sequence, 10),
-		}
-		l.time, l.uptime = r.clock.at(said.record.Time)
-		if tid, ok := printk.ThreadOf(said.record.Caller); ok {
-			l.tid = &tid
-		}
+		l := r.clock.line(said.record, said.says, r.boot)
+		l.raw = c.raw
 		r.join.add(l, time.Now())
 	}
 	r.places[c.file] = c.place
