@@ -199,13 +199,13 @@ func TestStatusIsOneLine(t *testing.T) {
 	n := quietNotifier(t)
 	for range 2 {
 		n.tell("recording: " + summary([]kmodquery.Sensor{
-			{Source: "ebpf", State: kmodquery.StateFailed, Reason: "a module is called\nMAINPID=1\r\nREADY=1"},
+			{Source: "ebpf", State: kmodquery.StateFailed, Reason: "a module is called\nMAINPID=1\r\nREADY=1 \x1b[2J\xff"},
 			{Source: "audit", State: kmodquery.StateActive, Reason: "ebpf failed"},
 			{Source: "kmsg", State: kmodquery.StateStandby},
 			{Source: "journal", State: kmodquery.StateUnavailable, Reason: "there is no journal"},
 		}))
 	}
-	require.Equal(t, "STATUS=recording: audit is active, ebpf failed (a module is called MAINPID=1 READY=1), kmsg standby, journal unavailable", m.next(time.Minute))
+	require.Equal(t, "STATUS=recording: audit is active, ebpf failed (a module is called MAINPID=1 READY=1 \\x1b[2J\\xff), kmsg standby, journal unavailable", m.next(time.Minute))
 	require.Empty(t, m.next(100*time.Millisecond), "the same is not told twice")
 }
 

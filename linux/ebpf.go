@@ -262,13 +262,16 @@ func (s *EBPF) noteGap(programs *bpf.Programs) {
 		return
 	}
 	// The hooks are lost with the kernel that they were in.
-	start := time.Now().Add(-bootTimeNow())
+	now := time.Now()
+	start := now.Add(-bootTimeNow())
 	if s.options.Watched != nil {
-		if last := s.options.Watched(); last.After(start) {
+		// One from the time to come says that the clock was set back, and not since
+		// when.
+		if last := s.options.Watched(); last.After(start) && last.Before(now) {
 			start = last
 		}
 	}
-	s.account.Gap(start, time.Now())
+	s.account.Gap(start, now)
 }
 
 // keepWatch leaves a sign now and then that the hooks were seen to be well.
