@@ -136,10 +136,8 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 	var sets []setName
 	if o.PinDir == "" || o.OnlyPinned && !HasPins(o.PinDir) {
 		p.unpinned = errNotAsked
-	} else if p.pins, p.unpinned = openPins(o.PinDir); p.unpinned == nil {
-		if sets, p.unpinned = p.pins.sets(); p.unpinned != nil {
-			p.pins, sets = nil, nil
-		}
+	} else {
+		p.pins, sets, p.unpinned = listPins(o.PinDir)
 	}
 	name := setName{layout: layout, digest: digest(object, list), id: newSetID(sets)}
 	// Only the youngest: sets must always be compared in the order in which they
@@ -231,7 +229,7 @@ func (p *Programs) retire(sets []setName) error {
 		}
 		if err != nil {
 			// Nothing more can be had of it.
-			p.unattached = append(p.unattached, err, os.RemoveAll(p.pins.of(name)))
+			p.unattached = append(p.unattached, errors.Join(err, os.RemoveAll(p.pins.of(name))))
 			continue
 		}
 		p.older = append(p.older, older)

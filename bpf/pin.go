@@ -157,6 +157,19 @@ func ensureBPFFS(path string) error {
 	return nil
 }
 
+// listPins opens the folder and lists the sets in it.
+func listPins(path string) (*pins, []setName, error) {
+	p, err := openPins(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	sets, err := p.sets()
+	if err != nil {
+		return nil, nil, errors.Join(err, p.Close())
+	}
+	return p, sets, nil
+}
+
 // sets are those that are complete, the oldest first. The others are removed:
 // whoever was making them is gone. What a settlement says is done.
 func (p *pins) sets() ([]setName, error) {
@@ -299,7 +312,10 @@ func adopt(p *pins, name setName, list []hook) (_ *set, err error) {
 			return nil, fmt.Errorf("open pinned programs: there is none for %s", h.name)
 		}
 	}
-	return s, s.open()
+	if err := s.open(); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 func (s *set) loadPinnedMaps() error {
@@ -363,10 +379,10 @@ func retire(p *pins, name setName) (_ *olderSet, err error) {
 	if name.layout != layout {
 		return nil, fmt.Errorf("%s is of a version that this program cannot read: what waits there is lost", name)
 	}
-	if err := s.loadPinnedMaps(); err != nil {
-		return nil, err
+	err = s.loadPinnedMaps()
+	if o.maps = s.maps; err != nil {
+		return nil, errors.Join(err, o.Close())
 	}
-	o.maps = s.maps
 	for _, r := range []struct {
 		name string
 		ring **ring
@@ -401,15 +417,11 @@ func Detach(path string) (removed int, err error) {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
-	p, err := openPins(path)
+	p, sets, err := listPins(path)
 	if err != nil {
 		return 0, err
 	}
 	defer p.Close()
-	sets, err := p.sets()
-	if err != nil {
-		return 0, err
-	}
 	if err := os.RemoveAll(path); err != nil {
 		return 0, fmt.Errorf("detach pinned programs: %w", err)
 	}

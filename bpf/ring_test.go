@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -14,7 +13,6 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 )
 
 const ringSize = 4096
@@ -195,101 +193,4 @@ func TestRingIsClosedInTheMidstOfReading(t *testing.T) {
 			t.Fatal("it is not closed")
 		}
 	}
-}
-
-func TestSetNames(t *testing.T) {
-	name := setName{layout: 1, digest: "00ff00ff", id: 0x18a}
-	again, ok := parseSetName(name.String())
-	require.True(t, ok)
-	require.Equal(t, name, again)
-	for _, text := range []string{"", "new_" + name.String(), "v1_00ff00ff", "v1_00ff00ff_18a", "1_00ff00ff_000000000000018a", "v1_a_b_c"} {
-		_, ok := parseSetName(text)
-		require.False(t, ok, text)
-	}
-}
-
-// onBPFFS is a new folder of a BPF file system.
-func onBPFFS(t *testing.T) string {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("only root may mount a BPF file system")
-	}
-	dir := t.TempDir()
-	require.NoError(t, unix.Mount("bpf", dir, "bpf", 0, "mode=0700"))
-	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, 0)) })
-	return filepath.Join(dir, "kmodquery")
-}
-
-func TestPinsBelongToOneProcess(t *testing.T) {
-	path := onBPFFS(t)
-	p, err := openPins(path)
-	require.NoError(t, err)
-	_, err = openPins(path)
-	require.ErrorIs(t, err, ErrPinsBusy)
-	_, err = Detach(path)
-	require.ErrorIs(t, err, ErrPinsBusy)
-	require.NoError(t, p.Close())
-
-	require.NoError(t, os.Mkdir(filepath.Join(path, unfinished+"x"), 0o700))
-	require.False(t, HasPins(path))
-	name := setName{layout: 1, digest: "00ff00ff", id: 1}
-	require.NoError(t, os.Mkdir(filepath.Join(path, name.String()), 0o700))
-	require.True(t, HasPins(path))
-	p, err = openPins(path)
-	require.NoError(t, err)
-	sets, err := p.sets()
-	require.NoError(t, err)
-	require.Equal(t, []setName{name}, sets)
-	require.NoDirExists(t, filepath.Join(path, unfinished+"x"))
-	require.NoError(t, p.Close())
-
-	require.NoError(t, os.Chmod(path, 0o777))
-	_, err = openPins(path)
-	require.ErrorContains(t, err, "others could change it")
-	require.NoError(t, os.Chmod(path, 0o700))
-	require.NoError(t, os.Lchown(path, 1000, 0))
-	_, err = openPins(path)
-	require.ErrorContains(t, err, "belongs to user 1000")
-	require.NoError(t, os.Lchown(path, 0, 0))
-
-	removed, err := Detach(path)
-	require.NoError(t, err)
-	require.Equal(t, 1, removed)
-	require.NoDirExists(t, path)
-	removed, err = Detach(path)
-	require.NoError(t, err)
-	require.Zero(t, removed)
-
-	require.NoError(t, os.Symlink("/tmp", path))
-	_, err = openPins(path)
-	require.Error(t, err, "a link leads elsewhere")
-	require.NoError(t, os.Remove(path))
-	_, err = openPins(filepath.Join(t.TempDir(), "kmodquery"))
-	require.ErrorContains(t, err, "is no BPF file system")
-}
-
-func TestCallsUnderWay(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root may make BPF maps")
-	}
-	require.NoError(t, rlimit.RemoveMemlock())
-	threads, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 40, MaxEntries: 8})
-	require.NoError(t, err)
-	defer threads.Close()
-	put := func(tid uint32, depth, begin uint64) {
-		thread := make([]byte, 40)
-		binary.NativeEndian.PutUint64(thread[8:], depth)
-		binary.NativeEndian.PutUint64(thread[16:], begin)
-		require.NoError(t, threads.Put(tid, thread))
-	}
-	put(1, 1, 100)
-	put(2, 0, 200)
-	put(3, 2, 300)
-	calls := callsUnderWay(threads)
-	require.Len(t, calls, 2, "one has returned")
-	put(1, 1, 101)
-	put(3, 1, 300)
-	now := callsUnderWay(threads)
-	require.NotEqual(t, calls[1], now[1], "it is another call")
-	require.Equal(t, calls[3], now[3], "it is the same, though one inside it has returned")
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/account"
 )
 
 // An esloggerReader is one Run's reading of one eslogger. Nothing of it is
@@ -23,7 +24,7 @@ type esloggerReader struct {
 	isContinued bool   // there was one before: a gap is a loss
 	unread      uint64 // lines since it that have no number
 
-	waiting []chan struct{}
+	waiting account.Waiting
 	asked   time.Time // when the last of them came
 	until   time.Time // when the first of them has waited long enough
 }
@@ -58,7 +59,7 @@ func (r *esloggerReader) run(ctx context.Context) error {
 			return r.end(ctx)
 		case <-alive.C:
 			r.begin()
-		case <-r.source.woken:
+		case <-r.source.account.Asked():
 			settled.Reset(r.await())
 		case <-settled.C:
 			if wait := r.settles(); wait > 0 {
@@ -69,7 +70,7 @@ func (r *esloggerReader) run(ctx context.Context) error {
 		case now := <-look.C:
 			r.program.resume()
 			if r.lines.isHalf(now.Add(-patience.half)) {
-				r.source.decodeErrors.Add(1)
+				r.source.account.DecodeErrors.Add(1)
 				return fmt.Errorf("eslogger began a record and did not end it within %s; it is started again", patience.half)
 			}
 		}
@@ -81,7 +82,8 @@ func (r *esloggerReader) begin() {
 	if r.ready == nil {
 		return
 	}
-	r.source.begin(r.program.said.String())
+	// What eslogger complained of is no reason to give up while it goes on.
+	r.source.account.Begin(esloggerHooks(), r.program.said.Line(), nil)
 	r.ready()
 	r.ready = nil
 }
@@ -89,14 +91,14 @@ func (r *esloggerReader) begin() {
 // take reads one line.
 func (r *esloggerReader) take(line esloggerLine) {
 	s := r.source
-	s.received.Add(1)
+	s.account.Received.Add(1)
 	var record esloggerRecord
 	var err error
 	if !line.isCut {
 		record, err = parseEsloggerRecord(line.text)
 	}
 	if line.isCut || err != nil {
-		s.decodeErrors.Add(1)
+		s.account.DecodeErrors.Add(1)
 		r.unread++
 		return
 	}
@@ -107,10 +109,7 @@ func (r *esloggerReader) take(line esloggerLine) {
 	if !ok {
 		return // it is told of other things too
 	}
-	if e.Missing != "" {
-		s.incomplete.Add(1)
-	}
-	s.lastEvent.Store(e.Time)
+	s.account.Tell(&e)
 	r.emit(e)
 }
 
@@ -123,7 +122,7 @@ func (r *esloggerReader) count(number *uint64) {
 	}
 	if r.isContinued && *number > r.next {
 		gap := *number - r.next
-		r.source.lost.Add(int64(min(gap-min(gap, r.unread), 1<<40)))
+		r.source.account.Lost.Add(int64(min(gap-min(gap, r.unread), 1<<40)))
 	}
 	r.next, r.isContinued, r.unread = *number+1, true, 0
 }
@@ -135,7 +134,7 @@ func (r *esloggerReader) await() time.Duration {
 	if len(r.waiting) == 0 {
 		r.until = now.Add(r.source.patience.sync)
 	}
-	r.waiting, r.asked = append(r.waiting, r.source.takeWaiting()...), now
+	r.waiting, r.asked = append(r.waiting, r.source.account.TakeWaiting()...), now
 	return min(r.source.patience.quiet, r.until.Sub(now))
 }
 
@@ -164,9 +163,7 @@ func (r *esloggerReader) settles() time.Duration {
 }
 
 func (r *esloggerReader) answer() {
-	for _, done := range r.waiting {
-		close(done)
-	}
+	r.waiting.Answer()
 	r.waiting = nil
 }
 
@@ -200,5 +197,5 @@ func (r *esloggerReader) end(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	return explainEslogger(r.program.err, r.program.said.String())
+	return explainEslogger(r.program.err, r.program.said.Line())
 }

@@ -13,6 +13,15 @@ import (
 // esloggerEvents are the events that are asked for, by eslogger's names.
 var esloggerEvents = []string{"kextload", "kextunload"}
 
+// esloggerHooks are these events as the sensors table shows them.
+func esloggerHooks() []string {
+	var hooks []string
+	for _, event := range esloggerEvents {
+		hooks = append(hooks, event+" (eslogger)")
+	}
+	return hooks
+}
+
 // startEslogger has eslogger print kernel extensions coming and going. It leaves
 // out what its own process group does, so it has one of its own.
 func startEslogger(ctx context.Context, path string) (*ptyProgram, error) {

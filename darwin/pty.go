@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/creack/pty"
+
+	"github.com/kmodquery/kmodquery/printed"
 )
 
 // maxComplaint bounds what is kept of a program's errors: the first of them.
@@ -33,7 +33,7 @@ type ptyProgram struct {
 	out    *os.File      // what it prints; reading fails when it has ended
 	ended  chan struct{} // closed when it was reaped
 	err    error         // how it ended; valid once ended is closed
-	said   *complaint
+	said   *printed.Head
 	cancel context.CancelFunc
 	cmd    *exec.Cmd
 }
@@ -49,7 +49,7 @@ func startOnPty(ctx context.Context, path string, arguments ...string) (*ptyProg
 	}
 	defer terminal.Close()
 	ctx, cancel := context.WithCancel(ctx)
-	p := &ptyProgram{out: out, ended: make(chan struct{}), said: &complaint{}, cancel: cancel}
+	p := &ptyProgram{out: out, ended: make(chan struct{}), said: printed.NewHead(maxComplaint, nil), cancel: cancel}
 	cmd := exec.CommandContext(ctx, path, arguments...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	cmd.Stdout, cmd.Stderr = terminal, p.said
@@ -87,25 +87,4 @@ func (p *ptyProgram) close() {
 	case <-time.After(killPatience):
 	}
 	p.out.Close()
-}
-
-// A complaint is what a program says on stderr, as far as there is room. Its
-// methods may be called concurrently.
-type complaint struct {
-	mu   sync.Mutex
-	text []byte
-}
-
-func (c *complaint) Write(b []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.text = append(c.text, b[:min(len(b), maxComplaint-len(c.text))]...)
-	return len(b), nil
-}
-
-// String is the complaint in one line.
-func (c *complaint) String() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return strings.Join(strings.Fields(string(c.text)), " ")
 }

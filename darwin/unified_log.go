@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/account"
 	"github.com/kmodquery/kmodquery/darwin/kextlog"
 )
 
@@ -41,14 +42,12 @@ const (
 // syspolicyd and their like write of kernel extensions. It needs root. Extensions
 // of the boot collection are loaded without a word.
 type UnifiedLog struct {
-	account
+	account *account.Account
 	options UnifiedLogOptions
 	// How long Run waits for the stream to say that it began, and for the past.
 	headerPatience, lookBackPatience time.Duration
 
-	since   time.Time
-	emitted string        // the last position, which may not be stored yet
-	woken   chan struct{} // has room for one
+	since time.Time
 }
 
 // UnifiedLogOptions say how to read the log, and how far it was read.
@@ -76,10 +75,20 @@ func NewUnifiedLog(o UnifiedLogOptions) *UnifiedLog {
 		o.RetryTime = logShowEvery
 	}
 	return &UnifiedLog{
-		account: newAccount(kmodquery.SourceUnifiedLog), options: o, woken: make(chan struct{}, 1),
+		account: account.New(kmodquery.SourceUnifiedLog), options: o,
 		headerPatience: headerPatience, lookBackPatience: lookBackPatience,
 	}
 }
+
+// Name is the source's name in the tables.
+func (s *UnifiedLog) Name() string { return s.account.Name() }
+
+// Sync returns when what the log handed out before the call, and a moment after
+// it, was given to emit; at once when the source is not running.
+func (s *UnifiedLog) Sync(ctx context.Context) error { return s.account.Sync(ctx) }
+
+// Sensor is the source's own account of itself.
+func (s *UnifiedLog) Sensor() kmodquery.Sensor { return s.account.Sensor() }
 
 // LookBack bounds how far back the next Run looks: another source saw what
 // happened before since. The zero time is no bound but the boot, or the position.
@@ -91,14 +100,12 @@ func (s *UnifiedLog) LookBack(since time.Time) { s.since = since }
 // ready once, when it has read that, or has waited for it for long. What was
 // refused again and again is one row a minute, or a Sync.
 func (s *UnifiedLog) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
-	defer func() { s.settle(err) }()
-	stored := s.emitted
-	if stored == "" && s.options.Position != nil {
-		if stored, err = s.options.Position(ctx); err != nil {
-			return fmt.Errorf("ask the store how far the log was read: %w", err)
-		}
+	defer func() { s.account.Settle(err) }()
+	stored, err := s.account.Resume(ctx, s.options.Position)
+	if err != nil {
+		return err
 	}
-	stream, err := startLog(ctx, s.options.Programs.Log, func() { s.decodeErrors.Add(1) }, "stream", "--level", "info")
+	stream, err := startLog(ctx, s.options.Programs.Log, func() { s.account.DecodeErrors.Add(1) }, "stream", "--level", "info")
 	if err != nil {
 		return err
 	}
@@ -128,7 +135,7 @@ type logReader struct {
 
 func newLogReader(s *UnifiedLog, stream *logCommand, after *logPosition, emit func(kmodquery.Event)) *logReader {
 	r := &logReader{source: s, stream: stream, emit: emit, after: after, live: newLogJoiner(), told: newToldRecords(after), latest: time.Now()}
-	r.past = logPast{options: &s.options, every: s.options.RetryTime, skipped: func() { s.decodeErrors.Add(1) }}
+	r.past = logPast{options: &s.options, every: s.options.RetryTime, skipped: func() { s.account.DecodeErrors.Add(1) }}
 	from := time.Time{}
 	if after != nil && after.Mark > 0 {
 		from = time.Unix(0, after.Mark)
@@ -151,12 +158,12 @@ func (r *logReader) run(ctx context.Context, ready func()) error {
 	s := r.source
 	patience := time.Now().Add(s.lookBackPatience)
 	header := time.Now().Add(s.headerPatience)
-	var waiting []chan struct{}
+	var waiting account.Waiting
 	var grace time.Time
-	defer func() { answer(waiting) }()
+	defer func() { waiting.Answer() }()
 	for {
-		if waiting == nil && r.hasBegun {
-			if waiting = s.takeWaiting(); waiting != nil {
+		if len(waiting) == 0 && r.hasBegun {
+			if waiting = s.account.TakeWaiting(); len(waiting) > 0 {
 				grace = time.Now().Add(logGrace)
 			}
 		}
@@ -186,7 +193,7 @@ func (r *logReader) run(ctx context.Context, ready func()) error {
 				timer.Stop()
 				return err
 			}
-		case <-s.woken:
+		case <-s.account.Asked():
 		case <-timer.C:
 		}
 		timer.Stop()
@@ -199,9 +206,9 @@ func (r *logReader) run(ctx context.Context, ready func()) error {
 			r.flush(now)
 		}
 		isCalm := len(r.stream.lines) == 0 || now.Sub(grace) > logSyncMost
-		if waiting != nil && !now.Before(grace) && isCalm {
+		if len(waiting) > 0 && !now.Before(grace) && isCalm {
 			r.flush(now)
-			answer(waiting)
+			waiting.Answer()
 			waiting, grace = nil, time.Time{}
 		}
 		if !patience.IsZero() && r.hasBegun && (r.past.isDone() || !now.Before(patience)) {
@@ -219,12 +226,7 @@ func (r *logReader) begin(isSilent bool) {
 	if isSilent {
 		limits = fmt.Sprintf("log stream has not said within %v that it began", s.headerPatience)
 	}
-	s.begin([]string{"log stream: " + logPredicate()}, limits, func() {
-		select {
-		case s.woken <- struct{}{}:
-		default: // somebody woke it already
-		}
-	})
+	s.account.Begin([]string{"log stream: " + logPredicate()}, limits, nil)
 }
 
 // ended returns why the stream has.
@@ -247,7 +249,7 @@ func (r *logReader) take(b []byte) {
 	if ok && line.Kind != kextlog.Note {
 		if r.isSilent {
 			r.isSilent = false
-			r.source.remark("")
+			r.source.account.Remark("")
 		}
 		r.hasBegun = true
 	}
@@ -280,12 +282,12 @@ func (r *logReader) recall(b []byte) {
 func (r *logReader) parse(b []byte) (kextlog.Line, bool) {
 	line, err := kextlog.ParseLine(b)
 	if err != nil {
-		r.source.received.Add(1)
-		r.source.decodeErrors.Add(1)
+		r.source.account.Received.Add(1)
+		r.source.account.DecodeErrors.Add(1)
 		return line, false
 	}
 	if line.Kind == kextlog.Entry {
-		r.source.received.Add(1)
+		r.source.account.Received.Add(1)
 	}
 	return line, true
 }
@@ -317,10 +319,7 @@ func (r *logReader) tell(join *logJoiner, record *kextlog.Record, raw []byte, wa
 }
 
 func (r *logReader) give(e kmodquery.Event) {
-	r.source.tell(&e)
-	if e.Position != "" {
-		r.source.emitted = e.Position
-	}
+	r.source.account.Tell(&e)
 	r.emit(e)
 }
 
@@ -345,8 +344,8 @@ func (r *logReader) passed(ctx context.Context) error {
 			r.latest = r.past.began
 		}
 	case isOver:
-		r.source.lost.Add(1)
-		r.source.note(fmt.Sprintf("what the log says of the time from %s to %s could not be read: %v", momentText(r.past.rest()), momentText(r.past.began), err))
+		r.source.account.Lost.Add(1)
+		r.source.account.Note(fmt.Sprintf("what the log says of the time from %s to %s could not be read: %v", momentText(r.past.rest()), momentText(r.past.began), err))
 	}
 	return nil
 }

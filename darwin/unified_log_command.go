@@ -1,8 +1,6 @@
 package darwin
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,12 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/darwin/kextlog"
+	"github.com/kmodquery/kmodquery/printed"
 )
 
 const (
@@ -25,8 +23,6 @@ const (
 	maxLogLine = 256 << 10
 	// maxLogLines bounds the lines that were read and not looked at.
 	maxLogLines = 16
-	// maxLogComplaint bounds what is kept of log's errors.
-	maxLogComplaint = 2 << 10
 )
 
 // logPredicate selects what the sources look for: the text that ATT&CK's
@@ -47,7 +43,7 @@ func logPredicate() string {
 type logCommand struct {
 	cmd       *exec.Cmd
 	cancel    context.CancelFunc
-	complaint logComplaint
+	complaint *printed.Head
 	lines     chan []byte // closed at the end of its output
 	skipped   func()
 }
@@ -56,14 +52,14 @@ type logCommand struct {
 // another goroutine, for each line that is too long to be one.
 func startLog(ctx context.Context, program string, skipped func(), arguments ...string) (*logCommand, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	c := &logCommand{cancel: cancel, lines: make(chan []byte, maxLogLines), skipped: skipped}
+	c := &logCommand{cancel: cancel, complaint: printed.NewHead(maxComplaint, nil), lines: make(chan []byte, maxLogLines), skipped: skipped}
 	c.cmd = exec.CommandContext(ctx, program, append(arguments, "--style", "ndjson", "--predicate", logPredicate())...)
 	c.cmd.Env = append(os.Environ(), "LC_ALL=C")
 	// Whatever it starts ends with it.
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	c.cmd.Cancel = func() error { return syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL) }
 	c.cmd.WaitDelay = time.Second
-	c.cmd.Stderr = &c.complaint
+	c.cmd.Stderr = c.complaint
 	stdout, err := c.cmd.StdoutPipe()
 	if err != nil {
 		cancel()
@@ -84,27 +80,8 @@ func startLog(ctx context.Context, program string, skipped func(), arguments ...
 // read passes lines on until there are no more.
 func (c *logCommand) read(ctx context.Context, from io.Reader) {
 	defer close(c.lines)
-	lines := bufio.NewReaderSize(from, maxLogLine)
-	for {
-		text, err := lines.ReadSlice('\n')
-		switch {
-		case errors.Is(err, bufio.ErrBufferFull):
-			for errors.Is(err, bufio.ErrBufferFull) {
-				_, err = lines.ReadSlice('\n')
-			}
-			c.skipped()
-			continue
-		case err != nil:
-			if len(text) > 0 && ctx.Err() == nil {
-				c.skipped() // half a line
-			}
-			return
-		}
-		select {
-		case c.lines <- bytes.Clone(text[:len(text)-1]):
-		case <-ctx.Done():
-			return
-		}
+	if isHalf := printed.Lines(ctx, from, maxLogLine, c.lines, c.skipped); isHalf && ctx.Err() == nil {
+		c.skipped()
 	}
 }
 
@@ -115,7 +92,7 @@ func (c *logCommand) wait() error {
 	defer kill.Stop()
 	defer c.cancel()
 	err := c.cmd.Wait()
-	said := c.complaint.said()
+	said := c.complaint.Said()
 	if strings.Contains(said, "Must be admin") {
 		return &kmodquery.NotSupportedError{Missing: "permission to read the unified log" + said, Need: "root"}
 	}
@@ -132,29 +109,4 @@ func (c *logCommand) stop() {
 		continue
 	}
 	_ = c.cmd.Wait() // it was killed
-}
-
-// A logComplaint is what log prints of its errors, as far as it is kept. It
-// embeds no buffer: that one's ReadFrom, which os/exec prefers, knows no limit.
-type logComplaint struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *logComplaint) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.text.Write(b[:max(0, min(len(b), maxLogComplaint-l.text.Len()))])
-	return len(b), nil
-}
-
-// said is the complaint as the end of an error.
-func (l *logComplaint) said() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	text := oneLine(errors.New(l.text.String()))
-	if text == "" {
-		return ""
-	}
-	return ": " + text
 }

@@ -7,13 +7,16 @@ import (
 	"io"
 	"log"
 	"time"
+
+	"github.com/kmodquery/kmodquery"
 )
 
 // drainPatience bounds the reading of what waits in the kernel.
 const drainPatience = time.Minute
 
 // detach stores what the pinned programs saw while nothing recorded, and removes
-// them. It fails while another process records.
+// them. It fails while another process records, and leaves them where it is ended
+// before all is stored.
 func detach(ctx context.Context, c *config, stdout io.Writer, report *log.Logger) error {
 	if c.pinDir == "" || !c.platform.hasPins(c.pinDir) {
 		fmt.Fprintln(stdout, "nothing is pinned")
@@ -22,6 +25,9 @@ func detach(ctx context.Context, c *config, stdout io.Writer, report *log.Logger
 	err := drain(ctx, c, report)
 	if errors.Is(err, errRecorded) {
 		return err
+	}
+	if ctx.Err() != nil {
+		return errors.New("ended by a signal; what is pinned stays")
 	}
 	if err != nil {
 		// The programs are to go whether the store can be had or not.
@@ -40,7 +46,9 @@ func detach(ctx context.Context, c *config, stdout io.Writer, report *log.Logger
 var errRecorded = errors.New("another process records into the event store; end it first")
 
 func drain(ctx context.Context, c *config, report *log.Logger) (err error) {
-	a, err := open(ctx, c, report)
+	only := *c // whatever the sources are that the settings want: this one has pins
+	only.sources = []string{kmodquery.SourceEBPF}
+	a, err := open(ctx, &only, report)
 	if err != nil {
 		return err
 	}
@@ -50,5 +58,14 @@ func drain(ctx context.Context, c *config, report *log.Logger) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, drainPatience)
 	defer cancel()
-	return a.recorder.Sync(ctx)
+	if err := a.recorder.Sync(ctx); err != nil {
+		return err
+	}
+	for _, sensor := range a.recorder.Sensors() {
+		// There is nothing that a Sync could wait for.
+		if sensor.Source == kmodquery.SourceEBPF && sensor.Hooks == "" {
+			return fmt.Errorf("%s is %s: %s", sensor.Source, sensor.State, sensor.Reason)
+		}
+	}
+	return nil
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"log"
-	"strings"
 	"sync"
 	"time"
 
@@ -52,13 +51,12 @@ func (n *notifier) alive() {
 func (n *notifier) stopping() { n.send(daemon.SdNotifyStopping) }
 
 // tell sends a line for people, if it is another one than before. The line may
-// hold what the host said: a line feed in it would be a message of its own.
+// hold what the host said: a line feed in it would be a message of its own, and
+// the manager shows what it was told on terminals.
 func (n *notifier) tell(line string) {
-	line = oneLine(line)
+	line = harmless(line)
 	if line != n.status {
 		n.status = line
 		n.send("STATUS=" + line)
 	}
 }
-
-func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }

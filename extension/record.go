@@ -91,6 +91,11 @@ type pulse struct {
 func (p *pulse) beats(ctx context.Context, within time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
+	select {
+	case <-p.asked: // too late: it says nothing of now
+		p.asked = nil
+	default:
+	}
 	if p.asked == nil {
 		asked := make(chan error, 1)
 		p.asked = asked

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -144,9 +145,9 @@ func TestWatchdogOfARecorderThatHangs(t *testing.T) {
 	m := manage(t, filepath.Join(t.TempDir(), "notify"), 100*time.Millisecond)
 	hang := make(chan struct{})
 	t.Cleanup(func() { close(hang) })
-	asked := 0
+	var asked atomic.Int64
 	r := &fakeRecording{sync: func(context.Context) error {
-		asked++
+		asked.Add(1)
 		<-hang
 		return nil
 	}}
@@ -156,7 +157,24 @@ func TestWatchdogOfARecorderThatHangs(t *testing.T) {
 	require.Empty(t, m.next(500*time.Millisecond))
 	stop()
 	<-ended
-	require.Equal(t, 1, asked, "it is not asked again while it owes an answer")
+	require.EqualValues(t, 1, asked.Load(), "it is not asked again while it owes an answer")
+}
+
+// Two signs of life fit into the watchdog's time: one that was missed must not
+// cost the next.
+func TestAnAnswerThatCameTooLate(t *testing.T) {
+	var isQuick atomic.Bool
+	p := pulse{recording: &fakeRecording{sync: func(ctx context.Context) error {
+		if !isQuick.Load() {
+			<-ctx.Done()
+			return fmt.Errorf("wait for events to be stored: %w", ctx.Err())
+		}
+		return nil
+	}}}
+	require.False(t, p.beats(t.Context(), time.Millisecond))
+	require.Eventually(t, func() bool { return p.asked == nil || len(p.asked) == 1 }, time.Minute, time.Millisecond)
+	isQuick.Store(true)
+	require.True(t, p.beats(t.Context(), time.Minute))
 }
 
 func TestWatchdogIsLeftAloneWhereNobodyAsks(t *testing.T) {
@@ -181,13 +199,13 @@ func TestStatusIsOneLine(t *testing.T) {
 	n := quietNotifier(t)
 	for range 2 {
 		n.tell("recording: " + summary([]kmodquery.Sensor{
-			{Source: "ebpf", State: kmodquery.StateFailed, Reason: "a module is called\nMAINPID=1\r\nREADY=1"},
+			{Source: "ebpf", State: kmodquery.StateFailed, Reason: "a module is called\nMAINPID=1\r\nREADY=1 \x1b[2J\xff"},
 			{Source: "audit", State: kmodquery.StateActive, Reason: "ebpf failed"},
 			{Source: "kmsg", State: kmodquery.StateStandby},
 			{Source: "journal", State: kmodquery.StateUnavailable, Reason: "there is no journal"},
 		}))
 	}
-	require.Equal(t, "STATUS=recording: audit is active, ebpf failed (a module is called MAINPID=1 READY=1), kmsg standby, journal unavailable", m.next(time.Minute))
+	require.Equal(t, "STATUS=recording: audit is active, ebpf failed (a module is called MAINPID=1 READY=1 \\x1b[2J\\xff), kmsg standby, journal unavailable", m.next(time.Minute))
 	require.Empty(t, m.next(100*time.Millisecond), "the same is not told twice")
 }
 

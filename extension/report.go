@@ -18,9 +18,13 @@ func newReport(stderr io.Writer) *log.Logger {
 type lineWriter struct{ to io.Writer }
 
 func (w lineWriter) Write(message []byte) (int, error) {
-	line := strings.Join(strings.Fields(string(message)), " ")
-	if _, err := io.WriteString(w.to, kmodquery.Printable(line)+"\n"); err != nil {
+	if _, err := io.WriteString(w.to, harmless(string(message))+"\n"); err != nil {
 		return 0, err
 	}
 	return len(message), nil
+}
+
+// harmless is a text as one line that acts on no terminal.
+func harmless(text string) string {
+	return kmodquery.Printable(strings.Join(strings.Fields(text), " "))
 }

@@ -53,10 +53,3 @@ func (s *EBPF) distrust(cause error) {
 	}
 	_ = s.programs.Flush() // it fails only when the reading has ended
 }
-
-// isAsked reports whether a Sync waits.
-func (s *EBPF) isAsked() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.waiting) > 0
-}

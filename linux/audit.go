@@ -5,9 +5,11 @@ package linux
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/account"
 )
 
 // Audit is the source that reads the kernel's audit. It listens to the kernel
@@ -18,11 +20,12 @@ import (
 // loaded from inside the kernel, and a call of a process that was started before
 // audit was first switched on, have no record.
 type Audit struct {
-	account
+	account *account.Account
 	options AuditOptions
 	open    func() (auditKernel, error)
 	clock   bootClock // of Run
 
+	mu    sync.Mutex // guards since
 	since time.Time
 }
 
@@ -42,8 +45,19 @@ func NewAudit(o AuditOptions) *Audit {
 	if o.Log == "" {
 		o.Log = defaultAuditLog
 	}
-	return &Audit{account: newAccount(kmodquery.SourceAudit), options: o, open: openAudit}
+	return &Audit{account: account.New(kmodquery.SourceAudit), options: o, open: openAudit}
 }
+
+// Name is the source's name in the tables.
+func (s *Audit) Name() string { return s.account.Name() }
+
+// Sync returns when every record that the kernel had made before the call, or the
+// audit daemon had written, was given to emit; at once when the source is not
+// running.
+func (s *Audit) Sync(ctx context.Context) error { return s.account.Sync(ctx) }
+
+// Sensor is the source's own account of itself.
+func (s *Audit) Sensor() kmodquery.Sensor { return s.account.Sensor() }
 
 // LookBack says that what happened before since was seen by another source, so
 // that the next Run emits nothing older. The zero time takes that back.
@@ -63,7 +77,7 @@ func (s *Audit) Run(ctx context.Context, ready func(), emit func(kmodquery.Event
 	if errors.Is(err, errAuditForbidden) {
 		err = s.follow(ctx, ready, emit, err)
 	}
-	s.settle(err)
+	s.account.Settle(err)
 	return err
 }
 
@@ -78,7 +92,7 @@ func (s *Audit) intake(emit func(kmodquery.Event)) (*auditIntake, error) {
 	s.mu.Unlock()
 	translator := auditTranslator{bootID: bootID, bootTime: s.clock.bootTime()}
 	return newAuditIntake(translator, since, func(e kmodquery.Event) {
-		s.tell(&e)
+		s.account.Tell(&e)
 		emit(e)
 	}), nil
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/account"
 	"github.com/kmodquery/kmodquery/linux/auditlog"
 )
 
@@ -36,30 +37,21 @@ func (s *Audit) follow(ctx context.Context, ready func(), emit func(kmodquery.Ev
 		return fmt.Errorf("%w; nor can the audit daemon's log be read: %w", forbidden, err)
 	}
 	defer f.close()
-	position := ""
-	if s.options.Position != nil {
-		if position, err = s.options.Position(ctx); err != nil {
-			return fmt.Errorf("ask how far the audit log was read: %w", err)
-		}
+	position, err := s.account.Resume(ctx, s.options.Position)
+	if err != nil {
+		return err
 	}
 	if err := f.start(position); err != nil {
 		return err
 	}
-	woken := make(chan struct{}, 1)
-	s.begin([]string{s.options.Log},
-		"it follows the audit daemon's log, which has the calls that the daemon's rules have recorded and no others: "+oneLine(forbidden),
-		func() {
-			select {
-			case woken <- struct{}{}:
-			default: // it will look anyway
-			}
-		})
+	s.account.Begin([]string{s.options.Log},
+		"it follows the audit daemon's log, which has the calls that the daemon's rules have recorded and no others: "+account.OneLine(forbidden), nil)
 	if err := f.read(ctx); err != nil {
 		return err
 	}
 	intake.reportDenied(intake.next())
 	ready()
-	return f.run(ctx, woken)
+	return f.run(ctx)
 }
 
 // An auditFollower reads the audit daemon's log through its rotations.
@@ -204,7 +196,7 @@ func (f *auditFollower) position(told auditTold, next auditlog.Place) string {
 
 // run reads what is written until ctx ends. An event that is not complete then
 // is left for the next run.
-func (f *auditFollower) run(ctx context.Context, woken <-chan struct{}) error {
+func (f *auditFollower) run(ctx context.Context) error {
 	defer func() { f.intake.reportDenied(f.intake.next()) }()
 	look := time.NewTicker(auditLogPoll)
 	defer look.Stop()
@@ -212,12 +204,12 @@ func (f *auditFollower) run(ctx context.Context, woken <-chan struct{}) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-woken:
-			waiting := f.source.takeWaiting()
+		case <-f.source.account.Asked():
+			waiting := f.source.account.TakeWaiting()
 			if err := f.readAll(ctx); err != nil {
 				return err
 			}
-			answer(waiting)
+			waiting.Answer()
 		case <-look.C:
 			if err := f.read(ctx); err != nil {
 				return err
@@ -277,22 +269,22 @@ func (f *auditFollower) readFile(ctx context.Context, file *auditFile, isOver bo
 
 // take takes one line.
 func (f *auditFollower) take(line string, start, end auditlog.Place) {
-	f.source.received.Add(1)
+	f.source.account.Received.Add(1)
 	r, err := auditlog.ParseLine(line)
 	if err != nil {
-		f.source.decodeErrors.Add(1)
+		f.source.account.DecodeErrors.Add(1)
 		f.intake.end = end
 		return
 	}
 	if !f.isOwn(r.Node) {
-		f.source.note("records of the node " + strings.ToValidUTF8(r.Node, "?") + " are not taken for this host's; set name_format = hostname in auditd.conf if they are")
+		f.source.account.Note("records of the node " + strings.ToValidUTF8(r.Node, "?") + " are not taken for this host's; set name_format = hostname in auditd.conf if they are")
 		f.intake.end = end
 		return
 	}
 	if f.isGap {
 		f.isGap = false
 		if r.ID.Millis > f.told.Millis {
-			f.source.lost.Add(1)
+			f.source.account.Lost.Add(1)
 		}
 	}
 	f.intake.add(r, start, end, time.Now())
@@ -420,7 +412,7 @@ func (f *auditFollower) restart() (bool, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil // it is being rotated, and is looked for again
 	}
-	f.source.lost.Add(1) // or more, or nothing: nobody can know
+	f.source.account.Lost.Add(1) // or more, or nothing: nobody can know
 	return true, err
 }
 

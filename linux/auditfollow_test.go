@@ -144,6 +144,12 @@ func followAudit(t testing.TB, path string, store *memoryStore) (source *Audit, 
 	t.Helper()
 	source = NewAudit(AuditOptions{Log: path, Position: func(context.Context) (string, error) { return store.position, nil }})
 	source.open = func() (auditKernel, error) { return nil, forbidden(unix.EPERM) }
+	return source, runAudit(t, source, store)
+}
+
+// runAudit runs a source, which is ready when it returns.
+func runAudit(t testing.TB, source *Audit, store *memoryStore) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() { ended <- source.Run(ctx, func() { close(ready) }, store.emit) }()
@@ -152,7 +158,7 @@ func followAudit(t testing.TB, path string, store *memoryStore) (source *Audit, 
 	case err := <-ended:
 		require.NoError(t, err)
 	}
-	return source, func() {
+	return func() {
 		cancel()
 		require.NoError(t, <-ended)
 	}
@@ -368,6 +374,24 @@ func TestAuditLogAfterARestart(t *testing.T) {
 			require.Len(t, slices.Compact(names), w.serial-12)
 		})
 	}
+}
+
+// What was emitted may wait in memory for a store that takes none.
+func TestAuditLogInTheSameProcess(t *testing.T) {
+	w := newAuditWriter(t)
+	var emitted memoryStore
+	source, stop := followAudit(t, w.path, &memoryStore{limit: -1})
+	stop()
+	stop = runAudit(t, source, &emitted)
+	w.event(auditInsmod)
+	require.NoError(t, source.Sync(t.Context()))
+	stop()
+	w.event(auditInsmod)
+	stop = runAudit(t, source, &emitted)
+	require.NoError(t, source.Sync(t.Context()))
+	stop()
+	names, _ := emitted.get()
+	require.Equal(t, upTo(2), names)
 }
 
 func TestAuditLogWhosePlaceIsGone(t *testing.T) {

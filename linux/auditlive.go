@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/account"
 	"github.com/kmodquery/kmodquery/linux/auditlog"
 )
 
@@ -49,13 +50,9 @@ func (s *Audit) listen(ctx context.Context, ready func(), emit func(kmodquery.Ev
 	defer func() { err = errors.Join(err, watch.stop()) }()
 
 	l := &auditListener{source: s, kernel: kernel, watch: watch, intake: intake, check: time.Now().Add(auditPoll)}
-	s.begin(watch.hooks(), watch.limits(), l.wake)
+	s.account.Begin(watch.hooks(), watch.limits(), l.wake)
 	ready()
-	stop := context.AfterFunc(ctx, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		l.wake()
-	})
+	stop := context.AfterFunc(ctx, l.wake)
 	defer stop()
 	return l.run(ctx)
 }
@@ -89,7 +86,7 @@ type auditListener struct {
 
 // An auditFlush is the reading of everything that the kernel had at one moment.
 type auditFlush struct {
-	waiting []chan struct{}
+	waiting account.Waiting
 	last    bool      // the source ends with it
 	asked   time.Time // what began later is not waited for
 	grace   time.Time // end of patience with records of events that have begun
@@ -99,7 +96,7 @@ type auditFlush struct {
 	drained bool      // nor has the socket
 }
 
-// wake makes run look at what it is asked for. The source's lock is held.
+// wake makes run look at what it is asked for.
 func (l *auditListener) wake() { _ = l.kernel.SetDeadline(time.Now()) }
 
 func (l *auditListener) run(ctx context.Context) error {
@@ -124,7 +121,7 @@ func (l *auditListener) run(ctx context.Context) error {
 		case errors.Is(err, unix.ENOBUFS):
 			l.countDrops()
 		case errors.Is(err, errNotKernels):
-			l.source.decodeErrors.Add(1)
+			l.source.account.DecodeErrors.Add(1)
 		case err != nil:
 			return fmt.Errorf("read audit's records: %w", err)
 		default:
@@ -135,7 +132,7 @@ func (l *auditListener) run(ctx context.Context) error {
 			l.check = now.Add(auditPoll)
 			l.countDrops()
 			lost, err := l.watch.check()
-			l.source.lost.Add(lost)
+			l.source.account.Lost.Add(lost)
 			if err != nil {
 				return err
 			}
@@ -150,10 +147,10 @@ func (l *auditListener) take(kind auparse.AuditMessageType, text []byte, now tim
 		l.check = now // perhaps it is about what the source needs
 	case auparse.AUDIT_SYSCALL, auparse.AUDIT_KERN_MODULE, auparse.AUDIT_PATH, auparse.AUDIT_CWD,
 		auparse.AUDIT_EXECVE, auparse.AUDIT_PROCTITLE, auparse.AUDIT_EOE:
-		l.source.received.Add(1)
+		l.source.account.Received.Add(1)
 		record, err := auditlog.ParseMessage(kind, string(text))
 		if err != nil {
-			l.source.decodeErrors.Add(1)
+			l.source.account.DecodeErrors.Add(1)
 			return
 		}
 		// Records come in the order in which calls return, so that this one
@@ -169,7 +166,7 @@ func (l *auditListener) take(kind auparse.AuditMessageType, text []byte, now tim
 // countDrops adds the records that the socket had no room for.
 func (l *auditListener) countDrops() {
 	drops := l.kernel.Drops()
-	l.source.lost.Add(drops - l.drops)
+	l.source.account.Lost.Add(drops - l.drops)
 	l.drops = drops
 }
 
@@ -179,23 +176,24 @@ func (l *auditListener) setDeadline(ctx context.Context) {
 	if due := l.intake.due(); !due.IsZero() && due.Before(deadline) {
 		deadline = due
 	}
-	l.source.mu.Lock()
-	defer l.source.mu.Unlock()
 	switch {
-	case l.sync != nil && l.sync.drained:
-		if l.sync.grace.Before(deadline) {
-			deadline = l.sync.grace
-		}
-	case l.sync != nil || len(l.source.waiting) > 0 || ctx.Err() != nil:
+	case l.sync == nil:
+	case !l.sync.drained:
 		deadline = time.Now()
+	case l.sync.grace.Before(deadline):
+		deadline = l.sync.grace
 	}
 	_ = l.kernel.SetDeadline(deadline)
+	// Only now: a wake before the deadline was set has had no effect.
+	if l.sync == nil && (l.source.account.IsAsked() || ctx.Err() != nil) {
+		l.wake()
+	}
 }
 
 // nextFlush is what the Syncs of the moment, or the end of ctx, wait for; nil
 // where there is neither.
 func (l *auditListener) nextFlush(ctx context.Context) *auditFlush {
-	waiting, last := l.source.takeWaiting(), ctx.Err() != nil
+	waiting, last := l.source.account.TakeWaiting(), ctx.Err() != nil
 	if len(waiting) == 0 && !last {
 		return nil
 	}
@@ -225,7 +223,7 @@ func (l *auditListener) flush() (isLast bool) {
 		return false
 	}
 	l.intake.finish()
-	answer(f.waiting)
+	f.waiting.Answer()
 	l.sync = nil
 	return f.last
 }

@@ -7,23 +7,25 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/account"
 	"github.com/kmodquery/kmodquery/bpf"
 )
 
 // EBPF is the source that hooks the kernel's module functions. It needs a
 // kernel from 5.8 on with BTF, and CAP_BPF and CAP_PERFMON, or root.
 type EBPF struct {
-	account
+	account *account.Account
 	options EBPFOptions
 	custody *custody
 	watched time.Time // Run's own: of the last sign that it does
 
-	// Guarded by the account's mu.
+	mu       sync.Mutex    // guards what follows
 	programs *bpf.Programs // nil while not attached
 	doubt    error         // why Run is to end; nil while it is not
 }
@@ -53,7 +55,7 @@ const MaxImage = bpf.MaxImage
 
 // NewEBPF returns a source that watches nothing until Run.
 func NewEBPF(o EBPFOptions) *EBPF {
-	return &EBPF{account: newAccount(kmodquery.SourceEBPF), options: o, custody: newCustody()}
+	return &EBPF{account: account.New(kmodquery.SourceEBPF), options: o, custody: newCustody()}
 }
 
 // Run attaches the hooks, calls ready once, and gives their events to emit, in
@@ -66,18 +68,18 @@ func (s *EBPF) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)
 	var receipts []string
 	if s.options.Receipts != nil {
 		if receipts, err = s.options.Receipts(ctx); err != nil {
-			s.settle(err)
+			s.account.Settle(err)
 			return err
 		}
 	}
 	programs, err := open(s.options)
 	if err != nil {
-		s.settle(err)
+		s.account.Settle(err)
 		return err
 	}
 	for _, receipt := range receipts {
 		if err := keepReported(programs, receipt); err != nil {
-			s.settle(err)
+			s.account.Settle(err)
 			return errors.Join(err, programs.Close())
 		}
 	}
@@ -124,7 +126,7 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 		return err
 	}
 	r := newReader(translator{bootID: bootID, types: programs}, programs, s.custody, func(e kmodquery.Event) {
-		s.tell(&e)
+		s.account.Tell(&e)
 		emit(e)
 	})
 	images := newImages(programs, func(c *bpf.Chunk) {
@@ -151,14 +153,14 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 			err = r.finish(time.Now())
 		}
 		if err != nil {
-			s.decodeErrors.Add(1)
+			s.account.DecodeErrors.Add(1)
 		}
 		if f != nil {
-			answer(f.waiting)
+			f.waiting.Answer()
 		}
 	}()
 	for {
-		if err := alive.failure(time.Now(), f == nil && s.isAsked()); err != nil {
+		if err := alive.failure(time.Now(), f == nil && s.account.IsAsked()); err != nil {
 			s.distrust(err)
 		} else {
 			s.keepWatch(time.Now())
@@ -174,7 +176,7 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 			}
 			done := f
 			f = nil
-			answer(done.waiting)
+			done.waiting.Answer()
 			if done.last {
 				return done.cause
 			}
@@ -197,11 +199,11 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 		case err != nil:
 			return fmt.Errorf("read the ring buffer: %w", err)
 		}
-		s.received.Add(1)
+		s.account.Received.Add(1)
 		f.took(raw)
 		record, err := bpf.Decode(raw)
 		if err != nil {
-			s.decodeErrors.Add(1)
+			s.account.DecodeErrors.Add(1)
 			continue
 		}
 		now := time.Now()
@@ -222,11 +224,19 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 	}
 }
 
+// Name is the source's name in the tables.
+func (s *EBPF) Name() string { return s.account.Name() }
+
+// Sync returns when every record that the programs had made before the call was
+// given to emit; at once when the source is not running. It waits a moment for
+// the loads that are under way.
+func (s *EBPF) Sync(ctx context.Context) error { return s.account.Sync(ctx) }
+
 // Sensor is the source's own account of itself.
 func (s *EBPF) Sensor() kmodquery.Sensor {
-	sensor := s.account.Sensor()
-	s.mu.Lock()
+	s.mu.Lock() // first, for detach moves what was lost from one to the other
 	defer s.mu.Unlock()
+	sensor := s.account.Sensor()
 	if s.programs != nil {
 		counters, err := s.programs.Counters()
 		if err != nil {
@@ -241,14 +251,9 @@ func (s *EBPF) attach(programs *bpf.Programs) {
 	s.mu.Lock()
 	s.programs, s.doubt = programs, nil
 	s.mu.Unlock()
-	s.begin(programs.Hooks(), s.unpinned(programs), func() { _ = programs.Flush() }) // it fails only when the reading has ended
+	s.account.Begin(programs.Hooks(), s.unpinned(programs), func() { _ = programs.Flush() }) // it fails only when the reading has ended
 	if errs := programs.Unattached(); len(errs) > 0 {
-		// It delivers what it sees, but who asks for sensors that are not
-		// active must hear of it.
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.sensor.State = kmodquery.StateFailed
-		s.sensor.Reason = oneLine(fmt.Errorf("some hooks are missing: %w", errors.Join(errs...)))
+		s.account.Fault(fmt.Errorf("some hooks are missing: %w", errors.Join(errs...)))
 	}
 }
 
@@ -259,15 +264,16 @@ func (s *EBPF) noteGap(programs *bpf.Programs) {
 		return
 	}
 	// The hooks are lost with the kernel that they were in.
-	start := time.Now().Add(-bootTimeNow())
+	now := time.Now()
+	start := now.Add(-bootTimeNow())
 	if s.options.Watched != nil {
-		if last := s.options.Watched(); last.After(start) {
+		// One from the time to come says that the clock was set back, and not since
+		// when.
+		if last := s.options.Watched(); last.After(start) && last.Before(now) {
 			start = last
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.sensor.GapStart, s.sensor.GapEnd = start.Unix(), time.Now().Unix()
+	s.account.Gap(start, now)
 }
 
 // keepWatch leaves a sign now and then that the hooks were seen to be well.
@@ -282,7 +288,7 @@ func (s *EBPF) keepWatch(now time.Time) {
 // unpinned says that loads go unseen while no process records, and why.
 func (s *EBPF) unpinned(programs *bpf.Programs) string {
 	if err := programs.Unpinned(); err != nil && s.options.PinDir != "" && !s.options.OnlyPinned {
-		return oneLine(fmt.Errorf("not pinned, so loads go unseen while nothing records: %w", err))
+		return account.OneLine(fmt.Errorf("not pinned, so loads go unseen while nothing records: %w", err))
 	}
 	return ""
 }
@@ -307,7 +313,7 @@ func (s *EBPF) keepReported(receipt string) {
 		return // the next Run does so
 	}
 	if err := keepReported(s.programs, receipt); err != nil {
-		s.decodeErrors.Add(1)
+		s.account.DecodeErrors.Add(1)
 	}
 }
 
@@ -315,12 +321,12 @@ func (s *EBPF) detach(cause error) error {
 	s.custody.end()
 	s.mu.Lock()
 	if counters, err := s.programs.Counters(); err == nil {
-		s.lost.Add(int64(counters.Lost + counters.Missed))
+		s.account.Lost.Add(int64(counters.Lost + counters.Missed))
 	}
 	err := s.programs.Close()
 	s.programs = nil
 	s.mu.Unlock()
-	s.settle(cause)
+	s.account.Settle(cause)
 	if err != nil {
 		return fmt.Errorf("detach eBPF programs: %w", err)
 	}
@@ -331,20 +337,18 @@ func (s *EBPF) detach(cause error) error {
 // hooks, wait for; nil where there is none of them.
 func (s *EBPF) nextFlush(ctx context.Context, programs *bpf.Programs) *flush {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	cause := s.doubt
+	s.mu.Unlock()
 	if ctx.Err() != nil {
 		cause = nil
 	}
-	last := ctx.Err() != nil || cause != nil
-	if len(s.waiting) == 0 && !last {
+	waiting, last := s.account.TakeWaiting(), ctx.Err() != nil || cause != nil
+	if len(waiting) == 0 && !last {
 		return nil
 	}
 	now := time.Now()
-	f := &flush{
-		waiting: s.waiting, last: last, cause: cause,
+	return &flush{
+		waiting: waiting, last: last, cause: cause,
 		left: programs.Pending(), asked: now, until: now.Add(grace), images: now.Add(imageGrace),
 	}
-	s.waiting = nil
-	return f
 }

@@ -5,6 +5,7 @@ package linux
 import (
 	"time"
 
+	"github.com/kmodquery/kmodquery/account"
 	"github.com/kmodquery/kmodquery/bpf"
 )
 
@@ -20,7 +21,7 @@ const imageGrace = 5 * time.Second
 // A flush is the reading of everything that the ring buffer held at one
 // moment. The methods of a nil flush are those of none being asked for.
 type flush struct {
-	waiting []chan struct{} // to close when it is done
+	waiting account.Waiting // to answer when it is done
 	last    bool            // the source ends with it
 	cause   error           // why it ends, where nobody asked it to
 	left    int             // bytes of the ring still to read

@@ -3,12 +3,9 @@
 package linux
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -19,7 +16,9 @@ import (
 	"time"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/account"
 	"github.com/kmodquery/kmodquery/linux/printk"
+	"github.com/kmodquery/kmodquery/printed"
 )
 
 const (
@@ -94,12 +93,8 @@ var journalFields = []string{
 // calls ready once, when it has read all that the journal had. What the kernel
 // said and journald did not write yet is not seen, by Sync either.
 func (s *Journal) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
-	defer func() { s.settle(err) }()
-	boot, err := readBootID()
-	if err != nil {
-		return err
-	}
-	stored, err := s.lastPosition(ctx)
+	defer func() { s.account.Settle(err) }()
+	boot, stored, err := s.resume(ctx)
 	if err != nil {
 		return err
 	}
@@ -133,9 +128,9 @@ func (s *Journal) end(ctx context.Context) (*journalEntry, error) {
 	// The kernel sends the signal when this thread ends, not the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	out, complaint := limited{limit: maxEntry}, limited{limit: maxComplaint}
+	out, complaint := printed.NewHead(maxEntry, nil), printed.NewHead(maxComplaint, nil)
 	cmd := s.command(ctx, "--lines=1")
-	cmd.Stdout, cmd.Stderr = &out, &complaint
+	cmd.Stdout, cmd.Stderr = out, complaint
 	err := cmd.Run()
 	switch {
 	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
@@ -144,18 +139,19 @@ func (s *Journal) end(ctx context.Context) (*journalEntry, error) {
 			Need:    "systemd, whose journal it reads",
 		}
 	case err != nil:
-		return nil, fmt.Errorf("ask %s for the journal's end: %w%s", s.options.Command[0], err, complaint.said())
+		return nil, fmt.Errorf("ask %s for the journal's end: %w%s", s.options.Command[0], err, complaint.Said())
 	}
-	if out.buffer.Len() == 0 {
-		if _, err := os.Stat(devKmsg); err != nil || complaint.buffer.Len() > 0 {
+	end := out.String()
+	if end == "" {
+		if _, err := os.Stat(devKmsg); err != nil || complaint.String() != "" {
 			return nil, &kmodquery.NotSupportedError{
-				Missing: "the journal shows no message of the kernel" + complaint.said(),
+				Missing: "the journal shows no message of the kernel" + complaint.Said(),
 				Need:    "root or the group systemd-journal, and a journald that reads the kernel's log (ReadKMsg=yes in journald.conf)",
 			}
 		}
 		return nil, nil
 	}
-	e, err := parseJournalEntry(out.buffer.Bytes())
+	e, err := parseJournalEntry([]byte(end))
 	if err != nil {
 		return nil, fmt.Errorf("read the journal's end: %w", err)
 	}
@@ -175,7 +171,7 @@ type journalReader struct {
 
 // A journalSync is what some wait for.
 type journalSync struct {
-	waiting []chan struct{}
+	waiting account.Waiting
 	asked   chan *journalEntry // gives the journal's end once, nil where there is none
 	end     *journalEntry
 	isKnown bool
@@ -188,9 +184,9 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 	// The kernel sends Pdeathsig when this thread ends, not the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	complaint := limited{limit: maxComplaint}
+	complaint := printed.NewHead(maxComplaint, nil)
 	cmd := s.command(ctx, append([]string{"--follow", "--no-tail"}, r.from()...)...)
-	cmd.Stderr = &complaint
+	cmd.Stderr = complaint
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		cancel()
@@ -200,9 +196,13 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 		cancel()
 		return fmt.Errorf("start %s: %w", s.options.Command[0], err)
 	}
-	s.start(journalHooks()...)
+	s.account.Begin(journalHooks(), "", nil)
 	entries := make(chan []byte, maxEntries)
-	go readLines(ctx, stdout, entries, func() { s.decodeErrors.Add(1) })
+	go func() {
+		defer close(entries)
+		// What stands behind the last line feed is no entry.
+		printed.Lines(ctx, stdout, maxEntry, entries, func() { s.account.DecodeErrors.Add(1) })
+	}()
 	stop := func() error {
 		cancel()
 		for range entries { // until its reader has ended
@@ -216,7 +216,7 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 	defer func() {
 		r.join.flush()
 		if sync != nil {
-			answer(sync.waiting)
+			sync.waiting.Answer()
 		}
 	}()
 	for {
@@ -244,16 +244,16 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 				err := cmd.Wait()
 				kill.Stop()
 				cancel()
-				s.hasLostCursor = r.after != nil && strings.Contains(complaint.said(), "cursor")
+				s.hasLostCursor = r.after != nil && strings.Contains(complaint.Said(), "cursor")
 				if err == nil {
 					err = errors.New("it should have gone on")
 				}
-				return fmt.Errorf("%s ended: %w%s", s.options.Command[0], err, complaint.said())
+				return fmt.Errorf("%s ended: %w%s", s.options.Command[0], err, complaint.Said())
 			}
 			r.take(entry)
 		case sync.end = <-asked:
 			sync.isKnown = true
-		case <-s.woken:
+		case <-s.account.Asked():
 		case <-timer.C:
 		}
 		timer.Stop()
@@ -267,7 +267,7 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 			ready()
 			ready = nil
 		}
-		answer(sync.waiting)
+		sync.waiting.Answer()
 		sync = nil
 	}
 }
@@ -286,7 +286,7 @@ func (r *journalReader) from() []string {
 
 // nextSync asks for the journal's end for those who wait, nil where nobody does.
 func (r *journalReader) nextSync(ctx context.Context) *journalSync {
-	waiting := r.source.takeWaiting()
+	waiting := r.source.account.TakeWaiting()
 	if len(waiting) == 0 {
 		return nil
 	}
@@ -340,8 +340,8 @@ func (r *journalReader) pause(sync *journalSync) time.Duration {
 func (r *journalReader) take(b []byte) {
 	e, err := parseJournalEntry(b)
 	if err != nil {
-		r.source.received.Add(1)
-		r.source.decodeErrors.Add(1)
+		r.source.account.Received.Add(1)
+		r.source.account.DecodeErrors.Add(1)
 		return
 	}
 	if r.after != nil {
@@ -353,10 +353,10 @@ func (r *journalReader) take(b []byte) {
 			return
 		}
 		// The entry itself is gone, and with it maybe some that followed it.
-		r.source.remark("the journal dropped entries before they were read, or around those that were; set SystemMaxUse in journald.conf higher")
+		r.source.account.Remark("the journal dropped entries before they were read, or around those that were; set SystemMaxUse in journald.conf higher")
 		r.after = nil
 	}
-	r.source.received.Add(1)
+	r.source.account.Received.Add(1)
 	r.reached = e
 	position := e.position()
 	if says, ok := e.says(); ok {
@@ -377,50 +377,4 @@ func (r *journalReader) line(e *journalEntry, says printk.Statement, raw string)
 		_, l.uptime = r.clock.at(l.at)
 	}
 	return l
-}
-
-// readLines passes lines on until the reader ends, and then closes the channel.
-// skipped is called for each line that is too long to be one.
-func readLines(ctx context.Context, from io.Reader, to chan<- []byte, skipped func()) {
-	defer close(to)
-	lines := bufio.NewReaderSize(from, maxEntry)
-	for {
-		text, err := lines.ReadSlice('\n')
-		switch {
-		case errors.Is(err, bufio.ErrBufferFull):
-			for errors.Is(err, bufio.ErrBufferFull) {
-				_, err = lines.ReadSlice('\n')
-			}
-			skipped()
-			continue
-		case err != nil:
-			return // what stands behind the last line feed is no entry
-		}
-		select {
-		case to <- bytes.Clone(text[:len(text)-1]):
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// A limited is a buffer that drops what goes beyond a limit.
-type limited struct {
-	// Not embedded: its ReadFrom, which os/exec prefers, knows no limit.
-	buffer bytes.Buffer
-	limit  int
-}
-
-func (l *limited) Write(b []byte) (int, error) {
-	l.buffer.Write(b[:max(0, min(len(b), l.limit-l.buffer.Len()))])
-	return len(b), nil
-}
-
-// said is what a program complained of, as the end of an error.
-func (l *limited) said() string {
-	text := oneLine(errors.New(l.buffer.String()))
-	if text == "" {
-		return ""
-	}
-	return ": " + text
 }

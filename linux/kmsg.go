@@ -52,12 +52,8 @@ func NewKmsg(o KmsgOptions) *Kmsg {
 // it said since the position that was stored, or since it booted. It calls ready
 // once, when it has read all that there was.
 func (s *Kmsg) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
-	defer func() { s.settle(err) }()
-	boot, err := readBootID()
-	if err != nil {
-		return err
-	}
-	stored, err := s.lastPosition(ctx)
+	defer func() { s.account.Settle(err) }()
+	boot, stored, err := s.resume(ctx)
 	if err != nil {
 		return err
 	}
@@ -66,24 +62,12 @@ func (s *Kmsg) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)
 		return err
 	}
 	defer log.close()
-	s.start(s.options.Path)
+	s.account.Begin([]string{s.options.Path}, "", log.wake)
 
 	r := kmsgReader{source: s, log: log, boot: boot, join: s.joiner(emit)}
 	r.next, r.isContinued = nextSequence(stored, boot)
 	stop := context.AfterFunc(ctx, log.wake)
 	defer stop()
-	woken := make(chan struct{})
-	defer close(woken)
-	go func() {
-		for {
-			select {
-			case <-s.woken:
-				log.wake()
-			case <-woken:
-				return
-			}
-		}
-	}()
 	return r.run(ctx, ready)
 }
 
@@ -110,16 +94,10 @@ type kmsgReader struct {
 }
 
 func (r *kmsgReader) run(ctx context.Context, ready func()) error {
-	var waiting []chan struct{}
-	var asked time.Time // when the first of them came, or the end
-	defer func() { answer(waiting) }()
+	var sync logSync
+	defer sync.answer()
 	for {
-		// Before reading: what was said before they asked is read now.
-		waiting = append(waiting, r.source.takeWaiting()...)
-		isLast := ctx.Err() != nil
-		if asked.IsZero() && (len(waiting) > 0 || isLast) {
-			asked = time.Now()
-		}
+		sync.take(ctx, r.source.account)
 		if err := r.drain(); err != nil {
 			return err
 		}
@@ -131,19 +109,18 @@ func (r *kmsgReader) run(ctx context.Context, ready func()) error {
 		now := time.Now()
 		r.join.expire(now)
 		deadline := r.join.next()
-		if len(waiting) > 0 || isLast {
-			deadline = r.join.settles(asked)
+		if sync.isAsked() {
+			deadline = r.join.settles(sync.asked)
 			if !now.Before(deadline) {
 				r.join.flush()
-				answer(waiting)
-				waiting, asked = nil, time.Time{}
-				deadline = time.Time{}
-				if isLast {
+				if sync.isLast {
 					return nil
 				}
+				sync.answer()
+				deadline = time.Time{}
 			}
 		}
-		if err := r.log.wait(deadline, isLast); err != nil {
+		if err := r.log.wait(deadline, sync.isLast); err != nil {
 			return err
 		}
 	}
@@ -159,7 +136,7 @@ func (r *kmsgReader) drain() error {
 		case errors.Is(err, unix.EPIPE):
 			continue // records were overwritten; the next one's number says how many
 		case errors.Is(err, unix.EINVAL):
-			r.source.decodeErrors.Add(1) // it is longer than any; the kernel went on to the next
+			r.source.account.DecodeErrors.Add(1) // it is longer than any; the kernel went on to the next
 			continue
 		case err != nil:
 			return fmt.Errorf("read %s: %w", r.source.options.Path, err)
@@ -171,36 +148,24 @@ func (r *kmsgReader) drain() error {
 func (r *kmsgReader) take(b []byte) {
 	record, err := printk.ParseRecord(b)
 	if err != nil {
-		r.source.received.Add(1)
-		r.source.decodeErrors.Add(1)
+		r.source.account.Received.Add(1)
+		r.source.account.DecodeErrors.Add(1)
 		return
 	}
 	if r.isContinued && record.Sequence < r.next {
 		return // told of before the restart
 	}
-	r.source.received.Add(1)
+	r.source.account.Received.Add(1)
 	if r.isContinued && record.Sequence > r.next {
-		r.source.lost.Add(int64(min(record.Sequence-r.next, 1<<40)))
+		r.source.account.Lost.Add(int64(min(record.Sequence-r.next, 1<<40)))
 	}
 	r.next, r.isContinued = record.Sequence+1, true
 	if record.IsKernels() {
 		if says, ok := printk.Kernel(record.Text); ok {
-			r.join.add(r.line(record, says), time.Now())
+			r.join.add(r.clock.line(record, says, r.boot), time.Now())
 		}
 	}
 	r.join.passed(r.boot + " " + strconv.FormatUint(record.Sequence, 10))
-}
-
-func (r *kmsgReader) line(record printk.Record, says printk.Statement) logLine {
-	l := logLine{
-		says: says, raw: record.Raw, text: record.Text, at: record.Time,
-		bootID: r.boot, id: strconv.FormatUint(record.Sequence, 10),
-	}
-	l.time, l.uptime = r.clock.at(record.Time)
-	if tid, ok := printk.ThreadOf(record.Caller); ok {
-		l.tid = &tid
-	}
-	return l
 }
 
 // A kmsgLog is /dev/kmsg, open at its oldest record.

@@ -5,7 +5,6 @@ package linux
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"strings"
@@ -14,57 +13,77 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/account"
 )
 
 // A logSource is what the sources that read logs have in common.
 type logSource struct {
-	account
+	account  *account.Account
 	position func(ctx context.Context) (string, error)
 	since    time.Time
-	emitted  string        // the last position, which may not be stored yet
-	woken    chan struct{} // has room for one
 }
 
 func newLogSource(name string, position func(ctx context.Context) (string, error)) *logSource {
-	return &logSource{account: newAccount(name), position: position, woken: make(chan struct{}, 1)}
+	return &logSource{account: account.New(name), position: position}
 }
+
+// Name is the source's name in the tables.
+func (s *logSource) Name() string { return s.account.Name() }
+
+// Sync returns when what the log had before the call was given to emit; at once
+// when the source is not running.
+func (s *logSource) Sync(ctx context.Context) error { return s.account.Sync(ctx) }
+
+// Sensor is the source's own account of itself.
+func (s *logSource) Sensor() kmodquery.Sensor { return s.account.Sensor() }
 
 // LookBack bounds how far back the next Run looks: another source saw what
 // happened before since. The zero time is no bound but the boot. It must not be
 // called while Run does its work.
 func (s *logSource) LookBack(since time.Time) { s.since = since }
 
-// start notes that the source reads what hooks names.
-func (s *logSource) start(hooks ...string) {
-	s.begin(hooks, "", func() {
-		select {
-		case s.woken <- struct{}{}:
-		default: // somebody woke it already
-		}
-	})
+// resume returns the present boot, and the position where an earlier Run, of this
+// process or another, came to.
+func (s *logSource) resume(ctx context.Context) (boot, position string, err error) {
+	if boot, err = readBootID(); err != nil {
+		return "", "", err
+	}
+	position, err = s.account.Resume(ctx, s.position)
+	return boot, position, err
 }
 
 // joiner makes the events of one Run, and counts them.
 func (s *logSource) joiner(emit func(kmodquery.Event)) *lineJoiner {
 	return &lineJoiner{source: s.Name(), since: s.since, isBuiltin: builtins(), emit: func(e kmodquery.Event) {
-		s.tell(&e)
-		if e.Position != "" {
-			s.emitted = e.Position
-		}
+		s.account.Tell(&e)
 		emit(e)
 	}}
 }
 
-// lastPosition is where an earlier Run, of this process or another, came to.
-func (s *logSource) lastPosition(ctx context.Context) (string, error) {
-	if s.emitted != "" || s.position == nil {
-		return s.emitted, nil
+// A logSync is what a reader of a log owes to those who wait, and to the end of its
+// context.
+type logSync struct {
+	waiting account.Waiting
+	asked   time.Time // when the first of them came, or the end; zero where nobody asks
+	isLast  bool      // the source ends with it
+}
+
+// take takes on who waits now. It is called before reading: what was said before
+// they asked is then read.
+func (s *logSync) take(ctx context.Context, a *account.Account) {
+	s.waiting = append(s.waiting, a.TakeWaiting()...)
+	s.isLast = ctx.Err() != nil
+	if s.asked.IsZero() && (len(s.waiting) > 0 || s.isLast) {
+		s.asked = time.Now()
 	}
-	position, err := s.position(ctx)
-	if err != nil {
-		return "", fmt.Errorf("ask the store how far the log was read: %w", err)
-	}
-	return position, nil
+}
+
+func (s *logSync) isAsked() bool { return !s.asked.IsZero() }
+
+// answer lets go of those who wait.
+func (s *logSync) answer() {
+	s.waiting.Answer()
+	s.waiting, s.asked = nil, time.Time{}
 }
 
 // builtins reports what is built into the running kernel: what its list of

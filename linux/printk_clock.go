@@ -3,9 +3,12 @@
 package linux
 
 import (
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery/linux/printk"
 )
 
 // A printkClock turns the times of the kernel's log into the wall clock's and
@@ -28,4 +31,17 @@ func (c *printkClock) at(printk time.Duration) (time.Time, *int64) {
 	wall := c.now()
 	ago := max(c.monotonic-printk, 0)
 	return wall.Add(-ago), new(int64(max(c.boot-ago, 0) / time.Second))
+}
+
+// line is what a record of this boot says of modules.
+func (c *printkClock) line(r printk.Record, says printk.Statement, boot string) logLine {
+	l := logLine{
+		says: says, raw: r.Raw, text: r.Text, at: r.Time,
+		bootID: boot, id: strconv.FormatUint(r.Sequence, 10),
+	}
+	l.time, l.uptime = c.at(r.Time)
+	if tid, ok := printk.ThreadOf(r.Caller); ok {
+		l.tid = &tid
+	}
+	return l
 }

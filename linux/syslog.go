@@ -68,12 +68,8 @@ func NewSyslog(o SyslogOptions) *Syslog {
 // daemon did not write yet is not seen, by Sync either, and neither is what
 // /dev/kmsg no longer had when Run began.
 func (s *Syslog) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
-	defer func() { s.settle(err) }()
-	boot, err := readBootID()
-	if err != nil {
-		return err
-	}
-	stored, err := s.lastPosition(ctx)
+	defer func() { s.account.Settle(err) }()
+	boot, stored, err := s.resume(ctx)
 	if err != nil {
 		return err
 	}
@@ -101,7 +97,7 @@ func (s *Syslog) Run(ctx context.Context, ready func(), emit func(kmodquery.Even
 		}
 	}()
 	r.resume(stored)
-	s.start(files...)
+	s.account.Begin(files, "", nil)
 	return r.run(ctx, ready)
 }
 
@@ -158,7 +154,7 @@ func (r *syslogReader) resume(position string) {
 		if isSameBoot && len(parts) == 2+len(r.places) {
 			r.places[i], _ = parseFilePlace(parts[2+i])
 		}
-		r.files = append(r.files, newFollower(path, r.places[i], booted, func() { r.source.lost.Add(1) }))
+		r.files = append(r.files, newFollower(path, r.places[i], booted, func() { r.source.account.Lost.Add(1) }))
 	}
 }
 
@@ -172,15 +168,10 @@ func (r *syslogReader) position() string {
 }
 
 func (r *syslogReader) run(ctx context.Context, ready func()) error {
-	var waiting []chan struct{}
-	var asked time.Time // when the first of them came, or the end
-	defer func() { answer(waiting) }()
+	var sync logSync
+	defer sync.answer()
 	for {
-		waiting = append(waiting, r.source.takeWaiting()...)
-		isLast := ctx.Err() != nil
-		if asked.IsZero() && (len(waiting) > 0 || isLast) {
-			asked = time.Now()
-		}
+		sync.take(ctx, r.source.account)
 		if err := r.read(); err != nil {
 			return err
 		}
@@ -192,26 +183,25 @@ func (r *syslogReader) run(ctx context.Context, ready func()) error {
 		now := time.Now()
 		r.join.expire(now)
 		pause := syslogPause
-		if len(waiting) > 0 || isLast {
-			pause = time.Until(r.join.settles(asked))
+		if sync.isAsked() {
+			pause = time.Until(r.join.settles(sync.asked))
 			if pause <= 0 {
 				r.join.flush()
-				answer(waiting)
-				waiting, asked = nil, time.Time{}
-				if isLast {
+				if sync.isLast {
 					return nil
 				}
+				sync.answer()
 				pause = syslogPause
 			}
 		}
 		done := ctx.Done()
-		if isLast {
+		if sync.isLast {
 			done = nil
 		}
 		timer := time.NewTimer(pause)
 		select {
 		case <-done:
-		case <-r.source.woken:
+		case <-r.source.account.Asked():
 		case <-timer.C:
 		}
 		timer.Stop()
@@ -246,7 +236,7 @@ func (r *syslogReader) read() error {
 			found = found[:0]
 		}
 		err := f.read(func(b []byte, place func() filePlace) {
-			r.source.received.Add(1)
+			r.source.account.Received.Add(1)
 			if !bytes.Contains(b, []byte(" kernel")) {
 				return
 			}
@@ -279,7 +269,7 @@ func (r *syslogReader) lookForFiles() {
 			reason = ""
 		}
 	}
-	r.source.remark(reason)
+	r.source.account.Remark(reason)
 }
 
 // take tells of a line, if the kernel said it and no other line told of it.
@@ -287,19 +277,13 @@ func (r *syslogReader) take(c candidate) {
 	said, isFirst := r.ring.claim(c.syslogLine)
 	if said == nil {
 		if r.isLive {
-			r.source.decodeErrors.Add(1) // somebody else wrote it
+			r.source.account.DecodeErrors.Add(1) // somebody else wrote it
 		}
 		return
 	}
 	if isFirst {
-		l := logLine{
-			says: said.says, raw: c.raw, text: said.record.Text, at: said.record.Time,
-			bootID: r.boot, id: strconv.FormatUint(said.record.Sequence, 10),
-		}
-		l.time, l.uptime = r.clock.at(said.record.Time)
-		if tid, ok := printk.ThreadOf(said.record.Caller); ok {
-			l.tid = &tid
-		}
+		l := r.clock.line(said.record, said.says, r.boot)
+		l.raw = c.raw
 		r.join.add(l, time.Now())
 	}
 	r.places[c.file] = c.place
@@ -339,7 +323,7 @@ func (r *ring) drain() error {
 			continue
 		}
 		if r.next != 0 && record.Sequence > r.next {
-			r.source.lost.Add(int64(min(record.Sequence-r.next, 1<<40)))
+			r.source.account.Lost.Add(int64(min(record.Sequence-r.next, 1<<40)))
 		}
 		r.next = record.Sequence + 1
 		if !record.IsKernels() {

@@ -1,7 +1,6 @@
 package ondisk
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/kmodquery/kmodquery/printed"
 )
 
 const (
@@ -84,8 +85,8 @@ func (r *rpm) ask(ctx context.Context, folder, path string) (string, error) {
 	cmd := exec.CommandContext(ctx, r.program, "--dbpath", below(r.root, folder), "--query", "--whatprovides",
 		"--queryformat", "%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}\n", path)
 	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/bin:/bin"}
-	var out, stderr bounded
-	cmd.Stdout, cmd.Stderr = &out, &stderr
+	out, stderr := printed.NewHead(maxRPMOutput, nil), printed.NewHead(maxRPMOutput, nil)
+	cmd.Stdout, cmd.Stderr = out, stderr
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
 	answer := strings.TrimSpace(out.String())
@@ -110,14 +111,4 @@ func isNobodys(answer string) bool {
 		}
 	}
 	return false
-}
-
-// bounded keeps the beginning of what is written to it.
-type bounded struct{ bytes.Buffer }
-
-func (b *bounded) Write(p []byte) (int, error) {
-	if room := maxRPMOutput - b.Len(); room > 0 {
-		b.Buffer.Write(p[:min(len(p), room)])
-	}
-	return len(p), nil
 }

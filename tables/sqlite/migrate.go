@@ -8,17 +8,15 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
-	"strconv"
 )
 
 //go:embed migrations/*.sql
 var files embed.FS
 
 // migrations are the scripts in their order: the n-th, counted from 1, makes
-// schema version n out of n-1. The number is that of the script's name; one that
-// no script has does nothing. A script that was released is never edited.
+// schema version n out of n-1. The number is that of the script's name. A script
+// that was released is never edited.
 var migrations = func() []string {
 	names, err := fs.Glob(files, "migrations/*.sql")
 	if err != nil {
@@ -30,12 +28,7 @@ var migrations = func() []string {
 		if err != nil {
 			panic(err)
 		}
-		number, err := strconv.Atoi(path.Base(name)[:4])
-		if err != nil {
-			panic(err)
-		}
-		scripts = append(scripts, make([]string, number-len(scripts))...)
-		scripts[number-1] = string(script)
+		scripts = append(scripts, string(script))
 	}
 	return scripts
 }()

@@ -16,24 +16,33 @@ const maxReceipts = 1 << 16
 
 // Receipts returns those of a source's stored events which lie behind its
 // position, in no order.
-func (s *Store) Receipts(ctx context.Context, source string) (receipts []string, err error) {
-	query := squirrel.Select("receipt").From("receipts").Where(squirrel.Eq{"source": source})
-	rows, err := query.RunWith(s.readers).QueryContext(ctx)
+func (s *Store) Receipts(ctx context.Context, source string) ([]string, error) {
+	var receipts []string
+	err := s.use(ctx, func(db *database) (err error) {
+		receipts, err = db.receipts(ctx, source)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read the receipts of %s: %w", source, err)
+	}
+	return receipts, nil
+}
+
+func (d *database) receipts(ctx context.Context, source string) (receipts []string, err error) {
+	query := squirrel.Select("receipt").From("receipts").Where(squirrel.Eq{"source": source})
+	rows, err := query.RunWith(d.readers).QueryContext(ctx)
+	if err != nil {
+		return nil, err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var receipt string
 		if err := rows.Scan(&receipt); err != nil {
-			return nil, fmt.Errorf("read the receipts of %s: %w", source, err)
+			return nil, err
 		}
 		receipts = append(receipts, receipt)
 	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("read the receipts of %s: %w", source, err)
-	}
-	return receipts, nil
+	return receipts, rows.Err()
 }
 
 // writeReceipts keeps the receipts that events have, and forgets those that their

@@ -1,0 +1,163 @@
+//go:build linux
+
+package bpf
+
+import (
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+func TestSetNames(t *testing.T) {
+	name := setName{layout: 1, digest: "00ff00ff", id: 0x18a}
+	again, ok := parseSetName(name.String())
+	require.True(t, ok)
+	require.Equal(t, name, again)
+	for _, text := range []string{"", "new_" + name.String(), "v1_00ff00ff", "v1_00ff00ff_18a", "1_00ff00ff_000000000000018a", "v1_a_b_c"} {
+		_, ok := parseSetName(text)
+		require.False(t, ok, text)
+	}
+}
+
+// onBPFFS is a new folder of a BPF file system.
+func onBPFFS(t *testing.T) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root may mount a BPF file system")
+	}
+	dir := t.TempDir()
+	require.NoError(t, unix.Mount("bpf", dir, "bpf", 0, "mode=0700"))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, 0)) })
+	return filepath.Join(dir, "kmodquery")
+}
+
+func TestPinsBelongToOneProcess(t *testing.T) {
+	path := onBPFFS(t)
+	p, err := openPins(path)
+	require.NoError(t, err)
+	_, err = openPins(path)
+	require.ErrorIs(t, err, ErrPinsBusy)
+	_, err = Detach(path)
+	require.ErrorIs(t, err, ErrPinsBusy)
+	require.NoError(t, p.Close())
+
+	require.NoError(t, os.Mkdir(filepath.Join(path, unfinished+"x"), 0o700))
+	require.False(t, HasPins(path))
+	name := setName{layout: 1, digest: "00ff00ff", id: 1}
+	require.NoError(t, os.Mkdir(filepath.Join(path, name.String()), 0o700))
+	require.True(t, HasPins(path))
+	p, err = openPins(path)
+	require.NoError(t, err)
+	sets, err := p.sets()
+	require.NoError(t, err)
+	require.Equal(t, []setName{name}, sets)
+	require.NoDirExists(t, filepath.Join(path, unfinished+"x"))
+	require.NoError(t, p.Close())
+
+	require.NoError(t, os.Chmod(path, 0o777))
+	_, err = openPins(path)
+	require.ErrorContains(t, err, "others could change it")
+	require.NoError(t, os.Chmod(path, 0o700))
+	require.NoError(t, os.Lchown(path, 1000, 0))
+	_, err = openPins(path)
+	require.ErrorContains(t, err, "belongs to user 1000")
+	require.NoError(t, os.Lchown(path, 0, 0))
+
+	removed, err := Detach(path)
+	require.NoError(t, err)
+	require.Equal(t, 1, removed)
+	require.NoDirExists(t, path)
+	removed, err = Detach(path)
+	require.NoError(t, err)
+	require.Zero(t, removed)
+
+	require.NoError(t, os.Symlink("/tmp", path))
+	_, err = openPins(path)
+	require.Error(t, err, "a link leads elsewhere")
+	require.NoError(t, os.Remove(path))
+	_, err = openPins(filepath.Join(t.TempDir(), "kmodquery"))
+	require.ErrorContains(t, err, "is no BPF file system")
+}
+
+// What could not be listed is let go of, for the next one that opens it.
+func TestPinsThatCannotBeListed(t *testing.T) {
+	path := onBPFFS(t)
+	stuck := filepath.Join(path, unfinished+"x")
+	require.NoError(t, os.MkdirAll(stuck, 0o700))
+	require.NoError(t, unix.Mount("bpf", stuck, "bpf", 0, "mode=0700"))
+	p, sets, err := listPins(path)
+	require.ErrorContains(t, err, "remove unfinished pins: ")
+	require.Nil(t, p)
+	require.Nil(t, sets)
+	require.NoError(t, unix.Unmount(stuck, 0))
+
+	p, sets, err = listPins(path)
+	require.NoError(t, err)
+	require.Empty(t, sets)
+	require.NoError(t, p.Close())
+}
+
+// A set that lacks a part is not adopted, and what is left of it is said to be
+// none.
+func TestSetsThatAreNotWhole(t *testing.T) {
+	path := onBPFFS(t)
+	p, _, err := listPins(path)
+	require.NoError(t, err)
+	defer p.Close()
+	name := setName{layout: layout, digest: "00ff00ff", id: 1}
+	_, err = adopt(p, name, nil)
+	require.ErrorContains(t, err, "open pinned maps: ")
+
+	require.NoError(t, os.MkdirAll(p.of(name, pinnedMaps), 0o700))
+	require.NoError(t, rlimit.RemoveMemlock())
+	records, err := ebpf.NewMap(&ebpf.MapSpec{Name: moduleMapRecords, Type: ebpf.RingBuf, MaxEntries: ringSize})
+	require.NoError(t, err)
+	defer records.Close()
+	require.NoError(t, records.Pin(p.of(name, pinnedMaps, moduleMapRecords)))
+	s, err := adopt(p, name, nil)
+	require.EqualError(t, err, "open BPF maps: there is none called counters")
+	require.Nil(t, s, "Open attaches another one")
+	_, err = adopt(p, name, []hook{{name: "module_load"}})
+	require.EqualError(t, err, "open pinned programs: there is none for module_load")
+
+	_, err = retire(p, name)
+	require.EqualError(t, err, "read what waits in "+name.String()+": it has no map called images")
+	require.NoError(t, os.Mkdir(p.of(name, pinnedMaps, "x"), 0o700))
+	_, err = retire(p, name)
+	require.ErrorContains(t, err, "open pinned map x: ")
+	former := setName{layout: layout - 1, digest: "00ff00ff", id: 2}
+	_, err = retire(p, former)
+	require.EqualError(t, err, former.String()+" is of a version that this program cannot read: what waits there is lost")
+}
+
+func TestCallsUnderWay(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root may make BPF maps")
+	}
+	require.NoError(t, rlimit.RemoveMemlock())
+	threads, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 40, MaxEntries: 8})
+	require.NoError(t, err)
+	defer threads.Close()
+	put := func(tid uint32, depth, begin uint64) {
+		thread := make([]byte, 40)
+		binary.NativeEndian.PutUint64(thread[8:], depth)
+		binary.NativeEndian.PutUint64(thread[16:], begin)
+		require.NoError(t, threads.Put(tid, thread))
+	}
+	put(1, 1, 100)
+	put(2, 0, 200)
+	put(3, 2, 300)
+	calls := callsUnderWay(threads)
+	require.Len(t, calls, 2, "one has returned")
+	put(1, 1, 101)
+	put(3, 1, 300)
+	now := callsUnderWay(threads)
+	require.NotEqual(t, calls[1], now[1], "it is another call")
+	require.Equal(t, calls[3], now[3], "it is the same, though one inside it has returned")
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/collectors"
+	"github.com/kmodquery/kmodquery/tables/sqlite"
+)
+
+// A pinned is the source that has something pinned, of which one event waits.
+type pinned struct {
+	lacks error  // why it cannot watch
+	asked func() // called by Sync
+	runs  atomic.Bool
+}
+
+func (p *pinned) Name() string { return kmodquery.SourceEBPF }
+
+func (p *pinned) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) error {
+	if p.lacks != nil {
+		return p.lacks
+	}
+	p.runs.Store(true)
+	emit(kmodquery.Event{Time: 1, EventName: kmodquery.EventModuleLoad, Source: kmodquery.SourceEBPF, Name: "waited"})
+	ready()
+	<-ctx.Done()
+	return nil
+}
+
+func (p *pinned) Sync(context.Context) error {
+	if p.asked != nil {
+		p.asked()
+	}
+	return nil
+}
+
+func (p *pinned) Sensor() kmodquery.Sensor {
+	s := kmodquery.Sensor{Source: kmodquery.SourceEBPF, State: kmodquery.StateFailed, Reason: "no rights"}
+	if p.runs.Load() {
+		s.State, s.Reason, s.Hooks = kmodquery.StateActive, "", `["module_load"]`
+	}
+	return s
+}
+
+// detaching runs detach with a source, and returns what it printed, what is stored
+// and how often the pins were removed.
+func detaching(t *testing.T, ctx context.Context, source *pinned, settings ...string) (said string, stored []string, removed int, err error) {
+	t.Helper()
+	p := hostPlatform()
+	p.hasModules = func() bool { return true }
+	p.openViews = func() collectors.Views { return nil }
+	p.hasPins = func(string) bool { return removed == 0 }
+	p.removePins = func(string) error { removed++; return nil }
+	p.sourceNames = []string{kmodquery.SourceEBPF, kmodquery.SourceAudit}
+	p.openSource = func(name string, _ *config, _ *sqlite.Store) collectors.Source {
+		require.Equal(t, kmodquery.SourceEBPF, name)
+		return source
+	}
+	c, err := parse(p, append([]string{"detach", "--state-dir", t.TempDir()}, settings...))
+	require.NoError(t, err)
+	var out strings.Builder
+	err = detach(ctx, c, &out, log.New(&out, "", 0))
+
+	store, openErr := sqlite.Open(t.Context(), c.stateDir, sqlite.Options{})
+	require.NoError(t, openErr)
+	defer store.Close()
+	require.NoError(t, store.Events(t.Context(), kmodquery.Filter{}, func(e *kmodquery.Event) error {
+		stored = append(stored, e.Name)
+		return nil
+	}))
+	return out.String(), stored, removed, err
+}
+
+func TestDetachStoresWhatWaits(t *testing.T) {
+	for _, settings := range [][]string{nil, {"--sources", "audit"}} {
+		said, stored, removed, err := detaching(t, t.Context(), &pinned{}, settings...)
+		require.NoError(t, err)
+		require.Equal(t, "detached what was pinned in /sys/fs/bpf/kmodquery\n", said)
+		require.Equal(t, []string{"waited"}, stored)
+		require.Equal(t, 1, removed)
+	}
+}
+
+func TestDetachSaysWhatIsNotStored(t *testing.T) {
+	said, stored, removed, err := detaching(t, t.Context(), &pinned{lacks: errors.New("no rights")})
+	require.ErrorIs(t, err, errReported)
+	require.Contains(t, said, "what waits in the kernel is not stored: ebpf is failed: no rights\ndetached what was pinned in ")
+	require.Empty(t, stored)
+	require.Equal(t, 1, removed)
+}
+
+// Whoever ends it may think better of it.
+func TestDetachThatIsEnded(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	said, _, removed, err := detaching(t, ctx, &pinned{asked: cancel})
+	require.EqualError(t, err, "ended by a signal; what is pinned stays")
+	require.Empty(t, said)
+	require.Zero(t, removed)
+}
+
+func TestDetachWhereAnotherRecords(t *testing.T) {
+	dir := t.TempDir()
+	store, err := sqlite.Open(t.Context(), dir, sqlite.Options{})
+	require.NoError(t, err)
+	defer store.Close()
+	_, _, removed, err := detaching(t, t.Context(), &pinned{}, "--state-dir", dir)
+	require.ErrorIs(t, err, errRecorded)
+	require.Zero(t, removed)
+
+	c, err := parse(hostPlatform(), []string{"detach", "--pin-dir", "none"})
+	require.NoError(t, err)
+	var out strings.Builder
+	require.NoError(t, detach(t.Context(), c, &out, log.New(io.Discard, "", 0)))
+	require.Equal(t, "nothing is pinned\n", out.String())
+}
