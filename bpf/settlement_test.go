@@ -4,28 +4,12 @@ package bpf
 
 import (
 	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 )
-
-// newPins mounts a BPF file system.
-func newPins(t *testing.T) *pins {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("only root may mount a BPF file system")
-	}
-	dir := t.TempDir()
-	require.NoError(t, unix.Mount("bpf", dir, "bpf", 0, "mode=0700"))
-	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, 0)) })
-	p := &pins{path: filepath.Join(dir, "kmodquery")}
-	require.NoError(t, os.Mkdir(p.path, 0o700))
-	return p
-}
 
 // addSet pins the rings of a set, each with the numbers 0 to 4 in it.
 func addSet(t *testing.T, p *pins, id uint64) setName {
@@ -72,7 +56,9 @@ func TestSettlementIsFinished(t *testing.T) {
 		}},
 	} {
 		t.Run(steps.name, func(t *testing.T) {
-			p := newPins(t)
+			p, _, err := listPins(onBPFFS(t))
+			require.NoError(t, err)
+			defer p.Close()
 			older, set, younger := addSet(t, p, 1), addSet(t, p, 2), addSet(t, p, 3)
 			require.NoError(t, p.begin(settlement{set: 2, records: 48, images: 72}))
 			steps.do(t, p, older, set)

@@ -82,7 +82,8 @@ func (h *handover) merge(r *bpf.Record, set uint64) (isTold bool) {
 		return false
 	}
 	turn := h.turns[set]
-	if turn.Begin == 0 {
+	begin := cmp.Or(r.Attempt, r.Context)
+	if turn.Begin == 0 || turn.End != 0 && begin > turn.End+bpf.TurnSlack {
 		return true
 	}
 	if set == h.newest && r.Boot > turn.Begin+callTime {
@@ -91,7 +92,6 @@ func (h *handover) merge(r *bpf.Record, set uint64) (isTold bool) {
 	}
 	r.Request = h.name(r.RequestTid, r.Request, set)
 	r.ParentAttempt = h.name(r.Tid, r.ParentAttempt, set)
-	begin := cmp.Or(r.Attempt, r.Context)
 	id := spanID{contextID{begin, r.Tid}, set}
 	s := h.open[id]
 	if s == nil {

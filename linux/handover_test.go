@@ -67,38 +67,61 @@ func attachOneByOne(chance *rand.Rand, hooks map[bpf.Kind]time.Duration, at time
 	return at
 }
 
-// TestHandoverTellsEachCallOnce has a thread make calls while one set of programs
-// relieves another.
+// TestHandoverTellsEachCallOnce has a thread make calls while sets of programs
+// relieve each other: a second and a third one, of which the second may come to
+// nothing, or to its turn and then not to the end of the first.
 func TestHandoverTellsEachCallOnce(t *testing.T) {
 	for seed := range uint64(1000) {
 		chance := rand.New(rand.NewPCG(seed, 0))
 		between := func(from, to time.Duration) time.Duration { return from + time.Duration(chance.Int64N(int64(to-from))) }
-		older, newer := &watcher{until: map[bpf.Kind]time.Duration{}}, &watcher{from: map[bpf.Kind]time.Duration{}, until: map[bpf.Kind]time.Duration{}}
-		for _, kind := range []bpf.Kind{bpf.SystemCall, bpf.ModuleRequest, bpf.ModuleLoad, bpf.ReadFile, entry} {
-			older.until[kind], newer.until[kind] = time.Hour, time.Hour
+		var sets [3]*watcher
+		var turns [3]bpf.Turn
+		var detach [3]time.Duration // when it may be
+		attach := 10 * time.Second
+		for i := range sets {
+			sets[i] = &watcher{from: map[bpf.Kind]time.Duration{}, until: map[bpf.Kind]time.Duration{}, delay: between(0, 100*time.Microsecond)}
+			turns[i] = bpf.Turn{Set: uint64(i + 1), Begin: 1}
+			for _, kind := range []bpf.Kind{bpf.SystemCall, bpf.ModuleRequest, bpf.ModuleLoad, bpf.ReadFile, entry} {
+				sets[i].until[kind] = time.Hour
+			}
+			if i > 0 {
+				turns[i].Begin = attachOneByOne(chance, sets[i].from, attach)
+				attach = turns[i].Begin + between(0, 2*time.Second)
+			}
 		}
-		slower := []*watcher{older, newer}[chance.IntN(2)]
-		slower.delay = between(1, 100*time.Microsecond)
-		begin := attachOneByOne(chance, newer.from, 10*time.Second)
-		detach := begin + 2*bpf.TurnSlack
-		pause, isDetached := between(50*time.Microsecond, 20*time.Millisecond), false
+		switch chance.IntN(3) {
+		case 0:
+			turns[0].End, turns[1].Begin = turns[2].Begin+bpf.TurnSlack, 0
+			detach[0] = turns[2].Begin + 2*bpf.TurnSlack
+		case 1:
+			turns[0].End = turns[1].Begin + bpf.TurnSlack
+			detach[0] = turns[2].Begin + 2*bpf.TurnSlack
+		case 2:
+			turns[0].End = turns[1].Begin + bpf.TurnSlack
+			detach[0] = turns[1].Begin + 2*bpf.TurnSlack
+		}
+		turns[1].End = turns[2].Begin + bpf.TurnSlack
+		detach[1] = turns[2].Begin + 2*bpf.TurnSlack
+		detach[2] = time.Hour
 
 		want := map[string]int{}
+		pause := between(50*time.Microsecond, 20*time.Millisecond)
 		now := 9800 * time.Millisecond
-		for n := 0; now < begin+time.Second; n++ {
+		for n := 0; now < turns[2].Begin+time.Second; n++ {
 			call := fmt.Sprint(n)
 			hooks := []bpf.Kind{entry, bpf.ReadFile, bpf.ModuleLoad, bpf.SystemCall}
 			if chance.IntN(3) == 0 {
 				hooks = slices.Insert(hooks, 3, bpf.ModuleRequest)
 			}
 			for _, kind := range hooks {
-				// Not in the midst of a call, but for one that takes too long.
-				if !isDetached && now > detach && (kind == entry || now > detach+2*time.Second) {
-					attachOneByOne(chance, older.until, now)
-					isDetached = true
+				for i, w := range sets {
+					// Not in the midst of a call, but for one that takes too long.
+					if now > detach[i] && (kind == entry || now > detach[i]+2*time.Second) {
+						attachOneByOne(chance, w.until, now)
+						detach[i] = time.Hour
+					}
+					w.run(kind, now, call)
 				}
-				older.run(kind, now, call)
-				newer.run(kind, now, call)
 				if kind != entry {
 					want[fmt.Sprint(call, " ", kind)]++
 				}
@@ -114,8 +137,8 @@ func TestHandoverTellsEachCallOnce(t *testing.T) {
 		}
 
 		got, names := map[string]int{}, map[string]map[time.Duration]bool{}
-		h := newHandover([]bpf.Turn{{Set: 1, Begin: 1, End: begin + bpf.TurnSlack}, {Set: 2, Begin: begin}})
-		for i, w := range []*watcher{older, newer} {
+		h := newHandover(turns[:])
+		for i, w := range sets {
 			for _, r := range w.records {
 				if h.merge(&r, uint64(i+1)) || r.Kind == bpf.ProcessPath {
 					continue
