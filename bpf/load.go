@@ -131,13 +131,13 @@ func Open(o Options) (_ *Programs, err error) {
 // openSet finds the programs that are pinned, or attaches new ones, pins them and
 // retires those of other builds.
 func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []hook) error {
-	name := setName{layout: layout, digest: digest(object, list), id: newSetID()}
 	var sets []setName
 	if o.PinDir == "" || o.OnlyPinned && !HasPins(o.PinDir) {
 		p.unpinned = errNotAsked
 	} else {
 		p.pins, sets, p.unpinned = listPins(o.PinDir)
 	}
+	name := setName{layout: layout, digest: digest(object, list), id: newSetID(sets)}
 	// Only the youngest: sets must always be compared in the order in which they
 	// were made, or what one has told already would be told again of another.
 	if n := len(sets); n > 0 && sets[n-1].digest == name.digest && sets[n-1].layout == name.layout {

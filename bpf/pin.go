@@ -100,6 +100,23 @@ func openPins(path string) (*pins, error) {
 	if err := ensureBPFFS(path); err != nil {
 		return nil, err
 	}
+	for {
+		p, err := lockPins(path)
+		if err != nil {
+			return nil, err
+		}
+		if p.isThere() {
+			return p, nil
+		}
+		// Whoever had it has removed it: Detach.
+		if err := p.Close(); err != nil {
+			return nil, fmt.Errorf("open the folder of pinned programs: %w", err)
+		}
+	}
+}
+
+// lockPins makes the folder and takes its lock.
+func lockPins(path string) (*pins, error) {
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("make the folder of pinned programs: %w", err)
 	}
@@ -112,6 +129,13 @@ func openPins(path string) (*pins, error) {
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
+}
+
+// isThere reports whether the folder that is locked is the one at the path.
+func (p *pins) isThere() bool {
+	own, err := p.lock.Stat()
+	now, other := os.Lstat(p.path)
+	return err == nil && other == nil && os.SameFile(own, now)
 }
 
 // secure takes the folder's lock, and refuses one in which somebody else could
@@ -203,8 +227,15 @@ func (p *pins) Close() error {
 }
 
 // newSetID is one that no other set has, also after a reboot: what a store knows
-// of a set outlives it.
-func newSetID() uint64 { return uint64(time.Now().UnixNano()) }
+// of a set outlives it. It is greater than those of the sets that are there,
+// whatever the clock says.
+func newSetID(sets []setName) uint64 {
+	id := uint64(time.Now().UnixNano())
+	for _, other := range sets {
+		id = max(id, other.id+1)
+	}
+	return id
+}
 
 // pin keeps the set when this process has ended. It is complete or not there.
 func (s *set) pin(p *pins) (err error) {
