@@ -100,6 +100,23 @@ func openPins(path string) (*pins, error) {
 	if err := ensureBPFFS(path); err != nil {
 		return nil, err
 	}
+	for {
+		p, err := lockPins(path)
+		if err != nil {
+			return nil, err
+		}
+		if p.isThere() {
+			return p, nil
+		}
+		// Whoever had it has removed it: Detach.
+		if err := p.Close(); err != nil {
+			return nil, fmt.Errorf("open the folder of pinned programs: %w", err)
+		}
+	}
+}
+
+// lockPins makes the folder and takes its lock.
+func lockPins(path string) (*pins, error) {
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("make the folder of pinned programs: %w", err)
 	}
@@ -112,6 +129,13 @@ func openPins(path string) (*pins, error) {
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
+}
+
+// isThere reports whether the folder that is locked is the one at the path.
+func (p *pins) isThere() bool {
+	own, err := p.lock.Stat()
+	now, other := os.Lstat(p.path)
+	return err == nil && other == nil && os.SameFile(own, now)
 }
 
 // secure takes the folder's lock, and refuses one in which somebody else could

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -83,6 +84,53 @@ func TestPinsBelongToOneProcess(t *testing.T) {
 	require.NoError(t, os.Remove(path))
 	_, err = openPins(filepath.Join(t.TempDir(), "kmodquery"))
 	require.ErrorContains(t, err, "is no BPF file system")
+}
+
+// Sets are read in the order in which they were made, whatever the clock says.
+func TestANewSetIsTheYoungest(t *testing.T) {
+	first := newSetID(nil)
+	require.InDelta(t, time.Now().UnixNano(), first, float64(time.Minute))
+	later := uint64(time.Now().Add(time.Hour).UnixNano())
+	require.Equal(t, later+1, newSetID([]setName{{id: later}, {id: 5}}))
+	require.GreaterOrEqual(t, newSetID([]setName{{id: 5}}), first)
+}
+
+// Whoever waits for the folder while it is detached gets the one that is there
+// afterwards.
+func TestPinsThatAreDetachedMeanwhile(t *testing.T) {
+	path := onBPFFS(t)
+	p, err := openPins(path)
+	require.NoError(t, err)
+	type result struct {
+		*pins
+		err error
+	}
+	opened := make(chan result, 1)
+	go func() {
+		p, err := openPins(path)
+		opened <- result{p, err}
+	}()
+	require.Eventually(t, func() bool { return opens(t, path) == 2 }, lockPatience, time.Millisecond)
+	require.NoError(t, os.RemoveAll(path))
+	require.NoError(t, p.Close())
+	r := <-opened
+	require.NoError(t, r.err)
+	_, err = r.sets()
+	require.NoError(t, err)
+	require.NoError(t, r.Close())
+}
+
+// opens is how often this process has a folder open.
+func opens(t *testing.T, path string) (n int) {
+	t.Helper()
+	files, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	for _, file := range files {
+		if target, err := os.Readlink("/proc/self/fd/" + file.Name()); err == nil && target == path {
+			n++
+		}
+	}
+	return n
 }
 
 // What could not be listed is let go of, for the next one that opens it.

@@ -92,7 +92,7 @@ func (p *pulse) beats(ctx context.Context, within time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	select {
-	case <-p.asked: // too late: it says nothing of now
+	case <-p.asked: //nolint:errcheck // too late: it says nothing of now
 		p.asked = nil
 	default:
 	}

@@ -65,23 +65,10 @@ func NewEBPF(o EBPFOptions) *EBPF {
 // Where the hooks are pinned, they stay, and what they see is told by the next Run
 // or process; Settled must be called then.
 func (s *EBPF) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
-	var receipts []string
-	if s.options.Receipts != nil {
-		if receipts, err = s.options.Receipts(ctx); err != nil {
-			s.account.Settle(err)
-			return err
-		}
-	}
-	programs, err := open(s.options)
+	programs, receipts, err := s.open(ctx)
 	if err != nil {
 		s.account.Settle(err)
 		return err
-	}
-	for _, receipt := range receipts {
-		if err := keepReported(programs, receipt); err != nil {
-			s.account.Settle(err)
-			return errors.Join(err, programs.Close())
-		}
 	}
 	s.custody.begin(programs, receipts)
 	s.noteGap(programs)
@@ -94,8 +81,27 @@ func (s *EBPF) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)
 	return s.read(ctx, programs, emit)
 }
 
-// open attaches the programs, with errors that tell what the host lacks.
-func open(o EBPFOptions) (*bpf.Programs, error) {
+// open attaches the programs, or finds those that are pinned. The receipts are of
+// what they told of and is stored.
+func (s *EBPF) open(ctx context.Context) (programs *bpf.Programs, receipts []string, err error) {
+	if s.options.Receipts != nil {
+		if receipts, err = s.options.Receipts(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+	if programs, err = openPrograms(s.options); err != nil {
+		return nil, nil, err
+	}
+	for _, receipt := range receipts {
+		if err := keepReported(programs, receipt); err != nil {
+			return nil, nil, errors.Join(err, programs.Close())
+		}
+	}
+	return programs, receipts, nil
+}
+
+// openPrograms attaches the programs, with errors that tell what the host lacks.
+func openPrograms(o EBPFOptions) (*bpf.Programs, error) {
 	if _, err := os.Stat("/proc/modules"); errors.Is(err, os.ErrNotExist) {
 		return nil, &kmodquery.NotSupportedError{
 			Missing: "this kernel cannot load modules",

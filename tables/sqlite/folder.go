@@ -71,7 +71,8 @@ func secureFiles(dir string, folder fs.FileInfo) error {
 	onlyOurs := true
 	for _, entry := range entries {
 		name := entry.Name()
-		if !strings.HasPrefix(name, databaseName) && name != lockName && name != probeName {
+		isOurs := strings.HasPrefix(name, databaseName) || name == lockName || name == probeName || name == watchName
+		if !isOurs {
 			onlyOurs = onlyOurs && entry.Type() == fs.ModeSocket
 			continue
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -114,6 +115,7 @@ func TestModesArePutRight(t *testing.T) {
 	s, err := Open(context.Background(), dir, Options{})
 	require.NoError(t, err)
 	require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 1)))
+	s.KeepWatch(time.Now())
 	require.NoError(t, s.Close())
 	damaged := filepath.Join(dir, "events.db.damaged-20260101T000000Z")
 	require.NoError(t, os.WriteFile(damaged, nil, 0o600))
@@ -124,7 +126,7 @@ func TestModesArePutRight(t *testing.T) {
 	}
 	loosen := func() {
 		require.NoError(t, os.Chmod(dir, 0o755))
-		for _, name := range []string{databaseName, lockName, filepath.Base(damaged)} {
+		for _, name := range []string{databaseName, lockName, watchName, filepath.Base(damaged)} {
 			require.NoError(t, os.Chmod(filepath.Join(dir, name), 0o664))
 		}
 	}
@@ -132,7 +134,7 @@ func TestModesArePutRight(t *testing.T) {
 	s = openIn(t, dir, Options{})
 	require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 1)))
 	require.Equal(t, os.FileMode(0o700), mode(dir))
-	for _, name := range []string{databaseName, databaseName + "-wal", databaseName + "-shm", lockName, filepath.Base(damaged)} {
+	for _, name := range []string{databaseName, databaseName + "-wal", databaseName + "-shm", lockName, watchName, filepath.Base(damaged)} {
 		require.Equal(t, os.FileMode(0o600), mode(filepath.Join(dir, name)), name)
 	}
 
