@@ -193,9 +193,12 @@ func TestRingIsFlushed(t *testing.T) {
 	awaitGoroutine(t, "IO wait", "(*ring).Read(") // as it was told, for an hour
 	require.NoError(t, r.Flush())
 	require.ErrorIs(t, <-flushed, ErrFlushed)
+	require.NoError(t, r.Flush())
 	r.SetDeadline(time.Now().Add(time.Millisecond))
 	_, _, err = r.Read(nil)
-	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.ErrorIs(t, err, ErrFlushed)
+	_, _, err = r.Read(nil)
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded, "the deadline holds when the flush was answered")
 
 	closed := make(chan error, 1)
 	r.SetDeadline(time.Time{})
