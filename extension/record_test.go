@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -144,9 +145,9 @@ func TestWatchdogOfARecorderThatHangs(t *testing.T) {
 	m := manage(t, filepath.Join(t.TempDir(), "notify"), 100*time.Millisecond)
 	hang := make(chan struct{})
 	t.Cleanup(func() { close(hang) })
-	asked := 0
+	var asked atomic.Int64
 	r := &fakeRecording{sync: func(context.Context) error {
-		asked++
+		asked.Add(1)
 		<-hang
 		return nil
 	}}
@@ -156,7 +157,7 @@ func TestWatchdogOfARecorderThatHangs(t *testing.T) {
 	require.Empty(t, m.next(500*time.Millisecond))
 	stop()
 	<-ended
-	require.Equal(t, 1, asked, "it is not asked again while it owes an answer")
+	require.EqualValues(t, 1, asked.Load(), "it is not asked again while it owes an answer")
 }
 
 func TestWatchdogIsLeftAloneWhereNobodyAsks(t *testing.T) {

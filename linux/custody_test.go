@@ -15,12 +15,20 @@ import (
 type fakeRelease struct {
 	released uint64
 	images   uint64
+	repeated int // releases of what was released before
 	holds    func(first bpf.Mark) bool
 }
 
-func (f *fakeRelease) Release(m bpf.Mark) { f.released = m.Position }
+func (f *fakeRelease) Release(m bpf.Mark) { f.release(&f.released, m) }
 
-func (f *fakeRelease) ReleaseImages(m bpf.Mark) { f.images = m.Position }
+func (f *fakeRelease) ReleaseImages(m bpf.Mark) { f.release(&f.images, m) }
+
+func (f *fakeRelease) release(before *uint64, m bpf.Mark) {
+	if m.Position <= *before {
+		f.repeated++
+	}
+	*before = m.Position
+}
 
 func (f *fakeRelease) HoldsBack(first bpf.Mark) bool { return f.holds != nil && f.holds(first) }
 
@@ -247,6 +255,9 @@ func TestCustodyHoldsImagesBackToo(t *testing.T) {
 	c.take(at(20), 10, "b", start)
 	require.EqualValues(t, 64, ring.images)
 	require.EqualValues(t, 10, ring.released)
+	c.over("b", start)
+	require.EqualValues(t, 20, ring.released)
+	require.Zero(t, ring.repeated)
 }
 
 // The parts of an image come before the records that tell of it, and the ring of
