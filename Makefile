@@ -22,9 +22,12 @@ demo-shell: ## the same, ending in the VM's SQL shell
 test: ## everything: unit, golden, scripts, fuzz seeds, VM matrix
 	go test -timeout $(TEST_TIMEOUT) ./...
 
-# Those of test/e2e and test/vm run what they test as processes of their own.
-race: ## the tests of all other packages under Go's race detector (needs gcc)
-	CGO_ENABLED=1 go test -race -timeout 20m $$(go list ./... | grep -v -e /test/e2e -e /test/vm -e /test/demo)
+# Needs cgo: gcc, and the C library's headers (libc6-dev on Debian), and half a
+# gigabyte of memory. The packages come one after another, because each makes work
+# enough for the processors; test/race says how much is left out for it. Those of
+# test/e2e and test/vm run what they test as processes of their own.
+race: ## the tests of all other packages under Go's race detector (needs gcc and libc6-dev)
+	CGO_ENABLED=1 go test -race -p 1 -timeout 20m $$(go list ./... | grep -v -e /test/e2e -e /test/vm -e /test/demo)
 
 generate: ## the BPF objects (needs clang and libbpf-dev) and the column reference
 	go generate ./...

@@ -110,6 +110,35 @@ func hooks(preemptible bool) []hook {
 	)
 }
 
+// takingOver is the order of attachment while an older set tells of everything:
+// returns first and entries last. A call of which only an end can be seen is not
+// this set's to tell of; one whose end cannot be seen would be taken for one that
+// is under way, and what its thread does next for a part of it.
+func takingOver(list []hook) []hook {
+	returns := map[string]bool{}
+	for _, h := range list {
+		if h.isReturn() {
+			returns[h.name] = true
+		}
+	}
+	rank := func(h hook) int {
+		switch {
+		case h.isReturn():
+			return 0
+		case returns[h.name]:
+			return 2
+		}
+		return 1
+	}
+	list = slices.Clone(list)
+	slices.SortStableFunc(list, func(a, b hook) int { return rank(a) - rank(b) })
+	return list
+}
+
+func (h hook) isReturn() bool {
+	return slices.ContainsFunc(h.programs, func(c candidate) bool { return c.as == asFexit || c.as == asKretprobe })
+}
+
 func systemCall(symbol, name string, optional bool) []hook {
 	return []hook{
 		{name: symbol, optional: optional, programs: []candidate{

@@ -151,17 +151,10 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 	if p.set == nil {
 		p.set = &set{name: name}
 		if len(sets) > 0 {
-			// Returns before entries: a call that was seen to begin, and not to
-			// return, would be taken for one that is under way. What is seen of
-			// those that have begun is not this set's to tell of.
-			list = slices.Clone(list)
-			slices.Reverse(list)
+			list = takingOver(list)
 		}
 		if err := p.attachAll(kernel, object, list); err != nil {
 			return err
-		}
-		if len(sets) > 0 {
-			slices.Reverse(p.attached)
 		}
 		if p.pins != nil {
 			p.unpinned = p.pin(p.pins)

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,31 +32,42 @@ func newProducer(t *testing.T) (m *ebpf.Map, put func(number uint64, n int32)) {
 	t.Cleanup(func() { m.Close() })
 	return m, func(number uint64, n int32) {
 		t.Helper()
-		program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-			Type: ebpf.SocketFilter, License: "GPL",
-			Instructions: asm.Instructions{
-				asm.LoadMapPtr(asm.R1, m.FD()),
-				asm.Mov.Imm(asm.R2, n),
-				asm.Mov.Imm(asm.R3, 0),
-				asm.FnRingbufReserve.Call(),
-				asm.JEq.Imm(asm.R0, 0, "full"),
-				asm.LoadImm(asm.R1, int64(number), asm.DWord),
-				asm.StoreMem(asm.R0, 0, asm.R1, asm.DWord),
-				asm.Mov.Reg(asm.R1, asm.R0),
-				asm.Mov.Imm(asm.R2, 1<<1), // BPF_RB_FORCE_WAKEUP
-				asm.FnRingbufSubmit.Call(),
-				asm.Mov.Imm(asm.R0, 0),
-				asm.Return(),
-				asm.Mov.Imm(asm.R0, 1).WithSymbol("full"),
-				asm.Return(),
-			},
-		})
-		require.NoError(t, err)
-		defer program.Close()
-		full, err := program.Run(&ebpf.RunOptions{Data: make([]byte, 14)})
-		require.NoError(t, err)
-		require.Zero(t, full, "the ring has no room")
+		reserve(t, m, number, n, asm.FnRingbufSubmit)
 	}
+}
+
+// discard has a program begin a record and think better of it.
+func discard(t *testing.T, m *ebpf.Map, number uint64, n int32) {
+	t.Helper()
+	reserve(t, m, number, n, asm.FnRingbufDiscard)
+}
+
+func reserve(t *testing.T, m *ebpf.Map, number uint64, n int32, end asm.BuiltinFunc) {
+	t.Helper()
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.SocketFilter, License: "GPL",
+		Instructions: asm.Instructions{
+			asm.LoadMapPtr(asm.R1, m.FD()),
+			asm.Mov.Imm(asm.R2, n),
+			asm.Mov.Imm(asm.R3, 0),
+			asm.FnRingbufReserve.Call(),
+			asm.JEq.Imm(asm.R0, 0, "full"),
+			asm.LoadImm(asm.R1, int64(number), asm.DWord),
+			asm.StoreMem(asm.R0, 0, asm.R1, asm.DWord),
+			asm.Mov.Reg(asm.R1, asm.R0),
+			asm.Mov.Imm(asm.R2, 1<<1), // BPF_RB_FORCE_WAKEUP
+			end.Call(),
+			asm.Mov.Imm(asm.R0, 0),
+			asm.Return(),
+			asm.Mov.Imm(asm.R0, 1).WithSymbol("full"),
+			asm.Return(),
+		},
+	})
+	require.NoError(t, err)
+	defer program.Close()
+	full, err := program.Run(&ebpf.RunOptions{Data: make([]byte, 14)})
+	require.NoError(t, err)
+	require.Zero(t, full, "the ring has no room")
 }
 
 func open(t *testing.T, m *ebpf.Map) *ring {
@@ -107,35 +120,57 @@ func TestRingGivesBackWhatIsReleased(t *testing.T) {
 }
 
 // TestRingWakesAReaderThatLags has the kernel wake the reader though it has
-// released nothing, and goes around the ring several times.
+// released nothing, and goes around the ring several times, with records of which
+// the ring's end is the middle.
 func TestRingWakesAReaderThatLags(t *testing.T) {
 	m, put := newProducer(t)
 	r := open(t, m)
-	r.SetDeadline(time.Now().Add(time.Minute))
 	type read struct {
 		raw []byte
 		end uint64
 		err error
 	}
-	reads := make(chan read)
+	const n, records = 493, 4 * ringSize / 512
+	reads := make(chan read, records)
 	go func() {
-		for range 4 * ringSize / 512 {
-			raw, end, err := r.Read(nil)
+		for range records {
+			raw, end, err := r.Read(nil) // it has no deadline: nothing else wakes it
 			reads <- read{raw, end, err}
 		}
 	}()
-	var last uint64
-	for n := range uint64(4 * ringSize / 512) {
-		if n > 4 {
-			r.Release(last)
+	var ends []uint64
+	for number := range uint64(records) {
+		if number > 4 {
+			r.Release(ends[number-4])
 		}
-		put(n, 504)
-		got := <-reads
-		require.NoError(t, got.err)
-		require.Equal(t, n, binary.NativeEndian.Uint64(got.raw))
-		require.Len(t, got.raw, 504)
-		last = got.end
+		awaitGoroutine(t, "IO wait", "(*ring).Read(")
+		put(number, n)
+		select {
+		case got := <-reads:
+			require.NoError(t, got.err)
+			require.Equal(t, number, binary.NativeEndian.Uint64(got.raw))
+			require.Len(t, got.raw, n)
+			ends = append(ends, got.end)
+		case <-time.After(time.Minute):
+			require.Fail(t, "nobody has woken the reader")
+		}
 	}
+}
+
+// awaitGoroutine waits until there is a goroutine in this state whose stack has
+// this in it.
+func awaitGoroutine(t *testing.T, state, in string) {
+	t.Helper()
+	buffer := make([]byte, 1<<20)
+	require.Eventually(t, func() bool {
+		for stack := range strings.SplitSeq(string(buffer[:runtime.Stack(buffer, true)]), "\n\n") {
+			first, rest, _ := strings.Cut(stack, "\n")
+			if strings.Contains(first, "["+state) && strings.Contains(rest, in) {
+				return true
+			}
+		}
+		return false
+	}, time.Minute, time.Millisecond, "no goroutine is in %s, %s", in, state)
 }
 
 func TestRingIsFlushed(t *testing.T) {
@@ -153,11 +188,15 @@ func TestRingIsFlushed(t *testing.T) {
 		_, _, err := r.Read(nil)
 		flushed <- err
 	}()
+	awaitGoroutine(t, "IO wait", "(*ring).Read(") // as it was told, for an hour
 	require.NoError(t, r.Flush())
 	require.ErrorIs(t, <-flushed, ErrFlushed)
+	require.NoError(t, r.Flush())
 	r.SetDeadline(time.Now().Add(time.Millisecond))
 	_, _, err = r.Read(nil)
-	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.ErrorIs(t, err, ErrFlushed)
+	_, _, err = r.Read(nil)
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded, "the deadline holds when the flush was answered")
 
 	closed := make(chan error, 1)
 	r.SetDeadline(time.Time{})
@@ -165,32 +204,40 @@ func TestRingIsFlushed(t *testing.T) {
 		_, _, err := r.Read(nil)
 		closed <- err
 	}()
+	awaitGoroutine(t, "IO wait", "(*ring).Read(")
 	require.NoError(t, r.Close())
 	require.ErrorIs(t, <-closed, os.ErrClosed)
 	require.ErrorIs(t, r.Flush(), os.ErrClosed)
 }
 
-// TestRingIsClosedInTheMidstOfReading closes rings whose reader is just looking
-// whether there is something.
+// TestRingIsClosedInTheMidstOfReading closes a ring while its reader, whom a
+// record has just woken, is about to look whether there is something.
 func TestRingIsClosedInTheMidstOfReading(t *testing.T) {
-	m, _ := newProducer(t)
-	for range 2000 {
-		r, err := openRing(m)
-		require.NoError(t, err)
-		r.SetDeadline(time.Now().Add(time.Minute))
-		read := make(chan error)
-		go func() {
-			_, _, err := r.Read(nil)
-			read <- err
-		}()
-		closed := make(chan error, 1)
-		go func() { closed <- r.Close() }()
-		require.ErrorIs(t, <-read, os.ErrClosed)
+	m, put := newProducer(t)
+	r, err := openRing(m)
+	require.NoError(t, err)
+	read, closed := make(chan error, 1), make(chan error, 1)
+	go func() {
+		_, _, err := r.Read(nil)
+		read <- err
+	}()
+	awaitGoroutine(t, "IO wait", "(*ring).Read(")
+	// Whoever comes first to the lock has it first.
+	r.mu.Lock()
+	go func() { closed <- r.Close() }()
+	awaitGoroutine(t, "sync.Mutex.Lock", "(*ring).Close(")
+	put(1, 8)
+	awaitGoroutine(t, "sync.Mutex.Lock", "(*ring).unread(")
+	r.mu.Unlock()
+	for what, ended := range map[string]struct {
+		err  <-chan error
+		want error
+	}{"Read": {read, os.ErrClosed}, "Close": {closed, nil}} {
 		select {
-		case err := <-closed:
-			require.NoError(t, err)
+		case err := <-ended.err:
+			require.ErrorIs(t, err, ended.want)
 		case <-time.After(10 * time.Second):
-			t.Fatal("it is not closed")
+			require.Fail(t, what+" waits for the other")
 		}
 	}
 }

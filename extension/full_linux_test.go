@@ -18,7 +18,11 @@ import (
 	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/tables"
 	"github.com/kmodquery/kmodquery/tables/sqlite"
+	"github.com/kmodquery/kmodquery/test/race"
 )
+
+// patience is for a host on which others do more than this test.
+const patience = 5 * time.Minute
 
 // A storm is a source that emits events as fast as they are taken.
 type storm struct{ events int }
@@ -63,9 +67,9 @@ func TestAStormOnASmallDiskLosesNothing(t *testing.T) {
 	}
 	store, err := sqlite.Open(t.Context(), filepath.Join(mount, "state"), sqlite.Options{MaxEvents: 1_000_000, Report: report})
 	require.NoError(t, err)
-	const n = 20_000
+	n := race.Scale(20_000)
 	recorder := collectors.NewRecorder(store, report, collectors.Options{Sources: []collectors.Source{&storm{n}}, SideBySide: true})
-	plugins := tables.Plugins(tables.Config{Store: store, Recorder: recorder})
+	plugins := tables.Plugins(tables.Config{Store: store, Recorder: recorder, Timeout: patience})
 	recorder.Start(t.Context())
 
 	var waiting, shed int
@@ -78,22 +82,29 @@ func TestAStormOnASmallDiskLosesNothing(t *testing.T) {
 		}
 		_, err := fmt.Sscanf(rest, "%d events wait in memory, %d were shed", &waiting, &shed)
 		return err == nil && waiting > n/2
-	}, time.Minute, 100*time.Millisecond, "%v", row)
+	}, patience, 100*time.Millisecond, "%v", &row)
 	require.Equal(t, "active", row["state"])
 	require.Contains(t, row["store_reason"], "store: disk full; make room")
 	require.NotEqual(t, "0", row["store_errors"])
 	require.Zero(t, shed)
 	stored := len(generate(t, plugins, "kernel_module_events"))
+	t.Logf("%d events are stored, and %d of %d wait", stored, waiting, n)
 	require.Positive(t, stored)
 	require.Less(t, stored, n)
 
 	require.NoError(t, unix.Mount("kmodquery", mount, "tmpfs", unix.MS_REMOUNT, "size=256m"))
-	require.Eventually(t, func() bool { return len(generate(t, plugins, "kernel_module_events")) == n }, 3*time.Minute, 100*time.Millisecond)
-	for i, row := range generate(t, plugins, "kernel_module_events") {
+	// Not by the events: to read all of them again and again would take the time
+	// in which they are written.
+	require.Eventually(t, func() bool {
+		row = generate(t, plugins, "kernel_module_sensors")[0]
+		_, isWaiting := row["store_reason"]
+		return !isWaiting
+	}, patience, 100*time.Millisecond, "%v", &row)
+	rows := generate(t, plugins, "kernel_module_events")
+	require.Len(t, rows, n)
+	for i, row := range rows {
 		require.Equal(t, fmt.Sprintf("m%d", n-1-i), row["name"])
 	}
-	row = generate(t, plugins, "kernel_module_sensors")[0]
-	require.NotContains(t, row, "store_reason")
 	require.Equal(t, "0", row["shed"])
 	require.NoError(t, recorder.Close())
 	require.NoError(t, store.Close())

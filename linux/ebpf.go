@@ -23,7 +23,7 @@ type EBPF struct {
 	account *account.Account
 	options EBPFOptions
 	custody *custody
-	watched time.Time // Run's own: of the last sign that it does
+	watched time.Time // Run's own: when the hooks were last seen to be well
 
 	mu       sync.Mutex    // guards what follows
 	programs *bpf.Programs // nil while not attached
@@ -169,7 +169,7 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 		if err := alive.failure(time.Now(), f == nil && s.account.IsAsked()); err != nil {
 			s.distrust(err)
 		} else {
-			s.keepWatch(time.Now())
+			s.keepWatch(alive.last)
 		}
 		if f == nil {
 			f = s.nextFlush(ctx, programs)
@@ -269,26 +269,32 @@ func (s *EBPF) noteGap(programs *bpf.Programs) {
 	if programs.WereThere() {
 		return
 	}
-	// The hooks are lost with the kernel that they were in.
 	now := time.Now()
-	start := now.Add(-bootTimeNow())
+	var watched time.Time
 	if s.options.Watched != nil {
-		// One from the time to come says that the clock was set back, and not since
-		// when.
-		if last := s.options.Watched(); last.After(start) && last.Before(now) {
-			start = last
-		}
+		watched = s.options.Watched()
 	}
-	s.account.Gap(start, now)
+	s.account.Gap(unwatchedSince(now.Add(-bootTimeNow()), watched, now), now)
 }
 
-// keepWatch leaves a sign now and then that the hooks were seen to be well.
-func (s *EBPF) keepWatch(now time.Time) {
-	if s.options.KeepWatch == nil || now.Sub(s.watched) < checkEvery {
+// unwatchedSince is since when no hooks can have watched: since the last sign of
+// any, or since the kernel booted, with which all before were lost.
+func unwatchedSince(booted, watched, now time.Time) time.Time {
+	// A sign that lies ahead is from before the clock was set back, and nobody
+	// knows how long.
+	if watched.Before(booted) || watched.After(now) {
+		return booted
+	}
+	return watched
+}
+
+// keepWatch leaves a sign that the hooks were seen to be well at this moment.
+func (s *EBPF) keepWatch(at time.Time) {
+	if s.options.KeepWatch == nil || !at.After(s.watched) {
 		return
 	}
-	s.watched = now
-	s.options.KeepWatch(now)
+	s.watched = at
+	s.options.KeepWatch(at)
 }
 
 // unpinned says that loads go unseen while no process records, and why.

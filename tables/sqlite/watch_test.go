@@ -1,6 +1,8 @@
 package sqlite
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -19,4 +21,41 @@ func TestWatchIsRemembered(t *testing.T) {
 	require.NoError(t, s.Close())
 	s = openIn(t, dir, Options{})
 	require.True(t, s.Watched().Equal(at))
+}
+
+// What others put in the place of the sign is none, and nothing is done to it.
+func TestWatchFollowsNoLink(t *testing.T) {
+	at := time.Unix(1700000000, 0)
+	other := filepath.Join(t.TempDir(), "other")
+	require.NoError(t, os.WriteFile(other, nil, 0o600))
+	require.NoError(t, os.Chtimes(other, at, at))
+	for name, put := range map[string]func(path string) error{
+		"a link":            func(path string) error { return os.Symlink(other, path) },
+		"a link to nothing": func(path string) error { return os.Symlink(filepath.Join(t.TempDir(), "nothing"), path) },
+		"a folder":          func(path string) error { return os.Mkdir(path, 0o700) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openIn(t, t.TempDir(), Options{})
+			require.NoError(t, put(s.watchPath()))
+			s.KeepWatch(at.Add(time.Hour))
+			require.Zero(t, s.Watched())
+		})
+	}
+	info, err := os.Stat(other)
+	require.NoError(t, err)
+	require.True(t, info.ModTime().Equal(at))
+}
+
+func TestWatchIsTheLastSign(t *testing.T) {
+	s := openIn(t, t.TempDir(), Options{})
+	first, second := time.Unix(1700000000, 0), time.Unix(1700000010, 500)
+	for _, at := range []time.Time{first, second, first} { // the clock may be set back
+		s.KeepWatch(at)
+		require.True(t, s.Watched().Equal(at))
+	}
+	info, err := os.Stat(s.watchPath())
+	require.NoError(t, err)
+	require.EqualValues(t, 0o600, info.Mode())
+	require.NoError(t, os.Remove(s.watchPath()))
+	require.Zero(t, s.Watched())
 }

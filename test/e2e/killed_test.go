@@ -61,6 +61,11 @@ func TestGuestKilled(t *testing.T) {
 	done := storm.end(t)
 	p.requireExactly(t, done)
 	require.Len(t, pinnedSets(t), 1)
+	p.awaitActive(t)
+	rows, err := p.host.Query(t.Context(), "SELECT gap_start, gap_end FROM kernel_module_sensors WHERE source = 'ebpf'")
+	require.NoError(t, err)
+	require.Len(t, rows, 1)
+	require.Empty(t, rows[0]["gap_start"]+rows[0]["gap_end"], "the hooks have watched all the time")
 
 	// And so it is for one that records by itself.
 	recorder.terminate(t)

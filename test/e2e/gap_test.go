@@ -1,0 +1,89 @@
+//go:build linux
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery/test/vm/guest"
+)
+
+// TestGuestGap kills a recorder whose hooks go with it, and has modules come
+// before the next one watches. That one says in which time nothing watched, and
+// tells of it what the kernel's log says and what is there.
+func TestGuestGap(t *testing.T) {
+	guest.Only(t)
+	failing := corrupted(t, "nbd")
+	p := newPost(t)
+	recorder := p.relieve(t, guestExtension, "--pin-dir", "none")
+	p.awaitActive(t)
+	first := p.gap(t)
+	require.InDelta(t, booted(t), first.start, 2, "nobody has watched in this boot")
+	require.GreaterOrEqual(t, first.end, recorder.began.Unix())
+	require.LessOrEqual(t, first.end, time.Now().Unix())
+	require.Empty(t, pinnedSets(t))
+	recorder.kill(t)
+	killed := time.Now()
+
+	// Of a parameter that a module does not have the kernel speaks each time.
+	require.NoError(t, guest.LoadImage(image(t, "dummy"), "of_the_gap=1"))
+	t.Cleanup(func() { require.NoError(t, guest.Unload("dummy")) })
+	require.Error(t, insmod(failing))
+	loaded := time.Now()
+
+	p.relieve(t, guestExtension, "--pin-dir", "none")
+	p.awaitActive(t)
+	second := p.gap(t)
+	require.GreaterOrEqual(t, second.start, first.end, "the first has left a sign when it began to watch")
+	require.LessOrEqual(t, second.start, killed.Unix())
+	require.GreaterOrEqual(t, second.end, loaded.Unix())
+	require.LessOrEqual(t, second.end, time.Now().Unix())
+
+	within := fmt.Sprintf("time BETWEEN %d AND %d", second.start, second.end)
+	var rows []map[string]string
+	told := func(sql string, want ...string) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			var err error
+			rows, err = p.host.Query(t.Context(), sql)
+			return err == nil && len(rows) >= len(want)
+		}, time.Minute, 500*time.Millisecond, "%s: %v", sql, &rows)
+		require.Equal(t, want, column(rows, "said"), sql)
+	}
+	told("SELECT concat_ws(' ', source, event_name, name, error, params) AS said FROM kernel_module_events WHERE source = 'kmsg' AND "+within+" ORDER BY time_nanos",
+		"kmsg module_load dummy of_the_gap", "kmsg module_load nbd ENOEXEC")
+	told("SELECT concat_ws(' ', signature_id, source, name) AS said FROM kernel_module_findings WHERE name IN ('dummy', 'nbd') AND "+within+" ORDER BY eid",
+		"TRC-1017 kmsg dummy", "TRC-1017 kmsg nbd")
+	told("SELECT source || ' ' || event_name AS said FROM kernel_module_events WHERE source = 'procfs' AND name = 'dummy'", "procfs module_present")
+	rows, err := p.host.Query(t.Context(), "SELECT * FROM kernel_module_events WHERE source = 'ebpf' AND "+within)
+	require.NoError(t, err)
+	require.Empty(t, rows, "the hooks were not there")
+}
+
+// A gap is what a sensor says of the time in which nothing watched, in Unix time.
+type gap struct{ start, end int64 }
+
+// gap is that of the hooks.
+func (p *post) gap(t *testing.T) gap {
+	t.Helper()
+	rows, err := p.host.Query(t.Context(), "SELECT gap_start, gap_end FROM kernel_module_sensors WHERE source = 'ebpf'")
+	require.NoError(t, err)
+	require.Len(t, rows, 1)
+	return gap{integer(t, rows[0]["gap_start"]), integer(t, rows[0]["gap_end"])}
+}
+
+// booted is when the kernel says that it booted, in Unix time.
+func booted(t *testing.T) int64 {
+	t.Helper()
+	stat, err := os.ReadFile("/proc/stat")
+	require.NoError(t, err)
+	found := regexp.MustCompile(`(?m)^btime ([0-9]+)$`).FindSubmatch(stat)
+	require.NotNil(t, found)
+	return integer(t, string(found[1]))
+}
