@@ -37,17 +37,13 @@ func TestGuestBacklog(t *testing.T) {
 	require.Len(t, sets, 1)
 	images, records := ringEnd(t, sets[0], "images"), ringEnd(t, sets[0], "records")
 
-	handed, size := map[string]int{}, 0
+	handed, size := tally{}, 0
 	load := func(number int, want error) {
-		// Its own bytes, and as many as its own room is for.
+		// No two have the same bytes, nor the same number of them.
 		content := append(append(module[:len(module):len(module)], fmt.Sprintf("%08d", number)...), make([]byte, 3*number)...)
 		err := guest.LoadImage(content, "")
 		require.ErrorIs(t, err, want, number)
-		failure := ""
-		if want != nil {
-			failure = " " + unix.ErrnoName(want.(unix.Errno))
-		}
-		handed[name+" "+sum(content)+" kernel"+failure]++
+		handed.count(name, sum(content)+" kernel", err)
 		size += len(content)
 	}
 	for i := range backlogCycles {
@@ -64,7 +60,7 @@ func TestGuestBacklog(t *testing.T) {
 
 	recorder = p.relieve(t, guestExtension)
 	p.awaitActive(t)
-	told := map[string]int{}
+	told := tally{}
 	for _, row := range p.ask(t, "SELECT name, sha256, hash_source, error FROM kernel_module_events WHERE source = 'ebpf' AND event_name = 'init_module'") {
 		told[strings.TrimSpace(strings.Join([]string{row["name"], row["sha256"], row["hash_source"], row["error"]}, " "))]++
 	}
