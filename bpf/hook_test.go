@@ -88,3 +88,22 @@ func TestPreemptibleKernelsGetKprobesFirst(t *testing.T) {
 		require.Contains(t, []attachAs{asRawTracepoint, asFentry, asFexit}, h.programs[0].as, h.name)
 	}
 }
+
+// A set that relieves another sees no call that does not end.
+func TestTakingOver(t *testing.T) {
+	list := takingOver(hooks(true))
+	require.ElementsMatch(t, hooks(true), list)
+	at := map[string]map[bool]int{}
+	for i, h := range list {
+		if at[h.name] == nil {
+			at[h.name] = map[bool]int{}
+		}
+		at[h.name][h.isReturn()] = i
+	}
+	for name, places := range at {
+		if len(places) == 2 {
+			require.Less(t, places[true], at["security_kernel_read_file"][false], name)
+			require.Greater(t, places[false], at["sched_process_exit"][false], name)
+		}
+	}
+}

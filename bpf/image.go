@@ -3,7 +3,7 @@
 package bpf
 
 import (
-	"errors"
+	"fmt"
 	"time"
 	"unsafe"
 )
@@ -74,16 +74,16 @@ func (c *Chunk) take(raw []byte, m Mark) error {
 }
 
 func (c *Chunk) decode(raw []byte) error {
-	const fixed = int(unsafe.Offsetof(moduleImageChunk{}.Data))
 	r, err := view[moduleImageChunk](raw)
 	if err != nil {
 		return err
 	}
-	if int(r.Len) > len(r.Data) {
-		return errors.New("decode chunk of an image: its length is too large")
+	data := raw[unsafe.Sizeof(*r):]
+	if uint64(r.Len) > uint64(len(data)) {
+		return fmt.Errorf("decode chunk of an image: %d bytes where %d are due", len(data), r.Len)
 	}
 	c.Attempt, c.Tid, c.Size, c.Offset = time.Duration(r.AttemptNs), r.Tid, r.Size, r.Offset
-	c.Data = raw[fixed : fixed+int(r.Len)]
+	c.Data = data[:r.Len]
 	return nil
 }
 

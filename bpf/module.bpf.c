@@ -820,55 +820,57 @@ int kprobe_security_kernel_load_data(struct pt_regs *ctx)
 
 /* The bytes that the kernel has in its hands now. */
 
-static __always_inline void fill_chunk(struct image_chunk *chunk, u64 attempt_ns, u64 size, u64 offset, u32 len)
+/* Sends len bytes of an image, in a record with room, a constant, for as many or more. */
+static __always_inline u64 send_chunk(const void *image, u64 size, u64 attempt_ns, u64 offset, u64 len, const u64 room)
 {
+	struct image_chunk *chunk = bpf_ringbuf_reserve(&images, sizeof(*chunk) + room, 0);
+
+	if (!chunk)
+		return IMAGE_LOST;
 	chunk->attempt_ns = attempt_ns;
 	chunk->size = size;
 	chunk->offset = offset;
 	chunk->tid = bpf_get_current_pid_tgid();
 	chunk->len = len;
+	/* As in send_path. */
+	asm volatile("" : "+r"(len));
+	if (len > room)
+		len = room;
+	if (bpf_probe_read_kernel(chunk + 1, len, image + offset)) {
+		bpf_ringbuf_discard(chunk, 0);
+		return IMAGE_UNREADABLE;
+	}
+	submit(chunk);
+	return IMAGE_WHOLE;
+}
+
+/* Sends the last chunk of an image, which takes the room that it needs. */
+__noinline u64 stream_rest(u64 image_address, u64 size, u64 attempt_ns, u64 offset)
+{
+	u64 left = size - offset;
+
+#pragma unroll
+	for (u64 room = CHUNK_STEP; room < CHUNK_LEN; room += CHUNK_STEP)
+		if (left <= room)
+			return send_chunk((const void *)image_address, size, attempt_ns, offset, left, room);
+	return send_chunk((const void *)image_address, size, attempt_ns, offset, left, CHUNK_LEN);
 }
 
 /*
- * Sends an image in chunks. Older verifiers follow the loop only where a whole
- * chunk goes on and the last one, of any length, goes out.
+ * Sends an image in chunks. Older verifiers would follow the last one anew from
+ * each place in the loop, were it not a function of its own.
  */
 __noinline u64 stream(u64 image_address, u64 size, u64 attempt_ns)
 {
-	const void *image = (const void *)image_address;
-
 	for (u32 i = 0; i < CHUNKS; i++) {
 		u64 offset = (u64)i * CHUNK_LEN;
-		u64 left = size - offset;
-		struct image_chunk *chunk = bpf_ringbuf_reserve(&images, sizeof(*chunk), 0);
+		u64 state;
 
-		if (!chunk)
-			return IMAGE_LOST;
-		if (left > CHUNK_LEN) {
-			fill_chunk(chunk, attempt_ns, size, offset, CHUNK_LEN);
-			if (bpf_probe_read_kernel(chunk->data, CHUNK_LEN, image + offset)) {
-				bpf_ringbuf_discard(chunk, 0);
-				return IMAGE_UNREADABLE;
-			}
-			submit(chunk);
-			continue;
-		}
-		fill_chunk(chunk, attempt_ns, size, offset, left);
-		if (left == CHUNK_LEN) {
-			if (bpf_probe_read_kernel(chunk->data, CHUNK_LEN, image + offset)) {
-				bpf_ringbuf_discard(chunk, 0);
-				return IMAGE_UNREADABLE;
-			}
-			submit(chunk);
-			return IMAGE_WHOLE;
-		}
-		asm volatile("%0 &= %1" : "+r"(left) : "i"(CHUNK_LEN - 1));
-		if (bpf_probe_read_kernel(chunk->data, left, image + offset)) {
-			bpf_ringbuf_discard(chunk, 0);
-			return IMAGE_UNREADABLE;
-		}
-		submit(chunk);
-		return IMAGE_WHOLE;
+		if (size - offset <= CHUNK_LEN)
+			return stream_rest(image_address, size, attempt_ns, offset);
+		state = send_chunk((const void *)image_address, size, attempt_ns, offset, CHUNK_LEN, CHUNK_LEN);
+		if (state != IMAGE_WHOLE)
+			return state;
 	}
 	return IMAGE_OVER_LIMIT;
 }

@@ -88,7 +88,6 @@ type moduleImageChunk struct {
 	Offset    uint64
 	Tid       uint32
 	Len       uint32
-	Data      [65536]uint8
 }
 
 type moduleImageRecord struct {

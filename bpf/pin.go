@@ -26,7 +26,10 @@ const (
 
 	// layout is the version of what the records and maps of a set hold, for the
 	// one that reads them. It changes with record.h, and with it Open must say how
-	// sets of the former layout are read.
+	// sets of the former layout are read. It stays where these can be read as they
+	// are, and builds from before the change do without what they cannot read: an
+	// image in a chunk that takes less than CHUNK_LEN, which is then hashed from its
+	// file.
 	layout = 1
 	// unfinished begins the name of a set that is not complete.
 	unfinished = "new_"

@@ -17,6 +17,7 @@
 #define COMPONENTS 32
 #define ANCESTORS 16
 #define CHUNK_LEN 65536
+#define CHUNK_STEP 1024
 #define NOT_READ -1
 
 enum record_kind {
@@ -171,14 +172,17 @@ struct image_record {
 	__u32 flags;             /* of finit_module, where they were not known before; else 0 */
 };
 
-/* A part of an image; the ring of images holds nothing else. */
+/*
+ * A part of an image, and its bytes behind it; the ring of images holds nothing
+ * else. All but the last have CHUNK_LEN bytes. The record of the last has room for
+ * its own and less than CHUNK_STEP more, in older sets of programs for CHUNK_LEN.
+ */
 struct image_chunk {
 	__u64 attempt_ns;
 	__u64 size;              /* of the whole image */
 	__u64 offset;
 	__u32 tid;
 	__u32 len;
-	__u8 data[CHUNK_LEN];
 };
 
 /* One of the paths that tell of a process. The header is that of the loader. */

@@ -22,9 +22,12 @@ const (
 	// maxHeld bounds the bytes of images that are in memory at once, before
 	// they are read. Beyond it the oldest leaves: then the file is read.
 	maxHeld = 64 << 20
-	// maxJobs bounds the images that wait to be read. What is beyond is given
+	// maxJobs bounds the images that wait to be read, of which the ring may have as
+	// many when a recorder returns. One whose file is to be read, which takes as long
+	// as somebody likes, waits behind maxFileJobs at most. What is beyond is given
 	// up.
-	maxJobs = 256
+	maxJobs     = 4096
+	maxFileJobs = 256
 	// maxWanted bounds the images that are wanted while the ring is not read to
 	// its end. What is beyond is given up.
 	maxWanted = 4096
@@ -227,12 +230,16 @@ func (i *images) settle() {
 		} else {
 			i.drop(w.id)
 		}
-		select {
-		case i.jobs <- job:
-		default:
-			i.release(cap(job.bytes))
-			i.done(job.loadID, noEvidence())
+		limit := maxJobs
+		if job.bytes == nil {
+			limit = maxFileJobs
 		}
+		if len(i.jobs) < limit { // it only becomes less meanwhile
+			i.jobs <- job
+			continue
+		}
+		i.release(cap(job.bytes))
+		i.done(job.loadID, noEvidence())
 	}
 }
 

@@ -327,3 +327,45 @@ func TestImagesBoundWhatIsWanted(t *testing.T) {
 	require.Equal(t, 10, given)
 	require.Len(t, i.wanted, maxWanted)
 }
+
+// As many wait to be read as a ring has when a recorder returns; files must not
+// keep them waiting.
+func TestImagesBoundWhatWaits(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		isSent bool
+		max    int
+	}{{"bytes", true, maxJobs}, {"files", false, maxFileJobs}} {
+		t.Run(test.name, func(t *testing.T) {
+			i := newCollector()
+			given := 0
+			i.done = func(_ string, found evidence) {
+				given++
+				require.Equal(t, noEvidence(), found)
+			}
+			want := func(tid uint32) {
+				i.add(chunkOf(tid, []byte("image"), 0, 5))
+				w := wantedOf(tid)
+				w.sent = test.isSent
+				require.NoError(t, i.want(w))
+				if tid%1000 == 0 {
+					i.settle()
+				}
+			}
+			for tid := range uint32(maxJobs + 10) {
+				want(tid)
+			}
+			i.settle()
+			i.settle()
+			require.Len(t, i.jobs, test.max)
+			require.Equal(t, maxJobs+10-test.max, given)
+			<-i.jobs
+			want(maxJobs + 10)
+			i.settle()
+			i.settle()
+			require.Len(t, i.jobs, test.max)
+			require.Equal(t, maxJobs+10-test.max, given, "there was room again")
+			require.LessOrEqual(t, i.held, 5*(maxJobs+1))
+		})
+	}
+}

@@ -7,9 +7,11 @@ import (
 	"crypto/sha256"
 	"debug/elf"
 	"encoding/hex"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
@@ -160,4 +162,27 @@ func TestGuestEvidenceOfAHugeImage(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestGuestEvidenceOfAnySize hands the kernel bytes that are no module, as few and
+// as many as its records of an image have room for.
+func TestGuestEvidenceOfAnySize(t *testing.T) {
+	guest.Only(t)
+	before := latest(t)
+	want := map[string]string{}
+	for room := 0; room <= 2*65536; room += 1024 {
+		for size := room - 1; size <= room+1; size++ {
+			if size < 64 {
+				continue // the kernel takes no less than the header of an ELF file
+			}
+			content := bytes.Repeat([]byte{byte(size), byte(size >> 8), 1}, size/3+1)[:size]
+			require.ErrorIs(t, guest.LoadImage(content, ""), unix.ENOEXEC, size)
+			want[strconv.Itoa(size)] = sum(content) + " kernel"
+		}
+	}
+	got := map[string]string{}
+	for _, row := range query(t, "SELECT size, sha256, hash_source FROM kernel_module_events WHERE eid > %d AND event_name = 'init_module'", before) {
+		got[row["size"]] = row["sha256"] + " " + row["hash_source"]
+	}
+	require.Equal(t, want, got)
 }

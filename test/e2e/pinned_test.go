@@ -44,7 +44,7 @@ const (
 //
 //	GUEST='^TestGuest(Upgrade|Tmpfs|TakeOver)$' PINNED_TIMEOUT=30m go test -v -timeout 40m ./test/e2e -run 'TestPinned/7.x$'
 //	GUEST='^TestGuestKilled$' ROUNDS=300 PINNED_TIMEOUT=30m go test -v -timeout 40m ./test/e2e -run 'TestPinned/5.10$'
-const pinnedPattern = "^TestGuest(Killed|Detach)$"
+const pinnedPattern = "^TestGuest(Killed|Detach|Backlog)$"
 
 // TestPinned boots the oldest and the newest kernel, which pin in different ways,
 // for recorders that end, are killed and replaced while modules come and go.
