@@ -191,7 +191,7 @@ func TestRingReadsWhatComesWithTheDeadline(t *testing.T) {
 				if waits++; waits == 1 {
 					w.put(0, filled(1, 16))
 					require.True(t, isReady(0))
-					if want == ErrFlushed {
+					if errors.Is(want, ErrFlushed) {
 						require.NoError(t, w.Flush())
 					}
 				}
