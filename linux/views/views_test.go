@@ -38,7 +38,7 @@ func newViews(t testing.TB, files ...tree) *Views {
 		f.write(t, root)
 	}
 	v := New(root)
-	v.page, v.window, v.patience, v.pause = 4096, 20*time.Millisecond, 50*time.Millisecond, time.Millisecond
+	v.page, v.window, v.patience, v.pause = 4096, 20*time.Millisecond, time.Second, time.Millisecond
 	return v
 }
 
