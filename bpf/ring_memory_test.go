@@ -4,6 +4,7 @@ package bpf
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"sync/atomic"
