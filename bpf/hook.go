@@ -114,7 +114,12 @@ func hooks(preemptible bool) []hook {
 // returns first and entries last. A call of which only an end can be seen is not
 // this set's to tell of; one whose end cannot be seen would be taken for one that
 // is under way, and what its thread does next for a part of it.
-func takingOver(list []hook) []hook {
+//
+// Where the older set has programs at a function's return as fexit, this one's are
+// kretprobes if they can be. For when a function's tracing programs change, the
+// kernel lets the calls that are under way return to none of them, neither old nor
+// new (bpf_tramp_image_put, since e21aa341785c of 5.12).
+func takingOver(list []hook, hasFexit bool) []hook {
 	returns := map[string]bool{}
 	for _, h := range list {
 		if h.isReturn() {
@@ -131,6 +136,12 @@ func takingOver(list []hook) []hook {
 		return 1
 	}
 	list = slices.Clone(list)
+	for i, h := range list {
+		if hasFexit && h.isReturn() && h.programs[0].as == asFexit {
+			list[i].programs = slices.Clone(h.programs)
+			slices.Reverse(list[i].programs)
+		}
+	}
 	slices.SortStableFunc(list, func(a, b hook) int { return rank(a) - rank(b) })
 	return list
 }

@@ -91,7 +91,7 @@ func TestPreemptibleKernelsGetKprobesFirst(t *testing.T) {
 
 // A set that relieves another sees no call that does not end.
 func TestTakingOver(t *testing.T) {
-	list := takingOver(hooks(true))
+	list := takingOver(hooks(true), false)
 	require.ElementsMatch(t, hooks(true), list)
 	at := map[string]map[bool]int{}
 	for i, h := range list {
@@ -104,6 +104,18 @@ func TestTakingOver(t *testing.T) {
 		if len(places) == 2 {
 			require.Less(t, places[true], at["security_kernel_read_file"][false], name)
 			require.Greater(t, places[false], at["sched_process_exit"][false], name)
+		}
+	}
+	for hasFexit, want := range map[bool]attachAs{false: asFexit, true: asKretprobe} {
+		for _, h := range takingOver(hooks(false), hasFexit) {
+			if h.isReturn() {
+				require.Equal(t, want, h.programs[0].as, h.name)
+			}
+		}
+	}
+	for _, h := range hooks(false) {
+		if h.isReturn() {
+			require.Equal(t, asFexit, h.programs[0].as, "the list itself is as before")
 		}
 	}
 }

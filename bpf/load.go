@@ -151,7 +151,7 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 	if p.set == nil {
 		p.set = &set{name: name}
 		if len(sets) > 0 {
-			list = takingOver(list)
+			list = takingOver(list, slices.ContainsFunc(sets, p.pins.hasFexit))
 		}
 		if err := p.attachAll(kernel, object, list); err != nil {
 			return err

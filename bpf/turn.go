@@ -117,6 +117,13 @@ func (p *pins) isAttached(name setName) bool {
 	return false
 }
 
+// hasFexit reports whether a set has programs at the returns of system calls as
+// tracing programs (hook.go).
+func (p *pins) hasFexit(name setName) bool {
+	found, _ := filepath.Glob(filepath.Join(p.of(name, pinnedLinks), "fexit_sys_*")) // the pattern is no bad one
+	return len(found) > 0
+}
+
 // awaitCalls waits until the calls have returned that a set sees under way.
 func (p *pins) awaitCalls(name setName) {
 	threads, err := ebpf.LoadPinnedMap(p.of(name, pinnedMaps, moduleMapThreads), &ebpf.LoadPinOptions{ReadOnly: true})
