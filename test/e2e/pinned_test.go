@@ -42,9 +42,9 @@ const (
 // pinnedPattern are the tests of what stays pinned when no process records, as
 // far as CI has the time. The others, and more rounds, by hand:
 //
-//	GUEST='^TestGuest(Upgrade|Tmpfs|TakeOver)$' PINNED_TIMEOUT=30m go test -v -timeout 40m ./test/e2e -run 'TestPinned/7.x$'
+//	GUEST='^TestGuest(Upgrade|Backlog|Tmpfs|TakeOver)$' PINNED_TIMEOUT=30m go test -v -timeout 40m ./test/e2e -run 'TestPinned/7.x$'
 //	GUEST='^TestGuestKilled$' ROUNDS=300 PINNED_TIMEOUT=30m go test -v -timeout 40m ./test/e2e -run 'TestPinned/5.10$'
-const pinnedPattern = "^TestGuest(Killed|Detach|Backlog)$"
+const pinnedPattern = "^TestGuest(Killed|Detach)$"
 
 // TestPinned boots the oldest and the newest kernel, which pin in different ways,
 // for recorders that end, are killed and replaced while modules come and go.
