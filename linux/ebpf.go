@@ -84,13 +84,17 @@ func (s *EBPF) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)
 // open attaches the programs, or finds those that are pinned. The receipts are of
 // what they told of and is stored.
 func (s *EBPF) open(ctx context.Context) (programs *bpf.Programs, receipts []string, err error) {
+	var unread error
 	if s.options.Receipts != nil {
-		if receipts, err = s.options.Receipts(ctx); err != nil {
-			return nil, nil, err
-		}
+		receipts, unread = s.options.Receipts(ctx)
 	}
 	if programs, err = openPrograms(s.options); err != nil {
 		return nil, nil, err
+	}
+	// Where nothing waits in the kernel nothing can be told twice: a store that
+	// cannot be begun, on a full disk, must not keep this from watching.
+	if unread != nil && programs.WereThere() {
+		return nil, nil, errors.Join(unread, programs.Close())
 	}
 	for _, receipt := range receipts {
 		if err := keepReported(programs, receipt); err != nil {

@@ -4,11 +4,14 @@ package e2e
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
 // TestGuestTmpfs fills the disk of the state folder with a storm, and makes
@@ -49,5 +52,26 @@ func TestGuestTmpfs(t *testing.T) {
 		return err == nil
 	}, time.Minute, 200*time.Millisecond, "it does not go on when there is room")
 	p.requireExactly(t, done)
+	recorder.terminate(t)
+}
+
+// TestGuestFullDisk starts a recorder where there is no room to begin a store: it
+// watches all the same.
+func TestGuestFullDisk(t *testing.T) {
+	needPinned(t)
+	p := newPost(t)
+	require.NoError(t, os.Mkdir(p.state, 0o700))
+	mount(t, p.state, "tmpfs", "size=2m,mode=0700")
+	filler := filepath.Join(p.state, "filler")
+	require.ErrorIs(t, os.WriteFile(filler, make([]byte, 4<<20), 0o600), unix.ENOSPC)
+	recorder := p.relieve(t, guestExtension)
+	p.awaitActive(t)
+	require.NoError(t, guest.LoadImage(image(t, "tcp_nv"), ""))
+	require.NoError(t, guest.Unload("tcp_nv"))
+	require.NoError(t, os.Remove(filler))
+	require.Eventually(t, func() bool {
+		rows, err := p.tryAsk("SELECT name FROM kernel_module_events WHERE event_name = 'module_load' AND source = 'ebpf'")
+		return err == nil && len(rows) == 1 && rows[0]["name"] == "tcp_nv"
+	}, 2*time.Minute, 200*time.Millisecond, "the load that waited in memory is not stored")
 	recorder.terminate(t)
 }
