@@ -432,9 +432,6 @@ const afterRetirement = 100 * time.Millisecond
 // IsOlder reports whether a mark is of an older set.
 func (p *Programs) IsOlder(m Mark) bool { return m.Set != p.name.id }
 
-// HasOlder reports whether Open found sets that others left behind.
-func (p *Programs) HasOlder() bool { return p.overlap > 0 || len(p.older) > 0 }
-
 // Release says that nobody needs the records before a mark, nor the chunks before
 // another, any more: the zero mark where it is none of them. The first record
 // that is still needed, which was read, is that before a third mark; zero where
@@ -573,7 +570,7 @@ func (p *Programs) Close() error {
 }
 
 // WereThere reports whether Open found these programs, or older ones, attached.
-func (p *Programs) WereThere() bool { return p.adopted || p.HasOlder() }
+func (p *Programs) WereThere() bool { return p.adopted || len(p.turns) > 1 }
 
 // IsPinned reports whether the programs stay when this process ends.
 func (p *Programs) IsPinned() bool {
