@@ -182,11 +182,34 @@ func auditChild(t *testing.T, cmd *exec.Cmd) (pid int, out string, err error) {
 	return cmd.Process.Pid, text.String(), err
 }
 
+// threadOfNow returns what runs a function on a thread that is there already: the
+// kernel decides at a thread's birth whether it is ever audited
+// (kernel/auditsc.c, audit_alloc).
+func threadOfNow(t *testing.T) func(func()) {
+	t.Helper()
+	work, done := make(chan func()), make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		done <- struct{}{}
+		for f := range work {
+			f()
+			done <- struct{}{}
+		}
+	}()
+	<-done
+	t.Cleanup(func() { close(work) })
+	return func(f func()) {
+		work <- f
+		<-done
+	}
+}
+
 // TestGuestAuditEvents loads and unloads in every way.
 func TestGuestAuditEvents(t *testing.T) {
 	needAudit(t)
 	wasEnabled, before := auditState(t)
 	require.Empty(t, before)
+	olderThread := threadOfNow(t)
 	run := startAudit(t)
 	enabled, rules := auditState(t)
 	require.EqualValues(t, 1, enabled)
@@ -290,7 +313,7 @@ func TestGuestAuditEvents(t *testing.T) {
 	})
 	run.take(t)
 	t.Run("processes older than audit", func(t *testing.T) {
-		_ = guest.Unload("nosuch")
+		olderThread(func() { _ = guest.Unload("nosuch") })
 		seen := wasEnabled != 0
 		require.Equal(t, seen, len(run.take(t)) == 1, "only where it was on from the start")
 	})

@@ -67,13 +67,14 @@ type Result struct {
 const (
 	consoleLimit = 32 << 10
 	// bootLimit is many times what a boot takes. 7.x kernels sometimes hang
-	// before their first word under emulation, and do not on the next try.
+	// before their first word under emulation, or panic at code that another
+	// processor is patching, and do not on the next try.
 	bootLimit = 90 * time.Second
 	boots     = 3
 )
 
 // errNotBooted is the cause of a VM's end when it has not started its program
-// within bootLimit.
+// within bootLimit, or its kernel has panicked before.
 var errNotBooted = errors.New("it did not boot")
 
 // Run boots the VM, waits until it has switched itself off, and returns how
@@ -112,7 +113,7 @@ func (m *Machine) Run(ctx context.Context) (*Result, error) {
 		if !errors.Is(err, errNotBooted) || boot == boots {
 			return result, err
 		}
-		logf("kernel %s: %v in time; booting again", m.Kernel, errNotBooted)
+		logf("kernel %s: %v; booting again", m.Kernel, err)
 	}
 }
 
@@ -213,6 +214,8 @@ func (m *Machine) emulate(ctx context.Context, p platform, image *Image, initram
 		return nil, &StoppedError{Reason: reason, Console: result.Console}
 	case copyErr != nil || closeErr != nil:
 		return nil, fmt.Errorf("read the results: %w", errors.Join(copyErr, closeErr))
+	case panicLine(result.Console) != "" && results.ready.IsZero():
+		return nil, fmt.Errorf("%w: %w", errNotBooted, &PanicError{Reason: panicLine(result.Console), Console: result.Console})
 	case panicLine(result.Console) != "":
 		return nil, &PanicError{Reason: panicLine(result.Console), Console: result.Console}
 	case waitErr != nil:

@@ -74,18 +74,31 @@ func TestMachineHasATimeout(t *testing.T) {
 }
 
 func TestMachineThatDoesNotBootIsTriedAgain(t *testing.T) {
-	m, _ := machine(t, "/bin/true")
-	m.Cmdline = []string{"rdinit=/usr/bin/sleep", "--", "1000"}
-	m.bootLimit = 3 * time.Second
-	again := 0
-	m.Log = func(format string, args ...any) {
-		if strings.Contains(fmt.Sprintf(format, args...), "booting again") {
-			again++
-		}
+	for _, test := range []struct {
+		name    string
+		cmdline []string
+		limit   time.Duration
+		says    string
+	}{
+		{"it hangs", []string{"rdinit=/usr/bin/sleep", "--", "1000"}, 3 * time.Second, "it did not boot within 3s"},
+		{"it panics", []string{"rdinit=/no/such/program"}, 0, "it did not boot: the guest's kernel panicked: "},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m, _ := machine(t, "/bin/true")
+			m.Cmdline = test.cmdline
+			m.bootLimit = test.limit
+			again := 0
+			m.Log = func(format string, args ...any) {
+				if strings.Contains(fmt.Sprintf(format, args...), "booting again") {
+					again++
+				}
+			}
+			_, err := m.Run(t.Context())
+			require.ErrorIs(t, err, errNotBooted)
+			require.ErrorContains(t, err, test.says)
+			require.Equal(t, boots-1, again)
+		})
 	}
-	_, err := m.Run(t.Context())
-	require.ErrorIs(t, err, errNotBooted)
-	require.Equal(t, boots-1, again)
 }
 
 func TestMachinePanicIsReported(t *testing.T) {
