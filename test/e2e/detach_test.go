@@ -24,7 +24,7 @@ func TestGuestDetach(t *testing.T) {
 	needPinned(t)
 	p := newPost(t)
 	p.detach(t) // there is nothing yet
-	before := inKernel(t)
+	before := inKernelAtRest(t)
 	recorder := p.relieve(t, guestExtension)
 	p.awaitActive(t)
 	recorder.kill(t)
@@ -52,6 +52,18 @@ func TestGuestDetach(t *testing.T) {
 	// Who only asks leaves nothing behind.
 	require.Empty(t, pinnedSets(t))
 	require.Eventually(t, func() bool { return slices.Equal(before, inKernel(t)) }, time.Minute, 100*time.Millisecond)
+}
+
+// inKernelAtRest is inKernel once nothing is going away any more, as what an
+// earlier test has left does.
+func inKernelAtRest(t *testing.T) (all []string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		last := all
+		all = inKernel(t)
+		return slices.Equal(last, all)
+	}, time.Minute, 3*time.Second)
+	return all
 }
 
 // inKernel lists the BPF programs, maps and links that the kernel has, and the
