@@ -47,12 +47,16 @@ func (p *Programs) Check() error {
 func (a *attached) String() string { return fmt.Sprintf("%s (%s)", a.symbol, a.as) }
 
 // isGone reports whether the link's descriptor is not the link's any more. Of a
-// pinned kprobe without a link nothing can be known.
+// pinned kprobe without a link nothing can be known, nor of a perf event while no
+// file can be opened.
 func (a *attached) isGone() bool {
 	if a.link == nil {
 		return false
 	}
 	id, err := identify(a.link)
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+		return false
+	}
 	return err != nil || id != a.id
 }
 
