@@ -1,13 +1,13 @@
 package darwin
 
 import (
-	"os"
 	"testing"
 
+	"github.com/kmodquery/kmodquery/test/leak"
 	"github.com/kmodquery/kmodquery/test/standin"
 )
 
 func TestMain(m *testing.M) {
 	standin.Main()
-	os.Exit(m.Run())
+	leak.Main(m)
 }
