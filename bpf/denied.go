@@ -83,12 +83,39 @@ func (p *Programs) Reported(d DeniedCalls) (uint64, error) {
 }
 
 // SetReported keeps, beside the count of denied calls, how many of them events
-// that are safe stand for.
-func (p *Programs) SetReported(d DeniedCalls, count uint64) error {
+// that are safe stand for, unless it knows of more. Of a count of another Period
+// it keeps nothing.
+func (p *Programs) SetReported(d DeniedCalls, period string, count uint64) error {
+	p.counting.Lock()
+	defer p.counting.Unlock()
+	if period != p.period() {
+		return nil
+	}
+	reported, err := p.Reported(d)
+	if err != nil || reported >= count {
+		return err
+	}
 	if err := p.maps[moduleMapReported].Put(d.key, count); err != nil {
 		return fmt.Errorf("keep reported calls: %w", err)
 	}
 	return nil
+}
+
+// forgets is what each ForgetDenied adds to the epoch, of which the lower half is
+// left to NextEpoch.
+const forgets = 1 << 32
+
+// Period names the time since the last ForgetDenied, in which every kind of
+// denied calls has been counted on: no other period of any set of programs, of
+// this boot or another, has the same name.
+func (p *Programs) Period() string {
+	p.counting.Lock()
+	defer p.counting.Unlock()
+	return p.period()
+}
+
+func (p *Programs) period() string {
+	return fmt.Sprintf("%016x%08x", p.name.id, p.wanted.Epoch/forgets)
 }
 
 // inheritAllDenied adds the denied calls that older sets counted, and that no
@@ -157,8 +184,14 @@ func (p *Programs) inheritDenied(older map[string]*ebpf.Map) error {
 }
 
 // ForgetDenied makes room for other denied calls and returns how many there
-// were.
+// were. It begins another Period.
 func (p *Programs) ForgetDenied(d DeniedCalls) (uint64, error) {
+	p.counting.Lock()
+	defer p.counting.Unlock()
+	p.wanted.Epoch = (p.wanted.Epoch/forgets + 1) * forgets
+	if err := p.writeSettings(); err != nil {
+		return 0, err
+	}
 	var calls moduleDeniedCalls
 	denied := p.maps[moduleMapDenied]
 	err := denied.LookupAndDelete(d.key, &calls)
@@ -176,8 +209,34 @@ func (p *Programs) ForgetDenied(d DeniedCalls) (uint64, error) {
 	return calls.Count, nil
 }
 
+// forgetUncounted forgets what is reported of calls that are not counted any more:
+// whoever forgot them has ended in between.
+func (p *Programs) forgetUncounted() error {
+	var uncounted []moduleDeniedKey
+	var key moduleDeniedKey
+	var count uint64
+	entries := p.maps[moduleMapReported].Iterate()
+	for entries.Next(&key, &count) {
+		var calls moduleDeniedCalls
+		if err := p.maps[moduleMapDenied].Lookup(key, &calls); errors.Is(err, ebpf.ErrKeyNotExist) {
+			uncounted = append(uncounted, key)
+		}
+	}
+	if err := entries.Err(); err != nil {
+		return fmt.Errorf("list reported calls: %w", err)
+	}
+	for _, key := range uncounted {
+		if err := p.maps[moduleMapReported].Delete(key); err != nil {
+			return fmt.Errorf("forget reported calls: %w", err)
+		}
+	}
+	return nil
+}
+
 // NextEpoch lets every kind of denied call be told of again.
 func (p *Programs) NextEpoch() error {
+	p.counting.Lock()
+	defer p.counting.Unlock()
 	p.wanted.Epoch++
 	return p.writeSettings()
 }

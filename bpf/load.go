@@ -51,6 +51,7 @@ type Options struct {
 // it.
 type Programs struct {
 	*set
+	counting   sync.Mutex // guards what is reported of denied calls, and, after Open, wanted
 	wanted     moduleReaderSettings
 	unattached []error
 	readTypes  map[uint32]string
@@ -125,6 +126,9 @@ func Open(o Options) (_ *Programs, err error) {
 	}
 	p.wanted.ImageLimit = uint64(max(o.ImageLimit, 0))
 	if err := p.NextEpoch(); err != nil {
+		return nil, err
+	}
+	if err := p.forgetUncounted(); err != nil {
 		return nil, err
 	}
 	return p, nil

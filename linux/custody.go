@@ -39,7 +39,7 @@ type custody struct {
 	groups  map[string]*group // open ones, by the attempt's load_id
 	byMark  map[bpf.Mark]*group
 	events  map[string]*group   // by receipt, of events that are on their way to the store
-	told    map[string]struct{} // receipts of events that are stored
+	told    map[string]struct{} // receipts of events of records that are stored
 	newest  string              // position that the next event is to carry
 }
 
@@ -89,7 +89,7 @@ func (c *custody) begin(r releaser, receipts []string) {
 	c.ring, c.records, c.images = r, queue{max: maxCustody}, queue{max: maxImageCustody}
 	c.groups, c.byMark = map[string]*group{}, map[bpf.Mark]*group{}
 	for _, receipt := range receipts {
-		c.told[receipt] = struct{}{}
+		c.remember(receipt)
 	}
 }
 
@@ -215,10 +215,18 @@ func (c *custody) stored(receipt string, now time.Time) {
 		return
 	}
 	delete(c.events, receipt)
-	c.told[receipt] = struct{}{}
+	c.remember(receipt)
 	if g != nil {
 		g.events--
 		c.advance(now)
+	}
+}
+
+// remember notes that an event of a record is told. Of denied calls the kernel
+// keeps what is: there is no end to them.
+func (c *custody) remember(receipt string) {
+	if !isOfDenied(receipt) {
+		c.told[receipt] = struct{}{}
 	}
 }
 

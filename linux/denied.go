@@ -32,8 +32,9 @@ type deniedCounts interface {
 	ForgetDenied(bpf.DeniedCalls) (uint64, error)
 	NextEpoch() error
 	DeniedKinds() ([]bpf.DeniedCalls, error)
+	Period() string
 	Reported(bpf.DeniedCalls) (uint64, error)
-	SetReported(bpf.DeniedCalls, uint64) error
+	SetReported(kind bpf.DeniedCalls, period string, count uint64) error
 	Counters() (bpf.Counters, error)
 }
 
@@ -92,32 +93,26 @@ func (d *denials) recall(blank kmodquery.Event) error {
 const deniedMark = "~"
 
 // deniedReceipt names the row that stands for the denied calls of a kind up to a
-// number.
-func deniedReceipt(kind bpf.DeniedCalls, count uint64) string {
-	return fmt.Sprintf("%s%s_%016x", deniedMark, kind, count)
+// number of those that were counted in a period.
+func deniedReceipt(period string, kind bpf.DeniedCalls, count uint64) string {
+	return fmt.Sprintf("%s%s_%s_%016x", deniedMark, period, kind, count)
 }
 
+func isOfDenied(receipt string) bool { return strings.HasPrefix(receipt, deniedMark) }
+
 // keepReported notes, in the kernel, that a row of denied calls is safe. It does
-// nothing with the receipts of other events.
+// nothing with the receipts of other events, and with what is none.
 func keepReported(counts deniedCounts, receipt string) error {
-	text, isDenied := strings.CutPrefix(receipt, deniedMark)
-	if !isDenied {
+	parts := strings.Split(strings.TrimPrefix(receipt, deniedMark), "_")
+	if !isOfDenied(receipt) || len(parts) != 3 {
 		return nil
 	}
-	key, number, _ := strings.Cut(text, "_")
-	kind, err := bpf.ParseDeniedCalls(key)
-	if err != nil {
-		return err
+	kind, err := bpf.ParseDeniedCalls(parts[1])
+	count, other := strconv.ParseUint(parts[2], 16, 64)
+	if err != nil || other != nil {
+		return nil // a damaged store must not keep anything from being watched
 	}
-	count, err := strconv.ParseUint(number, 16, 64)
-	if err != nil {
-		return fmt.Errorf("read receipt %q: %w", receipt, err)
-	}
-	reported, err := counts.Reported(kind)
-	if err != nil || reported >= count {
-		return err
-	}
-	return counts.SetReported(kind, count)
+	return counts.SetReported(kind, parts[0], count)
 }
 
 // add takes the event of a denied call.
@@ -141,12 +136,22 @@ func (d *denials) report(now time.Time, blank kmodquery.Event, emit func(kmodque
 	if err := d.counts.NextEpoch(); err != nil {
 		return err
 	}
+	if err := d.forget(blank, emit); err != nil {
+		return err
+	}
 	kinds := slices.SortedFunc(maps.Keys(d.kinds), func(a, b bpf.DeniedCalls) int {
 		return cmp.Compare(d.kinds[a].time(), d.kinds[b].time())
 	})
 	for _, kind := range kinds {
-		if err := d.reportKind(kind, blank, emit); err != nil {
+		count, err := d.counts.CountDenied(kind)
+		if err != nil {
 			return err
+		}
+		known := d.kinds[kind]
+		if known.write(count, blank, deniedReceipt(d.counts.Period(), kind, count), emit) {
+			known.idle = 0
+		} else {
+			known.idle++
 		}
 	}
 	counters, err := d.counts.Counters()
@@ -168,24 +173,41 @@ func (d *denials) report(now time.Time, blank kmodquery.Event, emit func(kmodque
 	return nil
 }
 
-func (d *denials) reportKind(kind bpf.DeniedCalls, blank kmodquery.Event, emit func(kmodquery.Event)) error {
-	known := d.kinds[kind]
-	count, err := d.counts.CountDenied(kind)
-	if err != nil {
-		return err
+// forget makes room for other kinds than those of which nothing has come for
+// long. It waits until every row is safe, and comes before those of a report: with
+// it a period ends, and of another one's receipts nothing is kept.
+func (d *denials) forget(blank kmodquery.Event, emit func(kmodquery.Event)) error {
+	var idle []bpf.DeniedCalls
+	isSafe := true
+	for kind, known := range d.kinds {
+		reported, err := d.counts.Reported(kind)
+		if err != nil {
+			return err
+		}
+		isSafe = isSafe && reported >= known.reported
+		known.reported = max(known.reported, reported) // by a row that was on its way when this began
+		if known.idle < idleReports {
+			continue
+		}
+		count, err := d.counts.CountDenied(kind)
+		if err != nil {
+			return err
+		}
+		if count <= known.reported {
+			idle = append(idle, kind)
+		}
 	}
-	if known.write(count, blank, deniedReceipt(kind, count), emit) {
-		known.idle = 0
+	if !isSafe {
 		return nil
 	}
-	if known.idle++; known.idle < idleReports {
-		return nil
+	for _, kind := range idle {
+		count, err := d.counts.ForgetDenied(kind)
+		if err != nil {
+			return err
+		}
+		d.kinds[kind].write(count, blank, "", emit)
+		delete(d.kinds, kind)
 	}
-	if count, err = d.counts.ForgetDenied(kind); err != nil {
-		return err
-	}
-	known.write(count, blank, "", emit)
-	delete(d.kinds, kind)
 	return nil
 }
 

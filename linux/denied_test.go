@@ -40,6 +40,7 @@ type fakeCounts struct {
 	reported map[bpf.DeniedCalls]uint64
 	late     uint64 // calls that are made between CountDenied and ForgetDenied
 	epochs   int
+	period   string
 	fails    string // the method that fails
 }
 
@@ -69,7 +70,9 @@ func (f *fakeCounts) ForgetDenied(d bpf.DeniedCalls) (uint64, error) {
 	}
 	count := f.calls[d] + f.late
 	delete(f.calls, d)
+	delete(f.reported, d)
 	f.late = 0
+	f.period += "+"
 	return count, nil
 }
 
@@ -81,8 +84,12 @@ func (f *fakeCounts) Reported(d bpf.DeniedCalls) (uint64, error) {
 	return f.reported[d], f.fail("Reported")
 }
 
-func (f *fakeCounts) SetReported(d bpf.DeniedCalls, count uint64) error {
-	f.reported[d] = count
+func (f *fakeCounts) Period() string { return f.period }
+
+func (f *fakeCounts) SetReported(d bpf.DeniedCalls, period string, count uint64) error {
+	if period == f.period {
+		f.reported[d] = max(f.reported[d], count)
+	}
 	return f.fail("SetReported")
 }
 
@@ -109,6 +116,7 @@ type folded struct {
 	events   []kmodquery.Event
 	receipts []string // of all events
 	total    int64    // calls that rows stand for
+	unsafe   bool     // no row is stored
 	now      time.Time
 }
 
@@ -123,12 +131,19 @@ var blankAt = kmodquery.Event{Time: 900, TimeNanos: 900_000, Uptime: new(int64(9
 func (f *folded) report() error {
 	f.events = nil
 	f.now = f.now.Add(foldFor)
-	return f.denials.report(f.now, blankAt, func(e kmodquery.Event) {
+	told := len(f.receipts)
+	err := f.denials.report(f.now, blankAt, func(e kmodquery.Event) {
 		f.receipts = append(f.receipts, e.Receipt)
 		e.Receipt = ""
 		f.events = append(f.events, e)
 		f.total += *e.Count
 	})
+	if !f.unsafe {
+		for _, receipt := range f.receipts[told:] {
+			err = errors.Join(err, keepReported(f.counts, receipt))
+		}
+	}
+	return err
 }
 
 // deniedAt is the event of a denied call.
@@ -229,10 +244,10 @@ func TestDenialsAreForgotten(t *testing.T) {
 		f.counts.calls[kind] = 1
 	}
 	require.NoError(t, f.report())
-	for i := range idleReports {
+	for i := range idleReports + 1 {
 		require.Contains(t, f.kinds, idle, i)
 		f.counts.calls[busy]++
-		if i == idleReports-1 {
+		if i == idleReports {
 			f.counts.late = 4
 		}
 		require.NoError(t, f.report())
@@ -241,7 +256,7 @@ func TestDenialsAreForgotten(t *testing.T) {
 	require.NotContains(t, f.counts.calls, idle, "there is room for others")
 	require.Contains(t, f.kinds, busy)
 	require.Len(t, f.events, 2, "calls that were made meanwhile are not lost")
-	require.EqualValues(t, 2+idleReports+4, f.total)
+	require.EqualValues(t, 2+idleReports+1+4, f.total)
 
 	// They begin anew.
 	f.counts.calls[idle] = 2
@@ -249,11 +264,62 @@ func TestDenialsAreForgotten(t *testing.T) {
 	require.NoError(t, f.report())
 	require.Equal(t, []kmodquery.Event{counted(deniedAt(9), 2)}, f.events)
 
-	for range idleReports {
+	for range idleReports + 1 {
 		require.NoError(t, f.report())
 	}
 	require.Empty(t, f.kinds)
 	require.Empty(t, f.counts.calls)
+}
+
+// While a row is on its way nothing is forgotten: of its receipt nothing would be
+// kept, and the next process would tell of the same calls.
+func TestDenialsAreForgottenWhenAllRowsAreSafe(t *testing.T) {
+	f := newFolded()
+	idle, late := deniedKind(t, 1), deniedKind(t, 2)
+	f.counts.calls[idle] = 1
+	f.add(idle, deniedAt(1))
+	require.NoError(t, f.report())
+	f.unsafe = true
+	f.counts.calls[late] = 7
+	f.add(late, deniedAt(2))
+	for range 2 * idleReports {
+		require.NoError(t, f.report())
+		require.Contains(t, f.kinds, idle)
+	}
+	require.EqualValues(t, 8, f.total)
+	require.NoError(t, keepReported(f.counts, f.receipts[1]))
+	f.counts.calls[late]++
+	require.NoError(t, f.report())
+	require.NotContains(t, f.kinds, idle)
+	require.EqualValues(t, 7, f.counts.reported[late])
+	require.NoError(t, keepReported(f.counts, f.receipts[2]))
+	require.EqualValues(t, 8, f.counts.reported[late])
+
+	// Of a kind that was called meanwhile there is news.
+	f.unsafe = false
+	for f.kinds[late].idle < idleReports {
+		require.NoError(t, f.report())
+	}
+	f.counts.calls[late] = 20
+	require.NoError(t, f.report())
+	require.Len(t, f.events, 1)
+	require.NotEmpty(t, f.receipts[3])
+	require.Contains(t, f.kinds, late)
+}
+
+// A row that another Run told of is stored while this one counts on.
+func TestDenialsThatAreStoredLate(t *testing.T) {
+	f, kind := newFolded(), deniedKind(t, 1)
+	f.counts.calls[kind] = 5
+	f.unsafe = true
+	require.NoError(t, f.recall(blankAt))
+	require.NoError(t, f.report())
+	f.denials = newDenials(f.counts, start)
+	require.NoError(t, f.recall(blankAt))
+	require.NoError(t, keepReported(f.counts, f.receipts[0]))
+	f.counts.calls[kind] = 6
+	require.NoError(t, f.report())
+	require.EqualValues(t, 6, f.total)
 }
 
 // The record was in the ring when its kind was forgotten, with its count.
@@ -261,7 +327,7 @@ func TestDenialsToldOfAfterTheyWereForgotten(t *testing.T) {
 	f := newFolded()
 	kind := deniedKind(t, 1)
 	f.add(kind, deniedAt(1))
-	for range idleReports {
+	for range idleReports + 1 {
 		require.NoError(t, f.report())
 		require.Empty(t, f.events, "another row stands for it")
 	}
@@ -310,7 +376,7 @@ func TestDenialsWithoutCounts(t *testing.T) {
 			f.counts.others["init_module"] = 3
 			f.counts.fails = method
 			if method == "ForgetDenied" {
-				for range idleReports {
+				for range idleReports + 1 {
 					require.NoError(t, f.report())
 				}
 				f.counts.late = 7
@@ -334,7 +400,10 @@ func TestDenialsAfterARestart(t *testing.T) {
 		require.NoError(t, keepReported(f.counts, f.receipts[0]))
 	}
 	require.NoError(t, keepReported(f.counts, receiptOf(at(1))))
-	require.Error(t, keepReported(f.counts, "~zz_1"))
+	require.NoError(t, keepReported(f.counts, "~00_1"), "it is of a former version")
+	require.NoError(t, keepReported(f.counts, "~_zz_1"), "nobody knows what it is")
+	require.NoError(t, keepReported(f.counts, deniedMark+"_"+kind.String()+"_x"))
+	require.EqualValues(t, 5, f.counts.reported[kind])
 
 	f.counts.calls[kind] = 7
 	f.counts.others["init_module"] = 3

@@ -219,6 +219,49 @@ func TestReaderFoldsDeniedCalls(t *testing.T) {
 	require.Len(t, r.events, 3)
 }
 
+// A user who tries once in a while is told of each time: what the kernel counts
+// begins anew when it has been forgotten, and in each set of programs.
+func TestReaderTellsOfDeniedCallsThatBeginAnew(t *testing.T) {
+	r := newReading(t)
+	kind := deniedKind(t, 1)
+	denied := record(bpf.SystemCall, func(r *bpf.Record) {
+		r.Call = &bpf.Call{Name: bpf.InitModule, Result: -1, HasArguments: true, Size: 9, Denied: &kind}
+	})
+	var receipts []string
+	try := func() {
+		t.Helper()
+		r.events = nil
+		r.counts.calls[kind]++
+		r.take(denied)
+		require.NoError(t, r.expire(r.denials.due))
+		require.Len(t, r.events, 1)
+		require.EqualValues(t, 1, *r.events[0].Count)
+		receipt := r.events[0].Receipt
+		require.NotContains(t, receipts, receipt, "a store that has the one takes the other too")
+		receipts = append(receipts, receipt)
+		r.custody.stored(receipt, start)
+		require.NoError(t, keepReported(r.counts, receipt))
+	}
+	try()
+	for len(r.denials.kinds) > 0 {
+		require.NoError(t, r.expire(r.denials.due))
+	}
+	try()
+	require.Empty(t, r.custody.told, "anybody could fill it")
+
+	// The host is booted: the receipts are in the store, and the counts are gone.
+	again := newReading(t)
+	again.counts.period = "another set"
+	for _, receipt := range receipts {
+		require.NoError(t, keepReported(again.counts, receipt))
+	}
+	again.custody.begin(&fakeRelease{}, receipts)
+	require.Empty(t, again.custody.told)
+	require.NoError(t, again.denials.recall(blankAt))
+	r = again
+	try()
+}
+
 func TestReaderEndsWithAnError(t *testing.T) {
 	r := newReading(t)
 	r.take(readRecord)

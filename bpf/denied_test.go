@@ -1,0 +1,69 @@
+//go:build linux
+
+package bpf
+
+import (
+	"os"
+	"testing"
+
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/stretchr/testify/require"
+)
+
+// newCounting is a set whose programs are not attached.
+func newCounting(t *testing.T, id uint64) *Programs {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root may make BPF maps")
+	}
+	require.NoError(t, rlimit.RemoveMemlock())
+	spec, err := loadModule()
+	require.NoError(t, err)
+	p := &Programs{set: &set{name: setName{id: id}}}
+	t.Cleanup(func() { require.NoError(t, p.Close()) })
+	require.NoError(t, p.loadMaps(spec))
+	require.NoError(t, p.open())
+	return p
+}
+
+func TestReportedCallsAreThoseOfAPeriod(t *testing.T) {
+	p := newCounting(t, 7)
+	one, other := DeniedCalls{moduleDeniedKey{Uid: 1}}, DeniedCalls{moduleDeniedKey{Uid: 2}}
+	reported := func(d DeniedCalls) uint64 {
+		t.Helper()
+		count, err := p.Reported(d)
+		require.NoError(t, err)
+		return count
+	}
+	require.NoError(t, p.maps[moduleMapDenied].Put(one.key, moduleDeniedCalls{Count: 5}))
+	require.NoError(t, p.maps[moduleMapDenied].Put(other.key, moduleDeniedCalls{Count: 9}))
+	former := p.Period()
+	require.NoError(t, p.NextEpoch())
+	require.Equal(t, former, p.Period(), "calls are counted on")
+	require.NoError(t, p.SetReported(one, former, 5))
+	require.NoError(t, p.SetReported(one, former, 4))
+	require.EqualValues(t, 5, reported(one), "a former row is stored later")
+
+	forgotten, err := p.ForgetDenied(one)
+	require.NoError(t, err)
+	require.EqualValues(t, 5, forgotten)
+	require.NotEqual(t, former, p.Period())
+	require.NoError(t, p.SetReported(one, former, 5))
+	require.Zero(t, reported(one), "it begins anew")
+	require.NoError(t, p.SetReported(other, p.Period(), 9))
+	require.EqualValues(t, 9, reported(other))
+
+	// The next process goes on with the period.
+	period := p.Period()
+	p.wanted = moduleReaderSettings{}
+	require.NoError(t, p.readSettings())
+	require.Equal(t, period, p.Period())
+
+	// One that ended while it forgot.
+	require.NoError(t, p.maps[moduleMapReported].Put(one.key, uint64(5)))
+	require.NoError(t, p.forgetUncounted())
+	require.Zero(t, reported(one))
+	require.EqualValues(t, 9, reported(other))
+
+	require.NotEqual(t, newCounting(t, 8).Period(), newCounting(t, 9).Period())
+}
