@@ -176,11 +176,15 @@ func (p *Programs) ForgetDenied(d DeniedCalls) (uint64, error) {
 	return calls.Count, nil
 }
 
-// NextEpoch lets every kind of denied call be told of again.
-func (p *Programs) NextEpoch() error {
+// NextEpoch lets every kind of denied call be told of again, and returns the
+// number of the epoch that begins: a later one is greater, also in another process.
+func (p *Programs) NextEpoch() (uint64, error) {
 	p.wanted.Epoch++
-	return p.writeSettings()
+	return p.wanted.Epoch, p.writeSettings()
 }
+
+// Set is the Mark.Set of the programs that count.
+func (p *Programs) Set() uint64 { return p.name.id }
 
 // readSettings goes on with those of an earlier process.
 func (p *Programs) readSettings() error {

@@ -124,7 +124,7 @@ func Open(o Options) (_ *Programs, err error) {
 		return nil, err
 	}
 	p.wanted.ImageLimit = uint64(max(o.ImageLimit, 0))
-	if err := p.NextEpoch(); err != nil {
+	if _, err := p.NextEpoch(); err != nil {
 		return nil, err
 	}
 	return p, nil

@@ -4,6 +4,8 @@ package linux
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -89,8 +91,23 @@ func (c *custody) begin(r releaser, receipts []string) {
 	c.ring, c.records, c.images = r, queue{max: maxCustody}, queue{max: maxImageCustody}
 	c.groups, c.byMark = map[string]*group{}, map[bpf.Mark]*group{}
 	for _, receipt := range receipts {
+		c.remember(receipt)
+	}
+}
+
+// remember notes the receipt of an event that is stored. One of denied calls comes
+// only once.
+func (c *custody) remember(receipt string) {
+	if !isDeniedReceipt(receipt) {
 		c.told[receipt] = struct{}{}
 	}
+}
+
+// underway are the receipts of events that are on their way to the store.
+func (c *custody) underway() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.events))
 }
 
 // end releases nothing any more.
@@ -215,7 +232,7 @@ func (c *custody) stored(receipt string, now time.Time) {
 		return
 	}
 	delete(c.events, receipt)
-	c.told[receipt] = struct{}{}
+	c.remember(receipt)
 	if g != nil {
 		g.events--
 		c.advance(now)

@@ -30,7 +30,8 @@ const (
 type deniedCounts interface {
 	CountDenied(bpf.DeniedCalls) (uint64, error)
 	ForgetDenied(bpf.DeniedCalls) (uint64, error)
-	NextEpoch() error
+	NextEpoch() (uint64, error)
+	Set() uint64
 	DeniedKinds() ([]bpf.DeniedCalls, error)
 	Reported(bpf.DeniedCalls) (uint64, error)
 	SetReported(bpf.DeniedCalls, uint64) error
@@ -60,15 +61,24 @@ func newDenials(counts deniedCounts, now time.Time) *denials {
 	return &denials{counts: counts, kinds: map[bpf.DeniedCalls]*denial{}, others: map[string]uint64{}, due: now.Add(foldFor)}
 }
 
-// recall goes on with what an earlier process left: the calls that no row stands
-// for, of which only what the programs count them by is known. blank is an event
-// that tells of no process.
-func (d *denials) recall(blank kmodquery.Event) error {
+// recall goes on with what an earlier process, or run, left: the calls that no row
+// stands for, of which only what the programs count them by is known. underway are
+// the receipts of rows that are still to be stored. blank is an event that tells of
+// no process.
+func (d *denials) recall(blank kmodquery.Event, underway []string) error {
 	counters, err := d.counts.Counters()
 	if err != nil {
 		return err
 	}
 	d.others = counters.Denied
+	told := map[bpf.DeniedCalls]uint64{}
+	for _, receipt := range underway {
+		kind, count, err := standsFor(d.counts, receipt)
+		if err != nil {
+			return err
+		}
+		told[kind] = max(told[kind], count)
+	}
 	kinds, err := d.counts.DeniedKinds()
 	if err != nil {
 		return err
@@ -83,7 +93,7 @@ func (d *denials) recall(blank kmodquery.Event) error {
 		last.UID, last.EUID = number(kind.UID()), number(kind.EUID())
 		last.Result, last.Error = new(-int64(unix.EPERM)), errnoName(-int64(unix.EPERM))
 		last.Miss("pid", "process_path", "cmdline")
-		d.kinds[kind] = &denial{last: last, reported: reported}
+		d.kinds[kind] = &denial{last: last, reported: max(reported, told[kind])}
 	}
 	return nil
 }
@@ -92,26 +102,42 @@ func (d *denials) recall(blank kmodquery.Event) error {
 const deniedMark = "~"
 
 // deniedReceipt names the row that stands for the denied calls of a kind up to a
-// number.
-func deniedReceipt(kind bpf.DeniedCalls, count uint64) string {
-	return fmt.Sprintf("%s%s_%016x", deniedMark, kind, count)
+// number, as a set of programs counts them. A kind that was forgotten is counted
+// anew: the epoch tells its rows from those of before.
+func deniedReceipt(set, epoch uint64, kind bpf.DeniedCalls, count uint64) string {
+	return fmt.Sprintf("%s%016x_%016x_%s_%016x", deniedMark, set, epoch, kind, count)
+}
+
+func isDeniedReceipt(receipt string) bool { return strings.HasPrefix(receipt, deniedMark) }
+
+// standsFor returns up to which of the calls that the programs count the row of a
+// receipt stands for them: 0 where it tells of anything else, or of calls that
+// these programs do not count, or not any more.
+func standsFor(counts deniedCounts, receipt string) (kind bpf.DeniedCalls, count uint64, err error) {
+	own := fmt.Sprintf("%s%016x_", deniedMark, counts.Set())
+	parts := strings.Split(strings.TrimPrefix(receipt, own), "_")
+	if !strings.HasPrefix(receipt, own) || len(parts) != 3 {
+		return kind, 0, nil
+	}
+	if kind, err = bpf.ParseDeniedCalls(parts[1]); err != nil {
+		return kind, 0, err
+	}
+	if count, err = strconv.ParseUint(parts[2], 16, 64); err != nil {
+		return kind, 0, fmt.Errorf("read receipt %q: %w", receipt, err)
+	}
+	made, err := counts.CountDenied(kind)
+	if err != nil || made < count {
+		return kind, 0, err
+	}
+	return kind, count, nil
 }
 
 // keepReported notes, in the kernel, that a row of denied calls is safe. It does
 // nothing with the receipts of other events.
 func keepReported(counts deniedCounts, receipt string) error {
-	text, isDenied := strings.CutPrefix(receipt, deniedMark)
-	if !isDenied {
-		return nil
-	}
-	key, number, _ := strings.Cut(text, "_")
-	kind, err := bpf.ParseDeniedCalls(key)
-	if err != nil {
+	kind, count, err := standsFor(counts, receipt)
+	if err != nil || count == 0 {
 		return err
-	}
-	count, err := strconv.ParseUint(number, 16, 64)
-	if err != nil {
-		return fmt.Errorf("read receipt %q: %w", receipt, err)
 	}
 	reported, err := counts.Reported(kind)
 	if err != nil || reported >= count {
@@ -138,14 +164,15 @@ func (d *denials) add(kind bpf.DeniedCalls, e kmodquery.Event) {
 func (d *denials) report(now time.Time, blank kmodquery.Event, emit func(kmodquery.Event)) error {
 	d.due = now.Add(foldFor)
 	// First, so that a call made meanwhile is told of in the next row.
-	if err := d.counts.NextEpoch(); err != nil {
+	epoch, err := d.counts.NextEpoch()
+	if err != nil {
 		return err
 	}
 	kinds := slices.SortedFunc(maps.Keys(d.kinds), func(a, b bpf.DeniedCalls) int {
 		return cmp.Compare(d.kinds[a].time(), d.kinds[b].time())
 	})
 	for _, kind := range kinds {
-		if err := d.reportKind(kind, blank, emit); err != nil {
+		if err := d.reportKind(kind, epoch, blank, emit); err != nil {
 			return err
 		}
 	}
@@ -168,13 +195,13 @@ func (d *denials) report(now time.Time, blank kmodquery.Event, emit func(kmodque
 	return nil
 }
 
-func (d *denials) reportKind(kind bpf.DeniedCalls, blank kmodquery.Event, emit func(kmodquery.Event)) error {
+func (d *denials) reportKind(kind bpf.DeniedCalls, epoch uint64, blank kmodquery.Event, emit func(kmodquery.Event)) error {
 	known := d.kinds[kind]
 	count, err := d.counts.CountDenied(kind)
 	if err != nil {
 		return err
 	}
-	if known.write(count, blank, deniedReceipt(kind, count), emit) {
+	if known.write(count, blank, deniedReceipt(d.counts.Set(), epoch, kind, count), emit) {
 		known.idle = 0
 		return nil
 	}
