@@ -19,6 +19,20 @@ func Unrecorded(dir string) (bool, error) {
 	return true, lock.Close()
 }
 
+// Records reports whether this process records into the store, for all that others
+// see: the lock that it holds is the one that they would find held.
+func (s *Store) Records() bool {
+	if s.lock == nil {
+		return false
+	}
+	held, err := s.lock.Stat()
+	if err != nil {
+		return false
+	}
+	found, err := os.Lstat(s.lock.Name())
+	return err == nil && os.SameFile(held, found)
+}
+
 // tryLock takes the recorder's lock in dir. It returns nil without an error
 // while another open file holds it. The lock ends when the file is closed and
 // so with its process, however that ends.
