@@ -221,7 +221,8 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 		case errors.Is(err, bpf.ErrFlushed), errors.Is(err, os.ErrDeadlineExceeded):
 			f.drained()
 			s.custody.drained(time.Now())
-			if err := r.expire(time.Now()); err != nil {
+			now := time.Now()
+			if err := r.expire(now, now); err != nil {
 				return err
 			}
 			continue
@@ -245,9 +246,6 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 			continue
 		}
 		if err := r.take(record, mark, bpf.RingSize(len(raw)), now); err != nil {
-			return err
-		}
-		if err := r.expire(now); err != nil {
 			return err
 		}
 	}
