@@ -61,15 +61,22 @@ func newDenials(counts deniedCounts, now time.Time) *denials {
 	return &denials{counts: counts, kinds: map[bpf.DeniedCalls]*denial{}, others: map[string]uint64{}, due: now.Add(foldFor)}
 }
 
-// recall goes on with what an earlier process left: the calls that no row stands
-// for, of which only what the programs count them by is known. blank is an event
-// that tells of no process.
-func (d *denials) recall(blank kmodquery.Event) error {
+// recall goes on with what an earlier process, or run, left: the calls that no row
+// stands for, of which only what the programs count them by is known. underway are
+// the receipts of rows that are still to be stored. blank is an event that tells of
+// no process.
+func (d *denials) recall(blank kmodquery.Event, underway []string) error {
 	counters, err := d.counts.Counters()
 	if err != nil {
 		return err
 	}
 	d.others = counters.Denied
+	told := map[bpf.DeniedCalls]uint64{}
+	for _, receipt := range underway {
+		if period, kind, count, ok := parseDeniedReceipt(receipt); ok && period == d.counts.Period() {
+			told[kind] = max(told[kind], count)
+		}
+	}
 	kinds, err := d.counts.DeniedKinds()
 	if err != nil {
 		return err
@@ -84,7 +91,7 @@ func (d *denials) recall(blank kmodquery.Event) error {
 		last.UID, last.EUID = number(kind.UID()), number(kind.EUID())
 		last.Result, last.Error = new(-int64(unix.EPERM)), errnoName(-int64(unix.EPERM))
 		last.Miss("pid", "process_path", "cmdline")
-		d.kinds[kind] = &denial{last: last, reported: reported}
+		d.kinds[kind] = &denial{last: last, reported: max(reported, told[kind])}
 	}
 	return nil
 }
@@ -100,19 +107,26 @@ func deniedReceipt(period string, kind bpf.DeniedCalls, count uint64) string {
 
 func isOfDenied(receipt string) bool { return strings.HasPrefix(receipt, deniedMark) }
 
-// keepReported notes, in the kernel, that a row of denied calls is safe. It does
-// nothing with the receipts of other events, and with what is none.
-func keepReported(counts deniedCounts, receipt string) error {
+// parseDeniedReceipt reads what deniedReceipt wrote. Other receipts are not ok, nor
+// is what is none: a damaged store must not keep anything from being watched.
+func parseDeniedReceipt(receipt string) (period string, kind bpf.DeniedCalls, count uint64, ok bool) {
 	parts := strings.Split(strings.TrimPrefix(receipt, deniedMark), "_")
 	if !isOfDenied(receipt) || len(parts) != 3 {
-		return nil
+		return "", kind, 0, false
 	}
 	kind, err := bpf.ParseDeniedCalls(parts[1])
 	count, other := strconv.ParseUint(parts[2], 16, 64)
-	if err != nil || other != nil {
-		return nil // a damaged store must not keep anything from being watched
+	return parts[0], kind, count, err == nil && other == nil
+}
+
+// keepReported notes, in the kernel, that a row of denied calls is safe. It does
+// nothing with the receipts of other events.
+func keepReported(counts deniedCounts, receipt string) error {
+	period, kind, count, ok := parseDeniedReceipt(receipt)
+	if !ok {
+		return nil
 	}
-	return counts.SetReported(kind, parts[0], count)
+	return counts.SetReported(kind, period, count)
 }
 
 // add takes the event of a denied call.

@@ -260,7 +260,7 @@ func TestReaderTellsOfDeniedCallsThatBeginAnew(t *testing.T) {
 	}
 	again.custody.begin(&fakeRelease{}, receipts)
 	require.Empty(t, again.custody.told)
-	require.NoError(t, again.denials.recall(blankAt))
+	require.NoError(t, again.denials.recall(blankAt, nil))
 	r = again
 	try()
 }
