@@ -121,10 +121,10 @@ func Open(o Options) (_ *Programs, err error) {
 	if p.withoutKprobes = kprobes.isOff(); p.withoutKprobes {
 		list = withoutKprobes(list)
 	}
+	p.wanted.ImageLimit = uint64(max(o.ImageLimit, 0))
 	if err := p.openSet(o, kernel, object, list); err != nil {
 		return nil, err
 	}
-	p.wanted.ImageLimit = uint64(max(o.ImageLimit, 0))
 	if err := p.NextEpoch(); err != nil {
 		return nil, err
 	}
@@ -186,6 +186,9 @@ func (p *Programs) attachAll(kernel *btf.Spec, object []byte, list []hook) error
 		return err
 	}
 	if err := p.open(); err != nil {
+		return err
+	}
+	if err := p.writeSettings(); err != nil { // a program heeds them from its first run on
 		return err
 	}
 	loaded := p.loadPreferred(spec, kernel, list)
