@@ -72,6 +72,15 @@ func TestASetHasItsLimitBeforeItsTurn(t *testing.T) {
 	second := <-opened
 	require.NotNil(t, second)
 	require.Len(t, second.turns, 2)
-	require.NoError(t, second.Close())
 	require.EqualValues(t, MaxImage, seen.ImageLimit)
+
+	// Neither saw anything: the older one is let go of all the same.
+	second.SetDeadline(time.Now().Add(2 * afterRetirement))
+	_, _, err := second.Read()
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.True(t, second.Release(Mark{}, Mark{}, Mark{}))
+	left, err := second.pins.sets()
+	require.NoError(t, err)
+	require.Equal(t, []setName{second.name}, left)
+	require.NoError(t, second.Close())
 }
