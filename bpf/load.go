@@ -44,6 +44,9 @@ type Options struct {
 	PinDir string
 	// OnlyPinned pins nothing where nothing is pinned.
 	OnlyPinned bool
+	// Anew attaches new programs though there may be some that are pinned and could
+	// be taken over.
+	Anew bool
 }
 
 // Programs are the programs attached to the running kernel and the ring buffer
@@ -146,7 +149,7 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 	name := setName{layout: layout, digest: digest(object, list), id: newSetID(sets)}
 	// Only the youngest: sets must always be compared in the order in which they
 	// were made, or what one has told already would be told again of another.
-	if n := len(sets); n > 0 && sets[n-1].digest == name.digest && sets[n-1].layout == name.layout {
+	if n := len(sets); n > 0 && !o.Anew && sets[n-1].digest == name.digest && sets[n-1].layout == name.layout {
 		var err error
 		if p.set, err = adopt(p.pins, sets[n-1], list); err == nil {
 			sets, p.adopted = sets[:n-1], true

@@ -24,6 +24,7 @@ type EBPF struct {
 	options EBPFOptions
 	custody *custody
 	watched time.Time // Run's own: when the hooks were last seen to be well
+	anew    bool      // Run's own: what is pinned is not trusted
 
 	mu       sync.Mutex    // guards what follows
 	programs *bpf.Programs // nil while not attached
@@ -88,7 +89,7 @@ func (s *EBPF) open(ctx context.Context) (programs *bpf.Programs, receipts []str
 	if s.options.Receipts != nil {
 		receipts, unread = s.options.Receipts(ctx)
 	}
-	if programs, err = openPrograms(s.options); err != nil {
+	if programs, err = openPrograms(s.options, s.anew); err != nil {
 		return nil, nil, err
 	}
 	// Where nothing waits in the kernel nothing can be told twice: a store that
@@ -105,14 +106,14 @@ func (s *EBPF) open(ctx context.Context) (programs *bpf.Programs, receipts []str
 }
 
 // openPrograms attaches the programs, with errors that tell what the host lacks.
-func openPrograms(o EBPFOptions) (*bpf.Programs, error) {
+func openPrograms(o EBPFOptions, anew bool) (*bpf.Programs, error) {
 	if _, err := os.Stat("/proc/modules"); errors.Is(err, os.ErrNotExist) {
 		return nil, &kmodquery.NotSupportedError{
 			Missing: "this kernel cannot load modules",
 			Need:    "a kernel built with CONFIG_MODULES",
 		}
 	}
-	programs, err := bpf.Open(bpf.Options{ImageLimit: o.ImageLimit, PinDir: o.PinDir, OnlyPinned: o.OnlyPinned})
+	programs, err := bpf.Open(bpf.Options{ImageLimit: o.ImageLimit, PinDir: o.PinDir, OnlyPinned: o.OnlyPinned, Anew: anew})
 	switch {
 	case errors.Is(err, bpf.ErrNoBTF):
 		return nil, &kmodquery.NotSupportedError{
@@ -340,7 +341,7 @@ func (s *EBPF) detach(cause error) error {
 		s.account.Lost.Add(int64(counters.Lost + counters.Missed))
 	}
 	err := s.programs.Close()
-	s.programs = nil
+	s.programs, s.anew = nil, s.doubt != nil
 	s.mu.Unlock()
 	s.account.Settle(cause)
 	if err != nil {
