@@ -241,16 +241,18 @@ func (p *Programs) NextEpoch() error {
 	return p.writeSettings()
 }
 
-// readSettings goes on with those of an earlier process.
+// readSettings goes on with what an earlier process has counted and begun.
 func (p *Programs) readSettings() error {
-	raw := make([]byte, binary.Size(p.wanted))
+	var former moduleReaderSettings
+	raw := make([]byte, binary.Size(former))
 	_, err := p.settings.ReadAt(raw, 0)
 	if err == nil {
-		_, err = binary.Decode(raw, binary.NativeEndian, &p.wanted)
+		_, err = binary.Decode(raw, binary.NativeEndian, &former)
 	}
 	if err != nil {
 		return fmt.Errorf("read the programs' settings: %w", err)
 	}
+	p.wanted.Epoch, p.wanted.BeginNs = former.Epoch, former.BeginNs
 	return nil
 }
 

@@ -44,6 +44,9 @@ type Options struct {
 	PinDir string
 	// OnlyPinned pins nothing where nothing is pinned.
 	OnlyPinned bool
+	// Anew attaches new programs though there may be some that are pinned and could
+	// be taken over.
+	Anew bool
 }
 
 // Programs are the programs attached to the running kernel and the ring buffer
@@ -121,10 +124,10 @@ func Open(o Options) (_ *Programs, err error) {
 	if p.withoutKprobes = kprobes.isOff(); p.withoutKprobes {
 		list = withoutKprobes(list)
 	}
+	p.wanted.ImageLimit = uint64(max(o.ImageLimit, 0))
 	if err := p.openSet(o, kernel, object, list); err != nil {
 		return nil, err
 	}
-	p.wanted.ImageLimit = uint64(max(o.ImageLimit, 0))
 	if err := p.NextEpoch(); err != nil {
 		return nil, err
 	}
@@ -146,7 +149,7 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 	name := setName{layout: layout, digest: digest(object, list), id: newSetID(sets)}
 	// Only the youngest: sets must always be compared in the order in which they
 	// were made, or what one has told already would be told again of another.
-	if n := len(sets); n > 0 && sets[n-1].digest == name.digest && sets[n-1].layout == name.layout {
+	if n := len(sets); n > 0 && !o.Anew && sets[n-1].digest == name.digest && sets[n-1].layout == name.layout {
 		var err error
 		if p.set, err = adopt(p.pins, sets[n-1], list); err == nil {
 			sets, p.adopted = sets[:n-1], true
@@ -186,6 +189,9 @@ func (p *Programs) attachAll(kernel *btf.Spec, object []byte, list []hook) error
 		return err
 	}
 	if err := p.open(); err != nil {
+		return err
+	}
+	if err := p.writeSettings(); err != nil { // a program heeds them from its first run on
 		return err
 	}
 	loaded := p.loadPreferred(spec, kernel, list)

@@ -449,13 +449,19 @@ func Detach(path string) (removed int, err error) {
 		return 0, err
 	}
 	defer p.Close()
+	for _, name := range sets {
+		// First, so that none that is half removed is taken for a whole one.
+		if err := os.Rename(p.of(name), filepath.Join(path, unfinished+name.String())); err != nil {
+			return 0, fmt.Errorf("detach pinned programs: %w", err)
+		}
+	}
 	if err := os.RemoveAll(path); err != nil {
 		return 0, fmt.Errorf("detach pinned programs: %w", err)
 	}
 	return len(sets), nil
 }
 
-// HasPins reports whether something is pinned in a folder.
+// HasPins reports whether a whole set of programs is pinned in a folder.
 func HasPins(path string) bool {
 	entries, err := os.ReadDir(path)
 	return err == nil && slices.ContainsFunc(entries, func(entry fs.DirEntry) bool {

@@ -151,6 +151,30 @@ func TestPinsThatCannotBeListed(t *testing.T) {
 	require.NoError(t, p.Close())
 }
 
+// Whoever removes sets and is ended in the midst of it leaves none that is taken
+// for a whole one.
+func TestSetsThatAreHalfDetached(t *testing.T) {
+	path := onBPFFS(t)
+	p, _, err := listPins(path)
+	require.NoError(t, err)
+	name := setName{layout: layout, digest: "00ff00ff", id: 1}
+	stuck := p.of(name, pinnedLinks, "stuck")
+	require.NoError(t, os.MkdirAll(stuck, 0o700))
+	require.NoError(t, unix.Mount("bpf", stuck, "bpf", 0, "mode=0700"))
+	require.NoError(t, p.Close())
+	_, err = Detach(path)
+	require.ErrorContains(t, err, "detach pinned programs: ")
+	require.False(t, HasPins(path))
+	mounted, err := filepath.Glob(filepath.Join(path, "*", pinnedLinks, "stuck"))
+	require.NoError(t, err)
+	require.Len(t, mounted, 1)
+	require.NoError(t, unix.Unmount(mounted[0], 0))
+	removed, err := Detach(path)
+	require.NoError(t, err)
+	require.Zero(t, removed)
+	require.NoDirExists(t, path)
+}
+
 // A set that lacks a part is not adopted, and what is left of it is said to be
 // none.
 func TestSetsThatAreNotWhole(t *testing.T) {

@@ -19,6 +19,10 @@ const drainPatience = time.Minute
 // before all is stored.
 func detach(ctx context.Context, c *config, stdout io.Writer, report *log.Logger) error {
 	if c.pinDir == "" || !c.platform.hasPins(c.pinDir) {
+		// Whoever was killed as it pinned or removed programs has left some attached.
+		if err := c.platform.removePins(c.pinDir); err != nil {
+			return err
+		}
 		fmt.Fprintln(stdout, "nothing is pinned")
 		return nil
 	}

@@ -98,6 +98,23 @@ func TestDetachSaysWhatIsNotStored(t *testing.T) {
 	require.Equal(t, 1, removed)
 }
 
+// Whoever was killed may have left programs that are attached, and no whole set.
+func TestDetachRemovesWhatIsHalfPinned(t *testing.T) {
+	removed := 0
+	p := hostPlatform()
+	p.hasPins = func(string) bool { return false }
+	p.removePins = func(string) error { removed++; return nil }
+	c, err := parse(p, []string{"detach", "--state-dir", t.TempDir()})
+	require.NoError(t, err)
+	var out strings.Builder
+	require.NoError(t, detach(t.Context(), c, &out, log.New(io.Discard, "", 0)))
+	require.Equal(t, "nothing is pinned\n", out.String())
+	require.Equal(t, 1, removed)
+
+	p.removePins = func(string) error { return errors.New("another process uses them") }
+	require.EqualError(t, detach(t.Context(), c, &out, log.New(io.Discard, "", 0)), "another process uses them")
+}
+
 // Whoever ends it may think better of it.
 func TestDetachThatIsEnded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())

@@ -24,7 +24,7 @@ type bootClock struct {
 func (c *bootClock) bootTime() time.Time {
 	for range 3 {
 		before := bootTimeNow()
-		now := time.Now()
+		now := wallClock()
 		after := bootTimeNow()
 		if after-before > clockStep/2 {
 			continue // interrupted in between: the two do not belong together
@@ -36,10 +36,14 @@ func (c *bootClock) bootTime() time.Time {
 		return c.boot
 	}
 	if c.boot.IsZero() {
-		c.boot = time.Now().Add(-bootTimeNow())
+		c.boot = wallClock().Add(-bootTimeNow())
 	}
 	return c.boot
 }
+
+// wallClock is the present moment without Go's monotonic clock, by which alone two
+// times that have it are compared.
+func wallClock() time.Time { return time.Now().Round(0) }
 
 func bootTimeNow() time.Duration {
 	var boot unix.Timespec

@@ -119,6 +119,21 @@ func TestCustodyHoldsBackWhileAnOlderSetIsNeeded(t *testing.T) {
 	require.Zero(t, first)
 }
 
+// Nothing happens, but an older set of programs is to be let go of.
+func TestCustodyLetsGoOfAnOlderSetThatSawNothing(t *testing.T) {
+	calls := 0
+	ring, c := &fakeRelease{}, newCustody()
+	ring.holds = func(first bpf.Mark) bool {
+		require.Zero(t, first)
+		calls++
+		return false
+	}
+	c.begin(ring, nil)
+	require.Zero(t, calls, "nobody knows yet what it saw")
+	c.drained(start)
+	require.Equal(t, 1, calls)
+}
+
 func TestCustodyKeepsImages(t *testing.T) {
 	ring, c := &fakeRelease{}, newCustody()
 	c.begin(ring, nil)

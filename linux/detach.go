@@ -9,8 +9,8 @@ import (
 	"github.com/kmodquery/kmodquery/bpf"
 )
 
-// HasPins reports whether eBPF programs are pinned in a folder of a BPF file
-// system.
+// HasPins reports whether a whole set of eBPF programs is pinned in a folder of a
+// BPF file system.
 func HasPins(dir string) bool { return bpf.HasPins(dir) }
 
 // Detach removes the programs that are pinned in a folder, and with them what

@@ -24,6 +24,7 @@ type EBPF struct {
 	options EBPFOptions
 	custody *custody
 	watched time.Time // Run's own: when the hooks were last seen to be well
+	anew    bool      // Run's own: what is pinned is not trusted
 
 	mu       sync.Mutex    // guards what follows
 	programs *bpf.Programs // nil while not attached
@@ -85,7 +86,7 @@ func (s *EBPF) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)
 // open attaches the programs, or finds those that are pinned. The receipts are of
 // what they told of and is stored.
 func (s *EBPF) open(ctx context.Context) (programs *bpf.Programs, receipts []string, err error) {
-	if programs, err = openPrograms(s.options); err != nil {
+	if programs, err = openPrograms(s.options, s.anew); err != nil {
 		return nil, nil, err
 	}
 	receipts, err = s.recall(ctx, programs)
@@ -124,14 +125,14 @@ func (s *EBPF) keepCounts(counts deniedCounts) {
 }
 
 // openPrograms attaches the programs, with errors that tell what the host lacks.
-func openPrograms(o EBPFOptions) (*bpf.Programs, error) {
+func openPrograms(o EBPFOptions, anew bool) (*bpf.Programs, error) {
 	if _, err := os.Stat("/proc/modules"); errors.Is(err, os.ErrNotExist) {
 		return nil, &kmodquery.NotSupportedError{
 			Missing: "this kernel cannot load modules",
 			Need:    "a kernel built with CONFIG_MODULES",
 		}
 	}
-	programs, err := bpf.Open(bpf.Options{ImageLimit: o.ImageLimit, PinDir: o.PinDir, OnlyPinned: o.OnlyPinned})
+	programs, err := bpf.Open(bpf.Options{ImageLimit: o.ImageLimit, PinDir: o.PinDir, OnlyPinned: o.OnlyPinned, Anew: anew})
 	switch {
 	case errors.Is(err, bpf.ErrNoBTF):
 		return nil, &kmodquery.NotSupportedError{
@@ -357,7 +358,7 @@ func (s *EBPF) detach(cause error) error {
 		s.account.Lost.Add(int64(counters.Lost + counters.Missed))
 	}
 	err := s.programs.Close()
-	s.programs, s.counts = nil, nil
+	s.programs, s.counts, s.anew = nil, nil, s.doubt != nil
 	s.mu.Unlock()
 	s.account.Settle(cause)
 	if err != nil {

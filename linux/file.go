@@ -83,15 +83,21 @@ func fileEvidence(ctx context.Context, w wantedImage) evidence {
 var errOtherFile = errors.New("it is not the file that the kernel read, or was changed since")
 
 func readIfSame(ctx context.Context, path string, want *bpf.File) (module.Image, error) {
-	// Without O_NONBLOCK a named pipe in the file's place would block.
-	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	// To open what is in the file's place may do something, if that is a device, or
+	// block.
+	found, err := os.OpenFile(path, unix.O_PATH, 0)
+	if err != nil {
+		return module.Image{}, fmt.Errorf("find module: %w", err)
+	}
+	defer found.Close()
+	if err := same(found, want); err != nil {
+		return module.Image{}, err
+	}
+	file, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", found.Fd()))
 	if err != nil {
 		return module.Image{}, fmt.Errorf("open module: %w", err)
 	}
 	defer file.Close()
-	if err := same(file, want); err != nil {
-		return module.Image{}, err
-	}
 	image, err := module.Read(ctx, file, int64(want.Size))
 	if changed := same(file, want); changed != nil {
 		return image, changed

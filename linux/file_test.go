@@ -128,6 +128,24 @@ func TestFileEvidence(t *testing.T) {
 	require.Equal(t, noEvidence(), files.evidence(wantedFile(&bpf.File{})))
 }
 
+// What somebody put in the file's place is not opened: a watchdog would begin to
+// watch, a tape be wound back.
+func TestFileEvidenceOpensNothingElse(t *testing.T) {
+	path := testFile(t, []byte("x"))
+	file := fileAt(t, path)
+	other := testFile(t, []byte("y"))
+	require.NoError(t, os.Remove(path))
+	require.NoError(t, os.Symlink(other, path))
+	watch, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
+	require.NoError(t, err)
+	defer unix.Close(watch)
+	_, err = unix.InotifyAddWatch(watch, other, unix.IN_OPEN)
+	require.NoError(t, err)
+	require.Equal(t, noEvidence(), newFileReader().evidence(wantedFile(file)))
+	_, err = unix.Read(watch, make([]byte, 4096))
+	require.ErrorIs(t, err, unix.EAGAIN, "it was opened")
+}
+
 // A file that is read by the name of a link is the file that it leads to.
 func TestFileEvidenceThroughALink(t *testing.T) {
 	path := testFile(t, []byte("x"))

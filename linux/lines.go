@@ -32,7 +32,7 @@ const (
 	maxHeldLines = 256     // attempts that are held at once
 	maxToldLines = 64      // attempts that are remembered
 	maxTexts     = 1024    // lines of one attempt that are remembered
-	maxRaw       = 8 << 10 // bytes of a row's lines
+	maxRaw       = 8 << 10 // bytes of a row's lines, and of the parameters that they name
 )
 
 // A logLine is one message of a log that says something of modules.
@@ -254,7 +254,9 @@ func (of *spokenOf) take(l logLine) {
 		if e.Params != nil {
 			params = *e.Params + " " + params
 		}
-		e.Params = &params
+		if len(params) <= maxRaw {
+			e.Params = &params
+		}
 		e.Miss("params") // there may be others
 	}
 	switch {

@@ -235,3 +235,14 @@ func TestTheSameLogGivesTheSameNames(t *testing.T) {
 	require.NotEqual(t, first[0], first[1])
 	require.Equal(t, first, ids())
 }
+
+func TestLinesOfManyParameters(t *testing.T) {
+	l := newLineTest(t)
+	for n := range 5000 {
+		l.says(1000, fmt.Sprintf("nbd: unknown parameter 'parameter_%d' ignored", n), by(42))
+	}
+	l.flush()
+	require.Len(t, l.events, 1)
+	require.LessOrEqual(t, len(*l.events[0].Params), maxRaw)
+	require.Contains(t, l.events[0].Missing, "params")
+}

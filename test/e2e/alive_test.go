@@ -91,7 +91,12 @@ var loadAndUnload = append(slices.Clone(byMemory), "module_free", "delete_module
 
 func watch(t *testing.T) *watcher {
 	t.Helper()
-	w := &watcher{source: linux.NewEBPF(linux.EBPFOptions{ImageLimit: linux.MaxImage})}
+	return watchWith(t, linux.EBPFOptions{ImageLimit: linux.MaxImage})
+}
+
+func watchWith(t *testing.T, o linux.EBPFOptions) *watcher {
+	t.Helper()
+	w := &watcher{source: linux.NewEBPF(o)}
 	w.Recorder = collectors.NewRecorder(w, w.report, collectors.Options{Sources: []collectors.Source{w.source}, SideBySide: true})
 	w.Start(t.Context())
 	t.Cleanup(func() { require.NoError(t, w.Close()) })
@@ -140,6 +145,20 @@ func TestGuestDetached(t *testing.T) {
 	defer w.mu.Unlock()
 	require.Equal(t, "security_kernel_load_data", w.events[before].EventName)
 	require.Equal(t, "dummy", w.events[before].Name)
+}
+
+// TestGuestDistrusted has hooks relieved that are pinned: they would be found
+// again as they are.
+func TestGuestDistrusted(t *testing.T) {
+	needPinned(t)
+	t.Cleanup(func() { require.NoError(t, linux.Detach(pinFolder)) })
+	w := watchWith(t, linux.EBPFOptions{ImageLimit: linux.MaxImage, PinDir: pinFolder})
+	first := pinnedSets(t)
+	require.Len(t, first, 1)
+	w.source.Distrust("module nosuch was not seen to come")
+	w.recovers(t, "ebpf: module nosuch was not seen to come")
+	require.Eventually(t, func() bool { return len(pinnedSets(t)) == 1 }, time.Minute, 100*time.Millisecond)
+	require.NotEqual(t, first, pinnedSets(t))
 }
 
 // replaceLinks puts another file in the place of each link of this process.

@@ -1,0 +1,86 @@
+//go:build linux
+
+package bpf
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/stretchr/testify/require"
+)
+
+// openHere attaches what this kernel takes, in a folder of pins.
+func openHere(t *testing.T, path string) *Programs {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root may attach BPF programs")
+	}
+	p, err := Open(Options{ImageLimit: MaxImage, PinDir: path})
+	if err != nil {
+		t.Skip("this kernel takes no programs: ", err)
+	}
+	t.Cleanup(func() { p.Close() })
+	if err := p.Unpinned(); err != nil {
+		t.Skip("this kernel pins no programs: ", err)
+	}
+	return p
+}
+
+// settingsOf are the settings of a pinned set, nil where it has none yet.
+func settingsOf(t *testing.T, path string) *moduleReaderSettings {
+	t.Helper()
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if err != nil {
+		return nil
+	}
+	defer m.Close()
+	var settings moduleReaderSettings
+	require.NoError(t, m.Lookup(uint32(0), &settings))
+	return &settings
+}
+
+// A set whose turn it is takes images, though the one before it is not detached
+// yet.
+func TestASetHasItsLimitBeforeItsTurn(t *testing.T) {
+	path := onBPFFS(t)
+	first := openHere(t, path)
+	require.NoError(t, first.Close())
+	was := build
+	build = "another"
+	defer func() { build = was }()
+
+	opened := make(chan *Programs)
+	go func() {
+		defer close(opened)
+		if p, err := Open(Options{ImageLimit: MaxImage, PinDir: path}); err == nil {
+			opened <- p
+		}
+	}()
+	var seen *moduleReaderSettings
+	require.Eventually(t, func() bool {
+		sets, err := os.ReadDir(path)
+		require.NoError(t, err)
+		for _, entry := range sets {
+			if name, ok := parseSetName(entry.Name()); ok && name.id > first.name.id {
+				seen = settingsOf(t, (&pins{path: path}).of(name, pinnedMaps, moduleMapSettings))
+			}
+		}
+		return seen != nil
+	}, time.Minute, time.Millisecond)
+	second := <-opened
+	require.NotNil(t, second)
+	require.Len(t, second.turns, 2)
+	require.EqualValues(t, MaxImage, seen.ImageLimit)
+
+	// Neither saw anything: the older one is let go of all the same.
+	second.SetDeadline(time.Now().Add(2 * afterRetirement))
+	_, _, err := second.Read()
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.True(t, second.Release(Mark{}, Mark{}, Mark{}))
+	left, err := second.pins.sets()
+	require.NoError(t, err)
+	require.Equal(t, []setName{second.name}, left)
+	require.NoError(t, second.Close())
+}
