@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/darwin/kextlog"
 	"github.com/kmodquery/kmodquery/test/race"
 )
 
@@ -539,6 +540,30 @@ func TestRefusalsAreFolded(t *testing.T) {
 	}
 	require.EqualValues(t, 1000, total)
 	require.EqualValues(t, 1000-maxRefused-2, w.source.Sensor().Denied)
+}
+
+// Whoever tries again and again, with less than the quiet after an attempt in
+// between, is told of as often.
+func TestRefusalsWithoutAQuietAreCounted(t *testing.T) {
+	for _, message := range []struct{ process, text string }{
+		{"/usr/libexec/syspolicyd", "Kernel Extension BLOCKED: Kext ((null), com.example.a)"},
+		{"/kernel", "Kext com.example.a start failed (result 0x5)."},
+	} {
+		j, told := newLogJoiner(), 0
+		loadIDs := map[string]bool{}
+		for n := range 100 {
+			for _, again := range []float64{0, 0.1} { // what is said twice of one is one
+				line, err := kextlog.ParseLine([]byte(logRecord(1.9*float64(n)+again, message.process, message.text)))
+				require.NoError(t, err)
+				for _, e := range j.add(&line.Record, "") {
+					told++
+					loadIDs[e.LoadID] = true
+				}
+			}
+		}
+		require.Greater(t, told, 40, message.text)
+		require.Len(t, loadIDs, told)
+	}
 }
 
 func TestPositionsThatAreNone(t *testing.T) {
