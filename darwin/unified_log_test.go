@@ -599,6 +599,26 @@ func TestAClockThatIsSetBack(t *testing.T) {
 	require.WithinRange(t, at, began.Add(-logMargin-2*time.Second), time.Now().Add(-logMargin))
 }
 
+// What the stream drops after a clock that was ahead was set back is asked for from
+// a moment that has come.
+func TestWhatIsDroppedAfterTheClockWasSetBack(t *testing.T) {
+	w := newLogWorld(t)
+	require.NoError(t, w.start())
+	ahead := time.Since(testTime).Seconds() + 3600
+	w.stream(loaded(ahead, "com.example.a"))
+	w.take(1)
+	began := time.Now()
+	w.write("show", loaded(0, "com.example.b"))
+	w.stream("=== Messages dropped during live streaming (use `log show` to see what they were)")
+	w.take(1)
+	w.stop()
+	arguments := w.read("log.arguments")
+	_, start, _ := strings.Cut(arguments[strings.LastIndex(arguments, "--start "):], "--start ")
+	at, err := time.Parse("2006-01-02 15:04:05-0700", start[:24])
+	require.NoError(t, err)
+	require.False(t, at.After(began), "it begins at %v, and it was %v", at, began)
+}
+
 func TestToldRecordsAreBounded(t *testing.T) {
 	told := newToldRecords(nil)
 	zero := time.Time{}
