@@ -9,5 +9,8 @@ import (
 
 func TestMain(m *testing.M) {
 	standin.Main()
+	if os.Getenv(watchesTheLog) != "" {
+		watchTheLog()
+	}
 	os.Exit(m.Run())
 }

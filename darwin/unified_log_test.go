@@ -3,8 +3,10 @@ package darwin
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -597,6 +599,54 @@ func TestAClockThatIsSetBack(t *testing.T) {
 	at, err := time.Parse("2006-01-02 15:04:05-0700", start[:24])
 	require.NoError(t, err)
 	require.WithinRange(t, at, began.Add(-logMargin-2*time.Second), time.Now().Add(-logMargin))
+}
+
+// A log stream that nobody reads would go on until the next message, which may be
+// days, and each process that is killed would leave another one.
+func TestLogEndsWithAProcessThatIsKilled(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "stream"), nil, 0o600))
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "KMODQUERY_STANDINS="+dir, watchesTheLog+"=1")
+	require.NoError(t, cmd.Start())
+	var pid int
+	require.Eventually(t, func() bool {
+		text, err := os.ReadFile(filepath.Join(dir, "log.ready"))
+		if err != nil {
+			return false
+		}
+		pid, err = strconv.Atoi(strings.TrimSpace(string(text)))
+		return err == nil
+	}, within, 10*time.Millisecond)
+	require.NoError(t, cmd.Process.Kill())
+	require.Error(t, cmd.Wait())
+	require.Eventually(t, func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }, within, 10*time.Millisecond)
+}
+
+// watchesTheLog in the environment has the test program watch the log until it is
+// killed, and say when it does.
+const watchesTheLog = "KMODQUERY_TEST_WATCHES_THE_LOG"
+
+func watchTheLog() {
+	program, err := filepath.Abs("testdata/standins/log")
+	if err != nil {
+		panic(err)
+	}
+	dir := os.Getenv("KMODQUERY_STANDINS")
+	source := NewUnifiedLog(UnifiedLogOptions{
+		Programs: Programs{Log: program},
+		Position: func(context.Context) (string, error) { return "", nil },
+	})
+	panic(source.Run(context.Background(), func() {
+		pids, err := os.ReadFile(filepath.Join(dir, "log.pids"))
+		if err != nil {
+			panic(err)
+		}
+		stream, _, _ := strings.Cut(string(pids), "\n")
+		if err := os.WriteFile(filepath.Join(dir, "log.ready"), []byte(stream), 0o600); err != nil {
+			panic(err)
+		}
+	}, func(kmodquery.Event) {}))
 }
 
 // What the stream drops after a clock that was ahead was set back is asked for from
