@@ -1,6 +1,7 @@
 package darwin
 
 import (
+	"os"
 	"testing"
 
 	"github.com/kmodquery/kmodquery/test/leak"
@@ -9,5 +10,8 @@ import (
 
 func TestMain(m *testing.M) {
 	standin.Main()
+	if os.Getenv(watchesTheLog) != "" {
+		watchTheLog()
+	}
 	leak.Main(m)
 }

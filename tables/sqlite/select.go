@@ -132,7 +132,8 @@ func conditions(conditions []kmodquery.Condition) squirrel.And {
 	values := 0
 	for _, condition := range conditions {
 		where, ok := predicate(condition)
-		if values += 3 * len(condition.Values); ok && values <= maxValues {
+		if n := 3 * len(condition.Values); ok && values+n <= maxValues {
+			values += n
 			all = append(all, where)
 		}
 	}

@@ -190,6 +190,7 @@ func TestConditions(t *testing.T) {
 		"no value":                 {is("pid", kmodquery.Equal), []int64{4, 3, 2, 1}},
 		"two values to be less":    {is("time", kmodquery.Less, int64(1), int64(2)), []int64{4, 3, 2, 1}},
 		"more values than fit":     {is("time", kmodquery.Equal, many...), []int64{4, 3, 2, 1}},
+		"they leave out no other":  {append(is("time", kmodquery.Equal, many...), is("name", kmodquery.Equal, "dummy")...), []int64{2, 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := kmodquery.Filter{Conditions: test.conditions}
