@@ -45,8 +45,9 @@ type Options struct {
 	// Stamp returns an event that says no more than the present moment. It
 	// must be set where there are Views.
 	Stamp func() kmodquery.Event
-	// Past hands over the events that an earlier recorder stored in this boot,
-	// the newest first; nil for none.
+	// Past hands over the events that an earlier recorder stored in this boot:
+	// those that are recent, the newest first, and of the others the last of each
+	// kind that there is of a name; nil for none.
 	Past func(ctx context.Context, visit func(*kmodquery.Event)) error
 }
 
