@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/stretchr/testify/require"
 )
 
@@ -83,4 +84,30 @@ func TestASetHasItsLimitBeforeItsTurn(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []setName{second.name}, left)
 	require.NoError(t, second.Close())
+}
+
+// What is pinned is taken over, unless it is not trusted.
+func TestOpenAnew(t *testing.T) {
+	path := onBPFFS(t)
+	require.NoError(t, openHere(t, path).Close())
+	_, err := Detach(path)
+	require.NoError(t, err)
+	kernel, err := btf.LoadKernelSpec()
+	require.NoError(t, err)
+	again := func(anew bool) *Programs {
+		p := &Programs{}
+		t.Cleanup(func() { p.Close() })
+		require.NoError(t, p.openSet(Options{PinDir: path, Anew: anew}, kernel, _ModuleBytes, []hook{onlyTracepoint("sched_process_exit")}))
+		require.NoError(t, p.Unpinned())
+		return p
+	}
+	first := again(false)
+	require.NoError(t, first.Close())
+	second := again(false)
+	require.Equal(t, first.name, second.name)
+	require.NoError(t, second.Close())
+	third := again(true)
+	require.Greater(t, third.name.id, second.name.id)
+	require.Len(t, third.older, 1)
+	require.NoError(t, third.Close())
 }
