@@ -143,15 +143,8 @@ func (d *denials) report(now time.Time, blank kmodquery.Event, emit func(kmodque
 		return cmp.Compare(d.kinds[a].time(), d.kinds[b].time())
 	})
 	for _, kind := range kinds {
-		count, err := d.counts.CountDenied(kind)
-		if err != nil {
+		if err := d.reportKind(kind, blank, emit); err != nil {
 			return err
-		}
-		known := d.kinds[kind]
-		if known.write(count, blank, deniedReceipt(d.counts.Period(), kind, count), emit) {
-			known.idle = 0
-		} else {
-			known.idle++
 		}
 	}
 	counters, err := d.counts.Counters()
@@ -173,39 +166,58 @@ func (d *denials) report(now time.Time, blank kmodquery.Event, emit func(kmodque
 	return nil
 }
 
+func (d *denials) reportKind(kind bpf.DeniedCalls, blank kmodquery.Event, emit func(kmodquery.Event)) error {
+	known := d.kinds[kind]
+	count, err := d.counts.CountDenied(kind)
+	if err != nil {
+		return err
+	}
+	if count > known.reported { // a row may have been on its way when this began
+		reported, err := d.counts.Reported(kind)
+		if err != nil {
+			return err
+		}
+		known.reported = max(known.reported, reported)
+	}
+	if known.write(count, blank, deniedReceipt(d.counts.Period(), kind, count), emit) {
+		known.idle = 0
+	} else {
+		known.idle++
+	}
+	return nil
+}
+
 // forget makes room for other kinds than those of which nothing has come for
 // long. It waits until every row is safe, and comes before those of a report: with
 // it a period ends, and of another one's receipts nothing is kept.
 func (d *denials) forget(blank kmodquery.Event, emit func(kmodquery.Event)) error {
 	var idle []bpf.DeniedCalls
-	isSafe := true
 	for kind, known := range d.kinds {
-		reported, err := d.counts.Reported(kind)
-		if err != nil {
+		if known.idle >= idleReports {
+			idle = append(idle, kind)
+		}
+	}
+	if len(idle) == 0 {
+		return nil
+	}
+	for kind, known := range d.kinds {
+		if reported, err := d.counts.Reported(kind); err != nil || reported < known.reported {
 			return err
 		}
-		isSafe = isSafe && reported >= known.reported
-		known.reported = max(known.reported, reported) // by a row that was on its way when this began
-		if known.idle < idleReports {
-			continue
-		}
+	}
+	for _, kind := range idle {
+		known := d.kinds[kind]
 		count, err := d.counts.CountDenied(kind)
 		if err != nil {
 			return err
 		}
-		if count <= known.reported {
-			idle = append(idle, kind)
+		if count > known.reported {
+			continue
 		}
-	}
-	if !isSafe {
-		return nil
-	}
-	for _, kind := range idle {
-		count, err := d.counts.ForgetDenied(kind)
-		if err != nil {
+		if count, err = d.counts.ForgetDenied(kind); err != nil {
 			return err
 		}
-		d.kinds[kind].write(count, blank, "", emit)
+		known.write(count, blank, "", emit)
 		delete(d.kinds, kind)
 	}
 	return nil
