@@ -47,6 +47,7 @@ func settingsOf(t *testing.T, path string) *moduleReaderSettings {
 func TestASetHasItsLimitBeforeItsTurn(t *testing.T) {
 	path := onBPFFS(t)
 	first := openHere(t, path)
+	require.NoError(t, first.maps[moduleMapCounters].Put(uint32(moduleCounterCOUNTER_LOST), uint64(7)))
 	require.NoError(t, first.Close())
 	was := build
 	build = "another"
@@ -74,10 +75,13 @@ func TestASetHasItsLimitBeforeItsTurn(t *testing.T) {
 	require.NotNil(t, second)
 	require.Len(t, second.turns, 2)
 	require.EqualValues(t, MaxImage, seen.ImageLimit)
+	counters, err := second.Counters()
+	require.NoError(t, err)
+	require.Equal(t, map[uint64]uint64{first.name.id: 7, second.name.id: 0}, counters.Lost)
 
 	// Neither saw anything: the older one is let go of all the same.
 	second.SetDeadline(time.Now().Add(2 * afterRetirement))
-	_, _, err := second.Read()
+	_, _, err = second.Read()
 	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 	require.True(t, second.Release(Mark{}, Mark{}, Mark{}))
 	left, err := second.pins.sets()

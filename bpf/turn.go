@@ -168,3 +168,11 @@ func (o *olderSet) turn() (Turn, error) {
 	t.Begin = time.Duration(settings.BeginNs)
 	return t, nil
 }
+
+// lost is how many records a set that was left behind could not hand over.
+func (o *olderSet) lost() (n uint64) {
+	if m := o.maps[moduleMapCounters]; m != nil {
+		_ = m.Lookup(uint32(moduleCounterCOUNTER_LOST), &n) // an array has it
+	}
+	return n
+}

@@ -29,6 +29,7 @@ type EBPF struct {
 	mu       sync.Mutex    // guards what follows
 	programs *bpf.Programs // nil while not attached
 	doubt    error         // why Run is to end; nil while it is not
+	lost     losses        // that the account has
 }
 
 // EBPFOptions say what the source spends.
@@ -253,7 +254,7 @@ func (s *EBPF) Sensor() kmodquery.Sensor {
 		if err != nil {
 			sensor.Reason = err.Error()
 		}
-		sensor.Lost += int64(counters.Lost + counters.Missed)
+		sensor.Lost += s.lost.since(counters.Lost)
 	}
 	return sensor
 }
@@ -334,11 +335,24 @@ func (s *EBPF) keepReported(receipt string) {
 	}
 }
 
+// losses are how many records each set of programs has lost. A set that is pinned
+// counts on in the next Run.
+type losses map[uint64]uint64
+
+// since is how many more these are.
+func (l losses) since(now losses) (more int64) {
+	for set, lost := range now {
+		more += int64(lost - min(l[set], lost))
+	}
+	return more
+}
+
 func (s *EBPF) detach(cause error) error {
 	s.custody.end()
 	s.mu.Lock()
 	if counters, err := s.programs.Counters(); err == nil {
-		s.account.Lost.Add(int64(counters.Lost + counters.Missed))
+		s.account.Lost.Add(s.lost.since(counters.Lost))
+		s.lost = counters.Lost
 	}
 	err := s.programs.Close()
 	s.programs, s.anew = nil, s.doubt != nil
