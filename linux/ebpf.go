@@ -24,11 +24,11 @@ type EBPF struct {
 	options EBPFOptions
 	custody *custody
 	watched time.Time // Run's own: when the hooks were last seen to be well
-	anew    bool      // Run's own: what is pinned is not trusted
 
 	mu       sync.Mutex    // guards what follows
 	programs *bpf.Programs // nil while not attached
 	doubt    error         // why Run is to end; nil while it is not
+	anew     bool          // what is pinned is not trusted
 	lost     losses        // that the account has
 }
 
@@ -90,7 +90,7 @@ func (s *EBPF) open(ctx context.Context) (programs *bpf.Programs, receipts []str
 	if s.options.Receipts != nil {
 		receipts, unread = s.options.Receipts(ctx)
 	}
-	if programs, err = openPrograms(s.options, s.anew); err != nil {
+	if programs, err = openPrograms(s.options, s.isDistrusted()); err != nil {
 		return nil, nil, err
 	}
 	// Where nothing waits in the kernel nothing can be told twice: a store that
@@ -261,7 +261,7 @@ func (s *EBPF) Sensor() kmodquery.Sensor {
 
 func (s *EBPF) attach(programs *bpf.Programs) {
 	s.mu.Lock()
-	s.programs, s.doubt = programs, nil
+	s.programs, s.doubt, s.anew = programs, nil, false
 	s.mu.Unlock()
 	s.account.Begin(programs.Hooks(), s.unpinned(programs), func() { _ = programs.Flush() }) // it fails only when the reading has ended
 	if errs := programs.Unattached(); len(errs) > 0 {
@@ -355,7 +355,7 @@ func (s *EBPF) detach(cause error) error {
 		s.lost = counters.Lost
 	}
 	err := s.programs.Close()
-	s.programs, s.anew = nil, s.doubt != nil
+	s.programs = nil
 	s.mu.Unlock()
 	s.account.Settle(cause)
 	if err != nil {
