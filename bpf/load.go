@@ -48,6 +48,8 @@ type Options struct {
 	// Anew attaches new programs though there may be some that are pinned and could
 	// be taken over.
 	Anew bool
+	// Reported are denied calls that are known to be reported, in whatever Period.
+	Reported []ReportedCalls
 }
 
 // Programs are the programs attached to the running kernel and the ring buffer
@@ -137,6 +139,11 @@ func Open(o Options) (_ *Programs, err error) {
 	if err := p.forgetUncounted(); err != nil {
 		return nil, err
 	}
+	for _, r := range o.Reported {
+		if err := p.SetReported(r); err != nil {
+			return nil, err
+		}
+	}
 	return p, nil
 }
 
@@ -173,7 +180,7 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 	if err := p.readSettings(); err != nil {
 		return err
 	}
-	if err := p.takeTurn(sets); err != nil {
+	if err := p.takeTurn(sets, o.Reported); err != nil {
 		return err
 	}
 	return p.retire(sets)

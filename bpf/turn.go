@@ -69,11 +69,11 @@ func (p *Programs) Turns() []Turn {
 // takeTurn begins this set's turn, and returns when those of the others are over
 // and they can be detached. The moment is kept with the set: whoever finds it
 // draws the same line.
-func (p *Programs) takeTurn(sets []setName) error {
+func (p *Programs) takeTurn(sets []setName, reported []ReportedCalls) error {
 	if p.wanted.BeginNs == 0 {
 		p.wanted.BeginNs = always
 		if len(sets) > 0 {
-			if err := p.inheritAllDenied(sets); err != nil {
+			if err := p.inheritAllDenied(sets, reported); err != nil {
 				return err
 			}
 			now, err := bootTime()

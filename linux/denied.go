@@ -34,7 +34,7 @@ type deniedCounts interface {
 	DeniedKinds() ([]bpf.DeniedCalls, error)
 	Period() string
 	Reported(bpf.DeniedCalls) (uint64, error)
-	SetReported(kind bpf.DeniedCalls, period string, count uint64) error
+	SetReported(bpf.ReportedCalls) error
 	Counters() (bpf.Counters, error)
 }
 
@@ -100,19 +100,24 @@ func deniedReceipt(period string, kind bpf.DeniedCalls, count uint64) string {
 
 func isOfDenied(receipt string) bool { return strings.HasPrefix(receipt, deniedMark) }
 
-// keepReported notes, in the kernel, that a row of denied calls is safe. It does
-// nothing with the receipts of other events, and with what is none.
-func keepReported(counts deniedCounts, receipt string) error {
+// parseDeniedReceipt is deniedReceipt's inverse. Other events have other receipts.
+func parseDeniedReceipt(receipt string) (r bpf.ReportedCalls, ok bool) {
 	parts := strings.Split(strings.TrimPrefix(receipt, deniedMark), "_")
 	if !isOfDenied(receipt) || len(parts) != 3 {
-		return nil
+		return r, false
 	}
 	kind, err := bpf.ParseDeniedCalls(parts[1])
 	count, other := strconv.ParseUint(parts[2], 16, 64)
-	if err != nil || other != nil {
-		return nil // a damaged store must not keep anything from being watched
+	return bpf.ReportedCalls{DeniedCalls: kind, Period: parts[0], Count: count}, err == nil && other == nil
+}
+
+// keepReported notes, in the kernel, that a row of denied calls is safe. It does
+// nothing with the receipts of other events.
+func keepReported(counts deniedCounts, receipt string) error {
+	if r, ok := parseDeniedReceipt(receipt); ok {
+		return counts.SetReported(r)
 	}
-	return counts.SetReported(kind, parts[0], count)
+	return nil
 }
 
 // add takes the event of a denied call.

@@ -86,9 +86,9 @@ func (f *fakeCounts) Reported(d bpf.DeniedCalls) (uint64, error) {
 
 func (f *fakeCounts) Period() string { return f.period }
 
-func (f *fakeCounts) SetReported(d bpf.DeniedCalls, period string, count uint64) error {
-	if period == f.period {
-		f.reported[d] = max(f.reported[d], count)
+func (f *fakeCounts) SetReported(r bpf.ReportedCalls) error {
+	if r.Period == f.period {
+		f.reported[r.DeniedCalls] = max(f.reported[r.DeniedCalls], r.Count)
 	}
 	return f.fail("SetReported")
 }

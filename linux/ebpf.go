@@ -90,7 +90,13 @@ func (s *EBPF) open(ctx context.Context) (programs *bpf.Programs, receipts []str
 	if s.options.Receipts != nil {
 		receipts, unread = s.options.Receipts(ctx)
 	}
-	if programs, err = openPrograms(s.options, s.isDistrusted()); err != nil {
+	var reported []bpf.ReportedCalls
+	for _, receipt := range receipts {
+		if r, ok := parseDeniedReceipt(receipt); ok {
+			reported = append(reported, r)
+		}
+	}
+	if programs, err = openPrograms(s.options, s.isDistrusted(), reported); err != nil {
 		return nil, nil, err
 	}
 	// Where nothing waits in the kernel nothing can be told twice: a store that
@@ -98,23 +104,20 @@ func (s *EBPF) open(ctx context.Context) (programs *bpf.Programs, receipts []str
 	if unread != nil && programs.WereThere() {
 		return nil, nil, errors.Join(unread, programs.Close())
 	}
-	for _, receipt := range receipts {
-		if err := keepReported(programs, receipt); err != nil {
-			return nil, nil, errors.Join(err, programs.Close())
-		}
-	}
 	return programs, receipts, nil
 }
 
 // openPrograms attaches the programs, with errors that tell what the host lacks.
-func openPrograms(o EBPFOptions, anew bool) (*bpf.Programs, error) {
+func openPrograms(o EBPFOptions, anew bool, reported []bpf.ReportedCalls) (*bpf.Programs, error) {
 	if _, err := os.Stat("/proc/modules"); errors.Is(err, os.ErrNotExist) {
 		return nil, &kmodquery.NotSupportedError{
 			Missing: "this kernel cannot load modules",
 			Need:    "a kernel built with CONFIG_MODULES",
 		}
 	}
-	programs, err := bpf.Open(bpf.Options{ImageLimit: o.ImageLimit, PinDir: o.PinDir, OnlyPinned: o.OnlyPinned, Anew: anew})
+	programs, err := bpf.Open(bpf.Options{
+		ImageLimit: o.ImageLimit, PinDir: o.PinDir, OnlyPinned: o.OnlyPinned, Anew: anew, Reported: reported,
+	})
 	switch {
 	case errors.Is(err, bpf.ErrNoBTF):
 		return nil, &kmodquery.NotSupportedError{
