@@ -82,20 +82,35 @@ func (p *Programs) Reported(d DeniedCalls) (uint64, error) {
 	return count, nil
 }
 
-// SetReported keeps, beside the count of denied calls, how many of them events
-// that are safe stand for, unless it knows of more. Of a count of another Period
-// it keeps nothing.
-func (p *Programs) SetReported(d DeniedCalls, period string, count uint64) error {
+// ReportedCalls are how many denied calls of a kind, of those that are counted in a
+// Period, events stand for that are safe.
+type ReportedCalls struct {
+	DeniedCalls
+	Period string
+	Count  uint64
+}
+
+// SetReported keeps, beside the count of denied calls, how many are reported,
+// unless it knows of more. Of another Period's it keeps nothing.
+func (p *Programs) SetReported(r ReportedCalls) error {
 	p.counting.Lock()
 	defer p.counting.Unlock()
-	if period != p.period() {
+	if r.Period != p.period() {
 		return nil
 	}
-	reported, err := p.Reported(d)
-	if err != nil || reported >= count {
-		return err
+	return r.keep(p.maps[moduleMapReported])
+}
+
+func (r ReportedCalls) keep(reported *ebpf.Map) error {
+	var count uint64
+	err := reported.Lookup(r.key, &count)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("read reported calls: %w", err)
 	}
-	if err := p.maps[moduleMapReported].Put(d.key, count); err != nil {
+	if count >= r.Count {
+		return nil
+	}
+	if err := reported.Put(r.key, r.Count); err != nil {
 		return fmt.Errorf("keep reported calls: %w", err)
 	}
 	return nil
@@ -114,13 +129,15 @@ func (p *Programs) Period() string {
 	return p.period()
 }
 
-func (p *Programs) period() string {
-	return fmt.Sprintf("%016x%08x", p.name.id, p.wanted.Epoch/forgets)
+func (p *Programs) period() string { return periodOf(p.name, p.wanted.Epoch) }
+
+func periodOf(set setName, epoch uint64) string {
+	return fmt.Sprintf("%016x%08x", set.id, epoch/forgets)
 }
 
 // inheritAllDenied adds the denied calls that older sets counted, and that no
 // event stands for, to those of this one, which counts them alone from now on.
-func (p *Programs) inheritAllDenied(sets []setName) error {
+func (p *Programs) inheritAllDenied(sets []setName, reported []ReportedCalls) error {
 	// What it has counted so far, others have counted too.
 	kinds, err := p.DeniedKinds()
 	if err != nil {
@@ -135,13 +152,33 @@ func (p *Programs) inheritAllDenied(sets []setName) error {
 		older := set{path: p.pins.of(name)}
 		err := older.loadPinnedMaps()
 		if err == nil {
-			err = p.inheritDenied(older.maps)
+			err = errors.Join(keepOlder(name, older.maps, reported), p.inheritDenied(older.maps))
 		}
 		for _, m := range older.maps {
 			m.Close()
 		}
 		if err != nil {
 			p.unattached = append(p.unattached, err)
+		}
+	}
+	return nil
+}
+
+// keepOlder keeps what is reported of the calls that an older set counted.
+func keepOlder(name setName, older map[string]*ebpf.Map, reported []ReportedCalls) error {
+	if older[moduleMapSettings] == nil || older[moduleMapReported] == nil {
+		return nil
+	}
+	var settings moduleReaderSettings
+	if err := older[moduleMapSettings].Lookup(uint32(0), &settings); err != nil {
+		return fmt.Errorf("read the settings of pinned programs: %w", err)
+	}
+	for _, r := range reported {
+		if r.Period != periodOf(name, settings.Epoch) {
+			continue
+		}
+		if err := r.keep(older[moduleMapReported]); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -40,17 +40,17 @@ func TestReportedCallsAreThoseOfAPeriod(t *testing.T) {
 	former := p.Period()
 	require.NoError(t, p.NextEpoch())
 	require.Equal(t, former, p.Period(), "calls are counted on")
-	require.NoError(t, p.SetReported(one, former, 5))
-	require.NoError(t, p.SetReported(one, former, 4))
+	require.NoError(t, p.SetReported(ReportedCalls{one, former, 5}))
+	require.NoError(t, p.SetReported(ReportedCalls{one, former, 4}))
 	require.EqualValues(t, 5, reported(one), "a former row is stored later")
 
 	forgotten, err := p.ForgetDenied(one)
 	require.NoError(t, err)
 	require.EqualValues(t, 5, forgotten)
 	require.NotEqual(t, former, p.Period())
-	require.NoError(t, p.SetReported(one, former, 5))
+	require.NoError(t, p.SetReported(ReportedCalls{one, former, 5}))
 	require.Zero(t, reported(one), "it begins anew")
-	require.NoError(t, p.SetReported(other, p.Period(), 9))
+	require.NoError(t, p.SetReported(ReportedCalls{other, p.Period(), 9}))
 	require.EqualValues(t, 9, reported(other))
 
 	// The next process goes on with the period.
@@ -66,4 +66,21 @@ func TestReportedCallsAreThoseOfAPeriod(t *testing.T) {
 	require.EqualValues(t, 9, reported(other))
 
 	require.NotEqual(t, newCounting(t, 8).Period(), newCounting(t, 9).Period())
+}
+
+// What a process reported as it ended, and another build takes over.
+func TestReportedCallsOfAnOlderSet(t *testing.T) {
+	older, p := newCounting(t, 7), newCounting(t, 8)
+	kind, other := DeniedCalls{moduleDeniedKey{Uid: 1}}, DeniedCalls{moduleDeniedKey{Uid: 2}}
+	require.NoError(t, older.maps[moduleMapDenied].Put(kind.key, moduleDeniedCalls{Count: 100}))
+	require.NoError(t, older.maps[moduleMapDenied].Put(other.key, moduleDeniedCalls{Count: 9}))
+	require.NoError(t, older.SetReported(ReportedCalls{kind, older.Period(), 90}))
+	stored := []ReportedCalls{{kind, older.Period(), 97}, {kind, older.Period(), 95}, {other, p.Period(), 9}}
+	require.NoError(t, keepOlder(older.name, older.maps, stored))
+	require.NoError(t, p.inheritDenied(older.maps))
+	for kind, want := range map[DeniedCalls]uint64{kind: 3, other: 9} {
+		count, err := p.CountDenied(kind)
+		require.NoError(t, err)
+		require.Equal(t, want, count)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -47,6 +48,8 @@ type Options struct {
 	// Anew attaches new programs though there may be some that are pinned and could
 	// be taken over.
 	Anew bool
+	// Reported are denied calls that are known to be reported, in whatever Period.
+	Reported []ReportedCalls
 }
 
 // Programs are the programs attached to the running kernel and the ring buffer
@@ -68,6 +71,8 @@ type Programs struct {
 	retired  time.Time // when the older sets were detached
 	overlap  uint64    // position in the records up to which they may have seen the same
 	turns    []Turn    // without their End
+
+	olderLost map[uint64]uint64 // by the older sets
 
 	dropping    sync.Mutex // guards older
 	older       []*olderSet
@@ -134,6 +139,11 @@ func Open(o Options) (_ *Programs, err error) {
 	if err := p.forgetUncounted(); err != nil {
 		return nil, err
 	}
+	for _, r := range o.Reported {
+		if err := p.SetReported(r); err != nil {
+			return nil, err
+		}
+	}
 	return p, nil
 }
 
@@ -170,7 +180,7 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 	if err := p.readSettings(); err != nil {
 		return err
 	}
-	if err := p.takeTurn(sets); err != nil {
+	if err := p.takeTurn(sets, o.Reported); err != nil {
 		return err
 	}
 	return p.retire(sets)
@@ -222,6 +232,7 @@ func (p *Programs) attachAll(kernel *btf.Spec, object []byte, list []hook) error
 // retire detaches other sets, now that this one sees everything, and opens what
 // is left in them.
 func (p *Programs) retire(sets []setName) error {
+	p.olderLost = map[uint64]uint64{}
 	for _, name := range sets {
 		older, err := retire(p.pins, name)
 		var turn Turn
@@ -236,6 +247,7 @@ func (p *Programs) retire(sets []setName) error {
 			continue
 		}
 		p.older = append(p.older, older)
+		p.olderLost[name.id] = older.lost()
 		p.turns = append(p.turns, turn)
 		older.images.SetDeadline(time.Unix(1, 0)) // it gives what it has
 		p.olderImages = append(p.olderImages, older.images)
@@ -264,15 +276,15 @@ func choose(kernel *btf.Spec) (object []byte, list []hook, err error) {
 }
 
 func (p *Programs) loadMaps(spec *ebpf.CollectionSpec) error {
-	maps := spec.Copy()
-	maps.Programs = nil
-	maps.Variables = nil
-	for name := range maps.Maps {
+	only := spec.Copy()
+	only.Programs = nil
+	only.Variables = nil
+	for name := range only.Maps {
 		if strings.HasPrefix(name, ".") {
-			delete(maps.Maps, name) // sections of variables, which are there for bpf2go only
+			delete(only.Maps, name) // sections of variables, which are there for bpf2go only
 		}
 	}
-	collection, err := ebpf.NewCollection(maps)
+	collection, err := ebpf.NewCollection(only)
 	if err != nil {
 		return fmt.Errorf("create BPF maps: %w", err)
 	}
@@ -530,10 +542,13 @@ func (p *Programs) Hooks() []string {
 // Unattached says which hooks are missing and why.
 func (p *Programs) Unattached() []error { return p.unattached }
 
-// Counters say what became of the records since Open.
+// Counters say what became of the records since the programs were attached.
 type Counters struct {
-	Lost   uint64 // the ring had no room, or a system call's return went unseen
-	Missed uint64 // the kernel did not run a program that sends records, because it already ran on that processor
+	// Lost is what each set of programs lost: the ring had no room, a system call's
+	// return went unseen, or the kernel did not run a program that sends records,
+	// because it already ran on that processor. Of older sets, which Open has
+	// relieved, the last is not known.
+	Lost map[uint64]uint64
 	// Denied are the denied calls, by the system call's name, that found no
 	// place among those that Programs.Denied counts.
 	Denied map[string]uint64
@@ -546,7 +561,8 @@ func (p *Programs) Counters() (Counters, error) {
 	if err := binary.Read(io.NewSectionReader(p.counters, 0, int64(binary.Size(raw))), binary.NativeEndian, &raw); err != nil {
 		return Counters{}, fmt.Errorf("read the programs' counters: %w", err)
 	}
-	c.Lost = raw[moduleCounterCOUNTER_LOST]
+	c.Lost = maps.Clone(p.olderLost)
+	c.Lost[p.name.id] = raw[moduleCounterCOUNTER_LOST]
 	c.Denied = map[string]uint64{}
 	for call, name := range callNames {
 		c.Denied[name] = raw[moduleCounter(call)+moduleCounterCOUNTER_DENIED]
@@ -559,7 +575,7 @@ func (p *Programs) Counters() (Counters, error) {
 		if err != nil {
 			return Counters{}, fmt.Errorf("read statistics of %s: %w", a.symbol, err)
 		}
-		c.Missed += stats.RecursionMisses
+		c.Lost[p.name.id] += stats.RecursionMisses
 	}
 	return c, nil
 }

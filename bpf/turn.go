@@ -69,11 +69,11 @@ func (p *Programs) Turns() []Turn {
 // takeTurn begins this set's turn, and returns when those of the others are over
 // and they can be detached. The moment is kept with the set: whoever finds it
 // draws the same line.
-func (p *Programs) takeTurn(sets []setName) error {
+func (p *Programs) takeTurn(sets []setName, reported []ReportedCalls) error {
 	if p.wanted.BeginNs == 0 {
 		p.wanted.BeginNs = always
 		if len(sets) > 0 {
-			if err := p.inheritAllDenied(sets); err != nil {
+			if err := p.inheritAllDenied(sets, reported); err != nil {
 				return err
 			}
 			now, err := bootTime()
@@ -167,4 +167,12 @@ func (o *olderSet) turn() (Turn, error) {
 	}
 	t.Begin = time.Duration(settings.BeginNs)
 	return t, nil
+}
+
+// lost is how many records a set that was left behind could not hand over.
+func (o *olderSet) lost() (n uint64) {
+	if m := o.maps[moduleMapCounters]; m != nil {
+		_ = m.Lookup(uint32(moduleCounterCOUNTER_LOST), &n) // an array has it
+	}
+	return n
 }

@@ -77,7 +77,7 @@ func startLog(ctx context.Context, program string, skipped func(), arguments ...
 		cancel()
 		return nil, fmt.Errorf("make a pipe: %w", err)
 	}
-	if err := c.cmd.Start(); err != nil {
+	if err := startToHangUp(c.cmd); err != nil {
 		cancel()
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
 			return nil, &kmodquery.NotSupportedError{Missing: "there is no " + program, Need: "macOS 10.12 or later"}

@@ -40,7 +40,18 @@ func (c *checkup) due() time.Time { return c.last.Add(checkEvery) }
 // the reason, after which it can be called again to attach them anew. Who knows
 // that a module came which they should have seen calls it. It does nothing while
 // the source is not running.
-func (s *EBPF) Distrust(reason string) { s.distrust(errors.New(reason)) }
+func (s *EBPF) Distrust(reason string) {
+	s.mu.Lock()
+	s.anew = s.anew || s.programs != nil
+	s.mu.Unlock()
+	s.distrust(errors.New(reason))
+}
+
+func (s *EBPF) isDistrusted() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.anew
+}
 
 func (s *EBPF) distrust(cause error) {
 	s.mu.Lock()

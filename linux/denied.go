@@ -34,7 +34,7 @@ type deniedCounts interface {
 	DeniedKinds() ([]bpf.DeniedCalls, error)
 	Period() string
 	Reported(bpf.DeniedCalls) (uint64, error)
-	SetReported(kind bpf.DeniedCalls, period string, count uint64) error
+	SetReported(bpf.ReportedCalls) error
 	Counters() (bpf.Counters, error)
 }
 
@@ -73,8 +73,8 @@ func (d *denials) recall(blank kmodquery.Event, underway []string) error {
 	d.others = counters.Denied
 	told := map[bpf.DeniedCalls]uint64{}
 	for _, receipt := range underway {
-		if period, kind, count, ok := parseDeniedReceipt(receipt); ok && period == d.counts.Period() {
-			told[kind] = max(told[kind], count)
+		if r, ok := parseDeniedReceipt(receipt); ok && r.Period == d.counts.Period() {
+			told[r.DeniedCalls] = max(told[r.DeniedCalls], r.Count)
 		}
 	}
 	kinds, err := d.counts.DeniedKinds()
@@ -107,26 +107,24 @@ func deniedReceipt(period string, kind bpf.DeniedCalls, count uint64) string {
 
 func isOfDenied(receipt string) bool { return strings.HasPrefix(receipt, deniedMark) }
 
-// parseDeniedReceipt reads what deniedReceipt wrote. Other receipts are not ok, nor
-// is what is none: a damaged store must not keep anything from being watched.
-func parseDeniedReceipt(receipt string) (period string, kind bpf.DeniedCalls, count uint64, ok bool) {
+// parseDeniedReceipt is deniedReceipt's inverse. Other events have other receipts.
+func parseDeniedReceipt(receipt string) (r bpf.ReportedCalls, ok bool) {
 	parts := strings.Split(strings.TrimPrefix(receipt, deniedMark), "_")
 	if !isOfDenied(receipt) || len(parts) != 3 {
-		return "", kind, 0, false
+		return r, false
 	}
 	kind, err := bpf.ParseDeniedCalls(parts[1])
 	count, other := strconv.ParseUint(parts[2], 16, 64)
-	return parts[0], kind, count, err == nil && other == nil
+	return bpf.ReportedCalls{DeniedCalls: kind, Period: parts[0], Count: count}, err == nil && other == nil
 }
 
 // keepReported notes, in the kernel, that a row of denied calls is safe. It does
 // nothing with the receipts of other events.
 func keepReported(counts deniedCounts, receipt string) error {
-	period, kind, count, ok := parseDeniedReceipt(receipt)
-	if !ok {
-		return nil
+	if r, ok := parseDeniedReceipt(receipt); ok {
+		return counts.SetReported(r)
 	}
-	return counts.SetReported(kind, period, count)
+	return nil
 }
 
 // add takes the event of a denied call.
@@ -157,15 +155,8 @@ func (d *denials) report(now time.Time, blank kmodquery.Event, emit func(kmodque
 		return cmp.Compare(d.kinds[a].time(), d.kinds[b].time())
 	})
 	for _, kind := range kinds {
-		count, err := d.counts.CountDenied(kind)
-		if err != nil {
+		if err := d.reportKind(kind, blank, emit); err != nil {
 			return err
-		}
-		known := d.kinds[kind]
-		if known.write(count, blank, deniedReceipt(d.counts.Period(), kind, count), emit) {
-			known.idle = 0
-		} else {
-			known.idle++
 		}
 	}
 	counters, err := d.counts.Counters()
@@ -187,39 +178,58 @@ func (d *denials) report(now time.Time, blank kmodquery.Event, emit func(kmodque
 	return nil
 }
 
+func (d *denials) reportKind(kind bpf.DeniedCalls, blank kmodquery.Event, emit func(kmodquery.Event)) error {
+	known := d.kinds[kind]
+	count, err := d.counts.CountDenied(kind)
+	if err != nil {
+		return err
+	}
+	if count > known.reported { // a row may have been on its way when this began
+		reported, err := d.counts.Reported(kind)
+		if err != nil {
+			return err
+		}
+		known.reported = max(known.reported, reported)
+	}
+	if known.write(count, blank, deniedReceipt(d.counts.Period(), kind, count), emit) {
+		known.idle = 0
+	} else {
+		known.idle++
+	}
+	return nil
+}
+
 // forget makes room for other kinds than those of which nothing has come for
 // long. It waits until every row is safe, and comes before those of a report: with
 // it a period ends, and of another one's receipts nothing is kept.
 func (d *denials) forget(blank kmodquery.Event, emit func(kmodquery.Event)) error {
 	var idle []bpf.DeniedCalls
-	isSafe := true
 	for kind, known := range d.kinds {
-		reported, err := d.counts.Reported(kind)
-		if err != nil {
+		if known.idle >= idleReports {
+			idle = append(idle, kind)
+		}
+	}
+	if len(idle) == 0 {
+		return nil
+	}
+	for kind, known := range d.kinds {
+		if reported, err := d.counts.Reported(kind); err != nil || reported < known.reported {
 			return err
 		}
-		isSafe = isSafe && reported >= known.reported
-		known.reported = max(known.reported, reported) // by a row that was on its way when this began
-		if known.idle < idleReports {
-			continue
-		}
+	}
+	for _, kind := range idle {
+		known := d.kinds[kind]
 		count, err := d.counts.CountDenied(kind)
 		if err != nil {
 			return err
 		}
-		if count <= known.reported {
-			idle = append(idle, kind)
+		if count > known.reported {
+			continue
 		}
-	}
-	if !isSafe {
-		return nil
-	}
-	for _, kind := range idle {
-		count, err := d.counts.ForgetDenied(kind)
-		if err != nil {
+		if count, err = d.counts.ForgetDenied(kind); err != nil {
 			return err
 		}
-		d.kinds[kind].write(count, blank, "", emit)
+		known.write(count, blank, "", emit)
 		delete(d.kinds, kind)
 	}
 	return nil

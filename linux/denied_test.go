@@ -3,7 +3,6 @@
 package linux
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"maps"
@@ -87,9 +86,9 @@ func (f *fakeCounts) Reported(d bpf.DeniedCalls) (uint64, error) {
 
 func (f *fakeCounts) Period() string { return f.period }
 
-func (f *fakeCounts) SetReported(d bpf.DeniedCalls, period string, count uint64) error {
-	if period == f.period {
-		f.reported[d] = max(f.reported[d], count)
+func (f *fakeCounts) SetReported(r bpf.ReportedCalls) error {
+	if r.Period == f.period {
+		f.reported[r.DeniedCalls] = max(f.reported[r.DeniedCalls], r.Count)
 	}
 	return f.fail("SetReported")
 }
@@ -443,13 +442,8 @@ func TestDenialsThatAreStoredMeanwhile(t *testing.T) {
 	require.NoError(t, f.report())
 	stored := kmodquery.Event{Source: kmodquery.SourceEBPF, Receipt: f.receipts[0]}
 
-	var s *EBPF
-	s = NewEBPF(EBPFOptions{Receipts: func(context.Context) ([]string, error) {
-		s.Settled([]kmodquery.Event{stored})
-		return nil, nil
-	}})
-	receipts, err := s.recall(t.Context(), f.counts)
-	require.NoError(t, err)
-	require.Empty(t, receipts)
+	s := NewEBPF(EBPFOptions{})
+	s.Settled([]kmodquery.Event{stored})
+	require.NoError(t, s.count(f.counts))
 	require.EqualValues(t, 5, f.counts.reported[kind])
 }

@@ -24,12 +24,14 @@ type EBPF struct {
 	options EBPFOptions
 	custody *custody
 	watched time.Time // Run's own: when the hooks were last seen to be well
-	anew    bool      // Run's own: what is pinned is not trusted
 
 	mu       sync.Mutex    // guards what follows
 	programs *bpf.Programs // nil while not attached
 	counts   deniedCounts  // theirs; nil likewise
+	settled  []string      // receipts of rows of denied calls that were stored meanwhile
 	doubt    error         // why Run is to end; nil while it is not
+	anew     bool          // what is pinned is not trusted
+	lost     losses        // that the account has
 }
 
 // EBPFOptions say what the source spends.
@@ -86,53 +88,58 @@ func (s *EBPF) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)
 // open attaches the programs, or finds those that are pinned. The receipts are of
 // what they told of and is stored.
 func (s *EBPF) open(ctx context.Context) (programs *bpf.Programs, receipts []string, err error) {
-	if programs, err = openPrograms(s.options, s.anew); err != nil {
+	s.mu.Lock()
+	s.settled = nil // the receipts have them
+	s.mu.Unlock()
+	var unread error
+	if s.options.Receipts != nil {
+		receipts, unread = s.options.Receipts(ctx)
+	}
+	var reported []bpf.ReportedCalls
+	for _, receipt := range receipts {
+		if r, ok := parseDeniedReceipt(receipt); ok {
+			reported = append(reported, r)
+		}
+	}
+	if programs, err = openPrograms(s.options, s.isDistrusted(), reported); err != nil {
 		return nil, nil, err
 	}
-	receipts, err = s.recall(ctx, programs)
 	// Where nothing waits in the kernel nothing can be told twice: a store that
 	// cannot be begun, on a full disk, must not keep this from watching.
-	if err != nil && programs.WereThere() {
-		s.keepCounts(nil)
+	if unread != nil && programs.WereThere() {
+		return nil, nil, errors.Join(unread, programs.Close())
+	}
+	if err := s.count(programs); err != nil {
 		return nil, nil, errors.Join(err, programs.Close())
 	}
 	return programs, receipts, nil
 }
 
-// recall has the programs count for no more denied calls than what no stored row
-// stands for, from now on. It returns the receipts of what is stored.
-func (s *EBPF) recall(ctx context.Context, counts deniedCounts) (receipts []string, err error) {
-	// First, so that what is stored from now on is noted by Settled.
-	s.keepCounts(counts)
-	if s.options.Receipts == nil {
-		return nil, nil
-	}
-	if receipts, err = s.options.Receipts(ctx); err != nil {
-		return nil, err
-	}
-	for _, receipt := range receipts {
-		if err := keepReported(counts, receipt); err != nil {
-			return nil, err
-		}
-	}
-	return receipts, nil
-}
-
-func (s *EBPF) keepCounts(counts deniedCounts) {
+// count has the programs note for how many denied calls stored rows stand, from
+// now on and of those that were stored while they were attached.
+func (s *EBPF) count(programs deniedCounts) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.counts = counts
+	for _, receipt := range s.settled {
+		if err := keepReported(programs, receipt); err != nil {
+			return err
+		}
+	}
+	s.counts, s.settled = programs, nil
+	return nil
 }
 
 // openPrograms attaches the programs, with errors that tell what the host lacks.
-func openPrograms(o EBPFOptions, anew bool) (*bpf.Programs, error) {
+func openPrograms(o EBPFOptions, anew bool, reported []bpf.ReportedCalls) (*bpf.Programs, error) {
 	if _, err := os.Stat("/proc/modules"); errors.Is(err, os.ErrNotExist) {
 		return nil, &kmodquery.NotSupportedError{
 			Missing: "this kernel cannot load modules",
 			Need:    "a kernel built with CONFIG_MODULES",
 		}
 	}
-	programs, err := bpf.Open(bpf.Options{ImageLimit: o.ImageLimit, PinDir: o.PinDir, OnlyPinned: o.OnlyPinned, Anew: anew})
+	programs, err := bpf.Open(bpf.Options{
+		ImageLimit: o.ImageLimit, PinDir: o.PinDir, OnlyPinned: o.OnlyPinned, Anew: anew, Reported: reported,
+	})
 	switch {
 	case errors.Is(err, bpf.ErrNoBTF):
 		return nil, &kmodquery.NotSupportedError{
@@ -270,14 +277,14 @@ func (s *EBPF) Sensor() kmodquery.Sensor {
 		if err != nil {
 			sensor.Reason = err.Error()
 		}
-		sensor.Lost += int64(counters.Lost + counters.Missed)
+		sensor.Lost += s.lost.since(counters.Lost)
 	}
 	return sensor
 }
 
 func (s *EBPF) attach(programs *bpf.Programs) {
 	s.mu.Lock()
-	s.programs, s.doubt = programs, nil
+	s.programs, s.doubt, s.anew = programs, nil, false
 	s.mu.Unlock()
 	s.account.Begin(programs.Hooks(), s.unpinned(programs), func() { _ = programs.Flush() }) // it fails only when the reading has ended
 	if errs := programs.Unattached(); len(errs) > 0 {
@@ -344,21 +351,37 @@ func (s *EBPF) keepReported(receipt string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.counts == nil {
-		return // the next Run does so
+		if isOfDenied(receipt) {
+			s.settled = append(s.settled, receipt)
+		}
+		return
 	}
 	if err := keepReported(s.counts, receipt); err != nil {
 		s.account.DecodeErrors.Add(1)
 	}
 }
 
+// losses are how many records each set of programs has lost. A set that is pinned
+// counts on in the next Run.
+type losses map[uint64]uint64
+
+// since is how many more these are.
+func (l losses) since(now losses) (more int64) {
+	for set, lost := range now {
+		more += int64(lost - min(l[set], lost))
+	}
+	return more
+}
+
 func (s *EBPF) detach(cause error) error {
 	s.custody.end()
 	s.mu.Lock()
 	if counters, err := s.programs.Counters(); err == nil {
-		s.account.Lost.Add(int64(counters.Lost + counters.Missed))
+		s.account.Lost.Add(s.lost.since(counters.Lost))
+		s.lost = counters.Lost
 	}
 	err := s.programs.Close()
-	s.programs, s.counts, s.anew = nil, nil, s.doubt != nil
+	s.programs, s.counts = nil, nil
 	s.mu.Unlock()
 	s.account.Settle(cause)
 	if err != nil {

@@ -33,3 +33,14 @@ func TestGapBeforeThePrograms(t *testing.T) {
 		})
 	}
 }
+
+// What a set that is pinned has lost is counted once, however often it is read.
+func TestLossesOfSets(t *testing.T) {
+	var l losses
+	require.Zero(t, l.since(nil))
+	now := losses{1: 5, 2: 0}
+	require.EqualValues(t, 5, l.since(now))
+	l = now
+	require.Zero(t, l.since(now))
+	require.EqualValues(t, 3+4+1, l.since(losses{1: 8, 2: 4, 3: 1}))
+}
