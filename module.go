@@ -1,6 +1,7 @@
 package kmodquery
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 )
@@ -76,7 +77,7 @@ func JoinModules(shown, loaded []Module) []Module {
 	joined := make([]Module, 0, len(shown))
 	for _, module := range shown {
 		if known := byName[module.Name]; module.Name != "" && known != nil {
-			module.LoadID, module.FirstSeen, module.Path = known.LoadID, known.FirstSeen, known.Path
+			module.LoadID, module.FirstSeen, module.Path = known.LoadID, known.FirstSeen, cmp.Or(known.Path, module.Path)
 			module.Views = append(slices.Clone(module.Views), ViewEvents)
 			delete(byName, module.Name)
 		}

@@ -32,8 +32,8 @@ const (
 	// atStart is how long what is there at the start waits for the sources to
 	// tell of it.
 	atStart = 500 * time.Millisecond
-	// pendingFor is how long a row may wait to be stored, behind others that wait
-	// for a better source.
+	// pendingFor is how long a row may wait behind others that wait for a better
+	// source.
 	pendingFor = matchPatience + 10*time.Second
 	// looksInPeriod is how many looks at what costs little a period has.
 	looksInPeriod = 3
@@ -56,7 +56,7 @@ type doubleEntry struct {
 	ledger     *ledger
 	stamp      func() kmodquery.Event
 	emit       func(kmodquery.Event)
-	sync       func(context.Context) error
+	gather     func(context.Context) error
 	witnesses  func() ([]Witness, time.Time)
 	report     func(error)
 	every      time.Duration
@@ -73,7 +73,7 @@ type doubleEntry struct {
 
 	mu      sync.Mutex
 	sensor  kmodquery.Sensor
-	pending map[string]time.Time // subjects of what was written and is not stored yet, and when
+	pending map[string]time.Time // subjects of what was written and is not in the ledger yet, and when
 }
 
 // A difference is the same one in two looks if its key is.
@@ -323,16 +323,15 @@ func nameMemory(found []difference) []difference {
 	return slices.Delete(found, nameless, nameless+1)
 }
 
-// stored notes that rows of the views are in the ledger, which has the say now.
-func (d *doubleEntry) stored(events []kmodquery.Event) {
+// noted takes an event that is in the ledger, which has the say of a row now.
+func (d *doubleEntry) noted(e *kmodquery.Event) {
+	if !isByViews(e) {
+		return
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for i := range events {
-		if e := &events[i]; isByViews(e) {
-			f := difference{event: e.EventName, module: kmodquery.Module{Name: e.Name, Size: e.Size}}
-			delete(d.pending, f.subject())
-		}
-	}
+	f := difference{event: e.EventName, module: kmodquery.Module{Name: e.Name, Size: e.Size}}
+	delete(d.pending, f.subject())
 }
 
 // recall takes an event that an earlier recorder of this boot stored.
@@ -375,8 +374,8 @@ func (d *doubleEntry) recheck(ctx context.Context, found []difference) ([]differ
 	if len(others) > 0 {
 		// Only now: what a source still holds back, as while it reads a large
 		// image, it is to say.
-		syncing, cancel := context.WithTimeout(ctx, syncTimeout)
-		err := d.sync(syncing)
+		gathering, cancel := context.WithTimeout(ctx, syncTimeout)
+		err := d.gather(gathering)
 		cancel()
 		if err != nil {
 			return nil, fmt.Errorf("wait for the sources: %w", err)

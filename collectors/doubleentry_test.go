@@ -128,6 +128,15 @@ type watch struct {
 // looked at.
 func startWatch(t *testing.T, k *kernel, past ...kmodquery.Event) *watch {
 	t.Helper()
+	w := newWatch(t, k, past...)
+	w.source.begin <- struct{}{}
+	w.settle()
+	return w
+}
+
+// newWatch starts a recorder that waits for its source to watch.
+func newWatch(t *testing.T, k *kernel, past ...kmodquery.Event) *watch {
+	t.Helper()
 	w := &watch{kernel: k, source: &trusting{staged: newStaged(kmodquery.SourceEBPF)}}
 	w.Recorder, w.sink, w.said = startStaged(t, Options{
 		Sources: []Source{w.source},
@@ -140,8 +149,6 @@ func startWatch(t *testing.T, k *kernel, past ...kmodquery.Event) *watch {
 			return nil
 		},
 	})
-	w.source.begin <- struct{}{}
-	w.settle()
 	return w
 }
 
@@ -224,6 +231,47 @@ func TestLoadsThatWereSeenAreNoDifference(t *testing.T) {
 		require.Empty(t, w.found(t))
 		require.NoError(t, w.Close())
 	})
+}
+
+// What was seen and waits in memory was seen: nothing else tells of it, whether or
+// not it was there when the recorder began.
+func TestLoadsThatWaitForTheStoreAreNoDifference(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWatch(t, newKernel("ext4"))
+		w.sink.refuse(errors.New("disk full"))
+		w.sees(kmodquery.EventModuleLoad, "early", "1") // from the kernel's ring
+		w.kernel.load("early")
+		w.source.begin <- struct{}{}
+		w.settle()
+		w.sees(kmodquery.EventModuleLoad, "late", "2")
+		w.kernel.load("late")
+		w.settle()
+		w.kernel.load("rootkit")
+		w.settle()
+		require.Equal(t, kmodquery.StateActive, w.Sensors()[1].State, "it looks on while nothing can be stored")
+		loaded := w.Loaded()
+		require.Equal(t, []string{"early", "ext4", "late", "rootkit"}, namesOfModules(loaded))
+		require.Nil(t, loaded[0].FirstSeen)
+
+		w.sink.mu.Lock()
+		w.sink.first = new(int64(1))
+		w.sink.mu.Unlock()
+		w.sink.refuse(nil)
+		w.settle()
+		require.Equal(t, []string{"module_present ext4", "module_unwitnessed rootkit"}, w.found(t))
+		require.EqualValues(t, 1, *w.Loaded()[0].FirstSeen, "what only the store knows comes with it")
+		w.settle()
+		require.Empty(t, w.found(t))
+		require.NoError(t, w.Close())
+	})
+}
+
+func namesOfModules(modules []kmodquery.Module) []string {
+	var names []string
+	for _, m := range modules {
+		names = append(names, m.Name)
+	}
+	return names
 }
 
 func TestAModuleThatNoSourceSawCome(t *testing.T) {

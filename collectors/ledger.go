@@ -39,8 +39,8 @@ func (m moment) before(later moment) time.Duration {
 	return time.Duration(later.nanos - m.nanos)
 }
 
-// A ledger is what the stored events of one boot say of which modules are
-// loaded. Its methods may be called concurrently.
+// A ledger is what the events of one boot say of which modules are loaded, those
+// that wait to be stored among them. Its methods may be called concurrently.
 type ledger struct {
 	boot string // id of the boot; "" takes any
 
@@ -50,7 +50,7 @@ type ledger struct {
 }
 
 // An entry is what the events say of the modules of one name. The moments are
-// those of the events, which are not stored in their order.
+// those of the events, which do not come in their order.
 type entry struct {
 	module  kmodquery.Module
 	came    moment
@@ -66,8 +66,8 @@ func (e *entry) isReported() bool { return e.hidden.isAfter(e.came) }
 
 func newLedger(boot string) *ledger { return &ledger{boot: boot, entries: map[string]*entry{}} }
 
-// add takes events that are stored.
-func (l *ledger) add(events []kmodquery.Event) {
+// add takes events, before they are stored.
+func (l *ledger) add(events ...kmodquery.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i := range events {
@@ -75,6 +75,18 @@ func (l *ledger) add(events []kmodquery.Event) {
 	}
 	if l.gone > maxGone {
 		l.forgetGone()
+	}
+}
+
+// complete takes from events that were added what only storing them has told.
+func (l *ledger) complete(events []kmodquery.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range events {
+		e := &events[i]
+		if at := l.entries[e.Name]; at != nil && at.module.FirstSeen == nil && at.module.LoadID == e.LoadID {
+			at.module.FirstSeen = e.FirstSeen
+		}
 	}
 }
 

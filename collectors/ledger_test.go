@@ -32,7 +32,7 @@ func TestTheLedgerGoesByTheTimeOfTheEvents(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			l := newLedger("")
-			l.add(test.events)
+			l.add(test.events...)
 			got := ""
 			for _, at := range l.certain() {
 				got += at.module.LoadID + " " + at.module.Path
@@ -44,14 +44,14 @@ func TestTheLedgerGoesByTheTimeOfTheEvents(t *testing.T) {
 
 func TestTheLedgerOfEachSource(t *testing.T) {
 	l := newLedger("")
-	l.add([]kmodquery.Event{
-		{Source: "audit", EventName: kmodquery.EventFinitModule, Name: "audited", Result: new(int64(0)), TimeNanos: 1},
-		{Source: "audit", EventName: kmodquery.EventFinitModule, Name: "refused", Result: new(int64(-1)), TimeNanos: 1},
-		{Source: "ebpf", EventName: kmodquery.EventFinitModule, Name: "returned", Result: new(int64(0)), TimeNanos: 1},
-		{Source: "kmsg", EventName: kmodquery.EventModuleLoad, Name: "tainting", TimeNanos: 1},
-		{Source: "kmsg", EventName: kmodquery.EventModuleLoad, Name: "broken", Result: new(int64(-8)), TimeNanos: 1},
-		{Source: "ebpf", EventName: kmodquery.EventModuleLoad, TimeNanos: 1},
-	})
+	l.add(
+		kmodquery.Event{Source: "audit", EventName: kmodquery.EventFinitModule, Name: "audited", Result: new(int64(0)), TimeNanos: 1},
+		kmodquery.Event{Source: "audit", EventName: kmodquery.EventFinitModule, Name: "refused", Result: new(int64(-1)), TimeNanos: 1},
+		kmodquery.Event{Source: "ebpf", EventName: kmodquery.EventFinitModule, Name: "returned", Result: new(int64(0)), TimeNanos: 1},
+		kmodquery.Event{Source: "kmsg", EventName: kmodquery.EventModuleLoad, Name: "tainting", TimeNanos: 1},
+		kmodquery.Event{Source: "kmsg", EventName: kmodquery.EventModuleLoad, Name: "broken", Result: new(int64(-8)), TimeNanos: 1},
+		kmodquery.Event{Source: "ebpf", EventName: kmodquery.EventModuleLoad, TimeNanos: 1},
+	)
 	var names []string
 	for name := range l.certain() {
 		names = append(names, name)
@@ -59,14 +59,14 @@ func TestTheLedgerOfEachSource(t *testing.T) {
 	require.Equal(t, []string{"audited"}, names, "the kernel may still have refused the other one")
 	at := l.get("tainting")
 	require.True(t, at.isLoaded())
-	l.add([]kmodquery.Event{{Source: "audit", EventName: kmodquery.EventDeleteModule, Name: "audited", Result: new(int64(0)), TimeNanos: 2}})
+	l.add(kmodquery.Event{Source: "audit", EventName: kmodquery.EventDeleteModule, Name: "audited", Result: new(int64(0)), TimeNanos: 2})
 	require.Empty(t, l.certain())
 }
 
 func TestTheLedgerOfKexts(t *testing.T) {
 	l := newLedger("")
 	tell := func(source, eventName string, result, at int64) {
-		l.add([]kmodquery.Event{{Source: source, EventName: eventName, Name: "com.a", LoadID: fmt.Sprint(at), Result: &result, TimeNanos: at}})
+		l.add(kmodquery.Event{Source: source, EventName: eventName, Name: "com.a", LoadID: fmt.Sprint(at), Result: &result, TimeNanos: at})
 	}
 	tell(kmodquery.SourceEndpointSecurity, kmodquery.EventKextload, 0, 1)
 	tell(kmodquery.SourceUnifiedLog, kmodquery.EventKextAllowed, 0, 2)
@@ -85,10 +85,10 @@ func TestTheLedgerIsBounded(t *testing.T) {
 	l := newLedger("")
 	for i := range 3 * maxGone {
 		name := fmt.Sprint("m", i)
-		l.add([]kmodquery.Event{
-			{Source: "ebpf", EventName: kmodquery.EventModuleLoad, Name: name, TimeNanos: int64(2 * i)},
-			{Source: "ebpf", EventName: kmodquery.EventModuleFree, Name: name, TimeNanos: int64(2*i + 1)},
-		})
+		l.add(
+			kmodquery.Event{Source: "ebpf", EventName: kmodquery.EventModuleLoad, Name: name, TimeNanos: int64(2 * i)},
+			kmodquery.Event{Source: "ebpf", EventName: kmodquery.EventModuleFree, Name: name, TimeNanos: int64(2*i + 1)},
+		)
 	}
 	require.LessOrEqual(t, len(l.entries), maxGone+1)
 	gone := 0

@@ -45,8 +45,9 @@ type Options struct {
 	// Stamp returns an event that says no more than the present moment. It
 	// must be set where there are Views.
 	Stamp func() kmodquery.Event
-	// Past hands over the events that an earlier recorder stored in this boot,
-	// the newest first; nil for none.
+	// Past hands over the events that an earlier recorder stored in this boot:
+	// those that are recent, the newest first, and of the others the last of each
+	// kind that there is of a name; nil for none.
 	Past func(ctx context.Context, visit func(*kmodquery.Event)) error
 }
 
@@ -84,14 +85,14 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 	r.selection = newSelection(o.Sources, o.SideBySide, max(takeOver, 3*o.Poll), report, func(rank int, e kmodquery.Event, past bool) {
 		r.attempts.add(rank, e, past)
 	})
-	r.attempts = newAttempts(r.writer.add, r.selection.isBetterUp, o.Poll, boot)
+	r.attempts = newAttempts(r.take, r.selection.isBetterUp, o.Poll, boot)
 	if o.Views != nil {
 		r.double = &doubleEntry{
 			views:     o.Views,
 			ledger:    r.ledger,
 			stamp:     o.Stamp,
 			emit:      func(e kmodquery.Event) { r.attempts.add(len(o.Sources), e, false) },
-			sync:      r.Sync,
+			gather:    r.gather,
 			witnesses: r.selection.witnesses,
 			report:    report,
 			every:     o.Poll,
@@ -104,13 +105,20 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 	return r
 }
 
+// take gives an event to the writer. It counts as seen from then on: on a full
+// disk it may wait for hours.
+func (r *Recorder) take(e kmodquery.Event) {
+	r.ledger.add(e)
+	if r.double != nil {
+		r.double.noted(&e)
+	}
+	r.writer.add(e)
+}
+
 // stored takes what the sink took.
 func (r *Recorder) stored(events []kmodquery.Event) {
 	r.settled(events)
-	r.ledger.add(events)
-	if r.double != nil {
-		r.double.stored(events)
-	}
+	r.ledger.complete(events)
 }
 
 // settled tells the sources what need not be kept any more for the sink.
@@ -187,11 +195,17 @@ func (r *Recorder) expire(ctx context.Context) {
 // Sync returns when every event that happened before the call, as far as the
 // sources see it, is in the sink.
 func (r *Recorder) Sync(ctx context.Context) error {
-	asked := time.Now().Add(clockSlack)
-	if err := r.selection.sync(ctx); err != nil {
+	if err := r.gather(ctx); err != nil {
 		return err
 	}
-	if err := r.writer.refusal(); err != nil {
+	return r.writer.sync(ctx)
+}
+
+// gather returns when every event that happened before the call, as far as the
+// sources see it, counts as seen.
+func (r *Recorder) gather(ctx context.Context) error {
+	asked := time.Now().Add(clockSlack)
+	if err := r.selection.sync(ctx); err != nil {
 		return err
 	}
 	flushed := make(chan struct{})
@@ -201,10 +215,10 @@ func (r *Recorder) Sync(ctx context.Context) error {
 	}()
 	select {
 	case <-flushed:
+		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("wait for events to be stored: %w", ctx.Err())
 	}
-	return r.writer.sync(ctx)
 }
 
 // Sensors returns each source's account of itself, that of the views last.
@@ -220,7 +234,7 @@ func (r *Recorder) Sensors() []kmodquery.Sensor {
 	return sensors
 }
 
-// Loaded returns the modules that are loaded by what the stored events say, with
+// Loaded returns the modules that are loaded by what the events say, with
 // [kmodquery.ViewEvents] where some source would have seen them go.
 func (r *Recorder) Loaded() []kmodquery.Module {
 	_, since := r.selection.witnesses()

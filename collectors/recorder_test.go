@@ -48,7 +48,8 @@ func (s *scripted) Sync(context.Context) error { return nil }
 func (s *scripted) Sensor() kmodquery.Sensor { return kmodquery.Sensor{Source: s.name} }
 
 // A memory sink keeps events, and refuses while err is set. It takes no more than
-// room at once, where that is set, and waits for open, where that is.
+// room at once, where that is set, and waits for open, where that is. The events
+// have first as their FirstSeen then.
 type memory struct {
 	mu     sync.Mutex
 	events []kmodquery.Event
@@ -56,6 +57,7 @@ type memory struct {
 	batch  int // the largest
 	room   int
 	open   chan struct{}
+	first  *int64
 }
 
 func (m *memory) Append(_ context.Context, events []kmodquery.Event) error {
@@ -69,6 +71,9 @@ func (m *memory) Append(_ context.Context, events []kmodquery.Event) error {
 	}
 	if m.room > 0 && len(events) > m.room {
 		return errors.New("too many")
+	}
+	for i := range events {
+		events[i].FirstSeen = m.first
 	}
 	m.batch = max(m.batch, len(events))
 	m.events = append(m.events, events...)

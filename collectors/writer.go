@@ -230,16 +230,6 @@ func (w *writer) sync(ctx context.Context) error {
 	return nil
 }
 
-// refusal is the sink's error while it takes nothing.
-func (w *writer) refusal() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.failure != nil {
-		return w.refused()
-	}
-	return nil
-}
-
 func (w *writer) refused() error { return fmt.Errorf("%w: %w", kmodquery.ErrNotStored, w.failure) }
 
 // account adds to what a source says of itself how its events fare.

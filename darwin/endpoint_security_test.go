@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -336,6 +337,23 @@ func running(t *testing.T, program string) []string {
 
 // When this process dies nobody is there to kill eslogger.
 func TestEsloggerDiesWithTheTerminal(t *testing.T) {
+	diesWithTheTerminal(t)
+}
+
+func TestEsloggerDiesWithTheTerminalUnderNohup(t *testing.T) {
+	wasIgnored := signal.Ignored(unix.SIGHUP)
+	signal.Ignore(unix.SIGHUP)
+	if !wasIgnored {
+		defer signal.Reset(unix.SIGHUP)
+	}
+	for range 2 {
+		diesWithTheTerminal(t)
+		require.True(t, signal.Ignored(unix.SIGHUP), "this process goes on")
+	}
+}
+
+func diesWithTheTerminal(t *testing.T) {
+	t.Helper()
 	program := standin.Install(t, t.TempDir(), "eslogger")
 	standin.Direct(t, program, "")
 	p, err := startEslogger(t.Context(), program)

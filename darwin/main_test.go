@@ -4,10 +4,14 @@ import (
 	"os"
 	"testing"
 
+	"github.com/kmodquery/kmodquery/test/leak"
 	"github.com/kmodquery/kmodquery/test/standin"
 )
 
 func TestMain(m *testing.M) {
 	standin.Main()
-	os.Exit(m.Run())
+	if os.Getenv(watchesTheLog) != "" {
+		watchTheLog()
+	}
+	leak.Main(m)
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -56,7 +58,7 @@ func startOnPty(ctx context.Context, path string, arguments ...string) (*ptyProg
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 1}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = pipesPatience
-	if err := cmd.Start(); err != nil {
+	if err := startToHangUp(cmd); err != nil {
 		cancel()
 		out.Close()
 		return nil, fmt.Errorf("start %s: %w", path, err)
@@ -67,6 +69,22 @@ func startOnPty(ctx context.Context, path string, arguments ...string) (*ptyProg
 		p.err = cmd.Wait()
 	}()
 	return p, nil
+}
+
+// starting is held while this process does not ignore SIGHUP that otherwise does.
+var starting sync.Mutex
+
+// startToHangUp starts a program that ends by SIGHUP unless it chooses not to. It
+// would inherit that this process ignores it, as everything under nohup does; what
+// is caught is not inherited.
+func startToHangUp(cmd *exec.Cmd) error {
+	starting.Lock()
+	defer starting.Unlock()
+	if signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+		defer signal.Ignore(syscall.SIGHUP)
+	}
+	return cmd.Start()
 }
 
 // resume has the program go on where somebody stopped it.

@@ -257,10 +257,14 @@ func (r *logReader) take(b []byte) {
 	case !ok:
 	case line.Kind == kextlog.Dropped:
 		// What was logged before the last record has come, but for some that is late.
-		r.past.want(r.latest.Add(-logOverlap), time.Now())
+		now := time.Now()
+		if r.latest.After(now) { // the clock was set back
+			r.latest = now
+		}
+		r.past.want(r.latest.Add(-logOverlap), now)
 	case line.Kind == kextlog.Entry:
-		if line.Record.Time.After(r.latest) {
-			r.latest = line.Record.Time
+		if at := line.Record.Time; at.After(r.latest) || r.latest.Sub(at) > clockStep {
+			r.latest = at
 		}
 		r.tell(r.live, &line.Record, b, false)
 	}

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/creack/pty"
+
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/darwin/kextlog"
 	"github.com/kmodquery/kmodquery/printed"
@@ -48,15 +50,25 @@ type logCommand struct {
 	skipped   func()
 }
 
-// startLog calls log. It is killed when ctx ends; skipped is called, from
-// another goroutine, for each line that is too long to be one.
+// startLog calls log. It is killed when ctx ends, and hung up on when this process
+// dies without an end of its own: one that nobody reads would go on until it has
+// something to say. skipped is called, from another goroutine, for each line that is
+// too long to be one.
 func startLog(ctx context.Context, program string, skipped func(), arguments ...string) (*logCommand, error) {
+	// Nobody prints there or reads it. It is its session's until this end is closed.
+	hold, terminal, err := pty.Open()
+	if err != nil {
+		return nil, fmt.Errorf("open a terminal: %w", err)
+	}
+	defer terminal.Close()
 	ctx, cancel := context.WithCancel(ctx)
+	context.AfterFunc(ctx, func() { hold.Close() })
 	c := &logCommand{cancel: cancel, complaint: printed.NewHead(maxComplaint, nil), lines: make(chan []byte, maxLogLines), skipped: skipped}
 	c.cmd = exec.CommandContext(ctx, program, append(arguments, "--style", "ndjson", "--predicate", logPredicate())...)
 	c.cmd.Env = append(os.Environ(), "LC_ALL=C")
-	// Whatever it starts ends with it.
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// Whatever it starts ends with it, as it is the leader of a group, too.
+	c.cmd.Stdin = terminal
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	c.cmd.Cancel = func() error { return syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL) }
 	c.cmd.WaitDelay = time.Second
 	c.cmd.Stderr = c.complaint

@@ -13,9 +13,10 @@ const (
 	// attemptQuiet is how long after the last word on an attempt the next one
 	// belongs to another.
 	attemptQuiet = 10 * time.Second
-	// failureQuiet is how long the kernel goes on to say that one attempt failed,
-	// in several messages.
-	failureQuiet = 2 * time.Second
+	// failureTime is how long it goes on, in several messages, that one attempt is
+	// said to have failed, or to be blocked. Later words are of another attempt:
+	// whoever tries again and again makes no quiet in between.
+	failureTime = 2 * time.Second
 	// maxLogAttempts bounds the attempts that are remembered.
 	maxLogAttempts = 1024
 	// maxLogRaw bounds a row's message in bytes.
@@ -32,8 +33,8 @@ type logAttempt struct {
 	last   time.Time
 	isOver bool // it loaded, failed, or the extension went
 	failed bool
-	knows  kextlog.Statement // what was said of it so far
-	told   map[string]bool   // what was, by event and outcome
+	knows  kextlog.Statement    // what was said of it so far
+	told   map[string]time.Time // the moments of what was, by event
 }
 
 // A logJoiner makes events of records that come in their order: those that speak
@@ -54,10 +55,10 @@ func (j *logJoiner) add(r *kextlog.Record, raw string) []kmodquery.Event {
 		a := j.attempt(r, &s)
 		a.learn(&s)
 		name := logEvents[s.Kind]
-		if name == "" || a.told[name] {
+		if name == "" || a.hasTold(name) {
 			continue
 		}
-		a.told[name] = true
+		a.told[name] = r.Time
 		events = append(events, a.event(r, &s, raw))
 	}
 	return events
@@ -68,7 +69,7 @@ func (j *logJoiner) attempt(r *kextlog.Record, s *kextlog.Statement) *logAttempt
 	a := j.attempts[s.Name]
 	if a == nil || !a.continuesWith(r, s) {
 		j.makeRoom(r.Time)
-		a = &logAttempt{loadID: kextLoadID(r, s.Name), told: map[string]bool{}}
+		a = &logAttempt{loadID: kextLoadID(r, s.Name), told: map[string]time.Time{}}
 		j.attempts[s.Name] = a
 	}
 	if r.Time.After(a.last) {
@@ -85,10 +86,19 @@ func (j *logJoiner) attempt(r *kextlog.Record, s *kextlog.Statement) *logAttempt
 
 func (a *logAttempt) continuesWith(r *kextlog.Record, s *kextlog.Statement) bool {
 	quiet := r.Time.Sub(a.last).Abs()
+	isRefusal := s.Kind == kextlog.Failed || s.Kind == kextlog.Blocked
+	if name := logEvents[s.Kind]; isRefusal && a.hasTold(name) && r.Time.Sub(a.told[name]).Abs() > failureTime {
+		return false
+	}
 	if a.isOver {
-		return a.failed && s.Kind == kextlog.Failed && quiet <= failureQuiet
+		return a.failed && s.Kind == kextlog.Failed && quiet <= failureTime
 	}
 	return quiet <= attemptQuiet
+}
+
+func (a *logAttempt) hasTold(name string) bool {
+	_, ok := a.told[name]
+	return ok
 }
 
 // makeRoom forgets the attempts of which nothing more is expected, and all of

@@ -3,8 +3,10 @@ package darwin
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -16,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/darwin/kextlog"
 	"github.com/kmodquery/kmodquery/test/race"
 )
 
@@ -541,6 +544,30 @@ func TestRefusalsAreFolded(t *testing.T) {
 	require.EqualValues(t, 1000-maxRefused-2, w.source.Sensor().Denied)
 }
 
+// Whoever tries again and again, with less than the quiet after an attempt in
+// between, is told of as often.
+func TestRefusalsWithoutAQuietAreCounted(t *testing.T) {
+	for _, message := range []struct{ process, text string }{
+		{"/usr/libexec/syspolicyd", "Kernel Extension BLOCKED: Kext ((null), com.example.a)"},
+		{"/kernel", "Kext com.example.a start failed (result 0x5)."},
+	} {
+		j, told := newLogJoiner(), 0
+		loadIDs := map[string]bool{}
+		for n := range 100 {
+			for _, again := range []float64{0, 0.1} { // what is said twice of one is one
+				line, err := kextlog.ParseLine([]byte(logRecord(1.9*float64(n)+again, message.process, message.text)))
+				require.NoError(t, err)
+				for _, e := range j.add(&line.Record, "") {
+					told++
+					loadIDs[e.LoadID] = true
+				}
+			}
+		}
+		require.Greater(t, told, 40, message.text)
+		require.Len(t, loadIDs, told)
+	}
+}
+
 func TestPositionsThatAreNone(t *testing.T) {
 	for _, text := range []string{"", "{", "[]x", `{"mark":5,"told":["x"]}`, `{"mark":-1}`, `{"mark":"x"}`, strings.Repeat(" ", maxPosition+1)} {
 		require.Nil(t, parseLogPosition(text), text)
@@ -572,6 +599,74 @@ func TestAClockThatIsSetBack(t *testing.T) {
 	at, err := time.Parse("2006-01-02 15:04:05-0700", start[:24])
 	require.NoError(t, err)
 	require.WithinRange(t, at, began.Add(-logMargin-2*time.Second), time.Now().Add(-logMargin))
+}
+
+// A log stream that nobody reads would go on until the next message, which may be
+// days, and each process that is killed would leave another one.
+func TestLogEndsWithAProcessThatIsKilled(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "stream"), nil, 0o600))
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "KMODQUERY_STANDINS="+dir, watchesTheLog+"=1")
+	require.NoError(t, cmd.Start())
+	var pid int
+	require.Eventually(t, func() bool {
+		text, err := os.ReadFile(filepath.Join(dir, "log.ready"))
+		if err != nil {
+			return false
+		}
+		pid, err = strconv.Atoi(strings.TrimSpace(string(text)))
+		return err == nil
+	}, within, 10*time.Millisecond)
+	require.NoError(t, cmd.Process.Kill())
+	require.Error(t, cmd.Wait())
+	require.Eventually(t, func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }, within, 10*time.Millisecond)
+}
+
+// watchesTheLog in the environment has the test program watch the log until it is
+// killed, and say when it does.
+const watchesTheLog = "KMODQUERY_TEST_WATCHES_THE_LOG"
+
+func watchTheLog() {
+	program, err := filepath.Abs("testdata/standins/log")
+	if err != nil {
+		panic(err)
+	}
+	dir := os.Getenv("KMODQUERY_STANDINS")
+	source := NewUnifiedLog(UnifiedLogOptions{
+		Programs: Programs{Log: program},
+		Position: func(context.Context) (string, error) { return "", nil },
+	})
+	panic(source.Run(context.Background(), func() {
+		pids, err := os.ReadFile(filepath.Join(dir, "log.pids"))
+		if err != nil {
+			panic(err)
+		}
+		stream, _, _ := strings.Cut(string(pids), "\n")
+		if err := os.WriteFile(filepath.Join(dir, "log.ready"), []byte(stream), 0o600); err != nil {
+			panic(err)
+		}
+	}, func(kmodquery.Event) {}))
+}
+
+// What the stream drops after a clock that was ahead was set back is asked for from
+// a moment that has come.
+func TestWhatIsDroppedAfterTheClockWasSetBack(t *testing.T) {
+	w := newLogWorld(t)
+	require.NoError(t, w.start())
+	ahead := time.Since(testTime).Seconds() + 3600
+	w.stream(loaded(ahead, "com.example.a"))
+	w.take(1)
+	began := time.Now()
+	w.write("show", loaded(0, "com.example.b"))
+	w.stream("=== Messages dropped during live streaming (use `log show` to see what they were)")
+	w.take(1)
+	w.stop()
+	arguments := w.read("log.arguments")
+	_, start, _ := strings.Cut(arguments[strings.LastIndex(arguments, "--start "):], "--start ")
+	at, err := time.Parse("2006-01-02 15:04:05-0700", start[:24])
+	require.NoError(t, err)
+	require.False(t, at.After(began), "it begins at %v, and it was %v", at, began)
 }
 
 func TestToldRecordsAreBounded(t *testing.T) {

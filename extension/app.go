@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log"
-	"net"
 	"time"
 
 	osquery "github.com/osquery/osquery-go"
@@ -21,7 +20,7 @@ type app struct {
 	plugins  []osquery.OsqueryPlugin
 	store    *sqlite.Store
 	recorder *collectors.Recorder // nil where another process records
-	shared   net.Listener         // where its readers connect; nil likewise
+	door     *door                // its readers'; nil likewise
 }
 
 // A recorder is one of this process or another.
@@ -54,12 +53,9 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 		if err := store.Expire(ctx); err != nil {
 			report.Print(err)
 		}
-		recorder, err = a.record(ctx, c, report)
+		recorder = a.record(ctx, c, report)
 	} else {
 		recorder = collectors.NewRemote(dialRecorder(c.stateDir), sensorNames(c))
-	}
-	if err != nil {
-		return nil, errors.Join(err, store.Close())
 	}
 	a.plugins = tables.Plugins(tables.Config{
 		Store:      store,
@@ -74,16 +70,13 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 }
 
 // record starts the sources and answers the readers of the same store.
-func (a *app) record(ctx context.Context, c *config, report *log.Logger) (*collectors.Recorder, error) {
-	listener, err := listenForReaders(c.stateDir)
-	if err != nil {
-		return nil, err
-	}
-	a.shared = listener
-	a.recorder = collectors.NewRecorder(a.store, func(err error) { report.Print(err) }, recorderOptions(c, a.store))
+func (a *app) record(ctx context.Context, c *config, report *log.Logger) *collectors.Recorder {
+	print := func(err error) { report.Print(err) }
+	a.door = openDoor(c.stateDir, a.store.Records, print)
+	a.recorder = collectors.NewRecorder(a.store, print, recorderOptions(c, a.store))
 	a.recorder.Start(ctx)
-	go a.recorder.Share(listener)
-	return a.recorder, nil
+	a.door.serve(a.recorder.Share)
+	return a.recorder
 }
 
 // describe reports what this process watches.
@@ -101,7 +94,8 @@ func (a *app) describe(report *log.Logger) {
 func (a *app) Close() error {
 	var errs []error
 	if a.recorder != nil {
-		errs = append(errs, a.shared.Close(), a.recorder.Close())
+		a.door.close()
+		errs = append(errs, a.recorder.Close())
 	}
 	return errors.Join(append(errs, a.store.Close())...)
 }

@@ -118,7 +118,13 @@ func parse(p *platform, args []string) (*config, error) {
 		// and c reads its own.
 		ff.WithConfigFile(os.DevNull),
 		ff.WithConfigFileParser(func(_ io.Reader, set func(name, value string) error) error {
-			return c.readFile(set)
+			return c.readFile(func(name, value string) error {
+				// What the parser makes of a line that has none.
+				if value == "true" && name != "verbose" && flags.Lookup(name) != nil {
+					return fmt.Errorf("%s has no value in the configuration file", name)
+				}
+				return set(name, value)
+			})
 		}),
 	)
 	if err != nil {
@@ -132,8 +138,10 @@ func parse(p *platform, args []string) (*config, error) {
 		return nil, fmt.Errorf("unknown command %q", c.args[0])
 	case c.command == "" && c.socket == "":
 		return nil, errors.New("--socket is missing: osquery gives it when it starts an extension; to ask without osquery use: kmodquery.ext query")
-	case c.command == "record" && len(c.args) > 0:
-		return nil, fmt.Errorf("record takes flags only, not %q", c.args[0])
+	case (c.command == "record" || c.command == "detach") && len(c.args) > 0:
+		return nil, fmt.Errorf("%s takes flags only, not %q", c.command, c.args[0])
+	case c.stateDir == "":
+		return nil, errors.New("--state-dir takes a folder")
 	case len(c.socket) > osquery.MaxSocketPathCharacters:
 		return nil, fmt.Errorf("--socket has %d characters and osquery's sockets have at most %d", len(c.socket), osquery.MaxSocketPathCharacters)
 	case c.command == "query" && len(c.args) > 1 && strings.HasPrefix(c.args[1], "-"):

@@ -88,6 +88,8 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"query", "--image-limit", "-1"}, "--image-limit takes a number of bytes from 0 to 33554432"},
 		{[]string{"query", "--image-limit", "33554433"}, "--image-limit takes a number of bytes from 0 to 33554432"},
 		{[]string{"query", "--query-timeout", "0"}, "--reply-limit and --query-timeout take a value greater than 0"},
+		{[]string{"query", "--state-dir", ""}, "--state-dir takes a folder"},
+		{[]string{"detach", "/sys/fs/bpf/other"}, `detach takes flags only, not "/sys/fs/bpf/other"`},
 		{[]string{"query", "--retention-events", "-1"}, "--retention-age, --retention-events and --retention-denied take a value that is not negative; 0 keeps everything"},
 		{[]string{"query", "--retention-denied", "-1"}, "--retention-age, --retention-events and --retention-denied take a value that is not negative; 0 keeps everything"},
 	}
@@ -122,10 +124,11 @@ func TestFlagWinsOverEnvironmentOverFile(t *testing.T) {
 
 func TestConfigurationFileMistakes(t *testing.T) {
 	for content, want := range map[string]string{
-		"colour blue\n":       `config file flag "colour" not defined in flag set`,
-		"query-timeout 3\n":   `error setting flag "query-timeout" from config file: parse error`,
-		"reply-limit 0\n":     "--reply-limit and --query-timeout take a value greater than 0",
-		"state-dir\nformat x": `error setting flag "format" from config file: unknown format "x"; choose one of table, json, csv, line`,
+		"colour blue\n":         `config file flag "colour" not defined in flag set`,
+		"query-timeout 3\n":     `error setting flag "query-timeout" from config file: parse error`,
+		"reply-limit 0\n":       "--reply-limit and --query-timeout take a value greater than 0",
+		"state-dir\n":           "state-dir has no value in the configuration file",
+		"state-dir x\nformat x": `error setting flag "format" from config file: unknown format "x"; choose one of table, json, csv, line`,
 	} {
 		path := configFile(t, content)
 		_, err := parse(hostPlatform(), []string{"query", "--config", path})

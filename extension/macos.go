@@ -65,8 +65,5 @@ func (i kextInventory) Modules(ctx context.Context) ([]kmodquery.Module, error) 
 	if err != nil {
 		return nil, err
 	}
-	if err := i.recorder.Sync(ctx); err != nil {
-		return nil, err
-	}
-	return kmodquery.JoinModules(modules, i.recorder.Loaded()), nil
+	return withEvents(ctx, i.recorder, modules)
 }

@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"net"
 	"os"
+	"syscall"
 	"time"
 )
 
@@ -39,10 +42,12 @@ func awaitOrphaned(ctx context.Context, p parent, socket string) bool {
 	}
 }
 
+// isListening reports whether anybody does. One who is too busy to take another
+// connection does too.
 func isListening(socket string) bool {
 	conn, err := net.DialTimeout("unix", socket, parentEvery)
 	if err == nil {
 		conn.Close()
 	}
-	return err == nil
+	return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED)
 }

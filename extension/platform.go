@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
@@ -50,4 +52,21 @@ func (p *platform) automatic() string {
 		return "all of them"
 	}
 	return "the first of them that works"
+}
+
+// withEvents adds what the events say to the modules that views show. A store that
+// takes no events is no reason not to answer.
+func withEvents(ctx context.Context, r recorder, shown []kmodquery.Module) ([]kmodquery.Module, error) {
+	err := r.Sync(ctx)
+	if err != nil && !errors.Is(err, kmodquery.ErrNotStored) {
+		return nil, err
+	}
+	loaded := r.Loaded()
+	if err != nil {
+		// That they went may be among what waits to be stored.
+		for at := range loaded {
+			loaded[at].Views = nil
+		}
+	}
+	return kmodquery.JoinModules(shown, loaded), nil
 }

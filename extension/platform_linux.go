@@ -120,19 +120,8 @@ func (i *inventory) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = i.recorder.Sync(ctx)
-	if err != nil && !errors.Is(err, kmodquery.ErrNotStored) {
-		return nil, err
-	}
-	loaded := i.recorder.Loaded()
-	if err != nil {
-		// That they went may be among what waits to be stored.
-		for at := range loaded {
-			loaded[at].Views = nil
-		}
-	}
 	listed := slices.DeleteFunc(modules, func(m kmodquery.Module) bool { return m.IsHidden() })
-	return kmodquery.JoinModules(append(listed, hidden...), loaded), nil
+	return withEvents(ctx, i.recorder, append(listed, hidden...))
 }
 
 // kernelRelease is what uname -r prints.

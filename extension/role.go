@@ -36,23 +36,30 @@ func inRole(ctx context.Context, c *config, report *log.Logger, f func(context.C
 	if a.recorder == nil {
 		go func() {
 			defer end()
-			awaitUnrecorded(role, c)
+			awaitUnrecorded(role, c, report)
 		}()
 	}
 	err = f(role, a)
 	return role.Err() != nil && ctx.Err() == nil, err
 }
 
-// awaitUnrecorded returns when nobody records into the event store.
-func awaitUnrecorded(ctx context.Context, c *config) {
+// awaitUnrecorded returns when nobody records into the event store. It reports what
+// keeps it from seeing that, and goes on.
+func awaitUnrecorded(ctx context.Context, c *config, report *log.Logger) {
+	told := ""
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(time.Duration(c.interval) * time.Second):
 		}
-		if free, err := sqlite.Unrecorded(c.stateDir); free && err == nil {
+		free, err := sqlite.Unrecorded(c.stateDir)
+		if free {
 			return
+		}
+		if err != nil && err.Error() != told {
+			told = err.Error()
+			report.Printf("this process cannot take over: look whether another one records: %v", err)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 	gen "github.com/osquery/osquery-go/gen/osquery"
 	"github.com/osquery/osquery-go/plugin/table"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery/test/osqueryhost"
 )
@@ -223,6 +225,28 @@ func TestAwaitOrphaned(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*parentEvery)
 	defer cancel()
 	require.False(t, awaitOrphaned(ctx, currentParent(), host.Socket()), "the parent is there")
+}
+
+func TestABusyOsqueryIsThere(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells one who is busy from one who is gone")
+	}
+	dir := shortDir(t)
+	busy, gone := filepath.Join(dir, "busy"), filepath.Join(dir, "gone")
+	require.False(t, isListening(gone))
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	require.NoError(t, unix.Bind(fd, &unix.SockaddrUnix{Name: busy}))
+	require.False(t, isListening(busy), "it listens no more, or not yet")
+	require.NoError(t, unix.Listen(fd, 0))
+	for range 3 { // nobody takes what waits
+		conn, err := net.DialTimeout("unix", busy, parentEvery)
+		if err == nil {
+			defer conn.Close()
+		}
+	}
+	require.True(t, isListening(busy))
 }
 
 // osquery forgets a killed extension only with its next round of pings.

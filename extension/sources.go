@@ -75,24 +75,35 @@ var pastColumns = []string{
 	"type", "sha256", "missing",
 }
 
-// past hands over the loads and unloads that are stored of this boot.
+// recentPast is how many of the newest events a recorder looks at for attempts of
+// which another source may tell once more.
+const recentPast = 1 << 16
+
+// past hands over the loads and unloads that are stored of this boot, as far as a
+// recorder has to know of them, and all that was found by comparing.
 func past(ctx context.Context, p *platform, store *sqlite.Store, visit func(*kmodquery.Event)) error {
 	boot := p.stamp().BootID
 	if boot == "" {
 		return nil // nothing says which are of this boot
 	}
-	filter := kmodquery.Filter{
-		Conditions: []kmodquery.Condition{
-			{Column: "boot_id", Op: kmodquery.Equal, Values: []any{boot}},
-			{Column: "event_name", Op: kmodquery.Equal, Values: []any{
-				kmodquery.EventModuleLoad, kmodquery.EventModuleFree, kmodquery.EventModulePresent, kmodquery.EventModuleHidden,
-				kmodquery.EventModuleUnwitnessed, kmodquery.EventTaintReset, kmodquery.EventInitModule, kmodquery.EventFinitModule, kmodquery.EventDeleteModule,
-				kmodquery.EventKextload, kmodquery.EventKextunload, kmodquery.EventKextAllowed, kmodquery.EventKextBlocked,
-			}},
-		},
-		Columns: pastColumns,
+	of := func(eventNames ...any) kmodquery.Filter {
+		return kmodquery.Filter{
+			Conditions: []kmodquery.Condition{
+				{Column: "boot_id", Op: kmodquery.Equal, Values: []any{boot}},
+				{Column: "event_name", Op: kmodquery.Equal, Values: eventNames},
+			},
+			Columns: pastColumns,
+		}
 	}
-	return store.Events(ctx, filter, func(e *kmodquery.Event) error {
+	if err := store.Recall(ctx, of(
+		kmodquery.EventModuleLoad, kmodquery.EventModuleFree, kmodquery.EventInitModule, kmodquery.EventFinitModule, kmodquery.EventDeleteModule,
+		kmodquery.EventKextload, kmodquery.EventKextunload, kmodquery.EventKextAllowed, kmodquery.EventKextBlocked,
+	), recentPast, visit); err != nil {
+		return err
+	}
+	return store.Events(ctx, of(
+		kmodquery.EventModulePresent, kmodquery.EventModuleHidden, kmodquery.EventModuleUnwitnessed, kmodquery.EventTaintReset,
+	), func(e *kmodquery.Event) error {
 		visit(e)
 		return nil
 	})

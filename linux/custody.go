@@ -4,6 +4,8 @@ package linux
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -91,6 +93,13 @@ func (c *custody) begin(r releaser, receipts []string) {
 	for _, receipt := range receipts {
 		c.remember(receipt)
 	}
+}
+
+// underway are the receipts of events that are on their way to the store.
+func (c *custody) underway() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.events))
 }
 
 // end releases nothing any more.

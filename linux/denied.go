@@ -61,15 +61,22 @@ func newDenials(counts deniedCounts, now time.Time) *denials {
 	return &denials{counts: counts, kinds: map[bpf.DeniedCalls]*denial{}, others: map[string]uint64{}, due: now.Add(foldFor)}
 }
 
-// recall goes on with what an earlier process left: the calls that no row stands
-// for, of which only what the programs count them by is known. blank is an event
-// that tells of no process.
-func (d *denials) recall(blank kmodquery.Event) error {
+// recall goes on with what an earlier process, or run, left: the calls that no row
+// stands for, of which only what the programs count them by is known. underway are
+// the receipts of rows that are still to be stored. blank is an event that tells of
+// no process.
+func (d *denials) recall(blank kmodquery.Event, underway []string) error {
 	counters, err := d.counts.Counters()
 	if err != nil {
 		return err
 	}
 	d.others = counters.Denied
+	told := map[bpf.DeniedCalls]uint64{}
+	for _, receipt := range underway {
+		if r, ok := parseDeniedReceipt(receipt); ok && r.Period == d.counts.Period() {
+			told[r.DeniedCalls] = max(told[r.DeniedCalls], r.Count)
+		}
+	}
 	kinds, err := d.counts.DeniedKinds()
 	if err != nil {
 		return err
@@ -84,7 +91,7 @@ func (d *denials) recall(blank kmodquery.Event) error {
 		last.UID, last.EUID = number(kind.UID()), number(kind.EUID())
 		last.Result, last.Error = new(-int64(unix.EPERM)), errnoName(-int64(unix.EPERM))
 		last.Miss("pid", "process_path", "cmdline")
-		d.kinds[kind] = &denial{last: last, reported: reported}
+		d.kinds[kind] = &denial{last: last, reported: max(reported, told[kind])}
 	}
 	return nil
 }
@@ -100,7 +107,8 @@ func deniedReceipt(period string, kind bpf.DeniedCalls, count uint64) string {
 
 func isOfDenied(receipt string) bool { return strings.HasPrefix(receipt, deniedMark) }
 
-// parseDeniedReceipt is deniedReceipt's inverse. Other events have other receipts.
+// parseDeniedReceipt is deniedReceipt's inverse. Other receipts are not ok, nor is
+// what is none: a damaged store must not keep anything from being watched.
 func parseDeniedReceipt(receipt string) (r bpf.ReportedCalls, ok bool) {
 	parts := strings.Split(strings.TrimPrefix(receipt, deniedMark), "_")
 	if !isOfDenied(receipt) || len(parts) != 3 {

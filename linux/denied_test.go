@@ -3,6 +3,7 @@
 package linux
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"maps"
@@ -312,10 +313,10 @@ func TestDenialsThatAreStoredLate(t *testing.T) {
 	f, kind := newFolded(), deniedKind(t, 1)
 	f.counts.calls[kind] = 5
 	f.unsafe = true
-	require.NoError(t, f.recall(blankAt))
+	require.NoError(t, f.recall(blankAt, nil))
 	require.NoError(t, f.report())
 	f.denials = newDenials(f.counts, start)
-	require.NoError(t, f.recall(blankAt))
+	require.NoError(t, f.recall(blankAt, nil))
 	require.NoError(t, keepReported(f.counts, f.receipts[0]))
 	f.counts.calls[kind] = 6
 	require.NoError(t, f.report())
@@ -408,11 +409,47 @@ func TestDenialsAfterARestart(t *testing.T) {
 	f.counts.calls[kind] = 7
 	f.counts.others["init_module"] = 3
 	f.denials = newDenials(f.counts, start)
-	require.NoError(t, f.recall(blankAt))
+	require.NoError(t, f.recall(blankAt, nil))
 	require.NoError(t, f.report())
 	require.Len(t, f.events, 1, "nobody knows who made them, but that they were made")
 	require.EqualValues(t, 2, *f.events[0].Count)
 	require.Equal(t, kmodquery.EventInitModule, f.events[0].EventName)
 	require.EqualValues(t, 0, *f.events[0].EUID)
 	require.Equal(t, "pid,process_path,cmdline", f.events[0].Missing)
+}
+
+// The same source runs again while what it told waits for a full disk.
+func TestDenialsThatWaitToBeStored(t *testing.T) {
+	f, kind := newFolded(), deniedKind(t, 1)
+	f.unsafe = true
+	f.counts.calls[kind] = 5
+	f.add(kind, deniedAt(1))
+	require.NoError(t, f.report())
+	f.counts.calls[kind] = 7
+	f.denials = newDenials(f.counts, start)
+	underway := append(f.receipts, receiptOf(at(1)), "~_zz_1", deniedReceipt("another", kind, 99))
+	require.NoError(t, f.recall(blankAt, underway))
+	require.NoError(t, f.report())
+	require.EqualValues(t, 7, f.total)
+	require.Zero(t, f.counts.reported[kind], "none of it is safe")
+}
+
+// The row of an earlier run is stored while the next one begins.
+func TestDenialsThatAreStoredMeanwhile(t *testing.T) {
+	f, kind := newFolded(), deniedKind(t, 1)
+	f.unsafe = true
+	f.counts.calls[kind] = 5
+	f.add(kind, deniedAt(1))
+	require.NoError(t, f.report())
+	stored := kmodquery.Event{Source: kmodquery.SourceEBPF, Receipt: f.receipts[0]}
+
+	var s *EBPF
+	s = NewEBPF(EBPFOptions{Receipts: func(context.Context) ([]string, error) {
+		s.Settled([]kmodquery.Event{stored})
+		return nil, nil
+	}})
+	receipts, err := s.recall(t.Context(), f.counts)
+	require.NoError(t, err)
+	require.Empty(t, receipts)
+	require.EqualValues(t, 5, f.counts.reported[kind])
 }

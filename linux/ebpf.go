@@ -27,6 +27,7 @@ type EBPF struct {
 
 	mu       sync.Mutex    // guards what follows
 	programs *bpf.Programs // nil while not attached
+	counts   deniedCounts  // theirs; nil likewise
 	doubt    error         // why Run is to end; nil while it is not
 	anew     bool          // what is pinned is not trusted
 	lost     losses        // that the account has
@@ -86,25 +87,57 @@ func (s *EBPF) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)
 // open attaches the programs, or finds those that are pinned. The receipts are of
 // what they told of and is stored.
 func (s *EBPF) open(ctx context.Context) (programs *bpf.Programs, receipts []string, err error) {
-	var unread error
-	if s.options.Receipts != nil {
-		receipts, unread = s.options.Receipts(ctx)
-	}
-	var reported []bpf.ReportedCalls
-	for _, receipt := range receipts {
-		if r, ok := parseDeniedReceipt(receipt); ok {
-			reported = append(reported, r)
-		}
-	}
-	if programs, err = openPrograms(s.options, s.isDistrusted(), reported); err != nil {
+	if programs, err = openPrograms(s.options, s.isDistrusted(), s.reported(ctx)); err != nil {
 		return nil, nil, err
 	}
+	receipts, err = s.recall(ctx, programs)
 	// Where nothing waits in the kernel nothing can be told twice: a store that
 	// cannot be begun, on a full disk, must not keep this from watching.
-	if unread != nil && programs.WereThere() {
-		return nil, nil, errors.Join(unread, programs.Close())
+	if err != nil && programs.WereThere() {
+		s.keepCounts(nil)
+		return nil, nil, errors.Join(err, programs.Close())
 	}
 	return programs, receipts, nil
+}
+
+// reported are the denied calls that stored rows stand for, of whatever set of
+// programs. Where the store does not say, recall fails.
+func (s *EBPF) reported(ctx context.Context) (calls []bpf.ReportedCalls) {
+	if s.options.Receipts == nil {
+		return nil
+	}
+	receipts, _ := s.options.Receipts(ctx)
+	for _, receipt := range receipts {
+		if r, ok := parseDeniedReceipt(receipt); ok {
+			calls = append(calls, r)
+		}
+	}
+	return calls
+}
+
+// recall has the programs count for no more denied calls than what no stored row
+// stands for, from now on. It returns the receipts of what is stored.
+func (s *EBPF) recall(ctx context.Context, counts deniedCounts) (receipts []string, err error) {
+	// First, so that what is stored from now on is noted by Settled.
+	s.keepCounts(counts)
+	if s.options.Receipts == nil {
+		return nil, nil
+	}
+	if receipts, err = s.options.Receipts(ctx); err != nil {
+		return nil, err
+	}
+	for _, receipt := range receipts {
+		if err := keepReported(counts, receipt); err != nil {
+			return nil, err
+		}
+	}
+	return receipts, nil
+}
+
+func (s *EBPF) keepCounts(counts deniedCounts) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counts = counts
 }
 
 // openPrograms attaches the programs, with errors that tell what the host lacks.
@@ -153,7 +186,7 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 	r.want = images.want
 	go images.run() // ends when the programs are closed
 
-	if err := r.denials.recall(r.translate.blank(bootTimeNow(), r.clock.bootTime())); err != nil {
+	if err := r.denials.recall(r.translate.blank(bootTimeNow(), r.clock.bootTime()), s.custody.underway()); err != nil {
 		return err
 	}
 	hand := newHandover(programs.Turns())
@@ -207,7 +240,8 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 		case errors.Is(err, bpf.ErrFlushed), errors.Is(err, os.ErrDeadlineExceeded):
 			f.drained()
 			s.custody.drained(time.Now())
-			if err := r.expire(time.Now()); err != nil {
+			now := time.Now()
+			if err := r.expire(now, now); err != nil {
 				return err
 			}
 			continue
@@ -231,9 +265,6 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 			continue
 		}
 		if err := r.take(record, mark, bpf.RingSize(len(raw)), now); err != nil {
-			return err
-		}
-		if err := r.expire(now); err != nil {
 			return err
 		}
 	}
@@ -330,10 +361,10 @@ func (s *EBPF) Settled(events []kmodquery.Event) {
 func (s *EBPF) keepReported(receipt string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.programs == nil {
+	if s.counts == nil {
 		return // the next Run does so
 	}
-	if err := keepReported(s.programs, receipt); err != nil {
+	if err := keepReported(s.counts, receipt); err != nil {
 		s.account.DecodeErrors.Add(1)
 	}
 }
@@ -358,7 +389,7 @@ func (s *EBPF) detach(cause error) error {
 		s.lost = counters.Lost
 	}
 	err := s.programs.Close()
-	s.programs = nil
+	s.programs, s.counts = nil, nil
 	s.mu.Unlock()
 	s.account.Settle(cause)
 	if err != nil {

@@ -214,10 +214,16 @@ func (j *joiner) next() time.Time {
 	return next
 }
 
-// expire gives up the attempts whose patience ended before now.
-func (j *joiner) expire(now time.Time) {
+// expire gives up the attempts whose patience ended before now. What they wait for
+// may have happened and wait in the ring: patience with that ends by the time until
+// which the records were read.
+func (j *joiner) expire(read, now time.Time) {
 	for _, l := range []*line{&j.loading, &j.running, &j.imaging} {
-		for a := j.head(l); a != nil && !a.due.After(now); a = j.head(l) {
+		by := read
+		if l == &j.imaging {
+			by = now
+		}
+		for a := j.head(l); a != nil && !a.due.After(by); a = j.head(l) {
 			if l != &j.imaging && a.isImaging {
 				j.join(&j.imaging, a, now.Add(imagePatience))
 				continue

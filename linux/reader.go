@@ -52,7 +52,8 @@ func newReader(t translator, counts deniedCounts, c *custody, emit func(kmodquer
 	return r
 }
 
-// take takes the next record, of a size in the ring buffer.
+// take takes the next record, of a size in the ring buffer, and emits what has
+// waited long enough.
 func (r *reader) take(record bpf.Record, mark bpf.Mark, size int, now time.Time) error {
 	// One that belongs to nothing stays until its own event is stored.
 	attempt := cmp.Or(r.attemptOf(record), receiptOf(mark))
@@ -61,7 +62,10 @@ func (r *reader) take(record bpf.Record, mark bpf.Mark, size int, now time.Time)
 	if isOver {
 		r.custody.over(attempt, now)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return r.expire(now.Add(record.Boot-bootTimeNow()), now)
 }
 
 // attemptOf is the load_id of the attempt that a record belongs to, or of what it
@@ -134,8 +138,9 @@ func (r *reader) found(loadID string, found evidence) {
 	r.images = append(r.images, foundImage{loadID, found})
 }
 
-// expire joins the images that were read and emits what has waited long enough.
-func (r *reader) expire(now time.Time) error {
+// expire joins the images that were read and emits what has waited long enough,
+// where the records of what happened until a time were read.
+func (r *reader) expire(read, now time.Time) error {
 	r.mu.Lock()
 	images := r.images
 	r.images = nil
@@ -143,7 +148,7 @@ func (r *reader) expire(now time.Time) error {
 	for _, image := range images {
 		r.join.addImage(image.loadID, image.evidence)
 	}
-	r.join.expire(now)
+	r.join.expire(read, now)
 	if now.Before(r.denials.due) {
 		return nil
 	}

@@ -41,6 +41,9 @@ func (r *reading) take(records ...bpf.Record) {
 	}
 }
 
+// expire lets time pass until a moment, with everything read.
+func (r *reading) expire(now time.Time) error { return r.reader.expire(now, now) }
+
 func (r *reading) names() []string { return (&recorded{events: r.events}).names() }
 
 var (
@@ -257,7 +260,7 @@ func TestReaderTellsOfDeniedCallsThatBeginAnew(t *testing.T) {
 	}
 	again.custody.begin(&fakeRelease{}, receipts)
 	require.Empty(t, again.custody.told)
-	require.NoError(t, again.denials.recall(blankAt))
+	require.NoError(t, again.denials.recall(blankAt, nil))
 	r = again
 	try()
 }
@@ -279,6 +282,37 @@ func TestReaderWakesForWhatComesFirst(t *testing.T) {
 	require.Equal(t, start.Add(loadPatience), r.deadline(nil))
 	r.denials.due = start.Add(time.Second)
 	require.Equal(t, start.Add(time.Second), r.deadline(nil))
+}
+
+// Where the reader is behind, what an attempt waits for may be in the ring: an
+// earlier process may have told of the return, which would be told of twice.
+func TestReaderThatIsBehind(t *testing.T) {
+	r := newReading(t)
+	behind := bootTimeNow() - time.Hour
+	position := uint64(0)
+	read := func(at, now time.Duration, kind bpf.Kind, attempt time.Duration, change func(*bpf.Record)) {
+		told := record(kind, change)
+		told.Boot, told.Attempt = behind+at, attempt
+		position += 10
+		require.NoError(t, r.reader.take(told, bpf.Mark{Set: 1, Position: position}, 10, start.Add(now)))
+	}
+	load := func(at, now time.Duration, attempt time.Duration) {
+		read(at, now, bpf.LoadData, attempt, func(r *bpf.Record) { r.File = &bpf.File{ID: 2, IsModule: true} })
+		read(at, now, bpf.ModuleLoad, attempt, func(r *bpf.Record) { r.Module = &bpf.Module{Name: "x"} })
+	}
+	load(0, 0, 1)
+	load(1, initPatience, 2)
+	require.Equal(t, []string{"security_kernel_load_data", "module_load", "security_kernel_load_data", "module_load"}, r.names())
+	read(2, 2*initPatience, bpf.SystemCall, 1, func(r *bpf.Record) { r.Call = &bpf.Call{Name: bpf.InitModule, HasArguments: true} })
+	require.Equal(t, "init_module", r.names()[4])
+	require.NotNil(t, r.events[4].Result)
+	require.Len(t, r.events, 5)
+
+	// It has come to the end of what was there.
+	require.NoError(t, r.expire(start.Add(2*initPatience)))
+	require.Len(t, r.events, 6)
+	require.Equal(t, "init_module", r.names()[5])
+	require.Nil(t, r.events[5].Result)
 }
 
 // Images are found by other goroutines than the one that reads.

@@ -345,6 +345,29 @@ func TestSensorHealthShipsChangesOnly(t *testing.T) {
 	require.Equal(t, []string{"added 1", "removed 1", "added 0", "removed 0"}, health())
 }
 
+// An extension that reads what a service records does not know of batches that could
+// not be written, and tells of them by what the recorder says.
+func TestSensorHealthTellsOfAStoreThatTakesNothing(t *testing.T) {
+	host := start(t, t.TempDir())
+	e := newExtension(t)
+	defer e.serve(t, host)()
+	require.NoError(t, host.Tick(t.Context(), noon))
+	host.Schedule(t.Context(), readPack(t))
+	sensor := kmodquery.Sensor{Source: kmodquery.SourceEBPF, State: kmodquery.StateActive}
+	for n := range 3 {
+		sensor.StoreReason = fmt.Sprintf("store: disk full; %d events wait in memory", n)
+		e.recorder.set(sensor)
+		require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
+	}
+	trouble := func() []string { return lines(t, host, "kernel_module_sensor_health", "has_store_trouble") }
+	require.Equal(t, []string{"added 1"}, trouble(), "more that waits is no other trouble")
+	sensor.StoreReason, sensor.Shed = "", 5
+	e.recorder.set(sensor)
+	require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
+	require.Equal(t, []string{"added 1", "removed 1", "added 0"}, trouble())
+	require.Equal(t, "added 1", lines(t, host, "kernel_module_sensor_health", "has_shed")[2])
+}
+
 // A log that a host does not have is trouble only where nothing else watches.
 func TestSensorHealthOfLogs(t *testing.T) {
 	host := start(t, t.TempDir())

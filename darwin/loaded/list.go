@@ -27,7 +27,7 @@ const (
 func (k *Kexts) list(ctx context.Context) ([]kmodquery.Module, error) {
 	program, arguments := k.programs.Kmutil, []string{"showloaded", "--list-only", "--no-kernel-components"}
 	if !exists(program) {
-		program, arguments = k.programs.Kextstat, []string{"-l"}
+		program, arguments = k.programs.Kextstat, []string{"-k", "-l"}
 	}
 	if !exists(program) {
 		return nil, &kmodquery.NotSupportedError{Missing: "there is neither " + k.programs.Kmutil + " nor " + program, Need: "macOS"}

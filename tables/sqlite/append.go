@@ -39,7 +39,7 @@ const maxEID = 1 << 62
 // says in one line what keeps the events out and what to do about it. In a
 // reader Append is an error.
 func (s *Store) Append(ctx context.Context, events []kmodquery.Event) error {
-	if s.lock == nil {
+	if !s.records {
 		return fmt.Errorf("append to %s: another process records", s.path)
 	}
 	if len(events) == 0 {

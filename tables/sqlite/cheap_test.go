@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/test/race"
 )
 
 func denied() kmodquery.Event {
@@ -62,7 +63,8 @@ func TestAFloodOfOneKindLeavesTheOther(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := openStore(t, Options{MaxEvents: 3, MaxCheap: 3})
 			require.NoError(t, s.Append(context.Background(), []kmodquery.Event{test.few(), test.few(), test.few()}))
-			flood := make([]kmodquery.Event, 3000)
+			n := race.Scale(3000)
+			flood := make([]kmodquery.Event, n)
 			for i := range flood {
 				flood[i] = test.many()
 			}
@@ -70,7 +72,8 @@ func TestAFloodOfOneKindLeavesTheOther(t *testing.T) {
 				require.NoError(t, s.Append(context.Background(), flood))
 			}
 			require.NoError(t, s.Expire(context.Background()))
-			require.Equal(t, []int64{30_003, 30_002, 30_001, 3, 2, 1}, eids(read(t, s, kmodquery.Filter{})))
+			last := int64(10*n + 3)
+			require.Equal(t, []int64{last, last - 1, last - 2, 3, 2, 1}, eids(read(t, s, kmodquery.Filter{})))
 		})
 	}
 }

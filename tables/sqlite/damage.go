@@ -153,7 +153,7 @@ func (s *Store) healRead(ctx context.Context, db *database, err error) error {
 	if err == nil || !isDamage(err) {
 		return err
 	}
-	if s.lock == nil {
+	if !s.records {
 		s.drop(db)
 		return err
 	}

@@ -19,12 +19,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/test/race"
 )
 
-const (
-	pageSize     = 4096
-	damageRounds = 1000
-)
+const pageSize = 4096
 
 // A template is the files of a store as they lay on the disk at a moment, and the
 // events that were in it.
@@ -176,12 +174,13 @@ func TestWhatIsDamagedIsNeverServed(t *testing.T) {
 	all := templates(t, rand.New(rand.NewPCG(seed, 0)))
 
 	const workers = 4 // of which most wait for the disk
+	rounds := race.Scale(1000)
 	outcomes := make([]map[string]int, workers)
 	var group sync.WaitGroup
 	for worker := range workers {
 		outcomes[worker] = map[string]int{}
 		group.Go(func() {
-			for round := worker; round < damageRounds; round += workers {
+			for round := worker; round < rounds; round += workers {
 				random := rand.New(rand.NewPCG(seed, uint64(round+1)))
 				tm := &all[random.IntN(len(all))]
 				ok := t.Run(fmt.Sprintf("%d of a %s store", round, tm.name), func(t *testing.T) {

@@ -29,7 +29,7 @@ var ordinary, cheap = squirrel.Eq{"cheap": false}, squirrel.Eq{"cheap": true}
 // time is too long ago and that no younger one precedes, by count those with
 // the lowest EIDs of their kind, cheap or not. In a reader it is an error.
 func (s *Store) Expire(ctx context.Context) error {
-	if s.lock == nil {
+	if !s.records {
 		return fmt.Errorf("expire events of %s: another process records", s.path)
 	}
 	s.mu.Lock()

@@ -23,6 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/test/race"
 )
 
 // The role "faults" opens a store, appends, reads, lets events expire, closes and
@@ -195,7 +196,7 @@ func TestEveryCallMayFail(t *testing.T) {
 			// time: FAULT_ALL is for who has the time.
 			every := 1
 			if os.Getenv("FAULT_ALL") == "" {
-				every = 1 + count/faultsOfACall
+				every = 1 + count/race.Scale(faultsOfACall)
 			}
 			for n := 1 + random.IntN(every); n <= count; n += every {
 				faults = append(faults, fault{call, what, n})

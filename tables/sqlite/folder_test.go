@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -145,4 +146,40 @@ func TestModesArePutRight(t *testing.T) {
 	require.Equal(t, os.FileMode(0o755), mode(dir))
 	require.Equal(t, os.FileMode(0o644), mode(filepath.Join(dir, "notes")))
 	require.Equal(t, os.FileMode(0o600), mode(filepath.Join(dir, databaseName)))
+}
+
+// Whoever begins afresh by removing the state folder does not get two recorders:
+// the one that runs makes it again, with the lock.
+func TestAStateFolderThatIsRemovedIsMadeAgain(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	s := openIn(t, dir, Options{})
+	require.NoError(t, s.Append(t.Context(), []kmodquery.Event{{Time: 1, Name: "a"}}))
+	require.NoError(t, os.RemoveAll(dir))
+	after := []kmodquery.Event{{Time: 2, Name: "b"}}
+	require.NoError(t, s.Append(t.Context(), after))
+	require.Greater(t, after[0].EID, int64(1), "an EID is never used again")
+	info, err := os.Stat(dir)
+	require.NoError(t, err)
+	require.Equal(t, fs.FileMode(0o700), info.Mode().Perm())
+	other := openIn(t, dir, Options{})
+	require.ErrorContains(t, other.Append(t.Context(), after), "another process records")
+	require.Len(t, read(t, other, kmodquery.Filter{}), 1)
+}
+
+// Where another process was sooner, it records.
+func TestARecorderWhoseLockIsTakenWritesNothing(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	s := openIn(t, dir, Options{})
+	for _, gone := range []string{dir, filepath.Join(dir, lockName)} {
+		require.NoError(t, os.RemoveAll(gone))
+		other, err := Open(t.Context(), dir, Options{})
+		require.NoError(t, err)
+		err = s.Append(t.Context(), []kmodquery.Event{{Time: 1, Name: "a"}})
+		var refused interface{ Reason() string }
+		require.ErrorAs(t, err, &refused)
+		require.Contains(t, refused.Reason(), "another process records into "+dir)
+		require.NoError(t, other.Append(t.Context(), []kmodquery.Event{{Time: 2, Name: "b"}}))
+		require.NoError(t, other.Close())
+		require.NoError(t, s.Append(t.Context(), []kmodquery.Event{{Time: 3, Name: "c"}}), "the other has ended")
+	}
 }

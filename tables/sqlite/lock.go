@@ -3,6 +3,7 @@ package sqlite
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -17,6 +18,20 @@ func Unrecorded(dir string) (bool, error) {
 		return false, err
 	}
 	return true, lock.Close()
+}
+
+// Records reports whether this process records into the store, for all that others
+// see: the lock that it holds is the one that they would find held.
+func (s *Store) Records() bool {
+	if s.lock == nil {
+		return false
+	}
+	held, err := s.lock.Stat()
+	if err != nil {
+		return false
+	}
+	found, err := os.Lstat(s.lock.Name())
+	return err == nil && os.SameFile(held, found)
 }
 
 // tryLock takes the recorder's lock in dir. It returns nil without an error
@@ -36,4 +51,42 @@ func tryLock(dir string) (*os.File, error) {
 		return nil, nil
 	}
 	return nil, fmt.Errorf("lock %s: %w", file.Name(), err)
+}
+
+// keepLock takes the recorder's lock anew where its file is no longer the one in the
+// state folder, which it makes again: whoever takes them away lets another process
+// have the role. The caller holds mu.
+func (s *Store) keepLock() error {
+	if !s.records {
+		return nil
+	}
+	held, err := s.lock.Stat()
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(s.path)
+	now, err := os.Lstat(filepath.Join(dir, lockName))
+	if err == nil && os.SameFile(held, now) {
+		return nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if _, err := secure(dir); err != nil {
+		return err
+	}
+	lock, err := tryLock(dir)
+	if err != nil {
+		return err
+	}
+	if lock == nil {
+		return &refusal{
+			reason: "store: another process records into " + dir + ", whose lock was taken away; end one of the two",
+			err:    fmt.Errorf("lock %s: %w", filepath.Join(dir, lockName), unix.EWOULDBLOCK),
+		}
+	}
+	s.mark.Last = max(s.mark.Last, readMark(lock).Last)
+	s.lock.Close()
+	s.lock = lock
+	return nil
 }

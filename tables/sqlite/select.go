@@ -27,7 +27,7 @@ const maxValues = 900
 func (s *Store) Events(ctx context.Context, f kmodquery.Filter, visit func(*kmodquery.Event) error) error {
 	var ended error // what visit returned
 	err := s.use(ctx, func(db *database) error {
-		damaged, err := db.events(ctx, f, func(e *kmodquery.Event) bool {
+		damaged, err := db.events(ctx, f.Columns, selected(f), func(e *kmodquery.Event) bool {
 			ended = visit(e)
 			return ended == nil
 		})
@@ -43,19 +43,60 @@ func (s *Store) Events(ctx context.Context, f kmodquery.Filter, visit func(*kmod
 	return nil
 }
 
-// events hands the events that f selects to visit until that returns false, and
-// counts the rows that are not what was written.
-func (d *database) events(ctx context.Context, f kmodquery.Filter, visit func(*kmodquery.Event) bool) (damaged int64, err error) {
-	columns := readColumns(f.Columns)
+// Recall hands to visit what somebody who begins has to know of the events that f
+// selects, in the manner of [Store.Events]: those among the newest so many of the
+// store, and of the older ones the last of each kind, which are those of a name,
+// an event_name and a source that succeeded, or did not. The last is that of the
+// latest uptime, and of the latest time where several have the same or none.
+func (s *Store) Recall(ctx context.Context, f kmodquery.Filter, newest int64, visit func(*kmodquery.Event)) error {
+	err := s.use(ctx, func(db *database) error {
+		damaged, err := db.events(ctx, f.Columns, recalled(f, newest), func(e *kmodquery.Event) bool {
+			visit(e)
+			return true
+		})
+		s.notice(damaged)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("recall events: %w", err)
+	}
+	return nil
+}
+
+// selected are the eids of the events that f selects, or nil for all of them.
+// Where the order needs sorting, SQLite sorts these and not whole events.
+func selected(f kmodquery.Filter) squirrel.Sqlizer {
+	if where := conditions(f.Conditions); len(where) > 0 {
+		return squirrel.Select("eid").From("events").Where(where)
+	}
+	return nil
+}
+
+// recalled are the eids of what [Store.Recall] hands over.
+func recalled(f kmodquery.Filter, newest int64) squirrel.Sqlizer {
+	where := conditions(f.Conditions)
+	recent := squirrel.Select("eid").From("events NOT INDEXED").Where(where).Where("eid > (SELECT max(eid) FROM events) - ?", newest)
+	// The eid is that of the maximum: https://sqlite.org/lang_select.html#bareagg.
+	// Below the uptime are the microseconds of some hours, which tell those of one
+	// second apart.
+	const moment = "CASE WHEN uptime IS NULL THEN time_nanos ELSE uptime * (1 << 34) + time_nanos / 1000 % (1 << 34) END"
+	older := squirrel.Select("eid", "max("+moment+")").From("events NOT INDEXED").
+		Where(where).Where("eid <= (SELECT max(eid) FROM events) - ?", newest).
+		GroupBy("name COLLATE BINARY", "event_name", "source", "uptime IS NULL", "coalesce(result, 0) = 0")
+	return squirrel.Expr("? UNION ALL SELECT eid FROM (?)", recent, older)
+}
+
+// events hands the events that these eids select, or all, to visit until that
+// returns false, and counts the rows that are not what was written.
+func (d *database) events(ctx context.Context, wanted []string, eids squirrel.Sqlizer, visit func(*kmodquery.Event) bool) (damaged int64, err error) {
+	columns := readColumns(wanted)
 	names := make([]string, len(columns), len(columns)+1)
 	for i, column := range columns {
 		names[i] = column.Name
 	}
 	query := squirrel.Select(append(names, "sums")...).From("events").OrderBy("eid DESC")
-	if where := conditions(f.Conditions); len(where) > 0 {
-		// Where the order needs sorting, SQLite sorts the eids and not
-		// whole events.
-		query = query.Where(squirrel.Expr("eid IN (?)", squirrel.Select("eid").From("events").Where(where)))
+	if eids != nil {
+		query = query.Where(squirrel.Expr("eid IN (?)", eids))
 	}
 	rows, err := query.RunWith(d.readers).QueryContext(ctx)
 	if err != nil {
@@ -63,7 +104,7 @@ func (d *database) events(ctx context.Context, f kmodquery.Filter, visit func(*k
 	}
 	defer rows.Close()
 
-	r := newRow(columns, f.Columns)
+	r := newRow(columns, wanted)
 	last := int64(math.MaxInt64)
 	for rows.Next() {
 		if err := rows.Scan(r.pointers...); err != nil {
@@ -132,7 +173,8 @@ func conditions(conditions []kmodquery.Condition) squirrel.And {
 	values := 0
 	for _, condition := range conditions {
 		where, ok := predicate(condition)
-		if values += 3 * len(condition.Values); ok && values <= maxValues {
+		if n := 3 * len(condition.Values); ok && values+n <= maxValues {
+			values += n
 			all = append(all, where)
 		}
 	}

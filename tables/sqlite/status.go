@@ -19,7 +19,7 @@ func (s *Store) Status(ctx context.Context) (kmodquery.StoreStatus, error) {
 	status := kmodquery.StoreStatus{
 		Path: s.path, Role: kmodquery.RoleReader, Errors: s.failed.Load(), Damaged: s.damaged.Load(), Trouble: s.trouble(),
 	}
-	if s.lock != nil {
+	if s.records {
 		status.Role = kmodquery.RoleRecorder
 	}
 	var err error

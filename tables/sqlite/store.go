@@ -46,10 +46,11 @@ type Store struct {
 	failed  atomic.Int64 // batches that could not be written
 	damaged atomic.Int64 // rows that were not what was written
 	torn    atomic.Int64 // events that the log of the database has lost
-	lock    *os.File     // the recorder's; nil in a reader
+	records bool         // this is the recorder
 
 	// mu orders batches and guards what follows. It is taken before gate.
 	mu         sync.Mutex
+	lock       *os.File // the recorder's; nil in a reader
 	age        *ageClock
 	mark       mark
 	nextExpiry time.Time
@@ -103,7 +104,7 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 		if err != nil {
 			return nil, err
 		}
-		if s.lock != nil {
+		if s.records = s.lock != nil; s.records {
 			s.mark = readMark(s.lock)
 			s.age = newAgeClock(s.mark.trusted(), o.MaxAge)
 			if err = s.openRecorder(ctx); isFullIn(err, dir) {
@@ -241,14 +242,18 @@ func (s *Store) isStale() bool {
 	}
 	now, err := os.Lstat(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return s.lock != nil
+		return s.records
 	}
 	return err == nil && !os.SameFile(now, s.info)
 }
 
 // reopen opens the database that lies at the path where that is not the one that
-// is open. The caller holds mu.
+// is open. It is an error where the recorder has lost its lock to another process.
+// The caller holds mu.
 func (s *Store) reopen(ctx context.Context) error {
+	if err := s.keepLock(); err != nil {
+		return err
+	}
 	s.gate.Lock()
 	defer s.gate.Unlock()
 	if !s.isStale() {
@@ -257,12 +262,12 @@ func (s *Store) reopen(ctx context.Context) error {
 	if old := s.database; old != nil {
 		s.database = nil
 		_ = old.close() // its file is nobody's any more
-		if s.lock != nil {
+		if s.records {
 			s.begun = true
 			s.report(fmt.Errorf("%s was taken away; the event store goes on with another one", s.path))
 		}
 	}
-	if s.lock != nil {
+	if s.records {
 		return s.openRecorder(ctx)
 	}
 	return s.openReader(ctx)
@@ -287,7 +292,7 @@ func (s *Store) Close() error {
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())
 	}
-	s.database, s.lock = nil, nil
+	s.database, s.lock, s.records = nil, nil, false
 	return errors.Join(errs...)
 }
 

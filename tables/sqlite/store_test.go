@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -190,6 +191,7 @@ func TestConditions(t *testing.T) {
 		"no value":                 {is("pid", kmodquery.Equal), []int64{4, 3, 2, 1}},
 		"two values to be less":    {is("time", kmodquery.Less, int64(1), int64(2)), []int64{4, 3, 2, 1}},
 		"more values than fit":     {is("time", kmodquery.Equal, many...), []int64{4, 3, 2, 1}},
+		"they leave out no other":  {append(is("time", kmodquery.Equal, many...), is("name", kmodquery.Equal, "dummy")...), []int64{2, 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := kmodquery.Filter{Conditions: test.conditions}
@@ -581,4 +583,63 @@ func TestTextIsEqualUnderEveryCollation(t *testing.T) {
 		require.NotContains(t, got, int64(5), value)
 		require.NotContains(t, got, int64(7), value)
 	}
+}
+
+// What Recall hands over says as much as all events do of what happened last to
+// each name.
+func TestRecall(t *testing.T) {
+	s := openStore(t, Options{})
+	f := kmodquery.Filter{
+		Conditions: []kmodquery.Condition{
+			{Column: "boot_id", Op: kmodquery.Equal, Values: []any{"this"}},
+			{Column: "event_name", Op: kmodquery.Equal, Values: []any{"module_load", "module_free"}},
+		},
+		Columns: []string{"name", "event_name", "source", "uptime", "time_nanos", "result"},
+	}
+	recall := func(newest int64) (eids []int64) {
+		require.NoError(t, s.Recall(t.Context(), f, newest, func(e *kmodquery.Event) { eids = append(eids, e.EID) }))
+		return eids
+	}
+	require.Empty(t, recall(3))
+
+	const hour = 3600
+	at := func(name, eventName string, uptime, nanos int64, change ...func(*kmodquery.Event)) kmodquery.Event {
+		e := kmodquery.Event{BootID: "this", Source: "ebpf", Name: name, EventName: eventName, Uptime: &uptime, TimeNanos: 1_790_000_000_000_000_000 + nanos}
+		for _, c := range change {
+			c(&e)
+		}
+		return e
+	}
+	untimed := func(e *kmodquery.Event) { e.Uptime = nil }
+	var want []int64
+	var events []kmodquery.Event
+	add := func(isWanted bool, e kmodquery.Event) {
+		events = append(events, e)
+		if isWanted {
+			want = append(want, int64(len(events)))
+		}
+	}
+	add(false, at("a", "module_load", 5, 0))
+	add(true, at("a", "module_load", 7, -9*hour*1e9)) // the clock was set back
+	add(false, at("a", "module_load", 6, 9*hour*1e9)) // stored late
+	add(true, at("a", "module_free", 6, 0))
+	add(true, at("A", "module_load", 1, 0)) // another module
+	add(false, at("b", "module_load", 5, 1000))
+	add(true, at("b", "module_load", 5, 3000)) // in the same second
+	add(false, at("b", "module_load", 5, 2000))
+	add(true, at("b", "module_load", 9, 0, func(e *kmodquery.Event) { e.Result = new(int64(-8)) }))
+	add(false, at("b", "module_load", 2, 0, func(e *kmodquery.Event) { e.Result = new(int64(0)) }))
+	add(true, at("b", "module_load", 1, 0, func(e *kmodquery.Event) { e.Source = "kmsg" }))
+	add(false, at("c", "module_load", 0, 1, untimed))
+	add(true, at("c", "module_load", 0, 20*hour*1e9, untimed))
+	add(false, at("c", "module_load", 0, 15*hour*1e9, untimed))
+	add(true, at("c", "module_load", 3, 0))
+	add(false, at("d", "module_load", 3, 0, func(e *kmodquery.Event) { e.BootID = "another" }))
+	add(false, at("d", "init_module", 3, 0))
+	require.NoError(t, s.Append(t.Context(), events))
+	slices.Reverse(want)
+	require.Equal(t, want, recall(0))
+	require.Equal(t, want, recall(2), "of which none is selected")
+	require.Equal(t, []int64{15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1}, recall(1000))
+	require.Equal(t, []int64{15, 14, 13, 12, 11, 9, 7, 5, 4, 2}, recall(6))
 }

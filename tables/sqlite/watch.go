@@ -15,7 +15,7 @@ const watchName = "watched"
 // Watched returns when KeepWatch was last called, in this process or an earlier
 // one; the zero time where it never was, or where this is a reader.
 func (s *Store) Watched() time.Time {
-	if s.lock == nil {
+	if !s.records {
 		return time.Time{}
 	}
 	info, err := os.Lstat(s.watchPath())
@@ -28,7 +28,7 @@ func (s *Store) Watched() time.Time {
 // KeepWatch remembers that a recorder watches at this moment. A sign that cannot
 // be left makes a gap look longer than it was.
 func (s *Store) KeepWatch(now time.Time) {
-	if s.lock == nil {
+	if !s.records {
 		return
 	}
 	file, err := os.OpenFile(s.watchPath(), os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600)

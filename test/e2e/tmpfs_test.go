@@ -39,7 +39,7 @@ func TestGuestTmpfs(t *testing.T) {
 	require.Eventually(t, func() bool {
 		rows, err := p.tryAsk(health)
 		return err == nil && len(rows) == 1 && rows[0]["store_reason"] != ""
-	}, time.Minute, 200*time.Millisecond, "the disk is not full any more")
+	}, 5*time.Minute, 200*time.Millisecond, "the disk is not full any more")
 
 	require.NoError(t, unix.Mount("none", p.state, "tmpfs", unix.MS_REMOUNT, "size=256m,mode=0700"))
 	done := storm.end(t)

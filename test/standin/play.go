@@ -27,7 +27,8 @@ const (
 //	await NAME    go on when there is such a file beside the program
 //	mark NAME     make such a file: what stands before was printed
 //	stubborn      ignore whatever asks it to end
-//	leave         leave a process behind that keeps stdout and stderr open
+//	leave         leave a process behind that keeps stdout and stderr open for as
+//	              long as the program stands in its place
 //	close         close stdout
 //	stop          stop, as by kill -STOP
 //	die           be killed
@@ -115,7 +116,7 @@ func (p *play) step(out *output, more map[string]func(string) error, verb, argum
 		signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 		return nil
 	case "leave":
-		left := exec.Command("sleep", "20")
+		left := exec.Command("sh", "-c", `while [ -e "$0" ]; do sleep 0.2; done`, p.program)
 		left.Stdout, left.Stderr = os.Stdout, os.Stderr
 		left.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		return left.Start()

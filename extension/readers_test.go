@@ -1,0 +1,150 @@
+package main
+
+import (
+	"io"
+	"log"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// A porter answers at a door with one letter.
+type porter struct {
+	*door
+	records atomic.Bool
+
+	mu   sync.Mutex
+	said []string
+}
+
+func newPorter(t *testing.T, stateDir string) *porter {
+	t.Helper()
+	p := &porter{}
+	p.records.Store(true)
+	p.door = openDoor(stateDir, p.records.Load, func(err error) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.said = append(p.said, err.Error())
+	})
+	p.serve(func(listener net.Listener) {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Write([]byte("k"))
+			conn.Close()
+		}
+	})
+	t.Cleanup(p.close)
+	return p
+}
+
+func (p *porter) heard() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.said
+}
+
+// requireAnswer wants a reader that connects to be answered, within the time that
+// it waits.
+func requireAnswer(t *testing.T, stateDir string) {
+	t.Helper()
+	conn, err := dialRecorder(stateDir)(t.Context())
+	require.NoError(t, err)
+	defer conn.Close()
+	answer, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	require.Equal(t, "k", string(answer))
+}
+
+func TestADoorIsMadeAgain(t *testing.T) {
+	dir := shortDir(t)
+	path := filepath.Join(dir, recorderSocket)
+	p := newPorter(t, dir)
+	requireAnswer(t, dir)
+	gone := path + " was taken away; readers of the event store find another one there"
+
+	require.NoError(t, os.Remove(path))
+	requireAnswer(t, dir)
+	require.Equal(t, []string{gone}, p.heard())
+
+	require.NoError(t, os.Remove(path))
+	require.NoError(t, os.WriteFile(path, nil, 0o600))
+	requireAnswer(t, dir)
+	require.Equal(t, []string{gone, gone}, p.heard())
+
+	// Another one listens there, which does not record.
+	require.NoError(t, os.Remove(path))
+	other, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	defer other.Close()
+	require.Eventually(t, func() bool { return len(p.heard()) == 3 }, 10*time.Second, 10*time.Millisecond)
+	requireAnswer(t, dir)
+}
+
+// Who lost the store's lock leaves the socket to the one that has it.
+func TestADoorOfARecorderNoMore(t *testing.T) {
+	dir := shortDir(t)
+	p := newPorter(t, dir)
+	p.records.Store(false)
+	require.NoError(t, os.Remove(filepath.Join(dir, recorderSocket)))
+	require.Eventually(t, func() bool { return len(p.heard()) == 1 }, 10*time.Second, 10*time.Millisecond)
+	time.Sleep(doorEvery + doorEvery/2)
+	require.NoFileExists(t, filepath.Join(dir, recorderSocket))
+	p.records.Store(true)
+	requireAnswer(t, dir)
+}
+
+func TestADoorInAFolderWithALongName(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has a short path to every open folder")
+	}
+	dir := filepath.Join(shortDir(t), strings.Repeat("long", 30), strings.Repeat("name", 30))
+	require.NoError(t, os.MkdirAll(dir, 0o700))
+	newPorter(t, dir)
+	requireAnswer(t, dir)
+	require.NoError(t, os.Remove(filepath.Join(dir, recorderSocket)))
+	requireAnswer(t, dir)
+}
+
+// Where the socket cannot be made the process records all the same, and says so.
+func TestADoorThatCannotBeMade(t *testing.T) {
+	c, err := parse(hostPlatform(), []string{"record", "--state-dir", shortDir(t), "--sources", "kmsg"})
+	require.NoError(t, err)
+	inTheWay := filepath.Join(c.stateDir, recorderSocket, "anything")
+	require.NoError(t, os.MkdirAll(inTheWay, 0o700))
+	var said strings.Builder
+	a, err := open(t.Context(), c, log.New(&said, "", 0))
+	require.NoError(t, err)
+	status, err := a.store.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, kmodquery.RoleRecorder, status.Role)
+	time.Sleep(2 * doorEvery) // it tries again
+
+	require.NoError(t, os.Remove(inTheWay))
+	conn, err := dialRecorder(c.stateDir)(t.Context())
+	require.NoError(t, err)
+	conn.Close()
+	require.NoError(t, a.Close())
+	require.Equal(t, 1, strings.Count(said.String(), "it records, and other processes cannot ask for what it sees"), "%s", &said)
+}
+
+// shortDir is a folder whose path leaves room for a socket's.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "door")
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}

@@ -1,0 +1,25 @@
+package sqlite
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A lock that others do not find held keeps nobody from recording.
+func TestARecorderWhoseLockWasTakenAway(t *testing.T) {
+	dir := t.TempDir()
+	recorder, reader := openIn(t, dir, Options{}), openIn(t, dir, Options{})
+	require.True(t, recorder.Records())
+	require.False(t, reader.Records())
+
+	lock := filepath.Join(dir, lockName)
+	require.NoError(t, os.Rename(lock, lock+"ed"))
+	require.False(t, recorder.Records())
+	require.NoError(t, os.WriteFile(lock, nil, fileMode))
+	require.False(t, recorder.Records(), "another process may hold that one")
+	require.NoError(t, os.Rename(lock+"ed", lock))
+	require.True(t, recorder.Records())
+}
