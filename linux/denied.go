@@ -107,7 +107,8 @@ func deniedReceipt(period string, kind bpf.DeniedCalls, count uint64) string {
 
 func isOfDenied(receipt string) bool { return strings.HasPrefix(receipt, deniedMark) }
 
-// parseDeniedReceipt is deniedReceipt's inverse. Other events have other receipts.
+// parseDeniedReceipt is deniedReceipt's inverse. Other receipts are not ok, nor is
+// what is none: a damaged store must not keep anything from being watched.
 func parseDeniedReceipt(receipt string) (r bpf.ReportedCalls, ok bool) {
 	parts := strings.Split(strings.TrimPrefix(receipt, deniedMark), "_")
 	if !isOfDenied(receipt) || len(parts) != 3 {
