@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"os"
 	"testing"
 	"time"
 
@@ -18,10 +17,7 @@ const stormPause = 200 * time.Millisecond
 // storm goes on.
 func TestGuestKilled(t *testing.T) {
 	needPinned(t)
-	rounds := 60
-	if more := os.Getenv("ROUNDS"); more != "" {
-		rounds = int(integer(t, more))
-	}
+	rounds := rounds(t, 60)
 	chance, p := seeded(t), newPost(t)
 	recorder := p.relieve(t, guestExtension)
 	p.awaitActive(t)

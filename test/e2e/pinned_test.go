@@ -39,12 +39,11 @@ const (
 	pinFolder = "/sys/fs/bpf/kmodquery"
 )
 
-// pinnedPattern are the tests of what stays pinned when no process records, as
-// far as CI has the time. The others, and more rounds, by hand:
+// pinnedPattern are the tests of what stays pinned when no process records. Fewer of
+// them, and more rounds, by hand:
 //
-//	GUEST='^TestGuest(Upgrade|Backlog|Tmpfs|FullDisk|TakeOver)$' PINNED_TIMEOUT=30m go test -v -timeout 40m ./test/e2e -run 'TestPinned/7.x$'
-//	GUEST='^TestGuestKilled$' ROUNDS=300 PINNED_TIMEOUT=30m go test -v -timeout 40m ./test/e2e -run 'TestPinned/5.10$'
-const pinnedPattern = "^TestGuest(Killed|Detach)$"
+//	GUEST='^TestGuestKilled$' ROUNDS=300 PINNED_TIMEOUT=60m go test -v -timeout 70m ./test/e2e -run 'TestPinned/5.10$'
+const pinnedPattern = "^TestGuest(Backlog|Detach|FullDisk|Killed|TakeOver|Tmpfs|Upgrade)$"
 
 // TestPinned boots the oldest and the newest kernel, which pin in different ways,
 // for recorders that end, are killed and replaced while modules come and go.
@@ -92,6 +91,16 @@ func seeded(t *testing.T) *rand.Rand {
 	}
 	t.Logf("SEED=%d", seed)
 	return rand.New(rand.NewPCG(seed, 0))
+}
+
+// rounds is how often a test does what it does again and again: as often as CI has
+// the time for, or ROUNDS.
+func rounds(t *testing.T, inCI int) int {
+	t.Helper()
+	if more := os.Getenv("ROUNDS"); more != "" {
+		return int(integer(t, more))
+	}
+	return inCI
 }
 
 // A post is a state folder and an osquery, at which recorders relieve each other.
@@ -372,10 +381,10 @@ func pinnedSets(t *testing.T) []string {
 	return names
 }
 
-// pinnedTimeout bounds a VM: 25 minutes are enough for CI's share of the rounds.
+// pinnedTimeout bounds a VM: 40 minutes are enough for CI's share of the rounds.
 func pinnedTimeout() time.Duration {
 	if limit, err := time.ParseDuration(os.Getenv("PINNED_TIMEOUT")); err == nil {
 		return limit
 	}
-	return 25 * time.Minute
+	return 40 * time.Minute
 }
