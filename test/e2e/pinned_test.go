@@ -42,7 +42,7 @@ const (
 // pinnedPattern are the tests of what stays pinned when no process records, as
 // far as CI has the time. The others, and more rounds, by hand:
 //
-//	GUEST='^TestGuest(Upgrade|Backlog|Tmpfs|FullDisk|TakeOver)$' PINNED_TIMEOUT=30m go test -v -timeout 40m ./test/e2e -run 'TestPinned/7.x$'
+//	GUEST='^TestGuest(Upgrade|Backlog|Tmpfs|FullDisk|TakeOver|Distrusted|ClockSteps)$' PINNED_TIMEOUT=30m go test -v -timeout 40m ./test/e2e -run 'TestPinned/7.x$'
 //	GUEST='^TestGuestKilled$' ROUNDS=300 PINNED_TIMEOUT=30m go test -v -timeout 40m ./test/e2e -run 'TestPinned/5.10$'
 const pinnedPattern = "^TestGuest(Killed|Detach)$"
 
