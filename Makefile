@@ -26,11 +26,12 @@ test: ## everything: unit, golden, scripts, fuzz seeds, VM matrix
 # gigabyte of memory. The packages come one after another, because each makes work
 # enough for the processors; test/race says how much is left out for it. SQLite's
 # own code is not watched: it is translated from C, has locks of its own, and would
-# take most of the time. Those of test/e2e and test/vm run what they test as
-# processes of their own.
+# take most of the time. Those of test/e2e run what they test as processes of their
+# own, which only the scripts for any host build for it.
 RACE = -race -gcflags=modernc.org/sqlite/lib=-race=false
-race: ## the tests of all other packages under Go's race detector (needs gcc and libc6-dev)
+race: ## the tests that need no VM under Go's race detector (needs gcc and libc6-dev)
 	CGO_ENABLED=1 go test $(RACE) -p 1 -timeout 20m $$(go list ./... | grep -v -e /test/e2e -e /test/vm -e /test/demo)
+	CGO_ENABLED=1 go test $(RACE) -short -timeout 20m -run '^TestScripts$$' ./test/e2e
 
 generate: ## the BPF objects (needs clang and libbpf-dev) and the column reference
 	go generate ./...

@@ -48,8 +48,7 @@ type Options struct {
 	// Anew attaches new programs though there may be some that are pinned and could
 	// be taken over.
 	Anew bool
-	// Reported are denied calls that were counted by older sets of programs, or by
-	// others, and are not to be told of again.
+	// Reported are denied calls that are known to be reported, in whatever Period.
 	Reported []ReportedCalls
 }
 
@@ -139,6 +138,11 @@ func Open(o Options) (_ *Programs, err error) {
 	}
 	if err := p.forgetUncounted(); err != nil {
 		return nil, err
+	}
+	for _, r := range o.Reported {
+		if err := p.SetReported(r); err != nil {
+			return nil, err
+		}
 	}
 	return p, nil
 }

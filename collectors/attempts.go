@@ -250,6 +250,9 @@ func (a *attempts) pass(rank int, e kmodquery.Event, past bool) {
 func (a *attempts) match(rank int, kind kind, e *kmodquery.Event, within time.Duration) *attempt {
 	at := time.Unix(0, e.TimeNanos)
 	isKext, before := isKext(e), within
+	if rank == 0 && e.Pid != nil && !isKext {
+		return nil // none is better, and a storm of one module is not searched for it
+	}
 	if isKext && within == slack {
 		within = kextSlack
 	}

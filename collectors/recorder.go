@@ -61,9 +61,10 @@ type Recorder struct {
 	writer    *writer
 	report    func(error)
 
-	cancel  context.CancelFunc
-	running sync.WaitGroup // all but the sources
-	written chan struct{}  // closed when the writer has ended
+	cancel   context.CancelFunc
+	running  sync.WaitGroup // all but the sources
+	recalled chan struct{}  // closed when what was stored is known; no event is looked at before
+	written  chan struct{}  // closed when the writer has ended
 }
 
 // NewRecorder returns a recorder that does nothing until Start. It passes what
@@ -80,9 +81,10 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 	if o.Stamp != nil {
 		boot = o.Stamp().BootID
 	}
-	r := &Recorder{options: o, ledger: newLedger(boot), report: report}
+	r := &Recorder{options: o, ledger: newLedger(boot), report: report, recalled: make(chan struct{})}
 	r.writer = newWriter(sink, r.stored, r.settled, report)
 	r.selection = newSelection(o.Sources, o.SideBySide, max(takeOver, 3*o.Poll), report, func(rank int, e kmodquery.Event, past bool) {
+		<-r.recalled
 		r.attempts.add(rank, e, past)
 	})
 	r.attempts = newAttempts(r.take, r.selection.isBetterUp, o.Poll, boot)
@@ -136,14 +138,18 @@ func (r *Recorder) settled(events []kmodquery.Event) {
 func (r *Recorder) Start(ctx context.Context) {
 	ctx, r.cancel = context.WithCancel(ctx)
 	r.written = make(chan struct{})
-	if err := r.recallStored(ctx); err != nil {
-		r.report(fmt.Errorf("read what was stored: %w", err))
-	}
+	go func() {
+		defer close(r.recalled)
+		if err := r.recallStored(ctx); err != nil {
+			r.report(fmt.Errorf("read what was stored: %w", err))
+		}
+	}()
 	go func() {
 		defer close(r.written)
 		r.writer.run()
 	}()
-	r.selection.start(ctx)
+	r.selection.start(ctx) // they watch meanwhile
+	<-r.recalled
 	r.running.Go(func() { r.expire(ctx) })
 	if r.double != nil {
 		looked := make(chan struct{})

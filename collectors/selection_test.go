@@ -214,6 +214,38 @@ func TestTheStartIsLookedBackFrom(t *testing.T) {
 	})
 }
 
+// However much is stored, the sources watch at once, and what they tell waits.
+func TestTheSourcesWatchWhileTheStoreIsRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		best, logs := newStaged("best"), newStaged("logs")
+		at := time.Now()
+		known := kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "best", LoadID: "1", Name: "known", TimeNanos: at.UnixNano()}
+		r, sink, _ := startStaged(t, Options{
+			Sources: []Source{best, logs}, Recall: []string{"logs"},
+			Past: func(_ context.Context, visit func(*kmodquery.Event)) error {
+				time.Sleep(time.Hour)
+				visit(&known)
+				return nil
+			},
+		})
+		best.begin <- struct{}{}
+		go func() {
+			best.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleFree, LoadID: "2", Name: "known", TimeNanos: at.Add(time.Second).UnixNano()}
+		}()
+		synctest.Wait()
+		require.Equal(t, kmodquery.StateActive, r.Sensors()[0].State)
+		require.False(t, logs.isRunning())
+		require.Empty(t, sink.events)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		require.True(t, logs.isRunning())
+		require.NoError(t, r.Sync(t.Context()))
+		require.Len(t, sink.events, 1)
+		require.Empty(t, r.Loaded(), "it went after it had come")
+		require.NoError(t, r.Close())
+	})
+}
+
 type slow struct {
 	*staged
 	syncing chan struct{}

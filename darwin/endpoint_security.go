@@ -1,6 +1,7 @@
 package darwin
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -26,6 +27,9 @@ type EndpointSecurityOptions struct {
 	Eslogger string
 	// Boot asks for the present one.
 	Boot func() Boot
+	// Alive is how long eslogger is there until it is taken to watch: it ends
+	// sooner where it cannot. Zero is a second.
+	Alive time.Duration
 }
 
 // esloggerPatience is how long this source waits for what.
@@ -44,7 +48,7 @@ func NewEndpointSecurity(o EndpointSecurityOptions) *EndpointSecurity {
 		account: account.New(kmodquery.SourceEndpointSecurity),
 		options: o,
 		patience: esloggerPatience{
-			alive: time.Second,
+			alive: cmp.Or(o.Alive, time.Second),
 			quiet: 100 * time.Millisecond,
 			sync:  2 * time.Second,
 			half:  10 * time.Second,

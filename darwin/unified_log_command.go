@@ -55,20 +55,20 @@ type logCommand struct {
 // something to say. skipped is called, from another goroutine, for each line that is
 // too long to be one.
 func startLog(ctx context.Context, program string, skipped func(), arguments ...string) (*logCommand, error) {
-	// Nobody prints there or reads it. It is its session's until this end is closed.
-	hold, terminal, err := pty.Open()
-	if err != nil {
-		return nil, fmt.Errorf("open a terminal: %w", err)
-	}
-	defer terminal.Close()
 	ctx, cancel := context.WithCancel(ctx)
-	context.AfterFunc(ctx, func() { hold.Close() })
 	c := &logCommand{cancel: cancel, complaint: printed.NewHead(maxComplaint, nil), lines: make(chan []byte, maxLogLines), skipped: skipped}
 	c.cmd = exec.CommandContext(ctx, program, append(arguments, "--style", "ndjson", "--predicate", logPredicate())...)
 	c.cmd.Env = append(os.Environ(), "LC_ALL=C")
-	// Whatever it starts ends with it, as it is the leader of a group, too.
-	c.cmd.Stdin = terminal
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	// Whatever it starts ends with it.
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// Nobody prints to the terminal or reads it: it hangs up when this end is closed.
+	// Where none can be had, the log can still be read.
+	if hold, terminal, err := pty.Open(); err == nil {
+		defer terminal.Close()
+		context.AfterFunc(ctx, func() { hold.Close() })
+		c.cmd.Stdin = terminal
+		c.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true} // which makes a group, too
+	}
 	c.cmd.Cancel = func() error { return syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL) }
 	c.cmd.WaitDelay = time.Second
 	c.cmd.Stderr = c.complaint
@@ -77,7 +77,7 @@ func startLog(ctx context.Context, program string, skipped func(), arguments ...
 		cancel()
 		return nil, fmt.Errorf("make a pipe: %w", err)
 	}
-	if err := c.cmd.Start(); err != nil {
+	if err := startToHangUp(c.cmd); err != nil {
 		cancel()
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
 			return nil, &kmodquery.NotSupportedError{Missing: "there is no " + program, Need: "macOS 10.12 or later"}

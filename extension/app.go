@@ -48,11 +48,7 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 	a := &app{store: store}
 	var recorder recorder
 	if status.Role == kmodquery.RoleRecorder {
-		// An idle host appends nothing, and with that nothing expires. It goes
-		// on where nothing can be deleted.
-		if err := store.Expire(ctx); err != nil {
-			report.Print(err)
-		}
+		expire(ctx, store, expireFor, report)
 		recorder = a.record(ctx, c, report)
 	} else {
 		recorder = collectors.NewRemote(dialRecorder(c.stateDir), sensorNames(c))
@@ -67,6 +63,22 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 		Timeout:    c.queryTimeout,
 	})
 	return a, nil
+}
+
+// expireFor bounds the time that events may take to expire before the sources run:
+// nothing sees a load meanwhile, and of a store of a million events that are too old,
+// as after months without power, it takes a minute.
+const expireFor = 2 * time.Second
+
+// expire has what is beyond the bounds leave the store, since an idle host appends
+// nothing, and with that nothing would. What it has no time for leaves with the events
+// to come. It goes on where nothing can be deleted.
+func expire(ctx context.Context, store *sqlite.Store, within time.Duration, report *log.Logger) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	if err := store.Expire(ctx); err != nil && ctx.Err() == nil {
+		report.Print(err)
+	}
 }
 
 // record starts the sources and answers the readers of the same store.

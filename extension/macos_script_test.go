@@ -9,9 +9,14 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/collectors"
+	"github.com/kmodquery/kmodquery/darwin"
+	"github.com/kmodquery/kmodquery/tables/sqlite"
 	"github.com/kmodquery/kmodquery/test/standin"
 )
 
@@ -21,9 +26,29 @@ func TestMain(m *testing.M) {
 	standin.Main()
 	testscript.Main(leakChecked{m}, map[string]func(){
 		"kmodquery.ext": func() {
-			os.Exit(run(context.Background(), aMac(os.Getenv("MACOS")), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+			mac := aMac(os.Getenv("MACOS"))
+			if os.Getenv("MACOS_IS_SLOW") != "" {
+				beSlow(mac)
+			}
+			os.Exit(run(context.Background(), mac, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 		},
 	})
+}
+
+// beSlow gives an eslogger that cannot watch much time to say so, as a stand-in needs
+// where the processors have much else to do.
+func beSlow(mac *platform) {
+	openSource := mac.openSource
+	mac.openSource = func(name string, c *config, store *sqlite.Store) collectors.Source {
+		if name != kmodquery.SourceEndpointSecurity {
+			return openSource(name, c, store)
+		}
+		return darwin.NewEndpointSecurity(darwin.EndpointSecurityOptions{
+			Eslogger: filepath.Join(os.Getenv("MACOS"), "eslogger"),
+			Boot:     bootOfAMac,
+			Alive:    15 * time.Second,
+		})
+	}
 }
 
 // standIns put a stand-in for a program to a path. A script has those programs

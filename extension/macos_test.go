@@ -21,8 +21,12 @@ func aMac(programs string) *platform {
 		Codesign: in("codesign"), KextPolicy: in("KextPolicy"), SwVers: in("sw_vers"),
 	}, macKernel{
 		release: func() string { return "24.6.0" },
-		boot:    func() darwin.Boot { return darwin.Boot{ID: "6C9B7F0E-51B4-4B5E-9E5B-0C1D2E3F4A5B", Uptime: time.Hour} },
+		boot:    bootOfAMac,
 	})
+}
+
+func bootOfAMac() darwin.Boot {
+	return darwin.Boot{ID: "6C9B7F0E-51B4-4B5E-9E5B-0C1D2E3F4A5B", Uptime: time.Hour}
 }
 
 func TestHelpOfMacOS(t *testing.T) {

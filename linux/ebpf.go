@@ -28,6 +28,7 @@ type EBPF struct {
 	mu       sync.Mutex    // guards what follows
 	programs *bpf.Programs // nil while not attached
 	counts   deniedCounts  // theirs; nil likewise
+	settled  []string      // receipts of rows of denied calls that were stored meanwhile
 	doubt    error         // why Run is to end; nil while it is not
 	anew     bool          // what is pinned is not trusted
 	lost     losses        // that the account has
@@ -87,57 +88,45 @@ func (s *EBPF) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)
 // open attaches the programs, or finds those that are pinned. The receipts are of
 // what they told of and is stored.
 func (s *EBPF) open(ctx context.Context) (programs *bpf.Programs, receipts []string, err error) {
-	if programs, err = openPrograms(s.options, s.isDistrusted(), s.reported(ctx)); err != nil {
+	s.mu.Lock()
+	s.settled = nil // the receipts have them
+	s.mu.Unlock()
+	var unread error
+	if s.options.Receipts != nil {
+		receipts, unread = s.options.Receipts(ctx)
+	}
+	var reported []bpf.ReportedCalls
+	for _, receipt := range receipts {
+		if r, ok := parseDeniedReceipt(receipt); ok {
+			reported = append(reported, r)
+		}
+	}
+	if programs, err = openPrograms(s.options, s.isDistrusted(), reported); err != nil {
 		return nil, nil, err
 	}
-	receipts, err = s.recall(ctx, programs)
 	// Where nothing waits in the kernel nothing can be told twice: a store that
 	// cannot be begun, on a full disk, must not keep this from watching.
-	if err != nil && programs.WereThere() {
-		s.keepCounts(nil)
+	if unread != nil && programs.WereThere() {
+		return nil, nil, errors.Join(unread, programs.Close())
+	}
+	if err := s.count(programs); err != nil {
 		return nil, nil, errors.Join(err, programs.Close())
 	}
 	return programs, receipts, nil
 }
 
-// reported are the denied calls that stored rows stand for, of whatever set of
-// programs. Where the store does not say, recall fails.
-func (s *EBPF) reported(ctx context.Context) (calls []bpf.ReportedCalls) {
-	if s.options.Receipts == nil {
-		return nil
-	}
-	receipts, _ := s.options.Receipts(ctx)
-	for _, receipt := range receipts {
-		if r, ok := parseDeniedReceipt(receipt); ok {
-			calls = append(calls, r)
-		}
-	}
-	return calls
-}
-
-// recall has the programs count for no more denied calls than what no stored row
-// stands for, from now on. It returns the receipts of what is stored.
-func (s *EBPF) recall(ctx context.Context, counts deniedCounts) (receipts []string, err error) {
-	// First, so that what is stored from now on is noted by Settled.
-	s.keepCounts(counts)
-	if s.options.Receipts == nil {
-		return nil, nil
-	}
-	if receipts, err = s.options.Receipts(ctx); err != nil {
-		return nil, err
-	}
-	for _, receipt := range receipts {
-		if err := keepReported(counts, receipt); err != nil {
-			return nil, err
-		}
-	}
-	return receipts, nil
-}
-
-func (s *EBPF) keepCounts(counts deniedCounts) {
+// count has the programs note for how many denied calls stored rows stand, from
+// now on and of those that were stored while they were attached.
+func (s *EBPF) count(programs deniedCounts) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.counts = counts
+	for _, receipt := range s.settled {
+		if err := keepReported(programs, receipt); err != nil {
+			return err
+		}
+	}
+	s.counts, s.settled = programs, nil
+	return nil
 }
 
 // openPrograms attaches the programs, with errors that tell what the host lacks.
@@ -362,7 +351,10 @@ func (s *EBPF) keepReported(receipt string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.counts == nil {
-		return // the next Run does so
+		if isOfDenied(receipt) {
+			s.settled = append(s.settled, receipt)
+		}
+		return
 	}
 	if err := keepReported(s.counts, receipt); err != nil {
 		s.account.DecodeErrors.Add(1)

@@ -15,6 +15,9 @@ const (
 	lockName     = "lock"
 	folderMode   = 0o700
 	fileMode     = 0o600
+	// historyName is the shell's file of what was typed, which makes a folder no
+	// other than the store's.
+	historyName = "history"
 )
 
 // companions are what SQLite appends to the name of a database for the files
@@ -73,7 +76,7 @@ func secureFiles(dir string, folder fs.FileInfo) error {
 		name := entry.Name()
 		isOurs := strings.HasPrefix(name, databaseName) || name == lockName || name == probeName || name == watchName
 		if !isOurs {
-			onlyOurs = onlyOurs && entry.Type() == fs.ModeSocket
+			onlyOurs = onlyOurs && (entry.Type() == fs.ModeSocket || name == historyName)
 			continue
 		}
 		path := filepath.Join(dir, name)

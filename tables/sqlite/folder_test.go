@@ -118,6 +118,7 @@ func TestModesArePutRight(t *testing.T) {
 	require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 1)))
 	s.KeepWatch(time.Now())
 	require.NoError(t, s.Close())
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "history"), nil, 0o600))
 	damaged := filepath.Join(dir, "events.db.damaged-20260101T000000Z")
 	require.NoError(t, os.WriteFile(damaged, nil, 0o600))
 	mode := func(path string) os.FileMode {

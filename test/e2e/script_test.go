@@ -15,7 +15,9 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/stretchr/testify/require"
 
+	"github.com/kmodquery/kmodquery/test/race"
 	"github.com/kmodquery/kmodquery/test/vm"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
@@ -39,9 +41,28 @@ import (
 //
 // The condition [newest] holds in a VM with the newest kernel of the matrix.
 
-// TestScripts runs the scripts for any host.
+// TestScripts runs the scripts for any host. Under the race detector the extension
+// is watched too.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, scripts("testdata/host", buildExtension(t, vm.Arch(runtime.GOARCH))))
+	if race.Enabled {
+		reportRaces(t)
+	}
+	testscript.Run(t, scripts("testdata/host", buildExtension(t, vm.Arch(runtime.GOARCH), race.BuildFlags()...)))
+}
+
+// reportRaces has whatever process meets a race end, and the test fail at its end.
+func reportRaces(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("GORACE", "halt_on_error=1 log_path="+filepath.Join(dir, "race"))
+	t.Cleanup(func() {
+		reports, err := filepath.Glob(filepath.Join(dir, "race.*"))
+		require.NoError(t, err)
+		for _, report := range reports {
+			text, err := os.ReadFile(report)
+			require.NoError(t, err)
+			t.Errorf("%s", text)
+		}
+	})
 }
 
 // TestGuestScripts runs the scripts for a VM.
@@ -75,6 +96,7 @@ func scripts(dir, extension string) testscript.Params {
 			env.Setenv("SOCKET", o.options.Socket)
 			env.Setenv("KMODQUERY_STATE_DIR", filepath.Join(env.WorkDir, "state"))
 			env.Setenv("KMODQUERY_PIN_DIR", os.Getenv("KMODQUERY_PIN_DIR"))
+			env.Setenv("GORACE", os.Getenv("GORACE"))
 			return nil
 		},
 		Condition: func(name string) (bool, error) {

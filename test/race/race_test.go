@@ -17,3 +17,11 @@ func TestScale(t *testing.T) {
 	require.Equal(t, isRace, Enabled)
 	require.Equal(t, map[bool]int{false: 1000, true: 250}[isRace], Scale(1000))
 }
+
+func TestBuildFlags(t *testing.T) {
+	if Enabled {
+		require.Equal(t, "-race", BuildFlags()[0])
+	} else {
+		require.Empty(t, BuildFlags())
+	}
+}

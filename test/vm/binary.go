@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 )
 
@@ -31,8 +32,8 @@ func Self() (string, error) {
 }
 
 // Build compiles the Go package, given as go build takes it, into a static
-// Linux binary at the path output, with further flags of go build. The working
-// directory decides the module.
+// Linux binary at the path output, with further flags of go build: with -race into
+// one for this host, which is not static. The working directory decides the module.
 func Build(ctx context.Context, arch Arch, pkg, output string, flags ...string) error {
 	args := append([]string{"build", "-o", output}, flags...)
 	return compile(ctx, arch, append(args, pkg)...)
@@ -57,7 +58,11 @@ func testBinary(ctx context.Context, arch Arch, dir string) (string, error) {
 
 func compile(ctx context.Context, arch Arch, args ...string) error {
 	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+string(arch))
+	cgo := "CGO_ENABLED=0"
+	if slices.Contains(args, "-race") {
+		cgo = "CGO_ENABLED=1" // which the race detector needs
+	}
+	cmd.Env = append(os.Environ(), cgo, "GOOS=linux", "GOARCH="+string(arch))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go %s for %s: %w: %s", strings.Join(args, " "), arch, err, out)
 	}
