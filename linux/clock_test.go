@@ -15,7 +15,7 @@ func TestBootClockFollowsTheWallClock(t *testing.T) {
 	var c bootClock
 	for range 2 {
 		at := c.bootTime()
-		require.True(t, at == at.Round(0), "%s", at)
+		require.NotContains(t, at.String(), "m=")
 		require.InDelta(t, time.Now().Add(-bootTimeNow()).UnixNano(), at.UnixNano(), float64(clockStep))
 		require.Equal(t, at, c.bootTime(), "it did not step")
 		c.boot = at.Add(-2 * clockStep)

@@ -43,7 +43,7 @@ const (
 // them, and more rounds, by hand:
 //
 //	GUEST='^TestGuestKilled$' ROUNDS=300 PINNED_TIMEOUT=60m go test -v -timeout 70m ./test/e2e -run 'TestPinned/5.10$'
-const pinnedPattern = "^TestGuest(Backlog|Detach|FullDisk|Killed|TakeOver|Tmpfs|Upgrade)$"
+const pinnedPattern = "^TestGuest(Backlog|ClockSteps|Detach|Distrusted|FullDisk|Killed|TakeOver|Tmpfs|Upgrade)$"
 
 // TestPinned boots the oldest and the newest kernel, which pin in different ways,
 // for recorders that end, are killed and replaced while modules come and go.
