@@ -54,7 +54,7 @@ func (a *attached) isGone() bool {
 		return false
 	}
 	id, err := identify(a.link)
-	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+	if isShortage(err) {
 		return false
 	}
 	return err != nil || id != a.id

@@ -22,6 +22,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
 )
 
 // Reasons for which a kernel cannot run these programs at all. Open's error
@@ -186,6 +187,12 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 	return p.retire(sets)
 }
 
+// isShortage reports whether an error says no more than that this process, or the
+// host, has too little of something for now.
+func isShortage(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
+}
+
 // errNotAsked says that nobody wanted the programs to be pinned.
 var errNotAsked = errors.New("pinning was not asked for")
 
@@ -240,6 +247,9 @@ func (p *Programs) retire(sets []setName) error {
 			if turn, err = older.turn(); err != nil {
 				err = errors.Join(err, older.Close())
 			}
+		}
+		if isShortage(err) {
+			return fmt.Errorf("read what waits in pinned programs: %w", err) // the next Open may
 		}
 		if err != nil {
 			// Nothing more can be had of it.

@@ -208,6 +208,27 @@ func TestSetsThatAreNotWhole(t *testing.T) {
 	require.EqualError(t, err, former.String()+" is of a version that this program cannot read: what waits there is lost")
 }
 
+// What waits in an older set stays until it can be read.
+func TestAnOlderSetStaysWhileNoFileCanBeOpened(t *testing.T) {
+	pins, _, err := listPins(onBPFFS(t))
+	require.NoError(t, err)
+	defer pins.Close()
+	name := setName{layout: layout, digest: "00ff00ff", id: 1}
+	require.NoError(t, os.MkdirAll(pins.of(name, pinnedMaps), 0o700))
+	p := &Programs{set: &set{}, pins: pins}
+
+	var limit unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: limit.Max}))
+	err = p.retire([]setName{name})
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+	require.ErrorIs(t, err, unix.EMFILE)
+	require.DirExists(t, pins.of(name))
+
+	require.NoError(t, p.retire([]setName{name}))
+	require.NoDirExists(t, pins.of(name), "nothing can be had of it")
+}
+
 func TestCallsUnderWay(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root may make BPF maps")
