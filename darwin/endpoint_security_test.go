@@ -274,7 +274,7 @@ func TestFlood(t *testing.T) {
 	for range 3 {
 		began := time.Now()
 		require.NoError(t, w.Sync(t.Context()))
-		require.Less(t, time.Since(began), 10*time.Second)
+		require.Less(t, time.Since(began), within)
 	}
 	w.mu.Lock()
 	w.seen = nil
@@ -306,10 +306,8 @@ func TestItIsEndedWhateverItDoes(t *testing.T) {
 			w := watch(t, play)
 			require.Eventually(t, func() bool { return standin.Runs(w.program) == 1 }, within, time.Millisecond)
 			w.awaitReady(t)
-			began := time.Now()
 			w.stop()
 			require.NoError(t, w.end(t))
-			require.Less(t, time.Since(began), 10*time.Second)
 			require.Empty(t, running(t, w.program))
 		})
 	}

@@ -150,7 +150,7 @@ func TestAListThatCannotBeHad(t *testing.T) {
 	began := time.Now()
 	_, err = h.Listed(ctx)
 	require.ErrorContains(t, err, "did not end")
-	require.Less(t, time.Since(began), 5*time.Second)
+	require.Less(t, time.Since(began), time.Minute)
 }
 
 func TestParseList(t *testing.T) {
@@ -328,7 +328,7 @@ func TestFilesOfStrangers(t *testing.T) {
 	defer cancel()
 	began := time.Now()
 	require.Contains(t, h.File(ctx, kmodquery.Module{Name: probe, Path: path}).Missing, "cdhash")
-	require.Less(t, time.Since(began), 5*time.Second)
+	require.Less(t, time.Since(began), time.Minute)
 }
 
 func TestParseSignature(t *testing.T) {

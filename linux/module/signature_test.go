@@ -130,7 +130,7 @@ func TestReadPKCS7Bombs(t *testing.T) {
 				m.readPKCS7(bomb)
 				require.NotEmpty(t, m.Missing)
 			}), uint64(16<<20))
-			require.Less(t, time.Since(start), time.Second)
+			require.Less(t, time.Since(start), 20*time.Second)
 		})
 	}
 }
