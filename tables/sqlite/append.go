@@ -73,7 +73,7 @@ func (s *Store) append(ctx context.Context, events []kmodquery.Event) error {
 	}
 	s.appended += len(events)
 	s.mark.Last = events[len(events)-1].EID
-	_ = writeMark(s.lock, s.mark) // that it is there helps only where the log is torn
+	_ = writeMark(s.lock.Load(), s.mark) // that it is there helps only where the log is torn
 	return nil
 }
 

@@ -482,7 +482,7 @@ func TestANewerStoreIsNoDamage(t *testing.T) {
 	_, err = s.writer.Exec(fmt.Sprintf("PRAGMA user_version = %d", len(migrations)+1))
 	require.NoError(t, err)
 	s.mark.Schema = len(migrations) + 1
-	require.NoError(t, writeMark(s.lock, s.mark))
+	require.NoError(t, writeMark(s.lock.Load(), s.mark))
 	require.NoError(t, s.Close())
 	_, err = Open(context.Background(), dir, Options{})
 	require.ErrorContains(t, err, "use the newer program")

@@ -130,7 +130,7 @@ func (s *Store) present(ctx context.Context) (time.Time, error) {
 	present := s.age.now(s.options.Now(), s.elapsed())
 	if trusted := present.Unix(); trusted != s.mark.Trusted && trusted > 0 {
 		s.mark.Trusted = trusted
-		_ = writeMark(s.lock, s.mark) // the next recorder has an older one, and deletes less
+		_ = writeMark(s.lock.Load(), s.mark) // the next recorder has an older one, and deletes less
 	}
 	return present, nil
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -156,8 +157,16 @@ func TestAStateFolderThatIsRemovedIsMadeAgain(t *testing.T) {
 	s := openIn(t, dir, Options{})
 	require.NoError(t, s.Append(t.Context(), []kmodquery.Event{{Time: 1, Name: "a"}}))
 	require.NoError(t, os.RemoveAll(dir))
+	var others sync.WaitGroup // who asks for the role meanwhile
+	others.Go(func() {
+		for deadline := time.Now().Add(10 * time.Second); !s.Records() && time.Now().Before(deadline); {
+			time.Sleep(time.Microsecond)
+		}
+	})
 	after := []kmodquery.Event{{Time: 2, Name: "b"}}
 	require.NoError(t, s.Append(t.Context(), after))
+	others.Wait()
+	require.True(t, s.Records())
 	require.Greater(t, after[0].EID, int64(1), "an EID is never used again")
 	info, err := os.Stat(dir)
 	require.NoError(t, err)

@@ -3,7 +3,6 @@ package sqlite
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -23,14 +22,15 @@ func Unrecorded(dir string) (bool, error) {
 // Records reports whether this process records into the store, for all that others
 // see: the lock that it holds is the one that they would find held.
 func (s *Store) Records() bool {
-	if s.lock == nil {
+	lock := s.lock.Load()
+	if lock == nil {
 		return false
 	}
-	held, err := s.lock.Stat()
+	held, err := lock.Stat()
 	if err != nil {
 		return false
 	}
-	found, err := os.Lstat(s.lock.Name())
+	found, err := os.Lstat(lock.Name())
 	return err == nil && os.SameFile(held, found)
 }
 
@@ -57,21 +57,10 @@ func tryLock(dir string) (*os.File, error) {
 // state folder, which it makes again: whoever takes them away lets another process
 // have the role. The caller holds mu.
 func (s *Store) keepLock() error {
-	if !s.records {
+	if !s.records || s.Records() {
 		return nil
-	}
-	held, err := s.lock.Stat()
-	if err != nil {
-		return err
 	}
 	dir := filepath.Dir(s.path)
-	now, err := os.Lstat(filepath.Join(dir, lockName))
-	if err == nil && os.SameFile(held, now) {
-		return nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	if _, err := secure(dir); err != nil {
 		return err
 	}
@@ -86,7 +75,6 @@ func (s *Store) keepLock() error {
 		}
 	}
 	s.mark.Last = max(s.mark.Last, readMark(lock).Last)
-	s.lock.Close()
-	s.lock = lock
+	s.lock.Swap(lock).Close()
 	return nil
 }

@@ -47,10 +47,11 @@ type Store struct {
 	damaged atomic.Int64 // rows that were not what was written
 	torn    atomic.Int64 // events that the log of the database has lost
 	records bool         // this is the recorder
+	// lock is the recorder's; nil in a reader. It changes while mu is held.
+	lock atomic.Pointer[os.File]
 
 	// mu orders batches and guards what follows. It is taken before gate.
 	mu         sync.Mutex
-	lock       *os.File // the recorder's; nil in a reader
 	age        *ageClock
 	mark       mark
 	nextExpiry time.Time
@@ -100,12 +101,13 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 	}
 	s := &Store{path: filepath.Join(dir, databaseName), options: o, chunk: expiryChunk}
 	for deadline := time.Now().Add(openWait); ; {
-		s.lock, err = tryLock(dir)
+		lock, err := tryLock(dir)
 		if err != nil {
 			return nil, err
 		}
-		if s.records = s.lock != nil; s.records {
-			s.mark = readMark(s.lock)
+		s.lock.Store(lock)
+		if s.records = lock != nil; s.records {
+			s.mark = readMark(lock)
 			s.age = newAgeClock(s.mark.trusted(), o.MaxAge)
 			if err = s.openRecorder(ctx); isFullIn(err, dir) {
 				s.report(refuse(err, dir))
@@ -155,7 +157,7 @@ func (s *Store) openRecorder(ctx context.Context) error {
 	s.mark.Schema = len(migrations)
 	// Without it a later damage may be taken for another program's database,
 	// which is refused with a line that says so.
-	_ = writeMark(s.lock, s.mark)
+	_ = writeMark(s.lock.Load(), s.mark)
 	return nil
 }
 
@@ -289,10 +291,10 @@ func (s *Store) Close() error {
 		errs = append(errs, s.close())
 	}
 	// Last: nobody may record before the writer is closed.
-	if s.lock != nil {
-		errs = append(errs, s.lock.Close())
+	if lock := s.lock.Swap(nil); lock != nil {
+		errs = append(errs, lock.Close())
 	}
-	s.database, s.lock, s.records = nil, nil, false
+	s.database, s.records = nil, false
 	return errors.Join(errs...)
 }
 
