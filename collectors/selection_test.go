@@ -228,6 +228,11 @@ func TestTheSourcesWatchWhileTheStoreIsRead(t *testing.T) {
 				return nil
 			},
 		})
+		stored := func() []kmodquery.Event {
+			sink.mu.Lock()
+			defer sink.mu.Unlock()
+			return sink.events
+		}
 		best.begin <- struct{}{}
 		go func() {
 			best.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleFree, LoadID: "2", Name: "known", TimeNanos: at.Add(time.Second).UnixNano()}
@@ -235,12 +240,12 @@ func TestTheSourcesWatchWhileTheStoreIsRead(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, kmodquery.StateActive, r.Sensors()[0].State)
 		require.False(t, logs.isRunning())
-		require.Empty(t, sink.events)
+		require.Empty(t, stored())
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		require.True(t, logs.isRunning())
 		require.NoError(t, r.Sync(t.Context()))
-		require.Len(t, sink.events, 1)
+		require.Len(t, stored(), 1)
 		require.Empty(t, r.Loaded(), "it went after it had come")
 		require.NoError(t, r.Close())
 	})
