@@ -5,6 +5,7 @@ package vm
 import (
 	"bytes"
 	"errors"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -14,7 +15,7 @@ import (
 // Test boots the kernel, runs in it the calling package's own tests whose
 // names match the regular expression (as go test -run takes it; the tests'
 // names begin with TestGuest), and repeats every verdict with its log as a
-// subtest of t. The package's TestMain must call guest.Main. A run in which no
+// subtest of t; with go test -v it also says how a test ended as soon as it did. The package's TestMain must call guest.Main. A run in which no
 // test ran, or every one was skipped, is a failure.
 //
 // Where the kernel, or what the host needs, cannot be had, the test fails when
@@ -41,12 +42,16 @@ func Test(t *testing.T, kernel Kernel, pattern string, options Options) {
 		args = append(args, "-test.short")
 	}
 	var output bytes.Buffer
+	lines := io.Writer(&output)
+	if testing.Verbose() {
+		lines = io.MultiWriter(&output, progress(t.Logf))
+	}
 	machine := Machine{
 		Options: options,
 		Kernel:  kernel,
 		Init:    init,
 		Args:    args,
-		Output:  &output,
+		Output:  lines,
 		Log:     t.Logf,
 	}
 	result, err := machine.Run(ctx)

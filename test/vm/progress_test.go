@@ -1,0 +1,24 @@
+//go:build linux
+
+package vm
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestProgress(t *testing.T) {
+	var said []string
+	p := progress(func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) })
+	for _, line := range []string{
+		mark + "=== RUN   TestA\n", "    a_test.go:1: --- PASS: no (1s)\n",
+		"half" + mark + "    --- PASS: TestA/sub (0.25s)\n", mark + "--- FAIL: TestA (1.50s)\n", mark + "FAIL\n",
+	} {
+		n, err := p.Write([]byte(line))
+		require.NoError(t, err)
+		require.Equal(t, len(line), n)
+	}
+	require.Equal(t, []string{"so far: PASS TestA/sub 0.25s", "so far: FAIL TestA 1.50s"}, said)
+}
