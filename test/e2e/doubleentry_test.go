@@ -29,7 +29,7 @@ func TestDoubleEntry(t *testing.T) {
 			vm.Test(t, kernel, "^TestGuestDoubleEntry$", vm.Options{
 				Modules: []string{"nbd"},
 				Files:   map[string]string{guestExtension: buildExtension(t, kernel.Arch)},
-				Env:     []string{doubleEntryEnv + "=1"},
+				Env:     []string{doubleEntryEnv + "=1", fullEnv + "=" + os.Getenv(fullEnv)},
 				Cmdline: []string{"rcupdate.rcu_expedited=1"},
 				Timeout: 20 * time.Minute,
 			})
@@ -94,12 +94,8 @@ func TestGuestDoubleEntry(t *testing.T) {
 	require.Equal(t, "kernel-module", row["type"])
 
 	// Whatever comes and goes, and however often, is no difference.
-	count := 1000
-	if testing.Short() || guest.Kernel() != "6.1" && guest.Kernel() != "7.x" {
-		count = 200
-	}
 	dummy := image(t, "dummy")
-	for range count {
+	for range often(1000) {
 		require.NoError(t, guest.LoadImage(dummy, ""))
 		require.NoError(t, guest.Unload("dummy"))
 	}

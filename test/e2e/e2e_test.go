@@ -64,8 +64,10 @@ func TestKernels(t *testing.T) {
 				Modules: append([]string{"nbd", "tcp_nv", "tcp_illinois", "overlay", "brd", "af_alg", "romfs", large}, unseen...),
 				Files:   files,
 				Ext4:    guestDisk,
+				Env:     []string{fullEnv + "=" + os.Getenv(fullEnv)},
 				// Unloading waits for RCU; without this a storm is a breeze.
 				Cmdline: []string{"rcupdate.rcu_expedited=1"},
+				Busy:    true,
 				Timeout: 40 * time.Minute,
 			})
 		})
@@ -77,6 +79,19 @@ func abs(t *testing.T, path string) string {
 	path, err := filepath.Abs(path)
 	require.NoError(t, err)
 	return path
+}
+
+// fullEnv asks for all that often could do.
+const fullEnv = "FULL"
+
+// often is how often a guest's test does what it does again and again: as often as
+// it says on the oldest kernel, the fastest to emulate, and a fifth of that on the
+// others, which is what CI has the time for. FULL=1 asks for all of it.
+func often(times int) int {
+	if guest.Kernel() == vm.Oldest().String() || os.Getenv(fullEnv) != "" {
+		return times
+	}
+	return times / 5
 }
 
 // guestPattern selects the guest's tests; GUEST narrows it by hand.

@@ -34,21 +34,11 @@ func alreadyLoaded(t *testing.T) (path string) {
 	return h.path
 }
 
-// shortLivedRuns is how often TestGuestShortLivedLoader runs insmod: 1,000
-// times on the oldest kernel, on the one that needs kprobes, and on the newest.
-func shortLivedRuns() int {
-	switch guest.Kernel() {
-	case "5.10", "6.1", "7.x":
-		return 1000
-	}
-	return 100
-}
-
-// TestGuestShortLivedLoader runs insmod through a shell of its own, again and
-// again. Nothing of it is left when anybody could look.
+// TestGuestShortLivedLoader runs insmod through a shell of its own, 1,000 times.
+// Nothing of it is left when anybody could look.
 func TestGuestShortLivedLoader(t *testing.T) {
 	guest.Only(t)
-	path, runs := alreadyLoaded(t), shortLivedRuns()
+	path, runs := alreadyLoaded(t), often(1000)
 	script := filepath.Join(t.TempDir(), "runs.sh")
 	require.NoError(t, os.WriteFile(script, []byte(`
 		run=0

@@ -69,6 +69,7 @@ func TestPinned(t *testing.T) {
 				Env: []string{pinnedEnv + "=1", "SEED=" + os.Getenv("SEED"), "ROUNDS=" + os.Getenv("ROUNDS")},
 				// Unloading waits for RCU; without this a storm is a breeze.
 				Cmdline: []string{"rcupdate.rcu_expedited=1"},
+				Busy:    true,
 				Timeout: pinnedTimeout(),
 			})
 		})

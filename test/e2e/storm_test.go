@@ -14,21 +14,11 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// stormCycles is how often TestGuestStorm loads and unloads: 2,000 times on
-// the oldest kernel, on the one that needs kprobes, and on the newest.
-func stormCycles() int {
-	switch guest.Kernel() {
-	case "5.10", "6.1", "7.x":
-		return 2000
-	}
-	return 200
-}
-
 // TestGuestStorm loads and unloads as fast as the guest can, from two threads,
-// and wants to see every one of it.
+// and wants to see every one of 2,000 times.
 func TestGuestStorm(t *testing.T) {
 	guest.Only(t)
-	before, cycles := latest(t), stormCycles()
+	before, cycles := latest(t), often(2000)
 	const health = "SELECT state, lost, decode_errors, store_errors FROM kernel_module_sensors WHERE source = 'ebpf'"
 	sensor := query(t, health)
 	storming := []string{"tcp_nv", "tcp_illinois"}

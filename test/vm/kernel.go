@@ -35,6 +35,9 @@ var matrix = []Kernel{
 // arm64 one last.
 func Matrix() []Kernel { return slices.Clone(matrix) }
 
+// Oldest returns the oldest kernel of the matrix.
+func Oldest() Kernel { return matrix[0] }
+
 // Newest returns the newest kernel of the matrix.
 func Newest() Kernel { return newest }
 

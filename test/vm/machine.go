@@ -27,6 +27,7 @@ type Options struct {
 	Cmdline []string          // additions to the kernel's command line
 	Memory  int               // MiB
 	CPUs    int
+	Busy    bool          // Test runs it without other such VMs beside it, unless the host has processors for several
 	Timeout time.Duration // for the emulator, from its start to its end; default 5 minutes
 }
 

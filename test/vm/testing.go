@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -22,7 +23,7 @@ import (
 // the environment has CI set, and is skipped with the reason otherwise.
 //
 // Call t.Parallel before it to boot as many VMs at a time as go test -parallel
-// allows.
+// allows; of those that are busy only as many run as the host has processors for.
 func Test(t *testing.T, kernel Kernel, pattern string, options Options) {
 	t.Helper()
 	ctx := t.Context()
@@ -31,6 +32,10 @@ func Test(t *testing.T, kernel Kernel, pattern string, options Options) {
 	init, err := testBinary(ctx, kernel.Arch, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
+	}
+	if options.Busy {
+		busy <- struct{}{}
+		defer func() { <-busy }()
 	}
 	options.Timeout = defaultTo(options.Timeout, 5*time.Minute)
 	args := []string{
@@ -67,6 +72,11 @@ func Test(t *testing.T, kernel Kernel, pattern string, options Options) {
 		t.Errorf("kernel %s, tests %q: %s\noutput of no test:\n%s\nend of the console:\n%s", kernel, pattern, problem, report.rest.String(), result.Console)
 	}
 }
+
+// busy has a place for each VM that keeps two processors of the host's busy. Two
+// that share them take more than twice as long: a virtual processor that waits for
+// a real one may hold what the others wait for.
+var busy = make(chan struct{}, max(1, runtime.NumCPU()/2))
 
 // need ends the test when the host cannot provide a VM.
 func need(t *testing.T, err error) {
