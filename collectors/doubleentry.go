@@ -434,8 +434,14 @@ func (d *doubleEntry) confirm(ctx context.Context, found []difference) ([]differ
 	if err := pause(ctx, wait); err != nil {
 		return nil, err
 	}
+	// It may have come after the moment before the first look: a row of that moment
+	// would be of the module before it.
+	d.seen = d.stamp()
 	if found, err = d.confirmOnce(ctx, found); err != nil || len(found) == 0 {
 		return found, err
+	}
+	for i := range found {
+		found[i].seen = d.seen
 	}
 	if err := pause(ctx, confirmAfter); err != nil { // for the events of that time to come
 		return nil, err

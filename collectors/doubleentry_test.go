@@ -593,6 +593,32 @@ func (k *kernel) confirmations() int { k.mu.Lock(); defer k.mu.Unlock(); return 
 
 func (k *kernel) lookCount() int { k.mu.Lock(); defer k.mu.Unlock(); return k.looks }
 
+// A module that comes and hides between the moment of a look and the look itself.
+func TestAModuleThatHidesDuringALookIsToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		w := startWatch(t, k)
+		w.found(t)
+		k.set(func() {
+			k.flicker = func(look int) {
+				if look > 1 {
+					return
+				}
+				time.Sleep(time.Millisecond)
+				w.source.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleLoad, Name: "rootkit", LoadID: "1", TimeNanos: time.Now().UnixNano()}
+				k.show("rootkit", kmodquery.ViewSysfs)
+			}
+		})
+		w.settle()
+		require.Equal(t, []string{"module_hidden rootkit"}, w.found(t))
+		for range 3 {
+			w.settle()
+		}
+		require.Empty(t, w.found(t), "it is told once")
+		_ = w.Close()
+	})
+}
+
 func TestAClockThatStepsBackHidesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
