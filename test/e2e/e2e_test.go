@@ -94,6 +94,15 @@ func often(times int) int {
 	return times / 5
 }
 
+// onlyAtTheEnds skips a guest's test on the kernels between the oldest and the newest,
+// for which CI has not the time, unless FULL=1 asks for it.
+func onlyAtTheEnds(t *testing.T) {
+	t.Helper()
+	if name := guest.Kernel(); name != vm.Oldest().String() && name != vm.Newest().String() && os.Getenv(fullEnv) == "" {
+		t.Skip("runs on the oldest and the newest kernel, and with FULL=1: what it is about does not depend on the kernel")
+	}
+}
+
 // guestPattern selects the guest's tests; GUEST narrows it by hand.
 func guestPattern() string {
 	if pattern := os.Getenv("GUEST"); pattern != "" {
