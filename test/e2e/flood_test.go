@@ -84,13 +84,19 @@ func TestGuestMemoryUnderAFlood(t *testing.T) {
 	}
 	flooding.Wait()
 	require.False(t, t.Failed())
+	// In the flood all of them may be shed; images are read again when it is over.
+	last := bytes.Repeat([]byte("y"), floodImage)
+	require.Eventually(t, func() bool {
+		require.ErrorIs(t, guest.LoadImage(last, ""), unix.ENOEXEC)
+		images.Add(1)
+		return len(query(t, "SELECT eid FROM kernel_module_events WHERE eid > %d AND sha256 = '%s'", before, sum(last))) > 0
+	}, time.Minute, 100*time.Millisecond, "no image is read any more")
 
 	came := query(t, "SELECT count(*) AS n, count(DISTINCT load_id) AS attempts FROM kernel_module_events WHERE eid > %d AND event_name = 'module_load'", before)
 	n := strconv.FormatInt(loads.Load(), 10)
 	require.Equal(t, []map[string]string{{"n": n, "attempts": n}}, came)
 	refused := query(t, "SELECT count(*) AS n, count(sha256) AS hashed FROM kernel_module_events WHERE eid > %d AND event_name = 'init_module' AND error = 'ENOEXEC'", before)
 	require.Equal(t, strconv.FormatInt(images.Load(), 10), refused[0]["n"])
-	require.NotEqual(t, "0", refused[0]["hashed"], "no image at all was read")
 	folded := query(t, "SELECT count(*) AS \"rows\", sum(count) AS n FROM kernel_module_events WHERE eid > %d AND error = 'EPERM'", before)
 	require.Equal(t, strconv.FormatInt(denied.Load(), 10), folded[0]["n"])
 	require.Equal(t, sensor, query(t, health))
