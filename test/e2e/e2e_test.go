@@ -81,7 +81,7 @@ func abs(t *testing.T, path string) string {
 	return path
 }
 
-// fullEnv asks for all that often and onlyAtTheEnds leave out.
+// fullEnv asks for all that CI has not the time for.
 const fullEnv = "FULL"
 
 // often is how often a guest's test does what it does again and again: a fifth of
@@ -94,11 +94,17 @@ func often(times int) int {
 	return times / 5
 }
 
-// onlyAtTheEnds skips a guest's test on the kernels between the oldest and the newest,
-// for which CI has not the time, unless FULL=1 asks for it.
+// isAnEnd reports whether a kernel is the oldest or the newest. With FULL=1 all
+// count as such.
+func isAnEnd(kernel string) bool {
+	return kernel == vm.Oldest().String() || kernel == vm.Newest().String() || os.Getenv(fullEnv) != ""
+}
+
+// onlyAtTheEnds skips a guest's test on the kernels between the oldest and the
+// newest, for which CI has not the time.
 func onlyAtTheEnds(t *testing.T) {
 	t.Helper()
-	if name := guest.Kernel(); name != vm.Oldest().String() && name != vm.Newest().String() && os.Getenv(fullEnv) == "" {
+	if !isAnEnd(guest.Kernel()) {
 		t.Skip("runs on the oldest and the newest kernel, and with FULL=1: what it is about does not depend on the kernel")
 	}
 }
