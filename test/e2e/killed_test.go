@@ -17,7 +17,7 @@ const stormPause = 200 * time.Millisecond
 // storm goes on.
 func TestGuestKilled(t *testing.T) {
 	needPinned(t)
-	rounds := rounds(t, 40)
+	rounds := rounds(t, 15)
 	chance, p := seeded(t), newPost(t)
 	recorder := p.relieve(t, guestExtension)
 	p.awaitActive(t)

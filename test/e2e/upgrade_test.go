@@ -21,7 +21,7 @@ func TestGuestUpgrade(t *testing.T) {
 	require.Len(t, first, 1)
 	storm := startStorm(t, stormPause)
 	start := time.Second
-	for round := range rounds(t, 5) {
+	for round := range rounds(t, 3) {
 		if round%2 == 0 {
 			recorder.kill(t)
 		} else {
