@@ -93,6 +93,7 @@ func TestGuestDoubleEntry(t *testing.T) {
 	require.NoError(t, guest.LoadImage(image(t, "nbd"), ""))
 	hide(t, "nbd")
 	c := startCompared(t)
+	require.NoError(t, c.awaitEBPF())
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, row := range c.query(t, "SELECT eid, time_nanos, uptime, event_name, source, name, size, load_id, reason FROM kernel_module_events WHERE event_name IN ('module_hidden', 'module_load', 'module_free') AND name != 'dummy' ORDER BY eid") {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -29,8 +30,30 @@ var guestOsquery = sync.OnceValues(func() (*guestOf, error) {
 	if err != nil {
 		return nil, err
 	}
-	return startOsquery(dir)
+	osquery, err := startOsquery(dir)
+	if err != nil {
+		return nil, err
+	}
+	return osquery, osquery.awaitEBPF()
 })
+
+// awaitEBPF waits until eBPF watches: in an emulator beside others it may take so
+// long to begin that other sources stand in for it.
+func (g *guestOf) awaitEBPF() error {
+	ctx, cancel := context.WithTimeout(context.Background(), waitForTables)
+	defer cancel()
+	for {
+		rows, err := g.host.Query(ctx, "SELECT state, reason FROM kernel_module_sensors WHERE source = 'ebpf'")
+		if err == nil && len(rows) == 1 && rows[0]["state"] == "active" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for eBPF to watch: %w; it says %v", errors.Join(ctx.Err(), err), rows)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
 
 // startOsquery starts an osquery and the extension with further flags, each
 // with their state in the folder.
