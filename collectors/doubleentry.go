@@ -359,8 +359,15 @@ func (d *doubleEntry) wasReported(m *kmodquery.Module) bool {
 // and some time after.
 func (d *doubleEntry) recheck(ctx context.Context, found []difference) ([]difference, error) {
 	if d.lookedAt.IsZero() && !slices.ContainsFunc(found, func(f difference) bool { return f.event != kmodquery.EventModulePresent }) {
-		// What is there at the start needs no proof, but it may have just come.
-		return d.lookAgain(ctx, found, 1, atStart)
+		// What is there at the start needs no proof, but it may have just come, or
+		// while nothing recorded, and a source has yet to tell of it. One that cannot
+		// be asked keeps nothing from being told.
+		found, err := d.lookAgain(ctx, found, 1, atStart)
+		if err != nil || len(found) == 0 {
+			return nil, err
+		}
+		_ = d.gatherAll(ctx)
+		return d.lookAgain(ctx, found, 1, 0)
 	}
 	if err := pause(ctx, recheckAfter); err != nil {
 		return nil, err
@@ -374,10 +381,7 @@ func (d *doubleEntry) recheck(ctx context.Context, found []difference) ([]differ
 	if len(others) > 0 {
 		// Only now: what a source still holds back, as while it reads a large
 		// image, it is to say.
-		gathering, cancel := context.WithTimeout(ctx, syncTimeout)
-		err := d.gather(gathering)
-		cancel()
-		if err != nil {
+		if err := d.gatherAll(ctx); err != nil {
 			return nil, fmt.Errorf("wait for the sources: %w", err)
 		}
 		if others, err = d.lookAgain(ctx, others, 1, 0); err != nil {
@@ -386,6 +390,13 @@ func (d *doubleEntry) recheck(ctx context.Context, found []difference) ([]differ
 	}
 	byViews, err = d.confirm(ctx, byViews)
 	return append(others, byViews...), err
+}
+
+// gatherAll has the sources tell all they saw, in bounded time.
+func (d *doubleEntry) gatherAll(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	return d.gather(ctx)
 }
 
 // lookAgain returns what differs in every one of several looks.

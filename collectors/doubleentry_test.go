@@ -512,6 +512,38 @@ func TestDifferencesWaitForTheSources(t *testing.T) {
 	})
 }
 
+// A behind source tells what it saw when it is asked to.
+type behind struct {
+	*staged
+	saw []kmodquery.Event
+}
+
+func (b *behind) Sync(context.Context) error {
+	for _, e := range b.saw {
+		b.emitting <- e
+	}
+	b.saw = nil
+	return nil
+}
+
+// A module that came while nothing recorded, and of which the source has not yet
+// read that it did.
+func TestWhatASourceHasYetToReadIsNotTakenForPresent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &behind{staged: newStaged(kmodquery.SourceEBPF)}
+		source.saw = []kmodquery.Event{
+			{EventName: kmodquery.EventModuleLoad, Name: "fresh", LoadID: "1", TimeNanos: time.Now().UnixNano()},
+			{EventName: kmodquery.EventInitModule, Name: "fresh", LoadID: "1", TimeNanos: time.Now().UnixNano()},
+		}
+		r, sink, said := startStaged(t, Options{Sources: []Source{source}, Views: newKernel("fresh", "old"), Stamp: stampNow})
+		w := &watch{Recorder: r, sink: sink, said: said}
+		source.begin <- struct{}{}
+		w.settle()
+		require.Equal(t, []string{"module_present old"}, w.found(t))
+		_ = w.Close()
+	})
+}
+
 // What a look finds may be over when it is written.
 func TestARowHasTheMomentAtWhichTheViewsWereRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
