@@ -32,7 +32,7 @@ func TestHidden(t *testing.T) {
 			vm.Test(t, kernel, "^TestGuestHidden$", vm.Options{
 				Modules: []string{"nbd", "tcp_nv"},
 				Files:   map[string]string{guestExtension: buildExtension(t, kernel.Arch)},
-				Env:     []string{hiddenEnv + "=1"},
+				Env:     []string{hiddenEnv + "=1", fullEnv + "=" + os.Getenv(fullEnv)},
 				Cmdline: []string{"rcupdate.rcu_expedited=1"},
 				Timeout: 15 * time.Minute,
 			})
@@ -130,17 +130,13 @@ func ghostMemory() int64 {
 
 // cycles loads and unloads a module all the time while the views are looked at.
 func cycles(t *testing.T, v *views.Views) {
-	count := 300
-	if testing.Short() {
-		count = 50
-	}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	loaded := make(chan error, 1)
 	dummy := image(t, "dummy")
 	go func() {
 		defer stop()
-		for range count {
+		for range often(300) {
 			if err := guest.LoadImage(dummy, ""); err != nil {
 				loaded <- err
 				return
