@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/test/kmod"
 	"github.com/kmodquery/kmodquery/test/vm"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
@@ -47,14 +48,21 @@ const pollOf = 2 * time.Second
 // A compared is an osquery whose extension looks often.
 type compared struct{ *guestOf }
 
-// startCompared starts one with a store of its own.
-func startCompared(t *testing.T, flags ...string) compared {
+// startCompared starts one with a store of its own, and with these sources instead of the best.
+func startCompared(t *testing.T, sources ...string) compared {
 	t.Helper()
 	dir, err := os.MkdirTemp("/run", "compared")
 	require.NoError(t, err)
-	g, err := startOsquery(dir, append([]string{"--poll", pollOf.String()}, flags...)...)
+	flags := []string{"--poll", pollOf.String()}
+	if len(sources) > 0 {
+		flags = append(flags, "--sources", strings.Join(sources, ","))
+	}
+	g, err := startOsquery(dir, flags...)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, g.host.Close()) })
+	if len(sources) == 0 || slices.Contains(sources, kmodquery.SourceEBPF) {
+		require.NoError(t, g.awaitEBPF())
+	}
 	return compared{g}
 }
 
@@ -93,7 +101,6 @@ func TestGuestDoubleEntry(t *testing.T) {
 	require.NoError(t, guest.LoadImage(image(t, "nbd"), ""))
 	hide(t, "nbd")
 	c := startCompared(t)
-	require.NoError(t, c.awaitEBPF())
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, row := range c.query(t, "SELECT eid, time_nanos, uptime, event_name, source, name, size, load_id, reason FROM kernel_module_events WHERE event_name IN ('module_hidden', 'module_load', 'module_free') AND name != 'dummy' ORDER BY eid") {

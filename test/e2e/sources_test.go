@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/test/kmod"
 	"github.com/kmodquery/kmodquery/test/vm"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
@@ -112,7 +113,7 @@ func (c compared) findingsOf(t *testing.T, source string) []string {
 func TestGuestSourcesTogether(t *testing.T) {
 	needSources(t)
 	path, bad := unsigned(t, "dummy"), corrupted(t, "nbd")
-	c := startCompared(t, "--sources", "kmsg,audit,ebpf")
+	c := startCompared(t, kmodquery.SourceKmsg, kmodquery.SourceAudit, kmodquery.SourceEBPF)
 	require.NoError(t, insmod(path))
 	require.Error(t, insmod(bad))
 	require.NoError(t, exec.Command("rmmod", "dummy").Run())
@@ -146,7 +147,7 @@ func TestGuestSourcesAlone(t *testing.T) {
 	needSources(t)
 	for _, source := range []string{"audit", "kmsg"} {
 		t.Run(source, func(t *testing.T) {
-			c := startCompared(t, "--sources", source)
+			c := startCompared(t, source)
 			before := len(c.findingsOf(t, source))
 			require.NoError(t, insmod(unsigned(t, "dummy")))
 			require.NoError(t, exec.Command("modprobe", "tcp_nv").Run())
