@@ -119,7 +119,6 @@ func (w *watcher) recovers(t *testing.T, reason string) {
 // TestGuestDetached takes the hooks away from a recorder behind its back.
 func TestGuestDetached(t *testing.T) {
 	guest.Only(t)
-	onlyAtTheEnds(t)
 	w := watch(t)
 
 	// A file may have the number of a link that was closed.

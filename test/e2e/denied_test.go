@@ -89,7 +89,6 @@ func TestGuestDeniedPrograms(t *testing.T) {
 // apart for ever.
 func TestGuestDeniedByMany(t *testing.T) {
 	guest.Only(t)
-	onlyAtTheEnds(t)
 	const users = 2500
 	before := latest(t)
 	require.NoError(t, cast(t, "users", "10000", strconv.Itoa(users)).Run())

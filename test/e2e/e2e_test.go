@@ -100,23 +100,15 @@ func isAnEnd(kernel string) bool {
 	return kernel == vm.Oldest().String() || kernel == vm.Newest().String() || os.Getenv(fullEnv) != ""
 }
 
-// onlyAtTheEnds skips a guest's test on the kernels between the oldest and the
-// newest, for which CI has not the time.
-func onlyAtTheEnds(t *testing.T) {
-	t.Helper()
-	if !isAnEnd(guest.Kernel()) {
-		t.Skip("runs on the oldest and the newest kernel, and with FULL=1: what it is about does not depend on the kernel")
-	}
-}
-
-// guestPattern selects the tests of a kernel: all of them, but where CI has not the
-// time for more those of what the hooks give. GUEST selects by hand.
+// guestPattern selects the tests of a kernel: all of the oldest and the newest, and of
+// those between them, for which CI has not the time, the tests of what hooks and
+// views give. FULL=1 asks for all, GUEST selects by hand.
 func guestPattern(kernel vm.Kernel) string {
 	switch pattern := os.Getenv("GUEST"); {
 	case pattern != "":
 		return pattern
-	case kernel.Version == "6.12" && os.Getenv(fullEnv) == "":
-		return "^TestGuest(Autoload|Container|Denied.*|EveryColumn|Evidence|Failures|Loader|Params.*|Signature|Storm|Views)$"
+	case isAnEnd(kernel.String()):
+		return "^TestGuest"
 	}
-	return "^TestGuest"
+	return "^TestGuest(32BitLoader|Autoload|Container|Denied.*|EveryColumn|Evidence|Failures|Loader|LongParams|MissedReturns|ParamsThatChange|Scripts|Signature|Storm|Views)$"
 }

@@ -19,7 +19,6 @@ import (
 // tells of it what the kernel's log says and what is there.
 func TestGuestGap(t *testing.T) {
 	guest.Only(t)
-	onlyAtTheEnds(t)
 	failing := corrupted(t, "nbd")
 	p := newPost(t)
 	recorder := p.relieve(t, guestExtension, "--pin-dir", "none")

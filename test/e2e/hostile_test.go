@@ -195,7 +195,6 @@ func bytesRole() error {
 // TestGuestInitThatTakesLong asks while a module's init runs.
 func TestGuestInitThatTakesLong(t *testing.T) {
 	guest.Only(t)
-	onlyAtTheEnds(t)
 	image, err := guest.ModuleImage("nbd")
 	require.NoError(t, err)
 	before := latest(t)

@@ -15,7 +15,6 @@ import (
 // a module.
 func TestGuestImageLimit(t *testing.T) {
 	guest.Only(t)
-	onlyAtTheEnds(t)
 	dir, err := os.MkdirTemp("/run", "limit")
 	require.NoError(t, err)
 	limited, err := startOsquery(dir, "--image-limit", "1000")

@@ -67,7 +67,6 @@ func TestGuestViews(t *testing.T) {
 // the views.
 func TestGuestViewsHostileNames(t *testing.T) {
 	guest.Only(t)
-	onlyAtTheEnds(t)
 	require.NoError(t, os.MkdirAll("/lib/firmware", 0o755))
 	require.NoError(t, os.WriteFile("/lib/firmware/kmodquery-test.bin", []byte("firmware"), 0o644))
 	v := views.New("/")
