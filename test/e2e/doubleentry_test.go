@@ -48,7 +48,8 @@ const pollOf = 2 * time.Second
 // A compared is an osquery whose extension looks often.
 type compared struct{ *guestOf }
 
-// startCompared starts one with a store of its own, and with these sources instead of the best.
+// startCompared starts one with a store of its own, and with these sources instead
+// of the best.
 func startCompared(t *testing.T, sources ...string) compared {
 	t.Helper()
 	dir, err := os.MkdirTemp("/run", "compared")

@@ -16,8 +16,9 @@ import (
 // Test boots the kernel, runs in it the calling package's own tests whose
 // names match the regular expression (as go test -run takes it; the tests'
 // names begin with TestGuest), and repeats every verdict with its log as a
-// subtest of t; with go test -v it also says how a test ended as soon as it did. The package's TestMain must call guest.Main. A run in which no
-// test ran, or every one was skipped, is a failure.
+// subtest of t; with go test -v it also says how a test ended as soon as it did.
+// The package's TestMain must call guest.Main. A run in which no test ran, or every
+// one was skipped, is a failure.
 //
 // Where the kernel, or what the host needs, cannot be had, the test fails when
 // the environment has CI set, and is skipped with the reason otherwise.
