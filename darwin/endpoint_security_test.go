@@ -169,7 +169,8 @@ func TestWhatEsloggerLacks(t *testing.T) {
 		{"a flood of words", strings.Repeat("word ", 10_000), true, "eslogger ended: exit status 1: " + strings.TrimSpace(strings.Repeat("word ", 10_000)[:maxComplaint])},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w := watch(t, "say "+test.said+"\nexit 1\n")
+			// A busy machine may take a second to start it.
+			w := watch(t, "say "+test.said+"\nexit 1\n", func(p *esloggerPatience) { p.alive = within })
 			err := w.end(t)
 			require.EqualError(t, err, test.want)
 			require.Equal(t, !test.isSupported, errors.Is(err, kmodquery.ErrNotSupported))
