@@ -66,9 +66,9 @@ struct {
 } denied SEC(".maps");
 
 struct {
-	/* The reader's own: for how many of the denied calls it has stored rows. */
+	/* The reader's own: for how many of the denied calls it has stored rows, also of those that found no place. */
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
+	__uint(max_entries, 1024 + COUNTERS - COUNTER_DENIED);
 	__type(key, struct denied_key);
 	__type(value, u64);
 } reported SEC(".maps");

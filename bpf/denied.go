@@ -7,7 +7,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 
 	"github.com/cilium/ebpf"
 )
@@ -17,10 +19,40 @@ import (
 // and be a map's key.
 type DeniedCalls struct{ key moduleDeniedKey }
 
+// nobody is who has made the calls that found no place: no user has this ID, which
+// setuid(2) takes for none.
+const nobody = math.MaxUint32
+
+// OtherDeniedCalls are, for each system call, the denied ones for whose kinds the
+// programs had no place.
+func OtherDeniedCalls() []DeniedCalls {
+	var others []DeniedCalls
+	for _, call := range slices.Sorted(maps.Keys(callNames)) {
+		others = append(others, DeniedCalls{moduleDeniedKey{Call: call, Uid: nobody, Euid: nobody}})
+	}
+	return others
+}
+
+// IsOther reports whether it is one of OtherDeniedCalls: nothing is known but the
+// system call.
+func (d DeniedCalls) IsOther() bool { return d.key.Uid == nobody }
+
+// counter is where the programs count the others.
+func (d DeniedCalls) counter() uint32 {
+	return uint32(moduleCounterCOUNTER_DENIED) + uint32(d.key.Call)
+}
+
 // CountDenied returns how many such calls there were since ForgetDenied, or
 // since Open. A record of the first of them is made, and of the first after
-// every NextEpoch.
+// every NextEpoch; of the others, there is none.
 func (p *Programs) CountDenied(d DeniedCalls) (uint64, error) {
+	if d.IsOther() {
+		var raw [8]byte
+		if _, err := p.counters.ReadAt(raw[:], int64(d.counter())*int64(len(raw))); err != nil {
+			return 0, fmt.Errorf("count denied calls: %w", err)
+		}
+		return binary.NativeEndian.Uint64(raw[:]), nil
+	}
 	var calls moduleDeniedCalls
 	err := p.maps[moduleMapDenied].Lookup(d.key, &calls)
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -56,9 +88,9 @@ func ParseDeniedCalls(text string) (d DeniedCalls, err error) {
 	return d, nil
 }
 
-// DeniedKinds lists what CountDenied counts.
+// DeniedKinds lists what CountDenied counts, OtherDeniedCalls always among it.
 func (p *Programs) DeniedKinds() ([]DeniedCalls, error) {
-	var kinds []DeniedCalls
+	kinds := OtherDeniedCalls()
 	var key moduleDeniedKey
 	var calls moduleDeniedCalls
 	entries := p.maps[moduleMapDenied].Iterate()
@@ -74,8 +106,12 @@ func (p *Programs) DeniedKinds() ([]DeniedCalls, error) {
 // Reported returns what SetReported was last given, by this process or an
 // earlier one, since ForgetDenied.
 func (p *Programs) Reported(d DeniedCalls) (uint64, error) {
+	return reportedIn(p.maps[moduleMapReported], d.key)
+}
+
+func reportedIn(reported *ebpf.Map, key moduleDeniedKey) (uint64, error) {
 	var count uint64
-	err := p.maps[moduleMapReported].Lookup(d.key, &count)
+	err := reported.Lookup(key, &count)
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return 0, fmt.Errorf("read reported calls: %w", err)
 	}
@@ -98,19 +134,10 @@ func (p *Programs) SetReported(r ReportedCalls) error {
 	if r.Period != p.period() {
 		return nil
 	}
-	return r.keep(p.maps[moduleMapReported])
-}
-
-func (r ReportedCalls) keep(reported *ebpf.Map) error {
-	var count uint64
-	err := reported.Lookup(r.key, &count)
-	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("read reported calls: %w", err)
+	if count, err := p.Reported(r.DeniedCalls); err != nil || count >= r.Count {
+		return err
 	}
-	if count >= r.Count {
-		return nil
-	}
-	if err := reported.Put(r.key, r.Count); err != nil {
+	if err := p.maps[moduleMapReported].Put(r.key, r.Count); err != nil {
 		return fmt.Errorf("keep reported calls: %w", err)
 	}
 	return nil
@@ -135,10 +162,12 @@ func periodOf(set setName, epoch uint64) string {
 	return fmt.Sprintf("%016x%08x", set.id, epoch/forgets)
 }
 
-// inheritAllDenied adds the denied calls that older sets counted, and that no
-// event stands for, to those of this one, which counts them alone from now on.
+// inheritAllDenied has this set go on with the counts of denied calls, as far as no
+// event stands for them, of the one whose turn it is. It leaves that one as it is,
+// so that whoever comes after a process that ended here begins anew; when this
+// set's turn has begun, nobody asks the others again.
 func (p *Programs) inheritAllDenied(sets []setName, reported []ReportedCalls) error {
-	// What it has counted so far, others have counted too.
+	// What it has counted so far, another has counted too.
 	kinds, err := p.DeniedKinds()
 	if err != nil {
 		return err
@@ -148,69 +177,76 @@ func (p *Programs) inheritAllDenied(sets []setName, reported []ReportedCalls) er
 			return err
 		}
 	}
-	for _, name := range sets {
-		older := set{path: p.pins.of(name)}
-		err := older.loadPinnedMaps()
-		if err == nil {
-			err = errors.Join(keepOlder(name, older.maps, reported), p.inheritDenied(older.maps))
-		}
-		for _, m := range older.maps {
-			m.Close()
-		}
+	for _, name := range slices.Backward(sets) {
+		isItsTurn, err := p.inheritDenied(set{name: name, path: p.pins.of(name)}, reported)
 		if err != nil {
 			p.unattached = append(p.unattached, err)
 		}
+		if isItsTurn { // it has inherited those of the sets before it
+			break
+		}
 	}
 	return nil
 }
 
-// keepOlder keeps what is reported of the calls that an older set counted.
-func keepOlder(name setName, older map[string]*ebpf.Map, reported []ReportedCalls) error {
-	if older[moduleMapSettings] == nil || older[moduleMapReported] == nil {
-		return nil
+// inheritDenied does so if the turn of an older set has begun.
+func (p *Programs) inheritDenied(older set, reported []ReportedCalls) (isItsTurn bool, err error) {
+	defer func() {
+		for _, m := range older.maps {
+			m.Close()
+		}
+	}()
+	if err := older.loadPinnedMaps(); err != nil {
+		return false, err
 	}
-	var settings moduleReaderSettings
-	if err := older[moduleMapSettings].Lookup(uint32(0), &settings); err != nil {
-		return fmt.Errorf("read the settings of pinned programs: %w", err)
+	settings, err := settingsOf(older.maps)
+	if err != nil || settings.BeginNs == 0 {
+		return false, err
 	}
+	return true, p.inheritCounts(older, periodOf(older.name, settings.Epoch), reported)
+}
+
+func (p *Programs) inheritCounts(older set, period string, reported []ReportedCalls) error {
+	for _, name := range []string{moduleMapDenied, moduleMapReported, moduleMapCounters} {
+		if older.maps[name] == nil {
+			return fmt.Errorf("inherit denied calls: %s has no map called %s", older.name, name)
+		}
+	}
+	told := map[moduleDeniedKey]uint64{}
 	for _, r := range reported {
-		if r.Period != periodOf(name, settings.Epoch) {
-			continue
-		}
-		if err := r.keep(older[moduleMapReported]); err != nil {
-			return err
+		if r.Period == period {
+			told[r.key] = max(told[r.key], r.Count)
 		}
 	}
-	return nil
-}
-
-// inheritDenied does so for one of them.
-func (p *Programs) inheritDenied(older map[string]*ebpf.Map) error {
-	denied, reported := older[moduleMapDenied], older[moduleMapReported]
-	if denied == nil || reported == nil {
-		return nil
+	untold := func(key moduleDeniedKey, count uint64) (uint64, error) {
+		kept, err := reportedIn(older.maps[moduleMapReported], key)
+		return count - min(count, max(told[key], kept)), err
 	}
-	var key moduleDeniedKey
-	var calls moduleDeniedCalls
-	entries := denied.Iterate()
-	for entries.Next(&key, &calls) {
-		var told uint64
-		if err := reported.Lookup(key, &told); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("read reported calls: %w", err)
+	for _, other := range OtherDeniedCalls() {
+		var count uint64
+		if err := older.maps[moduleMapCounters].Lookup(other.counter(), &count); err != nil {
+			return fmt.Errorf("inherit denied calls: %w", err)
 		}
-		if calls.Count <= told {
-			continue
-		}
-		// First, so that they are not told of again if this process ends here; and
-		// what it counts from here on, this one counts too.
-		if err := reported.Put(key, uint64(math.MaxUint64)); err != nil {
-			return fmt.Errorf("keep reported calls: %w", err)
-		}
-		own, err := p.CountDenied(DeniedCalls{key})
+		count, err := untold(other.key, count)
 		if err != nil {
 			return err
 		}
-		if err := p.maps[moduleMapDenied].Put(key, moduleDeniedCalls{Count: own + calls.Count - told}); err != nil {
+		if err := p.maps[moduleMapCounters].Put(other.counter(), count); err != nil {
+			return fmt.Errorf("inherit denied calls: %w", err)
+		}
+	}
+	var key moduleDeniedKey
+	var calls moduleDeniedCalls
+	entries := older.maps[moduleMapDenied].Iterate()
+	for entries.Next(&key, &calls) {
+		count, err := untold(key, calls.Count)
+		if err != nil {
+			return err
+		}
+		if count == 0 {
+			continue
+		}
+		if err := p.maps[moduleMapDenied].Put(key, moduleDeniedCalls{Count: count}); err != nil {
 			return fmt.Errorf("inherit denied calls: %w", err)
 		}
 	}
@@ -221,7 +257,7 @@ func (p *Programs) inheritDenied(older map[string]*ebpf.Map) error {
 }
 
 // ForgetDenied makes room for other denied calls and returns how many there
-// were. It begins another Period.
+// were. It begins another Period. OtherDeniedCalls are counted on.
 func (p *Programs) ForgetDenied(d DeniedCalls) (uint64, error) {
 	p.counting.Lock()
 	defer p.counting.Unlock()
@@ -255,6 +291,9 @@ func (p *Programs) forgetUncounted() error {
 	entries := p.maps[moduleMapReported].Iterate()
 	for entries.Next(&key, &count) {
 		var calls moduleDeniedCalls
+		if (DeniedCalls{key}).IsOther() {
+			continue
+		}
 		if err := p.maps[moduleMapDenied].Lookup(key, &calls); errors.Is(err, ebpf.ErrKeyNotExist) {
 			uncounted = append(uncounted, key)
 		}

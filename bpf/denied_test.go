@@ -75,12 +75,46 @@ func TestReportedCallsOfAnOlderSet(t *testing.T) {
 	require.NoError(t, older.maps[moduleMapDenied].Put(kind.key, moduleDeniedCalls{Count: 100}))
 	require.NoError(t, older.maps[moduleMapDenied].Put(other.key, moduleDeniedCalls{Count: 9}))
 	require.NoError(t, older.SetReported(ReportedCalls{kind, older.Period(), 90}))
-	stored := []ReportedCalls{{kind, older.Period(), 97}, {kind, older.Period(), 95}, {other, p.Period(), 9}}
-	require.NoError(t, keepOlder(older.name, older.maps, stored))
-	require.NoError(t, p.inheritDenied(older.maps))
-	for kind, want := range map[DeniedCalls]uint64{kind: 3, other: 9} {
+	load, unload := OtherDeniedCalls()[0], OtherDeniedCalls()[2]
+	require.NoError(t, older.maps[moduleMapCounters].Put(load.counter(), uint64(50)))
+	require.NoError(t, older.maps[moduleMapCounters].Put(unload.counter(), uint64(6)))
+	require.NoError(t, p.maps[moduleMapCounters].Put(load.counter(), uint64(1))) // that the older set has counted too
+	stored := []ReportedCalls{
+		{kind, older.Period(), 97}, {kind, older.Period(), 95}, {other, p.Period(), 9}, {unload, older.Period(), 6},
+	}
+	for range 2 { // whoever ends before the turn begins is followed by one that begins anew
+		require.NoError(t, p.inheritCounts(*older.set, older.Period(), stored))
+		for kind, want := range map[DeniedCalls]uint64{kind: 3, other: 9, load: 50, unload: 0} {
+			count, err := p.CountDenied(kind)
+			require.NoError(t, err)
+			require.Equal(t, want, count)
+		}
+	}
+}
+
+// Only the set whose turn it is has counts that no other has told of.
+func TestDeniedCallsOfTheSetWhoseTurnItIs(t *testing.T) {
+	kind := DeniedCalls{moduleDeniedKey{Uid: 1}}
+	pins, err := openPins(onBPFFS(t))
+	require.NoError(t, err)
+	p := newCounting(t, 9)
+	p.pins = pins
+	var sets []setName
+	for id, begin := range []uint64{always, 5000, 0} {
+		older := newCounting(t, uint64(id+1))
+		older.wanted.BeginNs = begin
+		require.NoError(t, older.writeSettings())
+		require.NoError(t, older.maps[moduleMapDenied].Put(kind.key, moduleDeniedCalls{Count: uint64(id + 1)}))
+		require.NoError(t, older.pin(p.pins))
+		sets = append(sets, older.name)
+	}
+	require.NoError(t, p.maps[moduleMapDenied].Put(kind.key, moduleDeniedCalls{Count: 7}))
+	for range 2 {
+		require.NoError(t, p.inheritAllDenied(sets, nil))
 		count, err := p.CountDenied(kind)
 		require.NoError(t, err)
-		require.Equal(t, want, count)
+		require.EqualValues(t, 2, count)
+		require.Zero(t, p.wanted.BeginNs, "its turn has not begun")
 	}
+	require.Empty(t, p.unattached)
 }

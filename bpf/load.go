@@ -559,9 +559,6 @@ type Counters struct {
 	// because it already ran on that processor. Of older sets, which Open has
 	// relieved, the last is not known.
 	Lost map[uint64]uint64
-	// Denied are the denied calls, by the system call's name, that found no
-	// place among those that Programs.Denied counts.
-	Denied map[string]uint64
 }
 
 // Counters reads the counters of the programs.
@@ -573,10 +570,6 @@ func (p *Programs) Counters() (Counters, error) {
 	}
 	c.Lost = maps.Clone(p.olderLost)
 	c.Lost[p.name.id] = raw[moduleCounterCOUNTER_LOST]
-	c.Denied = map[string]uint64{}
-	for call, name := range callNames {
-		c.Denied[name] = raw[moduleCounter(call)+moduleCounterCOUNTER_DENIED]
-	}
 	for _, a := range p.attached {
 		if a.sendsNothing() {
 			continue

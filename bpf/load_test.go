@@ -29,8 +29,8 @@ func openHere(t *testing.T, path string) *Programs {
 	return p
 }
 
-// settingsOf are the settings of a pinned set, nil where it has none yet.
-func settingsOf(t *testing.T, path string) *moduleReaderSettings {
+// pinnedSettings are those of a set, nil where it has none yet.
+func pinnedSettings(t *testing.T, path string) *moduleReaderSettings {
 	t.Helper()
 	m, err := ebpf.LoadPinnedMap(path, nil)
 	if err != nil {
@@ -66,7 +66,7 @@ func TestASetHasItsLimitBeforeItsTurn(t *testing.T) {
 		require.NoError(t, err)
 		for _, entry := range sets {
 			if name, ok := parseSetName(entry.Name()); ok && name.id > first.name.id {
-				seen = settingsOf(t, (&pins{path: path}).of(name, pinnedMaps, moduleMapSettings))
+				seen = pinnedSettings(t, (&pins{path: path}).of(name, pinnedMaps, moduleMapSettings))
 			}
 		}
 		return seen != nil

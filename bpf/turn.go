@@ -71,17 +71,17 @@ func (p *Programs) Turns() []Turn {
 // draws the same line.
 func (p *Programs) takeTurn(sets []setName, reported []ReportedCalls) error {
 	if p.wanted.BeginNs == 0 {
-		p.wanted.BeginNs = always
+		begin := time.Duration(always)
 		if len(sets) > 0 {
 			if err := p.inheritAllDenied(sets, reported); err != nil {
 				return err
 			}
-			now, err := bootTime()
-			if err != nil {
+			var err error
+			if begin, err = bootTime(); err != nil {
 				return err
 			}
-			p.wanted.BeginNs = uint64(now)
 		}
+		p.wanted.BeginNs = uint64(begin)
 		if err := p.writeSettings(); err != nil {
 			return err
 		}
@@ -156,17 +156,20 @@ func callsUnderWay(threads *ebpf.Map) map[uint32]string {
 
 // turn is when a set that was left behind began to tell.
 func (o *olderSet) turn() (Turn, error) {
-	t := Turn{Set: o.name.id}
-	m := o.maps[moduleMapSettings]
+	settings, err := settingsOf(o.maps)
+	return Turn{Set: o.name.id, Begin: time.Duration(settings.BeginNs)}, err
+}
+
+// settingsOf are those of a set that was left behind.
+func settingsOf(maps map[string]*ebpf.Map) (settings moduleReaderSettings, err error) {
+	m := maps[moduleMapSettings]
 	if m == nil {
-		return t, errors.New("read the settings of pinned programs: they have none")
+		return settings, errors.New("read the settings of pinned programs: they have none")
 	}
-	var settings moduleReaderSettings
 	if err := m.Lookup(uint32(0), &settings); err != nil {
-		return t, fmt.Errorf("read the settings of pinned programs: %w", err)
+		return settings, fmt.Errorf("read the settings of pinned programs: %w", err)
 	}
-	t.Begin = time.Duration(settings.BeginNs)
-	return t, nil
+	return settings, nil
 }
 
 // lost is how many records a set that was left behind could not hand over.

@@ -35,7 +35,6 @@ type deniedCounts interface {
 	Period() string
 	Reported(bpf.DeniedCalls) (uint64, error)
 	SetReported(bpf.ReportedCalls) error
-	Counters() (bpf.Counters, error)
 }
 
 // denials fold the system calls that were refused before the kernel took a
@@ -45,8 +44,7 @@ type deniedCounts interface {
 type denials struct {
 	counts deniedCounts
 	kinds  map[bpf.DeniedCalls]*denial
-	others map[string]uint64 // by system call, those of kinds that found no place: as reported
-	due    time.Time         // of the next report
+	due    time.Time // of the next report
 }
 
 // A denial is one kind of denied calls.
@@ -58,7 +56,7 @@ type denial struct {
 }
 
 func newDenials(counts deniedCounts, now time.Time) *denials {
-	return &denials{counts: counts, kinds: map[bpf.DeniedCalls]*denial{}, others: map[string]uint64{}, due: now.Add(foldFor)}
+	return &denials{counts: counts, kinds: map[bpf.DeniedCalls]*denial{}, due: now.Add(foldFor)}
 }
 
 // recall goes on with what an earlier process, or run, left: the calls that no row
@@ -66,11 +64,6 @@ func newDenials(counts deniedCounts, now time.Time) *denials {
 // the receipts of rows that are still to be stored. blank is an event that tells of
 // no process.
 func (d *denials) recall(blank kmodquery.Event, underway []string) error {
-	counters, err := d.counts.Counters()
-	if err != nil {
-		return err
-	}
-	d.others = counters.Denied
 	told := map[bpf.DeniedCalls]uint64{}
 	for _, receipt := range underway {
 		if r, ok := parseDeniedReceipt(receipt); ok && r.Period == d.counts.Period() {
@@ -88,9 +81,13 @@ func (d *denials) recall(blank kmodquery.Event, underway []string) error {
 		}
 		last := blank
 		last.EventName = kind.Call()
-		last.UID, last.EUID = number(kind.UID()), number(kind.EUID())
 		last.Result, last.Error = new(-int64(unix.EPERM)), errnoName(-int64(unix.EPERM))
-		last.Miss("pid", "process_path", "cmdline")
+		if kind.IsOther() {
+			last.Miss("pid", "uid", "process_path", "cmdline")
+		} else {
+			last.UID, last.EUID = number(kind.UID()), number(kind.EUID())
+			last.Miss("pid", "process_path", "cmdline")
+		}
 		d.kinds[kind] = &denial{last: last, reported: max(reported, told[kind])}
 	}
 	return nil
@@ -141,8 +138,8 @@ func (d *denials) add(kind bpf.DeniedCalls, e kmodquery.Event) {
 }
 
 // report emits a row for each kind of denied calls that were made since the
-// last report. blank is an event that tells of no process, for those that found
-// no place.
+// last report. blank is an event that tells of no process, for those whose record
+// was lost.
 func (d *denials) report(now time.Time, blank kmodquery.Event, emit func(kmodquery.Event)) error {
 	d.due = now.Add(foldFor)
 	// First, so that a call made meanwhile is told of in the next row.
@@ -153,28 +150,12 @@ func (d *denials) report(now time.Time, blank kmodquery.Event, emit func(kmodque
 		return err
 	}
 	kinds := slices.SortedFunc(maps.Keys(d.kinds), func(a, b bpf.DeniedCalls) int {
-		return cmp.Compare(d.kinds[a].time(), d.kinds[b].time())
+		return cmp.Or(cmp.Compare(d.kinds[a].time(), d.kinds[b].time()), cmp.Compare(a.String(), b.String()))
 	})
 	for _, kind := range kinds {
 		if err := d.reportKind(kind, blank, emit); err != nil {
 			return err
 		}
-	}
-	counters, err := d.counts.Counters()
-	if err != nil {
-		return err
-	}
-	for _, call := range slices.Sorted(maps.Keys(counters.Denied)) {
-		count := counters.Denied[call]
-		if made := count - d.others[call]; made > 0 {
-			e := blank
-			e.EventName = call
-			e.Result, e.Error = new(-int64(unix.EPERM)), errnoName(-int64(unix.EPERM))
-			e.Count = new(int64(made))
-			e.Miss("pid", "uid", "process_path", "cmdline")
-			emit(e)
-		}
-		d.others[call] = count
 	}
 	return nil
 }
@@ -206,7 +187,7 @@ func (d *denials) reportKind(kind bpf.DeniedCalls, blank kmodquery.Event, emit f
 func (d *denials) forget(blank kmodquery.Event, emit func(kmodquery.Event)) error {
 	var idle []bpf.DeniedCalls
 	for kind, known := range d.kinds {
-		if known.idle >= idleReports {
+		if known.idle >= idleReports && !kind.IsOther() {
 			idle = append(idle, kind)
 		}
 	}

@@ -5,7 +5,6 @@ package linux
 import (
 	"encoding/binary"
 	"errors"
-	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -36,7 +35,6 @@ func deniedKind(t *testing.T, inode uint64) bpf.DeniedCalls {
 // fakeCounts count as the programs do.
 type fakeCounts struct {
 	calls    map[bpf.DeniedCalls]uint64
-	others   map[string]uint64
 	reported map[bpf.DeniedCalls]uint64
 	late     uint64 // calls that are made between CountDenied and ForgetDenied
 	epochs   int
@@ -47,7 +45,7 @@ type fakeCounts struct {
 var errCounts = errors.New("no counts")
 
 func newFakeCounts() *fakeCounts {
-	return &fakeCounts{calls: map[bpf.DeniedCalls]uint64{}, others: map[string]uint64{}, reported: map[bpf.DeniedCalls]uint64{}}
+	return &fakeCounts{calls: map[bpf.DeniedCalls]uint64{}, reported: map[bpf.DeniedCalls]uint64{}}
 }
 
 func (f *fakeCounts) fail(method string) error {
@@ -77,7 +75,13 @@ func (f *fakeCounts) ForgetDenied(d bpf.DeniedCalls) (uint64, error) {
 }
 
 func (f *fakeCounts) DeniedKinds() ([]bpf.DeniedCalls, error) {
-	return slices.Collect(maps.Keys(f.calls)), f.fail("DeniedKinds")
+	kinds := bpf.OtherDeniedCalls()
+	for kind := range f.calls {
+		if !kind.IsOther() {
+			kinds = append(kinds, kind)
+		}
+	}
+	return kinds, f.fail("DeniedKinds")
 }
 
 func (f *fakeCounts) Reported(d bpf.DeniedCalls) (uint64, error) {
@@ -99,14 +103,6 @@ func (f *fakeCounts) NextEpoch() error {
 	}
 	f.epochs++
 	return nil
-}
-
-func (f *fakeCounts) Counters() (bpf.Counters, error) {
-	denied := map[string]uint64{}
-	for call, count := range f.others {
-		denied[call] = count
-	}
-	return bpf.Counters{Denied: denied}, f.fail("Counters")
 }
 
 // folded are denials with what they have emitted since the last report.
@@ -346,34 +342,50 @@ func TestDenialsToldOfAfterTheyWereForgotten(t *testing.T) {
 	})
 }
 
+// otherDenied are the denied calls by this name that found no place.
+func otherDenied(call string) bpf.DeniedCalls {
+	others := bpf.OtherDeniedCalls()
+	return others[slices.IndexFunc(others, func(d bpf.DeniedCalls) bool { return d.Call() == call })]
+}
+
 func TestDenialsThatFoundNoPlace(t *testing.T) {
 	f := newFolded()
+	require.NoError(t, f.recall(blankAt, nil))
+	load, loadFile, unload := otherDenied("init_module"), otherDenied("finit_module"), otherDenied("delete_module")
 	row := func(call string, count int64) kmodquery.Event {
 		e := counted(blankAt, count)
 		e.EventName, e.Result, e.Error, e.Missing = call, new(int64(-1)), "EPERM", "pid,uid,process_path,cmdline"
 		return e
 	}
-	f.counts.others = map[string]uint64{"init_module": 4, "finit_module": 2, "delete_module": 0}
+	f.counts.calls = map[bpf.DeniedCalls]uint64{load: 4, loadFile: 2}
 	require.NoError(t, f.report())
-	require.Equal(t, []kmodquery.Event{row("finit_module", 2), row("init_module", 4)}, f.events)
+	require.Equal(t, []kmodquery.Event{row("init_module", 4), row("finit_module", 2)}, f.events)
+	for range idleReports + 1 {
+		require.NoError(t, f.report())
+		require.Empty(t, f.events)
+	}
+	f.counts.calls = map[bpf.DeniedCalls]uint64{load: 1004, loadFile: 2, unload: 1}
 	require.NoError(t, f.report())
-	require.Empty(t, f.events)
-	f.counts.others = map[string]uint64{"init_module": 1004, "finit_module": 2, "delete_module": 1}
-	require.NoError(t, f.report())
-	require.Equal(t, []kmodquery.Event{row("delete_module", 1), row("init_module", 1000)}, f.events)
+	require.Equal(t, []kmodquery.Event{row("init_module", 1000), row("delete_module", 1)}, f.events)
 	require.EqualValues(t, 1007, f.total)
 	require.True(t, f.events[0].IsCheap(), "any user can cause it")
+
+	// Those that are made while nothing records, after what is stored.
+	f.counts.calls[load] += 10
+	f.denials = newDenials(f.counts, start)
+	require.NoError(t, f.recall(blankAt, nil))
+	require.NoError(t, f.report())
+	require.Equal(t, []kmodquery.Event{row("init_module", 10)}, f.events)
 }
 
 // An error ends the source; a report after it, as at its end, loses nothing.
 func TestDenialsWithoutCounts(t *testing.T) {
-	for _, method := range []string{"NextEpoch", "CountDenied", "ForgetDenied", "Counters"} {
+	for _, method := range []string{"NextEpoch", "CountDenied", "ForgetDenied", "Reported"} {
 		t.Run(method, func(t *testing.T) {
 			f := newFolded()
 			kind := deniedKind(t, 1)
 			f.add(kind, deniedAt(1))
 			f.counts.calls[kind] = 2
-			f.counts.others["init_module"] = 3
 			f.counts.fails = method
 			if method == "ForgetDenied" {
 				for range idleReports + 1 {
@@ -385,7 +397,7 @@ func TestDenialsWithoutCounts(t *testing.T) {
 			require.Equal(t, f.now.Add(foldFor), f.due, "it is not tried without a pause")
 			f.counts.fails = ""
 			require.NoError(t, f.report())
-			require.EqualValues(t, 2+3+map[bool]int64{true: 7}[method == "ForgetDenied"], f.total)
+			require.EqualValues(t, 2+map[bool]int64{true: 7}[method == "ForgetDenied"], f.total)
 		})
 	}
 }
@@ -406,7 +418,6 @@ func TestDenialsAfterARestart(t *testing.T) {
 	require.EqualValues(t, 5, f.counts.reported[kind])
 
 	f.counts.calls[kind] = 7
-	f.counts.others["init_module"] = 3
 	f.denials = newDenials(f.counts, start)
 	require.NoError(t, f.recall(blankAt, nil))
 	require.NoError(t, f.report())

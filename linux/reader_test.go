@@ -268,7 +268,7 @@ func TestReaderTellsOfDeniedCallsThatBeginAnew(t *testing.T) {
 func TestReaderEndsWithAnError(t *testing.T) {
 	r := newReading(t)
 	r.take(readRecord)
-	r.counts.fails = "Counters"
+	r.counts.fails = "NextEpoch"
 	require.ErrorIs(t, r.expire(r.denials.due), errCounts)
 	require.ErrorIs(t, r.finish(time.Now()), errCounts)
 	require.Equal(t, []string{"security_kernel_read_file"}, r.names(), "what it held is written all the same")

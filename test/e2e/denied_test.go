@@ -114,6 +114,41 @@ func TestGuestDeniedByMany(t *testing.T) {
 	requireColumns(t, map[string]string{"uid": "20000", "count": "1", "process_path": link(t, "/proc/self/exe")}, rows[0])
 }
 
+// TestGuestDeniedUnrecorded has them be denied while nothing records, before a
+// recorder that goes on with what is pinned and before one that replaces it.
+func TestGuestDeniedUnrecorded(t *testing.T) {
+	needPinned(t)
+	const users = 1500
+	p, done := newPost(t), 0
+	deny := func(first, n int) {
+		t.Helper()
+		require.NoError(t, cast(t, "users", strconv.Itoa(first), strconv.Itoa(n)).Run())
+		done += n
+	}
+	requireAll := func() {
+		t.Helper()
+		rows := p.ask(t, "SELECT total(count) AS n FROM kernel_module_events WHERE source = 'ebpf' AND error = 'EPERM'")
+		require.EqualValues(t, done, integer(t, rows[0]["n"]))
+	}
+	recorder := p.relieve(t, guestExtension)
+	p.awaitActive(t)
+	for round, build := range []string{guestExtension, otherExtension, otherExtension} {
+		deny(5000, 1)
+		requireAll()
+		deny(5001, 1)
+		recorder.kill(t)
+		deny(10_000+users*round, users)
+		recorder = p.relieve(t, build)
+		p.awaitActive(t)
+		requireAll()
+	}
+	recorder.terminate(t)
+	recorder = p.relieve(t, otherExtension)
+	p.awaitActive(t)
+	requireAll()
+	recorder.terminate(t)
+}
+
 // recorderProc is the extension's folder in /proc.
 func recorderProc(t *testing.T) string {
 	t.Helper()

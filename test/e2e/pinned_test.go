@@ -45,7 +45,7 @@ const (
 //
 //	GUEST='^TestGuest(Backlog|ClockSteps|Distrusted|Tmpfs)$' PINNED_TIMEOUT=30m go test -v -timeout 40m ./test/e2e -run 'TestPinned/7.x$'
 //	GUEST='^TestGuestKilled$' ROUNDS=300 PINNED_TIMEOUT=60m go test -v -timeout 70m ./test/e2e -run 'TestPinned/5.10$'
-const pinnedPattern = "^TestGuest(Detach|FullDisk|Killed|TakeOver|Upgrade)$"
+const pinnedPattern = "^TestGuest(DeniedUnrecorded|Detach|FullDisk|Killed|TakeOver|Upgrade)$"
 
 // TestPinned boots the oldest and the newest kernel, which pin in different ways,
 // for recorders that end, are killed and replaced while modules come and go.
