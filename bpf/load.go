@@ -227,7 +227,7 @@ func (p *Programs) attachAll(kernel *btf.Spec, object []byte, list []hook) error
 		case h.optional && errors.Is(err, os.ErrNotExist):
 			absent[h.name] = true
 		case err != nil:
-			p.unattached = append(p.unattached, err)
+			p.unattached, p.partial = append(p.unattached, err), true
 		}
 	}
 	if len(p.attached) == 0 {

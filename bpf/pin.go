@@ -46,6 +46,8 @@ const (
 	pinnedPrograms = "programs"
 	pinnedLinks    = "links"
 	pinnedProbes   = "probes" // kprobes of kernels that have no links of them, before 5.15
+	// pinnedPartial says that the set is partial; it is empty.
+	pinnedPartial = "partial"
 )
 
 // build tells apart two builds with the same programs; the linker sets it
@@ -255,7 +257,11 @@ func (s *set) pin(p *pins) (err error) {
 			err = errors.Join(err, os.RemoveAll(folder))
 		}
 	}()
-	for _, part := range []string{"", pinnedMaps, pinnedPrograms, pinnedLinks, pinnedProbes} {
+	parts := []string{"", pinnedMaps, pinnedPrograms, pinnedLinks, pinnedProbes}
+	if s.partial {
+		parts = append(parts, pinnedPartial)
+	}
+	for _, part := range parts {
 		if err := os.Mkdir(filepath.Join(folder, part), 0o700); err != nil {
 			return fmt.Errorf("pin programs: %w", err)
 		}
@@ -310,8 +316,8 @@ func (a *attached) keepProbe(path string) error {
 	return probe.Pin(path)
 }
 
-// adopt opens a pinned set that has a program at each of the hooks. An error
-// says what it lacks.
+// adopt opens a pinned set that has a program at each of the hooks, as far as the
+// kernel has them. An error says what it lacks.
 func adopt(p *pins, name setName, list []hook) (_ *set, err error) {
 	s := &set{name: name, path: p.of(name)}
 	defer func() {
@@ -319,6 +325,9 @@ func adopt(p *pins, name setName, list []hook) (_ *set, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
+	if _, err := os.Lstat(p.of(name, pinnedPartial)); err == nil {
+		return nil, errors.New("open pinned programs: some hooks could not be attached then")
+	}
 	if err := s.loadPinnedMaps(); err != nil {
 		return nil, err
 	}

@@ -198,6 +198,21 @@ func TestSetsThatAreNotWhole(t *testing.T) {
 	_, err = adopt(p, name, []hook{{name: "module_load"}})
 	require.EqualError(t, err, "open pinned programs: there is none for module_load")
 
+	// A hook that a kernel may lack, and which this one has.
+	whole, partial := newCounting(t, 2), newCounting(t, 3)
+	partial.partial = true
+	list := []hook{{name: "mod_verify_sig", optional: true}}
+	for _, s := range []*Programs{whole, partial} {
+		require.NoError(t, s.pin(p))
+		adopted, err := adopt(p, s.name, list)
+		if s.partial {
+			require.EqualError(t, err, "open pinned programs: some hooks could not be attached then")
+			continue
+		}
+		require.NoError(t, err)
+		require.NoError(t, adopted.Close())
+	}
+
 	_, err = retire(p, name)
 	require.EqualError(t, err, "read what waits in "+name.String()+": it has no map called images")
 	require.NoError(t, os.Mkdir(p.of(name, pinnedMaps, "x"), 0o700))

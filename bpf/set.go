@@ -20,6 +20,7 @@ type set struct {
 	records  *ring
 	images   *ring
 	attached []attached
+	partial  bool // a hook that this kernel has could not be attached
 }
 
 type attached struct {
