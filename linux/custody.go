@@ -71,6 +71,8 @@ type heldRecord struct {
 
 // A group is the records of one attempt.
 type group struct {
+	attempt  string
+	held     int  // of them, those that are not released
 	open     bool // more may come of it
 	events   int  // that are on their way to the store
 	recorded bool // it has more than parts of an image
@@ -160,11 +162,12 @@ const orphanAfter = time.Second
 func (c *custody) hold(q *queue, mark bpf.Mark, size int, attempt string, now time.Time) *group {
 	g := c.groups[attempt]
 	if g == nil {
-		g = &group{open: attempt != ""}
+		g = &group{attempt: attempt, open: attempt != ""}
 		if g.open {
 			c.groups[attempt] = g
 		}
 	}
+	g.held++
 	q.held = append(q.held, heldRecord{mark, size, now, g})
 	q.size += size
 	return g
@@ -241,8 +244,11 @@ func (c *custody) remember(receipt string) {
 
 // advance releases the records at the heads that nobody needs.
 func (c *custody) advance(now time.Time) {
-	c.records.advance(now, func(m bpf.Mark) { delete(c.byMark, m) })
-	c.images.advance(now, func(bpf.Mark) {})
+	c.records.advance(now, func(r heldRecord) {
+		delete(c.byMark, r.mark)
+		c.drop(r.group)
+	})
+	c.images.advance(now, func(r heldRecord) { c.drop(r.group) })
 	if c.ring == nil {
 		return
 	}
@@ -260,8 +266,16 @@ func (c *custody) advance(now time.Time) {
 	c.records.release, c.images.release = bpf.Mark{}, bpf.Mark{}
 }
 
+// drop lets go of a group when its last record is released: of one whose other
+// records were lost nobody says that it is over.
+func (c *custody) drop(g *group) {
+	if g.held--; g.held == 0 && c.groups[g.attempt] == g {
+		delete(c.groups, g.attempt)
+	}
+}
+
 // advance takes those out that nobody needs.
-func (q *queue) advance(now time.Time, dropped func(bpf.Mark)) {
+func (q *queue) advance(now time.Time, dropped func(heldRecord)) {
 	for len(q.held) > 0 {
 		head := q.held[0]
 		isNeeded := head.group.events > 0 || head.group.open && now.Sub(head.at) < maxKept
@@ -272,7 +286,7 @@ func (q *queue) advance(now time.Time, dropped func(bpf.Mark)) {
 		q.held = q.held[1:]
 		q.size -= head.size
 		q.release = head.mark
-		dropped(head.mark)
+		dropped(head)
 	}
 }
 

@@ -100,6 +100,7 @@ func TestCustodyLeavesRoomInTheRing(t *testing.T) {
 	require.EqualValues(t, 1, ring.released)
 	c.take(at(3), 1, "later", start.Add(maxKept))
 	require.EqualValues(t, 2, ring.released, "nothing has come of it for long")
+	require.Len(t, c.groups, 1, "nor does anything else remember it")
 }
 
 func TestCustodyHoldsBackWhileAnOlderSetIsNeeded(t *testing.T) {
