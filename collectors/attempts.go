@@ -130,15 +130,29 @@ func (a *attempts) add(rank int, e kmodquery.Event, past bool) {
 	a.advance()
 }
 
+// needsStored reports whether what becomes of an event of the source of a rank
+// depends on the stored ones that remember takes.
+func needsStored(rank int, e *kmodquery.Event, past bool) bool {
+	return past || kindOf(e) != neither && !isBest(rank, e)
+}
+
+// isBest reports whether no other source can have told of an event's attempt first:
+// none is better, and the source knows the process.
+func isBest(rank int, e *kmodquery.Event) bool { return rank == 0 && e.Pid != nil && !isKext(e) }
+
 // remember notes the attempts that stored events tell of, given the newest first,
-// and only the newest where there are too many.
+// and only the newest where there are too many. What was added already is newer.
 func (a *attempts) remember(stored []ranked) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	added := a.order
+	a.order = nil
 	for _, r := range slices.Backward(stored) {
 		a.learn(r.rank, &r.event)
 		a.stored[r.event.LoadID] = true
 	}
+	a.order = append(a.order, added...)
+	a.forgetOldest()
 }
 
 // A ranked event is one of the source of a rank.
@@ -250,8 +264,8 @@ func (a *attempts) pass(rank int, e kmodquery.Event, past bool) {
 func (a *attempts) match(rank int, kind kind, e *kmodquery.Event, within time.Duration) *attempt {
 	at := time.Unix(0, e.TimeNanos)
 	isKext, before := isKext(e), within
-	if rank == 0 && e.Pid != nil && !isKext {
-		return nil // none is better, and a storm of one module is not searched for it
+	if isBest(rank, e) {
+		return nil // a storm of one module is not searched for it
 	}
 	if isKext && within == slack {
 		within = kextSlack
@@ -306,10 +320,8 @@ func (a *attempts) learn(rank int, e *kmodquery.Event) {
 	if known == nil {
 		known = &attempt{id: e.LoadID, rank: rank, source: e.Source, kind: kind, first: at, last: at, taken: map[string]string{}}
 		a.known[e.LoadID] = known
-		if a.order = append(a.order, known); len(a.order) > maxKnown {
-			a.forget(a.order[0])
-			a.order = a.order[1:]
-		}
+		a.order = append(a.order, known)
+		a.forgetOldest()
 	}
 	known.rank = min(known.rank, rank)
 	if at.Before(known.first) {
@@ -325,6 +337,14 @@ func (a *attempts) learn(rank int, e *kmodquery.Event) {
 	if known.pid == 0 && e.Pid != nil {
 		known.pid = *e.Pid
 		a.byPid[*e.Pid] = append(a.byPid[*e.Pid], known)
+	}
+}
+
+// forgetOldest forgets those that are too many.
+func (a *attempts) forgetOldest() {
+	for len(a.order) > maxKnown {
+		a.forget(a.order[0])
+		a.order = a.order[1:]
 	}
 }
 

@@ -228,3 +228,22 @@ func TestALineOfTheNextAttempt(t *testing.T) {
 		require.Contains(t, a.rows, "kmsg module_load dummy 2")
 	})
 }
+
+// What was told of while the store was read is newer than what is in it.
+func TestAttemptsThatAreRememberedLate(t *testing.T) {
+	a := newAttempts(func(kmodquery.Event) {}, func(int) bool { return false }, 0, "")
+	event := func(i int) kmodquery.Event {
+		return kmodquery.Event{EventName: kmodquery.EventModuleLoad, LoadID: fmt.Sprint(i), Name: "dummy", Pid: new(int64(i + 1)), TimeNanos: int64(i)}
+	}
+	a.add(0, event(maxKnown), false)
+	var stored []ranked
+	for i := range maxKnown {
+		stored = append(stored, ranked{0, event(maxKnown - 1 - i)})
+	}
+	a.remember(stored)
+	require.Len(t, a.known, maxKnown)
+	require.Contains(t, a.known, fmt.Sprint(maxKnown))
+	require.NotContains(t, a.known, "0")
+	require.NotContains(t, a.stored, "0")
+	require.Contains(t, a.stored, "1")
+}

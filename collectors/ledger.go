@@ -47,6 +47,7 @@ type ledger struct {
 	mu      sync.Mutex
 	entries map[string]*entry // by name
 	gone    int
+	partial bool // more of what is stored is to come, in no order: nothing is forgotten
 }
 
 // An entry is what the events say of the modules of one name. The moments are
@@ -73,9 +74,16 @@ func (l *ledger) add(events ...kmodquery.Event) {
 	for i := range events {
 		l.note(&events[i])
 	}
-	if l.gone > maxGone {
+	if l.gone > maxGone && !l.partial {
 		l.forgetGone()
 	}
+}
+
+// recalling says whether recall is to come.
+func (l *ledger) recalling(is bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.partial = is
 }
 
 // complete takes from events that were added what only storing them has told.
@@ -90,8 +98,7 @@ func (l *ledger) complete(events []kmodquery.Event) {
 	}
 }
 
-// recall takes one of the events that an earlier recorder stored. Nothing is
-// forgotten before all of them are there: they come in no order.
+// recall takes one of the events that an earlier recorder stored.
 func (l *ledger) recall(e *kmodquery.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

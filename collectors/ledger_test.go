@@ -100,3 +100,23 @@ func TestTheLedgerIsBounded(t *testing.T) {
 	require.Equal(t, gone, l.gone)
 	require.NotZero(t, l.get(fmt.Sprint("m", 3*maxGone-1)).went.nanos, "the latest are remembered")
 }
+
+// While older events are read, in no order, none is forgotten: that a module went
+// is read before that it came.
+func TestLedgerForgetsNothingWhileItIsPartial(t *testing.T) {
+	l := newLedger("")
+	l.recalling(true)
+	for i := range maxGone + 1 {
+		l.recall(&kmodquery.Event{EventName: kmodquery.EventModuleFree, Name: fmt.Sprint(i), TimeNanos: int64(i + 100)})
+	}
+	other := kmodquery.Event{EventName: kmodquery.EventModuleFree, Name: "other", TimeNanos: 1 << 40}
+	l.add(other)
+	for i := range maxGone + 1 {
+		l.recall(&kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: kmodquery.SourceEBPF, Name: fmt.Sprint(i), TimeNanos: int64(i + 1)})
+	}
+	require.Empty(t, l.certain())
+	l.recalling(false)
+	l.add(other)
+	require.LessOrEqual(t, l.gone, maxGone)
+	require.Empty(t, l.certain())
+}

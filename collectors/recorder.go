@@ -63,7 +63,7 @@ type Recorder struct {
 
 	cancel   context.CancelFunc
 	running  sync.WaitGroup // all but the sources
-	recalled chan struct{}  // closed when what was stored is known; no event is looked at before
+	recalled chan struct{}  // closed when what was stored is known
 	written  chan struct{}  // closed when the writer has ended
 }
 
@@ -84,7 +84,11 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 	r := &Recorder{options: o, ledger: newLedger(boot), report: report, recalled: make(chan struct{})}
 	r.writer = newWriter(sink, r.stored, r.settled, report)
 	r.selection = newSelection(o.Sources, o.SideBySide, max(takeOver, 3*o.Poll), report, func(rank int, e kmodquery.Event, past bool) {
-		<-r.recalled
+		// A store of a million events takes its time, and what a process reads in
+		// the kernel is not safe before it is stored.
+		if needsStored(rank, &e, past) {
+			<-r.recalled
+		}
 		r.attempts.add(rank, e, past)
 	})
 	r.attempts = newAttempts(r.take, r.selection.isBetterUp, o.Poll, boot)
@@ -138,8 +142,10 @@ func (r *Recorder) settled(events []kmodquery.Event) {
 func (r *Recorder) Start(ctx context.Context) {
 	ctx, r.cancel = context.WithCancel(ctx)
 	r.written = make(chan struct{})
+	r.ledger.recalling(true)
 	go func() {
 		defer close(r.recalled)
+		defer r.ledger.recalling(false)
 		if err := r.recallStored(ctx); err != nil {
 			r.report(fmt.Errorf("read what was stored: %w", err))
 		}

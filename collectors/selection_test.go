@@ -214,7 +214,8 @@ func TestTheStartIsLookedBackFrom(t *testing.T) {
 	})
 }
 
-// However much is stored, the sources watch at once, and what they tell waits.
+// However much is stored, the sources watch at once, and what they tell is stored,
+// unless it matters what is there already.
 func TestTheSourcesWatchWhileTheStoreIsRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		best, logs := newStaged("best"), newStaged("logs")
@@ -234,18 +235,24 @@ func TestTheSourcesWatchWhileTheStoreIsRead(t *testing.T) {
 			return sink.events
 		}
 		best.begin <- struct{}{}
+		went := kmodquery.Event{EventName: kmodquery.EventModuleFree, LoadID: "2", Name: "known", TimeNanos: at.Add(time.Second).UnixNano()}
 		go func() {
-			best.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleFree, LoadID: "2", Name: "known", TimeNanos: at.Add(time.Second).UnixNano()}
+			own, denied, nobodys := went, went, went
+			own.LoadID, own.Pid = "3", new(int64(7))
+			best.emitting <- own
+			denied.EventName, denied.LoadID = kmodquery.EventInitModule, ""
+			best.emitting <- denied
+			best.emitting <- nobodys
 		}()
 		synctest.Wait()
 		require.Equal(t, kmodquery.StateActive, r.Sensors()[0].State)
 		require.False(t, logs.isRunning())
-		require.Empty(t, stored())
+		require.Len(t, stored(), 2)
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		require.True(t, logs.isRunning())
 		require.NoError(t, r.Sync(t.Context()))
-		require.Len(t, stored(), 1)
+		require.Len(t, stored(), 3)
 		require.Empty(t, r.Loaded(), "it went after it had come")
 		require.NoError(t, r.Close())
 	})
