@@ -256,6 +256,9 @@ func (s *Store) reopen(ctx context.Context) error {
 	if err := s.keepLock(); err != nil {
 		return err
 	}
+	if s.records && !s.isStale() {
+		return nil // without the gate: what is stored must not wait for who reads
+	}
 	s.gate.Lock()
 	defer s.gate.Unlock()
 	if !s.isStale() {

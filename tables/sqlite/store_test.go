@@ -567,6 +567,28 @@ func TestReadersSeeWholeBatches(t *testing.T) {
 	group.Wait()
 }
 
+// Somebody reads, for as long as they like, and others do too.
+func TestWhoReadsDoesNotHoldUpWhatIsStored(t *testing.T) {
+	s := openStore(t, Options{})
+	require.NoError(t, s.Append(t.Context(), []kmodquery.Event{full()}))
+	reading := 0
+	err := s.Events(t.Context(), kmodquery.Filter{}, func(*kmodquery.Event) error {
+		reading++
+		appended := make(chan error, 1)
+		go func() { appended <- s.Append(t.Context(), []kmodquery.Event{full()}) }()
+		select {
+		case err := <-appended:
+			require.NoError(t, err)
+		case <-time.After(20 * time.Second):
+			require.Fail(t, "the events wait")
+		}
+		require.Len(t, read(t, s, kmodquery.Filter{}), 2)
+		return nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, 1, reading)
+}
+
 func TestTextIsEqualUnderEveryCollation(t *testing.T) {
 	s := openStore(t, Options{})
 	names := []string{"dummy", "Dummy", "dummy ", "dummy  ", "dummy!", "dummy x", "dumm"}
