@@ -21,6 +21,12 @@ const (
 	maxWaitingBytes = 64 << 20
 	// maxBatch bounds the events given to the sink at once.
 	maxBatch = 512
+	// firstPause is how long the first batch may gather where its events are older
+	// than belated: what waited for a recorder comes all at once, and one that is
+	// killed again and again gets on by whole batches. Others do not wait: the next
+	// event may end the kernel.
+	firstPause = 250 * time.Millisecond
+	belated    = time.Second
 	// retryDelay is the pause after a batch that the sink did not take.
 	retryDelay = time.Second
 )
@@ -42,6 +48,7 @@ type writer struct {
 	hand    []kmodquery.Event // the oldest, in the sink's hands or about to be
 	weight  int               // bytes of those in hand
 	size    int               // of the next batch
+	oldest  time.Time         // when the first event ever put into the line happened
 	added   uint64            // events ever put into the line
 	settled uint64            // events ever taken by the sink or shed
 
@@ -71,7 +78,9 @@ func (w *writer) add(e kmodquery.Event) {
 		w.changed.Wait()
 	}
 	w.line.push(e)
-	w.added++
+	if w.added++; w.added == 1 {
+		w.oldest = time.Unix(0, e.TimeNanos)
+	}
 	var shed []kmodquery.Event
 	for w.failure != nil && (w.waiting() > maxWaiting || w.bytes() > maxWaitingBytes) {
 		least, ok := w.line.shed()
@@ -96,6 +105,7 @@ func (w *writer) bytes() int { return w.weight + w.line.bytes }
 // run gives the queue to the sink until close was called and the queue is
 // empty, or the sink refuses what is left.
 func (w *writer) run() {
+	w.gather()
 	for {
 		batch := w.next()
 		if len(batch) == 0 {
@@ -113,6 +123,29 @@ func (w *writer) run() {
 		if pause {
 			time.Sleep(retryDelay)
 		}
+	}
+}
+
+// gather waits for the first event, and if that had waited for this process, for a
+// whole batch, but no longer than firstPause.
+func (w *writer) gather() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for w.waiting() == 0 && !w.closing {
+		w.changed.Wait()
+	}
+	if time.Since(w.oldest) < belated {
+		return
+	}
+	late := false
+	defer time.AfterFunc(firstPause, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		late = true
+		w.changed.Broadcast()
+	}).Stop()
+	for w.waiting() < maxBatch && !w.closing && !late {
+		w.changed.Wait()
 	}
 }
 

@@ -44,6 +44,12 @@ func (d *desk) end() error {
 	return d.unstored()
 }
 
+// begin returns when the first batch was offered.
+func (d *desk) begin() {
+	time.Sleep(firstPause)
+	synctest.Wait()
+}
+
 func (d *desk) heard() []string {
 	d.said.mu.Lock()
 	defer d.said.mu.Unlock()
@@ -57,6 +63,44 @@ func numbered(kind byte, i int) kmodquery.Event {
 		e.EventName, e.Source = kmodquery.EventModuleRequest, "c"
 	}
 	return e
+}
+
+// What waited for a recorder is stored in whole batches, and what comes then at
+// once.
+func TestTheFirstBatchIsAWholeOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(&memory{})
+		for i := range 300 {
+			d.add(numbered('o', i))
+			synctest.Wait()
+		}
+		require.Empty(t, d.sink.events)
+		d.begin()
+		require.Len(t, d.sink.events, 300)
+		d.add(numbered('o', 300))
+		synctest.Wait()
+		require.Len(t, d.sink.events, 301)
+		require.NoError(t, d.end())
+
+		d = newDesk(&memory{})
+		for i := range maxBatch {
+			d.add(numbered('o', i))
+		}
+		synctest.Wait()
+		require.Len(t, d.sink.events, maxBatch, "it is whole")
+		require.NoError(t, d.end())
+
+		d = newDesk(&memory{})
+		d.add(kmodquery.Event{TimeNanos: time.Now().UnixNano()})
+		synctest.Wait()
+		require.Len(t, d.sink.events, 1, "it has not waited")
+		require.NoError(t, d.end())
+
+		d = newDesk(&memory{})
+		d.add(numbered('o', 0))
+		require.NoError(t, d.end())
+		require.Len(t, d.sink.events, 1)
+	})
 }
 
 func TestAFullQueueHoldsTheSourceBack(t *testing.T) {
@@ -109,7 +153,7 @@ func TestNothingWaitsForASinkThatRefuses(t *testing.T) {
 		for i := range n {
 			d.add(numbered("oc"[i%2], i))
 			if i == 0 {
-				synctest.Wait() // it was refused
+				d.begin() // it was refused
 			}
 		}
 		sensor := kmodquery.Sensor{Source: "s"}
@@ -138,7 +182,7 @@ func TestTheLeastValuableIsShedFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(&memory{err: errors.New("disk full")})
 		d.add(numbered('o', 0))
-		synctest.Wait() // in hand
+		d.begin() // in hand
 		const cheap, beyond = 100, 150
 		for i := 1; i < maxWaiting+beyond; i++ {
 			kind := byte('o')
@@ -184,7 +228,7 @@ func TestWaitingIsBoundedInBytes(t *testing.T) {
 		long := strings.Repeat("x", 1<<20)
 		for i := range 100 {
 			d.add(kmodquery.Event{TimeNanos: int64(i), Cmdline: long})
-			synctest.Wait()
+			d.begin()
 		}
 		d.writer.mu.Lock()
 		require.LessOrEqual(t, d.bytes(), maxWaitingBytes)
