@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -34,8 +35,32 @@ func BenchmarkAppend(b *testing.B) {
 	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*len(batch)), "µs/event")
 }
 
-func BenchmarkRead(b *testing.B) {
-	const rows = 100_000
+// BenchmarkAppendBeside compares the storing of one event, as on an idle host, with
+// what it takes while others read the store all the time.
+func BenchmarkAppendBeside(b *testing.B) {
+	s := filled(b, 20_000)
+	for _, readers := range []int{0, 1, 2} {
+		b.Run(fmt.Sprintf("%d readers", readers), func(b *testing.B) {
+			ctx, stop := context.WithCancel(context.Background())
+			var reading sync.WaitGroup
+			for range readers {
+				reading.Go(func() {
+					for ctx.Err() == nil {
+						_ = s.Events(ctx, kmodquery.Filter{}, func(*kmodquery.Event) error { return nil })
+					}
+				})
+			}
+			for b.Loop() {
+				require.NoError(b, s.Append(context.Background(), []kmodquery.Event{typical(0)}))
+			}
+			stop()
+			reading.Wait()
+		})
+	}
+}
+
+// filled is a store with so many events, a multiple of a thousand.
+func filled(b *testing.B, rows int) *Store {
 	s := openStore(b, Options{})
 	batch := make([]kmodquery.Event, 1000)
 	for i := 0; i < rows; i += len(batch) {
@@ -44,6 +69,12 @@ func BenchmarkRead(b *testing.B) {
 		}
 		require.NoError(b, s.Append(context.Background(), batch))
 	}
+	return s
+}
+
+func BenchmarkRead(b *testing.B) {
+	const rows = 100_000
+	s := filled(b, rows)
 	status, err := s.Status(context.Background())
 	require.NoError(b, err)
 	b.Logf("%d bytes an event", status.Bytes/rows)
