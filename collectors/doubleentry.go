@@ -254,7 +254,7 @@ func (d *doubleEntry) compare(shown []kmodquery.Module, taint int64) []differenc
 			if !at.isReported() {
 				found = append(found, difference{event: kmodquery.EventModuleHidden, module: m, reason: hides(&m, at.isLoaded())})
 			}
-		case at.isLoaded() && (at.certain || d.watching == ""):
+		case at.isLoaded() && (at.isCertain() || d.watching == ""):
 			d.ledger.confirm(m.Name)
 		case m.State == "Loading": // it is not live, or fails yet
 		case atStart:

@@ -1,6 +1,7 @@
 package collectors
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"time"
@@ -53,14 +54,28 @@ type ledger struct {
 // An entry is what the events say of the modules of one name. The moments are
 // those of the events, which do not come in their order.
 type entry struct {
-	module  kmodquery.Module
-	came    moment
-	went    moment
-	hidden  moment // when it was last reported to hide
-	certain bool   // that it came, by a source that would see it go
+	module kmodquery.Module
+	came   moment
+	went   moment
+	hidden moment  // when it was last reported to hide
+	sure   moment  // when it last came, by a source that would see it go
+	told   moment  // of the event that LoadID, Path and FirstSeen are from
+	by     witness // who told of that
 }
 
+// A witness is how far an event can be trusted to tell of a load.
+type witness int
+
+const (
+	byView  witness = iota // it shows what is there
+	byGuess                // a source that would not see it go
+	bySight
+)
+
 func (e *entry) isLoaded() bool { return e.came.isAfter(e.went) }
+
+// isCertain reports whether the module came by a source that would see it go.
+func (e *entry) isCertain() bool { return e.sure.isAfter(e.went) }
 
 // isReported reports whether the module was said to hide since it came.
 func (e *entry) isReported() bool { return e.hidden.isAfter(e.came) }
@@ -162,27 +177,45 @@ func (l *ledger) came(e *kmodquery.Event, certain bool) {
 	at, now := l.of(e.Name), momentOf(e)
 	was := at.isLoaded()
 	if now.isAfter(at.came) {
-		if !was {
-			at.certain = false
-			at.module.LoadID, at.module.Path, at.module.FirstSeen = "", "", nil
-		}
 		at.came = now
 	}
+	if certain && now.isAfter(at.sure) {
+		at.sure = now
+	}
 	if now.isAfter(at.went) {
-		at.certain = at.certain || certain
-		if at.module.LoadID == "" || certain && !isByViews(e) {
-			at.module.LoadID = e.LoadID
-		}
-		if at.module.Path == "" {
-			at.module.Path = e.Path
-		}
-		if at.module.FirstSeen == nil {
-			at.module.FirstSeen = e.FirstSeen
-		}
+		at.tell(e, now, witnessOf(e, certain))
 	}
 	if !was && at.isLoaded() {
 		l.gone--
 	}
+}
+
+// tell takes what an event says of the load that the module is from: the last one,
+// by the best that told of it. What shows the module later adds to that.
+func (at *entry) tell(e *kmodquery.Event, now moment, by witness) {
+	m, shown := &at.module, at.module
+	isStale, isLater := !at.told.isAfter(at.went), now.isAfter(at.told)
+	isSame := e.LoadID == m.LoadID
+	switch {
+	case isStale || isLater && !isSame && by >= at.by && by != byView: // another load
+		at.told, at.by = now, by
+		m.LoadID, m.Path, m.FirstSeen = e.LoadID, e.Path, e.FirstSeen
+	case by > at.by:
+		at.told, at.by = now, by
+		m.LoadID, m.Path, m.FirstSeen = e.LoadID, cmp.Or(e.Path, shown.Path), cmp.Or(e.FirstSeen, shown.FirstSeen)
+	case isSame || isLater && by == byView:
+		m.Path, m.FirstSeen = cmp.Or(m.Path, e.Path), cmp.Or(m.FirstSeen, e.FirstSeen)
+	}
+}
+
+func witnessOf(e *kmodquery.Event, certain bool) witness {
+	switch {
+	case isByViews(e):
+		return byView
+	case certain:
+		return bySight
+	}
+	return byGuess
 }
 
 func (l *ledger) went(e *kmodquery.Event) {
@@ -190,6 +223,9 @@ func (l *ledger) went(e *kmodquery.Event) {
 	was := at.isLoaded()
 	if momentOf(e).isAfter(at.went) {
 		at.went = momentOf(e)
+	}
+	if !at.told.isAfter(at.went) {
+		at.module.LoadID, at.module.Path, at.module.FirstSeen = "", "", nil
 	}
 	if was && !at.isLoaded() {
 		l.gone++
@@ -230,7 +266,7 @@ func (l *ledger) certain() map[string]entry {
 	defer l.mu.Unlock()
 	list := map[string]entry{}
 	for name, at := range l.entries {
-		if at.isLoaded() && at.certain {
+		if at.isLoaded() && at.isCertain() {
 			list[name] = *at
 		}
 	}
@@ -242,7 +278,7 @@ func (l *ledger) confirm(name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if at := l.entries[name]; at != nil {
-		at.certain = true
+		at.sure = at.came
 	}
 }
 
@@ -266,7 +302,7 @@ func (l *ledger) dropUncertain(shown map[string]bool, seen moment) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for name, at := range l.entries {
-		if at.isLoaded() && !at.certain && !shown[name] && seen.isAfter(at.came) {
+		if at.isLoaded() && !at.isCertain() && !shown[name] && seen.isAfter(at.came) {
 			at.went = seen
 			l.gone++
 		}

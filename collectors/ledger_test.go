@@ -120,3 +120,71 @@ func TestLedgerForgetsNothingWhileItIsPartial(t *testing.T) {
 	require.LessOrEqual(t, l.gone, maxGone)
 	require.Empty(t, l.certain())
 }
+
+// What is stored and what is told meanwhile come in any order.
+func TestTheLedgerIsTheSameInAnyOrder(t *testing.T) {
+	event := func(name, id, path string, at int64) kmodquery.Event {
+		return kmodquery.Event{Source: kmodquery.SourceEBPF, EventName: name, Name: "m", LoadID: id, Path: path, TimeNanos: at}
+	}
+	first := event(kmodquery.EventModuleLoad, "1", "/first.ko", 10)
+	free := event(kmodquery.EventModuleFree, "2", "", 12)
+	fromMemory := event(kmodquery.EventModuleLoad, "3", "", 20)
+	guess := event(kmodquery.EventModuleLoad, "4", "", 21)
+	guess.Source = kmodquery.SourceJournal
+	present := event(kmodquery.EventModulePresent, "5", "", 30)
+	present.Source = kmodquery.SourceProcfs
+	last := event(kmodquery.EventModuleFree, "6", "", 40)
+	for _, test := range []struct {
+		name      string
+		events    []kmodquery.Event
+		id, path  string
+		isCertain bool
+	}{
+		{"loaded again", []kmodquery.Event{first, free, fromMemory}, "3", "", true},
+		{"and nobody saw it go", []kmodquery.Event{first, fromMemory}, "3", "", true},
+		{"told of twice", []kmodquery.Event{fromMemory, guess, present}, "3", "", true},
+		{"shown later", []kmodquery.Event{first, present}, "1", "/first.ko", true},
+		{"all but the end", []kmodquery.Event{first, free, fromMemory, guess, present}, "3", "", true},
+		{"gone", []kmodquery.Event{first, free, fromMemory, present, last}, "", "", false},
+	} {
+		permute(test.events, 0, func() {
+			l := newLedger("")
+			for _, e := range test.events {
+				l.add(e)
+			}
+			at := l.get("m")
+			require.Equal(t, test.id != "", at.isLoaded(), "%s: %v", test.name, test.events)
+			require.Equal(t, test.isCertain, at.isCertain(), "%s: %v", test.name, test.events)
+			if at.isLoaded() {
+				require.Equal(t, test.id, at.module.LoadID, "%s: %v", test.name, test.events)
+				require.Equal(t, test.path, at.module.Path, "%s: %v", test.name, test.events)
+			}
+		})
+	}
+}
+
+// What is known of a load that is over is not told of the next one.
+func TestTheLedgerTellsNothingOfWhatIsOver(t *testing.T) {
+	event := func(name, source, id string, at int64) kmodquery.Event {
+		return kmodquery.Event{Source: source, EventName: name, Name: "m", LoadID: id, Path: "/" + id, TimeNanos: at}
+	}
+	l := newLedger("")
+	l.add(event(kmodquery.EventModuleLoad, kmodquery.SourceEBPF, "1", 10), event(kmodquery.EventModuleLoad, kmodquery.SourceJournal, "2", 20))
+	l.add(event(kmodquery.EventModuleFree, kmodquery.SourceEBPF, "3", 12))
+	at := l.get("m")
+	require.True(t, at.isLoaded())
+	require.False(t, at.isCertain())
+	require.Empty(t, at.module.LoadID+at.module.Path)
+}
+
+// permute calls f with the list in every order.
+func permute[T any](list []T, from int, f func()) {
+	if from == len(list) {
+		f()
+	}
+	for i := from; i < len(list); i++ {
+		list[from], list[i] = list[i], list[from]
+		permute(list, from+1, f)
+		list[from], list[i] = list[i], list[from]
+	}
+}

@@ -22,10 +22,11 @@ const (
 	// maxBatch bounds the events given to the sink at once.
 	maxBatch = 512
 	// firstPause is how long the first batch may gather where its events are older
-	// than belated: what waited for a recorder comes all at once, and one that is
-	// killed again and again gets on by whole batches. Others do not wait: the next
-	// event may end the kernel.
-	firstPause = 250 * time.Millisecond
+	// than belated, and lastPause how long after the last one of them: what waited for
+	// a recorder comes at once, and one that is killed again and again gets on by
+	// whole batches. Others do not wait: the next event may end the kernel.
+	firstPause = time.Second
+	lastPause  = 100 * time.Millisecond
 	belated    = time.Second
 	// retryDelay is the pause after a batch that the sink did not take.
 	retryDelay = time.Second
@@ -127,7 +128,7 @@ func (w *writer) run() {
 }
 
 // gather waits for the first event, and if that had waited for this process, for a
-// whole batch, but no longer than firstPause.
+// whole batch, as long as they come and no longer than firstPause.
 func (w *writer) gather() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -138,14 +139,18 @@ func (w *writer) gather() {
 		return
 	}
 	late := false
-	defer time.AfterFunc(firstPause, func() {
+	end := func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		late = true
 		w.changed.Broadcast()
-	}).Stop()
+	}
+	defer time.AfterFunc(firstPause, end).Stop()
+	quiet := time.AfterFunc(lastPause, end)
+	defer quiet.Stop()
 	for w.waiting() < maxBatch && !w.closing && !late {
 		w.changed.Wait()
+		quiet.Reset(lastPause)
 	}
 }
 

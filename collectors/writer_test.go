@@ -46,7 +46,7 @@ func (d *desk) end() error {
 
 // begin returns when the first batch was offered.
 func (d *desk) begin() {
-	time.Sleep(firstPause)
+	time.Sleep(lastPause)
 	synctest.Wait()
 }
 
@@ -72,14 +72,23 @@ func TestTheFirstBatchIsAWholeOne(t *testing.T) {
 		d := newDesk(&memory{})
 		for i := range 300 {
 			d.add(numbered('o', i))
-			synctest.Wait()
+			time.Sleep(time.Millisecond)
 		}
 		require.Empty(t, d.sink.events)
 		d.begin()
-		require.Len(t, d.sink.events, 300)
+		require.Len(t, d.sink.events, 300, "no more come")
 		d.add(numbered('o', 300))
 		synctest.Wait()
 		require.Len(t, d.sink.events, 301)
+		require.NoError(t, d.end())
+
+		d = newDesk(&memory{})
+		for i := range 300 {
+			d.add(numbered('o', i))
+			time.Sleep(firstPause / 200)
+		}
+		synctest.Wait()
+		require.Len(t, d.sink.events, 300, "it does not wait for ever")
 		require.NoError(t, d.end())
 
 		d = newDesk(&memory{})
