@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // DeniedCalls identifies the system calls that were refused in the same way:
@@ -162,35 +163,28 @@ func periodOf(set setName, epoch uint64) string {
 	return fmt.Sprintf("%016x%08x", set.id, epoch/forgets)
 }
 
-// inheritAllDenied has this set go on with the counts of denied calls, as far as no
+// inheritDenied has this set go on with the counts of denied calls, as far as no
 // event stands for them, of the one whose turn it is. It leaves that one as it is,
 // so that whoever comes after a process that ended here begins anew; when this
 // set's turn has begun, nobody asks the others again.
-func (p *Programs) inheritAllDenied(sets []setName, reported []ReportedCalls) error {
-	// What it has counted so far, another has counted too.
-	kinds, err := p.DeniedKinds()
-	if err != nil {
-		return err
-	}
-	for _, kind := range kinds {
-		if _, err := p.ForgetDenied(kind); err != nil {
-			return err
-		}
-	}
+func (p *Programs) inheritDenied(sets []setName, reported []ReportedCalls) error {
 	for _, name := range slices.Backward(sets) {
-		isItsTurn, err := p.inheritDenied(set{name: name, path: p.pins.of(name)}, reported)
+		isItsTurn, err := p.inheritDeniedOf(set{name: name, path: p.pins.of(name)}, reported)
+		if isShortage(err) {
+			return err // the next Open may
+		}
 		if err != nil {
 			p.unattached = append(p.unattached, err)
 		}
-		if isItsTurn { // it has inherited those of the sets before it
+		if isItsTurn || err != nil { // it has inherited those of the sets before it
 			break
 		}
 	}
 	return nil
 }
 
-// inheritDenied does so if the turn of an older set has begun.
-func (p *Programs) inheritDenied(older set, reported []ReportedCalls) (isItsTurn bool, err error) {
+// inheritDeniedOf does so if the turn of an older set has begun.
+func (p *Programs) inheritDeniedOf(older set, reported []ReportedCalls) (isItsTurn bool, err error) {
 	defer func() {
 		for _, m := range older.maps {
 			m.Close()
@@ -212,6 +206,16 @@ func (p *Programs) inheritCounts(older set, period string, reported []ReportedCa
 			return fmt.Errorf("inherit denied calls: %s has no map called %s", older.name, name)
 		}
 	}
+	// What this one has counted so far, the other has counted too.
+	kinds, err := p.DeniedKinds()
+	if err != nil {
+		return err
+	}
+	for _, kind := range kinds {
+		if _, err := p.ForgetDenied(kind); err != nil {
+			return err
+		}
+	}
 	told := map[moduleDeniedKey]uint64{}
 	for _, r := range reported {
 		if r.Period == period {
@@ -222,17 +226,14 @@ func (p *Programs) inheritCounts(older set, period string, reported []ReportedCa
 		kept, err := reportedIn(older.maps[moduleMapReported], key)
 		return count - min(count, max(told[key], kept)), err
 	}
+	others := map[moduleSystemCall]uint64{}
 	for _, other := range OtherDeniedCalls() {
 		var count uint64
 		if err := older.maps[moduleMapCounters].Lookup(other.counter(), &count); err != nil {
 			return fmt.Errorf("inherit denied calls: %w", err)
 		}
-		count, err := untold(other.key, count)
-		if err != nil {
+		if others[other.key.Call], err = untold(other.key, count); err != nil {
 			return err
-		}
-		if err := p.maps[moduleMapCounters].Put(other.counter(), count); err != nil {
-			return fmt.Errorf("inherit denied calls: %w", err)
 		}
 	}
 	var key moduleDeniedKey
@@ -246,12 +247,20 @@ func (p *Programs) inheritCounts(older set, period string, reported []ReportedCa
 		if count == 0 {
 			continue
 		}
-		if err := p.maps[moduleMapDenied].Put(key, moduleDeniedCalls{Count: count}); err != nil {
+		err = p.maps[moduleMapDenied].Put(key, moduleDeniedCalls{Count: count})
+		if errors.Is(err, unix.E2BIG) { // somebody else has taken its place
+			others[key.Call] += count
+		} else if err != nil {
 			return fmt.Errorf("inherit denied calls: %w", err)
 		}
 	}
 	if err := entries.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
 		return fmt.Errorf("list denied calls: %w", err)
+	}
+	for _, other := range OtherDeniedCalls() {
+		if err := p.maps[moduleMapCounters].Put(other.counter(), others[other.key.Call]); err != nil {
+			return fmt.Errorf("inherit denied calls: %w", err)
+		}
 	}
 	return nil
 }

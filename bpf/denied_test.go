@@ -5,9 +5,12 @@ package bpf
 import (
 	"os"
 	"testing"
+	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // newCounting is a set whose programs are not attached.
@@ -110,11 +113,83 @@ func TestDeniedCallsOfTheSetWhoseTurnItIs(t *testing.T) {
 	}
 	require.NoError(t, p.maps[moduleMapDenied].Put(kind.key, moduleDeniedCalls{Count: 7}))
 	for range 2 {
-		require.NoError(t, p.inheritAllDenied(sets, nil))
+		require.NoError(t, p.inheritDenied(sets, nil))
 		count, err := p.CountDenied(kind)
 		require.NoError(t, err)
 		require.EqualValues(t, 2, count)
 		require.Zero(t, p.wanted.BeginNs, "its turn has not begun")
 	}
 	require.Empty(t, p.unattached)
+}
+
+// Others fill the map of denied calls meanwhile.
+func TestDeniedCallsThatFindNoPlaceAnyMore(t *testing.T) {
+	older, p := newCounting(t, 7), newCounting(t, 8)
+	const kinds, others = 1024, 30
+	for i := range uint32(kinds) {
+		require.NoError(t, older.maps[moduleMapDenied].Put(moduleDeniedKey{Uid: i, Call: moduleSystemCallCALL_INIT_MODULE}, moduleDeniedCalls{Count: 2}))
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for i := uint32(0); ; i = (i + 1) % others {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = p.maps[moduleMapDenied].Update(moduleDeniedKey{Uid: kinds + i, Call: moduleSystemCallCALL_INIT_MODULE}, moduleDeniedCalls{}, ebpf.UpdateNoExist)
+			}
+		}
+	}()
+	require.Eventually(t, func() bool {
+		var calls moduleDeniedCalls
+		return p.maps[moduleMapDenied].Lookup(moduleDeniedKey{Uid: kinds + others - 1, Call: moduleSystemCallCALL_INIT_MODULE}, &calls) == nil
+	}, 10*time.Second, time.Millisecond)
+	require.NoError(t, p.inheritCounts(*older.set, older.Period(), nil))
+	close(stop)
+	<-stopped
+	listed, err := p.DeniedKinds()
+	require.NoError(t, err)
+	sum := uint64(0)
+	for _, kind := range listed {
+		count, err := p.CountDenied(kind)
+		require.NoError(t, err)
+		sum += count
+	}
+	require.EqualValues(t, 2*kinds, sum)
+}
+
+// A set that cannot be read now can be later, before the turn of the next one
+// begins; of one that never can, nothing is known, nor of those before it.
+func TestDeniedCallsOfASetThatCannotBeRead(t *testing.T) {
+	pins, err := openPins(onBPFFS(t))
+	require.NoError(t, err)
+	kind := DeniedCalls{moduleDeniedKey{Uid: 1}}
+	first := newCounting(t, 1)
+	first.wanted.BeginNs = always
+	require.NoError(t, first.writeSettings())
+	require.NoError(t, first.maps[moduleMapDenied].Put(kind.key, moduleDeniedCalls{Count: 5}))
+	require.NoError(t, first.pin(pins))
+	broken := setName{id: 2}
+	require.NoError(t, os.MkdirAll(pins.of(broken, pinnedMaps, "x"), 0o700))
+	p := newCounting(t, 9)
+	p.pins = pins
+
+	var limit unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: limit.Max}))
+	err = p.inheritDenied([]setName{first.name}, nil)
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+	require.ErrorIs(t, err, unix.EMFILE)
+	require.Empty(t, p.unattached)
+
+	require.NoError(t, p.inheritDenied([]setName{first.name, broken}, nil))
+	require.Len(t, p.unattached, 1)
+	count, err := p.CountDenied(kind)
+	require.NoError(t, err)
+	require.Zero(t, count, "the broken one may have told of them")
+	require.NoError(t, p.inheritDenied([]setName{first.name}, nil))
+	count, err = p.CountDenied(kind)
+	require.NoError(t, err)
+	require.EqualValues(t, 5, count)
 }

@@ -227,7 +227,8 @@ func (p *Programs) attachAll(kernel *btf.Spec, object []byte, list []hook) error
 		case h.optional && errors.Is(err, os.ErrNotExist):
 			absent[h.name] = true
 		case err != nil:
-			p.unattached, p.partial = append(p.unattached, err), true
+			p.unattached = append(p.unattached, err)
+			p.partial = p.partial || isShortage(err)
 		}
 	}
 	if len(p.attached) == 0 {

@@ -326,7 +326,7 @@ func adopt(p *pins, name setName, list []hook) (_ *set, err error) {
 		}
 	}()
 	if _, err := os.Lstat(p.of(name, pinnedPartial)); err == nil {
-		return nil, errors.New("open pinned programs: some hooks could not be attached then")
+		return nil, errors.New("open pinned programs: not all hooks could be attached then")
 	}
 	if err := s.loadPinnedMaps(); err != nil {
 		return nil, err

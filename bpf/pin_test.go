@@ -206,7 +206,7 @@ func TestSetsThatAreNotWhole(t *testing.T) {
 		require.NoError(t, s.pin(p))
 		adopted, err := adopt(p, s.name, list)
 		if s.partial {
-			require.EqualError(t, err, "open pinned programs: some hooks could not be attached then")
+			require.EqualError(t, err, "open pinned programs: not all hooks could be attached then")
 			continue
 		}
 		require.NoError(t, err)

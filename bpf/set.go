@@ -20,7 +20,7 @@ type set struct {
 	records  *ring
 	images   *ring
 	attached []attached
-	partial  bool // a hook that this kernel has could not be attached
+	partial  bool // there was too little of something to attach all hooks
 }
 
 type attached struct {

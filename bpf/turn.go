@@ -73,7 +73,7 @@ func (p *Programs) takeTurn(sets []setName, reported []ReportedCalls) error {
 	if p.wanted.BeginNs == 0 {
 		begin := time.Duration(always)
 		if len(sets) > 0 {
-			if err := p.inheritAllDenied(sets, reported); err != nil {
+			if err := p.inheritDenied(sets, reported); err != nil {
 				return err
 			}
 			var err error

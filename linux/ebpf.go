@@ -101,13 +101,13 @@ func (s *EBPF) open(ctx context.Context) (programs *bpf.Programs, receipts []str
 			reported = append(reported, r)
 		}
 	}
-	if programs, err = openPrograms(s.options, s.isDistrusted(), reported); err != nil {
-		return nil, nil, err
-	}
 	// Where nothing waits in the kernel nothing can be told twice: a store that
 	// cannot be begun, on a full disk, must not keep this from watching.
-	if unread != nil && programs.WereThere() {
-		return nil, nil, errors.Join(unread, programs.Close())
+	if unread != nil && s.options.PinDir != "" && bpf.HasPins(s.options.PinDir) {
+		return nil, nil, unread
+	}
+	if programs, err = openPrograms(s.options, s.isDistrusted(), reported); err != nil {
+		return nil, nil, err
 	}
 	if err := s.count(programs); err != nil {
 		return nil, nil, errors.Join(err, programs.Close())
