@@ -62,6 +62,7 @@ func (s *Store) append(ctx context.Context, events []kmodquery.Event) error {
 	if err := s.reopen(ctx); err != nil {
 		return err
 	}
+	s.shortenLog(ctx)
 	if err := s.expireWhenDue(ctx); err != nil {
 		return fmt.Errorf("expire events of %s: %w", s.path, err)
 	}

@@ -23,6 +23,11 @@ const (
 	// scarceChunk is how many events one transaction deletes where the disk is
 	// full: deleting takes room in the log before it gives any.
 	scarceChunk = 50
+	// maxLog bounds the log: where readers overlap all the time, SQLite never finds
+	// the moment to begin it anew. Beyond it they are let finish, one by one, once in
+	// shortenEvery.
+	maxLog       = 2 * walBytes
+	shortenEvery = time.Minute
 	// plentyBytes free are enough for any batch and the log.
 	plentyBytes = 4 * walBytes
 	// reserveBytes are left free for that.
@@ -124,6 +129,20 @@ func (s *Store) checkpoint(ctx context.Context) error {
 	defer cancel()
 	_, err := s.writer.ExecContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)")
 	return err
+}
+
+// shortenLog has the log begin anew where it is too long, when those who read now
+// have finished. Those of other processes it cannot hold back, and tries again later.
+// The caller holds mu.
+func (s *Store) shortenLog(ctx context.Context) {
+	elapsed := s.elapsed()
+	if sizeOf(s.path+"-wal") <= s.logLimit || s.shortened != 0 && elapsed-s.shortened < shortenEvery {
+		return
+	}
+	s.shortened = max(elapsed, 1)
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	_ = s.checkpoint(ctx) // what is wrong with the disk, the next batch will tell
 }
 
 // makeRoom does what can be done about a full disk within the bounds of

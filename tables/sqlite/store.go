@@ -57,6 +57,8 @@ type Store struct {
 	nextExpiry time.Time
 	appended   int           // events since the bounds were last seen to hold
 	chunk      int           // the most events that one transaction deletes
+	logLimit   int64         // bytes; maxLog but in tests
+	shortened  time.Duration // elapsed time when that was last done; 0 never
 	healed     time.Duration // elapsed time when the database was last set aside; 0 never
 	doubted    time.Duration // elapsed time when it was last found good though SQLite had called it damaged; 0 never
 	begun      bool          // that was done
@@ -99,7 +101,7 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{path: filepath.Join(dir, databaseName), options: o, chunk: expiryChunk}
+	s := &Store{path: filepath.Join(dir, databaseName), options: o, chunk: expiryChunk, logLimit: maxLog}
 	for deadline := time.Now().Add(openWait); ; {
 		lock, err := tryLock(dir)
 		if err != nil {

@@ -589,6 +589,42 @@ func TestWhoReadsDoesNotHoldUpWhatIsStored(t *testing.T) {
 	require.Equal(t, 1, reading)
 }
 
+// Readers that overlap all the time do not let the log grow for ever.
+func TestTheLogIsShortenedThoughSomebodyAlwaysReads(t *testing.T) {
+	elapsed := time.Hour
+	s := openStore(t, Options{elapsed: func() time.Duration { return elapsed }})
+	s.logLimit = 1 << 20
+	batch := make([]kmodquery.Event, 500)
+	for i := range batch {
+		batch[i] = full()
+	}
+	require.NoError(t, s.Append(t.Context(), batch))
+	ctx, stop := context.WithCancel(t.Context())
+	var reading sync.WaitGroup
+	for range 3 {
+		reading.Go(func() {
+			for ctx.Err() == nil {
+				if err := s.Events(ctx, kmodquery.Filter{}, func(*kmodquery.Event) error { return nil }); err != nil && ctx.Err() == nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	shortened := 0
+	for shortened < 3 {
+		before := sizeOf(s.path + "-wal")
+		elapsed += shortenEvery
+		require.NoError(t, s.Append(t.Context(), batch[:20]))
+		after := sizeOf(s.path + "-wal")
+		require.Less(t, after, 4*s.logLimit)
+		if after < before {
+			shortened++
+		}
+	}
+	stop()
+	reading.Wait()
+}
+
 func TestTextIsEqualUnderEveryCollation(t *testing.T) {
 	s := openStore(t, Options{})
 	names := []string{"dummy", "Dummy", "dummy ", "dummy  ", "dummy!", "dummy x", "dumm"}
