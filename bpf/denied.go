@@ -127,18 +127,44 @@ type ReportedCalls struct {
 	Count  uint64
 }
 
+// An inheritance is what a set of programs goes on with of the one before it.
+type inheritance struct {
+	period string                     // of that one; "" for none
+	told   map[moduleDeniedKey]uint64 // the calls that it counted and that were reported then
+}
+
+// CountOf returns up to which of the calls that CountDenied counts a report stands
+// for them; false where it is of another Period, and not of the one in which the
+// set before this one counted them.
+func (p *Programs) CountOf(r ReportedCalls) (count uint64, ok bool) {
+	p.counting.Lock()
+	defer p.counting.Unlock()
+	return p.countOf(r)
+}
+
+func (p *Programs) countOf(r ReportedCalls) (count uint64, ok bool) {
+	switch r.Period {
+	case p.period():
+		return r.Count, true
+	case p.inherited.period:
+		return r.Count - min(r.Count, p.inherited.told[r.key]), true
+	}
+	return 0, false
+}
+
 // SetReported keeps, beside the count of denied calls, how many are reported,
-// unless it knows of more. Of another Period's it keeps nothing.
+// unless it knows of more. Where CountOf knows of none it keeps nothing.
 func (p *Programs) SetReported(r ReportedCalls) error {
 	p.counting.Lock()
 	defer p.counting.Unlock()
-	if r.Period != p.period() {
+	count, ok := p.countOf(r)
+	if !ok {
 		return nil
 	}
-	if count, err := p.Reported(r.DeniedCalls); err != nil || count >= r.Count {
+	if known, err := p.Reported(r.DeniedCalls); err != nil || known >= count {
 		return err
 	}
-	if err := p.maps[moduleMapReported].Put(r.key, r.Count); err != nil {
+	if err := p.maps[moduleMapReported].Put(r.key, count); err != nil {
 		return fmt.Errorf("keep reported calls: %w", err)
 	}
 	return nil
@@ -224,7 +250,8 @@ func (p *Programs) inheritCounts(older set, period string, reported []ReportedCa
 	}
 	untold := func(key moduleDeniedKey, count uint64) (uint64, error) {
 		kept, err := reportedIn(older.maps[moduleMapReported], key)
-		return count - min(count, max(told[key], kept)), err
+		told[key] = min(count, max(told[key], kept))
+		return count - told[key], err
 	}
 	others := map[moduleSystemCall]uint64{}
 	for _, other := range OtherDeniedCalls() {
@@ -262,6 +289,7 @@ func (p *Programs) inheritCounts(older set, period string, reported []ReportedCa
 			return fmt.Errorf("inherit denied calls: %w", err)
 		}
 	}
+	p.inherited = inheritance{period, told}
 	return nil
 }
 
@@ -270,7 +298,7 @@ func (p *Programs) inheritCounts(older set, period string, reported []ReportedCa
 func (p *Programs) ForgetDenied(d DeniedCalls) (uint64, error) {
 	p.counting.Lock()
 	defer p.counting.Unlock()
-	p.wanted.Epoch = (p.wanted.Epoch/forgets + 1) * forgets
+	p.wanted.Epoch, p.inherited = (p.wanted.Epoch/forgets+1)*forgets, inheritance{}
 	if err := p.writeSettings(); err != nil {
 		return 0, err
 	}

@@ -95,6 +95,28 @@ func TestReportedCallsOfAnOlderSet(t *testing.T) {
 	}
 }
 
+// A row that was on its way is stored when another set counts on.
+func TestCallsThatAreReportedWhenTheyWereInherited(t *testing.T) {
+	older, p := newCounting(t, 7), newCounting(t, 8)
+	kind := DeniedCalls{moduleDeniedKey{Uid: 1}}
+	require.NoError(t, older.maps[moduleMapDenied].Put(kind.key, moduleDeniedCalls{Count: 100}))
+	require.NoError(t, older.SetReported(ReportedCalls{kind, older.Period(), 90}))
+	require.NoError(t, p.inheritCounts(*older.set, older.Period(), nil))
+	late := ReportedCalls{kind, older.Period(), 97}
+	count, ok := p.CountOf(late)
+	require.True(t, ok)
+	require.EqualValues(t, 7, count)
+	require.NoError(t, p.SetReported(late))
+	reported, err := p.Reported(kind)
+	require.NoError(t, err)
+	require.EqualValues(t, 7, reported)
+
+	_, err = p.ForgetDenied(DeniedCalls{moduleDeniedKey{Uid: 2}})
+	require.NoError(t, err)
+	_, ok = p.CountOf(late)
+	require.False(t, ok, "every row was safe then")
+}
+
 // Only the set whose turn it is has counts that no other has told of.
 func TestDeniedCallsOfTheSetWhoseTurnItIs(t *testing.T) {
 	kind := DeniedCalls{moduleDeniedKey{Uid: 1}}

@@ -74,6 +74,7 @@ type Programs struct {
 	turns    []Turn    // without their End
 
 	olderLost map[uint64]uint64 // by the older sets
+	inherited inheritance       // guarded by counting
 
 	dropping    sync.Mutex // guards older
 	older       []*olderSet

@@ -33,6 +33,7 @@ type deniedCounts interface {
 	NextEpoch() error
 	DeniedKinds() ([]bpf.DeniedCalls, error)
 	Period() string
+	CountOf(bpf.ReportedCalls) (uint64, bool)
 	Reported(bpf.DeniedCalls) (uint64, error)
 	SetReported(bpf.ReportedCalls) error
 }
@@ -66,8 +67,12 @@ func newDenials(counts deniedCounts, now time.Time) *denials {
 func (d *denials) recall(blank kmodquery.Event, underway []string) error {
 	told := map[bpf.DeniedCalls]uint64{}
 	for _, receipt := range underway {
-		if r, ok := parseDeniedReceipt(receipt); ok && r.Period == d.counts.Period() {
-			told[r.DeniedCalls] = max(told[r.DeniedCalls], r.Count)
+		r, ok := parseDeniedReceipt(receipt)
+		if !ok {
+			continue
+		}
+		if count, ok := d.counts.CountOf(r); ok {
+			told[r.DeniedCalls] = max(told[r.DeniedCalls], count)
 		}
 	}
 	kinds, err := d.counts.DeniedKinds()

@@ -39,7 +39,10 @@ type fakeCounts struct {
 	late     uint64 // calls that are made between CountDenied and ForgetDenied
 	epochs   int
 	period   string
-	fails    string // the method that fails
+	// inherited is how many calls of each kind were reported of another period, in
+	// which the others were counted first.
+	inherited map[string]uint64
+	fails     string // the method that fails
 }
 
 var errCounts = errors.New("no counts")
@@ -90,9 +93,13 @@ func (f *fakeCounts) Reported(d bpf.DeniedCalls) (uint64, error) {
 
 func (f *fakeCounts) Period() string { return f.period }
 
+func (f *fakeCounts) CountOf(r bpf.ReportedCalls) (uint64, bool) {
+	return r.Count - min(r.Count, f.inherited[r.Period]), r.Period == f.period || f.inherited[r.Period] > 0
+}
+
 func (f *fakeCounts) SetReported(r bpf.ReportedCalls) error {
-	if r.Period == f.period {
-		f.reported[r.DeniedCalls] = max(f.reported[r.DeniedCalls], r.Count)
+	if count, ok := f.CountOf(r); ok {
+		f.reported[r.DeniedCalls] = max(f.reported[r.DeniedCalls], count)
 	}
 	return f.fail("SetReported")
 }
@@ -442,6 +449,28 @@ func TestDenialsThatWaitToBeStored(t *testing.T) {
 	require.NoError(t, f.report())
 	require.EqualValues(t, 7, f.total)
 	require.Zero(t, f.counts.reported[kind], "none of it is safe")
+}
+
+// So it does when other programs have taken over what was counted.
+func TestDenialsThatWaitWhileTheProgramsAreReplaced(t *testing.T) {
+	f, kind := newFolded(), deniedKind(t, 1)
+	f.counts.calls[kind] = 5
+	f.add(kind, deniedAt(1))
+	require.NoError(t, f.report())
+	f.unsafe = true
+	f.counts.calls[kind] = 8
+	require.NoError(t, f.report())
+	require.EqualValues(t, 8, f.total)
+
+	later := newFakeCounts()
+	later.period, later.inherited = "later", map[string]uint64{"": 5}
+	later.calls[kind] = 3 + 2 // those that wait, and two that were made meanwhile
+	f.counts, f.denials = later, newDenials(later, start)
+	require.NoError(t, f.recall(blankAt, f.receipts))
+	require.NoError(t, f.report())
+	require.EqualValues(t, 10, f.total)
+	require.NoError(t, keepReported(later, f.receipts[1]))
+	require.EqualValues(t, 3, later.reported[kind])
 }
 
 // The row of an earlier run is stored while the next one begins.
