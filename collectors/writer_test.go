@@ -44,6 +44,13 @@ func (d *desk) end() error {
 	return d.unstored()
 }
 
+// stored is how many events the sink has taken.
+func (d *desk) stored() int {
+	d.sink.mu.Lock()
+	defer d.sink.mu.Unlock()
+	return len(d.sink.events)
+}
+
 // begin returns when the first batch was offered.
 func (d *desk) begin() {
 	time.Sleep(lastPause)
@@ -74,12 +81,12 @@ func TestTheFirstBatchIsAWholeOne(t *testing.T) {
 			d.add(numbered('o', i))
 			time.Sleep(time.Millisecond)
 		}
-		require.Empty(t, d.sink.events)
+		require.Zero(t, d.stored())
 		d.begin()
-		require.Len(t, d.sink.events, 300, "no more come")
+		require.Equal(t, 300, d.stored(), "no more come")
 		d.add(numbered('o', 300))
 		synctest.Wait()
-		require.Len(t, d.sink.events, 301)
+		require.Equal(t, 301, d.stored())
 		require.NoError(t, d.end())
 
 		d = newDesk(&memory{})
@@ -88,7 +95,7 @@ func TestTheFirstBatchIsAWholeOne(t *testing.T) {
 			time.Sleep(firstPause / 200)
 		}
 		synctest.Wait()
-		require.Len(t, d.sink.events, 300, "it does not wait for ever")
+		require.Equal(t, 300, d.stored(), "it does not wait for ever")
 		require.NoError(t, d.end())
 
 		d = newDesk(&memory{})
@@ -96,19 +103,19 @@ func TestTheFirstBatchIsAWholeOne(t *testing.T) {
 			d.add(numbered('o', i))
 		}
 		synctest.Wait()
-		require.Len(t, d.sink.events, maxBatch, "it is whole")
+		require.Equal(t, maxBatch, d.stored(), "it is whole")
 		require.NoError(t, d.end())
 
 		d = newDesk(&memory{})
 		d.add(kmodquery.Event{TimeNanos: time.Now().UnixNano()})
 		synctest.Wait()
-		require.Len(t, d.sink.events, 1, "it has not waited")
+		require.Equal(t, 1, d.stored(), "it has not waited")
 		require.NoError(t, d.end())
 
 		d = newDesk(&memory{})
 		d.add(numbered('o', 0))
 		require.NoError(t, d.end())
-		require.Len(t, d.sink.events, 1)
+		require.Equal(t, 1, d.stored())
 	})
 }
 
