@@ -64,8 +64,11 @@ func TestReportedCallsAreThoseOfAPeriod(t *testing.T) {
 
 	// One that ended while it forgot.
 	require.NoError(t, p.maps[moduleMapReported].Put(one.key, uint64(5)))
+	others := OtherDeniedCalls()[0]
+	require.NoError(t, p.SetReported(ReportedCalls{others, p.Period(), 3}))
 	require.NoError(t, p.forgetUncounted())
 	require.Zero(t, reported(one))
+	require.EqualValues(t, 3, reported(others), "they are counted elsewhere")
 	require.EqualValues(t, 9, reported(other))
 
 	require.NotEqual(t, newCounting(t, 8).Period(), newCounting(t, 9).Period())

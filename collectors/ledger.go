@@ -193,7 +193,7 @@ func (l *ledger) came(e *kmodquery.Event, certain bool) {
 // tell takes what an event says of the load that the module is from: the last one,
 // by the best that told of it. What shows the module later adds to that.
 func (at *entry) tell(e *kmodquery.Event, now moment, by witness) {
-	m, shown := &at.module, at.module
+	m := &at.module
 	isStale, isLater := !at.told.isAfter(at.went), now.isAfter(at.told)
 	isSame := e.LoadID == m.LoadID
 	switch {
@@ -202,7 +202,7 @@ func (at *entry) tell(e *kmodquery.Event, now moment, by witness) {
 		m.LoadID, m.Path, m.FirstSeen = e.LoadID, e.Path, e.FirstSeen
 	case by > at.by:
 		at.told, at.by = now, by
-		m.LoadID, m.Path, m.FirstSeen = e.LoadID, cmp.Or(e.Path, shown.Path), cmp.Or(e.FirstSeen, shown.FirstSeen)
+		m.LoadID, m.Path, m.FirstSeen = e.LoadID, cmp.Or(e.Path, m.Path), cmp.Or(e.FirstSeen, m.FirstSeen)
 	case isSame || isLater && by == byView:
 		m.Path, m.FirstSeen = cmp.Or(m.Path, e.Path), cmp.Or(m.FirstSeen, e.FirstSeen)
 	}

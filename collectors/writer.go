@@ -49,7 +49,7 @@ type writer struct {
 	hand    []kmodquery.Event // the oldest, in the sink's hands or about to be
 	weight  int               // bytes of those in hand
 	size    int               // of the next batch
-	oldest  time.Time         // when the first event ever put into the line happened
+	firstAt time.Time         // when the first event ever put into the line happened
 	added   uint64            // events ever put into the line
 	settled uint64            // events ever taken by the sink or shed
 
@@ -80,7 +80,7 @@ func (w *writer) add(e kmodquery.Event) {
 	}
 	w.line.push(e)
 	if w.added++; w.added == 1 {
-		w.oldest = time.Unix(0, e.TimeNanos)
+		w.firstAt = time.Unix(0, e.TimeNanos)
 	}
 	var shed []kmodquery.Event
 	for w.failure != nil && (w.waiting() > maxWaiting || w.bytes() > maxWaitingBytes) {
@@ -135,7 +135,7 @@ func (w *writer) gather() {
 	for w.waiting() == 0 && !w.closing {
 		w.changed.Wait()
 	}
-	if time.Since(w.oldest) < belated {
+	if time.Since(w.firstAt) < belated {
 		return
 	}
 	late := false

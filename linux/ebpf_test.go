@@ -3,6 +3,10 @@
 package linux
 
 import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -43,4 +47,14 @@ func TestLossesOfSets(t *testing.T) {
 	l = now
 	require.Zero(t, l.since(now))
 	require.EqualValues(t, 3+4+1, l.since(losses{1: 8, 2: 4, 3: 1}))
+}
+
+// What waits in the kernel is not touched while nobody knows which of it is stored.
+func TestWhatIsPinnedWaitsForTheStore(t *testing.T) {
+	unread := errors.New("no store")
+	dir := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "v1_00ff00ff_0000000000000001"), 0o700))
+	require.True(t, bpf.HasPins(dir))
+	s := NewEBPF(EBPFOptions{PinDir: dir, Receipts: func(context.Context) ([]string, error) { return nil, unread }})
+	require.Equal(t, unread, s.Run(t.Context(), nil, nil))
 }

@@ -24,8 +24,8 @@ const (
 	// full: deleting takes room in the log before it gives any.
 	scarceChunk = 50
 	// maxLog bounds the log: where readers overlap all the time, SQLite never finds
-	// the moment to begin it anew. Beyond it they are let finish, one by one, once in
-	// shortenEvery.
+	// the moment to begin it anew. Beyond it they are let finish before another one
+	// begins, once in shortenEvery.
 	maxLog       = 2 * walBytes
 	shortenEvery = time.Minute
 	// plentyBytes free are enough for any batch and the log.
