@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/account"
+	"github.com/kmodquery/kmodquery/internal/source"
 )
 
 // EndpointSecurity is the source that has eslogger tell of kernel extensions: who
@@ -16,7 +16,7 @@ import (
 // It does not see whether a kernel extension that was allowed came to work, nor
 // those of the boot collection. What the log holds of both is for another source.
 type EndpointSecurity struct {
-	account  *account.Account
+	health   *source.Health
 	options  EndpointSecurityOptions
 	patience esloggerPatience
 }
@@ -45,7 +45,7 @@ type esloggerPatience struct {
 // NewEndpointSecurity returns a source that starts nothing until Run.
 func NewEndpointSecurity(o EndpointSecurityOptions) *EndpointSecurity {
 	return &EndpointSecurity{
-		account: account.New(kmodquery.SourceEndpointSecurity),
+		health:  source.New(kmodquery.SourceEndpointSecurity),
 		options: o,
 		patience: esloggerPatience{
 			alive: cmp.Or(o.Alive, time.Second),
@@ -59,14 +59,14 @@ func NewEndpointSecurity(o EndpointSecurityOptions) *EndpointSecurity {
 }
 
 // Name is the source's name in the tables.
-func (s *EndpointSecurity) Name() string { return s.account.Name() }
+func (s *EndpointSecurity) Name() string { return s.health.Name() }
 
 // Run emits what eslogger tells until ctx ends or eslogger does, which is an
 // error that says what to do. It calls ready when eslogger has told of anything,
 // or was there for a second: it gives up sooner where it cannot watch. A kernel
 // extension that comes before then may go unseen.
 func (s *EndpointSecurity) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
-	defer func() { s.account.Settle(err) }()
+	defer func() { s.health.Stopped(err) }()
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -82,7 +82,7 @@ func (s *EndpointSecurity) Run(ctx context.Context, ready func(), emit func(kmod
 // Sync returns when what eslogger had printed before the call was emitted; at
 // once when it is not running. It takes that to be so when nothing more came for
 // a tenth of a second, and after two seconds in any case.
-func (s *EndpointSecurity) Sync(ctx context.Context) error { return s.account.Sync(ctx) }
+func (s *EndpointSecurity) Sync(ctx context.Context) error { return s.health.Sync(ctx) }
 
 // Sensor is the source's own account of itself.
-func (s *EndpointSecurity) Sensor() kmodquery.Sensor { return s.account.Sensor() }
+func (s *EndpointSecurity) Sensor() kmodquery.Sensor { return s.health.Sensor() }

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/account"
+	"github.com/kmodquery/kmodquery/internal/source"
 )
 
 // An esloggerReader is one Run's reading of one eslogger. Nothing of it is
@@ -24,7 +24,7 @@ type esloggerReader struct {
 	isContinued bool   // there was one before: a gap is a loss
 	unread      uint64 // lines since it that have no number
 
-	waiting account.Waiting
+	pending source.Pending
 	asked   time.Time // when the last of them came
 	until   time.Time // when the first of them has waited long enough
 }
@@ -59,7 +59,7 @@ func (r *esloggerReader) run(ctx context.Context) error {
 			return r.end(ctx)
 		case <-alive.C:
 			r.begin()
-		case <-r.source.account.Asked():
+		case <-r.source.health.Requests():
 			settled.Reset(r.await())
 		case <-settled.C:
 			if wait := r.settles(); wait > 0 {
@@ -70,7 +70,7 @@ func (r *esloggerReader) run(ctx context.Context) error {
 		case now := <-look.C:
 			r.program.resume()
 			if r.lines.isHalf(now.Add(-patience.half)) {
-				r.source.account.DecodeErrors.Add(1)
+				r.source.health.DecodeErrors.Add(1)
 				return fmt.Errorf("eslogger began a record and did not end it within %s; it is started again", patience.half)
 			}
 		}
@@ -83,7 +83,7 @@ func (r *esloggerReader) begin() {
 		return
 	}
 	// What eslogger complained of is no reason to give up while it goes on.
-	r.source.account.Begin(esloggerHooks(), r.program.said.Line(), nil)
+	r.source.health.Started(esloggerHooks(), r.program.said.Line(), nil)
 	r.ready()
 	r.ready = nil
 }
@@ -91,14 +91,14 @@ func (r *esloggerReader) begin() {
 // take reads one line.
 func (r *esloggerReader) take(line esloggerLine) {
 	s := r.source
-	s.account.Received.Add(1)
+	s.health.Received.Add(1)
 	var record esloggerRecord
 	var err error
 	if !line.isCut {
 		record, err = parseEsloggerRecord(line.text)
 	}
 	if line.isCut || err != nil {
-		s.account.DecodeErrors.Add(1)
+		s.health.DecodeErrors.Add(1)
 		r.unread++
 		return
 	}
@@ -109,7 +109,7 @@ func (r *esloggerReader) take(line esloggerLine) {
 	if !ok {
 		return // it is told of other things too
 	}
-	s.account.Tell(&e)
+	s.health.Emitted(&e)
 	r.emit(e)
 }
 
@@ -122,7 +122,7 @@ func (r *esloggerReader) count(number *uint64) {
 	}
 	if r.isContinued && *number > r.next {
 		gap := *number - r.next
-		r.source.account.Lost.Add(int64(min(gap-min(gap, r.unread), 1<<40)))
+		r.source.health.Lost.Add(int64(min(gap-min(gap, r.unread), 1<<40)))
 	}
 	r.next, r.isContinued, r.unread = *number+1, true, 0
 }
@@ -131,10 +131,10 @@ func (r *esloggerReader) count(number *uint64) {
 // have what they wait for.
 func (r *esloggerReader) await() time.Duration {
 	now := time.Now()
-	if len(r.waiting) == 0 {
+	if len(r.pending) == 0 {
 		r.until = now.Add(r.source.patience.sync)
 	}
-	r.waiting, r.asked = append(r.waiting, r.source.account.TakeWaiting()...), now
+	r.pending, r.asked = append(r.pending, r.source.health.TakePending()...), now
 	return min(r.source.patience.quiet, r.until.Sub(now))
 }
 
@@ -163,8 +163,8 @@ func (r *esloggerReader) settles() time.Duration {
 }
 
 func (r *esloggerReader) answer() {
-	r.waiting.Answer()
-	r.waiting = nil
+	r.pending.Release()
+	r.pending = nil
 }
 
 // drain reads what an eslogger that has ended, or is being killed, had printed.

@@ -12,7 +12,7 @@ import (
 
 	"github.com/creack/pty"
 
-	"github.com/kmodquery/kmodquery/printed"
+	"github.com/kmodquery/kmodquery/internal/cmdout"
 )
 
 // maxComplaint bounds what is kept of a program's errors: the first of them.
@@ -35,7 +35,7 @@ type ptyProgram struct {
 	out    *os.File      // what it prints; reading fails when it has ended
 	ended  chan struct{} // closed when it was reaped
 	err    error         // how it ended; valid once ended is closed
-	said   *printed.Head
+	said   *cmdout.Head
 	cancel context.CancelFunc
 	cmd    *exec.Cmd
 }
@@ -51,7 +51,7 @@ func startOnPty(ctx context.Context, path string, arguments ...string) (*ptyProg
 	}
 	defer terminal.Close()
 	ctx, cancel := context.WithCancel(ctx)
-	p := &ptyProgram{out: out, ended: make(chan struct{}), said: printed.NewHead(maxComplaint, nil), cancel: cancel}
+	p := &ptyProgram{out: out, ended: make(chan struct{}), said: cmdout.NewHead(maxComplaint, nil), cancel: cancel}
 	cmd := exec.CommandContext(ctx, path, arguments...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	cmd.Stdout, cmd.Stderr = terminal, p.said

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/account"
 	"github.com/kmodquery/kmodquery/darwin/kextlog"
+	"github.com/kmodquery/kmodquery/internal/source"
 )
 
 const (
@@ -42,7 +42,7 @@ const (
 // syspolicyd and their like write of kernel extensions. It needs root. Extensions
 // of the boot collection are loaded without a word.
 type UnifiedLog struct {
-	account *account.Account
+	health  *source.Health
 	options UnifiedLogOptions
 	// How long Run waits for the stream to say that it began, and for the past.
 	headerPatience, lookBackPatience time.Duration
@@ -75,20 +75,20 @@ func NewUnifiedLog(o UnifiedLogOptions) *UnifiedLog {
 		o.RetryTime = logShowEvery
 	}
 	return &UnifiedLog{
-		account: account.New(kmodquery.SourceUnifiedLog), options: o,
+		health: source.New(kmodquery.SourceUnifiedLog), options: o,
 		headerPatience: headerPatience, lookBackPatience: lookBackPatience,
 	}
 }
 
 // Name is the source's name in the tables.
-func (s *UnifiedLog) Name() string { return s.account.Name() }
+func (s *UnifiedLog) Name() string { return s.health.Name() }
 
 // Sync returns when what the log handed out before the call, and a moment after
 // it, was given to emit; at once when the source is not running.
-func (s *UnifiedLog) Sync(ctx context.Context) error { return s.account.Sync(ctx) }
+func (s *UnifiedLog) Sync(ctx context.Context) error { return s.health.Sync(ctx) }
 
 // Sensor is the source's own account of itself.
-func (s *UnifiedLog) Sensor() kmodquery.Sensor { return s.account.Sensor() }
+func (s *UnifiedLog) Sensor() kmodquery.Sensor { return s.health.Sensor() }
 
 // LookBack bounds how far back the next Run looks: another source saw what
 // happened before since. The zero time is no bound but the boot, or the position.
@@ -100,12 +100,12 @@ func (s *UnifiedLog) LookBack(since time.Time) { s.since = since }
 // ready once, when it has read that, or has waited for it for long. What was
 // refused again and again is one row a minute, or a Sync.
 func (s *UnifiedLog) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
-	defer func() { s.account.Settle(err) }()
-	stored, err := s.account.Resume(ctx, s.options.Position)
+	defer func() { s.health.Stopped(err) }()
+	stored, err := s.health.Resume(ctx, s.options.Position)
 	if err != nil {
 		return err
 	}
-	stream, err := startLog(ctx, s.options.Programs.Log, func() { s.account.DecodeErrors.Add(1) }, "stream", "--level", "info")
+	stream, err := startLog(ctx, s.options.Programs.Log, func() { s.health.DecodeErrors.Add(1) }, "stream", "--level", "info")
 	if err != nil {
 		return err
 	}
@@ -135,7 +135,7 @@ type logReader struct {
 
 func newLogReader(s *UnifiedLog, stream *logCommand, after *logPosition, emit func(kmodquery.Event)) *logReader {
 	r := &logReader{source: s, stream: stream, emit: emit, after: after, live: newLogJoiner(), told: newToldRecords(after), latest: time.Now()}
-	r.past = logPast{options: &s.options, every: s.options.RetryTime, skipped: func() { s.account.DecodeErrors.Add(1) }}
+	r.past = logPast{options: &s.options, every: s.options.RetryTime, skipped: func() { s.health.DecodeErrors.Add(1) }}
 	from := time.Time{}
 	if after != nil && after.Mark > 0 {
 		from = time.Unix(0, after.Mark)
@@ -158,12 +158,12 @@ func (r *logReader) run(ctx context.Context, ready func()) error {
 	s := r.source
 	patience := time.Now().Add(s.lookBackPatience)
 	header := time.Now().Add(s.headerPatience)
-	var waiting account.Waiting
+	var pending source.Pending
 	var grace time.Time
-	defer func() { waiting.Answer() }()
+	defer func() { pending.Release() }()
 	for {
-		if len(waiting) == 0 && r.hasBegun {
-			if waiting = s.account.TakeWaiting(); len(waiting) > 0 {
+		if len(pending) == 0 && r.hasBegun {
+			if pending = s.health.TakePending(); len(pending) > 0 {
 				grace = time.Now().Add(logGrace)
 			}
 		}
@@ -193,7 +193,7 @@ func (r *logReader) run(ctx context.Context, ready func()) error {
 				timer.Stop()
 				return err
 			}
-		case <-s.account.Asked():
+		case <-s.health.Requests():
 		case <-timer.C:
 		}
 		timer.Stop()
@@ -206,10 +206,10 @@ func (r *logReader) run(ctx context.Context, ready func()) error {
 			r.flush(now)
 		}
 		isCalm := len(r.stream.lines) == 0 || now.Sub(grace) > logSyncMost
-		if len(waiting) > 0 && !now.Before(grace) && isCalm {
+		if len(pending) > 0 && !now.Before(grace) && isCalm {
 			r.flush(now)
-			waiting.Answer()
-			waiting, grace = nil, time.Time{}
+			pending.Release()
+			pending, grace = nil, time.Time{}
 		}
 		if !patience.IsZero() && r.hasBegun && (r.past.isDone() || !now.Before(patience)) {
 			ready()
@@ -226,7 +226,7 @@ func (r *logReader) begin(isSilent bool) {
 	if isSilent {
 		limits = fmt.Sprintf("log stream has not said within %v that it began", s.headerPatience)
 	}
-	s.account.Begin([]string{"log stream: " + logPredicate()}, limits, nil)
+	s.health.Started([]string{"log stream: " + logPredicate()}, limits, nil)
 }
 
 // ended returns why the stream has.
@@ -249,7 +249,7 @@ func (r *logReader) take(b []byte) {
 	if ok && line.Kind != kextlog.Note {
 		if r.isSilent {
 			r.isSilent = false
-			r.source.account.Remark("")
+			r.source.health.SetReason("")
 		}
 		r.hasBegun = true
 	}
@@ -286,12 +286,12 @@ func (r *logReader) recall(b []byte) {
 func (r *logReader) parse(b []byte) (kextlog.Line, bool) {
 	line, err := kextlog.ParseLine(b)
 	if err != nil {
-		r.source.account.Received.Add(1)
-		r.source.account.DecodeErrors.Add(1)
+		r.source.health.Received.Add(1)
+		r.source.health.DecodeErrors.Add(1)
 		return line, false
 	}
 	if line.Kind == kextlog.Entry {
-		r.source.account.Received.Add(1)
+		r.source.health.Received.Add(1)
 	}
 	return line, true
 }
@@ -323,7 +323,7 @@ func (r *logReader) tell(join *logJoiner, record *kextlog.Record, raw []byte, wa
 }
 
 func (r *logReader) give(e kmodquery.Event) {
-	r.source.account.Tell(&e)
+	r.source.health.Emitted(&e)
 	r.emit(e)
 }
 
@@ -348,8 +348,8 @@ func (r *logReader) passed(ctx context.Context) error {
 			r.latest = r.past.began
 		}
 	case isOver:
-		r.source.account.Lost.Add(1)
-		r.source.account.Note(fmt.Sprintf("what the log says of the time from %s to %s could not be read: %v", momentText(r.past.rest()), momentText(r.past.began), err))
+		r.source.health.Lost.Add(1)
+		r.source.health.AddReason(fmt.Sprintf("what the log says of the time from %s to %s could not be read: %v", momentText(r.past.rest()), momentText(r.past.began), err))
 	}
 	return nil
 }

@@ -16,7 +16,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/darwin/kextlog"
-	"github.com/kmodquery/kmodquery/printed"
+	"github.com/kmodquery/kmodquery/internal/cmdout"
 )
 
 const (
@@ -45,7 +45,7 @@ func logPredicate() string {
 type logCommand struct {
 	cmd       *exec.Cmd
 	cancel    context.CancelFunc
-	complaint *printed.Head
+	complaint *cmdout.Head
 	lines     chan []byte // closed at the end of its output
 	skipped   func()
 }
@@ -56,7 +56,7 @@ type logCommand struct {
 // too long to be one.
 func startLog(ctx context.Context, program string, skipped func(), arguments ...string) (*logCommand, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	c := &logCommand{cancel: cancel, complaint: printed.NewHead(maxComplaint, nil), lines: make(chan []byte, maxLogLines), skipped: skipped}
+	c := &logCommand{cancel: cancel, complaint: cmdout.NewHead(maxComplaint, nil), lines: make(chan []byte, maxLogLines), skipped: skipped}
 	c.cmd = exec.CommandContext(ctx, program, append(arguments, "--style", "ndjson", "--predicate", logPredicate())...)
 	c.cmd.Env = append(os.Environ(), "LC_ALL=C")
 	// Whatever it starts ends with it.
@@ -92,7 +92,7 @@ func startLog(ctx context.Context, program string, skipped func(), arguments ...
 // read passes lines on until there are no more.
 func (c *logCommand) read(ctx context.Context, from io.Reader) {
 	defer close(c.lines)
-	if isHalf := printed.Lines(ctx, from, maxLogLine, c.lines, c.skipped); isHalf && ctx.Err() == nil {
+	if isHalf := cmdout.Lines(ctx, from, maxLogLine, c.lines, c.skipped); isHalf && ctx.Err() == nil {
 		c.skipped()
 	}
 }

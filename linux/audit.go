@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/account"
+	"github.com/kmodquery/kmodquery/internal/source"
 )
 
 // Audit is the source that reads the kernel's audit. It listens to the kernel
@@ -20,7 +20,7 @@ import (
 // loaded from inside the kernel, and a call of a process that was started before
 // audit was first switched on, have no record.
 type Audit struct {
-	account *account.Account
+	health  *source.Health
 	options AuditOptions
 	open    func() (auditKernel, error)
 	clock   bootClock // of Run
@@ -45,19 +45,19 @@ func NewAudit(o AuditOptions) *Audit {
 	if o.Log == "" {
 		o.Log = defaultAuditLog
 	}
-	return &Audit{account: account.New(kmodquery.SourceAudit), options: o, open: openAudit}
+	return &Audit{health: source.New(kmodquery.SourceAudit), options: o, open: openAudit}
 }
 
 // Name is the source's name in the tables.
-func (s *Audit) Name() string { return s.account.Name() }
+func (s *Audit) Name() string { return s.health.Name() }
 
 // Sync returns when every record that the kernel had made before the call, or the
 // audit daemon had written, was given to emit; at once when the source is not
 // running.
-func (s *Audit) Sync(ctx context.Context) error { return s.account.Sync(ctx) }
+func (s *Audit) Sync(ctx context.Context) error { return s.health.Sync(ctx) }
 
 // Sensor is the source's own account of itself.
-func (s *Audit) Sensor() kmodquery.Sensor { return s.account.Sensor() }
+func (s *Audit) Sensor() kmodquery.Sensor { return s.health.Sensor() }
 
 // LookBack says that what happened before since was seen by another source, so
 // that the next Run emits nothing older. The zero time takes that back.
@@ -77,7 +77,7 @@ func (s *Audit) Run(ctx context.Context, ready func(), emit func(kmodquery.Event
 	if errors.Is(err, errAuditForbidden) {
 		err = s.follow(ctx, ready, emit, err)
 	}
-	s.account.Settle(err)
+	s.health.Stopped(err)
 	return err
 }
 
@@ -92,7 +92,7 @@ func (s *Audit) intake(emit func(kmodquery.Event)) (*auditIntake, error) {
 	s.mu.Unlock()
 	translator := auditTranslator{bootID: bootID, bootTime: s.clock.bootTime()}
 	return newAuditIntake(translator, since, func(e kmodquery.Event) {
-		s.account.Tell(&e)
+		s.health.Emitted(&e)
 		emit(e)
 	}), nil
 }

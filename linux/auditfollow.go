@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/account"
+	"github.com/kmodquery/kmodquery/internal/source"
 	"github.com/kmodquery/kmodquery/linux/auditlog"
 )
 
@@ -37,15 +37,15 @@ func (s *Audit) follow(ctx context.Context, ready func(), emit func(kmodquery.Ev
 		return fmt.Errorf("%w; nor can the audit daemon's log be read: %w", forbidden, err)
 	}
 	defer f.close()
-	position, err := s.account.Resume(ctx, s.options.Position)
+	position, err := s.health.Resume(ctx, s.options.Position)
 	if err != nil {
 		return err
 	}
 	if err := f.start(position); err != nil {
 		return err
 	}
-	s.account.Begin([]string{s.options.Log},
-		"it follows the audit daemon's log, which has the calls that the daemon's rules have recorded and no others: "+account.OneLine(forbidden), nil)
+	s.health.Started([]string{s.options.Log},
+		"it follows the audit daemon's log, which has the calls that the daemon's rules have recorded and no others: "+source.OneLine(forbidden), nil)
 	if err := f.read(ctx); err != nil {
 		return err
 	}
@@ -204,12 +204,12 @@ func (f *auditFollower) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-f.source.account.Asked():
-			waiting := f.source.account.TakeWaiting()
+		case <-f.source.health.Requests():
+			pending := f.source.health.TakePending()
 			if err := f.readAll(ctx); err != nil {
 				return err
 			}
-			waiting.Answer()
+			pending.Release()
 		case <-look.C:
 			if err := f.read(ctx); err != nil {
 				return err
@@ -269,22 +269,22 @@ func (f *auditFollower) readFile(ctx context.Context, file *auditFile, isOver bo
 
 // take takes one line.
 func (f *auditFollower) take(line string, start, end auditlog.Place) {
-	f.source.account.Received.Add(1)
+	f.source.health.Received.Add(1)
 	r, err := auditlog.ParseLine(line)
 	if err != nil {
-		f.source.account.DecodeErrors.Add(1)
+		f.source.health.DecodeErrors.Add(1)
 		f.intake.end = end
 		return
 	}
 	if !f.isOwn(r.Node) {
-		f.source.account.Note("records of the node " + strings.ToValidUTF8(r.Node, "?") + " are not taken for this host's; set name_format = hostname in auditd.conf if they are")
+		f.source.health.AddReason("records of the node " + strings.ToValidUTF8(r.Node, "?") + " are not taken for this host's; set name_format = hostname in auditd.conf if they are")
 		f.intake.end = end
 		return
 	}
 	if f.isGap {
 		f.isGap = false
 		if r.ID.Millis > f.told.Millis {
-			f.source.account.Lost.Add(1)
+			f.source.health.Lost.Add(1)
 		}
 	}
 	f.intake.add(r, start, end, time.Now())
@@ -412,7 +412,7 @@ func (f *auditFollower) restart() (bool, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil // it is being rotated, and is looked for again
 	}
-	f.source.account.Lost.Add(1) // or more, or nothing: nobody can know
+	f.source.health.Lost.Add(1) // or more, or nothing: nobody can know
 	return true, err
 }
 

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/account"
+	"github.com/kmodquery/kmodquery/internal/source"
 	"github.com/kmodquery/kmodquery/linux/auditlog"
 )
 
@@ -23,7 +23,7 @@ const (
 	// auditPoll is how often the source looks whether audit still works for it.
 	auditPoll = 10 * time.Second
 	// auditSync bounds the part of a Sync in which records come out of the
-	// kernel, which has them waiting for the audit daemon too.
+	// kernel, which keeps them waiting for the audit daemon too.
 	auditSync = 2 * time.Second
 	// auditPause is the pause before the kernel is asked again whether all
 	// records have come out.
@@ -50,7 +50,7 @@ func (s *Audit) listen(ctx context.Context, ready func(), emit func(kmodquery.Ev
 	defer func() { err = errors.Join(err, watch.stop()) }()
 
 	l := &auditListener{source: s, kernel: kernel, watch: watch, intake: intake, check: time.Now().Add(auditPoll)}
-	s.account.Begin(watch.hooks(), watch.limits(), l.wake)
+	s.health.Started(watch.hooks(), watch.limits(), l.wake)
 	ready()
 	stop := context.AfterFunc(ctx, l.wake)
 	defer stop()
@@ -86,7 +86,7 @@ type auditListener struct {
 
 // An auditFlush is the reading of everything that the kernel had at one moment.
 type auditFlush struct {
-	waiting account.Waiting
+	pending source.Pending
 	last    bool      // the source ends with it
 	asked   time.Time // what began later is not waited for
 	grace   time.Time // end of patience with records of events that have begun
@@ -121,7 +121,7 @@ func (l *auditListener) run(ctx context.Context) error {
 		case errors.Is(err, unix.ENOBUFS):
 			l.countDrops()
 		case errors.Is(err, errNotKernels):
-			l.source.account.DecodeErrors.Add(1)
+			l.source.health.DecodeErrors.Add(1)
 		case err != nil:
 			return fmt.Errorf("read audit's records: %w", err)
 		default:
@@ -132,7 +132,7 @@ func (l *auditListener) run(ctx context.Context) error {
 			l.check = now.Add(auditPoll)
 			l.countDrops()
 			lost, err := l.watch.check()
-			l.source.account.Lost.Add(lost)
+			l.source.health.Lost.Add(lost)
 			if err != nil {
 				return err
 			}
@@ -147,10 +147,10 @@ func (l *auditListener) take(kind auparse.AuditMessageType, text []byte, now tim
 		l.check = now // perhaps it is about what the source needs
 	case auparse.AUDIT_SYSCALL, auparse.AUDIT_KERN_MODULE, auparse.AUDIT_PATH, auparse.AUDIT_CWD,
 		auparse.AUDIT_EXECVE, auparse.AUDIT_PROCTITLE, auparse.AUDIT_EOE:
-		l.source.account.Received.Add(1)
+		l.source.health.Received.Add(1)
 		record, err := auditlog.ParseMessage(kind, string(text))
 		if err != nil {
-			l.source.account.DecodeErrors.Add(1)
+			l.source.health.DecodeErrors.Add(1)
 			return
 		}
 		// Records come in the order in which calls return, so that this one
@@ -166,7 +166,7 @@ func (l *auditListener) take(kind auparse.AuditMessageType, text []byte, now tim
 // countDrops adds the records that the socket had no room for.
 func (l *auditListener) countDrops() {
 	drops := l.kernel.Drops()
-	l.source.account.Lost.Add(drops - l.drops)
+	l.source.health.Lost.Add(drops - l.drops)
 	l.drops = drops
 }
 
@@ -185,7 +185,7 @@ func (l *auditListener) setDeadline(ctx context.Context) {
 	}
 	_ = l.kernel.SetDeadline(deadline)
 	// Only now: a wake before the deadline was set has had no effect.
-	if l.sync == nil && (l.source.account.IsAsked() || ctx.Err() != nil) {
+	if l.sync == nil && (l.source.health.HasPending() || ctx.Err() != nil) {
 		l.wake()
 	}
 }
@@ -193,12 +193,12 @@ func (l *auditListener) setDeadline(ctx context.Context) {
 // nextFlush is what the Syncs of the moment, or the end of ctx, wait for; nil
 // where there is neither.
 func (l *auditListener) nextFlush(ctx context.Context) *auditFlush {
-	waiting, last := l.source.account.TakeWaiting(), ctx.Err() != nil
-	if len(waiting) == 0 && !last {
+	pending, last := l.source.health.TakePending(), ctx.Err() != nil
+	if len(pending) == 0 && !last {
 		return nil
 	}
 	now := time.Now()
-	return &auditFlush{waiting: waiting, last: last, asked: now, until: now.Add(auditSync), empty: true}
+	return &auditFlush{pending: pending, last: last, asked: now, until: now.Add(auditSync), empty: true}
 }
 
 // flush goes on with the flush of the moment, and reports whether the source is
@@ -223,7 +223,7 @@ func (l *auditListener) flush() (isLast bool) {
 		return false
 	}
 	l.intake.finish()
-	f.waiting.Answer()
+	f.pending.Release()
 	l.sync = nil
 	return f.last
 }

@@ -1,7 +1,7 @@
 // Package linux turns what Linux hosts know about kernel modules into
 // events. Its sources satisfy the Source interface of package collectors
 // without importing it: eBPF, audit, and the logs that have the kernel's
-// messages. It imports the root package, packages account, bpf and printed
+// messages. It imports the root package, packages internal/source, internal/cmdout and bpf
 // and its own subpackages: module (a module's image), auditlog and printk (what
 // records and messages say). Packages views (what shows that a module is there)
 // and ondisk (its file) stand beside it.

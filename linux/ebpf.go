@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/account"
 	"github.com/kmodquery/kmodquery/bpf"
+	"github.com/kmodquery/kmodquery/internal/source"
 )
 
 // EBPF is the source that hooks the kernel's module functions. It needs a
 // kernel from 5.8 on with BTF, and CAP_BPF and CAP_PERFMON, or root.
 type EBPF struct {
-	account *account.Account
+	health  *source.Health
 	options EBPFOptions
 	custody *custody
 	watched time.Time // Run's own: when the hooks were last seen to be well
@@ -59,7 +59,7 @@ const MaxImage = bpf.MaxImage
 
 // NewEBPF returns a source that watches nothing until Run.
 func NewEBPF(o EBPFOptions) *EBPF {
-	return &EBPF{account: account.New(kmodquery.SourceEBPF), options: o, custody: newCustody()}
+	return &EBPF{health: source.New(kmodquery.SourceEBPF), options: o, custody: newCustody()}
 }
 
 // Run attaches the hooks, calls ready once, and gives their events to emit, in
@@ -71,7 +71,7 @@ func NewEBPF(o EBPFOptions) *EBPF {
 func (s *EBPF) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
 	programs, receipts, err := s.open(ctx)
 	if err != nil {
-		s.account.Settle(err)
+		s.health.Stopped(err)
 		return err
 	}
 	s.custody.begin(programs, receipts)
@@ -163,7 +163,7 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 		return err
 	}
 	r := newReader(translator{bootID: bootID, types: programs}, programs, s.custody, func(e kmodquery.Event) {
-		s.account.Tell(&e)
+		s.health.Emitted(&e)
 		emit(e)
 	})
 	images := newImages(programs, func(c *bpf.Chunk) {
@@ -190,14 +190,14 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 			err = r.finish(time.Now())
 		}
 		if err != nil {
-			s.account.DecodeErrors.Add(1)
+			s.health.DecodeErrors.Add(1)
 		}
 		if f != nil {
-			f.waiting.Answer()
+			f.pending.Release()
 		}
 	}()
 	for {
-		if err := alive.failure(time.Now(), f == nil && s.account.IsAsked()); err != nil {
+		if err := alive.failure(time.Now(), f == nil && s.health.HasPending()); err != nil {
 			s.distrust(err)
 		} else {
 			s.keepWatch(alive.last)
@@ -213,7 +213,7 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 			}
 			done := f
 			f = nil
-			done.waiting.Answer()
+			done.pending.Release()
 			if done.last {
 				return done.cause
 			}
@@ -237,11 +237,11 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 		case err != nil:
 			return fmt.Errorf("read the ring buffer: %w", err)
 		}
-		s.account.Received.Add(1)
+		s.health.Received.Add(1)
 		f.took(raw)
 		record, err := bpf.Decode(raw)
 		if err != nil {
-			s.account.DecodeErrors.Add(1)
+			s.health.DecodeErrors.Add(1)
 			continue
 		}
 		now := time.Now()
@@ -260,18 +260,18 @@ func (s *EBPF) read(ctx context.Context, programs *bpf.Programs, emit func(kmodq
 }
 
 // Name is the source's name in the tables.
-func (s *EBPF) Name() string { return s.account.Name() }
+func (s *EBPF) Name() string { return s.health.Name() }
 
 // Sync returns when every record that the programs had made before the call was
 // given to emit; at once when the source is not running. It waits a moment for
 // the loads that are under way.
-func (s *EBPF) Sync(ctx context.Context) error { return s.account.Sync(ctx) }
+func (s *EBPF) Sync(ctx context.Context) error { return s.health.Sync(ctx) }
 
 // Sensor is the source's own account of itself.
 func (s *EBPF) Sensor() kmodquery.Sensor {
 	s.mu.Lock() // first, for detach moves what was lost from one to the other
 	defer s.mu.Unlock()
-	sensor := s.account.Sensor()
+	sensor := s.health.Sensor()
 	if s.programs != nil {
 		counters, err := s.programs.Counters()
 		if err != nil {
@@ -286,9 +286,9 @@ func (s *EBPF) attach(programs *bpf.Programs) {
 	s.mu.Lock()
 	s.programs, s.doubt, s.anew = programs, nil, false
 	s.mu.Unlock()
-	s.account.Begin(programs.Hooks(), s.unpinned(programs), func() { _ = programs.Flush() }) // it fails only when the reading has ended
+	s.health.Started(programs.Hooks(), s.unpinned(programs), func() { _ = programs.Flush() }) // it fails only when the reading has ended
 	if errs := programs.Unattached(); len(errs) > 0 {
-		s.account.Fault(fmt.Errorf("some hooks are missing: %w", errors.Join(errs...)))
+		s.health.Degraded(fmt.Errorf("some hooks are missing: %w", errors.Join(errs...)))
 	}
 }
 
@@ -303,7 +303,7 @@ func (s *EBPF) noteGap(programs *bpf.Programs) {
 	if s.options.Watched != nil {
 		watched = s.options.Watched()
 	}
-	s.account.Gap(unwatchedSince(now.Add(-bootTimeNow()), watched, now), now)
+	s.health.SetGap(unwatchedSince(now.Add(-bootTimeNow()), watched, now), now)
 }
 
 // unwatchedSince is since when no hooks can have watched: since the last sign of
@@ -329,7 +329,7 @@ func (s *EBPF) keepWatch(at time.Time) {
 // unpinned says that loads go unseen while no process records, and why.
 func (s *EBPF) unpinned(programs *bpf.Programs) string {
 	if err := programs.Unpinned(); err != nil && s.options.PinDir != "" && !s.options.OnlyPinned {
-		return account.OneLine(fmt.Errorf("not pinned, so loads go unseen while nothing records: %w", err))
+		return source.OneLine(fmt.Errorf("not pinned, so loads go unseen while nothing records: %w", err))
 	}
 	return ""
 }
@@ -357,7 +357,7 @@ func (s *EBPF) keepReported(receipt string) {
 		return
 	}
 	if err := keepReported(s.counts, receipt); err != nil {
-		s.account.DecodeErrors.Add(1)
+		s.health.DecodeErrors.Add(1)
 	}
 }
 
@@ -377,13 +377,13 @@ func (s *EBPF) detach(cause error) error {
 	s.custody.end()
 	s.mu.Lock()
 	if counters, err := s.programs.Counters(); err == nil {
-		s.account.Lost.Add(s.lost.since(counters.Lost))
+		s.health.Lost.Add(s.lost.since(counters.Lost))
 		s.lost = counters.Lost
 	}
 	err := s.programs.Close()
 	s.programs, s.counts = nil, nil
 	s.mu.Unlock()
-	s.account.Settle(cause)
+	s.health.Stopped(cause)
 	if err != nil {
 		return fmt.Errorf("detach eBPF programs: %w", err)
 	}
@@ -399,13 +399,13 @@ func (s *EBPF) nextFlush(ctx context.Context, programs *bpf.Programs) *flush {
 	if ctx.Err() != nil {
 		cause = nil
 	}
-	waiting, last := s.account.TakeWaiting(), ctx.Err() != nil || cause != nil
-	if len(waiting) == 0 && !last {
+	pending, last := s.health.TakePending(), ctx.Err() != nil || cause != nil
+	if len(pending) == 0 && !last {
 		return nil
 	}
 	now := time.Now()
 	return &flush{
-		waiting: waiting, last: last, cause: cause,
+		pending: pending, last: last, cause: cause,
 		left: programs.Pending(), asked: now, until: now.Add(grace), images: now.Add(imageGrace),
 	}
 }

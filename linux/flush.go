@@ -5,8 +5,8 @@ package linux
 import (
 	"time"
 
-	"github.com/kmodquery/kmodquery/account"
 	"github.com/kmodquery/kmodquery/bpf"
+	"github.com/kmodquery/kmodquery/internal/source"
 )
 
 // grace is how long a Sync lets the loads that are under way come to their
@@ -21,13 +21,13 @@ const imageGrace = 5 * time.Second
 // A flush is the reading of everything that the ring buffer held at one
 // moment. The methods of a nil flush are those of none being asked for.
 type flush struct {
-	waiting account.Waiting // to answer when it is done
-	last    bool            // the source ends with it
-	cause   error           // why it ends, where nobody asked it to
-	left    int             // bytes of the ring still to read
-	asked   time.Time       // what began later is not waited for
-	until   time.Time       // end of grace
-	images  time.Time       // end of patience with images that are being read
+	pending source.Pending // to answer when it is done
+	last    bool           // the source ends with it
+	cause   error          // why it ends, where nobody asked it to
+	left    int            // bytes of the ring still to read
+	asked   time.Time      // what began later is not waited for
+	until   time.Time      // end of grace
+	images  time.Time      // end of patience with images that are being read
 }
 
 // took notes a record that was read.

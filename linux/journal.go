@@ -16,9 +16,9 @@ import (
 	"time"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/account"
+	"github.com/kmodquery/kmodquery/internal/cmdout"
+	"github.com/kmodquery/kmodquery/internal/source"
 	"github.com/kmodquery/kmodquery/linux/printk"
-	"github.com/kmodquery/kmodquery/printed"
 )
 
 const (
@@ -93,7 +93,7 @@ var journalFields = []string{
 // calls ready once, when it has read all that the journal had. What the kernel
 // said and journald did not write yet is not seen, by Sync either.
 func (s *Journal) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
-	defer func() { s.account.Settle(err) }()
+	defer func() { s.health.Stopped(err) }()
 	boot, stored, err := s.resume(ctx)
 	if err != nil {
 		return err
@@ -128,7 +128,7 @@ func (s *Journal) end(ctx context.Context) (*journalEntry, error) {
 	// The kernel sends the signal when this thread ends, not the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	out, complaint := printed.NewHead(maxEntry, nil), printed.NewHead(maxComplaint, nil)
+	out, complaint := cmdout.NewHead(maxEntry, nil), cmdout.NewHead(maxComplaint, nil)
 	cmd := s.command(ctx, "--lines=1")
 	cmd.Stdout, cmd.Stderr = out, complaint
 	err := cmd.Run()
@@ -171,7 +171,7 @@ type journalReader struct {
 
 // A journalSync is what some wait for.
 type journalSync struct {
-	waiting account.Waiting
+	pending source.Pending
 	asked   chan *journalEntry // gives the journal's end once, nil where there is none
 	end     *journalEntry
 	isKnown bool
@@ -184,7 +184,7 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 	// The kernel sends Pdeathsig when this thread ends, not the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	complaint := printed.NewHead(maxComplaint, nil)
+	complaint := cmdout.NewHead(maxComplaint, nil)
 	cmd := s.command(ctx, append([]string{"--follow", "--no-tail"}, r.from()...)...)
 	cmd.Stderr = complaint
 	stdout, err := cmd.StdoutPipe()
@@ -196,12 +196,12 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 		cancel()
 		return fmt.Errorf("start %s: %w", s.options.Command[0], err)
 	}
-	s.account.Begin(journalHooks(), "", nil)
+	s.health.Started(journalHooks(), "", nil)
 	entries := make(chan []byte, maxEntries)
 	go func() {
 		defer close(entries)
 		// What stands behind the last line feed is no entry.
-		printed.Lines(ctx, stdout, maxEntry, entries, func() { s.account.DecodeErrors.Add(1) })
+		cmdout.Lines(ctx, stdout, maxEntry, entries, func() { s.health.DecodeErrors.Add(1) })
 	}()
 	stop := func() error {
 		cancel()
@@ -216,7 +216,7 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 	defer func() {
 		r.join.flush()
 		if sync != nil {
-			sync.waiting.Answer()
+			sync.pending.Release()
 		}
 	}()
 	for {
@@ -253,7 +253,7 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 			r.take(entry)
 		case sync.end = <-asked:
 			sync.isKnown = true
-		case <-s.account.Asked():
+		case <-s.health.Requests():
 		case <-timer.C:
 		}
 		timer.Stop()
@@ -267,7 +267,7 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 			ready()
 			ready = nil
 		}
-		sync.waiting.Answer()
+		sync.pending.Release()
 		sync = nil
 	}
 }
@@ -286,11 +286,11 @@ func (r *journalReader) from() []string {
 
 // nextSync asks for the journal's end for those who wait, nil where nobody does.
 func (r *journalReader) nextSync(ctx context.Context) *journalSync {
-	waiting := r.source.account.TakeWaiting()
-	if len(waiting) == 0 {
+	pending := r.source.health.TakePending()
+	if len(pending) == 0 {
 		return nil
 	}
-	s := &journalSync{waiting: waiting, asked: make(chan *journalEntry, 1), until: time.Now().Add(syncPatience)}
+	s := &journalSync{pending: pending, asked: make(chan *journalEntry, 1), until: time.Now().Add(syncPatience)}
 	go func() {
 		// Where it cannot be asked for nothing is waited for: the journal, or this
 		// source, has ended.
@@ -340,8 +340,8 @@ func (r *journalReader) pause(sync *journalSync) time.Duration {
 func (r *journalReader) take(b []byte) {
 	e, err := parseJournalEntry(b)
 	if err != nil {
-		r.source.account.Received.Add(1)
-		r.source.account.DecodeErrors.Add(1)
+		r.source.health.Received.Add(1)
+		r.source.health.DecodeErrors.Add(1)
 		return
 	}
 	if r.after != nil {
@@ -353,10 +353,10 @@ func (r *journalReader) take(b []byte) {
 			return
 		}
 		// The entry itself is gone, and with it maybe some that followed it.
-		r.source.account.Remark("the journal dropped entries before they were read, or around those that were; set SystemMaxUse in journald.conf higher")
+		r.source.health.SetReason("the journal dropped entries before they were read, or around those that were; set SystemMaxUse in journald.conf higher")
 		r.after = nil
 	}
-	r.source.account.Received.Add(1)
+	r.source.health.Received.Add(1)
 	r.reached = e
 	position := e.position()
 	if says, ok := e.says(); ok {

@@ -52,7 +52,7 @@ func NewKmsg(o KmsgOptions) *Kmsg {
 // it said since the position that was stored, or since it booted. It calls ready
 // once, when it has read all that there was.
 func (s *Kmsg) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
-	defer func() { s.account.Settle(err) }()
+	defer func() { s.health.Stopped(err) }()
 	boot, stored, err := s.resume(ctx)
 	if err != nil {
 		return err
@@ -62,7 +62,7 @@ func (s *Kmsg) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)
 		return err
 	}
 	defer log.close()
-	s.account.Begin([]string{s.options.Path}, "", log.wake)
+	s.health.Started([]string{s.options.Path}, "", log.wake)
 
 	r := kmsgReader{source: s, log: log, boot: boot, join: s.joiner(emit)}
 	r.next, r.isContinued = nextSequence(stored, boot)
@@ -97,7 +97,7 @@ func (r *kmsgReader) run(ctx context.Context, ready func()) error {
 	var sync logSync
 	defer sync.answer()
 	for {
-		sync.take(ctx, r.source.account)
+		sync.take(ctx, r.source.health)
 		if err := r.drain(); err != nil {
 			return err
 		}
@@ -136,7 +136,7 @@ func (r *kmsgReader) drain() error {
 		case errors.Is(err, unix.EPIPE):
 			continue // records were overwritten; the next one's number says how many
 		case errors.Is(err, unix.EINVAL):
-			r.source.account.DecodeErrors.Add(1) // it is longer than any; the kernel went on to the next
+			r.source.health.DecodeErrors.Add(1) // it is longer than any; the kernel went on to the next
 			continue
 		case err != nil:
 			return fmt.Errorf("read %s: %w", r.source.options.Path, err)
@@ -148,16 +148,16 @@ func (r *kmsgReader) drain() error {
 func (r *kmsgReader) take(b []byte) {
 	record, err := printk.ParseRecord(b)
 	if err != nil {
-		r.source.account.Received.Add(1)
-		r.source.account.DecodeErrors.Add(1)
+		r.source.health.Received.Add(1)
+		r.source.health.DecodeErrors.Add(1)
 		return
 	}
 	if r.isContinued && record.Sequence < r.next {
 		return // told of before the restart
 	}
-	r.source.account.Received.Add(1)
+	r.source.health.Received.Add(1)
 	if r.isContinued && record.Sequence > r.next {
-		r.source.account.Lost.Add(int64(min(record.Sequence-r.next, 1<<40)))
+		r.source.health.Lost.Add(int64(min(record.Sequence-r.next, 1<<40)))
 	}
 	r.next, r.isContinued = record.Sequence+1, true
 	if record.IsKernels() {

@@ -13,29 +13,29 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/account"
+	"github.com/kmodquery/kmodquery/internal/source"
 )
 
 // A logSource is what the sources that read logs have in common.
 type logSource struct {
-	account  *account.Account
+	health   *source.Health
 	position func(ctx context.Context) (string, error)
 	since    time.Time
 }
 
 func newLogSource(name string, position func(ctx context.Context) (string, error)) *logSource {
-	return &logSource{account: account.New(name), position: position}
+	return &logSource{health: source.New(name), position: position}
 }
 
 // Name is the source's name in the tables.
-func (s *logSource) Name() string { return s.account.Name() }
+func (s *logSource) Name() string { return s.health.Name() }
 
 // Sync returns when what the log had before the call was given to emit; at once
 // when the source is not running.
-func (s *logSource) Sync(ctx context.Context) error { return s.account.Sync(ctx) }
+func (s *logSource) Sync(ctx context.Context) error { return s.health.Sync(ctx) }
 
 // Sensor is the source's own account of itself.
-func (s *logSource) Sensor() kmodquery.Sensor { return s.account.Sensor() }
+func (s *logSource) Sensor() kmodquery.Sensor { return s.health.Sensor() }
 
 // LookBack bounds how far back the next Run looks: another source saw what
 // happened before since. The zero time is no bound but the boot. It must not be
@@ -48,14 +48,14 @@ func (s *logSource) resume(ctx context.Context) (boot, position string, err erro
 	if boot, err = readBootID(); err != nil {
 		return "", "", err
 	}
-	position, err = s.account.Resume(ctx, s.position)
+	position, err = s.health.Resume(ctx, s.position)
 	return boot, position, err
 }
 
 // joiner makes the events of one Run, and counts them.
 func (s *logSource) joiner(emit func(kmodquery.Event)) *lineJoiner {
 	return &lineJoiner{source: s.Name(), since: s.since, isBuiltin: builtins(), emit: func(e kmodquery.Event) {
-		s.account.Tell(&e)
+		s.health.Emitted(&e)
 		emit(e)
 	}}
 }
@@ -63,17 +63,17 @@ func (s *logSource) joiner(emit func(kmodquery.Event)) *lineJoiner {
 // A logSync is what a reader of a log owes to those who wait, and to the end of its
 // context.
 type logSync struct {
-	waiting account.Waiting
+	pending source.Pending
 	asked   time.Time // when the first of them came, or the end; zero where nobody asks
 	isLast  bool      // the source ends with it
 }
 
 // take takes on who waits now. It is called before reading: what was said before
 // they asked is then read.
-func (s *logSync) take(ctx context.Context, a *account.Account) {
-	s.waiting = append(s.waiting, a.TakeWaiting()...)
+func (s *logSync) take(ctx context.Context, a *source.Health) {
+	s.pending = append(s.pending, a.TakePending()...)
 	s.isLast = ctx.Err() != nil
-	if s.asked.IsZero() && (len(s.waiting) > 0 || s.isLast) {
+	if s.asked.IsZero() && (len(s.pending) > 0 || s.isLast) {
 		s.asked = time.Now()
 	}
 }
@@ -82,8 +82,8 @@ func (s *logSync) isAsked() bool { return !s.asked.IsZero() }
 
 // answer lets go of those who wait.
 func (s *logSync) answer() {
-	s.waiting.Answer()
-	s.waiting, s.asked = nil, time.Time{}
+	s.pending.Release()
+	s.pending, s.asked = nil, time.Time{}
 }
 
 // builtins reports what is built into the running kernel: what its list of

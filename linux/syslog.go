@@ -68,7 +68,7 @@ func NewSyslog(o SyslogOptions) *Syslog {
 // daemon did not write yet is not seen, by Sync either, and neither is what
 // /dev/kmsg no longer had when Run began.
 func (s *Syslog) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
-	defer func() { s.account.Settle(err) }()
+	defer func() { s.health.Stopped(err) }()
 	boot, stored, err := s.resume(ctx)
 	if err != nil {
 		return err
@@ -97,7 +97,7 @@ func (s *Syslog) Run(ctx context.Context, ready func(), emit func(kmodquery.Even
 		}
 	}()
 	r.resume(stored)
-	s.account.Begin(files, "", nil)
+	s.health.Started(files, "", nil)
 	return r.run(ctx, ready)
 }
 
@@ -154,7 +154,7 @@ func (r *syslogReader) resume(position string) {
 		if isSameBoot && len(parts) == 2+len(r.places) {
 			r.places[i], _ = parseFilePlace(parts[2+i])
 		}
-		r.files = append(r.files, newFollower(path, r.places[i], booted, func() { r.source.account.Lost.Add(1) }))
+		r.files = append(r.files, newFollower(path, r.places[i], booted, func() { r.source.health.Lost.Add(1) }))
 	}
 }
 
@@ -171,7 +171,7 @@ func (r *syslogReader) run(ctx context.Context, ready func()) error {
 	var sync logSync
 	defer sync.answer()
 	for {
-		sync.take(ctx, r.source.account)
+		sync.take(ctx, r.source.health)
 		if err := r.read(); err != nil {
 			return err
 		}
@@ -201,7 +201,7 @@ func (r *syslogReader) run(ctx context.Context, ready func()) error {
 		timer := time.NewTimer(pause)
 		select {
 		case <-done:
-		case <-r.source.account.Asked():
+		case <-r.source.health.Requests():
 		case <-timer.C:
 		}
 		timer.Stop()
@@ -236,7 +236,7 @@ func (r *syslogReader) read() error {
 			found = found[:0]
 		}
 		err := f.read(func(b []byte, place func() filePlace) {
-			r.source.account.Received.Add(1)
+			r.source.health.Received.Add(1)
 			if !bytes.Contains(b, []byte(" kernel")) {
 				return
 			}
@@ -269,7 +269,7 @@ func (r *syslogReader) lookForFiles() {
 			reason = ""
 		}
 	}
-	r.source.account.Remark(reason)
+	r.source.health.SetReason(reason)
 }
 
 // take tells of a line, if the kernel said it and no other line told of it.
@@ -277,7 +277,7 @@ func (r *syslogReader) take(c candidate) {
 	said, isFirst := r.ring.claim(c.syslogLine)
 	if said == nil {
 		if r.isLive {
-			r.source.account.DecodeErrors.Add(1) // somebody else wrote it
+			r.source.health.DecodeErrors.Add(1) // somebody else wrote it
 		}
 		return
 	}
@@ -323,7 +323,7 @@ func (r *ring) drain() error {
 			continue
 		}
 		if r.next != 0 && record.Sequence > r.next {
-			r.source.account.Lost.Add(int64(min(record.Sequence-r.next, 1<<40)))
+			r.source.health.Lost.Add(int64(min(record.Sequence-r.next, 1<<40)))
 		}
 		r.next = record.Sequence + 1
 		if !record.IsKernels() {

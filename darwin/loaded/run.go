@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/kmodquery/kmodquery/printed"
+	"github.com/kmodquery/kmodquery/internal/cmdout"
 )
 
 // maxSaid bounds what of a program's errors is quoted, in bytes.
@@ -23,7 +23,7 @@ var errTooMuch = errors.New("it prints too much")
 func run(ctx context.Context, within time.Duration, limit int, program string, arguments ...string) (stdout, stderr string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	out, errs := printed.NewHead(limit, errTooMuch), printed.NewHead(limit, errTooMuch)
+	out, errs := cmdout.NewHead(limit, errTooMuch), cmdout.NewHead(limit, errTooMuch)
 	cmd := exec.CommandContext(ctx, program, arguments...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	cmd.Stdout, cmd.Stderr = out, errs

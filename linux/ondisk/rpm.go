@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/kmodquery/kmodquery/printed"
+	"github.com/kmodquery/kmodquery/internal/cmdout"
 )
 
 const (
@@ -85,7 +85,7 @@ func (r *rpm) ask(ctx context.Context, folder, path string) (string, error) {
 	cmd := exec.CommandContext(ctx, r.program, "--dbpath", below(r.root, folder), "--query", "--whatprovides",
 		"--queryformat", "%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}\n", path)
 	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/bin:/bin"}
-	out, stderr := printed.NewHead(maxRPMOutput, nil), printed.NewHead(maxRPMOutput, nil)
+	out, stderr := cmdout.NewHead(maxRPMOutput, nil), cmdout.NewHead(maxRPMOutput, nil)
 	cmd.Stdout, cmd.Stderr = out, stderr
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()

@@ -1,4 +1,4 @@
-package printed
+package cmdout
 
 import (
 	"errors"
