@@ -45,7 +45,7 @@ func TestBoundsAreAsDocumented(t *testing.T) {
 			values[folder+"."+name] = number * units[match[4]]
 		}
 	}
-	for _, folder := range []string{"bpf", "collectors", "internal/source", "linux", "linux/auditlog", "linux/module", "linux/ondisk", "linux/views", "tables", "tables/sqlite"} {
+	for _, folder := range []string{"bpf", "collectors", "internal/source", "linux/audit", "linux/audit/record", "linux/ebpf", "linux/klog", "linux/module", "linux/ondisk", "linux/views", "tables", "tables/sqlite"} {
 		constants := constantsOf(t, folder)
 		require.NotEmpty(t, documented[folder], folder)
 		for name, value := range documented[folder] {

@@ -64,3 +64,9 @@ func (c Column) Value(e *Event) any {
 	}
 	return field.Interface()
 }
+
+// Lacks reports whether column names a column that has no value in e.
+func (e *Event) Lacks(column string) bool {
+	c, ok := EventColumn(column)
+	return ok && c.Value(e) == nil
+}

@@ -12,7 +12,10 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
-	"github.com/kmodquery/kmodquery/linux"
+	"github.com/kmodquery/kmodquery/linux/audit"
+	"github.com/kmodquery/kmodquery/linux/ebpf"
+	"github.com/kmodquery/kmodquery/linux/host"
+	"github.com/kmodquery/kmodquery/linux/klog"
 	"github.com/kmodquery/kmodquery/linux/ondisk"
 	"github.com/kmodquery/kmodquery/linux/views"
 	"github.com/kmodquery/kmodquery/tables"
@@ -31,15 +34,15 @@ func hostPlatform() *platform {
 		},
 		recall:        []string{kmodquery.SourceJournal, kmodquery.SourceKmsg, kmodquery.SourceSyslog},
 		defaultPoll:   collectors.DefaultPoll,
-		maxImageLimit: linux.MaxImage,
+		maxImageLimit: ebpf.MaxImage,
 		hasModules:    hasModules,
 		openSource:    openSource,
 		openViews:     openViews,
 		viewsSource:   kmodquery.SourceProcfs,
-		stamp:         linux.Stamp,
+		stamp:         host.Stamp,
 		newInventory:  newInventory,
-		hasPins:       linux.HasPins,
-		removePins:    linux.Detach,
+		hasPins:       ebpf.HasPins,
+		removePins:    ebpf.Detach,
 		kernelRelease: kernelRelease,
 	}
 }
@@ -55,7 +58,7 @@ func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
 	position := func(ctx context.Context) (string, error) { return store.Position(ctx, name) }
 	switch name {
 	case kmodquery.SourceEBPF:
-		return linux.NewEBPF(linux.EBPFOptions{
+		return ebpf.New(ebpf.Options{
 			ImageLimit: c.imageLimit,
 			PinDir:     c.pinDir,
 			OnlyPinned: c.command == "query" || c.command == "detach",
@@ -64,13 +67,13 @@ func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
 			Receipts:   func(ctx context.Context) ([]string, error) { return store.Receipts(ctx, name) },
 		})
 	case kmodquery.SourceAudit:
-		return linux.NewAudit(linux.AuditOptions{Position: position})
+		return audit.New(audit.Options{Position: position})
 	case kmodquery.SourceJournal:
-		return linux.NewJournal(linux.JournalOptions{Position: position})
+		return klog.NewJournal(klog.JournalOptions{Position: position})
 	case kmodquery.SourceKmsg:
-		return linux.NewKmsg(linux.KmsgOptions{Position: position})
+		return klog.NewKmsg(klog.KmsgOptions{Position: position})
 	case kmodquery.SourceSyslog:
-		return linux.NewSyslog(linux.SyslogOptions{Position: position})
+		return klog.NewSyslog(klog.SyslogOptions{Position: position})
 	}
 	panic("no source is called " + name)
 }

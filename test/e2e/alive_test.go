@@ -21,7 +21,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
-	"github.com/kmodquery/kmodquery/linux"
+	"github.com/kmodquery/kmodquery/linux/ebpf"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
@@ -29,7 +29,7 @@ import (
 // said.
 type watcher struct {
 	*collectors.Recorder
-	source *linux.EBPF
+	source *ebpf.Source
 
 	mu     sync.Mutex
 	events []kmodquery.Event
@@ -91,12 +91,12 @@ var loadAndUnload = append(slices.Clone(byMemory), "module_free", "delete_module
 
 func watch(t *testing.T) *watcher {
 	t.Helper()
-	return watchWith(t, linux.EBPFOptions{ImageLimit: linux.MaxImage})
+	return watchWith(t, ebpf.Options{ImageLimit: ebpf.MaxImage})
 }
 
-func watchWith(t *testing.T, o linux.EBPFOptions) *watcher {
+func watchWith(t *testing.T, o ebpf.Options) *watcher {
 	t.Helper()
-	w := &watcher{source: linux.NewEBPF(o)}
+	w := &watcher{source: ebpf.New(o)}
 	w.Recorder = collectors.NewRecorder(w, w.report, collectors.Options{Sources: []collectors.Source{w.source}, SideBySide: true})
 	w.Start(t.Context())
 	t.Cleanup(func() { require.NoError(t, w.Close()) })
@@ -151,8 +151,8 @@ func TestGuestDetached(t *testing.T) {
 // again as they are.
 func TestGuestDistrusted(t *testing.T) {
 	needPinned(t)
-	t.Cleanup(func() { require.NoError(t, linux.Detach(pinFolder)) })
-	w := watchWith(t, linux.EBPFOptions{ImageLimit: linux.MaxImage, PinDir: pinFolder})
+	t.Cleanup(func() { require.NoError(t, ebpf.Detach(pinFolder)) })
+	w := watchWith(t, ebpf.Options{ImageLimit: ebpf.MaxImage, PinDir: pinFolder})
 	first := pinnedSets(t)
 	require.Len(t, first, 1)
 	w.source.Distrust("module nosuch was not seen to come")

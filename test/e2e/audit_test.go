@@ -25,7 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/linux"
+	"github.com/kmodquery/kmodquery/linux/audit"
 	"github.com/kmodquery/kmodquery/test/vm"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
@@ -80,7 +80,7 @@ func needAudit(t *testing.T) {
 
 // An auditRun is a running audit source.
 type auditRun struct {
-	source *linux.Audit
+	source *audit.Source
 	ended  chan error
 	stop   context.CancelFunc
 
@@ -98,7 +98,7 @@ func (r *auditRun) emit(e kmodquery.Event) {
 func startAudit(t *testing.T) *auditRun {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	r := &auditRun{source: linux.NewAudit(linux.AuditOptions{}), ended: make(chan error, 1), stop: cancel}
+	r := &auditRun{source: audit.New(audit.Options{}), ended: make(chan error, 1), stop: cancel}
 	ready := make(chan struct{})
 	go func() { r.ended <- r.source.Run(ctx, func() { close(ready) }, r.emit) }()
 	select {
@@ -421,7 +421,7 @@ func TestGuestAuditKilled(t *testing.T) {
 
 // auditRole runs the source until it is killed.
 func auditRole() error {
-	return linux.NewAudit(linux.AuditOptions{}).Run(context.Background(), func() { fmt.Println("ready") }, func(kmodquery.Event) {})
+	return audit.New(audit.Options{}).Run(context.Background(), func() { fmt.Println("ready") }, func(kmodquery.Event) {})
 }
 
 // TestGuestAuditRulesOfOthers has others add, remove and switch.
@@ -496,7 +496,7 @@ func TestGuestAuditRulesOfOthers(t *testing.T) {
 	t.Run("a rule that hides everything", func(t *testing.T) {
 		hide := auditRule(t, "-a never,task")
 		require.NoError(t, client.AddRule(hide))
-		err := linux.NewAudit(linux.AuditOptions{}).Run(t.Context(), func() { t.Error("ready") }, func(kmodquery.Event) {})
+		err := audit.New(audit.Options{}).Run(t.Context(), func() { t.Error("ready") }, func(kmodquery.Event) {})
 		require.ErrorContains(t, err, `the audit rule "-a never,task" keeps all system calls out of audit`)
 		require.NoError(t, client.DeleteRule(hide))
 	})
@@ -526,7 +526,7 @@ func TestGuestAuditWithALock(t *testing.T) {
 	}
 	require.NoError(t, client.SetImmutable(libaudit.WaitForReply))
 	if !withRules {
-		source := linux.NewAudit(linux.AuditOptions{})
+		source := audit.New(audit.Options{})
 		err := source.Run(t.Context(), func() { t.Error("ready") }, func(kmodquery.Event) {})
 		require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 		require.ErrorContains(t, err, "audit's rules are locked until the next boot")

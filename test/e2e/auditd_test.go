@@ -21,7 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/linux"
+	"github.com/kmodquery/kmodquery/linux/audit"
 	"github.com/kmodquery/kmodquery/test/vm"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
@@ -244,7 +244,7 @@ func auditReaderRole() error {
 			fmt.Fprintln(os.Stderr, err)
 		}
 	}
-	source := linux.NewAudit(linux.AuditOptions{Position: func(context.Context) (string, error) { return position, nil }})
+	source := audit.New(audit.Options{Position: func(context.Context) (string, error) { return position, nil }})
 	ended, ready := make(chan error, 1), make(chan struct{})
 	go func() {
 		ended <- source.Run(context.Background(), func() { close(ready) }, func(e kmodquery.Event) {

@@ -9,14 +9,14 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/kmodquery/kmodquery/linux"
+	"github.com/kmodquery/kmodquery/linux/ebpf"
 )
 
 // TestGuestClockSteps sets the wall clock while a recorder runs, as happens to a
 // host whose hardware clock is wrong until it has a network.
 func TestGuestClockSteps(t *testing.T) {
 	needPinned(t)
-	w := watchWith(t, linux.EBPFOptions{ImageLimit: linux.MaxImage})
+	w := watchWith(t, ebpf.Options{ImageLimit: ebpf.MaxImage})
 	for _, step := range []time.Duration{time.Hour, -time.Hour} {
 		w.mu.Lock()
 		before := len(w.events)

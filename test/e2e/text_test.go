@@ -21,7 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/linux"
+	"github.com/kmodquery/kmodquery/linux/klog"
 	detections "github.com/kmodquery/kmodquery/tables/signatures"
 	"github.com/kmodquery/kmodquery/test/kmod"
 	"github.com/kmodquery/kmodquery/test/vm"
@@ -199,7 +199,7 @@ func TestGuestText(t *testing.T) {
 		testText(t, text{
 			name: kmodquery.SourceKmsg,
 			open: func(position string) textSource {
-				return linux.NewKmsg(linux.KmsgOptions{Position: stored(position)})
+				return klog.NewKmsg(klog.KmsgOptions{Position: stored(position)})
 			},
 			forge: func(*testing.T, string) {}, // as textForged does
 		})
@@ -217,7 +217,7 @@ func journalText(t *testing.T) text {
 	return text{
 		name: kmodquery.SourceJournal,
 		open: func(position string) textSource {
-			return linux.NewJournal(linux.JournalOptions{Position: stored(position)})
+			return klog.NewJournal(klog.JournalOptions{Position: stored(position)})
 		},
 		forge: func(t *testing.T, message string) {
 			logTo(t, "/run/systemd/journal/dev-log", "<4>kernel: "+message)
@@ -248,7 +248,7 @@ func syslogText(t *testing.T) text {
 	return text{
 		name: kmodquery.SourceSyslog,
 		open: func(position string) textSource {
-			return linux.NewSyslog(linux.SyslogOptions{Position: stored(position)})
+			return klog.NewSyslog(klog.SyslogOptions{Position: stored(position)})
 		},
 		forge: func(t *testing.T, message string) {
 			for _, line := range []string{"<4>kernel: " + message, "<4>kernel: [   12.345678] " + message, "<0>kernel: " + message} {
@@ -290,7 +290,7 @@ func syslogText(t *testing.T) text {
 // modulesLoadText has systemd's own loader load a module: what it says and what
 // the kernel says is one attempt.
 func modulesLoadText(t *testing.T) {
-	run := runText(t, linux.NewJournal(linux.JournalOptions{}))
+	run := runText(t, klog.NewJournal(klog.JournalOptions{}))
 	run.mu.Lock()
 	run.events = nil
 	run.mu.Unlock()
@@ -355,7 +355,7 @@ func TestGuestTextRefused(t *testing.T) {
 	if option == "" {
 		t.Skip("runs in the VMs that TestTextRefused boots with module.sig_enforce=1 or lockdown=integrity")
 	}
-	run := runText(t, linux.NewKmsg(linux.KmsgOptions{}))
+	run := runText(t, klog.NewKmsg(klog.KmsgOptions{}))
 	want, errno := "Loading of %s is rejected", unix.EKEYREJECTED
 	if option == "lockdown=integrity" {
 		want, errno = "unsigned module loading is restricted", unix.EPERM

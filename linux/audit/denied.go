@@ -1,0 +1,95 @@
+//go:build linux
+
+package audit
+
+import (
+	"time"
+
+	"github.com/kmodquery/kmodquery/linux/host"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// maxDeniedKinds bounds the kinds of denied calls that are kept apart between
+// two reports.
+const maxDeniedKinds = 256
+
+// foldFor is how long denied calls of one kind are counted before a row reports
+// them.
+const foldFor = time.Minute
+
+// auditDenials fold the calls that the kernel refused before it took a byte, as
+// denials do those that the eBPF programs see: any user can make as many as they
+// like. The first of each kind is told of and stands for the others. The zero
+// value is ready; the methods must not be called concurrently.
+type auditDenials struct {
+	kinds  map[auditDenied]int // places in told
+	told   []kmodquery.Event   // the first of each kind, in their order
+	others map[string]int      // by system call, those of kinds that found no place: places in told
+	first  auditTold           // that no row stands for
+	due    time.Time           // of the next report
+}
+
+// An auditDenied is a kind of denied calls.
+type auditDenied struct {
+	call, path string
+	uid        int64
+}
+
+// add takes a denied call.
+func (d *auditDenials) add(e kmodquery.Event, told auditTold, now time.Time) {
+	if len(d.told) == 0 {
+		d.kinds, d.others = map[auditDenied]int{}, map[string]int{}
+		d.first, d.due = told, now.Add(foldFor)
+	}
+	kind := auditDenied{call: e.EventName, path: e.ProcessPath, uid: -1}
+	if e.UID != nil {
+		kind.uid = *e.UID
+	}
+	if at, ok := d.kinds[kind]; ok {
+		*d.told[at].Count++
+		return
+	}
+	if len(d.kinds) < maxDeniedKinds {
+		d.kinds[kind] = len(d.told)
+		d.told = append(d.told, e)
+		return
+	}
+	if at, ok := d.others[e.EventName]; ok {
+		*d.told[at].Count++
+		return
+	}
+	d.others[e.EventName] = len(d.told)
+	d.told = append(d.told, anonymous(e))
+}
+
+// anonymous is a denied call of which no more is said than what holds for all.
+func anonymous(e kmodquery.Event) kmodquery.Event {
+	blank := kmodquery.Event{
+		Time: e.Time, TimeNanos: e.TimeNanos, Uptime: e.Uptime, BootID: e.BootID,
+		EventName: e.EventName, Source: e.Source, Count: e.Count,
+		Result: new(-int64(unix.EPERM)), Error: host.ErrnoName(-int64(unix.EPERM)),
+	}
+	blank.Miss("pid", "uid", "process_path", "cmdline")
+	return blank
+}
+
+// report emits a row for each kind of denied calls that were made since the last
+// report, the last of them with the position.
+func (d *auditDenials) report(position string, emit func(kmodquery.Event)) {
+	for i, e := range d.told {
+		if i == len(d.told)-1 {
+			e.Position = position
+		}
+		emit(e)
+	}
+	*d = auditDenials{}
+}
+
+// oldest is the first call that no row tells of, and when one will at the
+// latest. It is not ok where there is none.
+func (d *auditDenials) oldest() (first auditTold, due time.Time, ok bool) {
+	return d.first, d.due, len(d.told) > 0
+}

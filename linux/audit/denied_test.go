@@ -1,0 +1,78 @@
+//go:build linux
+
+package audit
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// deniedByAudit is a denied call as the audit source sees it.
+func deniedByAudit(call, path string, uid int64) kmodquery.Event {
+	return kmodquery.Event{
+		EventName: call, Source: "audit", ProcessPath: path, UID: &uid, Pid: new(uid + 1), Cmdline: path,
+		Result: new(int64(-1)), Error: "EPERM", Count: new(int64(1)), LoadID: "1",
+	}
+}
+
+func TestAuditDenialsAreFolded(t *testing.T) {
+	var d auditDenials
+	now := time.Unix(1000, 0)
+	_, _, ok := d.oldest()
+	require.False(t, ok)
+	for i := range 9 {
+		first := auditTold{start: place(i)}
+		d.add(deniedByAudit("init_module", "/bin/a", 1000), first, now.Add(time.Duration(i)*time.Second))
+	}
+	d.add(deniedByAudit("init_module", "/bin/a", 1001), auditTold{start: place(10)}, now)
+	d.add(deniedByAudit("finit_module", "/bin/a", 1000), auditTold{start: place(11)}, now)
+	d.add(deniedByAudit("init_module", "/bin/b", 1000), auditTold{start: place(12)}, now)
+	first, due, ok := d.oldest()
+	require.True(t, ok)
+	require.Equal(t, place(0), first.start)
+	require.Equal(t, now.Add(time.Minute), due)
+
+	var rows []string
+	d.report("here", func(e kmodquery.Event) {
+		rows = append(rows, fmt.Sprintf("%s %s %d %d %q", e.EventName, e.ProcessPath, *e.UID, *e.Count, e.Position))
+	})
+	require.Equal(t, []string{
+		`init_module /bin/a 1000 9 ""`, `init_module /bin/a 1001 1 ""`, `finit_module /bin/a 1000 1 ""`, `init_module /bin/b 1000 1 "here"`,
+	}, rows)
+	_, _, ok = d.oldest()
+	require.False(t, ok)
+	d.report("here", func(kmodquery.Event) { t.Error("told twice") })
+}
+
+func TestAuditDenialsAreBounded(t *testing.T) {
+	var d auditDenials
+	const users = 5000
+	for uid := range int64(users) {
+		d.add(deniedByAudit("init_module", "/bin/a", uid), auditTold{}, time.Unix(0, 0))
+		d.add(deniedByAudit("delete_module", "/bin/a", uid), auditTold{}, time.Unix(0, 0))
+	}
+	require.LessOrEqual(t, len(d.told), maxDeniedKinds+2)
+	counts := map[string]int64{}
+	d.report("", func(e kmodquery.Event) {
+		counts[e.EventName] += *e.Count
+		require.True(t, e.IsCheap())
+		if *e.Count > 1 {
+			require.Nil(t, e.UID, "a row that stands for several users names none")
+			require.Equal(t, "pid,uid,process_path,cmdline", e.Missing)
+		}
+	})
+	require.Equal(t, map[string]int64{"init_module": users, "delete_module": users}, counts)
+}
+
+func TestAuditDenialsOfNobody(t *testing.T) {
+	var d auditDenials
+	e := deniedByAudit("init_module", "", 0)
+	e.UID = nil
+	d.add(e, auditTold{}, time.Unix(0, 0))
+	d.report("", func(e kmodquery.Event) { require.Nil(t, e.UID) })
+}

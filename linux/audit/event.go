@@ -1,0 +1,277 @@
+//go:build linux
+
+package audit
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kmodquery/kmodquery/linux/host"
+	"github.com/kmodquery/kmodquery/linux/module"
+
+	"github.com/elastic/go-libaudit/v2/auparse"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/linux/audit/record"
+)
+
+const (
+	// maxAuditRaw bounds the raw column, in bytes.
+	maxAuditRaw = 16 << 10
+	// maxProctitle is where the kernel cuts a PROCTITLE (kernel/auditsc.c,
+	// MAX_PROCTITLE_AUDIT_LEN).
+	maxProctitle = 128
+)
+
+// Columns that the eBPF source has of every call, of every load, and of the
+// module's file, and that no record of audit's tells.
+var (
+	auditLacks     = []string{"tid", "capabilities", "ancestors", "cgroup", "container_id", "mnt_ns", "pid_ns", "user_ns"}
+	auditLoadLacks = []string{"params", "requested_by"}
+	auditFileLacks = []string{"path", "origin", "filesystem", "device", "inode", "size", "mtime", "ctime"}
+)
+
+// An auditTranslator makes events of audit's. It is pure.
+type auditTranslator struct {
+	bootID   string
+	bootTime time.Time // the wall clock's time at which the boot clock stood at zero
+}
+
+// event says what an event of audit's says.
+func (t auditTranslator) event(from record.Event) kmodquery.Event {
+	at := from.ID.Time()
+	e := kmodquery.Event{
+		Time: at.Unix(), TimeNanos: at.UnixNano(),
+		EventName: from.Call, Source: kmodquery.SourceAudit,
+		Count: new(int64(1)),
+		Raw:   auditRaw(&from),
+	}
+	t.boot(&e, at)
+	e.LoadID = t.loadID(from.ID, e.BootID)
+	e.Miss(auditLacks...)
+	call := from.Records[0].Fields
+	auditProcess(&e, call)
+	e.Result = auditNumber(&e, "result", call, "exit")
+	if e.Result != nil {
+		e.Error = host.ErrnoName(*e.Result)
+	}
+	hasModule := auditName(&e, &from)
+	auditArguments(&e, call)
+	e.Cmdline = auditCmdline(&e, &from)
+	if cwd, ok := from.First(auparse.AUDIT_CWD); ok {
+		e.Cwd, _ = cwd.Fields.Text("cwd")
+	}
+	if e.Cwd == "" {
+		e.Miss("cwd")
+	}
+	if from.Call != kmodquery.EventDeleteModule {
+		auditLoad(&e, &from, hasModule)
+	}
+	return e
+}
+
+// boot places the event in this boot, or in an earlier one of which nothing is
+// known.
+func (t auditTranslator) boot(e *kmodquery.Event, at time.Time) {
+	uptime := at.Sub(t.bootTime)
+	if uptime < -host.ClockStep {
+		e.Miss("boot_id", "uptime")
+		return
+	}
+	e.BootID = t.bootID
+	e.Uptime = new(int64(max(uptime, 0) / time.Second))
+}
+
+// loadID names an attempt: the same on every reading of its records.
+func (t auditTranslator) loadID(id record.ID, bootID string) string {
+	key := []byte(bootID + "\x00" + kmodquery.SourceAudit + "\x00")
+	key = binary.LittleEndian.AppendUint64(key, uint64(id.Millis))
+	key = binary.LittleEndian.AppendUint32(key, id.Serial)
+	sum := sha256.Sum256(key)
+	return hex.EncodeToString(sum[:8])
+}
+
+func auditProcess(e *kmodquery.Event, call record.Fields) {
+	e.Pid = auditNumber(e, "pid", call, "pid")
+	e.Parent = auditNumber(e, "parent", call, "ppid")
+	e.UID = auditNumber(e, "uid", call, "uid")
+	e.GID = auditNumber(e, "gid", call, "gid")
+	e.EUID = auditNumber(e, "euid", call, "euid")
+	e.EGID = auditNumber(e, "egid", call, "egid")
+	e.AUID = auditNumber(e, "auid", call, "auid")
+	e.SessionID = auditNumber(e, "session_id", call, "ses")
+	name, ok := call.Text("comm")
+	if e.ProcessName = name; !ok {
+		e.Miss("process_name")
+	}
+	// A thread of the kernel's own has none: (null).
+	e.ProcessPath, _ = call.Text("exe")
+	if e.ProcessPath == "" && call.Word("exe") == "" {
+		e.Miss("process_path")
+	}
+}
+
+// auditNumber is a number that every record of a call has.
+func auditNumber(e *kmodquery.Event, column string, call record.Fields, field string) *int64 {
+	n, ok := call.Int(field)
+	if !ok {
+		e.Miss(column)
+		return nil
+	}
+	return &n
+}
+
+// auditName sets the module's name, and reports whether the kernel came to know
+// the module.
+func auditName(e *kmodquery.Event, from *record.Event) bool {
+	module, ok := from.First(auparse.AUDIT_KERN_MODULE)
+	if ok {
+		e.Name, _ = module.Fields.Text("name")
+	}
+	// So 7.3 names an image that tells no name; 6.1 writes no such record.
+	if e.Name == "?" && from.Call != kmodquery.EventDeleteModule {
+		e.Name = ""
+	}
+	if e.Name == "" {
+		e.Miss("name")
+	}
+	return ok
+}
+
+// auditArguments reads those arguments that are no pointers.
+func auditArguments(e *kmodquery.Event, call record.Fields) {
+	argument := func(column, field string) *int64 {
+		n, ok := call.Hex(field)
+		if !ok || n > math.MaxInt64 {
+			e.Miss(column)
+			return nil
+		}
+		return new(int64(n))
+	}
+	switch e.EventName {
+	case kmodquery.EventInitModule:
+		e.Size = argument("size", "a1")
+	case kmodquery.EventFinitModule:
+		e.Flags = argument("flags", "a2")
+	case kmodquery.EventDeleteModule:
+		e.Flags = argument("flags", "a1")
+	}
+	if e.Flags != nil {
+		*e.Flags &= math.MaxUint32 // an int or unsigned int, in a register of any content
+	}
+}
+
+// auditLoad says what is known of what was loaded.
+func auditLoad(e *kmodquery.Event, from *record.Event, hasModule bool) {
+	e.Type = kmodquery.TypeKernelModule
+	e.Miss(auditLoadLacks...)
+	if from.Call == kmodquery.EventInitModule {
+		e.Origin = kmodquery.OriginMemory
+	} else {
+		e.Miss(auditFileLacks...)
+		auditPath(e, from)
+	}
+	if isRefused(e, hasModule) {
+		return
+	}
+	e.Miss(module.Columns...)
+	e.Miss("version", "srcversion", "first_seen", "taints")
+	e.SignatureStatus = module.SignatureStatus(nil, nil, e.Result)
+	if e.SignatureStatus == "" {
+		e.SignatureStatus = kmodquery.SignatureUnknown
+	}
+}
+
+// isRefused reports whether the kernel refused the call before it took a byte.
+// EPERM may come later too, for the want of a signature, and the record looks
+// the same; but anybody can make the former as often as they like.
+func isRefused(e *kmodquery.Event, hasModule bool) bool {
+	return !hasModule && (e.Error == "EPERM" || e.Error == "EBADF")
+}
+
+// auditPath takes a path from the records. The call itself looks up none, so the
+// PATH records of most loads are of what the module's init makes, in debugfs and
+// the like; one of a file that was there and is called like a module is its own.
+func auditPath(e *kmodquery.Event, from *record.Event) {
+	const regular = "0100"
+	for _, r := range from.Records {
+		if r.Type != auparse.AUDIT_PATH || r.Fields.Word("nametype") != "NORMAL" || !strings.HasPrefix(r.Fields.Word("mode"), regular) {
+			continue
+		}
+		path, ok := r.Fields.Text("name")
+		if !ok || !strings.HasPrefix(path, "/") || !isModulePath(path) {
+			continue
+		}
+		e.Path, e.Origin = path, kmodquery.OriginFile
+		e.Found("path")
+		e.Found("origin")
+		return
+	}
+}
+
+func isModulePath(path string) bool {
+	for _, suffix := range []string{".ko", ".ko.xz", ".ko.zst", ".ko.gz"} {
+		if strings.HasSuffix(path, suffix) {
+			return true
+		}
+	}
+	return false
+}
+
+// auditCmdline joins the process's arguments with blanks.
+func auditCmdline(e *kmodquery.Event, from *record.Event) string {
+	if title, ok := from.First(auparse.AUDIT_PROCTITLE); ok {
+		args, ok := title.Fields.Text("proctitle")
+		if ok && len(args) >= maxProctitle {
+			e.Miss("cmdline")
+		}
+		// Without one it is a thread of the kernel's own.
+		return strings.ReplaceAll(strings.TrimSuffix(args, "\x00"), "\x00", " ")
+	}
+	if args := auditExecve(from); len(args) > 0 {
+		return strings.Join(args, " ")
+	}
+	e.Miss("cmdline")
+	return ""
+}
+
+// auditExecve are the arguments in EXECVE records, as far as each stands in one
+// piece.
+func auditExecve(from *record.Event) []string {
+	var args []string
+	for _, r := range from.Records {
+		if r.Type != auparse.AUDIT_EXECVE {
+			continue
+		}
+		for {
+			arg, ok := r.Fields.Text("a" + strconv.Itoa(len(args)))
+			if !ok {
+				break
+			}
+			args = append(args, arg)
+		}
+	}
+	return args
+}
+
+// auditRaw are the records as they stood, a line each, as many as there is room
+// for.
+func auditRaw(from *record.Event) string {
+	var raw strings.Builder
+	for _, r := range from.Records {
+		if raw.Len()+1+len(r.Text) > maxAuditRaw {
+			break
+		}
+		if raw.Len() > 0 {
+			raw.WriteByte('\n')
+		}
+		// A module may call itself what it likes; a line stays a line.
+		raw.WriteString(strings.ReplaceAll(r.Text, "\n", " "))
+	}
+	return raw.String()
+}

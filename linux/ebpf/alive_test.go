@@ -1,0 +1,49 @@
+//go:build linux
+
+package ebpf
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestCheckupLooksWhenItIsTime(t *testing.T) {
+	wrong := errors.New("wrong")
+	for _, test := range []struct {
+		name    string
+		since   time.Duration
+		isAsked bool
+		want    error
+	}{
+		{"at once", 0, false, nil},
+		{"at once, asked", 0, true, nil},
+		{"before the least time, asked", checkGap - 1, true, nil},
+		{"after the least time", checkGap, false, nil},
+		{"after the least time, asked", checkGap, true, wrong},
+		{"before it is due", checkEvery - 1, false, nil},
+		{"when it is due", checkEvery, false, wrong},
+		{"when the clock went back", -time.Hour, true, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			looks := 0
+			c := checkup{check: func() error { looks++; return wrong }}
+			require.ErrorIs(t, c.failure(start, false), wrong, "the first look is at the beginning")
+			require.Equal(t, start.Add(checkEvery), c.due())
+			require.Equal(t, test.want, c.failure(start.Add(test.since), test.isAsked))
+			if test.want != nil {
+				require.Equal(t, start.Add(test.since).Add(checkEvery), c.due())
+				require.Equal(t, 2, looks)
+			}
+		})
+	}
+}
+
+func TestDistrustOfWhatDoesNotRun(t *testing.T) {
+	s := New(Options{})
+	s.Distrust("a module came unseen")
+	require.NoError(t, s.doubt)
+	require.Equal(t, "standby", s.Sensor().State)
+}

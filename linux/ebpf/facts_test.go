@@ -1,0 +1,157 @@
+//go:build linux
+
+package ebpf
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// What the kernel says of a module comes before what its image says.
+func TestCompleteTrustsTheKernelMoreThanTheImage(t *testing.T) {
+	r := newRecorded()
+	live := load
+	live.Version, live.Srcversion = "kernel's", ""
+	claims := found
+	claims.facts.Name, claims.facts.Version, claims.facts.Srcversion = "claimed", "claimed", "claimed"
+	r.add(readFile, start)
+	r.expectImage("a")
+	r.addImage("a", claims)
+	r.add(live, start)
+	r.add(returned(kmodquery.EventFinitModule, 0), start)
+	require.Len(t, r.events, 3)
+	for _, e := range r.events {
+		require.Equal(t, "x", e.Name, e.EventName)
+		require.Equal(t, "kernel's", e.Version, e.EventName)
+		require.Equal(t, "claimed", e.Srcversion, e.EventName)
+		require.Equal(t, "5a", e.SHA256, e.EventName)
+		require.Equal(t, "1a", e.ImageSHA256, e.EventName)
+		require.Equal(t, "kernel", e.HashSource, e.EventName)
+		require.Equal(t, "6.1", e.Vermagic, e.EventName)
+		require.Equal(t, "GPL", e.License, e.EventName)
+		require.EqualValues(t, 1, *e.Intree, e.EventName)
+		require.Equal(t, "A0", e.SignatureKeyID, e.EventName)
+		require.Equal(t, "sha256", e.SignatureHash, e.EventName)
+		require.Empty(t, e.Missing, e.EventName)
+	}
+}
+
+// Of a module that the kernel refused, only the image says a name.
+func TestCompleteNamesARefusedModule(t *testing.T) {
+	r := newRecorded()
+	r.add(readFile, start)
+	r.expectImage("a")
+	r.addImage("a", found)
+	call := returned(kmodquery.EventFinitModule, -8)
+	r.add(call, start)
+	for _, e := range r.events {
+		require.Equal(t, "x", e.Name, e.EventName)
+		require.Empty(t, e.Missing, e.EventName)
+	}
+
+	t.Run("though patience with it ended", func(t *testing.T) {
+		r := newRecorded()
+		r.add(readFile, start)
+		r.expectImage("a")
+		r.addImage("a", found)
+		r.expire(start.Add(loadPatience))
+		require.Equal(t, "x", r.events[0].Name)
+		require.Empty(t, r.events[0].Missing)
+	})
+}
+
+func TestCompleteMissesOnlyWhatIsUnknown(t *testing.T) {
+	r := newRecorded()
+	live := load
+	live.Version = "1.0"
+	partly := evidence{facts: kmodquery.Event{
+		SHA256: "5a", HashSource: "kernel", Signer: "cut", Missing: "image_sha256,version,srcversion,signer,no_column",
+	}}
+	r.add(readFile, start)
+	r.expectImage("a")
+	r.addImage("a", partly)
+	r.add(live, start)
+	for _, e := range r.events {
+		require.Equal(t, "image_sha256,srcversion", e.Missing, e.EventName)
+	}
+}
+
+// A system call that took no module has no image.
+func TestCompleteLeavesOtherCallsAlone(t *testing.T) {
+	r := newRecorded()
+	r.add(free, start)
+	r.add(returned(kmodquery.EventDeleteModule, 0), start)
+	r.add(returned(kmodquery.EventFinitModule, -1), start)
+	require.Len(t, r.events, 3)
+	for _, e := range r.events {
+		require.Empty(t, e.Missing, e.EventName)
+		require.Empty(t, e.SignatureStatus, e.EventName)
+	}
+}
+
+func TestSignatureStatusOfAnAttempt(t *testing.T) {
+	signed := evidence{isSigned: true, facts: kmodquery.Event{SHA256: "5a", Signer: "somebody"}}
+	garbled := evidence{isSigned: true, facts: kmodquery.Event{SHA256: "5a", Missing: "signer,signature_key_id,signature_hash"}}
+	unsigned := evidence{facts: kmodquery.Event{SHA256: "5a"}}
+	// Nobody knows whether a module that could not be decompressed is signed.
+	packed := evidence{facts: kmodquery.Event{SHA256: "5a", Missing: "image_sha256,signer,signature_key_id,signature_hash"}}
+	tests := []struct {
+		name         string
+		image        *evidence
+		live         string // the kernel's verdict at module_load
+		failed, want string // the kernel's verdict at the return of a load that failed, and of one that did not
+	}{
+		{"signed, and the kernel said nothing", &signed, "", "unknown", "untrusted"},
+		{"garbled signature, and the kernel said nothing", &garbled, "", "unknown", "untrusted"},
+		{"unsigned", &unsigned, "", "unsigned", "unsigned"},
+		{"undecompressed", &packed, "", "unknown", "unknown"},
+		{"no image", nil, "", "unknown", "unknown"},
+		{"verified", &signed, "valid", "valid", "valid"},
+		{"verified, no image", nil, "valid", "valid", "valid"},
+		{"key unknown", &signed, "untrusted", "untrusted", "untrusted"},
+		{"rejected", &signed, "rejected", "rejected", "rejected"},
+		{"rejected for the want of it", &unsigned, "rejected", "rejected", "rejected"},
+	}
+	for _, test := range tests {
+		for _, isLive := range []bool{true, false} {
+			t.Run(test.name, func(t *testing.T) {
+				r := newRecorded()
+				r.add(readFile, start)
+				r.expectImage("a")
+				back := returned(kmodquery.EventFinitModule, -8)
+				want := test.failed
+				if isLive {
+					want = test.want
+					live := load
+					live.SignatureStatus = test.live
+					r.add(live, start)
+					back = returned(kmodquery.EventFinitModule, 0)
+				}
+				back.SignatureStatus = test.live
+				r.add(back, start)
+				if test.image != nil {
+					r.addImage("a", *test.image)
+				} else {
+					r.expire(start.Add(imagePatience))
+				}
+				require.GreaterOrEqual(t, len(r.events), 2)
+				for _, e := range r.events {
+					require.Equal(t, want, e.SignatureStatus, e.EventName)
+				}
+			})
+		}
+	}
+}
+
+// EventColumns and fill must not drift apart: what the image says reaches the
+// event.
+func TestFillCopiesWhatAnImageSays(t *testing.T) {
+	var e kmodquery.Event
+	fill(&e, &found.facts)
+	require.Equal(t, found.facts, e)
+	fill(&e, &kmodquery.Event{SHA256: "other", Intree: new(int64(0))})
+	require.Equal(t, found.facts, e, "what is known stays")
+}

@@ -1,0 +1,303 @@
+//go:build linux
+
+package ebpf
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery/bpf"
+)
+
+// testFile makes a file and returns its path.
+func testFile(t *testing.T, content []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "x.ko")
+	require.NoError(t, os.WriteFile(path, content, 0o600))
+	return path
+}
+
+// fileAt is a file as the kernel would tell of it.
+func fileAt(t *testing.T, path string) *bpf.File {
+	t.Helper()
+	var stat unix.Stat_t
+	require.NoError(t, unix.Lstat(path, &stat))
+	return &bpf.File{
+		IsModule: true, Path: path, Device: unix.Major(stat.Dev)<<20 | unix.Minor(stat.Dev), Inode: stat.Ino,
+		Size: uint64(stat.Size), Ctime: stat.Ctim.Sec, CtimeNanos: stat.Ctim.Nsec,
+	}
+}
+
+// wantedFile is the image that this process had the kernel read from a file.
+func wantedFile(file *bpf.File) wantedImage {
+	return wantedImage{file: file, pid: uint32(os.Getpid())}
+}
+
+func TestFileEvidence(t *testing.T) {
+	content := imageText(1, 1000)
+	tests := []struct {
+		name   string
+		change func(t *testing.T, path string, file *bpf.File)
+		isSame bool
+	}{
+		{"the same", func(*testing.T, string, *bpf.File) {}, true},
+		{"read by others meanwhile", func(t *testing.T, path string, _ *bpf.File) {
+			_, err := os.ReadFile(path)
+			require.NoError(t, err)
+		}, true},
+		{"missing", func(t *testing.T, path string, _ *bpf.File) { require.NoError(t, os.Remove(path)) }, false},
+		{"its folder is missing", func(t *testing.T, path string, _ *bpf.File) { require.NoError(t, os.RemoveAll(filepath.Dir(path))) }, false},
+		{"replaced by one of the same size", func(t *testing.T, path string, _ *bpf.File) {
+			require.NoError(t, os.Rename(testFile(t, imageText(2, 1000)), path))
+		}, false},
+		{"changed", func(t *testing.T, path string, file *bpf.File) {
+			require.Eventually(t, func() bool {
+				require.NoError(t, os.WriteFile(path, imageText(2, 1000), 0o600))
+				now := fileAt(t, path)
+				return now.Ctime != file.Ctime || now.CtimeNanos != file.CtimeNanos // its clock ticks every few milliseconds
+			}, 10*time.Second, time.Millisecond)
+		}, false},
+		{"longer", func(t *testing.T, path string, _ *bpf.File) { require.NoError(t, os.Truncate(path, 1001)) }, false},
+		{"shorter", func(t *testing.T, path string, _ *bpf.File) { require.NoError(t, os.Truncate(path, 999)) }, false},
+		{"empty", func(t *testing.T, path string, _ *bpf.File) { require.NoError(t, os.Truncate(path, 0)) }, false},
+		{"a link to it", func(t *testing.T, path string, _ *bpf.File) {
+			require.NoError(t, os.Rename(path, path+".moved")) // which may change its ctime
+			require.NoError(t, os.Symlink(testFile(t, content), path))
+		}, false},
+		{"a link to nothing", func(t *testing.T, path string, _ *bpf.File) {
+			require.NoError(t, os.Remove(path))
+			require.NoError(t, os.Symlink("/nonexistent", path))
+		}, false},
+		{"a link to itself", func(t *testing.T, path string, _ *bpf.File) {
+			require.NoError(t, os.Remove(path))
+			require.NoError(t, os.Symlink(path, path))
+		}, false},
+		{"a named pipe", func(t *testing.T, path string, file *bpf.File) {
+			require.NoError(t, os.Remove(path))
+			require.NoError(t, unix.Mkfifo(path, 0o600))
+			*file = *fileAt(t, path) // whatever the kernel may have said of it
+		}, false},
+		{"a folder", func(t *testing.T, path string, file *bpf.File) {
+			require.NoError(t, os.Remove(path))
+			require.NoError(t, os.Mkdir(path, 0o700))
+			*file = *fileAt(t, path)
+		}, false},
+		{"another inode", func(_ *testing.T, _ string, file *bpf.File) { file.Inode++ }, false},
+		{"another minor device", func(_ *testing.T, _ string, file *bpf.File) { file.Device ^= 1 }, false},
+		{"another major device", func(_ *testing.T, _ string, file *bpf.File) { file.Device ^= 1 << 20 }, false},
+		{"another second", func(_ *testing.T, _ string, file *bpf.File) { file.Ctime++ }, false},
+		{"another nanosecond", func(_ *testing.T, _ string, file *bpf.File) { file.CtimeNanos++ }, false},
+		{"a size that cannot be", func(_ *testing.T, _ string, file *bpf.File) { file.Size = 1 << 63 }, false},
+		{"a path without its beginning", func(_ *testing.T, path string, file *bpf.File) { file.Path, file.Incomplete = path[1:], true }, true},
+		{"a file system that a program answers for", func(_ *testing.T, _ string, file *bpf.File) { file.Filesystem = "fuse.sshfs" }, false},
+		{"no path", func(_ *testing.T, _ string, file *bpf.File) { file.Path = "" }, false},
+		{"a path that is none", func(_ *testing.T, _ string, file *bpf.File) { file.Path += "\x00" }, false},
+	}
+	files := newFileReader()
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			path := testFile(t, content)
+			file := fileAt(t, path)
+			test.change(t, path, file)
+			ended := make(chan evidence, 1)
+			go func() { ended <- files.evidence(wantedFile(file)) }()
+			select {
+			case read := <-ended:
+				if !test.isSame {
+					require.Equal(t, noEvidence(), read)
+					break
+				}
+				require.Equal(t, sum(content), read.facts.SHA256)
+				require.Equal(t, "file", read.facts.HashSource)
+			case <-time.After(5 * time.Second):
+				require.Fail(t, "it takes long")
+			}
+			require.Eventually(t, func() bool { return len(files.free) == 1 }, time.Second, time.Millisecond)
+		})
+	}
+	require.Equal(t, noEvidence(), files.evidence(wantedImage{}), "no file at all")
+	require.Equal(t, noEvidence(), files.evidence(wantedFile(&bpf.File{})))
+}
+
+// What somebody put in the file's place is not opened: a watchdog would begin to
+// watch, a tape be wound back.
+func TestFileEvidenceOpensNothingElse(t *testing.T) {
+	path := testFile(t, []byte("x"))
+	file := fileAt(t, path)
+	other := testFile(t, []byte("y"))
+	require.NoError(t, os.Remove(path))
+	require.NoError(t, os.Symlink(other, path))
+	watch, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
+	require.NoError(t, err)
+	defer unix.Close(watch)
+	_, err = unix.InotifyAddWatch(watch, other, unix.IN_OPEN)
+	require.NoError(t, err)
+	require.Equal(t, noEvidence(), newFileReader().evidence(wantedFile(file)))
+	_, err = unix.Read(watch, make([]byte, 4096))
+	require.ErrorIs(t, err, unix.EAGAIN, "it was opened")
+}
+
+// A file that is read by the name of a link is the file that it leads to.
+func TestFileEvidenceThroughALink(t *testing.T) {
+	path := testFile(t, []byte("x"))
+	file := fileAt(t, path)
+	file.Path = path + ".link"
+	require.NoError(t, os.Symlink(path, file.Path))
+	require.Equal(t, sum([]byte("x")), newFileReader().evidence(wantedFile(file)).facts.SHA256)
+}
+
+func TestFileEvidenceOfALoaderThatIsGone(t *testing.T) {
+	path := testFile(t, []byte("x"))
+	w := wantedFile(fileAt(t, path))
+	w.pid = 1<<32 - 1
+	require.Equal(t, sum([]byte("x")), newFileReader().evidence(w).facts.SHA256)
+}
+
+// chrooted returns the id of a thread that has another root, until done is
+// closed.
+func chrooted(root string, done <-chan struct{}) (uint32, error) {
+	type loader struct {
+		tid uint32
+		err error
+	}
+	begun := make(chan loader)
+	begin := func() {
+		err := unix.Unshare(unix.CLONE_FS)
+		if err == nil {
+			err = unix.Chroot(root)
+		}
+		begun <- loader{uint32(unix.Gettid()), err}
+		<-done
+	}
+	go func() {
+		runtime.LockOSThread() // for good: nobody else can use this thread
+		if unix.Gettid() != os.Getpid() {
+			begin()
+			return
+		}
+		// The first thread's root is that of the process.
+		go func() {
+			runtime.LockOSThread()
+			begin()
+		}()
+		<-done
+		runtime.UnlockOSThread()
+	}()
+	l := <-begun
+	return l.tid, l.err
+}
+
+// The loader's own root is where its paths lead.
+func TestFileEvidenceInAnotherRoot(t *testing.T) {
+	path := testFile(t, []byte("x"))
+	root := filepath.Dir(path)
+	done := make(chan struct{})
+	defer close(done)
+	tid, err := chrooted(root, done)
+	if errors.Is(err, unix.EPERM) {
+		t.Skip("changing the root takes CAP_SYS_CHROOT")
+	}
+	require.NoError(t, err)
+	file := fileAt(t, path)
+	file.Path = "/x.ko"
+	require.Equal(t, noEvidence(), newFileReader().evidence(wantedFile(file)))
+	require.Equal(t, sum([]byte("x")), newFileReader().evidence(wantedImage{file: file, pid: tid}).facts.SHA256)
+}
+
+func TestFileEvidenceOneAfterTheOther(t *testing.T) {
+	files := newFileReader()
+	w := wantedFile(fileAt(t, testFile(t, []byte("x"))))
+	for i := range 5000 {
+		require.NotEmpty(t, files.evidence(w).facts.SHA256, i)
+	}
+}
+
+func TestFileIsReadNoLongerThanItsContext(t *testing.T) {
+	path := testFile(t, imageText(1, 1<<20))
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err := readIfSame(ctx, path, fileAt(t, path))
+	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, noEvidence(), fileEvidence(ctx, wantedFile(fileAt(t, path))))
+}
+
+// hang makes everybody who opens a file wait. It returns how to learn that
+// somebody does, and how to let them go on.
+func hang(t *testing.T, path string) (opened, free func()) {
+	t.Helper()
+	group, err := unix.FanotifyInit(unix.FAN_CLASS_CONTENT|unix.FAN_CLOEXEC, unix.O_RDONLY)
+	if err == nil {
+		err = unix.FanotifyMark(group, unix.FAN_MARK_ADD, unix.FAN_OPEN_PERM, unix.AT_FDCWD, path)
+	}
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		t.Skipf("making a file hang takes root and CONFIG_FANOTIFY_ACCESS_PERMISSIONS: %v", err)
+	}
+	require.NoError(t, err)
+	opened = func() {
+		var raw [4096]byte
+		n, err := unix.Read(group, raw[:])
+		require.NoError(t, err)
+		var event unix.FanotifyEventMetadata
+		_, err = binary.Decode(raw[:n], binary.NativeEndian, &event)
+		require.NoError(t, err)
+		require.EqualValues(t, unix.FAN_OPEN_PERM, event.Mask)
+		require.NoError(t, unix.Close(int(event.Fd)))
+	}
+	isFree := false
+	free = func() {
+		if !isFree {
+			isFree = true
+			require.NoError(t, unix.Close(group)) // lets everybody go on
+		}
+	}
+	t.Cleanup(free)
+	return opened, free
+}
+
+func TestFileThatHangsKeepsNobodyWaiting(t *testing.T) {
+	slow := wantedFile(fileAt(t, testFile(t, []byte("slow"))))
+	other := wantedFile(fileAt(t, testFile(t, []byte("other"))))
+	opened, free := hang(t, slow.file.Path)
+	files := newFileReader()
+	first := make(chan evidence, 1)
+	go func() { first <- files.evidence(slow) }()
+	opened()
+
+	begin := time.Now()
+	for range 100 {
+		require.Equal(t, noEvidence(), files.evidence(slow))
+		require.Equal(t, noEvidence(), files.evidence(other))
+	}
+	require.Less(t, time.Since(begin), imageTime/2)
+	require.Empty(t, first)
+
+	free()
+	require.Equal(t, sum([]byte("slow")), (<-first).facts.SHA256)
+	require.Eventually(t, func() bool { return files.evidence(other).facts.SHA256 == sum([]byte("other")) }, imageTime, time.Millisecond)
+}
+
+func TestFileThatHangsForLong(t *testing.T) {
+	if testing.Short() {
+		t.Skipf("it takes %v", imageTime)
+	}
+	t.Parallel()
+	slow := wantedFile(fileAt(t, testFile(t, []byte("slow"))))
+	opened, free := hang(t, slow.file.Path)
+	files := newFileReader()
+	go opened()
+	begin := time.Now()
+	require.Equal(t, noEvidence(), files.evidence(slow))
+	require.Less(t, time.Since(begin), imageTime+5*time.Second)
+	require.Equal(t, noEvidence(), files.evidence(slow), "it still hangs")
+	free()
+	require.Eventually(t, func() bool { return files.evidence(slow).facts.SHA256 == sum([]byte("slow")) }, imageTime, time.Millisecond)
+}

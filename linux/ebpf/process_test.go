@@ -1,0 +1,280 @@
+//go:build linux
+
+package ebpf
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/bpf"
+	"github.com/kmodquery/kmodquery/test/hostile"
+)
+
+// tells is a record that tells of insmod's process.
+func tells(path bpf.Path) bpf.Record {
+	return record(bpf.ProcessPath, func(r *bpf.Record) { r.Path = &path })
+}
+
+func tellsArgs(args bpf.Args) bpf.Record {
+	return record(bpf.ProcessArgs, func(r *bpf.Record) { r.Args = &args })
+}
+
+// tellings are what the programs send of insmod's process, in their order.
+var tellings = []bpf.Record{
+	tellsArgs(bpf.Args{Value: "insmod\x00x.ko\x00"}),
+	tells(bpf.Path{Role: bpf.Cwd, Value: "/root"}),
+	tells(bpf.Path{Role: bpf.Cgroup, Value: "/"}),
+	tells(bpf.Path{Role: bpf.CgroupV1, Value: "/user.slice"}),
+	tells(bpf.Path{Role: bpf.Executable, Value: "/sbin/insmod", Pid: 10, UID: 1000, Comm: "insmod"}),
+	tells(bpf.Path{Role: bpf.Executable, Generation: 1, Value: "/bin/sh", Pid: 9, UID: 1000, Comm: "sh"}),
+	tells(bpf.Path{Role: bpf.Executable, Generation: 2, Value: "/sbin/init", Pid: 1, Comm: "init", Last: true}),
+}
+
+// described is what an event says of a process of which these records told.
+func described(isKernelThread bool, records ...bpf.Record) kmodquery.Event {
+	p := &process{}
+	for _, r := range records {
+		p.add(r)
+	}
+	var e kmodquery.Event
+	p.describe(&e, isKernelThread)
+	return e
+}
+
+// without is tellings but for one record that was lost.
+func without(i int) []bpf.Record { return slices.Delete(slices.Clone(tellings), i, i+1) }
+
+func TestProcessIsToldInFull(t *testing.T) {
+	require.Equal(t, kmodquery.Event{
+		ProcessPath: "/sbin/insmod", Cmdline: "insmod x.ko", Cwd: "/root", Cgroup: "/user.slice",
+		Ancestors: `[{"pid":9,"path":"/bin/sh","comm":"sh","uid":1000},{"pid":1,"path":"/sbin/init","comm":"init","uid":0}]`,
+	}, described(false, tellings...))
+}
+
+func TestProcessWithLostRecords(t *testing.T) {
+	tests := []struct {
+		name   string
+		told   []bpf.Record
+		column string // that has no value, or less of one
+		want   string // Missing
+	}{
+		{"args", without(0), "cmdline", "cmdline"},
+		{"cwd", without(1), "cwd", "cwd"},
+		{"executable", without(4), "process_path", "process_path"},
+		{"last ancestor", without(6), "", "ancestors"},
+		{"everything", nil, "process_path", "process_path,cwd,cmdline,cgroup,ancestors"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			e := described(false, test.told...)
+			require.Equal(t, test.want, e.Missing)
+			if test.column != "" {
+				column, ok := kmodquery.EventColumn(test.column)
+				require.True(t, ok)
+				require.Nil(t, column.Value(&e))
+			}
+		})
+	}
+	t.Run("an ancestor between others", func(t *testing.T) {
+		require.Equal(t, "ancestors", described(false, without(5)...).Missing)
+	})
+	t.Run("both control groups", func(t *testing.T) {
+		require.Equal(t, "cgroup", described(false, slices.Concat(tellings[:2], tellings[4:])...).Missing)
+	})
+}
+
+func TestProcessIncompletePaths(t *testing.T) {
+	tests := []struct {
+		name string
+		at   int
+		want kmodquery.Event // what differs
+	}{
+		{"cwd", 1, kmodquery.Event{Cwd: "cut", Missing: "cwd"}},
+		{"executable", 4, kmodquery.Event{ProcessPath: "cut", Missing: "process_path"}},
+		{"cgroup", 3, kmodquery.Event{Cgroup: "cut", Missing: "cgroup,container_id"}},
+		{"ancestor", 5, kmodquery.Event{Missing: "ancestors",
+			Ancestors: `[{"pid":9,"path":"cut","comm":"sh","uid":1000},{"pid":1,"path":"/sbin/init","comm":"init","uid":0}]`}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			records := slices.Clone(tellings)
+			path := *records[test.at].Path
+			path.Value, path.Incomplete = "cut", true
+			records[test.at].Path = &path
+			want := described(false, tellings...)
+			for _, column := range kmodquery.EventColumns() {
+				if differs, ok := column.Value(&test.want).(string); ok {
+					*column.Pointer(&want).(*string) = differs
+				}
+			}
+			require.Equal(t, want, described(false, records...))
+		})
+	}
+}
+
+func TestProcessKernelThreads(t *testing.T) {
+	e := described(true,
+		tells(bpf.Path{Role: bpf.Cwd, Value: "/"}),
+		tells(bpf.Path{Role: bpf.Cgroup, Value: "/"}),
+		tells(bpf.Path{Role: bpf.Executable, KernelThread: true, Pid: 40, Comm: "kworker/0:1"}),
+		tells(bpf.Path{Role: bpf.Executable, Generation: 1, KernelThread: true, Pid: 2, Comm: "kthreadd", Last: true}),
+	)
+	require.Equal(t, kmodquery.Event{Cwd: "/", Cgroup: "/", Ancestors: `[{"pid":2,"path":"","comm":"kthreadd","uid":0}]`}, e)
+
+	// Process 1 has no ancestor.
+	e = described(false, tellings[0], tellings[1], tellings[2], tells(bpf.Path{Role: bpf.Executable, Value: "/sbin/init", Pid: 1, Last: true}))
+	require.Equal(t, "[]", e.Ancestors)
+	require.Empty(t, e.Missing)
+}
+
+func TestProcessAncestorsAreJSON(t *testing.T) {
+	for _, text := range hostile.Texts() {
+		records := slices.Clone(tellings)
+		records[5] = tells(bpf.Path{Role: bpf.Executable, Generation: 1, Value: "/tmp/" + text, Pid: 1<<32 - 1, UID: 1<<32 - 1, Comm: text})
+		e := described(false, records...)
+		require.Empty(t, hostile.Harm(e.Ancestors))
+		var chain []ancestor
+		require.NoError(t, json.Unmarshal([]byte(e.Ancestors), &chain))
+		require.Equal(t, "/tmp/"+text, hostile.Unescape(chain[0].Path))
+		require.Equal(t, text, hostile.Unescape(chain[0].Comm))
+		require.EqualValues(t, 1<<32-1, chain[0].Pid)
+		require.EqualValues(t, 1<<32-1, chain[0].UID)
+	}
+}
+
+func TestRequesterIsJSON(t *testing.T) {
+	for _, text := range hostile.Texts() {
+		var r requests
+		r.add(&kmodquery.Event{LoadID: "1", ProcessPath: text, ProcessName: text, Cmdline: text, ContainerID: text, Name: text})
+		shown, _ := r.get("1")
+		require.Empty(t, hostile.Harm(shown))
+		var decoded requester
+		require.NoError(t, json.Unmarshal([]byte(shown), &decoded))
+		for _, field := range []string{decoded.Path, decoded.Comm, decoded.Cmdline, decoded.ContainerID, decoded.Request} {
+			require.Equal(t, text, hostile.Unescape(field))
+		}
+	}
+}
+
+func TestProcessCgroup(t *testing.T) {
+	const id = "f1d43f50ce8bdb35a0d0b1d8de41c5b0d7d1b4c6b45c5ff42e4b4a25c1a3fd2b"
+	path := func(value string) *bpf.Path { return &bpf.Path{Value: value} }
+	tests := []struct {
+		name   string
+		v2, v1 *bpf.Path
+		want   kmodquery.Event
+	}{
+		{"only the default hierarchy", path("/docker/" + id), nil, kmodquery.Event{Cgroup: "/docker/" + id, ContainerID: id}},
+		{"its root", path("/"), nil, kmodquery.Event{Cgroup: "/"}},
+		{"both: the default one is used", path("/user.slice"), path("/elsewhere"), kmodquery.Event{Cgroup: "/user.slice"}},
+		{"both: only the older one is used", path("/"), path("/docker/" + id), kmodquery.Event{Cgroup: "/docker/" + id, ContainerID: id}},
+		{"both: the container shows in the older one", path("/user.slice"), path("/docker/" + id),
+			kmodquery.Event{Cgroup: "/user.slice", ContainerID: id}},
+		{"both: the default one's container counts", path("/lxc.payload.web"), path("/docker/" + id),
+			kmodquery.Event{Cgroup: "/lxc.payload.web", ContainerID: "web"}},
+		{"the default one was lost", nil, path("/docker/" + id), kmodquery.Event{Cgroup: "/docker/" + id, ContainerID: id}},
+		{"both at the root", path("/"), path("/"), kmodquery.Event{Cgroup: "/"}},
+		{"too deep", &bpf.Path{Value: "a/b", Incomplete: true}, path("/x"), kmodquery.Event{Cgroup: "a/b", Missing: "cgroup,container_id"}},
+		{"too deep, and not used", path("/a"), &bpf.Path{Value: "b/c", Incomplete: true}, kmodquery.Event{Cgroup: "/a", Missing: "container_id"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var e kmodquery.Event
+			(&process{cgroup: test.v2, cgroupV1: test.v1}).describeCgroup(&e)
+			require.Equal(t, test.want, e)
+		})
+	}
+}
+
+func TestProcessCmdline(t *testing.T) {
+	tests := []struct {
+		name string
+		args *bpf.Args
+		want string
+		miss string
+	}{
+		{"arguments", &bpf.Args{Value: "insmod\x00x.ko\x00n=1\x00"}, "insmod x.ko n=1", ""},
+		{"one", &bpf.Args{Value: "insmod\x00"}, "insmod", ""},
+		{"none", &bpf.Args{}, "", ""},
+		{"empty ones", &bpf.Args{Value: "insmod\x00\x00x.ko\x00\x00"}, "insmod  x.ko ", ""},
+		{"only empty ones", &bpf.Args{Value: "\x00\x00"}, " ", ""},
+		{"blanks in them", &bpf.Args{Value: "sh\x00-c\x00insmod x.ko\x00"}, "sh -c insmod x.ko", ""},
+		{"without an end", &bpf.Args{Value: "insmod\x00x.ko"}, "insmod x.ko", ""},
+		{"no text at all", &bpf.Args{Value: "\xff\n\x00\x1b[0m\x00"}, "\xff\n \x1b[0m", ""},
+		{"truncated", &bpf.Args{Value: "insmod\x00/lo", Truncated: true}, "insmod /lo", "cmdline"},
+		{"truncated after a NUL: there is another", &bpf.Args{Value: "insmod\x00", Truncated: true}, "insmod ", "cmdline"},
+		{"unreadable", &bpf.Args{Missing: true}, "", "cmdline"},
+		{"lost", nil, "", "cmdline"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var e kmodquery.Event
+			require.Equal(t, test.want, cmdline(&e, test.args))
+			require.Equal(t, test.miss, e.Missing)
+		})
+	}
+}
+
+func TestProcessesAreToldApart(t *testing.T) {
+	var known processes
+	for tid := range uint32(3) {
+		for context := range time.Duration(3) {
+			known.add(record(bpf.ProcessPath, func(r *bpf.Record) {
+				r.Context, r.Tid = context, tid
+				r.Path = &bpf.Path{Role: bpf.Cwd, Value: fmt.Sprint(int(context), tid)}
+			}))
+		}
+	}
+	require.Equal(t, "2 1", known.of(record(bpf.ModuleLoad, func(r *bpf.Record) { r.Context, r.Tid = 2, 1 })).cwd.Value)
+	require.Equal(t, "1 2", known.of(record(bpf.ModuleLoad, func(r *bpf.Record) { r.Context, r.Tid = 1, 2 })).cwd.Value)
+	require.Nil(t, known.of(record(bpf.ModuleLoad, func(r *bpf.Record) { r.Context, r.Tid = 3, 1 })))
+}
+
+func TestProcessesAreForgottenWithTheirLastRecord(t *testing.T) {
+	tests := []struct {
+		name   string
+		record bpf.Record
+		isLast bool
+	}{
+		{"the kernel is about to read", record(bpf.ReadFile, func(*bpf.Record) {}), false},
+		{"live", record(bpf.ModuleLoad, func(*bpf.Record) {}), false},
+		{"gone", record(bpf.ModuleFree, func(*bpf.Record) {}), false},
+		{"returned", record(bpf.SystemCall, func(*bpf.Record) {}), true},
+		{"request", record(bpf.ModuleRequest, func(*bpf.Record) {}), true},
+		{"no attempt", record(bpf.ReadFile, func(r *bpf.Record) { r.Attempt = 0 }), true},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var known processes
+			known.add(tellings[0])
+			require.NotNil(t, known.of(test.record), "it is there for the record itself")
+			if test.isLast {
+				require.Nil(t, known.of(test.record))
+				require.Empty(t, known.values)
+			} else {
+				require.NotNil(t, known.of(test.record))
+			}
+		})
+	}
+}
+
+// A host may begin any number of attempts that never end.
+func TestProcessesAreBounded(t *testing.T) {
+	var known processes
+	for i := range 5 * maxRemembered {
+		known.add(record(bpf.ProcessArgs, func(r *bpf.Record) {
+			r.Context, r.Args = time.Duration(i+1), &bpf.Args{Value: strings.Repeat("x", i%7)}
+		}))
+	}
+	require.Len(t, known.values, maxRemembered)
+	require.LessOrEqual(t, len(known.order), 2*maxRemembered+1)
+	require.Nil(t, known.of(record(bpf.ModuleLoad, func(r *bpf.Record) { r.Context = 4 * maxRemembered })), "the oldest are forgotten")
+	require.NotNil(t, known.of(record(bpf.ModuleLoad, func(r *bpf.Record) { r.Context = 5 * maxRemembered })))
+}

@@ -1,0 +1,340 @@
+//go:build linux
+
+package ebpf
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kmodquery/kmodquery/linux/host"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/bpf"
+	"github.com/kmodquery/kmodquery/test/leak"
+)
+
+// reading is a reader with what it emitted and the images that it wanted.
+type reading struct {
+	*reader
+	t      *testing.T
+	counts *fakeCounts
+	events []kmodquery.Event
+	wanted []wantedImage
+}
+
+func newReading(t *testing.T) *reading {
+	leak.Check(t)
+	r := &reading{t: t, counts: newFakeCounts()}
+	r.reader = newReader(translate, r.counts, newCustody(), func(e kmodquery.Event) { r.events = append(r.events, e) })
+	r.want = func(w wantedImage) error {
+		r.wanted = append(r.wanted, w)
+		return nil
+	}
+	return r
+}
+
+func (r *reading) take(records ...bpf.Record) {
+	for _, record := range records {
+		_, err := r.add(record, "", start)
+		require.NoError(r.t, err)
+	}
+}
+
+// expire lets time pass until a moment, with everything read.
+func (r *reading) expire(now time.Time) error { return r.reader.expire(now, now) }
+
+func (r *reading) names() []string { return (&recorded{events: r.events}).names() }
+
+var (
+	ofFile     = bpf.File{ID: 2, IsModule: true, Path: "/tmp/x.ko", Filesystem: "ext4", Inode: 5, Links: 1, Size: 9, HasArguments: true}
+	readRecord = record(bpf.ReadFile, func(r *bpf.Record) { r.File = &ofFile })
+	taken      = record(bpf.ImageTaken, func(r *bpf.Record) { r.Image = &bpf.Image{Attempt: insmod.Attempt, Size: 9, Sent: true} })
+	parsed     = record(bpf.ParamsTaken, func(r *bpf.Record) { r.Params = &bpf.Text{Value: "n=1"} })
+	liveRecord = record(bpf.ModuleLoad, func(r *bpf.Record) { r.Module = &bpf.Module{Name: "x"} })
+	returns    = record(bpf.SystemCall, func(r *bpf.Record) { r.Call = &bpf.Call{Name: bpf.FinitModule, HasArguments: true} })
+)
+
+func TestReaderPutsALoadTogether(t *testing.T) {
+	r := newReading(t)
+	r.take(tellings...)
+	require.Empty(t, r.events, "they are part of events")
+	r.take(readRecord, taken, parsed, liveRecord, returns)
+	require.Empty(t, r.events, "the image is about to be known")
+
+	id := translate.loadID(insmod.Attempt, insmod.Tid)
+	require.Equal(t, []wantedImage{{
+		id: contextID{insmod.Attempt, insmod.Tid}, loadID: id, sent: true, file: &ofFile, pid: insmod.Pid,
+	}}, r.wanted)
+	r.found(id, found)
+	require.Empty(t, r.events, "only expire joins")
+	require.NoError(t, r.expire(start))
+
+	require.Equal(t, []string{"security_kernel_read_file", "module_load", "finit_module"}, r.names())
+	for _, e := range r.events {
+		require.Equal(t, id, e.LoadID)
+		require.Equal(t, "/sbin/insmod", e.ProcessPath, e.EventName)
+		require.Equal(t, "insmod x.ko", e.Cmdline, e.EventName)
+		require.Equal(t, "/tmp/x.ko", e.Path, e.EventName)
+		require.Equal(t, "n=1", *e.Params, e.EventName)
+		require.Equal(t, "5a", e.SHA256, e.EventName)
+		require.Equal(t, "untrusted", e.SignatureStatus, e.EventName)
+		require.Empty(t, e.Missing, e.EventName)
+		require.Empty(t, e.RequestedBy, e.EventName)
+	}
+	require.Empty(t, r.processes.values)
+	require.Empty(t, r.images)
+}
+
+func TestReaderOfAnImageThatWasNotSent(t *testing.T) {
+	r := newReading(t)
+	lost := taken
+	lost.Image = &bpf.Image{Attempt: insmod.Attempt, Size: 9}
+	r.take(lost) // its process was not told of
+	require.Equal(t, []wantedImage{{
+		id: contextID{insmod.Attempt, insmod.Tid}, loadID: translate.loadID(insmod.Attempt, insmod.Tid), pid: insmod.Pid,
+	}}, r.wanted)
+
+	r.want = func(wantedImage) error { return errCounts }
+	_, err := r.add(taken, "", start)
+	require.ErrorIs(t, err, errCounts)
+}
+
+func TestReaderForgetsWhoMadeNoAttempt(t *testing.T) {
+	r := newReading(t)
+	once := func(records ...bpf.Record) {
+		for _, told := range records {
+			told.Attempt, told.Context = 0, 700
+			r.take(told)
+		}
+	}
+	firmware := record(bpf.ReadFile, func(r *bpf.Record) { r.File = &bpf.File{ID: 1, Path: "/lib/firmware/x"} })
+	once(append(tellings[:len(tellings):len(tellings)], firmware)...)
+	require.Len(t, r.events, 1)
+	require.Equal(t, "firmware", r.events[0].Type)
+	require.Equal(t, "/sbin/insmod", r.events[0].ProcessPath)
+	require.Empty(t, r.events[0].Missing)
+	require.Empty(t, r.processes.values)
+
+	once(firmware)
+	require.Equal(t, "process_path,cwd,cmdline,cgroup,ancestors", r.events[1].Missing)
+}
+
+// request is the record of a request for a module by a thread of insmod's
+// process.
+func request(at time.Duration, name string) bpf.Record {
+	return record(bpf.ModuleRequest, func(r *bpf.Record) {
+		r.Attempt, r.Context = at, at
+		r.Module = &bpf.Module{Name: name}
+	})
+}
+
+func TestReaderNamesWhoRequestedALoad(t *testing.T) {
+	r := newReading(t)
+	for _, told := range tellings {
+		told.Context = 500
+		r.take(told)
+	}
+	r.take(request(500, "fs-xfs"))
+	require.Len(t, r.events, 1, "it waits for nothing")
+	require.Empty(t, r.events[0].RequestedBy)
+	require.Empty(t, r.processes.values)
+	asked := r.events[0].LoadID
+	require.Equal(t, translate.loadID(500, insmod.Tid), asked)
+
+	for _, loaded := range []bpf.Record{readRecord, liveRecord, returns} {
+		loaded.Pid, loaded.Tid, loaded.Comm, loaded.Request, loaded.RequestTid = 80, 81, "modprobe", 500, insmod.Tid
+		r.take(loaded)
+	}
+	require.Len(t, r.events, 4)
+	for _, e := range r.events[1:] {
+		require.JSONEq(t, `{"pid":10,"path":"/sbin/insmod","comm":"insmod","cmdline":"insmod x.ko","uid":1000,"request":"fs-xfs"}`, e.RequestedBy)
+		require.Equal(t, asked, e.ParentLoadID)
+		require.NotEqual(t, asked, e.LoadID)
+		require.NotContains(t, e.Missing, "requested_by")
+		require.EqualValues(t, 80, *e.Pid)
+	}
+}
+
+func TestReaderNamesTheContainerThatRequestedALoad(t *testing.T) {
+	r := newReading(t)
+	cgroup := tells(bpf.Path{Role: bpf.Cgroup, Value: "/lxc.payload.web"})
+	cgroup.Context = 500
+	r.take(cgroup, request(500, "net-pf-\"1"))
+	loaded := returns
+	loaded.Request, loaded.RequestTid = 500, insmod.Tid
+	r.take(loaded)
+	require.JSONEq(t, `{"pid":10,"path":"","comm":"insmod","uid":1000,"container_id":"web","request":"net-pf-\"1"}`, r.events[1].RequestedBy)
+}
+
+// The request's record was lost, or is too long ago.
+func TestReaderOfARequestThatIsNotKnown(t *testing.T) {
+	r := newReading(t)
+	loaded := returns
+	loaded.Request, loaded.RequestTid = 500, 50
+	r.take(loaded)
+	require.Empty(t, r.events[0].RequestedBy)
+	require.Contains(t, r.events[0].Missing, "requested_by")
+	require.Equal(t, translate.loadID(500, 50), r.events[0].ParentLoadID)
+
+	r = newReading(t)
+	for i := range 3 * maxRemembered {
+		r.take(request(time.Duration(i+1), "x"))
+	}
+	require.Len(t, r.events, 3*maxRemembered)
+	require.Len(t, r.requests.values, maxRemembered)
+}
+
+func TestReaderFoldsDeniedCalls(t *testing.T) {
+	r := newReading(t)
+	kind := deniedKind(t, 1)
+	denied := record(bpf.SystemCall, func(r *bpf.Record) {
+		r.Call = &bpf.Call{Name: bpf.InitModule, Result: -1, HasArguments: true, Size: 9, Denied: &kind}
+	})
+	r.counts.calls[kind] = 1000
+	r.take(tellings...)
+	r.take(denied)
+	require.Empty(t, r.processes.values)
+	require.Empty(t, r.join.attempts)
+	require.NoError(t, r.expire(r.denials.due.Add(-1)))
+	require.Empty(t, r.events)
+	due := r.denials.due
+	require.Equal(t, due, r.deadline(nil))
+	require.NoError(t, r.expire(due))
+	require.Len(t, r.events, 1)
+	e := r.events[0]
+	require.EqualValues(t, 1000, *e.Count)
+	require.Equal(t, "EPERM", e.Error)
+	require.Equal(t, "/sbin/insmod", e.ProcessPath)
+	require.Empty(t, e.SignatureStatus)
+	require.True(t, e.IsCheap())
+	require.Equal(t, due.Add(foldFor), r.deadline(nil))
+
+	r.counts.calls[kind] += 5
+	require.NoError(t, r.finish(time.Now()), "a query asks sooner")
+	require.Len(t, r.events, 2)
+	require.EqualValues(t, 5, *r.events[1].Count)
+
+	// The same call that was refused for the module's sake is evidence.
+	refused := denied
+	refused.Call = &bpf.Call{Name: bpf.InitModule, Result: -1}
+	r.take(refused)
+	require.Len(t, r.events, 3)
+}
+
+// A user who tries once in a while is told of each time: what the kernel counts
+// begins anew when it has been forgotten, and in each set of programs.
+func TestReaderTellsOfDeniedCallsThatBeginAnew(t *testing.T) {
+	r := newReading(t)
+	kind := deniedKind(t, 1)
+	denied := record(bpf.SystemCall, func(r *bpf.Record) {
+		r.Call = &bpf.Call{Name: bpf.InitModule, Result: -1, HasArguments: true, Size: 9, Denied: &kind}
+	})
+	var receipts []string
+	try := func() {
+		t.Helper()
+		r.events = nil
+		r.counts.calls[kind]++
+		r.take(denied)
+		require.NoError(t, r.expire(r.denials.due))
+		require.Len(t, r.events, 1)
+		require.EqualValues(t, 1, *r.events[0].Count)
+		receipt := r.events[0].Receipt
+		require.NotContains(t, receipts, receipt, "a store that has the one takes the other too")
+		receipts = append(receipts, receipt)
+		r.custody.stored(receipt, start)
+		require.NoError(t, keepReported(r.counts, receipt))
+	}
+	try()
+	for len(r.denials.kinds) > 0 {
+		require.NoError(t, r.expire(r.denials.due))
+	}
+	try()
+	require.Empty(t, r.custody.told, "anybody could fill it")
+
+	// The host is booted: the receipts are in the store, and the counts are gone.
+	again := newReading(t)
+	again.counts.period = "another set"
+	for _, receipt := range receipts {
+		require.NoError(t, keepReported(again.counts, receipt))
+	}
+	again.custody.begin(&fakeRelease{}, receipts)
+	require.Empty(t, again.custody.told)
+	require.NoError(t, again.denials.recall(blankAt, nil))
+	r = again
+	try()
+}
+
+func TestReaderEndsWithAnError(t *testing.T) {
+	r := newReading(t)
+	r.take(readRecord)
+	r.counts.fails = "NextEpoch"
+	require.ErrorIs(t, r.expire(r.denials.due), errCounts)
+	require.ErrorIs(t, r.finish(time.Now()), errCounts)
+	require.Equal(t, []string{"security_kernel_read_file"}, r.names(), "what it held is written all the same")
+}
+
+func TestReaderWakesForWhatComesFirst(t *testing.T) {
+	r := newReading(t)
+	r.denials.due = start.Add(time.Hour)
+	require.Equal(t, start.Add(time.Hour), r.deadline(nil))
+	r.take(readRecord)
+	require.Equal(t, start.Add(loadPatience), r.deadline(nil))
+	r.denials.due = start.Add(time.Second)
+	require.Equal(t, start.Add(time.Second), r.deadline(nil))
+}
+
+// Where the reader is behind, what an attempt waits for may be in the ring: an
+// earlier process may have told of the return, which would be told of twice.
+func TestReaderThatIsBehind(t *testing.T) {
+	r := newReading(t)
+	behind := host.SinceBoot() - time.Hour
+	position := uint64(0)
+	read := func(at, now time.Duration, kind bpf.Kind, attempt time.Duration, change func(*bpf.Record)) {
+		told := record(kind, change)
+		told.Boot, told.Attempt = behind+at, attempt
+		position += 10
+		require.NoError(t, r.reader.take(told, bpf.Mark{Set: 1, Position: position}, 10, start.Add(now)))
+	}
+	load := func(at, now time.Duration, attempt time.Duration) {
+		read(at, now, bpf.LoadData, attempt, func(r *bpf.Record) { r.File = &bpf.File{ID: 2, IsModule: true} })
+		read(at, now, bpf.ModuleLoad, attempt, func(r *bpf.Record) { r.Module = &bpf.Module{Name: "x"} })
+	}
+	load(0, 0, 1)
+	load(1, initPatience, 2)
+	require.Equal(t, []string{"security_kernel_load_data", "module_load", "security_kernel_load_data", "module_load"}, r.names())
+	read(2, 2*initPatience, bpf.SystemCall, 1, func(r *bpf.Record) { r.Call = &bpf.Call{Name: bpf.InitModule, HasArguments: true} })
+	require.Equal(t, "init_module", r.names()[4])
+	require.NotNil(t, r.events[4].Result)
+	require.Len(t, r.events, 5)
+
+	// It has come to the end of what was there.
+	require.NoError(t, r.expire(start.Add(2*initPatience)))
+	require.Len(t, r.events, 6)
+	require.Equal(t, "init_module", r.names()[5])
+	require.Nil(t, r.events[5].Result)
+}
+
+// Images are found by other goroutines than the one that reads.
+func TestReaderFindsImagesMeanwhile(t *testing.T) {
+	r := newReading(t)
+	var finding sync.WaitGroup
+	for i := range 100 {
+		attempt := time.Duration(i + 1)
+		taken, read := taken, readRecord
+		taken.Attempt, read.Attempt = attempt, attempt
+		r.take(read, taken)
+		finding.Go(func() { r.found(translate.loadID(attempt, insmod.Tid), found) })
+		require.NoError(t, r.expire(start))
+	}
+	finding.Wait()
+	require.NoError(t, r.expire(start))
+	require.False(t, r.join.isWaitingForImages())
+	require.NoError(t, r.finish(time.Now()))
+	require.Len(t, r.events, 100)
+	for _, e := range r.events {
+		require.Equal(t, "5a", e.SHA256)
+	}
+}

@@ -1,0 +1,32 @@
+//go:build linux
+
+package host
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// Stamp returns an event that says no more than the present moment.
+func Stamp() kmodquery.Event {
+	now := time.Now()
+	bootID, _ := BootID() // without /proc it stays unknown
+	return kmodquery.Event{
+		Time:      now.Unix(),
+		TimeNanos: now.UnixNano(),
+		Uptime:    new(int64(SinceBoot() / time.Second)),
+		BootID:    bootID,
+	}
+}
+
+func BootID() (string, error) {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read the boot id: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}

@@ -1,0 +1,248 @@
+//go:build linux
+
+package klog
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/linux/klog/printk"
+)
+
+// lineTest gives lines to a joiner whose clock stands still unless it is told.
+type lineTest struct {
+	*lineJoiner
+	t      *testing.T
+	now    time.Time
+	number int
+	events []kmodquery.Event
+}
+
+func newLineTest(t *testing.T) *lineTest {
+	l := &lineTest{t: t, now: time.Unix(1000, 0)}
+	l.lineJoiner = &lineJoiner{
+		source:    kmodquery.SourceKmsg,
+		isBuiltin: func(name string) bool { return name == "loop" },
+		emit:      func(e kmodquery.Event) { l.events = append(l.events, e) },
+	}
+	return l
+}
+
+// says adds a line of the kernel's, at milliseconds of its clock.
+func (l *lineTest) says(ms int64, text string, change ...func(*logLine)) {
+	l.t.Helper()
+	statement, ok := printk.Kernel(text)
+	if !ok {
+		statement, ok = printk.Loader(text)
+	}
+	require.True(l.t, ok, text)
+	l.number++
+	line := logLine{
+		says: statement, raw: fmt.Sprintf("raw %s", text), text: text,
+		at: time.Duration(ms) * time.Millisecond, time: time.Unix(1000, ms*1e6),
+		uptime: new(ms / 1000), bootID: "boot", id: fmt.Sprint(l.number),
+	}
+	for _, f := range change {
+		f(&line)
+	}
+	l.add(line, l.now)
+	l.passed(fmt.Sprintf("position %d", l.number))
+}
+
+func by(tid int64) func(*logLine) { return func(l *logLine) { l.tid = &tid } }
+
+func byLoader(l *logLine) {
+	l.loader = &loader{pid: new(int64(7)), uid: new(int64(0)), name: "modprobe", path: "/usr/bin/kmod"}
+}
+
+// told is what was emitted, each event in short.
+func (l *lineTest) told() []string {
+	var all []string
+	for _, e := range l.events {
+		all = append(all, strings.TrimSpace(fmt.Sprintf("%s %s %s", e.EventName, e.Name, e.Error)))
+	}
+	l.events = nil
+	return all
+}
+
+func TestLinesOfOneAttemptAreOneEvent(t *testing.T) {
+	l := newLineTest(t)
+	l.says(1000, "evil: bad vermagic: kernel tainted.", by(42))
+	l.says(1001, "evil: loading out-of-tree module taints kernel.", by(42))
+	l.says(1002, "evil: module license 'Proprietary' taints kernel.", by(42))
+	l.says(1003, "evil: module verification failed: signature and/or required key missing - tainting kernel", by(42))
+	require.Empty(t, l.events)
+	l.expire(l.now.Add(lineQuiet))
+	require.Len(t, l.events, 1)
+	require.Equal(t, kmodquery.Event{
+		Time: 1001, TimeNanos: 1001e9, Uptime: new(int64(1)), BootID: "boot", EventName: kmodquery.EventModuleLoad,
+		Source: kmodquery.SourceKmsg, LoadID: l.events[0].LoadID, Name: "evil", Type: kmodquery.TypeKernelModule,
+		SignatureStatus: kmodquery.SignatureUnknown, License: "Proprietary", Intree: new(int64(0)),
+		Taints: new(int64(1<<0 | 1<<1 | 1<<12 | 1<<13)), Tid: new(int64(42)), Count: new(int64(1)),
+		Missing: "path,origin,size,sha256,params,pid,parent,process_name,process_path,cmdline,uid,gid,auid",
+		Raw: strings.Join([]string{
+			"raw evil: bad vermagic: kernel tainted.", "raw evil: loading out-of-tree module taints kernel.",
+			"raw evil: module license 'Proprietary' taints kernel.",
+			"raw evil: module verification failed: signature and/or required key missing - tainting kernel",
+		}, "\n"),
+		Position: "position 4",
+	}, l.events[0])
+	require.Regexp(t, "^[0-9a-f]{16}$", l.events[0].LoadID)
+	require.True(t, l.next().IsZero())
+}
+
+func TestWhichLinesBelongTogether(t *testing.T) {
+	const (
+		outside   = "evil: loading out-of-tree module taints kernel."
+		unsigned  = "evil: module verification failed: signature and/or required key missing - tainting kernel"
+		symbolA   = "evil: Unknown symbol a (err -2)"
+		symbolB   = "evil: Unknown symbol b (err -22)"
+		version   = "evil: disagrees about version of symbol c"
+		magic     = "evil: version magic 'a' should be 'b'"
+		rejected  = "Loading of unsigned module is rejected"
+		inserted  = "Inserted module 'evil'"
+		refused   = "Failed to insert module 'evil': Key was rejected by service"
+		loaded    = "evil: module loaded"
+		unloaded  = "evil: module unloaded"
+		parameter = "evil: `x' invalid for parameter `y'"
+	)
+	type said struct {
+		ms   int64
+		text string
+		by   func(*logLine)
+	}
+	nobody := func(*logLine) {}
+	for _, test := range []struct {
+		name string
+		said []said
+		want []string
+	}{
+		{"nothing", nil, nil},
+		{"the last symbol's error is the attempt's", []said{{0, outside, nobody}, {1, symbolA, nobody}, {2, symbolB, nobody}}, []string{"module_load evil EINVAL"}},
+		{"a symbol's version, then its error", []said{{0, version, nobody}, {1, "evil: Unknown symbol c (err -22)", nobody}}, []string{"module_load evil EINVAL"}},
+		{"an error that is not said", []said{{0, outside, nobody}, {1, parameter, nobody}}, []string{"module_load evil"}},
+		{"the same again", []said{{0, symbolA, nobody}, {1, symbolA, nobody}}, []string{"module_load evil ENOENT", "module_load evil ENOENT"}},
+		{"an earlier stage", []said{{0, symbolA, nobody}, {1, outside, nobody}}, []string{"module_load evil ENOENT", "module_load evil"}},
+		{"after the end", []said{{0, magic, nobody}, {1, outside, nobody}}, []string{"module_load evil ENOEXEC", "module_load evil"}},
+		{"twice refused", []said{{0, rejected, nobody}, {1, rejected, nobody}}, []string{"module_load  EKEYREJECTED", "module_load  EKEYREJECTED"}},
+		{"another module between", []said{{0, outside, nobody}, {1, "good: module loaded", nobody}, {2, unsigned, nobody}}, []string{"module_load evil", "module_load good"}},
+		{"two threads", []said{{0, symbolA, by(1)}, {1, symbolB, by(2)}}, []string{"module_load evil ENOENT", "module_load evil EINVAL"}},
+		{"long after", []said{{0, symbolA, nobody}, {1001, symbolB, nobody}}, []string{"module_load evil ENOENT", "module_load evil EINVAL"}},
+		{"long after, by the same thread", []said{{0, "evil: gave up waiting for init of module x.", by(1)}, {30000, symbolB, by(1)}}, []string{"module_load evil", "sys_exit_init_module evil EINVAL"}},
+		{"gone in between", []said{{0, loaded, nobody}, {1, unloaded, nobody}, {2, parameter, nobody}}, []string{"module_load evil", "module_free evil", "module_load evil"}},
+		{"the loader's result", []said{{0, outside, nobody}, {2, inserted, byLoader}}, []string{"module_load evil"}},
+		{"the loader's first", []said{{2, inserted, byLoader}, {0, outside, nobody}, {1, unsigned, nobody}}, []string{"module_load evil"}},
+		{"the loader's name", []said{{0, rejected, nobody}, {2, refused, byLoader}}, []string{"module_load evil EKEYREJECTED"}},
+		{"another error than the loader's", []said{{0, "Invalid ELF header len 3", nobody}, {2, refused, byLoader}}, []string{"module_load  ENOEXEC", "module_load evil EKEYREJECTED"}},
+		{"the loader alone, twice", []said{{0, inserted, byLoader}, {1, inserted, byLoader}}, []string{"module_load evil", "module_load evil"}},
+		{"the loader speaks before", []said{{0, "Loading kernel module evil", byLoader}, {1, outside, nobody}, {2, inserted, byLoader}}, []string{"module_load evil"}},
+		{"built in", []said{{0, "loop: module loaded", nobody}}, nil},
+		{"a request", []said{{0, "request_module: runaway loop modprobe binfmt-464c", nobody}}, []string{"module_request binfmt-464c"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			l := newLineTest(t)
+			for _, s := range test.said {
+				l.says(s.ms, s.text, s.by)
+			}
+			l.flush()
+			for i, e := range l.events {
+				require.Equal(t, i == len(l.events)-1, e.Position == fmt.Sprintf("position %d", len(test.said)), "only the last says how far")
+			}
+			require.Equal(t, test.want, l.told())
+		})
+	}
+}
+
+func TestARemarkBelongsToWhatFollows(t *testing.T) {
+	const remark, unsigned = "PKCS#7 signature not signed with a trusted key", "evil: module verification failed: signature and/or required key missing - tainting kernel"
+	l := newLineTest(t)
+	l.says(0, remark)
+	l.says(1, unsigned)
+	l.says(2, "other: module loaded")
+	l.says(3, remark)
+	l.says(200, "late: module verification failed: signature and/or required key missing - tainting kernel")
+	l.says(201, remark) // of firmware
+	l.flush()
+	require.Len(t, l.events, 3)
+	require.Equal(t, kmodquery.SignatureUntrusted, l.events[0].SignatureStatus)
+	require.Equal(t, "raw "+remark+"\nraw "+unsigned, l.events[0].Raw)
+	require.Empty(t, l.events[1].SignatureStatus)
+	require.Equal(t, kmodquery.SignatureUnknown, l.events[2].SignatureStatus)
+}
+
+func TestWhatIsSaidAfterASync(t *testing.T) {
+	l := newLineTest(t)
+	l.says(0, "evil: loading out-of-tree module taints kernel.")
+	require.Equal(t, l.now.Add(lineGrace), l.settles(l.now))
+	require.Equal(t, l.now.Add(lineGrace-1), l.settles(l.now.Add(lineGrace-1-lineQuiet)), "it has waited long enough")
+	l.flush()
+	id := l.events[0].LoadID
+	l.says(5, "evil: Unknown symbol a (err -2)")
+	l.says(6, "evil: Unknown symbol b (err -22)")
+	l.flush()
+	require.Equal(t, id, l.events[1].LoadID)
+	require.Equal(t, []string{"module_load evil", "sys_exit_init_module evil EINVAL"}, l.told())
+}
+
+func TestLookBackEmitsNothingOlder(t *testing.T) {
+	l := newLineTest(t)
+	l.since = time.Unix(1000, 500e6)
+	l.says(499, "old: module loaded")
+	l.says(500, "new: module loaded")
+	l.flush()
+	require.Equal(t, []string{"module_load new"}, l.told())
+	l.says(100, "old: module unloaded")
+	l.flush()
+	require.Empty(t, l.told())
+}
+
+// TestLinesAreBounded has a log that says more than is kept.
+func TestLinesAreBounded(t *testing.T) {
+	l := newLineTest(t)
+	const lines = 5000
+	for i := range int64(lines) {
+		l.says(i/10, fmt.Sprintf("evil: Unknown symbol %s%d (err -2)", strings.Repeat("s", 300), i))
+		require.LessOrEqual(t, len(l.held), maxHeldLines)
+	}
+	l.flush()
+	require.Len(t, l.events, 1, "one attempt may say as much as it likes")
+	require.LessOrEqual(t, len(l.events[0].Raw), maxRaw)
+	require.Contains(t, l.events[0].Missing, "raw")
+	l.told()
+	for i := range int64(lines) {
+		l.says(1000+i/10, fmt.Sprintf("evil%d: module loaded", i))
+		require.LessOrEqual(t, len(l.held), maxHeldLines)
+	}
+	l.flush()
+	require.Len(t, l.events, lines)
+	require.LessOrEqual(t, len(l.lineJoiner.told), maxToldLines)
+}
+
+func TestTheSameLogGivesTheSameNames(t *testing.T) {
+	ids := func() []string {
+		l := newLineTest(t)
+		l.says(0, "a: module loaded")
+		l.says(1, "b: module loaded")
+		l.flush()
+		return []string{l.events[0].LoadID, l.events[1].LoadID}
+	}
+	first := ids()
+	require.NotEqual(t, first[0], first[1])
+	require.Equal(t, first, ids())
+}
+
+func TestLinesOfManyParameters(t *testing.T) {
+	l := newLineTest(t)
+	for n := range 5000 {
+		l.says(1000, fmt.Sprintf("nbd: unknown parameter 'parameter_%d' ignored", n), by(42))
+	}
+	l.flush()
+	require.Len(t, l.events, 1)
+	require.LessOrEqual(t, len(*l.events[0].Params), maxRaw)
+	require.Contains(t, l.events[0].Missing, "params")
+}

@@ -1,0 +1,380 @@
+//go:build linux
+
+package klog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/internal/cmdout"
+	"github.com/kmodquery/kmodquery/internal/source"
+	"github.com/kmodquery/kmodquery/linux/klog/printk"
+)
+
+const (
+	// maxEntry bounds a line of journalctl's. A longer one is none of those
+	// that are looked for.
+	maxEntry = 1 << 20
+	// maxEntries bounds the entries that were read and not looked at.
+	maxEntries = 64
+	// syncPatience is how long a Sync waits for journalctl to come to the
+	// journal's present end.
+	syncPatience = 3 * time.Second
+	// lookBackPatience is how long Run waits for it before it is ready.
+	lookBackPatience = 30 * time.Second
+	// maxComplaint bounds what is kept of journalctl's errors.
+	maxComplaint = 2 << 10
+)
+
+// Journal is the source that has journalctl follow systemd's journal. It needs
+// journalctl from systemd 236 on, and root or the group systemd-journal.
+type Journal struct {
+	*logSource
+	options JournalOptions
+	// hasLostCursor says that journalctl does not take the stored cursor.
+	hasLostCursor bool
+}
+
+// JournalOptions say how to read the journal, and how far it was read.
+type JournalOptions struct {
+	// Command is journalctl when empty. More arguments are added.
+	Command []string
+	// Position returns the position of the last event that was stored, or "".
+	Position func(ctx context.Context) (string, error)
+}
+
+// NewJournal returns a source that reads nothing until Run.
+func NewJournal(o JournalOptions) *Journal {
+	if len(o.Command) == 0 {
+		o.Command = []string{"journalctl"}
+	}
+	return &Journal{options: o, logSource: newLogSource(kmodquery.SourceJournal, o.Position)}
+}
+
+// journalMatches select, beside what the kernel says, what the programs say that
+// load modules.
+var journalMatches = []string{
+	"_TRANSPORT=kernel",
+	"+", "_SYSTEMD_UNIT=systemd-modules-load.service", "_UID=0",
+	"+", "_SYSTEMD_UNIT=kmod.service", "_UID=0",
+	"+", "_SYSTEMD_UNIT=module-init-tools.service", "_UID=0",
+	"+", "_EXE=/usr/bin/kmod", "_UID=0",
+	"+", "_EXE=/bin/kmod", "_UID=0",
+}
+
+// journalHooks are the matches as the sensors table shows them.
+func journalHooks() []string {
+	var hooks []string
+	for match := range strings.SplitSeq(strings.Join(journalMatches, " "), " + ") {
+		hooks = append(hooks, match+" (journalctl)")
+	}
+	return hooks
+}
+
+// journalFields are the fields that are asked for, beside those that journalctl
+// always gives.
+var journalFields = []string{
+	"MESSAGE", "SYSLOG_FACILITY", "_TRANSPORT", "_SOURCE_MONOTONIC_TIMESTAMP",
+	"_PID", "_UID", "_GID", "_COMM", "_EXE", "_CMDLINE", "_SYSTEMD_UNIT", "_SYSTEMD_CGROUP",
+}
+
+// Run emits what the journal says of modules until ctx ends, beginning with what
+// it says since the position that was stored, or since the kernel booted. It
+// calls ready once, when it has read all that the journal had. What the kernel
+// said and journald did not write yet is not seen, by Sync either.
+func (s *Journal) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
+	defer func() { s.health.Stopped(err) }()
+	boot, stored, err := s.resume(ctx)
+	if err != nil {
+		return err
+	}
+	end, err := s.end(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	r := journalReader{source: s, boot: boot, join: s.joiner(emit), after: parseJournalPosition(stored)}
+	return r.run(ctx, end, ready)
+}
+
+// command is a call of journalctl that dies with this process.
+func (s *Journal) command(ctx context.Context, arguments ...string) *exec.Cmd {
+	arguments = append([]string{"--output=json", "--quiet", "--no-pager", "--all"}, arguments...)
+	arguments = append(arguments, "--output-fields="+strings.Join(journalFields, ","))
+	arguments = append(append(s.options.Command[1:len(s.options.Command):len(s.options.Command)], arguments...), journalMatches...)
+	cmd := exec.CommandContext(ctx, s.options.Command[0], arguments...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "SYSTEMD_COLORS=0")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.WaitDelay = time.Second
+	return cmd
+}
+
+// end is the last entry of the journal that is looked at, nil where it has none.
+func (s *Journal) end(ctx context.Context) (*journalEntry, error) {
+	ctx, cancel := context.WithTimeout(ctx, syncPatience)
+	defer cancel()
+	// The kernel sends the signal when this thread ends, not the process.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	out, complaint := cmdout.NewHead(maxEntry, nil), cmdout.NewHead(maxComplaint, nil)
+	cmd := s.command(ctx, "--lines=1")
+	cmd.Stdout, cmd.Stderr = out, complaint
+	err := cmd.Run()
+	switch {
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		return nil, &kmodquery.NotSupportedError{
+			Missing: "there is no " + s.options.Command[0] + " on this host",
+			Need:    "systemd, whose journal it reads",
+		}
+	case err != nil:
+		return nil, fmt.Errorf("ask %s for the journal's end: %w%s", s.options.Command[0], err, complaint.Said())
+	}
+	end := out.String()
+	if end == "" {
+		if _, err := os.Stat(devKmsg); err != nil || complaint.String() != "" {
+			return nil, &kmodquery.NotSupportedError{
+				Missing: "the journal shows no message of the kernel" + complaint.Said(),
+				Need:    "root or the group systemd-journal, and a journald that reads the kernel's log (ReadKMsg=yes in journald.conf)",
+			}
+		}
+		return nil, nil
+	}
+	e, err := parseJournalEntry([]byte(end))
+	if err != nil {
+		return nil, fmt.Errorf("read the journal's end: %w", err)
+	}
+	return &e, nil
+}
+
+// A journalReader is one Run's reading.
+type journalReader struct {
+	source *Journal
+	boot   string
+	join   *lineJoiner
+	clock  printkClock
+
+	after   *journalPosition // told of before; nil once it was passed
+	reached journalEntry     // the last entry that was read
+}
+
+// A journalSync is what some wait for.
+type journalSync struct {
+	pending source.Pending
+	asked   chan *journalEntry // gives the journal's end once, nil where there is none
+	end     *journalEntry
+	isKnown bool
+	until   time.Time
+}
+
+func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()) (err error) {
+	s := r.source
+	ctx, cancel := context.WithCancel(ctx)
+	// The kernel sends Pdeathsig when this thread ends, not the process.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	complaint := cmdout.NewHead(maxComplaint, nil)
+	cmd := s.command(ctx, append([]string{"--follow", "--no-tail"}, r.from()...)...)
+	cmd.Stderr = complaint
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		cancel()
+		return fmt.Errorf("make a pipe: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		cancel()
+		return fmt.Errorf("start %s: %w", s.options.Command[0], err)
+	}
+	s.health.Started(journalHooks(), "", nil)
+	entries := make(chan []byte, maxEntries)
+	go func() {
+		defer close(entries)
+		// What stands behind the last line feed is no entry.
+		cmdout.Lines(ctx, stdout, maxEntry, entries, func() { s.health.DecodeErrors.Add(1) })
+	}()
+	stop := func() error {
+		cancel()
+		for range entries { // until its reader has ended
+			continue
+		}
+		return cmd.Wait()
+	}
+
+	// The look-back is a wait for the end that the journal had before.
+	sync := &journalSync{end: end, isKnown: true, until: time.Now().Add(lookBackPatience)}
+	defer func() {
+		r.join.flush()
+		if sync != nil {
+			sync.pending.Release()
+		}
+	}()
+	for {
+		if sync == nil {
+			sync = r.nextSync(ctx)
+		}
+		var asked chan *journalEntry
+		if sync != nil && !sync.isKnown {
+			asked = sync.asked
+		}
+		timer := time.NewTimer(r.pause(sync))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			_ = stop() // it was killed
+			return nil
+		case entry, ok := <-entries:
+			if !ok {
+				timer.Stop()
+				if ctx.Err() != nil {
+					_ = stop() // it was killed
+					return nil
+				}
+				kill := time.AfterFunc(time.Second, cancel) // it said all that it will
+				err := cmd.Wait()
+				kill.Stop()
+				cancel()
+				s.hasLostCursor = r.after != nil && strings.Contains(complaint.Said(), "cursor")
+				if err == nil {
+					err = errors.New("it should have gone on")
+				}
+				return fmt.Errorf("%s ended: %w%s", s.options.Command[0], err, complaint.Said())
+			}
+			r.take(entry)
+		case sync.end = <-asked:
+			sync.isKnown = true
+		case <-s.health.Requests():
+		case <-timer.C:
+		}
+		timer.Stop()
+		now := time.Now()
+		r.join.expire(now)
+		if sync == nil || !sync.isOver(r, now) {
+			continue
+		}
+		r.join.flush()
+		if ready != nil {
+			ready()
+			ready = nil
+		}
+		sync.pending.Release()
+		sync = nil
+	}
+}
+
+// from is where journalctl begins: with the entry that the position names, which
+// journalctl finds the neighbours of when it is gone.
+func (r *journalReader) from() []string {
+	switch {
+	case r.after == nil:
+		return []string{"--boot"}
+	case r.source.hasLostCursor:
+		return []string{"--since=@" + strconv.FormatInt(int64(r.after.realtime/time.Second), 10)}
+	}
+	return []string{"--cursor=" + r.after.cursor}
+}
+
+// nextSync asks for the journal's end for those who wait, nil where nobody does.
+func (r *journalReader) nextSync(ctx context.Context) *journalSync {
+	pending := r.source.health.TakePending()
+	if len(pending) == 0 {
+		return nil
+	}
+	s := &journalSync{pending: pending, asked: make(chan *journalEntry, 1), until: time.Now().Add(syncPatience)}
+	go func() {
+		// Where it cannot be asked for nothing is waited for: the journal, or this
+		// source, has ended.
+		end, _ := r.source.end(ctx)
+		s.asked <- end
+	}()
+	return s
+}
+
+// isOver reports whether what is waited for was read, and nothing more is
+// expected to belong to it.
+func (s *journalSync) isOver(r *journalReader, now time.Time) bool {
+	if !now.Before(s.until) {
+		return true
+	}
+	return s.isKnown && r.isAt(s.end) && !now.Before(r.join.settles(s.until.Add(-syncPatience)))
+}
+
+// isAt reports whether an entry was read, or told of before.
+func (r *journalReader) isAt(end *journalEntry) bool {
+	if end == nil || r.after != nil && r.after.isBehind(end) {
+		return true
+	}
+	reached := journalPosition{bootID: r.reached.bootID, monotonic: r.reached.monotonic, realtime: r.reached.realtime, cursor: r.reached.cursor}
+	return r.reached.cursor != "" && reached.isBehind(end)
+}
+
+// pause is how long there is nothing to do unless something comes.
+func (r *journalReader) pause(sync *journalSync) time.Duration {
+	next := r.join.next()
+	if sync != nil {
+		until := sync.until
+		if settles := r.join.settles(sync.until.Add(-syncPatience)); sync.isKnown && r.isAt(sync.end) {
+			until = settles
+		}
+		if next.IsZero() || until.Before(next) {
+			next = until
+		}
+	}
+	if next.IsZero() {
+		return time.Hour
+	}
+	return max(time.Until(next), 0) + time.Millisecond
+}
+
+// take reads one of journalctl's lines.
+func (r *journalReader) take(b []byte) {
+	e, err := parseJournalEntry(b)
+	if err != nil {
+		r.source.health.Received.Add(1)
+		r.source.health.DecodeErrors.Add(1)
+		return
+	}
+	if r.after != nil {
+		if r.after.isBehind(&e) {
+			if e.cursor == r.after.cursor {
+				r.after = nil
+				r.reached = e
+			}
+			return
+		}
+		// The entry itself is gone, and with it maybe some that followed it.
+		r.source.health.SetReason("the journal dropped entries before they were read, or around those that were; set SystemMaxUse in journald.conf higher")
+		r.after = nil
+	}
+	r.source.health.Received.Add(1)
+	r.reached = e
+	position := e.position()
+	if says, ok := e.says(); ok {
+		r.join.add(r.line(&e, says, string(b)), time.Now())
+	}
+	r.join.passed(position)
+}
+
+func (r *journalReader) line(e *journalEntry, says printk.Statement, raw string) logLine {
+	l := logLine{
+		says: says, raw: raw, text: e.fields["MESSAGE"], at: e.monotonic,
+		time: e.time(), bootID: dashed(e.bootID), id: e.cursor, loader: e.loader(),
+	}
+	if said, err := e.micros("_SOURCE_MONOTONIC_TIMESTAMP"); err == nil && l.loader == nil {
+		l.at = said
+	}
+	if l.bootID == r.boot {
+		_, l.uptime = r.clock.at(l.at)
+	}
+	return l
+}

@@ -1,0 +1,122 @@
+//go:build linux
+
+package klog
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+func TestNextSequence(t *testing.T) {
+	for _, test := range []struct {
+		position    string
+		want        uint64
+		isContinued bool
+	}{
+		{"", 0, false}, {"boot 7", 8, true}, {"other 7", 0, false}, {"boot", 0, false}, {"boot x", 0, false}, {"boot -1", 0, false},
+	} {
+		next, isContinued := nextSequence(test.position, "boot")
+		require.Equal(t, test.want, next, test.position)
+		require.Equal(t, test.isContinued, isContinued, test.position)
+	}
+}
+
+// kmsgTest gives records to a reader.
+func kmsgTest(position string) (*kmsgReader, *[]kmodquery.Event) {
+	s := NewKmsg(KmsgOptions{})
+	var events []kmodquery.Event
+	r := &kmsgReader{source: s, boot: "boot", join: s.joiner(func(e kmodquery.Event) { events = append(events, e) })}
+	r.next, r.isContinued = nextSequence(position, "boot")
+	return r, &events
+}
+
+func TestKmsgCountsWhatWasOverwritten(t *testing.T) {
+	r, events := kmsgTest("")
+	r.take([]byte("6,100,1000,-;first that there is\n"))
+	require.Zero(t, r.source.Sensor().Lost, "what was gone before is not this source's")
+	r.take([]byte("6,101,2000,-;a: module loaded\n"))
+	r.take([]byte("6,105,3000,-;b: module loaded\n"))
+	r.take([]byte("no record\n"))
+	r.join.flush()
+	require.Len(t, *events, 2)
+	require.Equal(t, "boot 105", (*events)[1].Position)
+	sensor := r.source.Sensor()
+	require.EqualValues(t, 3, sensor.Lost)
+	require.EqualValues(t, 4, sensor.Received)
+	require.EqualValues(t, 1, sensor.DecodeErrors)
+	require.EqualValues(t, 2, sensor.EnrichErrors)
+
+	r, events = kmsgTest("boot 105")
+	for _, record := range []string{"6,101,2000,-;a: module loaded\n", "6,105,3000,-;b: module loaded\n", "6,108,4000,-;c: module loaded\n"} {
+		r.take([]byte(record))
+	}
+	r.join.flush()
+	require.Len(t, *events, 1)
+	require.Equal(t, "c", (*events)[0].Name)
+	require.EqualValues(t, 2, r.source.Sensor().Lost)
+}
+
+func TestKmsgBelievesTheKernelOnly(t *testing.T) {
+	r, events := kmsgTest("")
+	for _, record := range []string{
+		"12,1,1,-;forged: module loaded\n", "14,2,1,-;kernel: forged: module loaded\n", "30,3,1,-;systemd[1]: Inserted module 'forged'\n",
+		"4,4,1,-;Inserted module 'forged'\n", "4,5,1,-;x\\x0aforged: module loaded\n",
+	} {
+		r.take([]byte(record))
+	}
+	r.join.flush()
+	require.Empty(t, *events)
+}
+
+func TestKmsgThatIsNotThere(t *testing.T) {
+	s := NewKmsg(KmsgOptions{Path: filepath.Join(t.TempDir(), "kmsg")})
+	err := s.Run(t.Context(), func() { t.Error("it is not ready") }, func(kmodquery.Event) {})
+	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
+	require.ErrorContains(t, err, "there is no ")
+	require.Equal(t, kmodquery.StateUnavailable, s.Sensor().State)
+	require.NoError(t, s.Sync(t.Context()), "it is not running")
+
+	for _, other := range []string{"/dev/null", "/proc/self/status"} {
+		s := NewKmsg(KmsgOptions{Path: other})
+		err := s.Run(t.Context(), func() { t.Error("it is not ready") }, func(kmodquery.Event) {})
+		require.ErrorIs(t, err, kmodquery.ErrNotSupported)
+		require.ErrorContains(t, err, other+" is not the kernel's log")
+	}
+}
+
+func TestStoreThatDoesNotSayHowFarTheLogWasRead(t *testing.T) {
+	broken := errors.New("disk full")
+	s := NewKmsg(KmsgOptions{Position: func(context.Context) (string, error) { return "", broken }})
+	err := s.Run(t.Context(), func() {}, func(kmodquery.Event) {})
+	require.ErrorIs(t, err, broken)
+	require.Equal(t, kmodquery.StateFailed, s.Sensor().State)
+}
+
+// TestKmsgReadsThisHostsLog reads the real log, whatever it says.
+func TestKmsgReadsThisHostsLog(t *testing.T) {
+	s := NewKmsg(KmsgOptions{})
+	ctx, cancel := context.WithCancel(t.Context())
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	go func() { ended <- s.Run(ctx, func() { close(ready) }, func(kmodquery.Event) {}) }()
+	select {
+	case <-ready:
+	case err := <-ended:
+		cancel()
+		t.Skipf("the kernel's log cannot be read here: %v", err)
+	}
+	require.NoError(t, s.Sync(t.Context()))
+	sensor := s.Sensor()
+	require.Equal(t, kmodquery.StateActive, sensor.State)
+	require.Equal(t, `["/dev/kmsg"]`, sensor.Hooks)
+	require.NotZero(t, sensor.Received)
+	require.Zero(t, sensor.DecodeErrors)
+	cancel()
+	require.NoError(t, <-ended)
+	require.Equal(t, kmodquery.StateStandby, s.Sensor().State)
+}
