@@ -6,21 +6,23 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
-	"github.com/kmodquery/kmodquery/darwin"
+	"github.com/kmodquery/kmodquery/darwin/es"
+	"github.com/kmodquery/kmodquery/darwin/host"
 	"github.com/kmodquery/kmodquery/darwin/loaded"
+	"github.com/kmodquery/kmodquery/darwin/ulog"
 	"github.com/kmodquery/kmodquery/tables"
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
 // A macKernel is what only the kernel itself can be asked for.
 type macKernel struct {
-	release func() string      // what uname -r prints
-	boot    func() darwin.Boot // the present one
+	release func() string    // what uname -r prints
+	boot    func() host.Boot // the present one
 }
 
 // macOS is the platform of Macs, on whichever system this runs: all that it
 // knows comes from the programs and from the kernel.
-func macOS(programs darwin.Programs, kernel macKernel) *platform {
+func macOS(programs host.Programs, kernel macKernel) *platform {
 	kexts := loaded.New(programs)
 	return &platform{
 		sourceNames: []string{kmodquery.SourceEndpointSecurity, kmodquery.SourceUnifiedLog},
@@ -36,9 +38,9 @@ func macOS(programs darwin.Programs, kernel macKernel) *platform {
 		openSource: func(name string, _ *config, store *sqlite.Store) collectors.Source {
 			switch name {
 			case kmodquery.SourceEndpointSecurity:
-				return darwin.NewEndpointSecurity(darwin.EndpointSecurityOptions{Eslogger: programs.Eslogger, Boot: kernel.boot})
+				return es.New(es.Options{Eslogger: programs.Eslogger, Boot: kernel.boot})
 			case kmodquery.SourceUnifiedLog:
-				return darwin.NewUnifiedLog(darwin.UnifiedLogOptions{Programs: programs, Position: func(ctx context.Context) (string, error) { return store.Position(ctx, name) }})
+				return ulog.New(ulog.Options{Programs: programs, Position: func(ctx context.Context) (string, error) { return store.Position(ctx, name) }})
 			}
 			panic("no source is called " + name)
 		},

@@ -15,7 +15,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
-	"github.com/kmodquery/kmodquery/darwin"
+	"github.com/kmodquery/kmodquery/darwin/es"
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 	"github.com/kmodquery/kmodquery/test/standin"
 )
@@ -43,7 +43,7 @@ func beSlow(mac *platform) {
 		if name != kmodquery.SourceEndpointSecurity {
 			return openSource(name, c, store)
 		}
-		return darwin.NewEndpointSecurity(darwin.EndpointSecurityOptions{
+		return es.New(es.Options{
 			Eslogger: filepath.Join(os.Getenv("MACOS"), "eslogger"),
 			Boot:     bootOfAMac,
 			Alive:    15 * time.Second,
@@ -65,8 +65,8 @@ var standIns = map[string]struct {
 	"codesign": {"codesign", installScript},
 }
 
-// installScript takes the stand-in of package darwin, which reads what to do in
-// $KMODQUERY_STANDINS.
+// installScript takes the stand-in in darwin/testdata/standins, which reads what to
+// do in $KMODQUERY_STANDINS.
 func installScript(path string) error {
 	script, err := filepath.Abs(filepath.Join("../darwin/testdata/standins", filepath.Base(path)))
 	if err != nil {

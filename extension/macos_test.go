@@ -10,13 +10,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/darwin"
+	"github.com/kmodquery/kmodquery/darwin/host"
 )
 
 // aMac is a Mac whose programs lie in a folder, without any that are not there.
 func aMac(programs string) *platform {
 	in := func(name string) string { return filepath.Join(programs, name) }
-	return macOS(darwin.Programs{
+	return macOS(host.Programs{
 		Eslogger: in("eslogger"), Log: in("log"), Kmutil: in("kmutil"), Kextstat: in("kextstat"),
 		Codesign: in("codesign"), KextPolicy: in("KextPolicy"), SwVers: in("sw_vers"),
 	}, macKernel{
@@ -25,8 +25,8 @@ func aMac(programs string) *platform {
 	})
 }
 
-func bootOfAMac() darwin.Boot {
-	return darwin.Boot{ID: "6C9B7F0E-51B4-4B5E-9E5B-0C1D2E3F4A5B", Uptime: time.Hour}
+func bootOfAMac() host.Boot {
+	return host.Boot{ID: "6C9B7F0E-51B4-4B5E-9E5B-0C1D2E3F4A5B", Uptime: time.Hour}
 }
 
 func TestHelpOfMacOS(t *testing.T) {

@@ -3,12 +3,12 @@ package main
 import (
 	"golang.org/x/sys/unix"
 
-	"github.com/kmodquery/kmodquery/darwin"
+	"github.com/kmodquery/kmodquery/darwin/host"
 )
 
 // hostPlatform is macOS.
 func hostPlatform() *platform {
-	return macOS(darwin.DefaultPrograms(), macKernel{
+	return macOS(host.DefaultPrograms(), macKernel{
 		release: func() string {
 			release, err := unix.Sysctl("kern.osrelease")
 			if err != nil {
@@ -16,6 +16,6 @@ func hostPlatform() *platform {
 			}
 			return release
 		},
-		boot: darwin.ReadBoot,
+		boot: host.ReadBoot,
 	})
 }

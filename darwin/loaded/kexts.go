@@ -7,13 +7,13 @@ import (
 	"sync"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/darwin"
+	"github.com/kmodquery/kmodquery/darwin/host"
 )
 
 // Kexts are the kernel extensions of this host. They may be used concurrently
 // and hold nothing open.
 type Kexts struct {
-	programs darwin.Programs
+	programs host.Programs
 	bundles  bundles
 
 	mu     sync.Mutex
@@ -22,7 +22,7 @@ type Kexts struct {
 }
 
 // New returns those that these programs know of.
-func New(programs darwin.Programs) *Kexts {
+func New(programs host.Programs) *Kexts {
 	return &Kexts{programs: programs, bundles: bundles{folders: bundleFolders}}
 }
 

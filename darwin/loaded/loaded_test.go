@@ -17,7 +17,7 @@ import (
 	"howett.net/plist"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/darwin"
+	"github.com/kmodquery/kmodquery/darwin/host"
 )
 
 const (
@@ -27,22 +27,22 @@ const (
 	team     = "ABCDE12345"
 )
 
-// A host is a folder in which the stand-ins find what to do, and a database.
-type host struct {
+// A mac is a folder in which the stand-ins find what to do, and a database.
+type mac struct {
 	t    *testing.T
 	dir  string
 	file string // KextPolicy
 	*Kexts
 }
 
-func newHost(t *testing.T) *host {
-	h := &host{t: t, dir: t.TempDir()}
+func newMac(t *testing.T) *mac {
+	h := &mac{t: t, dir: t.TempDir()}
 	t.Setenv("KMODQUERY_STANDINS", h.dir)
 	t.Setenv("TMPDIR", h.dir)
 	standins, err := filepath.Abs("../testdata/standins")
 	require.NoError(t, err)
 	h.file = filepath.Join(h.dir, "KextPolicy")
-	h.Kexts = New(darwin.Programs{
+	h.Kexts = New(host.Programs{
 		Kmutil: filepath.Join(standins, "kmutil"), Kextstat: filepath.Join(standins, "kextstat"),
 		Codesign: filepath.Join(standins, "codesign"), KextPolicy: h.file,
 	})
@@ -51,7 +51,7 @@ func newHost(t *testing.T) *host {
 	return h
 }
 
-func (h *host) write(name, text string) {
+func (h *mac) write(name, text string) {
 	h.t.Helper()
 	path := filepath.Join(h.dir, name)
 	require.NoError(h.t, os.MkdirAll(filepath.Dir(path), 0o700))
@@ -60,7 +60,7 @@ func (h *host) write(name, text string) {
 
 // policy runs statements in the database, which stays open until the test ends,
 // so that what they write stands in its write-ahead log.
-func (h *host) policy(statements ...string) {
+func (h *mac) policy(statements ...string) {
 	h.t.Helper()
 	db, err := sql.Open("sqlite", h.file)
 	require.NoError(h.t, err)
@@ -81,7 +81,7 @@ const (
 var cdhash = strings.Repeat("0123456789", 4)
 
 // bundle writes one with an executable.
-func (h *host) bundle(folder, name, id string) string {
+func (h *mac) bundle(folder, name, id string) string {
 	h.t.Helper()
 	text, err := plist.Marshal(map[string]any{
 		"CFBundleIdentifier": id, "CFBundleVersion": "1.2.3", "CFBundleExecutable": "x",
@@ -99,7 +99,7 @@ func sha(text string) string {
 }
 
 func TestListed(t *testing.T) {
-	h := newHost(t)
+	h := newMac(t)
 	modules, err := h.Listed(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []kmodquery.Module{
@@ -115,7 +115,7 @@ func TestListed(t *testing.T) {
 }
 
 func TestListedBeforeMacOS11(t *testing.T) {
-	h := newHost(t)
+	h := newMac(t)
 	h.programs.Kmutil = filepath.Join(h.dir, "kmutil")
 	h.write("kextstat.lines", "   12    0 0xffffff7f80a00000 0x4000     0x4000     com.example.old (4) <5 4>\n")
 	modules, err := h.Listed(t.Context())
@@ -129,7 +129,7 @@ func TestListedBeforeMacOS11(t *testing.T) {
 }
 
 func TestAListThatCannotBeHad(t *testing.T) {
-	h := newHost(t)
+	h := newMac(t)
 	h.write("kmutil_fails", "Error Domain=KMErrorDomain Code=71\n\"Could not determine\"\n")
 	_, err := h.Listed(t.Context())
 	require.ErrorContains(t, err, `exit status 1: Error Domain=KMErrorDomain Code=71 "Could not determine"`)
@@ -169,7 +169,7 @@ func TestParseList(t *testing.T) {
 }
 
 func TestModulesAreWhatKextPolicyRemembers(t *testing.T) {
-	h := newHost(t)
+	h := newMac(t)
 	h.policy(history11, userTable, mdmTable,
 		"INSERT INTO kext_load_history_v3 VALUES ('/Library/Extensions/old.kext', 'OLDTEAM123', '"+probe+"', 'B1', '2020-01-01 00:00:00', '2020-01-01 00:00:00', 1, NULL)",
 		"INSERT INTO kext_load_history_v3 VALUES ('/Library/Extensions/probe.kext', '"+team+"', '"+probe+"', 'B2', '2026-11-01 10:00:00', '2026-11-24 09:30:00', 53, '"+cdhash+"')",
@@ -236,28 +236,28 @@ func TestPolicy(t *testing.T) {
 
 func TestKextPolicyOfOtherForms(t *testing.T) {
 	for name, test := range map[string]struct {
-		make   func(h *host)
+		make   func(h *mac)
 		shown  int
 		reason string
 	}{
-		"none":          {func(*host) {}, 1, "KextPolicy, which remembers what was loaded; needs macOS 10.13 or later"},
-		"no database":   {func(h *host) { h.write("KextPolicy", strings.Repeat("no database\n", 100)) }, 1, "file is not a database"},
-		"a folder":      {func(h *host) { require.NoError(h.t, os.Mkdir(h.file, 0o700)) }, 1, "is no regular file"},
-		"a pipe":        {func(h *host) { require.NoError(h.t, syscall.Mkfifo(h.file, 0o600)) }, 1, "is no regular file"},
-		"too large":     {func(h *host) { h.write("KextPolicy", ""); require.NoError(h.t, os.Truncate(h.file, maxPolicy+1)) }, 1, "more than 67108864 bytes"},
-		"empty":         {func(h *host) { h.policy() }, 1, "lacks kext_load_history_v3, kext_policy, kext_policy_mdm: nothing is known of earlier loads"},
-		"before 11":     {func(h *host) { h.policy(strings.Replace(history11, ", cdhash TEXT", "", 1), userTable, mdmTable) }, 2, "lacks kext_load_history_v3.cdhash"},
-		"other columns": {func(h *host) { h.policy("CREATE TABLE kext_load_history_v3 (a, b)", userTable, mdmTable) }, 2, "lacks kext_load_history_v3.path"},
-		"odd values": {func(h *host) {
+		"none":          {func(*mac) {}, 1, "KextPolicy, which remembers what was loaded; needs macOS 10.13 or later"},
+		"no database":   {func(h *mac) { h.write("KextPolicy", strings.Repeat("no database\n", 100)) }, 1, "file is not a database"},
+		"a folder":      {func(h *mac) { require.NoError(h.t, os.Mkdir(h.file, 0o700)) }, 1, "is no regular file"},
+		"a pipe":        {func(h *mac) { require.NoError(h.t, syscall.Mkfifo(h.file, 0o600)) }, 1, "is no regular file"},
+		"too large":     {func(h *mac) { h.write("KextPolicy", ""); require.NoError(h.t, os.Truncate(h.file, maxPolicy+1)) }, 1, "more than 67108864 bytes"},
+		"empty":         {func(h *mac) { h.policy() }, 1, "lacks kext_load_history_v3, kext_policy, kext_policy_mdm: nothing is known of earlier loads"},
+		"before 11":     {func(h *mac) { h.policy(strings.Replace(history11, ", cdhash TEXT", "", 1), userTable, mdmTable) }, 2, "lacks kext_load_history_v3.cdhash"},
+		"other columns": {func(h *mac) { h.policy("CREATE TABLE kext_load_history_v3 (a, b)", userTable, mdmTable) }, 2, "lacks kext_load_history_v3.path"},
+		"odd values": {func(h *mac) {
 			h.policy("CREATE TABLE kext_load_history_v3 (path, bundle_id, last_seen)", userTable, mdmTable,
 				"INSERT INTO kext_load_history_v3 VALUES (x'00ff', '"+probe+"', 5), (NULL, NULL, NULL), (zeroblob(5000000), '"+probe+"', 'yesterday')")
 		}, 2, "lacks kext_load_history_v3.boot_uuid"},
-		"a table that never ends": {func(h *host) {
+		"a table that never ends": {func(h *mac) {
 			h.policy("CREATE VIEW kext_load_history_v3 AS WITH RECURSIVE n(path, bundle_id) AS (SELECT 1, 1 UNION ALL SELECT path + 1, 1 FROM n) SELECT * FROM n", userTable, mdmTable)
 		}, 2, "lacks kext_load_history_v3.boot_uuid"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := newHost(t)
+			h := newMac(t)
 			test.make(h)
 			shown, reason := h.Shown()
 			require.Len(t, shown, test.shown)
@@ -278,7 +278,7 @@ func TestKextPolicyThatMayNotBeRead(t *testing.T) {
 }
 
 func TestFile(t *testing.T) {
-	h := newHost(t)
+	h := newMac(t)
 	path := h.bundle("Library", "probe.kext", probe)
 	h.write("signatures/probe.kext", "Identifier="+probe+"\nCDHash="+cdhash+"\nSignature size=9000\nAuthority=Developer ID Application: Example ("+team+")\nAuthority=Developer ID Certification Authority\nAuthority=Apple Root CA\nTeamIdentifier="+team+"\n")
 	want := kmodquery.ModuleFile{
@@ -309,7 +309,7 @@ func TestFile(t *testing.T) {
 }
 
 func TestFilesOfStrangers(t *testing.T) {
-	h := newHost(t)
+	h := newMac(t)
 	name := "x\nAuthority=Apple.kext"
 	path := h.bundle("Library", name, probe)
 	h.write(filepath.Join("signatures", name), "TeamIdentifier=not set\n")

@@ -12,7 +12,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
-	"github.com/kmodquery/kmodquery/darwin"
+	"github.com/kmodquery/kmodquery/darwin/ulog"
 )
 
 var _ collectors.Views = (*Kexts)(nil)
@@ -46,7 +46,7 @@ func (s *sink) facts() []string {
 // What is there at the start, and what the log tells of this boot, as a recorder
 // writes it.
 func TestWhatARecorderFindsAtItsStart(t *testing.T) {
-	h := newHost(t)
+	h := newMac(t)
 	h.policy(history11, userTable, mdmTable,
 		"INSERT INTO kext_load_history_v3 VALUES ('/Library/Extensions/probe.kext', '"+team+"', '"+probe+"', 'B2', '2026-11-01 10:00:00', '2026-11-24 09:30:00', 53, '"+cdhash+"')",
 		"INSERT INTO kext_load_history_v3 VALUES ('/private/tmp/gone.kext', '', 'com.example.gone', 'B0', '2025-01-01 00:00:00', '2025-01-02 00:00:00', 1, '')")
@@ -57,7 +57,7 @@ func TestWhatARecorderFindsAtItsStart(t *testing.T) {
 	programs.Log = filepath.Join(filepath.Dir(programs.Kmutil), "log")
 	var s sink
 	r := collectors.NewRecorder(&s, func(err error) { t.Error(err) }, collectors.Options{
-		Sources: []collectors.Source{darwin.NewUnifiedLog(darwin.UnifiedLogOptions{Programs: programs})},
+		Sources: []collectors.Source{ulog.New(ulog.Options{Programs: programs})},
 		Views:   h.Kexts,
 		Stamp: func() kmodquery.Event {
 			now := time.Now()

@@ -1,4 +1,4 @@
-package darwin
+package host
 
 import (
 	"time"
@@ -13,10 +13,10 @@ type Boot struct {
 }
 
 // Stamp returns an event that says no more than the present moment of it.
-func (b Boot) Stamp() kmodquery.Event { return b.stampAt(time.Now(), time.Now()) }
+func (b Boot) Stamp() kmodquery.Event { return b.StampAt(time.Now(), time.Now()) }
 
-// stampAt is an event of a moment, for a boot that was read now.
-func (b Boot) stampAt(at, now time.Time) kmodquery.Event {
+// StampAt is an event of a moment, for a boot that was read now.
+func (b Boot) StampAt(at, now time.Time) kmodquery.Event {
 	e := kmodquery.Event{Time: at.Unix(), TimeNanos: at.UnixNano(), BootID: b.ID}
 	if uptime := b.Uptime - now.Sub(at); b.Uptime > 0 && uptime >= 0 {
 		e.Uptime = new(int64(uptime / time.Second))

@@ -1,4 +1,4 @@
-package darwin
+package host
 
 // Programs are the programs and files of macOS that this package asks, as
 // absolute paths. None of them is looked for anywhere else.

@@ -1,4 +1,4 @@
-package darwin
+package host
 
 import (
 	"time"

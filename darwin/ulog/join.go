@@ -1,4 +1,4 @@
-package darwin
+package ulog
 
 import (
 	"crypto/sha256"
@@ -17,18 +17,18 @@ const (
 	// said to have failed, or to be blocked. Later words are of another attempt:
 	// whoever tries again and again makes no quiet in between.
 	failureTime = 2 * time.Second
-	// maxLogAttempts bounds the attempts that are remembered.
-	maxLogAttempts = 1024
-	// maxLogRaw bounds a row's message in bytes.
-	maxLogRaw = 8 << 10
+	// maxAttempts bounds the attempts that are remembered.
+	maxAttempts = 1024
+	// maxRaw bounds a row's message in bytes.
+	maxRaw = 8 << 10
 )
 
 // unsaidKext are the columns that a message of the log does not always have.
 var unsaidKext = []string{"path", "version", "team_id", "cdhash", "sha256", "signature_status", "pid", "process_path", "uid"}
 
-// A logAttempt is an attempt to load or unload an extension as the log tells of
+// An attempt is one to load or unload an extension as the log tells of
 // it.
-type logAttempt struct {
+type attempt struct {
 	loadID string
 	last   time.Time
 	isOver bool // it loaded, failed, or the extension went
@@ -37,19 +37,19 @@ type logAttempt struct {
 	told   map[string]time.Time // the moments of what was, by event
 }
 
-// A logJoiner makes events of records that come in their order: those that speak
+// A joiner makes events of records that come in their order: those that speak
 // of one attempt share its load_id, and know what was said before. Whoever reads
 // the log again gives an attempt the same name, if they begin with its first
 // record.
-type logJoiner struct {
-	attempts map[string]*logAttempt // by bundle id
+type joiner struct {
+	attempts map[string]*attempt // by bundle id
 }
 
-func newLogJoiner() *logJoiner { return &logJoiner{attempts: map[string]*logAttempt{}} }
+func newJoiner() *joiner { return &joiner{attempts: map[string]*attempt{}} }
 
 // add returns the events that a record makes. What is said twice of an attempt,
 // as its failure is in several messages, is one event.
-func (j *logJoiner) add(r *kextlog.Record, raw string) []kmodquery.Event {
+func (j *joiner) add(r *kextlog.Record, raw string) []kmodquery.Event {
 	var events []kmodquery.Event
 	for _, s := range r.Statements() {
 		a := j.attempt(r, &s)
@@ -65,11 +65,11 @@ func (j *logJoiner) add(r *kextlog.Record, raw string) []kmodquery.Event {
 }
 
 // attempt returns the one that a statement belongs to.
-func (j *logJoiner) attempt(r *kextlog.Record, s *kextlog.Statement) *logAttempt {
+func (j *joiner) attempt(r *kextlog.Record, s *kextlog.Statement) *attempt {
 	a := j.attempts[s.Name]
 	if a == nil || !a.continuesWith(r, s) {
 		j.makeRoom(r.Time)
-		a = &logAttempt{loadID: kextLoadID(r, s.Name), told: map[string]time.Time{}}
+		a = &attempt{loadID: kextLoadID(r, s.Name), told: map[string]time.Time{}}
 		j.attempts[s.Name] = a
 	}
 	if r.Time.After(a.last) {
@@ -84,7 +84,7 @@ func (j *logJoiner) attempt(r *kextlog.Record, s *kextlog.Statement) *logAttempt
 	return a
 }
 
-func (a *logAttempt) continuesWith(r *kextlog.Record, s *kextlog.Statement) bool {
+func (a *attempt) continuesWith(r *kextlog.Record, s *kextlog.Statement) bool {
 	quiet := r.Time.Sub(a.last).Abs()
 	isRefusal := s.Kind == kextlog.Failed || s.Kind == kextlog.Blocked
 	if name := logEvents[s.Kind]; isRefusal && a.hasTold(name) && r.Time.Sub(a.told[name]).Abs() > failureTime {
@@ -96,15 +96,15 @@ func (a *logAttempt) continuesWith(r *kextlog.Record, s *kextlog.Statement) bool
 	return quiet <= attemptQuiet
 }
 
-func (a *logAttempt) hasTold(name string) bool {
+func (a *attempt) hasTold(name string) bool {
 	_, ok := a.told[name]
 	return ok
 }
 
 // makeRoom forgets the attempts of which nothing more is expected, and all of
 // them where these are too few.
-func (j *logJoiner) makeRoom(now time.Time) {
-	if len(j.attempts) < maxLogAttempts {
+func (j *joiner) makeRoom(now time.Time) {
+	if len(j.attempts) < maxAttempts {
 		return
 	}
 	for name, a := range j.attempts {
@@ -112,14 +112,14 @@ func (j *logJoiner) makeRoom(now time.Time) {
 			delete(j.attempts, name)
 		}
 	}
-	if len(j.attempts) >= maxLogAttempts {
+	if len(j.attempts) >= maxAttempts {
 		clear(j.attempts)
 	}
 }
 
 // inherit takes over what another joiner knows of attempts that this one has not
 // heard of.
-func (j *logJoiner) inherit(other *logJoiner) {
+func (j *joiner) inherit(other *joiner) {
 	for name, a := range other.attempts {
 		if j.attempts[name] == nil {
 			j.makeRoom(a.last)
@@ -128,7 +128,7 @@ func (j *logJoiner) inherit(other *logJoiner) {
 	}
 }
 
-func (a *logAttempt) learn(s *kextlog.Statement) {
+func (a *attempt) learn(s *kextlog.Statement) {
 	for _, text := range []struct{ to, from *string }{
 		{&a.knows.Path, &s.Path}, {&a.knows.Version, &s.Version}, {&a.knows.TeamID, &s.TeamID}, {&a.knows.CDHash, &s.CDHash},
 	} {
@@ -148,7 +148,7 @@ var logEvents = map[kextlog.Kind]string{
 	kextlog.Blocked:  kmodquery.EventKextBlocked,
 }
 
-func (a *logAttempt) event(r *kextlog.Record, s *kextlog.Statement, raw string) kmodquery.Event {
+func (a *attempt) event(r *kextlog.Record, s *kextlog.Statement, raw string) kmodquery.Event {
 	e := kmodquery.Event{
 		Time:      r.Time.Unix(),
 		TimeNanos: r.Time.UnixNano(),
@@ -173,7 +173,7 @@ func (a *logAttempt) event(r *kextlog.Record, s *kextlog.Statement, raw string) 
 	if s.Kind == kextlog.Loaded || s.Kind == kextlog.Unloaded {
 		e.Result = new(int64(0))
 	}
-	if len(raw) > maxLogRaw {
+	if len(raw) > maxRaw {
 		e.Raw = ""
 		e.Miss("raw")
 	}

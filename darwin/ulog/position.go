@@ -1,4 +1,4 @@
-package darwin
+package ulog
 
 import (
 	"crypto/sha256"
@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// logOverlap is how far before the last record that was told of another may
+	// overlap is how far before the last record that was told of another may
 	// still be missing: the log does not hand its records out in their order.
-	logOverlap = 5 * time.Second
+	overlap = 5 * time.Second
 	// clockStep is how far back a record must lie for the clock to have been set.
 	clockStep = time.Minute
 	// maxToldRecords bounds the records that are known to be told of, and
@@ -35,9 +35,9 @@ func keyOf(r *kextlog.Record) recordKey {
 	return recordKey(sum.Sum(nil)[:8])
 }
 
-// A logPosition says what of the log was told of: everything before Mark, and
+// A position says what of the log was told of: everything before Mark, and
 // these records. The zero time is the beginning of the boot.
-type logPosition struct {
+type position struct {
 	Mark int64          `json:"mark"` // Unix time in nanoseconds
 	Told []storedRecord `json:"told,omitempty"`
 }
@@ -48,12 +48,12 @@ type storedRecord struct {
 	At  int64  `json:"at"`  // Unix time in nanoseconds
 }
 
-// parseLogPosition returns nil for what is no position.
-func parseLogPosition(text string) *logPosition {
+// parsePosition returns nil for what is no position.
+func parsePosition(text string) *position {
 	if text == "" || len(text) > maxPosition {
 		return nil
 	}
-	var p logPosition
+	var p position
 	if err := json.Unmarshal([]byte(text), &p); err != nil || p.Mark < 0 || len(p.Told) > maxPositionRecords {
 		return nil
 	}
@@ -73,7 +73,7 @@ type toldRecords struct {
 	last time.Time // the latest moment of one, since the clock was last set back
 }
 
-func newToldRecords(p *logPosition) *toldRecords {
+func newToldRecords(p *position) *toldRecords {
 	t := &toldRecords{keys: map[recordKey]bool{}}
 	if p == nil {
 		return t
@@ -101,14 +101,14 @@ func (t *toldRecords) add(key recordKey, at time.Time, isLive bool) {
 	}
 }
 
-// position is the text that parseLogPosition reads. Before since everything was
+// position is the text that parsePosition reads. Before since everything was
 // told; nil says that nothing is missing but what comes late.
 func (t *toldRecords) position(since *time.Time) string {
-	mark := t.last.Add(-logOverlap)
+	mark := t.last.Add(-overlap)
 	if since != nil {
 		mark = *since
 	}
-	p := logPosition{Mark: max(0, unixNano(mark))}
+	p := position{Mark: max(0, unixNano(mark))}
 	for i := len(t.list) - 1; i >= 0 && len(p.Told) < maxPositionRecords; i-- {
 		if !t.list[i].at.Before(mark) {
 			p.Told = append(p.Told, storedRecord{hex.EncodeToString(t.list[i].key[:]), t.list[i].at.UnixNano()})

@@ -1,4 +1,4 @@
-package darwin
+package es
 
 import (
 	"bytes"
@@ -13,7 +13,7 @@ import (
 
 // readAll returns the lines of a reader, those that are cut with an ellipsis.
 func readAll(from io.Reader) []string {
-	l := newEsloggerLines()
+	l := newLineReader()
 	go l.read(from)
 	var lines []string
 	for line := range l.to {
@@ -26,8 +26,8 @@ func readAll(from io.Reader) []string {
 	return lines
 }
 
-func TestEsloggerLines(t *testing.T) {
-	long := strings.Repeat("x", maxEsloggerLine)
+func TestLines(t *testing.T) {
+	long := strings.Repeat("x", maxLine)
 	for _, test := range []struct {
 		name, printed string
 		want          []string
@@ -53,17 +53,17 @@ func TestEsloggerLines(t *testing.T) {
 }
 
 func TestALineThatIsTooLongTakesNoMoreRoom(t *testing.T) {
-	l := newEsloggerLines()
+	l := newLineReader()
 	part := bytes.Repeat([]byte("x"), 64<<10)
 	for range 1000 {
 		require.True(t, l.cut(part))
 	}
-	require.LessOrEqual(t, len(l.partial), maxEsloggerLine)
-	require.LessOrEqual(t, cap(l.partial), 2*maxEsloggerLine)
+	require.LessOrEqual(t, len(l.partial), maxLine)
+	require.LessOrEqual(t, cap(l.partial), 2*maxLine)
 }
 
 func TestHalfALine(t *testing.T) {
-	l := newEsloggerLines()
+	l := newLineReader()
 	from, to := io.Pipe()
 	ended := make(chan struct{})
 	go func() {
@@ -88,7 +88,7 @@ func TestHalfALine(t *testing.T) {
 	require.NoError(t, to.Close())
 }
 
-func FuzzEsloggerLines(f *testing.F) {
+func FuzzLines(f *testing.F) {
 	f.Add([]byte("one\r\ntwo\r\n"), uint(3))
 	f.Add([]byte("\n\n \r\n{\"event\":"), uint(1))
 	f.Fuzz(func(t *testing.T, printed []byte, size uint) {

@@ -1,4 +1,4 @@
-package darwin
+package es
 
 import (
 	"context"
@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/darwin/host"
 	"github.com/kmodquery/kmodquery/test/standin"
 )
 
@@ -25,7 +26,7 @@ const within = 20 * time.Second
 
 // A watched source is one that runs against a stand-in.
 type watched struct {
-	*EndpointSecurity
+	*Source
 	program string
 	stop    context.CancelFunc
 	ready   chan struct{}
@@ -36,13 +37,13 @@ type watched struct {
 }
 
 // watch runs the source with an eslogger that plays a text.
-func watch(t *testing.T, play string, change ...func(*esloggerPatience)) *watched {
+func watch(t *testing.T, play string, change ...func(*patience)) *watched {
 	t.Helper()
 	program := standin.Install(t, t.TempDir(), "eslogger")
 	standin.Direct(t, program, play)
 	w := &watched{
-		EndpointSecurity: NewEndpointSecurity(EndpointSecurityOptions{Eslogger: program, Boot: func() Boot { return esBoot }}),
-		program:          program,
+		Source:  New(Options{Eslogger: program, Boot: func() host.Boot { return esBoot }}),
+		program: program,
 	}
 	for _, c := range change {
 		c(&w.patience)
@@ -166,11 +167,11 @@ func TestWhatEsloggerLacks(t *testing.T) {
 		{"an event", "Failed to parse event types: Unsupported event kextload", false,
 			"not supported: eslogger does not know kextload or kextunload here (Failed to parse event types: Unsupported event kextload); needs macOS 13 or later"},
 		{"anything", "a surprise", true, "eslogger ended: exit status 1: a surprise"},
-		{"a flood of words", strings.Repeat("word ", 10_000), true, "eslogger ended: exit status 1: " + strings.TrimSpace(strings.Repeat("word ", 10_000)[:maxComplaint])},
+		{"a flood of words", strings.Repeat("word ", 10_000), true, "eslogger ended: exit status 1: " + strings.TrimSpace(strings.Repeat("word ", 10_000)[:host.MaxComplaint])},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			// A busy machine may take a second to start it.
-			w := watch(t, "say "+test.said+"\nexit 1\n", func(p *esloggerPatience) { p.alive = within })
+			w := watch(t, "say "+test.said+"\nexit 1\n", func(p *patience) { p.alive = within })
 			err := w.end(t)
 			require.EqualError(t, err, test.want)
 			require.Equal(t, !test.isSupported, errors.Is(err, kmodquery.ErrNotSupported))
@@ -191,7 +192,7 @@ func TestWhatEsloggerLacks(t *testing.T) {
 }
 
 func TestNoEslogger(t *testing.T) {
-	s := NewEndpointSecurity(EndpointSecurityOptions{Eslogger: "/nonexistent/eslogger"})
+	s := New(Options{Eslogger: "/nonexistent/eslogger"})
 	err := s.Run(t.Context(), func() {}, func(kmodquery.Event) {})
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 	require.EqualError(t, err, "not supported: there is no /nonexistent/eslogger on this host; needs macOS 13 or later")
@@ -259,7 +260,7 @@ func TestWhatCannotBeRead(t *testing.T) {
 }
 
 func TestHalfARecordAndThenNothing(t *testing.T) {
-	w := watch(t, esRecord("a", 0)+"begin {\"event\":\n", func(p *esloggerPatience) {
+	w := watch(t, esRecord("a", 0)+"begin {\"event\":\n", func(p *patience) {
 		p.half, p.look = 50*time.Millisecond, 10*time.Millisecond
 	})
 	require.EqualError(t, w.end(t), "eslogger began a record and did not end it within 50ms; it is started again")
@@ -316,7 +317,7 @@ func TestItIsEndedWhateverItDoes(t *testing.T) {
 
 // Who may stop it blinds nobody for long.
 func TestWhatWasStoppedGoesOn(t *testing.T) {
-	w := watch(t, esRecord("a", 0)+"stop\n"+esRecord("b", 1), func(p *esloggerPatience) { p.look = 10 * time.Millisecond })
+	w := watch(t, esRecord("a", 0)+"stop\n"+esRecord("b", 1), func(p *patience) { p.look = 10 * time.Millisecond })
 	require.Eventually(t, func() bool { return len(w.names()) == 2 }, within, time.Millisecond)
 }
 

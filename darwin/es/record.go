@@ -1,4 +1,4 @@
-package darwin
+package es
 
 import (
 	"bytes"
@@ -9,33 +9,33 @@ import (
 	"time"
 )
 
-// An esloggerRecord is one of eslogger's JSON objects, as far as it is used. Its
+// A record is one of eslogger's JSON objects, as far as it is used. Its
 // shape is es_message_t's (EndpointSecurity/ESMessage.h), which Apple changes
 // without notice: a value that is not of the kind that it was stays unknown, and
 // keys that are not known here are passed over.
-type esloggerRecord struct {
-	Time         string                `json:"time"`           // RFC 3339, with nanoseconds
-	MachTime     uint64                `json:"mach_time"`      // ticks since the boot, without sleep
-	GlobalSeqNum maybe[uint64]         `json:"global_seq_num"` // rises by one with each message to this client
-	Process      esloggerProcess       `json:"process"`        // who asked; never the kernel extension
-	Event        maybe[esloggerEvent]  `json:"event"`
-	Action       maybe[esloggerAction] `json:"action"`
+type record struct {
+	Time         string              `json:"time"`           // RFC 3339, with nanoseconds
+	MachTime     uint64              `json:"mach_time"`      // ticks since the boot, without sleep
+	GlobalSeqNum maybe[uint64]       `json:"global_seq_num"` // rises by one with each message to this client
+	Process      recordProcess       `json:"process"`        // who asked; never the kernel extension
+	Event        maybe[recordEvent]  `json:"event"`
+	Action       maybe[recordAction] `json:"action"`
 }
 
-// An esloggerEvent has one key, its kind. Others are not asked for.
-type esloggerEvent struct {
-	Kextload   esloggerKext `json:"kextload"`
-	Kextunload esloggerKext `json:"kextunload"`
+// A recordEvent has one key, its kind. Others are not asked for.
+type recordEvent struct {
+	Kextload   recordKext `json:"kextload"`
+	Kextunload recordKext `json:"kextunload"`
 }
 
-// An esloggerKext is es_event_kextload_t or es_event_kextunload_t.
-type esloggerKext struct {
+// A recordKext is es_event_kextload_t or es_event_kextunload_t.
+type recordKext struct {
 	isThere    bool
 	identifier string // the bundle id
 }
 
 // UnmarshalJSON takes anything but null: what happened is known from the key.
-func (k *esloggerKext) UnmarshalJSON(b []byte) error {
+func (k *recordKext) UnmarshalJSON(b []byte) error {
 	var value struct{ Identifier maybe[string] }
 	_ = json.Unmarshal(b, &value) // what is no object has no identifier
 	k.isThere = string(b) != "null"
@@ -45,8 +45,8 @@ func (k *esloggerKext) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// An esloggerAction is the verdict on a message that tells of one.
-type esloggerAction struct {
+// A recordAction is the verdict on a message that tells of one.
+type recordAction struct {
 	Result struct {
 		Result struct {
 			Auth maybe[int64] `json:"auth"` // es_auth_result_t: 0 allowed, 1 denied
@@ -54,28 +54,28 @@ type esloggerAction struct {
 	} `json:"result"`
 }
 
-// An esloggerProcess is es_process_t.
-type esloggerProcess struct {
-	AuditToken esloggerToken `json:"audit_token"`
-	Ppid       maybe[int64]  `json:"ppid"`
-	SigningID  string        `json:"signing_id"`
-	TeamID     string        `json:"team_id"`
+// A recordProcess is es_process_t.
+type recordProcess struct {
+	AuditToken auditToken   `json:"audit_token"`
+	Ppid       maybe[int64] `json:"ppid"`
+	SigningID  string       `json:"signing_id"`
+	TeamID     string       `json:"team_id"`
 	Executable struct {
 		Path          string `json:"path"`
 		PathTruncated bool   `json:"path_truncated"`
 	} `json:"executable"`
 }
 
-// An esloggerToken is audit_token_t. Nil is unknown.
-type esloggerToken struct {
+// An auditToken is audit_token_t. Nil is unknown.
+type auditToken struct {
 	pid, euid, ruid, egid, rgid, auid, asid *int64
 }
 
 // UnmarshalJSON takes both forms: an object up to version 9 of the messages, and
 // from version 10 on the eight numbers in the order of audit_token_t. Anything
 // else is unknown, and no error.
-func (t *esloggerToken) UnmarshalJSON(b []byte) error {
-	*t = esloggerToken{}
+func (t *auditToken) UnmarshalJSON(b []byte) error {
+	*t = auditToken{}
 	if b[0] == '[' {
 		var values []int64
 		if json.Unmarshal(b, &values) == nil && len(values) == 8 {
@@ -86,7 +86,7 @@ func (t *esloggerToken) UnmarshalJSON(b []byte) error {
 	} else {
 		var values struct{ Pid, Euid, Ruid, Egid, Rgid, Auid, Asid maybe[int64] }
 		_ = json.Unmarshal(b, &values) // what is no object has none of them
-		*t = esloggerToken{
+		*t = auditToken{
 			values.Pid.value, values.Euid.value, values.Ruid.value, values.Egid.value, values.Rgid.value, values.Auid.value, values.Asid.value,
 		}
 	}
@@ -112,30 +112,30 @@ func (m *maybe[T]) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// parseEsloggerRecord reads a line. Text before the first brace is passed over:
+// parseRecord reads a line. Text before the first brace is passed over:
 // a terminal may have something else to say.
-func parseEsloggerRecord(line []byte) (esloggerRecord, error) {
+func parseRecord(line []byte) (record, error) {
 	start := bytes.IndexByte(line, '{')
 	if start < 0 {
-		return esloggerRecord{}, errors.New("read eslogger's line: it has no object")
+		return record{}, errors.New("read eslogger's line: it has no object")
 	}
-	var r esloggerRecord
+	var r record
 	err := json.Unmarshal(line[start:], &r)
 	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
 		err = nil // the rest was read
 	}
 	if err != nil {
-		return esloggerRecord{}, fmt.Errorf("read eslogger's line: %w", err)
+		return record{}, fmt.Errorf("read eslogger's line: %w", err)
 	}
 	if r.Event.value == nil {
-		return esloggerRecord{}, errors.New("read eslogger's line: it tells of no event")
+		return record{}, errors.New("read eslogger's line: it tells of no event")
 	}
 	return r, nil
 }
 
 // at is when it happened, false where the record does not tell, or tells of a time
 // that has no number of nanoseconds.
-func (r *esloggerRecord) at() (time.Time, bool) {
+func (r *record) at() (time.Time, bool) {
 	at, err := time.Parse(time.RFC3339Nano, r.Time)
 	return at, err == nil && at.Unix() > 0 && at.Unix() <= math.MaxInt64/int64(time.Second)-1
 }

@@ -1,4 +1,4 @@
-package darwin
+package ulog
 
 import (
 	"context"
@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/darwin/host"
 	"github.com/kmodquery/kmodquery/darwin/kextlog"
 	"github.com/kmodquery/kmodquery/test/race"
 )
@@ -25,17 +26,20 @@ import (
 const (
 	testKext = "com.example.driver.probe"
 	testTeam = "ABCDE12345"
-	logBoot  = "3F6A41E6-9C27-4C11-9E0C-6E5B1B5A7F10"
+	testBoot = "3F6A41E6-9C27-4C11-9E0C-6E5B1B5A7F10"
 )
+
+// within bounds what a test waits for.
+const within = 20 * time.Second
 
 // testTime is the moment from which the tests' records count.
 var testTime = time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)
 
-// A logWorld is a folder in which the stand-in for log(1) finds what to do.
-type logWorld struct {
+// A world is a folder in which the stand-in for log(1) finds what to do.
+type world struct {
 	t      *testing.T
 	dir    string
-	source *UnifiedLog
+	source *Source
 
 	mu       sync.Mutex
 	events   []kmodquery.Event
@@ -44,8 +48,8 @@ type logWorld struct {
 	ended    chan error
 }
 
-func newLogWorld(t *testing.T) *logWorld {
-	w := &logWorld{t: t, dir: t.TempDir()}
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, dir: t.TempDir()}
 	t.Setenv("KMODQUERY_STANDINS", w.dir)
 	w.write("stream", "")
 	w.restart()
@@ -53,17 +57,17 @@ func newLogWorld(t *testing.T) *logWorld {
 }
 
 // restart is another process: it knows what is stored.
-func (w *logWorld) restart() {
-	program, err := filepath.Abs("testdata/standins/log")
+func (w *world) restart() {
+	program, err := filepath.Abs("../testdata/standins/log")
 	require.NoError(w.t, err)
-	w.source = NewUnifiedLog(UnifiedLogOptions{
-		Programs: Programs{Log: program},
+	w.source = New(Options{
+		Programs: host.Programs{Log: program},
 		Position: func(context.Context) (string, error) { return w.position, nil },
 		ShowTime: 2 * time.Second, RetryTime: 50 * time.Millisecond,
 	})
 }
 
-func (w *logWorld) write(name string, lines ...string) {
+func (w *world) write(name string, lines ...string) {
 	w.t.Helper()
 	text := strings.Join(lines, "\n")
 	if text != "" {
@@ -73,7 +77,7 @@ func (w *logWorld) write(name string, lines ...string) {
 }
 
 // stream appends lines to what log stream prints.
-func (w *logWorld) stream(lines ...string) {
+func (w *world) stream(lines ...string) {
 	w.t.Helper()
 	file, err := os.OpenFile(filepath.Join(w.dir, "stream"), os.O_APPEND|os.O_WRONLY, 0)
 	require.NoError(w.t, err)
@@ -82,7 +86,7 @@ func (w *logWorld) stream(lines ...string) {
 	require.NoError(w.t, err)
 }
 
-func (w *logWorld) read(name string) string {
+func (w *world) read(name string) string {
 	text, err := os.ReadFile(filepath.Join(w.dir, name))
 	if !os.IsNotExist(err) {
 		require.NoError(w.t, err)
@@ -91,7 +95,7 @@ func (w *logWorld) read(name string) string {
 }
 
 // start runs the source until it is ready, or has ended.
-func (w *logWorld) start() error {
+func (w *world) start() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel, w.ended = cancel, make(chan error, 1)
 	ready := make(chan struct{})
@@ -116,7 +120,7 @@ func (w *logWorld) start() error {
 }
 
 // stop ends it, and with it every log that it started.
-func (w *logWorld) stop() {
+func (w *world) stop() {
 	w.t.Helper()
 	w.cancel()
 	require.NoError(w.t, <-w.ended)
@@ -128,7 +132,7 @@ func (w *logWorld) stop() {
 }
 
 // await waits until there are as many events, for as long as records come.
-func (w *logWorld) await(n int) {
+func (w *world) await(n int) {
 	w.t.Helper()
 	received, since := int64(-1), time.Now()
 	for {
@@ -147,7 +151,7 @@ func (w *logWorld) await(n int) {
 }
 
 // take returns the events so far, once there are as many.
-func (w *logWorld) take(n int) []kmodquery.Event {
+func (w *world) take(n int) []kmodquery.Event {
 	w.t.Helper()
 	w.await(n)
 	require.NoError(w.t, w.source.Sync(w.t.Context()))
@@ -175,7 +179,7 @@ func logRecord(seconds float64, process, message string, with ...func(map[string
 		"timestamp":     testTime.Add(time.Duration(seconds * float64(time.Second))).In(time.FixedZone("", -8*3600)).Format("2006-01-02 15:04:05.000000-0700"),
 		"machTimestamp": uint64(1_000_000_000 + seconds*24_000_000), "threadID": 0x184f, "processID": 104, "userID": 0,
 		"processImagePath": process, "senderImagePath": process, "subsystem": "com.apple.kernelmanagerd.logging", "category": "",
-		"bootUUID": logBoot, "eventMessage": message, "timezoneName": "",
+		"bootUUID": testBoot, "eventMessage": message, "timezoneName": "",
 	}
 	if process == "/kernel" {
 		fields["processID"] = 0
@@ -198,8 +202,8 @@ func field(name string, value any) func(map[string]any) {
 	return func(fields map[string]any) { fields[name] = value }
 }
 
-func TestUnifiedLogTellsOfALoad(t *testing.T) {
-	w := newLogWorld(t)
+func TestTellsOfALoad(t *testing.T) {
+	w := newWorld(t)
 	require.NoError(t, w.start())
 	require.Equal(t, "show --info --last boot", strings.Split(strings.Split(w.read("log.arguments"), "\n")[1], " --style")[0])
 	cdhash := strings.Repeat("0123456789", 4)
@@ -216,7 +220,7 @@ func TestUnifiedLogTellsOfALoad(t *testing.T) {
 	require.Equal(t, allowed.LoadID, load.LoadID)
 	require.Len(t, load.LoadID, 16)
 	require.Equal(t, kmodquery.Event{
-		Time: testTime.Unix() + 2, TimeNanos: testTime.UnixNano() + 2e9, BootID: logBoot,
+		Time: testTime.Unix() + 2, TimeNanos: testTime.UnixNano() + 2e9, BootID: testBoot,
 		EventName: "kextload", Source: "unified_log", LoadID: load.LoadID, Name: testKext,
 		Path: "/Library/Extensions/probe.kext", Type: "kernel-module", Origin: "file", Version: "1.2.3",
 		Result: new(int64(0)), TeamID: testTeam, CDHash: cdhash, Count: new(int64(1)),
@@ -225,8 +229,8 @@ func TestUnifiedLogTellsOfALoad(t *testing.T) {
 	}, load)
 }
 
-func TestUnifiedLogTellsOfWhatFails(t *testing.T) {
-	w := newLogWorld(t)
+func TestTellsOfWhatFails(t *testing.T) {
+	w := newWorld(t)
 	require.NoError(t, w.start())
 	w.stream(
 		logRecord(0, "/usr/libexec/syspolicyd", "Kernel Extension BLOCKED: Kext ((null), "+testKext+")"),
@@ -253,7 +257,7 @@ func TestUnifiedLogTellsOfWhatFails(t *testing.T) {
 }
 
 func TestWhoeverElseSaysSoForgesNothing(t *testing.T) {
-	w := newLogWorld(t)
+	w := newWorld(t)
 	require.NoError(t, w.start())
 	says := "Received kext load notification: com.evil.kext"
 	w.stream(
@@ -281,13 +285,13 @@ func TestWhoeverElseSaysSoForgesNothing(t *testing.T) {
 	require.Zero(t, w.source.Sensor().DecodeErrors)
 }
 
-func TestUnifiedLogGoesOnBehindItsPosition(t *testing.T) {
-	w := newLogWorld(t)
+func TestGoesOnBehindItsPosition(t *testing.T) {
+	w := newWorld(t)
 	w.write("show", loaded(0, "com.example.a"), loaded(20, "com.example.b"))
 	require.NoError(t, w.start())
 	require.Equal(t, []string{"com.example.a", "com.example.b"}, names(w.take(2)))
-	require.Equal(t, testTime.Add(15*time.Second).UnixNano(), parseLogPosition(w.position).Mark)
-	require.Len(t, parseLogPosition(w.position).Told, 1)
+	require.Equal(t, testTime.Add(15*time.Second).UnixNano(), parsePosition(w.position).Mark)
+	require.Len(t, parsePosition(w.position).Told, 1)
 	w.stream(loaded(20, "com.example.b"), loaded(40, "com.example.c"))
 	first := w.take(1)
 	require.Equal(t, []string{"com.example.c"}, names(first))
@@ -312,7 +316,7 @@ func TestUnifiedLogGoesOnBehindItsPosition(t *testing.T) {
 }
 
 func TestALoadIDIsTheSameInEveryReading(t *testing.T) {
-	w := newLogWorld(t)
+	w := newWorld(t)
 	allowed := logRecord(0, "/usr/libexec/syspolicyd", "Kernel Extension ALLOWED: Kext ("+testTeam+", "+testKext+")")
 	w.write("show", allowed)
 	require.NoError(t, w.start())
@@ -343,7 +347,7 @@ func TestALoadIDIsTheSameInEveryReading(t *testing.T) {
 }
 
 func TestWhatTheStreamDropsIsReadFromTheLog(t *testing.T) {
-	w := newLogWorld(t)
+	w := newWorld(t)
 	require.NoError(t, w.start())
 	w.stream(loaded(0, "com.example.a"))
 	w.take(1)
@@ -361,7 +365,7 @@ func TestAPastThatCannotBeRead(t *testing.T) {
 		{"show_hangs", "log show did not end within 2s"},
 	} {
 		t.Run(test.how, func(t *testing.T) {
-			w := newLogWorld(t)
+			w := newWorld(t)
 			w.write("show", loaded(0, "com.example.a"))
 			w.write(test.how, "log: Could not open local log store")
 			require.NoError(t, w.start())
@@ -375,13 +379,13 @@ func TestAPastThatCannotBeRead(t *testing.T) {
 			require.Contains(t, sensor.Reason, test.reason)
 			require.NotContains(t, sensor.Reason, "\n")
 			w.stop()
-			require.Equal(t, logShowTries, strings.Count(w.read("log.arguments"), "show --info"))
+			require.Equal(t, showTries, strings.Count(w.read("log.arguments"), "show --info"))
 		})
 	}
 }
 
 func TestAPositionWhileThePastIsBeingRead(t *testing.T) {
-	w := newLogWorld(t)
+	w := newWorld(t)
 	w.source.options.ShowTime = time.Minute
 	w.write("show", loaded(0, "com.example.a"))
 	w.write("show_hangs", "")
@@ -406,22 +410,22 @@ func TestAPositionWhileThePastIsBeingRead(t *testing.T) {
 	w.stop()
 }
 
-func TestUnifiedLogWithoutTheRight(t *testing.T) {
-	w := newLogWorld(t)
+func TestWithoutTheRight(t *testing.T) {
+	w := newWorld(t)
 	w.write("not_admin", "")
 	err := w.start()
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 	require.EqualError(t, err, "not supported: permission to read the unified log: log: Must be admin to run 'stream' command; needs root")
 	require.Equal(t, kmodquery.StateUnavailable, w.source.Sensor().State)
 
-	w.source = NewUnifiedLog(UnifiedLogOptions{Programs: Programs{Log: filepath.Join(w.dir, "log")}})
+	w.source = New(Options{Programs: host.Programs{Log: filepath.Join(w.dir, "log")}})
 	err = w.start()
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 	require.ErrorContains(t, err, "there is no "+w.dir)
 }
 
-func TestUnifiedLogThatEnds(t *testing.T) {
-	w := newLogWorld(t)
+func TestThatEnds(t *testing.T) {
+	w := newWorld(t)
 	w.write("stream", loaded(0, "com.example.a"), `{"eventMessage":"Received kext lo`)
 	w.write("stream_ends", "log: lost connection to logd")
 	err := w.start()
@@ -435,7 +439,7 @@ func TestUnifiedLogThatEnds(t *testing.T) {
 	require.EqualValues(t, 1, sensor.DecodeErrors, "half an object")
 
 	// As when somebody kills it.
-	w = newLogWorld(t)
+	w = newWorld(t)
 	require.NoError(t, w.start())
 	pid, err := strconv.Atoi(strings.Fields(w.read("log.pids"))[0])
 	require.NoError(t, err)
@@ -444,7 +448,7 @@ func TestUnifiedLogThatEnds(t *testing.T) {
 }
 
 func TestAStreamThatDoesNotSayThatItBegan(t *testing.T) {
-	w := newLogWorld(t)
+	w := newWorld(t)
 	w.write("no_header", "")
 	w.write("stream", loaded(0, "com.example.a"))
 	require.NoError(t, w.start())
@@ -454,7 +458,7 @@ func TestAStreamThatDoesNotSayThatItBegan(t *testing.T) {
 }
 
 func TestAStreamThatSaysNothing(t *testing.T) {
-	w := newLogWorld(t)
+	w := newWorld(t)
 	w.source.headerPatience = 100 * time.Millisecond
 	w.write("no_header", "")
 	require.NoError(t, w.start())
@@ -466,7 +470,7 @@ func TestAStreamThatSaysNothing(t *testing.T) {
 }
 
 func TestAPastThatTakesLong(t *testing.T) {
-	w := newLogWorld(t)
+	w := newWorld(t)
 	w.source.options.ShowTime = time.Minute
 	w.source.lookBackPatience = 100 * time.Millisecond
 	w.write("show_hangs", "")
@@ -477,7 +481,7 @@ func TestAPastThatTakesLong(t *testing.T) {
 }
 
 func TestSyncComesToAnEndInAFlood(t *testing.T) {
-	w := newLogWorld(t)
+	w := newWorld(t)
 	w.write("stream_floods", logRecord(0, "/usr/bin/logger", "kextload"))
 	require.NoError(t, w.start())
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -489,7 +493,7 @@ func TestSyncComesToAnEndInAFlood(t *testing.T) {
 }
 
 func TestLookBackBoundsThePast(t *testing.T) {
-	w := newLogWorld(t)
+	w := newWorld(t)
 	w.write("show", loaded(0, "com.example.a"), loaded(9, "com.example.b"))
 	w.source.LookBack(testTime.Add(5 * time.Second))
 	require.NoError(t, w.start())
@@ -499,7 +503,7 @@ func TestLookBackBoundsThePast(t *testing.T) {
 }
 
 func TestFloodsAndLongLinesAreBounded(t *testing.T) {
-	w := newLogWorld(t)
+	w := newWorld(t)
 	long := logRecord(0, "/usr/bin/logger", strings.Repeat("kextload ", 10<<20/9))
 	lines := []string{long, `{"timestamp":`, "null", "[]", `{"timestamp":"2026-11-24 10:00:00.000000+0000"}`, long[:1<<20]}
 	flood := race.Scale(50_000)
@@ -516,7 +520,7 @@ func TestFloodsAndLongLinesAreBounded(t *testing.T) {
 }
 
 func TestRefusalsAreFolded(t *testing.T) {
-	w := newLogWorld(t)
+	w := newWorld(t)
 	require.NoError(t, w.start())
 	var lines []string
 	for n := range 500 {
@@ -551,7 +555,7 @@ func TestRefusalsWithoutAQuietAreCounted(t *testing.T) {
 		{"/usr/libexec/syspolicyd", "Kernel Extension BLOCKED: Kext ((null), com.example.a)"},
 		{"/kernel", "Kext com.example.a start failed (result 0x5)."},
 	} {
-		j, told := newLogJoiner(), 0
+		j, told := newJoiner(), 0
 		loadIDs := map[string]bool{}
 		for n := range 100 {
 			for _, again := range []float64{0, 0.1} { // what is said twice of one is one
@@ -570,25 +574,25 @@ func TestRefusalsWithoutAQuietAreCounted(t *testing.T) {
 
 func TestPositionsThatAreNone(t *testing.T) {
 	for _, text := range []string{"", "{", "[]x", `{"mark":5,"told":["x"]}`, `{"mark":-1}`, `{"mark":"x"}`, strings.Repeat(" ", maxPosition+1)} {
-		require.Nil(t, parseLogPosition(text), text)
+		require.Nil(t, parsePosition(text), text)
 	}
-	p := parseLogPosition(`{"mark":5,"told":[{"key":"0011223344556677","at":9},{"key":"x"},{}]}`)
+	p := parsePosition(`{"mark":5,"told":[{"key":"0011223344556677","at":9},{"key":"x"},{}]}`)
 	require.True(t, newToldRecords(p).has(recordKey{0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77}))
 }
 
 func TestAClockThatIsSetBack(t *testing.T) {
 	told := newToldRecords(nil)
-	mark := func() time.Time { return time.Unix(0, parseLogPosition(told.position(nil)).Mark).UTC() }
+	mark := func() time.Time { return time.Unix(0, parsePosition(told.position(nil)).Mark).UTC() }
 	told.add(recordKey{1}, testTime.Add(time.Hour), true)
 	told.add(recordKey{2}, testTime.Add(time.Hour-time.Second), true)
 	told.add(recordKey{3}, testTime, false)
-	require.Equal(t, testTime.Add(time.Hour-logOverlap), mark())
+	require.Equal(t, testTime.Add(time.Hour-overlap), mark())
 	told.add(recordKey{4}, testTime, true)
-	require.Equal(t, testTime.Add(-logOverlap), mark())
-	require.Len(t, parseLogPosition(told.position(nil)).Told, 4)
+	require.Equal(t, testTime.Add(-overlap), mark())
+	require.Len(t, parsePosition(told.position(nil)).Told, 4)
 
 	// A position that lies ahead does not keep anything from being told.
-	w := newLogWorld(t)
+	w := newWorld(t)
 	w.position = fmt.Sprintf(`{"mark":%d}`, time.Now().Add(time.Hour).UnixNano())
 	w.write("show", loaded(0, "com.example.a"))
 	began := time.Now()
@@ -598,7 +602,7 @@ func TestAClockThatIsSetBack(t *testing.T) {
 	_, start, _ := strings.Cut(w.read("log.arguments"), "--start ")
 	at, err := time.Parse("2006-01-02 15:04:05-0700", start[:24])
 	require.NoError(t, err)
-	require.WithinRange(t, at, began.Add(-logMargin-2*time.Second), time.Now().Add(-logMargin))
+	require.WithinRange(t, at, began.Add(-margin-2*time.Second), time.Now().Add(-margin))
 }
 
 // A log stream that nobody reads would go on until the next message, which may be
@@ -628,13 +632,13 @@ func TestLogEndsWithAProcessThatIsKilled(t *testing.T) {
 const watchesTheLog = "KMODQUERY_TEST_WATCHES_THE_LOG"
 
 func watchTheLog() {
-	program, err := filepath.Abs("testdata/standins/log")
+	program, err := filepath.Abs("../testdata/standins/log")
 	if err != nil {
 		panic(err)
 	}
 	dir := os.Getenv("KMODQUERY_STANDINS")
-	source := NewUnifiedLog(UnifiedLogOptions{
-		Programs: Programs{Log: program},
+	source := New(Options{
+		Programs: host.Programs{Log: program},
 		Position: func(context.Context) (string, error) { return "", nil },
 	})
 	panic(source.Run(context.Background(), func() {
@@ -652,7 +656,7 @@ func watchTheLog() {
 // What the stream drops after a clock that was ahead was set back is asked for from
 // a moment that has come.
 func TestWhatIsDroppedAfterTheClockWasSetBack(t *testing.T) {
-	w := newLogWorld(t)
+	w := newWorld(t)
 	require.NoError(t, w.start())
 	ahead := time.Since(testTime).Seconds() + 3600
 	w.stream(loaded(ahead, "com.example.a"))
@@ -677,13 +681,13 @@ func TestToldRecordsAreBounded(t *testing.T) {
 	}
 	require.Len(t, told.list, maxToldRecords)
 	require.Len(t, told.keys, maxToldRecords)
-	p := parseLogPosition(told.position(&zero))
+	p := parsePosition(told.position(&zero))
 	require.Zero(t, p.Mark)
 	require.Len(t, p.Told, maxPositionRecords)
 	require.Less(t, len(told.position(&zero)), maxPosition)
 }
 
 func TestThePredicateKeepsTheOneOfTheSpecification(t *testing.T) {
-	require.True(t, strings.HasPrefix(logPredicate(), `eventMessage contains "kextload" OR ((process == "kernel" OR process == "kernelmanagerd" OR `), logPredicate())
-	require.Contains(t, logPredicate(), ` AND (eventMessage CONTAINS "load notification: " OR `)
+	require.True(t, strings.HasPrefix(predicate(), `eventMessage contains "kextload" OR ((process == "kernel" OR process == "kernelmanagerd" OR `), predicate())
+	require.Contains(t, predicate(), ` AND (eventMessage CONTAINS "load notification: " OR `)
 }

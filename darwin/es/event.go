@@ -1,4 +1,4 @@
-package darwin
+package es
 
 import (
 	"crypto/sha256"
@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/darwin/host"
 )
 
 // maxRawRecord bounds the raw column, in bytes.
@@ -23,9 +24,9 @@ var unsaidByEndpointSecurity = []string{"path", "version", "team_id", "cdhash", 
 
 // kextEvent is what a record says of a kernel extension, false where it is about
 // something else. Boot is the present one, read now.
-func kextEvent(r *esloggerRecord, line []byte, boot Boot, now time.Time) (kmodquery.Event, bool) {
+func kextEvent(r *record, line []byte, boot host.Boot, now time.Time) (kmodquery.Event, bool) {
 	var name string
-	var kext esloggerKext
+	var kext recordKext
 	switch event := r.Event.value; {
 	case event != nil && event.Kextload.isThere:
 		name, kext = kmodquery.EventKextload, event.Kextload
@@ -38,7 +39,7 @@ func kextEvent(r *esloggerRecord, line []byte, boot Boot, now time.Time) (kmodqu
 	if !known {
 		at = now
 	}
-	e := boot.stampAt(at, now)
+	e := boot.StampAt(at, now)
 	if !known {
 		e.Miss("time", "time_nanos")
 	}
@@ -59,9 +60,9 @@ func kextEvent(r *esloggerRecord, line []byte, boot Boot, now time.Time) (kmodqu
 
 // takeVerdict says whether it was allowed. The record comes before anything is
 // linked or started, so nothing says that it worked.
-func takeVerdict(e *kmodquery.Event, action *esloggerAction) {
+func takeVerdict(e *kmodquery.Event, action *recordAction) {
 	if action == nil {
-		action = &esloggerAction{}
+		action = &recordAction{}
 	}
 	switch auth := action.Result.Result.Auth.value; {
 	case auth != nil && *auth == 0:
@@ -73,7 +74,7 @@ func takeVerdict(e *kmodquery.Event, action *esloggerAction) {
 	}
 }
 
-func takeRequester(e *kmodquery.Event, p *esloggerProcess) {
+func takeRequester(e *kmodquery.Event, p *recordProcess) {
 	t := p.AuditToken
 	e.Pid, e.Parent = t.pid, p.Ppid.value
 	e.UID, e.EUID, e.GID, e.EGID, e.AUID, e.SessionID = t.ruid, t.euid, t.rgid, t.egid, t.auid, t.asid
@@ -103,7 +104,7 @@ func missUnless(e *kmodquery.Event, column string, isKnown bool) {
 
 // requestLoadID names the attempt that a record tells of. The same record always
 // gives the same name.
-func requestLoadID(e *kmodquery.Event, r *esloggerRecord) string {
+func requestLoadID(e *kmodquery.Event, r *record) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s\x00%s\x00%s\x00%d", e.BootID, e.Source, e.EventName, e.Name, r.Time, r.MachTime))
 	return hex.EncodeToString(sum[:8])
 }

@@ -1,4 +1,4 @@
-package darwin
+package host
 
 import (
 	"testing"
@@ -12,11 +12,11 @@ import (
 func TestStampAt(t *testing.T) {
 	now := time.Unix(1_000_000, 5)
 	boot := Boot{ID: "7B1F", Uptime: time.Hour}
-	e := boot.stampAt(now.Add(-90*time.Second), now)
+	e := boot.StampAt(now.Add(-90*time.Second), now)
 	require.Equal(t, kmodquery.Event{
 		Time: 999_910, TimeNanos: 999_910_000_000_005, BootID: "7B1F", Uptime: new(int64(3510)),
 	}, e)
 
-	require.Nil(t, boot.stampAt(now.Add(-2*time.Hour), now).Uptime, "it was before the boot")
-	require.Nil(t, Boot{}.stampAt(now, now).Uptime, "nothing says when it began")
+	require.Nil(t, boot.StampAt(now.Add(-2*time.Hour), now).Uptime, "it was before the boot")
+	require.Nil(t, Boot{}.StampAt(now, now).Uptime, "nothing says when it began")
 }

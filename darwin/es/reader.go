@@ -1,4 +1,4 @@
-package darwin
+package es
 
 import (
 	"context"
@@ -11,12 +11,12 @@ import (
 	"github.com/kmodquery/kmodquery/internal/source"
 )
 
-// An esloggerReader is one Run's reading of one eslogger. Nothing of it is
+// A reader is one Run's reading of one eslogger. Nothing of it is
 // called concurrently.
-type esloggerReader struct {
-	source  *EndpointSecurity
+type reader struct {
+	source  *Source
 	program *ptyProgram
-	lines   *esloggerLines
+	lines   *lineReader
 	ready   func() // nil once it was called
 	emit    func(kmodquery.Event)
 
@@ -29,11 +29,11 @@ type esloggerReader struct {
 	until   time.Time // when the first of them has waited long enough
 }
 
-func newEsloggerReader(s *EndpointSecurity, p *ptyProgram, ready func(), emit func(kmodquery.Event)) *esloggerReader {
-	return &esloggerReader{source: s, program: p, lines: newEsloggerLines(), ready: ready, emit: emit}
+func newReader(s *Source, p *ptyProgram, ready func(), emit func(kmodquery.Event)) *reader {
+	return &reader{source: s, program: p, lines: newLineReader(), ready: ready, emit: emit}
 }
 
-func (r *esloggerReader) run(ctx context.Context) error {
+func (r *reader) run(ctx context.Context) error {
 	go r.lines.read(r.program.out)
 	defer close(r.lines.done)
 	patience := r.source.patience
@@ -78,7 +78,7 @@ func (r *esloggerReader) run(ctx context.Context) error {
 }
 
 // begin calls ready, once.
-func (r *esloggerReader) begin() {
+func (r *reader) begin() {
 	if r.ready == nil {
 		return
 	}
@@ -89,13 +89,13 @@ func (r *esloggerReader) begin() {
 }
 
 // take reads one line.
-func (r *esloggerReader) take(line esloggerLine) {
+func (r *reader) take(line outputLine) {
 	s := r.source
 	s.health.Received.Add(1)
-	var record esloggerRecord
+	var parsed record
 	var err error
 	if !line.isCut {
-		record, err = parseEsloggerRecord(line.text)
+		parsed, err = parseRecord(line.text)
 	}
 	if line.isCut || err != nil {
 		s.health.DecodeErrors.Add(1)
@@ -103,9 +103,9 @@ func (r *esloggerReader) take(line esloggerLine) {
 		return
 	}
 	r.begin()
-	r.count(record.GlobalSeqNum.value)
+	r.count(parsed.GlobalSeqNum.value)
 	now := time.Now()
-	e, ok := kextEvent(&record, line.text, s.options.Boot(), now)
+	e, ok := kextEvent(&parsed, line.text, s.options.Boot(), now)
 	if !ok {
 		return // it is told of other things too
 	}
@@ -115,7 +115,7 @@ func (r *esloggerReader) take(line esloggerLine) {
 
 // count counts what is missing between two numbers, beyond the lines that were
 // there and told none.
-func (r *esloggerReader) count(number *uint64) {
+func (r *reader) count(number *uint64) {
 	if number == nil {
 		r.unread++
 		return
@@ -129,7 +129,7 @@ func (r *esloggerReader) count(number *uint64) {
 
 // await takes on the Syncs of the moment, and returns when to look whether they
 // have what they wait for.
-func (r *esloggerReader) await() time.Duration {
+func (r *reader) await() time.Duration {
 	now := time.Now()
 	if len(r.pending) == 0 {
 		r.until = now.Add(r.source.patience.sync)
@@ -140,7 +140,7 @@ func (r *esloggerReader) await() time.Duration {
 
 // settles is how long, at least, those that wait have still to do so. What is
 // being handed over at this moment is taken first.
-func (r *esloggerReader) settles() time.Duration {
+func (r *reader) settles() time.Duration {
 	now := time.Now()
 	for now.Before(r.until) {
 		select {
@@ -162,13 +162,13 @@ func (r *esloggerReader) settles() time.Duration {
 	return 0
 }
 
-func (r *esloggerReader) answer() {
+func (r *reader) answer() {
 	r.pending.Release()
 	r.pending = nil
 }
 
 // drain reads what an eslogger that has ended, or is being killed, had printed.
-func (r *esloggerReader) drain() {
+func (r *reader) drain() {
 	patience := time.NewTimer(r.source.patience.drain)
 	defer patience.Stop()
 	for {
@@ -186,7 +186,7 @@ func (r *esloggerReader) drain() {
 
 // end says why eslogger ended. One that has closed its terminal and goes on is
 // ended.
-func (r *esloggerReader) end(ctx context.Context) error {
+func (r *reader) end(ctx context.Context) error {
 	select {
 	case <-r.program.ended:
 	case <-ctx.Done():
@@ -197,5 +197,5 @@ func (r *esloggerReader) end(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	return explainEslogger(r.program.err, r.program.said.Line())
+	return explain(r.program.err, r.program.said.Line())
 }

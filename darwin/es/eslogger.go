@@ -1,4 +1,4 @@
-package darwin
+package es
 
 import (
 	"context"
@@ -35,10 +35,10 @@ func startEslogger(ctx context.Context, path string) (*ptyProgram, error) {
 	return p, err
 }
 
-// esloggerComplaints are what eslogger says when it gives up, and what to do.
+// complaints are what eslogger says when it gives up, and what to do.
 // The results are those of es_new_client (EndpointSecurity/ESTypes.h); the words
 // around them are not relied on.
-var esloggerComplaints = []struct {
+var complaints = []struct {
 	text    string
 	explain func(said string) error
 }{
@@ -65,10 +65,10 @@ var esloggerComplaints = []struct {
 	}},
 }
 
-// explainEslogger says why eslogger ended, and what to do about it. It never
+// explain says why eslogger ended, and what to do about it. It never
 // ends by itself when all is well.
-func explainEslogger(ended error, said string) error {
-	for _, c := range esloggerComplaints {
+func explain(ended error, said string) error {
+	for _, c := range complaints {
 		if strings.Contains(said, c.text) {
 			return c.explain(said)
 		}

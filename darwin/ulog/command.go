@@ -1,4 +1,4 @@
-package darwin
+package ulog
 
 import (
 	"context"
@@ -15,22 +15,23 @@ import (
 	"github.com/creack/pty"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/darwin/host"
 	"github.com/kmodquery/kmodquery/darwin/kextlog"
 	"github.com/kmodquery/kmodquery/internal/cmdout"
 )
 
 const (
-	// maxLogLine bounds a line of log's in bytes. A message of the unified log has
+	// maxLine bounds a line of log's in bytes. A message of the unified log has
 	// at most 32 KiB.
-	maxLogLine = 256 << 10
-	// maxLogLines bounds the lines that were read and not looked at.
-	maxLogLines = 16
+	maxLine = 256 << 10
+	// maxLines bounds the lines that were read and not looked at.
+	maxLines = 16
 )
 
-// logPredicate selects what the sources look for: the text that ATT&CK's
+// predicate selects what the sources look for: the text that ATT&CK's
 // detection for T1547.006 names, and what the programs that handle kernel
 // extensions write in fact.
-func logPredicate() string {
+func predicate() string {
 	var processes, phrases []string
 	for _, name := range kextlog.Processes() {
 		processes = append(processes, fmt.Sprintf("process == %q", name))
@@ -41,8 +42,8 @@ func logPredicate() string {
 	return `eventMessage contains "kextload" OR ((` + strings.Join(processes, " OR ") + `) AND (` + strings.Join(phrases, " OR ") + `))`
 }
 
-// A logCommand is one call of log(1) that runs.
-type logCommand struct {
+// A command is one call of log(1) that runs.
+type command struct {
 	cmd       *exec.Cmd
 	cancel    context.CancelFunc
 	complaint *cmdout.Head
@@ -54,10 +55,10 @@ type logCommand struct {
 // dies without an end of its own: one that nobody reads would go on until it has
 // something to say. skipped is called, from another goroutine, for each line that is
 // too long to be one.
-func startLog(ctx context.Context, program string, skipped func(), arguments ...string) (*logCommand, error) {
+func startLog(ctx context.Context, program string, skipped func(), arguments ...string) (*command, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	c := &logCommand{cancel: cancel, complaint: cmdout.NewHead(maxComplaint, nil), lines: make(chan []byte, maxLogLines), skipped: skipped}
-	c.cmd = exec.CommandContext(ctx, program, append(arguments, "--style", "ndjson", "--predicate", logPredicate())...)
+	c := &command{cancel: cancel, complaint: cmdout.NewHead(host.MaxComplaint, nil), lines: make(chan []byte, maxLines), skipped: skipped}
+	c.cmd = exec.CommandContext(ctx, program, append(arguments, "--style", "ndjson", "--predicate", predicate())...)
 	c.cmd.Env = append(os.Environ(), "LC_ALL=C")
 	// Whatever it starts ends with it.
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -77,7 +78,7 @@ func startLog(ctx context.Context, program string, skipped func(), arguments ...
 		cancel()
 		return nil, fmt.Errorf("make a pipe: %w", err)
 	}
-	if err := startToHangUp(c.cmd); err != nil {
+	if err := host.Start(c.cmd); err != nil {
 		cancel()
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
 			return nil, &kmodquery.NotSupportedError{Missing: "there is no " + program, Need: "macOS 10.12 or later"}
@@ -90,16 +91,16 @@ func startLog(ctx context.Context, program string, skipped func(), arguments ...
 }
 
 // read passes lines on until there are no more.
-func (c *logCommand) read(ctx context.Context, from io.Reader) {
+func (c *command) read(ctx context.Context, from io.Reader) {
 	defer close(c.lines)
-	if isHalf := cmdout.Lines(ctx, from, maxLogLine, c.lines, c.skipped); isHalf && ctx.Err() == nil {
+	if isHalf := cmdout.Lines(ctx, from, maxLine, c.lines, c.skipped); isHalf && ctx.Err() == nil {
 		c.skipped()
 	}
 }
 
 // wait returns how it ended, once lines was closed; a program that closed its
 // output and lives on is killed a second later.
-func (c *logCommand) wait() error {
+func (c *command) wait() error {
 	kill := time.AfterFunc(time.Second, c.cancel)
 	defer kill.Stop()
 	defer c.cancel()
@@ -115,7 +116,7 @@ func (c *logCommand) wait() error {
 }
 
 // stop kills it and waits for its end.
-func (c *logCommand) stop() {
+func (c *command) stop() {
 	c.cancel()
 	for range c.lines { // until its reader has ended
 		continue

@@ -1,22 +1,18 @@
-package darwin
+package es
 
 import (
 	"context"
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/creack/pty"
 
+	"github.com/kmodquery/kmodquery/darwin/host"
 	"github.com/kmodquery/kmodquery/internal/cmdout"
 )
-
-// maxComplaint bounds what is kept of a program's errors: the first of them.
-const maxComplaint = 2 << 10
 
 const (
 	// pipesPatience is how long a program that has ended is waited for whose
@@ -51,14 +47,14 @@ func startOnPty(ctx context.Context, path string, arguments ...string) (*ptyProg
 	}
 	defer terminal.Close()
 	ctx, cancel := context.WithCancel(ctx)
-	p := &ptyProgram{out: out, ended: make(chan struct{}), said: cmdout.NewHead(maxComplaint, nil), cancel: cancel}
+	p := &ptyProgram{out: out, ended: make(chan struct{}), said: cmdout.NewHead(host.MaxComplaint, nil), cancel: cancel}
 	cmd := exec.CommandContext(ctx, path, arguments...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	cmd.Stdout, cmd.Stderr = terminal, p.said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 1}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = pipesPatience
-	if err := startToHangUp(cmd); err != nil {
+	if err := host.Start(cmd); err != nil {
 		cancel()
 		out.Close()
 		return nil, fmt.Errorf("start %s: %w", path, err)
@@ -69,22 +65,6 @@ func startOnPty(ctx context.Context, path string, arguments ...string) (*ptyProg
 		p.err = cmd.Wait()
 	}()
 	return p, nil
-}
-
-// starting is held while this process does not ignore SIGHUP that otherwise does.
-var starting sync.Mutex
-
-// startToHangUp starts a program that ends by SIGHUP unless it chooses not to. It
-// would inherit that this process ignores it, as everything under nohup does; what
-// is caught is not inherited.
-func startToHangUp(cmd *exec.Cmd) error {
-	starting.Lock()
-	defer starting.Unlock()
-	if signal.Ignored(syscall.SIGHUP) {
-		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
-		defer signal.Ignore(syscall.SIGHUP)
-	}
-	return cmd.Start()
 }
 
 // resume has the program go on where somebody stopped it.

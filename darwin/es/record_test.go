@@ -1,4 +1,4 @@
-package darwin
+package es
 
 import (
 	"encoding/json"
@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/darwin/host"
 )
 
 // Records as the releases of macOS print them, one of each form.
@@ -33,13 +34,13 @@ const (
 
 // at is the boot and the moment in which these tests read.
 var (
-	esBoot = Boot{ID: "6C9B7F0E-51B4-4B5E-9E5B-0C1D2E3F4A5B", Uptime: time.Hour}
+	esBoot = host.Boot{ID: "6C9B7F0E-51B4-4B5E-9E5B-0C1D2E3F4A5B", Uptime: time.Hour}
 	esNow  = time.Date(2026, 11, 20, 9, 30, 11, 0, time.UTC)
 )
 
 func event(t *testing.T, line string) kmodquery.Event {
 	t.Helper()
-	r, err := parseEsloggerRecord([]byte(line))
+	r, err := parseRecord([]byte(line))
 	require.NoError(t, err)
 	e, ok := kextEvent(&r, []byte(line), esBoot, esNow)
 	require.True(t, ok)
@@ -134,24 +135,24 @@ func TestRecordsOfOtherThings(t *testing.T) {
 		`{"event":{"exec":{"target":{}}},"event_type":9}`,
 		`{"event":{"kextload":null}}`,
 	} {
-		r, err := parseEsloggerRecord([]byte(line))
+		r, err := parseRecord([]byte(line))
 		require.NoError(t, err)
 		_, ok := kextEvent(&r, []byte(line), esBoot, esNow)
 		require.False(t, ok, line)
 	}
 	for _, line := range []string{"", "notice", "{", `{}`, `{"event":[]}`, `{"event":null}`, `{"event":`, ventura[:len(ventura)-1], ventura + ventura, `{"event":{"kextload":{"identifier":"a"}}} x`} {
-		_, err := parseEsloggerRecord([]byte(line))
+		_, err := parseRecord([]byte(line))
 		require.Error(t, err, line)
 	}
 }
 
-func FuzzEsloggerRecord(f *testing.F) {
+func FuzzRecord(f *testing.F) {
 	f.Add([]byte(ventura))
 	f.Add([]byte(tahoe))
 	f.Add([]byte(`{"event":{"kextload":{"identifier":"a\u0000\ud800"}},"process":{"audit_token":[-1,-1,-1,-1,-1,-1,-1,-1]}}`))
 	f.Add([]byte(`text {"event":{"kextunload":{}},"time":"0000-01-01T00:00:00Z","global_seq_num":18446744073709551615}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
-		r, err := parseEsloggerRecord(line)
+		r, err := parseRecord(line)
 		if err != nil {
 			return
 		}

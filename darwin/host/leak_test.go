@@ -1,0 +1,9 @@
+package host
+
+import (
+	"testing"
+
+	"github.com/kmodquery/kmodquery/test/leak"
+)
+
+func TestMain(m *testing.M) { leak.Main(m) }

@@ -1,7 +1,0 @@
-package darwin
-
-import (
-	"github.com/kmodquery/kmodquery/collectors"
-)
-
-var _ collectors.Historian = (*UnifiedLog)(nil)

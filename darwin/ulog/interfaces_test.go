@@ -1,0 +1,7 @@
+package ulog
+
+import (
+	"github.com/kmodquery/kmodquery/collectors"
+)
+
+var _ collectors.Historian = (*Source)(nil)
