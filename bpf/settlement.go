@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
 )
@@ -77,4 +79,37 @@ func (p *pins) skip(name setName, ring string, position uint64) error {
 	}
 	r.skip(position)
 	return r.Close()
+}
+
+// retire detaches other sets, now that this one sees everything, and opens what
+// is left in them.
+func (p *Programs) retire(sets []setName) error {
+	p.olderLost = map[uint64]uint64{}
+	for _, name := range sets {
+		older, err := retire(p.pins, name)
+		var turn Turn
+		if err == nil {
+			if turn, err = older.turn(); err != nil {
+				err = errors.Join(err, older.Close())
+			}
+		}
+		if isShortage(err) {
+			return fmt.Errorf("read what waits in pinned programs: %w", err) // the next Open may
+		}
+		if err != nil {
+			// Nothing more can be had of it.
+			p.unattached = append(p.unattached, errors.Join(err, os.RemoveAll(p.pins.of(name))))
+			continue
+		}
+		p.older = append(p.older, older)
+		p.olderLost[name.id] = older.lost()
+		p.turns = append(p.turns, turn)
+		older.images.SetDeadline(time.Unix(1, 0)) // it gives what it has
+		p.olderImages = append(p.olderImages, older.images)
+	}
+	p.turns = append(p.turns, Turn{Set: p.name.id, Begin: time.Duration(p.wanted.BeginNs)})
+	if len(p.older) > 0 {
+		p.draining, p.retired, p.overlap = slices.Clone(p.older), time.Now(), p.records.end()
+	}
+	return nil
 }

@@ -1,0 +1,122 @@
+//go:build linux
+
+package bpf
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+type attached struct {
+	candidate
+	loaded *ebpf.Program
+	link   link.Link // nil for a pinned kprobe of a kernel that has no links of them
+	id     uint64    // of the link
+}
+
+// attachAll loads the programs and attaches them.
+func (p *Programs) attachAll(kernel *btf.Spec, object []byte, list []hook) error {
+	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
+	if err != nil {
+		return fmt.Errorf("read the BPF object: %w", err)
+	}
+	if err := p.loadMaps(spec); err != nil {
+		return err
+	}
+	if err := p.open(); err != nil {
+		return err
+	}
+	if err := p.writeSettings(); err != nil { // a program heeds them from its first run on
+		return err
+	}
+	loaded := p.loadPreferred(spec, kernel, list)
+	defer func() {
+		for _, program := range loaded {
+			program.Close()
+		}
+	}()
+	absent := map[string]bool{}
+	for _, h := range list {
+		if absent[h.name] {
+			continue
+		}
+		err := p.attach(spec, loaded, h)
+		switch {
+		case h.optional && errors.Is(err, os.ErrNotExist):
+			absent[h.name] = true
+		case err != nil:
+			p.unattached = append(p.unattached, err)
+			p.partial = p.partial || isShortage(err)
+		}
+	}
+	if len(p.attached) == 0 {
+		return p.unattached[0]
+	}
+	return nil
+}
+
+// attach attaches the first of the hook's programs that the kernel takes.
+func (p *Programs) attach(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.Program, h hook) error {
+	if len(h.programs) == 0 {
+		return fmt.Errorf("attach to %s: %w", h.name, kprobes.off())
+	}
+	var failures []error
+	for _, c := range h.programs {
+		err := p.attachAs(spec, loaded, c)
+		if err == nil {
+			return nil
+		}
+		failures = append(failures, fmt.Errorf("as %s: %w", c.as, err))
+	}
+	return fmt.Errorf("attach to %s: %w", h.name, errors.Join(failures...))
+}
+
+func (p *Programs) attachAs(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.Program, c candidate) (err error) {
+	program := loaded[c.program]
+	if program == nil {
+		one, err := p.load(spec, map[string]string{c.program: c.symbol})
+		if err != nil {
+			return err
+		}
+		program = one[c.program]
+		loaded[c.program] = program
+	}
+	a := attached{candidate: c, loaded: program}
+	switch c.as {
+	case asRawTracepoint:
+		a.link, err = link.AttachRawTracepoint(link.RawTracepointOptions{Name: c.symbol, Program: program})
+	case asFentry, asFexit, asTypedTracepoint:
+		a.link, err = link.AttachTracing(link.TracingOptions{Program: program})
+	case asKprobe:
+		a.link, err = link.Kprobe(c.symbol, program, nil)
+	case asKretprobe:
+		// Not with more instances than the kernel's default: that takes a
+		// tracefs event, which a killed process leaves behind. A return that
+		// goes unseen is counted.
+		a.link, err = link.Kretprobe(c.symbol, program, nil)
+	}
+	if err == nil {
+		if a.id, err = identify(a.link); err != nil {
+			err = errors.Join(err, a.link.Close())
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("attach program: %w", err)
+	}
+	delete(loaded, c.program) // it is kept with its link now
+	p.attached = append(p.attached, a)
+	return nil
+}
+
+// isShortage reports whether an error says no more than that this process, or the
+// host, has too little of something for now.
+func isShortage(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
+}

@@ -1,0 +1,211 @@
+//go:build linux
+
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/rlimit"
+)
+
+// Reasons for which a kernel cannot run these programs at all. Open's error
+// matches them with errors.Is.
+var (
+	ErrNoBTF        = errors.New("the kernel has no BTF")
+	ErrNoRingBuffer = errors.New("the kernel has no BPF ring buffer")
+)
+
+// Options say how [Open] attaches the programs.
+type Options struct {
+	// ImageLimit is the size, in bytes, of the largest module whose image is
+	// sent; MaxImage is the most that can be.
+	ImageLimit int64
+	// PinDir is a folder of a BPF file system in which the programs stay when
+	// this process ends, so that what they see waits for the next one. Open makes
+	// it. "" pins nothing.
+	PinDir string
+	// OnlyPinned pins nothing where nothing is pinned.
+	OnlyPinned bool
+	// Anew attaches new programs though there may be some that are pinned and could
+	// be taken over.
+	Anew bool
+	// Reported are denied calls that are known to be reported, in whatever Period.
+	Reported []ReportedCalls
+}
+
+// Programs are the programs attached to the running kernel and the ring buffer
+// that they fill. One goroutine reads; the other methods may be called beside
+// it.
+type Programs struct {
+	*set
+	counting   sync.Mutex // guards what is reported of denied calls, and, after Open, wanted
+	wanted     moduleReaderSettings
+	unattached []error
+	readTypes  map[uint32]string
+	loadTypes  map[uint32]string
+	// withoutKprobes says that they were switched off at Open.
+	withoutKprobes bool
+
+	pins     *pins     // nil where nothing is pinned
+	unpinned error     // why not
+	adopted  bool      // the set was pinned before
+	retired  time.Time // when the older sets were detached
+	overlap  uint64    // position in the records up to which they may have seen the same
+	turns    []Turn    // without their End
+
+	olderLost map[uint64]uint64 // by the older sets
+	inherited inheritance       // guarded by counting
+
+	dropping    sync.Mutex // guards older
+	older       []*olderSet
+	draining    []*olderSet // of these, those still to be read
+	drained     atomic.Bool // there are none of them
+	olderImages []*ring     // of these, those still to be read
+}
+
+// Open loads the programs and attaches each hook with the first of its programs
+// that this kernel takes, or takes over those that are pinned. A hook that takes
+// none is named by Unattached; only when nothing at all can be attached is that
+// an error. Programs of another build that are pinned are detached once these
+// see everything, and what they saw is read first.
+// Where the kernel lets no program read memory, as when it is locked down to
+// confidentiality, the records lack what their Unread says, and there are no
+// images, parameters or texts.
+// Open needs CAP_BPF, CAP_PERFMON and CAP_SYS_RESOURCE, or root.
+func Open(o Options) (_ *Programs, err error) {
+	kernel, err := btf.LoadKernelSpec()
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, btf.ErrNotSupported) || errors.Is(err, ebpf.ErrNotSupported) {
+		return nil, ErrNoBTF
+	} else if err != nil {
+		return nil, fmt.Errorf("read the kernel's BTF: %w", err)
+	}
+	// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("raise RLIMIT_MEMLOCK: %w", err)
+	}
+	if err := features.HaveMapType(ebpf.RingBuf); errors.Is(err, ebpf.ErrNotSupported) {
+		return nil, ErrNoRingBuffer
+	} else if err != nil {
+		return nil, fmt.Errorf("probe for the BPF ring buffer: %w", err)
+	}
+
+	p := &Programs{}
+	defer func() {
+		if err != nil {
+			p.Close()
+		}
+	}()
+	if p.readTypes, err = enumerators(kernel, "kernel_read_file_id"); err != nil {
+		return nil, err
+	}
+	if p.loadTypes, err = enumerators(kernel, "kernel_load_data_id"); err != nil {
+		return nil, err
+	}
+	if ftrace.isOff() {
+		return nil, ftrace.off()
+	}
+	object, list, err := choose(kernel)
+	if err != nil {
+		return nil, err
+	}
+	if p.withoutKprobes = kprobes.isOff(); p.withoutKprobes {
+		list = withoutKprobes(list)
+	}
+	p.wanted.ImageLimit = uint64(max(o.ImageLimit, 0))
+	if err := p.openSet(o, kernel, object, list); err != nil {
+		return nil, err
+	}
+	if err := p.NextEpoch(); err != nil {
+		return nil, err
+	}
+	if err := p.forgetUncounted(); err != nil {
+		return nil, err
+	}
+	for _, r := range o.Reported {
+		if err := p.SetReported(r); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// openSet finds the programs that are pinned, or attaches new ones, pins them and
+// retires those of other builds.
+func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []hook) error {
+	var sets []setName
+	if o.PinDir == "" || o.OnlyPinned && !HasPins(o.PinDir) {
+		p.unpinned = errNotAsked
+	} else {
+		p.pins, sets, p.unpinned = listPins(o.PinDir)
+	}
+	name := setName{layout: layout, digest: digest(object, list), id: newSetID(sets)}
+	// Only the youngest: sets must always be compared in the order in which they
+	// were made, or what one has told already would be told again of another.
+	if n := len(sets); n > 0 && !o.Anew && sets[n-1].digest == name.digest && sets[n-1].layout == name.layout {
+		var err error
+		if p.set, err = adopt(p.pins, sets[n-1], list); err == nil {
+			sets, p.adopted = sets[:n-1], true
+		}
+	}
+	if p.set == nil {
+		p.set = &set{name: name}
+		if len(sets) > 0 {
+			list = takingOver(list, slices.ContainsFunc(sets, p.pins.hasFexit))
+		}
+		if err := p.attachAll(kernel, object, list); err != nil {
+			return err
+		}
+		if p.pins != nil {
+			p.unpinned = p.pin(p.pins)
+		}
+	}
+	if err := p.readSettings(); err != nil {
+		return err
+	}
+	if err := p.takeTurn(sets, o.Reported); err != nil {
+		return err
+	}
+	return p.retire(sets)
+}
+
+// errNotAsked says that nobody wanted the programs to be pinned.
+var errNotAsked = errors.New("pinning was not asked for")
+
+// Unpinned says why the programs are not pinned; nil where they are.
+func (p *Programs) Unpinned() error { return p.unpinned }
+
+// Close detaches everything that is not pinned. A Read under way returns.
+func (p *Programs) Close() error {
+	var errs []error
+	if p.set != nil {
+		errs = append(errs, p.set.Close())
+	}
+	p.dropping.Lock()
+	defer p.dropping.Unlock()
+	for _, older := range p.older {
+		errs = append(errs, older.Close())
+	}
+	p.older = nil
+	return errors.Join(append(errs, p.pins.Close())...)
+}
+
+// WereThere reports whether Open found these programs, or older ones, attached.
+func (p *Programs) WereThere() bool { return p.adopted || len(p.turns) > 1 }
+
+// IsPinned reports whether the programs stay when this process ends.
+func (p *Programs) IsPinned() bool {
+	if p.path == "" {
+		return false
+	}
+	_, err := os.Lstat(p.path)
+	return err == nil
+}

@@ -1,0 +1,262 @@
+//go:build linux
+
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// A set is programs, where they are attached, and the maps that they share.
+type set struct {
+	name     setName
+	path     string // of its pins; "" where there are none
+	maps     map[string]*ebpf.Map
+	counters *ebpf.Memory
+	settings *ebpf.Memory
+	records  *ring
+	images   *ring
+	attached []attached
+	partial  bool // there was too little of something to attach all hooks
+}
+
+// open maps what the reader shares with the programs.
+func (s *set) open() (err error) {
+	for _, name := range []string{moduleMapCounters, moduleMapSettings, moduleMapRecords, moduleMapImages, moduleMapDenied} {
+		if s.maps[name] == nil {
+			return fmt.Errorf("open BPF maps: there is none called %s", name)
+		}
+	}
+	if s.counters, err = s.maps[moduleMapCounters].Memory(); err != nil {
+		return fmt.Errorf("map the programs' counters: %w", err)
+	}
+	if s.settings, err = s.maps[moduleMapSettings].Memory(); err != nil {
+		return fmt.Errorf("map the programs' settings: %w", err)
+	}
+	if s.records, err = openRing(s.maps[moduleMapRecords]); err != nil {
+		return err
+	}
+	s.images, err = openRing(s.maps[moduleMapImages])
+	return err
+}
+
+// Close lets go of the set; what is not pinned is detached.
+func (s *set) Close() error {
+	var errs []error
+	for _, a := range s.attached {
+		errs = append(errs, a.detach(), a.loaded.Close())
+	}
+	for _, ring := range []*ring{s.records, s.images} {
+		if ring != nil {
+			errs = append(errs, ring.Close())
+		}
+	}
+	for _, m := range s.maps {
+		errs = append(errs, m.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// pin keeps the set when this process has ended. It is complete or not there.
+func (s *set) pin(p *pins) (err error) {
+	final := p.of(s.name)
+	folder := filepath.Join(p.path, unfinished+s.name.String())
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(folder))
+		}
+	}()
+	parts := []string{"", pinnedMaps, pinnedPrograms, pinnedLinks, pinnedProbes}
+	if s.partial {
+		parts = append(parts, pinnedPartial)
+	}
+	for _, part := range parts {
+		if err := os.Mkdir(filepath.Join(folder, part), 0o700); err != nil {
+			return fmt.Errorf("pin programs: %w", err)
+		}
+	}
+	for name, m := range s.maps {
+		if err := m.Pin(filepath.Join(folder, pinnedMaps, name)); err != nil {
+			return fmt.Errorf("pin map %s: %w", name, err)
+		}
+	}
+	for _, a := range s.attached {
+		if err := a.loaded.Pin(filepath.Join(folder, pinnedPrograms, a.program)); err != nil {
+			return fmt.Errorf("pin program %s: %w", a.program, err)
+		}
+		err := a.link.Pin(filepath.Join(folder, pinnedLinks, a.program))
+		if errors.Is(err, link.ErrNotSupported) {
+			err = a.keepProbe(filepath.Join(folder, pinnedProbes, a.program))
+		}
+		if err != nil {
+			return fmt.Errorf("pin link of %s: %w", a.program, err)
+		}
+	}
+	if err := os.Rename(folder, final); err != nil {
+		return fmt.Errorf("pin programs: %w", err)
+	}
+	s.path = final
+	return nil
+}
+
+// keepProbe keeps a kprobe that has no link, on kernels before 5.15: it is a perf
+// event, and an array of perf events holds on to its elements if it is asked to
+// (5.10, BPF_F_PRESERVE_ELEMS).
+func (a *attached) keepProbe(path string) error {
+	perf, ok := a.link.(link.PerfEvent)
+	if !ok {
+		return ErrNotPinnable
+	}
+	event, err := perf.PerfEvent()
+	if err != nil {
+		return fmt.Errorf("open a perf event: %w", err)
+	}
+	defer event.Close()
+	probe, err := ebpf.NewMap(&ebpf.MapSpec{
+		Name: "probe", Type: ebpf.PerfEventArray, KeySize: 4, ValueSize: 4, MaxEntries: 1, Flags: unix.BPF_F_PRESERVE_ELEMS,
+	})
+	if err != nil {
+		return fmt.Errorf("%w: keep kprobe: %w", ErrNotPinnable, err)
+	}
+	defer probe.Close()
+	if err := probe.Put(uint32(0), uint32(event.Fd())); err != nil {
+		return fmt.Errorf("%w: keep kprobe: %w", ErrNotPinnable, err)
+	}
+	return probe.Pin(path)
+}
+
+// adopt opens a pinned set that has a program at each of the hooks, as far as the
+// kernel has them. An error says what it lacks.
+func adopt(p *pins, name setName, list []hook) (_ *set, err error) {
+	s := &set{name: name, path: p.of(name)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	if _, err := os.Lstat(p.of(name, pinnedPartial)); err == nil {
+		return nil, errors.New("open pinned programs: not all hooks could be attached then")
+	}
+	if err := s.loadPinnedMaps(); err != nil {
+		return nil, err
+	}
+	for _, h := range list {
+		found := false
+		for _, c := range h.programs {
+			a, err := s.loadPinned(c)
+			if errors.Is(err, os.ErrNotExist) {
+				continue
+			} else if err != nil {
+				return nil, err
+			}
+			s.attached = append(s.attached, a)
+			found = true
+			break
+		}
+		if !found && !h.optional {
+			return nil, fmt.Errorf("open pinned programs: there is none for %s", h.name)
+		}
+	}
+	if err := s.open(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *set) loadPinnedMaps() error {
+	entries, err := os.ReadDir(filepath.Join(s.path, pinnedMaps))
+	if err != nil {
+		return fmt.Errorf("open pinned maps: %w", err)
+	}
+	s.maps = map[string]*ebpf.Map{}
+	for _, entry := range entries {
+		m, err := ebpf.LoadPinnedMap(filepath.Join(s.path, pinnedMaps, entry.Name()), nil)
+		if err != nil {
+			return fmt.Errorf("open pinned map %s: %w", entry.Name(), err)
+		}
+		s.maps[entry.Name()] = m
+	}
+	return nil
+}
+
+func (s *set) loadPinned(c candidate) (a attached, err error) {
+	a.candidate = c
+	if a.loaded, err = ebpf.LoadPinnedProgram(filepath.Join(s.path, pinnedPrograms, c.program), nil); err != nil {
+		return a, fmt.Errorf("open pinned program %s: %w", c.program, err)
+	}
+	a.link, err = link.LoadPinnedLink(filepath.Join(s.path, pinnedLinks, c.program), nil)
+	switch {
+	case errors.Is(err, os.ErrNotExist) && s.hasProbe(c.program):
+		return a, nil
+	case err != nil:
+		return a, errors.Join(fmt.Errorf("open pinned link of %s: %w", c.program, err), a.loaded.Close())
+	}
+	if a.id, err = identify(a.link); err != nil {
+		return a, errors.Join(err, a.link.Close(), a.loaded.Close())
+	}
+	return a, nil
+}
+
+func (s *set) hasProbe(program string) bool {
+	_, err := os.Lstat(filepath.Join(s.path, pinnedProbes, program))
+	return err == nil
+}
+
+// An olderSet is one that another build, or an earlier attachment, has left
+// behind: nothing fills it any more, and what waits in it is still to be read.
+type olderSet struct {
+	name    setName
+	path    string
+	maps    map[string]*ebpf.Map
+	records *ring
+	images  *ring
+}
+
+// retire detaches a pinned set and opens what is left of it.
+func retire(p *pins, name setName) (_ *olderSet, err error) {
+	o := &olderSet{name: name, path: p.of(name)}
+	s := set{path: o.path}
+	for _, part := range []string{pinnedLinks, pinnedProbes, pinnedPrograms} {
+		if err := os.RemoveAll(filepath.Join(o.path, part)); err != nil {
+			return nil, fmt.Errorf("detach pinned programs: %w", err)
+		}
+	}
+	if name.layout != layout {
+		return nil, fmt.Errorf("%s is of a version that this program cannot read: what waits there is lost", name)
+	}
+	err = s.loadPinnedMaps()
+	if o.maps = s.maps; err != nil {
+		return nil, errors.Join(err, o.Close())
+	}
+	for _, r := range []struct {
+		name string
+		ring **ring
+	}{{moduleMapRecords, &o.records}, {moduleMapImages, &o.images}} {
+		if o.maps[r.name] == nil {
+			return nil, errors.Join(fmt.Errorf("read what waits in %s: it has no map called %s", name, r.name), o.Close())
+		}
+		if *r.ring, err = openRing(o.maps[r.name]); err != nil {
+			return nil, errors.Join(err, o.Close())
+		}
+	}
+	return o, nil
+}
+
+func (o *olderSet) Close() error {
+	var errs []error
+	for _, ring := range []*ring{o.records, o.images} {
+		if ring != nil {
+			errs = append(errs, ring.Close())
+		}
+	}
+	for _, m := range o.maps {
+		errs = append(errs, m.Close())
+	}
+	return errors.Join(errs...)
+}
