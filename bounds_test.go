@@ -6,6 +6,7 @@ import (
 	"go/parser"
 	"go/token"
 	"go/types"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -18,7 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A bound in docs/bounds.md: a constant, and its value where it follows.
+// bound matches a constant in docs/bounds.md, and its value if one follows.
 var bound = regexp.MustCompile("`([a-z/]+)\\.([A-Za-z]+)`(?: ([0-9]+)(?: (bytes|KiB|MiB|GiB|s|min|days)\\b)?)?")
 
 var units = map[string]int64{
@@ -26,8 +27,8 @@ var units = map[string]int64{
 	"s": int64(time.Second), "min": int64(time.Minute), "days": 24 * int64(time.Hour),
 }
 
-// TestBoundsAreAsDocumented holds docs/bounds.md against the constants in the
-// code, both ways.
+// TestBoundsAreAsDocumented compares docs/bounds.md with the constants in the code,
+// in both directions.
 func TestBoundsAreAsDocumented(t *testing.T) {
 	text, err := os.ReadFile("docs/bounds.md")
 	require.NoError(t, err)
@@ -45,9 +46,8 @@ func TestBoundsAreAsDocumented(t *testing.T) {
 			values[folder+"."+name] = number * units[match[4]]
 		}
 	}
-	for _, folder := range []string{"bpf", "collectors", "internal/source", "linux/audit", "linux/audit/record", "linux/ebpf", "linux/klog", "linux/module", "linux/ondisk", "linux/views", "tables", "tables/sqlite"} {
+	for _, folder := range productFolders(t) {
 		constants := constantsOf(t, folder)
-		require.NotEmpty(t, documented[folder], folder)
 		for name, value := range documented[folder] {
 			got, ok := constants[name]
 			require.True(t, ok, "%s has no constant %s", folder, name)
@@ -57,10 +57,34 @@ func TestBoundsAreAsDocumented(t *testing.T) {
 		}
 		for name := range constants {
 			if _, ok := documented[folder][name]; !ok && strings.HasPrefix(name, "max") {
-				t.Errorf("%s.%s bounds something that docs/bounds.md does not tell of", folder, name)
+				t.Errorf("docs/bounds.md lacks the bound %s.%s", folder, name)
 			}
 		}
+		delete(documented, folder)
 	}
+	require.Empty(t, documented, "docs/bounds.md names packages that do not exist")
+}
+
+// productFolders returns the folders that hold Go packages of the product, which
+// are all but those below test.
+func productFolders(t *testing.T) []string {
+	t.Helper()
+	var folders []string
+	require.NoError(t, filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case !entry.IsDir():
+			return nil
+		case path == "test" || path != "." && strings.HasPrefix(entry.Name(), ".") || entry.Name() == "testdata":
+			return filepath.SkipDir
+		}
+		if files, _ := filepath.Glob(filepath.Join(path, "*.go")); len(files) > 0 {
+			folders = append(folders, path)
+		}
+		return nil
+	}))
+	return folders
 }
 
 // constantsOf returns the whole numbers among the constants of a folder's

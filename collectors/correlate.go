@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/collectors/crossview"
 )
 
 const (
@@ -61,12 +62,6 @@ func isKext(e *kmodquery.Event) bool {
 		return true
 	}
 	return false
-}
-
-// isByViews reports whether views of the kernel show it, some time after it
-// happened.
-func isByViews(e *kmodquery.Event) bool {
-	return e.Source == kmodquery.SourceProcfs || e.Source == kmodquery.SourceShowloaded
 }
 
 // Attempts give all events of one attempt one load_id, whichever source saw
@@ -272,7 +267,7 @@ func (a *attempts) match(rank int, kind kind, e *kmodquery.Event, within time.Du
 	}
 	after := within
 	candidates := a.byName[e.Name]
-	if isByViews(e) && before == slack {
+	if crossview.FromViews(e) && before == slack {
 		after += a.late
 	}
 	if e.Name == "" {
@@ -298,7 +293,7 @@ func (a *attempts) match(rank int, kind kind, e *kmodquery.Event, within time.Du
 			c.name != "" && e.Name != "" && c.name != e.Name ||
 			c.pid != 0 && e.Pid != nil && c.pid != *e.Pid && !isKext ||
 			at.Before(c.first.Add(-within)) || at.After(c.last.Add(after)) ||
-			isByViews(e) && c.last.Before(over) {
+			crossview.FromViews(e) && c.last.Before(over) {
 			continue
 		}
 		distance := max(c.first.Sub(at), at.Sub(c.last), 0)

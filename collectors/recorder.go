@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/collectors/crossview"
 )
 
 // DefaultPoll is within what time a difference between the views and the events
@@ -39,7 +39,7 @@ type Options struct {
 	Recall []string
 	// Views are compared with what the sources saw, every Poll; nil for
 	// none. ViewsSource is their name as a source; procfs when empty.
-	Views       Views
+	Views       crossview.Views
 	ViewsSource string
 	Poll        time.Duration
 	// Stamp returns an event that says no more than the present moment. It
@@ -56,8 +56,8 @@ type Recorder struct {
 	options   Options
 	selection *selection
 	attempts  *attempts
-	ledger    *ledger
-	double    *doubleEntry // nil without views
+	state     *crossview.State
+	check     *crossview.Check // nil without views
 	writer    *writer
 	report    func(error)
 
@@ -81,7 +81,7 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 	if o.Stamp != nil {
 		boot = o.Stamp().BootID
 	}
-	r := &Recorder{options: o, ledger: newLedger(boot), report: report, recalled: make(chan struct{})}
+	r := &Recorder{options: o, state: crossview.NewState(boot), report: report, recalled: make(chan struct{})}
 	r.writer = newWriter(sink, r.stored, r.settled, report)
 	r.selection = newSelection(o.Sources, o.SideBySide, max(takeOver, 3*o.Poll), report, func(rank int, e kmodquery.Event, past bool) {
 		// A store of a million events takes its time, and what a process reads in
@@ -93,20 +93,22 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 	})
 	r.attempts = newAttempts(r.take, r.selection.isBetterUp, o.Poll, boot)
 	if o.Views != nil {
-		r.double = &doubleEntry{
-			views:     o.Views,
-			ledger:    r.ledger,
-			stamp:     o.Stamp,
-			emit:      func(e kmodquery.Event) { r.attempts.add(len(o.Sources), e, false) },
-			gather:    r.gather,
-			witnesses: r.selection.witnesses,
-			report:    report,
-			every:     o.Poll,
-			pending:   map[string]time.Time{},
-			memory:    map[string]bool{},
-			recalled:  map[int64]int{},
-			sensor:    kmodquery.Sensor{Source: o.ViewsSource, State: kmodquery.StateStandby, Since: time.Now().Unix()},
-		}
+		r.check = crossview.New(crossview.Options{
+			Source:   o.ViewsSource,
+			Views:    o.Views,
+			State:    r.state,
+			Period:   o.Poll,
+			MaxDelay: matchPatience,
+			Stamp:    o.Stamp,
+			Emit:     func(e kmodquery.Event) { r.attempts.add(len(o.Sources), e, false) },
+			Sync: func(ctx context.Context) error {
+				ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+				defer cancel()
+				return r.gather(ctx)
+			},
+			Complete: r.selection.completeSources,
+			Report:   report,
+		})
 	}
 	return r
 }
@@ -114,9 +116,9 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 // take gives an event to the writer. It counts as seen from then on: on a full
 // disk it may wait for hours.
 func (r *Recorder) take(e kmodquery.Event) {
-	r.ledger.add(e)
-	if r.double != nil {
-		r.double.noted(&e)
+	r.state.Add(e)
+	if r.check != nil {
+		r.check.Added(&e)
 	}
 	r.writer.add(e)
 }
@@ -124,7 +126,7 @@ func (r *Recorder) take(e kmodquery.Event) {
 // stored takes what the sink took.
 func (r *Recorder) stored(events []kmodquery.Event) {
 	r.settled(events)
-	r.ledger.complete(events)
+	r.state.Stored(events)
 }
 
 // settled tells the sources what need not be kept any more for the sink.
@@ -142,10 +144,10 @@ func (r *Recorder) settled(events []kmodquery.Event) {
 func (r *Recorder) Start(ctx context.Context) {
 	ctx, r.cancel = context.WithCancel(ctx)
 	r.written = make(chan struct{})
-	r.ledger.recalling(true)
+	r.state.SetReplaying(true)
 	go func() {
 		defer close(r.recalled)
-		defer r.ledger.recalling(false)
+		defer r.state.SetReplaying(false)
 		if err := r.recallStored(ctx); err != nil {
 			r.report(fmt.Errorf("read what was stored: %w", err))
 		}
@@ -157,10 +159,10 @@ func (r *Recorder) Start(ctx context.Context) {
 	r.selection.start(ctx) // they watch meanwhile
 	<-r.recalled
 	r.running.Go(func() { r.expire(ctx) })
-	if r.double != nil {
+	if r.check != nil {
 		looked := make(chan struct{})
 		once := sync.OnceFunc(func() { close(looked) })
-		r.running.Go(func() { r.double.run(ctx, once) })
+		r.running.Go(func() { r.check.Run(ctx, once) })
 		select {
 		case <-looked:
 		case <-time.After(firstLook):
@@ -178,9 +180,9 @@ func (r *Recorder) recallStored(ctx context.Context) error {
 	}
 	var attempts []ranked
 	err := r.options.Past(ctx, func(e *kmodquery.Event) {
-		r.ledger.recall(e)
-		if r.double != nil {
-			r.double.recall(e)
+		r.state.Add(*e)
+		if r.check != nil {
+			r.check.Replay(e)
 		}
 		rank := slices.IndexFunc(r.options.Sources, func(s Source) bool { return s.Name() == e.Source })
 		if rank >= 0 && kindOf(e) != neither && len(attempts) < maxKnown {
@@ -236,8 +238,8 @@ func (r *Recorder) gather(ctx context.Context) error {
 // Sensors returns each source's account of itself, that of the views last.
 func (r *Recorder) Sensors() []kmodquery.Sensor {
 	sensors := r.selection.sensors()
-	if r.double != nil {
-		sensors = append(sensors, r.double.asSensor())
+	if r.check != nil {
+		sensors = append(sensors, r.check.Sensor())
 	}
 	for i := range sensors {
 		sensors[i].Joined = r.attempts.joinedBy(sensors[i].Source)
@@ -249,20 +251,12 @@ func (r *Recorder) Sensors() []kmodquery.Sensor {
 // Loaded returns the modules that are loaded by what the events say, with
 // [kmodquery.ViewEvents] where some source would have seen them go.
 func (r *Recorder) Loaded() []kmodquery.Module {
-	_, since := r.selection.witnesses()
+	_, since := r.selection.completeSources()
 	var now kmodquery.Event
 	if r.options.Stamp != nil {
 		now = r.options.Stamp()
 	}
-	var modules []kmodquery.Module
-	for _, at := range r.ledger.certain() {
-		if !wereArmed(since, at.came, momentOf(&now)) {
-			at.module.Views = nil
-		}
-		modules = append(modules, at.module)
-	}
-	slices.SortFunc(modules, func(a, b kmodquery.Module) int { return strings.Compare(a.Name, b.Name) })
-	return modules
+	return r.state.Loaded(since, &now)
 }
 
 // Close stops the sources, stores what they had seen, and returns when that is

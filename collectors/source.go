@@ -42,30 +42,6 @@ type Repeater interface {
 	Settled(events []kmodquery.Event)
 }
 
-// A Witness is a source that sees every load, so that one which it did not see
-// says something about the source.
-type Witness interface {
-	Source
-	// Distrust makes Run return an error with this reason.
-	Distrust(reason string)
-}
-
-// Views show which modules are there, whether or not a source saw them come.
-type Views interface {
-	// Listed is what costs little to look at. Modules is everything. Both
-	// name the views that show each module.
-	Listed(ctx context.Context) ([]kmodquery.Module, error)
-	Modules(ctx context.Context) ([]kmodquery.Module, error)
-	// Confirm returns those of the modules that are hidden beyond what loading
-	// and unloading explains.
-	Confirm(ctx context.Context, suspects []kmodquery.Module) ([]kmodquery.Module, error)
-	// Taint is the kernel's own taint, a mask of TAINT_ bits.
-	Taint(ctx context.Context) (int64, error)
-	// Shown names the views that can be had, and Reason says what keeps the
-	// others away, or is empty.
-	Shown() (views []string, reason string)
-}
-
 // A Sink keeps events.
 type Sink interface {
 	// Append keeps all of the events or none, and returns when they are safe.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/collectors/crossview"
 )
 
 const (
@@ -263,18 +264,18 @@ func (s *selection) isBetterUp(rank int) bool {
 	return false
 }
 
-// witnesses returns the sources that watch and see every load, and since when
-// one of them has.
-func (s *selection) witnesses() (list []Witness, since time.Time) {
+// completeSources returns the complete sources that watch, and since when one of
+// them has.
+func (s *selection) completeSources() (list []crossview.CompleteSource, since time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.sources {
-		witness, ok := c.Source.(Witness)
+		source, ok := c.Source.(crossview.CompleteSource)
 		// One that lacks some of its hooks watches and does not see everything.
 		if !ok || c.up.IsZero() || c.Sensor().State != kmodquery.StateActive {
 			continue
 		}
-		list = append(list, witness)
+		list = append(list, source)
 		if since.IsZero() || c.up.Before(since) {
 			since = c.up
 		}

@@ -93,7 +93,7 @@ type trusting struct {
 	reasons []string
 }
 
-func (t *trusting) Distrust(reason string) {
+func (t *trusting) MarkUnreliable(reason string) {
 	t.reasons = append(t.reasons, reason)
 	t.end <- errors.New(reason)
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
+	"github.com/kmodquery/kmodquery/collectors/crossview"
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
@@ -57,7 +58,7 @@ func detaching(t *testing.T, ctx context.Context, source *pinned, settings ...st
 	t.Helper()
 	p := hostPlatform()
 	p.hasModules = func() bool { return true }
-	p.openViews = func() collectors.Views { return nil }
+	p.openViews = func() crossview.Views { return nil }
 	p.hasPins = func(string) bool { return removed == 0 }
 	p.removePins = func(string) error { removed++; return nil }
 	p.sourceNames = []string{kmodquery.SourceEBPF, kmodquery.SourceAudit}

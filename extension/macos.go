@@ -6,6 +6,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
+	"github.com/kmodquery/kmodquery/collectors/crossview"
 	"github.com/kmodquery/kmodquery/darwin/es"
 	"github.com/kmodquery/kmodquery/darwin/host"
 	"github.com/kmodquery/kmodquery/darwin/loaded"
@@ -44,7 +45,7 @@ func macOS(programs host.Programs, kernel macKernel) *platform {
 			}
 			panic("no source is called " + name)
 		},
-		openViews:     func() collectors.Views { return kexts },
+		openViews:     func() crossview.Views { return kexts },
 		viewsSource:   kmodquery.SourceShowloaded,
 		stamp:         func() kmodquery.Event { return kernel.boot().Stamp() },
 		newInventory:  func(r recorder) tables.Inventory { return kextInventory{kexts, r} },

@@ -7,6 +7,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
+	"github.com/kmodquery/kmodquery/collectors/crossview"
 	"github.com/kmodquery/kmodquery/tables"
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
@@ -32,7 +33,7 @@ type platform struct {
 	openSource func(name string, c *config, store *sqlite.Store) collectors.Source
 	// openViews returns the views of the kernel, nil where there are none, and
 	// viewsSource is their name as a source.
-	openViews   func() collectors.Views
+	openViews   func() crossview.Views
 	viewsSource string
 	// stamp is an event of the present moment.
 	stamp func() kmodquery.Event

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
+	"github.com/kmodquery/kmodquery/collectors/crossview"
 	"github.com/kmodquery/kmodquery/linux/audit"
 	"github.com/kmodquery/kmodquery/linux/ebpf"
 	"github.com/kmodquery/kmodquery/linux/host"
@@ -79,7 +80,7 @@ func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
 }
 
 // openViews returns the views of the kernel, nil where it has no modules.
-func openViews() collectors.Views {
+func openViews() crossview.Views {
 	if !hasModules() {
 		return nil
 	}

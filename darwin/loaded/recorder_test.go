@@ -12,10 +12,11 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
+	"github.com/kmodquery/kmodquery/collectors/crossview"
 	"github.com/kmodquery/kmodquery/darwin/ulog"
 )
 
-var _ collectors.Views = (*Kexts)(nil)
+var _ crossview.Views = (*Kexts)(nil)
 
 // A sink that keeps events in memory.
 type sink struct {

@@ -36,24 +36,24 @@ func (c *checkup) failure(now time.Time, isAsked bool) error {
 // due is when the next look is due though nobody asks.
 func (c *checkup) due() time.Time { return c.last.Add(checkEvery) }
 
-// Distrust has Run emit what the hooks have seen and return an error that gives
+// MarkUnreliable has Run emit what the hooks have seen and return an error that gives
 // the reason, after which it can be called again to attach them anew. Who knows
 // that a module came which they should have seen calls it. It does nothing while
 // the source is not running.
-func (s *Source) Distrust(reason string) {
+func (s *Source) MarkUnreliable(reason string) {
 	s.mu.Lock()
 	s.anew = s.anew || s.programs != nil
 	s.mu.Unlock()
-	s.distrust(errors.New(reason))
+	s.markUnreliable(errors.New(reason))
 }
 
-func (s *Source) isDistrusted() bool {
+func (s *Source) isUnreliable() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.anew
 }
 
-func (s *Source) distrust(cause error) {
+func (s *Source) markUnreliable(cause error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.programs == nil {

@@ -41,9 +41,9 @@ func TestCheckupLooksWhenItIsTime(t *testing.T) {
 	}
 }
 
-func TestDistrustOfWhatDoesNotRun(t *testing.T) {
+func TestMarkUnreliableOfStoppedSource(t *testing.T) {
 	s := New(Options{})
-	s.Distrust("a module came unseen")
+	s.MarkUnreliable("a module came unseen")
 	require.NoError(t, s.doubt)
 	require.Equal(t, "standby", s.Sensor().State)
 }

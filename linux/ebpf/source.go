@@ -108,7 +108,7 @@ func (s *Source) open(ctx context.Context) (programs *bpf.Programs, receipts []s
 	if unread != nil && s.options.PinDir != "" && bpf.HasPins(s.options.PinDir) {
 		return nil, nil, unread
 	}
-	if programs, err = openPrograms(s.options, s.isDistrusted(), reported); err != nil {
+	if programs, err = openPrograms(s.options, s.isUnreliable(), reported); err != nil {
 		return nil, nil, err
 	}
 	if err := s.count(programs); err != nil {
@@ -200,7 +200,7 @@ func (s *Source) read(ctx context.Context, programs *bpf.Programs, emit func(kmo
 	}()
 	for {
 		if err := alive.failure(time.Now(), f == nil && s.health.HasPending()); err != nil {
-			s.distrust(err)
+			s.markUnreliable(err)
 		} else {
 			s.keepWatch(alive.last)
 		}

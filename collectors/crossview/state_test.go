@@ -1,4 +1,4 @@
-package collectors
+package crossview
 
 import (
 	"fmt"
@@ -11,7 +11,7 @@ import (
 
 // The rows of an attempt are stored when its image was read, and those of a
 // later one may come first.
-func TestTheLedgerGoesByTheTimeOfTheEvents(t *testing.T) {
+func TestStateIsOrderedByTimeOfEvents(t *testing.T) {
 	load := func(id, path string, at int64) kmodquery.Event {
 		return kmodquery.Event{Source: "ebpf", EventName: kmodquery.EventModuleLoad, Name: "m", LoadID: id, Path: path, TimeNanos: at}
 	}
@@ -31,10 +31,10 @@ func TestTheLedgerGoesByTheTimeOfTheEvents(t *testing.T) {
 		{"again, mixed", []kmodquery.Event{free(2), load("2", "/b", 3), load("1", "/a", 1)}, "2 /b"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			l := newLedger("")
-			l.add(test.events...)
+			s := NewState("")
+			s.Add(test.events...)
 			got := ""
-			for _, at := range l.certain() {
+			for _, at := range s.certain() {
 				got += at.module.LoadID + " " + at.module.Path
 			}
 			require.Equal(t, test.want, got)
@@ -42,9 +42,9 @@ func TestTheLedgerGoesByTheTimeOfTheEvents(t *testing.T) {
 	}
 }
 
-func TestTheLedgerOfEachSource(t *testing.T) {
-	l := newLedger("")
-	l.add(
+func TestStateTrustsEachSourceAsFarAsItSees(t *testing.T) {
+	s := NewState("")
+	s.Add(
 		kmodquery.Event{Source: "audit", EventName: kmodquery.EventFinitModule, Name: "audited", Result: new(int64(0)), TimeNanos: 1},
 		kmodquery.Event{Source: "audit", EventName: kmodquery.EventFinitModule, Name: "refused", Result: new(int64(-1)), TimeNanos: 1},
 		kmodquery.Event{Source: "ebpf", EventName: kmodquery.EventFinitModule, Name: "returned", Result: new(int64(0)), TimeNanos: 1},
@@ -53,76 +53,76 @@ func TestTheLedgerOfEachSource(t *testing.T) {
 		kmodquery.Event{Source: "ebpf", EventName: kmodquery.EventModuleLoad, TimeNanos: 1},
 	)
 	var names []string
-	for name := range l.certain() {
+	for name := range s.certain() {
 		names = append(names, name)
 	}
 	require.Equal(t, []string{"audited"}, names, "the kernel may still have refused the other one")
-	at := l.get("tainting")
+	at := s.get("tainting")
 	require.True(t, at.isLoaded())
-	l.add(kmodquery.Event{Source: "audit", EventName: kmodquery.EventDeleteModule, Name: "audited", Result: new(int64(0)), TimeNanos: 2})
-	require.Empty(t, l.certain())
+	s.Add(kmodquery.Event{Source: "audit", EventName: kmodquery.EventDeleteModule, Name: "audited", Result: new(int64(0)), TimeNanos: 2})
+	require.Empty(t, s.certain())
 }
 
-func TestTheLedgerOfKexts(t *testing.T) {
-	l := newLedger("")
+func TestStateOfKexts(t *testing.T) {
+	s := NewState("")
 	tell := func(source, eventName string, result, at int64) {
-		l.add(kmodquery.Event{Source: source, EventName: eventName, Name: "com.a", LoadID: fmt.Sprint(at), Result: &result, TimeNanos: at})
+		s.Add(kmodquery.Event{Source: source, EventName: eventName, Name: "com.a", LoadID: fmt.Sprint(at), Result: &result, TimeNanos: at})
 	}
 	tell(kmodquery.SourceEndpointSecurity, kmodquery.EventKextload, 0, 1)
 	tell(kmodquery.SourceUnifiedLog, kmodquery.EventKextAllowed, 0, 2)
 	tell(kmodquery.SourceUnifiedLog, kmodquery.EventKextload, -5, 3)
-	require.Empty(t, l.certain(), "nobody says that it was loaded")
+	require.Empty(t, s.certain(), "nobody says that it was loaded")
 	tell(kmodquery.SourceUnifiedLog, kmodquery.EventKextload, 0, 4)
-	require.Equal(t, "4", l.certain()["com.a"].module.LoadID)
+	require.Equal(t, "4", s.certain()["com.a"].module.LoadID)
 	tell(kmodquery.SourceEndpointSecurity, kmodquery.EventKextunload, 0, 5)
 	tell(kmodquery.SourceUnifiedLog, kmodquery.EventKextunload, -1, 6)
-	require.Len(t, l.certain(), 1, "nor that it went")
+	require.Len(t, s.certain(), 1, "nor that it went")
 	tell(kmodquery.SourceUnifiedLog, kmodquery.EventKextunload, 0, 7)
-	require.Empty(t, l.certain())
+	require.Empty(t, s.certain())
 }
 
-func TestTheLedgerIsBounded(t *testing.T) {
-	l := newLedger("")
-	for i := range 3 * maxGone {
+func TestStateIsBounded(t *testing.T) {
+	s := NewState("")
+	for i := range 3 * maxUnloaded {
 		name := fmt.Sprint("m", i)
-		l.add(
+		s.Add(
 			kmodquery.Event{Source: "ebpf", EventName: kmodquery.EventModuleLoad, Name: name, TimeNanos: int64(2 * i)},
 			kmodquery.Event{Source: "ebpf", EventName: kmodquery.EventModuleFree, Name: name, TimeNanos: int64(2*i + 1)},
 		)
 	}
-	require.LessOrEqual(t, len(l.entries), maxGone+1)
-	gone := 0
-	for _, at := range l.entries {
+	require.LessOrEqual(t, len(s.entries), maxUnloaded+1)
+	unloaded := 0
+	for _, at := range s.entries {
 		if !at.isLoaded() {
-			gone++
+			unloaded++
 		}
 	}
-	require.Equal(t, gone, l.gone)
-	require.NotZero(t, l.get(fmt.Sprint("m", 3*maxGone-1)).went.nanos, "the latest are remembered")
+	require.Equal(t, unloaded, s.unloaded)
+	require.NotZero(t, s.get(fmt.Sprint("m", 3*maxUnloaded-1)).unloaded.nanos, "the latest are remembered")
 }
 
 // While older events are read, in no order, none is forgotten: that a module went
 // is read before that it came.
-func TestLedgerForgetsNothingWhileItIsPartial(t *testing.T) {
-	l := newLedger("")
-	l.recalling(true)
-	for i := range maxGone + 1 {
-		l.recall(&kmodquery.Event{EventName: kmodquery.EventModuleFree, Name: fmt.Sprint(i), TimeNanos: int64(i + 100)})
+func TestStateForgetsNothingWhileReplaying(t *testing.T) {
+	s := NewState("")
+	s.SetReplaying(true)
+	for i := range maxUnloaded + 1 {
+		s.Add(kmodquery.Event{EventName: kmodquery.EventModuleFree, Name: fmt.Sprint(i), TimeNanos: int64(i + 100)})
 	}
 	other := kmodquery.Event{EventName: kmodquery.EventModuleFree, Name: "other", TimeNanos: 1 << 40}
-	l.add(other)
-	for i := range maxGone + 1 {
-		l.recall(&kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: kmodquery.SourceEBPF, Name: fmt.Sprint(i), TimeNanos: int64(i + 1)})
+	s.Add(other)
+	for i := range maxUnloaded + 1 {
+		s.Add(kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: kmodquery.SourceEBPF, Name: fmt.Sprint(i), TimeNanos: int64(i + 1)})
 	}
-	require.Empty(t, l.certain())
-	l.recalling(false)
-	l.add(other)
-	require.LessOrEqual(t, l.gone, maxGone)
-	require.Empty(t, l.certain())
+	require.Empty(t, s.certain())
+	s.SetReplaying(false)
+	s.Add(other)
+	require.LessOrEqual(t, s.unloaded, maxUnloaded)
+	require.Empty(t, s.certain())
 }
 
 // What is stored and what is told meanwhile come in any order.
-func TestTheLedgerIsTheSameInAnyOrder(t *testing.T) {
+func TestStateDoesNotDependOnOrder(t *testing.T) {
 	event := func(name, id, path string, at int64) kmodquery.Event {
 		return kmodquery.Event{Source: kmodquery.SourceEBPF, EventName: name, Name: "m", LoadID: id, Path: path, TimeNanos: at}
 	}
@@ -145,14 +145,14 @@ func TestTheLedgerIsTheSameInAnyOrder(t *testing.T) {
 		{"told of twice", []kmodquery.Event{fromMemory, guess, present}, "3", "", true},
 		{"shown later", []kmodquery.Event{first, present}, "1", "/first.ko", true},
 		{"all but the end", []kmodquery.Event{first, free, fromMemory, guess, present}, "3", "", true},
-		{"gone", []kmodquery.Event{first, free, fromMemory, present, last}, "", "", false},
+		{"unloaded", []kmodquery.Event{first, free, fromMemory, present, last}, "", "", false},
 	} {
 		permute(test.events, 0, func() {
-			l := newLedger("")
+			s := NewState("")
 			for _, e := range test.events {
-				l.add(e)
+				s.Add(e)
 			}
-			at := l.get("m")
+			at := s.get("m")
 			require.Equal(t, test.id != "", at.isLoaded(), "%s: %v", test.name, test.events)
 			require.Equal(t, test.isCertain, at.isCertain(), "%s: %v", test.name, test.events)
 			if at.isLoaded() {
@@ -164,14 +164,14 @@ func TestTheLedgerIsTheSameInAnyOrder(t *testing.T) {
 }
 
 // What is known of a load that is over is not told of the next one.
-func TestTheLedgerTellsNothingOfWhatIsOver(t *testing.T) {
+func TestStateForgetsLoadThatIsOver(t *testing.T) {
 	event := func(name, source, id string, at int64) kmodquery.Event {
 		return kmodquery.Event{Source: source, EventName: name, Name: "m", LoadID: id, Path: "/" + id, TimeNanos: at}
 	}
-	l := newLedger("")
-	l.add(event(kmodquery.EventModuleLoad, kmodquery.SourceEBPF, "1", 10), event(kmodquery.EventModuleLoad, kmodquery.SourceJournal, "2", 20))
-	l.add(event(kmodquery.EventModuleFree, kmodquery.SourceEBPF, "3", 12))
-	at := l.get("m")
+	s := NewState("")
+	s.Add(event(kmodquery.EventModuleLoad, kmodquery.SourceEBPF, "1", 10), event(kmodquery.EventModuleLoad, kmodquery.SourceJournal, "2", 20))
+	s.Add(event(kmodquery.EventModuleFree, kmodquery.SourceEBPF, "3", 12))
+	at := s.get("m")
 	require.True(t, at.isLoaded())
 	require.False(t, at.isCertain())
 	require.Empty(t, at.module.LoadID+at.module.Path)

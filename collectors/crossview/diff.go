@@ -1,0 +1,225 @@
+package crossview
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// A difference is something that the views and the module state disagree about.
+type difference struct {
+	event  string
+	module kmodquery.Module
+	reason string
+	seen   kmodquery.Event // the moment before the views were read that show it
+}
+
+// key is the same for the same difference found by two checks.
+func (d *difference) key() string { return d.event + "\x00" + d.subject() }
+
+// subject identifies what a difference is about.
+func (d *difference) subject() string {
+	switch {
+	case d.event == kmodquery.EventTaintReset:
+		return "\x00taint"
+	case d.module.Name == "":
+		return "\x00" + memoryKey(&d.module)
+	}
+	return d.module.Name
+}
+
+// isByViews reports whether views alone show a hidden module.
+func (d *difference) isByViews() bool {
+	return d.event == kmodquery.EventModuleHidden && !slices.Contains(d.module.Views, kmodquery.ViewEvents)
+}
+
+// compare returns the differences between the views and the module state, without
+// those whose events are still pending.
+func (c *Check) compare(shown []kmodquery.Module, taint int64) []difference {
+	var found []difference
+	there := map[string]bool{}
+	brought := int64(0) // taint of the modules
+	for _, m := range shown {
+		if m.Name != "" {
+			there[m.Name] = true
+		}
+		if m.Taints != nil {
+			brought |= *m.Taints
+		}
+		if d, ok := c.compareShown(m); ok {
+			found = append(found, d)
+		}
+	}
+	found = nameMemory(append(found, c.compareLoaded(there)...))
+	if lack := (c.taint | brought) &^ taint &^ c.resetTaint; lack != 0 {
+		reason := "the kernel's taint lacks bits that it had"
+		if brought&lack != 0 {
+			reason = "the kernel's taint lacks bits that its modules have"
+		}
+		found = append(found, difference{event: kmodquery.EventTaintReset, module: kmodquery.Module{Taints: &lack}, reason: reason})
+	}
+	for i := range found {
+		found[i].seen = c.seen
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.DeleteFunc(found, func(d difference) bool { return c.isPending(&d) })
+}
+
+// compareShown compares the module state with a module that views show.
+func (c *Check) compareShown(m kmodquery.Module) (d difference, differs bool) {
+	known := c.State.get(m.Name)
+	_, lost := c.reliable()
+	switch {
+	case m.IsHidden() && m.Name == "":
+		return difference{event: kmodquery.EventModuleHidden, module: m, reason: "memory of a module that no other view shows"}, !c.wasReported(&m)
+	case m.IsHidden():
+		return difference{event: kmodquery.EventModuleHidden, module: m, reason: hiddenReason(&m, known.isLoaded())}, !known.isReported()
+	case known.isLoaded() && (known.isCertain() || c.complete == ""):
+		c.State.confirm(m.Name)
+		return difference{}, false
+	case m.State == "Loading": // its init may still fail
+		return difference{}, false
+	case c.checkedAt.IsZero():
+		return difference{event: kmodquery.EventModulePresent, module: m}, true
+	case c.complete != "":
+		reason := "it is in " + kmodquery.ViewModules + ", and " + c.complete + " did not see it come" + lostReason(lost-c.lost)
+		return difference{event: kmodquery.EventModuleUnwitnessed, module: m, reason: reason}, true
+	}
+	reason := "it is in " + c.list() + " and was not " + c.Period.String() + " ago"
+	return difference{event: kmodquery.EventModuleLoad, module: m, reason: reason}, true
+}
+
+// compareLoaded returns the loaded modules that no view shows.
+func (c *Check) compareLoaded(there map[string]bool) []difference {
+	var found []difference
+	sources, lost := c.reliable()
+	_, since := c.Complete()
+	now := c.Stamp()
+	for name, known := range c.State.certain() {
+		if there[name] || known.isReported() {
+			continue
+		}
+		m := kmodquery.Module{Name: name, LoadID: known.module.LoadID, Path: known.module.Path, Views: known.module.Views}
+		if len(sources) > 0 && lost == c.lost && wasWatched(since, known.loaded, momentOf(&now)) {
+			found = append(found, difference{event: kmodquery.EventModuleHidden, module: m, reason: hiddenReason(&m, true)})
+		} else {
+			found = append(found, difference{event: kmodquery.EventModuleFree, module: m, reason: "it is not in " + c.list() + " any more"})
+		}
+	}
+	return found
+}
+
+// nameMemory merges a hidden module that no view names with nameless memory, if
+// there is exactly one of each: they must be the same module.
+func nameMemory(found []difference) []difference {
+	named, nameless := -1, -1
+	for i, d := range found {
+		switch {
+		case d.event != kmodquery.EventModuleHidden:
+		case d.module.Name == "" && nameless == -1:
+			nameless = i
+		case d.module.Name != "" && !d.isByViews() && named == -1:
+			named = i
+		default:
+			return found
+		}
+	}
+	if named == -1 || nameless == -1 {
+		return found
+	}
+	m, memory := &found[named].module, found[nameless].module
+	m.Address, m.Size = memory.Address, memory.Size
+	m.Views = append(slices.Clone(memory.Views), m.Views...)
+	found[named].reason = hiddenReason(m, true)
+	return slices.Delete(found, nameless, nameless+1)
+}
+
+// reliable returns the complete sources that have watched since the last check,
+// and how many records they have lost. A source that began later proves nothing.
+func (c *Check) reliable() ([]CompleteSource, int64) {
+	list, since := c.Complete()
+	if len(list) == 0 || since.After(c.checkedAt) {
+		return nil, 0
+	}
+	return list, lostBy(list)
+}
+
+// wasReported reports whether this recorder or an earlier one reported a nameless
+// region. Of an earlier one only the size is known.
+func (c *Check) wasReported(m *kmodquery.Module) bool {
+	key := memoryKey(m)
+	if !c.memory[key] && m.Size != nil && c.replayed[*m.Size] > 0 {
+		c.replayed[*m.Size]--
+		c.memory[key] = true
+	}
+	return c.memory[key]
+}
+
+// list is the name of the kernel's own list among the views.
+func (c *Check) list() string {
+	if c.Source == kmodquery.SourceShowloaded {
+		return c.Source
+	}
+	return kmodquery.ViewModules
+}
+
+func hiddenReason(m *kmodquery.Module, isLoaded bool) string {
+	views := m.Views
+	if isLoaded && !slices.Contains(views, kmodquery.ViewEvents) {
+		views = append(slices.Clone(views), kmodquery.ViewEvents)
+	}
+	return "it is not in " + kmodquery.ViewModules + ", and in " + strings.Join(views, ", ")
+}
+
+func lostReason(n int64) string {
+	if n <= 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %d records were lost meanwhile", n)
+}
+
+func lostBy(list []CompleteSource) int64 {
+	lost := int64(0)
+	for _, source := range list {
+		lost += source.Sensor().Lost
+	}
+	return lost
+}
+
+func namesOf(list []CompleteSource) string {
+	names := make([]string, len(list))
+	for i, source := range list {
+		names[i] = source.Name()
+	}
+	return strings.Join(names, " and ")
+}
+
+// wasWatched reports whether a source that began to watch at since has watched
+// from the moment of a load until now. The boot clock's seconds are rounded down.
+func wasWatched(since time.Time, loaded, now moment) bool {
+	if since.IsZero() {
+		return false
+	}
+	watched := time.Since(since)
+	if loaded.uptime != nil && now.uptime != nil {
+		watched += time.Second
+	}
+	return watched >= loaded.before(now)
+}
+
+// memoryKey identifies a nameless region by its address, or by its size if the
+// kernel hides addresses.
+func memoryKey(m *kmodquery.Module) string {
+	switch {
+	case m.Address != nil:
+		return "at " + strconv.FormatUint(uint64(*m.Address), 16)
+	case m.Size != nil:
+		return strconv.FormatInt(*m.Size, 10) + " bytes"
+	}
+	return ""
+}

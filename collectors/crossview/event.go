@@ -1,0 +1,120 @@
+package crossview
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// maxMemory bounds the nameless regions that are remembered. Beyond it all are
+// forgotten and may be reported again.
+const maxMemory = 4096
+
+// pendingSlack is added to MaxDelay before an event that did not reach State may be
+// emitted again.
+const pendingSlack = 10 * time.Second
+
+// emit emits a difference as an event.
+func (c *Check) emit(d difference) {
+	e := d.seen
+	e.Source, e.EventName, e.Reason = c.Source, c.nameOf(d.event), d.reason
+	e.Count = new(int64(1))
+	e.Name, e.Size, e.Taints, e.Version, e.Srcversion = d.module.Name, d.module.Size, d.module.Taints, d.module.Version, d.module.Srcversion
+	e.TeamID, e.CDHash = d.module.TeamID, d.module.CDHash
+	e.LoadID, e.Path = d.module.LoadID, d.module.Path
+	if d.event != kmodquery.EventTaintReset {
+		e.Type = kmodquery.TypeKernelModule
+	}
+	switch d.event {
+	case kmodquery.EventModuleHidden:
+		if known := c.State.get(d.module.Name); known.isLoaded() && e.LoadID == "" {
+			e.LoadID, e.Path = known.module.LoadID, known.module.Path
+		}
+		if d.module.Name == "" {
+			e.Miss("name")
+		}
+		if key := memoryKey(&d.module); slices.Contains(d.module.Views, kmodquery.ViewVmallocinfo) && key != "" {
+			if len(c.memory) >= maxMemory {
+				clear(c.memory)
+			}
+			c.memory[key] = true
+		}
+	case kmodquery.EventModulePresent:
+		e.LoadID = loadID(&e)
+	case kmodquery.EventModuleLoad, kmodquery.EventModuleUnwitnessed:
+		e.LoadID = loadID(&e)
+		e.Miss("path", "origin", "sha256", "signature_status", "pid", "process_path", "uid")
+	case kmodquery.EventModuleFree:
+		e.LoadID = loadID(&e)
+		e.Miss("pid", "process_path", "uid")
+	case kmodquery.EventTaintReset:
+		c.resetTaint |= *d.module.Taints
+	}
+	c.mu.Lock()
+	c.sensor.LastEventTime = e.Time
+	if e.Missing != "" {
+		c.sensor.EnrichErrors++
+	}
+	maps.DeleteFunc(c.pending, func(_ string, emitted time.Time) bool { return time.Since(emitted) >= c.MaxDelay+pendingSlack })
+	c.pending[d.subject()] = time.Now()
+	c.mu.Unlock()
+	c.Emit(e)
+	if d.event == kmodquery.EventModuleUnwitnessed {
+		c.markUnreliable(d.module.Name)
+	}
+}
+
+// Added takes an event that State holds now, so that it is no longer pending.
+func (c *Check) Added(e *kmodquery.Event) {
+	if !FromViews(e) {
+		return
+	}
+	d := difference{event: e.EventName, module: kmodquery.Module{Name: e.Name, Size: e.Size}}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.pending, d.subject())
+}
+
+// isPending reports whether an event of a difference was emitted that State does
+// not hold yet. The caller holds mu.
+func (c *Check) isPending(d *difference) bool {
+	emitted, ok := c.pending[d.subject()]
+	return ok && time.Since(emitted) < c.MaxDelay+pendingSlack
+}
+
+// markUnreliable marks the sources that should have seen a load. If records were
+// lost meanwhile, the load was among them and no source is unreliable.
+func (c *Check) markUnreliable(name string) {
+	sources, lost := c.reliable()
+	if lost != c.lost {
+		return
+	}
+	for _, source := range sources {
+		source.MarkUnreliable(fmt.Sprintf("module %s came and it saw nothing of it", strconv.Quote(name)))
+	}
+}
+
+// nameOf returns the platform's name of an event.
+func (c *Check) nameOf(event string) string {
+	if c.Source == kmodquery.SourceShowloaded {
+		switch event {
+		case kmodquery.EventModuleLoad:
+			return kmodquery.EventKextload
+		case kmodquery.EventModuleFree:
+			return kmodquery.EventKextunload
+		}
+	}
+	return event
+}
+
+func loadID(e *kmodquery.Event) string {
+	sum := sha256.Sum256([]byte(strings.Join([]string{e.BootID, e.Source, e.EventName, e.Name, strconv.FormatInt(e.TimeNanos, 10)}, "\x00")))
+	return hex.EncodeToString(sum[:8])
+}

@@ -1,0 +1,203 @@
+package crossview
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+const (
+	// checksInPeriod is how many checks of the cheap views a period has. A hidden
+	// module must be reported within the period, and confirming it takes most of
+	// the period.
+	checksInPeriod = 3
+	// fullInterval is how often all views are read even if the cheap ones show
+	// nothing new.
+	fullInterval = time.Minute
+)
+
+// Options configure a [Check]. All fields must be set.
+type Options struct {
+	Source string // name of the views as a source
+	Views  Views
+	State  *State
+	Period time.Duration // within which a difference is found
+	// MaxDelay is how long an emitted event may take to reach State.
+	MaxDelay time.Duration
+	// Stamp returns an event that holds only the present moment.
+	Stamp func() kmodquery.Event
+	Emit  func(kmodquery.Event)
+	// Sync returns when State holds every event that the sources saw before the
+	// call. It must return within bounded time.
+	Sync func(context.Context) error
+	// Complete returns the complete sources that watch, and since when one of
+	// them has watched without interruption.
+	Complete func() ([]CompleteSource, time.Time)
+	Report   func(error)
+}
+
+// A Check compares the views with the module state and emits the differences:
+// modules that were there at the start, hidden modules, loads that no source
+// reported although it should have, and changes that only the views noticed.
+type Check struct {
+	Options
+
+	checkedAt  time.Time       // when the last complete check began
+	fullAt     time.Time       // when the last complete check of all views began
+	listed     string          // names and views that the last full check saw
+	memory     map[string]bool // nameless regions that were reported
+	replayed   map[int64]int   // by size, the nameless regions that an earlier recorder reported
+	seen       kmodquery.Event // the moment before the views were last read
+	taint      int64           // every bit that the kernel's taint has had
+	resetTaint int64           // bits that were reported as reset
+	complete   string          // names of the complete sources of the last check; "" for none
+	lost       int64           // records lost by those that watched throughout the last check
+
+	mu      sync.Mutex
+	sensor  kmodquery.Sensor
+	pending map[string]time.Time // by subject, when an event was emitted that State does not hold yet
+}
+
+// New returns a Check that does nothing until Run.
+func New(o Options) *Check {
+	return &Check{
+		Options:  o,
+		memory:   map[string]bool{},
+		replayed: map[int64]int{},
+		pending:  map[string]time.Time{},
+		sensor:   kmodquery.Sensor{Source: o.Source, State: kmodquery.StateStandby, Since: time.Now().Unix()},
+	}
+}
+
+// Replay takes an event of this boot that an earlier recorder stored. It must not
+// be called after Run.
+func (c *Check) Replay(e *kmodquery.Event) {
+	switch {
+	case e.EventName == kmodquery.EventTaintReset && e.Taints != nil:
+		c.resetTaint |= *e.Taints
+	case e.EventName == kmodquery.EventModuleHidden && e.Name == "" && e.Size != nil:
+		c.replayed[*e.Size]++
+	}
+}
+
+// Run checks at once and then repeatedly until ctx ends. It calls ready after
+// each check.
+func (c *Check) Run(ctx context.Context, ready func()) {
+	defer ready()
+	reported := ""
+	ticker := time.NewTicker(max(c.Period/checksInPeriod, time.Second))
+	defer ticker.Stop()
+	for {
+		err := c.check(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		c.setHealth(err)
+		if err != nil && err.Error() != reported {
+			reported = err.Error()
+			c.Report(fmt.Errorf("%s: %w", c.Source, err))
+		}
+		ready()
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (c *Check) setHealth(err error) {
+	shown, reason := c.Views.Shown()
+	hooks, _ := json.Marshal(shown) // strings always encode
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	state := kmodquery.StateActive
+	if err != nil {
+		state, reason = kmodquery.StateFailed, err.Error()
+	}
+	if c.sensor.State != state {
+		c.sensor.State, c.sensor.Since = state, time.Now().Unix()
+	}
+	c.sensor.Reason, c.sensor.Hooks = reason, string(hooks)
+}
+
+// Sensor returns the state and the counters of the views as a source.
+func (c *Check) Sensor() kmodquery.Sensor {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sensor
+}
+
+// check compares once and emits what differs.
+func (c *Check) check(ctx context.Context) error {
+	began := time.Now()
+	sources, _ := c.Complete() // before the views are read
+	complete, lost := namesOf(sources), lostBy(sources)
+	c.seen = c.Stamp()
+	before := c.seen
+	shown, isFull, err := c.read(ctx, complete != "")
+	if err != nil {
+		return err
+	}
+	taint, err := c.Views.Taint(ctx)
+	if err != nil {
+		return err
+	}
+	found := c.compare(shown, taint)
+	if len(found) > 0 && !isFull {
+		c.seen = c.Stamp()
+		if shown, err = c.Views.Modules(ctx); err != nil {
+			return err
+		}
+		isFull, found = true, c.compare(shown, taint)
+	}
+	if len(found) > 0 {
+		if found, err = c.recheck(ctx, found); err != nil {
+			return err
+		}
+	}
+	for _, f := range found {
+		c.emit(f)
+	}
+	c.taint |= taint
+	c.checkedAt = began
+	if isFull {
+		c.fullAt = began
+		c.State.dropUncertain(namesIn(shown), momentOf(&before))
+	}
+	c.complete, c.lost = complete, lost
+	return nil
+}
+
+// read returns what the cheap views show. It reads all views if the cheap ones
+// changed or lack a module that was loaded, once in each fullInterval, and once
+// in each period while no complete source watches.
+func (c *Check) read(ctx context.Context, isWatched bool) (shown []kmodquery.Module, isFull bool, err error) {
+	shown, err = c.Views.Listed(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	c.mu.Lock()
+	c.sensor.Received += int64(len(shown))
+	c.mu.Unlock()
+	var names strings.Builder
+	for _, m := range shown {
+		fmt.Fprintf(&names, "%s %v\n", m.Name, m.Views)
+	}
+	interval := fullInterval
+	if !isWatched {
+		interval = c.Period
+	}
+	if names.String() == c.listed && time.Since(c.fullAt) < interval && !c.State.lacks(namesIn(shown)) {
+		return shown, false, nil
+	}
+	if shown, err = c.Views.Modules(ctx); err == nil {
+		c.listed = names.String()
+	}
+	return shown, true, err
+}

@@ -1,0 +1,324 @@
+package crossview
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// maxUnloaded bounds the remembered modules that are not loaded. Beyond it the
+// half that was unloaded first is forgotten.
+const maxUnloaded = 4096
+
+// A moment is when an event happened. Within a boot the boot clock decides, which
+// nobody can set; it has a resolution of a second.
+type moment struct {
+	uptime *int64
+	nanos  int64 // Unix time; 0 never
+}
+
+func momentOf(e *kmodquery.Event) moment { return moment{e.Uptime, e.TimeNanos} }
+
+func (m moment) isAfter(other moment) bool {
+	switch {
+	case m.nanos == 0 || other.nanos == 0:
+		return m.nanos != 0
+	case m.uptime != nil && other.uptime != nil && *m.uptime != *other.uptime:
+		return *m.uptime > *other.uptime
+	}
+	return m.nanos > other.nanos
+}
+
+// before returns how long the moment was before a later one.
+func (m moment) before(later moment) time.Duration {
+	if m.uptime != nil && later.uptime != nil {
+		return time.Duration(*later.uptime-*m.uptime) * time.Second
+	}
+	return time.Duration(later.nanos - m.nanos)
+}
+
+// A State holds which modules are loaded according to the events of one boot,
+// including events that wait to be stored. Its methods may be called
+// concurrently.
+type State struct {
+	boot string // id of the boot; "" accepts events of any
+
+	mu        sync.Mutex
+	entries   map[string]*entry // by name
+	unloaded  int               // entries that are not loaded
+	replaying bool              // stored events are being added, in any order: nothing is forgotten
+}
+
+// An entry is what the events say of the modules of one name. Its moments are
+// those of the events, which do not arrive in order.
+type entry struct {
+	module      kmodquery.Module
+	loaded      moment // when it was last loaded
+	unloaded    moment
+	hidden      moment    // when it was last reported as hidden
+	certain     moment    // when it was last loaded according to a source that would see it unloaded
+	describedAt moment    // of the event that module's LoadID, Path and FirstSeen come from
+	describedBy authority // of that event
+}
+
+// An authority is how far an event can be trusted to describe a load.
+type authority int
+
+const (
+	byView  authority = iota // shows that the module is there
+	byGuess                  // a source that would not see it unloaded
+	bySight
+)
+
+func (e *entry) isLoaded() bool { return e.loaded.isAfter(e.unloaded) }
+
+// isCertain reports whether a source that would see the module unloaded saw it
+// loaded.
+func (e *entry) isCertain() bool { return e.certain.isAfter(e.unloaded) }
+
+// isReported reports whether the module was reported as hidden since it was
+// loaded.
+func (e *entry) isReported() bool { return e.hidden.isAfter(e.loaded) }
+
+// NewState returns the state of a boot without modules; "" accepts the events of
+// any boot.
+func NewState(boot string) *State { return &State{boot: boot, entries: map[string]*entry{}} }
+
+// Add takes events, before they are stored.
+func (s *State) Add(events ...kmodquery.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range events {
+		s.add(&events[i])
+	}
+	if s.unloaded > maxUnloaded && !s.replaying {
+		s.forgetUnloaded()
+	}
+}
+
+// SetReplaying says whether events that an earlier recorder stored are still to
+// be added.
+func (s *State) SetReplaying(is bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.replaying = is
+}
+
+// Stored takes what only the store knows, FirstSeen, from events that were added.
+func (s *State) Stored(events []kmodquery.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range events {
+		e := &events[i]
+		if known := s.entries[e.Name]; known != nil && known.module.FirstSeen == nil && known.module.LoadID == e.LoadID {
+			known.module.FirstSeen = e.FirstSeen
+		}
+	}
+}
+
+func (s *State) add(e *kmodquery.Event) {
+	if s.boot != "" && e.BootID != "" && e.BootID != s.boot {
+		return // a log may reach back further
+	}
+	if e.Name == "" {
+		return // events of nameless memory say nothing of a module
+	}
+	switch e.EventName {
+	case kmodquery.EventModuleLoad, kmodquery.EventModulePresent, kmodquery.EventModuleUnwitnessed:
+		failed := e.Result != nil && *e.Result != 0
+		if !failed {
+			s.setLoaded(e, e.Source == kmodquery.SourceEBPF || FromViews(e))
+		}
+	case kmodquery.EventInitModule, kmodquery.EventFinitModule:
+		// Audit knows of a load only from the system call's result.
+		if e.Source == kmodquery.SourceAudit && e.Result != nil && *e.Result == 0 {
+			s.setLoaded(e, true)
+		}
+	case kmodquery.EventModuleFree:
+		s.setUnloaded(e)
+	case kmodquery.EventDeleteModule:
+		// That of eBPF has the moment of the return; its module_free is exact.
+		if e.Source != kmodquery.SourceEBPF && e.Result != nil && *e.Result == 0 {
+			s.setUnloaded(e)
+		}
+	case kmodquery.EventKextload, kmodquery.EventKextunload:
+		// Endpoint Security reports requests and not whether they succeed.
+		if e.Source == kmodquery.SourceEndpointSecurity || e.Result != nil && *e.Result != 0 {
+			return
+		}
+		if e.EventName == kmodquery.EventKextload {
+			s.setLoaded(e, true)
+		} else {
+			s.setUnloaded(e)
+		}
+	case kmodquery.EventModuleHidden:
+		known := s.of(e.Name)
+		if momentOf(e).isAfter(known.hidden) {
+			known.hidden = momentOf(e)
+		}
+	}
+}
+
+func (s *State) of(name string) *entry {
+	known := s.entries[name]
+	if known == nil {
+		known = &entry{module: kmodquery.Module{Name: name, Views: []string{kmodquery.ViewEvents}}}
+		s.entries[name] = known
+		s.unloaded++
+	}
+	return known
+}
+
+func (s *State) setLoaded(e *kmodquery.Event, certain bool) {
+	known, now := s.of(e.Name), momentOf(e)
+	was := known.isLoaded()
+	if now.isAfter(known.loaded) {
+		known.loaded = now
+	}
+	if certain && now.isAfter(known.certain) {
+		known.certain = now
+	}
+	if now.isAfter(known.unloaded) {
+		known.describe(e, now, authorityOf(e, certain))
+	}
+	if !was && known.isLoaded() {
+		s.unloaded--
+	}
+}
+
+// describe takes LoadID, Path and FirstSeen from an event if it is about the last
+// load and of higher authority than the event before. Views only add to that.
+func (known *entry) describe(e *kmodquery.Event, now moment, by authority) {
+	m := &known.module
+	isStale, isLater := !known.describedAt.isAfter(known.unloaded), now.isAfter(known.describedAt)
+	isSame := e.LoadID == m.LoadID
+	switch {
+	case isStale || isLater && !isSame && by >= known.describedBy && by != byView: // another load
+		known.describedAt, known.describedBy = now, by
+		m.LoadID, m.Path, m.FirstSeen = e.LoadID, e.Path, e.FirstSeen
+	case by > known.describedBy:
+		known.describedAt, known.describedBy = now, by
+		m.LoadID, m.Path, m.FirstSeen = e.LoadID, cmp.Or(e.Path, m.Path), cmp.Or(e.FirstSeen, m.FirstSeen)
+	case isSame || isLater && by == byView:
+		m.Path, m.FirstSeen = cmp.Or(m.Path, e.Path), cmp.Or(m.FirstSeen, e.FirstSeen)
+	}
+}
+
+func authorityOf(e *kmodquery.Event, certain bool) authority {
+	switch {
+	case FromViews(e):
+		return byView
+	case certain:
+		return bySight
+	}
+	return byGuess
+}
+
+func (s *State) setUnloaded(e *kmodquery.Event) {
+	known := s.of(e.Name)
+	was := known.isLoaded()
+	if momentOf(e).isAfter(known.unloaded) {
+		known.unloaded = momentOf(e)
+	}
+	if !known.describedAt.isAfter(known.unloaded) {
+		known.module.LoadID, known.module.Path, known.module.FirstSeen = "", "", nil
+	}
+	if was && !known.isLoaded() {
+		s.unloaded++
+	}
+}
+
+func (s *State) forgetUnloaded() {
+	var unloaded []int64
+	for _, known := range s.entries {
+		if !known.isLoaded() {
+			unloaded = append(unloaded, known.unloaded.nanos)
+		}
+	}
+	slices.Sort(unloaded)
+	limit := unloaded[len(unloaded)/2]
+	for name, known := range s.entries {
+		if !known.isLoaded() && known.unloaded.nanos <= limit {
+			delete(s.entries, name)
+			s.unloaded--
+		}
+	}
+}
+
+// Loaded returns the loaded modules, in the order of their names. Their Views are
+// [kmodquery.ViewEvents] if complete sources that have watched since then would
+// have seen the module unloaded, and nil otherwise. now holds the present moment.
+func (s *State) Loaded(since time.Time, now *kmodquery.Event) []kmodquery.Module {
+	var modules []kmodquery.Module
+	for _, known := range s.certain() {
+		if !wasWatched(since, known.loaded, momentOf(now)) {
+			known.module.Views = nil
+		}
+		modules = append(modules, known.module)
+	}
+	slices.SortFunc(modules, func(a, b kmodquery.Module) int { return strings.Compare(a.Name, b.Name) })
+	return modules
+}
+
+// get returns what the events say of the modules of a name.
+func (s *State) get(name string) entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if known := s.entries[name]; known != nil {
+		return *known
+	}
+	return entry{}
+}
+
+// certain returns the loaded modules that are certain, by name.
+func (s *State) certain() map[string]entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := map[string]entry{}
+	for name, known := range s.entries {
+		if known.isLoaded() && known.isCertain() {
+			list[name] = *known
+		}
+	}
+	return list
+}
+
+// confirm makes a loaded module certain, because views show it.
+func (s *State) confirm(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if known := s.entries[name]; known != nil {
+		known.certain = known.loaded
+	}
+}
+
+// lacks reports whether a loaded module that was not reported as hidden is not
+// among those shown.
+func (s *State) lacks(shown map[string]bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, known := range s.entries {
+		if known.isLoaded() && !known.isReported() && !shown[name] {
+			return true
+		}
+	}
+	return false
+}
+
+// dropUncertain marks modules as unloaded that are not certain, were loaded before
+// the views were read, and are not shown: the kernel refused them after all, or no
+// source saw them unloaded.
+func (s *State) dropUncertain(shown map[string]bool, seen moment) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, known := range s.entries {
+		if known.isLoaded() && !known.isCertain() && !shown[name] && seen.isAfter(known.loaded) {
+			known.unloaded = seen
+			s.unloaded++
+		}
+	}
+}

@@ -1,0 +1,19 @@
+package main
+
+import (
+	"github.com/kmodquery/kmodquery/collectors"
+	"github.com/kmodquery/kmodquery/collectors/crossview"
+	"github.com/kmodquery/kmodquery/linux/audit"
+	"github.com/kmodquery/kmodquery/linux/ebpf"
+	"github.com/kmodquery/kmodquery/linux/klog"
+)
+
+// The interfaces that collectors finds by type assertion.
+var (
+	_ crossview.CompleteSource = (*ebpf.Source)(nil)
+	_ collectors.Repeater      = (*ebpf.Source)(nil)
+	_ collectors.Historian     = (*audit.Source)(nil)
+	_ collectors.Historian     = (*klog.Journal)(nil)
+	_ collectors.Historian     = (*klog.Kmsg)(nil)
+	_ collectors.Historian     = (*klog.Syslog)(nil)
+)
