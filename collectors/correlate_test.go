@@ -23,13 +23,13 @@ var rankNames = []string{kmodquery.SourceEBPF, kmodquery.SourceAudit, kmodquery.
 
 // A table collects what attempts let through, as "source event name load_id".
 type table struct {
-	*attempts
+	*correlator
 	rows []string
 }
 
 func newTable(up ...int) *table {
 	t := &table{}
-	t.attempts = newAttempts(
+	t.correlator = newCorrelator(
 		func(e kmodquery.Event) {
 			t.rows = append(t.rows, fmt.Sprintf("%s %s %s %s", e.Source, e.EventName, e.Name, e.LoadID))
 		},
@@ -176,7 +176,7 @@ func total[K comparable](index map[K][]*attempt) (n int) {
 func TestWhatIsRecalledMatchesTheNewestStored(t *testing.T) {
 	now := time.Now()
 	var got []kmodquery.Event
-	a := newAttempts(func(e kmodquery.Event) { got = append(got, e) }, func(rank int) bool { return rank > 0 }, 0, "")
+	a := newCorrelator(func(e kmodquery.Event) { got = append(got, e) }, func(rank int) bool { return rank > 0 }, 0, "")
 	a.remember([]ranked{
 		{0, kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "ebpf", Name: "dummy", LoadID: "2", TimeNanos: now.UnixNano()}},
 		{0, kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "ebpf", Name: "dummy", LoadID: "1", TimeNanos: now.Add(-time.Hour).UnixNano()}},
@@ -189,7 +189,7 @@ func TestWhatIsRecalledMatchesTheNewestStored(t *testing.T) {
 func TestWhatIsRecalledIsNotToldAgain(t *testing.T) {
 	now := time.Now()
 	var got []kmodquery.Event
-	a := newAttempts(func(e kmodquery.Event) { got = append(got, e) }, func(rank int) bool { return rank > 0 }, 0, "")
+	a := newCorrelator(func(e kmodquery.Event) { got = append(got, e) }, func(rank int) bool { return rank > 0 }, 0, "")
 	e := kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "journal", Name: "dummy", LoadID: "j", TimeNanos: now.UnixNano()}
 	a.remember([]ranked{{2, e}})
 	a.add(2, e, true)
@@ -201,7 +201,7 @@ func TestWhatIsRecalledIsNotToldAgain(t *testing.T) {
 func TestTwoLogsOfOneLoad(t *testing.T) {
 	now := time.Now()
 	var got []kmodquery.Event
-	a := newAttempts(func(e kmodquery.Event) { got = append(got, e) }, func(rank int) bool { return false }, 0, "")
+	a := newCorrelator(func(e kmodquery.Event) { got = append(got, e) }, func(rank int) bool { return false }, 0, "")
 	a.add(3, kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "kmsg", Name: "dummy", LoadID: "k", TimeNanos: now.UnixNano()}, false)
 	a.add(2, kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "journal", Name: "dummy", LoadID: "j", TimeNanos: now.UnixNano()}, false)
 	require.Equal(t, got[0].LoadID, got[1].LoadID)
@@ -231,7 +231,7 @@ func TestALineOfTheNextAttempt(t *testing.T) {
 
 // What was told of while the store was read is newer than what is in it.
 func TestAttemptsThatAreRememberedLate(t *testing.T) {
-	a := newAttempts(func(kmodquery.Event) {}, func(int) bool { return false }, 0, "")
+	a := newCorrelator(func(kmodquery.Event) {}, func(int) bool { return false }, 0, "")
 	event := func(i int) kmodquery.Event {
 		return kmodquery.Event{EventName: kmodquery.EventModuleLoad, LoadID: fmt.Sprint(i), Name: "dummy", Pid: new(int64(i + 1)), TimeNanos: int64(i)}
 	}

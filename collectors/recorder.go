@@ -53,13 +53,13 @@ type Options struct {
 
 // A Recorder runs sources and brings their events to a sink.
 type Recorder struct {
-	options   Options
-	selection *selection
-	attempts  *attempts
-	state     *crossview.State
-	check     *crossview.Check // nil without views
-	writer    *writer
-	report    func(error)
+	options    Options
+	selection  *selection
+	correlator *correlator
+	state      *crossview.State
+	check      *crossview.Check // nil without views
+	writer     *writer
+	report     func(error)
 
 	cancel   context.CancelFunc
 	running  sync.WaitGroup // all but the sources
@@ -89,9 +89,9 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 		if needsStored(rank, &e, past) {
 			<-r.recalled
 		}
-		r.attempts.add(rank, e, past)
+		r.correlator.add(rank, e, past)
 	})
-	r.attempts = newAttempts(r.take, r.selection.isBetterUp, o.Poll, boot)
+	r.correlator = newCorrelator(r.take, r.selection.isBetterUp, o.Poll, boot)
 	if o.Views != nil {
 		r.check = crossview.New(crossview.Options{
 			Source:   o.ViewsSource,
@@ -100,7 +100,7 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 			Period:   o.Poll,
 			MaxDelay: matchPatience,
 			Stamp:    o.Stamp,
-			Emit:     func(e kmodquery.Event) { r.attempts.add(len(o.Sources), e, false) },
+			Emit:     func(e kmodquery.Event) { r.correlator.add(len(o.Sources), e, false) },
 			Sync: func(ctx context.Context) error {
 				ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 				defer cancel()
@@ -189,7 +189,7 @@ func (r *Recorder) recallStored(ctx context.Context) error {
 			attempts = append(attempts, ranked{rank, *e})
 		}
 	})
-	r.attempts.remember(attempts)
+	r.correlator.remember(attempts)
 	return err
 }
 
@@ -201,7 +201,7 @@ func (r *Recorder) expire(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
-			r.attempts.expire(now)
+			r.correlator.expire(now)
 		}
 	}
 }
@@ -225,7 +225,7 @@ func (r *Recorder) gather(ctx context.Context) error {
 	flushed := make(chan struct{})
 	go func() {
 		defer close(flushed)
-		r.attempts.flush(asked) // waits for a sink that does not answer
+		r.correlator.flush(asked) // waits for a sink that does not answer
 	}()
 	select {
 	case <-flushed:
@@ -242,7 +242,7 @@ func (r *Recorder) Sensors() []kmodquery.Sensor {
 		sensors = append(sensors, r.check.Sensor())
 	}
 	for i := range sensors {
-		sensors[i].Joined = r.attempts.joinedBy(sensors[i].Source)
+		sensors[i].Joined = r.correlator.joinedBy(sensors[i].Source)
 		r.writer.account(&sensors[i])
 	}
 	return sensors
@@ -265,7 +265,7 @@ func (r *Recorder) Close() error {
 	r.cancel()
 	r.selection.running.Wait()
 	r.running.Wait()
-	r.attempts.flushAll()
+	r.correlator.flushAll()
 	r.writer.close()
 	<-r.written
 	return r.writer.unstored()
