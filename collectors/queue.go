@@ -6,69 +6,69 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// A line is a queue of events that can also lose the least valuable of them.
-type line struct {
-	ordinary, cheap []place
-	next            uint64 // number of the next place
-	bytes           int    // of all events, as weigh has it
+// A queue holds events in order and can drop the least valuable one.
+type queue struct {
+	ordinary, unprivileged []queued
+	next                   uint64 // number of the next event
+	bytes                  int    // of all events, as weigh estimates them
 }
 
-// A place is one event's, numbered so that both kinds leave in one order.
-type place struct {
+// A queued event has a number, so that both kinds leave in one order.
+type queued struct {
 	number uint64
 	weight int
 	event  kmodquery.Event
 }
 
-func (l *line) len() int { return len(l.ordinary) + len(l.cheap) }
+func (q *queue) len() int { return len(q.ordinary) + len(q.unprivileged) }
 
-func (l *line) push(e kmodquery.Event) {
-	p := place{number: l.next, weight: weigh(&e), event: e}
-	l.next++
-	l.bytes += p.weight
+func (q *queue) push(e kmodquery.Event) {
+	entry := queued{number: q.next, weight: weigh(&e), event: e}
+	q.next++
+	q.bytes += entry.weight
 	if e.IsCheap() {
-		l.cheap = append(l.cheap, p)
+		q.unprivileged = append(q.unprivileged, entry)
 	} else {
-		l.ordinary = append(l.ordinary, p)
+		q.ordinary = append(q.ordinary, entry)
 	}
 }
 
-// pop takes the event that was pushed first. The line must not be empty.
-func (l *line) pop() kmodquery.Event {
-	if len(l.cheap) == 0 || len(l.ordinary) > 0 && l.ordinary[0].number < l.cheap[0].number {
-		return l.take(&l.ordinary)
+// pop removes the oldest event. The queue must not be empty.
+func (q *queue) pop() kmodquery.Event {
+	if len(q.unprivileged) == 0 || len(q.ordinary) > 0 && q.ordinary[0].number < q.unprivileged[0].number {
+		return q.take(&q.ordinary)
 	}
-	return l.take(&l.cheap)
+	return q.take(&q.unprivileged)
 }
 
-// shed takes the oldest of the events that any user can cause, or of all where
-// there is none of those.
-func (l *line) shed() (e kmodquery.Event, ok bool) {
+// drop removes the oldest of the events that unprivileged users can cause, or the
+// oldest event if there is none of them.
+func (q *queue) drop() (e kmodquery.Event, ok bool) {
 	switch {
-	case len(l.cheap) > 0:
-		return l.take(&l.cheap), true
-	case len(l.ordinary) > 0:
-		return l.take(&l.ordinary), true
+	case len(q.unprivileged) > 0:
+		return q.take(&q.unprivileged), true
+	case len(q.ordinary) > 0:
+		return q.take(&q.ordinary), true
 	}
 	return kmodquery.Event{}, false
 }
 
-func (l *line) take(of *[]place) kmodquery.Event {
-	head := (*of)[0]
-	(*of)[0].event = kmodquery.Event{} // the slice goes on without it; its texts need not
-	if *of = (*of)[1:]; len(*of) == 0 {
-		*of = nil
+func (q *queue) take(from *[]queued) kmodquery.Event {
+	head := (*from)[0]
+	(*from)[0].event = kmodquery.Event{} // the array lives on; its strings need not
+	if *from = (*from)[1:]; len(*from) == 0 {
+		*from = nil
 	}
-	l.bytes -= head.weight
+	q.bytes -= head.weight
 	return head.event
 }
 
-// placeSize is what an event takes whatever it holds.
-var placeSize = int(reflect.TypeFor[place]().Size())
+// queuedSize is the size of an event without what it points to.
+var queuedSize = int(reflect.TypeFor[queued]().Size())
 
 // weigh estimates the bytes of memory that an event takes.
 func weigh(e *kmodquery.Event) int {
-	bytes := placeSize
+	bytes := queuedSize
 	value := reflect.ValueOf(e).Elem()
 	for i := range value.NumField() {
 		field := value.Field(i)

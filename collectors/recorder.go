@@ -243,7 +243,7 @@ func (r *Recorder) Sensors() []kmodquery.Sensor {
 	}
 	for i := range sensors {
 		sensors[i].Joined = r.correlator.joinedBy(sensors[i].Source)
-		r.writer.account(&sensors[i])
+		r.writer.describe(&sensors[i])
 	}
 	return sensors
 }

@@ -11,100 +11,100 @@ import (
 )
 
 const (
-	// maxQueue bounds the events that wait in memory for a sink that takes
-	// them. Beyond it the sources wait, and what they read from waits in the
-	// kernel.
+	// maxQueue bounds the events that wait in memory for a sink that accepts
+	// events. Beyond it the sources block, and their records wait in the kernel.
 	maxQueue = 16384
-	// maxWaiting and maxWaitingBytes bound what waits for a sink that refuses.
-	// Beyond them events are shed.
+	// maxWaiting and maxWaitingBytes bound the events that wait for a sink that
+	// refuses them. Beyond these bounds events are dropped.
 	maxWaiting      = 65536
 	maxWaitingBytes = 64 << 20
-	// maxBatch bounds the events given to the sink at once.
+	// maxBatch bounds the events of one Append.
 	maxBatch = 512
-	// firstPause is how long the first batch may gather where its events are older
-	// than belated, and lastPause how long after the last one of them: what waited for
-	// a recorder comes at once, and one that is killed again and again gets on by
-	// whole batches. Others do not wait: the next event may end the kernel.
+	// The first batch is delayed if its first event is older than belated: until it
+	// is full, no event came for lastPause, or firstPause is over. The kernel hands
+	// over at once what happened while no recorder ran, and a recorder that is
+	// killed again and again advances by full batches. Later batches are not
+	// delayed: the kernel may crash after any event.
 	firstPause = time.Second
 	lastPause  = 100 * time.Millisecond
 	belated    = time.Second
-	// retryDelay is the pause after a batch that the sink did not take.
+	// retryDelay is the pause after an Append that failed.
 	retryDelay = time.Second
 )
 
-// A writer brings events to a sink, in order, in batches as large as have
-// gathered while the last one was being stored. What the sink refuses stays in
-// hand and is offered again, in smaller batches for a sink that has little room.
-// While it refuses nobody waits for it: events gather in memory, and beyond the
-// bounds the least valuable are shed and counted.
+// A writer appends events to a sink in order. A batch holds the events that arrived
+// while the last one was being stored. A batch that the sink refuses is offered again,
+// in smaller parts if the sink has little room. While the sink refuses, no caller
+// waits for it: events gather in memory, and beyond the bounds the least valuable are
+// dropped and counted.
 type writer struct {
-	sink   Sink
-	stored func([]kmodquery.Event) // told of each batch that the sink took
-	shed   func([]kmodquery.Event) // told of the events that will never be offered; from any goroutine
-	report func(error)
+	sink    Sink
+	stored  func([]kmodquery.Event) // called with each stored batch
+	dropped func([]kmodquery.Event) // called with the events that are dropped, from any goroutine
+	report  func(error)
 
-	mu      sync.Mutex
-	changed *sync.Cond
-	line    line
-	hand    []kmodquery.Event // the oldest, in the sink's hands or about to be
-	weight  int               // bytes of those in hand
-	size    int               // of the next batch
-	firstAt time.Time         // when the first event ever put into the line happened
-	added   uint64            // events ever put into the line
-	settled uint64            // events ever taken by the sink or shed
+	mu       sync.Mutex
+	changed  *sync.Cond
+	queue    queue
+	inFlight []kmodquery.Event // the oldest events, given to the sink or next in turn
+	weight   int               // bytes of those in flight
+	size     int               // of the next batch
+	firstAt  time.Time         // when the first event ever added happened
+	added    uint64            // events ever added
+	acked    uint64            // events ever stored or dropped
 
-	failure error            // of the last batch; nil once a batch was taken
-	cause   error            // of the last failure; nil once nothing waits any more
-	told    map[string]bool  // reasons that were reported since then
-	lost    map[string]int64 // events that were shed, by source
+	failure  error            // of the last batch; nil if it was stored
+	cause    error            // of the last failure; nil once no event waits
+	reported map[string]bool  // reasons that were reported since then
+	drops    map[string]int64 // dropped events, by source
 
-	closing bool // nothing is added any more
+	closing bool // no event is added any more
 }
 
-func newWriter(sink Sink, stored, shed func([]kmodquery.Event), report func(error)) *writer {
+func newWriter(sink Sink, stored, dropped func([]kmodquery.Event), report func(error)) *writer {
 	w := &writer{
-		sink: sink, stored: stored, shed: shed, report: report, size: maxBatch,
-		told: map[string]bool{}, lost: map[string]int64{},
+		sink: sink, stored: stored, dropped: dropped, report: report, size: maxBatch,
+		reported: map[string]bool{}, drops: map[string]int64{},
 	}
 	w.changed = sync.NewCond(&w.mu)
 	return w
 }
 
-// add queues an event. While the queue is full it waits for a sink that takes
-// events, and makes room for one that refuses.
+// add queues an event. If the queue is full, it blocks while the sink accepts events
+// and drops events while the sink refuses them.
 func (w *writer) add(e kmodquery.Event) {
 	w.mu.Lock()
 	weight := weigh(&e)
 	for w.failure == nil && w.waiting() > 0 && (w.waiting() >= maxQueue || w.bytes()+weight > maxWaitingBytes) {
 		w.changed.Wait()
 	}
-	w.line.push(e)
+	w.queue.push(e)
 	if w.added++; w.added == 1 {
 		w.firstAt = time.Unix(0, e.TimeNanos)
 	}
-	var shed []kmodquery.Event
+	var dropped []kmodquery.Event
 	for w.failure != nil && (w.waiting() > maxWaiting || w.bytes() > maxWaitingBytes) {
-		least, ok := w.line.shed()
+		least, ok := w.queue.drop()
 		if !ok {
-			break // all is in hand
+			break // all are in flight
 		}
-		w.settled++
-		w.lost[least.Source]++
-		shed = append(shed, least)
+		w.acked++
+		w.drops[least.Source]++
+		dropped = append(dropped, least)
 	}
 	w.changed.Broadcast()
 	w.mu.Unlock()
-	if len(shed) > 0 {
-		w.shed(shed)
+	if len(dropped) > 0 {
+		w.dropped(dropped)
 	}
 }
 
-func (w *writer) waiting() int { return len(w.hand) + w.line.len() }
+func (w *writer) waiting() int { return len(w.inFlight) + w.queue.len() }
 
-func (w *writer) bytes() int { return w.weight + w.line.bytes }
+func (w *writer) bytes() int { return w.weight + w.queue.bytes }
 
-// run gives the queue to the sink until close was called and the queue is
-// empty, or the sink refuses what is left.
+// run stores the events until close was called and no event is left, or the sink
+// refuses the rest.
 func (w *writer) run() {
 	w.gather()
 	for {
@@ -112,12 +112,12 @@ func (w *writer) run() {
 		if len(batch) == 0 {
 			return
 		}
-		// What was seen is stored even while the process is ending.
+		// The events are stored even while the process is ending.
 		err := w.sink.Append(context.Background(), batch)
 		if err == nil {
 			w.stored(batch)
 		}
-		more, pause := w.settle(len(batch), err)
+		more, pause := w.finish(len(batch), err)
 		if !more {
 			return
 		}
@@ -127,8 +127,7 @@ func (w *writer) run() {
 	}
 }
 
-// gather waits for the first event, and if that had waited for this process, for a
-// whole batch, as long as they come and no longer than firstPause.
+// gather waits for the first event and delays the first batch; see firstPause.
 func (w *writer) gather() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -154,31 +153,31 @@ func (w *writer) gather() {
 	}
 }
 
-// next waits for a batch, the oldest events; it is empty once there is nothing
-// left to come.
+// next waits for events and returns the oldest ones. It returns none once the writer is
+// closed and no event is left.
 func (w *writer) next() []kmodquery.Event {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for w.waiting() == 0 && !w.closing {
 		w.changed.Wait()
 	}
-	if len(w.hand) == 0 {
-		for len(w.hand) < maxBatch && w.line.len() > 0 {
-			e := w.line.pop()
-			w.hand = append(w.hand, e)
+	if len(w.inFlight) == 0 {
+		for len(w.inFlight) < maxBatch && w.queue.len() > 0 {
+			e := w.queue.pop()
+			w.inFlight = append(w.inFlight, e)
 			w.weight += weigh(&e)
 		}
 	}
-	return w.hand[:min(len(w.hand), w.size)]
+	return w.inFlight[:min(len(w.inFlight), w.size)]
 }
 
-// settle notes what became of the batch of n events, and whether to go on, at
-// once or after a pause.
-func (w *writer) settle(n int, err error) (more, pause bool) {
+// finish takes the result of a batch of n events. It returns whether to go on, and
+// whether to pause before.
+func (w *writer) finish(n int, err error) (more, pause bool) {
 	w.mu.Lock()
 	reason := w.note(n, err)
 	if err != nil {
-		// A sink with room for a part of the batch takes that, also at the end.
+		// A sink may have room for a part of the batch, also when closing.
 		more = !w.closing || n > 1
 		pause = !w.closing && n == 1
 		w.size = max(1, n/2)
@@ -194,50 +193,49 @@ func (w *writer) settle(n int, err error) (more, pause bool) {
 	return more, pause
 }
 
-// note keeps the books of a batch, and returns what is to be reported of it: a
-// failure once a reason, and that the sink takes events again.
+// note counts a batch. It returns what to report: each failure once a reason, and that
+// the sink accepts events again.
 func (w *writer) note(n int, err error) (report error) {
 	w.failure = err
 	if err != nil {
 		w.cause = err
-		if reason := reasonOf(err); !w.told[reason] {
-			w.told[reason] = true
+		if reason := reasonOf(err); !w.reported[reason] {
+			w.reported[reason] = true
 			return fmt.Errorf("store events: %w; they wait in memory", err)
 		}
 		return nil
 	}
-	w.settled += uint64(n)
-	for i := range w.hand[:n] {
-		w.weight -= weigh(&w.hand[i])
+	w.acked += uint64(n)
+	for i := range w.inFlight[:n] {
+		w.weight -= weigh(&w.inFlight[i])
 	}
-	if w.hand = w.hand[n:]; len(w.hand) == 0 {
-		w.hand = nil // the batch is the stored callback's
+	if w.inFlight = w.inFlight[n:]; len(w.inFlight) == 0 {
+		w.inFlight = nil // the stored callback owns the batch
 	}
 	if w.cause == nil || w.waiting() > 0 {
-		return nil // not yet: on a disk that is nearly full now and then one fits
+		return nil // on a disk that is nearly full one batch may fit now and then
 	}
 	w.cause = nil
-	clear(w.told)
-	return fmt.Errorf("the store takes events again; none waits any more, and since the start %s", shedText(w.shedAll()))
+	clear(w.reported)
+	return fmt.Errorf("the store takes events again; none waits any more, and since the start %s", dropsText(w.allDrops()))
 }
 
-func (w *writer) shedAll() int64 {
+func (w *writer) allDrops() int64 {
 	var all int64
-	for _, n := range w.lost {
+	for _, n := range w.drops {
 		all += n
 	}
 	return all
 }
 
-func shedText(n int64) string {
+func dropsText(n int64) string {
 	if n == 1 {
-		return "1 was shed"
+		return "1 was dropped"
 	}
-	return fmt.Sprintf("%d were shed", n)
+	return fmt.Sprintf("%d were dropped", n)
 }
 
-// reasonOf is the part of a sink's error that stays the same while its cause
-// does.
+// reasonOf returns the part of a sink's error that depends on its cause only.
 func reasonOf(err error) string {
 	var refusal interface{ Reason() string }
 	if errors.As(err, &refusal) {
@@ -246,8 +244,8 @@ func reasonOf(err error) string {
 	return err.Error()
 }
 
-// sync returns when everything added before the call is stored, or with the
-// sink's error when it does not take it.
+// sync returns when the events that were added before the call are stored, or with the
+// sink's error if the sink refuses them.
 func (w *writer) sync(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() {
 		w.mu.Lock()
@@ -257,12 +255,12 @@ func (w *writer) sync(ctx context.Context) error {
 	defer stop()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for target := w.added; w.settled < target; w.changed.Wait() {
+	for target := w.added; w.acked < target; w.changed.Wait() {
 		if w.failure != nil {
 			return w.refused()
 		}
 		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("wait for %d events to be stored: %w", target-w.settled, err)
+			return fmt.Errorf("wait for %d events to be stored: %w", target-w.acked, err)
 		}
 	}
 	return nil
@@ -270,17 +268,17 @@ func (w *writer) sync(ctx context.Context) error {
 
 func (w *writer) refused() error { return fmt.Errorf("%w: %w", kmodquery.ErrNotStored, w.failure) }
 
-// account adds to what a source says of itself how its events fare.
-func (w *writer) account(s *kmodquery.Sensor) {
+// describe adds to a source's sensor what became of its events.
+func (w *writer) describe(s *kmodquery.Sensor) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s.Shed = w.lost[s.Source]
+	s.Shed = w.drops[s.Source]
 	if w.cause != nil {
-		s.StoreReason = fmt.Sprintf("%s; %d events wait in memory, %s", reasonOf(w.cause), w.waiting(), shedText(w.shedAll()))
+		s.StoreReason = fmt.Sprintf("%s; %d events wait in memory, %s", reasonOf(w.cause), w.waiting(), dropsText(w.allDrops()))
 	}
 }
 
-// close lets run end once the queue is empty, or with the next refusal.
+// close makes run return once no event is left, or when the sink refuses one.
 func (w *writer) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -288,8 +286,8 @@ func (w *writer) close() {
 	w.changed.Broadcast()
 }
 
-// unstored is what run has left behind: the youngest events of each source, so
-// that what was stored is no sign that they were.
+// unstored returns an error if run has left events behind. They are the youngest of
+// each source, so no stored event implies that one of them was stored.
 func (w *writer) unstored() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()

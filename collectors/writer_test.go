@@ -23,8 +23,8 @@ type desk struct {
 	said    *reports
 	running sync.WaitGroup
 
-	mu   sync.Mutex
-	shed []kmodquery.Event
+	mu      sync.Mutex
+	dropped []kmodquery.Event
 }
 
 func newDesk(sink *memory) *desk {
@@ -32,7 +32,7 @@ func newDesk(sink *memory) *desk {
 	d.writer = newWriter(sink, func([]kmodquery.Event) {}, func(events []kmodquery.Event) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.shed = append(d.shed, events...)
+		d.dropped = append(d.dropped, events...)
 	}, d.said.add)
 	d.running.Go(d.run)
 	return d
@@ -131,12 +131,12 @@ func TestAFullQueueHoldsTheSourceBack(t *testing.T) {
 		})
 		synctest.Wait()
 		time.Sleep(time.Hour)
-		require.Equal(t, maxQueue, added, "a slow sink sheds nothing")
+		require.Equal(t, maxQueue, added, "a slow sink makes it drop nothing")
 		close(d.sink.open)
 		sent.Wait()
 		require.NoError(t, d.end())
 		require.Len(t, d.sink.events, maxQueue+10)
-		require.Empty(t, d.shed)
+		require.Empty(t, d.dropped)
 		require.Empty(t, d.heard())
 	})
 }
@@ -173,8 +173,8 @@ func TestNothingWaitsForASinkThatRefuses(t *testing.T) {
 			}
 		}
 		sensor := kmodquery.Sensor{Source: "s"}
-		d.account(&sensor)
-		require.Equal(t, fmt.Sprintf("disk full; %d events wait in memory, 0 were shed", n), sensor.StoreReason)
+		d.describe(&sensor)
+		require.Equal(t, fmt.Sprintf("disk full; %d events wait in memory, 0 were dropped", n), sensor.StoreReason)
 		require.ErrorIs(t, d.sync(t.Context()), kmodquery.ErrNotStored)
 		time.Sleep(time.Hour)
 		require.Equal(t, []string{"store events: disk full; they wait in memory"}, d.heard())
@@ -186,15 +186,15 @@ func TestNothingWaitsForASinkThatRefuses(t *testing.T) {
 			require.EqualValues(t, i, d.sink.events[i].TimeNanos)
 		}
 		sensor = kmodquery.Sensor{Source: "s"}
-		d.account(&sensor)
+		d.describe(&sensor)
 		require.Empty(t, sensor.StoreReason)
-		require.Empty(t, d.shed)
-		require.Equal(t, "the store takes events again; none waits any more, and since the start 0 were shed", d.heard()[1])
+		require.Empty(t, d.dropped)
+		require.Equal(t, "the store takes events again; none waits any more, and since the start 0 were dropped", d.heard()[1])
 		require.NoError(t, d.end())
 	})
 }
 
-func TestTheLeastValuableIsShedFirst(t *testing.T) {
+func TestLeastValuableEventIsDroppedFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(&memory{err: errors.New("disk full")})
 		d.add(numbered('o', 0))
@@ -207,8 +207,8 @@ func TestTheLeastValuableIsShedFirst(t *testing.T) {
 			}
 			d.add(numbered(kind, i))
 		}
-		require.Len(t, d.shed, beyond)
-		for i, e := range d.shed {
+		require.Len(t, d.dropped, beyond)
+		for i, e := range d.dropped {
 			if i < cheap {
 				require.EqualValues(t, 1001+i, e.TimeNanos, "the cheap ones, the oldest first")
 			} else {
@@ -217,16 +217,16 @@ func TestTheLeastValuableIsShedFirst(t *testing.T) {
 		}
 		for source, want := range map[string]int64{"s": beyond - cheap, "c": cheap} {
 			sensor := kmodquery.Sensor{Source: source}
-			d.account(&sensor)
+			d.describe(&sensor)
 			require.Equal(t, want, sensor.Shed)
-			require.Equal(t, fmt.Sprintf("disk full; %d events wait in memory, %d were shed", maxWaiting, beyond), sensor.StoreReason)
+			require.Equal(t, fmt.Sprintf("disk full; %d events wait in memory, %d were dropped", maxWaiting, beyond), sensor.StoreReason)
 		}
 		d.sink.refuse(nil)
 		time.Sleep(2 * retryDelay)
 		require.NoError(t, d.end())
 		require.Len(t, d.sink.events, maxWaiting)
 		lost := map[int64]bool{}
-		for _, e := range d.shed {
+		for _, e := range d.dropped {
 			lost[e.TimeNanos] = true
 		}
 		last := int64(-1)
@@ -250,8 +250,8 @@ func TestWaitingIsBoundedInBytes(t *testing.T) {
 		require.LessOrEqual(t, d.bytes(), maxWaitingBytes)
 		require.Equal(t, 63, d.waiting())
 		d.writer.mu.Unlock()
-		require.EqualValues(t, 1, d.shed[0].TimeNanos)
-		require.Len(t, d.shed, 37)
+		require.EqualValues(t, 1, d.dropped[0].TimeNanos)
+		require.Len(t, d.dropped, 37)
 		d.sink.refuse(nil)
 		time.Sleep(2 * retryDelay)
 		require.NoError(t, d.end())
@@ -306,7 +306,7 @@ func TestEachReasonIsToldOnce(t *testing.T) {
 			d.sink.refuse(nil)
 			time.Sleep(3 * retryDelay)
 		}
-		again := "the store takes events again; none waits any more, and since the start 0 were shed"
+		again := "the store takes events again; none waits any more, and since the start 0 were dropped"
 		once := []string{"store events: full (1); they wait in memory", "store events: broken (3); they wait in memory", again}
 		require.Equal(t, append(once, once...), d.heard())
 		require.NoError(t, d.end())

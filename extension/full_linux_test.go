@@ -72,7 +72,7 @@ func TestAStormOnASmallDiskLosesNothing(t *testing.T) {
 	plugins := tables.Plugins(tables.Config{Store: store, Recorder: recorder, Timeout: patience})
 	recorder.Start(t.Context())
 
-	var waiting, shed int
+	var waiting, dropped int
 	var row map[string]string
 	require.Eventually(t, func() bool {
 		row = generate(t, plugins, "kernel_module_sensors")[0]
@@ -80,13 +80,13 @@ func TestAStormOnASmallDiskLosesNothing(t *testing.T) {
 		if !ok {
 			return false
 		}
-		_, err := fmt.Sscanf(rest, "%d events wait in memory, %d were shed", &waiting, &shed)
+		_, err := fmt.Sscanf(rest, "%d events wait in memory, %d were dropped", &waiting, &dropped)
 		return err == nil && waiting > n/2
 	}, patience, 100*time.Millisecond, "%v", &row)
 	require.Equal(t, "active", row["state"])
 	require.Contains(t, row["store_reason"], "store: disk full; make room")
 	require.NotEqual(t, "0", row["store_errors"])
-	require.Zero(t, shed)
+	require.Zero(t, dropped)
 	stored := len(generate(t, plugins, "kernel_module_events"))
 	t.Logf("%d events are stored, and %d of %d wait", stored, waiting, n)
 	require.Positive(t, stored)

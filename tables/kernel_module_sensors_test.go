@@ -55,7 +55,7 @@ func TestSensorsSayThatTheStoreFails(t *testing.T) {
 		want   string
 	}{
 		"it cannot be read":    {statusOnly{err: errors.New("count events: disk is gone")}, kmodquery.Sensor{}, "count events: disk is gone"},
-		"it takes nothing":     {statusOnly{}, kmodquery.Sensor{StoreReason: "store: disk full; 3 events wait in memory, 1 was shed"}, "store: disk full; 3 events wait in memory, 1 was shed"},
+		"it takes nothing":     {statusOnly{}, kmodquery.Sensor{StoreReason: "store: disk full; 3 events wait in memory, 1 was dropped"}, "store: disk full; 3 events wait in memory, 1 was dropped"},
 		"it was damaged":       {statusOnly{status: kmodquery.StoreStatus{Trouble: "damaged"}}, kmodquery.Sensor{}, "damaged"},
 		"it was, and is again": {statusOnly{status: kmodquery.StoreStatus{Trouble: "damaged"}}, kmodquery.Sensor{StoreReason: "full"}, "full. damaged"},
 	} {
