@@ -11,50 +11,50 @@ import (
 	"github.com/kmodquery/kmodquery/collectors/crossview"
 )
 
-// DefaultPoll is within what time a difference between the views and the events
-// is found, where nothing else was asked for.
+// DefaultPoll is the default of [Options.Poll].
 const DefaultPoll = 10 * time.Second
 
-// firstLook is how long Start waits for the first look at the views. One that
-// finds something suspicious takes longer.
-const firstLook = 3 * time.Second
+// firstCheck is how long Start waits for the first cross-view check. A check that
+// finds a difference takes longer.
+const firstCheck = 3 * time.Second
 
-// clockSlack is how far the time of an event may be ahead of the wall clock, from
-// which it is computed by another one.
+// clockSlack is how far the time of an event may be ahead of the wall clock: it is
+// computed from another clock.
 const clockSlack = 100 * time.Millisecond
 
-// holdCheck is how often events are looked for that waited long enough for a
-// better source to tell of the same.
-const holdCheck = time.Second
+// expireInterval is how often the correlator releases events that have waited long
+// enough.
+const expireInterval = time.Second
 
-// Options say what a [Recorder] watches.
+// Options configure a [Recorder].
 type Options struct {
-	// Sources in the order of preference. The first that works watches, and
-	// the next one where it fails; or all of them, SideBySide.
+	// Sources in the order of preference. The first that works watches, and the
+	// next one stands in while it fails. If SideBySide is set, all of them watch.
 	Sources    []Source
 	SideBySide bool
-	// Recall names sources among them, each a [Historian], the preferred one
-	// first: where none of them watches, one tells once, at the start, what
-	// happened before. SideBySide they do so anyway.
-	Recall []string
-	// Views are compared with what the sources saw, every Poll; nil for
-	// none. ViewsSource is their name as a source; procfs when empty.
+	// Backfill names sources among them, each a [Backfiller], the preferred one
+	// first. If none of them watches, one emits at the start what happened before.
+	// Sources that watch side by side do so anyway.
+	Backfill []string
+	// Views are compared with the events; nil disables the cross-view check. A
+	// difference is found within Poll. ViewsSource is the name of the views as a
+	// source, procfs by default.
 	Views       crossview.Views
 	ViewsSource string
 	Poll        time.Duration
-	// Stamp returns an event that says no more than the present moment. It
-	// must be set where there are Views.
+	// Stamp returns an event that holds only the present moment. It must be set
+	// if Views are.
 	Stamp func() kmodquery.Event
-	// Past hands over the events that an earlier recorder stored in this boot:
-	// those that are recent, the newest first, and of the others the last of each
-	// kind that there is of a name; nil for none.
+	// Past visits the events of this boot that an earlier recorder stored: the
+	// recent ones, newest first, and of the others the last one of each name and
+	// kind. Nil stands for none.
 	Past func(ctx context.Context, visit func(*kmodquery.Event)) error
 }
 
-// A Recorder runs sources and brings their events to a sink.
+// A Recorder runs sources and stores their events in a sink.
 type Recorder struct {
 	options    Options
-	selection  *selection
+	supervisor *supervisor
 	correlator *correlator
 	state      *crossview.State
 	check      *crossview.Check // nil without views
@@ -62,14 +62,13 @@ type Recorder struct {
 	report     func(error)
 
 	cancel   context.CancelFunc
-	running  sync.WaitGroup // all but the sources
-	recalled chan struct{}  // closed when what was stored is known
+	running  sync.WaitGroup // all goroutines but the sources and the writer
+	replayed chan struct{}  // closed when the stored events have been read
 	written  chan struct{}  // closed when the writer has ended
 }
 
-// NewRecorder returns a recorder that does nothing until Start. It passes what
-// goes wrong with a source or the sink to report, one error a time, from any
-// goroutine.
+// NewRecorder returns a recorder that does nothing until Start. It passes errors of
+// the sources and the sink to report, from any goroutine.
 func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 	if o.Poll == 0 {
 		o.Poll = DefaultPoll
@@ -81,17 +80,17 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 	if o.Stamp != nil {
 		boot = o.Stamp().BootID
 	}
-	r := &Recorder{options: o, state: crossview.NewState(boot), report: report, recalled: make(chan struct{})}
-	r.writer = newWriter(sink, r.stored, r.settled, report)
-	r.selection = newSelection(o.Sources, o.SideBySide, max(takeOver, 3*o.Poll), report, func(rank int, e kmodquery.Event, past bool) {
-		// A store of a million events takes its time, and what a process reads in
-		// the kernel is not safe before it is stored.
+	r := &Recorder{options: o, state: crossview.NewState(boot), report: report, replayed: make(chan struct{})}
+	r.writer = newWriter(sink, r.stored, r.acked, report)
+	r.supervisor = newSupervisor(o.Sources, o.SideBySide, max(takeOver, 3*o.Poll), report, func(rank int, e kmodquery.Event, past bool) {
+		// Reading a store of a million events takes a while, and records are not
+		// safe until they are stored: only events that depend on it wait.
 		if needsStored(rank, &e, past) {
-			<-r.recalled
+			<-r.replayed
 		}
 		r.correlator.add(rank, e, past)
 	})
-	r.correlator = newCorrelator(r.take, r.selection.isBetterUp, o.Poll, boot)
+	r.correlator = newCorrelator(r.take, r.supervisor.isBetterUp, o.Poll, boot)
 	if o.Views != nil {
 		r.check = crossview.New(crossview.Options{
 			Source:   o.ViewsSource,
@@ -104,17 +103,17 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 			Sync: func(ctx context.Context) error {
 				ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 				defer cancel()
-				return r.gather(ctx)
+				return r.syncSources(ctx)
 			},
-			Complete: r.selection.completeSources,
+			Complete: r.supervisor.completeSources,
 			Report:   report,
 		})
 	}
 	return r
 }
 
-// take gives an event to the writer. It counts as seen from then on: on a full
-// disk it may wait for hours.
+// take adds an event to the module state and gives it to the writer, where it may wait
+// for hours if the disk is full.
 func (r *Recorder) take(e kmodquery.Event) {
 	r.state.Add(e)
 	if r.check != nil {
@@ -123,58 +122,57 @@ func (r *Recorder) take(e kmodquery.Event) {
 	r.writer.add(e)
 }
 
-// stored takes what the sink took.
+// stored takes events that the sink stored.
 func (r *Recorder) stored(events []kmodquery.Event) {
-	r.settled(events)
+	r.acked(events)
 	r.state.Stored(events)
 }
 
-// settled tells the sources what need not be kept any more for the sink.
-func (r *Recorder) settled(events []kmodquery.Event) {
+// acked passes events that are stored or dropped to the sources that keep them.
+func (r *Recorder) acked(events []kmodquery.Event) {
 	for _, source := range r.options.Sources {
-		if repeater, ok := source.(Repeater); ok {
-			repeater.Settled(events)
+		if atLeastOnce, ok := source.(AtLeastOnceSource); ok {
+			atLeastOnce.Acked(events)
 		}
 	}
 }
 
-// Start runs the sources in the background, and returns when what is wanted of
-// them watches or has failed for the first time, and the views were looked at
-// once.
+// Start runs the sources in the background. It returns when those that are wanted
+// watch or have failed, and the first cross-view check is over.
 func (r *Recorder) Start(ctx context.Context) {
 	ctx, r.cancel = context.WithCancel(ctx)
 	r.written = make(chan struct{})
 	r.state.SetReplaying(true)
 	go func() {
-		defer close(r.recalled)
+		defer close(r.replayed)
 		defer r.state.SetReplaying(false)
-		if err := r.recallStored(ctx); err != nil {
-			r.report(fmt.Errorf("read what was stored: %w", err))
+		if err := r.replay(ctx); err != nil {
+			r.report(fmt.Errorf("read the stored events: %w", err))
 		}
 	}()
 	go func() {
 		defer close(r.written)
 		r.writer.run()
 	}()
-	r.selection.start(ctx) // they watch meanwhile
-	<-r.recalled
+	r.supervisor.start(ctx) // before <-replayed: the sources watch while the store is read
+	<-r.replayed
 	r.running.Go(func() { r.expire(ctx) })
 	if r.check != nil {
-		looked := make(chan struct{})
-		once := sync.OnceFunc(func() { close(looked) })
+		checked := make(chan struct{})
+		once := sync.OnceFunc(func() { close(checked) })
 		r.running.Go(func() { r.check.Run(ctx, once) })
 		select {
-		case <-looked:
-		case <-time.After(firstLook):
+		case <-checked:
+		case <-time.After(firstCheck):
 		}
 	}
 	if !r.options.SideBySide {
-		r.running.Go(func() { r.selection.recall(ctx, r.options.Recall) })
+		r.running.Go(func() { r.supervisor.backfill(ctx, r.options.Backfill) })
 	}
 }
 
-// recallStored learns from the events that an earlier recorder stored.
-func (r *Recorder) recallStored(ctx context.Context) error {
+// replay reads the events that an earlier recorder stored.
+func (r *Recorder) replay(ctx context.Context) error {
 	if r.options.Past == nil {
 		return nil
 	}
@@ -194,7 +192,7 @@ func (r *Recorder) recallStored(ctx context.Context) error {
 }
 
 func (r *Recorder) expire(ctx context.Context) {
-	ticker := time.NewTicker(holdCheck)
+	ticker := time.NewTicker(expireInterval)
 	defer ticker.Stop()
 	for {
 		select {
@@ -206,26 +204,26 @@ func (r *Recorder) expire(ctx context.Context) {
 	}
 }
 
-// Sync returns when every event that happened before the call, as far as the
-// sources see it, is in the sink.
+// Sync returns when every event that happened before the call and that a source saw is
+// in the sink. Its error matches [kmodquery.ErrNotStored] if the sink refuses events.
 func (r *Recorder) Sync(ctx context.Context) error {
-	if err := r.gather(ctx); err != nil {
+	if err := r.syncSources(ctx); err != nil {
 		return err
 	}
 	return r.writer.sync(ctx)
 }
 
-// gather returns when every event that happened before the call, as far as the
-// sources see it, counts as seen.
-func (r *Recorder) gather(ctx context.Context) error {
-	asked := time.Now().Add(clockSlack)
-	if err := r.selection.sync(ctx); err != nil {
+// syncSources returns when every event that happened before the call and that a source
+// saw is in the module state.
+func (r *Recorder) syncSources(ctx context.Context) error {
+	called := time.Now().Add(clockSlack)
+	if err := r.supervisor.sync(ctx); err != nil {
 		return err
 	}
 	flushed := make(chan struct{})
 	go func() {
 		defer close(flushed)
-		r.correlator.flush(asked) // waits for a sink that does not answer
+		r.correlator.flush(called) // blocks while the sink hangs
 	}()
 	select {
 	case <-flushed:
@@ -235,9 +233,9 @@ func (r *Recorder) gather(ctx context.Context) error {
 	}
 }
 
-// Sensors returns each source's account of itself, that of the views last.
+// Sensors returns the sensor of each source, that of the views last.
 func (r *Recorder) Sensors() []kmodquery.Sensor {
-	sensors := r.selection.sensors()
+	sensors := r.supervisor.sensors()
 	if r.check != nil {
 		sensors = append(sensors, r.check.Sensor())
 	}
@@ -248,10 +246,10 @@ func (r *Recorder) Sensors() []kmodquery.Sensor {
 	return sensors
 }
 
-// Loaded returns the modules that are loaded by what the events say, with
-// [kmodquery.ViewEvents] where some source would have seen them go.
+// Loaded returns the modules that are loaded according to the events. Their Views are
+// [kmodquery.ViewEvents] if a source would have seen them unloaded.
 func (r *Recorder) Loaded() []kmodquery.Module {
-	_, since := r.selection.completeSources()
+	_, since := r.supervisor.completeSources()
 	var now kmodquery.Event
 	if r.options.Stamp != nil {
 		now = r.options.Stamp()
@@ -259,11 +257,11 @@ func (r *Recorder) Loaded() []kmodquery.Module {
 	return r.state.Loaded(since, &now)
 }
 
-// Close stops the sources, stores what they had seen, and returns when that is
-// done. Only Start may come before it.
+// Close stops the sources, stores what they saw and returns. It must be called once,
+// after Start.
 func (r *Recorder) Close() error {
 	r.cancel()
-	r.selection.running.Wait()
+	r.supervisor.running.Wait()
 	r.running.Wait()
 	r.correlator.flushAll()
 	r.writer.close()

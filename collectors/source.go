@@ -7,44 +7,43 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// A Source sees kernel modules come and go.
+// A Source sees kernel modules being loaded and unloaded.
 type Source interface {
-	// Name is the source's name in the tables.
+	// Name returns the source's name in the tables.
 	Name() string
 	// Run watches until ctx ends, and then returns nil after it has emitted
-	// what it had seen. It calls ready once, when nothing can be missed any
-	// more. An error that matches kmodquery.ErrNotSupported is final; after
-	// any other Run is called again. emit may block.
+	// what it saw. It calls ready once, when it misses nothing any more. An
+	// error that matches kmodquery.ErrNotSupported is final; after any other
+	// error Run is called again. emit may block.
 	Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) error
 	// Sync returns when everything that the source saw before the call was
-	// emitted; at once when it is not running.
+	// emitted; at once if it is not running.
 	Sync(ctx context.Context) error
-	// Sensor is the source's account of itself.
+	// Sensor returns the source's state and counters.
 	Sensor() kmodquery.Sensor
 }
 
-// A Historian is a source with a log that it can read from behind.
-type Historian interface {
+// A Backfiller is a source with a log that can also be read backwards in time.
+type Backfiller interface {
 	Source
-	// LookBack bounds, before Run, how far that goes: what happened before
-	// since was seen by another source. The zero time is no bound but this
-	// boot, and whatever the source has already told in an earlier process.
-	LookBack(since time.Time)
+	// Backfill sets how far back the next Run reads: another source saw what
+	// happened before since. The zero time sets no limit but the start of this
+	// boot and what the source emitted in an earlier process.
+	Backfill(since time.Time)
 }
 
-// A Repeater is a source that reads again, in its next Run or in the process that
-// comes after this one, what it was not told to be stored. It emits nothing whose
+// An AtLeastOnceSource keeps what it saw until that is acked. Its next Run, in this
+// process or the next, emits what was not acked again. It emits no event whose
 // Receipt is in the sink.
-type Repeater interface {
+type AtLeastOnceSource interface {
 	Source
-	// Settled takes what the sink has stored of all sources, and what nobody
-	// will store.
-	Settled(events []kmodquery.Event)
+	// Acked takes events, of any source, that are stored or were dropped.
+	Acked(events []kmodquery.Event)
 }
 
-// A Sink keeps events.
+// A Sink stores events.
 type Sink interface {
-	// Append keeps all of the events or none, and returns when they are safe.
-	// It completes them: what only the sink knows is in them afterwards.
+	// Append stores all of the events or none, and returns when they are
+	// durable. It sets the fields that only the sink knows.
 	Append(ctx context.Context, events []kmodquery.Event) error
 }

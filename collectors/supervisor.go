@@ -12,23 +12,23 @@ import (
 )
 
 const (
-	// Delays before a source that failed is run again. Each failure doubles it
-	// until the source has run for longer than the last one.
+	// firstDelay is the delay before a source that failed runs again. Each failure
+	// doubles it, up to lastDelay, until the source has run for longer than that.
 	firstDelay = time.Second
 	lastDelay  = time.Minute
-	// takeOver is how long before its failure a source may at least have been
-	// blind already. The one that takes over looks back so far.
+	// takeOver is how long a source may have been blind before it failed. The
+	// source that stands in backfills at least so far.
 	takeOver = 30 * time.Second
-	// slowStart is how long a source may take to watch before others stand in for
-	// it, and nobody waits for it any more.
+	// slowStart is how long a source may take to start watching before others
+	// stand in for it, and Start no longer waits for it.
 	slowStart = 20 * time.Second
 )
 
-// A selection decides which sources run: each that was asked for by name, or
-// the first in their order that works. The best one always runs, if only to
-// fail; any other one while all before it have failed. One that works again
-// stands those behind it down, and only then, so that they overlap.
-type selection struct {
+// A supervisor decides which sources run. Side by side all of them run. Otherwise the
+// best source always runs, and another one only while all better ones have failed. A
+// source that works again replaces those behind it once it watches, so that no load
+// falls between them.
+type supervisor struct {
 	sources    []*candidate
 	sideBySide bool
 	takeOver   time.Duration
@@ -37,24 +37,24 @@ type selection struct {
 
 	mu      sync.Mutex
 	changed *sync.Cond
-	watched time.Time // when the last source that watched failed; zero if none ever did
+	watched time.Time // when the last source that watched failed; zero if none did
 	running sync.WaitGroup
 }
 
-// A candidate is one source and how it fares. The lower its rank, the better.
+// A candidate is a source and its condition. The lower its rank, the better.
 type candidate struct {
 	Source
-	rank    int
-	cancel  context.CancelFunc // of the run under way, or nil
-	up      time.Time          // since when nothing is missed; zero while it does not watch
-	failed  bool               // since it last watched
-	final   bool               // it will never watch on this host
-	recalls bool               // it runs only to tell what was before
-	failure string             // why it last failed, and when; "" if it never did
+	rank      int
+	cancel    context.CancelFunc // of the current run, or nil
+	up        time.Time          // since when it watches; zero while it does not
+	failed    bool               // since it last watched
+	final     bool               // it will never watch on this host
+	backfills bool               // it runs only to backfill
+	failure   string             // why it last failed, and when; "" if it never did
 }
 
-func newSelection(sources []Source, sideBySide bool, takeOver time.Duration, report func(error), emit func(int, kmodquery.Event, bool)) *selection {
-	s := &selection{sideBySide: sideBySide, takeOver: takeOver, report: report, emit: emit}
+func newSupervisor(sources []Source, sideBySide bool, takeOver time.Duration, report func(error), emit func(int, kmodquery.Event, bool)) *supervisor {
+	s := &supervisor{sideBySide: sideBySide, takeOver: takeOver, report: report, emit: emit}
 	s.changed = sync.NewCond(&s.mu)
 	for rank, source := range sources {
 		s.sources = append(s.sources, &candidate{Source: source, rank: rank})
@@ -62,9 +62,9 @@ func newSelection(sources []Source, sideBySide bool, takeOver time.Duration, rep
 	return s
 }
 
-// start runs the sources until ctx ends, and returns when those that are wanted
-// watch or have failed.
-func (s *selection) start(ctx context.Context) {
+// start runs the sources until ctx ends. It returns when those that are wanted watch
+// or have failed.
+func (s *supervisor) start(ctx context.Context) {
 	context.AfterFunc(ctx, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -75,12 +75,12 @@ func (s *selection) start(ctx context.Context) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for !s.isSettled() && ctx.Err() == nil {
+	for !s.isStarted() && ctx.Err() == nil {
 		s.changed.Wait()
 	}
 }
 
-func (s *selection) isSettled() bool {
+func (s *supervisor) isStarted() bool {
 	for _, c := range s.sources {
 		if s.wants(c) && c.up.IsZero() && !c.failed {
 			return false
@@ -90,8 +90,8 @@ func (s *selection) isSettled() bool {
 }
 
 // wants reports whether a source should run now.
-func (s *selection) wants(c *candidate) bool {
-	if s.sideBySide || c.recalls {
+func (s *supervisor) wants(c *candidate) bool {
+	if s.sideBySide || c.backfills {
 		return true
 	}
 	for _, better := range s.sources[:c.rank] {
@@ -102,9 +102,9 @@ func (s *selection) wants(c *candidate) bool {
 	return true
 }
 
-// supervise runs one source whenever it is wanted, until ctx ends or the source
-// says that this host cannot support it.
-func (s *selection) supervise(ctx context.Context, c *candidate) {
+// supervise runs one source whenever it is wanted, until ctx ends or the host cannot
+// support the source.
+func (s *supervisor) supervise(ctx context.Context, c *candidate) {
 	reported := ""
 	for delay := firstDelay; s.awaitWanted(ctx, c); delay = min(2*delay, lastDelay) {
 		began := time.Now()
@@ -115,12 +115,12 @@ func (s *selection) supervise(ctx context.Context, c *candidate) {
 		if time.Since(began) > lastDelay {
 			delay = firstDelay // it had worked
 		}
-		if errors.Is(err, errStoodDown) {
+		if errors.Is(err, errReplaced) {
 			delay, reported = firstDelay, ""
 			continue
 		}
 		if errors.Is(err, kmodquery.ErrNotSupported) && !s.sideBySide && s.isBetterUp(c.rank) {
-			return // nobody misses it; its sensor says why
+			return // it is not needed; its sensor holds the reason
 		}
 		if err != nil && err.Error() != reported {
 			reported = err.Error()
@@ -137,7 +137,7 @@ func (s *selection) supervise(ctx context.Context, c *candidate) {
 	}
 }
 
-func (s *selection) awaitWanted(ctx context.Context, c *candidate) bool {
+func (s *supervisor) awaitWanted(ctx context.Context, c *candidate) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for !s.wants(c) && ctx.Err() == nil {
@@ -146,36 +146,36 @@ func (s *selection) awaitWanted(ctx context.Context, c *candidate) bool {
 	return ctx.Err() == nil
 }
 
-// errStoodDown is how a run ends that is not needed any more.
-var errStoodDown = errors.New("it is not needed")
+// errReplaced is the error of a run that a better source replaced.
+var errReplaced = errors.New("a better source watches")
 
 // run runs a source once.
-func (s *selection) run(ctx context.Context, c *candidate) error {
+func (s *supervisor) run(ctx context.Context, c *candidate) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.mu.Lock()
 	c.cancel = cancel
 	since := time.Time{}
-	if !s.sideBySide && !c.recalls && !s.watched.IsZero() {
+	if !s.sideBySide && !c.backfills && !s.watched.IsZero() {
 		since = s.watched.Add(-s.takeOver)
 	}
 	s.mu.Unlock()
-	if historian, ok := c.Source.(Historian); ok {
-		historian.LookBack(since)
+	if backfiller, ok := c.Source.(Backfiller); ok {
+		backfiller.Backfill(since)
 	}
 	slow := time.AfterFunc(slowStart, func() { s.setSlow(ctx, c) })
 	defer slow.Stop()
-	err := c.Run(ctx, func() { s.setUp(c) }, func(e kmodquery.Event) { s.emit(c.rank, e, s.isRecalling(c)) })
+	err := c.Run(ctx, func() { s.setUp(c) }, func(e kmodquery.Event) { s.emit(c.rank, e, s.isBackfilling(c)) })
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	stoodDown := ctx.Err() != nil
-	if !c.up.IsZero() && !stoodDown {
+	isReplaced := ctx.Err() != nil
+	if !c.up.IsZero() && !isReplaced {
 		s.watched = time.Now()
 	}
-	c.cancel, c.up, c.recalls = nil, time.Time{}, false
-	if stoodDown && err == nil {
-		err = errStoodDown
+	c.cancel, c.up, c.backfills = nil, time.Time{}, false
+	if isReplaced && err == nil {
+		err = errReplaced
 	} else {
 		c.failed = true
 		c.failure = fmt.Sprintf("failed at %s: %v", time.Now().UTC().Format(time.RFC3339), err)
@@ -185,26 +185,26 @@ func (s *selection) run(ctx context.Context, c *candidate) error {
 	return err
 }
 
-// setUp notes that a source watches.
-func (s *selection) setUp(c *candidate) {
+// setUp records that a source watches.
+func (s *supervisor) setUp(c *candidate) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.up, c.failed, c.recalls = time.Now(), false, false
+	c.up, c.failed, c.backfills = time.Now(), false, false
 	s.change()
 }
 
-// setSlow has others stand in for a source that does not come to watch.
-func (s *selection) setSlow(ctx context.Context, c *candidate) {
+// setSlow lets other sources stand in for one that has not started to watch.
+func (s *supervisor) setSlow(ctx context.Context, c *candidate) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ctx.Err() == nil && c.up.IsZero() && !c.recalls {
+	if ctx.Err() == nil && c.up.IsZero() && !c.backfills {
 		c.failed = true
 		s.change()
 	}
 }
 
-// change stands down what is not wanted any more and wakes who waits.
-func (s *selection) change() {
+// change stops the sources that are no longer wanted and wakes all waiters.
+func (s *supervisor) change() {
 	for _, c := range s.sources {
 		if c.cancel != nil && !s.wants(c) {
 			c.cancel()
@@ -213,47 +213,46 @@ func (s *selection) change() {
 	s.changed.Broadcast()
 }
 
-// recall has the first of the named sources that can tell what happened before
-// the start, beside the one that watches.
-func (s *selection) recall(ctx context.Context, names []string) {
+// backfill lets the first of the named sources that can do so emit what happened
+// before the start, beside the source that watches.
+func (s *supervisor) backfill(ctx context.Context, names []string) {
 	for _, name := range names {
 		for _, c := range s.sources {
-			if c.Name() == name && s.recallFrom(ctx, c) {
+			if c.Name() == name && s.backfillFrom(ctx, c) {
 				return
 			}
 		}
 	}
 }
 
-func (s *selection) recallFrom(ctx context.Context, c *candidate) bool {
-	if _, ok := c.Source.(Historian); !ok {
+func (s *supervisor) backfillFrom(ctx context.Context, c *candidate) bool {
+	if _, ok := c.Source.(Backfiller); !ok {
 		return false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c.cancel != nil || s.wants(c) {
-		return !c.up.IsZero() // it runs, and looks back by itself
+		return !c.up.IsZero() // it runs and backfills anyway
 	}
 	if c.failed {
 		return false
 	}
-	c.recalls = true
+	c.backfills = true
 	s.changed.Broadcast()
-	for c.recalls && ctx.Err() == nil {
+	for c.backfills && ctx.Err() == nil {
 		s.changed.Wait()
 	}
 	return !c.failed
 }
 
-func (s *selection) isRecalling(c *candidate) bool {
+func (s *supervisor) isBackfilling(c *candidate) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return c.recalls
+	return c.backfills
 }
 
-// isBetterUp reports whether a source watches that is better than one of this
-// rank.
-func (s *selection) isBetterUp(rank int) bool {
+// isBetterUp reports whether a source watches that is better than those of a rank.
+func (s *supervisor) isBetterUp(rank int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.sources[:min(rank, len(s.sources))] {
@@ -266,12 +265,12 @@ func (s *selection) isBetterUp(rank int) bool {
 
 // completeSources returns the complete sources that watch, and since when one of
 // them has.
-func (s *selection) completeSources() (list []crossview.CompleteSource, since time.Time) {
+func (s *supervisor) completeSources() (list []crossview.CompleteSource, since time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.sources {
 		source, ok := c.Source.(crossview.CompleteSource)
-		// One that lacks some of its hooks watches and does not see everything.
+		// A source that lacks some of its hooks watches and is not active.
 		if !ok || c.up.IsZero() || c.Sensor().State != kmodquery.StateActive {
 			continue
 		}
@@ -283,8 +282,8 @@ func (s *selection) completeSources() (list []crossview.CompleteSource, since ti
 	return list, since
 }
 
-// sync has every source emit what it saw before the call.
-func (s *selection) sync(ctx context.Context) error {
+// sync returns when every source has emitted what it saw before the call.
+func (s *supervisor) sync(ctx context.Context) error {
 	errs := make([]error, len(s.sources))
 	var syncing sync.WaitGroup
 	for i, c := range s.sources {
@@ -294,8 +293,8 @@ func (s *selection) sync(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// sensors returns each source's account of itself.
-func (s *selection) sensors() []kmodquery.Sensor {
+// sensors returns the sensor of each source.
+func (s *supervisor) sensors() []kmodquery.Sensor {
 	watching := ""
 	failures := make([]string, len(s.sources))
 	s.mu.Lock()

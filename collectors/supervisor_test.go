@@ -23,7 +23,7 @@ type staged struct {
 	emitting chan kmodquery.Event
 
 	mu      sync.Mutex
-	since   []time.Time // of each LookBack
+	since   []time.Time // of each Backfill
 	running bool
 	lost    int64
 }
@@ -35,7 +35,7 @@ func newStaged(name string) *staged {
 func (s *staged) Name() string               { return s.name }
 func (s *staged) Sync(context.Context) error { return nil }
 
-func (s *staged) LookBack(since time.Time) {
+func (s *staged) Backfill(since time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.since = append(s.since, since)
@@ -71,7 +71,7 @@ func (s *staged) isRunning() bool {
 	return s.running
 }
 
-func (s *staged) lookedBack() []time.Time {
+func (s *staged) backfilled() []time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.since
@@ -133,7 +133,7 @@ func TestTheBestSourceThatWorksWatches(t *testing.T) {
 		synctest.Wait()
 		require.True(t, next.isRunning())
 		require.False(t, last.isRunning())
-		require.Equal(t, []time.Time{failedAt.Add(-takeOver)}, next.lookedBack())
+		require.Equal(t, []time.Time{failedAt.Add(-takeOver)}, next.backfilled())
 		next.begin <- struct{}{}
 
 		// It is tried again, and the next one goes on until it watches.
@@ -157,7 +157,7 @@ func TestSourcesThatTheHostLacksAreLeftOut(t *testing.T) {
 		best.end <- fmt.Errorf("open: %w", &kmodquery.NotSupportedError{Missing: "no BTF"})
 		synctest.Wait()
 		require.True(t, next.isRunning())
-		require.Equal(t, []time.Time{{}}, next.lookedBack(), "nothing was watched before")
+		require.Equal(t, []time.Time{{}}, next.backfilled(), "nothing was watched before")
 		next.end <- errors.New("no permission")
 		synctest.Wait()
 		require.True(t, last.isRunning())
@@ -180,7 +180,7 @@ func TestSourcesSideBySide(t *testing.T) {
 		time.Sleep(time.Hour)
 		require.True(t, one.isRunning())
 		require.True(t, two.isRunning())
-		require.Equal(t, []time.Time{{}}, two.lookedBack())
+		require.Equal(t, []time.Time{{}}, two.backfilled())
 		require.NoError(t, r.Close())
 	})
 }
@@ -193,14 +193,14 @@ func TestTheStartIsLookedBackFrom(t *testing.T) {
 		at := time.Now()
 		known := kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "best", LoadID: "1", Name: "known", TimeNanos: at.UnixNano()}
 		r, sink, _ := startStaged(t, Options{
-			Sources: []Source{best, next, logs}, Recall: []string{"journal", "logs", "next"},
+			Sources: []Source{best, next, logs}, Backfill: []string{"journal", "logs", "next"},
 			Past: func(_ context.Context, visit func(*kmodquery.Event)) error { visit(&known); return nil },
 		})
 		best.begin <- struct{}{}
 		synctest.Wait()
 		require.True(t, logs.isRunning())
 		require.False(t, next.isRunning())
-		require.Equal(t, []time.Time{{}}, logs.lookedBack())
+		require.Equal(t, []time.Time{{}}, logs.backfilled())
 		logs.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleLoad, LoadID: "a", Name: "known", TimeNanos: at.Add(time.Second).UnixNano()}
 		logs.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleLoad, LoadID: "b", Name: "unknown", TimeNanos: at.UnixNano()}
 		logs.begin <- struct{}{} // it has told everything
@@ -222,7 +222,7 @@ func TestTheSourcesWatchWhileTheStoreIsRead(t *testing.T) {
 		at := time.Now()
 		known := kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "best", LoadID: "1", Name: "known", TimeNanos: at.UnixNano()}
 		r, sink, _ := startStaged(t, Options{
-			Sources: []Source{best, logs}, Recall: []string{"logs"},
+			Sources: []Source{best, logs}, Backfill: []string{"logs"},
 			Past: func(_ context.Context, visit func(*kmodquery.Event)) error {
 				time.Sleep(time.Hour)
 				visit(&known)

@@ -10,10 +10,10 @@ import (
 
 // The interfaces that collectors finds by type assertion.
 var (
-	_ crossview.CompleteSource = (*ebpf.Source)(nil)
-	_ collectors.Repeater      = (*ebpf.Source)(nil)
-	_ collectors.Historian     = (*audit.Source)(nil)
-	_ collectors.Historian     = (*klog.Journal)(nil)
-	_ collectors.Historian     = (*klog.Kmsg)(nil)
-	_ collectors.Historian     = (*klog.Syslog)(nil)
+	_ crossview.CompleteSource     = (*ebpf.Source)(nil)
+	_ collectors.AtLeastOnceSource = (*ebpf.Source)(nil)
+	_ collectors.Backfiller        = (*audit.Source)(nil)
+	_ collectors.Backfiller        = (*klog.Journal)(nil)
+	_ collectors.Backfiller        = (*klog.Kmsg)(nil)
+	_ collectors.Backfiller        = (*klog.Syslog)(nil)
 )

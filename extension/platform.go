@@ -21,7 +21,7 @@ type platform struct {
 	sourceNames []string
 	sideBySide  bool
 	// recall names those that can tell at the start what happened before.
-	recall []string
+	backfill []string
 	// defaultPoll is the --poll where nothing else was asked for: three looks fall
 	// into it.
 	defaultPoll time.Duration

@@ -33,7 +33,7 @@ func hostPlatform() *platform {
 			kmodquery.SourceKmsg,
 			kmodquery.SourceSyslog,
 		},
-		recall:        []string{kmodquery.SourceJournal, kmodquery.SourceKmsg, kmodquery.SourceSyslog},
+		backfill:      []string{kmodquery.SourceJournal, kmodquery.SourceKmsg, kmodquery.SourceSyslog},
 		defaultPoll:   collectors.DefaultPoll,
 		maxImageLimit: ebpf.MaxImage,
 		hasModules:    hasModules,

@@ -54,7 +54,7 @@ func wanted(c *config) []string {
 func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
 	o := collectors.Options{
 		SideBySide:  c.sources != nil || c.platform.sideBySide,
-		Recall:      c.platform.recall,
+		Backfill:    c.platform.backfill,
 		Views:       c.platform.openViews(),
 		ViewsSource: c.platform.viewsSource,
 		Poll:        c.poll,

@@ -4,4 +4,4 @@ import (
 	"github.com/kmodquery/kmodquery/collectors"
 )
 
-var _ collectors.Historian = (*Source)(nil)
+var _ collectors.Backfiller = (*Source)(nil)

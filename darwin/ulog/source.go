@@ -88,10 +88,10 @@ func (s *Source) Sync(ctx context.Context) error { return s.health.Sync(ctx) }
 // Sensor is the source's own account of itself.
 func (s *Source) Sensor() kmodquery.Sensor { return s.health.Sensor() }
 
-// LookBack bounds how far back the next Run looks: another source saw what
+// Backfill bounds how far back the next Run looks: another source saw what
 // happened before since. The zero time is no bound but the boot, or the position.
 // It must not be called while Run does its work.
-func (s *Source) LookBack(since time.Time) { s.since = since }
+func (s *Source) Backfill(since time.Time) { s.since = since }
 
 // Run emits what the log says of kernel extensions until ctx ends, beginning with
 // what it says since the position that was stored, or since the boot. It calls

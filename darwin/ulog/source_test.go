@@ -492,10 +492,10 @@ func TestSyncComesToAnEndInAFlood(t *testing.T) {
 	require.NoError(t, w.source.Sync(t.Context()), "of a source that does not run")
 }
 
-func TestLookBackBoundsThePast(t *testing.T) {
+func TestBackfillIsBounded(t *testing.T) {
 	w := newWorld(t)
 	w.write("show", loaded(0, "com.example.a"), loaded(9, "com.example.b"))
-	w.source.LookBack(testTime.Add(5 * time.Second))
+	w.source.Backfill(testTime.Add(5 * time.Second))
 	require.NoError(t, w.start())
 	require.Equal(t, []string{"com.example.b"}, names(w.take(1)))
 	w.stop()

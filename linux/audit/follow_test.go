@@ -250,7 +250,7 @@ func TestAuditLogLooksBack(t *testing.T) {
 	source := New(Options{Log: w.path})
 	source.open = func() (auditKernel, error) { return nil, forbidden(unix.EPERM) }
 	time.Sleep(2 * time.Millisecond)
-	source.LookBack(time.Now())
+	source.Backfill(time.Now())
 	time.Sleep(2 * time.Millisecond)
 	w.event(auditInsmod)
 	ctx, cancel := context.WithCancel(t.Context())

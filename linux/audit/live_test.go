@@ -433,7 +433,7 @@ func TestAuditLooksBackNoFurther(t *testing.T) {
 		kernel := newScriptedAudit(auditOn, 0)
 		r := &running{Source: New(Options{}), kernel: kernel, events: make(chan kmodquery.Event, 10)}
 		r.open = func() (auditKernel, error) { return kernel, nil }
-		r.LookBack(time.UnixMilli(1795529435181))
+		r.Backfill(time.UnixMilli(1795529435181))
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- r.Run(ctx, func() {}, func(e kmodquery.Event) { r.events <- e }) }()

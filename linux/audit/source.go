@@ -61,9 +61,9 @@ func (s *Source) Sync(ctx context.Context) error { return s.health.Sync(ctx) }
 // Sensor is the source's own account of itself.
 func (s *Source) Sensor() kmodquery.Sensor { return s.health.Sensor() }
 
-// LookBack says that what happened before since was seen by another source, so
+// Backfill says that what happened before since was seen by another source, so
 // that the next Run emits nothing older. The zero time takes that back.
-func (s *Source) LookBack(since time.Time) {
+func (s *Source) Backfill(since time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.since = since

@@ -483,7 +483,7 @@ func TestDenialsThatAreStoredMeanwhile(t *testing.T) {
 	stored := kmodquery.Event{Source: kmodquery.SourceEBPF, Receipt: f.receipts[0]}
 
 	s := New(Options{})
-	s.Settled([]kmodquery.Event{stored})
+	s.Acked([]kmodquery.Event{stored})
 	require.NoError(t, s.count(f.counts))
 	require.EqualValues(t, 5, f.counts.reported[kind])
 }

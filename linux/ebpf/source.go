@@ -69,7 +69,7 @@ func New(o Options) *Source {
 // ctx ends. An error that matches kmodquery.ErrNotSupported says that this host
 // will never do; any other may pass, such as that somebody detached the hooks.
 // Where the hooks are pinned, they stay, and what they see is told by the next Run
-// or process; Settled must be called then.
+// or process; Acked must be called then.
 func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
 	programs, receipts, err := s.open(ctx)
 	if err != nil {
@@ -336,10 +336,10 @@ func (s *Source) unpinned(programs *bpf.Programs) string {
 	return ""
 }
 
-// Settled notes that events of this source, which Run emitted, are stored, or
+// Acked notes that events of this source, which Run emitted, are stored, or
 // that the one who should have stored them gave them up. What the kernel keeps of
 // them is released. It may be called at any time.
-func (s *Source) Settled(events []kmodquery.Event) {
+func (s *Source) Acked(events []kmodquery.Event) {
 	now := time.Now()
 	for i := range events {
 		if receipt := events[i].Receipt; receipt != "" && events[i].Source == s.Name() {

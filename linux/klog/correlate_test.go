@@ -189,7 +189,7 @@ func TestWhatIsSaidAfterASync(t *testing.T) {
 	require.Equal(t, []string{"module_load evil", "sys_exit_init_module evil EINVAL"}, l.told())
 }
 
-func TestLookBackEmitsNothingOlder(t *testing.T) {
+func TestBackfillEmitsNothingOlder(t *testing.T) {
 	l := newLineTest(t)
 	l.since = time.Unix(1000, 500e6)
 	l.says(499, "old: module loaded")

@@ -252,9 +252,9 @@ func TestJournalLinesAreBounded(t *testing.T) {
 	j.stop()
 }
 
-func TestJournalLookBack(t *testing.T) {
+func TestJournalBackfill(t *testing.T) {
 	j := newFakeJournal(t, "cat end; exec sleep 100")
-	j.source.LookBack(time.UnixMicro(1795530100000001))
+	j.source.Backfill(time.UnixMicro(1795530100000001))
 	require.NoError(t, j.start())
 	require.Empty(t, j.seen())
 	j.stop()

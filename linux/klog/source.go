@@ -39,10 +39,10 @@ func (s *logSource) Sync(ctx context.Context) error { return s.health.Sync(ctx) 
 // Sensor is the source's own account of itself.
 func (s *logSource) Sensor() kmodquery.Sensor { return s.health.Sensor() }
 
-// LookBack bounds how far back the next Run looks: another source saw what
+// Backfill bounds how far back the next Run looks: another source saw what
 // happened before since. The zero time is no bound but the boot. It must not be
 // called while Run does its work.
-func (s *logSource) LookBack(since time.Time) { s.since = since }
+func (s *logSource) Backfill(since time.Time) { s.since = since }
 
 // resume returns the present boot, and the position where an earlier Run, of this
 // process or another, came to.
