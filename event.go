@@ -208,11 +208,11 @@ func (e *Event) Miss(columns ...string) {
 	}
 }
 
-// IsCheap reports whether any user of the host can cause such an event as often
-// as they like: a request for a module, or a system call that the kernel
-// refused before it took a byte. The store bounds these by themselves, so that
-// they never push evidence out.
-func (e *Event) IsCheap() bool {
+// IsUnprivileged reports whether any user of the host can cause such an event as
+// often as they like: a request for a module, or a system call that the kernel
+// refused before it read a byte of a module. The store bounds these events
+// separately, so that they never displace others.
+func (e *Event) IsUnprivileged() bool {
 	switch e.EventName {
 	case EventModuleRequest:
 		return true

@@ -39,7 +39,7 @@ const (
 )
 
 func kindOf(e *kmodquery.Event) kind {
-	if e.LoadID == "" || e.IsCheap() {
+	if e.LoadID == "" || e.IsUnprivileged() {
 		return neither
 	}
 	switch e.EventName {

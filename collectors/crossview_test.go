@@ -774,9 +774,9 @@ func TestALogOfAnotherBoot(t *testing.T) {
 	})
 }
 
-type cheap struct{ *kernel }
+type cheapViews struct{ *kernel }
 
-func (c cheap) Listed(ctx context.Context) ([]kmodquery.Module, error) {
+func (c cheapViews) Listed(ctx context.Context) ([]kmodquery.Module, error) {
 	all, err := c.Modules(ctx)
 	var listed []kmodquery.Module
 	for _, m := range all {
@@ -794,7 +794,7 @@ func TestHidingIsFoundInOnePeriodWithoutAWitness(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
 		logs := newStaged(kmodquery.SourceKmsg)
-		r, sink, said := startStaged(t, Options{Sources: []Source{logs}, Views: cheap{k}, Stamp: stampNow})
+		r, sink, said := startStaged(t, Options{Sources: []Source{logs}, Views: cheapViews{k}, Stamp: stampNow})
 		w := &watch{Recorder: r, kernel: k, sink: sink, said: said}
 		logs.begin <- struct{}{}
 		w.settle()

@@ -26,7 +26,7 @@ func (q *queue) push(e kmodquery.Event) {
 	entry := queued{number: q.next, weight: weigh(&e), event: e}
 	q.next++
 	q.bytes += entry.weight
-	if e.IsCheap() {
+	if e.IsUnprivileged() {
 		q.unprivileged = append(q.unprivileged, entry)
 	} else {
 		q.ordinary = append(q.ordinary, entry)

@@ -199,23 +199,23 @@ func TestLeastValuableEventIsDroppedFirst(t *testing.T) {
 		d := newDesk(&memory{err: errors.New("disk full")})
 		d.add(numbered('o', 0))
 		d.begin() // in hand
-		const cheap, beyond = 100, 150
+		const unprivileged, beyond = 100, 150
 		for i := 1; i < maxWaiting+beyond; i++ {
 			kind := byte('o')
-			if i > 1000 && i <= 1000+cheap {
+			if i > 1000 && i <= 1000+unprivileged {
 				kind = 'c'
 			}
 			d.add(numbered(kind, i))
 		}
 		require.Len(t, d.dropped, beyond)
 		for i, e := range d.dropped {
-			if i < cheap {
-				require.EqualValues(t, 1001+i, e.TimeNanos, "the cheap ones, the oldest first")
+			if i < unprivileged {
+				require.EqualValues(t, 1001+i, e.TimeNanos, "those of unprivileged users, the oldest first")
 			} else {
-				require.EqualValues(t, 1+i-cheap, e.TimeNanos, "then the oldest that are not in the sink's hands")
+				require.EqualValues(t, 1+i-unprivileged, e.TimeNanos, "then the oldest that are not in the sink's hands")
 			}
 		}
-		for source, want := range map[string]int64{"s": beyond - cheap, "c": cheap} {
+		for source, want := range map[string]int64{"s": beyond - unprivileged, "c": unprivileged} {
 			sensor := kmodquery.Sensor{Source: source}
 			d.describe(&sensor)
 			require.Equal(t, want, sensor.Shed)

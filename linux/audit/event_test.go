@@ -103,7 +103,7 @@ func TestAuditEvents(t *testing.T) {
 	denied := auditEvent(t, auditText(auditDeniedCall, 5))
 	require.Equal(t, "EPERM", denied.Error)
 	require.Equal(t, "/init flood", denied.Cmdline)
-	require.True(t, denied.IsCheap())
+	require.True(t, denied.IsUnprivileged())
 	require.Equal(t, strings.Replace(auditMissing, ",cwd", ",name,cwd", 1)+",params,requested_by", denied.Missing)
 }
 
@@ -133,7 +133,7 @@ func TestAuditEventsOfOtherKinds(t *testing.T) {
 		}},
 		{"denied after the kernel had the module", `success=yes exit=0`, `success=no exit=-1`, func(t *testing.T, e kmodquery.Event) {
 			require.Equal(t, "EPERM", e.Error)
-			require.False(t, e.IsCheap())
+			require.False(t, e.IsUnprivileged())
 		}},
 		{"a result that has no name", `success=yes exit=0`, `success=no exit=-512`, func(t *testing.T, e kmodquery.Event) {
 			require.EqualValues(t, -512, *e.Result)

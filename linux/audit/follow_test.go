@@ -123,7 +123,7 @@ func (m *memoryStore) emit(e kmodquery.Event) {
 		}
 	}
 	m.events = append(m.events, e)
-	if e.IsCheap() {
+	if e.IsUnprivileged() {
 		m.denied += *e.Count
 	} else {
 		m.names = append(m.names, e.Name)

@@ -54,7 +54,7 @@ func (i *auditIntake) take(from record.Event) {
 	}
 	told := auditTold{id: from.ID, start: from.Start}
 	e := i.translator.event(from)
-	if e.IsCheap() {
+	if e.IsUnprivileged() {
 		i.denials.add(e, told, time.Now())
 		return
 	}

@@ -375,7 +375,7 @@ func TestDenialsThatFoundNoPlace(t *testing.T) {
 	require.NoError(t, f.report())
 	require.Equal(t, []kmodquery.Event{row("init_module", 1000), row("delete_module", 1)}, f.events)
 	require.EqualValues(t, 1007, f.total)
-	require.True(t, f.events[0].IsCheap(), "any user can cause it")
+	require.True(t, f.events[0].IsUnprivileged(), "any user can cause it")
 
 	// Those that are made while nothing records, after what is stored.
 	f.counts.calls[load] += 10

@@ -209,7 +209,7 @@ func TestReaderFoldsDeniedCalls(t *testing.T) {
 	require.Equal(t, "EPERM", e.Error)
 	require.Equal(t, "/sbin/insmod", e.ProcessPath)
 	require.Empty(t, e.SignatureStatus)
-	require.True(t, e.IsCheap())
+	require.True(t, e.IsUnprivileged())
 	require.Equal(t, due.Add(foldFor), r.deadline(nil))
 
 	r.counts.calls[kind] += 5

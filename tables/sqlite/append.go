@@ -106,7 +106,7 @@ func (s *Store) write(ctx context.Context, events []kmodquery.Event) error {
 		for j, column := range columns {
 			values[j] = column.Value(event)
 		}
-		values[len(columns)], values[len(columns)+1] = event.IsCheap(), sums.sum(values)
+		values[len(columns)], values[len(columns)+1] = event.IsUnprivileged(), sums.sum(values)
 		if _, err := insert.ExecContext(ctx, values...); err != nil {
 			return err
 		}

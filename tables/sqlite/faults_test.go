@@ -298,7 +298,7 @@ func injectFault(t *testing.T, inject string) (outcome string) {
 		var ordinary, cheap []string
 		for i := range candidate + 1 {
 			for _, e := range batchOf(i) {
-				if e.IsCheap() {
+				if e.IsUnprivileged() {
 					cheap = append(cheap, e.Name)
 				} else {
 					ordinary = append(ordinary, e.Name)

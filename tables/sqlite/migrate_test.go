@@ -67,7 +67,7 @@ func TestMigrationFromVersion1(t *testing.T) {
 		require.NoError(t, s.readers.QueryRow("SELECT cheap FROM events WHERE eid = ?", event.EID).Scan(&cheap))
 		require.Equal(t, row.cheap, cheap, "%+v", row)
 		if event.LoadID != "10" {
-			require.Equal(t, event.IsCheap(), cheap, "the rule is that of the events to come: %+v", row)
+			require.Equal(t, event.IsUnprivileged(), cheap, "the rule is that of the events to come: %+v", row)
 		}
 	}
 	again := []kmodquery.Event{attempt("12", "a", "x"), attempt("7", "a", "x"), attempt("12", "a", "y")}

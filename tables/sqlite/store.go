@@ -23,7 +23,7 @@ const (
 type Options struct {
 	MaxAge    time.Duration    // events older than this leave; 0 keeps any age
 	MaxEvents int64            // the newest that stay, cheap ones aside; 0 keeps any number
-	MaxCheap  int64            // the newest that stay of those that are cheap by [kmodquery.Event.IsCheap]; 0 keeps any number
+	MaxCheap  int64            // the newest that stay of those that are cheap by [kmodquery.Event.IsUnprivileged]; 0 keeps any number
 	Now       func() time.Time // the wall clock; nil is time.Now
 	// Report is told, one error a time and from any goroutine, what happens to
 	// the store that no call returns: that it was damaged. Nil is for none.

@@ -367,7 +367,7 @@ func auditDenied(t *testing.T, run *auditRun) {
 		requireColumns(t, map[string]string{
 			"event_name": "init_module", "result": "-1", "uid": "1000", "euid": "1000", "pid": strconv.Itoa(flood.Process.Pid),
 		}, eventRow(e))
-		require.True(t, e.IsCheap())
+		require.True(t, e.IsUnprivileged())
 	}
 	require.Equal(t, 1, loads)
 	require.EqualValues(t, calls, denied)
