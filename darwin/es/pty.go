@@ -47,7 +47,7 @@ func startOnPty(ctx context.Context, path string, arguments ...string) (*ptyProg
 	}
 	defer terminal.Close()
 	ctx, cancel := context.WithCancel(ctx)
-	p := &ptyProgram{out: out, ended: make(chan struct{}), said: cmdout.NewHead(host.MaxComplaint, nil), cancel: cancel}
+	p := &ptyProgram{out: out, ended: make(chan struct{}), said: cmdout.NewHead(host.MaxStderr, nil), cancel: cancel}
 	cmd := exec.CommandContext(ctx, path, arguments...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	cmd.Stdout, cmd.Stderr = terminal, p.said

@@ -167,7 +167,7 @@ func TestWhatEsloggerLacks(t *testing.T) {
 		{"an event", "Failed to parse event types: Unsupported event kextload", false,
 			"not supported: eslogger does not know kextload or kextunload here (Failed to parse event types: Unsupported event kextload); needs macOS 13 or later"},
 		{"anything", "a surprise", true, "eslogger ended: exit status 1: a surprise"},
-		{"a flood of words", strings.Repeat("word ", 10_000), true, "eslogger ended: exit status 1: " + strings.TrimSpace(strings.Repeat("word ", 10_000)[:host.MaxComplaint])},
+		{"a flood of words", strings.Repeat("word ", 10_000), true, "eslogger ended: exit status 1: " + strings.TrimSpace(strings.Repeat("word ", 10_000)[:host.MaxStderr])},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			// A busy machine may take a second to start it.

@@ -57,7 +57,7 @@ type command struct {
 // too long to be one.
 func startLog(ctx context.Context, program string, skipped func(), arguments ...string) (*command, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	c := &command{cancel: cancel, complaint: cmdout.NewHead(host.MaxComplaint, nil), lines: make(chan []byte, maxLines), skipped: skipped}
+	c := &command{cancel: cancel, complaint: cmdout.NewHead(host.MaxStderr, nil), lines: make(chan []byte, maxLines), skipped: skipped}
 	c.cmd = exec.CommandContext(ctx, program, append(arguments, "--style", "ndjson", "--predicate", predicate())...)
 	c.cmd.Env = append(os.Environ(), "LC_ALL=C")
 	// Whatever it starts ends with it.

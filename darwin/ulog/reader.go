@@ -140,7 +140,7 @@ func (r *reader) ended(ctx context.Context) error {
 // take reads a line of the stream.
 func (r *reader) take(b []byte) {
 	line, ok := r.parse(b)
-	if ok && line.Kind != kextlog.Note {
+	if ok && line.HasStarted() {
 		if r.isSilent {
 			r.isSilent = false
 			r.source.health.SetReason("")
