@@ -98,10 +98,10 @@ func TestEsloggerIsStartedAgain(t *testing.T) {
 	host, eslogger, report := serveMac(t, record("com.a", 0)+`begin {"event":{"kextload":{"ident`+"\ndie\n---\ndie\n---\n"+record("com.b", 0)+record("com.c", 1))
 	await(t, host, `SELECT group_concat(name, ' ') AS names FROM (SELECT name FROM kernel_module_events WHERE source = 'endpoint_security' ORDER BY eid)`,
 		map[string]string{"names": "com.a com.b com.c"})
-	await(t, host, `SELECT state, received, lost, decode_errors, reason LIKE 'failed at %: eslogger ended: signal: killed' AS says_why FROM kernel_module_sensors WHERE source = 'endpoint_security'`,
+	await(t, host, `SELECT state, received, lost, decode_errors, reason LIKE 'failed at %: eslogger exited unexpectedly: signal: killed' AS says_why FROM kernel_module_sensors WHERE source = 'endpoint_security'`,
 		map[string]string{"state": "active", "received": "4", "lost": "0", "decode_errors": "1", "says_why": "1"})
 	require.Equal(t, 3, standin.Runs(eslogger))
-	require.Equal(t, []string{"endpoint_security: eslogger ended: signal: killed"}, report.lines(), "one trouble is one line")
+	require.Equal(t, []string{"endpoint_security: eslogger exited unexpectedly: signal: killed"}, report.lines(), "one trouble is one line")
 	await(t, host, `SELECT count(*) AS findings FROM kernel_module_findings WHERE source = 'endpoint_security'`, map[string]string{"findings": "3"})
 }
 

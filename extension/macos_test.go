@@ -18,7 +18,7 @@ func aMac(programs string) *platform {
 	in := func(name string) string { return filepath.Join(programs, name) }
 	return macOS(host.Programs{
 		Eslogger: in("eslogger"), Log: in("log"), Kmutil: in("kmutil"), Kextstat: in("kextstat"),
-		Codesign: in("codesign"), KextPolicy: in("KextPolicy"), SwVers: in("sw_vers"),
+		Codesign: in("codesign"), KextPolicy: in("KextPolicy"),
 	}, macKernel{
 		release: func() string { return "24.6.0" },
 		boot:    bootOfAMac,

@@ -11,26 +11,25 @@ import (
 	"github.com/kmodquery/kmodquery/darwin/host"
 )
 
-// maxRawRecord bounds the raw column, in bytes.
-const maxRawRecord = 16 << 10
+// maxRaw bounds the raw column, in bytes.
+const maxRaw = 16 << 10
 
 // eperm is errno 1 on every Unix.
 const eperm = 1
 
-// unsaidByEndpointSecurity are the columns of a load that the kernel knows and
-// Endpoint Security does not say. What it says of teams and hashes is about the
-// process.
-var unsaidByEndpointSecurity = []string{"path", "version", "team_id", "cdhash", "cmdline"}
+// missingColumns are the columns of a load that Endpoint Security does not provide.
+// Its team and hash are those of the requesting process.
+var missingColumns = []string{"path", "version", "team_id", "cdhash", "cmdline"}
 
-// kextEvent is what a record says of a kernel extension, false where it is about
-// something else. Boot is the present one, read now.
-func kextEvent(r *record, line []byte, boot host.Boot, now time.Time) (kmodquery.Event, bool) {
+// newEvent returns the event of a record, and false if the record is not about a
+// kernel extension. The boot must have been read at the time now.
+func newEvent(r *record, line []byte, boot host.Boot, now time.Time) (kmodquery.Event, bool) {
 	var name string
 	var kext recordKext
 	switch event := r.Event.value; {
-	case event != nil && event.Kextload.isThere:
+	case event != nil && event.Kextload.isPresent:
 		name, kext = kmodquery.EventKextload, event.Kextload
-	case event != nil && event.Kextunload.isThere:
+	case event != nil && event.Kextunload.isPresent:
 		name, kext = kmodquery.EventKextunload, event.Kextunload
 	default:
 		return kmodquery.Event{}, false
@@ -45,22 +44,24 @@ func kextEvent(r *record, line []byte, boot host.Boot, now time.Time) (kmodquery
 	}
 	e.EventName, e.Source = name, kmodquery.SourceEndpointSecurity
 	e.Name = kext.identifier
-	e.LoadID = requestLoadID(&e, r)
+	e.LoadID = newLoadID(&e, r)
 	if name == kmodquery.EventKextload {
-		e.Miss(unsaidByEndpointSecurity...)
+		e.Miss(missingColumns...)
 	}
-	takeVerdict(&e, r.Action.value)
-	takeRequester(&e, &r.Process)
+	setResult(&e, r.Action.value)
+	setProcess(&e, &r.Process)
 	missUnless(&e, "name", e.Name != "")
-	if missUnless(&e, "raw", len(line) <= maxRawRecord); len(line) <= maxRawRecord {
+	if len(line) <= maxRaw {
 		e.Raw = string(line)
+	} else {
+		e.Miss("raw")
 	}
 	return e, true
 }
 
-// takeVerdict says whether it was allowed. The record comes before anything is
-// linked or started, so nothing says that it worked.
-func takeVerdict(e *kmodquery.Event, action *recordAction) {
+// setResult sets whether the request was allowed. eslogger prints the record before
+// the extension is linked or started, so an allowed load can still fail.
+func setResult(e *kmodquery.Event, action *recordAction) {
 	if action == nil {
 		action = &recordAction{}
 	}
@@ -74,7 +75,7 @@ func takeVerdict(e *kmodquery.Event, action *recordAction) {
 	}
 }
 
-func takeRequester(e *kmodquery.Event, p *recordProcess) {
+func setProcess(e *kmodquery.Event, p *recordProcess) {
 	t := p.AuditToken
 	e.Pid, e.Parent = t.pid, p.Ppid.value
 	e.UID, e.EUID, e.GID, e.EGID, e.AUID, e.SessionID = t.ruid, t.euid, t.rgid, t.egid, t.auid, t.asid
@@ -102,9 +103,9 @@ func missUnless(e *kmodquery.Event, column string, isKnown bool) {
 	}
 }
 
-// requestLoadID names the attempt that a record tells of. The same record always
-// gives the same name.
-func requestLoadID(e *kmodquery.Event, r *record) string {
+// newLoadID returns the load_id of the attempt that a record reports. The same
+// record always has the same one.
+func newLoadID(e *kmodquery.Event, r *record) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s\x00%s\x00%s\x00%d", e.BootID, e.Source, e.EventName, e.Name, r.Time, r.MachTime))
 	return hex.EncodeToString(sum[:8])
 }

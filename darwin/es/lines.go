@@ -7,33 +7,35 @@ import (
 	"time"
 )
 
-// maxLine bounds a line. The events that are asked for have some 3 KiB,
-// and paths of at most 1 KiB.
+// maxLine bounds a line, in bytes. A message of the subscribed events has some 3
+// KiB, and paths of at most 1 KiB.
 const maxLine = 1 << 20
 
 // An outputLine is one line that eslogger printed.
 type outputLine struct {
-	text []byte // without what ends it
-	// isCut says that text is only the beginning: of a line that is too long, or
-	// of the last one, which nothing ended.
+	text []byte // without its line feed
+	// isCut reports that text is incomplete: the line is too long, or the last one
+	// and without a line feed.
 	isCut bool
 }
 
-// A lineReader cuts into lines what eslogger prints. At most maxLine
-// bytes are held. Only read may run beside the other methods.
+// A lineReader splits eslogger's output into lines. It holds at most maxLine bytes.
+// Only read may run concurrently with the other methods.
 type lineReader struct {
-	to   chan outputLine // closed when there are no more
-	done chan struct{}   // closed when nobody takes them any more
+	to   chan outputLine // closed after the last line
+	done chan struct{}   // closed when no more lines are taken
 
 	partial []byte
 	isLong  bool
 
-	last atomic.Int64 // Unix time in nanoseconds at which something was read
-	half atomic.Bool  // it was no whole line
+	idle atomic.Int64 // Unix time in nanoseconds since which read waits for output; 0 while it passes on lines
+	half atomic.Bool  // the output so far ends within a line
 }
 
 func newLineReader() *lineReader {
-	return &lineReader{to: make(chan outputLine), done: make(chan struct{})}
+	l := &lineReader{to: make(chan outputLine), done: make(chan struct{})}
+	l.idle.Store(time.Now().UnixNano())
+	return l
 }
 
 // read passes lines on until the reader ends or done is closed.
@@ -42,22 +44,21 @@ func (l *lineReader) read(from io.Reader) {
 	buffer := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buffer)
-		if n > 0 {
-			l.last.Store(time.Now().UnixNano())
-		}
-		if !l.cut(buffer[:n]) {
+		l.idle.Store(0)
+		if !l.split(buffer[:n]) {
 			return
 		}
-		l.half.Store(len(l.partial) > 0)
 		if err != nil {
 			l.finish(true)
 			return
 		}
+		l.half.Store(len(l.partial) > 0)
+		l.idle.Store(time.Now().UnixNano())
 	}
 }
 
-// cut takes the next bytes, and reports whether somebody still takes lines.
-func (l *lineReader) cut(b []byte) bool {
+// split handles the next bytes. It returns false if done is closed.
+func (l *lineReader) split(b []byte) bool {
 	for len(b) > 0 {
 		end := bytes.IndexByte(b, '\n')
 		if end < 0 {
@@ -79,7 +80,8 @@ func (l *lineReader) keep(b []byte) {
 	l.partial = append(l.partial, b[:min(len(b), room)]...)
 }
 
-// finish passes on the line that was kept, unless it is blank.
+// finish passes on the line that was kept, unless it is blank. It returns false if
+// done is closed.
 func (l *lineReader) finish(isCut bool) bool {
 	text := bytes.TrimSpace(l.partial) // the terminal ends lines with \r\n
 	l.partial, l.isLong = nil, false
@@ -94,11 +96,16 @@ func (l *lineReader) finish(isCut bool) bool {
 	}
 }
 
-// isHalf reports whether a line was begun and not ended, and nothing was printed
-// since a moment.
-func (l *lineReader) isHalf(since time.Time) bool {
-	return l.half.Load() && l.last.Load() < since.UnixNano()
+// idleSince returns since when all output has been passed on, and false if there is
+// more to pass on.
+func (l *lineReader) idleSince() (time.Time, bool) {
+	idle := l.idle.Load()
+	return time.Unix(0, idle), idle != 0
 }
 
-// quietSince is when something was last read.
-func (l *lineReader) quietSince() time.Time { return time.Unix(0, l.last.Load()) }
+// isHalf reports whether the output ends within a line and nothing was printed
+// since a time.
+func (l *lineReader) isHalf(since time.Time) bool {
+	idle, isIdle := l.idleSince()
+	return isIdle && l.half.Load() && idle.Before(since)
+}

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// readAll returns the lines of a reader, those that are cut with an ellipsis.
+// readAll returns the lines of a reader. Incomplete ones end with an ellipsis.
 func readAll(from io.Reader) []string {
 	l := newLineReader()
 	go l.read(from)
@@ -26,19 +26,19 @@ func readAll(from io.Reader) []string {
 	return lines
 }
 
-func TestLines(t *testing.T) {
+func TestOutputIsSplitIntoLines(t *testing.T) {
 	long := strings.Repeat("x", maxLine)
 	for _, test := range []struct {
 		name, printed string
 		want          []string
 	}{
 		{"nothing", "", nil},
-		{"as a terminal has them", "one\r\ntwo\r\n", []string{"one", "two"}},
+		{"with the line ends of a terminal", "one\r\ntwo\r\n", []string{"one", "two"}},
 		{"blank", "\r\n \n\r\none\n\n", []string{"one"}},
-		{"not ended", "one\ntwo", []string{"one", "two…"}},
+		{"without a line feed", "one\ntwo", []string{"one", "two…"}},
 		{"too long", "one\n" + long + "y\ntwo\n", []string{"one", "xxx…", "two"}},
 		{"ten times too long", strings.Repeat(long, 10) + "\ntwo\n", []string{"xxx…", "two"}},
-		{"too long and not ended", long + "y", []string{"xxx…"}},
+		{"too long and without a line feed", long + "y", []string{"xxx…"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			require.Equal(t, test.want, readAll(strings.NewReader(test.printed)))
@@ -49,20 +49,20 @@ func TestLines(t *testing.T) {
 		})
 	}
 	whole := readAll(strings.NewReader(long + "\n"))
-	require.Equal(t, []string{long}, whole, "the longest that is none too long")
+	require.Equal(t, []string{long}, whole, "the longest line that is complete")
 }
 
-func TestALineThatIsTooLongTakesNoMoreRoom(t *testing.T) {
+func TestALineThatIsTooLongTakesNoMoreMemory(t *testing.T) {
 	l := newLineReader()
 	part := bytes.Repeat([]byte("x"), 64<<10)
 	for range 1000 {
-		require.True(t, l.cut(part))
+		require.True(t, l.split(part))
 	}
 	require.LessOrEqual(t, len(l.partial), maxLine)
 	require.LessOrEqual(t, cap(l.partial), 2*maxLine)
 }
 
-func TestHalfALine(t *testing.T) {
+func TestAnIncompleteLineIsSeenAndReadingEndsWithoutATaker(t *testing.T) {
 	l := newLineReader()
 	from, to := io.Pipe()
 	ended := make(chan struct{})
@@ -76,12 +76,12 @@ func TestHalfALine(t *testing.T) {
 	}
 	write("{")
 	require.Eventually(t, func() bool { return l.isHalf(time.Now().Add(time.Minute)) }, 10*time.Second, time.Millisecond)
-	require.False(t, l.isHalf(time.Now().Add(-time.Minute)), "it was begun just now")
+	require.False(t, l.isHalf(time.Now().Add(-time.Minute)), "it was printed just now")
 	write("}\n")
 	require.Equal(t, "{}", string((<-l.to).text))
 	require.Eventually(t, func() bool { return !l.isHalf(time.Now().Add(time.Minute)) }, 10*time.Second, time.Millisecond)
 
-	// Nobody takes the next line, and reading ends all the same.
+	// Reading ends although the next line is not taken.
 	write("one\n")
 	close(l.done)
 	<-ended
@@ -93,14 +93,14 @@ func FuzzLines(f *testing.F) {
 	f.Add([]byte("\n\n \r\n{\"event\":"), uint(1))
 	f.Fuzz(func(t *testing.T, printed []byte, size uint) {
 		got := readAll(&slowReader{bytes.NewReader(printed), int(size%64) + 1})
-		require.Equal(t, readAll(bytes.NewReader(printed)), got, "however it is read")
+		require.Equal(t, readAll(bytes.NewReader(printed)), got, "whatever the size of the reads")
 		var want []string
 		for _, line := range strings.Split(string(printed), "\n") {
 			if line := strings.TrimSpace(line); line != "" {
 				want = append(want, line)
 			}
 		}
-		if len(got) > 0 && len(want) > 0 { // the last one may be cut
+		if len(got) > 0 && len(want) > 0 { // the last line may be incomplete
 			got, want = got[:len(got)-1], want[:len(want)-1]
 		}
 		require.Equal(t, want, got)

@@ -4,29 +4,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/internal/source"
 )
 
-// A reader is one Run's reading of one eslogger. Nothing of it is
-// called concurrently.
+// A reader reads the output of one eslogger during one Run. It is not safe for
+// concurrent use.
 type reader struct {
 	source  *Source
 	program *ptyProgram
 	lines   *lineReader
-	ready   func() // nil once it was called
+	ready   func() // nil once called
 	emit    func(kmodquery.Event)
 
-	next        uint64 // number of the message that should come
-	isContinued bool   // there was one before: a gap is a loss
-	unread      uint64 // lines since it that have no number
-
-	pending source.Pending
-	asked   time.Time // when the last of them came
-	until   time.Time // when the first of them has waited long enough
+	next        uint64 // expected number of the next message
+	isContinued bool   // a message was read before, so a gap in the numbers is a loss
+	unread      uint64 // lines without a number since that message
 }
 
 func newReader(s *Source, p *ptyProgram, ready func(), emit func(kmodquery.Event)) *reader {
@@ -36,17 +31,22 @@ func newReader(s *Source, p *ptyProgram, ready func(), emit func(kmodquery.Event
 func (r *reader) run(ctx context.Context) error {
 	go r.lines.read(r.program.out)
 	defer close(r.lines.done)
-	patience := r.source.patience
-	alive := time.NewTimer(patience.alive)
-	defer alive.Stop()
-	look := time.NewTicker(patience.look)
-	defer look.Stop()
-	settled := time.NewTimer(math.MaxInt64)
-	defer settled.Stop()
-	defer func() { r.answer() }()
+	timeouts, health := r.source.timeouts, r.source.health
+	sync := health.NewBarrier(timeouts.sync)
+	defer sync.Release()
+	alive, look := time.Now().Add(timeouts.alive), time.Now().Add(timeouts.look)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
+		sync.Begin()
+		settled := r.settled(sync.Began())
+		if sync.IsDue(settled) {
+			sync.Release()
+			continue
+		}
+		timer.Reset(time.Until(source.Earliest(alive, look, sync.Due(settled))))
 		select {
-		case <-ctx.Done(): // it is being killed
+		case <-ctx.Done(): // eslogger is being killed
 			r.drain()
 			return nil
 		case line, ok := <-r.lines.to:
@@ -57,38 +57,51 @@ func (r *reader) run(ctx context.Context) error {
 		case <-r.program.ended:
 			r.drain()
 			return r.end(ctx)
-		case <-alive.C:
-			r.begin()
-		case <-r.source.health.Requests():
-			settled.Reset(r.await())
-		case <-settled.C:
-			if wait := r.settles(); wait > 0 {
-				settled.Reset(wait)
-			} else {
-				r.answer()
-			}
-		case now := <-look.C:
-			r.program.resume()
-			if r.lines.isHalf(now.Add(-patience.half)) {
-				r.source.health.DecodeErrors.Add(1)
-				return fmt.Errorf("eslogger began a record and did not end it within %s; it is started again", patience.half)
-			}
+		case <-health.Requests():
+		case <-timer.C:
+		}
+		now := time.Now()
+		if !alive.IsZero() && !now.Before(alive) {
+			r.start()
+			alive = time.Time{}
+		}
+		if now.Before(look) {
+			continue
+		}
+		look = now.Add(timeouts.look)
+		r.program.resume()
+		if r.lines.isHalf(now.Add(-timeouts.half)) {
+			health.DecodeErrors.Add(1)
+			return fmt.Errorf("eslogger left a record incomplete for %s; it is started again", timeouts.half)
 		}
 	}
 }
 
-// begin calls ready, once.
-func (r *reader) begin() {
+// start marks the source as active and calls ready. Further calls do nothing.
+func (r *reader) start() {
 	if r.ready == nil {
 		return
 	}
-	// What eslogger complained of is no reason to give up while it goes on.
-	r.source.health.Started(esloggerHooks(), r.program.said.Line(), nil)
+	// An error that eslogger printed is no reason to stop as long as it runs.
+	r.source.health.Started(esloggerHooks(), r.program.stderr.Line(), nil)
 	r.ready()
 	r.ready = nil
 }
 
-// take reads one line.
+// settled returns when everything that was printed before a time has been read, or
+// the zero time while there is more to read.
+func (r *reader) settled(before time.Time) time.Time {
+	last, isIdle := r.lines.idleSince()
+	if !isIdle {
+		return time.Time{}
+	}
+	if before.After(last) {
+		last = before
+	}
+	return last.Add(r.source.timeouts.quiet)
+}
+
+// take handles one line.
 func (r *reader) take(line outputLine) {
 	s := r.source
 	s.health.Received.Add(1)
@@ -102,19 +115,19 @@ func (r *reader) take(line outputLine) {
 		r.unread++
 		return
 	}
-	r.begin()
+	r.start()
 	r.count(parsed.GlobalSeqNum.value)
 	now := time.Now()
-	e, ok := kextEvent(&parsed, line.text, s.options.Boot(), now)
+	e, ok := newEvent(&parsed, line.text, s.options.Boot(), now)
 	if !ok {
-		return // it is told of other things too
+		return // an event that was not subscribed to
 	}
 	s.health.Emitted(&e)
 	r.emit(e)
 }
 
-// count counts what is missing between two numbers, beyond the lines that were
-// there and told none.
+// count counts the messages that are missing before one with this number, nil if
+// it has none. Lines that could not be read account for as many messages.
 func (r *reader) count(number *uint64) {
 	if number == nil {
 		r.unread++
@@ -127,50 +140,11 @@ func (r *reader) count(number *uint64) {
 	r.next, r.isContinued, r.unread = *number+1, true, 0
 }
 
-// await takes on the Syncs of the moment, and returns when to look whether they
-// have what they wait for.
-func (r *reader) await() time.Duration {
-	now := time.Now()
-	if len(r.pending) == 0 {
-		r.until = now.Add(r.source.patience.sync)
-	}
-	r.pending, r.asked = append(r.pending, r.source.health.TakePending()...), now
-	return min(r.source.patience.quiet, r.until.Sub(now))
-}
-
-// settles is how long, at least, those that wait have still to do so. What is
-// being handed over at this moment is taken first.
-func (r *reader) settles() time.Duration {
-	now := time.Now()
-	for now.Before(r.until) {
-		select {
-		case line, ok := <-r.lines.to:
-			if !ok {
-				return 0
-			}
-			r.take(line)
-			now = time.Now()
-			continue
-		default:
-		}
-		since := r.asked
-		if last := r.lines.quietSince(); last.After(since) {
-			since = last
-		}
-		return min(since.Add(r.source.patience.quiet).Sub(now), r.until.Sub(now))
-	}
-	return 0
-}
-
-func (r *reader) answer() {
-	r.pending.Release()
-	r.pending = nil
-}
-
-// drain reads what an eslogger that has ended, or is being killed, had printed.
+// drain reads the remaining output of an eslogger that has ended or is being
+// killed.
 func (r *reader) drain() {
-	patience := time.NewTimer(r.source.patience.drain)
-	defer patience.Stop()
+	timeout := time.NewTimer(r.source.timeouts.drain)
+	defer timeout.Stop()
 	for {
 		select {
 		case line, ok := <-r.lines.to:
@@ -178,24 +152,24 @@ func (r *reader) drain() {
 				return
 			}
 			r.take(line)
-		case <-patience.C:
-			return // something else has the terminal
+		case <-timeout.C:
+			return // another process holds the terminal
 		}
 	}
 }
 
-// end says why eslogger ended. One that has closed its terminal and goes on is
-// ended.
+// end returns why eslogger ended. It returns an error for an eslogger that closed
+// its output and still runs; close then kills it.
 func (r *reader) end(ctx context.Context) error {
 	select {
 	case <-r.program.ended:
 	case <-ctx.Done():
 		return nil
-	case <-time.After(r.source.patience.drain):
-		return errors.New("eslogger closed its output and went on; it is started again")
+	case <-time.After(r.source.timeouts.drain):
+		return errors.New("eslogger closed its output and still runs; it is started again")
 	}
 	if ctx.Err() != nil {
 		return nil
 	}
-	return explain(r.program.err, r.program.said.Line())
+	return explainExit(r.program.err, r.program.stderr.Line())
 }

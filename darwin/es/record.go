@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// A record is one of eslogger's JSON objects, as far as it is used. Its
-// shape is es_message_t's (EndpointSecurity/ESMessage.h), which Apple changes
-// without notice: a value that is not of the kind that it was stays unknown, and
-// keys that are not known here are passed over.
+// A record holds the used fields of one JSON object that eslogger prints. The object
+// follows es_message_t (EndpointSecurity/ESMessage.h), which Apple changes without
+// notice: a value of an unexpected type is treated as unknown, and unknown keys are
+// ignored.
 type record struct {
 	Time         string              `json:"time"`           // RFC 3339, with nanoseconds
 	MachTime     uint64              `json:"mach_time"`      // ticks since the boot, without sleep
 	GlobalSeqNum maybe[uint64]       `json:"global_seq_num"` // rises by one with each message to this client
-	Process      recordProcess       `json:"process"`        // who asked; never the kernel extension
+	Process      recordProcess       `json:"process"`        // the requesting process
 	Event        maybe[recordEvent]  `json:"event"`
 	Action       maybe[recordAction] `json:"action"`
 }
 
-// A recordEvent has one key, its kind. Others are not asked for.
+// A recordEvent has one key, the name of the event.
 type recordEvent struct {
 	Kextload   recordKext `json:"kextload"`
 	Kextunload recordKext `json:"kextunload"`
@@ -30,22 +30,23 @@ type recordEvent struct {
 
 // A recordKext is es_event_kextload_t or es_event_kextunload_t.
 type recordKext struct {
-	isThere    bool
+	isPresent  bool
 	identifier string // the bundle id
 }
 
-// UnmarshalJSON takes anything but null: what happened is known from the key.
+// UnmarshalJSON accepts any value. The key alone names the event, unless its value is
+// null.
 func (k *recordKext) UnmarshalJSON(b []byte) error {
 	var value struct{ Identifier maybe[string] }
-	_ = json.Unmarshal(b, &value) // what is no object has no identifier
-	k.isThere = string(b) != "null"
+	_ = json.Unmarshal(b, &value) // any other value than an object has no identifier
+	k.isPresent = string(b) != "null"
 	if value.Identifier.value != nil {
 		k.identifier = *value.Identifier.value
 	}
 	return nil
 }
 
-// A recordAction is the verdict on a message that tells of one.
+// A recordAction is the verdict on a request.
 type recordAction struct {
 	Result struct {
 		Result struct {
@@ -71,9 +72,9 @@ type auditToken struct {
 	pid, euid, ruid, egid, rgid, auid, asid *int64
 }
 
-// UnmarshalJSON takes both forms: an object up to version 9 of the messages, and
-// from version 10 on the eight numbers in the order of audit_token_t. Anything
-// else is unknown, and no error.
+// UnmarshalJSON accepts both formats: an object up to message version 9, and from
+// version 10 on the eight numbers of audit_token_t. Any other value leaves the token
+// unknown and is no error.
 func (t *auditToken) UnmarshalJSON(b []byte) error {
 	*t = auditToken{}
 	if b[0] == '[' {
@@ -85,24 +86,24 @@ func (t *auditToken) UnmarshalJSON(b []byte) error {
 		}
 	} else {
 		var values struct{ Pid, Euid, Ruid, Egid, Rgid, Auid, Asid maybe[int64] }
-		_ = json.Unmarshal(b, &values) // what is no object has none of them
+		_ = json.Unmarshal(b, &values) // any other value than an object has none of them
 		*t = auditToken{
 			values.Pid.value, values.Euid.value, values.Ruid.value, values.Egid.value, values.Rgid.value, values.Auid.value, values.Asid.value,
 		}
 	}
 	for _, id := range []*int64{t.euid, t.ruid, t.egid, t.rgid, t.auid} {
 		if id != nil && *id < 0 {
-			*id = int64(uint32(*id)) // uid_t has no sign
+			*id = int64(uint32(*id)) // uid_t is unsigned
 		}
 	}
 	return nil
 }
 
-// A maybe is a value that is nil unless there is one of its kind. A plain pointer
-// would be to a zero that nobody told.
+// A maybe holds a value of type T, or nil if the JSON value has another type.
+// encoding/json would set a plain pointer to a zero value then.
 type maybe[T any] struct{ value *T }
 
-// UnmarshalJSON takes anything.
+// UnmarshalJSON accepts any value.
 func (m *maybe[T]) UnmarshalJSON(b []byte) error {
 	var value *T
 	err := json.Unmarshal(b, &value)
@@ -112,29 +113,29 @@ func (m *maybe[T]) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// parseRecord reads a line. Text before the first brace is passed over:
-// a terminal may have something else to say.
+// parseRecord parses a line. It ignores text before the first brace, which the
+// terminal may have added.
 func parseRecord(line []byte) (record, error) {
 	start := bytes.IndexByte(line, '{')
 	if start < 0 {
-		return record{}, errors.New("read eslogger's line: it has no object")
+		return record{}, errors.New("parse a line of eslogger: it has no JSON object")
 	}
 	var r record
 	err := json.Unmarshal(line[start:], &r)
 	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
-		err = nil // the rest was read
+		err = nil // the other fields were parsed
 	}
 	if err != nil {
-		return record{}, fmt.Errorf("read eslogger's line: %w", err)
+		return record{}, fmt.Errorf("parse a line of eslogger: %w", err)
 	}
 	if r.Event.value == nil {
-		return record{}, errors.New("read eslogger's line: it tells of no event")
+		return record{}, errors.New("parse a line of eslogger: it has no event")
 	}
 	return r, nil
 }
 
-// at is when it happened, false where the record does not tell, or tells of a time
-// that has no number of nanoseconds.
+// at returns the time of the event, and false if the record has none or one that
+// does not fit a Unix time in nanoseconds.
 func (r *record) at() (time.Time, bool) {
 	at, err := time.Parse(time.RFC3339Nano, r.Time)
 	return at, err == nil && at.Unix() > 0 && at.Unix() <= math.MaxInt64/int64(time.Second)-1

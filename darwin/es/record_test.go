@@ -12,7 +12,7 @@ import (
 	"github.com/kmodquery/kmodquery/darwin/host"
 )
 
-// Records as the releases of macOS print them, one of each form.
+// Records as releases of macOS print them, one of each format.
 const (
 	// macOS 13: version 6, slashes escaped.
 	ventura = `{"schema_version":1,"version":6,"event_type":17,"event":{"kextload":{"identifier":"com.example.driver"}},` +
@@ -24,15 +24,14 @@ const (
 		`"signing_id":"com.apple.kernelmanagerd","team_id":"ABCDE12345","tty":null,"cdhash":"0123456789ABCDEF0123456789ABCDEF01234567",` +
 		`"codesigning_flags":570522385,"start_time":"2026-11-20T08:00:00.000000000Z",` +
 		`"executable":{"path":"\/usr\/libexec\/kernelmanagerd","path_truncated":false,"stat":{"st_ino":1152921500312}}}}`
-	// macOS 26: version 10, tokens as numbers, in another order and with keys
-	// that nobody knows.
+	// macOS 26: version 10, tokens as numbers, other order, unknown keys.
 	tahoe = `{"future":{"of":["anything"]},"process":{"team_id":null,"executable":{"stat":{},"path_truncated":false,"path":"/usr/libexec/kernelmanagerd"},` +
 		`"audit_token":[4294967295,0,0,0,0,212,100000,441],"signing_id":"com.apple.kernelmanagerd","ppid":1},` +
 		`"action":{"result":{"result":{"auth":1},"result_type":0}},"action_type":1,"global_seq_num":10,"mach_time":88123456790,` +
 		`"time":"2026-11-20T09:30:02.000000001Z","event":{"kextunload":{"identifier":"com.example.driver"}},"event_type":18,"version":10,"schema_version":1}`
 )
 
-// at is the boot and the moment in which these tests read.
+// esBoot and esNow are the boot and the time at which these tests read a record.
 var (
 	esBoot = host.Boot{ID: "6C9B7F0E-51B4-4B5E-9E5B-0C1D2E3F4A5B", Uptime: time.Hour}
 	esNow  = time.Date(2026, 11, 20, 9, 30, 11, 0, time.UTC)
@@ -42,24 +41,24 @@ func event(t *testing.T, line string) kmodquery.Event {
 	t.Helper()
 	r, err := parseRecord([]byte(line))
 	require.NoError(t, err)
-	e, ok := kextEvent(&r, []byte(line), esBoot, esNow)
+	e, ok := newEvent(&r, []byte(line), esBoot, esNow)
 	require.True(t, ok)
 	return e
 }
 
-func TestAKextThatIsLoaded(t *testing.T) {
+func TestTheEventOfAnAllowedLoad(t *testing.T) {
 	require.Equal(t, kmodquery.Event{
 		Time: 1795167001, TimeNanos: 1795167001123456789, Uptime: new(int64(3590)), BootID: esBoot.ID,
 		EventName: "kextload", Source: "endpoint_security", LoadID: event(t, ventura).LoadID, Name: "com.example.driver",
 		Result: new(int64(0)), Pid: new(int64(212)), Parent: new(int64(1)), ProcessName: "kernelmanagerd", ProcessPath: "/usr/libexec/kernelmanagerd",
 		UID: new(int64(501)), EUID: new(int64(0)), GID: new(int64(80)), EGID: new(int64(20)), AUID: new(int64(501)), SessionID: new(int64(100007)),
-		// They are the process's own; the kext's are not known.
+		// The signature is that of the process.
 		ProcessSigningID: "com.apple.kernelmanagerd", ProcessTeamID: "ABCDE12345",
 		Missing: "path,version,team_id,cdhash,cmdline", Raw: ventura,
 	}, event(t, ventura))
 }
 
-func TestAKextThatMayNotBeUnloaded(t *testing.T) {
+func TestTheEventOfADeniedUnload(t *testing.T) {
 	e := event(t, tahoe)
 	require.Equal(t, kmodquery.Event{
 		Time: 1795167002, TimeNanos: 1795167002000000001, Uptime: new(int64(3591)), BootID: esBoot.ID,
@@ -71,10 +70,10 @@ func TestAKextThatMayNotBeUnloaded(t *testing.T) {
 	}, e)
 }
 
-func TestLoadIDs(t *testing.T) {
+func TestALoadIDIdentifiesARecord(t *testing.T) {
 	first := event(t, ventura)
 	require.Regexp(t, "^[0-9a-f]{16}$", first.LoadID)
-	require.Equal(t, first.LoadID, event(t, ventura).LoadID, "the same record names the same attempt")
+	require.Equal(t, first.LoadID, event(t, ventura).LoadID, "the same record")
 	for _, change := range [][2]string{
 		{"09:30:01.123456789", "09:30:01.123456790"}, {"88123456789", "88123456790"}, {"com.example.driver", "com.example.other"}, {"kextload", "kextunload"},
 	} {
@@ -82,40 +81,40 @@ func TestLoadIDs(t *testing.T) {
 	}
 }
 
-func TestWhatARecordDoesNotTell(t *testing.T) {
+func TestUnknownValuesAreNamedInMissing(t *testing.T) {
 	tests := []struct {
 		name, line string
-		missing    string // beyond what a load always lacks
+		missing    string // including the columns that every load lacks
 		check      func(*testing.T, kmodquery.Event)
 	}{
-		{"nothing but the extension", `{"event":{"kextload":{"identifier":"a.b"}}}`,
+		{"only the extension", `{"event":{"kextload":{"identifier":"a.b"}}}`,
 			"time,time_nanos,path,version,team_id,cdhash,cmdline,result,process_path,process_name,pid,parent,uid,euid,gid,egid,auid,session_id",
 			func(t *testing.T, e kmodquery.Event) { require.Equal(t, esNow.Unix(), e.Time) }},
 		{"no name", strings.Replace(ventura, `"com.example.driver"`, "null", 1), "path,version,team_id,cdhash,cmdline,name", nil},
-		{"a name that is none", strings.Replace(ventura, `"com.example.driver"`, "7", 1), "path,version,team_id,cdhash,cmdline,name", nil},
-		{"an extension of another form", strings.Replace(ventura, `{"identifier":"com.example.driver"}`, `"com.example.driver"`, 1), "path,version,team_id,cdhash,cmdline,name", nil},
-		{"a parent that is none", strings.Replace(tahoe, `"ppid":1`, `"ppid":"launchd"`, 1), "parent", nil},
-		{"an action of another form", strings.Replace(ventura, `{"result":{"result_type":0,"result":{"auth":0}}}`, `[0]`, 1), "path,version,team_id,cdhash,cmdline,result", nil},
+		{"a name of another type", strings.Replace(ventura, `"com.example.driver"`, "7", 1), "path,version,team_id,cdhash,cmdline,name", nil},
+		{"an extension of another type", strings.Replace(ventura, `{"identifier":"com.example.driver"}`, `"com.example.driver"`, 1), "path,version,team_id,cdhash,cmdline,name", nil},
+		{"a parent of another type", strings.Replace(tahoe, `"ppid":1`, `"ppid":"launchd"`, 1), "parent", nil},
+		{"an action of another type", strings.Replace(ventura, `{"result":{"result_type":0,"result":{"auth":0}}}`, `[0]`, 1), "path,version,team_id,cdhash,cmdline,result", nil},
 		{"an unknown verdict", strings.Replace(ventura, `"auth":0`, `"auth":7`, 1), "path,version,team_id,cdhash,cmdline,result", nil},
-		{"flags for a verdict", strings.Replace(ventura, `"auth":0`, `"flags":0`, 1), "path,version,team_id,cdhash,cmdline,result", nil},
-		{"a verdict in words", strings.Replace(ventura, `"auth":0`, `"auth":"allow"`, 1), "path,version,team_id,cdhash,cmdline,result",
+		{"flags instead of a verdict", strings.Replace(ventura, `"auth":0`, `"flags":0`, 1), "path,version,team_id,cdhash,cmdline,result", nil},
+		{"a verdict as text", strings.Replace(ventura, `"auth":0`, `"auth":"allow"`, 1), "path,version,team_id,cdhash,cmdline,result",
 			func(t *testing.T, e kmodquery.Event) { require.Equal(t, "/usr/libexec/kernelmanagerd", e.ProcessPath) }},
-		{"a path that was cut", strings.Replace(ventura, `"path_truncated":false`, `"path_truncated":true`, 1),
+		{"a truncated path", strings.Replace(ventura, `"path_truncated":false`, `"path_truncated":true`, 1),
 			"path,version,team_id,cdhash,cmdline,process_path,process_name", nil},
 		{"a short token", strings.Replace(tahoe, ",441]", "]", 1), "pid,uid,euid,gid,egid,auid,session_id", nil},
-		{"a token of words", strings.Replace(tahoe, "[4294967295,0,0,0,0,212,100000,441]", `["a"]`, 1), "pid,uid,euid,gid,egid,auid,session_id", nil},
+		{"a token of texts", strings.Replace(tahoe, "[4294967295,0,0,0,0,212,100000,441]", `["a"]`, 1), "pid,uid,euid,gid,egid,auid,session_id", nil},
 		{"no token", strings.Replace(tahoe, "[4294967295,0,0,0,0,212,100000,441]", `null`, 1), "pid,uid,euid,gid,egid,auid,session_id", nil},
 		{"a token that is a number", strings.Replace(tahoe, "[4294967295,0,0,0,0,212,100000,441]", `7`, 1), "pid,uid,euid,gid,egid,auid,session_id", nil},
-		{"users with a sign", strings.NewReplacer(`"auid":501`, `"auid":-1`, `"ruid":501`, `"ruid":-2`).Replace(ventura), "path,version,team_id,cdhash,cmdline",
+		{"negative user IDs", strings.NewReplacer(`"auid":501`, `"auid":-1`, `"ruid":501`, `"ruid":-2`).Replace(ventura), "path,version,team_id,cdhash,cmdline",
 			func(t *testing.T, e kmodquery.Event) {
 				require.EqualValues(t, 4294967295, *e.AUID)
 				require.EqualValues(t, 4294967294, *e.UID)
 			}},
-		{"a time that is none", strings.Replace(ventura, "2026-11-20T09", "yesterday", 1), "time,time_nanos,path,version,team_id,cdhash,cmdline",
+		{"an invalid time", strings.Replace(ventura, "2026-11-20T09", "yesterday", 1), "time,time_nanos,path,version,team_id,cdhash,cmdline",
 			func(t *testing.T, e kmodquery.Event) { require.Equal(t, esNow.UnixNano(), e.TimeNanos) }},
-		{"more than a row should hold", strings.Replace(ventura, `"tty":null`, `"tty":"`+strings.Repeat("t", maxRawRecord)+`"`, 1),
+		{"a record that is too long for the raw column", strings.Replace(ventura, `"tty":null`, `"tty":"`+strings.Repeat("t", maxRaw)+`"`, 1),
 			"path,version,team_id,cdhash,cmdline,raw", func(t *testing.T, e kmodquery.Event) { require.Empty(t, e.Raw) }},
-		{"text before it", "^[[0m notice " + ventura, "path,version,team_id,cdhash,cmdline",
+		{"text before the object", "^[[0m notice " + ventura, "path,version,team_id,cdhash,cmdline",
 			func(t *testing.T, e kmodquery.Event) { require.Equal(t, "com.example.driver", e.Name) }},
 	}
 	for _, test := range tests {
@@ -129,7 +128,7 @@ func TestWhatARecordDoesNotTell(t *testing.T) {
 	}
 }
 
-func TestRecordsOfOtherThings(t *testing.T) {
+func TestOtherRecordsMakeNoEvent(t *testing.T) {
 	for _, line := range []string{
 		`{"event":{}}`,
 		`{"event":{"exec":{"target":{}}},"event_type":9}`,
@@ -137,7 +136,7 @@ func TestRecordsOfOtherThings(t *testing.T) {
 	} {
 		r, err := parseRecord([]byte(line))
 		require.NoError(t, err)
-		_, ok := kextEvent(&r, []byte(line), esBoot, esNow)
+		_, ok := newEvent(&r, []byte(line), esBoot, esNow)
 		require.False(t, ok, line)
 	}
 	for _, line := range []string{"", "notice", "{", `{}`, `{"event":[]}`, `{"event":null}`, `{"event":`, ventura[:len(ventura)-1], ventura + ventura, `{"event":{"kextload":{"identifier":"a"}}} x`} {
@@ -156,7 +155,7 @@ func FuzzRecord(f *testing.F) {
 		if err != nil {
 			return
 		}
-		e, ok := kextEvent(&r, line, esBoot, esNow)
+		e, ok := newEvent(&r, line, esBoot, esNow)
 		if !ok {
 			return
 		}
@@ -167,7 +166,7 @@ func FuzzRecord(f *testing.F) {
 		require.Equal(t, e.Time, time.Unix(0, e.TimeNanos).Unix())
 		require.Empty(t, e.TeamID)
 		require.Empty(t, e.CDHash)
-		require.LessOrEqual(t, len(e.Raw), maxRawRecord)
+		require.LessOrEqual(t, len(e.Raw), maxRaw)
 		for _, id := range []*int64{e.UID, e.EUID, e.GID, e.EGID, e.AUID} {
 			require.True(t, id == nil || *id >= 0)
 		}

@@ -10,68 +10,70 @@ import (
 	"github.com/kmodquery/kmodquery/internal/source"
 )
 
-// Source is the source that has eslogger tell of kernel extensions: who
-// asked for which, and whether it was allowed. It needs macOS 13, root, and Full
-// Disk Access for the responsible process.
+// Source reports requests to load and unload kernel extensions, with the process
+// that made each and the verdict, as eslogger(1) prints them. It needs macOS 13,
+// root, and Full Disk Access for the responsible process.
 //
-// It does not see whether a kernel extension that was allowed came to work, nor
-// those of the boot collection. What the log holds of both is for another source.
+// It does not see whether an allowed extension was then loaded, nor the extensions
+// of the boot collection.
 type Source struct {
 	health   *source.Health
 	options  Options
-	patience patience
+	timeouts timeouts
 }
 
-// Options say how to watch.
+// Options configures a Source.
 type Options struct {
-	// Eslogger is the program's absolute path.
+	// Eslogger is the absolute path of the program.
 	Eslogger string
-	// Boot asks for the present one.
+	// Boot returns the current boot.
 	Boot func() host.Boot
-	// Alive is how long eslogger is there until it is taken to watch: it ends
-	// sooner where it cannot. Zero is a second.
+	// Alive is how long eslogger must run without output before the source is
+	// ready. If eslogger cannot watch, it exits sooner. Zero means one second.
 	Alive time.Duration
 }
 
-// patience is how long this source waits for what.
-type patience struct {
-	alive time.Duration // until eslogger watches: it says nothing when it does, and ends when it cannot
-	quiet time.Duration // after the last byte, until nothing more of before a Sync is expected
-	sync  time.Duration // for that to be so at all
-	half  time.Duration // for the rest of a line
-	drain time.Duration // for the terminal to hang up, after eslogger has ended
-	look  time.Duration // between looks at how eslogger is
+// timeouts are the times for which a Source waits.
+type timeouts struct {
+	alive  time.Duration // from the start of eslogger, which prints nothing when it begins to watch, until ready
+	quiet  time.Duration // after the last output, until a Sync assumes that everything was read
+	sync   time.Duration // limit of a Sync
+	half   time.Duration // for the rest of a line
+	drain  time.Duration // for the end of the output after eslogger has exited
+	stderr time.Duration // for the end of its standard error then
+	look   time.Duration // between checks of eslogger
 }
 
-// New returns a source that starts nothing until Run.
+// New returns a source. It starts eslogger in Run.
 func New(o Options) *Source {
 	return &Source{
 		health:  source.New(kmodquery.SourceEndpointSecurity),
 		options: o,
-		patience: patience{
-			alive: cmp.Or(o.Alive, time.Second),
-			quiet: 100 * time.Millisecond,
-			sync:  2 * time.Second,
-			half:  10 * time.Second,
-			drain: time.Second,
-			look:  2 * time.Second,
+		timeouts: timeouts{
+			alive:  cmp.Or(o.Alive, time.Second),
+			quiet:  100 * time.Millisecond,
+			sync:   2 * time.Second,
+			half:   10 * time.Second,
+			drain:  time.Second,
+			stderr: time.Second,
+			look:   2 * time.Second,
 		},
 	}
 }
 
-// Name is the source's name in the tables.
+// Name returns the source's name in the tables.
 func (s *Source) Name() string { return s.health.Name() }
 
-// Run emits what eslogger tells until ctx ends or eslogger does, which is an
-// error that says what to do. It calls ready when eslogger has told of anything,
-// or was there for a second: it gives up sooner where it cannot watch. A kernel
-// extension that comes before then may go unseen.
+// Run emits the events that eslogger prints, until ctx or eslogger ends. The end of
+// eslogger is an error that says what to do. Run calls ready once, after the first
+// event or when eslogger has run for [Options.Alive]. An extension that is loaded
+// before may be missed.
 func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
 	defer func() { s.health.Stopped(err) }()
 	if ctx.Err() != nil {
 		return nil
 	}
-	program, err := startEslogger(ctx, s.options.Eslogger)
+	program, err := startEslogger(ctx, s.options.Eslogger, s.timeouts.stderr)
 	if err != nil {
 		return err
 	}
@@ -80,10 +82,10 @@ func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Even
 	return r.run(ctx)
 }
 
-// Sync returns when what eslogger had printed before the call was emitted; at
-// once when it is not running. It takes that to be so when nothing more came for
-// a tenth of a second, and after two seconds in any case.
+// Sync returns when everything that eslogger printed before the call was emitted,
+// and at once if the source does not run. It assumes this after a tenth of a
+// second without output, and after two seconds at the latest.
 func (s *Source) Sync(ctx context.Context) error { return s.health.Sync(ctx) }
 
-// Sensor is the source's own account of itself.
+// Sensor returns the source's state and counters.
 func (s *Source) Sensor() kmodquery.Sensor { return s.health.Sensor() }

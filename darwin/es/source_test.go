@@ -24,7 +24,7 @@ import (
 // within bounds what a test waits for.
 const within = 20 * time.Second
 
-// A watched source is one that runs against a stand-in.
+// A watched is a source that runs against a stand-in for eslogger.
 type watched struct {
 	*Source
 	program string
@@ -36,8 +36,8 @@ type watched struct {
 	seen []kmodquery.Event
 }
 
-// watch runs the source with an eslogger that plays a text.
-func watch(t *testing.T, play string, change ...func(*patience)) *watched {
+// watch runs a source with a stand-in that follows the play.
+func watch(t *testing.T, play string, change ...func(*timeouts)) *watched {
 	t.Helper()
 	program := standin.Install(t, t.TempDir(), "eslogger")
 	standin.Direct(t, program, play)
@@ -46,7 +46,7 @@ func watch(t *testing.T, play string, change ...func(*patience)) *watched {
 		program: program,
 	}
 	for _, c := range change {
-		c(&w.patience)
+		c(&w.timeouts)
 	}
 	w.run(t)
 	return w
@@ -65,7 +65,7 @@ func (w *watched) run(t *testing.T) {
 	t.Cleanup(stop)
 }
 
-// names are those of the events that were emitted.
+// names returns the names of the emitted events.
 func (w *watched) names() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -81,9 +81,9 @@ func (w *watched) awaitReady(t *testing.T) {
 	select {
 	case <-w.ready:
 	case err := <-w.ended:
-		require.Fail(t, "it ended", "%v", err)
+		require.Fail(t, "the source ended", "%v", err)
 	case <-time.After(within):
-		require.Fail(t, "it is not ready")
+		require.Fail(t, "the source is not ready")
 	}
 }
 
@@ -94,18 +94,18 @@ func (w *watched) end(t *testing.T) error {
 	case err := <-w.ended:
 		return err
 	case <-time.After(within):
-		require.Fail(t, "it does not end")
+		require.Fail(t, "the source does not end")
 		return nil
 	}
 }
 
-// let has a stand-in go on that awaits a file.
+// let creates the file that the stand-in awaits.
 func (w *watched) let(t *testing.T, name string) {
 	t.Helper()
 	require.NoError(t, os.WriteFile(filepath.Join(filepath.Dir(w.program), name), nil, 0o600))
 }
 
-// has reports whether a stand-in has marked something.
+// has reports whether the stand-in has created a mark.
 func (w *watched) has(name string) bool {
 	_, err := os.Stat(filepath.Join(filepath.Dir(w.program), name))
 	return err == nil
@@ -115,9 +115,9 @@ func esRecord(identifier string, number int) string {
 	return "print " + standin.EsloggerRecord(identifier, number) + "\n"
 }
 
-// The stand-in, as the real one, prints to a pipe only when a block is full, and
-// nothing at all of its own process group.
-func TestWhatIsPrintedComesAtOnce(t *testing.T) {
+// The stand-in, like eslogger, writes to a pipe in blocks and prints no event of its
+// own process group.
+func TestEventsAreEmittedAsSoonAsTheyArePrinted(t *testing.T) {
 	w := watch(t, esRecord("a", 0)+"await more\n"+esRecord("b", 1))
 	w.awaitReady(t)
 	require.NoError(t, w.Sync(t.Context()))
@@ -139,39 +139,39 @@ func TestWhatIsPrintedComesAtOnce(t *testing.T) {
 	require.NotZero(t, sensor.LastEventTime)
 }
 
-func TestItIsReadyThoughNothingHappens(t *testing.T) {
-	w := watch(t, "")
+func TestTheSourceIsReadyWithoutEvents(t *testing.T) {
 	began := time.Now()
+	w := watch(t, "", func(o *timeouts) { o.alive = 100 * time.Millisecond })
 	w.awaitReady(t)
-	require.GreaterOrEqual(t, time.Since(began), time.Second/2, "eslogger may still give up")
+	require.GreaterOrEqual(t, time.Since(began), w.timeouts.alive, "eslogger may still exit")
 	require.NoError(t, w.Sync(t.Context()))
 	w.stop()
 	require.NoError(t, w.end(t))
-	require.NoError(t, w.Sync(t.Context()), "when it does not run it returns at once")
+	require.NoError(t, w.Sync(t.Context()), "a source that does not run has nothing to wait for")
 }
 
-func TestWhatEsloggerLacks(t *testing.T) {
+func TestTheErrorSaysWhatEsloggerLacks(t *testing.T) {
 	for _, test := range []struct {
-		name, said  string
-		isSupported bool
-		want        string
+		name, stderr string
+		isSupported  bool
+		want         string
 	}{
 		{"Full Disk Access", "Failed to create ES client: Not permitted to create an ES Client, responsible process needs TCC Full Disk Access authorization (ES_NEW_CLIENT_RESULT_ERR_NOT_PERMITTED)", true,
-			"eslogger is not permitted to watch: give Full Disk Access to the responsible process, which is osqueryd or whatever else starts this program, in System Settings > Privacy & Security or by a PPPC profile (Failed to create ES client: Not permitted to create an ES Client, responsible process needs TCC Full Disk Access authorization (ES_NEW_CLIENT_RESULT_ERR_NOT_PERMITTED))"},
+			"eslogger is not permitted to watch: give Full Disk Access to the responsible process, which is osqueryd or the program that starts this one, in System Settings > Privacy & Security or by a PPPC profile (Failed to create ES client: Not permitted to create an ES Client, responsible process needs TCC Full Disk Access authorization (ES_NEW_CLIENT_RESULT_ERR_NOT_PERMITTED))"},
 		{"root", "Failed to create ES client: Not privileged to create an ES client, need to be superuser (ES_NEW_CLIENT_RESULT_ERR_NOT_PRIVILEGED)", false,
 			"not supported: eslogger may not watch for this user; needs root"},
-		{"other words", "anything (ES_NEW_CLIENT_RESULT_ERR_NOT_ENTITLED)", false,
+		{"other text", "anything (ES_NEW_CLIENT_RESULT_ERR_NOT_ENTITLED)", false,
 			"not supported: eslogger lacks its entitlement; needs the eslogger that comes with macOS"},
 		{"too many clients", "anything (ES_NEW_CLIENT_RESULT_ERR_TOO_MANY_CLIENTS)", true,
 			"too many Endpoint Security clients run on this host: end one of them (anything (ES_NEW_CLIENT_RESULT_ERR_TOO_MANY_CLIENTS))"},
-		{"an event", "Failed to parse event types: Unsupported event kextload", false,
+		{"the event types", "Failed to parse event types: Unsupported event kextload", false,
 			"not supported: eslogger does not know kextload or kextunload here (Failed to parse event types: Unsupported event kextload); needs macOS 13 or later"},
-		{"anything", "a surprise", true, "eslogger ended: exit status 1: a surprise"},
-		{"a flood of words", strings.Repeat("word ", 10_000), true, "eslogger ended: exit status 1: " + strings.TrimSpace(strings.Repeat("word ", 10_000)[:host.MaxComplaint])},
+		{"unknown", "a surprise", true, "eslogger exited unexpectedly: exit status 1: a surprise"},
+		{"a long error", strings.Repeat("word ", 10_000), true, "eslogger exited unexpectedly: exit status 1: " + strings.TrimSpace(strings.Repeat("word ", 10_000)[:host.MaxStderr])},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			// A busy machine may take a second to start it.
-			w := watch(t, "say "+test.said+"\nexit 1\n", func(p *patience) { p.alive = within })
+			// The source must not become ready before the stand-in has run.
+			w := watch(t, "say "+test.stderr+"\nexit 1\n", func(o *timeouts) { o.alive = within })
 			err := w.end(t)
 			require.EqualError(t, err, test.want)
 			require.Equal(t, !test.isSupported, errors.Is(err, kmodquery.ErrNotSupported))
@@ -184,57 +184,61 @@ func TestWhatEsloggerLacks(t *testing.T) {
 			require.Empty(t, w.Sensor().Hooks)
 			select {
 			case <-w.ready:
-				require.Fail(t, "it never watched")
+				require.Fail(t, "the source never watched")
 			default:
 			}
 		})
 	}
 }
 
-func TestNoEslogger(t *testing.T) {
+func TestASourceWithoutEsloggerIsNotSupported(t *testing.T) {
 	s := New(Options{Eslogger: "/nonexistent/eslogger"})
 	err := s.Run(t.Context(), func() {}, func(kmodquery.Event) {})
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 	require.EqualError(t, err, "not supported: there is no /nonexistent/eslogger on this host; needs macOS 13 or later")
 }
 
-func TestItEnds(t *testing.T) {
+func TestTheErrorSaysHowEsloggerEnded(t *testing.T) {
 	for _, test := range []struct{ name, play, want string }{
-		{"by itself", "exit 0\n", "eslogger ended: it should have gone on"},
-		{"killed", "die\n", "eslogger ended: signal: killed"},
-		{"killed after it told", esRecord("a", 0) + "die\n", "eslogger ended: signal: killed"},
-		{"without a terminal", "close\n", "eslogger closed its output and went on; it is started again"},
+		{"by itself", "exit 0\n", "eslogger exited unexpectedly: exit status 0"},
+		{"killed", "die\n", "eslogger exited unexpectedly: signal: killed"},
+		{"killed after an event", esRecord("a", 0) + "die\n", "eslogger exited unexpectedly: signal: killed"},
+		{"without a terminal", "close\n", "eslogger closed its output and still runs; it is started again"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w := watch(t, test.play)
+			w := watch(t, test.play, func(o *timeouts) {
+				if test.play == "close\n" {
+					o.drain = 10 * time.Millisecond
+				}
+			})
 			require.EqualError(t, w.end(t), test.want)
 			require.Equal(t, kmodquery.StateFailed, w.Sensor().State)
-			require.Equal(t, strings.Contains(test.play, "print"), len(w.names()) == 1, "what it had printed is told of")
+			require.Equal(t, strings.Contains(test.play, "print"), len(w.names()) == 1, "an event that was printed is emitted")
 		})
 	}
 }
 
-func TestItIsRunAgain(t *testing.T) {
+func TestMessageNumbersStartAgainWithEachRun(t *testing.T) {
 	w := watch(t, esRecord("a", 0)+esRecord("b", 7)+"die\n---\n"+esRecord("c", 0)+esRecord("d", 1))
 	require.Error(t, w.end(t))
 	require.EqualValues(t, 6, w.Sensor().Lost)
 	w.run(t)
 	w.awaitReady(t)
 	require.Eventually(t, func() bool { return len(w.names()) == 4 }, within, time.Millisecond)
-	require.EqualValues(t, 6, w.Sensor().Lost, "its numbers begin again")
+	require.EqualValues(t, 6, w.Sensor().Lost, "the numbers start again")
 	require.Equal(t, 2, standin.Runs(w.program))
 }
 
-func TestGaps(t *testing.T) {
+func TestGapsInTheMessageNumbersAreLosses(t *testing.T) {
 	for _, test := range []struct {
 		name, play   string
 		lost, errors int64
 	}{
 		{"none", esRecord("a", 3) + esRecord("b", 4), 0, 0},
 		{"one", esRecord("a", 0) + esRecord("b", 2), 1, 0},
-		{"of what could not be read", esRecord("a", 0) + "print {half\n" + esRecord("b", 2), 0, 1},
-		{"of that and more", esRecord("a", 0) + "print {half\n" + esRecord("b", 5), 3, 1},
-		{"of what is about something else", esRecord("a", 0) + "print {\"global_seq_num\":1,\"event\":{\"exec\":{}}}\n" + esRecord("b", 2), 0, 0},
+		{"of a line that cannot be parsed", esRecord("a", 0) + "print {half\n" + esRecord("b", 2), 0, 1},
+		{"of such a line and more", esRecord("a", 0) + "print {half\n" + esRecord("b", 5), 3, 1},
+		{"of another event", esRecord("a", 0) + "print {\"global_seq_num\":1,\"event\":{\"exec\":{}}}\n" + esRecord("b", 2), 0, 0},
 		{"of a record without a number", esRecord("a", 0) + "print {\"event\":{\"exec\":{}}}\n" + esRecord("b", 2), 0, 0},
 		{"backwards", esRecord("a", 9) + esRecord("b", 2) + esRecord("c", 3), 0, 0},
 		{"enormous", esRecord("a", 0) + "print {\"global_seq_num\":18446744073709551615,\"event\":{}}\n" + esRecord("b", 0), 1 << 40, 0},
@@ -249,28 +253,27 @@ func TestGaps(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeRead(t *testing.T) {
+func TestLinesThatCannotBeParsedAreDecodeErrors(t *testing.T) {
 	w := watch(t, "print Some notice\n"+esRecord("a", 0)+"begin {\"event\":{\"kextload\":\n"+"fill 10485760\nprint \n"+esRecord("b", 2)+"begin {\"event\":\nexit 0\n")
 	require.Error(t, w.end(t))
 	require.Equal(t, []string{"a", "b"}, w.names())
 	sensor := w.Sensor()
 	require.EqualValues(t, 5, sensor.Received)
-	require.EqualValues(t, 3, sensor.DecodeErrors, "a notice, a line that is too long, and half an object")
-	require.Zero(t, sensor.Lost, "the long line was one of the messages")
+	require.EqualValues(t, 3, sensor.DecodeErrors, "a notice, a line that is too long, and an incomplete object")
+	require.Zero(t, sensor.Lost, "the long line accounts for one message")
 }
 
-func TestHalfARecordAndThenNothing(t *testing.T) {
-	w := watch(t, esRecord("a", 0)+"begin {\"event\":\n", func(p *patience) {
-		p.half, p.look = 50*time.Millisecond, 10*time.Millisecond
+func TestAnIncompleteRecordEndsTheRun(t *testing.T) {
+	w := watch(t, esRecord("a", 0)+"begin {\"event\":\n", func(o *timeouts) {
+		o.half, o.look = 50*time.Millisecond, 10*time.Millisecond
 	})
-	require.EqualError(t, w.end(t), "eslogger began a record and did not end it within 50ms; it is started again")
+	require.EqualError(t, w.end(t), "eslogger left a record incomplete for 50ms; it is started again")
 	require.EqualValues(t, 1, w.Sensor().DecodeErrors)
 }
 
-// Memory stays where it is, a Sync returns, and so does Run.
-func TestFlood(t *testing.T) {
-	w := watch(t, "flood 1000000000\n")
-	w.mu.Lock() // events pile up nowhere
+func TestAFloodDoesNotTakeMemoryOrBlockASync(t *testing.T) {
+	w := watch(t, "flood 1000000000\n", func(o *timeouts) { o.sync = 200 * time.Millisecond })
+	w.mu.Lock() // the events must not accumulate anywhere
 	w.awaitReady(t)
 	w.mu.Unlock()
 	for range 3 {
@@ -290,7 +293,7 @@ func TestFlood(t *testing.T) {
 	require.NoError(t, w.end(t))
 }
 
-func TestSyncWaitsForWhatWasPrinted(t *testing.T) {
+func TestSyncWaitsForPrintedEvents(t *testing.T) {
 	w := watch(t, "flood 2000\nmark printed\n")
 	w.awaitReady(t)
 	require.Eventually(t, func() bool { return w.has("printed") }, within, time.Millisecond)
@@ -302,11 +305,18 @@ func TestSyncWaitsForWhatWasPrinted(t *testing.T) {
 	require.ErrorIs(t, w.Sync(ctx), context.Canceled)
 }
 
-func TestItIsEndedWhateverItDoes(t *testing.T) {
+func TestEsloggerIsKilledWhateverItDoes(t *testing.T) {
 	for _, play := range []string{"stubborn\n", "stop\n", "leave\n", "stubborn\nflood 1000000000\n", "leave\nstubborn\nfill 100\n"} {
 		t.Run(strings.ReplaceAll(strings.TrimSpace(play), "\n", ", "), func(t *testing.T) {
-			w := watch(t, play)
-			require.Eventually(t, func() bool { return standin.Runs(w.program) == 1 }, within, time.Millisecond)
+			first, rest, _ := strings.Cut(play, "\n")
+			marked := first + "\nmark begun\n" + rest
+			if first == "stop" {
+				marked = "mark begun\n" + play
+			}
+			w := watch(t, marked, func(o *timeouts) {
+				o.alive, o.drain, o.stderr = 10*time.Millisecond, 10*time.Millisecond, 10*time.Millisecond
+			})
+			require.Eventually(t, func() bool { return w.has("begun") }, within, time.Millisecond)
 			w.awaitReady(t)
 			w.stop()
 			require.NoError(t, w.end(t))
@@ -315,27 +325,26 @@ func TestItIsEndedWhateverItDoes(t *testing.T) {
 	}
 }
 
-// Who may stop it blinds nobody for long.
-func TestWhatWasStoppedGoesOn(t *testing.T) {
-	w := watch(t, esRecord("a", 0)+"stop\n"+esRecord("b", 1), func(p *patience) { p.look = 10 * time.Millisecond })
+func TestAStoppedEsloggerIsContinued(t *testing.T) {
+	w := watch(t, esRecord("a", 0)+"stop\n"+esRecord("b", 1), func(o *timeouts) { o.look = 10 * time.Millisecond })
 	require.Eventually(t, func() bool { return len(w.names()) == 2 }, within, time.Millisecond)
 }
 
-// running are the processes of a program.
+// running returns the processes of a program.
 func running(t *testing.T, program string) []string {
 	t.Helper()
 	if runtime.GOOS != "linux" {
-		t.Skip("processes are counted in /proc")
+		t.Skip("the test needs /proc")
 	}
 	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	require.NoError(t, err)
 	return slices.DeleteFunc(lines, func(path string) bool {
-		text, _ := os.ReadFile(path) // it may have ended
+		text, _ := os.ReadFile(path) // the process may have ended
 		return !strings.HasPrefix(string(text), program+"\x00")
 	})
 }
 
-// When this process dies nobody is there to kill eslogger.
+// When this process is killed it cannot kill eslogger.
 func TestEsloggerDiesWithTheTerminal(t *testing.T) {
 	diesWithTheTerminal(t)
 }
@@ -348,7 +357,7 @@ func TestEsloggerDiesWithTheTerminalUnderNohup(t *testing.T) {
 	}
 	for range 2 {
 		diesWithTheTerminal(t)
-		require.True(t, signal.Ignored(unix.SIGHUP), "this process goes on")
+		require.True(t, signal.Ignored(unix.SIGHUP), "this process still ignores SIGHUP")
 	}
 }
 
@@ -356,7 +365,7 @@ func diesWithTheTerminal(t *testing.T) {
 	t.Helper()
 	program := standin.Install(t, t.TempDir(), "eslogger")
 	standin.Direct(t, program, "")
-	p, err := startEslogger(t.Context(), program)
+	p, err := startEslogger(t.Context(), program, time.Second)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return standin.Runs(program) == 1 }, within, time.Millisecond)
 	session, err := unix.Getsid(p.cmd.Process.Pid)
@@ -366,7 +375,7 @@ func diesWithTheTerminal(t *testing.T) {
 	select {
 	case <-p.ended:
 	case <-time.After(within):
-		require.Fail(t, "it goes on")
+		require.Fail(t, "eslogger still runs")
 	}
 	require.ErrorContains(t, p.err, "hangup")
 	p.close()

@@ -6,16 +6,18 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// A Boot is one run of the kernel.
+// A Boot identifies one run of the kernel.
 type Boot struct {
-	ID     string        // kern.bootsessionuuid, as the unified log has it too; "" unknown
-	Uptime time.Duration // since its start, sleep included; 0 unknown
+	ID     string        // kern.bootsessionuuid, which the unified log has too; "" if unknown
+	Uptime time.Duration // time since the boot, including sleep; 0 if unknown
 }
 
-// Stamp returns an event that says no more than the present moment of it.
+// Stamp returns an event that has the current time and nothing else. The boot must
+// have been read just now.
 func (b Boot) Stamp() kmodquery.Event { return b.StampAt(time.Now(), time.Now()) }
 
-// StampAt is an event of a moment, for a boot that was read now.
+// StampAt returns an event that has the time at and nothing else. The boot must
+// have been read at the time now. The event has no Uptime if at is before the boot.
 func (b Boot) StampAt(at, now time.Time) kmodquery.Event {
 	e := kmodquery.Event{Time: at.Unix(), TimeNanos: at.UnixNano(), BootID: b.ID}
 	if uptime := b.Uptime - now.Sub(at); b.Uptime > 0 && uptime >= 0 {

@@ -9,7 +9,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-func TestStampAt(t *testing.T) {
+func TestStampAtSubtractsFromTheUptime(t *testing.T) {
 	now := time.Unix(1_000_000, 5)
 	boot := Boot{ID: "7B1F", Uptime: time.Hour}
 	e := boot.StampAt(now.Add(-90*time.Second), now)
@@ -17,6 +17,6 @@ func TestStampAt(t *testing.T) {
 		Time: 999_910, TimeNanos: 999_910_000_000_005, BootID: "7B1F", Uptime: new(int64(3510)),
 	}, e)
 
-	require.Nil(t, boot.StampAt(now.Add(-2*time.Hour), now).Uptime, "it was before the boot")
-	require.Nil(t, Boot{}.StampAt(now, now).Uptime, "nothing says when it began")
+	require.Nil(t, boot.StampAt(now.Add(-2*time.Hour), now).Uptime, "the time is before the boot")
+	require.Nil(t, Boot{}.StampAt(now, now).Uptime, "the uptime is unknown")
 }

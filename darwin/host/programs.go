@@ -1,18 +1,17 @@
 package host
 
-// Programs are the programs and files of macOS that this package asks, as
-// absolute paths. None of them is looked for anywhere else.
+// Programs holds the absolute paths of the programs and files of macOS that
+// kmodquery uses. It looks for them nowhere else.
 type Programs struct {
-	Eslogger   string // Endpoint Security events as JSON, from macOS 13 on
-	Log        string // the unified log
-	Kmutil     string // loaded kernel extensions, from macOS 11 on
-	Kextstat   string // the same before macOS 11
-	Codesign   string // the signature of a bundle
-	KextPolicy string // the database of allowed and of loaded kernel extensions
-	SwVers     string // the version of macOS
+	Eslogger   string // prints Endpoint Security events as JSON; macOS 13 or later
+	Log        string // prints the unified log
+	Kmutil     string // lists the loaded kernel extensions; macOS 11 or later
+	Kextstat   string // lists them before macOS 11
+	Codesign   string // prints the signature of a bundle
+	KextPolicy string // database of the allowed kernel extensions and of past loads
 }
 
-// DefaultPrograms are where macOS has them. All but KextPolicy lie on the sealed
+// DefaultPrograms returns the paths on macOS. All but KextPolicy are on the sealed
 // system volume.
 func DefaultPrograms() Programs {
 	return Programs{
@@ -22,6 +21,5 @@ func DefaultPrograms() Programs {
 		Kextstat:   "/usr/sbin/kextstat",
 		Codesign:   "/usr/bin/codesign",
 		KextPolicy: "/var/db/SystemPolicyConfiguration/KextPolicy",
-		SwVers:     "/usr/bin/sw_vers",
 	}
 }

@@ -8,15 +8,16 @@ import (
 	"syscall"
 )
 
-// MaxComplaint bounds what is kept of a program's errors: the first of them.
-const MaxComplaint = 2 << 10
+// MaxStderr bounds how much of a program's standard error is kept, in bytes.
+const MaxStderr = 2 << 10
 
-// starting is held while this process does not ignore SIGHUP that otherwise does.
+// starting guards the time in which this process temporarily does not ignore
+// SIGHUP.
 var starting sync.Mutex
 
-// Start starts a program that ends by SIGHUP unless it chooses not to. It
-// would inherit that this process ignores it, as everything under nohup does; what
-// is caught is not inherited.
+// Start starts a command with the default action for SIGHUP, so that it ends when
+// its terminal hangs up. Without it the command would inherit an ignored SIGHUP,
+// which every process under nohup has; a caught signal is not inherited.
 func Start(cmd *exec.Cmd) error {
 	starting.Lock()
 	defer starting.Unlock()

@@ -1,13 +1,13 @@
-// Package kextlog reads what macOS's unified log says of kernel extensions: the
-// lines of log(1) in its style ndjson, who speaks in them, and what is said. It
-// is pure and knows no event; it imports the standard library only.
+// Package kextlog parses the messages about kernel extensions in macOS's unified
+// log, as log(1) prints them in its ndjson style. It has no side effects and
+// imports the standard library only.
 //
-// Whoever can log can log any text. So a [Record] says something only where its
-// process is one of those that handle kernel extensions, by the path that the
-// log itself notes, and where its whole text has the form that this process
-// writes. Names, paths and versions in it are those of the extension, and
-// whoever made it chose them.
+// Any process can log any text. A [Record] therefore yields statements only if its
+// process, by the path that the log itself records, is one of those that handle
+// kernel extensions, and if its whole message has a form that this process
+// writes. The names, paths and versions in it are those of the extension, and the
+// extension's author chose them.
 //
-// The forms were taken from what people published of macOS 10.13 to 26, not
-// from documentation: Apple has none. What does not match says nothing.
+// The message forms come from published logs of macOS 10.13 to 26. Apple does not
+// document them. A message of any other form yields no statement.
 package kextlog

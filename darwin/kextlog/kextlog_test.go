@@ -27,19 +27,19 @@ func TestParseLine(t *testing.T) {
 	require.True(t, r.Time.Equal(time.Date(2026, 11, 24, 10, 0, 1, 250_000_000, time.UTC)))
 	r.Time = time.Time{}
 	require.Equal(t, Record{
-		Mach: 432123150336, Thread: 6223, PID: 104, UserID: new(int64(0)),
-		Process: "/usr/libexec/kernelmanagerd", Sender: "/usr/libexec/kernelmanagerd", BootID: "3F6A41E6-9C27-4C11-9E0C-6E5B1B5A7F10",
+		Mach: 432123150336, Thread: 6223, pid: 104, userID: new(int64(0)),
+		process: "/usr/libexec/kernelmanagerd", sender: "/usr/libexec/kernelmanagerd", BootID: "3F6A41E6-9C27-4C11-9E0C-6E5B1B5A7F10",
 		Message: "Received kext load notification: " + probe,
 	}, r)
 	require.Equal(t, []Statement{{Kind: Loaded, Name: probe}}, r.Statements())
 }
 
-func TestLinesThatAreNoRecords(t *testing.T) {
+func TestLinesThatAreNotRecords(t *testing.T) {
 	for text, kind := range map[string]LineKind{
-		"": Note, "   ": Note, "log: warning: something": Note, "Timestamp  Thread": Note, "=== Begin": Note, "null": Note,
-		`Filtering the log data using "eventMessage CONTAINS \"kextload\""`:                 Header,
+		"": note, "   ": note, "log: warning: something": note, "Timestamp  Thread": note, "=== Begin": note, "null": note,
+		`Filtering the log data using "eventMessage CONTAINS \"kextload\""`:                 header,
 		"=== Messages dropped during live streaming (use `log show` to see what they were)": Dropped,
-		`{"count":12,"finished":1}`: Footer,
+		`{"count":12,"finished":1}`: footer,
 	} {
 		line, err := ParseLine([]byte(text))
 		require.NoError(t, err, text)
@@ -53,15 +53,15 @@ func TestLinesThatAreNoRecords(t *testing.T) {
 		_, err := ParseLine([]byte(text))
 		require.ErrorIs(t, err, errEntry, text)
 	}
-	// An activity has no type, and its process may be unknown.
+	// An activity has no message type, and its process may be unknown.
 	activity, err := ParseLine([]byte(strings.Replace(strings.Replace(entry, `"messageType":"Default",`, "", 1), `"processID":104`, `"processID":-1`, 1)))
 	require.NoError(t, err)
 	require.Empty(t, activity.Record.Statements())
 }
 
 func TestStatements(t *testing.T) {
-	failed := func(name string, result int64, why string) Statement {
-		return Statement{Kind: Failed, Name: name, Result: &result, Error: why}
+	failed := func(name string, result int64, cause string) Statement {
+		return Statement{Kind: Failed, Name: name, Result: &result, Error: cause}
 	}
 	const manager, policy, old, helperPath = "/usr/libexec/kernelmanagerd", "/usr/libexec/syspolicyd", "/usr/libexec/kextd", "/usr/libexec/kernelmanager_helper"
 	for _, test := range []struct {
@@ -118,20 +118,21 @@ func TestStatements(t *testing.T) {
 			[]Statement{{Kind: Allowed, Name: probe}}},
 		{"/usr/bin/kextutil", `Kext rejected due to x: <OSKext 0x7f8 [0x7ff]> { URL = "file:///x.kext/", ID = "` + probe + `" }`, nil},
 	} {
-		r := Record{Process: test.process, Sender: test.process, PID: 104, UserID: new(int64(0)), Message: test.message}
-		if r.Process == "/kernel" {
-			r.PID = 0
+		r := Record{process: test.process, sender: test.process, pid: 104, userID: new(int64(0)), Message: test.message}
+		if r.process == "/kernel" {
+			r.pid = 0
 		}
 		require.Equal(t, test.want, r.Statements(), test.message)
 		if test.want != nil {
 			requirePredicate(t, test.message)
 		}
-		r.Process = "/tmp" + test.process
-		require.Empty(t, r.Statements(), "%s says %s", r.Process, test.message)
+		r.process = "/tmp" + test.process
+		require.Empty(t, r.Statements(), "%s logs %s", r.process, test.message)
 	}
 }
 
-// requirePredicate requires that log is asked for a message that is read.
+// requirePredicate requires that the predicate selects a message that Statements
+// parses.
 func requirePredicate(t *testing.T, message string) {
 	t.Helper()
 	for _, phrase := range Phrases() {
@@ -142,8 +143,8 @@ func requirePredicate(t *testing.T, message string) {
 	t.Errorf("no phrase selects %q", message)
 }
 
-func TestOneMessageIsBounded(t *testing.T) {
-	r := Record{Process: "/usr/libexec/kernelmanagerd", PID: 1, Message: "failed to load/rebuild extensions: Extension with identifiers " + strings.Repeat(probe+",", 1000) + probe + " not approved to load."}
+func TestStatementsOfOneMessageAreBounded(t *testing.T) {
+	r := Record{process: "/usr/libexec/kernelmanagerd", pid: 1, Message: "failed to load/rebuild extensions: Extension with identifiers " + strings.Repeat(probe+",", 1000) + probe + " not approved to load."}
 	require.Len(t, r.Statements(), maxStatements)
 }
 
@@ -170,9 +171,9 @@ func FuzzStatements(f *testing.F) {
 	f.Add("/kernel", "Kext a.b start failed (result 0x5).")
 	f.Add("/usr/libexec/kextd", `Kext rejected due to x: <OSKext 0x7f8 [0x7ff]> { URL = "a.kext/ -- file:///x/", ID = "a.b" }`)
 	f.Fuzz(func(t *testing.T, process, message string) {
-		r := Record{Process: process, PID: 104, Message: message}
+		r := Record{process: process, pid: 104, Message: message}
 		if process == "/kernel" {
-			r.PID = 0
+			r.pid = 0
 		}
 		requireSane(t, r.Statements())
 	})

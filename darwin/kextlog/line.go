@@ -8,43 +8,48 @@ import (
 	"time"
 )
 
-// A LineKind is what a line of log(1) is.
+// A LineKind is the kind of a line that log(1) prints.
 type LineKind int
 
 const (
-	Note    LineKind = iota // some other text, or an empty line
-	Header                  // log says which predicate it filters by: it has begun
-	Dropped                 // messages were dropped from a live stream here
-	Footer                  // log show has come to its end
+	note    LineKind = iota // any other text, or an empty line
+	header                  // the predicate that log filters by, before its first record
+	Dropped                 // log stream dropped messages at this point
+	footer                  // the end of log show
 	Entry                   // a record
 )
 
 // A Line is one line of log stream or log show.
 type Line struct {
 	Kind   LineKind
-	Record Record // of an Entry
+	Record Record // set if Kind is Entry
 }
+
+// HasStarted reports whether log prints such a line only after it has started to
+// read the log.
+func (l *Line) HasStarted() bool { return l.Kind != note }
 
 // A Record is one message of the log.
 type Record struct {
 	Time    time.Time
-	Mach    uint64 // mach_absolute_time of the boot, in ticks of the machine
+	Mach    uint64 // mach_absolute_time since the boot, in ticks of the machine
 	Thread  uint64
-	PID     int64  // 0 for the kernel
-	UserID  *int64 // nil where the log does not say
-	Process string // path of the program that spoke, /kernel for the kernel
-	Sender  string // path of the library or extension in it whose code spoke
-	BootID  string // as it stands
+	BootID  string // as printed
 	Message string
+
+	pid     int64  // 0 for the kernel
+	userID  *int64 // nil if the line has none
+	process string // path of the program, /kernel for the kernel
+	sender  string // path of the library or extension in it that logged the message
 }
 
-// timeForm is how log writes a record's time.
+// timeForm is the format of a record's timestamp.
 const timeForm = "2006-01-02 15:04:05.999999-0700"
 
-var errEntry = errors.New("no record of the unified log")
+var errEntry = errors.New("not a record of the unified log")
 
-// ParseLine reads a line without its end. An error says that the line should
-// have been a record.
+// ParseLine parses a line without its line feed. It returns an error if the line
+// is a JSON object but not a valid record.
 func ParseLine(b []byte) (Line, error) {
 	b = bytes.TrimSpace(b)
 	switch {
@@ -53,7 +58,7 @@ func ParseLine(b []byte) (Line, error) {
 	case b[0] == '{':
 		return parseObject(b)
 	case bytes.HasPrefix(b, []byte("Filtering the log data")):
-		return Line{Kind: Header}, nil
+		return Line{Kind: header}, nil
 	case bytes.HasPrefix(b, []byte("===")) && bytes.Contains(b, []byte("dropped")):
 		return Line{Kind: Dropped}, nil
 	}
@@ -77,7 +82,7 @@ func parseObject(b []byte) (Line, error) {
 		return Line{}, fmt.Errorf("%w: %w", errEntry, err)
 	}
 	if object.Finished != nil && object.Timestamp == "" {
-		return Line{Kind: Footer}, nil
+		return Line{Kind: footer}, nil
 	}
 	at, err := time.Parse(timeForm, object.Timestamp)
 	if err != nil {
@@ -87,7 +92,7 @@ func parseObject(b []byte) (Line, error) {
 		return Line{}, fmt.Errorf("%w: it has no processID", errEntry)
 	}
 	return Line{Kind: Entry, Record: Record{
-		Time: at, Mach: object.MachTimestamp, Thread: object.ThreadID, PID: *object.ProcessID, UserID: object.UserID,
-		Process: object.Process, Sender: object.Sender, BootID: object.BootUUID, Message: object.Message,
+		Time: at, Mach: object.MachTimestamp, Thread: object.ThreadID, BootID: object.BootUUID, Message: object.Message,
+		pid: *object.ProcessID, userID: object.UserID, process: object.Process, sender: object.Sender,
 	}}, nil
 }

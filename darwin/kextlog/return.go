@@ -5,7 +5,7 @@ import (
 	"strconv"
 )
 
-// extensionReturns are the names of libkern/OSKextLib.h, from 0xdc008001 on.
+// extensionReturns are the names in libkern/OSKextLib.h, from 0xdc008001 on.
 var extensionReturns = []string{
 	"kOSKextReturnInternalError", "kOSKextReturnNoMemory", "kOSKextReturnNoResources", "kOSKextReturnNotPrivileged",
 	"kOSKextReturnInvalidArgument", "kOSKextReturnNotFound", "kOSKextReturnBadData", "kOSKextReturnSerialization",
@@ -16,12 +16,12 @@ var extensionReturns = []string{
 	"kOSKextReturnTimeout", "kOSKextReturnStopping", "kOSKextReturnSystemPolicy",
 }
 
-// extensionReturn is what comes before the first of them.
+// extensionReturn is the value before the first of them.
 const extensionReturn = 0xdc008000
 
-// parseReturn reads what the kernel prints of a failure in hex. The result is
-// never positive and never 0: an OSReturn as the signed number that it is, and
-// any other with a minus. The name is Apple's where it has one.
+// parseReturn parses the hex number that the kernel prints for a failure. The
+// result is always negative: an OSReturn as its signed value, any other number
+// negated, and 0 as refused. The name is Apple's, or the number if it has none.
 func parseReturn(hex string) (result int64, name string, ok bool) {
 	n, err := strconv.ParseUint(hex, 16, 32)
 	if err != nil {

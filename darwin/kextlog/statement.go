@@ -7,38 +7,39 @@ import (
 	"strings"
 )
 
-// A Kind is what a statement says.
+// A Kind is what a statement reports.
 type Kind int
 
 const (
-	Described Kind = iota // something is known of an extension; nothing happened to it
-	Loaded                // it is in the kernel and was started
-	Unloaded              // it went
-	Failed                // the attempt to load it failed; Result and Error say how
-	Allowed               // the system's policy lets it load
-	Blocked               // the system's policy does not; Error says why
+	described Kind = iota // details of an extension; nothing happened to it
+	Loaded                // the extension was loaded and started
+	Unloaded              // the extension was unloaded
+	Failed                // an attempt to load the extension failed; Result and Error are set
+	Allowed               // the system policy allows the extension to load
+	Blocked               // the system policy does not; Error is set
 )
 
-// A Statement is what a message says of one extension. Empty texts are unknown.
+// A Statement is what a message reports about one extension. Empty strings are
+// unknown.
 type Statement struct {
 	Kind    Kind
 	Name    string // bundle id
-	Path    string // of the bundle, absolute
+	Path    string // absolute path of the bundle
 	Version string
 	TeamID  string
-	// CDHash is the hash of the extension's code directory, 40 hex digits. It is
-	// what syspolicyd calls a version: people found it equal to what codesign(1)
-	// shows, and no other message has one.
+	// CDHash is the hash of the extension's code directory, 40 hex digits.
+	// syspolicyd prints it as the version; published logs show that it equals the
+	// cdhash that codesign(1) prints. No other message has one.
 	CDHash     string
 	IsUnsigned bool
-	Result     *int64 // negative, of what Failed
+	Result     *int64 // negative if Kind is Failed, otherwise nil
 	Error      string
 }
 
-// refused is the result of a load that no number was given for: -EPERM.
+// refused is the result of a failed load whose message has no number: -EPERM.
 const refused = -1
 
-// maxStatements bounds what one message may say.
+// maxStatements bounds the statements of one message.
 const maxStatements = 64
 
 const (
@@ -61,8 +62,8 @@ var (
 	rejected    = regexp.MustCompile(`^Kext (?:rejected due to ([^:<>{}]{1,200})|with invalid signatured? \((-?[0-9]{1,10})\) allowed): <OSKext [^<>{}]*> \{ URL = "([^"]*)", ID = "` + bundleID + `" \}$`)
 )
 
-// Phrases are parts of every message that [Record.Statements] reads, for a
-// predicate of log(1).
+// Phrases returns texts for a predicate of log(1). Each message for which
+// [Record.Statements] returns statements contains one of them.
 func Phrases() []string {
 	return []string{
 		"load notification: ", "failed to load/rebuild extensions: ", "directLoadAuxiliaryExtensions: ", "bundle path ",
@@ -71,35 +72,35 @@ func Phrases() []string {
 	}
 }
 
-// Processes are the names of the programs whose messages [Record.Statements]
-// reads, for a predicate of log(1).
+// Processes returns the names of the programs whose messages [Record.Statements]
+// trusts, for a predicate of log(1).
 func Processes() []string {
 	return []string{"kernel", "kernelmanagerd", "kernelmanager_helper", "syspolicyd", "kextd"}
 }
 
-// Statements is what a record says of extensions, which is nothing unless one of
-// the programs that handle them said it.
+// Statements returns what the record reports about extensions. It returns nil
+// unless a program that handles extensions logged the record.
 func (r *Record) Statements() []Statement {
 	text := r.Message
-	switch r.speaker() {
+	switch r.program() {
 	case kernelmanagerd:
-		if s := ofManager(text); s != nil {
+		if s := fromManager(text); s != nil {
 			return s
 		}
-		return ofResolution(text)
+		return fromResolution(text)
 	case helper:
-		return ofResolution(text)
+		return fromResolution(text)
 	case syspolicyd:
-		return ofPolicy(text)
+		return fromPolicy(text)
 	case kernel:
-		return ofKernel(text)
+		return fromKernel(text)
 	case kextd:
-		return ofKextd(text)
+		return fromKextd(text)
 	}
 	return nil
 }
 
-func ofManager(text string) []Statement {
+func fromManager(text string) []Statement {
 	if m := notified.FindStringSubmatch(text); m != nil {
 		kind := Loaded
 		if m[1] == "unload" {
@@ -120,22 +121,22 @@ func ofManager(text string) []Statement {
 
 var wholeID = regexp.MustCompile(`^` + bundleID + `$`)
 
-// failures reads ids that commas part.
-func failures(ids, why string) []Statement {
+// failures returns a failure for each of the comma-separated ids.
+func failures(ids, cause string) []Statement {
 	var all []Statement
 	for id := range strings.SplitSeq(ids, ",") {
 		if id = strings.TrimSpace(id); !wholeID.MatchString(id) {
 			return nil
 		}
 		if len(all) < maxStatements {
-			all = append(all, Statement{Kind: Failed, Name: id, Result: new(int64(refused)), Error: why})
+			all = append(all, Statement{Kind: Failed, Name: id, Result: new(int64(refused)), Error: cause})
 		}
 	}
 	return all
 }
 
-// directLoads reads the extensions that are about to be loaded. Where a path has
-// words in it that look like the list's own, nothing of the list is believed.
+// directLoads returns the extensions that are about to be loaded. It returns nil if
+// a path contains text that looks like a part of the list.
 func directLoads(list string) []Statement {
 	items := directItem.FindAllStringSubmatch(list, maxStatements)
 	if n := strings.Count(list, "signed @"); n != len(items) || n != len(directHead.FindAllString(list, n+1)) {
@@ -146,22 +147,22 @@ func directLoads(list string) []Statement {
 		if !isPath(m[3]) {
 			return nil
 		}
-		all = append(all, Statement{Kind: Described, Name: m[1], Version: m[2], Path: m[3], TeamID: m[5], IsUnsigned: m[4] == "none"})
+		all = append(all, Statement{Kind: described, Name: m[1], Version: m[2], Path: m[3], TeamID: m[5], IsUnsigned: m[4] == "none"})
 	}
 	return all
 }
 
-// ofResolution reads where the bundle of an id is. Anybody may ask for a path
-// that has such words in it: then nothing is believed.
-func ofResolution(text string) []Statement {
+// fromResolution returns the bundle path of an id. A user can request a path that
+// itself contains the words of the message; the message is then ignored.
+func fromResolution(text string) []Statement {
 	m := checking.FindStringSubmatch(text)
 	if m == nil || m[2] != m[4] || strings.Count(text, " for Kext ") != 1 || strings.Count(text, " in executable kext bundle ") != 1 || !isPath(m[1]) {
 		return nil
 	}
-	return []Statement{{Kind: Described, Name: m[2], Version: m[3], Path: m[1]}}
+	return []Statement{{Kind: described, Name: m[2], Version: m[3], Path: m[1]}}
 }
 
-func ofPolicy(text string) []Statement {
+func fromPolicy(text string) []Statement {
 	m := verdict.FindStringSubmatch(text)
 	if m == nil {
 		return nil
@@ -176,24 +177,24 @@ func ofPolicy(text string) []Statement {
 	return []Statement{s}
 }
 
-func ofKernel(text string) []Statement {
+func fromKernel(text string) []Statement {
 	name, hex := "", ""
 	if m := startFailed.FindStringSubmatch(text); m != nil {
 		name, hex = m[1], m[2]
 	} else if m := loadFailed.FindStringSubmatch(text); m != nil {
 		name, hex = m[1]+m[3], m[2]+m[4]
 	}
-	result, why, ok := parseReturn(hex)
+	result, text, ok := parseReturn(hex)
 	if !ok {
 		return nil
 	}
-	return []Statement{{Kind: Failed, Name: name, Result: &result, Error: why}}
+	return []Statement{{Kind: Failed, Name: name, Result: &result, Error: text}}
 }
 
-// unsigned is errSecCSUnsigned of Security/CSCommon.h.
+// unsigned is errSecCSUnsigned (Security/CSCommon.h).
 const unsigned = "-67062"
 
-func ofKextd(text string) []Statement {
+func fromKextd(text string) []Statement {
 	m := rejected.FindStringSubmatch(text)
 	if m == nil {
 		return nil
@@ -205,8 +206,8 @@ func ofKextd(text string) []Statement {
 	return []Statement{s}
 }
 
-// bundlePath is the path in a URL as CoreFoundation describes one, which for a
-// relative one is "x.kext/ -- file:///folder/".
+// bundlePath returns the path of a URL as CoreFoundation prints it, or "". A
+// relative URL is printed as "x.kext/ -- file:///folder/".
 func bundlePath(text string) string {
 	relative, base, hasBase := strings.Cut(text, " -- ")
 	if !hasBase {
@@ -225,7 +226,7 @@ func bundlePath(text string) string {
 	return ""
 }
 
-// maxPath is PATH_MAX of macOS.
+// maxPath is PATH_MAX of macOS, in bytes.
 const maxPath = 1024
 
 func isPath(p string) bool {

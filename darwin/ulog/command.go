@@ -21,16 +21,16 @@ import (
 )
 
 const (
-	// maxLine bounds a line of log's in bytes. A message of the unified log has
-	// at most 32 KiB.
+	// maxLine bounds a line that log prints, in bytes. A message of the unified log
+	// has at most 32 KiB.
 	maxLine = 256 << 10
-	// maxLines bounds the lines that were read and not looked at.
+	// maxLines bounds the lines that wait to be handled.
 	maxLines = 16
 )
 
-// predicate selects what the sources look for: the text that ATT&CK's
-// detection for T1547.006 names, and what the programs that handle kernel
-// extensions write in fact.
+// predicate returns the predicate for log. It selects the text of ATT&CK's detection
+// for T1547.006, and the messages that the programs that handle kernel extensions
+// actually log.
 func predicate() string {
 	var processes, phrases []string
 	for _, name := range kextlog.Processes() {
@@ -42,41 +42,40 @@ func predicate() string {
 	return `eventMessage contains "kextload" OR ((` + strings.Join(processes, " OR ") + `) AND (` + strings.Join(phrases, " OR ") + `))`
 }
 
-// A command is one call of log(1) that runs.
+// A command is a running log(1).
 type command struct {
-	cmd       *exec.Cmd
-	cancel    context.CancelFunc
-	complaint *cmdout.Head
-	lines     chan []byte // closed at the end of its output
-	skipped   func()
+	cmd     *exec.Cmd
+	cancel  context.CancelFunc
+	stderr  *cmdout.Head
+	lines   chan []byte // closed at the end of the output
+	skipped func()
 }
 
-// startLog calls log. It is killed when ctx ends, and hung up on when this process
-// dies without an end of its own: one that nobody reads would go on until it has
-// something to say. skipped is called, from another goroutine, for each line that is
-// too long to be one.
+// startLog starts log. log is killed when ctx ends, and its terminal hangs up when
+// this process dies: otherwise log would run until it prints the next message. Another
+// goroutine calls skipped for each line that is too long or incomplete.
 func startLog(ctx context.Context, program string, skipped func(), arguments ...string) (*command, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	c := &command{cancel: cancel, complaint: cmdout.NewHead(host.MaxComplaint, nil), lines: make(chan []byte, maxLines), skipped: skipped}
+	c := &command{cancel: cancel, stderr: cmdout.NewHead(host.MaxStderr, nil), lines: make(chan []byte, maxLines), skipped: skipped}
 	c.cmd = exec.CommandContext(ctx, program, append(arguments, "--style", "ndjson", "--predicate", predicate())...)
 	c.cmd.Env = append(os.Environ(), "LC_ALL=C")
-	// Whatever it starts ends with it.
+	// The processes that log starts end with it.
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	// Nobody prints to the terminal or reads it: it hangs up when this end is closed.
-	// Where none can be had, the log can still be read.
+	// The terminal carries no data; it hangs up when this end is closed. Without a
+	// terminal the log can still be read.
 	if hold, terminal, err := pty.Open(); err == nil {
 		defer terminal.Close()
 		context.AfterFunc(ctx, func() { hold.Close() })
 		c.cmd.Stdin = terminal
-		c.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true} // which makes a group, too
+		c.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true} // a session has a process group of its own
 	}
 	c.cmd.Cancel = func() error { return syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL) }
 	c.cmd.WaitDelay = time.Second
-	c.cmd.Stderr = c.complaint
+	c.cmd.Stderr = c.stderr
 	stdout, err := c.cmd.StdoutPipe()
 	if err != nil {
 		cancel()
-		return nil, fmt.Errorf("make a pipe: %w", err)
+		return nil, fmt.Errorf("create a pipe: %w", err)
 	}
 	if err := host.Start(c.cmd); err != nil {
 		cancel()
@@ -85,12 +84,12 @@ func startLog(ctx context.Context, program string, skipped func(), arguments ...
 		}
 		return nil, fmt.Errorf("start %s: %w", program, err)
 	}
-	context.AfterFunc(ctx, func() { stdout.Close() }) // another process may hold its other end
+	context.AfterFunc(ctx, func() { stdout.Close() }) // another process may hold the other end open
 	go c.read(ctx, stdout)
 	return c, nil
 }
 
-// read passes lines on until there are no more.
+// read passes lines on until the end of the output.
 func (c *command) read(ctx context.Context, from io.Reader) {
 	defer close(c.lines)
 	if isHalf := cmdout.Lines(ctx, from, maxLine, c.lines, c.skipped); isHalf && ctx.Err() == nil {
@@ -98,28 +97,28 @@ func (c *command) read(ctx context.Context, from io.Reader) {
 	}
 }
 
-// wait returns how it ended, once lines was closed; a program that closed its
-// output and lives on is killed a second later.
+// wait returns how log ended. It must be called after lines was closed. If log closed
+// its output and still runs, wait kills it after a second.
 func (c *command) wait() error {
 	kill := time.AfterFunc(time.Second, c.cancel)
 	defer kill.Stop()
 	defer c.cancel()
 	err := c.cmd.Wait()
-	said := c.complaint.Said()
-	if strings.Contains(said, "Must be admin") {
-		return &kmodquery.NotSupportedError{Missing: "permission to read the unified log" + said, Need: "root"}
+	stderr := c.stderr.Said()
+	if strings.Contains(stderr, "Must be admin") {
+		return &kmodquery.NotSupportedError{Missing: "permission to read the unified log" + stderr, Need: "root"}
 	}
 	if err != nil {
-		return fmt.Errorf("%s %s: %w%s", c.cmd.Path, c.cmd.Args[1], err, said)
+		return fmt.Errorf("%s %s: %w%s", c.cmd.Path, c.cmd.Args[1], err, stderr)
 	}
 	return nil
 }
 
-// stop kills it and waits for its end.
+// stop kills log and waits for its end.
 func (c *command) stop() {
 	c.cancel()
-	for range c.lines { // until its reader has ended
+	for range c.lines { // until read has returned
 		continue
 	}
-	_ = c.cmd.Wait() // it was killed
+	_ = c.cmd.Wait() // log was killed
 }

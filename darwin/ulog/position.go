@@ -11,20 +11,21 @@ import (
 )
 
 const (
-	// overlap is how far before the last record that was told of another may
-	// still be missing: the log does not hand its records out in their order.
+	// overlap is how late a record may come: log does not print records in order,
+	// so records up to this time before the last one may still be missing.
 	overlap = 5 * time.Second
-	// clockStep is how far back a record must lie for the clock to have been set.
+	// clockStep is how far back a record must be for the clock to have been set
+	// back.
 	clockStep = time.Minute
-	// maxToldRecords bounds the records that are known to be told of, and
-	// maxPositionRecords those that a position names.
-	maxToldRecords     = 16384
+	// maxEmitted bounds the remembered records, and maxPositionRecords those in a
+	// position.
+	maxEmitted         = 16384
 	maxPositionRecords = 512
-	// maxPosition is the longest position that is taken for one, in bytes.
+	// maxPosition bounds a position, in bytes.
 	maxPosition = 64 << 10
 )
 
-// A recordKey tells a record of the log from every other one.
+// A recordKey identifies a record of the log.
 type recordKey [8]byte
 
 func keyOf(r *kextlog.Record) recordKey {
@@ -35,90 +36,92 @@ func keyOf(r *kextlog.Record) recordKey {
 	return recordKey(sum.Sum(nil)[:8])
 }
 
-// A position says what of the log was told of: everything before Mark, and
-// these records. The zero time is the beginning of the boot.
+// A position lists what was emitted: everything before Since, and the records in
+// Emitted. The store keeps it as JSON, so the names in the tags must not change.
 type position struct {
-	Mark int64          `json:"mark"` // Unix time in nanoseconds
-	Told []storedRecord `json:"told,omitempty"`
+	Since   int64          `json:"mark"` // Unix time in nanoseconds; 0 is the boot
+	Emitted []storedRecord `json:"told,omitempty"`
 }
 
-// A storedRecord is one that was told of.
+// A storedRecord is an emitted record in a position.
 type storedRecord struct {
-	Key string `json:"key"` // in hex
+	Key string `json:"key"` // hex
 	At  int64  `json:"at"`  // Unix time in nanoseconds
 }
 
-// parsePosition returns nil for what is no position.
+// parsePosition parses a position. It returns nil for an invalid one.
 func parsePosition(text string) *position {
 	if text == "" || len(text) > maxPosition {
 		return nil
 	}
 	var p position
-	if err := json.Unmarshal([]byte(text), &p); err != nil || p.Mark < 0 || len(p.Told) > maxPositionRecords {
+	if err := json.Unmarshal([]byte(text), &p); err != nil || p.Since < 0 || len(p.Emitted) > maxPositionRecords {
 		return nil
 	}
 	return &p
 }
 
-// A toldRecord is one that an event was made of.
-type toldRecord struct {
+// emittedRecords remembers the last records whose events were emitted, in the order
+// of their emission.
+type emittedRecords struct {
+	list []emittedRecord
+	keys map[recordKey]bool
+	last time.Time // the latest time of one, since the clock was last set back
+}
+
+type emittedRecord struct {
 	key recordKey
 	at  time.Time
 }
 
-// toldRecords are the last of these, in the order in which they were told.
-type toldRecords struct {
-	list []toldRecord
-	keys map[recordKey]bool
-	last time.Time // the latest moment of one, since the clock was last set back
-}
-
-func newToldRecords(p *position) *toldRecords {
-	t := &toldRecords{keys: map[recordKey]bool{}}
+// newEmittedRecords returns the records of a position, which may be nil.
+func newEmittedRecords(p *position) *emittedRecords {
+	r := &emittedRecords{keys: map[recordKey]bool{}}
 	if p == nil {
-		return t
+		return r
 	}
-	for _, stored := range p.Told {
+	for _, stored := range p.Emitted {
 		if b, err := hex.DecodeString(stored.Key); err == nil && len(b) == len(recordKey{}) {
-			t.add(recordKey(b), time.Unix(0, stored.At), false)
+			r.add(recordKey(b), time.Unix(0, stored.At), false)
 		}
 	}
-	return t
+	return r
 }
 
-func (t *toldRecords) has(key recordKey) bool { return t.keys[key] }
+func (r *emittedRecords) has(key recordKey) bool { return r.keys[key] }
 
-// add takes a record. One that comes live says what time it is.
-func (t *toldRecords) add(key recordKey, at time.Time, isLive bool) {
-	if at.After(t.last) || isLive && t.last.Sub(at) > clockStep {
-		t.last = at
+// add adds a record. The time of a live record is the current time; an earlier one
+// than before shows that the clock was set back.
+func (r *emittedRecords) add(key recordKey, at time.Time, isLive bool) {
+	if at.After(r.last) || isLive && r.last.Sub(at) > clockStep {
+		r.last = at
 	}
-	t.keys[key] = true
-	t.list = append(t.list, toldRecord{key, at})
-	if len(t.list) > maxToldRecords {
-		delete(t.keys, t.list[0].key)
-		t.list = t.list[1:]
+	r.keys[key] = true
+	r.list = append(r.list, emittedRecord{key, at})
+	if len(r.list) > maxEmitted {
+		delete(r.keys, r.list[0].key)
+		r.list = r.list[1:]
 	}
 }
 
-// position is the text that parsePosition reads. Before since everything was
-// told; nil says that nothing is missing but what comes late.
-func (t *toldRecords) position(since *time.Time) string {
-	mark := t.last.Add(-overlap)
-	if since != nil {
-		mark = *since
+// position returns the position for parsePosition. Everything before missing was
+// emitted; nil means that only late records can be missing.
+func (r *emittedRecords) position(missing *time.Time) string {
+	since := r.last.Add(-overlap)
+	if missing != nil {
+		since = *missing
 	}
-	p := position{Mark: max(0, unixNano(mark))}
-	for i := len(t.list) - 1; i >= 0 && len(p.Told) < maxPositionRecords; i-- {
-		if !t.list[i].at.Before(mark) {
-			p.Told = append(p.Told, storedRecord{hex.EncodeToString(t.list[i].key[:]), t.list[i].at.UnixNano()})
+	p := position{Since: max(0, unixNano(since))}
+	for i := len(r.list) - 1; i >= 0 && len(p.Emitted) < maxPositionRecords; i-- {
+		if !r.list[i].at.Before(since) {
+			p.Emitted = append(p.Emitted, storedRecord{hex.EncodeToString(r.list[i].key[:]), r.list[i].at.UnixNano()})
 		}
 	}
-	text, _ := json.Marshal(p) // numbers and texts always encode
+	text, _ := json.Marshal(p) // numbers and strings always encode
 	return string(text)
 }
 
-// unixNano is 0 for the zero time.
+// unixNano returns the Unix time in nanoseconds, and 0 for the zero time.
 func unixNano(t time.Time) int64 {
 	if t.IsZero() {
 		return 0

@@ -11,170 +11,174 @@ import (
 	"github.com/kmodquery/kmodquery/internal/source"
 )
 
-// A reader is one Run's reading.
-type reader struct {
-	source *Source
-	stream *command
-	emit   func(kmodquery.Event)
-	past   past
-	after  *position // up to which an earlier Run told; nil where there was none
+// maxPause bounds how long the run loop waits without looking at its deadlines.
+const maxPause = 10 * time.Second
 
-	live     *joiner
-	told     *toldRecords
-	refusals refusals
-	latest   time.Time // moment of the last record of the stream, or when it began
-	hasBegun bool      // the stream
-	isSilent bool      // it has not said so
+// A reader reads the log during one Run. It is not safe for concurrent use.
+type reader struct {
+	source   *Source
+	stream   *command
+	emit     func(kmodquery.Event)
+	backfill backfill
+	after    *position // up to which an earlier Run emitted everything; nil if there is none
+
+	live       *joiner
+	emitted    *emittedRecords
+	refusals   refusals
+	latest     time.Time // time of the last record of the stream, at first the time of its start
+	hasStarted bool      // the stream prints new messages
+	isSilent   bool      // the stream has not printed its header in time
 }
 
 func newReader(s *Source, stream *command, after *position, emit func(kmodquery.Event)) *reader {
-	r := &reader{source: s, stream: stream, emit: emit, after: after, live: newJoiner(), told: newToldRecords(after), latest: time.Now()}
-	r.past = past{options: &s.options, every: s.options.RetryTime, skipped: func() { s.health.DecodeErrors.Add(1) }}
+	now := time.Now()
+	r := &reader{source: s, stream: stream, emit: emit, after: after, live: newJoiner(), emitted: newEmittedRecords(after), latest: now}
+	r.backfill = backfill{source: s, pause: s.timeouts.retry}
 	from := time.Time{}
-	if after != nil && after.Mark > 0 {
-		from = time.Unix(0, after.Mark)
+	if after != nil && after.Since > 0 {
+		from = time.Unix(0, after.Since)
 	}
-	if now := time.Now(); from.After(now) { // the clock was set back
+	if from.After(now) { // the clock was set back
 		r.after, from = &position{}, now
 	}
 	if s.since.After(from) {
 		from = s.since
 	}
-	if oldest := time.Now().Add(-reach); !from.IsZero() && from.Before(oldest) {
+	if oldest := now.Add(-reach); !from.IsZero() && from.Before(oldest) {
 		from = oldest
 	}
-	r.past.want(from, time.Now())
+	r.backfill.want(from, now)
 	return r
 }
 
-// run reads until ctx ends, or the stream.
+// run reads until ctx or the stream ends.
 func (r *reader) run(ctx context.Context, ready func()) error {
 	s := r.source
-	patience := time.Now().Add(s.lookBackPatience)
-	header := time.Now().Add(s.headerPatience)
-	var pending source.Pending
-	var grace time.Time
-	defer func() { pending.Release() }()
+	headerDue, readyDue := time.Now().Add(s.timeouts.header), time.Now().Add(s.timeouts.backfill)
+	sync := s.health.NewBarrier(syncLimit)
+	defer sync.Release()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
-		if len(pending) == 0 && r.hasBegun {
-			if pending = s.health.TakePending(); len(pending) > 0 {
-				grace = time.Now().Add(syncGrace)
-			}
-		}
-		if r.hasBegun {
-			if err := r.past.start(ctx, time.Now()); err != nil {
+		sync.Begin()
+		now := time.Now()
+		if r.hasStarted {
+			if err := r.backfill.start(ctx, now); err != nil {
 				return err
 			}
 		}
-		next := earliest(r.refusals.next(), r.past.due(), grace, patience, header)
-		timer := time.NewTimer(time.Until(next))
+		next := source.Earliest(now.Add(maxPause), headerDue, readyDue, r.refusals.due(), r.backfill.due(), sync.Due(r.settled(sync.Began())))
+		timer.Reset(time.Until(next))
 		select {
 		case <-ctx.Done():
-			timer.Stop()
 			return nil
 		case b, ok := <-r.stream.lines:
 			if !ok {
-				timer.Stop()
-				return r.ended(ctx)
+				return r.streamEnded(ctx)
 			}
 			r.take(b)
-		case b, ok := <-r.past.lines():
+		case b, ok := <-r.backfill.lines():
 			if ok {
-				r.recall(b)
+				r.takeBackfill(b)
 				break
 			}
-			if err := r.passed(ctx); err != nil {
-				timer.Stop()
+			if err := r.backfillEnded(ctx); err != nil {
 				return err
 			}
 		case <-s.health.Requests():
 		case <-timer.C:
 		}
-		timer.Stop()
-		now := time.Now()
-		if !header.IsZero() && (r.hasBegun || !now.Before(header)) {
-			r.begin(!r.hasBegun)
-			header = time.Time{}
+		now = time.Now()
+		if !headerDue.IsZero() && (r.hasStarted || !now.Before(headerDue)) {
+			r.start()
+			headerDue = time.Time{}
 		}
-		if due := r.refusals.next(); !due.IsZero() && !now.Before(due) {
+		if due := r.refusals.due(); !due.IsZero() && !now.Before(due) {
 			r.flush(now)
 		}
-		isCalm := len(r.stream.lines) == 0 || now.Sub(grace) > syncMost
-		if len(pending) > 0 && !now.Before(grace) && isCalm {
+		if sync.IsDue(r.settled(sync.Began())) {
 			r.flush(now)
-			pending.Release()
-			pending, grace = nil, time.Time{}
+			sync.Release()
 		}
-		if !patience.IsZero() && r.hasBegun && (r.past.isDone() || !now.Before(patience)) {
+		if !readyDue.IsZero() && r.hasStarted && (r.backfill.isDone() || !now.Before(readyDue)) {
 			ready()
-			patience = time.Time{}
+			readyDue = time.Time{}
 		}
 	}
 }
 
-// begin notes that the source watches.
-func (r *reader) begin(isSilent bool) {
-	s := r.source
-	r.hasBegun, r.isSilent = true, isSilent
-	limits := ""
-	if isSilent {
-		limits = fmt.Sprintf("log stream has not said within %v that it began", s.headerPatience)
+// settled returns when a Sync that began at a time has everything it waits for, or
+// the zero time while there are lines to read.
+func (r *reader) settled(began time.Time) time.Time {
+	if len(r.stream.lines) > 0 {
+		return time.Time{}
 	}
+	return began.Add(r.source.timeouts.grace)
+}
+
+// start marks the source as active.
+func (r *reader) start() {
+	s := r.source
+	limits := ""
+	if r.isSilent = !r.hasStarted; r.isSilent {
+		limits = fmt.Sprintf("log stream has not printed its header within %v", s.timeouts.header)
+	}
+	r.hasStarted = true
 	s.health.Started([]string{"log stream: " + predicate()}, limits, nil)
 }
 
-// ended returns why the stream has.
-func (r *reader) ended(ctx context.Context) error {
+// streamEnded returns why the stream ended, or nil if it ended with ctx.
+func (r *reader) streamEnded(ctx context.Context) error {
 	err := r.stream.wait()
 	switch {
 	case ctx.Err() != nil:
 		return nil
 	case err == nil:
-		err = errors.New("it should have gone on")
+		err = errors.New("exit status 0")
 	case errors.Is(err, kmodquery.ErrNotSupported):
 		return err
 	}
-	return fmt.Errorf("log stream ended: %w", err)
+	return fmt.Errorf("log stream exited unexpectedly: %w", err)
 }
 
-// take reads a line of the stream.
+// take handles a line of the stream.
 func (r *reader) take(b []byte) {
 	line, ok := r.parse(b)
-	if ok && line.Kind != kextlog.Note {
+	if ok && line.HasStarted() {
 		if r.isSilent {
 			r.isSilent = false
 			r.source.health.SetReason("")
 		}
-		r.hasBegun = true
+		r.hasStarted = true
 	}
 	switch {
 	case !ok:
 	case line.Kind == kextlog.Dropped:
-		// What was logged before the last record has come, but for some that is late.
+		// The stream has printed the messages before the last record, except some
+		// that arrive late.
 		now := time.Now()
 		if r.latest.After(now) { // the clock was set back
 			r.latest = now
 		}
-		r.past.want(r.latest.Add(-overlap), now)
+		r.backfill.want(r.latest.Add(-overlap), now)
 	case line.Kind == kextlog.Entry:
 		if at := line.Record.Time; at.After(r.latest) || r.latest.Sub(at) > clockStep {
 			r.latest = at
 		}
-		r.tell(r.live, &line.Record, b, false)
+		r.takeRecord(r.live, &line.Record, b, false)
 	}
 }
 
-// recall reads a line of the past.
-func (r *reader) recall(b []byte) {
+// takeBackfill handles a line of log show.
+func (r *reader) takeBackfill(b []byte) {
 	line, ok := r.parse(b)
-	switch {
-	case !ok:
-	case line.Kind == kextlog.Entry:
-		at := line.Record.Time
-		r.past.reached = at
-		wasTold := r.after != nil && at.UnixNano() < r.after.Mark || !r.source.since.IsZero() && at.Before(r.source.since)
-		r.tell(r.past.join, &line.Record, b, wasTold)
+	if !ok || line.Kind != kextlog.Entry {
+		return
 	}
+	at, since := line.Record.Time, r.source.since
+	r.backfill.reached = at
+	isBefore := r.after != nil && at.UnixNano() < r.after.Since || !since.IsZero() && at.Before(since)
+	r.takeRecord(r.backfill.join, &line.Record, b, isBefore)
 }
 
 func (r *reader) parse(b []byte) (kextlog.Line, bool) {
@@ -190,79 +194,68 @@ func (r *reader) parse(b []byte) (kextlog.Line, bool) {
 	return line, true
 }
 
-// tell emits the events of a record that was not told of.
-func (r *reader) tell(join *joiner, record *kextlog.Record, raw []byte, wasTold bool) {
+// takeRecord emits the events of a record, unless they were emitted before.
+func (r *reader) takeRecord(join *joiner, record *kextlog.Record, raw []byte, isEmitted bool) {
 	events := join.add(record, string(raw))
 	if len(events) == 0 {
 		return
 	}
 	key := keyOf(record)
-	if wasTold || r.told.has(key) {
+	if isEmitted || r.emitted.has(key) {
 		return
 	}
 	now := time.Now()
-	var wanted []kmodquery.Event
+	var unfolded []kmodquery.Event
 	for _, e := range events {
 		if !r.refusals.fold(e, now) {
-			wanted = append(wanted, e)
+			unfolded = append(unfolded, e)
 		}
 	}
-	r.told.add(key, record.Time, join == r.live)
-	for i, e := range wanted {
-		if i == len(wanted)-1 {
-			e.Position = r.told.position(r.past.missing())
+	r.emitted.add(key, record.Time, join == r.live)
+	for i, e := range unfolded {
+		if i == len(unfolded)-1 {
+			e.Position = r.emitted.position(r.backfill.missing())
 		}
-		r.give(e)
+		r.emitEvent(e)
 	}
 }
 
-func (r *reader) give(e kmodquery.Event) {
+func (r *reader) emitEvent(e kmodquery.Event) {
 	r.source.health.Emitted(&e)
 	r.emit(e)
 }
 
-// flush emits what was folded.
+// flush emits the folded refusals.
 func (r *reader) flush(now time.Time) {
 	for _, e := range r.refusals.flush(now) {
-		r.give(e)
+		r.emitEvent(e)
 	}
 }
 
-// passed notes that a reading of the past has ended, and how.
-func (r *reader) passed(ctx context.Context) error {
-	isOver, err := r.past.end(time.Now())
+// backfillEnded handles the end of a log show.
+func (r *reader) backfillEnded(ctx context.Context) error {
+	isOver, err := r.backfill.end(time.Now())
 	switch {
 	case ctx.Err() != nil:
 		return nil
 	case errors.Is(err, kmodquery.ErrNotSupported):
 		return err
 	case err == nil:
-		r.live.inherit(r.past.join)
-		if r.past.began.After(r.latest) {
-			r.latest = r.past.began
+		r.live.adopt(r.backfill.join)
+		if r.backfill.began.After(r.latest) {
+			r.latest = r.backfill.began
 		}
 	case isOver:
 		r.source.health.Lost.Add(1)
-		r.source.health.AddReason(fmt.Sprintf("what the log says of the time from %s to %s could not be read: %v", momentText(r.past.rest()), momentText(r.past.began), err))
+		r.source.health.AddReason(fmt.Sprintf("the log from %s to %s could not be read: %v", timeText(r.backfill.remaining()), timeText(r.backfill.began), err))
 	}
 	return nil
 }
 
-// momentText is a moment as a sensor's reason has it.
-func momentText(t time.Time) string {
+// timeText formats a time for a sensor's reason.
+func timeText(t time.Time) string {
 	if t.IsZero() {
 		return "the boot"
 	}
 	return t.UTC().Format(time.RFC3339)
-}
-
-// earliest returns the first of some moments that are not zero.
-func earliest(moments ...time.Time) time.Time {
-	first := time.Now().Add(time.Hour)
-	for _, t := range moments {
-		if !t.IsZero() && t.Before(first) {
-			first = t
-		}
-	}
-	return first
 }

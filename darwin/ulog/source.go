@@ -10,107 +10,102 @@ import (
 )
 
 const (
-	// headerPatience is how long log stream is waited for to say that it filters:
-	// from then on it shows what is logged.
-	headerPatience = 10 * time.Second
-	// lookBackPatience is how long Run waits for the past before it is ready.
-	lookBackPatience = 2 * time.Minute
-	// showTime bounds a log show. One over a whole boot reads gigabytes.
-	showTime = 5 * time.Minute
-	// showTries is how often a part of the past is asked for before it counts
-	// as lost, and showEvery how far the first two tries lie apart; each next
-	// one waits twice as long, up to showMost. So does a stream that drops
-	// messages all the time not keep log show busy all the time.
-	showTries = 3
-	showEvery = 10 * time.Second
-	showMost  = 5 * time.Minute
-	// margin is how much before what is missing log show begins, so that what
-	// belongs to an attempt is known: --start has seconds, and messages come late.
+	// showTries is how often a part of the log is read before it counts as lost.
+	// showPause is the pause between the first two tries. Each further pause is
+	// twice as long, up to maxShowPause, so that a stream that keeps dropping
+	// messages does not keep log show running all the time.
+	showTries    = 3
+	showPause    = 10 * time.Second
+	maxShowPause = 5 * time.Minute
+	// margin is how far before a missing part log show begins, so that the earlier
+	// messages of an attempt are known: --start has a resolution of a second, and
+	// messages arrive late.
 	margin = 30 * time.Second
-	// reach is how far a position may lie back. The log does not keep more.
+	// reach is the maximum age of a position. The log keeps messages for less time.
 	reach = 30 * 24 * time.Hour
-	// syncGrace is how long a Sync waits for messages on their way: logd hands them
-	// out within a moment.
-	syncGrace = 200 * time.Millisecond
-	// syncMost is how long a Sync waits at most, however many messages come.
-	syncMost = 2 * time.Second
+	// syncLimit bounds a Sync while messages keep coming.
+	syncLimit = 2 * time.Second
 )
 
-// Source is the source that has log(1) show what the kernel, kernelmanagerd,
-// syspolicyd and their like write of kernel extensions. It needs root. Extensions
-// of the boot collection are loaded without a word.
+// timeouts are the times for which a Source waits.
+type timeouts struct {
+	header   time.Duration // for the header of log stream, after which it prints new messages
+	backfill time.Duration // for the first backfill, until Run calls ready
+	show     time.Duration // for one log show; over a whole boot it reads gigabytes
+	retry    time.Duration // first pause between two runs of log show
+	grace    time.Duration // after the beginning of a Sync, for messages on their way: logd passes them on within a moment
+}
+
+// Source reports what the kernel, kernelmanagerd, syspolicyd and similar programs
+// log about kernel extensions, as log(1) prints it. It needs root. Nothing is
+// logged about the extensions of the boot collection.
 type Source struct {
-	health  *source.Health
-	options Options
-	// How long Run waits for the stream to say that it began, and for the past.
-	headerPatience, lookBackPatience time.Duration
-
-	since time.Time
+	health   *source.Health
+	options  Options
+	timeouts timeouts
+	since    time.Time
+	// withTimeout is context.WithTimeout. Tests replace it.
+	withTimeout func(context.Context, time.Duration) (context.Context, context.CancelFunc)
 }
 
-// Options say how to read the log, and how far it was read.
+// Options configures a Source.
 type Options struct {
-	// Programs are DefaultPrograms when empty.
+	// Programs defaults to [host.DefaultPrograms].
 	Programs host.Programs
-	// Position returns the position of the last event that was stored, or "".
+	// Position returns the position of the last stored event, or "". It may be nil.
 	Position func(ctx context.Context) (string, error)
-	// ShowTime bounds one reading of the past; 5 minutes when 0.
-	ShowTime time.Duration
-	// RetryTime is how long after a reading of the past the next one is begun at
-	// the earliest; 10 seconds when 0.
-	RetryTime time.Duration
 }
 
-// New returns a source that reads nothing until Run.
+// New returns a source. It starts log in Run.
 func New(o Options) *Source {
 	if o.Programs == (host.Programs{}) {
 		o.Programs = host.DefaultPrograms()
 	}
-	if o.ShowTime == 0 {
-		o.ShowTime = showTime
-	}
-	if o.RetryTime == 0 {
-		o.RetryTime = showEvery
-	}
 	return &Source{
-		health: source.New(kmodquery.SourceUnifiedLog), options: o,
-		headerPatience: headerPatience, lookBackPatience: lookBackPatience,
+		health: source.New(kmodquery.SourceUnifiedLog), options: o, withTimeout: context.WithTimeout,
+		timeouts: timeouts{
+			header: 10 * time.Second, backfill: 2 * time.Minute, show: 5 * time.Minute, retry: showPause, grace: 200 * time.Millisecond,
+		},
 	}
 }
 
-// Name is the source's name in the tables.
+// Name returns the source's name in the tables.
 func (s *Source) Name() string { return s.health.Name() }
 
-// Sync returns when what the log handed out before the call, and a moment after
-// it, was given to emit; at once when the source is not running.
+// Sync returns when everything that log printed before the call, and 200 ms after
+// it, was emitted, and after two seconds at the latest. It returns at once if the
+// source does not run.
 func (s *Source) Sync(ctx context.Context) error { return s.health.Sync(ctx) }
 
-// Sensor is the source's own account of itself.
+// Sensor returns the source's state and counters.
 func (s *Source) Sensor() kmodquery.Sensor { return s.health.Sensor() }
 
-// Backfill bounds how far back the next Run looks: another source saw what
-// happened before since. The zero time is no bound but the boot, or the position.
-// It must not be called while Run does its work.
+// Backfill limits the backfill of the next Run to messages after since, up to which
+// another source has reported everything. The zero time removes the limit. It must
+// not be called during Run.
 func (s *Source) Backfill(since time.Time) { s.since = since }
 
-// Run emits what the log says of kernel extensions until ctx ends, beginning with
-// what it says since the position that was stored, or since the boot. It calls
-// ready once, when it has read that, or has waited for it for long. What was
-// refused again and again is one row a minute, or a Sync.
+// Run emits the events of the log until ctx ends. It begins with the messages since
+// the stored position, or since the boot. It calls ready once, after it has read
+// these or after two minutes. Repeated refusals are folded: Run emits them once a
+// minute and with each Sync.
 func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
 	defer func() { s.health.Stopped(err) }()
 	stored, err := s.health.Resume(ctx, s.options.Position)
 	if err != nil {
 		return err
 	}
-	stream, err := startLog(ctx, s.options.Programs.Log, func() { s.health.DecodeErrors.Add(1) }, "stream", "--level", "info")
+	stream, err := startLog(ctx, s.options.Programs.Log, s.skipped, "stream", "--level", "info")
 	if err != nil {
 		return err
 	}
 	r := newReader(s, stream, parsePosition(stored), emit)
 	err = r.run(ctx, ready)
 	stream.stop()
-	r.past.stop()
+	r.backfill.stop()
 	r.flush(time.Now())
 	return err
 }
+
+// skipped counts a line that is too long or incomplete.
+func (s *Source) skipped() { s.health.DecodeErrors.Add(1) }

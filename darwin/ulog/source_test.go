@@ -32,10 +32,11 @@ const (
 // within bounds what a test waits for.
 const within = 20 * time.Second
 
-// testTime is the moment from which the tests' records count.
+// testTime is the time from which the times of records count.
 var testTime = time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)
 
-// A world is a folder in which the stand-in for log(1) finds what to do.
+// A world is a source with the folder of the files that direct its stand-in for
+// log(1).
 type world struct {
 	t      *testing.T
 	dir    string
@@ -56,15 +57,15 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// restart is another process: it knows what is stored.
+// restart replaces the source, as a new process does. Only the position is kept.
 func (w *world) restart() {
 	program, err := filepath.Abs("../testdata/standins/log")
 	require.NoError(w.t, err)
 	w.source = New(Options{
 		Programs: host.Programs{Log: program},
 		Position: func(context.Context) (string, error) { return w.position, nil },
-		ShowTime: 2 * time.Second, RetryTime: 50 * time.Millisecond,
 	})
+	w.source.timeouts.retry, w.source.timeouts.grace = 10*time.Millisecond, 20*time.Millisecond
 }
 
 func (w *world) write(name string, lines ...string) {
@@ -76,7 +77,7 @@ func (w *world) write(name string, lines ...string) {
 	require.NoError(w.t, os.WriteFile(filepath.Join(w.dir, name), []byte(text), 0o600))
 }
 
-// stream appends lines to what log stream prints.
+// stream appends lines to the output of log stream.
 func (w *world) stream(lines ...string) {
 	w.t.Helper()
 	file, err := os.OpenFile(filepath.Join(w.dir, "stream"), os.O_APPEND|os.O_WRONLY, 0)
@@ -94,7 +95,7 @@ func (w *world) read(name string) string {
 	return string(text)
 }
 
-// start runs the source until it is ready, or has ended.
+// start runs the source. It returns when the source is ready or has ended.
 func (w *world) start() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel, w.ended = cancel, make(chan error, 1)
@@ -119,7 +120,7 @@ func (w *world) start() error {
 	}
 }
 
-// stop ends it, and with it every log that it started.
+// stop ends the source and checks that every log that it started has ended.
 func (w *world) stop() {
 	w.t.Helper()
 	w.cancel()
@@ -127,11 +128,11 @@ func (w *world) stop() {
 	for pid := range strings.FieldsSeq(w.read("log.pids")) {
 		n, err := strconv.Atoi(pid)
 		require.NoError(w.t, err)
-		require.ErrorIs(w.t, syscall.Kill(n, 0), syscall.ESRCH, "log ends with the source")
+		require.ErrorIs(w.t, syscall.Kill(n, 0), syscall.ESRCH, "log must end with the source")
 	}
 }
 
-// await waits until there are as many events, for as long as records come.
+// await waits for n events, as long as records keep coming.
 func (w *world) await(n int) {
 	w.t.Helper()
 	received, since := int64(-1), time.Now()
@@ -145,12 +146,12 @@ func (w *world) await(n int) {
 		if now := w.source.Sensor().Received; now != received {
 			received, since = now, time.Now()
 		}
-		require.Less(w.t, time.Since(since), time.Minute, "there are %d events of %d, and no more records come", events, n)
+		require.Less(w.t, time.Since(since), time.Minute, "there are %d events of %d, and no more records are received", events, n)
 		time.Sleep(5 * time.Millisecond)
 	}
 }
 
-// take returns the events so far, once there are as many.
+// take waits for n events and returns all events so far, which must be n.
 func (w *world) take(n int) []kmodquery.Event {
 	w.t.Helper()
 	w.await(n)
@@ -163,7 +164,21 @@ func (w *world) take(n int) []kmodquery.Event {
 	return events
 }
 
-// names are the extensions of events.
+// timeOutAfterARecord is a withTimeout that ends each log show when one more record
+// was received.
+func (w *world) timeOutAfterARecord(ctx context.Context, _ time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	received := w.source.Sensor().Received
+	go func() {
+		for ctx.Err() == nil && w.source.Sensor().Received == received {
+			time.Sleep(time.Millisecond)
+		}
+		cancel(context.DeadlineExceeded)
+	}()
+	return ctx, func() { cancel(context.Canceled) }
+}
+
+// names returns the names of the events' extensions.
 func names(events []kmodquery.Event) []string {
 	var all []string
 	for _, e := range events {
@@ -172,7 +187,8 @@ func names(events []kmodquery.Event) []string {
 	return all
 }
 
-// record is a line of log's, seconds after testTime. Like log it escapes slashes.
+// logRecord returns a line as log prints it, some seconds after testTime. Like log it
+// escapes slashes.
 func logRecord(seconds float64, process, message string, with ...func(map[string]any)) string {
 	fields := map[string]any{
 		"traceID": uint64(1<<63 + 5), "eventType": "logEvent", "messageType": "Default", "source": nil,
@@ -202,7 +218,7 @@ func field(name string, value any) func(map[string]any) {
 	return func(fields map[string]any) { fields[name] = value }
 }
 
-func TestTellsOfALoad(t *testing.T) {
+func TestALoadIsOneAttemptWithAllItsDetails(t *testing.T) {
 	w := newWorld(t)
 	require.NoError(t, w.start())
 	require.Equal(t, "show --info --last boot", strings.Split(strings.Split(w.read("log.arguments"), "\n")[1], " --style")[0])
@@ -229,7 +245,7 @@ func TestTellsOfALoad(t *testing.T) {
 	}, load)
 }
 
-func TestTellsOfWhatFails(t *testing.T) {
+func TestFailedLoadsAreEvents(t *testing.T) {
 	w := newWorld(t)
 	require.NoError(t, w.start())
 	w.stream(
@@ -240,7 +256,7 @@ func TestTellsOfWhatFails(t *testing.T) {
 		logRecord(20.2, "/kernel", "Failed to load kext com.example.third (error 0xdc008017)."),
 		logRecord(30, "/kernel", "Kext com.example.third failed to load (0xdc008017)."),
 	)
-	// The last one is of another attempt, and folded.
+	// The last record belongs to another attempt and is folded.
 	events := w.take(5)
 	w.stop()
 	require.Equal(t, []string{testKext, testKext, "com.example.other", "com.example.third", "com.example.third"}, names(events))
@@ -256,24 +272,24 @@ func TestTellsOfWhatFails(t *testing.T) {
 	require.NotEqual(t, events[3].LoadID, events[4].LoadID)
 }
 
-func TestWhoeverElseSaysSoForgesNothing(t *testing.T) {
+func TestMessagesOfOtherProgramsAreIgnored(t *testing.T) {
 	w := newWorld(t)
 	require.NoError(t, w.start())
-	says := "Received kext load notification: com.evil.kext"
+	message := "Received kext load notification: com.evil.kext"
 	w.stream(
-		logRecord(0, "/usr/bin/logger", says),
-		logRecord(0, "/tmp/kernelmanagerd", says),
-		logRecord(0, "/usr/libexec/../../tmp/kernelmanagerd", says),
-		logRecord(0, "/usr/libexec/kernelmanagerd", says, field("userID", 501)),
-		logRecord(0, "/usr/libexec/kernelmanagerd", says, field("userID", 201)),
-		logRecord(0, "/usr/libexec/kernelmanagerd", says, field("processID", 0)),
-		logRecord(0, "/usr/libexec/kernelmanagerd", "x"+says),
-		logRecord(0, "/usr/libexec/kernelmanagerd", says+" com.other"),
-		logRecord(0, "/usr/libexec/syspolicyd", says),
+		logRecord(0, "/usr/bin/logger", message),
+		logRecord(0, "/tmp/kernelmanagerd", message),
+		logRecord(0, "/usr/libexec/../../tmp/kernelmanagerd", message),
+		logRecord(0, "/usr/libexec/kernelmanagerd", message, field("userID", 501)),
+		logRecord(0, "/usr/libexec/kernelmanagerd", message, field("userID", 201)),
+		logRecord(0, "/usr/libexec/kernelmanagerd", message, field("processID", 0)),
+		logRecord(0, "/usr/libexec/kernelmanagerd", "x"+message),
+		logRecord(0, "/usr/libexec/kernelmanagerd", message+" com.other"),
+		logRecord(0, "/usr/libexec/syspolicyd", message),
 		logRecord(0, "/kernel", "Kext com.evil.kext failed to load (0x5).", field("processID", 9)),
 		logRecord(0, "/kernel", "Kext com.evil.kext failed to load (0x5).", field("senderImagePath", "/Library/Extensions/evil.kext/Contents/MacOS/evil")),
 		logRecord(0, "/private/kernel", "Kext com.evil.kext failed to load (0x5)."),
-		// What anybody may ask for must not say where another extension lies.
+		// A requested path must not set the path of another extension.
 		logRecord(0, "/usr/libexec/kernelmanagerd", "checking bundle path /tmp/x for Kext "+testKext+" v9 in executable kext bundle "+testKext+" at /x.kext for Kext com.evil.kext v1 in executable kext bundle com.evil.kext at /x.kext"),
 		loaded(1, testKext),
 	)
@@ -285,19 +301,19 @@ func TestWhoeverElseSaysSoForgesNothing(t *testing.T) {
 	require.Zero(t, w.source.Sensor().DecodeErrors)
 }
 
-func TestGoesOnBehindItsPosition(t *testing.T) {
+func TestReadingContinuesAtThePosition(t *testing.T) {
 	w := newWorld(t)
 	w.write("show", loaded(0, "com.example.a"), loaded(20, "com.example.b"))
 	require.NoError(t, w.start())
 	require.Equal(t, []string{"com.example.a", "com.example.b"}, names(w.take(2)))
-	require.Equal(t, testTime.Add(15*time.Second).UnixNano(), parsePosition(w.position).Mark)
-	require.Len(t, parsePosition(w.position).Told, 1)
+	require.Equal(t, testTime.Add(15*time.Second).UnixNano(), parsePosition(w.position).Since)
+	require.Len(t, parsePosition(w.position).Emitted, 1)
 	w.stream(loaded(20, "com.example.b"), loaded(40, "com.example.c"))
 	first := w.take(1)
 	require.Equal(t, []string{"com.example.c"}, names(first))
 	w.stop()
 
-	// Another process. While none ran d came, and e, late, before c.
+	// Another process. Meanwhile d was logged, and e, late, before c.
 	w.restart()
 	w.write("stream", loaded(41, "com.example.d"))
 	w.write("show", loaded(20, "com.example.b"), loaded(38, "com.example.e"), loaded(40, "com.example.c"), loaded(41, "com.example.d"))
@@ -305,24 +321,24 @@ func TestGoesOnBehindItsPosition(t *testing.T) {
 	events := w.take(2)
 	require.ElementsMatch(t, []string{"com.example.d", "com.example.e"}, names(events))
 	w.stop()
-	// Five seconds before c, and thirty more.
+	// Thirty seconds before the position, which is five seconds before c.
 	require.Contains(t, w.read("log.arguments"), "show --info --start "+testTime.Add(5*time.Second).Format("2006-01-02 15:04:05")+"+0000 --style ndjson --predicate eventMessage contains \"kextload\" OR ")
 
-	// The same process: what it emitted may not be stored yet.
+	// The same process. Its last events may not be stored yet.
 	w.position = ""
 	require.NoError(t, w.start())
 	w.take(0)
 	w.stop()
 }
 
-func TestALoadIDIsTheSameInEveryReading(t *testing.T) {
+func TestALoadIDIsTheSameWheneverTheLogIsRead(t *testing.T) {
 	w := newWorld(t)
 	allowed := logRecord(0, "/usr/libexec/syspolicyd", "Kernel Extension ALLOWED: Kext ("+testTeam+", "+testKext+")")
 	w.write("show", allowed)
 	require.NoError(t, w.start())
 	before := w.take(1)[0]
 	w.stop()
-	// The load itself came while no process ran.
+	// The load was logged while no process ran.
 	w.restart()
 	w.write("show", allowed, loaded(3, testKext))
 	require.NoError(t, w.start())
@@ -331,7 +347,7 @@ func TestALoadIDIsTheSameInEveryReading(t *testing.T) {
 	require.Equal(t, before.LoadID, after.LoadID)
 	require.Equal(t, testTeam, after.TeamID)
 
-	// And when it comes live, though it was allowed before.
+	// The load is live, the permission is backfilled.
 	w.restart()
 	w.position = ""
 	w.write("show", allowed)
@@ -340,13 +356,13 @@ func TestALoadIDIsTheSameInEveryReading(t *testing.T) {
 	w.stream(loaded(3, testKext))
 	require.Equal(t, before.LoadID, w.take(1)[0].LoadID)
 
-	// Loaded again at once it is another attempt.
+	// A second load is another attempt.
 	w.stream(loaded(3.5, testKext))
 	require.NotEqual(t, before.LoadID, w.take(1)[0].LoadID)
 	w.stop()
 }
 
-func TestWhatTheStreamDropsIsReadFromTheLog(t *testing.T) {
+func TestDroppedMessagesAreBackfilled(t *testing.T) {
 	w := newWorld(t)
 	require.NoError(t, w.start())
 	w.stream(loaded(0, "com.example.a"))
@@ -359,23 +375,26 @@ func TestWhatTheStreamDropsIsReadFromTheLog(t *testing.T) {
 	require.Contains(t, w.read("log.arguments"), "show --info --start ")
 }
 
-func TestAPastThatCannotBeRead(t *testing.T) {
+func TestAFailedBackfillIsRetriedAndThenCountsAsLost(t *testing.T) {
 	for _, test := range []struct{ how, reason string }{
 		{"show_fails", "exit status 65: log: Could not open local log store"},
-		{"show_hangs", "log show did not end within 2s"},
+		{"show_hangs", "log show did not end within 5m0s"},
 	} {
 		t.Run(test.how, func(t *testing.T) {
 			w := newWorld(t)
 			w.write("show", loaded(0, "com.example.a"))
 			w.write(test.how, "log: Could not open local log store")
+			if test.how == "show_hangs" {
+				w.source.withTimeout = w.timeOutAfterARecord
+			}
 			require.NoError(t, w.start())
-			require.Equal(t, []string{"com.example.a"}, names(w.take(1)), "each of its tries showed this one")
+			require.Equal(t, []string{"com.example.a"}, names(w.take(1)), "each try printed this record")
 			w.stream(loaded(1, "com.example.b"))
 			require.Equal(t, []string{"com.example.b"}, names(w.take(1)))
 			sensor := w.source.Sensor()
 			require.Equal(t, kmodquery.StateActive, sensor.State)
 			require.EqualValues(t, 1, sensor.Lost)
-			require.Contains(t, sensor.Reason, "of the time from 2026-11-24T09:59:55Z to ")
+			require.Contains(t, sensor.Reason, "the log from 2026-11-24T09:59:55Z to ")
 			require.Contains(t, sensor.Reason, test.reason)
 			require.NotContains(t, sensor.Reason, "\n")
 			w.stop()
@@ -384,14 +403,13 @@ func TestAPastThatCannotBeRead(t *testing.T) {
 	}
 }
 
-func TestAPositionWhileThePastIsBeingRead(t *testing.T) {
+func TestAPositionDuringABackfillIsThatOfTheBackfill(t *testing.T) {
 	w := newWorld(t)
-	w.source.options.ShowTime = time.Minute
 	w.write("show", loaded(0, "com.example.a"))
 	w.write("show_hangs", "")
 	w.write("stream", loaded(9, "com.example.live"))
 	ended := make(chan error, 1)
-	go func() { ended <- w.start() }() // it is not ready
+	go func() { ended <- w.start() }() // the source is not ready before the backfill ends
 	require.Eventually(t, func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -400,7 +418,7 @@ func TestAPositionWhileThePastIsBeingRead(t *testing.T) {
 	w.cancel()
 	require.NoError(t, <-ended)
 
-	// The next process tells what is missing, and nothing twice.
+	// The next process emits the missing event only.
 	w.events = nil
 	w.restart()
 	require.NoError(t, os.Remove(filepath.Join(w.dir, "show_hangs")))
@@ -410,7 +428,7 @@ func TestAPositionWhileThePastIsBeingRead(t *testing.T) {
 	w.stop()
 }
 
-func TestWithoutTheRight(t *testing.T) {
+func TestASourceWithoutPermissionOrProgramIsNotSupported(t *testing.T) {
 	w := newWorld(t)
 	w.write("not_admin", "")
 	err := w.start()
@@ -424,30 +442,30 @@ func TestWithoutTheRight(t *testing.T) {
 	require.ErrorContains(t, err, "there is no "+w.dir)
 }
 
-func TestThatEnds(t *testing.T) {
+func TestTheErrorSaysHowTheStreamEnded(t *testing.T) {
 	w := newWorld(t)
 	w.write("stream", loaded(0, "com.example.a"), `{"eventMessage":"Received kext lo`)
 	w.write("stream_ends", "log: lost connection to logd")
 	err := w.start()
-	if err == nil { // it was ready before it ended
+	if err == nil { // the source was ready before the stream ended
 		err = <-w.ended
 	}
 	require.ErrorContains(t, err, "exit status 65: log: lost connection to logd")
 	require.NotErrorIs(t, err, kmodquery.ErrNotSupported)
 	sensor := w.source.Sensor()
 	require.Equal(t, kmodquery.StateFailed, sensor.State)
-	require.EqualValues(t, 1, sensor.DecodeErrors, "half an object")
+	require.EqualValues(t, 1, sensor.DecodeErrors, "the incomplete object")
 
-	// As when somebody kills it.
+	// Another process kills it.
 	w = newWorld(t)
 	require.NoError(t, w.start())
 	pid, err := strconv.Atoi(strings.Fields(w.read("log.pids"))[0])
 	require.NoError(t, err)
 	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
-	require.ErrorContains(t, <-w.ended, "log stream ended: ")
+	require.ErrorContains(t, <-w.ended, "log stream exited unexpectedly: ")
 }
 
-func TestAStreamThatDoesNotSayThatItBegan(t *testing.T) {
+func TestARecordShowsThatTheStreamHasStarted(t *testing.T) {
 	w := newWorld(t)
 	w.write("no_header", "")
 	w.write("stream", loaded(0, "com.example.a"))
@@ -457,22 +475,21 @@ func TestAStreamThatDoesNotSayThatItBegan(t *testing.T) {
 	w.stop()
 }
 
-func TestAStreamThatSaysNothing(t *testing.T) {
+func TestASilentStreamIsReportedUntilItsFirstRecord(t *testing.T) {
 	w := newWorld(t)
-	w.source.headerPatience = 100 * time.Millisecond
+	w.source.timeouts.header = 100 * time.Millisecond
 	w.write("no_header", "")
 	require.NoError(t, w.start())
-	require.Equal(t, "log stream has not said within 100ms that it began", w.source.Sensor().Reason)
+	require.Equal(t, "log stream has not printed its header within 100ms", w.source.Sensor().Reason)
 	w.stream(loaded(0, "com.example.a"))
 	w.take(1)
 	require.Empty(t, w.source.Sensor().Reason)
 	w.stop()
 }
 
-func TestAPastThatTakesLong(t *testing.T) {
+func TestALongBackfillDoesNotDelayReady(t *testing.T) {
 	w := newWorld(t)
-	w.source.options.ShowTime = time.Minute
-	w.source.lookBackPatience = 100 * time.Millisecond
+	w.source.timeouts.backfill = 100 * time.Millisecond
 	w.write("show_hangs", "")
 	require.NoError(t, w.start())
 	w.stream(loaded(0, "com.example.a"))
@@ -480,7 +497,7 @@ func TestAPastThatTakesLong(t *testing.T) {
 	w.stop()
 }
 
-func TestSyncComesToAnEndInAFlood(t *testing.T) {
+func TestSyncReturnsDuringAFlood(t *testing.T) {
 	w := newWorld(t)
 	w.write("stream_floods", logRecord(0, "/usr/bin/logger", "kextload"))
 	require.NoError(t, w.start())
@@ -489,10 +506,10 @@ func TestSyncComesToAnEndInAFlood(t *testing.T) {
 	require.NoError(t, w.source.Sync(ctx))
 	require.NotZero(t, w.source.Sensor().Received)
 	w.stop()
-	require.NoError(t, w.source.Sync(t.Context()), "of a source that does not run")
+	require.NoError(t, w.source.Sync(t.Context()), "a source that does not run has nothing to wait for")
 }
 
-func TestBackfillIsBounded(t *testing.T) {
+func TestBackfillIsLimited(t *testing.T) {
 	w := newWorld(t)
 	w.write("show", loaded(0, "com.example.a"), loaded(9, "com.example.b"))
 	w.source.Backfill(testTime.Add(5 * time.Second))
@@ -502,11 +519,11 @@ func TestBackfillIsBounded(t *testing.T) {
 	require.Contains(t, w.read("log.arguments"), "show --info --start "+testTime.Add(-25*time.Second).Format("2006-01-02 15:04:05")+"+0000 ")
 }
 
-func TestFloodsAndLongLinesAreBounded(t *testing.T) {
+func TestFloodsLongLinesAndInvalidLinesAreCounted(t *testing.T) {
 	w := newWorld(t)
 	long := logRecord(0, "/usr/bin/logger", strings.Repeat("kextload ", 10<<20/9))
 	lines := []string{long, `{"timestamp":`, "null", "[]", `{"timestamp":"2026-11-24 10:00:00.000000+0000"}`, long[:1<<20]}
-	flood := race.Scale(50_000)
+	flood := race.Scale(10_000)
 	for n := range flood {
 		lines = append(lines, logRecord(float64(n), "/usr/bin/logger", "kextload "+strconv.Itoa(n)))
 	}
@@ -519,7 +536,7 @@ func TestFloodsAndLongLinesAreBounded(t *testing.T) {
 	require.EqualValues(t, flood+3, sensor.Received)
 }
 
-func TestRefusalsAreFolded(t *testing.T) {
+func TestRepeatedRefusalsAreFolded(t *testing.T) {
 	w := newWorld(t)
 	require.NoError(t, w.start())
 	var lines []string
@@ -548,50 +565,49 @@ func TestRefusalsAreFolded(t *testing.T) {
 	require.EqualValues(t, 1000-maxRefused-2, w.source.Sensor().Denied)
 }
 
-// Whoever tries again and again, with less than the quiet after an attempt in
-// between, is told of as often.
-func TestRefusalsWithoutAQuietAreCounted(t *testing.T) {
+// Repeated attempts that follow each other within attemptTime are separate attempts.
+func TestRepeatedRefusalsAreSeparateAttempts(t *testing.T) {
 	for _, message := range []struct{ process, text string }{
 		{"/usr/libexec/syspolicyd", "Kernel Extension BLOCKED: Kext ((null), com.example.a)"},
 		{"/kernel", "Kext com.example.a start failed (result 0x5)."},
 	} {
-		j, told := newJoiner(), 0
+		j, events := newJoiner(), 0
 		loadIDs := map[string]bool{}
 		for n := range 100 {
-			for _, again := range []float64{0, 0.1} { // what is said twice of one is one
+			for _, again := range []float64{0, 0.1} { // two messages about one refusal
 				line, err := kextlog.ParseLine([]byte(logRecord(1.9*float64(n)+again, message.process, message.text)))
 				require.NoError(t, err)
 				for _, e := range j.add(&line.Record, "") {
-					told++
+					events++
 					loadIDs[e.LoadID] = true
 				}
 			}
 		}
-		require.Greater(t, told, 40, message.text)
-		require.Len(t, loadIDs, told)
+		require.Greater(t, events, 40, message.text)
+		require.Len(t, loadIDs, events)
 	}
 }
 
-func TestPositionsThatAreNone(t *testing.T) {
+func TestInvalidPositionsAreIgnored(t *testing.T) {
 	for _, text := range []string{"", "{", "[]x", `{"mark":5,"told":["x"]}`, `{"mark":-1}`, `{"mark":"x"}`, strings.Repeat(" ", maxPosition+1)} {
 		require.Nil(t, parsePosition(text), text)
 	}
 	p := parsePosition(`{"mark":5,"told":[{"key":"0011223344556677","at":9},{"key":"x"},{}]}`)
-	require.True(t, newToldRecords(p).has(recordKey{0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77}))
+	require.True(t, newEmittedRecords(p).has(recordKey{0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77}))
 }
 
-func TestAClockThatIsSetBack(t *testing.T) {
-	told := newToldRecords(nil)
-	mark := func() time.Time { return time.Unix(0, parsePosition(told.position(nil)).Mark).UTC() }
-	told.add(recordKey{1}, testTime.Add(time.Hour), true)
-	told.add(recordKey{2}, testTime.Add(time.Hour-time.Second), true)
-	told.add(recordKey{3}, testTime, false)
-	require.Equal(t, testTime.Add(time.Hour-overlap), mark())
-	told.add(recordKey{4}, testTime, true)
-	require.Equal(t, testTime.Add(-overlap), mark())
-	require.Len(t, parsePosition(told.position(nil)).Told, 4)
+func TestAfterTheClockIsSetBackNothingIsLost(t *testing.T) {
+	emitted := newEmittedRecords(nil)
+	since := func() time.Time { return time.Unix(0, parsePosition(emitted.position(nil)).Since).UTC() }
+	emitted.add(recordKey{1}, testTime.Add(time.Hour), true)
+	emitted.add(recordKey{2}, testTime.Add(time.Hour-time.Second), true)
+	emitted.add(recordKey{3}, testTime, false)
+	require.Equal(t, testTime.Add(time.Hour-overlap), since())
+	emitted.add(recordKey{4}, testTime, true)
+	require.Equal(t, testTime.Add(-overlap), since())
+	require.Len(t, parsePosition(emitted.position(nil)).Emitted, 4)
 
-	// A position that lies ahead does not keep anything from being told.
+	// A position in the future hides no records.
 	w := newWorld(t)
 	w.position = fmt.Sprintf(`{"mark":%d}`, time.Now().Add(time.Hour).UnixNano())
 	w.write("show", loaded(0, "com.example.a"))
@@ -605,9 +621,9 @@ func TestAClockThatIsSetBack(t *testing.T) {
 	require.WithinRange(t, at, began.Add(-margin-2*time.Second), time.Now().Add(-margin))
 }
 
-// A log stream that nobody reads would go on until the next message, which may be
-// days, and each process that is killed would leave another one.
-func TestLogEndsWithAProcessThatIsKilled(t *testing.T) {
+// Otherwise each killed process would leave a log stream that runs until it prints the
+// next message.
+func TestLogEndsWithAKilledProcess(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "stream"), nil, 0o600))
 	cmd := exec.Command(os.Args[0])
@@ -627,8 +643,8 @@ func TestLogEndsWithAProcessThatIsKilled(t *testing.T) {
 	require.Eventually(t, func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }, within, 10*time.Millisecond)
 }
 
-// watchesTheLog in the environment has the test program watch the log until it is
-// killed, and say when it does.
+// If the environment variable watchesTheLog is set, the test binary runs a source until
+// it is killed, and writes log.ready when the source is ready.
 const watchesTheLog = "KMODQUERY_TEST_WATCHES_THE_LOG"
 
 func watchTheLog() {
@@ -653,9 +669,9 @@ func watchTheLog() {
 	}, func(kmodquery.Event) {}))
 }
 
-// What the stream drops after a clock that was ahead was set back is asked for from
-// a moment that has come.
-func TestWhatIsDroppedAfterTheClockWasSetBack(t *testing.T) {
+// The last record is in the future, and the stream drops messages after the clock was
+// set back.
+func TestABackfillNeverBeginsInTheFuture(t *testing.T) {
 	w := newWorld(t)
 	require.NoError(t, w.start())
 	ahead := time.Since(testTime).Seconds() + 3600
@@ -670,24 +686,24 @@ func TestWhatIsDroppedAfterTheClockWasSetBack(t *testing.T) {
 	_, start, _ := strings.Cut(arguments[strings.LastIndex(arguments, "--start "):], "--start ")
 	at, err := time.Parse("2006-01-02 15:04:05-0700", start[:24])
 	require.NoError(t, err)
-	require.False(t, at.After(began), "it begins at %v, and it was %v", at, began)
+	require.False(t, at.After(began), "it begins at %v and ran at %v", at, began)
 }
 
-func TestToldRecordsAreBounded(t *testing.T) {
-	told := newToldRecords(nil)
+func TestRememberedRecordsAndPositionsAreBounded(t *testing.T) {
+	emitted := newEmittedRecords(nil)
 	zero := time.Time{}
-	for n := range 3 * maxToldRecords {
-		told.add(recordKey{byte(n), byte(n >> 8), byte(n >> 16)}, testTime.Add(time.Duration(n)*time.Millisecond), true)
+	for n := range 3 * maxEmitted {
+		emitted.add(recordKey{byte(n), byte(n >> 8), byte(n >> 16)}, testTime.Add(time.Duration(n)*time.Millisecond), true)
 	}
-	require.Len(t, told.list, maxToldRecords)
-	require.Len(t, told.keys, maxToldRecords)
-	p := parsePosition(told.position(&zero))
-	require.Zero(t, p.Mark)
-	require.Len(t, p.Told, maxPositionRecords)
-	require.Less(t, len(told.position(&zero)), maxPosition)
+	require.Len(t, emitted.list, maxEmitted)
+	require.Len(t, emitted.keys, maxEmitted)
+	p := parsePosition(emitted.position(&zero))
+	require.Zero(t, p.Since)
+	require.Len(t, p.Emitted, maxPositionRecords)
+	require.Less(t, len(emitted.position(&zero)), maxPosition)
 }
 
-func TestThePredicateKeepsTheOneOfTheSpecification(t *testing.T) {
+func TestThePredicateBeginsWithThatOfTheDetection(t *testing.T) {
 	require.True(t, strings.HasPrefix(predicate(), `eventMessage contains "kextload" OR ((process == "kernel" OR process == "kernelmanagerd" OR `), predicate())
 	require.Contains(t, predicate(), ` AND (eventMessage CONTAINS "load notification: " OR `)
 }

@@ -10,66 +10,64 @@ import (
 )
 
 const (
-	// attemptQuiet is how long after the last word on an attempt the next one
-	// belongs to another.
-	attemptQuiet = 10 * time.Second
-	// failureTime is how long it goes on, in several messages, that one attempt is
-	// said to have failed, or to be blocked. Later words are of another attempt:
-	// whoever tries again and again makes no quiet in between.
+	// attemptTime is the longest time between two messages of one attempt.
+	attemptTime = 10 * time.Second
+	// failureTime is the time within which several messages report one failure or
+	// block. Later ones report another attempt: repeated attempts may follow each
+	// other within attemptTime.
 	failureTime = 2 * time.Second
-	// maxAttempts bounds the attempts that are remembered.
+	// maxAttempts bounds the remembered attempts.
 	maxAttempts = 1024
-	// maxRaw bounds a row's message in bytes.
+	// maxRaw bounds the raw column, in bytes.
 	maxRaw = 8 << 10
 )
 
-// unsaidKext are the columns that a message of the log does not always have.
-var unsaidKext = []string{"path", "version", "team_id", "cdhash", "sha256", "signature_status", "pid", "process_path", "uid"}
+// optionalColumns are the columns that the messages do not always provide.
+var optionalColumns = []string{"path", "version", "team_id", "cdhash", "sha256", "signature_status", "pid", "process_path", "uid"}
 
-// An attempt is one to load or unload an extension as the log tells of
-// it.
+// An attempt is an attempt to load or unload an extension.
 type attempt struct {
-	loadID string
-	last   time.Time
-	isOver bool // it loaded, failed, or the extension went
-	failed bool
-	knows  kextlog.Statement    // what was said of it so far
-	told   map[string]time.Time // the moments of what was, by event
+	loadID  string
+	last    time.Time
+	isOver  bool // the extension was loaded or unloaded, or the attempt failed
+	failed  bool
+	known   kextlog.Statement    // merged details
+	emitted map[string]time.Time // times of the emitted events, by event name
 }
 
-// A joiner makes events of records that come in their order: those that speak
-// of one attempt share its load_id, and know what was said before. Whoever reads
-// the log again gives an attempt the same name, if they begin with its first
-// record.
+// A joiner makes events from records, which it must get in their order. The events of
+// one attempt share its load_id, and each has the details of the earlier records. A
+// joiner that reads the log again gives an attempt the same load_id if it begins
+// with the attempt's first record.
 type joiner struct {
 	attempts map[string]*attempt // by bundle id
 }
 
 func newJoiner() *joiner { return &joiner{attempts: map[string]*attempt{}} }
 
-// add returns the events that a record makes. What is said twice of an attempt,
-// as its failure is in several messages, is one event.
+// add returns the events of a record. Several messages about the same step of an
+// attempt, such as its failure, make one event.
 func (j *joiner) add(r *kextlog.Record, raw string) []kmodquery.Event {
 	var events []kmodquery.Event
 	for _, s := range r.Statements() {
 		a := j.attempt(r, &s)
-		a.learn(&s)
-		name := logEvents[s.Kind]
-		if name == "" || a.hasTold(name) {
+		a.merge(&s)
+		name := eventNames[s.Kind]
+		if name == "" || a.hasEmitted(name) {
 			continue
 		}
-		a.told[name] = r.Time
+		a.emitted[name] = r.Time
 		events = append(events, a.event(r, &s, raw))
 	}
 	return events
 }
 
-// attempt returns the one that a statement belongs to.
+// attempt returns the attempt that a statement belongs to.
 func (j *joiner) attempt(r *kextlog.Record, s *kextlog.Statement) *attempt {
 	a := j.attempts[s.Name]
 	if a == nil || !a.continuesWith(r, s) {
 		j.makeRoom(r.Time)
-		a = &attempt{loadID: kextLoadID(r, s.Name), told: map[string]time.Time{}}
+		a = &attempt{loadID: newLoadID(r, s.Name), emitted: map[string]time.Time{}}
 		j.attempts[s.Name] = a
 	}
 	if r.Time.After(a.last) {
@@ -85,30 +83,29 @@ func (j *joiner) attempt(r *kextlog.Record, s *kextlog.Statement) *attempt {
 }
 
 func (a *attempt) continuesWith(r *kextlog.Record, s *kextlog.Statement) bool {
-	quiet := r.Time.Sub(a.last).Abs()
+	pause := r.Time.Sub(a.last).Abs()
 	isRefusal := s.Kind == kextlog.Failed || s.Kind == kextlog.Blocked
-	if name := logEvents[s.Kind]; isRefusal && a.hasTold(name) && r.Time.Sub(a.told[name]).Abs() > failureTime {
+	if name := eventNames[s.Kind]; isRefusal && a.hasEmitted(name) && r.Time.Sub(a.emitted[name]).Abs() > failureTime {
 		return false
 	}
 	if a.isOver {
-		return a.failed && s.Kind == kextlog.Failed && quiet <= failureTime
+		return a.failed && s.Kind == kextlog.Failed && pause <= failureTime
 	}
-	return quiet <= attemptQuiet
+	return pause <= attemptTime
 }
 
-func (a *attempt) hasTold(name string) bool {
-	_, ok := a.told[name]
+func (a *attempt) hasEmitted(name string) bool {
+	_, ok := a.emitted[name]
 	return ok
 }
 
-// makeRoom forgets the attempts of which nothing more is expected, and all of
-// them where these are too few.
+// makeRoom forgets the attempts that are over. If that makes no room it forgets all.
 func (j *joiner) makeRoom(now time.Time) {
 	if len(j.attempts) < maxAttempts {
 		return
 	}
 	for name, a := range j.attempts {
-		if now.Sub(a.last).Abs() > attemptQuiet {
+		if now.Sub(a.last).Abs() > attemptTime {
 			delete(j.attempts, name)
 		}
 	}
@@ -117,9 +114,8 @@ func (j *joiner) makeRoom(now time.Time) {
 	}
 }
 
-// inherit takes over what another joiner knows of attempts that this one has not
-// heard of.
-func (j *joiner) inherit(other *joiner) {
+// adopt adds the attempts of another joiner that this one does not have.
+func (j *joiner) adopt(other *joiner) {
 	for name, a := range other.attempts {
 		if j.attempts[name] == nil {
 			j.makeRoom(a.last)
@@ -128,19 +124,20 @@ func (j *joiner) inherit(other *joiner) {
 	}
 }
 
-func (a *attempt) learn(s *kextlog.Statement) {
+// merge adds the details of a statement.
+func (a *attempt) merge(s *kextlog.Statement) {
 	for _, text := range []struct{ to, from *string }{
-		{&a.knows.Path, &s.Path}, {&a.knows.Version, &s.Version}, {&a.knows.TeamID, &s.TeamID}, {&a.knows.CDHash, &s.CDHash},
+		{&a.known.Path, &s.Path}, {&a.known.Version, &s.Version}, {&a.known.TeamID, &s.TeamID}, {&a.known.CDHash, &s.CDHash},
 	} {
 		if *text.from != "" {
 			*text.to = *text.from
 		}
 	}
-	a.knows.IsUnsigned = a.knows.IsUnsigned || s.IsUnsigned
+	a.known.IsUnsigned = a.known.IsUnsigned || s.IsUnsigned
 }
 
-// logEvents are the events that statements make.
-var logEvents = map[kextlog.Kind]string{
+// eventNames are the events of the kinds of statements.
+var eventNames = map[kextlog.Kind]string{
 	kextlog.Loaded:   kmodquery.EventKextload,
 	kextlog.Failed:   kmodquery.EventKextload,
 	kextlog.Unloaded: kmodquery.EventKextunload,
@@ -153,15 +150,15 @@ func (a *attempt) event(r *kextlog.Record, s *kextlog.Statement, raw string) kmo
 		Time:      r.Time.Unix(),
 		TimeNanos: r.Time.UnixNano(),
 		BootID:    r.BootID,
-		EventName: logEvents[s.Kind],
+		EventName: eventNames[s.Kind],
 		Source:    kmodquery.SourceUnifiedLog,
 		LoadID:    a.loadID,
 		Name:      s.Name,
-		Path:      a.knows.Path,
+		Path:      a.known.Path,
 		Type:      kmodquery.TypeKernelModule,
-		Version:   a.knows.Version,
-		TeamID:    a.knows.TeamID,
-		CDHash:    a.knows.CDHash,
+		Version:   a.known.Version,
+		TeamID:    a.known.TeamID,
+		CDHash:    a.known.CDHash,
 		Result:    s.Result,
 		Error:     s.Error,
 		Count:     new(int64(1)),
@@ -177,10 +174,10 @@ func (a *attempt) event(r *kextlog.Record, s *kextlog.Statement, raw string) kmo
 		e.Raw = ""
 		e.Miss("raw")
 	}
-	if a.knows.IsUnsigned {
+	if a.known.IsUnsigned {
 		e.SignatureStatus = kmodquery.SignatureUnsigned
 	}
-	for _, column := range unsaidKext {
+	for _, column := range optionalColumns {
 		if !isKnown(&e, column) {
 			e.Miss(column)
 		}
@@ -188,14 +185,14 @@ func (a *attempt) event(r *kextlog.Record, s *kextlog.Statement, raw string) kmo
 	return e
 }
 
-// isKnown reports whether an event has one of the columns of unsaidKext.
+// isKnown reports whether an event has a value for one of the optionalColumns.
 func isKnown(e *kmodquery.Event, column string) bool {
 	switch column {
 	case "path":
 		return e.Path != ""
 	case "version":
 		return e.Version != ""
-	case "team_id": // what is not signed has none
+	case "team_id": // an unsigned extension has none
 		return e.TeamID != "" || e.SignatureStatus == kmodquery.SignatureUnsigned
 	case "cdhash":
 		return e.CDHash != "" || e.SignatureStatus == kmodquery.SignatureUnsigned
@@ -205,8 +202,8 @@ func isKnown(e *kmodquery.Event, column string) bool {
 	return false
 }
 
-// kextLoadID names the attempt that a record is the first of.
-func kextLoadID(r *kextlog.Record, name string) string {
+// newLoadID returns the load_id of an attempt from its first record.
+func newLoadID(r *kextlog.Record, name string) string {
 	key := keyOf(r)
 	sum := sha256.Sum256([]byte(kmodquery.SourceUnifiedLog + "\x00" + name + "\x00" + string(key[:])))
 	return hex.EncodeToString(sum[:8])
