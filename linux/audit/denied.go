@@ -5,11 +5,10 @@ package audit
 import (
 	"time"
 
-	"github.com/kmodquery/kmodquery/linux/host"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/linux/host"
 )
 
 // maxDeniedKinds bounds the kinds of denied calls that are kept apart between
@@ -26,10 +25,10 @@ const foldFor = time.Minute
 // value is ready; the methods must not be called concurrently.
 type denials struct {
 	kinds  map[deniedKind]int // places in told
-	told   []kmodquery.Event   // the first of each kind, in their order
-	others map[string]int      // by system call, those of kinds that found no place: places in told
-	first  emitted           // that no row stands for
-	due    time.Time           // of the next report
+	told   []kmodquery.Event  // the first of each kind, in their order
+	others map[string]int     // by system call, those of kinds that found no place: places in told
+	first  emitted            // that no row stands for
+	due    time.Time          // of the next report
 }
 
 // A deniedKind is a kind of denied calls.

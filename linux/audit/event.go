@@ -11,13 +11,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kmodquery/kmodquery/linux/host"
-	"github.com/kmodquery/kmodquery/linux/module"
-
 	"github.com/elastic/go-libaudit/v2/auparse"
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/linux/audit/record"
+	"github.com/kmodquery/kmodquery/linux/host"
+	"github.com/kmodquery/kmodquery/linux/module"
 )
 
 const (
@@ -31,7 +30,7 @@ const (
 // Columns that the eBPF source has of every call, of every load, and of the
 // module's file, and that no record of audit's tells.
 var (
-	missingAlways     = []string{"tid", "capabilities", "ancestors", "cgroup", "container_id", "mnt_ns", "pid_ns", "user_ns"}
+	missingAlways = []string{"tid", "capabilities", "ancestors", "cgroup", "container_id", "mnt_ns", "pid_ns", "user_ns"}
 	missingOfLoad = []string{"params", "requested_by"}
 	missingOfFile = []string{"path", "origin", "filesystem", "device", "inode", "size", "mtime", "ctime"}
 )

@@ -12,11 +12,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kmodquery/kmodquery/linux/host"
-
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/internal/source"
 	"github.com/kmodquery/kmodquery/linux/audit/record"
+	"github.com/kmodquery/kmodquery/linux/host"
 )
 
 const (

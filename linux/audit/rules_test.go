@@ -58,7 +58,7 @@ func TestRulesThatHideSystemCalls(t *testing.T) {
 		"-a always,exclude -F msgtype=SYSCALL":  "-a always,exclude -F msgtype=SYSCALL",
 		"-a always,exclude -F msgtype=CWD":      "",
 		"-a always,exclude -F msgtype!=SYSCALL": "",
-		ownRule:                            "",
+		ownRule:                                 "",
 	} {
 		require.Equal(t, want, builtRules(t, text).hiding(), text)
 	}

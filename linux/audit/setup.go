@@ -7,8 +7,9 @@ import (
 	"fmt"
 
 	libaudit "github.com/elastic/go-libaudit/v2"
-	"github.com/kmodquery/kmodquery"
 	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery"
 )
 
 // A setup keeps the source's rules in the kernel and looks whether they

@@ -12,8 +12,9 @@ import (
 
 	libaudit "github.com/elastic/go-libaudit/v2"
 	"github.com/elastic/go-libaudit/v2/auparse"
-	"github.com/kmodquery/kmodquery"
 	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery"
 )
 
 const (

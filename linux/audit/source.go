@@ -8,10 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/kmodquery/kmodquery/linux/host"
-
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/internal/source"
+	"github.com/kmodquery/kmodquery/linux/host"
 )
 
 // Source is the source that reads the kernel's audit. It listens to the kernel
