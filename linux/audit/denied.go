@@ -5,11 +5,10 @@ package audit
 import (
 	"time"
 
-	"github.com/kmodquery/kmodquery/linux/host"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/linux/host"
 )
 
 // maxDeniedKinds bounds the kinds of denied calls that are kept apart between
@@ -20,31 +19,31 @@ const maxDeniedKinds = 256
 // them.
 const foldFor = time.Minute
 
-// auditDenials fold the calls that the kernel refused before it took a byte, as
+// denials fold the calls that the kernel refused before it took a byte, as
 // denials do those that the eBPF programs see: any user can make as many as they
 // like. The first of each kind is told of and stands for the others. The zero
 // value is ready; the methods must not be called concurrently.
-type auditDenials struct {
-	kinds  map[auditDenied]int // places in told
-	told   []kmodquery.Event   // the first of each kind, in their order
-	others map[string]int      // by system call, those of kinds that found no place: places in told
-	first  auditTold           // that no row stands for
-	due    time.Time           // of the next report
+type denials struct {
+	kinds  map[deniedKind]int // places in told
+	told   []kmodquery.Event  // the first of each kind, in their order
+	others map[string]int     // by system call, those of kinds that found no place: places in told
+	first  emitted            // that no row stands for
+	due    time.Time          // of the next report
 }
 
-// An auditDenied is a kind of denied calls.
-type auditDenied struct {
+// A deniedKind is a kind of denied calls.
+type deniedKind struct {
 	call, path string
 	uid        int64
 }
 
 // add takes a denied call.
-func (d *auditDenials) add(e kmodquery.Event, told auditTold, now time.Time) {
+func (d *denials) add(e kmodquery.Event, told emitted, now time.Time) {
 	if len(d.told) == 0 {
-		d.kinds, d.others = map[auditDenied]int{}, map[string]int{}
+		d.kinds, d.others = map[deniedKind]int{}, map[string]int{}
 		d.first, d.due = told, now.Add(foldFor)
 	}
-	kind := auditDenied{call: e.EventName, path: e.ProcessPath, uid: -1}
+	kind := deniedKind{call: e.EventName, path: e.ProcessPath, uid: -1}
 	if e.UID != nil {
 		kind.uid = *e.UID
 	}
@@ -78,18 +77,18 @@ func anonymous(e kmodquery.Event) kmodquery.Event {
 
 // report emits a row for each kind of denied calls that were made since the last
 // report, the last of them with the position.
-func (d *auditDenials) report(position string, emit func(kmodquery.Event)) {
+func (d *denials) report(position string, emit func(kmodquery.Event)) {
 	for i, e := range d.told {
 		if i == len(d.told)-1 {
 			e.Position = position
 		}
 		emit(e)
 	}
-	*d = auditDenials{}
+	*d = denials{}
 }
 
 // oldest is the first call that no row tells of, and when one will at the
 // latest. It is not ok where there is none.
-func (d *auditDenials) oldest() (first auditTold, due time.Time, ok bool) {
+func (d *denials) oldest() (first emitted, due time.Time, ok bool) {
 	return d.first, d.due, len(d.told) > 0
 }

@@ -12,26 +12,26 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// deniedByAudit is a denied call as the audit source sees it.
-func deniedByAudit(call, path string, uid int64) kmodquery.Event {
+// deniedEvent is a denied call as the audit source sees it.
+func deniedEvent(call, path string, uid int64) kmodquery.Event {
 	return kmodquery.Event{
 		EventName: call, Source: "audit", ProcessPath: path, UID: &uid, Pid: new(uid + 1), Cmdline: path,
 		Result: new(int64(-1)), Error: "EPERM", Count: new(int64(1)), LoadID: "1",
 	}
 }
 
-func TestAuditDenialsAreFolded(t *testing.T) {
-	var d auditDenials
+func TestDeniedCallsAreFolded(t *testing.T) {
+	var d denials
 	now := time.Unix(1000, 0)
 	_, _, ok := d.oldest()
 	require.False(t, ok)
 	for i := range 9 {
-		first := auditTold{start: place(i)}
-		d.add(deniedByAudit("init_module", "/bin/a", 1000), first, now.Add(time.Duration(i)*time.Second))
+		first := emitted{start: place(i)}
+		d.add(deniedEvent("init_module", "/bin/a", 1000), first, now.Add(time.Duration(i)*time.Second))
 	}
-	d.add(deniedByAudit("init_module", "/bin/a", 1001), auditTold{start: place(10)}, now)
-	d.add(deniedByAudit("finit_module", "/bin/a", 1000), auditTold{start: place(11)}, now)
-	d.add(deniedByAudit("init_module", "/bin/b", 1000), auditTold{start: place(12)}, now)
+	d.add(deniedEvent("init_module", "/bin/a", 1001), emitted{start: place(10)}, now)
+	d.add(deniedEvent("finit_module", "/bin/a", 1000), emitted{start: place(11)}, now)
+	d.add(deniedEvent("init_module", "/bin/b", 1000), emitted{start: place(12)}, now)
 	first, due, ok := d.oldest()
 	require.True(t, ok)
 	require.Equal(t, place(0), first.start)
@@ -49,12 +49,12 @@ func TestAuditDenialsAreFolded(t *testing.T) {
 	d.report("here", func(kmodquery.Event) { t.Error("told twice") })
 }
 
-func TestAuditDenialsAreBounded(t *testing.T) {
-	var d auditDenials
+func TestDeniedKindsAreBounded(t *testing.T) {
+	var d denials
 	const users = 5000
 	for uid := range int64(users) {
-		d.add(deniedByAudit("init_module", "/bin/a", uid), auditTold{}, time.Unix(0, 0))
-		d.add(deniedByAudit("delete_module", "/bin/a", uid), auditTold{}, time.Unix(0, 0))
+		d.add(deniedEvent("init_module", "/bin/a", uid), emitted{}, time.Unix(0, 0))
+		d.add(deniedEvent("delete_module", "/bin/a", uid), emitted{}, time.Unix(0, 0))
 	}
 	require.LessOrEqual(t, len(d.told), maxDeniedKinds+2)
 	counts := map[string]int64{}
@@ -69,10 +69,10 @@ func TestAuditDenialsAreBounded(t *testing.T) {
 	require.Equal(t, map[string]int64{"init_module": users, "delete_module": users}, counts)
 }
 
-func TestAuditDenialsOfNobody(t *testing.T) {
-	var d auditDenials
-	e := deniedByAudit("init_module", "", 0)
+func TestDeniedCallWithoutAUserHasNoUID(t *testing.T) {
+	var d denials
+	e := deniedEvent("init_module", "", 0)
 	e.UID = nil
-	d.add(e, auditTold{}, time.Unix(0, 0))
+	d.add(e, emitted{}, time.Unix(0, 0))
 	d.report("", func(e kmodquery.Event) { require.Nil(t, e.UID) })
 }

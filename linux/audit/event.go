@@ -11,18 +11,17 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kmodquery/kmodquery/linux/host"
-	"github.com/kmodquery/kmodquery/linux/module"
-
 	"github.com/elastic/go-libaudit/v2/auparse"
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/linux/audit/record"
+	"github.com/kmodquery/kmodquery/linux/host"
+	"github.com/kmodquery/kmodquery/linux/module"
 )
 
 const (
-	// maxAuditRaw bounds the raw column, in bytes.
-	maxAuditRaw = 16 << 10
+	// maxRaw bounds the raw column, in bytes.
+	maxRaw = 16 << 10
 	// maxProctitle is where the kernel cuts a PROCTITLE (kernel/auditsc.c,
 	// MAX_PROCTITLE_AUDIT_LEN).
 	maxProctitle = 128
@@ -31,38 +30,38 @@ const (
 // Columns that the eBPF source has of every call, of every load, and of the
 // module's file, and that no record of audit's tells.
 var (
-	auditLacks     = []string{"tid", "capabilities", "ancestors", "cgroup", "container_id", "mnt_ns", "pid_ns", "user_ns"}
-	auditLoadLacks = []string{"params", "requested_by"}
-	auditFileLacks = []string{"path", "origin", "filesystem", "device", "inode", "size", "mtime", "ctime"}
+	missingAlways = []string{"tid", "capabilities", "ancestors", "cgroup", "container_id", "mnt_ns", "pid_ns", "user_ns"}
+	missingOfLoad = []string{"params", "requested_by"}
+	missingOfFile = []string{"path", "origin", "filesystem", "device", "inode", "size", "mtime", "ctime"}
 )
 
-// An auditTranslator makes events of audit's. It is pure.
-type auditTranslator struct {
+// A translator makes events of audit's. It is pure.
+type translator struct {
 	bootID   string
 	bootTime time.Time // the wall clock's time at which the boot clock stood at zero
 }
 
 // event says what an event of audit's says.
-func (t auditTranslator) event(from record.Event) kmodquery.Event {
+func (t translator) event(from record.Event) kmodquery.Event {
 	at := from.ID.Time()
 	e := kmodquery.Event{
 		Time: at.Unix(), TimeNanos: at.UnixNano(),
 		EventName: from.Call, Source: kmodquery.SourceAudit,
 		Count: new(int64(1)),
-		Raw:   auditRaw(&from),
+		Raw:   rawText(&from),
 	}
 	t.boot(&e, at)
 	e.LoadID = t.loadID(from.ID, e.BootID)
-	e.Miss(auditLacks...)
+	e.Miss(missingAlways...)
 	call := from.Records[0].Fields
-	auditProcess(&e, call)
-	e.Result = auditNumber(&e, "result", call, "exit")
+	setProcess(&e, call)
+	e.Result = setNumber(&e, "result", call, "exit")
 	if e.Result != nil {
 		e.Error = host.ErrnoName(*e.Result)
 	}
-	hasModule := auditName(&e, &from)
-	auditArguments(&e, call)
-	e.Cmdline = auditCmdline(&e, &from)
+	hasModule := setName(&e, &from)
+	setArguments(&e, call)
+	e.Cmdline = cmdline(&e, &from)
 	if cwd, ok := from.First(auparse.AUDIT_CWD); ok {
 		e.Cwd, _ = cwd.Fields.Text("cwd")
 	}
@@ -70,14 +69,14 @@ func (t auditTranslator) event(from record.Event) kmodquery.Event {
 		e.Miss("cwd")
 	}
 	if from.Call != kmodquery.EventDeleteModule {
-		auditLoad(&e, &from, hasModule)
+		setLoad(&e, &from, hasModule)
 	}
 	return e
 }
 
 // boot places the event in this boot, or in an earlier one of which nothing is
 // known.
-func (t auditTranslator) boot(e *kmodquery.Event, at time.Time) {
+func (t translator) boot(e *kmodquery.Event, at time.Time) {
 	uptime := at.Sub(t.bootTime)
 	if uptime < -host.ClockStep {
 		e.Miss("boot_id", "uptime")
@@ -88,7 +87,7 @@ func (t auditTranslator) boot(e *kmodquery.Event, at time.Time) {
 }
 
 // loadID names an attempt: the same on every reading of its records.
-func (t auditTranslator) loadID(id record.ID, bootID string) string {
+func (t translator) loadID(id record.ID, bootID string) string {
 	key := []byte(bootID + "\x00" + kmodquery.SourceAudit + "\x00")
 	key = binary.LittleEndian.AppendUint64(key, uint64(id.Millis))
 	key = binary.LittleEndian.AppendUint32(key, id.Serial)
@@ -96,15 +95,15 @@ func (t auditTranslator) loadID(id record.ID, bootID string) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-func auditProcess(e *kmodquery.Event, call record.Fields) {
-	e.Pid = auditNumber(e, "pid", call, "pid")
-	e.Parent = auditNumber(e, "parent", call, "ppid")
-	e.UID = auditNumber(e, "uid", call, "uid")
-	e.GID = auditNumber(e, "gid", call, "gid")
-	e.EUID = auditNumber(e, "euid", call, "euid")
-	e.EGID = auditNumber(e, "egid", call, "egid")
-	e.AUID = auditNumber(e, "auid", call, "auid")
-	e.SessionID = auditNumber(e, "session_id", call, "ses")
+func setProcess(e *kmodquery.Event, call record.Fields) {
+	e.Pid = setNumber(e, "pid", call, "pid")
+	e.Parent = setNumber(e, "parent", call, "ppid")
+	e.UID = setNumber(e, "uid", call, "uid")
+	e.GID = setNumber(e, "gid", call, "gid")
+	e.EUID = setNumber(e, "euid", call, "euid")
+	e.EGID = setNumber(e, "egid", call, "egid")
+	e.AUID = setNumber(e, "auid", call, "auid")
+	e.SessionID = setNumber(e, "session_id", call, "ses")
 	name, ok := call.Text("comm")
 	if e.ProcessName = name; !ok {
 		e.Miss("process_name")
@@ -116,8 +115,8 @@ func auditProcess(e *kmodquery.Event, call record.Fields) {
 	}
 }
 
-// auditNumber is a number that every record of a call has.
-func auditNumber(e *kmodquery.Event, column string, call record.Fields, field string) *int64 {
+// setNumber is a number that every record of a call has.
+func setNumber(e *kmodquery.Event, column string, call record.Fields, field string) *int64 {
 	n, ok := call.Int(field)
 	if !ok {
 		e.Miss(column)
@@ -126,9 +125,9 @@ func auditNumber(e *kmodquery.Event, column string, call record.Fields, field st
 	return &n
 }
 
-// auditName sets the module's name, and reports whether the kernel came to know
+// setName sets the module's name, and reports whether the kernel came to know
 // the module.
-func auditName(e *kmodquery.Event, from *record.Event) bool {
+func setName(e *kmodquery.Event, from *record.Event) bool {
 	module, ok := from.First(auparse.AUDIT_KERN_MODULE)
 	if ok {
 		e.Name, _ = module.Fields.Text("name")
@@ -143,8 +142,8 @@ func auditName(e *kmodquery.Event, from *record.Event) bool {
 	return ok
 }
 
-// auditArguments reads those arguments that are no pointers.
-func auditArguments(e *kmodquery.Event, call record.Fields) {
+// setArguments reads those arguments that are no pointers.
+func setArguments(e *kmodquery.Event, call record.Fields) {
 	argument := func(column, field string) *int64 {
 		n, ok := call.Hex(field)
 		if !ok || n > math.MaxInt64 {
@@ -166,15 +165,15 @@ func auditArguments(e *kmodquery.Event, call record.Fields) {
 	}
 }
 
-// auditLoad says what is known of what was loaded.
-func auditLoad(e *kmodquery.Event, from *record.Event, hasModule bool) {
+// setLoad says what is known of what was loaded.
+func setLoad(e *kmodquery.Event, from *record.Event, hasModule bool) {
 	e.Type = kmodquery.TypeKernelModule
-	e.Miss(auditLoadLacks...)
+	e.Miss(missingOfLoad...)
 	if from.Call == kmodquery.EventInitModule {
 		e.Origin = kmodquery.OriginMemory
 	} else {
-		e.Miss(auditFileLacks...)
-		auditPath(e, from)
+		e.Miss(missingOfFile...)
+		setPath(e, from)
 	}
 	if isRefused(e, hasModule) {
 		return
@@ -194,10 +193,10 @@ func isRefused(e *kmodquery.Event, hasModule bool) bool {
 	return !hasModule && (e.Error == "EPERM" || e.Error == "EBADF")
 }
 
-// auditPath takes a path from the records. The call itself looks up none, so the
+// setPath takes a path from the records. The call itself looks up none, so the
 // PATH records of most loads are of what the module's init makes, in debugfs and
 // the like; one of a file that was there and is called like a module is its own.
-func auditPath(e *kmodquery.Event, from *record.Event) {
+func setPath(e *kmodquery.Event, from *record.Event) {
 	const regular = "0100"
 	for _, r := range from.Records {
 		if r.Type != auparse.AUDIT_PATH || r.Fields.Word("nametype") != "NORMAL" || !strings.HasPrefix(r.Fields.Word("mode"), regular) {
@@ -223,8 +222,8 @@ func isModulePath(path string) bool {
 	return false
 }
 
-// auditCmdline joins the process's arguments with blanks.
-func auditCmdline(e *kmodquery.Event, from *record.Event) string {
+// cmdline joins the process's arguments with blanks.
+func cmdline(e *kmodquery.Event, from *record.Event) string {
 	if title, ok := from.First(auparse.AUDIT_PROCTITLE); ok {
 		args, ok := title.Fields.Text("proctitle")
 		if ok && len(args) >= maxProctitle {
@@ -233,16 +232,16 @@ func auditCmdline(e *kmodquery.Event, from *record.Event) string {
 		// Without one it is a thread of the kernel's own.
 		return strings.ReplaceAll(strings.TrimSuffix(args, "\x00"), "\x00", " ")
 	}
-	if args := auditExecve(from); len(args) > 0 {
+	if args := execveArgs(from); len(args) > 0 {
 		return strings.Join(args, " ")
 	}
 	e.Miss("cmdline")
 	return ""
 }
 
-// auditExecve are the arguments in EXECVE records, as far as each stands in one
+// execveArgs are the arguments in EXECVE records, as far as each stands in one
 // piece.
-func auditExecve(from *record.Event) []string {
+func execveArgs(from *record.Event) []string {
 	var args []string
 	for _, r := range from.Records {
 		if r.Type != auparse.AUDIT_EXECVE {
@@ -259,12 +258,12 @@ func auditExecve(from *record.Event) []string {
 	return args
 }
 
-// auditRaw are the records as they stood, a line each, as many as there is room
+// rawText are the records as they stood, a line each, as many as there is room
 // for.
-func auditRaw(from *record.Event) string {
+func rawText(from *record.Event) string {
 	var raw strings.Builder
 	for _, r := range from.Records {
-		if raw.Len()+1+len(r.Text) > maxAuditRaw {
+		if raw.Len()+1+len(r.Text) > maxRaw {
 			break
 		}
 		if raw.Len() > 0 {

@@ -15,40 +15,40 @@ import (
 	"github.com/kmodquery/kmodquery/linux/audit/record"
 )
 
-// auditBoot is the boot of the records in these tests.
-var auditBoot = auditTranslator{bootID: "5f3e", bootTime: time.Unix(1795529430, 0)}
+// testTranslator is the boot of the records in these tests.
+var testTranslator = translator{bootID: "5f3e", bootTime: time.Unix(1795529430, 0)}
 
-// auditLines are what Debian's 6.1 said, as its daemon logs it, of an insmod, a
+// insmodLines and the like are what Debian's 6.1 said, as its daemon logs it, of an insmod, a
 // module from memory that was there already, an rmmod and a denied call, with
 // $ID for time and serial number.
 const (
-	auditInsmod = `type=SYSCALL msg=audit($ID): arch=c000003e syscall=313 success=yes exit=0 a0=3 a1=55efa71282a0 a2=4 a3=0 items=0 ppid=99 pid=101 auid=1000 uid=0 gid=0 euid=0 suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 tty=(none) ses=3 comm="insmod" exe="/usr/bin/kmod" subj=unconfined key="kmodquery"
+	insmodLines = `type=SYSCALL msg=audit($ID): arch=c000003e syscall=313 success=yes exit=0 a0=3 a1=55efa71282a0 a2=4 a3=0 items=0 ppid=99 pid=101 auid=1000 uid=0 gid=0 euid=0 suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 tty=(none) ses=3 comm="insmod" exe="/usr/bin/kmod" subj=unconfined key="kmodquery"
 type=KERN_MODULE msg=audit($ID): name="dummy"
 type=PROCTITLE msg=audit($ID): proctitle=696E736D6F640064756D6D792E6B6F006E756D64756D6D6965733D32
 `
-	auditMemory = `type=SYSCALL msg=audit($ID): arch=c000003e syscall=175 success=no exit=-17 a0=20e247040000 a1=4459 a2=20e246f1701d a3=0 items=0 ppid=92 pid=116 auid=4294967295 uid=0 gid=0 euid=0 suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 tty=(none) ses=4294967295 comm="init" exe="/init" subj=unconfined key="kmodquery"
+	memoryLines = `type=SYSCALL msg=audit($ID): arch=c000003e syscall=175 success=no exit=-17 a0=20e247040000 a1=4459 a2=20e246f1701d a3=0 items=0 ppid=92 pid=116 auid=4294967295 uid=0 gid=0 euid=0 suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 tty=(none) ses=4294967295 comm="init" exe="/init" subj=unconfined key="kmodquery"
 type=KERN_MODULE msg=audit($ID): name="dummy"
 type=PROCTITLE msg=audit($ID): proctitle="/init"
 `
-	auditRmmod = `type=SYSCALL msg=audit($ID): arch=c000003e syscall=176 success=yes exit=0 a0=5562b270d7b0 a1=800 a2=3 a3=0 items=0 ppid=99 pid=102 auid=4294967295 uid=0 gid=0 euid=0 suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 tty=(none) ses=4294967295 comm="rmmod" exe="/usr/bin/kmod" subj=unconfined key="kmodquery"
+	rmmodLines = `type=SYSCALL msg=audit($ID): arch=c000003e syscall=176 success=yes exit=0 a0=5562b270d7b0 a1=800 a2=3 a3=0 items=0 ppid=99 pid=102 auid=4294967295 uid=0 gid=0 euid=0 suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 tty=(none) ses=4294967295 comm="rmmod" exe="/usr/bin/kmod" subj=unconfined key="kmodquery"
 type=KERN_MODULE msg=audit($ID): name="dummy"
 type=PROCTITLE msg=audit($ID): proctitle=726D6D6F640064756D6D79
 `
-	auditDeniedCall = `type=SYSCALL msg=audit($ID): arch=c000003e syscall=175 success=no exit=-1 a0=1fb803c93daf a1=1 a2=1fb803bd106d a3=0 items=0 ppid=92 pid=122 auid=4294967295 uid=1000 gid=1000 euid=1000 suid=1000 fsuid=1000 egid=1000 sgid=1000 fsgid=1000 tty=(none) ses=4294967295 comm="init" exe="/init" subj=unconfined key="kmodquery"
+	deniedLines = `type=SYSCALL msg=audit($ID): arch=c000003e syscall=175 success=no exit=-1 a0=1fb803c93daf a1=1 a2=1fb803bd106d a3=0 items=0 ppid=92 pid=122 auid=4294967295 uid=1000 gid=1000 euid=1000 suid=1000 fsuid=1000 egid=1000 sgid=1000 fsgid=1000 tty=(none) ses=4294967295 comm="init" exe="/init" subj=unconfined key="kmodquery"
 type=PROCTITLE msg=audit($ID): proctitle=2F696E697400666C6F6F64
 `
 )
 
-// auditText puts an id into records.
-func auditText(text string, serial int) string {
+// withSerial puts an id into records.
+func withSerial(text string, serial int) string {
 	return strings.ReplaceAll(text, "$ID", fmt.Sprintf("1795529435.180:%d", serial))
 }
 
-// auditEvent is what the translator makes of a log.
-func auditEvent(t *testing.T, text string) kmodquery.Event {
+// eventOf is what the translator makes of a log.
+func eventOf(t *testing.T, text string) kmodquery.Event {
 	t.Helper()
 	var events []kmodquery.Event
-	a := record.NewAssembler(func(e record.Event) { events = append(events, auditBoot.event(e)) })
+	a := record.NewAssembler(func(e record.Event) { events = append(events, testTranslator.event(e)) })
 	for line := range strings.Lines(text) {
 		r, err := record.ParseLine(strings.TrimSuffix(line, "\n"))
 		require.NoError(t, err)
@@ -59,22 +59,22 @@ func auditEvent(t *testing.T, text string) kmodquery.Event {
 	return events[0]
 }
 
-// auditOf are the fields that every event of the log above has.
-func auditOf(e kmodquery.Event, serial int, text string) kmodquery.Event {
+// withCommon are the fields that every event of the log above has.
+func withCommon(e kmodquery.Event, serial int, text string) kmodquery.Event {
 	e.Time, e.TimeNanos, e.Uptime = 1795529435, 1795529435180e6, new(int64(5))
 	e.BootID, e.Source, e.Count = "5f3e", "audit", new(int64(1))
-	e.LoadID = auditBoot.loadID(record.ID{Millis: 1795529435180, Serial: uint32(serial)}, "5f3e")
-	e.Raw = strings.TrimSuffix(auditText(text, serial), "\n")
+	e.LoadID = testTranslator.loadID(record.ID{Millis: 1795529435180, Serial: uint32(serial)}, "5f3e")
+	e.Raw = strings.TrimSuffix(withSerial(text, serial), "\n")
 	return e
 }
 
 const (
-	auditMissing      = "tid,capabilities,ancestors,cgroup,container_id,mnt_ns,pid_ns,user_ns,cwd"
-	auditMissingFile  = ",path,origin,filesystem,device,inode,size,mtime,ctime"
-	auditMissingImage = ",sha256,image_sha256,vermagic,license,intree,signer,signature_key_id,signature_hash,version,srcversion,first_seen,taints"
+	wantMissing      = "tid,capabilities,ancestors,cgroup,container_id,mnt_ns,pid_ns,user_ns,cwd"
+	wantMissingFile  = ",path,origin,filesystem,device,inode,size,mtime,ctime"
+	wantMissingImage = ",sha256,image_sha256,vermagic,license,intree,signer,signature_key_id,signature_hash,version,srcversion,first_seen,taints"
 )
 
-func TestAuditEvents(t *testing.T) {
+func TestEventsHaveTheRecordsFields(t *testing.T) {
 	root := kmodquery.Event{
 		UID: new(int64(0)), GID: new(int64(0)), EUID: new(int64(0)), EGID: new(int64(0)),
 		AUID: new(int64(4294967295)), SessionID: new(int64(4294967295)),
@@ -83,31 +83,31 @@ func TestAuditEvents(t *testing.T) {
 	insmod.EventName, insmod.Type, insmod.Name, insmod.Flags = "finit_module", "kernel-module", "dummy", new(int64(4))
 	insmod.Result, insmod.Pid, insmod.Parent, insmod.AUID, insmod.SessionID = new(int64(0)), new(int64(101)), new(int64(99)), new(int64(1000)), new(int64(3))
 	insmod.ProcessName, insmod.ProcessPath, insmod.Cmdline = "insmod", "/usr/bin/kmod", "insmod dummy.ko numdummies=2"
-	insmod.SignatureStatus, insmod.Missing = "unknown", auditMissing+",params,requested_by"+auditMissingFile+auditMissingImage
-	require.Equal(t, auditOf(insmod, 2, auditInsmod), auditEvent(t, auditText(auditInsmod, 2)))
+	insmod.SignatureStatus, insmod.Missing = "unknown", wantMissing+",params,requested_by"+wantMissingFile+wantMissingImage
+	require.Equal(t, withCommon(insmod, 2, insmodLines), eventOf(t, withSerial(insmodLines, 2)))
 
 	memory := root
 	memory.EventName, memory.Type, memory.Origin, memory.Name, memory.Size = "init_module", "kernel-module", "memory", "dummy", new(int64(0x4459))
 	memory.Result, memory.Error, memory.Pid, memory.Parent = new(int64(-17)), "EEXIST", new(int64(116)), new(int64(92))
 	memory.ProcessName, memory.ProcessPath, memory.Cmdline = "init", "/init", "/init"
-	memory.SignatureStatus, memory.Missing = "unknown", auditMissing+",params,requested_by"+auditMissingImage
-	require.Equal(t, auditOf(memory, 3, auditMemory), auditEvent(t, auditText(auditMemory, 3)))
+	memory.SignatureStatus, memory.Missing = "unknown", wantMissing+",params,requested_by"+wantMissingImage
+	require.Equal(t, withCommon(memory, 3, memoryLines), eventOf(t, withSerial(memoryLines, 3)))
 
 	rmmod := root
 	rmmod.EventName, rmmod.Name, rmmod.Flags = "delete_module", "dummy", new(int64(0x800))
 	rmmod.Result, rmmod.Pid, rmmod.Parent = new(int64(0)), new(int64(102)), new(int64(99))
 	rmmod.ProcessName, rmmod.ProcessPath, rmmod.Cmdline = "rmmod", "/usr/bin/kmod", "rmmod dummy"
-	rmmod.Missing = auditMissing
-	require.Equal(t, auditOf(rmmod, 4, auditRmmod), auditEvent(t, auditText(auditRmmod, 4)))
+	rmmod.Missing = wantMissing
+	require.Equal(t, withCommon(rmmod, 4, rmmodLines), eventOf(t, withSerial(rmmodLines, 4)))
 
-	denied := auditEvent(t, auditText(auditDeniedCall, 5))
+	denied := eventOf(t, withSerial(deniedLines, 5))
 	require.Equal(t, "EPERM", denied.Error)
 	require.Equal(t, "/init flood", denied.Cmdline)
 	require.True(t, denied.IsUnprivileged())
-	require.Equal(t, strings.Replace(auditMissing, ",cwd", ",name,cwd", 1)+",params,requested_by", denied.Missing)
+	require.Equal(t, strings.Replace(wantMissing, ",cwd", ",name,cwd", 1)+",params,requested_by", denied.Missing)
 }
 
-func TestAuditEventsOfOtherKinds(t *testing.T) {
+func TestUnusualFieldsAreTranslated(t *testing.T) {
 	for _, test := range []struct {
 		name     string
 		old, new string
@@ -179,31 +179,31 @@ type=PROCTITLE`, func(t *testing.T, e kmodquery.Event) {
 			}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			text := strings.Replace(auditText(auditInsmod, 2), auditText(test.old, 2), auditText(test.new, 2), 1)
+			text := strings.Replace(withSerial(insmodLines, 2), withSerial(test.old, 2), withSerial(test.new, 2), 1)
 			if test.name == "an earlier boot" {
-				text = strings.ReplaceAll(auditText(auditInsmod, 2), test.old, test.new)
+				text = strings.ReplaceAll(withSerial(insmodLines, 2), test.old, test.new)
 			}
-			require.NotEqual(t, auditText(auditInsmod, 2), text)
-			test.check(t, auditEvent(t, text))
+			require.NotEqual(t, withSerial(insmodLines, 2), text)
+			test.check(t, eventOf(t, text))
 		})
 	}
 }
 
-func TestAuditLoadIDs(t *testing.T) {
-	first := auditEvent(t, auditText(auditInsmod, 2))
-	require.Equal(t, first.LoadID, auditEvent(t, auditText(auditInsmod, 2)).LoadID)
-	require.NotEqual(t, first.LoadID, auditEvent(t, auditText(auditInsmod, 3)).LoadID)
+func TestLoadIDsAreStablePerRecord(t *testing.T) {
+	first := eventOf(t, withSerial(insmodLines, 2))
+	require.Equal(t, first.LoadID, eventOf(t, withSerial(insmodLines, 2)).LoadID)
+	require.NotEqual(t, first.LoadID, eventOf(t, withSerial(insmodLines, 3)).LoadID)
 	require.Regexp(t, "^[0-9a-f]{16}$", first.LoadID)
 }
 
-func TestAuditRawIsBounded(t *testing.T) {
+func TestRawTextIsBounded(t *testing.T) {
 	var records []record.Record
 	for range 100 {
 		r, err := record.ParseMessage(auparse.AUDIT_PATH, "audit(1795529435.180:2): name=\"a\nb\" "+strings.Repeat("x", 8000))
 		require.NoError(t, err)
 		records = append(records, r)
 	}
-	raw := auditRaw(&record.Event{Records: records})
-	require.LessOrEqual(t, len(raw), maxAuditRaw)
+	raw := rawText(&record.Event{Records: records})
+	require.LessOrEqual(t, len(raw), maxRaw)
 	require.Equal(t, 1, strings.Count(raw, "\n"))
 }

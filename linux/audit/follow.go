@@ -12,19 +12,18 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kmodquery/kmodquery/linux/host"
-
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/internal/source"
 	"github.com/kmodquery/kmodquery/linux/audit/record"
+	"github.com/kmodquery/kmodquery/linux/host"
 )
 
 const (
-	// auditLogPoll is how often the log is looked at.
-	auditLogPoll = 500 * time.Millisecond
-	// auditLogLook is how often it is while a Sync waits for the rest of an
+	// logPoll is how often the log is looked at.
+	logPoll = 500 * time.Millisecond
+	// logRetry is how often it is while a Sync waits for the rest of an
 	// event.
-	auditLogLook = 20 * time.Millisecond
+	logRetry = 20 * time.Millisecond
 )
 
 // follow runs the source on the audit daemon's log, because of what forbids it
@@ -34,7 +33,7 @@ func (s *Source) follow(ctx context.Context, ready func(), emit func(kmodquery.E
 	if err != nil {
 		return err
 	}
-	f, err := openAuditLog(s.options.Log, intake, s)
+	f, err := openLog(s.options.Log, intake, s)
 	if err != nil {
 		return fmt.Errorf("%w; nor can the audit daemon's log be read: %w", forbidden, err)
 	}
@@ -56,17 +55,17 @@ func (s *Source) follow(ctx context.Context, ready func(), emit func(kmodquery.E
 	return f.run(ctx)
 }
 
-// An auditFollower reads the audit daemon's log through its rotations.
-type auditFollower struct {
+// A follower reads the audit daemon's log through its rotations.
+type follower struct {
 	path   string
 	host   string
-	intake *auditIntake
+	intake *intake
 	source *Source
 
-	current *auditFile
+	current *logFile
 	// previous is the file before the current one, still open so that no other
 	// file takes its id; nil where there was none.
-	previous *auditFile
+	previous *logFile
 	// ids are the files, by number, in which events may begin of which nothing
 	// was told yet.
 	ids map[int]fileID
@@ -76,9 +75,9 @@ type auditFollower struct {
 	told  record.ID // the last event of that run, where isGap
 }
 
-// openAuditLog fails where there is no log.
-func openAuditLog(path string, intake *auditIntake, source *Source) (*auditFollower, error) {
-	files, err := auditFiles(path)
+// openLog fails where there is no log.
+func openLog(path string, intake *intake, source *Source) (*follower, error) {
+	files, err := logFiles(path)
 	if err != nil {
 		return nil, err
 	}
@@ -89,24 +88,24 @@ func openAuditLog(path string, intake *auditIntake, source *Source) (*auditFollo
 	if err != nil {
 		return nil, fmt.Errorf("ask for the host's name: %w", err)
 	}
-	f := &auditFollower{path: path, host: host, intake: intake, source: source, ids: map[int]fileID{}}
+	f := &follower{path: path, host: host, intake: intake, source: source, ids: map[int]fileID{}}
 	intake.position = f.position
 	return f, nil
 }
 
-func (f *auditFollower) close() {
+func (f *follower) close() {
 	f.current.close()
 	f.previous.close()
 }
 
 // start opens the file at the position where the last run ended, or the first
 // one of this boot.
-func (f *auditFollower) start(position string) error {
-	files, err := auditFiles(f.path)
+func (f *follower) start(position string) error {
+	files, err := logFiles(f.path)
 	if err != nil {
 		return err
 	}
-	p, ok := parseAuditPosition(position)
+	p, ok := parsePosition(position)
 	if !ok {
 		return f.startAtBoot(files)
 	}
@@ -123,7 +122,7 @@ func (f *auditFollower) start(position string) error {
 }
 
 // startAtBoot opens the first file that was written since the system started.
-func (f *auditFollower) startAtBoot(files []string) error {
+func (f *follower) startAtBoot(files []string) error {
 	boot := f.intake.translator.bootTime
 	if f.intake.since.Before(boot) {
 		f.intake.since = boot.Add(-host.ClockStep)
@@ -138,23 +137,23 @@ func (f *auditFollower) startAtBoot(files []string) error {
 }
 
 // begin opens one of the files, and the one before it.
-func (f *auditFollower) begin(files []string, at int, offset int64) error {
+func (f *follower) begin(files []string, at int, offset int64) error {
 	if err := f.enter(files[at], offset); err != nil {
 		return err
 	}
 	if at == 0 {
 		return nil
 	}
-	previous, err := openAuditFile(files[at-1], 0)
+	previous, err := openLogFile(files[at-1], 0)
 	f.previous = previous
 	return err
 }
 
 // find returns which of the files has the event of a position. The one that had
 // it comes first, though another may be a copy of it.
-func (f *auditFollower) find(files []string, p auditPosition) (at int, ok bool) {
+func (f *follower) find(files []string, p position) (at int, ok bool) {
 	for i, path := range files {
-		file, err := openAuditFile(path, 0)
+		file, err := openLogFile(path, 0)
 		if err != nil {
 			continue
 		}
@@ -171,12 +170,12 @@ func (f *auditFollower) find(files []string, p auditPosition) (at int, ok bool) 
 }
 
 // enter goes on in another file.
-func (f *auditFollower) enter(path string, offset int64) error {
+func (f *follower) enter(path string, offset int64) error {
 	number := 0
 	if f.current != nil {
 		number = f.current.number + 1
 	}
-	next, err := openAuditFile(path, number)
+	next, err := openLogFile(path, number)
 	if err != nil {
 		return err
 	}
@@ -188,9 +187,9 @@ func (f *auditFollower) enter(path string, offset int64) error {
 	return nil
 }
 
-// position is the Position of an event, see auditIntake.
-func (f *auditFollower) position(told auditTold, next record.Place) string {
-	return auditPosition{
+// position is the Position of an event, see intake.
+func (f *follower) position(told emitted, next record.Place) string {
+	return position{
 		id: f.ids[told.start.File], offset: told.start.Offset, told: told.id,
 		after: next.File - told.start.File, next: next.Offset,
 	}.String()
@@ -198,9 +197,9 @@ func (f *auditFollower) position(told auditTold, next record.Place) string {
 
 // run reads what is written until ctx ends. An event that is not complete then
 // is left for the next run.
-func (f *auditFollower) run(ctx context.Context) error {
+func (f *follower) run(ctx context.Context) error {
 	defer func() { f.intake.reportDenied(f.intake.next()) }()
-	look := time.NewTicker(auditLogPoll)
+	look := time.NewTicker(logPoll)
 	defer look.Stop()
 	for {
 		select {
@@ -222,7 +221,7 @@ func (f *auditFollower) run(ctx context.Context) error {
 }
 
 // readAll reads what there is, and what is still missing of the last events.
-func (f *auditFollower) readAll(ctx context.Context) error {
+func (f *follower) readAll(ctx context.Context) error {
 	until := time.Now().Add(grace)
 	for {
 		if err := f.read(ctx); err != nil || ctx.Err() != nil {
@@ -232,12 +231,12 @@ func (f *auditFollower) readAll(ctx context.Context) error {
 			f.intake.finish()
 			return nil
 		}
-		time.Sleep(auditLogLook)
+		time.Sleep(logRetry)
 	}
 }
 
 // read reads all that was written so far, in all files.
-func (f *auditFollower) read(ctx context.Context) error {
+func (f *follower) read(ctx context.Context) error {
 	for {
 		if !f.current.isIntact() {
 			if again, err := f.restart(); err != nil || !again {
@@ -264,13 +263,13 @@ func (f *auditFollower) read(ctx context.Context) error {
 	}
 }
 
-func (f *auditFollower) readFile(ctx context.Context, file *auditFile, isOver bool) error {
+func (f *follower) readFile(ctx context.Context, file *logFile, isOver bool) error {
 	f.intake.translator.bootTime = f.source.clock.BootTime()
 	return file.read(ctx, isOver, f.take)
 }
 
 // take takes one line.
-func (f *auditFollower) take(line string, start, end record.Place) {
+func (f *follower) take(line string, start, end record.Place) {
 	f.source.health.Received.Add(1)
 	r, err := record.ParseLine(line)
 	if err != nil {
@@ -294,15 +293,15 @@ func (f *auditFollower) take(line string, start, end record.Place) {
 
 // isOwn reports whether a record is of this host. A daemon can gather those of
 // others.
-func (f *auditFollower) isOwn(node string) bool {
+func (f *follower) isOwn(node string) bool {
 	return node == "" || node == f.host || strings.HasPrefix(node, f.host+".") || strings.HasPrefix(f.host, node+".")
 }
 
 // skipped is the first file behind the previous one, where that is not the
 // current one: the current one was cut before anything was read of it, and its
 // content is in a copy. It is "" otherwise.
-func (f *auditFollower) skipped() (string, error) {
-	files, err := auditFiles(f.path)
+func (f *follower) skipped() (string, error) {
+	files, err := logFiles(f.path)
 	if err != nil {
 		return "", err
 	}
@@ -324,7 +323,7 @@ func (f *auditFollower) skipped() (string, error) {
 
 // advance goes on to the next file where the current one is over, and reports
 // whether it did.
-func (f *auditFollower) advance(ctx context.Context) (bool, error) {
+func (f *follower) advance(ctx context.Context) (bool, error) {
 	if info, err := os.Stat(f.path); err == nil && identify(info) == f.current.id {
 		return false, nil
 	}
@@ -345,12 +344,12 @@ func (f *auditFollower) advance(ctx context.Context) (bool, error) {
 
 // goBack takes a file that was skipped in place of the current one, of which
 // nothing was read.
-func (f *auditFollower) goBack() error {
+func (f *follower) goBack() error {
 	path, err := f.skipped()
 	if path == "" || err != nil {
 		return err
 	}
-	file, err := openAuditFile(path, f.current.number)
+	file, err := openLogFile(path, f.current.number)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // it was rotated meanwhile, and is looked for again
 	}
@@ -364,8 +363,8 @@ func (f *auditFollower) goBack() error {
 
 // next is the file behind the current one, or "" where nothing was written to
 // one. As long as that is so the current one may still be written to.
-func (f *auditFollower) next() (string, error) {
-	files, err := auditFiles(f.path)
+func (f *follower) next() (string, error) {
+	files, err := logFiles(f.path)
 	if err != nil {
 		return "", err
 	}
@@ -400,7 +399,7 @@ func (f *auditFollower) next() (string, error) {
 
 // restart goes on after the current file was cut: in its copy, where that has
 // what was not yet read, else at the file's new beginning.
-func (f *auditFollower) restart() (bool, error) {
+func (f *follower) restart() (bool, error) {
 	copied, err := f.copyOfCurrent()
 	if err != nil {
 		return false, err
@@ -421,13 +420,13 @@ func (f *auditFollower) restart() (bool, error) {
 // copyOfCurrent is the file that the current one's content was copied to before
 // it was cut, as logrotate's copytruncate does, or nil. It takes the current
 // one's place and number: what was read of one is in the other.
-func (f *auditFollower) copyOfCurrent() (*auditFile, error) {
-	files, err := auditFiles(f.path)
+func (f *follower) copyOfCurrent() (*logFile, error) {
+	files, err := logFiles(f.path)
 	if err != nil {
 		return nil, err
 	}
 	for _, path := range slices.Backward(files) { // the newest is it
-		file, err := openAuditFile(path, f.current.number)
+		file, err := openLogFile(path, f.current.number)
 		if err != nil {
 			continue
 		}
@@ -438,4 +437,28 @@ func (f *auditFollower) copyOfCurrent() (*auditFile, error) {
 		file.close()
 	}
 	return nil, nil
+}
+
+// A position is how far the source has come in the daemon's log: an event
+// that was told, and where to go on.
+type position struct {
+	id     fileID    // of the file in which the event begins, when it was read
+	offset int64     // at which it begins
+	told   record.ID // the event
+	after  int       // how many files later to go on
+	next   int64     // at which offset
+}
+
+// positionForm has a version, so that another form can follow.
+const positionForm = "1 %d %d %d %d %d %d %d"
+
+func (p position) String() string {
+	return fmt.Sprintf(positionForm, p.id.device, p.id.inode, p.offset, p.told.Millis, p.told.Serial, p.after, p.next)
+}
+
+// parsePosition reads a position. It is not ok where there is none that
+// could be used.
+func parsePosition(text string) (p position, ok bool) {
+	n, err := fmt.Sscanf(text, positionForm, &p.id.device, &p.id.inode, &p.offset, &p.told.Millis, &p.told.Serial, &p.after, &p.next)
+	return p, err == nil && n == 7 && p.offset >= 0 && p.after >= 0 && p.next >= 0
 }

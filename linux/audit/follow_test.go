@@ -22,23 +22,23 @@ import (
 	"github.com/kmodquery/kmodquery/test/leak"
 )
 
-// An auditWriter writes a log as the audit daemon does.
-type auditWriter struct {
+// An logWriter writes a log as the audit daemon does.
+type logWriter struct {
 	t      testing.TB
 	path   string
 	file   *os.File
 	serial int
 }
 
-func newAuditWriter(t testing.TB) *auditWriter {
+func newLogWriter(t testing.TB) *logWriter {
 	t.Helper()
 	leak.Check(t)
-	w := &auditWriter{t: t, path: filepath.Join(t.TempDir(), "audit.log")}
+	w := &logWriter{t: t, path: filepath.Join(t.TempDir(), "audit.log")}
 	w.create()
 	return w
 }
 
-func (w *auditWriter) create() {
+func (w *logWriter) create() {
 	w.t.Helper()
 	file, err := os.OpenFile(w.path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	require.NoError(w.t, err)
@@ -46,14 +46,14 @@ func (w *auditWriter) create() {
 	w.t.Cleanup(func() { file.Close() })
 }
 
-func (w *auditWriter) write(text string) {
+func (w *logWriter) write(text string) {
 	w.t.Helper()
 	_, err := w.file.WriteString(text)
 	require.NoError(w.t, err)
 }
 
 // record is the text of the next event, an insmod of the module mSERIAL, now.
-func (w *auditWriter) record(text string) string {
+func (w *logWriter) record(text string) string {
 	w.serial++
 	now := time.Now()
 	id := fmt.Sprintf("%d.%03d:%d", now.Unix(), now.Nanosecond()/1e6, w.serial)
@@ -62,10 +62,10 @@ func (w *auditWriter) record(text string) string {
 }
 
 // event writes a whole event.
-func (w *auditWriter) event(text string) { w.write(w.record(text)) }
+func (w *logWriter) event(text string) { w.write(w.record(text)) }
 
 // others writes what is no module call.
-func (w *auditWriter) others() {
+func (w *logWriter) others() {
 	w.write("type=USER_CMD msg=audit(1795529435.180:77): pid=7 uid=0 auid=1000 ses=1 subj=unconfined msg='cwd=\"/\" cmd=6C73 terminal=pts/0 res=success'\x1dUID=\"root\"\n")
 	w.write("type=SYSCALL msg=audit(1795529435.180:78): arch=c000003e syscall=59 success=yes exit=0 a0=0 ppid=1 pid=2 comm=\"ls\"\n")
 }
@@ -74,7 +74,7 @@ func (w *auditWriter) others() {
 const rotations = 40
 
 // rotate is the daemon's own rotation.
-func (w *auditWriter) rotate() {
+func (w *logWriter) rotate() {
 	w.t.Helper()
 	w.file.Close()
 	for i := rotations; i > 0; i-- {
@@ -90,7 +90,7 @@ func (w *auditWriter) rotate() {
 }
 
 // copyTruncate is logrotate's.
-func (w *auditWriter) copyTruncate() {
+func (w *logWriter) copyTruncate() {
 	w.t.Helper()
 	for i := rotations; i > 1; i-- {
 		_ = os.Rename(fmt.Sprintf("%s.%d", w.path, i-1), fmt.Sprintf("%s.%d", w.path, i))
@@ -139,16 +139,16 @@ func (m *memoryStore) get() ([]string, int64) {
 	return slices.Clone(m.names), m.denied
 }
 
-// followAudit runs the source on a log, as one that may not listen.
-func followAudit(t testing.TB, path string, store *memoryStore) (source *Source, stop func()) {
+// followLog runs the source on a log, as one that may not listen.
+func followLog(t testing.TB, path string, store *memoryStore) (source *Source, stop func()) {
 	t.Helper()
 	source = New(Options{Log: path, Position: func(context.Context) (string, error) { return store.position, nil }})
-	source.open = func() (auditKernel, error) { return nil, forbidden(unix.EPERM) }
-	return source, runAudit(t, source, store)
+	source.open = func() (kernelConn, error) { return nil, forbidden(unix.EPERM) }
+	return source, runSource(t, source, store)
 }
 
-// runAudit runs a source, which is ready when it returns.
-func runAudit(t testing.TB, source *Source, store *memoryStore) (stop func()) {
+// runSource runs a source, which is ready when it returns.
+func runSource(t testing.TB, source *Source, store *memoryStore) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, ended := make(chan struct{}), make(chan error, 1)
@@ -173,12 +173,12 @@ func upTo(n int) []string {
 	return names
 }
 
-func TestAuditLogIsFollowed(t *testing.T) {
-	w, store := newAuditWriter(t), &memoryStore{}
+func TestLogIsFollowed(t *testing.T) {
+	w, store := newLogWriter(t), &memoryStore{}
 	w.others()
-	w.event(auditInsmod)
+	w.event(insmodLines)
 	w.others()
-	source, stop := followAudit(t, w.path, store)
+	source, stop := followLog(t, w.path, store)
 	names, _ := store.get()
 	require.Equal(t, upTo(1), names, "what was there is told before it is ready")
 	sensor := source.Sensor()
@@ -186,36 +186,36 @@ func TestAuditLogIsFollowed(t *testing.T) {
 	require.Equal(t, `["`+w.path+`"]`, sensor.Hooks)
 	require.Contains(t, sensor.Reason, "CAP_AUDIT_READ")
 
-	w.event("node=elsewhere " + strings.ReplaceAll(strings.TrimSuffix(auditInsmod, "\n"), "\n", "\nnode=elsewhere ") + "\n")
+	w.event("node=elsewhere " + strings.ReplaceAll(strings.TrimSuffix(insmodLines, "\n"), "\n", "\nnode=elsewhere ") + "\n")
 	require.NoError(t, source.Sync(t.Context()))
 	require.Contains(t, source.Sensor().Reason, "the node elsewhere")
 	host, err := os.Hostname()
 	require.NoError(t, err)
-	w.event("node=" + host + " " + strings.ReplaceAll(strings.TrimSuffix(auditInsmod, "\n"), "\n", "\nnode="+host+" ") + "\n")
+	w.event("node=" + host + " " + strings.ReplaceAll(strings.TrimSuffix(insmodLines, "\n"), "\n", "\nnode="+host+" ") + "\n")
 
 	// A line comes in pieces.
-	text := w.record(auditInsmod)
+	text := w.record(insmodLines)
 	w.write(text[:len(text)/3])
 	require.NoError(t, source.Sync(t.Context()))
 	w.write(text[len(text)/3:])
 	w.write(strings.Repeat("x", 3*record.MaxLine) + "\n")
-	w.event(auditInsmod)
+	w.event(insmodLines)
 	require.NoError(t, source.Sync(t.Context()))
 	names, _ = store.get()
 	require.Equal(t, []string{"m1", "m3", "m4", "m5"}, names)
 	require.EqualValues(t, 1, source.Sensor().DecodeErrors)
 
 	// It does not need to be asked.
-	w.event(auditInsmod)
+	w.event(insmodLines)
 	require.Eventually(t, func() bool { names, _ := store.get(); return len(names) == 5 }, 5*time.Second, 10*time.Millisecond)
 	stop()
 	require.Equal(t, kmodquery.StateStandby, source.Sensor().State)
 	require.Zero(t, source.Sensor().Lost)
 }
 
-func TestAuditLogWithoutALog(t *testing.T) {
+func TestRunFailsWithoutALog(t *testing.T) {
 	source := New(Options{Log: filepath.Join(t.TempDir(), "audit.log")})
-	source.open = func() (auditKernel, error) { return nil, forbidden(unix.EPERM) }
+	source.open = func() (kernelConn, error) { return nil, forbidden(unix.EPERM) }
 	err := source.Run(t.Context(), func() { t.Error("ready") }, func(kmodquery.Event) {})
 	require.ErrorContains(t, err, "CAP_AUDIT_READ")
 	require.ErrorContains(t, err, "nor can the audit daemon's log be read")
@@ -226,76 +226,76 @@ func TestAuditLogWithoutALog(t *testing.T) {
 	require.ErrorContains(t, source.Run(t.Context(), func() { t.Error("ready") }, func(kmodquery.Event) {}), "nor can")
 }
 
-func TestAuditLogOfThisBoot(t *testing.T) {
-	w, store := newAuditWriter(t), &memoryStore{}
-	w.event(strings.ReplaceAll(auditInsmod, "$ID", "1000000000.180:99999")) // long ago
-	w.event(auditInsmod)
-	_, stop := followAudit(t, w.path, store)
+func TestLogOfAnEarlierBootIsSkipped(t *testing.T) {
+	w, store := newLogWriter(t), &memoryStore{}
+	w.event(strings.ReplaceAll(insmodLines, "$ID", "1000000000.180:99999")) // long ago
+	w.event(insmodLines)
+	_, stop := followLog(t, w.path, store)
 	names, _ := store.get()
 	require.Equal(t, []string{"m2"}, names)
 	stop()
 
 	// A place of a former boot is gone on from.
-	w.event(strings.ReplaceAll(auditInsmod, "$ID", "1000000000.181:99998"))
-	_, stop = followAudit(t, w.path, store)
+	w.event(strings.ReplaceAll(insmodLines, "$ID", "1000000000.181:99998"))
+	_, stop = followLog(t, w.path, store)
 	names, _ = store.get()
 	require.Equal(t, []string{"m2", "m3"}, names)
 	require.Contains(t, store.events[1].Missing, "boot_id")
 	stop()
 }
 
-func TestAuditLogLooksBack(t *testing.T) {
-	w, store := newAuditWriter(t), &memoryStore{}
-	w.event(auditInsmod)
+func TestLogBackfillStartsAtItsBound(t *testing.T) {
+	w, store := newLogWriter(t), &memoryStore{}
+	w.event(insmodLines)
 	source := New(Options{Log: w.path})
-	source.open = func() (auditKernel, error) { return nil, forbidden(unix.EPERM) }
+	source.open = func() (kernelConn, error) { return nil, forbidden(unix.EPERM) }
 	time.Sleep(2 * time.Millisecond)
 	source.Backfill(time.Now())
 	time.Sleep(2 * time.Millisecond)
-	w.event(auditInsmod)
+	w.event(insmodLines)
 	ctx, cancel := context.WithCancel(t.Context())
 	require.NoError(t, source.Run(ctx, cancel, store.emit))
 	require.Equal(t, []string{"m2"}, store.names)
 }
 
-// TestAuditLogThroughRotations rotates in every way, while the source runs, with
+// TestRotationsLoseAndRepeatNothing rotates in every way, while the source runs, with
 // what it had not read yet.
-func TestAuditLogThroughRotations(t *testing.T) {
-	for name, rotate := range map[string]func(w *auditWriter){
-		"none":         func(*auditWriter) {},
-		"by renaming":  (*auditWriter).rotate,
-		"twice":        func(w *auditWriter) { w.rotate(); w.event(auditInsmod); w.rotate() },
-		"by copying":   (*auditWriter).copyTruncate,
-		"by both":      func(w *auditWriter) { w.copyTruncate(); w.event(auditInsmod); w.rotate() },
-		"by both ways": func(w *auditWriter) { w.rotate(); w.event(auditInsmod); w.copyTruncate() },
-		"with a date": func(w *auditWriter) {
+func TestRotationsLoseAndRepeatNothing(t *testing.T) {
+	for name, rotate := range map[string]func(w *logWriter){
+		"none":         func(*logWriter) {},
+		"by renaming":  (*logWriter).rotate,
+		"twice":        func(w *logWriter) { w.rotate(); w.event(insmodLines); w.rotate() },
+		"by copying":   (*logWriter).copyTruncate,
+		"by both":      func(w *logWriter) { w.copyTruncate(); w.event(insmodLines); w.rotate() },
+		"by both ways": func(w *logWriter) { w.rotate(); w.event(insmodLines); w.copyTruncate() },
+		"with a date": func(w *logWriter) {
 			require.NoError(w.t, os.Rename(w.path, w.path+fmt.Sprintf("-20261124-%05d", w.serial)))
-			w.event(auditInsmod) // into the old file, as before the daemon was told
+			w.event(insmodLines) // into the old file, as before the daemon was told
 			w.file.Close()
 			w.create()
 		},
-		"in the middle of an event": func(w *auditWriter) {
-			text := w.record(auditInsmod)
+		"in the middle of an event": func(w *logWriter) {
+			text := w.record(insmodLines)
 			w.write(text[:300])
 			w.write(text[300:strings.Index(text, "type=PROCTITLE")])
 			w.rotate()
 			w.write(text[strings.Index(text, "type=PROCTITLE"):])
 		},
-		"in the middle of a line": func(w *auditWriter) {
+		"in the middle of a line": func(w *logWriter) {
 			w.write(`type=KERN_MODULE msg=audit(1795529435.180:2): name="du`)
 			w.rotate()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w, store := newAuditWriter(t), &memoryStore{}
-			source, stop := followAudit(t, w.path, store)
+			w, store := newLogWriter(t), &memoryStore{}
+			source, stop := followLog(t, w.path, store)
 			for range 3 {
-				w.event(auditInsmod)
-				w.event(auditInsmod)
+				w.event(insmodLines)
+				w.event(insmodLines)
 				require.NoError(t, source.Sync(t.Context()))
-				w.event(auditInsmod)
+				w.event(insmodLines)
 				rotate(w)
-				w.event(auditInsmod)
+				w.event(insmodLines)
 				require.NoError(t, source.Sync(t.Context()))
 			}
 			stop()
@@ -306,8 +306,8 @@ func TestAuditLogThroughRotations(t *testing.T) {
 			}
 			require.Zero(t, source.Sensor().Lost)
 
-			w.event(auditInsmod)
-			_, stop = followAudit(t, w.path, store)
+			w.event(insmodLines)
+			_, stop = followLog(t, w.path, store)
 			stop()
 			names, _ = store.get()
 			require.Equal(t, upTo(w.serial), names, "after a restart")
@@ -315,57 +315,57 @@ func TestAuditLogThroughRotations(t *testing.T) {
 	}
 }
 
-func TestAuditLogThatWasCut(t *testing.T) {
-	w, store := newAuditWriter(t), &memoryStore{}
-	source, stop := followAudit(t, w.path, store)
-	w.event(auditInsmod)
+func TestTruncationCountsAsLoss(t *testing.T) {
+	w, store := newLogWriter(t), &memoryStore{}
+	source, stop := followLog(t, w.path, store)
+	w.event(insmodLines)
 	require.NoError(t, source.Sync(t.Context()))
 	require.NoError(t, os.Truncate(w.path, 0))
-	w.event(auditInsmod)
+	w.event(insmodLines)
 	require.NoError(t, source.Sync(t.Context()))
 	require.EqualValues(t, 1, source.Sensor().Lost, "nobody knows what was cut off")
 
 	// Written anew, and longer than before.
 	require.NoError(t, os.Truncate(w.path, 0))
 	for range 10 {
-		w.event(auditInsmod)
+		w.event(insmodLines)
 	}
 	require.NoError(t, source.Sync(t.Context()))
 	require.NoError(t, os.Remove(w.path))
 	w.file.Close()
 	w.create()
-	w.event(auditInsmod)
+	w.event(insmodLines)
 	require.NoError(t, source.Sync(t.Context()))
 	stop()
 	names, _ := store.get()
 	require.Equal(t, upTo(13), names)
 }
 
-// TestAuditLogAfterARestart stops the source, rotates, and goes on.
-func TestAuditLogAfterARestart(t *testing.T) {
-	for name, rotate := range map[string]func(w *auditWriter){
-		"nothing happened":  func(*auditWriter) {},
-		"rotated":           (*auditWriter).rotate,
-		"rotated twice":     func(w *auditWriter) { w.rotate(); w.event(auditInsmod); w.rotate() },
-		"copied":            (*auditWriter).copyTruncate,
-		"copied and longer": func(w *auditWriter) { w.copyTruncate(); w.event(auditInsmod); w.event(auditInsmod) },
+// TestRestartContinuesAtThePosition stops the source, rotates, and goes on.
+func TestRestartContinuesAtThePosition(t *testing.T) {
+	for name, rotate := range map[string]func(w *logWriter){
+		"nothing happened":  func(*logWriter) {},
+		"rotated":           (*logWriter).rotate,
+		"rotated twice":     func(w *logWriter) { w.rotate(); w.event(insmodLines); w.rotate() },
+		"copied":            (*logWriter).copyTruncate,
+		"copied and longer": func(w *logWriter) { w.copyTruncate(); w.event(insmodLines); w.event(insmodLines) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			w, store := newAuditWriter(t), &memoryStore{}
+			w, store := newLogWriter(t), &memoryStore{}
 			for range 4 {
-				w.event(auditInsmod)
-				w.event(auditDeniedCall)
-				source, stop := followAudit(t, w.path, store)
-				w.event(auditInsmod)
-				w.event(auditDeniedCall)
+				w.event(insmodLines)
+				w.event(deniedLines)
+				source, stop := followLog(t, w.path, store)
+				w.event(insmodLines)
+				w.event(deniedLines)
 				require.NoError(t, source.Sync(t.Context()))
 				require.Zero(t, source.Sensor().Lost)
 				stop()
-				w.event(auditInsmod)
-				w.event(auditDeniedCall)
+				w.event(insmodLines)
+				w.event(deniedLines)
 				rotate(w)
 			}
-			source, stop := followAudit(t, w.path, store)
+			source, stop := followLog(t, w.path, store)
 			require.NoError(t, source.Sync(t.Context()))
 			stop()
 			names, denied := store.get()
@@ -377,34 +377,34 @@ func TestAuditLogAfterARestart(t *testing.T) {
 }
 
 // What was emitted may wait in memory for a store that takes none.
-func TestAuditLogInTheSameProcess(t *testing.T) {
-	w := newAuditWriter(t)
+func TestSameProcessContinuesAfterItsLastEmittedEvent(t *testing.T) {
+	w := newLogWriter(t)
 	var emitted memoryStore
-	source, stop := followAudit(t, w.path, &memoryStore{limit: -1})
+	source, stop := followLog(t, w.path, &memoryStore{limit: -1})
 	stop()
-	stop = runAudit(t, source, &emitted)
-	w.event(auditInsmod)
+	stop = runSource(t, source, &emitted)
+	w.event(insmodLines)
 	require.NoError(t, source.Sync(t.Context()))
 	stop()
-	w.event(auditInsmod)
-	stop = runAudit(t, source, &emitted)
+	w.event(insmodLines)
+	stop = runSource(t, source, &emitted)
 	require.NoError(t, source.Sync(t.Context()))
 	stop()
 	names, _ := emitted.get()
 	require.Equal(t, upTo(2), names)
 }
 
-func TestAuditLogWhosePlaceIsGone(t *testing.T) {
-	w, store := newAuditWriter(t), &memoryStore{}
-	w.event(auditInsmod)
-	_, stop := followAudit(t, w.path, store)
+func TestLostPositionCountsAsLoss(t *testing.T) {
+	w, store := newLogWriter(t), &memoryStore{}
+	w.event(insmodLines)
+	_, stop := followLog(t, w.path, store)
 	stop()
 	require.NoError(t, os.Remove(w.path))
 	w.file.Close()
 	w.create()
 	time.Sleep(2 * time.Millisecond)
-	w.event(auditInsmod)
-	source, stop := followAudit(t, w.path, store)
+	w.event(insmodLines)
+	source, stop := followLog(t, w.path, store)
 	require.EqualValues(t, 1, source.Sensor().Lost)
 	stop()
 	names, _ := store.get()
@@ -412,32 +412,32 @@ func TestAuditLogWhosePlaceIsGone(t *testing.T) {
 
 	for _, position := range []string{"", "nonsense", "2 1 1 1 1 1 1 1", "1 0 0 -1 0 0 0 0", "1 0 0 0 0 0 99 0", store.position + "0"} {
 		again := &memoryStore{position: position}
-		_, stop := followAudit(t, w.path, again)
+		_, stop := followLog(t, w.path, again)
 		stop()
 	}
 }
 
-// TestAuditLogKilledAtRandom stores what a process that dies at any event has
+// TestKilledRunsLoseAndRepeatNothing stores what a process that dies at any event has
 // stored, while a log is written and rotated.
-func TestAuditLogKilledAtRandom(t *testing.T) {
+func TestKilledRunsLoseAndRepeatNothing(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 1))
 	for round := range 40 {
-		w, store := newAuditWriter(t), &memoryStore{}
+		w, store := newLogWriter(t), &memoryStore{}
 		loads, denials := 0, int64(0)
 		for range 12 {
 			store.limit = random.IntN(6)
-			source, stop := followAudit(t, w.path, store)
+			source, stop := followLog(t, w.path, store)
 			for range random.IntN(8) {
 				switch random.IntN(9) {
 				case 0:
 					w.others()
 				case 1:
-					w.event(auditDeniedCall)
+					w.event(deniedLines)
 					denials++
 				case 2: // two at once, their lines among each other's
-					first, second := strings.SplitAfter(w.record(auditInsmod), "\n"), strings.SplitAfter(w.record(auditRmmod), "\n")
+					first, second := strings.SplitAfter(w.record(insmodLines), "\n"), strings.SplitAfter(w.record(rmmodLines), "\n")
 					w.write(first[0] + second[0] + second[1] + first[1] + second[2] + first[2])
 					loads += 2
 				case 3:
@@ -447,7 +447,7 @@ func TestAuditLogKilledAtRandom(t *testing.T) {
 						w.copyTruncate()
 					}
 				default:
-					w.event(auditInsmod)
+					w.event(insmodLines)
 					loads++
 				}
 				if random.IntN(3) == 0 {
@@ -457,7 +457,7 @@ func TestAuditLogKilledAtRandom(t *testing.T) {
 			stop()
 		}
 		store.limit = 0
-		source, stop := followAudit(t, w.path, store)
+		source, stop := followLog(t, w.path, store)
 		require.NoError(t, source.Sync(t.Context()))
 		stop()
 		names, denied := store.get()
@@ -470,7 +470,7 @@ func TestAuditLogKilledAtRandom(t *testing.T) {
 	}
 }
 
-func TestAuditFilesInTheirOrder(t *testing.T) {
+func TestLogFilesAreOrderedByAge(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{
 		"audit.log", "audit.log.1", "audit.log.2", "audit.log.10", "audit.log-20261124", "audit.log-20261123", "audit.log.3.gz",
@@ -479,27 +479,27 @@ func TestAuditFilesInTheirOrder(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
 	}
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "audit.log.4"), 0o700))
-	files, err := auditFiles(filepath.Join(dir, "audit.log"))
+	files, err := logFiles(filepath.Join(dir, "audit.log"))
 	require.NoError(t, err)
 	for i := range files {
 		files[i] = filepath.Base(files[i])
 	}
 	require.Equal(t, []string{"audit.log-20261123", "audit.log-20261124", "audit.log.10", "audit.log.2", "audit.log.1", "audit.log"}, files)
-	_, err = auditFiles(filepath.Join(dir, "none", "audit.log"))
+	_, err = logFiles(filepath.Join(dir, "none", "audit.log"))
 	require.Error(t, err)
 }
 
-func FuzzAuditPosition(f *testing.F) {
+func FuzzPosition(f *testing.F) {
 	f.Add("1 2049 131 4096 1795529435180 2 0 8192")
 	f.Add("1 2049 131 4096 1795529435180 2 1 0")
 	f.Add("")
 	f.Fuzz(func(t *testing.T, text string) {
-		p, ok := parseAuditPosition(text)
+		p, ok := parsePosition(text)
 		if !ok {
 			return
 		}
 		require.Less(t, len(p.String()), 1024)
-		again, ok := parseAuditPosition(p.String())
+		again, ok := parsePosition(p.String())
 		require.True(t, ok)
 		require.Equal(t, p, again)
 	})

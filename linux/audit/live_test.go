@@ -24,8 +24,8 @@ import (
 
 func place(offset int) record.Place { return record.Place{Offset: int64(offset)} }
 
-// scriptedAudit is a kernel's audit whose records the test makes.
-type scriptedAudit struct {
+// fakeKernel is a kernel's audit whose records the test makes.
+type fakeKernel struct {
 	mu       sync.Mutex
 	changed  chan struct{} // closed with every change
 	queue    []any         // what Record returns: a line of the log, or an error
@@ -33,19 +33,19 @@ type scriptedAudit struct {
 
 	status  libaudit.AuditStatus
 	backlog []uint32 // what the next calls of Status say, before it is 0
-	list    auditRules
+	list    ruleList
 	drops   int64
 	refuse  error // of every change
 	closed  bool
 	changes []string
 }
 
-func newScriptedAudit(enabled, pid uint32) *scriptedAudit {
-	return &scriptedAudit{changed: make(chan struct{}), status: libaudit.AuditStatus{Enabled: enabled, PID: pid}}
+func newFakeKernel(enabled, pid uint32) *fakeKernel {
+	return &fakeKernel{changed: make(chan struct{}), status: libaudit.AuditStatus{Enabled: enabled, PID: pid}}
 }
 
 // with changes the kernel.
-func (k *scriptedAudit) with(change func()) {
+func (k *fakeKernel) with(change func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	change()
@@ -54,7 +54,7 @@ func (k *scriptedAudit) with(change func()) {
 }
 
 // say queues the lines of a log as records.
-func (k *scriptedAudit) say(text string) {
+func (k *fakeKernel) say(text string) {
 	k.with(func() {
 		for line := range strings.Lines(text) {
 			k.queue = append(k.queue, strings.TrimSuffix(line, "\n"))
@@ -62,7 +62,7 @@ func (k *scriptedAudit) say(text string) {
 	})
 }
 
-func (k *scriptedAudit) Record() (auparse.AuditMessageType, []byte, error) {
+func (k *fakeKernel) Record() (auparse.AuditMessageType, []byte, error) {
 	for {
 		k.mu.Lock()
 		if len(k.queue) > 0 {
@@ -88,18 +88,18 @@ func (k *scriptedAudit) Record() (auparse.AuditMessageType, []byte, error) {
 	}
 }
 
-func (k *scriptedAudit) SetDeadline(at time.Time) error {
+func (k *fakeKernel) SetDeadline(at time.Time) error {
 	k.with(func() { k.deadline = at })
 	return nil
 }
 
-func (k *scriptedAudit) Drops() int64 {
+func (k *fakeKernel) Drops() int64 {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.drops
 }
 
-func (k *scriptedAudit) Status() (*libaudit.AuditStatus, error) {
+func (k *fakeKernel) Status() (*libaudit.AuditStatus, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	status := k.status
@@ -109,7 +109,7 @@ func (k *scriptedAudit) Status() (*libaudit.AuditStatus, error) {
 	return &status, nil
 }
 
-func (k *scriptedAudit) change(what string, do func()) error {
+func (k *fakeKernel) change(what string, do func()) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.refuse != nil {
@@ -120,12 +120,12 @@ func (k *scriptedAudit) change(what string, do func()) error {
 	return nil
 }
 
-func (k *scriptedAudit) SetEnabled(on bool) error {
-	k.status.Enabled = map[bool]uint32{false: auditOff, true: auditOn}[on]
+func (k *fakeKernel) SetEnabled(on bool) error {
+	k.status.Enabled = map[bool]uint32{false: statusOff, true: statusOn}[on]
 	return k.change(map[bool]string{false: "off", true: "on"}[on], func() {})
 }
 
-func (k *scriptedAudit) SetBacklog(limit, waitTime uint32) error {
+func (k *fakeKernel) SetBacklog(limit, waitTime uint32) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.refuse == nil {
@@ -134,21 +134,21 @@ func (k *scriptedAudit) SetBacklog(limit, waitTime uint32) error {
 	return k.refuse
 }
 
-func (k *scriptedAudit) Rules() ([][]byte, error) {
+func (k *fakeKernel) Rules() ([][]byte, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return append([][]byte(nil), k.list...), nil
 }
 
-func (k *scriptedAudit) AddRule(rule []byte) error {
+func (k *fakeKernel) AddRule(rule []byte) error {
 	return k.change("add", func() { k.list = append(k.list, rule) })
 }
 
-func (k *scriptedAudit) DeleteRule(rule []byte) error {
+func (k *fakeKernel) DeleteRule(rule []byte) error {
 	return k.change("delete", func() { k.list = k.list.without(rule) })
 }
 
-func (k *scriptedAudit) Close() error {
+func (k *fakeKernel) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.closed = true
@@ -158,21 +158,21 @@ func (k *scriptedAudit) Close() error {
 // running is a source that listens to a scripted kernel.
 type running struct {
 	*Source
-	kernel *scriptedAudit
+	kernel *fakeKernel
 	events chan kmodquery.Event
 	ended  chan error    // how Run returned, once
 	over   chan struct{} // closed when it has
 	cancel context.CancelFunc
 }
 
-func listenTo(t *testing.T, kernel *scriptedAudit) *running {
+func listenTo(t *testing.T, kernel *fakeKernel) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &running{
 		Source: New(Options{}), kernel: kernel, events: make(chan kmodquery.Event, 4096),
 		ended: make(chan error, 1), over: make(chan struct{}), cancel: cancel,
 	}
-	r.open = func() (auditKernel, error) { return kernel, nil }
+	r.open = func() (kernelConn, error) { return kernel, nil }
 	ready := make(chan struct{})
 	go func() {
 		defer close(r.over)
@@ -204,9 +204,9 @@ func (r *running) names() []string {
 	}
 }
 
-func TestAuditListens(t *testing.T) {
+func TestListenerEmitsTheKernelsCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := listenTo(t, newScriptedAudit(auditOff, 0))
+		r := listenTo(t, newFakeKernel(statusOff, 0))
 		require.Equal(t, []string{"add", "add", "on"}, r.kernel.changes)
 		sensor := r.Sensor()
 		require.Equal(t, kmodquery.StateActive, sensor.State)
@@ -214,7 +214,7 @@ func TestAuditListens(t *testing.T) {
 		require.Contains(t, sensor.Hooks, `"AUDIT_NLGRP_READLOG (multicast)"`)
 		require.Contains(t, sensor.Hooks, "-k kmodquery-was-off")
 
-		r.kernel.say(auditText(auditInsmod, 2) + "type=EOE msg=audit(1795529435.180:2): \n" + auditText(auditRmmod, 3))
+		r.kernel.say(withSerial(insmodLines, 2) + "type=EOE msg=audit(1795529435.180:2): \n" + withSerial(rmmodLines, 3))
 		synctest.Wait()
 		require.Equal(t, []string{"finit_module dummy insmod dummy.ko numdummies=2", "delete_module dummy rmmod dummy"}, r.names())
 		require.NoError(t, r.Sync(t.Context()))
@@ -232,22 +232,22 @@ func TestAuditListens(t *testing.T) {
 
 // A load that makes many records waits for no reader, and what the kernel was told
 // for that is as it was in the end.
-func TestAuditKeepsNoLoadWaiting(t *testing.T) {
+func TestBacklogSettingsAreRestored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		kernel := newScriptedAudit(auditOff, 0)
+		kernel := newFakeKernel(statusOff, 0)
 		kernel.status.BacklogLimit, kernel.status.BacklogWaitTime = 64, 15000
 		r := listenTo(t, kernel)
-		require.EqualValues(t, auditBacklog, kernel.status.BacklogLimit)
+		require.EqualValues(t, backlogLimit, kernel.status.BacklogLimit)
 		require.Zero(t, kernel.status.BacklogWaitTime)
 		r.cancel()
 		require.NoError(t, <-r.ended)
 		require.EqualValues(t, 64, kernel.status.BacklogLimit)
 		require.EqualValues(t, 15000, kernel.status.BacklogWaitTime)
-		require.EqualValues(t, auditOff, kernel.status.Enabled)
+		require.EqualValues(t, statusOff, kernel.status.Enabled)
 	})
 }
 
-func TestAuditBesideOthers(t *testing.T) {
+func TestSetupRespectsOtherRules(t *testing.T) {
 	const modules = "-a always,exit -F arch=%s -S init_module,finit_module,delete_module -k modules"
 	theirs := []string{strings.Replace(modules, "%s", "b64", 1), strings.Replace(modules, "%s", "b32", 1)}
 	for _, test := range []struct {
@@ -259,26 +259,26 @@ func TestAuditBesideOthers(t *testing.T) {
 		err          string
 		isFinal      bool
 	}{
-		{"a daemon", auditOn, 7, nil, []string{"add", "add", "delete", "delete"}, 0, "", false},
-		{"their rules", auditOn, 7, theirs, nil, 2, "", false},
-		{"their rules, but audit is off", auditOff, 0, theirs, []string{"on", "off"}, 2, "", false},
-		{"one of their rules", auditOn, 7, theirs[:1], []string{"add", "delete"}, 1, "", false},
-		{"what a killed process left", auditOn, 0, auditRuleTexts(auditKey), []string{"delete", "delete"}, 0, "", false},
-		{"what one left that had switched it on", auditOn, 0, auditRuleTexts(auditKeyWasOff), []string{"delete", "delete", "off"}, 0, "", false},
-		{"the same under a daemon that came", auditOn, 7, auditRuleTexts(auditKeyWasOff), []string{"delete", "delete"}, 0, "", false},
-		{"half of what it left", auditOn, 0, auditRuleTexts(auditKeyWasOff)[1:], []string{"add", "delete", "delete", "off"}, 0, "", false},
-		{"left, and then switched off", auditOff, 0, auditRuleTexts(auditKey), []string{"add", "add", "delete", "delete", "on", "delete", "delete", "off"}, 0, "", false},
-		{"locked", auditLocked, 7, theirs, nil, 2, "", false},
-		{"locked with its own", auditLocked, 7, auditRuleTexts(auditKeyWasOff), nil, 2, "", false},
-		{"locked without", auditLocked, 7, theirs[:1], nil, 1, "locked until the next boot", true},
-		{"a daemon, but off", auditOff, 7, nil, nil, 0, "audit is off though its daemon runs", false},
-		{"a rule that hides", auditOn, 0, []string{"-a never,task"}, nil, 1, "keeps all system calls out of audit", false},
-		{"a rule before", auditOn, 0, []string{"-a never,exit -F arch=b64 -S all"}, []string{"add", "add", "delete", "delete"}, 1, "put another before it", false},
+		{"a daemon", statusOn, 7, nil, []string{"add", "add", "delete", "delete"}, 0, "", false},
+		{"their rules", statusOn, 7, theirs, nil, 2, "", false},
+		{"their rules, but audit is off", statusOff, 0, theirs, []string{"on", "off"}, 2, "", false},
+		{"one of their rules", statusOn, 7, theirs[:1], []string{"add", "delete"}, 1, "", false},
+		{"what a killed process left", statusOn, 0, ruleTexts(ruleKey), []string{"delete", "delete"}, 0, "", false},
+		{"what one left that had switched it on", statusOn, 0, ruleTexts(ruleKeyWasOff), []string{"delete", "delete", "off"}, 0, "", false},
+		{"the same under a daemon that came", statusOn, 7, ruleTexts(ruleKeyWasOff), []string{"delete", "delete"}, 0, "", false},
+		{"half of what it left", statusOn, 0, ruleTexts(ruleKeyWasOff)[1:], []string{"add", "delete", "delete", "off"}, 0, "", false},
+		{"left, and then switched off", statusOff, 0, ruleTexts(ruleKey), []string{"add", "add", "delete", "delete", "on", "delete", "delete", "off"}, 0, "", false},
+		{"locked", statusLocked, 7, theirs, nil, 2, "", false},
+		{"locked with its own", statusLocked, 7, ruleTexts(ruleKeyWasOff), nil, 2, "", false},
+		{"locked without", statusLocked, 7, theirs[:1], nil, 1, "locked until the next boot", true},
+		{"a daemon, but off", statusOff, 7, nil, nil, 0, "audit is off though its daemon runs", false},
+		{"a rule that hides", statusOn, 0, []string{"-a never,task"}, nil, 1, "keeps all system calls out of audit", false},
+		{"a rule before", statusOn, 0, []string{"-a never,exit -F arch=b64 -S all"}, []string{"add", "add", "delete", "delete"}, 1, "put another before it", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				kernel := newScriptedAudit(test.enabled, test.pid)
-				kernel.list = builtAuditRules(t, test.rules...)
+				kernel := newFakeKernel(test.enabled, test.pid)
+				kernel.list = builtRules(t, test.rules...)
 				r := listenTo(t, kernel)
 				r.cancel()
 				err := <-r.ended
@@ -293,7 +293,7 @@ func TestAuditBesideOthers(t *testing.T) {
 				require.Len(t, kernel.list, test.left)
 				enabled := test.enabled
 				if slices.Contains(test.changes, "off") {
-					enabled = auditOff
+					enabled = statusOff
 				}
 				require.Equal(t, enabled, kernel.status.Enabled)
 			})
@@ -301,27 +301,27 @@ func TestAuditBesideOthers(t *testing.T) {
 	}
 }
 
-func TestAuditNotices(t *testing.T) {
+func TestListenerNoticesChangedAuditSettings(t *testing.T) {
 	for _, test := range []struct {
 		name   string
-		do     func(k *scriptedAudit)
+		do     func(k *fakeKernel)
 		within time.Duration
 		err    string
 	}{
-		{"its rules gone", func(k *scriptedAudit) {
+		{"its rules gone", func(k *fakeKernel) {
 			k.with(func() { k.list = nil })
 			k.say("type=CONFIG_CHANGE msg=audit(1795529435.180:9): auid=0 op=remove_rule key=\"kmodquery\" list=4 res=1\n")
 		}, 0, "somebody removed the audit rule"},
-		{"its rules gone without a word", func(k *scriptedAudit) { k.with(func() { k.list = nil }) }, auditPoll, "somebody removed the audit rule"},
-		{"audit off", func(k *scriptedAudit) { k.with(func() { k.status.Enabled = auditOff }) }, auditPoll, "audit was switched off"},
-		{"a rule that hides", func(k *scriptedAudit) {
-			k.with(func() { k.list = append(k.list, builtAuditRules(t, "-a never,task")...) })
-		}, auditPoll, "keeps all system calls out"},
-		{"a socket that fails", func(k *scriptedAudit) { k.with(func() { k.queue = append(k.queue, unix.EBADF) }) }, 0, "read audit's records"},
+		{"its rules gone without a word", func(k *fakeKernel) { k.with(func() { k.list = nil }) }, checkInterval, "somebody removed the audit rule"},
+		{"audit off", func(k *fakeKernel) { k.with(func() { k.status.Enabled = statusOff }) }, checkInterval, "audit was switched off"},
+		{"a rule that hides", func(k *fakeKernel) {
+			k.with(func() { k.list = append(k.list, builtRules(t, "-a never,task")...) })
+		}, checkInterval, "keeps all system calls out"},
+		{"a socket that fails", func(k *fakeKernel) { k.with(func() { k.queue = append(k.queue, unix.EBADF) }) }, 0, "read audit's records"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := listenTo(t, newScriptedAudit(auditOn, 0))
+				r := listenTo(t, newFakeKernel(statusOn, 0))
 				test.do(r.kernel)
 				began := time.Now()
 				err := <-r.ended
@@ -329,16 +329,16 @@ func TestAuditNotices(t *testing.T) {
 				require.NotErrorIs(t, err, kmodquery.ErrNotSupported)
 				require.LessOrEqual(t, time.Since(began), test.within)
 				require.Equal(t, kmodquery.StateFailed, r.Sensor().State)
-				require.NotContains(t, r.kernel.list, builtAuditRules(t, auditRuleTexts(auditKey)...)[0])
+				require.NotContains(t, r.kernel.list, builtRules(t, ruleTexts(ruleKey)...)[0])
 			})
 		})
 	}
 }
 
-func TestAuditCountsWhatIsLost(t *testing.T) {
+func TestLostRecordsAreCounted(t *testing.T) {
 	for _, keeps := range []bool{false, true} {
-		kernel := newScriptedAudit(auditOn, 0)
-		w := newAuditWatch(kernel, keeps)
+		kernel := newFakeKernel(statusOn, 0)
+		w := newSetup(kernel, keeps)
 		kernel.status.Lost = 100 // before its time
 		require.NoError(t, w.start())
 		kernel.status.Lost = 107
@@ -356,56 +356,56 @@ func TestAuditCountsWhatIsLost(t *testing.T) {
 		require.NoError(t, w.stop())
 	}
 	synctest.Test(t, func(t *testing.T) {
-		r := listenTo(t, newScriptedAudit(auditOn, 0))
+		r := listenTo(t, newFakeKernel(statusOn, 0))
 		r.kernel.with(func() { r.kernel.queue, r.kernel.drops = append(r.kernel.queue, unix.ENOBUFS, errNotKernels), 5 })
 		r.kernel.say("type=SYSCALL msg=nonsense\n")
 		synctest.Wait()
 		require.EqualValues(t, 5, r.Sensor().Lost)
 		require.EqualValues(t, 2, r.Sensor().DecodeErrors)
 		r.kernel.with(func() { r.kernel.drops = 6 })
-		time.Sleep(auditPoll)
+		time.Sleep(checkInterval)
 		synctest.Wait()
 		require.EqualValues(t, 6, r.Sensor().Lost)
 	})
 }
 
-func TestAuditSyncWaitsForTheKernel(t *testing.T) {
+func TestSyncWaitsForTheKernelsBacklog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := listenTo(t, newScriptedAudit(auditOn, 7))
+		r := listenTo(t, newFakeKernel(statusOn, 7))
 		r.kernel.with(func() { r.kernel.backlog = []uint32{3, 2, 1} })
-		lines := strings.SplitAfter(auditText(auditInsmod, 2), "\n")
+		lines := strings.SplitAfter(withSerial(insmodLines, 2), "\n")
 		r.kernel.say(lines[0])
 		synced := make(chan error, 1)
 		go func() { synced <- r.Sync(t.Context()) }()
-		time.Sleep(2 * auditPause)
+		time.Sleep(2 * drainPause)
 		r.kernel.say(lines[1] + lines[2])
 		require.NoError(t, <-synced)
 		require.Equal(t, []string{"finit_module dummy insmod dummy.ko numdummies=2"}, r.names())
 
 		// What never comes is not waited for.
 		began := time.Now()
-		r.kernel.say(strings.SplitAfter(auditText(auditRmmod, 4), "\n")[0])
+		r.kernel.say(strings.SplitAfter(withSerial(rmmodLines, 4), "\n")[0])
 		require.NoError(t, r.Sync(t.Context()))
 		require.Equal(t, []string{"delete_module  "}, r.names())
-		require.InDelta(t, grace, time.Since(began), float64(2*auditPause))
+		require.InDelta(t, grace, time.Since(began), float64(2*drainPause))
 		r.kernel.with(func() { r.kernel.backlog = slices.Repeat([]uint32{1}, 10000) })
 		began = time.Now()
 		require.NoError(t, r.Sync(t.Context()))
-		require.InDelta(t, auditSync, time.Since(began), float64(time.Second))
+		require.InDelta(t, drainTimeout, time.Since(began), float64(time.Second))
 
 		// Who gives up leaves the source in the midst of its asking.
-		ctx, cancel := context.WithTimeout(t.Context(), auditPause/2)
+		ctx, cancel := context.WithTimeout(t.Context(), drainPause/2)
 		defer cancel()
 		require.ErrorIs(t, r.Sync(ctx), context.DeadlineExceeded)
 		r.kernel.with(func() { r.kernel.backlog = nil })
 	})
 }
 
-func TestAuditDeniedCallsWait(t *testing.T) {
+func TestDeniedCallsAreReportedEachMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := listenTo(t, newScriptedAudit(auditOn, 0))
+		r := listenTo(t, newFakeKernel(statusOn, 0))
 		for serial := range 50 {
-			r.kernel.say(auditText(auditDeniedCall, serial))
+			r.kernel.say(withSerial(deniedLines, serial))
 		}
 		synctest.Wait()
 		require.Empty(t, r.events)
@@ -415,29 +415,29 @@ func TestAuditDeniedCallsWait(t *testing.T) {
 		require.EqualValues(t, 50, *(<-r.events).Count)
 		require.EqualValues(t, 49, r.Sensor().Denied)
 
-		r.kernel.say(auditText(auditDeniedCall, 60) + auditText(auditInsmod, 61))
+		r.kernel.say(withSerial(deniedLines, 60) + withSerial(insmodLines, 61))
 		synctest.Wait()
 		require.Equal(t, []string{"init_module  /init flood", "finit_module dummy insmod dummy.ko numdummies=2"}, r.names())
-		r.kernel.say(auditText(auditDeniedCall, 62))
+		r.kernel.say(withSerial(deniedLines, 62))
 		require.NoError(t, r.Sync(t.Context()))
 		require.Len(t, r.events, 1)
-		r.kernel.say(auditText(auditDeniedCall, 63))
+		r.kernel.say(withSerial(deniedLines, 63))
 		r.cancel()
 		require.NoError(t, <-r.ended)
 		require.Len(t, r.events, 2)
 	})
 }
 
-func TestAuditLooksBackNoFurther(t *testing.T) {
+func TestBackfillStartsAtItsBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		kernel := newScriptedAudit(auditOn, 0)
+		kernel := newFakeKernel(statusOn, 0)
 		r := &running{Source: New(Options{}), kernel: kernel, events: make(chan kmodquery.Event, 10)}
-		r.open = func() (auditKernel, error) { return kernel, nil }
+		r.open = func() (kernelConn, error) { return kernel, nil }
 		r.Backfill(time.UnixMilli(1795529435181))
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- r.Run(ctx, func() {}, func(e kmodquery.Event) { r.events <- e }) }()
-		kernel.say(auditText(auditInsmod, 2) + strings.ReplaceAll(auditText(auditRmmod, 3), "435.180", "435.181"))
+		kernel.say(withSerial(insmodLines, 2) + strings.ReplaceAll(withSerial(rmmodLines, 3), "435.180", "435.181"))
 		synctest.Wait()
 		require.Equal(t, []string{"delete_module dummy rmmod dummy"}, r.names())
 		cancel()
@@ -445,7 +445,7 @@ func TestAuditLooksBackNoFurther(t *testing.T) {
 	})
 }
 
-func TestAuditKernelErrors(t *testing.T) {
+func TestKernelErrorsNameTheRemedy(t *testing.T) {
 	for errno, want := range map[unix.Errno]struct {
 		text    string
 		isFinal bool
@@ -457,7 +457,7 @@ func TestAuditKernelErrors(t *testing.T) {
 		err := forbidden(errno)
 		require.ErrorContains(t, err, want.text)
 		require.Equal(t, want.isFinal, errors.Is(err, kmodquery.ErrNotSupported))
-		require.Equal(t, !want.isFinal, errors.Is(err, errAuditForbidden))
+		require.Equal(t, !want.isFinal, errors.Is(err, errForbidden))
 	}
 	require.Equal(t, unix.EIO, forbidden(unix.EIO))
 	require.ErrorIs(t, noSystemCalls(unix.EINVAL), kmodquery.ErrNotSupported)

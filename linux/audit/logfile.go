@@ -22,8 +22,8 @@ import (
 	"github.com/kmodquery/kmodquery/linux/audit/record"
 )
 
-// An auditFile is one file of the audit daemon's log, as far as it was read.
-type auditFile struct {
+// A logFile is one file of the audit daemon's log, as far as it was read.
+type logFile struct {
 	file   *os.File
 	id     fileID
 	number int   // counts the files that were read
@@ -37,12 +37,12 @@ type auditFile struct {
 // A fileID is a file while somebody has it open.
 type fileID struct{ device, inode uint64 }
 
-func openAuditFile(path string, number int) (*auditFile, error) {
+func openLogFile(path string, number int) (*logFile, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a fifo must not block
 	if err != nil {
 		return nil, fmt.Errorf("open the audit log: %w", err)
 	}
-	f := &auditFile{file: file, number: number}
+	f := &logFile{file: file, number: number}
 	info, err := file.Stat()
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("%s is no file", path)
@@ -63,7 +63,7 @@ func identify(info fs.FileInfo) fileID {
 // read hands on the lines behind the last one that was read. A line that has no
 // newline yet is left for later, unless the file is over. One that is too long is
 // handed on as an empty one.
-func (f *auditFile) read(ctx context.Context, isOver bool, take func(line string, start, end record.Place)) error {
+func (f *logFile) read(ctx context.Context, isOver bool, take func(line string, start, end record.Place)) error {
 	reader := bufio.NewReaderSize(io.NewSectionReader(f.file, f.offset, 1<<62), 64<<10)
 	for ctx.Err() == nil {
 		line, size, err := readLine(reader)
@@ -104,7 +104,7 @@ func readLine(r *bufio.Reader) (line string, size int64, err error) {
 }
 
 // seek goes to a place at which a line begins.
-func (f *auditFile) seek(offset int64) {
+func (f *logFile) seek(offset int64) {
 	f.offset, f.last, f.lastAt = offset, "", offset
 	before := make([]byte, min(offset, record.MaxLine+1))
 	if n, err := f.file.ReadAt(before, offset-int64(len(before))); n < len(before) || err != nil && !errors.Is(err, io.EOF) {
@@ -120,20 +120,20 @@ func (f *auditFile) seek(offset int64) {
 
 // isIntact reports whether what was read is still there: whether the file was
 // neither cut nor written anew.
-func (f *auditFile) isIntact() bool {
+func (f *logFile) isIntact() bool {
 	info, err := f.file.Stat()
 	return err == nil && info.Size() >= f.offset && f.has(f.last, f.lastAt)
 }
 
 // has reports whether a line stands at a place of the file.
-func (f *auditFile) has(line string, at int64) bool {
+func (f *logFile) has(line string, at int64) bool {
 	text := make([]byte, len(line))
 	n, err := f.file.ReadAt(text, at)
 	return n == len(text) && (err == nil || errors.Is(err, io.EOF)) && string(text) == line
 }
 
 // idAt is the id of the record that stands at a place of the file.
-func (f *auditFile) idAt(at int64) (record.ID, bool) {
+func (f *logFile) idAt(at int64) (record.ID, bool) {
 	line, _, err := readLine(bufio.NewReaderSize(io.NewSectionReader(f.file, at, record.MaxLine+1), 4<<10))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return record.ID{}, false
@@ -142,15 +142,15 @@ func (f *auditFile) idAt(at int64) (record.ID, bool) {
 	return r.ID, err == nil && r.Call() != ""
 }
 
-func (f *auditFile) close() {
+func (f *logFile) close() {
 	if f != nil {
 		_ = f.file.Close() // it was only read
 	}
 }
 
-// auditFiles are the log's files, rotated ones and the one that is written, the
+// logFiles are the log's files, rotated ones and the one that is written, the
 // oldest first. Compressed ones are not among them.
-func auditFiles(path string) ([]string, error) {
+func logFiles(path string) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Dir(path))
 	if err != nil {
 		return nil, fmt.Errorf("look for the audit log's files: %w", err)

@@ -13,30 +13,32 @@ import (
 	libaudit "github.com/elastic/go-libaudit/v2"
 	"github.com/elastic/go-libaudit/v2/auparse"
 	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery"
 )
 
 const (
-	// auditBuffer is the memory that records may wait in, in bytes as the
+	// socketBuffer is the memory that records may wait in, in bytes as the
 	// kernel counts them; a record takes one to two thousand.
-	auditBuffer = 16 << 20
-	// auditReply is how long the kernel may take to answer.
-	auditReply = 2 * time.Second
+	socketBuffer = 16 << 20
+	// replyTimeout is how long the kernel may take to answer.
+	replyTimeout = 2 * time.Second
 	// noAudit is what a host lacks that has no audit at all.
 	noAudit = "this kernel has no audit"
 )
 
-// An auditSocket is a netlink socket to the kernel's audit. It serves
+// A socket is a netlink socket to the kernel's audit. It serves
 // libaudit.AuditClient, which expects a bound on the time that a reply takes
 // from whoever reads it.
-type auditSocket struct {
+type socket struct {
 	file     *os.File
 	conn     syscall.RawConn
 	sequence uint32
 	buffer   []byte
 }
 
-// openAuditSocket joins the groups of the mask.
-func openAuditSocket(groups uint32) (*auditSocket, error) {
+// openSocket joins the groups of the mask.
+func openSocket(groups uint32) (*socket, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_AUDIT)
 	if err != nil {
 		return nil, fmt.Errorf("open an audit socket: %w", err)
@@ -44,7 +46,7 @@ func openAuditSocket(groups uint32) (*auditSocket, error) {
 	file := os.NewFile(uintptr(fd), "audit")
 	if groups != 0 {
 		// It needs CAP_NET_ADMIN; without, the system's limit holds.
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, auditBuffer)
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer)
 	}
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
 		file.Close()
@@ -55,11 +57,11 @@ func openAuditSocket(groups uint32) (*auditSocket, error) {
 		file.Close()
 		return nil, fmt.Errorf("use an audit socket: %w", err)
 	}
-	return &auditSocket{file: file, conn: conn, buffer: make([]byte, unix.NLMSG_HDRLEN+libaudit.AuditMessageMaxLength)}, nil
+	return &socket{file: file, conn: conn, buffer: make([]byte, unix.NLMSG_HDRLEN+libaudit.AuditMessageMaxLength)}, nil
 }
 
 // Send sends a request.
-func (s *auditSocket) Send(message syscall.NetlinkMessage) (uint32, error) {
+func (s *socket) Send(message syscall.NetlinkMessage) (uint32, error) {
 	s.sequence++
 	message.Header.Seq = s.sequence
 	message.Header.Len = uint32(unix.SizeofNlMsghdr + len(message.Data))
@@ -72,14 +74,14 @@ func (s *auditSocket) Send(message syscall.NetlinkMessage) (uint32, error) {
 }
 
 // SendNoWait is Send: the kernel takes requests at once.
-func (s *auditSocket) SendNoWait(message syscall.NetlinkMessage) (uint32, error) {
+func (s *socket) SendNoWait(message syscall.NetlinkMessage) (uint32, error) {
 	return s.Send(message)
 }
 
 // Receive waits for one message, whatever the first argument says, for as long
 // as a reply may take.
-func (s *auditSocket) Receive(_ bool, parse libaudit.NetlinkParser) ([]syscall.NetlinkMessage, error) {
-	if err := s.file.SetReadDeadline(time.Now().Add(auditReply)); err != nil {
+func (s *socket) Receive(_ bool, parse libaudit.NetlinkParser) ([]syscall.NetlinkMessage, error) {
+	if err := s.file.SetReadDeadline(time.Now().Add(replyTimeout)); err != nil {
 		return nil, err
 	}
 	message, err := s.read()
@@ -91,7 +93,7 @@ func (s *auditSocket) Receive(_ bool, parse libaudit.NetlinkParser) ([]syscall.N
 
 // record waits for a record, until the deadline that was set. One that is there
 // is returned even if the deadline has passed.
-func (s *auditSocket) record() (auparse.AuditMessageType, []byte, error) {
+func (s *socket) record() (auparse.AuditMessageType, []byte, error) {
 	message, err := s.read()
 	if err != nil {
 		return 0, nil, err
@@ -101,7 +103,7 @@ func (s *auditSocket) record() (auparse.AuditMessageType, []byte, error) {
 }
 
 // read returns a message, which is valid until the next.
-func (s *auditSocket) read() ([]byte, error) {
+func (s *socket) read() ([]byte, error) {
 	var n int
 	var from unix.Sockaddr
 	var received error
@@ -133,7 +135,7 @@ func (s *auditSocket) read() ([]byte, error) {
 var errNotKernels = errors.New("a message that is not the kernel's")
 
 // drops is how many messages found no room.
-func (s *auditSocket) drops() int64 {
+func (s *socket) drops() int64 {
 	var memory [16]uint32 // SK_MEMINFO_VARS of them, 9 so far
 	size := uint32(unsafe.Sizeof(memory))
 	const drops = 8 // SK_MEMINFO_DROPS
@@ -145,4 +147,146 @@ func (s *auditSocket) drops() int64 {
 }
 
 // Close closes the socket.
-func (s *auditSocket) Close() error { return s.file.Close() }
+func (s *socket) Close() error { return s.file.Close() }
+
+// kernelConn is what the audit source needs of the kernel's audit.
+type kernelConn interface {
+	// Record waits until the deadline for the next record, and returns one that
+	// is there even when the deadline has passed (os.ErrDeadlineExceeded). The
+	// text is valid until the next call. unix.ENOBUFS says that some were lost.
+	Record() (auparse.AuditMessageType, []byte, error)
+	// SetDeadline may be called while Record waits.
+	SetDeadline(time.Time) error
+	// Drops counts the records that were lost since the socket was opened.
+	Drops() int64
+
+	Status() (*libaudit.AuditStatus, error)
+	SetEnabled(bool) error
+	// SetBacklog sets how many records may wait in the kernel, and how long, in
+	// jiffies, a call waits for room.
+	SetBacklog(limit, waitTime uint32) error
+	// Rules returns the rules of all lists, as struct audit_rule_data.
+	Rules() ([][]byte, error)
+	AddRule(rule []byte) error
+	DeleteRule(rule []byte) error
+	Close() error
+}
+
+// netlinkConn is the running kernel's audit. Records come over the group for
+// readers, which leaves the audit daemon alone, present or to come: the kernel
+// never waits for a reader of the group, and drops what it has no room for.
+type netlinkConn struct {
+	records *socket
+	control *libaudit.AuditClient
+}
+
+// openKernel asks the kernel for all records from now on. An error that matches
+// errForbidden says that this process may not.
+func openKernel() (kernelConn, error) {
+	if _, err := os.Stat("/proc/modules"); errors.Is(err, os.ErrNotExist) {
+		return nil, &kmodquery.NotSupportedError{Missing: "this kernel cannot load modules", Need: "a kernel built with CONFIG_MODULES"}
+	}
+	records, err := openSocket(1 << (libaudit.NetlinkGroupReadLog - 1))
+	if err != nil {
+		return nil, forbidden(err)
+	}
+	control, err := openSocket(libaudit.NetlinkGroupNone)
+	if err != nil {
+		return nil, errors.Join(forbidden(err), records.Close())
+	}
+	k := &netlinkConn{records: records, control: &libaudit.AuditClient{Netlink: control}}
+	if _, err := k.Status(); err != nil {
+		return nil, errors.Join(forbidden(err), k.Close())
+	}
+	if err := isInitialNetwork(); err != nil {
+		return nil, errors.Join(err, k.Close())
+	}
+	return k, nil
+}
+
+// errForbidden is matched by errors that say that this process may not read
+// the kernel's audit, though others may.
+var errForbidden = errors.New("audit is out of reach")
+
+// forbidden tells a process without rights from a host without audit.
+func forbidden(err error) error {
+	switch {
+	case errors.Is(err, unix.EPROTONOSUPPORT):
+		return &kmodquery.NotSupportedError{Missing: noAudit, Need: "CONFIG_AUDIT and CONFIG_AUDITSYSCALL, and no audit=0 on the kernel's command line"}
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("%w: %w; run as root, or with CAP_AUDIT_CONTROL and CAP_AUDIT_READ, in the host's process namespace", errForbidden, err)
+	case errors.Is(err, unix.ECONNREFUSED):
+		return fmt.Errorf("%w: %w; run in the host's user namespace", errForbidden, err)
+	}
+	return err
+}
+
+// isInitialNetwork fails where the group for readers never hears anything: the
+// kernel serves it in its first network namespace only.
+func isInitialNetwork() error {
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		return nil // a kernel without network namespaces
+	}
+	first, err := os.Readlink("/proc/1/ns/net")
+	if err == nil && own != first {
+		return fmt.Errorf("%w: %s is not the host's network namespace; run in that", errForbidden, own)
+	}
+	return nil
+}
+
+func (k *netlinkConn) Record() (auparse.AuditMessageType, []byte, error) { return k.records.record() }
+
+func (k *netlinkConn) SetDeadline(at time.Time) error { return k.records.file.SetReadDeadline(at) }
+
+func (k *netlinkConn) Drops() int64 { return k.records.drops() }
+
+func (k *netlinkConn) Status() (*libaudit.AuditStatus, error) {
+	status, err := k.control.GetStatus()
+	if err != nil {
+		return nil, fmt.Errorf("ask for audit's status: %w", err)
+	}
+	return status, nil
+}
+
+func (k *netlinkConn) SetEnabled(on bool) error {
+	if err := k.control.SetEnabled(on, libaudit.WaitForReply); err != nil {
+		return fmt.Errorf("switch audit on or off: %w", err)
+	}
+	return nil
+}
+
+func (k *netlinkConn) SetBacklog(limit, waitTime uint32) error {
+	err := k.control.SetBacklogLimit(limit, libaudit.WaitForReply)
+	if err == nil {
+		err = k.control.SetBacklogWaitTime(int32(waitTime), libaudit.WaitForReply)
+	}
+	if err != nil {
+		return fmt.Errorf("set how many records audit keeps: %w", err)
+	}
+	return nil
+}
+
+func (k *netlinkConn) Rules() ([][]byte, error) {
+	rules, err := k.control.GetRules()
+	if err != nil {
+		return nil, fmt.Errorf("list audit's rules: %w", err)
+	}
+	return rules, nil
+}
+
+func (k *netlinkConn) AddRule(rule []byte) error {
+	if err := k.control.AddRule(rule); err != nil {
+		return fmt.Errorf("add a rule to audit: %w", err)
+	}
+	return nil
+}
+
+func (k *netlinkConn) DeleteRule(rule []byte) error {
+	if err := k.control.DeleteRule(rule); err != nil {
+		return fmt.Errorf("delete a rule of audit: %w", err)
+	}
+	return nil
+}
+
+func (k *netlinkConn) Close() error { return errors.Join(k.records.Close(), k.control.Close()) }

@@ -8,10 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/kmodquery/kmodquery/linux/host"
-
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/internal/source"
+	"github.com/kmodquery/kmodquery/linux/host"
 )
 
 // Source is the source that reads the kernel's audit. It listens to the kernel
@@ -24,7 +23,7 @@ import (
 type Source struct {
 	health  *source.Health
 	options Options
-	open    func() (auditKernel, error)
+	open    func() (kernelConn, error)
 	clock   host.BootClock // of Run
 
 	mu    sync.Mutex // guards since
@@ -40,14 +39,14 @@ type Options struct {
 	Position func(ctx context.Context) (string, error)
 }
 
-const defaultAuditLog = "/var/log/audit/audit.log"
+const defaultLog = "/var/log/audit/audit.log"
 
 // New returns a source that watches nothing until Run.
 func New(o Options) *Source {
 	if o.Log == "" {
-		o.Log = defaultAuditLog
+		o.Log = defaultLog
 	}
-	return &Source{health: source.New(kmodquery.SourceAudit), options: o, open: openAudit}
+	return &Source{health: source.New(kmodquery.SourceAudit), options: o, open: openKernel}
 }
 
 // Name is the source's name in the tables.
@@ -76,7 +75,7 @@ func (s *Source) Backfill(since time.Time) {
 // boot; any other may pass.
 func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) error {
 	err := s.listen(ctx, ready, emit)
-	if errors.Is(err, errAuditForbidden) {
+	if errors.Is(err, errForbidden) {
 		err = s.follow(ctx, ready, emit, err)
 	}
 	s.health.Stopped(err)
@@ -84,7 +83,7 @@ func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Even
 }
 
 // intake returns what turns the run's records into events.
-func (s *Source) intake(emit func(kmodquery.Event)) (*auditIntake, error) {
+func (s *Source) intake(emit func(kmodquery.Event)) (*intake, error) {
 	bootID, err := host.BootID()
 	if err != nil {
 		return nil, err
@@ -92,8 +91,8 @@ func (s *Source) intake(emit func(kmodquery.Event)) (*auditIntake, error) {
 	s.mu.Lock()
 	since := s.since
 	s.mu.Unlock()
-	translator := auditTranslator{bootID: bootID, bootTime: s.clock.BootTime()}
-	return newAuditIntake(translator, since, func(e kmodquery.Event) {
+	translator := translator{bootID: bootID, bootTime: s.clock.BootTime()}
+	return newIntake(translator, since, func(e kmodquery.Event) {
 		s.health.Emitted(&e)
 		emit(e)
 	}), nil

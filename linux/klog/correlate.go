@@ -10,39 +10,38 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kmodquery/kmodquery/linux/host"
-
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/linux/host"
 	"github.com/kmodquery/kmodquery/linux/klog/printk"
 )
 
 const (
-	// lineQuiet is how long after the last line of a log nothing more is
-	// expected of the attempts that it speaks of, and lineHold how long lines
+	// quietPeriod is how long after the last line of a log nothing more is
+	// expected of the attempts that it speaks of, and holdLimit how long lines
 	// are held at most, both by the log's own clock.
-	lineQuiet = time.Second
-	lineHold  = 2 * time.Second
-	// lineGrace is how old the last line must be for a Sync not to wait for
+	quietPeriod = time.Second
+	holdLimit   = 2 * time.Second
+	// syncGrace is how old the last line must be for a Sync not to wait for
 	// more: the kernel says in a moment what it has to say of an attempt.
-	lineGrace = 100 * time.Millisecond
-	// lateLines is how long after its last line the same thread may still speak of
+	syncGrace = 100 * time.Millisecond
+	// lateLimit is how long after its last line the same thread may still speak of
 	// an attempt. A load waits half a minute for each module that it needs.
-	lateLines = time.Minute
-	// remarkFor is how long a remark waits for its attempt.
-	remarkFor = 100 * time.Millisecond
+	lateLimit = time.Minute
+	// noteLifetime is how long a remark waits for its attempt.
+	noteLifetime = 100 * time.Millisecond
 
-	maxHeldLines = 256     // attempts that are held at once
-	maxToldLines = 64      // attempts that are remembered
-	maxTexts     = 1024    // lines of one attempt that are remembered
-	maxRaw       = 8 << 10 // bytes of a row's lines, and of the parameters that they name
+	maxHeld    = 256     // attempts that are held at once
+	maxEmitted = 64      // attempts that are remembered
+	maxTexts   = 1024    // lines of one attempt that are remembered
+	maxRaw     = 8 << 10 // bytes of a row's lines, and of the parameters that they name
 )
 
-// A logLine is one message of a log that says something of modules.
-type logLine struct {
-	says printk.Statement
-	raw  string        // as it stood
-	text string        // the message itself
-	at   time.Duration // on the log's own clock, which no change of the wall clock moves
+// A line is one message of a log that says something of modules.
+type line struct {
+	statement printk.Statement
+	raw       string        // as it stood
+	text      string        // the message itself
+	at        time.Duration // on the log's own clock, which no change of the wall clock moves
 
 	time   time.Time
 	uptime *int64
@@ -55,33 +54,33 @@ type logLine struct {
 
 // unsaid are the columns of a module_load that the kernel knows and its log does
 // not say.
-var unsaid = []string{
+var unknownColumns = []string{
 	"name", "path", "origin", "size", "sha256", "signature_status", "params", "taints",
 	"pid", "tid", "parent", "process_name", "process_path", "cmdline", "uid", "gid", "auid",
 }
 
-// A lineJoiner makes events of lines: those that tell of one attempt become one
+// A correlator makes events of lines: those that tell of one attempt become one
 // event. It holds them until no more is expected, and then emits all that it
 // holds, so that the last event can say how far in the log everything was told.
 // Its methods must not be called concurrently.
-type lineJoiner struct {
+type correlator struct {
 	source string
 	// isBuiltin reports whether something of that name is built into the kernel.
 	isBuiltin func(name string) bool
 	since     time.Time // nothing before is emitted
 	emit      func(kmodquery.Event)
 
-	held     []*spokenOf
-	told     []*spokenOf // emitted, oldest first
-	remark   *logLine
+	held     []*attempt
+	emitted  []*attempt // emitted, oldest first
+	note     *line
 	position string // of the last line that was taken in
 	first    time.Duration
 	last     time.Duration // of the held lines, by the log's clock
 	touched  time.Time     // when the last of them was taken in, by ours
 }
 
-// spokenOf is an attempt, or another event, as lines tell of it.
-type spokenOf struct {
+// attempt is an attempt, or another event, as lines tell of it.
+type attempt struct {
 	event kmodquery.Event
 	stage printk.Stage
 	texts []uint64 // hashes of what was said, which is not said twice of one attempt
@@ -93,33 +92,33 @@ type spokenOf struct {
 }
 
 // add takes the next line of the log.
-func (j *lineJoiner) add(l logLine, now time.Time) {
-	if len(j.held) > 0 && (l.at-j.last > lineQuiet || l.at-j.first > lineHold || j.first-l.at > lineQuiet) {
+func (j *correlator) add(l line, now time.Time) {
+	if len(j.held) > 0 && (l.at-j.last > quietPeriod || l.at-j.first > holdLimit || j.first-l.at > quietPeriod) {
 		j.flush()
 	}
-	if len(j.held) >= maxHeldLines {
+	if len(j.held) >= maxHeld {
 		j.flush()
 	}
-	if l.says.IsBuiltin && j.isBuiltin(l.says.Name) {
+	if l.statement.IsBuiltin && j.isBuiltin(l.statement.Name) {
 		return
 	}
-	if l.says.Kind == printk.Remark {
-		j.remark = &l
+	if l.statement.Kind == printk.Note {
+		j.note = &l
 		return
 	}
 	if len(j.held) == 0 {
 		j.first, j.last = l.at, l.at
 	}
 	j.last, j.touched = max(j.last, l.at), now
-	if l.says.Kind == printk.Unload {
-		j.close(l.says.Name)
+	if l.statement.Kind == printk.Unload {
+		j.close(l.statement.Name)
 	}
 	if of := j.find(j.held, l); of != nil {
 		of.take(l)
 		return
 	}
 	of := j.begin(l)
-	if before := j.find(j.told, l); before != nil {
+	if before := j.find(j.emitted, l); before != nil {
 		before.late(of, l)
 	}
 	j.held = append(j.held, of)
@@ -127,17 +126,17 @@ func (j *lineJoiner) add(l logLine, now time.Time) {
 
 // close notes that a module went: what is said of it from now on belongs to
 // another attempt.
-func (j *lineJoiner) close(name string) {
-	for _, of := range slices.Concat(j.held, j.told) {
+func (j *correlator) close(name string) {
+	for _, of := range slices.Concat(j.held, j.emitted) {
 		of.over = of.over || of.event.Name == name
 	}
 }
 
 // passed notes how far the log was read.
-func (j *lineJoiner) passed(position string) { j.position = position }
+func (j *correlator) setPosition(position string) { j.position = position }
 
 // find returns the latest of those that the line may belong to.
-func (j *lineJoiner) find(among []*spokenOf, l logLine) *spokenOf {
+func (j *correlator) find(among []*attempt, l line) *attempt {
 	for _, of := range slices.Backward(among) {
 		if of.continuesWith(l) {
 			return of
@@ -146,19 +145,19 @@ func (j *lineJoiner) find(among []*spokenOf, l logLine) *spokenOf {
 	return nil
 }
 
-func (of *spokenOf) continuesWith(l logLine) bool {
+func (of *attempt) continuesWith(l line) bool {
 	e := &of.event
 	isAttempt := e.EventName == kmodquery.EventModuleLoad || e.EventName == kmodquery.EventSysExitInitModule
-	if !isAttempt || l.says.Kind != printk.Attempt {
+	if !isAttempt || l.statement.Kind != printk.Attempt {
 		return false
 	}
 	// Without the thread's name only time tells two loads of one module apart.
-	patience := lineQuiet
+	patience := quietPeriod
 	if e.Tid != nil && l.tid != nil && l.loader == nil {
 		if *e.Tid != *l.tid {
 			return false
 		}
-		patience = lateLines
+		patience = lateLimit
 	}
 	if l.at-of.at > patience {
 		return false
@@ -167,22 +166,22 @@ func (of *spokenOf) continuesWith(l logLine) bool {
 	if slices.Contains(of.texts, hashText(l.text)) || isLoader && of.byLoader && of.over {
 		return false
 	}
-	if !isLoader && !of.byLoader && (of.over || l.says.Stage != printk.StageAny && l.says.Stage < of.stage) {
+	if !isLoader && !of.byLoader && (of.over || l.statement.Stage != 0 && l.statement.Stage < of.stage) {
 		return false
 	}
-	if !isLoader && of.byLoader && l.at-of.at > lineGrace {
+	if !isLoader && of.byLoader && l.at-of.at > syncGrace {
 		return false
 	}
-	if isLoader != of.byLoader && (e.Name == "" || l.says.Name == "") {
+	if isLoader != of.byLoader && (e.Name == "" || l.statement.Name == "") {
 		// One of the two does not say which module; that both failed alike says
 		// it well enough.
-		return (l.at-of.at).Abs() <= lineQuiet && e.Result != nil && l.says.Result != nil && *e.Result == *l.says.Result
+		return (l.at-of.at).Abs() <= quietPeriod && e.Result != nil && l.statement.Result != nil && *e.Result == *l.statement.Result
 	}
-	return e.Name == l.says.Name && e.Name != ""
+	return e.Name == l.statement.Name && e.Name != ""
 }
 
 // begin makes a new event of a line.
-func (j *lineJoiner) begin(l logLine) *spokenOf {
+func (j *correlator) begin(l line) *attempt {
 	e := kmodquery.Event{
 		Time:      l.time.Unix(),
 		TimeNanos: l.time.UnixNano(),
@@ -192,23 +191,23 @@ func (j *lineJoiner) begin(l logLine) *spokenOf {
 			printk.Attempt: kmodquery.EventModuleLoad,
 			printk.Unload:  kmodquery.EventModuleFree,
 			printk.Request: kmodquery.EventModuleRequest,
-		}[l.says.Kind],
+		}[l.statement.Kind],
 		Source: j.source,
-		LoadID: lineLoadID(l, j.source),
+		LoadID: loadID(l, j.source),
 		Tid:    l.tid,
 		Count:  new(int64(1)),
 	}
-	if l.says.Kind != printk.Request {
+	if l.statement.Kind != printk.Request {
 		e.Type = kmodquery.TypeKernelModule
 	}
-	of := &spokenOf{event: e, stage: l.says.Stage, at: l.at}
-	if r := j.remark; r != nil && l.says.Kind == printk.Attempt {
-		j.remark = nil
+	of := &attempt{event: e, stage: l.statement.Stage, at: l.at}
+	if r := j.note; r != nil && l.statement.Kind == printk.Attempt {
+		j.note = nil
 		belongs := r.tid == nil || l.tid == nil || *r.tid == *l.tid
-		if belongs && l.says.Signature != "" && l.at-r.at <= remarkFor && l.at >= r.at {
+		if belongs && l.statement.Signature != "" && l.at-r.at <= noteLifetime && l.at >= r.at {
 			of.takeText(*r)
-			if l.says.Signature == kmodquery.SignatureUnknown {
-				l.says.Signature = r.says.Signature
+			if l.statement.Signature == kmodquery.SignatureUnknown {
+				l.statement.Signature = r.statement.Signature
 			}
 		}
 	}
@@ -217,9 +216,9 @@ func (j *lineJoiner) begin(l logLine) *spokenOf {
 }
 
 // take adds what a line says.
-func (of *spokenOf) take(l logLine) {
+func (of *attempt) take(l line) {
 	of.takeText(l)
-	e, s := &of.event, l.says
+	e, s := &of.event, l.statement
 	of.at = max(of.at, l.at)
 	of.stage = max(of.stage, s.Stage)
 	of.byLoader = of.byLoader || l.loader != nil
@@ -280,8 +279,8 @@ func (of *spokenOf) take(l logLine) {
 	}
 }
 
-func (of *spokenOf) takeText(l logLine) {
-	of.heard(l)
+func (of *attempt) takeText(l line) {
+	of.remember(l)
 	e := &of.event
 	room := maxRaw - len(e.Raw)
 	if e.Raw != "" {
@@ -297,7 +296,7 @@ func (of *spokenOf) takeText(l logLine) {
 	}
 }
 
-func (of *spokenOf) heard(l logLine) {
+func (of *attempt) remember(l line) {
 	if len(of.texts) < maxTexts {
 		of.texts = append(of.texts, hashText(l.text))
 	}
@@ -311,61 +310,61 @@ func hashText(text string) uint64 {
 
 // late makes of an event what is still said of an attempt that was emitted. The
 // attempt has its one module_load already.
-func (of *spokenOf) late(rest *spokenOf, l logLine) {
+func (of *attempt) late(rest *attempt, l line) {
 	rest.event.EventName = kmodquery.EventSysExitInitModule
 	rest.event.LoadID = of.event.LoadID
 	if rest.event.Name == "" {
 		rest.event.Name = of.event.Name
 	}
-	of.heard(l)
-	of.over = of.over || l.says.IsLast
-	of.stage = max(of.stage, l.says.Stage)
+	of.remember(l)
+	of.over = of.over || l.statement.IsLast
+	of.stage = max(of.stage, l.statement.Stage)
 }
 
 // next is when expire must be called though no line came; the zero time where
 // nothing is held.
-func (j *lineJoiner) next() time.Time {
+func (j *correlator) next() time.Time {
 	if len(j.held) == 0 {
 		return time.Time{}
 	}
-	return j.touched.Add(lineQuiet)
+	return j.touched.Add(quietPeriod)
 }
 
 // expire emits what has waited long enough.
-func (j *lineJoiner) expire(now time.Time) {
-	if len(j.held) > 0 && now.Sub(j.touched) >= lineQuiet {
+func (j *correlator) expire(now time.Time) {
+	if len(j.held) > 0 && now.Sub(j.touched) >= quietPeriod {
 		j.flush()
 	}
 }
 
 // settles is when a Sync, or an end, that was asked for at a time need not wait
 // for more lines any longer, however many come.
-func (j *lineJoiner) settles(asked time.Time) time.Time {
+func (j *correlator) settled(asked time.Time) time.Time {
 	if len(j.held) == 0 {
 		return time.Time{}
 	}
-	if most := asked.Add(lineQuiet); j.touched.Add(lineGrace).After(most) {
+	if most := asked.Add(quietPeriod); j.touched.Add(syncGrace).After(most) {
 		return most
 	}
-	return j.touched.Add(lineGrace)
+	return j.touched.Add(syncGrace)
 }
 
 // flush emits everything that is held.
-func (j *lineJoiner) flush() {
+func (j *correlator) flush() {
 	held := j.held
 	j.held = nil
-	j.told = append(j.told, held...)
-	if n := len(j.told) - maxToldLines; n > 0 {
-		j.told = slices.Clone(j.told[n:])
+	j.emitted = append(j.emitted, held...)
+	if n := len(j.emitted) - maxEmitted; n > 0 {
+		j.emitted = slices.Clone(j.emitted[n:])
 	}
 	// A row that is not emitted cannot say how far the log was read.
-	wanted := slices.DeleteFunc(slices.Clone(held), func(of *spokenOf) bool {
+	wanted := slices.DeleteFunc(slices.Clone(held), func(of *attempt) bool {
 		return !j.since.IsZero() && time.Unix(0, of.event.TimeNanos).Before(j.since)
 	})
 	for i, of := range wanted {
 		e := of.event
 		if e.EventName == kmodquery.EventModuleLoad {
-			for _, column := range unsaid {
+			for _, column := range unknownColumns {
 				if e.Lacks(column) {
 					e.Miss(column)
 				}
@@ -378,10 +377,10 @@ func (j *lineJoiner) flush() {
 	}
 }
 
-// lineLoadID names the attempt that a line is the first of. Whoever reads the
+// loadID names the attempt that a line is the first of. Whoever reads the
 // log again gives it the same name.
-func lineLoadID(l logLine, source string) string {
-	if l.says.Kind == printk.Request {
+func loadID(l line, source string) string {
+	if l.statement.Kind == printk.Request {
 		return ""
 	}
 	sum := sha256.Sum256([]byte(l.bootID + "\x00" + source + "\x00" + l.id))

@@ -14,18 +14,18 @@ import (
 	"github.com/kmodquery/kmodquery/linux/klog/printk"
 )
 
-// lineTest gives lines to a joiner whose clock stands still unless it is told.
-type lineTest struct {
-	*lineJoiner
+// correlatorTest gives lines to a joiner whose clock stands still unless it is told.
+type correlatorTest struct {
+	*correlator
 	t      *testing.T
 	now    time.Time
 	number int
 	events []kmodquery.Event
 }
 
-func newLineTest(t *testing.T) *lineTest {
-	l := &lineTest{t: t, now: time.Unix(1000, 0)}
-	l.lineJoiner = &lineJoiner{
+func newCorrelatorTest(t *testing.T) *correlatorTest {
+	l := &correlatorTest{t: t, now: time.Unix(1000, 0)}
+	l.correlator = &correlator{
 		source:    kmodquery.SourceKmsg,
 		isBuiltin: func(name string) bool { return name == "loop" },
 		emit:      func(e kmodquery.Event) { l.events = append(l.events, e) },
@@ -34,7 +34,7 @@ func newLineTest(t *testing.T) *lineTest {
 }
 
 // says adds a line of the kernel's, at milliseconds of its clock.
-func (l *lineTest) says(ms int64, text string, change ...func(*logLine)) {
+func (l *correlatorTest) says(ms int64, text string, change ...func(*line)) {
 	l.t.Helper()
 	statement, ok := printk.Kernel(text)
 	if !ok {
@@ -42,8 +42,8 @@ func (l *lineTest) says(ms int64, text string, change ...func(*logLine)) {
 	}
 	require.True(l.t, ok, text)
 	l.number++
-	line := logLine{
-		says: statement, raw: fmt.Sprintf("raw %s", text), text: text,
+	line := line{
+		statement: statement, raw: fmt.Sprintf("raw %s", text), text: text,
 		at: time.Duration(ms) * time.Millisecond, time: time.Unix(1000, ms*1e6),
 		uptime: new(ms / 1000), bootID: "boot", id: fmt.Sprint(l.number),
 	}
@@ -51,17 +51,17 @@ func (l *lineTest) says(ms int64, text string, change ...func(*logLine)) {
 		f(&line)
 	}
 	l.add(line, l.now)
-	l.passed(fmt.Sprintf("position %d", l.number))
+	l.setPosition(fmt.Sprintf("position %d", l.number))
 }
 
-func by(tid int64) func(*logLine) { return func(l *logLine) { l.tid = &tid } }
+func by(tid int64) func(*line) { return func(l *line) { l.tid = &tid } }
 
-func byLoader(l *logLine) {
+func byLoader(l *line) {
 	l.loader = &loader{pid: new(int64(7)), uid: new(int64(0)), name: "modprobe", path: "/usr/bin/kmod"}
 }
 
 // told is what was emitted, each event in short.
-func (l *lineTest) told() []string {
+func (l *correlatorTest) told() []string {
 	var all []string
 	for _, e := range l.events {
 		all = append(all, strings.TrimSpace(fmt.Sprintf("%s %s %s", e.EventName, e.Name, e.Error)))
@@ -71,13 +71,13 @@ func (l *lineTest) told() []string {
 }
 
 func TestLinesOfOneAttemptAreOneEvent(t *testing.T) {
-	l := newLineTest(t)
+	l := newCorrelatorTest(t)
 	l.says(1000, "evil: bad vermagic: kernel tainted.", by(42))
 	l.says(1001, "evil: loading out-of-tree module taints kernel.", by(42))
 	l.says(1002, "evil: module license 'Proprietary' taints kernel.", by(42))
 	l.says(1003, "evil: module verification failed: signature and/or required key missing - tainting kernel", by(42))
 	require.Empty(t, l.events)
-	l.expire(l.now.Add(lineQuiet))
+	l.expire(l.now.Add(quietPeriod))
 	require.Len(t, l.events, 1)
 	require.Equal(t, kmodquery.Event{
 		Time: 1001, TimeNanos: 1001e9, Uptime: new(int64(1)), BootID: "boot", EventName: kmodquery.EventModuleLoad,
@@ -96,7 +96,7 @@ func TestLinesOfOneAttemptAreOneEvent(t *testing.T) {
 	require.True(t, l.next().IsZero())
 }
 
-func TestWhichLinesBelongTogether(t *testing.T) {
+func TestLinesAreGroupedByAttempt(t *testing.T) {
 	const (
 		outside   = "evil: loading out-of-tree module taints kernel."
 		unsigned  = "evil: module verification failed: signature and/or required key missing - tainting kernel"
@@ -114,9 +114,9 @@ func TestWhichLinesBelongTogether(t *testing.T) {
 	type said struct {
 		ms   int64
 		text string
-		by   func(*logLine)
+		by   func(*line)
 	}
-	nobody := func(*logLine) {}
+	nobody := func(*line) {}
 	for _, test := range []struct {
 		name string
 		said []said
@@ -145,7 +145,7 @@ func TestWhichLinesBelongTogether(t *testing.T) {
 		{"a request", []said{{0, "request_module: runaway loop modprobe binfmt-464c", nobody}}, []string{"module_request binfmt-464c"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			l := newLineTest(t)
+			l := newCorrelatorTest(t)
 			for _, s := range test.said {
 				l.says(s.ms, s.text, s.by)
 			}
@@ -158,9 +158,9 @@ func TestWhichLinesBelongTogether(t *testing.T) {
 	}
 }
 
-func TestARemarkBelongsToWhatFollows(t *testing.T) {
+func TestNoteIsAddedToTheNextAttempt(t *testing.T) {
 	const remark, unsigned = "PKCS#7 signature not signed with a trusted key", "evil: module verification failed: signature and/or required key missing - tainting kernel"
-	l := newLineTest(t)
+	l := newCorrelatorTest(t)
 	l.says(0, remark)
 	l.says(1, unsigned)
 	l.says(2, "other: module loaded")
@@ -175,11 +175,11 @@ func TestARemarkBelongsToWhatFollows(t *testing.T) {
 	require.Equal(t, kmodquery.SignatureUnknown, l.events[2].SignatureStatus)
 }
 
-func TestWhatIsSaidAfterASync(t *testing.T) {
-	l := newLineTest(t)
+func TestLineAfterASyncBecomesAReturnEvent(t *testing.T) {
+	l := newCorrelatorTest(t)
 	l.says(0, "evil: loading out-of-tree module taints kernel.")
-	require.Equal(t, l.now.Add(lineGrace), l.settles(l.now))
-	require.Equal(t, l.now.Add(lineGrace-1), l.settles(l.now.Add(lineGrace-1-lineQuiet)), "it has waited long enough")
+	require.Equal(t, l.now.Add(syncGrace), l.settled(l.now))
+	require.Equal(t, l.now.Add(syncGrace-1), l.settled(l.now.Add(syncGrace-1-quietPeriod)), "it has waited long enough")
 	l.flush()
 	id := l.events[0].LoadID
 	l.says(5, "evil: Unknown symbol a (err -2)")
@@ -190,7 +190,7 @@ func TestWhatIsSaidAfterASync(t *testing.T) {
 }
 
 func TestBackfillEmitsNothingOlder(t *testing.T) {
-	l := newLineTest(t)
+	l := newCorrelatorTest(t)
 	l.since = time.Unix(1000, 500e6)
 	l.says(499, "old: module loaded")
 	l.says(500, "new: module loaded")
@@ -201,13 +201,13 @@ func TestBackfillEmitsNothingOlder(t *testing.T) {
 	require.Empty(t, l.told())
 }
 
-// TestLinesAreBounded has a log that says more than is kept.
-func TestLinesAreBounded(t *testing.T) {
-	l := newLineTest(t)
+// TestCorrelatorIsBounded has a log that says more than is kept.
+func TestCorrelatorIsBounded(t *testing.T) {
+	l := newCorrelatorTest(t)
 	const lines = 5000
 	for i := range int64(lines) {
 		l.says(i/10, fmt.Sprintf("evil: Unknown symbol %s%d (err -2)", strings.Repeat("s", 300), i))
-		require.LessOrEqual(t, len(l.held), maxHeldLines)
+		require.LessOrEqual(t, len(l.held), maxHeld)
 	}
 	l.flush()
 	require.Len(t, l.events, 1, "one attempt may say as much as it likes")
@@ -216,16 +216,16 @@ func TestLinesAreBounded(t *testing.T) {
 	l.told()
 	for i := range int64(lines) {
 		l.says(1000+i/10, fmt.Sprintf("evil%d: module loaded", i))
-		require.LessOrEqual(t, len(l.held), maxHeldLines)
+		require.LessOrEqual(t, len(l.held), maxHeld)
 	}
 	l.flush()
 	require.Len(t, l.events, lines)
-	require.LessOrEqual(t, len(l.lineJoiner.told), maxToldLines)
+	require.LessOrEqual(t, len(l.correlator.emitted), maxEmitted)
 }
 
-func TestTheSameLogGivesTheSameNames(t *testing.T) {
+func TestLoadIDsAreStableAcrossRestarts(t *testing.T) {
 	ids := func() []string {
-		l := newLineTest(t)
+		l := newCorrelatorTest(t)
 		l.says(0, "a: module loaded")
 		l.says(1, "b: module loaded")
 		l.flush()
@@ -236,8 +236,8 @@ func TestTheSameLogGivesTheSameNames(t *testing.T) {
 	require.Equal(t, first, ids())
 }
 
-func TestLinesOfManyParameters(t *testing.T) {
-	l := newLineTest(t)
+func TestParametersAreBounded(t *testing.T) {
+	l := newCorrelatorTest(t)
 	for n := range 5000 {
 		l.says(1000, fmt.Sprintf("nbd: unknown parameter 'parameter_%d' ignored", n), by(42))
 	}

@@ -27,13 +27,13 @@ const (
 	maxEntry = 1 << 20
 	// maxEntries bounds the entries that were read and not looked at.
 	maxEntries = 64
-	// syncPatience is how long a Sync waits for journalctl to come to the
+	// syncTimeout is how long a Sync waits for journalctl to come to the
 	// journal's present end.
-	syncPatience = 3 * time.Second
-	// lookBackPatience is how long Run waits for it before it is ready.
-	lookBackPatience = 30 * time.Second
-	// maxComplaint bounds what is kept of journalctl's errors.
-	maxComplaint = 2 << 10
+	syncTimeout = 3 * time.Second
+	// backfillTimeout is how long Run waits for it before it is ready.
+	backfillTimeout = 30 * time.Second
+	// maxStderr bounds what is kept of journalctl's errors.
+	maxStderr = 2 << 10
 )
 
 // Journal is the source that has journalctl follow systemd's journal. It needs
@@ -105,7 +105,7 @@ func (s *Journal) Run(ctx context.Context, ready func(), emit func(kmodquery.Eve
 	if err != nil {
 		return err
 	}
-	r := journalReader{source: s, boot: boot, join: s.joiner(emit), after: parseJournalPosition(stored)}
+	r := journalReader{source: s, boot: boot, correlator: s.newCorrelator(emit), after: parseJournalPosition(stored)}
 	return r.run(ctx, end, ready)
 }
 
@@ -123,12 +123,12 @@ func (s *Journal) command(ctx context.Context, arguments ...string) *exec.Cmd {
 
 // end is the last entry of the journal that is looked at, nil where it has none.
 func (s *Journal) end(ctx context.Context) (*journalEntry, error) {
-	ctx, cancel := context.WithTimeout(ctx, syncPatience)
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
 	// The kernel sends the signal when this thread ends, not the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	out, complaint := cmdout.NewHead(maxEntry, nil), cmdout.NewHead(maxComplaint, nil)
+	out, complaint := cmdout.NewHead(maxEntry, nil), cmdout.NewHead(maxStderr, nil)
 	cmd := s.command(ctx, "--lines=1")
 	cmd.Stdout, cmd.Stderr = out, complaint
 	err := cmd.Run()
@@ -160,10 +160,10 @@ func (s *Journal) end(ctx context.Context) (*journalEntry, error) {
 
 // A journalReader is one Run's reading.
 type journalReader struct {
-	source *Journal
-	boot   string
-	join   *lineJoiner
-	clock  printkClock
+	source     *Journal
+	boot       string
+	correlator *correlator
+	clock      printkClock
 
 	after   *journalPosition // told of before; nil once it was passed
 	reached journalEntry     // the last entry that was read
@@ -184,7 +184,7 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 	// The kernel sends Pdeathsig when this thread ends, not the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	complaint := cmdout.NewHead(maxComplaint, nil)
+	complaint := cmdout.NewHead(maxStderr, nil)
 	cmd := s.command(ctx, append([]string{"--follow", "--no-tail"}, r.from()...)...)
 	cmd.Stderr = complaint
 	stdout, err := cmd.StdoutPipe()
@@ -212,9 +212,9 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 	}
 
 	// The look-back is a wait for the end that the journal had before.
-	sync := &journalSync{end: end, isKnown: true, until: time.Now().Add(lookBackPatience)}
+	sync := &journalSync{end: end, isKnown: true, until: time.Now().Add(backfillTimeout)}
 	defer func() {
-		r.join.flush()
+		r.correlator.flush()
 		if sync != nil {
 			sync.pending.Release()
 		}
@@ -258,11 +258,11 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()
 		}
 		timer.Stop()
 		now := time.Now()
-		r.join.expire(now)
+		r.correlator.expire(now)
 		if sync == nil || !sync.isOver(r, now) {
 			continue
 		}
-		r.join.flush()
+		r.correlator.flush()
 		if ready != nil {
 			ready()
 			ready = nil
@@ -290,7 +290,7 @@ func (r *journalReader) nextSync(ctx context.Context) *journalSync {
 	if len(pending) == 0 {
 		return nil
 	}
-	s := &journalSync{pending: pending, asked: make(chan *journalEntry, 1), until: time.Now().Add(syncPatience)}
+	s := &journalSync{pending: pending, asked: make(chan *journalEntry, 1), until: time.Now().Add(syncTimeout)}
 	go func() {
 		// Where it cannot be asked for nothing is waited for: the journal, or this
 		// source, has ended.
@@ -306,7 +306,7 @@ func (s *journalSync) isOver(r *journalReader, now time.Time) bool {
 	if !now.Before(s.until) {
 		return true
 	}
-	return s.isKnown && r.isAt(s.end) && !now.Before(r.join.settles(s.until.Add(-syncPatience)))
+	return s.isKnown && r.isAt(s.end) && !now.Before(r.correlator.settled(s.until.Add(-syncTimeout)))
 }
 
 // isAt reports whether an entry was read, or told of before.
@@ -320,10 +320,10 @@ func (r *journalReader) isAt(end *journalEntry) bool {
 
 // pause is how long there is nothing to do unless something comes.
 func (r *journalReader) pause(sync *journalSync) time.Duration {
-	next := r.join.next()
+	next := r.correlator.next()
 	if sync != nil {
 		until := sync.until
-		if settles := r.join.settles(sync.until.Add(-syncPatience)); sync.isKnown && r.isAt(sync.end) {
+		if settles := r.correlator.settled(sync.until.Add(-syncTimeout)); sync.isKnown && r.isAt(sync.end) {
 			until = settles
 		}
 		if next.IsZero() || until.Before(next) {
@@ -359,15 +359,15 @@ func (r *journalReader) take(b []byte) {
 	r.source.health.Received.Add(1)
 	r.reached = e
 	position := e.position()
-	if says, ok := e.says(); ok {
-		r.join.add(r.line(&e, says, string(b)), time.Now())
+	if says, ok := e.statement(); ok {
+		r.correlator.add(r.line(&e, says, string(b)), time.Now())
 	}
-	r.join.passed(position)
+	r.correlator.setPosition(position)
 }
 
-func (r *journalReader) line(e *journalEntry, says printk.Statement, raw string) logLine {
-	l := logLine{
-		says: says, raw: raw, text: e.fields["MESSAGE"], at: e.monotonic,
+func (r *journalReader) line(e *journalEntry, says printk.Statement, raw string) line {
+	l := line{
+		statement: says, raw: raw, text: e.fields["MESSAGE"], at: e.monotonic,
 		time: e.time(), bootID: dashed(e.bootID), id: e.cursor, loader: e.loader(),
 	}
 	if said, err := e.micros("_SOURCE_MONOTONIC_TIMESTAMP"); err == nil && l.loader == nil {

@@ -126,7 +126,7 @@ func (j *fakeJournal) seen() []string {
 	return names
 }
 
-func TestJournalReadsToItsEndBeforeItIsReady(t *testing.T) {
+func TestJournalIsReadToItsEndBeforeReady(t *testing.T) {
 	j := newFakeJournal(t, "cat entries; sleep 0.3; cat end; exec sleep 100")
 	j.write("entries", j.entries(0, 1))
 	require.NoError(t, j.start())
@@ -159,14 +159,14 @@ func TestJournalSyncWaitsForTheJournalsEnd(t *testing.T) {
 	j.write("end", j.entry(9))
 	began := time.Now()
 	require.NoError(t, j.source.Sync(t.Context()))
-	require.WithinRange(t, time.Now(), began.Add(syncPatience-time.Second), began.Add(2*syncPatience))
+	require.WithinRange(t, time.Now(), began.Add(syncTimeout-time.Second), began.Add(2*syncTimeout))
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	require.ErrorIs(t, j.source.Sync(ctx), context.DeadlineExceeded)
 	j.stop()
 }
 
-func TestJournalGoesOnBehindItsPosition(t *testing.T) {
+func TestJournalContinuesAfterItsPosition(t *testing.T) {
 	j := newFakeJournal(t, "cat entries; exec sleep 100")
 	j.write("entries", j.entries(0, 2))
 	require.NoError(t, j.start())
@@ -199,7 +199,7 @@ func TestJournalGoesOnBehindItsPosition(t *testing.T) {
 	j.stop()
 }
 
-func TestJournalThatDoesNotTakeTheCursor(t *testing.T) {
+func TestJournalStartsByTimeIfTheCursorIsRejected(t *testing.T) {
 	j := newFakeJournal(t, `case "$*" in *--cursor*) echo "Failed to seek to cursor: Invalid argument" >&2; exit 1;; esac; cat entries; exec sleep 100`)
 	j.write("entries", j.entries(0, 2))
 	j.write("position", testBoot+" 10000000 1795530100000000 c1")
@@ -211,7 +211,7 @@ func TestJournalThatDoesNotTakeTheCursor(t *testing.T) {
 	j.stop()
 }
 
-func TestJournalThatEnds(t *testing.T) {
+func TestRunFailsIfJournalctlExits(t *testing.T) {
 	j := newFakeJournal(t, "cat end; echo 'Failed to open journal: Bad message' >&2; exit 3")
 	err := j.start()
 	if err == nil { // it was ready before it ended
@@ -228,7 +228,7 @@ func TestJournalThatEnds(t *testing.T) {
 	require.ErrorContains(t, err, "it should have gone on")
 }
 
-func TestHostWithoutAJournal(t *testing.T) {
+func TestJournalIsUnavailableWithoutJournalctl(t *testing.T) {
 	s := NewJournal(JournalOptions{Command: []string{filepath.Join(t.TempDir(), "journalctl")}})
 	err := s.Run(t.Context(), func() {}, func(kmodquery.Event) {})
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
@@ -252,7 +252,7 @@ func TestJournalLinesAreBounded(t *testing.T) {
 	j.stop()
 }
 
-func TestJournalBackfill(t *testing.T) {
+func TestJournalBackfillStartsAtItsBound(t *testing.T) {
 	j := newFakeJournal(t, "cat end; exec sleep 100")
 	j.source.Backfill(time.UnixMicro(1795530100000001))
 	require.NoError(t, j.start())

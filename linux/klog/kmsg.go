@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/linux/host"
 	"github.com/kmodquery/kmodquery/linux/klog/printk"
 )
 
@@ -64,7 +65,7 @@ func (s *Kmsg) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)
 	defer log.close()
 	s.health.Started([]string{s.options.Path}, "", log.wake)
 
-	r := kmsgReader{source: s, log: log, boot: boot, join: s.joiner(emit)}
+	r := kmsgReader{source: s, log: log, boot: boot, correlator: s.newCorrelator(emit)}
 	r.next, r.isContinued = nextSequence(stored, boot)
 	stop := context.AfterFunc(ctx, log.wake)
 	defer stop()
@@ -83,11 +84,11 @@ func nextSequence(position, boot string) (uint64, bool) {
 
 // A kmsgReader is one Run's reading.
 type kmsgReader struct {
-	source *Kmsg
-	log    *kmsgLog
-	boot   string
-	join   *lineJoiner
-	clock  printkClock
+	source     *Kmsg
+	log        *kmsgLog
+	boot       string
+	correlator *correlator
+	clock      printkClock
 
 	next        uint64 // sequence number of the record that should come
 	isContinued bool   // records before were read: a gap is a loss
@@ -102,17 +103,17 @@ func (r *kmsgReader) run(ctx context.Context, ready func()) error {
 			return err
 		}
 		if ready != nil {
-			r.join.flush()
+			r.correlator.flush()
 			ready()
 			ready = nil
 		}
 		now := time.Now()
-		r.join.expire(now)
-		deadline := r.join.next()
+		r.correlator.expire(now)
+		deadline := r.correlator.next()
 		if sync.isAsked() {
-			deadline = r.join.settles(sync.asked)
+			deadline = r.correlator.settled(sync.asked)
 			if !now.Before(deadline) {
-				r.join.flush()
+				r.correlator.flush()
 				if sync.isLast {
 					return nil
 				}
@@ -160,12 +161,12 @@ func (r *kmsgReader) take(b []byte) {
 		r.source.health.Lost.Add(int64(min(record.Sequence-r.next, 1<<40)))
 	}
 	r.next, r.isContinued = record.Sequence+1, true
-	if record.IsKernels() {
+	if record.IsFromKernel() {
 		if says, ok := printk.Kernel(record.Text); ok {
-			r.join.add(r.clock.line(record, says, r.boot), time.Now())
+			r.correlator.add(r.clock.newLine(record, says, r.boot), time.Now())
 		}
 	}
-	r.join.passed(r.boot + " " + strconv.FormatUint(record.Sequence, 10))
+	r.correlator.setPosition(r.boot + " " + strconv.FormatUint(record.Sequence, 10))
 }
 
 // A kmsgLog is /dev/kmsg, open at its oldest record.
@@ -256,4 +257,39 @@ func (l *kmsgLog) close() {
 	unix.Close(l.event)
 	l.event = -1
 	unix.Close(l.fd)
+}
+
+// A printkClock turns the times of the kernel's log into the wall clock's and
+// CLOCK_BOOTTIME's. The log has the scheduler's clock, which stands still while
+// the machine sleeps and drifts a little against CLOCK_MONOTONIC: what was said
+// before the machine slept, and is read afterwards, seems later by that sleep.
+type printkClock struct{ monotonic, boot time.Duration }
+
+// now notes how the clocks stand.
+func (c *printkClock) now() time.Time {
+	var monotonic unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &monotonic) // every kernel has it
+	c.monotonic, c.boot = time.Duration(monotonic.Nano()), host.SinceBoot()
+	return time.Now()
+}
+
+// at is when something was said, and CLOCK_BOOTTIME in seconds at that moment.
+// Nothing is said in the future.
+func (c *printkClock) at(printk time.Duration) (time.Time, *int64) {
+	wall := c.now()
+	ago := max(c.monotonic-printk, 0)
+	return wall.Add(-ago), new(int64(max(c.boot-ago, 0) / time.Second))
+}
+
+// line is what a record of this boot says of modules.
+func (c *printkClock) newLine(r printk.Record, says printk.Statement, boot string) line {
+	l := line{
+		statement: says, raw: r.Raw, text: r.Text, at: r.Time,
+		bootID: boot, id: strconv.FormatUint(r.Sequence, 10),
+	}
+	l.time, l.uptime = c.at(r.Time)
+	if tid, ok := printk.ThreadOf(r.Caller); ok {
+		l.tid = &tid
+	}
+	return l
 }

@@ -31,19 +31,19 @@ func TestNextSequence(t *testing.T) {
 func kmsgTest(position string) (*kmsgReader, *[]kmodquery.Event) {
 	s := NewKmsg(KmsgOptions{})
 	var events []kmodquery.Event
-	r := &kmsgReader{source: s, boot: "boot", join: s.joiner(func(e kmodquery.Event) { events = append(events, e) })}
+	r := &kmsgReader{source: s, boot: "boot", correlator: s.newCorrelator(func(e kmodquery.Event) { events = append(events, e) })}
 	r.next, r.isContinued = nextSequence(position, "boot")
 	return r, &events
 }
 
-func TestKmsgCountsWhatWasOverwritten(t *testing.T) {
+func TestKmsgCountsOverwrittenRecords(t *testing.T) {
 	r, events := kmsgTest("")
 	r.take([]byte("6,100,1000,-;first that there is\n"))
 	require.Zero(t, r.source.Sensor().Lost, "what was gone before is not this source's")
 	r.take([]byte("6,101,2000,-;a: module loaded\n"))
 	r.take([]byte("6,105,3000,-;b: module loaded\n"))
 	r.take([]byte("no record\n"))
-	r.join.flush()
+	r.correlator.flush()
 	require.Len(t, *events, 2)
 	require.Equal(t, "boot 105", (*events)[1].Position)
 	sensor := r.source.Sensor()
@@ -56,13 +56,13 @@ func TestKmsgCountsWhatWasOverwritten(t *testing.T) {
 	for _, record := range []string{"6,101,2000,-;a: module loaded\n", "6,105,3000,-;b: module loaded\n", "6,108,4000,-;c: module loaded\n"} {
 		r.take([]byte(record))
 	}
-	r.join.flush()
+	r.correlator.flush()
 	require.Len(t, *events, 1)
 	require.Equal(t, "c", (*events)[0].Name)
 	require.EqualValues(t, 2, r.source.Sensor().Lost)
 }
 
-func TestKmsgBelievesTheKernelOnly(t *testing.T) {
+func TestKmsgUsesOnlyTheKernelsRecords(t *testing.T) {
 	r, events := kmsgTest("")
 	for _, record := range []string{
 		"12,1,1,-;forged: module loaded\n", "14,2,1,-;kernel: forged: module loaded\n", "30,3,1,-;systemd[1]: Inserted module 'forged'\n",
@@ -70,11 +70,11 @@ func TestKmsgBelievesTheKernelOnly(t *testing.T) {
 	} {
 		r.take([]byte(record))
 	}
-	r.join.flush()
+	r.correlator.flush()
 	require.Empty(t, *events)
 }
 
-func TestKmsgThatIsNotThere(t *testing.T) {
+func TestKmsgIsUnavailableWithoutItsDevice(t *testing.T) {
 	s := NewKmsg(KmsgOptions{Path: filepath.Join(t.TempDir(), "kmsg")})
 	err := s.Run(t.Context(), func() { t.Error("it is not ready") }, func(kmodquery.Event) {})
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
@@ -90,7 +90,7 @@ func TestKmsgThatIsNotThere(t *testing.T) {
 	}
 }
 
-func TestStoreThatDoesNotSayHowFarTheLogWasRead(t *testing.T) {
+func TestRunFailsIfThePositionCannotBeRead(t *testing.T) {
 	broken := errors.New("disk full")
 	s := NewKmsg(KmsgOptions{Position: func(context.Context) (string, error) { return "", broken }})
 	err := s.Run(t.Context(), func() {}, func(kmodquery.Event) {})
@@ -98,8 +98,8 @@ func TestStoreThatDoesNotSayHowFarTheLogWasRead(t *testing.T) {
 	require.Equal(t, kmodquery.StateFailed, s.Sensor().State)
 }
 
-// TestKmsgReadsThisHostsLog reads the real log, whatever it says.
-func TestKmsgReadsThisHostsLog(t *testing.T) {
+// TestKmsgReadsTheHostsLog reads the real log, whatever it says.
+func TestKmsgReadsTheHostsLog(t *testing.T) {
 	s := NewKmsg(KmsgOptions{})
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, ended := make(chan struct{}), make(chan error, 1)

@@ -10,12 +10,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kmodquery/kmodquery/linux/host"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/internal/source"
+	"github.com/kmodquery/kmodquery/linux/host"
 )
 
 // A logSource is what the sources that read logs have in common.
@@ -55,8 +54,8 @@ func (s *logSource) resume(ctx context.Context) (boot, position string, err erro
 }
 
 // joiner makes the events of one Run, and counts them.
-func (s *logSource) joiner(emit func(kmodquery.Event)) *lineJoiner {
-	return &lineJoiner{source: s.Name(), since: s.since, isBuiltin: builtins(), emit: func(e kmodquery.Event) {
+func (s *logSource) newCorrelator(emit func(kmodquery.Event)) *correlator {
+	return &correlator{source: s.Name(), since: s.since, isBuiltin: builtins(), emit: func(e kmodquery.Event) {
 		s.health.Emitted(&e)
 		emit(e)
 	}}

@@ -14,11 +14,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kmodquery/kmodquery/linux/host"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/linux/host"
 	"github.com/kmodquery/kmodquery/linux/klog/printk"
 )
 
@@ -91,7 +90,7 @@ func (s *Syslog) Run(ctx context.Context, ready func(), emit func(kmodquery.Even
 		return err
 	}
 	defer log.close()
-	r := syslogReader{source: s, boot: boot, join: s.joiner(emit)}
+	r := syslogReader{source: s, boot: boot, correlator: s.newCorrelator(emit)}
 	r.ring = ring{source: s, log: log}
 	defer func() {
 		for _, f := range r.files {
@@ -131,13 +130,13 @@ func (s *Syslog) readable() ([]string, error) {
 
 // A syslogReader is one Run's reading.
 type syslogReader struct {
-	source *Syslog
-	boot   string
-	join   *lineJoiner
-	clock  printkClock
-	ring   ring
-	files  []*follower
-	places []filePlace // behind the last line of each file that was told of
+	source     *Syslog
+	boot       string
+	correlator *correlator
+	clock      printkClock
+	ring       ring
+	files      []*follower
+	places     []filePlace // behind the last line of each file that was told of
 
 	isLive bool // what stood in the files before, of other boots too, was read
 }
@@ -178,17 +177,17 @@ func (r *syslogReader) run(ctx context.Context, ready func()) error {
 			return err
 		}
 		if ready != nil {
-			r.join.flush()
+			r.correlator.flush()
 			ready()
 			ready, r.isLive = nil, true
 		}
 		now := time.Now()
-		r.join.expire(now)
+		r.correlator.expire(now)
 		pause := syslogPause
 		if sync.isAsked() {
-			pause = time.Until(r.join.settles(sync.asked))
+			pause = time.Until(r.correlator.settled(sync.asked))
 			if pause <= 0 {
-				r.join.flush()
+				r.correlator.flush()
 				if sync.isLast {
 					return nil
 				}
@@ -284,12 +283,12 @@ func (r *syslogReader) take(c candidate) {
 		return
 	}
 	if isFirst {
-		l := r.clock.line(said.record, said.says, r.boot)
+		l := r.clock.newLine(said.record, said.says, r.boot)
 		l.raw = c.raw
-		r.join.add(l, time.Now())
+		r.correlator.add(l, time.Now())
 	}
 	r.places[c.file] = c.place
-	r.join.passed(r.position())
+	r.correlator.setPosition(r.position())
 }
 
 // A ring is what the kernel itself said of modules, for as long as it waits for
@@ -328,7 +327,7 @@ func (r *ring) drain() error {
 			r.source.health.Lost.Add(int64(min(record.Sequence-r.next, 1<<40)))
 		}
 		r.next = record.Sequence + 1
-		if !record.IsKernels() {
+		if !record.IsFromKernel() {
 			continue
 		}
 		if says, ok := printk.Kernel(record.Text); ok {

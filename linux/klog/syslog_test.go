@@ -15,7 +15,7 @@ import (
 	"github.com/kmodquery/kmodquery/linux/klog/printk"
 )
 
-func TestALineCountsOnlyIfTheKernelSaidItToo(t *testing.T) {
+func TestOnlyLinesThatTheKernelLoggedAreUsed(t *testing.T) {
 	message := func(sequence uint64, at time.Duration, text string) *ringMessage {
 		says, ok := printk.Kernel(text)
 		require.True(t, ok)
@@ -70,7 +70,7 @@ func TestSyslogPosition(t *testing.T) {
 	}
 }
 
-func TestHostWithoutSyslog(t *testing.T) {
+func TestSyslogIsUnavailableWithoutFilesOrKmsg(t *testing.T) {
 	dir := t.TempDir()
 	s := NewSyslog(SyslogOptions{Files: []string{filepath.Join(dir, "syslog")}})
 	err := s.Run(t.Context(), func() {}, func(kmodquery.Event) {})

@@ -25,9 +25,9 @@ const (
 	maxLogLine = 8 << 10
 	// tailSize is how much of what was read last tells one file from another.
 	tailSize = 256
-	// renamedPatience is how long a file that was renamed is read on when nothing
+	// renameGrace is how long a file that was renamed is read on when nothing
 	// appears in its place: its writer may not have been told yet.
-	renamedPatience = 10 * time.Second
+	renameGrace = 10 * time.Second
 	// maxInflated bounds what is read of a compressed file.
 	maxInflated = 1 << 30
 )
@@ -130,7 +130,7 @@ func (f *follower) read(take func(line []byte, place func() filePlace)) error {
 // isThere reports whether there is a file in the log's place, or was a moment
 // ago.
 func (f *follower) isThere() bool {
-	return f.segment != nil && (f.renamed.IsZero() || time.Since(f.renamed) < renamedPatience)
+	return f.segment != nil && (f.renamed.IsZero() || time.Since(f.renamed) < renameGrace)
 }
 
 func (f *follower) close() {
@@ -279,7 +279,7 @@ func (f *follower) advance() (more bool, err error) {
 	}
 	// Its writer goes on with the old file until it is told. Something in the new
 	// one says that it was.
-	if err != nil || now.Size() == 0 && time.Since(f.renamed) < renamedPatience {
+	if err != nil || now.Size() == 0 && time.Since(f.renamed) < renameGrace {
 		return false, nil
 	}
 	return f.leave()

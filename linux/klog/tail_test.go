@@ -248,7 +248,7 @@ func TestFollowSaysThatALogIsGone(t *testing.T) {
 	w.rename()
 	r.catchesUp()
 	require.True(t, r.isThere(), "it may be rotated at this moment")
-	r.renamed = r.renamed.Add(-renamedPatience)
+	r.renamed = r.renamed.Add(-renameGrace)
 	require.False(t, r.isThere())
 	w.reopen()
 	w.write(1)

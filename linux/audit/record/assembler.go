@@ -7,9 +7,9 @@ import (
 )
 
 const (
-	// Patience is how long the records of an event may take to come. The
+	// patience is how long the records of an event may take to come. The
 	// kernel makes them in one go.
-	Patience = 2 * time.Second
+	patience = 2 * time.Second
 	// maxOpen bounds the events whose records are still coming. Beyond it the
 	// oldest is taken for complete.
 	maxOpen = 128
@@ -20,11 +20,11 @@ const (
 
 // An Event is one module system call.
 type Event struct {
-	ID       ID
-	Call     string
-	Records  []Record // the SYSCALL first
-	Complete bool     // the last of its records came
-	Start    Place    // where its first record stands
+	ID         ID
+	Call       string
+	Records    []Record // the SYSCALL first
+	isComplete bool     // the last of its records came
+	Start      Place    // where its first record stands
 }
 
 // First returns the event's first record of a type.
@@ -47,9 +47,9 @@ type Place struct {
 // events on in the order in which they began. All other records it ignores. Its
 // methods must not be called concurrently.
 type Assembler struct {
-	emit func(Event)
-	open map[ID]*openEvent
-	line []*openEvent // in the order in which they began
+	emit  func(Event)
+	open  map[ID]*openEvent
+	queue []*openEvent // in the order in which they began
 }
 
 type openEvent struct {
@@ -71,10 +71,10 @@ func (a *Assembler) Add(r Record, place Place, now time.Time) {
 		if call == "" {
 			return
 		}
-		e = &openEvent{Event: Event{ID: r.ID, Call: call, Start: place}, due: now.Add(Patience)}
+		e = &openEvent{Event: Event{ID: r.ID, Call: call, Start: place}, due: now.Add(patience)}
 		a.open[r.ID] = e
-		a.line = append(a.line, e)
-		if len(a.line) > maxOpen {
+		a.queue = append(a.queue, e)
+		if len(a.queue) > maxOpen {
 			a.pop()
 		}
 	} else if r.Type == auparse.AUDIT_SYSCALL {
@@ -82,10 +82,10 @@ func (a *Assembler) Add(r Record, place Place, now time.Time) {
 	}
 	switch {
 	case r.Type == auparse.AUDIT_EOE:
-		e.Complete = true
+		e.isComplete = true
 	case r.Type == auparse.AUDIT_PROCTITLE:
 		// The last before EOE, which the audit daemon does not log.
-		e.Complete = true
+		e.isComplete = true
 		e.add(r)
 	case isOfModuleCall(r.Type):
 		e.add(r)
@@ -107,29 +107,29 @@ func (e *openEvent) add(r Record) {
 
 // release hands on the events that are complete and have none before them.
 func (a *Assembler) release() {
-	for len(a.line) > 0 && a.line[0].Complete {
+	for len(a.queue) > 0 && a.queue[0].isComplete {
 		a.pop()
 	}
 }
 
 func (a *Assembler) pop() {
-	e := a.line[0]
-	a.line[0] = nil
-	a.line = a.line[1:]
+	e := a.queue[0]
+	a.queue[0] = nil
+	a.queue = a.queue[1:]
 	delete(a.open, e.ID)
 	a.emit(e.Event)
 }
 
 // Expire hands on what has waited too long by now.
 func (a *Assembler) Expire(now time.Time) {
-	for len(a.line) > 0 && (a.line[0].Complete || !a.line[0].due.After(now)) {
+	for len(a.queue) > 0 && (a.queue[0].isComplete || !a.queue[0].due.After(now)) {
 		a.pop()
 	}
 }
 
 // Flush hands on everything that there is.
 func (a *Assembler) Flush() {
-	for len(a.line) > 0 {
+	for len(a.queue) > 0 {
 		a.pop()
 	}
 }
@@ -137,8 +137,8 @@ func (a *Assembler) Flush() {
 // Oldest is where the oldest event that was not handed on begins, and when it
 // will be at the latest. It is not ok where there is none.
 func (a *Assembler) Oldest() (start Place, due time.Time, ok bool) {
-	if len(a.line) == 0 {
+	if len(a.queue) == 0 {
 		return Place{}, time.Time{}, false
 	}
-	return a.line[0].Start, a.line[0].due, true
+	return a.queue[0].Start, a.queue[0].due, true
 }

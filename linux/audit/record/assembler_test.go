@@ -34,7 +34,7 @@ func gather() (*Assembler, *[]Event) {
 	return NewAssembler(func(e Event) { events = append(events, e) }), &events
 }
 
-func TestEventIsPutTogether(t *testing.T) {
+func TestRecordsOfOneEventAreJoined(t *testing.T) {
 	for name, kinds := range map[string][]auparse.AuditMessageType{
 		"as the kernel sends it": {auparse.AUDIT_SYSCALL, auparse.AUDIT_KERN_MODULE, auparse.AUDIT_PROCTITLE, auparse.AUDIT_EOE},
 		"as the daemon logs it":  {auparse.AUDIT_SYSCALL, auparse.AUDIT_KERN_MODULE, auparse.AUDIT_PROCTITLE},
@@ -51,7 +51,7 @@ func TestEventIsPutTogether(t *testing.T) {
 			require.Len(t, *events, 1)
 			e := (*events)[0]
 			require.Equal(t, "finit_module", e.Call)
-			require.True(t, e.Complete)
+			require.True(t, e.isComplete)
 			require.Equal(t, Place{File: 1}, e.Start)
 			require.Equal(t, kinds[:3], types(e))
 			_, _, ok := a.Oldest()
@@ -72,7 +72,7 @@ func TestOtherEventsAreIgnored(t *testing.T) {
 	require.Empty(t, *events)
 }
 
-func TestEventsAreHandedOnInTheirOrder(t *testing.T) {
+func TestEventsAreEmittedInTheirOrder(t *testing.T) {
 	a, events := gather()
 	for serial := 1; serial <= 3; serial++ {
 		a.Add(message(t, auparse.AUDIT_SYSCALL, insmodSyscall, serial), Place{Offset: int64(serial)}, began)
@@ -84,14 +84,14 @@ func TestEventsAreHandedOnInTheirOrder(t *testing.T) {
 	start, due, ok := a.Oldest()
 	require.True(t, ok)
 	require.Equal(t, Place{Offset: 1}, start)
-	require.Equal(t, began.Add(Patience), due)
-	a.Expire(began.Add(Patience - 1))
+	require.Equal(t, began.Add(patience), due)
+	a.Expire(began.Add(patience - 1))
 	require.Empty(t, *events)
-	a.Expire(began.Add(Patience))
+	a.Expire(began.Add(patience))
 	require.Len(t, *events, 3)
 	for i, e := range *events {
 		require.EqualValues(t, i+1, e.ID.Serial)
-		require.Equal(t, i > 0, e.Complete)
+		require.Equal(t, i > 0, e.isComplete)
 	}
 }
 
@@ -125,7 +125,7 @@ func FuzzAssembler(f *testing.F) {
 	f.Fuzz(func(t *testing.T, log string) {
 		ids := map[ID]bool{}
 		a := NewAssembler(func(e Event) {
-			require.Contains(t, Calls, e.Call)
+			require.Contains(t, calls, e.Call)
 			require.NotEmpty(t, e.Records)
 			require.Equal(t, e.Call, e.Records[0].Call())
 			for _, r := range e.Records {
@@ -147,7 +147,7 @@ func FuzzAssembler(f *testing.F) {
 			a.Add(r, Place{}, now)
 			a.Expire(now)
 			require.LessOrEqual(t, len(a.open), maxOpen)
-			require.Equal(t, len(a.line), len(a.open))
+			require.Equal(t, len(a.queue), len(a.open))
 		}
 		a.Flush()
 		require.Equal(t, calls, ids, "every call is told of")

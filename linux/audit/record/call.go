@@ -2,8 +2,8 @@ package record
 
 import "github.com/elastic/go-libaudit/v2/auparse"
 
-// Calls are the names of the system calls that load and unload modules.
-var Calls = []string{"init_module", "finit_module", "delete_module"}
+// calls are the names of the system calls that load and unload modules.
+var calls = []string{"init_module", "finit_module", "delete_module"}
 
 // Call names the module system call that a SYSCALL record tells of, or returns
 // "" where it tells of another one.
@@ -20,7 +20,7 @@ func (r Record) Call() string {
 		return ""
 	}
 	name := auparse.AuditSyscalls[auparse.AuditArch(arch).String()][int(number)]
-	for _, call := range Calls {
+	for _, call := range calls {
 		if name == call {
 			return call
 		}

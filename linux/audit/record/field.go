@@ -7,10 +7,10 @@ import (
 )
 
 // Fields are a record's fields in their order.
-type Fields []Field
+type Fields []field
 
-// A Field is a name and what follows its equals sign.
-type Field struct {
+// A field is a name and what follows its equals sign.
+type field struct {
 	Name   string
 	Value  string // without its quotes
 	Quoted bool
@@ -18,7 +18,7 @@ type Field struct {
 
 // maxFields bounds the fields of a record. An EXECVE record, which has the most,
 // has four bytes or more for each of its arguments.
-const maxFields = MaxRecord / 4
+const maxFields = maxRecord / 4
 
 // parseFields reads "name=value name="value"". The kernel writes no quote and no
 // blank inside a value that a user chooses.
@@ -37,7 +37,7 @@ func parseFields(body string) Fields {
 			body = body[end:]
 			continue
 		}
-		field := Field{Name: body[:end]}
+		field := field{Name: body[:end]}
 		body = body[end+1:]
 		if text, ok := strings.CutPrefix(body, `"`); ok {
 			field.Quoted = true
@@ -52,13 +52,13 @@ func parseFields(body string) Fields {
 
 // get is the first field of a name: later ones stand behind values that users
 // choose.
-func (f Fields) get(name string) (Field, bool) {
+func (f Fields) get(name string) (field, bool) {
 	for _, field := range f {
 		if field.Name == name {
 			return field, true
 		}
 	}
-	return Field{}, false
+	return field{}, false
 }
 
 // Text is a text that a user chose, as it was. It is not ok where the record
@@ -71,7 +71,7 @@ func (f Fields) Text(name string) (text string, ok bool) {
 	return field.text()
 }
 
-func (f Field) text() (string, bool) {
+func (f field) text() (string, bool) {
 	if f.Quoted {
 		return f.Value, true
 	}

@@ -10,13 +10,13 @@ import (
 	"github.com/elastic/go-libaudit/v2/auparse"
 )
 
-// MaxRecord is the greatest length of a record's text in bytes that the kernel
+// maxRecord is the greatest length of a record's text in bytes that the kernel
 // makes (MAX_AUDIT_MESSAGE_LENGTH of the audit daemon).
-const MaxRecord = 8970
+const maxRecord = 8970
 
 // MaxLine is the greatest length of a line in bytes that [ParseLine] accepts:
 // a record, its type, a node's name, and the enrichment.
-const MaxLine = 2 * MaxRecord
+const MaxLine = 2 * maxRecord
 
 // A Record is one record of an event.
 type Record struct {
@@ -53,7 +53,7 @@ var (
 
 // ParseMessage reads a record as the kernel hands it out.
 func ParseMessage(kind auparse.AuditMessageType, message string) (Record, error) {
-	if len(message) > MaxRecord {
+	if len(message) > maxRecord {
 		return Record{}, errTooLong
 	}
 	message = strings.TrimRight(message, "\x00\n")

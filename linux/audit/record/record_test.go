@@ -62,7 +62,7 @@ func TestParseLine(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoRecord(t *testing.T) {
+func TestInvalidRecordsAreErrors(t *testing.T) {
 	for _, line := range []string{
 		"", "type=SYSCALL", "type=SYSCALL msg=", "type=SYSCALL msg=audit(", "type=SYSCALL msg=audit(1795529435.180:2)",
 		"type=NOSUCH msg=audit(1795529435.180:2): a=b",
@@ -78,13 +78,13 @@ func TestWhatIsNoRecord(t *testing.T) {
 		_, err := ParseLine(line)
 		require.Error(t, err, "%.60s", line)
 	}
-	_, err := ParseMessage(auparse.AUDIT_SYSCALL, insmodEnd+strings.Repeat("x", MaxRecord))
+	_, err := ParseMessage(auparse.AUDIT_SYSCALL, insmodEnd+strings.Repeat("x", maxRecord))
 	require.Error(t, err)
 }
 
-// TestForgedRecords are of programs that may write to audit, or that choose
+// TestProgramsCannotForgeRecords are of programs that may write to audit, or that choose
 // their name.
-func TestForgedRecords(t *testing.T) {
+func TestProgramsCannotForgeRecords(t *testing.T) {
 	forged := `type=SYSCALL msg=` + insmodSyscall
 	for name, line := range map[string]string{
 		"a message of a program": `type=USER msg=audit(1795529435.180:3): pid=7 uid=1000 auid=1000 ses=1 subj=unconfined msg='` + forged + `'`,
@@ -105,7 +105,7 @@ func TestForgedRecords(t *testing.T) {
 	require.Equal(t, "finit_module", r.Call())
 }
 
-func TestText(t *testing.T) {
+func TestTextFieldsAreDecoded(t *testing.T) {
 	for value, want := range map[string]string{
 		`"insmod"`:         "insmod",
 		`696E20736D6F64`:   "in smod",
@@ -128,7 +128,7 @@ func TestText(t *testing.T) {
 	require.False(t, ok)
 }
 
-func TestNumbers(t *testing.T) {
+func TestNumbersAreBounded(t *testing.T) {
 	f := parseFields(`exit=-9223372036854775808 big=9223372036854775808 quoted="1" a0=ffffffffffffffff a1=10000000000000000 a2=-1 word none=`)
 	n, ok := f.Int("exit")
 	require.True(t, ok)
@@ -146,7 +146,7 @@ func TestNumbers(t *testing.T) {
 	}
 }
 
-func TestCall(t *testing.T) {
+func TestModuleCallsAreRecognizedByArchitecture(t *testing.T) {
 	for body, want := range map[string]string{
 		"arch=c000003e syscall=175":             "init_module",
 		"arch=c000003e syscall=313":             "finit_module",
@@ -191,7 +191,7 @@ func FuzzParseLine(f *testing.F) {
 		require.LessOrEqual(t, len(r.Fields), maxFields)
 		require.LessOrEqual(t, len(r.Text), len(line))
 		if call := r.Call(); call != "" {
-			require.Contains(t, Calls, call)
+			require.Contains(t, calls, call)
 			require.True(t, strings.HasPrefix(r.Text, "type="))
 		}
 		for _, field := range r.Fields {

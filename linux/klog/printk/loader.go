@@ -6,16 +6,16 @@ var loaderMessages = compile([]kernelFormat{
 	// systemd, src/shared/module-util.c: systemd-modules-load, systemd itself,
 	// and systemd-udevd when it is told to speak of everything.
 	{`Inserted module '(?P<name>[^\x00-\x1f\x7f']{1,63})'`,
-		Statement{Stage: StageLoader, Result: new(int64(0)), IsLast: true}},
+		Statement{Stage: stageLoader, Result: new(int64(0)), IsLast: true}},
 	{`Failed to insert(?: module)? '(?P<name>[^\x00-\x1f\x7f']{1,63})': (?P<reason>TEXT)`,
-		Statement{Stage: StageLoader, IsRefused: true, IsLast: true}},
+		Statement{Stage: stageLoader, IsRefused: true, IsLast: true}},
 	// Debian's init script of kmod, before it runs modprobe.
-	{`Loading kernel module (?P<name>[A-Za-z0-9_-]{1,63})\.*`, Statement{Stage: StageLoader}},
+	{`Loading kernel module (?P<name>[A-Za-z0-9_-]{1,63})\.*`, Statement{Stage: stageLoader}},
 	// kmod, tools/insmod.c and tools/modprobe.c.
 	{`(?:modprobe: )?ERROR: could not insert '(?P<name>[^\x00-\x1f\x7f']{1,63})': (?P<reason>TEXT)`,
-		Statement{Stage: StageLoader, IsRefused: true, IsLast: true}},
+		Statement{Stage: stageLoader, IsRefused: true, IsLast: true}},
 	{`(?:insmod: )?ERROR: could not insert module (?P<path>TEXT): (?P<reason>[^:]{1,80})`,
-		Statement{Stage: StageLoader, IsRefused: true, IsLast: true}},
+		Statement{Stage: stageLoader, IsRefused: true, IsLast: true}},
 })
 
 // reasons are strerror's words, and kmod's own for four of the errors
@@ -42,7 +42,7 @@ var reasons = map[string]int64{
 }
 
 // Loader returns what a text of a program that loads modules says of them.
-func Loader(text string) (Statement, bool) { return recognise(loaderMessages, text) }
+func Loader(text string) (Statement, bool) { return match(loaderMessages, text) }
 
 func resultOf(reason string) *int64 {
 	if errno, ok := reasons[reason]; ok {

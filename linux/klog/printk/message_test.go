@@ -11,92 +11,92 @@ import (
 
 // said are lines as kernels print them, most of them taken from Debian's 6.1 and
 // 7.3 in a VM, and what they say.
-var said = []struct {
+var messageTests = []struct {
 	text string
 	want Statement
 }{
 	{"Loading of unsigned module is rejected",
-		Statement{Stage: StageSignature, Result: failed(ekeyrejected), Signature: kmodquery.SignatureRejected, IsLast: true}},
+		Statement{Stage: stageSignature, Result: failed(ekeyrejected), Signature: kmodquery.SignatureRejected, IsLast: true}},
 	{"Loading of module with unavailable key is rejected",
-		Statement{Stage: StageSignature, Result: failed(ekeyrejected), Signature: kmodquery.SignatureRejected, IsLast: true}},
+		Statement{Stage: stageSignature, Result: failed(ekeyrejected), Signature: kmodquery.SignatureRejected, IsLast: true}},
 	{"Loading of module with unsupported crypto is rejected",
-		Statement{Stage: StageSignature, Result: failed(ekeyrejected), Signature: kmodquery.SignatureRejected, IsLast: true}},
+		Statement{Stage: stageSignature, Result: failed(ekeyrejected), Signature: kmodquery.SignatureRejected, IsLast: true}},
 	{"Lockdown: insmod: unsigned module loading is restricted; see man kernel_lockdown.7",
-		Statement{Stage: StageSignature, Result: failed(eperm), Signature: kmodquery.SignatureRejected, IsLast: true, Comm: "insmod"}},
+		Statement{Stage: stageSignature, Result: failed(eperm), Signature: kmodquery.SignatureRejected, IsLast: true, Comm: "insmod"}},
 	{"Lockdown: (udev-worker): unsigned module loading is restricted; see man kernel_lockdown.7",
-		Statement{Stage: StageSignature, Result: failed(eperm), Signature: kmodquery.SignatureRejected, IsLast: true, Comm: "(udev-worker)"}},
+		Statement{Stage: stageSignature, Result: failed(eperm), Signature: kmodquery.SignatureRejected, IsLast: true, Comm: "(udev-worker)"}},
 	{"Lockdown: modprobe: Loading of unsigned modules is restricted; see https://wiki.debian.org/SecureBoot",
-		Statement{Stage: StageSignature, Result: failed(eperm), Signature: kmodquery.SignatureRejected, IsLast: true, Comm: "modprobe"}},
+		Statement{Stage: stageSignature, Result: failed(eperm), Signature: kmodquery.SignatureRejected, IsLast: true, Comm: "modprobe"}},
 	{"Lockdown: unsigned module loading is restricted; see man kernel_lockdown.7",
-		Statement{Stage: StageSignature, Result: failed(eperm), Signature: kmodquery.SignatureRejected, IsLast: true}},
+		Statement{Stage: stageSignature, Result: failed(eperm), Signature: kmodquery.SignatureRejected, IsLast: true}},
 	{"module: PKCS#7 signature info has unexpected non-zero params",
-		Statement{Stage: StageSignature, Result: failed(ebadmsg), Signature: kmodquery.SignatureRejected, IsLast: true}},
+		Statement{Stage: stageSignature, Result: failed(ebadmsg), Signature: kmodquery.SignatureRejected, IsLast: true}},
 	{"PKCS#7 signature not signed with a trusted key",
-		Statement{Kind: Remark, Stage: StageSignature, Signature: kmodquery.SignatureUntrusted}},
+		Statement{Kind: Note, Stage: stageSignature, Signature: kmodquery.SignatureUntrusted}},
 	{"module: Module is not signed with expected PKCS#7 message",
-		Statement{Kind: Remark, Stage: StageSignature, Signature: kmodquery.SignatureUntrusted}},
+		Statement{Kind: Note, Stage: stageSignature, Signature: kmodquery.SignatureUntrusted}},
 
-	{"Invalid ELF header magic: != \x7fELF", refused(StageCheck, "", enoexec)},
-	{"Invalid ELF header len 40", refused(StageCheck, "", enoexec)},
-	{"Invalid ELF header type: 2 != 1", refused(StageCheck, "", enoexec)},
-	{"Invalid architecture in ELF header: 183", refused(StageCheck, "", enoexec)},
-	{"Invalid ELF section header overflow", refused(StageCheck, "", enoexec)},
-	{"Invalid ELF section in module (section 3 type 1)", refused(StageCheck, "", enoexec)},
-	{"ELF Spec violation: section name table isn't null terminated", refused(StageCheck, "", enoexec)},
-	{"Module has invalid ELF structures", refused(StageCheck, "", enoexec)},
-	{"Module len 4096 truncated", refused(StageCheck, "", enoexec)},
+	{"Invalid ELF header magic: != \x7fELF", refused(stageCheck, "", enoexec)},
+	{"Invalid ELF header len 40", refused(stageCheck, "", enoexec)},
+	{"Invalid ELF header type: 2 != 1", refused(stageCheck, "", enoexec)},
+	{"Invalid architecture in ELF header: 183", refused(stageCheck, "", enoexec)},
+	{"Invalid ELF section header overflow", refused(stageCheck, "", enoexec)},
+	{"Invalid ELF section in module (section 3 type 1)", refused(stageCheck, "", enoexec)},
+	{"ELF Spec violation: section name table isn't null terminated", refused(stageCheck, "", enoexec)},
+	{"Module has invalid ELF structures", refused(stageCheck, "", enoexec)},
+	{"Module len 4096 truncated", refused(stageCheck, "", enoexec)},
 	{"module dummy: .gnu.linkonce.this_module section size must match the kernel's built struct module size at run time",
-		refused(StageCheck, "dummy", enoexec)},
+		refused(stageCheck, "dummy", enoexec)},
 	{"module (missing .modinfo section or name field): Exactly one .gnu.linkonce.this_module section must exist.",
-		refused(StageCheck, "", enoexec)},
-	{"dummy: No module found in object", refused(StageCheck, "dummy", enoexec)},
-	{"(missing .modinfo section or name field): module has no symbols (stripped?)", refused(StageCheck, "", enoexec)},
-	{"Module pcspkr is blacklisted", refused(StageCheck, "pcspkr", eperm)},
+		refused(stageCheck, "", enoexec)},
+	{"dummy: No module found in object", refused(stageCheck, "dummy", enoexec)},
+	{"(missing .modinfo section or name field): module has no symbols (stripped?)", refused(stageCheck, "", enoexec)},
+	{"Module pcspkr is blacklisted", refused(stageCheck, "pcspkr", eperm)},
 	{"dummy: version magic '5.10.0-1-amd64 SMP mod_unload modversions ' should be '6.1.0-50-cloud-amd64 SMP preempt mod_unload modversions '",
-		Statement{Stage: StageCheck, Name: "dummy", Result: failed(enoexec), IsLast: true, Vermagic: "5.10.0-1-amd64 SMP mod_unload modversions "}},
-	{"nvidia: disagrees about version of symbol module_layout", refused(StageCheck, "nvidia", enoexec)},
+		Statement{Stage: stageCheck, Name: "dummy", Result: failed(enoexec), IsLast: true, Vermagic: "5.10.0-1-amd64 SMP mod_unload modversions "}},
+	{"nvidia: disagrees about version of symbol module_layout", refused(stageCheck, "nvidia", enoexec)},
 
 	{"kmodquery_firmware: loading out-of-tree module taints kernel.",
-		Statement{Stage: StageTaint, Name: "kmodquery_firmware", Taints: 1 << 12, IsOutside: true}},
+		Statement{Stage: stageTaint, Name: "kmodquery_firmware", Taints: 1 << 12, IsOutside: true}},
 	{"kmodquery_firmware: module verification failed: signature and/or required key missing - tainting kernel",
-		Statement{Stage: StageTaint, Name: "kmodquery_firmware", Taints: 1 << 13, Signature: kmodquery.SignatureUnknown}},
+		Statement{Stage: stageTaint, Name: "kmodquery_firmware", Taints: 1 << 13, Signature: kmodquery.SignatureUnknown}},
 	{"nvidia: module license 'NVIDIA' taints kernel.",
-		Statement{Stage: StageTaint, Name: "nvidia", Taints: 1, License: "NVIDIA"}},
-	{"ndiswrapper: module license taints kernel.", Statement{Stage: StageTaint, Name: "ndiswrapper", Taints: 1}},
+		Statement{Stage: stageTaint, Name: "nvidia", Taints: 1, License: "NVIDIA"}},
+	{"ndiswrapper: module license taints kernel.", Statement{Stage: stageTaint, Name: "ndiswrapper", Taints: 1}},
 	{"r8188eu: module is from the staging directory, the quality is unknown, you have been warned.",
-		Statement{Stage: StageTaint, Name: "r8188eu", Taints: 1 << 10}},
-	{"livepatch_sample: tainting kernel with TAINT_LIVEPATCH", Statement{Stage: StageTaint, Name: "livepatch_sample", Taints: 1 << 15}},
-	{"kunit: loading test module taints kernel.", Statement{Stage: StageTaint, Name: "kunit", Taints: 1 << 18}},
-	{"evil: loading module not compiled with retpoline compiler.", Statement{Stage: StageTaint, Name: "evil"}},
+		Statement{Stage: stageTaint, Name: "r8188eu", Taints: 1 << 10}},
+	{"livepatch_sample: tainting kernel with TAINT_LIVEPATCH", Statement{Stage: stageTaint, Name: "livepatch_sample", Taints: 1 << 15}},
+	{"kunit: loading test module taints kernel.", Statement{Stage: stageTaint, Name: "kunit", Taints: 1 << 18}},
+	{"evil: loading module not compiled with retpoline compiler.", Statement{Stage: stageTaint, Name: "evil"}},
 	{"kmodquery_firmware: module_layout: kernel tainted.", Statement{Name: "kmodquery_firmware", Taints: 1 << 1}},
 	{"kmodquery_firmware: bad vermagic: kernel tainted.", Statement{Name: "kmodquery_firmware", Taints: 1 << 1}},
 	{"foo: no versions for exported symbols: kernel tainted.", Statement{Name: "foo", Taints: 1 << 1}},
 	{"a name with blanks: loading out-of-tree module taints kernel.",
-		Statement{Stage: StageTaint, Name: "a name with blanks", Taints: 1 << 12, IsOutside: true}},
+		Statement{Stage: stageTaint, Name: "a name with blanks", Taints: 1 << 12, IsOutside: true}},
 
 	{"dummy: Unknown symbol alloc_netdev_xxx (err -2)",
-		Statement{Stage: StageLink, Name: "dummy", Result: failed(enoent), IsRefused: true}},
+		Statement{Stage: stageLink, Name: "dummy", Result: failed(enoent), IsRefused: true}},
 	{"dummy: Unknown symbol alloc_netdev_mqs (err -22)",
-		Statement{Stage: StageLink, Name: "dummy", Result: failed(einval), IsRefused: true}},
+		Statement{Stage: stageLink, Name: "dummy", Result: failed(einval), IsRefused: true}},
 	{"dummy: Unknown symbol alloc_netdev_mqs (err 0)",
-		Statement{Stage: StageLink, Name: "dummy", Result: failed(enoent), IsRefused: true}},
-	{"dummy: disagrees about version of symbol alloc_netdev_mqs", Statement{Stage: StageLink, Name: "dummy", IsRefused: true}},
+		Statement{Stage: stageLink, Name: "dummy", Result: failed(enoent), IsRefused: true}},
+	{"dummy: disagrees about version of symbol alloc_netdev_mqs", Statement{Stage: stageLink, Name: "dummy", IsRefused: true}},
 	{"dummy: no symbol version for module_layout", Statement{Name: "dummy"}},
-	{"foo: module uses symbol (bar) from namespace CRYPTO_INTERNAL, but does not import it.", Statement{Stage: StageLink, Name: "foo"}},
-	{"foo: module uses symbols bar from proprietary module baz, inheriting taint.", Statement{Stage: StageLink, Name: "foo", Taints: 1}},
-	{"foo: module using GPL-only symbols uses symbols bar from proprietary module baz.", Statement{Stage: StageLink, Name: "foo", IsRefused: true}},
-	{"foo: exports duplicate symbol bar (owned by kernel)", refused(StageLink, "foo", enoexec)},
-	{"foo: gave up waiting for init of module bar.", Statement{Stage: StageLink, Name: "foo"}},
-	{"foo: Could not allocate 131072 bytes percpu data", refused(StageLink, "foo", enomem)},
+	{"foo: module uses symbol (bar) from namespace CRYPTO_INTERNAL, but does not import it.", Statement{Stage: stageLink, Name: "foo"}},
+	{"foo: module uses symbols bar from proprietary module baz, inheriting taint.", Statement{Stage: stageLink, Name: "foo", Taints: 1}},
+	{"foo: module using GPL-only symbols uses symbols bar from proprietary module baz.", Statement{Stage: stageLink, Name: "foo", IsRefused: true}},
+	{"foo: exports duplicate symbol bar (owned by kernel)", refused(stageLink, "foo", enoexec)},
+	{"foo: gave up waiting for init of module bar.", Statement{Stage: stageLink, Name: "foo"}},
+	{"foo: Could not allocate 131072 bytes percpu data", refused(stageLink, "foo", enomem)},
 
-	{"nbd: `many' invalid for parameter `nbds_max'", Statement{Stage: StageParams, Name: "nbd", Params: "nbds_max=many", IsRefused: true}},
-	{"nbd: `' invalid for parameter `nbds_max'", Statement{Stage: StageParams, Name: "nbd", Params: "nbds_max=", IsRefused: true}},
-	{"foo: `xxxxxxxxxx' too large for parameter `bar'", Statement{Stage: StageParams, Name: "foo", Params: "bar=xxxxxxxxxx", Result: failed(enospc)}},
-	{"nbd: unknown parameter 'run' ignored", Statement{Stage: StageParams, Name: "nbd", Params: "run"}},
+	{"nbd: `many' invalid for parameter `nbds_max'", Statement{Stage: stageParams, Name: "nbd", Params: "nbds_max=many", IsRefused: true}},
+	{"nbd: `' invalid for parameter `nbds_max'", Statement{Stage: stageParams, Name: "nbd", Params: "nbds_max=", IsRefused: true}},
+	{"foo: `xxxxxxxxxx' too large for parameter `bar'", Statement{Stage: stageParams, Name: "foo", Params: "bar=xxxxxxxxxx", Result: failed(enospc)}},
+	{"nbd: unknown parameter 'run' ignored", Statement{Stage: stageParams, Name: "nbd", Params: "run"}},
 	{"do_init_module: 'foo'->init suspiciously returned 5, it should follow 0/-E convention\ndo_init_module: loading module anyway...",
-		Statement{Stage: StageInit, Name: "foo", Result: new(int64(0))}},
-	{"livepatch: enabling patch 'livepatch_sample'", Statement{Stage: StageInit, Name: "livepatch_sample", Taints: 1 << 15}},
-	{"brd: module loaded", Statement{Stage: StageInit, Name: "brd", IsBuiltin: true}},
+		Statement{Stage: stageInit, Name: "foo", Result: new(int64(0))}},
+	{"livepatch: enabling patch 'livepatch_sample'", Statement{Stage: stageInit, Name: "livepatch_sample", Taints: 1 << 15}},
+	{"brd: module loaded", Statement{Stage: stageInit, Name: "brd", IsBuiltin: true}},
 	{"brd: module unloaded", Statement{Kind: Unload, Name: "brd"}},
 
 	{"request_module: kmod_concurrent_max (0) close to 0 (max_modprobes: 50), for module binfmt-464c, throttling...",
@@ -110,8 +110,8 @@ func refused(stage Stage, name string, errno int64) Statement {
 	return Statement{Stage: stage, Name: name, Result: failed(errno), IsLast: true}
 }
 
-func TestKernel(t *testing.T) {
-	for _, s := range said {
+func TestKernelMessagesAreRecognized(t *testing.T) {
+	for _, s := range messageTests {
 		t.Run(s.text, func(t *testing.T) {
 			got, ok := Kernel(s.text)
 			require.True(t, ok)
@@ -120,9 +120,9 @@ func TestKernel(t *testing.T) {
 	}
 }
 
-// TestKernelRecognisesNothingElse has texts in which somebody else had a word:
+// TestOtherMessagesAreIgnored has texts in which somebody else had a word:
 // what a device, a process or a file calls itself.
-func TestKernelRecognisesNothingElse(t *testing.T) {
+func TestOtherMessagesAreIgnored(t *testing.T) {
 	for _, text := range []string{
 		"",
 		"usb 1-1: Product: evil: loading out-of-tree module taints kernel.",
@@ -149,8 +149,8 @@ func TestKernelRecognisesNothingElse(t *testing.T) {
 	}
 }
 
-func TestLoader(t *testing.T) {
-	done := Statement{Stage: StageLoader, IsLast: true}
+func TestLoaderMessagesAreRecognized(t *testing.T) {
+	done := Statement{Stage: stageLoader, IsLast: true}
 	with := func(name, path string, result *int64, refused bool) Statement {
 		s := done
 		s.Name, s.Path, s.Result, s.IsRefused = name, path, result, refused
@@ -164,7 +164,7 @@ func TestLoader(t *testing.T) {
 		"modprobe: ERROR: could not insert 'foo': Required key not available":                                 with("foo", "", failed(enokey), true),
 		"modprobe: ERROR: could not insert 'foo': Unknown symbol in module, or unknown parameter (see dmesg)": with("foo", "", failed(enoent), true),
 		"insmod: ERROR: could not insert module /root/foo.ko: Invalid module format":                          with("", "/root/foo.ko", failed(enoexec), true),
-		"Loading kernel module loop.":                                                                         {Stage: StageLoader, Name: "loop"},
+		"Loading kernel module loop.":                                                                         {Stage: stageLoader, Name: "loop"},
 		"ERROR: could not insert module foo.ko.xz: File exists":                                               with("", "foo.ko.xz", failed(eexist), true),
 	} {
 		got, ok := Loader(text)
@@ -177,13 +177,13 @@ func TestLoader(t *testing.T) {
 	}
 }
 
-// TestLiterals has every form's literal in the texts that the form accepts.
-func TestLiterals(t *testing.T) {
+// TestEveryMessageContainsItsLiteral has every form's literal in the texts that the form accepts.
+func TestEveryMessageContainsItsLiteral(t *testing.T) {
 	for _, m := range kernelMessages {
 		require.GreaterOrEqual(t, len(m.literal), 8, "%s", m.form)
 	}
 	require.Equal(t, "loading out-of-tree module taints kernel", longestLiteral(`NAME: loading out-of-tree module taints kernel\.`)[2:])
-	for _, s := range said {
+	for _, s := range messageTests {
 		var forms int
 		for _, m := range kernelMessages {
 			if m.form.MatchString(s.text) {
@@ -196,7 +196,7 @@ func TestLiterals(t *testing.T) {
 }
 
 func FuzzKernel(f *testing.F) {
-	for _, s := range said {
+	for _, s := range messageTests {
 		f.Add(s.text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

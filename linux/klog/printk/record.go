@@ -18,9 +18,9 @@ type Record struct {
 	Raw      string        // the record's first line, without what describes a device
 }
 
-// IsKernels reports whether the kernel itself spoke. Who writes to /dev/kmsg
+// IsFromKernel reports whether the kernel itself spoke. Who writes to /dev/kmsg
 // cannot choose the kernel's facility (kernel/printk/printk.c, devkmsg_write).
-func (r *Record) IsKernels() bool { return r.Priority>>3 == 0 }
+func (r *Record) IsFromKernel() bool { return r.Priority>>3 == 0 }
 
 var errRecord = errors.New("no record of /dev/kmsg")
 

@@ -34,7 +34,7 @@ func TestParseRecord(t *testing.T) {
 			got, err := ParseRecord([]byte(test.record))
 			require.NoError(t, err)
 			require.Equal(t, test.want, got)
-			require.Equal(t, test.isKernels, got.IsKernels())
+			require.Equal(t, test.isKernels, got.IsFromKernel())
 		})
 	}
 	for _, record := range []string{"", ";", "4,5;x", "x,1,2,-;y", "4,-1,2,-;y", "4,1,,-;y", "4,1,2,-", "4,1,99999999999999999999,-;y"} {

@@ -7,7 +7,7 @@ const (
 	Attempt Kind = iota // a module is being loaded, or was refused
 	Unload              // a module went
 	Request             // something made the kernel ask for a module; Name is what it asked for
-	Remark              // something that is no attempt, and says more of the one that follows it
+	Note                // something that is no attempt, and says more of the one that follows it
 )
 
 // A Stage is a part of a load, in the order in which load_module goes through
@@ -16,14 +16,14 @@ const (
 type Stage int
 
 const (
-	StageAny       Stage = iota // said at several points
-	StageSignature              // before the module's name is known
-	StageCheck                  // ELF, blacklist, version magic
-	StageTaint                  // it found its place among the modules
-	StageLink                   // per-cpu data, symbols
-	StageParams                 // its parameters
-	StageInit                   // its init, or what comes after
-	StageLoader                 // said by the program that made the attempt, when it was over
+	stageAny       Stage = iota // said at several points
+	stageSignature              // before the module's name is known
+	stageCheck                  // ELF, blacklist, version magic
+	stageTaint                  // it found its place among the modules
+	stageLink                   // per-cpu data, symbols
+	stageParams                 // its parameters
+	stageInit                   // its init, or what comes after
+	stageLoader                 // said by the program that made the attempt, when it was over
 )
 
 // A Statement is what one message says. Zero values are not said.

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/kmodquery/kmodquery/linux/klog/printk"
 )
 
 const testBoot = "c08282dcfb7b43bbac9debb5549f6011"
@@ -43,7 +41,7 @@ func TestParseJournalEntry(t *testing.T) {
 	require.Equal(t, 13892852*time.Microsecond, e.monotonic)
 	require.Equal(t, time.UnixMicro(1795530181674262-10000), e.time())
 	require.Nil(t, e.loader())
-	says, ok := e.says()
+	says, ok := e.statement()
 	require.True(t, ok)
 	require.Equal(t, "brd", says.Name)
 	require.Equal(t, "c08282dc-fb7b-43bb-ac9d-ebb5549f6011", dashed(e.bootID))
@@ -77,9 +75,9 @@ var modulesLoadEntry = map[string]any{
 	"_SYSTEMD_UNIT": "systemd-modules-load.service", "_SYSTEMD_CGROUP": "/system.slice/systemd-modules-load.service",
 }
 
-// TestWhoseWordsTheJournalHas is what keeps any user from speaking for the kernel
+// TestOnlyTrustedSendersAreUsed is what keeps any user from speaking for the kernel
 // or for a loader.
-func TestWhoseWordsTheJournalHas(t *testing.T) {
+func TestOnlyTrustedSendersAreUsed(t *testing.T) {
 	loads := func(changes map[string]any) map[string]any {
 		fields := maps.Clone(modulesLoadEntry)
 		maps.Copy(fields, changes)
@@ -115,7 +113,7 @@ func TestWhoseWordsTheJournalHas(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			e, err := parseJournalEntry(entryWith(t, test.fields))
 			require.NoError(t, err)
-			_, ok := e.says()
+			_, ok := e.statement()
 			require.Equal(t, test.want, ok)
 		})
 	}
@@ -130,8 +128,8 @@ func TestLoaderOfTheJournal(t *testing.T) {
 		cgroup: "/system.slice/systemd-modules-load.service",
 	}, e.loader())
 	require.Equal(t, time.UnixMicro(1795530181674262), e.time(), "when it was taken")
-	says, _ := e.says()
-	require.Equal(t, printk.StageLoader, says.Stage)
+	statement, _ := e.statement()
+	require.True(t, statement.IsLast)
 }
 
 func TestJournalPositionIsBehind(t *testing.T) {
@@ -164,7 +162,7 @@ func FuzzParseJournalEntry(f *testing.F) {
 		require.NotNil(t, parseJournalPosition(e.position()))
 		require.Less(t, len(e.position()), 1024)
 		require.Len(t, dashed(e.bootID), 36)
-		if _, ok := e.says(); ok && e.fields["_TRANSPORT"] != "kernel" {
+		if _, ok := e.statement(); ok && e.fields["_TRANSPORT"] != "kernel" {
 			require.Equal(t, "0", e.fields["_UID"])
 		}
 		e.loader()

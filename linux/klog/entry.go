@@ -114,7 +114,7 @@ var kmodPrograms = []string{"/usr/bin/kmod", "/bin/kmod", "/usr/sbin/kmod", "/sb
 // that journald gives the kernel's own messages only, and the programs that load
 // modules, by those that journald asks the kernel for: who sends a message
 // cannot set a field that begins with an underscore.
-func (e *journalEntry) says() (printk.Statement, bool) {
+func (e *journalEntry) statement() (printk.Statement, bool) {
 	text := e.fields["MESSAGE"]
 	switch e.fields["_TRANSPORT"] {
 	case "kernel":
