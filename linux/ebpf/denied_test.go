@@ -418,7 +418,7 @@ func TestDenialsAfterARestart(t *testing.T) {
 	for range 2 { // the second time it is told already
 		require.NoError(t, keepReported(f.counts, f.receipts[0]))
 	}
-	require.NoError(t, keepReported(f.counts, receiptOf(at(1))))
+	require.NoError(t, keepReported(f.counts, keyOf(at(1))))
 	require.NoError(t, keepReported(f.counts, "~00_1"), "it is of a former version")
 	require.NoError(t, keepReported(f.counts, "~_zz_1"), "nobody knows what it is")
 	require.NoError(t, keepReported(f.counts, deniedMark+"_"+kind.String()+"_x"))
@@ -444,7 +444,7 @@ func TestDenialsThatWaitToBeStored(t *testing.T) {
 	require.NoError(t, f.report())
 	f.counts.calls[kind] = 7
 	f.denials = newDenials(f.counts, start)
-	underway := append(f.receipts, receiptOf(at(1)), "~_zz_1", deniedReceipt("another", kind, 99))
+	underway := append(f.receipts, keyOf(at(1)), "~_zz_1", deniedReceipt("another", kind, 99))
 	require.NoError(t, f.recall(blankAt, underway))
 	require.NoError(t, f.report())
 	require.EqualValues(t, 7, f.total)

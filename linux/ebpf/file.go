@@ -28,22 +28,22 @@ func newFileReader() *fileReader {
 	return r
 }
 
-// evidence is that of the file that an image came from, as long as it still is
+// info is that of the file that an image came from, as long as it still is
 // what the kernel read.
-func (r *fileReader) evidence(w wantedImage) evidence {
+func (r *fileReader) info(w wantedImage) imageInfo {
 	if w.file == nil || w.file.Path == "" || isRemote(w.file.Filesystem) {
-		return noEvidence()
+		return noImageInfo()
 	}
 	select {
 	case <-r.free:
 	default:
-		return noEvidence()
+		return noImageInfo()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), imageTime)
 	defer cancel()
-	read := make(chan evidence, 1)
+	read := make(chan imageInfo, 1)
 	go func() {
-		found := fileEvidence(ctx, w)
+		found := fileInfo(ctx, w)
 		r.free <- struct{}{} // before the answer, so that the next file finds it
 		read <- found
 	}()
@@ -51,7 +51,7 @@ func (r *fileReader) evidence(w wantedImage) evidence {
 	case found := <-read:
 		return found
 	case <-ctx.Done():
-		return noEvidence()
+		return noImageInfo()
 	}
 }
 
@@ -66,18 +66,18 @@ func isRemote(filesystem string) bool {
 	return false
 }
 
-// fileEvidence looks for the file where the loader's namespace has it, and then
+// fileInfo looks for the file where the loader's namespace has it, and then
 // where this process has it. A path that lacks its beginning is tried from the
 // root; what is found there must be the same file anyhow.
-func fileEvidence(ctx context.Context, w wantedImage) evidence {
+func fileInfo(ctx context.Context, w wantedImage) imageInfo {
 	for _, root := range []string{fmt.Sprintf("/proc/%d/root", w.pid), "/"} {
 		path := filepath.Join(root, w.file.Path)
 		image, err := readIfSame(ctx, path, w.file)
 		if image.SHA256 != "" && !errors.Is(err, errOtherFile) {
-			return evidenceOf(image, err, kmodquery.HashSourceFile)
+			return imageInfoOf(image, err, kmodquery.HashSourceFile)
 		}
 	}
-	return noEvidence()
+	return noImageInfo()
 }
 
 var errOtherFile = errors.New("it is not the file that the kernel read, or was changed since")

@@ -42,7 +42,7 @@ func wantedFile(file *bpf.File) wantedImage {
 	return wantedImage{file: file, pid: uint32(os.Getpid())}
 }
 
-func TestFileEvidence(t *testing.T) {
+func TestFileInfo(t *testing.T) {
 	content := imageText(1, 1000)
 	tests := []struct {
 		name   string
@@ -108,29 +108,29 @@ func TestFileEvidence(t *testing.T) {
 			path := testFile(t, content)
 			file := fileAt(t, path)
 			test.change(t, path, file)
-			ended := make(chan evidence, 1)
-			go func() { ended <- files.evidence(wantedFile(file)) }()
+			ended := make(chan imageInfo, 1)
+			go func() { ended <- files.info(wantedFile(file)) }()
 			select {
 			case read := <-ended:
 				if !test.isSame {
-					require.Equal(t, noEvidence(), read)
+					require.Equal(t, noImageInfo(), read)
 					break
 				}
-				require.Equal(t, sum(content), read.facts.SHA256)
-				require.Equal(t, "file", read.facts.HashSource)
+				require.Equal(t, sum(content), read.columns.SHA256)
+				require.Equal(t, "file", read.columns.HashSource)
 			case <-time.After(5 * time.Second):
 				require.Fail(t, "it takes long")
 			}
 			require.Eventually(t, func() bool { return len(files.free) == 1 }, time.Second, time.Millisecond)
 		})
 	}
-	require.Equal(t, noEvidence(), files.evidence(wantedImage{}), "no file at all")
-	require.Equal(t, noEvidence(), files.evidence(wantedFile(&bpf.File{})))
+	require.Equal(t, noImageInfo(), files.info(wantedImage{}), "no file at all")
+	require.Equal(t, noImageInfo(), files.info(wantedFile(&bpf.File{})))
 }
 
 // What somebody put in the file's place is not opened: a watchdog would begin to
 // watch, a tape be wound back.
-func TestFileEvidenceOpensNothingElse(t *testing.T) {
+func TestFileInfoOpensNothingElse(t *testing.T) {
 	path := testFile(t, []byte("x"))
 	file := fileAt(t, path)
 	other := testFile(t, []byte("y"))
@@ -141,25 +141,25 @@ func TestFileEvidenceOpensNothingElse(t *testing.T) {
 	defer unix.Close(watch)
 	_, err = unix.InotifyAddWatch(watch, other, unix.IN_OPEN)
 	require.NoError(t, err)
-	require.Equal(t, noEvidence(), newFileReader().evidence(wantedFile(file)))
+	require.Equal(t, noImageInfo(), newFileReader().info(wantedFile(file)))
 	_, err = unix.Read(watch, make([]byte, 4096))
 	require.ErrorIs(t, err, unix.EAGAIN, "it was opened")
 }
 
 // A file that is read by the name of a link is the file that it leads to.
-func TestFileEvidenceThroughALink(t *testing.T) {
+func TestFileInfoThroughALink(t *testing.T) {
 	path := testFile(t, []byte("x"))
 	file := fileAt(t, path)
 	file.Path = path + ".link"
 	require.NoError(t, os.Symlink(path, file.Path))
-	require.Equal(t, sum([]byte("x")), newFileReader().evidence(wantedFile(file)).facts.SHA256)
+	require.Equal(t, sum([]byte("x")), newFileReader().info(wantedFile(file)).columns.SHA256)
 }
 
-func TestFileEvidenceOfALoaderThatIsGone(t *testing.T) {
+func TestFileInfoOfALoaderThatIsGone(t *testing.T) {
 	path := testFile(t, []byte("x"))
 	w := wantedFile(fileAt(t, path))
 	w.pid = 1<<32 - 1
-	require.Equal(t, sum([]byte("x")), newFileReader().evidence(w).facts.SHA256)
+	require.Equal(t, sum([]byte("x")), newFileReader().info(w).columns.SHA256)
 }
 
 // chrooted returns the id of a thread that has another root, until done is
@@ -197,7 +197,7 @@ func chrooted(root string, done <-chan struct{}) (uint32, error) {
 }
 
 // The loader's own root is where its paths lead.
-func TestFileEvidenceInAnotherRoot(t *testing.T) {
+func TestFileInfoInAnotherRoot(t *testing.T) {
 	path := testFile(t, []byte("x"))
 	root := filepath.Dir(path)
 	done := make(chan struct{})
@@ -209,15 +209,15 @@ func TestFileEvidenceInAnotherRoot(t *testing.T) {
 	require.NoError(t, err)
 	file := fileAt(t, path)
 	file.Path = "/x.ko"
-	require.Equal(t, noEvidence(), newFileReader().evidence(wantedFile(file)))
-	require.Equal(t, sum([]byte("x")), newFileReader().evidence(wantedImage{file: file, pid: tid}).facts.SHA256)
+	require.Equal(t, noImageInfo(), newFileReader().info(wantedFile(file)))
+	require.Equal(t, sum([]byte("x")), newFileReader().info(wantedImage{file: file, pid: tid}).columns.SHA256)
 }
 
-func TestFileEvidenceOneAfterTheOther(t *testing.T) {
+func TestFileInfoOneAfterTheOther(t *testing.T) {
 	files := newFileReader()
 	w := wantedFile(fileAt(t, testFile(t, []byte("x"))))
 	for i := range 5000 {
-		require.NotEmpty(t, files.evidence(w).facts.SHA256, i)
+		require.NotEmpty(t, files.info(w).columns.SHA256, i)
 	}
 }
 
@@ -227,7 +227,7 @@ func TestFileIsReadNoLongerThanItsContext(t *testing.T) {
 	cancel()
 	_, err := readIfSame(ctx, path, fileAt(t, path))
 	require.ErrorIs(t, err, context.Canceled)
-	require.Equal(t, noEvidence(), fileEvidence(ctx, wantedFile(fileAt(t, path))))
+	require.Equal(t, noImageInfo(), fileInfo(ctx, wantedFile(fileAt(t, path))))
 }
 
 // hang makes everybody who opens a file wait. It returns how to learn that
@@ -268,21 +268,21 @@ func TestFileThatHangsKeepsNobodyWaiting(t *testing.T) {
 	other := wantedFile(fileAt(t, testFile(t, []byte("other"))))
 	opened, free := hang(t, slow.file.Path)
 	files := newFileReader()
-	first := make(chan evidence, 1)
-	go func() { first <- files.evidence(slow) }()
+	first := make(chan imageInfo, 1)
+	go func() { first <- files.info(slow) }()
 	opened()
 
 	begin := time.Now()
 	for range 100 {
-		require.Equal(t, noEvidence(), files.evidence(slow))
-		require.Equal(t, noEvidence(), files.evidence(other))
+		require.Equal(t, noImageInfo(), files.info(slow))
+		require.Equal(t, noImageInfo(), files.info(other))
 	}
 	require.Less(t, time.Since(begin), imageTime/2)
 	require.Empty(t, first)
 
 	free()
-	require.Equal(t, sum([]byte("slow")), (<-first).facts.SHA256)
-	require.Eventually(t, func() bool { return files.evidence(other).facts.SHA256 == sum([]byte("other")) }, imageTime, time.Millisecond)
+	require.Equal(t, sum([]byte("slow")), (<-first).columns.SHA256)
+	require.Eventually(t, func() bool { return files.info(other).columns.SHA256 == sum([]byte("other")) }, imageTime, time.Millisecond)
 }
 
 func TestFileThatHangsForLong(t *testing.T) {
@@ -295,9 +295,9 @@ func TestFileThatHangsForLong(t *testing.T) {
 	files := newFileReader()
 	go opened()
 	begin := time.Now()
-	require.Equal(t, noEvidence(), files.evidence(slow))
+	require.Equal(t, noImageInfo(), files.info(slow))
 	require.Less(t, time.Since(begin), imageTime+5*time.Second)
-	require.Equal(t, noEvidence(), files.evidence(slow), "it still hangs")
+	require.Equal(t, noImageInfo(), files.info(slow), "it still hangs")
 	free()
-	require.Eventually(t, func() bool { return files.evidence(slow).facts.SHA256 == sum([]byte("slow")) }, imageTime, time.Millisecond)
+	require.Eventually(t, func() bool { return files.info(slow).columns.SHA256 == sum([]byte("slow")) }, imageTime, time.Millisecond)
 }

@@ -63,10 +63,10 @@ func TestASignIsLeftOfHooksThatAreWell(t *testing.T) {
 	var signs []time.Duration
 	s := New(Options{KeepWatch: func(at time.Time) { signs = append(signs, at.Sub(start)) }})
 	var wrong error
-	alive := checkup{check: func() error { return wrong }}
+	live := liveness{check: func() error { return wrong }}
 	look := func(at time.Duration, isAsked bool) {
-		if alive.failure(start.Add(at), isAsked) == nil {
-			s.keepWatch(alive.last)
+		if live.failure(start.Add(at), isAsked) == nil {
+			s.keepWatch(live.last)
 		}
 	}
 	look(0, false)

@@ -35,18 +35,18 @@ const (
 	retryRead = 10 * time.Millisecond
 )
 
-// An evidence is what a module's image says.
-type evidence struct {
-	facts kmodquery.Event // only the fields that fill copies
+// An imageInfo is what a module's image says.
+type imageInfo struct {
+	columns kmodquery.Event // only the fields that fill copies
 	// isSigned says that there is a signature. Where it could not be told,
-	// signer is named in the facts' Missing.
+	// signer is named in the columns' Missing.
 	isSigned bool
 }
 
-// noEvidence is that of an image that could not be had.
-func noEvidence() evidence {
-	var none evidence
-	none.facts.Miss(module.Columns...)
+// noImageInfo is that of an image that could not be had.
+func noImageInfo() imageInfo {
+	var none imageInfo
+	none.columns.Miss(module.Columns...)
 	return none
 }
 
@@ -66,7 +66,7 @@ type wantedImage struct {
 type images struct {
 	read func(*bpf.Chunk) error // from the ring
 	wake func() error           // makes read return bpf.ErrFlushed, once the ring is empty
-	done func(loadID string, found evidence)
+	done func(loadID string, found imageInfo)
 	took func(*bpf.Chunk)
 
 	mu     sync.Mutex
@@ -95,7 +95,7 @@ type imageJob struct {
 
 // newImages returns images that call done, from a goroutine of their own, once
 // for every image that is wanted, and took for each part that is read.
-func newImages(programs *bpf.Programs, took func(*bpf.Chunk), done func(string, evidence)) *images {
+func newImages(programs *bpf.Programs, took func(*bpf.Chunk), done func(string, imageInfo)) *images {
 	return &images{
 		read: programs.ReadImage, wake: programs.FlushImages, took: took, done: done,
 		jobs: make(chan imageJob, maxJobs), parts: map[contextID]*parts{},
@@ -112,7 +112,7 @@ func (i *images) want(w wantedImage) error {
 	}
 	i.mu.Unlock()
 	if isFull {
-		i.done(w.loadID, noEvidence())
+		i.done(w.loadID, noImageInfo())
 	}
 	return i.wake()
 }
@@ -123,8 +123,8 @@ func (i *images) run() {
 	working.Go(func() {
 		files := newFileReader()
 		for job := range i.jobs {
-			found := job.evidence(files)
-			job.describe(&found.facts)
+			found := job.info(files)
+			job.describe(&found.columns)
 			i.done(job.loadID, found)
 			i.release(cap(job.bytes))
 		}
@@ -138,7 +138,7 @@ func (i *images) run() {
 		case errors.Is(err, os.ErrClosed):
 			return
 		case errors.Is(err, bpf.ErrFlushed):
-			i.settle()
+			i.resolve()
 		case err == nil:
 			i.took(&chunk)
 			i.add(&chunk)
@@ -206,10 +206,10 @@ func (i *images) hold(n int) int {
 
 func (i *images) release(n int) { i.hold(-n) }
 
-// settle passes on the images that were wanted before the last flush: what has
+// resolve passes on the images that were wanted before the last flush: what has
 // not come of them will not come. Those that are wanted since may have chunks
 // that the ring got after it was seen empty.
-func (i *images) settle() {
+func (i *images) resolve() {
 	due := i.due
 	i.mu.Lock()
 	i.due, i.wanted = i.wanted, nil
@@ -234,7 +234,7 @@ func (i *images) settle() {
 			continue
 		}
 		i.release(cap(job.bytes))
-		i.done(job.loadID, noEvidence())
+		i.done(job.loadID, noImageInfo())
 	}
 }
 
@@ -247,25 +247,25 @@ func (w wantedImage) describe(e *kmodquery.Event) {
 	}
 }
 
-// evidence reads the image that the kernel took, or its file.
-func (j imageJob) evidence(files *fileReader) evidence {
+// info reads the image that the kernel took, or its file.
+func (j imageJob) info(files *fileReader) imageInfo {
 	if j.bytes == nil {
-		return files.evidence(j.wantedImage)
+		return files.info(j.wantedImage)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), imageTime)
 	defer cancel()
 	image, err := module.Read(ctx, bytes.NewReader(j.bytes), int64(len(j.bytes)))
 	if err != nil && image.SHA256 == "" {
-		return noEvidence()
+		return noImageInfo()
 	}
-	return evidenceOf(image, err, kmodquery.HashSourceKernel)
+	return imageInfoOf(image, err, kmodquery.HashSourceKernel)
 }
 
-// evidenceOf turns what was read of an image into columns; of an image that
+// imageInfoOf turns what was read of an image into columns; of an image that
 // could not be read to its end, what there is.
-func evidenceOf(image module.Image, err error, source string) evidence {
-	found := evidence{isSigned: image.Signed}
-	e := &found.facts
+func imageInfoOf(image module.Image, err error, source string) imageInfo {
+	found := imageInfo{isSigned: image.Signed}
+	e := &found.columns
 	e.SHA256, e.ImageSHA256, e.HashSource = image.SHA256, image.ImageSHA256, source
 	e.Name, e.Version, e.Srcversion = image.Name, image.Version, image.Srcversion
 	e.Vermagic, e.License, e.Intree = image.Vermagic, image.License, image.Intree

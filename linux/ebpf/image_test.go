@@ -69,8 +69,8 @@ func imageText(seed byte, size int) []byte {
 
 func TestImagesComeTogether(t *testing.T) {
 	ring := make(fakeRing, 100)
-	read := map[string]evidence{}
-	i := newImages(nil, func(*bpf.Chunk) {}, func(loadID string, found evidence) {
+	read := map[string]imageInfo{}
+	i := newImages(nil, func(*bpf.Chunk) {}, func(loadID string, found imageInfo) {
 		require.NotContains(t, read, loadID, "once")
 		read[loadID] = found
 		if len(read) == 4 {
@@ -96,22 +96,22 @@ func TestImagesComeTogether(t *testing.T) {
 
 	require.Len(t, read, 4)
 	for loadID, image := range map[string][]byte{"1": one, "2": two} {
-		require.Equal(t, sum(image), read[loadID].facts.SHA256)
-		require.Equal(t, sum(image), read[loadID].facts.ImageSHA256)
-		require.Equal(t, "kernel", read[loadID].facts.HashSource)
+		require.Equal(t, sum(image), read[loadID].columns.SHA256)
+		require.Equal(t, sum(image), read[loadID].columns.ImageSHA256)
+		require.Equal(t, "kernel", read[loadID].columns.HashSource)
 	}
-	require.Equal(t, sum(imageText(3, 100)), read["3"].facts.SHA256)
-	require.Equal(t, "file", read["3"].facts.HashSource)
-	require.Equal(t, noEvidence(), read["4"])
+	require.Equal(t, sum(imageText(3, 100)), read["3"].columns.SHA256)
+	require.Equal(t, "file", read["3"].columns.HashSource)
+	require.Equal(t, noImageInfo(), read["4"])
 	require.Zero(t, i.held)
 	require.Empty(t, i.parts)
 	require.Empty(t, i.order)
 }
 
 // settled are the jobs after two flushes.
-func (i *images) settled() map[string][]byte {
-	i.settle()
-	i.settle()
+func (i *images) resolved() map[string][]byte {
+	i.resolve()
+	i.resolve()
 	jobs := map[string][]byte{}
 	for len(i.jobs) > 0 {
 		job := <-i.jobs
@@ -160,10 +160,10 @@ func TestImagesThatAreNotWhole(t *testing.T) {
 			w := wantedOf(1)
 			w.sent = test.isSent
 			require.NoError(t, i.want(w))
-			require.Equal(t, map[string][]byte{"1": test.want}, i.settled())
+			require.Equal(t, map[string][]byte{"1": test.want}, i.resolved())
 			require.NotContains(t, i.parts, w.id)
 			require.NotContains(t, i.order, w.id)
-			require.Empty(t, i.settled(), "it is asked for once")
+			require.Empty(t, i.resolved(), "it is asked for once")
 			for id := range i.parts { // of other attempts
 				i.drop(id)
 			}
@@ -189,9 +189,9 @@ func TestImagesBoundWhatTheyHold(t *testing.T) {
 	for tid := range uint32(3) {
 		require.NoError(t, i.want(wantedOf(tid+1)))
 	}
-	i.settle()
+	i.resolve()
 	require.Empty(t, i.jobs, "chunks may still come")
-	i.settle()
+	i.resolve()
 	require.Nil(t, (<-i.jobs).bytes)
 	two, three := <-i.jobs, <-i.jobs
 	require.Len(t, two.bytes, size)
@@ -200,11 +200,11 @@ func TestImagesBoundWhatTheyHold(t *testing.T) {
 
 	take(4)
 	require.NoError(t, i.want(wantedOf(4)))
-	require.Equal(t, map[string][]byte{"4": nil}, i.settled(), "there is no room beside them")
+	require.Equal(t, map[string][]byte{"4": nil}, i.resolved(), "there is no room beside them")
 	i.release(len(two.bytes))
 	take(5)
 	require.NoError(t, i.want(wantedOf(5)))
-	require.Len(t, i.settled()["5"], size)
+	require.Len(t, i.resolved()["5"], size)
 
 	t.Run("in memory that was made for them", func(t *testing.T) {
 		i := newCollector()
@@ -225,7 +225,7 @@ func TestImagesOfAnySize(t *testing.T) {
 	i.add(&bpf.Chunk{Attempt: 7, Tid: 1, Size: 1<<64 - 1, Data: []byte("x")})
 	require.LessOrEqual(t, cap(i.parts[contextID{7, 1}].bytes), bpf.MaxImage)
 	require.NoError(t, i.want(wantedOf(1)))
-	require.Equal(t, map[string][]byte{"1": nil}, i.settled())
+	require.Equal(t, map[string][]byte{"1": nil}, i.resolved())
 }
 
 func TestImagesThatCannotBeAskedFor(t *testing.T) {
@@ -238,7 +238,7 @@ func TestImagesThatCannotBeAskedFor(t *testing.T) {
 func TestImagesEnd(t *testing.T) {
 	ring := make(fakeRing, 100)
 	var done []string
-	i := newImages(nil, func(*bpf.Chunk) {}, func(loadID string, _ evidence) {
+	i := newImages(nil, func(*bpf.Chunk) {}, func(loadID string, _ imageInfo) {
 		time.Sleep(10 * time.Millisecond)
 		done = append(done, loadID)
 	})
@@ -275,50 +275,50 @@ func TestImagesEnd(t *testing.T) {
 	require.Equal(t, []string{"0", "1", "2", "3", "4"}, done)
 }
 
-func TestEvidenceOfAnImage(t *testing.T) {
+func TestImageInfo(t *testing.T) {
 	whole := module.Image{
 		SHA256: "5a", ImageSHA256: "1a", Name: "x", Version: "1.0", Srcversion: "AB", Vermagic: "6.1", License: "GPL",
 		Intree: new(int64(1)), Signed: true, Signature: &module.Signature{Signer: "somebody", KeyID: "A0", Hash: "sha256"},
 	}
 	all := found
-	all.facts.Version, all.facts.Srcversion = "1.0", "AB"
-	require.Equal(t, all, evidenceOf(whole, nil, "kernel"))
+	all.columns.Version, all.columns.Srcversion = "1.0", "AB"
+	require.Equal(t, all, imageInfoOf(whole, nil, "kernel"))
 
-	require.Equal(t, evidence{facts: kmodquery.Event{SHA256: "5a", HashSource: "file", Missing: "image_sha256,signer"}},
-		evidenceOf(module.Image{SHA256: "5a", Missing: []string{"image_sha256", "signer"}}, nil, "file"))
+	require.Equal(t, imageInfo{columns: kmodquery.Event{SHA256: "5a", HashSource: "file", Missing: "image_sha256,signer"}},
+		imageInfoOf(module.Image{SHA256: "5a", Missing: []string{"image_sha256", "signer"}}, nil, "file"))
 
 	// Nobody knows what stands behind the point where the reading ended.
-	broken := evidenceOf(module.Image{SHA256: "5a"}, context.DeadlineExceeded, "kernel")
-	require.Equal(t, "5a", broken.facts.SHA256)
-	require.Equal(t, "image_sha256,vermagic,license,intree,signer,signature_key_id,signature_hash", broken.facts.Missing)
-	require.Equal(t, unread, noEvidence().facts.Missing)
+	broken := imageInfoOf(module.Image{SHA256: "5a"}, context.DeadlineExceeded, "kernel")
+	require.Equal(t, "5a", broken.columns.SHA256)
+	require.Equal(t, "image_sha256,vermagic,license,intree,signer,signature_key_id,signature_hash", broken.columns.Missing)
+	require.Equal(t, unread, noImageInfo().columns.Missing)
 }
 
-func TestEvidenceOfBytes(t *testing.T) {
+func TestImageInfoOfBytes(t *testing.T) {
 	text := []byte("no module")
-	read := imageJob{bytes: text}.evidence(nil)
-	require.Equal(t, sum(text), read.facts.SHA256)
+	read := imageJob{bytes: text}.info(nil)
+	require.Equal(t, sum(text), read.columns.SHA256)
 	require.False(t, read.isSigned)
-	require.Equal(t, "version,srcversion,vermagic,license,intree", read.facts.Missing)
+	require.Equal(t, "version,srcversion,vermagic,license,intree", read.columns.Missing)
 
 	message, err := os.ReadFile("../module/testdata/issuer.der")
 	require.NoError(t, err)
 	signed := append(append(bytes.Clone(text), message...), 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, byte(len(message)>>8), byte(len(message)))
 	signed = append(signed, "~Module signature appended~\n"...)
-	read = imageJob{bytes: signed}.evidence(nil)
-	require.Equal(t, sum(signed), read.facts.SHA256)
+	read = imageJob{bytes: signed}.info(nil)
+	require.Equal(t, sum(signed), read.columns.SHA256)
 	require.True(t, read.isSigned)
-	require.Equal(t, "kmodquery test key", read.facts.Signer)
-	require.Equal(t, "sha256", read.facts.SignatureHash)
-	require.NotEmpty(t, read.facts.SignatureKeyID)
+	require.Equal(t, "kmodquery test key", read.columns.Signer)
+	require.Equal(t, "sha256", read.columns.SignatureHash)
+	require.NotEmpty(t, read.columns.SignatureKeyID)
 }
 
 // A ring that is never read to its end keeps no more images waiting than this.
 func TestImagesBoundWhatIsWanted(t *testing.T) {
 	given := 0
-	i := newImages(nil, func(*bpf.Chunk) {}, func(_ string, found evidence) {
+	i := newImages(nil, func(*bpf.Chunk) {}, func(_ string, found imageInfo) {
 		given++
-		require.Contains(t, found.facts.Missing, "sha256")
+		require.Contains(t, found.columns.Missing, "sha256")
 	})
 	i.wake = func() error { return nil }
 	for tid := range uint32(maxWanted + 10) {
@@ -339,9 +339,9 @@ func TestImagesBoundWhatWaits(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			i := newCollector()
 			given := 0
-			i.done = func(_ string, found evidence) {
+			i.done = func(_ string, found imageInfo) {
 				given++
-				require.Equal(t, noEvidence(), found)
+				require.Equal(t, noImageInfo(), found)
 			}
 			want := func(tid uint32) {
 				i.add(chunkOf(tid, []byte("image"), 0, 5))
@@ -349,20 +349,20 @@ func TestImagesBoundWhatWaits(t *testing.T) {
 				w.sent = test.isSent
 				require.NoError(t, i.want(w))
 				if tid%1000 == 0 {
-					i.settle()
+					i.resolve()
 				}
 			}
 			for tid := range uint32(maxJobs + 10) {
 				want(tid)
 			}
-			i.settle()
-			i.settle()
+			i.resolve()
+			i.resolve()
 			require.Len(t, i.jobs, test.max)
 			require.Equal(t, maxJobs+10-test.max, given)
 			<-i.jobs
 			want(maxJobs + 10)
-			i.settle()
-			i.settle()
+			i.resolve()
+			i.resolve()
 			require.Len(t, i.jobs, test.max)
 			require.Equal(t, maxJobs+10-test.max, given, "there was room again")
 			require.LessOrEqual(t, i.held, 5*(maxJobs+1))

@@ -87,19 +87,19 @@ func TestTranslateNamesWhatIsUnread(t *testing.T) {
 }
 
 // What the image says is unread no longer; what it lacks is not there.
-func TestJoinFindsWhatOnlyTheImageSays(t *testing.T) {
+func TestAttemptFindsWhatOnlyTheImageSays(t *testing.T) {
 	for _, test := range []struct {
 		name          string
-		found         evidence
+		found         imageInfo
 		version, left string
 	}{
-		{"an image with a version", evidence{facts: kmodquery.Event{SHA256: "ab", Version: "1", Flags: new(int64(4))}}, "1", "path"},
-		{"an image without one", evidence{facts: kmodquery.Event{SHA256: "ab"}}, "", "flags,path"},
-		{"no image", noEvidence(), "", "flags,path,version,srcversion," + strings.Join(module.Columns, ",")},
+		{"an image with a version", imageInfo{columns: kmodquery.Event{SHA256: "ab", Version: "1", Flags: new(int64(4))}}, "1", "path"},
+		{"an image without one", imageInfo{columns: kmodquery.Event{SHA256: "ab"}}, "", "flags,path"},
+		{"no image", noImageInfo(), "", "flags,path,version,srcversion," + strings.Join(module.Columns, ",")},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var got []kmodquery.Event
-			j := newJoiner(func(e kmodquery.Event) { got = append(got, e) }, func(string) bool { return false }, func(string) {})
+			j := newAttempts(func(e kmodquery.Event) { got = append(got, e) }, func(string) bool { return false }, func(string) {})
 			now := time.Unix(100, 0)
 			read := kmodquery.Event{EventName: kmodquery.EventSecurityKernelReadFile, LoadID: "a", Path: "tmp/x.ko"}
 			read.Miss("version", "srcversion", "path", "flags")
@@ -121,7 +121,7 @@ func TestJoinFindsWhatOnlyTheImageSays(t *testing.T) {
 func TestReaderLooksForAnImageInItsFile(t *testing.T) {
 	file := &bpf.File{IsModule: true, Path: "tmp/x.ko", Incomplete: true}
 	var wanted []wantedImage
-	r := newReader(translator{types: lockedTypes{}}, nil, newCustody(), func(kmodquery.Event) {})
+	r := newReader(translator{types: lockedTypes{}}, nil, newAckTracker(), func(kmodquery.Event) {})
 	r.want = func(w wantedImage) error { wanted = append(wanted, w); return nil }
 	read := lockedRecord(bpf.ReadFile, bpf.UnreadUntyped|bpf.UnreadTask)
 	read.File = file

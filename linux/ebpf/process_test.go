@@ -18,23 +18,23 @@ import (
 )
 
 // tells is a record that tells of insmod's process.
-func tells(path bpf.Path) bpf.Record {
+func pathRecord(path bpf.Path) bpf.Record {
 	return record(bpf.ProcessPath, func(r *bpf.Record) { r.Path = &path })
 }
 
-func tellsArgs(args bpf.Args) bpf.Record {
+func argsRecord(args bpf.Args) bpf.Record {
 	return record(bpf.ProcessArgs, func(r *bpf.Record) { r.Args = &args })
 }
 
-// tellings are what the programs send of insmod's process, in their order.
-var tellings = []bpf.Record{
-	tellsArgs(bpf.Args{Value: "insmod\x00x.ko\x00"}),
-	tells(bpf.Path{Role: bpf.Cwd, Value: "/root"}),
-	tells(bpf.Path{Role: bpf.Cgroup, Value: "/"}),
-	tells(bpf.Path{Role: bpf.CgroupV1, Value: "/user.slice"}),
-	tells(bpf.Path{Role: bpf.Executable, Value: "/sbin/insmod", Pid: 10, UID: 1000, Comm: "insmod"}),
-	tells(bpf.Path{Role: bpf.Executable, Generation: 1, Value: "/bin/sh", Pid: 9, UID: 1000, Comm: "sh"}),
-	tells(bpf.Path{Role: bpf.Executable, Generation: 2, Value: "/sbin/init", Pid: 1, Comm: "init", Last: true}),
+// processRecords are what the programs send of insmod's process, in their order.
+var processRecords = []bpf.Record{
+	argsRecord(bpf.Args{Value: "insmod\x00x.ko\x00"}),
+	pathRecord(bpf.Path{Role: bpf.Cwd, Value: "/root"}),
+	pathRecord(bpf.Path{Role: bpf.Cgroup, Value: "/"}),
+	pathRecord(bpf.Path{Role: bpf.CgroupV1, Value: "/user.slice"}),
+	pathRecord(bpf.Path{Role: bpf.Executable, Value: "/sbin/insmod", Pid: 10, UID: 1000, Comm: "insmod"}),
+	pathRecord(bpf.Path{Role: bpf.Executable, Generation: 1, Value: "/bin/sh", Pid: 9, UID: 1000, Comm: "sh"}),
+	pathRecord(bpf.Path{Role: bpf.Executable, Generation: 2, Value: "/sbin/init", Pid: 1, Comm: "init", Last: true}),
 }
 
 // described is what an event says of a process of which these records told.
@@ -48,14 +48,14 @@ func described(isKernelThread bool, records ...bpf.Record) kmodquery.Event {
 	return e
 }
 
-// without is tellings but for one record that was lost.
-func without(i int) []bpf.Record { return slices.Delete(slices.Clone(tellings), i, i+1) }
+// without is processRecords but for one record that was lost.
+func without(i int) []bpf.Record { return slices.Delete(slices.Clone(processRecords), i, i+1) }
 
 func TestProcessIsToldInFull(t *testing.T) {
 	require.Equal(t, kmodquery.Event{
 		ProcessPath: "/sbin/insmod", Cmdline: "insmod x.ko", Cwd: "/root", Cgroup: "/user.slice",
 		Ancestors: `[{"pid":9,"path":"/bin/sh","comm":"sh","uid":1000},{"pid":1,"path":"/sbin/init","comm":"init","uid":0}]`,
-	}, described(false, tellings...))
+	}, described(false, processRecords...))
 }
 
 func TestProcessWithLostRecords(t *testing.T) {
@@ -86,7 +86,7 @@ func TestProcessWithLostRecords(t *testing.T) {
 		require.Equal(t, "ancestors", described(false, without(5)...).Missing)
 	})
 	t.Run("both control groups", func(t *testing.T) {
-		require.Equal(t, "cgroup", described(false, slices.Concat(tellings[:2], tellings[4:])...).Missing)
+		require.Equal(t, "cgroup", described(false, slices.Concat(processRecords[:2], processRecords[4:])...).Missing)
 	})
 }
 
@@ -104,11 +104,11 @@ func TestProcessIncompletePaths(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			records := slices.Clone(tellings)
+			records := slices.Clone(processRecords)
 			path := *records[test.at].Path
 			path.Value, path.Incomplete = "cut", true
 			records[test.at].Path = &path
-			want := described(false, tellings...)
+			want := described(false, processRecords...)
 			for _, column := range kmodquery.EventColumns() {
 				if differs, ok := column.Value(&test.want).(string); ok {
 					*column.Pointer(&want).(*string) = differs
@@ -121,23 +121,23 @@ func TestProcessIncompletePaths(t *testing.T) {
 
 func TestProcessKernelThreads(t *testing.T) {
 	e := described(true,
-		tells(bpf.Path{Role: bpf.Cwd, Value: "/"}),
-		tells(bpf.Path{Role: bpf.Cgroup, Value: "/"}),
-		tells(bpf.Path{Role: bpf.Executable, KernelThread: true, Pid: 40, Comm: "kworker/0:1"}),
-		tells(bpf.Path{Role: bpf.Executable, Generation: 1, KernelThread: true, Pid: 2, Comm: "kthreadd", Last: true}),
+		pathRecord(bpf.Path{Role: bpf.Cwd, Value: "/"}),
+		pathRecord(bpf.Path{Role: bpf.Cgroup, Value: "/"}),
+		pathRecord(bpf.Path{Role: bpf.Executable, KernelThread: true, Pid: 40, Comm: "kworker/0:1"}),
+		pathRecord(bpf.Path{Role: bpf.Executable, Generation: 1, KernelThread: true, Pid: 2, Comm: "kthreadd", Last: true}),
 	)
 	require.Equal(t, kmodquery.Event{Cwd: "/", Cgroup: "/", Ancestors: `[{"pid":2,"path":"","comm":"kthreadd","uid":0}]`}, e)
 
 	// Process 1 has no ancestor.
-	e = described(false, tellings[0], tellings[1], tellings[2], tells(bpf.Path{Role: bpf.Executable, Value: "/sbin/init", Pid: 1, Last: true}))
+	e = described(false, processRecords[0], processRecords[1], processRecords[2], pathRecord(bpf.Path{Role: bpf.Executable, Value: "/sbin/init", Pid: 1, Last: true}))
 	require.Equal(t, "[]", e.Ancestors)
 	require.Empty(t, e.Missing)
 }
 
 func TestProcessAncestorsAreJSON(t *testing.T) {
 	for _, text := range hostile.Texts() {
-		records := slices.Clone(tellings)
-		records[5] = tells(bpf.Path{Role: bpf.Executable, Generation: 1, Value: "/tmp/" + text, Pid: 1<<32 - 1, UID: 1<<32 - 1, Comm: text})
+		records := slices.Clone(processRecords)
+		records[5] = pathRecord(bpf.Path{Role: bpf.Executable, Generation: 1, Value: "/tmp/" + text, Pid: 1<<32 - 1, UID: 1<<32 - 1, Comm: text})
 		e := described(false, records...)
 		require.Empty(t, hostile.Harm(e.Ancestors))
 		var chain []ancestor
@@ -253,7 +253,7 @@ func TestProcessesAreForgottenWithTheirLastRecord(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			var known processes
-			known.add(tellings[0])
+			known.add(processRecords[0])
 			require.NotNil(t, known.of(test.record), "it is there for the record itself")
 			if test.isLast {
 				require.Nil(t, known.of(test.record))

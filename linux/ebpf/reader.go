@@ -21,8 +21,8 @@ type reader struct {
 	clock     host.BootClock
 	processes processes
 	requests  requests
-	join      *joiner
-	custody   *custody
+	attempts  *attempts
+	acks      *ackTracker
 	denials   *denials
 	emit      func(kmodquery.Event)
 	want      func(wantedImage) error
@@ -33,16 +33,16 @@ type reader struct {
 
 type foundImage struct {
 	loadID string
-	evidence
+	imageInfo
 }
 
 // newReader returns a reader that gives an event to emit once, whether this
 // process or an earlier one reads its record.
-func newReader(t translator, counts deniedCounts, c *custody, emit func(kmodquery.Event)) *reader {
-	r := &reader{translate: t, custody: c, denials: newDenials(counts, time.Now())}
+func newReader(t translator, counts deniedCounts, c *ackTracker, emit func(kmodquery.Event)) *reader {
+	r := &reader{translate: t, acks: c, denials: newDenials(counts, time.Now())}
 	r.emit = func(e kmodquery.Event) {
 		if e.Receipt != "" {
-			position, isNew := c.claim(e.Receipt)
+			position, isNew := c.reserve(e.Receipt)
 			if !isNew {
 				return
 			}
@@ -50,19 +50,19 @@ func newReader(t translator, counts deniedCounts, c *custody, emit func(kmodquer
 		}
 		emit(e)
 	}
-	r.join = newJoiner(r.emit, c.knows, func(id string) { c.over(id, time.Now()) })
+	r.attempts = newAttempts(r.emit, c.isKnown, func(id string) { c.close(id, time.Now()) })
 	return r
 }
 
 // take takes the next record, of a size in the ring buffer, and emits what has
 // waited long enough.
-func (r *reader) take(record bpf.Record, mark bpf.Mark, size int, now time.Time) error {
+func (r *reader) take(record bpf.Record, position bpf.Mark, size int, now time.Time) error {
 	// One that belongs to nothing stays until its own event is stored.
-	attempt := cmp.Or(r.attemptOf(record), receiptOf(mark))
-	r.custody.take(mark, size, attempt, now)
-	isOver, err := r.add(record, receiptOf(mark), now)
+	attempt := cmp.Or(r.attemptOf(record), keyOf(position))
+	r.acks.track(position, size, attempt, now)
+	isOver, err := r.add(record, keyOf(position), now)
 	if isOver {
-		r.custody.over(attempt, now)
+		r.acks.close(attempt, now)
 	}
 	if err != nil {
 		return err
@@ -78,7 +78,7 @@ func (r *reader) attemptOf(record bpf.Record) string {
 
 // add emits what is complete with a record. It reports whether nothing more is to
 // come of this one and those before it.
-func (r *reader) add(record bpf.Record, receipt string, now time.Time) (isOver bool, err error) {
+func (r *reader) add(record bpf.Record, key string, now time.Time) (isOver bool, err error) {
 	switch record.Kind {
 	case bpf.ProcessPath, bpf.ProcessArgs:
 		r.processes.add(record)
@@ -86,12 +86,12 @@ func (r *reader) add(record bpf.Record, receipt string, now time.Time) (isOver b
 	case bpf.ImageTaken:
 		return false, r.takeImage(record)
 	case bpf.ParamsTaken:
-		r.join.addParams(r.translate.loadID(record.Attempt, record.Tid), *record.Params, now)
+		r.attempts.addParams(r.translate.loadID(record.Attempt, record.Tid), *record.Params, now)
 		return false, nil
 	}
 	p := r.processes.of(record)
 	e := r.translate.event(record, p, r.clock.BootTime())
-	e.Receipt = receipt
+	e.Receipt = key
 	switch {
 	case record.Kind == bpf.ModuleRequest:
 		r.requests.add(&e)
@@ -110,7 +110,7 @@ func (r *reader) add(record bpf.Record, receipt string, now time.Time) (isOver b
 			e.Miss("requested_by")
 		}
 	}
-	r.join.add(e, now)
+	r.attempts.add(e, now)
 	return e.LoadID == "", nil
 }
 
@@ -128,13 +128,13 @@ func (r *reader) takeImage(record bpf.Record) error {
 	if p, ok := r.processes.get(contextID{record.Context, record.Tid}); ok {
 		w.file = p.file
 	}
-	r.join.expectImage(w.loadID)
+	r.attempts.expectImage(w.loadID)
 	return r.want(w)
 }
 
 // found takes what was read of an image. It may be called from any goroutine;
 // expire joins it.
-func (r *reader) found(loadID string, found evidence) {
+func (r *reader) found(loadID string, found imageInfo) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.images = append(r.images, foundImage{loadID, found})
@@ -148,9 +148,9 @@ func (r *reader) expire(read, now time.Time) error {
 	r.images = nil
 	r.mu.Unlock()
 	for _, image := range images {
-		r.join.addImage(image.loadID, image.evidence)
+		r.attempts.addImage(image.loadID, image.imageInfo)
 	}
-	r.join.expire(read, now)
+	r.attempts.expire(read, now)
 	if now.Before(r.denials.due) {
 		return nil
 	}
@@ -159,7 +159,7 @@ func (r *reader) expire(read, now time.Time) error {
 
 // finish emits everything that is held back of what had begun by a time.
 func (r *reader) finish(by time.Time) error {
-	r.join.finish(by)
+	r.attempts.finish(by)
 	return r.reportDenials(time.Now())
 }
 
@@ -172,8 +172,8 @@ func (r *reader) reportDenials(now time.Time) error {
 }
 
 // deadline is when expire must be called though no record came.
-func (r *reader) deadline(f *flush) time.Time {
-	next := f.deadline(r.join)
+func (r *reader) deadline(b *barrier) time.Time {
+	next := b.deadline(r.attempts)
 	if next.IsZero() || r.denials.due.Before(next) {
 		return r.denials.due
 	}

@@ -28,7 +28,7 @@ type reading struct {
 func newReading(t *testing.T) *reading {
 	leak.Check(t)
 	r := &reading{t: t, counts: newFakeCounts()}
-	r.reader = newReader(translate, r.counts, newCustody(), func(e kmodquery.Event) { r.events = append(r.events, e) })
+	r.reader = newReader(translate, r.counts, newAckTracker(), func(e kmodquery.Event) { r.events = append(r.events, e) })
 	r.want = func(w wantedImage) error {
 		r.wanted = append(r.wanted, w)
 		return nil
@@ -59,7 +59,7 @@ var (
 
 func TestReaderPutsALoadTogether(t *testing.T) {
 	r := newReading(t)
-	r.take(tellings...)
+	r.take(processRecords...)
 	require.Empty(t, r.events, "they are part of events")
 	r.take(readRecord, taken, parsed, liveRecord, returns)
 	require.Empty(t, r.events, "the image is about to be known")
@@ -111,7 +111,7 @@ func TestReaderForgetsWhoMadeNoAttempt(t *testing.T) {
 		}
 	}
 	firmware := record(bpf.ReadFile, func(r *bpf.Record) { r.File = &bpf.File{ID: 1, Path: "/lib/firmware/x"} })
-	once(append(tellings[:len(tellings):len(tellings)], firmware)...)
+	once(append(processRecords[:len(processRecords):len(processRecords)], firmware)...)
 	require.Len(t, r.events, 1)
 	require.Equal(t, "firmware", r.events[0].Type)
 	require.Equal(t, "/sbin/insmod", r.events[0].ProcessPath)
@@ -133,7 +133,7 @@ func request(at time.Duration, name string) bpf.Record {
 
 func TestReaderNamesWhoRequestedALoad(t *testing.T) {
 	r := newReading(t)
-	for _, told := range tellings {
+	for _, told := range processRecords {
 		told.Context = 500
 		r.take(told)
 	}
@@ -160,7 +160,7 @@ func TestReaderNamesWhoRequestedALoad(t *testing.T) {
 
 func TestReaderNamesTheContainerThatRequestedALoad(t *testing.T) {
 	r := newReading(t)
-	cgroup := tells(bpf.Path{Role: bpf.Cgroup, Value: "/lxc.payload.web"})
+	cgroup := pathRecord(bpf.Path{Role: bpf.Cgroup, Value: "/lxc.payload.web"})
 	cgroup.Context = 500
 	r.take(cgroup, request(500, "net-pf-\"1"))
 	loaded := returns
@@ -194,10 +194,10 @@ func TestReaderFoldsDeniedCalls(t *testing.T) {
 		r.Call = &bpf.Call{Name: bpf.InitModule, Result: -1, HasArguments: true, Size: 9, Denied: &kind}
 	})
 	r.counts.calls[kind] = 1000
-	r.take(tellings...)
+	r.take(processRecords...)
 	r.take(denied)
 	require.Empty(t, r.processes.values)
-	require.Empty(t, r.join.attempts)
+	require.Empty(t, r.attempts.byID)
 	require.NoError(t, r.expire(r.denials.due.Add(-1)))
 	require.Empty(t, r.events)
 	due := r.denials.due
@@ -232,7 +232,7 @@ func TestReaderTellsOfDeniedCallsThatBeginAnew(t *testing.T) {
 	denied := record(bpf.SystemCall, func(r *bpf.Record) {
 		r.Call = &bpf.Call{Name: bpf.InitModule, Result: -1, HasArguments: true, Size: 9, Denied: &kind}
 	})
-	var receipts []string
+	var keys []string
 	try := func() {
 		t.Helper()
 		r.events = nil
@@ -241,27 +241,27 @@ func TestReaderTellsOfDeniedCallsThatBeginAnew(t *testing.T) {
 		require.NoError(t, r.expire(r.denials.due))
 		require.Len(t, r.events, 1)
 		require.EqualValues(t, 1, *r.events[0].Count)
-		receipt := r.events[0].Receipt
-		require.NotContains(t, receipts, receipt, "a store that has the one takes the other too")
-		receipts = append(receipts, receipt)
-		r.custody.stored(receipt, start)
-		require.NoError(t, keepReported(r.counts, receipt))
+		key := r.events[0].Receipt
+		require.NotContains(t, keys, key, "a store that has the one takes the other too")
+		keys = append(keys, key)
+		r.acks.acked(key, start)
+		require.NoError(t, keepReported(r.counts, key))
 	}
 	try()
 	for len(r.denials.kinds) > 0 {
 		require.NoError(t, r.expire(r.denials.due))
 	}
 	try()
-	require.Empty(t, r.custody.told, "anybody could fill it")
+	require.Empty(t, r.acks.stored, "anybody could fill it")
 
-	// The host is booted: the receipts are in the store, and the counts are gone.
+	// The host is booted: the keys are in the store, and the counts are gone.
 	again := newReading(t)
 	again.counts.period = "another set"
-	for _, receipt := range receipts {
-		require.NoError(t, keepReported(again.counts, receipt))
+	for _, key := range keys {
+		require.NoError(t, keepReported(again.counts, key))
 	}
-	again.custody.begin(&fakeRelease{}, receipts)
-	require.Empty(t, again.custody.told)
+	again.acks.start(&fakeRelease{}, keys)
+	require.Empty(t, again.acks.stored)
 	require.NoError(t, again.denials.recall(blankAt, nil))
 	r = again
 	try()
@@ -331,7 +331,7 @@ func TestReaderFindsImagesMeanwhile(t *testing.T) {
 	}
 	finding.Wait()
 	require.NoError(t, r.expire(start))
-	require.False(t, r.join.isWaitingForImages())
+	require.False(t, r.attempts.isWaitingForImages())
 	require.NoError(t, r.finish(time.Now()))
 	require.Len(t, r.events, 100)
 	for _, e := range r.events {

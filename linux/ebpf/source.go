@@ -24,13 +24,13 @@ import (
 type Source struct {
 	health  *source.Health
 	options Options
-	custody *custody
+	acks    *ackTracker
 	watched time.Time // Run's own: when the hooks were last seen to be well
 
 	mu       sync.Mutex    // guards what follows
 	programs *bpf.Programs // nil while not attached
 	counts   deniedCounts  // theirs; nil likewise
-	settled  []string      // receipts of rows of denied calls that were stored meanwhile
+	acked    []string      // keys of rows of denied calls that were stored meanwhile
 	doubt    error         // why Run is to end; nil while it is not
 	anew     bool          // what is pinned is not trusted
 	lost     losses        // that the account has
@@ -61,7 +61,7 @@ const MaxImage = bpf.MaxImage
 
 // New returns a source that watches nothing until Run.
 func New(o Options) *Source {
-	return &Source{health: source.New(kmodquery.SourceEBPF), options: o, custody: newCustody()}
+	return &Source{health: source.New(kmodquery.SourceEBPF), options: o, acks: newAckTracker()}
 }
 
 // Run attaches the hooks, calls ready once, and gives their events to emit, in
@@ -71,12 +71,12 @@ func New(o Options) *Source {
 // Where the hooks are pinned, they stay, and what they see is told by the next Run
 // or process; Acked must be called then.
 func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
-	programs, receipts, err := s.open(ctx)
+	programs, keys, err := s.open(ctx)
 	if err != nil {
 		s.health.Stopped(err)
 		return err
 	}
-	s.custody.begin(programs, receipts)
+	s.acks.start(programs, keys)
 	s.noteGap(programs)
 	s.attach(programs)
 	defer func() { err = errors.Join(err, s.detach(err)) }()
@@ -87,19 +87,19 @@ func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Even
 	return s.read(ctx, programs, emit)
 }
 
-// open attaches the programs, or finds those that are pinned. The receipts are of
+// open attaches the programs, or finds those that are pinned. The keys are of
 // what they told of and is stored.
-func (s *Source) open(ctx context.Context) (programs *bpf.Programs, receipts []string, err error) {
+func (s *Source) open(ctx context.Context) (programs *bpf.Programs, keys []string, err error) {
 	s.mu.Lock()
-	s.settled = nil // the receipts have them
+	s.acked = nil // the keys have them
 	s.mu.Unlock()
 	var unread error
 	if s.options.Receipts != nil {
-		receipts, unread = s.options.Receipts(ctx)
+		keys, unread = s.options.Receipts(ctx)
 	}
 	var reported []bpf.ReportedCalls
-	for _, receipt := range receipts {
-		if r, ok := parseDeniedReceipt(receipt); ok {
+	for _, key := range keys {
+		if r, ok := parseDeniedReceipt(key); ok {
 			reported = append(reported, r)
 		}
 	}
@@ -114,7 +114,7 @@ func (s *Source) open(ctx context.Context) (programs *bpf.Programs, receipts []s
 	if err := s.count(programs); err != nil {
 		return nil, nil, errors.Join(err, programs.Close())
 	}
-	return programs, receipts, nil
+	return programs, keys, nil
 }
 
 // count has the programs note for how many denied calls stored rows stand, from
@@ -122,12 +122,12 @@ func (s *Source) open(ctx context.Context) (programs *bpf.Programs, receipts []s
 func (s *Source) count(programs deniedCounts) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, receipt := range s.settled {
-		if err := keepReported(programs, receipt); err != nil {
+	for _, key := range s.acked {
+		if err := keepReported(programs, key); err != nil {
 			return err
 		}
 	}
-	s.counts, s.settled = programs, nil
+	s.counts, s.acked = programs, nil
 	return nil
 }
 
@@ -164,26 +164,26 @@ func (s *Source) read(ctx context.Context, programs *bpf.Programs, emit func(kmo
 	if err != nil {
 		return err
 	}
-	r := newReader(translator{bootID: bootID, types: programs}, programs, s.custody, func(e kmodquery.Event) {
+	r := newReader(translator{bootID: bootID, types: programs}, programs, s.acks, func(e kmodquery.Event) {
 		s.health.Emitted(&e)
 		emit(e)
 	})
 	images := newImages(programs, func(c *bpf.Chunk) {
-		s.custody.takeImage(c.Mark, c.RingSize, r.translate.loadID(c.Attempt, c.Tid), time.Now())
-	}, func(loadID string, found evidence) {
+		s.acks.trackImage(c.Mark, c.RingSize, r.translate.loadID(c.Attempt, c.Tid), time.Now())
+	}, func(loadID string, found imageInfo) {
 		r.found(loadID, found)
 		_ = programs.Flush() // it fails only when the reading has ended
 	})
 	r.want = images.want
 	go images.run() // ends when the programs are closed
 
-	if err := r.denials.recall(r.translate.blank(host.SinceBoot(), r.clock.BootTime()), s.custody.underway()); err != nil {
+	if err := r.denials.recall(r.translate.blank(host.SinceBoot(), r.clock.BootTime()), s.acks.keysInFlight()); err != nil {
 		return err
 	}
 	hand := newHandover(programs.Turns())
 
-	alive := checkup{check: programs.Check}
-	var f *flush
+	live := liveness{check: programs.Check}
+	var b *barrier
 	defer func() {
 		var err error
 		if programs.IsPinned() {
@@ -194,43 +194,43 @@ func (s *Source) read(ctx context.Context, programs *bpf.Programs, emit func(kmo
 		if err != nil {
 			s.health.DecodeErrors.Add(1)
 		}
-		if f != nil {
-			f.pending.Release()
+		if b != nil {
+			b.pending.Release()
 		}
 	}()
 	for {
-		if err := alive.failure(time.Now(), f == nil && s.health.HasPending()); err != nil {
+		if err := live.failure(time.Now(), b == nil && s.health.HasPending()); err != nil {
 			s.markUnreliable(err)
 		} else {
-			s.keepWatch(alive.last)
+			s.keepWatch(live.last)
 		}
-		if f == nil {
-			f = s.nextFlush(ctx, programs)
+		if b == nil {
+			b = s.nextBarrier(ctx, programs)
 		}
-		if f.done(r.join) {
-			if !f.last || !programs.IsPinned() {
-				if err := r.finish(f.asked); err != nil {
+		if b.done(r.attempts) {
+			if !b.last || !programs.IsPinned() {
+				if err := r.finish(b.asked); err != nil {
 					return err
 				}
 			}
-			done := f
-			f = nil
+			done := b
+			b = nil
 			done.pending.Release()
 			if done.last {
 				return done.cause
 			}
 			continue
 		}
-		deadline := r.deadline(f)
-		if due := alive.due(); due.Before(deadline) {
+		deadline := r.deadline(b)
+		if due := live.due(); due.Before(deadline) {
 			deadline = due
 		}
 		programs.SetDeadline(deadline)
-		raw, mark, err := programs.Read()
+		raw, position, err := programs.Read()
 		switch {
 		case errors.Is(err, bpf.ErrFlushed), errors.Is(err, os.ErrDeadlineExceeded):
-			f.drained()
-			s.custody.drained(time.Now())
+			b.drained()
+			s.acks.drained(time.Now())
 			now := time.Now()
 			if err := r.expire(now, now); err != nil {
 				return err
@@ -240,7 +240,7 @@ func (s *Source) read(ctx context.Context, programs *bpf.Programs, emit func(kmo
 			return fmt.Errorf("read the ring buffer: %w", err)
 		}
 		s.health.Received.Add(1)
-		f.took(raw)
+		b.took(raw)
 		record, err := bpf.Decode(raw)
 		if err != nil {
 			s.health.DecodeErrors.Add(1)
@@ -248,14 +248,14 @@ func (s *Source) read(ctx context.Context, programs *bpf.Programs, emit func(kmo
 		}
 		now := time.Now()
 		own := r.attemptOf(record)
-		isTold := hand.merge(&record, mark.Set)
-		if isTold || r.attemptOf(record) != own {
-			s.custody.over(own, now) // what told of its process
+		isDuplicate := hand.merge(&record, position.Set)
+		if isDuplicate || r.attemptOf(record) != own {
+			s.acks.close(own, now) // what told of its process
 		}
-		if isTold {
+		if isDuplicate {
 			continue
 		}
-		if err := r.take(record, mark, bpf.RingSize(len(raw)), now); err != nil {
+		if err := r.take(record, position, bpf.RingSize(len(raw)), now); err != nil {
 			return err
 		}
 	}
@@ -342,23 +342,23 @@ func (s *Source) unpinned(programs *bpf.Programs) string {
 func (s *Source) Acked(events []kmodquery.Event) {
 	now := time.Now()
 	for i := range events {
-		if receipt := events[i].Receipt; receipt != "" && events[i].Source == s.Name() {
-			s.custody.stored(receipt, now)
-			s.keepReported(receipt)
+		if key := events[i].Receipt; key != "" && events[i].Source == s.Name() {
+			s.acks.acked(key, now)
+			s.keepReported(key)
 		}
 	}
 }
 
-func (s *Source) keepReported(receipt string) {
+func (s *Source) keepReported(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.counts == nil {
-		if isOfDenied(receipt) {
-			s.settled = append(s.settled, receipt)
+		if isOfDenied(key) {
+			s.acked = append(s.acked, key)
 		}
 		return
 	}
-	if err := keepReported(s.counts, receipt); err != nil {
+	if err := keepReported(s.counts, key); err != nil {
 		s.health.DecodeErrors.Add(1)
 	}
 }
@@ -376,7 +376,7 @@ func (l losses) since(now losses) (more int64) {
 }
 
 func (s *Source) detach(cause error) error {
-	s.custody.end()
+	s.acks.stop()
 	s.mu.Lock()
 	if counters, err := s.programs.Counters(); err == nil {
 		s.health.Lost.Add(s.lost.since(counters.Lost))
@@ -392,9 +392,9 @@ func (s *Source) detach(cause error) error {
 	return nil
 }
 
-// nextFlush is what the Syncs of the moment, or the end of ctx or of trust in the
+// nextBarrier is what the Syncs of the moment, or the end of ctx or of trust in the
 // hooks, wait for; nil where there is none of them.
-func (s *Source) nextFlush(ctx context.Context, programs *bpf.Programs) *flush {
+func (s *Source) nextBarrier(ctx context.Context, programs *bpf.Programs) *barrier {
 	s.mu.Lock()
 	cause := s.doubt
 	s.mu.Unlock()
@@ -406,7 +406,7 @@ func (s *Source) nextFlush(ctx context.Context, programs *bpf.Programs) *flush {
 		return nil
 	}
 	now := time.Now()
-	return &flush{
+	return &barrier{
 		pending: pending, last: last, cause: cause,
 		left: programs.Pending(), asked: now, until: now.Add(grace), images: now.Add(imageGrace),
 	}

@@ -31,9 +31,9 @@ var (
 )
 
 // told is a process of which everything is known.
-func told() *process {
+func knownProcess() *process {
 	p := &process{}
-	for _, r := range tellings {
+	for _, r := range processRecords {
 		p.add(r)
 	}
 	return p
@@ -47,7 +47,7 @@ func record(kind bpf.Kind, change func(*bpf.Record)) bpf.Record {
 }
 
 func TestTranslateProcessAndTime(t *testing.T) {
-	e := translate.event(record(bpf.ModuleRequest, func(r *bpf.Record) { r.Module = &bpf.Module{Name: "fs-xfs"} }), told(), boot)
+	e := translate.event(record(bpf.ModuleRequest, func(r *bpf.Record) { r.Module = &bpf.Module{Name: "fs-xfs"} }), knownProcess(), boot)
 	require.EqualValues(t, 1_700_000_090, e.Time)
 	require.EqualValues(t, 1_700_000_090_000_000_255, e.TimeNanos)
 	require.EqualValues(t, 90, *e.Uptime)
@@ -73,7 +73,7 @@ func TestTranslateProcessAndTime(t *testing.T) {
 
 	e = translate.event(record(bpf.ModuleRequest, func(r *bpf.Record) {
 		r.Module, r.HasAUID, r.Capabilities = &bpf.Module{}, false, 1<<64-1
-	}), told(), boot)
+	}), knownProcess(), boot)
 	require.Nil(t, e.AUID)
 	require.Nil(t, e.SessionID)
 	require.Nil(t, e.Capabilities)
@@ -114,7 +114,7 @@ func TestTranslateFiles(t *testing.T) {
 				Mtime: new(int64(100)), Ctime: new(int64(200)), Flags: new(int64(4)),
 			}
 			test.want(&want)
-			got := translate.event(record(bpf.ReadFile, func(r *bpf.Record) { r.File = test.file }), told(), boot)
+			got := translate.event(record(bpf.ReadFile, func(r *bpf.Record) { r.File = test.file }), knownProcess(), boot)
 			require.Equal(t, want, onlySubject(got))
 		})
 	}
@@ -181,7 +181,7 @@ func TestTranslateModulesAndCalls(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			require.Equal(t, test.want, onlySubject(translate.event(test.record, told(), boot)))
+			require.Equal(t, test.want, onlySubject(translate.event(test.record, knownProcess(), boot)))
 		})
 	}
 }
@@ -190,7 +190,7 @@ func TestTranslateLoadID(t *testing.T) {
 	id := func(change func(*bpf.Record)) string {
 		r := record(bpf.ModuleFree, func(r *bpf.Record) { r.Module = &bpf.Module{} })
 		change(&r)
-		return translate.event(r, told(), boot).LoadID
+		return translate.event(r, knownProcess(), boot).LoadID
 	}
 	one := id(func(*bpf.Record) {})
 	require.Regexp(t, "^[0-9a-f]{16}$", one)
@@ -201,14 +201,14 @@ func TestTranslateLoadID(t *testing.T) {
 	require.NotEqual(t, one, other.loadID(insmod.Attempt, insmod.Tid))
 
 	r := record(bpf.ModuleFree, func(r *bpf.Record) { r.Module = &bpf.Module{}; r.Attempt = 0 })
-	e := translate.event(r, told(), boot)
+	e := translate.event(r, knownProcess(), boot)
 	require.Empty(t, e.LoadID)
 	require.Equal(t, "load_id", e.Missing)
 
 	parent := func(change func(*bpf.Record)) string {
 		r := record(bpf.ModuleFree, func(r *bpf.Record) { r.Module = &bpf.Module{} })
 		change(&r)
-		return translate.event(r, told(), boot).ParentLoadID
+		return translate.event(r, knownProcess(), boot).ParentLoadID
 	}
 	require.Empty(t, parent(func(*bpf.Record) {}))
 	outer := func(r *bpf.Record) { r.ParentAttempt = 5 }

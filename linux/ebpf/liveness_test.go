@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestCheckupLooksWhenItIsTime(t *testing.T) {
+func TestLivenessLooksWhenItIsTime(t *testing.T) {
 	wrong := errors.New("wrong")
 	for _, test := range []struct {
 		name    string
@@ -29,7 +29,7 @@ func TestCheckupLooksWhenItIsTime(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			looks := 0
-			c := checkup{check: func() error { looks++; return wrong }}
+			c := liveness{check: func() error { looks++; return wrong }}
 			require.ErrorIs(t, c.failure(start, false), wrong, "the first look is at the beginning")
 			require.Equal(t, start.Add(checkEvery), c.due())
 			require.Equal(t, test.want, c.failure(start.Add(test.since), test.isAsked))

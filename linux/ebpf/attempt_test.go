@@ -15,9 +15,9 @@ import (
 	"github.com/kmodquery/kmodquery/bpf"
 )
 
-// recorded is a joiner with everything that it emitted.
+// recorded is attempts with everything that it emitted.
 type recorded struct {
-	*joiner
+	*attempts
 	events []kmodquery.Event
 }
 
@@ -26,12 +26,12 @@ var forever = start.Add(1000 * time.Hour)
 
 func newRecorded() *recorded {
 	r := &recorded{}
-	r.joiner = newJoiner(func(e kmodquery.Event) { r.events = append(r.events, e) }, func(string) bool { return false }, func(string) {})
+	r.attempts = newAttempts(func(e kmodquery.Event) { r.events = append(r.events, e) }, func(string) bool { return false }, func(string) {})
 	return r
 }
 
 // expire lets time pass until a moment, with everything read.
-func (r *recorded) expire(now time.Time) { r.joiner.expire(now, now) }
+func (r *recorded) expire(now time.Time) { r.attempts.expire(now, now) }
 
 func (r *recorded) names() []string {
 	names := []string{}
@@ -56,7 +56,7 @@ func returned(name string, result int64) kmodquery.Event {
 	return kmodquery.Event{EventName: name, LoadID: "a", Result: &result, Error: host.ErrnoName(result)}
 }
 
-func TestJoinGivesEveryEventWhatTheOthersKnow(t *testing.T) {
+func TestAttemptGivesEveryEventWhatTheOthersKnow(t *testing.T) {
 	r := newRecorded()
 	r.add(readFile, start)
 	require.Empty(t, r.events, "the name is about to be known")
@@ -73,11 +73,11 @@ func TestJoinGivesEveryEventWhatTheOthersKnow(t *testing.T) {
 	}
 	require.Nil(t, r.events[1].Result, "module_load comes before the module's init")
 	require.EqualValues(t, 0, *r.events[2].Result)
-	require.Empty(t, r.attempts)
+	require.Empty(t, r.byID)
 	require.True(t, r.idle())
 }
 
-func TestJoinOfFailedLoads(t *testing.T) {
+func TestAttemptOfFailedLoads(t *testing.T) {
 	tests := []struct {
 		name   string
 		events []kmodquery.Event
@@ -103,12 +103,12 @@ func TestJoinOfFailedLoads(t *testing.T) {
 			last := r.events[len(r.events)-1]
 			require.Negative(t, *last.Result)
 			require.NotEmpty(t, last.Error)
-			require.Empty(t, r.attempts)
+			require.Empty(t, r.byID)
 		})
 	}
 }
 
-func TestJoinReportsAnInitThatDoesNotReturn(t *testing.T) {
+func TestAttemptReportsAnInitThatDoesNotReturn(t *testing.T) {
 	r := newRecorded()
 	r.add(loadData, start)
 	r.add(load, start)
@@ -131,12 +131,12 @@ func TestJoinReportsAnInitThatDoesNotReturn(t *testing.T) {
 	require.Len(t, r.events, 4)
 	require.Equal(t, "sys_exit_init_module", r.events[3].EventName)
 	require.EqualValues(t, 0, *r.events[3].Result)
-	require.Empty(t, r.attempts)
+	require.Empty(t, r.byID)
 }
 
 // The kernel may read a file slowly, or wait for other loads; nothing of the
 // module runs before it is live, so the rows can wait for its name.
-func TestJoinWaitsForALoadThatTakesLong(t *testing.T) {
+func TestAttemptWaitsForALoadThatTakesLong(t *testing.T) {
 	r := newRecorded()
 	r.add(loadData, start)
 	r.expire(start.Add(loadPatience - 1))
@@ -156,7 +156,7 @@ func TestJoinWaitsForALoadThatTakesLong(t *testing.T) {
 	require.Equal(t, []string{"security_kernel_load_data", "init_module"}, r.names())
 }
 
-func TestJoinHoldsNothingBack(t *testing.T) {
+func TestAttemptHoldsNothingBack(t *testing.T) {
 	t.Run("when a query has waited long enough", func(t *testing.T) {
 		r := newRecorded()
 		r.add(readFile, start)
@@ -190,7 +190,7 @@ func TestJoinHoldsNothingBack(t *testing.T) {
 	})
 }
 
-func TestJoinForgetsTheOldest(t *testing.T) {
+func TestAttemptForgetsTheOldest(t *testing.T) {
 	fill := func(r *recorded, n int) {
 		for i := range n {
 			e := loadData
@@ -202,7 +202,7 @@ func TestJoinForgetsTheOldest(t *testing.T) {
 		r := newRecorded()
 		fill(r, maxAttempts+1)
 		require.Equal(t, []string{"security_kernel_load_data", "init_module"}, r.names())
-		require.Len(t, r.attempts, maxAttempts)
+		require.Len(t, r.byID, maxAttempts)
 	})
 	t.Run("of those that hold nothing back first", func(t *testing.T) {
 		r := newRecorded()
@@ -210,7 +210,7 @@ func TestJoinForgetsTheOldest(t *testing.T) {
 		r.finish(forever)
 		fill(r, maxAttempts)
 		require.Len(t, r.events, 2)
-		require.NotContains(t, r.attempts, "a")
+		require.NotContains(t, r.byID, "a")
 	})
 	t.Run("and keeps no trace of what ended", func(t *testing.T) {
 		r := newRecorded()
@@ -221,7 +221,7 @@ func TestJoinForgetsTheOldest(t *testing.T) {
 			r.add(back, start)
 			r.expire(start)
 		}
-		require.Empty(t, r.attempts)
+		require.Empty(t, r.byID)
 		require.True(t, r.idle())
 		require.Empty(t, r.loading)
 		require.Empty(t, r.running)
@@ -239,12 +239,12 @@ func TestJoinForgetsTheOldest(t *testing.T) {
 			r.expire(now.Add(initPatience))
 			r.add(back, now.Add(initPatience))
 		}
-		require.Len(t, r.attempts, 1)
+		require.Len(t, r.byID, 1)
 		require.LessOrEqual(t, len(r.stuck), 2*maxAttempts)
 	})
 }
 
-func TestJoinTrustsTheKernelsWordsMore(t *testing.T) {
+func TestAttemptTrustsTheKernelsWordsMore(t *testing.T) {
 	r := newRecorded()
 	gone := free
 	gone.Name = "rootkit"
@@ -285,7 +285,7 @@ func TestJoinTrustsTheKernelsWordsMore(t *testing.T) {
 
 // What the kernel took is what every event says, whatever stood in the caller's
 // memory before or after.
-func TestJoinOfParamsThatTheKernelTook(t *testing.T) {
+func TestAttemptOfParamsThatTheKernelTook(t *testing.T) {
 	unknown := load
 	unknown.Params = nil
 	unknown.Miss("params")
@@ -323,18 +323,18 @@ func TestJoinOfParamsThatTheKernelTook(t *testing.T) {
 				require.Equal(t, test.want, e.Params, e.EventName)
 				require.Equal(t, test.missed, misses(&e, "params"), e.EventName)
 			}
-			require.Empty(t, r.attempts)
+			require.Empty(t, r.byID)
 		})
 	}
 }
 
 // found is what the image of the module x says.
-var found = evidence{isSigned: true, facts: kmodquery.Event{
+var found = imageInfo{isSigned: true, columns: kmodquery.Event{
 	SHA256: "5a", ImageSHA256: "1a", HashSource: "kernel", Name: "x", Vermagic: "6.1", License: "GPL", Intree: new(int64(1)),
 	Signer: "somebody", SignatureKeyID: "A0", SignatureHash: "sha256",
 }}
 
-// A step is something that happens to a joiner, and the names of all events
+// A step is something that happens to attempts, and the names of all events
 // that it has emitted after it.
 type step struct {
 	do   func(*recorded)
@@ -342,7 +342,7 @@ type step struct {
 }
 
 // Holding back for an image: x is what the steps end with.
-func TestJoinWaitsForTheImage(t *testing.T) {
+func TestAttemptWaitsForTheImage(t *testing.T) {
 	at := func(e kmodquery.Event, now time.Time) func(*recorded) {
 		return func(r *recorded) { r.add(e, now) }
 	}
@@ -433,7 +433,7 @@ func TestJoinWaitsForTheImage(t *testing.T) {
 			require.False(t, r.isWaitingForImages())
 			require.Zero(t, r.next())
 			if last := r.events[len(r.events)-1]; last.Result != nil {
-				require.Empty(t, r.attempts)
+				require.Empty(t, r.byID)
 			}
 		})
 	}
@@ -441,11 +441,11 @@ func TestJoinWaitsForTheImage(t *testing.T) {
 
 func (r *recorded) finishAll() { r.finish(forever) }
 
-func TestJoinOfImagesThatNobodyWaitsFor(t *testing.T) {
+func TestAttemptOfImagesThatNobodyWaitsFor(t *testing.T) {
 	r := newRecorded()
 	r.expectImage("a")
 	r.addImage("a", found)
-	require.Empty(t, r.attempts)
+	require.Empty(t, r.byID)
 	r.add(readFile, start)
 	r.expectImage("b")
 	require.False(t, r.isWaitingForImages())
@@ -462,7 +462,7 @@ func TestJoinOfImagesThatNobodyWaitsFor(t *testing.T) {
 }
 
 // The end of patience is told in time to whoever waits for it.
-func TestJoinTellsWhenPatienceWithAnImageEnds(t *testing.T) {
+func TestAttemptTellsWhenPatienceWithAnImageEnds(t *testing.T) {
 	r := newRecorded()
 	r.add(readFile, start)
 	r.expectImage("a")
@@ -500,19 +500,19 @@ func TestJoinTellsWhenPatienceWithAnImageEnds(t *testing.T) {
 
 // A module's init may have the kernel read files without end, while its image is
 // still being read.
-func TestJoinBoundsWhatAnAttemptHolds(t *testing.T) {
+func TestAttemptBoundsWhatAnAttemptHolds(t *testing.T) {
 	r := newRecorded()
 	r.add(readFile, start)
 	r.expectImage("a")
 	firmware := kmodquery.Event{EventName: kmodquery.EventSecurityKernelReadFile, LoadID: "a", Type: "firmware", Path: "/lib/firmware/x"}
 	for range 1000 {
 		r.add(firmware, start)
-		require.Less(t, len(r.attempts["a"].held), maxHeldEvents)
+		require.Less(t, len(r.byID["a"].held), maxHeldEvents)
 	}
 	require.Len(t, r.events, 1001, "all of them are told of")
 	r.add(load, start)
 	r.add(returned(kmodquery.EventFinitModule, 0), start)
 	require.Len(t, r.events, 1003)
 	require.Equal(t, "x", r.events[1002].Name)
-	require.Empty(t, r.attempts)
+	require.Empty(t, r.byID)
 }

@@ -14,9 +14,9 @@ const (
 	checkGap = time.Second
 )
 
-// A checkup looks from time to time whether the hooks are still what they were
+// A liveness looks from time to time whether the hooks are still what they were
 // when they were attached: the kernel tells nobody that it no longer runs them.
-type checkup struct {
+type liveness struct {
 	check func() error
 	last  time.Time
 }
@@ -24,7 +24,7 @@ type checkup struct {
 // failure looks at the hooks, if the last look was long enough ago, and returns
 // what is wrong with them. A query that waits for what they saw is a reason to
 // look sooner.
-func (c *checkup) failure(now time.Time, isAsked bool) error {
+func (c *liveness) failure(now time.Time, isAsked bool) error {
 	since := now.Sub(c.last)
 	if since < checkGap || since < checkEvery && !isAsked {
 		return nil
@@ -34,7 +34,7 @@ func (c *checkup) failure(now time.Time, isAsked bool) error {
 }
 
 // due is when the next look is due though nobody asks.
-func (c *checkup) due() time.Time { return c.last.Add(checkEvery) }
+func (c *liveness) due() time.Time { return c.last.Add(checkEvery) }
 
 // MarkUnreliable has Run emit what the hooks have seen and return an error that gives
 // the reason, after which it can be called again to attach them anew. Who knows

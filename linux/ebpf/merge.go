@@ -45,20 +45,20 @@ func (a *attempt) complete(e *kmodquery.Event) {
 	}
 	image := a.image
 	if image == nil {
-		none := noEvidence()
+		none := noImageInfo()
 		image = &none
 	}
-	fill(e, &image.facts)
-	if image.facts.SHA256 != "" {
+	fill(e, &image.columns)
+	if image.columns.SHA256 != "" {
 		e.Found("version") // where it says none, there is none
 		e.Found("srcversion")
 	}
-	for column := range strings.SplitSeq(image.facts.Missing, ",") {
+	for column := range strings.SplitSeq(image.columns.Missing, ",") {
 		if e.Lacks(column) {
 			e.Miss(column)
 		}
 	}
-	if image.facts.SHA256 == "" {
+	if image.columns.SHA256 == "" {
 		e.Miss("name") // unless the kernel came to say it
 	}
 	for _, column := range []string{"name", "version", "srcversion", "size", "flags"} {
@@ -72,8 +72,8 @@ func (a *attempt) complete(e *kmodquery.Event) {
 }
 
 // unverified is the state of a signature on which the kernel gave no verdict.
-func (a *attempt) unverified(image *evidence) string {
-	isUnreadable := misses(&image.facts, "signer")
+func (a *attempt) unverified(image *imageInfo) string {
+	isUnreadable := misses(&image.columns, "signer")
 	switch {
 	case image.isSigned && a.live:
 		return kmodquery.SignatureUntrusted
@@ -86,7 +86,7 @@ func (a *attempt) unverified(image *evidence) string {
 
 // isNamed reports whether the name of the module is known.
 func (a *attempt) isNamed() bool {
-	return a.known.Name != "" || a.image != nil && a.image.facts.Name != ""
+	return a.known.Name != "" || a.image != nil && a.image.columns.Name != ""
 }
 
 // fill copies the facts of an attempt that to lacks. What belongs to a moment

@@ -11,27 +11,27 @@ import (
 	"github.com/kmodquery/kmodquery/bpf"
 )
 
-func TestFlush(t *testing.T) {
+func TestBarrier(t *testing.T) {
 	const size = 100
 	now := time.Now()
 	past, soon, begun, later := now.Add(-time.Hour), now.Add(time.Hour), now.Add(2*time.Hour), now.Add(3*time.Hour)
 	due := begun.Add(loadPatience)
-	held := func(isImaging bool) *joiner {
+	held := func(isImaging bool) *attempts {
 		r := newRecorded()
 		r.add(readFile, begun)
 		if isImaging {
 			r.expectImage("a")
 		}
-		return r.joiner
+		return r.attempts
 	}
 	imaged := held(true)
 	imaged.addImage("a", found)
-	none := newRecorded().joiner
+	none := newRecorded().attempts
 	tests := []struct {
 		name          string
 		left          int
 		until, images time.Time
-		join          *joiner
+		attempts      *attempts
 		want          bool
 		deadline      time.Time
 	}{
@@ -47,25 +47,25 @@ func TestFlush(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			f := &flush{left: test.left, until: test.until, images: test.images}
-			require.Equal(t, test.want, f.done(test.join))
-			require.Equal(t, test.deadline, f.deadline(test.join))
+			b := &barrier{left: test.left, until: test.until, images: test.images}
+			require.Equal(t, test.want, b.done(test.attempts))
+			require.Equal(t, test.deadline, b.deadline(test.attempts))
 		})
 	}
 
-	f := &flush{left: 2 * bpf.RingSize(size)}
-	f.took(make([]byte, size))
-	require.False(t, f.done(none))
-	f.took(make([]byte, size))
-	require.True(t, f.done(none))
-	f.left = size
-	f.drained()
-	require.True(t, f.done(none))
+	b := &barrier{left: 2 * bpf.RingSize(size)}
+	b.took(make([]byte, size))
+	require.False(t, b.done(none))
+	b.took(make([]byte, size))
+	require.True(t, b.done(none))
+	b.left = size
+	b.drained()
+	require.True(t, b.done(none))
 
-	f = nil // nobody asks
-	f.took(nil)
-	f.drained()
-	require.False(t, f.done(none))
-	require.Zero(t, f.deadline(none))
-	require.Equal(t, due, f.deadline(held(false)))
+	b = nil // nobody asks
+	b.took(nil)
+	b.drained()
+	require.False(t, b.done(none))
+	require.Zero(t, b.deadline(none))
+	require.Equal(t, due, b.deadline(held(false)))
 }

@@ -16,7 +16,7 @@ func TestCompleteTrustsTheKernelMoreThanTheImage(t *testing.T) {
 	live := load
 	live.Version, live.Srcversion = "kernel's", ""
 	claims := found
-	claims.facts.Name, claims.facts.Version, claims.facts.Srcversion = "claimed", "claimed", "claimed"
+	claims.columns.Name, claims.columns.Version, claims.columns.Srcversion = "reserved", "reserved", "reserved"
 	r.add(readFile, start)
 	r.expectImage("a")
 	r.addImage("a", claims)
@@ -26,7 +26,7 @@ func TestCompleteTrustsTheKernelMoreThanTheImage(t *testing.T) {
 	for _, e := range r.events {
 		require.Equal(t, "x", e.Name, e.EventName)
 		require.Equal(t, "kernel's", e.Version, e.EventName)
-		require.Equal(t, "claimed", e.Srcversion, e.EventName)
+		require.Equal(t, "reserved", e.Srcversion, e.EventName)
 		require.Equal(t, "5a", e.SHA256, e.EventName)
 		require.Equal(t, "1a", e.ImageSHA256, e.EventName)
 		require.Equal(t, "kernel", e.HashSource, e.EventName)
@@ -67,7 +67,7 @@ func TestCompleteMissesOnlyWhatIsUnknown(t *testing.T) {
 	r := newRecorded()
 	live := load
 	live.Version = "1.0"
-	partly := evidence{facts: kmodquery.Event{
+	partly := imageInfo{columns: kmodquery.Event{
 		SHA256: "5a", HashSource: "kernel", Signer: "cut", Missing: "image_sha256,version,srcversion,signer,no_column",
 	}}
 	r.add(readFile, start)
@@ -93,14 +93,14 @@ func TestCompleteLeavesOtherCallsAlone(t *testing.T) {
 }
 
 func TestSignatureStatusOfAnAttempt(t *testing.T) {
-	signed := evidence{isSigned: true, facts: kmodquery.Event{SHA256: "5a", Signer: "somebody"}}
-	garbled := evidence{isSigned: true, facts: kmodquery.Event{SHA256: "5a", Missing: "signer,signature_key_id,signature_hash"}}
-	unsigned := evidence{facts: kmodquery.Event{SHA256: "5a"}}
+	signed := imageInfo{isSigned: true, columns: kmodquery.Event{SHA256: "5a", Signer: "somebody"}}
+	garbled := imageInfo{isSigned: true, columns: kmodquery.Event{SHA256: "5a", Missing: "signer,signature_key_id,signature_hash"}}
+	unsigned := imageInfo{columns: kmodquery.Event{SHA256: "5a"}}
 	// Nobody knows whether a module that could not be decompressed is signed.
-	packed := evidence{facts: kmodquery.Event{SHA256: "5a", Missing: "image_sha256,signer,signature_key_id,signature_hash"}}
+	packed := imageInfo{columns: kmodquery.Event{SHA256: "5a", Missing: "image_sha256,signer,signature_key_id,signature_hash"}}
 	tests := []struct {
 		name         string
-		image        *evidence
+		image        *imageInfo
 		live         string // the kernel's verdict at module_load
 		failed, want string // the kernel's verdict at the return of a load that failed, and of one that did not
 	}{
@@ -150,8 +150,8 @@ func TestSignatureStatusOfAnAttempt(t *testing.T) {
 // event.
 func TestFillCopiesWhatAnImageSays(t *testing.T) {
 	var e kmodquery.Event
-	fill(&e, &found.facts)
-	require.Equal(t, found.facts, e)
+	fill(&e, &found.columns)
+	require.Equal(t, found.columns, e)
 	fill(&e, &kmodquery.Event{SHA256: "other", Intree: new(int64(0))})
-	require.Equal(t, found.facts, e, "what is known stays")
+	require.Equal(t, found.columns, e, "what is known stays")
 }

@@ -30,17 +30,17 @@ const (
 	maxHeldEvents = 64
 )
 
-// A joiner gives every event of a load attempt what the attempt's other events
+// attempts gives every event of a load attempt what the attempt's other events
 // and its image made known: the name that the kernel learns after it read the
 // file, the path that it no longer knows when the module goes live, the hash of
 // what it read, the parameters in its own copy. It holds the events until the
 // module is live or the attempt is over, and the image was read, or patience is
 // at an end. Its methods must not be called concurrently.
-type joiner struct {
-	emit     func(kmodquery.Event)
-	isTold   func(receipt string) bool // by this process or an earlier one
-	over     func(id string)           // nothing is to come of an attempt's records so far
-	attempts map[string]*attempt
+type attempts struct {
+	emit    func(kmodquery.Event)
+	isKnown func(key string) bool // by this process or an earlier one
+	over    func(id string)       // nothing is to come of an attempt's records so far
+	byID    map[string]*attempt
 	// Every attempt is in one of these lines. Those in the last hold nothing
 	// back.
 	loading, running, imaging, stuck line
@@ -64,9 +64,9 @@ type attempt struct {
 	// called says that it was written, so that its return is another event.
 	called bool
 
-	params    *bpf.Text // as the kernel took them; nil until it did
-	image     *evidence // nil until it was read
-	isImaging bool      // it is being read
+	params    *bpf.Text  // as the kernel took them; nil until it did
+	image     *imageInfo // nil until it was read
+	isImaging bool       // it is being read
 }
 
 // A line is attempts in the order in which they joined it, and with it of
@@ -74,17 +74,17 @@ type attempt struct {
 // when it comes to the head, or when there are too many of them.
 type line []*attempt
 
-func newJoiner(emit func(kmodquery.Event), isTold func(string) bool, over func(string)) *joiner {
-	return &joiner{emit: emit, isTold: isTold, over: over, attempts: map[string]*attempt{}}
+func newAttempts(emit func(kmodquery.Event), isKnown func(string) bool, over func(string)) *attempts {
+	return &attempts{emit: emit, isKnown: isKnown, over: over, byID: map[string]*attempt{}}
 }
 
 // add takes the next event of the source and emits what is complete.
-func (j *joiner) add(e kmodquery.Event, now time.Time) {
+func (j *attempts) add(e kmodquery.Event, now time.Time) {
 	if e.LoadID == "" {
 		j.emit(e)
 		return
 	}
-	a := j.attempts[e.LoadID]
+	a := j.byID[e.LoadID]
 	if a == nil {
 		a = j.begin(e.LoadID, now)
 	}
@@ -95,9 +95,9 @@ func (j *joiner) add(e kmodquery.Event, now time.Time) {
 	case kmodquery.EventSecurityKernelLoadData:
 		call := e
 		call.EventName = kmodquery.EventInitModule
-		call.Receipt = callReceipt(e.Receipt)
+		call.Receipt = callKey(e.Receipt)
 		a.call = &call
-		if j.isTold(call.Receipt) {
+		if j.isKnown(call.Receipt) {
 			a.call, a.called = nil, true
 		}
 		a.taken = true
@@ -119,7 +119,7 @@ func (j *joiner) add(e kmodquery.Event, now time.Time) {
 }
 
 // end takes the return of an attempt's call.
-func (j *joiner) end(a *attempt, e kmodquery.Event, now time.Time) {
+func (j *attempts) end(a *attempt, e kmodquery.Event, now time.Time) {
 	// Name and parameters were read from the caller's memory, which may have
 	// changed since the kernel did; what the kernel said comes first.
 	if a.known.Name != "" {
@@ -145,8 +145,8 @@ func (j *joiner) end(a *attempt, e kmodquery.Event, now time.Time) {
 }
 
 // addParams takes the parameters of an attempt, as the kernel took them.
-func (j *joiner) addParams(id string, taken bpf.Text, now time.Time) {
-	a := j.attempts[id]
+func (j *attempts) addParams(id string, taken bpf.Text, now time.Time) {
+	a := j.byID[id]
 	if a == nil {
 		a = j.begin(id, now)
 	}
@@ -154,15 +154,15 @@ func (j *joiner) addParams(id string, taken bpf.Text, now time.Time) {
 }
 
 // expectImage notes that the image of an attempt is being read.
-func (j *joiner) expectImage(id string) {
-	if a := j.attempts[id]; a != nil && !a.givenUp {
+func (j *attempts) expectImage(id string) {
+	if a := j.byID[id]; a != nil && !a.givenUp {
 		a.isImaging = true
 	}
 }
 
 // addImage takes the image of an attempt.
-func (j *joiner) addImage(id string, found evidence) {
-	a := j.attempts[id]
+func (j *attempts) addImage(id string, found imageInfo) {
+	a := j.byID[id]
 	if a == nil {
 		return
 	}
@@ -177,7 +177,7 @@ func (j *joiner) addImage(id string, found evidence) {
 // releaseIfReady emits what is held once everything is known that will be, and
 // forgets an attempt that is over. isLast says that nothing about the module
 // follows the last event.
-func (j *joiner) releaseIfReady(a *attempt, isLast bool) {
+func (j *attempts) releaseIfReady(a *attempt, isLast bool) {
 	if a.isImaging || !a.live && !a.over && !isLast {
 		return
 	}
@@ -189,8 +189,8 @@ func (j *joiner) releaseIfReady(a *attempt, isLast bool) {
 
 // isWaitingForImages reports whether an attempt is held back because its image
 // is being read.
-func (j *joiner) isWaitingForImages() bool {
-	for _, a := range j.attempts {
+func (j *attempts) isWaitingForImages() bool {
+	for _, a := range j.byID {
 		if a.isImaging {
 			return true
 		}
@@ -199,12 +199,12 @@ func (j *joiner) isWaitingForImages() bool {
 }
 
 // idle reports whether nothing is held back.
-func (j *joiner) idle() bool {
+func (j *attempts) idle() bool {
 	return j.head(&j.loading) == nil && j.head(&j.running) == nil && j.head(&j.imaging) == nil
 }
 
 // next is when patience ends for the first attempt, or zero.
-func (j *joiner) next() time.Time {
+func (j *attempts) next() time.Time {
 	var next time.Time
 	for _, l := range []*line{&j.loading, &j.running, &j.imaging} {
 		if a := j.head(l); a != nil && (next.IsZero() || a.due.Before(next)) {
@@ -217,7 +217,7 @@ func (j *joiner) next() time.Time {
 // expire gives up the attempts whose patience ended before now. What they wait for
 // may have happened and wait in the ring: patience with that ends by the time until
 // which the records were read.
-func (j *joiner) expire(read, now time.Time) {
+func (j *attempts) expire(read, now time.Time) {
 	for _, l := range []*line{&j.loading, &j.running, &j.imaging} {
 		by := read
 		if l == &j.imaging {
@@ -234,7 +234,7 @@ func (j *joiner) expire(read, now time.Time) {
 }
 
 // finish gives up every attempt that had begun by a time.
-func (j *joiner) finish(by time.Time) {
+func (j *attempts) finish(by time.Time) {
 	for _, l := range []*line{&j.loading, &j.running, &j.imaging} {
 		for _, a := range slices.Clone(*l) {
 			if j.isIn(l, a) && !a.begun.After(by) {
@@ -245,7 +245,7 @@ func (j *joiner) finish(by time.Time) {
 }
 
 // giveUp emits what is known of an attempt, without what is still to come.
-func (j *joiner) giveUp(a *attempt) {
+func (j *attempts) giveUp(a *attempt) {
 	if !a.givenUp {
 		a.givenUp = true
 		j.join(&j.stuck, a, time.Time{})
@@ -275,18 +275,18 @@ func (j *joiner) giveUp(a *attempt) {
 	j.over(a.id)
 }
 
-func (j *joiner) begin(id string, now time.Time) *attempt {
-	if len(j.attempts) >= maxAttempts {
+func (j *attempts) begin(id string, now time.Time) *attempt {
+	if len(j.byID) >= maxAttempts {
 		j.forgetOldest()
 	}
 	a := &attempt{id: id, begun: now}
-	j.attempts[id] = a
+	j.byID[id] = a
 	j.join(&j.loading, a, now.Add(loadPatience))
 	return a
 }
 
 // forgetOldest makes room, among the attempts that hold nothing back first.
-func (j *joiner) forgetOldest() {
+func (j *attempts) forgetOldest() {
 	for _, l := range []*line{&j.stuck, &j.loading, &j.running, &j.imaging} {
 		if a := j.head(l); a != nil {
 			j.giveUp(a)
@@ -296,23 +296,23 @@ func (j *joiner) forgetOldest() {
 	}
 }
 
-func (j *joiner) forget(a *attempt) {
-	delete(j.attempts, a.id)
+func (j *attempts) forget(a *attempt) {
+	delete(j.byID, a.id)
 	j.over(a.id)
 }
 
 // join puts an attempt at the end of a line, out of the one that it is in.
-func (j *joiner) join(l *line, a *attempt, due time.Time) {
+func (j *attempts) join(l *line, a *attempt, due time.Time) {
 	a.line, a.due = l, due
 	if *l = append(*l, a); len(*l) > 2*maxAttempts {
 		*l = slices.DeleteFunc(*l, func(a *attempt) bool { return !j.isIn(l, a) })
 	}
 }
 
-func (j *joiner) isIn(l *line, a *attempt) bool { return a.line == l && j.attempts[a.id] == a }
+func (j *attempts) isIn(l *line, a *attempt) bool { return a.line == l && j.byID[a.id] == a }
 
 // head is the first attempt of a line, or nil.
-func (j *joiner) head(l *line) *attempt {
+func (j *attempts) head(l *line) *attempt {
 	for len(*l) > 0 {
 		a := (*l)[0]
 		if j.isIn(l, a) {
@@ -325,7 +325,7 @@ func (j *joiner) head(l *line) *attempt {
 }
 
 // release emits the events that are held.
-func (j *joiner) release(a *attempt) {
+func (j *attempts) release(a *attempt) {
 	for i := range a.held {
 		a.complete(&a.held[i])
 		j.emit(a.held[i])

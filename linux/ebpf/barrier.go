@@ -18,9 +18,9 @@ const grace = 250 * time.Millisecond
 // takes a tenth of a second for a large one.
 const imageGrace = 5 * time.Second
 
-// A flush is the reading of everything that the ring buffer held at one
-// moment. The methods of a nil flush are those of none being asked for.
-type flush struct {
+// A barrier is the reading of everything that the ring buffer held at one
+// moment. The methods of a nil barrier are those of none being asked for.
+type barrier struct {
 	pending source.Pending // to answer when it is done
 	last    bool           // the source ends with it
 	cause   error          // why it ends, where nobody asked it to
@@ -31,41 +31,41 @@ type flush struct {
 }
 
 // took notes a record that was read.
-func (f *flush) took(raw []byte) {
-	if f != nil {
-		f.left -= bpf.RingSize(len(raw))
+func (b *barrier) took(raw []byte) {
+	if b != nil {
+		b.left -= bpf.RingSize(len(raw))
 	}
 }
 
 // drained notes that the ring was empty.
-func (f *flush) drained() {
-	if f != nil {
-		f.left = 0
+func (b *barrier) drained() {
+	if b != nil {
+		b.left = 0
 	}
 }
 
 // done reports whether everything was read and nothing worth waiting for is
 // held back.
-func (f *flush) done(join *joiner) bool {
-	if f == nil || f.left > 0 {
+func (b *barrier) done(a *attempts) bool {
+	if b == nil || b.left > 0 {
 		return false
 	}
 	now := time.Now()
-	if join.idle() || !now.Before(f.images) {
+	if a.idle() || !now.Before(b.images) {
 		return true
 	}
-	return !now.Before(f.until) && !join.isWaitingForImages()
+	return !now.Before(b.until) && !a.isWaitingForImages()
 }
 
 // deadline is when the reader must look again though nothing came.
-func (f *flush) deadline(join *joiner) time.Time {
-	next := join.next()
-	if f == nil {
+func (b *barrier) deadline(a *attempts) time.Time {
+	next := a.next()
+	if b == nil {
 		return next
 	}
-	until := f.until
+	until := b.until
 	if !time.Now().Before(until) {
-		until = f.images
+		until = b.images
 	}
 	if next.IsZero() || until.Before(next) {
 		return until
