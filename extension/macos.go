@@ -15,25 +15,24 @@ import (
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
-// A macKernel is what only the kernel itself can be asked for.
+// A macKernel has what only the kernel itself provides.
 type macKernel struct {
 	release func() string    // what uname -r prints
-	boot    func() host.Boot // the present one
+	boot    func() host.Boot // the current boot
 }
 
-// macOS is the platform of Macs, on whichever system this runs: all that it
-// knows comes from the programs and from the kernel.
+// macOS returns the platform of Macs. It runs on any system, because everything it
+// reads comes from the programs and the kernel that it is given.
 func macOS(programs host.Programs, kernel macKernel) *platform {
 	kexts := loaded.New(programs)
 	return &platform{
 		sourceNames: []string{kmodquery.SourceEndpointSecurity, kmodquery.SourceUnifiedLog},
-		// Endpoint Security sees who asks for a kernel extension and the verdict,
-		// the log what came of it and what policy says.
+		// Endpoint Security provides the requesting process and the verdict, the log
+		// the outcome and the decision of the system policy.
 		sideBySide: true,
-		// A look has kmutil run, for up to a second, and nothing hides here that it
-		// could find.
+		// Each poll runs kmutil for up to a second and cannot find hidden extensions.
 		defaultPoll: time.Minute,
-		// It means nothing here, and configurations may be shared.
+		// It has no effect on macOS. A configuration may be shared with Linux hosts.
 		maxImageLimit: 32 << 20,
 		hasModules:    func() bool { return true },
 		openSource: func(name string, _ *config, store *sqlite.Store) collectors.Source {
@@ -43,26 +42,26 @@ func macOS(programs host.Programs, kernel macKernel) *platform {
 			case kmodquery.SourceUnifiedLog:
 				return ulog.New(ulog.Options{Programs: programs, Position: func(ctx context.Context) (string, error) { return store.Position(ctx, name) }})
 			}
-			panic("no source is called " + name)
+			panic("unknown source " + name)
 		},
 		openViews:     func() crossview.Views { return kexts },
 		viewsSource:   kmodquery.SourceShowloaded,
 		stamp:         func() kmodquery.Event { return kernel.boot().Stamp() },
 		newInventory:  func(r recorder) tables.Inventory { return kextInventory{kexts, r} },
-		hasPins:       func(string) bool { return false }, // nothing stays in this kernel
+		hasPins:       func(string) bool { return false }, // nothing is pinned on macOS
 		removePins:    func(string) error { return nil },
 		kernelRelease: kernel.release,
 	}
 }
 
-// A kextInventory is what a Mac lists and remembers of its kernel extensions, and
-// the recorder of how they came.
+// A kextInventory combines the kernel extensions that macOS lists and remembers with
+// the recorded events.
 type kextInventory struct {
 	*loaded.Kexts
 	recorder recorder
 }
 
-// Modules are those that are loaded, and those that once were.
+// Modules returns the loaded extensions and those that were loaded before.
 func (i kextInventory) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	modules, err := i.All(ctx)
 	if err != nil {

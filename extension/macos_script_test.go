@@ -20,8 +20,9 @@ import (
 	"github.com/kmodquery/kmodquery/test/standin"
 )
 
-// TestMain makes of the test binary, by the name under which it is started, the
-// extension on a Mac whose programs lie in the folder $MACOS, or one of these.
+// TestMain lets the test binary act, by the name under which it is started, as the
+// extension on a Mac whose programs are in the folder $MACOS, or as one of these
+// programs.
 func TestMain(m *testing.M) {
 	standin.Main()
 	testscript.Main(leakChecked{m}, map[string]func(){
@@ -35,8 +36,8 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// beSlow gives an eslogger that cannot watch much time to say so, as a stand-in needs
-// where the processors have much else to do.
+// beSlow gives a stand-in for eslogger that cannot watch more time to exit, because a
+// busy machine may start it late.
 func beSlow(mac *platform) {
 	openSource := mac.openSource
 	mac.openSource = func(name string, c *config, store *sqlite.Store) collectors.Source {
@@ -51,12 +52,11 @@ func beSlow(mac *platform) {
 	}
 }
 
-// standIns put a stand-in for a program to a path. A script has those programs
-// whose play, or whatever else tells them what to do, it has a file of: of the
-// second name, in its folder macos.
+// standIns are the stand-ins for the programs of macOS. A script has a program if its
+// folder macos has the file that directs the program.
 var standIns = map[string]struct {
-	toldBy  string
-	install func(path string) error
+	directedBy string
+	install    func(path string) error
 }{
 	"eslogger": {"eslogger.play", standin.InstallAt},
 	"log":      {"stream", installScript},
@@ -65,8 +65,8 @@ var standIns = map[string]struct {
 	"codesign": {"codesign", installScript},
 }
 
-// installScript takes the stand-in in darwin/testdata/standins, which reads what to
-// do in $KMODQUERY_STANDINS.
+// installScript installs a stand-in from darwin/testdata/standins. Files in the folder
+// $KMODQUERY_STANDINS direct it.
 func installScript(path string) error {
 	script, err := filepath.Abs(filepath.Join("../darwin/testdata/standins", filepath.Base(path)))
 	if err != nil {
@@ -75,10 +75,10 @@ func installScript(path string) error {
 	return os.Symlink(script, path)
 }
 
-// aKextOfTheBoot is what kmutil lists where a script does not say.
+// aKextOfTheBoot is the list of kmutil if the script has none.
 const aKextOfTheBoot = "    1    0 0xffffff8000001000 0x5000     0x5000     com.apple.driver.Boot (1.0) 0D1B2C3A-0000-0000-0000-000000000000 <>\n"
 
-// withoutFile writes a file that is not there.
+// withoutFile writes a file unless it exists.
 func withoutFile(path, text string) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil
@@ -86,14 +86,14 @@ func withoutFile(path, text string) error {
 	return os.WriteFile(path, []byte(text), 0o600)
 }
 
-// TestMacOSScripts runs the whole command as on macOS. Beside testscript's own
-// the scripts know these commands:
+// TestMacOSScripts runs the whole command as on macOS. Besides testscript's commands
+// the scripts have these:
 //
-//	began PROGRAM COUNT  fail unless a program was started so often
-//	gone PROGRAM         fail if it still runs
+//	began PROGRAM COUNT  fail unless the program was started COUNT times
+//	gone PROGRAM         fail if the program still runs
 //
-// Only the sources that a script is about should run, so each names them
-// (KMODQUERY_SOURCES). Events are of fixed days, so nothing expires.
+// A script about one source sets KMODQUERY_SOURCES to run no other one. The events
+// have fixed dates, so nothing expires.
 func TestMacOSScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                "testdata/darwin",
@@ -106,12 +106,12 @@ func TestMacOSScripts(t *testing.T) {
 			env.Setenv("KMODQUERY_STATE_DIR", filepath.Join(env.WorkDir, "state"))
 			env.Setenv("KMODQUERY_RETENTION_AGE", "0")
 			env.Setenv("KMODQUERY_FORMAT", "csv")
-			// A Mac always has something loaded, and no boot collection is told of.
+			// A Mac always has loaded extensions.
 			if err := withoutFile(filepath.Join(programs, "showloaded"), aKextOfTheBoot); err != nil {
 				return err
 			}
 			for name, standIn := range standIns {
-				if _, err := os.Stat(filepath.Join(programs, standIn.toldBy)); err != nil {
+				if _, err := os.Stat(filepath.Join(programs, standIn.directedBy)); err != nil {
 					continue
 				}
 				if err := standIn.install(filepath.Join(programs, name)); err != nil {
@@ -143,7 +143,7 @@ func TestMacOSScripts(t *testing.T) {
 					return errors.New("there is no /proc to look for processes in")
 				}
 				for _, process := range processes {
-					text, _ := os.ReadFile(process) // it may have ended
+					text, _ := os.ReadFile(process) // the process may have ended
 					if strings.HasPrefix(string(text), filepath.Join(ts.Getenv("MACOS"), args[0])+"\x00") {
 						return fmt.Errorf("%s still runs", args[0])
 					}
@@ -154,12 +154,12 @@ func TestMacOSScripts(t *testing.T) {
 	})
 }
 
-// scriptCommand makes a script's command of a function.
+// scriptCommand returns a script command that runs a function.
 func scriptCommand(run func(ts *testscript.TestScript, args []string) error) func(*testscript.TestScript, bool, []string) {
 	return func(ts *testscript.TestScript, expectsFailure bool, args []string) {
 		switch err := run(ts, args); {
 		case err == nil && expectsFailure:
-			ts.Fatalf("it did not fail")
+			ts.Fatalf("unexpected success")
 		case err != nil && !expectsFailure:
 			ts.Fatalf("%v", err)
 		}

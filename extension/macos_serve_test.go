@@ -17,7 +17,7 @@ import (
 	"github.com/kmodquery/kmodquery/test/standin"
 )
 
-// reportLines are what a process says, line by line.
+// reportLines collects the lines that a process reports.
 type reportLines struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -35,7 +35,7 @@ func (r *reportLines) lines() []string {
 	return strings.Split(strings.TrimSpace(r.text.String()), "\n")
 }
 
-// serveMac serves osquery as a Mac would whose eslogger plays a text.
+// serveMac serves osquery as on a Mac whose eslogger follows the play.
 func serveMac(t *testing.T, play string) (host *osqueryhost.Host, eslogger string, report *reportLines) {
 	t.Helper()
 	host = startHost(t)
@@ -55,7 +55,7 @@ func serveMac(t *testing.T, play string) (host *osqueryhost.Host, eslogger strin
 	return host, eslogger, report
 }
 
-// installOnMac gives a Mac its eslogger, and something that is loaded.
+// installOnMac installs eslogger and kmutil, which lists one extension.
 func installOnMac(t *testing.T) (eslogger string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -65,7 +65,7 @@ func installOnMac(t *testing.T) (eslogger string) {
 	return standin.Install(t, dir, "eslogger")
 }
 
-// await asks osquery until it has the answer that is wanted.
+// await repeats a query until its result is the wanted row.
 func await(t *testing.T, host *osqueryhost.Host, sql string, want map[string]string) {
 	t.Helper()
 	var got []map[string]string
@@ -89,35 +89,34 @@ func equal(a, b map[string]string) bool {
 	return len(a) == len(b)
 }
 
-// It is killed in the middle of a record, killed again, and then goes on. Nothing
-// that it had told is lost or stored twice.
-func TestEsloggerIsStartedAgain(t *testing.T) {
+// eslogger is killed within a record and then again. No event is lost or stored twice.
+func TestAKilledEsloggerIsStartedAgain(t *testing.T) {
 	record := func(name string, number int) string {
 		return "print " + standin.EsloggerRecord(name, number) + "\n"
 	}
 	host, eslogger, report := serveMac(t, record("com.a", 0)+`begin {"event":{"kextload":{"ident`+"\ndie\n---\ndie\n---\n"+record("com.b", 0)+record("com.c", 1))
 	await(t, host, `SELECT group_concat(name, ' ') AS names FROM (SELECT name FROM kernel_module_events WHERE source = 'endpoint_security' ORDER BY eid)`,
 		map[string]string{"names": "com.a com.b com.c"})
-	await(t, host, `SELECT state, received, lost, decode_errors, reason LIKE 'failed at %: eslogger exited unexpectedly: signal: killed' AS says_why FROM kernel_module_sensors WHERE source = 'endpoint_security'`,
-		map[string]string{"state": "active", "received": "4", "lost": "0", "decode_errors": "1", "says_why": "1"})
+	await(t, host, `SELECT state, received, lost, decode_errors, reason LIKE 'failed at %: eslogger exited unexpectedly: signal: killed' AS has_cause FROM kernel_module_sensors WHERE source = 'endpoint_security'`,
+		map[string]string{"state": "active", "received": "4", "lost": "0", "decode_errors": "1", "has_cause": "1"})
 	require.Equal(t, 3, standin.Runs(eslogger))
-	require.Equal(t, []string{"endpoint_security: eslogger exited unexpectedly: signal: killed"}, report.lines(), "one trouble is one line")
+	require.Equal(t, []string{"endpoint_security: eslogger exited unexpectedly: signal: killed"}, report.lines(), "each failure is reported once")
 	await(t, host, `SELECT count(*) AS findings FROM kernel_module_findings WHERE source = 'endpoint_security'`, map[string]string{"findings": "3"})
 }
 
-// Whoever installs the extension grants Full Disk Access afterwards.
-func TestAccessThatIsGrantedLater(t *testing.T) {
+// Full Disk Access is usually granted after the installation.
+func TestTheSourceStartsWhenFullDiskAccessIsGranted(t *testing.T) {
 	host, eslogger, report := serveMac(t, "say anything (ES_NEW_CLIENT_RESULT_ERR_NOT_PERMITTED)\nexit 1\n")
-	await(t, host, `SELECT state, reason LIKE '%give Full Disk Access to the responsible process%' AS says_what FROM kernel_module_sensors WHERE source = 'endpoint_security'`,
-		map[string]string{"state": "failed", "says_what": "1"})
+	await(t, host, `SELECT state, reason LIKE '%give Full Disk Access to the responsible process%' AS has_advice FROM kernel_module_sensors WHERE source = 'endpoint_security'`,
+		map[string]string{"state": "failed", "has_advice": "1"})
 	standin.Direct(t, eslogger, "print "+standin.EsloggerRecord("com.a", 0)+"\n")
 	await(t, host, `SELECT name FROM kernel_module_events WHERE source = 'endpoint_security'`, map[string]string{"name": "com.a"})
 	await(t, host, `SELECT state FROM kernel_module_sensors WHERE source = 'endpoint_security'`, map[string]string{"state": "active"})
 	require.Len(t, report.lines(), 1)
 }
 
-// A reader beside the recorder, as an osqueryi beside osqueryd.
-func TestAReaderOnMacOS(t *testing.T) {
+// A reader beside the recorder is like osqueryi beside osqueryd.
+func TestAReaderOnMacOSStartsNoEslogger(t *testing.T) {
 	t.Setenv("KMODQUERY_RETENTION_AGE", "0")
 	eslogger := installOnMac(t)
 	standin.Direct(t, eslogger, "print "+standin.EsloggerRecord("com.a", 0)+"\n")
@@ -133,5 +132,5 @@ func TestAReaderOnMacOS(t *testing.T) {
 	require.Zero(t, run(t.Context(), mac, append(arguments, "SELECT role, state FROM kernel_module_sensors WHERE source = 'endpoint_security'"), input(t, ""), &stdout, &stderr))
 	require.Equal(t, "name\ncom.a\nrole,state\nreader,active\n", stdout.String())
 	require.Empty(t, stderr.String())
-	require.Equal(t, 1, standin.Runs(eslogger), "the reader watches nothing")
+	require.Equal(t, 1, standin.Runs(eslogger), "only the recorder starts eslogger")
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/kmodquery/kmodquery/darwin/host"
 )
 
-// aMac is a Mac whose programs lie in a folder, without any that are not there.
+// aMac returns the platform of a Mac whose programs are in a folder.
 func aMac(programs string) *platform {
 	in := func(name string) string { return filepath.Join(programs, name) }
 	return macOS(host.Programs{
@@ -29,7 +29,7 @@ func bootOfAMac() host.Boot {
 	return host.Boot{ID: "6C9B7F0E-51B4-4B5E-9E5B-0C1D2E3F4A5B", Uptime: time.Hour}
 }
 
-func TestHelpOfMacOS(t *testing.T) {
+func TestHelpOnMacOSNamesItsSources(t *testing.T) {
 	var stdout, stderr strings.Builder
 	require.Zero(t, run(t.Context(), aMac(t.TempDir()), []string{"--help"}, input(t, ""), &stdout, &stderr))
 	require.Contains(t, stdout.String(), "of endpoint_security")
@@ -37,7 +37,7 @@ func TestHelpOfMacOS(t *testing.T) {
 	require.Empty(t, stderr.String())
 }
 
-func TestSourcesOfMacOS(t *testing.T) {
+func TestMacOSHasItsOwnSources(t *testing.T) {
 	_, err := parse(aMac(t.TempDir()), []string{"query", "--sources", kmodquery.SourceEBPF})
 	require.ErrorContains(t, err, `there is no source "ebpf" here; choose auto, or some of endpoint_security`)
 	c, err := parse(aMac(t.TempDir()), []string{"query", "--sources", kmodquery.SourceEndpointSecurity})
@@ -52,9 +52,9 @@ func (fullStore) Sync(context.Context) error   { return kmodquery.ErrNotStored }
 func (fullStore) Sensors() []kmodquery.Sensor  { return nil }
 func (s fullStore) Loaded() []kmodquery.Module { return s.loaded }
 
-// What is loaded is answered while the store takes nothing, and nothing is said to
-// hide that may have gone.
-func TestAnInventoryOfMacOSWhileTheStoreTakesNothing(t *testing.T) {
+// The inventory works while the store takes no events. An extension that may have been
+// unloaded since is not reported as hidden.
+func TestTheInventoryOfMacOSNeedsNoStore(t *testing.T) {
 	eslogger := installOnMac(t)
 	mac := aMac(filepath.Dir(eslogger))
 	modules, err := mac.newInventory(fullStore{[]kmodquery.Module{{Name: "com.example.gone", Views: []string{kmodquery.ViewEvents}}}}).Modules(t.Context())

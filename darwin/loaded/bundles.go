@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// bundleFolders are where macOS keeps kernel extensions; the first has the say.
+// bundleFolders are the folders of kernel extensions. If two have a bundle with the
+// same id, the first one counts.
 var bundleFolders = []string{
 	"/System/Library/Extensions",
 	"/Library/Apple/System/Library/Extensions",
@@ -17,14 +18,14 @@ var bundleFolders = []string{
 }
 
 const (
-	// maxBundles bounds the bundles that are looked at.
+	// maxBundles bounds the bundles that are read.
 	maxBundles = 8192
-	// bundlesTime bounds the look at all of them.
+	// bundlesTime bounds the time for reading all of them.
 	bundlesTime = 20 * time.Second
 )
 
-// Bundles find the bundle of an extension by its id. The folders are read again
-// when they change.
+// bundles finds the bundle of an extension by its id. It reads the folders again when
+// they change. It is safe for concurrent use.
 type bundles struct {
 	folders []string
 
@@ -33,7 +34,7 @@ type bundles struct {
 	paths   map[string]string // by id
 }
 
-// find returns the bundle's path, or "".
+// find returns the path of a bundle, or "".
 func (b *bundles) find(ctx context.Context, id string) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -51,15 +52,15 @@ func (b *bundles) find(ctx context.Context, id string) string {
 			addBundles(ctx, paths, folder, true)
 		}
 		if ctx.Err() != nil {
-			return paths[id] // as far as it came
+			return paths[id] // from the folders that were read in time
 		}
 		b.paths, b.changed = paths, changed
 	}
 	return b.paths[id]
 }
 
-// addBundles adds the bundles of a folder, and the extensions inside them. What
-// cannot be read is none.
+// addBundles adds the bundles of a folder and the extensions inside them. It ignores
+// folders and bundles that cannot be read.
 func addBundles(ctx context.Context, paths map[string]string, folder string, isOuter bool) {
 	entries, _ := os.ReadDir(folder)
 	for _, entry := range entries {

@@ -1,9 +1,9 @@
-// Package loaded looks at which kernel extensions macOS has loaded, what it
-// remembers of those that it loaded before, and what lies on disk for them. It
-// imports the root package and package darwin/host, runs the programs of macOS that
-// know, and compiles everywhere.
+// Package loaded lists the kernel extensions that macOS has loaded or remembers from
+// earlier loads, and describes their files on disk. It imports the root package,
+// packages internal/cmdout and darwin/host, runs programs of macOS, and compiles on
+// every system.
 //
-// Nothing of macOS's kernel can be read past its own list, so nothing is found
-// here that hides. What is on disk now is no proof of what was loaded; KextPolicy
-// has the hash of that.
+// macOS offers no view of its kernel besides the kernel's own list, so a hidden
+// extension cannot be found. A file on disk does not prove what was loaded;
+// KextPolicy has the hash of the loaded code.
 package loaded

@@ -15,7 +15,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// Columns that [kmodquery.ModuleFile.Missing] can name.
+// Columns that may appear in [kmodquery.ModuleFile.Missing].
 const (
 	columnPath   = "path"
 	columnSHA256 = "sha256"
@@ -25,19 +25,21 @@ const (
 )
 
 const (
-	// signatureTime and maxSignature bound one call of codesign.
+	// signatureTime bounds the time of one codesign, and maxSignature its output in
+	// bytes.
 	signatureTime = 10 * time.Second
 	maxSignature  = 64 << 10
-	// maxExecutable bounds the executable that is hashed, in bytes, and hashTime
-	// the hashing.
+	// maxExecutable bounds an executable that is hashed, in bytes, and hashTime the
+	// time for it.
 	maxExecutable = 1 << 30
 	hashTime      = 10 * time.Second
 )
 
-// File tells what lies on disk for an extension: its bundle, the hash of the
-// executable in it, and who signed it. The bundle is the one that it was loaded
-// from, where that is known and still one of that id, else the one of that id in
-// macOS's folders. Apple's own come without an executable from macOS 11 on.
+// File returns what is on disk for an extension: its bundle, the hash of the bundle's
+// executable and its signature. The bundle is the one at the module's path, if that
+// still has the extension's id, otherwise the one with this id in the folders of
+// macOS. Since macOS 11 Apple's own bundles have no executable. Values that cannot
+// be determined are named in Missing.
 func (k *Kexts) File(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFile {
 	var file kmodquery.ModuleFile
 	path, i, executable := m.Path, info{}, ""
@@ -88,32 +90,31 @@ func hashExecutable(ctx context.Context, path string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, hashTime)
 	defer cancel()
 	sum := sha256.New()
-	if _, err := io.Copy(sum, &patientReader{ctx, file}); err != nil {
+	if _, err := io.Copy(sum, &contextReader{ctx, file}); err != nil {
 		return "", fmt.Errorf("read an executable: %w", err)
 	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
-// A patientReader reads as long as its context lives.
-type patientReader struct {
+// A contextReader reads a file until its context ends.
+type contextReader struct {
 	ctx  context.Context
 	file *os.File
 }
 
-func (r *patientReader) Read(b []byte) (int, error) {
+func (r *contextReader) Read(b []byte) (int, error) {
 	if err := r.ctx.Err(); err != nil {
 		return 0, err
 	}
 	return r.file.Read(b)
 }
 
-// A signature is what codesign shows of one. All is empty for a bundle that has
-// none.
+// A signature holds what codesign prints. It is empty for an unsigned bundle.
 type signature struct{ authority, team, cdhash string }
 
 func (k *Kexts) signature(ctx context.Context, path string) (signature, error) {
 	if strings.ContainsAny(path, "\r\n") {
-		return signature{}, errors.New("its path would pass for lines of codesign's")
+		return signature{}, errors.New("its path contains a line break and could forge lines of codesign")
 	}
 	_, text, err := run(ctx, signatureTime, maxSignature, k.programs.Codesign, "-d", "--verbose=4", path)
 	if err != nil && strings.Contains(text, "code object is not signed at all") {
@@ -127,8 +128,8 @@ func (k *Kexts) signature(ctx context.Context, path string) (signature, error) {
 
 var signatureLine = regexp.MustCompile(`(?m)^(Authority|TeamIdentifier|CDHash)=(.{1,512})$`)
 
-// parseSignature reads the output of codesign -d --verbose=4. The first of the
-// authorities is the one that signed, the others vouch for it.
+// parseSignature parses the output of codesign -d --verbose=4. The first authority is
+// the signer; the others certify it.
 func parseSignature(text string) signature {
 	found := map[string]string{}
 	for _, m := range signatureLine.FindAllStringSubmatch(text, -1) {

@@ -15,30 +15,29 @@ import (
 
 const (
 	// maxInfo bounds an Info.plist in bytes, and maxBinaryInfo one in the binary
-	// form, whose depth costs more.
+	// format, in which deep nesting costs more.
 	maxInfo       = 2 << 20
 	maxBinaryInfo = 256 << 10
-	// maxDepth bounds how deep the elements of one lie in each other. Those of
-	// Apple's have some ten.
+	// maxDepth bounds the nesting of elements. Apple's files have some ten levels.
 	maxDepth = 64
 )
 
-// An info is what the Info.plist of a bundle says.
+// An info holds the used keys of a bundle's Info.plist.
 type info struct {
 	ID         string `plist:"CFBundleIdentifier"`
 	Version    string `plist:"CFBundleVersion"`
 	Executable string `plist:"CFBundleExecutable"`
 }
 
-// infoPlaces are where a bundle has its Info.plist, and beside it its executable:
-// in most, and in those of the oldest form.
+// infoPlaces are the paths of the Info.plist and of the folder of executables in a
+// bundle: of the usual layout, and of the oldest one.
 var infoPlaces = []struct{ info, executables string }{
 	{"Contents/Info.plist", "Contents/MacOS"},
 	{"Info.plist", ""},
 }
 
-// readInfo reads the Info.plist of a bundle, and where its executable is, or ""
-// where it has none.
+// readInfo returns the Info.plist of a bundle and the path of its executable, or ""
+// if it has none.
 func readInfo(bundle string) (info, string, error) {
 	var failed error
 	for _, place := range infoPlaces {
@@ -65,12 +64,12 @@ func readInfo(bundle string) (info, string, error) {
 	return info{}, "", fmt.Errorf("read an Info.plist: %w", failed)
 }
 
-var errInfo = errors.New("it is no Info.plist")
+var errInfo = errors.New("not a valid Info.plist")
 
-// parseInfo reads an Info.plist in XML or in the binary form. It may be anybody's.
+// parseInfo parses an untrusted Info.plist in XML or in the binary format.
 func parseInfo(text []byte) (i info, err error) {
 	defer func() {
-		if recovered := recover(); recovered != nil { // the library panics on some
+		if recovered := recover(); recovered != nil { // the library panics on some input
 			i, err = info{}, fmt.Errorf("%w: %v", errInfo, recovered)
 		}
 	}()
@@ -83,7 +82,7 @@ func parseInfo(text []byte) (i info, err error) {
 	return i, nil
 }
 
-// checkInfo keeps from the library what would cost it more than it is worth.
+// checkInfo rejects input that would cost the library too much memory or time.
 func checkInfo(text []byte) error {
 	if len(text) > maxInfo {
 		return fmt.Errorf("%w: it has more than %d bytes", errInfo, maxInfo)
@@ -92,7 +91,7 @@ func checkInfo(text []byte) error {
 		return checkBinary(text)
 	}
 	if !bytes.HasPrefix(bytes.TrimSpace(text), []byte("<")) {
-		return fmt.Errorf("%w: it has another form", errInfo) // the library would take text, too
+		return fmt.Errorf("%w: its format is unknown", errInfo) // the library also accepts a text format
 	}
 	depth := 0
 	decoder := xml.NewDecoder(bytes.NewReader(text))
@@ -111,13 +110,14 @@ func checkInfo(text []byte) error {
 			depth--
 		}
 		if depth > maxDepth {
-			return fmt.Errorf("%w: it is too deep", errInfo)
+			return fmt.Errorf("%w: it is nested too deeply", errInfo)
 		}
 	}
 }
 
-// checkBinary looks at the trailer of the binary form, by which the library makes
-// room: sizes of offsets and references, and how many objects there are.
+// checkBinary checks the trailer of the binary format, from which the library
+// computes its allocations: the sizes of offsets and references, and the number of
+// objects.
 func checkBinary(text []byte) error {
 	const trailer = 32
 	if len(text) > maxBinaryInfo || len(text) < trailer {

@@ -18,7 +18,7 @@ func infoIn(t testing.TB, format int) []byte {
 	return text
 }
 
-func TestParseInfo(t *testing.T) {
+func TestParseInfoReadsBothFormats(t *testing.T) {
 	for _, format := range []int{plist.XMLFormat, plist.BinaryFormat} {
 		i, err := parseInfo(infoIn(t, format))
 		require.NoError(t, err)
@@ -26,7 +26,7 @@ func TestParseInfo(t *testing.T) {
 	}
 }
 
-func TestInfosThatAreNone(t *testing.T) {
+func TestInvalidInfosAreErrors(t *testing.T) {
 	binaryInfo := infoIn(t, plist.BinaryFormat)
 	change := func(at int, to ...byte) string {
 		b := append([]byte(nil), binaryInfo...)

@@ -10,45 +10,45 @@ import (
 	"github.com/kmodquery/kmodquery/darwin/host"
 )
 
-// Kexts are the kernel extensions of this host. They may be used concurrently
-// and hold nothing open.
+// Kexts reads the kernel extensions of this host. It is safe for concurrent use and
+// keeps no files open.
 type Kexts struct {
 	programs host.Programs
 	bundles  bundles
 
 	mu     sync.Mutex
-	memory *memory // as KextPolicy was
-	as     fingerprint
+	policy *policy     // the content of KextPolicy, nil if not read yet
+	read   fingerprint // of KextPolicy when it was read
 }
 
-// New returns those that these programs know of.
+// New returns a Kexts that uses these programs.
 func New(programs host.Programs) *Kexts {
 	return &Kexts{programs: programs, bundles: bundles{folders: bundleFolders}}
 }
 
-// Listed returns the extensions that the kernel lists, without its own
-// components. A call takes as long as kmutil does, up to a second.
+// Listed returns the extensions that the kernel lists, without the kernel's own
+// components. A call takes as long as kmutil, up to a second.
 func (k *Kexts) Listed(ctx context.Context) ([]kmodquery.Module, error) {
 	return k.list(ctx)
 }
 
-// Modules returns the same with what KextPolicy remembers of each: where it was
-// loaded from and when, who signed it, and who let it load. Without KextPolicy
-// this stays unknown; [Kexts.Shown] tells why.
+// Modules returns the listed extensions with what KextPolicy has about each: from
+// which path and when it was loaded, who signed it, and who allowed it. If KextPolicy
+// cannot be read, these values are unknown and [Kexts.Shown] returns the reason.
 func (k *Kexts) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	modules, err := k.list(ctx)
 	if err != nil {
 		return nil, err
 	}
-	memory, _ := k.remember(ctx)
+	policy, _ := k.readPolicy(ctx)
 	for i := range modules {
-		memory.describe(&modules[i])
+		policy.describe(&modules[i])
 	}
 	return modules, nil
 }
 
-// All returns those and the ones that KextPolicy remembers, of this boot and
-// earlier ones, and that are not loaded now: as [kmodquery.ModuleGone].
+// All returns the result of Modules and the extensions in KextPolicy's history that
+// are not loaded now, in state [kmodquery.ModuleGone].
 func (k *Kexts) All(ctx context.Context) ([]kmodquery.Module, error) {
 	modules, err := k.Modules(ctx)
 	if err != nil {
@@ -58,69 +58,69 @@ func (k *Kexts) All(ctx context.Context) ([]kmodquery.Module, error) {
 	for _, m := range modules {
 		isThere[m.Name] = true
 	}
-	memory, _ := k.remember(ctx)
-	for _, load := range memory.history {
+	policy, _ := k.readPolicy(ctx)
+	for _, load := range policy.history {
 		if load.bundle == "" || isThere[load.bundle] {
 			continue
 		}
 		isThere[load.bundle] = true
 		m := kmodquery.Module{Name: load.bundle, State: kmodquery.ModuleGone}
-		memory.describe(&m)
+		policy.describe(&m)
 		modules = append(modules, m)
 	}
 	return modules, nil
 }
 
-// Confirm returns none: what the kernel does not list cannot be seen on macOS.
+// Confirm returns no modules: macOS shows nothing that the kernel does not list.
 func (k *Kexts) Confirm(context.Context, []kmodquery.Module) ([]kmodquery.Module, error) {
 	return nil, nil
 }
 
-// Taint is 0: macOS's kernel has none.
+// Taint returns 0: the kernel of macOS has no taint.
 func (k *Kexts) Taint(context.Context) (int64, error) { return 0, nil }
 
-// Shown names the views that can be had, and says what keeps KextPolicy away, or
-// what this macOS does not keep in it.
+// Shown returns the available views. The reason says why KextPolicy cannot be read, or
+// what it lacks on this version of macOS.
 func (k *Kexts) Shown() (shown []string, reason string) {
 	shown = []string{kmodquery.ViewShowloaded}
-	memory, err := k.remember(context.Background())
+	policy, err := k.readPolicy(context.Background())
 	if err != nil {
 		return shown, strings.Join(strings.Fields(err.Error()), " ")
 	}
-	if len(memory.lacks) > 0 {
-		reason = "KextPolicy of this macOS lacks " + strings.Join(memory.lacks, ", ")
+	if len(policy.lacks) > 0 {
+		reason = "KextPolicy of this macOS lacks " + strings.Join(policy.lacks, ", ")
 	}
-	if slices.Contains(memory.lacks, "kext_load_history_v3") {
-		return shown, reason + ": nothing is known of earlier loads"
+	if slices.Contains(policy.lacks, "kext_load_history_v3") {
+		return shown, reason + ": earlier loads are unknown"
 	}
 	return append(shown, kmodquery.ViewKextPolicy), reason
 }
 
-// remember returns what KextPolicy holds, and an empty memory with the error
-// where it cannot be read. It is read again when it changes.
-func (k *Kexts) remember(ctx context.Context) (*memory, error) {
+// readPolicy returns the content of KextPolicy, or an empty policy and an error if it
+// cannot be read. It reads KextPolicy again when it has changed.
+func (k *Kexts) readPolicy(ctx context.Context) (*policy, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now, err := fingerprintOf(k.programs.KextPolicy)
 	if err != nil {
-		k.memory = nil
-		return &memory{}, explainPolicy(k.programs.KextPolicy, err)
+		k.policy = nil
+		return &policy{}, explainPolicy(k.programs.KextPolicy, err)
 	}
-	if k.memory != nil && now == k.as {
-		return k.memory, nil
+	if k.policy != nil && now == k.read {
+		return k.policy, nil
 	}
-	read, err := readPolicy(ctx, k.programs.KextPolicy)
+	current, err := readPolicy(ctx, k.programs.KextPolicy)
 	if err != nil {
-		k.memory = nil
-		return &memory{}, err
+		k.policy = nil
+		return &policy{}, err
 	}
-	k.memory, k.as = read, now
-	return read, nil
+	k.policy, k.read = current, now
+	return current, nil
 }
 
-// describe adds what is remembered of an extension.
-func (m *memory) describe(module *kmodquery.Module) {
-	load := m.latest(module.Name)
+// describe adds what KextPolicy has about an extension.
+func (p *policy) describe(module *kmodquery.Module) {
+	load := p.latest(module.Name)
 	if load != nil {
 		module.Views = append(module.Views, kmodquery.ViewKextPolicy)
 		if strings.HasPrefix(load.path, "/") {
@@ -131,5 +131,5 @@ func (m *memory) describe(module *kmodquery.Module) {
 			module.LastLoaded = new(load.seen.Unix())
 		}
 	}
-	module.Policy = m.policy(module.TeamID, module.Name)
+	module.Policy = p.approval(module.TeamID, module.Name)
 }

@@ -15,15 +15,15 @@ import (
 )
 
 const (
-	// listTime bounds the listing of what is loaded.
+	// listTime bounds the time for listing the loaded extensions.
 	listTime = 20 * time.Second
-	// maxList bounds its output in bytes; a kernel has some hundreds of extensions.
+	// maxList bounds the output in bytes. A kernel has some hundreds of extensions.
 	maxList = 4 << 20
-	// maxListed bounds the extensions that it may name.
+	// maxListed bounds the extensions in the list.
 	maxListed = 1 << 14
 )
 
-// list asks kmutil, or kextstat before macOS 11, what is loaded.
+// list returns the loaded extensions as kmutil lists them, or kextstat before macOS 11.
 func (k *Kexts) list(ctx context.Context) ([]kmodquery.Module, error) {
 	program, arguments := k.programs.Kmutil, []string{"showloaded", "--list-only", "--no-kernel-components"}
 	if !exists(program) {
@@ -38,7 +38,7 @@ func (k *Kexts) list(ctx context.Context) ([]kmodquery.Module, error) {
 	}
 	modules := parseList(text)
 	if len(modules) == 0 {
-		return nil, fmt.Errorf("list the kernel extensions: %s names none", program)
+		return nil, fmt.Errorf("list the kernel extensions: %s lists none", program)
 	}
 	return modules, nil
 }
@@ -50,13 +50,13 @@ func exists(path string) bool {
 
 // listedLine is a line of kmutil showloaded and of kextstat:
 //
-//	index refs address size wired name (version) UUID <indexes of those that it uses>
+//	index refs address size wired name (version) UUID <indexes of the extensions it uses>
 //
-// kextstat of old has no UUID.
+// Old versions of kextstat print no UUID.
 var listedLine = regexp.MustCompile(`^\s*([0-9]+)\s+(-?[0-9]+)\s+(?:0x)?([0-9a-fA-F]{1,16})\s+(?:0x)?([0-9a-fA-F]{1,16})\s+(?:0x)?[0-9a-fA-F]{1,16}\s+(\S{1,255}) \(([^()]{0,64})\)(?:\s+[0-9A-Fa-f-]{36})?(?:\s+<([0-9 ]*)>)?\s*$`)
 
-// parseList reads the lines that name an extension; the others are a heading and
-// remarks.
+// parseList returns the extensions of a list. It ignores all other lines, such as the
+// heading.
 func parseList(text string) []kmodquery.Module {
 	var modules []kmodquery.Module
 	seen := map[string]bool{}
@@ -71,7 +71,7 @@ func parseList(text string) []kmodquery.Module {
 		if n, err := strconv.ParseInt(fields[2], 10, 64); err == nil {
 			m.Refs = &n
 		}
-		if n, err := strconv.ParseUint(fields[3], 16, 64); err == nil && n != 0 { // it is 0 where the kernel does not tell
+		if n, err := strconv.ParseUint(fields[3], 16, 64); err == nil && n != 0 { // 0 means that the kernel hides the address
 			m.Address = new(int64(n))
 		}
 		if n, err := strconv.ParseInt(fields[4], 16, 64); err == nil {

@@ -27,7 +27,8 @@ const (
 	team     = "ABCDE12345"
 )
 
-// A mac is a folder in which the stand-ins find what to do, and a database.
+// A mac is a Kexts with the folder of the files that direct the stand-ins, and a
+// KextPolicy.
 type mac struct {
 	t    *testing.T
 	dir  string
@@ -58,8 +59,8 @@ func (h *mac) write(name, text string) {
 	require.NoError(h.t, os.WriteFile(path, []byte(text), 0o600))
 }
 
-// policy runs statements in the database, which stays open until the test ends,
-// so that what they write stands in its write-ahead log.
+// policy runs statements in KextPolicy. It keeps the database open until the test
+// ends, so that their changes stay in the write-ahead log.
 func (h *mac) policy(statements ...string) {
 	h.t.Helper()
 	db, err := sql.Open("sqlite", h.file)
@@ -80,7 +81,7 @@ const (
 
 var cdhash = strings.Repeat("0123456789", 4)
 
-// bundle writes one with an executable.
+// bundle writes a bundle with an executable.
 func (h *mac) bundle(folder, name, id string) string {
 	h.t.Helper()
 	text, err := plist.Marshal(map[string]any{
@@ -98,7 +99,7 @@ func sha(text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-func TestListed(t *testing.T) {
+func TestListedReturnsWhatKmutilLists(t *testing.T) {
 	h := newMac(t)
 	modules, err := h.Listed(t.Context())
 	require.NoError(t, err)
@@ -114,7 +115,7 @@ func TestListed(t *testing.T) {
 	require.Equal(t, "showloaded --list-only --no-kernel-components\n", string(arguments))
 }
 
-func TestListedBeforeMacOS11(t *testing.T) {
+func TestListedUsesKextstatBeforeMacOS11(t *testing.T) {
 	h := newMac(t)
 	h.programs.Kmutil = filepath.Join(h.dir, "kmutil")
 	h.write("kextstat.lines", "   12    0 0xffffff7f80a00000 0x4000     0x4000     com.example.old (4) <5 4>\n")
@@ -128,7 +129,7 @@ func TestListedBeforeMacOS11(t *testing.T) {
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 }
 
-func TestAListThatCannotBeHad(t *testing.T) {
+func TestListedFailsIfKmutilFails(t *testing.T) {
 	h := newMac(t)
 	h.write("kmutil_fails", "Error Domain=KMErrorDomain Code=71\n\"Could not determine\"\n")
 	_, err := h.Listed(t.Context())
@@ -138,11 +139,11 @@ func TestAListThatCannotBeHad(t *testing.T) {
 
 	h.write("showloaded", "")
 	_, err = h.Listed(t.Context())
-	require.ErrorContains(t, err, "names none")
+	require.ErrorContains(t, err, "lists none")
 
 	h.write("showloaded", strings.Repeat(probeRow, maxList/len(probeRow)+1))
 	_, err = h.Listed(t.Context())
-	require.ErrorIs(t, err, errTooMuch)
+	require.ErrorIs(t, err, errTooLong)
 
 	h.write("kmutil_hangs", "")
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
@@ -153,7 +154,7 @@ func TestAListThatCannotBeHad(t *testing.T) {
 	require.Less(t, time.Since(began), time.Minute)
 }
 
-func TestParseList(t *testing.T) {
+func TestParseListIgnoresInvalidAndRepeatedLines(t *testing.T) {
 	modules := parseList("Executing: /usr/bin/kmutil showloaded\n" +
 		"Index Refs Address            Size       Wired      Name (Version) UUID <Linked Against>\n" +
 		"x   1 0x1 0x1 0x1 com.example.x (1)\n" +
@@ -168,7 +169,7 @@ func TestParseList(t *testing.T) {
 	require.Equal(t, "2", modules[1].Version)
 }
 
-func TestModulesAreWhatKextPolicyRemembers(t *testing.T) {
+func TestModulesHaveTheDetailsOfKextPolicy(t *testing.T) {
 	h := newMac(t)
 	h.policy(history11, userTable, mdmTable,
 		"INSERT INTO kext_load_history_v3 VALUES ('/Library/Extensions/old.kext', 'OLDTEAM123', '"+probe+"', 'B1', '2020-01-01 00:00:00', '2020-01-01 00:00:00', 1, NULL)",
@@ -207,7 +208,7 @@ func TestModulesAreWhatKextPolicyRemembers(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, taint)
 
-	// It is read again when it changes.
+	// KextPolicy is read again when it changes.
 	h.policy("UPDATE kext_policy_mdm SET allowed = 0")
 	modules, err = h.Modules(t.Context())
 	require.NoError(t, err)
@@ -221,8 +222,8 @@ func TestModulesAreWhatKextPolicyRemembers(t *testing.T) {
 	require.Empty(t, left)
 }
 
-func TestPolicy(t *testing.T) {
-	m := memory{
+func TestDeviceManagementTakesPrecedenceOverTheUser(t *testing.T) {
+	p := policy{
 		mdm:  []approval{{"TEAM1", "com.a", true}, {"TEAM2", "", true}, {"TEAM3", "*", true}, {"TEAM4", "com.d", false}, {"", "", true}},
 		user: []approval{{"TEAM4", "com.d", true}, {"TEAM5", "com.e", true}, {"TEAM5", "com.f", false}},
 	}
@@ -230,22 +231,22 @@ func TestPolicy(t *testing.T) {
 		{"TEAM1", "com.a"}: "mdm", {"TEAM1", "com.b"}: "", {"TEAM2", "com.b"}: "mdm", {"TEAM3", "com.c"}: "mdm", {"TEAM4", "com.d"}: "unapproved",
 		{"TEAM5", "com.e"}: "user", {"TEAM5", "com.f"}: "unapproved", {"TEAM6", "com.e"}: "", {"", "com.e"}: "user", {"", "com.z"}: "", {"", "com.a"}: "mdm",
 	} {
-		require.Equal(t, want, m.policy(extension[0], extension[1]), extension)
+		require.Equal(t, want, p.approval(extension[0], extension[1]), extension)
 	}
 }
 
-func TestKextPolicyOfOtherForms(t *testing.T) {
+func TestKextPoliciesOfOtherKinds(t *testing.T) {
 	for name, test := range map[string]struct {
 		make   func(h *mac)
 		shown  int
 		reason string
 	}{
-		"none":          {func(*mac) {}, 1, "KextPolicy, which remembers what was loaded; needs macOS 10.13 or later"},
+		"none":          {func(*mac) {}, 1, "KextPolicy, the history of loads; needs macOS 10.13 or later"},
 		"no database":   {func(h *mac) { h.write("KextPolicy", strings.Repeat("no database\n", 100)) }, 1, "file is not a database"},
-		"a folder":      {func(h *mac) { require.NoError(h.t, os.Mkdir(h.file, 0o700)) }, 1, "is no regular file"},
-		"a pipe":        {func(h *mac) { require.NoError(h.t, syscall.Mkfifo(h.file, 0o600)) }, 1, "is no regular file"},
+		"a folder":      {func(h *mac) { require.NoError(h.t, os.Mkdir(h.file, 0o700)) }, 1, "is not a regular file"},
+		"a pipe":        {func(h *mac) { require.NoError(h.t, syscall.Mkfifo(h.file, 0o600)) }, 1, "is not a regular file"},
 		"too large":     {func(h *mac) { h.write("KextPolicy", ""); require.NoError(h.t, os.Truncate(h.file, maxPolicy+1)) }, 1, "more than 67108864 bytes"},
-		"empty":         {func(h *mac) { h.policy() }, 1, "lacks kext_load_history_v3, kext_policy, kext_policy_mdm: nothing is known of earlier loads"},
+		"empty":         {func(h *mac) { h.policy() }, 1, "lacks kext_load_history_v3, kext_policy, kext_policy_mdm: earlier loads are unknown"},
 		"before 11":     {func(h *mac) { h.policy(strings.Replace(history11, ", cdhash TEXT", "", 1), userTable, mdmTable) }, 2, "lacks kext_load_history_v3.cdhash"},
 		"other columns": {func(h *mac) { h.policy("CREATE TABLE kext_load_history_v3 (a, b)", userTable, mdmTable) }, 2, "lacks kext_load_history_v3.path"},
 		"odd values": {func(h *mac) {
@@ -271,13 +272,13 @@ func TestKextPolicyOfOtherForms(t *testing.T) {
 	}
 }
 
-func TestKextPolicyThatMayNotBeRead(t *testing.T) {
+func TestAForbiddenKextPolicyNeedsFullDiskAccess(t *testing.T) {
 	err := explainPolicy("/var/db/SystemPolicyConfiguration/KextPolicy", fmt.Errorf("open: %w", syscall.EPERM))
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 	require.ErrorContains(t, err, "Full Disk Access for kmodquery.ext")
 }
 
-func TestFile(t *testing.T) {
+func TestFileDescribesTheBundleOfAnExtension(t *testing.T) {
 	h := newMac(t)
 	path := h.bundle("Library", "probe.kext", probe)
 	h.write("signatures/probe.kext", "Identifier="+probe+"\nCDHash="+cdhash+"\nSignature size=9000\nAuthority=Developer ID Application: Example ("+team+")\nAuthority=Developer ID Certification Authority\nAuthority=Apple Root CA\nTeamIdentifier="+team+"\n")
@@ -292,13 +293,13 @@ func TestFile(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(arguments), "-d --verbose=4 "+path+"\n")
 
-	// Inside another one, of which the first folder has the say; not signed.
+	// An unsigned bundle inside another one. The first folder counts.
 	inner := h.bundle("System/outer.kext/Contents/PlugIns", "inner.kext", "com.example.inner")
 	h.bundle("System", "outer.kext", "com.example.outer")
 	h.bundle("Library", "inner.kext", "com.example.inner")
 	require.Equal(t, kmodquery.ModuleFile{Path: inner, SHA256: sha("com.example.inner")}, h.File(t.Context(), kmodquery.Module{Name: "com.example.inner"}))
 
-	// Without an executable, as Apple's are.
+	// A bundle without an executable, like Apple's.
 	require.NoError(t, os.Remove(filepath.Join(path, "Contents/MacOS/x")))
 	got := h.File(t.Context(), kmodquery.Module{Name: probe})
 	require.Equal(t, team+" sha256", got.TeamID+" "+got.Missing)
@@ -308,7 +309,7 @@ func TestFile(t *testing.T) {
 	require.Equal(t, kmodquery.ModuleFile{Path: other, Missing: "sha256,signer,team_id,cdhash"}, h.File(t.Context(), kmodquery.Module{Name: "com.example.none", Path: other}))
 }
 
-func TestFilesOfStrangers(t *testing.T) {
+func TestFileOfAHostileBundle(t *testing.T) {
 	h := newMac(t)
 	name := "x\nAuthority=Apple.kext"
 	path := h.bundle("Library", name, probe)
@@ -316,7 +317,7 @@ func TestFilesOfStrangers(t *testing.T) {
 	file := h.File(t.Context(), kmodquery.Module{Name: probe, Path: path})
 	require.Equal(t, kmodquery.ModuleFile{Path: path, SHA256: sha(probe), Missing: "signer,team_id,cdhash"}, file)
 
-	// An executable that is none.
+	// An executable that is a pipe.
 	path = h.bundle("Library", "pipe.kext", probe)
 	executable := filepath.Join(path, "Contents/MacOS/x")
 	require.NoError(t, os.Remove(executable))
@@ -331,7 +332,7 @@ func TestFilesOfStrangers(t *testing.T) {
 	require.Less(t, time.Since(began), time.Minute)
 }
 
-func TestParseSignature(t *testing.T) {
+func TestParseSignatureTakesTheFirstAuthority(t *testing.T) {
 	require.Equal(t, signature{}, parseSignature("Signature=adhoc\nTeamIdentifier=not set\nCDHash=xyz\n"))
 	require.Equal(t, signature{authority: "Software Signing", cdhash: cdhash}, parseSignature("CDHash="+cdhash+"\nAuthority=Software Signing\nAuthority=Apple Root CA\nTeamIdentifier=not set"))
 }

@@ -31,8 +31,7 @@ func (s *sink) Append(_ context.Context, events []kmodquery.Event) error {
 	return nil
 }
 
-// facts are the names of what is known of each event, in the events' order by
-// name.
+// facts returns the main columns of each event, sorted.
 func (s *sink) facts() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -44,9 +43,9 @@ func (s *sink) facts() []string {
 	return all
 }
 
-// What is there at the start, and what the log tells of this boot, as a recorder
-// writes it.
-func TestWhatARecorderFindsAtItsStart(t *testing.T) {
+// The recorder writes the loaded extensions and the events that the log has of this
+// boot.
+func TestARecorderStoresLoadedExtensionsAndTheLogOfTheBoot(t *testing.T) {
 	h := newMac(t)
 	h.policy(history11, userTable, mdmTable,
 		"INSERT INTO kext_load_history_v3 VALUES ('/Library/Extensions/probe.kext', '"+team+"', '"+probe+"', 'B2', '2026-11-01 10:00:00', '2026-11-24 09:30:00', 53, '"+cdhash+"')",

@@ -12,18 +12,18 @@ import (
 	"github.com/kmodquery/kmodquery/internal/cmdout"
 )
 
-// maxSaid bounds what of a program's errors is quoted, in bytes.
-const maxSaid = 512
+// maxQuoted bounds the part of standard error that an error quotes, in bytes.
+const maxQuoted = 512
 
-// errTooMuch is what a program's output beyond the limit is.
-var errTooMuch = errors.New("it prints too much")
+// errTooLong is the error for output beyond the limit.
+var errTooLong = errors.New("its output is too long")
 
-// run calls a program and returns what it wrote. It is killed, with all that it
-// started, when the time is over or when it writes more than limit bytes.
+// run runs a program and returns its output. It kills the program's process group
+// after the time within, or when an output exceeds limit bytes.
 func run(ctx context.Context, within time.Duration, limit int, program string, arguments ...string) (stdout, stderr string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	out, errs := cmdout.NewHead(limit, errTooMuch), cmdout.NewHead(limit, errTooMuch)
+	out, errs := cmdout.NewHead(limit, errTooLong), cmdout.NewHead(limit, errTooLong)
 	cmd := exec.CommandContext(ctx, program, arguments...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	cmd.Stdout, cmd.Stderr = out, errs
@@ -33,20 +33,20 @@ func run(ctx context.Context, within time.Duration, limit int, program string, a
 	err = cmd.Run()
 	switch {
 	case out.IsCut() || errs.IsCut():
-		err = errTooMuch
+		err = errTooLong
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		err = fmt.Errorf("it did not end within %v", within)
 	}
 	if err != nil {
-		err = fmt.Errorf("run %s: %w%s", program, err, said(errs.Line()))
+		err = fmt.Errorf("run %s: %w%s", program, err, quote(errs.Line()))
 	}
 	return out.String(), errs.String(), err
 }
 
-// said is what a program complained of, as the end of an error.
-func said(line string) string {
+// quote returns a program's standard error as the end of an error message.
+func quote(line string) string {
 	if line == "" {
 		return ""
 	}
-	return ": " + line[:min(len(line), maxSaid)]
+	return ": " + line[:min(len(line), maxQuoted)]
 }

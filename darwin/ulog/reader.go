@@ -11,8 +11,8 @@ import (
 	"github.com/kmodquery/kmodquery/internal/source"
 )
 
-// maxPause bounds how long the run loop waits without looking at its deadlines.
-const maxPause = 10 * time.Second
+// wakeTime is the longest time that the run loop waits.
+const wakeTime = 10 * time.Second
 
 // A reader reads the log during one Run. It is not safe for concurrent use.
 type reader struct {
@@ -67,7 +67,7 @@ func (r *reader) run(ctx context.Context, ready func()) error {
 				return err
 			}
 		}
-		next := source.Earliest(now.Add(maxPause), headerDue, readyDue, r.refusals.due(), r.backfill.due(), sync.Due(r.settled(sync.Began())))
+		next := source.Earliest(now.Add(wakeTime), headerDue, readyDue, r.refusals.due(), r.backfill.due(), sync.Due(r.settled(sync.Began())))
 		timer.Reset(time.Until(next))
 		select {
 		case <-ctx.Done():

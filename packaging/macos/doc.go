@@ -1,4 +1,3 @@
-// Package macos holds no code: it is the folder of what is installed on a Mac
-// beside the binary, a launchd service and an example of a configuration profile,
-// and of their tests.
+// Package macos has no code, only tests of the files in this folder: a launchd service
+// and an example of a configuration profile for Macs.
 package macos

@@ -9,7 +9,7 @@ import (
 	"howett.net/plist"
 )
 
-// program is where the README has kmodquery.ext installed.
+// program is the path at which the README installs kmodquery.ext.
 const program = "/usr/local/libexec/kmodquery.ext"
 
 func read(t *testing.T, name string, to any) {
@@ -21,7 +21,7 @@ func read(t *testing.T, name string, to any) {
 	require.Equal(t, plist.XMLFormat, format)
 }
 
-func TestTheServiceIsOneThatLaunchdTakes(t *testing.T) {
+func TestTheServiceHasOnlyKeysOfLaunchd(t *testing.T) {
 	const name = "com.kmodquery.record"
 	var service struct {
 		Label             string   `plist:"Label"`
@@ -36,7 +36,7 @@ func TestTheServiceIsOneThatLaunchdTakes(t *testing.T) {
 		StandardErrorPath string   `plist:"StandardErrorPath"`
 	}
 	read(t, name+".plist", &service)
-	require.Equal(t, name, service.Label, "launchd wants the file to be named after it")
+	require.Equal(t, name, service.Label, "launchd expects a file of this name")
 	require.Equal(t, []string{program, "record"}, service.ProgramArguments)
 	require.Equal(t, "root", service.UserName)
 	require.True(t, service.RunAtLoad && service.KeepAlive)
@@ -46,7 +46,7 @@ func TestTheServiceIsOneThatLaunchdTakes(t *testing.T) {
 	require.Equal(t, "/var/log/kmodquery.log", service.StandardOutPath)
 	require.Equal(t, service.StandardOutPath, service.StandardErrorPath)
 
-	// launchd passes over a key that it does not know: launchd.plist(5) has these.
+	// launchd ignores unknown keys. These are in launchd.plist(5).
 	var keys map[string]any
 	read(t, name+".plist", &keys)
 	for key := range keys {
@@ -59,8 +59,8 @@ func TestTheServiceIsOneThatLaunchdTakes(t *testing.T) {
 
 var uuid = regexp.MustCompile(`^[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}$`)
 
-// A Payload is what every payload of a profile has. The library fills in embedded
-// structs only if they are exported.
+// A Payload has the keys of every payload. It is exported because the library ignores
+// embedded structs that are not.
 type Payload struct {
 	Type       string `plist:"PayloadType"`
 	Version    int    `plist:"PayloadVersion"`
@@ -77,7 +77,7 @@ type access struct {
 	Allowed         bool   `plist:"Allowed"`
 }
 
-func TestTheProfileGivesFullDiskAccessAndNothingElse(t *testing.T) {
+func TestTheProfileGrantsFullDiskAccessOnly(t *testing.T) {
 	var profile struct {
 		Payload
 		Content []struct {
