@@ -47,7 +47,7 @@ func TestKextsThatOnlyTheListHas(t *testing.T) {
 			"showloaded kextload com.unseen", "showloaded kextunload com.unseen",
 		}, rows)
 		require.Equal(t, []string{"it is in showloaded and was not 10s ago", "it is not in showloaded any more"}, reasons)
-		require.Equal(t, kmodquery.SourceShowloaded, r.Sensors()[1].Source)
+		require.Equal(t, kmodquery.SourceShowloaded, r.Sensors(t.Context())[1].Source)
 		require.NoError(t, r.Close())
 	})
 }

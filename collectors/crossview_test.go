@@ -196,7 +196,7 @@ func TestWhatIsThereAtTheStart(t *testing.T) {
 		require.Equal(t, []string{"module_present ext4", "module_present loop"}, w.found(t))
 		w.settle()
 		require.Empty(t, w.found(t))
-		sensors := w.Sensors()
+		sensors := w.Sensors(t.Context())
 		require.Equal(t, kmodquery.SourceProcfs, sensors[1].Source)
 		require.Equal(t, kmodquery.StateActive, sensors[1].State)
 		require.Equal(t, `["modules","sysfs"]`, sensors[1].Hooks)
@@ -227,13 +227,13 @@ func TestLoadsThatWereSeenAreNoDifference(t *testing.T) {
 		w.sees(kmodquery.EventModuleLoad, "dummy", "1")
 		w.kernel.load("dummy")
 		w.settle()
-		loaded := w.Loaded()
+		loaded := w.loaded()
 		require.Len(t, loaded, 1)
 		require.Equal(t, "1", loaded[0].LoadID)
 		w.sees(kmodquery.EventModuleFree, "dummy", "2")
 		w.kernel.unload("dummy")
 		w.settle()
-		require.Empty(t, w.Loaded())
+		require.Empty(t, w.loaded())
 		require.Empty(t, w.found(t))
 		require.NoError(t, w.Close())
 	})
@@ -254,8 +254,8 @@ func TestLoadsThatWaitForTheStoreAreNoDifference(t *testing.T) {
 		w.settle()
 		w.kernel.load("rootkit")
 		w.settle()
-		require.Equal(t, kmodquery.StateActive, w.Sensors()[1].State, "it looks on while nothing can be stored")
-		loaded := w.Loaded()
+		require.Equal(t, kmodquery.StateActive, w.Sensors(t.Context())[1].State, "it looks on while nothing can be stored")
+		loaded := w.loaded()
 		require.Equal(t, []string{"early", "ext4", "late", "rootkit"}, namesOfModules(loaded))
 		require.Nil(t, loaded[0].FirstSeen)
 
@@ -265,7 +265,7 @@ func TestLoadsThatWaitForTheStoreAreNoDifference(t *testing.T) {
 		w.sink.refuse(nil)
 		w.settle()
 		require.Equal(t, []string{"module_present ext4", "module_unwitnessed rootkit"}, w.found(t))
-		require.EqualValues(t, 1, *w.Loaded()[0].FirstSeen, "what only the store knows comes with it")
+		require.EqualValues(t, 1, *w.loaded()[0].FirstSeen, "what only the store knows comes with it")
 		w.settle()
 		require.Empty(t, w.found(t))
 		require.NoError(t, w.Close())
@@ -721,7 +721,7 @@ func TestWhatNobodyWouldSeeGoDoesNotHide(t *testing.T) {
 		w.found(t)
 		k.unload("dummy") // rmmod; the next look is not yet
 		shown, _ := k.Modules(t.Context())
-		for _, m := range kmodquery.JoinModules(shown, r.Loaded()) {
+		for _, m := range kmodquery.JoinModules(shown, r.loaded()) {
 			require.False(t, m.IsHidden(), "%s hides in %v", m.Name, m.Views)
 		}
 		_ = w.Close()

@@ -2,6 +2,7 @@ package collectors
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -234,7 +235,7 @@ func (r *Recorder) syncSources(ctx context.Context) error {
 }
 
 // Sensors returns the sensor of each source, that of the views last.
-func (r *Recorder) Sensors() []kmodquery.Sensor {
+func (r *Recorder) Sensors(context.Context) []kmodquery.Sensor {
 	sensors := r.supervisor.sensors()
 	if r.check != nil {
 		sensors = append(sensors, r.check.Sensor())
@@ -246,9 +247,30 @@ func (r *Recorder) Sensors() []kmodquery.Sensor {
 	return sensors
 }
 
-// Loaded returns the modules that are loaded according to the events. Their Views are
-// [kmodquery.ViewEvents] if a source would have seen them unloaded.
-func (r *Recorder) Loaded() []kmodquery.Module {
+// Loaded does what Sync does and returns the modules that are loaded according to the
+// events. Their Views are [kmodquery.ViewEvents] if a source would have seen them
+// unloaded. If the error of the Sync matches [kmodquery.ErrNotStored], Loaded returns
+// the modules without Views, and no error.
+func (r *Recorder) Loaded(ctx context.Context) ([]kmodquery.Module, error) {
+	err := r.Sync(ctx)
+	return loadedAfterSync(r.loaded(), err)
+}
+
+// loadedAfterSync returns what Loaded does, of loaded modules and the error of a Sync.
+func loadedAfterSync(modules []kmodquery.Module, err error) ([]kmodquery.Module, error) {
+	if err != nil && !errors.Is(err, kmodquery.ErrNotStored) {
+		return nil, err
+	}
+	if err != nil {
+		// An unload may be among the events that are not stored.
+		for i := range modules {
+			modules[i].Views = nil
+		}
+	}
+	return modules, nil
+}
+
+func (r *Recorder) loaded() []kmodquery.Module {
 	_, since := r.supervisor.completeSources()
 	var now kmodquery.Event
 	if r.options.Stamp != nil {

@@ -176,7 +176,7 @@ func TestSourcesAreRunAgainUnlessTheHostCannot(t *testing.T) {
 		require.EqualValues(t, 3, passing.runs.Load())
 		require.EqualValues(t, 1, never.runs.Load())
 		require.ElementsMatch(t, []string{"passing: one", "passing: two", "never: open: not supported: no BTF"}, said.errs)
-		require.Len(t, r.Sensors(), 2)
+		require.Len(t, r.Sensors(t.Context()), 2)
 		require.NoError(t, r.Close())
 	})
 }
@@ -229,7 +229,7 @@ func TestSensorsAnswerThoughTheSinkRefuses(t *testing.T) {
 		}
 		synctest.Wait()
 		answered := make(chan struct{})
-		go func() { r.Sensors(); close(answered) }()
+		go func() { r.Sensors(t.Context()); close(answered) }()
 		synced := make(chan struct{})
 		go func() {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)

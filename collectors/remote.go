@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"os"
 	"syscall"
 	"time"
 
@@ -18,20 +19,23 @@ import (
 const (
 	// shareTimeout bounds one exchange between a reader and the recorder.
 	shareTimeout = 30 * time.Second
-	// syncTimeout is the part of it that the events under way may take, so
-	// that the reader still hears when they take longer.
+	// syncTimeout is the part of it that a Sync may take, so that the reader gets
+	// an answer even if it takes longer.
 	syncTimeout = 20 * time.Second
-	// maxShared bounds the readers that are answered at once; more wait.
+	// requestTimeout is how long the recorder waits for a request. A reader of an
+	// earlier version sends none and gets everything.
+	requestTimeout = time.Second
+	// maxRequest bounds a request in bytes, maxReport a report.
+	maxRequest = 1024
+	maxReport  = 64 << 20
+	// maxShared bounds the readers that are answered at once. More wait.
 	maxShared = 8
-	// maxReport bounds what a reader takes for an answer.
-	maxReport = 64 << 20
 )
 
-// A report goes as CBOR, and its texts as strings of bytes: JSON would spoil the
-// names that are no UTF-8.
+// Messages are CBOR with strings as byte strings, because names need not be UTF-8.
 var (
-	reportEncoding = must(cbor.EncOptions{String: cbor.StringToByteString}.EncMode())
-	reportDecoding = must(cbor.DecOptions{ByteStringToString: cbor.ByteStringToStringAllowed}.DecMode())
+	messageEncoding = must(cbor.EncOptions{String: cbor.StringToByteString}.EncMode())
+	messageDecoding = must(cbor.DecOptions{ByteStringToString: cbor.ByteStringToStringAllowed}.DecMode())
 )
 
 func must[T any](value T, err error) T {
@@ -41,19 +45,25 @@ func must[T any](value T, err error) T {
 	return value
 }
 
-// A report is the recorder's whole answer to a reader that connected: every
-// event that happened before is stored, unless Error says otherwise.
+// A request says what a reader wants of the recorder. A recorder of an earlier version
+// does not read it and answers with everything.
+type request struct {
+	Sync    bool // every event that happened before is to be stored first
+	Sensors bool
+	Loaded  bool
+}
+
+// A report is the recorder's answer to a request.
 type report struct {
 	Sensors []kmodquery.Sensor
 	Loaded  []kmodquery.Module
-	Error   string
-	// NotStored says that Error is kmodquery.ErrNotStored.
+	Error   string // of the Sync
+	// NotStored is set if the error matches kmodquery.ErrNotStored.
 	NotStored bool
 }
 
-// Share answers the [Remote] of other processes until listener is closed, so
-// that what they read from the store is complete too. Who may connect is the
-// listener's affair.
+// Share answers the [Remote] of other processes until listener is closed. The listener
+// decides who may connect.
 func (r *Recorder) Share(listener net.Listener) {
 	slots := make(chan struct{}, maxShared)
 	for {
@@ -70,65 +80,83 @@ func (r *Recorder) Share(listener net.Listener) {
 		go func() {
 			defer func() { <-slots }()
 			defer conn.Close()
-			r.answer(conn)
+			if err := r.answer(conn); err != nil {
+				r.report(fmt.Errorf("answer a reader: %w", err))
+			}
 		}()
 	}
 }
 
-func (r *Recorder) answer(conn net.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), syncTimeout)
-	defer cancel()
+// answer answers one request. A reader that hangs up is no error.
+func (r *Recorder) answer(conn net.Conn) error {
 	_ = conn.SetDeadline(time.Now().Add(shareTimeout))
-	var answer report
-	if err := r.Sync(ctx); err != nil {
-		answer.Error, answer.NotStored = err.Error(), errors.Is(err, kmodquery.ErrNotStored)
+	wanted, err := readRequest(conn)
+	if err != nil {
+		return err
 	}
-	answer.Sensors, answer.Loaded = r.Sensors(), r.Loaded()
-	_ = reportEncoding.NewEncoder(conn).Encode(answer) // a reader that left needs no answer
+	var answer report
+	if wanted.Sync {
+		ctx, cancel := context.WithTimeout(context.Background(), syncTimeout)
+		defer cancel()
+		if err := r.Sync(ctx); err != nil {
+			answer.Error, answer.NotStored = err.Error(), errors.Is(err, kmodquery.ErrNotStored)
+		}
+	}
+	if wanted.Sensors {
+		answer.Sensors = r.Sensors(context.Background())
+	}
+	if wanted.Loaded {
+		answer.Loaded = r.loaded()
+	}
+	_ = messageEncoding.NewEncoder(conn).Encode(answer)
+	return nil
 }
 
-// A Remote is the recorder as another process sees it, one that only reads the
-// recorder's store. Its methods may be called concurrently.
+// readRequest reads the request of a reader.
+func readRequest(conn net.Conn) (request, error) {
+	_ = conn.SetReadDeadline(time.Now().Add(requestTimeout))
+	var wanted request
+	err := messageDecoding.NewDecoder(io.LimitReader(conn, maxRequest)).Decode(&wanted)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return request{Sync: true, Sensors: true, Loaded: true}, nil
+	case errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET):
+		return request{}, nil // it has hung up
+	case err != nil:
+		return request{}, fmt.Errorf("read its request: %w", err)
+	}
+	return wanted, nil
+}
+
+// A Remote is the recorder in another process that records into the same store. Its
+// methods may be called concurrently. Each makes one exchange with the recorder.
 type Remote struct {
 	dial    func(ctx context.Context) (net.Conn, error)
 	sources []string
 }
 
-// NewRemote returns the recorder that dial connects to. The names of its
-// sources are for the time when it does not answer.
+// NewRemote returns the recorder that dial connects to. If it does not answer,
+// [Remote.Sensors] has a failed sensor for each of the sources.
 func NewRemote(dial func(ctx context.Context) (net.Conn, error), sources []string) *Remote {
 	return &Remote{dial: dial, sources: sources}
 }
 
-// Sync returns when every event that happened before the call is in the store.
-// When no recorder runs there is nothing to wait for; the sensors tell of it.
+// Sync returns when every event that happened before the call is in the store, as
+// [Recorder.Sync] does. If no recorder runs there is nothing to wait for.
 func (r *Remote) Sync(ctx context.Context) error {
-	answer, err := r.ask(ctx)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
-		return nil
-	case err != nil:
-		return err
-	case answer.NotStored:
-		return remoteError{answer.Error, kmodquery.ErrNotStored}
-	case answer.Error != "":
-		return errors.New(answer.Error)
-	}
-	return nil
+	_, err := r.ask(ctx, request{Sync: true})
+	return err
 }
 
-// A remoteError is the text of an error in another process, and what it matches.
-type remoteError struct {
-	text  string
-	match error
+// Loaded does what [Recorder.Loaded] does. If no recorder runs it returns no modules.
+func (r *Remote) Loaded(ctx context.Context) ([]kmodquery.Module, error) {
+	answer, err := r.ask(ctx, request{Sync: true, Loaded: true})
+	return loadedAfterSync(answer.Loaded, err)
 }
 
-func (e remoteError) Error() string { return e.text }
-func (e remoteError) Unwrap() error { return e.match }
-
-// Sensors returns the recorder's own, or failed ones when it does not answer.
-func (r *Remote) Sensors() []kmodquery.Sensor {
-	answer, err := r.ask(context.Background())
+// Sensors returns the recorder's sensors, or failed ones if it does not answer.
+func (r *Remote) Sensors(ctx context.Context) []kmodquery.Sensor {
+	answer, err := r.exchange(ctx, request{Sensors: true})
 	if err == nil {
 		return answer.Sensors
 	}
@@ -144,14 +172,33 @@ func (r *Remote) Sensors() []kmodquery.Sensor {
 	return sensors
 }
 
-// Loaded returns the modules that are loaded by what the stored events say, as
-// far as the recorder answers.
-func (r *Remote) Loaded() []kmodquery.Module {
-	answer, _ := r.ask(context.Background()) // Sensors says what is wrong
-	return answer.Loaded
+// ask makes a request that includes a Sync, and returns the error of the Sync.
+func (r *Remote) ask(ctx context.Context, wanted request) (report, error) {
+	answer, err := r.exchange(ctx, wanted)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
+		return report{}, nil // no recorder runs, as the sensors say
+	case err != nil:
+		return report{}, err
+	case answer.NotStored:
+		return answer, remoteError{answer.Error, kmodquery.ErrNotStored}
+	case answer.Error != "":
+		return answer, errors.New(answer.Error)
+	}
+	return answer, nil
 }
 
-func (r *Remote) ask(ctx context.Context) (report, error) {
+// A remoteError has the text of an error in another process, and what it matches.
+type remoteError struct {
+	text  string
+	match error
+}
+
+func (e remoteError) Error() string { return e.text }
+func (e remoteError) Unwrap() error { return e.match }
+
+// exchange sends a request and returns the recorder's answer.
+func (r *Remote) exchange(ctx context.Context, wanted request) (report, error) {
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()
 	conn, err := r.dial(ctx)
@@ -161,8 +208,11 @@ func (r *Remote) ask(ctx context.Context) (report, error) {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+	// It may fail though there is an answer: a recorder of an earlier version does not
+	// wait for a request.
+	_ = messageEncoding.NewEncoder(conn).Encode(wanted)
 	var answer report
-	if err := reportDecoding.NewDecoder(io.LimitReader(conn, maxReport)).Decode(&answer); err != nil {
+	if err := messageDecoding.NewDecoder(io.LimitReader(conn, maxReport)).Decode(&answer); err != nil {
 		return report{}, fmt.Errorf("hear from the process that records: %w", err)
 	}
 	return answer, nil

@@ -124,7 +124,7 @@ func TestTheBestSourceThatWorksWatches(t *testing.T) {
 			{Source: "best", State: kmodquery.StateActive},
 			{Source: "next", State: kmodquery.StateStandby, Reason: "not needed while best watches"},
 			{Source: "last", State: kmodquery.StateStandby, Reason: "not needed while best watches"},
-		}, r.Sensors())
+		}, r.Sensors(t.Context()))
 
 		// It fails: the next one takes over, from some time before.
 		time.Sleep(time.Hour)
@@ -145,7 +145,7 @@ func TestTheBestSourceThatWorksWatches(t *testing.T) {
 		synctest.Wait()
 		require.False(t, next.isRunning())
 		require.Equal(t, []string{"best: blind"}, said.errs)
-		require.Equal(t, "failed at "+failedAt.UTC().Format(time.RFC3339)+": blind", r.Sensors()[0].Reason)
+		require.Equal(t, "failed at "+failedAt.UTC().Format(time.RFC3339)+": blind", r.Sensors(t.Context())[0].Reason)
 		require.NoError(t, r.Close())
 	})
 }
@@ -245,7 +245,7 @@ func TestTheSourcesWatchWhileTheStoreIsRead(t *testing.T) {
 			best.emitting <- nobodys
 		}()
 		synctest.Wait()
-		require.Equal(t, kmodquery.StateActive, r.Sensors()[0].State)
+		require.Equal(t, kmodquery.StateActive, r.Sensors(t.Context())[0].State)
 		require.False(t, logs.isRunning())
 		require.Len(t, stored(), 2)
 		time.Sleep(time.Hour)
@@ -253,7 +253,7 @@ func TestTheSourcesWatchWhileTheStoreIsRead(t *testing.T) {
 		require.True(t, logs.isRunning())
 		require.NoError(t, r.Sync(t.Context()))
 		require.Len(t, stored(), 3)
-		require.Empty(t, r.Loaded(), "it went after it had come")
+		require.Empty(t, r.loaded(), "it went after it had come")
 		require.NoError(t, r.Close())
 	})
 }

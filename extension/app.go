@@ -23,11 +23,11 @@ type app struct {
 	door     *door                // its readers'; nil likewise
 }
 
-// A recorder is one of this process or another.
+// A recorder is that of this process or of another.
 type recorder interface {
 	tables.Recorder
-	// Loaded returns the modules that are loaded by what the events say.
-	Loaded() []kmodquery.Module
+	// Loaded returns the modules that are loaded according to the events.
+	Loaded(ctx context.Context) ([]kmodquery.Module, error)
 }
 
 // open opens the event store, starts the sources unless another process
@@ -97,7 +97,7 @@ func (a *app) describe(report *log.Logger) {
 		report.Print("another process records into this event store; this one reads it")
 		return
 	}
-	for _, sensor := range a.recorder.Sensors() {
+	for _, sensor := range a.recorder.Sensors(context.Background()) {
 		report.Printf("%s is %s %s", sensor.Source, sensor.State, sensor.Hooks)
 	}
 }

@@ -65,7 +65,7 @@ func drain(ctx context.Context, c *config, report *log.Logger) (err error) {
 	if err := a.recorder.Sync(ctx); err != nil {
 		return err
 	}
-	for _, sensor := range a.recorder.Sensors() {
+	for _, sensor := range a.recorder.Sensors(ctx) {
 		// There is nothing that a Sync could wait for.
 		if sensor.Source == kmodquery.SourceEBPF && sensor.Hooks == "" {
 			return fmt.Errorf("%s is %s: %s", sensor.Source, sensor.State, sensor.Reason)

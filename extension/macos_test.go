@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -43,22 +42,4 @@ func TestMacOSHasItsOwnSources(t *testing.T) {
 	c, err := parse(aMac(t.TempDir()), []string{"query", "--sources", kmodquery.SourceEndpointSecurity})
 	require.NoError(t, err)
 	require.Equal(t, []string{kmodquery.SourceEndpointSecurity}, c.sources)
-}
-
-// A fullStore is a recorder whose store takes no events.
-type fullStore struct{ loaded []kmodquery.Module }
-
-func (fullStore) Sync(context.Context) error   { return kmodquery.ErrNotStored }
-func (fullStore) Sensors() []kmodquery.Sensor  { return nil }
-func (s fullStore) Loaded() []kmodquery.Module { return s.loaded }
-
-// The inventory works while the store takes no events. An extension that may have been
-// unloaded since is not reported as hidden.
-func TestTheInventoryOfMacOSNeedsNoStore(t *testing.T) {
-	eslogger := installOnMac(t)
-	mac := aMac(filepath.Dir(eslogger))
-	modules, err := mac.newInventory(fullStore{[]kmodquery.Module{{Name: "com.example.gone", Views: []string{kmodquery.ViewEvents}}}}).Modules(t.Context())
-	require.NoError(t, err)
-	require.Len(t, modules, 1)
-	require.False(t, modules[0].IsHidden())
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
@@ -55,19 +54,11 @@ func (p *platform) automatic() string {
 	return "the first of them that works"
 }
 
-// withEvents adds what the events say to the modules that views show. A store that
-// takes no events is no reason not to answer.
+// withEvents adds what the events say of loaded modules to what views show.
 func withEvents(ctx context.Context, r recorder, shown []kmodquery.Module) ([]kmodquery.Module, error) {
-	err := r.Sync(ctx)
-	if err != nil && !errors.Is(err, kmodquery.ErrNotStored) {
-		return nil, err
-	}
-	loaded := r.Loaded()
+	loaded, err := r.Loaded(ctx)
 	if err != nil {
-		// That they went may be among what waits to be stored.
-		for at := range loaded {
-			loaded[at].Views = nil
-		}
+		return nil, err
 	}
 	return kmodquery.JoinModules(shown, loaded), nil
 }

@@ -17,7 +17,7 @@ const statusEvery = 5 * time.Second
 // A recording is what record needs of a recorder.
 type recording interface {
 	Sync(ctx context.Context) error
-	Sensors() []kmodquery.Sensor
+	Sensors(ctx context.Context) []kmodquery.Sensor
 }
 
 // record records into the event store until ctx ends, which is the normal end.
@@ -50,7 +50,7 @@ func record(ctx context.Context, c *config, report *log.Logger) error {
 func attend(ctx context.Context, n *notifier, r recording) {
 	tell := func() {
 		if r != nil {
-			n.tell("recording: " + summary(r.Sensors()))
+			n.tell("recording: " + summary(r.Sensors(ctx)))
 		} else {
 			n.tell("waiting: another process records")
 		}

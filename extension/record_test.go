@@ -80,8 +80,8 @@ type fakeRecording struct {
 	sensors []kmodquery.Sensor
 }
 
-func (r *fakeRecording) Sync(ctx context.Context) error { return r.sync(ctx) }
-func (r *fakeRecording) Sensors() []kmodquery.Sensor    { return r.sensors }
+func (r *fakeRecording) Sync(ctx context.Context) error             { return r.sync(ctx) }
+func (r *fakeRecording) Sensors(context.Context) []kmodquery.Sensor { return r.sensors }
 
 func TestRecordTellsTheServiceManager(t *testing.T) {
 	addresses := map[string]string{"path": filepath.Join(t.TempDir(), "notify")}

@@ -32,7 +32,7 @@ type recorder struct {
 
 func (r *recorder) Sync(context.Context) error { return nil }
 
-func (r *recorder) Sensors() []kmodquery.Sensor {
+func (r *recorder) Sensors(context.Context) []kmodquery.Sensor {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.sensors

@@ -125,7 +125,7 @@ func generateSensors(ctx context.Context, c Config, q query) ([]map[string]strin
 		status.Trouble = err.Error()
 	}
 	var rows []map[string]string
-	for i, sensor := range c.Recorder.Sensors() {
+	for i, sensor := range c.Recorder.Sensors(ctx) {
 		row := map[string]string{}
 		for _, column := range sensorColumns {
 			if !q.uses(column.Name) {

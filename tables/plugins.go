@@ -26,8 +26,8 @@ type Recorder interface {
 	// store, or with an error when that cannot be said; one that matches
 	// kmodquery.ErrNotStored where the store takes none.
 	Sync(ctx context.Context) error
-	// Sensors tells how each source is doing.
-	Sensors() []kmodquery.Sensor
+	// Sensors returns the state and the counters of each source.
+	Sensors(ctx context.Context) []kmodquery.Sensor
 }
 
 // An Inventory knows what is loaded now. It must be safe for concurrent calls.

@@ -34,7 +34,7 @@ func (r *recorder) Sync(ctx context.Context) error {
 	return r.store.Append(ctx, events)
 }
 
-func (r *recorder) Sensors() []kmodquery.Sensor { return r.sensors }
+func (r *recorder) Sensors(context.Context) []kmodquery.Sensor { return r.sensors }
 
 func openStore(t testing.TB) *sqlite.Store {
 	t.Helper()

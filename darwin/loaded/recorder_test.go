@@ -74,7 +74,8 @@ func TestARecorderStoresLoadedExtensionsAndTheLogOfTheBoot(t *testing.T) {
 		"module_present procfs com.apple.iokit.IOUSBHostFamily 1.2 ",
 		"module_present procfs com.example.driver.probe 1.2.3 /Library/Extensions/probe.kext",
 	}, s.facts())
-	loaded := r.Loaded()
+	loaded, err := r.Loaded(t.Context())
+	require.NoError(t, err)
 	slices.SortFunc(loaded, func(a, b kmodquery.Module) int { return len(a.Name) - len(b.Name) })
 	require.Len(t, loaded, 2)
 	all, err := h.All(t.Context())
@@ -84,7 +85,7 @@ func TestARecorderStoresLoadedExtensionsAndTheLogOfTheBoot(t *testing.T) {
 	require.Equal(t, []string{"showloaded", "kextpolicy", "events"}, joined[1].Views)
 	require.NotEmpty(t, joined[1].LoadID)
 	require.False(t, slices.ContainsFunc(joined, func(m kmodquery.Module) bool { return m.IsHidden() }))
-	for _, sensor := range r.Sensors() {
+	for _, sensor := range r.Sensors(t.Context()) {
 		require.Equal(t, kmodquery.StateActive, sensor.State)
 		require.Empty(t, sensor.Reason)
 	}
