@@ -44,6 +44,17 @@ func TestFileDescribesTheBundleOfAnExtension(t *testing.T) {
 	require.Equal(t, kmodquery.ModuleFile{Path: other, Missing: "sha256,signer,team_id,cdhash"}, h.File(t.Context(), kmodquery.Module{Name: "com.example.none", Path: other}))
 }
 
+func TestFileOfARelativePathIsUnknown(t *testing.T) {
+	h := newMac(t)
+	t.Chdir(filepath.Dir(h.bundle("elsewhere", "--xml.kext", "com.example.none")))
+	want := kmodquery.ModuleFile{Path: "--xml.kext", Missing: "sha256,signer,team_id,cdhash"}
+	require.Equal(t, want, h.File(t.Context(), kmodquery.Module{Name: "com.example.none", Path: "--xml.kext"}))
+	require.NoFileExists(t, filepath.Join(h.dir, "codesign.arguments"))
+
+	path := h.bundle("Library", "probe.kext", probe)
+	require.Equal(t, path, h.File(t.Context(), kmodquery.Module{Name: probe, Path: "probe.kext"}).Path)
+}
+
 func TestFileOfAHostileBundle(t *testing.T) {
 	h := newMac(t)
 	name := "x\nAuthority=Apple.kext"
