@@ -28,17 +28,22 @@ func TestMain(m *testing.M) {
 	testscript.Main(leakChecked{m}, map[string]func(){
 		"kmodquery.ext": func() {
 			mac := aMac(os.Getenv("MACOS"))
-			if os.Getenv("MACOS_IS_SLOW") != "" {
-				beSlow(mac)
+			if alive := os.Getenv("ESLOGGER_ALIVE"); alive != "" {
+				setAlive(mac, alive)
 			}
 			os.Exit(run(context.Background(), mac, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 		},
 	})
 }
 
-// beSlow gives a stand-in for eslogger that cannot watch more time to exit, because a
-// busy machine may start it late.
-func beSlow(mac *platform) {
+// setAlive sets the time for which eslogger must run until it is taken to watch. A
+// script about an eslogger that cannot watch sets a long one, because a busy machine
+// may start the stand-in late.
+func setAlive(mac *platform, text string) {
+	alive, err := time.ParseDuration(text)
+	if err != nil {
+		panic(err)
+	}
 	openSource := mac.openSource
 	mac.openSource = func(name string, c *config, store *sqlite.Store) collectors.Source {
 		if name != kmodquery.SourceEndpointSecurity {
@@ -47,7 +52,7 @@ func beSlow(mac *platform) {
 		return es.New(es.Options{
 			Eslogger: filepath.Join(os.Getenv("MACOS"), "eslogger"),
 			Boot:     bootOfAMac,
-			Alive:    15 * time.Second,
+			Alive:    alive,
 		})
 	}
 }
@@ -106,6 +111,7 @@ func TestMacOSScripts(t *testing.T) {
 			env.Setenv("KMODQUERY_STATE_DIR", filepath.Join(env.WorkDir, "state"))
 			env.Setenv("KMODQUERY_RETENTION_AGE", "0")
 			env.Setenv("KMODQUERY_FORMAT", "csv")
+			env.Setenv("ESLOGGER_ALIVE", "50ms")
 			// A Mac always has loaded extensions.
 			if err := withoutFile(filepath.Join(programs, "showloaded"), aKextOfTheBoot); err != nil {
 				return err

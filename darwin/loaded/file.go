@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -44,7 +45,11 @@ func (k *Kexts) File(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFi
 	var file kmodquery.ModuleFile
 	path, i, executable := m.Path, info{}, ""
 	err := errors.New("it has no path")
-	if path != "" {
+	switch {
+	case path == "":
+	case !filepath.IsAbs(path): // codesign could take it for an option
+		err = errors.New("its path is not absolute")
+	default:
 		i, executable, err = readInfo(path)
 	}
 	if err != nil || i.ID != m.Name {

@@ -1,6 +1,6 @@
-// Package standin has programs that stand in for those of macOS, where there is
-// no Mac: each behaves as the real one is known to, and otherwise as a play
-// tells it. A test binary becomes one of them when it is started under its name.
+// Package standin has stand-ins for programs of macOS, for tests on other systems. Each
+// behaves like the real program, as far as that is known, and follows a play. A test
+// binary acts as a stand-in when it is started under the program's name.
 //
 // It imports no package of the project.
 package standin

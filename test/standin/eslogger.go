@@ -11,16 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// eslogger stands in for eslogger(1). Beside the steps of every play it knows
+// eslogger stands in for eslogger(1). Besides the steps of every play it has
 //
-//	flood COUNT   so many records of kernel extensions being loaded
+//	flood COUNT   print COUNT records of loads
 //
-// It prints nothing of its own process group, in which whoever did not give it
-// a session of its own is.
+// eslogger prints no events of its own process group. The stand-in therefore prints
+// nothing unless it leads a session of its own.
 func eslogger(p *play) error {
 	for _, event := range os.Args[1:] {
 		if !slices.Contains([]string{"exec", "kextload", "kextunload"}, event) {
-			return fmt.Errorf("Failed to parse event types: Unsupported event %s", event) //nolint:staticcheck // as eslogger has it
+			return fmt.Errorf("Failed to parse event types: Unsupported event %s", event) //nolint:staticcheck // as eslogger prints it
 		}
 	}
 	out := newOutput()
@@ -43,7 +43,7 @@ func eslogger(p *play) error {
 	})
 }
 
-// esloggerRecord is in the form of macOS 15.
+// esloggerRecord has the format of macOS 15.
 const esloggerRecord = `{"schema_version":1,"mach_time":NUMBER,"event_type":17,"thread":{"thread_id":2841},` +
 	`"seq_num":NUMBER,"global_seq_num":NUMBER,"version":9,"action_type":1,` +
 	`"action":{"result":{"result":{"auth":0},"result_type":0}},"event":{"kextload":{"identifier":"IDENTIFIER"}},` +
@@ -51,8 +51,8 @@ const esloggerRecord = `{"schema_version":1,"mach_time":NUMBER,"event_type":17,"
 	`"ppid":1,"original_ppid":1,"signing_id":"com.apple.kernelmanagerd","team_id":null,"is_platform_binary":true,` +
 	`"executable":{"path":"\/usr\/libexec\/kernelmanagerd","path_truncated":false}},"time":"TIME"}`
 
-// EsloggerRecord is a line as eslogger prints it, of a kernel extension that is
-// being loaded at this moment, with this global_seq_num.
+// EsloggerRecord returns a line as eslogger prints it: the load of a kernel extension at
+// the current time, with the number as its global_seq_num.
 func EsloggerRecord(identifier string, number int) string {
 	return strings.NewReplacer(
 		"NUMBER", strconv.Itoa(number),

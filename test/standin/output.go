@@ -7,14 +7,14 @@ import (
 	"github.com/mattn/go-isatty"
 )
 
-// An output is stdout as the C library treats it: by the line on a terminal, in
-// blocks on everything else.
+// An output is standard output with the buffering of the C library: by lines to a
+// terminal, by blocks to anything else.
 type output struct {
 	*bufio.Writer
 	isTerminal bool
 }
 
-// block is BUFSIZ of a pipe or a file on macOS.
+// block is the buffer size for a pipe or a file on macOS.
 const block = 8 << 10
 
 func newOutput() *output {
@@ -31,5 +31,5 @@ func (o *output) write(text string) error {
 	return nil
 }
 
-// flush is what exit(3) does, and what dying does not.
+// flush writes the buffer, as exit(3) does. A killed program loses it.
 func (o *output) flush() { _ = o.Flush() }

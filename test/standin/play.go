@@ -13,30 +13,30 @@ import (
 )
 
 const (
-	playSuffix = ".play" // beside the program: what it does
-	runsSuffix = ".runs" // beside the program: a byte for each start
+	playSuffix = ".play" // beside the program: its play
+	runsSuffix = ".runs" // beside the program: one byte per start
 )
 
-// A play tells a program what to do, a step a line:
+// A play directs a program, one step a line:
 //
-//	say TEXT      a line on stderr
-//	print TEXT    a line on stdout
-//	file NAME     the lines of a file beside the program, on stdout
-//	begin TEXT    TEXT on stdout, and no end of the line
-//	fill COUNT    so many bytes on stdout, and no end of the line
-//	await NAME    go on when there is such a file beside the program
-//	mark NAME     make such a file: what stands before was printed
-//	stubborn      ignore whatever asks it to end
-//	leave         leave a process behind that keeps stdout and stderr open for as
-//	              long as the program stands in its place
+//	say TEXT      print a line to stderr
+//	print TEXT    print a line
+//	file NAME     print the lines of a file beside the program
+//	begin TEXT    print TEXT without a line feed
+//	fill COUNT    print COUNT bytes without a line feed
+//	await NAME    wait for a file beside the program
+//	mark NAME     create a file beside the program
+//	stubborn      ignore SIGTERM, SIGINT and SIGHUP
+//	leave         start a process that keeps stdout and stderr open until the
+//	              program's file is removed
 //	close         close stdout
 //	stop          stop, as by kill -STOP
-//	die           be killed
-//	exit STATUS   end
+//	die           end, as by kill -KILL
+//	exit STATUS   exit
 //
-// and what the program adds. At its end it goes on without doing anything. A line
-// --- begins what the next start does; the last such part is that of all later
-// ones.
+// and the steps that the program adds. After the last step the program sleeps. A line
+// --- separates the plays of successive starts; the last one is that of all later
+// starts.
 type play struct {
 	program string
 	steps   []string
@@ -64,10 +64,10 @@ func readPlay(program string) (*play, error) {
 	return &play{program, strings.Split(strings.TrimSpace(part), "\n")}, nil
 }
 
-// beside is a file beside the program.
+// beside returns the path of a file beside the program.
 func (p *play) beside(name string) string { return filepath.Join(filepath.Dir(p.program), name) }
 
-// run takes the steps. More are those that the program adds.
+// run follows the steps. more has the steps that the program adds.
 func (p *play) run(out *output, more map[string]func(argument string) error) error {
 	for _, step := range p.steps {
 		verb, argument, _ := strings.Cut(step, " ")

@@ -7,13 +7,13 @@ import (
 	"testing"
 )
 
-// programs are the stand-ins, by the name of the program.
+// programs are the stand-ins by name.
 var programs = map[string]func(*play) error{
 	"eslogger": eslogger,
 }
 
-// Main makes this process the program under whose name it was started, and then
-// does not return. A test's TestMain calls it first.
+// Main runs the stand-in under whose name this process was started and exits. It
+// returns if there is none. A TestMain calls it first.
 func Main() {
 	run := programs[filepath.Base(os.Args[0])]
 	if run == nil {
@@ -30,8 +30,8 @@ func Main() {
 	os.Exit(0)
 }
 
-// Install puts a program into a folder and returns its path. What it does is
-// told by its play ([Direct]).
+// Install installs a program in a folder and returns its path. [Direct] writes its
+// play.
 func Install(t testing.TB, dir, program string) string {
 	t.Helper()
 	path := filepath.Join(dir, program)
@@ -41,10 +41,10 @@ func Install(t testing.TB, dir, program string) string {
 	return path
 }
 
-// InstallAt makes a path the program of its name.
+// InstallAt installs at a path the program of the path's last element.
 func InstallAt(path string) error {
 	if programs[filepath.Base(path)] == nil {
-		return fmt.Errorf("nothing stands in for %s", filepath.Base(path))
+		return fmt.Errorf("there is no stand-in for %s", filepath.Base(path))
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -61,7 +61,7 @@ func Direct(t testing.TB, path, text string) {
 	}
 }
 
-// Runs is how often an installed program was started.
+// Runs returns how often an installed program was started.
 func Runs(path string) int {
 	starts, _ := os.ReadFile(path + runsSuffix) // none yet
 	return len(starts)

@@ -1,7 +1,0 @@
-package ulog
-
-import (
-	"github.com/kmodquery/kmodquery/collectors"
-)
-
-var _ collectors.Backfiller = (*Source)(nil)

@@ -1,0 +1,57 @@
+package ulog
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestInvalidPositionsAreIgnored(t *testing.T) {
+	for _, text := range []string{"", "{", "[]x", `{"mark":5,"told":["x"]}`, `{"mark":-1}`, `{"mark":"x"}`, strings.Repeat(" ", maxPosition+1)} {
+		require.Nil(t, parsePosition(text), text)
+	}
+	p := parsePosition(`{"mark":5,"told":[{"key":"0011223344556677","at":9},{"key":"x"},{}]}`)
+	require.True(t, newEmittedRecords(p).has(recordKey{0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77}))
+}
+
+func TestAfterTheClockIsSetBackNothingIsLost(t *testing.T) {
+	emitted := newEmittedRecords(nil)
+	since := func() time.Time { return time.Unix(0, parsePosition(emitted.position(nil)).Since).UTC() }
+	emitted.add(recordKey{1}, testTime.Add(time.Hour), true)
+	emitted.add(recordKey{2}, testTime.Add(time.Hour-time.Second), true)
+	emitted.add(recordKey{3}, testTime, false)
+	require.Equal(t, testTime.Add(time.Hour-overlap), since())
+	emitted.add(recordKey{4}, testTime, true)
+	require.Equal(t, testTime.Add(-overlap), since())
+	require.Len(t, parsePosition(emitted.position(nil)).Emitted, 4)
+
+	// A position in the future hides no records.
+	w := newWorld(t)
+	w.position = fmt.Sprintf(`{"mark":%d}`, time.Now().Add(time.Hour).UnixNano())
+	w.write("show", loaded(0, "com.example.a"))
+	began := time.Now()
+	require.NoError(t, w.start())
+	w.take(1)
+	w.stop()
+	_, start, _ := strings.Cut(w.read("log.arguments"), "--start ")
+	at, err := time.Parse("2006-01-02 15:04:05-0700", start[:24])
+	require.NoError(t, err)
+	require.WithinRange(t, at, began.Add(-margin-2*time.Second), time.Now().Add(-margin))
+}
+
+func TestRememberedRecordsAndPositionsAreBounded(t *testing.T) {
+	emitted := newEmittedRecords(nil)
+	zero := time.Time{}
+	for n := range 3 * maxEmitted {
+		emitted.add(recordKey{byte(n), byte(n >> 8), byte(n >> 16)}, testTime.Add(time.Duration(n)*time.Millisecond), true)
+	}
+	require.Len(t, emitted.list, maxEmitted)
+	require.Len(t, emitted.keys, maxEmitted)
+	p := parsePosition(emitted.position(&zero))
+	require.Zero(t, p.Since)
+	require.Len(t, p.Emitted, maxPositionRecords)
+	require.Less(t, len(emitted.position(&zero)), maxPosition)
+}
