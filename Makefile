@@ -3,9 +3,8 @@
 
 export CGO_ENABLED = 0
 GOFLAGS_BUILD = -trimpath -ldflags='-s -w'
-TEST_TIMEOUT = 80m
 
-.PHONY: build run demo demo-shell test race generate fuzz golden lint bench
+.PHONY: build run demo demo-shell unit test test-all test-long race generate fuzz golden lint bench
 
 build: ## the extension for this host
 	go build $(GOFLAGS_BUILD) -o build/kmodquery.ext ./extension
@@ -19,8 +18,34 @@ demo: ## the extension in a VM that loads modules
 demo-shell: ## the same, ending in the VM's SQL shell
 	go run ./test/demo -shell
 
-test: ## everything: unit, golden, scripts, fuzz seeds, VM matrix
-	go test -timeout $(TEST_TIMEOUT) ./...
+unit: ## the tests that boot no VM, in two minutes
+	go test -short ./...
+
+# Packages that boot VMs come last, one after the other. Most of the others wait
+# for something most of the time, so more of them run at a time than there are
+# processors.
+GUESTS = ./test/vm ./test/e2e
+HOST_TESTS = -p 4 -timeout 10m $$(go list ./... | grep -v -e /test/vm$$ -e /test/e2e$$)
+GUEST_TESTS = -p 1 -timeout $(GUESTS_TIMEOUT) $(GUESTS)
+GUESTS_TIMEOUT = 30m
+
+test: ## unit, golden, scripts, fuzz seeds, and the oldest and the newest kernel
+	@echo 'Up to 15 minutes on two processors, three of them for compiling and downloads of the first time.'
+	@echo 'Downloads to .cache/vm: Linux 5.10 and 7.x and a few programs, some 250 MB of Debian packages. As root it'
+	@echo 'installs what is missing: QEMU, kmod, e2fsprogs.'
+	go run ./test/run $(HOST_TESTS) -- $(GUEST_TESTS)
+
+test-all: export SUITE = all
+test-all: GUESTS_TIMEOUT = 60m
+test-all: ## everything, on every kernel of the matrix: what CI runs
+	@echo 'Up to 30 minutes on two processors. Downloads to .cache/vm: five kernels, some 600 MB of Debian packages.'
+	go run ./test/run $(HOST_TESTS) -- $(GUEST_TESTS)
+
+test-long: export SUITE = long
+test-long: GUESTS_TIMEOUT = 6h
+test-long: ## by hand before a release: 300 rounds of SIGKILL, storms five times as large, a whole systemd
+	@echo 'Some hours. Downloads to .cache/vm: five kernels, some 600 MB of Debian packages.'
+	go run ./test/run $(HOST_TESTS) -- $(GUEST_TESTS)
 
 # Needs cgo: gcc, and the C library's headers (libc6-dev on Debian), and half a
 # gigabyte of memory. The packages come one after another, because each makes work

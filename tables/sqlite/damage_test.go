@@ -19,7 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/test/race"
+	"github.com/kmodquery/kmodquery/test/suite"
 )
 
 const pageSize = 4096
@@ -174,7 +174,7 @@ func TestWhatIsDamagedIsNeverServed(t *testing.T) {
 	all := templates(t, rand.New(rand.NewPCG(seed, 0)))
 
 	const workers = 4 // of which most wait for the disk
-	rounds := race.Scale(1000)
+	rounds := suite.Trials(1000)
 	outcomes := make([]map[string]int, workers)
 	var group sync.WaitGroup
 	for worker := range workers {
@@ -200,7 +200,8 @@ func TestWhatIsDamagedIsNeverServed(t *testing.T) {
 		}
 	}
 	t.Log(sum)
-	if !t.Failed() {
+	// In fewer rounds a rare outcome may not come.
+	if !t.Failed() && rounds >= 250 {
 		require.Positive(t, sum["begun anew"])
 		require.Positive(t, sum["whole"])
 		require.Positive(t, sum["rows left out"])

@@ -23,7 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/test/race"
+	"github.com/kmodquery/kmodquery/test/suite"
 )
 
 // The role "faults" opens a store, appends, reads, lets events expire, closes and
@@ -171,6 +171,9 @@ func requireStrace(t *testing.T) {
 // TestEveryCallMayFail lets each call of a run fail, or be the last one, and looks
 // whether a store that is opened afterwards has exactly what was confirmed.
 func TestEveryCallMayFail(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs the store under strace again and again")
+	}
 	requireStrace(t)
 	counts := countCalls(t)
 	seed := uint64(time.Now().UnixNano())
@@ -196,7 +199,7 @@ func TestEveryCallMayFail(t *testing.T) {
 			// time: FAULT_ALL is for who has the time.
 			every := 1
 			if os.Getenv("FAULT_ALL") == "" {
-				every = 1 + count/race.Scale(faultsOfACall)
+				every = 1 + count/suite.Trials(faultsOfACall)
 			}
 			for n := 1 + random.IntN(every); n <= count; n += every {
 				faults = append(faults, fault{call, what, n})

@@ -37,7 +37,8 @@ var auditdPackages = []string{
 
 // TestAuditDaemon boots kernels on which Debian's audit daemon runs.
 func TestAuditDaemon(t *testing.T) {
-	for _, kernel := range []vm.Kernel{vm.Matrix()[1], vm.Newest()} {
+	t.Parallel()
+	for _, kernel := range kernels("6.1", vm.Newest().String()) {
 		t.Run(kernel.String(), func(t *testing.T) {
 			t.Parallel()
 			files, err := vm.Programs(t.Context(), kernel.Arch, auditdPackages, []string{"/usr/sbin/auditd"}, t.Logf)

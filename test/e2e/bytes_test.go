@@ -105,6 +105,7 @@ func (h *byteHost) selectAll() string {
 // TestHostileBytes takes every byte that a host can write through the store, the
 // tables, Thrift and osquery to its logs.
 func TestHostileBytes(t *testing.T) {
+	t.Parallel()
 	h := newByteHost(t)
 	host := h.osquery.host
 	ask := func(sql string) []map[string]string {
@@ -204,6 +205,7 @@ func (h *byteHost) requireLogs(t *testing.T) {
 // TestHostileTerminal is the same without osquery, beside the recorder and so as
 // its reader, in every format.
 func TestHostileTerminal(t *testing.T) {
+	t.Parallel()
 	h := newByteHost(t)
 	shown := h.run(t, "json", h.selectAll())
 	var rows []map[string]string

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/kmodquery/kmodquery/test/suite"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
@@ -25,7 +26,7 @@ func TestGuestDeniedFlood(t *testing.T) {
 	h := handFile(t, image(t, "dummy"), t.TempDir(), "dummy.ko", "tmpfs")
 	require.NoError(t, h.load(""))
 	require.NoError(t, guest.Unload("dummy"))
-	before, calls := latest(t), often(500_000)
+	before, calls := latest(t), suite.Repeat(500_000)
 	earlier := query(t, "SELECT eid FROM kernel_module_events ORDER BY eid")
 	require.NotEmpty(t, earlier)
 	recorder := recorderProc(t)

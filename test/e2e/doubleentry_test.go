@@ -21,10 +21,11 @@ import (
 // doubleEntryEnv is set in the VMs that TestDoubleEntry boots.
 const doubleEntryEnv = "KMODQUERY_DOUBLE_ENTRY"
 
-// TestDoubleEntry boots the oldest and the newest kernel, and with FULL=1 every one,
-// for an extension that compares what the kernel shows with what its sources saw.
+// TestDoubleEntry boots the oldest and the newest kernel, and in make test-long every
+// one, for an extension that compares what the kernel shows with what its sources saw.
 // What each kernel shows is TestHidden's. Modules that hide stay until it ends.
 func TestDoubleEntry(t *testing.T) {
+	t.Parallel()
 	for _, kernel := range vm.Matrix() {
 		if !isAnEnd(kernel.String()) {
 			continue

@@ -3,14 +3,17 @@
 package e2e
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/kmodquery/kmodquery/test/suite"
 	"github.com/kmodquery/kmodquery/test/vm"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
@@ -34,22 +37,56 @@ func TestMain(m *testing.M) {
 	if err := becomeSystemd(); err != nil {
 		fmt.Fprintln(os.Stderr, err) // and the guest's own init tells on
 	}
-	guest.Main(m)
+	guest.Init()
+	if err := raiseParallel(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	code := m.Run()
+	if err := vm.RemoveBuilds(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(code)
 }
 
-// buildExtension builds the extension for an architecture, with further flags
+// raiseParallel lets more tests run at a time than the host has processors, unless
+// the command line says how many: most of them wait for a guest to get a processor.
+func raiseParallel() error {
+	flag.Parse()
+	isSet := false
+	flag.Visit(func(f *flag.Flag) { isSet = isSet || f.Name == "test.parallel" })
+	if isSet {
+		return nil
+	}
+	return flag.Set("test.parallel", "64")
+}
+
+// buildExtension returns the extension built for an architecture, with further flags
 // of go build.
 func buildExtension(t *testing.T, arch vm.Arch, flags ...string) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "kmodquery.ext")
-	require.NoError(t, vm.Build(t.Context(), arch, "../../extension", path, flags...))
+	path, err := vm.BuildOnce(t.Context(), arch, "../../extension", flags...)
+	require.NoError(t, err)
 	return path
+}
+
+// kernels are those that a test boots: the oldest and the newest of its own, and in the
+// larger suites, or where GUEST selects tests, all of its own. Its own are those of the matrix that it names, or all.
+func kernels(names ...string) []vm.Kernel {
+	own := slices.DeleteFunc(vm.Matrix(), func(k vm.Kernel) bool {
+		return len(names) > 0 && !slices.Contains(names, k.String())
+	})
+	if suite.All() || os.Getenv("GUEST") != "" {
+		return own
+	}
+	return slices.DeleteFunc(own, func(k vm.Kernel) bool { return !isAnEnd(k.String()) })
 }
 
 // TestKernels runs this package's guest tests and scripts on the kernels of the
 // matrix.
 func TestKernels(t *testing.T) {
-	for _, kernel := range vm.Matrix() {
+	t.Parallel()
+	for _, kernel := range kernels() {
 		t.Run(kernel.String(), func(t *testing.T) {
 			t.Parallel()
 			files := map[string]string{
@@ -60,15 +97,13 @@ func TestKernels(t *testing.T) {
 			if kernel.Arch == vm.AMD64 {
 				files[loader386] = build386(t)
 			}
-			vm.Test(t, kernel, guestPattern(kernel), vm.Options{
+			vm.TestStep(t, kernel, guestTests(kernel), vm.Options{
 				Modules: append([]string{"nbd", "tcp_nv", "tcp_illinois", "overlay", "brd", "af_alg", "romfs", large}, unseen...),
 				Files:   files,
 				Ext4:    guestDisk,
-				Env:     []string{fullEnv + "=" + os.Getenv(fullEnv)},
 				// Unloading waits for RCU; without this a storm is a breeze.
 				Cmdline: []string{"rcupdate.rcu_expedited=1"},
-				Busy:    true,
-				Timeout: 40 * time.Minute,
+				Timeout: 30 * time.Minute,
 			})
 		})
 	}
@@ -81,34 +116,39 @@ func abs(t *testing.T, path string) string {
 	return path
 }
 
-// fullEnv asks for all that CI has not the time for.
-const fullEnv = "FULL"
-
-// often is how often a guest's test does what it does again and again: a fifth of
-// the times that it is meant to, which is what CI has the time for, unless FULL=1
-// asks for all of them.
-func often(times int) int {
-	if os.Getenv(fullEnv) != "" {
-		return times
-	}
-	return times / 5
-}
-
-// isAnEnd reports whether a kernel is the oldest or the newest. With FULL=1 all
+// isAnEnd reports whether a kernel is the oldest or the newest. In make test-long all
 // count as such.
 func isAnEnd(kernel string) bool {
-	return kernel == vm.Oldest().String() || kernel == vm.Newest().String() || os.Getenv(fullEnv) != ""
+	return kernel == vm.Oldest().String() || kernel == vm.Newest().String() || suite.Long()
 }
 
-// guestPattern selects the tests of a kernel: all of the oldest and the newest, and of
-// those between them, for which CI has not the time, the tests of what hooks and
-// views give. FULL=1 asks for all, GUEST selects by hand.
-func guestPattern(kernel vm.Kernel) string {
-	switch pattern := os.Getenv("GUEST"); {
+// Tests that not every kernel runs, as alternatives of a regular expression.
+const (
+	// betweenTests are those that kernels between the oldest and the newest run: tests
+	// of what hooks and views give.
+	betweenTests = "32BitLoader|Autoload|Container|Denied|DeniedByMany|DeniedFlood|DeniedPrograms|EveryColumn|Evidence|Failures|" +
+		"Loader|LongParams|MissedReturns|ParamsThatChange|Signature|Storm|Views"
+	// newestTests are of what is the same on every kernel: user space's part of it.
+	newestTests = "ImageLimit|InitThatTakesLong|MemoryUnderAFlood|QueriesUnderAFlood|Scripts"
+	// largeTests leave the oldest kernel to the larger suites: of what they test little
+	// depends on the kernel.
+	largeTests = "BytesOfAProcess|DeniedByMany|DeniedFlood|EvidenceOfAnySize|Gap|ModprobeByHand|ShortLivedLoader|SwitchedOff"
+)
+
+// guestTests selects the tests of a kernel. GUEST selects by hand.
+func guestTests(kernel vm.Kernel) vm.Step {
+	tests := func(names string) string { return "^TestGuest(" + names + ")$" }
+	pattern := os.Getenv("GUEST")
+	name := kernel.String()
+	switch {
 	case pattern != "":
-		return pattern
-	case isAnEnd(kernel.String()):
-		return "^TestGuest"
+		return vm.Step{Pattern: pattern}
+	case suite.Long() || name == vm.Newest().String():
+		return vm.Step{Pattern: "^TestGuest"}
+	case !isAnEnd(name):
+		return vm.Step{Pattern: tests(betweenTests)}
+	case suite.All():
+		return vm.Step{Pattern: "^TestGuest", Skip: tests(newestTests)}
 	}
-	return "^TestGuest(32BitLoader|Autoload|Container|Denied.*|EveryColumn|Evidence|Failures|Loader|LongParams|MissedReturns|ParamsThatChange|Scripts|Signature|Storm|Views)$"
+	return vm.Step{Pattern: "^TestGuest", Skip: tests(newestTests + "|" + largeTests)}
 }

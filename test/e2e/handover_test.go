@@ -20,6 +20,7 @@ import (
 // TestReaderTakesOver runs the extension under two osquerys on one event store
 // and ends the one that records.
 func TestReaderTakesOver(t *testing.T) {
+	t.Parallel()
 	extension, state := buildExtension(t, vm.Arch(runtime.GOARCH)), t.TempDir()
 	start := func() *osqueryhost.Host {
 		host, err := osqueryhost.Start(t.Context(), osqueryhost.Options{Dir: t.TempDir()})
@@ -49,6 +50,7 @@ func TestReaderTakesOver(t *testing.T) {
 // TestOsqueryComesBack has osquery vanish and come back on its socket within the
 // extension's timeout: the sources must not stop for that.
 func TestOsqueryComesBack(t *testing.T) {
+	t.Parallel()
 	extension, dir := buildExtension(t, vm.Arch(runtime.GOARCH)), t.TempDir()
 	host, err := osqueryhost.Start(t.Context(), osqueryhost.Options{Dir: dir})
 	require.NoError(t, err)
@@ -73,6 +75,7 @@ func TestOsqueryComesBack(t *testing.T) {
 
 // TestSignalWhileStdinIsSilent ends a query that waits for statements.
 func TestSignalWhileStdinIsSilent(t *testing.T) {
+	t.Parallel()
 	cmd := exec.CommandContext(t.Context(), buildExtension(t, vm.Arch(runtime.GOARCH)), "query", "--state-dir", t.TempDir())
 	stdin, err := cmd.StdinPipe()
 	require.NoError(t, err)

@@ -17,6 +17,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/linux/views"
 	"github.com/kmodquery/kmodquery/test/kmod"
+	"github.com/kmodquery/kmodquery/test/suite"
 	"github.com/kmodquery/kmodquery/test/vm"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
@@ -24,15 +25,16 @@ import (
 // hiddenEnv is set in the VMs that TestHidden boots.
 const hiddenEnv = "KMODQUERY_HIDDEN"
 
-// TestHidden boots every kernel for modules that hide, which stay until it ends.
+// TestHidden boots kernels for modules that hide, which stay until it ends.
 func TestHidden(t *testing.T) {
-	for _, kernel := range vm.Matrix() {
+	t.Parallel()
+	for _, kernel := range kernels() {
 		t.Run(kernel.String(), func(t *testing.T) {
 			t.Parallel()
 			vm.Test(t, kernel, "^TestGuestHidden$", vm.Options{
 				Modules: []string{"nbd", "tcp_nv"},
 				Files:   map[string]string{guestExtension: buildExtension(t, kernel.Arch)},
-				Env:     []string{hiddenEnv + "=1", fullEnv + "=" + os.Getenv(fullEnv)},
+				Env:     []string{hiddenEnv + "=1"},
 				Cmdline: []string{"rcupdate.rcu_expedited=1"},
 				Timeout: 15 * time.Minute,
 			})
@@ -136,7 +138,7 @@ func cycles(t *testing.T, v *views.Views) {
 	dummy := image(t, "dummy")
 	go func() {
 		defer stop()
-		for range often(300) {
+		for range suite.Repeat(300) {
 			if err := guest.LoadImage(dummy, ""); err != nil {
 				loaded <- err
 				return

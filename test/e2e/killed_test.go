@@ -22,7 +22,7 @@ const killedPause = time.Second
 // storm goes on.
 func TestGuestKilled(t *testing.T) {
 	needPinned(t)
-	rounds := rounds(t, 15)
+	rounds := rounds(t, 5, 15, 300)
 	chance, p := seeded(t), newPost(t)
 	recorder := p.relieve(t, guestExtension)
 	p.awaitActive(t)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/kmodquery/kmodquery/test/suite"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
@@ -38,7 +39,7 @@ func alreadyLoaded(t *testing.T) (path string) {
 // Nothing of it is left when anybody could look.
 func TestGuestShortLivedLoader(t *testing.T) {
 	guest.Only(t)
-	path, runs := alreadyLoaded(t), often(1000)
+	path, runs := alreadyLoaded(t), suite.Repeat(1000)
 	script := filepath.Join(t.TempDir(), "runs.sh")
 	require.NoError(t, os.WriteFile(script, []byte(`
 		run=0

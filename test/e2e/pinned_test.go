@@ -23,6 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery/test/osqueryhost"
+	"github.com/kmodquery/kmodquery/test/suite"
 	"github.com/kmodquery/kmodquery/test/vm"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
@@ -39,24 +40,28 @@ const (
 	pinFolder = "/sys/fs/bpf/kmodquery"
 )
 
-// pinnedPattern are the tests of what stays pinned when no process records, as far as
-// CI has the time for them. The others, which take half an hour, and more rounds, by
-// hand:
-//
-//	GUEST='^TestGuest(Backlog|ClockSteps|Distrusted|Tmpfs)$' PINNED_TIMEOUT=30m go test -v -timeout 40m ./test/e2e -run 'TestPinned/7.x$'
-//	GUEST='^TestGuestKilled$' ROUNDS=300 PINNED_TIMEOUT=60m go test -v -timeout 70m ./test/e2e -run 'TestPinned/5.10$'
-const pinnedPattern = "^TestGuest(DeniedUnrecorded|Detach|FullDisk|Killed|TakeOver|Upgrade)$"
+// pinnedPattern are the tests of what stays pinned when no process records. Those that
+// take long run in make test-long only; in make test the oldest kernel runs those of
+// what it does in its own way.
+func pinnedPattern(kernel vm.Kernel) string {
+	pattern := "DeniedUnrecorded|Detach|FullDisk|Killed|TakeOver|Upgrade"
+	switch {
+	case suite.Long():
+		pattern += "|Backlog|ClockSteps|Distrusted|Tmpfs"
+	case !suite.All() && kernel.String() == vm.Oldest().String():
+		pattern = "Detach|Killed|Upgrade"
+	}
+	return "^TestGuest(" + pattern + ")$"
+}
 
 // TestPinned boots the oldest and the newest kernel, which pin in different ways,
 // for recorders that end, are killed and replaced while modules come and go.
 func TestPinned(t *testing.T) {
-	for _, kernel := range vm.Matrix() {
-		if kernel.String() != "5.10" && kernel.String() != vm.Newest().String() {
-			continue
-		}
+	t.Parallel()
+	for _, kernel := range kernels("5.10", vm.Newest().String()) {
 		t.Run(kernel.String(), func(t *testing.T) {
 			t.Parallel()
-			pattern := pinnedPattern
+			pattern := pinnedPattern(kernel)
 			if narrowed := os.Getenv("GUEST"); narrowed != "" {
 				pattern = narrowed
 			}
@@ -69,7 +74,7 @@ func TestPinned(t *testing.T) {
 				Env: []string{pinnedEnv + "=1", "SEED=" + os.Getenv("SEED"), "ROUNDS=" + os.Getenv("ROUNDS")},
 				// Unloading waits for RCU; without this a storm is a breeze.
 				Cmdline: []string{"rcupdate.rcu_expedited=1"},
-				Busy:    true,
+				CPUs:    pinnedCPUs(),
 				Timeout: pinnedTimeout(),
 			})
 		})
@@ -96,14 +101,20 @@ func seeded(t *testing.T) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, 0))
 }
 
-// rounds is how often a test does what it does again and again: as often as CI has
-// the time for, or ROUNDS.
-func rounds(t *testing.T, inCI int) int {
+// rounds is how often a test repeats what it does in make test, make test-all and make
+// test-long. ROUNDS says another number.
+func rounds(t *testing.T, few, more, many int) int {
 	t.Helper()
-	if more := os.Getenv("ROUNDS"); more != "" {
-		return int(integer(t, more))
+	if set := os.Getenv("ROUNDS"); set != "" {
+		return int(integer(t, set))
 	}
-	return inCI
+	switch {
+	case suite.Long():
+		return many
+	case suite.All():
+		return more
+	}
+	return few
 }
 
 // A post is a state folder and an osquery, at which recorders relieve each other.
@@ -384,10 +395,19 @@ func pinnedSets(t *testing.T) []string {
 	return names
 }
 
-// pinnedTimeout bounds a VM: 40 minutes are enough for CI's share of the rounds.
-func pinnedTimeout() time.Duration {
-	if limit, err := time.ParseDuration(os.Getenv("PINNED_TIMEOUT")); err == nil {
-		return limit
+// pinnedCPUs are two in the larger suites, where the recorder's threads and those of a
+// storm run at the same moment.
+func pinnedCPUs() int {
+	if suite.All() {
+		return 2
 	}
-	return 40 * time.Minute
+	return 1
+}
+
+// pinnedTimeout bounds a VM.
+func pinnedTimeout() time.Duration {
+	if suite.Long() || os.Getenv("ROUNDS") != "" {
+		return 4 * time.Hour
+	}
+	return 35 * time.Minute
 }

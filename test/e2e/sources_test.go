@@ -27,10 +27,11 @@ import (
 // sourcesEnv is set in the VMs that TestSources boots.
 const sourcesEnv = "KMODQUERY_SOURCES_TEST"
 
-// TestSources boots two kernels for extensions that have other sources than
+// TestSources boots kernels for extensions that have other sources than
 // eBPF, or several.
 func TestSources(t *testing.T) {
-	for _, kernel := range []vm.Kernel{vm.Matrix()[1], vm.Newest()} {
+	t.Parallel()
+	for _, kernel := range kernels("6.1", vm.Newest().String()) {
 		t.Run(kernel.String(), func(t *testing.T) {
 			t.Parallel()
 			vm.Test(t, kernel, "^TestGuestSources", vm.Options{

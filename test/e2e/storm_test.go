@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/kmodquery/kmodquery/test/suite"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
@@ -18,7 +19,7 @@ import (
 // and wants to see every one of 2,000 times.
 func TestGuestStorm(t *testing.T) {
 	guest.Only(t)
-	before, cycles := latest(t), often(2000)
+	before, cycles := latest(t), suite.Repeat(2000)
 	const health = "SELECT state, lost, decode_errors, store_errors FROM kernel_module_sensors WHERE source = 'ebpf'"
 	sensor := query(t, health)
 	storming := []string{"tcp_nv", "tcp_illinois"}

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/kmodquery/kmodquery/test/suite"
 	"github.com/kmodquery/kmodquery/test/vm"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
@@ -104,13 +105,11 @@ var serviceUnits = []string{
 // TestService boots real systemds with the unit: it records before
 // systemd-modules-load loads anything.
 func TestService(t *testing.T) {
-	if os.Getenv("SYSTEMD") == "" {
-		t.Skip("boots two whole systems, which takes longer than CI has; SYSTEMD=1 asks for it")
+	if !suite.Long() {
+		t.Skip("boots two whole systems; SUITE=long asks for it")
 	}
-	for _, kernel := range vm.Matrix() {
-		if name := kernel.String(); name != "5.10" && name != vm.Newest().String() {
-			continue
-		}
+	t.Parallel()
+	for _, kernel := range kernels("5.10", vm.Newest().String()) {
 		t.Run(kernel.String(), func(t *testing.T) {
 			t.Parallel()
 			files, err := vm.Programs(t.Context(), kernel.Arch, servicePackages, servicePrograms, t.Logf)

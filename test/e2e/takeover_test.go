@@ -46,7 +46,7 @@ func TestGuestTakeOver(t *testing.T) {
 	storm := startStorm(t, stormPause)
 	recorder, reader := posts[0], posts[1]
 	var slowest time.Duration
-	for round := range rounds(t, 2) {
+	for round := range rounds(t, 1, 2, 20) {
 		starts := recorder.extension.Starts()
 		require.NoError(t, recorder.extension.Signal(syscall.SIGKILL))
 		killed := time.Now()

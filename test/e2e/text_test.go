@@ -50,10 +50,8 @@ var textPrograms = []string{
 // TestTextSources has the sources that read texts see the same loads, each in a
 // kernel of its own, because a kernel says most things once.
 func TestTextSources(t *testing.T) {
-	for _, kernel := range vm.Matrix() {
-		if name := kernel.String(); name != "6.1" && name != vm.Newest().String() {
-			continue
-		}
+	t.Parallel()
+	for _, kernel := range kernels("6.1", vm.Newest().String()) {
 		for _, source := range []string{kmodquery.SourceKmsg, kmodquery.SourceJournal, kmodquery.SourceSyslog} {
 			t.Run(kernel.String()+"/"+source, func(t *testing.T) {
 				t.Parallel()
@@ -333,10 +331,8 @@ func modulesLoadText(t *testing.T) {
 
 // TestTextRefused has kernels say why they refuse a module for its signature.
 func TestTextRefused(t *testing.T) {
-	for _, kernel := range vm.Matrix() {
-		if name := kernel.String(); name != "6.1" && name != vm.Newest().String() {
-			continue
-		}
+	t.Parallel()
+	for _, kernel := range kernels("6.1", vm.Newest().String()) {
 		for _, option := range []string{"module.sig_enforce=1", "lockdown=integrity"} {
 			t.Run(kernel.String()+"/"+option, func(t *testing.T) {
 				t.Parallel()

@@ -21,7 +21,7 @@ func TestGuestUpgrade(t *testing.T) {
 	require.Len(t, first, 1)
 	storm := startStorm(t, stormPause)
 	start := time.Second
-	for round := range rounds(t, 3) {
+	for round := range rounds(t, 2, 3, 30) {
 		if round%2 == 0 {
 			recorder.kill(t)
 		} else {

@@ -11,7 +11,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 )
 
 // Self returns this process's own binary for use as a [Machine]'s Init. It
@@ -41,8 +43,9 @@ func Build(ctx context.Context, arch Arch, pkg, output string, flags ...string) 
 
 // testBinary returns a static test binary of the package in the working
 // directory for the architecture: this process's own where that will do, else
-// one compiled into dir.
-func testBinary(ctx context.Context, arch Arch, dir string) (string, error) {
+// one that is compiled once and lies in a folder of the system's for temporary
+// files until this process ends.
+func testBinary(ctx context.Context, arch Arch) (string, error) {
 	if string(arch) == runtime.GOARCH {
 		path, err := os.Executable()
 		if err != nil {
@@ -52,8 +55,63 @@ func testBinary(ctx context.Context, arch Arch, dir string) (string, error) {
 			return path, nil
 		}
 	}
-	output := filepath.Join(dir, "guest.test")
-	return output, compile(ctx, arch, "test", "-c", "-o", output, ".")
+	return builds.get("test "+string(arch), func(output string) error {
+		return compile(ctx, arch, "test", "-c", "-o", output, ".")
+	})
+}
+
+// BuildOnce is [Build] for a binary that several tests of this process share. It
+// returns the path of the binary, which lies there until [RemoveBuilds].
+func BuildOnce(ctx context.Context, arch Arch, pkg string, flags ...string) (string, error) {
+	return builds.get(fmt.Sprint(arch, pkg, flags), func(output string) error {
+		return Build(ctx, arch, pkg, output, flags...)
+	})
+}
+
+// RemoveBuilds removes what BuildOnce and Test have built. Call it at the end of a
+// package's TestMain.
+func RemoveBuilds() error { return builds.remove() }
+
+// A buildSet is a folder of binaries that are built when they are first asked for.
+type buildSet struct {
+	mu    sync.Mutex
+	dir   string
+	built map[string]func() (string, error)
+}
+
+var builds buildSet
+
+// get returns the path of the binary, after build has made it if it is the first of
+// that key.
+func (s *buildSet) get(key string, build func(output string) error) (string, error) {
+	s.mu.Lock()
+	once := s.built[key]
+	if once == nil {
+		if s.dir == "" {
+			dir, err := os.MkdirTemp("", "kmodquery-build-")
+			if err != nil {
+				s.mu.Unlock()
+				return "", fmt.Errorf("make a folder for binaries: %w", err)
+			}
+			s.dir, s.built = dir, map[string]func() (string, error){}
+		}
+		output := filepath.Join(s.dir, strconv.Itoa(len(s.built)))
+		once = sync.OnceValues(func() (string, error) { return output, build(output) })
+		s.built[key] = once
+	}
+	s.mu.Unlock()
+	return once()
+}
+
+func (s *buildSet) remove() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dir := s.dir
+	s.dir, s.built = "", nil
+	if dir == "" {
+		return nil
+	}
+	return os.RemoveAll(dir)
 }
 
 func compile(ctx context.Context, arch Arch, args ...string) error {

@@ -31,6 +31,31 @@ func TestBuild(t *testing.T) {
 	require.ErrorContains(t, Build(t.Context(), ARM64, ".", output), "undefined: undefined")
 }
 
+func TestBinariesAreBuiltOnce(t *testing.T) {
+	var s buildSet
+	built := 0
+	build := func(output string) error {
+		built++
+		return os.WriteFile(output, []byte("binary"), 0o600)
+	}
+	first, err := s.get("a", build)
+	require.NoError(t, err)
+	require.FileExists(t, first)
+	again, err := s.get("a", build)
+	require.NoError(t, err)
+	require.Equal(t, first, again)
+	other, err := s.get("b", build)
+	require.NoError(t, err)
+	require.NotEqual(t, first, other)
+	require.Equal(t, 2, built)
+	failing := func(string) error { return os.ErrInvalid }
+	_, err = s.get("c", failing)
+	require.ErrorIs(t, err, os.ErrInvalid)
+	require.NoError(t, s.remove())
+	require.NoDirExists(t, filepath.Dir(first))
+	require.NoError(t, s.remove(), "there is nothing to remove")
+}
+
 func TestIsStatic(t *testing.T) {
 	static, err := isStatic("/bin/sh")
 	require.NoError(t, err)

@@ -37,8 +37,7 @@ func (m *Machine) writeInitramfs(name string, image *Image, p platform, disk str
 	rows, cols := m.terminalSize()
 	config, err := json.Marshal(guest.Config{
 		Kernel:      m.Kernel.String(),
-		Args:        m.Args,
-		Env:         m.Env,
+		Runs:        append([]guest.Run{{Args: m.Args, Env: m.Env}}, m.Then...),
 		Results:     p.results,
 		Console:     p.console,
 		Interactive: m.Interactive,

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
 // Options say what a VM is made of. The zero value is a VM with two
@@ -26,9 +28,8 @@ type Options struct {
 	Env     []string          // NAME=value for the program in the guest
 	Cmdline []string          // additions to the kernel's command line
 	Memory  int               // MiB
-	CPUs    int
-	Busy    bool          // Test runs it without other such VMs beside it, unless the host has processors for several
-	Timeout time.Duration // for the emulator, from its start to its end; default 5 minutes
+	CPUs    int               // Test counts them against the host's
+	Timeout time.Duration     // for the emulator, from its start to its end; default 5 minutes
 }
 
 // A Machine is one run of a VM.
@@ -41,6 +42,9 @@ type Machine struct {
 	Init string
 	// Args is the program to run in the guest: its guest path and arguments.
 	Args []string
+	// Then are further programs, which run one after the other when Args has
+	// ended. guest.NextLine stands before the output of each.
+	Then []guest.Run
 	// Output receives what the program writes to its standard output and
 	// error, and nothing else. It may be nil.
 	Output io.Writer
@@ -59,9 +63,10 @@ type Machine struct {
 // A Result is how a VM's program ended.
 type Result struct {
 	Release  string        // the kernel's, as uname -r says
-	ExitCode int           // the program's; 128 and the signal's number when one killed it
+	ExitCode int           // of the first program that did not end with 0; 128 and the signal's number when one killed it
 	Boot     time.Duration // from the emulator's start until the program was started
 	Total    time.Duration // from the emulator's start to its end
+	CPU      time.Duration // of the host's processors, that the emulator used
 	Console  string        // the end of what the kernel and init said; empty when interactive
 }
 
@@ -197,11 +202,13 @@ func (m *Machine) emulate(ctx context.Context, p platform, image *Image, initram
 	waitErr := cmd.Wait()
 	copyErr := <-copied
 	code, ended, closeErr := results.close()
+	used := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 
 	result := &Result{
 		Release: image.Release,
 		Boot:    results.ready.Sub(started),
 		Total:   time.Since(started),
+		CPU:     used,
 		Console: console.String(),
 	}
 	switch {

@@ -11,17 +11,22 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
 // machine returns a VM of the kernel that boots fastest, with this test binary
 // as its init.
 func machine(t *testing.T, args ...string) (*Machine, *bytes.Buffer) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("boots a VM")
+	}
 	t.Parallel()
 	kernel := Kernel{Version: "6.1", Suites: []string{"bookworm"}, Arch: AMD64}
 	_, err := kernel.Fetch(t.Context(), t.Logf)
 	need(t, err)
-	init, err := testBinary(t.Context(), kernel.Arch, t.TempDir())
+	init, err := testBinary(t.Context(), kernel.Arch)
 	require.NoError(t, err)
 	var output bytes.Buffer
 	return &Machine{Kernel: kernel, Init: init, Args: args, Output: &output, Log: t.Logf}, &output
@@ -36,6 +41,19 @@ func TestMachineReturnsOutputAndExitCode(t *testing.T) {
 	require.Equal(t, 7, result.ExitCode)
 	require.Equal(t, "hello\nvalue\n\nunfinished\n", output.String())
 	require.Contains(t, result.Console, "the kernel's log since the program's start:\r\nsaid")
+}
+
+func TestMachineRunsProgramsOneAfterTheOther(t *testing.T) {
+	m, output := machine(t, "/bin/sh", "-c", "sleep 1000 & echo first")
+	m.Env = []string{"NAME=value"}
+	m.Then = []guest.Run{
+		{Args: []string{"/bin/sh", "-c", "pidof sleep; echo $NAME; exit 3"}, Env: []string{"NAME=other"}},
+		{Args: []string{"/bin/sh", "-c", "echo [$NAME]; exit 4"}},
+	}
+	result, err := m.Run(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 3, result.ExitCode)
+	require.Equal(t, "first\n"+guest.NextLine+"other\n"+guest.NextLine+"[]\n", output.String())
 }
 
 func TestMachineEndsWithItsProgram(t *testing.T) {

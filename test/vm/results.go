@@ -47,6 +47,10 @@ func (r *resultsReader) line(line []byte) error {
 		r.code, r.ended, r.blank = code, err == nil, false
 		return nil
 	}
+	if string(line) == guest.NextLine {
+		r.blank = false
+		return r.pass(line)
+	}
 	if r.ready.IsZero() && string(line) == guest.ReadyLine {
 		r.ready = time.Now()
 		if r.onReady != nil {

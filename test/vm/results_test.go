@@ -23,6 +23,7 @@ func TestResultsReader(t *testing.T) {
 		"ready and no more":    {sent: guest.ReadyLine, want: ""},
 		"a program's output":   {sent: guest.ReadyLine + "a\n\nb\n\n" + guest.ExitPrefix + "0\n", want: "a\n\nb\n", ended: true},
 		"an unfinished line":   {sent: guest.ReadyLine + "a\n" + guest.ExitPrefix + "3\n", want: "a\n", code: 3, ended: true},
+		"two programs":         {sent: guest.ReadyLine + "a\n" + guest.NextLine + "b\n\n" + guest.ExitPrefix + "1\n", want: "a\n" + guest.NextLine + "b\n", code: 1, ended: true},
 		"a VM that stopped":    {sent: guest.ReadyLine + "a\nhal", want: "a\nhal"},
 		"a damaged exit line":  {sent: guest.ReadyLine + "a\n\n" + guest.ExitPrefix + "x\n", want: "a\n"},
 		"a second ready line":  {sent: guest.ReadyLine + guest.ReadyLine + "\n" + guest.ExitPrefix + "0\n", want: guest.ReadyLine, ended: true},

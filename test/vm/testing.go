@@ -7,77 +7,129 @@ import (
 	"errors"
 	"io"
 	"os"
-	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kmodquery/kmodquery/test/suite"
+	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
+
+// A Step is one run of a guest's tests.
+type Step struct {
+	Name    string   // of the subtest that has its verdicts
+	Pattern string   // of the names of its tests, as go test -run takes it
+	Skip    string   // of the names of those that it leaves out, as go test -skip takes it; none when empty
+	Env     []string // additions to its environment, as NAME=value
+}
 
 // Test boots the kernel, runs in it the calling package's own tests whose
 // names match the regular expression (as go test -run takes it; the tests'
 // names begin with TestGuest), and repeats every verdict with its log as a
 // subtest of t; with go test -v it also says how a test ended as soon as it did.
-// The package's TestMain must call guest.Main. A run in which no test ran, or every
-// one was skipped, is a failure.
+// The package's TestMain must call guest.Main or guest.Init. A run in which no test
+// ran, or every one was skipped, is a failure.
 //
-// Where the kernel, or what the host needs, cannot be had, the test fails when
-// the environment has CI set, and is skipped with the reason otherwise.
+// With go test -short it skips. Where the kernel, or what the host needs, cannot be
+// had, the test fails when the environment has CI set, and is skipped with the
+// reason otherwise.
 //
-// Call t.Parallel before it to boot as many VMs at a time as go test -parallel
-// allows; of those that are busy only as many run as the host has processors for.
+// Call t.Parallel before it to boot as many VMs at a time as the host has processors
+// for the VMs' own.
 func Test(t *testing.T, kernel Kernel, pattern string, options Options) {
 	t.Helper()
+	TestStep(t, kernel, Step{Pattern: pattern}, options)
+}
+
+// TestStep is Test with all that a Step can say. Its name is not used.
+func TestStep(t *testing.T, kernel Kernel, step Step, options Options) {
+	t.Helper()
+	for i, r := range boot(t, kernel, options, []Step{step}) {
+		judge(t, kernel, r, i)
+	}
+}
+
+// TestSteps is Test with several runs in one VM, one after the other, each in a
+// process of its own. What they leave in the kernel stays for those that follow.
+func TestSteps(t *testing.T, kernel Kernel, steps []Step, options Options) {
+	t.Helper()
+	for i, r := range boot(t, kernel, options, steps) {
+		t.Run(steps[i].Name, func(t *testing.T) { judge(t, kernel, r, i) })
+	}
+}
+
+// judge repeats a run's verdicts, and fails where there is more to say.
+func judge(t *testing.T, kernel Kernel, r *report, i int) {
+	t.Helper()
+	for _, v := range r.tests {
+		repeat(t, v)
+	}
+	if problem := r.problem(); problem != "" {
+		t.Errorf("kernel %s, run %d: %s\noutput of no test:\n%s", kernel, i+1, problem, r.rest.String())
+	}
+}
+
+// boot returns a report of each step. Its own failures do not end the test: the
+// reports say more.
+func boot(t *testing.T, kernel Kernel, options Options, steps []Step) []*report {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("boots a VM")
+	}
 	ctx := t.Context()
 	_, err := kernel.Fetch(ctx, t.Logf)
 	need(t, err)
-	init, err := testBinary(ctx, kernel.Arch, t.TempDir())
+	init, err := testBinary(ctx, kernel.Arch)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if options.Busy {
-		busy <- struct{}{}
-		defer func() { <-busy }()
-	}
 	options.Timeout = defaultTo(options.Timeout, 5*time.Minute)
-	args := []string{
-		"/init", "-test.run=" + pattern, "-test.v=test2json", "-test.count=1",
-		// The guest's own limit strikes first and prints where its tests hang.
-		"-test.timeout=" + (options.Timeout * 3 / 4).String(),
-	}
-	if testing.Short() {
-		args = append(args, "-test.short")
+	options.CPUs = defaultTo(options.CPUs, 1)
+	var runs []guest.Run
+	for _, step := range steps {
+		runs = append(runs, guest.Run{
+			Args: []string{
+				"/init", "-test.run=" + step.Pattern, "-test.skip=" + step.Skip, "-test.v=test2json", "-test.count=1",
+				// The guest's own limit strikes first and prints where its tests hang.
+				"-test.timeout=" + (options.Timeout * 3 / 4).String(),
+			},
+			Env: slices.Concat(options.Env, []string{suite.Env + "=" + os.Getenv(suite.Env)}, step.Env),
+		})
 	}
 	var output bytes.Buffer
 	lines := io.Writer(&output)
 	if testing.Verbose() {
-		lines = io.MultiWriter(&output, progress(t.Logf))
+		lines = io.MultiWriter(&output, &progress{kernel: kernel, logf: t.Logf})
 	}
+	options.Env = runs[0].Env
 	machine := Machine{
 		Options: options,
 		Kernel:  kernel,
 		Init:    init,
-		Args:    args,
+		Args:    runs[0].Args,
+		Then:    runs[1:],
 		Output:  lines,
 		Log:     t.Logf,
 	}
+	giveBack := processors.take(options.CPUs, options.Timeout)
 	result, err := machine.Run(ctx)
-	report := parseReport(output.String())
-	for _, v := range report.tests {
-		repeat(t, v)
+	giveBack()
+	var reports []*report
+	for text := range strings.SplitSeq(output.String(), guest.NextLine) {
+		reports = append(reports, parseReport(text))
 	}
 	if err != nil {
-		t.Fatalf("kernel %s: %v\noutput of no test:\n%s\nend of the console:\n%s", kernel, err, report.rest.String(), consoleOf(err))
+		t.Errorf("kernel %s: %v\nend of the console:\n%s", kernel, err, consoleOf(err))
+		return reports
 	}
-	t.Logf("kernel %s: booted in %.1f s, ended after %.1f s", result.Release, result.Boot.Seconds(), result.Total.Seconds())
-	if problem := report.problem(result.ExitCode); problem != "" {
-		t.Errorf("kernel %s, tests %q: %s\noutput of no test:\n%s\nend of the console:\n%s", kernel, pattern, problem, report.rest.String(), result.Console)
+	t.Logf("guest %s: booted in %.1f s, ended after %.1f s, used %.1f s of the processors (kernel %s)",
+		kernel, result.Boot.Seconds(), result.Total.Seconds(), result.CPU.Seconds(), result.Release)
+	if result.ExitCode != 0 {
+		t.Errorf("kernel %s: the tests exited with %d\nend of the console:\n%s", kernel, result.ExitCode, result.Console)
 	}
+	return reports
 }
-
-// busy has a place for each VM that keeps two processors of the host's busy. Two
-// that share them take more than twice as long: a virtual processor that waits for
-// a real one may hold what the others wait for.
-var busy = make(chan struct{}, max(1, runtime.NumCPU()/2))
 
 // need ends the test when the host cannot provide a VM.
 func need(t *testing.T, err error) {

@@ -2,10 +2,7 @@
 
 package vm
 
-import (
-	"fmt"
-	"strings"
-)
+import "strings"
 
 // A verdict is what go test said about one test and its subtests.
 type verdict struct {
@@ -122,14 +119,10 @@ func (r *report) ran() bool {
 	return false
 }
 
-// problem says why a run that ended with the exit code is a failure beyond
-// what its tests say themselves, or "".
-func (r *report) problem(exitCode int) string {
-	switch {
-	case !r.ran():
+// problem says why a run is a failure beyond what its tests say themselves, or "".
+func (r *report) problem() string {
+	if !r.ran() {
 		return "no test ran"
-	case exitCode != 0:
-		return fmt.Sprintf("the tests exited with %d", exitCode)
 	}
 	return ""
 }

@@ -14,15 +14,20 @@ const ConfigPath = "/kmodquery-vm.json"
 
 // A Config is what the host asks of init.
 type Config struct {
-	Kernel  string   // the kernel's name in the matrix, given to the child in [KernelEnv]
-	Args    []string // the child: a program's path and its arguments
-	Env     []string // additions to the child's environment, as NAME=value
-	Results string   // the serial port for the child's output and exit code, in /dev
-	Console string   // the kernel's console, in /dev
-	// Interactive gives the child the console as its controlling terminal;
+	Kernel  string // the kernel's name in the matrix, given to the children in [KernelEnv]
+	Runs    []Run  // the children, one after the other
+	Results string // the serial port for the children's output and the exit code, in /dev
+	Console string // the kernel's console, in /dev
+	// Interactive gives a child the console as its controlling terminal;
 	// otherwise its input is empty and its output goes to Results.
 	Interactive bool
 	Rows, Cols  uint16 // the size of the interactive terminal; 0 when unknown
+}
+
+// A Run is one child of init.
+type Run struct {
+	Args []string // a program's path and its arguments
+	Env  []string // additions to the environment, as NAME=value
 }
 
 // KernelEnv is set in the child's environment, to the kernel's name, and
@@ -33,11 +38,12 @@ const KernelEnv = "KMODQUERY_VM_KERNEL"
 // below another init.
 const ServiceEnv = "KMODQUERY_VM_SERVICE"
 
-// Init frames the child's output on the results port with these two lines.
+// Init frames the children's output on the results port with these lines.
 // The byte 0x16 (SYN) cannot be typed into a test's log by accident.
 const (
 	ReadyLine  = "\x16vm ready\n"
-	ExitPrefix = "\x16vm exit " // followed by the exit code and a newline
+	NextLine   = "\x16vm next\n" // between the output of two children
+	ExitPrefix = "\x16vm exit "  // followed by the exit code and a newline
 )
 
 func readConfig() (*Config, error) {

@@ -13,9 +13,9 @@ import (
 )
 
 // Init returns at once unless this process is the init of a VM that package vm
-// booted. Otherwise it sets the system up, runs the configured child until it
-// ends, reports its output and exit code on the results port, switches the
-// machine off and does not return. Call it at the start of main. Where another
+// booted. Otherwise it sets the system up, runs the configured children one after
+// the other, reports their output and the first exit code that is not 0 on the
+// results port, switches the machine off and does not return. Call it at the start of main. Where another
 // init has set the system up, its service with [ServiceEnv] does the rest.
 func Init() {
 	if os.Getpid() != 1 && os.Getenv(ServiceEnv) == "" {
@@ -58,9 +58,20 @@ func serve() error {
 	if err != nil {
 		return err
 	}
-	code, err := runChild(config, results)
-	if err != nil {
-		return err
+	code := 0
+	for i, run := range config.Runs {
+		if i > 0 {
+			if _, err := io.WriteString(results, "\n"+NextLine); err != nil {
+				return fmt.Errorf("write to the results port: %w", err)
+			}
+		}
+		ended, err := runChild(config, run, results)
+		if err != nil {
+			return err
+		}
+		if code == 0 {
+			code = ended
+		}
 	}
 	if code != 0 && !config.Interactive {
 		log.copyTo(os.Stderr)
@@ -74,21 +85,21 @@ func serve() error {
 // runChild returns the child's exit code, 128 and the signal's number for a
 // death by signal. Everything that the child left behind is dead on return,
 // and its output is copied in full.
-func runChild(config *Config, results io.Writer) (int, error) {
+func runChild(config *Config, run Run, results io.Writer) (int, error) {
 	files, output, err := childFiles(config)
 	if err != nil {
 		return 0, err
 	}
-	child, err := os.StartProcess(config.Args[0], config.Args, &os.ProcAttr{
+	child, err := os.StartProcess(run.Args[0], run.Args, &os.ProcAttr{
 		Env: append([]string{
 			"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "TERM=linux", "TMPDIR=/tmp",
 			KernelEnv + "=" + config.Kernel,
-		}, config.Env...),
+		}, run.Env...),
 		Files: files,
 		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: config.Interactive},
 	})
 	if err != nil {
-		return 0, fmt.Errorf("start %s: %w", config.Args[0], err)
+		return 0, fmt.Errorf("start %s: %w", run.Args[0], err)
 	}
 	for _, f := range files {
 		f.Close()
