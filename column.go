@@ -5,8 +5,7 @@ import (
 	"strings"
 )
 
-// A Column is one field of an [Event] as the event store and the tables see
-// it.
+// A Column is one field of an [Event] in the event store and in the tables.
 type Column struct {
 	Name   string
 	Number bool // a 64-bit integer; otherwise text
@@ -15,17 +14,15 @@ type Column struct {
 
 var eventColumns = func() []Column {
 	event := reflect.TypeFor[Event]()
-	var columns []Column
-	for i := range event.NumField() {
-		name, _, _ := strings.Cut(event.Field(i).Tag.Get("json"), ",")
-		if name == "-" {
-			continue
-		}
-		kind := event.Field(i).Type
+	columns := make([]Column, event.NumField())
+	for i := range columns {
+		field := event.Field(i)
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		kind := field.Type
 		if kind.Kind() == reflect.Pointer {
 			kind = kind.Elem()
 		}
-		columns = append(columns, Column{Name: name, Number: kind.Kind() == reflect.Int64, field: i})
+		columns[i] = Column{Name: name, Number: kind.Kind() == reflect.Int64, field: i}
 	}
 	return columns
 }()
@@ -34,7 +31,7 @@ var eventColumns = func() []Column {
 // The slice is shared and must not be changed.
 func EventColumns() []Column { return eventColumns }
 
-// EventColumn finds a column by its name.
+// EventColumn returns the column of a name.
 func EventColumn(name string) (Column, bool) {
 	for _, c := range eventColumns {
 		if c.Name == name {
@@ -47,11 +44,15 @@ func EventColumn(name string) (Column, bool) {
 // Pointer returns the address of the column's field in e: a *int64, **int64,
 // *string or **string.
 func (c Column) Pointer(e *Event) any {
-	return reflect.ValueOf(e).Elem().Field(c.field).Addr().Interface()
+	pointer := reflect.ValueOf(e).Elem().Field(c.field).Addr()
+	if pointer.Type() == reflect.TypeFor[*Columns]() {
+		pointer = pointer.Convert(reflect.TypeFor[*string]())
+	}
+	return pointer.Interface()
 }
 
-// Value returns what the column holds in e: an int64, a string, or nil where
-// the fact is unknown.
+// Value returns the column's value in e: an int64, a string, or nil if the fact is
+// unknown.
 func (c Column) Value(e *Event) any {
 	field := reflect.ValueOf(e).Elem().Field(c.field)
 	if field.Kind() == reflect.Pointer {
@@ -62,10 +63,14 @@ func (c Column) Value(e *Event) any {
 	} else if field.Kind() == reflect.String && field.Len() == 0 {
 		return nil
 	}
+	if field.Kind() == reflect.String {
+		return field.String() // also a Columns
+	}
 	return field.Interface()
 }
 
-// Lacks reports whether column names a column that has no value in e.
+// Lacks reports whether a column of e has no value. An event lacks no column that
+// does not exist.
 func (e *Event) Lacks(column string) bool {
 	c, ok := EventColumn(column)
 	return ok && c.Value(e) == nil

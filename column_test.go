@@ -7,8 +7,7 @@ import (
 
 func TestEventColumnsFollowTheStruct(t *testing.T) {
 	columns := EventColumns()
-	// All but Position and Receipt.
-	if got := reflect.TypeFor[Event]().NumField() - 2; got != len(columns) {
+	if got := reflect.TypeFor[Event]().NumField(); got != len(columns) {
 		t.Fatalf("%d columns for %d fields", len(columns), got)
 	}
 	seen := map[string]bool{}
@@ -50,24 +49,5 @@ func TestColumnReadsAndWritesItsField(t *testing.T) {
 		default:
 			t.Errorf("%s: a field of type %T", c.Name, pointer)
 		}
-	}
-}
-
-func TestMissNamesAColumnOnce(t *testing.T) {
-	var e Event
-	e.Miss("path", "params")
-	e.Miss("path", "pat")
-	if e.Missing != "path,params,pat" {
-		t.Errorf("missing is %q", e.Missing)
-	}
-}
-
-func TestNotSupportedError(t *testing.T) {
-	err := &NotSupportedError{Missing: "no BTF", Need: "Linux 5.8"}
-	if err.Error() != "not supported: no BTF; needs Linux 5.8" || !err.Is(ErrNotSupported) {
-		t.Errorf("%v", err)
-	}
-	if err := (&NotSupportedError{Missing: "no BTF"}); err.Error() != "not supported: no BTF" {
-		t.Errorf("%v", err)
 	}
 }

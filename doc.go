@@ -1,15 +1,14 @@
-// Package kmodquery is the domain of the kmodquery osquery extension: what a
-// kernel module event is, how events are selected, what a detection signature
-// and its findings are, and how a source reports on its own health.
+// Package kmodquery is the domain of the kmodquery osquery extension. It defines
+// kernel module events, filters that select them, detection signatures and their
+// findings, and the health that a source reports.
 //
-// Everything else depends on this package and it depends on the standard
-// library only. The data's way runs from the kernel's hooks through package
-// bpf and package linux (or darwin) as [Event] values into package collectors,
-// from there into the event store, and out again through package tables, which
-// turns osquery's constraints into a [Filter] and judges each [Event] by the
-// [Signature] list.
+// All other packages depend on this one; it depends on the standard library only.
+// An event passes from a kernel hook through package bpf and a package below linux
+// (or darwin) to package collectors as a [Delivery], and from there into the event
+// store. Package tables reads it back: it turns osquery's constraints into a
+// [Filter] and evaluates each [Signature] on each [Event].
 package kmodquery
 
-// Version names this release in the sensors table, to osquery and in the
-// command's own output. It follows semantic versioning.
+// Version is the release, by semantic versioning. The sensors table, osquery's list
+// of extensions and the command show it.
 const Version = "0.1.0"

@@ -2,19 +2,20 @@ package kmodquery
 
 import "errors"
 
-// ErrNotSupported says that this host cannot do something at all; errors that
-// match it with errors.Is name what is missing. Everything else is a failure
-// of something that should have worked.
+// ErrNotSupported matches, with errors.Is, every error that says that this host
+// can never do something. An error that does not match it is a failure of something
+// that works on this host.
 var ErrNotSupported = errors.New("not supported")
 
-// ErrNotStored says that the event store takes no events for now and that they
-// wait in memory. What it took before can be read.
+// ErrNotStored matches an error that says that the event store currently accepts no
+// events and that they wait in memory. The events stored before can be read.
 var ErrNotStored = errors.New("events wait to be stored")
 
-// A NotSupportedError names the missing thing and what would provide it.
+// A NotSupportedError says why this host cannot do something. It matches
+// [ErrNotSupported].
 type NotSupportedError struct {
 	Missing string // what the host lacks
-	Need    string // what would do: a kernel version, a build option, a permission
+	Need    string // the kernel version, build option or permission that provides it
 }
 
 func (e *NotSupportedError) Error() string {

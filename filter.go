@@ -3,8 +3,8 @@ package kmodquery
 // Op compares a column with a value.
 type Op int
 
-// The comparisons that a [Filter] knows. There are no others: what cannot be
-// said with them is left out of the filter.
+// The comparisons of a [Filter]. A constraint that needs another one is left out of
+// the filter.
 const (
 	Equal Op = iota + 1
 	Less
@@ -13,25 +13,24 @@ const (
 	GreaterOrEqual
 )
 
-// A Condition compares one column of an [Event].
+// A Condition compares one column of an [Event] with values. An event whose column
+// is unknown satisfies no condition on it.
 type Condition struct {
 	Column string
 	Op     Op
-	// Values are int64, float64 or string. Several values are alternatives;
-	// only Equal takes more than one. Text is compared without regard to
-	// ASCII case and to blanks at its end, so that no collation of the asker
-	// loses a row. An event
-	// whose column is unknown matches no condition on it.
+	// Values are int64, float64 or string. Equal accepts any of several values;
+	// the other comparisons take exactly one. Equal ignores ASCII case and trailing
+	// blanks of text, so that a query with another collation loses no row.
 	Values []any
 }
 
-// A Filter selects events. Its law is that of osquery's tables: it may let
-// through more than was asked for and never less, because osquery filters
-// again. So whatever cannot be parsed is left out, never guessed.
+// A Filter selects events. It may select more events than a query asks for and
+// never fewer, because osquery filters the rows again. A constraint that cannot be
+// parsed is therefore left out and never guessed.
 type Filter struct {
-	// Conditions must all hold. None selects every event.
+	// Conditions must all hold. Without conditions every event is selected.
 	Conditions []Condition
-	// Columns are the columns to read; the others stay empty in the events
-	// handed back. EID and Time are always read. Nil reads all.
+	// Columns are the columns to read; other fields of the returned events stay
+	// empty. EID and Time are always read. Nil reads all columns.
 	Columns []string
 }

@@ -3,11 +3,10 @@ package kmodquery
 import (
 	"cmp"
 	"slices"
-	"strings"
 )
 
-// Views of the kernel that can show that a module is there, as the views column
-// of the inventory spells them.
+// Views of the kernel that can show a module, as the views column of the inventory
+// spells them.
 const (
 	ViewModules     = "modules"     // /proc/modules, the kernel's own list
 	ViewSysfs       = "sysfs"       // /sys/module
@@ -15,60 +14,60 @@ const (
 	ViewFtrace      = "ftrace"      // available_filter_functions of tracefs
 	ViewBTF         = "btf"         // /sys/kernel/btf
 	ViewVmallocinfo = "vmallocinfo" // /proc/vmallocinfo
-	ViewShowloaded  = "showloaded"  // kmutil showloaded, or kextstat: what macOS's kernel lists
-	ViewKextPolicy  = "kextpolicy"  // macOS's own memory of what was loaded
-	ViewEvents      = "events"      // a source saw it come and none saw it go
+	ViewShowloaded  = "showloaded"  // kmutil showloaded or kextstat, the list of macOS's kernel
+	ViewKextPolicy  = "kextpolicy"  // macOS's history of loaded kernel extensions
+	ViewEvents      = "events"      // the stored events: a load without a later unload
 )
 
-// ModuleGone is the State of one that is not loaded now and, by what the host
-// itself remembers, once was.
+// ModuleGone is the State of a module that is not loaded, and that the host's own
+// records list as loaded before.
 const ModuleGone = "Gone"
 
-// A Module is one module of the running kernel as its views show it at one
-// moment. A nil pointer and an empty string mean that the fact is unknown. It is
-// what a row of the inventory says, but for what costs more to know: what the
-// file on disk holds and which package owns it.
+// A Module is one module of the running kernel as its views show it at one moment.
+// A nil pointer and an empty string mean that the fact is unknown. [ModuleFile] has
+// the columns of the inventory that are costly to determine.
 type Module struct {
-	Name       string   // empty where only memory without a name was found
+	Name       string   // empty for module memory that no view names
 	Size       *int64   // bytes of memory
-	Refs       *int64   // users of the module
-	UsedBy     []string // the modules among them
+	Refs       *int64   // number of users
+	UsedBy     []string // modules among the users
 	State      string   // Live, Loading or Unloading, or [ModuleGone]
-	Address    *int64   // of its memory; nil where the kernel does not tell
+	Address    *int64   // of the module's memory; nil if the kernel hides addresses
 	Taints     *int64   // mask of TAINT_ bits
 	Version    string
 	Srcversion string
-	Views      []string // the View constants of those that show it, in their order
+	Views      []string // View constants of the views that show the module, in the order of the constants
 
-	LoadID    string // of the attempt that brought it, where a source saw that
-	FirstSeen *int64 // as in that attempt's events
-	Path      string // file that it was read from, where a source saw that
+	LoadID    string // of the load, if a source observed it
+	FirstSeen *int64 // as in the events of the load
+	Path      string // file that the module was read from, if a source observed the load
 
-	// What macOS remembers of a kernel extension.
-	TeamID     string // of who signed what was loaded
-	CDHash     string // of what was loaded
-	Policy     string // who let it load: one of the Policy constants
+	// macOS's record of a kernel extension.
+	TeamID     string // Apple team that signed the loaded extension
+	CDHash     string // of the loaded extension
+	Policy     string // one of the Policy constants
 	LastLoaded *int64 // Unix time in seconds
 }
 
-// Who let a kernel extension load, by macOS's policy.
+// Decisions of macOS's policy on a kernel extension.
 const (
-	PolicyMDM        = "mdm"        // a profile of the device management
-	PolicyUser       = "user"       // somebody in the system's settings
-	PolicyUnapproved = "unapproved" // nobody yet, or not any more
+	PolicyMDM        = "mdm"        // allowed by a profile of the device management
+	PolicyUser       = "user"       // allowed by a user in the system settings
+	PolicyUnapproved = "unapproved" // not allowed, or not any more
 )
 
-// IsHidden reports whether the kernel's own list lacks the module though
-// something else shows it. One look is no proof: a module that comes or goes is
-// in some views before it is in others.
+// IsHidden reports whether the kernel's own list omits a module that another view
+// shows. One observation proves nothing, because a module that is being loaded or
+// unloaded is in some views earlier than in others.
 func (m *Module) IsHidden() bool {
 	isListed := slices.Contains(m.Views, ViewModules) || slices.Contains(m.Views, ViewShowloaded)
 	return !isListed && m.State != ModuleGone
 }
 
-// JoinModules adds what the events say of modules that are loaded to what the
-// views show. One that no view shows is hidden and has only [ViewEvents], if some
-// source would have seen it go: then the events' own Views say so.
+// JoinModules returns the modules that views show, each with what the events say of
+// the loaded module of that name. It appends the loaded modules that no view shows,
+// if their Views contain [ViewEvents], which means that a source would have observed
+// an unload. Those are hidden.
 func JoinModules(shown, loaded []Module) []Module {
 	byName := make(map[string]*Module, len(loaded))
 	for i := range loaded {
@@ -91,27 +90,14 @@ func JoinModules(shown, loaded []Module) []Module {
 	return joined
 }
 
-// A ModuleFile is what lies on disk for a loaded module now. That it is what was
-// loaded is for the events to say.
+// A ModuleFile is the file on disk of a loaded module. The file may have changed
+// since the module was loaded; the events of the load describe what was loaded.
 type ModuleFile struct {
-	Path    string // absolute, without links; the one that modprobe would take, where no source saw another
-	SHA256  string // of its bytes, in hex
-	Signer  string // as its signature claims
-	Package string // that owns it, in the words of the package manager
-	TeamID  string // of its signer, on macOS
-	CDHash  string // of its code directory, on macOS, in hex
-	Missing string // of these columns, those that should have a value and could not be had, comma-separated
-}
-
-// Miss names columns whose value should have been there and could not be had.
-// A column already named is not named twice.
-func (f *ModuleFile) Miss(columns ...string) {
-	for _, column := range columns {
-		switch {
-		case f.Missing == "":
-			f.Missing = column
-		case !slices.Contains(strings.Split(f.Missing, ","), column):
-			f.Missing += "," + column
-		}
-	}
+	Path    string  // absolute, with links resolved; the file that modprobe would load, if no source observed the load
+	SHA256  string  // of the file, in hex
+	Signer  string  // as named by the file's signature
+	Package string  // that owns the file, as the package manager prints it
+	TeamID  string  // Apple team of the signer, on macOS
+	CDHash  string  // of the code directory, on macOS, in hex
+	Missing Columns // those of these columns that apply and could not be determined
 }

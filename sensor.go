@@ -3,46 +3,46 @@ package kmodquery
 // States of a sensor.
 const (
 	StateActive      = "active"      // watching
-	StateStandby     = "standby"     // able to watch, not needed now
-	StateUnavailable = "unavailable" // this host cannot; Reason says what is missing
+	StateStandby     = "standby"     // able to watch, currently not needed
+	StateUnavailable = "unavailable" // this host cannot run it; Reason says what is missing
 	StateFailed      = "failed"      // it should work and does not; Reason says why
 )
 
 // Roles of a process that has the event store open.
 const (
 	RoleRecorder = "recorder" // runs the sources and writes the store
-	RoleReader   = "reader"   // another process records; this one only reads
+	RoleReader   = "reader"   // reads only, because another process records
 )
 
-// A Sensor is what one source says about itself at one moment. Counters run
-// from the start of the process, or of the pinned program where there is one.
+// A Sensor is the health of one source at one moment. The counters start with the
+// process, or with the pinned programs if there are any.
 type Sensor struct {
 	Source        string
 	State         string
-	Reason        string // why it is not active and what to do about it, or why it last was not, in one line
+	Reason        string // why it is not active, or last was not, and what to do about it; one line
 	Since         int64  // Unix time in seconds of the last change of State
-	Hooks         string // JSON array of what is attached, each as "hook (program type)"
+	Hooks         string // JSON array of the attached hooks, each as "hook (program type)"
 	Received      int64  // records taken from the kernel
-	Lost          int64  // records that the kernel side could not hand over
-	DecodeErrors  int64  // records that could not be read; they are not events
-	EnrichErrors  int64  // events written with something in Missing
-	Denied        int64  // attempts folded into other rows
-	Joined        int64  // events given the load_id under which a better source saw the attempt
-	LastEventTime int64  // Unix time in seconds; 0 where there was none
-	GapStart      int64  // Unix time in seconds; with GapEnd the last time of this boot in which the source did not watch, or 0
+	Lost          int64  // records that the kernel could not deliver
+	DecodeErrors  int64  // records that could not be decoded; they become no events
+	EnrichErrors  int64  // events with a column in Missing
+	Denied        int64  // denied attempts that are counted in another attempt's event
+	Joined        int64  // events that received the load_id of a better source
+	LastEventTime int64  // Unix time in seconds; 0 if there was no event
+	GapStart      int64  // Unix time in seconds; GapStart to GapEnd is the last time in this boot in which the source did not watch; 0 if there is none
 	GapEnd        int64
-	Shed          int64  // events given up because the store took none and memory for them was full
-	StoreReason   string // why the store takes no events of any source, in one line; empty while it does
+	Shed          int64  // events dropped because the store accepted none and the memory for them was full
+	StoreReason   string // why the store accepts no events of any source, in one line; empty while it does
 }
 
-// StoreStatus is what the event store says about itself.
+// StoreStatus is the state of the event store.
 type StoreStatus struct {
 	Path       string
 	Role       string
 	Rows       int64
 	Bytes      int64  // of the database and its write-ahead log
-	OldestTime int64  // Unix time in seconds of the oldest event; 0 where there is none
+	OldestTime int64  // Unix time in seconds of the oldest event; 0 if there is none
 	Errors     int64  // batches that could not be written
-	Damaged    int64  // rows that were read and are not what was written; they are not handed out
-	Trouble    string // what is wrong with the store, or was, and what to do about it, in one line
+	Damaged    int64  // rows whose checksum did not match when they were read; they are not returned
+	Trouble    string // present and past defects of the store and what to do about them, in one line
 }

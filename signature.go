@@ -11,21 +11,22 @@ type Metadata struct {
 	Category            string `json:"category"`
 	Technique           string `json:"technique"`
 	KubernetesTechnique string `json:"kubernetes_technique"`
-	AttackID            string `json:"attack_id"`   // the STIX id of the ATT&CK object
-	ExternalID          string `json:"external_id"` // ATT&CK's own number
+	AttackID            string `json:"attack_id"`   // STIX id of the ATT&CK object
+	ExternalID          string `json:"external_id"` // ATT&CK's own number, such as T1547.006
 }
 
-// A Signature judges events. It is data and a pure function of one event:
-// what needs memory is an attribute of the event, gathered at collection.
+// A Signature is a detection: data and a pure function of one event. A detection
+// that needs the past takes it from an attribute of the event that was computed at
+// collection, such as FirstSeen.
 type Signature struct {
 	Metadata
-	// Events are the only event names that Match can accept. The store reads
-	// no others for it.
+	// Events are the names of all events that Match can accept. Only these are
+	// read from the store for it.
 	Events []string
-	// Columns are the event columns that Match looks at.
+	// Columns are the event columns that Match reads.
 	Columns []string
-	// Match reports whether the event is a finding and, for people, why. It
-	// must not keep or change the event and is called concurrently.
+	// Match reports whether the event is a finding and, in one sentence, why. It
+	// must not keep or change the event, and it is called concurrently.
 	Match func(*Event) (reason string, ok bool)
 }
 
@@ -33,8 +34,8 @@ type Signature struct {
 type Finding struct {
 	Metadata
 	Reason string
-	// Data is what the signature adds to the event, as JSON; empty where it
-	// adds nothing.
+	// Data is a JSON object that the signature adds to the event; empty if it adds
+	// nothing.
 	Data  string
 	Event *Event
 }

@@ -6,38 +6,37 @@ import (
 	"unicode/utf8"
 )
 
-// Acts reports whether a terminal may do something else with a character than
-// show it: controls of ASCII and of Latin-1, which begin escape sequences, what
-// turns the direction of writing or has no shape, breaks of line, and characters
-// that mean what a font wants them to.
-func Acts(r rune) bool {
+// IsUnsafe reports whether a terminal may interpret a character instead of showing
+// it: control characters of ASCII and Latin-1, format characters such as those that
+// change the direction of text, line and paragraph separators, and private-use
+// characters.
+func IsUnsafe(r rune) bool {
 	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Co, unicode.Zl, unicode.Zp)
 }
 
-// Escape writes bytes that the host controls so that they can do no harm in
-// UTF-8, in JSON and on a terminal. Each byte of a character that [Acts], and
-// each that is no UTF-8, becomes \xNN, with NN in lower case; a backslash becomes
-// \x5c where it would otherwise read as the beginning of such an escape. So
-// every result stands for one sequence of bytes only, and what the host wrote
-// can be had back. What is escaped twice must be read back twice.
+// Escape returns bytes that the host controls as text that is safe in UTF-8, in
+// JSON and on a terminal. Each byte of an unsafe character (see [IsUnsafe]) or of
+// invalid UTF-8 becomes \xNN in lower-case hex. A backslash that would read as the
+// start of such an escape becomes \x5c. The escape is reversible: different bytes
+// never give the same text. Escaping twice needs unescaping twice.
 func Escape(text string) string { return escape(text, readsAsEscape) }
 
-// Printable is Escape for words of this program's own that may quote what the
-// host chose, such as errors. A backslash stays as it is, so that a text may go
-// through it more than once and changes only once.
+// Printable is Escape for messages of this program, such as errors, that may quote
+// bytes that the host controls. It keeps backslashes, so it changes a text that it
+// returned no further.
 func Printable(text string) string {
 	return escape(text, func(string) bool { return false })
 }
 
-// escape writes the bytes of what must not be shown, and of the backslashes that
-// isEscape wants to have escaped, given the text from there on.
+// escape escapes the bytes of unsafe characters and of invalid UTF-8, and each
+// backslash for which isEscape, given the text from there on, returns true.
 func escape(text string, isEscape func(string) bool) string {
 	const hexDigits = "0123456789abcdef"
 	var b strings.Builder
 	done := 0
 	for i := 0; i < len(text); {
 		r, size := utf8.DecodeRuneInString(text[i:])
-		if r == '\\' && isEscape(text[i:]) || r == utf8.RuneError && size == 1 || Acts(r) {
+		if r == '\\' && isEscape(text[i:]) || r == utf8.RuneError && size == 1 || IsUnsafe(r) {
 			b.WriteString(text[done:i])
 			for _, c := range []byte(text[i : i+size]) {
 				b.WriteString(`\x`)
@@ -55,8 +54,8 @@ func escape(text string, isEscape func(string) bool) string {
 	return b.String()
 }
 
-// readsAsEscape reports whether text, which begins with a backslash, begins with
-// what Escape could have written for a byte.
+// readsAsEscape reports whether text, which begins with a backslash, begins with an
+// escape that Escape writes.
 func readsAsEscape(text string) bool {
 	if len(text) < 4 || text[1] != 'x' {
 		return false
@@ -69,7 +68,7 @@ func readsAsEscape(text string) bool {
 	return c < ' ' || c >= 0x7f || c == '\\'
 }
 
-// hexDigit is the value of a digit as Escape writes it, or -1.
+// hexDigit returns the value of a lower-case hex digit, or -1.
 func hexDigit(c byte) int {
 	switch {
 	case '0' <= c && c <= '9':

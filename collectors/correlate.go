@@ -68,7 +68,7 @@ func isKext(e *kmodquery.Event) bool {
 // has reported the attempt, or will not. The events of one source keep their order.
 // All methods may be called concurrently.
 type correlator struct {
-	emit       func(kmodquery.Event) // takes the events in order; may block
+	emit       func(kmodquery.Delivery) // takes the events in order; may block
 	isBetterUp func(rank int) bool
 	late       time.Duration // how late the views notice an event
 	boot       string        // id of the boot; "" if it is unknown
@@ -99,12 +99,12 @@ type attempt struct {
 }
 
 type waiting struct {
-	event kmodquery.Event
+	kmodquery.Delivery
 	past  bool
 	until time.Time
 }
 
-func newCorrelator(emit func(kmodquery.Event), isBetterUp func(int) bool, late time.Duration, boot string) *correlator {
+func newCorrelator(emit func(kmodquery.Delivery), isBetterUp func(int) bool, late time.Duration, boot string) *correlator {
 	return &correlator{
 		emit: emit, isBetterUp: isBetterUp, late: late, boot: boot,
 		known: map[string]*attempt{}, byName: map[string][]*attempt{}, byPid: map[int64][]*attempt{},
@@ -114,13 +114,13 @@ func newCorrelator(emit func(kmodquery.Event), isBetterUp func(int) bool, late t
 
 // add takes an event of the source of a rank. past is set if the source backfills:
 // events that were emitted before are left out.
-func (c *correlator) add(rank int, e kmodquery.Event, past bool) {
+func (c *correlator) add(rank int, d kmodquery.Delivery, past bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.held[rank]) >= maxHeld {
 		c.release(rank, 1)
 	}
-	c.held[rank] = append(c.held[rank], waiting{event: e, past: past, until: time.Now().Add(matchPatience)})
+	c.held[rank] = append(c.held[rank], waiting{Delivery: d, past: past, until: time.Now().Add(matchPatience)})
 	c.advance()
 }
 
@@ -178,7 +178,7 @@ func (c *correlator) flush(by time.Time) {
 	defer c.mu.Unlock()
 	for rank, held := range c.held {
 		n := len(held)
-		for n > 0 && held[n-1].event.TimeNanos > by.UnixNano() {
+		for n > 0 && held[n-1].Event.TimeNanos > by.UnixNano() {
 			n--
 		}
 		c.release(rank, n)
@@ -194,7 +194,7 @@ func (c *correlator) advance() {
 	for again := true; again; {
 		again = false
 		for rank := range c.held {
-			for len(c.held[rank]) > 0 && c.mayEmit(rank, &c.held[rank][0].event) {
+			for len(c.held[rank]) > 0 && c.mayEmit(rank, &c.held[rank][0].Event) {
 				c.release(rank, 1)
 				again = true
 			}
@@ -213,17 +213,18 @@ func (c *correlator) release(rank, n int) {
 	for range n {
 		w := c.held[rank][0]
 		c.held[rank] = c.held[rank][1:]
-		c.finish(rank, w.event, w.past)
+		c.finish(rank, w.Delivery, w.past)
 	}
 	if len(c.held[rank]) == 0 {
 		delete(c.held, rank)
 	}
 }
 
-func (c *correlator) finish(rank int, e kmodquery.Event, past bool) {
-	kind := kindOf(&e)
+func (c *correlator) finish(rank int, d kmodquery.Delivery, past bool) {
+	e := &d.Event
+	kind := kindOf(e)
 	if kind == neither {
-		c.emit(e)
+		c.emit(d)
 		return
 	}
 	own := e.LoadID
@@ -232,7 +233,7 @@ func (c *correlator) finish(rank int, e kmodquery.Event, past bool) {
 	}
 	id := c.alias[own]
 	if id == "" && c.known[own] == nil {
-		if found := c.match(rank, kind, &e, slack); found != nil {
+		if found := c.match(rank, kind, e, slack); found != nil {
 			found.taken[e.Source] = own
 			id = found.id
 			c.alias[own] = id
@@ -247,8 +248,8 @@ func (c *correlator) finish(rank int, e kmodquery.Event, past bool) {
 			return
 		}
 	}
-	c.learn(rank, &e)
-	c.emit(e)
+	c.learn(rank, e)
+	c.emit(d)
 }
 
 // match returns the attempt of an event if another source reported it first: the one

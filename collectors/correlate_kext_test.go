@@ -23,7 +23,7 @@ func (t *table) tellKext(rank int, eventName, name, id string, at time.Duration)
 		EventName: eventName, Name: name, LoadID: id, TimeNanos: int64(time.Hour + at), Pid: new(int64(100 + rank)),
 		Source: []string{kmodquery.SourceEndpointSecurity, kmodquery.SourceUnifiedLog}[rank],
 	}
-	t.add(rank, e, false)
+	t.add(rank, deliver(e), false)
 }
 
 func TestAKextIsOneAttemptOfSeveralSources(t *testing.T) {

@@ -30,7 +30,8 @@ type table struct {
 func newTable(up ...int) *table {
 	t := &table{}
 	t.correlator = newCorrelator(
-		func(e kmodquery.Event) {
+		func(d kmodquery.Delivery) {
+			e := &d.Event
 			t.rows = append(t.rows, fmt.Sprintf("%s %s %s %s", e.Source, e.EventName, e.Name, e.LoadID))
 		},
 		func(rank int) bool {
@@ -49,7 +50,7 @@ func (t *table) tell(rank int, eventName, name, id string, pid int64, at time.Du
 	if pid != 0 {
 		e.Pid = &pid
 	}
-	t.add(rank, e, false)
+	t.add(rank, deliver(e), false)
 }
 
 func TestOneLoadSeenByFourSources(t *testing.T) {
@@ -176,12 +177,12 @@ func total[K comparable](index map[K][]*attempt) (n int) {
 func TestWhatIsRecalledMatchesTheNewestStored(t *testing.T) {
 	now := time.Now()
 	var got []kmodquery.Event
-	a := newCorrelator(func(e kmodquery.Event) { got = append(got, e) }, func(rank int) bool { return rank > 0 }, 0, "")
+	a := newCorrelator(func(d kmodquery.Delivery) { got = append(got, d.Event) }, func(rank int) bool { return rank > 0 }, 0, "")
 	a.remember([]ranked{
 		{0, kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "ebpf", Name: "dummy", LoadID: "2", TimeNanos: now.UnixNano()}},
 		{0, kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "ebpf", Name: "dummy", LoadID: "1", TimeNanos: now.Add(-time.Hour).UnixNano()}},
 	})
-	a.add(2, kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "journal", Name: "dummy", LoadID: "j", TimeNanos: now.UnixNano()}, true)
+	a.add(2, deliver(kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "journal", Name: "dummy", LoadID: "j", TimeNanos: now.UnixNano()}), true)
 	a.flushAll()
 	require.Empty(t, got, "ebpf told of it")
 }
@@ -189,10 +190,10 @@ func TestWhatIsRecalledMatchesTheNewestStored(t *testing.T) {
 func TestWhatIsRecalledIsNotToldAgain(t *testing.T) {
 	now := time.Now()
 	var got []kmodquery.Event
-	a := newCorrelator(func(e kmodquery.Event) { got = append(got, e) }, func(rank int) bool { return rank > 0 }, 0, "")
+	a := newCorrelator(func(d kmodquery.Delivery) { got = append(got, d.Event) }, func(rank int) bool { return rank > 0 }, 0, "")
 	e := kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "journal", Name: "dummy", LoadID: "j", TimeNanos: now.UnixNano()}
 	a.remember([]ranked{{2, e}})
-	a.add(2, e, true)
+	a.add(2, deliver(e), true)
 	a.flushAll()
 	require.Empty(t, got, "it is stored")
 }
@@ -201,9 +202,9 @@ func TestWhatIsRecalledIsNotToldAgain(t *testing.T) {
 func TestTwoLogsOfOneLoad(t *testing.T) {
 	now := time.Now()
 	var got []kmodquery.Event
-	a := newCorrelator(func(e kmodquery.Event) { got = append(got, e) }, func(rank int) bool { return false }, 0, "")
-	a.add(3, kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "kmsg", Name: "dummy", LoadID: "k", TimeNanos: now.UnixNano()}, false)
-	a.add(2, kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "journal", Name: "dummy", LoadID: "j", TimeNanos: now.UnixNano()}, false)
+	a := newCorrelator(func(d kmodquery.Delivery) { got = append(got, d.Event) }, func(rank int) bool { return false }, 0, "")
+	a.add(3, deliver(kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "kmsg", Name: "dummy", LoadID: "k", TimeNanos: now.UnixNano()}), false)
+	a.add(2, deliver(kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "journal", Name: "dummy", LoadID: "j", TimeNanos: now.UnixNano()}), false)
 	require.Equal(t, got[0].LoadID, got[1].LoadID)
 }
 
@@ -231,11 +232,11 @@ func TestALineOfTheNextAttempt(t *testing.T) {
 
 // What was told of while the store was read is newer than what is in it.
 func TestAttemptsThatAreRememberedLate(t *testing.T) {
-	a := newCorrelator(func(kmodquery.Event) {}, func(int) bool { return false }, 0, "")
+	a := newCorrelator(func(kmodquery.Delivery) {}, func(int) bool { return false }, 0, "")
 	event := func(i int) kmodquery.Event {
 		return kmodquery.Event{EventName: kmodquery.EventModuleLoad, LoadID: fmt.Sprint(i), Name: "dummy", Pid: new(int64(i + 1)), TimeNanos: int64(i)}
 	}
-	a.add(0, event(maxKnown), false)
+	a.add(0, deliver(event(maxKnown)), false)
 	var stored []ranked
 	for i := range maxKnown {
 		stored = append(stored, ranked{0, event(maxKnown - 1 - i)})

@@ -57,8 +57,8 @@ func TestAKextThatTheListNoticesLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newTable(byEndpointSecurity)
 		a.tellKext(byEndpointSecurity, "kextload", "com.a", "1", 0)
-		a.add(2, kmodquery.Event{EventName: "kextload", Source: kmodquery.SourceShowloaded, Name: "com.a", LoadID: "s", TimeNanos: int64(time.Hour + kextSlack + 9*time.Second)}, false)
-		a.add(2, kmodquery.Event{EventName: "kextload", Source: kmodquery.SourceShowloaded, Name: "com.a", LoadID: "r", TimeNanos: int64(time.Hour + kextSlack + 11*time.Second)}, false)
+		a.add(2, deliver(kmodquery.Event{EventName: "kextload", Source: kmodquery.SourceShowloaded, Name: "com.a", LoadID: "s", TimeNanos: int64(time.Hour + kextSlack + 9*time.Second)}), false)
+		a.add(2, deliver(kmodquery.Event{EventName: "kextload", Source: kmodquery.SourceShowloaded, Name: "com.a", LoadID: "r", TimeNanos: int64(time.Hour + kextSlack + 11*time.Second)}), false)
 		a.flushAll()
 		require.Equal(t, []string{"endpoint_security kextload com.a 1", "showloaded kextload com.a 1", "showloaded kextload com.a r"}, a.rows)
 	})

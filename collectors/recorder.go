@@ -83,13 +83,13 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 	}
 	r := &Recorder{options: o, state: crossview.NewState(boot), report: report, replayed: make(chan struct{})}
 	r.writer = newWriter(sink, r.stored, r.acked, report)
-	r.supervisor = newSupervisor(o.Sources, o.SideBySide, max(takeOver, 3*o.Poll), report, func(rank int, e kmodquery.Event, past bool) {
+	r.supervisor = newSupervisor(o.Sources, o.SideBySide, max(takeOver, 3*o.Poll), report, func(rank int, d kmodquery.Delivery, past bool) {
 		// Reading a store of a million events takes a while, and records are not
 		// safe until they are stored: only events that depend on it wait.
-		if needsStored(rank, &e, past) {
+		if needsStored(rank, &d.Event, past) {
 			<-r.replayed
 		}
-		r.correlator.add(rank, e, past)
+		r.correlator.add(rank, d, past)
 	})
 	r.correlator = newCorrelator(r.take, r.supervisor.isBetterUp, o.Poll, boot)
 	if o.Views != nil {
@@ -100,7 +100,7 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 			Period:   o.Poll,
 			MaxDelay: matchPatience,
 			Stamp:    o.Stamp,
-			Emit:     func(e kmodquery.Event) { r.correlator.add(len(o.Sources), e, false) },
+			Emit:     func(e kmodquery.Event) { r.correlator.add(len(o.Sources), kmodquery.Delivery{Event: e}, false) },
 			Sync: func(ctx context.Context) error {
 				ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 				defer cancel()
@@ -115,25 +115,25 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 
 // take adds an event to the module state and gives it to the writer, where it may wait
 // for hours if the disk is full.
-func (r *Recorder) take(e kmodquery.Event) {
-	r.state.Add(e)
+func (r *Recorder) take(d kmodquery.Delivery) {
+	r.state.Add(d.Event)
 	if r.check != nil {
-		r.check.Added(&e)
+		r.check.Added(&d.Event)
 	}
-	r.writer.add(e)
+	r.writer.add(d)
 }
 
 // stored takes events that the sink stored.
-func (r *Recorder) stored(events []kmodquery.Event) {
-	r.acked(events)
-	r.state.Stored(events)
+func (r *Recorder) stored(deliveries []kmodquery.Delivery) {
+	r.acked(deliveries)
+	r.state.Stored(deliveries)
 }
 
 // acked passes events that are stored or dropped to the sources that keep them.
-func (r *Recorder) acked(events []kmodquery.Event) {
+func (r *Recorder) acked(deliveries []kmodquery.Delivery) {
 	for _, source := range r.options.Sources {
 		if atLeastOnce, ok := source.(AtLeastOnceSource); ok {
-			atLeastOnce.Acked(events)
+			atLeastOnce.Acked(deliveries)
 		}
 	}
 }

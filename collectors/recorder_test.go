@@ -15,6 +15,9 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
+// deliver returns the delivery of an event without a position and a key.
+func deliver(e kmodquery.Event) kmodquery.Delivery { return kmodquery.Delivery{Event: e} }
+
 // A scripted source emits what it is sent.
 type scripted struct {
 	name   string
@@ -25,7 +28,7 @@ type scripted struct {
 
 func (s *scripted) Name() string { return s.name }
 
-func (s *scripted) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) error {
+func (s *scripted) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) error {
 	s.runs.Add(1)
 	if len(s.fail) > 0 {
 		err := s.fail[0]
@@ -36,7 +39,7 @@ func (s *scripted) Run(ctx context.Context, ready func(), emit func(kmodquery.Ev
 	for {
 		select {
 		case e := <-s.events:
-			emit(e)
+			emit(deliver(e))
 		case <-ctx.Done():
 			return nil
 		}
@@ -60,7 +63,7 @@ type memory struct {
 	first  *int64
 }
 
-func (m *memory) Append(_ context.Context, events []kmodquery.Event) error {
+func (m *memory) Append(_ context.Context, deliveries []kmodquery.Delivery) error {
 	if m.open != nil {
 		<-m.open
 	}
@@ -69,14 +72,14 @@ func (m *memory) Append(_ context.Context, events []kmodquery.Event) error {
 	if m.err != nil {
 		return m.err
 	}
-	if m.room > 0 && len(events) > m.room {
+	if m.room > 0 && len(deliveries) > m.room {
 		return errors.New("too many")
 	}
-	for i := range events {
-		events[i].FirstSeen = m.first
+	m.batch = max(m.batch, len(deliveries))
+	for i := range deliveries {
+		deliveries[i].Event.FirstSeen = m.first
+		m.events = append(m.events, deliveries[i].Event)
 	}
-	m.batch = max(m.batch, len(events))
-	m.events = append(m.events, events...)
 	return nil
 }
 
@@ -187,7 +190,7 @@ type lasting struct {
 	works time.Duration
 }
 
-func (l *lasting) Run(ctx context.Context, ready func(), _ func(kmodquery.Event)) error {
+func (l *lasting) Run(ctx context.Context, ready func(), _ func(kmodquery.Delivery)) error {
 	l.runs.Add(1)
 	ready()
 	select {

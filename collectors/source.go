@@ -15,7 +15,7 @@ type Source interface {
 	// what it saw. It calls ready once, when it misses nothing any more. An
 	// error that matches kmodquery.ErrNotSupported is final; after any other
 	// error Run is called again. emit may block.
-	Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) error
+	Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) error
 	// Sync returns when everything that the source saw before the call was
 	// emitted; at once if it is not running.
 	Sync(ctx context.Context) error
@@ -34,16 +34,16 @@ type Backfiller interface {
 
 // An AtLeastOnceSource keeps what it saw until that is acked. Its next Run, in this
 // process or the next, emits what was not acked again. It emits no event whose
-// Receipt is in the sink.
+// Key is in the sink.
 type AtLeastOnceSource interface {
 	Source
 	// Acked takes events, of any source, that are stored or were dropped.
-	Acked(events []kmodquery.Event)
+	Acked(deliveries []kmodquery.Delivery)
 }
 
 // A Sink stores events.
 type Sink interface {
 	// Append stores all of the events or none, and returns when they are
 	// durable. It sets the fields that only the sink knows.
-	Append(ctx context.Context, events []kmodquery.Event) error
+	Append(ctx context.Context, deliveries []kmodquery.Delivery) error
 }

@@ -33,7 +33,7 @@ type supervisor struct {
 	sideBySide bool
 	takeOver   time.Duration
 	report     func(error)
-	emit       func(rank int, e kmodquery.Event, past bool)
+	emit       func(rank int, d kmodquery.Delivery, past bool)
 
 	mu      sync.Mutex
 	changed *sync.Cond
@@ -53,7 +53,7 @@ type candidate struct {
 	failure   string             // why it last failed, and when; "" if it never did
 }
 
-func newSupervisor(sources []Source, sideBySide bool, takeOver time.Duration, report func(error), emit func(int, kmodquery.Event, bool)) *supervisor {
+func newSupervisor(sources []Source, sideBySide bool, takeOver time.Duration, report func(error), emit func(int, kmodquery.Delivery, bool)) *supervisor {
 	s := &supervisor{sideBySide: sideBySide, takeOver: takeOver, report: report, emit: emit}
 	s.changed = sync.NewCond(&s.mu)
 	for rank, source := range sources {
@@ -165,7 +165,7 @@ func (s *supervisor) run(ctx context.Context, c *candidate) error {
 	}
 	slow := time.AfterFunc(slowStart, func() { s.setSlow(ctx, c) })
 	defer slow.Stop()
-	err := c.Run(ctx, func() { s.setUp(c) }, func(e kmodquery.Event) { s.emit(c.rank, e, s.isBackfilling(c)) })
+	err := c.Run(ctx, func() { s.setUp(c) }, func(d kmodquery.Delivery) { s.emit(c.rank, d, s.isBackfilling(c)) })
 
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -41,7 +41,7 @@ func (s *staged) Backfill(since time.Time) {
 	s.since = append(s.since, since)
 }
 
-func (s *staged) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) error {
+func (s *staged) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) error {
 	s.set(true)
 	defer s.set(false)
 	for {
@@ -50,7 +50,7 @@ func (s *staged) Run(ctx context.Context, ready func(), emit func(kmodquery.Even
 			ready()
 		case e := <-s.emitting:
 			e.Source = s.name
-			emit(e)
+			emit(deliver(e))
 		case err := <-s.end:
 			return err
 		case <-ctx.Done():

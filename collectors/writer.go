@@ -39,19 +39,19 @@ const (
 // dropped and counted.
 type writer struct {
 	sink    Sink
-	stored  func([]kmodquery.Event) // called with each stored batch
-	dropped func([]kmodquery.Event) // called with the events that are dropped, from any goroutine
+	stored  func([]kmodquery.Delivery) // called with each stored batch
+	dropped func([]kmodquery.Delivery) // called with the events that are dropped, from any goroutine
 	report  func(error)
 
 	mu       sync.Mutex
 	changed  *sync.Cond
 	queue    queue
-	inFlight []kmodquery.Event // the oldest events, given to the sink or next in turn
-	weight   int               // bytes of those in flight
-	size     int               // of the next batch
-	firstAt  time.Time         // when the first event ever added happened
-	added    uint64            // events ever added
-	acked    uint64            // events ever stored or dropped
+	inFlight []kmodquery.Delivery // the oldest events, given to the sink or next in turn
+	weight   int                  // bytes of those in flight
+	size     int                  // of the next batch
+	firstAt  time.Time            // when the first event ever added happened
+	added    uint64               // events ever added
+	acked    uint64               // events ever stored or dropped
 
 	failure  error            // of the last batch; nil if it was stored
 	cause    error            // of the last failure; nil once no event waits
@@ -61,7 +61,7 @@ type writer struct {
 	closing bool // no event is added any more
 }
 
-func newWriter(sink Sink, stored, dropped func([]kmodquery.Event), report func(error)) *writer {
+func newWriter(sink Sink, stored, dropped func([]kmodquery.Delivery), report func(error)) *writer {
 	w := &writer{
 		sink: sink, stored: stored, dropped: dropped, report: report, size: maxBatch,
 		reported: map[string]bool{}, drops: map[string]int64{},
@@ -72,24 +72,24 @@ func newWriter(sink Sink, stored, dropped func([]kmodquery.Event), report func(e
 
 // add queues an event. If the queue is full, it blocks while the sink accepts events
 // and drops events while the sink refuses them.
-func (w *writer) add(e kmodquery.Event) {
+func (w *writer) add(d kmodquery.Delivery) {
 	w.mu.Lock()
-	weight := weigh(&e)
+	weight := weigh(&d)
 	for w.failure == nil && w.waiting() > 0 && (w.waiting() >= maxQueue || w.bytes()+weight > maxWaitingBytes) {
 		w.changed.Wait()
 	}
-	w.queue.push(e)
+	w.queue.push(d)
 	if w.added++; w.added == 1 {
-		w.firstAt = time.Unix(0, e.TimeNanos)
+		w.firstAt = time.Unix(0, d.Event.TimeNanos)
 	}
-	var dropped []kmodquery.Event
+	var dropped []kmodquery.Delivery
 	for w.failure != nil && (w.waiting() > maxWaiting || w.bytes() > maxWaitingBytes) {
 		least, ok := w.queue.drop()
 		if !ok {
 			break // all are in flight
 		}
 		w.acked++
-		w.drops[least.Source]++
+		w.drops[least.Event.Source]++
 		dropped = append(dropped, least)
 	}
 	w.changed.Broadcast()
@@ -155,7 +155,7 @@ func (w *writer) gather() {
 
 // next waits for events and returns the oldest ones. It returns none once the writer is
 // closed and no event is left.
-func (w *writer) next() []kmodquery.Event {
+func (w *writer) next() []kmodquery.Delivery {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for w.waiting() == 0 && !w.closing {
@@ -163,9 +163,9 @@ func (w *writer) next() []kmodquery.Event {
 	}
 	if len(w.inFlight) == 0 {
 		for len(w.inFlight) < maxBatch && w.queue.len() > 0 {
-			e := w.queue.pop()
-			w.inFlight = append(w.inFlight, e)
-			w.weight += weigh(&e)
+			d := w.queue.pop()
+			w.inFlight = append(w.inFlight, d)
+			w.weight += weigh(&d)
 		}
 	}
 	return w.inFlight[:min(len(w.inFlight), w.size)]

@@ -29,10 +29,12 @@ type desk struct {
 
 func newDesk(sink *memory) *desk {
 	d := &desk{sink: sink, said: &reports{}}
-	d.writer = newWriter(sink, func([]kmodquery.Event) {}, func(events []kmodquery.Event) {
+	d.writer = newWriter(sink, func([]kmodquery.Delivery) {}, func(deliveries []kmodquery.Delivery) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.dropped = append(d.dropped, events...)
+		for i := range deliveries {
+			d.dropped = append(d.dropped, deliveries[i].Event)
+		}
 	}, d.said.add)
 	d.running.Go(d.run)
 	return d
@@ -78,20 +80,20 @@ func TestTheFirstBatchIsAWholeOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(&memory{})
 		for i := range 300 {
-			d.add(numbered('o', i))
+			d.add(deliver(numbered('o', i)))
 			time.Sleep(time.Millisecond)
 		}
 		require.Zero(t, d.stored())
 		d.begin()
 		require.Equal(t, 300, d.stored(), "no more come")
-		d.add(numbered('o', 300))
+		d.add(deliver(numbered('o', 300)))
 		synctest.Wait()
 		require.Equal(t, 301, d.stored())
 		require.NoError(t, d.end())
 
 		d = newDesk(&memory{})
 		for i := range 300 {
-			d.add(numbered('o', i))
+			d.add(deliver(numbered('o', i)))
 			time.Sleep(firstPause / 200)
 		}
 		synctest.Wait()
@@ -100,20 +102,20 @@ func TestTheFirstBatchIsAWholeOne(t *testing.T) {
 
 		d = newDesk(&memory{})
 		for i := range maxBatch {
-			d.add(numbered('o', i))
+			d.add(deliver(numbered('o', i)))
 		}
 		synctest.Wait()
 		require.Equal(t, maxBatch, d.stored(), "it is whole")
 		require.NoError(t, d.end())
 
 		d = newDesk(&memory{})
-		d.add(kmodquery.Event{TimeNanos: time.Now().UnixNano()})
+		d.add(deliver(kmodquery.Event{TimeNanos: time.Now().UnixNano()}))
 		synctest.Wait()
 		require.Equal(t, 1, d.stored(), "it has not waited")
 		require.NoError(t, d.end())
 
 		d = newDesk(&memory{})
-		d.add(numbered('o', 0))
+		d.add(deliver(numbered('o', 0)))
 		require.NoError(t, d.end())
 		require.Equal(t, 1, d.stored())
 	})
@@ -126,7 +128,7 @@ func TestAFullQueueHoldsTheSourceBack(t *testing.T) {
 		added := 0
 		sent.Go(func() {
 			for ; added < maxQueue+10; added++ {
-				d.add(numbered('o', added))
+				d.add(deliver(numbered('o', added)))
 			}
 		})
 		synctest.Wait()
@@ -149,7 +151,7 @@ func TestLongEventsHoldTheSourceBackEarlier(t *testing.T) {
 		added := 0
 		sent.Go(func() {
 			for ; added < 200; added++ {
-				d.add(kmodquery.Event{Cmdline: long})
+				d.add(deliver(kmodquery.Event{Cmdline: long}))
 			}
 		})
 		synctest.Wait()
@@ -167,7 +169,7 @@ func TestNothingWaitsForASinkThatRefuses(t *testing.T) {
 		d := newDesk(&memory{err: errors.New("disk full")})
 		const n = maxQueue + 10_000
 		for i := range n {
-			d.add(numbered("oc"[i%2], i))
+			d.add(deliver(numbered("oc"[i%2], i)))
 			if i == 0 {
 				d.begin() // it was refused
 			}
@@ -197,7 +199,7 @@ func TestNothingWaitsForASinkThatRefuses(t *testing.T) {
 func TestLeastValuableEventIsDroppedFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(&memory{err: errors.New("disk full")})
-		d.add(numbered('o', 0))
+		d.add(deliver(numbered('o', 0)))
 		d.begin() // in hand
 		const unprivileged, beyond = 100, 150
 		for i := 1; i < maxWaiting+beyond; i++ {
@@ -205,7 +207,7 @@ func TestLeastValuableEventIsDroppedFirst(t *testing.T) {
 			if i > 1000 && i <= 1000+unprivileged {
 				kind = 'c'
 			}
-			d.add(numbered(kind, i))
+			d.add(deliver(numbered(kind, i)))
 		}
 		require.Len(t, d.dropped, beyond)
 		for i, e := range d.dropped {
@@ -243,7 +245,7 @@ func TestWaitingIsBoundedInBytes(t *testing.T) {
 		d := newDesk(&memory{err: errors.New("disk full")})
 		long := strings.Repeat("x", 1<<20)
 		for i := range 100 {
-			d.add(kmodquery.Event{TimeNanos: int64(i), Cmdline: long})
+			d.add(deliver(kmodquery.Event{TimeNanos: int64(i), Cmdline: long}))
 			d.begin()
 		}
 		d.writer.mu.Lock()
@@ -264,7 +266,7 @@ func TestASinkWithLittleRoomIsGivenLess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(&memory{room: 7, open: make(chan struct{})})
 		for i := range 1000 {
-			d.add(numbered('o', i))
+			d.add(deliver(numbered('o', i)))
 		}
 		close(d.sink.open)
 		time.Sleep(time.Hour)
@@ -281,7 +283,7 @@ func TestCloseStoresWhatHasRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(&memory{room: 7, err: errors.New("disk full")})
 		for i := range 1000 {
-			d.add(numbered('o', i))
+			d.add(deliver(numbered('o', i)))
 		}
 		synctest.Wait()
 		d.sink.refuse(nil)
@@ -299,7 +301,7 @@ func TestEachReasonIsToldOnce(t *testing.T) {
 			for i, err := range []error{because{"full", 1}, because{"full", 2}, because{"broken", 3}, because{"full", 4}} {
 				d.sink.refuse(err)
 				if i == 0 {
-					d.add(numbered('o', round))
+					d.add(deliver(numbered('o', round)))
 				}
 				time.Sleep(3 * retryDelay)
 			}
@@ -361,7 +363,7 @@ func TestCloseDoesNotWaitForASinkThatRefuses(t *testing.T) {
 func TestSyncEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(&memory{open: make(chan struct{})})
-		d.add(numbered('o', 0))
+		d.add(deliver(numbered('o', 0)))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		require.EqualError(t, d.sync(ctx), "wait for 1 events to be stored: context deadline exceeded")
@@ -372,9 +374,10 @@ func TestSyncEndsWithItsContext(t *testing.T) {
 
 func TestWhatAnEventWeighs(t *testing.T) {
 	n := int64(1)
-	empty := weigh(&kmodquery.Event{})
-	require.Equal(t, empty+8, weigh(&kmodquery.Event{Pid: &n}))
-	require.Equal(t, empty+3, weigh(&kmodquery.Event{Position: "abc"}))
+	empty := weigh(&kmodquery.Delivery{})
+	require.Equal(t, empty+8, weigh(&kmodquery.Delivery{Event: kmodquery.Event{Pid: &n}}))
+	require.Equal(t, empty+3, weigh(&kmodquery.Delivery{Position: "abc"}))
+	require.Equal(t, empty+2, weigh(&kmodquery.Delivery{Key: "ab"}))
 	text := "abcd"
-	require.Equal(t, empty+16+4, weigh(&kmodquery.Event{Params: &text}))
+	require.Equal(t, empty+16+4, weigh(&kmodquery.Delivery{Event: kmodquery.Event{Params: &text}}))
 }

@@ -17,7 +17,7 @@ func TestThatMuchExpiresKeepsNothingFromBeingRecorded(t *testing.T) {
 	dir := t.TempDir()
 	store, err := sqlite.Open(t.Context(), dir, sqlite.Options{})
 	require.NoError(t, err)
-	require.NoError(t, store.Append(t.Context(), make([]kmodquery.Event, 12_000)))
+	require.NoError(t, store.Append(t.Context(), make([]kmodquery.Delivery, 12_000)))
 	require.NoError(t, store.Close())
 	store, err = sqlite.Open(t.Context(), dir, sqlite.Options{MaxEvents: 1})
 	require.NoError(t, err)
@@ -34,7 +34,7 @@ func TestThatMuchExpiresKeepsNothingFromBeingRecorded(t *testing.T) {
 	expire(t.Context(), store, 20*time.Millisecond, newReport(&said)) // in the midst of it
 	require.Empty(t, said.String())
 	for rows() > 2 {
-		require.NoError(t, store.Append(t.Context(), make([]kmodquery.Event, 1)))
+		require.NoError(t, store.Append(t.Context(), make([]kmodquery.Delivery, 1)))
 	}
 	expire(t.Context(), store, time.Minute, newReport(&said))
 	require.EqualValues(t, 1, rows())

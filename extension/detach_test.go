@@ -26,12 +26,12 @@ type pinned struct {
 
 func (p *pinned) Name() string { return kmodquery.SourceEBPF }
 
-func (p *pinned) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) error {
+func (p *pinned) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) error {
 	if p.lacks != nil {
 		return p.lacks
 	}
 	p.runs.Store(true)
-	emit(kmodquery.Event{Time: 1, EventName: kmodquery.EventModuleLoad, Source: kmodquery.SourceEBPF, Name: "waited"})
+	emit(kmodquery.Delivery{Event: kmodquery.Event{Time: 1, EventName: kmodquery.EventModuleLoad, Source: kmodquery.SourceEBPF, Name: "waited"}})
 	ready()
 	<-ctx.Done()
 	return nil

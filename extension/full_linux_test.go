@@ -29,13 +29,13 @@ type storm struct{ events int }
 
 func (s *storm) Name() string { return kmodquery.SourceEBPF }
 
-func (s *storm) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) error {
+func (s *storm) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) error {
 	ready()
 	for i := range s.events {
-		emit(kmodquery.Event{
+		emit(kmodquery.Delivery{Event: kmodquery.Event{
 			Time: time.Now().Unix(), EventName: kmodquery.EventModuleLoad, Source: kmodquery.SourceEBPF,
 			Name: fmt.Sprintf("m%d", i), LoadID: fmt.Sprintf("boot-%d", i), Path: "/lib/modules/x.ko", Cmdline: strings.Repeat("long ", 50),
-		})
+		}})
 	}
 	<-ctx.Done()
 	return nil

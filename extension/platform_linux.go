@@ -65,7 +65,7 @@ func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
 			OnlyPinned: c.command == "query" || c.command == "detach",
 			Watched:    store.Watched,
 			KeepWatch:  store.KeepWatch,
-			Receipts:   func(ctx context.Context) ([]string, error) { return store.Receipts(ctx, name) },
+			Keys:       func(ctx context.Context) ([]string, error) { return store.Keys(ctx, name) },
 		})
 	case kmodquery.SourceAudit:
 		return audit.New(audit.Options{Position: position})

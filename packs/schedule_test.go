@@ -128,7 +128,11 @@ func (e *extension) load(t *testing.T, at time.Time, name string, result int64) 
 
 func (e *extension) append(t *testing.T, events ...kmodquery.Event) {
 	t.Helper()
-	require.NoError(t, e.store.Append(t.Context(), events))
+	deliveries := make([]kmodquery.Delivery, len(events))
+	for i := range events {
+		deliveries[i].Event = events[i]
+	}
+	require.NoError(t, e.store.Append(t.Context(), deliveries))
 }
 
 func start(t *testing.T, dir string) *osqueryhost.Host { return startOn(t, "linux", dir) }

@@ -113,7 +113,7 @@ var inventoryColumns = []inventoryColumn{
 
 // missing names what is unknown of the module, and then of its file.
 func (e *entry) missing() string {
-	var names []string
+	var missing kmodquery.Columns
 	for _, column := range []struct {
 		name      string
 		isUnknown bool
@@ -122,13 +122,13 @@ func (e *entry) missing() string {
 		{"address", e.Address == nil}, {"taints", e.Taints == nil && !slices.Contains(e.Views, kmodquery.ViewShowloaded)},
 	} {
 		if column.isUnknown && e.State != kmodquery.ModuleGone {
-			names = append(names, column.name)
+			missing.Add(column.name)
 		}
 	}
-	if e.file.Missing != "" {
-		names = append(names, e.file.Missing)
+	for column := range e.file.Missing.All() {
+		missing.Add(column)
 	}
-	return strings.Join(names, ",")
+	return missing.String()
 }
 
 // A ready text is fit for a cell as it stands.

@@ -30,7 +30,7 @@ func (i *inventory) File(_ context.Context, m kmodquery.Module) kmodquery.Module
 		return kmodquery.ModuleFile{Path: "/lib/dummy.ko", SHA256: "abc", Signer: "Debian\n", Package: "linux-image-6.1"}
 	}
 	file := kmodquery.ModuleFile{}
-	file.Miss("path", "sha256")
+	file.Missing.Add("path", "sha256")
 	return file
 }
 

@@ -29,9 +29,12 @@ func (r *recorder) Sync(ctx context.Context) error {
 	if r.err != nil {
 		return r.err
 	}
-	events := r.pending
+	deliveries := make([]kmodquery.Delivery, len(r.pending))
+	for i, event := range r.pending {
+		deliveries[i].Event = event
+	}
 	r.pending = nil
-	return r.store.Append(ctx, events)
+	return r.store.Append(ctx, deliveries)
 }
 
 func (r *recorder) Sensors(context.Context) []kmodquery.Sensor { return r.sensors }

@@ -38,7 +38,7 @@ func (c *Check) emit(d difference) {
 			e.LoadID, e.Path = known.module.LoadID, known.module.Path
 		}
 		if d.module.Name == "" {
-			e.Miss("name")
+			e.Missing.Add("name")
 		}
 		if key := memoryKey(&d.module); slices.Contains(d.module.Views, kmodquery.ViewVmallocinfo) && key != "" {
 			if len(c.memory) >= maxMemory {
@@ -50,10 +50,10 @@ func (c *Check) emit(d difference) {
 		e.LoadID = loadID(&e)
 	case kmodquery.EventModuleLoad, kmodquery.EventModuleUnwitnessed:
 		e.LoadID = loadID(&e)
-		e.Miss("path", "origin", "sha256", "signature_status", "pid", "process_path", "uid")
+		e.Missing.Add("path", "origin", "sha256", "signature_status", "pid", "process_path", "uid")
 	case kmodquery.EventModuleFree:
 		e.LoadID = loadID(&e)
-		e.Miss("pid", "process_path", "uid")
+		e.Missing.Add("pid", "process_path", "uid")
 	case kmodquery.EventTaintReset:
 		c.resetTaint |= *d.module.Taints
 	}

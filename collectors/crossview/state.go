@@ -109,11 +109,11 @@ func (s *State) SetReplaying(is bool) {
 }
 
 // Stored takes what only the store knows, FirstSeen, from events that were added.
-func (s *State) Stored(events []kmodquery.Event) {
+func (s *State) Stored(deliveries []kmodquery.Delivery) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := range events {
-		e := &events[i]
+	for i := range deliveries {
+		e := &deliveries[i].Event
 		if known := s.entries[e.Name]; known != nil && known.module.FirstSeen == nil && known.module.LoadID == e.LoadID {
 			known.module.FirstSeen = e.FirstSeen
 		}

@@ -55,7 +55,7 @@ func TestTheErrorSaysWhatEsloggerLacks(t *testing.T) {
 
 func TestASourceWithoutEsloggerIsNotSupported(t *testing.T) {
 	s := New(Options{Eslogger: "/nonexistent/eslogger"})
-	err := s.Run(t.Context(), func() {}, func(kmodquery.Event) {})
+	err := s.Run(t.Context(), func() {}, func(kmodquery.Delivery) {})
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 	require.EqualError(t, err, "not supported: there is no /nonexistent/eslogger on this host; needs macOS 13 or later")
 }

@@ -40,13 +40,13 @@ func newEvent(r *record, line []byte, boot host.Boot, now time.Time) (kmodquery.
 	}
 	e := boot.StampAt(at, now)
 	if !known {
-		e.Miss("time", "time_nanos")
+		e.Missing.Add("time", "time_nanos")
 	}
 	e.EventName, e.Source = name, kmodquery.SourceEndpointSecurity
 	e.Name = kext.identifier
 	e.LoadID = newLoadID(&e, r)
 	if name == kmodquery.EventKextload {
-		e.Miss(missingColumns...)
+		e.Missing.Add(missingColumns...)
 	}
 	setResult(&e, r.Action.value)
 	setProcess(&e, &r.Process)
@@ -54,7 +54,7 @@ func newEvent(r *record, line []byte, boot host.Boot, now time.Time) (kmodquery.
 	if len(line) <= maxRaw {
 		e.Raw = string(line)
 	} else {
-		e.Miss("raw")
+		e.Missing.Add("raw")
 	}
 	return e, true
 }
@@ -71,7 +71,7 @@ func setResult(e *kmodquery.Event, action *recordAction) {
 	case auth != nil && *auth == 1:
 		e.Result, e.Error = new(int64(-eperm)), "EPERM"
 	default:
-		e.Miss("result")
+		e.Missing.Add("result")
 	}
 }
 
@@ -99,7 +99,7 @@ func setProcess(e *kmodquery.Event, p *recordProcess) {
 
 func missUnless(e *kmodquery.Event, column string, isKnown bool) {
 	if !isKnown {
-		e.Miss(column)
+		e.Missing.Add(column)
 	}
 }
 

@@ -17,14 +17,14 @@ type reader struct {
 	program *ptyProgram
 	lines   *lineReader
 	ready   func() // nil once called
-	emit    func(kmodquery.Event)
+	emit    func(kmodquery.Delivery)
 
 	next        uint64 // expected number of the next message
 	isContinued bool   // a message was read before, so a gap in the numbers is a loss
 	unread      uint64 // lines without a number since that message
 }
 
-func newReader(s *Source, p *ptyProgram, ready func(), emit func(kmodquery.Event)) *reader {
+func newReader(s *Source, p *ptyProgram, ready func(), emit func(kmodquery.Delivery)) *reader {
 	return &reader{source: s, program: p, lines: newLineReader(), ready: ready, emit: emit}
 }
 
@@ -122,8 +122,9 @@ func (r *reader) take(line outputLine) {
 	if !ok {
 		return // an event that was not subscribed to
 	}
-	s.health.Emitted(&e)
-	r.emit(e)
+	delivery := kmodquery.Delivery{Event: e}
+	s.health.Emitted(&delivery)
+	r.emit(delivery)
 }
 
 // count counts the messages that are missing before one with this number, nil if

@@ -120,7 +120,7 @@ func TestUnknownValuesAreNamedInMissing(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			e := event(t, test.line)
-			require.Equal(t, test.missing, e.Missing)
+			require.Equal(t, test.missing, e.Missing.String())
 			if test.check != nil {
 				test.check(t, e)
 			}

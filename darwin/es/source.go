@@ -68,7 +68,7 @@ func (s *Source) Name() string { return s.health.Name() }
 // eslogger is an error that says what to do. Run calls ready once, after the first
 // event or when eslogger has run for [Options.Alive]. An extension that is loaded
 // before may be missed.
-func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
+func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) (err error) {
 	defer func() { s.health.Stopped(err) }()
 	if ctx.Err() != nil {
 		return nil

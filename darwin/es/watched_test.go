@@ -50,10 +50,10 @@ func (w *watched) run(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	w.stop, w.ready, w.ended = stop, make(chan struct{}), make(chan error, 1)
 	go func() {
-		w.ended <- w.Run(ctx, func() { close(w.ready) }, func(e kmodquery.Event) {
+		w.ended <- w.Run(ctx, func() { close(w.ready) }, func(d kmodquery.Delivery) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			w.seen = append(w.seen, e)
+			w.seen = append(w.seen, d.Event)
 		})
 	}()
 	t.Cleanup(stop)

@@ -63,17 +63,17 @@ func (k *Kexts) File(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFi
 	file.Path = path
 	if err != nil {
 		if path == "" {
-			file.Miss(columnPath)
+			file.Missing.Add(columnPath)
 		}
-		file.Miss(columnSHA256, columnSigner, columnTeamID, columnCDHash)
+		file.Missing.Add(columnSHA256, columnSigner, columnTeamID, columnCDHash)
 		return file
 	}
 	if file.SHA256, err = hashExecutable(ctx, executable); err != nil {
-		file.Miss(columnSHA256)
+		file.Missing.Add(columnSHA256)
 	}
 	s, err := k.signature(ctx, path)
 	if err != nil {
-		file.Miss(columnSigner, columnTeamID, columnCDHash)
+		file.Missing.Add(columnSigner, columnTeamID, columnCDHash)
 		return file
 	}
 	file.Signer, file.TeamID, file.CDHash = s.authority, s.team, s.cdhash

@@ -37,7 +37,7 @@ func TestFileDescribesTheBundleOfAnExtension(t *testing.T) {
 	// A bundle without an executable, like Apple's.
 	require.NoError(t, os.Remove(filepath.Join(path, "Contents/MacOS/x")))
 	got := h.File(t.Context(), kmodquery.Module{Name: probe})
-	require.Equal(t, team+" sha256", got.TeamID+" "+got.Missing)
+	require.Equal(t, team+" sha256", got.TeamID+" "+got.Missing.String())
 
 	require.Equal(t, kmodquery.ModuleFile{Missing: "path,sha256,signer,team_id,cdhash"}, h.File(t.Context(), kmodquery.Module{Name: "com.example.none"}))
 	other := h.bundle("elsewhere", "y.kext", "com.example.other")

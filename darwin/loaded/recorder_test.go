@@ -24,10 +24,12 @@ type sink struct {
 	events []kmodquery.Event
 }
 
-func (s *sink) Append(_ context.Context, events []kmodquery.Event) error {
+func (s *sink) Append(_ context.Context, deliveries []kmodquery.Delivery) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.events = append(s.events, events...)
+	for i := range deliveries {
+		s.events = append(s.events, deliveries[i].Event)
+	}
 	return nil
 }
 

@@ -100,7 +100,7 @@ func watchTheLog() {
 		if err := os.WriteFile(filepath.Join(dir, "log.ready"), []byte(stream), 0o600); err != nil {
 			panic(err)
 		}
-	}, func(kmodquery.Event) {}))
+	}, func(kmodquery.Delivery) {}))
 }
 
 func TestThePredicateBeginsWithThatOfTheDetection(t *testing.T) {

@@ -172,14 +172,14 @@ func (a *attempt) event(r *kextlog.Record, s *kextlog.Statement, raw string) kmo
 	}
 	if len(raw) > maxRaw {
 		e.Raw = ""
-		e.Miss("raw")
+		e.Missing.Add("raw")
 	}
 	if a.known.IsUnsigned {
 		e.SignatureStatus = kmodquery.SignatureUnsigned
 	}
 	for _, column := range optionalColumns {
 		if !isKnown(&e, column) {
-			e.Miss(column)
+			e.Missing.Add(column)
 		}
 	}
 	return e

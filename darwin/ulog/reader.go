@@ -18,7 +18,7 @@ const wakeTime = 10 * time.Second
 type reader struct {
 	source   *Source
 	stream   *command
-	emit     func(kmodquery.Event)
+	emit     func(kmodquery.Delivery)
 	backfill backfill
 	after    *position // up to which an earlier Run emitted everything; nil if there is none
 
@@ -30,7 +30,7 @@ type reader struct {
 	isSilent   bool      // the stream has not printed its header in time
 }
 
-func newReader(s *Source, stream *command, after *position, emit func(kmodquery.Event)) *reader {
+func newReader(s *Source, stream *command, after *position, emit func(kmodquery.Delivery)) *reader {
 	now := time.Now()
 	r := &reader{source: s, stream: stream, emit: emit, after: after, live: newJoiner(), emitted: newEmittedRecords(after), latest: now}
 	r.backfill = backfill{source: s, pause: s.timeouts.retry}
@@ -213,22 +213,23 @@ func (r *reader) takeRecord(join *joiner, record *kextlog.Record, raw []byte, is
 	}
 	r.emitted.add(key, record.Time, join == r.live)
 	for i, e := range unfolded {
+		delivery := kmodquery.Delivery{Event: e}
 		if i == len(unfolded)-1 {
-			e.Position = r.emitted.position(r.backfill.missing())
+			delivery.Position = r.emitted.position(r.backfill.missing())
 		}
-		r.emitEvent(e)
+		r.deliver(delivery)
 	}
 }
 
-func (r *reader) emitEvent(e kmodquery.Event) {
-	r.source.health.Emitted(&e)
-	r.emit(e)
+func (r *reader) deliver(d kmodquery.Delivery) {
+	r.source.health.Emitted(&d)
+	r.emit(d)
 }
 
 // flush emits the folded refusals.
 func (r *reader) flush(now time.Time) {
 	for _, e := range r.refusals.flush(now) {
-		r.emitEvent(e)
+		r.deliver(kmodquery.Delivery{Event: e})
 	}
 }
 

@@ -36,7 +36,7 @@ func TestALoadIsOneAttemptWithAllItsDetails(t *testing.T) {
 		Path: "/Library/Extensions/probe.kext", Type: "kernel-module", Origin: "file", Version: "1.2.3",
 		Result: new(int64(0)), TeamID: testTeam, CDHash: cdhash, Count: new(int64(1)),
 		Missing: "sha256,signature_status,pid,process_path,uid",
-		Raw:     loaded(2, testKext), Position: load.Position,
+		Raw:     loaded(2, testKext),
 	}, load)
 }
 

@@ -89,7 +89,7 @@ func (s *Source) Backfill(since time.Time) { s.since = since }
 // the stored position, or since the boot. It calls ready once, after it has read
 // these or after two minutes. Repeated refusals are folded: Run emits them once a
 // minute and with each Sync.
-func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
+func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) (err error) {
 	defer func() { s.health.Stopped(err) }()
 	stored, err := s.health.Resume(ctx, s.options.Position)
 	if err != nil {

@@ -96,12 +96,12 @@ func (w *world) start() error {
 	w.cancel, w.ended = cancel, make(chan error, 1)
 	ready := make(chan struct{})
 	go func() {
-		w.ended <- w.source.Run(ctx, func() { close(ready) }, func(e kmodquery.Event) {
+		w.ended <- w.source.Run(ctx, func() { close(ready) }, func(d kmodquery.Delivery) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			w.events = append(w.events, e)
-			if e.Position != "" {
-				w.position = e.Position
+			w.events = append(w.events, d.Event)
+			if d.Position != "" {
+				w.position = d.Position
 			}
 		})
 	}()

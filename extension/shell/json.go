@@ -73,10 +73,10 @@ func jsonString(text string) string {
 		case r == '"' || r == '\\':
 			b.WriteByte('\\')
 			b.WriteRune(r)
-		case r > 0xffff && kmodquery.Acts(r):
+		case r > 0xffff && kmodquery.IsUnsafe(r):
 			high, low := utf16.EncodeRune(r)
 			fmt.Fprintf(&b, `\u%04x\u%04x`, high, low)
-		case kmodquery.Acts(r):
+		case kmodquery.IsUnsafe(r):
 			fmt.Fprintf(&b, `\u%04x`, r)
 		default:
 			b.WriteString(text[:size])

@@ -65,7 +65,8 @@ func (h *Health) Sensor() kmodquery.Sensor {
 }
 
 // Emitted counts an event that is about to be emitted, and remembers its Position.
-func (h *Health) Emitted(e *kmodquery.Event) {
+func (h *Health) Emitted(d *kmodquery.Delivery) {
+	e := &d.Event
 	if e.Missing != "" {
 		h.incomplete.Add(1)
 	}
@@ -73,10 +74,10 @@ func (h *Health) Emitted(e *kmodquery.Event) {
 		h.folded.Add(*e.Count - 1)
 	}
 	h.lastEvent.Store(e.Time)
-	if e.Position != "" {
+	if d.Position != "" {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.position = e.Position
+		h.position = d.Position
 	}
 }
 

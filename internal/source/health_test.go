@@ -62,8 +62,8 @@ func TestCounts(t *testing.T) {
 	h.Received.Add(1)
 	h.Lost.Add(2)
 	h.DecodeErrors.Add(3)
-	h.Emitted(&kmodquery.Event{Time: 7, Count: new(int64(5)), Missing: "name"})
-	h.Emitted(&kmodquery.Event{Time: 8, Count: new(int64(1))})
+	h.Emitted(&kmodquery.Delivery{Event: kmodquery.Event{Time: 7, Count: new(int64(5)), Missing: "name"}})
+	h.Emitted(&kmodquery.Delivery{Event: kmodquery.Event{Time: 8, Count: new(int64(1))}})
 	h.SetGap(time.Unix(1, 5), time.Unix(2, 5))
 	sensor := h.Sensor()
 	require.Equal(t, kmodquery.Sensor{
@@ -105,8 +105,8 @@ func TestResume(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "stored", position)
 
-	h.Emitted(&kmodquery.Event{Position: "told"})
-	h.Emitted(&kmodquery.Event{})
+	h.Emitted(&kmodquery.Delivery{Position: "told"})
+	h.Emitted(&kmodquery.Delivery{})
 	position, err = h.Resume(t.Context(), stored)
 	require.NoError(t, err)
 	require.Equal(t, "told", position, "it may not be stored yet")

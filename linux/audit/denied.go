@@ -71,18 +71,19 @@ func anonymous(e kmodquery.Event) kmodquery.Event {
 		EventName: e.EventName, Source: e.Source, Count: e.Count,
 		Result: new(-int64(unix.EPERM)), Error: host.ErrnoName(-int64(unix.EPERM)),
 	}
-	blank.Miss("pid", "uid", "process_path", "cmdline")
+	blank.Missing.Add("pid", "uid", "process_path", "cmdline")
 	return blank
 }
 
 // report emits a row for each kind of denied calls that were made since the last
 // report, the last of them with the position.
-func (d *denials) report(position string, emit func(kmodquery.Event)) {
+func (d *denials) report(position string, emit func(kmodquery.Delivery)) {
 	for i, e := range d.told {
+		delivery := kmodquery.Delivery{Event: e}
 		if i == len(d.told)-1 {
-			e.Position = position
+			delivery.Position = position
 		}
-		emit(e)
+		emit(delivery)
 	}
 	*d = denials{}
 }

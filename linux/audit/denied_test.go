@@ -38,15 +38,16 @@ func TestDeniedCallsAreFolded(t *testing.T) {
 	require.Equal(t, now.Add(time.Minute), due)
 
 	var rows []string
-	d.report("here", func(e kmodquery.Event) {
-		rows = append(rows, fmt.Sprintf("%s %s %d %d %q", e.EventName, e.ProcessPath, *e.UID, *e.Count, e.Position))
+	d.report("here", func(d kmodquery.Delivery) {
+		e := &d.Event
+		rows = append(rows, fmt.Sprintf("%s %s %d %d %q", e.EventName, e.ProcessPath, *e.UID, *e.Count, d.Position))
 	})
 	require.Equal(t, []string{
 		`init_module /bin/a 1000 9 ""`, `init_module /bin/a 1001 1 ""`, `finit_module /bin/a 1000 1 ""`, `init_module /bin/b 1000 1 "here"`,
 	}, rows)
 	_, _, ok = d.oldest()
 	require.False(t, ok)
-	d.report("here", func(kmodquery.Event) { t.Error("told twice") })
+	d.report("here", func(kmodquery.Delivery) { t.Error("told twice") })
 }
 
 func TestDeniedKindsAreBounded(t *testing.T) {
@@ -58,12 +59,13 @@ func TestDeniedKindsAreBounded(t *testing.T) {
 	}
 	require.LessOrEqual(t, len(d.told), maxDeniedKinds+2)
 	counts := map[string]int64{}
-	d.report("", func(e kmodquery.Event) {
+	d.report("", func(d kmodquery.Delivery) {
+		e := &d.Event
 		counts[e.EventName] += *e.Count
 		require.True(t, e.IsUnprivileged())
 		if *e.Count > 1 {
 			require.Nil(t, e.UID, "a row that stands for several users names none")
-			require.Equal(t, "pid,uid,process_path,cmdline", e.Missing)
+			require.Equal(t, "pid,uid,process_path,cmdline", e.Missing.String())
 		}
 	})
 	require.Equal(t, map[string]int64{"init_module": users, "delete_module": users}, counts)
@@ -74,5 +76,5 @@ func TestDeniedCallWithoutAUserHasNoUID(t *testing.T) {
 	e := deniedEvent("init_module", "", 0)
 	e.UID = nil
 	d.add(e, emitted{}, time.Unix(0, 0))
-	d.report("", func(e kmodquery.Event) { require.Nil(t, e.UID) })
+	d.report("", func(d kmodquery.Delivery) { require.Nil(t, d.Event.UID) })
 }

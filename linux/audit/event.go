@@ -52,7 +52,7 @@ func (t translator) event(from record.Event) kmodquery.Event {
 	}
 	t.boot(&e, at)
 	e.LoadID = t.loadID(from.ID, e.BootID)
-	e.Miss(missingAlways...)
+	e.Missing.Add(missingAlways...)
 	call := from.Records[0].Fields
 	setProcess(&e, call)
 	e.Result = setNumber(&e, "result", call, "exit")
@@ -66,7 +66,7 @@ func (t translator) event(from record.Event) kmodquery.Event {
 		e.Cwd, _ = cwd.Fields.Text("cwd")
 	}
 	if e.Cwd == "" {
-		e.Miss("cwd")
+		e.Missing.Add("cwd")
 	}
 	if from.Call != kmodquery.EventDeleteModule {
 		setLoad(&e, &from, hasModule)
@@ -79,7 +79,7 @@ func (t translator) event(from record.Event) kmodquery.Event {
 func (t translator) boot(e *kmodquery.Event, at time.Time) {
 	uptime := at.Sub(t.bootTime)
 	if uptime < -host.ClockStep {
-		e.Miss("boot_id", "uptime")
+		e.Missing.Add("boot_id", "uptime")
 		return
 	}
 	e.BootID = t.bootID
@@ -106,12 +106,12 @@ func setProcess(e *kmodquery.Event, call record.Fields) {
 	e.SessionID = setNumber(e, "session_id", call, "ses")
 	name, ok := call.Text("comm")
 	if e.ProcessName = name; !ok {
-		e.Miss("process_name")
+		e.Missing.Add("process_name")
 	}
 	// A thread of the kernel's own has none: (null).
 	e.ProcessPath, _ = call.Text("exe")
 	if e.ProcessPath == "" && call.Word("exe") == "" {
-		e.Miss("process_path")
+		e.Missing.Add("process_path")
 	}
 }
 
@@ -119,7 +119,7 @@ func setProcess(e *kmodquery.Event, call record.Fields) {
 func setNumber(e *kmodquery.Event, column string, call record.Fields, field string) *int64 {
 	n, ok := call.Int(field)
 	if !ok {
-		e.Miss(column)
+		e.Missing.Add(column)
 		return nil
 	}
 	return &n
@@ -137,7 +137,7 @@ func setName(e *kmodquery.Event, from *record.Event) bool {
 		e.Name = ""
 	}
 	if e.Name == "" {
-		e.Miss("name")
+		e.Missing.Add("name")
 	}
 	return ok
 }
@@ -147,7 +147,7 @@ func setArguments(e *kmodquery.Event, call record.Fields) {
 	argument := func(column, field string) *int64 {
 		n, ok := call.Hex(field)
 		if !ok || n > math.MaxInt64 {
-			e.Miss(column)
+			e.Missing.Add(column)
 			return nil
 		}
 		return new(int64(n))
@@ -168,18 +168,18 @@ func setArguments(e *kmodquery.Event, call record.Fields) {
 // setLoad says what is known of what was loaded.
 func setLoad(e *kmodquery.Event, from *record.Event, hasModule bool) {
 	e.Type = kmodquery.TypeKernelModule
-	e.Miss(missingOfLoad...)
+	e.Missing.Add(missingOfLoad...)
 	if from.Call == kmodquery.EventInitModule {
 		e.Origin = kmodquery.OriginMemory
 	} else {
-		e.Miss(missingOfFile...)
+		e.Missing.Add(missingOfFile...)
 		setPath(e, from)
 	}
 	if isRefused(e, hasModule) {
 		return
 	}
-	e.Miss(module.Columns...)
-	e.Miss("version", "srcversion", "first_seen", "taints")
+	e.Missing.Add(module.Columns...)
+	e.Missing.Add("version", "srcversion", "first_seen", "taints")
 	e.SignatureStatus = module.SignatureStatus(nil, nil, e.Result)
 	if e.SignatureStatus == "" {
 		e.SignatureStatus = kmodquery.SignatureUnknown
@@ -207,8 +207,8 @@ func setPath(e *kmodquery.Event, from *record.Event) {
 			continue
 		}
 		e.Path, e.Origin = path, kmodquery.OriginFile
-		e.Found("path")
-		e.Found("origin")
+		e.Missing.Remove("path")
+		e.Missing.Remove("origin")
 		return
 	}
 }
@@ -227,7 +227,7 @@ func cmdline(e *kmodquery.Event, from *record.Event) string {
 	if title, ok := from.First(auparse.AUDIT_PROCTITLE); ok {
 		args, ok := title.Fields.Text("proctitle")
 		if ok && len(args) >= maxProctitle {
-			e.Miss("cmdline")
+			e.Missing.Add("cmdline")
 		}
 		// Without one it is a thread of the kernel's own.
 		return strings.ReplaceAll(strings.TrimSuffix(args, "\x00"), "\x00", " ")
@@ -235,7 +235,7 @@ func cmdline(e *kmodquery.Event, from *record.Event) string {
 	if args := execveArgs(from); len(args) > 0 {
 		return strings.Join(args, " ")
 	}
-	e.Miss("cmdline")
+	e.Missing.Add("cmdline")
 	return ""
 }
 

@@ -104,7 +104,7 @@ func TestEventsHaveTheRecordsFields(t *testing.T) {
 	require.Equal(t, "EPERM", denied.Error)
 	require.Equal(t, "/init flood", denied.Cmdline)
 	require.True(t, denied.IsUnprivileged())
-	require.Equal(t, strings.Replace(wantMissing, ",cwd", ",name,cwd", 1)+",params,requested_by", denied.Missing)
+	require.Equal(t, strings.Replace(wantMissing, ",cwd", ",name,cwd", 1)+",params,requested_by", denied.Missing.String())
 }
 
 func TestUnusualFieldsAreTranslated(t *testing.T) {

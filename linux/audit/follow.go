@@ -28,7 +28,7 @@ const (
 
 // follow runs the source on the audit daemon's log, because of what forbids it
 // to listen to the kernel.
-func (s *Source) follow(ctx context.Context, ready func(), emit func(kmodquery.Event), forbidden error) error {
+func (s *Source) follow(ctx context.Context, ready func(), emit func(kmodquery.Delivery), forbidden error) error {
 	intake, err := s.intake(emit)
 	if err != nil {
 		return err

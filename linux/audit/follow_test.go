@@ -111,7 +111,8 @@ type memoryStore struct {
 	events   []kmodquery.Event
 }
 
-func (m *memoryStore) emit(e kmodquery.Event) {
+func (m *memoryStore) emit(d kmodquery.Delivery) {
+	e := d.Event
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.limit < 0 {
@@ -128,8 +129,8 @@ func (m *memoryStore) emit(e kmodquery.Event) {
 	} else {
 		m.names = append(m.names, e.Name)
 	}
-	if e.Position != "" {
-		m.position = e.Position
+	if d.Position != "" {
+		m.position = d.Position
 	}
 }
 
@@ -216,14 +217,14 @@ func TestLogIsFollowed(t *testing.T) {
 func TestRunFailsWithoutALog(t *testing.T) {
 	source := New(Options{Log: filepath.Join(t.TempDir(), "audit.log")})
 	source.open = func() (kernelConn, error) { return nil, forbidden(unix.EPERM) }
-	err := source.Run(t.Context(), func() { t.Error("ready") }, func(kmodquery.Event) {})
+	err := source.Run(t.Context(), func() { t.Error("ready") }, func(kmodquery.Delivery) {})
 	require.ErrorContains(t, err, "CAP_AUDIT_READ")
 	require.ErrorContains(t, err, "nor can the audit daemon's log be read")
 	require.NotErrorIs(t, err, kmodquery.ErrNotSupported)
 	require.NotContains(t, source.Sensor().Reason, "\n")
 
 	require.NoError(t, unix.Mkfifo(source.options.Log, 0o600))
-	require.ErrorContains(t, source.Run(t.Context(), func() { t.Error("ready") }, func(kmodquery.Event) {}), "nor can")
+	require.ErrorContains(t, source.Run(t.Context(), func() { t.Error("ready") }, func(kmodquery.Delivery) {}), "nor can")
 }
 
 func TestLogOfAnEarlierBootIsSkipped(t *testing.T) {

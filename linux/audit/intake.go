@@ -16,7 +16,7 @@ import (
 type intake struct {
 	translator translator
 	since      time.Time // nothing older is emitted
-	emit       func(kmodquery.Event)
+	emit       func(kmodquery.Delivery)
 
 	assembler *record.Assembler
 	denials   denials
@@ -35,7 +35,7 @@ type emitted struct {
 	start record.Place
 }
 
-func newIntake(t translator, since time.Time, emit func(kmodquery.Event)) *intake {
+func newIntake(t translator, since time.Time, emit func(kmodquery.Delivery)) *intake {
 	i := &intake{translator: t, since: since, emit: emit}
 	i.assembler = record.NewAssembler(i.take)
 	return i
@@ -60,8 +60,7 @@ func (i *intake) take(from record.Event) {
 	}
 	// So that nothing is untold before an event that is told.
 	i.reportDenied(from.Start)
-	e.Position = i.positionAt(told, i.next())
-	i.emit(e)
+	i.emit(kmodquery.Delivery{Event: e, Position: i.positionAt(told, i.next())})
 }
 
 // next is where the first event begins that was not handed on.

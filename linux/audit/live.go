@@ -35,7 +35,7 @@ const (
 )
 
 // listen runs the source on the kernel's own records.
-func (s *Source) listen(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
+func (s *Source) listen(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) (err error) {
 	kernel, err := s.open()
 	if err != nil {
 		return err

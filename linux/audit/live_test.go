@@ -176,7 +176,7 @@ func listenTo(t *testing.T, kernel *fakeKernel) *running {
 	ready := make(chan struct{})
 	go func() {
 		defer close(r.over)
-		r.ended <- r.Run(ctx, func() { close(ready) }, func(e kmodquery.Event) { r.events <- e })
+		r.ended <- r.Run(ctx, func() { close(ready) }, func(d kmodquery.Delivery) { r.events <- d.Event })
 	}()
 	select {
 	case <-ready:
@@ -436,7 +436,7 @@ func TestBackfillStartsAtItsBound(t *testing.T) {
 		r.Backfill(time.UnixMilli(1795529435181))
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
-		go func() { ended <- r.Run(ctx, func() {}, func(e kmodquery.Event) { r.events <- e }) }()
+		go func() { ended <- r.Run(ctx, func() {}, func(d kmodquery.Delivery) { r.events <- d.Event }) }()
 		kernel.say(withSerial(insmodLines, 2) + strings.ReplaceAll(withSerial(rmmodLines, 3), "435.180", "435.181"))
 		synctest.Wait()
 		require.Equal(t, []string{"delete_module dummy rmmod dummy"}, r.names())

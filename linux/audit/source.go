@@ -73,7 +73,7 @@ func (s *Source) Backfill(since time.Time) {
 // audit is off again where it was. An error that matches
 // kmodquery.ErrNotSupported says that this host will never do before its next
 // boot; any other may pass.
-func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) error {
+func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) error {
 	err := s.listen(ctx, ready, emit)
 	if errors.Is(err, errForbidden) {
 		err = s.follow(ctx, ready, emit, err)
@@ -83,7 +83,7 @@ func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Even
 }
 
 // intake returns what turns the run's records into events.
-func (s *Source) intake(emit func(kmodquery.Event)) (*intake, error) {
+func (s *Source) intake(emit func(kmodquery.Delivery)) (*intake, error) {
 	bootID, err := host.BootID()
 	if err != nil {
 		return nil, err
@@ -92,8 +92,8 @@ func (s *Source) intake(emit func(kmodquery.Event)) (*intake, error) {
 	since := s.since
 	s.mu.Unlock()
 	translator := translator{bootID: bootID, bootTime: s.clock.BootTime()}
-	return newIntake(translator, since, func(e kmodquery.Event) {
-		s.health.Emitted(&e)
-		emit(e)
+	return newIntake(translator, since, func(d kmodquery.Delivery) {
+		s.health.Emitted(&d)
+		emit(d)
 	}), nil
 }

@@ -63,10 +63,10 @@ type queue struct {
 
 // A ringRecord is one that was read and not released.
 type ringRecord struct {
-	position  bpf.Mark
-	size  int
-	at    time.Time
-	group *group
+	position bpf.Mark
+	size     int
+	at       time.Time
+	group    *group
 }
 
 // A group is the records of one attempt.

@@ -37,7 +37,7 @@ const (
 // module is live or the attempt is over, and the image was read, or patience is
 // at an end. Its methods must not be called concurrently.
 type attempts struct {
-	emit    func(kmodquery.Event)
+	emit    func(kmodquery.Delivery)
 	isKnown func(key string) bool // by this process or an earlier one
 	over    func(id string)       // nothing is to come of an attempt's records so far
 	byID    map[string]*attempt
@@ -51,16 +51,16 @@ type attempt struct {
 	id      string
 	line    *line
 	begun   time.Time
-	due     time.Time         // end of patience
-	givenUp bool              // nothing is held back any more
-	known   kmodquery.Event   // facts of the attempt; only those fields that fill copies
-	held    []kmodquery.Event // in their order
-	taken   bool              // the kernel took, or would take, a module
-	live    bool              // the module came to its init
-	over    bool              // the call has returned
+	due     time.Time            // end of patience
+	givenUp bool                 // nothing is held back any more
+	known   kmodquery.Event      // facts of the attempt; only those fields that fill copies
+	held    []kmodquery.Delivery // in their order
+	taken   bool                 // the kernel took, or would take, a module
+	live    bool                 // the module came to its init
+	over    bool                 // the call has returned
 	// call is the init_module event to write if the call does not return in
 	// time; nil before the kernel took the module, and for other calls.
-	call *kmodquery.Event
+	call *kmodquery.Delivery
 	// called says that it was written, so that its return is another event.
 	called bool
 
@@ -74,14 +74,15 @@ type attempt struct {
 // when it comes to the head, or when there are too many of them.
 type line []*attempt
 
-func newAttempts(emit func(kmodquery.Event), isKnown func(string) bool, over func(string)) *attempts {
+func newAttempts(emit func(kmodquery.Delivery), isKnown func(string) bool, over func(string)) *attempts {
 	return &attempts{emit: emit, isKnown: isKnown, over: over, byID: map[string]*attempt{}}
 }
 
 // add takes the next event of the source and emits what is complete.
-func (j *attempts) add(e kmodquery.Event, now time.Time) {
+func (j *attempts) add(d kmodquery.Delivery, now time.Time) {
+	e := &d.Event
 	if e.LoadID == "" {
-		j.emit(e)
+		j.emit(d)
 		return
 	}
 	a := j.byID[e.LoadID]
@@ -90,14 +91,14 @@ func (j *attempts) add(e kmodquery.Event, now time.Time) {
 	}
 	switch e.EventName {
 	case kmodquery.EventInitModule, kmodquery.EventFinitModule, kmodquery.EventDeleteModule:
-		j.end(a, e, now)
+		j.end(a, d, now)
 		return
 	case kmodquery.EventSecurityKernelLoadData:
-		call := e
-		call.EventName = kmodquery.EventInitModule
-		call.Receipt = callKey(e.Receipt)
+		call := d
+		call.Event.EventName = kmodquery.EventInitModule
+		call.Key = callKey(d.Key)
 		a.call = &call
-		if j.isKnown(call.Receipt) {
+		if j.isKnown(call.Key) {
 			a.call, a.called = nil, true
 		}
 		a.taken = true
@@ -108,7 +109,7 @@ func (j *attempts) add(e kmodquery.Event, now time.Time) {
 		a.live = true
 	}
 	a.learn(e)
-	a.held = append(a.held, e)
+	a.held = append(a.held, d)
 	switch {
 	case a.givenUp, len(a.held) >= maxHeldEvents:
 		j.giveUp(a)
@@ -119,16 +120,17 @@ func (j *attempts) add(e kmodquery.Event, now time.Time) {
 }
 
 // end takes the return of an attempt's call.
-func (j *attempts) end(a *attempt, e kmodquery.Event, now time.Time) {
+func (j *attempts) end(a *attempt, d kmodquery.Delivery, now time.Time) {
+	e := &d.Event
 	// Name and parameters were read from the caller's memory, which may have
 	// changed since the kernel did; what the kernel said comes first.
 	if a.known.Name != "" {
 		e.Name = a.known.Name
-		e.Found("name")
+		e.Missing.Remove("name")
 	}
 	if a.known.Params != nil {
 		if e.Params == nil {
-			e.Found("params")
+			e.Missing.Remove("params")
 		}
 		e.Params = a.known.Params
 	}
@@ -137,7 +139,7 @@ func (j *attempts) end(a *attempt, e kmodquery.Event, now time.Time) {
 		e.EventName = kmodquery.EventSysExitInitModule
 	}
 	a.over, a.call = true, nil
-	a.held = append(a.held, e)
+	a.held = append(a.held, d)
 	if a.isImaging && a.line != &j.imaging {
 		j.join(&j.imaging, a, now.Add(imagePatience))
 	}
@@ -258,16 +260,16 @@ func (j *attempts) giveUp(a *attempt) {
 	}
 	for i := range a.held {
 		if !a.isNamed() {
-			a.held[i].Miss("name")
+			a.held[i].Event.Missing.Add("name")
 		}
 	}
 	j.release(a)
 	if a.call != nil && !a.called {
 		if !a.isNamed() {
-			a.call.Miss("name")
+			a.call.Event.Missing.Add("name")
 		}
-		a.call.Miss("result")
-		a.complete(a.call)
+		a.call.Event.Missing.Add("result")
+		a.complete(&a.call.Event)
 		j.emit(*a.call)
 		a.called = true
 	}
@@ -327,7 +329,7 @@ func (j *attempts) head(l *line) *attempt {
 // release emits the events that are held.
 func (j *attempts) release(a *attempt) {
 	for i := range a.held {
-		a.complete(&a.held[i])
+		a.complete(&a.held[i].Event)
 		j.emit(a.held[i])
 	}
 	a.held = nil

@@ -26,8 +26,13 @@ var forever = start.Add(1000 * time.Hour)
 
 func newRecorded() *recorded {
 	r := &recorded{}
-	r.attempts = newAttempts(func(e kmodquery.Event) { r.events = append(r.events, e) }, func(string) bool { return false }, func(string) {})
+	r.attempts = newAttempts(func(d kmodquery.Delivery) { r.events = append(r.events, d.Event) }, func(string) bool { return false }, func(string) {})
 	return r
+}
+
+// add adds an event without a deduplication key.
+func (r *recorded) add(e kmodquery.Event, now time.Time) {
+	r.attempts.add(kmodquery.Delivery{Event: e}, now)
 }
 
 // expire lets time pass until a moment, with everything read.
@@ -121,7 +126,7 @@ func TestAttemptReportsAnInitThatDoesNotReturn(t *testing.T) {
 	require.Equal(t, []string{"security_kernel_load_data", "module_load", "init_module"}, r.names())
 	call := r.events[2]
 	require.Nil(t, call.Result)
-	require.Equal(t, "result,"+unread, call.Missing)
+	require.Equal(t, "result,"+unread, call.Missing.String())
 	require.Equal(t, "x", call.Name)
 	r.expire(start.Add(time.Hour))
 	require.Len(t, r.events, 3, "it is reported once")
@@ -146,7 +151,7 @@ func TestAttemptWaitsForALoadThatTakesLong(t *testing.T) {
 	require.Equal(t, []string{"security_kernel_load_data", "module_load", "init_module"}, r.names())
 	for _, e := range r.events {
 		require.Equal(t, "x", e.Name)
-		require.Equal(t, unread, e.Missing)
+		require.Equal(t, unread, e.Missing.String())
 	}
 
 	r = newRecorded()
@@ -162,7 +167,7 @@ func TestAttemptHoldsNothingBack(t *testing.T) {
 		r.add(readFile, start)
 		r.finish(forever)
 		require.Equal(t, []string{"security_kernel_read_file"}, r.names())
-		require.Equal(t, "name,"+unread, r.events[0].Missing)
+		require.Equal(t, "name,"+unread, r.events[0].Missing.String())
 		r.add(load, start)
 		require.Len(t, r.events, 2)
 		require.Equal(t, "/tmp/x.ko", r.events[1].Path)
@@ -172,7 +177,7 @@ func TestAttemptHoldsNothingBack(t *testing.T) {
 		r.add(loadData, start)
 		r.finish(forever)
 		require.Equal(t, []string{"security_kernel_load_data", "init_module"}, r.names())
-		require.Equal(t, "name,result,"+unread, r.events[1].Missing)
+		require.Equal(t, "name,result,"+unread, r.events[1].Missing.String())
 	})
 	t.Run("after patience has ended", func(t *testing.T) {
 		r := newRecorded()
@@ -265,22 +270,22 @@ func TestAttemptTrustsTheKernelsWordsMore(t *testing.T) {
 	r = newRecorded()
 	r.add(load, start)
 	call = returned(kmodquery.EventFinitModule, 0)
-	call.Miss("flags", "params")
+	call.Missing.Add("flags", "params")
 	r.add(call, start)
 	require.Equal(t, "n=1", *r.events[1].Params)
-	require.Equal(t, "flags,"+unread, r.events[1].Missing)
+	require.Equal(t, "flags,"+unread, r.events[1].Missing.String())
 
 	// Both were cut.
 	r = newRecorded()
 	cut := load
-	cut.Miss("params")
+	cut.Missing.Add("params")
 	r.add(cut, start)
 	call = returned(kmodquery.EventFinitModule, 0)
 	call.Params = new("n=2")
-	call.Miss("params")
+	call.Missing.Add("params")
 	r.add(call, start)
 	require.Equal(t, "n=1", *r.events[1].Params)
-	require.Equal(t, "params,"+unread, r.events[1].Missing)
+	require.Equal(t, "params,"+unread, r.events[1].Missing.String())
 }
 
 // What the kernel took is what every event says, whatever stood in the caller's
@@ -288,11 +293,11 @@ func TestAttemptTrustsTheKernelsWordsMore(t *testing.T) {
 func TestAttemptOfParamsThatTheKernelTook(t *testing.T) {
 	unknown := load
 	unknown.Params = nil
-	unknown.Miss("params")
+	unknown.Missing.Add("params")
 	forged := returned(kmodquery.EventFinitModule, -22)
 	forged.Params = new("forged=1")
 	away := returned(kmodquery.EventFinitModule, 0)
-	away.Miss("params")
+	away.Missing.Add("params")
 	tests := []struct {
 		name   string
 		taken  bpf.Text
@@ -321,7 +326,7 @@ func TestAttemptOfParamsThatTheKernelTook(t *testing.T) {
 			require.Len(t, r.events, len(test.before)+len(test.after))
 			for _, e := range r.events {
 				require.Equal(t, test.want, e.Params, e.EventName)
-				require.Equal(t, test.missed, misses(&e, "params"), e.EventName)
+				require.Equal(t, test.missed, e.Missing.Has("params"), e.EventName)
 			}
 			require.Empty(t, r.byID)
 		})

@@ -90,10 +90,10 @@ func (d *denials) recall(blank kmodquery.Event, underway []string) error {
 		last.EventName = kind.Call()
 		last.Result, last.Error = new(-int64(unix.EPERM)), host.ErrnoName(-int64(unix.EPERM))
 		if kind.IsOther() {
-			last.Miss("pid", "uid", "process_path", "cmdline")
+			last.Missing.Add("pid", "uid", "process_path", "cmdline")
 		} else {
 			last.UID, last.EUID = number(kind.UID()), number(kind.EUID())
-			last.Miss("pid", "process_path", "cmdline")
+			last.Missing.Add("pid", "process_path", "cmdline")
 		}
 		d.kinds[kind] = &denial{last: last, reported: max(reported, told[kind])}
 	}
@@ -147,7 +147,7 @@ func (d *denials) add(kind bpf.DeniedCalls, e kmodquery.Event) {
 // report emits a row for each kind of denied calls that were made since the
 // last report. blank is an event that tells of no process, for those whose record
 // was lost.
-func (d *denials) report(now time.Time, blank kmodquery.Event, emit func(kmodquery.Event)) error {
+func (d *denials) report(now time.Time, blank kmodquery.Event, emit func(kmodquery.Delivery)) error {
 	d.due = now.Add(foldFor)
 	// First, so that a call made meanwhile is told of in the next row.
 	if err := d.counts.NextEpoch(); err != nil {
@@ -167,7 +167,7 @@ func (d *denials) report(now time.Time, blank kmodquery.Event, emit func(kmodque
 	return nil
 }
 
-func (d *denials) reportKind(kind bpf.DeniedCalls, blank kmodquery.Event, emit func(kmodquery.Event)) error {
+func (d *denials) reportKind(kind bpf.DeniedCalls, blank kmodquery.Event, emit func(kmodquery.Delivery)) error {
 	known := d.kinds[kind]
 	count, err := d.counts.CountDenied(kind)
 	if err != nil {
@@ -191,7 +191,7 @@ func (d *denials) reportKind(kind bpf.DeniedCalls, blank kmodquery.Event, emit f
 // forget makes room for other kinds than those of which nothing has come for
 // long. It waits until every row is safe, and comes before those of a report: with
 // it a period ends, and of another one's receipts nothing is kept.
-func (d *denials) forget(blank kmodquery.Event, emit func(kmodquery.Event)) error {
+func (d *denials) forget(blank kmodquery.Event, emit func(kmodquery.Delivery)) error {
 	var idle []bpf.DeniedCalls
 	for kind, known := range d.kinds {
 		if known.idle >= idleReports && !kind.IsOther() {
@@ -226,7 +226,7 @@ func (d *denials) forget(blank kmodquery.Event, emit func(kmodquery.Event)) erro
 
 // write emits a row for the calls that no row stands for, and reports whether
 // there are any.
-func (d *denial) write(count uint64, blank kmodquery.Event, receipt string, emit func(kmodquery.Event)) bool {
+func (d *denial) write(count uint64, blank kmodquery.Event, receipt string, emit func(kmodquery.Delivery)) bool {
 	if count <= d.reported {
 		if d.told != nil { // a row already stands for it
 			d.last, d.told = *d.told, nil
@@ -242,8 +242,8 @@ func (d *denial) write(count uint64, blank kmodquery.Event, receipt string, emit
 	}
 	d.told, d.reported = nil, count
 	e := d.last
-	e.Count, e.Receipt = new(int64(made)), receipt
-	emit(e)
+	e.Count = new(int64(made))
+	emit(kmodquery.Delivery{Event: e, Key: receipt})
 	return true
 }
 

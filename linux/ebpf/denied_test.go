@@ -135,11 +135,10 @@ func (f *folded) report() error {
 	f.events = nil
 	f.now = f.now.Add(foldFor)
 	told := len(f.receipts)
-	err := f.denials.report(f.now, blankAt, func(e kmodquery.Event) {
-		f.receipts = append(f.receipts, e.Receipt)
-		e.Receipt = ""
-		f.events = append(f.events, e)
-		f.total += *e.Count
+	err := f.denials.report(f.now, blankAt, func(d kmodquery.Delivery) {
+		f.receipts = append(f.receipts, d.Key)
+		f.events = append(f.events, d.Event)
+		f.total += *d.Event.Count
 	})
 	if !f.unsafe {
 		for _, receipt := range f.receipts[told:] {
@@ -432,7 +431,7 @@ func TestDenialsAfterARestart(t *testing.T) {
 	require.EqualValues(t, 2, *f.events[0].Count)
 	require.Equal(t, kmodquery.EventInitModule, f.events[0].EventName)
 	require.EqualValues(t, 0, *f.events[0].EUID)
-	require.Equal(t, "pid,process_path,cmdline", f.events[0].Missing)
+	require.Equal(t, "pid,process_path,cmdline", f.events[0].Missing.String())
 }
 
 // The same source runs again while what it told waits for a full disk.
@@ -480,10 +479,10 @@ func TestDenialsThatAreStoredMeanwhile(t *testing.T) {
 	f.counts.calls[kind] = 5
 	f.add(kind, deniedAt(1))
 	require.NoError(t, f.report())
-	stored := kmodquery.Event{Source: kmodquery.SourceEBPF, Receipt: f.receipts[0]}
+	stored := kmodquery.Delivery{Event: kmodquery.Event{Source: kmodquery.SourceEBPF}, Key: f.receipts[0]}
 
 	s := New(Options{})
-	s.Acked([]kmodquery.Event{stored})
+	s.Acked([]kmodquery.Delivery{stored})
 	require.NoError(t, s.count(f.counts))
 	require.EqualValues(t, 5, f.counts.reported[kind])
 }

@@ -46,7 +46,7 @@ type imageInfo struct {
 // noImageInfo is that of an image that could not be had.
 func noImageInfo() imageInfo {
 	var none imageInfo
-	none.columns.Miss(module.Columns...)
+	none.columns.Missing.Add(module.Columns...)
 	return none
 }
 
@@ -272,9 +272,9 @@ func imageInfoOf(image module.Image, err error, source string) imageInfo {
 	if s := image.Signature; s != nil {
 		e.Signer, e.SignatureKeyID, e.SignatureHash = s.Signer, s.KeyID, s.Hash
 	}
-	e.Miss(image.Missing...)
+	e.Missing.Add(image.Missing...)
 	if err != nil {
-		e.Miss(module.Columns[1:]...)
+		e.Missing.Add(module.Columns[1:]...)
 	}
 	return found
 }

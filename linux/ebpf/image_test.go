@@ -290,8 +290,8 @@ func TestImageInfo(t *testing.T) {
 	// Nobody knows what stands behind the point where the reading ended.
 	broken := imageInfoOf(module.Image{SHA256: "5a"}, context.DeadlineExceeded, "kernel")
 	require.Equal(t, "5a", broken.columns.SHA256)
-	require.Equal(t, "image_sha256,vermagic,license,intree,signer,signature_key_id,signature_hash", broken.columns.Missing)
-	require.Equal(t, unread, noImageInfo().columns.Missing)
+	require.Equal(t, "image_sha256,vermagic,license,intree,signer,signature_key_id,signature_hash", broken.columns.Missing.String())
+	require.Equal(t, unread, noImageInfo().columns.Missing.String())
 }
 
 func TestImageInfoOfBytes(t *testing.T) {
@@ -299,7 +299,7 @@ func TestImageInfoOfBytes(t *testing.T) {
 	read := imageJob{bytes: text}.info(nil)
 	require.Equal(t, sum(text), read.columns.SHA256)
 	require.False(t, read.isSigned)
-	require.Equal(t, "version,srcversion,vermagic,license,intree", read.columns.Missing)
+	require.Equal(t, "version,srcversion,vermagic,license,intree", read.columns.Missing.String())
 
 	message, err := os.ReadFile("../module/testdata/issuer.der")
 	require.NoError(t, err)

@@ -3,6 +3,7 @@
 package ebpf
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -68,8 +69,8 @@ func TestTranslateNamesWhatIsUnread(t *testing.T) {
 			test.fill(&r)
 			e := translator{types: lockedTypes{}}.event(r, nil, time.Unix(0, 0))
 			want := strings.Join([]string{unreadUntyped, test.missing, unreadProcess}, ",")
-			require.ElementsMatch(t, strings.Split(want, ","), strings.Split(e.Missing, ","))
-			for column := range strings.SplitSeq(e.Missing, ",") {
+			require.ElementsMatch(t, strings.Split(want, ","), slices.Collect(e.Missing.All()))
+			for column := range e.Missing.All() {
 				if column != "path" && column != "origin" { // which are there in part
 					require.True(t, e.Lacks(column), column)
 				}
@@ -99,21 +100,21 @@ func TestAttemptFindsWhatOnlyTheImageSays(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var got []kmodquery.Event
-			j := newAttempts(func(e kmodquery.Event) { got = append(got, e) }, func(string) bool { return false }, func(string) {})
+			j := newAttempts(func(d kmodquery.Delivery) { got = append(got, d.Event) }, func(string) bool { return false }, func(string) {})
 			now := time.Unix(100, 0)
 			read := kmodquery.Event{EventName: kmodquery.EventSecurityKernelReadFile, LoadID: "a", Path: "tmp/x.ko"}
-			read.Miss("version", "srcversion", "path", "flags")
+			read.Missing.Add("version", "srcversion", "path", "flags")
 			load := kmodquery.Event{EventName: kmodquery.EventModuleLoad, LoadID: "a", Name: "x"}
-			j.add(read, now)
+			j.add(kmodquery.Delivery{Event: read}, now)
 			j.expectImage("a")
-			j.add(load, now)
+			j.add(kmodquery.Delivery{Event: load}, now)
 			require.Empty(t, got)
 			j.addImage("a", test.found)
 			require.Len(t, got, 2)
 			require.Equal(t, test.version, got[0].Version)
-			require.ElementsMatch(t, strings.Split(test.left, ","), strings.Split(got[0].Missing, ","))
+			require.ElementsMatch(t, strings.Split(test.left, ","), slices.Collect(got[0].Missing.All()))
 			require.Equal(t, "tmp/x.ko", got[1].Path)
-			require.True(t, misses(&got[1], "path"), "what lacks its beginning lacks it in every event")
+			require.True(t, got[1].Missing.Has("path"), "what lacks its beginning lacks it in every event")
 		})
 	}
 }
@@ -121,7 +122,7 @@ func TestAttemptFindsWhatOnlyTheImageSays(t *testing.T) {
 func TestReaderLooksForAnImageInItsFile(t *testing.T) {
 	file := &bpf.File{IsModule: true, Path: "tmp/x.ko", Incomplete: true}
 	var wanted []wantedImage
-	r := newReader(translator{types: lockedTypes{}}, nil, newAckTracker(), func(kmodquery.Event) {})
+	r := newReader(translator{types: lockedTypes{}}, nil, newAckTracker(), func(kmodquery.Delivery) {})
 	r.want = func(w wantedImage) error { wanted = append(wanted, w); return nil }
 	read := lockedRecord(bpf.ReadFile, bpf.UnreadUntyped|bpf.UnreadTask)
 	read.File = file

@@ -2,24 +2,16 @@
 
 package ebpf
 
-import (
-	"strings"
-
-	"github.com/kmodquery/kmodquery"
-)
+import "github.com/kmodquery/kmodquery"
 
 // learn takes from an event what holds for its whole attempt.
-func (a *attempt) learn(e kmodquery.Event) {
-	fill(&a.known, &e)
+func (a *attempt) learn(e *kmodquery.Event) {
+	fill(&a.known, e)
 	for _, column := range []string{"path", "filesystem", "origin"} {
-		if misses(&e, column) {
-			a.known.Miss(column)
+		if e.Missing.Has(column) {
+			a.known.Missing.Add(column)
 		}
 	}
-}
-
-func misses(e *kmodquery.Event, column string) bool {
-	return strings.Contains(","+e.Missing+",", ","+column+",")
 }
 
 // complete gives an event what is known of its attempt and what the event does
@@ -32,12 +24,12 @@ func (a *attempt) complete(e *kmodquery.Event) {
 		known.Result, known.Error = nil, ""
 	}
 	fill(e, &known)
-	if known.Missing != "" {
-		e.Miss(strings.Split(known.Missing, ",")...)
+	for column := range known.Missing.All() {
+		e.Missing.Add(column)
 	}
 	if a.params != nil {
 		// What stands in the caller's memory may be another text by now.
-		e.Found("params")
+		e.Missing.Remove("params")
 		e.Params = params(e, *a.params)
 	}
 	if !a.taken {
@@ -50,20 +42,20 @@ func (a *attempt) complete(e *kmodquery.Event) {
 	}
 	fill(e, &image.columns)
 	if image.columns.SHA256 != "" {
-		e.Found("version") // where it says none, there is none
-		e.Found("srcversion")
+		e.Missing.Remove("version") // where it says none, there is none
+		e.Missing.Remove("srcversion")
 	}
-	for column := range strings.SplitSeq(image.columns.Missing, ",") {
+	for column := range image.columns.Missing.All() {
 		if e.Lacks(column) {
-			e.Miss(column)
+			e.Missing.Add(column)
 		}
 	}
 	if image.columns.SHA256 == "" {
-		e.Miss("name") // unless the kernel came to say it
+		e.Missing.Add("name") // unless the kernel came to say it
 	}
 	for _, column := range []string{"name", "version", "srcversion", "size", "flags"} {
 		if !e.Lacks(column) {
-			e.Found(column)
+			e.Missing.Remove(column)
 		}
 	}
 	if e.SignatureStatus == "" {
@@ -73,7 +65,7 @@ func (a *attempt) complete(e *kmodquery.Event) {
 
 // unverified is the state of a signature on which the kernel gave no verdict.
 func (a *attempt) unverified(image *imageInfo) string {
-	isUnreadable := misses(&image.columns, "signer")
+	isUnreadable := image.columns.Missing.Has("signer")
 	switch {
 	case image.isSigned && a.live:
 		return kmodquery.SignatureUntrusted

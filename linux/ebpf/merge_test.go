@@ -75,7 +75,7 @@ func TestCompleteMissesOnlyWhatIsUnknown(t *testing.T) {
 	r.addImage("a", partly)
 	r.add(live, start)
 	for _, e := range r.events {
-		require.Equal(t, "image_sha256,srcversion", e.Missing, e.EventName)
+		require.Equal(t, "image_sha256,srcversion", e.Missing.String(), e.EventName)
 	}
 }
 

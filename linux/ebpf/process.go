@@ -66,11 +66,11 @@ func (p *process) describe(e *kmodquery.Event, isKernelThread bool) {
 
 func pathOf(e *kmodquery.Event, column string, p *bpf.Path) string {
 	if p == nil {
-		e.Miss(column)
+		e.Missing.Add(column)
 		return ""
 	}
 	if p.Incomplete {
-		e.Miss(column)
+		e.Missing.Add(column)
 	}
 	return p.Value
 }
@@ -78,12 +78,12 @@ func pathOf(e *kmodquery.Event, column string, p *bpf.Path) string {
 // cmdline joins arguments with blanks.
 func cmdline(e *kmodquery.Event, args *bpf.Args) string {
 	if args == nil || args.Missing {
-		e.Miss("cmdline")
+		e.Missing.Add("cmdline")
 		return ""
 	}
 	value := args.Value
 	if args.Truncated {
-		e.Miss("cmdline")
+		e.Missing.Add("cmdline")
 	} else {
 		value = strings.TrimSuffix(value, "\x00")
 	}
@@ -94,7 +94,7 @@ func cmdline(e *kmodquery.Event, args *bpf.Args) string {
 // root, as on hosts that use the older ones. The container may show in either.
 func (p *process) describeCgroup(e *kmodquery.Event) {
 	if p.cgroup == nil && p.cgroupV1 == nil {
-		e.Miss("cgroup")
+		e.Missing.Add("cgroup")
 	}
 	for _, cgroup := range []*bpf.Path{p.cgroup, p.cgroupV1} {
 		if cgroup == nil {
@@ -103,14 +103,14 @@ func (p *process) describeCgroup(e *kmodquery.Event) {
 		if e.Cgroup == "" || e.Cgroup == "/" {
 			e.Cgroup = cgroup.Value
 			if cgroup.Incomplete {
-				e.Miss("cgroup")
+				e.Missing.Add("cgroup")
 			}
 		}
 		if e.ContainerID == "" {
 			e.ContainerID = containerID(cgroup.Value)
 		}
 		if e.ContainerID == "" && cgroup.Incomplete {
-			e.Miss("container_id") // it may stand in the beginning
+			e.Missing.Add("container_id") // it may stand in the beginning
 		}
 	}
 }
@@ -118,7 +118,7 @@ func (p *process) describeCgroup(e *kmodquery.Event) {
 // ancestry is the ancestors column.
 func (p *process) ancestry(e *kmodquery.Event) string {
 	if !p.complete {
-		e.Miss("ancestors")
+		e.Missing.Add("ancestors")
 		if len(p.ancestors) == 0 {
 			return ""
 		}
@@ -126,13 +126,13 @@ func (p *process) ancestry(e *kmodquery.Event) string {
 	chain := make([]ancestor, len(p.ancestors))
 	for i, a := range p.ancestors {
 		if a.Incomplete || a.Generation != i+1 {
-			e.Miss("ancestors")
+			e.Missing.Add("ancestors")
 		}
 		chain[i] = ancestor{Pid: a.Pid, Path: kmodquery.Escape(a.Value), Comm: kmodquery.Escape(a.Comm), UID: a.UID}
 	}
 	text := encode(chain)
 	for len(text) > maxAncestry {
-		e.Miss("ancestors")
+		e.Missing.Add("ancestors")
 		chain = chain[:len(chain)-1]
 		text = encode(chain)
 	}

@@ -74,7 +74,7 @@ func TestProcessWithLostRecords(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			e := described(false, test.told...)
-			require.Equal(t, test.want, e.Missing)
+			require.Equal(t, test.want, e.Missing.String())
 			if test.column != "" {
 				column, ok := kmodquery.EventColumn(test.column)
 				require.True(t, ok)
@@ -83,10 +83,10 @@ func TestProcessWithLostRecords(t *testing.T) {
 		})
 	}
 	t.Run("an ancestor between others", func(t *testing.T) {
-		require.Equal(t, "ancestors", described(false, without(5)...).Missing)
+		require.Equal(t, "ancestors", described(false, without(5)...).Missing.String())
 	})
 	t.Run("both control groups", func(t *testing.T) {
-		require.Equal(t, "cgroup", described(false, slices.Concat(processRecords[:2], processRecords[4:])...).Missing)
+		require.Equal(t, "cgroup", described(false, slices.Concat(processRecords[:2], processRecords[4:])...).Missing.String())
 	})
 }
 
@@ -217,7 +217,7 @@ func TestProcessCmdline(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			var e kmodquery.Event
 			require.Equal(t, test.want, cmdline(&e, test.args))
-			require.Equal(t, test.miss, e.Missing)
+			require.Equal(t, test.miss, e.Missing.String())
 		})
 	}
 }

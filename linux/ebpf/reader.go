@@ -24,7 +24,7 @@ type reader struct {
 	attempts  *attempts
 	acks      *ackTracker
 	denials   *denials
-	emit      func(kmodquery.Event)
+	emit      func(kmodquery.Delivery)
 	want      func(wantedImage) error
 
 	mu     sync.Mutex
@@ -38,17 +38,17 @@ type foundImage struct {
 
 // newReader returns a reader that gives an event to emit once, whether this
 // process or an earlier one reads its record.
-func newReader(t translator, counts deniedCounts, c *ackTracker, emit func(kmodquery.Event)) *reader {
+func newReader(t translator, counts deniedCounts, c *ackTracker, emit func(kmodquery.Delivery)) *reader {
 	r := &reader{translate: t, acks: c, denials: newDenials(counts, time.Now())}
-	r.emit = func(e kmodquery.Event) {
-		if e.Receipt != "" {
-			position, isNew := c.reserve(e.Receipt)
+	r.emit = func(d kmodquery.Delivery) {
+		if d.Key != "" {
+			position, isNew := c.reserve(d.Key)
 			if !isNew {
 				return
 			}
-			e.Position = position
+			d.Position = position
 		}
-		emit(e)
+		emit(d)
 	}
 	r.attempts = newAttempts(r.emit, c.isKnown, func(id string) { c.close(id, time.Now()) })
 	return r
@@ -91,11 +91,10 @@ func (r *reader) add(record bpf.Record, key string, now time.Time) (isOver bool,
 	}
 	p := r.processes.of(record)
 	e := r.translate.event(record, p, r.clock.BootTime())
-	e.Receipt = key
 	switch {
 	case record.Kind == bpf.ModuleRequest:
 		r.requests.add(&e)
-		r.emit(e)
+		r.emit(kmodquery.Delivery{Event: e, Key: key})
 		return true, nil
 	case record.Kind == bpf.SystemCall && record.Call.Denied != nil:
 		r.denials.add(*record.Call.Denied, e)
@@ -107,10 +106,10 @@ func (r *reader) add(record bpf.Record, key string, now time.Time) (isOver bool,
 		if by, ok := r.requests.get(r.translate.loadID(record.Request, record.RequestTid)); ok {
 			e.RequestedBy = by
 		} else {
-			e.Miss("requested_by")
+			e.Missing.Add("requested_by")
 		}
 	}
-	r.attempts.add(e, now)
+	r.attempts.add(kmodquery.Delivery{Event: e, Key: key}, now)
 	return e.LoadID == "", nil
 }
 

@@ -22,13 +22,16 @@ type reading struct {
 	t      *testing.T
 	counts *fakeCounts
 	events []kmodquery.Event
+	keys   []string // of the events
 	wanted []wantedImage
 }
 
 func newReading(t *testing.T) *reading {
 	leak.Check(t)
 	r := &reading{t: t, counts: newFakeCounts()}
-	r.reader = newReader(translate, r.counts, newAckTracker(), func(e kmodquery.Event) { r.events = append(r.events, e) })
+	r.reader = newReader(translate, r.counts, newAckTracker(), func(d kmodquery.Delivery) {
+		r.events, r.keys = append(r.events, d.Event), append(r.keys, d.Key)
+	})
 	r.want = func(w wantedImage) error {
 		r.wanted = append(r.wanted, w)
 		return nil
@@ -119,7 +122,7 @@ func TestReaderForgetsWhoMadeNoAttempt(t *testing.T) {
 	require.Empty(t, r.processes.values)
 
 	once(firmware)
-	require.Equal(t, "process_path,cwd,cmdline,cgroup,ancestors", r.events[1].Missing)
+	require.Equal(t, "process_path,cwd,cmdline,cgroup,ancestors", r.events[1].Missing.String())
 }
 
 // request is the record of a request for a module by a thread of insmod's
@@ -235,13 +238,13 @@ func TestReaderTellsOfDeniedCallsThatBeginAnew(t *testing.T) {
 	var keys []string
 	try := func() {
 		t.Helper()
-		r.events = nil
+		r.events, r.keys = nil, nil
 		r.counts.calls[kind]++
 		r.take(denied)
 		require.NoError(t, r.expire(r.denials.due))
 		require.Len(t, r.events, 1)
 		require.EqualValues(t, 1, *r.events[0].Count)
-		key := r.events[0].Receipt
+		key := r.keys[0]
 		require.NotContains(t, keys, key, "a store that has the one takes the other too")
 		keys = append(keys, key)
 		r.acks.acked(key, start)

@@ -47,9 +47,9 @@ type Options struct {
 	// OnlyPinned uses what is pinned there and pins nothing where nothing is.
 	PinDir     string
 	OnlyPinned bool
-	// Receipts returns those of the source's events that are stored; nil for
-	// none.
-	Receipts func(context.Context) ([]string, error)
+	// Keys returns the deduplication keys of the source's stored events; nil if
+	// nothing is stored.
+	Keys func(context.Context) ([]string, error)
 	// Watched returns when a process last said, by KeepWatch, that it watched; the
 	// zero time where none did. Nil where nobody remembers.
 	Watched   func() time.Time
@@ -70,7 +70,7 @@ func New(o Options) *Source {
 // will never do; any other may pass, such as that somebody detached the hooks.
 // Where the hooks are pinned, they stay, and what they see is told by the next Run
 // or process; Acked must be called then.
-func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
+func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) (err error) {
 	programs, keys, err := s.open(ctx)
 	if err != nil {
 		s.health.Stopped(err)
@@ -94,8 +94,8 @@ func (s *Source) open(ctx context.Context) (programs *bpf.Programs, keys []strin
 	s.acked = nil // the keys have them
 	s.mu.Unlock()
 	var unread error
-	if s.options.Receipts != nil {
-		keys, unread = s.options.Receipts(ctx)
+	if s.options.Keys != nil {
+		keys, unread = s.options.Keys(ctx)
 	}
 	var reported []bpf.ReportedCalls
 	for _, key := range keys {
@@ -159,14 +159,14 @@ func openPrograms(o Options, anew bool, reported []bpf.ReportedCalls) (*bpf.Prog
 }
 
 // read is the source's one reader of the records.
-func (s *Source) read(ctx context.Context, programs *bpf.Programs, emit func(kmodquery.Event)) error {
+func (s *Source) read(ctx context.Context, programs *bpf.Programs, emit func(kmodquery.Delivery)) error {
 	bootID, err := host.BootID()
 	if err != nil {
 		return err
 	}
-	r := newReader(translator{bootID: bootID, types: programs}, programs, s.acks, func(e kmodquery.Event) {
-		s.health.Emitted(&e)
-		emit(e)
+	r := newReader(translator{bootID: bootID, types: programs}, programs, s.acks, func(d kmodquery.Delivery) {
+		s.health.Emitted(&d)
+		emit(d)
 	})
 	images := newImages(programs, func(c *bpf.Chunk) {
 		s.acks.trackImage(c.Mark, c.RingSize, r.translate.loadID(c.Attempt, c.Tid), time.Now())
@@ -339,10 +339,10 @@ func (s *Source) unpinned(programs *bpf.Programs) string {
 // Acked notes that events of this source, which Run emitted, are stored, or
 // that the one who should have stored them gave them up. What the kernel keeps of
 // them is released. It may be called at any time.
-func (s *Source) Acked(events []kmodquery.Event) {
+func (s *Source) Acked(deliveries []kmodquery.Delivery) {
 	now := time.Now()
-	for i := range events {
-		if key := events[i].Receipt; key != "" && events[i].Source == s.Name() {
+	for i := range deliveries {
+		if key := deliveries[i].Key; key != "" && deliveries[i].Event.Source == s.Name() {
 			s.acks.acked(key, now)
 			s.keepReported(key)
 		}

@@ -57,6 +57,6 @@ func TestWhatIsPinnedWaitsForTheStore(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "v1_00ff00ff_0000000000000001"), 0o700))
 	require.True(t, bpf.HasPins(dir))
-	s := New(Options{PinDir: dir, Receipts: func(context.Context) ([]string, error) { return nil, unread }})
+	s := New(Options{PinDir: dir, Keys: func(context.Context) ([]string, error) { return nil, unread }})
 	require.Equal(t, unread, s.Run(t.Context(), nil, nil))
 }

@@ -58,7 +58,7 @@ func (t translator) event(r bpf.Record, p *process, bootTime time.Time) kmodquer
 		e.ParentLoadID = t.loadID(r.Request, r.RequestTid)
 	}
 	if e.LoadID == "" && belongsToAttempt(r) {
-		e.Miss("load_id")
+		e.Missing.Add("load_id")
 	}
 	if r.File != nil && r.File.IsModule {
 		texts(&e, r)
@@ -77,7 +77,7 @@ func (t translator) event(r bpf.Record, p *process, bootTime time.Time) kmodquer
 		e.Type = t.types.ReadFileType(r.File.ID)
 		file(&e, r.File)
 		if r.Unread.Has(bpf.UnreadUntyped) {
-			e.Miss("filesystem")
+			e.Missing.Add("filesystem")
 		}
 	case bpf.LoadData:
 		e.EventName = kmodquery.EventSecurityKernelLoadData
@@ -98,7 +98,7 @@ func (t translator) event(r bpf.Record, p *process, bootTime time.Time) kmodquer
 		e.EventName = kmodquery.EventModuleRequest
 		e.Name = r.Module.Name
 		if r.Unread.Has(bpf.UnreadUntyped) {
-			e.Miss("name")
+			e.Missing.Add("name")
 		}
 	}
 	if p == nil {
@@ -111,12 +111,12 @@ func (t translator) event(r bpf.Record, p *process, bootTime time.Time) kmodquer
 // task is what struct task_struct says, as far as it could be read.
 func (t translator) task(e *kmodquery.Event, r bpf.Record) {
 	if r.Unread.Has(bpf.UnreadUntyped) {
-		e.Miss("pid_ns", "cgroup", "container_id", "requested_by")
+		e.Missing.Add("pid_ns", "cgroup", "container_id", "requested_by")
 	} else {
 		e.PidNS = number(r.PidNS)
 	}
 	if r.Unread.Has(bpf.UnreadTask) {
-		e.Miss("parent", "euid", "egid", "auid", "session_id", "capabilities", "mnt_ns", "user_ns")
+		e.Missing.Add("parent", "euid", "egid", "auid", "session_id", "capabilities", "mnt_ns", "user_ns")
 		return
 	}
 	e.Parent = number(r.Parent)
@@ -135,7 +135,7 @@ func (t translator) task(e *kmodquery.Event, r bpf.Record) {
 // threads and another module's init are no callers of system calls.
 func buffer(e *kmodquery.Event, r bpf.Record) string {
 	if r.Unread.Has(bpf.UnreadTask) && r.ParentAttempt == 0 {
-		e.Miss("origin") // it may be the kernel's
+		e.Missing.Add("origin") // it may be the kernel's
 	}
 	if r.KernelThread || r.ParentAttempt != 0 {
 		return kmodquery.OriginKernel
@@ -161,7 +161,7 @@ func (t translator) call(e *kmodquery.Event, c *bpf.Call) {
 		e.Flags = argument(e, "flags", c.HasArguments, c.Flags)
 		e.Name = c.Module.Value
 		if c.Module.Missing || c.Module.Truncated {
-			e.Miss("name")
+			e.Missing.Add("name")
 		}
 	}
 }
@@ -169,7 +169,7 @@ func (t translator) call(e *kmodquery.Event, c *bpf.Call) {
 func file(e *kmodquery.Event, f *bpf.File) {
 	e.Path = f.Path
 	if f.Incomplete {
-		e.Miss("path")
+		e.Missing.Add("path")
 	}
 	// A memfd lies unlinked on the kernel's own tmpfs mount; elsewhere its
 	// name proves nothing.
@@ -195,7 +195,7 @@ func file(e *kmodquery.Event, f *bpf.File) {
 // texts names those of a module that only its image may tell.
 func texts(e *kmodquery.Event, r bpf.Record) {
 	if r.Unread.Has(bpf.UnreadUntyped) {
-		e.Miss("version", "srcversion")
+		e.Missing.Add("version", "srcversion")
 	}
 }
 
@@ -211,11 +211,11 @@ func live(e *kmodquery.Event, r bpf.Record) {
 
 func params(e *kmodquery.Event, text bpf.Text) *string {
 	if text.Missing {
-		e.Miss("params")
+		e.Missing.Add("params")
 		return nil
 	}
 	if text.Truncated {
-		e.Miss("params")
+		e.Missing.Add("params")
 	}
 	return &text.Value
 }
@@ -248,7 +248,7 @@ func belongsToAttempt(r bpf.Record) bool {
 // where it is too large to be true.
 func argument(e *kmodquery.Event, column string, known bool, value uint64) *int64 {
 	if !known || value > math.MaxInt64 {
-		e.Miss(column)
+		e.Missing.Add(column)
 		return nil
 	}
 	return number(value)

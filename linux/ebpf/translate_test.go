@@ -77,7 +77,7 @@ func TestTranslateProcessAndTime(t *testing.T) {
 	require.Nil(t, e.AUID)
 	require.Nil(t, e.SessionID)
 	require.Nil(t, e.Capabilities)
-	require.Equal(t, "capabilities", e.Missing)
+	require.Equal(t, "capabilities", e.Missing.String())
 }
 
 func TestTranslateFiles(t *testing.T) {
@@ -203,7 +203,7 @@ func TestTranslateLoadID(t *testing.T) {
 	r := record(bpf.ModuleFree, func(r *bpf.Record) { r.Module = &bpf.Module{}; r.Attempt = 0 })
 	e := translate.event(r, knownProcess(), boot)
 	require.Empty(t, e.LoadID)
-	require.Equal(t, "load_id", e.Missing)
+	require.Equal(t, "load_id", e.Missing.String())
 
 	parent := func(change func(*bpf.Record)) string {
 		r := record(bpf.ModuleFree, func(r *bpf.Record) { r.Module = &bpf.Module{} })

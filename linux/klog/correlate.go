@@ -68,7 +68,7 @@ type correlator struct {
 	// isBuiltin reports whether something of that name is built into the kernel.
 	isBuiltin func(name string) bool
 	since     time.Time // nothing before is emitted
-	emit      func(kmodquery.Event)
+	emit      func(kmodquery.Delivery)
 
 	held     []*attempt
 	emitted  []*attempt // emitted, oldest first
@@ -258,20 +258,20 @@ func (of *attempt) take(l line) {
 		if len(params) <= maxRaw {
 			e.Params = &params
 		}
-		e.Miss("params") // there may be others
+		e.Missing.Add("params") // there may be others
 	}
 	switch {
 	case s.Result != nil:
 		e.Result, e.Error = s.Result, host.ErrnoName(*s.Result)
 	case s.IsRefused && !of.byLoader: // a message before was not the last
 		e.Result, e.Error = nil, ""
-		e.Miss("result", "error")
+		e.Missing.Add("result", "error")
 	case s.IsRefused && e.Result == nil:
-		e.Miss("result", "error")
+		e.Missing.Add("result", "error")
 	}
 	if e.Result != nil {
-		e.Found("result")
-		e.Found("error")
+		e.Missing.Remove("result")
+		e.Missing.Remove("error")
 	}
 	if p := l.loader; p != nil {
 		e.Pid, e.UID, e.GID = p.pid, p.uid, p.gid
@@ -288,7 +288,7 @@ func (of *attempt) takeText(l line) {
 	}
 	switch {
 	case len(l.raw) > room:
-		e.Miss("raw")
+		e.Missing.Add("raw")
 	case e.Raw == "":
 		e.Raw = l.raw
 	default:
@@ -366,14 +366,15 @@ func (j *correlator) flush() {
 		if e.EventName == kmodquery.EventModuleLoad {
 			for _, column := range unknownColumns {
 				if e.Lacks(column) {
-					e.Miss(column)
+					e.Missing.Add(column)
 				}
 			}
 		}
+		delivery := kmodquery.Delivery{Event: e}
 		if i == len(wanted)-1 {
-			e.Position = j.position
+			delivery.Position = j.position
 		}
-		j.emit(e)
+		j.emit(delivery)
 	}
 }
 

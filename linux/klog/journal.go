@@ -92,7 +92,7 @@ var journalFields = []string{
 // it says since the position that was stored, or since the kernel booted. It
 // calls ready once, when it has read all that the journal had. What the kernel
 // said and journald did not write yet is not seen, by Sync either.
-func (s *Journal) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
+func (s *Journal) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) (err error) {
 	defer func() { s.health.Stopped(err) }()
 	boot, stored, err := s.resume(ctx)
 	if err != nil {

@@ -28,7 +28,7 @@ type fakeJournal struct {
 	source *Journal
 
 	mu     sync.Mutex
-	events []kmodquery.Event
+	events []kmodquery.Delivery
 	cancel context.CancelFunc
 	ended  chan error
 }
@@ -93,10 +93,10 @@ func (j *fakeJournal) start() error {
 	j.cancel, j.ended = cancel, make(chan error, 1)
 	ready := make(chan struct{})
 	go func() {
-		j.ended <- j.source.Run(ctx, func() { close(ready) }, func(e kmodquery.Event) {
+		j.ended <- j.source.Run(ctx, func() { close(ready) }, func(d kmodquery.Delivery) {
 			j.mu.Lock()
 			defer j.mu.Unlock()
-			j.events = append(j.events, e)
+			j.events = append(j.events, d)
 		})
 	}()
 	select {
@@ -120,7 +120,7 @@ func (j *fakeJournal) seen() []string {
 	defer j.mu.Unlock()
 	var names []string
 	for _, e := range j.events {
-		names = append(names, e.Name)
+		names = append(names, e.Event.Name)
 	}
 	j.events = nil
 	return names
@@ -230,7 +230,7 @@ func TestRunFailsIfJournalctlExits(t *testing.T) {
 
 func TestJournalIsUnavailableWithoutJournalctl(t *testing.T) {
 	s := NewJournal(JournalOptions{Command: []string{filepath.Join(t.TempDir(), "journalctl")}})
-	err := s.Run(t.Context(), func() {}, func(kmodquery.Event) {})
+	err := s.Run(t.Context(), func() {}, func(kmodquery.Delivery) {})
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 	require.ErrorContains(t, err, "needs systemd")
 	require.Equal(t, kmodquery.StateUnavailable, s.Sensor().State)

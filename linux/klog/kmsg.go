@@ -52,7 +52,7 @@ func NewKmsg(o KmsgOptions) *Kmsg {
 // Run emits what the kernel says of modules until ctx ends, beginning with what
 // it said since the position that was stored, or since it booted. It calls ready
 // once, when it has read all that there was.
-func (s *Kmsg) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
+func (s *Kmsg) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) (err error) {
 	defer func() { s.health.Stopped(err) }()
 	boot, stored, err := s.resume(ctx)
 	if err != nil {

@@ -28,10 +28,10 @@ func TestNextSequence(t *testing.T) {
 }
 
 // kmsgTest gives records to a reader.
-func kmsgTest(position string) (*kmsgReader, *[]kmodquery.Event) {
+func kmsgTest(position string) (*kmsgReader, *[]kmodquery.Delivery) {
 	s := NewKmsg(KmsgOptions{})
-	var events []kmodquery.Event
-	r := &kmsgReader{source: s, boot: "boot", correlator: s.newCorrelator(func(e kmodquery.Event) { events = append(events, e) })}
+	var events []kmodquery.Delivery
+	r := &kmsgReader{source: s, boot: "boot", correlator: s.newCorrelator(func(d kmodquery.Delivery) { events = append(events, d) })}
 	r.next, r.isContinued = nextSequence(position, "boot")
 	return r, &events
 }
@@ -58,7 +58,7 @@ func TestKmsgCountsOverwrittenRecords(t *testing.T) {
 	}
 	r.correlator.flush()
 	require.Len(t, *events, 1)
-	require.Equal(t, "c", (*events)[0].Name)
+	require.Equal(t, "c", (*events)[0].Event.Name)
 	require.EqualValues(t, 2, r.source.Sensor().Lost)
 }
 
@@ -76,7 +76,7 @@ func TestKmsgUsesOnlyTheKernelsRecords(t *testing.T) {
 
 func TestKmsgIsUnavailableWithoutItsDevice(t *testing.T) {
 	s := NewKmsg(KmsgOptions{Path: filepath.Join(t.TempDir(), "kmsg")})
-	err := s.Run(t.Context(), func() { t.Error("it is not ready") }, func(kmodquery.Event) {})
+	err := s.Run(t.Context(), func() { t.Error("it is not ready") }, func(kmodquery.Delivery) {})
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 	require.ErrorContains(t, err, "there is no ")
 	require.Equal(t, kmodquery.StateUnavailable, s.Sensor().State)
@@ -84,7 +84,7 @@ func TestKmsgIsUnavailableWithoutItsDevice(t *testing.T) {
 
 	for _, other := range []string{"/dev/null", "/proc/self/status"} {
 		s := NewKmsg(KmsgOptions{Path: other})
-		err := s.Run(t.Context(), func() { t.Error("it is not ready") }, func(kmodquery.Event) {})
+		err := s.Run(t.Context(), func() { t.Error("it is not ready") }, func(kmodquery.Delivery) {})
 		require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 		require.ErrorContains(t, err, other+" is not the kernel's log")
 	}
@@ -93,7 +93,7 @@ func TestKmsgIsUnavailableWithoutItsDevice(t *testing.T) {
 func TestRunFailsIfThePositionCannotBeRead(t *testing.T) {
 	broken := errors.New("disk full")
 	s := NewKmsg(KmsgOptions{Position: func(context.Context) (string, error) { return "", broken }})
-	err := s.Run(t.Context(), func() {}, func(kmodquery.Event) {})
+	err := s.Run(t.Context(), func() {}, func(kmodquery.Delivery) {})
 	require.ErrorIs(t, err, broken)
 	require.Equal(t, kmodquery.StateFailed, s.Sensor().State)
 }
@@ -103,7 +103,7 @@ func TestKmsgReadsTheHostsLog(t *testing.T) {
 	s := NewKmsg(KmsgOptions{})
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, ended := make(chan struct{}), make(chan error, 1)
-	go func() { ended <- s.Run(ctx, func() { close(ready) }, func(kmodquery.Event) {}) }()
+	go func() { ended <- s.Run(ctx, func() { close(ready) }, func(kmodquery.Delivery) {}) }()
 	select {
 	case <-ready:
 	case err := <-ended:

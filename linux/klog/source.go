@@ -54,10 +54,10 @@ func (s *logSource) resume(ctx context.Context) (boot, position string, err erro
 }
 
 // joiner makes the events of one Run, and counts them.
-func (s *logSource) newCorrelator(emit func(kmodquery.Event)) *correlator {
-	return &correlator{source: s.Name(), since: s.since, isBuiltin: builtins(), emit: func(e kmodquery.Event) {
-		s.health.Emitted(&e)
-		emit(e)
+func (s *logSource) newCorrelator(emit func(kmodquery.Delivery)) *correlator {
+	return &correlator{source: s.Name(), since: s.since, isBuiltin: builtins(), emit: func(d kmodquery.Delivery) {
+		s.health.Emitted(&d)
+		emit(d)
 	}}
 }
 

@@ -68,7 +68,7 @@ func NewSyslog(o SyslogOptions) *Syslog {
 // booted. It calls ready once, when it has read all that there was. What the
 // daemon did not write yet is not seen, by Sync either, and neither is what
 // /dev/kmsg no longer had when Run began.
-func (s *Syslog) Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) (err error) {
+func (s *Syslog) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) (err error) {
 	defer func() { s.health.Stopped(err) }()
 	boot, stored, err := s.resume(ctx)
 	if err != nil {

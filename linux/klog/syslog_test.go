@@ -73,13 +73,13 @@ func TestSyslogPosition(t *testing.T) {
 func TestSyslogIsUnavailableWithoutFilesOrKmsg(t *testing.T) {
 	dir := t.TempDir()
 	s := NewSyslog(SyslogOptions{Files: []string{filepath.Join(dir, "syslog")}})
-	err := s.Run(t.Context(), func() {}, func(kmodquery.Event) {})
+	err := s.Run(t.Context(), func() {}, func(kmodquery.Delivery) {})
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 	require.ErrorContains(t, err, "a syslog daemon")
 
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "syslog"), nil, 0o600))
 	s = NewSyslog(SyslogOptions{Files: []string{filepath.Join(dir, "syslog")}, Kmsg: filepath.Join(dir, "kmsg")})
-	err = s.Run(t.Context(), func() {}, func(kmodquery.Event) {})
+	err = s.Run(t.Context(), func() {}, func(kmodquery.Delivery) {})
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 	require.ErrorContains(t, err, "every user can write such lines")
 	require.Equal(t, kmodquery.StateUnavailable, s.Sensor().State)
@@ -100,7 +100,7 @@ func TestSyslogWithRealFiles(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
-		ended <- s.Run(ctx, func() { close(ready) }, func(e kmodquery.Event) { t.Errorf("%+v", e) })
+		ended <- s.Run(ctx, func() { close(ready) }, func(d kmodquery.Delivery) { t.Errorf("%+v", d) })
 	}()
 	<-ready
 	sensor := s.Sensor()

@@ -49,7 +49,7 @@ func (d *Disk) File(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFil
 		file.Path = d.find(m.Name)
 	}
 	if file.Path == "" {
-		file.Miss(columnPath, columnSHA256, columnSigner, columnPackage)
+		file.Missing.Add(columnPath, columnSHA256, columnSigner, columnPackage)
 		return file
 	}
 	d.read(ctx, &file)
@@ -70,7 +70,7 @@ func (d *Disk) own(ctx context.Context, file *kmodquery.ModuleFile) {
 		failed = failed || err != nil
 	}
 	if failed {
-		file.Miss(columnPackage)
+		file.Missing.Add(columnPackage)
 	}
 }
 

@@ -24,7 +24,7 @@ const (
 func (d *Disk) read(ctx context.Context, file *kmodquery.ModuleFile) {
 	image, err := readImage(ctx, below(d.root, file.Path))
 	if err != nil {
-		file.Miss(columnSHA256, columnSigner)
+		file.Missing.Add(columnSHA256, columnSigner)
 		return
 	}
 	file.SHA256 = image.SHA256
@@ -33,7 +33,7 @@ func (d *Disk) read(ctx context.Context, file *kmodquery.ModuleFile) {
 	}
 	for _, column := range image.Missing {
 		if column == columnSigner {
-			file.Miss(columnSigner)
+			file.Missing.Add(columnSigner)
 		}
 	}
 }

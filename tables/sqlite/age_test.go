@@ -78,7 +78,7 @@ func TestAClockThatJumpsDeletesNothing(t *testing.T) {
 					require.NoError(t, err)
 				}
 				c.pass(time.Minute)
-				require.NoError(t, s.Append(context.Background(), []kmodquery.Event{{Time: c.wall.Unix()}}))
+				require.NoError(t, appendEvents(context.Background(), s, []kmodquery.Event{{Time: c.wall.Unix()}}))
 				require.NoError(t, s.Expire(context.Background()))
 				want++
 				require.Len(t, read(t, s, kmodquery.Filter{}), want)
@@ -112,7 +112,7 @@ func TestTheLastEventIsAFirstClock(t *testing.T) {
 	c := &clock{wall: time.Unix(1_790_000_000, 0)}
 	s, err := Open(context.Background(), dir, Options{})
 	require.NoError(t, err)
-	require.NoError(t, s.Append(context.Background(), []kmodquery.Event{{Time: c.wall.Unix()}}))
+	require.NoError(t, appendEvents(context.Background(), s, []kmodquery.Event{{Time: c.wall.Unix()}}))
 	require.NoError(t, s.Close())
 
 	c.wall = c.wall.Add(20 * 365 * 24 * time.Hour)
@@ -131,10 +131,10 @@ func TestAStepBackDoesNotEndExpiry(t *testing.T) {
 	o.MaxEvents = 1
 	s := openStore(t, o)
 	one := make([]kmodquery.Event, 1)
-	require.NoError(t, s.Append(context.Background(), one))
+	require.NoError(t, appendEvents(context.Background(), s, one))
 	c.wall = c.wall.Add(-10 * 365 * 24 * time.Hour)
 	for range 5 {
-		require.NoError(t, s.Append(context.Background(), one))
+		require.NoError(t, appendEvents(context.Background(), s, one))
 		c.pass(expiryInterval)
 	}
 	require.Len(t, read(t, s, kmodquery.Filter{}), 2)

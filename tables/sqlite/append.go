@@ -38,18 +38,18 @@ const maxEID = 1 << 62
 // database is damaged it begins a new one. An error has a method Reason, which
 // says in one line what keeps the events out and what to do about it. In a
 // reader Append is an error.
-func (s *Store) Append(ctx context.Context, events []kmodquery.Event) error {
+func (s *Store) Append(ctx context.Context, deliveries []kmodquery.Delivery) error {
 	if !s.records {
 		return fmt.Errorf("append to %s: another process records", s.path)
 	}
-	if len(events) == 0 {
+	if len(deliveries) == 0 {
 		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err := s.append(ctx, events)
+	err := s.append(ctx, deliveries)
 	if isFullIn(err, filepath.Dir(s.path)) && s.makeRoom(ctx) || isDamage(err) && s.heal(ctx, s.database, err) == nil {
-		err = s.append(ctx, events)
+		err = s.append(ctx, deliveries)
 	}
 	if err != nil {
 		s.failed.Add(1)
@@ -58,7 +58,7 @@ func (s *Store) Append(ctx context.Context, events []kmodquery.Event) error {
 	return nil
 }
 
-func (s *Store) append(ctx context.Context, events []kmodquery.Event) error {
+func (s *Store) append(ctx context.Context, deliveries []kmodquery.Delivery) error {
 	if err := s.reopen(ctx); err != nil {
 		return err
 	}
@@ -66,19 +66,19 @@ func (s *Store) append(ctx context.Context, events []kmodquery.Event) error {
 	if err := s.expireWhenDue(ctx); err != nil {
 		return fmt.Errorf("expire events of %s: %w", s.path, err)
 	}
-	if err := s.keepRoom(ctx, events); err != nil {
+	if err := s.keepRoom(ctx, deliveries); err != nil {
 		return fmt.Errorf("append to %s: %w", s.path, err)
 	}
-	if err := s.write(ctx, events); err != nil {
-		return fmt.Errorf("append %d events to %s: %w", len(events), s.path, err)
+	if err := s.write(ctx, deliveries); err != nil {
+		return fmt.Errorf("append %d events to %s: %w", len(deliveries), s.path, err)
 	}
-	s.appended += len(events)
-	s.mark.Last = events[len(events)-1].EID
+	s.appended += len(deliveries)
+	s.mark.Last = deliveries[len(deliveries)-1].Event.EID
 	_ = writeMark(s.lock.Load(), s.mark) // that it is there helps only where the log is torn
 	return nil
 }
 
-func (s *Store) write(ctx context.Context, events []kmodquery.Event) error {
+func (s *Store) write(ctx context.Context, deliveries []kmodquery.Delivery) error {
 	tx, err := s.writer.BeginTx(ctx, nil)
 	if err != nil {
 		return err
@@ -94,10 +94,10 @@ func (s *Store) write(ctx context.Context, events []kmodquery.Event) error {
 	}
 	columns := kmodquery.EventColumns()
 	sums := newSummer(columns)
-	written := slices.Clone(events)
+	written := slices.Clone(deliveries)
 	values := make([]any, len(columns)+2)
 	for i := range written {
-		event := &written[i]
+		event := &written[i].Event
 		eid++
 		event.EID = eid
 		if err := decideFirstSeen(ctx, seen, event); err != nil {
@@ -114,12 +114,12 @@ func (s *Store) write(ctx context.Context, events []kmodquery.Event) error {
 	if err := writePositions(ctx, tx, written); err != nil {
 		return err
 	}
-	if err := writeReceipts(ctx, tx, written); err != nil {
+	if err := writeKeys(ctx, tx, written); err != nil {
 		return err
 	}
 	if err := tx.Commit(); err != nil {
 		return err
 	}
-	copy(events, written)
+	copy(deliveries, written)
 	return nil
 }

@@ -30,7 +30,7 @@ func BenchmarkAppend(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		require.NoError(b, s.Append(context.Background(), batch))
+		require.NoError(b, appendEvents(context.Background(), s, batch))
 	}
 	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*len(batch)), "µs/event")
 }
@@ -51,7 +51,7 @@ func BenchmarkAppendBeside(b *testing.B) {
 				})
 			}
 			for b.Loop() {
-				require.NoError(b, s.Append(context.Background(), []kmodquery.Event{typical(0)}))
+				require.NoError(b, appendEvents(context.Background(), s, []kmodquery.Event{typical(0)}))
 			}
 			stop()
 			reading.Wait()
@@ -67,7 +67,7 @@ func filled(b *testing.B, rows int) *Store {
 		for j := range batch {
 			batch[j] = typical(i + j)
 		}
-		require.NoError(b, s.Append(context.Background(), batch))
+		require.NoError(b, appendEvents(context.Background(), s, batch))
 	}
 	return s
 }

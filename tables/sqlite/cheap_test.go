@@ -47,7 +47,7 @@ func TestEachKindHasItsOwnBound(t *testing.T) {
 				}
 				events[i].Time = 993 + int64(i)
 			}
-			require.NoError(t, s.Append(context.Background(), events))
+			require.NoError(t, appendEvents(context.Background(), s, events))
 			require.NoError(t, s.Expire(context.Background()))
 			require.Equal(t, test.want, eids(read(t, s, kmodquery.Filter{})))
 		})
@@ -62,14 +62,14 @@ func TestAFloodOfOneKindLeavesTheOther(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := openStore(t, Options{MaxEvents: 3, MaxCheap: 3})
-			require.NoError(t, s.Append(context.Background(), []kmodquery.Event{test.few(), test.few(), test.few()}))
+			require.NoError(t, appendEvents(context.Background(), s, []kmodquery.Event{test.few(), test.few(), test.few()}))
 			n := race.Scale(3000)
 			flood := make([]kmodquery.Event, n)
 			for i := range flood {
 				flood[i] = test.many()
 			}
 			for range 10 {
-				require.NoError(t, s.Append(context.Background(), flood))
+				require.NoError(t, appendEvents(context.Background(), s, flood))
 			}
 			require.NoError(t, s.Expire(context.Background()))
 			last := int64(10*n + 3)
@@ -109,7 +109,7 @@ func plan(t *testing.T, s *Store, query squirrel.SelectBuilder) []string {
 
 func TestNobodyAsksForTheStoresOwnColumn(t *testing.T) {
 	s := openStore(t, Options{})
-	require.NoError(t, s.Append(context.Background(), []kmodquery.Event{denied()}))
+	require.NoError(t, appendEvents(context.Background(), s, []kmodquery.Event{denied()}))
 	require.Equal(t, []int64{1}, eids(read(t, s, kmodquery.Filter{
 		Columns:    []string{"cheap"},
 		Conditions: []kmodquery.Condition{{Column: "cheap", Op: kmodquery.Equal, Values: []any{int64(0)}}},

@@ -32,25 +32,27 @@ type template struct {
 	events map[int64]kmodquery.Event
 }
 
-// distinct are events that no other seed has a value of.
-func distinct(random *rand.Rand, n int) []kmodquery.Event {
-	events := make([]kmodquery.Event, n)
-	for i := range events {
+// distinct returns deliveries of events whose values no other seed has.
+func distinct(random *rand.Rand, n int) []kmodquery.Delivery {
+	deliveries := make([]kmodquery.Delivery, n)
+	for i := range deliveries {
 		e := full()
 		mark := random.Int64N(1 << 40)
 		e.Time, e.TimeNanos, e.Pid = 1_790_000_000+int64(i), mark, &mark
 		e.Name, e.Path = fmt.Sprintf("module_%d", i%7), fmt.Sprintf("/lib/%x.ko", mark)
 		e.SHA256, e.LoadID = fmt.Sprintf("%064x", mark), fmt.Sprintf("boot-%x", mark)
-		e.Source, e.Position = "kmsg", fmt.Sprint(i)
+		e.Source = "kmsg"
+		position := fmt.Sprint(i)
 		if i%5 == 0 {
 			e.Cmdline = strings.Repeat(fmt.Sprintf("%x ", mark), 1000) // more than a page
 		}
 		if i%3 == 0 {
 			e = kmodquery.Event{Time: e.Time, EventName: kmodquery.EventModuleRequest, Name: e.Name, LoadID: e.LoadID}
+			position = ""
 		}
-		events[i] = e
+		deliveries[i] = kmodquery.Delivery{Event: e, Position: position}
 	}
-	return events
+	return deliveries
 }
 
 // templates are a store that was closed and one whose process was killed, with
@@ -64,11 +66,10 @@ func templates(t *testing.T, random *rand.Rand) []template {
 		require.NoError(t, err)
 		written := map[int64]kmodquery.Event{}
 		for range 6 {
-			events := distinct(random, 12)
-			require.NoError(t, s.Append(context.Background(), events))
-			for _, e := range events {
-				e.Position = ""
-				written[e.EID] = e
+			deliveries := distinct(random, 12)
+			require.NoError(t, s.Append(context.Background(), deliveries))
+			for _, d := range deliveries {
+				written[d.Event.EID] = d.Event
 			}
 		}
 		if name == "closed" {
@@ -255,19 +256,18 @@ func serveDamaged(t *testing.T, random *rand.Rand, tm *template) (outcome string
 	fresh := distinct(random, 3)
 	fresh[2].Position = "new"
 	require.NoError(t, s.Append(context.Background(), fresh))
-	for _, e := range fresh {
-		_, again := written[e.EID]
-		require.False(t, again, "EID %d is given twice", e.EID)
-		e.Position = ""
-		written[e.EID] = e
+	for _, d := range fresh {
+		_, again := written[d.Event.EID]
+		require.False(t, again, "EID %d is given twice", d.Event.EID)
+		written[d.Event.EID] = d.Event
 	}
 	look()
 	found := map[int64]bool{}
 	for _, e := range read(t, s, kmodquery.Filter{}) {
 		found[e.EID] = true
 	}
-	for _, e := range fresh {
-		require.True(t, found[e.EID], "what was stored after the damage is there")
+	for _, d := range fresh {
+		require.True(t, found[d.Event.EID], "what was stored after the damage is there")
 	}
 	status, err := s.Status(context.Background())
 	require.NoError(t, err)
@@ -329,14 +329,14 @@ func TestAStoreThatBreaksIsBegunAnew(t *testing.T) {
 			require.NoError(t, err)
 			defer func() { require.NoError(t, s.Close()) }()
 			first := make([]kmodquery.Event, 500)
-			require.NoError(t, s.Append(context.Background(), first))
+			require.NoError(t, appendEvents(context.Background(), s, first))
 			other := openIn(t, dir, Options{})
 			require.Len(t, read(t, other, kmodquery.Filter{}), len(first))
 			breakOpen(t, s)
 
 			test(t, s)
 			batch := make([]kmodquery.Event, 3)
-			require.NoError(t, s.Append(context.Background(), batch))
+			require.NoError(t, appendEvents(context.Background(), s, batch))
 			require.Equal(t, []int64{batch[2].EID, batch[1].EID, batch[0].EID}, eids(read(t, s, kmodquery.Filter{})))
 			require.Greater(t, batch[0].EID, first[len(first)-1].EID, "no EID is given twice")
 			require.Len(t, said, 1)
@@ -393,7 +393,7 @@ func TestALogWithoutItsDatabaseIsSetAside(t *testing.T) {
 	dir := t.TempDir()
 	s, err := Open(context.Background(), dir, Options{})
 	require.NoError(t, err)
-	require.NoError(t, s.Append(context.Background(), []kmodquery.Event{{Name: "old"}}))
+	require.NoError(t, appendEvents(context.Background(), s, []kmodquery.Event{{Name: "old"}}))
 	log, err := os.ReadFile(s.path + "-wal")
 	require.NoError(t, err)
 	require.NoError(t, s.Close())
@@ -419,7 +419,7 @@ func TestGarbageIsSetAside(t *testing.T) {
 				leaveMark(t, dir, 0)
 			}
 			s := openIn(t, dir, Options{})
-			require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 1)))
+			require.NoError(t, appendEvents(context.Background(), s, make([]kmodquery.Event, 1)))
 			left, err := filepath.Glob(filepath.Join(dir, "events.db.damaged-*Z"))
 			require.NoError(t, err)
 			require.Len(t, left, 1)
@@ -534,16 +534,16 @@ func TestAStoreIsNotBegunAnewAllTheTime(t *testing.T) {
 		n, _ := damagedCopies(filepath.Dir(s.path))
 		return n
 	}
-	require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 100)))
+	require.NoError(t, appendEvents(context.Background(), s, make([]kmodquery.Event, 100)))
 	breakOpen(t, s)
-	require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 100)))
+	require.NoError(t, appendEvents(context.Background(), s, make([]kmodquery.Event, 100)))
 	require.Equal(t, 1, copies())
 	breakOpen(t, s)
-	err := s.Append(context.Background(), make([]kmodquery.Event, 100))
+	err := appendEvents(context.Background(), s, make([]kmodquery.Event, 100))
 	require.ErrorContains(t, err, "store: the database is damaged")
 	require.Equal(t, 1, copies())
 	elapsed += healEvery
-	require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 100)))
+	require.NoError(t, appendEvents(context.Background(), s, make([]kmodquery.Event, 100)))
 	require.Equal(t, 2, copies())
 }
 
@@ -585,7 +585,7 @@ func TestQueriesWhileAStoreBreaks(t *testing.T) {
 		for j := range batch {
 			batch[j] = kmodquery.Event{Time: int64(i), Name: fmt.Sprint("n", i)}
 		}
-		if err := s.Append(context.Background(), batch); err == nil {
+		if err := appendEvents(context.Background(), s, batch); err == nil {
 			stored++
 		} else {
 			require.True(t, isDamage(err), "%v", err)
@@ -609,7 +609,7 @@ func TestARemovedStoreIsBegunAnew(t *testing.T) {
 	s := openIn(t, dir, Options{Report: func(err error) { said = append(said, err.Error()) }})
 	other := openIn(t, dir, Options{})
 	first := make([]kmodquery.Event, 2)
-	require.NoError(t, s.Append(context.Background(), first))
+	require.NoError(t, appendEvents(context.Background(), s, first))
 	for _, companion := range companions {
 		if err := os.Remove(s.path + companion); !errors.Is(err, os.ErrNotExist) {
 			require.NoError(t, err)
@@ -617,7 +617,7 @@ func TestARemovedStoreIsBegunAnew(t *testing.T) {
 	}
 	require.Len(t, read(t, other, kmodquery.Filter{}), 2, "what is open can be read")
 	again := make([]kmodquery.Event, 1)
-	require.NoError(t, s.Append(context.Background(), again))
+	require.NoError(t, appendEvents(context.Background(), s, again))
 	require.Greater(t, again[0].EID, first[1].EID)
 	require.Len(t, read(t, s, kmodquery.Filter{}), 1)
 	require.Len(t, read(t, other, kmodquery.Filter{}), 1)

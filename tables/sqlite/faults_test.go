@@ -37,16 +37,16 @@ const (
 )
 
 // batchOf is the i-th batch: ordinary events and as many that any user can cause.
-func batchOf(i int) []kmodquery.Event {
-	var events []kmodquery.Event
+func batchOf(i int) []kmodquery.Delivery {
+	var batch []kmodquery.Delivery
 	for j := range faultSize {
 		at := int64(1_790_000_000 + i)
-		events = append(events,
-			kmodquery.Event{Time: at, EventName: kmodquery.EventModuleLoad, Name: fmt.Sprintf("o%d-%d", i, j), SHA256: "x",
-				Cmdline: strings.Repeat("long ", 300), Source: "kmsg", Position: fmt.Sprintf("%d-%d", i, j)},
-			kmodquery.Event{Time: at, EventName: kmodquery.EventModuleRequest, Name: fmt.Sprintf("c%d-%d", i, j)})
+		load := kmodquery.Event{Time: at, EventName: kmodquery.EventModuleLoad, Name: fmt.Sprintf("o%d-%d", i, j), SHA256: "x",
+			Cmdline: strings.Repeat("long ", 300), Source: "kmsg"}
+		request := kmodquery.Event{Time: at, EventName: kmodquery.EventModuleRequest, Name: fmt.Sprintf("c%d-%d", i, j)}
+		batch = append(batch, kmodquery.Delivery{Event: load, Position: fmt.Sprintf("%d-%d", i, j)}, kmodquery.Delivery{Event: request})
 	}
-	return events
+	return batch
 }
 
 func faultsRole(dir string) error {
@@ -300,11 +300,11 @@ func injectFault(t *testing.T, inject string) (outcome string) {
 	for _, candidate := range []int{confirmed, begun} {
 		var ordinary, cheap []string
 		for i := range candidate + 1 {
-			for _, e := range batchOf(i) {
-				if e.IsUnprivileged() {
-					cheap = append(cheap, e.Name)
+			for _, d := range batchOf(i) {
+				if d.Event.IsUnprivileged() {
+					cheap = append(cheap, d.Event.Name)
 				} else {
-					ordinary = append(ordinary, e.Name)
+					ordinary = append(ordinary, d.Event.Name)
 				}
 			}
 		}

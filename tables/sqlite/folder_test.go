@@ -116,7 +116,7 @@ func TestModesArePutRight(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	s, err := Open(context.Background(), dir, Options{})
 	require.NoError(t, err)
-	require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 1)))
+	require.NoError(t, appendEvents(context.Background(), s, make([]kmodquery.Event, 1)))
 	s.KeepWatch(time.Now())
 	require.NoError(t, s.Close())
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "history"), nil, 0o600))
@@ -135,7 +135,7 @@ func TestModesArePutRight(t *testing.T) {
 	}
 	loosen()
 	s = openIn(t, dir, Options{})
-	require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 1)))
+	require.NoError(t, appendEvents(context.Background(), s, make([]kmodquery.Event, 1)))
 	require.Equal(t, os.FileMode(0o700), mode(dir))
 	for _, name := range []string{databaseName, databaseName + "-wal", databaseName + "-shm", lockName, watchName, filepath.Base(damaged)} {
 		require.Equal(t, os.FileMode(0o600), mode(filepath.Join(dir, name)), name)
@@ -155,7 +155,7 @@ func TestModesArePutRight(t *testing.T) {
 func TestAStateFolderThatIsRemovedIsMadeAgain(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	s := openIn(t, dir, Options{})
-	require.NoError(t, s.Append(t.Context(), []kmodquery.Event{{Time: 1, Name: "a"}}))
+	require.NoError(t, appendEvents(t.Context(), s, []kmodquery.Event{{Time: 1, Name: "a"}}))
 	require.NoError(t, os.RemoveAll(dir))
 	var others sync.WaitGroup // who asks for the role meanwhile
 	others.Go(func() {
@@ -164,7 +164,7 @@ func TestAStateFolderThatIsRemovedIsMadeAgain(t *testing.T) {
 		}
 	})
 	after := []kmodquery.Event{{Time: 2, Name: "b"}}
-	require.NoError(t, s.Append(t.Context(), after))
+	require.NoError(t, appendEvents(t.Context(), s, after))
 	others.Wait()
 	require.True(t, s.Records())
 	require.Greater(t, after[0].EID, int64(1), "an EID is never used again")
@@ -172,7 +172,7 @@ func TestAStateFolderThatIsRemovedIsMadeAgain(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, fs.FileMode(0o700), info.Mode().Perm())
 	other := openIn(t, dir, Options{})
-	require.ErrorContains(t, other.Append(t.Context(), after), "another process records")
+	require.ErrorContains(t, appendEvents(t.Context(), other, after), "another process records")
 	require.Len(t, read(t, other, kmodquery.Filter{}), 1)
 }
 
@@ -184,12 +184,12 @@ func TestARecorderWhoseLockIsTakenWritesNothing(t *testing.T) {
 		require.NoError(t, os.RemoveAll(gone))
 		other, err := Open(t.Context(), dir, Options{})
 		require.NoError(t, err)
-		err = s.Append(t.Context(), []kmodquery.Event{{Time: 1, Name: "a"}})
+		err = appendEvents(t.Context(), s, []kmodquery.Event{{Time: 1, Name: "a"}})
 		var refused interface{ Reason() string }
 		require.ErrorAs(t, err, &refused)
 		require.Contains(t, refused.Reason(), "another process records into "+dir)
-		require.NoError(t, other.Append(t.Context(), []kmodquery.Event{{Time: 2, Name: "b"}}))
+		require.NoError(t, appendEvents(t.Context(), other, []kmodquery.Event{{Time: 2, Name: "b"}}))
 		require.NoError(t, other.Close())
-		require.NoError(t, s.Append(t.Context(), []kmodquery.Event{{Time: 3, Name: "c"}}), "the other has ended")
+		require.NoError(t, appendEvents(t.Context(), s, []kmodquery.Event{{Time: 3, Name: "c"}}), "the other has ended")
 	}
 }

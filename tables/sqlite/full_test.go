@@ -40,7 +40,7 @@ func offer(t *testing.T, s *Store, events []kmodquery.Event) (left []kmodquery.E
 	t.Helper()
 	for size := 512; len(events) > 0; {
 		n := min(size, len(events))
-		if err = s.Append(context.Background(), events[:n]); err == nil {
+		if err = appendEvents(context.Background(), s, events[:n]); err == nil {
 			events, size = events[n:], min(2*size, 512)
 			continue
 		}
@@ -128,7 +128,7 @@ func TestARecorderBeginsOnAFullDisk(t *testing.T) {
 			if before > 0 {
 				s, err := Open(context.Background(), dir, Options{})
 				require.NoError(t, err)
-				require.NoError(t, s.Append(context.Background(), long(before)))
+				require.NoError(t, appendEvents(context.Background(), s, long(before)))
 				require.NoError(t, s.Close())
 			} else {
 				require.NoError(t, os.WriteFile(filepath.Join(dir, lockName), nil, 0o600))
@@ -143,13 +143,13 @@ func TestARecorderBeginsOnAFullDisk(t *testing.T) {
 			require.Error(t, err)
 			require.NotContains(t, err.Error(), "\n")
 			require.Equal(t, kmodquery.RoleRecorder, status.Role)
-			require.ErrorContains(t, s.Append(context.Background(), long(1)), "store: disk full")
-			_, err = s.Receipts(context.Background(), kmodquery.SourceEBPF)
-			require.ErrorContains(t, err, "read the receipts of ebpf: ")
+			require.ErrorContains(t, appendEvents(context.Background(), s, long(1)), "store: disk full")
+			_, err = s.Keys(context.Background(), kmodquery.SourceEBPF)
+			require.ErrorContains(t, err, "read the deduplication keys of ebpf: ")
 			_, err = s.Position(context.Background(), kmodquery.SourceKmsg)
 			require.ErrorContains(t, err, "read the position of kmsg: ")
 			remount(0, "size=64m")
-			require.NoError(t, s.Append(context.Background(), long(3)))
+			require.NoError(t, appendEvents(context.Background(), s, long(3)))
 			require.Len(t, read(t, s, kmodquery.Filter{}), before+3)
 		})
 	}
@@ -172,7 +172,7 @@ func fill(t *testing.T, path string) {
 func TestAFileSystemThatBecomesReadOnly(t *testing.T) {
 	dir, remount := smallDisk(t)
 	s := openIn(t, dir, Options{})
-	require.NoError(t, s.Append(context.Background(), long(10)))
+	require.NoError(t, appendEvents(context.Background(), s, long(10)))
 	read(t, s, kmodquery.Filter{})
 	// What is open for writing keeps a file system writable: only lazily does
 	// one become read-only under a store, as when the disk fails.

@@ -71,7 +71,7 @@ func TestMigrationFromVersion1(t *testing.T) {
 		}
 	}
 	again := []kmodquery.Event{attempt("12", "a", "x"), attempt("7", "a", "x"), attempt("12", "a", "y")}
-	require.NoError(t, s.Append(context.Background(), again))
+	require.NoError(t, appendEvents(context.Background(), s, again))
 	require.Equal(t, "011", firsts(again))
 	require.EqualValues(t, len(rows)+1, again[0].EID)
 }

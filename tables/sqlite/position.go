@@ -11,9 +11,8 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// Position returns how far in its log a source has come, by the last of its
-// stored events that said so; "" where none did, or where what is stored is not
-// what was written.
+// Position returns the last position in a source's log that was stored with one of
+// its events. It is "" if there is none, or if the stored one is damaged.
 func (s *Store) Position(ctx context.Context, source string) (string, error) {
 	var position string
 	var sum sql.NullInt64
@@ -31,19 +30,19 @@ func (s *Store) Position(ctx context.Context, source string) (string, error) {
 	return position, nil
 }
 
-// writePositions keeps the last position that the events of each source have.
-func writePositions(ctx context.Context, tx *sql.Tx, events []kmodquery.Event) error {
+// writePositions stores the last position of each source among the deliveries.
+func writePositions(ctx context.Context, tx *sql.Tx, deliveries []kmodquery.Delivery) error {
 	last := map[string]string{}
-	for _, event := range events {
-		if event.Position != "" {
-			last[event.Source] = event.Position
+	for i := range deliveries {
+		if position := deliveries[i].Position; position != "" {
+			last[deliveries[i].Event.Source] = position
 		}
 	}
 	for source, position := range last {
 		_, err := squirrel.Replace("positions").Columns("source", "position", "sum").
 			Values(source, position, sumOfPosition(source, position)).RunWith(tx).ExecContext(ctx)
 		if err != nil {
-			return fmt.Errorf("keep the position of %s: %w", source, err)
+			return fmt.Errorf("store the position of %s: %w", source, err)
 		}
 	}
 	return nil

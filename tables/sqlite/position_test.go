@@ -9,7 +9,10 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-func TestPositionsAreKeptWithTheirEvents(t *testing.T) {
+func TestPositionsAreStoredWithTheirEvents(t *testing.T) {
+	at := func(source, position string) kmodquery.Delivery {
+		return kmodquery.Delivery{Event: kmodquery.Event{Source: source}, Position: position}
+	}
 	dir := t.TempDir()
 	ctx := context.Background()
 	s, err := Open(ctx, dir, Options{})
@@ -21,20 +24,21 @@ func TestPositionsAreKeptWithTheirEvents(t *testing.T) {
 		return text
 	}
 	require.Empty(t, position("kmsg"))
-	require.NoError(t, s.Append(ctx, []kmodquery.Event{
-		{Source: "kmsg", Position: "1"}, {Source: "journal", Position: "a"}, {Source: "kmsg", Position: "2"}, {Source: "kmsg"}, {Source: "ebpf"},
+	require.NoError(t, s.Append(ctx, []kmodquery.Delivery{
+		at("kmsg", "1"), at("journal", "a"), at("kmsg", "2"), at("kmsg", ""), at("ebpf", ""),
 	}))
 	require.Equal(t, "2", position("kmsg"))
 	require.Equal(t, "a", position("journal"))
 	require.Empty(t, position("ebpf"))
 
-	// What cannot be stored does not move them either.
+	refused := at("kmsg", "4")
+	refused.Event.Name = "refused"
 	_, err = s.writer.Exec("CREATE TRIGGER refuse BEFORE INSERT ON events WHEN new.name = 'refused' BEGIN SELECT RAISE(ABORT, 'no'); END")
 	require.NoError(t, err)
-	require.Error(t, s.Append(ctx, []kmodquery.Event{{Source: "kmsg", Position: "3"}, {Source: "kmsg", Name: "refused", Position: "4"}}))
+	require.Error(t, s.Append(ctx, []kmodquery.Delivery{at("kmsg", "3"), refused}))
 	require.Equal(t, "2", position("kmsg"))
 
-	require.NoError(t, s.Append(ctx, []kmodquery.Event{{Source: "kmsg", Position: "5"}}))
+	require.NoError(t, s.Append(ctx, []kmodquery.Delivery{at("kmsg", "5")}))
 	require.NoError(t, s.Close())
 	s = openIn(t, dir, Options{})
 	require.Equal(t, "5", position("kmsg"))

@@ -57,12 +57,12 @@ func isFullIn(err error, dir string) bool {
 // back into the database afterwards: a disk on which that does not fit any more
 // can neither take nor forget an event, whatever the bounds are. Where there is no
 // room for that it is an error as of a full disk.
-func (s *Store) keepRoom(ctx context.Context, events []kmodquery.Event) error {
+func (s *Store) keepRoom(ctx context.Context, deliveries []kmodquery.Delivery) error {
 	free, ok := freeBytes(filepath.Dir(s.path))
 	if !ok || free > plentyBytes {
 		return nil // what is wrong with it, the disk itself will tell
 	}
-	need := needOf(events, sizeOf(s.path)) + reserveBytes
+	need := needOf(deliveries, sizeOf(s.path)) + reserveBytes
 	log := sizeOf(s.path + "-wal")
 	if free >= log+need {
 		return nil
@@ -77,16 +77,16 @@ func (s *Store) keepRoom(ctx context.Context, events []kmodquery.Event) error {
 	if free >= log+need {
 		return nil
 	}
-	return fmt.Errorf("%d KiB are free, and %d events may need %d KiB: %w", free>>10, len(events), (log+need)>>10, unix.ENOSPC)
+	return fmt.Errorf("%d KiB are free, and %d events may need %d KiB: %w", free>>10, len(deliveries), (log+need)>>10, unix.ENOSPC)
 }
 
 // needOf is the most that the events add to the log and then to the database, which
 // has so many bytes.
-func needOf(events []kmodquery.Event, database int64) int64 {
+func needOf(deliveries []kmodquery.Delivery, database int64) int64 {
 	var text int64
-	for i := range events {
+	for i := range deliveries {
 		for _, column := range kmodquery.EventColumns() {
-			switch value := column.Value(&events[i]).(type) {
+			switch value := column.Value(&deliveries[i].Event).(type) {
 			case string:
 				text += int64(len(value))
 			case int64:
@@ -95,9 +95,9 @@ func needOf(events []kmodquery.Event, database int64) int64 {
 		}
 	}
 	// A row and its entries in the indexes, half of each page empty.
-	grows := 4*text + int64(len(events))*1024
+	grows := 4*text + int64(len(deliveries))*1024
 	// Each of them changes a page of its own, if there are so many.
-	changes := min(int64(len(events))*pagesAnEvent*pageBytes, database)
+	changes := min(int64(len(deliveries))*pagesAnEvent*pageBytes, database)
 	return 2*grows + changes + pagesAnEvent*pageBytes
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"strings"
 
 	"github.com/kmodquery/kmodquery"
 )
@@ -28,13 +27,13 @@ func decideFirstSeen(ctx context.Context, seen *sql.Stmt, e *kmodquery.Event) er
 	e.FirstSeen = nil
 	switch {
 	case e.SHA256 == "":
-		if misses(e, "sha256") {
-			e.Miss("first_seen")
+		if e.Missing.Has("sha256") {
+			e.Missing.Add("first_seen")
 		}
 		return nil
 	case e.Name == "":
-		if misses(e, "name") {
-			e.Miss("first_seen")
+		if e.Missing.Has("name") {
+			e.Missing.Add("first_seen")
 		}
 		return nil
 	}
@@ -49,10 +48,6 @@ func decideFirstSeen(ctx context.Context, seen *sql.Stmt, e *kmodquery.Event) er
 	}
 	e.FirstSeen = &changed
 	return nil
-}
-
-func misses(e *kmodquery.Event, column string) bool {
-	return strings.Contains(","+e.Missing+",", ","+column+",")
 }
 
 // forgetSeen forgets at most one chunk of the pairs beyond maxSeen and reports

@@ -33,6 +33,20 @@ func openIn(t testing.TB, dir string, o Options) *Store {
 	return s
 }
 
+// appendEvents appends events without positions and keys, and completes them as
+// Append does.
+func appendEvents(ctx context.Context, s *Store, events []kmodquery.Event) error {
+	deliveries := make([]kmodquery.Delivery, len(events))
+	for i := range events {
+		deliveries[i].Event = events[i]
+	}
+	err := s.Append(ctx, deliveries)
+	for i := range events {
+		events[i] = deliveries[i].Event
+	}
+	return err
+}
+
 func ptr[T any](v T) *T { return &v }
 
 // read collects copies of what f selects.
@@ -107,7 +121,7 @@ func TestMigrationsAreNumbered(t *testing.T) {
 func TestEveryColumnRoundTrips(t *testing.T) {
 	s := openStore(t, Options{})
 	written := []kmodquery.Event{full(), {Time: 5, TimeNanos: 6}, {Params: ptr("")}}
-	require.NoError(t, s.Append(context.Background(), written))
+	require.NoError(t, appendEvents(context.Background(), s, written))
 	require.EqualValues(t, 1, *written[0].FirstSeen, "the store's to say")
 	require.Equal(t, []int64{1, 2, 3}, eids(written))
 	require.Equal(t, []kmodquery.Event{written[2], written[1], written[0]}, read(t, s, kmodquery.Filter{}))
@@ -117,7 +131,7 @@ func TestTextKeepsItsBytes(t *testing.T) {
 	s := openStore(t, Options{})
 	texts := []string{"a\x00b", "\x00", "\xff\xfe", "\x1b[31mred", "é\u202e", strings.Repeat("x", 1<<20), "it's \"quoted\"; --"}
 	for _, text := range texts {
-		require.NoError(t, s.Append(context.Background(), []kmodquery.Event{{Name: text, Cmdline: text}}))
+		require.NoError(t, appendEvents(context.Background(), s, []kmodquery.Event{{Name: text, Cmdline: text}}))
 	}
 	for i, event := range read(t, s, kmodquery.Filter{}) {
 		want := texts[len(texts)-1-i]
@@ -129,7 +143,7 @@ func TestTextKeepsItsBytes(t *testing.T) {
 func TestOnlyTheColumnsAskedForAreRead(t *testing.T) {
 	s := openStore(t, Options{})
 	event := full()
-	require.NoError(t, s.Append(context.Background(), []kmodquery.Event{event}))
+	require.NoError(t, appendEvents(context.Background(), s, []kmodquery.Event{event}))
 	for name, test := range map[string]struct {
 		columns []string
 		want    kmodquery.Event
@@ -147,7 +161,7 @@ func TestOnlyTheColumnsAskedForAreRead(t *testing.T) {
 
 func TestConditions(t *testing.T) {
 	s := openStore(t, Options{})
-	require.NoError(t, s.Append(context.Background(), []kmodquery.Event{
+	require.NoError(t, appendEvents(context.Background(), s, []kmodquery.Event{
 		{Time: 10, Name: "dummy", Pid: ptr(int64(1))},
 		{Time: 20, Name: "DUMMY", Result: ptr(int64(-8))},
 		{Time: 30, Name: "ip_tables", Params: ptr("")},
@@ -226,7 +240,7 @@ func TestNoQuerySortsWholeEvents(t *testing.T) {
 
 func TestAnErrorOfVisitEndsTheReading(t *testing.T) {
 	s := openStore(t, Options{})
-	require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 3)))
+	require.NoError(t, appendEvents(context.Background(), s, make([]kmodquery.Event, 3)))
 	enough, visits := errors.New("enough"), 0
 	err := s.Events(context.Background(), kmodquery.Filter{}, func(*kmodquery.Event) error { visits++; return enough })
 	require.Equal(t, enough, err)
@@ -235,7 +249,7 @@ func TestAnErrorOfVisitEndsTheReading(t *testing.T) {
 
 func TestACancelledReadIsAnError(t *testing.T) {
 	s := openStore(t, Options{})
-	require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 3)))
+	require.NoError(t, appendEvents(context.Background(), s, make([]kmodquery.Event, 3)))
 	ctx, cancel := context.WithCancel(context.Background())
 	err := s.Events(ctx, kmodquery.Filter{}, func(*kmodquery.Event) error { cancel(); <-ctx.Done(); return ctx.Err() })
 	require.ErrorIs(t, err, context.Canceled)
@@ -244,11 +258,11 @@ func TestACancelledReadIsAnError(t *testing.T) {
 
 func TestAFailedBatchIsCountedAndWritesNothing(t *testing.T) {
 	s := openStore(t, Options{})
-	require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 1)))
+	require.NoError(t, appendEvents(context.Background(), s, make([]kmodquery.Event, 1)))
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	batch := make([]kmodquery.Event, 2)
-	require.ErrorIs(t, s.Append(ctx, batch), context.Canceled)
+	require.ErrorIs(t, appendEvents(ctx, s, batch), context.Canceled)
 	require.Equal(t, []int64{0, 0}, eids(batch))
 	status, err := s.Status(context.Background())
 	require.NoError(t, err)
@@ -262,13 +276,13 @@ func TestEIDsAreNeverReused(t *testing.T) {
 	o := Options{MaxAge: time.Second, Now: func() time.Time { return clock }}
 	s, err := Open(context.Background(), dir, o)
 	require.NoError(t, err)
-	require.NoError(t, s.Append(context.Background(), []kmodquery.Event{{Time: 1}, {Time: 2}}))
+	require.NoError(t, appendEvents(context.Background(), s, []kmodquery.Event{{Time: 1}, {Time: 2}}))
 	require.NoError(t, s.Expire(context.Background()))
 	require.Empty(t, read(t, s, kmodquery.Filter{}))
 	require.NoError(t, s.Close())
 
 	again := []kmodquery.Event{{Time: 1000}}
-	require.NoError(t, openIn(t, dir, o).Append(context.Background(), again))
+	require.NoError(t, appendEvents(context.Background(), openIn(t, dir, o), again))
 	require.EqualValues(t, 3, again[0].EID)
 }
 
@@ -293,7 +307,7 @@ func TestExpire(t *testing.T) {
 			for i := range events {
 				events[i].Time = times[i]
 			}
-			require.NoError(t, s.Append(context.Background(), events))
+			require.NoError(t, appendEvents(context.Background(), s, events))
 			require.NoError(t, s.Expire(context.Background()))
 			require.Equal(t, test.want, eids(read(t, s, kmodquery.Filter{})))
 		})
@@ -302,7 +316,7 @@ func TestExpire(t *testing.T) {
 
 func TestExpireWorksThroughManyChunks(t *testing.T) {
 	s := openStore(t, Options{MaxEvents: 1})
-	require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, 2*expiryChunk+2)))
+	require.NoError(t, appendEvents(context.Background(), s, make([]kmodquery.Event, 2*expiryChunk+2)))
 	require.NoError(t, s.Expire(context.Background()))
 	require.Equal(t, []int64{2*expiryChunk + 2}, eids(read(t, s, kmodquery.Filter{})))
 }
@@ -311,7 +325,7 @@ func TestAgeExpiresThroughManyChunks(t *testing.T) {
 	s := openStore(t, Options{MaxAge: time.Second, Now: func() time.Time { return time.Unix(1000, 0) }})
 	events := make([]kmodquery.Event, 2*expiryChunk+2)
 	events[2*expiryChunk].Time = 1000
-	require.NoError(t, s.Append(context.Background(), events))
+	require.NoError(t, appendEvents(context.Background(), s, events))
 	require.NoError(t, s.Expire(context.Background()))
 	require.Equal(t, []int64{2*expiryChunk + 2, 2*expiryChunk + 1}, eids(read(t, s, kmodquery.Filter{})))
 }
@@ -326,18 +340,18 @@ func TestAppendExpiresNowAndThen(t *testing.T) {
 	}
 	one := make([]kmodquery.Event, 1)
 	for range 5 {
-		require.NoError(t, s.Append(context.Background(), one))
+		require.NoError(t, appendEvents(context.Background(), s, one))
 	}
 	require.EqualValues(t, 5, rows(), "within a minute nothing is looked at")
 
 	now = now.Add(expiryInterval)
-	require.NoError(t, s.Append(context.Background(), one))
+	require.NoError(t, appendEvents(context.Background(), s, one))
 	require.EqualValues(t, 3, rows(), "the two that were to stay and the new one")
 
-	require.NoError(t, s.Append(context.Background(), make([]kmodquery.Event, expiryEvents)))
+	require.NoError(t, appendEvents(context.Background(), s, make([]kmodquery.Event, expiryEvents)))
 	require.EqualValues(t, expiryEvents+3, rows(), "many events do not wait for the minute")
 	for range 3 {
-		require.NoError(t, s.Append(context.Background(), one))
+		require.NoError(t, appendEvents(context.Background(), s, one))
 	}
 	require.EqualValues(t, 3, rows(), "a chunk a batch until the bounds hold")
 }
@@ -351,11 +365,11 @@ func TestRoles(t *testing.T) {
 	defer reader.Close()
 
 	event := []kmodquery.Event{{Time: 7, Name: "dummy"}}
-	require.ErrorContains(t, reader.Append(context.Background(), event), "another process records")
+	require.ErrorContains(t, appendEvents(context.Background(), reader, event), "another process records")
 	require.ErrorContains(t, reader.Expire(context.Background()), "another process records")
 	_, err = reader.readers.Exec("DELETE FROM events")
 	require.Error(t, err)
-	require.NoError(t, recorder.Append(context.Background(), event))
+	require.NoError(t, appendEvents(context.Background(), recorder, event))
 	require.Len(t, read(t, reader, kmodquery.Filter{}), 1)
 
 	path := filepath.Join(dir, databaseName)
@@ -372,13 +386,13 @@ func TestRoles(t *testing.T) {
 
 	require.NoError(t, recorder.Close())
 	next := openIn(t, dir, Options{})
-	require.NoError(t, next.Append(context.Background(), event), "the lock fell free")
+	require.NoError(t, appendEvents(context.Background(), next, event), "the lock fell free")
 }
 
 func TestModes(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a?b#c%20d", "state")
 	s := openIn(t, dir, Options{})
-	require.NoError(t, s.Append(context.Background(), []kmodquery.Event{{Time: 1}}))
+	require.NoError(t, appendEvents(context.Background(), s, []kmodquery.Event{{Time: 1}}))
 	info, err := os.Stat(dir)
 	require.NoError(t, err)
 	require.Equal(t, os.ModeDir|0o700, info.Mode())
@@ -445,7 +459,7 @@ func TestOpenRefusesWhatItDoesNotKnow(t *testing.T) {
 func TestAnEmptyFileBecomesAStore(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, databaseName), nil, 0o600))
-	require.NoError(t, openIn(t, dir, Options{}).Append(context.Background(), make([]kmodquery.Event, 1)))
+	require.NoError(t, appendEvents(context.Background(), openIn(t, dir, Options{}), make([]kmodquery.Event, 1)))
 }
 
 func TestAnUnfinishedDatabaseIsMadeAnew(t *testing.T) {
@@ -453,7 +467,7 @@ func TestAnUnfinishedDatabaseIsMadeAnew(t *testing.T) {
 	for _, name := range []string{"events.db.new", "events.db.new-wal"} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("cut off"), 0o600))
 	}
-	require.NoError(t, openIn(t, dir, Options{}).Append(context.Background(), make([]kmodquery.Event, 1)))
+	require.NoError(t, appendEvents(context.Background(), openIn(t, dir, Options{}), make([]kmodquery.Event, 1)))
 }
 
 func TestOpenSaysWhyAFolderIsNoGood(t *testing.T) {
@@ -548,7 +562,7 @@ func TestReadersSeeWholeBatches(t *testing.T) {
 	var group sync.WaitGroup
 	group.Go(func() {
 		for range batches {
-			if err := recorder.Append(context.Background(), make([]kmodquery.Event, size)); err != nil {
+			if err := appendEvents(context.Background(), recorder, make([]kmodquery.Event, size)); err != nil {
 				t.Error(err)
 			}
 		}
@@ -570,12 +584,12 @@ func TestReadersSeeWholeBatches(t *testing.T) {
 // Somebody reads, for as long as they like, and others do too.
 func TestWhoReadsDoesNotHoldUpWhatIsStored(t *testing.T) {
 	s := openStore(t, Options{})
-	require.NoError(t, s.Append(t.Context(), []kmodquery.Event{full()}))
+	require.NoError(t, appendEvents(t.Context(), s, []kmodquery.Event{full()}))
 	reading := 0
 	err := s.Events(t.Context(), kmodquery.Filter{}, func(*kmodquery.Event) error {
 		reading++
 		appended := make(chan error, 1)
-		go func() { appended <- s.Append(t.Context(), []kmodquery.Event{full()}) }()
+		go func() { appended <- appendEvents(t.Context(), s, []kmodquery.Event{full()}) }()
 		select {
 		case err := <-appended:
 			require.NoError(t, err)
@@ -598,7 +612,7 @@ func TestTheLogIsShortenedThoughSomebodyAlwaysReads(t *testing.T) {
 	for i := range batch {
 		batch[i] = full()
 	}
-	require.NoError(t, s.Append(t.Context(), batch))
+	require.NoError(t, appendEvents(t.Context(), s, batch))
 	ctx, stop := context.WithCancel(t.Context())
 	var reading sync.WaitGroup
 	for range 3 {
@@ -614,7 +628,7 @@ func TestTheLogIsShortenedThoughSomebodyAlwaysReads(t *testing.T) {
 	for shortened < 3 {
 		before := sizeOf(s.path + "-wal")
 		elapsed += shortenEvery
-		require.NoError(t, s.Append(t.Context(), batch[:20]))
+		require.NoError(t, appendEvents(t.Context(), s, batch[:20]))
 		after := sizeOf(s.path + "-wal")
 		require.Less(t, after, 4*s.logLimit)
 		if after < before {
@@ -632,7 +646,7 @@ func TestTextIsEqualUnderEveryCollation(t *testing.T) {
 	for i := range events {
 		events[i].Name = names[i]
 	}
-	require.NoError(t, s.Append(context.Background(), events))
+	require.NoError(t, appendEvents(context.Background(), s, events))
 	for _, value := range []string{"dummy", "DUMMY", "dummy   "} {
 		got := eids(read(t, s, kmodquery.Filter{Conditions: []kmodquery.Condition{
 			{Column: "name", Op: kmodquery.Equal, Values: []any{value}},
@@ -694,7 +708,7 @@ func TestRecall(t *testing.T) {
 	add(true, at("c", "module_load", 3, 0))
 	add(false, at("d", "module_load", 3, 0, func(e *kmodquery.Event) { e.BootID = "another" }))
 	add(false, at("d", "init_module", 3, 0))
-	require.NoError(t, s.Append(t.Context(), events))
+	require.NoError(t, appendEvents(t.Context(), s, events))
 	slices.Reverse(want)
 	require.Equal(t, want, recall(0))
 	require.Equal(t, want, recall(2), "of which none is selected")

@@ -28,7 +28,7 @@ func TestSumsStayAsTheyAre(t *testing.T) {
 // Every value of every column is summed up, whichever columns are read.
 func TestNoChangeOfARowIsOverlooked(t *testing.T) {
 	s := openStore(t, Options{})
-	require.NoError(t, s.Append(context.Background(), []kmodquery.Event{full(), {Name: "other"}}))
+	require.NoError(t, appendEvents(context.Background(), s, []kmodquery.Event{full(), {Name: "other"}}))
 	for _, column := range kmodquery.EventColumns() {
 		values := []string{"NULL", "'changed'"}
 		if column.Number {
@@ -64,7 +64,7 @@ func TestNoChangeOfARowIsOverlooked(t *testing.T) {
 
 func TestRowsWithoutSums(t *testing.T) {
 	s := openStore(t, Options{})
-	require.NoError(t, s.Append(context.Background(), []kmodquery.Event{{Name: "a"}, {Name: "b"}}))
+	require.NoError(t, appendEvents(context.Background(), s, []kmodquery.Event{{Name: "a"}, {Name: "b"}}))
 	for _, sums := range []string{"NULL", "x''", "x'00'", "zeroblob(36)"} {
 		_, err := s.writer.Exec("UPDATE events SET sums = " + sums + " WHERE eid = 2")
 		require.NoError(t, err)
@@ -79,7 +79,7 @@ func TestRowsWithoutSums(t *testing.T) {
 
 func TestAPositionThatWasChangedIsNone(t *testing.T) {
 	s := openStore(t, Options{})
-	require.NoError(t, s.Append(context.Background(), []kmodquery.Event{{Source: "kmsg", Position: "5"}}))
+	require.NoError(t, s.Append(context.Background(), []kmodquery.Delivery{{Event: kmodquery.Event{Source: "kmsg"}, Position: "5"}}))
 	_, err := s.writer.Exec("UPDATE positions SET position = '6'")
 	require.NoError(t, err)
 	position, err := s.Position(context.Background(), "kmsg")

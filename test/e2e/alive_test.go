@@ -36,10 +36,12 @@ type watcher struct {
 	errs   []string
 }
 
-func (w *watcher) Append(_ context.Context, events []kmodquery.Event) error {
+func (w *watcher) Append(_ context.Context, deliveries []kmodquery.Delivery) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.events = append(w.events, events...)
+	for i := range deliveries {
+		w.events = append(w.events, deliveries[i].Event)
+	}
 	return nil
 }
 

@@ -248,8 +248,8 @@ func auditReaderRole() error {
 	source := audit.New(audit.Options{Position: func(context.Context) (string, error) { return position, nil }})
 	ended, ready := make(chan error, 1), make(chan struct{})
 	go func() {
-		ended <- source.Run(context.Background(), func() { close(ready) }, func(e kmodquery.Event) {
-			write(readEvent{Event: e, Position: e.Position})
+		ended <- source.Run(context.Background(), func() { close(ready) }, func(d kmodquery.Delivery) {
+			write(readEvent{Event: d.Event, Position: d.Position})
 		})
 	}()
 	select {

@@ -49,7 +49,7 @@ func newByteHost(t *testing.T) *byteHost {
 	}
 	store, err := sqlite.Open(t.Context(), h.stateDir, sqlite.Options{})
 	require.NoError(t, err)
-	require.NoError(t, store.Append(t.Context(), h.events(t)))
+	require.NoError(t, store.Append(t.Context(), h.deliveries(t)))
 	require.NoError(t, store.Close())
 	h.osquery = newOsquery(dir, h.extension)
 	require.NoError(t, h.osquery.start())
@@ -59,22 +59,22 @@ func newByteHost(t *testing.T) *byteHost {
 	return h
 }
 
-func (h *byteHost) events(t *testing.T) []kmodquery.Event {
+func (h *byteHost) deliveries(t *testing.T) []kmodquery.Delivery {
 	t.Helper()
 	now := time.Now()
-	var events []kmodquery.Event
+	var deliveries []kmodquery.Delivery
 	for i, text := range h.texts {
 		in, err := json.Marshal(map[string]string{"comm": kmodquery.Escape(text)})
 		require.NoError(t, err)
-		events = append(events, kmodquery.Event{
+		deliveries = append(deliveries, kmodquery.Delivery{Event: kmodquery.Event{
 			Time: now.Unix(), TimeNanos: now.UnixNano() + int64(i), Source: kmodquery.SourceEBPF,
 			EventName: kmodquery.EventInitModule, Type: kmodquery.TypeKernelModule, Origin: kmodquery.OriginMemory,
 			Name: text, Path: text, Signer: text, License: text, Params: &text, ProcessName: text, ProcessPath: text,
 			Cmdline: text, Cwd: text, Cgroup: text, ContainerID: text, Raw: text, Reason: text,
 			Ancestors: "[" + string(in) + "]", RequestedBy: string(in),
-		})
+		}})
 	}
-	return events
+	return deliveries
 }
 
 var byteColumns = []string{"name", "path", "signer", "license", "params", "process_name", "process_path", "cmdline", "cwd", "cgroup", "container_id", "raw", "reason"}

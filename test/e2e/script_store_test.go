@@ -39,14 +39,14 @@ func seed(ts *testscript.TestScript, args []string) (err error) {
 	defer func() { err = errors.Join(err, store.Close()) }()
 	const batchSize = 20_000
 	first := time.Now().Add(-time.Hour)
-	batch := make([]kmodquery.Event, 0, min(count, batchSize))
+	batch := make([]kmodquery.Delivery, 0, min(count, batchSize))
 	for i := range count {
 		at := first.Add(time.Duration(i) * (time.Hour / time.Duration(count)))
-		batch = append(batch, kmodquery.Event{
+		batch = append(batch, kmodquery.Delivery{Event: kmodquery.Event{
 			Time: at.Unix(), TimeNanos: at.UnixNano(), Source: kmodquery.SourceEBPF,
 			EventName: kmodquery.EventSecurityKernelReadFile, Type: kmodquery.TypeKernelModule,
 			Name: []string{"dummy", "nbd"}[i%2], Origin: kmodquery.OriginFile,
-		})
+		}})
 		if len(batch) == cap(batch) || i == count-1 {
 			if err := store.Append(context.Background(), batch); err != nil {
 				return err

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -74,7 +75,7 @@ func TestTextSources(t *testing.T) {
 
 // A textSource is a source as the tests use it.
 type textSource interface {
-	Run(ctx context.Context, ready func(), emit func(kmodquery.Event)) error
+	Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) error
 	Sync(ctx context.Context) error
 	Sensor() kmodquery.Sensor
 }
@@ -85,7 +86,7 @@ type textRun struct {
 	stop   func()
 
 	mu     sync.Mutex
-	events []kmodquery.Event
+	events []kmodquery.Delivery
 }
 
 // runText runs a source from its look-back on until the test ends, or until stop
@@ -96,10 +97,10 @@ func runText(t *testing.T, source textSource) *textRun {
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
-		ended <- source.Run(ctx, func() { close(ready) }, func(e kmodquery.Event) {
+		ended <- source.Run(ctx, func() { close(ready) }, func(d kmodquery.Delivery) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			r.events = append(r.events, e)
+			r.events = append(r.events, d)
 		})
 	}()
 	r.stop = sync.OnceFunc(func() {
@@ -121,6 +122,13 @@ func runText(t *testing.T, source textSource) *textRun {
 // not come, and takes them.
 func (r *textRun) seen(t *testing.T, n int) []kmodquery.Event {
 	t.Helper()
+	events, _ := r.seenTo(t, n)
+	return events
+}
+
+// seenTo is seen, and returns the last of the events' positions.
+func (r *textRun) seenTo(t *testing.T, n int) (events []kmodquery.Event, position string) {
+	t.Helper()
 	count := func() int {
 		require.NoError(t, r.source.Sync(t.Context()))
 		r.mu.Lock()
@@ -135,13 +143,16 @@ func (r *textRun) seen(t *testing.T, n int) []kmodquery.Event {
 	count()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	events := r.events
+	for _, d := range r.events {
+		events = append(events, d.Event)
+		position = cmp.Or(d.Position, position)
+	}
 	r.events = nil
 	require.Len(t, events, n, "%s", tell(events))
 	for _, e := range events {
 		requireFinding(t, e)
 	}
-	return events
+	return events, position
 }
 
 // requireFinding wants TRC-1017 to accept a load, and nothing else.
@@ -387,7 +398,8 @@ func testText(t *testing.T, s text) {
 
 	// The look-back.
 	run := runText(t, s.open(""))
-	first := run.seen(t, 1)[0]
+	events, position := run.seenTo(t, 1)
+	first := events[0]
 	const taints = 1<<1 | 1<<12 | 1<<13
 	require.Equal(t, kmodquery.EventModuleLoad, first.EventName)
 	require.Equal(t, s.name, first.Source)
@@ -401,7 +413,7 @@ func testText(t *testing.T, s text) {
 		require.Contains(t, first.Raw, said)
 	}
 	require.Nil(t, first.Result)
-	require.NotEmpty(t, first.Position)
+	require.NotEmpty(t, position)
 	require.Regexp(t, "^[0-9a-f]{16}$", first.LoadID)
 
 	t.Run("failures", func(t *testing.T) { textFailures(t, run) })
@@ -469,20 +481,20 @@ func textForged(t *testing.T, s text, run *textRun) {
 // textRestart stops the source, makes loads, and starts it where it was.
 func textRestart(t *testing.T, s text, run *textRun, first kmodquery.Event) {
 	brd(t, "insmod")
-	events := run.seen(t, 2)
+	events, position := run.seenTo(t, 2)
 	require.Equal(t, brdEvents, eventNames(events))
 	run.stop()
 
 	brd(t, "modprobe")
 	time.Sleep(1500 * time.Millisecond)
 	brd(t, "insmod")
-	again := runText(t, s.open(events[1].Position))
+	again := runText(t, s.open(position))
 	require.Equal(t, twice(brdEvents), eventNames(again.seen(t, 4)))
 	again.stop()
 
 	// With no position all of it is seen again, under the same names.
 	all := runText(t, s.open(""))
-	seen := all.seen(t, 1+4+2+4)
+	seen, last := all.seenTo(t, 1+4+2+4)
 	require.Equal(t, first.LoadID, seen[0].LoadID)
 	require.Equal(t, events[0].LoadID, seen[5].LoadID)
 	require.InDelta(t, events[0].TimeNanos, seen[5].TimeNanos, float64(50*time.Millisecond))
@@ -491,7 +503,6 @@ func textRestart(t *testing.T, s text, run *textRun, first kmodquery.Event) {
 	if s.rotate == nil {
 		return
 	}
-	last := seen[len(seen)-1].Position
 	for _, way := range s.rotate {
 		t.Run(way.name, func(t *testing.T) {
 			// While it runs.
@@ -500,7 +511,7 @@ func textRestart(t *testing.T, s text, run *textRun, first kmodquery.Event) {
 			require.Equal(t, brdEvents, eventNames(run.seen(t, 2)))
 			way.do(t)
 			brd(t, "insmod")
-			events := run.seen(t, 2)
+			events, position := run.seenTo(t, 2)
 			require.Equal(t, brdEvents, eventNames(events))
 			run.stop()
 
@@ -511,14 +522,13 @@ func textRestart(t *testing.T, s text, run *textRun, first kmodquery.Event) {
 			}
 			way.do(t)
 			brd(t, "insmod")
-			run = runText(t, s.open(events[1].Position))
+			run = runText(t, s.open(position))
 			want := brdEvents
 			if !way.drops {
 				want = twice(brdEvents)
 			}
-			events = run.seen(t, len(want))
+			events, last = run.seenTo(t, len(want))
 			require.Equal(t, want, eventNames(events))
-			last = events[len(events)-1].Position
 			run.stop()
 		})
 	}
