@@ -122,10 +122,10 @@ func TestSyncReturnsDuringAFlood(t *testing.T) {
 	w := newWorld(t)
 	w.write("stream_floods", logRecord(0, "/usr/bin/logger", "kextload"))
 	require.NoError(t, w.start())
+	require.Eventually(t, func() bool { return w.source.Sensor().Received > 0 }, within, time.Millisecond)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	require.NoError(t, w.source.Sync(ctx))
-	require.NotZero(t, w.source.Sensor().Received)
 	w.stop()
 	require.NoError(t, w.source.Sync(t.Context()), "a source that does not run has nothing to wait for")
 }

@@ -6,21 +6,21 @@ import (
 	"sync"
 )
 
-// A Head is the beginning of what is written to it, for the Stdout or Stderr of a
-// command. Its methods may be called concurrently.
+// A Head keeps the beginning of what is written to it. It is meant for the Stdout or
+// Stderr of a command. Its methods may be called concurrently.
 type Head struct {
 	limit int
 	full  error
 
-	// text is not embedded: its ReadFrom, which os/exec prefers, knows no limit.
+	// text is not embedded, because os/exec would use its ReadFrom, which has no limit.
 	mu    sync.Mutex
 	text  bytes.Buffer
 	isCut bool
 }
 
-// NewHead returns one of at most limit bytes. What comes after them is dropped
-// where full is nil; otherwise Write fails with it, at which os/exec closes the
-// program's output.
+// NewHead returns a Head of at most limit bytes. If full is nil it drops the rest.
+// Otherwise the first Write beyond the limit fails with full, and os/exec then closes
+// the program's output.
 func NewHead(limit int, full error) *Head { return &Head{limit: limit, full: full} }
 
 func (h *Head) Write(b []byte) (int, error) {
@@ -37,25 +37,25 @@ func (h *Head) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// IsCut reports whether more was written than is kept.
+// IsCut reports whether more than limit bytes were written.
 func (h *Head) IsCut() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.isCut
 }
 
-// String is what is kept, as it was written.
+// String returns the kept text.
 func (h *Head) String() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.text.String()
 }
 
-// Line is that in one line.
+// Line returns the kept text as one line.
 func (h *Head) Line() string { return strings.Join(strings.Fields(h.String()), " ") }
 
-// Said is a program's complaint as the end of an error: ": " and the line, or
-// nothing.
+// Said returns the kept text as the end of an error message: ": " and the line, or ""
+// if nothing was written.
 func (h *Head) Said() string {
 	if line := h.Line(); line != "" {
 		return ": " + line

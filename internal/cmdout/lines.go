@@ -8,10 +8,9 @@ import (
 	"io"
 )
 
-// Lines passes lines on, each without its line feed, until the reader or ctx ends.
-// skipped is called for each one that has more than limit bytes, which is not
-// passed on. It reports whether something stands behind the last line feed, which
-// is not passed on either.
+// Lines sends each line without its line feed to the channel, until the reader or ctx
+// ends. It skips lines of more than limit bytes and calls skipped for each. It returns
+// whether the output ends without a line feed; the incomplete line is not sent.
 func Lines(ctx context.Context, from io.Reader, limit int, to chan<- []byte, skipped func()) (isHalf bool) {
 	lines := bufio.NewReaderSize(from, limit+1)
 	for {
