@@ -22,33 +22,16 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/linux/audit"
-	"github.com/kmodquery/kmodquery/test/vm"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// auditdEnv is set in the VMs that TestAuditDaemon boots.
+// auditdEnv is set in the step of TestSources that has an audit daemon.
 const auditdEnv = "KMODQUERY_AUDITD"
 
 // auditdPackages are Debian's audit daemon and what it needs.
 var auditdPackages = []string{
 	"auditd", "libaudit1", "libauparse0t64", "libcap-ng0", "libwrap0", "libgssapi-krb5-2", "libkrb5-3", "libk5crypto3",
 	"libkrb5support0", "libcom-err2", "libkeyutils1", "libssl3t64", "libzstd1", "zlib1g", "libc6",
-}
-
-// TestAuditDaemon boots kernels on which Debian's audit daemon runs.
-func TestAuditDaemon(t *testing.T) {
-	t.Parallel()
-	for _, kernel := range kernels("6.1", vm.Newest().String()) {
-		t.Run(kernel.String(), func(t *testing.T) {
-			t.Parallel()
-			files, err := vm.Programs(t.Context(), kernel.Arch, auditdPackages, []string{"/usr/sbin/auditd"}, t.Logf)
-			if err != nil && os.Getenv("CI") == "" {
-				t.Skip(err)
-			}
-			require.NoError(t, err)
-			vm.Test(t, kernel, "^TestGuestAuditDaemon$", vm.Options{Files: files, Env: []string{auditdEnv + "=1"}})
-		})
-	}
 }
 
 const (
@@ -100,7 +83,7 @@ func startAuditd(t *testing.T) *exec.Cmd {
 func TestGuestAuditDaemon(t *testing.T) {
 	guest.Only(t)
 	if os.Getenv(auditdEnv) == "" {
-		t.Skip("runs in the VMs that TestAuditDaemon boots")
+		t.Skip("runs in the VMs that TestSources boots")
 	}
 	daemon := startAuditd(t)
 	client := auditControl(t)

@@ -31,9 +31,12 @@ func TestGuestGap(t *testing.T) {
 	recorder.kill(t)
 	killed := time.Now()
 
-	// Of a parameter that a module does not have the kernel speaks each time.
+	// Of a parameter that a module does not have the kernel speaks each time, and of a
+	// load in order not at all.
 	require.NoError(t, guest.LoadImage(image(t, "dummy"), "of_the_gap=1"))
 	t.Cleanup(func() { require.NoError(t, guest.Unload("dummy")) })
+	require.NoError(t, guest.LoadImage(image(t, "tcp_nv"), ""))
+	t.Cleanup(func() { require.NoError(t, guest.Unload("tcp_nv")) })
 	require.Error(t, insmod(failing))
 	loaded := time.Now()
 
@@ -60,8 +63,12 @@ func TestGuestGap(t *testing.T) {
 		"kmsg module_load dummy of_the_gap", "kmsg module_load nbd ENOEXEC")
 	told("SELECT concat_ws(' ', signature_id, source, name) AS said FROM kernel_module_findings WHERE name IN ('dummy', 'nbd') AND "+within+" ORDER BY eid",
 		"TRC-1017 kmsg dummy", "TRC-1017 kmsg nbd")
-	told("SELECT source || ' ' || event_name AS said FROM kernel_module_events WHERE source = 'procfs' AND name = 'dummy'", "procfs module_present")
-	rows, err := p.host.Query(t.Context(), "SELECT * FROM kernel_module_events WHERE source = 'ebpf' AND "+within)
+	// The views report what is there and no log has told of: dummy only if they come first.
+	told("SELECT source || ' ' || event_name AS said FROM kernel_module_events WHERE source = 'procfs' AND name = 'tcp_nv'", "procfs module_present")
+	inventory, err := p.host.Query(t.Context(), "SELECT name, hidden FROM kernel_module_inventory WHERE name IN ('dummy', 'tcp_nv') ORDER BY name")
+	require.NoError(t, err)
+	require.Equal(t, []map[string]string{{"name": "dummy", "hidden": "0"}, {"name": "tcp_nv", "hidden": "0"}}, inventory)
+	rows, err = p.host.Query(t.Context(), "SELECT * FROM kernel_module_events WHERE source = 'ebpf' AND "+within)
 	require.NoError(t, err)
 	require.Empty(t, rows, "the hooks were not there")
 }

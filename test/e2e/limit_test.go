@@ -20,6 +20,7 @@ func TestGuestImageLimit(t *testing.T) {
 	limited, err := startOsquery(dir, "--image-limit", "1000")
 	require.NoError(t, err)
 	defer limited.host.Close()
+	require.NoError(t, limited.awaitStarted())
 	for _, a := range attempts {
 		t.Run(a.name, func(t *testing.T) {
 			handed := a.prepare(t, "dummy")

@@ -34,22 +34,32 @@ var guestOsquery = sync.OnceValues(func() (*guestOf, error) {
 	if err != nil {
 		return nil, err
 	}
-	return osquery, osquery.awaitEBPF()
+	return osquery, osquery.awaitStarted()
 })
 
 // awaitEBPF waits until eBPF watches: in an emulator beside others it may take so
 // long to begin that other sources stand in for it.
-func (g *guestOf) awaitEBPF() error {
+func (g *guestOf) awaitEBPF() error { return g.awaitActive("ebpf") }
+
+// awaitStarted waits until eBPF watches and the views have taken their first look. A
+// module that is loaded before that may be there at the start as well: it has a
+// module_present besides the events of its load.
+func (g *guestOf) awaitStarted() error {
+	return errors.Join(g.awaitActive("ebpf"), g.awaitActive("procfs"))
+}
+
+// awaitActive waits until a source watches.
+func (g *guestOf) awaitActive(source string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), waitForTables)
 	defer cancel()
 	for {
-		rows, err := g.host.Query(ctx, "SELECT state, reason FROM kernel_module_sensors WHERE source = 'ebpf'")
+		rows, err := g.host.Query(ctx, "SELECT state, reason FROM kernel_module_sensors WHERE source = '"+source+"'")
 		if err == nil && len(rows) == 1 && rows[0]["state"] == "active" {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for eBPF to watch: %w; it says %v", errors.Join(ctx.Err(), err), rows)
+			return fmt.Errorf("wait for %s to watch: %w; it says %v", source, errors.Join(ctx.Err(), err), rows)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

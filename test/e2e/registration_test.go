@@ -24,6 +24,7 @@ import (
 	gen "github.com/osquery/osquery-go/gen/osquery"
 
 	"github.com/kmodquery/kmodquery/test/osqueryhost"
+	"github.com/kmodquery/kmodquery/test/suite"
 	"github.com/kmodquery/kmodquery/test/vm"
 )
 
@@ -136,7 +137,7 @@ func cpuTime(t *testing.T, pid int) time.Duration {
 // order, and replaced while the former one still lives.
 func TestRegistrationOutlivesRestarts(t *testing.T) {
 	t.Parallel()
-	const rounds = 100
+	rounds := suite.Trials(100)
 	r := register(t, "--interval", "1")
 	pid := r.cmd.Process.Pid
 	for round := range rounds {
@@ -192,13 +193,13 @@ func (r *registered) descriptorsBeyond(limit int) (open []string) {
 // TestRegistrationOutlivesDrops has osquery drop the extension without a word.
 func TestRegistrationOutlivesDrops(t *testing.T) {
 	t.Parallel()
-	testDrops(t, register(t, "--interval", "1"), 100)
+	testDrops(t, register(t, "--interval", "1"), suite.Trials(100))
 }
 
 // The same with osquery's own interval.
 func TestRegistrationOutlivesDropsByDefault(t *testing.T) {
 	t.Parallel()
-	testDrops(t, register(t), 10)
+	testDrops(t, register(t), suite.Trials(10))
 }
 
 func testDrops(t *testing.T, r *registered, rounds int) {

@@ -109,10 +109,17 @@ func TestSignatureEnforced(t *testing.T) {
 	for _, kernel := range kernels() {
 		t.Run(kernel.String(), func(t *testing.T) {
 			t.Parallel()
-			vm.Test(t, kernel, "^TestGuest(SignatureEnforced|ModulesDisabled)$", vm.Options{
+			steps := []vm.Step{
+				// The first, for it looks back over all of the kernel's log.
+				{Name: "kernel log", Pattern: "^TestGuestTextRefused$", Env: []string{textEnv + "=" + sigEnforce}},
+				{Name: "events", Pattern: "^TestGuest(SignatureEnforced|ModulesDisabled)$", Env: []string{enforceEnv + "=1"}},
+			}
+			if name := kernel.String(); name != "6.1" && name != vm.Newest().String() {
+				steps = steps[1:]
+			}
+			vm.TestSteps(t, kernel, steps, vm.Options{
 				Files:   map[string]string{guestExtension: buildExtension(t, kernel.Arch)},
-				Cmdline: []string{"module.sig_enforce=1"},
-				Env:     []string{enforceEnv + "=1"},
+				Cmdline: []string{sigEnforce},
 			})
 		})
 	}

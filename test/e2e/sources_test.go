@@ -27,17 +27,25 @@ import (
 // sourcesEnv is set in the VMs that TestSources boots.
 const sourcesEnv = "KMODQUERY_SOURCES_TEST"
 
-// TestSources boots kernels for extensions that have other sources than
-// eBPF, or several.
+// TestSources boots kernels for extensions that have other sources than eBPF, or
+// several, and then for the audit source beside Debian's audit daemon.
 func TestSources(t *testing.T) {
 	t.Parallel()
 	for _, kernel := range kernels("6.1", vm.Newest().String()) {
 		t.Run(kernel.String(), func(t *testing.T) {
 			t.Parallel()
-			vm.Test(t, kernel, "^TestGuestSources", vm.Options{
+			files, err := vm.Programs(t.Context(), kernel.Arch, auditdPackages, []string{"/usr/sbin/auditd"}, t.Logf)
+			if err != nil && os.Getenv("CI") == "" {
+				t.Skip(err)
+			}
+			require.NoError(t, err)
+			files[guestExtension] = buildExtension(t, kernel.Arch)
+			vm.TestSteps(t, kernel, []vm.Step{
+				{Name: "sources", Pattern: "^TestGuestSources", Env: []string{sourcesEnv + "=1"}},
+				{Name: "audit daemon", Pattern: "^TestGuestAuditDaemon$", Env: []string{auditdEnv + "=1"}},
+			}, vm.Options{
 				Modules: []string{"nbd", "tcp_nv", "tcp_illinois"},
-				Files:   map[string]string{guestExtension: buildExtension(t, kernel.Arch)},
-				Env:     []string{sourcesEnv + "=1"},
+				Files:   files,
 				Timeout: 20 * time.Minute,
 			})
 		})

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -51,6 +52,12 @@ func TestGuestStorm(t *testing.T) {
 	}
 	wg.Wait()
 
+	// A query waits a few seconds for images that are still being read, and a guest that
+	// gets little of its host's processors may take longer.
+	require.Eventually(t, func() bool {
+		loads := query(t, "SELECT count(*) AS n FROM kernel_module_events WHERE eid > %d AND event_name = 'module_load'", before)
+		return loads[0]["n"] == strconv.Itoa(cycles)
+	}, time.Minute, 100*time.Millisecond, "loads are missing")
 	rows := query(t, `SELECT name, event_name, count(*) AS n, count(DISTINCT load_id) AS attempts, sum(coalesce(result, 0)) AS failures
 		FROM kernel_module_events WHERE eid > %d AND event_name != 'sys_exit_init_module' GROUP BY name, event_name ORDER BY name, event_name`, before)
 	var want []map[string]string

@@ -15,21 +15,20 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// machine returns a VM of the kernel that boots fastest, with this test binary
-// as its init.
+// machine returns a VM of the oldest kernel with this test binary as its init.
 func machine(t *testing.T, args ...string) (*Machine, *bytes.Buffer) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("boots a VM")
 	}
 	t.Parallel()
-	kernel := Kernel{Version: "6.1", Suites: []string{"bookworm"}, Arch: AMD64}
+	kernel := Oldest()
 	_, err := kernel.Fetch(t.Context(), t.Logf)
 	need(t, err)
 	init, err := testBinary(t.Context(), kernel.Arch)
 	require.NoError(t, err)
 	var output bytes.Buffer
-	return &Machine{Kernel: kernel, Init: init, Args: args, Output: &output, Log: t.Logf}, &output
+	return &Machine{Options: Options{CPUs: 1}, Kernel: kernel, Init: init, Args: args, Output: &output, Log: t.Logf}, &output
 }
 
 func TestMachineReturnsOutputAndExitCode(t *testing.T) {
