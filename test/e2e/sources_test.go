@@ -42,7 +42,7 @@ func TestSources(t *testing.T) {
 			files[guestExtension] = buildExtension(t, kernel.Arch)
 			vm.TestSteps(t, kernel, []vm.Step{
 				{Name: "sources", Pattern: "^TestGuestSources", Env: []string{sourcesEnv + "=1"}},
-				{Name: "audit daemon", Pattern: "^TestGuestAuditDaemon$", Env: []string{auditdEnv + "=1"}},
+				{Name: "audit daemon", Pattern: "^TestGuestAuditReadsBesideTheDaemon$", Env: []string{auditdEnv + "=1"}},
 			}, vm.Options{
 				Modules: []string{"nbd", "tcp_nv", "tcp_illinois"},
 				Files:   files,
@@ -117,9 +117,9 @@ func (c compared) findingsOf(t *testing.T, source string) []string {
 	return found
 }
 
-// TestGuestSourcesTogether loads a module before three sources: it is one
+// TestGuestSourcesJoinOneAttempt loads a module before three sources: it is one
 // attempt, and one finding of each.
-func TestGuestSourcesTogether(t *testing.T) {
+func TestGuestSourcesJoinOneAttempt(t *testing.T) {
 	needSources(t)
 	path, bad := unsigned(t, "dummy"), corrupted(t, "nbd")
 	c := startCompared(t, kmodquery.SourceKmsg, kmodquery.SourceAudit, kmodquery.SourceEBPF)
@@ -156,9 +156,9 @@ func TestGuestSourcesTogether(t *testing.T) {
 	}
 }
 
-// TestGuestSourcesAlone has each source, by itself, tell of a load by insmod, one
+// TestGuestSourcesReportLoadsAlone has each source, by itself, tell of a load by insmod, one
 // by modprobe and one that fails. Those that read logs look back over this boot.
-func TestGuestSourcesAlone(t *testing.T) {
+func TestGuestSourcesReportLoadsAlone(t *testing.T) {
 	needSources(t)
 	for _, source := range []string{"audit", "kmsg"} {
 		t.Run(source, func(t *testing.T) {

@@ -16,9 +16,9 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// TestGuestStorm loads and unloads as fast as the guest can, from two threads,
+// TestGuestSeesEveryLoadOfAStorm loads and unloads as fast as the guest can, from two threads,
 // and wants to see every one of 2,000 times.
-func TestGuestStorm(t *testing.T) {
+func TestGuestSeesEveryLoadOfAStorm(t *testing.T) {
 	guest.Only(t)
 	before, cycles := latest(t), suite.Repeat(2000)
 	const health = "SELECT state, lost, decode_errors, store_errors FROM kernel_module_sensors WHERE source = 'ebpf'"
