@@ -33,7 +33,7 @@ func requireFile(t *testing.T, path, want string) {
 	}
 	got, err := os.ReadFile(path)
 	require.NoError(t, err)
-	require.Equal(t, want, string(got), "%s differs; if that is meant: go test ./tables -golden", path)
+	require.Equal(t, want, string(got), "%s differs; if that is meant: make golden", path)
 }
 
 func TestSpecsAreAsPublished(t *testing.T) {

@@ -118,8 +118,8 @@ func (w *watcher) recovers(t *testing.T, reason string) {
 	require.Equal(t, loadAndUnload, w.sees(t, "dummy"))
 }
 
-// TestGuestDetached takes the hooks away from a recorder behind its back.
-func TestGuestDetached(t *testing.T) {
+// TestGuestAttachesAgainWhenLinksAreClosed takes the hooks away from a recorder behind its back.
+func TestGuestAttachesAgainWhenLinksAreClosed(t *testing.T) {
 	guest.Only(t)
 	w := watch(t)
 
@@ -151,9 +151,9 @@ func TestGuestDetached(t *testing.T) {
 	require.Equal(t, "dummy", first.Name)
 }
 
-// TestGuestDistrusted has hooks relieved that are pinned: they would be found
+// TestGuestReplacesPinnedHooksThatMissALoad has hooks relieved that are pinned: they would be found
 // again as they are.
-func TestGuestDistrusted(t *testing.T) {
+func TestGuestReplacesPinnedHooksThatMissALoad(t *testing.T) {
 	needPinned(t)
 	t.Cleanup(func() { require.NoError(t, ebpf.Detach(pinFolder)) })
 	w := watchWith(t, ebpf.Options{ImageLimit: ebpf.MaxImage, PinDir: pinFolder})
@@ -187,9 +187,9 @@ func replaceLinks(t *testing.T) []*os.File {
 	return replaced
 }
 
-// TestGuestSwitchedOff switches off what runs the hooks, behind the back of a
+// TestGuestReportsTracingThatIsSwitchedOff switches off what runs the hooks, behind the back of a
 // recorder of this process and of the extension.
-func TestGuestSwitchedOff(t *testing.T) {
+func TestGuestReportsTracingThatIsSwitchedOff(t *testing.T) {
 	guest.Only(t)
 	const sensor = "SELECT state, hooks FROM kernel_module_sensors WHERE source = 'ebpf'"
 	healthy := query(t, sensor)

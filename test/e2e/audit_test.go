@@ -211,8 +211,8 @@ func threadOfNow(t *testing.T) func(func()) {
 	}
 }
 
-// TestGuestAuditEvents loads and unloads in every way.
-func TestGuestAuditEvents(t *testing.T) {
+// TestGuestAuditReportsEveryWayToLoad loads and unloads in every way.
+func TestGuestAuditReportsEveryWayToLoad(t *testing.T) {
 	needAudit(t)
 	wasEnabled, before := auditState(t)
 	require.Empty(t, before)
@@ -402,9 +402,9 @@ func auditForged(t *testing.T, run *auditRun) {
 	require.Empty(t, run.take(t))
 }
 
-// TestGuestAuditKilled kills a process that runs the source, and has another take
+// TestGuestAuditAdoptsTheRulesOfAKilledProcess kills a process that runs the source, and has another take
 // over what it left.
-func TestGuestAuditKilled(t *testing.T) {
+func TestGuestAuditAdoptsTheRulesOfAKilledProcess(t *testing.T) {
 	needAudit(t)
 	wasEnabled, _ := auditState(t)
 	cmd := cast(t, "audit")
@@ -433,8 +433,8 @@ func auditRole() error {
 	return audit.New(audit.Options{}).Run(context.Background(), func() { fmt.Println("ready") }, func(kmodquery.Delivery) {})
 }
 
-// TestGuestAuditRulesOfOthers has others add, remove and switch.
-func TestGuestAuditRulesOfOthers(t *testing.T) {
+// TestGuestAuditRespectsTheRulesOfOthers has others add, remove and switch.
+func TestGuestAuditRespectsTheRulesOfOthers(t *testing.T) {
 	needAudit(t)
 	wasEnabled, _ := auditState(t)
 	client := auditControl(t)
@@ -514,8 +514,8 @@ func TestGuestAuditRulesOfOthers(t *testing.T) {
 	require.Empty(t, rules)
 }
 
-// TestGuestAuditWithoutRights has nobody run the source, without and with a log.
-func TestGuestAuditWithoutRights(t *testing.T) {
+// TestGuestAuditNamesMissingRights has nobody run the source, without and with a log.
+func TestGuestAuditNamesMissingRights(t *testing.T) {
 	needAudit(t)
 	_, out, _ := auditChild(t, ordinary(cast(t, "audit")))
 	require.Contains(t, out, "run as root, or with CAP_AUDIT_CONTROL and CAP_AUDIT_READ")
@@ -523,8 +523,8 @@ func TestGuestAuditWithoutRights(t *testing.T) {
 	require.Len(t, strings.Split(strings.TrimSpace(out), "\n"), 1)
 }
 
-// TestGuestAuditWithALock is the last: it cannot be undone.
-func TestGuestAuditWithALock(t *testing.T) {
+// TestGuestAuditUsesLockedRules is the last: it cannot be undone.
+func TestGuestAuditUsesLockedRules(t *testing.T) {
 	needAudit(t)
 	client := auditControl(t)
 	withRules := os.Getenv(auditEnv) == lockedWithRules

@@ -78,9 +78,9 @@ func startAuditd(t *testing.T) *exec.Cmd {
 	return cmd
 }
 
-// TestGuestAuditDaemon runs the source beside the daemon, on the kernel's own
+// TestGuestAuditReadsBesideTheDaemon runs the source beside the daemon, on the kernel's own
 // records and on the daemon's log.
-func TestGuestAuditDaemon(t *testing.T) {
+func TestGuestAuditReadsBesideTheDaemon(t *testing.T) {
 	guest.Only(t)
 	if os.Getenv(auditdEnv) == "" {
 		t.Skip("runs in the VMs that TestSources boots")

@@ -17,8 +17,8 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// TestGuestAutoload has an ordinary user make the kernel load a module.
-func TestGuestAutoload(t *testing.T) {
+// TestGuestAutoloadNamesItsRequester has an ordinary user make the kernel load a module.
+func TestGuestAutoloadNamesItsRequester(t *testing.T) {
 	guest.Only(t)
 	for _, test := range []struct {
 		name    string
@@ -69,9 +69,9 @@ func TestGuestAutoload(t *testing.T) {
 	}
 }
 
-// TestGuestModprobeByHand loads a module that was asked for by the kernel a
+// TestGuestModprobeByHandHasNoRequester loads a module that was asked for by the kernel a
 // moment ago, and in vain: this load has no requester.
-func TestGuestModprobeByHand(t *testing.T) {
+func TestGuestModprobeByHandHasNoRequester(t *testing.T) {
 	guest.Only(t)
 	hidden := "/sbin/modprobe.hidden"
 	require.NoError(t, os.Rename("/sbin/modprobe", hidden))

@@ -18,14 +18,14 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// backlogCycles is how often TestGuestBacklog loads a module, and fails to load it
+// backlogCycles is how often TestGuestLoadsWithoutARecorderKeepTheirImages loads a module, and fails to load it
 // once more.
 const backlogCycles = 200
 
-// TestGuestBacklog loads small modules from memory while nothing records. What the
+// TestGuestLoadsWithoutARecorderKeepTheirImages loads small modules from memory while nothing records. What the
 // next recorder knows of them, the names of those that failed too, it has from the
 // ring of images alone.
-func TestGuestBacklog(t *testing.T) {
+func TestGuestLoadsWithoutARecorderKeepTheirImages(t *testing.T) {
 	needPinned(t)
 	const name = "tcp_nv"
 	module := image(t, name)

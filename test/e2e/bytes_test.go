@@ -121,7 +121,7 @@ func TestHostileBytes(t *testing.T) {
 		cells[row["eid"]] = row["cmdline"]
 	}
 
-	findings := ask(fmt.Sprintf("SELECT eid, reason, event FROM kernel_module_findings WHERE eid <= %d", len(h.texts)))
+	findings := ask(fmt.Sprintf("SELECT eid, reason, event FROM kernel_module_findings WHERE eid <= %d AND signature_id = 'TRC-1017'", len(h.texts)))
 	require.Len(t, findings, len(h.texts))
 	for _, row := range findings {
 		require.Empty(t, hostile.Harm(row["reason"]))
@@ -169,7 +169,7 @@ func (h *byteHost) requireLogs(t *testing.T) {
 	pack, err := osqueryhost.ParsePack("bytes", []byte(fmt.Sprintf(`{"queries": {
 		"events": {"query": %q, "interval": 10},
 		"snapshot": {"query": %[1]q, "interval": 10, "snapshot": true},
-		"findings": {"query": "SELECT reason, event FROM kernel_module_findings WHERE eid <= %d", "interval": 10}
+		"findings": {"query": "SELECT reason, event FROM kernel_module_findings WHERE eid <= %d AND signature_id = 'TRC-1017'", "interval": 10}
 	}}`, h.selectAll(), len(h.texts))))
 	require.NoError(t, err)
 	h.osquery.host.Schedule(t.Context(), pack)

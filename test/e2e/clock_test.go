@@ -12,9 +12,9 @@ import (
 	"github.com/kmodquery/kmodquery/linux/ebpf"
 )
 
-// TestGuestClockSteps sets the wall clock while a recorder runs, as happens to a
+// TestGuestEventTimesFollowClockSteps sets the wall clock while a recorder runs, as happens to a
 // host whose hardware clock is wrong until it has a network.
-func TestGuestClockSteps(t *testing.T) {
+func TestGuestEventTimesFollowClockSteps(t *testing.T) {
 	needPinned(t)
 	w := watchWith(t, ebpf.Options{ImageLimit: ebpf.MaxImage})
 	for _, step := range []time.Duration{time.Hour, -time.Hour} {

@@ -23,9 +23,9 @@ import (
 // containerID is what docker and its relatives name a container.
 var containerID = strings.Repeat("0123456789abcdef", 4)
 
-// TestGuestContainer loads modules in namespaces and control groups as
+// TestGuestNamesTheContainerOfALoader loads modules in namespaces and control groups as
 // containers have them.
-func TestGuestContainer(t *testing.T) {
+func TestGuestNamesTheContainerOfALoader(t *testing.T) {
 	guest.Only(t)
 	for _, test := range []struct {
 		name   string

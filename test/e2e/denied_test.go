@@ -19,9 +19,9 @@ import (
 // in KiB.
 const recorderGrowth = 16 << 10
 
-// TestGuestDeniedFlood has an ordinary user call init_module 500,000 times, as
+// TestGuestFoldsAFloodOfDeniedCalls has an ordinary user call init_module 500,000 times, as
 // fast as the kernel refuses.
-func TestGuestDeniedFlood(t *testing.T) {
+func TestGuestFoldsAFloodOfDeniedCalls(t *testing.T) {
 	guest.Only(t)
 	h := handFile(t, image(t, "dummy"), t.TempDir(), "dummy.ko", "tmpfs")
 	require.NoError(t, h.load(""))
@@ -64,8 +64,8 @@ func TestGuestDeniedFlood(t *testing.T) {
 	}
 }
 
-// TestGuestDeniedPrograms keeps programs and calls of one user apart.
-func TestGuestDeniedPrograms(t *testing.T) {
+// TestGuestFoldsDeniedCallsByProgram keeps programs and calls of one user apart.
+func TestGuestFoldsDeniedCallsByProgram(t *testing.T) {
 	guest.Only(t)
 	other := filepath.Join(t.TempDir(), "other")
 	binary, err := os.ReadFile("/proc/self/exe")
@@ -86,9 +86,9 @@ func TestGuestDeniedPrograms(t *testing.T) {
 	}, rows)
 }
 
-// TestGuestDeniedByMany has more users be denied than anything could keep
+// TestGuestCountsDeniedCallsOfManyUsers has more users be denied than anything could keep
 // apart for ever.
-func TestGuestDeniedByMany(t *testing.T) {
+func TestGuestCountsDeniedCallsOfManyUsers(t *testing.T) {
 	guest.Only(t)
 	const users = 2500
 	before := latest(t)
@@ -115,9 +115,9 @@ func TestGuestDeniedByMany(t *testing.T) {
 	requireColumns(t, map[string]string{"uid": "20000", "count": "1", "process_path": link(t, "/proc/self/exe")}, rows[0])
 }
 
-// TestGuestDeniedUnrecorded has them be denied while nothing records, before a
+// TestGuestCountsDeniedCallsWithoutARecorder has them be denied while nothing records, before a
 // recorder that goes on with what is pinned and before one that replaces it.
-func TestGuestDeniedUnrecorded(t *testing.T) {
+func TestGuestCountsDeniedCallsWithoutARecorder(t *testing.T) {
 	needPinned(t)
 	const users = 1500
 	p, done := newPost(t), 0

@@ -18,9 +18,9 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// TestGuestDetach leaves nothing in the kernel: what no recorder needs any more
+// TestGuestDetachLeavesNothingInTheKernel leaves nothing in the kernel: what no recorder needs any more
 // must not cost a load anything.
-func TestGuestDetach(t *testing.T) {
+func TestGuestDetachLeavesNothingInTheKernel(t *testing.T) {
 	needPinned(t)
 	p := newPost(t)
 	p.detach(t) // there is nothing yet

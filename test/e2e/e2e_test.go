@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -122,22 +123,58 @@ func isAnEnd(kernel string) bool {
 	return kernel == vm.Oldest().String() || kernel == vm.Newest().String() || suite.Long()
 }
 
-// Tests that not every kernel runs, as alternatives of a regular expression.
-const (
+// Tests that not every kernel runs, by what follows TestGuest.
+var (
 	// betweenTests are those that kernels between the oldest and the newest run: tests
 	// of what hooks and views give.
-	betweenTests = "32BitLoader|Autoload|Container|Denied|DeniedByMany|DeniedFlood|DeniedPrograms|EveryColumn|Evidence|Failures|" +
-		"Loader|LongParams|MissedReturns|ParamsThatChange|Signature|Storm|Views"
+	betweenTests = []string{
+		"Sees32BitLoaders",
+		"AutoloadNamesItsRequester",
+		"NamesTheContainerOfALoader",
+		"ReportsDeniedCalls",
+		"CountsDeniedCallsOfManyUsers",
+		"FoldsAFloodOfDeniedCalls",
+		"FoldsDeniedCallsByProgram",
+		"EveryColumnOfEveryWayToLoad",
+		"HashesEveryImage",
+		"ReportsFailedLoads",
+		"DescribesTheLoader",
+		"CutsLongParams",
+		"MissedReturnsEndTheirLoads",
+		"ReportsTheParamsThatTheKernelTook",
+		"ReportsSignatures",
+		"SeesEveryLoadOfAStorm",
+		"ViewsShowEveryColumn",
+	}
 	// newestTests are of what is the same on every kernel: user space's part of it.
-	newestTests = "ImageLimit|InitThatTakesLong|MemoryUnderAFlood|QueriesUnderAFlood|Scripts"
+	newestTests = []string{
+		"HashesFilesBeyondTheImageLimit",
+		"ReportsALoadWhoseInitStillRuns",
+		"MemoryIsBoundedUnderAFlood",
+		"QueriesEndUnderAFlood",
+		"Scripts",
+	}
 	// largeTests leave the oldest kernel to the larger suites: of what they test little
 	// depends on the kernel.
-	largeTests = "BytesOfAProcess|DeniedByMany|DeniedFlood|EvidenceOfAnySize|Gap|ModprobeByHand|ShortLivedLoader|SwitchedOff"
+	largeTests = []string{
+		"ShowsAnyByteOfAProcessSafely",
+		"CountsDeniedCallsOfManyUsers",
+		"FoldsAFloodOfDeniedCalls",
+		"HashesImagesOfEverySize",
+		"ReportsTheGapOfAKilledRecorder",
+		"ModprobeByHandHasNoRequester",
+		"DescribesLoadersThatHaveEnded",
+		"ReportsTracingThatIsSwitchedOff",
+	}
 )
+
+// guestPattern is a regular expression of the tests.
+func guestPattern(names ...string) string {
+	return "^TestGuest(" + strings.Join(names, "|") + ")$"
+}
 
 // guestTests selects the tests of a kernel. GUEST selects by hand.
 func guestTests(kernel vm.Kernel) vm.Step {
-	tests := func(names string) string { return "^TestGuest(" + names + ")$" }
 	pattern := os.Getenv("GUEST")
 	name := kernel.String()
 	switch {
@@ -146,9 +183,21 @@ func guestTests(kernel vm.Kernel) vm.Step {
 	case suite.Long() || name == vm.Newest().String():
 		return vm.Step{Pattern: "^TestGuest"}
 	case !isAnEnd(name):
-		return vm.Step{Pattern: tests(betweenTests)}
+		return vm.Step{Pattern: guestPattern(betweenTests...)}
 	case suite.All():
-		return vm.Step{Pattern: "^TestGuest", Skip: tests(newestTests)}
+		return vm.Step{Pattern: "^TestGuest", Skip: guestPattern(newestTests...)}
 	}
-	return vm.Step{Pattern: "^TestGuest", Skip: tests(newestTests + "|" + largeTests)}
+	return vm.Step{Pattern: "^TestGuest", Skip: guestPattern(slices.Concat(newestTests, largeTests)...)}
+}
+
+func TestNamesOfGuestTestsExist(t *testing.T) {
+	files, err := filepath.Glob("*_test.go")
+	require.NoError(t, err)
+	var source strings.Builder
+	for _, file := range files {
+		source.WriteString(read(t, file))
+	}
+	for _, name := range slices.Concat(betweenTests, newestTests, largeTests, pinnedTests, longPinnedTests, oldestPinnedTests) {
+		require.Contains(t, source.String(), "func TestGuest"+name+"(t *testing.T)")
+	}
 }

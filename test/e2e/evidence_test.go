@@ -80,10 +80,10 @@ func requireColumns(t *testing.T, want, row map[string]string) {
 	require.Equal(t, want, got, "%s", row["event_name"])
 }
 
-// TestGuestEvidence loads a module that the host has not seen before, and then the same
+// TestGuestHashesEveryImage loads a module that the host has not seen before, and then the same
 // once more: in every way in the larger suites, and by file and from memory in make test.
-// TestGuestEveryColumn has the same columns in every way.
-func TestGuestEvidence(t *testing.T) {
+// TestGuestEveryColumnOfEveryWayToLoad has the same columns in every way.
+func TestGuestHashesEveryImage(t *testing.T) {
 	guest.Only(t)
 	require.GreaterOrEqual(t, len(unseen), len(attempts))
 	for i, a := range attempts {
@@ -137,9 +137,9 @@ func loadTwice(t *testing.T, a attempt, name string) {
 	}
 }
 
-// TestGuestEvidenceOfAHugeImage loads an image of many megabytes, which is a
+// TestGuestHashesAHugeImage loads an image of many megabytes, which is a
 // module and zeros.
-func TestGuestEvidenceOfAHugeImage(t *testing.T) {
+func TestGuestHashesAHugeImage(t *testing.T) {
 	guest.Only(t)
 	huge := make([]byte, 8<<20)
 	copy(huge, image(t, "dummy"))
@@ -176,9 +176,9 @@ func TestGuestEvidenceOfAHugeImage(t *testing.T) {
 	}
 }
 
-// TestGuestEvidenceOfAnySize hands the kernel bytes that are no module, as few and
+// TestGuestHashesImagesOfEverySize hands the kernel bytes that are no module, as few and
 // as many as its records of an image have room for.
-func TestGuestEvidenceOfAnySize(t *testing.T) {
+func TestGuestHashesImagesOfEverySize(t *testing.T) {
 	guest.Only(t)
 	want, got := map[string]string{}, map[string]string{}
 	before := latest(t)

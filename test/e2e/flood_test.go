@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	// floodTime is how long TestGuestMemoryUnderAFlood floods.
+	// floodTime is how long TestGuestMemoryIsBoundedUnderAFlood floods.
 	floodTime = 15 * time.Second
 	// floodImage is the size of the images that no module is in: the ring has room
 	// for one of them, and what is held in memory for six.
@@ -32,11 +32,11 @@ const (
 	floodMemory = 384 << 20
 )
 
-// TestGuestMemoryUnderAFlood has those who may load hand over as many bytes as
+// TestGuestMemoryIsBoundedUnderAFlood has those who may load hand over as many bytes as
 // they can that are no module, and those who may not call all the time, while
 // modules come and go. Image bytes may be shed and denied calls are folded; no
 // load is lost, and memory and open files are bounded.
-func TestGuestMemoryUnderAFlood(t *testing.T) {
+func TestGuestMemoryIsBoundedUnderAFlood(t *testing.T) {
 	guest.Only(t)
 	if guest.Kernel() != "6.1" && guest.Kernel() != vm.Newest().String() {
 		t.Skip("runs on 6.1 and the newest kernel: what holds the memory is the same on all")

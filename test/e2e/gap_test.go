@@ -14,10 +14,10 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// TestGuestGap kills a recorder whose hooks go with it, and has modules come
+// TestGuestReportsTheGapOfAKilledRecorder kills a recorder whose hooks go with it, and has modules come
 // before the next one watches. That one says in which time nothing watched, and
 // tells of it what the kernel's log says and what is there.
-func TestGuestGap(t *testing.T) {
+func TestGuestReportsTheGapOfAKilledRecorder(t *testing.T) {
 	guest.Only(t)
 	failing := corrupted(t, "nbd")
 	p := newPost(t)

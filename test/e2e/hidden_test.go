@@ -31,7 +31,7 @@ func TestHidden(t *testing.T) {
 	for _, kernel := range kernels() {
 		t.Run(kernel.String(), func(t *testing.T) {
 			t.Parallel()
-			vm.Test(t, kernel, "^TestGuestHidden$", vm.Options{
+			vm.Test(t, kernel, "^TestGuestViewsFindHiddenModules$", vm.Options{
 				Modules: []string{"nbd", "tcp_nv"},
 				Files:   map[string]string{guestExtension: buildExtension(t, kernel.Arch)},
 				Env:     []string{hiddenEnv + "=1"},
@@ -42,9 +42,9 @@ func TestHidden(t *testing.T) {
 	}
 }
 
-// TestGuestHidden first looks at modules that come and go, none of which hides,
+// TestGuestViewsFindHiddenModules first looks at modules that come and go, none of which hides,
 // and then at some that do, in the order in which less and less shows them.
-func TestGuestHidden(t *testing.T) {
+func TestGuestViewsFindHiddenModules(t *testing.T) {
 	guest.Only(t)
 	if os.Getenv(hiddenEnv) == "" {
 		t.Skip("runs in the VMs that TestHidden boots: modules that hide stay")

@@ -18,9 +18,9 @@ const stormPause = 200 * time.Millisecond
 // others must keep up with the storm.
 const killedPause = time.Second
 
-// TestGuestKilled kills the recorder again and again, wherever it is, while a
+// TestGuestKillsLoseNoEvent kills the recorder again and again, wherever it is, while a
 // storm goes on.
-func TestGuestKilled(t *testing.T) {
+func TestGuestKillsLoseNoEvent(t *testing.T) {
 	needPinned(t)
 	rounds := rounds(t, 5, 15, 300)
 	chance, p := seeded(t), newPost(t)

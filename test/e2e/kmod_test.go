@@ -20,9 +20,9 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// TestGuestFirmware has a module's init read a firmware file, in the thread
+// TestGuestReportsFirmwareThatAModuleReads has a module's init read a firmware file, in the thread
 // that loads it.
-func TestGuestFirmware(t *testing.T) {
+func TestGuestReportsFirmwareThatAModuleReads(t *testing.T) {
 	guest.Only(t)
 	require.NoError(t, os.MkdirAll("/lib/firmware", 0o755))
 	require.NoError(t, os.WriteFile("/lib/firmware/kmodquery-test.bin", []byte("firmware"), 0o644))
@@ -50,9 +50,9 @@ func TestGuestFirmware(t *testing.T) {
 	require.Equal(t, "init_module", found[0]["trigger"])
 }
 
-// TestGuestLoadInsideALoad loads a module whose init loads another one from
+// TestGuestReportsALoadInsideALoad loads a module whose init loads another one from
 // memory, past the system call, and then fails.
-func TestGuestLoadInsideALoad(t *testing.T) {
+func TestGuestReportsALoadInsideALoad(t *testing.T) {
 	guest.Only(t)
 	inner := image(t, "dummy")
 	params := append([]byte("numdummies=2"), 0)

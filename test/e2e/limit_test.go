@@ -11,9 +11,9 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// TestGuestImageLimit runs a second extension that takes no image as large as
+// TestGuestHashesFilesBeyondTheImageLimit runs a second extension that takes no image as large as
 // a module.
-func TestGuestImageLimit(t *testing.T) {
+func TestGuestHashesFilesBeyondTheImageLimit(t *testing.T) {
 	guest.Only(t)
 	dir, err := os.MkdirTemp("/run", "limit")
 	require.NoError(t, err)

@@ -26,9 +26,9 @@ import (
 // programs and register.
 const waitForTables = 2 * time.Minute
 
-// TestGuestEveryColumn loads and unloads a real module in every way and
+// TestGuestEveryColumnOfEveryWayToLoad loads and unloads a real module in every way and
 // compares whole rows.
-func TestGuestEveryColumn(t *testing.T) {
+func TestGuestEveryColumnOfEveryWayToLoad(t *testing.T) {
 	guest.Only(t)
 	for _, a := range attempts {
 		t.Run(a.name, func(t *testing.T) {
@@ -97,9 +97,9 @@ func requireWholeEvent(t *testing.T, rows []map[string]string, finding map[strin
 	require.Equal(t, rows[at], got)
 }
 
-// TestGuestFailures makes attempts that the kernel refuses, each at another
+// TestGuestReportsFailedLoads makes attempts that the kernel refuses, each at another
 // depth, and looks at what they leave behind.
-func TestGuestFailures(t *testing.T) {
+func TestGuestReportsFailedLoads(t *testing.T) {
 	guest.Only(t)
 	dummy, nbd := image(t, "dummy"), image(t, "nbd")
 	text := []byte(strings.Repeat("no module ", 100))
@@ -167,8 +167,8 @@ func TestGuestFailures(t *testing.T) {
 	}
 }
 
-// TestGuestDenied has a user without CAP_SYS_MODULE try.
-func TestGuestDenied(t *testing.T) {
+// TestGuestReportsDeniedCalls has a user without CAP_SYS_MODULE try.
+func TestGuestReportsDeniedCalls(t *testing.T) {
 	guest.Only(t)
 	before := latest(t)
 	unprivileged(t, func() {
@@ -187,8 +187,8 @@ func TestGuestDenied(t *testing.T) {
 	require.Len(t, findings(t, before), 1, "init_module is a finding whatever its result, finit_module is none")
 }
 
-// TestGuestOtherReads has the kernel read a file that is no module.
-func TestGuestOtherReads(t *testing.T) {
+// TestGuestReportsReadsThatAreNoModule has the kernel read a file that is no module.
+func TestGuestReportsReadsThatAreNoModule(t *testing.T) {
 	guest.Only(t)
 	before := latest(t)
 	image := openFile(t, guestExtension)
@@ -205,8 +205,8 @@ func TestGuestOtherReads(t *testing.T) {
 	require.Empty(t, findings(t, before))
 }
 
-// TestGuestModinfo compares what struct module says with the file's .modinfo.
-func TestGuestModinfo(t *testing.T) {
+// TestGuestModuleLoadMatchesModinfo compares what struct module says with the file's .modinfo.
+func TestGuestModuleLoadMatchesModinfo(t *testing.T) {
 	guest.Only(t)
 	image := image(t, "tcp_nv")
 	before := latest(t)

@@ -28,9 +28,9 @@ func build386(t *testing.T) string {
 	return path
 }
 
-// TestGuest32BitLoader loads a module by the system call of 32-bit programs,
+// TestGuestSees32BitLoaders loads a module by the system call of 32-bit programs,
 // which is another function in the kernel.
-func TestGuest32BitLoader(t *testing.T) {
+func TestGuestSees32BitLoaders(t *testing.T) {
 	guest.Only(t)
 	if runtime.GOARCH != "amd64" {
 		t.Skip("arm64 kernels have one function for programs of both sizes")

@@ -35,9 +35,9 @@ func alreadyLoaded(t *testing.T) (path string) {
 	return h.path
 }
 
-// TestGuestShortLivedLoader runs insmod through a shell of its own, 1,000 times.
+// TestGuestDescribesLoadersThatHaveEnded runs insmod through a shell of its own, 1,000 times.
 // Nothing of it is left when anybody could look.
-func TestGuestShortLivedLoader(t *testing.T) {
+func TestGuestDescribesLoadersThatHaveEnded(t *testing.T) {
 	guest.Only(t)
 	path, runs := alreadyLoaded(t), suite.Repeat(1000)
 	script := filepath.Join(t.TempDir(), "runs.sh")
@@ -80,9 +80,9 @@ func TestGuestShortLivedLoader(t *testing.T) {
 	require.Len(t, got, len(want))
 }
 
-// TestGuestLoader compares all that a row says of the loader, which is started
+// TestGuestDescribesTheLoader compares all that a row says of the loader, which is started
 // by no shell, with what it is.
-func TestGuestLoader(t *testing.T) {
+func TestGuestDescribesTheLoader(t *testing.T) {
 	guest.Only(t)
 	path := alreadyLoaded(t)
 	long := strings.Repeat("0123456789abcde ", 640)
@@ -134,9 +134,9 @@ func TestGuestLoader(t *testing.T) {
 	}
 }
 
-// TestGuestLoginOfALoader sets a login uid, as sshd's PAM does, and drops
+// TestGuestNamesTheLoginOfALoader sets a login uid, as sshd's PAM does, and drops
 // capabilities.
-func TestGuestLoginOfALoader(t *testing.T) {
+func TestGuestNamesTheLoginOfALoader(t *testing.T) {
 	guest.Only(t)
 	path := alreadyLoaded(t)
 	before := latest(t)
@@ -154,8 +154,8 @@ func TestGuestLoginOfALoader(t *testing.T) {
 	}
 }
 
-// TestGuestAncestors runs insmod below more and more shells.
-func TestGuestAncestors(t *testing.T) {
+// TestGuestAncestorsEndAtTheirLimit runs insmod below more and more shells.
+func TestGuestAncestorsEndAtTheirLimit(t *testing.T) {
 	guest.Only(t)
 	path := alreadyLoaded(t)
 	script := filepath.Join(t.TempDir(), "deep.sh")
@@ -192,8 +192,8 @@ func TestGuestAncestors(t *testing.T) {
 	}
 }
 
-// TestGuestOrphan loads from a process whose parent has ended, as daemons do.
-func TestGuestOrphan(t *testing.T) {
+// TestGuestDescribesAnOrphanedLoader loads from a process whose parent has ended, as daemons do.
+func TestGuestDescribesAnOrphanedLoader(t *testing.T) {
 	guest.Only(t)
 	path := alreadyLoaded(t)
 	before := latest(t)

@@ -26,7 +26,7 @@ func TestLockdown(t *testing.T) {
 	for _, kernel := range kernels() {
 		t.Run(kernel.String(), func(t *testing.T) {
 			t.Parallel()
-			vm.Test(t, kernel, "^TestGuestLockdown$", vm.Options{
+			vm.Test(t, kernel, "^TestGuestReportsLoadsInLockdown$", vm.Options{
 				Files:   map[string]string{guestExtension: buildExtension(t, kernel.Arch)},
 				Cmdline: []string{"lockdown=confidentiality"},
 				Env:     []string{lockdownEnv + "=1"},
@@ -53,9 +53,9 @@ func readsTask() bool { return guest.Kernel() != "5.10" }
 // without kprobes.
 func seesCalls() bool { return guest.Kernel() != "6.1" }
 
-// TestGuestLockdown loads, in both ways, where BPF must not read. Every load is
+// TestGuestReportsLoadsInLockdown loads, in both ways, where BPF must not read. Every load is
 // told of all the same, and what cannot be known is named.
-func TestGuestLockdown(t *testing.T) {
+func TestGuestReportsLoadsInLockdown(t *testing.T) {
 	guest.Only(t)
 	if os.Getenv(lockdownEnv) == "" {
 		t.Skip("runs in the VMs that TestLockdown boots with lockdown=confidentiality")

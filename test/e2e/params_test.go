@@ -15,9 +15,9 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// TestGuestParamsThatChange has a thread change the parameters all the time
+// TestGuestReportsTheParamsThatTheKernelTook has a thread change the parameters all the time
 // while another one loads. The rows must say what the kernel took.
-func TestGuestParamsThatChange(t *testing.T) {
+func TestGuestReportsTheParamsThatTheKernelTook(t *testing.T) {
 	guest.Only(t)
 	const module, parameter = "brd", "/sys/module/brd/parameters/rd_nr"
 	content := image(t, module)
@@ -58,9 +58,9 @@ func TestGuestParamsThatChange(t *testing.T) {
 	}
 }
 
-// TestGuestLongParams gives more parameters than a row has room for, and such
+// TestGuestCutsLongParams gives more parameters than a row has room for, and such
 // as the kernel refuses.
-func TestGuestLongParams(t *testing.T) {
+func TestGuestCutsLongParams(t *testing.T) {
 	guest.Only(t)
 	content := image(t, "dummy")
 	for _, test := range []struct {

@@ -40,18 +40,29 @@ const (
 	pinFolder = "/sys/fs/bpf/kmodquery"
 )
 
-// pinnedPattern are the tests of what stays pinned when no process records. Those that
-// take long run in make test-long only; in make test the oldest kernel runs those of
-// what it does in its own way.
+// Tests of what stays pinned when no process records, by what follows TestGuest.
+var (
+	pinnedTests = []string{
+		"CountsDeniedCallsWithoutARecorder", "DetachLeavesNothingInTheKernel", "KillsLoseNoEvent", "ReaderTakesOverInAStorm",
+		"UpgradeLosesNothing", "WatchesWhileTheDiskIsFull",
+	}
+	// longPinnedTests run in make test-long only.
+	longPinnedTests = []string{
+		"EventTimesFollowClockSteps", "FullDiskLosesNothing", "LoadsWithoutARecorderKeepTheirImages", "ReplacesPinnedHooksThatMissALoad",
+	}
+	// oldestPinnedTests are those that the oldest kernel runs in make test: of what it
+	// does in its own way.
+	oldestPinnedTests = []string{"DetachLeavesNothingInTheKernel", "KillsLoseNoEvent", "UpgradeLosesNothing"}
+)
+
 func pinnedPattern(kernel vm.Kernel) string {
-	pattern := "DeniedUnrecorded|Detach|FullDisk|Killed|TakeOver|Upgrade"
 	switch {
 	case suite.Long():
-		pattern += "|Backlog|ClockSteps|Distrusted|Tmpfs"
+		return guestPattern(slices.Concat(pinnedTests, longPinnedTests)...)
 	case !suite.All() && kernel.String() == vm.Oldest().String():
-		pattern = "Detach|Killed|Upgrade"
+		return guestPattern(oldestPinnedTests...)
 	}
-	return "^TestGuest(" + pattern + ")$"
+	return guestPattern(pinnedTests...)
 }
 
 // TestPinned boots the oldest and the newest kernel, which pin in different ways,

@@ -46,7 +46,7 @@ func resign(image []byte) ([]byte, error) {
 	return kmod.Sign(stripped, "Mallory's key")
 }
 
-func TestGuestSignature(t *testing.T) {
+func TestGuestReportsSignatures(t *testing.T) {
 	guest.Only(t)
 	for _, s := range signatures {
 		for _, byFile := range []bool{true, false} {
@@ -111,8 +111,8 @@ func TestSignatureEnforced(t *testing.T) {
 			t.Parallel()
 			steps := []vm.Step{
 				// The first, for it looks back over all of the kernel's log.
-				{Name: "kernel log", Pattern: "^TestGuestTextRefused$", Env: []string{textEnv + "=" + sigEnforce}},
-				{Name: "events", Pattern: "^TestGuest(SignatureEnforced|ModulesDisabled)$", Env: []string{enforceEnv + "=1"}},
+				{Name: "kernel log", Pattern: "^TestGuestLogReportsRefusedModules$", Env: []string{textEnv + "=" + sigEnforce}},
+				{Name: "events", Pattern: "^TestGuest(ReportsRejectedSignatures|ReportsCallsWhileModulesAreDisabled)$", Env: []string{enforceEnv + "=1"}},
 			}
 			if name := kernel.String(); name != "6.1" && name != vm.Newest().String() {
 				steps = steps[1:]
@@ -125,7 +125,7 @@ func TestSignatureEnforced(t *testing.T) {
 	}
 }
 
-func TestGuestSignatureEnforced(t *testing.T) {
+func TestGuestReportsRejectedSignatures(t *testing.T) {
 	guest.Only(t)
 	if os.Getenv(enforceEnv) == "" {
 		t.Skip("runs in the VMs that TestSignatureEnforced boots with module.sig_enforce=1")
@@ -177,8 +177,8 @@ func TestGuestSignatureEnforced(t *testing.T) {
 	}
 }
 
-// TestGuestModulesDisabled switches off loading for the rest of the VM's life.
-func TestGuestModulesDisabled(t *testing.T) {
+// TestGuestReportsCallsWhileModulesAreDisabled switches off loading for the rest of the VM's life.
+func TestGuestReportsCallsWhileModulesAreDisabled(t *testing.T) {
 	guest.Only(t)
 	if os.Getenv(enforceEnv) == "" {
 		t.Skip("runs in a VM of its own, that of TestSignatureEnforced")

@@ -42,7 +42,7 @@ func TestSources(t *testing.T) {
 			files[guestExtension] = buildExtension(t, kernel.Arch)
 			vm.TestSteps(t, kernel, []vm.Step{
 				{Name: "sources", Pattern: "^TestGuestSources", Env: []string{sourcesEnv + "=1"}},
-				{Name: "audit daemon", Pattern: "^TestGuestAuditDaemon$", Env: []string{auditdEnv + "=1"}},
+				{Name: "audit daemon", Pattern: "^TestGuestAuditReadsBesideTheDaemon$", Env: []string{auditdEnv + "=1"}},
 			}, vm.Options{
 				Modules: []string{"nbd", "tcp_nv", "tcp_illinois"},
 				Files:   files,
@@ -111,18 +111,21 @@ func insmod(path string) error {
 func (c compared) findingsOf(t *testing.T, source string) []string {
 	t.Helper()
 	var found []string
-	for _, row := range c.query(t, "SELECT f.\"trigger\", f.name, e.error FROM kernel_module_findings f JOIN kernel_module_events e ON f.eid = e.eid WHERE f.source = '%s' ORDER BY e.time_nanos", source) {
+	for _, row := range c.query(t, "SELECT f.\"trigger\", f.name, e.error FROM kernel_module_findings f JOIN kernel_module_events e ON f.eid = e.eid WHERE f.source = '%s' AND f.signature_id = 'TRC-1017' ORDER BY e.time_nanos", source) {
 		found = append(found, strings.TrimSpace(row["trigger"]+" "+row["name"]+" "+row["error"]))
 	}
 	return found
 }
 
-// TestGuestSourcesTogether loads a module before three sources: it is one
+// TestGuestSourcesJoinOneAttempt loads a module before three sources: it is one
 // attempt, and one finding of each.
-func TestGuestSourcesTogether(t *testing.T) {
+func TestGuestSourcesJoinOneAttempt(t *testing.T) {
 	needSources(t)
 	path, bad := unsigned(t, "dummy"), corrupted(t, "nbd")
 	c := startCompared(t, kmodquery.SourceKmsg, kmodquery.SourceAudit, kmodquery.SourceEBPF)
+	for _, source := range []string{"kmsg", "audit", "procfs"} {
+		require.NoError(t, c.awaitActive(source))
+	}
 	require.NoError(t, insmod(path))
 	require.Error(t, insmod(bad))
 	require.NoError(t, exec.Command("rmmod", "dummy").Run())
@@ -136,11 +139,14 @@ func TestGuestSourcesTogether(t *testing.T) {
 			return len(rows) == 3
 		}, time.Minute, time.Second, "%s: %v", name, &rows)
 		require.Equal(t, []string{"audit", "ebpf", "kmsg"}, column(rows, "source"), name)
-		require.Len(t, c.query(t, "SELECT source FROM kernel_module_findings WHERE %s", of), 3, name)
+		require.Len(t, c.query(t, "SELECT source FROM kernel_module_findings WHERE %s AND signature_id = 'TRC-1017'", of), 3, name)
 	}
-	require.Len(t, c.query(t, "SELECT eid FROM kernel_module_findings"), 6, "and no others")
-	unloads := c.query(t, "SELECT DISTINCT load_id FROM kernel_module_events WHERE name = 'dummy' AND event_name IN ('module_free', 'delete_module')")
-	require.Len(t, unloads, 1)
+	require.Len(t, c.query(t, "SELECT eid FROM kernel_module_findings WHERE signature_id = 'TRC-1017'"), 6, "and no others")
+	unloads := c.query(t, "SELECT load_id, source, event_name, uptime, reason FROM kernel_module_events WHERE name = 'dummy' AND event_name IN ('module_free', 'delete_module')")
+	require.Len(t, unloads, 3)
+	for _, row := range unloads {
+		require.Equal(t, unloads[0]["load_id"], row["load_id"], "%v", unloads)
+	}
 	for _, row := range c.query(t, "SELECT source, state, joined, lost, reason FROM kernel_module_sensors") {
 		require.Equal(t, "active", row["state"], "%v", row)
 		require.Equal(t, "0", row["lost"], "%v", row)
@@ -150,9 +156,9 @@ func TestGuestSourcesTogether(t *testing.T) {
 	}
 }
 
-// TestGuestSourcesAlone has each source, by itself, tell of a load by insmod, one
+// TestGuestSourcesReportLoadsAlone has each source, by itself, tell of a load by insmod, one
 // by modprobe and one that fails. Those that read logs look back over this boot.
-func TestGuestSourcesAlone(t *testing.T) {
+func TestGuestSourcesReportLoadsAlone(t *testing.T) {
 	needSources(t)
 	for _, source := range []string{"audit", "kmsg"} {
 		t.Run(source, func(t *testing.T) {

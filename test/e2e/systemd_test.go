@@ -128,7 +128,7 @@ func TestService(t *testing.T) {
 				require.NoError(t, os.WriteFile(path, []byte(content), 0o644))
 				files[name] = path
 			}
-			vm.Test(t, kernel, "^TestGuestService$", vm.Options{
+			vm.Test(t, kernel, "^TestGuestServiceRecordsEarly$", vm.Options{
 				Files:   files,
 				Modules: []string{"nbd", "brd"},
 				Env:     []string{serviceEnv + "=1"},
@@ -223,7 +223,7 @@ func sensors(t *testing.T) (states map[string]string) {
 	return states
 }
 
-func TestGuestService(t *testing.T) {
+func TestGuestServiceRecordsEarly(t *testing.T) {
 	guest.Only(t)
 	if os.Getenv(serviceEnv) == "" {
 		t.Skip("runs in the VMs that TestService boots, with a real systemd")

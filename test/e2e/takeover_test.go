@@ -15,9 +15,9 @@ import (
 	"github.com/kmodquery/kmodquery/test/osqueryhost"
 )
 
-// TestGuestTakeOver has two osquerys with an extension each on one event store,
+// TestGuestReaderTakesOverInAStorm has two osquerys with an extension each on one event store,
 // and kills the one that records, in the midst of a storm. The other takes over.
-func TestGuestTakeOver(t *testing.T) {
+func TestGuestReaderTakesOverInAStorm(t *testing.T) {
 	needPinned(t)
 	p := newPost(t)
 	var posts [2]*guestOf

@@ -61,7 +61,7 @@ func TestTextSources(t *testing.T) {
 					t.Skip(err)
 				}
 				require.NoError(t, err)
-				vm.Test(t, kernel, "^TestGuestText$", vm.Options{
+				vm.Test(t, kernel, "^TestGuestLogsReportLoads$", vm.Options{
 					Files:   files,
 					Modules: []string{"nbd", "brd"},
 					Env:     []string{textEnv + "=" + source},
@@ -200,7 +200,7 @@ func stored(position string) func(context.Context) (string, error) {
 	return func(context.Context) (string, error) { return position, nil }
 }
 
-func TestGuestText(t *testing.T) {
+func TestGuestLogsReportLoads(t *testing.T) {
 	guest.Only(t)
 	if os.Getenv(textEnv) == "" {
 		t.Skip("runs in the VMs that TestTextSources boots, one for each source")
@@ -349,7 +349,7 @@ func TestTextRefused(t *testing.T) {
 	for _, kernel := range kernels("6.1", vm.Newest().String()) {
 		t.Run(kernel.String(), func(t *testing.T) {
 			t.Parallel()
-			vm.Test(t, kernel, "^TestGuestTextRefused$", vm.Options{
+			vm.Test(t, kernel, "^TestGuestLogReportsRefusedModules$", vm.Options{
 				Env:     []string{textEnv + "=" + lockdownIntegrity},
 				Cmdline: []string{lockdownIntegrity},
 			})
@@ -363,7 +363,7 @@ const (
 	lockdownIntegrity = "lockdown=integrity"
 )
 
-func TestGuestTextRefused(t *testing.T) {
+func TestGuestLogReportsRefusedModules(t *testing.T) {
 	guest.Only(t)
 	option := os.Getenv(textEnv)
 	if option == "" {

@@ -18,10 +18,10 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// TestGuestMissedReturns holds so many calls in the kernel that, where kprobes
+// TestGuestMissedReturnsEndTheirLoads holds so many calls in the kernel that, where kprobes
 // see them return, it follows no other one. What is missed must not be taken
 // for a load that is still under way.
-func TestGuestMissedReturns(t *testing.T) {
+func TestGuestMissedReturnsEndTheirLoads(t *testing.T) {
 	guest.Only(t)
 	const sensor = "SELECT lost, hooks FROM kernel_module_sensors WHERE source = 'ebpf'"
 	earlier := query(t, sensor)[0]

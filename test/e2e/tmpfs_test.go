@@ -17,9 +17,9 @@ import (
 // scarceBytes are too few for the store to take a single event.
 const scarceBytes = 128 << 10
 
-// TestGuestTmpfs fills the disk of the state folder in the midst of a storm, and
+// TestGuestFullDiskLosesNothing fills the disk of the state folder in the midst of a storm, and
 // makes room again.
-func TestGuestTmpfs(t *testing.T) {
+func TestGuestFullDiskLosesNothing(t *testing.T) {
 	needPinned(t)
 	p := newPost(t)
 	require.NoError(t, os.Mkdir(p.state, 0o700))
@@ -72,9 +72,9 @@ func TestGuestTmpfs(t *testing.T) {
 	recorder.terminate(t)
 }
 
-// TestGuestFullDisk starts a recorder where there is no room to begin a store: it
+// TestGuestWatchesWhileTheDiskIsFull starts a recorder where there is no room to begin a store: it
 // watches all the same.
-func TestGuestFullDisk(t *testing.T) {
+func TestGuestWatchesWhileTheDiskIsFull(t *testing.T) {
 	needPinned(t)
 	p := newPost(t)
 	require.NoError(t, os.Mkdir(p.state, 0o700))

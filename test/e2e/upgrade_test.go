@@ -9,9 +9,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestGuestUpgrade replaces the recorder by a build that pins another set, and
+// TestGuestUpgradeLosesNothing replaces the recorder by a build that pins another set, and
 // that one by the first, in the midst of a storm.
-func TestGuestUpgrade(t *testing.T) {
+func TestGuestUpgradeLosesNothing(t *testing.T) {
 	needPinned(t)
 	chance, p := seeded(t), newPost(t)
 	builds := []string{guestExtension, otherExtension}

@@ -20,9 +20,9 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// TestGuestViews compares every column of the inventory with what is known of a
+// TestGuestViewsShowEveryColumn compares every column of the inventory with what is known of a
 // module from elsewhere.
-func TestGuestViews(t *testing.T) {
+func TestGuestViewsShowEveryColumn(t *testing.T) {
 	guest.Only(t)
 	path, err := guest.ModulePath("dummy")
 	require.NoError(t, err)
@@ -63,9 +63,9 @@ func TestGuestViews(t *testing.T) {
 	}
 }
 
-// TestGuestViewsHostileNames loads modules whose names would mislead who reads
+// TestGuestViewsShowHostileNames loads modules whose names would mislead who reads
 // the views.
-func TestGuestViewsHostileNames(t *testing.T) {
+func TestGuestViewsShowHostileNames(t *testing.T) {
 	guest.Only(t)
 	require.NoError(t, os.MkdirAll("/lib/firmware", 0o755))
 	require.NoError(t, os.WriteFile("/lib/firmware/kmodquery-test.bin", []byte("firmware"), 0o644))

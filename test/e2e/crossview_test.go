@@ -18,13 +18,13 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// doubleEntryEnv is set in the VMs that TestDoubleEntry boots.
+// doubleEntryEnv is set in the VMs that TestCrossView boots.
 const doubleEntryEnv = "KMODQUERY_DOUBLE_ENTRY"
 
-// TestDoubleEntry boots the oldest and the newest kernel, and in make test-long every
+// TestCrossView boots the oldest and the newest kernel, and in make test-long every
 // one, for an extension that compares what the kernel shows with what its sources saw.
 // What each kernel shows is TestHidden's. Modules that hide stay until it ends.
-func TestDoubleEntry(t *testing.T) {
+func TestCrossView(t *testing.T) {
 	t.Parallel()
 	for _, kernel := range vm.Matrix() {
 		if !isAnEnd(kernel.String()) {
@@ -32,7 +32,7 @@ func TestDoubleEntry(t *testing.T) {
 		}
 		t.Run(kernel.String(), func(t *testing.T) {
 			t.Parallel()
-			vm.Test(t, kernel, "^TestGuestDoubleEntry$", vm.Options{
+			vm.Test(t, kernel, "^TestGuestCrossViewReportsWhatDiffers$", vm.Options{
 				Modules: []string{"nbd"},
 				Files:   map[string]string{guestExtension: buildExtension(t, kernel.Arch)},
 				Env:     []string{doubleEntryEnv + "=1"},
@@ -94,10 +94,10 @@ func (c compared) told(t *testing.T) []string {
 	return told
 }
 
-func TestGuestDoubleEntry(t *testing.T) {
+func TestGuestCrossViewReportsWhatDiffers(t *testing.T) {
 	guest.Only(t)
 	if os.Getenv(doubleEntryEnv) == "" {
-		t.Skip("runs in the VMs that TestDoubleEntry boots: modules that hide stay")
+		t.Skip("runs in the VMs that TestCrossView boots: modules that hide stay")
 	}
 	// One hides before anybody looks.
 	require.NoError(t, guest.LoadImage(image(t, "nbd"), ""))
