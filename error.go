@@ -7,8 +7,9 @@ import "errors"
 // that works on this host.
 var ErrNotSupported = errors.New("not supported")
 
-// ErrNotStored matches an error that says that the event store currently accepts no
-// events and that they wait in memory. The events stored before can be read.
+// ErrNotStored matches an error that says that the event store lacks events that
+// happened before: it currently accepts none, or a source or the store did not answer
+// in time. They wait in memory or in the kernel. The events stored before can be read.
 var ErrNotStored = errors.New("events wait to be stored")
 
 // A NotSupportedError says why this host cannot do something. It matches

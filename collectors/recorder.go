@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -59,6 +60,7 @@ type Recorder struct {
 	correlator *correlator
 	state      *crossview.State
 	check      *crossview.Check // nil without views
+	monitor    monitor          // of check
 	writer     *writer
 	report     func(error)
 
@@ -100,7 +102,9 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 			Period:   o.Poll,
 			MaxDelay: matchPatience,
 			Stamp:    o.Stamp,
-			Emit:     func(e kmodquery.Event) { r.correlator.add(len(o.Sources), kmodquery.Delivery{Event: e}, false) },
+			Emit: func(e kmodquery.Event) {
+				r.monitor.emit(func() { r.correlator.add(len(o.Sources), kmodquery.Delivery{Event: e}, false) })
+			},
 			Sync: func(ctx context.Context) error {
 				ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 				defer cancel()
@@ -109,6 +113,7 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 			Complete: r.supervisor.completeSources,
 			Report:   report,
 		})
+		r.monitor.lastRound = r.check.LastRound
 	}
 	return r
 }
@@ -155,6 +160,7 @@ func (r *Recorder) Start(ctx context.Context) {
 		defer close(r.written)
 		r.writer.run()
 	}()
+	r.running.Go(func() { r.checkProgress(ctx) })
 	r.supervisor.start(ctx) // before <-replayed: the sources watch while the store is read
 	<-r.replayed
 	r.running.Go(func() { r.expire(ctx) })
@@ -206,12 +212,18 @@ func (r *Recorder) expire(ctx context.Context) {
 }
 
 // Sync returns when every event that happened before the call and that a source saw is
-// in the sink. Its error matches [kmodquery.ErrNotStored] if the sink refuses events.
+// in the sink. It does not wait for sources that are stalled. Its error matches
+// [kmodquery.ErrNotStored] if the sink refuses events, or if a source or the sink does
+// not answer before the deadline of ctx.
 func (r *Recorder) Sync(ctx context.Context) error {
-	if err := r.syncSources(ctx); err != nil {
-		return err
+	err := r.syncSources(ctx)
+	if err == nil {
+		err = r.writer.sync(ctx)
 	}
-	return r.writer.sync(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: %w", kmodquery.ErrNotStored, err)
+	}
+	return err
 }
 
 // syncSources returns when every event that happened before the call and that a source
@@ -238,7 +250,9 @@ func (r *Recorder) syncSources(ctx context.Context) error {
 func (r *Recorder) Sensors(context.Context) []kmodquery.Sensor {
 	sensors := r.supervisor.sensors()
 	if r.check != nil {
-		sensors = append(sensors, r.check.Sensor())
+		sensor := r.check.Sensor()
+		r.monitor.describe(&sensor)
+		sensors = append(sensors, sensor)
 	}
 	for i := range sensors {
 		sensors[i].Joined = r.correlator.joinedBy(sensors[i].Source)
@@ -279,14 +293,60 @@ func (r *Recorder) loaded() []kmodquery.Module {
 	return r.state.Loaded(since, &now)
 }
 
+// closeTimeout is how long Close waits without any progress: for the sources and the
+// cross-view check together, and for each batch of the sink.
+const closeTimeout = 10 * time.Second
+
 // Close stops the sources, stores what they saw and returns. It must be called once,
-// after Start.
+// after Start. It leaves behind what hangs, and says so.
 func (r *Recorder) Close() error {
 	r.cancel()
-	r.supervisor.running.Wait()
-	r.running.Wait()
-	r.correlator.flushAll()
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		r.supervisor.running.Wait()
+		r.running.Wait()
+	}()
+	var err error
+	if !r.await(stopped) {
+		err = fmt.Errorf("stop recording: %s", strings.Join(r.hanging(), ", "))
+	}
+	flushed := make(chan struct{})
+	go func() {
+		defer close(flushed)
+		r.correlator.flushAll()
+	}()
+	r.await(flushed)
 	r.writer.close()
-	<-r.written
-	return r.writer.unstored()
+	r.await(r.written)
+	return errors.Join(err, r.writer.unstored())
+}
+
+// await returns true once done is closed, or false if the sink has stored no batch for
+// closeTimeout before that.
+func (r *Recorder) await(done <-chan struct{}) bool {
+	for acked := r.writer.ackedEvents(); ; {
+		select {
+		case <-done:
+			return true
+		case <-time.After(closeTimeout):
+		}
+		now := r.writer.ackedEvents()
+		if now == acked {
+			return false
+		}
+		acked = now
+	}
+}
+
+// hanging describes what has not stopped.
+func (r *Recorder) hanging() []string {
+	hanging := r.supervisor.hanging()
+	if r.check != nil && !r.check.LastRound().IsZero() {
+		hanging = append(hanging, r.monitor.hangs(r.options.ViewsSource))
+	}
+	if hanging == nil {
+		hanging = []string{"the store does not answer"}
+	}
+	return hanging
 }

@@ -50,6 +50,8 @@ func (s *scripted) Sync(context.Context) error { return nil }
 
 func (s *scripted) Sensor() kmodquery.Sensor { return kmodquery.Sensor{Source: s.name} }
 
+func (s *scripted) LastRound() time.Time { return time.Time{} }
+
 // A memory sink keeps events, and refuses while err is set. It takes no more than
 // room at once, where that is set, and waits for open, where that is. The events
 // have first as their FirstSeen then.

@@ -21,6 +21,11 @@ type Source interface {
 	Sync(ctx context.Context) error
 	// Sensor returns the source's state and counters.
 	Sensor() kmodquery.Sensor
+	// LastRound returns when the event loop of Run last completed a round, which
+	// it does at least every progress.Interval, or the zero time while it does
+	// not run. A loop that stops doing so is stalled: its sensor is failed, and
+	// others stand in for the source.
+	LastRound() time.Time
 }
 
 // A Backfiller is a source with a log that can also be read backwards in time.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors/crossview"
+	"github.com/kmodquery/kmodquery/internal/progress"
 )
 
 const (
@@ -50,14 +51,22 @@ type candidate struct {
 	failed    bool               // since it last watched
 	final     bool               // it will never watch on this host
 	backfills bool               // it runs only to backfill
+	slow      time.Time          // when a run began that has not started to watch in time
 	failure   string             // why it last failed, and when; "" if it never did
+
+	monitor monitor
+	stall   chan struct{} // closed while the run is stalled
+	wasUp   bool          // before it was stalled
+	late    time.Time     // when a Sync last gave up waiting, or zero
 }
 
 func newSupervisor(sources []Source, sideBySide bool, takeOver time.Duration, report func(error), emit func(int, kmodquery.Delivery, bool)) *supervisor {
 	s := &supervisor{sideBySide: sideBySide, takeOver: takeOver, report: report, emit: emit}
 	s.changed = sync.NewCond(&s.mu)
 	for rank, source := range sources {
-		s.sources = append(s.sources, &candidate{Source: source, rank: rank})
+		c := &candidate{Source: source, rank: rank, stall: make(chan struct{})}
+		c.monitor.lastRound = source.LastRound
+		s.sources = append(s.sources, c)
 	}
 	return s
 }
@@ -163,9 +172,12 @@ func (s *supervisor) run(ctx context.Context, c *candidate) error {
 	if backfiller, ok := c.Source.(Backfiller); ok {
 		backfiller.Backfill(since)
 	}
-	slow := time.AfterFunc(slowStart, func() { s.setSlow(ctx, c) })
+	began := time.Now()
+	slow := time.AfterFunc(slowStart, func() { s.setSlow(ctx, c, began) })
 	defer slow.Stop()
-	err := c.Run(ctx, func() { s.setUp(c) }, func(d kmodquery.Delivery) { s.emit(c.rank, d, s.isBackfilling(c)) })
+	err := c.Run(ctx, func() { s.setUp(c) }, func(d kmodquery.Delivery) {
+		c.monitor.emit(func() { s.emit(c.rank, d, s.isBackfilling(c)) })
+	})
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -173,12 +185,12 @@ func (s *supervisor) run(ctx context.Context, c *candidate) error {
 	if !c.up.IsZero() && !isReplaced {
 		s.watched = time.Now()
 	}
-	c.cancel, c.up, c.backfills = nil, time.Time{}, false
+	c.cancel, c.up, c.slow, c.backfills, c.wasUp = nil, time.Time{}, time.Time{}, false, false
 	if isReplaced && err == nil {
 		err = errReplaced
 	} else {
 		c.failed = true
-		c.failure = fmt.Sprintf("failed at %s: %v", time.Now().UTC().Format(time.RFC3339), err)
+		c.failure = fmt.Sprintf("failed at %s: %v", timeText(time.Now()), err)
 		c.final = errors.Is(err, kmodquery.ErrNotSupported)
 	}
 	s.change()
@@ -189,18 +201,60 @@ func (s *supervisor) run(ctx context.Context, c *candidate) error {
 func (s *supervisor) setUp(c *candidate) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.up, c.failed, c.backfills = time.Now(), false, false
+	c.up, c.slow, c.failed, c.backfills = time.Now(), time.Time{}, false, false
 	s.change()
 }
 
 // setSlow lets other sources stand in for one that has not started to watch.
-func (s *supervisor) setSlow(ctx context.Context, c *candidate) {
+func (s *supervisor) setSlow(ctx context.Context, c *candidate, began time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if ctx.Err() == nil && c.up.IsZero() && !c.backfills {
-		c.failed = true
+		c.failed, c.slow = true, began
 		s.change()
 	}
+}
+
+// checkProgress lets other sources stand in for those whose event loop is stalled.
+func (s *supervisor) checkProgress(checker *progress.Checker) {
+	for _, c := range s.sources {
+		stalled, isNew := c.monitor.check(checker)
+		switch {
+		case !isNew:
+		case stalled.IsZero():
+			s.setRecovered(c)
+		default:
+			s.setStalled(c, stalled)
+			s.report(fmt.Errorf("%s: %s", c.Name(), stalledReason(stalled)))
+		}
+	}
+}
+
+// setStalled records that the run of a source is stalled since its last round. The
+// source cannot run again before Run returns.
+func (s *supervisor) setStalled(c *candidate, last time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(c.stall)
+	if c.wasUp = !c.up.IsZero(); c.wasUp {
+		s.watched = last
+	}
+	c.up, c.failed = time.Time{}, true
+	c.failure = fmt.Sprintf("hung from %s on", timeText(last))
+	s.change()
+}
+
+// setRecovered records that a run is no longer stalled: it makes progress again, or
+// has ended.
+func (s *supervisor) setRecovered(c *candidate) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.stall = make(chan struct{})
+	if c.cancel != nil && c.wasUp && c.up.IsZero() {
+		c.up, c.failed = time.Now(), false
+	}
+	c.wasUp = false
+	s.change()
 }
 
 // change stops the sources that are no longer wanted and wakes all waiters.
@@ -239,7 +293,7 @@ func (s *supervisor) backfillFrom(ctx context.Context, c *candidate) bool {
 	}
 	c.backfills = true
 	s.changed.Broadcast()
-	for c.backfills && ctx.Err() == nil {
+	for c.backfills && !c.failed && ctx.Err() == nil {
 		s.changed.Wait()
 	}
 	return !c.failed
@@ -266,55 +320,106 @@ func (s *supervisor) isBetterUp(rank int) bool {
 // completeSources returns the complete sources that watch, and since when one of
 // them has.
 func (s *supervisor) completeSources() (list []crossview.CompleteSource, since time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, c := range s.sources {
 		source, ok := c.Source.(crossview.CompleteSource)
+		s.mu.Lock()
+		up := c.up
+		s.mu.Unlock()
 		// A source that lacks some of its hooks watches and is not active.
-		if !ok || c.up.IsZero() || c.Sensor().State != kmodquery.StateActive {
+		if !ok || up.IsZero() || c.Sensor().State != kmodquery.StateActive {
 			continue
 		}
 		list = append(list, source)
-		if since.IsZero() || c.up.Before(since) {
-			since = c.up
+		if since.IsZero() || up.Before(since) {
+			since = up
 		}
 	}
 	return list, since
 }
 
-// sync returns when every source has emitted what it saw before the call.
+// sync returns when every source has emitted what it saw before the call. It does not
+// wait for sources that are stalled.
 func (s *supervisor) sync(ctx context.Context) error {
 	errs := make([]error, len(s.sources))
 	var syncing sync.WaitGroup
 	for i, c := range s.sources {
-		syncing.Go(func() { errs[i] = c.Sync(ctx) })
+		syncing.Go(func() { errs[i] = s.syncOne(ctx, c) })
 	}
 	syncing.Wait()
 	return errors.Join(errs...)
 }
 
+func (s *supervisor) syncOne(ctx context.Context, c *candidate) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.mu.Lock()
+	stall := c.stall
+	s.mu.Unlock()
+	done := make(chan error, 1)
+	go func() { done <- c.Sync(ctx) }()
+	var err error
+	select {
+	case err = <-done:
+	case <-stall:
+		return nil
+	case <-ctx.Done(): // c.Sync may not return
+		err = fmt.Errorf("wait for %s: %w", c.Name(), ctx.Err())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err == nil:
+		c.late = time.Time{}
+	case errors.Is(err, context.DeadlineExceeded):
+		c.late = time.Now()
+	}
+	return err
+}
+
 // sensors returns the sensor of each source.
 func (s *supervisor) sensors() []kmodquery.Sensor {
-	watching := ""
-	failures := make([]string, len(s.sources))
-	s.mu.Lock()
+	sensors := make([]kmodquery.Sensor, len(s.sources))
 	for i, c := range s.sources {
-		failures[i] = c.failure
+		sensors[i] = c.Sensor()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	watching := ""
+	for _, c := range s.sources {
 		if watching == "" && !c.up.IsZero() {
 			watching = c.Name()
 		}
 	}
-	s.mu.Unlock()
-	sensors := make([]kmodquery.Sensor, len(s.sources))
 	for i, c := range s.sources {
-		sensors[i] = c.Sensor()
-		switch sensor := &sensors[i]; {
+		sensor := &sensors[i]
+		switch {
+		case sensor.State == kmodquery.StateStandby && !c.slow.IsZero():
+			sensor.State, sensor.Since = kmodquery.StateFailed, c.slow.Unix()
+			sensor.Reason = fmt.Sprintf("it has been starting since %s and does not watch yet", timeText(c.slow))
 		case sensor.Reason != "":
+		case sensor.State == kmodquery.StateActive && !c.late.IsZero():
+			sensor.Reason = fmt.Sprintf("a query at %s did not get its last events in time", timeText(c.late))
 		case sensor.State == kmodquery.StateActive:
-			sensor.Reason = failures[i]
+			sensor.Reason = c.failure
 		case sensor.State == kmodquery.StateStandby && watching != "":
 			sensor.Reason = "not needed while " + watching + " watches"
 		}
+		c.monitor.describe(sensor)
 	}
 	return sensors
 }
+
+// hanging describes the sources that still run.
+func (s *supervisor) hanging() (hanging []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.sources {
+		if c.cancel != nil {
+			hanging = append(hanging, c.monitor.hangs(c.Name()))
+		}
+	}
+	return hanging
+}
+
+// timeText formats a time for a sensor's reason.
+func timeText(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -12,15 +12,18 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/internal/progress"
 )
 
-// A staged source does what the test says: it watches from the moment of begin
-// on, and ends with what is sent to end.
+// A staged source does what the test says: it watches once begin was received, hangs
+// while the channel sent to hang is open, and returns what is sent to end.
 type staged struct {
 	name     string
 	begin    chan struct{}
 	end      chan error
 	emitting chan kmodquery.Event
+	hang     chan chan struct{}
+	loop     progress.Loop
 
 	mu      sync.Mutex
 	since   []time.Time // of each Backfill
@@ -29,7 +32,10 @@ type staged struct {
 }
 
 func newStaged(name string) *staged {
-	return &staged{name: name, begin: make(chan struct{}), end: make(chan error), emitting: make(chan kmodquery.Event)}
+	return &staged{
+		name: name, begin: make(chan struct{}), end: make(chan error),
+		emitting: make(chan kmodquery.Event), hang: make(chan chan struct{}),
+	}
 }
 
 func (s *staged) Name() string               { return s.name }
@@ -44,8 +50,15 @@ func (s *staged) Backfill(since time.Time) {
 func (s *staged) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) error {
 	s.set(true)
 	defer s.set(false)
+	defer s.loop.End()
+	wake := time.NewTicker(progress.Interval)
+	defer wake.Stop()
 	for {
+		s.loop.Round()
 		select {
+		case <-wake.C:
+		case release := <-s.hang:
+			<-release
 		case <-s.begin:
 			ready()
 		case e := <-s.emitting:
@@ -58,6 +71,8 @@ func (s *staged) Run(ctx context.Context, ready func(), emit func(kmodquery.Deli
 		}
 	}
 }
+
+func (s *staged) LastRound() time.Time { return s.loop.Last() }
 
 func (s *staged) set(running bool) {
 	s.mu.Lock()

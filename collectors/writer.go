@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/internal/progress"
 )
 
 const (
@@ -53,6 +54,8 @@ type writer struct {
 	added    uint64               // events ever added
 	acked    uint64               // events ever stored or dropped
 
+	offered  time.Time        // when the sink was given the batch that it has, or zero
+	late     time.Time        // when a sync last gave up waiting, or zero
 	failure  error            // of the last batch; nil if it was stored
 	cause    error            // of the last failure; nil once no event waits
 	reported map[string]bool  // reasons that were reported since then
@@ -168,7 +171,11 @@ func (w *writer) next() []kmodquery.Delivery {
 			w.weight += weigh(&d)
 		}
 	}
-	return w.inFlight[:min(len(w.inFlight), w.size)]
+	batch := w.inFlight[:min(len(w.inFlight), w.size)]
+	if len(batch) > 0 {
+		w.offered = time.Now()
+	}
+	return batch
 }
 
 // finish takes the result of a batch of n events. It returns whether to go on, and
@@ -196,7 +203,7 @@ func (w *writer) finish(n int, err error) (more, pause bool) {
 // note counts a batch. It returns what to report: each failure once a reason, and that
 // the sink accepts events again.
 func (w *writer) note(n int, err error) (report error) {
-	w.failure = err
+	w.failure, w.offered = err, time.Time{}
 	if err != nil {
 		w.cause = err
 		if reason := reasonOf(err); !w.reported[reason] {
@@ -260,9 +267,13 @@ func (w *writer) sync(ctx context.Context) error {
 			return w.refused()
 		}
 		if err := ctx.Err(); err != nil {
+			if errors.Is(err, context.DeadlineExceeded) {
+				w.late = time.Now()
+			}
 			return fmt.Errorf("wait for %d events to be stored: %w", target-w.acked, err)
 		}
 	}
+	w.late = time.Time{}
 	return nil
 }
 
@@ -273,8 +284,14 @@ func (w *writer) describe(s *kmodquery.Sensor) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s.Shed = w.drops[s.Source]
-	if w.cause != nil {
-		s.StoreReason = fmt.Sprintf("%s; %d events wait in memory, %s", reasonOf(w.cause), w.waiting(), dropsText(w.allDrops()))
+	waiting := fmt.Sprintf("%d events wait in memory, %s", w.waiting(), dropsText(w.allDrops()))
+	switch {
+	case w.cause != nil:
+		s.StoreReason = fmt.Sprintf("%s; %s", reasonOf(w.cause), waiting)
+	case !w.offered.IsZero() && time.Since(w.offered) >= progress.Limit:
+		s.StoreReason = fmt.Sprintf("it has not answered since %s; restart kmodquery if it does not recover; %s", timeText(w.offered), waiting)
+	case !w.late.IsZero():
+		s.StoreReason = fmt.Sprintf("a query at %s did not get its last events in time; %s", timeText(w.late), waiting)
 	}
 }
 
@@ -286,13 +303,24 @@ func (w *writer) close() {
 	w.changed.Broadcast()
 }
 
+// ackedEvents returns how many events were ever stored or dropped.
+func (w *writer) ackedEvents() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.acked
+}
+
 // unstored returns an error if run has left events behind. They are the youngest of
 // each source, so no stored event implies that one of them was stored.
 func (w *writer) unstored() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if left := w.waiting(); left > 0 {
-		return fmt.Errorf("store the last %d events: %w", left, w.failure)
+	left := w.waiting()
+	switch {
+	case left == 0:
+		return nil
+	case w.failure == nil:
+		return fmt.Errorf("store the last %d events: the store does not answer", left)
 	}
-	return nil
+	return fmt.Errorf("store the last %d events: %w", left, w.failure)
 }

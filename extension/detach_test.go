@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -43,6 +44,8 @@ func (p *pinned) Sync(context.Context) error {
 	}
 	return nil
 }
+
+func (p *pinned) LastRound() time.Time { return time.Time{} }
 
 func (p *pinned) Sensor() kmodquery.Sensor {
 	s := kmodquery.Sensor{Source: kmodquery.SourceEBPF, State: kmodquery.StateFailed, Reason: "no rights"}

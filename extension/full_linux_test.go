@@ -43,6 +43,8 @@ func (s *storm) Run(ctx context.Context, ready func(), emit func(kmodquery.Deliv
 
 func (s *storm) Sync(context.Context) error { return nil }
 
+func (s *storm) LastRound() time.Time { return time.Time{} }
+
 func (s *storm) Sensor() kmodquery.Sensor {
 	return kmodquery.Sensor{Source: kmodquery.SourceEBPF, State: kmodquery.StateActive}
 }

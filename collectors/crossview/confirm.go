@@ -40,9 +40,10 @@ func (c *Check) recheck(ctx context.Context, found []difference) ([]difference, 
 			return nil, err
 		}
 		_ = c.Sync(ctx)
+		c.loop.Round()
 		return c.checkAgain(ctx, found, 1, 0)
 	}
-	if err := pause(ctx, recheckDelay); err != nil {
+	if err := c.pause(ctx, recheckDelay); err != nil {
 		return nil, err
 	}
 	byViews := slices.DeleteFunc(slices.Clone(found), func(d difference) bool { return !d.isByViews() })
@@ -57,6 +58,7 @@ func (c *Check) recheck(ctx context.Context, found []difference) ([]difference, 
 		if err := c.Sync(ctx); err != nil {
 			return nil, fmt.Errorf("wait for the sources: %w", err)
 		}
+		c.loop.Round()
 		if others, err = c.checkAgain(ctx, others, 1, 0); err != nil {
 			return nil, err
 		}
@@ -68,7 +70,7 @@ func (c *Check) recheck(ctx context.Context, found []difference) ([]difference, 
 // checkAgain returns the differences that every one of n rechecks finds.
 func (c *Check) checkAgain(ctx context.Context, found []difference, n int, interval time.Duration) ([]difference, error) {
 	for i := 0; i < n && len(found) > 0; i++ {
-		if err := pause(ctx, interval); err != nil {
+		if err := c.pause(ctx, interval); err != nil {
 			return nil, err
 		}
 		c.seen = c.Stamp()
@@ -108,7 +110,7 @@ func (c *Check) confirm(ctx context.Context, found []difference) ([]difference, 
 	if slices.ContainsFunc(found, func(d difference) bool { return d.module.Name == "" }) {
 		delay = memoryDelay
 	}
-	if err := pause(ctx, delay); err != nil {
+	if err := c.pause(ctx, delay); err != nil {
 		return nil, err
 	}
 	// The module may have been loaded after the moment before the first check: an
@@ -120,7 +122,7 @@ func (c *Check) confirm(ctx context.Context, found []difference) ([]difference, 
 	for i := range found {
 		found[i].seen = c.seen
 	}
-	if err := pause(ctx, confirmDelay); err != nil { // for the events of that time to arrive
+	if err := c.pause(ctx, confirmDelay); err != nil { // for the events of that time to arrive
 		return nil, err
 	}
 	return slices.DeleteFunc(found, func(d difference) bool {
@@ -148,7 +150,9 @@ func (c *Check) confirmOnce(ctx context.Context, found []difference) ([]differen
 	}), nil
 }
 
-func pause(ctx context.Context, d time.Duration) error {
+func (c *Check) pause(ctx context.Context, d time.Duration) error {
+	c.loop.Round()
+	defer c.loop.Round()
 	select {
 	case <-ctx.Done():
 		return ctx.Err()

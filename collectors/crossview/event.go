@@ -66,6 +66,7 @@ func (c *Check) emit(d difference) {
 	c.pending[d.subject()] = time.Now()
 	c.mu.Unlock()
 	c.Emit(e)
+	c.loop.Round()
 	if d.event == kmodquery.EventModuleUnwitnessed {
 		c.markUnreliable(d.module.Name)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/internal/progress"
 )
 
 const (
@@ -46,6 +47,7 @@ type Options struct {
 // reported although it should have, and changes that only the views noticed.
 type Check struct {
 	Options
+	loop progress.Loop
 
 	checkedAt  time.Time       // when the last complete check began
 	fullAt     time.Time       // when the last complete check of all views began
@@ -89,9 +91,13 @@ func (c *Check) Replay(e *kmodquery.Event) {
 // each check.
 func (c *Check) Run(ctx context.Context, ready func()) {
 	defer ready()
+	c.loop.Round()
+	defer c.loop.End()
 	reported := ""
 	ticker := time.NewTicker(max(c.Period/checksInPeriod, time.Second))
 	defer ticker.Stop()
+	wake := time.NewTicker(progress.Interval)
+	defer wake.Stop()
 	for {
 		err := c.check(ctx)
 		if ctx.Err() != nil {
@@ -103,13 +109,23 @@ func (c *Check) Run(ctx context.Context, ready func()) {
 			c.Report(fmt.Errorf("%s: %w", c.Source, err))
 		}
 		ready()
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
+		for isDue := false; !isDue; {
+			c.loop.Round()
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				isDue = true
+			case <-wake.C:
+			}
 		}
 	}
 }
+
+// LastRound returns when Run last made progress, or the zero time if it does not run.
+// It makes progress at least every [progress.Interval], unless Views, Sync or Emit
+// block.
+func (c *Check) LastRound() time.Time { return c.loop.Last() }
 
 func (c *Check) setHealth(err error) {
 	shown, reason := c.Views.Shown()
@@ -144,6 +160,7 @@ func (c *Check) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.loop.Round()
 	taint, err := c.Views.Taint(ctx)
 	if err != nil {
 		return err
@@ -178,10 +195,12 @@ func (c *Check) check(ctx context.Context) error {
 // changed or lack a module that was loaded, once in each fullInterval, and once
 // in each period while no complete source watches.
 func (c *Check) read(ctx context.Context, isWatched bool) (shown []kmodquery.Module, isFull bool, err error) {
+	c.loop.Round()
 	shown, err = c.Views.Listed(ctx)
 	if err != nil {
 		return nil, false, err
 	}
+	c.loop.Round()
 	c.mu.Lock()
 	c.sensor.Received += int64(len(shown))
 	c.mu.Unlock()

@@ -89,3 +89,7 @@ func (s *Source) Sync(ctx context.Context) error { return s.health.Sync(ctx) }
 
 // Sensor returns the source's state and counters.
 func (s *Source) Sensor() kmodquery.Sensor { return s.health.Sensor() }
+
+// LastRound returns when the event loop of Run last completed a round, or the zero time
+// while it does not run.
+func (s *Source) LastRound() time.Time { return s.health.LastRound() }

@@ -80,6 +80,10 @@ func (s *Source) Sync(ctx context.Context) error { return s.health.Sync(ctx) }
 // Sensor returns the source's state and counters.
 func (s *Source) Sensor() kmodquery.Sensor { return s.health.Sensor() }
 
+// LastRound returns when the event loop of Run last completed a round, or the zero time
+// while it does not run.
+func (s *Source) LastRound() time.Time { return s.health.LastRound() }
+
 // Backfill limits the backfill of the next Run to messages after since, up to which
 // another source has reported everything. The zero time removes the limit. It must
 // not be called during Run.

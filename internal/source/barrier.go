@@ -34,8 +34,10 @@ func (h *Health) NewBarrier(limit time.Duration) *Barrier {
 	return &Barrier{health: h, limit: limit}
 }
 
-// Begin begins a round if a Sync call waits and no round is in progress.
+// Begin begins a round if a Sync call waits and no round is in progress. The run loop
+// calls it once each time round, so it also counts as [Health.Progress].
 func (b *Barrier) Begin() {
+	b.health.Progress()
 	if !b.began.IsZero() {
 		return
 	}

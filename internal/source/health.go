@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/internal/progress"
 )
 
 // maxReason bounds what AddReason collects, in bytes: it may come from a log.
@@ -28,12 +29,14 @@ type Health struct {
 	incomplete, folded, lastEvent atomic.Int64
 
 	requests chan struct{} // capacity 1
+	loop     progress.Loop // of Run
 
 	mu      sync.Mutex       // guards the fields below
 	sensor  kmodquery.Sensor // its Source never changes and may be read without mu
 	wake    func()           // see Started; may be nil
 	ended   chan struct{}    // closed when Run ends; nil while it does not run
 	pending Pending
+	loops   []*progress.Loop // those of AddLoop
 
 	position string // of the last event that was emitted with one
 }
@@ -62,6 +65,36 @@ func (h *Health) Sensor() kmodquery.Sensor {
 	sensor.Denied = h.folded.Load()
 	sensor.LastEventTime = h.lastEvent.Load()
 	return sensor
+}
+
+// Progress records that the loop of Run has completed a round. Between Started and
+// Stopped it must be called at least every [progress.Interval].
+func (h *Health) Progress() { h.loop.Round() }
+
+// AddLoop returns another loop of the source, which must complete a round as often,
+// until Stopped.
+func (h *Health) AddLoop() *progress.Loop {
+	loop := &progress.Loop{}
+	loop.Round()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.loops = append(h.loops, loop)
+	return loop
+}
+
+// LastRound returns when the loop that is furthest behind completed its last round, or
+// the zero time if the source does not run.
+func (h *Health) LastRound() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.ended == nil {
+		return time.Time{}
+	}
+	last := h.loop.Last()
+	for _, loop := range h.loops {
+		last = Earliest(last, loop.Last())
+	}
+	return last
 }
 
 // Emitted counts an event that is about to be emitted, and remembers its Position.
@@ -106,6 +139,7 @@ func (h *Health) Started(hooks []string, limits string, wake func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.wake, h.ended = wake, make(chan struct{})
+	h.Progress()
 	text, _ := json.Marshal(hooks) // strings always encode
 	h.sensor.Hooks = string(text)
 	h.sensor.State, h.sensor.Reason, h.sensor.Since = kmodquery.StateActive, limits, time.Now().Unix()
@@ -156,7 +190,7 @@ func (h *Health) Stopped(cause error) {
 	if h.ended != nil {
 		close(h.ended)
 	}
-	h.wake, h.ended, h.pending = nil, nil, nil
+	h.wake, h.ended, h.pending, h.loops = nil, nil, nil, nil
 	h.sensor.Hooks = ""
 	h.sensor.State, h.sensor.Reason, h.sensor.Since = kmodquery.StateStandby, "", time.Now().Unix()
 	switch {

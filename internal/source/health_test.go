@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -121,4 +122,26 @@ func TestOneLine(t *testing.T) {
 	} {
 		require.Equal(t, want, OneLine(errors.New(text)))
 	}
+}
+
+func TestLastRoundIsThatOfTheLoopFurthestBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := New(kmodquery.SourceEBPF)
+		require.Zero(t, h.LastRound(), "it does not run")
+		h.Started(nil, "", nil)
+		images := h.AddLoop()
+		began := time.Now()
+		time.Sleep(time.Second)
+		h.Progress()
+		require.Equal(t, began, h.LastRound())
+		images.Round()
+		require.Equal(t, time.Now(), h.LastRound())
+		images.End()
+		time.Sleep(time.Second)
+		require.Equal(t, began.Add(time.Second), h.LastRound())
+		h.NewBarrier(time.Second).Begin()
+		require.Equal(t, time.Now(), h.LastRound())
+		h.Stopped(nil)
+		require.Zero(t, h.LastRound())
+	})
 }

@@ -60,6 +60,10 @@ func (s *Source) Sync(ctx context.Context) error { return s.health.Sync(ctx) }
 // Sensor is the source's own account of itself.
 func (s *Source) Sensor() kmodquery.Sensor { return s.health.Sensor() }
 
+// LastRound returns when the event loop of Run last completed a round, or the zero time
+// while it does not run.
+func (s *Source) LastRound() time.Time { return s.health.LastRound() }
+
 // Backfill says that what happened before since was seen by another source, so
 // that the next Run emits nothing older. The zero time takes that back.
 func (s *Source) Backfill(since time.Time) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/bpf"
+	"github.com/kmodquery/kmodquery/internal/progress"
 	"github.com/kmodquery/kmodquery/linux/module"
 )
 
@@ -68,6 +69,7 @@ type images struct {
 	wake func() error           // makes read return bpf.ErrFlushed, once the ring is empty
 	done func(loadID string, found imageInfo)
 	took func(*bpf.Chunk)
+	loop *progress.Loop // of run
 
 	mu     sync.Mutex
 	wanted []wantedImage
@@ -98,7 +100,7 @@ type imageJob struct {
 func newImages(programs *bpf.Programs, took func(*bpf.Chunk), done func(string, imageInfo)) *images {
 	return &images{
 		read: programs.ReadImage, wake: programs.FlushImages, took: took, done: done,
-		jobs: make(chan imageJob, maxJobs), parts: map[contextID]*parts{},
+		jobs: make(chan imageJob, maxJobs), parts: map[contextID]*parts{}, loop: &progress.Loop{},
 	}
 }
 
@@ -131,8 +133,10 @@ func (i *images) run() {
 	})
 	defer working.Wait()
 	defer close(i.jobs)
+	defer i.loop.End()
 	var chunk bpf.Chunk
 	for {
+		i.loop.Round()
 		err := i.read(&chunk)
 		switch {
 		case errors.Is(err, os.ErrClosed):

@@ -175,6 +175,7 @@ func (s *Source) read(ctx context.Context, programs *bpf.Programs, emit func(kmo
 		_ = programs.Flush() // it fails only when the reading has ended
 	})
 	r.want = images.want
+	images.loop = s.health.AddLoop()
 	go images.run() // ends when the programs are closed
 
 	if err := r.denials.recall(r.translate.blank(host.SinceBoot(), r.clock.BootTime()), s.acks.keysInFlight()); err != nil {
@@ -182,7 +183,10 @@ func (s *Source) read(ctx context.Context, programs *bpf.Programs, emit func(kmo
 	}
 	hand := newHandover(programs.Turns())
 
-	live := liveness{check: programs.Check}
+	live := liveness{check: func() error {
+		_ = programs.FlushImages() // so that its loop completes a round; it fails only when the reading has ended
+		return programs.Check()
+	}}
 	var b *barrier
 	defer func() {
 		var err error
@@ -199,6 +203,7 @@ func (s *Source) read(ctx context.Context, programs *bpf.Programs, emit func(kmo
 		}
 	}()
 	for {
+		s.health.Progress()
 		if err := live.failure(time.Now(), b == nil && s.health.HasPending()); err != nil {
 			s.markUnreliable(err)
 		} else {
@@ -283,6 +288,10 @@ func (s *Source) Sensor() kmodquery.Sensor {
 	}
 	return sensor
 }
+
+// LastRound returns when the event loops of Run last completed a round, that of the
+// one furthest behind, or the zero time while they do not run.
+func (s *Source) LastRound() time.Time { return s.health.LastRound() }
 
 func (s *Source) attach(programs *bpf.Programs) {
 	s.mu.Lock()
@@ -382,9 +391,10 @@ func (s *Source) detach(cause error) error {
 		s.health.Lost.Add(s.lost.since(counters.Lost))
 		s.lost = counters.Lost
 	}
-	err := s.programs.Close()
+	programs := s.programs
 	s.programs, s.counts = nil, nil
 	s.mu.Unlock()
+	err := programs.Close() // without the lock: the kernel may take its time, and Sensor needs it
 	s.health.Stopped(cause)
 	if err != nil {
 		return fmt.Errorf("detach eBPF programs: %w", err)

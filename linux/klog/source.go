@@ -38,6 +38,10 @@ func (s *logSource) Sync(ctx context.Context) error { return s.health.Sync(ctx) 
 // Sensor is the source's own account of itself.
 func (s *logSource) Sensor() kmodquery.Sensor { return s.health.Sensor() }
 
+// LastRound returns when the event loop of Run last completed a round, or the zero time
+// while it does not run.
+func (s *logSource) LastRound() time.Time { return s.health.LastRound() }
+
 // Backfill bounds how far back the next Run looks: another source saw what
 // happened before since. The zero time is no bound but the boot. It must not be
 // called while Run does its work.

@@ -1,0 +1,105 @@
+package collectors
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/internal/progress"
+)
+
+// progressInterval is how often the progress of the event loops is checked.
+const progressInterval = progress.Interval / 2
+
+// A monitor decides whether an event loop is stalled. A loop that is blocked in emit is
+// not: the store is slow, and the StoreReason of the sensors says so.
+type monitor struct {
+	lastRound func() time.Time
+
+	mu       sync.Mutex
+	emitting time.Time // since when the loop is in emit, or zero
+	excused  time.Time // when emit last was seen to block
+	stalled  time.Time // last round of a stalled loop, or zero
+	since    time.Time // when it was found to be stalled
+}
+
+// emit calls f, in which the loop may block.
+func (m *monitor) emit(f func()) {
+	m.setEmitting(time.Now())
+	defer m.setEmitting(time.Time{})
+	f()
+}
+
+func (m *monitor) setEmitting(since time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.emitting = since
+}
+
+// check returns the last round of a stalled loop, or the zero time, and whether that
+// is news.
+func (m *monitor) check(c *progress.Checker) (stalled time.Time, isNew bool) {
+	last := m.lastRound()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	if !m.emitting.IsZero() && now.Sub(m.emitting) >= progressInterval {
+		m.excused = now
+	}
+	was := m.stalled
+	m.stalled = time.Time{}
+	if !last.IsZero() && c.IsStalled(last) && c.IsStalled(m.excused) {
+		m.stalled = last
+	}
+	if isNew = was.IsZero() != m.stalled.IsZero(); isNew {
+		m.since = now
+	}
+	return m.stalled, isNew
+}
+
+// describe makes the sensor of a stalled loop a failed one.
+func (m *monitor) describe(s *kmodquery.Sensor) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.stalled.IsZero() {
+		s.State, s.Reason, s.Since = kmodquery.StateFailed, stalledReason(m.stalled), m.since.Unix()
+	}
+}
+
+// hangs says what the loop of a name waits for.
+func (m *monitor) hangs(name string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.emitting.IsZero() {
+		return name + " waits for the store"
+	}
+	return name + " hangs"
+}
+
+func stalledReason(last time.Time) string {
+	return fmt.Sprintf("its event loop has hung since %s; restart kmodquery if it does not recover", timeText(last))
+}
+
+// checkProgress checks the progress of all event loops until ctx ends.
+func (r *Recorder) checkProgress(ctx context.Context) {
+	ticker := time.NewTicker(progressInterval)
+	defer ticker.Stop()
+	var checker progress.Checker
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		checker.Tick(time.Now())
+		r.supervisor.checkProgress(&checker)
+		if r.check == nil {
+			continue
+		}
+		if stalled, isNew := r.monitor.check(&checker); isNew && !stalled.IsZero() {
+			r.report(fmt.Errorf("%s: %s", r.options.ViewsSource, stalledReason(stalled)))
+		}
+	}
+}
