@@ -16,6 +16,7 @@ const progressInterval = progress.Interval / 2
 // A monitor decides whether an event loop is stalled. A loop that is blocked in emit is
 // not: the store is slow, and the StoreReason of the sensors says so.
 type monitor struct {
+	name      string // of the source
 	lastRound func() time.Time
 
 	mu       sync.Mutex
@@ -68,14 +69,20 @@ func (m *monitor) describe(s *kmodquery.Sensor) {
 	}
 }
 
-// hangs says what the loop of a name waits for.
-func (m *monitor) hangs(name string) string {
+func (m *monitor) isStalled() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return !m.stalled.IsZero()
+}
+
+// hangs says what the loop waits for.
+func (m *monitor) hangs() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.emitting.IsZero() {
-		return name + " waits for the store"
+		return m.name + " waits for the store"
 	}
-	return name + " hangs"
+	return m.name + " hangs"
 }
 
 func stalledReason(last time.Time) string {

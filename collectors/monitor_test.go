@@ -245,6 +245,23 @@ func TestCloseLeavesBehindWhatHangs(t *testing.T) {
 	})
 }
 
+func TestCloseDoesNotWaitForStalledLoops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := newStaged("s")
+		r, sink, _ := startStaged(t, Options{Sources: []Source{source}})
+		source.begin <- struct{}{}
+		source.emitting <- kmodquery.Event{}
+		release := make(chan struct{})
+		source.hang <- release
+		time.Sleep(stallTime)
+		began := time.Now()
+		require.EqualError(t, r.Close(), "stop recording: s hangs")
+		require.Equal(t, closeInterval, time.Since(began))
+		require.Len(t, sink.events, 1)
+		close(release)
+	})
+}
+
 func TestCloseDoesNotWaitForAStoreThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := newStaged("s")

@@ -113,7 +113,7 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 			Complete: r.supervisor.completeSources,
 			Report:   report,
 		})
-		r.monitor.lastRound = r.check.LastRound
+		r.monitor.name, r.monitor.lastRound = o.ViewsSource, r.check.LastRound
 	}
 	return r
 }
@@ -293,9 +293,14 @@ func (r *Recorder) loaded() []kmodquery.Module {
 	return r.state.Loaded(since, &now)
 }
 
-// closeTimeout is how long Close waits without any progress: for the sources and the
-// cross-view check together, and for each batch of the sink.
-const closeTimeout = 10 * time.Second
+const (
+	// closeTimeout is how long Close waits without any progress: for the sources and
+	// the cross-view check together, and for each batch of the sink.
+	closeTimeout = 10 * time.Second
+	// closeInterval is how often Close looks whether only stalled loops are left,
+	// for which it does not wait.
+	closeInterval = 100 * time.Millisecond
+)
 
 // Close stops the sources, stores what they saw and returns. It must be called once,
 // after Start. It leaves behind what hangs, and says so.
@@ -308,7 +313,7 @@ func (r *Recorder) Close() error {
 		r.running.Wait()
 	}()
 	var err error
-	if !r.await(stopped) {
+	if !r.await(stopped, r.isStalled) {
 		err = fmt.Errorf("stop recording: %s", strings.Join(r.hanging(), ", "))
 	}
 	flushed := make(chan struct{})
@@ -316,37 +321,58 @@ func (r *Recorder) Close() error {
 		defer close(flushed)
 		r.correlator.flushAll()
 	}()
-	r.await(flushed)
+	never := func() bool { return false }
+	r.await(flushed, never)
 	r.writer.close()
-	r.await(r.written)
+	r.await(r.written, never)
 	return errors.Join(err, r.writer.unstored())
 }
 
-// await returns true once done is closed, or false if the sink has stored no batch for
-// closeTimeout before that.
-func (r *Recorder) await(done <-chan struct{}) bool {
-	for acked := r.writer.ackedEvents(); ; {
+// await returns true once done is closed. It returns false if giveUp does before that,
+// or if the sink stores no batch for closeTimeout.
+func (r *Recorder) await(done <-chan struct{}, giveUp func() bool) bool {
+	ticker := time.NewTicker(closeInterval)
+	defer ticker.Stop()
+	acked, since := r.writer.ackedEvents(), time.Now()
+	for {
 		select {
 		case <-done:
 			return true
-		case <-time.After(closeTimeout):
+		case <-ticker.C:
 		}
-		now := r.writer.ackedEvents()
-		if now == acked {
+		if now := r.writer.ackedEvents(); now != acked {
+			acked, since = now, time.Now()
+		}
+		if giveUp() || time.Since(since) >= closeTimeout {
 			return false
 		}
-		acked = now
 	}
+}
+
+// runningMonitors returns the monitors of the sources that run, and of the cross-view
+// check if it does.
+func (r *Recorder) runningMonitors() []*monitor {
+	monitors := r.supervisor.runningMonitors()
+	if r.check != nil && !r.check.LastRound().IsZero() {
+		monitors = append(monitors, &r.monitor)
+	}
+	return monitors
+}
+
+// isStalled reports whether event loops run and all of them are stalled.
+func (r *Recorder) isStalled() bool {
+	monitors := r.runningMonitors()
+	return len(monitors) > 0 && !slices.ContainsFunc(monitors, func(m *monitor) bool { return !m.isStalled() })
 }
 
 // hanging describes what has not stopped.
 func (r *Recorder) hanging() []string {
-	hanging := r.supervisor.hanging()
-	if r.check != nil && !r.check.LastRound().IsZero() {
-		hanging = append(hanging, r.monitor.hangs(r.options.ViewsSource))
+	hanging := []string{}
+	for _, m := range r.runningMonitors() {
+		hanging = append(hanging, m.hangs())
 	}
-	if hanging == nil {
-		hanging = []string{"the store does not answer"}
+	if len(hanging) == 0 {
+		return []string{"the store does not answer"}
 	}
 	return hanging
 }

@@ -142,7 +142,8 @@ func NewRemote(dial func(ctx context.Context) (net.Conn, error), sources []strin
 }
 
 // Sync returns when every event that happened before the call is in the store, as
-// [Recorder.Sync] does. If no recorder runs there is nothing to wait for.
+// [Recorder.Sync] does. If no recorder runs there is nothing to wait for. Its error
+// matches [kmodquery.ErrNotStored] too if the recorder does not answer in time.
 func (r *Remote) Sync(ctx context.Context) error {
 	_, err := r.ask(ctx, request{Sync: true})
 	return err
@@ -174,8 +175,12 @@ func (r *Remote) Sensors(ctx context.Context) []kmodquery.Sensor {
 
 // ask makes a request that includes a Sync, and returns the error of the Sync.
 func (r *Remote) ask(ctx context.Context, wanted request) (report, error) {
+	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
+	defer cancel()
 	answer, err := r.exchange(ctx, wanted)
 	switch {
+	case err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return report{}, fmt.Errorf("%w: %w", kmodquery.ErrNotStored, err)
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
 		return report{}, nil // no recorder runs, as the sensors say
 	case err != nil:

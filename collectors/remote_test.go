@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -208,6 +209,19 @@ func TestRemoteFailsIfRecorderHangsUp(t *testing.T) {
 	}, []string{"s"})
 	require.ErrorContains(t, remote.Sync(t.Context()), "hear from the process that records")
 	require.Contains(t, remote.Sensors(t.Context())[0].Reason, "hear from the process that records")
+}
+
+func TestRemoteAnswersAtItsDeadlineIfRecorderHangs(t *testing.T) {
+	_, remote := listen(t) // and accepts no connection
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, remote.Sync(ctx), kmodquery.ErrNotStored)
+	loaded, err := remote.Loaded(ctx)
+	require.NoError(t, err)
+	require.Empty(t, loaded)
+	sensor := remote.Sensors(ctx)[0]
+	require.Equal(t, kmodquery.StateFailed, sensor.State)
+	require.Contains(t, sensor.Reason, "the process that records")
 }
 
 // Strings may hold any bytes that the host chose.

@@ -65,7 +65,7 @@ func newSupervisor(sources []Source, sideBySide bool, takeOver time.Duration, re
 	s.changed = sync.NewCond(&s.mu)
 	for rank, source := range sources {
 		c := &candidate{Source: source, rank: rank, stall: make(chan struct{})}
-		c.monitor.lastRound = source.LastRound
+		c.monitor.name, c.monitor.lastRound = source.Name(), source.LastRound
 		s.sources = append(s.sources, c)
 	}
 	return s
@@ -409,16 +409,16 @@ func (s *supervisor) sensors() []kmodquery.Sensor {
 	return sensors
 }
 
-// hanging describes the sources that still run.
-func (s *supervisor) hanging() (hanging []string) {
+// runningMonitors returns the monitors of the sources that run.
+func (s *supervisor) runningMonitors() (monitors []*monitor) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.sources {
 		if c.cancel != nil {
-			hanging = append(hanging, c.monitor.hangs(c.Name()))
+			monitors = append(monitors, &c.monitor)
 		}
 	}
-	return hanging
+	return monitors
 }
 
 // timeText formats a time for a sensor's reason.

@@ -9,6 +9,8 @@ import (
 	"log"
 	"os"
 	"os/signal"
+	"sync"
+	"time"
 
 	"github.com/mattn/go-isatty"
 	"golang.org/x/sys/unix"
@@ -21,6 +23,29 @@ const (
 	exitFailed = 1 // something that should have worked did not
 	exitUsage  = 2 // the command line makes no sense
 )
+
+// exitTimeout is how long the process may take to end after a signal. systemd kills the
+// service after TimeoutStopSec=30.
+const exitTimeout = 25 * time.Second
+
+// boundExit calls exit if the function that it returns is not called within exitTimeout
+// after the end of ctx: a system call may hang, such as one of the store's.
+func boundExit(ctx context.Context, exit func()) (ended func()) {
+	done := make(chan struct{})
+	go func() {
+		select {
+		case <-done:
+			return
+		case <-ctx.Done():
+		}
+		select {
+		case <-done:
+		case <-time.After(exitTimeout):
+			exit()
+		}
+	}()
+	return sync.OnceFunc(func() { close(done) })
+}
 
 // errReported says that each failure already had its line.
 var errReported = errors.New("failed")
@@ -52,6 +77,10 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 	}
 	ctx, stop := signal.NotifyContext(ctx, signals...)
 	defer stop()
+	defer boundExit(ctx, func() {
+		report.Printf("the process has not ended %v after a signal; what waits in memory is not stored", exitTimeout)
+		os.Exit(exitFailed)
+	})()
 	switch c.command {
 	case "query":
 		err = query(ctx, c, stdin, stdout, stderr, report)

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -96,4 +98,25 @@ func TestEveryFailureIsOneLine(t *testing.T) {
 		require.Regexp(t, `^kmodquery: [^\n]+\n$`, stderr.String())
 		require.Empty(t, stdout.String())
 	}
+}
+
+func TestExitIsBoundedAfterASignal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, signal := context.WithCancel(t.Context())
+		exited := false
+		ended := boundExit(ctx, func() { exited = true })
+		time.Sleep(time.Hour)
+		signal()
+		time.Sleep(exitTimeout - time.Second)
+		require.False(t, exited)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.True(t, exited)
+		ended()
+
+		exited = false
+		boundExit(ctx, func() { exited = true })()
+		time.Sleep(time.Hour)
+		require.False(t, exited, "it has ended in time")
+	})
 }

@@ -56,6 +56,8 @@ func (p *platform) automatic() string {
 
 // withEvents adds what the events say of loaded modules to what views show.
 func withEvents(ctx context.Context, r recorder, shown []kmodquery.Module) ([]kmodquery.Module, error) {
+	ctx, cancel := tables.SyncContext(ctx)
+	defer cancel()
 	loaded, err := r.Loaded(ctx)
 	if err != nil {
 		return nil, err

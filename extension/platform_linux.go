@@ -102,20 +102,28 @@ func (v kernelViews) Shown() (shown []string, reason string) {
 	return shown, strings.Join(errs, "; ")
 }
 
-// An inventory is what this host's views and disk, and the recorder, say of its
+// An inventory joins what the views, the disk and the recorder of this host say of its
 // modules.
 type inventory struct {
 	*ondisk.Disk
 	views    *views.Views
 	recorder recorder
+	reading  chan struct{} // holds a value while the views are read
 }
 
 func newInventory(r recorder) tables.Inventory {
-	return &inventory{Disk: ondisk.New("/", kernelRelease()), views: views.New("/"), recorder: r}
+	return &inventory{Disk: ondisk.New("/", kernelRelease()), views: views.New("/"), recorder: r, reading: make(chan struct{}, 1)}
 }
 
-// Modules leaves out what only seems to hide.
+// Modules leaves out modules that only seem to be hidden. One call at a time reads the
+// views: if the kernel hangs in it, the queries of other tables go on.
 func (i *inventory) Modules(ctx context.Context) ([]kmodquery.Module, error) {
+	select {
+	case i.reading <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-i.reading }()
 	modules, err := i.views.Modules(ctx)
 	if err != nil {
 		return nil, err

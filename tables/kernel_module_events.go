@@ -28,7 +28,7 @@ func kernelModuleEvents(c Config) definition {
 }
 
 func generateEvents(ctx context.Context, c Config, q query) ([]map[string]string, error) {
-	if err := settle(ctx, c.Recorder); err != nil {
+	if err := syncBeforeRead(ctx, c.Recorder); err != nil {
 		return nil, err
 	}
 	filter := kmodquery.Filter{Conditions: q.conditions(kmodquery.EventColumn), Columns: []string{}}

@@ -122,7 +122,7 @@ func findingEventColumn(name string) (kmodquery.Column, bool) {
 type findings struct{ config Config }
 
 func (f findings) generate(ctx context.Context, q query) ([]map[string]string, error) {
-	if err := settle(ctx, f.config.Recorder); err != nil {
+	if err := syncBeforeRead(ctx, f.config.Recorder); err != nil {
 		return nil, err
 	}
 	// What matching looks at, for all signatures in one pass.

@@ -124,8 +124,10 @@ func generateSensors(ctx context.Context, c Config, q query) ([]map[string]strin
 		// This table tells what is wrong; it is no reason not to answer.
 		status.Trouble = err.Error()
 	}
+	recorderCtx, cancel := SyncContext(ctx)
+	defer cancel()
 	var rows []map[string]string
-	for i, sensor := range c.Recorder.Sensors(ctx) {
+	for i, sensor := range c.Recorder.Sensors(recorderCtx) {
 		row := map[string]string{}
 		for _, column := range sensorColumns {
 			if !q.uses(column.Name) {

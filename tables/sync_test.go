@@ -1,0 +1,55 @@
+package tables
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// A slowRecorder waits for a source that does not answer.
+type slowRecorder struct{ recorder }
+
+func (r *slowRecorder) Sync(ctx context.Context) error {
+	<-ctx.Done()
+	return fmt.Errorf("%w: %w", kmodquery.ErrNotStored, ctx.Err())
+}
+
+func (r *slowRecorder) Sensors(ctx context.Context) []kmodquery.Sensor {
+	<-ctx.Done()
+	return []kmodquery.Sensor{{Source: kmodquery.SourceEBPF, State: kmodquery.StateFailed}}
+}
+
+func TestStoredEventsAnswerAQueryIfASourceHangs(t *testing.T) {
+	config := testConfig(t, kmodquery.Event{EventName: kmodquery.EventInitModule, Source: kmodquery.SourceEBPF, Time: 1, Name: "dummy"})
+	require.NoError(t, config.Recorder.Sync(t.Context()))
+	config.Recorder, config.Timeout = &slowRecorder{}, 2*time.Second
+	plugins := Plugins(config)
+	for i, want := range []int{1, 1, -1, 1} {
+		if want < 0 {
+			continue // the inventory does not read the store
+		}
+		began := time.Now()
+		response := plugins[i].Call(t.Context(), map[string]string{"action": "generate", "context": "{}"})
+		require.EqualValues(t, 0, response.Status.Code, response.Status.Message)
+		require.Len(t, response.Response, want)
+		require.GreaterOrEqual(t, time.Since(began), time.Second/2)
+	}
+}
+
+func TestSyncContextLeavesHalfOfTheTime(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	half, cancelHalf := SyncContext(ctx)
+	defer cancelHalf()
+	deadline, _ := half.Deadline()
+	require.InDelta(t, 30*time.Minute, time.Until(deadline), float64(time.Minute))
+	unlimited, cancelUnlimited := SyncContext(t.Context())
+	defer cancelUnlimited()
+	_, ok := unlimited.Deadline()
+	require.False(t, ok)
+}
