@@ -22,34 +22,37 @@ import (
 )
 
 const (
-	// maxEntry bounds a line of journalctl's. A longer one is none of those
-	// that are looked for.
+	// maxEntry bounds a line of journalctl's output. No entry about modules is longer.
 	maxEntry = 1 << 20
-	// maxEntries bounds the entries that were read and not looked at.
+	// maxEntries bounds the entries that were read and not handled yet.
 	maxEntries = 64
-	// syncTimeout is how long a Sync waits for journalctl to come to the
-	// journal's present end.
-	syncTimeout = 3 * time.Second
-	// backfillTimeout is how long Run waits for it before it is ready.
-	backfillTimeout = 30 * time.Second
-	// maxStderr bounds what is kept of journalctl's errors.
+	// maxStderr bounds what is kept of journalctl's error output.
 	maxStderr = 2 << 10
 )
 
-// Journal is the source that has journalctl follow systemd's journal. It needs
-// journalctl from systemd 236 on, and root or the group systemd-journal.
+// Journal is the source that follows systemd's journal with journalctl. It needs
+// journalctl of systemd 236 or later, and root or the group systemd-journal.
 type Journal struct {
 	*logSource
-	options JournalOptions
-	// hasLostCursor says that journalctl does not take the stored cursor.
+	options  JournalOptions
+	timeouts journalTimeouts
+	// hasLostCursor is set if journalctl rejected the stored cursor.
 	hasLostCursor bool
 }
 
-// JournalOptions say how to read the journal, and how far it was read.
+// journalTimeouts are how long the source waits for journalctl.
+type journalTimeouts struct {
+	end      time.Duration // to print the journal's last entry
+	sync     time.Duration // to reach the journal's end, during a Sync
+	backfill time.Duration // to reach it, before Run calls ready
+}
+
+// JournalOptions are the options of NewJournal.
 type JournalOptions struct {
-	// Command is journalctl when empty. More arguments are added.
+	// Command is the command to which arguments are added, journalctl if empty.
 	Command []string
-	// Position returns the position of the last event that was stored, or "".
+	// Position returns the position of the source's last stored event, or "". It may
+	// be nil.
 	Position func(ctx context.Context) (string, error)
 }
 
@@ -58,11 +61,13 @@ func NewJournal(o JournalOptions) *Journal {
 	if len(o.Command) == 0 {
 		o.Command = []string{"journalctl"}
 	}
-	return &Journal{options: o, logSource: newLogSource(kmodquery.SourceJournal, o.Position)}
+	return &Journal{
+		logSource: newLogSource(kmodquery.SourceJournal, o.Position), options: o,
+		timeouts: journalTimeouts{end: 3 * time.Second, sync: 3 * time.Second, backfill: 30 * time.Second},
+	}
 }
 
-// journalMatches select, beside what the kernel says, what the programs say that
-// load modules.
+// journalMatches select the messages of the kernel, and of programs that load modules.
 var journalMatches = []string{
 	"_TRANSPORT=kernel",
 	"+", "_SYSTEMD_UNIT=systemd-modules-load.service", "_UID=0",
@@ -72,7 +77,7 @@ var journalMatches = []string{
 	"+", "_EXE=/bin/kmod", "_UID=0",
 }
 
-// journalHooks are the matches as the sensors table shows them.
+// journalHooks returns the matches as the sensors table shows them.
 func journalHooks() []string {
 	var hooks []string
 	for match := range strings.SplitSeq(strings.Join(journalMatches, " "), " + ") {
@@ -81,17 +86,17 @@ func journalHooks() []string {
 	return hooks
 }
 
-// journalFields are the fields that are asked for, beside those that journalctl
-// always gives.
+// journalFields are the requested fields, beside those that journalctl always prints.
 var journalFields = []string{
 	"MESSAGE", "SYSLOG_FACILITY", "_TRANSPORT", "_SOURCE_MONOTONIC_TIMESTAMP",
 	"_PID", "_UID", "_GID", "_COMM", "_EXE", "_CMDLINE", "_SYSTEMD_UNIT", "_SYSTEMD_CGROUP",
 }
 
-// Run emits what the journal says of modules until ctx ends, beginning with what
-// it says since the position that was stored, or since the kernel booted. It
-// calls ready once, when it has read all that the journal had. What the kernel
-// said and journald did not write yet is not seen, by Sync either.
+// Run emits the events of the journal's messages about modules until ctx ends. It begins
+// after the stored position, or with the boot. It calls ready once, when it has read all
+// that the journal had. Messages of the kernel that journald has not written yet are not
+// seen, by Sync either. An error that matches kmodquery.ErrNotSupported means that this
+// host cannot support the source before the next boot; other errors may pass.
 func (s *Journal) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) (err error) {
 	defer func() { s.health.Stopped(err) }()
 	boot, stored, err := s.resume(ctx)
@@ -105,11 +110,11 @@ func (s *Journal) Run(ctx context.Context, ready func(), emit func(kmodquery.Del
 	if err != nil {
 		return err
 	}
-	r := journalReader{source: s, boot: boot, correlator: s.newCorrelator(emit), after: parseJournalPosition(stored)}
-	return r.run(ctx, end, ready)
+	r := journalReader{source: s, boot: boot, correlator: s.newCorrelator(emit), ready: ready, after: parseJournalPosition(stored)}
+	return r.run(ctx, end)
 }
 
-// command is a call of journalctl that dies with this process.
+// command returns a call of journalctl that is killed when this process ends.
 func (s *Journal) command(ctx context.Context, arguments ...string) *exec.Cmd {
 	arguments = append([]string{"--output=json", "--quiet", "--no-pager", "--all"}, arguments...)
 	arguments = append(arguments, "--output-fields="+strings.Join(journalFields, ","))
@@ -121,16 +126,16 @@ func (s *Journal) command(ctx context.Context, arguments ...string) *exec.Cmd {
 	return cmd
 }
 
-// end is the last entry of the journal that is looked at, nil where it has none.
+// end returns the last entry that matches, or nil if there is none.
 func (s *Journal) end(ctx context.Context) (*journalEntry, error) {
-	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeouts.end)
 	defer cancel()
 	// The kernel sends the signal when this thread ends, not the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	out, complaint := cmdout.NewHead(maxEntry, nil), cmdout.NewHead(maxStderr, nil)
+	out, stderr := cmdout.NewHead(maxEntry, nil), cmdout.NewHead(maxStderr, nil)
 	cmd := s.command(ctx, "--lines=1")
-	cmd.Stdout, cmd.Stderr = out, complaint
+	cmd.Stdout, cmd.Stderr = out, stderr
 	err := cmd.Run()
 	switch {
 	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
@@ -139,13 +144,13 @@ func (s *Journal) end(ctx context.Context) (*journalEntry, error) {
 			Need:    "systemd, whose journal it reads",
 		}
 	case err != nil:
-		return nil, fmt.Errorf("ask %s for the journal's end: %w%s", s.options.Command[0], err, complaint.Said())
+		return nil, fmt.Errorf("read the journal's end with %s: %w%s", s.options.Command[0], err, stderr.Said())
 	}
 	end := out.String()
 	if end == "" {
-		if _, err := os.Stat(devKmsg); err != nil || complaint.String() != "" {
+		if _, err := os.Stat(devKmsg); err != nil || stderr.String() != "" {
 			return nil, &kmodquery.NotSupportedError{
-				Missing: "the journal shows no message of the kernel" + complaint.Said(),
+				Missing: "the journal shows no message of the kernel" + stderr.Said(),
 				Need:    "root or the group systemd-journal, and a journald that reads the kernel's log (ReadKMsg=yes in journald.conf)",
 			}
 		}
@@ -153,127 +158,80 @@ func (s *Journal) end(ctx context.Context) (*journalEntry, error) {
 	}
 	e, err := parseJournalEntry([]byte(end))
 	if err != nil {
-		return nil, fmt.Errorf("read the journal's end: %w", err)
+		return nil, fmt.Errorf("parse the journal's end: %w", err)
 	}
 	return &e, nil
 }
 
-// A journalReader is one Run's reading.
+// askEnd returns a channel that receives the journal's end, or nil if there is none or
+// it cannot be had.
+func (s *Journal) askEnd(ctx context.Context) chan *journalEntry {
+	answer := make(chan *journalEntry, 1)
+	go func() {
+		end, _ := s.end(ctx) // if it fails the journal, or this Run, has ended
+		answer <- end
+	}()
+	return answer
+}
+
+// A journalReader is the state of one Run.
 type journalReader struct {
 	source     *Journal
 	boot       string
 	correlator *correlator
-	clock      printkClock
+	ready      func() // nil once called
 
-	after   *journalPosition // told of before; nil once it was passed
-	reached journalEntry     // the last entry that was read
+	after   *journalPosition // where the Run before ended; nil once it was passed
+	reached journalPosition  // of the last entry that was read
 }
 
-// A journalSync is what some wait for.
-type journalSync struct {
-	pending source.Pending
-	asked   chan *journalEntry // gives the journal's end once, nil where there is none
-	end     *journalEntry
-	isKnown bool
-	until   time.Time
-}
-
-func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()) (err error) {
+// run reads what journalctl prints. end is the journal's present end.
+func (r *journalReader) run(ctx context.Context, end *journalEntry) error {
 	s := r.source
-	ctx, cancel := context.WithCancel(ctx)
+	running, cancel := context.WithCancel(ctx)
+	defer cancel()
 	// The kernel sends Pdeathsig when this thread ends, not the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	complaint := cmdout.NewHead(maxStderr, nil)
-	cmd := s.command(ctx, append([]string{"--follow", "--no-tail"}, r.from()...)...)
-	cmd.Stderr = complaint
+	stderr := cmdout.NewHead(maxStderr, nil)
+	cmd := s.command(running, append([]string{"--follow", "--no-tail"}, r.from()...)...)
+	cmd.Stderr = stderr
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
-		cancel()
-		return fmt.Errorf("make a pipe: %w", err)
+		return fmt.Errorf("create a pipe: %w", err)
 	}
 	if err := cmd.Start(); err != nil {
-		cancel()
 		return fmt.Errorf("start %s: %w", s.options.Command[0], err)
 	}
 	s.health.Started(journalHooks(), "", nil)
 	entries := make(chan []byte, maxEntries)
 	go func() {
 		defer close(entries)
-		// What stands behind the last line feed is no entry.
-		cmdout.Lines(ctx, stdout, maxEntry, entries, func() { s.health.DecodeErrors.Add(1) })
+		// Bytes after the last line feed are no entry.
+		cmdout.Lines(running, stdout, maxEntry, entries, func() { s.health.DecodeErrors.Add(1) })
 	}()
-	stop := func() error {
-		cancel()
-		for range entries { // until its reader has ended
-			continue
-		}
-		return cmd.Wait()
-	}
+	r.follow(ctx, entries, end)
+	r.correlator.flush()
 
-	// The look-back is a wait for the end that the journal had before.
-	sync := &journalSync{end: end, isKnown: true, until: time.Now().Add(backfillTimeout)}
-	defer func() {
-		r.correlator.flush()
-		if sync != nil {
-			sync.pending.Release()
-		}
-	}()
-	for {
-		if sync == nil {
-			sync = r.nextSync(ctx)
-		}
-		var asked chan *journalEntry
-		if sync != nil && !sync.isKnown {
-			asked = sync.asked
-		}
-		timer := time.NewTimer(r.pause(sync))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			_ = stop() // it was killed
-			return nil
-		case entry, ok := <-entries:
-			if !ok {
-				timer.Stop()
-				if ctx.Err() != nil {
-					_ = stop() // it was killed
-					return nil
-				}
-				kill := time.AfterFunc(time.Second, cancel) // it said all that it will
-				err := cmd.Wait()
-				kill.Stop()
-				cancel()
-				s.hasLostCursor = r.after != nil && strings.Contains(complaint.Said(), "cursor")
-				if err == nil {
-					err = errors.New("it should have gone on")
-				}
-				return fmt.Errorf("%s ended: %w%s", s.options.Command[0], err, complaint.Said())
-			}
-			r.take(entry)
-		case sync.end = <-asked:
-			sync.isKnown = true
-		case <-s.health.Requests():
-		case <-timer.C:
-		}
-		timer.Stop()
-		now := time.Now()
-		r.correlator.expire(now)
-		if sync == nil || !sync.isOver(r, now) {
-			continue
-		}
-		r.correlator.flush()
-		if ready != nil {
-			ready()
-			ready = nil
-		}
-		sync.pending.Release()
-		sync = nil
+	// If it closed its output it is about to exit. If ctx ended it is killed already.
+	kill := time.AfterFunc(time.Second, cancel)
+	defer kill.Stop()
+	for range entries { // until the goroutine ends
+		continue
 	}
+	err = cmd.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	s.hasLostCursor = r.after != nil && strings.Contains(stderr.Said(), "cursor")
+	if err == nil {
+		err = errors.New("exit status 0")
+	}
+	return fmt.Errorf("%s exited unexpectedly: %w%s", s.options.Command[0], err, stderr.Said())
 }
 
-// from is where journalctl begins: with the entry that the position names, which
-// journalctl finds the neighbours of when it is gone.
+// from returns the option for the first entry: the one of the position, or the one next
+// to it if that is gone.
 func (r *journalReader) from() []string {
 	switch {
 	case r.after == nil:
@@ -284,59 +242,66 @@ func (r *journalReader) from() []string {
 	return []string{"--cursor=" + r.after.cursor}
 }
 
-// nextSync asks for the journal's end for those who wait, nil where nobody does.
-func (r *journalReader) nextSync(ctx context.Context) *journalSync {
-	pending := r.source.health.TakePending()
-	if len(pending) == 0 {
-		return nil
+// follow reads entries until ctx ends or journalctl closes its output. A Sync ends when
+// the entry was read that is the journal's last at its beginning.
+func (r *journalReader) follow(ctx context.Context, entries <-chan []byte, end *journalEntry) {
+	health, c := r.source.health, r.correlator
+	sync := health.NewBarrier(r.source.timeouts.sync)
+	defer sync.Release()
+	readyBy := time.Now().Add(r.source.timeouts.backfill)
+	isKnown := true               // end is the journal's last entry at the beginning of the round
+	var answer chan *journalEntry // receives it if it was asked for
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		if r.ready == nil {
+			sync.Begin()
+		}
+		if !sync.Began().IsZero() && !isKnown && answer == nil {
+			answer = r.source.askEnd(ctx)
+		}
+		var settled time.Time
+		if isKnown && r.isAt(end) {
+			settled = c.settled()
+		}
+		due := sync.Due(settled)
+		if r.ready != nil {
+			due = source.Earliest(settled, readyBy)
+		}
+		if !due.IsZero() && !time.Now().Before(due) {
+			c.flush()
+			if r.ready != nil {
+				r.ready()
+				r.ready = nil
+			}
+			sync.Release()
+			isKnown, answer = false, nil
+			continue
+		}
+		timer.Reset(time.Until(source.Earliest(c.next(), due, time.Now().Add(wakeInterval))))
+		select {
+		case <-ctx.Done():
+			return
+		case entry, ok := <-entries:
+			if !ok {
+				return
+			}
+			r.take(entry)
+		case end = <-answer:
+			isKnown, answer = true, nil
+		case <-health.Requests():
+		case <-timer.C:
+		}
+		c.expire(time.Now())
 	}
-	s := &journalSync{pending: pending, asked: make(chan *journalEntry, 1), until: time.Now().Add(syncTimeout)}
-	go func() {
-		// Where it cannot be asked for nothing is waited for: the journal, or this
-		// source, has ended.
-		end, _ := r.source.end(ctx)
-		s.asked <- end
-	}()
-	return s
 }
 
-// isOver reports whether what is waited for was read, and nothing more is
-// expected to belong to it.
-func (s *journalSync) isOver(r *journalReader, now time.Time) bool {
-	if !now.Before(s.until) {
-		return true
-	}
-	return s.isKnown && r.isAt(s.end) && !now.Before(r.correlator.settled(s.until.Add(-syncTimeout)))
-}
-
-// isAt reports whether an entry was read, or told of before.
+// isAt reports whether an entry was read by this Run or one before.
 func (r *journalReader) isAt(end *journalEntry) bool {
-	if end == nil || r.after != nil && r.after.isBehind(end) {
-		return true
-	}
-	reached := journalPosition{bootID: r.reached.bootID, monotonic: r.reached.monotonic, realtime: r.reached.realtime, cursor: r.reached.cursor}
-	return r.reached.cursor != "" && reached.isBehind(end)
+	return end == nil || r.after != nil && r.after.covers(&end.journalPosition) || r.reached.cursor != "" && r.reached.covers(&end.journalPosition)
 }
 
-// pause is how long there is nothing to do unless something comes.
-func (r *journalReader) pause(sync *journalSync) time.Duration {
-	next := r.correlator.next()
-	if sync != nil {
-		until := sync.until
-		if settles := r.correlator.settled(sync.until.Add(-syncTimeout)); sync.isKnown && r.isAt(sync.end) {
-			until = settles
-		}
-		if next.IsZero() || until.Before(next) {
-			next = until
-		}
-	}
-	if next.IsZero() {
-		return time.Hour
-	}
-	return max(time.Until(next), 0) + time.Millisecond
-}
-
-// take reads one of journalctl's lines.
+// take handles a line of journalctl's.
 func (r *journalReader) take(b []byte) {
 	e, err := parseJournalEntry(b)
 	if err != nil {
@@ -345,36 +310,35 @@ func (r *journalReader) take(b []byte) {
 		return
 	}
 	if r.after != nil {
-		if r.after.isBehind(&e) {
+		if r.after.covers(&e.journalPosition) {
 			if e.cursor == r.after.cursor {
 				r.after = nil
-				r.reached = e
+				r.reached = e.journalPosition
 			}
 			return
 		}
-		// The entry itself is gone, and with it maybe some that followed it.
-		r.source.health.SetReason("the journal dropped entries before they were read, or around those that were; set SystemMaxUse in journald.conf higher")
+		// The entry is gone, and entries after it may be gone too.
+		r.source.health.SetReason("the journal may have dropped entries before they were read; increase SystemMaxUse in journald.conf")
 		r.after = nil
 	}
 	r.source.health.Received.Add(1)
-	r.reached = e
-	position := e.position()
-	if says, ok := e.statement(); ok {
-		r.correlator.add(r.line(&e, says, string(b)), time.Now())
+	r.reached = e.journalPosition
+	if statement, ok := e.statement(); ok {
+		r.correlator.add(r.line(&e, statement, string(b)), time.Now())
 	}
-	r.correlator.setPosition(position)
+	r.correlator.setPosition(e.String())
 }
 
-func (r *journalReader) line(e *journalEntry, says printk.Statement, raw string) line {
+func (r *journalReader) line(e *journalEntry, statement printk.Statement, raw string) line {
 	l := line{
-		statement: says, raw: raw, text: e.fields["MESSAGE"], at: e.monotonic,
+		statement: statement, raw: raw, text: e.fields["MESSAGE"], at: e.monotonic,
 		time: e.time(), bootID: dashed(e.bootID), id: e.cursor, loader: e.loader(),
 	}
-	if said, err := e.micros("_SOURCE_MONOTONIC_TIMESTAMP"); err == nil && l.loader == nil {
-		l.at = said
+	if at, err := e.micros("_SOURCE_MONOTONIC_TIMESTAMP"); err == nil && l.loader == nil {
+		l.at = at
 	}
 	if l.bootID == r.boot {
-		_, l.uptime = r.clock.at(l.at)
+		_, l.uptime = printkTime(l.at)
 	}
 	return l
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// said are lines as kernels print them, most of them taken from Debian's 6.1 and
-// 7.3 in a VM, and what they say.
+// messageTests are messages of kernels, most of them from Debian's 6.1 and 7.3 in a VM,
+// and the statements that they make.
 var messageTests = []struct {
 	text string
 	want Statement
@@ -120,8 +120,8 @@ func TestKernelMessagesAreRecognized(t *testing.T) {
 	}
 }
 
-// TestOtherMessagesAreIgnored has texts in which somebody else had a word:
-// what a device, a process or a file calls itself.
+// In some of these texts a user chooses a part: the name of a device, a process or a
+// file.
 func TestOtherMessagesAreIgnored(t *testing.T) {
 	for _, text := range []string{
 		"",
@@ -180,13 +180,13 @@ func TestLoaderMessagesAreRecognized(t *testing.T) {
 // TestEveryMessageContainsItsLiteral has every form's literal in the texts that the form accepts.
 func TestEveryMessageContainsItsLiteral(t *testing.T) {
 	for _, m := range kernelMessages {
-		require.GreaterOrEqual(t, len(m.literal), 8, "%s", m.form)
+		require.GreaterOrEqual(t, len(m.literal), 8, "%s", m.pattern)
 	}
 	require.Equal(t, "loading out-of-tree module taints kernel", longestLiteral(`NAME: loading out-of-tree module taints kernel\.`)[2:])
 	for _, s := range messageTests {
 		var forms int
 		for _, m := range kernelMessages {
-			if m.form.MatchString(s.text) {
+			if m.pattern.MatchString(s.text) {
 				require.Contains(t, s.text, m.literal)
 				forms++
 			}
