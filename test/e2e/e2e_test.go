@@ -66,7 +66,7 @@ func raiseParallel() error {
 // of go build.
 func buildExtension(t *testing.T, arch vm.Arch, flags ...string) string {
 	t.Helper()
-	path, err := vm.BuildOnce(t.Context(), arch, "../../extension", flags...)
+	path, err := vm.BuildOnce(t.Context(), arch, "../../extension", "kmodquery.ext", flags...)
 	require.NoError(t, err)
 	return path
 }

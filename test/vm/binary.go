@@ -55,15 +55,16 @@ func testBinary(ctx context.Context, arch Arch) (string, error) {
 			return path, nil
 		}
 	}
-	return builds.get("test "+string(arch), func(output string) error {
+	return builds.get("test "+string(arch), "guest.test", func(output string) error {
 		return compile(ctx, arch, "test", "-c", "-o", output, ".")
 	})
 }
 
 // BuildOnce is [Build] for a binary that several tests of this process share. It
-// returns the path of the binary, which lies there until [RemoveBuilds].
-func BuildOnce(ctx context.Context, arch Arch, pkg string, flags ...string) (string, error) {
-	return builds.get(fmt.Sprint(arch, pkg, flags), func(output string) error {
+// returns the path of the binary, whose file has the name and lies there until
+// [RemoveBuilds].
+func BuildOnce(ctx context.Context, arch Arch, pkg, name string, flags ...string) (string, error) {
+	return builds.get(fmt.Sprint(arch, pkg, flags), name, func(output string) error {
 		return Build(ctx, arch, pkg, output, flags...)
 	})
 }
@@ -81,9 +82,9 @@ type buildSet struct {
 
 var builds buildSet
 
-// get returns the path of the binary, after build has made it if it is the first of
-// that key.
-func (s *buildSet) get(key string, build func(output string) error) (string, error) {
+// get returns the path of the binary of that key, after build has made it if it is the
+// first time.
+func (s *buildSet) get(key, name string, build func(output string) error) (string, error) {
 	s.mu.Lock()
 	once := s.built[key]
 	if once == nil {
@@ -95,8 +96,13 @@ func (s *buildSet) get(key string, build func(output string) error) (string, err
 			}
 			s.dir, s.built = dir, map[string]func() (string, error){}
 		}
-		output := filepath.Join(s.dir, strconv.Itoa(len(s.built)))
-		once = sync.OnceValues(func() (string, error) { return output, build(output) })
+		output := filepath.Join(s.dir, strconv.Itoa(len(s.built)), name)
+		once = sync.OnceValues(func() (string, error) {
+			if err := os.MkdirAll(filepath.Dir(output), 0o700); err != nil {
+				return "", fmt.Errorf("make a folder for a binary: %w", err)
+			}
+			return output, build(output)
+		})
 		s.built[key] = once
 	}
 	s.mu.Unlock()

@@ -36,23 +36,24 @@ func TestBinariesAreBuiltOnce(t *testing.T) {
 	built := 0
 	build := func(output string) error {
 		built++
+		require.Equal(t, "program", filepath.Base(output))
 		return os.WriteFile(output, []byte("binary"), 0o600)
 	}
-	first, err := s.get("a", build)
+	first, err := s.get("a", "program", build)
 	require.NoError(t, err)
 	require.FileExists(t, first)
-	again, err := s.get("a", build)
+	again, err := s.get("a", "program", build)
 	require.NoError(t, err)
 	require.Equal(t, first, again)
-	other, err := s.get("b", build)
+	other, err := s.get("b", "program", build)
 	require.NoError(t, err)
 	require.NotEqual(t, first, other)
 	require.Equal(t, 2, built)
 	failing := func(string) error { return os.ErrInvalid }
-	_, err = s.get("c", failing)
+	_, err = s.get("c", "program", failing)
 	require.ErrorIs(t, err, os.ErrInvalid)
 	require.NoError(t, s.remove())
-	require.NoDirExists(t, filepath.Dir(first))
+	require.NoFileExists(t, first)
 	require.NoError(t, s.remove(), "there is nothing to remove")
 }
 
