@@ -19,7 +19,7 @@ demo-shell: ## the same, ending in the VM's SQL shell
 	go run ./test/demo -shell
 
 unit: ## the tests that boot no VM, in two minutes
-	go test -short ./...
+	go test -short -p 4 ./...
 
 # Packages that boot VMs come last, one after the other. Most of the others wait
 # for something most of the time, so more of them run at a time than there are
@@ -31,31 +31,31 @@ GUESTS_TIMEOUT = 30m
 
 test: ## unit, golden, scripts, fuzz seeds, and the oldest and the newest kernel
 	@echo 'Up to 15 minutes on two processors, three of them for compiling and downloads of the first time.'
-	@echo 'Downloads to .cache/vm: Linux 5.10 and 7.x and a few programs, some 250 MB of Debian packages. As root it'
+	@echo 'Downloads to .cache/vm: Linux 5.10 and 7.x and a few programs, about 150 MB from Debian. As root it'
 	@echo 'installs what is missing: QEMU, kmod, e2fsprogs.'
 	go run ./test/run $(HOST_TESTS) -- $(GUEST_TESTS)
 
 test-all: export SUITE = all
 test-all: GUESTS_TIMEOUT = 60m
 test-all: ## everything, on every kernel of the matrix: what CI runs
-	@echo 'Up to 30 minutes on two processors. Downloads to .cache/vm: five kernels, some 600 MB of Debian packages.'
+	@echo 'Up to 30 minutes on two processors. Downloads to .cache/vm: five kernels, about 350 MB from Debian.'
 	go run ./test/run $(HOST_TESTS) -- $(GUEST_TESTS)
 
 test-long: export SUITE = long
 test-long: GUESTS_TIMEOUT = 6h
 test-long: ## by hand before a release: 300 rounds of SIGKILL, storms five times as large, a whole systemd
-	@echo 'Some hours. Downloads to .cache/vm: five kernels, some 600 MB of Debian packages.'
+	@echo 'Some hours. Downloads to .cache/vm: five kernels, about 350 MB from Debian.'
 	go run ./test/run $(HOST_TESTS) -- $(GUEST_TESTS)
 
 # Needs cgo: gcc, and the C library's headers (libc6-dev on Debian), and half a
-# gigabyte of memory. The packages come one after another, because each makes work
-# enough for the processors; test/race says how much is left out for it. SQLite's
-# own code is not watched: it is translated from C, has locks of its own, and would
-# take most of the time. Those of test/e2e run what they test as processes of their
-# own, which only the scripts for any host build for it.
+# gigabyte of memory. Races show in how things meet, not in how many of them there
+# are: it is the short suite, and test/race says how much of a test's heavy work is
+# left out besides. SQLite's own code is not watched: it is translated from C, has
+# locks of its own, and would take most of the time. Those of test/e2e run what they
+# test as processes of their own, which only the scripts for any host build for it.
 RACE = -race -gcflags=modernc.org/sqlite/lib=-race=false
 race: ## the tests that need no VM under Go's race detector (needs gcc and libc6-dev)
-	CGO_ENABLED=1 go test $(RACE) -p 1 -timeout 20m $$(go list ./... | grep -v -e /test/e2e -e /test/vm -e /test/demo)
+	CGO_ENABLED=1 go test $(RACE) -short -p 2 -timeout 20m $$(go list ./... | grep -v -e /test/e2e -e /test/vm -e /test/demo)
 	CGO_ENABLED=1 go test $(RACE) -short -timeout 20m -run '^TestScripts$$' ./test/e2e
 
 generate: ## the BPF objects (needs clang and libbpf-dev) and the column reference
