@@ -126,7 +126,7 @@ func (r *auditRun) end(t *testing.T) error {
 	select {
 	case err := <-r.ended:
 		return err
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the source does not end")
 		return nil
 	}
@@ -135,9 +135,9 @@ func (r *auditRun) end(t *testing.T) error {
 // take returns what happened since the last time.
 func (r *auditRun) take(t *testing.T) []kmodquery.Event {
 	t.Helper()
-	began := time.Now()
-	require.NoError(t, r.source.Sync(t.Context()))
-	require.Less(t, time.Since(began), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	require.NoError(t, r.source.Sync(ctx))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	events := r.events
@@ -480,7 +480,7 @@ func TestGuestAuditRespectsTheRulesOfOthers(t *testing.T) {
 		require.NoError(t, err)
 		select {
 		case err = <-run.ended:
-		case <-time.After(5 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("not noticed")
 		}
 		require.ErrorContains(t, err, "was removed, or another was put before it")
@@ -495,7 +495,7 @@ func TestGuestAuditRespectsTheRulesOfOthers(t *testing.T) {
 		select {
 		case err := <-run.ended:
 			require.ErrorContains(t, err, "audit was switched off")
-		case <-time.After(15 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("not noticed")
 		}
 		_, rules := auditState(t)

@@ -24,7 +24,7 @@ import (
 
 const (
 	// floodTime is how long TestGuestMemoryIsBoundedUnderAFlood floods.
-	floodTime = 15 * time.Second
+	floodTime = 8 * time.Second
 	// floodImage is the size of the images that no module is in: the ring has room
 	// for one of them, and what is held in memory for six.
 	floodImage = 10 << 20

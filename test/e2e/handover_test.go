@@ -44,7 +44,7 @@ func TestReaderTakesOver(t *testing.T) {
 	require.Equal(t, "reader", role(second))
 
 	require.NoError(t, first.Close())
-	require.Eventually(t, func() bool { return role(second) == "recorder" }, 30*time.Second, 100*time.Millisecond)
+	require.Eventually(t, func() bool { return role(second) == "recorder" }, 2*time.Minute, 100*time.Millisecond)
 }
 
 // TestOsqueryComesBack has osquery vanish and come back on its socket within the
@@ -95,7 +95,7 @@ func TestSignalWhileStdinIsSilent(t *testing.T) {
 	select {
 	case err := <-ended:
 		require.ErrorContains(t, err, "exit status 1")
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		cmd.Process.Kill()
 		t.Fatal("it did not heed SIGTERM")
 	}

@@ -29,8 +29,8 @@ import (
 )
 
 // healWithin is how soon the tables must answer again, whatever happened to
-// their registration.
-const healWithin = 10 * time.Second
+// their registration. It takes two intervals on a host that has nothing else to do.
+const healWithin = 30 * time.Second
 
 // A registered is the extension, started by hand, and the osquery that it is
 // registered with.

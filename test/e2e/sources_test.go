@@ -169,7 +169,7 @@ func TestGuestSourcesReportLoadsAlone(t *testing.T) {
 			require.Error(t, insmod(corrupted(t, "nbd")))
 			require.NoError(t, exec.Command("rmmod", "dummy", "tcp_nv").Run())
 			if source == "audit" {
-				require.Eventually(t, func() bool { return len(c.findingsOf(t, source)) >= before+3 }, 30*time.Second, time.Second)
+				require.Eventually(t, func() bool { return len(c.findingsOf(t, source)) >= before+3 }, 2*time.Minute, time.Second)
 				found := c.findingsOf(t, source)[before:]
 				require.Len(t, found, 3)
 				require.Equal(t, "finit_module dummy", found[0])
@@ -181,7 +181,7 @@ func TestGuestSourcesReportLoadsAlone(t *testing.T) {
 			// and nothing of one that does not.
 			require.Eventually(t, func() bool {
 				return slices.Contains(c.findingsOf(t, source), "module_load nbd ENOEXEC")
-			}, 30*time.Second, time.Second, "%v", c.findingsOf(t, source))
+			}, 2*time.Minute, time.Second, "%v", c.findingsOf(t, source))
 			require.Contains(t, c.findingsOf(t, source), "module_load dummy")
 		})
 	}
@@ -201,7 +201,7 @@ func TestGuestSourcesFailOver(t *testing.T) {
 	}
 	require.Equal(t, "active", sensor("ebpf")["state"])
 	require.Eventually(t, func() bool { return sensor("audit")["state"] == "standby" && sensor("kmsg")["state"] == "standby" },
-		30*time.Second, time.Second)
+		2*time.Minute, time.Second)
 	require.Contains(t, c.findingsOf(t, "kmsg"), "module_load nbd ENOEXEC", "what was before has been told")
 	require.Equal(t, "not needed while ebpf watches", sensor("audit")["reason"])
 	time.Sleep(2 * pollOf)

@@ -136,7 +136,7 @@ func (r *textRun) seenTo(t *testing.T, n int) (events []kmodquery.Event, positio
 		return len(r.events)
 	}
 	// journald and rsyslogd write when they come to it.
-	for until := time.Now().Add(20 * time.Second); count() < n && time.Now().Before(until); {
+	for until := time.Now().Add(2 * time.Minute); count() < n && time.Now().Before(until); {
 		time.Sleep(100 * time.Millisecond)
 	}
 	if r.source.Sensor().Source != kmodquery.SourceKmsg {
@@ -237,18 +237,43 @@ func journalText(t *testing.T) text {
 		},
 		rotate: []rotation{
 			{name: "rotated", do: func(t *testing.T) {
-				require.NoError(t, journald.Process.Signal(unix.SIGUSR2))
-				time.Sleep(time.Second)
+				rotateJournal(t, journald)
 			}},
 			{name: "vacuumed", drops: true, do: func(t *testing.T) {
-				require.NoError(t, journald.Process.Signal(unix.SIGUSR2))
-				time.Sleep(time.Second)
+				rotateJournal(t, journald)
 				out, err := exec.Command("journalctl", "--vacuum-size=1").CombinedOutput()
 				require.NoError(t, err, "%s", out)
 				require.Contains(t, string(out), "Deleted archived journal")
 			}},
 		},
 	}
+}
+
+// rotateJournal has journald archive its journal and begin another.
+func rotateJournal(t *testing.T, journald *exec.Cmd) {
+	t.Helper()
+	archived := func() int {
+		files, err := filepath.Glob("/run/log/journal/*/*@*.journal")
+		require.NoError(t, err)
+		return len(files)
+	}
+	before := archived()
+	require.NoError(t, journald.Process.Signal(unix.SIGUSR2))
+	require.Eventually(t, func() bool { return archived() > before }, time.Minute, 20*time.Millisecond)
+}
+
+// reopen has rsyslogd close the log files that were renamed.
+func reopen(t *testing.T, rsyslogd *exec.Cmd) {
+	t.Helper()
+	require.NoError(t, rsyslogd.Process.Signal(unix.SIGHUP))
+	require.Eventually(t, func() bool {
+		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", rsyslogd.Process.Pid))
+		require.NoError(t, err)
+		return !slices.ContainsFunc(files, func(file string) bool {
+			target, err := os.Readlink(file)
+			return err == nil && strings.HasPrefix(target, "/var/log/") && target != "/var/log/syslog" && target != "/var/log/kern.log"
+		})
+	}, time.Minute, 20*time.Millisecond)
 }
 
 // syslogText is rsyslogd, with what any user can send to it.
@@ -272,8 +297,7 @@ func syslogText(t *testing.T) text {
 				for _, file := range files {
 					require.NoError(t, os.Rename(file, fmt.Sprintf("%s.%d", file, number)))
 				}
-				require.NoError(t, rsyslogd.Process.Signal(unix.SIGHUP))
-				time.Sleep(time.Second)
+				reopen(t, rsyslogd)
 			}},
 			{name: "truncated", do: func(t *testing.T) {
 				number++
@@ -289,8 +313,7 @@ func syslogText(t *testing.T) text {
 				for _, file := range files {
 					old := fmt.Sprintf("%s.%d", file, number)
 					require.NoError(t, os.Rename(file, old))
-					require.NoError(t, rsyslogd.Process.Signal(unix.SIGHUP))
-					time.Sleep(time.Second)
+					reopen(t, rsyslogd)
 					require.NoError(t, exec.Command("gzip", old).Run())
 				}
 			}},
