@@ -52,7 +52,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		}
 		failed = failed || err != nil
 	}
-	s.print()
+	if err := s.print(); err != nil {
+		return err
+	}
 	if failed {
 		return errFailed
 	}

@@ -127,8 +127,8 @@ func lastElement(path string) string { return path[strings.LastIndexByte(path, '
 // shown is how many of the slowest are printed.
 const shown = 10
 
-// print prints the tables and the failures.
-func (s *summary) print() {
+// print prints the tables and the failures. The error is that of writing them.
+func (s *summary) print() error {
 	longest := func(a, b timing) int { return cmp.Compare(b.seconds, a.seconds) }
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
 	if len(s.boots) > 0 {
@@ -151,9 +151,12 @@ func (s *summary) print() {
 			fmt.Fprintf(w, "%s\t%.1f\n", row.name, row.seconds)
 		}
 	}
-	w.Flush()
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("print the tables: %w", err)
+	}
 	for _, name := range s.failed {
 		fmt.Fprintln(s.out, "FAIL", name)
 	}
 	fmt.Fprintf(s.out, "\n%.1f minutes, %d failures\n", time.Since(s.began).Minutes(), len(s.failed))
+	return nil
 }

@@ -27,7 +27,7 @@ func TestSummaryShowsGuestsFailuresAndTheSlowest(t *testing.T) {
 	} {
 		s.add(&e)
 	}
-	s.print()
+	require.NoError(t, s.print())
 	text := out.String()
 	require.Contains(t, text, "ok   p/a 2.5 s\n")
 	require.NotContains(t, text, "said by a good test")
