@@ -34,11 +34,11 @@ type recorder interface {
 // records into it, and makes the tables.
 func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 	store, err := sqlite.Open(ctx, c.stateDir, sqlite.Options{
-		MaxAge:    c.retentionAge,
-		MaxEvents: c.retentionEvents,
-		MaxCheap:  c.retentionDenied,
-		Now:       time.Now,
-		Report:    func(err error) { report.Print(err) },
+		MaxAge:          c.retentionAge,
+		MaxEvents:       c.retentionEvents,
+		MaxUnprivileged: c.retentionDenied,
+		Now:             time.Now,
+		Report:          func(err error) { report.Print(err) },
 	})
 	if err != nil {
 		return nil, err
@@ -84,7 +84,7 @@ func expire(ctx context.Context, store *sqlite.Store, within time.Duration, repo
 // record starts the sources and answers the readers of the same store.
 func (a *app) record(ctx context.Context, c *config, report *log.Logger) *collectors.Recorder {
 	print := func(err error) { report.Print(err) }
-	a.door = openDoor(c.stateDir, a.store.Records, print)
+	a.door = openDoor(c.stateDir, a.store.IsRecorder, print)
 	a.recorder = collectors.NewRecorder(a.store, print, recorderOptions(c, a.store))
 	a.recorder.Start(ctx)
 	a.door.serve(a.recorder.Share)

@@ -72,7 +72,7 @@ func (c *config) flagSet() *flag.FlagSet {
 	flags.StringVar(&c.stateDir, "state-dir", defaultStateDir(), "`folder` of the event store")
 	flags.DurationVar(&c.retentionAge, "retention-age", sqlite.DefaultMaxAge, "keep events this long; 0 for ever")
 	flags.Int64Var(&c.retentionEvents, "retention-events", sqlite.DefaultMaxEvents, "keep this `many` of the newest events, beside those of retention-denied; 0 all")
-	flags.Int64Var(&c.retentionDenied, "retention-denied", sqlite.DefaultMaxCheap, "keep this `many` of the newest rows that any user can cause: denied attempts and requests for modules; 0 all")
+	flags.Int64Var(&c.retentionDenied, "retention-denied", sqlite.DefaultMaxUnprivileged, "keep this `many` of the newest rows that any user can cause: denied attempts and requests for modules; 0 all")
 	flags.Func("sources", "the `names` of the sources to run side by side, separated by commas, of "+strings.Join(c.platform.sourceNames, ", ")+
 		"; auto runs "+c.platform.automatic()+" (default auto)", func(names string) (err error) {
 		c.sources, err = c.platform.parseSources(names)

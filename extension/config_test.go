@@ -25,7 +25,7 @@ func TestParse(t *testing.T) {
 		stateDir:        defaultStateDir(),
 		retentionAge:    sqlite.DefaultMaxAge,
 		retentionEvents: sqlite.DefaultMaxEvents,
-		retentionDenied: sqlite.DefaultMaxCheap,
+		retentionDenied: sqlite.DefaultMaxUnprivileged,
 		poll:            collectors.DefaultPoll,
 		pinDir:          defaultPinDir,
 		imageLimit:      host.maxImageLimit,

@@ -63,8 +63,8 @@ func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
 			ImageLimit: c.imageLimit,
 			PinDir:     c.pinDir,
 			OnlyPinned: c.command == "query" || c.command == "detach",
-			Watched:    store.Watched,
-			KeepWatch:  store.KeepWatch,
+			Watched:    store.LastWatched,
+			KeepWatch:  store.SetWatched,
 			Keys:       func(ctx context.Context) ([]string, error) { return store.Keys(ctx, name) },
 		})
 	case kmodquery.SourceAudit:

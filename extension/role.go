@@ -53,7 +53,7 @@ func awaitUnrecorded(ctx context.Context, c *config, report *log.Logger) {
 			return
 		case <-time.After(time.Duration(c.interval) * time.Second):
 		}
-		free, err := sqlite.Unrecorded(c.stateDir)
+		free, err := sqlite.IsFree(c.stateDir)
 		if free {
 			return
 		}

@@ -95,7 +95,7 @@ func past(ctx context.Context, p *platform, store *sqlite.Store, visit func(*kmo
 			Columns: pastColumns,
 		}
 	}
-	if err := store.Recall(ctx, of(
+	if err := store.Replay(ctx, of(
 		kmodquery.EventModuleLoad, kmodquery.EventModuleFree, kmodquery.EventInitModule, kmodquery.EventFinitModule, kmodquery.EventDeleteModule,
 		kmodquery.EventKextload, kmodquery.EventKextunload, kmodquery.EventKextAllowed, kmodquery.EventKextBlocked,
 	), recentPast, visit); err != nil {

@@ -20,24 +20,24 @@ var insertSQL = func() string {
 	return text
 }()
 
-// lastSQL reads the last EID that was given, also where its event has expired.
+// lastSQL reads the last EID that was assigned, even if its event has expired.
 const lastSQL = `SELECT max(
 	coalesce((SELECT max(seq) FROM sqlite_sequence WHERE name = 'events'), 0),
 	coalesce((SELECT max(eid) FROM events), 0))`
 
-// maxEID is far beyond what any store gives.
+// maxEID bounds a plausible EID. No store reaches it.
 const maxEID = 1 << 62
 
-// Append writes events in one transaction and gives each its EID and its
-// FirstSeen; a failure writes none of them, leaves all of them as they were, and
-// does not make the store think that it saw them. The events are on disk when
-// Append returns. Now and then it first does a piece of [Store.Expire]'s work,
-// so that the bounds may be passed by a minute's or some thousand events.
+// Append writes events in one transaction and sets the EID and FirstSeen of each.
+// The events are on disk when Append returns. If it fails, it writes none of them
+// and leaves all of them unchanged. Occasionally it first does a part of
+// [Store.Expire]'s work, so the bounds can be exceeded for a minute or by some
+// thousand events.
 //
-// Where the disk is full it makes what room it can by the bounds, and where the
-// database is damaged it begins a new one. An error has a method Reason, which
-// says in one line what keeps the events out and what to do about it. In a
-// reader Append is an error.
+// If the disk is full, Append deletes events beyond the bounds and tries again. If
+// the database is damaged, it recreates the database. Its errors have a method
+// Reason, which says in one line why the store accepts no events and what to do
+// about it. In a reader Append returns an error.
 func (s *Store) Append(ctx context.Context, deliveries []kmodquery.Delivery) error {
 	if !s.records {
 		return fmt.Errorf("append to %s: another process records", s.path)
@@ -48,12 +48,12 @@ func (s *Store) Append(ctx context.Context, deliveries []kmodquery.Delivery) err
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	err := s.append(ctx, deliveries)
-	if isFullIn(err, filepath.Dir(s.path)) && s.makeRoom(ctx) || isDamage(err) && s.heal(ctx, s.database, err) == nil {
+	if isFullIn(err, filepath.Dir(s.path)) && s.freeSpace(ctx) || isDamage(err) && s.replaceDamaged(ctx, s.database, err) == nil {
 		err = s.append(ctx, deliveries)
 	}
 	if err != nil {
 		s.failed.Add(1)
-		return refuse(err, filepath.Dir(s.path))
+		return explain(err, filepath.Dir(s.path))
 	}
 	return nil
 }
@@ -62,19 +62,19 @@ func (s *Store) append(ctx context.Context, deliveries []kmodquery.Delivery) err
 	if err := s.reopen(ctx); err != nil {
 		return err
 	}
-	s.shortenLog(ctx)
+	s.truncateLongWAL(ctx)
 	if err := s.expireWhenDue(ctx); err != nil {
 		return fmt.Errorf("expire events of %s: %w", s.path, err)
 	}
-	if err := s.keepRoom(ctx, deliveries); err != nil {
+	if err := s.requireSpace(ctx, deliveries); err != nil {
 		return fmt.Errorf("append to %s: %w", s.path, err)
 	}
 	if err := s.write(ctx, deliveries); err != nil {
 		return fmt.Errorf("append %d events to %s: %w", len(deliveries), s.path, err)
 	}
 	s.appended += len(deliveries)
-	s.mark.Last = deliveries[len(deliveries)-1].Event.EID
-	_ = writeMark(s.lock.Load(), s.mark) // that it is there helps only where the log is torn
+	s.state.LastEID = deliveries[len(deliveries)-1].Event.EID
+	_ = writeLockState(s.lock.Load(), s.state) // needed only after the write-ahead log was truncated
 	return nil
 }
 
@@ -93,20 +93,20 @@ func (s *Store) write(ctx context.Context, deliveries []kmodquery.Delivery) erro
 		return fmt.Errorf("%w: its last event is %d", errDamaged, eid)
 	}
 	columns := kmodquery.EventColumns()
-	sums := newSummer(columns)
+	sums := newChecksummer(columns)
 	written := slices.Clone(deliveries)
 	values := make([]any, len(columns)+2)
 	for i := range written {
 		event := &written[i].Event
 		eid++
 		event.EID = eid
-		if err := decideFirstSeen(ctx, seen, event); err != nil {
+		if err := setFirstSeen(ctx, seen, event); err != nil {
 			return err
 		}
 		for j, column := range columns {
 			values[j] = column.Value(event)
 		}
-		values[len(columns)], values[len(columns)+1] = event.IsUnprivileged(), sums.sum(values)
+		values[len(columns)], values[len(columns)+1] = event.IsUnprivileged(), sums.of(values)
 		if _, err := insert.ExecContext(ctx, values...); err != nil {
 			return err
 		}

@@ -1,14 +1,14 @@
-// Package sqlite is the event store: an SQLite database in write-ahead mode
-// that one process, the recorder, writes and any number of processes read.
+// Package sqlite is the event store: an SQLite database in write-ahead mode. One
+// process, the recorder, writes it, and any number of processes read it.
 //
-// It stands between the pipeline, which appends finished events in batches,
-// and the tables, which select them through a [kmodquery.Filter]. Events are
-// written once, never changed, and leave by retention only.
+// Package collectors appends events in batches, and package tables selects them with a
+// [kmodquery.Filter]. An event is written once and never changed; only expiry deletes
+// it.
 //
-// It trusts neither the disk nor the clock: rows have sums, a damaged database is
-// set aside and never deleted, what cannot be written is refused with a reason,
-// and a wall clock that leaps ahead deletes nothing.
+// The store trusts neither the disk nor the clock. Rows have checksums. A damaged
+// database is set aside and never deleted. If the store cannot be written, it says why.
+// A wall clock that jumps ahead deletes nothing.
 //
-// It may import package kmodquery, SQLite, the query builder and
-// golang.org/x/sys; no other package of the project.
+// The package may import package kmodquery, SQLite, the query builder and
+// golang.org/x/sys, and no other package of the project.
 package sqlite

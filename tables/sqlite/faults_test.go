@@ -34,6 +34,8 @@ const (
 	faultSize    = 4
 	faultCheap   = 5 // events of the kind that expires that stay
 	faultTries   = 4
+	// faultBusyTimeout is how long a call waits for a lock that a fault made busy.
+	faultBusyTimeout = 100 * time.Millisecond
 )
 
 // batchOf is the i-th batch: ordinary events and as many that any user can cause.
@@ -55,7 +57,7 @@ func faultsRole(dir string) error {
 	runtime.LockOSThread()
 	for half := range 2 {
 		s, err := retry(func() (*Store, error) {
-			return Open(context.Background(), dir, Options{MaxCheap: faultCheap, Report: func(err error) { fmt.Println("report", err) }})
+			return Open(context.Background(), dir, Options{MaxUnprivileged: faultCheap, busyTimeout: faultBusyTimeout, Report: func(err error) { fmt.Println("report", err) }})
 		})
 		if err != nil {
 			return err

@@ -15,19 +15,19 @@ const (
 	lockName     = "lock"
 	folderMode   = 0o700
 	fileMode     = 0o600
-	// historyName is the shell's file of what was typed, which makes a folder no
-	// other than the store's.
+	// historyName is the shell's history file. A folder with it may still be the
+	// store's alone.
 	historyName = "history"
 )
 
-// companions are what SQLite appends to the name of a database for the files
-// beside it; the first is the database's own.
+// companions are the suffixes of the files that belong to a database; the first is
+// that of the database itself.
 var companions = []string{"", "-wal", "-shm", "-journal"}
 
-// secure makes the state folder and returns its path without links. It refuses a
-// folder or a file in which somebody else could have put something, or could yet:
-// what is opened there is opened as the user that runs, often root. Modes of the
-// store's own that let others read are put right.
+// secure creates the state folder and returns its path without links. It refuses a
+// folder or a file in which another user could have put something, or still can: the
+// files are opened as the user that runs, often root. It removes the permissions of
+// others from the store's own files and folder.
 func secure(dir string) (string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -41,7 +41,7 @@ func secure(dir string) (string, error) {
 		return "", err
 	}
 	if link.Mode().Type() == fs.ModeSymlink {
-		if err := mustBeOurs(dir, link); err != nil {
+		if err := requireOwner(dir, link); err != nil {
 			return "", err
 		}
 		if dir, err = filepath.EvalSymlinks(dir); err != nil {
@@ -55,7 +55,7 @@ func secure(dir string) (string, error) {
 	if !info.IsDir() {
 		return "", &fs.PathError{Op: "open", Path: dir, Err: syscall.ENOTDIR}
 	}
-	if err := mustBeOurs(dir, info); err != nil {
+	if err := requireOwner(dir, info); err != nil {
 		return "", err
 	}
 	if info.Mode().Perm()&0o022 != 0 {
@@ -65,7 +65,7 @@ func secure(dir string) (string, error) {
 	return dir, secureFiles(dir, info)
 }
 
-// secureFiles looks at what lies in the folder before any of it is opened.
+// secureFiles checks the files in the folder before any of them is opened.
 func secureFiles(dir string, folder fs.FileInfo) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -74,7 +74,7 @@ func secureFiles(dir string, folder fs.FileInfo) error {
 	onlyOurs := true
 	for _, entry := range entries {
 		name := entry.Name()
-		isOurs := strings.HasPrefix(name, databaseName) || name == lockName || name == probeName || name == watchName
+		isOurs := strings.HasPrefix(name, databaseName) || name == lockName || name == probeName || name == watchedName
 		if !isOurs {
 			onlyOurs = onlyOurs && (entry.Type() == fs.ModeSocket || name == historyName)
 			continue
@@ -82,13 +82,13 @@ func secureFiles(dir string, folder fs.FileInfo) error {
 		path := filepath.Join(dir, name)
 		info, err := os.Lstat(path)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // the recorder's, which comes and goes
+			continue // a file that the recorder has just removed
 		}
 		if err != nil {
 			return err
 		}
-		if !strings.HasPrefix(name, databaseName+damagedMark) { // those are not opened
-			if err := mustBeOurs(path, info); err != nil {
+		if !strings.HasPrefix(name, databaseName+damagedInfix) { // damaged copies are never opened
+			if err := requireOwner(path, info); err != nil {
 				return err
 			}
 			if !info.Mode().IsRegular() {
@@ -102,13 +102,14 @@ func secureFiles(dir string, folder fs.FileInfo) error {
 		}
 	}
 	if !onlyOurs {
-		return nil // somebody chose a folder that is for more than this
+		return nil // the folder has other uses too
 	}
 	return restrict(dir, folder, folderMode)
 }
 
-// mustBeOurs refuses what belongs to neither root nor the user that runs.
-func mustBeOurs(path string, info fs.FileInfo) error {
+// requireOwner refuses a path that belongs to neither root nor the user that runs,
+// and a file with several names.
+func requireOwner(path string, info fs.FileInfo) error {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if ok && stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
 		return fmt.Errorf("%s belongs to user %d; give it to user %d or choose another state folder", path, stat.Uid, os.Geteuid())
@@ -119,7 +120,7 @@ func mustBeOurs(path string, info fs.FileInfo) error {
 	return nil
 }
 
-// restrict takes from a path of this user's what its mode gives to others.
+// restrict removes the permissions beyond mode from a path that belongs to this user.
 func restrict(path string, info fs.FileInfo, mode fs.FileMode) error {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if info.Mode().Perm()&^mode == 0 || !ok || int(stat.Uid) != os.Geteuid() {
@@ -142,7 +143,7 @@ func kindOf(info fs.FileInfo) string {
 	return "special file"
 }
 
-// syncFolder makes what was renamed in dir last beyond a crash of the host.
+// syncFolder makes renames in dir durable.
 func syncFolder(dir string) error {
 	folder, err := os.Open(dir)
 	if err != nil {

@@ -117,7 +117,7 @@ func TestModesArePutRight(t *testing.T) {
 	s, err := Open(context.Background(), dir, Options{})
 	require.NoError(t, err)
 	require.NoError(t, appendEvents(context.Background(), s, make([]kmodquery.Event, 1)))
-	s.KeepWatch(time.Now())
+	s.SetWatched(time.Now())
 	require.NoError(t, s.Close())
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "history"), nil, 0o600))
 	damaged := filepath.Join(dir, "events.db.damaged-20260101T000000Z")
@@ -129,7 +129,7 @@ func TestModesArePutRight(t *testing.T) {
 	}
 	loosen := func() {
 		require.NoError(t, os.Chmod(dir, 0o755))
-		for _, name := range []string{databaseName, lockName, watchName, filepath.Base(damaged)} {
+		for _, name := range []string{databaseName, lockName, watchedName, filepath.Base(damaged)} {
 			require.NoError(t, os.Chmod(filepath.Join(dir, name), 0o664))
 		}
 	}
@@ -137,7 +137,7 @@ func TestModesArePutRight(t *testing.T) {
 	s = openIn(t, dir, Options{})
 	require.NoError(t, appendEvents(context.Background(), s, make([]kmodquery.Event, 1)))
 	require.Equal(t, os.FileMode(0o700), mode(dir))
-	for _, name := range []string{databaseName, databaseName + "-wal", databaseName + "-shm", lockName, watchName, filepath.Base(damaged)} {
+	for _, name := range []string{databaseName, databaseName + "-wal", databaseName + "-shm", lockName, watchedName, filepath.Base(damaged)} {
 		require.Equal(t, os.FileMode(0o600), mode(filepath.Join(dir, name)), name)
 	}
 
@@ -159,14 +159,14 @@ func TestAStateFolderThatIsRemovedIsMadeAgain(t *testing.T) {
 	require.NoError(t, os.RemoveAll(dir))
 	var others sync.WaitGroup // who asks for the role meanwhile
 	others.Go(func() {
-		for deadline := time.Now().Add(10 * time.Second); !s.Records() && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(10 * time.Second); !s.IsRecorder() && time.Now().Before(deadline); {
 			time.Sleep(time.Microsecond)
 		}
 	})
 	after := []kmodquery.Event{{Time: 2, Name: "b"}}
 	require.NoError(t, appendEvents(t.Context(), s, after))
 	others.Wait()
-	require.True(t, s.Records())
+	require.True(t, s.IsRecorder())
 	require.Greater(t, after[0].EID, int64(1), "an EID is never used again")
 	info, err := os.Stat(dir)
 	require.NoError(t, err)
@@ -187,7 +187,7 @@ func TestARecorderWhoseLockIsTakenWritesNothing(t *testing.T) {
 		err = appendEvents(t.Context(), s, []kmodquery.Event{{Time: 1, Name: "a"}})
 		var refused interface{ Reason() string }
 		require.ErrorAs(t, err, &refused)
-		require.Contains(t, refused.Reason(), "another process records into "+dir)
+		require.Contains(t, refused.Reason(), "another process records there now")
 		require.NoError(t, appendEvents(t.Context(), other, []kmodquery.Event{{Time: 2, Name: "b"}}))
 		require.NoError(t, other.Close())
 		require.NoError(t, appendEvents(t.Context(), s, []kmodquery.Event{{Time: 3, Name: "c"}}), "the other has ended")

@@ -66,8 +66,8 @@ func long(n int) []kmodquery.Event {
 // looks at them.
 func TestASmallDiskTakesAnyNumberOfEvents(t *testing.T) {
 	dir, _ := smallDisk(t)
-	s := openIn(t, dir, Options{MaxEvents: 100, MaxCheap: 10})
-	const n = 8000
+	s := openIn(t, dir, Options{MaxEvents: 100, MaxUnprivileged: 10})
+	const n = 4000
 	events := long(n)
 	left, err := offer(t, s, events)
 	require.NoError(t, err)
@@ -83,7 +83,7 @@ func TestASmallDiskTakesAnyNumberOfEvents(t *testing.T) {
 func TestAFullDiskIsReadAndWrittenAgainWithRoom(t *testing.T) {
 	dir, remount := smallDisk(t)
 	s := openIn(t, dir, Options{})
-	events := long(4000)
+	events := long(1500)
 	left, err := offer(t, s, events)
 	require.ErrorContains(t, err, "store: disk full; make room on the file system of "+dir)
 	require.NotContains(t, err.Error(), "\n")
@@ -202,15 +202,15 @@ func TestWhyNothingCanBeWritten(t *testing.T) {
 		"something": {unix.EINVAL, "store: the database cannot be written"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := refuse(test.err, dir)
-			var refusal interface{ Reason() string }
-			require.ErrorAs(t, err, &refusal)
-			require.Equal(t, test.want, refusal.Reason())
+			err := explain(test.err, dir)
+			var writeError interface{ Reason() string }
+			require.ErrorAs(t, err, &writeError)
+			require.Equal(t, test.want, writeError.Reason())
 			require.ErrorIs(t, err, test.err)
-			require.Equal(t, err, refuse(err, dir), "once")
+			require.Equal(t, err, explain(err, dir), "once")
 		})
 	}
-	require.NoError(t, refuse(nil, dir))
+	require.NoError(t, explain(nil, dir))
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	require.Empty(t, entries, "the probe is gone")

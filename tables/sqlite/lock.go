@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Unrecorded reports whether nobody records into the store in dir: its lock is
-// free. A process that takes the lock meanwhile may find it held for a moment.
-func Unrecorded(dir string) (bool, error) {
+// IsFree reports whether no process records into the store in dir, by taking its lock
+// for a moment. A process that tries to take the lock in that moment fails.
+func IsFree(dir string) (bool, error) {
 	lock, err := tryLock(dir)
 	if lock == nil || err != nil {
 		return false, err
@@ -19,9 +19,9 @@ func Unrecorded(dir string) (bool, error) {
 	return true, lock.Close()
 }
 
-// Records reports whether this process records into the store, for all that others
-// see: the lock that it holds is the one that they would find held.
-func (s *Store) Records() bool {
+// IsRecorder reports whether this process holds the lock file that other processes
+// find in the state folder.
+func (s *Store) IsRecorder() bool {
 	lock := s.lock.Load()
 	if lock == nil {
 		return false
@@ -34,9 +34,9 @@ func (s *Store) Records() bool {
 	return err == nil && os.SameFile(held, found)
 }
 
-// tryLock takes the recorder's lock in dir. It returns nil without an error
-// while another open file holds it. The lock ends when the file is closed and
-// so with its process, however that ends.
+// tryLock takes the recorder's lock in dir. It returns nil without an error if another
+// open file holds the lock. The lock ends when the file is closed, and therefore with
+// its process.
 func tryLock(dir string) (*os.File, error) {
 	file, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, fileMode)
 	if err != nil {
@@ -53,11 +53,11 @@ func tryLock(dir string) (*os.File, error) {
 	return nil, fmt.Errorf("lock %s: %w", file.Name(), err)
 }
 
-// keepLock takes the recorder's lock anew where its file is no longer the one in the
-// state folder, which it makes again: whoever takes them away lets another process
-// have the role. The caller holds mu.
+// keepLock locks the lock file again if the locked one was removed from the state
+// folder, which lets another process become the recorder. It creates the folder and
+// the file if they are missing. The caller holds mu.
 func (s *Store) keepLock() error {
-	if !s.records || s.Records() {
+	if !s.records || s.IsRecorder() {
 		return nil
 	}
 	dir := filepath.Dir(s.path)
@@ -69,12 +69,12 @@ func (s *Store) keepLock() error {
 		return err
 	}
 	if lock == nil {
-		return &refusal{
-			reason: "store: another process records into " + dir + ", whose lock was taken away; end one of the two",
+		return &writeError{
+			reason: "store: the lock in " + dir + " was removed and another process records there now; end one of the two",
 			err:    fmt.Errorf("lock %s: %w", filepath.Join(dir, lockName), unix.EWOULDBLOCK),
 		}
 	}
-	s.mark.Last = max(s.mark.Last, readMark(lock).Last)
+	s.state.LastEID = max(s.state.LastEID, readLockState(lock).LastEID)
 	s.lock.Swap(lock).Close()
 	return nil
 }

@@ -12,14 +12,14 @@ import (
 func TestARecorderWhoseLockWasTakenAway(t *testing.T) {
 	dir := t.TempDir()
 	recorder, reader := openIn(t, dir, Options{}), openIn(t, dir, Options{})
-	require.True(t, recorder.Records())
-	require.False(t, reader.Records())
+	require.True(t, recorder.IsRecorder())
+	require.False(t, reader.IsRecorder())
 
 	lock := filepath.Join(dir, lockName)
 	require.NoError(t, os.Rename(lock, lock+"ed"))
-	require.False(t, recorder.Records())
+	require.False(t, recorder.IsRecorder())
 	require.NoError(t, os.WriteFile(lock, nil, fileMode))
-	require.False(t, recorder.Records(), "another process may hold that one")
+	require.False(t, recorder.IsRecorder(), "another process may hold that one")
 	require.NoError(t, os.Rename(lock+"ed", lock))
-	require.True(t, recorder.Records())
+	require.True(t, recorder.IsRecorder())
 }

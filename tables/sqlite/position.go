@@ -23,8 +23,8 @@ func (s *Store) Position(ctx context.Context, source string) (string, error) {
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return "", fmt.Errorf("read the position of %s: %w", source, err)
 	}
-	if err == nil && sum.Valid && sum.Int64 != sumOfPosition(source, position) {
-		s.notice(1)
+	if err == nil && sum.Valid && sum.Int64 != positionChecksum(source, position) {
+		s.countDamaged(1)
 		return "", nil
 	}
 	return position, nil
@@ -40,7 +40,7 @@ func writePositions(ctx context.Context, tx *sql.Tx, deliveries []kmodquery.Deli
 	}
 	for source, position := range last {
 		_, err := squirrel.Replace("positions").Columns("source", "position", "sum").
-			Values(source, position, sumOfPosition(source, position)).RunWith(tx).ExecContext(ctx)
+			Values(source, position, positionChecksum(source, position)).RunWith(tx).ExecContext(ctx)
 		if err != nil {
 			return fmt.Errorf("store the position of %s: %w", source, err)
 		}

@@ -6,24 +6,23 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// A row is one row of events as it is read, column by column, and the event that
-// it becomes.
+// A row is one row of the table events as it is read, and the event that it becomes.
 type row struct {
 	columns  []kmodquery.Column
-	wanted   []bool // of the columns; the others are only summed up
+	wanted   []bool // of the columns; the others are read for their checksums only
 	values   []any
 	sums     any
-	pointers []any // to scan into: those of the values and of the sums
-	summer   *summer
+	pointers []any // scan destinations: the values and the checksums
+	checksum *checksummer
 	current  kmodquery.Event
-	fields   []any // the current event's, as kmodquery.Column.Pointer gives them
+	fields   []any // of current, as kmodquery.Column.Pointer returns them
 }
 
-// newRow returns a row of columns of which names are wanted; all where it is nil.
+// newRow returns a row of columns of which names are wanted; nil wants all.
 func newRow(columns []kmodquery.Column, names []string) *row {
-	r := &row{columns: columns, values: make([]any, len(columns)), summer: newSummer(columns)}
+	r := &row{columns: columns, values: make([]any, len(columns)), checksum: newChecksummer(columns)}
 	for i, column := range columns {
-		r.wanted = append(r.wanted, names == nil || groupOf(column.Name) == headGroup || slices.Contains(names, column.Name))
+		r.wanted = append(r.wanted, names == nil || groupOf(column.Name) == keyGroup || slices.Contains(names, column.Name))
 		r.pointers = append(r.pointers, &r.values[i])
 		r.fields = append(r.fields, column.Pointer(&r.current))
 	}
@@ -31,15 +30,15 @@ func newRow(columns []kmodquery.Column, names []string) *row {
 	return r
 }
 
-// event returns the event that was scanned, the same memory each time; ok is
-// false where it is not what was written. The events up to unsummed have no sums.
+// event returns the scanned event, in the same memory each time. ok is false if the
+// row does not match its checksums. Events up to the EID unsummed have none.
 func (r *row) event(unsummed int64) (event *kmodquery.Event, ok bool) {
-	eid, ok := r.values[r.summer.eid].(int64)
+	eid, ok := r.values[r.checksum.eid].(int64)
 	if !ok {
 		return nil, false
 	}
 	if sums, is := r.sums.([]byte); is {
-		if !r.summer.holds(r.values, sums) {
+		if !r.checksum.matches(r.values, sums) {
 			return nil, false
 		}
 	} else if r.sums != nil || eid > unsummed {
@@ -54,7 +53,7 @@ func (r *row) event(unsummed int64) (event *kmodquery.Event, ok bool) {
 	return &r.current, true
 }
 
-// assign puts a value into an event's field, which it leaves as it is for a NULL.
+// assign stores a value in an event's field. NULL leaves the field unchanged.
 func assign(field, value any) bool {
 	switch value := value.(type) {
 	case nil:

@@ -13,30 +13,32 @@ import (
 )
 
 const (
-	// openWait bounds how long a reader waits for the recorder to finish the
-	// database, and openPoll is how often it looks.
+	// openWait bounds how long a reader waits for the recorder to create the database,
+	// and openPoll is the interval at which it tries.
 	openWait = 10 * time.Second
 	openPoll = 20 * time.Millisecond
 )
 
 // Options bound what a [Store] keeps.
 type Options struct {
-	MaxAge    time.Duration    // events older than this leave; 0 keeps any age
-	MaxEvents int64            // the newest that stay, cheap ones aside; 0 keeps any number
-	MaxCheap  int64            // the newest that stay of those that are cheap by [kmodquery.Event.IsUnprivileged]; 0 keeps any number
-	Now       func() time.Time // the wall clock; nil is time.Now
-	// Report is told, one error a time and from any goroutine, what happens to
-	// the store that no call returns: that it was damaged. Nil is for none.
+	MaxAge          time.Duration    // older events are deleted; 0 keeps any age
+	MaxEvents       int64            // events kept, unprivileged ones not counted; 0 keeps any number
+	MaxUnprivileged int64            // events kept that are unprivileged by [kmodquery.Event.IsUnprivileged]; 0 keeps any number
+	Now             func() time.Time // the wall clock; nil is time.Now
+	// Report is called with each error that no method returns, such as that the database
+	// was damaged, from any goroutine. It may be nil.
 	Report func(error)
 
-	elapsed func() time.Duration // since any moment, whatever the wall clock does; nil is since Open
+	// For tests; zero values are replaced by defaults.
+	elapsed     func() time.Duration // since an arbitrary moment, independent of the wall clock
+	busyTimeout time.Duration
 }
 
-// Bounds for a host on which nothing else was asked for.
+// Default bounds.
 const (
-	DefaultMaxAge    = 90 * 24 * time.Hour
-	DefaultMaxEvents = 1_000_000
-	DefaultMaxCheap  = 100_000
+	DefaultMaxAge          = 90 * 24 * time.Hour
+	DefaultMaxEvents       = 1_000_000
+	DefaultMaxUnprivileged = 100_000
 )
 
 // A Store is an open event store. All methods may be called concurrently.
@@ -44,40 +46,41 @@ type Store struct {
 	path    string
 	options Options
 	failed  atomic.Int64 // batches that could not be written
-	damaged atomic.Int64 // rows that were not what was written
-	torn    atomic.Int64 // events that the log of the database has lost
-	records bool         // this is the recorder
-	// lock is the recorder's; nil in a reader. It changes while mu is held.
+	damaged atomic.Int64 // rows that did not match their checksums
+	lost    atomic.Int64 // events lost with a truncated write-ahead log
+	records bool         // this process is the recorder
+	// lock is the recorder's lock file; nil in a reader. It changes while mu is held.
 	lock atomic.Pointer[os.File]
 
-	// mu orders batches and guards what follows. It is taken before gate.
-	mu         sync.Mutex
-	age        *ageClock
-	mark       mark
-	nextExpiry time.Time
-	appended   int           // events since the bounds were last seen to hold
-	chunk      int           // the most events that one transaction deletes
-	logLimit   int64         // bytes; maxLog but in tests
-	shortened  time.Duration // elapsed time when that was last done; 0 never
-	healed     time.Duration // elapsed time when the database was last set aside; 0 never
-	doubted    time.Duration // elapsed time when it was last found good though SQLite had called it damaged; 0 never
-	begun      bool          // that was done
+	// mu serializes batches and guards the fields below. It is taken before gate. The
+	// times are elapsed times; 0 means never.
+	mu          sync.Mutex
+	age         *ageClock
+	state       lockState
+	nextExpiry  time.Time
+	appended    int           // events since the bounds were last found to hold
+	chunk       int           // the most events that one transaction deletes
+	walLimit    int64         // bytes; maxWAL except in tests
+	truncatedAt time.Duration // when truncateLongWAL last truncated the log
+	recreatedAt time.Duration // when the database was last set aside
+	suspectedAt time.Duration // when SQLite last reported damage that a check did not find
+	recreated   bool          // the database was recreated or replaced since Open
 
-	// gate is held by who reads, and wholly by who puts another database in
-	// place, which in the recorder holds mu too.
+	// gate is held for reading by reads, and for writing while another database is put
+	// in place; the recorder then holds mu too.
 	gate sync.RWMutex
 	*database
 }
 
-// Open opens the event store in the folder dir and makes both where they do
-// not exist. The first to open it is the recorder until it closes or ends;
-// every other one is a reader, which [Store.Status] tells. A reader waits
-// until the recorder has made the database.
+// Open opens the event store in the folder dir and creates both if they do not exist.
+// The first process that opens the store is the recorder until it closes the store or
+// ends. Every other process is a reader, as [Store.Status] reports. A reader waits
+// until the recorder has created the database.
 //
-// A database that is damaged is set aside under another name, with the time, and
-// a new one begun; one of another program or of a newer version is left as it
-// was, and so is everything in a folder in which others may write. On a full disk
-// the recorder begins without a database, which its first Append puts in place.
+// A damaged database is renamed to a name with the time, and a new one is created. A
+// database of another program or of a newer version is left alone, as is a folder in
+// which other users may write. On a full disk the recorder starts without a database,
+// and the first Append that succeeds creates it.
 func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -85,6 +88,9 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 	if o.elapsed == nil {
 		opened := time.Now()
 		o.elapsed = func() time.Duration { return time.Since(opened) }
+	}
+	if o.busyTimeout == 0 {
+		o.busyTimeout = defaultBusyTimeout
 	}
 	s, err := open(ctx, dir, o)
 	if err == nil {
@@ -101,7 +107,7 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{path: filepath.Join(dir, databaseName), options: o, chunk: expiryChunk, logLimit: maxLog}
+	s := &Store{path: filepath.Join(dir, databaseName), options: o, chunk: expiryChunk, walLimit: maxWAL}
 	for deadline := time.Now().Add(openWait); ; {
 		lock, err := tryLock(dir)
 		if err != nil {
@@ -109,10 +115,10 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 		}
 		s.lock.Store(lock)
 		if s.records = lock != nil; s.records {
-			s.mark = readMark(lock)
-			s.age = newAgeClock(s.mark.trusted(), o.MaxAge)
+			s.state = readLockState(lock)
+			s.age = newAgeClock(s.state.trusted(), o.MaxAge)
 			if err = s.openRecorder(ctx); isFullIn(err, dir) {
-				s.report(refuse(err, dir))
+				s.report(explain(err, dir))
 				return s, nil
 			}
 		} else {
@@ -133,68 +139,70 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 	}
 }
 
-// openRecorder puts a database in place, a new one where that is damaged.
+// openRecorder opens the database for writing. It recreates a damaged one.
 func (s *Store) openRecorder(ctx context.Context) error {
-	db, err := openWritable(ctx, s.path, s.mark)
+	openDatabase := func() (*database, error) { return openWritable(ctx, s.path, s.state, s.options.busyTimeout) }
+	db, err := openDatabase()
 	if isDamage(err) {
 		if unread := readThrough(s.path); unread != nil {
 			return unread
 		}
-		db, err = openWritable(ctx, s.path, s.mark)
+		db, err = openDatabase()
 	}
 	if isDamage(err) {
-		if err := s.beginAnew(err); err != nil {
+		if err := s.clearPath(err); err != nil {
 			return err
 		}
-		db, err = openWritable(ctx, s.path, s.mark)
+		db, err = openDatabase()
 	}
 	if err != nil {
 		return err
 	}
-	if err := s.goOn(ctx, db); err != nil {
+	if err := s.continueEIDs(ctx, db); err != nil {
 		return errors.Join(err, db.close())
 	}
 	s.database = db
-	s.mark.Device, s.mark.Inode = identity(db.info)
-	s.mark.Schema = len(migrations)
-	// Without it a later damage may be taken for another program's database,
-	// which is refused with a line that says so.
-	_ = writeMark(s.lock.Load(), s.mark)
+	s.state.Device, s.state.Inode = identity(db.info)
+	s.state.Schema = len(migrations)
+	// Without the state, a later damage may look like the database of another program,
+	// which is refused with an error that says so.
+	_ = writeLockState(s.lock.Load(), s.state)
 	return nil
 }
 
-// goOn makes the EIDs of a database go on behind all that were ever given, and
-// tells where it lacks some of them.
-func (s *Store) goOn(ctx context.Context, db *database) error {
+// continueEIDs makes the EIDs of a database continue after all that were ever
+// assigned, and reports if events are lost.
+func (s *Store) continueEIDs(ctx context.Context, db *database) error {
 	var last int64
 	if err := db.last.QueryRowContext(ctx).Scan(&last); err != nil {
 		return err
 	}
-	if lost := s.mark.Last - last; lost > 0 && s.mark.isOf(db.info) {
-		// SQLite takes a torn log for one that ends there.
-		s.torn.Add(lost)
-		s.report(fmt.Errorf("the last %d events of %s are gone: its log was torn", lost, s.path))
+	if lost := s.state.LastEID - last; lost > 0 && s.state.isOf(db.info) {
+		// SQLite ignores the part of a log that follows a damaged frame.
+		s.lost.Add(lost)
+		s.report(fmt.Errorf("the last %d events of %s are lost: its write-ahead log was truncated", lost, s.path))
 	}
-	to := s.mark.Last
-	if s.begun {
-		// It may not be known what was given. Where events are counted from 1
-		// it is less than where milliseconds are.
+	to := s.state.LastEID
+	if s.recreated {
+		// The last EID may be unknown. The time in milliseconds is larger than any EID of
+		// a store that counts from 1.
 		to = max(to, s.options.Now().UnixMilli())
 	}
 	if last >= to {
 		return nil
 	}
-	return db.skip(ctx, to)
+	return db.skipTo(ctx, to)
 }
 
-// errUnfinished says that the recorder has not made the database yet.
+// errUnfinished matches errors that say that the recorder has not created the database
+// yet.
 var errUnfinished = errors.New("is not ready")
 
 func (s *Store) openReader(ctx context.Context) error {
-	db, err := openReadable(ctx, s.path)
+	db, err := openReadable(ctx, s.path, s.options.busyTimeout)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%s %w: the process that holds %s has not made it; see what that process says",
+		return fmt.Errorf("%s %w: the process that holds %s has not created it; see the output of that process",
 			s.path, errUnfinished, filepath.Join(filepath.Dir(s.path), lockName))
 	case isDamage(err):
 		return fmt.Errorf("%s %w: %w; restart the process that records", s.path, errUnfinished, err)
@@ -205,8 +213,7 @@ func (s *Store) openReader(ctx context.Context) error {
 	return nil
 }
 
-// use calls f with the database, which a reader opens again where another one has
-// taken its place.
+// use calls f with the current database.
 func (s *Store) use(ctx context.Context, f func(*database) error) error {
 	db, err := s.enter(ctx)
 	if err != nil {
@@ -214,10 +221,10 @@ func (s *Store) use(ctx context.Context, f func(*database) error) error {
 	}
 	err = f(db)
 	s.gate.RUnlock()
-	return s.healRead(ctx, db, err)
+	return s.readFailed(ctx, db, err)
 }
 
-// enter returns the database with the gate held for reading.
+// enter returns the current database with the gate held for reading.
 func (s *Store) enter(ctx context.Context) (*database, error) {
 	for {
 		s.gate.RLock()
@@ -225,21 +232,21 @@ func (s *Store) enter(ctx context.Context) (*database, error) {
 			return s.database, nil
 		}
 		s.gate.RUnlock()
-		if err := s.renew(ctx); err != nil {
+		if err := s.lockAndReopen(ctx); err != nil {
 			return nil, err
 		}
 	}
 }
 
-func (s *Store) renew(ctx context.Context) error {
+func (s *Store) lockAndReopen(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.reopen(ctx)
 }
 
-// isStale reports whether another database is to be opened: none is, or another
-// one lies at the path. A reader keeps one that was only taken away, for the
-// recorder is about to put another one there. The caller holds the gate or mu.
+// isStale reports whether no database is open, or another one is at the path. A reader
+// keeps a database that was only removed, because the recorder is about to create
+// another one. The caller holds the gate or mu.
 func (s *Store) isStale() bool {
 	if s.database == nil {
 		return true
@@ -251,15 +258,14 @@ func (s *Store) isStale() bool {
 	return err == nil && !os.SameFile(now, s.info)
 }
 
-// reopen opens the database that lies at the path where that is not the one that
-// is open. It is an error where the recorder has lost its lock to another process.
-// The caller holds mu.
+// reopen opens the database at the path if it is not the open one. It returns an error
+// if the recorder has lost its lock to another process. The caller holds mu.
 func (s *Store) reopen(ctx context.Context) error {
 	if err := s.keepLock(); err != nil {
 		return err
 	}
 	if s.records && !s.isStale() {
-		return nil // without the gate: what is stored must not wait for who reads
+		return nil // without the gate, so that reads do not block writes
 	}
 	s.gate.Lock()
 	defer s.gate.Unlock()
@@ -268,10 +274,10 @@ func (s *Store) reopen(ctx context.Context) error {
 	}
 	if old := s.database; old != nil {
 		s.database = nil
-		_ = old.close() // its file is nobody's any more
+		_ = old.close() // its file has no name any more
 		if s.records {
-			s.begun = true
-			s.report(fmt.Errorf("%s was taken away; the event store goes on with another one", s.path))
+			s.recreated = true
+			s.report(fmt.Errorf("%s was removed or replaced; the event store continues with another one", s.path))
 		}
 	}
 	if s.records {
@@ -288,28 +294,17 @@ func (s *Store) report(err error) {
 	}
 }
 
-// Close ends the store and, in the recorder, hands the role to the next one
-// that opens it. No other call may be under way.
+// Close closes the store. If it was the recorder, the next process that opens the
+// store becomes the recorder. No other call may be in progress.
 func (s *Store) Close() error {
 	var errs []error
 	if s.database != nil {
 		errs = append(errs, s.close())
 	}
-	// Last: nobody may record before the writer is closed.
+	// The lock comes last: no other process may record before the writer is closed.
 	if lock := s.lock.Swap(nil); lock != nil {
 		errs = append(errs, lock.Close())
 	}
 	s.database, s.records = nil, false
 	return errors.Join(errs...)
-}
-
-// skip makes the EIDs begin behind one.
-func (d *database) skip(ctx context.Context, to int64) error {
-	// That table has neither a key nor, before the first event, a row.
-	for _, sql := range []string{"DELETE FROM sqlite_sequence WHERE name = 'events'", "INSERT INTO sqlite_sequence (seq, name) VALUES (?1, 'events')"} {
-		if _, err := d.writer.ExecContext(ctx, sql, to); err != nil {
-			return err
-		}
-	}
-	return nil
 }

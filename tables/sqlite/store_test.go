@@ -509,7 +509,7 @@ func TestAReaderWaitsForTheRecorder(t *testing.T) {
 		}
 		opened <- err
 	}()
-	require.NoError(t, create(context.Background(), filepath.Join(dir, databaseName)))
+	require.NoError(t, create(context.Background(), filepath.Join(dir, databaseName), defaultBusyTimeout))
 	require.NoError(t, <-opened)
 	require.NoError(t, lock.Close())
 }
@@ -607,7 +607,7 @@ func TestWhoReadsDoesNotHoldUpWhatIsStored(t *testing.T) {
 func TestTheLogIsShortenedThoughSomebodyAlwaysReads(t *testing.T) {
 	elapsed := time.Hour
 	s := openStore(t, Options{elapsed: func() time.Duration { return elapsed }})
-	s.logLimit = 1 << 20
+	s.walLimit = 1 << 20
 	batch := make([]kmodquery.Event, 500)
 	for i := range batch {
 		batch[i] = full()
@@ -624,15 +624,15 @@ func TestTheLogIsShortenedThoughSomebodyAlwaysReads(t *testing.T) {
 			}
 		})
 	}
-	shortened := 0
-	for shortened < 3 {
+	truncatedAt := 0
+	for truncatedAt < 3 {
 		before := sizeOf(s.path + "-wal")
-		elapsed += shortenEvery
+		elapsed += truncateInterval
 		require.NoError(t, appendEvents(t.Context(), s, batch[:20]))
 		after := sizeOf(s.path + "-wal")
-		require.Less(t, after, 4*s.logLimit)
+		require.Less(t, after, 4*s.walLimit)
 		if after < before {
-			shortened++
+			truncatedAt++
 		}
 	}
 	stop()
@@ -669,7 +669,7 @@ func TestRecall(t *testing.T) {
 		Columns: []string{"name", "event_name", "source", "uptime", "time_nanos", "result"},
 	}
 	recall := func(newest int64) (eids []int64) {
-		require.NoError(t, s.Recall(t.Context(), f, newest, func(e *kmodquery.Event) { eids = append(eids, e.EID) }))
+		require.NoError(t, s.Replay(t.Context(), f, newest, func(e *kmodquery.Event) { eids = append(eids, e.EID) }))
 		return eids
 	}
 	require.Empty(t, recall(3))

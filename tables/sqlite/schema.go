@@ -9,14 +9,18 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 )
+
+// applicationID marks a database as an event store. The first migration sets it.
+const applicationID = 0x6b6d6f64
 
 //go:embed migrations/*.sql
 var files embed.FS
 
-// migrations are the scripts in their order: the n-th, counted from 1, makes
-// schema version n out of n-1. The number is that of the script's name. A script
-// that was released is never edited.
+// migrations are the scripts in order: the n-th, counted from 1, turns schema version
+// n-1 into version n. The name of a script begins with that number. A released script
+// is never edited.
 var migrations = func() []string {
 	names, err := fs.Glob(files, "migrations/*.sql")
 	if err != nil {
@@ -33,8 +37,7 @@ var migrations = func() []string {
 	return scripts
 }()
 
-// migrate brings a database from version to the newest, one transaction a
-// step.
+// migrate brings a database from a version to the newest, one transaction a step.
 func migrate(ctx context.Context, db *sql.DB, version int) error {
 	for ; version < len(migrations); version++ {
 		if err := step(ctx, db, version+1, migrations[version]); err != nil {
@@ -59,10 +62,10 @@ func step(ctx context.Context, db *sql.DB, version int, script string) error {
 	return tx.Commit()
 }
 
-// create makes the database at a path unless there is one. It is built under
-// another name and then renamed, so that a reader finds either nothing or a
-// complete event store. Only the holder of the lock may call it.
-func create(ctx context.Context, database string) error {
+// create creates the database at a path unless it exists. It builds the database
+// under another name and renames it, so that a reader finds no database or a complete
+// one. Only the holder of the lock may call it.
+func create(ctx context.Context, database string, busyTimeout time.Duration) error {
 	if _, err := os.Lstat(database); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -72,7 +75,7 @@ func create(ctx context.Context, database string) error {
 			return err
 		}
 	}
-	// SQLite gives its other files the mode of this one.
+	// SQLite gives its companion files the mode of this file.
 	file, err := os.OpenFile(unfinished, os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
 	if err != nil {
 		return err
@@ -80,14 +83,14 @@ func create(ctx context.Context, database string) error {
 	if err := file.Close(); err != nil {
 		return err
 	}
-	db, err := openWriter(unfinished)
+	db, err := openWriter(unfinished, busyTimeout)
 	if err != nil {
 		return err
 	}
 	err = prepare(ctx, db, unfinished)
 	if err == nil {
-		// Closing does so too and tells nobody when it cannot: the database would
-		// be renamed without its log.
+		// Close does this too, but reports no failure: the database would be renamed
+		// without its log.
 		_, err = db.ExecContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)")
 	}
 	if err := errors.Join(err, db.Close()); err != nil {
@@ -99,8 +102,8 @@ func create(ctx context.Context, database string) error {
 	return syncFolder(filepath.Dir(database))
 }
 
-// prepare turns a database that version accepts into an event store of the
-// newest schema.
+// prepare turns a database that version accepts into an event store of the newest
+// schema.
 func prepare(ctx context.Context, db *sql.DB, path string) error {
 	version, err := version(ctx, db, path)
 	if err != nil {
@@ -114,4 +117,43 @@ func prepare(ctx context.Context, db *sql.DB, path string) error {
 		return fmt.Errorf("%s cannot have a write-ahead log; choose a state folder on a local file system", path)
 	}
 	return migrate(ctx, db, version)
+}
+
+// errForeign matches errors for a database of another program.
+var errForeign = errors.New("is a database of another program; move it away or choose another state folder")
+
+// A newerError reports a database of a schema that this program does not know.
+type newerError struct {
+	path    string
+	version int
+}
+
+func (e *newerError) Error() string {
+	return fmt.Sprintf("%s has schema version %d and this program knows up to %d; "+
+		"use the newer program that wrote it or choose another state folder", e.path, e.version, len(migrations))
+}
+
+// version returns the schema version of an event store, and an error for any other
+// database. It writes nothing.
+func version(ctx context.Context, db *sql.DB, path string) (int, error) {
+	var version, id, objects int
+	for _, q := range []struct {
+		sql  string
+		into *int
+	}{
+		{"PRAGMA user_version", &version},
+		{"PRAGMA application_id", &id},
+		{"SELECT count(*) FROM sqlite_schema", &objects},
+	} {
+		if err := db.QueryRowContext(ctx, q.sql).Scan(q.into); err != nil {
+			return 0, describe(err, path)
+		}
+	}
+	switch {
+	case id != applicationID && (objects > 0 || version != 0):
+		return 0, fmt.Errorf("%s %w", path, errForeign)
+	case version > len(migrations):
+		return 0, &newerError{path, version}
+	}
+	return version, nil
 }

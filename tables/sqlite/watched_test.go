@@ -12,15 +12,15 @@ import (
 func TestWatchIsRemembered(t *testing.T) {
 	dir := t.TempDir()
 	s := openIn(t, dir, Options{})
-	require.Zero(t, s.Watched(), "nobody has watched yet")
+	require.Zero(t, s.LastWatched(), "nobody has watched yet")
 	at := time.Unix(1700000000, 0)
-	s.KeepWatch(at)
+	s.SetWatched(at)
 	reader := openIn(t, dir, Options{})
-	require.Zero(t, reader.Watched())
-	reader.KeepWatch(time.Now())
+	require.Zero(t, reader.LastWatched())
+	reader.SetWatched(time.Now())
 	require.NoError(t, s.Close())
 	s = openIn(t, dir, Options{})
-	require.True(t, s.Watched().Equal(at))
+	require.True(t, s.LastWatched().Equal(at))
 }
 
 // What others put in the place of the sign is none, and nothing is done to it.
@@ -36,9 +36,9 @@ func TestWatchFollowsNoLink(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := openIn(t, t.TempDir(), Options{})
-			require.NoError(t, put(s.watchPath()))
-			s.KeepWatch(at.Add(time.Hour))
-			require.Zero(t, s.Watched())
+			require.NoError(t, put(s.watchedPath()))
+			s.SetWatched(at.Add(time.Hour))
+			require.Zero(t, s.LastWatched())
 		})
 	}
 	info, err := os.Stat(other)
@@ -50,12 +50,12 @@ func TestWatchIsTheLastSign(t *testing.T) {
 	s := openIn(t, t.TempDir(), Options{})
 	first, second := time.Unix(1700000000, 0), time.Unix(1700000010, 500)
 	for _, at := range []time.Time{first, second, first} { // the clock may be set back
-		s.KeepWatch(at)
-		require.True(t, s.Watched().Equal(at))
+		s.SetWatched(at)
+		require.True(t, s.LastWatched().Equal(at))
 	}
-	info, err := os.Stat(s.watchPath())
+	info, err := os.Stat(s.watchedPath())
 	require.NoError(t, err)
 	require.EqualValues(t, 0o600, info.Mode())
-	require.NoError(t, os.Remove(s.watchPath()))
-	require.Zero(t, s.Watched())
+	require.NoError(t, os.Remove(s.watchedPath()))
+	require.Zero(t, s.LastWatched())
 }

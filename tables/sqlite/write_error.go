@@ -14,31 +14,31 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// probeName is a file that is made and removed to learn why nothing can be
-// written: SQLite tells a quota, a broken disk and a file system that became
-// read-only no more exactly than as an error of input or output.
+// probeName is a file that is created and removed to find out why nothing can be
+// written. SQLite reports an exceeded quota, a broken disk and a read-only file system
+// alike as an input/output error.
 const probeName = "probe"
 
-// A refusal is an error for which the store takes no events, until its cause is
-// gone.
-type refusal struct {
+// A writeError is an error because of which the store accepts no events until its
+// cause is gone.
+type writeError struct {
 	reason string
 	err    error
 }
 
-func (r *refusal) Error() string { return r.reason + ": " + r.err.Error() }
-func (r *refusal) Unwrap() error { return r.err }
+func (e *writeError) Error() string { return e.reason + ": " + e.err.Error() }
+func (e *writeError) Unwrap() error { return e.err }
 
-// Reason is why the store takes nothing and what to do about it. It stays the
+// Reason says why the store accepts no events and what to do about it. It stays the
 // same as long as the cause does.
-func (r *refusal) Reason() string { return r.reason }
+func (e *writeError) Reason() string { return e.reason }
 
-// refuse explains an error of writing to the store in dir.
-func refuse(err error, dir string) error {
-	if known := new(refusal); err == nil || errors.As(err, &known) || errors.Is(err, context.Canceled) {
+// explain adds the cause to an error of writing to the store in dir.
+func explain(err error, dir string) error {
+	if known := new(writeError); err == nil || errors.As(err, &known) || errors.Is(err, context.Canceled) {
 		return err
 	}
-	return &refusal{reason: "store: " + cause(err, dir), err: err}
+	return &writeError{reason: "store: " + cause(err, dir), err: err}
 }
 
 func cause(err error, dir string) string {
@@ -75,7 +75,7 @@ func cause(err error, dir string) string {
 	return "the database cannot be written"
 }
 
-// probe writes a page into dir and returns what the system says of it.
+// probe writes a page into dir and returns the system's error.
 func probe(dir string) error {
 	path := filepath.Join(dir, probeName)
 	if err := unix.Unlink(path); err != nil && !errors.Is(err, unix.ENOENT) {
@@ -89,7 +89,7 @@ func probe(dir string) error {
 	return errors.Join(err, file.Close(), os.Remove(path))
 }
 
-// codeOf is SQLite's extended result code.
+// codeOf returns SQLite's extended result code.
 func codeOf(err error) (code int, ok bool) {
 	var failure *driver.Error
 	if !errors.As(err, &failure) {
@@ -98,7 +98,7 @@ func codeOf(err error) (code int, ok bool) {
 	return failure.Code(), true
 }
 
-// describe says what to do about a file that SQLite refuses.
+// describe adds to an error of opening a file what to do about it.
 func describe(err error, path string) error {
 	code, ok := codeOf(err)
 	if !ok {
@@ -118,11 +118,11 @@ func describe(err error, path string) error {
 	return fmt.Errorf("read %s: %w", path, err)
 }
 
-// errText says that a file was never a database.
+// errText matches errors for a file that never was a database.
 var errText = errors.New("is no SQLite database; move it away or choose another state folder")
 
-// isText reports whether a file begins like something that was written by hand:
-// a database whose header was lost still has a zero byte in its first page.
+// isText reports whether a file begins like a text file. A database with a destroyed
+// header still has a zero byte in its first page.
 func isText(path string) bool {
 	file, err := os.Open(path)
 	if err != nil {

@@ -13,21 +13,22 @@ import (
 )
 
 const (
-	// expiryInterval and expiryEvents are how long, in time and in events, an
-	// Append leaves the bounds unlooked at.
+	// expiryInterval and expiryEvents are the time and the number of events after
+	// which an Append checks the bounds again.
 	expiryInterval = time.Minute
 	expiryEvents   = 10_000
-	// expiryChunk is the most that one transaction deletes, so that a store
-	// that has much to forget still takes new events.
+	// expiryChunk is the most events that one transaction deletes, so that a store
+	// with many expired events still accepts new ones.
 	expiryChunk = 5_000
 )
 
-// The kinds of events that have a bound of their own.
-var ordinary, cheap = squirrel.Eq{"cheap": false}, squirrel.Eq{"cheap": true}
+// The kinds of events that have a bound of their own. The column cheap holds
+// [kmodquery.Event.IsUnprivileged].
+var ordinary, unprivileged = squirrel.Eq{"cheap": false}, squirrel.Eq{"cheap": true}
 
-// Expire deletes the events beyond the bounds of [Options]: by age those whose
-// time is too long ago and that no younger one precedes, by count those with
-// the lowest EIDs of their kind, cheap or not. In a reader it is an error.
+// Expire deletes the events beyond the bounds of [Options]. By age it deletes old
+// events that no younger event precedes; by number it deletes the events of a kind
+// with the lowest EIDs. In a reader Expire returns an error.
 func (s *Store) Expire(ctx context.Context) error {
 	if !s.records {
 		return fmt.Errorf("expire events of %s: another process records", s.path)
@@ -40,12 +41,12 @@ func (s *Store) Expire(ctx context.Context) error {
 	for {
 		more, err := s.expire(ctx)
 		if isDamage(err) {
-			if err = s.heal(ctx, s.database, err); err == nil {
+			if err = s.replaceDamaged(ctx, s.database, err); err == nil {
 				continue
 			}
 		}
 		if err != nil {
-			return refuse(fmt.Errorf("expire events of %s: %w", s.path, err), filepath.Dir(s.path))
+			return explain(fmt.Errorf("expire events of %s: %w", s.path, err), filepath.Dir(s.path))
 		}
 		if !more {
 			return nil
@@ -53,13 +54,14 @@ func (s *Store) Expire(ctx context.Context) error {
 	}
 }
 
-// expireWhenDue deletes one chunk when the bounds have not been looked at for
-// some time, and again with the next batch as long as there is more.
+// expireWhenDue deletes one chunk if the bounds have not been checked for some time.
+// While more chunks remain, the next batch deletes the next one.
 func (s *Store) expireWhenDue(ctx context.Context) error {
 	now := s.options.Now()
 	untilDue := s.nextExpiry.Sub(now)
+	// A later due time was set before the clock stepped back.
 	if untilDue > 0 && untilDue <= expiryInterval && s.appended < expiryEvents {
-		return nil // a moment farther away is from before the clock stepped back
+		return nil
 	}
 	more, err := s.expire(ctx)
 	if err == nil && !more {
@@ -68,8 +70,7 @@ func (s *Store) expireWhenDue(ctx context.Context) error {
 	return err
 }
 
-// expire deletes at most one chunk for each bound and reports whether there is
-// more.
+// expire deletes at most one chunk for each bound and reports whether more remain.
 func (s *Store) expire(ctx context.Context) (more bool, err error) {
 	present, err := s.present(ctx)
 	if err != nil {
@@ -83,24 +84,24 @@ func (s *Store) expire(ctx context.Context) (more bool, err error) {
 	for _, bound := range []struct {
 		kind squirrel.Eq
 		most int64
-	}{{ordinary, s.options.MaxEvents}, {cheap, s.options.MaxCheap}} {
+	}{{ordinary, s.options.MaxEvents}, {unprivileged, s.options.MaxUnprivileged}} {
 		rest, err := s.expireKind(ctx, bound.kind, bound.most)
 		if err != nil {
 			return false, err
 		}
 		more = more || rest
 	}
-	rest, err := s.forgetSeen(ctx)
+	rest, err := s.expireSeen(ctx)
 	return more || rest, err
 }
 
-// expireKind deletes at most one chunk of the oldest events of a kind that has
-// more than most, unless most is 0, and reports whether there is more.
+// expireKind deletes at most one chunk of the oldest events of a kind that has more
+// than most, and reports whether more remain. 0 means no bound.
 func (s *Store) expireKind(ctx context.Context, kind squirrel.Eq, most int64) (more bool, err error) {
 	if most <= 0 {
 		return false, nil
 	}
-	// Not through the readers' connections: queries may hold all of them.
+	// Queries may hold all connections of the readers.
 	var rows int64
 	if err := countOf(kind).RunWith(s.writer).QueryRowContext(ctx).Scan(&rows); err != nil {
 		return false, err
@@ -112,11 +113,11 @@ func (s *Store) expireKind(ctx context.Context, kind squirrel.Eq, most int64) (m
 	return s.remove(ctx, oldestOf(kind, uint64(min(excess, int64(s.chunk)))))
 }
 
-// present is the present for the age of events, and is noted for the next
-// recorder.
+// present returns the time that the age of events is counted from, and keeps it for
+// the next recorder.
 func (s *Store) present(ctx context.Context) (time.Time, error) {
 	if !s.age.known {
-		// No recorder has noted it: events are the only sign of what time it was.
+		// No recorder has kept a time: only the events tell what time it was.
 		var newest sql.NullInt64
 		err := squirrel.Select("time").From("events").OrderBy("eid DESC").Limit(1).RunWith(s.writer).QueryRowContext(ctx).Scan(&newest)
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
@@ -128,18 +129,19 @@ func (s *Store) present(ctx context.Context) (time.Time, error) {
 		}
 	}
 	present := s.age.now(s.options.Now(), s.elapsed())
-	if trusted := present.Unix(); trusted != s.mark.Trusted && trusted > 0 {
-		s.mark.Trusted = trusted
-		_ = writeMark(s.lock.Load(), s.mark) // the next recorder has an older one, and deletes less
+	if trusted := present.Unix(); trusted != s.state.TrustedTime && trusted > 0 {
+		s.state.TrustedTime = trusted
+		_ = writeLockState(s.lock.Load(), s.state) // an older time only makes the next recorder delete less
 	}
 	return present, nil
 }
 
-// olderThan selects the EIDs of at most one chunk: the first events, up to the
-// one that is not older than at. An event between younger ones stays: it has
-// its time from a clock that was wrong, as on a host that boots without one.
+// olderThan selects the EIDs of at most one chunk of the first events, up to the
+// first one that is not older than at. An old event between younger ones stays,
+// because its time comes from a clock that was wrong, as on a host that boots
+// without a clock.
 func (s *Store) olderThan(at time.Time) squirrel.SelectBuilder {
-	// The first young one is looked for in the chunk only. To find that of all
+	// The first young event is searched in the chunk only. For that of all events
 	// SQLite sorts the young ones, which took 130 ms of a million.
 	chunk := squirrel.Select("eid", "time").From("events").OrderBy("eid").Limit(uint64(s.chunk))
 	young := squirrel.Select("min(eid)").FromSelect(chunk, "chunk").Where(squirrel.GtOrEq{"time": at.Unix()})

@@ -13,7 +13,7 @@ import (
 // Sums that are on disk must be found right by every later version.
 func TestSumsStayAsTheyAre(t *testing.T) {
 	columns := kmodquery.EventColumns()
-	summer := newSummer(columns)
+	sums := newChecksummer(columns)
 	event := kmodquery.Event{
 		EID: 7, Time: 1, TimeNanos: 2, Name: "dummy", Path: "/lib/dummy.ko", Pid: new(int64(5)), Params: new(""), Missing: "params",
 	}
@@ -21,8 +21,8 @@ func TestSumsStayAsTheyAre(t *testing.T) {
 	for i, column := range columns {
 		values[i] = column.Value(&event)
 	}
-	require.Equal(t, "b50ac082109aabd074188725c24e6bfdbe62cd434417cdba9b2d595bc1f6a73bd805a217", fmt.Sprintf("%x", summer.sum(values)))
-	require.EqualValues(t, 179382838, sumOfPosition("kmsg", "1"))
+	require.Equal(t, "b50ac082109aabd074188725c24e6bfdbe62cd434417cdba9b2d595bc1f6a73bd805a217", fmt.Sprintf("%x", sums.of(values)))
+	require.EqualValues(t, 179382838, positionChecksum("kmsg", "1"))
 }
 
 // Every value of every column is summed up, whichever columns are read.
@@ -74,7 +74,7 @@ func TestRowsWithoutSums(t *testing.T) {
 	status, err := s.Status(context.Background())
 	require.NoError(t, err)
 	require.EqualValues(t, 8, status.Damaged)
-	require.Equal(t, "8 rows that were read are not what was written and are not shown", status.Trouble)
+	require.Equal(t, "8 rows do not match their checksums and are not shown", status.Trouble)
 }
 
 func TestAPositionThatWasChangedIsNone(t *testing.T) {

@@ -21,20 +21,20 @@ func loaded() kmodquery.Event { return kmodquery.Event{EventName: kmodquery.Even
 
 func TestEachKindHasItsOwnBound(t *testing.T) {
 	now := time.Unix(1000, 0)
-	kinds := "ccoococc" // cheap and ordinary, by EID from 1 on
+	kinds := "ccoococc" // unprivileged (c) and ordinary (o) events, by EID from 1 on
 	for name, test := range map[string]struct {
 		options Options
 		want    []int64
 	}{
 		"none":                        {Options{}, []int64{8, 7, 6, 5, 4, 3, 2, 1}},
-		"cheap":                       {Options{MaxCheap: 2}, []int64{8, 7, 6, 4, 3}},
+		"unprivileged":                {Options{MaxUnprivileged: 2}, []int64{8, 7, 6, 4, 3}},
 		"ordinary":                    {Options{MaxEvents: 2}, []int64{8, 7, 6, 5, 4, 2, 1}},
-		"both":                        {Options{MaxEvents: 1, MaxCheap: 1}, []int64{8, 6}},
-		"neither reached":             {Options{MaxEvents: 3, MaxCheap: 5}, []int64{8, 7, 6, 5, 4, 3, 2, 1}},
-		"reached by both together":    {Options{MaxEvents: 4, MaxCheap: 6}, []int64{8, 7, 6, 5, 4, 3, 2, 1}},
+		"both":                        {Options{MaxEvents: 1, MaxUnprivileged: 1}, []int64{8, 6}},
+		"neither reached":             {Options{MaxEvents: 3, MaxUnprivileged: 5}, []int64{8, 7, 6, 5, 4, 3, 2, 1}},
+		"reached by both together":    {Options{MaxEvents: 4, MaxUnprivileged: 6}, []int64{8, 7, 6, 5, 4, 3, 2, 1}},
 		"age is for both":             {Options{MaxAge: 5 * time.Second}, []int64{8, 7, 6, 5, 4, 3}},
-		"age and the bounds of both":  {Options{MaxAge: 5 * time.Second, MaxEvents: 2, MaxCheap: 2}, []int64{8, 7, 6, 4}},
-		"age leaves less than bounds": {Options{MaxAge: 2 * time.Second, MaxEvents: 2, MaxCheap: 2}, []int64{8, 7, 6}},
+		"age and the bounds of both":  {Options{MaxAge: 5 * time.Second, MaxEvents: 2, MaxUnprivileged: 2}, []int64{8, 7, 6, 4}},
+		"age leaves less than bounds": {Options{MaxAge: 2 * time.Second, MaxEvents: 2, MaxUnprivileged: 2}, []int64{8, 7, 6}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			test.options.Now = func() time.Time { return now }
@@ -54,25 +54,26 @@ func TestEachKindHasItsOwnBound(t *testing.T) {
 	}
 }
 
-// What any user can do all day pushes no evidence out, and the other way round.
-func TestAFloodOfOneKindLeavesTheOther(t *testing.T) {
+// A flood of unprivileged events displaces no ordinary event, and vice versa.
+func TestAFloodOfOneKindDisplacesNoneOfTheOther(t *testing.T) {
 	for name, test := range map[string]struct{ few, many func() kmodquery.Event }{
-		"cheap":    {loaded, denied},
-		"ordinary": {denied, loaded},
+		"unprivileged": {loaded, denied},
+		"ordinary":     {denied, loaded},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := openStore(t, Options{MaxEvents: 3, MaxCheap: 3})
+			s := openStore(t, Options{MaxEvents: 3, MaxUnprivileged: 3})
 			require.NoError(t, appendEvents(context.Background(), s, []kmodquery.Event{test.few(), test.few(), test.few()}))
 			n := race.Scale(3000)
 			flood := make([]kmodquery.Event, n)
 			for i := range flood {
 				flood[i] = test.many()
 			}
-			for range 10 {
+			const batches = 5
+			for range batches {
 				require.NoError(t, appendEvents(context.Background(), s, flood))
 			}
 			require.NoError(t, s.Expire(context.Background()))
-			last := int64(10*n + 3)
+			last := int64(batches*n + 3)
 			require.Equal(t, []int64{last, last - 1, last - 2, 3, 2, 1}, eids(read(t, s, kmodquery.Filter{})))
 		})
 	}
@@ -84,9 +85,9 @@ func TestBoundsAreLookedAtThroughAnIndex(t *testing.T) {
 	s := openStore(t, Options{})
 	index := []string{"SEARCH events USING COVERING INDEX events_cheap (cheap=?)"}
 	require.Equal(t, index, plan(t, s, countOf(ordinary)))
-	require.Equal(t, index, plan(t, s, countOf(cheap)))
+	require.Equal(t, index, plan(t, s, countOf(unprivileged)))
 	require.Equal(t, index, plan(t, s, oldestOf(ordinary, expiryChunk)))
-	require.Equal(t, index, plan(t, s, oldestOf(cheap, expiryChunk)))
+	require.Equal(t, index, plan(t, s, oldestOf(unprivileged, expiryChunk)))
 	require.NotContains(t, strings.Join(plan(t, s, s.olderThan(time.Now())), "\n"), "TEMP B-TREE")
 }
 

@@ -37,11 +37,11 @@ func TestAgeFollowsNoLeap(t *testing.T) {
 		"a small leap":               {[]step{{day, 8 * day}}, 9 * day},
 		"a leap ahead":               {[]step{{time.Hour, 10 * year}}, time.Hour},
 		"and back":                   {[]step{{time.Hour, 10 * year}, {time.Hour, -10 * year}}, 2 * time.Hour},
-		"a leap that lasts":          {[]step{{0, 10 * year}, {settleFor, 0}}, settleFor + 10*year},
-		"leap upon leap":             {[]step{{0, 10 * year}, {settleFor / 2, 10 * year}, {settleFor / 2, 10 * year}}, settleFor},
+		"a leap that lasts":          {[]step{{0, 10 * year}, {jumpTrustDelay, 0}}, jumpTrustDelay + 10*year},
+		"leap upon leap":             {[]step{{0, 10 * year}, {jumpTrustDelay / 2, 10 * year}, {jumpTrustDelay / 2, 10 * year}}, jumpTrustDelay},
 		"a leap back":                {[]step{{time.Hour, -10 * year}}, time.Hour - 10*year},
 		"back and forth":             {[]step{{0, -10 * year}, {time.Hour, 10 * year}}, time.Hour - 10*year},
-		"back, forth, and some time": {[]step{{0, -10 * year}, {time.Hour, 10 * year}, {settleFor, 0}}, time.Hour + settleFor},
+		"back, forth, and some time": {[]step{{0, -10 * year}, {time.Hour, 10 * year}, {jumpTrustDelay, 0}}, time.Hour + jumpTrustDelay},
 	} {
 		t.Run(name, func(t *testing.T) {
 			age, wall, elapsed := newAgeClock(time.Time{}, 90*day), start, time.Duration(0)
@@ -119,7 +119,7 @@ func TestTheLastEventIsAFirstClock(t *testing.T) {
 	s = openIn(t, dir, c.options(90*24*time.Hour))
 	require.NoError(t, s.Expire(context.Background()))
 	require.Len(t, read(t, s, kmodquery.Filter{}), 1)
-	c.pass(settleFor)
+	c.pass(jumpTrustDelay)
 	require.NoError(t, s.Expire(context.Background()))
 	require.Empty(t, read(t, s, kmodquery.Filter{}))
 }

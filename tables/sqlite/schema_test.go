@@ -17,7 +17,7 @@ func TestMigrationFromVersion1(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, databaseName)
 	require.NoError(t, os.WriteFile(path, nil, 0o600))
-	db, err := openWriter(path)
+	db, err := openWriter(path, defaultBusyTimeout)
 	require.NoError(t, err)
 	require.NoError(t, step(context.Background(), db, 1, migrations[0]))
 

@@ -1,0 +1,90 @@
+package sqlite
+
+import (
+	"math"
+	"strings"
+
+	"github.com/Masterminds/squirrel"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// maxValues bounds the values of all conditions together, far below SQLite's limits on
+// variables and on the depth of an expression. Conditions beyond it are left out, which
+// [kmodquery.Filter] permits.
+const maxValues = 900
+
+// conditions returns the SQL of the conditions that the store can evaluate, and leaves
+// out the others.
+func conditions(conditions []kmodquery.Condition) squirrel.And {
+	var all squirrel.And
+	values := 0
+	for _, condition := range conditions {
+		where, ok := predicate(condition)
+		if n := 3 * len(condition.Values); ok && values+n <= maxValues {
+			values += n
+			all = append(all, where)
+		}
+	}
+	return all
+}
+
+func predicate(c kmodquery.Condition) (squirrel.Sqlizer, bool) {
+	column, ok := kmodquery.EventColumn(c.Column)
+	if !ok || len(c.Values) == 0 {
+		return nil, false
+	}
+	for _, value := range c.Values {
+		if !comparable(column, value) {
+			return nil, false
+		}
+	}
+	if c.Op == kmodquery.Equal {
+		var either squirrel.Or
+		for _, value := range c.Values {
+			either = append(either, equal(c.Column, value))
+		}
+		return either, true
+	}
+	if len(c.Values) > 1 {
+		return nil, false
+	}
+	switch value := c.Values[0]; c.Op {
+	case kmodquery.Less:
+		return squirrel.Lt{c.Column: value}, true
+	case kmodquery.LessOrEqual:
+		return squirrel.LtOrEq{c.Column: value}, true
+	case kmodquery.Greater:
+		return squirrel.Gt{c.Column: value}, true
+	case kmodquery.GreaterOrEqual:
+		return squirrel.GtOrEq{c.Column: value}, true
+	}
+	return nil, false
+}
+
+// equal ignores the ASCII case of text, by the columns' collation, and its trailing
+// blanks: a query may use COLLATE NOCASE or COLLATE RTRIM, which osquery's constraints
+// do not mention.
+func equal(column string, value any) squirrel.Sqlizer {
+	text, ok := value.(string)
+	if !ok {
+		return squirrel.Eq{column: value}
+	}
+	text = strings.TrimRight(text, " ")
+	return squirrel.Or{
+		squirrel.Eq{column: text},
+		squirrel.And{squirrel.GtOrEq{column: text + " "}, squirrel.Lt{column: text + "!"}},
+	}
+}
+
+func comparable(column kmodquery.Column, value any) bool {
+	switch value := value.(type) {
+	case int64:
+		return column.Number
+	case float64:
+		return column.Number && !math.IsNaN(value) // SQLite treats it as NULL
+	case string:
+		return !column.Number
+	}
+	return false
+}

@@ -1,0 +1,44 @@
+package sqlite
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/Masterminds/squirrel"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// Replay calls visit, as [Store.Events] does, with the events that a new recorder has
+// to know among those that f selects: those of the newest so many events of the store,
+// and of the older events the last of each kind. A kind is a name, an event_name, a
+// source, and whether the event reports a failure. The last event is the one with the
+// latest uptime, or with the latest time if several have the same uptime or none.
+func (s *Store) Replay(ctx context.Context, f kmodquery.Filter, newest int64, visit func(*kmodquery.Event)) error {
+	err := s.use(ctx, func(db *database) error {
+		damaged, err := db.events(ctx, f.Columns, replayed(f, newest), func(e *kmodquery.Event) bool {
+			visit(e)
+			return true
+		})
+		s.countDamaged(damaged)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("replay events: %w", err)
+	}
+	return nil
+}
+
+// replayed selects the EIDs of the events of [Store.Replay].
+func replayed(f kmodquery.Filter, newest int64) squirrel.Sqlizer {
+	where := conditions(f.Conditions)
+	recent := squirrel.Select("eid").From("events NOT INDEXED").Where(where).Where("eid > (SELECT max(eid) FROM events) - ?", newest)
+	// The eid is that of the row with the maximum:
+	// https://sqlite.org/lang_select.html#bareagg. The low bits are microseconds of some
+	// hours, which order events of the same second.
+	const moment = "CASE WHEN uptime IS NULL THEN time_nanos ELSE uptime * (1 << 34) + time_nanos / 1000 % (1 << 34) END"
+	older := squirrel.Select("eid", "max("+moment+")").From("events NOT INDEXED").
+		Where(where).Where("eid <= (SELECT max(eid) FROM events) - ?", newest).
+		GroupBy("name COLLATE BINARY", "event_name", "source", "uptime IS NULL", "coalesce(result, 0) = 0")
+	return squirrel.Expr("? UNION ALL SELECT eid FROM (?)", recent, older)
+}
