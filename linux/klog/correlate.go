@@ -337,14 +337,11 @@ func (j *correlator) expire(now time.Time) {
 	}
 }
 
-// settles is when a Sync, or an end, that was asked for at a time need not wait
-// for more lines any longer, however many come.
-func (j *correlator) settled(asked time.Time) time.Time {
+// settled returns when no more lines are expected of the attempts that are held. The
+// kernel logs all messages about an attempt within a moment.
+func (j *correlator) settled() time.Time {
 	if len(j.held) == 0 {
-		return time.Time{}
-	}
-	if most := asked.Add(quietPeriod); j.touched.Add(syncGrace).After(most) {
-		return most
+		return time.Now()
 	}
 	return j.touched.Add(syncGrace)
 }

@@ -105,8 +105,8 @@ func (s *Journal) Run(ctx context.Context, ready func(), emit func(kmodquery.Del
 	if err != nil {
 		return err
 	}
-	r := journalReader{source: s, boot: boot, correlator: s.newCorrelator(emit), after: parseJournalPosition(stored)}
-	return r.run(ctx, end, ready)
+	r := journalReader{source: s, boot: boot, correlator: s.newCorrelator(emit), ready: ready, after: parseJournalPosition(stored)}
+	return r.run(ctx, end)
 }
 
 // command is a call of journalctl that dies with this process.
@@ -158,118 +158,71 @@ func (s *Journal) end(ctx context.Context) (*journalEntry, error) {
 	return &e, nil
 }
 
-// A journalReader is one Run's reading.
+// askEnd returns a channel that receives the journal's end, or nil if there is none or
+// it cannot be had.
+func (s *Journal) askEnd(ctx context.Context) chan *journalEntry {
+	answer := make(chan *journalEntry, 1)
+	go func() {
+		end, _ := s.end(ctx) // if it fails the journal, or this Run, has ended
+		answer <- end
+	}()
+	return answer
+}
+
+// A journalReader is the state of one Run.
 type journalReader struct {
 	source     *Journal
 	boot       string
 	correlator *correlator
-	clock      printkClock
+	ready      func() // nil once called
 
-	after   *journalPosition // told of before; nil once it was passed
+	after   *journalPosition // where the Run before ended; nil once it was passed
 	reached journalEntry     // the last entry that was read
 }
 
-// A journalSync is what some wait for.
-type journalSync struct {
-	pending source.Pending
-	asked   chan *journalEntry // gives the journal's end once, nil where there is none
-	end     *journalEntry
-	isKnown bool
-	until   time.Time
-}
-
-func (r *journalReader) run(ctx context.Context, end *journalEntry, ready func()) (err error) {
+// run reads what journalctl prints. end is the journal's present end.
+func (r *journalReader) run(ctx context.Context, end *journalEntry) error {
 	s := r.source
-	ctx, cancel := context.WithCancel(ctx)
+	running, cancel := context.WithCancel(ctx)
+	defer cancel()
 	// The kernel sends Pdeathsig when this thread ends, not the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	complaint := cmdout.NewHead(maxStderr, nil)
-	cmd := s.command(ctx, append([]string{"--follow", "--no-tail"}, r.from()...)...)
-	cmd.Stderr = complaint
+	stderr := cmdout.NewHead(maxStderr, nil)
+	cmd := s.command(running, append([]string{"--follow", "--no-tail"}, r.from()...)...)
+	cmd.Stderr = stderr
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
-		cancel()
-		return fmt.Errorf("make a pipe: %w", err)
+		return fmt.Errorf("create a pipe: %w", err)
 	}
 	if err := cmd.Start(); err != nil {
-		cancel()
 		return fmt.Errorf("start %s: %w", s.options.Command[0], err)
 	}
 	s.health.Started(journalHooks(), "", nil)
 	entries := make(chan []byte, maxEntries)
 	go func() {
 		defer close(entries)
-		// What stands behind the last line feed is no entry.
-		cmdout.Lines(ctx, stdout, maxEntry, entries, func() { s.health.DecodeErrors.Add(1) })
+		// Bytes after the last line feed are no entry.
+		cmdout.Lines(running, stdout, maxEntry, entries, func() { s.health.DecodeErrors.Add(1) })
 	}()
-	stop := func() error {
-		cancel()
-		for range entries { // until its reader has ended
-			continue
-		}
-		return cmd.Wait()
-	}
+	r.follow(ctx, entries, end)
+	r.correlator.flush()
 
-	// The look-back is a wait for the end that the journal had before.
-	sync := &journalSync{end: end, isKnown: true, until: time.Now().Add(backfillTimeout)}
-	defer func() {
-		r.correlator.flush()
-		if sync != nil {
-			sync.pending.Release()
-		}
-	}()
-	for {
-		if sync == nil {
-			sync = r.nextSync(ctx)
-		}
-		var asked chan *journalEntry
-		if sync != nil && !sync.isKnown {
-			asked = sync.asked
-		}
-		timer := time.NewTimer(r.pause(sync))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			_ = stop() // it was killed
-			return nil
-		case entry, ok := <-entries:
-			if !ok {
-				timer.Stop()
-				if ctx.Err() != nil {
-					_ = stop() // it was killed
-					return nil
-				}
-				kill := time.AfterFunc(time.Second, cancel) // it said all that it will
-				err := cmd.Wait()
-				kill.Stop()
-				cancel()
-				s.hasLostCursor = r.after != nil && strings.Contains(complaint.Said(), "cursor")
-				if err == nil {
-					err = errors.New("it should have gone on")
-				}
-				return fmt.Errorf("%s ended: %w%s", s.options.Command[0], err, complaint.Said())
-			}
-			r.take(entry)
-		case sync.end = <-asked:
-			sync.isKnown = true
-		case <-s.health.Requests():
-		case <-timer.C:
-		}
-		timer.Stop()
-		now := time.Now()
-		r.correlator.expire(now)
-		if sync == nil || !sync.isOver(r, now) {
-			continue
-		}
-		r.correlator.flush()
-		if ready != nil {
-			ready()
-			ready = nil
-		}
-		sync.pending.Release()
-		sync = nil
+	// If it closed its output it is about to exit. If ctx ended it is killed already.
+	kill := time.AfterFunc(time.Second, cancel)
+	defer kill.Stop()
+	for range entries { // until the goroutine ends
+		continue
 	}
+	err = cmd.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	s.hasLostCursor = r.after != nil && strings.Contains(stderr.Said(), "cursor")
+	if err == nil {
+		err = errors.New("exit status 0")
+	}
+	return fmt.Errorf("%s exited unexpectedly: %w%s", s.options.Command[0], err, stderr.Said())
 }
 
 // from is where journalctl begins: with the entry that the position names, which
@@ -284,29 +237,58 @@ func (r *journalReader) from() []string {
 	return []string{"--cursor=" + r.after.cursor}
 }
 
-// nextSync asks for the journal's end for those who wait, nil where nobody does.
-func (r *journalReader) nextSync(ctx context.Context) *journalSync {
-	pending := r.source.health.TakePending()
-	if len(pending) == 0 {
-		return nil
+// follow reads entries until ctx ends or journalctl closes its output. A Sync ends when
+// the entry was read that is the journal's last at its beginning.
+func (r *journalReader) follow(ctx context.Context, entries <-chan []byte, end *journalEntry) {
+	health, c := r.source.health, r.correlator
+	sync := health.NewBarrier(syncTimeout)
+	defer sync.Release()
+	readyBy := time.Now().Add(backfillTimeout)
+	isKnown := true               // end is the journal's last entry at the beginning of the round
+	var answer chan *journalEntry // receives it if it was asked for
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		if r.ready == nil {
+			sync.Begin()
+		}
+		if !sync.Began().IsZero() && !isKnown && answer == nil {
+			answer = r.source.askEnd(ctx)
+		}
+		var settled time.Time
+		if isKnown && r.isAt(end) {
+			settled = c.settled()
+		}
+		due := sync.Due(settled)
+		if r.ready != nil {
+			due = source.Earliest(settled, readyBy)
+		}
+		if !due.IsZero() && !time.Now().Before(due) {
+			c.flush()
+			if r.ready != nil {
+				r.ready()
+				r.ready = nil
+			}
+			sync.Release()
+			isKnown, answer = false, nil
+			continue
+		}
+		timer.Reset(time.Until(source.Earliest(c.next(), due, time.Now().Add(wakeInterval))))
+		select {
+		case <-ctx.Done():
+			return
+		case entry, ok := <-entries:
+			if !ok {
+				return
+			}
+			r.take(entry)
+		case end = <-answer:
+			isKnown, answer = true, nil
+		case <-health.Requests():
+		case <-timer.C:
+		}
+		c.expire(time.Now())
 	}
-	s := &journalSync{pending: pending, asked: make(chan *journalEntry, 1), until: time.Now().Add(syncTimeout)}
-	go func() {
-		// Where it cannot be asked for nothing is waited for: the journal, or this
-		// source, has ended.
-		end, _ := r.source.end(ctx)
-		s.asked <- end
-	}()
-	return s
-}
-
-// isOver reports whether what is waited for was read, and nothing more is
-// expected to belong to it.
-func (s *journalSync) isOver(r *journalReader, now time.Time) bool {
-	if !now.Before(s.until) {
-		return true
-	}
-	return s.isKnown && r.isAt(s.end) && !now.Before(r.correlator.settled(s.until.Add(-syncTimeout)))
 }
 
 // isAt reports whether an entry was read, or told of before.
@@ -316,24 +298,6 @@ func (r *journalReader) isAt(end *journalEntry) bool {
 	}
 	reached := journalPosition{bootID: r.reached.bootID, monotonic: r.reached.monotonic, realtime: r.reached.realtime, cursor: r.reached.cursor}
 	return r.reached.cursor != "" && reached.isBehind(end)
-}
-
-// pause is how long there is nothing to do unless something comes.
-func (r *journalReader) pause(sync *journalSync) time.Duration {
-	next := r.correlator.next()
-	if sync != nil {
-		until := sync.until
-		if settles := r.correlator.settled(sync.until.Add(-syncTimeout)); sync.isKnown && r.isAt(sync.end) {
-			until = settles
-		}
-		if next.IsZero() || until.Before(next) {
-			next = until
-		}
-	}
-	if next.IsZero() {
-		return time.Hour
-	}
-	return max(time.Until(next), 0) + time.Millisecond
 }
 
 // take reads one of journalctl's lines.
@@ -374,7 +338,7 @@ func (r *journalReader) line(e *journalEntry, says printk.Statement, raw string)
 		l.at = said
 	}
 	if l.bootID == r.boot {
-		_, l.uptime = r.clock.at(l.at)
+		_, l.uptime = printkTime(l.at)
 	}
 	return l
 }

@@ -217,7 +217,7 @@ func TestRunFailsIfJournalctlExits(t *testing.T) {
 	if err == nil { // it was ready before it ended
 		err = <-j.ended
 	}
-	require.ErrorContains(t, err, "ended: exit status 3: Failed to open journal: Bad message")
+	require.ErrorContains(t, err, "exited unexpectedly: exit status 3: Failed to open journal: Bad message")
 	require.NotErrorIs(t, err, kmodquery.ErrNotSupported)
 	require.Equal(t, kmodquery.StateFailed, j.source.Sensor().State)
 
@@ -225,7 +225,7 @@ func TestRunFailsIfJournalctlExits(t *testing.T) {
 	if err = j.start(); err == nil {
 		err = <-j.ended
 	}
-	require.ErrorContains(t, err, "it should have gone on")
+	require.ErrorContains(t, err, "exited unexpectedly: exit status 0")
 }
 
 func TestJournalIsUnavailableWithoutJournalctl(t *testing.T) {

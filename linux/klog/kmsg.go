@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/internal/source"
 	"github.com/kmodquery/kmodquery/linux/host"
 	"github.com/kmodquery/kmodquery/linux/klog/printk"
 )
@@ -27,17 +28,19 @@ const devKmsg = "/dev/kmsg"
 const maxRecord = 16 << 10
 
 // Kmsg is the source that reads the kernel's own log from /dev/kmsg. It needs
-// CAP_SYSLOG where kernel.dmesg_restrict is set, or root.
+// CAP_SYSLOG if kernel.dmesg_restrict is set, or root.
 type Kmsg struct {
 	*logSource
-	options KmsgOptions
+	path string
+	open func(path string) (*kmsgLog, error)
 }
 
-// KmsgOptions say where the log is, and how far it was read.
+// KmsgOptions are the options of NewKmsg.
 type KmsgOptions struct {
-	// Path is /dev/kmsg when empty.
+	// Path is the log's path, /dev/kmsg if empty.
 	Path string
-	// Position returns the position of the last event that was stored, or "".
+	// Position returns the position of the source's last stored event, or "". It may
+	// be nil.
 	Position func(ctx context.Context) (string, error)
 }
 
@@ -46,138 +49,80 @@ func NewKmsg(o KmsgOptions) *Kmsg {
 	if o.Path == "" {
 		o.Path = devKmsg
 	}
-	return &Kmsg{options: o, logSource: newLogSource(kmodquery.SourceKmsg, o.Position)}
+	return &Kmsg{logSource: newLogSource(kmodquery.SourceKmsg, o.Position), path: o.Path, open: openKmsg}
 }
 
-// Run emits what the kernel says of modules until ctx ends, beginning with what
-// it said since the position that was stored, or since it booted. It calls ready
-// once, when it has read all that there was.
+// Run emits the events of what the kernel logs about modules until ctx ends. It begins
+// after the stored position, or with the oldest record that the log has. It calls
+// ready once, when it has read all records that there were. An error that matches
+// kmodquery.ErrNotSupported means that this process cannot read the log before the
+// next boot; other errors may pass.
 func (s *Kmsg) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) (err error) {
 	defer func() { s.health.Stopped(err) }()
 	boot, stored, err := s.resume(ctx)
 	if err != nil {
 		return err
 	}
-	log, err := openKmsg(s.options.Path)
+	log, err := s.open(s.path)
 	if err != nil {
 		return err
 	}
 	defer log.close()
-	s.health.Started([]string{s.options.Path}, "", log.wake)
-
-	r := kmsgReader{source: s, log: log, boot: boot, correlator: s.newCorrelator(emit)}
-	r.next, r.isContinued = nextSequence(stored, boot)
+	log.next, log.isContinued = nextSequence(stored, boot)
+	s.health.Started([]string{s.path}, "", log.wake)
 	stop := context.AfterFunc(ctx, log.wake)
 	defer stop()
-	return r.run(ctx, ready)
+
+	c := s.newCorrelator(emit)
+	read := func() error {
+		return log.drain(s.health, func(record printk.Record, err error) {
+			s.health.Received.Add(1)
+			if err != nil {
+				s.health.DecodeErrors.Add(1)
+				return
+			}
+			if statement, ok := printk.Kernel(record.Text); ok && record.IsFromKernel() {
+				c.add(newLine(record, statement, boot), time.Now())
+			}
+			c.setPosition(sequencePosition(boot, record.Sequence))
+		})
+	}
+	return s.serve(ctx, ready, c, read, log.wait)
 }
 
-// nextSequence is the number of the first record that was not read yet.
-func nextSequence(position, boot string) (uint64, bool) {
-	id, sequence, _ := strings.Cut(position, " ")
-	n, err := strconv.ParseUint(sequence, 10, 63)
-	if err != nil || id != boot {
+// sequencePosition returns the position of a record of /dev/kmsg.
+func sequencePosition(boot string, sequence uint64) string {
+	return boot + " " + strconv.FormatUint(sequence, 10)
+}
+
+// nextSequence returns the sequence number that follows a position. ok is false if
+// the position is of another boot, or none. Earlier versions of the source syslog
+// wrote more after the number.
+func nextSequence(position, boot string) (next uint64, ok bool) {
+	fields := strings.Fields(position)
+	if len(fields) < 2 || fields[0] != boot {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(fields[1], 10, 63)
+	if err != nil {
 		return 0, false
 	}
 	return n + 1, true
 }
 
-// A kmsgReader is one Run's reading.
-type kmsgReader struct {
-	source     *Kmsg
-	log        *kmsgLog
-	boot       string
-	correlator *correlator
-	clock      printkClock
-
-	next        uint64 // sequence number of the record that should come
-	isContinued bool   // records before were read: a gap is a loss
-}
-
-func (r *kmsgReader) run(ctx context.Context, ready func()) error {
-	var sync logSync
-	defer sync.answer()
-	for {
-		sync.take(ctx, r.source.health)
-		if err := r.drain(); err != nil {
-			return err
-		}
-		if ready != nil {
-			r.correlator.flush()
-			ready()
-			ready = nil
-		}
-		now := time.Now()
-		r.correlator.expire(now)
-		deadline := r.correlator.next()
-		if sync.isAsked() {
-			deadline = r.correlator.settled(sync.asked)
-			if !now.Before(deadline) {
-				r.correlator.flush()
-				if sync.isLast {
-					return nil
-				}
-				sync.answer()
-				deadline = time.Time{}
-			}
-		}
-		if err := r.log.wait(deadline, sync.isLast); err != nil {
-			return err
-		}
-	}
-}
-
-// drain reads all that there is.
-func (r *kmsgReader) drain() error {
-	for {
-		record, err := r.log.read()
-		switch {
-		case errors.Is(err, unix.EAGAIN):
-			return nil
-		case errors.Is(err, unix.EPIPE):
-			continue // records were overwritten; the next one's number says how many
-		case errors.Is(err, unix.EINVAL):
-			r.source.health.DecodeErrors.Add(1) // it is longer than any; the kernel went on to the next
-			continue
-		case err != nil:
-			return fmt.Errorf("read %s: %w", r.source.options.Path, err)
-		}
-		r.take(record)
-	}
-}
-
-func (r *kmsgReader) take(b []byte) {
-	record, err := printk.ParseRecord(b)
-	if err != nil {
-		r.source.health.Received.Add(1)
-		r.source.health.DecodeErrors.Add(1)
-		return
-	}
-	if r.isContinued && record.Sequence < r.next {
-		return // told of before the restart
-	}
-	r.source.health.Received.Add(1)
-	if r.isContinued && record.Sequence > r.next {
-		r.source.health.Lost.Add(int64(min(record.Sequence-r.next, 1<<40)))
-	}
-	r.next, r.isContinued = record.Sequence+1, true
-	if record.IsFromKernel() {
-		if says, ok := printk.Kernel(record.Text); ok {
-			r.correlator.add(r.clock.newLine(record, says, r.boot), time.Now())
-		}
-	}
-	r.correlator.setPosition(r.boot + " " + strconv.FormatUint(record.Sequence, 10))
-}
-
-// A kmsgLog is /dev/kmsg, open at its oldest record.
+// A kmsgLog is /dev/kmsg, opened at its oldest record.
 type kmsgLog struct {
 	fd     int
 	buffer [maxRecord]byte
+
+	next        uint64 // the expected sequence number; drain skips records below it
+	isContinued bool   // there is an expected number, so a gap before a record is a loss
 
 	mu    sync.Mutex
 	event int // eventfd(2), to end a wait; -1 when closed
 }
 
+// openKmsg opens the kernel's log.
 func openKmsg(path string) (*kmsgLog, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	switch {
@@ -194,7 +139,7 @@ func openKmsg(path string) (*kmsgLog, error) {
 	case err != nil:
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	// Containers are given something else in its place.
+	// Container runtimes put other files in its place.
 	var stat unix.Stat_t
 	if err := unix.Fstat(fd, &stat); err != nil || stat.Mode&unix.S_IFMT != unix.S_IFCHR || stat.Rdev != unix.Mkdev(1, 11) {
 		unix.Close(fd)
@@ -203,52 +148,71 @@ func openKmsg(path string) (*kmsgLog, error) {
 			Need:    "the character device 1:11 where this process runs",
 		}
 	}
+	return newKmsgLog(fd)
+}
+
+// newKmsgLog takes ownership of a non-blocking file descriptor of which each read(2)
+// returns one record.
+func newKmsgLog(fd int) (*kmsgLog, error) {
 	event, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
 	if err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("make an eventfd: %w", err)
+		return nil, fmt.Errorf("create an eventfd: %w", err)
 	}
 	return &kmsgLog{fd: fd, event: event}, nil
 }
 
-// read returns the next record, EAGAIN where there is none. It holds until the
-// next call.
-func (l *kmsgLog) read() ([]byte, error) {
+// drain calls take for each record that the log has, or with the error of one that is
+// invalid. It counts overwritten records as lost.
+func (l *kmsgLog) drain(health *source.Health, take func(printk.Record, error)) error {
 	for {
 		n, err := unix.Read(l.fd, l.buffer[:])
-		if err == unix.EINTR {
+		switch {
+		case err == unix.EINTR, err == unix.EPIPE: // records were overwritten; the next number tells how many
+			continue
+		case err == unix.EAGAIN:
+			return nil
+		case err == unix.EINVAL: // it exceeds the buffer, and the kernel went on to the next
+			take(printk.Record{}, err)
+			continue
+		case err != nil:
+			return fmt.Errorf("read the kernel's log: %w", err)
+		}
+		record, err := printk.ParseRecord(l.buffer[:n])
+		if err != nil {
+			take(record, err)
 			continue
 		}
-		return l.buffer[:max(n, 0)], err
+		if l.isContinued && record.Sequence < l.next {
+			continue
+		}
+		if l.isContinued {
+			health.Lost.Add(int64(min(record.Sequence-l.next, 1<<40)))
+		}
+		l.next, l.isContinued = record.Sequence+1, true
+		take(record, nil)
 	}
 }
 
-// wait returns when there is a record, at the deadline unless that is zero, and
-// after wake unless that is to be ignored.
-func (l *kmsgLog) wait(deadline time.Time, ignoreWake bool) error {
+// wait returns when there is a record, after wake, and at the deadline.
+func (l *kmsgLog) wait(deadline time.Time) error {
 	fds := []unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}, {Fd: int32(l.event), Events: unix.POLLIN}}
-	if ignoreWake {
-		fds = fds[:1]
-	}
-	timeout := -1
-	if !deadline.IsZero() {
-		timeout = max(int(time.Until(deadline)/time.Millisecond)+1, 0)
-	}
+	timeout := max(int(time.Until(deadline)/time.Millisecond)+1, 0)
 	if _, err := unix.Poll(fds, timeout); err != nil && err != unix.EINTR {
 		return fmt.Errorf("wait for the kernel's log: %w", err)
 	}
-	if !ignoreWake && fds[1].Revents != 0 {
+	if fds[1].Revents != 0 {
 		var count [8]byte
-		_, _ = unix.Read(l.event, count[:]) // it only takes the count back
+		_, _ = unix.Read(l.event, count[:]) // resets the event
 	}
 	return nil
 }
 
-// wake ends a wait, the present one or the next.
+// wake ends the present wait, or the next.
 func (l *kmsgLog) wake() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, _ = unix.Write(l.event, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // it cannot overflow; when closed nobody waits
+	_, _ = unix.Write(l.event, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // it fails only after close
 }
 
 func (l *kmsgLog) close() {
@@ -259,35 +223,24 @@ func (l *kmsgLog) close() {
 	unix.Close(l.fd)
 }
 
-// A printkClock turns the times of the kernel's log into the wall clock's and
-// CLOCK_BOOTTIME's. The log has the scheduler's clock, which stands still while
-// the machine sleeps and drifts a little against CLOCK_MONOTONIC: what was said
-// before the machine slept, and is read afterwards, seems later by that sleep.
-type printkClock struct{ monotonic, boot time.Duration }
-
-// now notes how the clocks stand.
-func (c *printkClock) now() time.Time {
+// printkTime converts a time of the kernel's log to the wall clock and to seconds of
+// CLOCK_BOOTTIME. The log uses the scheduler's clock, which stands still while the
+// machine sleeps and drifts a little against CLOCK_MONOTONIC: a message from before a
+// sleep that is read afterwards seems later by that sleep. No message is in the future.
+func printkTime(at time.Duration) (wall time.Time, uptime *int64) {
 	var monotonic unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &monotonic) // every kernel has it
-	c.monotonic, c.boot = time.Duration(monotonic.Nano()), host.SinceBoot()
-	return time.Now()
+	ago := max(time.Duration(monotonic.Nano())-at, 0)
+	return time.Now().Add(-ago), new(int64(max(host.SinceBoot()-ago, 0) / time.Second))
 }
 
-// at is when something was said, and CLOCK_BOOTTIME in seconds at that moment.
-// Nothing is said in the future.
-func (c *printkClock) at(printk time.Duration) (time.Time, *int64) {
-	wall := c.now()
-	ago := max(c.monotonic-printk, 0)
-	return wall.Add(-ago), new(int64(max(c.boot-ago, 0) / time.Second))
-}
-
-// line is what a record of this boot says of modules.
-func (c *printkClock) newLine(r printk.Record, says printk.Statement, boot string) line {
+// newLine returns the line of a record of this boot.
+func newLine(r printk.Record, statement printk.Statement, boot string) line {
 	l := line{
-		statement: says, raw: r.Raw, text: r.Text, at: r.Time,
+		statement: statement, raw: r.Raw, text: r.Text, at: r.Time,
 		bootID: boot, id: strconv.FormatUint(r.Sequence, 10),
 	}
-	l.time, l.uptime = c.at(r.Time)
+	l.time, l.uptime = printkTime(r.Time)
 	if tid, ok := printk.ThreadOf(r.Caller); ok {
 		l.tid = &tid
 	}

@@ -11,67 +11,61 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/linux/host"
 )
 
 func TestNextSequence(t *testing.T) {
 	for _, test := range []struct {
-		position    string
-		want        uint64
-		isContinued bool
+		position string
+		want     uint64
+		ok       bool
 	}{
 		{"", 0, false}, {"boot 7", 8, true}, {"other 7", 0, false}, {"boot", 0, false}, {"boot x", 0, false}, {"boot -1", 0, false},
+		{"boot 7 12:abc 0:", 8, true},
 	} {
-		next, isContinued := nextSequence(test.position, "boot")
+		next, ok := nextSequence(test.position, "boot")
 		require.Equal(t, test.want, next, test.position)
-		require.Equal(t, test.isContinued, isContinued, test.position)
+		require.Equal(t, test.ok, ok, test.position)
 	}
 }
 
-// kmsgTest gives records to a reader.
-func kmsgTest(position string) (*kmsgReader, *[]kmodquery.Delivery) {
-	s := NewKmsg(KmsgOptions{})
+// runKmsg runs the source until it has read all records.
+func runKmsg(t *testing.T, position string, records ...string) (*Kmsg, []kmodquery.Delivery) {
+	t.Helper()
+	kmsg := &fakeKmsg{t: t, records: records}
+	s := NewKmsg(KmsgOptions{Position: func(context.Context) (string, error) { return position, nil }})
+	s.open = kmsg.open
 	var events []kmodquery.Delivery
-	r := &kmsgReader{source: s, boot: "boot", correlator: s.newCorrelator(func(d kmodquery.Delivery) { events = append(events, d) })}
-	r.next, r.isContinued = nextSequence(position, "boot")
-	return r, &events
+	ctx, cancel := context.WithCancel(t.Context())
+	require.NoError(t, s.Run(ctx, cancel, func(d kmodquery.Delivery) { events = append(events, d) }))
+	return s, events
 }
 
 func TestKmsgCountsOverwrittenRecords(t *testing.T) {
-	r, events := kmsgTest("")
-	r.take([]byte("6,100,1000,-;first that there is\n"))
-	require.Zero(t, r.source.Sensor().Lost, "what was gone before is not this source's")
-	r.take([]byte("6,101,2000,-;a: module loaded\n"))
-	r.take([]byte("6,105,3000,-;b: module loaded\n"))
-	r.take([]byte("no record\n"))
-	r.correlator.flush()
-	require.Len(t, *events, 2)
-	require.Equal(t, "boot 105", (*events)[1].Position)
-	sensor := r.source.Sensor()
-	require.EqualValues(t, 3, sensor.Lost)
+	s, events := runKmsg(t, "", "6,100,1000,-;the oldest record\n", "6,101,2000,-;a: module loaded\n", "6,105,3000,-;b: module loaded\n", "no record\n")
+	require.Len(t, events, 2)
+	boot, err := host.BootID()
+	require.NoError(t, err)
+	require.Equal(t, boot+" 105", events[1].Position)
+	sensor := s.Sensor()
+	require.EqualValues(t, 3, sensor.Lost, "records before the oldest are not counted")
 	require.EqualValues(t, 4, sensor.Received)
 	require.EqualValues(t, 1, sensor.DecodeErrors)
 	require.EqualValues(t, 2, sensor.EnrichErrors)
 
-	r, events = kmsgTest("boot 105")
-	for _, record := range []string{"6,101,2000,-;a: module loaded\n", "6,105,3000,-;b: module loaded\n", "6,108,4000,-;c: module loaded\n"} {
-		r.take([]byte(record))
-	}
-	r.correlator.flush()
-	require.Len(t, *events, 1)
-	require.Equal(t, "c", (*events)[0].Event.Name)
-	require.EqualValues(t, 2, r.source.Sensor().Lost)
+	s, events = runKmsg(t, boot+" 105", "6,101,2000,-;a: module loaded\n", "6,105,3000,-;b: module loaded\n", "6,108,4000,-;c: module loaded\n")
+	require.Len(t, events, 1)
+	require.Equal(t, "c", events[0].Event.Name)
+	require.EqualValues(t, 2, s.Sensor().Lost)
+	require.EqualValues(t, 1, s.Sensor().Received)
 }
 
 func TestKmsgUsesOnlyTheKernelsRecords(t *testing.T) {
-	r, events := kmsgTest("")
-	for _, record := range []string{
+	s, events := runKmsg(t, "",
 		"12,1,1,-;forged: module loaded\n", "14,2,1,-;kernel: forged: module loaded\n", "30,3,1,-;systemd[1]: Inserted module 'forged'\n",
-		"4,4,1,-;Inserted module 'forged'\n", "4,5,1,-;x\\x0aforged: module loaded\n",
-	} {
-		r.take([]byte(record))
-	}
-	r.correlator.flush()
-	require.Empty(t, *events)
+		"4,4,1,-;Inserted module 'forged'\n", "4,5,1,-;x\\x0aforged: module loaded\n")
+	require.Empty(t, events)
+	require.EqualValues(t, 5, s.Sensor().Received)
 }
 
 func TestKmsgIsUnavailableWithoutItsDevice(t *testing.T) {

@@ -17,6 +17,9 @@ import (
 	"github.com/kmodquery/kmodquery/linux/host"
 )
 
+// wakeInterval is the longest time that a run loop waits.
+const wakeInterval = 10 * time.Second
+
 // A logSource is what the sources that read logs have in common.
 type logSource struct {
 	health   *source.Health
@@ -28,27 +31,26 @@ func newLogSource(name string, position func(ctx context.Context) (string, error
 	return &logSource{health: source.New(name), position: position}
 }
 
-// Name is the source's name in the tables.
+// Name returns the source's name in the tables.
 func (s *logSource) Name() string { return s.health.Name() }
 
-// Sync returns when what the log had before the call was given to emit; at once
-// when the source is not running.
+// Sync returns when the events of all messages that the log had before the call were
+// emitted; at once if the source does not run.
 func (s *logSource) Sync(ctx context.Context) error { return s.health.Sync(ctx) }
 
-// Sensor is the source's own account of itself.
+// Sensor returns the source's state and counters.
 func (s *logSource) Sensor() kmodquery.Sensor { return s.health.Sensor() }
 
 // LastRound returns when the event loop of Run last completed a round, or the zero time
 // while it does not run.
 func (s *logSource) LastRound() time.Time { return s.health.LastRound() }
 
-// Backfill bounds how far back the next Run looks: another source saw what
-// happened before since. The zero time is no bound but the boot. It must not be
-// called while Run does its work.
+// Backfill makes the next Run emit no events from before since, which another source
+// has seen. The zero time stands for the boot. It must not be called during Run.
 func (s *logSource) Backfill(since time.Time) { s.since = since }
 
-// resume returns the present boot, and the position where an earlier Run, of this
-// process or another, came to.
+// resume returns the id of the present boot, and the position at which an earlier Run
+// ended, of this process or another.
 func (s *logSource) resume(ctx context.Context) (boot, position string, err error) {
 	if boot, err = host.BootID(); err != nil {
 		return "", "", err
@@ -57,7 +59,7 @@ func (s *logSource) resume(ctx context.Context) (boot, position string, err erro
 	return boot, position, err
 }
 
-// joiner makes the events of one Run, and counts them.
+// newCorrelator returns the correlator of one Run. It counts the events that it emits.
 func (s *logSource) newCorrelator(emit func(kmodquery.Delivery)) *correlator {
 	return &correlator{source: s.Name(), since: s.since, isBuiltin: builtins(), emit: func(d kmodquery.Delivery) {
 		s.health.Emitted(&d)
@@ -65,35 +67,39 @@ func (s *logSource) newCorrelator(emit func(kmodquery.Delivery)) *correlator {
 	}}
 }
 
-// A logSync is what a reader of a log owes to those who wait, and to the end of its
-// context.
-type logSync struct {
-	pending source.Pending
-	asked   time.Time // when the first of them came, or the end; zero where nobody asks
-	isLast  bool      // the source ends with it
-}
-
-// take takes on who waits now. It is called before reading: what was said before
-// they asked is then read.
-func (s *logSync) take(ctx context.Context, a *source.Health) {
-	s.pending = append(s.pending, a.TakePending()...)
-	s.isLast = ctx.Err() != nil
-	if s.asked.IsZero() && (len(s.pending) > 0 || s.isLast) {
-		s.asked = time.Now()
+// serve is the run loop of a source that can read at any time what its log has. wait
+// returns when there may be more to read, when a Sync begins, when ctx ends, and at the
+// deadline.
+func (s *logSource) serve(ctx context.Context, ready func(), c *correlator, read func() error, wait func(deadline time.Time) error) error {
+	sync := s.health.NewBarrier(quietPeriod)
+	defer sync.Release()
+	for {
+		sync.Begin()
+		isLast := ctx.Err() != nil
+		if err := read(); err != nil {
+			return err
+		}
+		if ready != nil || isLast || sync.IsDue(c.settled()) {
+			c.flush()
+			sync.Release()
+		}
+		if isLast {
+			return nil
+		}
+		if ready != nil {
+			ready()
+			ready = nil
+		}
+		c.expire(time.Now())
+		if err := wait(source.Earliest(c.next(), sync.Due(c.settled()), time.Now().Add(wakeInterval))); err != nil {
+			return err
+		}
 	}
 }
 
-func (s *logSync) isAsked() bool { return !s.asked.IsZero() }
-
-// answer lets go of those who wait.
-func (s *logSync) answer() {
-	s.pending.Release()
-	s.pending, s.asked = nil, time.Time{}
-}
-
-// builtins reports what is built into the running kernel: what its list of
-// modules says, and what /sys/module has without the state that a loaded module
-// has there (kernel/module/main.c, modinfo_initstate).
+// builtins returns a function that reports whether a module is built into the running
+// kernel: whether modules.builtin lists it, or /sys/module has it without the state
+// that a loaded module has there (kernel/module/main.c, modinfo_initstate).
 func builtins() func(name string) bool {
 	var uts unix.Utsname
 	_ = unix.Uname(&uts) // it cannot fail with a valid pointer

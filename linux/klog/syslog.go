@@ -8,13 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/linux/host"
@@ -22,33 +20,40 @@ import (
 )
 
 const (
-	// syslogPause is the time between two looks at the files.
-	syslogPause = 500 * time.Millisecond
-	// maxRing bounds the kernel's messages that wait for a file to have them.
-	maxRing = 1024
+	// syslogInterval is the time between two reads of the files.
+	syslogInterval = 500 * time.Millisecond
+	// maxMessages bounds the kernel's messages that are kept to be compared with the
+	// files' lines.
+	maxMessages = 1024
 )
 
-// syslogFiles are where distributions have the kernel's messages written.
+// syslogFiles are the files that distributions write the kernel's messages to.
 var syslogFiles = []string{"/var/log/syslog", "/var/log/messages", "/var/log/kern.log"}
 
-// Syslog is the source that follows the files of a syslog daemon. Any user can
-// have a line written to them that looks like the kernel's. So a line counts
-// only where the kernel's own log, /dev/kmsg, has the same message, and once,
-// however many files have it: this source needs what [Kmsg] needs, and shows
-// that the daemon, too, was told.
+// Syslog is the source that follows the files of a syslog daemon. Any user can write a
+// line to them that looks like the kernel's, so the source uses a line only if the
+// kernel's own log, /dev/kmsg, has the same message, and once, however many files have
+// it. It needs what [Kmsg] needs, and shows that the daemon received the message too.
+//
+// Its position is the highest sequence number in /dev/kmsg of a message that was
+// emitted. Run reads the files from their beginning and skips the messages up to the
+// stored position.
 type Syslog struct {
 	*logSource
-	options SyslogOptions
+	files []string
+	kmsg  string
+	open  func(path string) (*kmsgLog, error)
 }
 
-// SyslogOptions say where the files are, and how far they were read.
+// SyslogOptions are the options of NewSyslog.
 type SyslogOptions struct {
-	// Files are /var/log/syslog, /var/log/messages and /var/log/kern.log when
-	// empty. One of them must be there.
+	// Files are the log files, /var/log/syslog, /var/log/messages and
+	// /var/log/kern.log if empty. At least one must exist.
 	Files []string
-	// Kmsg is /dev/kmsg when empty.
+	// Kmsg is the path of the kernel's log, /dev/kmsg if empty.
 	Kmsg string
-	// Position returns the position of the last event that was stored, or "".
+	// Position returns the position of the source's last stored event, or "". It may
+	// be nil.
 	Position func(ctx context.Context) (string, error)
 }
 
@@ -60,14 +65,15 @@ func NewSyslog(o SyslogOptions) *Syslog {
 	if o.Kmsg == "" {
 		o.Kmsg = devKmsg
 	}
-	return &Syslog{options: o, logSource: newLogSource(kmodquery.SourceSyslog, o.Position)}
+	return &Syslog{logSource: newLogSource(kmodquery.SourceSyslog, o.Position), files: o.Files, kmsg: o.Kmsg, open: openKmsg}
 }
 
-// Run emits what the files say that the kernel said of modules, until ctx ends,
-// beginning with what it said since the position that was stored, or since it
-// booted. It calls ready once, when it has read all that there was. What the
-// daemon did not write yet is not seen, by Sync either, and neither is what
-// /dev/kmsg no longer had when Run began.
+// Run emits the events of the kernel's messages about modules that are in the files
+// and in /dev/kmsg, until ctx ends. It begins after the stored position, or with the
+// oldest message that /dev/kmsg has. It calls ready once, when it has read the files.
+// Messages that the daemon has not written yet are not seen, by Sync either. An error
+// that matches kmodquery.ErrNotSupported means that this host cannot support the source
+// before the next boot; other errors may pass.
 func (s *Syslog) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) (err error) {
 	defer func() { s.health.Stopped(err) }()
 	boot, stored, err := s.resume(ctx)
@@ -78,7 +84,7 @@ func (s *Syslog) Run(ctx context.Context, ready func(), emit func(kmodquery.Deli
 	if err != nil {
 		return err
 	}
-	log, err := openKmsg(s.options.Kmsg)
+	log, err := s.open(s.kmsg)
 	if err != nil {
 		var missing *kmodquery.NotSupportedError
 		if errors.As(err, &missing) {
@@ -90,27 +96,39 @@ func (s *Syslog) Run(ctx context.Context, ready func(), emit func(kmodquery.Deli
 		return err
 	}
 	defer log.close()
-	r := syslogReader{source: s, boot: boot, correlator: s.newCorrelator(emit)}
-	r.ring = ring{source: s, log: log}
-	defer func() {
-		for _, f := range r.files {
-			f.close()
-		}
-	}()
-	r.resume(stored)
 	s.health.Started(files, "", nil)
-	return r.run(ctx, ready)
+
+	r := syslogReader{source: s, boot: boot, correlator: s.newCorrelator(emit), log: log}
+	if next, ok := nextSequence(stored, boot); ok {
+		r.emitted = next - 1
+	}
+	booted := time.Now().Add(-host.SinceBoot())
+	for _, path := range s.files {
+		t := &tail{path: path, since: booted, lost: func() { s.health.Lost.Add(1) }}
+		defer t.close()
+		r.tails = append(r.tails, t)
+	}
+	return s.serve(ctx, ready, r.correlator, func() error { return r.read(ctx) }, func(deadline time.Time) error {
+		timer := time.NewTimer(min(syslogInterval, time.Until(deadline)))
+		defer timer.Stop()
+		select {
+		case <-ctx.Done():
+		case <-s.health.Requests():
+		case <-timer.C:
+		}
+		return nil
+	})
 }
 
-// readable are those of the files that are there.
+// readable returns the files that exist.
 func (s *Syslog) readable() ([]string, error) {
 	var files []string
 	var denied error
-	for _, path := range s.options.Files {
-		file, err := openSegment(path)
+	for _, path := range s.files {
+		file, err := openLog(path)
 		switch {
 		case err == nil:
-			file.file.Close()
+			file.Close()
 			files = append(files, path)
 		case errors.Is(err, fs.ErrPermission):
 			denied = err
@@ -123,239 +141,153 @@ func (s *Syslog) readable() ([]string, error) {
 		return nil, fmt.Errorf("%w; run as root, or with the group adm", denied)
 	}
 	return nil, &kmodquery.NotSupportedError{
-		Missing: "there is no " + strings.Join(s.options.Files, ", "),
+		Missing: "there is no " + strings.Join(s.files, ", "),
 		Need:    "a syslog daemon that writes the kernel's messages to one of them",
 	}
 }
 
-// A syslogReader is one Run's reading.
+// A syslogReader is the state of one Run.
 type syslogReader struct {
 	source     *Syslog
 	boot       string
 	correlator *correlator
-	clock      printkClock
-	ring       ring
-	files      []*follower
-	places     []filePlace // behind the last line of each file that was told of
-
-	isLive bool // what stood in the files before, of other boots too, was read
+	log        *kmsgLog
+	tails      []*tail
+	messages   []*message // oldest first
+	emitted    uint64     // the highest sequence number of a message that was emitted, or 0
 }
 
-// resume begins where a position was noted: which of the kernel's messages was
-// the last that was told of, and how far each file was read.
-func (r *syslogReader) resume(position string) {
-	parts := strings.Fields(position)
-	isSameBoot := len(parts) >= 2 && parts[0] == r.boot
-	if isSameBoot {
-		r.ring.told, _ = strconv.ParseUint(parts[1], 10, 63)
-	}
-	booted := time.Now().Add(-host.SinceBoot())
-	r.places = make([]filePlace, len(r.source.options.Files))
-	for i, path := range r.source.options.Files {
-		if isSameBoot && len(parts) == 2+len(r.places) {
-			r.places[i], _ = parseFilePlace(parts[2+i])
-		}
-		r.files = append(r.files, newFollower(path, r.places[i], booted, func() { r.source.health.Lost.Add(1) }))
-	}
+// A message is one of the kernel's about modules.
+type message struct {
+	record    printk.Record
+	statement printk.Statement
+	text      string // the first line that repeats it; "" if there is none yet
+	isEmitted bool
 }
 
-func (r *syslogReader) position() string {
-	var b strings.Builder
-	b.WriteString(r.boot + " " + strconv.FormatUint(r.ring.told, 10))
-	for _, place := range r.places {
-		b.WriteString(" " + place.String())
-	}
-	return b.String()
-}
-
-func (r *syslogReader) run(ctx context.Context, ready func()) error {
-	var sync logSync
-	defer sync.answer()
-	for {
-		sync.take(ctx, r.source.health)
-		if err := r.read(); err != nil {
-			return err
-		}
-		if ready != nil {
-			r.correlator.flush()
-			ready()
-			ready, r.isLive = nil, true
-		}
-		now := time.Now()
-		r.correlator.expire(now)
-		pause := syslogPause
-		if sync.isAsked() {
-			pause = time.Until(r.correlator.settled(sync.asked))
-			if pause <= 0 {
-				r.correlator.flush()
-				if sync.isLast {
-					return nil
-				}
-				sync.answer()
-				pause = syslogPause
-			}
-		}
-		done := ctx.Done()
-		if sync.isLast {
-			done = nil
-		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-done:
-		case <-r.source.health.Requests():
-		case <-timer.C:
-		}
-		timer.Stop()
-	}
-}
-
-// A candidate is a line that says something of modules, if the kernel said it.
-type candidate struct {
-	syslogLine
-	raw   string
-	file  int
-	place filePlace
-}
-
-// maxCandidates bounds the lines that are compared with the kernel's log at once.
-const maxCandidates = 256
-
-// read takes what is new in the files and compares it with the kernel's log.
-func (r *syslogReader) read() error {
-	defer r.lookForFiles()
-	for i, f := range r.files {
-		var found []candidate
-		var failed error
-		compare := func() {
-			// After the files: what stands in one was said before.
-			if err := r.ring.drain(); err != nil && failed == nil {
-				failed = err
-			}
-			for _, c := range found {
-				r.take(c)
-			}
-			found = found[:0]
-		}
-		err := f.read(func(b []byte, place func() filePlace) {
+// read reads the new lines of all files, and adds the messages that they repeat to the
+// correlator, in the order in which the kernel logged them: a position stands for all
+// messages before it.
+func (r *syslogReader) read(ctx context.Context) error {
+	isThere := false
+	err := r.log.drain(r.source.health, r.keep)
+	for _, t := range r.tails {
+		failed := t.read(ctx, func(text []byte, isNew bool) {
 			r.source.health.Received.Add(1)
-			if !bytes.Contains(b, []byte(" kernel")) {
-				return
-			}
-			line, ok := parseSyslogLine(b)
-			if !ok {
-				return
-			}
-			if _, ok := printk.Kernel(line.text); !ok {
-				return
-			}
-			found = append(found, candidate{syslogLine: line, raw: string(b), file: i, place: place()})
-			if len(found) == maxCandidates {
-				compare()
+			if err == nil {
+				err = r.take(text, isNew)
 			}
 		})
-		compare()
-		if err := errors.Join(err, failed); err != nil && !errors.Is(err, os.ErrPermission) {
-			return err
-		}
+		err = errors.Join(err, failed)
+		isThere = isThere || t.isThere
+	}
+	if err != nil {
+		return err
+	}
+	for _, m := range r.messages {
+		r.emit(m)
+	}
+	reason := ""
+	if !isThere {
+		reason = "none of the files can be read now; the source continues when one can"
+	}
+	r.source.health.SetReason(reason)
+	return nil
+}
+
+// take looks for the message that a line repeats.
+func (r *syslogReader) take(text []byte, isNew bool) error {
+	if !bytes.Contains(text, []byte(" kernel")) {
+		return nil
+	}
+	l, ok := parseSyslogLine(text)
+	if !ok {
+		return nil
+	}
+	if _, ok := printk.Kernel(l.text); !ok {
+		return nil
+	}
+	// The kernel logged the message before the line was written, but maybe after the
+	// last drain.
+	if err := r.log.drain(r.source.health, r.keep); err != nil {
+		return err
+	}
+	switch m := r.find(l); {
+	case m != nil && m.text == "":
+		m.text = string(text)
+	case m == nil && isNew:
+		r.source.health.DecodeErrors.Add(1) // it is not the kernel's
 	}
 	return nil
 }
 
-// lookForFiles says so when every file is gone, which may be a moment of their
-// rotation.
-func (r *syslogReader) lookForFiles() {
-	reason := "none of the files can be read now; it goes on when one can"
-	for _, f := range r.files {
-		if f.isThere() {
-			reason = ""
-		}
-	}
-	r.source.health.SetReason(reason)
-}
-
-// take tells of a line, if the kernel said it and no other line told of it.
-func (r *syslogReader) take(c candidate) {
-	said, isFirst := r.ring.claim(c.syslogLine)
-	if said == nil {
-		if r.isLive {
-			r.source.health.DecodeErrors.Add(1) // somebody else wrote it
-		}
+// keep keeps a record of the kernel's log if it is about modules.
+func (r *syslogReader) keep(record printk.Record, err error) {
+	if err != nil || !record.IsFromKernel() {
 		return
 	}
-	if isFirst {
-		l := r.clock.newLine(said.record, said.says, r.boot)
-		l.raw = c.raw
-		r.correlator.add(l, time.Now())
-	}
-	r.places[c.file] = c.place
-	r.correlator.setPosition(r.position())
-}
-
-// A ring is what the kernel itself said of modules, for as long as it waits for
-// a file to have it too.
-type ring struct {
-	source *Syslog
-	log    *kmsgLog
-	said   []*ringMessage // oldest first
-	told   uint64         // sequence number of the last message that a line told of
-	next   uint64
-}
-
-type ringMessage struct {
-	record    printk.Record
-	says      printk.Statement
-	isClaimed bool
-}
-
-// drain reads on to the end of the kernel's log.
-func (r *ring) drain() error {
-	for {
-		b, err := r.log.read()
-		switch {
-		case errors.Is(err, unix.EAGAIN):
-			return nil
-		case errors.Is(err, unix.EPIPE), errors.Is(err, unix.EINVAL):
-			continue // the next record's number says how many are gone
-		case err != nil:
-			return fmt.Errorf("read %s: %w", r.source.options.Kmsg, err)
-		}
-		record, err := printk.ParseRecord(b)
-		if err != nil {
-			continue
-		}
-		if r.next != 0 && record.Sequence > r.next {
-			r.source.health.Lost.Add(int64(min(record.Sequence-r.next, 1<<40)))
-		}
-		r.next = record.Sequence + 1
-		if !record.IsFromKernel() {
-			continue
-		}
-		if says, ok := printk.Kernel(record.Text); ok {
-			isTold := r.told != 0 && record.Sequence <= r.told
-			r.said = append(r.said, &ringMessage{record, says, isTold})
-			r.said = r.said[max(len(r.said)-maxRing, 0):]
+	if statement, ok := printk.Kernel(record.Text); ok {
+		r.messages = append(r.messages, &message{record: record, statement: statement, isEmitted: record.Sequence <= r.emitted})
+		if len(r.messages) > maxMessages {
+			r.emit(r.messages[0])
+			r.messages = r.messages[1:]
 		}
 	}
 }
 
-// claim finds the message that a line repeats, nil where the kernel did not say
-// it, and whether this line is the first to do so. Lines without a time repeat
-// the oldest message of their text that none has repeated.
-func (r *ring) claim(l syslogLine) (said *ringMessage, isFirst bool) {
-	at := slices.IndexFunc(r.said, func(m *ringMessage) bool {
-		return m.record.Text == l.text && (m.record.Time == l.at || l.at < 0 && !m.isClaimed)
+// find returns the message that a line repeats, or nil. A line without a time repeats
+// the oldest message of its text that no line has repeated, or else any.
+func (r *syslogReader) find(l syslogLine) *message {
+	at := slices.IndexFunc(r.messages, func(m *message) bool {
+		return m.record.Text == l.text && (m.record.Time == l.at || l.at < 0 && m.text == "")
 	})
 	if at < 0 && l.at < 0 {
-		at = slices.IndexFunc(r.said, func(m *ringMessage) bool { return m.record.Text == l.text })
+		at = slices.IndexFunc(r.messages, func(m *message) bool { return m.record.Text == l.text })
 	}
 	if at < 0 {
-		return nil, false
+		return nil
 	}
-	said = r.said[at]
-	isFirst = !said.isClaimed
-	if isFirst {
-		said.isClaimed = true
-		r.told = max(r.told, said.record.Sequence)
+	return r.messages[at]
+}
+
+// emit adds a message to the correlator if a line has repeated it.
+func (r *syslogReader) emit(m *message) {
+	if m.isEmitted || m.text == "" {
+		return
 	}
-	return said, isFirst
+	m.isEmitted = true
+	r.emitted = max(r.emitted, m.record.Sequence)
+	l := newLine(m.record, m.statement, r.boot)
+	l.raw = m.text
+	r.correlator.add(l, time.Now())
+	r.correlator.setPosition(sequencePosition(r.boot, r.emitted))
+}
+
+// A syslogLine is a line of a log file in the form of the kernel's. Any user can write
+// one, with logger(1).
+type syslogLine struct {
+	text string
+	at   time.Duration // of printk's clock; -1 if the line has no time of printk's
+}
+
+// kernelTag is the tag of the kernel's messages, after a time and a host, which
+// rsyslog, syslog-ng, sysklogd and busybox each write in their own way, and the prefix
+// that printk adds to a text: the time and, from 5.1 on some kernels, the caller. In
+// RFC 5424 the tag has no colon, and three dashes follow it.
+var kernelTag = regexp.MustCompile(`^[^\x00-\x1f]{0,200}? kernel(?:(?:\[[0-9]*\])?:| - - -) (?:\[ *([0-9]{1,10})\.([0-9]{6})\](?:\[ *[TC][0-9]+\])? )?(.*)$`)
+
+// parseSyslogLine parses a line of a syslog daemon's file.
+func parseSyslogLine(b []byte) (syslogLine, bool) {
+	found := kernelTag.FindSubmatch(b)
+	if found == nil {
+		return syslogLine{}, false
+	}
+	l := syslogLine{text: string(found[3]), at: -1}
+	if len(found[1]) > 0 {
+		// They are digits, and few enough.
+		seconds, _ := strconv.ParseInt(string(found[1]), 10, 64)
+		micros, _ := strconv.ParseInt(string(found[2]), 10, 64)
+		l.at = time.Duration(seconds)*time.Second + time.Duration(micros)*time.Microsecond
+	}
+	return l, true
 }

@@ -1,167 +1,207 @@
+//go:build linux
+
 package klog
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
-	"crypto/sha256"
-	"encoding/hex"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
-	// maxLogLine bounds a line of a log file, in bytes. The rest of a longer one
-	// is skipped.
+	// maxLogLine bounds a line of a log file, in bytes. A longer one is skipped.
 	maxLogLine = 8 << 10
-	// tailSize is how much of what was read last tells one file from another.
-	tailSize = 256
-	// renameGrace is how long a file that was renamed is read on when nothing
-	// appears in its place: its writer may not have been told yet.
-	renameGrace = 10 * time.Second
 	// maxInflated bounds what is read of a compressed file.
 	maxInflated = 1 << 30
 )
 
-// A follower reads the lines of a log file as they come, across its rotation:
-// by renaming, by copying and truncating, and of both the compressed (.gz) ones.
-// A place in the log is known by what stands before it, so that it is found
-// again whatever the file is called by then. Its methods must not be called
-// concurrently.
-type follower struct {
-	path string
-	lost func() // called when what followed the last place is gone
+// A tail reads the lines of a log file as they are written. If the file is replaced or
+// lacks the last line that was read, the tail starts over: it reads the new file from its beginning
+// and all files that the log was rotated to since. It may thus read a line twice. Its
+// methods must not be called concurrently.
+type tail struct {
+	path  string
+	since time.Time // rotated files last written before are not read
+	lost  func()    // called for each rotated file that cannot be read
 
-	segment *segment  // that is being read; nil before the first and between two
-	chain   []string  // older files to read before path
-	renamed time.Time // when path was first seen to be another file
-	partial []byte    // of a line without its end
-	isLong  bool      // that line is longer than maxLogLine
+	current  *logFile // nil until there is a file
+	previous *logFile // replaced by current, which is empty; its writer may still use it
+	rotated  []fs.FileInfo
+	isThere  bool // the last call of read could open a file at path
 }
 
-// A segment is one file of the log.
-type segment struct {
-	file   *os.File
-	reader io.Reader // of file, or of what it has compressed
-	name   string
-	offset int64  // of the next byte to read
-	tail   []byte // what stands before
-}
-
-// A filePlace is a place in a log: behind so many bytes, the last of which hash
-// to this.
-type filePlace struct {
+// A logFile is an open file and how far it was read.
+type logFile struct {
+	*os.File
 	offset int64
-	hash   string
+	last   []byte // the line before offset, as far as it was read
+	isNew  bool   // its lines are written after the tail's first read
 }
 
-// String is what parseFilePlace reads.
-func (p filePlace) String() string { return strconv.FormatInt(p.offset, 10) + ":" + p.hash }
-
-func parseFilePlace(text string) (filePlace, bool) {
-	digits, hash, _ := strings.Cut(text, ":")
-	offset, err := strconv.ParseInt(digits, 10, 64)
-	ok := err == nil && offset > 0 && len(hash) == 2*hashSize && strings.Trim(hash, "0123456789abcdef") == ""
-	return filePlace{offset, hash}, ok
-}
-
-// hashSize is in bytes.
-const hashSize = 16
-
-func hashTail(tail []byte) string {
-	sum := sha256.Sum256(tail)
-	return hex.EncodeToString(sum[:hashSize])
-}
-
-// newFollower returns a follower of path that begins behind a place. When the
-// place is the zero one it begins with all that was written since. lost is
-// called when the place is nowhere any more.
-func newFollower(path string, from filePlace, since time.Time, lost func()) *follower {
-	f := &follower{path: path, lost: lost}
-	switch {
-	case from.offset > 0 && !f.resume(from):
-		lost()
-	case from.offset == 0:
-		for _, name := range f.rotated() {
-			if info, err := os.Stat(name); err == nil && info.ModTime().After(since) {
-				f.chain = append(f.chain, name)
-			}
-		}
-	}
-	return f
-}
-
-// read passes on each line that has been completed since, without its line feed.
-// place is where the line ends, for as long as take has not returned. A file that
-// is not there is no error.
-func (f *follower) read(take func(line []byte, place func() filePlace)) error {
-	for {
-		if f.segment == nil && !f.open() {
+// read calls take for each complete line that it has not read yet, without its line
+// feed. isNew is true if the line was certainly written after the first call of read.
+// The line is valid until take returns. It is no error if there is no file or if it
+// may not be read.
+func (t *tail) read(ctx context.Context, take func(line []byte, isNew bool)) error {
+	if info, isChanged := t.isChanged(); isChanged {
+		if !t.open(info) {
 			return nil
 		}
-		// Before reading: a file that was truncated and is longer again has
-		// something else where reading would go on.
-		if isOther, err := f.isTruncated(); isOther || err != nil {
-			if err != nil {
-				return err
+		if err := t.readRotated(ctx, take); err != nil {
+			return err
+		}
+	}
+	if t.previous != nil {
+		info, err := t.current.Stat()
+		isLast := err != nil || info.Size() > 0 // the writer has noticed the rotation
+		if err := t.previous.read(ctx, take); err != nil {
+			return err
+		}
+		if isLast {
+			t.previous.Close()
+			t.previous = nil
+		}
+	}
+	if t.current == nil {
+		return nil
+	}
+	return t.current.read(ctx, take)
+}
+
+func (f *logFile) read(ctx context.Context, take func(line []byte, isNew bool)) error {
+	n, err := readLines(ctx, io.NewSectionReader(f, f.offset, math.MaxInt64-f.offset), func(line []byte) {
+		f.last = append(f.last[:0], line...)
+		take(line, f.isNew)
+	})
+	if f.offset += n; err != nil {
+		return fmt.Errorf("read %s: %w", f.Name(), err)
+	}
+	f.isNew = true
+	return nil
+}
+
+// isTruncated reports whether the file lacks the last line that was read.
+func (f *logFile) isTruncated() bool {
+	if f.offset == 0 {
+		return false
+	}
+	last := make([]byte, len(f.last)+1)
+	n, err := f.ReadAt(last, f.offset-int64(len(last)))
+	return n < len(last) || err != nil && !errors.Is(err, io.EOF) || !bytes.Equal(last, append(f.last, '\n'))
+}
+
+// isChanged reports whether path is another file than before, or was truncated.
+func (t *tail) isChanged() (fs.FileInfo, bool) {
+	info, err := os.Stat(t.path)
+	if t.isThere = err == nil; !t.isThere || t.current == nil {
+		return info, t.isThere
+	}
+	return info, !t.current.is(info) || t.current.isTruncated()
+}
+
+// open begins with the file at path, and reports whether it could be opened.
+func (t *tail) open(info fs.FileInfo) bool {
+	file, err := openLog(t.path)
+	if t.isThere = err == nil; !t.isThere {
+		return false
+	}
+	isFirst := t.current == nil
+	if !isFirst && t.current.is(info) { // it was truncated
+		t.current.Close()
+	} else {
+		if t.previous != nil {
+			t.previous.Close()
+		}
+		t.previous = t.current
+	}
+	t.current = &logFile{File: file, isNew: !isFirst}
+	return true
+}
+
+func (f *logFile) is(info fs.FileInfo) bool {
+	own, err := f.Stat()
+	return err == nil && os.SameFile(own, info)
+}
+
+func (t *tail) close() {
+	for _, f := range []*logFile{t.previous, t.current} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// readRotated reads the rotated files that it has not read yet, oldest first.
+func (t *tail) readRotated(ctx context.Context, take func(line []byte, isNew bool)) error {
+	before := t.rotated
+	t.rotated = nil
+	for _, name := range t.rotatedNames() {
+		file, err := openLog(name)
+		if err != nil {
+			if !errors.Is(err, fs.ErrNotExist) { // it was renamed, and path is another file again
+				t.lost()
 			}
-			f.relocate()
 			continue
 		}
-		if err := f.readSegment(take); err != nil {
-			return err
+		info, err := file.Stat()
+		isSame := func(o fs.FileInfo) bool {
+			return os.SameFile(o, info) && o.Size() == info.Size() && o.ModTime().Equal(info.ModTime())
 		}
-		more, err := f.advance()
-		if !more || err != nil {
-			return err
+		isRead := err == nil && (info.ModTime().Before(t.since) || slices.ContainsFunc(before, isSame) || t.previous != nil && t.previous.is(info))
+		if err == nil && !isRead {
+			err = readWhole(ctx, file, func(line []byte) { take(line, false) })
+		}
+		file.Close()
+		if err != nil {
+			t.lost()
+		}
+		t.rotated = append(t.rotated, info)
+	}
+	return ctx.Err()
+}
+
+// rotatedSuffix is what logrotate and similar programs append to a log's name: a
+// number or a date.
+var rotatedSuffix = regexp.MustCompile(`^[.-](?:[0-9][0-9._-]*|old)(?:\.gz)?$`)
+
+// rotatedNames returns the rotated files, oldest first.
+func (t *tail) rotatedNames() []string {
+	written := map[string]time.Time{}
+	dir := filepath.Dir(t.path)
+	entries, _ := os.ReadDir(dir) // a folder that cannot be read has none
+	for _, entry := range entries {
+		suffix, ok := strings.CutPrefix(entry.Name(), filepath.Base(t.path))
+		if !ok || !rotatedSuffix.MatchString(suffix) {
+			continue
+		}
+		if info, err := entry.Info(); err == nil && info.Mode().IsRegular() {
+			written[filepath.Join(dir, entry.Name())] = info.ModTime()
 		}
 	}
-}
-
-// isThere reports whether there is a file in the log's place, or was a moment
-// ago.
-func (f *follower) isThere() bool {
-	return f.segment != nil && (f.renamed.IsZero() || time.Since(f.renamed) < renameGrace)
-}
-
-func (f *follower) close() {
-	if f.segment != nil {
-		f.segment.file.Close()
-		f.segment = nil
+	for name := range written {
+		delete(written, name+".gz") // gzip has not finished it
 	}
+	return slices.SortedFunc(maps.Keys(written), func(a, b string) int { return written[a].Compare(written[b]) })
 }
 
-// open begins with the next of the files.
-func (f *follower) open() bool {
-	for {
-		name := f.path
-		if len(f.chain) > 0 {
-			name, f.chain = f.chain[0], f.chain[1:]
-		}
-		s, err := openSegment(name)
-		if err == nil {
-			f.segment, f.renamed = s, time.Time{}
-			return true
-		}
-		if name == f.path {
-			return false // it comes, or it becomes readable
-		}
-		f.lost()
-	}
-}
-
-func openSegment(name string) (*segment, error) {
-	// A pipe in the file's place must not block.
-	file, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+// openLog opens a regular file.
+func openLog(name string) (*os.File, error) {
+	file, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe must not block
 	if err != nil {
 		return nil, fmt.Errorf("open a log: %w", err)
 	}
@@ -169,228 +209,52 @@ func openSegment(name string) (*segment, error) {
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("%s is no regular file", name)
 	}
-	s := &segment{file: file, reader: file, name: name}
-	if err == nil && strings.HasSuffix(name, ".gz") {
-		var z *gzip.Reader
-		z, err = gzip.NewReader(file)
-		s.reader = io.LimitReader(z, maxInflated)
-	}
 	if err != nil {
 		file.Close()
 		return nil, fmt.Errorf("open a log: %w", err)
 	}
-	return s, nil
+	return file, nil
 }
 
-// skip goes to a place, and reports whether the segment has it.
-func (s *segment) skip(to filePlace) bool {
-	from := max(to.offset-tailSize, 0)
-	if _, isPlain := s.reader.(*os.File); isPlain {
-		if info, err := s.file.Stat(); err != nil || info.Size() < to.offset {
-			return false
+// readWhole reads a rotated file, which may be compressed.
+func readWhole(ctx context.Context, file *os.File, take func(line []byte)) error {
+	var reader io.Reader = file
+	if strings.HasSuffix(file.Name(), ".gz") {
+		inflated, err := gzip.NewReader(file)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", file.Name(), err)
 		}
-		if _, err := s.file.Seek(from, io.SeekStart); err != nil {
-			return false
-		}
-	} else if _, err := io.CopyN(io.Discard, s.reader, from); err != nil {
-		return false
+		reader = io.LimitReader(inflated, maxInflated)
 	}
-	s.tail = make([]byte, to.offset-from)
-	if _, err := io.ReadFull(s.reader, s.tail); err != nil {
-		return false
+	if _, err := readLines(ctx, reader, take); err != nil {
+		return fmt.Errorf("read %s: %w", file.Name(), err)
 	}
-	s.offset = to.offset
-	return hashTail(s.tail) == to.hash
+	return nil
 }
 
-func (s *segment) took(b []byte) {
-	s.offset += int64(len(b))
-	s.tail = append(s.tail, b...)
-	s.tail = s.tail[max(len(s.tail)-tailSize, 0):]
-}
-
-func (s *segment) place() filePlace { return filePlace{s.offset, hashTail(s.tail)} }
-
-// readSegment reads to the segment's present end.
-func (f *follower) readSegment(take func(line []byte, place func() filePlace)) error {
-	buffer := make([]byte, 64<<10)
-	for {
-		n, err := f.segment.reader.Read(buffer)
-		for b := buffer[:n]; len(b) > 0; {
-			end := bytes.IndexByte(b, '\n') + 1
-			if end == 0 {
-				f.segment.took(b)
-				f.keep(b)
-				break
-			}
-			f.segment.took(b[:end])
-			f.keep(b[:end-1])
-			f.finish(take)
-			b = b[end:]
+// readLines calls take for each line that ends in a line feed, and returns how many
+// bytes all those lines have. Of a line that is too long it passes an empty one.
+func readLines(ctx context.Context, r io.Reader, take func(line []byte)) (n int64, err error) {
+	lines := bufio.NewReaderSize(r, maxLogLine+1)
+	for ctx.Err() == nil {
+		line, err := lines.ReadSlice('\n')
+		size, isLong := len(line), false
+		for errors.Is(err, bufio.ErrBufferFull) {
+			isLong = true
+			line, err = lines.ReadSlice('\n')
+			size += len(line)
 		}
 		switch {
 		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil && f.segment.name != f.path:
-			f.lost() // a damaged archive
-			return nil
+			return n, nil
 		case err != nil:
-			return fmt.Errorf("read %s: %w", f.segment.name, err)
+			return n, err
 		}
-	}
-}
-
-func (f *follower) keep(b []byte) {
-	if f.isLong = f.isLong || len(f.partial)+len(b) > maxLogLine; f.isLong {
-		f.partial = f.partial[:0]
-		return
-	}
-	f.partial = append(f.partial, b...)
-}
-
-func (f *follower) finish(take func(line []byte, place func() filePlace)) {
-	if !f.isLong {
-		take(f.partial, f.segment.place)
-	}
-	f.partial, f.isLong = f.partial[:0], false
-}
-
-// advance goes on from the end of a segment, and reports whether there is more to
-// read.
-func (f *follower) advance() (more bool, err error) {
-	if _, isPlain := f.segment.reader.(*os.File); !isPlain || len(f.chain) > 0 {
-		f.next()
-		return true, nil
-	}
-	now, err := os.Stat(f.path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, fmt.Errorf("look at a log: %w", err)
-	}
-	info, statErr := f.segment.file.Stat()
-	if statErr != nil {
-		return false, fmt.Errorf("look at a log: %w", statErr)
-	}
-	if err == nil && os.SameFile(info, now) {
-		f.renamed = time.Time{}
-		return f.isTruncated()
-	}
-	if f.renamed.IsZero() {
-		f.renamed = time.Now()
-	}
-	// Its writer goes on with the old file until it is told. Something in the new
-	// one says that it was.
-	if err != nil || now.Size() == 0 && time.Since(f.renamed) < renameGrace {
-		return false, nil
-	}
-	return f.leave()
-}
-
-// leave reads on in the file that is now in the log's place, once the old one
-// was read to its end: what was written to the new one was written after.
-func (f *follower) leave() (bool, error) {
-	info, err := f.segment.file.Stat()
-	if err != nil {
-		return false, fmt.Errorf("look at a log: %w", err)
-	}
-	if info.Size() > f.segment.offset {
-		return true, nil
-	}
-	older := f.rotated()
-	for i, name := range older {
-		if other, err := os.Stat(name); err == nil && os.SameFile(info, other) {
-			f.chain = slices.Clone(older[i+1:]) // it was rotated more than once
+		if isLong {
+			line = line[len(line)-1:]
 		}
+		n += int64(size)
+		take(line[:len(line)-1])
 	}
-	f.next()
-	return true, nil
-}
-
-// next ends a segment. What it has of a line is never completed.
-func (f *follower) next() {
-	f.close()
-	f.partial, f.isLong = f.partial[:0], false
-}
-
-// isTruncated reports whether the file lacks what was read, or has something
-// else in its place.
-func (f *follower) isTruncated() (bool, error) {
-	s := f.segment
-	if _, isPlain := s.reader.(*os.File); !isPlain {
-		return false, nil
-	}
-	tail := make([]byte, len(s.tail))
-	_, err := s.file.ReadAt(tail, s.offset-int64(len(tail)))
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false, fmt.Errorf("read %s: %w", s.name, err)
-	}
-	return err != nil || !bytes.Equal(tail, s.tail), nil
-}
-
-// relocate goes on in the copy of a file that was truncated.
-func (f *follower) relocate() {
-	place := f.segment.place()
-	f.close()
-	if !f.resume(place) {
-		f.lost()
-		f.next()
-	}
-}
-
-// resume finds the file that has a place, and what was written since.
-func (f *follower) resume(from filePlace) bool {
-	older := f.rotated()
-	if s := find(f.path, from); s != nil {
-		f.segment = s
-		return true
-	}
-	for i, name := range slices.Backward(older) {
-		if s := find(name, from); s != nil {
-			f.segment, f.chain = s, slices.Clone(older[i+1:])
-			return true
-		}
-	}
-	return false
-}
-
-// find opens a file at a place, nil where it does not have it.
-func find(name string, at filePlace) *segment {
-	s, err := openSegment(name)
-	if err != nil {
-		return nil
-	}
-	if !s.skip(at) {
-		s.file.Close()
-		return nil
-	}
-	return s
-}
-
-// rotatedSuffix is what logrotate and its like add to a log's name: a number or a
-// date.
-var rotatedSuffix = regexp.MustCompile(`^[.-](?:[0-9][0-9._-]*|old)(?:\.gz)?$`)
-
-// rotated are the older files of the log, oldest first.
-func (f *follower) rotated() []string {
-	type old struct {
-		name string
-		at   time.Time
-	}
-	var all []old
-	entries, _ := os.ReadDir(filepath.Dir(f.path)) // a folder that cannot be read has none
-	base := filepath.Base(f.path)
-	for _, entry := range entries {
-		suffix, ok := strings.CutPrefix(entry.Name(), base)
-		if !ok || !rotatedSuffix.MatchString(suffix) {
-			continue
-		}
-		if info, err := entry.Info(); err == nil && info.Mode().IsRegular() {
-			all = append(all, old{filepath.Join(filepath.Dir(f.path), entry.Name()), info.ModTime()})
-		}
-	}
-	slices.SortFunc(all, func(a, b old) int { return a.at.Compare(b.at) })
-	names := make([]string, len(all))
-	for i, o := range all {
-		names[i] = o.name
-	}
-	return names
+	return n, nil
 }

@@ -1,3 +1,5 @@
+//go:build linux
+
 package klog
 
 import (
@@ -15,7 +17,7 @@ import (
 	"github.com/kmodquery/kmodquery/test/leak"
 )
 
-// A logWriter is a daemon that writes numbered lines to a log.
+// A logWriter is a daemon that writes lines to a log.
 type logWriter struct {
 	t       *testing.T
 	path    string
@@ -41,11 +43,11 @@ func (w *logWriter) reopen() {
 	require.NoError(w.t, err)
 }
 
+// write writes numbered lines.
 func (w *logWriter) write(lines int) {
 	for range lines {
 		w.written++
-		_, err := fmt.Fprintf(w.file, "line %d\n", w.written)
-		require.NoError(w.t, err)
+		w.text(fmt.Sprintf("line %d\n", w.written))
 	}
 }
 
@@ -54,266 +56,240 @@ func (w *logWriter) text(text string) {
 	require.NoError(w.t, err)
 }
 
-// rename moves the log away, to which the daemon goes on writing until reopen.
-func (w *logWriter) rename() string {
+// next returns the next name of a rotated file.
+func (w *logWriter) next() string {
 	w.old++
-	name := fmt.Sprintf("%s.%d", w.path, w.old)
+	return fmt.Sprintf("%s.%d", w.path, w.old)
+}
+
+// rename moves the log away. The daemon writes to it until reopen.
+func (w *logWriter) rename() string {
+	name := w.next()
 	require.NoError(w.t, os.Rename(w.path, name))
 	return name
 }
 
-func (w *logWriter) copyAndTruncate() string {
-	w.old++
-	name := fmt.Sprintf("%s.%d", w.path, w.old)
+func (w *logWriter) copyAndTruncate() {
 	content, err := os.ReadFile(w.path)
 	require.NoError(w.t, err)
-	require.NoError(w.t, os.WriteFile(name, content, 0o600))
+	require.NoError(w.t, os.WriteFile(w.next(), content, 0o600))
 	require.NoError(w.t, os.Truncate(w.path, 0))
-	return name
 }
 
-func compress(t *testing.T, name string) {
-	t.Helper()
+func (w *logWriter) compress(name string) {
 	content, err := os.ReadFile(name)
-	require.NoError(t, err)
-	info, err := os.Stat(name)
-	require.NoError(t, err)
+	require.NoError(w.t, err)
 	var packed bytes.Buffer
 	z := gzip.NewWriter(&packed)
 	z.Write(content)
-	require.NoError(t, z.Close())
-	require.NoError(t, os.WriteFile(name+".gz", packed.Bytes(), 0o600))
-	require.NoError(t, os.Chtimes(name+".gz", info.ModTime(), info.ModTime()))
-	require.NoError(t, os.Remove(name))
+	require.NoError(w.t, z.Close())
+	require.NoError(w.t, os.WriteFile(name+".gz", packed.Bytes(), 0o600))
+	require.NoError(w.t, os.Remove(name))
 }
 
-// A logReader counts the lines.
-type logReader struct {
-	*follower
-	w    *logWriter
-	next int
-	lost int
-	last filePlace
+// A tailTest counts how often a tail reads each line.
+type tailTest struct {
+	*tail
+	t     *testing.T
+	lines map[string]int
+	isNew int // lines of the last read that are new
+	lost  int
 }
 
-func (w *logWriter) follow(from filePlace, next int) *logReader {
-	r := &logReader{w: w, next: next, last: from}
-	r.follower = newFollower(w.path, from, time.Time{}, func() { r.lost++ })
-	w.t.Cleanup(r.close)
+func newTailTest(t *testing.T, path string) *tailTest {
+	r := &tailTest{t: t, lines: map[string]int{}}
+	r.tail = &tail{path: path, lost: func() { r.lost++ }}
+	t.Cleanup(r.close)
 	return r
 }
 
-// catchesUp wants every line that was written to be read once and in order.
-func (r *logReader) catchesUp() {
-	r.w.t.Helper()
-	for range 2 { // the second finds nothing
-		require.NoError(r.w.t, r.read(func(b []byte, place func() filePlace) {
-			r.next++
-			require.Equal(r.w.t, fmt.Sprintf("line %d", r.next), string(b))
-			r.last = place()
-		}))
+// reads reads what there is and returns the number of lines.
+func (r *tailTest) reads() int {
+	r.t.Helper()
+	n := 0
+	r.isNew = 0
+	require.NoError(r.t, r.read(r.t.Context(), func(line []byte, isNew bool) {
+		n++
+		r.lines[string(line)]++
+		if isNew {
+			r.isNew++
+		}
+	}))
+	return n
+}
+
+// hasAll requires that every line that was written was read, and no other.
+func (r *tailTest) hasAll(w *logWriter) {
+	r.t.Helper()
+	for i := range w.written {
+		require.NotZero(r.t, r.lines[fmt.Sprintf("line %d", i+1)], "line %d of %d", i+1, w.written)
 	}
-	require.Equal(r.w.t, r.w.written, r.next)
-	require.Zero(r.w.t, r.lost)
+	require.Len(r.t, r.lines, w.written)
+	require.Zero(r.t, r.lost)
 }
 
-func (r *logReader) restart() *logReader {
-	r.close()
-	text := r.last.String()
-	place, ok := parseFilePlace(text)
-	require.True(r.w.t, ok, text)
-	return r.w.follow(place, r.next)
-}
-
-func TestFollowCountsEveryLineOnce(t *testing.T) {
-	for _, test := range []struct {
-		name string
-		do   func(w *logWriter)
-	}{
-		{"nothing", func(*logWriter) {}},
-		{"more", func(w *logWriter) { w.write(1000) }},
-		{"renamed", func(w *logWriter) { w.write(5); w.rename(); w.reopen(); w.write(5) }},
-		{"renamed, and written on to", func(w *logWriter) { w.rename(); w.write(5); w.reopen(); w.write(5) }},
-		{"renamed twice", func(w *logWriter) {
+func TestTailReadsEveryLineAcrossRotations(t *testing.T) {
+	for name, rotate := range map[string]func(w *logWriter){
+		"none":                   func(w *logWriter) { w.write(1000) },
+		"renamed":                func(w *logWriter) { w.write(5); w.rename(); w.reopen(); w.write(5) },
+		"renamed and written to": func(w *logWriter) { w.rename(); w.write(5); w.reopen(); w.write(5) },
+		"renamed twice": func(w *logWriter) {
 			w.rename()
 			w.reopen()
 			w.write(5)
-			pause()
 			w.rename()
 			w.reopen()
 			w.write(3)
-		}},
-		{"truncated", func(w *logWriter) { w.write(5); w.copyAndTruncate(); w.write(2) }},
-		{"truncated, and longer than before", func(w *logWriter) { w.write(5); w.copyAndTruncate(); w.write(500) }},
-		{"truncated twice", func(w *logWriter) { w.copyAndTruncate(); pause(); w.write(500); w.copyAndTruncate(); w.write(2) }},
+		},
+		"truncated":       func(w *logWriter) { w.write(5); w.copyAndTruncate(); w.write(2) },
+		"truncated twice": func(w *logWriter) { w.write(5); w.copyAndTruncate(); w.write(2); w.copyAndTruncate(); w.write(1) },
+		"renamed and compressed": func(w *logWriter) {
+			w.rename()
+			w.reopen()
+			w.write(5)
+			name := w.rename()
+			w.reopen()
+			w.write(5)
+			w.compress(name)
+		},
 	} {
-		for _, restarts := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, restarts %v", test.name, restarts), func(t *testing.T) {
-				w := newLogWriter(t)
-				w.write(100)
-				r := w.follow(filePlace{}, 0)
-				r.catchesUp()
-				for range 3 {
-					test.do(w)
-					if restarts {
-						r = r.restart()
-					}
-					r.catchesUp()
-					pause()
-				}
-			})
-		}
+		t.Run(name, func(t *testing.T) {
+			w := newLogWriter(t)
+			w.write(100)
+			r := newTailTest(t, w.path)
+			require.Equal(t, 100, r.reads())
+			require.Zero(t, r.isNew)
+			for range 3 {
+				rotate(w)
+				require.NotZero(t, r.reads())
+				r.hasAll(w)
+				require.NotZero(t, r.isNew+len(r.rotated))
+				require.Zero(t, r.reads(), "nothing was written")
+			}
+			restarted := newTailTest(t, w.path)
+			restarted.reads()
+			restarted.hasAll(w)
+		})
 	}
 }
 
-// pause lets the next file have a later time.
-func pause() { time.Sleep(15 * time.Millisecond) }
-
-func TestFollowAcrossCompressedFiles(t *testing.T) {
-	w := newLogWriter(t)
-	w.write(100)
-	r := w.follow(filePlace{}, 0)
-	r.catchesUp()
-	w.write(10)
-	first := w.rename()
-	pause()
-	w.reopen()
-	w.write(20)
-	second := w.rename()
-	pause()
-	w.reopen()
-	w.write(30)
-	compress(t, first)
-	compress(t, second)
-	r.restart().catchesUp()
-}
-
-func TestFollowLooksBackIntoOlderFiles(t *testing.T) {
+func TestTailReadsRotatedFilesOnce(t *testing.T) {
 	w := newLogWriter(t)
 	w.write(10)
 	w.rename()
-	pause()
 	w.reopen()
 	w.write(10)
-	w.follow(filePlace{}, 0).catchesUp()
-
-	r := &logReader{w: w, next: 10}
-	r.follower = newFollower(w.path, filePlace{}, time.Now().Add(time.Hour), func() { r.lost++ })
-	defer r.close()
-	r.catchesUp()
+	r := newTailTest(t, w.path)
+	require.Equal(t, 20, r.reads())
+	w.rename()
+	w.reopen()
+	w.write(1)
+	require.Equal(t, 1, r.reads())
+	require.Equal(t, 1, r.isNew)
+	r.hasAll(w)
 }
 
-func TestFollowPartialLines(t *testing.T) {
-	w := newLogWriter(t)
-	r := w.follow(filePlace{}, 0)
-	w.text("li")
-	r.catchesUp()
-	w.text("ne 1")
-	r.catchesUp()
-	w.text("\nline 2\nl")
-	w.written = 2
-	r.catchesUp()
-	r = r.restart()
-	w.text("ine 3\nlin")
-	w.written = 3
-	r.catchesUp()
-	w.copyAndTruncate()
-	w.text("e 4\n")
-	w.written = 3 // the first half of the fourth line is in the copy
-	require.NoError(t, r.read(func(b []byte, _ func() filePlace) { require.Equal(t, "e 4", string(b)) }))
-}
-
-func TestFollowRenamedBeforeItsWriterKnows(t *testing.T) {
+func TestTailSkipsRotatedFilesOfEarlierBoots(t *testing.T) {
 	w := newLogWriter(t)
 	w.write(10)
-	r := w.follow(filePlace{}, 0)
-	r.catchesUp()
 	w.rename()
-	r.catchesUp()
+	w.reopen()
+	w.write(10)
+	r := newTailTest(t, w.path)
+	r.since = time.Now().Add(time.Hour)
+	require.Equal(t, 10, r.reads())
+}
+
+func TestTailReadsARenamedFileUntilItsSuccessorHasLines(t *testing.T) {
+	w := newLogWriter(t)
+	w.write(10)
+	r := newTailTest(t, w.path)
+	r.reads()
+	old := w.rename()
+	require.Zero(t, r.reads())
 	require.NoError(t, os.WriteFile(w.path, nil, 0o600)) // logrotate's create
 	w.write(10)
-	r.catchesUp()
+	require.Equal(t, 10, r.reads())
 	w.write(1)
 	w.reopen()
 	w.write(1)
-	r.catchesUp()
+	require.Equal(t, 2, r.reads())
+	r.hasAll(w)
+	require.Nil(t, r.previous, "an open file keeps its disk space after it was deleted")
+	require.NoError(t, os.Remove(old))
 }
 
-func TestFollowSaysThatALogIsGone(t *testing.T) {
+func TestTailReadsOnlyCompleteLines(t *testing.T) {
 	w := newLogWriter(t)
-	r := w.follow(filePlace{}, 0)
-	require.False(t, r.isThere())
-	r.catchesUp()
-	require.True(t, r.isThere())
-	w.rename()
-	r.catchesUp()
-	require.True(t, r.isThere(), "it may be rotated at this moment")
-	r.renamed = r.renamed.Add(-renameGrace)
-	require.False(t, r.isThere())
-	w.reopen()
-	w.write(1)
-	r.catchesUp()
-	require.True(t, r.isThere())
+	r := newTailTest(t, w.path)
+	w.text("li")
+	require.Zero(t, r.reads())
+	w.text("ne 1")
+	require.Zero(t, r.reads())
+	w.text("\nline 2\nl")
+	require.Equal(t, 2, r.reads())
+	w.text("ine 3\n")
+	require.Equal(t, 1, r.reads())
+	w.written = 3
+	r.hasAll(w)
 }
 
-func TestFollowThroughASymlink(t *testing.T) {
+func TestTailReportsWhetherTheFileExists(t *testing.T) {
+	w := newLogWriter(t)
+	r := newTailTest(t, w.path)
+	r.reads()
+	require.True(t, r.isThere)
+	w.rename()
+	r.reads()
+	require.False(t, r.isThere)
+	w.reopen()
+	w.write(1)
+	require.Equal(t, 1, r.reads())
+	require.True(t, r.isThere)
+	require.NoError(t, os.Remove(w.path))
+	require.NoError(t, os.Mkdir(w.path, 0o700))
+	r.reads()
+	require.False(t, r.isThere, "a folder is no log")
+}
+
+func TestTailFollowsASymlink(t *testing.T) {
 	w := newLogWriter(t)
 	w.write(10)
-	real := w.path
-	w.path = filepath.Join(t.TempDir(), "link")
-	require.NoError(t, os.Symlink(real, w.path))
-	r := w.follow(filePlace{}, 0)
-	r.catchesUp()
-	other := filepath.Join(t.TempDir(), "other")
+	link, other := filepath.Join(t.TempDir(), "link"), filepath.Join(t.TempDir(), "other")
+	require.NoError(t, os.Symlink(w.path, link))
+	r := newTailTest(t, link)
+	r.reads()
 	require.NoError(t, os.WriteFile(other, []byte("line 11\n"), 0o600))
-	require.NoError(t, os.Remove(w.path))
-	require.NoError(t, os.Symlink(other, w.path))
+	require.NoError(t, os.Remove(link))
+	require.NoError(t, os.Symlink(other, link))
+	r.reads()
 	w.written++
-	r.catchesUp()
+	r.hasAll(w)
 }
 
-func TestFollowSaysWhatIsLost(t *testing.T) {
+func TestUnreadableRotatedFilesCountAsLost(t *testing.T) {
 	w := newLogWriter(t)
-	w.write(100)
-	r := w.follow(filePlace{}, 0)
-	r.catchesUp()
-	require.NoError(t, os.Truncate(w.path, 0)) // without a copy
-	w.write(2)
-	require.NoError(t, r.read(func([]byte, func() filePlace) {}))
-	require.Equal(t, 1, r.lost)
-
-	require.NoError(t, os.WriteFile(w.path, []byte(strings.Repeat("something else\n", 1000)), 0o600))
-	r = w.follow(r.last, 100)
-	require.Equal(t, 1, r.lost)
-	lines := 0
-	require.NoError(t, r.read(func([]byte, func() filePlace) { lines++ }))
-	require.Equal(t, 1000, lines, "what is there is read")
-}
-
-func TestFollowBoundsLines(t *testing.T) {
-	w := newLogWriter(t)
-	w.text(strings.Repeat("x", 1<<20) + "\n")
 	w.write(1)
-	r := w.follow(filePlace{}, 0)
-	r.catchesUp()
-	require.LessOrEqual(t, cap(r.partial), 2*maxLogLine)
+	require.NoError(t, os.WriteFile(w.path+".2.gz", []byte("no gzip"), 0o600))
+	require.NoError(t, os.WriteFile(w.path+".1", nil, 0o600))
+	require.NoError(t, os.WriteFile(w.path+".1.gz", []byte("gzip has not finished it"), 0o600))
+	r := newTailTest(t, w.path)
+	require.Equal(t, 1, r.reads())
+	require.Equal(t, 1, r.lost)
+	w.rename()
+	w.reopen()
+	r.reads()
+	require.Equal(t, 1, r.lost, "it is counted once")
 }
 
-func TestFollowIsNotBlockedByAPipe(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "log")
-	r := newFollower(path, filePlace{}, time.Time{}, func() {})
-	require.NoError(t, r.read(nil), "it may still come")
-	require.NoError(t, os.Mkdir(path, 0o700))
-	require.NoError(t, r.read(nil))
-}
-
-func TestParseFilePlace(t *testing.T) {
-	place := filePlace{12, hashTail([]byte("x"))}
-	got, ok := parseFilePlace(place.String())
-	require.True(t, ok)
-	require.Equal(t, place, got)
-	for _, text := range []string{"", "12", "12:", "0:" + place.hash, "-1:" + place.hash, "12:" + place.hash + "0", "12:" + strings.Repeat("g", 32)} {
-		_, ok := parseFilePlace(text)
-		require.False(t, ok, text)
-	}
+func TestLongLinesAreReadAsEmptyOnes(t *testing.T) {
+	w := newLogWriter(t)
+	w.text(strings.Repeat("x", maxLogLine+1) + "\n" + strings.Repeat("x", 1<<20) + "\n")
+	w.write(1)
+	r := newTailTest(t, w.path)
+	require.Equal(t, 3, r.reads())
+	require.Equal(t, map[string]int{"": 2, "line 1": 1}, r.lines)
+	w.text(strings.Repeat("x", maxLogLine) + "\n" + strings.Repeat("x", maxLogLine+1) + "\n")
+	require.Equal(t, 2, r.reads())
+	require.Zero(t, r.reads())
 }
