@@ -195,43 +195,40 @@ func (f *follower) position(told emitted, next record.Place) string {
 	}.String()
 }
 
-// run reads what is written until ctx ends. An event that is not complete then
-// is left for the next run.
+// run reads the lines that are written until ctx ends. It leaves an event that is
+// incomplete then to the next Run.
 func (f *follower) run(ctx context.Context) error {
 	defer func() { f.intake.reportDenied(f.intake.next()) }()
-	look := time.NewTicker(logPoll)
-	defer look.Stop()
+	sync := f.source.health.NewBarrier(grace)
+	defer sync.Release()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
+		sync.Begin()
+		if err := f.read(ctx); err != nil || ctx.Err() != nil {
+			return err
+		}
+		now := time.Now()
+		f.intake.expire(now)
+		var settled time.Time
+		if f.intake.idle() {
+			settled = now
+		}
+		if sync.IsDue(settled) {
+			f.intake.finish()
+			sync.Release()
+		}
+		interval := logPoll
+		if !sync.Began().IsZero() {
+			interval = logRetry
+		}
+		timer.Reset(interval)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-f.source.health.Requests():
-			pending := f.source.health.TakePending()
-			if err := f.readAll(ctx); err != nil {
-				return err
-			}
-			pending.Release()
-		case <-look.C:
-			if err := f.read(ctx); err != nil {
-				return err
-			}
-			f.intake.expire(time.Now())
+		case <-timer.C:
 		}
-	}
-}
-
-// readAll reads what there is, and what is still missing of the last events.
-func (f *follower) readAll(ctx context.Context) error {
-	until := time.Now().Add(grace)
-	for {
-		if err := f.read(ctx); err != nil || ctx.Err() != nil {
-			return err
-		}
-		if f.intake.idle() || !time.Now().Before(until) {
-			f.intake.finish()
-			return nil
-		}
-		time.Sleep(logRetry)
 	}
 }
 

@@ -45,18 +45,21 @@ func (s *Source) listen(ctx context.Context, ready func(), emit func(kmodquery.D
 	if err != nil {
 		return err
 	}
-	watch := newSetup(kernel, isOnAtBoot())
-	if err := watch.start(); err != nil {
-		return errors.Join(err, watch.stop())
+	setup := newSetup(kernel, isOnAtBoot())
+	if err := setup.start(); err != nil {
+		return errors.Join(err, setup.stop())
 	}
-	defer func() { err = errors.Join(err, watch.stop()) }()
+	defer func() { err = errors.Join(err, setup.stop()) }()
 
-	l := &listener{source: s, kernel: kernel, watch: watch, intake: intake, check: time.Now().Add(checkInterval)}
-	s.health.Started(watch.hooks(), watch.limits(), l.wake)
+	l := &listener{
+		source: s, kernel: kernel, setup: setup, intake: intake, check: time.Now().Add(checkInterval),
+		ended: make(chan struct{}), sync: s.health.NewBarrier(drainTimeout + grace),
+	}
+	s.health.Started(setup.hooks(), setup.limits(), l.wake)
 	ready()
-	stop := context.AfterFunc(ctx, l.wake)
+	stop := context.AfterFunc(ctx, l.end)
 	defer stop()
-	return l.run(ctx)
+	return l.run()
 }
 
 // isOnAtBoot reports whether the kernel was booted with audit on. Then it
@@ -75,50 +78,57 @@ func isOnAtBoot() bool {
 	return false
 }
 
-// A listener is the source's one reader of the kernel's records.
+// A listener reads the kernel's records during one Run.
 type listener struct {
 	source *Source
 	kernel kernelConn
-	watch  *setup
+	setup  *setup
 	intake *intake
-	check  time.Time // when to look after audit's rules and status
-	drops  int64     // as last counted
-	sync   *drain
+	check  time.Time // when to check audit's settings next
+	drops  int64     // records that the socket has dropped, when last counted
+	ended  chan struct{}
+
+	// sync ends its rounds when everything was read that the kernel had at their
+	// beginning.
+	sync    *source.Barrier
+	empty   bool      // the socket was empty since the kernel's backlog was last asked for
+	out     bool      // the kernel has no record of before the round
+	drained time.Time // nor has the socket, since this time; zero as long as it may
 }
 
-// A drain is the reading of everything that the kernel had at one moment.
-type drain struct {
-	pending source.Pending
-	last    bool      // the source ends with it
-	asked   time.Time // what began later is not waited for
-	grace   time.Time // end of patience with records of events that have begun
-	until   time.Time // end of all patience
-	empty   bool      // the socket has none, since the kernel was last asked
-	out     bool      // the kernel has none left that it had then
-	drained bool      // nor has the socket
-}
-
-// wake makes run look at what it is asked for.
+// wake makes Record return.
 func (l *listener) wake() { _ = l.kernel.SetDeadline(time.Now()) }
 
-func (l *listener) run(ctx context.Context) error {
+// end lets run return once everything was read that the kernel has now.
+func (l *listener) end() {
+	_ = l.source.health.Sync(context.Background()) // it cannot fail
+	close(l.ended)
+	l.wake()
+}
+
+func (l *listener) isEnded() bool {
+	select {
+	case <-l.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// run emits the events of the kernel's records until end has returned.
+func (l *listener) run() error {
+	defer l.sync.Release()
 	defer l.intake.finish()
-	for {
-		if l.sync == nil {
-			l.sync = l.nextFlush(ctx)
-		}
-		if l.sync != nil {
-			if isLast := l.flush(); isLast {
-				return nil
-			}
-		}
-		l.setDeadline(ctx)
+	for !l.isEnded() {
+		l.advance()
+		l.setDeadline()
 		kind, text, err := l.kernel.Record()
 		now := time.Now()
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			if l.sync != nil {
-				l.sync.empty, l.sync.drained = true, l.sync.out
+			l.empty = true
+			if l.out && l.drained.IsZero() {
+				l.drained = now
 			}
 		case errors.Is(err, unix.ENOBUFS):
 			l.countDrops()
@@ -133,20 +143,21 @@ func (l *listener) run(ctx context.Context) error {
 		if !now.Before(l.check) {
 			l.check = now.Add(checkInterval)
 			l.countDrops()
-			lost, err := l.watch.check()
+			lost, err := l.setup.check()
 			l.source.health.Lost.Add(lost)
 			if err != nil {
 				return err
 			}
 		}
 	}
+	return nil
 }
 
-// take takes one message.
+// take handles one message.
 func (l *listener) take(kind auparse.AuditMessageType, text []byte, now time.Time) {
 	switch kind {
 	case auparse.AUDIT_CONFIG_CHANGE:
-		l.check = now // perhaps it is about what the source needs
+		l.check = now // it may concern the settings that the source needs
 	case auparse.AUDIT_SYSCALL, auparse.AUDIT_KERN_MODULE, auparse.AUDIT_PATH, auparse.AUDIT_CWD,
 		auparse.AUDIT_EXECVE, auparse.AUDIT_PROCTITLE, auparse.AUDIT_EOE:
 		l.source.health.Received.Add(1)
@@ -155,77 +166,71 @@ func (l *listener) take(kind auparse.AuditMessageType, text []byte, now time.Tim
 			l.source.health.DecodeErrors.Add(1)
 			return
 		}
-		// Records come in the order in which calls return, so that this one
-		// comes after all that were there when the flush was asked for.
-		if l.sync != nil && r.ID.Time().After(l.sync.asked.Add(clockTick)) {
-			l.sync.out, l.sync.drained = true, true
+		// Records come in the order in which calls return, so all records from before
+		// the round have come before this one.
+		if began := l.sync.Began(); !began.IsZero() && l.drained.IsZero() && r.ID.Time().After(began.Add(clockTick)) {
+			l.out, l.drained = true, now
 		}
 		l.intake.translator.bootTime = l.source.clock.BootTime()
 		l.intake.add(r, record.Place{}, record.Place{}, now)
 	}
 }
 
-// countDrops adds the records that the socket had no room for.
+// countDrops counts the records that the socket had no room for as lost.
 func (l *listener) countDrops() {
 	drops := l.kernel.Drops()
 	l.source.health.Lost.Add(drops - l.drops)
 	l.drops = drops
 }
 
-// setDeadline says when Record shall return at the latest.
-func (l *listener) setDeadline(ctx context.Context) {
-	deadline := l.check
-	if due := l.intake.due(); !due.IsZero() && due.Before(deadline) {
-		deadline = due
+// advance begins a round if a Sync waits, asks the kernel whether it has records left,
+// and ends the round.
+func (l *listener) advance() {
+	if l.sync.Began().IsZero() {
+		l.sync.Begin()
+		l.empty, l.out, l.drained = true, false, time.Time{}
 	}
-	switch {
-	case l.sync == nil:
-	case !l.sync.drained:
-		deadline = time.Now()
-	case l.sync.grace.Before(deadline):
-		deadline = l.sync.grace
+	began := l.sync.Began()
+	if began.IsZero() {
+		return
 	}
-	_ = l.kernel.SetDeadline(deadline)
-	// Only now: a wake before the deadline was set has had no effect.
-	if l.sync == nil && (l.source.health.HasPending() || ctx.Err() != nil) {
-		l.wake()
-	}
-}
-
-// nextFlush is what the Syncs of the moment, or the end of ctx, wait for; nil
-// where there is neither.
-func (l *listener) nextFlush(ctx context.Context) *drain {
-	pending, last := l.source.health.TakePending(), ctx.Err() != nil
-	if len(pending) == 0 && !last {
-		return nil
-	}
-	now := time.Now()
-	return &drain{pending: pending, last: last, asked: now, until: now.Add(drainTimeout), empty: true}
-}
-
-// flush goes on with the flush of the moment, and reports whether the source is
-// at its end.
-func (l *listener) flush() (isLast bool) {
-	f, now := l.sync, time.Now()
-	if f.empty && !f.out {
-		f.empty = false
+	if l.empty && !l.out {
+		l.empty = false
 		status, err := l.kernel.Status()
-		// What kauditd has in its hand is the end of an event at most, of which
-		// the intake knows that more must come.
-		f.out = err != nil || status.Backlog == 0 || !now.Before(f.until)
-		if !f.out {
+		// The record that kauditd is sending is the end of an event at most, and the
+		// intake knows that this event is incomplete.
+		l.out = err != nil || status.Backlog == 0 || time.Since(began) >= drainTimeout
+		if !l.out {
 			time.Sleep(drainPause)
 		}
 	}
-	if f.drained && f.grace.IsZero() {
-		f.grace = now.Add(grace)
+	if l.sync.IsDue(l.settled()) {
+		l.intake.finish()
+		l.sync.Release()
 	}
-	isDone := f.drained && (l.intake.idle() || !now.Before(f.grace))
-	if !isDone && now.Before(f.until.Add(grace)) {
-		return false
+}
+
+// settled returns when everything from before the round was read, or the zero time
+// while the kernel or the socket may have more.
+func (l *listener) settled() time.Time {
+	if l.drained.IsZero() || l.intake.idle() {
+		return l.drained
 	}
-	l.intake.finish()
-	f.pending.Release()
-	l.sync = nil
-	return f.last
+	return l.drained.Add(grace)
+}
+
+// setDeadline sets when Record returns at the latest.
+func (l *listener) setDeadline() {
+	deadline := source.Earliest(l.check, l.intake.due())
+	if !l.sync.Began().IsZero() {
+		deadline = time.Now()
+		if !l.drained.IsZero() {
+			deadline = source.Earliest(l.check, l.intake.due(), l.sync.Due(l.settled()))
+		}
+	}
+	_ = l.kernel.SetDeadline(deadline)
+	// A wake before the deadline was set had no effect.
+	if l.sync.Began().IsZero() && l.source.health.HasPending() || l.isEnded() {
+		l.wake()
+	}
 }
