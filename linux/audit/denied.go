@@ -11,60 +11,61 @@ import (
 	"github.com/kmodquery/kmodquery/linux/host"
 )
 
-// maxDeniedKinds bounds the kinds of denied calls that are kept apart between
+// maxDeniedKinds bounds the kinds of denied calls that are counted separately between
 // two reports.
 const maxDeniedKinds = 256
 
-// foldFor is how long denied calls of one kind are counted before a row reports
-// them.
+// foldFor is how long denied calls of one kind are counted before they are emitted as
+// one event.
 const foldFor = time.Minute
 
-// denials fold the calls that the kernel refused before it took a byte, as
-// denials do those that the eBPF programs see: any user can make as many as they
-// like. The first of each kind is told of and stands for the others. The zero
-// value is ready; the methods must not be called concurrently.
+// denials fold the calls that the kernel refused before it read a byte of the module:
+// any user can make as many as they like. The first call of each kind becomes an event
+// that counts the others. The zero value is ready for use. The methods must not be
+// called concurrently.
 type denials struct {
-	kinds  map[deniedKind]int // places in told
-	told   []kmodquery.Event  // the first of each kind, in their order
-	others map[string]int     // by system call, those of kinds that found no place: places in told
-	first  emitted            // that no row stands for
+	rows   []kmodquery.Event  // the first call of each kind
+	kinds  map[deniedKind]int // indexes of rows
+	others map[string]int     // indexes of rows for further kinds, by system call
+	first  eventRef           // the oldest call in rows
 	due    time.Time          // of the next report
 }
 
-// A deniedKind is a kind of denied calls.
+// A deniedKind identifies the calls that are counted together.
 type deniedKind struct {
 	call, path string
 	uid        int64
 }
 
-// add takes a denied call.
-func (d *denials) add(e kmodquery.Event, told emitted, now time.Time) {
-	if len(d.told) == 0 {
+// add counts a denied call.
+func (d *denials) add(e kmodquery.Event, ref eventRef, now time.Time) {
+	if len(d.rows) == 0 {
 		d.kinds, d.others = map[deniedKind]int{}, map[string]int{}
-		d.first, d.due = told, now.Add(foldFor)
+		d.first, d.due = ref, now.Add(foldFor)
 	}
 	kind := deniedKind{call: e.EventName, path: e.ProcessPath, uid: -1}
 	if e.UID != nil {
 		kind.uid = *e.UID
 	}
 	if at, ok := d.kinds[kind]; ok {
-		*d.told[at].Count++
+		*d.rows[at].Count++
 		return
 	}
 	if len(d.kinds) < maxDeniedKinds {
-		d.kinds[kind] = len(d.told)
-		d.told = append(d.told, e)
+		d.kinds[kind] = len(d.rows)
+		d.rows = append(d.rows, e)
 		return
 	}
 	if at, ok := d.others[e.EventName]; ok {
-		*d.told[at].Count++
+		*d.rows[at].Count++
 		return
 	}
-	d.others[e.EventName] = len(d.told)
-	d.told = append(d.told, anonymous(e))
+	d.others[e.EventName] = len(d.rows)
+	d.rows = append(d.rows, anonymous(e))
 }
 
-// anonymous is a denied call of which no more is said than what holds for all.
+// anonymous returns a denied call without the fields that differ between the calls of
+// one system call.
 func anonymous(e kmodquery.Event) kmodquery.Event {
 	blank := kmodquery.Event{
 		Time: e.Time, TimeNanos: e.TimeNanos, Uptime: e.Uptime, BootID: e.BootID,
@@ -75,12 +76,12 @@ func anonymous(e kmodquery.Event) kmodquery.Event {
 	return blank
 }
 
-// report emits a row for each kind of denied calls that were made since the last
-// report, the last of them with the position.
+// report emits an event for each kind of denied calls since the last report. The last
+// of them has the position.
 func (d *denials) report(position string, emit func(kmodquery.Delivery)) {
-	for i, e := range d.told {
+	for i, e := range d.rows {
 		delivery := kmodquery.Delivery{Event: e}
-		if i == len(d.told)-1 {
+		if i == len(d.rows)-1 {
 			delivery.Position = position
 		}
 		emit(delivery)
@@ -88,8 +89,8 @@ func (d *denials) report(position string, emit func(kmodquery.Delivery)) {
 	*d = denials{}
 }
 
-// oldest is the first call that no row tells of, and when one will at the
-// latest. It is not ok where there is none.
-func (d *denials) oldest() (first emitted, due time.Time, ok bool) {
-	return d.first, d.due, len(d.told) > 0
+// oldest returns the oldest call that was not reported, and when the next report is
+// due. ok is false if there is no such call.
+func (d *denials) oldest() (first eventRef, due time.Time, ok bool) {
+	return d.first, d.due, len(d.rows) > 0
 }

@@ -26,12 +26,12 @@ func TestDeniedCallsAreFolded(t *testing.T) {
 	_, _, ok := d.oldest()
 	require.False(t, ok)
 	for i := range 9 {
-		first := emitted{start: place(i)}
+		first := eventRef{start: place(i)}
 		d.add(deniedEvent("init_module", "/bin/a", 1000), first, now.Add(time.Duration(i)*time.Second))
 	}
-	d.add(deniedEvent("init_module", "/bin/a", 1001), emitted{start: place(10)}, now)
-	d.add(deniedEvent("finit_module", "/bin/a", 1000), emitted{start: place(11)}, now)
-	d.add(deniedEvent("init_module", "/bin/b", 1000), emitted{start: place(12)}, now)
+	d.add(deniedEvent("init_module", "/bin/a", 1001), eventRef{start: place(10)}, now)
+	d.add(deniedEvent("finit_module", "/bin/a", 1000), eventRef{start: place(11)}, now)
+	d.add(deniedEvent("init_module", "/bin/b", 1000), eventRef{start: place(12)}, now)
 	first, due, ok := d.oldest()
 	require.True(t, ok)
 	require.Equal(t, place(0), first.start)
@@ -54,10 +54,10 @@ func TestDeniedKindsAreBounded(t *testing.T) {
 	var d denials
 	const users = 5000
 	for uid := range int64(users) {
-		d.add(deniedEvent("init_module", "/bin/a", uid), emitted{}, time.Unix(0, 0))
-		d.add(deniedEvent("delete_module", "/bin/a", uid), emitted{}, time.Unix(0, 0))
+		d.add(deniedEvent("init_module", "/bin/a", uid), eventRef{}, time.Unix(0, 0))
+		d.add(deniedEvent("delete_module", "/bin/a", uid), eventRef{}, time.Unix(0, 0))
 	}
-	require.LessOrEqual(t, len(d.told), maxDeniedKinds+2)
+	require.LessOrEqual(t, len(d.rows), maxDeniedKinds+2)
 	counts := map[string]int64{}
 	d.report("", func(d kmodquery.Delivery) {
 		e := &d.Event
@@ -75,6 +75,6 @@ func TestDeniedCallWithoutAUserHasNoUID(t *testing.T) {
 	var d denials
 	e := deniedEvent("init_module", "", 0)
 	e.UID = nil
-	d.add(e, emitted{}, time.Unix(0, 0))
+	d.add(e, eventRef{}, time.Unix(0, 0))
 	d.report("", func(d kmodquery.Delivery) { require.Nil(t, d.Event.UID) })
 }

@@ -22,26 +22,26 @@ import (
 const (
 	// maxRaw bounds the raw column, in bytes.
 	maxRaw = 16 << 10
-	// maxProctitle is where the kernel cuts a PROCTITLE (kernel/auditsc.c,
-	// MAX_PROCTITLE_AUDIT_LEN).
+	// maxProctitle is the length in bytes to which the kernel truncates a PROCTITLE
+	// (kernel/auditsc.c, MAX_PROCTITLE_AUDIT_LEN).
 	maxProctitle = 128
 )
 
-// Columns that the eBPF source has of every call, of every load, and of the
-// module's file, and that no record of audit's tells.
+// Columns that the eBPF source fills for every call, for every load, and for the
+// module's file, and that no audit record has.
 var (
 	missingAlways = []string{"tid", "capabilities", "ancestors", "cgroup", "container_id", "mnt_ns", "pid_ns", "user_ns"}
 	missingOfLoad = []string{"params", "requested_by"}
 	missingOfFile = []string{"path", "origin", "filesystem", "device", "inode", "size", "mtime", "ctime"}
 )
 
-// A translator makes events of audit's. It is pure.
+// A translator converts audit's events. It is pure.
 type translator struct {
 	bootID   string
-	bootTime time.Time // the wall clock's time at which the boot clock stood at zero
+	bootTime time.Time // the wall clock's time when the boot clock was zero
 }
 
-// event says what an event of audit's says.
+// event converts an event.
 func (t translator) event(from record.Event) kmodquery.Event {
 	at := from.ID.Time()
 	e := kmodquery.Event{
@@ -74,8 +74,7 @@ func (t translator) event(from record.Event) kmodquery.Event {
 	return e
 }
 
-// boot places the event in this boot, or in an earlier one of which nothing is
-// known.
+// boot sets the boot id and the uptime if the event is of this boot.
 func (t translator) boot(e *kmodquery.Event, at time.Time) {
 	uptime := at.Sub(t.bootTime)
 	if uptime < -host.ClockStep {
@@ -86,7 +85,7 @@ func (t translator) boot(e *kmodquery.Event, at time.Time) {
 	e.Uptime = new(int64(max(uptime, 0) / time.Second))
 }
 
-// loadID names an attempt: the same on every reading of its records.
+// loadID returns the id of an attempt. It is the same each time the log is read.
 func (t translator) loadID(id record.ID, bootID string) string {
 	key := []byte(bootID + "\x00" + kmodquery.SourceAudit + "\x00")
 	key = binary.LittleEndian.AppendUint64(key, uint64(id.Millis))
@@ -108,14 +107,15 @@ func setProcess(e *kmodquery.Event, call record.Fields) {
 	if e.ProcessName = name; !ok {
 		e.Missing.Add("process_name")
 	}
-	// A thread of the kernel's own has none: (null).
+	// A kernel thread has none: (null).
 	e.ProcessPath, _ = call.Text("exe")
 	if e.ProcessPath == "" && call.Word("exe") == "" {
 		e.Missing.Add("process_path")
 	}
 }
 
-// setNumber is a number that every record of a call has.
+// setNumber returns a number that every record of a call has. If there is none it adds
+// the column to the missing ones.
 func setNumber(e *kmodquery.Event, column string, call record.Fields, field string) *int64 {
 	n, ok := call.Int(field)
 	if !ok {
@@ -125,14 +125,13 @@ func setNumber(e *kmodquery.Event, column string, call record.Fields, field stri
 	return &n
 }
 
-// setName sets the module's name, and reports whether the kernel came to know
-// the module.
+// setName sets the module's name, and reports whether the kernel has read the module.
 func setName(e *kmodquery.Event, from *record.Event) bool {
 	module, ok := from.First(auparse.AUDIT_KERN_MODULE)
 	if ok {
 		e.Name, _ = module.Fields.Text("name")
 	}
-	// So 7.3 names an image that tells no name; 6.1 writes no such record.
+	// 7.3 writes this for an image without a name; 6.1 writes no such record.
 	if e.Name == "?" && from.Call != kmodquery.EventDeleteModule {
 		e.Name = ""
 	}
@@ -142,7 +141,7 @@ func setName(e *kmodquery.Event, from *record.Event) bool {
 	return ok
 }
 
-// setArguments reads those arguments that are no pointers.
+// setArguments sets the columns of the arguments that are no pointers.
 func setArguments(e *kmodquery.Event, call record.Fields) {
 	argument := func(column, field string) *int64 {
 		n, ok := call.Hex(field)
@@ -165,7 +164,7 @@ func setArguments(e *kmodquery.Event, call record.Fields) {
 	}
 }
 
-// setLoad says what is known of what was loaded.
+// setLoad sets the columns of a load.
 func setLoad(e *kmodquery.Event, from *record.Event, hasModule bool) {
 	e.Type = kmodquery.TypeKernelModule
 	e.Missing.Add(missingOfLoad...)
@@ -186,16 +185,16 @@ func setLoad(e *kmodquery.Event, from *record.Event, hasModule bool) {
 	}
 }
 
-// isRefused reports whether the kernel refused the call before it took a byte.
-// EPERM may come later too, for the want of a signature, and the record looks
-// the same; but anybody can make the former as often as they like.
+// isRefused reports whether the kernel refused the call before it read a byte of the
+// module. A missing signature also gives EPERM, later, with the same record. But any
+// user can make the former as often as they like.
 func isRefused(e *kmodquery.Event, hasModule bool) bool {
 	return !hasModule && (e.Error == "EPERM" || e.Error == "EBADF")
 }
 
-// setPath takes a path from the records. The call itself looks up none, so the
-// PATH records of most loads are of what the module's init makes, in debugfs and
-// the like; one of a file that was there and is called like a module is its own.
+// setPath sets the module's path if a record has it. The call itself looks up no path,
+// so the PATH records of most loads are of files that the module's init creates, in
+// debugfs for example. A PATH of an existing file with a module's name is the module.
 func setPath(e *kmodquery.Event, from *record.Event) {
 	const regular = "0100"
 	for _, r := range from.Records {
@@ -222,14 +221,14 @@ func isModulePath(path string) bool {
 	return false
 }
 
-// cmdline joins the process's arguments with blanks.
+// cmdline returns the process's arguments, separated by blanks.
 func cmdline(e *kmodquery.Event, from *record.Event) string {
 	if title, ok := from.First(auparse.AUDIT_PROCTITLE); ok {
 		args, ok := title.Fields.Text("proctitle")
 		if ok && len(args) >= maxProctitle {
 			e.Missing.Add("cmdline")
 		}
-		// Without one it is a thread of the kernel's own.
+		// A kernel thread has none.
 		return strings.ReplaceAll(strings.TrimSuffix(args, "\x00"), "\x00", " ")
 	}
 	if args := execveArgs(from); len(args) > 0 {
@@ -239,8 +238,8 @@ func cmdline(e *kmodquery.Event, from *record.Event) string {
 	return ""
 }
 
-// execveArgs are the arguments in EXECVE records, as far as each stands in one
-// piece.
+// execveArgs returns the arguments in EXECVE records up to the first that the kernel
+// split.
 func execveArgs(from *record.Event) []string {
 	var args []string
 	for _, r := range from.Records {
@@ -258,8 +257,7 @@ func execveArgs(from *record.Event) []string {
 	return args
 }
 
-// rawText are the records as they stood, a line each, as many as there is room
-// for.
+// rawText returns the records, one per line, as many as fit.
 func rawText(from *record.Event) string {
 	var raw strings.Builder
 	for _, r := range from.Records {
@@ -269,7 +267,7 @@ func rawText(from *record.Event) string {
 		if raw.Len() > 0 {
 			raw.WriteByte('\n')
 		}
-		// A module may call itself what it likes; a line stays a line.
+		// A module's name may contain line feeds.
 		raw.WriteString(strings.ReplaceAll(r.Text, "\n", " "))
 	}
 	return raw.String()

@@ -19,15 +19,14 @@ import (
 )
 
 const (
-	// logPoll is how often the log is looked at.
+	// logPoll is the time between two reads of the log.
 	logPoll = 500 * time.Millisecond
-	// logRetry is how often it is while a Sync waits for the rest of an
-	// event.
+	// logRetry is that time while a Sync waits for the rest of an event.
 	logRetry = 20 * time.Millisecond
 )
 
-// follow runs the source on the audit daemon's log, because of what forbids it
-// to listen to the kernel.
+// follow runs the source on the audit daemon's log. forbidden is the error that keeps it
+// from reading the kernel's records.
 func (s *Source) follow(ctx context.Context, ready func(), emit func(kmodquery.Delivery), forbidden error) error {
 	intake, err := s.intake(emit)
 	if err != nil {
@@ -46,7 +45,7 @@ func (s *Source) follow(ctx context.Context, ready func(), emit func(kmodquery.D
 		return err
 	}
 	s.health.Started([]string{s.options.Log},
-		"it follows the audit daemon's log, which has the calls that the daemon's rules have recorded and no others: "+source.OneLine(forbidden), nil)
+		"it follows the audit daemon's log, which has only the calls that the daemon's rules record: "+source.OneLine(forbidden), nil)
 	if err := f.read(ctx); err != nil {
 		return err
 	}
@@ -63,19 +62,18 @@ type follower struct {
 	source *Source
 
 	current *logFile
-	// previous is the file before the current one, still open so that no other
-	// file takes its id; nil where there was none.
+	// previous is the file before the current one, or nil. It stays open so that no new
+	// file gets its inode.
 	previous *logFile
-	// ids are the files, by number, in which events may begin of which nothing
-	// was told yet.
+	// ids are the files, by number, in which events may begin that were not emitted yet.
 	ids map[int]fileID
-	// isGap says that the place where the last run ended is gone, so that what
-	// came after it may be too.
+	// isGap is set if the place where the Run before ended is gone, and later records
+	// may be gone too.
 	isGap bool
-	told  record.ID // the last event of that run, where isGap
+	last  record.ID // the last event of that Run, if isGap
 }
 
-// openLog fails where there is no log.
+// openLog returns a follower of a log. It fails if there is no log.
 func openLog(path string, intake *intake, source *Source) (*follower, error) {
 	files, err := logFiles(path)
 	if err != nil {
@@ -98,8 +96,8 @@ func (f *follower) close() {
 	f.previous.close()
 }
 
-// start opens the file at the position where the last run ended, or the first
-// one of this boot.
+// start opens the file at the position where the Run before ended, or the first file of
+// this boot.
 func (f *follower) start(position string) error {
 	files, err := logFiles(f.path)
 	if err != nil {
@@ -114,14 +112,14 @@ func (f *follower) start(position string) error {
 			return nil
 		}
 	}
-	f.isGap, f.told = true, p.told
-	f.intake.isTold = func(id record.ID) bool {
-		return id.Millis < p.told.Millis || id.Millis == p.told.Millis && id.Serial <= p.told.Serial
+	f.isGap, f.last = true, p.event
+	f.intake.wasEmitted = func(id record.ID) bool {
+		return id.Millis < p.event.Millis || id.Millis == p.event.Millis && id.Serial <= p.event.Serial
 	}
 	return f.begin(files, 0, 0)
 }
 
-// startAtBoot opens the first file that was written since the system started.
+// startAtBoot opens the first file that was written to since the kernel booted.
 func (f *follower) startAtBoot(files []string) error {
 	boot := f.intake.translator.bootTime
 	if f.intake.since.Before(boot) {
@@ -136,7 +134,7 @@ func (f *follower) startAtBoot(files []string) error {
 	return f.begin(files, last, 0)
 }
 
-// begin opens one of the files, and the one before it.
+// begin opens a file, and the one before it.
 func (f *follower) begin(files []string, at int, offset int64) error {
 	if err := f.enter(files[at], offset); err != nil {
 		return err
@@ -149,8 +147,8 @@ func (f *follower) begin(files []string, at int, offset int64) error {
 	return err
 }
 
-// find returns which of the files has the event of a position. The one that had
-// it comes first, though another may be a copy of it.
+// find returns the index of the file that has the event of a position. If there are
+// copies it prefers the file in which the event was read.
 func (f *follower) find(files []string, p position) (at int, ok bool) {
 	for i, path := range files {
 		file, err := openLogFile(path, 0)
@@ -159,7 +157,7 @@ func (f *follower) find(files []string, p position) (at int, ok bool) {
 		}
 		id, has := file.idAt(p.offset)
 		file.close()
-		if has && id == p.told {
+		if has && id == p.event {
 			at, ok = i, true
 			if file.id == p.id {
 				return at, ok
@@ -169,7 +167,7 @@ func (f *follower) find(files []string, p position) (at int, ok bool) {
 	return at, ok
 }
 
-// enter goes on in another file.
+// enter continues in another file.
 func (f *follower) enter(path string, offset int64) error {
 	number := 0
 	if f.current != nil {
@@ -187,11 +185,11 @@ func (f *follower) enter(path string, offset int64) error {
 	return nil
 }
 
-// position is the Position of an event, see intake.
-func (f *follower) position(told emitted, next record.Place) string {
+// position returns the Position after the event last if the next Run continues at next.
+func (f *follower) position(last eventRef, next record.Place) string {
 	return position{
-		id: f.ids[told.start.File], offset: told.start.Offset, told: told.id,
-		after: next.File - told.start.File, next: next.Offset,
+		id: f.ids[last.start.File], offset: last.start.Offset, event: last.id,
+		after: next.File - last.start.File, next: next.Offset,
 	}.String()
 }
 
@@ -232,7 +230,7 @@ func (f *follower) run(ctx context.Context) error {
 	}
 }
 
-// read reads all that was written so far, in all files.
+// read reads all new lines in all files.
 func (f *follower) read(ctx context.Context) error {
 	for {
 		if !f.current.isIntact() {
@@ -265,7 +263,7 @@ func (f *follower) readFile(ctx context.Context, file *logFile, isOver bool) err
 	return file.read(ctx, isOver, f.take)
 }
 
-// take takes one line.
+// take handles one line.
 func (f *follower) take(line string, start, end record.Place) {
 	f.source.health.Received.Add(1)
 	r, err := record.ParseLine(line)
@@ -275,28 +273,28 @@ func (f *follower) take(line string, start, end record.Place) {
 		return
 	}
 	if !f.isOwn(r.Node) {
-		f.source.health.AddReason("records of the node " + strings.ToValidUTF8(r.Node, "?") + " are not taken for this host's; set name_format = hostname in auditd.conf if they are")
+		f.source.health.AddReason("records of the node " + strings.ToValidUTF8(r.Node, "?") + " are ignored; if it is this host, set name_format = hostname in auditd.conf")
 		f.intake.end = end
 		return
 	}
 	if f.isGap {
 		f.isGap = false
-		if r.ID.Millis > f.told.Millis {
+		if r.ID.Millis > f.last.Millis {
 			f.source.health.Lost.Add(1)
 		}
 	}
 	f.intake.add(r, start, end, time.Now())
 }
 
-// isOwn reports whether a record is of this host. A daemon can gather those of
-// others.
+// isOwn reports whether a record is of this host. A daemon can collect those of other
+// hosts.
 func (f *follower) isOwn(node string) bool {
 	return node == "" || node == f.host || strings.HasPrefix(node, f.host+".") || strings.HasPrefix(f.host, node+".")
 }
 
-// skipped is the first file behind the previous one, where that is not the
-// current one: the current one was cut before anything was read of it, and its
-// content is in a copy. It is "" otherwise.
+// skipped returns the first file after the previous one if that is not the current
+// file, or "". The current file was then truncated before it was read, and that file is
+// the copy of it.
 func (f *follower) skipped() (string, error) {
 	files, err := logFiles(f.path)
 	if err != nil {
@@ -306,7 +304,7 @@ func (f *follower) skipped() (string, error) {
 	for _, path := range files {
 		info, err := os.Stat(path)
 		switch {
-		case err != nil: // it was rotated meanwhile
+		case err != nil: // it was just rotated
 		case identify(info) == f.current.id:
 			return first, nil
 		case f.previous != nil && identify(info) == f.previous.id:
@@ -318,7 +316,7 @@ func (f *follower) skipped() (string, error) {
 	return "", nil
 }
 
-// advance goes on to the next file where the current one is over, and reports
+// advance continues with the next file if the current one is complete, and reports
 // whether it did.
 func (f *follower) advance(ctx context.Context) (bool, error) {
 	if info, err := os.Stat(f.path); err == nil && identify(info) == f.current.id {
@@ -328,19 +326,18 @@ func (f *follower) advance(ctx context.Context) (bool, error) {
 	if next == "" || err != nil {
 		return false, err
 	}
-	// Whoever wrote it has another by now: the end of its last line is its own.
+	// The daemon writes to another file now, so the last line is complete.
 	if err := f.readFile(ctx, f.current, true); err != nil || ctx.Err() != nil {
 		return false, err
 	}
 	err = f.enter(next, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil // it was rotated meanwhile, and is looked for again
+		return false, nil // it was just rotated; the next call finds it
 	}
 	return true, err
 }
 
-// goBack takes a file that was skipped in place of the current one, of which
-// nothing was read.
+// goBack replaces the current file, of which nothing was read, by one that was skipped.
 func (f *follower) goBack() error {
 	path, err := f.skipped()
 	if path == "" || err != nil {
@@ -348,7 +345,7 @@ func (f *follower) goBack() error {
 	}
 	file, err := openLogFile(path, f.current.number)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // it was rotated meanwhile, and is looked for again
+		return nil // it was just rotated; the next call finds it
 	}
 	if err != nil {
 		return err
@@ -358,8 +355,8 @@ func (f *follower) goBack() error {
 	return nil
 }
 
-// next is the file behind the current one, or "" where nothing was written to
-// one. As long as that is so the current one may still be written to.
+// next returns the file after the current one, or "" if no later file has content. As
+// long as none has, the daemon may still write to the current file.
 func (f *follower) next() (string, error) {
 	files, err := logFiles(f.path)
 	if err != nil {
@@ -367,19 +364,19 @@ func (f *follower) next() (string, error) {
 	}
 	own, err := f.current.file.Stat()
 	if err != nil {
-		return "", fmt.Errorf("look at the audit log: %w", err)
+		return "", fmt.Errorf("stat the audit log: %w", err)
 	}
 	isBehind, next, written := false, "", false
 	for _, path := range files {
 		info, err := os.Stat(path)
 		if err != nil {
-			continue // it was rotated meanwhile
+			continue // it was just rotated
 		}
 		if identify(info) == f.current.id {
 			isBehind, next, written = true, "", false
 			continue
 		}
-		// Where the current one was deleted, its like are those written later.
+		// If the current one was deleted, the files that were written to later follow it.
 		if !isBehind && info.ModTime().Before(own.ModTime()) {
 			continue
 		}
@@ -394,8 +391,8 @@ func (f *follower) next() (string, error) {
 	return next, nil
 }
 
-// restart goes on after the current file was cut: in its copy, where that has
-// what was not yet read, else at the file's new beginning.
+// restart continues after the current file was truncated: in its copy if there is one,
+// otherwise at the file's new beginning.
 func (f *follower) restart() (bool, error) {
 	copied, err := f.copyOfCurrent()
 	if err != nil {
@@ -408,15 +405,15 @@ func (f *follower) restart() (bool, error) {
 	}
 	err = f.enter(f.path, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil // it is being rotated, and is looked for again
+		return false, nil // it is being rotated; the next call finds it
 	}
-	f.source.health.Lost.Add(1) // or more, or nothing: nobody can know
+	f.source.health.Lost.Add(1) // the number of lost records is unknown
 	return true, err
 }
 
-// copyOfCurrent is the file that the current one's content was copied to before
-// it was cut, as logrotate's copytruncate does, or nil. It takes the current
-// one's place and number: what was read of one is in the other.
+// copyOfCurrent returns the file to which the current one was copied before it was
+// truncated, as logrotate's copytruncate does, or nil. It has the current file's number
+// and continues after the same line.
 func (f *follower) copyOfCurrent() (*logFile, error) {
 	files, err := logFiles(f.path)
 	if err != nil {
@@ -436,26 +433,25 @@ func (f *follower) copyOfCurrent() (*logFile, error) {
 	return nil, nil
 }
 
-// A position is how far the source has come in the daemon's log: an event
-// that was told, and where to go on.
+// A position is a place in the daemon's log: an event that was emitted, and where the
+// next Run continues.
 type position struct {
-	id     fileID    // of the file in which the event begins, when it was read
-	offset int64     // at which it begins
-	told   record.ID // the event
-	after  int       // how many files later to go on
-	next   int64     // at which offset
+	id     fileID    // of the file in which the event began when it was read
+	offset int64     // of the event's beginning
+	event  record.ID // the event
+	after  int       // the next Run continues this many files later
+	next   int64     // at this offset
 }
 
-// positionForm has a version, so that another form can follow.
+// positionForm begins with a version.
 const positionForm = "1 %d %d %d %d %d %d %d"
 
 func (p position) String() string {
-	return fmt.Sprintf(positionForm, p.id.device, p.id.inode, p.offset, p.told.Millis, p.told.Serial, p.after, p.next)
+	return fmt.Sprintf(positionForm, p.id.device, p.id.inode, p.offset, p.event.Millis, p.event.Serial, p.after, p.next)
 }
 
-// parsePosition reads a position. It is not ok where there is none that
-// could be used.
+// parsePosition parses a position. ok is false if it is invalid.
 func parsePosition(text string) (p position, ok bool) {
-	n, err := fmt.Sscanf(text, positionForm, &p.id.device, &p.id.inode, &p.offset, &p.told.Millis, &p.told.Serial, &p.after, &p.next)
+	n, err := fmt.Sscanf(text, positionForm, &p.id.device, &p.id.inode, &p.offset, &p.event.Millis, &p.event.Serial, &p.after, &p.next)
 	return p, err == nil && n == 7 && p.offset >= 0 && p.after >= 0 && p.next >= 0
 }

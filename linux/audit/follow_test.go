@@ -145,11 +145,11 @@ func followLog(t testing.TB, path string, store *memoryStore) (source *Source, s
 	t.Helper()
 	source = New(Options{Log: path, Position: func(context.Context) (string, error) { return store.position, nil }})
 	source.open = func() (kernelConn, error) { return nil, forbidden(unix.EPERM) }
-	return source, runSource(t, source, store)
+	return source, startSource(t, source, store)
 }
 
 // runSource runs a source, which is ready when it returns.
-func runSource(t testing.TB, source *Source, store *memoryStore) (stop func()) {
+func startSource(t testing.TB, source *Source, store *memoryStore) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, ended := make(chan struct{}), make(chan error, 1)
@@ -383,12 +383,12 @@ func TestSameProcessContinuesAfterItsLastEmittedEvent(t *testing.T) {
 	var emitted memoryStore
 	source, stop := followLog(t, w.path, &memoryStore{limit: -1})
 	stop()
-	stop = runSource(t, source, &emitted)
+	stop = startSource(t, source, &emitted)
 	w.event(insmodLines)
 	require.NoError(t, source.Sync(t.Context()))
 	stop()
 	w.event(insmodLines)
-	stop = runSource(t, source, &emitted)
+	stop = startSource(t, source, &emitted)
 	require.NoError(t, source.Sync(t.Context()))
 	stop()
 	names, _ := emitted.get()

@@ -9,10 +9,9 @@ import (
 	"github.com/kmodquery/kmodquery/linux/audit/record"
 )
 
-// An intake turns records into events. It emits them in the order in which
-// they began, so that the place where the first begins of which no event tells
-// parts what was told from what was not. Its methods must not be called
-// concurrently.
+// An intake turns records into events. It emits them in the order in which they
+// began. So everything before the first event that was not emitted is done, and the
+// next Run can continue there. Its methods must not be called concurrently.
 type intake struct {
 	translator translator
 	since      time.Time // nothing older is emitted
@@ -20,50 +19,49 @@ type intake struct {
 
 	assembler *record.Assembler
 	denials   denials
-	end       record.Place // behind the last record
-	// position says where to go on at a place, once everything up to and with
-	// the event of an id, which begins at another place, was told. Nil where
-	// there is no log to go on in.
-	position func(told emitted, next record.Place) string
-	// isTold reports whether an event was told before this run. It may be nil.
-	isTold func(record.ID) bool
+	end       record.Place // of the last record
+	// position returns the Position after the event last, if the next Run continues
+	// at next. It is nil if there is no log to continue in.
+	position func(last eventRef, next record.Place) string
+	// wasEmitted reports whether an earlier Run emitted an event. It may be nil.
+	wasEmitted func(record.ID) bool
 }
 
-// An emitted is an event that was told.
-type emitted struct {
+// An eventRef identifies an event.
+type eventRef struct {
 	id    record.ID
 	start record.Place
 }
 
 func newIntake(t translator, since time.Time, emit func(kmodquery.Delivery)) *intake {
 	i := &intake{translator: t, since: since, emit: emit}
-	i.assembler = record.NewAssembler(i.take)
+	i.assembler = record.NewAssembler(i.takeEvent)
 	return i
 }
 
-// add takes the next record, which stands between two places.
+// add adds the next record, which lies between two places.
 func (i *intake) add(r record.Record, start, end record.Place, now time.Time) {
 	i.end = end
 	i.assembler.Add(r, start, now)
 }
 
-// take takes the next event.
-func (i *intake) take(from record.Event) {
-	if from.ID.Time().Before(i.since) || i.isTold != nil && i.isTold(from.ID) {
+// takeEvent handles the next event.
+func (i *intake) takeEvent(from record.Event) {
+	if from.ID.Time().Before(i.since) || i.wasEmitted != nil && i.wasEmitted(from.ID) {
 		return
 	}
-	told := emitted{id: from.ID, start: from.Start}
+	ref := eventRef{id: from.ID, start: from.Start}
 	e := i.translator.event(from)
 	if e.IsUnprivileged() {
-		i.denials.add(e, told, time.Now())
+		i.denials.add(e, ref, time.Now())
 		return
 	}
-	// So that nothing is untold before an event that is told.
+	// A position stands for everything before it.
 	i.reportDenied(from.Start)
-	i.emit(kmodquery.Delivery{Event: e, Position: i.positionAt(told, i.next())})
+	i.emit(kmodquery.Delivery{Event: e, Position: i.positionAt(ref, i.next())})
 }
 
-// next is where the first event begins that was not handed on.
+// next returns the place where the first event begins that is still incomplete.
 func (i *intake) next() record.Place {
 	if start, _, ok := i.assembler.Oldest(); ok {
 		return start
@@ -71,20 +69,21 @@ func (i *intake) next() record.Place {
 	return i.end
 }
 
-func (i *intake) positionAt(told emitted, next record.Place) string {
+func (i *intake) positionAt(last eventRef, next record.Place) string {
 	if i.position == nil {
 		return ""
 	}
-	return i.position(told, next)
+	return i.position(last, next)
 }
 
+// reportDenied emits the denied calls that were counted.
 func (i *intake) reportDenied(next record.Place) {
 	if first, _, ok := i.denials.oldest(); ok {
 		i.denials.report(i.positionAt(first, next), i.emit)
 	}
 }
 
-// expire emits what waits for too long by now.
+// expire emits the events that are due.
 func (i *intake) expire(now time.Time) {
 	i.assembler.Expire(now)
 	if _, due, ok := i.denials.oldest(); ok && !due.After(now) {
@@ -92,7 +91,7 @@ func (i *intake) expire(now time.Time) {
 	}
 }
 
-// due is when expire has something to do, or zero.
+// due returns when expire must be called, or the zero time.
 func (i *intake) due() time.Time {
 	_, due, ok := i.assembler.Oldest()
 	if _, denied, isDenied := i.denials.oldest(); isDenied && (!ok || denied.Before(due)) {
@@ -101,19 +100,20 @@ func (i *intake) due() time.Time {
 	return due
 }
 
-// idle reports whether the records of all events came.
+// idle reports whether no event is incomplete.
 func (i *intake) idle() bool {
 	_, _, ok := i.assembler.Oldest()
 	return !ok
 }
 
-// finish emits everything that there is.
+// finish emits all events, complete or not.
 func (i *intake) finish() {
 	i.assembler.Flush()
 	i.reportDenied(i.next())
 }
 
-// oldestFile is the file of the first event of which no event tells.
+// oldestFile returns the number of the file in which the first event begins that was
+// not emitted.
 func (i *intake) oldestFile() int {
 	file := i.next().File
 	if first, _, ok := i.denials.oldest(); ok {

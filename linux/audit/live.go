@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/elastic/go-libaudit/v2/auparse"
@@ -19,22 +18,20 @@ import (
 )
 
 const (
-	// checkInterval is how often the source looks whether audit still works for it.
+	// checkInterval is how often the source checks audit's settings.
 	checkInterval = 10 * time.Second
-	// drainTimeout bounds the part of a Sync in which records come out of the
-	// kernel, which keeps them waiting for the audit daemon too.
+	// drainTimeout bounds the part of a Sync in which the kernel empties its backlog.
+	// It also waits for the audit daemon then.
 	drainTimeout = 2 * time.Second
-	// drainPause is the pause before the kernel is asked again whether all
-	// records have come out.
+	// drainPause is the pause before the kernel is asked again for its backlog.
 	drainPause = 5 * time.Millisecond
-	// grace is how long a Sync waits for the remaining records of an event that
-	// has begun.
+	// grace is how long a Sync waits for the remaining records of incomplete events.
 	grace = 250 * time.Millisecond
-	// clockTick is how far the clock of records may be behind.
+	// clockTick is how far the clock of records may be behind the wall clock.
 	clockTick = 10 * time.Millisecond
 )
 
-// listen runs the source on the kernel's own records.
+// listen runs the source on the records that the kernel sends.
 func (s *Source) listen(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) (err error) {
 	kernel, err := s.open()
 	if err != nil {
@@ -62,22 +59,6 @@ func (s *Source) listen(ctx context.Context, ready func(), emit func(kmodquery.D
 	return l.run()
 }
 
-// isOnAtBoot reports whether the kernel was booted with audit on. Then it
-// keeps records for a daemon to come, and counts those that it has no room for
-// as lost though the group for readers got them.
-func isOnAtBoot() bool {
-	line, err := os.ReadFile("/proc/cmdline")
-	if err != nil {
-		return false
-	}
-	for word := range strings.FieldsSeq(string(line)) {
-		if word == "audit=1" || word == "audit=on" {
-			return true
-		}
-	}
-	return false
-}
-
 // A listener reads the kernel's records during one Run.
 type listener struct {
 	source *Source
@@ -91,9 +72,9 @@ type listener struct {
 	// sync ends its rounds when everything was read that the kernel had at their
 	// beginning.
 	sync    *source.Barrier
-	empty   bool      // the socket was empty since the kernel's backlog was last asked for
-	out     bool      // the kernel has no record of before the round
-	drained time.Time // nor has the socket, since this time; zero as long as it may
+	empty   bool      // the socket was empty once since the kernel was last asked for its backlog
+	out     bool      // the kernel has no records from before the round
+	drained time.Time // when the socket had none either; zero before that
 }
 
 // wake makes Record return.

@@ -273,7 +273,7 @@ func TestSetupRespectsOtherRules(t *testing.T) {
 		{"locked without", statusLocked, 7, theirs[:1], nil, 1, "locked until the next boot", true},
 		{"a daemon, but off", statusOff, 7, nil, nil, 0, "audit is off though its daemon runs", false},
 		{"a rule that hides", statusOn, 0, []string{"-a never,task"}, nil, 1, "keeps all system calls out of audit", false},
-		{"a rule before", statusOn, 0, []string{"-a never,exit -F arch=b64 -S all"}, []string{"add", "add", "delete", "delete"}, 1, "put another before it", false},
+		{"a rule before", statusOn, 0, []string{"-a never,exit -F arch=b64 -S all"}, []string{"add", "add", "delete", "delete"}, 1, "another was put before it", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -311,8 +311,8 @@ func TestListenerNoticesChangedAuditSettings(t *testing.T) {
 		{"its rules gone", func(k *fakeKernel) {
 			k.with(func() { k.list = nil })
 			k.say("type=CONFIG_CHANGE msg=audit(1795529435.180:9): auid=0 op=remove_rule key=\"kmodquery\" list=4 res=1\n")
-		}, 0, "somebody removed the audit rule"},
-		{"its rules gone without a word", func(k *fakeKernel) { k.with(func() { k.list = nil }) }, checkInterval, "somebody removed the audit rule"},
+		}, 0, "was removed, or another was put before it"},
+		{"its rules gone without a word", func(k *fakeKernel) { k.with(func() { k.list = nil }) }, checkInterval, "was removed, or another was put before it"},
 		{"audit off", func(k *fakeKernel) { k.with(func() { k.status.Enabled = statusOff }) }, checkInterval, "audit was switched off"},
 		{"a rule that hides", func(k *fakeKernel) {
 			k.with(func() { k.list = append(k.list, builtRules(t, "-a never,task")...) })

@@ -22,19 +22,17 @@ import (
 	"github.com/kmodquery/kmodquery/linux/audit/record"
 )
 
-// A logFile is one file of the audit daemon's log, as far as it was read.
+// A logFile is an open file of the audit daemon's log and how far it was read.
 type logFile struct {
 	file   *os.File
 	id     fileID
-	number int   // counts the files that were read
-	offset int64 // of the first line that was not read
-
-	// The last line that was read, by which the file is known again.
-	last   string
-	lastAt int64
+	number int    // the files that were read are numbered
+	offset int64  // of the first line that was not read
+	last   string // the line before it, by which the file and its copies are recognized
+	lastAt int64  // the offset of last
 }
 
-// A fileID is a file while somebody has it open.
+// A fileID identifies a file as long as it is open.
 type fileID struct{ device, inode uint64 }
 
 func openLogFile(path string, number int) (*logFile, error) {
@@ -45,7 +43,7 @@ func openLogFile(path string, number int) (*logFile, error) {
 	f := &logFile{file: file, number: number}
 	info, err := file.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no file", path)
+		err = fmt.Errorf("%s is no regular file", path)
 	}
 	if err != nil {
 		file.Close()
@@ -60,9 +58,9 @@ func identify(info fs.FileInfo) fileID {
 	return fileID{device: stat.Dev, inode: stat.Ino}
 }
 
-// read hands on the lines behind the last one that was read. A line that has no
-// newline yet is left for later, unless the file is over. One that is too long is
-// handed on as an empty one.
+// read calls take for each line that it has not read yet. It leaves a line without a
+// line feed for later, unless the file is complete. Instead of a line that is too long
+// it passes an empty one.
 func (f *logFile) read(ctx context.Context, isOver bool, take func(line string, start, end record.Place)) error {
 	reader := bufio.NewReaderSize(io.NewSectionReader(f.file, f.offset, 1<<62), 64<<10)
 	for ctx.Err() == nil {
@@ -81,8 +79,8 @@ func (f *logFile) read(ctx context.Context, isOver bool, take func(line string, 
 	return nil
 }
 
-// readLine returns a line without its newline and its size with it. A line that
-// is too long for an audit record is empty.
+// readLine returns a line without its line feed, and its size with it. The line is empty
+// if it is too long for an audit record.
 func readLine(r *bufio.Reader) (line string, size int64, err error) {
 	var text []byte
 	for {
@@ -103,7 +101,7 @@ func readLine(r *bufio.Reader) (line string, size int64, err error) {
 	}
 }
 
-// seek goes to a place at which a line begins.
+// seek continues at an offset at which a line begins.
 func (f *logFile) seek(offset int64) {
 	f.offset, f.last, f.lastAt = offset, "", offset
 	before := make([]byte, min(offset, record.MaxLine+1))
@@ -118,21 +116,21 @@ func (f *logFile) seek(offset int64) {
 	f.lastAt = offset - 1 - int64(len(f.last))
 }
 
-// isIntact reports whether what was read is still there: whether the file was
-// neither cut nor written anew.
+// isIntact reports whether the file still has the last line that was read. If not, it
+// was truncated.
 func (f *logFile) isIntact() bool {
 	info, err := f.file.Stat()
 	return err == nil && info.Size() >= f.offset && f.has(f.last, f.lastAt)
 }
 
-// has reports whether a line stands at a place of the file.
+// has reports whether the file has a line at an offset.
 func (f *logFile) has(line string, at int64) bool {
 	text := make([]byte, len(line))
 	n, err := f.file.ReadAt(text, at)
 	return n == len(text) && (err == nil || errors.Is(err, io.EOF)) && string(text) == line
 }
 
-// idAt is the id of the record that stands at a place of the file.
+// idAt returns the id of the module call whose record is at an offset.
 func (f *logFile) idAt(at int64) (record.ID, bool) {
 	line, _, err := readLine(bufio.NewReaderSize(io.NewSectionReader(f.file, at, record.MaxLine+1), 4<<10))
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -148,12 +146,12 @@ func (f *logFile) close() {
 	}
 }
 
-// logFiles are the log's files, rotated ones and the one that is written, the
-// oldest first. Compressed ones are not among them.
+// logFiles returns the rotated files that are not compressed, oldest first, and the
+// file that the daemon writes to.
 func logFiles(path string) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Dir(path))
 	if err != nil {
-		return nil, fmt.Errorf("look for the audit log's files: %w", err)
+		return nil, fmt.Errorf("list the audit log's files: %w", err)
 	}
 	base := filepath.Base(path)
 	var rotated []string
@@ -179,13 +177,13 @@ func logFiles(path string) ([]string, error) {
 	return files, nil
 }
 
-// isRotation knows the names that the daemon (audit.log.3) and logrotate
-// (audit.log.3, audit.log-20261124, audit.log-20261124-1732406400) give.
+// isRotation recognizes the names that the daemon (audit.log.3) and logrotate
+// (audit.log.3, audit.log-20261124, audit.log-20261124-1732406400) choose.
 func isRotation(suffix string) bool {
 	return len(suffix) > 1 && (suffix[0] == '.' || suffix[0] == '-') && strings.Trim(suffix[1:], "0123456789-") == ""
 }
 
-// compareRotations has files with dates before those with numbers, of which the
+// compareRotations orders files with dates before those with numbers, of which the
 // greater is the older.
 func compareRotations(a, b string) int {
 	if a[0] != b[0] {

@@ -14,15 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The keys by which the source's own rules are known. The second says that audit
-// was off before the source came, so that it is switched off again even by
-// another process, after this one was killed.
+// The keys of the source's own rules. The second records that audit was off before, so
+// that another process switches it off again if this one is killed.
 const (
 	ruleKey       = "kmodquery"
 	ruleKeyWasOff = "kmodquery-was-off"
 )
 
-// ruleTexts are the source's rules, as auditctl(8) takes them.
+// ruleTexts returns the source's rules in the syntax of auditctl(8).
 func ruleTexts(key string) []string {
 	var texts []string
 	for _, arch := range []string{"b64", "b32"} {
@@ -31,11 +30,11 @@ func ruleTexts(key string) []string {
 	return texts
 }
 
-// buildRule turns a rule's text into what the kernel takes.
+// buildRule encodes a rule for the kernel.
 func buildRule(text string) ([]byte, error) {
 	parsed, err := flags.Parse(text)
 	if err != nil {
-		return nil, fmt.Errorf("read the audit rule %q: %w", text, err)
+		return nil, fmt.Errorf("parse the audit rule %q: %w", text, err)
 	}
 	built, err := rule.Build(parsed)
 	if err != nil {
@@ -44,13 +43,13 @@ func buildRule(text string) ([]byte, error) {
 	return built, nil
 }
 
-// Actions of rules (include/uapi/linux/audit.h), which have no name elsewhere.
+// Actions of rules (include/uapi/linux/audit.h). No Go package names them.
 const (
 	actionNever  = 0
 	actionAlways = 2
 )
 
-// A ruleData is struct audit_rule_data, but for the texts at its end.
+// A ruleData is struct audit_rule_data without the texts at its end.
 type ruleData struct {
 	Flags      uint32 // the list
 	Action     uint32
@@ -58,13 +57,13 @@ type ruleData struct {
 	Mask       [64]uint32 // a bit for each system call
 	Fields     [64]uint32
 	Values     [64]uint32
-	FieldFlags [64]uint32 // how each is compared
+	FieldFlags [64]uint32 // comparison operators
 	BufLen     uint32
 }
 
-var errShortRule = errors.New("read an audit rule: too short")
+var errShortRule = errors.New("parse an audit rule: too short")
 
-// parseRule reads a rule as the kernel lists it.
+// parseRule parses a rule that the kernel has listed. It returns the texts separately.
 func parseRule(raw []byte) (ruleData, []byte, error) {
 	var r ruleData
 	n, err := binary.Decode(raw, binary.NativeEndian, &r)
@@ -74,7 +73,7 @@ func parseRule(raw []byte) (ruleData, []byte, error) {
 	return r, raw[n : n+int(r.BufLen)], nil
 }
 
-// isSameRule compares rules but for the bytes behind their end.
+// isSameRule compares rules without the bytes after their end.
 func isSameRule(a, b []byte) bool {
 	first, firstTexts, err := parseRule(a)
 	if err != nil {
@@ -84,8 +83,8 @@ func isSameRule(a, b []byte) bool {
 	return err == nil && first == second && bytes.Equal(firstTexts, secondTexts)
 }
 
-// constrains reports whether the rule looks at anything but the system call,
-// its architecture and the key.
+// constrains reports whether the rule has conditions other than the system call, its
+// architecture and the key.
 func (r *ruleData) constrains() bool {
 	for _, field := range r.Fields[:r.FieldCount] {
 		if field != unix.AUDIT_ARCH && field != unix.AUDIT_FILTERKEY {
@@ -95,7 +94,7 @@ func (r *ruleData) constrains() bool {
 	return false
 }
 
-// arch is the architecture that the rule is for; 0 where it is for all.
+// arch returns the rule's architecture, or 0 if it is for all.
 func (r *ruleData) arch() uint32 {
 	for i, field := range r.Fields[:r.FieldCount] {
 		if field == unix.AUDIT_ARCH && r.FieldFlags[i] == unix.AUDIT_EQUAL {
@@ -105,7 +104,7 @@ func (r *ruleData) arch() uint32 {
 	return 0
 }
 
-// covers reports whether a rule lets everything through that ours is for.
+// covers reports whether a rule matches all calls that ours matches.
 func (r *ruleData) covers(ours *ruleData) bool {
 	if r.Flags != unix.AUDIT_FILTER_EXIT || r.constrains() || r.arch() != 0 && r.arch() != ours.arch() {
 		return false
@@ -118,21 +117,20 @@ func (r *ruleData) covers(ours *ruleData) bool {
 	return true
 }
 
-// ruleList are the kernel's rules.
+// A ruleList is the kernel's list of rules, encoded.
 type ruleList [][]byte
 
-// has reports whether a rule is among them.
+// has reports whether the list has a rule.
 func (rules ruleList) has(ours []byte) bool {
 	return slices.ContainsFunc(rules, func(raw []byte) bool { return isSameRule(raw, ours) })
 }
 
-// without is all rules but one.
+// without returns the list without a rule.
 func (rules ruleList) without(ours []byte) ruleList {
 	return slices.DeleteFunc(slices.Clone(rules), func(raw []byte) bool { return isSameRule(raw, ours) })
 }
 
-// covers reports whether some rule, whoever made it, has the system calls of
-// ours recorded.
+// covers reports whether the list has the system calls of a rule recorded.
 func (rules ruleList) covers(ours []byte) bool {
 	wanted, _, err := parseRule(ours)
 	if err != nil {
@@ -141,13 +139,13 @@ func (rules ruleList) covers(ours []byte) bool {
 	for _, raw := range rules {
 		r, _, err := parseRule(raw)
 		if err == nil && r.covers(&wanted) {
-			return r.Action == actionAlways // the first that matches decides
+			return r.Action == actionAlways // the kernel uses the first that matches
 		}
 	}
 	return false
 }
 
-// hiding is a rule that keeps every system call out of audit, or "".
+// hiding returns the text of a rule that hides every system call, or "".
 func (rules ruleList) hiding() string {
 	for _, raw := range rules {
 		r, _, err := parseRule(raw)

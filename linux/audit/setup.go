@@ -5,6 +5,8 @@ package audit
 import (
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 
 	libaudit "github.com/elastic/go-libaudit/v2"
 	"golang.org/x/sys/unix"
@@ -12,19 +14,20 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// A setup keeps the source's rules in the kernel and looks whether they
-// still work.
+// A setup is the audit configuration that the source needs: audit is on, and rules
+// have all module system calls recorded. start makes it, check verifies it, and stop
+// restores what was there before.
 type setup struct {
 	kernel       kernelConn
-	keepsRecords bool // the kernel counts records that wait for no daemon as lost
+	keepsRecords bool // the kernel keeps records for a daemon and counts those as lost
 
-	wasOff  bool                 // audit was off, and is to be again
-	since   bool                 // it was switched on by this run
-	found   libaudit.AuditStatus // as it was then
+	wasOff  bool                 // audit was off and must be switched off again
+	isOurs  bool                 // it was switched on by this run
+	found   libaudit.AuditStatus // the status before that
 	own     [][]byte             // the source's rules that are in the kernel
 	texts   []string
 	locked  bool
-	lost    uint32 // as the kernel counted last
+	lost    uint32 // the kernel's count at the last check
 	started bool
 }
 
@@ -32,8 +35,24 @@ func newSetup(kernel kernelConn, keepsRecords bool) *setup {
 	return &setup{kernel: kernel, keepsRecords: keepsRecords}
 }
 
-// backlogLimit is how many records may wait in the kernel, where nobody else had a
-// say in it. What is more is lost, and counted.
+// isOnAtBoot reports whether the kernel was booted with audit on. Then it keeps records
+// for a daemon that may start later, and counts those that it has no room for as lost
+// although the multicast group received them.
+func isOnAtBoot() bool {
+	line, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return false
+	}
+	for word := range strings.FieldsSeq(string(line)) {
+		if word == "audit=1" || word == "audit=on" {
+			return true
+		}
+	}
+	return false
+}
+
+// backlogLimit is how many records the kernel queues if audit was off before. It drops
+// more, and counts them.
 const backlogLimit = 8192
 
 // Values of the kernel's audit_enabled.
@@ -43,41 +62,41 @@ const (
 	statusLocked = 2
 )
 
-// start sees to it that the system calls are recorded.
-func (w *setup) start() error {
-	status, err := w.kernel.Status()
+// start makes the kernel record the system calls.
+func (s *setup) start() error {
+	status, err := s.kernel.Status()
 	if err != nil {
 		return err
 	}
-	rules, err := w.rules()
+	rules, err := s.rules()
 	if err != nil {
 		return err
 	}
 	if status.Enabled == statusOff && status.PID != 0 {
 		return errors.New("audit is off though its daemon runs; switch it on with auditctl -e 1")
 	}
-	w.lost, w.locked, w.started = status.Lost, status.Enabled == statusLocked, true
-	if err := w.addRules(rules, status); err != nil {
+	s.lost, s.locked, s.started = status.Lost, status.Enabled == statusLocked, true
+	if err := s.addRules(rules, status); err != nil {
 		return err
 	}
 	if status.Enabled == statusOff {
 		// With the kernel's own settings for a host without a daemon, a load that
 		// makes more records than 64 can wait a minute for room.
-		if err := w.kernel.SetBacklog(max(status.BacklogLimit, backlogLimit), 0); err != nil {
+		if err := s.kernel.SetBacklog(max(status.BacklogLimit, backlogLimit), 0); err != nil {
 			return err
 		}
-		if err := w.kernel.SetEnabled(true); err != nil {
+		if err := s.kernel.SetEnabled(true); err != nil {
 			return err
 		}
-		w.since, w.found = true, *status
+		s.isOurs, s.found = true, *status
 	}
-	_, err = w.check()
+	_, err = s.check()
 	return err
 }
 
-// rules returns the kernel's rules, if they let system calls through at all.
-func (w *setup) rules() (ruleList, error) {
-	raw, err := w.kernel.Rules()
+// rules returns the kernel's rules. It fails if one of them hides all system calls.
+func (s *setup) rules() (ruleList, error) {
+	raw, err := s.kernel.Rules()
 	if err != nil {
 		return nil, err
 	}
@@ -88,9 +107,9 @@ func (w *setup) rules() (ruleList, error) {
 	return rules, nil
 }
 
-// addRules adds the source's rules, where nobody else's do as well. What a killed
-// process left is taken over.
-func (w *setup) addRules(rules ruleList, status *libaudit.AuditStatus) error {
+// addRules adds the source's rules unless other rules do the same. It takes over rules
+// that a killed process left.
+func (s *setup) addRules(rules ruleList, status *libaudit.AuditStatus) error {
 	wasOff, err := buildRules(ruleKeyWasOff)
 	if err != nil {
 		return err
@@ -99,9 +118,9 @@ func (w *setup) addRules(rules ruleList, status *libaudit.AuditStatus) error {
 	if err != nil {
 		return err
 	}
-	w.wasOff = status.Enabled == statusOff || status.Enabled == statusOn && (rules.has(wasOff[0]) || rules.has(wasOff[1]))
+	s.wasOff = status.Enabled == statusOff || status.Enabled == statusOn && (rules.has(wasOff[0]) || rules.has(wasOff[1]))
 	wanted, stale, key := wasOn, wasOff, ruleKey
-	if w.wasOff {
+	if s.wasOff {
 		wanted, stale, key = wasOff, wasOn, ruleKeyWasOff
 	}
 	texts := ruleTexts(key)
@@ -110,23 +129,23 @@ func (w *setup) addRules(rules ruleList, status *libaudit.AuditStatus) error {
 		case rules.has(rule):
 		case rules.without(stale[i]).covers(rule):
 			continue
-		case w.locked && rules.has(stale[i]):
+		case s.locked && rules.has(stale[i]):
 			continue
-		case w.locked:
+		case s.locked:
 			return &kmodquery.NotSupportedError{
 				Missing: "audit's rules are locked until the next boot, and none has all module system calls recorded",
 				Need:    fmt.Sprintf("the rule %q in /etc/audit/rules.d", ruleTexts(ruleKey)[i]),
 			}
 		default:
-			if err := w.kernel.AddRule(rule); err != nil {
+			if err := s.kernel.AddRule(rule); err != nil {
 				return noSystemCalls(err)
 			}
 		}
-		w.own, w.texts = append(w.own, rule), append(w.texts, texts[i])
+		s.own, s.texts = append(s.own, rule), append(s.texts, texts[i])
 	}
 	for _, rule := range stale {
-		if rules.has(rule) && !w.locked {
-			if err := w.kernel.DeleteRule(rule); err != nil {
+		if rules.has(rule) && !s.locked {
+			if err := s.kernel.DeleteRule(rule); err != nil {
 				return err
 			}
 		}
@@ -134,7 +153,8 @@ func (w *setup) addRules(rules ruleList, status *libaudit.AuditStatus) error {
 	return nil
 }
 
-// noSystemCalls tells a kernel that cannot audit system calls.
+// noSystemCalls returns the error of a kernel that cannot audit system calls as one that
+// matches kmodquery.ErrNotSupported.
 func noSystemCalls(err error) error {
 	if errors.Is(err, unix.EINVAL) {
 		return &kmodquery.NotSupportedError{Missing: "this kernel's audit has no system calls", Need: "CONFIG_AUDITSYSCALL"}
@@ -155,22 +175,22 @@ func buildRules(key string) ([][]byte, error) {
 	return rules, nil
 }
 
-// check fails when system calls are recorded no more, and returns how many
-// records the kernel has lost since the last check.
-func (w *setup) check() (lost int64, err error) {
-	status, err := w.kernel.Status()
+// check fails if the system calls are no longer recorded. It returns how many records
+// the kernel has lost since the last check.
+func (s *setup) check() (lost int64, err error) {
+	status, err := s.kernel.Status()
 	if err != nil {
 		return 0, err
 	}
-	// The counter can be set to zero by others.
-	if status.Lost > w.lost && (status.PID != 0 || !w.keepsRecords) {
-		lost = int64(status.Lost - w.lost)
+	// Other programs may reset the counter.
+	if status.Lost > s.lost && (status.PID != 0 || !s.keepsRecords) {
+		lost = int64(status.Lost - s.lost)
 	}
-	w.lost, w.locked = status.Lost, status.Enabled == statusLocked
+	s.lost, s.locked = status.Lost, status.Enabled == statusLocked
 	if status.Enabled == statusOff {
-		return lost, errors.New("audit was switched off, so that no system call is recorded; it is switched on again soon, unless its daemon runs")
+		return lost, errors.New("audit was switched off, so no system call is recorded; it is switched on again soon, unless its daemon runs")
 	}
-	rules, err := w.rules()
+	rules, err := s.rules()
 	if err != nil {
 		return lost, err
 	}
@@ -180,51 +200,51 @@ func (w *setup) check() (lost int64, err error) {
 	}
 	for i, rule := range wanted {
 		if !rules.covers(rule) {
-			return lost, fmt.Errorf("somebody removed the audit rule %q or put another before it; it is added again soon", ruleTexts(ruleKey)[i])
+			return lost, fmt.Errorf("the audit rule %q was removed, or another was put before it; it is added again soon", ruleTexts(ruleKey)[i])
 		}
 	}
 	return lost, nil
 }
 
-// stop leaves audit as it was found.
-func (w *setup) stop() error {
-	if !w.started {
+// stop restores the configuration that start found.
+func (s *setup) stop() error {
+	if !s.started {
 		return nil
 	}
-	status, err := w.kernel.Status()
+	status, err := s.kernel.Status()
 	if err != nil {
 		return err
 	}
 	if status.Enabled == statusLocked {
 		return nil // nothing can be changed until the next boot
 	}
-	raw, err := w.kernel.Rules()
+	raw, err := s.kernel.Rules()
 	if err != nil {
 		return err
 	}
 	var failed error
-	for _, rule := range w.own {
+	for _, rule := range s.own {
 		if ruleList(raw).has(rule) {
-			failed = errors.Join(failed, w.kernel.DeleteRule(rule))
+			failed = errors.Join(failed, s.kernel.DeleteRule(rule))
 		}
 	}
-	if w.wasOff && status.Enabled == statusOn && status.PID == 0 {
-		failed = errors.Join(failed, w.kernel.SetEnabled(false))
-		if w.since {
-			failed = errors.Join(failed, w.kernel.SetBacklog(w.found.BacklogLimit, w.found.BacklogWaitTime))
+	if s.wasOff && status.Enabled == statusOn && status.PID == 0 {
+		failed = errors.Join(failed, s.kernel.SetEnabled(false))
+		if s.isOurs {
+			failed = errors.Join(failed, s.kernel.SetBacklog(s.found.BacklogLimit, s.found.BacklogWaitTime))
 		}
 	}
 	return failed
 }
 
-// hooks are what the source listens to.
-func (w *setup) hooks() []string {
-	return append([]string{"AUDIT_NLGRP_READLOG (multicast)"}, w.texts...)
+// hooks returns the sensor's hooks.
+func (s *setup) hooks() []string {
+	return append([]string{"AUDIT_NLGRP_READLOG (multicast)"}, s.texts...)
 }
 
-// limits says what the source cannot see though all is well.
-func (w *setup) limits() string {
-	if !w.since {
+// limits returns what the source cannot see.
+func (s *setup) limits() string {
+	if !s.isOurs {
 		return ""
 	}
 	return "audit was off: calls of processes that were started before are not seen; boot with audit=1 to see all"

@@ -18,18 +18,17 @@ import (
 )
 
 const (
-	// socketBuffer is the memory that records may wait in, in bytes as the
-	// kernel counts them; a record takes one to two thousand.
+	// socketBuffer is the size of the socket's receive buffer, in bytes as the kernel
+	// counts them; a record takes one to two thousand.
 	socketBuffer = 16 << 20
-	// replyTimeout is how long the kernel may take to answer.
+	// replyTimeout is how long the kernel may take to reply.
 	replyTimeout = 2 * time.Second
-	// noAudit is what a host lacks that has no audit at all.
+	// noAudit is the reason on a host without audit.
 	noAudit = "this kernel has no audit"
 )
 
-// A socket is a netlink socket to the kernel's audit. It serves
-// libaudit.AuditClient, which expects a bound on the time that a reply takes
-// from whoever reads it.
+// A socket is a netlink socket to the kernel's audit. libaudit.AuditClient sends its
+// requests through one. It sets no timeout for the replies, so Receive has its own.
 type socket struct {
 	file     *os.File
 	conn     syscall.RawConn
@@ -37,7 +36,7 @@ type socket struct {
 	buffer   []byte
 }
 
-// openSocket joins the groups of the mask.
+// openSocket opens a socket that receives the multicast groups of the mask.
 func openSocket(groups uint32) (*socket, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_AUDIT)
 	if err != nil {
@@ -45,7 +44,7 @@ func openSocket(groups uint32) (*socket, error) {
 	}
 	file := os.NewFile(uintptr(fd), "audit")
 	if groups != 0 {
-		// It needs CAP_NET_ADMIN; without, the system's limit holds.
+		// It needs CAP_NET_ADMIN. Without it the system's limit applies.
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer)
 	}
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
@@ -73,13 +72,13 @@ func (s *socket) Send(message syscall.NetlinkMessage) (uint32, error) {
 	return s.sequence, errors.Join(err, sent)
 }
 
-// SendNoWait is Send: the kernel takes requests at once.
+// SendNoWait is like Send, which never waits.
 func (s *socket) SendNoWait(message syscall.NetlinkMessage) (uint32, error) {
 	return s.Send(message)
 }
 
-// Receive waits for one message, whatever the first argument says, for as long
-// as a reply may take.
+// Receive waits for one message, for replyTimeout at most. It ignores its first
+// argument.
 func (s *socket) Receive(_ bool, parse libaudit.NetlinkParser) ([]syscall.NetlinkMessage, error) {
 	if err := s.file.SetReadDeadline(time.Now().Add(replyTimeout)); err != nil {
 		return nil, err
@@ -91,8 +90,8 @@ func (s *socket) Receive(_ bool, parse libaudit.NetlinkParser) ([]syscall.Netlin
 	return parse(message)
 }
 
-// record waits for a record, until the deadline that was set. One that is there
-// is returned even if the deadline has passed.
+// record waits for a record until the deadline. If there is a record it returns that
+// even after the deadline.
 func (s *socket) record() (auparse.AuditMessageType, []byte, error) {
 	message, err := s.read()
 	if err != nil {
@@ -102,7 +101,7 @@ func (s *socket) record() (auparse.AuditMessageType, []byte, error) {
 	return auparse.AuditMessageType(header.Type), message[unix.NLMSG_HDRLEN:], nil
 }
 
-// read returns a message, which is valid until the next.
+// read returns the next message, which is valid until the next call.
 func (s *socket) read() ([]byte, error) {
 	var n int
 	var from unix.Sockaddr
@@ -111,7 +110,7 @@ func (s *socket) read() ([]byte, error) {
 		n, from, received = unix.Recvfrom(int(fd), s.buffer, unix.MSG_DONTWAIT)
 		return received != unix.EAGAIN && received != unix.EINTR
 	}
-	// First without the deadline's consent.
+	// conn.Read does not try to read after the deadline.
 	done := false
 	if err := s.conn.Control(func(fd uintptr) { done = receive(fd) }); err != nil {
 		return nil, err
@@ -131,10 +130,10 @@ func (s *socket) read() ([]byte, error) {
 	return s.buffer[:n], nil
 }
 
-// errNotKernels is of a message that another program sent.
-var errNotKernels = errors.New("a message that is not the kernel's")
+// errNotKernels is the error of a message that another program sent.
+var errNotKernels = errors.New("message is not the kernel's")
 
-// drops is how many messages found no room.
+// drops returns how many messages the socket has dropped for lack of room.
 func (s *socket) drops() int64 {
 	var memory [16]uint32 // SK_MEMINFO_VARS of them, 9 so far
 	size := uint32(unsafe.Sizeof(memory))
@@ -149,21 +148,21 @@ func (s *socket) drops() int64 {
 // Close closes the socket.
 func (s *socket) Close() error { return s.file.Close() }
 
-// kernelConn is what the audit source needs of the kernel's audit.
+// A kernelConn is a connection to the kernel's audit.
 type kernelConn interface {
-	// Record waits until the deadline for the next record, and returns one that
-	// is there even when the deadline has passed (os.ErrDeadlineExceeded). The
-	// text is valid until the next call. unix.ENOBUFS says that some were lost.
+	// Record waits for the next record until the deadline, and then returns
+	// os.ErrDeadlineExceeded unless there is a record. The text is valid until the
+	// next call. It returns unix.ENOBUFS once after records were dropped.
 	Record() (auparse.AuditMessageType, []byte, error)
 	// SetDeadline may be called while Record waits.
 	SetDeadline(time.Time) error
-	// Drops counts the records that were lost since the socket was opened.
+	// Drops returns how many records were dropped since the socket was opened.
 	Drops() int64
 
 	Status() (*libaudit.AuditStatus, error)
 	SetEnabled(bool) error
-	// SetBacklog sets how many records may wait in the kernel, and how long, in
-	// jiffies, a call waits for room.
+	// SetBacklog sets how many records the kernel queues, and how long a system call
+	// waits for room, in jiffies.
 	SetBacklog(limit, waitTime uint32) error
 	// Rules returns the rules of all lists, as struct audit_rule_data.
 	Rules() ([][]byte, error)
@@ -172,16 +171,16 @@ type kernelConn interface {
 	Close() error
 }
 
-// netlinkConn is the running kernel's audit. Records come over the group for
-// readers, which leaves the audit daemon alone, present or to come: the kernel
-// never waits for a reader of the group, and drops what it has no room for.
+// A netlinkConn is a connection to the running kernel. It receives records through a
+// multicast group, which does not disturb the audit daemon: the kernel never waits for
+// readers of the group, and drops records that they have no room for.
 type netlinkConn struct {
 	records *socket
 	control *libaudit.AuditClient
 }
 
-// openKernel asks the kernel for all records from now on. An error that matches
-// errForbidden says that this process may not.
+// openKernel connects to the kernel, which sends all records from now on. It returns
+// an error that matches errForbidden if this process may not read them.
 func openKernel() (kernelConn, error) {
 	if _, err := os.Stat("/proc/modules"); errors.Is(err, os.ErrNotExist) {
 		return nil, &kmodquery.NotSupportedError{Missing: "this kernel cannot load modules", Need: "a kernel built with CONFIG_MODULES"}
@@ -204,11 +203,11 @@ func openKernel() (kernelConn, error) {
 	return k, nil
 }
 
-// errForbidden is matched by errors that say that this process may not read
-// the kernel's audit, though others may.
+// errForbidden is matched by errors of a process that may not read the kernel's audit,
+// on a host that has it.
 var errForbidden = errors.New("audit is out of reach")
 
-// forbidden tells a process without rights from a host without audit.
+// forbidden makes errors match errForbidden or kmodquery.ErrNotSupported.
 func forbidden(err error) error {
 	switch {
 	case errors.Is(err, unix.EPROTONOSUPPORT):
@@ -221,8 +220,8 @@ func forbidden(err error) error {
 	return err
 }
 
-// isInitialNetwork fails where the group for readers never hears anything: the
-// kernel serves it in its first network namespace only.
+// isInitialNetwork returns an error in other network namespaces than the kernel's
+// first, the only one in which it sends to the multicast group.
 func isInitialNetwork() error {
 	own, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {

@@ -13,13 +13,12 @@ import (
 	"github.com/kmodquery/kmodquery/linux/host"
 )
 
-// Source is the source that reads the kernel's audit. It listens to the kernel
-// beside the audit daemon or without one, with rules of its own, and needs
-// CAP_AUDIT_CONTROL and CAP_AUDIT_READ in the host's namespaces for that; or it
-// follows the audit daemon's log where it may read no more, and then sees what
-// the daemon's rules have recorded. It sees system calls: a module that is
-// loaded from inside the kernel, and a call of a process that was started before
-// audit was first switched on, have no record.
+// Source is the source that reads the kernel's audit records of system calls. With
+// CAP_AUDIT_CONTROL and CAP_AUDIT_READ in the host's namespaces it reads them from the
+// kernel, with rules of its own, beside the audit daemon or without one. With fewer
+// rights it follows the audit daemon's log, which has the calls that the daemon's rules
+// record. There are no records of loads from inside the kernel, and of calls of
+// processes that are older than the moment at which audit was first switched on.
 type Source struct {
 	health  *source.Health
 	options Options
@@ -30,18 +29,18 @@ type Source struct {
 	since time.Time
 }
 
-// Options say where the source reads.
+// Options are the options of New.
 type Options struct {
-	// Log is the audit daemon's log; empty for /var/log/audit/audit.log.
+	// Log is the path of the audit daemon's log, /var/log/audit/audit.log if empty.
 	Log string
-	// Position returns the Position of the source's last stored event, or "".
-	// It may be nil.
+	// Position returns the position of the source's last stored event, or "". It may
+	// be nil.
 	Position func(ctx context.Context) (string, error)
 }
 
 const defaultLog = "/var/log/audit/audit.log"
 
-// New returns a source that watches nothing until Run.
+// New returns a source that reads nothing until Run.
 func New(o Options) *Source {
 	if o.Log == "" {
 		o.Log = defaultLog
@@ -49,34 +48,32 @@ func New(o Options) *Source {
 	return &Source{health: source.New(kmodquery.SourceAudit), options: o, open: openKernel}
 }
 
-// Name is the source's name in the tables.
+// Name returns the source's name in the tables.
 func (s *Source) Name() string { return s.health.Name() }
 
-// Sync returns when every record that the kernel had made before the call, or the
-// audit daemon had written, was given to emit; at once when the source is not
-// running.
+// Sync returns when the events of all records were emitted that the kernel had made, or
+// the audit daemon had written, before the call; at once if the source does not run.
 func (s *Source) Sync(ctx context.Context) error { return s.health.Sync(ctx) }
 
-// Sensor is the source's own account of itself.
+// Sensor returns the source's state and counters.
 func (s *Source) Sensor() kmodquery.Sensor { return s.health.Sensor() }
 
 // LastRound returns when the event loop of Run last completed a round, or the zero time
 // while it does not run.
 func (s *Source) LastRound() time.Time { return s.health.LastRound() }
 
-// Backfill says that what happened before since was seen by another source, so
-// that the next Run emits nothing older. The zero time takes that back.
+// Backfill makes the next Run emit no events from before since, which another source
+// has seen. The zero time removes the bound.
 func (s *Source) Backfill(since time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.since = since
 }
 
-// Run listens until ctx ends, calls ready once, and gives the events to emit in
-// the order in which the calls were made. Its rules are gone when it returns, and
-// audit is off again where it was. An error that matches
-// kmodquery.ErrNotSupported says that this host will never do before its next
-// boot; any other may pass.
+// Run calls ready once it reads records, and emits the events in the order of the calls
+// until ctx ends. Before it returns it removes its rules, and switches audit off if it
+// was off before. An error that matches kmodquery.ErrNotSupported means that this host
+// cannot support the source before the next boot; other errors may pass.
 func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) error {
 	err := s.listen(ctx, ready, emit)
 	if errors.Is(err, errForbidden) {
@@ -86,7 +83,7 @@ func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Deli
 	return err
 }
 
-// intake returns what turns the run's records into events.
+// intake returns the intake of one Run. It counts the events that it emits.
 func (s *Source) intake(emit func(kmodquery.Delivery)) (*intake, error) {
 	bootID, err := host.BootID()
 	if err != nil {

@@ -483,7 +483,7 @@ func TestGuestAuditRespectsTheRulesOfOthers(t *testing.T) {
 		case <-time.After(5 * time.Second):
 			t.Fatal("not noticed")
 		}
-		require.ErrorContains(t, err, "somebody removed the audit rule")
+		require.ErrorContains(t, err, "was removed, or another was put before it")
 		require.NotErrorIs(t, err, kmodquery.ErrNotSupported)
 		require.Equal(t, kmodquery.StateFailed, run.source.Sensor().State)
 		enabled, _ := auditState(t)
