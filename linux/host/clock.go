@@ -8,26 +8,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ClockStep is how far the wall clock must move against the boot clock to be
-// taken for a step. What is less is the time between reading the two, and must
-// not put the events of one moment out of order.
+// ClockStep is how far the wall clock must move against the boot clock to count as a
+// step. Smaller differences come from reading the two clocks one after the other, and
+// must not reorder events.
 const ClockStep = 20 * time.Millisecond
 
 // A BootClock turns the kernel's CLOCK_BOOTTIME into wall-clock time. The zero
 // value is ready.
 type BootClock struct {
-	boot time.Time // the wall clock's time at which the boot clock stood at zero
+	boot time.Time // the wall clock's time when the boot clock was zero
 }
 
-// bootTime returns the moment at which the boot clock stood at zero, as both
-// clocks stand now.
+// BootTime returns the wall clock's time when the boot clock was zero, by the clocks'
+// present difference.
 func (c *BootClock) BootTime() time.Time {
 	for range 3 {
 		before := SinceBoot()
 		now := wallClock()
 		after := SinceBoot()
 		if after-before > ClockStep/2 {
-			continue // interrupted in between: the two do not belong together
+			continue // interrupted between the two readings
 		}
 		at := now.Add(-(before + after) / 2)
 		if c.boot.IsZero() || at.Sub(c.boot).Abs() > ClockStep {
@@ -41,10 +41,12 @@ func (c *BootClock) BootTime() time.Time {
 	return c.boot
 }
 
-// wallClock is the present moment without Go's monotonic clock, by which alone two
-// times that have it are compared.
+// wallClock returns the present time without a reading of Go's monotonic clock: times
+// that have one are compared by it.
 func wallClock() time.Time { return time.Now().Round(0) }
 
+// SinceBoot returns CLOCK_BOOTTIME, the time since the kernel booted, including the
+// time in which the machine slept.
 func SinceBoot() time.Duration {
 	var boot unix.Timespec
 	// It cannot fail: every kernel that has BPF has this clock.

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrnoName names a negated errno as the kernel returns it, 0 as the empty
-// string. Numbers that user space has no name for stay numbers.
+// ErrnoName returns the name of a negated errno, as the kernel returns it: "EPERM", or
+// "errno 512" if user space has no name for it. It returns "" if result is not negative.
 func ErrnoName(result int64) string {
 	if result >= 0 {
 		return ""

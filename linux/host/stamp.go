@@ -11,7 +11,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// Stamp returns an event that says no more than the present moment.
+// Stamp returns an event with the fields of the present moment: times and boot id.
 func Stamp() kmodquery.Event {
 	now := time.Now()
 	bootID, _ := BootID() // without /proc it stays unknown
@@ -23,6 +23,7 @@ func Stamp() kmodquery.Event {
 	}
 }
 
+// BootID returns the id of the present boot.
 func BootID() (string, error) {
 	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {

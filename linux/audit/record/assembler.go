@@ -7,14 +7,13 @@ import (
 )
 
 const (
-	// patience is how long the records of an event may take to come. The
-	// kernel makes them in one go.
+	// patience is how long the assembler waits for an event's records. The kernel
+	// writes them at once.
 	patience = 2 * time.Second
-	// maxOpen bounds the events whose records are still coming. Beyond it the
-	// oldest is taken for complete.
+	// maxOpen bounds the incomplete events. Beyond it the oldest is emitted.
 	maxOpen = 128
-	// maxRepeated bounds the records of one type in an event. A module's init
-	// that makes a folder in debugfs leaves a PATH for each of its files.
+	// maxRepeated bounds the records of one type in an event. A module's init that
+	// creates files in debugfs gives a PATH for each.
 	maxRepeated = 8
 )
 
@@ -23,8 +22,8 @@ type Event struct {
 	ID         ID
 	Call       string
 	Records    []Record // the SYSCALL first
-	isComplete bool     // the last of its records came
-	Start      Place    // where its first record stands
+	isComplete bool     // its last record was added
+	Start      Place    // of its first record
 }
 
 // First returns the event's first record of a type.
@@ -37,15 +36,15 @@ func (e *Event) First(kind auparse.AuditMessageType) (Record, bool) {
 	return Record{}, false
 }
 
-// A Place is where in a log a record begins, for whoever reads one.
+// A Place is the place in a log at which a record begins.
 type Place struct {
-	File   int   // counts the files that were read
+	File   int   // the files that were read are numbered
 	Offset int64 // in bytes
 }
 
-// An Assembler puts the records of module system calls together and hands the
-// events on in the order in which they began. All other records it ignores. Its
-// methods must not be called concurrently.
+// An Assembler assembles the records of module system calls to events, and emits these
+// in the order in which they began. It ignores all other records. Its methods must not
+// be called concurrently.
 type Assembler struct {
 	emit  func(Event)
 	open  map[ID]*openEvent
@@ -57,13 +56,13 @@ type openEvent struct {
 	due time.Time
 }
 
-// NewAssembler returns an assembler that hands events to emit.
+// NewAssembler returns an assembler that calls emit for each event.
 func NewAssembler(emit func(Event)) *Assembler {
 	return &Assembler{emit: emit, open: map[ID]*openEvent{}}
 }
 
-// Add takes the next record. An event begins with its SYSCALL record: the kernel
-// writes that first.
+// Add adds the next record. An event begins with its SYSCALL record, which the kernel
+// writes first.
 func (a *Assembler) Add(r Record, place Place, now time.Time) {
 	e := a.open[r.ID]
 	if e == nil {
@@ -84,7 +83,7 @@ func (a *Assembler) Add(r Record, place Place, now time.Time) {
 	case r.Type == auparse.AUDIT_EOE:
 		e.isComplete = true
 	case r.Type == auparse.AUDIT_PROCTITLE:
-		// The last before EOE, which the audit daemon does not log.
+		// It is the last before EOE, which the audit daemon does not log.
 		e.isComplete = true
 		e.add(r)
 	case isOfModuleCall(r.Type):
@@ -105,7 +104,7 @@ func (e *openEvent) add(r Record) {
 	}
 }
 
-// release hands on the events that are complete and have none before them.
+// release emits the complete events before the first incomplete one.
 func (a *Assembler) release() {
 	for len(a.queue) > 0 && a.queue[0].isComplete {
 		a.pop()
@@ -120,22 +119,22 @@ func (a *Assembler) pop() {
 	a.emit(e.Event)
 }
 
-// Expire hands on what has waited too long by now.
+// Expire emits the events that are incomplete for too long.
 func (a *Assembler) Expire(now time.Time) {
 	for len(a.queue) > 0 && (a.queue[0].isComplete || !a.queue[0].due.After(now)) {
 		a.pop()
 	}
 }
 
-// Flush hands on everything that there is.
+// Flush emits all events, complete or not.
 func (a *Assembler) Flush() {
 	for len(a.queue) > 0 {
 		a.pop()
 	}
 }
 
-// Oldest is where the oldest event that was not handed on begins, and when it
-// will be at the latest. It is not ok where there is none.
+// Oldest returns where the oldest event begins that was not emitted, and when Expire
+// emits it. ok is false if there is none.
 func (a *Assembler) Oldest() (start Place, due time.Time, ok bool) {
 	if len(a.queue) == 0 {
 		return Place{}, time.Time{}, false

@@ -5,8 +5,8 @@ import "github.com/elastic/go-libaudit/v2/auparse"
 // calls are the names of the system calls that load and unload modules.
 var calls = []string{"init_module", "finit_module", "delete_module"}
 
-// Call names the module system call that a SYSCALL record tells of, or returns
-// "" where it tells of another one.
+// Call returns the name of the module system call that a SYSCALL record is about, or ""
+// for other records.
 func (r Record) Call() string {
 	if r.Type != auparse.AUDIT_SYSCALL {
 		return ""

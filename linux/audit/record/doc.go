@@ -1,10 +1,9 @@
-// Package record reads what the kernel's audit subsystem writes of module
-// system calls: single records, as the kernel hands them out and as the audit
-// daemon logs them, and the events that several records make up. It is pure: it
-// opens nothing and keeps no clock.
+// Package record parses the audit records of module system calls, as the kernel sends
+// them and as the audit daemon logs them, and assembles the records of each call to an
+// event. It is pure: it opens nothing and reads no clock.
 //
-// A record's text is partly made of what users choose. The kernel encodes that
-// (kernel/audit.c, audit_log_n_untrustedstring), and what programs send through
-// audit has record types of its own. So a record is judged by its type and its
-// first occurrence of a field, and never searched.
+// Users choose parts of a record's text. The kernel encodes those parts (kernel/audit.c,
+// audit_log_n_untrustedstring), and messages of programs have record types of their own.
+// So the package reads only a record's type and the first occurrence of each field, and
+// never searches the text.
 package record

@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// Fields are a record's fields in their order.
+// Fields are a record's fields in order.
 type Fields []field
 
-// A field is a name and what follows its equals sign.
+// A field is a name and the value after its equals sign.
 type field struct {
 	Name   string
 	Value  string // without its quotes
@@ -20,8 +20,8 @@ type field struct {
 // has four bytes or more for each of its arguments.
 const maxFields = maxRecord / 4
 
-// parseFields reads "name=value name="value"". The kernel writes no quote and no
-// blank inside a value that a user chooses.
+// parseFields parses "name=value name="value"". The kernel writes no quotes and no blanks
+// inside a value that a user chooses.
 func parseFields(body string) Fields {
 	var fields Fields
 	for len(fields) < maxFields {
@@ -33,7 +33,7 @@ func parseFields(body string) Fields {
 		if end < 0 {
 			break
 		}
-		if body[end] == ' ' { // a word, no field
+		if body[end] == ' ' { // a word without a value
 			body = body[end:]
 			continue
 		}
@@ -50,8 +50,7 @@ func parseFields(body string) Fields {
 	return fields
 }
 
-// get is the first field of a name: later ones stand behind values that users
-// choose.
+// get returns the first field of a name. Later ones follow values that users choose.
 func (f Fields) get(name string) (field, bool) {
 	for _, field := range f {
 		if field.Name == name {
@@ -61,8 +60,8 @@ func (f Fields) get(name string) (field, bool) {
 	return field{}, false
 }
 
-// Text is a text that a user chose, as it was. It is not ok where the record
-// says that there is none, and where there is no such field.
+// Text returns a text that a user chose, decoded. ok is false if there is no such field
+// or if the record says that there is no text.
 func (f Fields) Text(name string) (text string, ok bool) {
 	field, ok := f.get(name)
 	if !ok {
@@ -82,13 +81,13 @@ func (f field) text() (string, bool) {
 	return string(decoded), true
 }
 
-// Word is a text that the kernel chose.
+// Word returns a text that the kernel chose, or "".
 func (f Fields) Word(name string) string {
 	field, _ := f.get(name)
 	return field.Value
 }
 
-// Int is a decimal number.
+// Int returns a decimal number.
 func (f Fields) Int(name string) (int64, bool) {
 	field, ok := f.get(name)
 	if !ok || field.Quoted {
@@ -98,7 +97,7 @@ func (f Fields) Int(name string) (int64, bool) {
 	return n, err == nil
 }
 
-// Hex is a number in hexadecimal digits, as system calls' arguments are.
+// Hex returns a hexadecimal number, such as a system call's argument.
 func (f Fields) Hex(name string) (uint64, bool) {
 	field, ok := f.get(name)
 	if !ok || field.Quoted {

@@ -10,37 +10,36 @@ import (
 	"github.com/elastic/go-libaudit/v2/auparse"
 )
 
-// maxRecord is the greatest length of a record's text in bytes that the kernel
-// makes (MAX_AUDIT_MESSAGE_LENGTH of the audit daemon).
+// maxRecord is the greatest length in bytes of a record's text (MAX_AUDIT_MESSAGE_LENGTH
+// of the audit daemon).
 const maxRecord = 8970
 
-// MaxLine is the greatest length of a line in bytes that [ParseLine] accepts:
-// a record, its type, a node's name, and the enrichment.
+// MaxLine is the greatest length in bytes of a line that [ParseLine] accepts: a record,
+// its type, a node's name, and the daemon's enrichment.
 const MaxLine = 2 * maxRecord
 
 // A Record is one record of an event.
 type Record struct {
 	Type auparse.AuditMessageType
 	ID   ID
-	Node string // the host's name where the daemon writes one, else ""
-	// Fields and Text, which is the record as the audit daemon logs it, without
-	// node and enrichment, are there where a module call's event may have a
-	// record of this type.
+	Node string // the host's name if the daemon writes one
+
+	// The fields below are empty if the event of a module call has no records of this
+	// type.
 	Fields Fields
-	Text   string
+	Text   string // as the audit daemon logs the record, without node and enrichment
 }
 
-// An ID is what all records of an event have in common, and no others of the
-// same boot.
+// An ID identifies an event within a boot. All its records have it.
 type ID struct {
-	Millis int64 // Unix time in milliseconds at which the system call was entered
+	Millis int64 // Unix time of the system call's entry, in milliseconds
 	Serial uint32
 }
 
-// Time is the moment that the ID names.
+// Time returns when the system call was entered.
 func (id ID) Time() time.Time { return time.UnixMilli(id.Millis) }
 
-// String is the ID as records show it.
+// String returns the ID as records have it.
 func (id ID) String() string {
 	return fmt.Sprintf("%d.%03d:%d", id.Millis/1000, id.Millis%1000, id.Serial)
 }
@@ -51,7 +50,7 @@ var (
 	errTooLong  = errors.New("too long for a record")
 )
 
-// ParseMessage reads a record as the kernel hands it out.
+// ParseMessage parses a record as the kernel sends it.
 func ParseMessage(kind auparse.AuditMessageType, message string) (Record, error) {
 	if len(message) > maxRecord {
 		return Record{}, errTooLong
@@ -59,7 +58,7 @@ func ParseMessage(kind auparse.AuditMessageType, message string) (Record, error)
 	message = strings.TrimRight(message, "\x00\n")
 	id, body, err := parseHeader(message)
 	if err != nil {
-		return Record{}, fmt.Errorf("read an audit record: %w", err)
+		return Record{}, fmt.Errorf("parse an audit record: %w", err)
 	}
 	r := Record{Type: kind, ID: id}
 	if isOfModuleCall(kind) {
@@ -68,7 +67,7 @@ func ParseMessage(kind auparse.AuditMessageType, message string) (Record, error)
 	return r, nil
 }
 
-// ParseLine reads a line of the audit daemon's log, without its newline.
+// ParseLine parses a line of the audit daemon's log, without its line feed.
 func ParseLine(line string) (Record, error) {
 	if len(line) > MaxLine {
 		return Record{}, errTooLong
@@ -79,22 +78,22 @@ func ParseLine(line string) (Record, error) {
 	}
 	name, message, ok := strings.Cut(line, " msg=")
 	if !ok {
-		return Record{}, fmt.Errorf("read a line of the audit log: %w", errNoHeader)
+		return Record{}, fmt.Errorf("parse a line of the audit log: %w", errNoHeader)
 	}
 	name, ok = strings.CutPrefix(name, "type=")
 	if !ok {
-		return Record{}, fmt.Errorf("read a line of the audit log: %w", errNoType)
+		return Record{}, fmt.Errorf("parse a line of the audit log: %w", errNoType)
 	}
 	kind, err := auparse.GetAuditMessageType(name)
 	if err != nil {
-		return Record{}, fmt.Errorf("read a line of the audit log: %w", errNoType)
+		return Record{}, fmt.Errorf("parse a line of the audit log: %w", errNoType)
 	}
-	// What follows is the daemon's own reading of the numbers before.
+	// The daemon's enrichment follows: names for the numbers before it.
 	message, _, _ = strings.Cut(message, "\x1d")
 	message = strings.TrimRight(message, " ")
 	id, body, err := parseHeader(message)
 	if err != nil {
-		return Record{}, fmt.Errorf("read a line of the audit log: %w", err)
+		return Record{}, fmt.Errorf("parse a line of the audit log: %w", err)
 	}
 	r.Type, r.ID = kind, id
 	if isOfModuleCall(kind) {
@@ -103,10 +102,9 @@ func ParseLine(line string) (Record, error) {
 	return r, nil
 }
 
-// isOfModuleCall reports whether records of a type are ever part of an event
-// that is looked at. They are all made by the kernel itself: what programs send
-// through audit, and what the daemon says, has types of its own, which the kernel
-// does not let them choose freely (kernel/audit.c, audit_netlink_ok).
+// isOfModuleCall reports whether the event of a module call may have records of a type.
+// Only the kernel writes records of these types. The kernel does not let programs choose
+// them (kernel/audit.c, audit_netlink_ok), and the daemon's messages have other types.
 func isOfModuleCall(kind auparse.AuditMessageType) bool {
 	switch kind {
 	case auparse.AUDIT_SYSCALL, auparse.AUDIT_KERN_MODULE, auparse.AUDIT_PATH, auparse.AUDIT_CWD,
@@ -116,7 +114,7 @@ func isOfModuleCall(kind auparse.AuditMessageType) bool {
 	return false
 }
 
-// parseHeader reads "audit(1700000000.123:45): " and returns what follows.
+// parseHeader parses "audit(1700000000.123:45): " and returns the text after it.
 func parseHeader(message string) (ID, string, error) {
 	rest, ok := strings.CutPrefix(message, "audit(")
 	if !ok {
