@@ -16,172 +16,169 @@ import (
 )
 
 const (
-	// quietPeriod is how long after the last line of a log nothing more is
-	// expected of the attempts that it speaks of, and holdLimit how long lines
-	// are held at most, both by the log's own clock.
+	// The correlator holds lines until the log has had no line about modules for the
+	// quietPeriod, and for the holdLimit at most, both by the log's own clock.
 	quietPeriod = time.Second
 	holdLimit   = 2 * time.Second
-	// syncGrace is how old the last line must be for a Sync not to wait for
-	// more: the kernel says in a moment what it has to say of an attempt.
+	// syncGrace is how old the last line must be before a Sync stops waiting for more:
+	// the kernel logs all messages about an attempt within a moment.
 	syncGrace = 100 * time.Millisecond
-	// lateLimit is how long after its last line the same thread may still speak of
-	// an attempt. A load waits half a minute for each module that it needs.
+	// lateLimit is how long after the last line about an attempt another one of the same
+	// thread belongs to it. A load waits half a minute for each module that it needs.
 	lateLimit = time.Minute
-	// noteLifetime is how long a remark waits for its attempt.
+	// noteLifetime is how long before the attempt's first line a note may be.
 	noteLifetime = 100 * time.Millisecond
 
 	maxHeld    = 256     // attempts that are held at once
-	maxEmitted = 64      // attempts that are remembered
+	maxEmitted = 64      // emitted attempts that are remembered
 	maxTexts   = 1024    // lines of one attempt that are remembered
-	maxRaw     = 8 << 10 // bytes of a row's lines, and of the parameters that they name
+	maxRaw     = 8 << 10 // bytes of an event's lines, and of its parameters
 )
 
-// A line is one message of a log that says something of modules.
+// A line is one message of a log about modules.
 type line struct {
 	statement printk.Statement
-	raw       string        // as it stood
-	text      string        // the message itself
-	at        time.Duration // on the log's own clock, which no change of the wall clock moves
+	raw       string        // as the log has it
+	text      string        // the message alone
+	at        time.Duration // by the log's own clock, which does not step
 
 	time   time.Time
 	uptime *int64
 	bootID string
-	id     string // what no other line of this log has
-	tid    *int64 // the thread that spoke, where the log says so
+	id     string // unique in this log
+	tid    *int64 // of the thread that logged it, if the log has that
 
-	loader *loader // the process that spoke; nil where the kernel did
+	loader *loader // the process that logged it; nil for the kernel
 }
 
-// unsaid are the columns of a module_load that the kernel knows and its log does
-// not say.
+// unknownColumns are the columns of a module_load that the log may lack.
 var unknownColumns = []string{
 	"name", "path", "origin", "size", "sha256", "signature_status", "params", "taints",
 	"pid", "tid", "parent", "process_name", "process_path", "cmdline", "uid", "gid", "auid",
 }
 
-// A correlator makes events of lines: those that tell of one attempt become one
-// event. It holds them until no more is expected, and then emits all that it
-// holds, so that the last event can say how far in the log everything was told.
-// Its methods must not be called concurrently.
+// A correlator makes one event of all lines about one attempt. It holds attempts until
+// no more lines are expected, and then emits all of them. So the position of the last
+// event covers everything before it. Its methods must not be called concurrently.
 type correlator struct {
 	source string
 	// isBuiltin reports whether something of that name is built into the kernel.
 	isBuiltin func(name string) bool
-	since     time.Time // nothing before is emitted
+	since     time.Time // events from before are not emitted
 	emit      func(kmodquery.Delivery)
 
 	held     []*attempt
-	emitted  []*attempt // emitted, oldest first
-	note     *line
-	position string // of the last line that was taken in
+	emitted  []*attempt // oldest first
+	note     *line      // the last one, which the next attempt may take
+	position string     // of the last line
 	first    time.Duration
 	last     time.Duration // of the held lines, by the log's clock
-	touched  time.Time     // when the last of them was taken in, by ours
+	touched  time.Time     // when the last of them was added, by the wall clock
 }
 
-// attempt is an attempt, or another event, as lines tell of it.
+// An attempt is an attempt, or another event, as far as lines have described it.
 type attempt struct {
 	event kmodquery.Event
 	stage printk.Stage
-	texts []uint64 // hashes of what was said, which is not said twice of one attempt
+	texts []uint64 // hashes of its lines, which differ within one attempt
 	at    time.Duration
-	over  bool // nothing more is said of it
-	// byLoader says that the loader spoke. The journal may have its words before
-	// the kernel's, which journald reads elsewhere.
+	over  bool // the next line belongs to another attempt
+	// byLoader is set if a line is the loader's. journald reads the kernel's lines from
+	// elsewhere, so the journal may have them after the loader's.
 	byLoader bool
 }
 
-// add takes the next line of the log.
-func (j *correlator) add(l line, now time.Time) {
-	if len(j.held) > 0 && (l.at-j.last > quietPeriod || l.at-j.first > holdLimit || j.first-l.at > quietPeriod) {
-		j.flush()
+// add adds the next line of the log.
+func (c *correlator) add(l line, now time.Time) {
+	if len(c.held) > 0 && (l.at-c.last > quietPeriod || l.at-c.first > holdLimit || c.first-l.at > quietPeriod) {
+		c.flush()
 	}
-	if len(j.held) >= maxHeld {
-		j.flush()
+	if len(c.held) >= maxHeld {
+		c.flush()
 	}
-	if l.statement.IsBuiltin && j.isBuiltin(l.statement.Name) {
+	if l.statement.IsBuiltin && c.isBuiltin(l.statement.Name) {
 		return
 	}
 	if l.statement.Kind == printk.Note {
-		j.note = &l
+		c.note = &l
 		return
 	}
-	if len(j.held) == 0 {
-		j.first, j.last = l.at, l.at
+	if len(c.held) == 0 {
+		c.first, c.last = l.at, l.at
 	}
-	j.last, j.touched = max(j.last, l.at), now
+	c.last, c.touched = max(c.last, l.at), now
 	if l.statement.Kind == printk.Unload {
-		j.close(l.statement.Name)
+		c.close(l.statement.Name)
 	}
-	if of := j.find(j.held, l); of != nil {
-		of.take(l)
+	if a := c.find(c.held, l); a != nil {
+		a.take(l)
 		return
 	}
-	of := j.begin(l)
-	if before := j.find(j.emitted, l); before != nil {
-		before.late(of, l)
+	a := c.begin(l)
+	if before := c.find(c.emitted, l); before != nil {
+		before.late(a, l)
 	}
-	j.held = append(j.held, of)
+	c.held = append(c.held, a)
 }
 
-// close notes that a module went: what is said of it from now on belongs to
+// close marks the attempts of a module that was unloaded: later lines about it belong to
 // another attempt.
-func (j *correlator) close(name string) {
-	for _, of := range slices.Concat(j.held, j.emitted) {
-		of.over = of.over || of.event.Name == name
+func (c *correlator) close(name string) {
+	for _, a := range slices.Concat(c.held, c.emitted) {
+		a.over = a.over || a.event.Name == name
 	}
 }
 
 // passed notes how far the log was read.
-func (j *correlator) setPosition(position string) { j.position = position }
+func (c *correlator) setPosition(position string) { c.position = position }
 
-// find returns the latest of those that the line may belong to.
-func (j *correlator) find(among []*attempt, l line) *attempt {
-	for _, of := range slices.Backward(among) {
-		if of.continuesWith(l) {
-			return of
+// find returns the latest attempt that the line may belong to, or nil.
+func (c *correlator) find(among []*attempt, l line) *attempt {
+	for _, a := range slices.Backward(among) {
+		if a.continuesWith(l) {
+			return a
 		}
 	}
 	return nil
 }
 
-func (of *attempt) continuesWith(l line) bool {
-	e := &of.event
+// continuesWith reports whether a line belongs to the attempt.
+func (a *attempt) continuesWith(l line) bool {
+	e := &a.event
 	isAttempt := e.EventName == kmodquery.EventModuleLoad || e.EventName == kmodquery.EventSysExitInitModule
 	if !isAttempt || l.statement.Kind != printk.Attempt {
 		return false
 	}
-	// Without the thread's name only time tells two loads of one module apart.
-	patience := quietPeriod
+	// Without the thread's id only time distinguishes two loads of one module.
+	limit := quietPeriod
 	if e.Tid != nil && l.tid != nil && l.loader == nil {
 		if *e.Tid != *l.tid {
 			return false
 		}
-		patience = lateLimit
+		limit = lateLimit
 	}
-	if l.at-of.at > patience {
+	if l.at-a.at > limit {
 		return false
 	}
 	isLoader := l.loader != nil
-	if slices.Contains(of.texts, hashText(l.text)) || isLoader && of.byLoader && of.over {
+	if slices.Contains(a.texts, hashText(l.text)) || isLoader && a.byLoader && a.over {
 		return false
 	}
-	if !isLoader && !of.byLoader && (of.over || l.statement.Stage != 0 && l.statement.Stage < of.stage) {
+	if !isLoader && !a.byLoader && (a.over || l.statement.Stage != 0 && l.statement.Stage < a.stage) {
 		return false
 	}
-	if !isLoader && of.byLoader && l.at-of.at > syncGrace {
+	if !isLoader && a.byLoader && l.at-a.at > syncGrace {
 		return false
 	}
-	if isLoader != of.byLoader && (e.Name == "" || l.statement.Name == "") {
-		// One of the two does not say which module; that both failed alike says
-		// it well enough.
-		return (l.at-of.at).Abs() <= quietPeriod && e.Result != nil && l.statement.Result != nil && *e.Result == *l.statement.Result
+	if isLoader != a.byLoader && (e.Name == "" || l.statement.Name == "") {
+		// One of the two lines lacks the name. Failing with the same error is enough.
+		return (l.at-a.at).Abs() <= quietPeriod && e.Result != nil && l.statement.Result != nil && *e.Result == *l.statement.Result
 	}
 	return e.Name == l.statement.Name && e.Name != ""
 }
 
-// begin makes a new event of a line.
-func (j *correlator) begin(l line) *attempt {
+// begin returns a new attempt with one line.
+func (c *correlator) begin(l line) *attempt {
 	e := kmodquery.Event{
 		Time:      l.time.Unix(),
 		TimeNanos: l.time.UnixNano(),
@@ -192,40 +189,40 @@ func (j *correlator) begin(l line) *attempt {
 			printk.Unload:  kmodquery.EventModuleFree,
 			printk.Request: kmodquery.EventModuleRequest,
 		}[l.statement.Kind],
-		Source: j.source,
-		LoadID: loadID(l, j.source),
+		Source: c.source,
+		LoadID: loadID(l, c.source),
 		Tid:    l.tid,
 		Count:  new(int64(1)),
 	}
 	if l.statement.Kind != printk.Request {
 		e.Type = kmodquery.TypeKernelModule
 	}
-	of := &attempt{event: e, stage: l.statement.Stage, at: l.at}
-	if r := j.note; r != nil && l.statement.Kind == printk.Attempt {
-		j.note = nil
+	a := &attempt{event: e, stage: l.statement.Stage, at: l.at}
+	if r := c.note; r != nil && l.statement.Kind == printk.Attempt {
+		c.note = nil
 		belongs := r.tid == nil || l.tid == nil || *r.tid == *l.tid
 		if belongs && l.statement.Signature != "" && l.at-r.at <= noteLifetime && l.at >= r.at {
-			of.takeText(*r)
+			a.takeText(*r)
 			if l.statement.Signature == kmodquery.SignatureUnknown {
 				l.statement.Signature = r.statement.Signature
 			}
 		}
 	}
-	of.take(l)
-	return of
+	a.take(l)
+	return a
 }
 
-// take adds what a line says.
-func (of *attempt) take(l line) {
-	of.takeText(l)
-	e, s := &of.event, l.statement
-	of.at = max(of.at, l.at)
-	of.stage = max(of.stage, s.Stage)
-	of.byLoader = of.byLoader || l.loader != nil
+// take adds a line to an attempt.
+func (a *attempt) take(l line) {
+	a.takeText(l)
+	e, s := &a.event, l.statement
+	a.at = max(a.at, l.at)
+	a.stage = max(a.stage, s.Stage)
+	a.byLoader = a.byLoader || l.loader != nil
 	if nanos := l.time.UnixNano(); nanos < e.TimeNanos {
 		e.Time, e.TimeNanos, e.Uptime = l.time.Unix(), nanos, l.uptime
 	}
-	of.over = of.over || s.IsLast
+	a.over = a.over || s.IsLast
 	for _, text := range []struct{ to, from *string }{
 		{&e.Name, &s.Name},
 		{&e.SignatureStatus, &s.Signature},
@@ -258,12 +255,12 @@ func (of *attempt) take(l line) {
 		if len(params) <= maxRaw {
 			e.Params = &params
 		}
-		e.Missing.Add("params") // there may be others
+		e.Missing.Add("params") // the log names only some
 	}
 	switch {
 	case s.Result != nil:
 		e.Result, e.Error = s.Result, host.ErrnoName(*s.Result)
-	case s.IsRefused && !of.byLoader: // a message before was not the last
+	case s.IsRefused && !a.byLoader: // the result of an earlier message was not final
 		e.Result, e.Error = nil, ""
 		e.Missing.Add("result", "error")
 	case s.IsRefused && e.Result == nil:
@@ -279,9 +276,10 @@ func (of *attempt) take(l line) {
 	}
 }
 
-func (of *attempt) takeText(l line) {
-	of.remember(l)
-	e := &of.event
+// takeText adds a line to the event's raw column.
+func (a *attempt) takeText(l line) {
+	a.remember(l)
+	e := &a.event
 	room := maxRaw - len(e.Raw)
 	if e.Raw != "" {
 		room--
@@ -296,9 +294,10 @@ func (of *attempt) takeText(l line) {
 	}
 }
 
-func (of *attempt) remember(l line) {
-	if len(of.texts) < maxTexts {
-		of.texts = append(of.texts, hashText(l.text))
+// remember notes that the attempt has a line.
+func (a *attempt) remember(l line) {
+	if len(a.texts) < maxTexts {
+		a.texts = append(a.texts, hashText(l.text))
 	}
 }
 
@@ -308,58 +307,58 @@ func hashText(text string) uint64 {
 	return h.Sum64()
 }
 
-// late makes of an event what is still said of an attempt that was emitted. The
-// attempt has its one module_load already.
-func (of *attempt) late(rest *attempt, l line) {
+// late makes rest, a further line about an attempt that was emitted, an event of that
+// attempt. The attempt already has its one module_load.
+func (a *attempt) late(rest *attempt, l line) {
 	rest.event.EventName = kmodquery.EventSysExitInitModule
-	rest.event.LoadID = of.event.LoadID
+	rest.event.LoadID = a.event.LoadID
 	if rest.event.Name == "" {
-		rest.event.Name = of.event.Name
+		rest.event.Name = a.event.Name
 	}
-	of.remember(l)
-	of.over = of.over || l.statement.IsLast
-	of.stage = max(of.stage, l.statement.Stage)
+	a.remember(l)
+	a.over = a.over || l.statement.IsLast
+	a.stage = max(a.stage, l.statement.Stage)
 }
 
-// next is when expire must be called though no line came; the zero time where
-// nothing is held.
-func (j *correlator) next() time.Time {
-	if len(j.held) == 0 {
+// next returns when expire must be called if there is no line before, or the zero time
+// if nothing is held.
+func (c *correlator) next() time.Time {
+	if len(c.held) == 0 {
 		return time.Time{}
 	}
-	return j.touched.Add(quietPeriod)
+	return c.touched.Add(quietPeriod)
 }
 
-// expire emits what has waited long enough.
-func (j *correlator) expire(now time.Time) {
-	if len(j.held) > 0 && now.Sub(j.touched) >= quietPeriod {
-		j.flush()
+// expire emits what is held if the quietPeriod has passed.
+func (c *correlator) expire(now time.Time) {
+	if len(c.held) > 0 && now.Sub(c.touched) >= quietPeriod {
+		c.flush()
 	}
 }
 
 // settled returns when no more lines are expected of the attempts that are held. The
 // kernel logs all messages about an attempt within a moment.
-func (j *correlator) settled() time.Time {
-	if len(j.held) == 0 {
+func (c *correlator) settled() time.Time {
+	if len(c.held) == 0 {
 		return time.Now()
 	}
-	return j.touched.Add(syncGrace)
+	return c.touched.Add(syncGrace)
 }
 
 // flush emits everything that is held.
-func (j *correlator) flush() {
-	held := j.held
-	j.held = nil
-	j.emitted = append(j.emitted, held...)
-	if n := len(j.emitted) - maxEmitted; n > 0 {
-		j.emitted = slices.Clone(j.emitted[n:])
+func (c *correlator) flush() {
+	held := c.held
+	c.held = nil
+	c.emitted = append(c.emitted, held...)
+	if n := len(c.emitted) - maxEmitted; n > 0 {
+		c.emitted = slices.Clone(c.emitted[n:])
 	}
-	// A row that is not emitted cannot say how far the log was read.
-	wanted := slices.DeleteFunc(slices.Clone(held), func(of *attempt) bool {
-		return !j.since.IsZero() && time.Unix(0, of.event.TimeNanos).Before(j.since)
+	// The last event that is emitted needs the position.
+	wanted := slices.DeleteFunc(slices.Clone(held), func(a *attempt) bool {
+		return !c.since.IsZero() && time.Unix(0, a.event.TimeNanos).Before(c.since)
 	})
-	for i, of := range wanted {
-		e := of.event
+	for i, a := range wanted {
+		e := a.event
 		if e.EventName == kmodquery.EventModuleLoad {
 			for _, column := range unknownColumns {
 				if e.Lacks(column) {
@@ -369,14 +368,14 @@ func (j *correlator) flush() {
 		}
 		delivery := kmodquery.Delivery{Event: e}
 		if i == len(wanted)-1 {
-			delivery.Position = j.position
+			delivery.Position = c.position
 		}
-		j.emit(delivery)
+		c.emit(delivery)
 	}
 }
 
-// loadID names the attempt that a line is the first of. Whoever reads the
-// log again gives it the same name.
+// loadID returns the id of the attempt whose first line this is. It is the same each
+// time the log is read.
 func loadID(l line, source string) string {
 	if l.statement.Kind == printk.Request {
 		return ""

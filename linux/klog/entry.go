@@ -13,20 +13,24 @@ import (
 	"github.com/kmodquery/kmodquery/linux/klog/printk"
 )
 
-// A journalEntry is one entry of systemd's journal as journalctl writes it in
-// JSON. A field that the journal has more than once, which no field of
-// journald's own is, counts as absent.
+// A journalEntry is one entry of systemd's journal as journalctl prints it in JSON.
+// Fields that the entry has more than once are left out; journald's own are unique.
 type journalEntry struct {
-	fields    map[string]string
-	cursor    string
-	bootID    string // without dashes
+	journalPosition
+	fields map[string]string
+}
+
+// A journalPosition is an entry's place in the journal.
+type journalPosition struct {
+	bootID    string        // without dashes
+	monotonic time.Duration // when journald received it; it grows within a boot
 	realtime  time.Duration
-	monotonic time.Duration // when journald took it; it grows from entry to entry of a boot
+	cursor    string
 }
 
 var errEntry = errors.New("no entry of the journal")
 
-// parseJournalEntry reads one line of journalctl -o json.
+// parseJournalEntry parses one line of journalctl -o json.
 func parseJournalEntry(b []byte) (journalEntry, error) {
 	var values map[string]json.RawMessage
 	if err := json.Unmarshal(b, &values); err != nil {
@@ -52,11 +56,10 @@ func parseJournalEntry(b []byte) (journalEntry, error) {
 	return e, nil
 }
 
-// maxCursor is the longest cursor that is taken for one. systemd's have some 130
-// bytes.
+// maxCursor bounds a cursor. systemd's have about 130 bytes.
 const maxCursor = 512
 
-// journalField reads a value, which is an array of bytes where it is no text.
+// journalField decodes a value, which is an array of bytes if it is no valid text.
 func journalField(value json.RawMessage) (string, bool) {
 	if len(value) > 0 && value[0] == '"' {
 		var text string
@@ -67,8 +70,8 @@ func journalField(value json.RawMessage) (string, bool) {
 		return "", false
 	}
 	var numbers []uint8
-	// Not into []byte: that is read from base64. Numbers beyond a byte are an
-	// error, as texts are: then the field is there more than once.
+	// A []byte would be decoded from base64. If the elements are no bytes the entry has
+	// the field more than once.
 	var wide []uint16
 	if err := json.Unmarshal(value, &wide); err != nil {
 		return "", false
@@ -94,31 +97,30 @@ func isBootID(id string) bool {
 	return len(id) == 32 && strings.Trim(id, "0123456789abcdef") == ""
 }
 
-// dashed is a boot id as the kernel writes it.
+// dashed returns a boot id as the kernel writes it.
 func dashed(id string) string {
 	return id[:8] + "-" + id[8:12] + "-" + id[12:16] + "-" + id[16:20] + "-" + id[20:]
 }
 
-// modulesLoad are the places of the program whose unit is
-// systemd-modules-load.service.
+// modulesLoad are the paths of systemd-modules-load.service's program.
 var modulesLoad = []string{"/usr/lib/systemd/systemd-modules-load", "/lib/systemd/systemd-modules-load"}
 
-// initScriptUnits are the units that systemd makes of Debian's script that loads
-// modules. Whatever runs in them is root's.
+// initScriptUnits are the units that systemd generates from Debian's script that loads
+// modules. Only root's processes run in them.
 var initScriptUnits = []string{"kmod.service", "module-init-tools.service"}
 
-// kmodPrograms are the places of kmod's one program.
+// kmodPrograms are the paths of kmod's program.
 var kmodPrograms = []string{"/usr/bin/kmod", "/bin/kmod", "/usr/sbin/kmod", "/sbin/kmod"}
 
-// says is what an entry says of modules. It believes the kernel, by the fields
-// that journald gives the kernel's own messages only, and the programs that load
-// modules, by those that journald asks the kernel for: who sends a message
-// cannot set a field that begins with an underscore.
+// statement returns what an entry states about modules. It uses only the kernel's
+// messages and those of programs that load modules. It recognizes both by the fields
+// that begin with an underscore: journald sets these itself, and the sender of a message
+// cannot.
 func (e *journalEntry) statement() (printk.Statement, bool) {
 	text := e.fields["MESSAGE"]
 	switch e.fields["_TRANSPORT"] {
 	case "kernel":
-		// What user space wrote to /dev/kmsg has another facility.
+		// Messages that programs write to /dev/kmsg have another facility.
 		if e.fields["SYSLOG_FACILITY"] != "0" {
 			return printk.Statement{}, false
 		}
@@ -135,13 +137,13 @@ func (e *journalEntry) statement() (printk.Statement, bool) {
 	return printk.Statement{}, false
 }
 
-// A loader is the process that a message came from.
+// A loader is the process that sent a message.
 type loader struct {
 	pid, uid, gid               *int64
 	name, path, cmdline, cgroup string
 }
 
-// loader is the process that an entry came from, nil for the kernel.
+// loader returns the process that sent an entry, or nil for the kernel.
 func (e *journalEntry) loader() *loader {
 	if e.fields["_TRANSPORT"] == "kernel" {
 		return nil
@@ -161,8 +163,8 @@ func (e *journalEntry) number(field string) *int64 {
 	return &n
 }
 
-// time is the moment of an entry: for one of the kernel's when it was said, not
-// when journald read it.
+// time returns an entry's time. For one of the kernel's that is when the kernel logged
+// it, not when journald read it.
 func (e *journalEntry) time() time.Time {
 	ago := time.Duration(0)
 	if said, err := e.micros("_SOURCE_MONOTONIC_TIMESTAMP"); err == nil && e.fields["_TRANSPORT"] == "kernel" {
@@ -171,19 +173,12 @@ func (e *journalEntry) time() time.Time {
 	return time.UnixMicro(int64(e.realtime / time.Microsecond)).Add(-ago)
 }
 
-// A journalPosition is the entry up to which the journal was read.
-type journalPosition struct {
-	bootID              string
-	monotonic, realtime time.Duration
-	cursor              string
+// String returns the position in the form that parseJournalPosition parses.
+func (p *journalPosition) String() string {
+	return fmt.Sprintf("%s %d %d %s", p.bootID, p.monotonic.Microseconds(), p.realtime.Microseconds(), p.cursor)
 }
 
-// position is what parseJournalPosition reads.
-func (e *journalEntry) position() string {
-	return fmt.Sprintf("%s %d %d %s", e.bootID, e.monotonic.Microseconds(), e.realtime.Microseconds(), e.cursor)
-}
-
-// parseJournalPosition returns nil for what is no position.
+// parseJournalPosition parses a position. It returns nil if the text is none.
 func parseJournalPosition(text string) *journalPosition {
 	parts := strings.Split(text, " ")
 	if len(parts) != 4 || !isBootID(parts[0]) || parts[3] == "" || len(parts[3]) > maxCursor {
@@ -200,9 +195,9 @@ func parseJournalPosition(text string) *journalPosition {
 	return p
 }
 
-// isBehind reports whether the position was reached with or after an entry. The
-// wall clock decides only between boots.
-func (p *journalPosition) isBehind(e *journalEntry) bool {
+// covers reports whether an entry is the one at the position or before it. The wall
+// clock decides only between boots.
+func (p *journalPosition) covers(e *journalPosition) bool {
 	switch {
 	case e.cursor == p.cursor:
 		return true

@@ -46,10 +46,10 @@ func TestParseJournalEntry(t *testing.T) {
 	require.Equal(t, "brd", says.Name)
 	require.Equal(t, "c08282dc-fb7b-43bb-ac9d-ebb5549f6011", dashed(e.bootID))
 
-	p := parseJournalPosition(e.position())
+	p := parseJournalPosition(e.String())
 	require.NotNil(t, p)
-	require.Equal(t, &journalPosition{bootID: e.bootID, monotonic: e.monotonic, realtime: e.realtime, cursor: e.cursor}, p)
-	require.Less(t, len(e.position()), 1024)
+	require.Equal(t, &e.journalPosition, p)
+	require.Less(t, len(e.String()), 1024)
 
 	for _, text := range []string{
 		"", "{", "[]", "null", "{}", `{"__CURSOR":"x"}`,
@@ -119,7 +119,7 @@ func TestOnlyTrustedSendersAreUsed(t *testing.T) {
 	}
 }
 
-func TestLoaderOfTheJournal(t *testing.T) {
+func TestLoaderIsTheSendingProcess(t *testing.T) {
 	e, err := parseJournalEntry(entryWith(t, modulesLoadEntry))
 	require.NoError(t, err)
 	require.Equal(t, &loader{
@@ -132,21 +132,21 @@ func TestLoaderOfTheJournal(t *testing.T) {
 	require.True(t, statement.IsLast)
 }
 
-func TestJournalPositionIsBehind(t *testing.T) {
+func TestPositionCoversEntriesUpToIt(t *testing.T) {
 	p := journalPosition{bootID: testBoot, monotonic: 5, realtime: 50, cursor: "c"}
 	other := strings.Repeat("0", 32)
 	for _, test := range []struct {
-		e    journalEntry
+		e    journalPosition
 		want bool
 	}{
-		{journalEntry{cursor: "c", bootID: other, monotonic: 9, realtime: 99}, true},
-		{journalEntry{cursor: "x", bootID: testBoot, monotonic: 4, realtime: 99}, true},
-		{journalEntry{cursor: "x", bootID: testBoot, monotonic: 5, realtime: 50}, false},
-		{journalEntry{cursor: "x", bootID: testBoot, monotonic: 6, realtime: 1}, false},
-		{journalEntry{cursor: "x", bootID: other, monotonic: 1, realtime: 49}, true},
-		{journalEntry{cursor: "x", bootID: other, monotonic: 1, realtime: 51}, false},
+		{journalPosition{cursor: "c", bootID: other, monotonic: 9, realtime: 99}, true},
+		{journalPosition{cursor: "x", bootID: testBoot, monotonic: 4, realtime: 99}, true},
+		{journalPosition{cursor: "x", bootID: testBoot, monotonic: 5, realtime: 50}, false},
+		{journalPosition{cursor: "x", bootID: testBoot, monotonic: 6, realtime: 1}, false},
+		{journalPosition{cursor: "x", bootID: other, monotonic: 1, realtime: 49}, true},
+		{journalPosition{cursor: "x", bootID: other, monotonic: 1, realtime: 51}, false},
 	} {
-		require.Equal(t, test.want, p.isBehind(&test.e), "%+v", test.e)
+		require.Equal(t, test.want, p.covers(&test.e), "%+v", test.e)
 	}
 }
 
@@ -159,8 +159,8 @@ func FuzzParseJournalEntry(f *testing.F) {
 		if err != nil {
 			return
 		}
-		require.NotNil(t, parseJournalPosition(e.position()))
-		require.Less(t, len(e.position()), 1024)
+		require.NotNil(t, parseJournalPosition(e.String()))
+		require.Less(t, len(e.String()), 1024)
 		require.Len(t, dashed(e.bootID), 36)
 		if _, ok := e.statement(); ok && e.fields["_TRANSPORT"] != "kernel" {
 			require.Equal(t, "0", e.fields["_UID"])

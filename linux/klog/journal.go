@@ -22,34 +22,37 @@ import (
 )
 
 const (
-	// maxEntry bounds a line of journalctl's. A longer one is none of those
-	// that are looked for.
+	// maxEntry bounds a line of journalctl's output. No entry about modules is longer.
 	maxEntry = 1 << 20
-	// maxEntries bounds the entries that were read and not looked at.
+	// maxEntries bounds the entries that were read and not handled yet.
 	maxEntries = 64
-	// syncTimeout is how long a Sync waits for journalctl to come to the
-	// journal's present end.
-	syncTimeout = 3 * time.Second
-	// backfillTimeout is how long Run waits for it before it is ready.
-	backfillTimeout = 30 * time.Second
-	// maxStderr bounds what is kept of journalctl's errors.
+	// maxStderr bounds what is kept of journalctl's error output.
 	maxStderr = 2 << 10
 )
 
-// Journal is the source that has journalctl follow systemd's journal. It needs
-// journalctl from systemd 236 on, and root or the group systemd-journal.
+// Journal is the source that follows systemd's journal with journalctl. It needs
+// journalctl of systemd 236 or later, and root or the group systemd-journal.
 type Journal struct {
 	*logSource
-	options JournalOptions
-	// hasLostCursor says that journalctl does not take the stored cursor.
+	options  JournalOptions
+	timeouts journalTimeouts
+	// hasLostCursor is set if journalctl rejected the stored cursor.
 	hasLostCursor bool
 }
 
-// JournalOptions say how to read the journal, and how far it was read.
+// journalTimeouts are how long the source waits for journalctl.
+type journalTimeouts struct {
+	end      time.Duration // to print the journal's last entry
+	sync     time.Duration // to reach the journal's end, during a Sync
+	backfill time.Duration // to reach it, before Run calls ready
+}
+
+// JournalOptions are the options of NewJournal.
 type JournalOptions struct {
-	// Command is journalctl when empty. More arguments are added.
+	// Command is the command to which arguments are added, journalctl if empty.
 	Command []string
-	// Position returns the position of the last event that was stored, or "".
+	// Position returns the position of the source's last stored event, or "". It may
+	// be nil.
 	Position func(ctx context.Context) (string, error)
 }
 
@@ -58,11 +61,13 @@ func NewJournal(o JournalOptions) *Journal {
 	if len(o.Command) == 0 {
 		o.Command = []string{"journalctl"}
 	}
-	return &Journal{options: o, logSource: newLogSource(kmodquery.SourceJournal, o.Position)}
+	return &Journal{
+		logSource: newLogSource(kmodquery.SourceJournal, o.Position), options: o,
+		timeouts: journalTimeouts{end: 3 * time.Second, sync: 3 * time.Second, backfill: 30 * time.Second},
+	}
 }
 
-// journalMatches select, beside what the kernel says, what the programs say that
-// load modules.
+// journalMatches select the messages of the kernel, and of programs that load modules.
 var journalMatches = []string{
 	"_TRANSPORT=kernel",
 	"+", "_SYSTEMD_UNIT=systemd-modules-load.service", "_UID=0",
@@ -72,7 +77,7 @@ var journalMatches = []string{
 	"+", "_EXE=/bin/kmod", "_UID=0",
 }
 
-// journalHooks are the matches as the sensors table shows them.
+// journalHooks returns the matches as the sensors table shows them.
 func journalHooks() []string {
 	var hooks []string
 	for match := range strings.SplitSeq(strings.Join(journalMatches, " "), " + ") {
@@ -81,17 +86,17 @@ func journalHooks() []string {
 	return hooks
 }
 
-// journalFields are the fields that are asked for, beside those that journalctl
-// always gives.
+// journalFields are the requested fields, beside those that journalctl always prints.
 var journalFields = []string{
 	"MESSAGE", "SYSLOG_FACILITY", "_TRANSPORT", "_SOURCE_MONOTONIC_TIMESTAMP",
 	"_PID", "_UID", "_GID", "_COMM", "_EXE", "_CMDLINE", "_SYSTEMD_UNIT", "_SYSTEMD_CGROUP",
 }
 
-// Run emits what the journal says of modules until ctx ends, beginning with what
-// it says since the position that was stored, or since the kernel booted. It
-// calls ready once, when it has read all that the journal had. What the kernel
-// said and journald did not write yet is not seen, by Sync either.
+// Run emits the events of the journal's messages about modules until ctx ends. It begins
+// after the stored position, or with the boot. It calls ready once, when it has read all
+// that the journal had. Messages of the kernel that journald has not written yet are not
+// seen, by Sync either. An error that matches kmodquery.ErrNotSupported means that this
+// host cannot support the source before the next boot; other errors may pass.
 func (s *Journal) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) (err error) {
 	defer func() { s.health.Stopped(err) }()
 	boot, stored, err := s.resume(ctx)
@@ -109,7 +114,7 @@ func (s *Journal) Run(ctx context.Context, ready func(), emit func(kmodquery.Del
 	return r.run(ctx, end)
 }
 
-// command is a call of journalctl that dies with this process.
+// command returns a call of journalctl that is killed when this process ends.
 func (s *Journal) command(ctx context.Context, arguments ...string) *exec.Cmd {
 	arguments = append([]string{"--output=json", "--quiet", "--no-pager", "--all"}, arguments...)
 	arguments = append(arguments, "--output-fields="+strings.Join(journalFields, ","))
@@ -121,16 +126,16 @@ func (s *Journal) command(ctx context.Context, arguments ...string) *exec.Cmd {
 	return cmd
 }
 
-// end is the last entry of the journal that is looked at, nil where it has none.
+// end returns the last entry that matches, or nil if there is none.
 func (s *Journal) end(ctx context.Context) (*journalEntry, error) {
-	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeouts.end)
 	defer cancel()
 	// The kernel sends the signal when this thread ends, not the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	out, complaint := cmdout.NewHead(maxEntry, nil), cmdout.NewHead(maxStderr, nil)
+	out, stderr := cmdout.NewHead(maxEntry, nil), cmdout.NewHead(maxStderr, nil)
 	cmd := s.command(ctx, "--lines=1")
-	cmd.Stdout, cmd.Stderr = out, complaint
+	cmd.Stdout, cmd.Stderr = out, stderr
 	err := cmd.Run()
 	switch {
 	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
@@ -139,13 +144,13 @@ func (s *Journal) end(ctx context.Context) (*journalEntry, error) {
 			Need:    "systemd, whose journal it reads",
 		}
 	case err != nil:
-		return nil, fmt.Errorf("ask %s for the journal's end: %w%s", s.options.Command[0], err, complaint.Said())
+		return nil, fmt.Errorf("read the journal's end with %s: %w%s", s.options.Command[0], err, stderr.Said())
 	}
 	end := out.String()
 	if end == "" {
-		if _, err := os.Stat(devKmsg); err != nil || complaint.String() != "" {
+		if _, err := os.Stat(devKmsg); err != nil || stderr.String() != "" {
 			return nil, &kmodquery.NotSupportedError{
-				Missing: "the journal shows no message of the kernel" + complaint.Said(),
+				Missing: "the journal shows no message of the kernel" + stderr.Said(),
 				Need:    "root or the group systemd-journal, and a journald that reads the kernel's log (ReadKMsg=yes in journald.conf)",
 			}
 		}
@@ -153,7 +158,7 @@ func (s *Journal) end(ctx context.Context) (*journalEntry, error) {
 	}
 	e, err := parseJournalEntry([]byte(end))
 	if err != nil {
-		return nil, fmt.Errorf("read the journal's end: %w", err)
+		return nil, fmt.Errorf("parse the journal's end: %w", err)
 	}
 	return &e, nil
 }
@@ -177,7 +182,7 @@ type journalReader struct {
 	ready      func() // nil once called
 
 	after   *journalPosition // where the Run before ended; nil once it was passed
-	reached journalEntry     // the last entry that was read
+	reached journalPosition  // of the last entry that was read
 }
 
 // run reads what journalctl prints. end is the journal's present end.
@@ -225,8 +230,8 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry) error {
 	return fmt.Errorf("%s exited unexpectedly: %w%s", s.options.Command[0], err, stderr.Said())
 }
 
-// from is where journalctl begins: with the entry that the position names, which
-// journalctl finds the neighbours of when it is gone.
+// from returns the option for the first entry: the one of the position, or the one next
+// to it if that is gone.
 func (r *journalReader) from() []string {
 	switch {
 	case r.after == nil:
@@ -241,9 +246,9 @@ func (r *journalReader) from() []string {
 // the entry was read that is the journal's last at its beginning.
 func (r *journalReader) follow(ctx context.Context, entries <-chan []byte, end *journalEntry) {
 	health, c := r.source.health, r.correlator
-	sync := health.NewBarrier(syncTimeout)
+	sync := health.NewBarrier(r.source.timeouts.sync)
 	defer sync.Release()
-	readyBy := time.Now().Add(backfillTimeout)
+	readyBy := time.Now().Add(r.source.timeouts.backfill)
 	isKnown := true               // end is the journal's last entry at the beginning of the round
 	var answer chan *journalEntry // receives it if it was asked for
 	timer := time.NewTimer(0)
@@ -291,16 +296,12 @@ func (r *journalReader) follow(ctx context.Context, entries <-chan []byte, end *
 	}
 }
 
-// isAt reports whether an entry was read, or told of before.
+// isAt reports whether an entry was read by this Run or one before.
 func (r *journalReader) isAt(end *journalEntry) bool {
-	if end == nil || r.after != nil && r.after.isBehind(end) {
-		return true
-	}
-	reached := journalPosition{bootID: r.reached.bootID, monotonic: r.reached.monotonic, realtime: r.reached.realtime, cursor: r.reached.cursor}
-	return r.reached.cursor != "" && reached.isBehind(end)
+	return end == nil || r.after != nil && r.after.covers(&end.journalPosition) || r.reached.cursor != "" && r.reached.covers(&end.journalPosition)
 }
 
-// take reads one of journalctl's lines.
+// take handles a line of journalctl's.
 func (r *journalReader) take(b []byte) {
 	e, err := parseJournalEntry(b)
 	if err != nil {
@@ -309,24 +310,23 @@ func (r *journalReader) take(b []byte) {
 		return
 	}
 	if r.after != nil {
-		if r.after.isBehind(&e) {
+		if r.after.covers(&e.journalPosition) {
 			if e.cursor == r.after.cursor {
 				r.after = nil
-				r.reached = e
+				r.reached = e.journalPosition
 			}
 			return
 		}
-		// The entry itself is gone, and with it maybe some that followed it.
-		r.source.health.SetReason("the journal dropped entries before they were read, or around those that were; set SystemMaxUse in journald.conf higher")
+		// The entry is gone, and entries after it may be gone too.
+		r.source.health.SetReason("the journal may have dropped entries before they were read; increase SystemMaxUse in journald.conf")
 		r.after = nil
 	}
 	r.source.health.Received.Add(1)
-	r.reached = e
-	position := e.position()
+	r.reached = e.journalPosition
 	if says, ok := e.statement(); ok {
 		r.correlator.add(r.line(&e, says, string(b)), time.Now())
 	}
-	r.correlator.setPosition(position)
+	r.correlator.setPosition(e.String())
 }
 
 func (r *journalReader) line(e *journalEntry, says printk.Statement, raw string) line {
