@@ -1,8 +1,7 @@
-// Package printk reads what is said of kernel modules in logs: the messages of
-// the kernel itself, from 4.x to 7.x, and those of the programs that load
-// modules. It knows texts only: whether the kernel, or that program, really said
-// them is for the caller to make sure of before it asks. It also reads the
-// records of /dev/kmsg, which say who spoke.
+// Package printk parses log messages about kernel modules: those of the kernel, from 4.x
+// to 7.x, and those of the programs that load modules. It parses texts only. The caller
+// must verify that a message is from the kernel, or from that program. The package also
+// parses the records of /dev/kmsg, which tell whether the kernel logged them.
 //
 // It is pure and compiles everywhere. It imports the root package only.
 package printk

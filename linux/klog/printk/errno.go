@@ -1,7 +1,7 @@
 package printk
 
-// Linux's error numbers, which are not those of every system that this package
-// compiles on (include/uapi/asm-generic/errno-base.h, errno.h).
+// Linux's error numbers (include/uapi/asm-generic/errno-base.h, errno.h). Other systems
+// that this package compiles on have different ones.
 const (
 	eperm        = 1
 	enoent       = 2

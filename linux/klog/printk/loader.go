@@ -1,10 +1,10 @@
 package printk
 
-// loaderMessages are what programs that load modules say, with the error in
+// loaderMessages are the messages of programs that load modules. They have the error in
 // English words.
-var loaderMessages = compile([]kernelFormat{
-	// systemd, src/shared/module-util.c: systemd-modules-load, systemd itself,
-	// and systemd-udevd when it is told to speak of everything.
+var loaderMessages = compile([]format{
+	// systemd, src/shared/module-util.c: systemd-modules-load, systemd itself, and
+	// systemd-udevd if it logs at the debug level.
 	{`Inserted module '(?P<name>[^\x00-\x1f\x7f']{1,63})'`,
 		Statement{Stage: stageLoader, Result: new(int64(0)), IsLast: true}},
 	{`Failed to insert(?: module)? '(?P<name>[^\x00-\x1f\x7f']{1,63})': (?P<reason>TEXT)`,
@@ -18,9 +18,9 @@ var loaderMessages = compile([]kernelFormat{
 		Statement{Stage: stageLoader, IsRefused: true, IsLast: true}},
 })
 
-// reasons are strerror's words, and kmod's own for four of the errors
-// (mod_strerror of tools/insmod.c). "Unknown symbol in module" may be another
-// module that a dependency lacks; the error is the same.
+// reasons are the words of strerror, and for four errors kmod's own (mod_strerror of
+// tools/insmod.c). "Unknown symbol in module" may also mean that a dependency is
+// missing; the error is the same.
 var reasons = map[string]int64{
 	"Operation not permitted":                                    eperm,
 	"No such file or directory":                                  enoent,
@@ -41,7 +41,7 @@ var reasons = map[string]int64{
 	"Key was rejected by service":                                ekeyrejected,
 }
 
-// Loader returns what a text of a program that loads modules says of them.
+// Loader returns what a message of a program that loads modules states about them.
 func Loader(text string) (Statement, bool) { return match(loaderMessages, text) }
 
 func resultOf(reason string) *int64 {

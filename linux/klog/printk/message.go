@@ -19,52 +19,51 @@ const (
 	taintTest        = 1 << 18
 )
 
-// maxText is the longest text that is looked at, in bytes. A record of the
-// kernel's has 1 KiB (LOG_LINE_MAX), from 6.x on 2 KiB (PRINTK_MESSAGE_MAX).
+// maxText is the longest text that is parsed, in bytes. A record of the kernel's has
+// 1 KiB (LOG_LINE_MAX), from 6.x on 2 KiB (PRINTK_MESSAGE_MAX).
 const maxText = 8 << 10
 
-// A message is one format of printk's, or of a loader's log.
+// A message is one format of the kernel's messages, or of a loader's.
 type message struct {
-	literal string // in each of its texts; looked for before the form is
-	form    *regexp.Regexp
-	says    Statement
+	literal   string // part of each text; searched for before the pattern is tried
+	pattern   *regexp.Regexp
+	statement Statement
 }
 
-// What stands for a %s in a form. The kernel takes any bytes for a module's
-// name, below MODULE_NAME_LEN. One with a colon is not recognised: what comes
-// before a colon in a message of another kind may be any user's choice.
-var forms = strings.NewReplacer(
+// placeholders are the patterns for a %s. The kernel allows any bytes in a module's
+// name, up to MODULE_NAME_LEN. Names with a colon are not recognised: in other messages
+// any user may choose the text before a colon.
+var placeholders = strings.NewReplacer(
 	"NAME", `(?P<name>[^\x00-\x1f\x7f:]{1,63})`,
 	"WORD", `(?P<name>[^\x00-\x20\x7f:]{1,63})`, // where "Booting kernel" must not pass for one
 	"TEXT", `[^\x00-\x1f\x7f]{1,512}`,
 	"COMM", `(?P<comm>[^\x00-\x1f\x7f]{1,15})`,
 )
 
-// kernelMessages are what the kernel prints. Where nothing is said of versions,
-// 4.19, 5.10, 6.1 and 6.18 have the message alike.
-var kernelMessages = compile([]kernelFormat{
-	// kernel/module/signing.c, module_sig_check: from 5.4. Before, the refusal is
-	// silent.
+// kernelMessages are the kernel's messages. Without a note on versions the message is
+// the same in 4.19, 5.10, 6.1 and 6.18.
+var kernelMessages = compile([]format{
+	// kernel/module/signing.c, module_sig_check: from 5.4. Earlier kernels log nothing.
 	{`Loading of (unsigned module|module with unsupported crypto|module with unavailable key) is rejected`,
 		Statement{Stage: stageSignature, Result: failed(ekeyrejected), Signature: kmodquery.SignatureRejected, IsLast: true}},
-	// security/lockdown/lockdown.c, with the process's name from 5.5. Distributions
-	// that had lockdown before spelt the reason otherwise.
+	// security/lockdown/lockdown.c, with the process's name from 5.5. Distributions that
+	// had lockdown earlier used other words for the reason.
 	{`Lockdown: (?:COMM: )?(?:unsigned module loading|Loading of unsigned modules?) is restricted; see (?:man kernel_lockdown\.7|https?://TEXT)`,
 		Statement{Stage: stageSignature, Result: failed(eperm), Signature: kmodquery.SignatureRejected, IsLast: true}},
-	// kernel/module_signature.c, mod_check_sig, with who asks from 5.4; IMA and
-	// kexec name themselves. Only the second ends the attempt, though sig_enforce
-	// makes the first another refusal, which is said next.
+	// kernel/module_signature.c, mod_check_sig, with the caller's name from 5.4; IMA and
+	// kexec have their own. Only the second ends the attempt. With sig_enforce the first
+	// is followed by another message that refuses the module.
 	{`module: (?:Module is )?not signed with expected PKCS#7 message`,
 		Statement{Kind: Note, Stage: stageSignature, Signature: kmodquery.SignatureUntrusted}},
 	{`module: PKCS#7 signature info has unexpected non-zero params`,
 		Statement{Stage: stageSignature, Result: failed(ebadmsg), Signature: kmodquery.SignatureRejected, IsLast: true}},
-	// certs/system_keyring.c; a debugging message in some kernels. Firmware and
-	// kexec images are verified there as well.
+	// certs/system_keyring.c; a debug message in some kernels. Firmware and kexec images
+	// are verified there too.
 	{`PKCS#7 signature not signed with a trusted key`,
 		Statement{Kind: Note, Stage: stageSignature, Signature: kmodquery.SignatureUntrusted}},
 
-	// elf_validity_cache_copy and what it calls, from 5.11 and 5.18 on, without
-	// the module's name.
+	// elf_validity_cache_copy and its callees, from 5.11 and 5.18 on, without the
+	// module's name.
 	{`Invalid ELF header (?:len \d+|magic: != \x7fELF|type: \d+ != \d+)`,
 		Statement{Stage: stageCheck, Result: failed(enoexec), IsLast: true}},
 	{`Invalid (?:module )?architecture in ELF header: \d+`,
@@ -97,7 +96,7 @@ var kernelMessages = compile([]kernelFormat{
 	{`NAME: module is marked as livepatch module, but livepatch support is disabled`,
 		Statement{Stage: stageAny, Result: failed(enoexec), IsLast: true}},
 
-	// Taints. Most are said once in the kernel's life.
+	// Taints. The kernel logs most of them once.
 	{`NAME: loading out-of-tree module taints kernel\.`,
 		Statement{Stage: stageTaint, Taints: taintOutOfTree, IsOutside: true}},
 	{`NAME: loading module not compiled with retpoline compiler\.`, // from 4.15, x86
@@ -112,8 +111,8 @@ var kernelMessages = compile([]kernelFormat{
 		Statement{Stage: stageTaint, Taints: taintProprietary}},
 	{`NAME: loading test module taints kernel\.`, // from 6.0
 		Statement{Stage: stageTaint, Taints: taintTest}},
-	// One text for a module without a signature and for one whose key or
-	// algorithm the kernel lacks.
+	// The same text for a module without a signature and for one whose key or algorithm
+	// the kernel lacks.
 	{`NAME: module verification failed: signature and/or required key missing - tainting kernel`,
 		Statement{Stage: stageTaint, Taints: taintUnsigned, Signature: kmodquery.SignatureUnknown}},
 	// try_to_force_load, for a missing vermagic before all other checks, for
@@ -129,8 +128,8 @@ var kernelMessages = compile([]kernelFormat{
 		Statement{Stage: stageLink, Result: failed(einval), IsLast: true}},
 	{`NAME: Ignoring obsolete parameters`, Statement{Stage: stageLink}},
 	{`NAME: no symbol version for TEXT`, Statement{Stage: stageAny}},
-	// A symbol that cannot be resolved is said again as unknown, with the error
-	// that the attempt ends with if no other symbol follows.
+	// "Unknown symbol" follows, with the error of the attempt unless another symbol
+	// follows.
 	{`NAME: disagrees about version of symbol TEXT`,
 		Statement{Stage: stageLink, IsRefused: true}},
 	{`NAME: module uses symbol \(TEXT\) from namespace TEXT, but does not import it\.`, // from 5.4
@@ -147,18 +146,18 @@ var kernelMessages = compile([]kernelFormat{
 	{`NAME: exports duplicate symbol TEXT \(owned by TEXT\)`,
 		Statement{Stage: stageLink, Result: failed(enoexec), IsLast: true}},
 
-	// Parameters: kernel/params.c, parse_args. The kernel's own command line is
-	// parsed there too, as "Booting kernel".
+	// Parameters: kernel/params.c, parse_args. It also parses the kernel's command line,
+	// as "Booting kernel".
 	{"WORD: `(?P<value>TEXT)' too large for parameter `(?P<param>TEXT)'",
 		Statement{Stage: stageParams, Result: failed(enospc)}},
-	// The parameter's own function says why. From 4.16 on all of them are tried,
-	// and the last error counts.
+	// The error is the parameter's own. From 4.16 on the kernel tries all parameters and
+	// returns the last error.
 	{"WORD: `(?P<value>TEXT|)' invalid for parameter `(?P<param>TEXT)'",
 		Statement{Stage: stageParams, IsRefused: true}},
 	{`WORD: unknown parameter '(?P<param>TEXT)' ignored`, Statement{Stage: stageParams}},
 	{"WORD: parameters '(?P<param>TEXT)' after `--' ignored", Statement{Stage: stageParams}},
 
-	// do_init_module, and what the module itself says when its init is done.
+	// do_init_module, and messages of modules themselves after their init.
 	{`do_init_module: '(?P<name>[^\x00-\x1f\x7f':]{1,63})'->init suspiciously returned \d+, it should follow 0/-E convention\ndo_init_module: loading module anyway\.\.\.`,
 		Statement{Stage: stageInit, Result: new(int64(0))}},
 	{`livepatch: enabling patch '(?P<name>[^\x00-\x1f\x7f':]{1,63})'`, // before 5.1 also when sysfs enables it again
@@ -176,23 +175,23 @@ var kernelMessages = compile([]kernelFormat{
 		Statement{Kind: Request}},
 })
 
-type kernelFormat struct {
-	form string
-	says Statement
+type format struct {
+	pattern   string
+	statement Statement
 }
 
-func compile(formats []kernelFormat) []message {
+func compile(formats []format) []message {
 	messages := make([]message, len(formats))
 	for i, f := range formats {
-		form := regexp.MustCompile(`^(?:` + forms.Replace(f.form) + `)$`)
-		messages[i] = message{literal: longestLiteral(f.form), form: form, says: f.says}
+		form := regexp.MustCompile(`^(?:` + placeholders.Replace(f.pattern) + `)$`)
+		messages[i] = message{literal: longestLiteral(f.pattern), pattern: form, statement: f.statement}
 	}
 	return messages
 }
 
-// longestLiteral is the longest run of a form's letters, digits and blanks that
-// nothing in it makes optional.
-func longestLiteral(form string) string {
+// longestLiteral returns the longest run of letters, digits and blanks that is in every
+// text that a pattern matches.
+func longestLiteral(pattern string) string {
 	longest, run, depth := "", []byte(nil), 0
 	end := func() {
 		if len(run) > len(longest) {
@@ -200,9 +199,9 @@ func longestLiteral(form string) string {
 		}
 		run = run[:0]
 	}
-	form = strings.NewReplacer("NAME", "\x00", "WORD", "\x00", "TEXT", "\x00", "COMM", "\x00").Replace(form)
-	for i := 0; i < len(form); i++ {
-		c := form[i]
+	pattern = strings.NewReplacer("NAME", "\x00", "WORD", "\x00", "TEXT", "\x00", "COMM", "\x00").Replace(pattern)
+	for i := 0; i < len(pattern); i++ {
+		c := pattern[i]
 		switch {
 		case c == '\\':
 			i++
@@ -230,8 +229,8 @@ func isPlain(c byte) bool {
 	return c == ' ' || c == '_' || c == '-' || c == '\'' || c == ':' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 }
 
-// Kernel returns what a text of the kernel's says of modules. The text is whole:
-// what stands in several lines is one text with line feeds in it.
+// Kernel returns what a message of the kernel states about modules. A message of several
+// lines is one text with line feeds in it.
 func Kernel(text string) (Statement, bool) { return match(kernelMessages, text) }
 
 func match(messages []message, text string) (Statement, bool) {
@@ -242,13 +241,13 @@ func match(messages []message, text string) (Statement, bool) {
 		if !strings.Contains(text, m.literal) {
 			continue
 		}
-		found := m.form.FindStringSubmatch(text)
+		found := m.pattern.FindStringSubmatch(text)
 		if found == nil {
 			continue
 		}
-		s := m.says
+		s := m.statement
 		var param, value string
-		for i, group := range m.form.SubexpNames() {
+		for i, group := range m.pattern.SubexpNames() {
 			switch group {
 			case "name":
 				s.Name = moduleName(found[i])
@@ -276,7 +275,8 @@ func match(messages []message, text string) (Statement, bool) {
 	return Statement{}, false
 }
 
-// moduleName is "" where the kernel says in a name's place that there is none.
+// moduleName returns a module's name, or "" for the text that the kernel writes if there
+// is none.
 func moduleName(text string) string {
 	if strings.HasPrefix(text, "(missing .modinfo ") {
 		return ""
@@ -284,8 +284,8 @@ func moduleName(text string) string {
 	return text
 }
 
-// symbolResult is what load_module returns after the message "Unknown symbol",
-// if it is the last one (simplify_symbols).
+// symbolResult returns the result of load_module after the message "Unknown symbol" if
+// it is the last one (simplify_symbols).
 func symbolResult(text string) *int64 {
 	n, err := strconv.ParseInt(text, 10, 64)
 	switch {

@@ -180,13 +180,13 @@ func TestLoaderMessagesAreRecognized(t *testing.T) {
 // TestEveryMessageContainsItsLiteral has every form's literal in the texts that the form accepts.
 func TestEveryMessageContainsItsLiteral(t *testing.T) {
 	for _, m := range kernelMessages {
-		require.GreaterOrEqual(t, len(m.literal), 8, "%s", m.form)
+		require.GreaterOrEqual(t, len(m.literal), 8, "%s", m.pattern)
 	}
 	require.Equal(t, "loading out-of-tree module taints kernel", longestLiteral(`NAME: loading out-of-tree module taints kernel\.`)[2:])
 	for _, s := range messageTests {
 		var forms int
 		for _, m := range kernelMessages {
-			if m.form.MatchString(s.text) {
+			if m.pattern.MatchString(s.text) {
 				require.Contains(t, s.text, m.literal)
 				forms++
 			}

@@ -12,19 +12,19 @@ import (
 type Record struct {
 	Priority int // facility and level, as syslog(3) packs them
 	Sequence uint64
-	Time     time.Duration // of printk's clock, in microseconds
-	Caller   string        // T and the thread's id, or C and the processor's; empty where the kernel does not say
-	Text     string        // as it was printed: escapes are undone
-	Raw      string        // the record's first line, without what describes a device
+	Time     time.Duration // by printk's clock, to the microsecond
+	Caller   string        // T and the thread's id, or C and the processor's; empty on kernels without it
+	Text     string        // the message, with escapes decoded
+	Raw      string        // the first line, without the lines that describe a device
 }
 
-// IsFromKernel reports whether the kernel itself spoke. Who writes to /dev/kmsg
-// cannot choose the kernel's facility (kernel/printk/printk.c, devkmsg_write).
+// IsFromKernel reports whether the kernel logged the record. Programs that write to
+// /dev/kmsg cannot use the kernel's facility (kernel/printk/printk.c, devkmsg_write).
 func (r *Record) IsFromKernel() bool { return r.Priority>>3 == 0 }
 
 var errRecord = errors.New("no record of /dev/kmsg")
 
-// ParseRecord reads what one read(2) of /dev/kmsg gave.
+// ParseRecord parses the result of one read(2) of /dev/kmsg.
 func ParseRecord(b []byte) (Record, error) {
 	line, _, _ := bytes.Cut(b, []byte{'\n'})
 	head, text, ok := strings.Cut(string(line), ";")
@@ -59,8 +59,8 @@ func ParseRecord(b []byte) (Record, error) {
 	return r, nil
 }
 
-// unescape undoes what the kernel did to bytes that are not printable, and to
-// backslashes: \x and two digits (append_char and msg_print_ext_body).
+// unescape decodes the bytes that the kernel escapes, backslashes and those that are not
+// printable: \x and two digits (append_char and msg_print_ext_body).
 func unescape(text string) string {
 	if !strings.Contains(text, `\x`) {
 		return text
@@ -84,9 +84,9 @@ func unescape(text string) string {
 	}
 }
 
-// ThreadOf is the thread that a record's caller names, in the initial pid
-// namespace.
-func ThreadOf(caller string) (int64, bool) {
+// ThreadOf returns the id of a record's caller, in the initial pid namespace. ok is
+// false if the caller is no thread.
+func ThreadOf(caller string) (tid int64, ok bool) {
 	digits, ok := strings.CutPrefix(caller, "T")
 	if !ok {
 		return 0, false
