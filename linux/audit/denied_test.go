@@ -12,7 +12,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// deniedEvent is a denied call as the audit source sees it.
+// deniedEvent returns a denied call as the audit source sees it.
 func deniedEvent(call, path string, uid int64) kmodquery.Event {
 	return kmodquery.Event{
 		EventName: call, Source: "audit", ProcessPath: path, UID: &uid, Pid: new(uid + 1), Cmdline: path,
@@ -47,7 +47,7 @@ func TestDeniedCallsAreFolded(t *testing.T) {
 	}, rows)
 	_, _, ok = d.oldest()
 	require.False(t, ok)
-	d.report("here", func(kmodquery.Delivery) { t.Error("told twice") })
+	d.report("here", func(kmodquery.Delivery) { t.Error("reported twice") })
 }
 
 func TestDeniedKindsAreBounded(t *testing.T) {
@@ -64,7 +64,7 @@ func TestDeniedKindsAreBounded(t *testing.T) {
 		counts[e.EventName] += *e.Count
 		require.True(t, e.IsUnprivileged())
 		if *e.Count > 1 {
-			require.Nil(t, e.UID, "a row that stands for several users names none")
+			require.Nil(t, e.UID, "an event that counts several users has none")
 			require.Equal(t, "pid,uid,process_path,cmdline", e.Missing.String())
 		}
 	})

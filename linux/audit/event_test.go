@@ -15,11 +15,11 @@ import (
 	"github.com/kmodquery/kmodquery/linux/audit/record"
 )
 
-// testTranslator is the boot of the records in these tests.
+// testTranslator has the boot of the records in these tests.
 var testTranslator = translator{bootID: "5f3e", bootTime: time.Unix(1795529430, 0)}
 
-// insmodLines and the like are what Debian's 6.1 said, as its daemon logs it, of an insmod, a
-// module from memory that was there already, an rmmod and a denied call, with
+// The lines that Debian's 6.1 and its audit daemon log for an insmod, the load of a
+// loaded module from memory, an rmmod and a denied call, with
 // $ID for time and serial number.
 const (
 	insmodLines = `type=SYSCALL msg=audit($ID): arch=c000003e syscall=313 success=yes exit=0 a0=3 a1=55efa71282a0 a2=4 a3=0 items=0 ppid=99 pid=101 auid=1000 uid=0 gid=0 euid=0 suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 tty=(none) ses=3 comm="insmod" exe="/usr/bin/kmod" subj=unconfined key="kmodquery"
@@ -44,7 +44,7 @@ func withSerial(text string, serial int) string {
 	return strings.ReplaceAll(text, "$ID", fmt.Sprintf("1795529435.180:%d", serial))
 }
 
-// eventOf is what the translator makes of a log.
+// eventOf returns the event of a log.
 func eventOf(t *testing.T, text string) kmodquery.Event {
 	t.Helper()
 	var events []kmodquery.Event
@@ -59,7 +59,7 @@ func eventOf(t *testing.T, text string) kmodquery.Event {
 	return events[0]
 }
 
-// withCommon are the fields that every event of the log above has.
+// withCommon sets the fields that all events of the lines above share.
 func withCommon(e kmodquery.Event, serial int, text string) kmodquery.Event {
 	e.Time, e.TimeNanos, e.Uptime = 1795529435, 1795529435180e6, new(int64(5))
 	e.BootID, e.Source, e.Count = "5f3e", "audit", new(int64(1))
@@ -164,7 +164,7 @@ type=PATH msg=audit($ID): item=0 name="/sys/kernel/debug/x.ko" inode=5 dev=00:06
 type=PATH msg=audit($ID): item=1 name="/lib/modules" inode=5 dev=00:06 mode=040755 nametype=NORMAL
 type=PROCTITLE`, func(t *testing.T, e kmodquery.Event) {
 			require.Equal(t, "/root", e.Cwd)
-			require.Empty(t, e.Path, "what the module makes is not where it comes from")
+			require.Empty(t, e.Path, "a file that the module creates is not its own")
 			require.NotContains(t, e.Missing, ",cwd")
 		}},
 		{"a path", `type=PROCTITLE`, `type=PATH msg=audit($ID): item=0 name=2F6D792064756D6D792E6B6F2E787A inode=5 dev=00:06 mode=0100644 nametype=NORMAL

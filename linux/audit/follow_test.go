@@ -22,7 +22,7 @@ import (
 	"github.com/kmodquery/kmodquery/test/leak"
 )
 
-// An logWriter writes a log as the audit daemon does.
+// A logWriter writes a log as the audit daemon does.
 type logWriter struct {
 	t      testing.TB
 	path   string
@@ -52,7 +52,7 @@ func (w *logWriter) write(text string) {
 	require.NoError(w.t, err)
 }
 
-// record is the text of the next event, an insmod of the module mSERIAL, now.
+// record returns the text of the next event, an insmod of the module mSERIAL, now.
 func (w *logWriter) record(text string) string {
 	w.serial++
 	now := time.Now()
@@ -64,7 +64,7 @@ func (w *logWriter) record(text string) string {
 // event writes a whole event.
 func (w *logWriter) event(text string) { w.write(w.record(text)) }
 
-// others writes what is no module call.
+// others writes records that are no module calls.
 func (w *logWriter) others() {
 	w.write("type=USER_CMD msg=audit(1795529435.180:77): pid=7 uid=0 auid=1000 ses=1 subj=unconfined msg='cwd=\"/\" cmd=6C73 terminal=pts/0 res=success'\x1dUID=\"root\"\n")
 	w.write("type=SYSCALL msg=audit(1795529435.180:78): arch=c000003e syscall=59 success=yes exit=0 a0=0 ppid=1 pid=2 comm=\"ls\"\n")
@@ -73,7 +73,7 @@ func (w *logWriter) others() {
 // rotations is how many rotated files are kept.
 const rotations = 40
 
-// rotate is the daemon's own rotation.
+// rotate rotates as the daemon does.
 func (w *logWriter) rotate() {
 	w.t.Helper()
 	w.file.Close()
@@ -89,7 +89,7 @@ func (w *logWriter) rotate() {
 	w.create()
 }
 
-// copyTruncate is logrotate's.
+// copyTruncate rotates as logrotate does with this option.
 func (w *logWriter) copyTruncate() {
 	w.t.Helper()
 	for i := rotations; i > 1; i-- {
@@ -140,7 +140,7 @@ func (m *memoryStore) get() ([]string, int64) {
 	return slices.Clone(m.names), m.denied
 }
 
-// followLog runs the source on a log, as one that may not listen.
+// followLog runs the source on a log, without the right to read from the kernel.
 func followLog(t testing.TB, path string, store *memoryStore) (source *Source, stop func()) {
 	t.Helper()
 	source = New(Options{Log: path, Position: func(context.Context) (string, error) { return store.position, nil }})
@@ -148,7 +148,7 @@ func followLog(t testing.TB, path string, store *memoryStore) (source *Source, s
 	return source, startSource(t, source, store)
 }
 
-// runSource runs a source, which is ready when it returns.
+// startSource runs a source, which is ready when it returns.
 func startSource(t testing.TB, source *Source, store *memoryStore) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -165,7 +165,7 @@ func startSource(t testing.TB, source *Source, store *memoryStore) (stop func())
 	}
 }
 
-// upTo are the names of the first n events.
+// upTo returns the names of the first n events.
 func upTo(n int) []string {
 	names := make([]string, n)
 	for i := range names {
@@ -181,7 +181,7 @@ func TestLogIsFollowed(t *testing.T) {
 	w.others()
 	source, stop := followLog(t, w.path, store)
 	names, _ := store.get()
-	require.Equal(t, upTo(1), names, "what was there is told before it is ready")
+	require.Equal(t, upTo(1), names, "existing records are emitted before ready is called")
 	sensor := source.Sensor()
 	require.Equal(t, kmodquery.StateActive, sensor.State)
 	require.Equal(t, `["`+w.path+`"]`, sensor.Hooks)
@@ -206,7 +206,7 @@ func TestLogIsFollowed(t *testing.T) {
 	require.Equal(t, []string{"m1", "m3", "m4", "m5"}, names)
 	require.EqualValues(t, 1, source.Sensor().DecodeErrors)
 
-	// It does not need to be asked.
+	// No Sync is necessary.
 	w.event(insmodLines)
 	require.Eventually(t, func() bool { names, _ := store.get(); return len(names) == 5 }, 5*time.Second, 10*time.Millisecond)
 	stop()
@@ -236,7 +236,7 @@ func TestLogOfAnEarlierBootIsSkipped(t *testing.T) {
 	require.Equal(t, []string{"m2"}, names)
 	stop()
 
-	// A place of a former boot is gone on from.
+	// A position of an earlier boot is continued.
 	w.event(strings.ReplaceAll(insmodLines, "$ID", "1000000000.181:99998"))
 	_, stop = followLog(t, w.path, store)
 	names, _ = store.get()
@@ -259,8 +259,7 @@ func TestLogBackfillStartsAtItsBound(t *testing.T) {
 	require.Equal(t, []string{"m2"}, store.names)
 }
 
-// TestRotationsLoseAndRepeatNothing rotates in every way, while the source runs, with
-// what it had not read yet.
+// The log is rotated in every way while the source runs and has not read everything.
 func TestRotationsLoseAndRepeatNothing(t *testing.T) {
 	for name, rotate := range map[string]func(w *logWriter){
 		"none":         func(*logWriter) {},
@@ -271,7 +270,7 @@ func TestRotationsLoseAndRepeatNothing(t *testing.T) {
 		"by both ways": func(w *logWriter) { w.rotate(); w.event(insmodLines); w.copyTruncate() },
 		"with a date": func(w *logWriter) {
 			require.NoError(w.t, os.Rename(w.path, w.path+fmt.Sprintf("-20261124-%05d", w.serial)))
-			w.event(insmodLines) // into the old file, as before the daemon was told
+			w.event(insmodLines) // into the old file, before the daemon gets its signal
 			w.file.Close()
 			w.create()
 		},
@@ -324,9 +323,9 @@ func TestTruncationCountsAsLoss(t *testing.T) {
 	require.NoError(t, os.Truncate(w.path, 0))
 	w.event(insmodLines)
 	require.NoError(t, source.Sync(t.Context()))
-	require.EqualValues(t, 1, source.Sensor().Lost, "nobody knows what was cut off")
+	require.EqualValues(t, 1, source.Sensor().Lost, "the number of lost records is unknown")
 
-	// Written anew, and longer than before.
+	// Truncated, and longer than before.
 	require.NoError(t, os.Truncate(w.path, 0))
 	for range 10 {
 		w.event(insmodLines)
@@ -342,7 +341,7 @@ func TestTruncationCountsAsLoss(t *testing.T) {
 	require.Equal(t, upTo(13), names)
 }
 
-// TestRestartContinuesAtThePosition stops the source, rotates, and goes on.
+// The log is rotated while the source does not run.
 func TestRestartContinuesAtThePosition(t *testing.T) {
 	for name, rotate := range map[string]func(w *logWriter){
 		"nothing happened":  func(*logWriter) {},
@@ -377,7 +376,7 @@ func TestRestartContinuesAtThePosition(t *testing.T) {
 	}
 }
 
-// What was emitted may wait in memory for a store that takes none.
+// Emitted events may wait in memory while the store fails.
 func TestSameProcessContinuesAfterItsLastEmittedEvent(t *testing.T) {
 	w := newLogWriter(t)
 	var emitted memoryStore
@@ -418,8 +417,7 @@ func TestLostPositionCountsAsLoss(t *testing.T) {
 	}
 }
 
-// TestKilledRunsLoseAndRepeatNothing stores what a process that dies at any event has
-// stored, while a log is written and rotated.
+// The process is killed at random events while a log is written and rotated.
 func TestKilledRunsLoseAndRepeatNothing(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)

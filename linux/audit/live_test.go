@@ -24,15 +24,15 @@ import (
 
 func place(offset int) record.Place { return record.Place{Offset: int64(offset)} }
 
-// fakeKernel is a kernel's audit whose records the test makes.
+// A fakeKernel is a kernel's audit whose records the test sends.
 type fakeKernel struct {
 	mu       sync.Mutex
 	changed  chan struct{} // closed with every change
-	queue    []any         // what Record returns: a line of the log, or an error
+	queue    []any         // results of Record: a line of the log, or an error
 	deadline time.Time
 
 	status  libaudit.AuditStatus
-	backlog []uint32 // what the next calls of Status say, before it is 0
+	backlog []uint32 // of the next calls of Status, before 0
 	list    ruleList
 	drops   int64
 	refuse  error // of every change
@@ -53,8 +53,8 @@ func (k *fakeKernel) with(change func()) {
 	k.changed = make(chan struct{})
 }
 
-// say queues the lines of a log as records.
-func (k *fakeKernel) say(text string) {
+// send queues the lines of a log as records.
+func (k *fakeKernel) send(text string) {
 	k.with(func() {
 		for line := range strings.Lines(text) {
 			k.queue = append(k.queue, strings.TrimSuffix(line, "\n"))
@@ -155,7 +155,7 @@ func (k *fakeKernel) Close() error {
 	return nil
 }
 
-// running is a source that listens to a scripted kernel.
+// A running is a Run of the source on a fake kernel.
 type running struct {
 	*Source
 	kernel *fakeKernel
@@ -191,7 +191,7 @@ func listenTo(t *testing.T, kernel *fakeKernel) *running {
 	return r
 }
 
-// names are the events so far.
+// names returns the events since the last call.
 func (r *running) names() []string {
 	var names []string
 	for {
@@ -214,7 +214,7 @@ func TestListenerEmitsTheKernelsCalls(t *testing.T) {
 		require.Contains(t, sensor.Hooks, `"AUDIT_NLGRP_READLOG (multicast)"`)
 		require.Contains(t, sensor.Hooks, "-k kmodquery-was-off")
 
-		r.kernel.say(withSerial(insmodLines, 2) + "type=EOE msg=audit(1795529435.180:2): \n" + withSerial(rmmodLines, 3))
+		r.kernel.send(withSerial(insmodLines, 2) + "type=EOE msg=audit(1795529435.180:2): \n" + withSerial(rmmodLines, 3))
 		synctest.Wait()
 		require.Equal(t, []string{"finit_module dummy insmod dummy.ko numdummies=2", "delete_module dummy rmmod dummy"}, r.names())
 		require.NoError(t, r.Sync(t.Context()))
@@ -230,8 +230,8 @@ func TestListenerEmitsTheKernelsCalls(t *testing.T) {
 	})
 }
 
-// A load that makes many records waits for no reader, and what the kernel was told
-// for that is as it was in the end.
+// A load with many records must not wait for readers. The former settings are restored
+// at the end.
 func TestBacklogSettingsAreRestored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kernel := newFakeKernel(statusOff, 0)
@@ -310,9 +310,9 @@ func TestListenerNoticesChangedAuditSettings(t *testing.T) {
 	}{
 		{"its rules gone", func(k *fakeKernel) {
 			k.with(func() { k.list = nil })
-			k.say("type=CONFIG_CHANGE msg=audit(1795529435.180:9): auid=0 op=remove_rule key=\"kmodquery\" list=4 res=1\n")
+			k.send("type=CONFIG_CHANGE msg=audit(1795529435.180:9): auid=0 op=remove_rule key=\"kmodquery\" list=4 res=1\n")
 		}, 0, "was removed, or another was put before it"},
-		{"its rules gone without a word", func(k *fakeKernel) { k.with(func() { k.list = nil }) }, checkInterval, "was removed, or another was put before it"},
+		{"its rules gone without a message", func(k *fakeKernel) { k.with(func() { k.list = nil }) }, checkInterval, "was removed, or another was put before it"},
 		{"audit off", func(k *fakeKernel) { k.with(func() { k.status.Enabled = statusOff }) }, checkInterval, "audit was switched off"},
 		{"a rule that hides", func(k *fakeKernel) {
 			k.with(func() { k.list = append(k.list, builtRules(t, "-a never,task")...) })
@@ -344,12 +344,12 @@ func TestLostRecordsAreCounted(t *testing.T) {
 		kernel.status.Lost = 107
 		lost, err := w.check()
 		require.NoError(t, err)
-		require.EqualValues(t, map[bool]int{false: 7, true: 0}[keeps], lost, "what waited for a daemon in vain was read all the same")
+		require.EqualValues(t, map[bool]int{false: 7, true: 0}[keeps], lost, "records that were kept for a daemon were read from the group")
 		kernel.status.PID, kernel.status.Lost = 7, 108
 		lost, err = w.check()
 		require.NoError(t, err)
 		require.EqualValues(t, 1, lost)
-		kernel.status.Lost = 3 // set to zero by somebody
+		kernel.status.Lost = 3 // another program has reset it
 		lost, err = w.check()
 		require.NoError(t, err)
 		require.Zero(t, lost)
@@ -358,7 +358,7 @@ func TestLostRecordsAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := listenTo(t, newFakeKernel(statusOn, 0))
 		r.kernel.with(func() { r.kernel.queue, r.kernel.drops = append(r.kernel.queue, unix.ENOBUFS, errNotKernels), 5 })
-		r.kernel.say("type=SYSCALL msg=nonsense\n")
+		r.kernel.send("type=SYSCALL msg=nonsense\n")
 		synctest.Wait()
 		require.EqualValues(t, 5, r.Sensor().Lost)
 		require.EqualValues(t, 2, r.Sensor().DecodeErrors)
@@ -374,17 +374,17 @@ func TestSyncWaitsForTheKernelsBacklog(t *testing.T) {
 		r := listenTo(t, newFakeKernel(statusOn, 7))
 		r.kernel.with(func() { r.kernel.backlog = []uint32{3, 2, 1} })
 		lines := strings.SplitAfter(withSerial(insmodLines, 2), "\n")
-		r.kernel.say(lines[0])
+		r.kernel.send(lines[0])
 		synced := make(chan error, 1)
 		go func() { synced <- r.Sync(t.Context()) }()
 		time.Sleep(2 * drainPause)
-		r.kernel.say(lines[1] + lines[2])
+		r.kernel.send(lines[1] + lines[2])
 		require.NoError(t, <-synced)
 		require.Equal(t, []string{"finit_module dummy insmod dummy.ko numdummies=2"}, r.names())
 
-		// What never comes is not waited for.
+		// The wait for incomplete events and for the backlog has a bound.
 		began := time.Now()
-		r.kernel.say(strings.SplitAfter(withSerial(rmmodLines, 4), "\n")[0])
+		r.kernel.send(strings.SplitAfter(withSerial(rmmodLines, 4), "\n")[0])
 		require.NoError(t, r.Sync(t.Context()))
 		require.Equal(t, []string{"delete_module  "}, r.names())
 		require.InDelta(t, grace, time.Since(began), float64(2*drainPause))
@@ -393,7 +393,7 @@ func TestSyncWaitsForTheKernelsBacklog(t *testing.T) {
 		require.NoError(t, r.Sync(t.Context()))
 		require.InDelta(t, drainTimeout, time.Since(began), float64(time.Second))
 
-		// Who gives up leaves the source in the midst of its asking.
+		// A cancelled Sync does not disturb the source.
 		ctx, cancel := context.WithTimeout(t.Context(), drainPause/2)
 		defer cancel()
 		require.ErrorIs(t, r.Sync(ctx), context.DeadlineExceeded)
@@ -405,7 +405,7 @@ func TestDeniedCallsAreReportedEachMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := listenTo(t, newFakeKernel(statusOn, 0))
 		for serial := range 50 {
-			r.kernel.say(withSerial(deniedLines, serial))
+			r.kernel.send(withSerial(deniedLines, serial))
 		}
 		synctest.Wait()
 		require.Empty(t, r.events)
@@ -415,13 +415,13 @@ func TestDeniedCallsAreReportedEachMinute(t *testing.T) {
 		require.EqualValues(t, 50, *(<-r.events).Count)
 		require.EqualValues(t, 49, r.Sensor().Denied)
 
-		r.kernel.say(withSerial(deniedLines, 60) + withSerial(insmodLines, 61))
+		r.kernel.send(withSerial(deniedLines, 60) + withSerial(insmodLines, 61))
 		synctest.Wait()
 		require.Equal(t, []string{"init_module  /init flood", "finit_module dummy insmod dummy.ko numdummies=2"}, r.names())
-		r.kernel.say(withSerial(deniedLines, 62))
+		r.kernel.send(withSerial(deniedLines, 62))
 		require.NoError(t, r.Sync(t.Context()))
 		require.Len(t, r.events, 1)
-		r.kernel.say(withSerial(deniedLines, 63))
+		r.kernel.send(withSerial(deniedLines, 63))
 		r.cancel()
 		require.NoError(t, <-r.ended)
 		require.Len(t, r.events, 2)
@@ -437,7 +437,7 @@ func TestBackfillStartsAtItsBound(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- r.Run(ctx, func() {}, func(d kmodquery.Delivery) { r.events <- d.Event }) }()
-		kernel.say(withSerial(insmodLines, 2) + strings.ReplaceAll(withSerial(rmmodLines, 3), "435.180", "435.181"))
+		kernel.send(withSerial(insmodLines, 2) + strings.ReplaceAll(withSerial(rmmodLines, 3), "435.180", "435.181"))
 		synctest.Wait()
 		require.Equal(t, []string{"delete_module dummy rmmod dummy"}, r.names())
 		cancel()

@@ -69,7 +69,7 @@ func TestRulesAreComparedWithoutPadding(t *testing.T) {
 	require.True(t, own.has(own[0]))
 	require.False(t, own[1:].has(own[0]))
 	require.Empty(t, own[:1].without(own[0]))
-	require.True(t, ruleList{append(own[0][:len(own[0]):len(own[0])], 0, 0, 0, 0)}.has(own[0]), "what is behind a rule is no part of it")
+	require.True(t, ruleList{append(own[0][:len(own[0]):len(own[0])], 0, 0, 0, 0)}.has(own[0]), "bytes after a rule are no part of it")
 	for size := range len(own[0]) - len("\x00\x00\x00") { // it is padded
 		require.False(t, isSameRule(own[0][:size], own[0]), size)
 	}

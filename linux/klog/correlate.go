@@ -267,8 +267,7 @@ func (a *attempt) take(l line) {
 		e.Missing.Add("result", "error")
 	}
 	if e.Result != nil {
-		e.Missing.Remove("result")
-		e.Missing.Remove("error")
+		e.Missing.Remove("result", "error")
 	}
 	if p := l.loader; p != nil {
 		e.Pid, e.UID, e.GID = p.pid, p.uid, p.gid

@@ -14,7 +14,7 @@ import (
 	"github.com/kmodquery/kmodquery/linux/klog/printk"
 )
 
-// correlatorTest gives lines to a joiner whose clock stands still unless it is told.
+// A correlatorTest adds lines to a correlator. Its clock stands still unless the test sets it.
 type correlatorTest struct {
 	*correlator
 	t      *testing.T
@@ -37,8 +37,8 @@ func newCorrelatorTest(t *testing.T) *correlatorTest {
 	return l
 }
 
-// says adds a line of the kernel's, at milliseconds of its clock.
-func (l *correlatorTest) says(ms int64, text string, change ...func(*line)) {
+// logs adds a line at milliseconds of the log's clock.
+func (l *correlatorTest) logs(ms int64, text string, change ...func(*line)) {
 	l.t.Helper()
 	statement, ok := printk.Kernel(text)
 	if !ok {
@@ -64,8 +64,8 @@ func byLoader(l *line) {
 	l.loader = &loader{pid: new(int64(7)), uid: new(int64(0)), name: "modprobe", path: "/usr/bin/kmod"}
 }
 
-// told is what was emitted, each event in short.
-func (l *correlatorTest) told() []string {
+// takeEvents returns the events since the last call, in short.
+func (l *correlatorTest) takeEvents() []string {
 	var all []string
 	for _, e := range l.events {
 		all = append(all, strings.TrimSpace(fmt.Sprintf("%s %s %s", e.EventName, e.Name, e.Error)))
@@ -76,10 +76,10 @@ func (l *correlatorTest) told() []string {
 
 func TestLinesOfOneAttemptAreOneEvent(t *testing.T) {
 	l := newCorrelatorTest(t)
-	l.says(1000, "evil: bad vermagic: kernel tainted.", by(42))
-	l.says(1001, "evil: loading out-of-tree module taints kernel.", by(42))
-	l.says(1002, "evil: module license 'Proprietary' taints kernel.", by(42))
-	l.says(1003, "evil: module verification failed: signature and/or required key missing - tainting kernel", by(42))
+	l.logs(1000, "evil: bad vermagic: kernel tainted.", by(42))
+	l.logs(1001, "evil: loading out-of-tree module taints kernel.", by(42))
+	l.logs(1002, "evil: module license 'Proprietary' taints kernel.", by(42))
+	l.logs(1003, "evil: module verification failed: signature and/or required key missing - tainting kernel", by(42))
 	require.Empty(t, l.events)
 	l.expire(l.now.Add(quietPeriod))
 	require.Len(t, l.events, 1)
@@ -115,49 +115,49 @@ func TestLinesAreGroupedByAttempt(t *testing.T) {
 		unloaded  = "evil: module unloaded"
 		parameter = "evil: `x' invalid for parameter `y'"
 	)
-	type said struct {
+	type logged struct {
 		ms   int64
 		text string
 		by   func(*line)
 	}
-	nobody := func(*line) {}
+	byKernel := func(*line) {}
 	for _, test := range []struct {
 		name string
-		said []said
+		lines []logged
 		want []string
 	}{
 		{"nothing", nil, nil},
-		{"the last symbol's error is the attempt's", []said{{0, outside, nobody}, {1, symbolA, nobody}, {2, symbolB, nobody}}, []string{"module_load evil EINVAL"}},
-		{"a symbol's version, then its error", []said{{0, version, nobody}, {1, "evil: Unknown symbol c (err -22)", nobody}}, []string{"module_load evil EINVAL"}},
-		{"an error that is not said", []said{{0, outside, nobody}, {1, parameter, nobody}}, []string{"module_load evil"}},
-		{"the same again", []said{{0, symbolA, nobody}, {1, symbolA, nobody}}, []string{"module_load evil ENOENT", "module_load evil ENOENT"}},
-		{"an earlier stage", []said{{0, symbolA, nobody}, {1, outside, nobody}}, []string{"module_load evil ENOENT", "module_load evil"}},
-		{"after the end", []said{{0, magic, nobody}, {1, outside, nobody}}, []string{"module_load evil ENOEXEC", "module_load evil"}},
-		{"twice refused", []said{{0, rejected, nobody}, {1, rejected, nobody}}, []string{"module_load  EKEYREJECTED", "module_load  EKEYREJECTED"}},
-		{"another module between", []said{{0, outside, nobody}, {1, "good: module loaded", nobody}, {2, unsigned, nobody}}, []string{"module_load evil", "module_load good"}},
-		{"two threads", []said{{0, symbolA, by(1)}, {1, symbolB, by(2)}}, []string{"module_load evil ENOENT", "module_load evil EINVAL"}},
-		{"long after", []said{{0, symbolA, nobody}, {1001, symbolB, nobody}}, []string{"module_load evil ENOENT", "module_load evil EINVAL"}},
-		{"long after, by the same thread", []said{{0, "evil: gave up waiting for init of module x.", by(1)}, {30000, symbolB, by(1)}}, []string{"module_load evil", "sys_exit_init_module evil EINVAL"}},
-		{"gone in between", []said{{0, loaded, nobody}, {1, unloaded, nobody}, {2, parameter, nobody}}, []string{"module_load evil", "module_free evil", "module_load evil"}},
-		{"the loader's result", []said{{0, outside, nobody}, {2, inserted, byLoader}}, []string{"module_load evil"}},
-		{"the loader's first", []said{{2, inserted, byLoader}, {0, outside, nobody}, {1, unsigned, nobody}}, []string{"module_load evil"}},
-		{"the loader's name", []said{{0, rejected, nobody}, {2, refused, byLoader}}, []string{"module_load evil EKEYREJECTED"}},
-		{"another error than the loader's", []said{{0, "Invalid ELF header len 3", nobody}, {2, refused, byLoader}}, []string{"module_load  ENOEXEC", "module_load evil EKEYREJECTED"}},
-		{"the loader alone, twice", []said{{0, inserted, byLoader}, {1, inserted, byLoader}}, []string{"module_load evil", "module_load evil"}},
-		{"the loader speaks before", []said{{0, "Loading kernel module evil", byLoader}, {1, outside, nobody}, {2, inserted, byLoader}}, []string{"module_load evil"}},
-		{"built in", []said{{0, "loop: module loaded", nobody}}, nil},
-		{"a request", []said{{0, "request_module: runaway loop modprobe binfmt-464c", nobody}}, []string{"module_request binfmt-464c"}},
+		{"the last symbol's error is the attempt's", []logged{{0, outside, byKernel}, {1, symbolA, byKernel}, {2, symbolB, byKernel}}, []string{"module_load evil EINVAL"}},
+		{"a symbol's version, then its error", []logged{{0, version, byKernel}, {1, "evil: Unknown symbol c (err -22)", byKernel}}, []string{"module_load evil EINVAL"}},
+		{"an error that is not logged", []logged{{0, outside, byKernel}, {1, parameter, byKernel}}, []string{"module_load evil"}},
+		{"the same again", []logged{{0, symbolA, byKernel}, {1, symbolA, byKernel}}, []string{"module_load evil ENOENT", "module_load evil ENOENT"}},
+		{"an earlier stage", []logged{{0, symbolA, byKernel}, {1, outside, byKernel}}, []string{"module_load evil ENOENT", "module_load evil"}},
+		{"after the end", []logged{{0, magic, byKernel}, {1, outside, byKernel}}, []string{"module_load evil ENOEXEC", "module_load evil"}},
+		{"refused twice", []logged{{0, rejected, byKernel}, {1, rejected, byKernel}}, []string{"module_load  EKEYREJECTED", "module_load  EKEYREJECTED"}},
+		{"another module between", []logged{{0, outside, byKernel}, {1, "good: module loaded", byKernel}, {2, unsigned, byKernel}}, []string{"module_load evil", "module_load good"}},
+		{"two threads", []logged{{0, symbolA, by(1)}, {1, symbolB, by(2)}}, []string{"module_load evil ENOENT", "module_load evil EINVAL"}},
+		{"long after", []logged{{0, symbolA, byKernel}, {1001, symbolB, byKernel}}, []string{"module_load evil ENOENT", "module_load evil EINVAL"}},
+		{"long after, of the same thread", []logged{{0, "evil: gave up waiting for init of module x.", by(1)}, {30000, symbolB, by(1)}}, []string{"module_load evil", "sys_exit_init_module evil EINVAL"}},
+		{"unloaded in between", []logged{{0, loaded, byKernel}, {1, unloaded, byKernel}, {2, parameter, byKernel}}, []string{"module_load evil", "module_free evil", "module_load evil"}},
+		{"the loader's result", []logged{{0, outside, byKernel}, {2, inserted, byLoader}}, []string{"module_load evil"}},
+		{"the loader's line is first", []logged{{2, inserted, byLoader}, {0, outside, byKernel}, {1, unsigned, byKernel}}, []string{"module_load evil"}},
+		{"the loader's name", []logged{{0, rejected, byKernel}, {2, refused, byLoader}}, []string{"module_load evil EKEYREJECTED"}},
+		{"another error than the loader's", []logged{{0, "Invalid ELF header len 3", byKernel}, {2, refused, byLoader}}, []string{"module_load  ENOEXEC", "module_load evil EKEYREJECTED"}},
+		{"the loader alone, twice", []logged{{0, inserted, byLoader}, {1, inserted, byLoader}}, []string{"module_load evil", "module_load evil"}},
+		{"the loader logs before", []logged{{0, "Loading kernel module evil", byLoader}, {1, outside, byKernel}, {2, inserted, byLoader}}, []string{"module_load evil"}},
+		{"built in", []logged{{0, "loop: module loaded", byKernel}}, nil},
+		{"a request", []logged{{0, "request_module: runaway loop modprobe binfmt-464c", byKernel}}, []string{"module_request binfmt-464c"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			l := newCorrelatorTest(t)
-			for _, s := range test.said {
-				l.says(s.ms, s.text, s.by)
+			for _, s := range test.lines {
+				l.logs(s.ms, s.text, s.by)
 			}
 			l.flush()
 			for i := range l.events {
-				require.Equal(t, i == len(l.events)-1, l.positions[i] == fmt.Sprintf("position %d", len(test.said)), "only the last says how far")
+				require.Equal(t, i == len(l.events)-1, l.positions[i] == fmt.Sprintf("position %d", len(test.lines)), "only the last has the position")
 			}
-			require.Equal(t, test.want, l.told())
+			require.Equal(t, test.want, l.takeEvents())
 		})
 	}
 }
@@ -165,12 +165,12 @@ func TestLinesAreGroupedByAttempt(t *testing.T) {
 func TestNoteIsAddedToTheNextAttempt(t *testing.T) {
 	const remark, unsigned = "PKCS#7 signature not signed with a trusted key", "evil: module verification failed: signature and/or required key missing - tainting kernel"
 	l := newCorrelatorTest(t)
-	l.says(0, remark)
-	l.says(1, unsigned)
-	l.says(2, "other: module loaded")
-	l.says(3, remark)
-	l.says(200, "late: module verification failed: signature and/or required key missing - tainting kernel")
-	l.says(201, remark) // of firmware
+	l.logs(0, remark)
+	l.logs(1, unsigned)
+	l.logs(2, "other: module loaded")
+	l.logs(3, remark)
+	l.logs(200, "late: module verification failed: signature and/or required key missing - tainting kernel")
+	l.logs(201, remark) // of firmware
 	l.flush()
 	require.Len(t, l.events, 3)
 	require.Equal(t, kmodquery.SignatureUntrusted, l.events[0].SignatureStatus)
@@ -181,44 +181,44 @@ func TestNoteIsAddedToTheNextAttempt(t *testing.T) {
 
 func TestLineAfterASyncBecomesAReturnEvent(t *testing.T) {
 	l := newCorrelatorTest(t)
-	l.says(0, "evil: loading out-of-tree module taints kernel.")
+	l.logs(0, "evil: loading out-of-tree module taints kernel.")
 	require.Equal(t, l.now.Add(syncGrace), l.settled())
 	l.flush()
 	id := l.events[0].LoadID
-	l.says(5, "evil: Unknown symbol a (err -2)")
-	l.says(6, "evil: Unknown symbol b (err -22)")
+	l.logs(5, "evil: Unknown symbol a (err -2)")
+	l.logs(6, "evil: Unknown symbol b (err -22)")
 	l.flush()
 	require.Equal(t, id, l.events[1].LoadID)
-	require.Equal(t, []string{"module_load evil", "sys_exit_init_module evil EINVAL"}, l.told())
+	require.Equal(t, []string{"module_load evil", "sys_exit_init_module evil EINVAL"}, l.takeEvents())
 }
 
 func TestBackfillEmitsNothingOlder(t *testing.T) {
 	l := newCorrelatorTest(t)
 	l.since = time.Unix(1000, 500e6)
-	l.says(499, "old: module loaded")
-	l.says(500, "new: module loaded")
+	l.logs(499, "old: module loaded")
+	l.logs(500, "new: module loaded")
 	l.flush()
-	require.Equal(t, []string{"module_load new"}, l.told())
-	l.says(100, "old: module unloaded")
+	require.Equal(t, []string{"module_load new"}, l.takeEvents())
+	l.logs(100, "old: module unloaded")
 	l.flush()
-	require.Empty(t, l.told())
+	require.Empty(t, l.takeEvents())
 }
 
-// TestCorrelatorIsBounded has a log that says more than is kept.
+// The log has more lines than the correlator keeps.
 func TestCorrelatorIsBounded(t *testing.T) {
 	l := newCorrelatorTest(t)
 	const lines = 5000
 	for i := range int64(lines) {
-		l.says(i/10, fmt.Sprintf("evil: Unknown symbol %s%d (err -2)", strings.Repeat("s", 300), i))
+		l.logs(i/10, fmt.Sprintf("evil: Unknown symbol %s%d (err -2)", strings.Repeat("s", 300), i))
 		require.LessOrEqual(t, len(l.held), maxHeld)
 	}
 	l.flush()
-	require.Len(t, l.events, 1, "one attempt may say as much as it likes")
+	require.Len(t, l.events, 1, "an attempt may have any number of lines")
 	require.LessOrEqual(t, len(l.events[0].Raw), maxRaw)
 	require.Contains(t, l.events[0].Missing, "raw")
-	l.told()
+	l.takeEvents()
 	for i := range int64(lines) {
-		l.says(1000+i/10, fmt.Sprintf("evil%d: module loaded", i))
+		l.logs(1000+i/10, fmt.Sprintf("evil%d: module loaded", i))
 		require.LessOrEqual(t, len(l.held), maxHeld)
 	}
 	l.flush()
@@ -229,8 +229,8 @@ func TestCorrelatorIsBounded(t *testing.T) {
 func TestLoadIDsAreStableAcrossRestarts(t *testing.T) {
 	ids := func() []string {
 		l := newCorrelatorTest(t)
-		l.says(0, "a: module loaded")
-		l.says(1, "b: module loaded")
+		l.logs(0, "a: module loaded")
+		l.logs(1, "b: module loaded")
 		l.flush()
 		return []string{l.events[0].LoadID, l.events[1].LoadID}
 	}
@@ -242,7 +242,7 @@ func TestLoadIDsAreStableAcrossRestarts(t *testing.T) {
 func TestParametersAreBounded(t *testing.T) {
 	l := newCorrelatorTest(t)
 	for n := range 5000 {
-		l.says(1000, fmt.Sprintf("nbd: unknown parameter 'parameter_%d' ignored", n), by(42))
+		l.logs(1000, fmt.Sprintf("nbd: unknown parameter 'parameter_%d' ignored", n), by(42))
 	}
 	l.flush()
 	require.Len(t, l.events, 1)

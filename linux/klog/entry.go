@@ -167,8 +167,8 @@ func (e *journalEntry) number(field string) *int64 {
 // it, not when journald read it.
 func (e *journalEntry) time() time.Time {
 	ago := time.Duration(0)
-	if said, err := e.micros("_SOURCE_MONOTONIC_TIMESTAMP"); err == nil && e.fields["_TRANSPORT"] == "kernel" {
-		ago = max(e.monotonic-said, 0)
+	if at, err := e.micros("_SOURCE_MONOTONIC_TIMESTAMP"); err == nil && e.fields["_TRANSPORT"] == "kernel" {
+		ago = max(e.monotonic-at, 0)
 	}
 	return time.UnixMicro(int64(e.realtime / time.Microsecond)).Add(-ago)
 }

@@ -12,13 +12,13 @@ import (
 
 const testBoot = "c08282dcfb7b43bbac9debb5549f6011"
 
-// kernelEntry is as journalctl 257 writes one of the kernel's.
+// kernelEntry is an entry of the kernel's as journalctl 257 prints it.
 const kernelEntry = `{"__MONOTONIC_TIMESTAMP":"13892852","_TRANSPORT":"kernel","SYSLOG_FACILITY":"0","_SOURCE_MONOTONIC_TIMESTAMP":"13882852",` +
 	`"__SEQNUM_ID":"265d12fbcfdd418e9e1537f480989d78","_BOOT_ID":"c08282dcfb7b43bbac9debb5549f6011","__SEQNUM":"367",` +
 	`"__REALTIME_TIMESTAMP":"1795530181674262","__CURSOR":"s=265d12fbcfdd418e9e1537f480989d78;i=16f;b=c08282dcfb7b43bbac9debb5549f6011;m=d3fcf4;t=65ff1;x=1",` +
 	`"MESSAGE":"brd: module loaded"}`
 
-// with changes fields of an entry; "" takes one away.
+// entryWith returns kernelEntry with other fields; "" removes one.
 func entryWith(t testing.TB, fields map[string]any) []byte {
 	t.Helper()
 	var entry map[string]any
@@ -41,9 +41,9 @@ func TestParseJournalEntry(t *testing.T) {
 	require.Equal(t, 13892852*time.Microsecond, e.monotonic)
 	require.Equal(t, time.UnixMicro(1795530181674262-10000), e.time())
 	require.Nil(t, e.loader())
-	says, ok := e.statement()
+	statement, ok := e.statement()
 	require.True(t, ok)
-	require.Equal(t, "brd", says.Name)
+	require.Equal(t, "brd", statement.Name)
 	require.Equal(t, "c08282dc-fb7b-43bb-ac9d-ebb5549f6011", dashed(e.bootID))
 
 	p := parseJournalPosition(e.String())
@@ -68,15 +68,14 @@ func TestParseJournalEntry(t *testing.T) {
 	}
 }
 
-// modulesLoadEntry is what systemd's own loader says.
+// modulesLoadEntry is an entry of systemd's own loader.
 var modulesLoadEntry = map[string]any{
 	"_TRANSPORT": "journal", "SYSLOG_FACILITY": "3", "MESSAGE": "Inserted module 'brd'", "_PID": "181", "_UID": "0", "_GID": "0",
 	"_EXE": "/usr/lib/systemd/systemd-modules-load", "_COMM": "systemd-modules", "_CMDLINE": "/usr/lib/systemd/systemd-modules-load x.conf",
 	"_SYSTEMD_UNIT": "systemd-modules-load.service", "_SYSTEMD_CGROUP": "/system.slice/systemd-modules-load.service",
 }
 
-// TestOnlyTrustedSendersAreUsed is what keeps any user from speaking for the kernel
-// or for a loader.
+// Users must not be able to forge messages of the kernel or of a loader.
 func TestOnlyTrustedSendersAreUsed(t *testing.T) {
 	loads := func(changes map[string]any) map[string]any {
 		fields := maps.Clone(modulesLoadEntry)
@@ -104,7 +103,7 @@ func TestOnlyTrustedSendersAreUsed(t *testing.T) {
 		{"of no user", loads(map[string]any{"_UID": ""}), false},
 		{"in another unit", loads(map[string]any{"_SYSTEMD_UNIT": "evil.service"}), false},
 		{"of another program", loads(map[string]any{"_EXE": "/tmp/systemd-modules-load"}), false},
-		{"of a program that was gone", loads(map[string]any{"_EXE": ""}), false},
+		{"of a program that had exited", loads(map[string]any{"_EXE": ""}), false},
 		{"through /dev/kmsg as well", loads(map[string]any{"_TRANSPORT": "kernel"}), false},
 		{"modprobe", loads(map[string]any{"_TRANSPORT": "stdout", "_EXE": "/usr/bin/kmod", "_SYSTEMD_UNIT": "x.service", "MESSAGE": "modprobe: ERROR: could not insert 'x': File exists"}), true},
 		{"Debian's script", loads(map[string]any{"_TRANSPORT": "stdout", "_EXE": "/usr/bin/dash", "_SYSTEMD_UNIT": "kmod.service", "MESSAGE": "Loading kernel module loop."}), true},
@@ -127,7 +126,7 @@ func TestLoaderIsTheSendingProcess(t *testing.T) {
 		path: "/usr/lib/systemd/systemd-modules-load", cmdline: "/usr/lib/systemd/systemd-modules-load x.conf",
 		cgroup: "/system.slice/systemd-modules-load.service",
 	}, e.loader())
-	require.Equal(t, time.UnixMicro(1795530181674262), e.time(), "when it was taken")
+	require.Equal(t, time.UnixMicro(1795530181674262), e.time(), "when journald received it")
 	statement, _ := e.statement()
 	require.True(t, statement.IsLast)
 }

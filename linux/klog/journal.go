@@ -323,19 +323,19 @@ func (r *journalReader) take(b []byte) {
 	}
 	r.source.health.Received.Add(1)
 	r.reached = e.journalPosition
-	if says, ok := e.statement(); ok {
-		r.correlator.add(r.line(&e, says, string(b)), time.Now())
+	if statement, ok := e.statement(); ok {
+		r.correlator.add(r.line(&e, statement, string(b)), time.Now())
 	}
 	r.correlator.setPosition(e.String())
 }
 
-func (r *journalReader) line(e *journalEntry, says printk.Statement, raw string) line {
+func (r *journalReader) line(e *journalEntry, statement printk.Statement, raw string) line {
 	l := line{
-		statement: says, raw: raw, text: e.fields["MESSAGE"], at: e.monotonic,
+		statement: statement, raw: raw, text: e.fields["MESSAGE"], at: e.monotonic,
 		time: e.time(), bootID: dashed(e.bootID), id: e.cursor, loader: e.loader(),
 	}
-	if said, err := e.micros("_SOURCE_MONOTONIC_TIMESTAMP"); err == nil && l.loader == nil {
-		l.at = said
+	if at, err := e.micros("_SOURCE_MONOTONIC_TIMESTAMP"); err == nil && l.loader == nil {
+		l.at = at
 	}
 	if l.bootID == r.boot {
 		_, l.uptime = printkTime(l.at)

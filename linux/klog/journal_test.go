@@ -76,8 +76,8 @@ func (j *fakeJournal) read(name string) string {
 	return string(text)
 }
 
-// entry is the nth of the journal: that a module of that number was loaded. They
-// are ten seconds apart, so that none is held until the next.
+// entry returns the nth entry of the journal: a load of the module mN. The entries are
+// ten seconds apart, so that none is held until the next.
 func (j *fakeJournal) entry(n int) string {
 	micros := strconv.Itoa(n * 10_000_000)
 	return string(entryWith(j.t, map[string]any{
@@ -190,7 +190,7 @@ func TestJournalContinuesAfterItsPosition(t *testing.T) {
 	j.stop()
 	require.Equal(t, []string{"m0", "m1", "m2"}, j.seen())
 
-	// Another process, which knows what the store knows.
+	// Another process continues at the stored position.
 	j.renew()
 	j.write("position", position)
 	require.NoError(t, j.start())
@@ -199,7 +199,7 @@ func TestJournalContinuesAfterItsPosition(t *testing.T) {
 	require.Empty(t, j.source.Sensor().Reason)
 	j.stop()
 
-	// The entry is gone, and with it the one before.
+	// The entry is gone, and so is the one before.
 	j.renew()
 	j.write("entries", j.entries(2, 2))
 	require.NoError(t, j.start())
@@ -207,7 +207,7 @@ func TestJournalContinuesAfterItsPosition(t *testing.T) {
 	require.Contains(t, j.source.Sensor().Reason, "the journal may have dropped entries")
 	j.stop()
 
-	// The same process: what it emitted may not be stored yet.
+	// The same process continues after the events that it emitted.
 	require.NoError(t, j.start())
 	require.Empty(t, j.seen())
 	j.stop()

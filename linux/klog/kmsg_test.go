@@ -92,7 +92,7 @@ func TestRunFailsIfThePositionCannotBeRead(t *testing.T) {
 	require.Equal(t, kmodquery.StateFailed, s.Sensor().State)
 }
 
-// TestKmsgReadsTheHostsLog reads the real log, whatever it says.
+// It reads the real log, whatever that contains.
 func TestKmsgReadsTheHostsLog(t *testing.T) {
 	s := NewKmsg(KmsgOptions{})
 	ctx, cancel := context.WithCancel(t.Context())

@@ -254,7 +254,7 @@ func TestParseSyslogLine(t *testing.T) {
 		{"<6>Nov 24 14:18:44 guest kernel: brd: module loaded", syslogLine{text, -1}},
 		{"<6>1 2026-11-24T14:18:44.538393+00:00 guest kernel - - - [ 1234.567890] brd: module loaded", syslogLine{text, at}},
 		{"Nov 24 14:18:44 guest kernel[0]: brd: module loaded", syslogLine{text, -1}},
-		// It is for the kernel's own log to say that this is not the kernel's.
+		// Only the comparison with the kernel's log shows that this is forged.
 		{"Nov 24 14:18:44 guest user: x kernel: brd: module loaded", syslogLine{text, -1}},
 	} {
 		got, ok := parseSyslogLine([]byte(test.line))

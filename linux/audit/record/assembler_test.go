@@ -12,7 +12,7 @@ import (
 
 var began = time.Unix(1795529435, 0)
 
-// message is a record of the insmod with another serial number.
+// message returns a record of the insmod with another serial number.
 func message(t testing.TB, kind auparse.AuditMessageType, text string, serial int) Record {
 	t.Helper()
 	r, err := ParseMessage(kind, strings.Replace(text, ":2):", fmt.Sprintf(":%d):", serial), 1))
@@ -28,7 +28,7 @@ func types(e Event) []auparse.AuditMessageType {
 	return all
 }
 
-// gather returns an assembler and the events that it has handed on.
+// gather returns an assembler and the events that it has emitted.
 func gather() (*Assembler, *[]Event) {
 	var events []Event
 	return NewAssembler(func(e Event) { events = append(events, e) }), &events
@@ -65,7 +65,7 @@ func TestOtherEventsAreIgnored(t *testing.T) {
 	execve := strings.Replace(insmodSyscall, "syscall=313", "syscall=59", 1)
 	a.Add(message(t, auparse.AUDIT_SYSCALL, execve, 3), Place{}, began)
 	a.Add(message(t, auparse.AUDIT_EOE, insmodEnd, 3), Place{}, began)
-	a.Add(message(t, auparse.AUDIT_KERN_MODULE, insmodModule, 4), Place{}, began) // the end of one whose beginning was told
+	a.Add(message(t, auparse.AUDIT_KERN_MODULE, insmodModule, 4), Place{}, began) // the end of an event that was emitted
 	a.Add(message(t, auparse.AUDIT_PROCTITLE, insmodProctitle, 4), Place{}, began)
 	_, _, ok := a.Oldest()
 	require.False(t, ok)
@@ -99,7 +99,7 @@ func TestEventsAreBounded(t *testing.T) {
 	a, events := gather()
 	for serial := range 3 * maxOpen {
 		a.Add(message(t, auparse.AUDIT_SYSCALL, insmodSyscall, serial), Place{}, began)
-		// Twice the same id is the same event.
+		// A second record with the same id belongs to the same event.
 		a.Add(message(t, auparse.AUDIT_SYSCALL, insmodSyscall, serial), Place{}, began)
 	}
 	require.Len(t, *events, 2*maxOpen)
@@ -150,6 +150,6 @@ func FuzzAssembler(f *testing.F) {
 			require.Equal(t, len(a.queue), len(a.open))
 		}
 		a.Flush()
-		require.Equal(t, calls, ids, "every call is told of")
+		require.Equal(t, calls, ids, "every call is emitted")
 	})
 }

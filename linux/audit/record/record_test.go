@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What Debian's 6.1 and 7.3 said of an insmod, as the kernel hands it out.
+// The records that Debian's 6.1 and 7.3 send for an insmod.
 const (
 	insmodSyscall   = `audit(1795529435.180:2): arch=c000003e syscall=313 success=yes exit=0 a0=3 a1=55efa71282a0 a2=4 a3=0 items=0 ppid=99 pid=101 auid=4294967295 uid=0 gid=0 euid=0 suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 tty=(none) ses=4294967295 comm="insmod" exe="/usr/bin/kmod" subj=unconfined key="kmodquery"`
 	insmodModule    = `audit(1795529435.180:2): name="dummy"`
@@ -82,8 +82,7 @@ func TestInvalidRecordsAreErrors(t *testing.T) {
 	require.Error(t, err)
 }
 
-// TestProgramsCannotForgeRecords are of programs that may write to audit, or that choose
-// their name.
+// Programs may write to audit, and choose their name.
 func TestProgramsCannotForgeRecords(t *testing.T) {
 	forged := `type=SYSCALL msg=` + insmodSyscall
 	for name, line := range map[string]string{
@@ -97,7 +96,7 @@ func TestProgramsCannotForgeRecords(t *testing.T) {
 		require.Empty(t, r.Call(), name)
 		require.Empty(t, r.Fields, name)
 	}
-	// What a name says stays in the name.
+	// The content of a name is not parsed.
 	r, err := ParseMessage(auparse.AUDIT_SYSCALL, strings.Replace(insmodSyscall, `comm="insmod"`, `comm="x=1" uid=7 syscall=176 pid=3`, 1))
 	require.NoError(t, err)
 	uid, _ := r.Fields.Int("uid")
@@ -199,7 +198,7 @@ func FuzzParseLine(f *testing.F) {
 			require.LessOrEqual(t, len(text), len(line))
 			require.NotContains(t, field.Name, " ")
 		}
-		// What was read can be read again, but for what the daemon added.
+		// The text can be parsed again, except for what the daemon added.
 		if r.Text != "" {
 			again, err := ParseLine(r.Text)
 			require.NoError(t, err)

@@ -9,8 +9,8 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// said are lines as kernels print them, most of them taken from Debian's 6.1 and
-// 7.3 in a VM, and what they say.
+// messageTests are messages of kernels, most of them from Debian's 6.1 and 7.3 in a VM,
+// and the statements that they make.
 var messageTests = []struct {
 	text string
 	want Statement
@@ -120,8 +120,8 @@ func TestKernelMessagesAreRecognized(t *testing.T) {
 	}
 }
 
-// TestOtherMessagesAreIgnored has texts in which somebody else had a word:
-// what a device, a process or a file calls itself.
+// In some of these texts a user chooses a part: the name of a device, a process or a
+// file.
 func TestOtherMessagesAreIgnored(t *testing.T) {
 	for _, text := range []string{
 		"",
