@@ -122,9 +122,9 @@ func TestLinesAreGroupedByAttempt(t *testing.T) {
 	}
 	byKernel := func(*line) {}
 	for _, test := range []struct {
-		name string
+		name  string
 		lines []logged
-		want []string
+		want  []string
 	}{
 		{"nothing", nil, nil},
 		{"the last symbol's error is the attempt's", []logged{{0, outside, byKernel}, {1, symbolA, byKernel}, {2, symbolB, byKernel}}, []string{"module_load evil EINVAL"}},
