@@ -199,9 +199,15 @@ func (f *follower) run(ctx context.Context) error {
 	defer func() { f.intake.reportDenied(f.intake.next()) }()
 	sync := f.source.health.NewBarrier(grace)
 	defer sync.Release()
-	timer := time.NewTimer(0)
+	timer := time.NewTimer(logPoll)
 	defer timer.Stop()
 	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-f.source.health.Requests():
+		case <-timer.C:
+		}
 		sync.Begin()
 		if err := f.read(ctx); err != nil || ctx.Err() != nil {
 			return err
@@ -216,16 +222,10 @@ func (f *follower) run(ctx context.Context) error {
 			f.intake.finish()
 			sync.Release()
 		}
-		interval := logPoll
-		if !sync.Began().IsZero() {
-			interval = logRetry
-		}
-		timer.Reset(interval)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-f.source.health.Requests():
-		case <-timer.C:
+		if sync.Began().IsZero() {
+			timer.Reset(logPoll)
+		} else {
+			timer.Reset(logRetry)
 		}
 	}
 }

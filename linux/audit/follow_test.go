@@ -27,7 +27,8 @@ type logWriter struct {
 	t      testing.TB
 	path   string
 	file   *os.File
-	serial int
+	serial int // of the last module call
+	other  int // number of other events
 }
 
 func newLogWriter(t testing.TB) *logWriter {
@@ -64,10 +65,12 @@ func (w *logWriter) record(text string) string {
 // event writes a whole event.
 func (w *logWriter) event(text string) { w.write(w.record(text)) }
 
-// others writes records that are no module calls.
+// others writes records that are no module calls. Like all records they have ids of
+// their own.
 func (w *logWriter) others() {
-	w.write("type=USER_CMD msg=audit(1795529435.180:77): pid=7 uid=0 auid=1000 ses=1 subj=unconfined msg='cwd=\"/\" cmd=6C73 terminal=pts/0 res=success'\x1dUID=\"root\"\n")
-	w.write("type=SYSCALL msg=audit(1795529435.180:78): arch=c000003e syscall=59 success=yes exit=0 a0=0 ppid=1 pid=2 comm=\"ls\"\n")
+	w.other++
+	w.write(fmt.Sprintf("type=USER_CMD msg=audit(1795529435.180:7%d): pid=7 uid=0 auid=1000 ses=1 subj=unconfined msg='cwd=\"/\" cmd=6C73 terminal=pts/0 res=success'\x1dUID=\"root\"\n", w.other))
+	w.write(fmt.Sprintf("type=SYSCALL msg=audit(1795529435.180:8%d): arch=c000003e syscall=59 success=yes exit=0 a0=0 ppid=1 pid=2 comm=\"ls\"\n", w.other))
 }
 
 // rotations is how many rotated files are kept.
