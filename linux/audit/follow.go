@@ -84,7 +84,7 @@ func openLog(path string, intake *intake, source *Source) (*follower, error) {
 	}
 	host, err := os.Hostname()
 	if err != nil {
-		return nil, fmt.Errorf("ask for the host's name: %w", err)
+		return nil, fmt.Errorf("get the host's name: %w", err)
 	}
 	f := &follower{path: path, host: host, intake: intake, source: source, ids: map[int]fileID{}}
 	intake.position = f.position

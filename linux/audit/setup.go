@@ -102,7 +102,7 @@ func (s *setup) rules() (ruleList, error) {
 	}
 	rules := ruleList(raw)
 	if hiding := rules.hiding(); hiding != "" {
-		return nil, fmt.Errorf("the audit rule %q keeps all system calls out of audit; take it out of /etc/audit/rules.d", hiding)
+		return nil, fmt.Errorf("the audit rule %q keeps all system calls out of audit; remove it from /etc/audit/rules.d", hiding)
 	}
 	return rules, nil
 }

@@ -243,7 +243,7 @@ func (k *netlinkConn) Drops() int64 { return k.records.drops() }
 func (k *netlinkConn) Status() (*libaudit.AuditStatus, error) {
 	status, err := k.control.GetStatus()
 	if err != nil {
-		return nil, fmt.Errorf("ask for audit's status: %w", err)
+		return nil, fmt.Errorf("get audit's status: %w", err)
 	}
 	return status, nil
 }
@@ -261,7 +261,7 @@ func (k *netlinkConn) SetBacklog(limit, waitTime uint32) error {
 		err = k.control.SetBacklogWaitTime(int32(waitTime), libaudit.WaitForReply)
 	}
 	if err != nil {
-		return fmt.Errorf("set how many records audit keeps: %w", err)
+		return fmt.Errorf("set audit's backlog: %w", err)
 	}
 	return nil
 }

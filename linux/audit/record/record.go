@@ -39,11 +39,6 @@ type ID struct {
 // Time returns when the system call was entered.
 func (id ID) Time() time.Time { return time.UnixMilli(id.Millis) }
 
-// String returns the ID as records have it.
-func (id ID) String() string {
-	return fmt.Sprintf("%d.%03d:%d", id.Millis/1000, id.Millis%1000, id.Serial)
-}
-
 var (
 	errNoType   = errors.New("no record type")
 	errNoHeader = errors.New("no time and serial number")
