@@ -58,10 +58,7 @@ type logFile struct {
 // The line is valid until take returns. It is no error if there is no file, if it may
 // not be read, or if ctx ends.
 func (t *tail) read(ctx context.Context, take func(line []byte, isNew bool)) error {
-	if info, isChanged := t.isChanged(); isChanged {
-		if !t.open(info) {
-			return nil
-		}
+	if info, isChanged := t.isChanged(); isChanged && t.open(info) {
 		t.readRotated(ctx, take)
 	}
 	if t.previous != nil {
