@@ -161,7 +161,8 @@ type syslogReader struct {
 type message struct {
 	record    printk.Record
 	statement printk.Statement
-	text      string // the first line that repeats it; "" if there is none yet
+	isMatched bool
+	text      string // the first line that repeats it, until it is emitted
 	isEmitted bool
 }
 
@@ -174,6 +175,7 @@ func (r *syslogReader) read(ctx context.Context) error {
 	for _, t := range r.tails {
 		failed := t.read(ctx, func(text []byte, isNew bool) {
 			r.source.health.Received.Add(1)
+			r.source.health.Progress() // a large file takes long
 			if err == nil {
 				err = r.take(text, isNew)
 			}
@@ -213,8 +215,8 @@ func (r *syslogReader) take(text []byte, isNew bool) error {
 		return err
 	}
 	switch m := r.find(l); {
-	case m != nil && m.text == "":
-		m.text = string(text)
+	case m != nil && !m.isMatched:
+		m.isMatched, m.text = true, string(text)
 	case m == nil && isNew:
 		r.source.health.DecodeErrors.Add(1) // it is not the kernel's
 	}
@@ -239,7 +241,7 @@ func (r *syslogReader) keep(record printk.Record, err error) {
 // the oldest message of its text that no line has repeated, or else any.
 func (r *syslogReader) find(l syslogLine) *message {
 	at := slices.IndexFunc(r.messages, func(m *message) bool {
-		return m.record.Text == l.text && (m.record.Time == l.at || l.at < 0 && m.text == "")
+		return m.record.Text == l.text && (m.record.Time == l.at || l.at < 0 && !m.isMatched)
 	})
 	if at < 0 && l.at < 0 {
 		at = slices.IndexFunc(r.messages, func(m *message) bool { return m.record.Text == l.text })
@@ -252,13 +254,13 @@ func (r *syslogReader) find(l syslogLine) *message {
 
 // emit adds a message to the correlator if a line has repeated it.
 func (r *syslogReader) emit(m *message) {
-	if m.isEmitted || m.text == "" {
+	if m.isEmitted || !m.isMatched {
 		return
 	}
 	m.isEmitted = true
 	r.emitted = max(r.emitted, m.record.Sequence)
 	l := newLine(m.record, m.statement, r.boot)
-	l.raw = m.text
+	l.raw, m.text = m.text, ""
 	r.correlator.add(l, time.Now())
 	r.correlator.setPosition(sequencePosition(r.boot, r.emitted))
 }

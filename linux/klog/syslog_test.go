@@ -223,6 +223,20 @@ func TestSyslogSaysThatNoFileIsThere(t *testing.T) {
 	})
 }
 
+func TestSyslogEndsWhileItReads(t *testing.T) {
+	w, kmsg := newLogWriter(t), &fakeKmsg{t: t}
+	const lines = 5_000_000
+	w.text(strings.Repeat("x\n", lines))
+	w.rename()
+	w.reopen()
+	s := NewSyslog(SyslogOptions{Files: []string{w.path}})
+	s.open = kmsg.open
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	require.NoError(t, s.Run(ctx, func() {}, func(kmodquery.Delivery) {}))
+	require.Less(t, s.Sensor().Received, int64(lines))
+}
+
 func TestSyslogIsUnavailableWithoutFilesOrKmsg(t *testing.T) {
 	dir := t.TempDir()
 	s := NewSyslog(SyslogOptions{Files: []string{filepath.Join(dir, "syslog")}})

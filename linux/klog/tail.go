@@ -55,16 +55,11 @@ type logFile struct {
 
 // read calls take for each complete line that it has not read yet, without its line
 // feed. isNew is true if the line was certainly written after the first call of read.
-// The line is valid until take returns. It is no error if there is no file or if it
-// may not be read.
+// The line is valid until take returns. It is no error if there is no file, if it may
+// not be read, or if ctx ends.
 func (t *tail) read(ctx context.Context, take func(line []byte, isNew bool)) error {
-	if info, isChanged := t.isChanged(); isChanged {
-		if !t.open(info) {
-			return nil
-		}
-		if err := t.readRotated(ctx, take); err != nil {
-			return err
-		}
+	if info, isChanged := t.isChanged(); isChanged && t.open(info) {
+		t.readRotated(ctx, take)
 	}
 	if t.previous != nil {
 		info, err := t.current.Stat()
@@ -147,7 +142,7 @@ func (t *tail) close() {
 }
 
 // readRotated reads the rotated files that it has not read yet, oldest first.
-func (t *tail) readRotated(ctx context.Context, take func(line []byte, isNew bool)) error {
+func (t *tail) readRotated(ctx context.Context, take func(line []byte, isNew bool)) {
 	before := t.rotated
 	t.rotated = nil
 	for _, name := range t.rotatedNames() {
@@ -172,7 +167,6 @@ func (t *tail) readRotated(ctx context.Context, take func(line []byte, isNew boo
 		}
 		t.rotated = append(t.rotated, info)
 	}
-	return ctx.Err()
 }
 
 // rotatedSuffix is what logrotate and similar programs append to a log's name: a
