@@ -26,7 +26,6 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/linux/audit"
-	"github.com/kmodquery/kmodquery/test/suite"
 	"github.com/kmodquery/kmodquery/test/vm"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
@@ -55,7 +54,7 @@ func TestAudit(t *testing.T) {
 		{"newest with audit=1", vm.Newest(), []string{"audit=1"}, lockedWithRules},
 		{"6.12 on arm64", vm.Matrix()[4], nil, lockedWithRules},
 	} {
-		if !suite.All() && test.name != "newest" {
+		if isSmall() && test.name != "newest" {
 			continue
 		}
 		t.Run(test.name, func(t *testing.T) {

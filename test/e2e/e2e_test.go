@@ -77,7 +77,7 @@ func kernels(names ...string) []vm.Kernel {
 	own := slices.DeleteFunc(vm.Matrix(), func(k vm.Kernel) bool {
 		return len(names) > 0 && !slices.Contains(names, k.String())
 	})
-	if suite.All() || os.Getenv("GUEST") != "" {
+	if !isSmall() {
 		return own
 	}
 	return slices.DeleteFunc(own, func(k vm.Kernel) bool { return !isAnEnd(k.String()) })
@@ -116,6 +116,9 @@ func abs(t *testing.T, path string) string {
 	require.NoError(t, err)
 	return path
 }
+
+// isSmall reports whether this run is make test, and not tests selected by GUEST.
+func isSmall() bool { return !suite.All() && os.Getenv("GUEST") == "" }
 
 // isAnEnd reports whether a kernel is the oldest or the newest. In make test-long all
 // count as such.
