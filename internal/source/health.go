@@ -83,13 +83,10 @@ func (h *Health) AddLoop() *progress.Loop {
 }
 
 // LastRound returns when the loop that is furthest behind completed its last round, or
-// the zero time if the source does not run.
+// the zero time before the first round of a Run and after the last one.
 func (h *Health) LastRound() time.Time {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.ended == nil {
-		return time.Time{}
-	}
 	last := h.loop.Last()
 	for _, loop := range h.loops {
 		last = Earliest(last, loop.Last())
@@ -139,7 +136,6 @@ func (h *Health) Started(hooks []string, limits string, wake func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.wake, h.ended = wake, make(chan struct{})
-	h.Progress()
 	text, _ := json.Marshal(hooks) // strings always encode
 	h.sensor.Hooks = string(text)
 	h.sensor.State, h.sensor.Reason, h.sensor.Since = kmodquery.StateActive, limits, time.Now().Unix()
@@ -191,6 +187,7 @@ func (h *Health) Stopped(cause error) {
 		close(h.ended)
 	}
 	h.wake, h.ended, h.pending, h.loops = nil, nil, nil, nil
+	h.loop.End()
 	h.sensor.Hooks = ""
 	h.sensor.State, h.sensor.Reason, h.sensor.Since = kmodquery.StateStandby, "", time.Now().Unix()
 	switch {
