@@ -83,7 +83,7 @@ func (h *Health) AddLoop() *progress.Loop {
 }
 
 // LastRound returns when the loop that is furthest behind completed its last round, or
-// the zero time before the first round of a Run and after the last one.
+// the zero time while the source does not run.
 func (h *Health) LastRound() time.Time {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -136,6 +136,7 @@ func (h *Health) Started(hooks []string, limits string, wake func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.wake, h.ended = wake, make(chan struct{})
+	h.Progress()
 	text, _ := json.Marshal(hooks) // strings always encode
 	h.sensor.Hooks = string(text)
 	h.sensor.State, h.sensor.Reason, h.sensor.Since = kmodquery.StateActive, limits, time.Now().Unix()

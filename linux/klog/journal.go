@@ -17,6 +17,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/internal/cmdout"
+	"github.com/kmodquery/kmodquery/internal/progress"
 	"github.com/kmodquery/kmodquery/internal/source"
 	"github.com/kmodquery/kmodquery/linux/klog/printk"
 )
@@ -254,6 +255,7 @@ func (r *journalReader) follow(ctx context.Context, entries <-chan []byte, end *
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		health.Progress()
 		if r.ready == nil {
 			sync.Begin()
 		}
@@ -278,7 +280,7 @@ func (r *journalReader) follow(ctx context.Context, entries <-chan []byte, end *
 			isKnown, answer = false, nil
 			continue
 		}
-		timer.Reset(time.Until(source.Earliest(c.next(), due, time.Now().Add(wakeInterval))))
+		timer.Reset(time.Until(source.Earliest(c.next(), due, time.Now().Add(progress.Interval))))
 		select {
 		case <-ctx.Done():
 			return

@@ -13,12 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/internal/progress"
 	"github.com/kmodquery/kmodquery/internal/source"
 	"github.com/kmodquery/kmodquery/linux/host"
 )
-
-// wakeInterval is the longest time that a run loop waits.
-const wakeInterval = 10 * time.Second
 
 // A logSource is what the sources that read logs have in common.
 type logSource struct {
@@ -91,7 +89,7 @@ func (s *logSource) serve(ctx context.Context, ready func(), c *correlator, read
 			ready = nil
 		}
 		c.expire(time.Now())
-		if err := wait(source.Earliest(c.next(), sync.Due(c.settled()), time.Now().Add(wakeInterval))); err != nil {
+		if err := wait(source.Earliest(c.next(), sync.Due(c.settled()), time.Now().Add(progress.Interval))); err != nil {
 			return err
 		}
 	}
