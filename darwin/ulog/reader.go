@@ -8,11 +8,9 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/darwin/kextlog"
+	"github.com/kmodquery/kmodquery/internal/progress"
 	"github.com/kmodquery/kmodquery/internal/source"
 )
-
-// wakeTime is the longest time that the run loop waits.
-const wakeTime = 10 * time.Second
 
 // A reader reads the log during one Run. It is not safe for concurrent use.
 type reader struct {
@@ -67,7 +65,7 @@ func (r *reader) run(ctx context.Context, ready func()) error {
 				return err
 			}
 		}
-		next := source.Earliest(now.Add(wakeTime), headerDue, readyDue, r.refusals.due(), r.backfill.due(), sync.Due(r.settled(sync.Began())))
+		next := source.Earliest(now.Add(progress.Interval), headerDue, readyDue, r.refusals.due(), r.backfill.due(), sync.Due(r.settled(sync.Began())))
 		timer.Reset(time.Until(next))
 		select {
 		case <-ctx.Done():

@@ -83,13 +83,10 @@ func (h *Health) AddLoop() *progress.Loop {
 }
 
 // LastRound returns when the loop that is furthest behind completed its last round, or
-// the zero time if the source does not run.
+// the zero time while the source does not run.
 func (h *Health) LastRound() time.Time {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.ended == nil {
-		return time.Time{}
-	}
 	last := h.loop.Last()
 	for _, loop := range h.loops {
 		last = Earliest(last, loop.Last())
@@ -191,6 +188,7 @@ func (h *Health) Stopped(cause error) {
 		close(h.ended)
 	}
 	h.wake, h.ended, h.pending, h.loops = nil, nil, nil, nil
+	h.loop.End()
 	h.sensor.Hooks = ""
 	h.sensor.State, h.sensor.Reason, h.sensor.Since = kmodquery.StateStandby, "", time.Now().Unix()
 	switch {

@@ -266,7 +266,7 @@ func (f *follower) readFile(ctx context.Context, file *logFile, isOver bool) err
 // take handles one line.
 func (f *follower) take(line string, start, end record.Place) {
 	f.source.health.Received.Add(1)
-	f.source.health.Progress() // a large file takes long
+	f.source.health.Progress() // the first read may take minutes
 	r, err := record.ParseLine(line)
 	if err != nil {
 		f.source.health.DecodeErrors.Add(1)

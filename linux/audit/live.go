@@ -101,6 +101,7 @@ func (l *listener) run() error {
 	defer l.sync.Release()
 	defer l.intake.finish()
 	for !l.isEnded() {
+		l.source.health.Progress()
 		l.advance()
 		l.setDeadline()
 		kind, text, err := l.kernel.Record()

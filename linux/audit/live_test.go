@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/internal/progress"
 	"github.com/kmodquery/kmodquery/linux/audit/record"
 )
 
@@ -462,4 +463,15 @@ func TestKernelErrorsNameTheRemedy(t *testing.T) {
 	require.Equal(t, unix.EIO, forbidden(unix.EIO))
 	require.ErrorIs(t, noSystemCalls(unix.EINVAL), kmodquery.ErrNotSupported)
 	require.NotErrorIs(t, noSystemCalls(unix.ENOMEM), kmodquery.ErrNotSupported)
+}
+
+func TestListenerCompletesARoundEveryInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := listenTo(t, newFakeKernel(statusOn, 0))
+		for range 10 {
+			time.Sleep(progress.Interval)
+			synctest.Wait()
+			require.LessOrEqual(t, time.Since(r.LastRound()), progress.Interval)
+		}
+	})
 }

@@ -255,7 +255,8 @@ func (r *journalReader) follow(ctx context.Context, entries <-chan []byte, end *
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		if health.Progress(); r.ready == nil {
+		health.Progress()
+		if r.ready == nil {
 			sync.Begin()
 		}
 		if !sync.Began().IsZero() && !isKnown && answer == nil {

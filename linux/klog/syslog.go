@@ -175,7 +175,7 @@ func (r *syslogReader) read(ctx context.Context) error {
 	for _, t := range r.tails {
 		failed := t.read(ctx, func(text []byte, isNew bool) {
 			r.source.health.Received.Add(1)
-			r.source.health.Progress() // a large file takes long
+			r.source.health.Progress() // the first read may take minutes
 			if err == nil {
 				err = r.take(text, isNew)
 			}
