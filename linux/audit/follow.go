@@ -420,7 +420,7 @@ func (f *follower) copyOfCurrent() (*logFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, path := range slices.Backward(files) { // the newest is it
+	for _, path := range slices.Backward(files) { // the newest has it
 		file, err := openLogFile(path, f.current.number)
 		if err != nil {
 			continue

@@ -21,7 +21,7 @@ const (
 	// checkInterval is how often the source checks audit's settings.
 	checkInterval = 10 * time.Second
 	// drainTimeout bounds the part of a Sync in which the kernel empties its backlog.
-	// It also waits for the audit daemon then.
+	// A slow audit daemon delays that.
 	drainTimeout = 2 * time.Second
 	// drainPause is the pause before the kernel is asked again for its backlog.
 	drainPause = 5 * time.Millisecond

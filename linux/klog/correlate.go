@@ -129,7 +129,7 @@ func (c *correlator) close(name string) {
 	}
 }
 
-// passed notes how far the log was read.
+// setPosition sets the position of the last line that was read.
 func (c *correlator) setPosition(position string) { c.position = position }
 
 // find returns the latest attempt that the line may belong to, or nil.

@@ -165,7 +165,7 @@ func (s *Journal) end(ctx context.Context) (*journalEntry, error) {
 }
 
 // askEnd returns a channel that receives the journal's end, or nil if there is none or
-// it cannot be had.
+// journalctl fails.
 func (s *Journal) askEnd(ctx context.Context) chan *journalEntry {
 	answer := make(chan *journalEntry, 1)
 	go func() {
