@@ -65,14 +65,6 @@ struct {
 	__type(value, struct denied_calls);
 } denied SEC(".maps");
 
-struct {
-	/* The reader's own: for how many of the denied calls it has stored rows, also of those that found no place. */
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024 + COUNTERS - COUNTER_DENIED);
-	__type(key, struct denied_key);
-	__type(value, u64);
-} reported SEC(".maps");
-
 static __always_inline void count(u32 counter)
 {
 	u64 *value = bpf_map_lookup_elem(&counters, &counter);
@@ -126,8 +118,8 @@ static __always_inline void end_attempt(struct thread *thread)
 
 /*
  * Counts a call that was refused before the kernel took a byte, which any user
- * can make as often as they like. Reports whether a record is to tell of it:
- * the first of its kind in each epoch.
+ * can make as often as they like. Reports whether to send a record of it: of the
+ * first of its kind in each epoch.
  */
 static __always_inline bool count_denied(struct denied_key *key)
 {
@@ -136,7 +128,7 @@ static __always_inline bool count_denied(struct denied_key *key)
 	struct reader_settings *set = bpf_map_lookup_elem(&settings, &zero);
 
 	if (!calls) {
-		struct denied_calls none = {};
+		struct denied_calls none = {.since_ns = bpf_ktime_get_boot_ns()};
 
 		bpf_map_update_elem(&denied, key, &none, BPF_NOEXIST);
 		calls = bpf_map_lookup_elem(&denied, key);

@@ -219,7 +219,7 @@ func decodeCall(raw []byte) (*Call, error) {
 		Verdict: verdict(r.Verified, r.Verdict),
 	}
 	if r.Denied != 0 {
-		call.Denied = &DeniedCalls{moduleDeniedKey{
+		call.Denied = &DeniedCalls{key: moduleDeniedKey{
 			ExeInode: r.ExeInode, ExeDevice: r.ExeDevice, Call: r.Call, Uid: r.Header.Uid, Euid: r.Header.Euid,
 		}}
 	}

@@ -20,7 +20,6 @@ const (
 	lockedMapDenied                        = "denied"
 	lockedMapImages                        = "images"
 	lockedMapRecords                       = "records"
-	lockedMapReported                      = "reported"
 	lockedMapSettings                      = "settings"
 	lockedMapThreads                       = "threads"
 	lockedProgFentryLoadModule             = "fentry_load_module"
@@ -105,7 +104,6 @@ type lockedMapSpecs struct {
 	Denied   *ebpf.MapSpec `ebpf:"denied"`
 	Images   *ebpf.MapSpec `ebpf:"images"`
 	Records  *ebpf.MapSpec `ebpf:"records"`
-	Reported *ebpf.MapSpec `ebpf:"reported"`
 	Settings *ebpf.MapSpec `ebpf:"settings"`
 	Threads  *ebpf.MapSpec `ebpf:"threads"`
 }
@@ -140,7 +138,6 @@ type lockedMaps struct {
 	Denied   *ebpf.Map `ebpf:"denied"`
 	Images   *ebpf.Map `ebpf:"images"`
 	Records  *ebpf.Map `ebpf:"records"`
-	Reported *ebpf.Map `ebpf:"reported"`
 	Settings *ebpf.Map `ebpf:"settings"`
 	Threads  *ebpf.Map `ebpf:"threads"`
 }
@@ -151,7 +148,6 @@ func (m *lockedMaps) Close() error {
 		m.Denied,
 		m.Images,
 		m.Records,
-		m.Reported,
 		m.Settings,
 		m.Threads,
 	)

@@ -31,9 +31,10 @@ const (
 )
 
 type moduleDeniedCalls struct {
-	_     structs.HostLayout
-	Count uint64
-	Epoch uint64
+	_       structs.HostLayout
+	Count   uint64
+	Epoch   uint64
+	SinceNs uint64
 }
 
 type moduleDeniedKey struct {
@@ -301,7 +302,6 @@ const (
 	moduleMapDrafts                             = "drafts"
 	moduleMapImages                             = "images"
 	moduleMapRecords                            = "records"
-	moduleMapReported                           = "reported"
 	moduleMapRequested                          = "requested"
 	moduleMapRequests                           = "requests"
 	moduleMapSettings                           = "settings"
@@ -446,7 +446,6 @@ type moduleMapSpecs struct {
 	Drafts          *ebpf.MapSpec `ebpf:"drafts"`
 	Images          *ebpf.MapSpec `ebpf:"images"`
 	Records         *ebpf.MapSpec `ebpf:"records"`
-	Reported        *ebpf.MapSpec `ebpf:"reported"`
 	Requested       *ebpf.MapSpec `ebpf:"requested"`
 	Requests        *ebpf.MapSpec `ebpf:"requests"`
 	Settings        *ebpf.MapSpec `ebpf:"settings"`
@@ -495,7 +494,6 @@ type moduleMaps struct {
 	Drafts          *ebpf.Map `ebpf:"drafts"`
 	Images          *ebpf.Map `ebpf:"images"`
 	Records         *ebpf.Map `ebpf:"records"`
-	Reported        *ebpf.Map `ebpf:"reported"`
 	Requested       *ebpf.Map `ebpf:"requested"`
 	Requests        *ebpf.Map `ebpf:"requests"`
 	Settings        *ebpf.Map `ebpf:"settings"`
@@ -511,7 +509,6 @@ func (m *moduleMaps) Close() error {
 		m.Drafts,
 		m.Images,
 		m.Records,
-		m.Reported,
 		m.Requested,
 		m.Requests,
 		m.Settings,

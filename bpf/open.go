@@ -38,8 +38,6 @@ type Options struct {
 	// Anew attaches new programs though there may be some that are pinned and could
 	// be taken over.
 	Anew bool
-	// Reported are denied calls that are known to be reported, in whatever Period.
-	Reported []ReportedCalls
 }
 
 // Programs are the programs attached to the running kernel and the ring buffer
@@ -47,7 +45,6 @@ type Options struct {
 // it.
 type Programs struct {
 	*set
-	counting   sync.Mutex // guards what is reported of denied calls, and, after Open, wanted
 	wanted     moduleReaderSettings
 	unattached []error
 	readTypes  map[uint32]string
@@ -63,7 +60,6 @@ type Programs struct {
 	turns    []Turn    // without their End
 
 	olderLost map[uint64]uint64 // by the older sets
-	inherited inheritance       // guarded by counting
 
 	dropping    sync.Mutex // guards older
 	older       []*olderSet
@@ -127,14 +123,6 @@ func Open(o Options) (_ *Programs, err error) {
 	if err := p.NextEpoch(); err != nil {
 		return nil, err
 	}
-	if err := p.forgetUncounted(); err != nil {
-		return nil, err
-	}
-	for _, r := range o.Reported {
-		if err := p.SetReported(r); err != nil {
-			return nil, err
-		}
-	}
 	return p, nil
 }
 
@@ -171,7 +159,7 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 	if err := p.readSettings(); err != nil {
 		return err
 	}
-	if err := p.takeTurn(sets, o.Reported); err != nil {
+	if err := p.takeTurn(sets); err != nil {
 		return err
 	}
 	return p.retire(sets)

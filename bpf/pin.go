@@ -22,13 +22,13 @@ const (
 	// BPFFS is where Linux has its BPF file system.
 	BPFFS = "/sys/fs/bpf"
 
-	// layout is the version of what the records and maps of a set hold, for the
-	// one that reads them. It changes with record.h, and with it Open must say how
-	// sets of the former layout are read. It stays where these can be read as they
-	// are, and builds from before the change do without what they cannot read: an
-	// image in a chunk that takes less than CHUNK_LEN, which is then hashed from its
-	// file.
-	layout = 1
+	// layout is the version of what the records and maps of a set hold. It changes
+	// with record.h where an older reader would misread them. Sets from oldestLayout
+	// on can be read.
+	layout       = 2
+	oldestLayout = 1
+	// deniedLayout is the first whose denied calls can be counted (denied_calls).
+	deniedLayout = 2
 	// unfinished begins the name of a set that is not complete.
 	unfinished = "new_"
 	// settled begins that of a settlement.

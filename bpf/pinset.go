@@ -216,6 +216,7 @@ type olderSet struct {
 	maps    map[string]*ebpf.Map
 	records *ring
 	images  *ring
+	denied  map[DeniedCalls]DeniedCount // not acked yet; nil until the records were read
 }
 
 // retire detaches a pinned set and opens what is left of it.
@@ -227,7 +228,7 @@ func retire(p *pins, name setName) (_ *olderSet, err error) {
 			return nil, fmt.Errorf("detach pinned programs: %w", err)
 		}
 	}
-	if name.layout != layout {
+	if name.layout < oldestLayout || name.layout > layout {
 		return nil, fmt.Errorf("%s is of a version that this program cannot read: what waits there is lost", name)
 	}
 	err = s.loadPinnedMaps()

@@ -225,13 +225,14 @@ struct denied_key {
 
 struct denied_calls {
 	__u64 count;             /* since the entry was made */
-	__u64 epoch;             /* that of the settings when a record told of one */
+	__u64 epoch;             /* that of the settings when the last record of one was sent */
+	__u64 since_ns;          /* CLOCK_BOOTTIME when the entry was made */
 };
 
 /* What the reader asks of the programs. */
 struct reader_settings {
 	__u64 image_limit;       /* bytes; larger images are not streamed */
-	__u64 epoch;             /* denied calls are told of once in each epoch, and counted always */
+	__u64 epoch;             /* one record of each kind of denied calls is sent in each epoch; all are counted */
 	__u64 begin_ns;          /* the reader's own: Turn.Begin */
 };
 

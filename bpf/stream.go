@@ -5,6 +5,7 @@ package bpf
 import (
 	"errors"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf/ringbuf"
@@ -36,11 +37,32 @@ func (p *Programs) Read() ([]byte, Mark, error) {
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return raw, Mark{older.name.id, position}, err
 		}
+		if err := p.countDeniedIn(older); err != nil {
+			return nil, Mark{}, err
+		}
 		p.draining = p.draining[1:]
 	}
 	p.drained.Store(true)
 	raw, position, err := p.records.Read(nil)
 	return raw, Mark{p.name.id, position}, err
+}
+
+// countDeniedIn reads what an older set has counted in the end.
+func (p *Programs) countDeniedIn(older *olderSet) error {
+	if older.name.layout < deniedLayout {
+		return nil
+	}
+	counts, err := deniedCounts(older.name.id, older.maps)
+	if err != nil {
+		return err
+	}
+	p.dropping.Lock()
+	defer p.dropping.Unlock()
+	older.denied = map[DeniedCalls]DeniedCount{}
+	for _, c := range counts {
+		older.denied[c.DeniedCalls] = c
+	}
+	return nil
 }
 
 // afterRetirement is how long a program may go on that was running as it was
@@ -88,7 +110,8 @@ func (p *Programs) needsOlder(first Mark) bool {
 	if first != (Mark{}) {
 		position = first.Position - 1
 	}
-	return !p.drained.Load() || first != (Mark{}) && p.IsOlder(first) || position < p.overlap
+	hasDenied := func(older *olderSet) bool { return len(older.denied) > 0 }
+	return !p.drained.Load() || slices.ContainsFunc(p.older, hasDenied) || first != (Mark{}) && p.IsOlder(first) || position < p.overlap
 }
 
 func (p *Programs) give(s settlement) {

@@ -69,13 +69,10 @@ func (p *Programs) Turns() []Turn {
 // takeTurn begins this set's turn, and returns when those of the others are over
 // and they can be detached. The moment is kept with the set: whoever finds it
 // draws the same line.
-func (p *Programs) takeTurn(sets []setName, reported []ReportedCalls) error {
+func (p *Programs) takeTurn(sets []setName) error {
 	if p.wanted.BeginNs == 0 {
 		begin := time.Duration(always)
 		if len(sets) > 0 {
-			if err := p.inheritDenied(sets, reported); err != nil {
-				return err
-			}
 			var err error
 			if begin, err = bootTime(); err != nil {
 				return err
@@ -86,16 +83,41 @@ func (p *Programs) takeTurn(sets []setName, reported []ReportedCalls) error {
 			return err
 		}
 	}
+	wasAttached := false
 	for _, name := range sets {
 		if !p.pins.isAttached(name) {
 			continue
 		}
+		wasAttached = true
 		now, err := bootTime()
 		if err != nil {
 			return err
 		}
 		time.Sleep(time.Duration(p.wanted.BeginNs) + 2*TurnSlack - now)
 		p.pins.awaitCalls(name)
+	}
+	if wasAttached {
+		return p.clearDenied()
+	}
+	return nil
+}
+
+// clearDenied forgets the denied calls that this set has counted so far: the
+// older set has counted them too.
+func (p *Programs) clearDenied() error {
+	counts, err := p.DeniedCounts()
+	if err != nil {
+		return err
+	}
+	for _, c := range counts {
+		if c.IsOther() {
+			err = p.maps[moduleMapCounters].Put(c.counter(), uint64(0))
+		} else {
+			_, err = p.ForgetDenied(c.DeniedCalls)
+		}
+		if err != nil {
+			return fmt.Errorf("clear denied calls: %w", err)
+		}
 	}
 	return nil
 }

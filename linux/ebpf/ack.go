@@ -4,8 +4,6 @@ package ebpf
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -95,13 +93,6 @@ func (c *ackTracker) start(r releaser, keys []string) {
 	for _, key := range keys {
 		c.addStored(key)
 	}
-}
-
-// keysInFlight are the keys of events that are on their way to the store.
-func (c *ackTracker) keysInFlight() []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Collect(maps.Keys(c.events))
 }
 
 // stop releases nothing any more.
