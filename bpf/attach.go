@@ -22,17 +22,22 @@ type attached struct {
 }
 
 // attachAll loads the programs and attaches them.
-func (p *Programs) attachAll(kernel *btf.Spec, object []byte, list []hook) error {
+// They own what begins from then on if there is no other set.
+func (p *Programs) attachAll(kernel *btf.Spec, object []byte, list []hook, shared map[string]*ebpf.Map, isFirst bool) error {
 	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
 	if err != nil {
 		return fmt.Errorf("read the BPF object: %w", err)
 	}
-	if err := p.loadMaps(spec); err != nil {
+	if err := p.loadMaps(spec, shared); err != nil {
 		return err
 	}
 	if err := p.open(); err != nil {
 		return err
 	}
+	if isFirst {
+		p.owners.setCurrent(p.name.id)
+	}
+	p.wanted.Set, p.wanted.Epoch = p.name.id, 1
 	if err := p.writeSettings(); err != nil { // a program heeds them from its first run on
 		return err
 	}

@@ -179,7 +179,7 @@ func (p *Programs) readSettings() error {
 	if err != nil {
 		return fmt.Errorf("read the programs' settings: %w", err)
 	}
-	p.wanted.Epoch, p.wanted.BeginNs = former.Epoch, former.BeginNs
+	p.wanted.Epoch, p.wanted.Set = former.Epoch, former.Set
 	return nil
 }
 

@@ -55,9 +55,10 @@ type Chunk struct {
 // first. Only one goroutine may call it.
 func (p *Programs) ReadImage(c *Chunk) error {
 	for len(p.olderImages) > 0 {
-		raw, position, err := p.olderImages[0].Read(c.record)
+		older := p.olderImages[0]
+		raw, position, err := older.images.Read(c.record)
 		if err == nil {
-			return c.take(raw, Mark{0, position})
+			return c.take(raw, Mark{older.name.id, position})
 		}
 		p.olderImages = p.olderImages[1:] // it has no more
 	}

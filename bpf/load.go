@@ -26,7 +26,8 @@ func choose(kernel *btf.Spec) (object []byte, list []hook, err error) {
 	return _ModuleBytes, hooks(preemptible), nil
 }
 
-func (p *Programs) loadMaps(spec *ebpf.CollectionSpec) error {
+// loadMaps makes the maps, but for those that it shares with another set.
+func (p *Programs) loadMaps(spec *ebpf.CollectionSpec, shared map[string]*ebpf.Map) error {
 	only := spec.Copy()
 	only.Programs = nil
 	only.Variables = nil
@@ -35,7 +36,7 @@ func (p *Programs) loadMaps(spec *ebpf.CollectionSpec) error {
 			delete(only.Maps, name) // sections of variables, which are there for bpf2go only
 		}
 	}
-	collection, err := ebpf.NewCollection(only)
+	collection, err := ebpf.NewCollectionWithOptions(only, ebpf.CollectionOptions{MapReplacements: shared})
 	if err != nil {
 		return fmt.Errorf("create BPF maps: %w", err)
 	}

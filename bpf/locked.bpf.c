@@ -24,6 +24,7 @@
  */
 struct attempt {
 	u64 begin_ns;
+	u64 owner;    /* the set that sends its records */
 	u64 size;
 	u64 flags;
 	u32 call;     /* 0 where its beginning was not seen */
@@ -57,6 +58,8 @@ static __always_inline u64 identity(void)
 
 	return task ? task->start_time : bpf_get_current_task();
 }
+
+#include "owner.h"
 
 static __always_inline struct thread *find_thread(void)
 {
@@ -287,19 +290,19 @@ static __noinline int begin_attempt(u32 call)
 		if (!attempt || (attempt->live && !attempt->returned))
 			break;
 		if (!attempt->returned)
-			count(COUNTER_LOST);
+			lose(attempt->owner);
 		thread->depth--;
 	}
 	/* Read anew: older verifiers follow impossible branches of a comparison with what they know. */
 	if (*(volatile u64 *)&thread->depth >= DEPTH) {
-		count(COUNTER_LOST);
+		lose(owner_at(OWNER_CURRENT));
 		return 0;
 	}
 	thread->depth++;
 	attempt = innermost(thread);
 	if (!attempt)
 		return 0;
-	attempt->begin_ns = bpf_ktime_get_boot_ns();
+	own_attempt(attempt, call != 0);
 	attempt->size = 0;
 	attempt->flags = 0;
 	attempt->call = call;
@@ -308,7 +311,8 @@ static __noinline int begin_attempt(u32 call)
 	attempt->live = 0;
 	attempt->verified = 0;
 	attempt->verdict = 0;
-	tell_process(attempt->begin_ns);
+	if (is_own(attempt->owner))
+		tell_process(attempt->begin_ns);
 	return 0;
 }
 
@@ -341,16 +345,21 @@ static __always_inline void fill_times(struct file_record *record, struct inode 
 /* Begins the record of what is taken, or returns NULL where there is no room. */
 static __always_inline struct file_record *take(u32 kind, u32 call, u32 id, bool is_module)
 {
+	struct thread *thread = NULL;
 	struct file_record *record;
 
-	if (is_module)
+	if (is_module) {
 		begin_attempt(call);
+		thread = find_thread();
+	}
+	if (!is_own(owner_of(innermost(thread))))
+		return NULL;
 	record = bpf_ringbuf_reserve(&records, WITH_PATH(struct file_record), 0);
 	if (!record) {
 		count(COUNTER_LOST);
 		return NULL;
 	}
-	fill_header(&record->header, kind, is_module ? find_thread() : NULL);
+	fill_header(&record->header, kind, thread);
 	record->id = id;
 	record->is_module = is_module;
 	record->has_arguments = 0;
@@ -415,6 +424,8 @@ int fentry_load_module(u64 *ctx)
 	attempt->entered = 1;
 	attempt->size = info->len;
 	attempt->flags = (u32)ctx[2];
+	if (!is_own(attempt->owner))
+		return 0;
 	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 	if (!record) {
 		count(COUNTER_LOST);
@@ -456,9 +467,12 @@ static __always_inline void fill_module(struct module_record *record)
 static __always_inline int module_event(u32 kind, struct module *module, struct thread *thread)
 {
 	struct attempt *attempt = innermost(thread);
+	struct module_record *record;
 	u64 *name;
-	struct module_record *record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 
+	if (!is_own(owner_of(attempt)))
+		return 0;
+	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 	if (!record) {
 		count(COUNTER_LOST);
 		return 0;
@@ -507,9 +521,12 @@ int tp_btf_module_free(u64 *ctx)
 SEC("tp_btf/module_request")
 int tp_btf_module_request(u64 *ctx)
 {
-	u64 request_ns = bpf_ktime_get_boot_ns();
+	u64 owner = owner_of(innermost(find_thread()));
+	u64 request_ns = stamped_ns(STAMP_HOOK);
 	struct module_record *record;
 
+	if (!is_own(owner))
+		return 0;
 	if (is_crowded()) {
 		count(COUNTER_LOST);
 		return 0;
@@ -625,12 +642,13 @@ int fexit_load_module_result(u64 *ctx)
 {
 	struct thread *thread = leave_load_module();
 	struct attempt *attempt = innermost(thread);
+	bool is_ours = is_own(own_return(attempt));
 
 	if (!attempt)
 		return 0;
-	if (attempt->call)
+	if (is_ours && attempt->call)
 		send_call(attempt->call, (s32)ctx[3], thread);
-	else
+	else if (is_ours)
 		count(COUNTER_LOST);
 	end_attempt(thread);
 	return 0;
@@ -643,7 +661,8 @@ int fexit_free_module_result(u64 *ctx)
 	struct attempt *attempt = innermost(thread);
 
 	if (attempt && attempt->call == CALL_DELETE_MODULE) {
-		send_call(CALL_DELETE_MODULE, 0, thread);
+		if (is_own(own_return(attempt)))
+			send_call(CALL_DELETE_MODULE, 0, thread);
 		end_attempt(thread);
 	}
 	return 0;
@@ -656,12 +675,12 @@ static __always_inline int exit_module_call(u32 call, s64 returned)
 	struct attempt *attempt = innermost(thread);
 
 	/* While load_module runs, the call is one from inside it that came to nothing. */
-	if (!attempt || (attempt->call && attempt->call != call) || (attempt->entered && !attempt->returned)) {
-		send_call(call, result, NULL);
-		return 0;
-	}
-	send_call(call, result, thread);
-	end_attempt(thread);
+	if (!attempt || (attempt->call && attempt->call != call) || (attempt->entered && !attempt->returned))
+		thread = NULL;
+	if (is_own(own_return(attempt)))
+		send_call(call, result, thread);
+	if (thread)
+		end_attempt(thread);
 	return 0;
 }
 

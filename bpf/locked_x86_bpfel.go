@@ -19,8 +19,10 @@ const (
 	lockedMapCounters                      = "counters"
 	lockedMapDenied                        = "denied"
 	lockedMapImages                        = "images"
+	lockedMapOwners                        = "owners"
 	lockedMapRecords                       = "records"
 	lockedMapSettings                      = "settings"
+	lockedMapStamps                        = "stamps"
 	lockedMapThreads                       = "threads"
 	lockedProgFentryLoadModule             = "fentry_load_module"
 	lockedProgFentrySecurityKernelLoadData = "fentry_security_kernel_load_data"
@@ -109,8 +111,10 @@ type lockedMapSpecs struct {
 	Counters *ebpf.MapSpec `ebpf:"counters"`
 	Denied   *ebpf.MapSpec `ebpf:"denied"`
 	Images   *ebpf.MapSpec `ebpf:"images"`
+	Owners   *ebpf.MapSpec `ebpf:"owners"`
 	Records  *ebpf.MapSpec `ebpf:"records"`
 	Settings *ebpf.MapSpec `ebpf:"settings"`
+	Stamps   *ebpf.MapSpec `ebpf:"stamps"`
 	Threads  *ebpf.MapSpec `ebpf:"threads"`
 }
 
@@ -143,8 +147,10 @@ type lockedMaps struct {
 	Counters *ebpf.Map `ebpf:"counters"`
 	Denied   *ebpf.Map `ebpf:"denied"`
 	Images   *ebpf.Map `ebpf:"images"`
+	Owners   *ebpf.Map `ebpf:"owners"`
 	Records  *ebpf.Map `ebpf:"records"`
 	Settings *ebpf.Map `ebpf:"settings"`
+	Stamps   *ebpf.Map `ebpf:"stamps"`
 	Threads  *ebpf.Map `ebpf:"threads"`
 }
 
@@ -153,8 +159,10 @@ func (m *lockedMaps) Close() error {
 		m.Counters,
 		m.Denied,
 		m.Images,
+		m.Owners,
 		m.Records,
 		m.Settings,
+		m.Stamps,
 		m.Threads,
 	)
 }

@@ -21,6 +21,7 @@ enum cgroup_subsys_id___pids { pids_cgrp_id = 11 }; /* CONFIG_CGROUP_PIDS */
 /* One system call that loads or unloads, from its entry to its return. */
 struct attempt {
 	u64 begin_ns;
+	u64 owner;  /* the set that sends its records */
 	u64 regs;   /* where its arguments stand; 0 where its entry was not seen */
 	u64 params; /* user address */
 	u64 name;   /* user address, delete_module */
@@ -39,6 +40,13 @@ struct attempt {
 };
 
 #include "common.h"
+
+static __always_inline u64 identity(void)
+{
+	return BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), start_time);
+}
+
+#include "owner.h"
 
 struct {
 	/*
@@ -122,6 +130,7 @@ const struct path_record *unused_path_record __attribute__((unused));
 const struct cmdline_record *unused_cmdline_record __attribute__((unused));
 const struct params_record *unused_params_record __attribute__((unused));
 const enum counter *unused_counter __attribute__((unused));
+const enum owner_index *unused_owner_index __attribute__((unused));
 
 static __always_inline struct draft *find_draft(void)
 {
@@ -133,14 +142,13 @@ static __always_inline struct draft *find_draft(void)
 /* The thread's attempts, or NULL where it has none under way. */
 static __always_inline struct thread *find_thread(void)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	u64 identity = BPF_CORE_READ(task, start_time);
+	u64 current = identity();
 	u32 tid = bpf_get_current_pid_tgid();
 	struct thread *thread = bpf_map_lookup_elem(&unprivileged, &tid);
 
-	if (!thread || thread->depth == 0 || thread->identity != identity)
+	if (!thread || thread->depth == 0 || thread->identity != current)
 		thread = bpf_map_lookup_elem(&threads, &tid);
-	if (!thread || thread->depth == 0 || thread->identity != identity)
+	if (!thread || thread->depth == 0 || thread->identity != current)
 		return NULL;
 	return thread;
 }
@@ -162,7 +170,7 @@ static __always_inline struct thread *add_thread(struct task_struct *task, u32 t
 
 	if (!draft)
 		return NULL;
-	draft->thread.identity = BPF_CORE_READ(task, start_time);
+	draft->thread.identity = identity();
 	if (!may_load(task)) {
 		bpf_map_update_elem(&unprivileged, &tid, &draft->thread, BPF_ANY);
 		return bpf_map_lookup_elem(&unprivileged, &tid);
@@ -192,20 +200,20 @@ static __always_inline struct attempt *begin_attempt(u64 regs)
 	if (!thread) {
 		thread = add_thread(task, tid);
 		if (!thread) {
-			count(COUNTER_LOST); /* what follows cannot be put together */
+			lose(owner_at(OWNER_CURRENT)); /* what follows cannot be put together */
 			return NULL;
 		}
 	} else if (thread->attempt[0].regs == 0) {
 		thread->depth = 0; /* without an entry there is no return either */
 	} else if (thread->attempt[0].regs == regs && !thread->attempt[0].init) {
-		count(COUNTER_LOST);
+		lose(thread->attempt[0].owner);
 		thread->depth = 0;
 	}
 	thread->depth++;
 	attempt = innermost(thread);
 	if (!attempt)
 		return NULL;
-	attempt->begin_ns = bpf_ktime_get_boot_ns();
+	own_attempt(attempt, regs != 0);
 	attempt->regs = regs;
 	attempt->params = 0;
 	attempt->name = 0;
@@ -621,11 +629,13 @@ static __always_inline int exit_module_call(u32 call, s64 returned)
 	if (thread)
 		leave_entryless(thread);
 	attempt = innermost(thread);
-	is_denied = result == -EPERM && !(attempt && attempt->taken);
-	if (is_denied)
-		fill_denied_key(&key, call);
-	if (!is_denied || count_denied(&key))
-		send_call(call, result, thread, attempt, &key, is_denied);
+	if (is_own(own_return(attempt))) {
+		is_denied = result == -EPERM && !(attempt && attempt->taken);
+		if (is_denied)
+			fill_denied_key(&key, call);
+		if (!is_denied || count_denied(&key))
+			send_call(call, result, thread, attempt, &key, is_denied);
+	}
 	if (thread)
 		end_attempt(thread);
 	return 0;
@@ -750,6 +760,8 @@ static __always_inline int take(u32 kind, struct file *file, u32 id, bool is_mod
 			attempt->taken = 1;
 		thread = find_thread();
 	}
+	if (!is_own(owner_of(attempt)))
+		return 0;
 	context_ns = tell_once(attempt);
 	draft = find_draft();
 	if (!draft)
@@ -888,6 +900,8 @@ static __always_inline int taken(const void *image, u64 size)
 	if (!attempt || !attempt->taken || attempt->streamed)
 		return 0;
 	attempt->streamed = 1;
+	if (!is_own(attempt->owner))
+		return 0;
 	set = bpf_map_lookup_elem(&settings, &zero);
 	if (set && size <= set->image_limit)
 		state = stream((u64)image, size, attempt->begin_ns);
@@ -975,6 +989,8 @@ static __always_inline int parse_args(const char *args)
 	if (!attempt || !attempt->taken || attempt->parsed || attempt->live)
 		return 0;
 	attempt->parsed = 1;
+	if (!is_own(attempt->owner))
+		return 0;
 	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 	if (!record) {
 		count(COUNTER_LOST);
@@ -1008,11 +1024,13 @@ static __always_inline int module_event(u32 kind, struct module *module)
 	struct thread *thread = find_thread();
 	struct attempt *attempt = innermost(thread);
 	struct module_record *record;
-
-	u64 context_ns = tell_once(attempt);
+	u64 context_ns;
 
 	if (attempt && kind == RECORD_MODULE_LOAD)
 		attempt->live = 1;
+	if (!is_own(owner_of(attempt)))
+		return 0;
+	context_ns = tell_once(attempt);
 	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 	if (!record) {
 		count(COUNTER_LOST);
@@ -1052,30 +1070,32 @@ int raw_tp_module_free(u64 *ctx)
 
 static __always_inline int module_request(const char *name)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct attempt *attempt = innermost(find_thread());
-	u64 request_ns;
+	u64 owner = owner_of(attempt);
 	struct request request = {
-		.start_time = BPF_CORE_READ(task, start_time),
+		.start_time = identity(),
+		.request_ns = stamped_ns(STAMP_HOOK),
 		.request_tid = (u32)bpf_get_current_pid_tgid(),
 	};
 	struct module_record *record;
 
 	if (is_crowded()) {
-		count(COUNTER_LOST);
+		lose(owner);
 		return 0;
 	}
-	request_ns = tell_once(NULL);
-	request.request_ns = request_ns;
+	/* Also where another set sends it: this one may send the load that follows. */
 	bpf_map_update_elem(&requests, &request.request_tid, &request, BPF_ANY);
+	if (!is_own(owner))
+		return 0;
+	tell_process(request.request_ns);
 	record = bpf_ringbuf_reserve(&records, sizeof(struct module_record), 0);
 	if (!record) {
 		count(COUNTER_LOST);
 		return 0;
 	}
 	fill_header(&record->header, RECORD_MODULE_REQUEST, NULL);
-	record->header.attempt_ns = request_ns;
-	record->header.context_ns = request_ns;
+	record->header.attempt_ns = request.request_ns;
+	record->header.context_ns = request.request_ns;
 	if (attempt)
 		record->header.parent_attempt_ns = attempt->begin_ns; /* made by a module's init */
 	record->verified = 0;
@@ -1144,7 +1164,7 @@ int raw_tp_initcall_finish(u64 *ctx)
 		if (i >= thread->depth)
 			break;
 		if (depth && attempt->regs)
-			count(COUNTER_LOST);
+			lose(attempt->owner);
 		if (!depth && attempt->init == init) {
 			attempt->init = 0;
 			depth = i + 1;
@@ -1169,7 +1189,7 @@ int raw_tp_sched_process_exit(u64 *ctx)
 	if (!thread)
 		return 0;
 	if (thread->attempt[0].regs)
-		count(COUNTER_LOST);
+		lose(thread->attempt[0].owner);
 	bpf_map_delete_elem(&threads, &tid);
 	return 0;
 }

@@ -54,10 +54,8 @@ type Programs struct {
 
 	pins     *pins     // nil where nothing is pinned
 	unpinned error     // why not
-	adopted  bool      // the set was pinned before
+	found    bool      // a set was pinned before
 	retired  time.Time // when the older sets were detached
-	overlap  uint64    // position in the records up to which they may have seen the same
-	turns    []Turn    // without their End
 
 	olderLost map[uint64]uint64 // by the older sets
 
@@ -65,7 +63,7 @@ type Programs struct {
 	older       []*olderSet
 	draining    []*olderSet // of these, those still to be read
 	drained     atomic.Bool // there are none of them
-	olderImages []*ring     // of these, those still to be read
+	olderImages []*olderSet // of these, those still to be read
 }
 
 // Open loads the programs and attaches each hook with the first of its programs
@@ -136,12 +134,25 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 		p.pins, sets, p.unpinned = listPins(o.PinDir)
 	}
 	name := setName{layout: layout, digest: digest(object, list), id: newSetID(sets)}
-	// Only the youngest: sets must always be compared in the order in which they
-	// were made, or what one has told already would be told again of another.
-	if n := len(sets); n > 0 && !o.Anew && sets[n-1].digest == name.digest && sets[n-1].layout == name.layout {
-		var err error
-		if p.set, err = adopt(p.pins, sets[n-1], list); err == nil {
-			sets, p.adopted = sets[:n-1], true
+	shared, err := p.pins.openShared(sets)
+	if err != nil {
+		return err
+	}
+	defer closeMaps(shared)
+	owner, err := ownerOf(sets, shared)
+	if err != nil {
+		return err
+	}
+	p.found = len(sets) > 0
+	if owner >= 0 {
+		// An upgrade was broken off.
+		if err := p.pins.detach(slices.Concat(sets[:owner], sets[owner+1:])); err != nil {
+			return err
+		}
+		if !o.Anew && sets[owner].digest == name.digest && sets[owner].layout == name.layout {
+			if p.set, err = adopt(p.pins, sets[owner], list); err == nil {
+				sets = slices.Delete(sets, owner, owner+1)
+			}
 		}
 	}
 	if p.set == nil {
@@ -149,7 +160,7 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 		if len(sets) > 0 {
 			list = takingOver(list, slices.ContainsFunc(sets, p.pins.hasFexit))
 		}
-		if err := p.attachAll(kernel, object, list); err != nil {
+		if err := p.attachAll(kernel, object, list, shared, len(sets) == 0); err != nil {
 			return err
 		}
 		if p.pins != nil {
@@ -159,10 +170,10 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 	if err := p.readSettings(); err != nil {
 		return err
 	}
-	if err := p.takeTurn(sets); err != nil {
+	if err := p.own(sets); err != nil {
 		return err
 	}
-	return p.retire(sets)
+	return p.openOlder(sets)
 }
 
 // errNotAsked says that nobody wanted the programs to be pinned.
@@ -187,7 +198,7 @@ func (p *Programs) Close() error {
 }
 
 // WereThere reports whether Open found these programs, or older ones, attached.
-func (p *Programs) WereThere() bool { return p.adopted || len(p.turns) > 1 }
+func (p *Programs) WereThere() bool { return p.found }
 
 // IsPinned reports whether the programs stay when this process ends.
 func (p *Programs) IsPinned() bool {

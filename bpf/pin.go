@@ -31,7 +31,7 @@ const (
 	deniedLayout = 2
 	// unfinished begins the name of a set that is not complete.
 	unfinished = "new_"
-	// settled begins that of a settlement.
+	// settled begins that of a folder that layout 1 had; it is of no use now.
 	settled = "settled_"
 
 	// lockPatience is how long a process that has ended may take to let go of the
@@ -197,8 +197,8 @@ func listPins(path string) (*pins, []setName, error) {
 	return p, sets, nil
 }
 
-// sets are those that are complete, the oldest first. The others are removed:
-// whoever was making them is gone. What a settlement says is done.
+// sets are those that are complete, the oldest first. It removes the others, which
+// a process that has ended was making or removing.
 func (p *pins) sets() ([]setName, error) {
 	entries, err := os.ReadDir(p.path)
 	if err != nil {
@@ -206,15 +206,9 @@ func (p *pins) sets() ([]setName, error) {
 	}
 	var sets []setName
 	for _, entry := range entries {
-		if s, ok := parseSettlement(entry.Name()); ok {
-			if err := p.finish(s); err != nil {
-				return nil, err
-			}
-			return p.sets()
-		}
 		if name, ok := parseSetName(entry.Name()); ok {
 			sets = append(sets, name)
-		} else if strings.HasPrefix(entry.Name(), unfinished) {
+		} else if strings.HasPrefix(entry.Name(), unfinished) || strings.HasPrefix(entry.Name(), settled) {
 			if err := os.RemoveAll(filepath.Join(p.path, entry.Name())); err != nil {
 				return nil, fmt.Errorf("remove unfinished pins: %w", err)
 			}
@@ -259,9 +253,8 @@ func Detach(path string) (removed int, err error) {
 	}
 	defer p.Close()
 	for _, name := range sets {
-		// First, so that none that is half removed is taken for a whole one.
-		if err := os.Rename(p.of(name), filepath.Join(path, unfinished+name.String())); err != nil {
-			return 0, fmt.Errorf("detach pinned programs: %w", err)
+		if err := p.remove(name); err != nil {
+			return 0, err
 		}
 	}
 	if err := os.RemoveAll(path); err != nil {

@@ -22,13 +22,14 @@ type set struct {
 	settings *ebpf.Memory
 	records  *ring
 	images   *ring
+	owners   owners
 	attached []attached
 	partial  bool // there was too little of something to attach all hooks
 }
 
 // open maps what the reader shares with the programs.
 func (s *set) open() (err error) {
-	for _, name := range []string{moduleMapCounters, moduleMapSettings, moduleMapRecords, moduleMapImages, moduleMapDenied} {
+	for _, name := range []string{moduleMapCounters, moduleMapSettings, moduleMapRecords, moduleMapImages, moduleMapDenied, moduleMapOwners} {
 		if s.maps[name] == nil {
 			return fmt.Errorf("open BPF maps: there is none called %s", name)
 		}
@@ -42,7 +43,10 @@ func (s *set) open() (err error) {
 	if s.records, err = openRing(s.maps[moduleMapRecords]); err != nil {
 		return err
 	}
-	s.images, err = openRing(s.maps[moduleMapImages])
+	if s.images, err = openRing(s.maps[moduleMapImages]); err != nil {
+		return err
+	}
+	s.owners, err = openOwners(s.maps[moduleMapOwners])
 	return err
 }
 
@@ -57,6 +61,7 @@ func (s *set) Close() error {
 			errs = append(errs, ring.Close())
 		}
 	}
+	errs = append(errs, s.owners.Close())
 	for _, m := range s.maps {
 		errs = append(errs, m.Close())
 	}
@@ -219,15 +224,10 @@ type olderSet struct {
 	denied  map[DeniedCalls]DeniedCount // not acked yet; nil until the records were read
 }
 
-// retire detaches a pinned set and opens what is left of it.
-func retire(p *pins, name setName) (_ *olderSet, err error) {
+// openOlder opens what is left of a set that is detached.
+func openOlder(p *pins, name setName) (_ *olderSet, err error) {
 	o := &olderSet{name: name, path: p.of(name)}
 	s := set{path: o.path}
-	for _, part := range []string{pinnedLinks, pinnedProbes, pinnedPrograms} {
-		if err := os.RemoveAll(filepath.Join(o.path, part)); err != nil {
-			return nil, fmt.Errorf("detach pinned programs: %w", err)
-		}
-	}
 	if name.layout < oldestLayout || name.layout > layout {
 		return nil, fmt.Errorf("%s is of a version that this program cannot read: what waits there is lost", name)
 	}

@@ -233,7 +233,7 @@ struct denied_calls {
 struct reader_settings {
 	__u64 image_limit;       /* bytes; larger images are not streamed */
 	__u64 epoch;             /* one record of each kind of denied calls is sent in each epoch; all are counted */
-	__u64 begin_ns;          /* the reader's own: Turn.Begin */
+	__u64 set;               /* the number of this set of programs */
 };
 
 #endif

@@ -5,7 +5,6 @@ package bpf
 import (
 	"errors"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/cilium/ebpf/ringbuf"
@@ -69,63 +68,35 @@ func (p *Programs) countDeniedIn(older *olderSet) error {
 // detached.
 const afterRetirement = 100 * time.Millisecond
 
-// IsOlder reports whether a mark is of an older set.
-func (p *Programs) IsOlder(m Mark) bool { return m.Set != p.name.id }
-
-// Release says that nobody needs the records before a mark, nor the chunks before
-// another, any more: the zero mark where it is none of them. The first record
-// that is still needed, which was read, is that before a third mark; zero where
-// all are not. It reports whether they could be given back to the kernel: while
-// what older sets saw is needed, all stays, so that a process that comes after a
-// crash can compare what they and this one saw. Older sets that are needed no
-// more are removed.
-func (p *Programs) Release(records, images, first Mark) bool {
+// Release gives records back to the kernel: those up to one position, and the
+// image chunks up to another. Either may be zero. first is the position of the
+// first record that was read and is still needed, or zero. Older sets of which
+// nothing is needed any more are removed.
+func (p *Programs) Release(records, images, first Mark) {
 	p.dropping.Lock()
 	defer p.dropping.Unlock()
-	s := settlement{set: p.name.id, records: p.own(records), images: p.own(images)}
-	if len(p.older) == 0 {
-		p.give(s)
-		return true
-	}
-	if p.needsOlder(first) || p.pins.begin(s) != nil {
-		// But rather than to lose what is still to come, the same is told twice.
-		isCrowded := p.records.isCrowded()
-		if isCrowded {
-			p.give(s)
+	release := func(set uint64, of, with *ring) {
+		if records.Set == set {
+			of.Release(records.Position)
 		}
-		return isCrowded
+		if images.Set == set {
+			with.Release(images.Position)
+		}
 	}
-	p.give(s)
+	release(p.name.id, p.records, p.images)
+	needed := first != (Mark{}) && first.Set != p.name.id || !p.drained.Load()
+	for _, older := range p.older {
+		release(older.name.id, older.records, older.images)
+		needed = needed || len(older.denied) > 0
+	}
+	if needed {
+		return
+	}
 	for _, older := range p.older {
 		older.Close()
+		_ = p.pins.remove(older.name) // the next Open removes what is left
 	}
 	p.older = nil
-	_ = p.pins.finish(s) // what is left of them is removed with the next Open
-	return true
-}
-
-// needsOlder reports whether what older sets saw is still needed.
-func (p *Programs) needsOlder(first Mark) bool {
-	position := p.records.read.Load()
-	if first != (Mark{}) {
-		position = first.Position - 1
-	}
-	hasDenied := func(older *olderSet) bool { return len(older.denied) > 0 }
-	return !p.drained.Load() || slices.ContainsFunc(p.older, hasDenied) || first != (Mark{}) && p.IsOlder(first) || position < p.overlap
-}
-
-func (p *Programs) give(s settlement) {
-	p.records.Release(s.records)
-	p.images.Release(s.images)
-}
-
-// own is the mark's position if it is of this set, and 0 otherwise: those of
-// older sets stay as long as one of them is needed.
-func (p *Programs) own(m Mark) uint64 {
-	if m.Set != p.name.id {
-		return 0
-	}
-	return m.Position
 }
 
 // SetDeadline bounds the following Reads; the zero time lets them wait for

@@ -43,12 +43,9 @@ type ackTracker struct {
 	newest     string              // position that the next event is to carry
 }
 
-// A releaser is what the programs of one run offer an ackTracker.
+// A releaser gives records back to the kernel (bpf.Programs).
 type releaser interface {
-	// Release gives back what is before the marks of records and of chunks, the
-	// first record that is still needed being that of a third, and reports whether
-	// it could. Each may be zero: there is none.
-	Release(records, images, first bpf.Mark) bool
+	Release(records, images, first bpf.Mark)
 }
 
 // A queue is the records of one ring buffer, in the order in which they were read.
@@ -247,9 +244,7 @@ func (c *ackTracker) advance(now time.Time) {
 	if len(c.records.held) > 0 {
 		first = c.records.held[0].position
 	}
-	if !c.ring.Release(c.records.release, c.images.release, first) {
-		return
-	}
+	c.ring.Release(c.records.release, c.images.release, first)
 	if m := c.records.release; m != (bpf.Mark{}) {
 		c.forget(m)
 		c.newest = keyOf(m)

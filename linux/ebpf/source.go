@@ -150,8 +150,6 @@ func (s *Source) read(ctx context.Context, programs *bpf.Programs, emit func(kmo
 	images.loop = s.health.AddLoop()
 	go images.run() // ends when the programs are closed
 
-	hand := newHandover(programs.Turns())
-
 	live := liveness{check: func() error {
 		_ = programs.FlushImages() // so that its loop completes a round; it fails only when the reading has ended
 		return programs.Check()
@@ -221,14 +219,6 @@ func (s *Source) read(ctx context.Context, programs *bpf.Programs, emit func(kmo
 			continue
 		}
 		now := time.Now()
-		own := r.attemptOf(record)
-		isDuplicate := hand.merge(&record, position.Set)
-		if isDuplicate || r.attemptOf(record) != own {
-			s.acks.close(own, now) // what told of its process
-		}
-		if isDuplicate {
-			continue
-		}
 		if err := r.take(record, position, bpf.RingSize(len(raw)), now); err != nil {
 			return err
 		}
