@@ -17,7 +17,7 @@ import (
 type attached struct {
 	candidate
 	loaded *ebpf.Program
-	link   link.Link // nil for a pinned kprobe of a kernel that has no links of them
+	link   link.Link // nil for a pinned kprobe on kernels that have no kprobe links
 	id     uint64    // of the link
 }
 
@@ -38,7 +38,7 @@ func (p *Programs) attachAll(kernel *btf.Spec, object []byte, list []hook, share
 		p.owners.setCurrent(p.name.id)
 	}
 	p.wanted.Set, p.wanted.Epoch = p.name.id, 1
-	if err := p.writeSettings(); err != nil { // a program heeds them from its first run on
+	if err := p.writeSettings(); err != nil { // before a program runs
 		return err
 	}
 	loaded := p.loadPreferred(spec, kernel, list)
@@ -102,9 +102,9 @@ func (p *Programs) attachAs(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.P
 	case asKprobe:
 		a.link, err = link.Kprobe(c.symbol, program, nil)
 	case asKretprobe:
-		// Not with more instances than the kernel's default: that takes a
-		// tracefs event, which a killed process leaves behind. A return that
-		// goes unseen is counted.
+		// With the kernel's default number of instances: more would need a
+		// tracefs event, which a killed process leaves behind. Missed returns
+		// are counted.
 		a.link, err = link.Kretprobe(c.symbol, program, nil)
 	}
 	if err == nil {
@@ -115,13 +115,13 @@ func (p *Programs) attachAs(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.P
 	if err != nil {
 		return fmt.Errorf("attach program: %w", err)
 	}
-	delete(loaded, c.program) // it is kept with its link now
+	delete(loaded, c.program) // p.attached owns it now
 	p.attached = append(p.attached, a)
 	return nil
 }
 
-// isShortage reports whether an error says no more than that this process, or the
-// host, has too little of something for now.
+// isShortage reports whether an error is a lack of memory or of file descriptors,
+// which may pass.
 func isShortage(err error) bool {
 	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }

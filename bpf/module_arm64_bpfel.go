@@ -299,7 +299,7 @@ type moduleThread struct {
 		Streamed   uint32
 		Parsed     uint32
 		Live       uint32
-		Told       uint32
+		Described  uint32
 		Verified   uint32
 		Verdict    int32
 	}

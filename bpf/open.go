@@ -17,8 +17,7 @@ import (
 	"github.com/cilium/ebpf/rlimit"
 )
 
-// Reasons for which a kernel cannot run these programs at all. Open's error
-// matches them with errors.Is.
+// Open's error matches one of these if the kernel cannot run the programs at all.
 var (
 	ErrNoBTF        = errors.New("the kernel has no BTF")
 	ErrNoRingBuffer = errors.New("the kernel has no BPF ring buffer")
@@ -29,51 +28,51 @@ type Options struct {
 	// ImageLimit is the size, in bytes, of the largest module whose image is
 	// sent; MaxImage is the most that can be.
 	ImageLimit int64
-	// PinDir is a folder of a BPF file system in which the programs stay when
-	// this process ends, so that what they see waits for the next one. Open makes
-	// it. "" pins nothing.
+	// PinDir is the folder of a BPF file system in which the programs and their
+	// ring buffers stay when this process ends. Open creates it. Nothing is pinned
+	// if it is empty.
 	PinDir string
-	// OnlyPinned pins nothing where nothing is pinned.
+	// OnlyPinned uses programs that are pinned already and does not pin new ones.
 	OnlyPinned bool
-	// Anew attaches new programs though there may be some that are pinned and could
-	// be taken over.
+	// Anew attaches new programs even if usable ones are pinned.
 	Anew bool
 }
 
-// Programs are the programs attached to the running kernel and the ring buffer
-// that they fill. One goroutine reads; the other methods may be called beside
-// it.
+// Programs are the programs attached to the running kernel and their ring
+// buffers. One goroutine may call Read and one ReadImage; the other methods may be
+// called concurrently.
 type Programs struct {
 	*set
 	wanted     moduleReaderSettings
 	unattached []error
 	readTypes  map[uint32]string
 	loadTypes  map[uint32]string
-	// withoutKprobes says that they were switched off at Open.
+	// withoutKprobes is whether kprobes were switched off at Open.
 	withoutKprobes bool
 
-	pins     *pins     // nil where nothing is pinned
-	unpinned error     // why not
+	pins     *pins     // nil if nothing is pinned
+	unpinned error     // the reason
 	found    bool      // a set was pinned before
 	retired  time.Time // when the older sets were detached
 
-	olderLost map[uint64]uint64 // by the older sets
+	olderLost map[uint64]uint64 // by older set
 
 	dropping    sync.Mutex // guards older
 	older       []*olderSet
-	draining    []*olderSet // of these, those still to be read
-	drained     atomic.Bool // there are none of them
-	olderImages []*olderSet // of these, those still to be read
+	draining    []*olderSet // those whose records are still to be read
+	drained     atomic.Bool // there are none
+	olderImages []*olderSet // those whose images are still to be read
 }
 
-// Open loads the programs and attaches each hook with the first of its programs
-// that this kernel takes, or takes over those that are pinned. A hook that takes
-// none is named by Unattached; only when nothing at all can be attached is that
-// an error. Programs of another build that are pinned are detached once these
-// see everything, and what they saw is read first.
-// Where the kernel lets no program read memory, as when it is locked down to
-// confidentiality, the records lack what their Unread says, and there are no
-// images, parameters or texts.
+// Open opens the pinned programs, or attaches new ones: to each hook the first of
+// its programs that the kernel accepts. Unattached returns the hooks that accept
+// none; it is an error only if nothing can be attached. Pinned programs of another
+// build are replaced without a gap, and their records are read first.
+//
+// If the kernel lets no program read memory, as when it is locked down to
+// confidentiality, records lack the fields that their Unread names, and there are
+// no images, parameters or strings.
+//
 // Open needs CAP_BPF, CAP_PERFMON and CAP_SYS_RESOURCE, or root.
 func Open(o Options) (_ *Programs, err error) {
 	kernel, err := btf.LoadKernelSpec()
@@ -158,7 +157,7 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 	if p.set == nil {
 		p.set = &set{name: name}
 		if len(sets) > 0 {
-			list = takingOver(list, slices.ContainsFunc(sets, p.pins.hasFexit))
+			list = upgradeOrder(list, slices.ContainsFunc(sets, p.pins.hasFexit))
 		}
 		if err := p.attachAll(kernel, object, list, shared, len(sets) == 0); err != nil {
 			return err
@@ -176,10 +175,10 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 	return p.openOlder(sets)
 }
 
-// errNotAsked says that nobody wanted the programs to be pinned.
+// errNotAsked is the reason if the options asked for no pinning.
 var errNotAsked = errors.New("pinning was not asked for")
 
-// Unpinned says why the programs are not pinned; nil where they are.
+// Unpinned returns the reason why the programs are not pinned, or nil.
 func (p *Programs) Unpinned() error { return p.unpinned }
 
 // Close detaches everything that is not pinned. A Read under way returns.
@@ -197,10 +196,10 @@ func (p *Programs) Close() error {
 	return errors.Join(append(errs, p.pins.Close())...)
 }
 
-// WereThere reports whether Open found these programs, or older ones, attached.
+// WereThere reports whether Open found pinned programs.
 func (p *Programs) WereThere() bool { return p.found }
 
-// IsPinned reports whether the programs stay when this process ends.
+// IsPinned reports whether the programs stay attached when this process ends.
 func (p *Programs) IsPinned() bool {
 	if p.path == "" {
 		return false

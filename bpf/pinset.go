@@ -13,10 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A set is programs, where they are attached, and the maps that they share.
+// A set is attached programs and the maps that they share.
 type set struct {
 	name     setName
-	path     string // of its pins; "" where there are none
+	path     string // of its pins; empty if it is not pinned
 	maps     map[string]*ebpf.Map
 	counters *ebpf.Memory
 	settings *ebpf.Memory
@@ -24,10 +24,10 @@ type set struct {
 	images   *ring
 	owners   owners
 	attached []attached
-	partial  bool // there was too little of something to attach all hooks
+	partial  bool // a shortage kept some hooks from being attached
 }
 
-// open maps what the reader shares with the programs.
+// open maps the memory that the reader shares with the programs.
 func (s *set) open() (err error) {
 	for _, name := range []string{moduleMapCounters, moduleMapSettings, moduleMapRecords, moduleMapImages, moduleMapDenied, moduleMapOwners} {
 		if s.maps[name] == nil {
@@ -50,7 +50,7 @@ func (s *set) open() (err error) {
 	return err
 }
 
-// Close lets go of the set; what is not pinned is detached.
+// Close closes the set. Programs that are not pinned are detached.
 func (s *set) Close() error {
 	var errs []error
 	for _, a := range s.attached {
@@ -68,7 +68,7 @@ func (s *set) Close() error {
 	return errors.Join(errs...)
 }
 
-// pin keeps the set when this process has ended. It is complete or not there.
+// pin pins the set, as a whole or not at all.
 func (s *set) pin(p *pins) (err error) {
 	final := p.of(s.name)
 	folder := filepath.Join(p.path, unfinished+s.name.String())
@@ -110,9 +110,9 @@ func (s *set) pin(p *pins) (err error) {
 	return nil
 }
 
-// keepProbe keeps a kprobe that has no link, on kernels before 5.15: it is a perf
-// event, and an array of perf events holds on to its elements if it is asked to
-// (5.10, BPF_F_PRESERVE_ELEMS).
+// keepProbe pins a kprobe on kernels before 5.15, which have no kprobe links: the
+// kprobe is a perf event, and a pinned array of perf events keeps its elements (5.10,
+// BPF_F_PRESERVE_ELEMS).
 func (a *attached) keepProbe(path string) error {
 	perf, ok := a.link.(link.PerfEvent)
 	if !ok {
@@ -136,8 +136,8 @@ func (a *attached) keepProbe(path string) error {
 	return probe.Pin(path)
 }
 
-// adopt opens a pinned set that has a program at each of the hooks, as far as the
-// kernel has them. An error says what it lacks.
+// adopt opens a pinned set. It returns an error if a hook that the kernel has is
+// without a program.
 func adopt(p *pins, name setName, list []hook) (_ *set, err error) {
 	s := &set{name: name, path: p.of(name)}
 	defer func() {
@@ -213,8 +213,7 @@ func (s *set) hasProbe(program string) bool {
 	return err == nil
 }
 
-// An olderSet is one that another build, or an earlier attachment, has left
-// behind: nothing fills it any more, and what waits in it is still to be read.
+// An olderSet is a detached set with records that are still to be read.
 type olderSet struct {
 	name    setName
 	path    string
@@ -224,7 +223,7 @@ type olderSet struct {
 	denied  map[DeniedCalls]DeniedCount // not acked yet; nil until the records were read
 }
 
-// openOlder opens what is left of a set that is detached.
+// openOlder opens the rings of a detached set.
 func openOlder(p *pins, name setName) (_ *olderSet, err error) {
 	o := &olderSet{name: name, path: p.of(name)}
 	s := set{path: o.path}

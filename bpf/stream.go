@@ -10,7 +10,7 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 )
 
-// ErrFlushed is what a Read that a Flush interrupted returns.
+// ErrFlushed is the error of a Read that a Flush interrupted.
 var ErrFlushed = ringbuf.ErrFlushed
 
 // A Mark is a place behind a record in the ring buffer of a set of programs. It
@@ -20,17 +20,17 @@ type Mark struct {
 	Position uint64 // in bytes since the set was made
 }
 
-// Read waits for the next record. It returns ErrFlushed after a Flush,
-// os.ErrDeadlineExceeded once the deadline has passed and the ring is empty,
-// and os.ErrClosed after Close. The returned bytes are the caller's. What older
-// sets of programs saw comes first.
-// What was read and not released before the process ends is read again by the
-// next one, if the programs are pinned.
+// Read waits for the next record and returns it with its position. The records of
+// older sets come first. The caller owns the bytes. Read returns ErrFlushed after a
+// Flush, os.ErrDeadlineExceeded after the deadline, both once the ring is empty,
+// and os.ErrClosed after Close.
+//
+// If the programs are pinned, the next process reads again the records that this
+// one has not released.
 func (p *Programs) Read() ([]byte, Mark, error) {
 	for len(p.draining) > 0 {
 		older := p.draining[0]
-		// A program may still be writing there that was running as it was
-		// detached.
+		// A program that was running when it was detached may still write.
 		older.records.SetDeadline(p.retired.Add(afterRetirement))
 		raw, position, err := older.records.Read(nil)
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -46,7 +46,7 @@ func (p *Programs) Read() ([]byte, Mark, error) {
 	return raw, Mark{p.name.id, position}, err
 }
 
-// countDeniedIn reads what an older set has counted in the end.
+// countDeniedIn reads the final counts of an older set.
 func (p *Programs) countDeniedIn(older *olderSet) error {
 	if older.name.layout < deniedLayout {
 		return nil
@@ -64,8 +64,7 @@ func (p *Programs) countDeniedIn(older *olderSet) error {
 	return nil
 }
 
-// afterRetirement is how long a program may go on that was running as it was
-// detached.
+// afterRetirement bounds how long a program goes on running after it was detached.
 const afterRetirement = 100 * time.Millisecond
 
 // Release gives records back to the kernel: those up to one position, and the
@@ -99,16 +98,16 @@ func (p *Programs) Release(records, images, first Mark) {
 	p.older = nil
 }
 
-// SetDeadline bounds the following Reads; the zero time lets them wait for
-// ever. Only the reading goroutine may call it.
+// SetDeadline sets the deadline of Read; zero is none. Only the reading goroutine
+// may call it.
 func (p *Programs) SetDeadline(t time.Time) { p.records.SetDeadline(t) }
 
-// Flush interrupts a Read that waits: it returns ErrFlushed when the ring is
-// empty. Several calls may be answered by one ErrFlushed.
+// Flush makes Read return ErrFlushed once the ring is empty. One ErrFlushed may
+// answer several calls.
 func (p *Programs) Flush() error { return p.records.Flush() }
 
-// Pending is how many bytes of the ring buffers wait to be read, each record
-// with its RingSize. Only the reading goroutine may call it.
+// Pending returns the number of unread bytes in the ring buffers, the sum of the
+// records' RingSize. Only the reading goroutine may call it.
 func (p *Programs) Pending() int {
 	pending := p.records.unread()
 	for _, older := range p.draining {

@@ -92,7 +92,7 @@ func (p *pins) openShared(sets []setName) (map[string]*ebpf.Map, error) {
 			if isShortage(err) {
 				return nil, fmt.Errorf("open pinned map %s: %w", name, err)
 			}
-			return nil, nil // it is no whole set
+			return nil, nil // the set is not complete
 		}
 		shared[name] = m
 	}
@@ -161,18 +161,19 @@ func (p *pins) isAttached(name setName) bool {
 	return false
 }
 
-// hasFexit reports whether a set has programs at the returns of system calls as
-// tracing programs (hook.go).
+// hasFexit reports whether a set has tracing programs at the returns of system calls
+// (hook.go).
 func (p *pins) hasFexit(name setName) bool {
 	found, _ := filepath.Glob(filepath.Join(p.of(name, pinnedLinks), "fexit_sys_*")) // the pattern is no bad one
 	return len(found) > 0
 }
 
-// awaitCalls waits until the calls have returned that a set sees under way.
+// awaitCalls waits, for at most callPatience, until the calls that a set has under
+// way have returned.
 func (p *pins) awaitCalls(name setName) {
 	threads, err := ebpf.LoadPinnedMap(p.of(name, pinnedMaps, moduleMapThreads), &ebpf.LoadPinOptions{ReadOnly: true})
 	if err != nil {
-		return // it is no whole set
+		return // the set is not complete
 	}
 	defer threads.Close()
 	waiting := callsUnderWay(threads)
@@ -182,9 +183,8 @@ func (p *pins) awaitCalls(name setName) {
 	}
 }
 
-// callsUnderWay are the outermost attempts of a map of threads: their identity,
-// depth and beginning, by thread (struct thread of common.h, and begin_ns, the
-// first of struct attempt).
+// callsUnderWay returns, by thread, what identifies its outermost attempt: identity
+// and begin_ns (struct thread of common.h, and the first field of struct attempt).
 func callsUnderWay(threads *ebpf.Map) map[uint32]string {
 	const identity, depth, begin = 0, 8, 16
 	calls := map[uint32]string{}
@@ -198,31 +198,31 @@ func callsUnderWay(threads *ebpf.Map) map[uint32]string {
 	return calls
 }
 
-// openOlder opens what is left in other sets, which are detached.
+// openOlder opens the rings of the other sets, which are detached.
 func (p *Programs) openOlder(sets []setName) error {
 	p.olderLost = map[uint64]uint64{}
 	for _, name := range sets {
 		older, err := openOlder(p.pins, name)
 		if isShortage(err) {
-			return fmt.Errorf("read what waits in pinned programs: %w", err) // the next Open may
+			return fmt.Errorf("open older programs: %w", err) // the next Open may succeed
 		}
 		if err != nil {
-			// Nothing more can be had of it.
+			// Its records cannot be read.
 			p.unattached = append(p.unattached, errors.Join(err, p.pins.remove(name)))
 			continue
 		}
 		p.older = append(p.older, older)
 		p.olderLost[name.id] = older.lost()
-		older.images.SetDeadline(time.Unix(1, 0)) // it gives what it has
+		older.images.SetDeadline(time.Unix(1, 0)) // ReadImage does not wait for more
 		p.olderImages = append(p.olderImages, older)
 	}
 	p.draining, p.retired = slices.Clone(p.older), time.Now()
 	return nil
 }
 
-// remove removes a set that is read, or of no use.
+// remove removes a set.
 func (p *pins) remove(name setName) error {
-	// First, so that none that is half removed is taken for a whole one.
+	// First, so that a set that is half removed is not taken for a complete one.
 	gone := filepath.Join(p.path, unfinished+name.String())
 	if err := os.Rename(p.of(name), gone); err != nil {
 		return fmt.Errorf("remove pinned programs: %w", err)
@@ -233,7 +233,7 @@ func (p *pins) remove(name setName) error {
 	return nil
 }
 
-// lost is how many records a set that was left behind could not hand over.
+// lost returns the number of records that a detached set has lost.
 func (o *olderSet) lost() (n uint64) {
 	if m := o.maps[moduleMapCounters]; m != nil {
 		_ = m.Lookup(uint32(moduleCounterCOUNTER_LOST), &n) // an array has it
