@@ -23,9 +23,9 @@ type DeniedCalls struct {
 	key moduleDeniedKey
 }
 
-// In returns the calls as counted by the set whose ring a record was read from.
-func (d DeniedCalls) In(m Mark) DeniedCalls {
-	d.set = m.Set
+// In returns the calls as counted by the set that sent the record at a position.
+func (d DeniedCalls) In(p Position) DeniedCalls {
+	d.set = p.Set
 	return d
 }
 

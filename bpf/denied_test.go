@@ -115,7 +115,7 @@ func TestAnOlderSetStaysUntilItsDeniedCallsAreAcked(t *testing.T) {
 	require.NoError(t, err)
 	require.ElementsMatch(t, []DeniedCount{{kind, 100, 5}, {loads, 0, 3}}, counts)
 	isThere := func() bool {
-		p.Release(Mark{}, Mark{}, Mark{})
+		p.Release(Position{}, Position{}, Position{})
 		_, err := os.Lstat(pins.of(older.name))
 		return err == nil
 	}

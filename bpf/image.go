@@ -43,7 +43,7 @@ type Chunk struct {
 	Data    []byte
 
 	// Position is for Release; RingSize is the number of bytes that it releases.
-	Mark     Mark
+	Position Position
 	RingSize int
 
 	record []byte
@@ -58,7 +58,7 @@ func (p *Programs) ReadImage(c *Chunk) error {
 		older := p.olderImages[0]
 		raw, position, err := older.images.Read(c.record)
 		if err == nil {
-			return c.take(raw, Mark{older.name.id, position})
+			return c.take(raw, Position{older.name.id, position})
 		}
 		p.olderImages = p.olderImages[1:] // all of it was read
 	}
@@ -66,11 +66,11 @@ func (p *Programs) ReadImage(c *Chunk) error {
 	if err != nil {
 		return err
 	}
-	return c.take(raw, Mark{p.name.id, position})
+	return c.take(raw, Position{p.name.id, position})
 }
 
-func (c *Chunk) take(raw []byte, m Mark) error {
-	c.record, c.Mark, c.RingSize = raw, m, RingSize(len(raw))
+func (c *Chunk) take(raw []byte, position Position) error {
+	c.record, c.Position, c.RingSize = raw, position, RingSize(len(raw))
 	return c.decode(raw)
 }
 

@@ -52,12 +52,11 @@ const (
 // (-X github.com/kmodquery/kmodquery/bpf.build=other).
 var build string
 
-// The error of Unpinned matches one of these if the programs run and cannot be
-// pinned.
-var (
-	ErrPinsBusy    = errors.New("another process uses the pinned programs")
-	ErrNotPinnable = errors.New("this kernel cannot pin all of the programs")
-)
+// ErrPinsBusy is matched by the errors of Detach and Unpinned while another process
+// uses the pinned programs.
+var ErrPinsBusy = errors.New("another process uses the pinned programs")
+
+var errNotPinnable = errors.New("this kernel cannot pin all of the programs")
 
 // pins is a folder of a BPF file system. Its sets of programs stay attached, and
 // their maps stay filled, while no process has them open. A lock gives it to one

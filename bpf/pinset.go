@@ -116,7 +116,7 @@ func (s *set) pin(p *pins) (err error) {
 func (a *attached) keepProbe(path string) error {
 	perf, ok := a.link.(link.PerfEvent)
 	if !ok {
-		return ErrNotPinnable
+		return errNotPinnable
 	}
 	event, err := perf.PerfEvent()
 	if err != nil {
@@ -127,11 +127,11 @@ func (a *attached) keepProbe(path string) error {
 		Name: "probe", Type: ebpf.PerfEventArray, KeySize: 4, ValueSize: 4, MaxEntries: 1, Flags: unix.BPF_F_PRESERVE_ELEMS,
 	})
 	if err != nil {
-		return fmt.Errorf("%w: keep kprobe: %w", ErrNotPinnable, err)
+		return fmt.Errorf("%w: keep kprobe: %w", errNotPinnable, err)
 	}
 	defer probe.Close()
 	if err := probe.Put(uint32(0), uint32(event.Fd())); err != nil {
-		return fmt.Errorf("%w: keep kprobe: %w", ErrNotPinnable, err)
+		return fmt.Errorf("%w: keep kprobe: %w", errNotPinnable, err)
 	}
 	return probe.Pin(path)
 }

@@ -13,11 +13,11 @@ import (
 // ErrFlushed is the error of a Read that a Flush interrupted.
 var ErrFlushed = ringbuf.ErrFlushed
 
-// A Mark is a place behind a record in the ring buffer of a set of programs. It
-// can be compared and be a map's key. No two records on a host have the same.
-type Mark struct {
-	Set      uint64 // of programs
-	Position uint64 // in bytes since the set was made
+// A Position is the end of a record in a ring buffer of a set of programs. It is
+// comparable, and unique on a host among the records, and among the image chunks.
+type Position struct {
+	Set    uint64 // ID of the set
+	Offset uint64 // in bytes, since the set was made
 }
 
 // Read waits for the next record and returns it with its position. The records of
@@ -27,23 +27,23 @@ type Mark struct {
 //
 // If the programs are pinned, the next process reads again the records that this
 // one has not released.
-func (p *Programs) Read() ([]byte, Mark, error) {
+func (p *Programs) Read() ([]byte, Position, error) {
 	for len(p.draining) > 0 {
 		older := p.draining[0]
 		// A program that was running when it was detached may still write.
 		older.records.SetDeadline(p.retired.Add(afterRetirement))
 		raw, position, err := older.records.Read(nil)
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			return raw, Mark{older.name.id, position}, err
+			return raw, Position{older.name.id, position}, err
 		}
 		if err := p.countDeniedIn(older); err != nil {
-			return nil, Mark{}, err
+			return nil, Position{}, err
 		}
 		p.draining = p.draining[1:]
 	}
 	p.drained.Store(true)
 	raw, position, err := p.records.Read(nil)
-	return raw, Mark{p.name.id, position}, err
+	return raw, Position{p.name.id, position}, err
 }
 
 // countDeniedIn reads the final counts of an older set.
@@ -71,19 +71,19 @@ const afterRetirement = 100 * time.Millisecond
 // image chunks up to another. Either may be zero. first is the position of the
 // first record that was read and is still needed, or zero. Older sets of which
 // nothing is needed any more are removed.
-func (p *Programs) Release(records, images, first Mark) {
+func (p *Programs) Release(records, images, first Position) {
 	p.dropping.Lock()
 	defer p.dropping.Unlock()
 	release := func(set uint64, of, with *ring) {
 		if records.Set == set {
-			of.Release(records.Position)
+			of.Release(records.Offset)
 		}
 		if images.Set == set {
-			with.Release(images.Position)
+			with.Release(images.Offset)
 		}
 	}
 	release(p.name.id, p.records, p.images)
-	needed := first != (Mark{}) && first.Set != p.name.id || !p.drained.Load()
+	needed := first != (Position{}) && first.Set != p.name.id || !p.drained.Load()
 	for _, older := range p.older {
 		release(older.name.id, older.records, older.images)
 		needed = needed || len(older.denied) > 0

@@ -92,7 +92,7 @@ func drain(t *testing.T, p *Programs) {
 	p.SetDeadline(time.Now().Add(2 * afterRetirement))
 	_, _, err := p.Read()
 	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-	p.Release(Mark{}, Mark{}, Mark{})
+	p.Release(Position{}, Position{}, Position{})
 }
 
 func TestAnUpgradeChangesTheOwner(t *testing.T) {
@@ -241,15 +241,15 @@ func TestOlderRecordsAreReleased(t *testing.T) {
 	p.pins = pins
 	require.NoError(t, p.openOlder([]setName{name}))
 	var c Chunk
-	var record Mark
+	var record Position
 	for range 3 {
 		_, record, err = p.Read()
 		require.NoError(t, err)
 		require.EqualValues(t, 1, record.Set)
 		_ = p.ReadImage(&c) // a number is no chunk
-		require.EqualValues(t, 1, c.Mark.Set)
+		require.EqualValues(t, 1, c.Position.Set)
 	}
-	p.Release(record, c.Mark, Mark{1, record.Position + 24})
+	p.Release(record, c.Position, Position{1, record.Offset + 24})
 	require.Equal(t, 2, left(moduleMapRecords))
 	require.Equal(t, 2, left(moduleMapImages))
 }

@@ -14,12 +14,12 @@ import (
 type fakeRelease struct {
 	released uint64
 	images   uint64
-	first    bpf.Mark
+	first    bpf.Position
 	calls    int
 	repeated int // releases of what was released before
 }
 
-func (f *fakeRelease) Release(records, images, first bpf.Mark) {
+func (f *fakeRelease) Release(records, images, first bpf.Position) {
 	f.first = first
 	f.calls++
 	f.release(&f.released, records)
@@ -27,17 +27,17 @@ func (f *fakeRelease) Release(records, images, first bpf.Mark) {
 }
 
 // release takes a position, unless it is that of nothing.
-func (f *fakeRelease) release(before *uint64, m bpf.Mark) {
-	if m == (bpf.Mark{}) {
+func (f *fakeRelease) release(before *uint64, m bpf.Position) {
+	if m == (bpf.Position{}) {
 		return
 	}
-	if m.Position <= *before {
+	if m.Offset <= *before {
 		f.repeated++
 	}
-	*before = m.Position
+	*before = m.Offset
 }
 
-func at(position uint64) bpf.Mark { return bpf.Mark{Set: 7, Position: position} }
+func at(position uint64) bpf.Position { return bpf.Position{Set: 7, Offset: position} }
 
 func TestAckTrackerReleasesWhatIsStored(t *testing.T) {
 	ring, c := &fakeRelease{}, newAckTracker()

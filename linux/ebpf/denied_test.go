@@ -423,7 +423,7 @@ func TestDenialsAreCountedOnInTheNextRun(t *testing.T) {
 
 // An older set of programs is kept until all that it counted is in stored rows.
 func TestDenialsAckCounts(t *testing.T) {
-	f, kind := newFolded(), deniedKind(t, 1).In(bpf.Mark{Set: 9})
+	f, kind := newFolded(), deniedKind(t, 1).In(bpf.Position{Set: 9})
 	f.unstored = true
 	f.counts.calls[kind] = 5
 	require.NoError(t, f.report())

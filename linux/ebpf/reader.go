@@ -57,7 +57,7 @@ func newReader(t translator, d *denials, c *ackTracker, emit func(kmodquery.Deli
 
 // take takes the next record, of a size in the ring buffer, and emits what has
 // waited long enough.
-func (r *reader) take(record bpf.Record, position bpf.Mark, size int, now time.Time) error {
+func (r *reader) take(record bpf.Record, position bpf.Position, size int, now time.Time) error {
 	// One that belongs to nothing stays until its own event is stored.
 	attempt := cmp.Or(r.attemptOf(record), keyOf(position))
 	r.acks.track(position, size, attempt, now)

@@ -241,7 +241,7 @@ func TestReaderReportsDeniedCallsOfANewCount(t *testing.T) {
 	try := func(set uint64) {
 		t.Helper()
 		r.events, r.keys = nil, nil
-		mark := bpf.Mark{Set: set, Position: 1}
+		mark := bpf.Position{Set: set, Offset: 1}
 		r.counts.calls[kind.In(mark)]++
 		_, err := r.add(denied, keyOf(mark), start)
 		require.NoError(t, err)
@@ -300,7 +300,7 @@ func TestReaderThatIsBehind(t *testing.T) {
 		told := record(kind, change)
 		told.Boot, told.Attempt = behind+at, attempt
 		position += 10
-		require.NoError(t, r.reader.take(told, bpf.Mark{Set: 1, Position: position}, 10, start.Add(now)))
+		require.NoError(t, r.reader.take(told, bpf.Position{Set: 1, Offset: position}, 10, start.Add(now)))
 	}
 	load := func(at, now time.Duration, attempt time.Duration) {
 		read(at, now, bpf.LoadData, attempt, func(r *bpf.Record) { r.File = &bpf.File{ID: 2, IsModule: true} })

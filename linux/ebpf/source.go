@@ -141,7 +141,7 @@ func (s *Source) read(ctx context.Context, programs *bpf.Programs, emit func(kmo
 		emit(d)
 	})
 	images := newImages(programs, func(c *bpf.Chunk) {
-		s.acks.trackImage(c.Mark, c.RingSize, r.translate.loadID(c.Attempt, c.Tid), time.Now())
+		s.acks.trackImage(c.Position, c.RingSize, r.translate.loadID(c.Attempt, c.Tid), time.Now())
 	}, func(loadID string, found imageInfo) {
 		r.found(loadID, found)
 		_ = programs.Flush() // it fails only when the reading has ended

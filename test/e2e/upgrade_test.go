@@ -119,7 +119,7 @@ func TestGuestUpgradeSendsEachCallOnce(t *testing.T) {
 			if own = max(own, at.Set); round < rounds-1 && round > 0 && at.Set != own {
 				t.Fatal("an older set comes after a younger one")
 			}
-			p.Release(at, bpf.Mark{}, at)
+			p.Release(at, bpf.Position{}, at)
 			if int(r.Pid) != os.Getpid() || got[r.Kind] == nil {
 				continue
 			}
