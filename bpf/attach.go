@@ -17,23 +17,28 @@ import (
 type attached struct {
 	candidate
 	loaded *ebpf.Program
-	link   link.Link // nil for a pinned kprobe of a kernel that has no links of them
+	link   link.Link // nil for a pinned kprobe on kernels that have no kprobe links
 	id     uint64    // of the link
 }
 
 // attachAll loads the programs and attaches them.
-func (p *Programs) attachAll(kernel *btf.Spec, object []byte, list []hook) error {
+// They own what begins from then on if there is no other set.
+func (p *Programs) attachAll(kernel *btf.Spec, object []byte, list []hook, shared map[string]*ebpf.Map, isFirst bool) error {
 	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
 	if err != nil {
 		return fmt.Errorf("read the BPF object: %w", err)
 	}
-	if err := p.loadMaps(spec); err != nil {
+	if err := p.loadMaps(spec, shared); err != nil {
 		return err
 	}
 	if err := p.open(); err != nil {
 		return err
 	}
-	if err := p.writeSettings(); err != nil { // a program heeds them from its first run on
+	if isFirst {
+		p.owners.setCurrent(p.name.id)
+	}
+	p.wanted.Set, p.wanted.Epoch = p.name.id, 1
+	if err := p.writeSettings(); err != nil { // before a program runs
 		return err
 	}
 	loaded := p.loadPreferred(spec, kernel, list)
@@ -97,9 +102,9 @@ func (p *Programs) attachAs(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.P
 	case asKprobe:
 		a.link, err = link.Kprobe(c.symbol, program, nil)
 	case asKretprobe:
-		// Not with more instances than the kernel's default: that takes a
-		// tracefs event, which a killed process leaves behind. A return that
-		// goes unseen is counted.
+		// With the kernel's default number of instances: more would need a
+		// tracefs event, which a killed process leaves behind. Missed returns
+		// are counted.
 		a.link, err = link.Kretprobe(c.symbol, program, nil)
 	}
 	if err == nil {
@@ -110,13 +115,13 @@ func (p *Programs) attachAs(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.P
 	if err != nil {
 		return fmt.Errorf("attach program: %w", err)
 	}
-	delete(loaded, c.program) // it is kept with its link now
+	delete(loaded, c.program) // p.attached owns it now
 	p.attached = append(p.attached, a)
 	return nil
 }
 
-// isShortage reports whether an error says no more than that this process, or the
-// host, has too little of something for now.
+// isShortage reports whether an error is a lack of memory or of file descriptors,
+// which may pass.
 func isShortage(err error) bool {
 	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What module.bpf.c and locked.bpf.c have in common: the maps through which they
- * speak to the reader, and how a thread's attempts are kept. Each defines its
- * own struct attempt before it includes this.
+ * The maps that module.bpf.c and locked.bpf.c share with the reader, and a thread's
+ * attempts. Each file defines its own struct attempt before it includes this.
  */
 #ifndef KMODQUERY_COMMON_H
 #define KMODQUERY_COMMON_H
@@ -11,16 +10,16 @@
 #define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
 #define EPERM 1
 #define RECORDS_SIZE (16 << 20)
-#define DEPTH 4               /* loads made from inside a load, followed this far */
+#define DEPTH 4               /* of loads made from inside loads */
 
 enum kernel_read_file_id { READING_MODULE = 2 };
 enum kernel_read_file_id___compressed { READING_MODULE_COMPRESSED = 7 }; /* from 7.2 */
 enum kernel_load_data_id { LOADING_MODULE = 2 };
 
-/* The attempts that one thread has under way, the innermost last. */
+/* The attempts that a thread has under way, the innermost last. */
 struct thread {
-	u64 identity; /* tells a thread from a later one with its number: its start_time, where it can be read */
-	u64 depth;    /* may count on beyond DEPTH, so that every return finds its own */
+	u64 identity; /* distinguishes a thread from a later one with its number: its start_time, if that can be read */
+	u64 depth;    /* may exceed DEPTH, so that every return finds its own attempt */
 	struct attempt attempt[DEPTH];
 };
 
@@ -39,8 +38,8 @@ struct {
 
 struct {
 	/*
-	 * Mapped into the reader: a bpf(2) call to read it would keep kprobes from
-	 * running on that processor meanwhile.
+	 * Mapped into the reader, because kprobes do not run on a processor while it
+	 * serves a bpf(2) call.
 	 */
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -65,14 +64,6 @@ struct {
 	__type(value, struct denied_calls);
 } denied SEC(".maps");
 
-struct {
-	/* The reader's own: for how many of the denied calls it has stored rows, also of those that found no place. */
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024 + COUNTERS - COUNTER_DENIED);
-	__type(key, struct denied_key);
-	__type(value, u64);
-} reported SEC(".maps");
-
 static __always_inline void count(u32 counter)
 {
 	u64 *value = bpf_map_lookup_elem(&counters, &counter);
@@ -82,8 +73,8 @@ static __always_inline void count(u32 counter)
 }
 
 /*
- * Wakes the reader always: the kernel does so by itself only where everything
- * before was released, and the reader releases later than it reads.
+ * Always wakes the reader. By default the kernel wakes it only if all earlier
+ * records were released, and the reader releases later than it reads.
  */
 static __always_inline void submit(void *record)
 {
@@ -91,15 +82,15 @@ static __always_inline void submit(void *record)
 }
 
 /*
- * Reports whether the ring must be left to what not any user can cause: the rest
- * of it is for loads.
+ * Reports whether the ring buffer is half full. The other half is for loads:
+ * records that unprivileged users can cause are dropped.
  */
 static __always_inline bool is_crowded(void)
 {
 	return bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA) > RECORDS_SIZE / 2;
 }
 
-/* The attempt at a depth, the outermost being 1, or NULL where it is not kept. */
+/* Returns the attempt at a depth, the outermost being 1, or NULL if it is not kept. */
 static __always_inline struct attempt *attempt_at(struct thread *thread, u64 depth)
 {
 	if (depth == 0 || depth > DEPTH)
@@ -120,14 +111,14 @@ static __always_inline void end_attempt(struct thread *thread)
 		thread->depth--;
 		return;
 	}
-	thread->depth = 0; /* it may be kept elsewhere */
+	thread->depth = 0; /* it may be in another map */
 	bpf_map_delete_elem(&threads, &tid);
 }
 
 /*
- * Counts a call that was refused before the kernel took a byte, which any user
- * can make as often as they like. Reports whether a record is to tell of it:
- * the first of its kind in each epoch.
+ * Counts a call that was refused before the kernel took a byte. Any user can make
+ * any number of them, so a record is sent only of the first of its kind in each
+ * epoch. Reports whether to send one.
  */
 static __always_inline bool count_denied(struct denied_key *key)
 {
@@ -136,7 +127,7 @@ static __always_inline bool count_denied(struct denied_key *key)
 	struct reader_settings *set = bpf_map_lookup_elem(&settings, &zero);
 
 	if (!calls) {
-		struct denied_calls none = {};
+		struct denied_calls none = {.since_ns = bpf_ktime_get_boot_ns()};
 
 		bpf_map_update_elem(&denied, key, &none, BPF_NOEXIST);
 		calls = bpf_map_lookup_elem(&denied, key);

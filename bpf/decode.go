@@ -10,7 +10,7 @@ import (
 	"unsafe"
 )
 
-// Kind says which hook sent a [Record].
+// Kind identifies the hook that sent a [Record].
 type Kind uint32
 
 // The kinds of records.
@@ -40,41 +40,39 @@ var callNames = map[moduleSystemCall]string{
 	moduleSystemCallCALL_DELETE_MODULE: DeleteModule,
 }
 
-// A Record is what one hook sent, in the kernel's own numbers. Strings hold
-// the host's bytes as they were.
+// A Record is what one hook sent, with the kernel's own numbers. Strings are the
+// host's bytes, unchanged.
 type Record struct {
 	Kind Kind
 	// Boot is CLOCK_BOOTTIME when the hook ran.
 	Boot time.Duration
-	// Attempt is CLOCK_BOOTTIME when the thread Tid began the system call that
-	// this record belongs to; both together are the attempt's identity within
-	// one boot. 0 where the beginning was not seen or the record belongs to
-	// no attempt. ParentAttempt is that of the load, by the same thread, from
-	// inside which this one was made.
+	// Attempt is CLOCK_BOOTTIME when the thread Tid began the system call that the
+	// record belongs to. Attempt and Tid identify the attempt within one boot.
+	// Attempt is 0 if the beginning was not seen or the record belongs to no attempt.
+	// ParentAttempt is that of the load, by the same thread, from inside which this
+	// one was made.
 	Attempt, ParentAttempt time.Duration
-	// Context, with Tid, is what this record has in common with the
-	// ProcessPath and ProcessArgs records that tell of its process, which come
-	// before it. 0 where there are none.
+	// Context and Tid identify the ProcessPath and ProcessArgs records about this
+	// record's process, which come before it. 0 if there are none.
 	Context time.Duration
 	// Request is the Attempt of the ModuleRequest, by the thread RequestTid, for
-	// which the kernel started this process or an ancestor of it; 0 where there
-	// is none.
+	// which the kernel started this process or an ancestor; 0 if there is none.
 	Request    time.Duration
 	RequestTid uint32
 
 	Pid, Tid, Parent     uint32 // in the initial pid namespace
 	UID, EUID, GID, EGID uint32 // in the initial user namespace
-	HasAUID              bool   // the kernel has CONFIG_AUDIT; AUID and SessionID mean something
+	HasAUID              bool   // the kernel has CONFIG_AUDIT, so AUID and SessionID are set
 	AUID, SessionID      uint32
 	Capabilities         uint64 // effective, a bit each
 	MntNS, PidNS, UserNS uint32 // inode numbers of the namespaces
-	KernelThread         bool   // not a thread of any program's
-	// Unread names what a kernel that is locked down kept from the program:
-	// what it holds is empty here.
+	KernelThread         bool
+	// Unread is the fields that the program could not read because the kernel is
+	// locked down. They are empty.
 	Unread Unread
 	Comm   string
 
-	// Which of these is not nil follows from Kind.
+	// The one that Kind names is not nil.
 	Call   *Call   // SystemCall
 	File   *File   // ReadFile and, without a path, LoadData
 	Module *Module // ModuleLoad, ModuleFree and, with a name only, ModuleRequest
@@ -88,16 +86,16 @@ type Record struct {
 type Call struct {
 	Name   string // InitModule, FinitModule or DeleteModule
 	Result int64  // 0 or -errno
-	// HasArguments says that the call's entry was seen; without it the rest is
-	// empty.
+	// HasArguments is whether the call's entry was seen. If not, Flags, Size, Params
+	// and Module are empty.
 	HasArguments bool
 	Flags        uint64 // of finit_module and delete_module
 	Size         uint64 // init_module's len
-	Params       Text   // as they stood in the caller's memory; Missing where ParamsTaken tells of them
+	Params       Text   // from the caller's memory; Missing if there is a ParamsTaken record
 	Module       Text   // the name given to delete_module
 	Verdict      *int64
-	// Denied counts the calls like this one, where it was refused with EPERM
-	// before the kernel took a byte; nil otherwise.
+	// Denied identifies the calls like this one if it was refused with EPERM before
+	// the kernel took a byte; nil otherwise.
 	Denied *DeniedCalls
 }
 
@@ -108,51 +106,49 @@ type Text struct {
 	Missing   bool // it could not be read
 }
 
-// File is what the kernel is about to read, or the buffer that it is about to
-// take.
+// File is the file or the buffer that the kernel is about to read.
 type File struct {
 	ID       uint32 // see Programs.ReadFileType and Programs.LoadDataType
 	IsModule bool
-	// HasArguments says that the system call's entry was seen; without it
-	// Flags is empty, and so is the Size of LoadData.
+	// HasArguments is whether the system call's entry was seen. If not, Flags is empty,
+	// and so is the Size of LoadData.
 	HasArguments bool
 	Size         uint64 // bytes of the file, or init_module's len
 	Flags        uint64 // finit_module's flags
 
 	// The rest is empty for LoadData.
 	Path         string // absolute, or relative where Incomplete
-	Incomplete   bool   // Path lacks its beginning: it is too deep, or leads to no root of the thread's
+	Incomplete   bool   // Path lacks its beginning: it is too deep, or not in the thread's mount namespace
 	Filesystem   string
 	Device       uint32 // the kernel's own dev_t: major << 20 | minor
 	Inode        uint64
 	Links        uint32
 	Unhashed     bool  // its name was removed
-	InternalFS   bool  // on a mount that only the kernel has, as memfds are
+	InternalFS   bool  // on a mount of the kernel's own, as memfds are
 	Mtime, Ctime int64 // Unix time in seconds
-	CtimeNanos   int64 // what Ctime leaves out, in nanoseconds
+	CtimeNanos   int64 // nanoseconds within the second Ctime
 }
 
-// Module is what struct module says.
+// Module is the content of struct module.
 type Module struct {
 	Name       string
 	Version    string
 	Srcversion string
 	Taints     uint64
 	Params     Text // ModuleLoad only, and as in Call
-	// SigOK says that the signature was verified with a key that the kernel
-	// trusts; nil where the kernel does not look at signatures.
+	// SigOK is whether the signature was verified with a key that the kernel trusts;
+	// nil if the kernel does not verify signatures.
 	SigOK *bool
-	// Verdict is what mod_verify_sig returned for the attempt: 0, or -errno;
-	// nil where it did not run or was not seen.
+	// Verdict is the result of mod_verify_sig for the attempt, 0 or -errno; nil if it
+	// did not run or was not seen.
 	Verdict *int64
 }
 
-// RingSize is how many bytes of the ring buffer a record of this length took:
-// an eight-byte header, and padding to eight bytes.
+// RingSize is the number of bytes that a record of a length takes in the ring buffer,
+// with its header of eight bytes and padding to eight bytes.
 func RingSize(length int) int { return 8 + (length+7)&^7 }
 
-// Decode reads one record as the ring buffer hands it over. It keeps nothing
-// of raw.
+// Decode decodes a record from a ring buffer. It does not retain raw.
 func Decode(raw []byte) (Record, error) {
 	header, err := view[moduleRecordHeader](raw)
 	if err != nil {
@@ -219,7 +215,7 @@ func decodeCall(raw []byte) (*Call, error) {
 		Verdict: verdict(r.Verified, r.Verdict),
 	}
 	if r.Denied != 0 {
-		call.Denied = &DeniedCalls{moduleDeniedKey{
+		call.Denied = &DeniedCalls{key: moduleDeniedKey{
 			ExeInode: r.ExeInode, ExeDevice: r.ExeDevice, Call: r.Call, Uid: r.Header.Uid, Euid: r.Header.Euid,
 		}}
 	}
@@ -287,16 +283,16 @@ func decodeFile(raw []byte) (*File, error) {
 	return file, nil
 }
 
-// ctimeQueried is the bit by which kernels from 6.13 on note, in the inode's
-// i_ctime_nsec, that somebody asked for it (I_CTIME_QUERIED, include/linux/fs.h).
+// ctimeQueried is the bit of the inode's i_ctime_nsec by which kernels from 6.13 on
+// note that it was read (I_CTIME_QUERIED, include/linux/fs.h).
 const ctimeQueried = 1 << 31
 
-// maxPath is PATH_MAX (include/uapi/linux/limits.h). A folder may lie deeper, for
-// who goes there step by step; then the beginning is left out.
+// maxPath is PATH_MAX (include/uapi/linux/limits.h). Paths can be longer, because a
+// process can change its directory step by step; their beginning is left out.
 const maxPath = 4096
 
-// path joins the components of a walk, the last first. It is incomplete, and
-// then relative, where they do not lead to a root.
+// path joins the components of a walk, which come last first. The path is incomplete
+// and relative if the walk did not reach a root.
 func path(state modulePathState, used uint32, components *[32][256]uint8) (_ string, incomplete bool) {
 	var names []string
 	for i := min(int(used), len(components)) - 1; i >= 0; i-- {
@@ -317,8 +313,8 @@ func path(state modulePathState, used uint32, components *[32][256]uint8) (_ str
 	return joined, true
 }
 
-// prefix is view for a record of which only the beginning, at least fixed
-// bytes, was sent. The rest is zero.
+// prefix is view for a record of which at least the first fixed bytes were sent. The
+// rest is zero.
 func prefix[T any](raw []byte, fixed int) (*T, error) {
 	if len(raw) < fixed {
 		return nil, fmt.Errorf("decode record: %d bytes where at least %d are due", len(raw), fixed)
@@ -328,8 +324,7 @@ func prefix[T any](raw []byte, fixed int) (*T, error) {
 	return whole, nil
 }
 
-// view lays T over raw. The ring buffer aligns records to eight bytes, and its
-// reader copies them to the start of an allocation of their own.
+// view returns raw as a T. It copies raw if it is not aligned to eight bytes.
 func view[T any](raw []byte) (*T, error) {
 	var zero T
 	if len(raw) < int(unsafe.Sizeof(zero)) {
@@ -348,9 +343,9 @@ func text(raw []byte) string {
 	return string(raw)
 }
 
-// counted reads what bpf_probe_read_user_str, or _kernel_str, left: the text's length with its
-// NUL, 0 for an empty text (kernels before 7.x return that), or something
-// negative where there was nothing to read or it could not be read.
+// counted decodes the result of bpf_probe_read_user_str or _kernel_str: the string's
+// length with its NUL, 0 for an empty string (kernels before 7.x), or a negative
+// number if there was none or it could not be read.
 func counted(raw []byte, length int32) Text {
 	switch {
 	case length < 0:

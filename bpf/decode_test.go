@@ -141,7 +141,7 @@ func TestDecodeDenied(t *testing.T) {
 
 	raw.Denied = 1
 	one := decode(func(*moduleSystemCallRecord) {})
-	require.Equal(t, &DeniedCalls{moduleDeniedKey{
+	require.Equal(t, &DeniedCalls{key: moduleDeniedKey{
 		ExeInode: 1 << 40, ExeDevice: 5, Call: moduleSystemCallCALL_INIT_MODULE, Uid: 1, Euid: 2,
 	}}, one)
 	for name, c := range map[string]struct {

@@ -1,7 +1,7 @@
-// Package bpf holds the programs that run in the kernel, the layout of what
-// they send, and the little Go that loads, attaches and decodes them. It knows
-// nothing of events or SQL and imports no other package of this project;
-// package linux turns its records into events.
+// Package bpf holds the programs that run in the kernel, the layout of the records
+// that they send, and the code that loads and attaches the programs and decodes the
+// records. It knows nothing of events or SQL and imports no other package of this
+// project. Package linux/ebpf turns its records into events.
 //
 // module.bpf.c, and locked.bpf.c for kernels that let no program read memory,
 // are compiled by go generate (clang 14 or later); the objects are

@@ -12,25 +12,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A hook is one place in the kernel and the programs that can be attached
-// there, the preferred one first.
+// A hook is a place in the kernel and the programs that can be attached there, the
+// preferred one first.
 type hook struct {
 	name     string
-	optional bool // a kernel may lack it without anything being missed
+	optional bool // a kernel that lacks it needs no program there
 	programs []candidate
 }
 
-// A candidate is one program of the object, how it is attached, and to which
-// function or tracepoint.
+// A candidate is a program of the object, how it is attached, and to which function
+// or tracepoint.
 type candidate struct {
 	program string
 	as      attachAs
 	symbol  string
 }
 
-// sendsNothing reports whether the program keeps what is known of threads in
-// order and sends no records. A thread may end, on a kernel that preempts its own,
-// while another that ends is in the midst of it: nothing is lost by that.
+// sendsNothing reports whether the program only maintains the map of threads and
+// sends no records. On a kernel that preempts its own threads, such a program may be
+// skipped for one thread while it runs for another; no record is lost by that.
 func (c candidate) sendsNothing() bool {
 	switch c.symbol {
 	case "initcall_start", "initcall_finish", "sched_process_exit":
@@ -43,7 +43,7 @@ type attachAs string
 
 const (
 	asRawTracepoint   attachAs = "raw_tp"
-	asTypedTracepoint attachAs = "tp_btf" // a raw tracepoint whose arguments are typed
+	asTypedTracepoint attachAs = "tp_btf" // a raw tracepoint with typed arguments
 	asFentry          attachAs = "fentry"
 	asFexit           attachAs = "fexit"
 	asKprobe          attachAs = "kprobe"
@@ -55,26 +55,26 @@ func (as attachAs) isTracing() bool { return as == asFentry || as == asFexit }
 
 func (as attachAs) isKprobe() bool { return as == asKprobe || as == asKretprobe }
 
-// hooks lists every hook in the order of attachment. Entries come before
-// returns, so that what is seen to return was seen to begin.
+// hooks lists every hook in the order of attachment. Entries come before returns, so
+// that a call whose return is seen was seen to begin.
 //
 // Tracing programs and raw tracepoints are preferred: they cost less, and fexit
-// misses no return however many calls are under way. But where the kernel
-// preempts its own threads, a thread that is preempted inside such a program
-// keeps the program from running for every other thread on that processor
-// (bpf_prog_enter's recursion guard): loads go unseen, by chance or because
-// somebody sees to it. Two programs could also write into one processor's draft
-// (module.bpf.c). A kprobe runs with preemption off and is preferred there.
+// misses no return, however many calls are under way. But if the kernel preempts its
+// own threads, a thread that is preempted inside such a program keeps the program
+// from running for all other threads on that processor (bpf_prog_enter's recursion
+// guard). Loads would be missed, by chance or because an attacker causes it. Two
+// programs could also write to one processor's draft (module.bpf.c). Kprobes run
+// with preemption off and are preferred there.
 //
-// Some hooks have no such choice. On amd64, kernels before 6.6 attach no tracing
-// program to a function of more than six arguments, as parse_args is. And for
-// some tracepoints there is no function that says the same.
+// Some hooks leave no choice. On amd64, kernels before 6.6 attach no tracing program
+// to a function with more than six arguments, such as parse_args. Some tracepoints
+// have no function that is called at the same place.
 func hooks(preemptible bool) []hook {
 	var list []hook
 	for _, call := range []string{InitModule, FinitModule, DeleteModule} {
 		list = append(list, systemCall(systemCallPrefix+call, call, false)...)
 		if runtime.GOARCH == "amd64" {
-			// Without CONFIG_IA32_EMULATION there are no 32-bit callers.
+			// Kernels without CONFIG_IA32_EMULATION have no 32-bit callers.
 			list = append(list, systemCall("__ia32_sys_"+call, "ia32_"+call, true)...)
 		}
 	}
@@ -110,16 +110,16 @@ func hooks(preemptible bool) []hook {
 	)
 }
 
-// takingOver is the order of attachment while an older set tells of everything:
-// returns first and entries last. A call of which only an end can be seen is not
-// this set's to tell of; one whose end cannot be seen would be taken for one that
-// is under way, and what its thread does next for a part of it.
+// upgradeOrder returns the hooks in the order of attachment for a set that replaces
+// another one: returns first and entries last. A call of which the new set sees only
+// the return belongs to the older set. A call of which it sees only the entry would
+// look as if it were still under way.
 //
-// Where the older set has programs at a function's return as fexit, this one's are
-// kretprobes if they can be. For when a function's tracing programs change, the
-// kernel lets the calls that are under way return to none of them, neither old nor
-// new (bpf_tramp_image_put, since e21aa341785c of 5.12).
-func takingOver(list []hook, hasFexit bool) []hook {
+// If the older set has fexit programs at returns, kretprobes are preferred there:
+// when the tracing programs of a function change, calls that are under way return
+// through none of them, neither old nor new (bpf_tramp_image_put, since e21aa341785c
+// of 5.12).
+func upgradeOrder(list []hook, hasFexit bool) []hook {
 	returns := map[string]bool{}
 	for _, h := range list {
 		if h.isReturn() {
@@ -170,7 +170,7 @@ func function(symbol string) hook {
 	}}
 }
 
-// tracepoint hooks a tracepoint, or the function around it.
+// tracepoint returns the hook of a tracepoint, or of the function around it.
 func tracepoint(name, function string) hook {
 	return hook{name: name, programs: []candidate{
 		{"raw_tp_" + name, asRawTracepoint, name},
@@ -182,7 +182,7 @@ func onlyTracepoint(name string) hook {
 	return hook{name: name, programs: []candidate{{"raw_tp_" + name, asRawTracepoint, name}}}
 }
 
-// withoutKprobes leaves out the programs that run at kprobes.
+// withoutKprobes returns the hooks without the programs that run at kprobes.
 func withoutKprobes(list []hook) []hook {
 	list = slices.Clone(list)
 	for i, h := range list {
@@ -196,8 +196,8 @@ func withoutKprobes(list []hook) []hook {
 const preemptMode = "/sys/kernel/debug/sched/preempt"
 
 // isPreemptible reports whether the running kernel preempts its own threads. Its
-// version says whether it can (init/Makefile); where that can be switched and
-// nothing says how it stands, the answer is yes.
+// version says whether it can (init/Makefile). If that can be switched and the
+// current mode is unknown, it returns true.
 func isPreemptible() (bool, error) {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {

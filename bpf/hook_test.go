@@ -90,8 +90,8 @@ func TestPreemptibleKernelsGetKprobesFirst(t *testing.T) {
 }
 
 // A set that relieves another sees no call that does not end.
-func TestTakingOver(t *testing.T) {
-	list := takingOver(hooks(true), false)
+func TestUpgradeOrder(t *testing.T) {
+	list := upgradeOrder(hooks(true), false)
 	require.ElementsMatch(t, hooks(true), list)
 	at := map[string]map[bool]int{}
 	for i, h := range list {
@@ -107,7 +107,7 @@ func TestTakingOver(t *testing.T) {
 		}
 	}
 	for hasFexit, want := range map[bool]attachAs{false: asFexit, true: asKretprobe} {
-		for _, h := range takingOver(hooks(false), hasFexit) {
+		for _, h := range upgradeOrder(hooks(false), hasFexit) {
 			if h.isReturn() {
 				require.Equal(t, want, h.programs[0].as, h.name)
 			}

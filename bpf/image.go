@@ -12,16 +12,16 @@ import (
 // bytes (module.bpf.c, CHUNKS).
 const MaxImage = 32 << 20
 
-// Image says what became of the bytes that the kernel took as a module.
+// Image is the result of sending the bytes that the kernel took as a module.
 type Image struct {
 	Size uint64 // in bytes
-	// Sent says that every byte was put into the ring of images before this
-	// record was made. Otherwise there is no use in what is found there: it was
-	// too large, the ring had no room, or memory could not be read.
+	// Sent is whether every byte was put into the ring of images before this record
+	// was made. If not, the image was too large, the ring had no room, or memory
+	// could not be read, and the chunks in the ring are of no use.
 	Sent bool
-	// Attempt is that of its chunks.
+	// Attempt is the Attempt of its chunks.
 	Attempt time.Duration
-	// Flags are those of finit_module, where they were not known before.
+	// Flags are those of finit_module, if they were not known before.
 	Flags uint32
 }
 
@@ -33,8 +33,8 @@ func decodeImage(raw []byte) (*Image, error) {
 	return &Image{Size: r.Size, Sent: r.State == moduleImageStateIMAGE_WHOLE, Flags: r.Flags, Attempt: time.Duration(r.Header.AttemptNs)}, nil
 }
 
-// A Chunk is a part of the image that the thread Tid handed over in the
-// attempt that began at Attempt.
+// A Chunk is a part of the image that the thread Tid loads in the attempt that began
+// at Attempt.
 type Chunk struct {
 	Attempt time.Duration
 	Tid     uint32
@@ -42,34 +42,35 @@ type Chunk struct {
 	Offset  uint64
 	Data    []byte
 
-	// Mark is for Release, with the bytes that it releases.
-	Mark     Mark
+	// Position is for Release; RingSize is the number of bytes that it releases.
+	Position Position
 	RingSize int
 
 	record []byte
 }
 
-// ReadImage waits for the next chunk. Its Data is valid until c is read into
-// again. It returns ErrFlushed after a FlushImages, once the ring of images is
-// empty, and os.ErrClosed after Close. What older sets of programs sent comes
-// first. Only one goroutine may call it.
+// ReadImage waits for the next chunk. Its Data is valid until the next ReadImage into
+// c. The chunks of older sets come first. ReadImage returns ErrFlushed after a
+// FlushImages, once the ring of images is empty, and os.ErrClosed after Close. Only
+// one goroutine may call it.
 func (p *Programs) ReadImage(c *Chunk) error {
 	for len(p.olderImages) > 0 {
-		raw, position, err := p.olderImages[0].Read(c.record)
+		older := p.olderImages[0]
+		raw, position, err := older.images.Read(c.record)
 		if err == nil {
-			return c.take(raw, Mark{0, position})
+			return c.take(raw, Position{older.name.id, position})
 		}
-		p.olderImages = p.olderImages[1:] // it has no more
+		p.olderImages = p.olderImages[1:] // all of it was read
 	}
 	raw, position, err := p.images.Read(c.record)
 	if err != nil {
 		return err
 	}
-	return c.take(raw, Mark{p.name.id, position})
+	return c.take(raw, Position{p.name.id, position})
 }
 
-func (c *Chunk) take(raw []byte, m Mark) error {
-	c.record, c.Mark, c.RingSize = raw, m, RingSize(len(raw))
+func (c *Chunk) take(raw []byte, position Position) error {
+	c.record, c.Position, c.RingSize = raw, position, RingSize(len(raw))
 	return c.decode(raw)
 }
 
@@ -87,5 +88,5 @@ func (c *Chunk) decode(raw []byte) error {
 	return nil
 }
 
-// FlushImages interrupts a ReadImage that waits, as Flush does a Read.
+// FlushImages makes ReadImage return ErrFlushed once the ring of images is empty.
 func (p *Programs) FlushImages() error { return p.images.Flush() }

@@ -38,11 +38,11 @@ func TestDecodeChunk(t *testing.T) {
 		for _, n := range []int{room - step, room - step + 1, room - 1, room} {
 			for name, room := range map[string]int{"as it is sent": room, "as older sets sent it": whole} {
 				raw, data := chunk(n, room)
-				require.NoError(t, c.take(raw, Mark{1, 2}), "%d bytes, %s", n, name)
+				require.NoError(t, c.take(raw, Position{1, 2}), "%d bytes, %s", n, name)
 				require.True(t, bytes.Equal(data, c.Data), "%d bytes, %s", n, name)
 				require.Equal(t, RingSize(len(raw)), c.RingSize)
 				c.record, c.Data = nil, nil
-				require.Equal(t, Chunk{Attempt: 3, Tid: 11, Size: 1 << 40, Offset: 1 << 30, Mark: Mark{1, 2}, RingSize: 8 + 32 + room}, c)
+				require.Equal(t, Chunk{Attempt: 3, Tid: 11, Size: 1 << 40, Offset: 1 << 30, Position: Position{1, 2}, RingSize: 8 + 32 + room}, c)
 			}
 		}
 	}

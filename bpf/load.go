@@ -10,7 +10,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 )
 
-// choose returns the object that the kernel takes, and its hooks.
+// choose returns the object that the kernel accepts, and its hooks.
 func choose(kernel *btf.Spec) (object []byte, list []hook, err error) {
 	locked, err := isLocked()
 	if err != nil {
@@ -26,16 +26,17 @@ func choose(kernel *btf.Spec) (object []byte, list []hook, err error) {
 	return _ModuleBytes, hooks(preemptible), nil
 }
 
-func (p *Programs) loadMaps(spec *ebpf.CollectionSpec) error {
+// loadMaps creates the maps, except those that the set shares with another one.
+func (p *Programs) loadMaps(spec *ebpf.CollectionSpec, shared map[string]*ebpf.Map) error {
 	only := spec.Copy()
 	only.Programs = nil
 	only.Variables = nil
 	for name := range only.Maps {
 		if strings.HasPrefix(name, ".") {
-			delete(only.Maps, name) // sections of variables, which are there for bpf2go only
+			delete(only.Maps, name) // sections of variables, which only bpf2go needs
 		}
 	}
-	collection, err := ebpf.NewCollection(only)
+	collection, err := ebpf.NewCollectionWithOptions(only, ebpf.CollectionOptions{MapReplacements: shared})
 	if err != nil {
 		return fmt.Errorf("create BPF maps: %w", err)
 	}
@@ -43,10 +44,9 @@ func (p *Programs) loadMaps(spec *ebpf.CollectionSpec) error {
 	return nil
 }
 
-// loadPreferred loads, for every hook, the first program that the kernel's
-// BTF does not rule out. All at once costs a fraction of one by one. The result
-// is empty where the kernel refuses one of them: then attach goes through them
-// singly.
+// loadPreferred loads, for every hook, the first program that the kernel's BTF does
+// not rule out. Loading all at once costs a fraction of loading one by one. The
+// result is empty if the kernel refuses one of them; attach then tries each.
 func (p *Programs) loadPreferred(spec *ebpf.CollectionSpec, kernel *btf.Spec, list []hook) map[string]*ebpf.Program {
 	targets := map[string]string{}
 	for _, h := range list {
@@ -86,7 +86,7 @@ func traceable(kernel *btf.Spec, symbol string, as attachAs) bool {
 	return !unknown
 }
 
-// load loads the named programs, each for the symbol that stands with it.
+// load loads programs by name, each for a symbol.
 func (p *Programs) load(spec *ebpf.CollectionSpec, targets map[string]string) (map[string]*ebpf.Program, error) {
 	some := spec.Copy()
 	some.Variables = nil

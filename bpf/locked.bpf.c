@@ -2,32 +2,32 @@
 
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * The hooks of module.bpf.c for a kernel that is locked down to
- * confidentiality: it refuses every program that asks a helper to read memory,
- * and has no kprobes. What stays is to follow, from a hook's arguments, the
- * pointers whose type the kernel knows. Such a read of an address that is no
- * good gives zero. Texts to which there is only a char pointer are out of
- * reach, and so is the caller's memory.
+ * The hooks of module.bpf.c for a kernel that is locked down to confidentiality.
+ * It refuses every program that calls a helper to read memory, and has no
+ * kprobes. A program can still follow, from a hook's arguments, pointers whose
+ * type the kernel knows; such a read of an invalid address gives zero. It cannot
+ * read strings behind a char pointer, nor the caller's memory.
  */
 #include "kernel.h"
 #include "record.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 
-#define INLINE_LEN 32         /* of a name in struct dentry, at least */
+#define INLINE_LEN 32         /* least length of a name inside struct dentry */
 #define REACH 16              /* components of a path */
 #define WITH_PATH(type) (offsetof(type, path.component) + REACH * COMPONENT_LEN)
 
 /*
- * A load, from the moment at which the kernel takes a module, or an unloading,
- * from that at which the module goes.
+ * A load, from the moment when the kernel takes a module, or an unload, from the
+ * moment when it frees the module.
  */
 struct attempt {
 	u64 begin_ns;
+	u64 owner;    /* the set that sends its records */
 	u64 size;
 	u64 flags;
-	u32 call;     /* 0 where its beginning was not seen */
-	u32 entered;  /* load_module runs: size and flags mean something */
+	u32 call;     /* 0 if its beginning was not seen */
+	u32 entered;  /* load_module was called: size and flags are set */
 	u32 returned; /* load_module has returned */
 	u32 live;     /* its module_load was seen: code of the module may run */
 	u32 verified; /* mod_verify_sig returned verdict */
@@ -37,12 +37,12 @@ struct attempt {
 #include "common.h"
 
 struct {
-	/* Stays empty: it is there for the reader. */
+	/* Always empty; the reader expects the map. */
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 64 << 10); /* a page, of whatever size */
+	__uint(max_entries, 64 << 10); /* at least one page on every kernel */
 } images SEC(".maps");
 
-/* The current thread, or NULL on a kernel that cannot say. */
+/* Returns the current thread, or NULL if the kernel has no helper for it. */
 static __always_inline struct task_struct *current_task(void)
 {
 	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf))
@@ -50,13 +50,15 @@ static __always_inline struct task_struct *current_task(void)
 	return NULL;
 }
 
-/* What tells a thread from a later one with its number, as far as can be. */
+/* Distinguishes a thread from a later one with its number, as far as possible. */
 static __always_inline u64 identity(void)
 {
 	struct task_struct *task = current_task();
 
 	return task ? task->start_time : bpf_get_current_task();
 }
+
+#include "owner.h"
 
 static __always_inline struct thread *find_thread(void)
 {
@@ -116,8 +118,8 @@ static __always_inline void fill_header(struct record_header *header, u32 kind, 
 }
 
 /*
- * Copies the last component of a dentry's path. Reports whether it could: a long
- * name lies elsewhere, behind a pointer to characters.
+ * Copies the last component of a dentry's path. Returns false for a long name,
+ * which is behind a char pointer.
  */
 static __always_inline bool copy_name(u64 *to, struct dentry *dentry)
 {
@@ -137,9 +139,9 @@ static __always_inline bool copy_name(u64 *to, struct dentry *dentry)
 }
 
 /*
- * Writes a path as far as its names can be read and its mount reaches. Unrolled,
- * like every loop here: the compiler lays loops out in ways that older verifiers
- * take for a jump back (5.10, 6.1).
+ * Writes a path up to the first name that cannot be read, or to the root of its
+ * mount. All loops here are unrolled: the compiler's layout of loops has jumps that
+ * older verifiers (5.10, 6.1) refuse.
  */
 static __noinline int walk_path(struct walk *walk, struct dentry *dentry, struct dentry *root)
 {
@@ -165,7 +167,7 @@ static __noinline int walk_path(struct walk *walk, struct dentry *dentry, struct
 	return 0;
 }
 
-/* The process that makes an attempt, where the kernel can say which that is. */
+/* The process that makes an attempt, on kernels with a helper for it. */
 
 static __always_inline void fill_path(struct path_record *record, u64 context_ns, u32 role)
 {
@@ -179,7 +181,7 @@ static __always_inline void fill_path(struct path_record *record, u64 context_ns
 	record->path.components = 0;
 }
 
-/* Says who a process is and returns its executable, or NULL. */
+/* Fills in the identity of a process and returns its executable, or NULL. */
 static __always_inline struct file *fill_executable(struct path_record *record, struct task_struct *task)
 {
 	struct mm_struct *mm = task->mm;
@@ -194,7 +196,7 @@ static __always_inline struct file *fill_executable(struct path_record *record, 
 	return mm ? mm->exe_file : NULL;
 }
 
-static __always_inline void tell_cwd(u64 context_ns, struct task_struct *task)
+static __always_inline void send_cwd(u64 context_ns, struct task_struct *task)
 {
 	struct path_record *record = bpf_ringbuf_reserve(&records, WITH_PATH(struct path_record), 0);
 
@@ -207,7 +209,7 @@ static __always_inline void tell_cwd(u64 context_ns, struct task_struct *task)
 	submit(record);
 }
 
-static __always_inline void tell_executable(u64 context_ns, struct task_struct *task)
+static __always_inline void send_executable(u64 context_ns, struct task_struct *task)
 {
 	struct path_record *record = bpf_ringbuf_reserve(&records, WITH_PATH(struct path_record), 0);
 	struct file *file;
@@ -223,8 +225,8 @@ static __always_inline void tell_executable(u64 context_ns, struct task_struct *
 	submit(record);
 }
 
-/* Tells of an ancestor all but the path: the verifier follows every step of every walk. */
-static __noinline int tell_ancestor(u64 context_ns, struct task_struct *task, u32 generation)
+/* Sends the record of an ancestor, without its path: more walks would exceed the verifier's limit. */
+static __noinline int send_ancestor(u64 context_ns, struct task_struct *task, u32 generation)
 {
 	struct path_record *record = bpf_ringbuf_reserve(&records, offsetof(struct path_record, path.component), 0);
 
@@ -240,16 +242,16 @@ static __noinline int tell_ancestor(u64 context_ns, struct task_struct *task, u3
 	return 0;
 }
 
-/* Sends the records that tell of the current process, under context_ns. */
-static __noinline int tell_process(u64 context_ns)
+/* Sends the records about the current process, with context_ns. */
+static __noinline int send_process(u64 context_ns)
 {
 	struct task_struct *task = current_task();
 
 	if (!task)
 		return 0;
-	tell_cwd(context_ns, task);
+	send_cwd(context_ns, task);
 	task = task->group_leader;
-	tell_executable(context_ns, task);
+	send_executable(context_ns, task);
 #pragma unroll
 	for (u32 i = 1; i <= ANCESTORS; i++) {
 		if (task->tgid <= 1)
@@ -257,15 +259,15 @@ static __noinline int tell_process(u64 context_ns)
 		task = task->real_parent->group_leader;
 		if (task->tgid == 0)
 			return 0;
-		tell_ancestor(context_ns, task, i);
+		send_ancestor(context_ns, task, i);
 	}
 	return 0;
 }
 
 /*
- * Begins an attempt, which is the innermost then, if it can be kept. Only code
- * of a module that is live can make an attempt from inside another; others that
- * are still there had an end that was not seen.
+ * Begins an attempt, which becomes the innermost if it can be kept. Only code of a
+ * live module can make an attempt from inside another. Any other attempt that is
+ * left has ended unseen.
  */
 static __noinline int begin_attempt(u32 call)
 {
@@ -287,19 +289,19 @@ static __noinline int begin_attempt(u32 call)
 		if (!attempt || (attempt->live && !attempt->returned))
 			break;
 		if (!attempt->returned)
-			count(COUNTER_LOST);
+			lose(attempt->owner);
 		thread->depth--;
 	}
-	/* Read anew: older verifiers follow impossible branches of a comparison with what they know. */
+	/* Volatile: older verifiers follow impossible branches of a comparison with a known value. */
 	if (*(volatile u64 *)&thread->depth >= DEPTH) {
-		count(COUNTER_LOST);
+		lose(owner_at(OWNER_CURRENT));
 		return 0;
 	}
 	thread->depth++;
 	attempt = innermost(thread);
 	if (!attempt)
 		return 0;
-	attempt->begin_ns = bpf_ktime_get_boot_ns();
+	own_attempt(attempt, call != 0);
 	attempt->size = 0;
 	attempt->flags = 0;
 	attempt->call = call;
@@ -308,11 +310,12 @@ static __noinline int begin_attempt(u32 call)
 	attempt->live = 0;
 	attempt->verified = 0;
 	attempt->verdict = 0;
-	tell_process(attempt->begin_ns);
+	if (is_own(attempt->owner))
+		send_process(attempt->begin_ns);
 	return 0;
 }
 
-/* The file or buffer that the kernel is about to take. */
+/* The file or buffer that the kernel is about to read. */
 
 static __always_inline void fill_times(struct file_record *record, struct inode *inode)
 {
@@ -338,19 +341,24 @@ static __always_inline void fill_times(struct file_record *record, struct inode 
 	}
 }
 
-/* Begins the record of what is taken, or returns NULL where there is no room. */
+/* Begins the record of a read; NULL if there is no room, or another set sends it. */
 static __always_inline struct file_record *take(u32 kind, u32 call, u32 id, bool is_module)
 {
+	struct thread *thread = NULL;
 	struct file_record *record;
 
-	if (is_module)
+	if (is_module) {
 		begin_attempt(call);
+		thread = find_thread();
+	}
+	if (!is_own(owner_of(innermost(thread))))
+		return NULL;
 	record = bpf_ringbuf_reserve(&records, WITH_PATH(struct file_record), 0);
 	if (!record) {
 		count(COUNTER_LOST);
 		return NULL;
 	}
-	fill_header(&record->header, kind, is_module ? find_thread() : NULL);
+	fill_header(&record->header, kind, thread);
 	record->id = id;
 	record->is_module = is_module;
 	record->has_arguments = 0;
@@ -405,7 +413,7 @@ int fentry_load_module(u64 *ctx)
 	struct attempt *attempt = innermost(find_thread());
 	struct image_record *record;
 
-	/* One whose beginning was not seen is kept too: it will return. */
+	/* An attempt whose beginning was not seen is kept too: it returns. */
 	if (!attempt || attempt->entered) {
 		begin_attempt(0);
 		attempt = innermost(find_thread());
@@ -415,12 +423,14 @@ int fentry_load_module(u64 *ctx)
 	attempt->entered = 1;
 	attempt->size = info->len;
 	attempt->flags = (u32)ctx[2];
+	if (!is_own(attempt->owner))
+		return 0;
 	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 	if (!record) {
 		count(COUNTER_LOST);
 		return 0;
 	}
-	/* With it the reader looks for the image in its file. */
+	/* The reader looks for the image in its file. */
 	fill_header(&record->header, RECORD_IMAGE, find_thread());
 	record->size = attempt->size;
 	record->state = IMAGE_UNREADABLE;
@@ -456,9 +466,12 @@ static __always_inline void fill_module(struct module_record *record)
 static __always_inline int module_event(u32 kind, struct module *module, struct thread *thread)
 {
 	struct attempt *attempt = innermost(thread);
+	struct module_record *record;
 	u64 *name;
-	struct module_record *record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 
+	if (!is_own(owner_of(attempt)))
+		return 0;
+	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 	if (!record) {
 		count(COUNTER_LOST);
 		return 0;
@@ -497,24 +510,27 @@ int tp_btf_module_free(u64 *ctx)
 {
 	struct attempt *attempt = innermost(find_thread());
 
-	/* A module that is loaded and fails goes within its own attempt. */
+	/* A module whose init fails is freed within its own attempt. */
 	if (!attempt || !attempt->live || attempt->returned)
 		begin_attempt(CALL_DELETE_MODULE);
 	return module_event(RECORD_MODULE_FREE, (struct module *)ctx[0], find_thread());
 }
 
-/* Its name is a text. */
+/* Its name is behind a char pointer. */
 SEC("tp_btf/module_request")
 int tp_btf_module_request(u64 *ctx)
 {
-	u64 request_ns = bpf_ktime_get_boot_ns();
+	u64 owner = owner_of(innermost(find_thread()));
+	u64 request_ns = stamped_ns(STAMP_HOOK);
 	struct module_record *record;
 
+	if (!is_own(owner))
+		return 0;
 	if (is_crowded()) {
 		count(COUNTER_LOST);
 		return 0;
 	}
-	tell_process(request_ns);
+	send_process(request_ns);
 	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 	if (!record) {
 		count(COUNTER_LOST);
@@ -549,7 +565,7 @@ static __always_inline void fill_denied_key(struct denied_key *key, u32 call)
 	key->exe_device = file->f_inode->i_sb->s_dev;
 }
 
-/* Tells how a call ended: that of the thread's innermost attempt, or one that came to none. */
+/* Sends the result of a call: that of the thread's innermost attempt, or one without an attempt. */
 static __always_inline void send_call(u32 call, s64 result, struct thread *thread)
 {
 	struct attempt *attempt = innermost(thread);
@@ -564,7 +580,7 @@ static __always_inline void send_call(u32 call, s64 result, struct thread *threa
 			return;
 	}
 	if (!attempt)
-		tell_process(now);
+		send_process(now);
 	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 	if (!record) {
 		count(COUNTER_LOST);
@@ -590,7 +606,7 @@ static __always_inline void send_call(u32 call, s64 result, struct thread *threa
 	submit(record);
 }
 
-/* The thread whose innermost attempt is the one that load_module returns from, or NULL. */
+/* Returns the thread whose innermost attempt load_module returns from, or NULL. */
 static __always_inline struct thread *leave_load_module(void)
 {
 	struct thread *thread = find_thread();
@@ -619,18 +635,19 @@ int fexit_load_module(u64 *ctx)
 	return 0;
 }
 
-/* In place of the system calls' returns, where the kernel does not let them be traced. */
+/* Instead of the system calls' returns, on kernels where those cannot be traced. */
 SEC("fexit/load_module")
 int fexit_load_module_result(u64 *ctx)
 {
 	struct thread *thread = leave_load_module();
 	struct attempt *attempt = innermost(thread);
+	bool is_ours = is_own(own_return(attempt));
 
 	if (!attempt)
 		return 0;
-	if (attempt->call)
+	if (is_ours && attempt->call)
 		send_call(attempt->call, (s32)ctx[3], thread);
-	else
+	else if (is_ours)
 		count(COUNTER_LOST);
 	end_attempt(thread);
 	return 0;
@@ -643,7 +660,8 @@ int fexit_free_module_result(u64 *ctx)
 	struct attempt *attempt = innermost(thread);
 
 	if (attempt && attempt->call == CALL_DELETE_MODULE) {
-		send_call(CALL_DELETE_MODULE, 0, thread);
+		if (is_own(own_return(attempt)))
+			send_call(CALL_DELETE_MODULE, 0, thread);
 		end_attempt(thread);
 	}
 	return 0;
@@ -655,23 +673,23 @@ static __always_inline int exit_module_call(u32 call, s64 returned)
 	struct thread *thread = find_thread();
 	struct attempt *attempt = innermost(thread);
 
-	/* While load_module runs, the call is one from inside it that came to nothing. */
-	if (!attempt || (attempt->call && attempt->call != call) || (attempt->entered && !attempt->returned)) {
-		send_call(call, result, NULL);
-		return 0;
-	}
-	send_call(call, result, thread);
-	end_attempt(thread);
+	/* While load_module runs, the call was made from inside it, and has no attempt. */
+	if (!attempt || (attempt->call && attempt->call != call) || (attempt->entered && !attempt->returned))
+		thread = NULL;
+	if (is_own(own_return(attempt)))
+		send_call(call, result, thread);
+	if (thread)
+		end_attempt(thread);
 	return 0;
 }
 
-/* A call that was refused before load_module leaves its attempt behind where only that is traced. */
+/* Where only load_module is traced, a call that was refused before it leaves its attempt behind. */
 SEC("tp_btf/sched_process_exit")
 int tp_btf_sched_process_exit(u64 *ctx)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 
-	/* For every thread of every program, so not without a look first: that takes no lock. */
+	/* This runs for every thread of every process; the lookup takes no lock. */
 	if (bpf_map_lookup_elem(&threads, &tid))
 		bpf_map_delete_elem(&threads, &tid);
 	return 0;

@@ -13,26 +13,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Unread is what a program could not read, a bit each.
+// Unread is a set of fields that a program could not read, a bit each.
 type Unread uint32
 
-// What a program could not read.
+// Fields that a program could not read.
 const (
-	// UnreadTask is what only struct task_struct leads to: Parent, EUID, EGID,
-	// AUID, SessionID, Capabilities, MntNS, UserNS, KernelThread, and the
-	// records that tell of the process.
+	// UnreadTask is what is reached through struct task_struct: Parent, EUID, EGID,
+	// AUID, SessionID, Capabilities, MntNS, UserNS, KernelThread, and the records
+	// about the process.
 	UnreadTask = Unread(moduleUnreadUNREAD_TASK)
-	// UnreadUntyped is what no typed pointer leads to: PidNS and Request, the
-	// Args and Cgroup of a process, the Filesystem of a File, the Version and
-	// Srcversion of a Module, and the Name of one that is requested.
+	// UnreadUntyped is what no typed pointer leads to: PidNS and Request, the Args and
+	// Cgroup of a process, the Filesystem of a File, the Version and Srcversion of a
+	// Module, and the Name of a requested module.
 	UnreadUntyped = Unread(moduleUnreadUNREAD_UNTYPED)
 )
 
-// Has reports whether some of what is unread is unread here.
+// Has reports whether u has any field of some.
 func (u Unread) Has(some Unread) bool { return u&some != 0 }
 
-// isLocked probes whether the kernel refuses the programs that ask a helper to
-// read memory (security_locked_down, LOCKDOWN_BPF_READ_KERNEL).
+// isLocked probes whether the kernel refuses programs that call a helper to read
+// memory (security_locked_down, LOCKDOWN_BPF_READ_KERNEL).
 func isLocked() (bool, error) {
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Type:    ebpf.RawTracepoint,
@@ -56,10 +56,10 @@ func isLocked() (bool, error) {
 	return false, program.Close()
 }
 
-// lockedHooks lists the hooks of locked.bpf.c in the order of attachment. Where
-// the kernel's BTF has a system call twice (6.1), which nothing but a kprobe
-// gets around, the functions below it stand in: then a call that ends before
-// them goes unseen.
+// lockedHooks lists the hooks of locked.bpf.c in the order of attachment. If the
+// kernel's BTF has a system call twice (6.1), only a kprobe could be attached to it.
+// Then the functions that it calls are hooked instead, and a call that ends before
+// them is missed.
 func lockedHooks(kernel *btf.Spec) []hook {
 	list := []hook{
 		tracing("fentry_load_module", asFentry, "load_module"),

@@ -19,9 +19,10 @@ const (
 	lockedMapCounters                      = "counters"
 	lockedMapDenied                        = "denied"
 	lockedMapImages                        = "images"
+	lockedMapOwners                        = "owners"
 	lockedMapRecords                       = "records"
-	lockedMapReported                      = "reported"
 	lockedMapSettings                      = "settings"
+	lockedMapStamps                        = "stamps"
 	lockedMapThreads                       = "threads"
 	lockedProgFentryLoadModule             = "fentry_load_module"
 	lockedProgFentrySecurityKernelLoadData = "fentry_security_kernel_load_data"
@@ -110,9 +111,10 @@ type lockedMapSpecs struct {
 	Counters *ebpf.MapSpec `ebpf:"counters"`
 	Denied   *ebpf.MapSpec `ebpf:"denied"`
 	Images   *ebpf.MapSpec `ebpf:"images"`
+	Owners   *ebpf.MapSpec `ebpf:"owners"`
 	Records  *ebpf.MapSpec `ebpf:"records"`
-	Reported *ebpf.MapSpec `ebpf:"reported"`
 	Settings *ebpf.MapSpec `ebpf:"settings"`
+	Stamps   *ebpf.MapSpec `ebpf:"stamps"`
 	Threads  *ebpf.MapSpec `ebpf:"threads"`
 }
 
@@ -145,9 +147,10 @@ type lockedMaps struct {
 	Counters *ebpf.Map `ebpf:"counters"`
 	Denied   *ebpf.Map `ebpf:"denied"`
 	Images   *ebpf.Map `ebpf:"images"`
+	Owners   *ebpf.Map `ebpf:"owners"`
 	Records  *ebpf.Map `ebpf:"records"`
-	Reported *ebpf.Map `ebpf:"reported"`
 	Settings *ebpf.Map `ebpf:"settings"`
+	Stamps   *ebpf.Map `ebpf:"stamps"`
 	Threads  *ebpf.Map `ebpf:"threads"`
 }
 
@@ -156,9 +159,10 @@ func (m *lockedMaps) Close() error {
 		m.Counters,
 		m.Denied,
 		m.Images,
+		m.Owners,
 		m.Records,
-		m.Reported,
 		m.Settings,
+		m.Stamps,
 		m.Threads,
 	)
 }

@@ -2,9 +2,9 @@
 
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Hooks on the functions through which every kernel module comes and goes.
- * Nothing here runs for any other system call, but for a look-up when a thread
- * ends.
+ * Hooks on the functions through which every kernel module is loaded and
+ * unloaded. They add no work to other system calls, except one map lookup on
+ * thread exit.
  */
 #include "kernel.h"
 #include "record.h"
@@ -21,7 +21,8 @@ enum cgroup_subsys_id___pids { pids_cgrp_id = 11 }; /* CONFIG_CGROUP_PIDS */
 /* One system call that loads or unloads, from its entry to its return. */
 struct attempt {
 	u64 begin_ns;
-	u64 regs;   /* where its arguments stand; 0 where its entry was not seen */
+	u64 owner;  /* the set that sends its records */
+	u64 regs;   /* address of its arguments; 0 if its entry was not seen */
 	u64 params; /* user address */
 	u64 name;   /* user address, delete_module */
 	u64 size;
@@ -29,22 +30,29 @@ struct attempt {
 	u64 init;   /* the module's init, while it runs */
 	u64 request_ns;
 	u32 request_tid;
-	u32 taken;    /* the kernel was handed a module */
-	u32 streamed; /* and its image was */
-	u32 parsed;   /* and its parameters were */
+	u32 taken;    /* the kernel took a module */
+	u32 streamed; /* its image was sent */
+	u32 parsed;   /* its parameters were sent */
 	u32 live;     /* its module_load was seen */
-	u32 told;     /* the records that tell of its process were sent */
+	u32 described; /* the records about its process were sent */
 	u32 verified; /* mod_verify_sig returned verdict */
 	s32 verdict;
 };
 
 #include "common.h"
 
+static __always_inline u64 identity(void)
+{
+	return BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), start_time);
+}
+
+#include "owner.h"
+
 struct {
 	/*
-	 * Of threads that must not load, whose calls end in EPERM. Any user can
-	 * have any number of them in the midst of a call: they get rid of each
-	 * other here, and of no load.
+	 * Of threads without the right to load, whose calls end in EPERM. Any user
+	 * can have any number of them in a call. They evict each other here, and
+	 * never a load.
 	 */
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 2048);
@@ -53,26 +61,26 @@ struct {
 } unprivileged SEC(".maps");
 
 struct {
-	/* By itself, so that no image crowds a record out. */
+	/* Separate, so that images never crowd out records. */
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 16 << 20);
 } images SEC(".maps");
 
-/* What is too large for the stack is put together here. */
+/* Scratch space for records that are too large for the stack. */
 struct draft {
 	struct path_record path;
 	struct cmdline_record cmdline;
 	struct file_record file;
 	struct thread thread;
-	u64 request_ns; /* what tell_process found */
+	u64 request_ns; /* result of send_process */
 	u32 request_tid;
 	u32 reserved;
 };
 
 struct {
 	/*
-	 * A program must not be preempted by another of these on its processor
-	 * while it uses this: hook.go sees to it.
+	 * While a program uses this, no other one of this file may preempt it on
+	 * its processor. hook.go ensures that.
 	 */
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -80,16 +88,16 @@ struct {
 	__type(value, struct draft);
 } drafts SEC(".maps");
 
-/* A module_request, by the boot clock and the thread that made it. */
+/* A module_request: its time on the boot clock, and the thread that made it. */
 struct request {
-	u64 start_time; /* of the thread that is the key, where one is */
+	u64 start_time; /* of the thread or process that is the map's key, if it is one */
 	u64 request_ns;
 	u32 request_tid;
 	u32 reserved;
 };
 
 struct {
-	/* Of threads: what they request right now. */
+	/* By thread: its current request. */
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
 	__type(key, u32);
@@ -97,7 +105,7 @@ struct {
 } requests SEC(".maps");
 
 struct {
-	/* Of struct subprocess_info, by address: the request that it is for. */
+	/* By address of a struct subprocess_info: the request that it is for. */
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
 	__type(key, u64);
@@ -105,7 +113,7 @@ struct {
 } usermodehelpers SEC(".maps");
 
 struct {
-	/* Of processes that the kernel started: the request that they are for. */
+	/* By process that the kernel started: the request that it is for. */
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
 	__type(key, u32);
@@ -122,6 +130,7 @@ const struct path_record *unused_path_record __attribute__((unused));
 const struct cmdline_record *unused_cmdline_record __attribute__((unused));
 const struct params_record *unused_params_record __attribute__((unused));
 const enum counter *unused_counter __attribute__((unused));
+const enum owner_index *unused_owner_index __attribute__((unused));
 
 static __always_inline struct draft *find_draft(void)
 {
@@ -130,22 +139,21 @@ static __always_inline struct draft *find_draft(void)
 	return bpf_map_lookup_elem(&drafts, &zero);
 }
 
-/* The thread's attempts, or NULL where it has none under way. */
+/* Returns the current thread's attempts, or NULL if it has none under way. */
 static __always_inline struct thread *find_thread(void)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	u64 identity = BPF_CORE_READ(task, start_time);
+	u64 current = identity();
 	u32 tid = bpf_get_current_pid_tgid();
 	struct thread *thread = bpf_map_lookup_elem(&unprivileged, &tid);
 
-	if (!thread || thread->depth == 0 || thread->identity != identity)
+	if (!thread || thread->depth == 0 || thread->identity != current)
 		thread = bpf_map_lookup_elem(&threads, &tid);
-	if (!thread || thread->depth == 0 || thread->identity != identity)
+	if (!thread || thread->depth == 0 || thread->identity != current)
 		return NULL;
 	return thread;
 }
 
-/* Reports whether the kernel lets the task load a module, unless somebody else objects. */
+/* Reports whether the task has the capability to load a module. */
 static __always_inline bool may_load(struct task_struct *task)
 {
 	const struct cred *cred = BPF_CORE_READ(task, cred);
@@ -155,14 +163,14 @@ static __always_inline bool may_load(struct task_struct *task)
 	return (capabilities & (1 << CAP_SYS_MODULE)) && BPF_CORE_READ(cred, user_ns, level) == 0;
 }
 
-/* Makes room for the attempts of a thread that has none under way. */
+/* Adds an entry for a thread that has no attempt under way. */
 static __always_inline struct thread *add_thread(struct task_struct *task, u32 tid)
 {
 	struct draft *draft = find_draft();
 
 	if (!draft)
 		return NULL;
-	draft->thread.identity = BPF_CORE_READ(task, start_time);
+	draft->thread.identity = identity();
 	if (!may_load(task)) {
 		bpf_map_update_elem(&unprivileged, &tid, &draft->thread, BPF_ANY);
 		return bpf_map_lookup_elem(&unprivileged, &tid);
@@ -172,11 +180,11 @@ static __always_inline struct thread *add_thread(struct task_struct *task, u32 t
 }
 
 /*
- * Begins an attempt and returns it, or NULL where it cannot be kept. All system
- * calls of a thread find their registers at one address, the top of its kernel
- * stack. So the same address again means that a return was not seen, unless the
- * module's init is running: then it is the thread's own call, from inside the
- * kernel. Another address, or none, is a load inside a load.
+ * Begins an attempt and returns it, or NULL if it cannot be kept. The registers
+ * of all system calls of a thread are at one address, the top of its kernel
+ * stack. So the same address again means that a return was missed, unless the
+ * module's init is running: then the init makes the call with its caller's
+ * registers. Another address, or none, is a load inside a load.
  */
 static __always_inline struct attempt *begin_attempt(u64 regs)
 {
@@ -185,27 +193,27 @@ static __always_inline struct attempt *begin_attempt(u64 regs)
 	struct attempt *attempt;
 	struct thread *thread;
 
-	/* A return may have been missed before the thread was given the right to load. */
+	/* The thread may have gained the right to load since a return was missed. */
 	if (may_load(task))
 		bpf_map_delete_elem(&unprivileged, &tid);
 	thread = find_thread();
 	if (!thread) {
 		thread = add_thread(task, tid);
 		if (!thread) {
-			count(COUNTER_LOST); /* what follows cannot be put together */
+			lose(owner_at(OWNER_CURRENT)); /* its records cannot be joined */
 			return NULL;
 		}
 	} else if (thread->attempt[0].regs == 0) {
 		thread->depth = 0; /* without an entry there is no return either */
 	} else if (thread->attempt[0].regs == regs && !thread->attempt[0].init) {
-		count(COUNTER_LOST);
+		lose(thread->attempt[0].owner);
 		thread->depth = 0;
 	}
 	thread->depth++;
 	attempt = innermost(thread);
 	if (!attempt)
 		return NULL;
-	attempt->begin_ns = bpf_ktime_get_boot_ns();
+	own_attempt(attempt, regs != 0);
 	attempt->regs = regs;
 	attempt->params = 0;
 	attempt->name = 0;
@@ -218,13 +226,13 @@ static __always_inline struct attempt *begin_attempt(u64 regs)
 	attempt->streamed = 0;
 	attempt->parsed = 0;
 	attempt->live = 0;
-	attempt->told = 0;
+	attempt->described = 0;
 	attempt->verified = 0;
 	attempt->verdict = 0;
 	return attempt;
 }
 
-/* Leaves the attempts that have no return of their own. */
+/* Ends the attempts whose return has no hook. */
 static __always_inline void leave_entryless(struct thread *thread)
 {
 #pragma unroll
@@ -296,10 +304,10 @@ static __always_inline void fill_header(struct record_header *header, u32 kind, 
 	bpf_get_current_comm(header->comm, sizeof(header->comm));
 }
 
-/* Sends a draft whose last member is a path, as far as that is filled. */
+/* Sends a draft whose last member is a path, without the unused components. */
 static __always_inline void send_path(void *draft, u64 fixed, u64 components)
 {
-	/* The compiler knows what the verifier does not, and would drop the check. */
+	/* The compiler would drop the check; the verifier needs it. */
 	asm volatile("" : "+r"(components));
 	if (components > COMPONENTS)
 		components = COMPONENTS;
@@ -308,16 +316,16 @@ static __always_inline void send_path(void *draft, u64 fixed, u64 components)
 }
 
 /*
- * The functions that are not static are verified once and by themselves, not
- * again for every way to call them: the loops would be too long otherwise. On
- * 5.10 they take numbers only.
+ * Functions that are not static are verified once, on their own, instead of again
+ * for each path to them. Otherwise the loops would exceed the verifier's limit. On
+ * 5.10 they take only numbers.
  */
 
 enum draft_path { DRAFT_PATH, DRAFT_FILE };
 
 /*
- * Writes a path, as the mount namespace of the task sees it, into a draft and
- * returns how many components it has.
+ * Writes a path, as the mount namespace of the task sees it, into a draft, and
+ * returns the number of its components.
  */
 __noinline u64 walk_path(u64 dentry_address, u64 vfsmount_address, u64 task_address, u32 to)
 {
@@ -345,7 +353,7 @@ __noinline u64 walk_path(u64 dentry_address, u64 vfsmount_address, u64 task_addr
 
 			walk->component[i][0] = 0;
 			if (above == mount) {
-				/* A mount of its own can be made to look like any folder. */
+				/* A user can mount something there that looks like any folder. */
 				walk->state = mount == root ? PATH_WHOLE : PATH_UNREACHABLE;
 				components = i;
 				break;
@@ -399,9 +407,9 @@ __noinline u64 walk_cgroup(u64 kernfs_node_address)
 	return components;
 }
 
-/* The process that makes an attempt, while it is still there to be looked at. */
+/* The process that makes an attempt. */
 
-static __always_inline void tell_executable(struct path_record *record, struct task_struct *task)
+static __always_inline void send_executable(struct path_record *record, struct task_struct *task)
 {
 	struct mm_struct *mm = BPF_CORE_READ(task, mm);
 	struct file *file = mm ? BPF_CORE_READ(mm, exe_file) : NULL;
@@ -419,7 +427,7 @@ static __always_inline void tell_executable(struct path_record *record, struct t
 	send_path(record, offsetof(struct path_record, path.component), components);
 }
 
-static __always_inline void tell_cwd(struct path_record *record, struct task_struct *task)
+static __always_inline void send_cwd(struct path_record *record, struct task_struct *task)
 {
 	struct fs_struct *fs = BPF_CORE_READ(task, fs);
 
@@ -437,7 +445,7 @@ static __always_inline struct cgroup *cgroup_of(struct css_set *css, u32 subsys)
 	return state ? BPF_CORE_READ(state, cgroup) : NULL;
 }
 
-static __always_inline void tell_cgroups(struct path_record *record, struct task_struct *task)
+static __always_inline void send_cgroups(struct path_record *record, struct task_struct *task)
 {
 	struct cgroup *cgroup, *other = NULL;
 	struct css_set *css;
@@ -459,7 +467,7 @@ static __always_inline void tell_cgroups(struct path_record *record, struct task
 	send_path(record, offsetof(struct path_record, path.component), walk_cgroup((u64)BPF_CORE_READ(other, kn)));
 }
 
-static __always_inline void tell_cmdline(struct cmdline_record *record, struct task_struct *task)
+static __always_inline void send_cmdline(struct cmdline_record *record, struct task_struct *task)
 {
 	struct mm_struct *mm = BPF_CORE_READ(task, mm);
 	u64 begin, len;
@@ -477,17 +485,17 @@ static __always_inline void tell_cmdline(struct cmdline_record *record, struct t
 		record->error = bpf_probe_read_user(record->cmdline, len, (void *)begin);
 	}
 	record->len = len;
-	/* In C the compiler drops the mask, and older verifiers the bound with it. */
+	/* In assembly: the compiler would drop the mask, which older verifiers need. */
 	asm volatile("%0 &= %1" : "+r"(len) : "i"(2 * CMDLINE_LEN - 1));
 	if (bpf_ringbuf_output(&records, record, offsetof(struct cmdline_record, cmdline) + len, 0))
 		count(COUNTER_LOST);
 }
 
 /*
- * Sends the records that tell of the current process, under context_ns, and
- * finds the request for which the kernel started it or an ancestor.
+ * Sends the records about the current process, with context_ns, and finds the
+ * request for which the kernel started it or an ancestor.
  */
-__noinline int tell_process(u64 context_ns)
+__noinline int send_process(u64 context_ns)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct draft *draft = find_draft();
@@ -502,9 +510,9 @@ __noinline int tell_process(u64 context_ns)
 	draft->cmdline.header.kind = RECORD_CMDLINE;
 	draft->path.generation = 0;
 	draft->path.last = 0;
-	tell_cmdline(&draft->cmdline, task);
-	tell_cwd(&draft->path, task);
-	tell_cgroups(&draft->path, task);
+	send_cmdline(&draft->cmdline, task);
+	send_cwd(&draft->path, task);
+	send_cgroups(&draft->path, task);
 	task = BPF_CORE_READ(task, group_leader);
 	for (u32 i = 0; i <= ANCESTORS; i++) {
 		struct task_struct *parent = BPF_CORE_READ(task, real_parent, group_leader);
@@ -517,7 +525,7 @@ __noinline int tell_process(u64 context_ns)
 		}
 		draft->path.generation = i;
 		draft->path.last = tgid <= 1 || !parent || BPF_CORE_READ(parent, tgid) == 0;
-		tell_executable(&draft->path, task);
+		send_executable(&draft->path, task);
 		if (draft->path.last)
 			break;
 		task = parent;
@@ -525,17 +533,17 @@ __noinline int tell_process(u64 context_ns)
 	return 0;
 }
 
-/* Tells of the process that makes an attempt, once, and returns context_ns. */
-static __always_inline u64 tell_once(struct attempt *attempt)
+/* Sends the records about an attempt's process, once per attempt, and returns context_ns. */
+static __always_inline u64 send_process_once(struct attempt *attempt)
 {
 	u64 context_ns = attempt ? attempt->begin_ns : bpf_ktime_get_boot_ns();
 	struct draft *draft = find_draft();
 
-	if (!draft || (attempt && attempt->told))
+	if (!draft || (attempt && attempt->described))
 		return context_ns;
-	tell_process(context_ns);
+	send_process(context_ns);
 	if (attempt) {
-		attempt->told = 1;
+		attempt->described = 1;
 		attempt->request_ns = draft->request_ns;
 		attempt->request_tid = draft->request_tid;
 	}
@@ -573,7 +581,7 @@ static __always_inline void fill_denied_key(struct denied_key *key, u32 call)
 static __always_inline void send_call(u32 call, s64 result, struct thread *thread, struct attempt *attempt,
 				      struct denied_key *key, bool is_denied)
 {
-	u64 context_ns = tell_once(attempt);
+	u64 context_ns = send_process_once(attempt);
 	struct system_call_record *record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 
 	if (!record) {
@@ -621,11 +629,13 @@ static __always_inline int exit_module_call(u32 call, s64 returned)
 	if (thread)
 		leave_entryless(thread);
 	attempt = innermost(thread);
-	is_denied = result == -EPERM && !(attempt && attempt->taken);
-	if (is_denied)
-		fill_denied_key(&key, call);
-	if (!is_denied || count_denied(&key))
-		send_call(call, result, thread, attempt, &key, is_denied);
+	if (is_own(own_return(attempt))) {
+		is_denied = result == -EPERM && !(attempt && attempt->taken);
+		if (is_denied)
+			fill_denied_key(&key, call);
+		if (!is_denied || count_denied(&key))
+			send_call(call, result, thread, attempt, &key, is_denied);
+	}
 	if (thread)
 		end_attempt(thread);
 	return 0;
@@ -652,8 +662,7 @@ static __always_inline int enter_delete_module(struct pt_regs *regs)
 }
 
 /*
- * Each hook twice: as a tracing program and as a kprobe. hook.go says which is
- * taken where.
+ * Each hook has a tracing program and a kprobe program. hook.go chooses.
  */
 #define SYSTEM_CALL(name, CALL)                                                \
 	SEC("fentry/sys_" #name)                                               \
@@ -682,7 +691,7 @@ SYSTEM_CALL(finit_module, CALL_FINIT_MODULE)
 SYSTEM_CALL(delete_module, CALL_DELETE_MODULE)
 
 #if defined(__TARGET_ARCH_x86)
-/* 32-bit programs on a 64-bit kernel enter elsewhere, with other registers. */
+/* 32-bit programs on a 64-bit kernel have other entries, and other registers. */
 static __always_inline int enter_ia32_init_module(struct pt_regs *regs)
 {
 	return enter_module_call((u64)regs, (u32)BPF_CORE_READ(regs, dx), 0, (u32)BPF_CORE_READ(regs, cx), 0);
@@ -703,7 +712,7 @@ SYSTEM_CALL(ia32_finit_module, CALL_FINIT_MODULE)
 SYSTEM_CALL(ia32_delete_module, CALL_DELETE_MODULE)
 #endif
 
-/* The file or buffer that the kernel is about to take. */
+/* The file or buffer that the kernel is about to read. */
 
 static __always_inline void fill_times(struct file_record *record, struct inode *inode)
 {
@@ -750,7 +759,9 @@ static __always_inline int take(u32 kind, struct file *file, u32 id, bool is_mod
 			attempt->taken = 1;
 		thread = find_thread();
 	}
-	context_ns = tell_once(attempt);
+	if (!is_own(owner_of(attempt)))
+		return 0;
+	context_ns = send_process_once(attempt);
 	draft = find_draft();
 	if (!draft)
 		return 0;
@@ -818,9 +829,9 @@ int kprobe_security_kernel_load_data(struct pt_regs *ctx)
 	return load_data(PT_REGS_PARM1(ctx));
 }
 
-/* The bytes that the kernel has in its hands now. */
+/* The bytes that the kernel has read. */
 
-/* Sends len bytes of an image, in a record with room, a constant, for as many or more. */
+/* Sends len bytes of an image, in a record of room bytes, which is a constant and at least len. */
 static __always_inline u64 send_chunk(const void *image, u64 size, u64 attempt_ns, u64 offset, u64 len, const u64 room)
 {
 	struct image_chunk *chunk = bpf_ringbuf_reserve(&images, sizeof(*chunk) + room, 0);
@@ -844,7 +855,7 @@ static __always_inline u64 send_chunk(const void *image, u64 size, u64 attempt_n
 	return IMAGE_WHOLE;
 }
 
-/* Sends the last chunk of an image, which takes the room that it needs. */
+/* Sends the last chunk of an image, in a record of about its size. */
 __noinline u64 stream_rest(u64 image_address, u64 size, u64 attempt_ns, u64 offset)
 {
 	u64 left = size - offset;
@@ -857,8 +868,8 @@ __noinline u64 stream_rest(u64 image_address, u64 size, u64 attempt_ns, u64 offs
 }
 
 /*
- * Sends an image in chunks. Older verifiers would follow the last one anew from
- * each place in the loop, were it not a function of its own.
+ * Sends an image in chunks. The last chunk has a function of its own, because older
+ * verifiers would follow it again from each iteration of the loop.
  */
 __noinline u64 stream(u64 image_address, u64 size, u64 attempt_ns)
 {
@@ -884,10 +895,12 @@ static __always_inline int taken(const void *image, u64 size)
 	u32 state = IMAGE_OVER_LIMIT;
 	u32 zero = 0;
 
-	/* The second of one attempt is the first after decompression, from 7.2. */
+	/* From 7.2 the hook runs again after decompression. */
 	if (!attempt || !attempt->taken || attempt->streamed)
 		return 0;
 	attempt->streamed = 1;
+	if (!is_own(attempt->owner))
+		return 0;
 	set = bpf_map_lookup_elem(&settings, &zero);
 	if (set && size <= set->image_limit)
 		state = stream((u64)image, size, attempt->begin_ns);
@@ -962,8 +975,8 @@ int kretprobe_mod_verify_sig(struct pt_regs *ctx)
 }
 
 /*
- * The parameters as the kernel copied them, before it takes them apart: the
- * caller's memory may be another by now, or away.
+ * The parameters as the kernel copied them. The caller's memory may have changed
+ * since, or be gone.
  */
 static __always_inline int parse_args(const char *args)
 {
@@ -971,10 +984,12 @@ static __always_inline int parse_args(const char *args)
 	struct attempt *attempt = innermost(thread);
 	struct params_record *record;
 
-	/* The first are load_module's; code of the module may have others parsed. */
+	/* load_module calls it first; code of the module may call it again. */
 	if (!attempt || !attempt->taken || attempt->parsed || attempt->live)
 		return 0;
 	attempt->parsed = 1;
+	if (!is_own(attempt->owner))
+		return 0;
 	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 	if (!record) {
 		count(COUNTER_LOST);
@@ -999,8 +1014,8 @@ int kprobe_parse_args(struct pt_regs *ctx)
 }
 
 /*
- * Modules that go live, go away and are asked for: at the tracepoint, or, as
- * kprobes, at the functions around it.
+ * Modules that go live, are freed or are requested: at the tracepoint, or at the
+ * function around it as a kprobe.
  */
 
 static __always_inline int module_event(u32 kind, struct module *module)
@@ -1008,11 +1023,13 @@ static __always_inline int module_event(u32 kind, struct module *module)
 	struct thread *thread = find_thread();
 	struct attempt *attempt = innermost(thread);
 	struct module_record *record;
-
-	u64 context_ns = tell_once(attempt);
+	u64 context_ns;
 
 	if (attempt && kind == RECORD_MODULE_LOAD)
 		attempt->live = 1;
+	if (!is_own(owner_of(attempt)))
+		return 0;
+	context_ns = send_process_once(attempt);
 	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 	if (!record) {
 		count(COUNTER_LOST);
@@ -1052,30 +1069,32 @@ int raw_tp_module_free(u64 *ctx)
 
 static __always_inline int module_request(const char *name)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct attempt *attempt = innermost(find_thread());
-	u64 request_ns;
+	u64 owner = owner_of(attempt);
 	struct request request = {
-		.start_time = BPF_CORE_READ(task, start_time),
+		.start_time = identity(),
+		.request_ns = stamped_ns(STAMP_HOOK),
 		.request_tid = (u32)bpf_get_current_pid_tgid(),
 	};
 	struct module_record *record;
 
 	if (is_crowded()) {
-		count(COUNTER_LOST);
+		lose(owner);
 		return 0;
 	}
-	request_ns = tell_once(NULL);
-	request.request_ns = request_ns;
+	/* Also where another set sends it: this one may send the load that follows. */
 	bpf_map_update_elem(&requests, &request.request_tid, &request, BPF_ANY);
+	if (!is_own(owner))
+		return 0;
+	send_process(request.request_ns);
 	record = bpf_ringbuf_reserve(&records, sizeof(struct module_record), 0);
 	if (!record) {
 		count(COUNTER_LOST);
 		return 0;
 	}
 	fill_header(&record->header, RECORD_MODULE_REQUEST, NULL);
-	record->header.attempt_ns = request_ns;
-	record->header.context_ns = request_ns;
+	record->header.attempt_ns = request.request_ns;
+	record->header.context_ns = request.request_ns;
 	if (attempt)
 		record->header.parent_attempt_ns = attempt->begin_ns; /* made by a module's init */
 	record->verified = 0;
@@ -1117,7 +1136,7 @@ int kprobe_security_kernel_module_request(struct pt_regs *ctx)
 	return module_request((const char *)PT_REGS_PARM1(ctx));
 }
 
-/* While its init runs, code of a module can make another load, in any way that it likes. */
+/* While its init runs, code of a module can load another one in any way. */
 SEC("raw_tp/initcall_start")
 int raw_tp_initcall_start(u64 *ctx)
 {
@@ -1128,7 +1147,7 @@ int raw_tp_initcall_start(u64 *ctx)
 	return 0;
 }
 
-/* What was begun from inside an init is over with it, whether its return was seen or not. */
+/* An init ends every attempt that was made from inside it, even if a return was missed. */
 SEC("raw_tp/initcall_finish")
 int raw_tp_initcall_finish(u64 *ctx)
 {
@@ -1144,7 +1163,7 @@ int raw_tp_initcall_finish(u64 *ctx)
 		if (i >= thread->depth)
 			break;
 		if (depth && attempt->regs)
-			count(COUNTER_LOST);
+			lose(attempt->owner);
 		if (!depth && attempt->init == init) {
 			attempt->init = 0;
 			depth = i + 1;
@@ -1156,9 +1175,9 @@ int raw_tp_initcall_finish(u64 *ctx)
 }
 
 /*
- * A thread that ends has no attempt under way, unless a return was missed or will
- * not come. This runs for every thread of every program: there it costs the
- * look-up, which takes no lock.
+ * A thread that exits has an attempt under way only if a return was missed or will
+ * not come. This runs for every thread of every process. It costs them one lookup,
+ * which takes no lock.
  */
 SEC("raw_tp/sched_process_exit")
 int raw_tp_sched_process_exit(u64 *ctx)
@@ -1169,14 +1188,14 @@ int raw_tp_sched_process_exit(u64 *ctx)
 	if (!thread)
 		return 0;
 	if (thread->attempt[0].regs)
-		count(COUNTER_LOST);
+		lose(thread->attempt[0].owner);
 	bpf_map_delete_elem(&threads, &tid);
 	return 0;
 }
 
 /*
  * From a request to the modprobe that the kernel starts for it: the requesting
- * thread hands a struct subprocess_info to the new one.
+ * thread passes a struct subprocess_info to the new one.
  */
 
 static __always_inline int start_helper(u64 subprocess_info)
@@ -1188,7 +1207,7 @@ static __always_inline int start_helper(u64 subprocess_info)
 	if (request && request->start_time == BPF_CORE_READ(task, start_time))
 		bpf_map_update_elem(&usermodehelpers, &subprocess_info, request, BPF_ANY);
 	else
-		bpf_map_delete_elem(&usermodehelpers, &subprocess_info); /* addresses are used again */
+		bpf_map_delete_elem(&usermodehelpers, &subprocess_info); /* addresses are reused */
 	bpf_map_delete_elem(&requests, &tid);
 	return 0;
 }

@@ -31,9 +31,10 @@ const (
 )
 
 type moduleDeniedCalls struct {
-	_     structs.HostLayout
-	Count uint64
-	Epoch uint64
+	_       structs.HostLayout
+	Count   uint64
+	Epoch   uint64
+	SinceNs uint64
 }
 
 type moduleDeniedKey struct {
@@ -121,6 +122,14 @@ type moduleModuleRecord struct {
 	Params     [1024]uint8
 }
 
+type moduleOwnerIndex uint32
+
+const (
+	moduleOwnerIndexOWNER_CURRENT moduleOwnerIndex = 0
+	moduleOwnerIndexOWNER_OLDEST  moduleOwnerIndex = 1
+	moduleOwnerIndexOWNERS        moduleOwnerIndex = 2
+)
+
 type moduleParamsRecord struct {
 	_         structs.HostLayout
 	Header    moduleRecordHeader
@@ -170,7 +179,7 @@ type moduleReaderSettings struct {
 	_          structs.HostLayout
 	ImageLimit uint64
 	Epoch      uint64
-	BeginNs    uint64
+	Set        uint64
 }
 
 type moduleRecordHeader struct {
@@ -233,6 +242,16 @@ const (
 	moduleSigOkSIG_OK_YES     moduleSigOk = 2
 )
 
+type moduleStamp struct {
+	_        structs.HostLayout
+	Identity uint64
+	BeginNs  uint64
+	Owner    uint64
+	Maker    uint64
+	Taker    uint64
+	Over     uint64
+}
+
 type moduleSystemCall uint32
 
 const (
@@ -267,6 +286,7 @@ type moduleThread struct {
 	Attempt  [4]struct {
 		_          structs.HostLayout
 		BeginNs    uint64
+		Owner      uint64
 		Regs       uint64
 		Params     uint64
 		Name       uint64
@@ -279,7 +299,7 @@ type moduleThread struct {
 		Streamed   uint32
 		Parsed     uint32
 		Live       uint32
-		Told       uint32
+		Described  uint32
 		Verified   uint32
 		Verdict    int32
 	}
@@ -300,11 +320,12 @@ const (
 	moduleMapDenied                             = "denied"
 	moduleMapDrafts                             = "drafts"
 	moduleMapImages                             = "images"
+	moduleMapOwners                             = "owners"
 	moduleMapRecords                            = "records"
-	moduleMapReported                           = "reported"
 	moduleMapRequested                          = "requested"
 	moduleMapRequests                           = "requests"
 	moduleMapSettings                           = "settings"
+	moduleMapStamps                             = "stamps"
 	moduleMapThreads                            = "threads"
 	moduleMapUnprivileged                       = "unprivileged"
 	moduleMapUsermodehelpers                    = "usermodehelpers"
@@ -351,6 +372,7 @@ const (
 	moduleVarUnusedImageChunk                   = "unused_image_chunk"
 	moduleVarUnusedImageRecord                  = "unused_image_record"
 	moduleVarUnusedModuleRecord                 = "unused_module_record"
+	moduleVarUnusedOwnerIndex                   = "unused_owner_index"
 	moduleVarUnusedParamsRecord                 = "unused_params_record"
 	moduleVarUnusedPathRecord                   = "unused_path_record"
 	moduleVarUnusedSystemCallRecord             = "unused_system_call_record"
@@ -445,11 +467,12 @@ type moduleMapSpecs struct {
 	Denied          *ebpf.MapSpec `ebpf:"denied"`
 	Drafts          *ebpf.MapSpec `ebpf:"drafts"`
 	Images          *ebpf.MapSpec `ebpf:"images"`
+	Owners          *ebpf.MapSpec `ebpf:"owners"`
 	Records         *ebpf.MapSpec `ebpf:"records"`
-	Reported        *ebpf.MapSpec `ebpf:"reported"`
 	Requested       *ebpf.MapSpec `ebpf:"requested"`
 	Requests        *ebpf.MapSpec `ebpf:"requests"`
 	Settings        *ebpf.MapSpec `ebpf:"settings"`
+	Stamps          *ebpf.MapSpec `ebpf:"stamps"`
 	Threads         *ebpf.MapSpec `ebpf:"threads"`
 	Unprivileged    *ebpf.MapSpec `ebpf:"unprivileged"`
 	Usermodehelpers *ebpf.MapSpec `ebpf:"usermodehelpers"`
@@ -465,6 +488,7 @@ type moduleVariableSpecs struct {
 	UnusedImageChunk       *ebpf.VariableSpec `ebpf:"unused_image_chunk"`
 	UnusedImageRecord      *ebpf.VariableSpec `ebpf:"unused_image_record"`
 	UnusedModuleRecord     *ebpf.VariableSpec `ebpf:"unused_module_record"`
+	UnusedOwnerIndex       *ebpf.VariableSpec `ebpf:"unused_owner_index"`
 	UnusedParamsRecord     *ebpf.VariableSpec `ebpf:"unused_params_record"`
 	UnusedPathRecord       *ebpf.VariableSpec `ebpf:"unused_path_record"`
 	UnusedSystemCallRecord *ebpf.VariableSpec `ebpf:"unused_system_call_record"`
@@ -494,11 +518,12 @@ type moduleMaps struct {
 	Denied          *ebpf.Map `ebpf:"denied"`
 	Drafts          *ebpf.Map `ebpf:"drafts"`
 	Images          *ebpf.Map `ebpf:"images"`
+	Owners          *ebpf.Map `ebpf:"owners"`
 	Records         *ebpf.Map `ebpf:"records"`
-	Reported        *ebpf.Map `ebpf:"reported"`
 	Requested       *ebpf.Map `ebpf:"requested"`
 	Requests        *ebpf.Map `ebpf:"requests"`
 	Settings        *ebpf.Map `ebpf:"settings"`
+	Stamps          *ebpf.Map `ebpf:"stamps"`
 	Threads         *ebpf.Map `ebpf:"threads"`
 	Unprivileged    *ebpf.Map `ebpf:"unprivileged"`
 	Usermodehelpers *ebpf.Map `ebpf:"usermodehelpers"`
@@ -510,11 +535,12 @@ func (m *moduleMaps) Close() error {
 		m.Denied,
 		m.Drafts,
 		m.Images,
+		m.Owners,
 		m.Records,
-		m.Reported,
 		m.Requested,
 		m.Requests,
 		m.Settings,
+		m.Stamps,
 		m.Threads,
 		m.Unprivileged,
 		m.Usermodehelpers,
@@ -531,6 +557,7 @@ type moduleVariables struct {
 	UnusedImageChunk       *ebpf.Variable `ebpf:"unused_image_chunk"`
 	UnusedImageRecord      *ebpf.Variable `ebpf:"unused_image_record"`
 	UnusedModuleRecord     *ebpf.Variable `ebpf:"unused_module_record"`
+	UnusedOwnerIndex       *ebpf.Variable `ebpf:"unused_owner_index"`
 	UnusedParamsRecord     *ebpf.Variable `ebpf:"unused_params_record"`
 	UnusedPathRecord       *ebpf.Variable `ebpf:"unused_path_record"`
 	UnusedSystemCallRecord *ebpf.Variable `ebpf:"unused_system_call_record"`

@@ -17,8 +17,7 @@ import (
 	"github.com/cilium/ebpf/rlimit"
 )
 
-// Reasons for which a kernel cannot run these programs at all. Open's error
-// matches them with errors.Is.
+// Open's error matches one of these if the kernel cannot run the programs at all.
 var (
 	ErrNoBTF        = errors.New("the kernel has no BTF")
 	ErrNoRingBuffer = errors.New("the kernel has no BPF ring buffer")
@@ -29,57 +28,51 @@ type Options struct {
 	// ImageLimit is the size, in bytes, of the largest module whose image is
 	// sent; MaxImage is the most that can be.
 	ImageLimit int64
-	// PinDir is a folder of a BPF file system in which the programs stay when
-	// this process ends, so that what they see waits for the next one. Open makes
-	// it. "" pins nothing.
+	// PinDir is the folder of a BPF file system in which the programs and their
+	// ring buffers stay when this process ends. Open creates it. Nothing is pinned
+	// if it is empty.
 	PinDir string
-	// OnlyPinned pins nothing where nothing is pinned.
+	// OnlyPinned uses programs that are pinned already and does not pin new ones.
 	OnlyPinned bool
-	// Anew attaches new programs though there may be some that are pinned and could
-	// be taken over.
+	// Anew attaches new programs even if usable ones are pinned.
 	Anew bool
-	// Reported are denied calls that are known to be reported, in whatever Period.
-	Reported []ReportedCalls
 }
 
-// Programs are the programs attached to the running kernel and the ring buffer
-// that they fill. One goroutine reads; the other methods may be called beside
-// it.
+// Programs are the programs attached to the running kernel and their ring
+// buffers. One goroutine may call Read and one ReadImage; the other methods may be
+// called concurrently.
 type Programs struct {
 	*set
-	counting   sync.Mutex // guards what is reported of denied calls, and, after Open, wanted
 	wanted     moduleReaderSettings
 	unattached []error
 	readTypes  map[uint32]string
 	loadTypes  map[uint32]string
-	// withoutKprobes says that they were switched off at Open.
+	// withoutKprobes is whether kprobes were switched off at Open.
 	withoutKprobes bool
 
-	pins     *pins     // nil where nothing is pinned
-	unpinned error     // why not
-	adopted  bool      // the set was pinned before
+	pins     *pins     // nil if nothing is pinned
+	unpinned error     // the reason
+	found    bool      // a set was pinned before
 	retired  time.Time // when the older sets were detached
-	overlap  uint64    // position in the records up to which they may have seen the same
-	turns    []Turn    // without their End
 
-	olderLost map[uint64]uint64 // by the older sets
-	inherited inheritance       // guarded by counting
+	olderLost map[uint64]uint64 // by older set
 
 	dropping    sync.Mutex // guards older
 	older       []*olderSet
-	draining    []*olderSet // of these, those still to be read
-	drained     atomic.Bool // there are none of them
-	olderImages []*ring     // of these, those still to be read
+	draining    []*olderSet // those whose records are still to be read
+	drained     atomic.Bool // there are none
+	olderImages []*olderSet // those whose images are still to be read
 }
 
-// Open loads the programs and attaches each hook with the first of its programs
-// that this kernel takes, or takes over those that are pinned. A hook that takes
-// none is named by Unattached; only when nothing at all can be attached is that
-// an error. Programs of another build that are pinned are detached once these
-// see everything, and what they saw is read first.
-// Where the kernel lets no program read memory, as when it is locked down to
-// confidentiality, the records lack what their Unread says, and there are no
-// images, parameters or texts.
+// Open opens the pinned programs, or attaches new ones: to each hook the first of
+// its programs that the kernel accepts. Unattached returns the hooks that accept
+// none; it is an error only if nothing can be attached. Pinned programs of another
+// build are replaced without a gap, and their records are read first.
+//
+// If the kernel lets no program read memory, as when it is locked down to
+// confidentiality, records lack the fields that their Unread names, and there are
+// no images, parameters or strings.
+//
 // Open needs CAP_BPF, CAP_PERFMON and CAP_SYS_RESOURCE, or root.
 func Open(o Options) (_ *Programs, err error) {
 	kernel, err := btf.LoadKernelSpec()
@@ -127,14 +120,6 @@ func Open(o Options) (_ *Programs, err error) {
 	if err := p.NextEpoch(); err != nil {
 		return nil, err
 	}
-	if err := p.forgetUncounted(); err != nil {
-		return nil, err
-	}
-	for _, r := range o.Reported {
-		if err := p.SetReported(r); err != nil {
-			return nil, err
-		}
-	}
 	return p, nil
 }
 
@@ -148,20 +133,33 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 		p.pins, sets, p.unpinned = listPins(o.PinDir)
 	}
 	name := setName{layout: layout, digest: digest(object, list), id: newSetID(sets)}
-	// Only the youngest: sets must always be compared in the order in which they
-	// were made, or what one has told already would be told again of another.
-	if n := len(sets); n > 0 && !o.Anew && sets[n-1].digest == name.digest && sets[n-1].layout == name.layout {
-		var err error
-		if p.set, err = adopt(p.pins, sets[n-1], list); err == nil {
-			sets, p.adopted = sets[:n-1], true
+	shared, err := p.pins.openShared(sets)
+	if err != nil {
+		return err
+	}
+	defer closeMaps(shared)
+	owner, err := ownerOf(sets, shared)
+	if err != nil {
+		return err
+	}
+	p.found = len(sets) > 0
+	if owner >= 0 {
+		// An upgrade was broken off.
+		if err := p.pins.detach(slices.Concat(sets[:owner], sets[owner+1:])); err != nil {
+			return err
+		}
+		if !o.Anew && sets[owner].digest == name.digest && sets[owner].layout == name.layout {
+			if p.set, err = adopt(p.pins, sets[owner], list); err == nil {
+				sets = slices.Delete(sets, owner, owner+1)
+			}
 		}
 	}
 	if p.set == nil {
 		p.set = &set{name: name}
 		if len(sets) > 0 {
-			list = takingOver(list, slices.ContainsFunc(sets, p.pins.hasFexit))
+			list = upgradeOrder(list, slices.ContainsFunc(sets, p.pins.hasFexit))
 		}
-		if err := p.attachAll(kernel, object, list); err != nil {
+		if err := p.attachAll(kernel, object, list, shared, len(sets) == 0); err != nil {
 			return err
 		}
 		if p.pins != nil {
@@ -171,16 +169,16 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 	if err := p.readSettings(); err != nil {
 		return err
 	}
-	if err := p.takeTurn(sets, o.Reported); err != nil {
+	if err := p.own(sets); err != nil {
 		return err
 	}
-	return p.retire(sets)
+	return p.openOlder(sets)
 }
 
-// errNotAsked says that nobody wanted the programs to be pinned.
+// errNotAsked is the reason if the options asked for no pinning.
 var errNotAsked = errors.New("pinning was not asked for")
 
-// Unpinned says why the programs are not pinned; nil where they are.
+// Unpinned returns the reason why the programs are not pinned, or nil.
 func (p *Programs) Unpinned() error { return p.unpinned }
 
 // Close detaches everything that is not pinned. A Read under way returns.
@@ -198,10 +196,10 @@ func (p *Programs) Close() error {
 	return errors.Join(append(errs, p.pins.Close())...)
 }
 
-// WereThere reports whether Open found these programs, or older ones, attached.
-func (p *Programs) WereThere() bool { return p.adopted || len(p.turns) > 1 }
+// WereThere reports whether Open found pinned programs.
+func (p *Programs) WereThere() bool { return p.found }
 
-// IsPinned reports whether the programs stay when this process ends.
+// IsPinned reports whether the programs stay attached when this process ends.
 func (p *Programs) IsPinned() bool {
 	if p.path == "" {
 		return false

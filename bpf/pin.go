@@ -19,23 +19,23 @@ import (
 )
 
 const (
-	// BPFFS is where Linux has its BPF file system.
-	BPFFS = "/sys/fs/bpf"
+	// bpffs is the mount point of the BPF file system.
+	bpffs = "/sys/fs/bpf"
 
-	// layout is the version of what the records and maps of a set hold, for the
-	// one that reads them. It changes with record.h, and with it Open must say how
-	// sets of the former layout are read. It stays where these can be read as they
-	// are, and builds from before the change do without what they cannot read: an
-	// image in a chunk that takes less than CHUNK_LEN, which is then hashed from its
-	// file.
-	layout = 1
-	// unfinished begins the name of a set that is not complete.
+	// layout is the version of what the records and maps of a set hold. It changes
+	// with record.h where an older reader would misread them. Sets from oldestLayout
+	// on can be read.
+	layout       = 2
+	oldestLayout = 1
+	// deniedLayout is the first whose denied calls can be counted (denied_calls).
+	deniedLayout = 2
+	// unfinished is the prefix of a set that is being made or removed.
 	unfinished = "new_"
-	// settled begins that of a settlement.
+	// settled is the prefix of folders that layout 1 had.
 	settled = "settled_"
 
-	// lockPatience is how long a process that has ended may take to let go of the
-	// programs: the kernel closes its files one by one.
+	// lockPatience is how long to wait for the kernel to close the files of a
+	// process that has ended.
 	lockPatience = 5 * time.Second
 	lockPoll     = 20 * time.Millisecond
 
@@ -43,25 +43,24 @@ const (
 	pinnedMaps     = "maps"
 	pinnedPrograms = "programs"
 	pinnedLinks    = "links"
-	pinnedProbes   = "probes" // kprobes of kernels that have no links of them, before 5.15
-	// pinnedPartial says that the set is partial; it is empty.
+	pinnedProbes   = "probes" // kprobes on kernels that have no kprobe links, before 5.15
+	// pinnedPartial is an empty folder, which marks a partial set.
 	pinnedPartial = "partial"
 )
 
-// build tells apart two builds with the same programs; the linker sets it
+// build distinguishes builds with the same programs. The linker sets it
 // (-X github.com/kmodquery/kmodquery/bpf.build=other).
 var build string
 
-// Reasons for which nothing is pinned though the programs run. What Unpinned
-// returns matches them with errors.Is.
-var (
-	ErrPinsBusy    = errors.New("another process uses the pinned programs")
-	ErrNotPinnable = errors.New("this kernel cannot pin all of the programs")
-)
+// ErrPinsBusy is matched by the errors of Detach and Unpinned while another process
+// uses the pinned programs.
+var ErrPinsBusy = errors.New("another process uses the pinned programs")
 
-// Pins are a folder of a BPF file system with sets of programs that stay
-// attached, and maps that stay filled, while no process has them open. One
-// process at a time has it.
+var errNotPinnable = errors.New("this kernel cannot pin all of the programs")
+
+// pins is a folder of a BPF file system. Its sets of programs stay attached, and
+// their maps stay filled, while no process has them open. A lock gives it to one
+// process at a time.
 type pins struct {
 	path string
 	lock *os.File // of the folder
@@ -71,7 +70,7 @@ type pins struct {
 type setName struct {
 	layout int
 	digest string // of its programs and where they are attached
-	id     uint64 // no other set has it, on this host
+	id     uint64 // unique on this host
 }
 
 func (n setName) String() string { return fmt.Sprintf("v%d_%s_%016x", n.layout, n.digest, n.id) }
@@ -88,8 +87,7 @@ func parseSetName(text string) (n setName, ok bool) {
 	return n, err == nil && other == nil && n.String() == text
 }
 
-// digest names the programs of an object and the places where they are
-// attached.
+// digest identifies the programs of an object and the hooks to which they attach.
 func digest(object []byte, list []hook) string {
 	sum := sha256.New()
 	sum.Write(object)
@@ -97,8 +95,8 @@ func digest(object []byte, list []hook) string {
 	return hex.EncodeToString(sum.Sum(nil)[:4])
 }
 
-// openPins makes the folder, and mounts a BPF file system for it where Linux has
-// none yet.
+// openPins creates the folder, mounts the BPF file system if it is not mounted, and
+// takes the folder's lock.
 func openPins(path string) (*pins, error) {
 	if err := ensureBPFFS(path); err != nil {
 		return nil, err
@@ -111,14 +109,14 @@ func openPins(path string) (*pins, error) {
 		if p.isThere() {
 			return p, nil
 		}
-		// Whoever had it has removed it: Detach.
+		// Detach has removed it meanwhile.
 		if err := p.Close(); err != nil {
 			return nil, fmt.Errorf("open the folder of pinned programs: %w", err)
 		}
 	}
 }
 
-// lockPins makes the folder and takes its lock.
+// lockPins creates the folder and takes its lock.
 func lockPins(path string) (*pins, error) {
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("make the folder of pinned programs: %w", err)
@@ -134,15 +132,15 @@ func lockPins(path string) (*pins, error) {
 	return p, nil
 }
 
-// isThere reports whether the folder that is locked is the one at the path.
+// isThere reports whether the locked folder is still the one at the path.
 func (p *pins) isThere() bool {
 	own, err := p.lock.Stat()
 	now, other := os.Lstat(p.path)
 	return err == nil && other == nil && os.SameFile(own, now)
 }
 
-// secure takes the folder's lock, and refuses one in which somebody else could
-// put what this process would trust.
+// secure takes the folder's lock. It refuses a folder in which another user can
+// write.
 func (p *pins) secure() error {
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(p.lock.Fd()), &stat); err != nil {
@@ -164,8 +162,8 @@ func (p *pins) secure() error {
 	return nil
 }
 
-// ensureBPFFS sees to it that the folder lies, or can be made, in a BPF file
-// system.
+// ensureBPFFS returns nil if the parent of the folder is in a BPF file system, which
+// it mounts if necessary.
 func ensureBPFFS(path string) error {
 	parent := filepath.Dir(path)
 	var stat unix.Statfs_t
@@ -175,11 +173,11 @@ func ensureBPFFS(path string) error {
 	if stat.Type == unix.BPF_FS_MAGIC {
 		return nil
 	}
-	if parent != BPFFS {
-		return fmt.Errorf("%s is no BPF file system; choose a folder in %s", parent, BPFFS)
+	if parent != bpffs {
+		return fmt.Errorf("%s is no BPF file system; choose a folder in %s", parent, bpffs)
 	}
-	if err := unix.Mount("bpf", BPFFS, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
-		return fmt.Errorf("mount a BPF file system at %s: %w", BPFFS, err)
+	if err := unix.Mount("bpf", bpffs, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+		return fmt.Errorf("mount a BPF file system at %s: %w", bpffs, err)
 	}
 	return nil
 }
@@ -197,8 +195,8 @@ func listPins(path string) (*pins, []setName, error) {
 	return p, sets, nil
 }
 
-// sets are those that are complete, the oldest first. The others are removed:
-// whoever was making them is gone. What a settlement says is done.
+// sets returns the complete sets, the oldest first. It removes the others, which a
+// process that has ended was making or removing.
 func (p *pins) sets() ([]setName, error) {
 	entries, err := os.ReadDir(p.path)
 	if err != nil {
@@ -206,15 +204,9 @@ func (p *pins) sets() ([]setName, error) {
 	}
 	var sets []setName
 	for _, entry := range entries {
-		if s, ok := parseSettlement(entry.Name()); ok {
-			if err := p.finish(s); err != nil {
-				return nil, err
-			}
-			return p.sets()
-		}
 		if name, ok := parseSetName(entry.Name()); ok {
 			sets = append(sets, name)
-		} else if strings.HasPrefix(entry.Name(), unfinished) {
+		} else if strings.HasPrefix(entry.Name(), unfinished) || strings.HasPrefix(entry.Name(), settled) {
 			if err := os.RemoveAll(filepath.Join(p.path, entry.Name())); err != nil {
 				return nil, fmt.Errorf("remove unfinished pins: %w", err)
 			}
@@ -235,9 +227,9 @@ func (p *pins) Close() error {
 	return p.lock.Close()
 }
 
-// newSetID is one that no other set has, also after a reboot, for what a store
-// knows of a set outlives it; and greater than those of the sets that are there,
-// whatever the clock says.
+// newSetID returns an ID that no set has had, not even before a reboot, because the
+// store keeps IDs. It is greater than the IDs of the pinned sets, even if the clock
+// was set back.
 func newSetID(sets []setName) uint64 {
 	id := uint64(time.Now().UnixNano())
 	for _, name := range sets {
@@ -246,9 +238,9 @@ func newSetID(sets []setName) uint64 {
 	return id
 }
 
-// Detach removes all that is pinned in a folder, and with it what no process
-// has read yet. It returns how many sets there were. While a process records, it
-// fails with an error that matches ErrPinsBusy.
+// Detach removes everything that is pinned in a folder, including unread records,
+// and returns the number of sets that it removed. Its error matches ErrPinsBusy
+// while a process uses the folder.
 func Detach(path string) (removed int, err error) {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
@@ -259,9 +251,8 @@ func Detach(path string) (removed int, err error) {
 	}
 	defer p.Close()
 	for _, name := range sets {
-		// First, so that none that is half removed is taken for a whole one.
-		if err := os.Rename(p.of(name), filepath.Join(path, unfinished+name.String())); err != nil {
-			return 0, fmt.Errorf("detach pinned programs: %w", err)
+		if err := p.remove(name); err != nil {
+			return 0, err
 		}
 	}
 	if err := os.RemoveAll(path); err != nil {
@@ -270,7 +261,7 @@ func Detach(path string) (removed int, err error) {
 	return len(sets), nil
 }
 
-// HasPins reports whether a whole set of programs is pinned in a folder.
+// HasPins reports whether a complete set of programs is pinned in a folder.
 func HasPins(path string) bool {
 	entries, err := os.ReadDir(path)
 	return err == nil && slices.ContainsFunc(entries, func(entry fs.DirEntry) bool {

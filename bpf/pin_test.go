@@ -3,7 +3,6 @@
 package bpf
 
 import (
-	"encoding/binary"
 	"os"
 	"path/filepath"
 	"testing"
@@ -163,7 +162,7 @@ func TestSetsThatAreHalfDetached(t *testing.T) {
 	require.NoError(t, unix.Mount("bpf", stuck, "bpf", 0, "mode=0700"))
 	require.NoError(t, p.Close())
 	_, err = Detach(path)
-	require.ErrorContains(t, err, "detach pinned programs: ")
+	require.ErrorContains(t, err, "remove pinned programs: ")
 	require.False(t, HasPins(path))
 	mounted, err := filepath.Glob(filepath.Join(path, "*", pinnedLinks, "stuck"))
 	require.NoError(t, err)
@@ -213,14 +212,16 @@ func TestSetsThatAreNotWhole(t *testing.T) {
 		require.NoError(t, adopted.Close())
 	}
 
-	_, err = retire(p, name)
+	_, err = openOlder(p, name)
 	require.EqualError(t, err, "read what waits in "+name.String()+": it has no map called images")
 	require.NoError(t, os.Mkdir(p.of(name, pinnedMaps, "x"), 0o700))
-	_, err = retire(p, name)
+	_, err = openOlder(p, name)
 	require.ErrorContains(t, err, "open pinned map x: ")
-	former := setName{layout: layout - 1, digest: "00ff00ff", id: 2}
-	_, err = retire(p, former)
-	require.EqualError(t, err, former.String()+" is of a version that this program cannot read: what waits there is lost")
+	for _, unknown := range []int{oldestLayout - 1, layout + 1} {
+		other := setName{layout: unknown, digest: "00ff00ff", id: 2}
+		_, err = openOlder(p, other)
+		require.EqualError(t, err, other.String()+" is of a version that this program cannot read: what waits there is lost")
+	}
 }
 
 // What waits in an older set stays until it can be read.
@@ -235,37 +236,11 @@ func TestAnOlderSetStaysWhileNoFileCanBeOpened(t *testing.T) {
 	var limit unix.Rlimit
 	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
 	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: limit.Max}))
-	err = p.retire([]setName{name})
+	err = p.openOlder([]setName{name})
 	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
 	require.ErrorIs(t, err, unix.EMFILE)
 	require.DirExists(t, pins.of(name))
 
-	require.NoError(t, p.retire([]setName{name}))
+	require.NoError(t, p.openOlder([]setName{name}))
 	require.NoDirExists(t, pins.of(name), "nothing can be had of it")
-}
-
-func TestCallsUnderWay(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root may make BPF maps")
-	}
-	require.NoError(t, rlimit.RemoveMemlock())
-	threads, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 40, MaxEntries: 8})
-	require.NoError(t, err)
-	defer threads.Close()
-	put := func(tid uint32, depth, begin uint64) {
-		thread := make([]byte, 40)
-		binary.NativeEndian.PutUint64(thread[8:], depth)
-		binary.NativeEndian.PutUint64(thread[16:], begin)
-		require.NoError(t, threads.Put(tid, thread))
-	}
-	put(1, 1, 100)
-	put(2, 0, 200)
-	put(3, 2, 300)
-	calls := callsUnderWay(threads)
-	require.Len(t, calls, 2, "one has returned")
-	put(1, 1, 101)
-	put(3, 1, 300)
-	now := callsUnderWay(threads)
-	require.NotEqual(t, calls[1], now[1], "it is another call")
-	require.Equal(t, calls[3], now[3], "it is the same, though one inside it has returned")
 }

@@ -13,22 +13,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A set is programs, where they are attached, and the maps that they share.
+// A set is attached programs and the maps that they share.
 type set struct {
 	name     setName
-	path     string // of its pins; "" where there are none
+	path     string // of its pins; empty if it is not pinned
 	maps     map[string]*ebpf.Map
 	counters *ebpf.Memory
 	settings *ebpf.Memory
 	records  *ring
 	images   *ring
+	owners   owners
 	attached []attached
-	partial  bool // there was too little of something to attach all hooks
+	partial  bool // a shortage kept some hooks from being attached
 }
 
-// open maps what the reader shares with the programs.
+// open maps the memory that the reader shares with the programs.
 func (s *set) open() (err error) {
-	for _, name := range []string{moduleMapCounters, moduleMapSettings, moduleMapRecords, moduleMapImages, moduleMapDenied} {
+	for _, name := range []string{moduleMapCounters, moduleMapSettings, moduleMapRecords, moduleMapImages, moduleMapDenied, moduleMapOwners} {
 		if s.maps[name] == nil {
 			return fmt.Errorf("open BPF maps: there is none called %s", name)
 		}
@@ -42,11 +43,14 @@ func (s *set) open() (err error) {
 	if s.records, err = openRing(s.maps[moduleMapRecords]); err != nil {
 		return err
 	}
-	s.images, err = openRing(s.maps[moduleMapImages])
+	if s.images, err = openRing(s.maps[moduleMapImages]); err != nil {
+		return err
+	}
+	s.owners, err = openOwners(s.maps[moduleMapOwners])
 	return err
 }
 
-// Close lets go of the set; what is not pinned is detached.
+// Close closes the set. Programs that are not pinned are detached.
 func (s *set) Close() error {
 	var errs []error
 	for _, a := range s.attached {
@@ -57,13 +61,14 @@ func (s *set) Close() error {
 			errs = append(errs, ring.Close())
 		}
 	}
+	errs = append(errs, s.owners.Close())
 	for _, m := range s.maps {
 		errs = append(errs, m.Close())
 	}
 	return errors.Join(errs...)
 }
 
-// pin keeps the set when this process has ended. It is complete or not there.
+// pin pins the set, as a whole or not at all.
 func (s *set) pin(p *pins) (err error) {
 	final := p.of(s.name)
 	folder := filepath.Join(p.path, unfinished+s.name.String())
@@ -105,13 +110,13 @@ func (s *set) pin(p *pins) (err error) {
 	return nil
 }
 
-// keepProbe keeps a kprobe that has no link, on kernels before 5.15: it is a perf
-// event, and an array of perf events holds on to its elements if it is asked to
-// (5.10, BPF_F_PRESERVE_ELEMS).
+// keepProbe pins a kprobe on kernels before 5.15, which have no kprobe links: the
+// kprobe is a perf event, and a pinned array of perf events keeps its elements (5.10,
+// BPF_F_PRESERVE_ELEMS).
 func (a *attached) keepProbe(path string) error {
 	perf, ok := a.link.(link.PerfEvent)
 	if !ok {
-		return ErrNotPinnable
+		return errNotPinnable
 	}
 	event, err := perf.PerfEvent()
 	if err != nil {
@@ -122,17 +127,17 @@ func (a *attached) keepProbe(path string) error {
 		Name: "probe", Type: ebpf.PerfEventArray, KeySize: 4, ValueSize: 4, MaxEntries: 1, Flags: unix.BPF_F_PRESERVE_ELEMS,
 	})
 	if err != nil {
-		return fmt.Errorf("%w: keep kprobe: %w", ErrNotPinnable, err)
+		return fmt.Errorf("%w: keep kprobe: %w", errNotPinnable, err)
 	}
 	defer probe.Close()
 	if err := probe.Put(uint32(0), uint32(event.Fd())); err != nil {
-		return fmt.Errorf("%w: keep kprobe: %w", ErrNotPinnable, err)
+		return fmt.Errorf("%w: keep kprobe: %w", errNotPinnable, err)
 	}
 	return probe.Pin(path)
 }
 
-// adopt opens a pinned set that has a program at each of the hooks, as far as the
-// kernel has them. An error says what it lacks.
+// adopt opens a pinned set. It returns an error if a hook that the kernel has is
+// without a program.
 func adopt(p *pins, name setName, list []hook) (_ *set, err error) {
 	s := &set{name: name, path: p.of(name)}
 	defer func() {
@@ -208,26 +213,21 @@ func (s *set) hasProbe(program string) bool {
 	return err == nil
 }
 
-// An olderSet is one that another build, or an earlier attachment, has left
-// behind: nothing fills it any more, and what waits in it is still to be read.
+// An olderSet is a detached set with records that are still to be read.
 type olderSet struct {
 	name    setName
 	path    string
 	maps    map[string]*ebpf.Map
 	records *ring
 	images  *ring
+	denied  map[DeniedCalls]DeniedCount // not acked yet; nil until the records were read
 }
 
-// retire detaches a pinned set and opens what is left of it.
-func retire(p *pins, name setName) (_ *olderSet, err error) {
+// openOlder opens the rings of a detached set.
+func openOlder(p *pins, name setName) (_ *olderSet, err error) {
 	o := &olderSet{name: name, path: p.of(name)}
 	s := set{path: o.path}
-	for _, part := range []string{pinnedLinks, pinnedProbes, pinnedPrograms} {
-		if err := os.RemoveAll(filepath.Join(o.path, part)); err != nil {
-			return nil, fmt.Errorf("detach pinned programs: %w", err)
-		}
-	}
-	if name.layout != layout {
+	if name.layout < oldestLayout || name.layout > layout {
 		return nil, fmt.Errorf("%s is of a version that this program cannot read: what waits there is lost", name)
 	}
 	err = s.loadPinnedMaps()

@@ -4,7 +4,7 @@ package bpf
 
 import "unsafe"
 
-// Role says which path of a process a [Path] is.
+// Role is the role of a [Path] in its process.
 type Role uint32
 
 // The roles of paths.
@@ -12,11 +12,11 @@ const (
 	Executable = Role(modulePathRoleROLE_EXE)
 	Cwd        = Role(modulePathRoleROLE_CWD)
 	Cgroup     = Role(modulePathRoleROLE_CGROUP)    // in the default (v2) hierarchy
-	CgroupV1   = Role(modulePathRoleROLE_CGROUP_V1) // in that of the pids or memory controller, where that is another one
+	CgroupV1   = Role(modulePathRoleROLE_CGROUP_V1) // in that of the pids or memory controller, if that is another one
 )
 
-// Path is one path of the process that a later record of the same Context is
-// about, or of an ancestor of it.
+// Path is a path of the process that later records with the same Context are about,
+// or of one of its ancestors.
 type Path struct {
 	Role       Role
 	Value      string // absolute, or relative where Incomplete
@@ -47,8 +47,8 @@ func decodeProcessPath(raw []byte) (*Path, error) {
 	return p, nil
 }
 
-// Args are the arguments of the process that a later record of the same Context
-// is about.
+// Args are the arguments of the process that later records with the same Context are
+// about.
 type Args struct {
 	Value     string // each ends with a NUL
 	Truncated bool   // there are more

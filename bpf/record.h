@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What travels through the ring buffer. bpf2go turns these into Go types and
- * decode.go reads them; nothing else knows this layout. Field names are those
- * of the SQL columns where there is a column.
+ * The records in the ring buffers, and the values of maps. bpf2go turns them into
+ * Go types, which decode.go reads. A field is named like its SQL column, if it has
+ * one.
  */
 #ifndef KMODQUERY_RECORD_H
 #define KMODQUERY_RECORD_H
@@ -40,9 +40,9 @@ enum system_call {
 };
 
 enum path_state {
-	PATH_NONE,        /* there is nothing that has a path */
+	PATH_NONE,        /* no path */
 	PATH_WHOLE,       /* the components reach the root of the mount namespace, or of the hierarchy */
-	PATH_DETACHED,    /* they reach a file that lies in no folder: memfd */
+	PATH_DETACHED,    /* they reach a file that is in no folder: memfd */
 	PATH_UNREACHABLE, /* they reach the root of a mount that the thread's namespace lacks */
 	PATH_TRUNCATED,   /* there are more than COMPONENTS */
 };
@@ -51,11 +51,11 @@ enum path_role {
 	ROLE_EXE,         /* executable of the process, or of its ancestor */
 	ROLE_CWD,
 	ROLE_CGROUP,      /* in the default (v2) hierarchy */
-	ROLE_CGROUP_V1,   /* in that of the pids or memory controller, where it is another one */
+	ROLE_CGROUP_V1,   /* in that of the pids or memory controller, if it is another one */
 };
 
 enum image_state {
-	IMAGE_WHOLE = 1,  /* every byte went into the ring of images */
+	IMAGE_WHOLE = 1,  /* every byte is in the ring of images */
 	IMAGE_OVER_LIMIT,
 	IMAGE_LOST,       /* the ring of images had no room */
 	IMAGE_UNREADABLE,
@@ -67,23 +67,23 @@ enum sig_ok {
 	SIG_OK_YES,
 };
 
-/* What a program could not read and therefore left zero, a bit each. */
+/* The fields that a program could not read and left zero, a bit each. */
 enum unread {
-	UNREAD_TASK = 1,    /* struct task_struct, and all that it leads to */
-	UNREAD_UNTYPED = 2, /* what no typed pointer leads to: texts, the innermost pid namespace, requests */
+	UNREAD_TASK = 1,    /* all that is reached through struct task_struct */
+	UNREAD_UNTYPED = 2, /* all that no typed pointer leads to: strings, the innermost pid namespace, requests */
 };
 
 enum counter {
-	COUNTER_LOST,     /* records for which the ring had no room, and returns that went unseen */
-	COUNTER_DENIED,   /* with enum system_call added: denied calls that found no place in the map of them */
+	COUNTER_LOST,     /* records for which the ring had no room, and returns that were missed */
+	COUNTER_DENIED,   /* plus enum system_call: denied calls for which the map of them had no room */
 	COUNTERS = COUNTER_DENIED + CALL_DELETE_MODULE + 1,
 };
 
 struct record_header {
 	__u64 boot_ns;           /* CLOCK_BOOTTIME */
 	__u64 attempt_ns;        /* when this attempt began; with tid its identity; 0 unknown */
-	__u64 parent_attempt_ns; /* the attempt from inside which it was made; 0 none */
-	__u64 context_ns;        /* with tid what the records that tell of its process have in common; 0 none was sent */
+	__u64 parent_attempt_ns; /* the attempt that this one was made from; 0 none */
+	__u64 context_ns;        /* with tid, identifies the records about its process; 0 none was sent */
 	__u64 request_ns;        /* the request, by thread request_tid, for which the kernel started this process; 0 none */
 	__u64 capabilities;      /* effective */
 	enum record_kind kind;
@@ -97,7 +97,7 @@ struct record_header {
 	__u32 auid;
 	__u32 session_id;
 	__u32 has_auid;          /* the kernel has CONFIG_AUDIT */
-	__u32 kthread;           /* a thread of the kernel's own */
+	__u32 kthread;           /* a kernel thread */
 	__u32 request_tid;
 	__u32 mnt_ns;
 	__u32 pid_ns;
@@ -112,11 +112,11 @@ struct system_call_record {
 	__s64 result;
 	__u64 flags;
 	__u64 size;              /* init_module's len */
-	__u64 exe_inode;         /* where denied: with call, uid, euid and exe_device the key in the map of denied calls */
+	__u64 exe_inode;         /* if denied: with call, uid, euid and exe_device, the key in the map of denied calls */
 	enum system_call call;
-	__s32 params_len;        /* from bpf_probe_read_user_str, or NOT_READ, as where a params_record was made */
+	__s32 params_len;        /* from bpf_probe_read_user_str, or NOT_READ; also if a params_record was sent */
 	__s32 name_len;          /* from bpf_probe_read_user_str, or NOT_READ, of delete_module's name */
-	__u32 has_arguments;     /* its entry was seen: size, flags and texts mean something */
+	__u32 has_arguments;     /* its entry was seen: size, flags and strings are set */
 	__u32 denied;            /* refused with EPERM before the kernel took a byte */
 	__u32 exe_device;
 	__u32 verified;          /* mod_verify_sig ran, and verdict is what it returned */
@@ -128,7 +128,7 @@ struct system_call_record {
 struct module_record {
 	struct record_header header;
 	__u64 taints;
-	__s32 params_len;        /* as in struct system_call_record, and so the next two */
+	__s32 params_len;        /* this and the next two as in struct system_call_record */
 	__u32 verified;
 	__s32 verdict;
 	enum sig_ok sig_ok;
@@ -138,11 +138,11 @@ struct module_record {
 	__u8 params[PARAMS_LEN];
 };
 
-/* Sent only as far as its components are in use. */
+/* Sent without the components that are not in use. */
 struct walk {
 	enum path_state state;
-	__u32 components;        /* how many slots of component are in use */
-	__u8 component[COMPONENTS][COMPONENT_LEN]; /* the file first, its root last; a slot may be empty */
+	__u32 components;        /* number of components in use */
+	__u8 component[COMPONENTS][COMPONENT_LEN]; /* the file first, its root last; one may be empty */
 };
 
 struct file_record {
@@ -159,23 +159,23 @@ struct file_record {
 	__u32 links;
 	__u32 unhashed;          /* the name was removed from its folder */
 	__u32 mnt_internal;      /* a mount that only the kernel has: memfd */
-	__u32 has_arguments;     /* the system call's entry was seen: flags and len mean something */
+	__u32 has_arguments;     /* the system call's entry was seen: flags and len are set */
 	__u8 filesystem[FS_NAME_LEN];
 	struct walk path;
 };
 
-/* What the kernel had read when it was done. */
+/* The image that the kernel has read. */
 struct image_record {
 	struct record_header header;
 	__u64 size;
 	enum image_state state;
-	__u32 flags;             /* of finit_module, where they were not known before; else 0 */
+	__u32 flags;             /* of finit_module, if they were not known before; else 0 */
 };
 
 /*
- * A part of an image, and its bytes behind it; the ring of images holds nothing
- * else. All but the last have CHUNK_LEN bytes. The record of the last has room for
- * its own and less than CHUNK_STEP more, in older sets of programs for CHUNK_LEN.
+ * A part of an image, followed by its bytes. It is the only kind of record in the
+ * ring of images. All but the last part have CHUNK_LEN bytes. The record of the last
+ * part has less than CHUNK_STEP unused bytes.
  */
 struct image_chunk {
 	__u64 attempt_ns;
@@ -185,7 +185,7 @@ struct image_chunk {
 	__u32 len;
 };
 
-/* One of the paths that tell of a process. The header is that of the loader. */
+/* A path of a process. The header is that of the loader. */
 struct path_record {
 	struct record_header header;
 	enum path_role role;
@@ -193,7 +193,7 @@ struct path_record {
 	__u32 pid;
 	__u32 uid;
 	__u32 last;              /* it has no ancestor, or this is process 1 */
-	__u32 has_exe;           /* not a thread of the kernel's own */
+	__u32 has_exe;           /* it is no kernel thread */
 	__u8 comm[COMM_LEN];
 	struct walk path;
 };
@@ -206,7 +206,7 @@ struct cmdline_record {
 	__u8 cmdline[CMDLINE_LEN];
 };
 
-/* The parameters of a module, in the kernel's own copy. */
+/* The parameters of a module, from the kernel's copy. */
 struct params_record {
 	struct record_header header;
 	__s32 params_len;        /* from bpf_probe_read_kernel_str */
@@ -214,7 +214,7 @@ struct params_record {
 	__u8 params[PARAMS_LEN];
 };
 
-/* The map of denied calls. */
+/* Key and value of the map of denied calls. */
 struct denied_key {
 	__u64 exe_inode;
 	__u32 exe_device;
@@ -225,14 +225,15 @@ struct denied_key {
 
 struct denied_calls {
 	__u64 count;             /* since the entry was made */
-	__u64 epoch;             /* that of the settings when a record told of one */
+	__u64 epoch;             /* settings.epoch when the last record was sent */
+	__u64 since_ns;          /* CLOCK_BOOTTIME when the entry was made */
 };
 
-/* What the reader asks of the programs. */
+/* The reader's settings for the programs. */
 struct reader_settings {
 	__u64 image_limit;       /* bytes; larger images are not streamed */
-	__u64 epoch;             /* denied calls are told of once in each epoch, and counted always */
-	__u64 begin_ns;          /* the reader's own: Turn.Begin */
+	__u64 epoch;             /* one record of each kind of denied calls is sent in each epoch; all are counted */
+	__u64 set;               /* the number of this set of programs */
 };
 
 #endif

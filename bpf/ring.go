@@ -24,27 +24,27 @@ const (
 	recordBusy   = 1 << 31
 	recordVoid   = 1 << 30
 
-	// busyPause is the wait for a record that a program is writing.
+	// busyPause is the pause before another look at a record that a program writes.
 	busyPause = 50 * time.Microsecond
 )
 
-// errEmpty says that the ring holds nothing that was not read.
+// errEmpty is returned if every record was read.
 var errEmpty = errors.New("the ring is empty")
 
-// A ring reads a BPF ring buffer and gives its records back to the kernel later
-// than it reads them: what was read and not released is read again by the next
-// one that opens the map. (cilium/ebpf's reader releases as it reads.) One
-// goroutine reads; the other methods may be called beside it.
+// A ring reads a BPF ring buffer and releases its records later than it reads them:
+// records that were read and not released are read again by the next process that
+// opens the map. (cilium/ebpf's reader releases as it reads.) One goroutine may call
+// Read; the other methods may be called concurrently.
 type ring struct {
 	file *os.File // of the map
 	wait syscall.RawConn
 	size uint64
 
-	read atomic.Uint64 // position behind the last record that was read
+	read atomic.Uint64 // position after the last record that was read
 
-	mu       sync.Mutex // guards what follows, and that the memory is there
+	mu       sync.Mutex // guards the fields below and the mappings
 	consumer []byte
-	producer []byte // its page, and the data twice
+	producer []byte // its page, followed by the data twice
 	deadline time.Time
 	flushed  bool
 	closed   bool
@@ -55,7 +55,7 @@ func openRing(m *ebpf.Map) (_ *ring, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a ring buffer: %w", err)
 	}
-	if err := unix.SetNonblock(fd, true); err != nil { // for the runtime to wait for it
+	if err := unix.SetNonblock(fd, true); err != nil { // so that the runtime polls it
 		unix.Close(fd)
 		return nil, fmt.Errorf("open a ring buffer: %w", err)
 	}
@@ -81,12 +81,12 @@ func openRing(m *ebpf.Map) (_ *ring, err error) {
 
 func (r *ring) consumed() *uintptr { return (*uintptr)(unsafe.Pointer(&r.consumer[0])) }
 
-// end is the position behind the last record that the ring holds.
+// end is the position after the last record in the ring.
 func (r *ring) end() uint64 {
 	return uint64(atomic.LoadUintptr((*uintptr)(unsafe.Pointer(&r.producer[0]))))
 }
 
-// unread is how many bytes of the ring wait to be read.
+// unread is the number of unread bytes.
 func (r *ring) unread() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -96,15 +96,8 @@ func (r *ring) unread() int {
 	return int(r.end() - r.read.Load())
 }
 
-// isCrowded reports whether there is little room left.
-func (r *ring) isCrowded() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return !r.closed && r.end()-uint64(atomic.LoadUintptr(r.consumed())) > r.size/4*3
-}
-
-// next returns a copy of the next record, in a buffer if that is large enough, and
-// the position behind it, or errEmpty.
+// next returns a copy of the next record, in buffer if that is large enough, and the
+// position after it, or errEmpty.
 func (r *ring) next(buffer []byte) ([]byte, uint64, error) {
 	for {
 		raw, end, err := r.take(buffer)
@@ -115,7 +108,7 @@ func (r *ring) next(buffer []byte) ([]byte, uint64, error) {
 	}
 }
 
-// errBusy says that the next record is being written.
+// errBusy is returned while a program writes the next record.
 var errBusy = errors.New("the record is being written")
 
 func (r *ring) take(buffer []byte) ([]byte, uint64, error) {
@@ -128,8 +121,7 @@ func (r *ring) take(buffer []byte) ([]byte, uint64, error) {
 	at, limit := r.read.Load(), r.end()
 	for at < limit {
 		from := at & (r.size - 1)
-		// Atomic, so that what a program wrote before it cleared the flag is
-		// seen.
+		// Atomic, to see what the program wrote before it cleared the flag.
 		length := atomic.LoadUint32((*uint32)(unsafe.Pointer(&data[from])))
 		if length&recordBusy != 0 {
 			return nil, 0, errBusy
@@ -150,10 +142,10 @@ func (r *ring) take(buffer []byte) ([]byte, uint64, error) {
 	return nil, 0, errEmpty
 }
 
-// Read waits for the next record and returns a copy of it, in a buffer if that is
-// large enough, and the position behind it, which is what Release takes. It returns ErrFlushed after a Flush
-// and os.ErrDeadlineExceeded after the deadline, either once the ring is empty,
-// and os.ErrClosed after Close.
+// Read waits for the next record and returns a copy of it, in buffer if that is large
+// enough, and the position after it, for Release. It returns ErrFlushed after a Flush
+// and os.ErrDeadlineExceeded after the deadline, both once the ring is empty, and
+// os.ErrClosed after Close.
 func (r *ring) Read(buffer []byte) ([]byte, uint64, error) {
 	for {
 		raw, end, err := r.next(buffer)
@@ -165,7 +157,7 @@ func (r *ring) Read(buffer []byte) ([]byte, uint64, error) {
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if r.unread() > 0 {
-				continue // it comes again
+				continue // the next wait fails again
 			}
 			if r.isFlushed() {
 				return nil, 0, ErrFlushed
@@ -177,7 +169,7 @@ func (r *ring) Read(buffer []byte) ([]byte, uint64, error) {
 	}
 }
 
-// isFlushed reports whether a Flush waits for its answer, and takes it.
+// isFlushed reports whether Flush was called since the last ErrFlushed.
 func (r *ring) isFlushed() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -185,12 +177,11 @@ func (r *ring) isFlushed() bool {
 		return false
 	}
 	r.flushed = false
-	_ = r.file.SetReadDeadline(r.deadline) // it fails only when it is closed, as the next Read will say
+	_ = r.file.SetReadDeadline(r.deadline) // it fails only after Close, which the next Read reports
 	return true
 }
 
-// SetDeadline bounds the following Reads; the zero time lets them wait for
-// ever.
+// SetDeadline sets the deadline of Read; zero is none.
 func (r *ring) SetDeadline(t time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -200,7 +191,7 @@ func (r *ring) SetDeadline(t time.Time) {
 	}
 }
 
-// Flush interrupts a Read that waits.
+// Flush makes Read return ErrFlushed once the ring is empty.
 func (r *ring) Flush() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -211,8 +202,8 @@ func (r *ring) Flush() error {
 	return r.file.SetReadDeadline(time.Unix(1, 0))
 }
 
-// Release gives the records before a position, which a Read returned, back to
-// the kernel. It does nothing after Close.
+// Release gives the records before a position that Read returned back to the kernel.
+// It does nothing after Close.
 func (r *ring) Release(position uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -224,16 +215,7 @@ func (r *ring) Release(position uint64) {
 	}
 }
 
-// skip releases what is before a position, read or not.
-func (r *ring) skip(position uint64) {
-	if position > r.end() {
-		return
-	}
-	r.read.Store(max(r.read.Load(), position))
-	r.Release(position)
-}
-
-// Close lets go of the ring and releases nothing. A Read under way returns.
+// Close closes the ring and releases nothing. It interrupts Read.
 func (r *ring) Close() error {
 	r.mu.Lock()
 	if r.closed {
@@ -242,7 +224,7 @@ func (r *ring) Close() error {
 	}
 	r.closed = true
 	r.mu.Unlock()
-	// Not while the lock is held: it waits for the Read, which may want it.
+	// Without the lock: Close waits for Read, which takes the lock.
 	errs := []error{r.file.Close()}
 	r.mu.Lock()
 	defer r.mu.Unlock()

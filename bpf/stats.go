@@ -9,7 +9,7 @@ import (
 	"maps"
 )
 
-// Hooks names what is attached, each as "symbol (how)".
+// Hooks returns the attached hooks, each as "symbol (how)".
 func (p *Programs) Hooks() []string {
 	names := make([]string, len(p.attached))
 	for i, a := range p.attached {
@@ -18,15 +18,15 @@ func (p *Programs) Hooks() []string {
 	return names
 }
 
-// Unattached says which hooks are missing and why.
+// Unattached returns an error for each hook that could not be attached.
 func (p *Programs) Unattached() []error { return p.unattached }
 
-// Counters say what became of the records since the programs were attached.
+// Counters are statistics since the programs were attached.
 type Counters struct {
-	// Lost is what each set of programs lost: the ring had no room, a system call's
-	// return went unseen, or the kernel did not run a program that sends records,
-	// because it already ran on that processor. Of older sets, which Open has
-	// relieved, the last is not known.
+	// Lost counts, by set of programs, the records for which the ring had no room,
+	// the returns of system calls that were missed, and, not in older sets, the
+	// runs of programs that the kernel skipped because the program already ran on
+	// that processor.
 	Lost map[uint64]uint64
 }
 

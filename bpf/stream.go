@@ -10,111 +10,104 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 )
 
-// ErrFlushed is what a Read that a Flush interrupted returns.
+// ErrFlushed is the error of a Read that a Flush interrupted.
 var ErrFlushed = ringbuf.ErrFlushed
 
-// A Mark is a place behind a record in the ring buffer of a set of programs. It
-// can be compared and be a map's key. No two records on a host have the same.
-type Mark struct {
-	Set      uint64 // of programs
-	Position uint64 // in bytes since the set was made
+// A Position is the end of a record in a ring buffer of a set of programs. It is
+// comparable, and unique on a host among the records, and among the image chunks.
+type Position struct {
+	Set    uint64 // ID of the set
+	Offset uint64 // in bytes, since the set was made
 }
 
-// Read waits for the next record. It returns ErrFlushed after a Flush,
-// os.ErrDeadlineExceeded once the deadline has passed and the ring is empty,
-// and os.ErrClosed after Close. The returned bytes are the caller's. What older
-// sets of programs saw comes first.
-// What was read and not released before the process ends is read again by the
-// next one, if the programs are pinned.
-func (p *Programs) Read() ([]byte, Mark, error) {
+// Read waits for the next record and returns it with its position. The records of
+// older sets come first. The caller owns the bytes. Read returns ErrFlushed after a
+// Flush, os.ErrDeadlineExceeded after the deadline, both once the ring is empty,
+// and os.ErrClosed after Close.
+//
+// If the programs are pinned, the next process reads again the records that this
+// one has not released.
+func (p *Programs) Read() ([]byte, Position, error) {
 	for len(p.draining) > 0 {
 		older := p.draining[0]
-		// A program may still be writing there that was running as it was
-		// detached.
+		// A program that was running when it was detached may still write.
 		older.records.SetDeadline(p.retired.Add(afterRetirement))
 		raw, position, err := older.records.Read(nil)
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			return raw, Mark{older.name.id, position}, err
+			return raw, Position{older.name.id, position}, err
+		}
+		if err := p.countDeniedIn(older); err != nil {
+			return nil, Position{}, err
 		}
 		p.draining = p.draining[1:]
 	}
 	p.drained.Store(true)
 	raw, position, err := p.records.Read(nil)
-	return raw, Mark{p.name.id, position}, err
+	return raw, Position{p.name.id, position}, err
 }
 
-// afterRetirement is how long a program may go on that was running as it was
-// detached.
-const afterRetirement = 100 * time.Millisecond
-
-// IsOlder reports whether a mark is of an older set.
-func (p *Programs) IsOlder(m Mark) bool { return m.Set != p.name.id }
-
-// Release says that nobody needs the records before a mark, nor the chunks before
-// another, any more: the zero mark where it is none of them. The first record
-// that is still needed, which was read, is that before a third mark; zero where
-// all are not. It reports whether they could be given back to the kernel: while
-// what older sets saw is needed, all stays, so that a process that comes after a
-// crash can compare what they and this one saw. Older sets that are needed no
-// more are removed.
-func (p *Programs) Release(records, images, first Mark) bool {
+// countDeniedIn reads the final counts of an older set.
+func (p *Programs) countDeniedIn(older *olderSet) error {
+	if older.name.layout < deniedLayout {
+		return nil
+	}
+	counts, err := deniedCounts(older.name.id, older.maps)
+	if err != nil {
+		return err
+	}
 	p.dropping.Lock()
 	defer p.dropping.Unlock()
-	s := settlement{set: p.name.id, records: p.own(records), images: p.own(images)}
-	if len(p.older) == 0 {
-		p.give(s)
-		return true
+	older.denied = map[DeniedCalls]DeniedCount{}
+	for _, c := range counts {
+		older.denied[c.DeniedCalls] = c
 	}
-	if p.needsOlder(first) || p.pins.begin(s) != nil {
-		// But rather than to lose what is still to come, the same is told twice.
-		isCrowded := p.records.isCrowded()
-		if isCrowded {
-			p.give(s)
+	return nil
+}
+
+// afterRetirement bounds how long a program goes on running after it was detached.
+const afterRetirement = 100 * time.Millisecond
+
+// Release gives records back to the kernel: those up to one position, and the
+// image chunks up to another. Either may be zero. first is the position of the
+// first record that was read and is still needed, or zero. Older sets of which
+// nothing is needed any more are removed.
+func (p *Programs) Release(records, images, first Position) {
+	p.dropping.Lock()
+	defer p.dropping.Unlock()
+	release := func(set uint64, of, with *ring) {
+		if records.Set == set {
+			of.Release(records.Offset)
 		}
-		return isCrowded
+		if images.Set == set {
+			with.Release(images.Offset)
+		}
 	}
-	p.give(s)
+	release(p.name.id, p.records, p.images)
+	needed := first != (Position{}) && first.Set != p.name.id || !p.drained.Load()
+	for _, older := range p.older {
+		release(older.name.id, older.records, older.images)
+		needed = needed || len(older.denied) > 0
+	}
+	if needed {
+		return
+	}
 	for _, older := range p.older {
 		older.Close()
+		_ = p.pins.remove(older.name) // the next Open removes what is left
 	}
 	p.older = nil
-	_ = p.pins.finish(s) // what is left of them is removed with the next Open
-	return true
 }
 
-// needsOlder reports whether what older sets saw is still needed.
-func (p *Programs) needsOlder(first Mark) bool {
-	position := p.records.read.Load()
-	if first != (Mark{}) {
-		position = first.Position - 1
-	}
-	return !p.drained.Load() || first != (Mark{}) && p.IsOlder(first) || position < p.overlap
-}
-
-func (p *Programs) give(s settlement) {
-	p.records.Release(s.records)
-	p.images.Release(s.images)
-}
-
-// own is the mark's position if it is of this set, and 0 otherwise: those of
-// older sets stay as long as one of them is needed.
-func (p *Programs) own(m Mark) uint64 {
-	if m.Set != p.name.id {
-		return 0
-	}
-	return m.Position
-}
-
-// SetDeadline bounds the following Reads; the zero time lets them wait for
-// ever. Only the reading goroutine may call it.
+// SetDeadline sets the deadline of Read; zero is none. Only the reading goroutine
+// may call it.
 func (p *Programs) SetDeadline(t time.Time) { p.records.SetDeadline(t) }
 
-// Flush interrupts a Read that waits: it returns ErrFlushed when the ring is
-// empty. Several calls may be answered by one ErrFlushed.
+// Flush makes Read return ErrFlushed once the ring is empty. One ErrFlushed may
+// answer several calls.
 func (p *Programs) Flush() error { return p.records.Flush() }
 
-// Pending is how many bytes of the ring buffers wait to be read, each record
-// with its RingSize. Only the reading goroutine may call it.
+// Pending returns the number of unread bytes in the ring buffers, the sum of the
+// records' RingSize. Only the reading goroutine may call it.
 func (p *Programs) Pending() int {
 	pending := p.records.unread()
 	for _, older := range p.draining {

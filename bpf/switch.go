@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// A tracer is a part of the kernel that runs programs, and which root can
-// switch off without a word to those who have attached some.
+// A tracer is a part of the kernel that runs programs. Root can switch it off without
+// notice.
 type tracer struct {
-	state string // what is to be said when it is off
+	state string // error text if it is off
 	path  string
 }
 
@@ -21,13 +21,13 @@ var (
 	ftrace = tracer{"ftrace is switched off", "/proc/sys/kernel/ftrace_enabled"}
 )
 
-// isOff reports whether the tracer is off, as far as can be read.
+// isOff reports whether the tracer is off; false if that cannot be read.
 func (t tracer) isOff() bool {
 	content, err := os.ReadFile(t.path)
 	return err == nil && strings.TrimSpace(string(content)) == "0"
 }
 
-// off is the error of a tracer that is off.
+// off returns the error for a tracer that is off.
 func (t tracer) off() error {
 	return fmt.Errorf("%s; write 1 to %s", t.state, t.path)
 }

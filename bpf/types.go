@@ -9,10 +9,10 @@ import (
 	"github.com/cilium/ebpf/btf"
 )
 
-// kernelNames are the types whose name in kernel_read_file_str and
-// kernel_load_data_str does not follow from the enumerator. A compressed module
-// (READING_MODULE_COMPRESSED, from 7.2) is a kernel-module before, and stays
-// one here.
+// kernelNames are the names in kernel_read_file_str and kernel_load_data_str that
+// cannot be derived from the enumerator. A compressed module
+// (READING_MODULE_COMPRESSED, from 7.2) is a kernel-module on earlier kernels, and
+// here on all.
 var kernelNames = map[string]string{
 	"MODULE":                   "kernel-module",
 	"MODULE_COMPRESSED":        "kernel-module",
@@ -20,8 +20,8 @@ var kernelNames = map[string]string{
 	"FIRMWARE_PREALLOC_BUFFER": "firmware",
 }
 
-// enumerators reads a kernel enumeration, whose values differ between
-// kernels, as the names that the kernel itself prints for them.
+// enumerators returns the kernel's names of the values of an enumeration, which
+// differ between kernels.
 func enumerators(kernel *btf.Spec, name string) (map[uint32]string, error) {
 	var enum *btf.Enum
 	if err := kernel.TypeByName(name, &enum); err != nil {
@@ -39,12 +39,10 @@ func enumerators(kernel *btf.Spec, name string) (map[uint32]string, error) {
 	return names, nil
 }
 
-// ReadFileType names what a ReadFile record is about, as kernel_read_file_str
-// does.
+// ReadFileType returns kernel_read_file_str's name of a ReadFile record's File.ID.
 func (p *Programs) ReadFileType(id uint32) string { return typeName(p.readTypes, id) }
 
-// LoadDataType names what a LoadData record is about, as kernel_load_data_str
-// does.
+// LoadDataType returns kernel_load_data_str's name of a LoadData record's File.ID.
 func (p *Programs) LoadDataType(id uint32) string { return typeName(p.loadTypes, id) }
 
 func typeName(names map[uint32]string, id uint32) string {

@@ -4,8 +4,6 @@ package ebpf
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -39,31 +37,28 @@ type ackTracker struct {
 	records    queue
 	images     queue
 	groups     map[string]*group // open ones, by the attempt's load_id
-	byPosition map[bpf.Mark]*group
+	byPosition map[bpf.Position]*group
 	events     map[string]*group   // by key, of events that are on their way to the store
 	stored     map[string]struct{} // keys of events of records that are stored
 	newest     string              // position that the next event is to carry
 }
 
-// A releaser is what the programs of one run offer an ackTracker.
+// A releaser gives records back to the kernel (bpf.Programs).
 type releaser interface {
-	// Release gives back what is before the marks of records and of chunks, the
-	// first record that is still needed being that of a third, and reports whether
-	// it could. Each may be zero: there is none.
-	Release(records, images, first bpf.Mark) bool
+	Release(records, images, first bpf.Position)
 }
 
 // A queue is the records of one ring buffer, in the order in which they were read.
 type queue struct {
 	held    []ringRecord
-	size    int      // bytes of those
-	max     int      // beyond which they are released anyway
-	release bpf.Mark // what may be released
+	size    int          // bytes of those
+	max     int          // beyond which they are released anyway
+	release bpf.Position // what may be released
 }
 
 // A ringRecord is one that was read and not released.
 type ringRecord struct {
-	position bpf.Mark
+	position bpf.Position
 	size     int
 	at       time.Time
 	group    *group
@@ -80,7 +75,7 @@ type group struct {
 
 func newAckTracker() *ackTracker {
 	return &ackTracker{
-		groups: map[string]*group{}, byPosition: map[bpf.Mark]*group{},
+		groups: map[string]*group{}, byPosition: map[bpf.Position]*group{},
 		events: map[string]*group{}, stored: map[string]struct{}{},
 	}
 }
@@ -91,17 +86,10 @@ func (c *ackTracker) start(r releaser, keys []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ring, c.records, c.images = r, queue{max: maxUnreleased}, queue{max: maxUnreleasedImages}
-	c.groups, c.byPosition = map[string]*group{}, map[bpf.Mark]*group{}
+	c.groups, c.byPosition = map[string]*group{}, map[bpf.Position]*group{}
 	for _, key := range keys {
 		c.addStored(key)
 	}
-}
-
-// keysInFlight are the keys of events that are on their way to the store.
-func (c *ackTracker) keysInFlight() []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Collect(maps.Keys(c.events))
 }
 
 // stop releases nothing any more.
@@ -112,7 +100,7 @@ func (c *ackTracker) stop() {
 }
 
 // keyOf names the event that a record gives.
-func keyOf(m bpf.Mark) string { return fmt.Sprintf("%016x_%016x", m.Set, m.Position) }
+func keyOf(m bpf.Position) string { return fmt.Sprintf("%016x_%016x", m.Set, m.Offset) }
 
 // callKey names another one that the same record gives: the system call that
 // has not returned.
@@ -120,7 +108,7 @@ func callKey(key string) string { return key + "c" }
 
 // track notes a record that was read. The attempt is its load_id, "" where it has
 // none.
-func (c *ackTracker) track(position bpf.Mark, size int, attempt string, now time.Time) {
+func (c *ackTracker) track(position bpf.Position, size int, attempt string, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	g := c.hold(&c.records, position, size, attempt, now)
@@ -130,7 +118,7 @@ func (c *ackTracker) track(position bpf.Mark, size int, attempt string, now time
 }
 
 // trackImage notes a part of an attempt's image that was read.
-func (c *ackTracker) trackImage(position bpf.Mark, size int, attempt string, now time.Time) {
+func (c *ackTracker) trackImage(position bpf.Position, size int, attempt string, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.hold(&c.images, position, size, attempt, now)
@@ -159,7 +147,7 @@ func (c *ackTracker) drained(now time.Time) {
 // tells of it: the program has only to end.
 const orphanAfter = time.Second
 
-func (c *ackTracker) hold(q *queue, position bpf.Mark, size int, attempt string, now time.Time) *group {
+func (c *ackTracker) hold(q *queue, position bpf.Position, size int, attempt string, now time.Time) *group {
 	g := c.groups[attempt]
 	if g == nil {
 		g = &group{attempt: attempt, open: attempt != ""}
@@ -252,18 +240,16 @@ func (c *ackTracker) advance(now time.Time) {
 	if c.ring == nil {
 		return
 	}
-	first := bpf.Mark{}
+	first := bpf.Position{}
 	if len(c.records.held) > 0 {
 		first = c.records.held[0].position
 	}
-	if !c.ring.Release(c.records.release, c.images.release, first) {
-		return
-	}
-	if m := c.records.release; m != (bpf.Mark{}) {
+	c.ring.Release(c.records.release, c.images.release, first)
+	if m := c.records.release; m != (bpf.Position{}) {
 		c.forget(m)
 		c.newest = keyOf(m)
 	}
-	c.records.release, c.images.release = bpf.Mark{}, bpf.Mark{}
+	c.records.release, c.images.release = bpf.Position{}, bpf.Position{}
 }
 
 // drop lets go of a group when its last record is released: of one whose other
@@ -291,7 +277,7 @@ func (q *queue) advance(now time.Time, dropped func(ringRecord)) {
 }
 
 // forget lets go of the keys of records that nobody can read again.
-func (c *ackTracker) forget(released bpf.Mark) {
+func (c *ackTracker) forget(released bpf.Position) {
 	if len(c.stored) < maxStoredKeys {
 		return
 	}
@@ -309,13 +295,13 @@ const maxStoredKeys = 1 << 16
 
 // positionOf is the position of the record that a key is of, zero where it is of
 // none.
-func positionOf(key string) (m bpf.Mark) {
+func positionOf(key string) (m bpf.Position) {
 	set, position, _ := strings.Cut(strings.TrimSuffix(key, "c"), "_")
 	var err, other error
 	m.Set, err = strconv.ParseUint(set, 16, 64)
-	m.Position, other = strconv.ParseUint(position, 16, 64)
+	m.Offset, other = strconv.ParseUint(position, 16, 64)
 	if err != nil || other != nil {
-		return bpf.Mark{}
+		return bpf.Position{}
 	}
 	return m
 }

@@ -14,31 +14,30 @@ import (
 type fakeRelease struct {
 	released uint64
 	images   uint64
+	first    bpf.Position
+	calls    int
 	repeated int // releases of what was released before
-	holds    func(first bpf.Mark) bool
 }
 
-func (f *fakeRelease) Release(records, images, first bpf.Mark) bool {
-	if f.holds != nil && f.holds(first) {
-		return false
-	}
+func (f *fakeRelease) Release(records, images, first bpf.Position) {
+	f.first = first
+	f.calls++
 	f.release(&f.released, records)
 	f.release(&f.images, images)
-	return true
 }
 
 // release takes a position, unless it is that of nothing.
-func (f *fakeRelease) release(before *uint64, m bpf.Mark) {
-	if m == (bpf.Mark{}) {
+func (f *fakeRelease) release(before *uint64, m bpf.Position) {
+	if m == (bpf.Position{}) {
 		return
 	}
-	if m.Position <= *before {
+	if m.Offset <= *before {
 		f.repeated++
 	}
-	*before = m.Position
+	*before = m.Offset
 }
 
-func at(position uint64) bpf.Mark { return bpf.Mark{Set: 7, Position: position} }
+func at(position uint64) bpf.Position { return bpf.Position{Set: 7, Offset: position} }
 
 func TestAckTrackerReleasesWhatIsStored(t *testing.T) {
 	ring, c := &fakeRelease{}, newAckTracker()
@@ -103,36 +102,12 @@ func TestAckTrackerLeavesRoomInTheRing(t *testing.T) {
 	require.Len(t, c.groups, 1, "nor does anything else remember it")
 }
 
-func TestAckTrackerHoldsBackWhileAnOlderSetIsNeeded(t *testing.T) {
-	holds := true
-	var first bpf.Mark
+// Nothing happens, but an older set of programs is to be removed.
+func TestAckTrackerReleasesWhenNothingHappens(t *testing.T) {
 	ring, c := &fakeRelease{}, newAckTracker()
-	ring.holds = func(m bpf.Mark) bool { first = m; return holds }
 	c.start(ring, nil)
-	c.track(at(10), 10, "", start)
-	require.Zero(t, ring.released)
-	c.track(at(20), 10, "a", start)
-	require.Equal(t, at(20), first)
-	require.Zero(t, ring.released)
-	holds = false
-	c.close("a", start)
-	require.EqualValues(t, 20, ring.released)
-	require.Zero(t, first)
-}
-
-// Nothing happens, but an older set of programs is to be let go of.
-func TestAckTrackerLetsGoOfAnOlderSetThatSawNothing(t *testing.T) {
-	calls := 0
-	ring, c := &fakeRelease{}, newAckTracker()
-	ring.holds = func(first bpf.Mark) bool {
-		require.Zero(t, first)
-		calls++
-		return false
-	}
-	c.start(ring, nil)
-	require.Zero(t, calls, "nobody knows yet what it saw")
 	c.drained(start)
-	require.Equal(t, 1, calls)
+	require.Equal(t, 1, ring.calls)
 }
 
 func TestAckTrackerKeepsImages(t *testing.T) {
@@ -264,22 +239,17 @@ func TestAckTrackerCountsWhatItHolds(t *testing.T) {
 	require.Equal(t, maxUnreleasedImages, c.images.size)
 }
 
-func TestAckTrackerHoldsImagesBackToo(t *testing.T) {
-	holds := true
-	ring, c := &fakeRelease{holds: func(bpf.Mark) bool { return holds }}, newAckTracker()
+func TestAckTrackerSaysWhichRecordIsStillNeeded(t *testing.T) {
+	ring, c := &fakeRelease{}, newAckTracker()
 	c.start(ring, nil)
-	c.trackImage(at(64), 64, "a", start)
+	require.Zero(t, ring.first)
 	c.track(at(10), 10, "a", start)
-	c.close("a", start)
-	require.Zero(t, ring.images)
-	require.Zero(t, ring.released)
-	holds = false
+	require.Equal(t, at(10), ring.first)
 	c.track(at(20), 10, "b", start)
-	require.EqualValues(t, 64, ring.images)
-	require.EqualValues(t, 10, ring.released)
+	c.close("a", start)
+	require.Equal(t, at(20), ring.first)
 	c.close("b", start)
-	require.EqualValues(t, 20, ring.released)
-	require.Zero(t, ring.repeated)
+	require.Zero(t, ring.first)
 }
 
 // The parts of an image come before the records that tell of it, and the ring of

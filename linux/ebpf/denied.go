@@ -4,252 +4,232 @@ package ebpf
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
+	"sync"
 	"time"
-
-	"github.com/kmodquery/kmodquery/linux/host"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/bpf"
+	"github.com/kmodquery/kmodquery/linux/host"
 )
 
 const (
-	// foldFor is how long denied calls of one kind are counted before a row
-	// tells of them, unless a query asks sooner.
+	// foldFor is the interval between two rows about denied calls of one kind,
+	// unless a query asks sooner.
 	foldFor = time.Minute
-	// idleReports is after how many reports without another call a kind of
-	// denied calls is forgotten.
+	// idleReports is the number of reports without another call after which the
+	// count of a kind is ended.
 	idleReports = 5
 )
 
-// deniedCounts are the counts that the programs keep of denied calls.
+// deniedCounts are the programs' counts of denied calls (bpf.Programs).
 type deniedCounts interface {
-	CountDenied(bpf.DeniedCalls) (uint64, error)
-	ForgetDenied(bpf.DeniedCalls) (uint64, error)
 	NextEpoch() error
-	DeniedKinds() ([]bpf.DeniedCalls, error)
-	Period() string
-	CountOf(bpf.ReportedCalls) (uint64, bool)
-	Reported(bpf.DeniedCalls) (uint64, error)
-	SetReported(bpf.ReportedCalls) error
+	DeniedCounts() ([]bpf.DeniedCount, error)
+	AckDenied(bpf.DeniedCount)
+	ForgetDenied(bpf.DeniedCalls) (uint64, error)
 }
 
-// denials fold the system calls that were refused before the kernel took a
-// byte: any user can make as many as they like. The kernel counts them; one of
-// each kind is told of and stands for the others. Its methods must not be
-// called concurrently.
+// denials folds the system calls that were refused before the kernel took a byte:
+// any user can make as many as they like. The programs count them and send the
+// record of one of each kind; a report turns that record and the count into one
+// row. The counts stay in the kernel, and the dedup key of a stored row says which
+// count it covers, so each call is in a stored row at least once. A denials
+// outlives the programs. Its methods may be called concurrently, except begin, add
+// and report.
 type denials struct {
-	counts deniedCounts
+	due time.Time // time of the next report
+
+	mu     sync.Mutex   // guards what follows
+	counts deniedCounts // nil between two runs
 	kinds  map[bpf.DeniedCalls]*denial
-	due    time.Time // of the next report
 }
 
 // A denial is one kind of denied calls.
 type denial struct {
-	told     *kmodquery.Event // since the last report; nil where none was
-	last     kmodquery.Event  // that was reported
-	reported uint64           // how many rows already stand for
-	idle     int              // reports in a row without another one
+	first *kmodquery.Event // first event since the last report; nil if there was none
+	last  *kmodquery.Event // event of the last row; nil if there was none
+
+	since          time.Duration // DeniedCount.Since of what follows
+	emitted, acked uint64        // counts that rows, and stored rows, cover
+	idle           int           // reports in a row without another call
 }
 
-func newDenials(counts deniedCounts, now time.Time) *denials {
-	return &denials{counts: counts, kinds: map[bpf.DeniedCalls]*denial{}, due: now.Add(foldFor)}
+func newDenials() *denials { return &denials{kinds: map[bpf.DeniedCalls]*denial{}} }
+
+// begin continues with the counts of a run of the programs. stored are the dedup
+// keys in the event store.
+func (d *denials) begin(counts deniedCounts, stored []string, now time.Time) {
+	for _, key := range stored {
+		d.ack(key)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.counts, d.due = counts, now.Add(foldFor)
 }
 
-// recall goes on with what an earlier process, or run, left: the calls that no row
-// stands for, of which only what the programs count them by is known. underway are
-// the receipts of rows that are still to be stored. blank is an event that tells of
-// no process.
-func (d *denials) recall(blank kmodquery.Event, underway []string) error {
-	told := map[bpf.DeniedCalls]uint64{}
-	for _, receipt := range underway {
-		r, ok := parseDeniedReceipt(receipt)
-		if !ok {
-			continue
-		}
-		if count, ok := d.counts.CountOf(r); ok {
-			told[r.DeniedCalls] = max(told[r.DeniedCalls], count)
-		}
-	}
-	kinds, err := d.counts.DeniedKinds()
-	if err != nil {
-		return err
-	}
-	for _, kind := range kinds {
-		reported, err := d.counts.Reported(kind)
-		if err != nil {
-			return err
-		}
-		last := blank
-		last.EventName = kind.Call()
-		last.Result, last.Error = new(-int64(unix.EPERM)), host.ErrnoName(-int64(unix.EPERM))
-		if kind.IsOther() {
-			last.Missing.Add("pid", "uid", "process_path", "cmdline")
-		} else {
-			last.UID, last.EUID = number(kind.UID()), number(kind.EUID())
-			last.Missing.Add("pid", "process_path", "cmdline")
-		}
-		d.kinds[kind] = &denial{last: last, reported: max(reported, told[kind])}
-	}
-	return nil
+// end notes that the programs are closed.
+func (d *denials) end() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.counts = nil
 }
 
-// deniedMark begins the receipt of a row of denied calls.
+// deniedMark begins the dedup key of a row of denied calls.
 const deniedMark = "~"
 
-// deniedReceipt names the row that stands for the denied calls of a kind up to a
-// number of those that were counted in a period.
-func deniedReceipt(period string, kind bpf.DeniedCalls, count uint64) string {
-	return fmt.Sprintf("%s%s_%s_%016x", deniedMark, period, kind, count)
+func isOfDenied(key string) bool { return strings.HasPrefix(key, deniedMark) }
+
+// deniedKey is the dedup key of the row that covers the calls up to a count.
+func deniedKey(c bpf.DeniedCount) string { return deniedMark + c.String() }
+
+// ack notes that the row with a dedup key is stored. It ignores the keys of other
+// events, and keys that it cannot read: a damaged store must not keep the source
+// from running.
+func (d *denials) ack(key string) {
+	text, ok := strings.CutPrefix(key, deniedMark)
+	c, err := bpf.ParseDeniedCount(text)
+	if !ok || err != nil {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	known := d.of(c.DeniedCalls)
+	if known.since > c.Since {
+		return // an earlier count of the same calls
+	}
+	known.reset(c.Since)
+	known.acked = max(known.acked, c.Count)
+	known.emitted = max(known.emitted, c.Count)
+	if d.counts != nil {
+		d.counts.AckDenied(c)
+	}
 }
 
-func isOfDenied(receipt string) bool { return strings.HasPrefix(receipt, deniedMark) }
-
-// parseDeniedReceipt is deniedReceipt's inverse. Other receipts are not ok, nor is
-// what is none: a damaged store must not keep anything from being watched.
-func parseDeniedReceipt(receipt string) (r bpf.ReportedCalls, ok bool) {
-	parts := strings.Split(strings.TrimPrefix(receipt, deniedMark), "_")
-	if !isOfDenied(receipt) || len(parts) != 3 {
-		return r, false
+func (d *denials) of(calls bpf.DeniedCalls) *denial {
+	known := d.kinds[calls]
+	if known == nil {
+		known = &denial{}
+		d.kinds[calls] = known
 	}
-	kind, err := bpf.ParseDeniedCalls(parts[1])
-	count, other := strconv.ParseUint(parts[2], 16, 64)
-	return bpf.ReportedCalls{DeniedCalls: kind, Period: parts[0], Count: count}, err == nil && other == nil
+	return known
 }
 
-// keepReported notes, in the kernel, that a row of denied calls is safe. It does
-// nothing with the receipts of other events.
-func keepReported(counts deniedCounts, receipt string) error {
-	if r, ok := parseDeniedReceipt(receipt); ok {
-		return counts.SetReported(r)
+// reset makes the counts those of the calls since a moment.
+func (d *denial) reset(since time.Duration) {
+	if d.since != since {
+		d.since, d.emitted, d.acked, d.idle = since, 0, 0, 0
 	}
-	return nil
 }
 
 // add takes the event of a denied call.
-func (d *denials) add(kind bpf.DeniedCalls, e kmodquery.Event) {
-	known := d.kinds[kind]
-	if known == nil {
-		known = &denial{}
-		d.kinds[kind] = known
-	}
-	if known.told == nil {
-		known.told = &e
+func (d *denials) add(calls bpf.DeniedCalls, e kmodquery.Event) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if known := d.of(calls); known.first == nil {
+		known.first = &e
 	}
 }
 
-// report emits a row for each kind of denied calls that were made since the
-// last report. blank is an event that tells of no process, for those whose record
-// was lost.
-func (d *denials) report(now time.Time, blank kmodquery.Event, emit func(kmodquery.Delivery)) error {
+// report emits a row for each kind of denied calls that were made since the last
+// report. The records of what happened until read, on the boot clock, were added.
+// blank is an event without a process, for kinds whose record was lost.
+func (d *denials) report(now time.Time, read time.Duration, blank kmodquery.Event, emit func(kmodquery.Delivery)) error {
 	d.due = now.Add(foldFor)
-	// First, so that a call made meanwhile is told of in the next row.
-	if err := d.counts.NextEpoch(); err != nil {
-		return err
-	}
-	if err := d.forget(blank, emit); err != nil {
-		return err
-	}
-	kinds := slices.SortedFunc(maps.Keys(d.kinds), func(a, b bpf.DeniedCalls) int {
-		return cmp.Or(cmp.Compare(d.kinds[a].time(), d.kinds[b].time()), cmp.Compare(a.String(), b.String()))
+	rows, err := d.rows(read, blank)
+	slices.SortStableFunc(rows, func(a, b kmodquery.Delivery) int {
+		return cmp.Or(cmp.Compare(a.Event.TimeNanos, b.Event.TimeNanos), cmp.Compare(a.Key, b.Key))
 	})
-	for _, kind := range kinds {
-		if err := d.reportKind(kind, blank, emit); err != nil {
-			return err
-		}
+	for _, row := range rows { // without the lock: emit may wait for a call of ack
+		emit(row)
 	}
-	return nil
+	return err
 }
 
-func (d *denials) reportKind(kind bpf.DeniedCalls, blank kmodquery.Event, emit func(kmodquery.Delivery)) error {
-	known := d.kinds[kind]
-	count, err := d.counts.CountDenied(kind)
+// rows returns those of a report. After an error they are those of some kinds.
+func (d *denials) rows(read time.Duration, blank kmodquery.Event) (rows []kmodquery.Delivery, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	// First, so that the record of a call made meanwhile is in the next row.
+	if err := d.counts.NextEpoch(); err != nil {
+		return nil, err
+	}
+	counts, err := d.counts.DeniedCounts()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if count > known.reported { // a row may have been on its way when this began
-		reported, err := d.counts.Reported(kind)
-		if err != nil {
-			return err
-		}
-		known.reported = max(known.reported, reported)
-	}
-	if known.write(count, blank, deniedReceipt(d.counts.Period(), kind, count), emit) {
-		known.idle = 0
-	} else {
+	unlisted := maps.Clone(d.kinds)
+	for _, known := range d.kinds {
 		known.idle++
 	}
-	return nil
-}
-
-// forget makes room for other kinds than those of which nothing has come for
-// long. It waits until every row is safe, and comes before those of a report: with
-// it a period ends, and of another one's receipts nothing is kept.
-func (d *denials) forget(blank kmodquery.Event, emit func(kmodquery.Delivery)) error {
-	var idle []bpf.DeniedCalls
-	for kind, known := range d.kinds {
-		if known.idle >= idleReports && !kind.IsOther() {
-			idle = append(idle, kind)
+	for _, c := range counts {
+		known := d.of(c.DeniedCalls)
+		known.reset(c.Since)
+		delete(unlisted, c.DeniedCalls)
+		if known.hasNoRecord() && c.Since > read {
+			continue // it may be in the ring still
 		}
-	}
-	if len(idle) == 0 {
-		return nil
-	}
-	for kind, known := range d.kinds {
-		if reported, err := d.counts.Reported(kind); err != nil || reported < known.reported {
-			return err
-		}
-	}
-	for _, kind := range idle {
-		known := d.kinds[kind]
-		count, err := d.counts.CountDenied(kind)
-		if err != nil {
-			return err
-		}
-		if count > known.reported {
+		if c.Count > known.emitted {
+			rows = append(rows, known.row(c, blank, deniedKey(c)))
 			continue
 		}
-		if count, err = d.counts.ForgetDenied(kind); err != nil {
-			return err
+		if known.first != nil { // an earlier row covers it
+			known.last, known.first = known.first, nil
 		}
-		known.write(count, blank, "", emit)
-		delete(d.kinds, kind)
+		if known.acked < c.Count {
+			continue
+		}
+		d.counts.AckDenied(c)
+		if known.idle <= idleReports || c.IsOther() {
+			continue
+		}
+		if c.Count, err = d.counts.ForgetDenied(c.DeniedCalls); err != nil {
+			return rows, err
+		}
+		if c.Count > known.emitted {
+			rows = append(rows, known.row(c, blank, "")) // no count is left that would repeat it
+		}
+		delete(d.kinds, c.DeniedCalls)
 	}
-	return nil
+	for calls, known := range unlisted {
+		if known.idle > idleReports {
+			delete(d.kinds, calls) // its count was ended, or its set of programs is gone
+		}
+	}
+	return rows, nil
 }
 
-// write emits a row for the calls that no row stands for, and reports whether
-// there are any.
-func (d *denial) write(count uint64, blank kmodquery.Event, receipt string, emit func(kmodquery.Delivery)) bool {
-	if count <= d.reported {
-		if d.told != nil { // a row already stands for it
-			d.last, d.told = *d.told, nil
-		}
-		return false
-	}
-	made := count - d.reported
-	if d.told != nil {
-		d.last = *d.told
-	} else {
-		// The record of the first was lost: the others were like the last.
+func (d *denial) hasNoRecord() bool { return d.first == nil && d.last == nil }
+
+// row is the event for the calls that no row covers yet.
+func (d *denial) row(c bpf.DeniedCount, blank kmodquery.Event, key string) kmodquery.Delivery {
+	switch {
+	case d.first != nil:
+		d.last = d.first
+	case d.last == nil:
+		d.last = unknownCaller(c.DeniedCalls, blank)
+	default: // the record was lost; the others were like the last
 		d.last.Time, d.last.TimeNanos, d.last.Uptime = blank.Time, blank.TimeNanos, blank.Uptime
 	}
-	d.told, d.reported = nil, count
-	e := d.last
-	e.Count = new(int64(made))
-	emit(kmodquery.Delivery{Event: e, Key: receipt})
-	return true
+	e := *d.last
+	e.Count = new(int64(c.Count - d.emitted))
+	d.first, d.emitted, d.idle = nil, c.Count, 0
+	return kmodquery.Delivery{Event: e, Key: key}
 }
 
-func (d *denial) time() int64 {
-	if d.told != nil {
-		return d.told.TimeNanos
+// unknownCaller is the event of calls of which no record is known.
+func unknownCaller(calls bpf.DeniedCalls, e kmodquery.Event) *kmodquery.Event {
+	e.EventName = calls.Call()
+	e.Result, e.Error = new(-int64(unix.EPERM)), host.ErrnoName(-int64(unix.EPERM))
+	if calls.IsOther() {
+		e.Missing.Add("pid", "uid", "process_path", "cmdline")
+	} else {
+		e.UID, e.EUID = number(calls.UID()), number(calls.EUID())
+		e.Missing.Add("pid", "process_path", "cmdline")
 	}
-	return d.last.TimeNanos
+	return &e
 }

@@ -3,8 +3,11 @@
 package ebpf
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -32,23 +35,32 @@ func deniedKind(t *testing.T, inode uint64) bpf.DeniedCalls {
 	return *r.Call.Denied
 }
 
+// otherDenied are the calls that are counted by system call alone.
+func otherDenied(t *testing.T, call string) bpf.DeniedCalls {
+	t.Helper()
+	number := slices.Index([]string{"", bpf.InitModule, bpf.FinitModule, bpf.DeleteModule}, call)
+	c, err := bpf.ParseDeniedCount(fmt.Sprintf("%016x%016x%016x%08x%08x%08x%08x%016x", 0, 0, 0, 0, number, math.MaxUint32, math.MaxUint32, 0))
+	require.NoError(t, err)
+	require.True(t, c.IsOther())
+	require.Equal(t, call, c.Call())
+	return c.DeniedCalls
+}
+
 // fakeCounts count as the programs do.
 type fakeCounts struct {
-	calls    map[bpf.DeniedCalls]uint64
-	reported map[bpf.DeniedCalls]uint64
-	late     uint64 // calls that are made between CountDenied and ForgetDenied
-	epochs   int
-	period   string
-	// inherited is how many calls of each kind were reported of another period, in
-	// which the others were counted first.
-	inherited map[string]uint64
-	fails     string // the method that fails
+	calls  map[bpf.DeniedCalls]uint64
+	since  map[bpf.DeniedCalls]time.Duration
+	clock  time.Duration
+	late   uint64 // calls that are made between DeniedCounts and ForgetDenied
+	acked  []bpf.DeniedCount
+	epochs int
+	fails  string // the method that fails
 }
 
 var errCounts = errors.New("no counts")
 
 func newFakeCounts() *fakeCounts {
-	return &fakeCounts{calls: map[bpf.DeniedCalls]uint64{}, reported: map[bpf.DeniedCalls]uint64{}}
+	return &fakeCounts{calls: map[bpf.DeniedCalls]uint64{}, since: map[bpf.DeniedCalls]time.Duration{}}
 }
 
 func (f *fakeCounts) fail(method string) error {
@@ -58,12 +70,19 @@ func (f *fakeCounts) fail(method string) error {
 	return nil
 }
 
-func (f *fakeCounts) CountDenied(d bpf.DeniedCalls) (uint64, error) {
-	if err := f.fail("CountDenied"); err != nil {
-		return 0, err
+func (f *fakeCounts) DeniedCounts() (counts []bpf.DeniedCount, err error) {
+	for kind, n := range f.calls {
+		if f.since[kind] == 0 && !kind.IsOther() {
+			f.clock++
+			f.since[kind] = f.clock
+		}
+		counts = append(counts, bpf.DeniedCount{DeniedCalls: kind, Since: f.since[kind], Count: n})
 	}
-	return f.calls[d], nil
+	slices.SortFunc(counts, func(a, b bpf.DeniedCount) int { return cmp.Compare(a.String(), b.String()) })
+	return counts, f.fail("DeniedCounts")
 }
+
+func (f *fakeCounts) AckDenied(c bpf.DeniedCount) { f.acked = append(f.acked, c) }
 
 func (f *fakeCounts) ForgetDenied(d bpf.DeniedCalls) (uint64, error) {
 	if err := f.fail("ForgetDenied"); err != nil {
@@ -71,37 +90,9 @@ func (f *fakeCounts) ForgetDenied(d bpf.DeniedCalls) (uint64, error) {
 	}
 	count := f.calls[d] + f.late
 	delete(f.calls, d)
-	delete(f.reported, d)
+	delete(f.since, d)
 	f.late = 0
-	f.period += "+"
 	return count, nil
-}
-
-func (f *fakeCounts) DeniedKinds() ([]bpf.DeniedCalls, error) {
-	kinds := bpf.OtherDeniedCalls()
-	for kind := range f.calls {
-		if !kind.IsOther() {
-			kinds = append(kinds, kind)
-		}
-	}
-	return kinds, f.fail("DeniedKinds")
-}
-
-func (f *fakeCounts) Reported(d bpf.DeniedCalls) (uint64, error) {
-	return f.reported[d], f.fail("Reported")
-}
-
-func (f *fakeCounts) Period() string { return f.period }
-
-func (f *fakeCounts) CountOf(r bpf.ReportedCalls) (uint64, bool) {
-	return r.Count - min(r.Count, f.inherited[r.Period]), r.Period == f.period || f.inherited[r.Period] > 0
-}
-
-func (f *fakeCounts) SetReported(r bpf.ReportedCalls) error {
-	if count, ok := f.CountOf(r); ok {
-		f.reported[r.DeniedCalls] = max(f.reported[r.DeniedCalls], count)
-	}
-	return f.fail("SetReported")
 }
 
 func (f *fakeCounts) NextEpoch() error {
@@ -117,15 +108,23 @@ type folded struct {
 	*denials
 	counts   *fakeCounts
 	events   []kmodquery.Event
-	receipts []string // of all events
-	total    int64    // calls that rows stand for
-	unsafe   bool     // no row is stored
+	keys     []string // of all events
+	stored   []string // of those that are stored
+	total    int64    // calls that rows cover
+	unstored bool     // no row is stored
 	now      time.Time
 }
 
 func newFolded() *folded {
-	counts := newFakeCounts()
-	return &folded{denials: newDenials(counts, start), counts: counts, now: start}
+	f := &folded{counts: newFakeCounts(), now: start}
+	f.restart()
+	return f
+}
+
+// restart has another process go on with what is counted.
+func (f *folded) restart() {
+	f.denials = newDenials()
+	f.begin(f.counts, f.stored, start)
 }
 
 // blankAt is the event without a process of a report.
@@ -134,18 +133,23 @@ var blankAt = kmodquery.Event{Time: 900, TimeNanos: 900_000, Uptime: new(int64(9
 func (f *folded) report() error {
 	f.events = nil
 	f.now = f.now.Add(foldFor)
-	told := len(f.receipts)
-	err := f.denials.report(f.now, blankAt, func(d kmodquery.Delivery) {
-		f.receipts = append(f.receipts, d.Key)
+	emitted := len(f.keys)
+	err := f.denials.report(f.now, time.Hour, blankAt, func(d kmodquery.Delivery) {
+		f.keys = append(f.keys, d.Key)
 		f.events = append(f.events, d.Event)
 		f.total += *d.Event.Count
 	})
-	if !f.unsafe {
-		for _, receipt := range f.receipts[told:] {
-			err = errors.Join(err, keepReported(f.counts, receipt))
-		}
+	if !f.unstored {
+		f.store(f.keys[emitted:]...)
 	}
 	return err
+}
+
+func (f *folded) store(keys ...string) {
+	for _, key := range keys {
+		f.stored = append(f.stored, key)
+		f.ack(key)
+	}
 }
 
 // deniedAt is the event of a denied call.
@@ -158,6 +162,13 @@ func deniedAt(nanos int64) kmodquery.Event {
 
 func counted(e kmodquery.Event, count int64) kmodquery.Event {
 	e.Count = &count
+	return e
+}
+
+// withoutCaller is the row of calls whose record was lost.
+func withoutCaller(call, missing string, count int64) kmodquery.Event {
+	e := counted(blankAt, count)
+	e.EventName, e.Result, e.Error, e.Missing = call, new(int64(-1)), "EPERM", kmodquery.Columns(missing)
 	return e
 }
 
@@ -192,8 +203,7 @@ func TestDenialsAddUp(t *testing.T) {
 	require.Equal(t, 5, f.counts.epochs)
 }
 
-// A call that was told of after it was counted is not counted again.
-func TestDenialsToldOfLate(t *testing.T) {
+func TestDenialsCountALateRecordOnce(t *testing.T) {
 	f := newFolded()
 	kind := deniedKind(t, 1)
 	f.add(kind, deniedAt(1))
@@ -209,7 +219,7 @@ func TestDenialsToldOfLate(t *testing.T) {
 	require.Equal(t, []kmodquery.Event{counted(deniedAt(3), 1)}, f.events)
 }
 
-func TestDenialsWhoseRecordWasLost(t *testing.T) {
+func TestDenialsWithoutARecordAreLikeTheLast(t *testing.T) {
 	f := newFolded()
 	kind := deniedKind(t, 1)
 	f.add(kind, deniedAt(1))
@@ -219,7 +229,22 @@ func TestDenialsWhoseRecordWasLost(t *testing.T) {
 	require.NoError(t, f.report())
 	want := counted(deniedAt(1), 7)
 	want.Time, want.TimeNanos, want.Uptime = blankAt.Time, blankAt.TimeNanos, blankAt.Uptime
-	require.Equal(t, []kmodquery.Event{want}, f.events, "like the last, at the time of the report")
+	require.Equal(t, []kmodquery.Event{want}, f.events, "at the time of the report")
+}
+
+func TestDenialsOfWhichNoRecordCameNameTheUser(t *testing.T) {
+	f := newFolded()
+	kind := deniedKind(t, 1)
+	f.counts.calls[kind] = 8
+	// What was made after the last record that was read may have its record in the ring.
+	f.counts.since[kind] = time.Hour + 1
+	require.NoError(t, f.report())
+	require.Empty(t, f.events)
+	f.counts.since[kind] = time.Hour
+	require.NoError(t, f.report())
+	want := withoutCaller("init_module", "pid,process_path,cmdline", 8)
+	want.UID, want.EUID = new(int64(0)), new(int64(0))
+	require.Equal(t, []kmodquery.Event{want}, f.events)
 }
 
 func TestDenialsOfSeveralKinds(t *testing.T) {
@@ -238,7 +263,7 @@ func TestDenialsOfSeveralKinds(t *testing.T) {
 	require.EqualValues(t, 50*51/2, f.total)
 }
 
-func TestDenialsAreForgotten(t *testing.T) {
+func TestIdleDenialsAreForgotten(t *testing.T) {
 	f := newFolded()
 	idle, busy := deniedKind(t, 1), deniedKind(t, 2)
 	for _, kind := range []bpf.DeniedCalls{idle, busy} {
@@ -260,108 +285,57 @@ func TestDenialsAreForgotten(t *testing.T) {
 	require.Len(t, f.events, 2, "calls that were made meanwhile are not lost")
 	require.EqualValues(t, 2+idleReports+1+4, f.total)
 
-	// They begin anew.
+	// A new count begins, of which the stored keys of the former say nothing.
 	f.counts.calls[idle] = 2
+	f.add(idle, deniedAt(9))
+	f.restart()
 	f.add(idle, deniedAt(9))
 	require.NoError(t, f.report())
 	require.Equal(t, []kmodquery.Event{counted(deniedAt(9), 2)}, f.events)
 
+	// So are those that an earlier process has reported.
+	f.restart()
 	for range idleReports + 1 {
 		require.NoError(t, f.report())
+		require.Empty(t, f.events)
 	}
 	require.Empty(t, f.kinds)
 	require.Empty(t, f.counts.calls)
 }
 
-// While a row is on its way nothing is forgotten: of its receipt nothing would be
-// kept, and the next process would tell of the same calls.
-func TestDenialsAreForgottenWhenAllRowsAreSafe(t *testing.T) {
-	f := newFolded()
-	idle, late := deniedKind(t, 1), deniedKind(t, 2)
-	f.counts.calls[idle] = 1
-	f.add(idle, deniedAt(1))
-	require.NoError(t, f.report())
-	f.unsafe = true
-	f.counts.calls[late] = 7
-	f.add(late, deniedAt(2))
+func TestDenialsAreKeptUntilTheirRowIsStored(t *testing.T) {
+	f, kind := newFolded(), deniedKind(t, 1)
+	f.unstored = true
+	f.counts.calls[kind] = 7
+	f.add(kind, deniedAt(1))
 	for range 2 * idleReports {
 		require.NoError(t, f.report())
-		require.Contains(t, f.kinds, idle)
 	}
-	require.EqualValues(t, 8, f.total)
-	require.NoError(t, keepReported(f.counts, f.receipts[1]))
-	f.counts.calls[late]++
+	require.Contains(t, f.counts.calls, kind)
+	require.EqualValues(t, 7, f.total)
+	f.store(f.keys[0])
 	require.NoError(t, f.report())
-	require.NotContains(t, f.kinds, idle)
-	require.EqualValues(t, 7, f.counts.reported[late])
-	require.NoError(t, keepReported(f.counts, f.receipts[2]))
-	require.EqualValues(t, 8, f.counts.reported[late])
-
-	// Of a kind that was called meanwhile there is news.
-	f.unsafe = false
-	for f.kinds[late].idle < idleReports {
-		require.NoError(t, f.report())
-	}
-	f.counts.calls[late] = 20
-	require.NoError(t, f.report())
-	require.Len(t, f.events, 1)
-	require.NotEmpty(t, f.receipts[3])
-	require.Contains(t, f.kinds, late)
+	require.NotContains(t, f.counts.calls, kind)
+	require.EqualValues(t, 7, f.total)
 }
 
-// A row that another Run told of is stored while this one counts on.
-func TestDenialsThatAreStoredLate(t *testing.T) {
-	f, kind := newFolded(), deniedKind(t, 1)
-	f.counts.calls[kind] = 5
-	f.unsafe = true
-	require.NoError(t, f.recall(blankAt, nil))
-	require.NoError(t, f.report())
-	f.denials = newDenials(f.counts, start)
-	require.NoError(t, f.recall(blankAt, nil))
-	require.NoError(t, keepReported(f.counts, f.receipts[0]))
-	f.counts.calls[kind] = 6
-	require.NoError(t, f.report())
-	require.EqualValues(t, 6, f.total)
-}
-
-// The record was in the ring when its kind was forgotten, with its count.
-func TestDenialsToldOfAfterTheyWereForgotten(t *testing.T) {
+// The record was in the ring when the count of its kind was ended.
+func TestDenialsIgnoreARecordWithoutACount(t *testing.T) {
 	f := newFolded()
 	kind := deniedKind(t, 1)
 	f.add(kind, deniedAt(1))
 	for range idleReports + 1 {
 		require.NoError(t, f.report())
-		require.Empty(t, f.events, "another row stands for it")
+		require.Empty(t, f.events, "another row covers it")
 	}
 	require.Empty(t, f.kinds)
-
-	t.Run("and the next one is lost", func(t *testing.T) {
-		f := newFolded()
-		f.add(kind, deniedAt(1))
-		require.NoError(t, f.report())
-		f.counts.calls[kind] = 6
-		require.NoError(t, f.report())
-		require.Len(t, f.events, 1)
-		require.Equal(t, "init_module", f.events[0].EventName)
-		require.Equal(t, "EPERM", f.events[0].Error)
-		require.EqualValues(t, 6, *f.events[0].Count)
-	})
 }
 
-// otherDenied are the denied calls by this name that found no place.
-func otherDenied(call string) bpf.DeniedCalls {
-	others := bpf.OtherDeniedCalls()
-	return others[slices.IndexFunc(others, func(d bpf.DeniedCalls) bool { return d.Call() == call })]
-}
-
-func TestDenialsThatFoundNoPlace(t *testing.T) {
+func TestDenialsThatFoundNoRoom(t *testing.T) {
 	f := newFolded()
-	require.NoError(t, f.recall(blankAt, nil))
-	load, loadFile, unload := otherDenied("init_module"), otherDenied("finit_module"), otherDenied("delete_module")
+	load, loadFile, unload := otherDenied(t, "init_module"), otherDenied(t, "finit_module"), otherDenied(t, "delete_module")
 	row := func(call string, count int64) kmodquery.Event {
-		e := counted(blankAt, count)
-		e.EventName, e.Result, e.Error, e.Missing = call, new(int64(-1)), "EPERM", "pid,uid,process_path,cmdline"
-		return e
+		return withoutCaller(call, "pid,uid,process_path,cmdline", count)
 	}
 	f.counts.calls = map[bpf.DeniedCalls]uint64{load: 4, loadFile: 2}
 	require.NoError(t, f.report())
@@ -378,15 +352,14 @@ func TestDenialsThatFoundNoPlace(t *testing.T) {
 
 	// Those that are made while nothing records, after what is stored.
 	f.counts.calls[load] += 10
-	f.denials = newDenials(f.counts, start)
-	require.NoError(t, f.recall(blankAt, nil))
+	f.restart()
 	require.NoError(t, f.report())
 	require.Equal(t, []kmodquery.Event{row("init_module", 10)}, f.events)
 }
 
 // An error ends the source; a report after it, as at its end, loses nothing.
 func TestDenialsWithoutCounts(t *testing.T) {
-	for _, method := range []string{"NextEpoch", "CountDenied", "ForgetDenied", "Reported"} {
+	for _, method := range []string{"NextEpoch", "DeniedCounts", "ForgetDenied"} {
 		t.Run(method, func(t *testing.T) {
 			f := newFolded()
 			kind := deniedKind(t, 1)
@@ -408,81 +381,72 @@ func TestDenialsWithoutCounts(t *testing.T) {
 	}
 }
 
-func TestDenialsAfterARestart(t *testing.T) {
+func TestDenialsAreCountedOnAfterARestart(t *testing.T) {
 	f, kind := newFolded(), deniedKind(t, 1)
 	f.counts.calls[kind] = 5
-	f.add(kind, kmodquery.Event{EventName: kmodquery.EventInitModule})
+	f.add(kind, deniedAt(1))
 	require.NoError(t, f.report())
 	require.Len(t, f.events, 1)
-	for range 2 { // the second time it is told already
-		require.NoError(t, keepReported(f.counts, f.receipts[0]))
-	}
-	require.NoError(t, keepReported(f.counts, keyOf(at(1))))
-	require.NoError(t, keepReported(f.counts, "~00_1"), "it is of a former version")
-	require.NoError(t, keepReported(f.counts, "~_zz_1"), "nobody knows what it is")
-	require.NoError(t, keepReported(f.counts, deniedMark+"_"+kind.String()+"_x"))
-	require.EqualValues(t, 5, f.counts.reported[kind])
+	f.stored = append(f.stored, keyOf(at(1)), "~00_1", "~zz", f.stored[0][:30], f.stored[0]+"00")
 
 	f.counts.calls[kind] = 7
-	f.denials = newDenials(f.counts, start)
-	require.NoError(t, f.recall(blankAt, nil))
+	f.restart()
 	require.NoError(t, f.report())
-	require.Len(t, f.events, 1, "nobody knows who made them, but that they were made")
+	require.Len(t, f.events, 1)
 	require.EqualValues(t, 2, *f.events[0].Count)
-	require.Equal(t, kmodquery.EventInitModule, f.events[0].EventName)
-	require.EqualValues(t, 0, *f.events[0].EUID)
 	require.Equal(t, "pid,process_path,cmdline", f.events[0].Missing.String())
-}
 
-// The same source runs again while what it told waits for a full disk.
-func TestDenialsThatWaitToBeStored(t *testing.T) {
-	f, kind := newFolded(), deniedKind(t, 1)
-	f.unsafe = true
-	f.counts.calls[kind] = 5
-	f.add(kind, deniedAt(1))
-	require.NoError(t, f.report())
-	f.counts.calls[kind] = 7
-	f.denials = newDenials(f.counts, start)
-	underway := append(f.receipts, keyOf(at(1)), "~_zz_1", deniedReceipt("another", kind, 99))
-	require.NoError(t, f.recall(blankAt, underway))
-	require.NoError(t, f.report())
-	require.EqualValues(t, 7, f.total)
-	require.Zero(t, f.counts.reported[kind], "none of it is safe")
-}
-
-// So it does when other programs have taken over what was counted.
-func TestDenialsThatWaitWhileTheProgramsAreReplaced(t *testing.T) {
-	f, kind := newFolded(), deniedKind(t, 1)
-	f.counts.calls[kind] = 5
-	f.add(kind, deniedAt(1))
-	require.NoError(t, f.report())
-	f.unsafe = true
+	// One that is not stored is emitted again by the next process.
+	f.unstored = true
 	f.counts.calls[kind] = 8
 	require.NoError(t, f.report())
 	require.EqualValues(t, 8, f.total)
-
-	later := newFakeCounts()
-	later.period, later.inherited = "later", map[string]uint64{"": 5}
-	later.calls[kind] = 3 + 2 // those that wait, and two that were made meanwhile
-	f.counts, f.denials = later, newDenials(later, start)
-	require.NoError(t, f.recall(blankAt, f.receipts))
+	f.restart()
 	require.NoError(t, f.report())
-	require.EqualValues(t, 10, f.total)
-	require.NoError(t, keepReported(later, f.receipts[1]))
-	require.EqualValues(t, 3, later.reported[kind])
+	require.EqualValues(t, 9, f.total)
 }
 
-// The row of an earlier run is stored while the next one begins.
-func TestDenialsThatAreStoredMeanwhile(t *testing.T) {
+// The source runs again while its rows wait for a full disk.
+func TestDenialsAreCountedOnInTheNextRun(t *testing.T) {
 	f, kind := newFolded(), deniedKind(t, 1)
-	f.unsafe = true
+	f.unstored = true
 	f.counts.calls[kind] = 5
 	f.add(kind, deniedAt(1))
 	require.NoError(t, f.report())
-	stored := kmodquery.Delivery{Event: kmodquery.Event{Source: kmodquery.SourceEBPF}, Key: f.receipts[0]}
+	f.end()
+	f.store(f.keys[0]) // while no programs are open
+	f.counts.calls[kind] = 7
+	f.begin(f.counts, f.stored, start)
+	require.NoError(t, f.report())
+	require.EqualValues(t, 7, f.total)
+}
 
-	s := New(Options{})
-	s.Acked([]kmodquery.Delivery{stored})
-	require.NoError(t, s.count(f.counts))
-	require.EqualValues(t, 5, f.counts.reported[kind])
+// An older set of programs is kept until all that it counted is in stored rows.
+func TestDenialsAckCounts(t *testing.T) {
+	f, kind := newFolded(), deniedKind(t, 1).In(bpf.Position{Set: 9})
+	f.unstored = true
+	f.counts.calls[kind] = 5
+	require.NoError(t, f.report())
+	require.Empty(t, f.counts.acked)
+	f.store(f.keys...)
+	want := []bpf.DeniedCount{{DeniedCalls: kind, Since: 1, Count: 5}}
+	require.Equal(t, want, f.counts.acked)
+
+	f.counts.acked = nil
+	f.restart()
+	require.NoError(t, f.report())
+	require.Empty(t, f.events)
+	require.Contains(t, f.counts.acked, want[0], "it is stored already")
+}
+
+// emit waits while the queue is full, until something is stored.
+func TestDenialsAreAckedWhileTheyAreEmitted(t *testing.T) {
+	f := newFolded()
+	for i := range uint64(2) {
+		f.counts.calls[deniedKind(t, i)] = 1
+	}
+	require.NoError(t, f.denials.report(start, time.Hour, blankAt, func(d kmodquery.Delivery) { f.ack(d.Key) }))
+	for _, known := range f.kinds {
+		require.EqualValues(t, 1, known.acked)
+	}
 }

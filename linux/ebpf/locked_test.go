@@ -122,7 +122,7 @@ func TestAttemptFindsWhatOnlyTheImageSays(t *testing.T) {
 func TestReaderLooksForAnImageInItsFile(t *testing.T) {
 	file := &bpf.File{IsModule: true, Path: "tmp/x.ko", Incomplete: true}
 	var wanted []wantedImage
-	r := newReader(translator{types: lockedTypes{}}, nil, newAckTracker(), func(kmodquery.Delivery) {})
+	r := newReader(translator{types: lockedTypes{}}, newDenials(), newAckTracker(), func(kmodquery.Delivery) {})
 	r.want = func(w wantedImage) error { wanted = append(wanted, w); return nil }
 	read := lockedRecord(bpf.ReadFile, bpf.UnreadUntyped|bpf.UnreadTask)
 	read.File = file

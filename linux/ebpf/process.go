@@ -45,7 +45,8 @@ func (p *process) add(r bpf.Record) {
 		p.cgroupV1 = r.Path
 	case r.Path.Role == bpf.Executable:
 		if r.Path.Generation == 0 {
-			p.executable = r.Path
+			// A set of programs that goes on with another's call sends all again.
+			p.executable, p.ancestors = r.Path, nil
 		} else {
 			p.ancestors = append(p.ancestors, *r.Path)
 		}

@@ -56,6 +56,7 @@ func TestProcessIsToldInFull(t *testing.T) {
 		ProcessPath: "/sbin/insmod", Cmdline: "insmod x.ko", Cwd: "/root", Cgroup: "/user.slice",
 		Ancestors: `[{"pid":9,"path":"/bin/sh","comm":"sh","uid":1000},{"pid":1,"path":"/sbin/init","comm":"init","uid":0}]`,
 	}, described(false, processRecords...))
+	require.Equal(t, described(false, processRecords...), described(false, slices.Concat(processRecords, processRecords)...))
 }
 
 func TestProcessWithLostRecords(t *testing.T) {

@@ -26,6 +26,7 @@ type reader struct {
 	denials   *denials
 	emit      func(kmodquery.Delivery)
 	want      func(wantedImage) error
+	read      time.Time // the records of what happened until then were read
 
 	mu     sync.Mutex
 	images []foundImage // that were read and not joined yet
@@ -38,8 +39,8 @@ type foundImage struct {
 
 // newReader returns a reader that gives an event to emit once, whether this
 // process or an earlier one reads its record.
-func newReader(t translator, counts deniedCounts, c *ackTracker, emit func(kmodquery.Delivery)) *reader {
-	r := &reader{translate: t, acks: c, denials: newDenials(counts, time.Now())}
+func newReader(t translator, d *denials, c *ackTracker, emit func(kmodquery.Delivery)) *reader {
+	r := &reader{translate: t, acks: c, denials: d}
 	r.emit = func(d kmodquery.Delivery) {
 		if d.Key != "" {
 			position, isNew := c.reserve(d.Key)
@@ -56,7 +57,7 @@ func newReader(t translator, counts deniedCounts, c *ackTracker, emit func(kmodq
 
 // take takes the next record, of a size in the ring buffer, and emits what has
 // waited long enough.
-func (r *reader) take(record bpf.Record, position bpf.Mark, size int, now time.Time) error {
+func (r *reader) take(record bpf.Record, position bpf.Position, size int, now time.Time) error {
 	// One that belongs to nothing stays until its own event is stored.
 	attempt := cmp.Or(r.attemptOf(record), keyOf(position))
 	r.acks.track(position, size, attempt, now)
@@ -97,7 +98,7 @@ func (r *reader) add(record bpf.Record, key string, now time.Time) (isOver bool,
 		r.emit(kmodquery.Delivery{Event: e, Key: key})
 		return true, nil
 	case record.Kind == bpf.SystemCall && record.Call.Denied != nil:
-		r.denials.add(*record.Call.Denied, e)
+		r.denials.add(record.Call.Denied.In(positionOf(key)), e)
 		return true, nil
 	case record.Kind == bpf.ReadFile && record.Attempt != 0:
 		r.processes.read(record)
@@ -150,6 +151,7 @@ func (r *reader) expire(read, now time.Time) error {
 		r.attempts.addImage(image.loadID, image.imageInfo)
 	}
 	r.attempts.expire(read, now)
+	r.wasRead(read)
 	if now.Before(r.denials.due) {
 		return nil
 	}
@@ -159,7 +161,14 @@ func (r *reader) expire(read, now time.Time) error {
 // finish emits everything that is held back of what had begun by a time.
 func (r *reader) finish(by time.Time) error {
 	r.attempts.finish(by)
+	r.wasRead(by)
 	return r.reportDenials(time.Now())
+}
+
+func (r *reader) wasRead(until time.Time) {
+	if until.After(r.read) {
+		r.read = until
+	}
 }
 
 // leave emits what can be told without giving up an attempt: the next one that
@@ -167,7 +176,8 @@ func (r *reader) finish(by time.Time) error {
 func (r *reader) leave() error { return r.reportDenials(time.Now()) }
 
 func (r *reader) reportDenials(now time.Time) error {
-	return r.denials.report(now, r.translate.blank(host.SinceBoot(), r.clock.BootTime()), r.emit)
+	boot := host.SinceBoot()
+	return r.denials.report(now, boot-now.Sub(r.read), r.translate.blank(boot, r.clock.BootTime()), r.emit)
 }
 
 // deadline is when expire must be called though no record came.

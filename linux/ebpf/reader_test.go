@@ -29,7 +29,9 @@ type reading struct {
 func newReading(t *testing.T) *reading {
 	leak.Check(t)
 	r := &reading{t: t, counts: newFakeCounts()}
-	r.reader = newReader(translate, r.counts, newAckTracker(), func(d kmodquery.Delivery) {
+	d := newDenials()
+	d.begin(r.counts, nil, start)
+	r.reader = newReader(translate, d, newAckTracker(), func(d kmodquery.Delivery) {
 		r.events, r.keys = append(r.events, d.Event), append(r.keys, d.Key)
 	})
 	r.want = func(w wantedImage) error {
@@ -227,47 +229,46 @@ func TestReaderFoldsDeniedCalls(t *testing.T) {
 	require.Len(t, r.events, 3)
 }
 
-// A user who tries once in a while is told of each time: what the kernel counts
-// begins anew when it has been forgotten, and in each set of programs.
-func TestReaderTellsOfDeniedCallsThatBeginAnew(t *testing.T) {
+// A user who tries once in a while is reported each time: another count begins
+// after one was ended, and in each set of programs.
+func TestReaderReportsDeniedCallsOfANewCount(t *testing.T) {
 	r := newReading(t)
 	kind := deniedKind(t, 1)
 	denied := record(bpf.SystemCall, func(r *bpf.Record) {
 		r.Call = &bpf.Call{Name: bpf.InitModule, Result: -1, HasArguments: true, Size: 9, Denied: &kind}
 	})
 	var keys []string
-	try := func() {
+	try := func(set uint64) {
 		t.Helper()
 		r.events, r.keys = nil, nil
-		r.counts.calls[kind]++
-		r.take(denied)
+		mark := bpf.Position{Set: set, Offset: 1}
+		r.counts.calls[kind.In(mark)]++
+		_, err := r.add(denied, keyOf(mark), start)
+		require.NoError(t, err)
 		require.NoError(t, r.expire(r.denials.due))
 		require.Len(t, r.events, 1)
 		require.EqualValues(t, 1, *r.events[0].Count)
+		require.NotEmpty(t, r.events[0].ProcessName)
 		key := r.keys[0]
-		require.NotContains(t, keys, key, "a store that has the one takes the other too")
+		require.NotContains(t, keys, key)
 		keys = append(keys, key)
+		r.denials.ack(key)
 		r.acks.acked(key, start)
-		require.NoError(t, keepReported(r.counts, key))
 	}
-	try()
+	try(1)
 	for len(r.denials.kinds) > 0 {
 		require.NoError(t, r.expire(r.denials.due))
 	}
-	try()
+	try(1)
 	require.Empty(t, r.acks.stored, "anybody could fill it")
 
-	// The host is booted: the keys are in the store, and the counts are gone.
+	// The host was booted: the keys are in the store, and the counts are gone.
 	again := newReading(t)
-	again.counts.period = "another set"
-	for _, key := range keys {
-		require.NoError(t, keepReported(again.counts, key))
-	}
 	again.acks.start(&fakeRelease{}, keys)
 	require.Empty(t, again.acks.stored)
-	require.NoError(t, again.denials.recall(blankAt, nil))
+	again.denials.begin(again.counts, keys, start)
 	r = again
-	try()
+	try(2)
 }
 
 func TestReaderEndsWithAnError(t *testing.T) {
@@ -299,7 +300,7 @@ func TestReaderThatIsBehind(t *testing.T) {
 		told := record(kind, change)
 		told.Boot, told.Attempt = behind+at, attempt
 		position += 10
-		require.NoError(t, r.reader.take(told, bpf.Mark{Set: 1, Position: position}, 10, start.Add(now)))
+		require.NoError(t, r.reader.take(told, bpf.Position{Set: 1, Offset: position}, 10, start.Add(now)))
 	}
 	load := func(at, now time.Duration, attempt time.Duration) {
 		read(at, now, bpf.LoadData, attempt, func(r *bpf.Record) { r.File = &bpf.File{ID: 2, IsModule: true} })

@@ -25,12 +25,11 @@ type Source struct {
 	health  *source.Health
 	options Options
 	acks    *ackTracker
+	denials *denials
 	watched time.Time // Run's own: when the hooks were last seen to be well
 
 	mu       sync.Mutex    // guards what follows
 	programs *bpf.Programs // nil while not attached
-	counts   deniedCounts  // theirs; nil likewise
-	acked    []string      // keys of rows of denied calls that were stored meanwhile
 	doubt    error         // why Run is to end; nil while it is not
 	anew     bool          // what is pinned is not trusted
 	lost     losses        // that the account has
@@ -61,7 +60,7 @@ const MaxImage = bpf.MaxImage
 
 // New returns a source that watches nothing until Run.
 func New(o Options) *Source {
-	return &Source{health: source.New(kmodquery.SourceEBPF), options: o, acks: newAckTracker()}
+	return &Source{health: source.New(kmodquery.SourceEBPF), options: o, acks: newAckTracker(), denials: newDenials()}
 }
 
 // Run attaches the hooks, calls ready once, and gives their events to emit, in
@@ -77,6 +76,7 @@ func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Deli
 		return err
 	}
 	s.acks.start(programs, keys)
+	s.denials.begin(programs, keys, time.Now())
 	s.noteGap(programs)
 	s.attach(programs)
 	defer func() { err = errors.Join(err, s.detach(err)) }()
@@ -90,49 +90,21 @@ func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Deli
 // open attaches the programs, or finds those that are pinned. The keys are of
 // what they told of and is stored.
 func (s *Source) open(ctx context.Context) (programs *bpf.Programs, keys []string, err error) {
-	s.mu.Lock()
-	s.acked = nil // the keys have them
-	s.mu.Unlock()
 	var unread error
 	if s.options.Keys != nil {
 		keys, unread = s.options.Keys(ctx)
-	}
-	var reported []bpf.ReportedCalls
-	for _, key := range keys {
-		if r, ok := parseDeniedReceipt(key); ok {
-			reported = append(reported, r)
-		}
 	}
 	// Where nothing waits in the kernel nothing can be told twice: a store that
 	// cannot be begun, on a full disk, must not keep this from watching.
 	if unread != nil && s.options.PinDir != "" && bpf.HasPins(s.options.PinDir) {
 		return nil, nil, unread
 	}
-	if programs, err = openPrograms(s.options, s.isUnreliable(), reported); err != nil {
-		return nil, nil, err
-	}
-	if err := s.count(programs); err != nil {
-		return nil, nil, errors.Join(err, programs.Close())
-	}
-	return programs, keys, nil
-}
-
-// count has the programs note for how many denied calls stored rows stand, from
-// now on and of those that were stored while they were attached.
-func (s *Source) count(programs deniedCounts) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, key := range s.acked {
-		if err := keepReported(programs, key); err != nil {
-			return err
-		}
-	}
-	s.counts, s.acked = programs, nil
-	return nil
+	programs, err = openPrograms(s.options, s.isUnreliable())
+	return programs, keys, err
 }
 
 // openPrograms attaches the programs, with errors that tell what the host lacks.
-func openPrograms(o Options, anew bool, reported []bpf.ReportedCalls) (*bpf.Programs, error) {
+func openPrograms(o Options, anew bool) (*bpf.Programs, error) {
 	if _, err := os.Stat("/proc/modules"); errors.Is(err, os.ErrNotExist) {
 		return nil, &kmodquery.NotSupportedError{
 			Missing: "this kernel cannot load modules",
@@ -140,7 +112,7 @@ func openPrograms(o Options, anew bool, reported []bpf.ReportedCalls) (*bpf.Prog
 		}
 	}
 	programs, err := bpf.Open(bpf.Options{
-		ImageLimit: o.ImageLimit, PinDir: o.PinDir, OnlyPinned: o.OnlyPinned, Anew: anew, Reported: reported,
+		ImageLimit: o.ImageLimit, PinDir: o.PinDir, OnlyPinned: o.OnlyPinned, Anew: anew,
 	})
 	switch {
 	case errors.Is(err, bpf.ErrNoBTF):
@@ -164,12 +136,12 @@ func (s *Source) read(ctx context.Context, programs *bpf.Programs, emit func(kmo
 	if err != nil {
 		return err
 	}
-	r := newReader(translator{bootID: bootID, types: programs}, programs, s.acks, func(d kmodquery.Delivery) {
+	r := newReader(translator{bootID: bootID, types: programs}, s.denials, s.acks, func(d kmodquery.Delivery) {
 		s.health.Emitted(&d)
 		emit(d)
 	})
 	images := newImages(programs, func(c *bpf.Chunk) {
-		s.acks.trackImage(c.Mark, c.RingSize, r.translate.loadID(c.Attempt, c.Tid), time.Now())
+		s.acks.trackImage(c.Position, c.RingSize, r.translate.loadID(c.Attempt, c.Tid), time.Now())
 	}, func(loadID string, found imageInfo) {
 		r.found(loadID, found)
 		_ = programs.Flush() // it fails only when the reading has ended
@@ -177,11 +149,6 @@ func (s *Source) read(ctx context.Context, programs *bpf.Programs, emit func(kmo
 	r.want = images.want
 	images.loop = s.health.AddLoop()
 	go images.run() // ends when the programs are closed
-
-	if err := r.denials.recall(r.translate.blank(host.SinceBoot(), r.clock.BootTime()), s.acks.keysInFlight()); err != nil {
-		return err
-	}
-	hand := newHandover(programs.Turns())
 
 	live := liveness{check: func() error {
 		_ = programs.FlushImages() // so that its loop completes a round; it fails only when the reading has ended
@@ -252,14 +219,6 @@ func (s *Source) read(ctx context.Context, programs *bpf.Programs, emit func(kmo
 			continue
 		}
 		now := time.Now()
-		own := r.attemptOf(record)
-		isDuplicate := hand.merge(&record, position.Set)
-		if isDuplicate || r.attemptOf(record) != own {
-			s.acks.close(own, now) // what told of its process
-		}
-		if isDuplicate {
-			continue
-		}
 		if err := r.take(record, position, bpf.RingSize(len(raw)), now); err != nil {
 			return err
 		}
@@ -352,23 +311,9 @@ func (s *Source) Acked(deliveries []kmodquery.Delivery) {
 	now := time.Now()
 	for i := range deliveries {
 		if key := deliveries[i].Key; key != "" && deliveries[i].Event.Source == s.Name() {
+			s.denials.ack(key)
 			s.acks.acked(key, now)
-			s.keepReported(key)
 		}
-	}
-}
-
-func (s *Source) keepReported(key string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.counts == nil {
-		if isOfDenied(key) {
-			s.acked = append(s.acked, key)
-		}
-		return
-	}
-	if err := keepReported(s.counts, key); err != nil {
-		s.health.DecodeErrors.Add(1)
 	}
 }
 
@@ -386,13 +331,14 @@ func (l losses) since(now losses) (more int64) {
 
 func (s *Source) detach(cause error) error {
 	s.acks.stop()
+	s.denials.end()
 	s.mu.Lock()
 	if counters, err := s.programs.Counters(); err == nil {
 		s.health.Lost.Add(s.lost.since(counters.Lost))
 		s.lost = counters.Lost
 	}
 	programs := s.programs
-	s.programs, s.counts = nil, nil
+	s.programs = nil
 	s.mu.Unlock()
 	err := programs.Close() // without the lock: the kernel may take its time, and Sensor needs it
 	s.health.Stopped(cause)

@@ -44,7 +44,7 @@ const (
 var (
 	pinnedTests = []string{
 		"CountsDeniedCallsWithoutARecorder", "DetachLeavesNothingInTheKernel", "KillsLoseNoEvent", "ReaderTakesOverInAStorm",
-		"UpgradeLosesNothing", "WatchesWhileTheDiskIsFull",
+		"UpgradeLosesNothing", "UpgradeSendsEachCallOnce", "WatchesWhileTheDiskIsFull",
 	}
 	// longPinnedTests run in make test-long only.
 	longPinnedTests = []string{

@@ -3,10 +3,19 @@
 package e2e
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery/bpf"
 )
 
 // TestGuestUpgradeLosesNothing replaces the recorder by a build that pins another set, and
@@ -50,4 +59,95 @@ func TestGuestUpgradeLosesNothing(t *testing.T) {
 	require.Eventually(t, func() bool { return len(pinnedSets(t)) == 1 }, time.Minute, 100*time.Millisecond, "%v", pinnedSets(t))
 	require.NotEqual(t, first, pinnedSets(t))
 	recorder.terminate(t)
+}
+
+// TestGuestUpgradeSendsEachCallOnce has threads call init_module with what is no
+// module, each time of another size, while sets of programs replace each other.
+func TestGuestUpgradeSendsEachCallOnce(t *testing.T) {
+	needPinned(t)
+	path := filepath.Join(filepath.Dir(pinFolder), t.Name())
+	t.Cleanup(func() {
+		_, err := bpf.Detach(path)
+		require.NoError(t, err)
+	})
+	image := make([]byte, 1<<20)
+	var size atomic.Int64
+	size.Store(64)
+	var calling sync.WaitGroup
+	stop := make(chan struct{})
+	for i := range 4 {
+		calling.Go(func() {
+			runtime.LockOSThread()
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := unix.InitModule(image[:size.Add(1)], ""); !errors.Is(err, unix.ENOEXEC) {
+					t.Error(err)
+				}
+				time.Sleep(time.Duration(i+1) * 10 * time.Millisecond)
+			}
+		})
+	}
+	got := map[bpf.Kind]map[uint64]int{bpf.SystemCall: {}, bpf.LoadData: {}}
+	attempts := map[uint64]time.Duration{}
+	first := int64(0)
+	const rounds = 4
+	for round := range rounds {
+		p, err := bpf.Open(bpf.Options{PinDir: path, Anew: true})
+		require.NoError(t, err)
+		require.NoError(t, p.Unpinned())
+		if round == 0 {
+			first = size.Load() + 10
+		}
+		if round == rounds-1 {
+			close(stop)
+			calling.Wait()
+		}
+		p.SetDeadline(time.Now().Add(5 * time.Second))
+		var own uint64 // the records of a set are read when another has replaced it
+		for {
+			raw, at, err := p.Read()
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				break
+			}
+			require.NoError(t, err)
+			r, err := bpf.Decode(raw)
+			require.NoError(t, err)
+			if own = max(own, at.Set); round < rounds-1 && round > 0 && at.Set != own {
+				t.Fatal("an older set comes after a younger one")
+			}
+			p.Release(at, bpf.Position{}, at)
+			if int(r.Pid) != os.Getpid() || got[r.Kind] == nil {
+				continue
+			}
+			var n uint64
+			if r.Kind == bpf.SystemCall {
+				n = r.Call.Size
+			} else {
+				n = r.File.Size
+			}
+			got[r.Kind][n]++
+			if before := attempts[n]; before != 0 {
+				require.Equal(t, before, r.Attempt)
+			}
+			require.NotZero(t, r.Attempt)
+			attempts[n] = r.Attempt
+			if round < rounds-1 && len(attempts)%64 == 0 {
+				break // in the midst of it
+			}
+		}
+		counters, err := p.Counters()
+		require.NoError(t, err)
+		t.Logf("lost: %v", counters.Lost)
+		require.NoError(t, p.Close())
+	}
+	t.Logf("%d calls", len(attempts))
+	require.Greater(t, len(attempts), 100)
+	for n := uint64(first); n <= uint64(size.Load()); n++ {
+		require.Equal(t, 1, got[bpf.SystemCall][n], "init_module %d of %d to %d", n, first, size.Load())
+		require.Equal(t, 1, got[bpf.LoadData][n], "security_kernel_load_data %d of %d to %d", n, first, size.Load())
+	}
 }

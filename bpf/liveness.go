@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Check looks whether everything that Open attached is still attached and is
-// run. Its error says what is not, or that more can be attached by now; then
-// only another Open helps. What the kernel does not show is taken to be well.
+// Check returns an error if a program that Open attached is detached or does not run,
+// or if more can be attached by now. Then the caller has to Open again. What the
+// kernel does not show is assumed to be well.
 func (p *Programs) Check() error {
 	if p.path != "" {
 		if _, err := os.Lstat(p.path); errors.Is(err, os.ErrNotExist) {
@@ -46,9 +46,9 @@ func (p *Programs) Check() error {
 
 func (a *attached) String() string { return fmt.Sprintf("%s (%s)", a.symbol, a.as) }
 
-// isGone reports whether the link's descriptor is not the link's any more. Of a
-// pinned kprobe without a link nothing can be known, nor of a perf event while no
-// file can be opened.
+// isGone reports whether the link's descriptor is closed or reused. It returns false
+// if that is unknown: for a pinned kprobe without a link, and for a perf event while
+// no file can be opened.
 func (a *attached) isGone() bool {
 	if a.link == nil {
 		return false
@@ -60,13 +60,13 @@ func (a *attached) isGone() bool {
 	return err != nil || id != a.id
 }
 
-// identify asks the kernel for a number that no other link has.
+// identify returns the kernel's unique ID of a link.
 func identify(l link.Link) (uint64, error) {
 	info, err := l.Info()
 	if err == nil {
 		return uint64(info.ID), nil
 	}
-	// Before 5.15 a kprobe is a perf event and has no link of its own.
+	// Before 5.15 a kprobe is a perf event without a link.
 	event, ok := l.(link.PerfEvent)
 	if !ok || !errors.Is(err, link.ErrNotSupported) {
 		return 0, fmt.Errorf("identify a link: %w", err)
@@ -83,14 +83,15 @@ func identify(l link.Link) (uint64, error) {
 	return id, nil
 }
 
-// strays are links whose descriptors somebody else closed. The numbers may be
-// those of other files by now: neither Close nor the collector may close them.
+// strays are links whose descriptors were closed by other code. The numbers may
+// belong to other files by now, so neither Close nor the garbage collector may close
+// them.
 var strays struct {
 	sync.Mutex
 	links []link.Link
 }
 
-// detach closes the link, unless that would close another file.
+// detach closes the link, unless its descriptor belongs to another file.
 func (a *attached) detach() error {
 	if a.link == nil {
 		return nil

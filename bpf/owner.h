@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Which set of programs sends the records of a call. While one set replaces
+ * another, both are attached and both follow every call, but only the owner of a
+ * call sends its records.
+ *
+ * All sets share these maps. The set whose program runs first at the beginning of
+ * a call stamps it with its beginning and with the set that owns new calls at that
+ * moment. The other set finds the stamp and uses both. So the sets agree on the
+ * owner, whatever their clocks say and whenever the owner changes, and a call has
+ * the same attempt_ns in both. All programs that use a stamp run in its thread, so
+ * no two of them use it at once.
+ *
+ * Include it after identity(), which tells a thread from a later one with its
+ * number.
+ */
+#ifndef KMODQUERY_OWNER_H
+#define KMODQUERY_OWNER_H
+
+/*
+ * A younger stamp may be of the call that begins now; upgrade.go has the same
+ * number. The owner changes only when the new set has been attached for longer, so
+ * that an unused stamp of a call that it did not see begin is too old by then.
+ */
+#define STAMP_NS 500000000ULL
+
+enum stamp_kind {
+	STAMP_CALL = 1, /* a call, from its beginning */
+	STAMP_HOOK,     /* what happens at one hook */
+};
+
+struct stamp {
+	u64 identity;
+	u64 begin_ns;
+	u64 owner; /* the set that sends the records */
+	u64 maker; /* the set that made the stamp */
+	u64 taker; /* another set that has used it */
+	u64 over;  /* the call has returned */
+};
+
+struct {
+	/* By kind and thread. Any user can make any number of them; they are of use for an instant. */
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, u64);
+	__type(value, struct stamp);
+} stamps SEC(".maps");
+
+enum owner_index {
+	OWNER_CURRENT, /* the set that owns what begins now */
+	OWNER_OLDEST,  /* sets with a lower number are detached */
+	OWNERS,
+};
+
+struct {
+	/* Numbers of sets. Mapped into the reader, which changes them atomically. */
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, OWNERS);
+	__type(key, u32);
+	__type(value, u64);
+} owners SEC(".maps");
+
+static __always_inline u64 this_set(void)
+{
+	u32 zero = 0;
+	struct reader_settings *set = bpf_map_lookup_elem(&settings, &zero);
+
+	return set ? set->set : 0;
+}
+
+static __always_inline u64 owner_at(u32 index)
+{
+	u64 *set = bpf_map_lookup_elem(&owners, &index);
+
+	return set ? *set : 0;
+}
+
+/* Reports whether this set sends the records of what a set owns. It does so also for sets that are detached. */
+static __always_inline bool is_own(u64 owner)
+{
+	u64 set = this_set();
+
+	return owner == set || (owner < owner_at(OWNER_OLDEST) && owner_at(OWNER_CURRENT) == set);
+}
+
+/* Counts a loss in what a set owns. */
+static __always_inline void lose(u64 owner)
+{
+	if (is_own(owner))
+		count(COUNTER_LOST);
+}
+
+static __always_inline u64 stamp_key(u32 kind)
+{
+	return (u64)kind << 32 | (u32)bpf_get_current_pid_tgid();
+}
+
+/* The current thread's last stamp of a kind, or NULL. */
+static __always_inline struct stamp *find_stamp(u32 kind)
+{
+	u64 key = stamp_key(kind);
+	struct stamp *stamp = bpf_map_lookup_elem(&stamps, &key);
+
+	return stamp && stamp->identity == identity() ? stamp : NULL;
+}
+
+/*
+ * Stamps what the current thread begins, unless another set has just done so,
+ * and returns its owner: by default the set that owns what begins now. Where
+ * any_age is set, so may be the stamp of the other set, until the call is over.
+ */
+__noinline u64 stamp_event(u32 kind, u64 owner, u32 any_age)
+{
+	struct stamp *stamp = find_stamp(kind);
+	u64 now = bpf_ktime_get_boot_ns();
+	u64 key = stamp_key(kind);
+	u64 set = this_set();
+
+	if (stamp && !stamp->over && stamp->maker != set && stamp->taker != set &&
+	    (any_age || now - stamp->begin_ns < STAMP_NS)) {
+		stamp->taker = set;
+		return stamp->owner;
+	}
+	struct stamp made = {
+		.identity = identity(),
+		.begin_ns = now,
+		.owner = owner ? owner : owner_at(OWNER_CURRENT),
+		.maker = set,
+	};
+	if (stamp)
+		*stamp = made;
+	else
+		bpf_map_update_elem(&stamps, &key, &made, BPF_ANY);
+	return made.owner;
+}
+
+/* When the current thread began what it was last stamped for. */
+static __always_inline u64 stamped_ns(u32 kind)
+{
+	struct stamp *stamp = find_stamp(kind);
+
+	return stamp ? stamp->begin_ns : bpf_ktime_get_boot_ns();
+}
+
+/* Begins an attempt's interval, and finds its owner. Without the call's entry another set may have seen it long ago. */
+static __always_inline void own_attempt(struct attempt *attempt, bool is_entry)
+{
+	attempt->owner = stamp_event(STAMP_CALL, 0, !is_entry);
+	attempt->begin_ns = stamped_ns(STAMP_CALL);
+}
+
+/*
+ * The owner of what happens at a hook that can be reached outside of any attempt.
+ * A set that was attached in the midst of a call does not have its attempt; the
+ * call's stamp says who owns it.
+ */
+static __always_inline u64 owner_of(struct attempt *attempt)
+{
+	struct stamp *call = find_stamp(STAMP_CALL);
+	u64 owner = 0;
+
+	if (attempt)
+		owner = attempt->owner;
+	else if (call && !call->over)
+		owner = call->owner;
+	u64 stamped = stamp_event(STAMP_HOOK, owner, 0);
+
+	return attempt ? owner : stamped;
+}
+
+/* Notes that the thread's call returns, and returns its owner. */
+static __always_inline u64 own_return(struct attempt *attempt)
+{
+	u64 owner = owner_of(attempt);
+	struct stamp *call = find_stamp(STAMP_CALL);
+
+	if (call)
+		call->over = 1;
+	return owner;
+}
+
+#endif

@@ -1,0 +1,242 @@
+//go:build linux
+
+package bpf
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// An upgrade replaces a set of programs by another one while calls go on. Every
+// call has one owner, the set that sends its records (owner.h):
+//
+//  1. The new set is attached and pinned. It shares the maps of owners and stamps
+//     with the old one, which still owns what begins.
+//  2. After stampAge the owner is changed, by one store. Each call that began
+//     before stays the old set's.
+//  3. After stampAge, and when the calls under way have returned, the old set is
+//     detached.
+//  4. What waits in its rings is read and stored, and then it is removed.
+//
+// A process that is killed in the midst of it leaves one owner, and that set is
+// pinned and attached. The next Open detaches every other set and starts again.
+const (
+	// stampAge is STAMP_NS of owner.h.
+	stampAge = 500 * time.Millisecond
+	// callPatience is how long the calls of the old set may take to return before
+	// it is detached: an init may take for ever. The new set sends the rest of
+	// their records.
+	callPatience = 2 * time.Second
+	callPoll     = 10 * time.Millisecond
+)
+
+// owners is the map of owners, which all sets share, in this process's memory.
+type owners struct{ memory []byte }
+
+func openOwners(m *ebpf.Map) (owners, error) {
+	memory, err := unix.Mmap(m.FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return owners{}, fmt.Errorf("map the owners of calls: %w", err)
+	}
+	return owners{memory}, nil
+}
+
+// at is the number of a set. Programs read it at any time.
+func (o *owners) at(index moduleOwnerIndex) *uint64 {
+	return (*uint64)(unsafe.Pointer(&o.memory[index*8]))
+}
+
+func (o *owners) current() uint64 { return atomic.LoadUint64(o.at(moduleOwnerIndexOWNER_CURRENT)) }
+
+func (o *owners) setCurrent(set uint64) { atomic.StoreUint64(o.at(moduleOwnerIndexOWNER_CURRENT), set) }
+
+func (o *owners) setOldest(set uint64) { atomic.StoreUint64(o.at(moduleOwnerIndexOWNER_OLDEST), set) }
+
+func (o *owners) Close() error {
+	memory := o.memory
+	if o.memory = nil; memory == nil {
+		return nil
+	}
+	return unix.Munmap(memory)
+}
+
+// sharedMaps are the maps that a set shares with the one that it replaces.
+var sharedMaps = []string{moduleMapOwners, moduleMapStamps}
+
+// openShared opens the shared maps that the youngest set of this layout has; nil
+// where there is none.
+func (p *pins) openShared(sets []setName) (map[string]*ebpf.Map, error) {
+	i := len(sets) - 1
+	for i >= 0 && sets[i].layout != layout {
+		i--
+	}
+	if i < 0 {
+		return nil, nil
+	}
+	shared := map[string]*ebpf.Map{}
+	for _, name := range sharedMaps {
+		m, err := ebpf.LoadPinnedMap(p.of(sets[i], pinnedMaps, name), nil)
+		if err != nil {
+			closeMaps(shared)
+			if isShortage(err) {
+				return nil, fmt.Errorf("open pinned map %s: %w", name, err)
+			}
+			return nil, nil // the set is not complete
+		}
+		shared[name] = m
+	}
+	return shared, nil
+}
+
+func closeMaps(maps map[string]*ebpf.Map) {
+	for _, m := range maps {
+		m.Close()
+	}
+}
+
+// ownerOf is the index of the set that owns what begins now; -1 where it is not
+// there or not known.
+func ownerOf(sets []setName, shared map[string]*ebpf.Map) (int, error) {
+	var owner uint64
+	if m := shared[moduleMapOwners]; m != nil {
+		if err := m.Lookup(uint32(moduleOwnerIndexOWNER_CURRENT), &owner); err != nil {
+			return -1, fmt.Errorf("read the owner of calls: %w", err)
+		}
+	}
+	return slices.IndexFunc(sets, func(name setName) bool { return name.id == owner }), nil
+}
+
+// own makes this set, which is attached, the owner of what begins now, and
+// detaches the others.
+func (p *Programs) own(sets []setName) error {
+	if p.owners.current() != p.name.id {
+		if len(sets) > 0 {
+			time.Sleep(stampAge)
+		}
+		p.owners.setCurrent(p.name.id)
+	}
+	if err := p.pins.detach(sets); err != nil {
+		return err
+	}
+	p.owners.setOldest(p.name.id)
+	return nil
+}
+
+// detach detaches sets that own nothing that begins now, when their calls have
+// returned.
+func (p *pins) detach(sets []setName) error {
+	sets = slices.DeleteFunc(slices.Clone(sets), func(name setName) bool { return !p.isAttached(name) })
+	if len(sets) == 0 {
+		return nil
+	}
+	time.Sleep(stampAge)
+	for _, name := range sets {
+		p.awaitCalls(name)
+		for _, part := range []string{pinnedLinks, pinnedProbes, pinnedPrograms} {
+			if err := os.RemoveAll(p.of(name, part)); err != nil {
+				return fmt.Errorf("detach pinned programs: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+func (p *pins) isAttached(name setName) bool {
+	for _, part := range []string{pinnedLinks, pinnedProbes} {
+		if _, err := os.Lstat(p.of(name, part)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// hasFexit reports whether a set has tracing programs at the returns of system calls
+// (hook.go).
+func (p *pins) hasFexit(name setName) bool {
+	found, _ := filepath.Glob(filepath.Join(p.of(name, pinnedLinks), "fexit_sys_*")) // the pattern is no bad one
+	return len(found) > 0
+}
+
+// awaitCalls waits, for at most callPatience, until the calls that a set has under
+// way have returned.
+func (p *pins) awaitCalls(name setName) {
+	threads, err := ebpf.LoadPinnedMap(p.of(name, pinnedMaps, moduleMapThreads), &ebpf.LoadPinOptions{ReadOnly: true})
+	if err != nil {
+		return // the set is not complete
+	}
+	defer threads.Close()
+	waiting := callsUnderWay(threads)
+	for deadline := time.Now().Add(callPatience); len(waiting) > 0 && time.Now().Before(deadline); time.Sleep(callPoll) {
+		underWay := callsUnderWay(threads)
+		maps.DeleteFunc(waiting, func(tid uint32, call string) bool { return underWay[tid] != call })
+	}
+}
+
+// callsUnderWay returns, by thread, what identifies its outermost attempt: identity
+// and begin_ns (struct thread of common.h, and the first field of struct attempt).
+func callsUnderWay(threads *ebpf.Map) map[uint32]string {
+	const identity, depth, begin = 0, 8, 16
+	calls := map[uint32]string{}
+	var tid uint32
+	var thread []byte
+	for entries := threads.Iterate(); entries.Next(&tid, &thread); {
+		if len(thread) >= begin+8 && binary.NativeEndian.Uint64(thread[depth:]) > 0 {
+			calls[tid] = string(thread[identity:depth]) + string(thread[begin:begin+8])
+		}
+	}
+	return calls
+}
+
+// openOlder opens the rings of the other sets, which are detached.
+func (p *Programs) openOlder(sets []setName) error {
+	p.olderLost = map[uint64]uint64{}
+	for _, name := range sets {
+		older, err := openOlder(p.pins, name)
+		if isShortage(err) {
+			return fmt.Errorf("open older programs: %w", err) // the next Open may succeed
+		}
+		if err != nil {
+			// Its records cannot be read.
+			p.unattached = append(p.unattached, errors.Join(err, p.pins.remove(name)))
+			continue
+		}
+		p.older = append(p.older, older)
+		p.olderLost[name.id] = older.lost()
+		older.images.SetDeadline(time.Unix(1, 0)) // ReadImage does not wait for more
+		p.olderImages = append(p.olderImages, older)
+	}
+	p.draining, p.retired = slices.Clone(p.older), time.Now()
+	return nil
+}
+
+// remove removes a set.
+func (p *pins) remove(name setName) error {
+	// First, so that a set that is half removed is not taken for a complete one.
+	gone := filepath.Join(p.path, unfinished+name.String())
+	if err := os.Rename(p.of(name), gone); err != nil {
+		return fmt.Errorf("remove pinned programs: %w", err)
+	}
+	if err := os.RemoveAll(gone); err != nil {
+		return fmt.Errorf("remove pinned programs: %w", err)
+	}
+	return nil
+}
+
+// lost returns the number of records that a detached set has lost.
+func (o *olderSet) lost() (n uint64) {
+	if m := o.maps[moduleMapCounters]; m != nil {
+		_ = m.Lookup(uint32(moduleCounterCOUNTER_LOST), &n) // an array has it
+	}
+	return n
+}

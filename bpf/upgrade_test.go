@@ -1,0 +1,354 @@
+//go:build linux
+
+package bpf
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/stretchr/testify/require"
+)
+
+func TestCallsUnderWay(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root may make BPF maps")
+	}
+	require.NoError(t, rlimit.RemoveMemlock())
+	threads, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 40, MaxEntries: 8})
+	require.NoError(t, err)
+	defer threads.Close()
+	put := func(tid uint32, depth, begin uint64) {
+		thread := make([]byte, 40)
+		binary.NativeEndian.PutUint64(thread[8:], depth)
+		binary.NativeEndian.PutUint64(thread[16:], begin)
+		require.NoError(t, threads.Put(tid, thread))
+	}
+	put(1, 1, 100)
+	put(2, 0, 200)
+	put(3, 2, 300)
+	calls := callsUnderWay(threads)
+	require.Len(t, calls, 2, "one has returned")
+	put(1, 1, 101)
+	put(3, 1, 300)
+	now := callsUnderWay(threads)
+	require.NotEqual(t, calls[1], now[1], "it is another call")
+	require.Equal(t, calls[3], now[3], "it is the same, though one inside it has returned")
+}
+
+// upgradable are sets of one program that can replace each other.
+type upgradable struct {
+	t      *testing.T
+	path   string
+	kernel *btf.Spec
+}
+
+func newUpgradable(t *testing.T) *upgradable {
+	t.Helper()
+	path := onBPFFS(t)
+	require.NoError(t, openHere(t, path).Close()) // it skips the test where nothing can be attached
+	_, err := Detach(path)
+	require.NoError(t, err)
+	kernel, err := btf.LoadKernelSpec()
+	require.NoError(t, err)
+	return &upgradable{t, path, kernel}
+}
+
+// open opens a set of a build.
+func (u *upgradable) open(of string, o Options) *Programs {
+	u.t.Helper()
+	was := build
+	build = of
+	defer func() { build = was }()
+	p := &Programs{}
+	u.t.Cleanup(func() { p.Close() })
+	o.PinDir = u.path
+	require.NoError(u.t, p.openSet(o, u.kernel, _ModuleBytes, []hook{onlyTracepoint("sched_process_exit")}))
+	require.NoError(u.t, p.Unpinned())
+	return p
+}
+
+func (u *upgradable) sets() (ids []uint64) {
+	u.t.Helper()
+	entries, err := os.ReadDir(u.path)
+	require.NoError(u.t, err)
+	for _, entry := range entries {
+		name, ok := parseSetName(entry.Name())
+		require.True(u.t, ok)
+		ids = append(ids, name.id)
+	}
+	return ids
+}
+
+// drain reads older sets to their end.
+func drain(t *testing.T, p *Programs) {
+	t.Helper()
+	p.SetDeadline(time.Now().Add(2 * afterRetirement))
+	_, _, err := p.Read()
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	p.Release(Position{}, Position{}, Position{})
+}
+
+func TestAnUpgradeChangesTheOwner(t *testing.T) {
+	u := newUpgradable(t)
+	first := u.open("one", Options{})
+	require.False(t, first.WereThere())
+	require.Equal(t, first.name.id, first.owners.current())
+	require.NoError(t, first.maps[moduleMapCounters].Put(uint32(moduleCounterCOUNTER_LOST), uint64(7)))
+	require.NoError(t, first.Close())
+
+	second := u.open("two", Options{ImageLimit: MaxImage})
+	require.True(t, second.WereThere())
+	require.Equal(t, second.name.id, second.owners.current())
+	require.False(t, second.pins.isAttached(first.name))
+	require.Len(t, u.sets(), 2)
+	counters, err := second.Counters()
+	require.NoError(t, err)
+	require.Equal(t, map[uint64]uint64{first.name.id: 7, second.name.id: 0}, counters.Lost)
+	drain(t, second)
+	require.Equal(t, []uint64{second.name.id}, u.sets())
+	require.NoError(t, second.Close())
+
+	third := u.open("two", Options{})
+	require.True(t, third.WereThere())
+	require.Equal(t, second.name, third.name, "it is taken over")
+	require.NoError(t, third.Close())
+	fourth := u.open("two", Options{Anew: true})
+	require.Greater(t, fourth.name.id, third.name.id)
+	require.Len(t, fourth.older, 1)
+	require.NoError(t, fourth.Close())
+}
+
+// TestABrokenUpgradeIsFinished ends the process after each step of an upgrade.
+func TestABrokenUpgradeIsFinished(t *testing.T) {
+	u := newUpgradable(t)
+	for name, steps := range map[string]func(first, second *Programs){
+		"pinned":       func(*Programs, *Programs) {},
+		"owner is new": func(_, second *Programs) { second.owners.setCurrent(second.name.id) },
+		"older detached": func(first, second *Programs) {
+			second.owners.setCurrent(second.name.id)
+			require.NoError(t, second.pins.detach([]setName{first.name}))
+		},
+	} {
+		for _, next := range []string{"one", "two"} {
+			t.Run(name+", then "+next, func(t *testing.T) {
+				first := u.open("one", Options{})
+				require.NoError(t, first.Close())
+				second := u.begin("two", first)
+				require.Equal(t, first.name.id, second.owners.current(), "until it is attached")
+				steps(first, second)
+				isNew := second.owners.current() == second.name.id
+				require.NoError(t, second.Close())
+
+				p := u.open(next, Options{})
+				require.Equal(t, p.name.id, p.owners.current())
+				switch {
+				case isNew && next == "two":
+					require.Equal(t, second.name, p.name)
+				case !isNew && next == "one":
+					require.Equal(t, first.name, p.name, "the other has never sent anything")
+				default:
+					require.Greater(t, p.name.id, second.name.id)
+				}
+				for _, name := range []setName{first.name, second.name} {
+					require.Equal(t, name == p.name, p.pins.isAttached(name))
+				}
+				drain(t, p)
+				require.Equal(t, []uint64{p.name.id}, u.sets())
+				require.NoError(t, p.Close())
+				_, err := Detach(u.path)
+				require.NoError(t, err)
+			})
+		}
+	}
+}
+
+// begin attaches and pins a set that replaces another, and leaves it at that.
+func (u *upgradable) begin(of string, older *Programs) *Programs {
+	u.t.Helper()
+	list := []hook{onlyTracepoint("sched_process_exit")}
+	was := build
+	build = of
+	digest := digest(_ModuleBytes, list)
+	build = was
+	p := &Programs{set: &set{name: setName{layout: layout, digest: digest, id: older.name.id + 1}}}
+	u.t.Cleanup(func() { p.Close() })
+	var sets []setName
+	var err error
+	p.pins, sets, err = listPins(u.path)
+	require.NoError(u.t, err)
+	shared, err := p.pins.openShared(sets)
+	require.NoError(u.t, err)
+	defer closeMaps(shared)
+	require.NoError(u.t, p.attachAll(u.kernel, _ModuleBytes, list, shared, false))
+	require.NoError(u.t, p.pin(p.pins))
+	return p
+}
+
+// A set of layout 1 shares nothing, and owns what it sees until it is detached.
+func TestAnUpgradeFromTheFormerLayout(t *testing.T) {
+	u := newUpgradable(t)
+	first := u.open("one", Options{})
+	former := first.name
+	former.layout = oldestLayout
+	require.NoError(t, os.Rename(first.pins.of(first.name), first.pins.of(former)))
+	for _, name := range sharedMaps {
+		require.NoError(t, os.Remove(first.pins.of(former, pinnedMaps, name)))
+	}
+	require.NoError(t, os.Mkdir(u.path+"/"+settled+"0_0_0", 0o700))
+	require.NoError(t, first.Close())
+
+	second := u.open("one", Options{})
+	require.Greater(t, second.name.id, former.id)
+	require.Equal(t, second.name.id, second.owners.current())
+	require.False(t, second.pins.isAttached(former))
+	require.Len(t, second.older, 1)
+	drain(t, second)
+	require.Equal(t, []uint64{second.name.id}, u.sets())
+	require.NoError(t, second.Close())
+}
+
+// The records of an older set are released as they are stored, before those of
+// this one.
+func TestOlderRecordsAreReleased(t *testing.T) {
+	pins, _, err := listPins(onBPFFS(t))
+	require.NoError(t, err)
+	require.NoError(t, rlimit.RemoveMemlock())
+	name := setName{layout: layout, digest: "0", id: 1}
+	require.NoError(t, os.Mkdir(pins.of(name), 0o700))
+	require.NoError(t, os.Mkdir(pins.of(name, pinnedMaps), 0o700))
+	for _, ring := range []string{moduleMapRecords, moduleMapImages} {
+		m, put := newProducer(t)
+		for n := range uint64(5) {
+			put(n, 16)
+		}
+		require.NoError(t, m.Pin(pins.of(name, pinnedMaps, ring)))
+	}
+	left := func(ring string) int {
+		m, err := ebpf.LoadPinnedMap(pins.of(name, pinnedMaps, ring), nil)
+		require.NoError(t, err)
+		defer m.Close()
+		list, _ := numbers(t, open(t, m))
+		return len(list)
+	}
+	p := newCounting(t, 2)
+	p.pins = pins
+	require.NoError(t, p.openOlder([]setName{name}))
+	var c Chunk
+	var record Position
+	for range 3 {
+		_, record, err = p.Read()
+		require.NoError(t, err)
+		require.EqualValues(t, 1, record.Set)
+		_ = p.ReadImage(&c) // a number is no chunk
+		require.EqualValues(t, 1, c.Position.Set)
+	}
+	p.Release(record, c.Position, Position{1, record.Offset + 24})
+	require.Equal(t, 2, left(moduleMapRecords))
+	require.Equal(t, 2, left(moduleMapImages))
+}
+
+// runner runs a program of a set, in the calling thread, as at its hook.
+func runner(t *testing.T, p *Programs, name string) func() {
+	t.Helper()
+	spec, err := loadModule()
+	require.NoError(t, err)
+	loaded, err := p.load(spec, map[string]string{name: ""})
+	if err != nil {
+		t.Skip("this kernel takes no programs: ", err)
+	}
+	t.Cleanup(func() { loaded[name].Close() })
+	return func() {
+		_, err := loaded[name].Run(&ebpf.RunOptions{Context: make([]byte, 8)})
+		require.NoError(t, err)
+	}
+}
+
+// requests are the beginnings of the requests that a set has sent since the last call.
+func requests(t *testing.T, p *Programs) (begins []time.Duration) {
+	t.Helper()
+	for {
+		raw, _, err := p.records.next(nil)
+		if errors.Is(err, errEmpty) {
+			return begins
+		}
+		require.NoError(t, err)
+		r, err := Decode(raw)
+		require.NoError(t, err)
+		if r.Kind == ModuleRequest {
+			begins = append(begins, r.Attempt)
+		}
+	}
+}
+
+// TestTheOwnerSendsTheRecord runs the same program of two sets at once, in both
+// orders.
+func TestTheOwnerSendsTheRecord(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	older := newCounting(t, 1)
+	newer := newSharing(t, 2, map[string]*ebpf.Map{
+		moduleMapOwners: older.maps[moduleMapOwners], moduleMapStamps: older.maps[moduleMapStamps],
+	})
+	runs := map[*Programs]func(){older: runner(t, older, "raw_tp_module_request"), newer: runner(t, newer, "raw_tp_module_request")}
+	all := map[time.Duration]bool{}
+	request := func(want *Programs, order ...*Programs) {
+		t.Helper()
+		for _, p := range order {
+			runs[p]()
+		}
+		for _, p := range []*Programs{older, newer} {
+			begins := requests(t, p)
+			if p != want {
+				require.Empty(t, begins)
+				continue
+			}
+			require.Len(t, begins, 1)
+			require.NotContains(t, all, begins[0])
+			all[begins[0]] = true
+		}
+	}
+	older.owners.setCurrent(1)
+	for range 3 {
+		request(older, older, newer)
+		request(older, older, newer)
+		request(older, newer, older)
+	}
+	// The owner changes between the two.
+	runs[older]()
+	older.owners.setCurrent(2)
+	runs[newer]()
+	require.Len(t, requests(t, older), 1)
+	require.Empty(t, requests(t, newer))
+	for range 3 {
+		request(newer, older, newer)
+		request(newer, newer, older)
+		request(newer, newer, older)
+	}
+	runs[newer]()
+	older.owners.setCurrent(1)
+	runs[older]()
+	require.Empty(t, requests(t, older))
+	require.Len(t, requests(t, newer), 1)
+
+	// The thread is in a call of a set that is detached in the midst of it.
+	var key uint64
+	var stamp [6]uint64 // struct stamp of owner.h
+	const owner, maker, taker = 2, 3, 4
+	entries := older.maps[moduleMapStamps].Iterate()
+	require.True(t, entries.Next(&key, &stamp))
+	stamp[owner], stamp[maker], stamp[taker] = 1, 1, 0
+	call := uint64(1)<<32 | key&(1<<32-1)
+	require.NoError(t, older.maps[moduleMapStamps].Put(call, &stamp))
+	older.owners.setCurrent(2)
+	request(nil, newer)
+	older.owners.setOldest(2)
+	request(newer, newer)
+	request(newer, newer)
+}
