@@ -105,7 +105,7 @@ func FuzzGzip(f *testing.F) {
 }
 
 func FuzzXZ(f *testing.F) {
-	fuzzDecompressor(f, unxz, nil, compressXZ(f, sample(500)), xzBomb(f, 16<<20))
+	fuzzDecompressor(f, unxz, nil, compressXZ(f, sample(500)), xzBomb(f, 4<<20))
 }
 
 func FuzzZSTD(f *testing.F) {

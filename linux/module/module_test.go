@@ -187,15 +187,15 @@ func (r *cancelReader) ReadAt(p []byte, off int64) (int, error) {
 	return r.ReaderAt.ReadAt(p, off)
 }
 
-func TestReadLargerThanMemory(t *testing.T) {
-	// Not compressed, so that nothing bounds it: a sparse file.
+func TestReadDoesNotKeepAnImageInMemory(t *testing.T) {
+	// MaxImage does not bound it, because it is not compressed: a sparse file.
 	f, err := os.Create(filepath.Join(t.TempDir(), "module"))
 	require.NoError(t, err)
 	defer f.Close()
 	head := elf64(testModinfo)
 	_, err = f.Write(head)
 	require.NoError(t, err)
-	const size = 300 << 20
+	const size = MaxImage + 1<<20
 	require.NoError(t, f.Truncate(size))
 	var m Image
 	require.Less(t, allocated(func() {
