@@ -3,7 +3,8 @@
 package ebpf
 
 import (
-	"slices"
+	"cmp"
+	"container/list"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
@@ -11,119 +12,236 @@ import (
 )
 
 const (
-	// loadPatience is how long an attempt may take to come to a live module
-	// before what is known of it is written. None of the module's code runs
-	// until then, but the kernel may wait for a disk or for other loads.
+	// loadPatience is how long an attempt holds its events until its module is
+	// live. None of the module's code runs before, but the kernel may wait for a
+	// disk or for other loads.
 	loadPatience = 10 * time.Second
-	// initPatience is how long the module's init may run before its
-	// init_module is written without the result.
+	// initPatience is how long a module's init may run before its init_module is
+	// emitted without a result.
 	initPatience = time.Second
-	// imagePatience is how much longer the image may take to be read, when
-	// nothing else is waited for, before the events are written without it.
+	// imagePatience is how much longer an attempt waits if only its image is not
+	// read yet.
 	imagePatience = 15 * time.Second
-	// maxAttempts bounds the attempts remembered at once. The oldest is
-	// forgotten first; its later events lack what it knew.
+	// maxAttempts bounds the attempts. The oldest is forgotten first: its later
+	// events lack the columns that the earlier ones had.
 	maxAttempts = 4096
-	// maxHeldEvents bounds the events of one attempt that are held. Beyond it
-	// nothing of the attempt is held back any more: an init that reads firmware
-	// without end has no more to tell.
+	// maxHeldEvents bounds the events that one attempt holds. Beyond it the attempt
+	// is given up. A module's init can read any number of files.
 	maxHeldEvents = 64
 )
 
-// attempts gives every event of a load attempt what the attempt's other events
-// and its image made known: the name that the kernel learns after it read the
-// file, the path that it no longer knows when the module goes live, the hash of
-// what it read, the parameters in its own copy. It holds the events until the
-// module is live or the attempt is over, and the image was read, or patience is
-// at an end. Its methods must not be called concurrently.
-type attempts struct {
-	emit    func(kmodquery.Delivery)
-	isKnown func(key string) bool // by this process or an earlier one
-	over    func(id string)       // nothing is to come of an attempt's records so far
-	byID    map[string]*attempt
-	// Every attempt is in one of these lines. Those in the last hold nothing
-	// back.
-	loading, running, imaging, stuck line
+// An attemptID identifies an attempt within one boot of the host.
+type attemptID struct {
+	begin time.Duration // CLOCK_BOOTTIME when its system call began
+	tid   uint32
 }
 
-// An attempt is what is known of one system call.
+// idOf returns the attempt that a record belongs to.
+func idOf(r bpf.Record) attemptID { return attemptID{cmp.Or(r.Attempt, r.Context), r.Tid} }
+
+// An attempt is one system call that loads or unloads a module: its process, its
+// events, its image and its records in the ring buffers. A record outside of such a
+// call is an attempt of its own, together with the records of its process.
+//
+// Each event of an attempt has the columns that any of them made known: the kernel
+// learns the name after it has read the file, and no longer knows the path when the
+// module is live. An attempt therefore holds its events until the module is live or
+// the call has returned, and the image was read.
 type attempt struct {
-	id      string
-	line    *line
-	begun   time.Time
-	due     time.Time            // end of patience
-	givenUp bool                 // nothing is held back any more
-	known   kmodquery.Event      // facts of the attempt; only those fields that fill copies
-	held    []kmodquery.Delivery // in their order
-	taken   bool                 // the kernel took, or would take, a module
-	live    bool                 // the module came to its init
-	over    bool                 // the call has returned
-	// call is the init_module event to write if the call does not return in
-	// time; nil before the kernel took the module, and for other calls.
-	call *kmodquery.Delivery
-	// called says that it was written, so that its return is another event.
-	called bool
+	id      attemptID
+	loadID  string // load_id; empty before the first event, and outside of a call
+	stage   stage
+	element *list.Element // in the stage's list; nil if the attempt is forgotten
+	begun   time.Time     // when its first record was read
+	due     time.Time     // end of the stage
 
-	params    *bpf.Text  // as the kernel took them; nil until it did
-	image     *imageInfo // nil until it was read
-	isImaging bool       // it is being read
+	process    process
+	known      kmodquery.Event      // columns of the attempt: those that fill copies
+	params     *bpf.Text            // parameters in the kernel's copy; nil before it was made
+	held       []kmodquery.Delivery // events in their order
+	hasEvent   bool                 // an event came
+	isTaken    bool                 // the kernel took a module, or asked whether it may
+	isLive     bool                 // the module came to its init
+	isReturned bool
+
+	// call is the init_module event to emit if the call does not return in time. It
+	// is nil before the kernel took the module, and for other calls. After it was
+	// emitted, the return is another event.
+	call          *kmodquery.Delivery
+	isCallEmitted bool
+
+	file      *bpf.File   // last file that the kernel read
+	parts     *imageParts // nil if no chunk came, or one is missing
+	image     *imageInfo  // nil before the image was read
+	isImaging bool        // the image is being read
+
+	isOpen   bool // its records in the ring buffers are needed
+	unstored int  // number of events that were emitted and are not stored
 }
 
-// A line is attempts in the order in which they joined it, and with it of
-// their due times. One that left, for another line or for good, is dropped
-// when it comes to the head, or when there are too many of them.
-type line []*attempt
+// A stage says what an attempt waits for.
+type stage int
 
-func newAttempts(emit func(kmodquery.Delivery), isKnown func(string) bool, over func(string)) *attempts {
-	return &attempts{emit: emit, isKnown: isKnown, over: over, byID: map[string]*attempt{}}
+const (
+	loading stage = iota // the module to be live
+	running              // the module's init to return
+	imaging              // only the image
+	givenUp              // nothing: events are emitted at once
+	stages
+)
+
+// attempts are the attempts of one run of the programs. Only the reader's goroutine
+// calls the methods, except addChunk. The mutex of acks guards every field: the
+// goroutines of images and acked use them too. Methods with no other comment
+// expect that it is locked.
+type attempts struct {
+	acks *ackTracker
+	emit func(kmodquery.Delivery)
+
+	byID    map[attemptID]*attempt
+	byStage [stages]list.List    // of *attempt, in the order of due
+	out     []kmodquery.Delivery // events that update emits
+	read    []readImage          // images that expire merges
+
+	imageMemory int // bytes of parts and of images that are not read yet
+
+	ring            releaser
+	records, chunks ringQueue
 }
 
-// add takes the next event of the source and emits what is complete.
-func (j *attempts) add(d kmodquery.Delivery, now time.Time) {
-	e := &d.Event
-	if e.LoadID == "" {
-		j.emit(d)
+// A readImage is what was read of an attempt's image.
+type readImage struct {
+	attempt *attempt
+	info    imageInfo
+}
+
+// newAttempts starts a run. Its events are passed to emit, except those that acks
+// knows from an earlier run or process.
+func newAttempts(acks *ackTracker, ring releaser, emit func(kmodquery.Delivery)) *attempts {
+	t := &attempts{
+		acks: acks, emit: emit, ring: ring, byID: map[attemptID]*attempt{},
+		records: ringQueue{max: maxUnreleased}, chunks: ringQueue{max: maxUnreleasedImages},
+	}
+	acks.mu.Lock()
+	defer acks.mu.Unlock()
+	acks.run = t
+	return t
+}
+
+// update calls a function with the mutex locked. It then unlocks the mutex and emits
+// the events that the function sent, because emit may wait for an ack.
+func (t *attempts) update(change func()) {
+	t.acks.mu.Lock()
+	change()
+	t.release()
+	out := t.out
+	t.out = nil
+	t.acks.mu.Unlock()
+	for _, d := range out {
+		t.emit(d)
+	}
+}
+
+// send passes an event to update, unless it was emitted before. The attempt may be
+// nil.
+func (t *attempts) send(a *attempt, d kmodquery.Delivery) {
+	if d.Key != "" {
+		position, isNew := t.acks.reserve(a, d.Key)
+		if !isNew {
+			return
+		}
+		d.Position = position
+	}
+	t.out = append(t.out, d)
+}
+
+// get returns the attempt with an id. It begins one if there is none.
+func (t *attempts) get(id attemptID, now time.Time) *attempt {
+	a := t.byID[id]
+	if a == nil {
+		a = &attempt{id: id, begun: now}
+		t.byID[id] = a
+		t.move(a, loading, now.Add(loadPatience))
+	}
+	return a
+}
+
+// move moves an attempt to another stage, or to the end of the same one.
+func (t *attempts) move(a *attempt, to stage, due time.Time) {
+	if a.element != nil {
+		t.byStage[a.stage].Remove(a.element)
+	}
+	a.stage, a.element, a.due = to, t.byStage[to].PushBack(a), due
+}
+
+// first returns the first attempt of a stage, or nil.
+func (t *attempts) first(s stage) *attempt {
+	if e := t.byStage[s].Front(); e != nil {
+		return e.Value.(*attempt)
+	}
+	return nil
+}
+
+// bound forgets the oldest attempts beyond maxAttempts, those that are given up
+// first.
+func (t *attempts) bound() {
+	for len(t.byID) > maxAttempts {
+		a := cmp.Or(t.first(givenUp), t.first(loading), t.first(running), t.first(imaging))
+		t.giveUp(a)
+		t.forget(a)
+	}
+}
+
+// forget removes an attempt. It does nothing if the attempt was removed before.
+func (t *attempts) forget(a *attempt) {
+	if a.element == nil {
 		return
 	}
-	a := j.byID[e.LoadID]
-	if a == nil {
-		a = j.begin(e.LoadID, now)
-	}
-	switch e.EventName {
+	t.byStage[a.stage].Remove(a.element)
+	delete(t.byID, a.id)
+	t.dropParts(a)
+	*a = attempt{id: a.id, unstored: a.unstored}
+}
+
+// add adds the next event of a call.
+func (t *attempts) add(a *attempt, d kmodquery.Delivery, now time.Time) {
+	a.hasEvent = true
+	switch d.Event.EventName {
 	case kmodquery.EventInitModule, kmodquery.EventFinitModule, kmodquery.EventDeleteModule:
-		j.end(a, d, now)
+		t.addReturn(a, d, now)
 		return
 	case kmodquery.EventSecurityKernelLoadData:
 		call := d
 		call.Event.EventName = kmodquery.EventInitModule
 		call.Key = callKey(d.Key)
-		a.call = &call
-		if j.isKnown(call.Key) {
-			a.call, a.called = nil, true
+		if t.acks.isKnown(call.Key) {
+			a.isCallEmitted = true
+		} else {
+			a.call = &call
 		}
-		a.taken = true
+		a.isTaken = true
 	case kmodquery.EventSecurityKernelReadFile:
-		a.taken = true
+		a.isTaken = true
 	case kmodquery.EventModuleLoad:
-		a.taken = true
-		a.live = true
+		a.isTaken = true
+		a.isLive = true
 	}
-	a.learn(e)
+	a.merge(&d.Event)
 	a.held = append(a.held, d)
 	switch {
-	case a.givenUp, len(a.held) >= maxHeldEvents:
-		j.giveUp(a)
-	case a.live && a.line == &j.loading:
-		j.join(&j.running, a, now.Add(initPatience))
+	case a.stage == givenUp, len(a.held) >= maxHeldEvents:
+		t.giveUp(a)
+	case a.isLive && a.stage == loading:
+		t.move(a, running, now.Add(initPatience))
 	}
-	j.releaseIfReady(a, e.EventName == kmodquery.EventModuleFree)
+	t.sendIfReady(a, d.Event.EventName == kmodquery.EventModuleFree)
 }
 
-// end takes the return of an attempt's call.
-func (j *attempts) end(a *attempt, d kmodquery.Delivery, now time.Time) {
+// addReturn adds the event of a call's return.
+func (t *attempts) addReturn(a *attempt, d kmodquery.Delivery, now time.Time) {
 	e := &d.Event
-	// Name and parameters were read from the caller's memory, which may have
-	// changed since the kernel did; what the kernel said comes first.
+	// The programs read name and parameters from the caller's memory, which may
+	// have changed since the kernel read it.
 	if a.known.Name != "" {
 		e.Name = a.known.Name
 		e.Missing.Remove("name")
@@ -134,65 +252,123 @@ func (j *attempts) end(a *attempt, d kmodquery.Delivery, now time.Time) {
 		}
 		e.Params = a.known.Params
 	}
-	a.learn(e)
-	if a.called {
+	a.merge(e)
+	if a.isCallEmitted {
 		e.EventName = kmodquery.EventSysExitInitModule
 	}
-	a.over, a.call = true, nil
+	a.isReturned, a.call, a.process = true, nil, process{}
 	a.held = append(a.held, d)
-	if a.isImaging && a.line != &j.imaging {
-		j.join(&j.imaging, a, now.Add(imagePatience))
+	if a.isImaging && a.stage != imaging {
+		t.move(a, imaging, now.Add(imagePatience))
 	}
-	j.releaseIfReady(a, true)
+	t.sendIfReady(a, true)
 }
 
-// addParams takes the parameters of an attempt, as the kernel took them.
-func (j *attempts) addParams(id string, taken bpf.Text, now time.Time) {
-	a := j.byID[id]
-	if a == nil {
-		a = j.begin(id, now)
-	}
-	a.params = &taken
-}
+// expectImage makes an attempt wait for its image.
+func (t *attempts) expectImage(a *attempt) { a.isImaging = a.stage != givenUp }
 
-// expectImage notes that the image of an attempt is being read.
-func (j *attempts) expectImage(id string) {
-	if a := j.byID[id]; a != nil && !a.givenUp {
-		a.isImaging = true
-	}
-}
-
-// addImage takes the image of an attempt.
-func (j *attempts) addImage(id string, found imageInfo) {
-	a := j.byID[id]
-	if a == nil {
+// setImage sets the image of an attempt.
+func (t *attempts) setImage(a *attempt, info imageInfo) {
+	if a.element == nil {
 		return
 	}
-	a.image, a.isImaging = &found, false
-	if a.line == &j.imaging && !a.over {
-		j.giveUp(a) // patience was at an end with everything else
+	a.image, a.isImaging = &info, false
+	if a.stage == imaging && !a.isReturned {
+		t.giveUp(a) // the stage before ended without what it waited for
 		return
 	}
-	j.releaseIfReady(a, false)
+	t.sendIfReady(a, false)
 }
 
-// releaseIfReady emits what is held once everything is known that will be, and
-// forgets an attempt that is over. isLast says that nothing about the module
-// follows the last event.
-func (j *attempts) releaseIfReady(a *attempt, isLast bool) {
-	if a.isImaging || !a.live && !a.over && !isLast {
+// sendIfReady sends the held events if nothing more will be known about them, and
+// forgets a call that has returned. isLast reports that no later record is about
+// the module.
+func (t *attempts) sendIfReady(a *attempt, isLast bool) {
+	if a.isImaging || !a.isLive && !a.isReturned && !isLast {
 		return
 	}
-	j.release(a)
-	if a.over {
-		j.forget(a)
+	t.sendHeld(a)
+	if a.isReturned {
+		t.forget(a)
 	}
 }
 
-// isWaitingForImages reports whether an attempt is held back because its image
-// is being read.
-func (j *attempts) isWaitingForImages() bool {
-	for _, a := range j.byID {
+// sendHeld sends the held events.
+func (t *attempts) sendHeld(a *attempt) {
+	for i := range a.held {
+		a.complete(&a.held[i].Event)
+		t.send(a, a.held[i])
+	}
+	a.held = nil
+}
+
+// giveUp sends the held events with what is known, and holds no more. It forgets an
+// attempt whose events were lost.
+func (t *attempts) giveUp(a *attempt) {
+	a.isImaging = false
+	if a.isReturned || !a.hasEvent {
+		t.sendHeld(a)
+		t.forget(a)
+		return
+	}
+	t.move(a, givenUp, time.Time{})
+	if !a.isNamed() {
+		for i := range a.held {
+			a.held[i].Event.Missing.Add("name")
+		}
+	}
+	t.sendHeld(a)
+	if a.call != nil {
+		if !a.isNamed() {
+			a.call.Event.Missing.Add("name")
+		}
+		a.call.Event.Missing.Add("result")
+		a.complete(&a.call.Event)
+		t.send(a, *a.call)
+		a.call, a.isCallEmitted = nil, true
+	}
+	a.isOpen = false
+}
+
+// expire merges the images that were read, and gives up the attempts whose stage has
+// ended. The records that a loading or running attempt waits for may be in the ring
+// buffer, so these stages end by read: the time of the last record that was read.
+func (t *attempts) expire(read, now time.Time) {
+	images := t.read
+	t.read = nil
+	for _, image := range images {
+		t.setImage(image.attempt, image.info)
+	}
+	for s, by := range [...]time.Time{loading: read, running: read, imaging: now} {
+		for a := t.first(stage(s)); a != nil && !a.due.After(by); a = t.first(stage(s)) {
+			if stage(s) != imaging && a.isImaging {
+				t.move(a, imaging, now.Add(imagePatience))
+				continue
+			}
+			t.giveUp(a)
+		}
+	}
+}
+
+// finish gives up every attempt that began by a time.
+func (t *attempts) finish(by time.Time) {
+	for s := range givenUp {
+		var next *list.Element
+		for e := t.byStage[s].Front(); e != nil; e = next {
+			next = e.Next()
+			if a := e.Value.(*attempt); !a.begun.After(by) {
+				t.giveUp(a)
+			}
+		}
+	}
+}
+
+// isWaitingForImages reports whether an attempt waits for its image. It locks the
+// mutex.
+func (t *attempts) isWaitingForImages() bool {
+	t.acks.mu.Lock()
+	defer t.acks.mu.Unlock()
+	for _, a := range t.byID {
 		if a.isImaging {
 			return true
 		}
@@ -200,137 +376,17 @@ func (j *attempts) isWaitingForImages() bool {
 	return false
 }
 
-// idle reports whether nothing is held back.
-func (j *attempts) idle() bool {
-	return j.head(&j.loading) == nil && j.head(&j.running) == nil && j.head(&j.imaging) == nil
-}
+// isIdle reports whether no attempt holds events. It locks the mutex.
+func (t *attempts) isIdle() bool { return t.next().IsZero() }
 
-// next is when patience ends for the first attempt, or zero.
-func (j *attempts) next() time.Time {
-	var next time.Time
-	for _, l := range []*line{&j.loading, &j.running, &j.imaging} {
-		if a := j.head(l); a != nil && (next.IsZero() || a.due.Before(next)) {
+// next returns the end of the stage that ends first, or zero. It locks the mutex.
+func (t *attempts) next() (next time.Time) {
+	t.acks.mu.Lock()
+	defer t.acks.mu.Unlock()
+	for s := range givenUp {
+		if a := t.first(s); a != nil && (next.IsZero() || a.due.Before(next)) {
 			next = a.due
 		}
 	}
 	return next
-}
-
-// expire gives up the attempts whose patience ended before now. What they wait for
-// may have happened and wait in the ring: patience with that ends by the time until
-// which the records were read.
-func (j *attempts) expire(read, now time.Time) {
-	for _, l := range []*line{&j.loading, &j.running, &j.imaging} {
-		by := read
-		if l == &j.imaging {
-			by = now
-		}
-		for a := j.head(l); a != nil && !a.due.After(by); a = j.head(l) {
-			if l != &j.imaging && a.isImaging {
-				j.join(&j.imaging, a, now.Add(imagePatience))
-				continue
-			}
-			j.giveUp(a)
-		}
-	}
-}
-
-// finish gives up every attempt that had begun by a time.
-func (j *attempts) finish(by time.Time) {
-	for _, l := range []*line{&j.loading, &j.running, &j.imaging} {
-		for _, a := range slices.Clone(*l) {
-			if j.isIn(l, a) && !a.begun.After(by) {
-				j.giveUp(a)
-			}
-		}
-	}
-}
-
-// giveUp emits what is known of an attempt, without what is still to come.
-func (j *attempts) giveUp(a *attempt) {
-	if !a.givenUp {
-		a.givenUp = true
-		j.join(&j.stuck, a, time.Time{})
-	}
-	a.isImaging = false
-	if a.over {
-		j.release(a)
-		j.forget(a)
-		return
-	}
-	for i := range a.held {
-		if !a.isNamed() {
-			a.held[i].Event.Missing.Add("name")
-		}
-	}
-	j.release(a)
-	if a.call != nil && !a.called {
-		if !a.isNamed() {
-			a.call.Event.Missing.Add("name")
-		}
-		a.call.Event.Missing.Add("result")
-		a.complete(&a.call.Event)
-		j.emit(*a.call)
-		a.called = true
-	}
-	a.call = nil
-	j.over(a.id)
-}
-
-func (j *attempts) begin(id string, now time.Time) *attempt {
-	if len(j.byID) >= maxAttempts {
-		j.forgetOldest()
-	}
-	a := &attempt{id: id, begun: now}
-	j.byID[id] = a
-	j.join(&j.loading, a, now.Add(loadPatience))
-	return a
-}
-
-// forgetOldest makes room, among the attempts that hold nothing back first.
-func (j *attempts) forgetOldest() {
-	for _, l := range []*line{&j.stuck, &j.loading, &j.running, &j.imaging} {
-		if a := j.head(l); a != nil {
-			j.giveUp(a)
-			j.forget(a)
-			return
-		}
-	}
-}
-
-func (j *attempts) forget(a *attempt) {
-	delete(j.byID, a.id)
-	j.over(a.id)
-}
-
-// join puts an attempt at the end of a line, out of the one that it is in.
-func (j *attempts) join(l *line, a *attempt, due time.Time) {
-	a.line, a.due = l, due
-	if *l = append(*l, a); len(*l) > 2*maxAttempts {
-		*l = slices.DeleteFunc(*l, func(a *attempt) bool { return !j.isIn(l, a) })
-	}
-}
-
-func (j *attempts) isIn(l *line, a *attempt) bool { return a.line == l && j.byID[a.id] == a }
-
-// head is the first attempt of a line, or nil.
-func (j *attempts) head(l *line) *attempt {
-	for len(*l) > 0 {
-		a := (*l)[0]
-		if j.isIn(l, a) {
-			return a
-		}
-		*l = (*l)[1:]
-	}
-	*l = nil
-	return nil
-}
-
-// release emits the events that are held.
-func (j *attempts) release(a *attempt) {
-	for i := range a.held {
-		a.complete(&a.held[i].Event)
-		j.emit(a.held[i])
-	}
-	a.held = nil
 }

@@ -4,6 +4,7 @@ package ebpf
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -15,28 +16,61 @@ import (
 	"github.com/kmodquery/kmodquery/bpf"
 )
 
-// recorded is attempts with everything that it emitted.
+// recorded is attempts with the events that they emitted. Each event has a record of
+// its own.
 type recorded struct {
 	*attempts
-	events []kmodquery.Event
+	events   []kmodquery.Event
+	position uint64
 }
 
-// forever is after all that begins in a test.
+// forever is later than any time in a test.
 var forever = start.Add(1000 * time.Hour)
 
 func newRecorded() *recorded {
 	r := &recorded{}
-	r.attempts = newAttempts(func(d kmodquery.Delivery) { r.events = append(r.events, d.Event) }, func(string) bool { return false }, func(string) {})
+	r.attempts = newAttempts(newAckTracker(), &fakeRelease{}, func(d kmodquery.Delivery) { r.events = append(r.events, d.Event) })
 	return r
 }
 
-// add adds an event without a deduplication key.
-func (r *recorded) add(e kmodquery.Event, now time.Time) {
-	r.attempts.add(kmodquery.Delivery{Event: e}, now)
+// attemptOf returns the id of the attempt that a test calls name.
+func attemptOf(name string) attemptID {
+	number, err := strconv.ParseInt(name, 36, 64)
+	if err != nil {
+		panic(err)
+	}
+	return attemptID{time.Duration(number + 1), 7}
 }
 
-// expire lets time pass until a moment, with everything read.
-func (r *recorded) expire(now time.Time) { r.attempts.expire(now, now) }
+// change calls a function with an attempt.
+func (r *recorded) change(name string, now time.Time, change func(*attempt)) {
+	r.update(func() {
+		a := r.get(attemptOf(name), now)
+		r.bound()
+		change(a)
+	})
+}
+
+func (r *recorded) add(e kmodquery.Event, now time.Time) {
+	r.position++
+	d := kmodquery.Delivery{Event: e, Key: keyOf(at(r.position))}
+	r.change(e.LoadID, now, func(a *attempt) { r.attempts.add(a, d, now) })
+}
+
+func (r *recorded) expectImage(name string) { r.change(name, start, r.attempts.expectImage) }
+
+func (r *recorded) setImage(name string, info imageInfo) {
+	a := r.byID[attemptOf(name)]
+	if a == nil {
+		a = &attempt{} // it is forgotten
+	}
+	r.update(func() { r.attempts.setImage(a, info) })
+}
+
+// expire expires attempts when every record until now was read.
+func (r *recorded) expire(now time.Time) { r.update(func() { r.attempts.expire(now, now) }) }
+
+func (r *recorded) finish(by time.Time) { r.update(func() { r.attempts.finish(by) }) }
 
 func (r *recorded) names() []string {
 	names := []string{}
@@ -54,14 +88,14 @@ var (
 	free     = kmodquery.Event{EventName: kmodquery.EventModuleFree, LoadID: "a", Name: "x"}
 )
 
-// unread is Missing where there was no image.
+// unread is Missing of an event without an image.
 const unread = "sha256,image_sha256,vermagic,license,intree,signer,signature_key_id,signature_hash"
 
 func returned(name string, result int64) kmodquery.Event {
 	return kmodquery.Event{EventName: name, LoadID: "a", Result: &result, Error: host.ErrnoName(result)}
 }
 
-func TestAttemptGivesEveryEventWhatTheOthersKnow(t *testing.T) {
+func TestEventsOfAnAttemptShareTheirColumns(t *testing.T) {
 	r := newRecorded()
 	r.add(readFile, start)
 	require.Empty(t, r.events, "the name is about to be known")
@@ -79,10 +113,10 @@ func TestAttemptGivesEveryEventWhatTheOthersKnow(t *testing.T) {
 	require.Nil(t, r.events[1].Result, "module_load comes before the module's init")
 	require.EqualValues(t, 0, *r.events[2].Result)
 	require.Empty(t, r.byID)
-	require.True(t, r.idle())
+	require.True(t, r.isIdle())
 }
 
-func TestAttemptOfFailedLoads(t *testing.T) {
+func TestEventsOfFailedLoads(t *testing.T) {
 	tests := []struct {
 		name   string
 		events []kmodquery.Event
@@ -113,12 +147,12 @@ func TestAttemptOfFailedLoads(t *testing.T) {
 	}
 }
 
-func TestAttemptReportsAnInitThatDoesNotReturn(t *testing.T) {
+func TestInitThatDoesNotReturnIsReported(t *testing.T) {
 	r := newRecorded()
 	r.add(loadData, start)
 	r.add(load, start)
 	r.expire(start.Add(initPatience - 1))
-	require.False(t, r.idle(), "the call has not returned")
+	require.False(t, r.isIdle(), "the call has not returned")
 	require.Equal(t, []string{"security_kernel_load_data", "module_load"}, r.names())
 
 	require.Equal(t, start.Add(initPatience), r.next())
@@ -139,9 +173,9 @@ func TestAttemptReportsAnInitThatDoesNotReturn(t *testing.T) {
 	require.Empty(t, r.byID)
 }
 
-// The kernel may read a file slowly, or wait for other loads; nothing of the
-// module runs before it is live, so the rows can wait for its name.
-func TestAttemptWaitsForALoadThatTakesLong(t *testing.T) {
+// The kernel may read a file slowly, or wait for other loads. None of the module's
+// code runs before it is live, so its events can wait for the name.
+func TestAttemptWaitsForSlowLoad(t *testing.T) {
 	r := newRecorded()
 	r.add(loadData, start)
 	r.expire(start.Add(loadPatience - 1))
@@ -161,8 +195,8 @@ func TestAttemptWaitsForALoadThatTakesLong(t *testing.T) {
 	require.Equal(t, []string{"security_kernel_load_data", "init_module"}, r.names())
 }
 
-func TestAttemptHoldsNothingBack(t *testing.T) {
-	t.Run("when a query has waited long enough", func(t *testing.T) {
+func TestAttemptHoldsNoEventsAfterItIsGivenUp(t *testing.T) {
+	t.Run("after a query", func(t *testing.T) {
 		r := newRecorded()
 		r.add(readFile, start)
 		r.finish(forever)
@@ -179,23 +213,16 @@ func TestAttemptHoldsNothingBack(t *testing.T) {
 		require.Equal(t, []string{"security_kernel_load_data", "init_module"}, r.names())
 		require.Equal(t, "name,result,"+unread, r.events[1].Missing.String())
 	})
-	t.Run("after patience has ended", func(t *testing.T) {
+	t.Run("after its stage ended", func(t *testing.T) {
 		r := newRecorded()
 		r.add(load, start)
 		r.expire(start.Add(initPatience))
 		r.add(readFile, start)
 		require.Equal(t, []string{"module_load", "security_kernel_read_file"}, r.names())
 	})
-	t.Run("without an attempt", func(t *testing.T) {
-		r := newRecorded()
-		e := load
-		e.LoadID = ""
-		r.add(e, start)
-		require.Len(t, r.events, 1)
-	})
 }
 
-func TestAttemptForgetsTheOldest(t *testing.T) {
+func TestAttemptsAreBounded(t *testing.T) {
 	fill := func(r *recorded, n int) {
 		for i := range n {
 			e := loadData
@@ -203,23 +230,38 @@ func TestAttemptForgetsTheOldest(t *testing.T) {
 			r.add(e, start)
 		}
 	}
-	t.Run("and writes what it held back", func(t *testing.T) {
+	t.Run("the oldest is emitted", func(t *testing.T) {
 		r := newRecorded()
 		fill(r, maxAttempts+1)
 		require.Equal(t, []string{"security_kernel_load_data", "init_module"}, r.names())
 		require.Len(t, r.byID, maxAttempts)
 	})
-	t.Run("of those that hold nothing back first", func(t *testing.T) {
+	t.Run("those that are given up are forgotten first", func(t *testing.T) {
 		r := newRecorded()
 		r.add(loadData, start)
 		r.finish(forever)
 		fill(r, maxAttempts)
 		require.Len(t, r.events, 2)
-		require.NotContains(t, r.byID, "a")
+		require.NotContains(t, r.byID, attemptOf("a"))
 	})
-	t.Run("and keeps no trace of what ended", func(t *testing.T) {
+	t.Run("attempts without events", func(t *testing.T) {
 		r := newRecorded()
-		for i := range 3 * maxAttempts {
+		for i := range maxAttempts + 1 {
+			r.change(fmt.Sprint(i), start, func(a *attempt) { a.process.add(processRecords[0]) })
+		}
+		require.Len(t, r.byID, maxAttempts)
+		require.NotContains(t, r.byID, attemptOf("0"))
+		require.Empty(t, r.events)
+	})
+	t.Run("attempts whose events were lost", func(t *testing.T) {
+		r := newRecorded()
+		r.change("a", start, func(a *attempt) { a.process.add(processRecords[0]) })
+		r.expire(start.Add(loadPatience))
+		require.Empty(t, r.byID)
+	})
+	t.Run("attempts that ended", func(t *testing.T) {
+		r := newRecorded()
+		for i := range 10 {
 			e, back := readFile, returned(kmodquery.EventFinitModule, 0)
 			e.LoadID, back.LoadID = fmt.Sprint(i), fmt.Sprint(i)
 			r.add(e, start)
@@ -227,16 +269,15 @@ func TestAttemptForgetsTheOldest(t *testing.T) {
 			r.expire(start)
 		}
 		require.Empty(t, r.byID)
-		require.True(t, r.idle())
-		require.Empty(t, r.loading)
-		require.Empty(t, r.running)
-		require.Empty(t, r.imaging)
-		require.Empty(t, r.stuck)
+		require.True(t, r.isIdle())
+		for s := range stages {
+			require.Zero(t, r.byStage[s].Len())
+		}
 	})
-	t.Run("and keeps no trace of what ended behind an init that never does", func(t *testing.T) {
+	t.Run("attempts that ended after an init that does not return", func(t *testing.T) {
 		r := newRecorded()
 		r.add(load, start)
-		for i := range 3 * maxAttempts {
+		for i := range 10 {
 			now := start.Add(time.Duration(i+1) * time.Minute)
 			e, back := load, returned(kmodquery.EventFinitModule, 0)
 			e.LoadID, back.LoadID = fmt.Sprint(i), fmt.Sprint(i)
@@ -245,11 +286,11 @@ func TestAttemptForgetsTheOldest(t *testing.T) {
 			r.add(back, now.Add(initPatience))
 		}
 		require.Len(t, r.byID, 1)
-		require.LessOrEqual(t, len(r.stuck), 2*maxAttempts)
+		require.Equal(t, 1, r.byStage[givenUp].Len())
 	})
 }
 
-func TestAttemptTrustsTheKernelsWordsMore(t *testing.T) {
+func TestKernelTakesPrecedenceOverTheCallersMemory(t *testing.T) {
 	r := newRecorded()
 	gone := free
 	gone.Name = "rootkit"
@@ -288,9 +329,9 @@ func TestAttemptTrustsTheKernelsWordsMore(t *testing.T) {
 	require.Equal(t, "params,"+unread, r.events[1].Missing.String())
 }
 
-// What the kernel took is what every event says, whatever stood in the caller's
-// memory before or after.
-func TestAttemptOfParamsThatTheKernelTook(t *testing.T) {
+// The parameters in the kernel's copy take precedence over the caller's memory, which
+// may change before and after.
+func TestParamsAreThoseThatTheKernelTook(t *testing.T) {
 	unknown := load
 	unknown.Params = nil
 	unknown.Missing.Add("params")
@@ -319,7 +360,7 @@ func TestAttemptOfParamsThatTheKernelTook(t *testing.T) {
 			for _, e := range test.before {
 				r.add(e, start)
 			}
-			r.addParams("a", test.taken, start)
+			r.change("a", start, func(a *attempt) { a.params = &test.taken })
 			for _, e := range test.after {
 				r.add(e, start)
 			}
@@ -339,15 +380,14 @@ var found = imageInfo{isSigned: true, columns: kmodquery.Event{
 	Signer: "somebody", SignatureKeyID: "A0", SignatureHash: "sha256",
 }}
 
-// A step is something that happens to attempts, and the names of all events
-// that it has emitted after it.
+// A step is something that happens to attempts, and the names of all events that
+// they have emitted after it.
 type step struct {
 	do   func(*recorded)
 	want []string
 }
 
-// Holding back for an image: x is what the steps end with.
-func TestAttemptWaitsForTheImage(t *testing.T) {
+func TestAttemptWaitsForItsImage(t *testing.T) {
 	at := func(e kmodquery.Event, now time.Time) func(*recorded) {
 		return func(r *recorded) { r.add(e, now) }
 	}
@@ -355,7 +395,7 @@ func TestAttemptWaitsForTheImage(t *testing.T) {
 		return func(r *recorded) { r.expire(start.Add(after)) }
 	}
 	expect := func(r *recorded) { r.expectImage("a") }
-	image := func(r *recorded) { r.addImage("a", found) }
+	image := func(r *recorded) { r.setImage("a", found) }
 	back := returned(kmodquery.EventFinitModule, 0)
 	backInit := returned(kmodquery.EventInitModule, 0)
 	none := []string{}
@@ -434,7 +474,7 @@ func TestAttemptWaitsForTheImage(t *testing.T) {
 					require.Contains(t, e.Missing, unread, "event %d", i)
 				}
 			}
-			require.True(t, r.idle())
+			require.True(t, r.isIdle())
 			require.False(t, r.isWaitingForImages())
 			require.Zero(t, r.next())
 			if last := r.events[len(r.events)-1]; last.Result != nil {
@@ -446,28 +486,26 @@ func TestAttemptWaitsForTheImage(t *testing.T) {
 
 func (r *recorded) finishAll() { r.finish(forever) }
 
-func TestAttemptOfImagesThatNobodyWaitsFor(t *testing.T) {
+func TestGivenUpAttemptDoesNotWaitForItsImage(t *testing.T) {
 	r := newRecorded()
-	r.expectImage("a")
-	r.addImage("a", found)
-	require.Empty(t, r.byID)
-	r.add(readFile, start)
-	r.expectImage("b")
-	require.False(t, r.isWaitingForImages())
-	r.addImage("b", found)
-	r.add(returned(kmodquery.EventFinitModule, -8), start)
-	require.Equal(t, []string{"security_kernel_read_file", "finit_module"}, r.names())
-	require.Empty(t, r.events[0].SHA256)
-
-	r = newRecorded()
 	r.add(readFile, start)
 	r.finish(forever)
 	r.expectImage("a")
-	require.False(t, r.isWaitingForImages(), "nothing of it is held back any more")
+	require.False(t, r.isWaitingForImages())
 }
 
-// The end of patience is told in time to whoever waits for it.
-func TestAttemptTellsWhenPatienceWithAnImageEnds(t *testing.T) {
+// The record of the read was lost.
+func TestImageIsKeptForLaterEvents(t *testing.T) {
+	r := newRecorded()
+	r.expectImage("a")
+	require.False(t, r.isIdle())
+	r.setImage("a", found)
+	r.add(load, start)
+	require.Equal(t, []string{"module_load"}, r.names())
+	require.Equal(t, "5a", r.events[0].SHA256)
+}
+
+func TestNextIsTheEndOfTheFirstStage(t *testing.T) {
 	r := newRecorded()
 	r.add(readFile, start)
 	r.expectImage("a")
@@ -476,10 +514,10 @@ func TestAttemptTellsWhenPatienceWithAnImageEnds(t *testing.T) {
 	r.add(load, start.Add(time.Second))
 	require.Equal(t, start.Add(time.Second+initPatience), r.next())
 	r.add(returned(kmodquery.EventFinitModule, 0), start.Add(2*time.Second))
-	require.False(t, r.idle())
+	require.False(t, r.isIdle())
 	require.Equal(t, start.Add(2*time.Second+imagePatience), r.next())
 
-	t.Run("of each", func(t *testing.T) {
+	t.Run("of several attempts", func(t *testing.T) {
 		r := newRecorded()
 		both := func(e kmodquery.Event, now time.Time) {
 			for _, id := range []string{"a", "b"} {
@@ -503,18 +541,18 @@ func TestAttemptTellsWhenPatienceWithAnImageEnds(t *testing.T) {
 	})
 }
 
-// A module's init may have the kernel read files without end, while its image is
-// still being read.
-func TestAttemptBoundsWhatAnAttemptHolds(t *testing.T) {
+// A module's init can make the kernel read any number of files while its image is
+// being read.
+func TestHeldEventsAreBounded(t *testing.T) {
 	r := newRecorded()
 	r.add(readFile, start)
 	r.expectImage("a")
 	firmware := kmodquery.Event{EventName: kmodquery.EventSecurityKernelReadFile, LoadID: "a", Type: "firmware", Path: "/lib/firmware/x"}
 	for range 1000 {
 		r.add(firmware, start)
-		require.Less(t, len(r.byID["a"].held), maxHeldEvents)
+		require.Less(t, len(r.byID[attemptOf("a")].held), maxHeldEvents)
 	}
-	require.Len(t, r.events, 1001, "all of them are told of")
+	require.Len(t, r.events, 1001, "all of them are emitted")
 	r.add(load, start)
 	r.add(returned(kmodquery.EventFinitModule, 0), start)
 	require.Len(t, r.events, 1003)

@@ -9,55 +9,57 @@ import (
 	"github.com/kmodquery/kmodquery/internal/source"
 )
 
-// grace is how long a Sync lets the loads that are under way come to their
-// name and result; a load takes milliseconds, unless its module's init does
-// not return.
-const grace = 250 * time.Millisecond
+const (
+	// grace is how long a Sync waits for the names and results of loads that are
+	// under way. A load takes milliseconds, unless its module's init blocks.
+	grace = 250 * time.Millisecond
+	// imageGrace is how long a Sync waits for images to be read. A large image takes
+	// about 0.1 s.
+	imageGrace = 5 * time.Second
+)
 
-// imageGrace is how long a Sync waits for images that are being read, which
-// takes a tenth of a second for a large one.
-const imageGrace = 5 * time.Second
-
-// A barrier is the reading of everything that the ring buffer held at one
-// moment. The methods of a nil barrier are those of none being asked for.
+// A barrier tracks whether the records that the ring buffer held when a Sync was
+// called, or when the run was asked to end, were read and their events emitted. A
+// nil barrier is valid and waits for nothing.
 type barrier struct {
-	pending source.Pending // to answer when it is done
-	last    bool           // the source ends with it
-	cause   error          // why it ends, where nobody asked it to
-	left    int            // bytes of the ring still to read
-	asked   time.Time      // what began later is not waited for
+	pending source.Pending // released when the barrier is done
+	last    bool           // the run ends with it
+	cause   error          // error that the run returns; nil if its context ended
+	left    int            // bytes of the ring buffer still to read
+	asked   time.Time      // when it was made; it does not wait for later attempts
 	until   time.Time      // end of grace
-	images  time.Time      // end of patience with images that are being read
+	images  time.Time      // end of imageGrace
 }
 
-// took notes a record that was read.
+// took notes that a record was read.
 func (b *barrier) took(raw []byte) {
 	if b != nil {
 		b.left -= bpf.RingSize(len(raw))
 	}
 }
 
-// drained notes that the ring was empty.
+// drained notes that the ring buffer was seen empty.
 func (b *barrier) drained() {
 	if b != nil {
 		b.left = 0
 	}
 }
 
-// done reports whether everything was read and nothing worth waiting for is
-// held back.
+// done reports whether every record was read and the attempts have nothing more to
+// wait for, or their grace ended.
 func (b *barrier) done(a *attempts) bool {
 	if b == nil || b.left > 0 {
 		return false
 	}
 	now := time.Now()
-	if a.idle() || !now.Before(b.images) {
+	if a.isIdle() || !now.Before(b.images) {
 		return true
 	}
 	return !now.Before(b.until) && !a.isWaitingForImages()
 }
 
-// deadline is when the reader must look again though nothing came.
+// deadline returns when to call done again if no record comes; zero if a record
+// must come first.
 func (b *barrier) deadline(a *attempts) time.Time {
 	next := a.next()
 	if b == nil {

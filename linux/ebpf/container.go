@@ -5,24 +5,23 @@ import (
 	"strings"
 )
 
-// containerID names the container that a control group belongs to, or "" where
-// it belongs to none that is known by its name. cgroup is the group's path from
-// the root of its hierarchy, of version 1 or 2, as /proc/[pid]/cgroup has it in
-// the initial cgroup namespace. A group inside a container's belongs to that
-// container, and where one container runs in another, the innermost is named.
+// containerID returns the name of the container that a control group belongs to,
+// or "" if the path names none. cgroup is the group's path from the root of its
+// hierarchy, of version 1 or 2, as /proc/[pid]/cgroup shows it in the initial cgroup
+// namespace. A group below a container's group belongs to that container. If one
+// container runs in another, containerID returns the innermost.
 //
-// The name is the manager's own: the full ID of docker, containerd, CRI-O,
-// podman, nerdctl and ECS, the random one of BuildKit's steps, and the name
-// that LXC and systemd-nspawn go by. What only looks after a container (conmon,
-// lxc.monitor, nspawn's supervisor) is none, nor is a pod's group or a virtual
-// machine's. A container whose ID was chosen by hand and whose group says
-// nothing more, as that of "ctr run" at /default/web, is not told from any other
-// group.
+// The name is the one that the container's manager uses: the full ID for docker,
+// containerd, CRI-O, podman, nerdctl and ECS, the random ID for BuildKit's steps, and
+// the name for LXC and systemd-nspawn. Processes that manage a container (conmon,
+// lxc.monitor, nspawn's supervisor) are not in it. The groups of pods and virtual
+// machines are not containers. A container with an ID chosen by hand in a group
+// without any other mark, such as /default/web of "ctr run", cannot be recognized.
 //
-// It is a name and no proof: whoever may make control groups may call one so.
-// That includes unprivileged users below their own user@1000.service, because
-// rootless docker and podman look exactly so. And a process that may move
-// itself out of a container's group is no longer in it.
+// The name is not proof: a user who may create control groups can choose it. That
+// includes unprivileged users below their own user@1000.service, because rootless
+// docker and podman use the same paths. A process that may move itself out of a
+// container's group no longer belongs to it.
 func containerID(cgroup string) string {
 	var id, around, parent string
 	supervised := false
@@ -30,7 +29,7 @@ func containerID(cgroup string) string {
 		if group == "" {
 			continue
 		}
-		// nspawn splits its unit in payload and supervisor, which is itself.
+		// systemd-nspawn itself runs in the group supervisor of its unit.
 		if supervised && group == "supervisor" {
 			id = around
 		}
@@ -43,20 +42,20 @@ func containerID(cgroup string) string {
 			parent = group
 			continue
 		}
-		// What a container's group is called says nothing of those in it: lxc
-		// may be the name of one.
+		// The name of a container's group must not be taken for that of a
+		// manager: a container may be called lxc.
 		parent = ""
 	}
 	return id
 }
 
-// containerIn names the container that has group for its own, below a group
-// called parent, or "".
+// containerIn returns the name of the container whose own group this is, or "".
+// parent is the name of the group above.
 func containerIn(parent, group, cgroup string) string {
 	switch parent {
 	case "lxc", "lxc.payload": // LXC on version 1, and 4.0's first releases
 		return group
-	case "lxc.monitor", "libpod_parent": // the latter's are podman's pods, but for libpod-<id>
+	case "lxc.monitor", "libpod_parent": // below libpod_parent only libpod-<id> is a container; the others are pods
 		if isHex(group, 64) {
 			return ""
 		}
@@ -68,21 +67,21 @@ func containerIn(parent, group, cgroup string) string {
 	if name, ok := strings.CutPrefix(group, "lxc.payload."); ok { // LXC from 4.0 on, Incus and LXD
 		return name
 	}
-	// With runc's cgroupfs driver, /docker/<id>, /kubepods/burstable/pod<uid>/<id>,
-	// /ecs/<task>/<id>, /<namespace of containerd>/<id>. Nothing else names a
-	// group so.
+	// With runc's cgroupfs driver: /docker/<id>, /kubepods/burstable/pod<uid>/<id>,
+	// /ecs/<task>/<id>, /<namespace of containerd>/<id>. No other program names
+	// groups like this.
 	if isHex(group, 64) {
 		return group
 	}
-	// A path meant for the systemd driver but taken by the other:
+	// A path in the systemd driver's form that the cgroupfs driver used:
 	// kubepods-pod<uid>.slice:cri-containerd:<id>.
 	if parts := strings.Split(group, ":"); len(parts) == 3 && isHex(parts[2], 64) {
 		return parts[2]
 	}
-	// With the systemd driver, docker-<id>.scope, cri-containerd-<id>.scope,
-	// nerdctl-<id>.scope; without it, crio-<id>, libpod-<id>,
-	// libpod-payload-<id>. Not a service: podman's health checks, which run
-	// outside, are called <id>-<random>.service.
+	// With the systemd driver: docker-<id>.scope, cri-containerd-<id>.scope,
+	// nerdctl-<id>.scope. Without it: crio-<id>, libpod-<id>, libpod-payload-<id>.
+	// A service is not a container: podman's health checks run outside of it in
+	// <id>-<random>.service.
 	name, scope := strings.CutSuffix(group, ".scope")
 	if dash := strings.LastIndexByte(name, '-'); dash > 0 {
 		prefix, id := name[:dash], name[dash+1:]
@@ -98,8 +97,8 @@ func containerIn(parent, group, cgroup string) string {
 	return ""
 }
 
-// machine names the container that systemd-machined or systemd-nspawn keeps in
-// a unit of its own, or "". libvirt's containers are among them, as
+// machine returns the name of the container for which systemd-machined or
+// systemd-nspawn has a unit, or "". libvirt's containers are among them, named
 // lxc-<number>-<name>.
 func machine(parent, unit string) string {
 	if instance, ok := strings.CutPrefix(unit, "systemd-nspawn@"); ok {
@@ -129,8 +128,8 @@ func machine(parent, unit string) string {
 	return name
 }
 
-// unescapeUnit undoes the \xNN of systemd.unit(5). The dash that stands for a
-// slash stays: no machine's name has a slash, and many have a dash.
+// unescapeUnit decodes the \xNN escapes of systemd.unit(5). It keeps dashes, which
+// may stand for slashes: no machine's name has a slash, and many have a dash.
 func unescapeUnit(text string) string {
 	var plain strings.Builder
 	for {
@@ -151,7 +150,7 @@ func unescapeUnit(text string) string {
 	}
 }
 
-// isBuild reports whether id has the form of BuildKit's random ones.
+// isBuild reports whether id has the form of BuildKit's random IDs.
 func isBuild(id string) bool {
 	return len(id) == 25 && only(id, "0123456789abcdefghijklmnopqrstuvwxyz")
 }

@@ -15,8 +15,8 @@ const (
 	buildID = "n4eu0udvbz9vfzjy71jkvgkwh"
 )
 
-// containers are control groups as the managers make them, and what the
-// container is called.
+// containers are control groups as their managers create them, and the names of the
+// containers.
 var containers = map[string]string{
 	// docker
 	"/docker/" + outerID:                                       outerID,
@@ -110,7 +110,7 @@ var containers = map[string]string{
 	`/machine.slice/machine-fedora\x2d41.1.scope/system.slice`:                              "fedora-41.1",
 	`/machine.slice/machine-lxc\x2d2293906\x2dbox.scope/libvirt`:                            "lxc-2293906-box",
 	`/machine-test.slice/machine-web.scope`:                                                 "web",
-	`/machine.slice/machine-qemu\x2dtest.scope`:                                             "qemu-test", // somebody's choice of a name
+	`/machine.slice/machine-qemu\x2dtest.scope`:                                             "qemu-test", // a user chose this name
 	`/machine.slice/machine-a\x2.scope`:                                                     `a\x2`,
 	`/machine.slice/machine-a\xzz\x2db\x.scope`:                                             `a\xzz-b\x`,
 	"/machine.slice/systemd-nspawn@web.service":                                             "web",

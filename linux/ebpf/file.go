@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,21 +18,24 @@ import (
 	"github.com/kmodquery/kmodquery/linux/module"
 )
 
-// A fileReader reads modules' files after the kernel did, one a time. A file
-// system that does not answer costs it the files that follow, and nobody any
-// time beyond imageTime.
-type fileReader struct{ free chan struct{} }
+// A fileReader reads modules' files after the kernel did, one at a time. While a
+// file system does not answer, it reads no other file. No call takes longer than
+// timeout.
+type fileReader struct {
+	timeout time.Duration
+	free    chan struct{} // has a value while no file is read
+}
 
 func newFileReader() *fileReader {
-	r := &fileReader{free: make(chan struct{}, 1)}
+	r := &fileReader{timeout: imageTime, free: make(chan struct{}, 1)}
 	r.free <- struct{}{}
 	return r
 }
 
-// info is that of the file that an image came from, as long as it still is
-// what the kernel read.
-func (r *fileReader) info(w wantedImage) imageInfo {
-	if w.file == nil || w.file.Path == "" || isRemote(w.file.Filesystem) {
+// info reads the file that an image came from, if it is still the file that the
+// kernel read.
+func (r *fileReader) info(j imageJob) imageInfo {
+	if j.file == nil || j.file.Path == "" || isRemote(j.file.Filesystem) {
 		return noImageInfo()
 	}
 	select {
@@ -39,12 +43,12 @@ func (r *fileReader) info(w wantedImage) imageInfo {
 	default:
 		return noImageInfo()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), imageTime)
+	ctx, cancel := context.WithTimeout(context.Background(), r.timeout)
 	defer cancel()
 	read := make(chan imageInfo, 1)
 	go func() {
-		found := fileInfo(ctx, w)
-		r.free <- struct{}{} // before the answer, so that the next file finds it
+		found := fileInfo(ctx, j)
+		r.free <- struct{}{} // before the result, so that the next call finds it
 		read <- found
 	}()
 	select {
@@ -55,8 +59,8 @@ func (r *fileReader) info(w wantedImage) imageInfo {
 	}
 }
 
-// isRemote reports whether a program or another host answers for a file system.
-// It may show other bytes than the kernel got, or never answer.
+// isRemote reports whether a program or another host serves a file system. It may
+// return other bytes than the kernel read, or never answer.
 func isRemote(filesystem string) bool {
 	for _, prefix := range []string{"fuse", "virtiofs", "nfs", "cifs", "smb3", "9p", "ceph", "afs"} {
 		if strings.HasPrefix(filesystem, prefix) {
@@ -66,13 +70,13 @@ func isRemote(filesystem string) bool {
 	return false
 }
 
-// fileInfo looks for the file where the loader's namespace has it, and then
-// where this process has it. A path that lacks its beginning is tried from the
-// root; what is found there must be the same file anyhow.
-func fileInfo(ctx context.Context, w wantedImage) imageInfo {
-	for _, root := range []string{fmt.Sprintf("/proc/%d/root", w.pid), "/"} {
-		path := filepath.Join(root, w.file.Path)
-		image, err := readIfSame(ctx, path, w.file)
+// fileInfo looks for the file under the loader's root, and then under this
+// process's. It tries a path without its beginning from the root: readIfSame
+// compares the file in any case.
+func fileInfo(ctx context.Context, j imageJob) imageInfo {
+	for _, root := range []string{fmt.Sprintf("/proc/%d/root", j.pid), "/"} {
+		path := filepath.Join(root, j.file.Path)
+		image, err := readIfSame(ctx, path, j.file)
 		if image.SHA256 != "" && !errors.Is(err, errOtherFile) {
 			return imageInfoOf(image, err, kmodquery.HashSourceFile)
 		}
@@ -80,11 +84,12 @@ func fileInfo(ctx context.Context, w wantedImage) imageInfo {
 	return noImageInfo()
 }
 
-var errOtherFile = errors.New("it is not the file that the kernel read, or was changed since")
+var errOtherFile = errors.New("not the file that the kernel read, or changed since")
 
+// readIfSame reads a module's file if it is the one that the kernel read, before
+// and after.
 func readIfSame(ctx context.Context, path string, want *bpf.File) (module.Image, error) {
-	// To open what is in the file's place may do something, if that is a device, or
-	// block.
+	// Opening a device or a pipe in the file's place may have an effect or block.
 	found, err := os.OpenFile(path, unix.O_PATH, 0)
 	if err != nil {
 		return module.Image{}, fmt.Errorf("find module: %w", err)
@@ -105,9 +110,9 @@ func readIfSame(ctx context.Context, path string, want *bpf.File) (module.Image,
 	return image, err
 }
 
-// same compares a file with what the kernel read. The device is that of the
-// superblock, which stat(2) does not tell on btrfs and some overlays: there the
-// file counts as another one.
+// same returns errOtherFile unless a file is the one that the kernel read. The
+// kernel's device is that of the superblock. On btrfs and some overlays stat(2)
+// returns another one, so files there are never the same.
 func same(file *os.File, want *bpf.File) error {
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {
@@ -120,6 +125,6 @@ func same(file *os.File, want *bpf.File) error {
 	return nil
 }
 
-// device is the number of a file's device as stat(2) forms it. The kernel keeps
-// 12 bits of major and 20 of minor (include/linux/kdev_t.h).
+// device returns a file's device number in stat(2)'s form. The kernel's own has 12
+// bits of major and 20 of minor (include/linux/kdev_t.h).
 func device(f *bpf.File) uint64 { return unix.Mkdev(f.Device>>20, f.Device&(1<<20-1)) }

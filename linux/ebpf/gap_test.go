@@ -21,9 +21,9 @@ func TestUnwatchedSince(t *testing.T) {
 		watched time.Time
 		want    time.Time
 	}{
-		{"nobody has watched", time.Time{}, booted},
-		{"somebody has, before the boot", booted.Add(-time.Minute), booted},
-		{"somebody has, in this boot", booted.Add(time.Minute), booted.Add(time.Minute)},
+		{"no hooks were attached", time.Time{}, booted},
+		{"hooks were attached before the boot", booted.Add(-time.Minute), booted},
+		{"hooks were attached in this boot", booted.Add(time.Minute), booted.Add(time.Minute)},
 		{"just now", now, now},
 		{"the clock was set back since", now.Add(1), booted},
 	} {
@@ -33,7 +33,7 @@ func TestUnwatchedSince(t *testing.T) {
 	}
 }
 
-func TestGapIsNotedWhereNoHooksWere(t *testing.T) {
+func TestGapIsRecordedWithoutHooks(t *testing.T) {
 	began := time.Now()
 	booted := began.Add(-host.SinceBoot())
 	watched := began.Add(-time.Second)
@@ -41,25 +41,24 @@ func TestGapIsNotedWhereNoHooksWere(t *testing.T) {
 		watched func() time.Time
 		want    time.Time
 	}{
-		"nobody remembers":          {nil, booted},
-		"nobody has watched":        {func() time.Time { return time.Time{} }, booted},
-		"an earlier process did so": {func() time.Time { return watched }, watched},
+		"nothing is stored":      {nil, booted},
+		"no hooks were attached": {func() time.Time { return time.Time{} }, booted},
+		"by an earlier process":  {func() time.Time { return watched }, watched},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := New(Options{Watched: test.watched})
 			require.Zero(t, s.Sensor().GapStart)
 			require.Zero(t, s.Sensor().GapEnd)
 			s.noteGap(new(bpf.Programs))
-			require.InDelta(t, test.want.Unix(), s.Sensor().GapStart, 1) // the boot's time is reckoned anew
+			require.InDelta(t, test.want.Unix(), s.Sensor().GapStart, 1) // the boot time is computed again
 			require.GreaterOrEqual(t, s.Sensor().GapEnd, began.Unix())
 			require.LessOrEqual(t, s.Sensor().GapEnd, time.Now().Unix())
 		})
 	}
 }
 
-// TestASignIsLeftOfHooksThatAreWell looks at hooks as Run does. What is said of a
-// gap later begins with the last look that found them well, not after it.
-func TestASignIsLeftOfHooksThatAreWell(t *testing.T) {
+// A later gap starts at the last check that found the hooks attached.
+func TestKeepWatchIsCalledWhileHooksAreAttached(t *testing.T) {
 	var signs []time.Duration
 	s := New(Options{KeepWatch: func(at time.Time) { signs = append(signs, at.Sub(start)) }})
 	var wrong error
@@ -74,7 +73,7 @@ func TestASignIsLeftOfHooksThatAreWell(t *testing.T) {
 	look(4*time.Second, true)
 	look(13*time.Second, false)
 	look(14*time.Second, false)
-	wrong = errors.New("somebody detached the hooks")
+	wrong = errors.New("the hooks were detached")
 	look(24*time.Second, false)
 	require.Equal(t, []time.Duration{0, 4 * time.Second, 14 * time.Second}, signs)
 

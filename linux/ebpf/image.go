@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -18,117 +17,141 @@ import (
 )
 
 const (
-	// imageTime bounds the reading of one image.
+	// imageTime bounds the time to read one image.
 	imageTime = 5 * time.Second
-	// maxHeld bounds the bytes of images that are in memory at once, before
-	// they are read. Beyond it the oldest leaves: then the file is read.
-	maxHeld = 64 << 20
-	// maxJobs bounds the images that wait to be read, of which the ring may have as
-	// many when a recorder returns. One whose file is to be read, which takes as long
-	// as somebody likes, waits behind maxFileJobs at most. What is beyond is given
-	// up.
+	// maxImageMemory bounds the bytes of images in memory that are not read yet.
+	// Beyond it the oldest image is dropped, and its file is read instead.
+	maxImageMemory = 64 << 20
+	// maxJobs bounds the images whose chunks are awaited, and those that wait to be
+	// read: the ring buffer may hold as many when a recorder starts again. The owner
+	// of a file system can make reads slow, so an image whose file must be read waits
+	// behind at most maxFileJobs others. An image beyond that is given up.
 	maxJobs     = 4096
 	maxFileJobs = 256
-	// maxWanted bounds the images that are wanted while the ring is not read to
-	// its end. What is beyond is given up.
-	maxWanted = 4096
 	// retryRead is the pause after a read that failed.
 	retryRead = 10 * time.Millisecond
 )
 
-// An imageInfo is what a module's image says.
+// An imageInfo holds the columns that are read from a module's image.
 type imageInfo struct {
 	columns kmodquery.Event // only the fields that fill copies
-	// isSigned says that there is a signature. Where it could not be told,
-	// signer is named in the columns' Missing.
+	// isSigned reports that the image has a signature. If that is unknown, the
+	// columns' Missing has signer.
 	isSigned bool
 }
 
-// noImageInfo is that of an image that could not be had.
+// noImageInfo returns the info of an image that could not be read.
 func noImageInfo() imageInfo {
 	var none imageInfo
 	none.columns.Missing.Add(module.Columns...)
 	return none
 }
 
-// A wantedImage is one that the kernel took.
-type wantedImage struct {
-	id     contextID
-	loadID string
-	sent   bool      // all of it is in the ring
-	file   *bpf.File // where it came from, or nil
-	pid    uint32    // that named the file
-	size   *int64    // these two where they were not known before
-	flags  *int64
-}
-
-// images brings the modules' images from the kernel together and reads them,
-// beside the reader of the records.
-type images struct {
-	read func(*bpf.Chunk) error // from the ring
-	wake func() error           // makes read return bpf.ErrFlushed, once the ring is empty
-	done func(loadID string, found imageInfo)
-	took func(*bpf.Chunk)
-	loop *progress.Loop // of run
-
-	mu     sync.Mutex
-	wanted []wantedImage
-	held   int // bytes set aside for parts and jobs
-	jobs   chan imageJob
-
-	// The collector's own.
-	due   []wantedImage // wanted before the last flush
-	parts map[contextID]*parts
-	order []contextID // of parts, the oldest first
-}
-
-// Parts are what has come of an image.
-type parts struct {
-	size  uint64
+// imageParts are the chunks of an image that were read so far.
+type imageParts struct {
+	size  uint64 // of the whole image
 	bytes []byte
 }
 
-// An imageJob is an image to read: its bytes, or nil where they did not come
-// through the ring in full.
+// addChunk adds the next chunk of an image. It drops an image of which a chunk is
+// missing. It locks the mutex, and any goroutine may call it.
+func (t *attempts) addChunk(c *bpf.Chunk, now time.Time) {
+	t.acks.mu.Lock()
+	defer t.acks.mu.Unlock()
+	a := t.get(attemptID{c.Attempt, c.Tid}, now)
+	t.chunks.add(a, c.Position, c.RingSize)
+	if a.parts == nil && c.Offset == 0 {
+		a.parts = t.newParts(c.Size)
+	}
+	if p := a.parts; p != nil && c.Offset == uint64(len(p.bytes)) && len(c.Data) <= cap(p.bytes)-len(p.bytes) {
+		p.bytes = append(p.bytes, c.Data...)
+	} else {
+		t.dropParts(a)
+	}
+	t.release()
+}
+
+// newParts allocates memory for an image. It drops the oldest images if that
+// exceeds maxImageMemory, and returns nil if that does not suffice.
+func (t *attempts) newParts(imageSize uint64) *imageParts {
+	size := int(min(imageSize, bpf.MaxImage))
+	for t.imageMemory+size > maxImageMemory {
+		var oldest *attempt
+		for _, a := range t.byID {
+			if a.parts != nil && (oldest == nil || a.begun.Before(oldest.begun)) {
+				oldest = a
+			}
+		}
+		if oldest == nil {
+			return nil
+		}
+		t.dropParts(oldest)
+	}
+	t.imageMemory += size
+	return &imageParts{size: imageSize, bytes: make([]byte, 0, size)}
+}
+
+// dropParts drops the chunks of an attempt's image.
+func (t *attempts) dropParts(a *attempt) {
+	if a.parts != nil {
+		t.imageMemory -= cap(a.parts.bytes)
+		a.parts = nil
+	}
+}
+
+// An imageJob is an image that the kernel took and that is to be read.
 type imageJob struct {
-	wantedImage
-	bytes []byte
+	attempt *attempt
+	bytes   []byte    // the image; nil if the file must be read
+	sent    bool      // the programs put all chunks into the ring buffer
+	file    *bpf.File // the module's file; nil if there is none
+	pid     uint32    // the process whose root the file's path starts from
+	size    *int64    // size and flags are nil unless only this record has them
+	flags   *int64
 }
 
-// newImages returns images that call done, from a goroutine of their own, once
-// for every image that is wanted, and took for each part that is read.
-func newImages(programs *bpf.Programs, took func(*bpf.Chunk), done func(string, imageInfo)) *images {
+// images reads the images of one run's attempts. Its goroutines run beside the
+// reader's.
+type images struct {
+	attempts *attempts
+	read     func(*bpf.Chunk) error // waits for the next chunk
+	flush    func() error           // makes read return bpf.ErrFlushed when the ring buffer is empty
+	wake     func() error           // wakes the reader
+	loop     *progress.Loop         // of run
+	jobs     chan imageJob
+
+	// Guarded by the attempts' mutex.
+	wanted []imageJob
+	due    []imageJob // wanted before the last flush was requested
+}
+
+func newImages(attempts *attempts, programs *bpf.Programs, loop *progress.Loop) *images {
 	return &images{
-		read: programs.ReadImage, wake: programs.FlushImages, took: took, done: done,
-		jobs: make(chan imageJob, maxJobs), parts: map[contextID]*parts{}, loop: &progress.Loop{},
+		attempts: attempts, read: programs.ReadImage, flush: programs.FlushImages, wake: programs.Flush,
+		loop: loop, jobs: make(chan imageJob, maxJobs),
 	}
 }
 
-// want asks for the image of an attempt, after its last chunk was put into the
-// ring.
-func (i *images) want(w wantedImage) error {
-	i.mu.Lock()
-	isFull := len(i.wanted) >= maxWanted
-	if !isFull {
-		i.wanted = append(i.wanted, w)
+// want requests an image whose last chunk is in the ring buffer or was read. The
+// caller holds the attempts' mutex.
+func (i *images) want(job imageJob) {
+	if len(i.wanted) < maxJobs {
+		i.wanted = append(i.wanted, job)
+	} else {
+		i.attempts.read = append(i.attempts.read, readImage{job.attempt, noImageInfo()})
 	}
-	i.mu.Unlock()
-	if isFull {
-		i.done(w.loadID, noImageInfo())
-	}
-	return i.wake()
+	_ = i.flush() // fails only after the ring buffer was closed
 }
 
-// run works until the ring is closed.
+// run reads images until the ring buffer is closed.
 func (i *images) run() {
 	var working sync.WaitGroup
 	working.Go(func() {
 		files := newFileReader()
 		for job := range i.jobs {
-			found := job.info(files)
-			job.describe(&found.columns)
-			i.done(job.loadID, found)
-			i.release(cap(job.bytes))
+			info := job.info(files)
+			job.describe(&info.columns)
+			i.done(job, info)
 		}
 	})
 	defer working.Wait()
@@ -142,119 +165,68 @@ func (i *images) run() {
 		case errors.Is(err, os.ErrClosed):
 			return
 		case errors.Is(err, bpf.ErrFlushed):
-			i.resolve()
+			i.collect()
 		case err == nil:
-			i.took(&chunk)
-			i.add(&chunk)
+			i.attempts.addChunk(&chunk, time.Now())
 		default:
 			time.Sleep(retryRead)
 		}
 	}
 }
 
-// add takes the next chunk. One that does not follow the last spoils its image.
-func (i *images) add(c *bpf.Chunk) {
-	id := contextID{c.Attempt, c.Tid}
-	known := i.parts[id]
-	if known == nil {
-		if known = i.begin(id, c); known == nil {
-			return
-		}
-	}
-	if c.Offset != uint64(len(known.bytes)) || len(c.Data) > cap(known.bytes)-len(known.bytes) {
-		i.drop(id)
-		return
-	}
-	known.bytes = append(known.bytes, c.Data...)
-}
-
-// begin sets memory aside for the image of a first chunk, in the place of older
-// ones where it must be. It returns nil where there is none.
-func (i *images) begin(id contextID, c *bpf.Chunk) *parts {
-	size := int(min(c.Size, bpf.MaxImage))
-	if c.Offset != 0 {
-		return nil
-	}
-	for i.hold(size) > maxHeld {
-		i.release(size)
-		if len(i.order) == 0 {
-			return nil
-		}
-		i.drop(i.order[0])
-	}
-	begun := &parts{size: c.Size, bytes: make([]byte, 0, size)}
-	i.parts[id] = begun
-	i.order = append(i.order, id)
-	return begun
-}
-
-// drop forgets what has come of an image.
-func (i *images) drop(id contextID) {
-	if known := i.parts[id]; known != nil {
-		i.release(cap(known.bytes))
-	}
-	i.forget(id)
-}
-
-func (i *images) forget(id contextID) {
-	delete(i.parts, id)
-	i.order = slices.DeleteFunc(i.order, func(other contextID) bool { return other == id })
-}
-
-func (i *images) hold(n int) int {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.held += n
-	return i.held
-}
-
-func (i *images) release(n int) { i.hold(-n) }
-
-// resolve passes on the images that were wanted before the last flush: what has
-// not come of them will not come. Those that are wanted since may have chunks
-// that the ring got after it was seen empty.
-func (i *images) resolve() {
+// collect starts jobs for the images that were wanted before the last flush was
+// requested: every chunk of theirs was read. Later ones may have chunks that came
+// after the ring buffer was seen empty.
+func (i *images) collect() {
+	i.attempts.acks.mu.Lock()
 	due := i.due
-	i.mu.Lock()
 	i.due, i.wanted = i.wanted, nil
-	i.mu.Unlock()
 	if len(i.due) > 0 {
-		_ = i.wake() // it fails only when the reading has ended
+		_ = i.flush() // fails only after the ring buffer was closed
 	}
-	for _, w := range due {
-		job := imageJob{wantedImage: w}
-		if known := i.parts[w.id]; known != nil && w.sent && uint64(len(known.bytes)) == known.size {
-			job.bytes = known.bytes
-			i.forget(w.id)
+	for n := range due {
+		if parts := due[n].attempt.parts; parts != nil && due[n].sent && uint64(len(parts.bytes)) == parts.size {
+			due[n].bytes, due[n].attempt.parts = parts.bytes, nil
 		} else {
-			i.drop(w.id)
+			i.attempts.dropParts(due[n].attempt)
 		}
+	}
+	i.attempts.acks.mu.Unlock()
+	for _, job := range due {
 		limit := maxJobs
 		if job.bytes == nil {
 			limit = maxFileJobs
 		}
-		if len(i.jobs) < limit { // it only becomes less meanwhile
+		if len(i.jobs) < limit { // no other goroutine sends
 			i.jobs <- job
-			continue
+		} else {
+			i.done(job, noImageInfo())
 		}
-		i.release(cap(job.bytes))
-		i.done(job.loadID, noImageInfo())
 	}
 }
 
-// describe adds what the kernel said when it had the image.
-func (w wantedImage) describe(e *kmodquery.Event) {
-	if w.file == nil {
-		e.Size = w.size
+// done passes what was read of an image to the reader.
+func (i *images) done(job imageJob, info imageInfo) {
+	i.attempts.acks.mu.Lock()
+	i.attempts.imageMemory -= cap(job.bytes)
+	i.attempts.read = append(i.attempts.read, readImage{job.attempt, info})
+	i.attempts.acks.mu.Unlock()
+	_ = i.wake() // fails only after the ring buffer was closed
+}
+
+// describe adds the columns that only the image's record has.
+func (j imageJob) describe(e *kmodquery.Event) {
+	if j.file == nil {
+		e.Size = j.size
 	} else {
-		e.Flags = w.flags
+		e.Flags = j.flags
 	}
 }
 
-// info reads the image that the kernel took, or its file.
+// info reads the image, or the file that it came from.
 func (j imageJob) info(files *fileReader) imageInfo {
 	if j.bytes == nil {
-		return files.info(j.wantedImage)
+		return files.info(j)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), imageTime)
 	defer cancel()
@@ -265,8 +237,8 @@ func (j imageJob) info(files *fileReader) imageInfo {
 	return imageInfoOf(image, err, kmodquery.HashSourceKernel)
 }
 
-// imageInfoOf turns what was read of an image into columns; of an image that
-// could not be read to its end, what there is.
+// imageInfoOf converts an image to columns. err is the error of reading it; the
+// columns that were read before it are kept.
 func imageInfoOf(image module.Image, err error, source string) imageInfo {
 	found := imageInfo{isSigned: image.Signed}
 	e := &found.columns

@@ -8,9 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"os"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +16,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/bpf"
+	"github.com/kmodquery/kmodquery/internal/progress"
 	"github.com/kmodquery/kmodquery/linux/module"
 )
 
@@ -26,10 +25,10 @@ func sum(b []byte) string {
 	return hex.EncodeToString(s[:])
 }
 
-// fakeRing is a ring of images. A flush is nil.
+// fakeRing is a ring buffer of images. A nil chunk is a flush.
 type fakeRing chan *bpf.Chunk
 
-// read uses the chunk's memory again, as the ring's reader does.
+// read reuses the chunk's memory, as bpf.Programs does.
 func (r fakeRing) read(c *bpf.Chunk) error {
 	next, isOpen := <-r
 	switch {
@@ -46,39 +45,75 @@ func (r fakeRing) read(c *bpf.Chunk) error {
 	return nil
 }
 
-func (r fakeRing) wake() error {
+func (r fakeRing) flush() error {
 	r <- nil
 	return nil
 }
 
 const badSize = 1<<64 - 1
 
-// chunkOf is a part of an image of the thread tid.
+// chunkOf returns a part of the image of the thread tid.
 func chunkOf(tid uint32, image []byte, from, to int) *bpf.Chunk {
 	return &bpf.Chunk{Attempt: 7, Tid: tid, Size: uint64(len(image)), Offset: uint64(from), Data: image[from:to]}
 }
 
-func wantedOf(tid uint32) wantedImage {
-	return wantedImage{id: contextID{7, tid}, loadID: fmt.Sprint(tid), sent: true}
+// pictured is images with their attempts.
+type pictured struct {
+	*images
+	t *attempts
 }
 
-// imageText is an image of that many bytes.
+func newPictured() *pictured {
+	t := newAttempts(newAckTracker(), &fakeRelease{}, nil)
+	none := func() error { return nil }
+	return &pictured{t: t, images: &images{attempts: t, flush: none, wake: none, loop: &progress.Loop{}, jobs: make(chan imageJob, maxJobs)}}
+}
+
+// wantedOf returns the job for the image of the thread tid.
+func (p *pictured) wantedOf(tid uint32) imageJob {
+	return imageJob{attempt: p.t.get(attemptID{7, tid}, start), sent: true}
+}
+
+func (p *pictured) ask(job imageJob) {
+	p.t.acks.mu.Lock()
+	defer p.t.acks.mu.Unlock()
+	p.want(job)
+}
+
+// add adds chunks. Later attempts begin later.
+func (p *pictured) add(chunks ...*bpf.Chunk) {
+	for _, c := range chunks {
+		p.t.addChunk(c, start.Add(time.Duration(len(p.t.byID))*time.Second))
+	}
+}
+
+// collected returns the jobs after two flushes, by thread.
+func (p *pictured) collected() map[uint32][]byte {
+	p.collect()
+	p.collect()
+	jobs := map[uint32][]byte{}
+	for len(p.jobs) > 0 {
+		job := <-p.jobs
+		jobs[job.attempt.id.tid] = job.bytes
+	}
+	return jobs
+}
+
+// imageText returns an image of size bytes.
 func imageText(seed byte, size int) []byte {
 	return bytes.Repeat([]byte{seed, 1, 2, 3, 4, 5, 6}, size/7+1)[:size]
 }
 
-func TestImagesComeTogether(t *testing.T) {
+func TestChunksAreJoined(t *testing.T) {
 	ring := make(fakeRing, 100)
-	read := map[string]imageInfo{}
-	i := newImages(nil, func(*bpf.Chunk) {}, func(loadID string, found imageInfo) {
-		require.NotContains(t, read, loadID, "once")
-		read[loadID] = found
-		if len(read) == 4 {
+	p := newPictured()
+	p.read, p.flush = ring.read, ring.flush
+	p.wake = func() error {
+		if len(p.t.read) == 4 {
 			close(ring)
 		}
-	})
-	i.read, i.wake = ring.read, ring.wake
-
+		return nil
+	}
 	one, two := imageText(1, 3000), imageText(2, 2500)
 	path := testFile(t, imageText(3, 100))
 	for at := 0; at < 3000; at += 1000 {
@@ -86,47 +121,31 @@ func TestImagesComeTogether(t *testing.T) {
 		ring <- chunkOf(2, two, at, min(at+1000, len(two)))
 		ring <- &bpf.Chunk{Size: badSize} // another one that does not decode
 	}
-	require.NoError(t, i.want(wantedOf(2)))
-	require.NoError(t, i.want(wantedOf(1)))
-	fromFile := wantedOf(3)
+	p.ask(p.wantedOf(2))
+	p.ask(p.wantedOf(1))
+	fromFile := p.wantedOf(3)
 	fromFile.sent, fromFile.file, fromFile.pid = false, fileAt(t, path), uint32(os.Getpid())
-	require.NoError(t, i.want(fromFile))
-	require.NoError(t, i.want(wantedOf(4))) // nothing came of it
-	i.run()
+	p.ask(fromFile)
+	p.ask(p.wantedOf(4)) // nothing came of it
+	p.run()
 
-	require.Len(t, read, 4)
-	for loadID, image := range map[string][]byte{"1": one, "2": two} {
-		require.Equal(t, sum(image), read[loadID].columns.SHA256)
-		require.Equal(t, sum(image), read[loadID].columns.ImageSHA256)
-		require.Equal(t, "kernel", read[loadID].columns.HashSource)
+	require.Len(t, p.t.read, 4)
+	read := map[uint32]imageInfo{}
+	for _, image := range p.t.read {
+		read[image.attempt.id.tid] = image.info
 	}
-	require.Equal(t, sum(imageText(3, 100)), read["3"].columns.SHA256)
-	require.Equal(t, "file", read["3"].columns.HashSource)
-	require.Equal(t, noImageInfo(), read["4"])
-	require.Zero(t, i.held)
-	require.Empty(t, i.parts)
-	require.Empty(t, i.order)
-}
-
-// settled are the jobs after two flushes.
-func (i *images) resolved() map[string][]byte {
-	i.resolve()
-	i.resolve()
-	jobs := map[string][]byte{}
-	for len(i.jobs) > 0 {
-		job := <-i.jobs
-		jobs[job.loadID] = job.bytes
+	for tid, image := range map[uint32][]byte{1: one, 2: two} {
+		require.Equal(t, sum(image), read[tid].columns.SHA256)
+		require.Equal(t, sum(image), read[tid].columns.ImageSHA256)
+		require.Equal(t, "kernel", read[tid].columns.HashSource)
 	}
-	return jobs
+	require.Equal(t, sum(imageText(3, 100)), read[3].columns.SHA256)
+	require.Equal(t, "file", read[3].columns.HashSource)
+	require.Equal(t, noImageInfo(), read[4])
+	require.Zero(t, p.t.imageMemory)
 }
 
-func newCollector() *images {
-	i := newImages(nil, nil, nil)
-	i.wake = func() error { return nil }
-	return i
-}
-
-func TestImagesThatAreNotWhole(t *testing.T) {
+func TestIncompleteImagesAreDropped(t *testing.T) {
 	image := imageText(1, 100)
 	tests := []struct {
 		name   string
@@ -153,129 +172,110 @@ func TestImagesThatAreNotWhole(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			i := newCollector()
-			for _, c := range test.chunks {
-				i.add(c)
+			p := newPictured()
+			p.add(test.chunks...)
+			job := p.wantedOf(1)
+			job.sent = test.isSent
+			p.ask(job)
+			require.Equal(t, map[uint32][]byte{1: test.want}, p.collected())
+			require.Nil(t, job.attempt.parts)
+			require.Empty(t, p.collected(), "it is asked for once")
+			for _, a := range p.t.byID { // of other attempts
+				p.t.dropParts(a)
 			}
-			w := wantedOf(1)
-			w.sent = test.isSent
-			require.NoError(t, i.want(w))
-			require.Equal(t, map[string][]byte{"1": test.want}, i.resolved())
-			require.NotContains(t, i.parts, w.id)
-			require.NotContains(t, i.order, w.id)
-			require.Empty(t, i.resolved(), "it is asked for once")
-			for id := range i.parts { // of other attempts
-				i.drop(id)
-			}
-			require.Equal(t, len(test.want), i.held, "until it was read")
+			require.Equal(t, len(test.want), p.t.imageMemory, "until it was read")
 		})
 	}
 }
 
-func TestImagesBoundWhatTheyHold(t *testing.T) {
+func TestMemoryForImagesIsBounded(t *testing.T) {
 	const size = 30 << 20
-	i := newCollector()
+	p := newPictured()
 	big := imageText(1, size)
 	take := func(tid uint32) {
 		for at := 0; at < size; at += size / 3 {
-			i.add(chunkOf(tid, big, at, at+size/3))
-			require.LessOrEqual(t, i.held, maxHeld)
+			p.add(chunkOf(tid, big, at, at+size/3))
+			require.LessOrEqual(t, p.t.imageMemory, maxImageMemory)
 		}
 	}
 	take(1)
 	take(2)
 	take(3)
-	require.NotContains(t, i.parts, contextID{7, 1}, "the oldest leaves")
+	require.Nil(t, p.wantedOf(1).attempt.parts, "the oldest leaves")
 	for tid := range uint32(3) {
-		require.NoError(t, i.want(wantedOf(tid+1)))
+		p.ask(p.wantedOf(tid + 1))
 	}
-	i.resolve()
-	require.Empty(t, i.jobs, "chunks may still come")
-	i.resolve()
-	require.Nil(t, (<-i.jobs).bytes)
-	two, three := <-i.jobs, <-i.jobs
+	p.collect()
+	require.Empty(t, p.jobs, "chunks may still come")
+	p.collect()
+	require.Nil(t, (<-p.jobs).bytes)
+	two, three := <-p.jobs, <-p.jobs
 	require.Len(t, two.bytes, size)
 	require.Len(t, three.bytes, size)
-	require.Equal(t, 2*size, i.held, "what waits to be read is held")
+	require.Equal(t, 2*size, p.t.imageMemory, "what waits to be read is held")
 
 	take(4)
-	require.NoError(t, i.want(wantedOf(4)))
-	require.Equal(t, map[string][]byte{"4": nil}, i.resolved(), "there is no room beside them")
-	i.release(len(two.bytes))
+	p.ask(p.wantedOf(4))
+	require.Equal(t, map[uint32][]byte{4: nil}, p.collected(), "there is no room beside them")
+	p.done(two, noImageInfo())
 	take(5)
-	require.NoError(t, i.want(wantedOf(5)))
-	require.Len(t, i.resolved()["5"], size)
+	p.ask(p.wantedOf(5))
+	require.Len(t, p.collected()[5], size)
 
-	t.Run("in memory that was made for them", func(t *testing.T) {
-		i := newCollector()
-		for tid := range uint32(100) {
-			i.add(&bpf.Chunk{Attempt: 7, Tid: tid, Size: bpf.MaxImage, Data: big[:1]})
+	t.Run("allocated for first chunks", func(t *testing.T) {
+		p := newPictured()
+		for tid := range uint32(5) {
+			p.add(&bpf.Chunk{Attempt: 7, Tid: tid, Size: bpf.MaxImage, Data: big[:1]})
 		}
 		var made int
-		for _, p := range i.parts {
-			made += cap(p.bytes)
+		for _, a := range p.t.byID {
+			if a.parts != nil {
+				made += cap(a.parts.bytes)
+			}
 		}
-		require.LessOrEqual(t, made, maxHeld+bpf.MaxImage)
+		require.LessOrEqual(t, made, maxImageMemory)
+	})
+	t.Run("of a forgotten attempt", func(t *testing.T) {
+		p := newPictured()
+		p.add(chunkOf(1, []byte("image"), 0, 3))
+		require.Equal(t, 5, p.t.imageMemory)
+		p.t.forget(p.wantedOf(1).attempt)
+		require.Zero(t, p.t.imageMemory)
 	})
 }
 
-// The kernel's numbers are not trusted with memory.
-func TestImagesOfAnySize(t *testing.T) {
-	i := newCollector()
-	i.add(&bpf.Chunk{Attempt: 7, Tid: 1, Size: 1<<64 - 1, Data: []byte("x")})
-	require.LessOrEqual(t, cap(i.parts[contextID{7, 1}].bytes), bpf.MaxImage)
-	require.NoError(t, i.want(wantedOf(1)))
-	require.Equal(t, map[string][]byte{"1": nil}, i.resolved())
+func TestImageSizeIsBounded(t *testing.T) {
+	p := newPictured()
+	p.add(&bpf.Chunk{Attempt: 7, Tid: 1, Size: 1<<64 - 1, Data: []byte("x")})
+	job := p.wantedOf(1)
+	require.LessOrEqual(t, cap(job.attempt.parts.bytes), bpf.MaxImage)
+	p.ask(job)
+	require.Equal(t, map[uint32][]byte{1: nil}, p.collected())
 }
 
-func TestImagesThatCannotBeAskedFor(t *testing.T) {
-	i := newCollector()
-	i.wake = func() error { return os.ErrClosed }
-	require.ErrorIs(t, i.want(wantedOf(1)), os.ErrClosed)
-}
-
-// It ends with the ring, when all that settled was read.
-func TestImagesEnd(t *testing.T) {
-	ring := make(fakeRing, 100)
-	var done []string
-	i := newImages(nil, func(*bpf.Chunk) {}, func(loadID string, _ imageInfo) {
-		time.Sleep(10 * time.Millisecond)
-		done = append(done, loadID)
-	})
-	var closing sync.Mutex // a ring may be closed while it is woken
-	closed := false
-	i.read = ring.read
-	i.wake = func() error {
-		closing.Lock()
-		defer closing.Unlock()
-		if closed {
+func TestRunEndsWhenEveryImageIsRead(t *testing.T) {
+	p := newPictured()
+	flushes := 0
+	p.flush = func() error { flushes++; return nil }
+	p.read = func(*bpf.Chunk) error {
+		if flushes == 0 {
 			return os.ErrClosed
 		}
-		return ring.wake()
+		flushes = 0
+		return bpf.ErrFlushed
 	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		i.run()
-	}()
 	for tid := range uint32(5) {
-		require.NoError(t, i.want(wantedOf(tid)))
+		p.ask(p.wantedOf(tid))
 	}
-	require.NoError(t, i.wake())
-	require.Eventually(t, func() bool { return len(ring) == 0 }, 10*time.Second, time.Millisecond)
-	closing.Lock()
-	closed = true
-	close(ring)
-	closing.Unlock()
-	select {
-	case <-ended:
-	case <-time.After(10 * time.Second):
-		require.Fail(t, "it does not end")
+	p.run()
+	var tids []uint32
+	for _, image := range p.t.read {
+		tids = append(tids, image.attempt.id.tid)
 	}
-	require.Equal(t, []string{"0", "1", "2", "3", "4"}, done)
+	require.Equal(t, []uint32{0, 1, 2, 3, 4}, tids)
 }
 
-func TestImageInfo(t *testing.T) {
+func TestImageInfoOf(t *testing.T) {
 	whole := module.Image{
 		SHA256: "5a", ImageSHA256: "1a", Name: "x", Version: "1.0", Srcversion: "AB", Vermagic: "6.1", License: "GPL",
 		Intree: new(int64(1)), Signed: true, Signature: &module.Signature{Signer: "somebody", KeyID: "A0", Hash: "sha256"},
@@ -294,7 +294,7 @@ func TestImageInfo(t *testing.T) {
 	require.Equal(t, unread, noImageInfo().columns.Missing.String())
 }
 
-func TestImageInfoOfBytes(t *testing.T) {
+func TestImageIsReadFromItsBytes(t *testing.T) {
 	text := []byte("no module")
 	read := imageJob{bytes: text}.info(nil)
 	require.Equal(t, sum(text), read.columns.SHA256)
@@ -313,59 +313,55 @@ func TestImageInfoOfBytes(t *testing.T) {
 	require.NotEmpty(t, read.columns.SignatureKeyID)
 }
 
-// A ring that is never read to its end keeps no more images waiting than this.
-func TestImagesBoundWhatIsWanted(t *testing.T) {
-	given := 0
-	i := newImages(nil, func(*bpf.Chunk) {}, func(_ string, found imageInfo) {
-		given++
-		require.Contains(t, found.columns.Missing, "sha256")
-	})
-	i.wake = func() error { return nil }
-	for tid := range uint32(maxWanted + 10) {
-		require.NoError(t, i.want(wantedOf(tid)))
+// The ring buffer is never empty, so no image is collected.
+func TestWantedImagesAreBounded(t *testing.T) {
+	p := newPictured()
+	for tid := range uint32(maxJobs + 10) {
+		p.ask(p.wantedOf(tid))
 	}
-	require.Equal(t, 10, given)
-	require.Len(t, i.wanted, maxWanted)
+	require.Len(t, p.t.read, 10)
+	for _, image := range p.t.read {
+		require.Equal(t, noImageInfo(), image.info)
+	}
+	require.Len(t, p.wanted, maxJobs)
 }
 
-// As many wait to be read as a ring has when a recorder returns; files must not
-// keep them waiting.
-func TestImagesBoundWhatWaits(t *testing.T) {
+// The ring buffer may hold maxJobs images when a recorder starts again. Files must not
+// delay them.
+func TestImagesToBeReadAreBounded(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		isSent bool
 		max    int
 	}{{"bytes", true, maxJobs}, {"files", false, maxFileJobs}} {
 		t.Run(test.name, func(t *testing.T) {
-			i := newCollector()
-			given := 0
-			i.done = func(_ string, found imageInfo) {
-				given++
-				require.Equal(t, noImageInfo(), found)
-			}
+			p := newPictured()
 			want := func(tid uint32) {
-				i.add(chunkOf(tid, []byte("image"), 0, 5))
-				w := wantedOf(tid)
-				w.sent = test.isSent
-				require.NoError(t, i.want(w))
+				p.add(chunkOf(tid, []byte("image"), 0, 5))
+				job := p.wantedOf(tid)
+				job.sent = test.isSent
+				p.ask(job)
 				if tid%1000 == 0 {
-					i.resolve()
+					p.collect()
 				}
 			}
 			for tid := range uint32(maxJobs + 10) {
 				want(tid)
 			}
-			i.resolve()
-			i.resolve()
-			require.Len(t, i.jobs, test.max)
-			require.Equal(t, maxJobs+10-test.max, given)
-			<-i.jobs
+			p.collect()
+			p.collect()
+			require.Len(t, p.jobs, test.max)
+			require.Len(t, p.t.read, maxJobs+10-test.max)
+			<-p.jobs
 			want(maxJobs + 10)
-			i.resolve()
-			i.resolve()
-			require.Len(t, i.jobs, test.max)
-			require.Equal(t, maxJobs+10-test.max, given, "there was room again")
-			require.LessOrEqual(t, i.held, 5*(maxJobs+1))
+			p.collect()
+			p.collect()
+			require.Len(t, p.jobs, test.max)
+			require.Len(t, p.t.read, maxJobs+10-test.max, "there was room again")
+			require.LessOrEqual(t, p.t.imageMemory, 5*(maxJobs+1))
+			for _, image := range p.t.read {
+				require.Equal(t, noImageInfo(), image.info)
+			}
 		})
 	}
 }

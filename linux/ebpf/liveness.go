@@ -8,22 +8,22 @@ import (
 )
 
 const (
-	// checkEvery is how often the hooks are looked at though nobody asks.
+	// checkEvery is the interval between two checks of the hooks.
 	checkEvery = 10 * time.Second
-	// checkGap is the least time between two looks.
+	// checkGap is the shortest interval, for when a Sync waits.
 	checkGap = time.Second
 )
 
-// A liveness looks from time to time whether the hooks are still what they were
-// when they were attached: the kernel tells nobody that it no longer runs them.
+// A liveness checks periodically that the hooks are still attached: the kernel does
+// not notify anyone when it stops running them.
 type liveness struct {
 	check func() error
 	last  time.Time
 }
 
-// failure looks at the hooks, if the last look was long enough ago, and returns
-// what is wrong with them. A query that waits for what they saw is a reason to
-// look sooner.
+// failure checks the hooks if the last check was long enough ago, and returns what
+// is wrong with them. isAsked reports that a Sync waits for their records, which
+// shortens the interval.
 func (c *liveness) failure(now time.Time, isAsked bool) error {
 	since := now.Sub(c.last)
 	if since < checkGap || since < checkEvery && !isAsked {
@@ -33,16 +33,15 @@ func (c *liveness) failure(now time.Time, isAsked bool) error {
 	return c.check()
 }
 
-// due is when the next look is due though nobody asks.
+// due returns when the next check is due if no Sync waits.
 func (c *liveness) due() time.Time { return c.last.Add(checkEvery) }
 
-// MarkUnreliable has Run emit what the hooks have seen and return an error that gives
-// the reason, after which it can be called again to attach them anew. Who knows
-// that a module came which they should have seen calls it. It does nothing while
-// the source is not running.
+// MarkUnreliable makes Run emit what the hooks recorded and return an error with the
+// reason. The next Run attaches new hooks. The recorder calls it if the hooks missed
+// a load. It does nothing if Run is not running.
 func (s *Source) MarkUnreliable(reason string) {
 	s.mu.Lock()
-	s.anew = s.anew || s.programs != nil
+	s.replace = s.replace || s.programs != nil
 	s.mu.Unlock()
 	s.markUnreliable(errors.New(reason))
 }
@@ -50,7 +49,14 @@ func (s *Source) MarkUnreliable(reason string) {
 func (s *Source) isUnreliable() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.anew
+	return s.replace
+}
+
+// failure returns why Run is to end; nil if it is not.
+func (s *Source) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cause
 }
 
 func (s *Source) markUnreliable(cause error) {
@@ -59,8 +65,8 @@ func (s *Source) markUnreliable(cause error) {
 	if s.programs == nil {
 		return
 	}
-	if s.doubt == nil {
-		s.doubt = cause
+	if s.cause == nil {
+		s.cause = cause
 	}
-	_ = s.programs.Flush() // it fails only when the reading has ended
+	_ = s.programs.Flush() // fails only after Close
 }

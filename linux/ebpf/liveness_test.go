@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestLivenessLooksWhenItIsTime(t *testing.T) {
+func TestHooksAreCheckedPeriodically(t *testing.T) {
 	wrong := errors.New("wrong")
 	for _, test := range []struct {
 		name    string
@@ -41,9 +41,9 @@ func TestLivenessLooksWhenItIsTime(t *testing.T) {
 	}
 }
 
-func TestMarkUnreliableOfStoppedSource(t *testing.T) {
+func TestMarkUnreliableIgnoresStoppedSource(t *testing.T) {
 	s := New(Options{})
 	s.MarkUnreliable("a module came unseen")
-	require.NoError(t, s.doubt)
+	require.NoError(t, s.cause)
 	require.Equal(t, "standby", s.Sensor().State)
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/kmodquery/kmodquery/bpf"
 )
 
-// lockedRecord is what a kernel that is locked down lets a program say.
+// lockedRecord returns what a program can record on a locked-down kernel.
 func lockedRecord(kind bpf.Kind, unread bpf.Unread) bpf.Record {
 	r := bpf.Record{
 		Kind: kind, Boot: time.Hour, Attempt: 5, Context: 5, Pid: 10, Tid: 11, UID: 1, GID: 3, Comm: "insmod",
@@ -40,7 +40,7 @@ type lockedTypes struct{}
 func (lockedTypes) ReadFileType(uint32) string { return kmodquery.TypeKernelModule }
 func (lockedTypes) LoadDataType(uint32) string { return kmodquery.TypeKernelModule }
 
-func TestTranslateNamesWhatIsUnread(t *testing.T) {
+func TestUnreadColumnsAreMissing(t *testing.T) {
 	const untyped, all = bpf.UnreadUntyped, bpf.UnreadUntyped | bpf.UnreadTask
 	module := &bpf.Module{Name: "x", Params: bpf.Text{Missing: true}}
 	file := &bpf.File{IsModule: true, Path: "tmp/x.ko", Incomplete: true}
@@ -67,7 +67,7 @@ func TestTranslateNamesWhatIsUnread(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			r := lockedRecord(test.kind, test.unread)
 			test.fill(&r)
-			e := translator{types: lockedTypes{}}.event(r, nil, time.Unix(0, 0))
+			e := translator{types: lockedTypes{}}.event(r, &process{}, time.Unix(0, 0))
 			want := strings.Join([]string{unreadUntyped, test.missing, unreadProcess}, ",")
 			require.ElementsMatch(t, strings.Split(want, ","), slices.Collect(e.Missing.All()))
 			for column := range e.Missing.All() {
@@ -87,8 +87,8 @@ func TestTranslateNamesWhatIsUnread(t *testing.T) {
 	}
 }
 
-// What the image says is unread no longer; what it lacks is not there.
-func TestAttemptFindsWhatOnlyTheImageSays(t *testing.T) {
+// A column that the image has, or lacks, is no longer missing.
+func TestImageProvidesUnreadColumns(t *testing.T) {
 	for _, test := range []struct {
 		name          string
 		found         imageInfo
@@ -99,44 +99,37 @@ func TestAttemptFindsWhatOnlyTheImageSays(t *testing.T) {
 		{"no image", noImageInfo(), "", "flags,path,version,srcversion," + strings.Join(module.Columns, ",")},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			var got []kmodquery.Event
-			j := newAttempts(func(d kmodquery.Delivery) { got = append(got, d.Event) }, func(string) bool { return false }, func(string) {})
-			now := time.Unix(100, 0)
+			r := newRecorded()
 			read := kmodquery.Event{EventName: kmodquery.EventSecurityKernelReadFile, LoadID: "a", Path: "tmp/x.ko"}
 			read.Missing.Add("version", "srcversion", "path", "flags")
-			load := kmodquery.Event{EventName: kmodquery.EventModuleLoad, LoadID: "a", Name: "x"}
-			j.add(kmodquery.Delivery{Event: read}, now)
-			j.expectImage("a")
-			j.add(kmodquery.Delivery{Event: load}, now)
-			require.Empty(t, got)
-			j.addImage("a", test.found)
+			r.add(read, start)
+			r.expectImage("a")
+			r.add(kmodquery.Event{EventName: kmodquery.EventModuleLoad, LoadID: "a", Name: "x"}, start)
+			require.Empty(t, r.events)
+			r.setImage("a", test.found)
+			got := r.events
 			require.Len(t, got, 2)
 			require.Equal(t, test.version, got[0].Version)
 			require.ElementsMatch(t, strings.Split(test.left, ","), slices.Collect(got[0].Missing.All()))
 			require.Equal(t, "tmp/x.ko", got[1].Path)
-			require.True(t, got[1].Missing.Has("path"), "what lacks its beginning lacks it in every event")
+			require.True(t, got[1].Missing.Has("path"), "the path is incomplete in every event")
 		})
 	}
 }
 
-func TestReaderLooksForAnImageInItsFile(t *testing.T) {
+func TestImageThatIsNotSentHasItsFile(t *testing.T) {
 	file := &bpf.File{IsModule: true, Path: "tmp/x.ko", Incomplete: true}
-	var wanted []wantedImage
-	r := newReader(translator{types: lockedTypes{}}, newDenials(), newAckTracker(), func(kmodquery.Delivery) {})
-	r.want = func(w wantedImage) error { wanted = append(wanted, w); return nil }
+	r := newReading(t)
 	read := lockedRecord(bpf.ReadFile, bpf.UnreadUntyped|bpf.UnreadTask)
 	read.File = file
-	_, err := r.add(read, "", time.Now())
-	require.NoError(t, err)
 	taken := lockedRecord(bpf.ImageTaken, bpf.UnreadUntyped|bpf.UnreadTask)
 	taken.Image = &bpf.Image{Size: 9, Flags: 4}
-	_, err = r.add(taken, "", time.Now())
-	require.NoError(t, err)
-	require.Len(t, wanted, 1)
-	require.Same(t, file, wanted[0].file)
-	require.False(t, wanted[0].sent)
+	r.take(read, taken)
+	require.Len(t, r.wanted, 1)
+	require.Same(t, file, r.wanted[0].file)
+	require.False(t, r.wanted[0].sent)
 	var e kmodquery.Event
-	wanted[0].describe(&e)
+	r.wanted[0].describe(&e)
 	require.EqualValues(t, 4, *e.Flags)
 	require.Nil(t, e.Size, "that of the file is known, and the image's may be decompressed")
 }

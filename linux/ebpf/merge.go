@@ -4,8 +4,8 @@ package ebpf
 
 import "github.com/kmodquery/kmodquery"
 
-// learn takes from an event what holds for its whole attempt.
-func (a *attempt) learn(e *kmodquery.Event) {
+// merge adds the columns of an event that apply to the whole attempt.
+func (a *attempt) merge(e *kmodquery.Event) {
 	fill(&a.known, e)
 	for _, column := range []string{"path", "filesystem", "origin"} {
 		if e.Missing.Has(column) {
@@ -14,13 +14,13 @@ func (a *attempt) learn(e *kmodquery.Event) {
 	}
 }
 
-// complete gives an event what is known of its attempt and what the event does
-// not say itself. What the kernel said comes before what the image says.
+// complete sets the columns that an event lacks and that its attempt knows. The
+// kernel's values take precedence over the image's.
 func (a *attempt) complete(e *kmodquery.Event) {
 	known := a.known
-	if a.live {
-		// What became of the call is for its own row: whether it was over when
-		// an earlier one was written is chance.
+	if a.isLive {
+		// The result belongs to the call's own event: whether the call had
+		// returned when an earlier event was emitted is chance.
 		known.Result, known.Error = nil, ""
 	}
 	fill(e, &known)
@@ -28,11 +28,11 @@ func (a *attempt) complete(e *kmodquery.Event) {
 		e.Missing.Add(column)
 	}
 	if a.params != nil {
-		// What stands in the caller's memory may be another text by now.
+		// The caller's memory may have changed since the kernel read it.
 		e.Missing.Remove("params")
 		e.Params = params(e, *a.params)
 	}
-	if !a.taken {
+	if !a.isTaken {
 		return
 	}
 	image := a.image
@@ -42,7 +42,7 @@ func (a *attempt) complete(e *kmodquery.Event) {
 	}
 	fill(e, &image.columns)
 	if image.columns.SHA256 != "" {
-		e.Missing.Remove("version") // where it says none, there is none
+		e.Missing.Remove("version") // an image without one has none
 		e.Missing.Remove("srcversion")
 	}
 	for column := range image.columns.Missing.All() {
@@ -51,7 +51,7 @@ func (a *attempt) complete(e *kmodquery.Event) {
 		}
 	}
 	if image.columns.SHA256 == "" {
-		e.Missing.Add("name") // unless the kernel came to say it
+		e.Missing.Add("name") // removed below if the kernel named it
 	}
 	for _, column := range []string{"name", "version", "srcversion", "size", "flags"} {
 		if !e.Lacks(column) {
@@ -63,11 +63,12 @@ func (a *attempt) complete(e *kmodquery.Event) {
 	}
 }
 
-// unverified is the state of a signature on which the kernel gave no verdict.
+// unverified returns the signature_status of a module that the kernel did not
+// verify.
 func (a *attempt) unverified(image *imageInfo) string {
 	isUnreadable := image.columns.Missing.Has("signer")
 	switch {
-	case image.isSigned && a.live:
+	case image.isSigned && a.isLive:
 		return kmodquery.SignatureUntrusted
 	case image.isSigned || isUnreadable:
 		return kmodquery.SignatureUnknown
@@ -76,13 +77,13 @@ func (a *attempt) unverified(image *imageInfo) string {
 	}
 }
 
-// isNamed reports whether the name of the module is known.
+// isNamed reports whether the module's name is known.
 func (a *attempt) isNamed() bool {
 	return a.known.Name != "" || a.image != nil && a.image.columns.Name != ""
 }
 
-// fill copies the facts of an attempt that to lacks. What belongs to a moment
-// (time, event name, process) is not among them.
+// fill copies the columns that to lacks and that apply to a whole attempt: not the
+// time, the event name and the process.
 func fill(to, from *kmodquery.Event) {
 	for _, text := range []struct{ to, from *string }{
 		{&to.Name, &from.Name},

@@ -10,8 +10,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// What the kernel says of a module comes before what its image says.
-func TestCompleteTrustsTheKernelMoreThanTheImage(t *testing.T) {
+func TestKernelTakesPrecedenceOverTheImage(t *testing.T) {
 	r := newRecorded()
 	live := load
 	live.Version, live.Srcversion = "kernel's", ""
@@ -19,7 +18,7 @@ func TestCompleteTrustsTheKernelMoreThanTheImage(t *testing.T) {
 	claims.columns.Name, claims.columns.Version, claims.columns.Srcversion = "reserved", "reserved", "reserved"
 	r.add(readFile, start)
 	r.expectImage("a")
-	r.addImage("a", claims)
+	r.setImage("a", claims)
 	r.add(live, start)
 	r.add(returned(kmodquery.EventFinitModule, 0), start)
 	require.Len(t, r.events, 3)
@@ -39,12 +38,12 @@ func TestCompleteTrustsTheKernelMoreThanTheImage(t *testing.T) {
 	}
 }
 
-// Of a module that the kernel refused, only the image says a name.
-func TestCompleteNamesARefusedModule(t *testing.T) {
+// Only the image names a module that the kernel refused.
+func TestImageNamesARefusedModule(t *testing.T) {
 	r := newRecorded()
 	r.add(readFile, start)
 	r.expectImage("a")
-	r.addImage("a", found)
+	r.setImage("a", found)
 	call := returned(kmodquery.EventFinitModule, -8)
 	r.add(call, start)
 	for _, e := range r.events {
@@ -52,18 +51,18 @@ func TestCompleteNamesARefusedModule(t *testing.T) {
 		require.Empty(t, e.Missing, e.EventName)
 	}
 
-	t.Run("though patience with it ended", func(t *testing.T) {
+	t.Run("that was given up", func(t *testing.T) {
 		r := newRecorded()
 		r.add(readFile, start)
 		r.expectImage("a")
-		r.addImage("a", found)
+		r.setImage("a", found)
 		r.expire(start.Add(loadPatience))
 		require.Equal(t, "x", r.events[0].Name)
 		require.Empty(t, r.events[0].Missing)
 	})
 }
 
-func TestCompleteMissesOnlyWhatIsUnknown(t *testing.T) {
+func TestOnlyUnknownColumnsAreMissing(t *testing.T) {
 	r := newRecorded()
 	live := load
 	live.Version = "1.0"
@@ -72,7 +71,7 @@ func TestCompleteMissesOnlyWhatIsUnknown(t *testing.T) {
 	}}
 	r.add(readFile, start)
 	r.expectImage("a")
-	r.addImage("a", partly)
+	r.setImage("a", partly)
 	r.add(live, start)
 	for _, e := range r.events {
 		require.Equal(t, "image_sha256,srcversion", e.Missing.String(), e.EventName)
@@ -80,7 +79,7 @@ func TestCompleteMissesOnlyWhatIsUnknown(t *testing.T) {
 }
 
 // A system call that took no module has no image.
-func TestCompleteLeavesOtherCallsAlone(t *testing.T) {
+func TestCallsWithoutAModuleHaveNoImage(t *testing.T) {
 	r := newRecorded()
 	r.add(free, start)
 	r.add(returned(kmodquery.EventDeleteModule, 0), start)
@@ -133,7 +132,7 @@ func TestSignatureStatusOfAnAttempt(t *testing.T) {
 				back.SignatureStatus = test.live
 				r.add(back, start)
 				if test.image != nil {
-					r.addImage("a", *test.image)
+					r.setImage("a", *test.image)
 				} else {
 					r.expire(start.Add(imagePatience))
 				}
@@ -146,9 +145,8 @@ func TestSignatureStatusOfAnAttempt(t *testing.T) {
 	}
 }
 
-// EventColumns and fill must not drift apart: what the image says reaches the
-// event.
-func TestFillCopiesWhatAnImageSays(t *testing.T) {
+// fill must copy every column that an image has.
+func TestFillCopiesImageColumns(t *testing.T) {
 	var e kmodquery.Event
 	fill(&e, &found.columns)
 	require.Equal(t, found.columns, e)

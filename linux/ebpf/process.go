@@ -5,34 +5,31 @@ package ebpf
 import (
 	"encoding/json"
 	"strings"
-	"time"
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/bpf"
 )
 
-// A process is what the kernel told of the process behind a record, while it
-// was still there.
+// A process is what the programs recorded of an attempt's process while it ran. A
+// field is nil if its record was lost.
 type process struct {
-	executable       *bpf.Path // nil where its record was lost
+	executable       *bpf.Path
 	args             *bpf.Args
 	cwd              *bpf.Path
 	cgroup, cgroupV1 *bpf.Path
 	ancestors        []bpf.Path // nearest first
-	complete         bool       // the last ancestor is there
-
-	file *bpf.File // that it has the kernel read
+	complete         bool       // ancestors has the last one
 }
 
 // An ancestor is one element of the ancestors column.
 type ancestor struct {
 	Pid  uint32 `json:"pid"`
-	Path string `json:"path"` // empty for a thread of the kernel's own
+	Path string `json:"path"` // empty for a kernel thread
 	Comm string `json:"comm"`
 	UID  uint32 `json:"uid"`
 }
 
-// add takes one of the records that tell of the process. They come in order.
+// add adds the next record of the process.
 func (p *process) add(r bpf.Record) {
 	switch {
 	case r.Kind == bpf.ProcessArgs:
@@ -54,7 +51,7 @@ func (p *process) add(r bpf.Record) {
 	}
 }
 
-// describe gives an event what is known of its process.
+// describe sets an event's columns about its process.
 func (p *process) describe(e *kmodquery.Event, isKernelThread bool) {
 	e.ProcessPath = pathOf(e, "process_path", p.executable)
 	e.Cwd = pathOf(e, "cwd", p.cwd)
@@ -76,7 +73,7 @@ func pathOf(e *kmodquery.Event, column string, p *bpf.Path) string {
 	return p.Value
 }
 
-// cmdline joins arguments with blanks.
+// cmdline returns the cmdline column: the arguments, joined with spaces.
 func cmdline(e *kmodquery.Event, args *bpf.Args) string {
 	if args == nil || args.Missing {
 		e.Missing.Add("cmdline")
@@ -91,8 +88,9 @@ func cmdline(e *kmodquery.Event, args *bpf.Args) string {
 	return strings.ReplaceAll(value, "\x00", " ")
 }
 
-// describeCgroup prefers the default hierarchy, unless all processes are in its
-// root, as on hosts that use the older ones. The container may show in either.
+// describeCgroup sets cgroup and container_id. It prefers the path in the default
+// hierarchy, unless that is the root: on hosts that use the version 1 hierarchies,
+// every process is there. Either path may name the container.
 func (p *process) describeCgroup(e *kmodquery.Event) {
 	if p.cgroup == nil && p.cgroupV1 == nil {
 		e.Missing.Add("cgroup")
@@ -111,12 +109,12 @@ func (p *process) describeCgroup(e *kmodquery.Event) {
 			e.ContainerID = containerID(cgroup.Value)
 		}
 		if e.ContainerID == "" && cgroup.Incomplete {
-			e.Missing.Add("container_id") // it may stand in the beginning
+			e.Missing.Add("container_id") // the missing part may name it
 		}
 	}
 }
 
-// ancestry is the ancestors column.
+// ancestry returns the ancestors column.
 func (p *process) ancestry(e *kmodquery.Event) string {
 	if !p.complete {
 		e.Missing.Add("ancestors")
@@ -140,59 +138,19 @@ func (p *process) ancestry(e *kmodquery.Event) string {
 	return text
 }
 
-// maxAncestry bounds the ancestors column: paths are what their owners make of
-// them, and an escaped byte takes five in JSON.
+// maxAncestry bounds the ancestors column in bytes: users choose their paths, and an
+// escaped byte takes five in JSON.
 const maxAncestry = 16 << 10
 
-// encode writes a column that is JSON. Texts of the host's must be escaped: JSON
-// has no place for bytes that are no UTF-8, and keeps much that acts on a
+// encode returns a JSON column. Strings from the host must be escaped before: JSON
+// cannot hold bytes that are not UTF-8, and keeps characters that control a
 // terminal.
 func encode(value any) string {
 	var b strings.Builder
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(value); err != nil {
-		return "" // structs of texts and numbers always encode
+		return "" // structs of strings and numbers always encode
 	}
 	return strings.TrimSuffix(b.String(), "\n")
-}
-
-// A contextID is what records that tell of a process have in common with those
-// that are about it.
-type contextID struct {
-	context time.Duration
-	tid     uint32
-}
-
-// processes are those that records have told of and that are still of use. The
-// zero value is ready.
-type processes struct{ memory[contextID, *process] }
-
-// add takes a record that tells of a process.
-func (p *processes) add(r bpf.Record) { p.known(r).add(r) }
-
-// read notes the file that a record says the kernel reads.
-func (p *processes) read(r bpf.Record) { p.known(r).file = r.File }
-
-// known is the process that a record belongs to, from its first record on.
-func (p *processes) known(r bpf.Record) *process {
-	id := contextID{r.Context, r.Tid}
-	known, ok := p.get(id)
-	if !ok {
-		known = &process{}
-		p.put(id, known)
-	}
-	return known
-}
-
-// of returns the process that a record is about, or nil where no record told of
-// it. A process is forgotten with the last record that can be about it.
-func (p *processes) of(r bpf.Record) *process {
-	id := contextID{r.Context, r.Tid}
-	known, _ := p.get(id)
-	switch {
-	case r.Kind == bpf.SystemCall, r.Kind == bpf.ModuleRequest, r.Attempt == 0:
-		p.forget(id)
-	}
-	return known
 }

@@ -4,11 +4,8 @@ package ebpf
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -17,16 +14,16 @@ import (
 	"github.com/kmodquery/kmodquery/test/hostile"
 )
 
-// tells is a record that tells of insmod's process.
+// pathRecord returns a record of a path of insmod's process.
 func pathRecord(path bpf.Path) bpf.Record {
-	return record(bpf.ProcessPath, func(r *bpf.Record) { r.Path = &path })
+	return record(bpf.ProcessPath, func(r *bpf.Record) { r.Attempt, r.Path = 0, &path })
 }
 
 func argsRecord(args bpf.Args) bpf.Record {
-	return record(bpf.ProcessArgs, func(r *bpf.Record) { r.Args = &args })
+	return record(bpf.ProcessArgs, func(r *bpf.Record) { r.Attempt, r.Args = 0, &args })
 }
 
-// processRecords are what the programs send of insmod's process, in their order.
+// processRecords are the records that the programs send of insmod's process.
 var processRecords = []bpf.Record{
 	argsRecord(bpf.Args{Value: "insmod\x00x.ko\x00"}),
 	pathRecord(bpf.Path{Role: bpf.Cwd, Value: "/root"}),
@@ -37,7 +34,7 @@ var processRecords = []bpf.Record{
 	pathRecord(bpf.Path{Role: bpf.Executable, Generation: 2, Value: "/sbin/init", Pid: 1, Comm: "init", Last: true}),
 }
 
-// described is what an event says of a process of which these records told.
+// described returns the event columns of a process with these records.
 func described(isKernelThread bool, records ...bpf.Record) kmodquery.Event {
 	p := &process{}
 	for _, r := range records {
@@ -48,10 +45,10 @@ func described(isKernelThread bool, records ...bpf.Record) kmodquery.Event {
 	return e
 }
 
-// without is processRecords but for one record that was lost.
+// without returns processRecords except one that was lost.
 func without(i int) []bpf.Record { return slices.Delete(slices.Clone(processRecords), i, i+1) }
 
-func TestProcessIsToldInFull(t *testing.T) {
+func TestProcessColumns(t *testing.T) {
 	require.Equal(t, kmodquery.Event{
 		ProcessPath: "/sbin/insmod", Cmdline: "insmod x.ko", Cwd: "/root", Cgroup: "/user.slice",
 		Ancestors: `[{"pid":9,"path":"/bin/sh","comm":"sh","uid":1000},{"pid":1,"path":"/sbin/init","comm":"init","uid":0}]`,
@@ -61,10 +58,10 @@ func TestProcessIsToldInFull(t *testing.T) {
 
 func TestProcessWithLostRecords(t *testing.T) {
 	tests := []struct {
-		name   string
-		told   []bpf.Record
-		column string // that has no value, or less of one
-		want   string // Missing
+		name    string
+		records []bpf.Record
+		column  string // that has no value, or less of one
+		want    string // Missing
 	}{
 		{"args", without(0), "cmdline", "cmdline"},
 		{"cwd", without(1), "cwd", "cwd"},
@@ -74,7 +71,7 @@ func TestProcessWithLostRecords(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			e := described(false, test.told...)
+			e := described(false, test.records...)
 			require.Equal(t, test.want, e.Missing.String())
 			if test.column != "" {
 				column, ok := kmodquery.EventColumn(test.column)
@@ -153,8 +150,8 @@ func TestProcessAncestorsAreJSON(t *testing.T) {
 func TestRequesterIsJSON(t *testing.T) {
 	for _, text := range hostile.Texts() {
 		var r requests
-		r.add(&kmodquery.Event{LoadID: "1", ProcessPath: text, ProcessName: text, Cmdline: text, ContainerID: text, Name: text})
-		shown, _ := r.get("1")
+		r.add(attemptID{1, 1}, &kmodquery.Event{ProcessPath: text, ProcessName: text, Cmdline: text, ContainerID: text, Name: text})
+		shown := r.byID[attemptID{1, 1}]
 		require.Empty(t, hostile.Harm(shown))
 		var decoded requester
 		require.NoError(t, json.Unmarshal([]byte(shown), &decoded))
@@ -221,61 +218,4 @@ func TestProcessCmdline(t *testing.T) {
 			require.Equal(t, test.miss, e.Missing.String())
 		})
 	}
-}
-
-func TestProcessesAreToldApart(t *testing.T) {
-	var known processes
-	for tid := range uint32(3) {
-		for context := range time.Duration(3) {
-			known.add(record(bpf.ProcessPath, func(r *bpf.Record) {
-				r.Context, r.Tid = context, tid
-				r.Path = &bpf.Path{Role: bpf.Cwd, Value: fmt.Sprint(int(context), tid)}
-			}))
-		}
-	}
-	require.Equal(t, "2 1", known.of(record(bpf.ModuleLoad, func(r *bpf.Record) { r.Context, r.Tid = 2, 1 })).cwd.Value)
-	require.Equal(t, "1 2", known.of(record(bpf.ModuleLoad, func(r *bpf.Record) { r.Context, r.Tid = 1, 2 })).cwd.Value)
-	require.Nil(t, known.of(record(bpf.ModuleLoad, func(r *bpf.Record) { r.Context, r.Tid = 3, 1 })))
-}
-
-func TestProcessesAreForgottenWithTheirLastRecord(t *testing.T) {
-	tests := []struct {
-		name   string
-		record bpf.Record
-		isLast bool
-	}{
-		{"the kernel is about to read", record(bpf.ReadFile, func(*bpf.Record) {}), false},
-		{"live", record(bpf.ModuleLoad, func(*bpf.Record) {}), false},
-		{"gone", record(bpf.ModuleFree, func(*bpf.Record) {}), false},
-		{"returned", record(bpf.SystemCall, func(*bpf.Record) {}), true},
-		{"request", record(bpf.ModuleRequest, func(*bpf.Record) {}), true},
-		{"no attempt", record(bpf.ReadFile, func(r *bpf.Record) { r.Attempt = 0 }), true},
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			var known processes
-			known.add(processRecords[0])
-			require.NotNil(t, known.of(test.record), "it is there for the record itself")
-			if test.isLast {
-				require.Nil(t, known.of(test.record))
-				require.Empty(t, known.values)
-			} else {
-				require.NotNil(t, known.of(test.record))
-			}
-		})
-	}
-}
-
-// A host may begin any number of attempts that never end.
-func TestProcessesAreBounded(t *testing.T) {
-	var known processes
-	for i := range 5 * maxRemembered {
-		known.add(record(bpf.ProcessArgs, func(r *bpf.Record) {
-			r.Context, r.Args = time.Duration(i+1), &bpf.Args{Value: strings.Repeat("x", i%7)}
-		}))
-	}
-	require.Len(t, known.values, maxRemembered)
-	require.LessOrEqual(t, len(known.order), 2*maxRemembered+1)
-	require.Nil(t, known.of(record(bpf.ModuleLoad, func(r *bpf.Record) { r.Context = 4 * maxRemembered })), "the oldest are forgotten")
-	require.NotNil(t, known.of(record(bpf.ModuleLoad, func(r *bpf.Record) { r.Context = 5 * maxRemembered })))
 }

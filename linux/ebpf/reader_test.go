@@ -3,6 +3,7 @@
 package ebpf
 
 import (
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -16,14 +17,15 @@ import (
 	"github.com/kmodquery/kmodquery/test/leak"
 )
 
-// reading is a reader with what it emitted and the images that it wanted.
+// reading is a reader with the events that it emitted and the images that it wanted.
 type reading struct {
 	*reader
-	t      *testing.T
-	counts *fakeCounts
-	events []kmodquery.Event
-	keys   []string // of the events
-	wanted []wantedImage
+	t        *testing.T
+	counts   *fakeCounts
+	events   []kmodquery.Event
+	keys     []string // of the events
+	wanted   []imageJob
+	position uint64
 }
 
 func newReading(t *testing.T) *reading {
@@ -31,25 +33,27 @@ func newReading(t *testing.T) *reading {
 	r := &reading{t: t, counts: newFakeCounts()}
 	d := newDenials()
 	d.begin(r.counts, nil, start)
-	r.reader = newReader(translate, d, newAckTracker(), func(d kmodquery.Delivery) {
+	attempts := newAttempts(newAckTracker(), &fakeRelease{}, func(d kmodquery.Delivery) {
 		r.events, r.keys = append(r.events, d.Event), append(r.keys, d.Key)
 	})
-	r.want = func(w wantedImage) error {
-		r.wanted = append(r.wanted, w)
-		return nil
-	}
+	r.reader = newReader(translate, d, attempts, func(job imageJob) { r.wanted = append(r.wanted, job) })
 	return r
 }
 
 func (r *reading) take(records ...bpf.Record) {
 	for _, record := range records {
-		_, err := r.add(record, "", start)
-		require.NoError(r.t, err)
+		r.position += 10
+		require.NoError(r.t, r.reader.take(record, at(r.position), 10, start))
 	}
 }
 
-// expire lets time pass until a moment, with everything read.
-func (r *reading) expire(now time.Time) error { return r.reader.expire(now, now) }
+// found completes the reading of an image.
+func (r *reading) found(job imageJob, info imageInfo) {
+	(&images{attempts: r.attempts, wake: func() error { return nil }}).done(job, info)
+}
+
+// expire expires attempts when every record until now was read.
+func (r *reading) expire(now time.Time) error { return r.drained(now) }
 
 func (r *reading) names() []string { return (&recorded{events: r.events}).names() }
 
@@ -62,18 +66,19 @@ var (
 	returns    = record(bpf.SystemCall, func(r *bpf.Record) { r.Call = &bpf.Call{Name: bpf.FinitModule, HasArguments: true} })
 )
 
-func TestReaderPutsALoadTogether(t *testing.T) {
+func TestReaderMergesALoad(t *testing.T) {
 	r := newReading(t)
 	r.take(processRecords...)
-	require.Empty(t, r.events, "they are part of events")
+	require.Empty(t, r.events, "they only add columns to events")
 	r.take(readRecord, taken, parsed, liveRecord, returns)
 	require.Empty(t, r.events, "the image is about to be known")
 
-	id := translate.loadID(insmod.Attempt, insmod.Tid)
-	require.Equal(t, []wantedImage{{
-		id: contextID{insmod.Attempt, insmod.Tid}, loadID: id, sent: true, file: &ofFile, pid: insmod.Pid,
-	}}, r.wanted)
-	r.found(id, found)
+	id := translate.loadID(attemptID{insmod.Attempt, insmod.Tid})
+	require.Len(t, r.wanted, 1)
+	job := r.wanted[0]
+	require.Same(t, r.attempts.byID[attemptID{insmod.Attempt, insmod.Tid}], job.attempt)
+	require.Equal(t, imageJob{attempt: job.attempt, sent: true, file: &ofFile, pid: insmod.Pid}, job)
+	r.found(job, found)
 	require.Empty(t, r.events, "only expire joins")
 	require.NoError(t, r.expire(start))
 
@@ -89,30 +94,25 @@ func TestReaderPutsALoadTogether(t *testing.T) {
 		require.Empty(t, e.Missing, e.EventName)
 		require.Empty(t, e.RequestedBy, e.EventName)
 	}
-	require.Empty(t, r.processes.values)
-	require.Empty(t, r.images)
+	require.Empty(t, r.attempts.byID)
+	require.Empty(t, r.attempts.read)
 }
 
-func TestReaderOfAnImageThatWasNotSent(t *testing.T) {
+func TestImageThatIsNotSentIsWanted(t *testing.T) {
 	r := newReading(t)
 	lost := taken
 	lost.Image = &bpf.Image{Attempt: insmod.Attempt, Size: 9}
-	r.take(lost) // its process was not told of
-	require.Equal(t, []wantedImage{{
-		id: contextID{insmod.Attempt, insmod.Tid}, loadID: translate.loadID(insmod.Attempt, insmod.Tid), pid: insmod.Pid,
-	}}, r.wanted)
-
-	r.want = func(wantedImage) error { return errCounts }
-	_, err := r.add(taken, "", start)
-	require.ErrorIs(t, err, errCounts)
+	r.take(lost) // the records of its process were lost
+	require.Len(t, r.wanted, 1)
+	require.Equal(t, imageJob{attempt: r.wanted[0].attempt, pid: insmod.Pid}, r.wanted[0])
 }
 
-func TestReaderForgetsWhoMadeNoAttempt(t *testing.T) {
+func TestRecordOutsideOfACallIsEmittedAtOnce(t *testing.T) {
 	r := newReading(t)
 	once := func(records ...bpf.Record) {
-		for _, told := range records {
-			told.Attempt, told.Context = 0, 700
-			r.take(told)
+		for _, record := range records {
+			record.Attempt, record.Context = 0, 700
+			r.take(record)
 		}
 	}
 	firmware := record(bpf.ReadFile, func(r *bpf.Record) { r.File = &bpf.File{ID: 1, Path: "/lib/firmware/x"} })
@@ -121,10 +121,53 @@ func TestReaderForgetsWhoMadeNoAttempt(t *testing.T) {
 	require.Equal(t, "firmware", r.events[0].Type)
 	require.Equal(t, "/sbin/insmod", r.events[0].ProcessPath)
 	require.Empty(t, r.events[0].Missing)
-	require.Empty(t, r.processes.values)
+	require.Empty(t, r.attempts.byID)
 
 	once(firmware)
 	require.Equal(t, "process_path,cwd,cmdline,cgroup,ancestors", r.events[1].Missing.String())
+}
+
+func TestRecordsBelongToTheirOwnAttempt(t *testing.T) {
+	r := newReading(t)
+	ofAttempt := func(record bpf.Record, begin time.Duration, tid uint32) bpf.Record {
+		record.Context, record.Tid = begin, tid
+		if record.Attempt != 0 {
+			record.Attempt = begin
+		}
+		return record
+	}
+	for tid := range uint32(3) {
+		for begin := range time.Duration(3) {
+			r.take(ofAttempt(pathRecord(bpf.Path{Role: bpf.Cwd, Value: fmt.Sprint(int(begin+1), tid)}), begin+1, tid))
+		}
+	}
+	r.take(ofAttempt(liveRecord, 2, 1), ofAttempt(liveRecord, 1, 2), ofAttempt(liveRecord, 4, 1))
+	require.Equal(t, "2 1", r.events[0].Cwd)
+	require.Equal(t, "1 2", r.events[1].Cwd)
+	require.Empty(t, r.events[2].Cwd)
+}
+
+func TestAttemptIsForgottenWithItsLastRecord(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		record bpf.Record
+		isLast bool
+	}{
+		{"the kernel is about to read", readRecord, false},
+		{"live", liveRecord, false},
+		{"gone", record(bpf.ModuleFree, func(r *bpf.Record) { r.Module = &bpf.Module{Name: "x"} }), false},
+		{"returned", returns, true},
+		{"request", request(insmod.Attempt, "x"), true},
+		{"no attempt", record(bpf.ReadFile, func(r *bpf.Record) { r.Attempt, r.File = 0, &ofFile }), true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := newReading(t)
+			r.take(processRecords[1], test.record)
+			require.Equal(t, test.isLast, len(r.attempts.byID) == 0)
+			require.NoError(t, r.finish(time.Now()))
+			require.Equal(t, "/root", r.events[0].Cwd, "it is there for the record itself")
+		})
+	}
 }
 
 // request is the record of a request for a module by a thread of insmod's
@@ -136,18 +179,18 @@ func request(at time.Duration, name string) bpf.Record {
 	})
 }
 
-func TestReaderNamesWhoRequestedALoad(t *testing.T) {
+func TestRequestedByNamesTheRequester(t *testing.T) {
 	r := newReading(t)
-	for _, told := range processRecords {
-		told.Context = 500
-		r.take(told)
+	for _, record := range processRecords {
+		record.Context = 500
+		r.take(record)
 	}
 	r.take(request(500, "fs-xfs"))
 	require.Len(t, r.events, 1, "it waits for nothing")
 	require.Empty(t, r.events[0].RequestedBy)
-	require.Empty(t, r.processes.values)
+	require.Empty(t, r.attempts.byID)
 	asked := r.events[0].LoadID
-	require.Equal(t, translate.loadID(500, insmod.Tid), asked)
+	require.Equal(t, translate.loadID(attemptID{500, insmod.Tid}), asked)
 
 	for _, loaded := range []bpf.Record{readRecord, liveRecord, returns} {
 		loaded.Pid, loaded.Tid, loaded.Comm, loaded.Request, loaded.RequestTid = 80, 81, "modprobe", 500, insmod.Tid
@@ -163,7 +206,7 @@ func TestReaderNamesWhoRequestedALoad(t *testing.T) {
 	}
 }
 
-func TestReaderNamesTheContainerThatRequestedALoad(t *testing.T) {
+func TestRequestedByNamesTheContainer(t *testing.T) {
 	r := newReading(t)
 	cgroup := pathRecord(bpf.Path{Role: bpf.Cgroup, Value: "/lxc.payload.web"})
 	cgroup.Context = 500
@@ -174,22 +217,22 @@ func TestReaderNamesTheContainerThatRequestedALoad(t *testing.T) {
 	require.JSONEq(t, `{"pid":10,"path":"","comm":"insmod","uid":1000,"container_id":"web","request":"net-pf-\"1"}`, r.events[1].RequestedBy)
 }
 
-// The request's record was lost, or is too long ago.
-func TestReaderOfARequestThatIsNotKnown(t *testing.T) {
+// The request's record was lost, or is too old.
+func TestRequestedByIsMissingWithoutTheRequest(t *testing.T) {
 	r := newReading(t)
 	loaded := returns
 	loaded.Request, loaded.RequestTid = 500, 50
 	r.take(loaded)
 	require.Empty(t, r.events[0].RequestedBy)
 	require.Contains(t, r.events[0].Missing, "requested_by")
-	require.Equal(t, translate.loadID(500, 50), r.events[0].ParentLoadID)
+	require.Equal(t, translate.loadID(attemptID{500, 50}), r.events[0].ParentLoadID)
 
 	r = newReading(t)
-	for i := range 3 * maxRemembered {
+	for i := range 3 * maxRequests {
 		r.take(request(time.Duration(i+1), "x"))
 	}
-	require.Len(t, r.events, 3*maxRemembered)
-	require.Len(t, r.requests.values, maxRemembered)
+	require.Len(t, r.events, 3*maxRequests)
+	require.Len(t, r.requests.byID, maxRequests)
 }
 
 func TestReaderFoldsDeniedCalls(t *testing.T) {
@@ -198,10 +241,10 @@ func TestReaderFoldsDeniedCalls(t *testing.T) {
 	denied := record(bpf.SystemCall, func(r *bpf.Record) {
 		r.Call = &bpf.Call{Name: bpf.InitModule, Result: -1, HasArguments: true, Size: 9, Denied: &kind}
 	})
-	r.counts.calls[kind] = 1000
+	r.counts.calls[kind.In(at(0))] = 1000
 	r.take(processRecords...)
 	r.take(denied)
-	require.Empty(t, r.processes.values)
+	require.Empty(t, r.attempts.byID)
 	require.Empty(t, r.attempts.byID)
 	require.NoError(t, r.expire(r.denials.due.Add(-1)))
 	require.Empty(t, r.events)
@@ -217,7 +260,7 @@ func TestReaderFoldsDeniedCalls(t *testing.T) {
 	require.True(t, e.IsUnprivileged())
 	require.Equal(t, due.Add(foldFor), r.deadline(nil))
 
-	r.counts.calls[kind] += 5
+	r.counts.calls[kind.In(at(0))] += 5
 	require.NoError(t, r.finish(time.Now()), "a query asks sooner")
 	require.Len(t, r.events, 2)
 	require.EqualValues(t, 5, *r.events[1].Count)
@@ -241,10 +284,9 @@ func TestReaderReportsDeniedCallsOfANewCount(t *testing.T) {
 	try := func(set uint64) {
 		t.Helper()
 		r.events, r.keys = nil, nil
-		mark := bpf.Position{Set: set, Offset: 1}
-		r.counts.calls[kind.In(mark)]++
-		_, err := r.add(denied, keyOf(mark), start)
-		require.NoError(t, err)
+		position := bpf.Position{Set: set, Offset: 1}
+		r.counts.calls[kind.In(position)]++
+		require.NoError(t, r.reader.take(denied, position, 10, start))
 		require.NoError(t, r.expire(r.denials.due))
 		require.Len(t, r.events, 1)
 		require.EqualValues(t, 1, *r.events[0].Count)
@@ -253,25 +295,25 @@ func TestReaderReportsDeniedCallsOfANewCount(t *testing.T) {
 		require.NotContains(t, keys, key)
 		keys = append(keys, key)
 		r.denials.ack(key)
-		r.acks.acked(key, start)
+		r.attempts.acks.acked(key)
 	}
 	try(1)
 	for len(r.denials.kinds) > 0 {
 		require.NoError(t, r.expire(r.denials.due))
 	}
 	try(1)
-	require.Empty(t, r.acks.stored, "anybody could fill it")
+	require.Empty(t, r.attempts.acks.stored, "any user could fill it")
 
 	// The host was booted: the keys are in the store, and the counts are gone.
 	again := newReading(t)
-	again.acks.start(&fakeRelease{}, keys)
-	require.Empty(t, again.acks.stored)
+	again.attempts.acks.start(keys)
+	require.Empty(t, again.attempts.acks.stored)
 	again.denials.begin(again.counts, keys, start)
 	r = again
 	try(2)
 }
 
-func TestReaderEndsWithAnError(t *testing.T) {
+func TestReaderReturnsErrors(t *testing.T) {
 	r := newReading(t)
 	r.take(readRecord)
 	r.counts.fails = "NextEpoch"
@@ -280,7 +322,7 @@ func TestReaderEndsWithAnError(t *testing.T) {
 	require.Equal(t, []string{"security_kernel_read_file"}, r.names(), "what it held is written all the same")
 }
 
-func TestReaderWakesForWhatComesFirst(t *testing.T) {
+func TestReaderDeadlineIsTheFirstDueTime(t *testing.T) {
 	r := newReading(t)
 	r.denials.due = start.Add(time.Hour)
 	require.Equal(t, start.Add(time.Hour), r.deadline(nil))
@@ -290,17 +332,16 @@ func TestReaderWakesForWhatComesFirst(t *testing.T) {
 	require.Equal(t, start.Add(time.Second), r.deadline(nil))
 }
 
-// Where the reader is behind, what an attempt waits for may be in the ring: an
-// earlier process may have told of the return, which would be told of twice.
-func TestReaderThatIsBehind(t *testing.T) {
+// While the reader is behind, the return that an attempt waits for may be in the ring
+// buffer. An init_module without a result would then be emitted besides the return.
+func TestStagesDoNotEndWhileTheReaderIsBehind(t *testing.T) {
 	r := newReading(t)
 	behind := host.SinceBoot() - time.Hour
-	position := uint64(0)
 	read := func(at, now time.Duration, kind bpf.Kind, attempt time.Duration, change func(*bpf.Record)) {
-		told := record(kind, change)
-		told.Boot, told.Attempt = behind+at, attempt
-		position += 10
-		require.NoError(t, r.reader.take(told, bpf.Position{Set: 1, Offset: position}, 10, start.Add(now)))
+		next := record(kind, change)
+		next.Boot, next.Attempt = behind+at, attempt
+		r.position += 10
+		require.NoError(t, r.reader.take(next, bpf.Position{Set: 7, Offset: r.position}, 10, start.Add(now)))
 	}
 	load := func(at, now time.Duration, attempt time.Duration) {
 		read(at, now, bpf.LoadData, attempt, func(r *bpf.Record) { r.File = &bpf.File{ID: 2, IsModule: true} })
@@ -321,8 +362,8 @@ func TestReaderThatIsBehind(t *testing.T) {
 	require.Nil(t, r.events[5].Result)
 }
 
-// Images are found by other goroutines than the one that reads.
-func TestReaderFindsImagesMeanwhile(t *testing.T) {
+// Other goroutines than the reader's read the images.
+func TestImagesAreReadConcurrently(t *testing.T) {
 	r := newReading(t)
 	var finding sync.WaitGroup
 	for i := range 100 {
@@ -330,7 +371,8 @@ func TestReaderFindsImagesMeanwhile(t *testing.T) {
 		taken, read := taken, readRecord
 		taken.Attempt, read.Attempt = attempt, attempt
 		r.take(read, taken)
-		finding.Go(func() { r.found(translate.loadID(attempt, insmod.Tid), found) })
+		job := r.wanted[i]
+		finding.Go(func() { r.found(job, found) })
 		require.NoError(t, r.expire(start))
 	}
 	finding.Wait()

@@ -16,20 +16,20 @@ import (
 	"github.com/kmodquery/kmodquery/bpf"
 )
 
-// typeNames names the numbers of a record's File.ID on the running kernel.
+// typeNames names the values of File.ID on the running kernel.
 type typeNames interface {
 	ReadFileType(id uint32) string
 	LoadDataType(id uint32) string
 }
 
-// A translator makes events of records. It is pure: the moment at which the
-// kernel's boot clock stood at zero is given to it.
+// A translator converts records to events. It has no state: callers pass the wall
+// clock's time at which the kernel's boot clock was zero.
 type translator struct {
 	bootID string
 	types  typeNames
 }
 
-// blank is an event that says no more than when it was.
+// blank returns an event that has only its time.
 func (t translator) blank(boot time.Duration, bootTime time.Time) kmodquery.Event {
 	at := bootTime.Add(boot)
 	return kmodquery.Event{
@@ -42,8 +42,7 @@ func (t translator) blank(boot time.Duration, bootTime time.Time) kmodquery.Even
 	}
 }
 
-// event says what one record says, and what others said of its process, which
-// is nil where there were none.
+// event builds an event from a record and the process of its attempt.
 func (t translator) event(r bpf.Record, p *process, bootTime time.Time) kmodquery.Event {
 	e := t.blank(r.Boot, bootTime)
 	e.Pid = number(r.Pid)
@@ -52,12 +51,11 @@ func (t translator) event(r bpf.Record, p *process, bootTime time.Time) kmodquer
 	e.UID = number(r.UID)
 	e.GID = number(r.GID)
 	t.task(&e, r)
-	e.LoadID = t.loadID(r.Attempt, r.Tid)
-	e.ParentLoadID = t.loadID(r.ParentAttempt, r.Tid)
+	e.ParentLoadID = t.loadID(attemptID{r.ParentAttempt, r.Tid})
 	if e.ParentLoadID == "" {
-		e.ParentLoadID = t.loadID(r.Request, r.RequestTid)
+		e.ParentLoadID = t.loadID(attemptID{r.Request, r.RequestTid})
 	}
-	if e.LoadID == "" && belongsToAttempt(r) {
+	if r.Attempt == 0 && belongsToAttempt(r) {
 		e.Missing.Add("load_id")
 	}
 	if r.File != nil && r.File.IsModule {
@@ -101,14 +99,11 @@ func (t translator) event(r bpf.Record, p *process, bootTime time.Time) kmodquer
 			e.Missing.Add("name")
 		}
 	}
-	if p == nil {
-		p = &process{}
-	}
 	p.describe(&e, r.KernelThread)
 	return e
 }
 
-// task is what struct task_struct says, as far as it could be read.
+// task sets the columns that come from struct task_struct.
 func (t translator) task(e *kmodquery.Event, r bpf.Record) {
 	if r.Unread.Has(bpf.UnreadUntyped) {
 		e.Missing.Add("pid_ns", "cgroup", "container_id", "requested_by")
@@ -131,11 +126,11 @@ func (t translator) task(e *kmodquery.Event, r bpf.Record) {
 	}
 }
 
-// buffer is the origin of a module that init_module takes. The kernel's own
-// threads and another module's init are no callers of system calls.
+// buffer returns the origin of a module that init_module takes. Kernel threads and
+// the init of another module call the kernel's function directly.
 func buffer(e *kmodquery.Event, r bpf.Record) string {
 	if r.Unread.Has(bpf.UnreadTask) && r.ParentAttempt == 0 {
-		e.Missing.Add("origin") // it may be the kernel's
+		e.Missing.Add("origin") // the caller may be a kernel thread
 	}
 	if r.KernelThread || r.ParentAttempt != 0 {
 		return kmodquery.OriginKernel
@@ -171,8 +166,8 @@ func file(e *kmodquery.Event, f *bpf.File) {
 	if f.Incomplete {
 		e.Missing.Add("path")
 	}
-	// A memfd lies unlinked on the kernel's own tmpfs mount; elsewhere its
-	// name proves nothing.
+	// A memfd is unlinked and on the kernel's internal tmpfs mount. Its name alone
+	// proves nothing.
 	switch {
 	case f.InternalFS && f.Links == 0:
 		e.Origin = kmodquery.OriginMemfd
@@ -192,7 +187,8 @@ func file(e *kmodquery.Event, f *bpf.File) {
 	}
 }
 
-// texts names those of a module that only its image may tell.
+// texts adds the columns to Missing that a locked-down kernel does not let the
+// programs read. The image may provide them.
 func texts(e *kmodquery.Event, r bpf.Record) {
 	if r.Unread.Has(bpf.UnreadUntyped) {
 		e.Missing.Add("version", "srcversion")
@@ -220,21 +216,21 @@ func params(e *kmodquery.Event, text bpf.Text) *string {
 	return &text.Value
 }
 
-// loadID names an attempt: the same on every delivery of its records, and
-// never the same for another attempt, another boot or another host.
-func (t translator) loadID(attempt time.Duration, tid uint32) string {
-	if attempt == 0 {
+// loadID returns the load_id of an attempt: the same each time that its records are
+// read, and unique across attempts, boots and hosts. It is empty for a zero id.
+func (t translator) loadID(id attemptID) string {
+	if id.begin == 0 {
 		return ""
 	}
 	key := []byte(t.bootID)
-	key = binary.LittleEndian.AppendUint64(key, uint64(attempt))
-	key = binary.LittleEndian.AppendUint32(key, tid)
+	key = binary.LittleEndian.AppendUint64(key, uint64(id.begin))
+	key = binary.LittleEndian.AppendUint32(key, id.tid)
 	sum := sha256.Sum256(key)
 	return hex.EncodeToString(sum[:8])
 }
 
-// belongsToAttempt reports whether a record of this kind always has an attempt
-// whose beginning could have been seen.
+// belongsToAttempt reports whether a record of this kind always belongs to an
+// attempt.
 func belongsToAttempt(r bpf.Record) bool {
 	switch r.Kind {
 	case bpf.ReadFile, bpf.LoadData:
@@ -244,8 +240,8 @@ func belongsToAttempt(r bpf.Record) bool {
 	}
 }
 
-// argument is a system call's argument, unknown where its entry was not seen or
-// where it is too large to be true.
+// argument returns an argument of a system call. It is nil, and in Missing, if the
+// call's entry was not seen or the value is too large to be valid.
 func argument(e *kmodquery.Event, column string, known bool, value uint64) *int64 {
 	if !known || value > math.MaxInt64 {
 		e.Missing.Add(column)

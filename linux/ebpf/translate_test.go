@@ -30,7 +30,7 @@ var (
 	}
 )
 
-// told is a process of which everything is known.
+// knownProcess returns a process of which every record came.
 func knownProcess() *process {
 	p := &process{}
 	for _, r := range processRecords {
@@ -190,7 +190,7 @@ func TestTranslateLoadID(t *testing.T) {
 	id := func(change func(*bpf.Record)) string {
 		r := record(bpf.ModuleFree, func(r *bpf.Record) { r.Module = &bpf.Module{} })
 		change(&r)
-		return translate.event(r, knownProcess(), boot).LoadID
+		return translate.loadID(idOf(r))
 	}
 	one := id(func(*bpf.Record) {})
 	require.Regexp(t, "^[0-9a-f]{16}$", one)
@@ -198,11 +198,10 @@ func TestTranslateLoadID(t *testing.T) {
 	require.NotEqual(t, one, id(func(r *bpf.Record) { r.Attempt++ }))
 	require.NotEqual(t, one, id(func(r *bpf.Record) { r.Tid++ }))
 	other := translator{bootID: "b1", types: fixedTypes{}}
-	require.NotEqual(t, one, other.loadID(insmod.Attempt, insmod.Tid))
+	require.NotEqual(t, one, other.loadID(attemptID{insmod.Attempt, insmod.Tid}))
 
 	r := record(bpf.ModuleFree, func(r *bpf.Record) { r.Module = &bpf.Module{}; r.Attempt = 0 })
 	e := translate.event(r, knownProcess(), boot)
-	require.Empty(t, e.LoadID)
 	require.Equal(t, "load_id", e.Missing.String())
 
 	parent := func(change func(*bpf.Record)) string {
@@ -213,12 +212,12 @@ func TestTranslateLoadID(t *testing.T) {
 	require.Empty(t, parent(func(*bpf.Record) {}))
 	outer := func(r *bpf.Record) { r.ParentAttempt = 5 }
 	request := func(r *bpf.Record) { r.Request, r.RequestTid = 6, 7 }
-	require.Equal(t, translate.loadID(5, 11), parent(outer), "the same thread's outer load")
-	require.Equal(t, translate.loadID(6, 7), parent(request))
-	require.Equal(t, translate.loadID(5, 11), parent(func(r *bpf.Record) { outer(r); request(r) }), "the nearer cause")
+	require.Equal(t, translate.loadID(attemptID{5, 11}), parent(outer), "the same thread's outer load")
+	require.Equal(t, translate.loadID(attemptID{6, 7}), parent(request))
+	require.Equal(t, translate.loadID(attemptID{5, 11}), parent(func(r *bpf.Record) { outer(r); request(r) }), "the nearer cause")
 }
 
-// onlySubject leaves out what every event says of its process and time.
+// onlySubject clears the columns about process and time.
 func onlySubject(e kmodquery.Event) kmodquery.Event {
 	e.Time, e.TimeNanos, e.Uptime, e.BootID, e.Source = 0, 0, nil, "", ""
 	e.LoadID, e.ParentLoadID = "", ""
