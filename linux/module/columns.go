@@ -1,6 +1,6 @@
 package module
 
-// Columns names the columns of an event that only the module's image gives.
+// Columns are the names of the event columns that only a module's image provides.
 var Columns = []string{
 	"sha256", "image_sha256", "vermagic", "license", "intree", "signer", "signature_key_id", "signature_hash",
 }

@@ -14,12 +14,10 @@ var (
 	errTooLarge      = errors.New("module is too large when decompressed")
 )
 
-// A decompressor writes what is in the first stream of in, and ignores what
-// stands behind it.
+// A decompressor decompresses the first stream of in, and ignores what follows it.
 type decompressor func(out io.Writer, in *io.SectionReader) error
 
-// decompressors has a decompressor for each magic that kernel/module/decompress.c
-// knows.
+// decompressors are the formats that kernel/module/decompress.c supports.
 var decompressors = []struct {
 	magic string
 	run   decompressor
@@ -29,8 +27,8 @@ var decompressors = []struct {
 	{"\x28\xb5\x2f\xfd", unzstd},
 }
 
-// decompress returns the module inside in, which has at most limit bytes. The
-// error is errNotCompressed where in starts with no magic.
+// decompress returns the module inside in. It returns errNotCompressed if in is not
+// compressed, and errTooLarge if the module has more than limit bytes.
 func decompress(ctx context.Context, in *io.SectionReader, limit int64) (*buffer, error) {
 	head := make([]byte, 6)
 	n, _ := in.ReadAt(head, 0)
@@ -46,8 +44,8 @@ func decompress(ctx context.Context, in *io.SectionReader, limit int64) (*buffer
 	return nil, errNotCompressed
 }
 
-// guard makes an error of a panic. None is known; the libraries were not
-// written for bytes that somebody made to break them.
+// guard converts a panic to an error. No panic is known, but the libraries were not
+// written for hostile input.
 func guard(run decompressor, out io.Writer, in *io.SectionReader) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -59,8 +57,8 @@ func guard(run decompressor, out io.Writer, in *io.SectionReader) (err error) {
 
 const chunkSize = 256 << 10
 
-// A buffer holds up to limit bytes. It grows without copying, so that it never
-// needs twice its size.
+// A buffer holds up to limit bytes. It grows without copying, so it never needs
+// twice its size.
 type buffer struct {
 	ctx    context.Context
 	limit  int64
@@ -103,8 +101,8 @@ func (b *buffer) ReadAt(p []byte, off int64) (int, error) {
 	return read, nil
 }
 
-// A walker goes through a compressed stream without decompressing it, to find
-// its end. After an error it stands still and gives zeros.
+// A walker finds the end of a compressed stream without decompressing it. After an
+// error it does not move, and next returns zeros.
 type walker struct {
 	r       *bufio.Reader
 	at      int64
@@ -114,7 +112,7 @@ type walker struct {
 
 func walk(in *io.SectionReader) *walker { return &walker{r: fromStart(in)} }
 
-// fromStart reads in from its start, wherever others left it.
+// fromStart returns a reader from the start of in.
 func fromStart(in *io.SectionReader) *bufio.Reader {
 	return bufio.NewReaderSize(io.NewSectionReader(in, 0, in.Size()), 64<<10)
 }
@@ -126,7 +124,7 @@ func (w *walker) skip(n int) {
 	}
 }
 
-// next returns the next n bytes, at most 16. They are good until the next call.
+// next returns the next n bytes, at most 16. They are valid until the next call.
 func (w *walker) next(n int) []byte {
 	p := w.scratch[:n]
 	if w.err == nil {

@@ -20,8 +20,8 @@ import (
 	"github.com/kmodquery/kmodquery/test/race"
 )
 
-// allocated returns how many bytes a function allocates, which is more than it
-// ever holds at once.
+// allocated returns the number of bytes that a function allocates. That is more than
+// it holds at any time.
 func allocated(run func()) uint64 {
 	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	metrics.Read(sample)
@@ -43,7 +43,7 @@ func decompressBytes(t testing.TB, b []byte, limit int64) ([]byte, error) {
 	return got, nil
 }
 
-// sample returns bytes that compress, but not to nothing.
+// sample returns bytes that are moderately compressible.
 func sample(size int) []byte {
 	r := rand.New(rand.NewPCG(1, 2))
 	b := make([]byte, size)
@@ -53,7 +53,7 @@ func sample(size int) []byte {
 	return b
 }
 
-func TestDecompressIgnoresWhatFollows(t *testing.T) {
+func TestDecompressIgnoresTrailingBytes(t *testing.T) {
 	want := sample(race.Scale(300_000))
 	for name, compressed := range map[string][]byte{
 		"gzip": compressGzip(t, want), "xz": compressXZ(t, want), "zstd": compressZSTD(t, want),
@@ -101,8 +101,8 @@ func TestDecompressEndsEarly(t *testing.T) {
 	}
 }
 
-// What the kernel takes though the format's specification does not.
-func TestDecompressAsTheKernel(t *testing.T) {
+// The kernel accepts input that the format's specification does not allow.
+func TestDecompressAcceptsWhatTheKernelAccepts(t *testing.T) {
 	want := sample(40_000)
 	for name, c := range map[string]struct {
 		bytes []byte
@@ -202,7 +202,7 @@ func zstdBomb(size int64) []byte {
 	return append(b, 1, 0, 0)
 }
 
-// gzipBomb repeats what a megabyte of zeros becomes behind another.
+// gzipBomb repeats the compressed form of a megabyte of zeros.
 func gzipBomb(t testing.TB, size int64) []byte {
 	out := bytes.NewBufferString("\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x00")
 	w, err := flate.NewWriter(out, flate.BestCompression)
@@ -223,7 +223,7 @@ func gzipBomb(t testing.TB, size int64) []byte {
 	return out.Bytes()
 }
 
-// xzBomb repeats a block of zeros, each with a dictionary of 64 MiB.
+// xzBomb repeats a block of zeros that has a dictionary of 64 MiB.
 func xzBomb(t testing.TB, size int64) []byte {
 	const block = 1 << 20
 	var buf bytes.Buffer
@@ -237,8 +237,7 @@ func xzBomb(t testing.TB, size int64) []byte {
 	for n := int64(0); n < size; n += block {
 		bomb = append(bomb, one...)
 	}
-	// Enough of an index to find the end: the kernel, too, would look at it
-	// last.
+	// Enough of an index to find the end. The kernel reads it last, too.
 	records := size / block
 	bomb = append(bomb, 0, byte(records&0x7f|0x80), byte(records>>7))
 	for range records {
@@ -278,17 +277,17 @@ func TestBombsCostNoMoreThanTheLimit(t *testing.T) {
 	}
 }
 
-// skipUnderRace skips a test that takes minutes under the race detector, and whose
-// work one goroutine does.
+// skipUnderRace skips a test that has one goroutine and takes minutes under the race
+// detector.
 func skipUnderRace(t *testing.T) {
 	t.Helper()
 	if race.Enabled {
-		t.Skip("nothing in it runs beside anything else, and it takes minutes under the race detector")
+		t.Skip("it has one goroutine, and takes minutes under the race detector")
 	}
 }
 
-// The bombs are what their tests take them for.
-func TestBombsExplode(t *testing.T) {
+// The bombs are valid input.
+func TestBombsDecompress(t *testing.T) {
 	skipUnderRace(t)
 	const size = 64 << 20
 	for name, bomb := range map[string][]byte{"gzip": gzipBomb(t, size), "zstd": zstdBomb(size)} {
@@ -300,8 +299,7 @@ func TestBombsExplode(t *testing.T) {
 	}
 }
 
-// As many frames, blocks or chunks as fit that give nothing: time is linear.
-func TestDecompressEmptyBlocks(t *testing.T) {
+func TestDecompressTakesLinearTime(t *testing.T) {
 	const size = 4 << 20
 	empty := map[string][]byte{
 		"gzip": append([]byte("\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x00"),
@@ -317,8 +315,7 @@ func TestDecompressEmptyBlocks(t *testing.T) {
 	}
 }
 
-// A library that panics costs a value and not the recorder.
-func TestGuard(t *testing.T) {
+func TestPanicsBecomeErrors(t *testing.T) {
 	err := guard(func(io.Writer, *io.SectionReader) error { panic("index out of range") }, nil, nil)
 	require.ErrorContains(t, err, "index out of range")
 }

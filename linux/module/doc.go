@@ -1,9 +1,9 @@
-// Package module reads what the bytes of a Linux kernel module say about
-// themselves: their hashes, who signed them and what .modinfo states. It
-// imports no package of the project and compiles everywhere.
+// Package module reads the image of a Linux kernel module: its hashes, its signature
+// and its .modinfo section. It imports the root package only, and reads images on
+// every platform.
 //
-// The bytes are not trusted. Whoever may load a module may have made them to
-// mislead or to exhaust their reader, so every step is bounded in time and
-// memory, and what could not be read is named. Where readers could differ, the
-// kernel's own reading is followed, so that what is told is what was loaded.
+// Images are not trusted. A user who may load modules can craft one that misleads or
+// exhausts its reader, so every step is bounded in time and memory, and values that
+// could not be read are named. Where readers may differ, this package reads as the
+// kernel does, so that it describes the module that was loaded.
 package module

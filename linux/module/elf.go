@@ -15,13 +15,13 @@ type section struct {
 
 const modinfoName = ".modinfo\x00"
 
-// modinfo returns the section .modinfo, and whether that is all of it. It is
-// nil where there is no such section.
+// modinfo returns the section .modinfo, or nil if there is none. whole reports
+// whether it returned all of it.
 //
-// It reads as kernel/module/main.c does: the number of sections is what the
-// header says, the type of a section and the flag of a compressed one mean
-// nothing, and what an older kernel would not load is passed over. Package
-// debug/elf reads more, and is not meant for bytes that nobody trusts.
+// It reads as kernel/module/main.c does: it takes the number of sections from the
+// header, ignores a section's type and its compression flag, and skips sections that
+// an older kernel would not load. Package debug/elf reads more, and is not meant for
+// untrusted input.
 func modinfo(image *io.SectionReader) (text []byte, whole bool, err error) {
 	sections, names, err := readSections(image)
 	if err != nil {
@@ -33,8 +33,8 @@ func modinfo(image *io.SectionReader) (text []byte, whole bool, err error) {
 		if !s.isNamed(modinfoName, names, image) {
 			continue
 		}
-		// To older kernels the first that is loaded counts; newer ones refuse
-		// two.
+		// Older kernels use the first section that is loaded. Newer ones refuse
+		// a module with two.
 		if s.flags&uint64(elf.SHF_ALLOC) != 0 {
 			found = s
 			break
@@ -48,7 +48,7 @@ func modinfo(image *io.SectionReader) (text []byte, whole bool, err error) {
 	}
 	there := uint64(image.Size())
 	if found.offset > there {
-		return nil, false, errors.New("read .modinfo: it lies outside the module")
+		return nil, false, errors.New("read .modinfo: section is outside the module")
 	}
 	size := min(found.size, there-found.offset, maxModinfo)
 	text = make([]byte, size)
@@ -58,7 +58,7 @@ func modinfo(image *io.SectionReader) (text []byte, whole bool, err error) {
 	return text, size == found.size, nil
 }
 
-// isNamed reports whether the section has this name, which ends in NUL.
+// isNamed reports whether the section has a name, which must end in NUL.
 func (s *section) isNamed(name string, names *section, image *io.SectionReader) bool {
 	p := make([]byte, len(name))
 	if names.offset > uint64(image.Size()) || uint64(s.name)+uint64(len(p)) > names.size {
@@ -67,15 +67,15 @@ func (s *section) isNamed(name string, names *section, image *io.SectionReader) 
 	return readFull(image, p, int64(names.offset)+int64(s.name)) == nil && string(p) == name
 }
 
-// readSections returns the section headers, of which there is at least one,
-// and the section that has the names.
+// readSections returns the section headers, at least one, and the header of the
+// section with their names.
 func readSections(image *io.SectionReader) ([]section, *section, error) {
 	ident := make([]byte, elf.EI_NIDENT)
 	if err := readFull(image, ident, 0); err != nil {
 		return nil, nil, err
 	}
 	if string(ident[:len(elf.ELFMAG)]) != elf.ELFMAG {
-		return nil, nil, errors.New("read ELF header: magic is not there")
+		return nil, nil, errors.New("read ELF header: not an ELF file")
 	}
 	var order binary.ByteOrder
 	switch elf.Data(ident[elf.EI_DATA]) {
@@ -104,19 +104,19 @@ func readSections(image *io.SectionReader) ([]section, *section, error) {
 	}
 }
 
-// sectionsAt reads the table of section headers. A header says their number
-// in 16 bits, so that it has 4 MiB at most.
+// sectionsAt reads the table of section headers. Their number has 16 bits, so the
+// table has at most 4 MiB.
 func sectionsAt[T any](image *io.SectionReader, order binary.ByteOrder, offset uint64,
 	size, count, names uint16, convert func(T) section) ([]section, *section, error) {
 	var raw T
 	there := uint64(image.Size())
 	switch {
 	case int(size) != binary.Size(raw):
-		return nil, nil, errors.New("read ELF sections: wrong size of a header")
+		return nil, nil, errors.New("read ELF sections: wrong header size")
 	case offset >= there || uint64(count)*uint64(size) > there-offset:
-		return nil, nil, errors.New("read ELF sections: they lie outside the module")
+		return nil, nil, errors.New("read ELF sections: table is outside the module")
 	case names == 0 || names >= count:
-		return nil, nil, errors.New("read ELF sections: they have no names")
+		return nil, nil, errors.New("read ELF sections: no section names")
 	}
 	table := make([]byte, int(count)*int(size))
 	if err := readFull(image, table, int64(offset)); err != nil {
@@ -140,7 +140,7 @@ func section64(s elf.Section64) section {
 	return section{s.Name, s.Flags, s.Off, s.Size}
 }
 
-// decode reads a value of fixed size.
+// decode reads a value of fixed size at an offset.
 func decode(r io.ReaderAt, off int64, order binary.ByteOrder, value any) error {
 	p := make([]byte, binary.Size(value))
 	if err := readFull(r, p, off); err != nil {

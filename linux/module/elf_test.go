@@ -71,9 +71,8 @@ func TestModinfo(t *testing.T) {
 	}
 }
 
-// As many sections as a header can claim, all of which have a name to compare
-// and a size that nobody has.
-func TestModinfoManySections(t *testing.T) {
+// Every section has a name to compare and an impossible size.
+func TestModinfoWithTheMostSections(t *testing.T) {
 	const count = 1<<16 - 1
 	image := elf64(testSection{".modinfp", elf.SHF_ALLOC, "license=GPL\x00"})
 	old := int(binary.LittleEndian.Uint64(image[0x28:]))

@@ -17,7 +17,7 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-// A testSection is a section of a module that a test makes.
+// A testSection is a section of a module that makeELF makes.
 type testSection struct {
 	name  string
 	flags elf.SectionFlag
@@ -29,7 +29,7 @@ var testModinfo = testSection{".modinfo", elf.SHF_ALLOC, strings.Join([]string{
 	"srcversion=0123456789ABCDEF", "\x00intree=Y", "name=sample", "vermagic=6.1.0 SMP \xff ", "",
 }, "\x00")}
 
-// testImage is what testModinfo says.
+// testImage is the Image of a module with testModinfo.
 var testImage = Image{
 	Name: "sample", Version: "1.2", Srcversion: "0123456789ABCDEF", Vermagic: "6.1.0 SMP \xff ", License: "GPL v2",
 	Intree: new(int64(1)),
@@ -39,8 +39,7 @@ func elf64(sections ...testSection) []byte {
 	return makeELF(elf.ELFCLASS64, binary.LittleEndian, sections...)
 }
 
-// makeELF returns a relocatable file: the header, what is in the sections, and
-// their headers.
+// makeELF returns a relocatable file: the header, the sections, and their headers.
 func makeELF(class elf.Class, order binary.ByteOrder, sections ...testSection) []byte {
 	headerSize := binary.Size(elf.Header64{})
 	if class == elf.ELFCLASS32 {

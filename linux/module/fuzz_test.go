@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What a fuzzer allocates beside what it tests.
+// slack bounds the bytes that a fuzzer itself allocates.
 const slack = 8 << 20
 
 func FuzzRead(f *testing.F) {
@@ -71,8 +71,8 @@ func FuzzPKCS7(f *testing.F) {
 	})
 }
 
-// fuzzDecompressor holds one to its bounds and, where it succeeds, to another
-// reader of the format.
+// fuzzDecompressor verifies the bounds of a decompressor, and compares its output with
+// that of another reader of the format.
 func fuzzDecompressor(f *testing.F, run decompressor, other func([]byte) ([]byte, error), seeds ...[]byte) {
 	for _, s := range seeds {
 		f.Add(s)
@@ -81,7 +81,7 @@ func fuzzDecompressor(f *testing.F, run decompressor, other func([]byte) ([]byte
 	f.Fuzz(func(t *testing.T, b []byte) {
 		out := &buffer{ctx: context.Background(), limit: limit}
 		var err error
-		// Not through guard: a panic is a finding.
+		// Not through guard: a panic must fail the test.
 		require.Less(t, allocated(func() { err = run(out, sectionReader(b)) }), uint64(limit+maxDictionary+slack))
 		require.LessOrEqual(t, out.size, int64(limit))
 		if err != nil || other == nil {

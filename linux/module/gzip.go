@@ -8,10 +8,10 @@ import (
 
 const gzipHasName = 1 << 3 // RFC 1952, FNAME
 
-// gunzip follows module_gzip_decompress of kernel/module/decompress.c rather
-// than RFC 1952: of the optional fields it knows the name only, and it checks
-// neither the checksum nor the length. A stricter or a more capable reader
-// would see another module than the kernel, or none.
+// gunzip follows module_gzip_decompress of kernel/module/decompress.c rather than
+// RFC 1952: it supports no optional field but the name, and verifies neither the
+// checksum nor the length. A stricter or a more complete reader would read another
+// module than the kernel, or none.
 func gunzip(out io.Writer, in *io.SectionReader) error {
 	r := fromStart(in)
 	header := make([]byte, 10)

@@ -2,10 +2,10 @@ package module
 
 import "bytes"
 
-// readModinfo takes what is wanted of the entries of .modinfo. They have the
-// form key=value and NULs between them; the first of a key counts, as in
-// get_modinfo of kernel/module/main.c. Where text is not the whole section,
-// what it does not say is unknown.
+// readModinfo sets the fields that come from .modinfo. Its entries have the form
+// key=value and are separated by NULs. The first entry of a key is used, as in
+// get_modinfo of kernel/module/main.c. If text is not the whole section, keys without
+// an entry are missing.
 func (m *Image) readModinfo(text []byte, whole bool) {
 	if !whole {
 		text = text[:bytes.LastIndexByte(text, 0)+1]

@@ -9,68 +9,64 @@ import (
 	"io"
 )
 
-// Bounds on what [Read] spends. Beyond one of them a value is named in
-// [Image.Missing].
+// Bounds of [Read]. A value beyond its bound is named in [Image.Missing].
 const (
-	// MaxImage is the largest module inside a compressed one, in bytes. It is
-	// held in memory. A module that is not compressed may have any size.
+	// MaxImage is the maximum size in bytes of a module after decompression, which
+	// is kept in memory. A module that is not compressed may have any size.
 	MaxImage = 128 << 20
-	// maxDictionary bounds what a compressed module makes its decompressor
-	// allocate: the dictionary of xz -9 and the window of zstd up to level 19.
+	// maxDictionary bounds the memory of a decompressor in bytes: the dictionary of
+	// xz -9, and the window of zstd up to level 19.
 	maxDictionary = 64 << 20
-	// maxModinfo bounds how much of .modinfo is read. The largest of a
-	// distribution's kernel have some 100 KiB.
+	// maxModinfo bounds the bytes of .modinfo that are read. The largest in the
+	// kernels of distributions has about 100 KiB.
 	maxModinfo = 1 << 20
-	// maxSignature bounds a PKCS#7 message. One without certificates has about
-	// 500 bytes, and less than 51 KiB with the largest post-quantum signature.
+	// maxSignature bounds a PKCS#7 message in bytes. One without certificates has
+	// about 500 bytes, or up to 51 KiB with the largest post-quantum signature.
 	maxSignature = 64 << 10
-	// maxValue is where a single value is cut, in bytes.
+	// maxValue bounds a single value in bytes. Longer values are cut.
 	maxValue = 4 << 10
 )
 
-// An Image is what a module's bytes say. Strings hold the bytes as they are:
-// they may contain control characters and invalid UTF-8.
+// An Image holds the values that were read from a module. Strings have the bytes of
+// the module: they may contain control characters and invalid UTF-8.
 type Image struct {
-	SHA256 string // of the bytes handed over, in hex
-	// ImageSHA256 is of the module inside, in hex. It equals SHA256 where the
-	// bytes are not compressed and is empty where they could not be
-	// decompressed.
+	SHA256 string // of the bytes that were read, in hex
+	// ImageSHA256 is the hash of the decompressed module, in hex. It equals SHA256
+	// if the module is not compressed, and is empty if it could not be decompressed.
 	ImageSHA256 string
 
-	// These stand in .modinfo, where the first of several counts. Empty says
-	// that there is none, or that Missing names it. Name is what .modinfo
-	// claims; the kernel registers the one in .gnu.linkonce.this_module.
+	// Values from .modinfo, the first of each key. An empty one is absent or named
+	// in Missing. Name is the module's claim: the kernel uses the name in
+	// .gnu.linkonce.this_module.
 	Name, Version, Srcversion, Vermagic, License string
-	// Intree is 1 where .modinfo has an intree entry, whatever its value,
-	// because the kernel asks for no more; 0 where it has none; nil where it
-	// could not be read.
+	// Intree is 1 if .modinfo has an intree entry, whatever its value, because the
+	// kernel does not compare it; 0 if it has none; nil if that is unknown.
 	Intree *int64
 
-	// Signed says that the bytes end in the marker of an appended signature.
-	// It is also false where they could not be decompressed; Missing then
-	// names signer.
+	// Signed reports that the module ends in the marker of an appended signature. It
+	// is false if the module could not be decompressed; then Missing has signer.
 	Signed bool
-	// Signature is what the appended signature says, and not whether it is
-	// right. It is nil where none is appended or none of it could be read.
+	// Signature is the appended signature, which was not verified. It is nil if there
+	// is none or it could not be read.
 	Signature *Signature
 
-	// Missing names the event columns that should have a value and could not
-	// be had in full. A value that was cut is named and kept.
+	// Missing names the event columns whose value could not be read in full. A value
+	// that was cut is named, and kept.
 	Missing []string
 }
 
-// A Signature tells the first signer of a PKCS#7 message (RFC 5652), as
-// modinfo(8) does. Anybody can write any of it.
+// A Signature describes the first signer of a PKCS#7 message (RFC 5652), as modinfo(8)
+// does. Its values are claims of the message.
 type Signature struct {
 	// Signer is the common name of the issuer of the key's certificate, or the
-	// issuer's last attribute where it has none.
+	// issuer's last attribute if it has no common name.
 	Signer string
-	// KeyID is the serial number of that certificate, or its subject key
-	// identifier where the signer is named by that: upper-case hex bytes with
-	// colons between them.
+	// KeyID is the serial number of that certificate, or its subject key identifier
+	// if the message names the signer by it: upper-case hex bytes separated by
+	// colons.
 	KeyID string
-	// Hash is the digest algorithm in the kernel's spelling, such as sha256,
-	// or its dotted object identifier where it is none that the kernel knows.
+	// Hash is the digest algorithm as the kernel spells it, such as sha256, or its
+	// dotted object identifier if the kernel does not know it.
 	Hash string
 }
 
@@ -95,11 +91,10 @@ func (m *Image) missModinfo() {
 	m.miss(columnVersion, columnSrcversion, columnVermagic, columnLicense, columnIntree)
 }
 
-// Read reads the first size bytes of r: a module, a compressed one, or anything
-// else that a kernel was asked to load. It returns an error only where r could
-// not be read in full or ctx ended; the Image then has what was read before.
-// Whatever is wrong with the bytes is not an error, and does not keep SHA256
-// from being there. Read keeps nothing of r.
+// Read reads the first size bytes of r: a module, a compressed module, or any other
+// bytes that a kernel was asked to load. It returns an error only if r could not be
+// read in full or ctx ended; then the Image has the values that were read before.
+// Invalid modules are not an error: at least SHA256 is set. Read does not keep r.
 func Read(ctx context.Context, r io.ReaderAt, size int64) (Image, error) {
 	if size < 0 {
 		return Image{}, fmt.Errorf("read module: size %d is negative", size)
@@ -126,8 +121,7 @@ func (m *Image) read(src *source) {
 		m.ImageSHA256 = m.SHA256
 		m.readImage(bytes)
 	case err != nil:
-		// A context that ended while the decompressor only wrote.
-		src.check()
+		src.check() // the context may have ended while the decompressor only wrote
 		m.miss(columnImageSHA256)
 		m.missSignature()
 		m.missModinfo()
@@ -149,7 +143,7 @@ func (m *Image) readImage(image *io.SectionReader) {
 	m.readModinfo(text, whole)
 }
 
-// hash returns the SHA-256 in hex; what it returns where r fails is of no use.
+// hash returns the SHA-256 of r in hex. It ignores errors, which r's source keeps.
 func hash(r *io.SectionReader) string {
 	sum := sha256.New()
 	buffer := make([]byte, 256<<10)
@@ -163,7 +157,7 @@ func hash(r *io.SectionReader) string {
 	}
 }
 
-// readFull fills p from off.
+// readFull fills p from an offset.
 func readFull(r io.ReaderAt, p []byte, off int64) error {
 	n, err := r.ReadAt(p, off)
 	if n == len(p) {
@@ -175,7 +169,7 @@ func readFull(r io.ReaderAt, p []byte, off int64) error {
 	return err
 }
 
-// cut shortens a value to what is kept of it and reports whether it had to.
+// cut cuts a value to maxValue and reports whether it was longer.
 func cut(value string) (string, bool) {
 	if len(value) <= maxValue {
 		return value, false

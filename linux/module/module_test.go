@@ -71,8 +71,7 @@ func with(m Image, change func(*Image)) Image {
 	return m
 }
 
-// The project's own module, from a real compiler.
-func TestReadCompiled(t *testing.T) {
+func TestReadCompiledModule(t *testing.T) {
 	b, err := os.ReadFile("../../test/kmod/firmware_amd64.o")
 	require.NoError(t, err)
 	f, err := elf.NewFile(bytes.NewReader(b))
@@ -118,7 +117,7 @@ func (r brokenReader) ReadAt(p []byte, off int64) (int, error) {
 	return r.ReaderAt.ReadAt(p, off)
 }
 
-func TestReadReportsItsReader(t *testing.T) {
+func TestReadReturnsErrorsOfItsReader(t *testing.T) {
 	b := elf64(testModinfo)
 	broken := errors.New("disk is on fire")
 	m, err := Read(context.Background(), brokenReader{bytes.NewReader(b), 10, broken}, int64(len(b)))
@@ -129,7 +128,7 @@ func TestReadReportsItsReader(t *testing.T) {
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 }
 
-// An onceReader can be read through once, as a file that is truncated then.
+// An onceReader can be read once, as a file that is truncated after that.
 type onceReader struct {
 	io.ReaderAt
 	read, size int64
@@ -144,7 +143,7 @@ func (r *onceReader) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-func TestReadKeepsTheHashWhenTheReaderFailsLater(t *testing.T) {
+func TestReadKeepsTheHashIfTheReaderFailsLater(t *testing.T) {
 	for _, b := range [][]byte{elf64(testModinfo), compressXZ(t, elf64(testModinfo))} {
 		r := &onceReader{ReaderAt: bytes.NewReader(b), size: int64(len(b))}
 		m, err := Read(context.Background(), r, int64(len(b)))
@@ -160,7 +159,7 @@ func TestReadHonoursItsContext(t *testing.T) {
 	_, err := Read(ctx, bytes.NewReader(b), int64(len(b)))
 	require.ErrorIs(t, err, context.Canceled)
 
-	// In the middle of a bomb, all of whose bytes were read already.
+	// During decompression, after all bytes were read.
 	bomb := zstdBomb(64 << 20)
 	count := &cancelReader{ReaderAt: bytes.NewReader(bomb)}
 	_, err = Read(context.Background(), count, int64(len(bomb)))
@@ -173,7 +172,7 @@ func TestReadHonoursItsContext(t *testing.T) {
 	require.Empty(t, m.ImageSHA256)
 }
 
-// A cancelReader ends a context with one of its reads.
+// A cancelReader cancels a context during one of its reads.
 type cancelReader struct {
 	io.ReaderAt
 	reads, at int

@@ -9,13 +9,12 @@ import (
 	"strings"
 )
 
-// The parts of a PKCS#7 message that name the signer (RFC 5652, sections 3 and
-// 5), for encoding/asn1. Nothing else is decoded; certificates in particular
-// are not, since the kernel's own signatures have none.
+// The parts of a PKCS#7 message that name the signer (RFC 5652, sections 3 and 5), for
+// encoding/asn1. Certificates are not decoded: the kernel's own signatures have none.
 //
-// They are written out here because the PKCS#7 libraries first turn BER into
-// DER, each with the same recursive function, which takes twice as long for
-// every four bytes of a message made for it: 90 bytes take seconds.
+// PKCS#7 libraries are not used because they convert BER to DER first, all with the
+// same recursive function. Its time doubles with every four bytes of a crafted
+// message: 90 bytes take seconds.
 type (
 	contentInfo struct {
 		Type    asn1.ObjectIdentifier
@@ -50,7 +49,7 @@ var (
 	oidCommonName = asn1.ObjectIdentifier{2, 5, 4, 3}
 )
 
-// digestNames spell the digests as the kernel's crypto API does.
+// digestNames are the digests as the kernel's crypto API spells them.
 var digestNames = map[string]string{
 	"1.2.840.113549.2.4":      "md4",
 	"1.2.840.113549.2.5":      "md5",
@@ -74,7 +73,7 @@ func parsePKCS7(message []byte) (Signature, int, error) {
 	}
 	signers := info.Content.Signers
 	if !info.Type.Equal(oidSignedData) || len(signers) == 0 {
-		return Signature{}, 0, errors.New("parse PKCS#7: nobody signed")
+		return Signature{}, 0, errors.New("parse PKCS#7: no signer")
 	}
 	var first signerInfo
 	if _, err := asn1.Unmarshal(signers[0].FullBytes, &first); err != nil {
@@ -94,13 +93,13 @@ func parsePKCS7(message []byte) (Signature, int, error) {
 		return Signature{}, 0, fmt.Errorf("parse issuer of signer: %w", err)
 	}
 	s.Signer = commonName(id.Issuer)
-	// modinfo prints the magnitude without leading zeros.
+	// modinfo(8) prints the magnitude without leading zeros.
 	s.KeyID = keyID(id.Serial.FillBytes(make([]byte, max(1, (id.Serial.BitLen()+7)/8))))
 	return s, len(signers), nil
 }
 
-// commonName returns the first common name. modinfo prints the last attribute
-// where there is none.
+// commonName returns the first common name, or the last attribute if there is none, as
+// modinfo(8) does.
 func commonName(name []attributeSET) string {
 	var last string
 	for _, set := range name {
@@ -114,7 +113,7 @@ func commonName(name []attributeSET) string {
 	return last
 }
 
-// keyID spells bytes as in 0A:FF.
+// keyID formats bytes as in 0A:FF.
 func keyID(id []byte) string {
 	return strings.ReplaceAll(fmt.Sprintf("% X", id), " ", ":")
 }

@@ -5,24 +5,24 @@ import (
 	"io"
 )
 
-// marker ends a signed module: MODULE_SIG_STRING of
-// include/linux/module_signature.h. In front of it stands a trailer and in
-// front of that the signature.
+// marker is the end of a signed module: MODULE_SIG_STRING of
+// include/linux/module_signature.h. Before it is a trailer, and before that the
+// signature.
 const marker = "~Module signature appended~\n"
 
-// A trailer is struct module_signature of include/linux/module_signature.h.
-// Of its fields PKCS#7 uses two.
+// A trailer is struct module_signature of include/linux/module_signature.h. A PKCS#7
+// signature uses IDType and Size only.
 type trailer struct {
 	Algo, Hash, IDType, SignerLen, KeyIDLen uint8
 	Pad                                     [3]uint8
 	Size                                    uint32
 }
 
-// idTypePKCS7 is PKEY_ID_PKCS7, the only one that kernels know since Linux 4.3.
+// idTypePKCS7 is PKEY_ID_PKCS7, the only type that Linux supports since 4.3.
 const idTypePKCS7 = 2
 
-// readSignature reads the last signature appended to the image and returns
-// what stands in front of it, which is what the kernel loads.
+// readSignature reads the last signature appended to the image. It returns the part
+// before it, which is the module that the kernel loads.
 func (m *Image) readSignature(image *io.SectionReader) *io.SectionReader {
 	end := image.Size() - int64(len(marker))
 	p := make([]byte, len(marker))
@@ -55,7 +55,7 @@ func (m *Image) readSignature(image *io.SectionReader) *io.SectionReader {
 	return body
 }
 
-// readPKCS7 takes what is wanted of a signature.
+// readPKCS7 sets the fields that come from a signature.
 func (m *Image) readPKCS7(message []byte) {
 	s, signers, err := parsePKCS7(message)
 	if err != nil {
@@ -68,8 +68,8 @@ func (m *Image) readPKCS7(message []byte) {
 	}{{columnSigner, &s.Signer}, {columnKeyID, &s.KeyID}, {columnHash, &s.Hash}} {
 		var isCut bool
 		*v.value, isCut = cut(*v.value)
-		// The kernel is content with any one signer that it trusts, so with
-		// several nobody knows which it was.
+		// The kernel accepts a message if it trusts any signer, so with several
+		// signers it is unknown which one it trusted.
 		if isCut || *v.value == "" || signers > 1 {
 			m.miss(v.column)
 		}

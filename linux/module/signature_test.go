@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// message returns a PKCS#7 message that encoding/asn1 made of its parts.
+// message returns a PKCS#7 message.
 func message(t testing.TB, signers ...[]byte) []byte {
 	t.Helper()
 	content := contentInfo{Type: oidSignedData, Content: signedData{
@@ -101,9 +101,9 @@ func TestReadPKCS7(t *testing.T) {
 	}
 }
 
-// Messages that libraries need exponential time, quadratic time or a deep
-// stack for.
-func TestReadPKCS7Bombs(t *testing.T) {
+// These messages take other libraries exponential time, quadratic time or a deep
+// stack.
+func TestPKCS7TakesLinearTime(t *testing.T) {
 	bombs := map[string][]byte{
 		"nested":     bytes.Repeat([]byte{0x30, 0x80}, maxSignature/2),
 		"siblings":   append([]byte{0x30, 0x80}, bytes.Repeat([]byte{0x04, 0x00}, maxSignature/2-1)...),
@@ -168,15 +168,15 @@ func TestReadSignature(t *testing.T) {
 	}
 }
 
-// What is appended is no part of the module, even if sections reach into it.
-func TestSignatureIsNoPartOfTheModule(t *testing.T) {
+// The signature is not part of the module, even if sections reach into it.
+func TestSignatureIsNotReadAsModule(t *testing.T) {
 	var m Image
 	plain := elf64(testModinfo)
 	body := m.readSignature(sectionReader(sign(plain, testFile(t, "issuer.der"))))
 	require.EqualValues(t, len(plain), body.Size())
 }
 
-func TestReadAsModinfoDoes(t *testing.T) {
+func TestSignatureIsReadAsModinfoDoes(t *testing.T) {
 	program, err := exec.LookPath("modinfo")
 	if err != nil {
 		program = "/usr/sbin/modinfo"

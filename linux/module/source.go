@@ -5,16 +5,16 @@ import (
 	"io"
 )
 
-// A source is the caller's reader. It remembers why it could not be read,
-// which tells that apart from what is wrong with the bytes.
+// A source is the caller's reader. It keeps the first error of reading, to distinguish
+// it from an error in the module.
 type source struct {
 	ctx  context.Context
 	r    io.ReaderAt
 	size int64
-	err  error // the first one; nothing is read after it
+	err  error // first error; nothing is read after it
 }
 
-// check looks whether the context ended.
+// check sets err if the context ended.
 func (s *source) check() {
 	if s.err == nil {
 		s.err = s.ctx.Err()
@@ -34,7 +34,7 @@ func (s *source) ReadAt(p []byte, off int64) (int, error) {
 	}
 	if n, err := s.r.ReadAt(p, off); n < len(p) {
 		if err == nil || err == io.EOF {
-			err = io.ErrUnexpectedEOF // it has become shorter
+			err = io.ErrUnexpectedEOF // it was truncated
 		}
 		s.err = err
 		return n, err

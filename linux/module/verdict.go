@@ -8,12 +8,11 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// SignatureStatus is the kernel's verdict on a module's signature, or "" where
-// it gave none. Each argument may be nil: what mod_verify_sig returned, struct
-// module's sig_ok, and the system call's result. A module that is not signed
-// never comes to mod_verify_sig, and without enforcement one whose key or
-// algorithm the kernel lacks is let in (kernel/module/signing.c,
-// module_sig_check).
+// SignatureStatus returns the kernel's verdict on a module's signature, or "" if it
+// gave none. verdict is the result of mod_verify_sig, sigOK the sig_ok field of struct
+// module, and result that of the system call. Each may be nil. The kernel does not call
+// mod_verify_sig for unsigned modules. Without enforcement it loads modules whose key or
+// algorithm it lacks (module_sig_check in kernel/module/signing.c).
 func SignatureStatus(verdict *int64, sigOK *bool, result *int64) string {
 	switch {
 	case result != nil && *result == -int64(unix.EKEYREJECTED):

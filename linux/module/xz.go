@@ -8,11 +8,11 @@ import (
 	"github.com/therootcompany/xz"
 )
 
-// unxz uses a port of XZ Embedded, which is what the kernel has. It knows the
-// same filters, and it bounds the dictionary.
+// unxz uses a port of XZ Embedded, which is what the kernel uses. It supports the same
+// filters, and bounds the dictionary.
 func unxz(out io.Writer, in *io.SectionReader) error {
-	// The library takes what follows the stream for padding, which must not
-	// be of any length.
+	// The library treats the bytes after the stream as padding, whose length must
+	// be a multiple of four.
 	end, err := xzEnd(in)
 	if err != nil {
 		return err
@@ -35,7 +35,7 @@ const (
 // xzCheckSizes are the sizes of a block's check by its type.
 var xzCheckSizes = [16]int{0, 4, 4, 4, 8, 8, 8, 16, 16, 16, 32, 32, 32, 64, 64, 64}
 
-// xzEnd says where the first stream ends. It checks no more than it needs.
+// xzEnd returns the end of the first stream. It does not verify the stream.
 func xzEnd(in *io.SectionReader) (int64, error) {
 	w := walk(in)
 	checkSize := xzCheckSizes[w.next(xzHeaderSize)[7]&15]
@@ -49,8 +49,8 @@ func xzEnd(in *io.SectionReader) (int64, error) {
 		w.align()
 		w.skip(checkSize)
 	}
-	// A record has two numbers; each is a byte at least, which bounds a count
-	// that lies.
+	// A record has two numbers of at least one byte each, so the input bounds the
+	// loop even if the count is wrong.
 	for records := w.number(); records > 0 && w.err == nil; records-- {
 		w.number()
 		w.number()
@@ -60,7 +60,7 @@ func xzEnd(in *io.SectionReader) (int64, error) {
 	return w.at, w.err
 }
 
-// skipLZMA2 goes behind the chunks of a block.
+// skipLZMA2 skips the chunks of a block.
 func skipLZMA2(w *walker) {
 	for w.err == nil {
 		control := w.next(1)[0]
@@ -81,10 +81,10 @@ func skipLZMA2(w *walker) {
 	}
 }
 
-// align goes to a multiple of four.
+// align skips to a multiple of four.
 func (w *walker) align() { w.skip(int(-w.at & 3)) }
 
-// number reads an integer of variable length.
+// number reads a variable-length integer.
 func (w *walker) number() uint64 {
 	var value uint64
 	for shift := 0; shift < 63; shift += 7 {

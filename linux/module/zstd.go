@@ -8,9 +8,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// unzstd follows module_zstd_decompress of kernel/module/decompress.c, which
-// does not mind where the bytes end before the frame does: after any block, or
-// inside the checksum.
+// unzstd follows module_zstd_decompress of kernel/module/decompress.c, which accepts a
+// truncated frame that ends after a block or inside the checksum.
 func unzstd(out io.Writer, in *io.SectionReader) error {
 	end, tail, err := zstdEnd(in)
 	if err != nil {
@@ -36,8 +35,8 @@ const (
 	zstdChecksumSize = 4
 )
 
-// zstdEnd says where the first frame ends (RFC 8878, section 3.1.1), and which
-// tail would make it whole.
+// zstdEnd returns the end of the first frame (RFC 8878, section 3.1.1), and the bytes
+// that a truncated frame lacks.
 func zstdEnd(in *io.SectionReader) (end int64, tail []byte, err error) {
 	head := make([]byte, zstdHeaderSize)
 	n, _ := in.ReadAt(head, 0)
