@@ -38,7 +38,7 @@ test: ## unit, golden, scripts, fuzz seeds, and the oldest and the newest kernel
 test-all: export SUITE = all
 test-all: GUESTS_TIMEOUT = 60m
 test-all: ## everything, on every kernel of the matrix: what CI runs
-	@echo 'Up to 30 minutes on two processors. Downloads to .cache/vm: five kernels, about 350 MB from Debian.'
+	@echo 'Up to 35 minutes on two processors. Downloads to .cache/vm: five kernels, about 350 MB from Debian.'
 	go run ./test/run $(HOST_TESTS) -- $(GUEST_TESTS)
 
 test-long: export SUITE = long

@@ -130,7 +130,8 @@ func TestGuestCrossViewReportsWhatDiffers(t *testing.T) {
 	require.NotEmpty(t, load)
 	hide(t, "dummy")
 	row = c.differs(t, "module_hidden dummy")
-	require.Regexp(t, "^it is not in modules, and in sysfs, .*events$", row["reason"])
+	require.Contains(t, row["reason"], "not in modules")
+	require.Contains(t, row["reason"], "events")
 	require.Equal(t, load, row["load_id"])
 
 	// One hides in its init, and its folder too.
