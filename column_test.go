@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestEventColumnsFollowTheStruct(t *testing.T) {
+func TestEventColumnsAreTheFieldsOfTheStruct(t *testing.T) {
 	columns := EventColumns()
 	if got := reflect.TypeFor[Event]().NumField(); got != len(columns) {
 		t.Fatalf("%d columns for %d fields", len(columns), got)
@@ -13,7 +13,7 @@ func TestEventColumnsFollowTheStruct(t *testing.T) {
 	seen := map[string]bool{}
 	for _, c := range columns {
 		if c.Name == "" || seen[c.Name] {
-			t.Errorf("column %q is empty or there twice", c.Name)
+			t.Errorf("column %q is empty or occurs twice", c.Name)
 		}
 		seen[c.Name] = true
 		if found, ok := EventColumn(c.Name); !ok || found != c {

@@ -6,9 +6,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What a view knows of a path stays where the events know of none, as those of
-// Endpoint Security and a bare notification of the log do not.
-func TestJoinModulesKeepsAPathThatNoEventHas(t *testing.T) {
+// Some events of macOS have no path: those of Endpoint Security, and a load that only a
+// notification in the unified log reports.
+func TestJoinModulesKeepsTheViewsPathIfNoEventHasOne(t *testing.T) {
 	shown := []Module{
 		{Name: "a", Path: "/private/tmp/a.kext", Views: []string{ViewShowloaded, ViewKextPolicy}},
 		{Name: "b", Path: "/private/tmp/b.kext", Views: []string{ViewShowloaded}},

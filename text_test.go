@@ -8,7 +8,7 @@ import (
 	"github.com/kmodquery/kmodquery/test/hostile"
 )
 
-func TestEscape(t *testing.T) {
+func TestEscapeIsSafeAndReversible(t *testing.T) {
 	for bytes, want := range map[string]string{
 		"":                         "",
 		"dummy":                    "dummy",
@@ -40,7 +40,7 @@ func TestEscape(t *testing.T) {
 	}
 }
 
-func TestPrintable(t *testing.T) {
+func TestPrintableKeepsBackslashes(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                            "",
 		"as it is":                    "as it is",
@@ -53,7 +53,7 @@ func TestPrintable(t *testing.T) {
 	}
 }
 
-func TestHostileTexts(t *testing.T) {
+func TestHostileTextIsEscaped(t *testing.T) {
 	for _, text := range hostile.Texts() {
 		require.Empty(t, hostile.Harm(Escape(text)))
 		require.Empty(t, hostile.Harm(Printable(text)))

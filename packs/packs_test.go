@@ -92,7 +92,7 @@ func readFleet(t *testing.T) (f fleet) {
 	}
 }
 
-// spec reads a specification in which every key must be known.
+// spec parses a specification and rejects unknown keys.
 func spec[T any](t *testing.T, document fleetDocument) (value T) {
 	t.Helper()
 	content, err := yaml.Marshal(&document.Spec)
@@ -113,7 +113,7 @@ func readPack(t *testing.T) osqueryhost.Pack {
 
 func removed(q osqueryhost.Query) bool { return q.Removed == nil || bool(*q.Removed) }
 
-// Tools other than osquery read the pack too, and they know no comments.
+// Other tools that read the pack do not support comments.
 func TestPackIsPlainJSONWithKnownKeys(t *testing.T) {
 	content, err := os.ReadFile(osqueryFile)
 	require.NoError(t, err)
@@ -151,9 +151,9 @@ func TestFleetHasTheSameQueries(t *testing.T) {
 	}
 }
 
-// Fleet schedules queries with automations as well as packs. What both
-// schedule is shipped twice.
-func TestFleetShipsOnce(t *testing.T) {
+// Fleet schedules both packs and queries with automations. A query that is scheduled by
+// both is shipped twice.
+func TestFleetSchedulesEachQueryOnce(t *testing.T) {
 	f := readFleet(t)
 	for _, query := range f.queries {
 		require.NotEqual(t, query.AutomationsEnabled, !f.packs[0].Disabled, query.Name)
@@ -169,8 +169,8 @@ func TestHostsWithoutTheExtensionStayQuiet(t *testing.T) {
 	require.Equal(t, []string{f.labels[0].Name}, f.packs[0].Targets.Labels)
 }
 
-// A window that is not much longer than an interval loses what happened while
-// the schedule was not running; osquery keeps a negative discovery for an hour.
+// A window that is not much longer than the interval loses rows while the schedule does
+// not run. osquery caches a negative discovery for an hour.
 func TestWindowsAreFarLongerThanIntervals(t *testing.T) {
 	for name, query := range readPack(t).Queries {
 		if removed(query) {

@@ -22,10 +22,10 @@ import (
 	"github.com/kmodquery/kmodquery/test/osqueryhost"
 )
 
-// noon divides by every interval of the packs.
+// noon is a multiple of every interval of the packs.
 var noon = time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC)
 
-// A recorder reports what a test sets and has always caught up.
+// A recorder returns the sensors that a test sets. Its events are always stored.
 type recorder struct {
 	mu      sync.Mutex
 	sensors []kmodquery.Sensor
@@ -45,7 +45,7 @@ func (r *recorder) set(sensors ...kmodquery.Sensor) {
 	r.sensors = sensors
 }
 
-// An extension is the real tables over a store on disk.
+// An extension is the real tables with a store on disk.
 type extension struct {
 	store    *sqlite.Store
 	recorder *recorder
@@ -53,7 +53,7 @@ type extension struct {
 	plugins  []osquery.OsqueryPlugin
 }
 
-// replyBytes bounds a reply as the extension does, only sooner.
+// replyBytes bounds a reply. It is smaller than the extension's bound.
 const replyBytes = 1 << 20
 
 func newExtension(t *testing.T) *extension {
@@ -102,7 +102,7 @@ func (w watched) Call(ctx context.Context, request gen.ExtensionPluginRequest) g
 	return w.OsqueryPlugin.Call(ctx, request)
 }
 
-// serve runs the extension until the returned function ends it.
+// serve runs the extension until the returned function is called.
 func (e *extension) serve(t *testing.T, host *osqueryhost.Host) (end func()) {
 	t.Helper()
 	server, err := osquery.NewExtensionManagerServer("kmodquery", host.Socket(), osquery.ServerTimeout(10*time.Second))
@@ -115,7 +115,7 @@ func (e *extension) serve(t *testing.T, host *osqueryhost.Host) (end func()) {
 	return func() { require.NoError(t, server.Shutdown(context.Background())) }
 }
 
-// load stores what the eBPF source sees of one load by finit_module.
+// load stores the events of the eBPF source for one load by finit_module.
 func (e *extension) load(t *testing.T, at time.Time, name string, result int64) {
 	t.Helper()
 	event := func(eventName string) kmodquery.Event {
@@ -156,7 +156,7 @@ func startOn(t *testing.T, platform, dir string) *osqueryhost.Host {
 	return host
 }
 
-// lines are the results of one query of the pack: action and a column.
+// lines returns the results of one query of the pack: the action and a column.
 func lines(t *testing.T, host *osqueryhost.Host, query, column string) (lines []string) {
 	t.Helper()
 	results, err := host.ResultsLog()
@@ -169,8 +169,8 @@ func lines(t *testing.T, host *osqueryhost.Host, query, column string) (lines []
 	return lines
 }
 
-// Every query runs on the real tables, and none of its columns is unknown.
-func TestQueriesSuitTheTables(t *testing.T) {
+// Every query runs on the real tables, which have all of its columns.
+func TestQueriesMatchTheTables(t *testing.T) {
 	host := start(t, t.TempDir())
 	defer newExtension(t).serve(t, host)()
 	require.NoError(t, host.Tick(t.Context(), noon))
@@ -180,8 +180,8 @@ func TestQueriesSuitTheTables(t *testing.T) {
 	}
 }
 
-// The window reaches the tables as a constraint on time: no run reads more
-// of the store than the window, and no call is without it.
+// The window reaches the tables as a constraint on time, so that no call reads more of the
+// store than the window.
 func TestWindowIsPushedDown(t *testing.T) {
 	host := start(t, t.TempDir())
 	e := newExtension(t)
@@ -201,7 +201,7 @@ func TestWindowIsPushedDown(t *testing.T) {
 	}
 }
 
-// constraint is the only constraint on a column in a request's context.
+// constraint returns the only constraint on a column in a request's context.
 func constraint(t *testing.T, request, column string) string {
 	t.Helper()
 	var asked struct {
@@ -220,8 +220,8 @@ func constraint(t *testing.T, request, column string) string {
 	return ""
 }
 
-// Fifty intervals, a restart of the extension and one of osquery in between,
-// and two days to follow: each finding, load and unload is shipped once.
+// Each finding, load and unload is shipped once in fifty intervals, with a restart of the
+// extension and one of osquery, and in the two days after them.
 func TestEachRowIsShippedOnce(t *testing.T) {
 	dir, e := t.TempDir(), newExtension(t)
 	host := start(t, dir)
@@ -265,8 +265,8 @@ func TestEachRowIsShippedOnce(t *testing.T) {
 	require.Empty(t, lines(t, host, "kernel_module_sensor_health", "source"))
 }
 
-// On a Mac the queries for Linux do not run, and those for both do.
-func TestKextsAreShippedOnce(t *testing.T) {
+// On macOS the queries for Linux do not run, and those for both do.
+func TestKernelExtensionsAreShippedOnce(t *testing.T) {
 	host := startOn(t, "darwin", t.TempDir())
 	e := newExtension(t)
 	defer e.serve(t, host)()
@@ -288,9 +288,9 @@ func TestKextsAreShippedOnce(t *testing.T) {
 	require.Empty(t, lines(t, host, "kernel_module_loads", "name"))
 }
 
-// Every user may call init_module all day. Their denials may make the replies
-// that hold them too large, and no other.
-func TestAFloodOfDenialsHidesNoLoad(t *testing.T) {
+// Denied calls of unprivileged users may make the replies that contain them too large, but
+// no other reply.
+func TestAFloodOfDeniedCallsHidesNoLoad(t *testing.T) {
 	host := start(t, t.TempDir())
 	e := newExtension(t)
 	defer e.serve(t, host)()
@@ -314,9 +314,9 @@ func TestAFloodOfDenialsHidesNoLoad(t *testing.T) {
 	require.Equal(t, []string{"added rootkit"}, lines(t, host, "kernel_module_loads", "name"))
 }
 
-// osqueryd often loads its packs before the extension has registered, and
-// then keeps the negative discovery for an hour.
-func TestNothingIsLostInTheHourOfALateExtension(t *testing.T) {
+// osqueryd often loads its packs before the extension has registered, and then caches the
+// negative discovery for an hour.
+func TestNoRowIsLostIfTheExtensionRegistersLate(t *testing.T) {
 	host := start(t, t.TempDir())
 	e := newExtension(t)
 	require.NoError(t, host.Tick(t.Context(), noon))
@@ -359,9 +359,9 @@ func TestSensorHealthShipsChangesOnly(t *testing.T) {
 	require.Equal(t, []string{"added 1", "removed 1", "added 0", "removed 0"}, health())
 }
 
-// An extension that reads what a service records does not know of batches that could
-// not be written, and tells of them by what the recorder says.
-func TestSensorHealthTellsOfAStoreThatTakesNothing(t *testing.T) {
+// A reader does not know of batches that could not be written, and reports the recorder's
+// state of the store.
+func TestSensorHealthReportsAStoreThatAcceptsNoEvents(t *testing.T) {
 	host := start(t, t.TempDir())
 	e := newExtension(t)
 	defer e.serve(t, host)()
@@ -382,7 +382,7 @@ func TestSensorHealthTellsOfAStoreThatTakesNothing(t *testing.T) {
 	require.Equal(t, "added 1", lines(t, host, "kernel_module_sensor_health", "has_shed")[2])
 }
 
-// A log that a host does not have is trouble only where nothing else watches.
+// An unavailable log is a problem only if no other source watches.
 func TestSensorHealthOfLogs(t *testing.T) {
 	host := start(t, t.TempDir())
 	e := newExtension(t)

@@ -13,12 +13,12 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// A query is what osquery asks of one call: the constraints of the WHERE
-// clause and the columns that the query looks at.
+// A query is the request of one call: the constraints of the WHERE clause and the
+// columns that the query uses.
 type query struct {
 	constraints []columnConstraints
 	used        []string
-	everything  bool // osquery did not say what is used
+	everything  bool // osquery did not send the used columns
 }
 
 type columnConstraints struct {
@@ -26,11 +26,11 @@ type columnConstraints struct {
 	list []table.Constraint
 }
 
-// unreadable stands for a constraint that is not in the form osquery sends.
+// unreadable is the operator of a constraint that is not in osquery's format.
 const unreadable table.Operator = -1
 
-// parseQuery reads the context JSON of a generate request. Only JSON that is
-// no such context at all is an error.
+// parseQuery parses the context of a generate request. It skips constraints that it
+// cannot parse, and fails only if the context is no JSON object.
 func parseQuery(context string) (query, error) {
 	if context == "" {
 		return query{everything: true}, nil
@@ -50,7 +50,7 @@ func parseQuery(context string) (query, error) {
 		q.used = *parsed.ColsUsed
 	}
 	for _, column := range parsed.Constraints {
-		// A column may come twice, and a list that is empty is a string.
+		// osquery may send a column twice, and sends an empty list as a string.
 		var list []json.RawMessage
 		if json.Unmarshal(column.List, &list) != nil {
 			continue
@@ -64,8 +64,8 @@ func parseQuery(context string) (query, error) {
 	return q, nil
 }
 
-// parseConstraint reads one constraint. Its operator is a number, and was a
-// string before osquery 3.
+// parseConstraint parses one constraint. Its operator is a number, or a string before
+// osquery 3.
 func parseConstraint(item json.RawMessage) table.Constraint {
 	var parsed struct {
 		Op   any     `json:"op"`
@@ -81,18 +81,16 @@ func parseConstraint(item json.RawMessage) table.Constraint {
 	return table.Constraint{Operator: table.Operator(op), Expression: *parsed.Expr}
 }
 
-// uses reports whether the query looks at a column.
+// uses reports whether the query uses a column.
 func (q query) uses(column string) bool {
 	return q.everything || slices.Contains(q.used, column)
 }
 
-// usesNothing reports whether the rows themselves do not matter, as for
-// count(*).
+// usesNothing reports whether only the number of rows matters, as for count(*).
 func (q query) usesNothing() bool { return !q.everything && len(q.used) == 0 }
 
-// conditions turns the constraints into those that the store can answer.
-// eventColumn gives the event's column for one of the table's, and false where
-// there is none.
+// conditions returns the conditions that the store can evaluate. eventColumn returns the
+// event's column for one of the table's, and false if there is none.
 func (q query) conditions(eventColumn func(string) (kmodquery.Column, bool)) []kmodquery.Condition {
 	var conditions []kmodquery.Condition
 	for _, constraints := range q.constraints {
@@ -104,9 +102,9 @@ func (q query) conditions(eventColumn func(string) (kmodquery.Column, bool)) []k
 	return conditions
 }
 
-// columnConditions turns the constraints on one column into conditions. Those
-// of equality are alternatives, because osquery sends an IN so: when one of
-// them cannot be answered, none may be asked.
+// columnConditions returns the conditions for the constraints on one column. Several
+// constraints of equality are alternatives, because osquery sends IN that way: if one of
+// them cannot be evaluated, all of them are left out.
 func columnConditions(column kmodquery.Column, list []table.Constraint) []kmodquery.Condition {
 	var conditions []kmodquery.Condition
 	var equal []any
@@ -135,31 +133,31 @@ func columnConditions(column kmodquery.Column, list []table.Constraint) []kmodqu
 	return conditions
 }
 
-// exactDigits is the bound below which a whole number is itself in the 15
-// digits that SQLite writes of a float.
-const exactDigits = 1e15
+// maxExactFloat bounds the whole numbers that 15 digits represent exactly, as many as
+// SQLite prints of a float.
+const maxExactFloat = 1e15
 
 func equalValue(column kmodquery.Column, expression string) (any, bool) {
 	if !column.Number {
 		return expression, plain(expression)
 	}
 	value, ok := parseNumber(expression)
-	if float, isFloat := value.(float64); isFloat && math.Abs(float) >= exactDigits {
+	if float, isFloat := value.(float64); isFloat && math.Abs(float) >= maxExactFloat {
 		return nil, false
 	}
 	return value, ok
 }
 
-// appendBound adds an inequality. Text is left out: its order depends on the
-// asker's collation.
+// appendBound appends an inequality. It leaves out text, whose order depends on the
+// query's collation.
 func appendBound(conditions []kmodquery.Condition, column kmodquery.Column, op kmodquery.Op, expression string) []kmodquery.Condition {
 	value, ok := parseNumber(expression)
 	if !ok || !column.Number {
 		return conditions
 	}
 	if float, isFloat := value.(float64); isFloat {
-		// What was asked may differ from what arrives by a rounding to 15
-		// digits, so the bound moves out by as much.
+		// osquery rounds the value to 15 digits, so the bound moves outwards by that
+		// much.
 		slack := math.Abs(float) * 1e-14
 		if op == kmodquery.Greater || op == kmodquery.GreaterOrEqual {
 			value = float - slack
@@ -170,8 +168,8 @@ func appendBound(conditions []kmodquery.Condition, column kmodquery.Column, op k
 	return append(conditions, kmodquery.Condition{Column: column.Name, Op: op, Values: []any{value}})
 }
 
-// parseNumber reads a number as SQLite writes one: an int64, else a finite
-// float64. Go's other notations are refused, since SQLite takes them for text.
+// parseNumber parses a number as SQLite writes it: an int64, otherwise a finite float64.
+// It rejects Go's other notations, which SQLite treats as text.
 func parseNumber(expression string) (any, bool) {
 	if integer, err := strconv.ParseInt(expression, 10, 64); err == nil {
 		return integer, true
@@ -183,8 +181,8 @@ func parseNumber(expression string) (any, bool) {
 	return float, err == nil
 }
 
-// plain reports whether a cell shows exactly this text for exactly these bytes
-// (see [kmodquery.Escape]), so that the two can be compared in the store.
+// plain reports whether escaping leaves a text unchanged and no other bytes escape to it
+// (see [kmodquery.Escape]), so that the store can compare it.
 func plain(text string) bool {
 	for i := range len(text) {
 		if text[i] < ' ' || text[i] > '~' || text[i] == '\\' {

@@ -11,7 +11,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-func TestParseQuery(t *testing.T) {
+func TestQueriesAreParsed(t *testing.T) {
 	for name, test := range map[string]struct {
 		context string
 		want    query
@@ -41,7 +41,7 @@ func TestParseQuery(t *testing.T) {
 	}
 }
 
-func TestConditions(t *testing.T) {
+func TestConstraintsBecomeConditions(t *testing.T) {
 	condition := func(column string, op kmodquery.Op, values ...any) []kmodquery.Condition {
 		return []kmodquery.Condition{{Column: column, Op: op, Values: values}}
 	}
@@ -113,8 +113,8 @@ func TestConditions(t *testing.T) {
 	}
 }
 
-// some are events on which constraints differ: the ends of int64, numbers
-// about the floats' 15 digits, text in every sort of byte, and NULL.
+// some are events on which constraints differ: the limits of int64, numbers near the 15
+// digits of floats, text of all kinds of bytes, and NULL.
 func some() []kmodquery.Event {
 	var events []kmodquery.Event
 	for i, number := range []int64{0, 1, 16, 1000, 1_000_000_000, 1_790_000_002, 999_999_999_999_999, 1_000_000_000_000_001,
@@ -127,8 +127,8 @@ func some() []kmodquery.Event {
 
 var fuzzColumns = []string{"time", "time_nanos", "eid", "pid", "name", "params", "result"}
 
-// A world holds the same events in a store and, as the cells of their rows, in
-// a table that stands for osquery's view of them.
+// A world has the same events in a store and, as the cells of their rows, in a table that
+// stands for osquery's view of them.
 type world struct {
 	config Config
 	cells  *sql.DB
@@ -165,8 +165,8 @@ func newWorld(t testing.TB) world {
 
 var comparisons = map[int]string{2: "=", 4: ">", 8: "<=", 16: "<", 32: ">=", 65: "LIKE", 66: "GLOB", 68: "!=", 72: "IS"}
 
-// requireSuperset holds the rows that constraints bring against those that
-// SQLite selects from all rows.
+// requireSuperset compares the rows for some constraints with those that SQLite selects
+// from all rows.
 func (w world) requireSuperset(t testing.TB, constraints ...constraint) {
 	t.Helper()
 	// Equals on one column are alternatives, all else must hold.
@@ -211,7 +211,7 @@ func (w world) requireRows(t testing.TB, text string, values []any, constraints 
 	require.NoError(t, rows.Err())
 }
 
-// What arrives of a float is its 15 first digits.
+// osquery sends the first 15 digits of a float.
 func TestRoundedFloatsLoseNoRow(t *testing.T) {
 	w := newWorld(t)
 	for _, column := range []string{"time", "pid"} {
@@ -230,8 +230,7 @@ func TestRoundedFloatsLoseNoRow(t *testing.T) {
 	}
 }
 
-// FuzzFilter holds the law of the tables: whatever the constraints, no row is
-// lost that osquery would have kept.
+// FuzzFilter checks that no constraint loses a row that osquery would have kept.
 func FuzzFilter(f *testing.F) {
 	w := newWorld(f)
 	f.Add(`{"constraints":[{"name":"pid","list":[{"op":2,"expr":"1"}],"affinity":"BIGINT"}],"colsUsed":["pid"]}`,

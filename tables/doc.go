@@ -1,12 +1,10 @@
-// Package tables holds the osquery tables: one file a table, and one list of
-// them all.
+// Package tables implements the osquery tables, one file a table. [Plugins] lists them.
 //
-// It is the last stop on the data's way. A table takes the constraints and the
-// used columns that osquery sends, reads the events that a
-// [kmodquery.Filter] made of them selects, and answers with rows. Two laws
-// hold in all of them: the rows are a superset of what was asked, because
-// osquery filters again, and what nobody asked for is neither read nor sent.
+// A table turns the constraints that osquery sends into a [kmodquery.Filter], reads the
+// events that it selects, and returns them as rows. The rows are a superset of what the
+// query asks for, because osquery filters them again. Columns that the query does not
+// use are neither read nor sent.
 //
-// It may import package kmodquery and osquery-go; the store, the sources and
-// the signatures are handed in.
+// The package may import package kmodquery and osquery-go. The caller provides the store,
+// the recorder and the signatures.
 package tables

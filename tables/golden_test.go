@@ -24,7 +24,7 @@ func specs(t *testing.T) []table.OsqueryTableSpec {
 	return specs
 }
 
-// requireFile compares a file with what the tables say, or rewrites it.
+// requireFile compares a file with the wanted content, or rewrites it with -golden.
 func requireFile(t *testing.T, path, want string) {
 	t.Helper()
 	if *golden {
@@ -33,7 +33,7 @@ func requireFile(t *testing.T, path, want string) {
 	}
 	got, err := os.ReadFile(path)
 	require.NoError(t, err)
-	require.Equal(t, want, string(got), "%s differs; if that is meant: make golden", path)
+	require.Equal(t, want, string(got), "%s differs; if that is intended, run make golden", path)
 }
 
 func TestSpecsAreAsPublished(t *testing.T) {
@@ -53,14 +53,15 @@ func TestColumnReferenceIsAsPublished(t *testing.T) {
 
 <!-- Written by "go test ./tables -golden" from the column descriptions in the code. -->
 
-A row's own number is ` + "`eid`" + `; ` + "`rowid`" + ` is only good inside SQLite. A value that is unknown or does not apply is NULL. Text that the host chose is
-shown safely: each byte of a character that acts on a terminal (controls, direction of writing, what has no shape), and each
-that is no UTF-8, stands as ` + "`\\xNN`" + `, and a backslash that would read as the start of one as ` + "`\\x5c`" + `. So every value is UTF-8, and stands for one
-sequence of bytes only. The same holds of each text inside JSON (ancestors, requested_by, used_by, a finding's event), once it
-is read as JSON.
+The column ` + "`eid`" + ` identifies an event; ` + "`rowid`" + ` has no meaning outside SQLite. A value that is unknown or does not apply is NULL.
 
-"Index" columns are found through an index of the event store, "filter" columns are compared there, all others by osquery;
-in the inventory, files are read only of modules whose name fits, and only where a column needs it.
+Text that the host controls is escaped. Each byte of an unsafe character (control, format, line or paragraph separator, private
+use) and of invalid UTF-8 becomes ` + "`\\xNN`" + `, and a backslash that would read as the start of such an escape becomes ` + "`\\x5c`" + `. So every value is valid
+UTF-8, and different bytes never give the same value. The strings inside JSON (ancestors, requested_by, used_by, a finding's
+event) are escaped in the same way, before they are written as JSON.
+
+The event store has an index on the columns marked "index" and compares those marked "filter"; osquery compares all others.
+The inventory reads files only for modules whose name matches the query, and only if a selected column needs them.
 Ask for a window of time, such as ` + "`time > strftime('%s', 'now') - 3600`" + `: a reply that would be too large fails with one
 line that says which window fits.
 `)

@@ -12,8 +12,8 @@ import (
 	"github.com/kmodquery/kmodquery/test/hostile"
 )
 
-// hostileEvents has one finding for each hostile text, which stands in every
-// column of text that a host can fill.
+// hostileEvents returns one finding for each hostile text, with the text in every column
+// that the host controls.
 func hostileEvents(t *testing.T) (events []kmodquery.Event, texts []string) {
 	t.Helper()
 	texts = append(hostile.Texts(), "a\x00b", "\x00", strings.Repeat("\x9b", 5000))
@@ -44,7 +44,7 @@ func requireHarmless(t *testing.T, rows []map[string]string) {
 	}
 }
 
-func TestHostileEvents(t *testing.T) {
+func TestEventsEscapeHostileText(t *testing.T) {
 	events, texts := hostileEvents(t)
 	c := testConfig(t, events...)
 	rows := rowsOf(t, c, "kernel_module_events", "{}")
@@ -64,7 +64,7 @@ func TestHostileEvents(t *testing.T) {
 	}
 }
 
-func TestHostileFindings(t *testing.T) {
+func TestFindingsEscapeHostileText(t *testing.T) {
 	events, texts := hostileEvents(t)
 	c := testConfig(t, events...)
 	rows := rowsOf(t, c, "kernel_module_findings", "{}")
@@ -81,8 +81,8 @@ func TestHostileFindings(t *testing.T) {
 	}
 }
 
-// Whoever asks for what a cell shows, or for what the host wrote, loses no row.
-func TestHostileFilters(t *testing.T) {
+// A query for the text of a cell, or for the bytes that the host wrote, loses no row.
+func TestFiltersOfHostileTextLoseNoRow(t *testing.T) {
 	events, texts := hostileEvents(t)
 	c := testConfig(t, events...)
 	all := rowsOf(t, c, "kernel_module_events", "{}")
@@ -103,12 +103,12 @@ func TestHostileFilters(t *testing.T) {
 	}
 }
 
-// withoutControls leaves out what JSON demands to be escaped.
+// withoutControls omits the characters that JSON requires to be escaped.
 func withoutControls(text string) string {
 	return string(slices.DeleteFunc([]byte(text), func(b byte) bool { return b < ' ' }))
 }
 
-func TestHostileInventory(t *testing.T) {
+func TestInventoryEscapesHostileText(t *testing.T) {
 	var modules []kmodquery.Module
 	texts := hostile.Texts()
 	for _, text := range texts {
@@ -130,7 +130,7 @@ func TestHostileInventory(t *testing.T) {
 	require.Equal(t, []string{"null"}, column(rows, "name"), "it may be asked without regard to case and to blanks at the end")
 }
 
-func TestHostileSensors(t *testing.T) {
+func TestSensorsEscapeHostileText(t *testing.T) {
 	c := testConfig(t)
 	var sensors []kmodquery.Sensor
 	for _, text := range hostile.Texts() {
@@ -143,7 +143,7 @@ func TestHostileSensors(t *testing.T) {
 	require.Equal(t, `module "\x1b" came`, rows[len(rows)-1]["reason"], "it was quoted before")
 }
 
-func TestHostileErrors(t *testing.T) {
+func TestErrorsEscapeHostileText(t *testing.T) {
 	for _, text := range hostile.Texts() {
 		require.Empty(t, hostile.Harm(errorOf(t, Config{Store: openStore(t), Recorder: &recorder{err: textError(text)}}, "kernel_module_events", "{}")))
 		if message := call(t, testConfig(t), "kernel_module_events", text).Status.Message; message != "OK" {

@@ -9,12 +9,12 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// kernelModuleEvents is the table of stored events, as they are.
+// kernelModuleEvents returns the table of stored events.
 func kernelModuleEvents(c Config) definition {
 	return definition{
 		name: "kernel_module_events",
-		description: "Kernel modules being loaded, unloaded and requested: one row for each fact that one source saw, " +
-			"written once and never changed",
+		description: "Events of kernel modules being loaded, unloaded and requested: one row for each event that one source observed. " +
+			"Rows are written once and never change",
 		examples: []string{
 			"SELECT time, event_name, name, path, result, process_path, uid FROM kernel_module_events WHERE time > strftime('%s', 'now') - 3600",
 			"SELECT name, path, signer, cmdline FROM kernel_module_events WHERE event_name = 'module_load' AND signature_status != 'valid'",
@@ -62,68 +62,68 @@ func generateEvents(ctx context.Context, c Config, q query) ([]map[string]string
 	})
 }
 
-// eventColumns are the columns of an event, in the order of its fields.
+// eventColumns are the columns of the table, in the order of the event's fields.
 var eventColumns = []table.ColumnDefinition{
-	ofEvent("time", indexed, "When it happened, as Unix time in seconds"),
-	ofEvent("time_nanos", filtered, "The same moment in nanoseconds"),
-	ofEvent("uptime", filtered, "Seconds since the host was started, time asleep included"),
+	ofEvent("time", indexed, "Time of the event, as Unix time in seconds"),
+	ofEvent("time_nanos", filtered, "The same time in nanoseconds"),
+	ofEvent("uptime", filtered, "Seconds since the host booted, including time asleep"),
 	ofEvent("boot_id", filtered, "The kernel's random id of this boot"),
-	ofEvent("eid", indexed, "Number of the event in this host's store, rising in the order of storage and never used again"),
-	ofEvent("event_name", indexed, "The kernel's name for what happened: a system call (init_module, finit_module, delete_module), "+
-		"a security hook (security_kernel_read_file, security_kernel_load_data), a tracepoint (module_load, module_free, "+
-		"module_request), what views of the kernel show (module_present at the start, module_hidden, module_unwitnessed: it "+
-		"came and no source saw it, taint_reset), or on macOS kextload, "+
-		"kextunload and the verdicts of policy, kext_allowed and kext_blocked"),
-	ofEvent("source", indexed, "The source that saw it, as in kernel_module_sensors"),
+	ofEvent("eid", indexed, "Number of the event in this host's store, assigned in ascending order and never reused"),
+	ofEvent("event_name", indexed, "The kernel's name for the event: a system call (init_module, finit_module, delete_module, "+
+		"sys_exit_init_module for one that returned late), a security hook (security_kernel_read_file, security_kernel_load_data), "+
+		"a tracepoint (module_load, module_free, module_request), a difference between views of the kernel (module_present at the start, "+
+		"module_hidden, module_unwitnessed for a load that no source observed, taint_reset), or on macOS kextload, kextunload and the "+
+		"decisions of policy, kext_allowed and kext_blocked"),
+	ofEvent("source", indexed, "Source that observed the event, as in kernel_module_sensors"),
 	ofEvent("load_id", indexed, "Shared by all events of one attempt to load or unload a module"),
-	ofEvent("parent_load_id", filtered, "The load_id of the attempt from inside which this one was made, or of the module_request for which the kernel made it"),
+	ofEvent("parent_load_id", filtered, "The load_id of the attempt inside which this one was made, or of the module_request that caused it"),
 	ofEvent("name", indexed, "Name of the module"),
-	ofEvent("path", indexed, "File that the module was read from, resolved across mounts"),
+	ofEvent("path", indexed, "File that the module was read from, as a path across mounts"),
 	ofEvent("type", filtered, "What the kernel reads the bytes for, such as kernel-module or firmware"),
-	ofEvent("origin", filtered, "Where the bytes came from: file, memfd, deleted (a file without a name left), memory (init_module) or kernel (init_module called inside the kernel)"),
-	ofEvent("filesystem", filtered, "Type of the filesystem that the file lies on"),
-	ofEvent("device", filtered, "Number of the device that the file lies on, as stat(2) forms it from the superblock's; not st_dev on btrfs and overlayfs"),
+	ofEvent("origin", filtered, "Where the bytes came from: file, memfd, deleted (a file without a name), memory (init_module) or kernel (init_module called inside the kernel)"),
+	ofEvent("filesystem", filtered, "Type of the file's filesystem"),
+	ofEvent("device", filtered, "Device number of the file's superblock, in the form of stat(2); differs from st_dev on btrfs and overlayfs"),
 	ofEvent("inode", filtered, "Inode number of the file"),
-	ofEvent("size", filtered, "Size of the module in bytes, as handed to the kernel"),
-	ofEvent("mtime", filtered, "Last change of the file's content, as Unix time in seconds"),
+	ofEvent("size", filtered, "Size of the module in bytes, as passed to the kernel"),
+	ofEvent("mtime", filtered, "Last modification of the file's content, as Unix time in seconds"),
 	ofEvent("ctime", filtered, "Last change of the file's inode, as Unix time in seconds"),
-	ofEvent("sha256", indexed, "SHA-256 of the bytes handed to the kernel, compressed or not"),
-	ofEvent("image_sha256", filtered, "SHA-256 of the module after decompression; equals sha256 if it is not compressed"),
-	ofEvent("hash_source", filtered, "What was hashed: kernel (the bytes that the kernel itself read) or file (the file, afterwards)"),
+	ofEvent("sha256", indexed, "SHA-256 of the bytes passed to the kernel, which may be compressed"),
+	ofEvent("image_sha256", filtered, "SHA-256 of the decompressed module; equals sha256 if the module is not compressed"),
+	ofEvent("hash_source", filtered, "What was hashed: kernel (the bytes that the kernel read) or file (the file, read afterwards)"),
 	ofEvent("signature_status", filtered, "The kernel's verdict on the module's signature: valid, unsigned, untrusted (no key for it), rejected or unknown"),
-	ofEvent("signer", filtered, "Who signed the module: the issuer that the signature names, which only signature_status makes true"),
-	ofEvent("signature_key_id", filtered, "Id of the key that the module was signed with, as modinfo shows it"),
+	ofEvent("signer", filtered, "Issuer that the module's signature names; proven only if signature_status is valid"),
+	ofEvent("signature_key_id", filtered, "Id of the key that signed the module, as modinfo shows it"),
 	ofEvent("signature_hash", filtered, "Hash algorithm of the signature"),
-	ofEvent("version", filtered, "The module's own version"),
-	ofEvent("srcversion", filtered, "The module's checksum of its source files"),
+	ofEvent("version", filtered, "Version that the module declares"),
+	ofEvent("srcversion", filtered, "Checksum of its source files that the module declares"),
 	ofEvent("vermagic", filtered, "Kernel version and options that the module was built for"),
 	ofEvent("license", filtered, "Licence that the module declares"),
-	ofEvent("intree", filtered, "1 if the module says that it was built with the kernel"),
-	// Compared by osquery only: it drops an empty text from a list of values, and
-	// the loads without parameters with it.
-	ofEvent("params", local, "Parameters that the loader passed; empty if there were none"),
+	ofEvent("intree", filtered, "1 if the module declares that it was built with the kernel"),
+	// Compared by osquery only: it drops an empty text from a list of values, which
+	// would lose the loads without parameters.
+	ofEvent("params", local, "Parameters that were passed to the module; empty if there were none"),
 	ofEvent("flags", filtered, "Flags of the system call"),
-	ofEvent("taints", filtered, "Mask of the kernel taints that the module brings"),
+	ofEvent("taints", filtered, "Mask of the kernel taints that the module sets"),
 	ofEvent("result", filtered, "0 for success or the negative errno; NULL while unknown"),
 	ofEvent("error", filtered, "Name of the errno in result"),
-	ofEvent("pid", indexed, "Process that did it, in the host's pid namespace"),
-	ofEvent("tid", filtered, "Thread that did it"),
+	ofEvent("pid", indexed, "Process that caused the event, in the host's pid namespace"),
+	ofEvent("tid", filtered, "Thread that caused the event"),
 	ofEvent("parent", filtered, "Process id of the process's parent"),
-	ofEvent("process_name", filtered, "The thread's command name, at most 15 bytes"),
-	ofEvent("process_path", filtered, "Executable of the process; empty for a thread of the kernel's own"),
-	ofEvent("cmdline", filtered, "Command line of the process, its arguments joined by blanks; at most 4096 bytes"),
+	ofEvent("process_name", filtered, "Command name of the thread, at most 15 bytes"),
+	ofEvent("process_path", filtered, "Executable of the process; NULL for a kernel thread"),
+	ofEvent("cmdline", filtered, "Command line of the process, with arguments joined by blanks; at most 4096 bytes"),
 	ofEvent("cwd", filtered, "Working directory of the process"),
 	ofEvent("uid", filtered, "User id of the process"),
 	ofEvent("euid", filtered, "Effective user id of the process"),
 	ofEvent("gid", filtered, "Group id of the process"),
 	ofEvent("egid", filtered, "Effective group id of the process"),
-	ofEvent("auid", filtered, "User id that the session logged in with, as audit has it; 4294967295 if there was no login"),
+	ofEvent("auid", filtered, "Login user id of the session, as in audit records; 4294967295 if there was no login"),
 	ofEvent("session_id", filtered, "Audit session of the process; 4294967295 if there is none"),
 	ofEvent("capabilities", filtered, "Effective capabilities of the process as a mask"),
-	ofEvent("ancestors", filtered, "The process's ancestors up to process 1 as a JSON array of pid, path, comm and uid, nearest first; at most 16"),
-	ofEvent("requested_by", filtered, "The process whose request made the kernel start this loader, as a JSON object: pid, path, comm, cmdline, uid, container_id and what it requested"),
-	ofEvent("container_id", indexed, "Container that the process runs in, by its control group"),
-	ofEvent("cgroup", filtered, "Control group of the process: its path in the default hierarchy, or in that of the pids controller where that one is not used"),
+	ofEvent("ancestors", filtered, "Ancestors of the process up to process 1, nearest first, at most 16, as a JSON array of pid, path, comm and uid"),
+	ofEvent("requested_by", filtered, "The process whose module request made the kernel start this loader, as a JSON object: pid, path, comm, cmdline, uid, container_id and request"),
+	ofEvent("container_id", indexed, "Container of the process, taken from its control group"),
+	ofEvent("cgroup", filtered, "Control group of the process: its path in the default hierarchy, or in that of the pids controller if the default one is not used"),
 	ofEvent("mnt_ns", filtered, "Inode number of the process's mount namespace"),
 	ofEvent("pid_ns", filtered, "Inode number of the process's pid namespace"),
 	ofEvent("user_ns", filtered, "Inode number of the process's user namespace"),
@@ -131,15 +131,15 @@ var eventColumns = []table.ColumnDefinition{
 	ofEvent("cdhash", filtered, "Code directory hash of the kernel extension"),
 	ofEvent("process_signing_id", filtered, "Signing id of the process on macOS"),
 	ofEvent("process_team_id", filtered, "Apple team that signed the process"),
-	ofEvent("first_seen", filtered, "1 if this name and hash were never seen on this host before"),
-	ofEvent("count", filtered, "Attempts that this row stands for: 1, or how many that were denied alike"),
-	ofEvent("missing", filtered, "Columns that should have a value and could not be had, separated by commas"),
-	ofEvent("raw", hidden, "The record of a text source as it stood"),
-	ofEvent("reason", filtered, "Why the recorder says so, for events that it found by comparing what the kernel shows with what the sources saw"),
+	ofEvent("first_seen", filtered, "1 if this name and hash were never seen together on this host before"),
+	ofEvent("count", filtered, "Number of attempts that this row stands for: more than 1 only for identical denied attempts"),
+	ofEvent("missing", filtered, "Columns that apply and whose value could not be determined, separated by commas"),
+	ofEvent("raw", hidden, "The record of a text source, unchanged"),
+	ofEvent("reason", filtered, "For events found by comparing views of the kernel with each other and with the events: the observations behind them"),
 }
 
-// eventColumn returns the events table's own definition of a column, for other
-// tables that show it.
+// eventColumn returns the definition of a column of kernel_module_events, for other
+// tables that have the column too.
 func eventColumn(name string) table.ColumnDefinition {
 	for _, definition := range eventColumns {
 		if definition.Name == name {

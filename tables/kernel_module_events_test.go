@@ -12,7 +12,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-func TestEventColumnsAreThoseOfAnEvent(t *testing.T) {
+func TestEventColumnsMatchTheEvent(t *testing.T) {
 	var names []string
 	for _, definition := range eventColumns {
 		names = append(names, definition.Name)
@@ -25,8 +25,8 @@ func TestEventColumnsAreThoseOfAnEvent(t *testing.T) {
 	require.Equal(t, want, names)
 }
 
-// osquery makes an index of a column without options, and none of the hidden
-// and local ones gets constraints.
+// osquery treats a column without options as indexed, and sends no constraints on hidden
+// and local columns.
 func TestEveryColumnStatesItsOptions(t *testing.T) {
 	indexedEvents := []string{}
 	for _, p := range Plugins(testConfig(t)) {
@@ -59,7 +59,7 @@ func TestEventsShowEveryColumn(t *testing.T) {
 	}
 }
 
-func TestEventsShowNothingThatIsUnknownOrUnused(t *testing.T) {
+func TestEventsOmitUnknownAndUnusedColumns(t *testing.T) {
 	c := testConfig(t, kmodquery.Event{Time: 10, Name: "dummy", Params: ptr("")}, full())
 	require.Equal(t, []map[string]string{
 		{"rowid": "2", "name": "text of name", "params": "text of params", "result": strconv.FormatInt(*full().Result, 10)},
@@ -67,7 +67,7 @@ func TestEventsShowNothingThatIsUnknownOrUnused(t *testing.T) {
 	}, rowsOf(t, c, "kernel_module_events", contextJSON(t, []string{"name", "params", "result", "no_such"})))
 }
 
-func TestAQuerySeesWhatHappenedBeforeIt(t *testing.T) {
+func TestAQuerySeesEventsFromBeforeIt(t *testing.T) {
 	for _, table := range []string{"kernel_module_events", "kernel_module_findings"} {
 		t.Run(table, func(t *testing.T) {
 			for _, used := range [][]string{nil, {}, {"name"}} {
@@ -76,12 +76,12 @@ func TestAQuerySeesWhatHappenedBeforeIt(t *testing.T) {
 			}
 			c := testConfig(t)
 			c.Recorder.(*recorder).err = errors.New("ring is stuck")
-			require.Equal(t, "error generating table: wait for events under way: ring is stuck", errorOf(t, c, table, "{}"))
+			require.Equal(t, "error generating table: wait for pending events: ring is stuck", errorOf(t, c, table, "{}"))
 		})
 	}
 }
 
-// countOnly is a store that can count and must not be read.
+// countOnly is a store whose events must not be read.
 type countOnly struct {
 	Store
 	rows int64
@@ -99,12 +99,12 @@ func TestAMillionEventsAreCountedWithoutReadingThem(t *testing.T) {
 	require.Empty(t, rows[999_999])
 }
 
-func TestCountingAsksForTheConstraintsToo(t *testing.T) {
+func TestCountingAppliesTheConstraints(t *testing.T) {
 	c := testConfig(t, kmodquery.Event{Time: 1}, kmodquery.Event{Time: 2})
 	require.Len(t, rowsOf(t, c, "kernel_module_events", contextJSON(t, []string{}, constraint{"time", "2", 2})), 1)
 }
 
-func TestOtherActions(t *testing.T) {
+func TestOtherActionsAreAnswered(t *testing.T) {
 	p := pluginNamed(t, testConfig(t), "kernel_module_events")
 	require.Equal(t, "table", p.RegistryName())
 	require.Zero(t, p.Ping().Code)

@@ -10,8 +10,8 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// kernelModuleFindings is the table of what the signatures accept. Findings
-// are evaluated anew with each query; nothing about them is stored.
+// kernelModuleFindings returns the table of findings. Each query evaluates the
+// signatures on the stored events; findings are not stored.
 func kernelModuleFindings(c Config) definition {
 	f := findings{config: c}
 	definitions := make([]table.ColumnDefinition, len(findingColumns))
@@ -31,11 +31,11 @@ func kernelModuleFindings(c Config) definition {
 	}
 }
 
-// wholeEvent is the column that shows all of the event.
+// wholeEvent is the column that shows the whole event.
 const wholeEvent = "event"
 
-// A findingColumn is one column of the table: the value of a finding or, where
-// there is none, a column of its event.
+// A findingColumn is one column of the table: a value of the finding or, if value is
+// nil, a column of its event.
 type findingColumn struct {
 	table.ColumnDefinition
 	value func(*kmodquery.Finding) string // "" is NULL
@@ -47,15 +47,15 @@ var findingColumns = []findingColumn{
 		func(f *kmodquery.Finding) string { return f.ID }),
 	ofFinding(text("signature_version", local, "Version of the signature"),
 		func(f *kmodquery.Finding) string { return f.Version }),
-	ofFinding(text("signature_name", local, "Title of the signature"),
+	ofFinding(text("signature_name", local, "Name of the signature"),
 		func(f *kmodquery.Finding) string { return f.Name }),
-	ofFinding(text("event_name", local, "Name of the detection; the event's own name is in trigger"),
+	ofFinding(text("event_name", local, "Name of the detection; the column trigger has the name of the event"),
 		func(f *kmodquery.Finding) string { return f.EventName }),
-	ofFinding(text("description", local, "What the signature detects and why it matters"),
+	ofFinding(text("description", local, "What the signature detects, and why that matters"),
 		func(f *kmodquery.Finding) string { return f.Description }),
-	ofFinding(number("severity", local, "Threat level that the signature gives, rising; 2 is moderate"),
+	ofFinding(number("severity", local, "Threat level of the signature; higher is worse, 2 is moderate"),
 		func(f *kmodquery.Finding) string { return strconv.FormatInt(f.Severity, 10) }),
-	ofFinding(text("category", local, "Tactic that the technique serves, such as persistence"),
+	ofFinding(text("category", local, "ATT&CK tactic, such as persistence"),
 		func(f *kmodquery.Finding) string { return f.Category }),
 	ofFinding(text("technique", local, "Name of the MITRE ATT&CK technique"),
 		func(f *kmodquery.Finding) string { return f.Technique }),
@@ -63,12 +63,12 @@ var findingColumns = []findingColumn{
 		func(f *kmodquery.Finding) string { return f.KubernetesTechnique }),
 	ofFinding(text("attack_id", local, "STIX id of the ATT&CK technique (attack-pattern--...)"),
 		func(f *kmodquery.Finding) string { return f.AttackID }),
-	ofFinding(text("external_id", local, "Number of the ATT&CK technique, such as T1547.006"),
+	ofFinding(text("external_id", local, "ATT&CK's number of the technique, such as T1547.006"),
 		func(f *kmodquery.Finding) string { return f.ExternalID }),
-	ofFinding(text("data", local, "What the signature adds to the event, as JSON; NULL if it adds nothing"),
+	ofFinding(text("data", local, "Data that the signature adds to the event, as JSON; NULL if there is none"),
 		func(f *kmodquery.Finding) string { return kmodquery.Printable(f.Data) }),
 	ofFinding(text("reason", local, "Why this event is a finding, in one sentence"),
-		// A signature quotes what the host chose; a second escape would garble it.
+		// A signature has escaped what it quotes of the host.
 		func(f *kmodquery.Finding) string { return kmodquery.Printable(f.Reason) }),
 	ofTrigger("eid"),
 	ofTrigger("time"),
@@ -88,7 +88,7 @@ var findingColumns = []findingColumn{
 	ofTrigger("auid"),
 	ofTrigger("container_id"),
 	ofTrigger("source"),
-	ofFinding(text(wholeEvent, local, "The whole event as a JSON object with the columns of kernel_module_events; unknown ones are left out"),
+	ofFinding(text(wholeEvent, local, "The whole event as a JSON object with the columns of kernel_module_events, without those that are unknown"),
 		func(f *kmodquery.Finding) string { return object(f.Event) }),
 }
 
@@ -96,20 +96,22 @@ func ofFinding(definition table.ColumnDefinition, value func(*kmodquery.Finding)
 	return findingColumn{ColumnDefinition: definition, value: value}
 }
 
-// ofTrigger is a column of the event, as in kernel_module_events.
+// ofTrigger returns a column of the event, as in kernel_module_events.
 func ofTrigger(name string) findingColumn {
 	event, _ := kmodquery.EventColumn(name)
 	return findingColumn{ColumnDefinition: eventColumn(name), event: event}
 }
 
-// trigger is the event's event_name, which a finding has one of its own of.
+// trigger returns the column of the event's event_name. The table's event_name is that
+// of the detection.
 func trigger() findingColumn {
 	column := ofTrigger("event_name")
 	column.Name = "trigger"
 	return column
 }
 
-// findingEventColumn finds the event's column behind one of the table's.
+// findingEventColumn returns the event's column that a column of the table shows; false
+// if it shows none.
 func findingEventColumn(name string) (kmodquery.Column, bool) {
 	for _, column := range findingColumns {
 		if column.Name == name {
@@ -125,7 +127,7 @@ func (f findings) generate(ctx context.Context, q query) ([]map[string]string, e
 	if err := syncBeforeRead(ctx, f.config.Recorder); err != nil {
 		return nil, err
 	}
-	// What matching looks at, for all signatures in one pass.
+	// One pass reads what all signatures need.
 	columns := []string{"event_name"}
 	var names []any
 	for _, signature := range f.config.Signatures {
@@ -173,13 +175,13 @@ func (f findings) generate(ctx context.Context, q query) ([]map[string]string, e
 	return collect(ctx, f.config.Store, f.config.ReplyBytes, v)
 }
 
-// A match is a finding and the place of its signature in the list.
+// A match is a finding and the index of its signature in the list.
 type match struct {
 	kmodquery.Finding
 	signature int64
 }
 
-// match asks each signature about an event.
+// match evaluates the signatures on an event.
 func (f findings) match(e *kmodquery.Event) []match {
 	var matches []match
 	for i, signature := range f.config.Signatures {
@@ -196,8 +198,8 @@ func (f findings) match(e *kmodquery.Event) []match {
 	return matches
 }
 
-// eventColumnsFor are the event's columns that rows of these columns need,
-// beside those that matching needs: nil, which is all, for the whole event.
+// eventColumnsFor returns the event's columns that rows of these columns and matching
+// need; nil, which is all, for the whole event.
 func eventColumnsFor(used []findingColumn, matching []string) []string {
 	columns := slices.Clone(matching)
 	for _, column := range used {

@@ -9,8 +9,8 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// loadedTwice is a load by file, a load from memory and what belongs to
-// neither.
+// loadedTwice returns the events of a load by file and of a load from memory, and an event
+// that belongs to neither.
 func loadedTwice() []kmodquery.Event {
 	return []kmodquery.Event{
 		{Time: 10, Source: "ebpf", EventName: "security_kernel_read_file", Type: "kernel-module", Path: "/dummy.ko", LoadID: "a", Origin: "file"},
@@ -22,7 +22,7 @@ func loadedTwice() []kmodquery.Event {
 	}
 }
 
-func TestFindings(t *testing.T) {
+func TestFindingsHaveTheirMetadataAndTheirEvent(t *testing.T) {
 	c := testConfig(t, loadedTwice()...)
 	rows := rowsOf(t, c, "kernel_module_findings", "{}")
 	require.Equal(t, []string{"init_module", "security_kernel_read_file"}, column(rows, "trigger"))
@@ -68,7 +68,7 @@ func TestAFindingShowsTheWholeEvent(t *testing.T) {
 	var got kmodquery.Event
 	require.NoError(t, json.Unmarshal([]byte(rows[0]["event"]), &got))
 	event.EID = 1
-	event.FirstSeen = new(int64(1)) // the store's own word
+	event.FirstSeen = new(int64(1)) // set by the store
 	require.Equal(t, event, got)
 }
 
@@ -99,7 +99,7 @@ func TestFindingsAreCountedWithoutCells(t *testing.T) {
 func TestEachSignatureHasFindingsOfItsOwn(t *testing.T) {
 	c := testConfig(t, loadedTwice()...)
 	deaf := kmodquery.Signature{Metadata: kmodquery.Metadata{ID: "DEAF"}, Events: []string{"delete_module"},
-		Match: func(*kmodquery.Event) (string, bool) { return "an event that it did not ask for", true }}
+		Match: func(*kmodquery.Event) (string, bool) { return "an event that it does not list", true }}
 	firmware := kmodquery.Signature{Metadata: kmodquery.Metadata{ID: "FW"}, Events: []string{"security_kernel_read_file"}, Columns: []string{"path"},
 		Match: func(e *kmodquery.Event) (string, bool) { return "reads " + e.Path, true }}
 	c.Signatures = append(c.Signatures, deaf, firmware)
@@ -112,7 +112,7 @@ func TestEachSignatureHasFindingsOfItsOwn(t *testing.T) {
 	require.Equal(t, rowids[1:], column(again, "rowid"), "the same in every query")
 }
 
-func TestNoSignaturesNoFindings(t *testing.T) {
+func TestWithoutSignaturesThereAreNoFindings(t *testing.T) {
 	c := testConfig(t, loadedTwice()...)
 	c.Signatures = nil
 	require.Empty(t, rowsOf(t, c, "kernel_module_findings", "{}"))

@@ -17,11 +17,11 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// lookAgain is how long after the first look at a module that seems to hide the
-// second one is taken.
-const lookAgain = 100 * time.Millisecond
+// confirmDelay is the time between the first and the second reading of the views if a
+// module seems hidden.
+const confirmDelay = 100 * time.Millisecond
 
-// kernelModuleInventory is the table of what is loaded now.
+// kernelModuleInventory returns the table of the modules that are loaded now.
 func kernelModuleInventory(c Config) definition {
 	definitions := make([]table.ColumnDefinition, len(inventoryColumns))
 	for i, column := range inventoryColumns {
@@ -29,9 +29,9 @@ func kernelModuleInventory(c Config) definition {
 	}
 	return definition{
 		name: "kernel_module_inventory",
-		description: "Kernel modules that are loaded now: one row for each that any view of the kernel shows, joined with what the " +
-			"events say of it. A module that hides is one that the kernel's own list lacks. On macOS also the kernel extensions " +
-			"that it remembers to have loaded before (state Gone)",
+		description: "Kernel modules that are loaded now: one row for each module that any view of the kernel shows, joined with the " +
+			"events of its load. A hidden module is one that the kernel's own list omits. On macOS also the kernel extensions " +
+			"that the system remembers as loaded before (state Gone)",
 		examples: []string{
 			"SELECT name, size, address, views FROM kernel_module_inventory WHERE hidden = 1",
 			"SELECT name, path, sha256, signer, package, missing FROM kernel_module_inventory WHERE package IS NULL",
@@ -43,75 +43,75 @@ func kernelModuleInventory(c Config) definition {
 	}
 }
 
-// An entry is what one row shows.
+// An entry is the content of one row.
 type entry struct {
 	kmodquery.Module
 	file kmodquery.ModuleFile
 }
 
-// An inventoryColumn is one column of the table. Its value is a text, in which
-// "" is NULL, or a number, in which nil is.
+// An inventoryColumn is one column of the table. Its value is a string, with "" for
+// NULL, or a number, with nil for NULL.
 type inventoryColumn struct {
 	table.ColumnDefinition
 	value func(*entry) any
 }
 
-// fileColumns take a look at the module's file, which the others do without.
+// fileColumns are the columns that need the module's file.
 var fileColumns = []string{"path", "sha256", "signer", "package", "team_id", "cdhash", "missing"}
 
 var inventoryColumns = []inventoryColumn{
-	{text("name", indexed, "Name of the module; NULL for memory of a module that nothing names"),
+	{text("name", indexed, "Name of the module; NULL for module memory that no view names"),
 		func(e *entry) any { return e.Name }},
-	{number("size", local, "Memory that it takes, in bytes"),
+	{number("size", local, "Size of the module's memory in bytes"),
 		func(e *entry) any { return e.Size }},
-	{number("refs", local, "How many users it has"),
+	{number("refs", local, "Number of users of the module"),
 		func(e *entry) any { return e.Refs }},
 	{text("used_by", local, "JSON array of the modules that use it"),
 		func(e *entry) any { return array(e.UsedBy) }},
-	{text("state", local, "Live, Loading or Unloading; Gone where it is not loaded and macOS remembers that it was"),
+	{text("state", local, "Live, Loading or Unloading; Gone for a kernel extension that is not loaded and that macOS remembers as loaded"),
 		func(e *entry) any { return e.State }},
-	{text("address", local, "Address of its memory, in hex; NULL where the kernel hides addresses"),
+	{text("address", local, "Address of the module's memory, in hex; NULL if the kernel hides addresses"),
 		func(e *entry) any { return address(e.Address) }},
-	{number("taints", local, "Mask of the TAINT_ bits that it brought"),
+	{number("taints", local, "Mask of the TAINT_ bits that the module set"),
 		func(e *entry) any { return e.Taints }},
-	{text("version", local, "Version that it states"),
+	{text("version", local, "Version that the module declares"),
 		func(e *entry) any { return e.Version }},
-	{text("srcversion", local, "Hash of its sources that it states"),
+	{text("srcversion", local, "Checksum of its source files that the module declares"),
 		func(e *entry) any { return e.Srcversion }},
-	{text("path", local, "Path of its file: the one that it was read from, where an event says that, else the one that modprobe would take now"),
+	{text("path", local, "Path of the module's file: the one that it was loaded from if an event says so, otherwise the one that modprobe would load now"),
 		func(e *entry) any { return e.file.Path }},
 	{text("sha256", local, "SHA-256 of the file as it is now, in hex"),
 		func(e *entry) any { return e.file.SHA256 }},
-	{text("signer", local, "Who signed the file, as its signature claims"),
+	{text("signer", local, "Signer that the file's signature names"),
 		func(e *entry) any { return e.file.Signer }},
-	{text("package", local, "Package that owns the file, by the database of dpkg, rpm or pacman; NULL where none does"),
+	{text("package", local, "Package that owns the file, from the database of dpkg, rpm or pacman; NULL if there is none"),
 		func(e *entry) any { return e.file.Package }},
-	{text("load_id", local, "Attempt in kernel_module_events that brought it, where a source saw that"),
+	{text("load_id", local, "Attempt in kernel_module_events that loaded the module, if a source observed it"),
 		func(e *entry) any { return e.LoadID }},
-	{number("first_seen", local, "1 if that attempt was the first of this name and hash on this host"),
+	{number("first_seen", local, "1 if that attempt was the first with this name and hash on this host"),
 		func(e *entry) any { return e.FirstSeen }},
-	{text("views", local, "JSON array of the views that show it: modules (/proc/modules), sysfs, kallsyms, ftrace, btf, vmallocinfo, events; on macOS showloaded (kmutil) and kextpolicy"),
+	{text("views", local, "JSON array of the views that show the module: modules (/proc/modules), sysfs, kallsyms, ftrace, btf, vmallocinfo, events; on macOS showloaded (kmutil) and kextpolicy"),
 		func(e *entry) any { return array(e.Views) }},
-	{number("hidden", local, "1 if the kernel's own list lacks it, in two looks"),
+	{number("hidden", local, "1 if the kernel's own list omits the module in two observations"),
 		func(e *entry) any {
 			if e.IsHidden() {
 				return int64(1)
 			}
 			return int64(0)
 		}},
-	{text("team_id", local, "Team that signed it, on macOS: by KextPolicy, else by the signature on disk"),
+	{text("team_id", local, "Apple team that signed the kernel extension: from KextPolicy, otherwise from the signature on disk"),
 		func(e *entry) any { return cmp.Or(e.TeamID, e.file.TeamID) }},
-	{text("cdhash", local, "Hash of its code directory, on macOS: of what was loaded by KextPolicy, else of what is on disk"),
+	{text("cdhash", local, "Code directory hash of the kernel extension: of the loaded one from KextPolicy, otherwise of the one on disk"),
 		func(e *entry) any { return cmp.Or(e.CDHash, e.file.CDHash) }},
-	{text("policy", local, "Who let it load, by macOS's KextPolicy: mdm, user, or unapproved"),
+	{text("policy", local, "Decision on loading the kernel extension, from macOS's KextPolicy: mdm, user or unapproved"),
 		func(e *entry) any { return e.Policy }},
-	{number("last_loaded", local, "Unix time at which it was loaded last, by macOS's KextPolicy"),
+	{number("last_loaded", local, "Unix time in seconds of the last load, from macOS's KextPolicy"),
 		func(e *entry) any { return e.LastLoaded }},
-	{text("missing", local, "Columns that should have a value and could not be had, comma-separated"),
+	{text("missing", local, "Columns that apply and whose value could not be determined, separated by commas"),
 		func(e *entry) any { return e.missing() }},
 }
 
-// missing names what is unknown of the module, and then of its file.
+// missing returns the unknown columns of the module, and then of its file.
 func (e *entry) missing() string {
 	var missing kmodquery.Columns
 	for _, column := range []struct {
@@ -131,10 +131,10 @@ func (e *entry) missing() string {
 	return missing.String()
 }
 
-// A ready text is fit for a cell as it stands.
+// A ready string is already escaped.
 type ready string
 
-// array is a JSON array of names, each as in a cell.
+// array returns a JSON array of names, each escaped as in a cell.
 func array(names []string) ready {
 	if len(names) == 0 {
 		return ""
@@ -147,7 +147,7 @@ func array(names []string) ready {
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(safe); err != nil {
-		return "" // texts always encode
+		return "" // strings always encode
 	}
 	return ready(bytes.TrimSuffix(b.Bytes(), []byte("\n")))
 }
@@ -163,7 +163,7 @@ func generateInventory(ctx context.Context, c Config, q query) ([]map[string]str
 	if c.Inventory == nil {
 		return nil, &kmodquery.NotSupportedError{Missing: "an inventory of modules on this platform", Need: "Linux"}
 	}
-	modules, err := looked(ctx, c.Inventory)
+	modules, err := confirmed(ctx, c.Inventory)
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +176,7 @@ func generateInventory(ctx context.Context, c Config, q query) ([]map[string]str
 	usesFile := slices.ContainsFunc(fileColumns, q.uses)
 	var rows []map[string]string
 	for _, m := range modules {
-		if !isAsked(m.Name, conditions) {
+		if !isSelected(m.Name, conditions) {
 			continue
 		}
 		e := entry{Module: m}
@@ -190,10 +190,11 @@ func generateInventory(ctx context.Context, c Config, q query) ([]map[string]str
 	return rows, nil
 }
 
-// looked returns the modules after a second look, where there is one that hides:
-// what comes or goes is in some views before it is in others. What hides in the
-// second look only is as it was in the first, if it was there.
-func looked(ctx context.Context, inventory Inventory) ([]kmodquery.Module, error) {
+// confirmed returns the modules that the views show. If one seems hidden, it reads the
+// views twice, because a module that is being loaded or unloaded is in some views earlier
+// than in others. A module that is hidden in the second reading only is returned as in
+// the first one, if it was there.
+func confirmed(ctx context.Context, inventory Inventory) ([]kmodquery.Module, error) {
 	first, err := inventory.Modules(ctx)
 	if err != nil || !slices.ContainsFunc(first, isHidden) {
 		return first, err
@@ -201,7 +202,7 @@ func looked(ctx context.Context, inventory Inventory) ([]kmodquery.Module, error
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
-	case <-time.After(lookAgain):
+	case <-time.After(confirmDelay):
 	}
 	second, err := inventory.Modules(ctx)
 	if err != nil {
@@ -215,7 +216,7 @@ func looked(ctx context.Context, inventory Inventory) ([]kmodquery.Module, error
 	for _, m := range second {
 		former, wasThere := before[identity(m)]
 		switch {
-		// Another load of the name in between is another module.
+		// A load of the same name between the readings is another module.
 		case !isHidden(m) || wasThere && isHidden(former) && former.LoadID == m.LoadID:
 			modules = append(modules, m)
 		case wasThere:
@@ -227,10 +228,10 @@ func looked(ctx context.Context, inventory Inventory) ([]kmodquery.Module, error
 
 func isHidden(m kmodquery.Module) bool { return m.IsHidden() }
 
-// isAsked reports whether conditions on the name, which are all of equality,
-// let one through. Whoever asks may do so with COLLATE NOCASE or COLLATE RTRIM,
-// of which osquery's constraints say nothing.
-func isAsked(name string, conditions []kmodquery.Condition) bool {
+// isSelected reports whether a name satisfies conditions on it, which are all of
+// equality. A query may use COLLATE NOCASE or COLLATE RTRIM, which osquery's constraints
+// do not mention.
+func isSelected(name string, conditions []kmodquery.Condition) bool {
 	for _, condition := range conditions {
 		if !slices.ContainsFunc(condition.Values, func(value any) bool {
 			text, ok := value.(string)
@@ -242,7 +243,7 @@ func isAsked(name string, conditions []kmodquery.Condition) bool {
 	return true
 }
 
-// identity is a module's row number, the same in each reply.
+// identity returns a module's rowid, the same in each reply.
 func identity(m kmodquery.Module) int64 {
 	sum := fnv.New64a()
 	sum.Write([]byte(m.Name))

@@ -10,7 +10,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// An inventory that gives each look in turn, the last one again and again.
+// An inventory returns its readings in turn, and then the last one repeatedly.
 type inventory struct {
 	looks [][]kmodquery.Module
 	count int
@@ -54,7 +54,7 @@ func inventoryConfig(t *testing.T, looks ...[]kmodquery.Module) (Config, *invent
 	return c, i
 }
 
-func TestInventory(t *testing.T) {
+func TestInventoryShowsEveryColumn(t *testing.T) {
 	c, i := inventoryConfig(t, []kmodquery.Module{listedDummy, hiddenGhost, nameless})
 	rows := rowsOf(t, c, inventoryTable, "{}")
 	require.Equal(t, []string{"dummy", "gh\xffost", ""}, i.files)
@@ -75,8 +75,8 @@ func TestInventory(t *testing.T) {
 	}, rows)
 }
 
-// On macOS a kernel extension has no taints, and one that went nothing but what
-// is remembered of it.
+// On macOS a kernel extension has no taints, and an unloaded one has only the columns
+// that macOS remembers.
 func TestInventoryOfKernelExtensions(t *testing.T) {
 	live := kmodquery.Module{
 		Name: "com.example.live", Size: ptr(int64(4096)), Refs: ptr(int64(0)), State: "Live", Address: ptr(int64(4096)), Version: "2",
@@ -98,7 +98,7 @@ func TestInventoryOfKernelExtensions(t *testing.T) {
 	require.Len(t, i.files, 2)
 }
 
-// The file is read only where the query looks at what it says.
+// The file is read only if the query uses a column that needs it.
 func TestInventoryReadsFilesOnDemand(t *testing.T) {
 	c, i := inventoryConfig(t, []kmodquery.Module{listedDummy, {Name: "nbd", Views: []string{kmodquery.ViewModules}}})
 	rows := rowsOf(t, c, inventoryTable, contextJSON(t, []string{"name", "hidden"}))
@@ -118,7 +118,7 @@ func TestInventoryReadsFilesOnDemand(t *testing.T) {
 	require.Equal(t, []map[string]string{{}, {}}, rowsOf(t, c, inventoryTable, contextJSON(t, []string{})))
 }
 
-func TestInventoryLooksAgain(t *testing.T) {
+func TestInventoryReadsTheViewsTwiceBeforeItReportsAHiddenModule(t *testing.T) {
 	unlisted := listedDummy
 	unlisted.Views = []string{kmodquery.ViewSysfs}
 	used := contextJSON(t, []string{"name", "hidden"})
@@ -139,7 +139,7 @@ func TestInventoryLooksAgain(t *testing.T) {
 	}
 }
 
-func TestInventoryFails(t *testing.T) {
+func TestInventoryReturnsErrors(t *testing.T) {
 	c, i := inventoryConfig(t, nil)
 	i.err = errors.New("list the modules: no proc")
 	require.Equal(t, "error generating table: list the modules: no proc", errorOf(t, c, inventoryTable, "{}"))

@@ -10,7 +10,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// statusOnly is a store that has no more than a status.
+// statusOnly is a store with a status and nothing else.
 type statusOnly struct {
 	Store
 	status kmodquery.StoreStatus
@@ -19,7 +19,7 @@ type statusOnly struct {
 
 func (s statusOnly) Status(context.Context) (kmodquery.StoreStatus, error) { return s.status, s.err }
 
-func TestSensors(t *testing.T) {
+func TestSensorsShowEveryColumn(t *testing.T) {
 	c := testConfig(t)
 	c.Store = statusOnly{status: kmodquery.StoreStatus{Path: "/var/lib/x", Role: "recorder", Rows: 20, Bytes: 21, OldestTime: 22, Errors: 23, Damaged: 24}}
 	c.Recorder = &recorder{sensors: []kmodquery.Sensor{
@@ -48,7 +48,7 @@ func TestSensorsOfAnEmptyStore(t *testing.T) {
 	require.Equal(t, []map[string]string{{"rowid": "1", "role": "recorder", "store_rows": "0"}}, rows)
 }
 
-func TestSensorsSayThatTheStoreFails(t *testing.T) {
+func TestSensorsReportAFailingStore(t *testing.T) {
 	for name, test := range map[string]struct {
 		store  statusOnly
 		sensor kmodquery.Sensor

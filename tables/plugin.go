@@ -9,7 +9,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// A definition is one table: its shape and what fills it.
+// A definition is one table: its columns and the function that generates its rows.
 type definition struct {
 	name        string
 	description string
@@ -18,9 +18,8 @@ type definition struct {
 	generate    func(ctx context.Context, q query) ([]map[string]string, error)
 }
 
-// A plugin serves a definition to osquery. Shape and pings are osquery-go's
-// table plugin's; it answers the generate action itself, because that plugin
-// does not pass on the used columns.
+// A plugin serves a definition to osquery. It is osquery-go's table plugin, except for
+// the generate action, to which that plugin does not pass the used columns.
 type plugin struct {
 	*table.Plugin
 	guard    *guard
@@ -63,7 +62,7 @@ func (p *plugin) Call(ctx context.Context, request osquery.ExtensionPluginReques
 	}
 }
 
-// failure is an answer that osquery shows and logs as it stands.
+// failure returns a response whose message osquery shows and logs.
 func failure(message string) osquery.ExtensionResponse {
 	message = kmodquery.Printable(message)
 	return osquery.ExtensionResponse{Status: &osquery.ExtensionStatus{Code: 1, Message: message}}

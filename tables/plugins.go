@@ -9,33 +9,31 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// A Store is where the tables read events. It must be safe for concurrent
-// calls.
+// A Store provides the events. It must be safe for concurrent calls.
 type Store interface {
-	// Events hands the selected events to visit, highest EID first. The event
-	// is visit's only until visit returns.
+	// Events calls visit with each selected event, highest EID first. The event is
+	// valid until visit returns.
 	Events(ctx context.Context, f kmodquery.Filter, visit func(*kmodquery.Event) error) error
 	Count(ctx context.Context, f kmodquery.Filter) (int64, error)
 	Status(ctx context.Context) (kmodquery.StoreStatus, error)
 }
 
-// A Recorder is what brings events into the store. It must be safe for
-// concurrent calls.
+// A Recorder writes events to the store. It must be safe for concurrent calls.
 type Recorder interface {
-	// Sync returns once every event that happened before the call is in the
-	// store, or with an error when that cannot be said; one that matches
-	// kmodquery.ErrNotStored where the store takes none.
+	// Sync returns when every event that happened before the call is stored, or with an
+	// error if that is not certain. The error matches kmodquery.ErrNotStored if the
+	// store accepts no events.
 	Sync(ctx context.Context) error
 	// Sensors returns the state and the counters of each source.
 	Sensors(ctx context.Context) []kmodquery.Sensor
 }
 
-// An Inventory knows what is loaded now. It must be safe for concurrent calls.
+// An Inventory lists the loaded modules. It must be safe for concurrent calls.
 type Inventory interface {
-	// Modules is one look at all views of the kernel, joined with what the
-	// events say of each module.
+	// Modules reads all views of the kernel once and joins them with the events of each
+	// module's load.
 	Modules(ctx context.Context) ([]kmodquery.Module, error)
-	// File is what lies on disk for a module, which may take a while.
+	// File returns the module's file on disk. It may take a while.
 	File(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFile
 }
 
@@ -46,9 +44,8 @@ const (
 	DefaultConcurrency = 4
 )
 
-// A Config is what the tables work with. Store and Recorder must be set; zero
-// bounds are replaced by the defaults. Without an Inventory the table of that
-// name says that the platform has none.
+// A Config configures the tables. Store and Recorder must be set. The defaults replace
+// zero bounds. Without an Inventory the table kernel_module_inventory returns an error.
 type Config struct {
 	Store       Store
 	Recorder    Recorder
@@ -60,7 +57,7 @@ type Config struct {
 	Concurrency int           // bound on the calls of all tables that run at once
 }
 
-// Plugins returns every table. Their order is that of the documentation.
+// Plugins returns all tables, in the order of the documentation.
 func Plugins(c Config) []osquery.OsqueryPlugin {
 	if c.ReplyBytes == 0 {
 		c.ReplyBytes = DefaultReplyBytes

@@ -8,21 +8,21 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// cellOverhead is what a cell costs beside its key and value: their two length
-// prefixes on osquery's socket.
+// cellOverhead is the size of a cell on osquery's socket without its key and value: their
+// two length prefixes.
 const cellOverhead = 8
 
-// A view says which events a table reads and how it turns them into rows.
+// A view selects the events that a table reads and turns them into rows.
 type view struct {
 	filter kmodquery.Filter
-	// rows makes the rows of one event.
+	// rows returns the rows of one event.
 	rows func(*kmodquery.Event) []map[string]string
-	// count says how many rows an event makes, and needs countColumns only.
+	// count returns the number of rows of one event. It needs countColumns only.
 	count        func(*kmodquery.Event) int
 	countColumns []string
 }
 
-// errFull ends the reading of events when a reply is at its bound.
+// errFull stops the reading of events at the bound of the reply.
 var errFull = errors.New("reply is full")
 
 // A reply collects rows up to a bound on the size of their cells.
@@ -30,7 +30,7 @@ type reply struct {
 	limit int64
 	bytes int64
 	rows  []map[string]string
-	// events are those that the rows came from, newest first.
+	// events are the events of the rows, newest first.
 	events []collected
 }
 
@@ -39,9 +39,9 @@ type collected struct {
 	rows      int
 }
 
-// collect reads the events of v and returns their rows. When they are more
-// than limit bytes it fails with one line that says how many rows there would
-// be and what to ask instead.
+// collect reads the events of v and returns their rows. If they exceed limit bytes, it
+// returns an error that says, in one line, how many rows there would be and what to ask
+// for instead.
 func collect(ctx context.Context, store Store, limit int64, v view) ([]map[string]string, error) {
 	r := reply{limit: limit}
 	var full int64 // the EID of the first event that did not fit
@@ -53,12 +53,12 @@ func collect(ctx context.Context, store Store, limit int64, v view) ([]map[strin
 		return nil
 	})
 	if errors.Is(err, errFull) {
-		return nil, r.refuse(ctx, store, v, full)
+		return nil, r.tooLarge(ctx, store, v, full)
 	}
 	return r.rows, err
 }
 
-// add takes the rows of one event, all of them or none.
+// add adds the rows of one event and reports whether they fit. It adds all or none.
 func (r *reply) add(eid, time int64, rows []map[string]string) bool {
 	bytes := r.bytes
 	for _, row := range rows {
@@ -77,10 +77,10 @@ func (r *reply) add(eid, time int64, rows []map[string]string) bool {
 	return true
 }
 
-// refuse makes the error for a reply that the event full did not fit into. Its
-// window of time leaves out every event that was not collected: those are not
-// always the oldest, because the clock may have been set.
-func (r *reply) refuse(ctx context.Context, store Store, v view, full int64) error {
+// tooLarge returns the error of a reply into which the event full did not fit. Its window
+// of time excludes every event that was not collected. Those are not always the oldest,
+// because the clock may have been set.
+func (r *reply) tooLarge(ctx context.Context, store Store, v view, full int64) error {
 	rest := kmodquery.Filter{
 		Conditions: append(v.filter.Conditions[:len(v.filter.Conditions):len(v.filter.Conditions)],
 			kmodquery.Condition{Column: "eid", Op: kmodquery.LessOrEqual, Values: []any{full}}),
@@ -124,7 +124,7 @@ func size(bytes int64) string {
 	return fmt.Sprintf("%d bytes", bytes)
 }
 
-// empty returns n rows without cells, for a query that only counts them.
+// empty returns n rows without cells, for a query that only counts rows.
 func empty(n int64) []map[string]string {
 	row := map[string]string{}
 	rows := make([]map[string]string, n)

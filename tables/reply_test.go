@@ -10,11 +10,11 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// rowBytes is the size of one row of the tests below: the cells name and
-// rowid, with one digit.
+// rowBytes is the size of one row in these tests: the cells name and rowid, with one
+// digit.
 const rowBytes = 4 + 5 + cellOverhead + 5 + 1 + cellOverhead
 
-// at makes loads that happened at these times.
+// at returns loads at these times.
 func at(times ...int64) []kmodquery.Event {
 	var events []kmodquery.Event
 	for _, time := range times {
@@ -23,7 +23,7 @@ func at(times ...int64) []kmodquery.Event {
 	return events
 }
 
-func TestReplyBound(t *testing.T) {
+func TestAReplyBeyondTheBoundSaysWhatFits(t *testing.T) {
 	for name, test := range map[string]struct {
 		times []int64
 		fit   int64 // rows
@@ -75,7 +75,7 @@ func TestReplyBoundKeepsTheRowsOfOneEventTogether(t *testing.T) {
 		"ask for them with time >= 3, or select fewer columns", errorOf(t, c, "kernel_module_findings", contextJSON(t, []string{"name"})))
 }
 
-func TestReplyBoundCountsOnlyWhatIsAskedFor(t *testing.T) {
+func TestReplyBoundCountsOnlyTheUsedColumns(t *testing.T) {
 	c := testConfig(t, at(1, 2, 3, 4)...)
 	c.ReplyBytes = 2 * rowBytes
 	rows := rowsOf(t, c, "kernel_module_events", contextJSON(t, []string{"name"}, constraint{"time", "3", 32}))
@@ -83,7 +83,7 @@ func TestReplyBoundCountsOnlyWhatIsAskedFor(t *testing.T) {
 	require.Len(t, rowsOf(t, c, "kernel_module_events", contextJSON(t, []string{})), 4)
 }
 
-func TestSizesRead(t *testing.T) {
+func TestSizesAreReadable(t *testing.T) {
 	require.Equal(t, "48 MiB", size(DefaultReplyBytes))
 	require.Equal(t, "1048577 bytes", size(1<<20+1))
 }

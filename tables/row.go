@@ -8,13 +8,13 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// rowidKey is the undeclared key that gives a row its identity. Without it
-// osquery numbers the rows of each reply, takes rows of two replies with one
-// number for the same row, and an OR over two columns loses rows.
+// rowidKey is the undeclared key of a row's identity. Without it osquery numbers the rows
+// of each reply and takes rows of two replies with the same number for one row, so that
+// an OR over two columns loses rows.
 const rowidKey = "rowid"
 
-// put sets a cell to what a column holds in e. An unknown fact has no cell,
-// which osquery shows as NULL.
+// put sets a cell to the column's value in e. It sets no cell for an unknown value, which
+// osquery shows as NULL.
 func put(row map[string]string, key string, column kmodquery.Column, e *kmodquery.Event) {
 	switch value := column.Value(e).(type) {
 	case int64:
@@ -24,10 +24,10 @@ func put(row map[string]string, key string, column kmodquery.Column, e *kmodquer
 	}
 }
 
-// cell is a text of an event as a column of that name shows it.
+// cell returns a text of an event as a column of that name shows it.
 func cell(column, text string) string {
-	// What a source put into JSON it has escaped: a second escape would garble
-	// it. Anything else is no JSON that it made.
+	// Sources escape the strings in their JSON. Text that is not printable is not their
+	// JSON.
 	if isJSON(column) && kmodquery.Printable(text) == text {
 		return text
 	}
@@ -37,8 +37,8 @@ func cell(column, text string) string {
 // isJSON reports whether a column of an event holds JSON.
 func isJSON(column string) bool { return column == "ancestors" || column == "requested_by" }
 
-// object writes what is known of an event as one JSON object, with the names
-// and the order of the columns and text as in cells.
+// object returns the known columns of an event as a JSON object, in their order and with
+// text as in cells.
 func object(e *kmodquery.Event) string {
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)

@@ -16,7 +16,7 @@ func syncBeforeRead(ctx context.Context, r Recorder) error {
 	ctx, cancel := SyncContext(ctx)
 	defer cancel()
 	if err := r.Sync(ctx); err != nil && !errors.Is(err, kmodquery.ErrNotStored) {
-		return fmt.Errorf("wait for events under way: %w", err)
+		return fmt.Errorf("wait for pending events: %w", err)
 	}
 	return nil
 }

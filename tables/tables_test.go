@@ -18,7 +18,7 @@ import (
 
 func ptr[T any](v T) *T { return &v }
 
-// A recorder stands for the sources: pending events reach the store with Sync.
+// A recorder stands for the sources. Sync stores its pending events.
 type recorder struct {
 	store   *sqlite.Store
 	pending []kmodquery.Event
@@ -49,8 +49,8 @@ func openStore(t testing.TB) *sqlite.Store {
 	return store
 }
 
-// testConfig has an open store, in which the events arrive with the first
-// query.
+// testConfig returns a configuration with an open store, in which the first query stores
+// the events.
 func testConfig(t testing.TB, events ...kmodquery.Event) Config {
 	t.Helper()
 	store := openStore(t)
@@ -77,7 +77,7 @@ type constraint struct {
 	op           int
 }
 
-// contextJSON writes what osquery would send.
+// contextJSON returns the context that osquery would send.
 func contextJSON(t testing.TB, used []string, constraints ...constraint) string {
 	t.Helper()
 	type item struct {
@@ -141,7 +141,7 @@ func errorOf(t testing.TB, c Config, table, context string) string {
 	return response.Status.Message
 }
 
-// column collects one column of rows; NULL is "NULL".
+// column returns one column of rows, with "NULL" for NULL.
 func column(rows []map[string]string, name string) []string {
 	values := []string{}
 	for _, row := range rows {
@@ -154,7 +154,7 @@ func column(rows []map[string]string, name string) []string {
 	return values
 }
 
-// full is an event with a value of its own in every column.
+// full returns an event with a different value in every column.
 func full() kmodquery.Event {
 	var e kmodquery.Event
 	for i, column := range kmodquery.EventColumns() {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A guard stands between osquery and the tables: a deadline for each call, a
-// bound on the calls that run at once, and recovery from a panic.
+// A guard gives each call a deadline, bounds the calls that run at once, and recovers
+// from panics.
 type guard struct {
 	timeout time.Duration
 	slots   chan struct{}
@@ -25,9 +25,9 @@ type result struct {
 	err  error
 }
 
-// run calls generate and returns when it does, or when the deadline passes or
-// ctx ends. A generate that does not heed its context keeps its slot until it
-// returns, so that what hangs cannot pile up.
+// run calls generate and returns when generate does, the deadline passes or ctx ends. A
+// generate that ignores its context keeps its slot until it returns, which bounds the
+// calls that hang.
 func (g *guard) run(ctx context.Context, generate func(context.Context) ([]map[string]string, error)) ([]map[string]string, error) {
 	late := fmt.Errorf("no answer within %v; ask for less, such as a window of time", g.timeout)
 	ctx, cancel := context.WithTimeoutCause(ctx, g.timeout, late)
@@ -60,7 +60,7 @@ var errPanic = errors.New("internal error, please report it")
 func recovered(ctx context.Context, generate func(context.Context) ([]map[string]string, error)) (rows []map[string]string, err error) {
 	defer func() {
 		if reason := recover(); reason != nil {
-			// The stack does not fit into osquery's one line.
+			// osquery shows one line, which has no room for the stack.
 			slog.ErrorContext(ctx, "a table panicked", "panic", reason, "stack", string(debug.Stack()))
 			rows, err = nil, fmt.Errorf("%w: %v", errPanic, reason)
 		}

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestGuardHandsOnWhatATableSays(t *testing.T) {
+func TestGuardReturnsTheResultOfATable(t *testing.T) {
 	want := []map[string]string{{"a": "b"}}
 	g := newGuard(time.Minute, 1)
 	rows, err := g.run(t.Context(), func(context.Context) ([]map[string]string, error) { return want, nil })
@@ -57,7 +57,7 @@ func TestGuardKeepsTheDeadline(t *testing.T) {
 	}
 }
 
-func TestGuardEndsWithItsCaller(t *testing.T) {
+func TestGuardReturnsWhenItsCallerEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	_, err := newGuard(time.Minute, 1).run(ctx, func(ctx context.Context) ([]map[string]string, error) {
 		cancel()
@@ -67,7 +67,7 @@ func TestGuardEndsWithItsCaller(t *testing.T) {
 	require.Equal(t, context.Canceled, err)
 }
 
-func TestGuardBoundsWhatRunsAtOnce(t *testing.T) {
+func TestGuardBoundsConcurrentCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(time.Minute, 2)
 		var running atomic.Int32
@@ -95,7 +95,7 @@ func TestGuardBoundsWhatRunsAtOnce(t *testing.T) {
 	})
 }
 
-func TestGuardSaysThatItsSlotsAreTaken(t *testing.T) {
+func TestGuardReportsThatAllSlotsAreTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(time.Minute, 1)
 		stuck := func(context.Context) ([]map[string]string, error) { time.Sleep(time.Hour); return nil, nil }

@@ -1,7 +1,6 @@
-// Package signatures holds the detections: one file a signature, each named
-// after its ID, and one list of them all.
+// Package signatures contains the detections: one file a signature, named after its ID.
+// [All] lists them.
 //
-// It stands at the end of the data's way: package tables hands each stored
-// event to a signature and shows those it accepts as findings. It may import
-// package kmodquery only.
+// Package tables calls each signature with the stored events and shows those that it
+// accepts as findings. The package may import package kmodquery only.
 package signatures

@@ -8,13 +8,13 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// loadColumns are the columns that describeLoad looks at.
+// loadColumns are the columns that describeLoad reads.
 var loadColumns = []string{
 	"event_name", "source", "name", "path", "origin", "result", "error", "process_name", "pid", "uid",
 }
 
-// describeLoad says for people, in one sentence, what an event tells about a
-// load, and nothing that it does not tell.
+// describeLoad describes an event about a load in one sentence. It states only what the
+// event states.
 func describeLoad(e *kmodquery.Event) string {
 	doing, done := "loading", "loaded"
 	switch e.EventName {
@@ -26,7 +26,7 @@ func describeLoad(e *kmodquery.Event) string {
 		}
 	case kmodquery.EventKextload:
 		if e.Source == kmodquery.SourceEndpointSecurity {
-			done = "about to be loaded" // it was allowed, and nothing says what came of it
+			done = "about to be loaded" // Endpoint Security does not report the result
 		}
 	}
 	if e.Result == nil || *e.Result == 0 {
@@ -39,8 +39,8 @@ func describeLoad(e *kmodquery.Event) string {
 	return e.EventName + ": " + doing + " " + subject(e) + origin(e) + loader(e) + " failed with " + failure
 }
 
-// subject quotes what the host chose, so that it cannot pass for words of the
-// sentence.
+// subject returns the module's name or path. It quotes them, so that text that the host
+// controls cannot look like a part of the sentence.
 func subject(e *kmodquery.Event) string {
 	switch {
 	case e.Name != "":
@@ -88,7 +88,7 @@ func loader(e *kmodquery.Event) string {
 	return ""
 }
 
-// word leaves a plain name as it is and quotes every other.
+// word returns a plain name unchanged and any other name quoted.
 func word(name string) string {
 	plain := func(r rune) bool {
 		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-+@:/", r)

@@ -9,7 +9,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-func TestEverySignatureIsWhole(t *testing.T) {
+func TestEverySignatureIsComplete(t *testing.T) {
 	var ids []string
 	for _, s := range All() {
 		ids = append(ids, s.ID)

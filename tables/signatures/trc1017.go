@@ -6,10 +6,9 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// trc1017Events names, for each source, the events by which it first reports
-// that a module is being loaded, so that one load is one finding. The eBPF
-// source sees the two hooks that the specification names; each other source
-// reports the same fact under the name it has.
+// trc1017Events lists, for each source, the first events of a load, so that one load is
+// one finding. The eBPF source observes the two hooks that the specification names; the
+// other sources report the same fact under another name.
 var trc1017Events = map[string][]string{
 	kmodquery.SourceEBPF:             {kmodquery.EventInitModule, kmodquery.EventSecurityKernelReadFile},
 	kmodquery.SourceAudit:            {kmodquery.EventInitModule, kmodquery.EventFinitModule},
@@ -22,7 +21,7 @@ var trc1017Events = map[string][]string{
 	kmodquery.SourceShowloaded:       {kmodquery.EventKextload},
 }
 
-// trc1017 is "Kernel module loading detected". It adds no data to the event.
+// trc1017 returns the signature "Kernel module loading detected".
 func trc1017() kmodquery.Signature {
 	return kmodquery.Signature{
 		Metadata: kmodquery.Metadata{

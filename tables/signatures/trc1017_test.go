@@ -12,7 +12,7 @@ import (
 
 func ptr[T any](v T) *T { return &v }
 
-func TestTRC1017Metadata(t *testing.T) {
+func TestTRC1017HasTheMetadataOfTheSpecification(t *testing.T) {
 	require.Equal(t, kmodquery.Metadata{
 		ID:                  "TRC-1017",
 		Version:             "1",
@@ -28,7 +28,7 @@ func TestTRC1017Metadata(t *testing.T) {
 	}, trc1017().Metadata)
 }
 
-func TestTRC1017TakesOneEventOfEachLoad(t *testing.T) {
+func TestTRC1017AcceptsOneEventOfEachLoad(t *testing.T) {
 	events := []string{
 		kmodquery.EventInitModule, kmodquery.EventFinitModule, kmodquery.EventDeleteModule,
 		kmodquery.EventSysExitInitModule, kmodquery.EventSecurityKernelReadFile, kmodquery.EventSecurityKernelLoadData,
@@ -69,7 +69,7 @@ func TestTRC1017TakesOneEventOfEachLoad(t *testing.T) {
 	}
 }
 
-func TestTRC1017Reason(t *testing.T) {
+func TestTRC1017StatesTheReason(t *testing.T) {
 	insmod := kmodquery.Event{Source: "ebpf", EventName: "init_module", Name: "dummy", Origin: "memory",
 		ProcessName: "insmod", Pid: ptr(int64(12)), UID: ptr(int64(0)), Result: ptr(int64(0))}
 	with := func(change func(*kmodquery.Event)) kmodquery.Event {
@@ -114,7 +114,7 @@ func TestTRC1017Reason(t *testing.T) {
 }
 
 // The store fills only the columns that the signature names.
-func TestTRC1017NamesTheColumnsItLooksAt(t *testing.T) {
+func TestTRC1017ListsTheColumnsThatItReads(t *testing.T) {
 	signature := trc1017()
 	full := kmodquery.Event{Source: "ebpf", EventName: "security_kernel_read_file", Type: "kernel-module", Name: "dummy",
 		Path: "/dummy.ko", Origin: "file", ProcessName: "insmod", Pid: ptr(int64(1)), UID: ptr(int64(2)),

@@ -10,7 +10,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// A clock is a host's: a wall clock that anybody sets and what really elapses.
+// A clock stands for a host's clocks: a wall clock that can be set, and the elapsed time.
 type clock struct {
 	wall    time.Time
 	elapsed time.Duration
@@ -25,7 +25,7 @@ func (c *clock) options(maxAge time.Duration) Options {
 	}
 }
 
-func TestAgeFollowsNoLeap(t *testing.T) {
+func TestAgeClockIgnoresJumpsAhead(t *testing.T) {
 	const day, year = 24 * time.Hour, 365 * 24 * time.Hour
 	start := time.Unix(1_790_000_000, 0)
 	type step struct{ real, leap time.Duration }
@@ -33,19 +33,19 @@ func TestAgeFollowsNoLeap(t *testing.T) {
 		steps []step
 		want  time.Duration // how far the present has gone, by the clock for ages
 	}{
-		"no leap":                    {[]step{{day, 0}, {day, 0}}, 2 * day},
-		"a small leap":               {[]step{{day, 8 * day}}, 9 * day},
-		"a leap ahead":               {[]step{{time.Hour, 10 * year}}, time.Hour},
+		"no jump":                    {[]step{{day, 0}, {day, 0}}, 2 * day},
+		"a small jump":               {[]step{{day, 8 * day}}, 9 * day},
+		"a jump ahead":               {[]step{{time.Hour, 10 * year}}, time.Hour},
 		"and back":                   {[]step{{time.Hour, 10 * year}, {time.Hour, -10 * year}}, 2 * time.Hour},
-		"a leap that lasts":          {[]step{{0, 10 * year}, {jumpTrustDelay, 0}}, jumpTrustDelay + 10*year},
-		"leap upon leap":             {[]step{{0, 10 * year}, {jumpTrustDelay / 2, 10 * year}, {jumpTrustDelay / 2, 10 * year}}, jumpTrustDelay},
-		"a leap back":                {[]step{{time.Hour, -10 * year}}, time.Hour - 10*year},
+		"a jump that lasts":          {[]step{{0, 10 * year}, {jumpTrustDelay, 0}}, jumpTrustDelay + 10*year},
+		"two jumps":                  {[]step{{0, 10 * year}, {jumpTrustDelay / 2, 10 * year}, {jumpTrustDelay / 2, 10 * year}}, jumpTrustDelay},
+		"a step back":                {[]step{{time.Hour, -10 * year}}, time.Hour - 10*year},
 		"back and forth":             {[]step{{0, -10 * year}, {time.Hour, 10 * year}}, time.Hour - 10*year},
 		"back, forth, and some time": {[]step{{0, -10 * year}, {time.Hour, 10 * year}, {jumpTrustDelay, 0}}, time.Hour + jumpTrustDelay},
 	} {
 		t.Run(name, func(t *testing.T) {
 			age, wall, elapsed := newAgeClock(time.Time{}, 90*day), start, time.Duration(0)
-			require.Equal(t, start, age.now(wall, elapsed), "who knows nothing believes")
+			require.Equal(t, start, age.now(wall, elapsed), "the first time is accepted")
 			var now time.Time
 			for _, step := range test.steps {
 				elapsed += step.real
@@ -57,8 +57,8 @@ func TestAgeFollowsNoLeap(t *testing.T) {
 	}
 }
 
-// A clock that is years ahead while events are stored, and then set right, costs
-// no event, across restarts too.
+// A clock that is years ahead while events are stored and then corrected deletes no event,
+// not even across restarts.
 func TestAClockThatJumpsDeletesNothing(t *testing.T) {
 	const day, year = 24 * time.Hour, 365 * 24 * time.Hour
 	for name, restart := range map[string]bool{"in one process": false, "with restarts": true} {
@@ -106,8 +106,8 @@ func TestAClockThatJumpsDeletesNothing(t *testing.T) {
 	}
 }
 
-// A store of an earlier version has noted no time: its last event stands for it.
-func TestTheLastEventIsAFirstClock(t *testing.T) {
+// A store of an earlier version has kept no time. The time of its last event replaces it.
+func TestTheLastEventStartsTheAgeClock(t *testing.T) {
 	dir := t.TempDir()
 	c := &clock{wall: time.Unix(1_790_000_000, 0)}
 	s, err := Open(context.Background(), dir, Options{})
@@ -124,8 +124,8 @@ func TestTheLastEventIsAFirstClock(t *testing.T) {
 	require.Empty(t, read(t, s, kmodquery.Filter{}))
 }
 
-// Bounds are looked at every minute though the clock stepped back by years.
-func TestAStepBackDoesNotEndExpiry(t *testing.T) {
+// The bounds are checked every minute even if the clock steps back by years.
+func TestExpiryContinuesAfterAClockStepsBack(t *testing.T) {
 	c := &clock{wall: time.Unix(1_790_000_000, 0)}
 	o := c.options(0)
 	o.MaxEvents = 1

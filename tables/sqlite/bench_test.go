@@ -11,7 +11,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// typical is an event as a load by file leaves it.
+// typical returns an event of a load by file.
 func typical(i int) kmodquery.Event {
 	n := int64(i)
 	event := full()
@@ -35,8 +35,8 @@ func BenchmarkAppend(b *testing.B) {
 	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*len(batch)), "µs/event")
 }
 
-// BenchmarkAppendBeside compares the storing of one event, as on an idle host, with
-// what it takes while others read the store all the time.
+// BenchmarkAppendBeside compares storing one event in an idle store with storing it while
+// others read the store all the time.
 func BenchmarkAppendBeside(b *testing.B) {
 	s := filled(b, 20_000)
 	for _, readers := range []int{0, 1, 2} {
@@ -59,7 +59,7 @@ func BenchmarkAppendBeside(b *testing.B) {
 	}
 }
 
-// filled is a store with so many events, a multiple of a thousand.
+// filled returns a store with n events, a multiple of a thousand.
 func filled(b *testing.B, rows int) *Store {
 	s := openStore(b, Options{})
 	batch := make([]kmodquery.Event, 1000)

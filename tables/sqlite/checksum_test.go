@@ -10,8 +10,8 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// Sums that are on disk must be found right by every later version.
-func TestSumsStayAsTheyAre(t *testing.T) {
+// Every later version must accept the checksums on disk.
+func TestChecksumsNeverChange(t *testing.T) {
 	columns := kmodquery.EventColumns()
 	sums := newChecksummer(columns)
 	event := kmodquery.Event{
@@ -25,8 +25,8 @@ func TestSumsStayAsTheyAre(t *testing.T) {
 	require.EqualValues(t, 179382838, positionChecksum("kmsg", "1"))
 }
 
-// Every value of every column is summed up, whichever columns are read.
-func TestNoChangeOfARowIsOverlooked(t *testing.T) {
+// A checksum covers every value of every column, whichever columns are read.
+func TestEveryChangeOfARowIsDetected(t *testing.T) {
 	s := openStore(t, Options{})
 	require.NoError(t, appendEvents(context.Background(), s, []kmodquery.Event{full(), {Name: "other"}}))
 	for _, column := range kmodquery.EventColumns() {
@@ -62,7 +62,7 @@ func TestNoChangeOfARowIsOverlooked(t *testing.T) {
 	}
 }
 
-func TestRowsWithoutSums(t *testing.T) {
+func TestRowsWithoutChecksumsAreReadUpToTheMigration(t *testing.T) {
 	s := openStore(t, Options{})
 	require.NoError(t, appendEvents(context.Background(), s, []kmodquery.Event{{Name: "a"}, {Name: "b"}}))
 	for _, sums := range []string{"NULL", "x''", "x'00'", "zeroblob(36)"} {
@@ -77,7 +77,7 @@ func TestRowsWithoutSums(t *testing.T) {
 	require.Equal(t, "8 rows do not match their checksums and are not shown", status.Trouble)
 }
 
-func TestAPositionThatWasChangedIsNone(t *testing.T) {
+func TestAChangedPositionIsIgnored(t *testing.T) {
 	s := openStore(t, Options{})
 	require.NoError(t, s.Append(context.Background(), []kmodquery.Delivery{{Event: kmodquery.Event{Source: "kmsg"}, Position: "5"}}))
 	_, err := s.writer.Exec("UPDATE positions SET position = '6'")

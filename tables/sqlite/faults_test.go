@@ -26,19 +26,19 @@ import (
 	"github.com/kmodquery/kmodquery/test/suite"
 )
 
-// The role "faults" opens a store, appends, reads, lets events expire, closes and
-// opens it again, as the writer would: a batch that was refused is offered again.
-// It says what it begins and what was confirmed.
+// The role "faults" opens a store, appends, reads, expires events, closes it and opens it
+// again. Like the writer, it retries a batch that failed. It prints the batches that it
+// begins and those that are confirmed.
 const (
 	faultBatches = 6
 	faultSize    = 4
-	faultCheap   = 5 // events of the kind that expires that stay
+	faultCheap   = 5 // unprivileged events that stay
 	faultTries   = 4
 	// faultBusyTimeout is how long a call waits for a lock that a fault made busy.
 	faultBusyTimeout = 100 * time.Millisecond
 )
 
-// batchOf is the i-th batch: ordinary events and as many that any user can cause.
+// batchOf returns the i-th batch: ordinary events and as many unprivileged ones.
 func batchOf(i int) []kmodquery.Delivery {
 	var batch []kmodquery.Delivery
 	for j := range faultSize {
@@ -97,19 +97,18 @@ func retry[T any](f func() (T, error)) (value T, err error) {
 	return value, err
 }
 
-// faultyCalls are the calls by which the store's files are read, written, made
-// safe and named.
+// faultyCalls are the system calls that read, write, sync and rename the store's files.
 var faultyCalls = []string{
 	"open", "openat", "read", "pread64", "write", "pwrite64", "fsync", "fdatasync", "ftruncate", "fallocate",
 	"rename", "renameat", "renameat2", "unlink", "unlinkat", "mkdir", "mkdirat", "mmap", "flock", "fcntl", "getdents64",
 	"newfstatat", "fstat", "lstat", "stat", "fchmod", "fchmodat", "chmod",
 }
 
-// noSpace are those of them that a full disk refuses.
+// noSpace are those of them that fail on a full disk.
 var noSpace = []string{"open", "openat", "write", "pwrite64", "ftruncate", "fallocate", "rename", "renameat", "renameat2", "mkdir", "mkdirat"}
 
-// strace runs the role with faults under strace(1), which injects them into the
-// calls that concern the folder, and returns what the role said and did.
+// strace runs the role under strace(1), which injects faults into the calls on files of the
+// folder. It returns the output of the role and its outcome.
 func strace(t *testing.T, dir string, options ...string) (said []string, outcome string) {
 	t.Helper()
 	args := append([]string{"-f", "-qq"}, options...)
@@ -134,7 +133,7 @@ func strace(t *testing.T, dir string, options ...string) (said []string, outcome
 	var output, trouble bytes.Buffer
 	command.Stdout, command.Stderr = &output, &trouble
 	err = command.Run()
-	require.NoError(t, ctx.Err(), "it hangs")
+	require.NoError(t, ctx.Err(), "the role hangs")
 	require.NotContains(t, trouble.String(), "goroutine ", "a panic")
 	for lines := bufio.NewScanner(&output); lines.Scan(); {
 		said = append(said, lines.Text())
@@ -152,8 +151,7 @@ func strace(t *testing.T, dir string, options ...string) (said []string, outcome
 	return said, "killed"
 }
 
-// requireStrace installs strace where CI runs, and skips the test where it is
-// missing.
+// requireStrace installs strace in CI, and elsewhere skips the test without it.
 func requireStrace(t *testing.T) {
 	t.Helper()
 	if _, err := exec.LookPath("strace"); err == nil {
@@ -170,11 +168,12 @@ func requireStrace(t *testing.T) {
 	}
 }
 
-// TestEveryCallMayFail lets each call of a run fail, or be the last one, and looks
-// whether a store that is opened afterwards has exactly what was confirmed.
-func TestEveryCallMayFail(t *testing.T) {
+// TestConfirmedBatchesSurviveAFaultInAnyCall makes a system call of a run fail, or kills
+// the process at it. The store, opened again, has all confirmed batches and no part of an
+// unconfirmed one, except that the last batch may be stored without confirmation.
+func TestConfirmedBatchesSurviveAFaultInAnyCall(t *testing.T) {
 	if testing.Short() {
-		t.Skip("runs the store under strace again and again")
+		t.Skip("runs the store under strace many times")
 	}
 	requireStrace(t)
 	counts := countCalls(t)
@@ -236,7 +235,7 @@ func TestEveryCallMayFail(t *testing.T) {
 	}
 }
 
-// faultsOfACall is about how many of a call's occurrences are tried for each kind
+// faultsOfACall is about the number of occurrences of a call that are tried for each kind
 // of fault.
 const faultsOfACall = 8
 
@@ -260,7 +259,7 @@ func countCalls(t *testing.T) map[string]int {
 	return counts
 }
 
-// existing marks the calls that not every architecture has as optional.
+// existing marks the calls as optional, because no architecture has all of them.
 func existing(calls []string) []string {
 	var marked []string
 	for _, call := range calls {
@@ -277,11 +276,11 @@ func injectFault(t *testing.T, inject string) (outcome string) {
 
 	confirmed, begun := -1, -1
 	for _, line := range said {
-		require.False(t, strings.HasPrefix(line, "report") && !strings.HasPrefix(line, "report store: disk full"), "no fault is damage: %s", line)
+		require.False(t, strings.HasPrefix(line, "report") && !strings.HasPrefix(line, "report store: disk full"), "a fault was taken for damage: %s", line)
 		_, _ = fmt.Sscanf(line, "done %d", &confirmed)
 		_, _ = fmt.Sscanf(line, "begin %d", &begun)
 	}
-	// Not openIn, which looks for what is left: others run beside it.
+	// openIn checks for leaks, which other subtests that run now would cause.
 	s, err := Open(context.Background(), dir, Options{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
@@ -297,7 +296,7 @@ func injectFault(t *testing.T, inject string) (outcome string) {
 	require.Zero(t, status.Damaged)
 	require.Empty(t, status.Trouble)
 
-	// What was begun last is there whole, or not at all.
+	// The last batch is stored completely or not at all.
 	var found []string
 	for _, candidate := range []int{confirmed, begun} {
 		var ordinary, cheap []string

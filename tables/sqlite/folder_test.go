@@ -16,10 +16,10 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// stranger is a user that this process does not run as.
+// stranger is the id of another user.
 const stranger = 54321
 
-func TestWhoseFolderAndFilesTheyAre(t *testing.T) {
+func TestOpenRefusesFilesThatOthersControl(t *testing.T) {
 	write := func(t *testing.T, path string) {
 		t.Helper()
 		require.NoError(t, os.WriteFile(path, nil, 0o600))
@@ -29,19 +29,19 @@ func TestWhoseFolderAndFilesTheyAre(t *testing.T) {
 		want    string // with %s for the folder
 		asRoot  bool
 	}{
-		"everybody may write to it": {func(t *testing.T, dir string) { require.NoError(t, os.Chmod(dir, 0o777)) },
+		"everybody may write to the folder": {func(t *testing.T, dir string) { require.NoError(t, os.Chmod(dir, 0o777)) },
 			"others may write to %[1]s (mode 0777); give it mode 0700 or choose another state folder", false},
-		"a group may": {func(t *testing.T, dir string) { require.NoError(t, os.Chmod(dir, 0o770)) },
+		"a group may write to the folder": {func(t *testing.T, dir string) { require.NoError(t, os.Chmod(dir, 0o770)) },
 			"others may write to %[1]s (mode 0770); give it mode 0700 or choose another state folder", false},
-		"as in /tmp": {func(t *testing.T, dir string) { require.NoError(t, os.Chmod(dir, 0o777|os.ModeSticky)) },
+		"a sticky folder as /tmp": {func(t *testing.T, dir string) { require.NoError(t, os.Chmod(dir, 0o777|os.ModeSticky)) },
 			"others may write to %[1]s (mode 0777); give it mode 0700 or choose another state folder", false},
-		"it is another user's": {func(t *testing.T, dir string) { require.NoError(t, os.Chown(dir, stranger, -1)) },
+		"the folder is another user's": {func(t *testing.T, dir string) { require.NoError(t, os.Chown(dir, stranger, -1)) },
 			"%[1]s belongs to user 54321; give it to user 0 or choose another state folder", true},
 		"the database is another user's": {func(t *testing.T, dir string) {
 			write(t, filepath.Join(dir, "events.db"))
 			require.NoError(t, os.Chown(filepath.Join(dir, "events.db"), stranger, -1))
 		}, "%[1]s/events.db belongs to user 54321; give it to user 0 or choose another state folder", true},
-		"the log is": {func(t *testing.T, dir string) {
+		"the log is another user's": {func(t *testing.T, dir string) {
 			write(t, filepath.Join(dir, "events.db-wal"))
 			require.NoError(t, os.Chown(filepath.Join(dir, "events.db-wal"), stranger, -1))
 		}, "%[1]s/events.db-wal belongs to user 54321; give it to user 0 or choose another state folder", true},
@@ -70,7 +70,7 @@ func TestWhoseFolderAndFilesTheyAre(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if test.asRoot && os.Geteuid() != 0 {
-				t.Skip("only root gives files away")
+				t.Skip("only root can give files to another user")
 			}
 			dir, err := os.MkdirTemp("", "state")
 			require.NoError(t, err)
@@ -82,18 +82,18 @@ func TestWhoseFolderAndFilesTheyAre(t *testing.T) {
 			require.EqualError(t, err, "open event store: "+fmt.Sprintf(test.want, dir))
 			after, err := os.ReadDir(dir)
 			require.NoError(t, err)
-			require.Equal(t, before, after, "nothing was made there")
+			require.Equal(t, before, after, "a file was created")
 		})
 	}
 }
 
-func TestALinkToTheFolder(t *testing.T) {
+func TestALinkToTheFolderIsFollowedIfItIsOurs(t *testing.T) {
 	parent := t.TempDir()
 	target, link := filepath.Join(parent, "target"), filepath.Join(parent, "link")
 	require.NoError(t, os.Mkdir(target, 0o700))
 	require.NoError(t, os.Symlink("target", link))
 	s, err := Open(context.Background(), link, Options{})
-	require.NoError(t, err, "one's own is one's own affair")
+	require.NoError(t, err, "a link of this user is refused")
 	status, err := s.Status(context.Background())
 	require.NoError(t, err)
 	require.Equal(t, filepath.Join(target, databaseName), status.Path)
@@ -105,14 +105,14 @@ func TestALinkToTheFolder(t *testing.T) {
 	require.NoError(t, os.Chmod(target, 0o700))
 
 	if os.Geteuid() != 0 {
-		t.Skip("only root gives files away")
+		t.Skip("only root can give files to another user")
 	}
 	require.NoError(t, os.Lchown(link, stranger, -1))
 	_, err = Open(context.Background(), link, Options{})
 	require.EqualError(t, err, "open event store: "+link+" belongs to user 54321; give it to user 0 or choose another state folder")
 }
 
-func TestModesArePutRight(t *testing.T) {
+func TestPermissionsOfOthersAreRemoved(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	s, err := Open(context.Background(), dir, Options{})
 	require.NoError(t, err)
@@ -141,7 +141,7 @@ func TestModesArePutRight(t *testing.T) {
 		require.Equal(t, os.FileMode(0o600), mode(filepath.Join(dir, name)), name)
 	}
 
-	// A folder that is for more than this keeps its mode.
+	// A folder with other uses keeps its mode.
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "notes"), nil, 0o644))
 	loosen()
 	openIn(t, dir, Options{})
@@ -150,14 +150,14 @@ func TestModesArePutRight(t *testing.T) {
 	require.Equal(t, os.FileMode(0o600), mode(filepath.Join(dir, databaseName)))
 }
 
-// Whoever begins afresh by removing the state folder does not get two recorders:
-// the one that runs makes it again, with the lock.
-func TestAStateFolderThatIsRemovedIsMadeAgain(t *testing.T) {
+// Removing the state folder does not lead to two recorders: the running recorder creates
+// the folder and the lock again.
+func TestARemovedStateFolderIsCreatedAgain(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	s := openIn(t, dir, Options{})
 	require.NoError(t, appendEvents(t.Context(), s, []kmodquery.Event{{Time: 1, Name: "a"}}))
 	require.NoError(t, os.RemoveAll(dir))
-	var others sync.WaitGroup // who asks for the role meanwhile
+	var others sync.WaitGroup // wait for the recorder to hold the lock again
 	others.Go(func() {
 		for deadline := time.Now().Add(10 * time.Second); !s.IsRecorder() && time.Now().Before(deadline); {
 			time.Sleep(time.Microsecond)
@@ -167,7 +167,7 @@ func TestAStateFolderThatIsRemovedIsMadeAgain(t *testing.T) {
 	require.NoError(t, appendEvents(t.Context(), s, after))
 	others.Wait()
 	require.True(t, s.IsRecorder())
-	require.Greater(t, after[0].EID, int64(1), "an EID is never used again")
+	require.Greater(t, after[0].EID, int64(1), "an EID was reused")
 	info, err := os.Stat(dir)
 	require.NoError(t, err)
 	require.Equal(t, fs.FileMode(0o700), info.Mode().Perm())
@@ -176,8 +176,8 @@ func TestAStateFolderThatIsRemovedIsMadeAgain(t *testing.T) {
 	require.Len(t, read(t, other, kmodquery.Filter{}), 1)
 }
 
-// Where another process was sooner, it records.
-func TestARecorderWhoseLockIsTakenWritesNothing(t *testing.T) {
+// If another process has taken the lock, that process records.
+func TestARecorderWritesNothingWhileAnotherHoldsItsLock(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	s := openIn(t, dir, Options{})
 	for _, gone := range []string{dir, filepath.Join(dir, lockName)} {
@@ -190,6 +190,6 @@ func TestARecorderWhoseLockIsTakenWritesNothing(t *testing.T) {
 		require.Contains(t, refused.Reason(), "another process records there now")
 		require.NoError(t, appendEvents(t.Context(), other, []kmodquery.Event{{Time: 2, Name: "b"}}))
 		require.NoError(t, other.Close())
-		require.NoError(t, appendEvents(t.Context(), s, []kmodquery.Event{{Time: 3, Name: "c"}}), "the other has ended")
+		require.NoError(t, appendEvents(t.Context(), s, []kmodquery.Event{{Time: 3, Name: "c"}}), "the other recorder has closed the store")
 	}
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// smallDisk mounts a file system of 2 MiB and returns a folder in it and a
-// function that mounts it anew with another size or read-only.
+// smallDisk mounts a file system of 2 MiB. It returns a folder in it and a function that
+// remounts it with another size or read-only.
 func smallDisk(t *testing.T) (dir string, remount func(flags uintptr, options string)) {
 	t.Helper()
 	mount := t.TempDir()
@@ -34,8 +34,8 @@ func smallDisk(t *testing.T) (dir string, remount func(flags uintptr, options st
 	}
 }
 
-// offer appends events as the writer does: smaller batches where one was refused.
-// It returns what could not be stored even one by one.
+// offer appends events like the writer, in smaller batches after a failure. It returns the
+// events that could not be stored one by one.
 func offer(t *testing.T, s *Store, events []kmodquery.Event) (left []kmodquery.Event, err error) {
 	t.Helper()
 	for size := 512; len(events) > 0; {
@@ -62,9 +62,8 @@ func long(n int) []kmodquery.Event {
 	return events
 }
 
-// Bounds that fit hold on a disk that is far too small for the events between two
-// looks at them.
-func TestASmallDiskTakesAnyNumberOfEvents(t *testing.T) {
+// The bounds hold on a disk that is too small for the events between two checks of them.
+func TestASmallDiskAcceptsAnyNumberOfEvents(t *testing.T) {
 	dir, _ := smallDisk(t)
 	s := openIn(t, dir, Options{MaxEvents: 100, MaxUnprivileged: 10})
 	const n = 4000
@@ -80,7 +79,7 @@ func TestASmallDiskTakesAnyNumberOfEvents(t *testing.T) {
 	}
 }
 
-func TestAFullDiskIsReadAndWrittenAgainWithRoom(t *testing.T) {
+func TestAFullDiskCanBeReadAndIsWrittenWhenSpaceIsFree(t *testing.T) {
 	dir, remount := smallDisk(t)
 	s := openIn(t, dir, Options{})
 	events := long(1500)
@@ -110,7 +109,7 @@ func TestAFullDiskIsReadAndWrittenAgainWithRoom(t *testing.T) {
 	look(openIn(t, dir, Options{}), stored)
 	again, err := offer(t, s, left)
 	require.Error(t, err)
-	require.Len(t, again, len(left), "full is full")
+	require.Len(t, again, len(left), "a full disk accepted events")
 
 	remount(0, "size=64m")
 	left, err = offer(t, s, left)
@@ -119,8 +118,8 @@ func TestAFullDiskIsReadAndWrittenAgainWithRoom(t *testing.T) {
 	look(s, len(events))
 }
 
-// A recorder that starts on a full disk watches, and stores when there is room.
-func TestARecorderBeginsOnAFullDisk(t *testing.T) {
+// A recorder that starts on a full disk stores events when space is free.
+func TestARecorderStartsOnAFullDisk(t *testing.T) {
 	for name, before := range map[string]int{"with a store": 10, "without": 0} {
 		t.Run(name, func(t *testing.T) {
 			dir, remount := smallDisk(t)
@@ -155,7 +154,7 @@ func TestARecorderBeginsOnAFullDisk(t *testing.T) {
 	}
 }
 
-// fill writes a file until nothing more fits anywhere.
+// fill writes a file until the disk is full.
 func fill(t *testing.T, path string) {
 	t.Helper()
 	file, err := os.Create(path)
@@ -169,13 +168,12 @@ func fill(t *testing.T, path string) {
 	require.NoError(t, file.Close())
 }
 
-func TestAFileSystemThatBecomesReadOnly(t *testing.T) {
+func TestAFileSystemThatBecomesReadOnlyIsReported(t *testing.T) {
 	dir, remount := smallDisk(t)
 	s := openIn(t, dir, Options{})
 	require.NoError(t, appendEvents(context.Background(), s, long(10)))
 	read(t, s, kmodquery.Filter{})
-	// What is open for writing keeps a file system writable: only lazily does
-	// one become read-only under a store, as when the disk fails.
+	// Files open for writing keep a file system from being remounted read-only.
 	require.ErrorIs(t, unix.Mount("kmodquery", filepath.Dir(dir), "tmpfs", unix.MS_REMOUNT|unix.MS_RDONLY, "size=2m"), unix.EBUSY)
 	require.NoError(t, s.Close())
 	remount(unix.MS_RDONLY, "size=2m")
@@ -187,7 +185,7 @@ func TestAFileSystemThatBecomesReadOnly(t *testing.T) {
 	require.Len(t, read(t, openIn(t, dir, Options{}), kmodquery.Filter{}), 10)
 }
 
-func TestWhyNothingCanBeWritten(t *testing.T) {
+func TestTheReasonOfAWriteErrorNamesTheCause(t *testing.T) {
 	dir := t.TempDir()
 	for name, test := range map[string]struct {
 		err  error
@@ -213,5 +211,5 @@ func TestWhyNothingCanBeWritten(t *testing.T) {
 	require.NoError(t, explain(nil, dir))
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
-	require.Empty(t, entries, "the probe is gone")
+	require.Empty(t, entries, "the probe was not removed")
 }

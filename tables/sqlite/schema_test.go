@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,9 +12,8 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// A database of version 1 keeps its rows and is then as if it had been made
-// with the newest schema.
-func TestMigrationFromVersion1(t *testing.T) {
+// A migrated database of version 1 has its rows and the newest schema.
+func TestAMigrationFromVersion1KeepsTheRows(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, databaseName)
 	require.NoError(t, os.WriteFile(path, nil, 0o600))
@@ -35,7 +35,7 @@ func TestMigrationFromVersion1(t *testing.T) {
 		{"7", kmodquery.EventFinitModule, "EPERM", "x", "", false},
 		{"8", kmodquery.EventFinitModule, "EPERM", "", "name,sha256", false},
 		{"9", kmodquery.EventModuleLoad, "EPERM", "", "", false},
-		// Its bytes were read, though nothing was hashed then.
+		// Its bytes were read; version 1 did not hash them.
 		{"10", kmodquery.EventSecurityKernelReadFile, "", "", "", false},
 		{"10", kmodquery.EventFinitModule, "EPERM", "", "", false},
 		{"7", kmodquery.EventModuleLoad, "", "x", "", false},
@@ -62,16 +62,47 @@ func TestMigrationFromVersion1(t *testing.T) {
 		event := events[len(rows)-1-i]
 		require.EqualValues(t, i+1, event.EID)
 		require.Equal(t, row.eventName, event.EventName)
-		require.Nil(t, event.FirstSeen, "an event is written once")
+		require.Nil(t, event.FirstSeen, "a stored event was changed")
 		var cheap bool
 		require.NoError(t, s.readers.QueryRow("SELECT cheap FROM events WHERE eid = ?", event.EID).Scan(&cheap))
 		require.Equal(t, row.cheap, cheap, "%+v", row)
 		if event.LoadID != "10" {
-			require.Equal(t, event.IsUnprivileged(), cheap, "the rule is that of the events to come: %+v", row)
+			require.Equal(t, event.IsUnprivileged(), cheap, "differs from the rule for new events: %+v", row)
 		}
 	}
 	again := []kmodquery.Event{attempt("12", "a", "x"), attempt("7", "a", "x"), attempt("12", "a", "y")}
 	require.NoError(t, appendEvents(context.Background(), s, again))
 	require.Equal(t, "011", firsts(again))
 	require.EqualValues(t, len(rows)+1, again[0].EID)
+}
+
+func TestTheSchemaMatchesTheEvent(t *testing.T) {
+	s := openStore(t, Options{})
+	// The columns of the store itself, which no event has, are listed here.
+	rows, err := s.readers.Query("SELECT name, type, pk FROM pragma_table_info('events') WHERE name NOT IN ('cheap', 'sums')")
+	require.NoError(t, err)
+	defer rows.Close()
+	var got []kmodquery.Column
+	for rows.Next() {
+		var name, kind string
+		var key bool
+		require.NoError(t, rows.Scan(&name, &kind, &key))
+		require.Contains(t, []string{"INTEGER", "TEXT"}, kind, name)
+		require.Equal(t, name == "eid", key, name)
+		column, ok := kmodquery.EventColumn(name)
+		require.True(t, ok, "%s is no column of an event", name)
+		require.Equal(t, column.Number, kind == "INTEGER", name)
+		got = append(got, column)
+	}
+	require.NoError(t, rows.Err())
+	require.Equal(t, kmodquery.EventColumns(), got)
+}
+
+func TestMigrationsAreNumbered(t *testing.T) {
+	entries, err := files.ReadDir("migrations")
+	require.NoError(t, err)
+	require.Len(t, migrations, len(entries))
+	for i, entry := range entries {
+		require.Regexp(t, fmt.Sprintf(`^%04d_[a-z_]+\.sql$`, i+1), entry.Name())
+	}
 }

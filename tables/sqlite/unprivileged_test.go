@@ -29,7 +29,7 @@ func TestEachKindHasItsOwnBound(t *testing.T) {
 		"none":                        {Options{}, []int64{8, 7, 6, 5, 4, 3, 2, 1}},
 		"unprivileged":                {Options{MaxUnprivileged: 2}, []int64{8, 7, 6, 4, 3}},
 		"ordinary":                    {Options{MaxEvents: 2}, []int64{8, 7, 6, 5, 4, 2, 1}},
-		"both":                        {Options{MaxEvents: 1, MaxUnprivileged: 1}, []int64{8, 6}},
+		"both are missing":            {Options{MaxEvents: 1, MaxUnprivileged: 1}, []int64{8, 6}},
 		"neither reached":             {Options{MaxEvents: 3, MaxUnprivileged: 5}, []int64{8, 7, 6, 5, 4, 3, 2, 1}},
 		"reached by both together":    {Options{MaxEvents: 4, MaxUnprivileged: 6}, []int64{8, 7, 6, 5, 4, 3, 2, 1}},
 		"age is for both":             {Options{MaxAge: 5 * time.Second}, []int64{8, 7, 6, 5, 4, 3}},
@@ -79,9 +79,8 @@ func TestAFloodOfOneKindDisplacesNoneOfTheOther(t *testing.T) {
 	}
 }
 
-// With a million events a bound must neither read nor sort them to find the
-// oldest.
-func TestBoundsAreLookedAtThroughAnIndex(t *testing.T) {
+// Among a million events the oldest of a kind is found without reading or sorting them.
+func TestBoundsAreCheckedThroughAnIndex(t *testing.T) {
 	s := openStore(t, Options{})
 	index := []string{"SEARCH events USING COVERING INDEX events_cheap (cheap=?)"}
 	require.Equal(t, index, plan(t, s, countOf(ordinary)))
@@ -91,7 +90,7 @@ func TestBoundsAreLookedAtThroughAnIndex(t *testing.T) {
 	require.NotContains(t, strings.Join(plan(t, s, s.olderThan(time.Now())), "\n"), "TEMP B-TREE")
 }
 
-// plan returns how SQLite answers a query, one line a step.
+// plan returns SQLite's plan for a query, one line a step.
 func plan(t *testing.T, s *Store, query squirrel.SelectBuilder) []string {
 	t.Helper()
 	rows, err := query.Prefix("EXPLAIN QUERY PLAN").RunWith(s.readers).Query()
@@ -108,7 +107,7 @@ func plan(t *testing.T, s *Store, query squirrel.SelectBuilder) []string {
 	return steps
 }
 
-func TestNobodyAsksForTheStoresOwnColumn(t *testing.T) {
+func TestTheStoresOwnColumnCannotBeQueried(t *testing.T) {
 	s := openStore(t, Options{})
 	require.NoError(t, appendEvents(context.Background(), s, []kmodquery.Event{denied()}))
 	require.Equal(t, []int64{1}, eids(read(t, s, kmodquery.Filter{

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestWatchIsRemembered(t *testing.T) {
+func TestTheLastWatchedTimeIsStored(t *testing.T) {
 	dir := t.TempDir()
 	s := openIn(t, dir, Options{})
 	require.Zero(t, s.LastWatched(), "nobody has watched yet")
@@ -23,8 +23,8 @@ func TestWatchIsRemembered(t *testing.T) {
 	require.True(t, s.LastWatched().Equal(at))
 }
 
-// What others put in the place of the sign is none, and nothing is done to it.
-func TestWatchFollowsNoLink(t *testing.T) {
+// A link or folder in place of the file is ignored and left alone.
+func TestLastWatchedFollowsNoLink(t *testing.T) {
 	at := time.Unix(1700000000, 0)
 	other := filepath.Join(t.TempDir(), "other")
 	require.NoError(t, os.WriteFile(other, nil, 0o600))
@@ -46,7 +46,7 @@ func TestWatchFollowsNoLink(t *testing.T) {
 	require.True(t, info.ModTime().Equal(at))
 }
 
-func TestWatchIsTheLastSign(t *testing.T) {
+func TestTheLastWatchedTimeReplacesEarlierOnes(t *testing.T) {
 	s := openIn(t, t.TempDir(), Options{})
 	first, second := time.Unix(1700000000, 0), time.Unix(1700000010, 500)
 	for _, at := range []time.Time{first, second, first} { // the clock may be set back
