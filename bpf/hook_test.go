@@ -106,10 +106,13 @@ func TestUpgradeOrder(t *testing.T) {
 			require.Greater(t, places[false], at["sched_process_exit"][false], name)
 		}
 	}
-	for hasFexit, want := range map[bool]attachAs{false: asFexit, true: asKretprobe} {
+	for hasFexit, want := range map[bool][]attachAs{false: {asFentry, asFexit}, true: {asKprobe, asKretprobe}} {
 		for _, h := range upgradeOrder(hooks(false), hasFexit) {
-			if h.isReturn() {
-				require.Equal(t, want, h.programs[0].as, h.name)
+			switch {
+			case h.isReturn():
+				require.Equal(t, want[1], h.programs[0].as, h.name)
+			case len(at[h.name]) == 2:
+				require.Equal(t, want[0], h.programs[0].as, h.name)
 			}
 		}
 	}

@@ -123,8 +123,8 @@ func Open(o Options) (_ *Programs, err error) {
 	return p, nil
 }
 
-// openSet finds the programs that are pinned, or attaches new ones, pins them and
-// retires those of other builds.
+// openSet opens the pinned set that owns the calls, or attaches and pins a new one. It
+// detaches the other sets.
 func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []hook) error {
 	var sets []setName
 	if o.PinDir == "" || o.OnlyPinned && !HasPins(o.PinDir) {
@@ -181,7 +181,7 @@ var errNotAsked = errors.New("pinning was not asked for")
 // Unpinned returns the reason why the programs are not pinned, or nil.
 func (p *Programs) Unpinned() error { return p.unpinned }
 
-// Close detaches everything that is not pinned. A Read under way returns.
+// Close detaches everything that is not pinned. It interrupts Read and ReadImage.
 func (p *Programs) Close() error {
 	var errs []error
 	if p.set != nil {

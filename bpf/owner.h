@@ -106,9 +106,9 @@ static __always_inline struct stamp *find_stamp(u32 kind)
 }
 
 /*
- * Stamps what the current thread begins, unless another set has just done so,
- * and returns its owner: by default the set that owns what begins now. Where
- * any_age is set, so may be the stamp of the other set, until the call is over.
+ * Stamps what the current thread begins, unless another set has just done so, and
+ * returns its owner. If owner is 0, that is the set that owns what begins now. With
+ * any_age, the other set's stamp may be old, as long as its call is not over.
  */
 __noinline u64 stamp_event(u32 kind, u64 owner, u32 any_age)
 {
@@ -135,7 +135,7 @@ __noinline u64 stamp_event(u32 kind, u64 owner, u32 any_age)
 	return made.owner;
 }
 
-/* When the current thread began what it was last stamped for. */
+/* The time of the current thread's last stamp of a kind. */
 static __always_inline u64 stamped_ns(u32 kind)
 {
 	struct stamp *stamp = find_stamp(kind);
@@ -143,7 +143,10 @@ static __always_inline u64 stamped_ns(u32 kind)
 	return stamp ? stamp->begin_ns : bpf_ktime_get_boot_ns();
 }
 
-/* Begins an attempt's interval, and finds its owner. Without the call's entry another set may have seen it long ago. */
+/*
+ * Sets the owner and the beginning of an attempt that begins. If the hook is not the
+ * call's entry, another set may have seen that at any time before.
+ */
 static __always_inline void own_attempt(struct attempt *attempt, bool is_entry)
 {
 	attempt->owner = stamp_event(STAMP_CALL, 0, !is_entry);
