@@ -377,6 +377,7 @@ func TestModulesThatHide(t *testing.T) {
 				require.Equal(t, test.want, w.found(t))
 				require.Equal(t, test.reason, events[0].Reason)
 				require.NotEmpty(t, events[0].LoadID)
+				require.Contains(t, events[0].Missing, "version,srcversion")
 				for range 10 {
 					w.settle()
 				}

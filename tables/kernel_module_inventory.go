@@ -120,6 +120,8 @@ func (e *entry) missing() string {
 	}{
 		{"name", e.Name == ""}, {"size", e.Size == nil}, {"refs", e.Refs == nil}, {"state", e.State == ""},
 		{"address", e.Address == nil}, {"taints", e.Taints == nil && !slices.Contains(e.Views, kmodquery.ViewShowloaded)},
+		// No file in sysfs is read for a hidden module.
+		{"version", e.IsHidden() && e.Version == ""}, {"srcversion", e.IsHidden() && e.Srcversion == ""},
 	} {
 		if column.isUnknown && e.State != kmodquery.ModuleGone {
 			missing.Add(column.name)

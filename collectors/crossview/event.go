@@ -37,9 +37,7 @@ func (c *Check) emit(d difference) {
 		if known := c.State.get(d.module.Name); known.isLoaded() && e.LoadID == "" {
 			e.LoadID, e.Path = known.module.LoadID, known.module.Path
 		}
-		if d.module.Name == "" {
-			e.Missing.Add("name")
-		}
+		e.Missing.Add(c.unknownOfHidden(&d.module)...)
 		if key := memoryKey(&d.module); slices.Contains(d.module.Views, kmodquery.ViewVmallocinfo) && key != "" {
 			if len(c.memory) >= maxMemory {
 				clear(c.memory)
@@ -70,6 +68,24 @@ func (c *Check) emit(d difference) {
 	if d.event == kmodquery.EventModuleUnwitnessed {
 		c.markUnreliable(d.module.Name)
 	}
+}
+
+// unknownOfHidden returns the columns of which no view gives a hidden module's value.
+func (c *Check) unknownOfHidden(m *kmodquery.Module) []string {
+	isKext := c.Source == kmodquery.SourceShowloaded // which has no taints and no srcversion
+	var columns []string
+	for _, column := range []struct {
+		name      string
+		isUnknown bool
+	}{
+		{"name", m.Name == ""}, {"size", m.Size == nil}, {"taints", m.Taints == nil && !isKext},
+		{"version", m.Version == ""}, {"srcversion", m.Srcversion == "" && !isKext},
+	} {
+		if column.isUnknown {
+			columns = append(columns, column.name)
+		}
+	}
+	return columns
 }
 
 // Added takes an event that State holds now, so that it is no longer pending.

@@ -168,9 +168,11 @@ func (c *Check) check(ctx context.Context) error {
 	found := c.compare(shown, taint)
 	if len(found) > 0 && !isFull {
 		c.seen = c.Stamp()
-		if shown, err = c.Views.Modules(ctx); err != nil {
+		all, err := c.Views.Modules(ctx)
+		if err != nil {
 			return err
 		}
+		shown = keepHidden(all, shown)
 		isFull, found = true, c.compare(shown, taint)
 	}
 	if len(found) > 0 {
@@ -215,8 +217,27 @@ func (c *Check) read(ctx context.Context, isWatched bool) (shown []kmodquery.Mod
 	if names.String() == c.listed && time.Since(c.fullAt) < interval && !c.State.lacks(namesIn(shown)) {
 		return shown, false, nil
 	}
-	if shown, err = c.Views.Modules(ctx); err == nil {
+	all, err := c.Views.Modules(ctx)
+	if err == nil {
 		c.listed = names.String()
 	}
-	return shown, true, err
+	return keepHidden(all, shown), true, err
+}
+
+// keepHidden returns all, with the modules that the cheap views showed hidden a moment
+// before in the place of the same ones listed: a module may be hidden and listed in
+// turn. The confirmation decides.
+func keepHidden(all, cheap []kmodquery.Module) []kmodquery.Module {
+	hidden := map[string]kmodquery.Module{}
+	for _, m := range cheap {
+		if m.IsHidden() && m.Name != "" {
+			hidden[m.Name] = m
+		}
+	}
+	for i := range all {
+		if m, ok := hidden[all[i].Name]; ok && !all[i].IsHidden() {
+			all[i] = m
+		}
+	}
+	return all
 }

@@ -96,8 +96,9 @@ func (s *logSource) serve(ctx context.Context, ready func(), c *correlator, read
 }
 
 // builtins returns a function that reports whether a module is built into the running
-// kernel: whether modules.builtin lists it, or /sys/module has it without the state
-// that a loaded module has there (kernel/module/main.c, modinfo_initstate).
+// kernel: whether modules.builtin lists it, or /sys/module has it without the file
+// initstate that a loaded module has there (kernel/module/main.c, modinfo_initstate).
+// It does not read the file: for a hidden module that may be a BUG() in the kernel.
 func builtins() func(name string) bool {
 	var uts unix.Utsname
 	_ = unix.Uname(&uts) // it cannot fail with a valid pointer
@@ -114,8 +115,8 @@ func builtins() func(name string) bool {
 			return true
 		}
 		dir := "/sys/module/" + strings.ReplaceAll(name, "/", "!")
-		_, err := os.Stat(dir)
-		_, stateErr := os.Stat(dir + "/initstate")
+		_, err := os.Lstat(dir)
+		_, stateErr := os.Lstat(dir + "/initstate")
 		return err == nil && errors.Is(stateErr, fs.ErrNotExist)
 	}
 }

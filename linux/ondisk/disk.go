@@ -52,6 +52,12 @@ func (d *Disk) File(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFil
 		file.Missing.Add(columnPath, columnSHA256, columnSigner, columnPackage)
 		return file
 	}
+	if !filepath.IsAbs(file.Path) {
+		// The path names no file: the module came from a memfd, or the event lacks
+		// the beginning of the path.
+		file.Missing.Add(columnSHA256, columnSigner, columnPackage)
+		return file
+	}
 	d.read(ctx, &file)
 	d.own(ctx, &file)
 	return file

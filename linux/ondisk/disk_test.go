@@ -109,6 +109,24 @@ func TestFileBecameSomethingElse(t *testing.T) {
 	require.NoError(t, ctx.Err())
 }
 
+// A relative path is neither opened below the root nor passed to a package manager.
+func TestFileOfRelativePathIsUnknown(t *testing.T) {
+	root := t.TempDir()
+	write(t, root, map[string]string{"memfd:x": "other", "--eval=x": "other", "modules/a.ko": "other"})
+	d := New(root, release)
+	d.owners = []owner{ownerOfAll{}}
+	for _, path := range []string{"memfd:x", "--eval=x", "modules/a.ko"} {
+		require.Equal(t, kmodquery.ModuleFile{Path: path, Missing: "sha256,signer,package"},
+			d.File(t.Context(), kmodquery.Module{Name: "a", Path: path}))
+	}
+	require.Equal(t, "everything", d.File(t.Context(), kmodquery.Module{Name: "a", Path: "/modules/a.ko"}).Package)
+}
+
+// ownerOfAll is a package manager that has every file.
+type ownerOfAll struct{}
+
+func (ownerOfAll) owner(context.Context, string) (string, error) { return "everything", nil }
+
 func TestParseModulesDepIsBounded(t *testing.T) {
 	require.Empty(t, parseModulesDep(strings.NewReader(strings.Repeat("x", maxLine*2))))
 	require.Equal(t, map[string]string{"a_b": "k/a-b.ko.gz"}, parseModulesDep(strings.NewReader("k/a-b.ko.gz:\n.ko:\nk/.ko:\n:\n")))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -36,6 +37,11 @@ type rpm struct {
 
 func newRPM(root string) *rpm { return &rpm{root: root, program: "/usr/bin/rpm"} }
 
+var errNotAbsolute = errors.New("the path is not absolute")
+
+// owner asks about absolute paths only. The host chooses the path: rpm takes a path
+// that begins with a dash for an option (--eval executes code) and expands macros in a
+// relative one.
 func (r *rpm) owner(ctx context.Context, path string) (string, error) {
 	folder, changed := r.database()
 	if folder == "" {
@@ -43,6 +49,9 @@ func (r *rpm) owner(ctx context.Context, path string) (string, error) {
 	}
 	if _, err := os.Stat(r.program); os.IsNotExist(err) {
 		return "", nil
+	}
+	if !filepath.IsAbs(path) {
+		return "", fmt.Errorf("ask rpm who owns %q: %w", path, errNotAbsolute)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -83,7 +92,7 @@ func (r *rpm) ask(ctx context.Context, folder, path string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, rpmTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, r.program, "--dbpath", below(r.root, folder), "--query", "--whatprovides",
-		"--queryformat", "%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}\n", path)
+		"--queryformat", "%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}\n", "--", path)
 	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/bin:/bin"}
 	out, stderr := cmdout.NewHead(maxRPMOutput, nil), cmdout.NewHead(maxRPMOutput, nil)
 	cmd.Stdout, cmd.Stderr = out, stderr

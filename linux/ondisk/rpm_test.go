@@ -88,3 +88,29 @@ func TestRPM(t *testing.T) {
 	_, err = r.owner(ctx, "/opt/a.ko")
 	require.Error(t, err)
 }
+
+// The host chooses a module's path, and rpm executes the value of --eval=.
+func TestRPMTakesNoPathForAnOption(t *testing.T) {
+	root := t.TempDir()
+	arguments := filepath.Join(root, "arguments")
+	write(t, root, map[string]string{
+		"/var/lib/rpm/rpmdb.sqlite": "",
+		"/bin/rpm":                  "#!/bin/sh\nprintf '%s\\n' \"$@\" >>'" + arguments + "'\necho owner-1\n",
+	})
+	require.NoError(t, os.Chmod(filepath.Join(root, "/bin/rpm"), 0o755))
+	r := newRPM(root)
+	r.program = filepath.Join(root, "/bin/rpm")
+	for _, path := range []string{"--eval=%{lua:os.execute('id')}", "--pipe=id", "-E%(id)", "%(id).ko", "memfd:x", "a.ko", "./a.ko", ""} {
+		owner, err := r.owner(t.Context(), path)
+		require.ErrorIs(t, err, errNotAbsolute, path)
+		require.Empty(t, owner)
+	}
+	require.NoFileExists(t, arguments, "rpm is not asked about a path that is not absolute")
+
+	owner, err := r.owner(t.Context(), "/--eval=id")
+	require.NoError(t, err)
+	require.Equal(t, "owner-1", owner)
+	given, err := os.ReadFile(arguments)
+	require.NoError(t, err)
+	require.Regexp(t, "\n--\n/--eval=id\n$", string(given))
+}

@@ -11,15 +11,21 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// enoughSamples is how many of the samples that Confirm takes must count.
-const enoughSamples = 10
+const (
+	// enoughSamples is how many of the samples that Confirm takes must count.
+	enoughSamples = 10
+	// proofs is how often Confirm tries to prove that a module is hidden if the list
+	// shows it.
+	proofs = 8
+)
 
 // Confirm looks again at those of the modules that hide, and returns the ones
 // that still do, beyond what loading and unloading beside it explains.
 //
 // What sysfs or btf shows is proven at once: its folder or file is the very same
 // before and after the list is read, since the kernel numbers each anew, and a
-// module that has one is listed. What only ftrace or kallsyms shows must be there
+// module that has one is listed. Several tries, of which one suffices, find a module
+// that is hidden and listed in turn. What only ftrace or kallsyms shows must be there
 // still after 0.6 s in which the list was read again and again and never had it.
 // Memory without a name must have been there for 2 s, in every moment in which
 // no module came or went. Memory is freed when the kernel finds the time, so
@@ -56,14 +62,27 @@ const (
 	shown
 )
 
-// prove looks at what sysfs has of a module.
+// prove tries to prove that a module is hidden, again while the list shows it.
 func (v *Views) prove(ctx context.Context, m kmodquery.Module) (proof, error) {
 	if m.Name == "" {
 		return unproven, nil
 	}
-	before := v.identities(m.Name)
+	for try := 1; ; try++ {
+		found, err := v.proveOnce(ctx, m.Name)
+		if err != nil || found != shown || try == proofs {
+			return found, err
+		}
+		if err := sleep(ctx, v.pause); err != nil {
+			return unproven, err
+		}
+	}
+}
+
+// proveOnce compares the list with what sysfs and btf have of a module.
+func (v *Views) proveOnce(ctx context.Context, name string) (proof, error) {
+	before := v.identities(name)
 	for _, chunk := range []int{wholePages, otherChunk} {
-		isListed, err := v.isListed(ctx, m.Name, chunk)
+		isListed, err := v.isListed(ctx, name, chunk)
 		if err != nil {
 			return unproven, err
 		}
@@ -71,7 +90,7 @@ func (v *Views) prove(ctx context.Context, m kmodquery.Module) (proof, error) {
 			return shown, nil
 		}
 	}
-	for i, after := range v.identities(m.Name) {
+	for i, after := range v.identities(name) {
 		if before[i] != nil && after != nil && os.SameFile(before[i], after) {
 			return hidden, nil
 		}
@@ -111,10 +130,6 @@ func (v *Views) watch(ctx context.Context, suspects []kmodquery.Module) ([]kmodq
 	wasListed := map[string]bool{}
 	held := map[uint64]int{} // samples in which a region was nobody's
 	least, calm := int64(-1), 0
-	known, err := v.sized(ctx, suspects)
-	if err != nil {
-		return nil, err
-	}
 	window := v.window
 	if named(suspects, "") != nil {
 		window = v.patience
@@ -130,7 +145,7 @@ func (v *Views) watch(ctx context.Context, suspects []kmodquery.Module) ([]kmodq
 		if isCalm {
 			calm++
 			var bytes int64
-			for _, m := range excess(regions, append(modules, known...)) {
+			for _, m := range excess(regions, modules) {
 				bytes = *m.Size
 			}
 			if least < 0 || bytes < least {
@@ -148,10 +163,8 @@ func (v *Views) watch(ctx context.Context, suspects []kmodquery.Module) ([]kmodq
 				}
 			}
 		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(v.pause):
+		if err := sleep(ctx, v.pause); err != nil {
+			return nil, err
 		}
 	}
 	now, err := v.Modules(ctx)
@@ -171,7 +184,7 @@ func (v *Views) watch(ctx context.Context, suspects []kmodquery.Module) ([]kmodq
 			if found := at(now, *m.Address); found != nil && held[uint64(*m.Address)] == calm {
 				confirmed = append(confirmed, *found)
 			}
-		case least > 0:
+		case least > 0 && named(now, "") != nil:
 			m.Size = &least
 			confirmed = append(confirmed, m)
 		}
@@ -179,20 +192,14 @@ func (v *Views) watch(ctx context.Context, suspects []kmodquery.Module) ([]kmodq
 	return confirmed, nil
 }
 
-// sized are the modules that the list lacks and whose memory has a size: those
-// that sysfs shows, and the suspects.
-func (v *Views) sized(ctx context.Context, suspects []kmodquery.Module) ([]kmodquery.Module, error) {
-	modules, err := v.Listed(ctx)
-	if err != nil {
-		return nil, err
+// sleep waits for d, or returns the error of ctx when that ends before.
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
 	}
-	var sized []kmodquery.Module
-	for _, m := range append(modules, suspects...) {
-		if m.IsHidden() && m.Name != "" && m.Size != nil && named(sized, m.Name) == nil {
-			sized = append(sized, m)
-		}
-	}
-	return sized, nil
 }
 
 func named(modules []kmodquery.Module, name string) *kmodquery.Module {

@@ -33,6 +33,9 @@ func (v *Views) Status() []Status {
 	}
 	for i := range all {
 		all[i].Err = explain(all[i].View, readable(all[i].Path))
+		if all[i].View == kmodquery.ViewFtrace && all[i].Err == nil {
+			all[i].Err = v.panicsOnWarning()
+		}
 	}
 	if memory := &all[len(all)-1]; memory.Err == nil {
 		memory.Err = v.tellsMemory()

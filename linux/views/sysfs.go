@@ -38,7 +38,8 @@ func (v *Views) folders() ([]string, error) {
 
 // ofModules are what the folder of a module has, whatever the kernel's options.
 // What is built into the kernel has a folder too, for its parameters and its
-// version, but none of these. One is enough: a module may remove others.
+// version, but none of these. One is enough: a module may remove others. Their
+// contents are never read.
 var ofModules = []string{"initstate", "coresize", "holders"}
 
 func isLoaded(folder string) bool {
@@ -53,48 +54,31 @@ func isLoaded(folder string) bool {
 // sysfsName is what a folder of sysfs is called that should be called name.
 func sysfsName(name string) string { return strings.ReplaceAll(name, "/", "!") }
 
-// states are the words of initstate and those of /proc/modules.
-var states = map[string]string{"live": "Live", "coming": "Loading", "going": "Unloading"}
-
-// describe adds what sysfs says of a module and m does not.
+// describe adds the attributes in sysfs of a module that the list shows.
+//
+// initstate is never read: the kernel executes BUG() (show_initstate) if the state is
+// UNFORMED. Rootkits set that state to hide, and a listed module may set it before
+// the file is read. No file is read for a module that is not listed.
 func (v *Views) describe(m *kmodquery.Module) {
 	folder := v.folder(m.Name)
-	if m.Version == "" {
-		m.Version = attribute(folder, "version")
-	}
-	if m.Srcversion == "" {
-		m.Srcversion = attribute(folder, "srcversion")
-	}
-	if m.State == "" {
-		m.State = states[attribute(folder, "initstate")]
-	}
-	if m.Size == nil {
-		m.Size = number(attribute(folder, "coresize"))
-	}
-	if m.Refs == nil {
-		m.Refs = number(attribute(folder, "refcnt"))
-	}
-	if m.Taints == nil {
-		if letters, err := readAttribute(filepath.Join(folder, "taint")); err == nil {
-			m.Taints = new(taintMask(letters))
-		}
-	}
-	if m.Address == nil {
-		if text := hexNumber(attribute(folder, "sections/.text")); text != 0 {
-			m.Address = new(int64(text))
-		}
-	}
-	if m.UsedBy == nil {
-		holders, err := os.ReadDir(filepath.Join(folder, "holders"))
-		for _, holder := range holders {
-			if err == nil {
-				m.UsedBy = append(m.UsedBy, holder.Name())
-			}
-		}
-	}
+	m.Version = attribute(folder, "version")
+	m.Srcversion = attribute(folder, "srcversion")
 }
 
-// sections hands the addresses at which a module's sections lie to visit, but
+// holders returns the names of the modules that use a module, as sysfs lists them.
+func (v *Views) holders(name string) []string {
+	entries, err := os.ReadDir(filepath.Join(v.folder(name), "holders"))
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
+}
+
+// sections hands the addresses at which a listed module's sections lie to visit, but
 // for those that its init alone needed, whose memory may be another's by now. It
 // reports whether there was any.
 func (v *Views) sections(name string, visit func(address uint64)) bool {
@@ -118,33 +102,14 @@ func (v *Views) sections(name string, visit func(address uint64)) bool {
 
 // attribute is the text of a file in sysfs, or "".
 func attribute(folder, name string) string {
-	text, err := readAttribute(filepath.Join(folder, name))
+	file, err := os.Open(filepath.Join(folder, name))
 	if err != nil {
 		return ""
 	}
-	return text
-}
-
-func readAttribute(path string) (string, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
 	defer file.Close()
 	buffer := make([]byte, maxAttribute)
-	n, err := file.Read(buffer)
-	if n == 0 && err != nil {
-		return "", err
-	}
-	return strings.TrimSuffix(string(buffer[:n]), "\n"), nil
-}
-
-func number(text string) *int64 {
-	value, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		return nil
-	}
-	return &value
+	n, _ := file.Read(buffer)
+	return strings.TrimSuffix(string(buffer[:n]), "\n")
 }
 
 // hexNumber is the number of a text such as 0xffffffffc0000000; 0 where it is

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
@@ -18,6 +19,7 @@ const (
 	procKallsyms = "proc/kallsyms"
 	procVmalloc  = "proc/vmallocinfo"
 	procTainted  = "proc/sys/kernel/tainted"
+	procOnWarn   = "proc/sys/kernel/panic_on_warn"
 	sysModule    = "sys/module"
 	sysBTF       = "sys/kernel/btf"
 )
@@ -71,10 +73,10 @@ func (v *Views) folder(name string) string {
 }
 
 // Listed returns the modules that the kernel's own list or sysfs shows. It is
-// meant for polling: it reads one file and one folder, and looks into those of
-// what is not listed, which is mostly built in. No more than the list says is
-// known of a module that is listed. What sysfs alone shows is a suspect for
-// [Views.Confirm].
+// meant for polling: it reads one file and one folder, and looks for file names in the
+// folders that are not listed, most of which belong to built-in modules. A listed
+// module has what the list says, and a module that sysfs alone shows has its name only.
+// The latter is a suspect for [Views.Confirm].
 func (v *Views) Listed(ctx context.Context) ([]kmodquery.Module, error) {
 	folders, _ := v.folders() // none where there is no sysfs
 	modules, err := v.listed(ctx, wholePages)
@@ -90,19 +92,18 @@ func (v *Views) Listed(ctx context.Context) ([]kmodquery.Module, error) {
 			j.add(kmodquery.ViewSysfs, name)
 		}
 	}
-	for _, m := range j.modules {
-		if m.IsHidden() {
-			v.describe(m)
-		}
-	}
 	return j.all(), ctx.Err()
 }
 
 // Modules returns the modules that any view shows, with all that is known of
 // them, in the order of their names. It takes as long as the kernel takes to
 // write its symbols, some tenths of a second. A view that cannot be read is left
-// out; [Views.Status] tells. Memory that belongs to no module of a name is a
-// module without one.
+// out; [Views.Status] tells. Memory that belongs to no named module is a
+// module without a name, unless a named module is hidden, to which the memory may
+// belong.
+//
+// The State, Refs, Taints, Version and Srcversion of a hidden module are unknown,
+// because no file in sysfs is read for it.
 //
 // It is one look: what [kmodquery.Module.IsHidden] says of it is a suspicion.
 func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
@@ -130,8 +131,10 @@ func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
 	}
+	isListed := map[string]bool{}
 	for _, m := range after {
 		j.list(m)
+		isListed[sysfsName(m.Name)] = true
 	}
 	for _, m := range before {
 		// It went while the others were read, unless its folder is there still.
@@ -140,18 +143,25 @@ func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 		}
 	}
 	isLocated := true
-	for _, m := range j.modules {
-		v.describe(m)
+	for key, m := range j.modules {
+		if m.UsedBy == nil {
+			m.UsedBy = v.holders(m.Name)
+		}
 		if m.Address != nil {
 			own(m.Name, uint64(*m.Address))
 		}
+		if !isListed[key] {
+			isLocated = isLocated && m.IsHidden()
+			continue
+		}
+		v.describe(m)
 		hasSections := v.sections(m.Name, func(address uint64) { own(m.Name, address) })
-		isLocated = isLocated && (hasSections || m.IsHidden())
+		isLocated = isLocated && hasSections
 	}
 	if isCalm && owned.hasAddresses() && isLocated {
 		j.account(owned.free(v.page, hasCache(owned, after)), owned)
 	} else if isCalm && !owned.hasAddresses() {
-		j.account(excess(regions, append(before, j.hidden()...)), owned)
+		j.account(excess(regions, before), owned)
 	}
 	return j.all(), ctx.Err()
 }
@@ -214,6 +224,9 @@ func (v *Views) symbols(ctx context.Context, visit func(name string, address uin
 // functions reads what ftrace can trace, with addresses where the kernel tells
 // them.
 func (v *Views) functions(ctx context.Context, visit func(name string, address uint64)) (map[string]*mention, error) {
+	if err := v.panicsOnWarning(); err != nil {
+		return nil, err
+	}
 	file, err := v.openTracing(tracingAddresses)
 	hasAddress := err == nil
 	if err != nil {
@@ -224,6 +237,19 @@ func (v *Views) functions(ctx context.Context, visit func(name string, address u
 	}
 	defer file.Close()
 	return parseFunctions(ctx, file, hasAddress, visit)
+}
+
+// panicsOnWarning returns an error if the kernel panics on warnings: ftrace warns
+// (t_show) when it lists the functions of a module whose state is UNFORMED.
+func (v *Views) panicsOnWarning() error {
+	value, err := os.ReadFile(v.path(procOnWarn))
+	if err != nil || strings.TrimSpace(string(value)) == "0" {
+		return nil
+	}
+	return &kmodquery.NotSupportedError{
+		Missing: "tracefs on a kernel that panics on warnings, which hidden modules cause there",
+		Need:    "sysctl kernel.panic_on_warn=0",
+	}
 }
 
 func (v *Views) openTracing(name string) (*os.File, error) {
@@ -298,31 +324,24 @@ func (j *join) mention(view string, mentions map[string]*mention) {
 	}
 }
 
-// hidden are the modules that the list does not show.
-func (j *join) hidden() []kmodquery.Module {
-	var hidden []kmodquery.Module
+// account assigns memory without a known owner. It becomes modules without a name,
+// unless named modules are hidden, to which it may belong. A single hidden module gets
+// it if only ftrace or kallsyms shows that module: Confirm reads the views again later
+// for such a module, when memory that is being freed is gone.
+func (j *join) account(free []kmodquery.Module, owned *memory) {
+	var hidden []*kmodquery.Module
 	for _, m := range j.modules {
 		if m.IsHidden() {
-			hidden = append(hidden, *m)
+			hidden = append(hidden, m)
 		}
 	}
-	return hidden
-}
-
-// account gives memory that nobody is known to own to the module of unknown
-// size. Where there is not exactly one, it is that of modules without a name.
-func (j *join) account(free []kmodquery.Module, owned *memory) {
-	var unknown []*kmodquery.Module
-	for _, m := range j.modules {
-		if m.Size == nil {
-			unknown = append(unknown, m)
-		}
-	}
-	if len(unknown) != 1 || len(free) == 0 {
+	if len(hidden) == 0 {
 		j.nameless = free
+	}
+	if len(hidden) != 1 || len(free) == 0 || isProvable(hidden[0]) {
 		return
 	}
-	m := unknown[0]
+	m := hidden[0]
 	size := owned.of(sysfsName(m.Name))
 	for _, found := range free {
 		size += *found.Size
@@ -332,6 +351,11 @@ func (j *join) account(free []kmodquery.Module, owned *memory) {
 	}
 	m.Size = &size
 	m.Views = withView(m.Views, kmodquery.ViewVmallocinfo)
+}
+
+// isProvable reports whether Confirm can prove at once that a module is hidden.
+func isProvable(m *kmodquery.Module) bool {
+	return slices.Contains(m.Views, kmodquery.ViewSysfs) || slices.Contains(m.Views, kmodquery.ViewBTF)
 }
 
 // all returns the modules by name, those without one last.

@@ -5,9 +5,12 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
@@ -113,9 +116,7 @@ func TestHidden(t *testing.T) {
 	v := newViews(t, with(unlinked))
 	modules, err := v.Modules(t.Context())
 	require.NoError(t, err)
-	want := kmodquery.Module{Name: "dummy", Size: new(int64(16384)), Refs: new(int64(3)), State: "Live", Address: kernelAddress(0xffffffffc0020000),
-		Taints: new(int64(1<<12 | 1<<13)), UsedBy: []string{"x"}, Version: "1.0", Srcversion: "0123456789ABCDEF",
-		Views: []string{"sysfs", "ftrace", "btf"}}
+	want := kmodquery.Module{Name: "dummy", UsedBy: []string{"x"}, Views: []string{"sysfs", "ftrace", "btf"}}
 	require.Equal(t, want, modules[0])
 	require.Len(t, modules, 2)
 	confirmed, err := v.Confirm(t.Context(), modules)
@@ -124,7 +125,7 @@ func TestHidden(t *testing.T) {
 
 	listed, err := v.Listed(t.Context())
 	require.NoError(t, err)
-	want.Views = []string{"sysfs"}
+	want = kmodquery.Module{Name: "dummy", Views: []string{"sysfs"}}
 	require.Equal(t, want, listed[0])
 	confirmed, err = v.Confirm(t.Context(), listed)
 	require.NoError(t, err)
@@ -193,11 +194,69 @@ func TestGhost(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []kmodquery.Module{want}, confirmed)
 
-	// Two that ftrace names share it.
+	// It may belong to either of two modules that ftrace names, so it is no third one.
 	tree{"sys/kernel/tracing/available_filter_functions": "c [ghost]\nd [other]\n"}.write(t, v.root)
 	modules, err = v.Modules(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, []string{"dummy", "ghost", "nbd", "other", ""}, namesOf(modules))
+	require.Equal(t, []string{"dummy", "ghost", "nbd", "other"}, namesOf(modules))
+	require.Nil(t, modules[1].Size)
+	require.Equal(t, []string{"ftrace"}, modules[1].Views)
+	confirmed, err = v.Confirm(t.Context(), []kmodquery.Module{want})
+	require.NoError(t, err)
+	require.Empty(t, confirmed, "memory without a name")
+}
+
+// The kernel executes BUG() if the initstate of a module is read whose state is
+// UNFORMED, and a module can set that at any time.
+func TestFilesOfHiddenModulesAreNotRead(t *testing.T) {
+	v := newViews(t, with(tree{"proc/modules": nbdLine}))
+	unread := []string{v.folder("nbd") + "/initstate"}
+	for _, name := range []string{"initstate", "coresize", "refcnt", "taint", "version", "srcversion", "sections/.text"} {
+		unread = append(unread, filepath.Join(v.folder("dummy"), name))
+	}
+	for _, file := range unread { // opening a pipe waits for a writer
+		require.NoError(t, os.Remove(file))
+		require.NoError(t, syscall.Mkfifo(file, 0o600))
+	}
+	looked := make(chan []kmodquery.Module)
+	go func() {
+		defer close(looked)
+		for _, look := range []func(context.Context) ([]kmodquery.Module, error){v.Listed, v.Modules} {
+			modules, err := look(t.Context())
+			assert.NoError(t, err)
+			confirmed, err := v.Confirm(t.Context(), modules)
+			assert.NoError(t, err)
+			looked <- confirmed
+		}
+	}()
+	for range 2 {
+		select {
+		case confirmed := <-looked:
+			require.Equal(t, []string{"dummy"}, namesOf(confirmed))
+		case <-time.After(10 * time.Second):
+			for _, file := range unread {
+				if reader, err := os.OpenFile(file, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
+					t.Errorf("%s is read", file)
+					reader.Close()
+				}
+			}
+			t.FailNow()
+		}
+	}
+	<-looked
+}
+
+// A module is hidden if its folder stays while it is not listed, even if it was listed
+// a moment before.
+func TestConfirmModuleThatShowsItselfInTurn(t *testing.T) {
+	v := newViews(t, plain)
+	v.pause = 200 * time.Millisecond
+	hide := time.AfterFunc(v.pause/4, func() { assert.NoError(t, os.WriteFile(v.path("proc/modules"), []byte(nbdLine), 0o644)) })
+	defer hide.Stop()
+	suspect := kmodquery.Module{Name: "dummy", Views: []string{"sysfs"}}
+	confirmed, err := v.Confirm(t.Context(), []kmodquery.Module{suspect})
+	require.NoError(t, err)
+	require.Equal(t, []kmodquery.Module{suspect}, confirmed)
 }
 
 // Memory proves nothing while a module comes or goes, or when it went since.
@@ -326,6 +385,24 @@ func TestStatus(t *testing.T) {
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 	_, err = v.Taint(t.Context())
 	require.Error(t, err)
+}
+
+// Hidden modules make the kernel warn while it writes what ftrace can trace.
+func TestFtraceIsNotReadWhereWarningsArePanics(t *testing.T) {
+	for value, isRead := range map[string]bool{"0\n": true, "1\n": false} {
+		v := newViews(t, with(tree{"proc/sys/kernel/panic_on_warn": value}))
+		modules, err := v.Modules(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, isRead, slices.Contains(modules[0].Views, kmodquery.ViewFtrace))
+		status := v.Status()[3]
+		require.Equal(t, kmodquery.ViewFtrace, status.View)
+		if isRead {
+			require.NoError(t, status.Err)
+		} else {
+			require.ErrorIs(t, status.Err, kmodquery.ErrNotSupported)
+			require.ErrorContains(t, status.Err, "kernel.panic_on_warn=0")
+		}
+	}
 }
 
 func TestContextEnds(t *testing.T) {

@@ -5,7 +5,9 @@ package e2e
 import (
 	"os"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -77,7 +79,7 @@ func (c compared) differs(t *testing.T, want string) map[string]string {
 	require.Eventually(t, func() bool {
 		rows = c.query(t, "SELECT * FROM kernel_module_events WHERE source = 'procfs' AND event_name = '%s' AND coalesce(name, '') = '%s'", event, name)
 		return len(rows) > 0
-	}, pollOf+time.Minute, 200*time.Millisecond, want)
+	}, pollOf+3*time.Minute, 200*time.Millisecond, want)
 	require.Len(t, rows, 1)
 	return rows[0]
 }
@@ -151,10 +153,16 @@ func TestGuestCrossViewReportsWhatDiffers(t *testing.T) {
 	row = c.differs(t, "taint_reset")
 	require.Equal(t, "4096", row["taints"])
 
+	requireHiddenByState(t, c)
+
 	time.Sleep(2 * pollOf)
-	require.ElementsMatch(t, []string{"module_hidden nbd", "module_hidden dummy", "module_hidden kmodquery_ghost", "taint_reset"}, c.told(t))
+	all := []string{
+		"module_hidden nbd", "module_hidden dummy", "module_hidden kmodquery_ghost", "taint_reset",
+		"module_hidden " + unformedModule, "module_hidden " + togglingModule,
+	}
+	require.ElementsMatch(t, all, c.told(t))
 	hidden := c.query(t, "SELECT name FROM kernel_module_inventory WHERE hidden = 1 ORDER BY name")
-	require.Equal(t, []string{"dummy", "kmodquery_ghost", "nbd"}, column(hidden, "name"))
+	require.Equal(t, []string{"dummy", "kmodquery_ghost", unformedModule, "nbd"}, column(hidden, "name"))
 	sensor := c.query(t, "SELECT state, hooks, lost FROM kernel_module_sensors WHERE source = 'procfs'")
 	require.Len(t, sensor, 1)
 	require.Equal(t, "active", sensor[0]["state"])
@@ -166,7 +174,91 @@ func TestGuestCrossViewReportsWhatDiffers(t *testing.T) {
 	require.Eventually(t, func() bool { return c.extension.Starts() > starts }, waitForTables, 50*time.Millisecond)
 	require.NoError(t, c.host.WaitForTable(t.Context(), "kernel_module_sensors"))
 	time.Sleep(2 * pollOf)
-	require.Len(t, c.told(t), 4)
+	require.ElementsMatch(t, all, c.told(t))
+
+	exited := c.extension.Exited()
+	require.NoError(t, c.extension.Signal(unix.SIGTERM))
+	select {
+	case <-exited:
+	case <-time.After(waitForTables):
+		t.Fatal("the recorder ignores SIGTERM")
+	}
+}
+
+// Modules that hide by their state.
+const (
+	unformedModule = "kmodquery_unformed"
+	togglingModule = "kmodquery_toggling"
+)
+
+// requireHiddenByState has two modules set their own state to UNFORMED, one
+// permanently and one repeatedly, and requires that both are reported and that the
+// recorder goes on checking. The kernel executes BUG() if it is asked for the initstate
+// of such a module, and the guest panics then (oops=panic).
+func requireHiddenByState(t *testing.T, c compared) {
+	t.Helper()
+	loads := map[string]string{}
+	for _, name := range []string{unformedModule, togglingModule} {
+		before := c.latest(t)
+		image, err := kmod.BuildAs(kmod.Unformed, name, map[string]uint64{"module_mutex": symbol(t, "module_mutex", "")})
+		require.NoError(t, err)
+		require.NoError(t, guest.LoadImage(image, ""))
+		loads[name] = c.since(t, before)[0]["load_id"]
+		require.NotEmpty(t, loads[name])
+	}
+	require.NoError(t, setState(unformedModule, kmod.StateUnformed))
+	stop := make(chan struct{})
+	toggled := make(chan error, 1)
+	go func() { toggled <- toggle(togglingModule, stop) }()
+	stopOnce := sync.OnceFunc(func() { close(stop) })
+	defer stopOnce()
+
+	for name, load := range loads {
+		row := c.differs(t, "module_hidden "+name)
+		require.Regexp(t, "^it is not in modules, and in sysfs, .*events$", row["reason"])
+		require.Equal(t, load, row["load_id"])
+		require.Equal(t, "size,taints,version,srcversion", row["missing"])
+	}
+	inventory := c.query(t, "SELECT hidden, missing FROM kernel_module_inventory WHERE name = '%s'", unformedModule)
+	require.Len(t, inventory, 1)
+	require.Equal(t, "1", inventory[0]["hidden"])
+	require.Subset(t, strings.Split(inventory[0]["missing"], ","), []string{"size", "refs", "state", "taints", "version", "srcversion"})
+	require.Eventually(t, func() bool {
+		return len(c.query(t, "SELECT name FROM kernel_module_inventory WHERE name = '%s'", togglingModule)) == 1
+	}, 3*time.Minute, 100*time.Millisecond)
+	received := func() int64 {
+		return integer(t, c.query(t, "SELECT received FROM kernel_module_sensors WHERE source = 'procfs'")[0]["received"])
+	}
+	before := received()
+	require.Eventually(t, func() bool { return received() > before }, 3*time.Minute, 100*time.Millisecond)
+
+	stopOnce()
+	require.NoError(t, <-toggled)
+	require.NoError(t, guest.Unload(togglingModule))
+}
+
+// toggle makes a module set its state to UNFORMED and back to LIVE until stop is
+// closed. It leaves the module LIVE.
+func toggle(name string, stop <-chan struct{}) error {
+	for {
+		if err := setState(name, kmod.StateUnformed); err != nil {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+		if err := setState(name, kmod.StateLive); err != nil {
+			return err
+		}
+		select {
+		case <-stop:
+			return nil
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// setState makes a module that was built from kmod.Unformed set its own state.
+func setState(name string, state int) error {
+	return os.WriteFile("/sys/module/"+name+"/parameters/state", []byte(strconv.Itoa(state)), 0)
 }
 
 // hide takes a module that is loaded off the kernel's list.

@@ -24,7 +24,14 @@ const (
 	Nested   = "nested"   // its init loads another module and fails with ENODEV
 	Hidden   = "hidden"   // its init takes it off the kernel's list; it stays for ever
 	Ghost    = "ghost"    // the same, and removes its folder from sysfs
+	Unformed = "unformed" // its parameter "state" sets its own state: StateUnformed hides it
 	Untaint  = "untaint"  // its init clears bits of the kernel's taint and fails with ENODEV
+)
+
+// Values of the parameter "state" of Unformed.
+const (
+	StateLive     = 0
+	StateUnformed = 3
 )
 
 // thisModule is the section that becomes the kernel's struct module.
