@@ -133,16 +133,16 @@ func columnConditions(column kmodquery.Column, list []table.Constraint) []kmodqu
 	return conditions
 }
 
-// maxExactFloat bounds the whole numbers that 15 digits represent exactly, as many as
+// exactIntegers bounds the whole numbers that 15 digits represent exactly, as many as
 // SQLite prints of a float.
-const maxExactFloat = 1e15
+const exactIntegers = 1e15
 
 func equalValue(column kmodquery.Column, expression string) (any, bool) {
 	if !column.Number {
 		return expression, plain(expression)
 	}
 	value, ok := parseNumber(expression)
-	if float, isFloat := value.(float64); isFloat && math.Abs(float) >= maxExactFloat {
+	if float, isFloat := value.(float64); isFloat && math.Abs(float) >= exactIntegers {
 		return nil, false
 	}
 	return value, ok
