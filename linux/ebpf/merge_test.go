@@ -145,8 +145,10 @@ func TestSignatureStatusOfAnAttempt(t *testing.T) {
 	}
 }
 
-// fill must copy every column that an image has.
-func TestFillCopiesImageColumns(t *testing.T) {
+func TestFillCopiesAttemptColumns(t *testing.T) {
+	for _, column := range attemptColumns {
+		require.NotEmpty(t, column.Name)
+	}
 	var e kmodquery.Event
 	fill(&e, &found.columns)
 	require.Equal(t, found.columns, e)
