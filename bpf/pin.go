@@ -31,8 +31,8 @@ const (
 	deniedLayout = 2
 	// unfinished is the prefix of a set that is being made or removed.
 	unfinished = "new_"
-	// settled is the prefix of folders that layout 1 had.
-	settled = "settled_"
+	// retiring is the prefix of folders that layout 1 had.
+	retiring = "settled_"
 
 	// lockPatience is how long to wait for the kernel to close the files of a
 	// process that has ended.
@@ -206,7 +206,7 @@ func (p *pins) sets() ([]setName, error) {
 	for _, entry := range entries {
 		if name, ok := parseSetName(entry.Name()); ok {
 			sets = append(sets, name)
-		} else if strings.HasPrefix(entry.Name(), unfinished) || strings.HasPrefix(entry.Name(), settled) {
+		} else if strings.HasPrefix(entry.Name(), unfinished) || strings.HasPrefix(entry.Name(), retiring) {
 			if err := os.RemoveAll(filepath.Join(p.path, entry.Name())); err != nil {
 				return nil, fmt.Errorf("remove unfinished pins: %w", err)
 			}

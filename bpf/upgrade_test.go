@@ -201,7 +201,7 @@ func TestAnUpgradeFromTheFormerLayout(t *testing.T) {
 	for _, name := range sharedMaps {
 		require.NoError(t, os.Remove(first.pins.of(former, pinnedMaps, name)))
 	}
-	require.NoError(t, os.Mkdir(u.path+"/"+settled+"0_0_0", 0o700))
+	require.NoError(t, os.Mkdir(u.path+"/"+retiring+"0_0_0", 0o700))
 	require.NoError(t, first.Close())
 
 	second := u.open("one", Options{})

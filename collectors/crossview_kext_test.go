@@ -20,7 +20,7 @@ func TestKextsThatOnlyTheListHas(t *testing.T) {
 		})
 		log.begin <- struct{}{}
 		w := &watch{Recorder: r, kernel: k, sink: sink}
-		w.settle()
+		w.advance()
 		logged := func(eventName, name, id string) {
 			log.emitting <- kmodquery.Event{EventName: eventName, Name: name, LoadID: id, TimeNanos: time.Now().UnixNano(), Result: new(int64(0))}
 			synctest.Wait()
@@ -28,11 +28,11 @@ func TestKextsThatOnlyTheListHas(t *testing.T) {
 		logged(kmodquery.EventKextload, "com.logged", "1")
 		k.load("com.logged")
 		k.load("com.unseen")
-		w.settle()
+		w.advance()
 		logged(kmodquery.EventKextunload, "com.logged", "2")
 		k.unload("com.logged")
 		k.unload("com.unseen")
-		w.settle()
+		w.advance()
 		require.NoError(t, r.Sync(t.Context()))
 		var rows, reasons []string
 		for _, e := range sink.events {

@@ -136,7 +136,7 @@ func startWatch(t *testing.T, k *kernel, past ...kmodquery.Event) *watch {
 	t.Helper()
 	w := newWatch(t, k, past...)
 	w.source.begin <- struct{}{}
-	w.settle()
+	w.advance()
 	return w
 }
 
@@ -164,7 +164,7 @@ func stampNow() kmodquery.Event {
 }
 
 // settle lets as much time pass as a look and everything after it may take.
-func (w *watch) settle() {
+func (w *watch) advance() {
 	time.Sleep(2*DefaultPoll + 5*time.Second)
 	synctest.Wait()
 }
@@ -194,7 +194,7 @@ func TestWhatIsThereAtTheStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWatch(t, newKernel("ext4", "loop"))
 		require.Equal(t, []string{"module_present ext4", "module_present loop"}, w.found(t))
-		w.settle()
+		w.advance()
 		require.Empty(t, w.found(t))
 		sensors := w.Sensors(t.Context())
 		require.Equal(t, kmodquery.SourceProcfs, sensors[1].Source)
@@ -226,13 +226,13 @@ func TestLoadsThatWereSeenAreNoDifference(t *testing.T) {
 		w := startWatch(t, newKernel())
 		w.sees(kmodquery.EventModuleLoad, "dummy", "1")
 		w.kernel.load("dummy")
-		w.settle()
+		w.advance()
 		loaded := w.loaded()
 		require.Len(t, loaded, 1)
 		require.Equal(t, "1", loaded[0].LoadID)
 		w.sees(kmodquery.EventModuleFree, "dummy", "2")
 		w.kernel.unload("dummy")
-		w.settle()
+		w.advance()
 		require.Empty(t, w.loaded())
 		require.Empty(t, w.found(t))
 		require.NoError(t, w.Close())
@@ -248,12 +248,12 @@ func TestLoadsThatWaitForTheStoreAreNoDifference(t *testing.T) {
 		w.sees(kmodquery.EventModuleLoad, "early", "1") // from the kernel's ring
 		w.kernel.load("early")
 		w.source.begin <- struct{}{}
-		w.settle()
+		w.advance()
 		w.sees(kmodquery.EventModuleLoad, "late", "2")
 		w.kernel.load("late")
-		w.settle()
+		w.advance()
 		w.kernel.load("rootkit")
-		w.settle()
+		w.advance()
 		require.Equal(t, kmodquery.StateActive, w.Sensors(t.Context())[1].State, "it looks on while nothing can be stored")
 		loaded := w.loaded()
 		require.Equal(t, []string{"early", "ext4", "late", "rootkit"}, namesOfModules(loaded))
@@ -263,10 +263,10 @@ func TestLoadsThatWaitForTheStoreAreNoDifference(t *testing.T) {
 		w.sink.first = new(int64(1))
 		w.sink.mu.Unlock()
 		w.sink.refuse(nil)
-		w.settle()
+		w.advance()
 		require.Equal(t, []string{"module_present ext4", "module_unwitnessed rootkit"}, w.found(t))
 		require.EqualValues(t, 1, *w.loaded()[0].FirstSeen, "what only the store knows comes with it")
-		w.settle()
+		w.advance()
 		require.Empty(t, w.found(t))
 		require.NoError(t, w.Close())
 	})
@@ -283,9 +283,9 @@ func namesOfModules(modules []kmodquery.Module) []string {
 func TestAModuleThatNoSourceSawCome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWatch(t, newKernel())
-		w.settle()
+		w.advance()
 		w.kernel.load("rootkit")
-		w.settle()
+		w.advance()
 		w.sink.mu.Lock()
 		events := slices.Clone(w.sink.events)
 		w.sink.mu.Unlock()
@@ -293,7 +293,7 @@ func TestAModuleThatNoSourceSawCome(t *testing.T) {
 		require.Equal(t, "it is in modules, and ebpf did not see it come", events[0].Reason)
 		require.Equal(t, []string{`module "rootkit" came and it saw nothing of it`}, w.source.reasons)
 		require.Equal(t, []string{`ebpf: module "rootkit" came and it saw nothing of it`}, w.said.errs)
-		w.settle()
+		w.advance()
 		require.Empty(t, w.found(t), "it is told once")
 		require.NoError(t, w.Close())
 	})
@@ -303,12 +303,12 @@ func TestAModuleThatNoSourceSawCome(t *testing.T) {
 func TestAModuleThatCameWhenASourceFailed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWatch(t, newKernel())
-		w.settle()
+		w.advance()
 		w.kernel.load("rootkit")
 		w.source.end <- errors.New("detached")
 		time.Sleep(firstDelay)
 		w.source.begin <- struct{}{}
-		w.settle()
+		w.advance()
 		require.Equal(t, []string{"module_unwitnessed rootkit"}, w.found(t))
 		require.Empty(t, w.source.reasons, "it watches anew")
 		require.NoError(t, w.Close())
@@ -319,12 +319,12 @@ func TestAModuleThatCameWhenASourceFailed(t *testing.T) {
 func TestALoadAmongLostRecords(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWatch(t, newKernel())
-		w.settle()
+		w.advance()
 		w.source.mu.Lock()
 		w.source.lost = 3
 		w.source.mu.Unlock()
 		w.kernel.load("dummy")
-		w.settle()
+		w.advance()
 		w.sink.mu.Lock()
 		reason := w.sink.events[0].Reason
 		w.sink.mu.Unlock()
@@ -370,7 +370,7 @@ func TestModulesThatHide(t *testing.T) {
 					w.found(t)
 				}
 				test.hide(k)
-				w.settle()
+				w.advance()
 				w.sink.mu.Lock()
 				events := slices.Clone(w.sink.events)
 				w.sink.mu.Unlock()
@@ -379,7 +379,7 @@ func TestModulesThatHide(t *testing.T) {
 				require.NotEmpty(t, events[0].LoadID)
 				require.Contains(t, events[0].Missing, "version,srcversion")
 				for range 10 {
-					w.settle()
+					w.advance()
 				}
 				require.Empty(t, w.found(t), "it is told once")
 				require.Empty(t, w.source.reasons)
@@ -399,7 +399,7 @@ func TestMemoryOfAModuleThatHidFromTheStart(t *testing.T) {
 		require.Equal(t, []string{"module_hidden "}, w.found(t))
 		require.Equal(t, 2, k.confirmations(), "memory is freed late")
 		for range 10 {
-			w.settle()
+			w.advance()
 		}
 		require.Empty(t, w.found(t))
 		require.NoError(t, w.Close())
@@ -412,7 +412,7 @@ func TestMemoryThatIsFreedLate(t *testing.T) {
 		w := startWatch(t, k)
 		w.sees(kmodquery.EventModuleLoad, "dummy", "1")
 		k.load("dummy")
-		w.settle()
+		w.advance()
 		k.unload("dummy")
 		w.sees(kmodquery.EventModuleFree, "dummy", "2")
 		k.set(func() {
@@ -420,7 +420,7 @@ func TestMemoryThatIsFreedLate(t *testing.T) {
 		})
 		time.Sleep(firstRecheck + 5*time.Second)
 		k.set(func() { k.memory = nil })
-		w.settle()
+		w.advance()
 		require.Equal(t, 2, k.confirmations())
 		require.Empty(t, w.found(t))
 		require.NoError(t, w.Close())
@@ -446,7 +446,7 @@ func TestModulesUnderWayAreNoDifference(t *testing.T) {
 		}
 		k.set(func() { k.flicker = flicker })
 		for range 100 {
-			w.settle()
+			w.advance()
 		}
 		require.Empty(t, w.found(t))
 		require.NoError(t, w.Close())
@@ -461,16 +461,16 @@ func TestLoadsThatOnlyTheViewsNotice(t *testing.T) {
 		r, sink, said := startStaged(t, Options{Sources: []Source{logs}, Views: k, Stamp: stampNow})
 		w := &watch{Recorder: r, kernel: k, sink: sink, said: said}
 		logs.begin <- struct{}{}
-		w.settle()
+		w.advance()
 		require.Equal(t, []string{"module_present ext4"}, w.found(t))
 		k.load("dummy")
 		logs.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleLoad, Name: "noisy", LoadID: "k", TimeNanos: time.Now().UnixNano()}
 		k.load("noisy")
-		w.settle()
+		w.advance()
 		require.Equal(t, []string{"module_load dummy"}, w.found(t), "the kernel's log spoke of the other one")
 		k.unload("dummy")
 		k.unload("noisy")
-		w.settle()
+		w.advance()
 		require.ElementsMatch(t, []string{"module_free dummy", "module_free noisy"}, w.found(t))
 		require.NoError(t, w.Close())
 	})
@@ -483,13 +483,13 @@ func TestATaintThatWasReset(t *testing.T) {
 		w := startWatch(t, k)
 		w.found(t)
 		k.set(func() { k.taint = 1 << 12 })
-		w.settle()
+		w.advance()
 		w.sink.mu.Lock()
 		event := w.sink.events[0]
 		w.sink.mu.Unlock()
 		require.Equal(t, []string{"taint_reset "}, w.found(t))
 		require.EqualValues(t, 1<<13, *event.Taints)
-		w.settle()
+		w.advance()
 		require.Empty(t, w.found(t))
 
 		// A module's own bit that the kernel never had, or has no more.
@@ -498,7 +498,7 @@ func TestATaintThatWasReset(t *testing.T) {
 			m.Taints = new(int64(1<<12 | 1))
 			k.modules["dummy"] = m
 		})
-		w.settle()
+		w.advance()
 		require.Equal(t, []string{"taint_reset "}, w.found(t))
 		require.NoError(t, w.Close())
 	})
@@ -508,11 +508,11 @@ func TestATaintThatWasReset(t *testing.T) {
 func TestDifferencesWaitForTheSources(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWatch(t, newKernel())
-		w.settle()
+		w.advance()
 		w.kernel.load("slow")
 		time.Sleep(firstRecheck - 500*time.Millisecond)
 		w.sees(kmodquery.EventModuleLoad, "slow", "1")
-		w.settle()
+		w.advance()
 		require.Empty(t, w.found(t))
 		require.Empty(t, w.source.reasons)
 		require.NoError(t, w.Close())
@@ -545,7 +545,7 @@ func TestWhatASourceHasYetToReadIsNotTakenForPresent(t *testing.T) {
 		r, sink, said := startStaged(t, Options{Sources: []Source{source}, Views: newKernel("fresh", "old"), Stamp: stampNow})
 		w := &watch{Recorder: r, sink: sink, said: said}
 		source.begin <- struct{}{}
-		w.settle()
+		w.advance()
 		require.Equal(t, []string{"module_present old"}, w.found(t))
 		_ = w.Close()
 	})
@@ -565,9 +565,9 @@ func TestARowHasTheMomentAtWhichTheViewsWereRead(t *testing.T) {
 		k.unload("dummy") // rmmod, seen by the source
 		w.sees(kmodquery.EventModuleFree, "dummy", "9")
 		k.set(func() { k.memory = nil })
-		w.settle()
-		w.settle()
-		w.settle()
+		w.advance()
+		w.advance()
+		w.advance()
 		require.NotContains(t, w.found(t), "module_hidden dummy")
 		_ = w.Close()
 	})
@@ -579,7 +579,7 @@ func TestLossesDuringALookCount(t *testing.T) {
 		w := startWatch(t, k)
 		w.sees(kmodquery.EventModuleLoad, "dummy", "1")
 		k.load("dummy")
-		w.settle()
+		w.advance()
 		// Something else has the look wait.
 		k.set(func() {
 			k.memory = []kmodquery.Module{{Size: new(int64(8192)), Views: []string{kmodquery.ViewVmallocinfo}}}
@@ -592,9 +592,9 @@ func TestLossesDuringALookCount(t *testing.T) {
 		w.source.lost++
 		w.source.mu.Unlock()
 		k.set(func() { k.memory = nil })
-		w.settle()
-		w.settle()
-		w.settle()
+		w.advance()
+		w.advance()
+		w.advance()
 		require.Equal(t, []string{"module_free dummy"}, w.found(t))
 		_ = w.Close()
 	})
@@ -604,11 +604,11 @@ func TestASourceThatBeganDuringALookSawNothingBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
 		w := startWatch(t, k)
-		w.settle()
+		w.advance()
 		w.source.end <- errors.New("broke")
 		synctest.Wait()
 		time.Sleep(2 * time.Second)
-		w.settle() // a look without a witness
+		w.advance() // a look without a witness
 		w.found(t)
 		k.load("first") // gives the next look something to check again
 		k.set(func() { k.flicker = func(int) {} })
@@ -620,8 +620,8 @@ func TestASourceThatBeganDuringALookSawNothingBefore(t *testing.T) {
 		k.load("second")                   // nobody watches
 		time.Sleep(100 * time.Millisecond)
 		w.source.begin <- struct{}{} // now the source does
-		w.settle()
-		w.settle()
+		w.advance()
+		w.advance()
 		require.ElementsMatch(t, []string{"module_load first", "module_load second"}, w.found(t))
 		require.Empty(t, w.source.reasons)
 		_ = w.Close()
@@ -648,10 +648,10 @@ func TestAModuleThatHidesDuringALookIsToldOnce(t *testing.T) {
 				k.show("rootkit", kmodquery.ViewSysfs)
 			}
 		})
-		w.settle()
+		w.advance()
 		require.Equal(t, []string{"module_hidden rootkit"}, w.found(t))
 		for range 3 {
-			w.settle()
+			w.advance()
 		}
 		require.Empty(t, w.found(t), "it is told once")
 		_ = w.Close()
@@ -664,10 +664,10 @@ func TestAClockThatStepsBackHidesNothing(t *testing.T) {
 		w := startWatch(t, k)
 		w.source.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleLoad, Name: "dummy", LoadID: "1", TimeNanos: time.Now().UnixNano(), Uptime: new(int64(100))}
 		k.load("dummy")
-		w.settle()
+		w.advance()
 		k.unload("dummy")
 		w.source.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleFree, Name: "dummy", LoadID: "2", TimeNanos: time.Now().Add(-time.Hour).UnixNano(), Uptime: new(int64(200))}
-		w.settle()
+		w.advance()
 		require.Empty(t, w.found(t))
 		_ = w.Close()
 	})
@@ -680,7 +680,7 @@ func TestAHiddenModuleIsToldOnceBehindARowThatWaits(t *testing.T) {
 		r, sink, said := startStaged(t, Options{Sources: []Source{logs}, Views: k, Stamp: stampNow})
 		w := &watch{Recorder: r, kernel: k, sink: sink, said: said}
 		logs.begin <- struct{}{}
-		w.settle()
+		w.advance()
 		w.found(t)
 		k.load("dummy")
 		k.show("rootkit", kmodquery.ViewSysfs)
@@ -698,14 +698,14 @@ func TestALoadAfterOneThatFailedSilently(t *testing.T) {
 		r, sink, said := startStaged(t, Options{Sources: []Source{logs}, Views: k, Stamp: stampNow})
 		w := &watch{Recorder: r, kernel: k, sink: sink, said: said}
 		logs.begin <- struct{}{}
-		w.settle()
+		w.advance()
 		w.found(t)
 		logs.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleLoad, Name: "dummy", LoadID: "k", TimeNanos: time.Now().UnixNano(), Missing: "result,error"}
-		w.settle()
+		w.advance()
 		w.found(t)
-		w.settle()
+		w.advance()
 		k.load("dummy") // the kernel says nothing
-		w.settle()
+		w.advance()
 		require.Equal(t, []string{"module_load dummy"}, w.found(t))
 		_ = w.Close()
 	})
@@ -718,7 +718,7 @@ func TestWhatNobodyWouldSeeGoDoesNotHide(t *testing.T) {
 		r, sink, said := startStaged(t, Options{Sources: []Source{logs}, Views: k, Stamp: stampNow})
 		w := &watch{Recorder: r, kernel: k, sink: sink, said: said}
 		logs.begin <- struct{}{}
-		w.settle()
+		w.advance()
 		w.found(t)
 		k.unload("dummy") // rmmod; the next look is not yet
 		shown, _ := k.Modules(t.Context())
@@ -735,13 +735,13 @@ func TestALoadBeforeDeleteModuleReturns(t *testing.T) {
 		w := startWatch(t, k)
 		w.sees(kmodquery.EventModuleLoad, "dummy", "1")
 		k.load("dummy")
-		w.settle()
+		w.advance()
 		w.sees(kmodquery.EventModuleFree, "dummy", "2")
 		time.Sleep(time.Millisecond)
 		w.sees(kmodquery.EventModuleLoad, "dummy", "3") // on another CPU
 		time.Sleep(time.Millisecond)
 		w.source.emitting <- kmodquery.Event{EventName: kmodquery.EventDeleteModule, Name: "dummy", LoadID: "2", Result: new(int64(0)), TimeNanos: time.Now().UnixNano()}
-		w.settle()
+		w.advance()
 		require.Empty(t, w.found(t))
 		require.Empty(t, w.source.reasons)
 		_ = w.Close()
@@ -769,15 +769,15 @@ func TestALogOfAnotherBoot(t *testing.T) {
 		logs.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleLoad, Name: "dummy", LoadID: "former", BootID: "former", TimeNanos: time.Now().Add(-time.Hour).UnixNano()}
 		synctest.Wait()
 		logs.begin <- struct{}{}
-		w.settle()
+		w.advance()
 		require.Equal(t, []string{"module_present dummy"}, w.found(t))
 		_ = w.Close()
 	})
 }
 
-type cheapViews struct{ *kernel }
+type listOnlyViews struct{ *kernel }
 
-func (c cheapViews) Listed(ctx context.Context) ([]kmodquery.Module, error) {
+func (c listOnlyViews) Listed(ctx context.Context) ([]kmodquery.Module, error) {
 	all, err := c.Modules(ctx)
 	var listed []kmodquery.Module
 	for _, m := range all {
@@ -791,18 +791,18 @@ func (c cheapViews) Listed(ctx context.Context) ([]kmodquery.Module, error) {
 	return listed, err
 }
 
-func TestHidingIsFoundInOnePeriodWithoutAWitness(t *testing.T) {
+func TestHidingIsFoundInOnePeriodWithoutACompleteSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
 		logs := newStaged(kmodquery.SourceKmsg)
-		r, sink, said := startStaged(t, Options{Sources: []Source{logs}, Views: cheapViews{k}, Stamp: stampNow})
+		r, sink, said := startStaged(t, Options{Sources: []Source{logs}, Views: listOnlyViews{k}, Stamp: stampNow})
 		w := &watch{Recorder: r, kernel: k, sink: sink, said: said}
 		logs.begin <- struct{}{}
-		w.settle()
+		w.advance()
 		w.found(t)
 		logs.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleLoad, Name: "rootkit", LoadID: "k", TimeNanos: time.Now().UnixNano()}
 		k.show("rootkit", kmodquery.ViewKallsyms)
-		w.settle()
+		w.advance()
 		require.Equal(t, []string{"module_hidden rootkit"}, w.found(t))
 		_ = w.Close()
 	})

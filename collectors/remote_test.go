@@ -111,7 +111,7 @@ func TestRequestGetsWhatItWants(t *testing.T) {
 func TestLoadedModulesHaveNoViewsWhileTheStoreRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWatch(t, newKernel("dummy"))
-		w.settle()
+		w.advance()
 		loaded, err := w.Loaded(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, []string{kmodquery.ViewEvents}, loaded[0].Views)

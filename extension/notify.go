@@ -9,14 +9,14 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// A notifier tells the service manager how the service is, by sd_notify(3).
-// Where none asked to be told, it does nothing.
+// A notifier sends the state of the service to the service manager, by sd_notify(3).
+// It does nothing if there is no service manager.
 type notifier struct {
 	report func(error) // called with the first failure only
-	// watchdog is within what time the manager wants a sign of life; 0 where
-	// it does not.
+	// watchdog is the time within which the manager expects a message; 0 if it
+	// expects none.
 	watchdog time.Duration
-	status   string // that it was told last
+	status   string // last status line
 }
 
 func newNotifier(report *log.Logger) (*notifier, error) {
@@ -26,7 +26,7 @@ func newNotifier(report *log.Logger) (*notifier, error) {
 	}
 	var once sync.Once
 	return &notifier{
-		report:   func(err error) { once.Do(func() { report.Printf("tell the service manager: %v", err) }) },
+		report:   func(err error) { once.Do(func() { report.Printf("notify the service manager: %v", err) }) },
 		watchdog: watchdog,
 	}, nil
 }
@@ -37,23 +37,23 @@ func (n *notifier) send(state string) {
 	}
 }
 
-// ready says that the service does what it is for.
+// ready reports that the service works.
 func (n *notifier) ready() { n.send(daemon.SdNotifyReady) }
 
-// alive is the sign of life.
+// alive sends the watchdog's message.
 func (n *notifier) alive() {
 	if n.watchdog > 0 {
 		n.send(daemon.SdNotifyWatchdog)
 	}
 }
 
-// stopping says that the service ends.
+// stopping reports that the service ends.
 func (n *notifier) stopping() { n.send(daemon.SdNotifyStopping) }
 
-// tell sends a line for people, if it is another one than before. The line may
-// hold what the host said: a line feed in it would be a message of its own, and
-// the manager shows what it was told on terminals.
-func (n *notifier) tell(line string) {
+// sendStatus sends a status line if it differs from the last one. The line may contain
+// text of the host: a line feed in it would begin a message of its own, and the manager
+// shows status lines on terminals.
+func (n *notifier) sendStatus(line string) {
 	line = harmless(line)
 	if line != n.status {
 		n.status = line

@@ -11,17 +11,17 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// statusEvery is how often the service manager's line is looked at.
+// statusEvery is how often the service's status line is updated.
 const statusEvery = 5 * time.Second
 
-// A recording is what record needs of a recorder.
+// A recording is the part of a recorder that record uses.
 type recording interface {
 	Sync(ctx context.Context) error
 	Sensors(ctx context.Context) []kmodquery.Sensor
 }
 
-// record records into the event store until ctx ends, which is the normal end.
-// While another process records it waits to take over. It needs no osquery.
+// record records into the event store until ctx ends, and then returns nil. While
+// another process records, it waits to take over. It needs no osquery.
 func record(ctx context.Context, c *config, report *log.Logger) error {
 	n, err := newNotifier(report)
 	if err != nil {
@@ -32,10 +32,10 @@ func record(ctx context.Context, c *config, report *log.Logger) error {
 			a.describe(report)
 		}
 		if a.recorder != nil {
-			attend(role, n, a.recorder)
+			notifyLoop(role, n, a.recorder)
 		} else {
 			report.Printf("another process records into %s; waiting to take over", c.stateDir)
-			attend(role, n, nil)
+			notifyLoop(role, n, nil)
 		}
 		if ctx.Err() != nil {
 			n.stopping()
@@ -44,55 +44,55 @@ func record(ctx context.Context, c *config, report *log.Logger) error {
 	})
 }
 
-// attend keeps the service manager informed until ctx ends: of a recorder, or
-// of waiting for one to end where r is nil. A recorder that does not answer
-// gives no sign of life.
-func attend(ctx context.Context, n *notifier, r recording) {
-	tell := func() {
+// notifyLoop notifies the service manager until ctx ends: it sends the status of the
+// recorder and, while the recorder answers, the watchdog's messages. r is nil while
+// another process records.
+func notifyLoop(ctx context.Context, n *notifier, r recording) {
+	sendStatus := func() {
 		if r != nil {
-			n.tell("recording: " + summary(r.Sensors(ctx)))
+			n.sendStatus("recording: " + summary(r.Sensors(ctx)))
 		} else {
-			n.tell("waiting: another process records")
+			n.sendStatus("waiting: another process records")
 		}
 	}
-	tell()
+	sendStatus()
 	n.ready()
 	status := time.NewTicker(statusEvery)
 	defer status.Stop()
-	var watchdog <-chan time.Time // nil where nobody asks
+	var watchdog <-chan time.Time // nil if the manager has no watchdog
 	if n.watchdog > 0 {
 		ticker := time.NewTicker(n.watchdog / 2)
 		defer ticker.Stop()
 		watchdog = ticker.C
 	}
-	p := pulse{recording: r}
+	p := probe{recording: r}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-status.C:
-			tell()
+			sendStatus()
 		case <-watchdog:
-			if r == nil || p.beats(ctx, n.watchdog/4) {
+			if r == nil || p.answers(ctx, n.watchdog/4) {
 				n.alive()
 			}
 		}
 	}
 }
 
-// A pulse asks a recorder for signs of life, one at a time.
-type pulse struct {
+// A probe checks whether a recorder answers, with one call at a time.
+type probe struct {
 	recording
-	asked chan error // of the Sync under way; nil where there is none
+	asked chan error // result of the Sync that was called; nil if none was
 }
 
-// beats reports whether the recorder has brought to the store within the time
-// what it had seen, or knows why it cannot.
-func (p *pulse) beats(ctx context.Context, within time.Duration) bool {
+// answers reports whether the recorder, within the given time, stored everything that
+// it had observed, or returned the reason why it could not.
+func (p *probe) answers(ctx context.Context, within time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	select {
-	case <-p.asked: //nolint:errcheck // too late: it says nothing of now
+	case <-p.asked: //nolint:errcheck // the result of an earlier check
 		p.asked = nil
 	default:
 	}
@@ -110,8 +110,8 @@ func (p *pulse) beats(ctx context.Context, within time.Duration) bool {
 	}
 }
 
-// summary is the sensors' states in a line: those that watch first, and why one
-// failed.
+// summary returns the states of the sensors as one line: active ones first, failed ones
+// with their reason.
 func summary(sensors []kmodquery.Sensor) string {
 	var watching, others []string
 	for _, sensor := range sensors {

@@ -128,7 +128,7 @@ func TestWatchdogIsFedWhileTheRecorderAnswers(t *testing.T) {
 		}
 	}}
 	n := quietNotifier(t)
-	_, _ = inBackground(t, func(ctx context.Context) error { attend(ctx, n, r); return nil })
+	_, _ = inBackground(t, func(ctx context.Context) error { notifyLoop(ctx, n, r); return nil })
 	require.Equal(t, []string{"STATUS=recording: nothing watches", "READY=1"}, m.until("READY=1"))
 
 	answer <- nil
@@ -152,7 +152,7 @@ func TestWatchdogOfARecorderThatHangs(t *testing.T) {
 		return nil
 	}}
 	n := quietNotifier(t)
-	stop, ended := inBackground(t, func(ctx context.Context) error { attend(ctx, n, r); return nil })
+	stop, ended := inBackground(t, func(ctx context.Context) error { notifyLoop(ctx, n, r); return nil })
 	m.until("READY=1")
 	require.Empty(t, m.next(500*time.Millisecond))
 	stop()
@@ -164,17 +164,17 @@ func TestWatchdogOfARecorderThatHangs(t *testing.T) {
 // cost the next.
 func TestAnAnswerThatCameTooLate(t *testing.T) {
 	var isQuick atomic.Bool
-	p := pulse{recording: &fakeRecording{sync: func(ctx context.Context) error {
+	p := probe{recording: &fakeRecording{sync: func(ctx context.Context) error {
 		if !isQuick.Load() {
 			<-ctx.Done()
 			return fmt.Errorf("wait for events to be stored: %w", ctx.Err())
 		}
 		return nil
 	}}}
-	require.False(t, p.beats(t.Context(), time.Millisecond))
+	require.False(t, p.answers(t.Context(), time.Millisecond))
 	require.Eventually(t, func() bool { return p.asked == nil || len(p.asked) == 1 }, time.Minute, time.Millisecond)
 	isQuick.Store(true)
-	require.True(t, p.beats(t.Context(), time.Minute))
+	require.True(t, p.answers(t.Context(), time.Minute))
 }
 
 func TestWatchdogIsLeftAloneWhereNobodyAsks(t *testing.T) {
@@ -183,7 +183,7 @@ func TestWatchdogIsLeftAloneWhereNobodyAsks(t *testing.T) {
 		t.Setenv(name, value)
 		r := &fakeRecording{sync: func(context.Context) error { t.Error("asked"); return nil }}
 		n := quietNotifier(t)
-		stop, ended := inBackground(t, func(ctx context.Context) error { attend(ctx, n, r); return nil })
+		stop, ended := inBackground(t, func(ctx context.Context) error { notifyLoop(ctx, n, r); return nil })
 		m.until("READY=1")
 		require.Empty(t, m.next(300*time.Millisecond), name)
 		stop()
@@ -198,7 +198,7 @@ func TestStatusIsOneLine(t *testing.T) {
 	m := manage(t, filepath.Join(t.TempDir(), "notify"), 0)
 	n := quietNotifier(t)
 	for range 2 {
-		n.tell("recording: " + summary([]kmodquery.Sensor{
+		n.sendStatus("recording: " + summary([]kmodquery.Sensor{
 			{Source: "ebpf", State: kmodquery.StateFailed, Reason: "a module is called\nMAINPID=1\r\nREADY=1 \x1b[2J\xff"},
 			{Source: "audit", State: kmodquery.StateActive, Reason: "ebpf failed"},
 			{Source: "kmsg", State: kmodquery.StateStandby},

@@ -39,12 +39,12 @@ func (r *reader) run(ctx context.Context) error {
 	defer timer.Stop()
 	for {
 		sync.Begin()
-		settled := r.settled(sync.Began())
-		if sync.IsDue(settled) {
+		quiet := r.quiet(sync.Began())
+		if sync.IsDue(quiet) {
 			sync.Release()
 			continue
 		}
-		timer.Reset(time.Until(source.Earliest(alive, look, sync.Due(settled))))
+		timer.Reset(time.Until(source.Earliest(alive, look, sync.Due(quiet))))
 		select {
 		case <-ctx.Done(): // eslogger is being killed
 			r.drain()
@@ -88,9 +88,9 @@ func (r *reader) start() {
 	r.ready = nil
 }
 
-// settled returns when everything that was printed before a time has been read, or
+// quiet returns when everything that was printed before a time has been read, or
 // the zero time while there is more to read.
-func (r *reader) settled(before time.Time) time.Time {
+func (r *reader) quiet(before time.Time) time.Time {
 	last, isIdle := r.lines.idleSince()
 	if !isIdle {
 		return time.Time{}

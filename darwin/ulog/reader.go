@@ -65,7 +65,7 @@ func (r *reader) run(ctx context.Context, ready func()) error {
 				return err
 			}
 		}
-		next := source.Earliest(now.Add(progress.Interval), headerDue, readyDue, r.refusals.due(), r.backfill.due(), sync.Due(r.settled(sync.Began())))
+		next := source.Earliest(now.Add(progress.Interval), headerDue, readyDue, r.refusals.due(), r.backfill.due(), sync.Due(r.quiet(sync.Began())))
 		timer.Reset(time.Until(next))
 		select {
 		case <-ctx.Done():
@@ -94,7 +94,7 @@ func (r *reader) run(ctx context.Context, ready func()) error {
 		if due := r.refusals.due(); !due.IsZero() && !now.Before(due) {
 			r.flush(now)
 		}
-		if sync.IsDue(r.settled(sync.Began())) {
+		if sync.IsDue(r.quiet(sync.Began())) {
 			r.flush(now)
 			sync.Release()
 		}
@@ -105,9 +105,9 @@ func (r *reader) run(ctx context.Context, ready func()) error {
 	}
 }
 
-// settled returns when a Sync that began at a time has everything it waits for, or
+// quiet returns when a Sync that began at a time has everything it waits for, or
 // the zero time while there are lines to read.
-func (r *reader) settled(began time.Time) time.Time {
+func (r *reader) quiet(began time.Time) time.Time {
 	if len(r.stream.lines) > 0 {
 		return time.Time{}
 	}

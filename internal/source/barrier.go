@@ -12,14 +12,14 @@ import "time"
 //	for {
 //		sync.Begin()
 //		// read the records there are and emit their events
-//		if sync.IsDue(settled) {
+//		if sync.IsDue(quiet) {
 //			// emit what was held back
 //			sync.Release()
 //		}
-//		// wait for a record, for health.Requests() or until sync.Due(settled)
+//		// wait for a record, for health.Requests() or until sync.Due(quiet)
 //	}
 //
-// In this loop settled is the time at which the source considers everything read,
+// In this loop quiet is the time at which the source considers everything read,
 // or the zero time as long as it knows that there is more.
 type Barrier struct {
 	health  *Health
@@ -49,18 +49,18 @@ func (b *Barrier) Begin() {
 // Began returns the time at which the current round began, or the zero time.
 func (b *Barrier) Began() time.Time { return b.began }
 
-// Due returns when the current round ends: at settled, and no later than the
+// Due returns when the current round ends: at quiet, and no later than the
 // limit after its beginning. It returns the zero time between rounds.
-func (b *Barrier) Due(settled time.Time) time.Time {
+func (b *Barrier) Due(quiet time.Time) time.Time {
 	if b.began.IsZero() {
 		return time.Time{}
 	}
-	return Earliest(settled, b.began.Add(b.limit))
+	return Earliest(quiet, b.began.Add(b.limit))
 }
 
 // IsDue reports whether the current round must end now.
-func (b *Barrier) IsDue(settled time.Time) bool {
-	due := b.Due(settled)
+func (b *Barrier) IsDue(quiet time.Time) bool {
+	due := b.Due(quiet)
 	return !due.IsZero() && !time.Now().Before(due)
 }
 

@@ -41,7 +41,7 @@ func TestARoundServesTheCallsThatWaitAtItsBeginning(t *testing.T) {
 	})
 }
 
-func TestARoundEndsWhenTheSourceHasSettledAndAtItsLimit(t *testing.T) {
+func TestARoundEndsWhenTheSourceIsQuietAndAtItsLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := New(kmodquery.SourceKmsg)
 		h.Started(nil, "", nil)

@@ -214,11 +214,11 @@ func (f *follower) run(ctx context.Context) error {
 		}
 		now := time.Now()
 		f.intake.expire(now)
-		var settled time.Time
+		var quiet time.Time
 		if f.intake.idle() {
-			settled = now
+			quiet = now
 		}
-		if sync.IsDue(settled) {
+		if sync.IsDue(quiet) {
 			f.intake.finish()
 			sync.Release()
 		}

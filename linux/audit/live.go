@@ -186,15 +186,15 @@ func (l *listener) advance() {
 			time.Sleep(drainPause)
 		}
 	}
-	if l.sync.IsDue(l.settled()) {
+	if l.sync.IsDue(l.quiet()) {
 		l.intake.finish()
 		l.sync.Release()
 	}
 }
 
-// settled returns when everything from before the round was read, or the zero time
+// quiet returns when everything from before the round was read, or the zero time
 // while the kernel or the socket may have more.
-func (l *listener) settled() time.Time {
+func (l *listener) quiet() time.Time {
 	if l.drained.IsZero() || l.intake.idle() {
 		return l.drained
 	}
@@ -207,7 +207,7 @@ func (l *listener) setDeadline() {
 	if !l.sync.Began().IsZero() {
 		deadline = time.Now()
 		if !l.drained.IsZero() {
-			deadline = source.Earliest(l.check, l.intake.due(), l.sync.Due(l.settled()))
+			deadline = source.Earliest(l.check, l.intake.due(), l.sync.Due(l.quiet()))
 		}
 	}
 	_ = l.kernel.SetDeadline(deadline)

@@ -335,9 +335,9 @@ func (c *correlator) expire(now time.Time) {
 	}
 }
 
-// settled returns when no more lines are expected of the attempts that are held. The
+// quiet returns when no more lines are expected of the attempts that are held. The
 // kernel logs all messages about an attempt within a moment.
-func (c *correlator) settled() time.Time {
+func (c *correlator) quiet() time.Time {
 	if len(c.held) == 0 {
 		return time.Now()
 	}

@@ -182,7 +182,7 @@ func TestNoteIsAddedToTheNextAttempt(t *testing.T) {
 func TestLineAfterASyncBecomesAReturnEvent(t *testing.T) {
 	l := newCorrelatorTest(t)
 	l.logs(0, "evil: loading out-of-tree module taints kernel.")
-	require.Equal(t, l.now.Add(syncGrace), l.settled())
+	require.Equal(t, l.now.Add(syncGrace), l.quiet())
 	l.flush()
 	id := l.events[0].LoadID
 	l.logs(5, "evil: Unknown symbol a (err -2)")

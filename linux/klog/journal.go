@@ -262,13 +262,13 @@ func (r *journalReader) follow(ctx context.Context, entries <-chan []byte, end *
 		if !sync.Began().IsZero() && !isKnown && answer == nil {
 			answer = r.source.askEnd(ctx)
 		}
-		var settled time.Time
+		var quiet time.Time
 		if isKnown && r.isAt(end) {
-			settled = c.settled()
+			quiet = c.quiet()
 		}
-		due := sync.Due(settled)
+		due := sync.Due(quiet)
 		if r.ready != nil {
-			due = source.Earliest(settled, readyBy)
+			due = source.Earliest(quiet, readyBy)
 		}
 		if !due.IsZero() && !time.Now().Before(due) {
 			c.flush()

@@ -77,7 +77,7 @@ func (s *logSource) serve(ctx context.Context, ready func(), c *correlator, read
 		if err := read(); err != nil {
 			return err
 		}
-		if ready != nil || isLast || sync.IsDue(c.settled()) {
+		if ready != nil || isLast || sync.IsDue(c.quiet()) {
 			c.flush()
 			sync.Release()
 		}
@@ -89,7 +89,7 @@ func (s *logSource) serve(ctx context.Context, ready func(), c *correlator, read
 			ready = nil
 		}
 		c.expire(time.Now())
-		if err := wait(source.Earliest(c.next(), sync.Due(c.settled()), time.Now().Add(progress.Interval))); err != nil {
+		if err := wait(source.Earliest(c.next(), sync.Due(c.quiet()), time.Now().Add(progress.Interval))); err != nil {
 			return err
 		}
 	}

@@ -159,9 +159,9 @@ func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 		isLocated = isLocated && hasSections
 	}
 	if isCalm && owned.hasAddresses() && isLocated {
-		j.account(owned.free(v.page, hasCache(owned, after)), owned)
+		j.assign(owned.free(v.page, hasCache(owned, after)), owned)
 	} else if isCalm && !owned.hasAddresses() {
-		j.account(excess(regions, before), owned)
+		j.assign(excess(regions, before), owned)
 	}
 	return j.all(), ctx.Err()
 }
@@ -199,12 +199,12 @@ func (v *Views) memory(ctx context.Context) (modules []kmodquery.Module, regions
 	if err != nil {
 		return nil, nil, false, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
 	}
-	return after, regions, isSettled(before, after), nil
+	return after, regions, isUnchanged(before, after), nil
 }
 
-// isSettled reports whether two readings of the list show the same modules and
+// isUnchanged reports whether two readings of the list show the same modules and
 // all of them are live.
-func isSettled(before, after []kmodquery.Module) bool {
+func isUnchanged(before, after []kmodquery.Module) bool {
 	return slices.EqualFunc(before, after, func(a, b kmodquery.Module) bool {
 		return a.Name == b.Name && a.State == "Live" && b.State == "Live" && *a.Size == *b.Size
 	})
@@ -324,11 +324,11 @@ func (j *join) mention(view string, mentions map[string]*mention) {
 	}
 }
 
-// account assigns memory without a known owner. It becomes modules without a name,
+// assign assigns memory without a known owner. It becomes modules without a name,
 // unless named modules are hidden, to which it may belong. A single hidden module gets
 // it if only ftrace or kallsyms shows that module: Confirm reads the views again later
 // for such a module, when memory that is being freed is gone.
-func (j *join) account(free []kmodquery.Module, owned *memory) {
+func (j *join) assign(free []kmodquery.Module, owned *memory) {
 	var hidden []*kmodquery.Module
 	for _, m := range j.modules {
 		if m.IsHidden() {

@@ -30,10 +30,10 @@ import (
 // again. Like the writer, it retries a batch that failed. It prints the batches that it
 // begins and those that are confirmed.
 const (
-	faultBatches = 6
-	faultSize    = 4
-	faultCheap   = 5 // unprivileged events that stay
-	faultTries   = 4
+	faultBatches      = 6
+	faultSize         = 4
+	faultUnprivileged = 5 // unprivileged events that stay
+	faultTries        = 4
 	// faultBusyTimeout is how long a call waits for a lock that a fault made busy.
 	faultBusyTimeout = 100 * time.Millisecond
 )
@@ -57,7 +57,7 @@ func faultsRole(dir string) error {
 	runtime.LockOSThread()
 	for half := range 2 {
 		s, err := retry(func() (*Store, error) {
-			return Open(context.Background(), dir, Options{MaxUnprivileged: faultCheap, busyTimeout: faultBusyTimeout, Report: func(err error) { fmt.Println("report", err) }})
+			return Open(context.Background(), dir, Options{MaxUnprivileged: faultUnprivileged, busyTimeout: faultBusyTimeout, Report: func(err error) { fmt.Println("report", err) }})
 		})
 		if err != nil {
 			return err
@@ -312,7 +312,7 @@ func injectFault(t *testing.T, inject string) (outcome string) {
 		if slices.Equal(ordinary, namesOf('o', names)) {
 			found = names
 			kept := namesOf('c', names)
-			require.GreaterOrEqual(t, len(kept), min(len(cheap), faultCheap))
+			require.GreaterOrEqual(t, len(kept), min(len(cheap), faultUnprivileged))
 			require.Equal(t, cheap[len(cheap)-len(kept):], kept, "the oldest expire")
 			position, err := s.Position(context.Background(), "kmsg")
 			require.NoError(t, err)

@@ -59,7 +59,7 @@ func TestGuestFoldsAFloodOfDeniedCalls(t *testing.T) {
 	rows := eventsSince(t, before)
 	require.Equal(t, byFile, column(rows, "event_name"))
 	for _, row := range rows {
-		requireColumns(t, with(evidence(t, h.bytes, h.bytes, "valid"), "path", h.path), row)
+		requireColumns(t, with(imageInfo(t, h.bytes, h.bytes, "valid"), "path", h.path), row)
 		require.Empty(t, row["missing"])
 	}
 }

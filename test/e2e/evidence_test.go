@@ -20,7 +20,7 @@ import (
 
 // evidence is what every event of a load says of the bytes that the kernel was
 // handed and of the module in them. A valid signature is Debian's.
-func evidence(t *testing.T, handed, image []byte, status string) map[string]string {
+func imageInfo(t *testing.T, handed, image []byte, status string) map[string]string {
 	t.Helper()
 	row := map[string]string{
 		"sha256": sum(handed), "image_sha256": sum(image), "hash_source": "kernel",
@@ -117,7 +117,7 @@ const large = "sunrpc"
 func loadTwice(t *testing.T, a attempt, name string) {
 	image := image(t, name)
 	handed := a.prepare(t, name)
-	want := evidence(t, handed.bytes, image, "valid")
+	want := imageInfo(t, handed.bytes, image, "valid")
 	want["name"], want["origin"], want["count"] = name, a.origin, "1"
 	want["first_seen"] = firstSeen(t, name, handed.bytes)
 	if name != large {

@@ -40,7 +40,7 @@ func TestGuestReportsFirmwareThatAModuleReads(t *testing.T) {
 	require.Empty(t, firmware["load_id"], "it is no part of the load")
 	require.Empty(t, firmware["name"])
 	require.Equal(t, process(t)["process_path"], firmware["process_path"])
-	want := with(evidence(t, image, image, "unsigned"), "name", "kmodquery_firmware")
+	want := with(imageInfo(t, image, image, "unsigned"), "name", "kmodquery_firmware")
 	for _, i := range []int{0, 1, 3} {
 		requireColumns(t, want, rows[i])
 		require.Empty(t, rows[i]["missing"])
@@ -85,12 +85,12 @@ func TestGuestReportsALoadInsideALoad(t *testing.T) {
 			require.Equal(t, "numdummies=2", row["params"])
 			require.Equal(t, strconv.Itoa(len(inner)), row["size"])
 			require.Equal(t, "kernel", row["origin"])
-			requireColumns(t, evidence(t, inner, inner, "valid"), row)
+			requireColumns(t, imageInfo(t, inner, inner, "valid"), row)
 		} else {
 			require.Equal(t, wrapper, row["load_id"])
 			require.Empty(t, row["parent_load_id"])
 			require.Equal(t, "memory", row["origin"])
-			requireColumns(t, evidence(t, outer, outer, "unsigned"), row)
+			requireColumns(t, imageInfo(t, outer, outer, "unsigned"), row)
 		}
 		requireColumns(t, of, row)
 		require.Empty(t, row["missing"])

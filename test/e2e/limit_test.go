@@ -32,7 +32,7 @@ func TestGuestHashesFilesBeyondTheImageLimit(t *testing.T) {
 			for _, row := range rows {
 				want := map[string]string{"name": "dummy", "signature_status": "valid", "size": describe(handed)["size"]}
 				if a.origin == "file" {
-					want = evidence(t, handed.bytes, image(t, "dummy"), "valid")
+					want = imageInfo(t, handed.bytes, image(t, "dummy"), "valid")
 					want["hash_source"] = "file"
 					require.Empty(t, row["missing"])
 				} else {
@@ -62,7 +62,7 @@ func TestGuestHashesFilesBeyondTheImageLimit(t *testing.T) {
 				requireMissing(t, row, "sha256", "image_sha256")
 				continue
 			}
-			requireColumns(t, with(evidence(t, module.bytes, module.bytes, "valid"), "hash_source", "file"), row)
+			requireColumns(t, with(imageInfo(t, module.bytes, module.bytes, "valid"), "hash_source", "file"), row)
 		}
 	})
 }

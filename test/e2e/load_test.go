@@ -36,7 +36,7 @@ func TestGuestEveryColumnOfEveryWayToLoad(t *testing.T) {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
 			handed := a.prepare(t, "dummy")
-			want := merge(t, process(t), evidence(t, handed.bytes, image(t, "dummy"), "valid"), describe(handed))
+			want := merge(t, process(t), imageInfo(t, handed.bytes, image(t, "dummy"), "valid"), describe(handed))
 			want["type"], want["origin"] = "kernel-module", a.origin
 			want["name"], want["taints"], want["params"] = "dummy", "0", "numdummies=2"
 			want["first_seen"], want["count"] = firstSeen(t, "dummy", handed.bytes), "1"
@@ -152,7 +152,7 @@ func TestGuestReportsFailedLoads(t *testing.T) {
 				if test.missing != "" {
 					status = "unsigned"
 				}
-				want = merge(t, want, evidence(t, test.handed, test.handed, status))
+				want = merge(t, want, imageInfo(t, test.handed, test.handed, status))
 			}
 			if test.handed != nil && test.missing == "" {
 				want["name"] = modinfo(t, test.handed)["name"]

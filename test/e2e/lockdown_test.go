@@ -106,7 +106,7 @@ func loadLocked(t *testing.T, content []byte, status string, byFile bool) {
 		require.NoError(t, os.WriteFile(path, content, 0o600))
 		defer os.Remove(path)
 		load = func() error { return guest.LoadFile(path, "numdummies=2") }
-		maps.Copy(want, with(evidence(t, content, content, status), "hash_source", "file"))
+		maps.Copy(want, with(imageInfo(t, content, content, status), "hash_source", "file"))
 		want["origin"], want["path"], want["flags"] = "file", strings.TrimPrefix(path, "/"), "0"
 		missing = append(missing, "path", "filesystem")
 	} else {

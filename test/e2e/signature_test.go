@@ -58,7 +58,7 @@ func TestGuestReportsSignatures(t *testing.T) {
 				if byFile {
 					handed = handFile(t, image, "/run", "signature.ko", "tmpfs")
 				}
-				want := with(evidence(t, image, image, s.status), "name", "dummy")
+				want := with(imageInfo(t, image, image, s.status), "name", "dummy")
 				if s.signed {
 					sign(t, want, image)
 				}
@@ -147,7 +147,7 @@ func TestGuestReportsRejectedSignatures(t *testing.T) {
 			require.NoError(t, err)
 			path := filepath.Join(t.TempDir(), "dummy.ko")
 			require.NoError(t, os.WriteFile(path, image, 0o600))
-			want := with(evidence(t, image, image, test.status), "name", "dummy")
+			want := with(imageInfo(t, image, image, test.status), "name", "dummy")
 			if test.signed {
 				sign(t, want, image)
 			}

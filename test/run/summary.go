@@ -44,6 +44,8 @@ type summary struct {
 	boots    []boot
 	inGuest  map[string]int // tests that have run, by the test that booted the guest
 	failed   []string
+	skipped  []string // with the reason
+	passed   int
 }
 
 func newSummary(out io.Writer) *summary {
@@ -75,8 +77,17 @@ func (s *summary) add(e *event) {
 		if e.Action == "build-output" {
 			s.say("%s", e.Output)
 		}
-	case "pass", "skip":
+	case "pass":
 		s.end(e)
+		delete(s.output, key)
+		if e.Test != "" {
+			s.passed++
+		}
+	case "skip":
+		s.end(e)
+		if text := s.output[key]; text != nil && e.Test != "" {
+			s.skipped = append(s.skipped, key+": "+reason(text.String()))
+		}
 		delete(s.output, key)
 	case "fail":
 		s.end(e)
@@ -87,6 +98,18 @@ func (s *summary) add(e *event) {
 		}
 		delete(s.output, key)
 	}
+}
+
+// reason returns what a test that was skipped has logged, as one line.
+func reason(output string) string {
+	var lines []string
+	for line := range strings.Lines(output) {
+		line = strings.TrimSpace(line)
+		if line != "" && !strings.HasPrefix(line, "=== ") && !strings.HasPrefix(line, "--- ") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, " ")
 }
 
 func (s *summary) end(e *event) {
@@ -154,9 +177,13 @@ func (s *summary) print() error {
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("print the tables: %w", err)
 	}
+	for _, text := range s.skipped {
+		fmt.Fprintln(s.out, "SKIP", text)
+	}
 	for _, name := range s.failed {
 		fmt.Fprintln(s.out, "FAIL", name)
 	}
-	fmt.Fprintf(s.out, "\n%.1f minutes, %d failures\n", time.Since(s.began).Minutes(), len(s.failed))
+	fmt.Fprintf(s.out, "\n%.1f minutes\n%d passed, %d failed, %d skipped\n",
+		time.Since(s.began).Minutes(), s.passed, len(s.failed), len(s.skipped))
 	return nil
 }

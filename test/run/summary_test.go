@@ -20,6 +20,10 @@ func TestSummaryShowsGuestsFailuresAndTheSlowest(t *testing.T) {
 		{Action: "output", Package: "p/b", Test: "TestBad", Output: "why it failed\n"},
 		{Action: "fail", Package: "p/b", Test: "TestBad", Elapsed: 1},
 		{Action: "fail", Package: "p/b", Elapsed: 1.5},
+		{Action: "output", Package: "p/d", Test: "TestSkipped", Output: "=== RUN   TestSkipped\n"},
+		{Action: "output", Package: "p/d", Test: "TestSkipped", Output: "    x_test.go:7: no strace here\n"},
+		{Action: "output", Package: "p/d", Test: "TestSkipped", Output: "--- SKIP: TestSkipped (0.00s)\n"},
+		{Action: "skip", Package: "p/d", Test: "TestSkipped"},
 		{Action: "output", Package: "p/c", Test: vmTest, Output: "    x.go:1: guest 5.10: PASS TestGuestX/sub 3.00s\n"},
 		{Action: "output", Package: "p/c", Test: vmTest, Output: "    x.go:1: guest 5.10: PASS TestGuestX 4.00s\n"},
 		{Action: "output", Package: "p/c", Test: vmTest, Output: "    x.go:1: guest 5.10: SKIP TestGuestY 0.01s\n"},
@@ -38,7 +42,8 @@ func TestSummaryShowsGuestsFailuresAndTheSlowest(t *testing.T) {
 	require.Regexp(t, `1 boots +6\.1 +2 +20\.4 +15\.2\n`, text)
 	require.Regexp(t, `slowest packages +seconds\np/a +2\.5\np/b +1\.5\n`, text)
 	require.Regexp(t, `slowest tests +seconds\nguest 5\.10 TestGuestX +4\.0\na TestGood +2\.0\nb TestBad +1\.0\n`, text)
-	require.Contains(t, text, "2 failures\n")
+	require.Contains(t, text, "SKIP p/d TestSkipped: x_test.go:7: no strace here\n")
+	require.Contains(t, text, "2 passed, 2 failed, 1 skipped\n")
 }
 
 func TestRunsEachListAndReportsTheFailureOfAny(t *testing.T) {
