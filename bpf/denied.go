@@ -54,7 +54,7 @@ func (d DeniedCalls) Call() string { return callNames[d.key.Call] }
 // A DeniedCount is how many denied calls of a kind a set of programs has counted.
 type DeniedCount struct {
 	DeniedCalls
-	// Since tells this count from an earlier one of the same calls, which
+	// Since distinguishes this count from an earlier one of the same calls, which
 	// ForgetDenied ended: it is the boot clock when the count began, or 0 if
 	// IsOther.
 	Since time.Duration

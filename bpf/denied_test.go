@@ -106,7 +106,7 @@ func TestAnOlderSetStaysUntilItsDeniedCallsAreAcked(t *testing.T) {
 	require.NoError(t, p.openOlder([]setName{older.name}))
 	counts, err := p.DeniedCounts()
 	require.NoError(t, err)
-	require.Empty(t, counts, "its records tell who made them")
+	require.Empty(t, counts, "its records, which name the callers, are not read yet")
 
 	p.SetDeadline(time.Now().Add(2 * afterRetirement))
 	_, _, err = p.Read()

@@ -8,7 +8,7 @@
 #ifndef KMODQUERY_KERNEL_H
 #define KMODQUERY_KERNEL_H
 
-/* libbpf's headers ask this of whoever brings the kernel's types. */
+/* libbpf's headers require this of a file that defines the kernel's types. */
 #define __VMLINUX_H__
 
 typedef unsigned char __u8;

@@ -11,8 +11,8 @@
  * the same attempt_ns in both. All programs that use a stamp run in its thread, so
  * no two of them use it at once.
  *
- * Include it after identity(), which tells a thread from a later one with its
- * number.
+ * Include it after identity(), which distinguishes a thread from a later one
+ * with its number.
  */
 #ifndef KMODQUERY_OWNER_H
 #define KMODQUERY_OWNER_H

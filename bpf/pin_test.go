@@ -94,8 +94,8 @@ func TestANewSetIsTheYoungest(t *testing.T) {
 	require.GreaterOrEqual(t, newSetID([]setName{{id: 5}}), first)
 }
 
-// Whoever waits for the folder while it is detached gets the one that is there
-// afterwards.
+// A process that waits for the folder while another one detaches it gets a new
+// folder.
 func TestPinsThatAreDetachedMeanwhile(t *testing.T) {
 	path := onBPFFS(t)
 	p, err := openPins(path)
@@ -150,8 +150,7 @@ func TestPinsThatCannotBeListed(t *testing.T) {
 	require.NoError(t, p.Close())
 }
 
-// Whoever removes sets and is ended in the midst of it leaves none that is taken
-// for a whole one.
+// A Detach that fails halfway leaves no set that looks complete.
 func TestSetsThatAreHalfDetached(t *testing.T) {
 	path := onBPFFS(t)
 	p, _, err := listPins(path)

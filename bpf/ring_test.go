@@ -152,7 +152,7 @@ func TestRingWakesAReaderThatLags(t *testing.T) {
 			require.Len(t, got.raw, n)
 			ends = append(ends, got.end)
 		case <-time.After(time.Minute):
-			require.Fail(t, "nobody has woken the reader")
+			require.Fail(t, "the reader was not woken")
 		}
 	}
 }
@@ -188,7 +188,7 @@ func TestRingIsFlushed(t *testing.T) {
 		_, _, err := r.Read(nil)
 		flushed <- err
 	}()
-	awaitGoroutine(t, "IO wait", "(*ring).Read(") // as it was told, for an hour
+	awaitGoroutine(t, "IO wait", "(*ring).Read(") // for an hour, the deadline
 	require.NoError(t, r.Flush())
 	require.ErrorIs(t, <-flushed, ErrFlushed)
 	require.NoError(t, r.Flush())
@@ -222,7 +222,7 @@ func TestRingIsClosedInTheMidstOfReading(t *testing.T) {
 		read <- err
 	}()
 	awaitGoroutine(t, "IO wait", "(*ring).Read(")
-	// Whoever comes first to the lock has it first.
+	// The lock is taken in the order of arrival.
 	r.mu.Lock()
 	go func() { closed <- r.Close() }()
 	awaitGoroutine(t, "sync.Mutex.Lock", "(*ring).Close(")

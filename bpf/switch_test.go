@@ -13,7 +13,7 @@ import (
 func TestTracerIsOff(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "enabled")
 	tracer := tracer{"it is off", path}
-	require.False(t, tracer.isOff(), "nobody says that it is off")
+	require.False(t, tracer.isOff(), "unknown is taken for on")
 	for content, want := range map[string]bool{"0\n": true, "0": true, "1\n": false, "": false, "01": false} {
 		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
 		require.Equal(t, want, tracer.isOff(), "%q", content)

@@ -24,6 +24,7 @@ const recorderGrowth = 16 << 10
 func TestGuestFoldsAFloodOfDeniedCalls(t *testing.T) {
 	guest.Only(t)
 	h := handFile(t, image(t, "dummy"), t.TempDir(), "dummy.ko", "tmpfs")
+	latest(t) // starts the recorder, if this is the first test
 	require.NoError(t, h.load(""))
 	require.NoError(t, guest.Unload("dummy"))
 	before, calls := latest(t), suite.Repeat(500_000)

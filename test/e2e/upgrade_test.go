@@ -87,7 +87,8 @@ func TestGuestUpgradeSendsEachCallOnce(t *testing.T) {
 				if err := unix.InitModule(image[:size.Add(1)], ""); !errors.Is(err, unix.ENOEXEC) {
 					t.Error(err)
 				}
-				time.Sleep(time.Duration(i+1) * 10 * time.Millisecond)
+				// The rings hold what is sent while an emulator attaches a set.
+				time.Sleep(time.Duration(i+1) * 40 * time.Millisecond)
 			}
 		})
 	}
