@@ -65,8 +65,7 @@ func TestBoundsAreAsDocumented(t *testing.T) {
 	require.Empty(t, documented, "docs/bounds.md names packages that do not exist")
 }
 
-// productFolders returns the folders that hold Go packages of the product, which
-// are all but those below test.
+// productFolders returns the folders with Go packages, except those below test.
 func productFolders(t *testing.T) []string {
 	t.Helper()
 	var folders []string
@@ -87,8 +86,7 @@ func productFolders(t *testing.T) []string {
 	return folders
 }
 
-// constantsOf returns the whole numbers among the constants of a folder's
-// package, for this platform or another.
+// constantsOf returns the integer constants of a folder's package on all platforms.
 func constantsOf(t *testing.T, folder string) map[string]int64 {
 	t.Helper()
 	paths, err := filepath.Glob(folder + "/*.go")
@@ -106,7 +104,7 @@ func constantsOf(t *testing.T, folder string) map[string]int64 {
 	config := types.Config{
 		Importer:         onlyTime{},
 		IgnoreFuncBodies: true,
-		Error:            func(error) {}, // of what is not imported
+		Error:            func(error) {}, // unresolved imports
 	}
 	checked, _ := config.Check(folder, fset, files, nil)
 	constants := map[string]int64{}
@@ -120,8 +118,8 @@ func constantsOf(t *testing.T, folder string) map[string]int64 {
 	return constants
 }
 
-// onlyTime imports what bounds are made of in package time, and nothing of any
-// other. To compile that package here would take longer than all else.
+// onlyTime provides the constants of package time that bounds use, and empty packages for
+// all other imports. Compiling package time would take longer than the rest of the test.
 type onlyTime struct{}
 
 const timeSource = `package time

@@ -1,7 +1,7 @@
 package kmodquery
 
-// A Delivery is an event on its way from a source to the event store, with what
-// the source needs to resume after a restart without losing or repeating an event.
+// A Delivery is an event on its way from a source to the event store. Its other fields let
+// the source resume after a restart without losing or repeating an event.
 type Delivery struct {
 	Event Event
 	// Position is a position in the source's log: the source has emitted every

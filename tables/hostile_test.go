@@ -94,7 +94,7 @@ func TestFiltersOfHostileTextLoseNoRow(t *testing.T) {
 				require.Contains(t, column(rows, "eid"), want["eid"], "%s %q", name, text)
 			}
 		}
-		// What osquery sends need not be UTF-8: it passes on what was typed.
+		// osquery passes a query on as it was typed, which may be invalid UTF-8.
 		sent := withoutControls(text)
 		raw := `{"constraints":[{"name":"cmdline","list":[{"op":2,"expr":"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(sent) + `"}]}],"colsUsed":["eid"]}`
 		if rows := rowsOf(t, c, "kernel_module_events", raw); !plain(sent) {

@@ -68,7 +68,7 @@ var findingColumns = []findingColumn{
 	ofFinding(text("data", local, "Data that the signature adds to the event, as JSON; NULL if there is none"),
 		func(f *kmodquery.Finding) string { return kmodquery.Printable(f.Data) }),
 	ofFinding(text("reason", local, "Why this event is a finding, in one sentence"),
-		// A signature has escaped what it quotes of the host.
+		// Signatures escape the host's text that they quote.
 		func(f *kmodquery.Finding) string { return kmodquery.Printable(f.Reason) }),
 	ofTrigger("eid"),
 	ofTrigger("time"),

@@ -121,7 +121,7 @@ func known(seconds int64) any {
 func generateSensors(ctx context.Context, c Config, q query) ([]map[string]string, error) {
 	status, err := c.Store.Status(ctx)
 	if err != nil {
-		// The table reports what is wrong with the store, so it answers without it.
+		// The table answers without the store, because it reports the store's defects.
 		status.Trouble = err.Error()
 	}
 	recorderCtx, cancel := SyncContext(ctx)
@@ -138,7 +138,7 @@ func generateSensors(ctx context.Context, c Config, q query) ([]map[string]strin
 				row[column.Name] = strconv.FormatInt(value, 10)
 			case string:
 				if value != "" {
-					// Reasons have escaped what they quote of the host.
+					// Sources escape the host's text that they quote.
 					row[column.Name] = kmodquery.Printable(value)
 				}
 			}

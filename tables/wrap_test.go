@@ -76,7 +76,7 @@ func TestGuardBoundsConcurrentCalls(t *testing.T) {
 			go func() {
 				_, err := g.run(t.Context(), func(context.Context) ([]map[string]string, error) {
 					running.Add(1)
-					time.Sleep(40 * time.Second) // whatever the deadline says
+					time.Sleep(40 * time.Second) // ignores the deadline
 					return nil, nil
 				})
 				results <- err

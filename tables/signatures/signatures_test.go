@@ -19,7 +19,7 @@ func TestEverySignatureIsComplete(t *testing.T) {
 		require.NotEmpty(t, s.Events, s.ID)
 		for _, name := range s.Columns {
 			_, ok := kmodquery.EventColumn(name)
-			require.True(t, ok, "%s looks at %s, which no event has", s.ID, name)
+			require.True(t, ok, "%s reads %s, which no event has", s.ID, name)
 		}
 	}
 	require.True(t, slices.IsSorted(ids))

@@ -37,7 +37,7 @@ func TestTRC1017AcceptsOneEventOfEachLoad(t *testing.T) {
 		"module_present", "module_hidden", "module_unwitnessed", "taint_reset", "kext_allowed", "kext_blocked", "INIT_MODULE", "",
 	}
 	types := []string{kmodquery.TypeKernelModule, "firmware", "kexec-image", "Kernel-Module", ""}
-	// What is accepted whatever the type, and what only as a kernel module.
+	// Events that are accepted with any type, and events that need the type kernel-module.
 	always := map[string][]string{
 		"ebpf":              {"init_module"},
 		"audit":             {"init_module", "finit_module"},

@@ -33,14 +33,14 @@ func distinct(random *rand.Rand, n int) []kmodquery.Delivery {
 	deliveries := make([]kmodquery.Delivery, n)
 	for i := range deliveries {
 		e := full()
-		mark := random.Int64N(1 << 40)
-		e.Time, e.TimeNanos, e.Pid = 1_790_000_000+int64(i), mark, &mark
-		e.Name, e.Path = fmt.Sprintf("module_%d", i%7), fmt.Sprintf("/lib/%x.ko", mark)
-		e.SHA256, e.LoadID = fmt.Sprintf("%064x", mark), fmt.Sprintf("boot-%x", mark)
+		seed := random.Int64N(1 << 40)
+		e.Time, e.TimeNanos, e.Pid = 1_790_000_000+int64(i), seed, &seed
+		e.Name, e.Path = fmt.Sprintf("module_%d", i%7), fmt.Sprintf("/lib/%x.ko", seed)
+		e.SHA256, e.LoadID = fmt.Sprintf("%064x", seed), fmt.Sprintf("boot-%x", seed)
 		e.Source = "kmsg"
 		position := fmt.Sprint(i)
 		if i%5 == 0 {
-			e.Cmdline = strings.Repeat(fmt.Sprintf("%x ", mark), 1000) // more than a page
+			e.Cmdline = strings.Repeat(fmt.Sprintf("%x ", seed), 1000) // more than a page
 		}
 		if i%3 == 0 {
 			e = kmodquery.Event{Time: e.Time, EventName: kmodquery.EventModuleRequest, Name: e.Name, LoadID: e.LoadID}
@@ -159,8 +159,8 @@ func damage(random *rand.Rand, content []byte) []byte {
 	return content
 }
 
-// A store whose files are damaged in any way opens, perhaps recreated, and serves
-// nothing that was not written.
+// A store whose files are damaged in any way opens, if necessary as a new one,
+// and serves nothing that was not written.
 func TestDamagedStoresServeOnlyWhatWasWritten(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	if text := os.Getenv("DAMAGE_SEED"); text != "" {

@@ -196,8 +196,8 @@ func TestConfirmedBatchesSurviveAFaultInAnyCall(t *testing.T) {
 			if what == "error=ENOSPC" && !slices.Contains(noSpace, call) {
 				continue
 			}
-			// All of the few, and a part of the many that is another one each
-			// time: FAULT_ALL is for who has the time.
+			// Of a frequent call a random part of the occurrences is tried, unless
+			// FAULT_ALL is set.
 			every := 1
 			if os.Getenv("FAULT_ALL") == "" {
 				every = 1 + count/suite.Trials(faultsOfACall)
@@ -274,11 +274,11 @@ func injectFault(t *testing.T, inject string) (outcome string) {
 	said, outcome := strace(t, dir, "-o", "/dev/null", "-e", "trace="+call, "-e", inject)
 	t.Log(outcome, said)
 
-	confirmed, begun := -1, -1
+	confirmed, started := -1, -1
 	for _, line := range said {
 		require.False(t, strings.HasPrefix(line, "report") && !strings.HasPrefix(line, "report store: disk full"), "a fault was taken for damage: %s", line)
 		_, _ = fmt.Sscanf(line, "done %d", &confirmed)
-		_, _ = fmt.Sscanf(line, "begin %d", &begun)
+		_, _ = fmt.Sscanf(line, "begin %d", &started)
 	}
 	// openIn checks for leaks, which other subtests that run now would cause.
 	s, err := Open(context.Background(), dir, Options{})
@@ -298,12 +298,12 @@ func injectFault(t *testing.T, inject string) (outcome string) {
 
 	// The last batch is stored completely or not at all.
 	var found []string
-	for _, candidate := range []int{confirmed, begun} {
-		var ordinary, cheap []string
+	for _, candidate := range []int{confirmed, started} {
+		var ordinary, unprivileged []string
 		for i := range candidate + 1 {
 			for _, d := range batchOf(i) {
 				if d.Event.IsUnprivileged() {
-					cheap = append(cheap, d.Event.Name)
+					unprivileged = append(unprivileged, d.Event.Name)
 				} else {
 					ordinary = append(ordinary, d.Event.Name)
 				}
@@ -312,8 +312,8 @@ func injectFault(t *testing.T, inject string) (outcome string) {
 		if slices.Equal(ordinary, namesOf('o', names)) {
 			found = names
 			kept := namesOf('c', names)
-			require.GreaterOrEqual(t, len(kept), min(len(cheap), faultUnprivileged))
-			require.Equal(t, cheap[len(cheap)-len(kept):], kept, "the oldest expire")
+			require.GreaterOrEqual(t, len(kept), min(len(unprivileged), faultUnprivileged))
+			require.Equal(t, unprivileged[len(unprivileged)-len(kept):], kept, "the oldest expire")
 			position, err := s.Position(context.Background(), "kmsg")
 			require.NoError(t, err)
 			if candidate >= 0 {
@@ -321,7 +321,7 @@ func injectFault(t *testing.T, inject string) (outcome string) {
 			}
 		}
 	}
-	require.Equal(t, names, found, "confirmed %d, begun %d", confirmed, begun)
+	require.Equal(t, names, found, "confirmed %d, started %d", confirmed, started)
 	return outcome
 }
 

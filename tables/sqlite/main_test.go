@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/kmodquery/kmodquery/test/leak"
+	"github.com/kmodquery/kmodquery/test/memdir"
 )
 
 // roleVariable names the role in which the test binary runs in a process of its own.
@@ -19,7 +20,7 @@ func TestMain(m *testing.M) {
 	var err error
 	switch os.Getenv(roleVariable) {
 	case "":
-		useMemory()
+		memdir.Use()
 		leak.Main(m) // does not return
 	case "faults":
 		err = faultsRole(os.Args[1])
@@ -29,19 +30,6 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
-	}
-}
-
-// useMemory puts the files of the tests on a memory file system unless TMPDIR is set.
-// The tests sync thousands of batches to disk, which takes longer than the rest of
-// their work, and none of them simulates a loss of power.
-func useMemory() {
-	const memory = "/dev/shm"
-	if free, ok := freeBytes(memory); os.Getenv("TMPDIR") != "" || !ok || free < 1<<30 {
-		return
-	}
-	if dir, err := os.MkdirTemp(memory, "sqlite"); err == nil && os.Remove(dir) == nil {
-		os.Setenv("TMPDIR", memory)
 	}
 }
 

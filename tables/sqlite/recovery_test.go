@@ -153,7 +153,7 @@ func TestDamagedCopiesTakeNoMoreThanTheFreeSpace(t *testing.T) {
 	require.NoError(t, os.Truncate(huge, 1<<42)) // of holes
 	free, _ := freeBytes(dir)
 	if info, err := os.Stat(huge); err != nil || info.Size() < free {
-		t.Skip("this file system has no files that are larger than what is free")
+		t.Skip("this file system has no files larger than its free space")
 	}
 	require.NoError(t, os.WriteFile(path, []byte("garbage\x00"), 0o600))
 	_, err := Open(context.Background(), dir, Options{})

@@ -19,8 +19,8 @@ const applicationID = 0x6b6d6f64
 var files embed.FS
 
 // migrations are the scripts in order: the n-th, counted from 1, turns schema version
-// n-1 into version n. The name of a script begins with that number. A released script
-// is never edited.
+// n-1 into version n. The name of a script begins with that number. The statements
+// of a released script never change.
 var migrations = func() []string {
 	names, err := fs.Glob(files, "migrations/*.sql")
 	if err != nil {

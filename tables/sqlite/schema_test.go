@@ -23,7 +23,7 @@ func TestAMigrationFromVersion1KeepsTheRows(t *testing.T) {
 
 	rows := []struct {
 		loadID, eventName, errno, hash, missing string
-		cheap                                   bool
+		unprivileged                            bool
 	}{
 		{"1", kmodquery.EventModuleRequest, "", "", "", true},
 		{"2", kmodquery.EventFinitModule, "EPERM", "", "", true},
@@ -63,11 +63,11 @@ func TestAMigrationFromVersion1KeepsTheRows(t *testing.T) {
 		require.EqualValues(t, i+1, event.EID)
 		require.Equal(t, row.eventName, event.EventName)
 		require.Nil(t, event.FirstSeen, "a stored event was changed")
-		var cheap bool
-		require.NoError(t, s.readers.QueryRow("SELECT cheap FROM events WHERE eid = ?", event.EID).Scan(&cheap))
-		require.Equal(t, row.cheap, cheap, "%+v", row)
+		var unprivileged bool
+		require.NoError(t, s.readers.QueryRow("SELECT cheap FROM events WHERE eid = ?", event.EID).Scan(&unprivileged))
+		require.Equal(t, row.unprivileged, unprivileged, "%+v", row)
 		if event.LoadID != "10" {
-			require.Equal(t, event.IsUnprivileged(), cheap, "differs from the rule for new events: %+v", row)
+			require.Equal(t, event.IsUnprivileged(), unprivileged, "differs from the rule for new events: %+v", row)
 		}
 	}
 	again := []kmodquery.Event{attempt("12", "a", "x"), attempt("7", "a", "x"), attempt("12", "a", "y")}

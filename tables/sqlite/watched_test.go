@@ -12,7 +12,7 @@ import (
 func TestTheLastWatchedTimeIsStored(t *testing.T) {
 	dir := t.TempDir()
 	s := openIn(t, dir, Options{})
-	require.Zero(t, s.LastWatched(), "nobody has watched yet")
+	require.Zero(t, s.LastWatched(), "no recorder has watched yet")
 	at := time.Unix(1700000000, 0)
 	s.SetWatched(at)
 	reader := openIn(t, dir, Options{})

@@ -1,6 +1,6 @@
--- One row an event, written once. The columns are the fields of kmodquery.Event,
--- in their order; a test holds the two together. Text is compared without
--- regard to ASCII case, as kmodquery.Condition promises.
+-- One row an event, written once. The columns are the fields of kmodquery.Event, in
+-- their order; a test compares the two. Comparisons of text ignore ASCII case, as
+-- documented at kmodquery.Condition.
 CREATE TABLE events (
     time               INTEGER NOT NULL,
     time_nanos         INTEGER NOT NULL,
@@ -69,8 +69,8 @@ CREATE TABLE events (
     raw                TEXT COLLATE NOCASE
 ) STRICT;
 
--- Queries come with a window of time; the two columns that have few distinct
--- values are therefore indexed together with it.
+-- Queries have a window of time, so the two columns with few distinct values are
+-- indexed together with it.
 CREATE INDEX events_time         ON events (time);
 CREATE INDEX events_event_name   ON events (event_name, time);
 CREATE INDEX events_source       ON events (source, time);
@@ -81,5 +81,5 @@ CREATE INDEX events_sha256       ON events (sha256);
 CREATE INDEX events_pid          ON events (pid);
 CREATE INDEX events_container_id ON events (container_id) WHERE container_id IS NOT NULL;
 
--- "kmod" in ASCII: this is kmodquery's database and not somebody else's.
+-- "kmod" in ASCII marks the database as an event store.
 PRAGMA application_id = 1802334052;

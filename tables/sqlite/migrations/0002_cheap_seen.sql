@@ -1,10 +1,10 @@
--- Whether any user of the host could cause the event: kmodquery.Event.IsCheap
--- says it of an event when it is written. It is no column of the event. The
--- index counts each kind and finds its oldest without reading events.
+-- Whether an unprivileged user can cause the event: kmodquery.Event.IsUnprivileged when
+-- the event is written. It is no column of the event. The index counts each kind and finds
+-- its oldest event without reading events.
 ALTER TABLE events ADD COLUMN cheap INTEGER NOT NULL DEFAULT 0;
 
--- The same rule for what is there. A recorder of version 1 hashed nothing and so
--- missed no hash: that an attempt took bytes shows in its other events.
+-- The same rule for the existing events. A recorder of version 1 computed no hashes. That
+-- the kernel read bytes in an attempt follows from the attempt's other events.
 UPDATE events SET cheap = 1
 WHERE event_name = 'module_request'
    OR (event_name IN ('init_module', 'finit_module', 'delete_module')
@@ -19,10 +19,9 @@ WHERE event_name = 'module_request'
 
 CREATE INDEX events_cheap ON events (cheap);
 
--- Every name and hash that an event had together, and the attempt that was the
--- first to have them. Unlike the columns of events, these are compared byte by
--- byte: dummy and DUMMY are two modules. The ids have no gaps, because only the
--- lowest leave.
+-- Each pair of name and hash that an event had, and the first attempt with it. Unlike the
+-- columns of events, these are compared byte by byte: dummy and DUMMY are two modules. The
+-- ids have no gaps, because only the lowest are deleted.
 CREATE TABLE seen (
     id      INTEGER PRIMARY KEY,
     name    TEXT NOT NULL,
@@ -32,7 +31,7 @@ CREATE TABLE seen (
     UNIQUE (name, sha256)
 ) STRICT;
 
--- Through the index of sha256, for few events of version 1 have one, if any.
+-- The condition on sha256 uses its index: few events of version 1 have a hash.
 INSERT OR IGNORE INTO seen (name, sha256, load_id, time)
 SELECT name, sha256, load_id, time FROM events
 WHERE name IS NOT NULL AND sha256 > ''

@@ -1,8 +1,8 @@
--- Why the recorder says so, for events that it found by comparing.
+-- For events that the recorder finds by comparing: the observations behind them.
 ALTER TABLE events ADD COLUMN reason TEXT COLLATE NOCASE;
 
--- How far in its log each source has come: kmodquery.Event.Position of the last
--- of its events that had one. Written together with that event.
+-- The last kmodquery.Delivery.Position of each source, written in the transaction of its
+-- event.
 CREATE TABLE positions (
     source   TEXT PRIMARY KEY,
     position TEXT NOT NULL

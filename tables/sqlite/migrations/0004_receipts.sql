@@ -1,5 +1,5 @@
--- kmodquery.Event.Receipt of the events that their sources may tell again.
--- Written together with the event; gone when the source's position is behind it.
+-- The kmodquery.Delivery.Key of events that their sources may emit again, written in the
+-- transaction of the event. Keys before the source's position are deleted.
 CREATE TABLE receipts (
     id      INTEGER PRIMARY KEY,
     source  TEXT NOT NULL,

@@ -1,9 +1,8 @@
--- Sums over an event's values, so that a row that is not what was written is
--- never handed out: SQLite does not notice a byte that changed on disk. NULL in
--- the rows that were there before this migration.
+-- Checksums of an event's values, so that a changed row is never returned: SQLite does not
+-- detect a byte that changed on disk. NULL in the rows from before this migration.
 ALTER TABLE events ADD COLUMN sums BLOB;
 
--- The last of the events that have no sums.
+-- The EID of the last event without checksums.
 CREATE TABLE unsummed (eid INTEGER NOT NULL) STRICT;
 INSERT INTO unsummed SELECT coalesce(max(eid), 0) FROM events;
 

@@ -1,9 +1,0 @@
-package tables
-
-import (
-	"testing"
-
-	"github.com/kmodquery/kmodquery/test/leak"
-)
-
-func TestMain(m *testing.M) { leak.Main(m) }
