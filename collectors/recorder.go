@@ -212,13 +212,16 @@ func (r *Recorder) expire(ctx context.Context) {
 }
 
 // Sync returns when every event that happened before the call and that a source saw is
-// in the sink. It does not wait for sources that are stalled. Its error matches
-// [kmodquery.ErrNotStored] if the sink refuses events, or if a source or the sink does
-// not answer before the deadline of ctx.
+// in the sink. Its error matches [kmodquery.ErrNotStored] if the sink refuses events, if
+// a source is stalled, for which it does not wait, or if a source or the sink does not
+// answer before the deadline of ctx.
 func (r *Recorder) Sync(ctx context.Context) error {
 	err := r.syncSources(ctx)
 	if err == nil {
 		err = r.writer.sync(ctx)
+	}
+	if err == nil {
+		err = r.supervisor.stalledError()
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("%w: %w", kmodquery.ErrNotStored, err)

@@ -409,6 +409,16 @@ func (s *supervisor) sensors() []kmodquery.Sensor {
 	return sensors
 }
 
+// stalledError returns an error if sources are stalled.
+func (s *supervisor) stalledError() error {
+	for _, m := range s.runningMonitors() {
+		if m.isStalled() {
+			return fmt.Errorf("%w: %s", kmodquery.ErrNotStored, m.hangs())
+		}
+	}
+	return nil
+}
+
 // runningMonitors returns the monitors of the sources that run.
 func (s *supervisor) runningMonitors() (monitors []*monitor) {
 	s.mu.Lock()

@@ -15,12 +15,12 @@ import (
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
-// An app is the whole way from the sources to the tables, running.
+// An app holds the running parts from the sources to the tables.
 type app struct {
 	plugins  []osquery.OsqueryPlugin
 	store    *sqlite.Store
-	recorder *collectors.Recorder // nil where another process records
-	door     *door                // its readers'; nil likewise
+	recorder *collectors.Recorder // nil if another process records
+	readers  *readerSocket        // nil likewise
 }
 
 // A recorder is that of this process or of another.
@@ -30,8 +30,8 @@ type recorder interface {
 	Loaded(ctx context.Context) ([]kmodquery.Module, error)
 }
 
-// open opens the event store, starts the sources unless another process
-// records into it, and makes the tables.
+// open opens the event store, starts the sources unless another process records into
+// it, and creates the tables.
 func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 	store, err := sqlite.Open(ctx, c.stateDir, sqlite.Options{
 		MaxAge:          c.retentionAge,
@@ -43,7 +43,7 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Its role it always knows, and what it cannot read the sensors tell.
+	// The role is always known; the sensors show the error.
 	status, _ := store.Status(ctx)
 	a := &app{store: store}
 	var recorder recorder
@@ -65,14 +65,13 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 	return a, nil
 }
 
-// expireFor bounds the time that events may take to expire before the sources run:
-// nothing sees a load meanwhile, and of a store of a million events that are too old,
-// as after months without power, it takes a minute.
+// expireFor bounds how long events may expire before the sources run, because no source
+// sees a load meanwhile. In a store with a million events that are too old, as after
+// months without power, it would take a minute.
 const expireFor = 2 * time.Second
 
-// expire has what is beyond the bounds leave the store, since an idle host appends
-// nothing, and with that nothing would. What it has no time for leaves with the events
-// to come. It goes on where nothing can be deleted.
+// expire removes events beyond the bounds from the store. Appending does so too, but an
+// idle host appends none. Events that it has no time for are removed by later appends.
 func expire(ctx context.Context, store *sqlite.Store, within time.Duration, report *log.Logger) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
@@ -81,17 +80,17 @@ func expire(ctx context.Context, store *sqlite.Store, within time.Duration, repo
 	}
 }
 
-// record starts the sources and answers the readers of the same store.
+// record starts the sources and answers the readers of the store.
 func (a *app) record(ctx context.Context, c *config, report *log.Logger) *collectors.Recorder {
 	print := func(err error) { report.Print(err) }
-	a.door = openDoor(c.stateDir, a.store.IsRecorder, print)
+	a.readers = openReaderSocket(c.stateDir, a.store.IsRecorder, print)
 	a.recorder = collectors.NewRecorder(a.store, print, recorderOptions(c, a.store))
 	a.recorder.Start(ctx)
-	a.door.serve(a.recorder.Share)
+	a.readers.serve(a.recorder.Share)
 	return a.recorder
 }
 
-// describe reports what this process watches.
+// describe reports the state of each sensor.
 func (a *app) describe(report *log.Logger) {
 	if a.recorder == nil {
 		report.Print("another process records into this event store; this one reads it")
@@ -102,11 +101,11 @@ func (a *app) describe(report *log.Logger) {
 	}
 }
 
-// Close stops the sources, stores what they had seen and closes the store.
+// Close stops the sources, stores their events and closes the store.
 func (a *app) Close() error {
 	var errs []error
 	if a.recorder != nil {
-		a.door.close()
+		a.readers.close()
 		errs = append(errs, a.recorder.Close())
 	}
 	return errors.Join(append(errs, a.store.Close())...)

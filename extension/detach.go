@@ -11,15 +11,15 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// drainPatience bounds the reading of what waits in the kernel.
+// drainPatience bounds the reading of records that wait in the kernel.
 const drainPatience = time.Minute
 
-// detach stores what the pinned programs saw while nothing recorded, and removes
-// them. It fails while another process records, and leaves them where it is ended
-// before all is stored.
+// detach stores what the pinned programs saw while no recorder ran, and removes them. It
+// fails while another process records. If a signal ends it before all is stored, the
+// programs stay.
 func detach(ctx context.Context, c *config, stdout io.Writer, report *log.Logger) error {
 	if c.pinDir == "" || !c.platform.hasPins(c.pinDir) {
-		// Whoever was killed as it pinned or removed programs has left some attached.
+		// A process that was killed while it pinned or removed programs left some.
 		if err := c.platform.removePins(c.pinDir); err != nil {
 			return err
 		}
@@ -34,7 +34,7 @@ func detach(ctx context.Context, c *config, stdout io.Writer, report *log.Logger
 		return errors.New("ended by a signal; what is pinned stays")
 	}
 	if err != nil {
-		// The programs are to go whether the store can be had or not.
+		// The programs are removed even if the store cannot be used.
 		report.Printf("what waits in the kernel is not stored: %v", err)
 	}
 	if err := c.platform.removePins(c.pinDir); err != nil {
@@ -50,7 +50,7 @@ func detach(ctx context.Context, c *config, stdout io.Writer, report *log.Logger
 var errRecorded = errors.New("another process records into the event store; end it first")
 
 func drain(ctx context.Context, c *config, report *log.Logger) (err error) {
-	only := *c // whatever the sources are that the settings want: this one has pins
+	only := *c // the only source with pins, whatever the settings want
 	only.sources = []string{kmodquery.SourceEBPF}
 	a, err := open(ctx, &only, report)
 	if err != nil {
@@ -66,7 +66,7 @@ func drain(ctx context.Context, c *config, report *log.Logger) (err error) {
 		return err
 	}
 	for _, sensor := range a.recorder.Sensors(ctx) {
-		// There is nothing that a Sync could wait for.
+		// It does not run, so the Sync did not wait for it.
 		if sensor.Source == kmodquery.SourceEBPF && sensor.Hooks == "" {
 			return fmt.Errorf("%s is %s: %s", sensor.Source, sensor.State, sensor.Reason)
 		}

@@ -10,23 +10,23 @@ import (
 	"time"
 )
 
-// parentEvery is how often to look whether this process has been orphaned.
-// osquery wants its extensions gone within seconds.
+// parentEvery is how often this process checks whether its parent has ended. osquery
+// expects its extensions to end within seconds.
 const parentEvery = time.Second
 
-// A parent is the process that started this one, by its id.
+// A parent is the id of the process that started this one.
 type parent int
 
 func currentParent() parent { return parent(os.Getppid()) }
 
-// hasEnded reports whether it has: the kernel gives its children to another
-// process then, and never to the same one again.
+// hasEnded reports whether the parent has ended. The kernel then gives its children to
+// another process.
 func (p parent) hasEnded() bool { return os.Getppid() != int(p) }
 
-// awaitOrphaned returns true once the parent has ended and nobody listens on
-// osquery's socket: osquery's watcher starts its extensions and takes its worker
-// with it. It returns false when ctx ends. Whoever runs the extension by hand
-// may leave it behind while osquery runs.
+// awaitOrphaned returns true once the parent has ended and no process listens on
+// osquery's socket: osquery's watcher starts the extensions, and its worker ends with
+// it. It returns false when ctx ends. An extension that was started by hand thus
+// outlives its shell while osquery runs.
 func awaitOrphaned(ctx context.Context, p parent, socket string) bool {
 	ticker := time.NewTicker(parentEvery)
 	defer ticker.Stop()
@@ -42,8 +42,8 @@ func awaitOrphaned(ctx context.Context, p parent, socket string) bool {
 	}
 }
 
-// isListening reports whether anybody does. One who is too busy to take another
-// connection does too.
+// isListening reports whether a process listens on a socket, even if it is too busy to
+// accept a connection.
 func isListening(socket string) bool {
 	conn, err := net.DialTimeout("unix", socket, parentEvery)
 	if err == nil {

@@ -11,42 +11,42 @@ import (
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
-// A platform is everything in which operating systems differ, so that the whole
-// command can run as on another one. It never changes.
+// A platform holds everything that differs between operating systems, so that tests can
+// run the whole command as on another one. It is not modified.
 type platform struct {
-	// sourceNames are its sources of events in the order of preference. Unless
-	// the user chooses, the first that works watches, or all of them sideBySide,
-	// where each sees what the others do not.
+	// sourceNames are the sources in the order of preference. Unless the user
+	// chooses, the first that works watches, or all of them if sideBySide is set:
+	// then each sees something that the others do not.
 	sourceNames []string
 	sideBySide  bool
-	// recall names those that can tell at the start what happened before.
+	// backfill names the sources that can emit at the start what happened before.
 	backfill []string
-	// defaultPoll is the --poll where nothing else was asked for: three looks fall
-	// into it.
+	// defaultPoll is the default of --poll, in which three cross-view checks are
+	// made.
 	defaultPoll time.Duration
-	// maxImageLimit is the greatest --image-limit, and the default.
+	// maxImageLimit is the maximum of --image-limit and its default.
 	maxImageLimit int64
 	// hasModules reports whether the running kernel can load modules.
 	hasModules func() bool
 	// openSource returns one of the sources.
 	openSource func(name string, c *config, store *sqlite.Store) collectors.Source
-	// openViews returns the views of the kernel, nil where there are none, and
+	// openViews returns the views of the kernel, or nil if there are none.
 	// viewsSource is their name as a source.
 	openViews   func() crossview.Views
 	viewsSource string
-	// stamp is an event of the present moment.
+	// stamp returns an event that holds only the present moment.
 	stamp func() kmodquery.Event
-	// newInventory returns what is loaded, nil where nothing can be looked at.
+	// newInventory returns the inventory of modules, or nil if there is none.
 	newInventory func(recorder) tables.Inventory
-	// hasPins reports whether something stays attached to the kernel in a folder
-	// while nothing records, and removePins removes it.
+	// hasPins reports whether programs are pinned in a folder, and removePins removes
+	// them.
 	hasPins    func(dir string) bool
 	removePins func(dir string) error
-	// kernelRelease is what uname -r prints.
+	// kernelRelease returns what uname -r prints.
 	kernelRelease func() string
 }
 
-// automatic says which sources run unless the user chooses.
+// automatic describes which sources run unless the user chooses.
 func (p *platform) automatic() string {
 	if p.sideBySide {
 		return "all of them"

@@ -23,7 +23,7 @@ import (
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
-// hostPlatform is Linux.
+// hostPlatform returns the platform of Linux.
 func hostPlatform() *platform {
 	return &platform{
 		sourceNames: []string{
@@ -79,7 +79,7 @@ func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
 	panic("no source is called " + name)
 }
 
-// openViews returns the views of the kernel, nil where it has no modules.
+// openViews returns the views of the kernel, or nil if it has no modules.
 func openViews() crossview.Views {
 	if !hasModules() {
 		return nil
@@ -87,7 +87,7 @@ func openViews() crossview.Views {
 	return kernelViews{views.New("/")}
 }
 
-// kernelViews also say how they are, as a sensor does.
+// kernelViews are views that describe themselves as a sensor does.
 type kernelViews struct{ *views.Views }
 
 func (v kernelViews) Shown() (shown []string, reason string) {
@@ -136,7 +136,7 @@ func (i *inventory) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	return withEvents(ctx, i.recorder, append(listed, hidden...))
 }
 
-// kernelRelease is what uname -r prints.
+// kernelRelease returns what uname -r prints.
 func kernelRelease() string {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {

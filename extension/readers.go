@@ -14,61 +14,61 @@ import (
 	"time"
 )
 
-// recorderSocket is where the process that records answers those that read its
-// store. The state folder lets nobody in but its owner.
+// recorderSocket is the name of the socket at which the process that records answers
+// readers of its store. Only the owner of the state folder can open it.
 const recorderSocket = "recorder.sock"
 
-// maxSocketPath is what sun_path holds on every platform.
+// maxSocketPath is the length of a path that sun_path holds on every platform.
 const maxSocketPath = 103
 
-// doorEvery is how often the recorder looks whether its socket is where readers
-// look for it. They wait for longer.
-const doorEvery = time.Second
+// socketInterval is how often the recorder checks that its socket is at its path.
+// Readers wait longer for it.
+const socketInterval = time.Second
 
-// A door is where the process that records lets in those that read its store. It
-// is made again where somebody has taken it away, and where it cannot be made the
-// process records all the same.
-type door struct {
+// A readerSocket accepts the readers of the store in the process that records. It is
+// created again if it was removed. If it cannot be created, the process records
+// nevertheless.
+type readerSocket struct {
 	stateDir string
-	records  func() bool // that no other process does
+	records  func() bool // reports whether this process still has the store's lock
 	report   func(error)
 
 	listener *net.UnixListener // nil while there is none
-	socket   fs.FileInfo       // its file
-	told     string            // what was last reported to be wrong
+	file     fs.FileInfo       // of the listener
+	reported string            // the last error that was reported
 	end      context.CancelFunc
 	ended    chan struct{}
 }
 
-// openDoor makes the recorder's socket, at which readers wait until serve. What
-// lies there is a dead predecessor's while records holds.
-func openDoor(stateDir string, records func() bool, report func(error)) *door {
-	d := &door{stateDir: stateDir, records: records, report: report}
-	d.open()
-	return d
+// openReaderSocket creates the socket, at which readers wait until serve. While records
+// holds, a file at its path is a dead predecessor's.
+func openReaderSocket(stateDir string, records func() bool, report func(error)) *readerSocket {
+	s := &readerSocket{stateDir: stateDir, records: records, report: report}
+	s.open()
+	return s
 }
 
-// serve has every listener shared with readers until close.
-func (d *door) serve(share func(net.Listener)) {
+// serve calls share with each listener until close.
+func (s *readerSocket) serve(share func(net.Listener)) {
 	ctx, end := context.WithCancel(context.Background())
-	d.end, d.ended = end, make(chan struct{})
+	s.end, s.ended = end, make(chan struct{})
 	go func() {
-		defer close(d.ended)
-		d.run(ctx, share)
+		defer close(s.ended)
+		s.run(ctx, share)
 	}()
 }
 
-func (d *door) run(ctx context.Context, share func(net.Listener)) {
-	ticker := time.NewTicker(doorEvery)
+func (s *readerSocket) run(ctx context.Context, share func(net.Listener)) {
+	ticker := time.NewTicker(socketInterval)
 	defer ticker.Stop()
 	for {
-		if d.listener != nil {
-			go share(d.listener)
+		if s.listener != nil {
+			go share(s.listener)
 		}
-		for again := false; !again; again = d.renew() {
+		for again := false; !again; again = s.renew() {
 			select {
 			case <-ctx.Done():
-				d.shut()
+				s.shut()
 				return
 			case <-ticker.C:
 			}
@@ -76,61 +76,61 @@ func (d *door) run(ctx context.Context, share func(net.Listener)) {
 	}
 }
 
-// renew makes the socket where it is not at its path, and reports whether it did.
-func (d *door) renew() bool {
-	if d.listener != nil {
-		if found, err := os.Lstat(d.path()); err == nil && os.SameFile(found, d.socket) {
+// renew creates the socket if it is not at its path, and reports whether it did.
+func (s *readerSocket) renew() bool {
+	if s.listener != nil {
+		if found, err := os.Lstat(s.path()); err == nil && os.SameFile(found, s.file) {
 			return false
 		}
-		d.shut()
-		d.tell(fmt.Errorf("%s was taken away; readers of the event store find another one there", d.path()))
+		s.shut()
+		s.reportOnce(fmt.Errorf("%s was removed; it is created again for readers of the event store", s.path()))
 	}
-	d.open()
-	return d.listener != nil
+	s.open()
+	return s.listener != nil
 }
 
-// open makes the socket if it can.
-func (d *door) open() {
-	if !d.records() {
+// open creates the socket if it can.
+func (s *readerSocket) open() {
+	if !s.records() {
 		return
 	}
-	listener, err := listenForReaders(d.stateDir)
+	listener, err := listenForReaders(s.stateDir)
 	if err == nil {
-		if d.socket, err = os.Lstat(d.path()); err != nil {
+		if s.file, err = os.Lstat(s.path()); err != nil {
 			listener.Close()
 		}
 	}
 	if err != nil {
-		d.tell(fmt.Errorf("%w; it records, and other processes cannot ask for what it sees", err))
+		s.reportOnce(fmt.Errorf("%w; this process records, but others cannot read its latest events", err))
 		return
 	}
-	d.listener, d.told = listener, ""
+	s.listener, s.reported = listener, ""
 }
 
-func (d *door) shut() {
-	if d.listener != nil {
-		d.listener.Close()
-		d.listener = nil
+func (s *readerSocket) shut() {
+	if s.listener != nil {
+		s.listener.Close()
+		s.listener = nil
 	}
 }
 
-// tell reports what is wrong, once.
-func (d *door) tell(err error) {
-	if err.Error() != d.told {
-		d.told = err.Error()
-		d.report(err)
+// reportOnce reports an error, once while it stays the same.
+func (s *readerSocket) reportOnce(err error) {
+	if err.Error() != s.reported {
+		s.reported = err.Error()
+		s.report(err)
 	}
 }
 
-func (d *door) path() string { return filepath.Join(d.stateDir, recorderSocket) }
+func (s *readerSocket) path() string { return filepath.Join(s.stateDir, recorderSocket) }
 
-// close lets nobody in any more.
-func (d *door) close() {
-	d.end()
-	<-d.ended
+// close closes the socket.
+func (s *readerSocket) close() {
+	s.end()
+	<-s.ended
 }
 
-// listenForReaders makes the recorder's socket, in place of what lies there.
+// listenForReaders creates the recorder's socket and replaces the file at its path.
 func listenForReaders(stateDir string) (*net.UnixListener, error) {
 	path, done, err := socketPath(stateDir)
 	if err != nil {
@@ -144,20 +144,20 @@ func listenForReaders(stateDir string) (*net.UnixListener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for readers of the event store: %w", err)
 	}
-	// Its path may mean something else by then; the next recorder removes it.
+	// The path may be another recorder's by then. The next recorder removes the file.
 	listener.SetUnlinkOnClose(false)
 	return listener, nil
 }
 
-// startPatience is how long the process that records may take from the moment at
-// which it has the store to the one at which it answers. What an earlier one left
-// in the kernel is stored then, and a reader that did not wait would miss it.
+// startPatience is how long a reader waits for a recorder that has the store's lock and
+// does not answer yet. The recorder then stores events that wait in the kernel, which a
+// reader that did not wait would miss.
 const (
 	startPatience = 5 * time.Second
 	startPoll     = 50 * time.Millisecond
 )
 
-// dialRecorder connects to the process that records.
+// dialRecorder returns a function that connects to the process that records.
 func dialRecorder(stateDir string) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
 		for deadline := time.Now().Add(startPatience); ; {
@@ -184,9 +184,9 @@ func dialOnce(ctx context.Context, stateDir string) (net.Conn, error) {
 	return (&net.Dialer{}).DialContext(ctx, "unix", path)
 }
 
-// socketPath names the socket in a way that fits into sun_path: where the state
-// folder's own name is too long, through an open descriptor of it, for which Linux
-// has a path. done lets go of that.
+// socketPath returns a path of the socket that fits into sun_path. If the path of the
+// state folder is too long, it goes through an open descriptor of the folder, which has
+// a path on Linux; done closes the descriptor.
 func socketPath(stateDir string) (path string, done func(), err error) {
 	path = filepath.Join(stateDir, recorderSocket)
 	if len(path) <= maxSocketPath {

@@ -18,9 +18,9 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// A porter answers at a door with one letter.
+// A porter answers readers with one letter.
 type porter struct {
-	*door
+	*readerSocket
 	records atomic.Bool
 
 	mu   sync.Mutex
@@ -31,7 +31,7 @@ func newPorter(t *testing.T, stateDir string) *porter {
 	t.Helper()
 	p := &porter{}
 	p.records.Store(true)
-	p.door = openDoor(stateDir, p.records.Load, func(err error) {
+	p.readerSocket = openReaderSocket(stateDir, p.records.Load, func(err error) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.said = append(p.said, err.Error())
@@ -56,8 +56,7 @@ func (p *porter) heard() []string {
 	return p.said
 }
 
-// requireAnswer wants a reader that connects to be answered, within the time that
-// it waits.
+// requireAnswer requires that a reader is answered within startPatience.
 func requireAnswer(t *testing.T, stateDir string) {
 	t.Helper()
 	conn, err := dialRecorder(stateDir)(t.Context())
@@ -68,12 +67,12 @@ func requireAnswer(t *testing.T, stateDir string) {
 	require.Equal(t, "k", string(answer))
 }
 
-func TestADoorIsMadeAgain(t *testing.T) {
+func TestReaderSocketIsCreatedAgain(t *testing.T) {
 	dir := shortDir(t)
 	path := filepath.Join(dir, recorderSocket)
 	p := newPorter(t, dir)
 	requireAnswer(t, dir)
-	gone := path + " was taken away; readers of the event store find another one there"
+	gone := path + " was removed; it is created again for readers of the event store"
 
 	require.NoError(t, os.Remove(path))
 	requireAnswer(t, dir)
@@ -84,7 +83,7 @@ func TestADoorIsMadeAgain(t *testing.T) {
 	requireAnswer(t, dir)
 	require.Equal(t, []string{gone, gone}, p.heard())
 
-	// Another one listens there, which does not record.
+	// Another process listens there.
 	require.NoError(t, os.Remove(path))
 	other, err := net.Listen("unix", path)
 	require.NoError(t, err)
@@ -93,20 +92,20 @@ func TestADoorIsMadeAgain(t *testing.T) {
 	requireAnswer(t, dir)
 }
 
-// Who lost the store's lock leaves the socket to the one that has it.
-func TestADoorOfARecorderNoMore(t *testing.T) {
+// A process that lost the store's lock does not create the socket again.
+func TestReaderSocketIsLeftToTheNewRecorder(t *testing.T) {
 	dir := shortDir(t)
 	p := newPorter(t, dir)
 	p.records.Store(false)
 	require.NoError(t, os.Remove(filepath.Join(dir, recorderSocket)))
 	require.Eventually(t, func() bool { return len(p.heard()) == 1 }, 10*time.Second, 10*time.Millisecond)
-	time.Sleep(doorEvery + doorEvery/2)
+	time.Sleep(socketInterval + socketInterval/2)
 	require.NoFileExists(t, filepath.Join(dir, recorderSocket))
 	p.records.Store(true)
 	requireAnswer(t, dir)
 }
 
-func TestADoorInAFolderWithALongName(t *testing.T) {
+func TestReaderSocketWorksInAFolderWithALongName(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux has a short path to every open folder")
 	}
@@ -118,8 +117,7 @@ func TestADoorInAFolderWithALongName(t *testing.T) {
 	requireAnswer(t, dir)
 }
 
-// Where the socket cannot be made the process records all the same, and says so.
-func TestADoorThatCannotBeMade(t *testing.T) {
+func TestProcessRecordsWithoutAReaderSocket(t *testing.T) {
 	c, err := parse(hostPlatform(), []string{"record", "--state-dir", shortDir(t), "--sources", "kmsg"})
 	require.NoError(t, err)
 	inTheWay := filepath.Join(c.stateDir, recorderSocket, "anything")
@@ -130,20 +128,20 @@ func TestADoorThatCannotBeMade(t *testing.T) {
 	status, err := a.store.Status(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, kmodquery.RoleRecorder, status.Role)
-	time.Sleep(2 * doorEvery) // it tries again
+	time.Sleep(2 * socketInterval) // it tries again
 
 	require.NoError(t, os.Remove(inTheWay))
 	conn, err := dialRecorder(c.stateDir)(t.Context())
 	require.NoError(t, err)
 	conn.Close()
 	require.NoError(t, a.Close())
-	require.Equal(t, 1, strings.Count(said.String(), "it records, and other processes cannot ask for what it sees"), "%s", &said)
+	require.Equal(t, 1, strings.Count(said.String(), "this process records, but others cannot read its latest events"), "%s", &said)
 }
 
-// shortDir is a folder whose path leaves room for a socket's.
+// shortDir returns a folder whose path leaves room for a socket's.
 func shortDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "door")
+	dir, err := os.MkdirTemp("", "kmodquery")
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return dir

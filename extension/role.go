@@ -9,9 +9,9 @@ import (
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
-// inTurn runs f with the event store open until f returns: as the recorder, or,
-// while another process records, as a reader. When that one ends f's context
-// does, and f runs again as the recorder.
+// inTurn runs f with the event store open, as the recorder, or as a reader while another
+// process records. When that process ends, the context of f ends and f runs again as
+// the recorder. inTurn returns when f returns for another reason.
 func inTurn(ctx context.Context, c *config, report *log.Logger, f func(context.Context, *app) error) error {
 	for ctx.Err() == nil {
 		again, err := inRole(ctx, c, report, f)
@@ -23,8 +23,8 @@ func inTurn(ctx context.Context, c *config, report *log.Logger, f func(context.C
 	return nil
 }
 
-// inRole runs f once, and reports whether to do so again because the recorder
-// has ended.
+// inRole runs f once. It reports whether f must run again because the recorder has
+// ended.
 func inRole(ctx context.Context, c *config, report *log.Logger, f func(context.Context, *app) error) (again bool, err error) {
 	a, err := open(ctx, c, report)
 	if err != nil {
@@ -43,10 +43,10 @@ func inRole(ctx context.Context, c *config, report *log.Logger, f func(context.C
 	return role.Err() != nil && ctx.Err() == nil, err
 }
 
-// awaitUnrecorded returns when nobody records into the event store. It reports what
-// keeps it from seeing that, and goes on.
+// awaitUnrecorded returns when no process records into the event store. It reports
+// errors of that check and continues.
 func awaitUnrecorded(ctx context.Context, c *config, report *log.Logger) {
-	told := ""
+	reported := ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -57,8 +57,8 @@ func awaitUnrecorded(ctx context.Context, c *config, report *log.Logger) {
 		if free {
 			return
 		}
-		if err != nil && err.Error() != told {
-			told = err.Error()
+		if err != nil && err.Error() != reported {
+			reported = err.Error()
 			report.Printf("this process cannot take over: look whether another one records: %v", err)
 		}
 	}

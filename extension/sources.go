@@ -11,7 +11,7 @@ import (
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
-// autoSources is the --sources that leaves the choice to this program.
+// autoSources is the value of --sources that leaves the choice to this program.
 const autoSources = "auto"
 
 // parseSources reads --sources: the names of sources, or nil for auto.
@@ -30,15 +30,15 @@ func (p *platform) parseSources(text string) ([]string, error) {
 			names = append(names, name)
 		}
 	}
-	// Their order is that of preference, whatever the user's.
+	// The order of preference is fixed.
 	slices.SortFunc(names, func(a, b string) int {
 		return slices.Index(p.sourceNames, a) - slices.Index(p.sourceNames, b)
 	})
 	return names, nil
 }
 
-// wanted are the names of the sources that c asks for. On a kernel without
-// modules one is enough to say so.
+// wanted returns the names of the sources that c asks for. On a kernel without modules
+// one source is enough to say so.
 func wanted(c *config) []string {
 	names := c.sources
 	if names == nil {
@@ -50,7 +50,7 @@ func wanted(c *config) []string {
 	return names
 }
 
-// recorderOptions say what a process that records into a store watches.
+// recorderOptions returns the options of a recorder for a store.
 func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
 	o := collectors.Options{
 		SideBySide:  c.sources != nil || c.platform.sideBySide,
@@ -69,22 +69,22 @@ func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
 	return o
 }
 
-// pastColumns are what a recorder learns from the events of an earlier one.
+// pastColumns are the columns that a recorder needs of the events of an earlier one.
 var pastColumns = []string{
 	"time_nanos", "uptime", "event_name", "source", "load_id", "name", "path", "size", "taints", "pid", "result", "error", "first_seen",
 	"type", "sha256", "missing",
 }
 
-// recentPast is how many of the newest events a recorder looks at for attempts of
-// which another source may tell once more.
+// recentPast is how many of the newest events a recorder reads to find attempts that
+// another source may report again.
 const recentPast = 1 << 16
 
-// past hands over the loads and unloads that are stored of this boot, as far as a
-// recorder has to know of them, and all that was found by comparing.
+// past visits the stored loads and unloads of this boot that a recorder needs, and all
+// events of the cross-view check.
 func past(ctx context.Context, p *platform, store *sqlite.Store, visit func(*kmodquery.Event)) error {
 	boot := p.stamp().BootID
 	if boot == "" {
-		return nil // nothing says which are of this boot
+		return nil // the events of this boot cannot be told from others
 	}
 	of := func(eventNames ...any) kmodquery.Filter {
 		return kmodquery.Filter{
@@ -109,7 +109,7 @@ func past(ctx context.Context, p *platform, store *sqlite.Store, visit func(*kmo
 	})
 }
 
-// sensorNames are the sources that the sensors table has rows of.
+// sensorNames returns the sources that have a row in the sensors table.
 func sensorNames(c *config) []string {
 	names := slices.Clone(wanted(c))
 	if c.platform.openViews() != nil {
