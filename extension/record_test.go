@@ -218,5 +218,5 @@ func TestNotifierReportsOnce(t *testing.T) {
 	n.ready()
 	n.stopping()
 	require.Equal(t, 1, strings.Count(report.String(), "\n"))
-	require.Contains(t, report.String(), "tell the service manager: ")
+	require.Contains(t, report.String(), "notify the service manager: ")
 }
