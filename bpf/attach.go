@@ -4,6 +4,7 @@ package bpf
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -23,7 +24,7 @@ type attached struct {
 
 // attachAll loads the programs and attaches them.
 // They own what begins from then on if there is no other set.
-func (p *Programs) attachAll(kernel *btf.Spec, object []byte, list []hook, shared map[string]*ebpf.Map, isFirst bool) error {
+func (p *Programs) attachAll(ctx context.Context, kernel *btf.Spec, object []byte, list []hook, shared map[string]*ebpf.Map, isFirst bool) error {
 	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
 	if err != nil {
 		return fmt.Errorf("read the BPF object: %w", err)
@@ -49,6 +50,9 @@ func (p *Programs) attachAll(kernel *btf.Spec, object []byte, list []hook, share
 	}()
 	absent := map[string]bool{}
 	for _, h := range list {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if absent[h.name] {
 			continue
 		}

@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -73,8 +74,9 @@ type Programs struct {
 // confidentiality, records lack the fields that their Unread names, and there are
 // no images, parameters or strings.
 //
-// Open needs CAP_BPF, CAP_PERFMON and CAP_SYS_RESOURCE, or root.
-func Open(o Options) (_ *Programs, err error) {
+// Open needs CAP_BPF, CAP_PERFMON and CAP_SYS_RESOURCE, or root. It returns early when
+// ctx ends; the next Open finishes an upgrade that was begun.
+func Open(ctx context.Context, o Options) (_ *Programs, err error) {
 	kernel, err := btf.LoadKernelSpec()
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, btf.ErrNotSupported) || errors.Is(err, ebpf.ErrNotSupported) {
 		return nil, ErrNoBTF
@@ -114,7 +116,7 @@ func Open(o Options) (_ *Programs, err error) {
 		list = withoutKprobes(list)
 	}
 	p.wanted.ImageLimit = uint64(max(o.ImageLimit, 0))
-	if err := p.openSet(o, kernel, object, list); err != nil {
+	if err := p.openSet(ctx, o, kernel, object, list); err != nil {
 		return nil, err
 	}
 	if err := p.NextEpoch(); err != nil {
@@ -125,7 +127,7 @@ func Open(o Options) (_ *Programs, err error) {
 
 // openSet opens the pinned set that owns the calls, or attaches and pins a new one. It
 // detaches the other sets.
-func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []hook) error {
+func (p *Programs) openSet(ctx context.Context, o Options, kernel *btf.Spec, object []byte, list []hook) error {
 	var sets []setName
 	if o.PinDir == "" || o.OnlyPinned && !HasPins(o.PinDir) {
 		p.unpinned = errNotAsked
@@ -145,7 +147,7 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 	p.found = len(sets) > 0
 	if owner >= 0 {
 		// An upgrade was broken off.
-		if err := p.pins.detach(slices.Concat(sets[:owner], sets[owner+1:])); err != nil {
+		if err := p.pins.detach(ctx, slices.Concat(sets[:owner], sets[owner+1:])); err != nil {
 			return err
 		}
 		if !o.Anew && sets[owner].digest == name.digest && sets[owner].layout == name.layout {
@@ -159,7 +161,7 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 		if len(sets) > 0 {
 			list = upgradeOrder(list, slices.ContainsFunc(sets, p.pins.hasFexit))
 		}
-		if err := p.attachAll(kernel, object, list, shared, len(sets) == 0); err != nil {
+		if err := p.attachAll(ctx, kernel, object, list, shared, len(sets) == 0); err != nil {
 			return err
 		}
 		if p.pins != nil {
@@ -169,7 +171,7 @@ func (p *Programs) openSet(o Options, kernel *btf.Spec, object []byte, list []ho
 	if err := p.readSettings(); err != nil {
 		return err
 	}
-	if err := p.own(sets); err != nil {
+	if err := p.own(ctx, sets); err != nil {
 		return err
 	}
 	return p.openOlder(sets)

@@ -13,7 +13,7 @@ func openHere(t *testing.T, path string) *Programs {
 	if os.Geteuid() != 0 {
 		t.Skip("only root may attach BPF programs")
 	}
-	p, err := Open(Options{ImageLimit: MaxImage, PinDir: path})
+	p, err := Open(t.Context(), Options{ImageLimit: MaxImage, PinDir: path})
 	if err != nil {
 		t.Skip("this kernel takes no programs: ", err)
 	}

@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -119,14 +120,16 @@ func ownerOf(sets []setName, shared map[string]*ebpf.Map) (int, error) {
 
 // own makes this set, which is attached, the owner of what begins now, and
 // detaches the others.
-func (p *Programs) own(sets []setName) error {
+func (p *Programs) own(ctx context.Context, sets []setName) error {
 	if p.owners.current() != p.name.id {
 		if len(sets) > 0 {
-			time.Sleep(stampAge)
+			if err := sleep(ctx, stampAge); err != nil {
+				return err
+			}
 		}
 		p.owners.setCurrent(p.name.id)
 	}
-	if err := p.pins.detach(sets); err != nil {
+	if err := p.pins.detach(ctx, sets); err != nil {
 		return err
 	}
 	p.owners.setOldest(p.name.id)
@@ -135,14 +138,18 @@ func (p *Programs) own(sets []setName) error {
 
 // detach detaches sets that own nothing that begins now, when their calls have
 // returned.
-func (p *pins) detach(sets []setName) error {
+func (p *pins) detach(ctx context.Context, sets []setName) error {
 	sets = slices.DeleteFunc(slices.Clone(sets), func(name setName) bool { return !p.isAttached(name) })
 	if len(sets) == 0 {
 		return nil
 	}
-	time.Sleep(stampAge)
+	if err := sleep(ctx, stampAge); err != nil {
+		return err
+	}
 	for _, name := range sets {
-		p.awaitCalls(name)
+		if err := p.awaitCalls(ctx, name); err != nil {
+			return err
+		}
 		for _, part := range []string{pinnedLinks, pinnedProbes, pinnedPrograms} {
 			if err := os.RemoveAll(p.of(name, part)); err != nil {
 				return fmt.Errorf("detach pinned programs: %w", err)
@@ -170,16 +177,29 @@ func (p *pins) hasFexit(name setName) bool {
 
 // awaitCalls waits, for at most callPatience, until the calls that a set has under
 // way have returned.
-func (p *pins) awaitCalls(name setName) {
+func (p *pins) awaitCalls(ctx context.Context, name setName) error {
 	threads, err := ebpf.LoadPinnedMap(p.of(name, pinnedMaps, moduleMapThreads), &ebpf.LoadPinOptions{ReadOnly: true})
 	if err != nil {
-		return // the set is not complete
+		return nil // the set is not complete
 	}
 	defer threads.Close()
 	waiting := callsUnderWay(threads)
-	for deadline := time.Now().Add(callPatience); len(waiting) > 0 && time.Now().Before(deadline); time.Sleep(callPoll) {
+	for deadline := time.Now().Add(callPatience); len(waiting) > 0 && time.Now().Before(deadline); {
+		if err := sleep(ctx, callPoll); err != nil {
+			return err
+		}
 		underWay := callsUnderWay(threads)
 		maps.DeleteFunc(waiting, func(tid uint32, call string) bool { return underWay[tid] != call })
+	}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
 	}
 }
 

@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"os"
@@ -69,7 +70,7 @@ func (u *upgradable) open(of string, o Options) *Programs {
 	p := &Programs{}
 	u.t.Cleanup(func() { p.Close() })
 	o.PinDir = u.path
-	require.NoError(u.t, p.openSet(o, u.kernel, _ModuleBytes, []hook{onlyTracepoint("sched_process_exit")}))
+	require.NoError(u.t, p.openSet(u.t.Context(), o, u.kernel, _ModuleBytes, []hook{onlyTracepoint("sched_process_exit")}))
 	require.NoError(u.t, p.Unpinned())
 	return p
 }
@@ -133,7 +134,7 @@ func TestABrokenUpgradeIsFinished(t *testing.T) {
 		"owner is new": func(_, second *Programs) { second.owners.setCurrent(second.name.id) },
 		"older detached": func(first, second *Programs) {
 			second.owners.setCurrent(second.name.id)
-			require.NoError(t, second.pins.detach([]setName{first.name}))
+			require.NoError(t, second.pins.detach(t.Context(), []setName{first.name}))
 		},
 	} {
 		for _, next := range []string{"one", "two"} {
@@ -186,7 +187,7 @@ func (u *upgradable) begin(of string, older *Programs) *Programs {
 	shared, err := p.pins.openShared(sets)
 	require.NoError(u.t, err)
 	defer closeMaps(shared)
-	require.NoError(u.t, p.attachAll(u.kernel, _ModuleBytes, list, shared, false))
+	require.NoError(u.t, p.attachAll(u.t.Context(), u.kernel, _ModuleBytes, list, shared, false))
 	require.NoError(u.t, p.pin(p.pins))
 	return p
 }
@@ -351,4 +352,20 @@ func TestTheOwnerSendsTheRecord(t *testing.T) {
 	older.owners.setOldest(2)
 	request(newer, newer)
 	request(newer, newer)
+}
+
+func TestACanceledUpgradeLeavesTheOwner(t *testing.T) {
+	u := newUpgradable(t)
+	first := u.open("one", Options{})
+	require.NoError(t, first.Close())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	p := &Programs{}
+	err := p.openSet(ctx, Options{PinDir: u.path, Anew: true}, u.kernel, _ModuleBytes, []hook{onlyTracepoint("sched_process_exit")})
+	require.ErrorIs(t, err, context.Canceled)
+	require.NoError(t, p.Close())
+	again := u.open("one", Options{})
+	require.Equal(t, first.name, again.name)
+	require.Equal(t, first.name.id, again.owners.current())
+	require.NoError(t, again.Close())
 }

@@ -77,6 +77,9 @@ func New(o Options) *Source {
 func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) (err error) {
 	programs, keys, err := s.open(ctx)
 	if err != nil {
+		if errors.Is(err, context.Canceled) {
+			err = nil // it was stopped while it attached the hooks
+		}
 		s.health.Stopped(err)
 		return err
 	}
@@ -108,20 +111,20 @@ func (s *Source) open(ctx context.Context) (programs *bpf.Programs, keys []strin
 	if unread != nil && s.options.PinDir != "" && bpf.HasPins(s.options.PinDir) {
 		return nil, nil, unread
 	}
-	programs, err = openPrograms(s.options, s.isUnreliable())
+	programs, err = openPrograms(ctx, s.options, s.isUnreliable())
 	return programs, keys, err
 }
 
 // openPrograms attaches the programs. Its errors say what the host lacks. replace
 // replaces pinned programs.
-func openPrograms(o Options, replace bool) (*bpf.Programs, error) {
+func openPrograms(ctx context.Context, o Options, replace bool) (*bpf.Programs, error) {
 	if _, err := os.Stat("/proc/modules"); errors.Is(err, os.ErrNotExist) {
 		return nil, &kmodquery.NotSupportedError{
 			Missing: "this kernel cannot load modules",
 			Need:    "a kernel built with CONFIG_MODULES",
 		}
 	}
-	programs, err := bpf.Open(bpf.Options{
+	programs, err := bpf.Open(ctx, bpf.Options{
 		ImageLimit: o.ImageLimit, PinDir: o.PinDir, OnlyPinned: o.OnlyPinned, Anew: replace,
 	})
 	switch {

@@ -97,7 +97,7 @@ func TestGuestUpgradeSendsEachCallOnce(t *testing.T) {
 	first := int64(0)
 	const rounds = 4
 	for round := range rounds {
-		p, err := bpf.Open(bpf.Options{PinDir: path, Anew: true})
+		p, err := bpf.Open(t.Context(), bpf.Options{PinDir: path, Anew: true})
 		require.NoError(t, err)
 		require.NoError(t, p.Unpinned())
 		if round == 0 {
