@@ -183,8 +183,7 @@ func (e *Event) IsUnprivileged() bool {
 	case EventModuleRequest:
 		return true
 	case EventInitModule, EventFinitModule, EventDeleteModule:
-		tookBytes := e.SHA256 != "" || e.Missing.Has("sha256")
-		return e.Error == "EPERM" && !tookBytes
+		return e.Error == "EPERM" && e.SHA256 == "" && !e.Missing.Has("sha256")
 	}
 	return false
 }

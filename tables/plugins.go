@@ -41,7 +41,7 @@ type Inventory interface {
 const (
 	DefaultReplyBytes  = 48 << 20
 	DefaultTimeout     = time.Minute
-	DefaultConcurrency = 4
+	defaultConcurrency = 4
 )
 
 // A Config configures the tables. Store and Recorder must be set. The defaults replace
@@ -66,7 +66,7 @@ func Plugins(c Config) []osquery.OsqueryPlugin {
 		c.Timeout = DefaultTimeout
 	}
 	if c.Concurrency == 0 {
-		c.Concurrency = DefaultConcurrency
+		c.Concurrency = defaultConcurrency
 	}
 	bound := newGuard(c.Timeout, c.Concurrency)
 	return []osquery.OsqueryPlugin{
