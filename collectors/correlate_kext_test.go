@@ -17,8 +17,8 @@ const (
 	byUnifiedLog
 )
 
-// tellKext tells of a kernel extension. Each source knows another process.
-func (t *table) tellKext(rank int, eventName, name, id string, at time.Duration) {
+// addKext adds an event about a kernel extension. Each source knows another process.
+func (t *table) addKext(rank int, eventName, name, id string, at time.Duration) {
 	e := kmodquery.Event{
 		EventName: eventName, Name: name, LoadID: id, TimeNanos: int64(time.Hour + at), Pid: new(int64(100 + rank)),
 		Source: []string{kmodquery.SourceEndpointSecurity, kmodquery.SourceUnifiedLog}[rank],
@@ -32,11 +32,11 @@ func TestAKextIsOneAttemptOfSeveralSources(t *testing.T) {
 		"endpoint_security kextunload com.a 2", "unified_log kextunload com.a 2",
 	}
 	told := []func(*table){
-		func(a *table) { a.tellKext(byUnifiedLog, "kext_allowed", "com.a", "l", 0) },
-		func(a *table) { a.tellKext(byEndpointSecurity, "kextload", "com.a", "1", 3*time.Second) },
-		func(a *table) { a.tellKext(byUnifiedLog, "kextload", "com.a", "l", 12*time.Second) },
-		func(a *table) { a.tellKext(byEndpointSecurity, "kextunload", "com.a", "2", 13*time.Second) },
-		func(a *table) { a.tellKext(byUnifiedLog, "kextunload", "com.a", "m", 14*time.Second) },
+		func(a *table) { a.addKext(byUnifiedLog, "kext_allowed", "com.a", "l", 0) },
+		func(a *table) { a.addKext(byEndpointSecurity, "kextload", "com.a", "1", 3*time.Second) },
+		func(a *table) { a.addKext(byUnifiedLog, "kextload", "com.a", "l", 12*time.Second) },
+		func(a *table) { a.addKext(byEndpointSecurity, "kextunload", "com.a", "2", 13*time.Second) },
+		func(a *table) { a.addKext(byUnifiedLog, "kextunload", "com.a", "m", 14*time.Second) },
 	}
 	for _, order := range [][]int{{0, 1, 2, 3, 4}, {1, 3, 0, 2, 4}, {1, 0, 2, 4, 3}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -51,15 +51,15 @@ func TestAKextIsOneAttemptOfSeveralSources(t *testing.T) {
 	}
 }
 
-// A query came in between, and nothing waits for longer than that.
-func TestAKextThatTheBetterSourceTellsOfLate(t *testing.T) {
+// A query flushes what waits.
+func TestBetterSourceReportsAKextLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newTable(byEndpointSecurity, byUnifiedLog)
-		a.tellKext(byUnifiedLog, "kext_blocked", "com.a", "l", 0)
+		a.addKext(byUnifiedLog, "kext_blocked", "com.a", "l", 0)
 		require.Empty(t, a.rows)
 		a.flushAll()
-		a.tellKext(byEndpointSecurity, "kextload", "com.a", "1", time.Second)
-		a.tellKext(byUnifiedLog, "kextload", "com.a", "l", 2*time.Second)
+		a.addKext(byEndpointSecurity, "kextload", "com.a", "1", time.Second)
+		a.addKext(byUnifiedLog, "kextload", "com.a", "l", 2*time.Second)
 		a.flushAll()
 		require.Equal(t, []string{
 			"unified_log kext_blocked com.a l", "endpoint_security kextload com.a l", "unified_log kextload com.a l",
@@ -70,14 +70,14 @@ func TestAKextThatTheBetterSourceTellsOfLate(t *testing.T) {
 func TestKextsThatAreNotOneAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newTable(byEndpointSecurity, byUnifiedLog)
-		a.tellKext(byEndpointSecurity, "kextload", "com.a", "1", 0)
-		a.tellKext(byUnifiedLog, "kextload", "com.b", "b", 0)                       // another one
-		a.tellKext(byUnifiedLog, "kextunload", "com.a", "u", 0)                     // no load
-		a.tellKext(byUnifiedLog, "kextload", "com.a", "t", time.Second+kextSlack+1) // another time
-		a.tellKext(byUnifiedLog, "kext_blocked", "", "n", 0)                        // nobody knows which
-		a.tellKext(byEndpointSecurity, "kextload", "", "2", 0)                      // likewise
-		a.tellKext(byEndpointSecurity, "kextload", "com.a", "3", time.Second)       // the same source tells of another
-		a.tellKext(byUnifiedLog, "kextload", "com.a", "s", 900*time.Millisecond)    // the nearer one is meant
+		a.addKext(byEndpointSecurity, "kextload", "com.a", "1", 0)
+		a.addKext(byUnifiedLog, "kextload", "com.b", "b", 0)                       // another one
+		a.addKext(byUnifiedLog, "kextunload", "com.a", "u", 0)                     // no load
+		a.addKext(byUnifiedLog, "kextload", "com.a", "t", time.Second+kextSlack+1) // another time
+		a.addKext(byUnifiedLog, "kext_blocked", "", "n", 0)                        // without a name
+		a.addKext(byEndpointSecurity, "kextload", "", "2", 0)                      // likewise
+		a.addKext(byEndpointSecurity, "kextload", "com.a", "3", time.Second)       // another attempt of the same source
+		a.addKext(byUnifiedLog, "kextload", "com.a", "s", 900*time.Millisecond)    // the nearer one matches
 		a.flushAll()
 		slices.Sort(a.rows)
 		require.Equal(t, []string{

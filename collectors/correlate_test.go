@@ -21,7 +21,7 @@ const (
 
 var rankNames = []string{kmodquery.SourceEBPF, kmodquery.SourceAudit, kmodquery.SourceKmsg, kmodquery.SourceProcfs}
 
-// A table collects what attempts let through, as "source event name load_id".
+// A table collects the events that a correlator emits, as "source event name load_id".
 type table struct {
 	*correlator
 	rows []string
@@ -45,7 +45,7 @@ func newTable(up ...int) *table {
 	return t
 }
 
-func (t *table) tell(rank int, eventName, name, id string, pid int64, at time.Duration) {
+func (t *table) addEvent(rank int, eventName, name, id string, pid int64, at time.Duration) {
 	e := kmodquery.Event{EventName: eventName, Source: rankNames[rank], Name: name, LoadID: id, TimeNanos: int64(time.Hour + at)}
 	if pid != 0 {
 		e.Pid = &pid
@@ -53,19 +53,19 @@ func (t *table) tell(rank int, eventName, name, id string, pid int64, at time.Du
 	t.add(rank, deliver(e), false)
 }
 
-func TestOneLoadSeenByFourSources(t *testing.T) {
+func TestFourSourcesShareOneLoadID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newTable(byBPF, byAudit, byKmsg, byViews)
-		a.tell(byKmsg, "module_load", "dummy", "k", 0, 100*time.Millisecond)
-		a.tell(byAudit, "finit_module", "dummy", "a", 7, 0)
-		require.Empty(t, a.rows, "the best one has not told of it yet")
-		a.tell(byBPF, "security_kernel_read_file", "dummy", "1", 7, 0)
-		a.tell(byBPF, "module_load", "dummy", "1", 7, 200*time.Millisecond)
-		a.tell(byViews, "module_load", "dummy", "v", 0, 9*time.Second)
-		a.tell(byAudit, "delete_module", "dummy", "b", 7, 20*time.Second)
-		a.tell(byBPF, "module_free", "dummy", "2", 7, 20*time.Second)
+		a.addEvent(byKmsg, "module_load", "dummy", "k", 0, 100*time.Millisecond)
+		a.addEvent(byAudit, "finit_module", "dummy", "a", 7, 0)
+		require.Empty(t, a.rows, "the best one has not reported it yet")
+		a.addEvent(byBPF, "security_kernel_read_file", "dummy", "1", 7, 0)
+		a.addEvent(byBPF, "module_load", "dummy", "1", 7, 200*time.Millisecond)
+		a.addEvent(byViews, "module_load", "dummy", "v", 0, 9*time.Second)
+		a.addEvent(byAudit, "delete_module", "dummy", "b", 7, 20*time.Second)
+		a.addEvent(byBPF, "module_free", "dummy", "2", 7, 20*time.Second)
 		require.Equal(t, "ebpf security_kernel_read_file dummy 1", a.rows[0])
-		require.Len(t, a.rows, 6, "what the views noticed late waits for what is nearer in time")
+		require.Len(t, a.rows, 6, "an event of the views waits for an event that is nearer in time")
 		a.flushAll()
 		require.ElementsMatch(t, []string{
 			"ebpf security_kernel_read_file dummy 1", "audit finit_module dummy 1", "kmsg module_load dummy 1",
@@ -77,15 +77,15 @@ func TestOneLoadSeenByFourSources(t *testing.T) {
 	})
 }
 
-func TestWhatOnlyALesserSourceSawKeepsItsID(t *testing.T) {
+func TestAttemptOfALesserSourceKeepsItsLoadID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newTable(byBPF)
-		a.tell(byAudit, "finit_module", "dummy", "a", 7, 0)
-		a.tell(byBPF, "module_load", "dummy", "1", 8, 0)           // another process
-		a.tell(byBPF, "module_load", "other", "2", 7, 0)           // another module
-		a.tell(byBPF, "module_load", "dummy", "3", 7, time.Minute) // another time
-		a.tell(byBPF, "delete_module", "dummy", "4", 7, 0)         // no load
-		a.tell(byBPF, "module_request", "dummy", "5", 7, 0)        // neither
+		a.addEvent(byAudit, "finit_module", "dummy", "a", 7, 0)
+		a.addEvent(byBPF, "module_load", "dummy", "1", 8, 0)           // another process
+		a.addEvent(byBPF, "module_load", "other", "2", 7, 0)           // another module
+		a.addEvent(byBPF, "module_load", "dummy", "3", 7, time.Minute) // another time
+		a.addEvent(byBPF, "delete_module", "dummy", "4", 7, 0)         // no load
+		a.addEvent(byBPF, "module_request", "dummy", "5", 7, 0)        // neither
 		a.expire(time.Now().Add(matchPatience - time.Second))
 		require.Len(t, a.rows, 5)
 		a.expire(time.Now().Add(matchPatience))
@@ -93,34 +93,33 @@ func TestWhatOnlyALesserSourceSawKeepsItsID(t *testing.T) {
 	})
 }
 
-// The names of modules that were refused early are known to one source and not
-// to the other.
+// Only one source knows the name of a module that was refused early.
 func TestAttemptsAreJoinedByProcessOrByName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newTable(byBPF)
-		a.tell(byAudit, "init_module", "", "a", 7, 0)
-		a.tell(byBPF, "init_module", "dummy", "1", 7, 0)
-		a.tell(byAudit, "init_module", "dummy", "b", 8, 0)
-		a.tell(byBPF, "init_module", "", "2", 8, 0)
+		a.addEvent(byAudit, "init_module", "", "a", 7, 0)
+		a.addEvent(byBPF, "init_module", "dummy", "1", 7, 0)
+		a.addEvent(byAudit, "init_module", "dummy", "b", 8, 0)
+		a.addEvent(byBPF, "init_module", "", "2", 8, 0)
 		require.Equal(t, []string{
 			"ebpf init_module dummy 1", "audit init_module  1", "ebpf init_module  2", "audit init_module dummy 2",
 		}, a.rows)
 	})
 }
 
-func TestEachAttemptIsOne(t *testing.T) {
+func TestEachAttemptKeepsItsOwnLoadID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newTable(byBPF)
 		const n = 500
 		for i := range n {
 			at := time.Duration(i) * 10 * time.Millisecond
-			a.tell(byAudit, "finit_module", "dummy", fmt.Sprint("a", i), 7, at)
-			a.tell(byAudit, "delete_module", "dummy", fmt.Sprint("b", i), 7, at+5*time.Millisecond)
+			a.addEvent(byAudit, "finit_module", "dummy", fmt.Sprint("a", i), 7, at)
+			a.addEvent(byAudit, "delete_module", "dummy", fmt.Sprint("b", i), 7, at+5*time.Millisecond)
 		}
 		for i := range n {
 			at := time.Duration(i) * 10 * time.Millisecond
-			a.tell(byBPF, "module_load", "dummy", fmt.Sprint(2*i), 7, at)
-			a.tell(byBPF, "module_free", "dummy", fmt.Sprint(2*i+1), 7, at+5*time.Millisecond)
+			a.addEvent(byBPF, "module_load", "dummy", fmt.Sprint(2*i), 7, at)
+			a.addEvent(byBPF, "module_free", "dummy", fmt.Sprint(2*i+1), 7, at+5*time.Millisecond)
 		}
 		a.flushAll()
 		require.Len(t, a.rows, 4*n)
@@ -136,28 +135,28 @@ func TestEachAttemptIsOne(t *testing.T) {
 	})
 }
 
-func TestTheEventsOfASourceStayInOrder(t *testing.T) {
+func TestEventsOfASourceStayInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newTable(byBPF)
-		a.tell(byKmsg, "module_load", "one", "k", 0, 0)
-		a.tell(byKmsg, "module_request", "two", "", 0, 0)
-		a.tell(byKmsg, "module_load", "three", "l", 0, 0)
-		a.tell(byBPF, "module_load", "three", "3", 7, 0)
+		a.addEvent(byKmsg, "module_load", "one", "k", 0, 0)
+		a.addEvent(byKmsg, "module_request", "two", "", 0, 0)
+		a.addEvent(byKmsg, "module_load", "three", "l", 0, 0)
+		a.addEvent(byBPF, "module_load", "three", "3", 7, 0)
 		require.Equal(t, []string{"ebpf module_load three 3"}, a.rows)
-		a.tell(byBPF, "module_load", "one", "1", 7, 0)
+		a.addEvent(byBPF, "module_load", "one", "1", 7, 0)
 		require.Equal(t, []string{"ebpf module_load one 1", "kmsg module_load one 1", "kmsg module_request two ", "kmsg module_load three 3"}, a.rows[1:])
 	})
 }
 
-func TestTheEventsHeldAreBounded(t *testing.T) {
+func TestHeldEventsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newTable(byBPF)
 		for i := range maxHeld + 10 {
-			a.tell(byKmsg, "module_load", fmt.Sprint("m", i), fmt.Sprint("k", i), 0, 0)
+			a.addEvent(byKmsg, "module_load", fmt.Sprint("m", i), fmt.Sprint("k", i), 0, 0)
 		}
 		require.Len(t, a.rows, 10)
 		for i := range 2 * maxKnown {
-			a.tell(byBPF, "module_load", fmt.Sprint("dummy", i%100), fmt.Sprint(i), int64(i%5), time.Duration(i)*time.Minute)
+			a.addEvent(byBPF, "module_load", fmt.Sprint("dummy", i%100), fmt.Sprint(i), int64(i%5), time.Duration(i)*time.Minute)
 		}
 		require.Len(t, a.known, maxKnown)
 		require.Equal(t, maxKnown, total(a.byName))
@@ -174,7 +173,7 @@ func total[K comparable](index map[K][]*attempt) (n int) {
 	return n
 }
 
-func TestWhatIsRecalledMatchesTheNewestStored(t *testing.T) {
+func TestBackfilledEventMatchesTheNewestStoredAttempt(t *testing.T) {
 	now := time.Now()
 	var got []kmodquery.Event
 	a := newCorrelator(func(d kmodquery.Delivery) { got = append(got, d.Event) }, func(rank int) bool { return rank > 0 }, 0, "")
@@ -184,10 +183,10 @@ func TestWhatIsRecalledMatchesTheNewestStored(t *testing.T) {
 	})
 	a.add(2, deliver(kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "journal", Name: "dummy", LoadID: "j", TimeNanos: now.UnixNano()}), true)
 	a.flushAll()
-	require.Empty(t, got, "ebpf told of it")
+	require.Empty(t, got, "ebpf reported it")
 }
 
-func TestWhatIsRecalledIsNotToldAgain(t *testing.T) {
+func TestBackfilledEventIsNotEmittedAgain(t *testing.T) {
 	now := time.Now()
 	var got []kmodquery.Event
 	a := newCorrelator(func(d kmodquery.Delivery) { got = append(got, d.Event) }, func(rank int) bool { return rank > 0 }, 0, "")
@@ -198,8 +197,8 @@ func TestWhatIsRecalledIsNotToldAgain(t *testing.T) {
 	require.Empty(t, got, "it is stored")
 }
 
-// The better one comes back and tells of it later.
-func TestTwoLogsOfOneLoad(t *testing.T) {
+// The better source works again and reports the load later.
+func TestTwoLogsShareOneLoadID(t *testing.T) {
 	now := time.Now()
 	var got []kmodquery.Event
 	a := newCorrelator(func(d kmodquery.Delivery) { got = append(got, d.Event) }, func(rank int) bool { return false }, 0, "")
@@ -211,27 +210,27 @@ func TestTwoLogsOfOneLoad(t *testing.T) {
 func TestViewsDoNotJoinALoadThatIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newTable(byAudit)
-		a.tell(byAudit, "finit_module", "dummy", "a", 7, 0)
-		a.tell(byAudit, "delete_module", "dummy", "b", 8, time.Second)
-		a.tell(byViews, "module_load", "dummy", "v", 0, 9*time.Second)
+		a.addEvent(byAudit, "finit_module", "dummy", "a", 7, 0)
+		a.addEvent(byAudit, "delete_module", "dummy", "b", 8, time.Second)
+		a.addEvent(byViews, "module_load", "dummy", "v", 0, 9*time.Second)
 		a.flushAll()
 		require.Equal(t, "procfs module_load dummy v", a.rows[len(a.rows)-1])
 	})
 }
 
-func TestALineOfTheNextAttempt(t *testing.T) {
+func TestLogLineJoinsTheNextAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newTable(byBPF, byKmsg)
-		a.tell(byBPF, "finit_module", "dummy", "1", 7, 0)
-		a.tell(byKmsg, "module_load", "dummy", "k", 0, 1500*time.Millisecond)
-		a.tell(byBPF, "module_load", "dummy", "2", 8, 1500*time.Millisecond)
+		a.addEvent(byBPF, "finit_module", "dummy", "1", 7, 0)
+		a.addEvent(byKmsg, "module_load", "dummy", "k", 0, 1500*time.Millisecond)
+		a.addEvent(byBPF, "module_load", "dummy", "2", 8, 1500*time.Millisecond)
 		a.flushAll()
 		require.Contains(t, a.rows, "kmsg module_load dummy 2")
 	})
 }
 
-// What was told of while the store was read is newer than what is in it.
-func TestAttemptsThatAreRememberedLate(t *testing.T) {
+// Attempts that were reported while the store was read are newer than stored ones.
+func TestReplayedAttemptsCountAsOlder(t *testing.T) {
 	a := newCorrelator(func(kmodquery.Delivery) {}, func(int) bool { return false }, 0, "")
 	event := func(i int) kmodquery.Event {
 		return kmodquery.Event{EventName: kmodquery.EventModuleLoad, LoadID: fmt.Sprint(i), Name: "dummy", Pid: new(int64(i + 1)), TimeNanos: int64(i)}

@@ -10,9 +10,8 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// What macOS lists as loaded is compared with what its sources said, under the
-// names that things have there.
-func TestKextsThatOnlyTheListHas(t *testing.T) {
+// The list of macOS is compared with its sources. The events have the names of macOS.
+func TestKextsThatOnlyTheListShows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, k := newStaged(kmodquery.SourceUnifiedLog), newKernel("com.early")
 		r, sink, _ := startStaged(t, Options{
@@ -46,17 +45,17 @@ func TestKextsThatOnlyTheListHas(t *testing.T) {
 			"unified_log kextload com.logged", "unified_log kextunload com.logged",
 			"showloaded kextload com.unseen", "showloaded kextunload com.unseen",
 		}, rows)
-		require.Equal(t, []string{"it is in showloaded and was not 10s ago", "it is not in showloaded any more"}, reasons)
+		require.Equal(t, []string{"it is in showloaded but was not 10s ago", "it is no longer in showloaded"}, reasons)
 		require.Equal(t, kmodquery.SourceShowloaded, r.Sensors(t.Context())[1].Source)
 		require.NoError(t, r.Close())
 	})
 }
 
-// The list notices late what a source tells of later still.
-func TestAKextThatTheListNoticesLate(t *testing.T) {
+// The list shows a kext before the source reports it.
+func TestKextThatTheListNoticesLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newTable(byEndpointSecurity)
-		a.tellKext(byEndpointSecurity, "kextload", "com.a", "1", 0)
+		a.addKext(byEndpointSecurity, "kextload", "com.a", "1", 0)
 		a.add(2, deliver(kmodquery.Event{EventName: "kextload", Source: kmodquery.SourceShowloaded, Name: "com.a", LoadID: "s", TimeNanos: int64(time.Hour + kextSlack + 9*time.Second)}), false)
 		a.add(2, deliver(kmodquery.Event{EventName: "kextload", Source: kmodquery.SourceShowloaded, Name: "com.a", LoadID: "r", TimeNanos: int64(time.Hour + kextSlack + 11*time.Second)}), false)
 		a.flushAll()

@@ -14,13 +14,13 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// A kernel is what views show of one.
+// A kernel is fake views of one.
 type kernel struct {
 	mu      sync.Mutex
 	modules map[string]kmodquery.Module
 	memory  []kmodquery.Module // without a name
 	taint   int64
-	flicker func(look int) // changes it between two looks
+	flicker func(read int) // changes it before each read
 	looks   int
 
 	confirmed int // calls of Confirm
@@ -130,8 +130,7 @@ type watch struct {
 	said   *reports
 }
 
-// startWatch starts a recorder whose source watches before the views are first
-// looked at.
+// startWatch starts a recorder whose source watches before the first check.
 func startWatch(t *testing.T, k *kernel, past ...kmodquery.Event) *watch {
 	t.Helper()
 	w := newWatch(t, k, past...)
@@ -190,7 +189,7 @@ func (w *watch) found(t *testing.T) []string {
 	return rows
 }
 
-func TestWhatIsThereAtTheStart(t *testing.T) {
+func TestModulesAtTheStartArePresent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWatch(t, newKernel("ext4", "loop"))
 		require.Equal(t, []string{"module_present ext4", "module_present loop"}, w.found(t))
@@ -205,8 +204,8 @@ func TestWhatIsThereAtTheStart(t *testing.T) {
 	})
 }
 
-// An earlier recorder of this boot saw some of it, in whatever order it is told.
-func TestWhatChangedWhileNobodyRecorded(t *testing.T) {
+// An earlier recorder of this boot stored events, which are replayed in any order.
+func TestChangesWithoutARecorderAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ago := func(d time.Duration) int64 { return time.Now().Add(-d).UnixNano() }
 		w := startWatch(t, newKernel("ext4", "new"),
@@ -221,7 +220,7 @@ func TestWhatChangedWhileNobodyRecorded(t *testing.T) {
 	})
 }
 
-func TestLoadsThatWereSeenAreNoDifference(t *testing.T) {
+func TestReportedLoadsAreNoDifference(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWatch(t, newKernel())
 		w.sees(kmodquery.EventModuleLoad, "dummy", "1")
@@ -239,8 +238,7 @@ func TestLoadsThatWereSeenAreNoDifference(t *testing.T) {
 	})
 }
 
-// What was seen and waits in memory was seen: nothing else tells of it, whether or
-// not it was there when the recorder began.
+// Events that wait in memory count, whether or not the module was there at the start.
 func TestLoadsThatWaitForTheStoreAreNoDifference(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWatch(t, newKernel("ext4"))
@@ -265,7 +263,7 @@ func TestLoadsThatWaitForTheStoreAreNoDifference(t *testing.T) {
 		w.sink.refuse(nil)
 		w.advance()
 		require.Equal(t, []string{"module_present ext4", "module_unwitnessed rootkit"}, w.found(t))
-		require.EqualValues(t, 1, *w.loaded()[0].FirstSeen, "what only the store knows comes with it")
+		require.EqualValues(t, 1, *w.loaded()[0].FirstSeen, "only the store knows it")
 		w.advance()
 		require.Empty(t, w.found(t))
 		require.NoError(t, w.Close())
@@ -280,7 +278,7 @@ func namesOfModules(modules []kmodquery.Module) []string {
 	return names
 }
 
-func TestAModuleThatNoSourceSawCome(t *testing.T) {
+func TestLoadThatNoSourceReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWatch(t, newKernel())
 		w.advance()
@@ -290,17 +288,17 @@ func TestAModuleThatNoSourceSawCome(t *testing.T) {
 		events := slices.Clone(w.sink.events)
 		w.sink.mu.Unlock()
 		require.Equal(t, []string{"module_unwitnessed rootkit"}, w.found(t))
-		require.Equal(t, "it is in modules, and ebpf did not see it come", events[0].Reason)
-		require.Equal(t, []string{`module "rootkit" came and it saw nothing of it`}, w.source.reasons)
-		require.Equal(t, []string{`ebpf: module "rootkit" came and it saw nothing of it`}, w.said.errs)
+		require.Equal(t, "it is in modules, but ebpf did not report its load", events[0].Reason)
+		require.Equal(t, []string{`module "rootkit" was loaded and the source did not report it`}, w.source.reasons)
+		require.Equal(t, []string{`ebpf: module "rootkit" was loaded and the source did not report it`}, w.said.errs)
 		w.advance()
-		require.Empty(t, w.found(t), "it is told once")
+		require.Empty(t, w.found(t), "it is reported once")
 		require.NoError(t, w.Close())
 	})
 }
 
-// It was blinded, and noticed it before the next look.
-func TestAModuleThatCameWhenASourceFailed(t *testing.T) {
+// The source fails before the next check.
+func TestLoadDuringAFailureOfTheSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWatch(t, newKernel())
 		w.advance()
@@ -315,8 +313,8 @@ func TestAModuleThatCameWhenASourceFailed(t *testing.T) {
 	})
 }
 
-// A source that lost records is overloaded and not blind.
-func TestALoadAmongLostRecords(t *testing.T) {
+// A source that lost records is overloaded.
+func TestLoadAmongLostRecordsDoesNotMakeASourceUnreliable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWatch(t, newKernel())
 		w.advance()
@@ -329,13 +327,13 @@ func TestALoadAmongLostRecords(t *testing.T) {
 		reason := w.sink.events[0].Reason
 		w.sink.mu.Unlock()
 		require.Equal(t, []string{"module_unwitnessed dummy"}, w.found(t))
-		require.Equal(t, "it is in modules, and ebpf did not see it come; 3 records were lost meanwhile", reason)
+		require.Equal(t, "it is in modules, but ebpf did not report its load; 3 records were lost meanwhile", reason)
 		require.Empty(t, w.source.reasons)
 		require.NoError(t, w.Close())
 	})
 }
 
-func TestModulesThatHide(t *testing.T) {
+func TestHiddenModulesAreReportedOnce(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		before bool // loaded before the recorder began
@@ -344,17 +342,17 @@ func TestModulesThatHide(t *testing.T) {
 		reason string
 	}{
 		{"off the list", false, func(k *kernel) { k.show("rootkit", kmodquery.ViewSysfs, kmodquery.ViewKallsyms) },
-			[]string{"module_hidden rootkit"}, "it is not in modules, and in sysfs, kallsyms, events"},
+			[]string{"module_hidden rootkit"}, "it is not in modules, but in sysfs, kallsyms, events"},
 		{"off the list, loaded before", true, func(k *kernel) { k.show("rootkit", kmodquery.ViewSysfs) },
-			[]string{"module_hidden rootkit"}, "it is not in modules, and in sysfs, events"},
+			[]string{"module_hidden rootkit"}, "it is not in modules, but in sysfs, events"},
 		{"in no view", false, func(k *kernel) { k.unload("rootkit") },
-			[]string{"module_hidden rootkit"}, "it is not in modules, and in events"},
+			[]string{"module_hidden rootkit"}, "it is not in modules, but in events"},
 		{"in memory only", false, func(k *kernel) {
 			k.unload("rootkit")
 			k.set(func() {
 				k.memory = []kmodquery.Module{{Address: new(int64(-4096)), Size: new(int64(8192)), Views: []string{kmodquery.ViewVmallocinfo}}}
 			})
-		}, []string{"module_hidden rootkit"}, "it is not in modules, and in vmallocinfo, events"},
+		}, []string{"module_hidden rootkit"}, "it is not in modules, but in vmallocinfo, events"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -381,7 +379,7 @@ func TestModulesThatHide(t *testing.T) {
 				for range 10 {
 					w.advance()
 				}
-				require.Empty(t, w.found(t), "it is told once")
+				require.Empty(t, w.found(t), "it is reported once")
 				require.Empty(t, w.source.reasons)
 				require.NoError(t, w.Close())
 			})
@@ -389,7 +387,7 @@ func TestModulesThatHide(t *testing.T) {
 	}
 }
 
-func TestMemoryOfAModuleThatHidFromTheStart(t *testing.T) {
+func TestNamelessMemoryIsReportedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
 		k.set(func() {
@@ -406,7 +404,7 @@ func TestMemoryOfAModuleThatHidFromTheStart(t *testing.T) {
 	})
 }
 
-func TestMemoryThatIsFreedLate(t *testing.T) {
+func TestMemoryThatIsFreedLateIsNotHidden(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
 		w := startWatch(t, k)
@@ -427,9 +425,8 @@ func TestMemoryThatIsFreedLate(t *testing.T) {
 	})
 }
 
-// What is seen half made now and then, because it comes and goes all the time,
-// is no difference.
-func TestModulesUnderWayAreNoDifference(t *testing.T) {
+// A module that is loaded and unloaded all the time is sometimes shown half loaded.
+func TestModulesThatComeAndGoAreNoDifference(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
 		w := startWatch(t, k)
@@ -453,8 +450,7 @@ func TestModulesUnderWayAreNoDifference(t *testing.T) {
 	})
 }
 
-// Where no source sees every load, the views notice what they can.
-func TestLoadsThatOnlyTheViewsNotice(t *testing.T) {
+func TestViewsNoticeLoadsWithoutACompleteSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel("ext4")
 		logs := newStaged(kmodquery.SourceKmsg)
@@ -476,7 +472,7 @@ func TestLoadsThatOnlyTheViewsNotice(t *testing.T) {
 	})
 }
 
-func TestATaintThatWasReset(t *testing.T) {
+func TestTaintResetIsReportedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel("dummy")
 		k.set(func() { k.taint = 1<<12 | 1<<13 })
@@ -492,7 +488,7 @@ func TestATaintThatWasReset(t *testing.T) {
 		w.advance()
 		require.Empty(t, w.found(t))
 
-		// A module's own bit that the kernel never had, or has no more.
+		// A bit of the module that the kernel's taint lacks.
 		k.set(func() {
 			m := k.modules["dummy"]
 			m.Taints = new(int64(1<<12 | 1))
@@ -504,7 +500,7 @@ func TestATaintThatWasReset(t *testing.T) {
 	})
 }
 
-// Nothing is written before the sources have told what they saw.
+// No event is emitted before the sources have reported what they saw.
 func TestDifferencesWaitForTheSources(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWatch(t, newKernel())
@@ -519,7 +515,7 @@ func TestDifferencesWaitForTheSources(t *testing.T) {
 	})
 }
 
-// A behind source tells what it saw when it is asked to.
+// A behind source emits what it saw with a Sync.
 type behind struct {
 	*staged
 	saw []kmodquery.Event
@@ -533,9 +529,8 @@ func (b *behind) Sync(context.Context) error {
 	return nil
 }
 
-// A module that came while nothing recorded, and of which the source has not yet
-// read that it did.
-func TestWhatASourceHasYetToReadIsNotTakenForPresent(t *testing.T) {
+// A module was loaded while no recorder ran, and the source has yet to read that.
+func TestUnreadLoadIsNotReportedAsPresent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := &behind{staged: newStaged(kmodquery.SourceEBPF)}
 		source.saw = []kmodquery.Event{
@@ -551,8 +546,8 @@ func TestWhatASourceHasYetToReadIsNotTakenForPresent(t *testing.T) {
 	})
 }
 
-// What a look finds may be over when it is written.
-func TestARowHasTheMomentAtWhichTheViewsWereRead(t *testing.T) {
+// A difference may be over when its event is emitted.
+func TestEventHasTheTimeAtWhichTheViewsWereRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel("dummy")
 		k.set(func() {
@@ -573,14 +568,14 @@ func TestARowHasTheMomentAtWhichTheViewsWereRead(t *testing.T) {
 	})
 }
 
-func TestLossesDuringALookCount(t *testing.T) {
+func TestLossesDuringACheckCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
 		w := startWatch(t, k)
 		w.sees(kmodquery.EventModuleLoad, "dummy", "1")
 		k.load("dummy")
 		w.advance()
-		// Something else has the look wait.
+		// Another difference makes the check wait.
 		k.set(func() {
 			k.memory = []kmodquery.Module{{Size: new(int64(8192)), Views: []string{kmodquery.ViewVmallocinfo}}}
 		})
@@ -600,7 +595,7 @@ func TestLossesDuringALookCount(t *testing.T) {
 	})
 }
 
-func TestASourceThatBeganDuringALookSawNothingBefore(t *testing.T) {
+func TestSourceThatBeganDuringACheckProvesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
 		w := startWatch(t, k)
@@ -608,16 +603,16 @@ func TestASourceThatBeganDuringALookSawNothingBefore(t *testing.T) {
 		w.source.end <- errors.New("broke")
 		synctest.Wait()
 		time.Sleep(2 * time.Second)
-		w.advance() // a look without a witness
+		w.advance() // a check without a complete source
 		w.found(t)
-		k.load("first") // gives the next look something to check again
+		k.load("first") // gives the next check something to recheck
 		k.set(func() { k.flicker = func(int) {} })
 		before := k.lookCount()
 		for k.lookCount() == before {
 			time.Sleep(100 * time.Millisecond)
 		}
-		time.Sleep(300 * time.Millisecond) // it pauses before it looks again
-		k.load("second")                   // nobody watches
+		time.Sleep(300 * time.Millisecond) // the check pauses before it rechecks
+		k.load("second")                   // no source watches
 		time.Sleep(100 * time.Millisecond)
 		w.source.begin <- struct{}{} // now the source does
 		w.advance()
@@ -632,8 +627,8 @@ func (k *kernel) confirmations() int { k.mu.Lock(); defer k.mu.Unlock(); return 
 
 func (k *kernel) lookCount() int { k.mu.Lock(); defer k.mu.Unlock(); return k.looks }
 
-// A module that comes and hides between the moment of a look and the look itself.
-func TestAModuleThatHidesDuringALookIsToldOnce(t *testing.T) {
+// A module is loaded and hidden between the time of a check and the read of the views.
+func TestModuleHiddenDuringACheckIsReportedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
 		w := startWatch(t, k)
@@ -653,12 +648,12 @@ func TestAModuleThatHidesDuringALookIsToldOnce(t *testing.T) {
 		for range 3 {
 			w.advance()
 		}
-		require.Empty(t, w.found(t), "it is told once")
+		require.Empty(t, w.found(t), "it is reported once")
 		_ = w.Close()
 	})
 }
 
-func TestAClockThatStepsBackHidesNothing(t *testing.T) {
+func TestClockStepHidesNoUnload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
 		w := startWatch(t, k)
@@ -673,7 +668,7 @@ func TestAClockThatStepsBackHidesNothing(t *testing.T) {
 	})
 }
 
-func TestAHiddenModuleIsToldOnceBehindARowThatWaits(t *testing.T) {
+func TestPendingHiddenModuleIsReportedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
 		logs := newStaged(kmodquery.SourceKmsg)
@@ -690,8 +685,8 @@ func TestAHiddenModuleIsToldOnceBehindARowThatWaits(t *testing.T) {
 	})
 }
 
-// A log told of a load and not of its end.
-func TestALoadAfterOneThatFailedSilently(t *testing.T) {
+// A log reported a load and not its failure.
+func TestLoadAfterAFailedOneIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
 		logs := newStaged(kmodquery.SourceKmsg)
@@ -704,14 +699,14 @@ func TestALoadAfterOneThatFailedSilently(t *testing.T) {
 		w.advance()
 		w.found(t)
 		w.advance()
-		k.load("dummy") // the kernel says nothing
+		k.load("dummy") // the kernel logs nothing
 		w.advance()
 		require.Equal(t, []string{"module_load dummy"}, w.found(t))
 		_ = w.Close()
 	})
 }
 
-func TestWhatNobodyWouldSeeGoDoesNotHide(t *testing.T) {
+func TestUnwatchedModuleIsNotHidden(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel("dummy")
 		logs := newStaged(kmodquery.SourceKmsg)
@@ -720,7 +715,7 @@ func TestWhatNobodyWouldSeeGoDoesNotHide(t *testing.T) {
 		logs.begin <- struct{}{}
 		w.advance()
 		w.found(t)
-		k.unload("dummy") // rmmod; the next look is not yet
+		k.unload("dummy") // rmmod, before the next check
 		shown, _ := k.Modules(t.Context())
 		for _, m := range kmodquery.JoinModules(shown, r.loaded()) {
 			require.False(t, m.IsHidden(), "%s hides in %v", m.Name, m.Views)
@@ -729,7 +724,7 @@ func TestWhatNobodyWouldSeeGoDoesNotHide(t *testing.T) {
 	})
 }
 
-func TestALoadBeforeDeleteModuleReturns(t *testing.T) {
+func TestLoadBeforeDeleteModuleReturns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
 		w := startWatch(t, k)
@@ -748,7 +743,7 @@ func TestALoadBeforeDeleteModuleReturns(t *testing.T) {
 	})
 }
 
-func TestATaintResetIsToldOnceInABoot(t *testing.T) {
+func TestTaintResetIsReportedOnceInABoot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel("dummy")
 		m := k.modules["dummy"]
@@ -760,7 +755,7 @@ func TestATaintResetIsToldOnceInABoot(t *testing.T) {
 	})
 }
 
-func TestALogOfAnotherBoot(t *testing.T) {
+func TestEventsOfAnotherBootDoNotCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel("dummy")
 		logs := newStaged(kmodquery.SourceJournal)
@@ -791,7 +786,7 @@ func (c listOnlyViews) Listed(ctx context.Context) ([]kmodquery.Module, error) {
 	return listed, err
 }
 
-func TestHidingIsFoundInOnePeriodWithoutACompleteSource(t *testing.T) {
+func TestHiddenModuleIsFoundInOnePeriodWithoutACompleteSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKernel()
 		logs := newStaged(kmodquery.SourceKmsg)

@@ -52,9 +52,9 @@ func (s *scripted) Sensor() kmodquery.Sensor { return kmodquery.Sensor{Source: s
 
 func (s *scripted) LastRound() time.Time { return time.Time{} }
 
-// A memory sink keeps events, and refuses while err is set. It takes no more than
-// room at once, where that is set, and waits for open, where that is. The events
-// have first as their FirstSeen then.
+// A memory sink keeps events in memory. It refuses them while err is set, accepts no
+// more than room at once if that is set, and blocks until open is closed if that is
+// set. The events get first as their FirstSeen.
 type memory struct {
 	mu     sync.Mutex
 	events []kmodquery.Event
@@ -135,7 +135,7 @@ func TestSyncWaitsForTheSink(t *testing.T) {
 	require.NoError(t, r.Close())
 }
 
-func TestARefusedBatchIsKept(t *testing.T) {
+func TestRefusedBatchIsOfferedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sink, said := &memory{}, &reports{}
 		sink.refuse(errors.New("disk full"))
@@ -157,7 +157,7 @@ func TestARefusedBatchIsKept(t *testing.T) {
 	})
 }
 
-func TestCloseSaysWhatIsLost(t *testing.T) {
+func TestCloseReportsUnstoredEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sink := &memory{err: errors.New("disk full")}
 		source := &scripted{name: "s", events: make(chan kmodquery.Event)}
@@ -169,7 +169,7 @@ func TestCloseSaysWhatIsLost(t *testing.T) {
 	})
 }
 
-func TestSourcesAreRunAgainUnlessTheHostCannot(t *testing.T) {
+func TestFailedSourcesRunAgainUnlessUnsupported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		said := &reports{}
 		passing := &scripted{name: "passing", fail: []error{errors.New("one"), errors.New("two")}}
@@ -203,7 +203,7 @@ func (l *lasting) Run(ctx context.Context, ready func(), _ func(kmodquery.Delive
 	}
 }
 
-func TestASourceThatHadWorkedIsRunAgainSoon(t *testing.T) {
+func TestSourceThatHadWorkedRunsAgainSoon(t *testing.T) {
 	for works, want := range map[time.Duration]int64{
 		// A failure every two minutes, and a second: the delays never grow.
 		2 * time.Minute: 1 + 24*60*60/121,
@@ -218,12 +218,12 @@ func TestASourceThatHadWorkedIsRunAgainSoon(t *testing.T) {
 			time.Sleep(24 * time.Hour)
 			require.NoError(t, r.Close())
 			require.Equal(t, want, source.runs.Load())
-			require.Len(t, said.errs, 1, "the same failure is told once")
+			require.Len(t, said.errs, 1, "the same failure is reported once")
 		})
 	}
 }
 
-func TestSensorsAnswerThoughTheSinkRefuses(t *testing.T) {
+func TestSensorsAnswerWhileTheSinkRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sink := &memory{err: errors.New("disk full")}
 		source := &scripted{name: "s", events: make(chan kmodquery.Event, 2*maxQueue)}

@@ -127,12 +127,12 @@ func startStaged(t *testing.T, o Options) (*Recorder, *memory, *reports) {
 	return r, sink, said
 }
 
-func TestTheBestSourceThatWorksWatches(t *testing.T) {
+func TestBestWorkingSourceWatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		best, next, last := newStaged("best"), newStaged("next"), newStaged("last")
 		r, _, said := startStaged(t, Options{Sources: []Source{best, next, last}})
 		require.True(t, best.isRunning())
-		require.False(t, next.isRunning(), "nobody knows yet that it is needed")
+		require.False(t, next.isRunning(), "it is not known yet that it is needed")
 		best.begin <- struct{}{}
 		synctest.Wait()
 		require.Equal(t, []kmodquery.Sensor{
@@ -141,7 +141,7 @@ func TestTheBestSourceThatWorksWatches(t *testing.T) {
 			{Source: "last", State: kmodquery.StateStandby, Reason: "not needed while best watches"},
 		}, r.Sensors(t.Context()))
 
-		// It fails: the next one takes over, from some time before.
+		// It fails: the next one takes over and backfills.
 		time.Sleep(time.Hour)
 		failedAt := time.Now()
 		best.end <- errors.New("blind")
@@ -151,7 +151,7 @@ func TestTheBestSourceThatWorksWatches(t *testing.T) {
 		require.Equal(t, []time.Time{failedAt.Add(-takeOver)}, next.backfilled())
 		next.begin <- struct{}{}
 
-		// It is tried again, and the next one goes on until it watches.
+		// It runs again, and the next one continues until it watches.
 		time.Sleep(firstDelay)
 		synctest.Wait()
 		require.True(t, best.isRunning())
@@ -165,7 +165,7 @@ func TestTheBestSourceThatWorksWatches(t *testing.T) {
 	})
 }
 
-func TestSourcesThatTheHostLacksAreLeftOut(t *testing.T) {
+func TestUnsupportedSourcesAreSkipped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		best, next, last := newStaged("best"), newStaged("next"), newStaged("last")
 		r, _, _ := startStaged(t, Options{Sources: []Source{best, next, last}})
@@ -186,7 +186,7 @@ func TestSourcesThatTheHostLacksAreLeftOut(t *testing.T) {
 	})
 }
 
-func TestSourcesSideBySide(t *testing.T) {
+func TestSourcesWatchSideBySide(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one, two := newStaged("one"), newStaged("two")
 		r, _, _ := startStaged(t, Options{Sources: []Source{one, two}, SideBySide: true})
@@ -200,9 +200,8 @@ func TestSourcesSideBySide(t *testing.T) {
 	})
 }
 
-// What was before the start is told by a source that has a log, once, and what
-// the store has already is not told again.
-func TestTheStartIsLookedBackFrom(t *testing.T) {
+// A source with a log emits once what happened before the start, except stored events.
+func TestOneSourceBackfillsAtTheStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		best, next, logs := newStaged("best"), newStaged("next"), newStaged("logs")
 		at := time.Now()
@@ -218,7 +217,7 @@ func TestTheStartIsLookedBackFrom(t *testing.T) {
 		require.Equal(t, []time.Time{{}}, logs.backfilled())
 		logs.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleLoad, LoadID: "a", Name: "known", TimeNanos: at.Add(time.Second).UnixNano()}
 		logs.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleLoad, LoadID: "b", Name: "unknown", TimeNanos: at.UnixNano()}
-		logs.begin <- struct{}{} // it has told everything
+		logs.begin <- struct{}{} // it has emitted everything
 		synctest.Wait()
 		require.False(t, logs.isRunning())
 		require.NoError(t, r.Sync(t.Context()))
@@ -229,9 +228,9 @@ func TestTheStartIsLookedBackFrom(t *testing.T) {
 	})
 }
 
-// However much is stored, the sources watch at once, and what they tell is stored,
-// unless it matters what is there already.
-func TestTheSourcesWatchWhileTheStoreIsRead(t *testing.T) {
+// However much is stored, the sources watch at once. Their events are stored, except
+// those that depend on stored ones.
+func TestSourcesWatchWhileTheStoreIsRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		best, logs := newStaged("best"), newStaged("logs")
 		at := time.Now()
@@ -280,7 +279,7 @@ type slow struct {
 
 func (s *slow) Sync(context.Context) error { <-s.syncing; return nil }
 
-// An attempt begins while a lesser source still answers.
+// An attempt begins while a Sync of a lesser source is under way.
 func TestSyncTearsNoAttemptApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		best, lesser := newStaged("ebpf"), &slow{newStaged("audit"), make(chan struct{})}

@@ -16,7 +16,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// A desk is a writer with its sink and with all that it says.
+// A desk is a writer with its sink and the errors that it reported.
 type desk struct {
 	*writer
 	sink    *memory
@@ -46,7 +46,7 @@ func (d *desk) end() error {
 	return d.unstored()
 }
 
-// stored is how many events the sink has taken.
+// stored returns how many events the sink has stored.
 func (d *desk) stored() int {
 	d.sink.mu.Lock()
 	defer d.sink.mu.Unlock()
@@ -65,7 +65,7 @@ func (d *desk) heard() []string {
 	return slices.Clone(d.said.errs)
 }
 
-// numbered is the i-th event; those of kind 'c' any user can cause.
+// numbered returns the i-th event. An unprivileged user can cause those of kind 'c'.
 func numbered(kind byte, i int) kmodquery.Event {
 	e := kmodquery.Event{EventName: kmodquery.EventModuleLoad, Source: "s", TimeNanos: int64(i)}
 	if kind == 'c' {
@@ -74,9 +74,8 @@ func numbered(kind byte, i int) kmodquery.Event {
 	return e
 }
 
-// What waited for a recorder is stored in whole batches, and what comes then at
-// once.
-func TestTheFirstBatchIsAWholeOne(t *testing.T) {
+// Events that waited for a recorder are stored in full batches, and later ones at once.
+func TestFirstBatchOfOldEventsIsDelayed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(&memory{})
 		for i := range 300 {
@@ -121,7 +120,7 @@ func TestTheFirstBatchIsAWholeOne(t *testing.T) {
 	})
 }
 
-func TestAFullQueueHoldsTheSourceBack(t *testing.T) {
+func TestFullQueueBlocksTheSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(&memory{open: make(chan struct{})})
 		var sent sync.WaitGroup
@@ -143,7 +142,7 @@ func TestAFullQueueHoldsTheSourceBack(t *testing.T) {
 	})
 }
 
-func TestLongEventsHoldTheSourceBackEarlier(t *testing.T) {
+func TestLongEventsBlockTheSourceEarlier(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(&memory{open: make(chan struct{})})
 		long := strings.Repeat("x", 1<<20)
@@ -163,8 +162,8 @@ func TestLongEventsHoldTheSourceBackEarlier(t *testing.T) {
 	})
 }
 
-// What waited is stored in order and once, when the sink takes events again.
-func TestNothingWaitsForASinkThatRefuses(t *testing.T) {
+// The waiting events are stored in order once the sink accepts events again.
+func TestNoSourceWaitsForASinkThatRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(&memory{err: errors.New("disk full")})
 		const n = maxQueue + 10_000
@@ -200,7 +199,7 @@ func TestLeastValuableEventIsDroppedFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(&memory{err: errors.New("disk full")})
 		d.add(deliver(numbered('o', 0)))
-		d.begin() // in hand
+		d.begin() // in flight
 		const unprivileged, beyond = 100, 150
 		for i := 1; i < maxWaiting+beyond; i++ {
 			kind := byte('o')
@@ -240,7 +239,7 @@ func TestLeastValuableEventIsDroppedFirst(t *testing.T) {
 	})
 }
 
-func TestWaitingIsBoundedInBytes(t *testing.T) {
+func TestWaitingEventsAreBoundedInBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(&memory{err: errors.New("disk full")})
 		long := strings.Repeat("x", 1<<20)
@@ -262,7 +261,7 @@ func TestWaitingIsBoundedInBytes(t *testing.T) {
 	})
 }
 
-func TestASinkWithLittleRoomIsGivenLess(t *testing.T) {
+func TestSinkWithLittleRoomGetsSmallerBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(&memory{room: 7, open: make(chan struct{})})
 		for i := range 1000 {
@@ -279,7 +278,7 @@ func TestASinkWithLittleRoomIsGivenLess(t *testing.T) {
 	})
 }
 
-func TestCloseStoresWhatHasRoom(t *testing.T) {
+func TestCloseStoresWhatFits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(&memory{room: 7, err: errors.New("disk full")})
 		for i := range 1000 {
@@ -292,9 +291,9 @@ func TestCloseStoresWhatHasRoom(t *testing.T) {
 	})
 }
 
-// A reason is told once until events are taken again, whatever else its error
+// A reason is reported once until events are stored again, whatever else its error
 // says.
-func TestEachReasonIsToldOnce(t *testing.T) {
+func TestEachReasonIsReportedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(&memory{})
 		for round := range 2 {
@@ -323,9 +322,9 @@ type because struct {
 func (b because) Error() string  { return fmt.Sprintf("%s (%d)", b.reason, b.n) }
 func (b because) Reason() string { return b.reason }
 
-// What a source goes on behind at its next start is the position of the last of
-// its stored events: none before that may be missing.
-func TestCloseLeavesOnlyTheLastUnstored(t *testing.T) {
+// A source continues behind the position of its last stored event, so no event before
+// that may be missing.
+func TestCloseStoresInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sink := &memory{err: errors.New("disk full")}
 		source := &scripted{name: "s", events: make(chan kmodquery.Event, 2*maxQueue)}
@@ -372,7 +371,7 @@ func TestSyncEndsWithItsContext(t *testing.T) {
 	})
 }
 
-func TestWhatAnEventWeighs(t *testing.T) {
+func TestWeightOfAnEvent(t *testing.T) {
 	n := int64(1)
 	empty := weigh(&kmodquery.Delivery{})
 	require.Equal(t, empty+8, weigh(&kmodquery.Delivery{Event: kmodquery.Event{Pid: &n}}))

@@ -87,10 +87,10 @@ func (c *Check) compareShown(m kmodquery.Module) (d difference, differs bool) {
 	case c.checkedAt.IsZero():
 		return difference{event: kmodquery.EventModulePresent, module: m}, true
 	case c.complete != "":
-		reason := "it is in " + kmodquery.ViewModules + ", and " + c.complete + " did not see it come" + lostReason(lost-c.lost)
+		reason := "it is in " + kmodquery.ViewModules + ", but " + c.complete + " did not report its load" + lostReason(lost-c.lost)
 		return difference{event: kmodquery.EventModuleUnwitnessed, module: m, reason: reason}, true
 	}
-	reason := "it is in " + c.list() + " and was not " + c.Period.String() + " ago"
+	reason := "it is in " + c.list() + " but was not " + c.Period.String() + " ago"
 	return difference{event: kmodquery.EventModuleLoad, module: m, reason: reason}, true
 }
 
@@ -108,7 +108,7 @@ func (c *Check) compareLoaded(there map[string]bool) []difference {
 		if len(sources) > 0 && lost == c.lost && wasWatched(since, known.loaded, momentOf(&now)) {
 			found = append(found, difference{event: kmodquery.EventModuleHidden, module: m, reason: hiddenReason(&m, true)})
 		} else {
-			found = append(found, difference{event: kmodquery.EventModuleFree, module: m, reason: "it is not in " + c.list() + " any more"})
+			found = append(found, difference{event: kmodquery.EventModuleFree, module: m, reason: "it is no longer in " + c.list()})
 		}
 	}
 	return found
@@ -173,7 +173,7 @@ func hiddenReason(m *kmodquery.Module, isLoaded bool) string {
 	if isLoaded && !slices.Contains(views, kmodquery.ViewEvents) {
 		views = append(slices.Clone(views), kmodquery.ViewEvents)
 	}
-	return "it is not in " + kmodquery.ViewModules + ", and in " + strings.Join(views, ", ")
+	return "it is not in " + kmodquery.ViewModules + ", but in " + strings.Join(views, ", ")
 }
 
 func lostReason(n int64) string {

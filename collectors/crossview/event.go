@@ -114,7 +114,7 @@ func (c *Check) markUnreliable(name string) {
 		return
 	}
 	for _, source := range sources {
-		source.MarkUnreliable(fmt.Sprintf("module %s came and it saw nothing of it", strconv.Quote(name)))
+		source.MarkUnreliable(fmt.Sprintf("module %s was loaded and the source did not report it", strconv.Quote(name)))
 	}
 }
 

@@ -9,8 +9,8 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// The rows of an attempt are stored when its image was read, and those of a
-// later one may come first.
+// The events of an attempt wait until its image was read, so those of a later one may
+// come first.
 func TestStateIsOrderedByTimeOfEvents(t *testing.T) {
 	load := func(id, path string, at int64) kmodquery.Event {
 		return kmodquery.Event{Source: "ebpf", EventName: kmodquery.EventModuleLoad, Name: "m", LoadID: id, Path: path, TimeNanos: at}
@@ -101,8 +101,7 @@ func TestStateIsBounded(t *testing.T) {
 	require.NotZero(t, s.get(fmt.Sprint("m", 3*maxUnloaded-1)).unloaded.nanos, "the latest are remembered")
 }
 
-// While older events are read, in no order, none is forgotten: that a module went
-// is read before that it came.
+// Stored events are replayed in any order: an unload may come before its load.
 func TestStateForgetsNothingWhileReplaying(t *testing.T) {
 	s := NewState("")
 	s.SetReplaying(true)
@@ -121,7 +120,7 @@ func TestStateForgetsNothingWhileReplaying(t *testing.T) {
 	require.Empty(t, s.certain())
 }
 
-// What is stored and what is told meanwhile come in any order.
+// Stored events and new ones come in any order.
 func TestStateDoesNotDependOnOrder(t *testing.T) {
 	event := func(name, id, path string, at int64) kmodquery.Event {
 		return kmodquery.Event{Source: kmodquery.SourceEBPF, EventName: name, Name: "m", LoadID: id, Path: path, TimeNanos: at}
@@ -163,7 +162,7 @@ func TestStateDoesNotDependOnOrder(t *testing.T) {
 	}
 }
 
-// What is known of a load that is over is not told of the next one.
+// What is known of a load that is over does not describe the next one.
 func TestStateForgetsLoadThatIsOver(t *testing.T) {
 	event := func(name, source, id string, at int64) kmodquery.Event {
 		return kmodquery.Event{Source: source, EventName: name, Name: "m", LoadID: id, Path: "/" + id, TimeNanos: at}

@@ -113,7 +113,7 @@ func TestGuestCrossViewReportsWhatDiffers(t *testing.T) {
 		}
 	})
 	row := c.differs(t, "module_hidden nbd")
-	require.Contains(t, row["reason"], "it is not in modules, and in sysfs")
+	require.Contains(t, row["reason"], "it is not in modules, but in sysfs")
 	require.Equal(t, "kernel-module", row["type"])
 
 	// Whatever comes and goes, and however often, is no difference.
@@ -215,7 +215,7 @@ func requireHiddenByState(t *testing.T, c compared) {
 
 	for name, load := range loads {
 		row := c.differs(t, "module_hidden "+name)
-		require.Regexp(t, "^it is not in modules, and in sysfs, .*events$", row["reason"])
+		require.Regexp(t, "^it is not in modules, but in sysfs, .*events$", row["reason"])
 		require.Equal(t, load, row["load_id"])
 		require.Equal(t, "size,taints,version,srcversion", row["missing"])
 	}

@@ -210,7 +210,7 @@ func TestGuestSourcesFailOver(t *testing.T) {
 	require.Positive(t, closeLinks(t, c.extension.PID()))
 	require.NoError(t, guest.LoadImage(image(t, "dummy"), ""))
 	row := c.differs(t, "module_unwitnessed dummy")
-	require.Contains(t, row["reason"], "ebpf did not see it come")
+	require.Contains(t, row["reason"], "ebpf did not report its load")
 	require.Equal(t, []string{"module_unwitnessed dummy"}, c.findingsOf(t, "procfs"))
 	require.Contains(t, sensor("ebpf")["reason"], "attached programs are gone")
 
