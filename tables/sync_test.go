@@ -12,7 +12,7 @@ import (
 )
 
 // A slowRecorder waits for a source that does not answer.
-type slowRecorder struct{ recorder }
+type slowRecorder struct{}
 
 func (r *slowRecorder) Sync(ctx context.Context) error {
 	<-ctx.Done()

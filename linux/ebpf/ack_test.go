@@ -148,7 +148,7 @@ func TestRingKeepsRoomForNewRecords(t *testing.T) {
 func TestRecordsOfAnAttemptThatIsGivenUpAreReleased(t *testing.T) {
 	r := newTracked(newAckTracker())
 	r.take("a", 10, 10)
-	r.update(func() { r.attempts.expire(start.Add(loadPatience), start) })
+	r.update(func() { r.expire(start.Add(loadPatience), start) })
 	require.EqualValues(t, 10, r.ring.released)
 	r.take("a", 10, 20)
 	require.EqualValues(t, 10, r.ring.released, "more may come of it")

@@ -223,7 +223,7 @@ func TestCorrelatorIsBounded(t *testing.T) {
 	}
 	l.flush()
 	require.Len(t, l.events, lines)
-	require.LessOrEqual(t, len(l.correlator.emitted), maxEmitted)
+	require.LessOrEqual(t, len(l.emitted), maxEmitted)
 }
 
 func TestLoadIDsAreStableAcrossRestarts(t *testing.T) {

@@ -168,11 +168,11 @@ func (l *kmsgLog) drain(health *source.Health, take func(printk.Record, error)) 
 	for {
 		n, err := unix.Read(l.fd, l.buffer[:])
 		switch {
-		case err == unix.EINTR, err == unix.EPIPE: // records were overwritten; the next number tells how many
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EPIPE): // records were overwritten; the next number tells how many
 			continue
-		case err == unix.EAGAIN:
+		case errors.Is(err, unix.EAGAIN):
 			return nil
-		case err == unix.EINVAL: // it exceeds the buffer, and the kernel went on to the next
+		case errors.Is(err, unix.EINVAL): // it exceeds the buffer, and the kernel went on to the next
 			take(printk.Record{}, err)
 			continue
 		case err != nil:
