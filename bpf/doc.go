@@ -5,6 +5,7 @@
 //
 // module.bpf.c, and locked.bpf.c for kernels that let no program read memory,
 // are compiled by go generate (clang 14 or later); the objects are
-// committed, so that building needs no clang. The C sources are under GPL-2.0
-// or BSD-2-Clause, which the kernel demands of programs that use its helpers.
+// committed, so that building needs no clang. The C sources are under
+// GPL-2.0-only or BSD-2-Clause, because the kernel requires a GPL-compatible licence of
+// programs that use some helpers.
 package bpf
