@@ -62,7 +62,7 @@ var sensorColumns = []sensorColumn{
 		func(h *health) any { return h.Lost }},
 	{number("decode_errors", local, "Records that could not be decoded and became no events"),
 		func(h *health) any { return h.DecodeErrors }},
-	{number("enrich_errors", local, "Events that were stored with a column in missing"),
+	{number("enrich_errors", local, "Events whose column missing is not empty"),
 		func(h *health) any { return h.EnrichErrors }},
 	{number("store_errors", local, "Batches of events, of all sources, that could not be written to the store; NULL in a reader"),
 		func(h *health) any {
