@@ -31,7 +31,7 @@ func TestAKextIsOneAttemptOfSeveralSources(t *testing.T) {
 		"unified_log kext_allowed com.a 1", "endpoint_security kextload com.a 1", "unified_log kextload com.a 1",
 		"endpoint_security kextunload com.a 2", "unified_log kextunload com.a 2",
 	}
-	told := []func(*table){
+	reported := []func(*table){
 		func(a *table) { a.addKext(byUnifiedLog, "kext_allowed", "com.a", "l", 0) },
 		func(a *table) { a.addKext(byEndpointSecurity, "kextload", "com.a", "1", 3*time.Second) },
 		func(a *table) { a.addKext(byUnifiedLog, "kextload", "com.a", "l", 12*time.Second) },
@@ -42,7 +42,7 @@ func TestAKextIsOneAttemptOfSeveralSources(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			a := newTable(byEndpointSecurity, byUnifiedLog)
 			for _, i := range order {
-				told[i](a)
+				reported[i](a)
 			}
 			a.flushAll()
 			require.ElementsMatch(t, want, a.rows, order)

@@ -308,7 +308,7 @@ func TestLoadDuringAFailureOfTheSource(t *testing.T) {
 		w.source.begin <- struct{}{}
 		w.advance()
 		require.Equal(t, []string{"module_unwitnessed rootkit"}, w.found(t))
-		require.Empty(t, w.source.reasons, "it watches anew")
+		require.Empty(t, w.source.reasons, "it has started again")
 		require.NoError(t, w.Close())
 	})
 }

@@ -13,13 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxConfigFile is far beyond what can be set, and less than the longest line
-// that [ff.PlainParser] reads: it does not say when it gives up.
+// maxConfigFile bounds a configuration file, in bytes. It is less than the longest line
+// that [ff.PlainParser] reads, which ends silently at a longer one.
 const maxConfigFile = bufio.MaxScanTokenSize - 1
 
-// readConfigFile returns what stands in the configuration file, links followed,
-// if nobody but root and the running user can have written it. It is nothing
-// where the default one does not exist.
+// readConfigFile returns the content of the configuration file. It follows links, and
+// refuses a file that users other than root and the running one can write. It returns
+// nil if the default file does not exist.
 func readConfigFile(path string) ([]byte, error) {
 	file, err := openConfigFile(path)
 	if errors.Is(err, fs.ErrNotExist) && path == defaultConfigFile {
@@ -39,7 +39,7 @@ func readConfigFile(path string) ([]byte, error) {
 	return content, nil
 }
 
-// openConfigFile opens the file that path leads to, and judges what it opened.
+// openConfigFile opens the file that path leads to, and checks the open file.
 func openConfigFile(path string) (*os.File, error) {
 	resolved, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -48,7 +48,7 @@ func openConfigFile(path string) (*os.File, error) {
 	if resolved, err = filepath.Abs(resolved); err != nil {
 		return nil, err
 	}
-	// A named pipe would keep open(2) waiting.
+	// O_NONBLOCK: open(2) of a named pipe would block.
 	file, err := os.OpenFile(resolved, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -60,17 +60,17 @@ func openConfigFile(path string) (*os.File, error) {
 	return file, nil
 }
 
-// judgeConfigFile says why an open file is not to be trusted: it, or a folder on
-// the way to it, can be changed or replaced by somebody else. It must have been
-// opened by a path without links. The folders come last: once they are found to
-// be safe nobody can have exchanged what was opened before.
+// judgeConfigFile returns an error if another user can change or replace an open file,
+// or a folder in its path. The file must have been opened by a path without links. The
+// folders are checked last: if they are safe, the file cannot have been replaced
+// between open and check.
 func judgeConfigFile(file *os.File) error {
 	info, err := file.Stat()
 	if err != nil {
 		return err
 	}
 	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is no regular file; choose another one with --config", file.Name())
+		return fmt.Errorf("%s is not a regular file; choose another one with --config", file.Name())
 	}
 	if err := judgeOwner(file.Name(), info); err != nil {
 		return err
@@ -86,7 +86,7 @@ func judgeConfigFile(file *os.File) error {
 		if err := judgeOwner(dir, info); err != nil {
 			return err
 		}
-		// In a sticky folder, such as /tmp, nobody can replace the folders of
+		// In a sticky folder, such as /tmp, users cannot replace the folders of
 		// others.
 		if nearest || info.Mode()&fs.ModeSticky == 0 {
 			if err := judgeMode(dir, info); err != nil {

@@ -84,7 +84,7 @@ func TestConfigFileIsRefusedWhereOthersCanWrite(t *testing.T) {
 		pipe := filepath.Join(filepath.Dir(configFile(t, "")), "pipe")
 		require.NoError(t, unix.Mkfifo(pipe, 0o600))
 		for _, path := range []string{pipe, filepath.Dir(pipe)} {
-			refuse(t, path, "read configuration: "+path+" is no regular file; choose another one with --config")
+			refuse(t, path, "read configuration: "+path+" is not a regular file; choose another one with --config")
 		}
 	})
 	t.Run("foreign", func(t *testing.T) {

@@ -21,7 +21,7 @@ import (
 // answerDrain is how long a statement may take to end after a signal.
 const answerDrain = time.Second
 
-// overview is what query shows when nobody asks anything.
+// overview holds the statements of a query without SQL.
 var overview = []struct{ title, sql string }{
 	{"Sensors", `SELECT source, state, role, received, lost, store_rows, kernel, reason FROM kernel_module_sensors`},
 	{"Latest events", `SELECT datetime(time, 'unixepoch') AS utc, event_name, name, path, origin, result, error, process_name, pid, uid, load_id

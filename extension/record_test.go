@@ -42,7 +42,7 @@ func manage(t *testing.T, address string, watchdog time.Duration) *serviceManage
 	return &serviceManager{t, conn}
 }
 
-// next returns what it is told next, "" if that is nothing within the time.
+// next returns the next message, or "" if none comes within the time.
 func (m *serviceManager) next(within time.Duration) string {
 	m.t.Helper()
 	require.NoError(m.t, m.conn.SetReadDeadline(time.Now().Add(within)))
@@ -55,15 +55,15 @@ func (m *serviceManager) next(within time.Duration) string {
 	return string(message[:n])
 }
 
-// until returns what it is told up to the message that begins so.
-func (m *serviceManager) until(prefix string) (told []string) {
+// until returns the messages up to the first one with the prefix.
+func (m *serviceManager) until(prefix string) (messages []string) {
 	m.t.Helper()
 	for {
 		message := m.next(time.Minute)
-		require.NotEmpty(m.t, message, "no %s after %q", prefix, told)
-		told = append(told, message)
+		require.NotEmpty(m.t, message, "no %s after %q", prefix, messages)
+		messages = append(messages, message)
 		if strings.HasPrefix(message, prefix) {
-			return told
+			return messages
 		}
 	}
 }
@@ -94,9 +94,9 @@ func TestRecordTellsTheServiceManager(t *testing.T) {
 			c, err := parse(hostPlatform(), []string{"record", "--state-dir", t.TempDir(), "--interval", "1"})
 			require.NoError(t, err)
 			stop, ended := inBackground(t, func(ctx context.Context) error { return record(ctx, c, log.New(io.Discard, "", 0)) })
-			told := m.until("READY=1")
-			require.Len(t, told, 2)
-			require.Regexp(t, `^STATUS=recording: `, told[0])
+			messages := m.until("READY=1")
+			require.Len(t, messages, 2)
+			require.Regexp(t, `^STATUS=recording: `, messages[0])
 			m.until("WATCHDOG=1")
 
 			// Another one waits, is ready with that, and takes over.
@@ -206,7 +206,7 @@ func TestStatusIsOneLine(t *testing.T) {
 		}))
 	}
 	require.Equal(t, "STATUS=recording: audit is active, ebpf failed (a module is called MAINPID=1 READY=1 \\x1b[2J\\xff), kmsg standby, journal unavailable", m.next(time.Minute))
-	require.Empty(t, m.next(100*time.Millisecond), "the same is not told twice")
+	require.Empty(t, m.next(100*time.Millisecond), "the same status is not sent twice")
 }
 
 // A manager that is gone is one line.

@@ -20,38 +20,37 @@ import (
 
 const (
 	extensionName = "kmodquery"
-	// transportBuffer makes one write of many: the transport writes every
-	// value by itself otherwise, twelve times slower on a large reply.
+	// transportBuffer is the size of the transport's write buffer. Without one each
+	// value is a write of its own, which makes a large reply twelve times slower.
 	transportBuffer = 64 << 10
-	// forgetWithin is how long osquery may list a dead predecessor: it forgets
-	// that with its next round of pings. Who is listed for longer is alive.
+	// forgetWithin is how long osquery may list a dead predecessor, until its next
+	// round of pings. An extension that is listed for longer is alive.
 	forgetWithin = 30 * time.Second
-	// registerEvery is the pause before the tables are offered again. It
-	// doubles up to registerMax while osquery is away.
+	// registerEvery is the pause before the tables are registered again. It doubles
+	// up to registerMax while osquery is away.
 	registerEvery = 250 * time.Millisecond
 	registerMax   = 2 * time.Second
-	// drainFor bounds the wait, after a signal, for requests under way. osquery
-	// kills an extension 11 s after it asked it to end.
+	// drainFor is how long requests under way may take after a signal. osquery kills
+	// an extension 11 s after it asked it to end.
 	drainFor = 5 * time.Second
 )
 
 var (
-	// errUnlisted says that osquery answers and has dropped this extension. It
-	// does so after one ping that was not answered in time, and does not say so.
+	// errUnlisted says that osquery answers but has dropped this extension. It does
+	// so without notice after one ping that was not answered in time.
 	errUnlisted = errors.New("osquery no longer lists this extension")
-	// errAsked says that osquery asked the extension to end, as it does when it
-	// ends itself.
+	// errAsked says that osquery asked the extension to end, because osquery ends.
 	errAsked = errors.New("it asked its extensions to end")
 )
 
-// offer registers the tables and serves them until ctx ends, and registers them
-// again whenever osquery has dropped them, went away, or was replaced. It fails
-// where osquery refuses for good.
+// offer registers the tables and serves them until ctx ends. It registers them again
+// whenever osquery has dropped them, went away, or was replaced. It returns an error if
+// osquery refuses them for good.
 func offer(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, report *log.Logger) error {
 	var (
 		pause       = registerEvery
-		away        bool      // said that osquery has gone
-		refused     time.Time // since when; zero while it does not refuse
+		away        bool      // it was reported that osquery is away
+		refused     time.Time // since when osquery refuses, or zero
 		refusalSaid bool
 	)
 	for {
@@ -68,7 +67,7 @@ func offer(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, repo
 		switch {
 		case errors.Is(err, errUnlisted):
 			report.Print("osquery has dropped the tables; registering them again")
-			continue // it took a look to find out, and so it does the next time
+			continue // without a pause: awaitLoss made one
 		case errors.As(err, &refusal) && !refusal.isConflict(), errors.Is(err, fs.ErrPermission):
 			return err
 		case errors.As(err, &refusal):
@@ -100,10 +99,9 @@ func offer(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, repo
 	}
 }
 
-// register offers the tables once and serves them until ctx ends or osquery no
-// longer lists them, and returns why; nil when ctx has ended. It calls
-// registered when osquery has taken them. The tables are not offered any more
-// when it returns.
+// register registers the tables once and serves them until ctx ends, and then returns
+// nil, or until osquery no longer lists them, and then returns why. It calls registered
+// when osquery has accepted them. When it returns the tables are no longer served.
 func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, registered func()) error {
 	client, err := connect(ctx, c)
 	if err != nil {
@@ -123,7 +121,7 @@ func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, r
 	server.RegisterPlugin(plugins...)
 
 	ended := make(chan error, 1)
-	// Not Run, which leaves a goroutine behind each time.
+	// Run would leave a goroutine behind each time.
 	go func() { ended <- server.Start() }()
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
@@ -150,22 +148,21 @@ func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, r
 	case <-ctx.Done():
 		err = nil
 	}
-	// It goes on without osquery, or ends, whether osquery hears this or not.
+	// Whether osquery gets this message does not matter.
 	_ = server.Shutdown(context.Background())
 	select {
-	case <-ended: //nolint:errcheck // a server that was shut down ends with its socket gone, whatever it says
+	case <-ended: //nolint:errcheck // the error of a server that was shut down means nothing
 	case <-time.After(drainFor):
 	}
 	return err
 }
 
-// A manager is osquery as a server registers with it. It knows what osquery
-// said to that.
+// A manager is the osquery that a server registers with. It keeps osquery's answer.
 type manager struct {
 	*osquery.ExtensionManagerClient
-	ctx        context.Context             // when it has ended nothing is registered any more
-	registered chan gen.ExtensionRouteUUID // gets the number under which osquery lists the extension
-	refusal    refusalError                // or why it does not; set when Start has returned
+	ctx        context.Context             // once it has ended nothing is registered
+	registered chan gen.ExtensionRouteUUID // receives the number under which osquery lists the extension
+	refusal    refusalError                // why osquery refused; valid when Start has returned
 }
 
 func (m *manager) RegisterExtension(info *gen.InternalExtensionInfo, routes gen.ExtensionRegistry) (*gen.ExtensionStatus, error) {
@@ -183,20 +180,19 @@ func (m *manager) RegisterExtension(info *gen.InternalExtensionInfo, routes gen.
 	return status, err
 }
 
-// A refusalError is why osquery did not take the tables, in its own words.
+// A refusalError is osquery's message that it refuses the tables.
 type refusalError string
 
 func (e refusalError) Error() string { return "osquery refuses the tables: " + string(e) }
 
-// isConflict reports whether osquery refused because it lists an extension of
-// this name, or a table of the same name of another one (extensions/interface.cpp,
-// RegistryFactory::addBroadcast).
+// isConflict reports whether osquery refused because it lists an extension or a table
+// of the same name already (extensions/interface.cpp, RegistryFactory::addBroadcast).
 func (e refusalError) isConflict() bool {
 	return strings.Contains(string(e), "Duplicate extension registered") || strings.Contains(string(e), "conflicts with another item")
 }
 
-// connect opens a connection to an osquery whose socket is there now, or gives
-// up when ctx ends.
+// connect opens a connection to an osquery whose socket exists. It gives up when ctx
+// ends.
 func connect(ctx context.Context, c *config) (*osquery.ExtensionManagerClient, error) {
 	if _, err := os.Stat(c.socket); err != nil {
 		return nil, err
@@ -224,8 +220,8 @@ func connect(ctx context.Context, c *config) (*osquery.ExtensionManagerClient, e
 	}
 }
 
-// awaitLoss returns once osquery does not list the extension of this number any
-// more, or is gone, and why; nil when ctx ends.
+// awaitLoss returns an error once osquery no longer lists the extension of this number
+// or no longer runs. It returns nil when ctx ends.
 func awaitLoss(ctx context.Context, c *config, uuid gen.ExtensionRouteUUID) error {
 	for {
 		select {
@@ -239,7 +235,7 @@ func awaitLoss(ctx context.Context, c *config, uuid gen.ExtensionRouteUUID) erro
 		case ctx.Err() != nil:
 			return nil
 		case errors.As(err, &late) && late.Timeout():
-			// It is busy. While it is, it asks nothing and drops nothing.
+			// osquery is busy. It sends no pings and drops no extensions then.
 		case err != nil:
 			return err
 		case !is:

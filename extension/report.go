@@ -8,13 +8,13 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// newReport returns the logger of what users are to know, one line each. What
-// the host chose of it acts on no terminal and forges no line.
+// newReport returns the logger of messages for users, one line each. Text that the host
+// chose neither controls the terminal nor forges a line.
 func newReport(stderr io.Writer) *log.Logger {
 	return log.New(lineWriter{stderr}, "kmodquery: ", 0)
 }
 
-// A lineWriter makes each call of Write one line.
+// A lineWriter writes each message as one line.
 type lineWriter struct{ to io.Writer }
 
 func (w lineWriter) Write(message []byte) (int, error) {
@@ -24,7 +24,7 @@ func (w lineWriter) Write(message []byte) (int, error) {
 	return len(message), nil
 }
 
-// harmless is a text as one line that acts on no terminal.
+// harmless returns a text as one line that does not control a terminal.
 func harmless(text string) string {
 	return kmodquery.Printable(strings.Join(strings.Fields(text), " "))
 }

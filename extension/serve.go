@@ -12,12 +12,12 @@ import (
 	osquery "github.com/osquery/osquery-go"
 )
 
-// serve offers the tables to osquery until ctx ends, or until osquery and what
-// started this process have both ended; each is a normal end. An osquery that
-// alone went away may come back, and is waited for.
+// serve offers the tables to osquery until ctx ends, or until osquery and the process
+// that started this one have both ended. Both are normal ends. If only osquery went
+// away, serve waits for it.
 func serve(ctx context.Context, c *config, report *log.Logger) error {
 	starter := currentParent()
-	// First, so that a wrong socket is told before anything is started or made.
+	// First, so that a wrong socket is reported before anything is started or created.
 	if err := reach(ctx, c); err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func reach(ctx context.Context, c *config) error {
 	}
 }
 
-// ping gives the socket timeout to appear and osquery timeout to answer there.
+// ping waits up to timeout for the socket to appear, and again for osquery to answer.
 func ping(socket string, timeout time.Duration) error {
 	client, err := osquery.NewClient(socket, timeout)
 	if err == nil {

@@ -65,19 +65,19 @@ func TestStateTrustsEachSourceAsFarAsItSees(t *testing.T) {
 
 func TestStateOfKexts(t *testing.T) {
 	s := NewState("")
-	tell := func(source, eventName string, result, at int64) {
+	add := func(source, eventName string, result, at int64) {
 		s.Add(kmodquery.Event{Source: source, EventName: eventName, Name: "com.a", LoadID: fmt.Sprint(at), Result: &result, TimeNanos: at})
 	}
-	tell(kmodquery.SourceEndpointSecurity, kmodquery.EventKextload, 0, 1)
-	tell(kmodquery.SourceUnifiedLog, kmodquery.EventKextAllowed, 0, 2)
-	tell(kmodquery.SourceUnifiedLog, kmodquery.EventKextload, -5, 3)
-	require.Empty(t, s.certain(), "nobody says that it was loaded")
-	tell(kmodquery.SourceUnifiedLog, kmodquery.EventKextload, 0, 4)
+	add(kmodquery.SourceEndpointSecurity, kmodquery.EventKextload, 0, 1)
+	add(kmodquery.SourceUnifiedLog, kmodquery.EventKextAllowed, 0, 2)
+	add(kmodquery.SourceUnifiedLog, kmodquery.EventKextload, -5, 3)
+	require.Empty(t, s.certain(), "no source says that it was loaded")
+	add(kmodquery.SourceUnifiedLog, kmodquery.EventKextload, 0, 4)
 	require.Equal(t, "4", s.certain()["com.a"].module.LoadID)
-	tell(kmodquery.SourceEndpointSecurity, kmodquery.EventKextunload, 0, 5)
-	tell(kmodquery.SourceUnifiedLog, kmodquery.EventKextunload, -1, 6)
+	add(kmodquery.SourceEndpointSecurity, kmodquery.EventKextunload, 0, 5)
+	add(kmodquery.SourceUnifiedLog, kmodquery.EventKextunload, -1, 6)
 	require.Len(t, s.certain(), 1, "nor that it went")
-	tell(kmodquery.SourceUnifiedLog, kmodquery.EventKextunload, 0, 7)
+	add(kmodquery.SourceUnifiedLog, kmodquery.EventKextunload, 0, 7)
 	require.Empty(t, s.certain())
 }
 
@@ -140,8 +140,8 @@ func TestStateDoesNotDependOnOrder(t *testing.T) {
 		isCertain bool
 	}{
 		{"loaded again", []kmodquery.Event{first, free, fromMemory}, "3", "", true},
-		{"and nobody saw it go", []kmodquery.Event{first, fromMemory}, "3", "", true},
-		{"told of twice", []kmodquery.Event{fromMemory, guess, present}, "3", "", true},
+		{"loaded again without an unload", []kmodquery.Event{first, fromMemory}, "3", "", true},
+		{"reported by several sources", []kmodquery.Event{fromMemory, guess, present}, "3", "", true},
 		{"shown later", []kmodquery.Event{first, present}, "1", "/first.ko", true},
 		{"all but the end", []kmodquery.Event{first, free, fromMemory, guess, present}, "3", "", true},
 		{"unloaded", []kmodquery.Event{first, free, fromMemory, present, last}, "", "", false},
