@@ -115,11 +115,12 @@ func hooks(preemptible bool) []hook {
 // the return belongs to the older set. A call of which it sees only the entry would
 // look as if it were still under way.
 //
-// If the older set has fexit programs at returns, kprobes and kretprobes are preferred
-// for these functions: when the tracing programs of a function change, calls that are
-// under way return through none of them, neither old nor new (bpf_tramp_image_put,
-// since e21aa341785c of 5.12).
-func upgradeOrder(list []hook, hasFexit bool) []hook {
+// Kprobes are preferred for functions whose returns are hooked, because tracing
+// programs would make the older set miss returns: when the tracing programs of a
+// function change, calls that are under way return through none of them, neither old
+// nor new (bpf_tramp_image_put, since e21aa341785c of 5.12). On 5.10 kretprobes miss
+// returns where an fexit program is attached after them.
+func upgradeOrder(list []hook) []hook {
 	returns := map[string]bool{}
 	for _, h := range list {
 		if h.isReturn() {
@@ -137,7 +138,7 @@ func upgradeOrder(list []hook, hasFexit bool) []hook {
 	}
 	list = slices.Clone(list)
 	for i, h := range list {
-		if hasFexit && returns[h.name] && h.programs[0].as.isTracing() {
+		if returns[h.name] && h.programs[0].as.isTracing() {
 			list[i].programs = slices.Clone(h.programs)
 			slices.Reverse(list[i].programs)
 		}

@@ -91,7 +91,7 @@ func TestPreemptibleKernelsGetKprobesFirst(t *testing.T) {
 
 // A set that relieves another sees no call that does not end.
 func TestUpgradeOrder(t *testing.T) {
-	list := upgradeOrder(hooks(true), false)
+	list := upgradeOrder(hooks(true))
 	require.ElementsMatch(t, hooks(true), list)
 	at := map[string]map[bool]int{}
 	for i, h := range list {
@@ -106,14 +106,12 @@ func TestUpgradeOrder(t *testing.T) {
 			require.Greater(t, places[false], at["sched_process_exit"][false], name)
 		}
 	}
-	for hasFexit, want := range map[bool][]attachAs{false: {asFentry, asFexit}, true: {asKprobe, asKretprobe}} {
-		for _, h := range upgradeOrder(hooks(false), hasFexit) {
-			switch {
-			case h.isReturn():
-				require.Equal(t, want[1], h.programs[0].as, h.name)
-			case len(at[h.name]) == 2:
-				require.Equal(t, want[0], h.programs[0].as, h.name)
-			}
+	for _, h := range upgradeOrder(hooks(false)) {
+		switch {
+		case h.isReturn():
+			require.Equal(t, asKretprobe, h.programs[0].as, h.name)
+		case len(at[h.name]) == 2:
+			require.Equal(t, asKprobe, h.programs[0].as, h.name)
 		}
 	}
 	for _, h := range hooks(false) {

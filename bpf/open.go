@@ -159,7 +159,7 @@ func (p *Programs) openSet(ctx context.Context, o Options, kernel *btf.Spec, obj
 	if p.set == nil {
 		p.set = &set{name: name}
 		if len(sets) > 0 {
-			list = upgradeOrder(list, slices.ContainsFunc(sets, p.pins.hasFexit))
+			list = upgradeOrder(list)
 		}
 		if err := p.attachAll(ctx, kernel, object, list, shared, len(sets) == 0); err != nil {
 			return err

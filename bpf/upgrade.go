@@ -168,13 +168,6 @@ func (p *pins) isAttached(name setName) bool {
 	return false
 }
 
-// hasFexit reports whether a set has tracing programs at the returns of system calls
-// (hook.go).
-func (p *pins) hasFexit(name setName) bool {
-	found, _ := filepath.Glob(filepath.Join(p.of(name, pinnedLinks), "fexit_sys_*")) // the pattern is no bad one
-	return len(found) > 0
-}
-
 // awaitCalls waits, for at most callPatience, until the calls that a set has under
 // way have returned.
 func (p *pins) awaitCalls(ctx context.Context, name setName) error {
