@@ -103,7 +103,8 @@ type attempts struct {
 	out     []kmodquery.Delivery // events that update emits
 	read    []readImage          // images that expire merges
 
-	imageMemory int // bytes of parts and of images that are not read yet
+	parts       list.List // of *attempt with parts, the oldest first
+	imageMemory int       // bytes of parts and of images that are not read yet
 
 	ring            releaser
 	records, chunks ringQueue
