@@ -52,7 +52,7 @@ type attempt struct {
 	loadID  string // load_id; empty before the first event, and outside of a call
 	stage   stage
 	element *list.Element // in the stage's list; nil if the attempt is forgotten
-	begun   time.Time     // when its first record was read
+	begun   time.Time     // when its first event was read; before, its first record or chunk
 	due     time.Time     // end of the stage
 
 	process    process
@@ -103,7 +103,8 @@ type attempts struct {
 	out     []kmodquery.Delivery // events that update emits
 	read    []readImage          // images that expire merges
 
-	imageMemory int // bytes of parts and of images that are not read yet
+	parts       list.List // of *attempt with parts, the oldest first
+	imageMemory int       // bytes of parts and of images that are not read yet
 
 	ring            releaser
 	records, chunks ringQueue
@@ -205,7 +206,11 @@ func (t *attempts) forget(a *attempt) {
 
 // add adds the next event of a call.
 func (t *attempts) add(a *attempt, d kmodquery.Delivery, now time.Time) {
-	a.hasEvent = true
+	if !a.hasEvent {
+		// A chunk of its image may have been read long before.
+		a.hasEvent, a.begun = true, now
+		t.move(a, loading, now.Add(loadPatience))
+	}
 	switch d.Event.EventName {
 	case kmodquery.EventInitModule, kmodquery.EventFinitModule, kmodquery.EventDeleteModule:
 		t.addReturn(a, d, now)

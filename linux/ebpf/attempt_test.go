@@ -486,6 +486,23 @@ func TestAttemptWaitsForItsImage(t *testing.T) {
 
 func (r *recorded) finishAll() { r.finish(forever) }
 
+// A reader that is behind reads the events long after the image.
+func TestFinishDoesNotGiveUpEventsThatWereReadLater(t *testing.T) {
+	r := newRecorded()
+	id := attemptOf("a")
+	r.addChunk(&bpf.Chunk{Attempt: id.begin, Tid: id.tid, Size: 5, Data: []byte("image"), Position: at(1)}, start)
+	later := start.Add(time.Minute)
+	r.add(readFile, later)
+	r.expectImage("a")
+	r.add(load, later)
+	r.finish(later.Add(-1))
+	r.expire(later)
+	require.Empty(t, r.events)
+	r.setImage("a", found)
+	require.Equal(t, []string{"security_kernel_read_file", "module_load"}, r.names())
+	require.Equal(t, "5a", r.events[0].SHA256)
+}
+
 func TestGivenUpAttemptDoesNotWaitForItsImage(t *testing.T) {
 	r := newRecorded()
 	r.add(readFile, start)

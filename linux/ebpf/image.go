@@ -4,6 +4,7 @@ package ebpf
 
 import (
 	"bytes"
+	"container/list"
 	"context"
 	"errors"
 	"os"
@@ -49,8 +50,9 @@ func noImageInfo() imageInfo {
 
 // imageParts are the chunks of an image that were read so far.
 type imageParts struct {
-	size  uint64 // of the whole image
-	bytes []byte
+	size    uint64 // of the whole image
+	bytes   []byte
+	element *list.Element // in the attempts' list of parts
 }
 
 // addChunk adds the next chunk of an image. It drops an image of which a chunk is
@@ -61,7 +63,7 @@ func (t *attempts) addChunk(c *bpf.Chunk, now time.Time) {
 	a := t.get(attemptID{c.Attempt, c.Tid}, now)
 	t.chunks.add(a, c.Position, c.RingSize)
 	if a.parts == nil && c.Offset == 0 {
-		a.parts = t.newParts(c.Size)
+		a.parts = t.newParts(a, c.Size)
 	}
 	if p := a.parts; p != nil && c.Offset == uint64(len(p.bytes)) && len(c.Data) <= cap(p.bytes)-len(p.bytes) {
 		p.bytes = append(p.bytes, c.Data...)
@@ -73,29 +75,33 @@ func (t *attempts) addChunk(c *bpf.Chunk, now time.Time) {
 
 // newParts allocates memory for an image. It drops the oldest images if that
 // exceeds maxImageMemory, and returns nil if that does not suffice.
-func (t *attempts) newParts(imageSize uint64) *imageParts {
+func (t *attempts) newParts(a *attempt, imageSize uint64) *imageParts {
 	size := int(min(imageSize, bpf.MaxImage))
 	for t.imageMemory+size > maxImageMemory {
-		var oldest *attempt
-		for _, a := range t.byID {
-			if a.parts != nil && (oldest == nil || a.begun.Before(oldest.begun)) {
-				oldest = a
-			}
-		}
+		oldest := t.parts.Front()
 		if oldest == nil {
 			return nil
 		}
-		t.dropParts(oldest)
+		t.dropParts(oldest.Value.(*attempt))
 	}
 	t.imageMemory += size
-	return &imageParts{size: imageSize, bytes: make([]byte, 0, size)}
+	return &imageParts{size: imageSize, bytes: make([]byte, 0, size), element: t.parts.PushBack(a)}
+}
+
+// takeParts removes and returns the chunks of an attempt's image, or nil.
+func (t *attempts) takeParts(a *attempt) *imageParts {
+	parts := a.parts
+	if parts != nil {
+		t.parts.Remove(parts.element)
+		a.parts = nil
+	}
+	return parts
 }
 
 // dropParts drops the chunks of an attempt's image.
 func (t *attempts) dropParts(a *attempt) {
-	if a.parts != nil {
-		t.imageMemory -= cap(a.parts.bytes)
-		a.parts = nil
+	if parts := t.takeParts(a); parts != nil {
+		t.imageMemory -= cap(parts.bytes)
 	}
 }
 
@@ -186,7 +192,7 @@ func (i *images) collect() {
 	}
 	for n := range due {
 		if parts := due[n].attempt.parts; parts != nil && due[n].sent && uint64(len(parts.bytes)) == parts.size {
-			due[n].bytes, due[n].attempt.parts = parts.bytes, nil
+			due[n].bytes = i.attempts.takeParts(due[n].attempt).bytes
 		} else {
 			i.attempts.dropParts(due[n].attempt)
 		}

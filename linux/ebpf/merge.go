@@ -82,33 +82,48 @@ func (a *attempt) isNamed() bool {
 	return a.known.Name != "" || a.image != nil && a.image.columns.Name != ""
 }
 
-// attemptColumns are the columns that apply to a whole attempt: not the time, the event
-// name and the process.
-var attemptColumns = func() (columns []kmodquery.Column) {
-	for _, name := range []string{
-		"name", "path", "type", "origin", "filesystem", "device", "inode", "size", "mtime", "ctime",
-		"sha256", "image_sha256", "hash_source", "signature_status", "signer", "signature_key_id", "signature_hash",
-		"version", "srcversion", "vermagic", "license", "intree", "params", "flags", "taints", "result", "error",
-	} {
-		column, _ := kmodquery.EventColumn(name)
-		columns = append(columns, column)
-	}
-	return columns
-}()
-
-// fill copies the attempt's columns that to lacks.
+// fill copies the columns that to lacks and that apply to a whole attempt: not the
+// time, the event name and the process.
 func fill(to, from *kmodquery.Event) {
-	for _, column := range attemptColumns {
-		if column.Value(to) != nil {
-			continue
+	for _, text := range []struct{ to, from *string }{
+		{&to.Name, &from.Name},
+		{&to.Path, &from.Path},
+		{&to.Type, &from.Type},
+		{&to.Origin, &from.Origin},
+		{&to.Filesystem, &from.Filesystem},
+		{&to.SHA256, &from.SHA256},
+		{&to.ImageSHA256, &from.ImageSHA256},
+		{&to.HashSource, &from.HashSource},
+		{&to.SignatureStatus, &from.SignatureStatus},
+		{&to.Signer, &from.Signer},
+		{&to.SignatureKeyID, &from.SignatureKeyID},
+		{&to.SignatureHash, &from.SignatureHash},
+		{&to.Vermagic, &from.Vermagic},
+		{&to.License, &from.License},
+		{&to.Version, &from.Version},
+		{&to.Srcversion, &from.Srcversion},
+		{&to.Error, &from.Error},
+	} {
+		if *text.to == "" {
+			*text.to = *text.from
 		}
-		switch value := column.Pointer(to).(type) {
-		case *string:
-			*value = *column.Pointer(from).(*string)
-		case **string:
-			*value = *column.Pointer(from).(**string)
-		case **int64:
-			*value = *column.Pointer(from).(**int64)
+	}
+	for _, number := range []struct{ to, from **int64 }{
+		{&to.Device, &from.Device},
+		{&to.Inode, &from.Inode},
+		{&to.Size, &from.Size},
+		{&to.Mtime, &from.Mtime},
+		{&to.Ctime, &from.Ctime},
+		{&to.Intree, &from.Intree},
+		{&to.Flags, &from.Flags},
+		{&to.Taints, &from.Taints},
+		{&to.Result, &from.Result},
+	} {
+		if *number.to == nil {
+			*number.to = *number.from
 		}
+	}
+	if to.Params == nil {
+		to.Params = from.Params
 	}
 }
