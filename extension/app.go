@@ -23,7 +23,7 @@ type app struct {
 	readers  *readerSocket        // nil likewise
 }
 
-// A recorder is that of this process or of another.
+// A recorder is the recorder of this process, or a client of another process's.
 type recorder interface {
 	tables.Recorder
 	// Loaded returns the modules that are loaded according to the events.
@@ -65,13 +65,13 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 	return a, nil
 }
 
-// expireFor bounds how long events may expire before the sources run, because no source
-// sees a load meanwhile. In a store with a million events that are too old, as after
-// months without power, it would take a minute.
+// expireFor bounds the deletion of events before the sources start, because no source
+// sees a load meanwhile. Deleting a million expired events, as after months without
+// power, would take a minute.
 const expireFor = 2 * time.Second
 
-// expire removes events beyond the bounds from the store. Appending does so too, but an
-// idle host appends none. Events that it has no time for are removed by later appends.
+// expire deletes events beyond the bounds from the store. Append does so too, but an idle
+// host appends none. Later appends delete the events for which the time did not suffice.
 func expire(ctx context.Context, store *sqlite.Store, within time.Duration, report *log.Logger) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
@@ -80,7 +80,7 @@ func expire(ctx context.Context, store *sqlite.Store, within time.Duration, repo
 	}
 }
 
-// record starts the sources and answers the readers of the store.
+// record starts the sources and serves the readers of the store.
 func (a *app) record(ctx context.Context, c *config, report *log.Logger) *collectors.Recorder {
 	print := func(err error) { report.Print(err) }
 	a.readers = openReaderSocket(c.stateDir, a.store.IsRecorder, print)

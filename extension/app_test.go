@@ -11,9 +11,9 @@ import (
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
-// The sources do not wait until a store has forgotten all that it has to: what is left
-// goes with the events to come.
-func TestThatMuchExpiresKeepsNothingFromBeingRecorded(t *testing.T) {
+// The deletion of many expired events does not delay the sources. Later appends delete
+// the rest.
+func TestExpiryBeforeTheSourcesStartIsBounded(t *testing.T) {
 	dir := t.TempDir()
 	store, err := sqlite.Open(t.Context(), dir, sqlite.Options{})
 	require.NoError(t, err)
@@ -22,21 +22,21 @@ func TestThatMuchExpiresKeepsNothingFromBeingRecorded(t *testing.T) {
 	store, err = sqlite.Open(t.Context(), dir, sqlite.Options{MaxEvents: 1})
 	require.NoError(t, err)
 	defer store.Close()
-	var said strings.Builder
-	expire(t.Context(), store, time.Nanosecond, newReport(&said))
-	require.Empty(t, said.String())
+	var reports strings.Builder
+	expire(t.Context(), store, time.Nanosecond, newReport(&reports))
+	require.Empty(t, reports.String())
 	rows := func() int64 {
 		n, err := store.Count(t.Context(), kmodquery.Filter{})
 		require.NoError(t, err)
 		return n
 	}
 	require.EqualValues(t, 12_000, rows())
-	expire(t.Context(), store, 20*time.Millisecond, newReport(&said)) // in the midst of it
-	require.Empty(t, said.String())
+	expire(t.Context(), store, 20*time.Millisecond, newReport(&reports)) // too short to delete all
+	require.Empty(t, reports.String())
 	for rows() > 2 {
 		require.NoError(t, store.Append(t.Context(), make([]kmodquery.Delivery, 1)))
 	}
-	expire(t.Context(), store, time.Minute, newReport(&said))
+	expire(t.Context(), store, time.Minute, newReport(&reports))
 	require.EqualValues(t, 1, rows())
-	require.Empty(t, said.String())
+	require.Empty(t, reports.String())
 }

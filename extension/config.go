@@ -26,9 +26,9 @@ const (
 	noPinDir          = "none"
 )
 
-// A config is everything that can be set: by flag, by environment variable
-// (KMODQUERY_STATE_DIR for --state-dir), or by a line "state-dir /path" in the
-// configuration file; the first of these that speaks wins.
+// A config holds the settings. Each can be a flag, an environment variable
+// (KMODQUERY_STATE_DIR for --state-dir) or a line "state-dir /path" in the configuration
+// file. A flag overrides the variable, and the variable overrides the file.
 type config struct {
 	platform *platform
 
@@ -40,14 +40,14 @@ type config struct {
 	retentionAge    time.Duration
 	retentionEvents int64
 	retentionDenied int64
-	sources         []string // nil leaves the choice to this program
+	sources         []string // nil for auto
 	poll            time.Duration
 	imageLimit      int64
 	pinDir          string // "" pins nothing
 	replyLimit      int64
 	queryTimeout    time.Duration
 
-	// osquery's own flags; it gives them in whole seconds.
+	// The flags that osquery passes to every extension; times are in whole seconds.
 	socket   string
 	timeout  int
 	interval int
@@ -56,53 +56,54 @@ type config struct {
 	format shell.Format
 }
 
-// The commands beside serving osquery, and what they do.
+// commands are the commands and their usage. Without a command, the extension serves
+// osquery.
 var commands = []struct{ name, usage string }{
-	{"query", "query [SQL]     answer SQL without osquery; a shell where there is no SQL and a terminal"},
-	{"record", "record          record without osquery, as a service of its own; waits where another process records"},
-	{"detach", "detach          Linux: store what the pinned programs saw, and remove them"},
-	// No flag: KMODQUERY_VERSION may be set on a host and mean something else.
+	{"query", "query [SQL]     run SQL without osquery; without SQL, run the statements of stdin, or a shell on a terminal"},
+	{"record", "record          record without osquery, as a service; wait while another process records"},
+	{"detach", "detach          Linux: store the events of the pinned programs, and remove the programs"},
+	// --version is not a flag, because a host may use KMODQUERY_VERSION for something else.
 	{"--version", "--version       print the version"},
 }
 
 func (c *config) flagSet() *flag.FlagSet {
 	flags := flag.NewFlagSet("kmodquery.ext", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	flags.StringVar(&c.configFile, "config", defaultConfigFile, "configuration `file` with one \"flag value\" a line")
+	flags.StringVar(&c.configFile, "config", defaultConfigFile, "configuration `file` with one \"flag value\" per line")
 	flags.StringVar(&c.stateDir, "state-dir", defaultStateDir(), "`folder` of the event store")
-	flags.DurationVar(&c.retentionAge, "retention-age", sqlite.DefaultMaxAge, "keep events this long; 0 for ever")
-	flags.Int64Var(&c.retentionEvents, "retention-events", sqlite.DefaultMaxEvents, "keep this `many` of the newest events, beside those of retention-denied; 0 all")
-	flags.Int64Var(&c.retentionDenied, "retention-denied", sqlite.DefaultMaxUnprivileged, "keep this `many` of the newest rows that any user can cause: denied attempts and requests for modules; 0 all")
-	flags.Func("sources", "the `names` of the sources to run side by side, separated by commas, of "+strings.Join(c.platform.sourceNames, ", ")+
+	flags.DurationVar(&c.retentionAge, "retention-age", sqlite.DefaultMaxAge, "delete events that are older than this; 0 keeps events of any age")
+	flags.Int64Var(&c.retentionEvents, "retention-events", sqlite.DefaultMaxEvents, "keep this `number` of the newest events, not counting those of retention-denied; 0 keeps all")
+	flags.Int64Var(&c.retentionDenied, "retention-denied", sqlite.DefaultMaxUnprivileged, "keep this `number` of the newest events that any user can cause: denied attempts and requests for modules; 0 keeps all")
+	flags.Func("sources", "comma-separated `names` of the sources to run side by side, out of "+strings.Join(c.platform.sourceNames, ", ")+
 		"; auto runs "+c.platform.automatic()+" (default auto)", func(names string) (err error) {
 		c.sources, err = c.platform.parseSources(names)
 		return err
 	})
-	flags.DurationVar(&c.poll, "poll", c.platform.defaultPoll, "find within this `time` what is loaded and no source saw, or hides")
-	flags.Int64Var(&c.imageLimit, "image-limit", c.platform.maxImageLimit, "Linux: hash modules of up to this many `bytes` as the kernel has them, larger ones from their file")
-	flags.Func("pin-dir", "Linux: `folder` of a BPF file system in which the programs stay attached while nothing records; none pins nothing (default "+defaultPinDir+")", func(dir string) error {
+	flags.DurationVar(&c.poll, "poll", c.platform.defaultPoll, "`time` within which hidden modules and unobserved loads are found")
+	flags.Int64Var(&c.imageLimit, "image-limit", c.platform.maxImageLimit, "Linux: hash the kernel's copy of modules of up to this many `bytes`, and the file of larger ones")
+	flags.Func("pin-dir", "Linux: `folder` in a BPF file system where the programs are pinned, which keeps them attached while no process records; none pins nothing (default "+defaultPinDir+")", func(dir string) error {
 		if c.pinDir = dir; dir == noPinDir {
 			c.pinDir = ""
 		}
 		return nil
 	})
 	c.pinDir = defaultPinDir
-	flags.Int64Var(&c.replyLimit, "reply-limit", tables.DefaultReplyBytes, "fail a table's reply beyond this many `bytes`, before osquery's watchdog kills its worker")
-	flags.DurationVar(&c.queryTimeout, "query-timeout", tables.DefaultTimeout, "fail a table's reply after this long")
-	flags.StringVar(&c.socket, "socket", "", "osquery: `path` of its extension socket")
-	flags.IntVar(&c.timeout, "timeout", 3, "osquery: `seconds` to wait for its socket and its answers")
-	flags.IntVar(&c.interval, "interval", 3, "osquery: `seconds` between looks whether it is still there")
-	flags.BoolVar(&c.verbose, "verbose", false, "osquery: say more")
+	flags.Int64Var(&c.replyLimit, "reply-limit", tables.DefaultReplyBytes, "return an error if a table's reply has more than this many `bytes`, before osquery's watchdog kills its worker")
+	flags.DurationVar(&c.queryTimeout, "query-timeout", tables.DefaultTimeout, "return an error if a table takes longer than this to reply")
+	flags.StringVar(&c.socket, "socket", "", "osquery: `path` of the extension socket")
+	flags.IntVar(&c.timeout, "timeout", 3, "osquery: `seconds` to wait for the socket and for each answer")
+	flags.IntVar(&c.interval, "interval", 3, "osquery: `seconds` between checks that osquery still lists the extension")
+	flags.BoolVar(&c.verbose, "verbose", false, "osquery: report the state of each source at the start")
 	c.format = shell.Table
-	flags.Func("format", "query: `form` of the answer: table, json, csv or line (default table)", func(name string) (err error) {
+	flags.Func("format", "query: output `format`: table, json, csv or line (default table)", func(name string) (err error) {
 		c.format, err = shell.ParseFormat(name)
 		return err
 	})
 	return flags
 }
 
-// parse reads the command line, the environment and the configuration file, for
-// a platform. Its error is one line; flag.ErrHelp asks for the usage.
+// parse returns the settings of the command line, the environment and the configuration
+// file. Its error is one line, or flag.ErrHelp if the user asked for the usage.
 func parse(p *platform, args []string) (*config, error) {
 	c := &config{platform: p}
 	if len(args) > 0 && isCommand(args[0]) {
@@ -114,12 +115,12 @@ func parse(p *platform, args []string) (*config, error) {
 	flags := c.flagSet()
 	err := ff.Parse(flags, args,
 		ff.WithEnvVarPrefix(envPrefix),
-		// ff opens whatever it is told to, so it gets a file that says nothing
-		// and c reads its own.
+		// ff does not check who can write the file, so it gets an empty one and
+		// readFile reads the configuration file.
 		ff.WithConfigFile(os.DevNull),
 		ff.WithConfigFileParser(func(_ io.Reader, set func(name, value string) error) error {
 			return c.readFile(func(name, value string) error {
-				// What the parser makes of a line that has none.
+				// The parser returns "true" for a line without a value.
 				if value == "true" && name != "verbose" && flags.Lookup(name) != nil {
 					return fmt.Errorf("%s has no value in the configuration file", name)
 				}
@@ -137,13 +138,13 @@ func parse(p *platform, args []string) (*config, error) {
 	case c.command == "" && len(c.args) > 0:
 		return nil, fmt.Errorf("unknown command %q", c.args[0])
 	case c.command == "" && c.socket == "":
-		return nil, errors.New("--socket is missing: osquery gives it when it starts an extension; to ask without osquery use: kmodquery.ext query")
+		return nil, errors.New("--socket is missing: osquery passes it when it starts an extension; to query without osquery, run: kmodquery.ext query")
 	case (c.command == "record" || c.command == "detach") && len(c.args) > 0:
 		return nil, fmt.Errorf("%s takes flags only, not %q", c.command, c.args[0])
 	case c.stateDir == "":
 		return nil, errors.New("--state-dir takes a folder")
 	case len(c.socket) > osquery.MaxSocketPathCharacters:
-		return nil, fmt.Errorf("--socket has %d characters and osquery's sockets have at most %d", len(c.socket), osquery.MaxSocketPathCharacters)
+		return nil, fmt.Errorf("--socket has %d characters; osquery's sockets have at most %d", len(c.socket), osquery.MaxSocketPathCharacters)
 	case c.command == "query" && len(c.args) > 1 && strings.HasPrefix(c.args[1], "-"):
 		return nil, errors.New("query takes one SQL text: put the flags before it")
 	case c.command == "query" && len(c.args) > 1:
@@ -162,7 +163,8 @@ func parse(p *platform, args []string) (*config, error) {
 	return c, nil
 }
 
-// readFile sets what stands in the configuration file, if there is one.
+// readFile calls set for each line of the configuration file. Only the default file may
+// be missing.
 func (c *config) readFile(set func(name, value string) error) error {
 	if c.configFile == "" {
 		return nil
@@ -183,8 +185,8 @@ func isCommand(word string) bool {
 	return false
 }
 
-// defaultStateDir is the system's for root, and the user's own for others, who
-// can read what they may but record nothing of the kernel.
+// defaultStateDir returns the system's state folder for root, and a folder of the user's
+// own for other users, who cannot record the kernel's events.
 func defaultStateDir() string {
 	const system = "/var/lib/kmodquery"
 	if os.Geteuid() == 0 {
@@ -204,7 +206,7 @@ func usage(p *platform, w io.Writer) {
 	for _, command := range commands {
 		fmt.Fprintln(w, "kmodquery.ext", command.usage)
 	}
-	fmt.Fprintln(w, "\nEvery flag is also an environment variable (KMODQUERY_STATE_DIR for --state-dir) and a line in the configuration file.")
+	fmt.Fprintln(w, "\nEvery flag can also be an environment variable (KMODQUERY_STATE_DIR for --state-dir) or a line in the configuration file.")
 	fmt.Fprintln(w)
 	flags := (&config{platform: p}).flagSet()
 	flags.SetOutput(w)

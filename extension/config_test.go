@@ -75,11 +75,11 @@ func TestParseRefuses(t *testing.T) {
 		args []string
 		want string
 	}{
-		{nil, "--socket is missing: osquery gives it when it starts an extension; to ask without osquery use: kmodquery.ext query"},
+		{nil, "--socket is missing: osquery passes it when it starts an extension; to query without osquery, run: kmodquery.ext query"},
 		{[]string{"serve"}, `unknown command "serve"`},
 		{[]string{"--verbose", "query"}, "put the command query before the flags"},
 		{[]string{"--colour"}, "error parsing commandline arguments: flag provided but not defined: -colour"},
-		{[]string{"--socket", long}, "--socket has 98 characters and osquery's sockets have at most 97"},
+		{[]string{"--socket", long}, "--socket has 98 characters; osquery's sockets have at most 97"},
 		{[]string{"--socket", "s", "--timeout", "0"}, "--timeout and --interval take a number of seconds greater than 0"},
 		{[]string{"--socket", "s", "--interval", "-1"}, "--timeout and --interval take a number of seconds greater than 0"},
 		{[]string{"query", "SELECT", "1"}, "query takes one SQL text: put it in quotes"},
@@ -104,15 +104,15 @@ func TestParseRefuses(t *testing.T) {
 		require.ErrorIs(t, err, flag.ErrHelp)
 	}
 	_, err := parse(hostPlatform(), []string{"--socket", long[1:]})
-	require.NoError(t, err, "97 characters are possible")
+	require.NoError(t, err, "97 characters are allowed")
 }
 
-func TestFlagWinsOverEnvironmentOverFile(t *testing.T) {
+func TestFlagOverridesEnvironmentOverridesFile(t *testing.T) {
 	path := configFile(t, "# a comment\nstate-dir /file\nquery-timeout 1s\ninterval 9\n\nverbose\n")
 	t.Setenv("KMODQUERY_STATE_DIR", "/environment")
 	t.Setenv("KMODQUERY_QUERY_TIMEOUT", "2s")
-	t.Setenv("KMODQUERY_TIMEOUT", "")      // as if unset
-	t.Setenv("KMODQUERY_VERSION", "1.2.3") // an image's, say
+	t.Setenv("KMODQUERY_TIMEOUT", "")      // counts as unset
+	t.Setenv("KMODQUERY_VERSION", "1.2.3") // a container image may set it
 	c, err := parse(hostPlatform(), []string{"--config", path, "--socket", "s", "--state-dir", "/flag"})
 	require.NoError(t, err)
 	require.Equal(t, "/flag", c.stateDir)
@@ -143,7 +143,6 @@ func TestConfigurationFileMistakes(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-// Each flag has a line in the usage that says what it takes and does.
 func TestUsageExplainsEveryFlag(t *testing.T) {
 	var text strings.Builder
 	usage(hostPlatform(), &text)

@@ -14,7 +14,8 @@ import (
 )
 
 // maxConfigFile bounds a configuration file, in bytes. It is less than the longest line
-// that [ff.PlainParser] reads, which ends silently at a longer one.
+// that [ff.PlainParser] reads: that parser silently ignores the rest of the file after a
+// longer line.
 const maxConfigFile = bufio.MaxScanTokenSize - 1
 
 // readConfigFile returns the content of the configuration file. It follows links, and
@@ -53,18 +54,18 @@ func openConfigFile(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := judgeConfigFile(file); err != nil {
+	if err := checkConfigFile(file); err != nil {
 		file.Close()
 		return nil, err
 	}
 	return file, nil
 }
 
-// judgeConfigFile returns an error if another user can change or replace an open file,
+// checkConfigFile returns an error if another user can change or replace an open file,
 // or a folder in its path. The file must have been opened by a path without links. The
 // folders are checked last: if they are safe, the file cannot have been replaced
 // between open and check.
-func judgeConfigFile(file *os.File) error {
+func checkConfigFile(file *os.File) error {
 	info, err := file.Stat()
 	if err != nil {
 		return err
@@ -72,10 +73,10 @@ func judgeConfigFile(file *os.File) error {
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is not a regular file; choose another one with --config", file.Name())
 	}
-	if err := judgeOwner(file.Name(), info); err != nil {
+	if err := checkOwner(file.Name(), info); err != nil {
 		return err
 	}
-	if err := judgeMode(file.Name(), info); err != nil {
+	if err := checkMode(file.Name(), info); err != nil {
 		return err
 	}
 	for dir, nearest := filepath.Dir(file.Name()), true; ; dir, nearest = filepath.Dir(dir), false {
@@ -83,13 +84,13 @@ func judgeConfigFile(file *os.File) error {
 		if err != nil {
 			return err
 		}
-		if err := judgeOwner(dir, info); err != nil {
+		if err := checkOwner(dir, info); err != nil {
 			return err
 		}
 		// In a sticky folder, such as /tmp, users cannot replace the folders of
 		// others.
 		if nearest || info.Mode()&fs.ModeSticky == 0 {
-			if err := judgeMode(dir, info); err != nil {
+			if err := checkMode(dir, info); err != nil {
 				return err
 			}
 		}
@@ -99,7 +100,7 @@ func judgeConfigFile(file *os.File) error {
 	}
 }
 
-func judgeOwner(path string, info fs.FileInfo) error {
+func checkOwner(path string, info fs.FileInfo) error {
 	owner := int(info.Sys().(*syscall.Stat_t).Uid)
 	if owner != 0 && owner != os.Geteuid() {
 		return fmt.Errorf("%s belongs to user %d, who could change the settings; run chown root %[1]s", path, owner)
@@ -107,7 +108,7 @@ func judgeOwner(path string, info fs.FileInfo) error {
 	return nil
 }
 
-func judgeMode(path string, info fs.FileInfo) error {
+func checkMode(path string, info fs.FileInfo) error {
 	if mode := info.Mode().Perm(); mode&0o022 != 0 {
 		return fmt.Errorf("%s can be written by others (mode %#o), who could change the settings; run chmod go-w %[1]s", path, mode)
 	}

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// configFile writes a configuration file that is trusted, whatever the umask.
+// configFile writes a configuration file that is accepted, whatever the umask.
 func configFile(t *testing.T, content string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -21,7 +21,7 @@ func configFile(t *testing.T, content string) string {
 	return path
 }
 
-func TestConfigFileIsReadWhereOnlyItsOwnerCanWrite(t *testing.T) {
+func TestConfigFileThatOnlyItsOwnerCanWriteIsRead(t *testing.T) {
 	path := configFile(t, "verbose\n")
 	for _, mode := range []os.FileMode{0o400, 0o600, 0o640, 0o644} {
 		require.NoError(t, os.Chmod(path, mode))
@@ -33,7 +33,7 @@ func TestConfigFileIsReadWhereOnlyItsOwnerCanWrite(t *testing.T) {
 	require.NoError(t, os.Chmod(filepath.Dir(link), 0o777))
 	require.NoError(t, os.Symlink(path, link))
 	c, err := parse(hostPlatform(), []string{"query", "--config", link})
-	require.NoError(t, err, "a link is judged by what it leads to")
+	require.NoError(t, err, "the target of a link is checked")
 	require.True(t, c.verbose)
 
 	t.Chdir(filepath.Dir(path))
@@ -46,7 +46,7 @@ func TestConfigFileIsReadWhereOnlyItsOwnerCanWrite(t *testing.T) {
 	require.False(t, c.verbose)
 }
 
-func TestConfigFileIsRefusedWhereOthersCanWrite(t *testing.T) {
+func TestConfigFileThatOthersCanWriteIsRefused(t *testing.T) {
 	refuse := func(t *testing.T, path, want string) {
 		t.Helper()
 		c, err := parse(hostPlatform(), []string{"query", "--config", path})
@@ -76,7 +76,7 @@ func TestConfigFileIsRefusedWhereOthersCanWrite(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, []byte("verbose\n"), 0o600))
 		require.NoError(t, os.Chmod(above, 0o777|os.ModeSticky))
 		_, err := parse(hostPlatform(), []string{"query", "--config", path})
-		require.NoError(t, err, "nobody replaces another's folder in a sticky one")
+		require.NoError(t, err, "other users cannot replace a folder in a sticky folder")
 		require.NoError(t, os.Chmod(above, 0o777))
 		refuse(t, path, "read configuration: "+above+" can be written by others (mode 0777), who could change the settings; run chmod go-w "+above)
 	})
@@ -101,8 +101,8 @@ func TestConfigFileIsRefusedWhereOthersCanWrite(t *testing.T) {
 	})
 }
 
-// What is put in its place after it was judged is not read.
-func TestConfigFileIsTheOneThatWasJudged(t *testing.T) {
+// A file that replaces the configuration file after the check is not read.
+func TestConfigFileIsTheOneThatWasChecked(t *testing.T) {
 	path := configFile(t, "verbose\n")
 	file, err := openConfigFile(path)
 	require.NoError(t, err)

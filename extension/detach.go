@@ -14,12 +14,13 @@ import (
 // drainPatience bounds the reading of records that wait in the kernel.
 const drainPatience = time.Minute
 
-// detach stores what the pinned programs saw while no recorder ran, and removes them. It
-// fails while another process records. If a signal ends it before all is stored, the
-// programs stay.
+// detach stores the events that the pinned programs recorded while no recorder ran, and
+// removes the programs. It fails while another process records. If a signal ends it
+// before all events are stored, the programs stay.
 func detach(ctx context.Context, c *config, stdout io.Writer, report *log.Logger) error {
 	if c.pinDir == "" || !c.platform.hasPins(c.pinDir) {
-		// A process that was killed while it pinned or removed programs left some.
+		// A process that was killed while it pinned or removed programs may have left
+		// some.
 		if err := c.platform.removePins(c.pinDir); err != nil {
 			return err
 		}
@@ -31,16 +32,16 @@ func detach(ctx context.Context, c *config, stdout io.Writer, report *log.Logger
 		return err
 	}
 	if ctx.Err() != nil {
-		return errors.New("ended by a signal; what is pinned stays")
+		return errors.New("ended by a signal; the programs stay pinned")
 	}
 	if err != nil {
 		// The programs are removed even if the store cannot be used.
-		report.Printf("what waits in the kernel is not stored: %v", err)
+		report.Printf("events that wait in the kernel are not stored: %v", err)
 	}
 	if err := c.platform.removePins(c.pinDir); err != nil {
 		return err
 	}
-	fmt.Fprintln(stdout, "detached what was pinned in", c.pinDir)
+	fmt.Fprintln(stdout, "removed the programs that were pinned in", c.pinDir)
 	if err != nil {
 		return errReported
 	}
@@ -50,7 +51,7 @@ func detach(ctx context.Context, c *config, stdout io.Writer, report *log.Logger
 var errRecorded = errors.New("another process records into the event store; end it first")
 
 func drain(ctx context.Context, c *config, report *log.Logger) (err error) {
-	only := *c // the only source with pins, whatever the settings want
+	only := *c // runs the source with pins, whatever the settings say
 	only.sources = []string{kmodquery.SourceEBPF}
 	a, err := open(ctx, &only, report)
 	if err != nil {
@@ -66,7 +67,7 @@ func drain(ctx context.Context, c *config, report *log.Logger) (err error) {
 		return err
 	}
 	for _, sensor := range a.recorder.Sensors(ctx) {
-		// It does not run, so the Sync did not wait for it.
+		// A source that does not run is not part of the Sync.
 		if sensor.Source == kmodquery.SourceEBPF && sensor.Hooks == "" {
 			return fmt.Errorf("%s is %s: %s", sensor.Source, sensor.State, sensor.Reason)
 		}

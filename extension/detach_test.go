@@ -18,10 +18,10 @@ import (
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
-// A pinned is the source that has something pinned, of which one event waits.
+// A pinned stands for the eBPF source with pinned programs and one event that waits.
 type pinned struct {
 	lacks error  // why it cannot watch
-	asked func() // called by Sync
+	asked func() // called by Sync; may be nil
 	runs  atomic.Bool
 }
 
@@ -55,9 +55,9 @@ func (p *pinned) Sensor() kmodquery.Sensor {
 	return s
 }
 
-// detaching runs detach with a source, and returns what it printed, what is stored
-// and how often the pins were removed.
-func detaching(t *testing.T, ctx context.Context, source *pinned, settings ...string) (said string, stored []string, removed int, err error) {
+// detaching runs detach with a source. It returns the output, the names of the stored
+// events and how often the pins were removed.
+func detaching(t *testing.T, ctx context.Context, source *pinned, settings ...string) (output string, stored []string, removed int, err error) {
 	t.Helper()
 	p := hostPlatform()
 	p.hasModules = func() bool { return true }
@@ -84,26 +84,26 @@ func detaching(t *testing.T, ctx context.Context, source *pinned, settings ...st
 	return out.String(), stored, removed, err
 }
 
-func TestDetachStoresWhatWaits(t *testing.T) {
+func TestDetachStoresWaitingEvents(t *testing.T) {
 	for _, settings := range [][]string{nil, {"--sources", "audit"}} {
-		said, stored, removed, err := detaching(t, t.Context(), &pinned{}, settings...)
+		output, stored, removed, err := detaching(t, t.Context(), &pinned{}, settings...)
 		require.NoError(t, err)
-		require.Equal(t, "detached what was pinned in /sys/fs/bpf/kmodquery\n", said)
+		require.Equal(t, "removed the programs that were pinned in /sys/fs/bpf/kmodquery\n", output)
 		require.Equal(t, []string{"waited"}, stored)
 		require.Equal(t, 1, removed)
 	}
 }
 
-func TestDetachSaysWhatIsNotStored(t *testing.T) {
-	said, stored, removed, err := detaching(t, t.Context(), &pinned{lacks: errors.New("no rights")})
+func TestDetachReportsEventsThatAreNotStored(t *testing.T) {
+	output, stored, removed, err := detaching(t, t.Context(), &pinned{lacks: errors.New("no rights")})
 	require.ErrorIs(t, err, errReported)
-	require.Contains(t, said, "what waits in the kernel is not stored: ebpf is failed: no rights\ndetached what was pinned in ")
+	require.Contains(t, output, "events that wait in the kernel are not stored: ebpf is failed: no rights\nremoved the programs that were pinned in ")
 	require.Empty(t, stored)
 	require.Equal(t, 1, removed)
 }
 
-// Whoever was killed may have left programs that are attached, and no whole set.
-func TestDetachRemovesWhatIsHalfPinned(t *testing.T) {
+// A process that was killed may have left attached programs of an incomplete set.
+func TestDetachRemovesAnIncompleteSet(t *testing.T) {
 	removed := 0
 	p := hostPlatform()
 	p.hasPins = func(string) bool { return false }
@@ -119,16 +119,15 @@ func TestDetachRemovesWhatIsHalfPinned(t *testing.T) {
 	require.EqualError(t, detach(t.Context(), c, &out, log.New(io.Discard, "", 0)), "another process uses them")
 }
 
-// Whoever ends it may think better of it.
-func TestDetachThatIsEnded(t *testing.T) {
+func TestDetachThatASignalEndsKeepsThePrograms(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	said, _, removed, err := detaching(t, ctx, &pinned{asked: cancel})
-	require.EqualError(t, err, "ended by a signal; what is pinned stays")
-	require.Empty(t, said)
+	output, _, removed, err := detaching(t, ctx, &pinned{asked: cancel})
+	require.EqualError(t, err, "ended by a signal; the programs stay pinned")
+	require.Empty(t, output)
 	require.Zero(t, removed)
 }
 
-func TestDetachWhereAnotherRecords(t *testing.T) {
+func TestDetachFailsWhileAnotherProcessRecords(t *testing.T) {
 	dir := t.TempDir()
 	store, err := sqlite.Open(t.Context(), dir, sqlite.Options{})
 	require.NoError(t, err)

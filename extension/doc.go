@@ -1,11 +1,12 @@
-// Command kmodquery.ext is an osquery extension that knows which kernel
-// modules were loaded. This package is its wiring: flags, the sources of the
-// platform, the event store and the tables, joined into the commands
+// Command kmodquery.ext is an osquery extension that records which kernel modules are
+// loaded. This package connects the flags, the sources of the platform, the event store
+// and the tables to these commands:
 //
-//	kmodquery.ext --socket PATH   serve osquery (osquery itself starts it so)
-//	kmodquery.ext query [SQL]     answer SQL without osquery
-//	kmodquery.ext record          record without osquery, as a service of its own
+//	kmodquery.ext --socket PATH   serve osquery, which starts extensions this way
+//	kmodquery.ext query [SQL]     run SQL without osquery
+//	kmodquery.ext record          record without osquery, as a service
+//	kmodquery.ext detach          store the events of the pinned programs, and remove them
 //
-// It is the only package that knows all others; virtualtable and shell below
-// it carry the SQL shell.
+// It is the only package that imports all others. Its folders virtualtable and shell
+// implement the SQL shell.
 package main

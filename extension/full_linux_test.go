@@ -21,10 +21,10 @@ import (
 	"github.com/kmodquery/kmodquery/test/race"
 )
 
-// patience is for a host on which others do more than this test.
+// patience is long enough for a host that is busy with other work.
 const patience = 5 * time.Minute
 
-// A storm is a source that emits events as fast as they are taken.
+// A storm is a source that emits events as fast as the recorder takes them.
 type storm struct{ events int }
 
 func (s *storm) Name() string { return kmodquery.SourceEBPF }
@@ -49,9 +49,9 @@ func (s *storm) Sensor() kmodquery.Sensor {
 	return kmodquery.Sensor{Source: kmodquery.SourceEBPF, State: kmodquery.StateActive}
 }
 
-// A storm of events on a disk that is far too small for them: the tables answer
-// and say so, and when there is room nothing is missing and nothing is there twice.
-func TestAStormOnASmallDiskLosesNothing(t *testing.T) {
+// While the disk is far too small for the events, the tables answer and report that the
+// disk is full. When the disk has space again, every event is stored once.
+func TestAStormOnASmallDiskLosesNoEvent(t *testing.T) {
 	mount := t.TempDir()
 	if err := unix.Mount("kmodquery", mount, "tmpfs", 0, "size=2m,mode=0700"); err != nil {
 		if os.Getenv("CI") != "" {
@@ -61,11 +61,11 @@ func TestAStormOnASmallDiskLosesNothing(t *testing.T) {
 	}
 	t.Cleanup(func() { require.NoError(t, unix.Unmount(mount, unix.MNT_DETACH)) })
 	var mu sync.Mutex
-	var said []string
+	var reports []string
 	report := func(err error) {
 		mu.Lock()
 		defer mu.Unlock()
-		said = append(said, err.Error())
+		reports = append(reports, err.Error())
 	}
 	store, err := sqlite.Open(t.Context(), filepath.Join(mount, "state"), sqlite.Options{MaxEvents: 1_000_000, Report: report})
 	require.NoError(t, err)
@@ -95,8 +95,7 @@ func TestAStormOnASmallDiskLosesNothing(t *testing.T) {
 	require.Less(t, stored, n)
 
 	require.NoError(t, unix.Mount("kmodquery", mount, "tmpfs", unix.MS_REMOUNT, "size=256m"))
-	// Not by the events: to read all of them again and again would take the time
-	// in which they are written.
+	// Reading all events repeatedly would slow down the writes, so the sensors are read.
 	require.Eventually(t, func() bool {
 		row = generate(t, plugins, "kernel_module_sensors")[0]
 		_, isWaiting := row["store_reason"]
@@ -110,12 +109,12 @@ func TestAStormOnASmallDiskLosesNothing(t *testing.T) {
 	require.Equal(t, "0", row["shed"])
 	require.NoError(t, recorder.Close())
 	require.NoError(t, store.Close())
-	require.Len(t, said, 2, "once, and once that it is over")
-	require.Contains(t, said[0], "disk full")
-	require.Contains(t, said[1], "the store takes events again")
+	require.Len(t, reports, 2, "the full disk and its end are reported once each")
+	require.Contains(t, reports[0], "disk full")
+	require.Contains(t, reports[1], "the store takes events again")
 }
 
-// generate asks one of the tables for all that it has.
+// generate returns all rows of one of the tables.
 func generate(t *testing.T, plugins []osquery.OsqueryPlugin, table string) []map[string]string {
 	t.Helper()
 	for _, plugin := range plugins {

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestInventoryDoesNotWaitForAReadOfTheViewsThatHangs(t *testing.T) {
+func TestInventoryDoesNotWaitForAReadThatHangs(t *testing.T) {
 	i := newInventory(nil).(*inventory)
 	i.reading <- struct{}{}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)

@@ -8,13 +8,13 @@ import (
 	"github.com/kmodquery/kmodquery/test/leak"
 )
 
-// leakChecked are the tests, which must leave nothing behind.
+// leakChecked runs the tests and fails if they leak goroutines.
 type leakChecked struct{ *testing.M }
 
 func (l leakChecked) Run() int {
 	const osqueryGo = "github.com/osquery/osquery-go"
 	return leak.Run(l.M,
-		// It heeds no context, and ends with its timeout.
+		// It ignores its context and ends after its timeout.
 		goleak.IgnoreAnyFunction(osqueryGo+"/transport.waitForSocket"),
 	)
 }

@@ -54,8 +54,8 @@ func macOS(programs host.Programs, kernel macKernel) *platform {
 	}
 }
 
-// A kextInventory combines the kernel extensions that macOS lists and remembers with
-// the recorded events.
+// A kextInventory combines the kernel extensions that macOS lists, and those of its
+// history of loads, with the recorded events.
 type kextInventory struct {
 	*loaded.Kexts
 	recorder recorder

@@ -36,9 +36,9 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// setAlive sets the time for which eslogger must run until it is taken to watch. A
-// script about an eslogger that cannot watch sets a long one, because a busy machine
-// may start the stand-in late.
+// setAlive sets how long eslogger must have run before it counts as watching. A script
+// about an eslogger that cannot watch sets a long time, because a busy machine may start
+// the stand-in late.
 func setAlive(mac *platform, text string) {
 	alive, err := time.ParseDuration(text)
 	if err != nil {
@@ -80,7 +80,7 @@ func installScript(path string) error {
 	return os.Symlink(script, path)
 }
 
-// aKextOfTheBoot is the list of kmutil if the script has none.
+// aKextOfTheBoot is the list that kmutil prints if the script has none.
 const aKextOfTheBoot = "    1    0 0xffffff8000001000 0x5000     0x5000     com.apple.driver.Boot (1.0) 0D1B2C3A-0000-0000-0000-000000000000 <>\n"
 
 // withoutFile writes a file unless it exists.

@@ -89,7 +89,8 @@ func equal(a, b map[string]string) bool {
 	return len(a) == len(b)
 }
 
-// eslogger is killed within a record and then again. No event is lost or stored twice.
+// eslogger is killed in the middle of a record, and then again. No event is lost or
+// stored twice.
 func TestAKilledEsloggerIsStartedAgain(t *testing.T) {
 	record := func(name string, number int) string {
 		return "print " + standin.EsloggerRecord(name, number) + "\n"

@@ -20,16 +20,16 @@ import (
 
 // Exit statuses.
 const (
-	exitFailed = 1 // something that should have worked did not
-	exitUsage  = 2 // the command line makes no sense
+	exitFailed = 1 // the command failed
+	exitUsage  = 2 // the command line or the configuration is invalid
 )
 
 // exitTimeout is how long the process may take to end after a signal. systemd kills the
 // service after TimeoutStopSec=30.
 const exitTimeout = 25 * time.Second
 
-// boundExit calls exit if the function that it returns is not called within exitTimeout
-// after the end of ctx: a system call may hang, such as one of the store's.
+// boundExit calls exit if ended is not called within exitTimeout after the end of ctx,
+// because a system call hangs, such as one of the store's.
 func boundExit(ctx context.Context, exit func()) (ended func()) {
 	done := make(chan struct{})
 	go func() {
@@ -47,16 +47,15 @@ func boundExit(ctx context.Context, exit func()) (ended func()) {
 	return sync.OnceFunc(func() { close(done) })
 }
 
-// errReported says that each failure already had its line.
+// errReported means that each failure has been reported.
 var errReported = errors.New("failed")
 
 func main() {
-	log.SetOutput(lineWriter{os.Stderr}) // what libraries say
+	log.SetOutput(lineWriter{os.Stderr}) // for the messages of libraries
 	os.Exit(run(context.Background(), hostPlatform(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// run is the command with everything that it touches given to it. Its result
-// is the exit status.
+// run runs the command with these arguments and files. It returns the exit status.
 func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout, stderr io.Writer) int {
 	report := newReport(stderr)
 	c, err := parse(p, args)
@@ -78,7 +77,7 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 	ctx, stop := signal.NotifyContext(ctx, signals...)
 	defer stop()
 	defer boundExit(ctx, func() {
-		report.Printf("the process has not ended %v after a signal; what waits in memory is not stored", exitTimeout)
+		report.Printf("the process has not ended %v after a signal; events that wait in memory are not stored", exitTimeout)
 		os.Exit(exitFailed)
 	})()
 	switch c.command {

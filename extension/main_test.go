@@ -14,7 +14,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// input is a file that holds what a command reads.
+// input returns a file with the standard input of a command.
 func input(t *testing.T, text string) *os.File {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "stdin")
@@ -47,12 +47,12 @@ func TestRun(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("KMODQUERY_STATE_DIR", t.TempDir())
 			var stdout strings.Builder
-			stderr := &reportLines{} // the sources speak while statements are answered
+			stderr := &reportLines{} // the sources report while statements run
 			status := run(t.Context(), hostPlatform(), test.args, input(t, test.stdin), &stdout, stderr)
 			lines := stderr.lines()
 			require.Equal(t, test.status, status, lines)
 			require.Equal(t, test.stdout, stdout.String())
-			// What this host's sources lack is a line too.
+			// Sources that do not work on this host report lines as well.
 			last := lines[len(lines)-1]
 			if test.stderr != "" {
 				require.Contains(t, lines, test.stderr)
@@ -82,7 +82,7 @@ func TestOverview(t *testing.T) {
 	}
 }
 
-// An error of several lines would not be one for who reads a log.
+// Programs that read a log would take an error of several lines for several errors.
 func TestEveryFailureIsOneLine(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
@@ -117,6 +117,6 @@ func TestExitIsBoundedAfterASignal(t *testing.T) {
 		exited = false
 		boundExit(ctx, func() { exited = true })()
 		time.Sleep(time.Hour)
-		require.False(t, exited, "it has ended in time")
+		require.False(t, exited, "the command has ended in time")
 	})
 }

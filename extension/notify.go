@@ -37,7 +37,7 @@ func (n *notifier) send(state string) {
 	}
 }
 
-// ready reports that the service works.
+// ready reports that the service has started.
 func (n *notifier) ready() { n.send(daemon.SdNotifyReady) }
 
 // alive sends the watchdog's message.
@@ -50,9 +50,9 @@ func (n *notifier) alive() {
 // stopping reports that the service ends.
 func (n *notifier) stopping() { n.send(daemon.SdNotifyStopping) }
 
-// sendStatus sends a status line if it differs from the last one. The line may contain
-// text of the host: a line feed in it would begin a message of its own, and the manager
-// shows status lines on terminals.
+// sendStatus sends a status line if it differs from the last one. It escapes text of the
+// host in the line: a line feed would begin another message, and the manager shows status
+// lines on terminals.
 func (n *notifier) sendStatus(line string) {
 	line = harmless(line)
 	if line != n.status {

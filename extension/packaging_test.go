@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The sample of a configuration file has every setting that is not osquery's or
-// of a command, with its default.
+// The sample configuration file has every setting with its default, except the flags of
+// osquery and of single commands.
 func TestSampleConfiguration(t *testing.T) {
 	sample, err := os.ReadFile("../packaging/kmodquery.conf")
 	require.NoError(t, err)
@@ -21,7 +21,7 @@ func TestSampleConfiguration(t *testing.T) {
 		require.NotEqual(t, slices.Contains(elsewhere, f.Name), strings.Contains(string(sample), "\n#"+f.Name+" "), f.Name)
 	})
 
-	// It is read as it is, and with every line in force.
+	// The sample is valid as it is, and with every setting uncommented.
 	for _, content := range []string{string(sample), uncomment(string(sample))} {
 		c, err := parse(host, []string{"query", "--config", configFile(t, content)})
 		require.NoError(t, err)
@@ -32,7 +32,7 @@ func TestSampleConfiguration(t *testing.T) {
 	}
 }
 
-// uncomment puts the settings in force, which have no space after the mark.
+// uncomment removes the comment mark of settings, which have no space after it.
 func uncomment(content string) string {
 	lines := strings.Split(content, "\n")
 	for i, line := range lines {

@@ -15,11 +15,11 @@ import (
 // run the whole command as on another one. It is not modified.
 type platform struct {
 	// sourceNames are the sources in the order of preference. Unless the user
-	// chooses, the first that works watches, or all of them if sideBySide is set:
-	// then each sees something that the others do not.
+	// chooses, the first that works watches. If sideBySide is set, all of them watch,
+	// because each sees something that the others do not.
 	sourceNames []string
 	sideBySide  bool
-	// backfill names the sources that can emit at the start what happened before.
+	// backfill names the sources that can emit events from before their start.
 	backfill []string
 	// defaultPoll is the default of --poll, in which three cross-view checks are
 	// made.
@@ -34,7 +34,7 @@ type platform struct {
 	// viewsSource is their name as a source.
 	openViews   func() crossview.Views
 	viewsSource string
-	// stamp returns an event that holds only the present moment.
+	// stamp returns an event with the current time and the boot, and nothing else.
 	stamp func() kmodquery.Event
 	// newInventory returns the inventory of modules, or nil if there is none.
 	newInventory func(recorder) tables.Inventory
@@ -54,7 +54,7 @@ func (p *platform) automatic() string {
 	return "the first of them that works"
 }
 
-// withEvents adds what the events say of loaded modules to what views show.
+// withEvents joins the modules that views show with the events of their loads.
 func withEvents(ctx context.Context, r recorder, shown []kmodquery.Module) ([]kmodquery.Module, error) {
 	ctx, cancel := tables.SyncContext(ctx)
 	defer cancel()

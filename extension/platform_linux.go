@@ -87,7 +87,7 @@ func openViews() crossview.Views {
 	return kernelViews{views.New("/")}
 }
 
-// kernelViews are views that describe themselves as a sensor does.
+// kernelViews are the views of the kernel as the cross-view check uses them.
 type kernelViews struct{ *views.Views }
 
 func (v kernelViews) Shown() (shown []string, reason string) {
@@ -102,8 +102,7 @@ func (v kernelViews) Shown() (shown []string, reason string) {
 	return shown, strings.Join(errs, "; ")
 }
 
-// An inventory joins what the views, the disk and the recorder of this host say of its
-// modules.
+// An inventory joins the modules that the views show with their files and their events.
 type inventory struct {
 	*ondisk.Disk
 	views    *views.Views
@@ -115,8 +114,8 @@ func newInventory(r recorder) tables.Inventory {
 	return &inventory{Disk: ondisk.New("/", kernelRelease()), views: views.New("/"), recorder: r, reading: make(chan struct{}, 1)}
 }
 
-// Modules leaves out modules that only seem to be hidden. One call at a time reads the
-// views: if the kernel hangs in it, the queries of other tables go on.
+// Modules omits modules that only seem to be hidden. Only one call at a time reads the
+// views, so that a kernel that hangs in a read blocks one query and not the other tables.
 func (i *inventory) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	select {
 	case i.reading <- struct{}{}:

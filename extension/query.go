@@ -30,8 +30,8 @@ var overview = []struct{ title, sql string }{
 		FROM kernel_module_findings ORDER BY eid DESC LIMIT 20`},
 }
 
-// query answers the SQL of the command line or of stdin. Without either it
-// shows an overview, or the shell where there is a terminal.
+// query runs the SQL of the command line or of stdin. Without either it runs the shell
+// if stdin is a terminal, and otherwise shows an overview.
 func query(ctx context.Context, c *config, stdin *os.File, stdout, stderr io.Writer, report *log.Logger) (err error) {
 	a, err := open(ctx, c, report)
 	if err != nil {
@@ -49,7 +49,7 @@ func query(ctx context.Context, c *config, stdin *os.File, stdout, stderr io.Wri
 	}
 	defer db.Close()
 
-	// What reads stdin does not hear of ctx.
+	// A read of stdin does not end with ctx.
 	answered := make(chan error, 1)
 	go func() { answered <- answer(ctx, c, db, stdin, stdout, stderr) }()
 	select {
@@ -65,7 +65,7 @@ func query(ctx context.Context, c *config, stdin *os.File, stdout, stderr io.Wri
 	}
 }
 
-// answer runs what the command line or stdin asks for.
+// answer runs the SQL of the command line or of stdin.
 func answer(ctx context.Context, c *config, db *sql.DB, stdin *os.File, stdout, stderr io.Writer) error {
 	if len(c.args) == 1 {
 		return shell.Query(ctx, db, stdout, c.format, c.args[0])

@@ -14,20 +14,19 @@ import (
 	"time"
 )
 
-// recorderSocket is the name of the socket at which the process that records answers
-// readers of its store. Only the owner of the state folder can open it.
+// recorderSocket is the name of the socket on which the recorder serves readers of its
+// store. Only the owner of the state folder can open it.
 const recorderSocket = "recorder.sock"
 
-// maxSocketPath is the length of a path that sun_path holds on every platform.
+// maxSocketPath is the length of the longest path that sun_path holds on every platform.
 const maxSocketPath = 103
 
 // socketInterval is how often the recorder checks that its socket is at its path.
-// Readers wait longer for it.
+// It is less than startPatience, so readers wait until a removed socket is back.
 const socketInterval = time.Second
 
-// A readerSocket accepts the readers of the store in the process that records. It is
-// created again if it was removed. If it cannot be created, the process records
-// nevertheless.
+// A readerSocket is the recorder's socket for readers of the store. It is created again
+// if it was removed. If it cannot be created, the process still records.
 type readerSocket struct {
 	stateDir string
 	records  func() bool // reports whether this process still has the store's lock
@@ -40,15 +39,16 @@ type readerSocket struct {
 	ended    chan struct{}
 }
 
-// openReaderSocket creates the socket, at which readers wait until serve. While records
-// holds, a file at its path is a dead predecessor's.
+// openReaderSocket creates the socket. Readers that connect wait until serve is called.
+// While records returns true, a file at the socket's path belongs to a recorder that has
+// ended, and is replaced.
 func openReaderSocket(stateDir string, records func() bool, report func(error)) *readerSocket {
 	s := &readerSocket{stateDir: stateDir, records: records, report: report}
 	s.open()
 	return s
 }
 
-// serve calls share with each listener until close.
+// serve calls share with each new listener, until close.
 func (s *readerSocket) serve(share func(net.Listener)) {
 	ctx, end := context.WithCancel(context.Background())
 	s.end, s.ended = end, make(chan struct{})
@@ -144,14 +144,15 @@ func listenForReaders(stateDir string) (*net.UnixListener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for readers of the event store: %w", err)
 	}
-	// The path may be another recorder's by then. The next recorder removes the file.
+	// When this listener is closed, the path may belong to another recorder. The next
+	// recorder removes the file.
 	listener.SetUnlinkOnClose(false)
 	return listener, nil
 }
 
-// startPatience is how long a reader waits for a recorder that has the store's lock and
-// does not answer yet. The recorder then stores events that wait in the kernel, which a
-// reader that did not wait would miss.
+// startPatience is how long a reader waits for a recorder that has the store's lock but
+// does not listen on its socket yet. At its start, a recorder stores events that waited in
+// the kernel. A reader that did not wait would miss them.
 const (
 	startPatience = 5 * time.Second
 	startPoll     = 50 * time.Millisecond
@@ -185,15 +186,15 @@ func dialOnce(ctx context.Context, stateDir string) (net.Conn, error) {
 }
 
 // socketPath returns a path of the socket that fits into sun_path. If the path of the
-// state folder is too long, it goes through an open descriptor of the folder, which has
-// a path on Linux; done closes the descriptor.
+// state folder is too long, the path leads through an open descriptor of the folder,
+// which is possible on Linux only. The caller calls done, which closes the descriptor.
 func socketPath(stateDir string) (path string, done func(), err error) {
 	path = filepath.Join(stateDir, recorderSocket)
 	if len(path) <= maxSocketPath {
 		return path, func() {}, nil
 	}
 	if runtime.GOOS != "linux" {
-		return "", nil, fmt.Errorf("name the recorder's socket: %s is longer than the %d bytes that its path may have; choose a state folder with a shorter one", path, maxSocketPath)
+		return "", nil, fmt.Errorf("name the recorder's socket: %s is longer than the %d bytes of a socket's path; choose a state folder with a shorter path", path, maxSocketPath)
 	}
 	dir, err := os.Open(stateDir)
 	if err != nil {

@@ -18,23 +18,23 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// A porter answers readers with one letter.
-type porter struct {
+// A testSocket is a reader socket that answers readers with one letter.
+type testSocket struct {
 	*readerSocket
 	records atomic.Bool
 
-	mu   sync.Mutex
-	said []string
+	mu     sync.Mutex
+	errors []string // that were reported
 }
 
-func newPorter(t *testing.T, stateDir string) *porter {
+func newTestSocket(t *testing.T, stateDir string) *testSocket {
 	t.Helper()
-	p := &porter{}
+	p := &testSocket{}
 	p.records.Store(true)
 	p.readerSocket = openReaderSocket(stateDir, p.records.Load, func(err error) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.said = append(p.said, err.Error())
+		p.errors = append(p.errors, err.Error())
 	})
 	p.serve(func(listener net.Listener) {
 		for {
@@ -50,10 +50,10 @@ func newPorter(t *testing.T, stateDir string) *porter {
 	return p
 }
 
-func (p *porter) heard() []string {
+func (p *testSocket) reports() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.said
+	return p.errors
 }
 
 // requireAnswer requires that a reader is answered within startPatience.
@@ -70,48 +70,48 @@ func requireAnswer(t *testing.T, stateDir string) {
 func TestReaderSocketIsCreatedAgain(t *testing.T) {
 	dir := shortDir(t)
 	path := filepath.Join(dir, recorderSocket)
-	p := newPorter(t, dir)
+	p := newTestSocket(t, dir)
 	requireAnswer(t, dir)
 	gone := path + " was removed; it is created again for readers of the event store"
 
 	require.NoError(t, os.Remove(path))
 	requireAnswer(t, dir)
-	require.Equal(t, []string{gone}, p.heard())
+	require.Equal(t, []string{gone}, p.reports())
 
 	require.NoError(t, os.Remove(path))
 	require.NoError(t, os.WriteFile(path, nil, 0o600))
 	requireAnswer(t, dir)
-	require.Equal(t, []string{gone, gone}, p.heard())
+	require.Equal(t, []string{gone, gone}, p.reports())
 
-	// Another process listens there.
+	// Another process listens at the path.
 	require.NoError(t, os.Remove(path))
 	other, err := net.Listen("unix", path)
 	require.NoError(t, err)
 	defer other.Close()
-	require.Eventually(t, func() bool { return len(p.heard()) == 3 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return len(p.reports()) == 3 }, 10*time.Second, 10*time.Millisecond)
 	requireAnswer(t, dir)
 }
 
 // A process that lost the store's lock does not create the socket again.
 func TestReaderSocketIsLeftToTheNewRecorder(t *testing.T) {
 	dir := shortDir(t)
-	p := newPorter(t, dir)
+	p := newTestSocket(t, dir)
 	p.records.Store(false)
 	require.NoError(t, os.Remove(filepath.Join(dir, recorderSocket)))
-	require.Eventually(t, func() bool { return len(p.heard()) == 1 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return len(p.reports()) == 1 }, 10*time.Second, 10*time.Millisecond)
 	time.Sleep(socketInterval + socketInterval/2)
 	require.NoFileExists(t, filepath.Join(dir, recorderSocket))
 	p.records.Store(true)
 	requireAnswer(t, dir)
 }
 
-func TestReaderSocketWorksInAFolderWithALongName(t *testing.T) {
+func TestReaderSocketInAFolderWithALongPath(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux has a short path to every open folder")
 	}
 	dir := filepath.Join(shortDir(t), strings.Repeat("long", 30), strings.Repeat("name", 30))
 	require.NoError(t, os.MkdirAll(dir, 0o700))
-	newPorter(t, dir)
+	newTestSocket(t, dir)
 	requireAnswer(t, dir)
 	require.NoError(t, os.Remove(filepath.Join(dir, recorderSocket)))
 	requireAnswer(t, dir)
@@ -122,23 +122,23 @@ func TestProcessRecordsWithoutAReaderSocket(t *testing.T) {
 	require.NoError(t, err)
 	inTheWay := filepath.Join(c.stateDir, recorderSocket, "anything")
 	require.NoError(t, os.MkdirAll(inTheWay, 0o700))
-	var said strings.Builder
-	a, err := open(t.Context(), c, log.New(&said, "", 0))
+	var reports strings.Builder
+	a, err := open(t.Context(), c, log.New(&reports, "", 0))
 	require.NoError(t, err)
 	status, err := a.store.Status(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, kmodquery.RoleRecorder, status.Role)
-	time.Sleep(2 * socketInterval) // it tries again
+	time.Sleep(2 * socketInterval) // it fails again, with the same error
 
 	require.NoError(t, os.Remove(inTheWay))
 	conn, err := dialRecorder(c.stateDir)(t.Context())
 	require.NoError(t, err)
 	conn.Close()
 	require.NoError(t, a.Close())
-	require.Equal(t, 1, strings.Count(said.String(), "this process records, but others cannot read its latest events"), "%s", &said)
+	require.Equal(t, 1, strings.Count(reports.String(), "this process records, but others cannot read its latest events"), "%s", &reports)
 }
 
-// shortDir returns a folder whose path leaves room for a socket's.
+// shortDir returns a folder whose path is short enough for a socket.
 func shortDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "kmodquery")

@@ -14,7 +14,7 @@ import (
 // statusEvery is how often the service's status line is updated.
 const statusEvery = 5 * time.Second
 
-// A recording is the part of a recorder that record uses.
+// A recording has the methods of a recorder that record uses.
 type recording interface {
 	Sync(ctx context.Context) error
 	Sensors(ctx context.Context) []kmodquery.Sensor
@@ -86,8 +86,8 @@ type probe struct {
 	asked chan error // result of the Sync that was called; nil if none was
 }
 
-// answers reports whether the recorder, within the given time, stored everything that
-// it had observed, or returned the reason why it could not.
+// answers reports whether the recorder, within the given time, stored every event that
+// it had observed, or returned an error that says why it could not.
 func (p *probe) answers(ctx context.Context, within time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
@@ -125,7 +125,7 @@ func summary(sensors []kmodquery.Sensor) string {
 		}
 	}
 	if watching == nil {
-		watching = []string{"nothing watches"}
+		watching = []string{"no source is active"}
 	}
 	return strings.Join(append(watching, others...), ", ")
 }

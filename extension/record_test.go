@@ -21,14 +21,13 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// A serviceManager is one, as sd_notify(3) knows it.
+// A serviceManager stands for the receiver of sd_notify(3)'s messages.
 type serviceManager struct {
 	t    *testing.T
 	conn *net.UnixConn
 }
 
-// manage makes this process a service that is watched within the time, 0 for
-// not at all.
+// manage makes this process a service with a watchdog's time; 0 for none.
 func manage(t *testing.T, address string, watchdog time.Duration) *serviceManager {
 	t.Helper()
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: address, Net: "unixgram"})
@@ -83,7 +82,7 @@ type fakeRecording struct {
 func (r *fakeRecording) Sync(ctx context.Context) error             { return r.sync(ctx) }
 func (r *fakeRecording) Sensors(context.Context) []kmodquery.Sensor { return r.sensors }
 
-func TestRecordTellsTheServiceManager(t *testing.T) {
+func TestRecordNotifiesTheServiceManager(t *testing.T) {
 	addresses := map[string]string{"path": filepath.Join(t.TempDir(), "notify")}
 	if runtime.GOOS == "linux" {
 		addresses["abstract"] = fmt.Sprintf("@kmodquery-test-%d", os.Getpid())
@@ -99,7 +98,7 @@ func TestRecordTellsTheServiceManager(t *testing.T) {
 			require.Regexp(t, `^STATUS=recording: `, messages[0])
 			m.until("WATCHDOG=1")
 
-			// Another one waits, is ready with that, and takes over.
+			// A second recorder is ready while it waits, and takes over.
 			waiter := manage(t, address+"2", 4*time.Second)
 			stopWaiter, waiterEnded := inBackground(t, func(ctx context.Context) error { return record(ctx, c, log.New(io.Discard, "", 0)) })
 			require.Equal(t, []string{"STATUS=waiting: another process records", "READY=1"}, waiter.until("READY=1"))
@@ -116,7 +115,7 @@ func TestRecordTellsTheServiceManager(t *testing.T) {
 	}
 }
 
-func TestWatchdogIsFedWhileTheRecorderAnswers(t *testing.T) {
+func TestWatchdogIsNotifiedWhileTheRecorderAnswers(t *testing.T) {
 	m := manage(t, filepath.Join(t.TempDir(), "notify"), 400*time.Millisecond)
 	answer := make(chan error)
 	r := &fakeRecording{sync: func(ctx context.Context) error {
@@ -129,18 +128,18 @@ func TestWatchdogIsFedWhileTheRecorderAnswers(t *testing.T) {
 	}}
 	n := quietNotifier(t)
 	_, _ = inBackground(t, func(ctx context.Context) error { notifyLoop(ctx, n, r); return nil })
-	require.Equal(t, []string{"STATUS=recording: nothing watches", "READY=1"}, m.until("READY=1"))
+	require.Equal(t, []string{"STATUS=recording: no source is active", "READY=1"}, m.until("READY=1"))
 
 	answer <- nil
 	require.Equal(t, "WATCHDOG=1", m.next(time.Minute))
 	answer <- errors.New("write events: no space left on device")
-	require.Equal(t, "WATCHDOG=1", m.next(time.Minute), "it knows why it cannot")
-	require.Empty(t, m.next(time.Second), "it hangs")
+	require.Equal(t, "WATCHDOG=1", m.next(time.Minute), "an error other than a timeout is an answer")
+	require.Empty(t, m.next(time.Second), "the recorder hangs")
 	answer <- nil
 	require.Equal(t, "WATCHDOG=1", m.next(time.Minute))
 }
 
-// One that does not even hear that it has no time left.
+// The recorder ignores its context.
 func TestWatchdogOfARecorderThatHangs(t *testing.T) {
 	m := manage(t, filepath.Join(t.TempDir(), "notify"), 100*time.Millisecond)
 	hang := make(chan struct{})
@@ -157,12 +156,12 @@ func TestWatchdogOfARecorderThatHangs(t *testing.T) {
 	require.Empty(t, m.next(500*time.Millisecond))
 	stop()
 	<-ended
-	require.EqualValues(t, 1, asked.Load(), "it is not asked again while it owes an answer")
+	require.EqualValues(t, 1, asked.Load(), "there is one Sync at a time")
 }
 
-// Two signs of life fit into the watchdog's time: one that was missed must not
-// cost the next.
-func TestAnAnswerThatCameTooLate(t *testing.T) {
+// The watchdog's time is long enough for two messages. A late answer to one probe must not
+// make the next one fail.
+func TestALateAnswerDoesNotFailTheNextProbe(t *testing.T) {
 	var isQuick atomic.Bool
 	p := probe{recording: &fakeRecording{sync: func(ctx context.Context) error {
 		if !isQuick.Load() {
@@ -177,7 +176,7 @@ func TestAnAnswerThatCameTooLate(t *testing.T) {
 	require.True(t, p.answers(t.Context(), time.Minute))
 }
 
-func TestWatchdogIsLeftAloneWhereNobodyAsks(t *testing.T) {
+func TestNoWatchdogMessagesUnlessTheManagerExpectsThem(t *testing.T) {
 	for name, value := range map[string]string{"WATCHDOG_USEC": "", "WATCHDOG_PID": "1"} {
 		m := manage(t, filepath.Join(t.TempDir(), "notify"), 100*time.Millisecond)
 		t.Setenv(name, value)
@@ -209,7 +208,7 @@ func TestStatusIsOneLine(t *testing.T) {
 	require.Empty(t, m.next(100*time.Millisecond), "the same status is not sent twice")
 }
 
-// A manager that is gone is one line.
+// The failure to reach the manager is reported in one line.
 func TestNotifierReportsOnce(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "gone"))
 	var report strings.Builder

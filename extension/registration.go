@@ -20,37 +20,37 @@ import (
 
 const (
 	extensionName = "kmodquery"
-	// transportBuffer is the size of the transport's write buffer. Without one each
-	// value is a write of its own, which makes a large reply twelve times slower.
+	// transportBuffer is the size of the transport's write buffer. Without a buffer,
+	// each value is one write, which makes a large reply twelve times slower.
 	transportBuffer = 64 << 10
-	// forgetWithin is how long osquery may list a dead predecessor, until its next
-	// round of pings. An extension that is listed for longer is alive.
+	// forgetWithin is how long osquery may list an extension that has ended, until its
+	// next round of pings. An extension that is listed for longer still runs.
 	forgetWithin = 30 * time.Second
 	// registerEvery is the pause before the tables are registered again. It doubles
-	// up to registerMax while osquery is away.
+	// up to registerMax while osquery cannot be reached.
 	registerEvery = 250 * time.Millisecond
 	registerMax   = 2 * time.Second
-	// drainFor is how long requests under way may take after a signal. osquery kills
-	// an extension 11 s after it asked it to end.
+	// drainFor bounds the requests in progress after a signal. osquery kills an
+	// extension 11 s after it asked it to end.
 	drainFor = 5 * time.Second
 )
 
 var (
-	// errUnlisted says that osquery answers but has dropped this extension. It does
-	// so without notice after one ping that was not answered in time.
+	// errUnlisted means that osquery answers but has dropped this extension. osquery
+	// drops an extension without notice after one ping that was not answered in time.
 	errUnlisted = errors.New("osquery no longer lists this extension")
-	// errAsked says that osquery asked the extension to end, because osquery ends.
+	// errAsked means that osquery asked the extension to end, because osquery ends.
 	errAsked = errors.New("it asked its extensions to end")
 )
 
 // offer registers the tables and serves them until ctx ends. It registers them again
-// whenever osquery has dropped them, went away, or was replaced. It returns an error if
-// osquery refuses them for good.
+// when osquery has dropped them or was restarted. It returns an error if osquery refuses
+// them for a reason that does not pass.
 func offer(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, report *log.Logger) error {
 	var (
 		pause       = registerEvery
-		away        bool      // it was reported that osquery is away
-		refused     time.Time // since when osquery refuses, or zero
+		away        bool      // it was reported that osquery cannot be reached
+		refused     time.Time // when osquery refused first; zero if it does not refuse
 		refusalSaid bool
 	)
 	for {
@@ -78,7 +78,7 @@ func offer(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, repo
 				break
 			}
 			if !refusalSaid {
-				report.Printf("%v; another process has registered the same, which SELECT * FROM osquery_extensions names: end it. Trying again until then", err)
+				report.Printf("%v; another process has registered the same extension or tables: end the one that SELECT * FROM osquery_extensions shows. Trying again until then", err)
 				refusalSaid = true
 			}
 			pause = registerMax
@@ -99,9 +99,9 @@ func offer(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, repo
 	}
 }
 
-// register registers the tables once and serves them until ctx ends, and then returns
-// nil, or until osquery no longer lists them, and then returns why. It calls registered
-// when osquery has accepted them. When it returns the tables are no longer served.
+// register registers the tables with osquery and serves them until ctx ends or osquery
+// drops them. It returns nil if ctx ended, otherwise the reason. It calls registered once
+// osquery has accepted them. When it returns, the tables are no longer served.
 func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, registered func()) error {
 	client, err := connect(ctx, c)
 	if err != nil {
@@ -121,7 +121,7 @@ func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, r
 	server.RegisterPlugin(plugins...)
 
 	ended := make(chan error, 1)
-	// Run would leave a goroutine behind each time.
+	// Run leaks a goroutine in each call, so Start is called instead.
 	go func() { ended <- server.Start() }()
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
@@ -148,19 +148,19 @@ func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, r
 	case <-ctx.Done():
 		err = nil
 	}
-	// Whether osquery gets this message does not matter.
-	_ = server.Shutdown(context.Background())
+	_ = server.Shutdown(context.Background()) // fails if osquery has ended
 	select {
-	case <-ended: //nolint:errcheck // the error of a server that was shut down means nothing
+	case <-ended: //nolint:errcheck // a server that was shut down returns an arbitrary error
 	case <-time.After(drainFor):
 	}
 	return err
 }
 
-// A manager is the osquery that a server registers with. It keeps osquery's answer.
+// A manager is the client with which a server registers with osquery. It keeps osquery's
+// answer.
 type manager struct {
 	*osquery.ExtensionManagerClient
-	ctx        context.Context             // once it has ended nothing is registered
+	ctx        context.Context             // RegisterExtension fails once it has ended
 	registered chan gen.ExtensionRouteUUID // receives the number under which osquery lists the extension
 	refusal    refusalError                // why osquery refused; valid when Start has returned
 }
@@ -235,7 +235,7 @@ func awaitLoss(ctx context.Context, c *config, uuid gen.ExtensionRouteUUID) erro
 		case ctx.Err() != nil:
 			return nil
 		case errors.As(err, &late) && late.Timeout():
-			// osquery is busy. It sends no pings and drops no extensions then.
+			// osquery is busy. Meanwhile it sends no pings and drops no extensions.
 		case err != nil:
 			return err
 		case !is:

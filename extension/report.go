@@ -8,8 +8,8 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// newReport returns the logger of messages for users, one line each. Text that the host
-// chose neither controls the terminal nor forges a line.
+// newReport returns a logger that writes messages for users to stderr, one line each.
+// Text from the host is escaped, so that it cannot control a terminal or imitate a line.
 func newReport(stderr io.Writer) *log.Logger {
 	return log.New(lineWriter{stderr}, "kmodquery: ", 0)
 }
@@ -24,7 +24,7 @@ func (w lineWriter) Write(message []byte) (int, error) {
 	return len(message), nil
 }
 
-// harmless returns a text as one line that does not control a terminal.
+// harmless returns a text as one line that cannot control a terminal.
 func harmless(text string) string {
 	return kmodquery.Printable(strings.Join(strings.Fields(text), " "))
 }

@@ -24,8 +24,8 @@ func TestReportIsHarmless(t *testing.T) {
 	}
 }
 
-// What libraries and a panicking table say goes the same way.
-func TestLogsOfOthersAreHarmless(t *testing.T) {
+// Messages of libraries, such as the log of a table's panic, are escaped as well.
+func TestLogsOfLibrariesAreHarmless(t *testing.T) {
 	for _, text := range hostile.Texts() {
 		var b strings.Builder
 		slog.New(slog.NewTextHandler(lineWriter{&b}, nil)).Error(text, "panic", text, "stack", "a\n\tb\n"+text)

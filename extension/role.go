@@ -9,9 +9,9 @@ import (
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
-// inTurn runs f with the event store open, as the recorder, or as a reader while another
-// process records. When that process ends, the context of f ends and f runs again as
-// the recorder. inTurn returns when f returns for another reason.
+// inTurn opens the event store and runs f, in the recorder, or in a reader while another
+// process records. When that process ends, inTurn ends the context of f, opens the store
+// as the recorder and runs f again. It returns when f returns for another reason.
 func inTurn(ctx context.Context, c *config, report *log.Logger, f func(context.Context, *app) error) error {
 	for ctx.Err() == nil {
 		again, err := inRole(ctx, c, report, f)
@@ -59,7 +59,7 @@ func awaitUnrecorded(ctx context.Context, c *config, report *log.Logger) {
 		}
 		if err != nil && err.Error() != reported {
 			reported = err.Error()
-			report.Printf("this process cannot take over: look whether another one records: %v", err)
+			report.Printf("this process cannot take over: check whether another process records: %v", err)
 		}
 	}
 }

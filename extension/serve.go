@@ -12,12 +12,13 @@ import (
 	osquery "github.com/osquery/osquery-go"
 )
 
-// serve offers the tables to osquery until ctx ends, or until osquery and the process
-// that started this one have both ended. Both are normal ends. If only osquery went
-// away, serve waits for it.
+// serve serves the tables to osquery until ctx ends, or until osquery and the process
+// that started this one have both ended. It returns nil in both cases. If only osquery
+// has ended, serve waits for the next osquery.
 func serve(ctx context.Context, c *config, report *log.Logger) error {
 	starter := currentParent()
-	// First, so that a wrong socket is reported before anything is started or created.
+	// This comes first, so that a wrong socket is reported before the store is created
+	// and the sources are started.
 	if err := reach(ctx, c); err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ import (
 
 func startHost(t *testing.T) *osqueryhost.Host {
 	t.Helper()
-	// Not t.TempDir, whose path may be too long for a socket.
+	// The path of t.TempDir may be too long for a socket.
 	dir, err := os.MkdirTemp("", "osquery")
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
@@ -46,7 +46,8 @@ func plugins() []osquery.OsqueryPlugin {
 		func(context.Context, table.QueryContext) ([]map[string]string, error) { return nil, nil })}
 }
 
-// inBackground runs f until its context is done or it ends by itself.
+// inBackground runs f in a goroutine. stop ends its context, and ended receives its
+// result.
 func inBackground(t *testing.T, f func(context.Context) error) (stop context.CancelFunc, ended <-chan error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -56,8 +57,7 @@ func inBackground(t *testing.T, f func(context.Context) error) (stop context.Can
 	return cancel, result
 }
 
-// What osquery says in words is told apart by the words that osquery really
-// uses.
+// The host refuses extensions with osquery's own messages, which isConflict recognises.
 func TestRegister(t *testing.T) {
 	host := startHost(t)
 	c := settings(t, host)
@@ -82,7 +82,7 @@ func TestRegister(t *testing.T) {
 	require.True(t, refusal.isConflict())
 	require.True(t, host.DropExtension(other.UUID))
 
-	// Another one of the same name is not this one.
+	// An extension of the same name has another number.
 	_, ended = inBackground(t, offered)
 	require.NoError(t, host.WaitForTable(t.Context(), "anything"))
 	for uuid := range host.Extensions() {
@@ -108,7 +108,7 @@ func TestRegisterEndsWithOsquery(t *testing.T) {
 	require.NoError(t, host.Close())
 	require.ErrorIs(t, <-ended, errAsked)
 
-	// Nothing is registered for who was told to end.
+	// Nothing is registered after ctx has ended.
 	host = startHost(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -116,8 +116,8 @@ func TestRegisterEndsWithOsquery(t *testing.T) {
 	require.Empty(t, host.Extensions())
 }
 
-// An osquery that is there and says nothing is busy, not gone.
-func TestLossIsNotABusyOsquery(t *testing.T) {
+// An osquery that accepts a connection but does not answer is busy.
+func TestABusyOsqueryIsNotLost(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	listener, err := net.Listen("unix", path)
 	require.NoError(t, err)
@@ -140,7 +140,7 @@ func TestLossIsNotABusyOsquery(t *testing.T) {
 		case conn := <-asked:
 			defer conn.Close()
 		case err := <-lost:
-			require.Fail(t, "it is lost", "%v", err)
+			require.Fail(t, "osquery counts as lost", "%v", err)
 		}
 	}
 	stop()
@@ -157,14 +157,14 @@ func TestReach(t *testing.T) {
 	require.EqualError(t, reach(t.Context(), c),
 		"connect to osquery at "+c.socket+": there is no such socket after 1s; is osquery running, with this socket?")
 
-	// Whoever is told to end does not wait for a socket.
+	// reach does not wait for a socket after ctx has ended.
 	c.timeout = 3600
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.NoError(t, reach(ctx, c))
 }
 
-func TestServeEndsInOrder(t *testing.T) {
+func TestServeEndsWithItsContext(t *testing.T) {
 	host := startHost(t)
 	c := settings(t, host)
 	var report strings.Builder
@@ -180,8 +180,8 @@ func TestServeEndsInOrder(t *testing.T) {
 	}
 }
 
-// An osquery that comes back finds the tables, whether it was killed or ended in
-// order.
+// serve registers the tables with the next osquery, whether the last one was killed or
+// shut down.
 func TestServeWaitsForOsquery(t *testing.T) {
 	host := startHost(t)
 	c := settings(t, host)
@@ -210,13 +210,13 @@ func TestAwaitOrphaned(t *testing.T) {
 	gone := parent(-1)
 	_, orphaned := inBackground(t, func(ctx context.Context) error {
 		if !awaitOrphaned(ctx, gone, host.Socket()) {
-			return errors.New("it is no orphan")
+			return errors.New("awaitOrphaned returned false")
 		}
 		return nil
 	})
 	select {
 	case <-orphaned:
-		require.Fail(t, "osquery is there")
+		require.Fail(t, "osquery still runs")
 	case <-time.After(2 * parentEvery):
 	}
 	require.NoError(t, host.Vanish())
@@ -224,12 +224,12 @@ func TestAwaitOrphaned(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 2*parentEvery)
 	defer cancel()
-	require.False(t, awaitOrphaned(ctx, currentParent(), host.Socket()), "the parent is there")
+	require.False(t, awaitOrphaned(ctx, currentParent(), host.Socket()), "the parent still runs")
 }
 
-func TestABusyOsqueryIsThere(t *testing.T) {
+func TestABusyOsqueryIsListening(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("only Linux tells one who is busy from one who is gone")
+		t.Skip("only Linux distinguishes a busy socket from one without a listener")
 	}
 	dir := shortDir(t)
 	busy, gone := filepath.Join(dir, "busy"), filepath.Join(dir, "gone")
@@ -238,9 +238,9 @@ func TestABusyOsqueryIsThere(t *testing.T) {
 	require.NoError(t, err)
 	defer unix.Close(fd)
 	require.NoError(t, unix.Bind(fd, &unix.SockaddrUnix{Name: busy}))
-	require.False(t, isListening(busy), "it listens no more, or not yet")
+	require.False(t, isListening(busy), "no process listens")
 	require.NoError(t, unix.Listen(fd, 0))
-	for range 3 { // nobody takes what waits
+	for range 3 { // fills the queue of connections that were not accepted
 		conn, err := net.DialTimeout("unix", busy, parentEvery)
 		if err == nil {
 			defer conn.Close()
@@ -249,8 +249,8 @@ func TestABusyOsqueryIsThere(t *testing.T) {
 	require.True(t, isListening(busy))
 }
 
-// osquery forgets a killed extension only with its next round of pings.
-func TestServeTriesAgainWhileOsqueryListsItsPredecessor(t *testing.T) {
+// osquery lists a killed extension until its next round of pings.
+func TestServeRetriesWhileOsqueryListsAKilledExtension(t *testing.T) {
 	host := startHost(t)
 	c := settings(t, host)
 	client, err := osquery.NewClient(host.Socket(), 3*time.Second)
@@ -263,15 +263,15 @@ func TestServeTriesAgainWhileOsqueryListsItsPredecessor(t *testing.T) {
 	_, ended := inBackground(t, func(ctx context.Context) error { return serve(ctx, c, log.New(io.Discard, "", 0)) })
 	select {
 	case err := <-ended:
-		require.Fail(t, "it gave up", "%v", err)
+		require.Fail(t, "serve returned", "%v", err)
 	case <-time.After(3 * registerEvery):
 	}
 	require.True(t, host.DropExtension(status.UUID))
 	require.NoError(t, host.WaitForTable(t.Context(), "kernel_module_sensors"))
 }
 
-// osquery drops an extension after one ping that it missed, and never says so.
-func TestServeRegistersAgainWhatOsqueryDropped(t *testing.T) {
+// osquery drops an extension after one ping that was not answered, without notice.
+func TestServeRegistersDroppedTablesAgain(t *testing.T) {
 	host := startHost(t)
 	c := settings(t, host)
 	var report strings.Builder

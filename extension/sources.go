@@ -30,15 +30,15 @@ func (p *platform) parseSources(text string) ([]string, error) {
 			names = append(names, name)
 		}
 	}
-	// The order of preference is fixed.
+	// The user chooses the sources and not their order of preference.
 	slices.SortFunc(names, func(a, b string) int {
 		return slices.Index(p.sourceNames, a) - slices.Index(p.sourceNames, b)
 	})
 	return names, nil
 }
 
-// wanted returns the names of the sources that c asks for. On a kernel without modules
-// one source is enough to say so.
+// wanted returns the names of the sources that c selects. On a kernel without modules it
+// returns one of them, which reports that the kernel has none.
 func wanted(c *config) []string {
 	names := c.sources
 	if names == nil {
@@ -69,7 +69,7 @@ func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
 	return o
 }
 
-// pastColumns are the columns that a recorder needs of the events of an earlier one.
+// pastColumns are the columns that a new recorder needs of the stored events.
 var pastColumns = []string{
 	"time_nanos", "uptime", "event_name", "source", "load_id", "name", "path", "size", "taints", "pid", "result", "error", "first_seen",
 	"type", "sha256", "missing",
@@ -84,7 +84,7 @@ const recentPast = 1 << 16
 func past(ctx context.Context, p *platform, store *sqlite.Store, visit func(*kmodquery.Event)) error {
 	boot := p.stamp().BootID
 	if boot == "" {
-		return nil // the events of this boot cannot be told from others
+		return nil // the events of this boot cannot be distinguished from others
 	}
 	of := func(eventNames ...any) kmodquery.Filter {
 		return kmodquery.Filter{

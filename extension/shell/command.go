@@ -19,9 +19,9 @@ Anything else is SQL and ends with a semicolon.
 // errQuit ends the shell.
 var errQuit = errors.New("quit")
 
-// A command is what a line that begins with a dot asks for.
+// A command runs a line that begins with a dot.
 type command struct {
-	words int // at most so many after the name
+	words int // maximum number of words after the name
 	run   func(ctx context.Context, s *session, words []string) error
 }
 
@@ -41,7 +41,7 @@ func (s *session) command(ctx context.Context, line string) error {
 		return fmt.Errorf("unknown command %s; .help lists the commands", words[0])
 	}
 	if len(words)-1 > c.words {
-		return fmt.Errorf("too many words after %s; .help shows what it takes", words[0])
+		return fmt.Errorf("too many words after %s; .help shows its arguments", words[0])
 	}
 	return c.run(ctx, s, words[1:])
 }

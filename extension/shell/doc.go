@@ -1,12 +1,11 @@
-// Package shell is the SQL shell over a database: it reads statements from a
-// terminal or a stream, runs them one by one and writes their rows as a table,
+// Package shell implements an SQL shell for a database: it reads statements from a
+// terminal or a stream, runs them one after the other and writes their rows as a table,
 // JSON, CSV or lines.
 //
-// It stands at the end of the data's way: package main opens a database over
-// the tables (package virtualtable) and hands it here. What it writes comes
-// from the watched host, where an attacker chooses names and paths, so nothing
-// of it may act on the reader's terminal: see [Format].
+// Package main opens a database of the tables with package virtualtable and passes it to
+// this package. The values come from the watched host, where an attacker chooses names
+// and paths, so they must not control the terminal: see [Format].
 //
-// The package imports database/sql, a line editor, character widths, and of this
-// project the root package.
+// The package imports database/sql, a line editor, a package for the width of characters,
+// and the root package of this project.
 package shell

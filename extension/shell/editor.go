@@ -10,14 +10,14 @@ import (
 	"github.com/peterh/liner"
 )
 
-// lineReader gives a session its lines, without their ends. Prompt returns
-// io.EOF at the end and liner.ErrPromptAborted when the line was given up.
+// lineReader provides the lines of a session, without their ends. Prompt returns io.EOF
+// at the end of the input and liner.ErrPromptAborted if the user abandoned the line.
 type lineReader interface {
 	Prompt(prompt string) (string, error)
 	AppendHistory(line string)
 }
 
-// stream is the lineReader of what is no terminal.
+// stream is the lineReader for input that is not a terminal.
 type stream struct {
 	reader *bufio.Reader
 }
@@ -25,14 +25,14 @@ type stream struct {
 func (s *stream) Prompt(string) (string, error) {
 	line, err := s.reader.ReadString('\n')
 	if line != "" {
-		err = nil // it comes again with the next, empty line
+		err = nil // the next read returns it again
 	}
 	return strings.TrimRight(line, "\r\n"), err
 }
 
 func (s *stream) AppendHistory(string) {}
 
-// editor is the line editor with its history file.
+// editor is the lineReader for a terminal, with a history file.
 type editor struct {
 	*liner.State
 	history string
@@ -58,7 +58,7 @@ func newEditor(history string, fail func(error)) *editor {
 	return e
 }
 
-// close gives the terminal back and saves the history.
+// close restores the terminal and saves the history.
 func (e *editor) close(fail func(error)) {
 	if err := e.Close(); err != nil {
 		fail(fmt.Errorf("restore terminal: %w", err))

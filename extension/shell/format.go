@@ -8,28 +8,26 @@ import (
 
 // A Format is a way to write rows.
 //
-// Every value is written as text, as osqueryi does. No format lets a value act
-// on a terminal: control and invisible formatting characters and bytes that
-// are not UTF-8 are written as \xNN, byte by byte. JSON writes such characters
-// as \uNNNN, so that it keeps them exactly, and only bytes that are not UTF-8
-// as the text \xNN.
+// Every value is written as text, as in osqueryi. No format lets a value control a
+// terminal: each byte of a control character, of an invisible formatting character and of
+// invalid UTF-8 is written as \xNN. JSON writes such characters as \uNNNN, which keeps
+// them exactly, and only invalid UTF-8 as the text \xNN.
 type Format string
 
 // The formats.
 const (
-	// Table is a box drawn around all rows, as wide as they need: it holds
-	// them in memory until the last one came, and writes nothing when there
-	// are none or reading them fails. NULL is empty.
-	Table Format = "table"
-	// JSON is an array of one object a row, keys in the order of the columns;
-	// a name that comes again gets :1, :2 and so on. Values are strings, NULL
-	// is null.
-	JSON Format = "json"
-	// CSV is a line of names and one line a row (RFC 4180 with \n). NULL is
+	// Table is a box around all rows, as wide as they need. It holds all rows in
+	// memory, and writes nothing if there are none or reading them fails. NULL is
 	// empty.
+	Table Format = "table"
+	// JSON is an array with one object per row. Keys have the order of the columns. A
+	// name that occurs again gets the suffix :1, :2 and so on. Values are strings, and
+	// NULL is null.
+	JSON Format = "json"
+	// CSV is one line of names and one line per row (RFC 4180 with \n). NULL is empty.
 	CSV Format = "csv"
-	// Line is one line a value, "name = value", and an empty line between
-	// rows. NULL is empty.
+	// Line is one line per value, "name = value", with an empty line between rows.
+	// NULL is empty.
 	Line Format = "line"
 )
 

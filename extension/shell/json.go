@@ -10,7 +10,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// jsonWriter writes one object a line, as osqueryi does.
+// jsonWriter writes one object per line, as osqueryi does.
 type jsonWriter struct {
 	w    *bytes.Buffer
 	keys []string // as JSON strings
@@ -59,9 +59,9 @@ func (j *jsonWriter) end() {
 	j.w.WriteString("]\n")
 }
 
-// jsonString differs from encoding/json in what it does for terminals and for
-// evidence: all characters that act are escaped, not those below U+0020 alone,
-// and a byte that is not UTF-8 is kept as the text \xNN.
+// jsonString returns a text as a JSON string. Unlike encoding/json, it escapes all
+// characters that can control a terminal, and it writes a byte of invalid UTF-8 as the
+// text \xNN instead of replacing it.
 func jsonString(text string) string {
 	var b strings.Builder
 	b.WriteByte('"')

@@ -13,37 +13,36 @@ import (
 	"github.com/mattn/go-isatty"
 )
 
-// ErrFailed is matched by the error of [Run] when statements failed that were
-// already reported, each with a line of its own.
+// ErrFailed matches the error of [Run] if statements failed. Each failure has already
+// been reported.
 var ErrFailed = errors.New("failed")
 
-// Options say where a shell reads and writes.
+// Options are the input, the outputs and the format of a shell.
 type Options struct {
-	// In is where statements come from. The shell is interactive when In is
-	// os.Stdin, Out is os.Stdout and both are terminals.
+	// In provides the statements. The shell is interactive if In is os.Stdin, Out is
+	// os.Stdout and both are terminals.
 	In io.Reader
-	// Out takes rows and what commands show.
+	// Out receives the rows and the output of commands.
 	Out io.Writer
-	// Err takes one line for each failure.
+	// Err receives one line for each failure.
 	Err io.Writer
-	// Format is the format to begin with; empty is Table.
+	// Format is the first format; empty is Table.
 	Format Format
-	// HistoryFile keeps the lines that were typed interactively, readable by
-	// its owner only. Empty keeps none.
+	// HistoryFile stores the lines that were typed interactively. Only its owner can
+	// read it. If it is empty, no history is stored.
 	HistoryFile string
 }
 
-// Run reads statements and commands from o.In and runs them one after the
-// other on one connection of db, until the input ends, .quit is read or ctx is
-// done.
+// Run reads statements and commands from o.In and runs them one after the other on one
+// connection of db, until the input ends, .quit is read or ctx ends.
 //
-// On a terminal it prompts, keeps a history, drops what was typed on Ctrl-C
-// and ends on Ctrl-D; Ctrl-C ends a statement that runs, so the caller must
-// not take SIGINT for the end of ctx. Failures are shown, and Run returns nil.
+// On a terminal it shows a prompt and keeps a history. Ctrl-C at the prompt discards the
+// text typed so far, Ctrl-C during a statement interrupts the statement, and Ctrl-D ends
+// Run. The caller must therefore not end ctx on SIGINT. Run reports failures and returns
+// nil.
 //
-// Elsewhere the last statement needs no semicolon, a failure does not keep the
-// next statement from running, and when there was one the error that Run
-// returns matches [ErrFailed].
+// Otherwise the last statement needs no semicolon, and Run continues after a failure. If
+// there was a failure, its error matches [ErrFailed].
 func Run(ctx context.Context, db *sql.DB, o Options) error {
 	conn, err := db.Conn(ctx)
 	if err != nil {
@@ -61,8 +60,8 @@ func Run(ctx context.Context, db *sql.DB, o Options) error {
 	editor := newEditor(o.HistoryFile, s.fail)
 	defer editor.close(s.fail)
 	s.lines, s.interactive = editor, true
-	// Between a prompt and a statement Ctrl-C has nothing to end, least of all
-	// the process with its terminal still changed.
+	// Between a prompt and a statement, Ctrl-C must not end the process, which would
+	// leave the terminal in the editor's mode.
 	idle := make(chan os.Signal, 1)
 	signal.Notify(idle, os.Interrupt)
 	defer signal.Stop(idle)

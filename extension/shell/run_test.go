@@ -55,7 +55,7 @@ func TestRunFromStream(t *testing.T) {
 		},
 		"too many words": {
 			in:      ".tables now\n.mode csv json\n",
-			err:     "error: too many words after .tables; .help shows what it takes\nerror: too many words after .mode; .help shows what it takes\n",
+			err:     "error: too many words after .tables; .help shows its arguments\nerror: too many words after .mode; .help shows its arguments\n",
 			verdict: "2 of 2 statements failed",
 		},
 		"dot within a statement": {in: "SELECT 1\n.5 AS a;", err: "error: SQL logic error: near \".5\": syntax error (1)\n", verdict: "1 of 1 statements failed"},
@@ -90,8 +90,8 @@ func TestRunFromStream(t *testing.T) {
 	}
 }
 
-// events is a table of two columns; a query of it says so on began, where that
-// is given, and waits until it is given up.
+// events is a table of two columns. If began is set, a query of the table calls it and then
+// waits until the query's context ends.
 type events struct {
 	began func()
 }
@@ -143,7 +143,7 @@ func TestQuery(t *testing.T) {
 	require.Equal(t, "a\n1\n", out.String())
 }
 
-// typed is a person at a terminal.
+// typed stands for a user at a terminal.
 type typed struct {
 	lines   []string
 	prompts []string

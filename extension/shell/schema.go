@@ -9,7 +9,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// relations lists tables and views; virtual tables live in the temp schema.
+// relations lists tables and views. Virtual tables are in the temp schema.
 const relations = `
 SELECT name, sql FROM (SELECT type, name, sql FROM temp.sqlite_master UNION ALL SELECT type, name, sql FROM main.sqlite_master)
 WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\_%' ESCAPE '\' ORDER BY name`
@@ -60,7 +60,7 @@ func showSchema(ctx context.Context, s *session, words []string) error {
 		}
 		found = true
 		text := kmodquery.Printable(r.sql)
-		// The statement that made a virtual table does not name its columns.
+		// The statement that created a virtual table does not name its columns.
 		if strings.HasPrefix(r.sql, "CREATE VIRTUAL TABLE") {
 			if text, err = declaration(ctx, s.conn, r.name); err != nil {
 				return err
@@ -76,7 +76,7 @@ func showSchema(ctx context.Context, s *session, words []string) error {
 	return nil
 }
 
-// declaration writes a table's columns as a CREATE TABLE statement.
+// declaration returns a CREATE TABLE statement with a table's columns.
 func declaration(ctx context.Context, conn *sql.Conn, table string) (string, error) {
 	rows, err := conn.QueryContext(ctx, "SELECT name, type, hidden FROM pragma_table_xinfo(?) ORDER BY cid", table)
 	if err != nil {

@@ -61,8 +61,7 @@ func (s *session) run(ctx context.Context) error {
 	}
 }
 
-// prompt reads the next line. It does not wait for one that never comes once
-// ctx is done.
+// prompt returns the next line, or the error of ctx once ctx ends.
 func (s *session) prompt(ctx context.Context, within bool) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
@@ -88,7 +87,8 @@ func (s *session) prompt(ctx context.Context, within bool) (string, error) {
 	}
 }
 
-// end handles what the input ended with.
+// end runs the last statement if the input ended without a semicolon, and returns an
+// error if any statement failed. In an interactive session it only prints a newline.
 func (s *session) end(ctx context.Context, split *splitter) error {
 	if s.interactive {
 		fmt.Fprintln(s.out)
@@ -103,7 +103,7 @@ func (s *session) end(ctx context.Context, split *splitter) error {
 func (s *session) statement(ctx context.Context, statement string) {
 	running := ctx
 	if s.interactive {
-		// Outside a prompt the terminal turns Ctrl-C into the signal.
+		// While no prompt is shown, Ctrl-C on the terminal sends SIGINT.
 		var stop context.CancelFunc
 		running, stop = signal.NotifyContext(ctx, os.Interrupt)
 		defer stop()

@@ -2,21 +2,20 @@ package shell
 
 import "strings"
 
-// splitter cuts a stream of lines into SQL statements at each semicolon that
-// stands outside quotes and comments. The zero splitter is ready for use.
+// splitter cuts a stream of lines into SQL statements at each semicolon outside quotes
+// and comments. The zero splitter is ready for use.
 type splitter struct {
 	text    strings.Builder
-	meaning bool // something besides space and comments came since the last cut
+	meaning bool // the text since the last cut has more than space and comments
 	inside  inside
 }
 
-// inside is the quote or comment that the end of the text lies in: 0 for none,
-// the closing quote, '-' for a line's comment and '*' for a block's.
+// inside is the quote or comment that is open at the end of the text: 0 for none, the
+// closing quote, '-' for a line comment and '*' for a block comment.
 type inside byte
 
-// feed takes one line, without its end, and returns the statements that it
-// completes, without their semicolons. Statements of nothing but comments are
-// left out.
+// feed adds one line, without its end, and returns the statements that it completes,
+// without their semicolons. It omits statements that consist of comments.
 func (s *splitter) feed(line string) []string {
 	var statements []string
 	line += "\n"
@@ -36,7 +35,7 @@ func (s *splitter) feed(line string) []string {
 				c = '/'
 			}
 		case s.inside != 0:
-			// A doubled quote leaves the string and enters it again.
+			// The second quote of a doubled one opens the string again.
 			if c == byte(s.inside) {
 				s.inside = 0
 			}
@@ -69,10 +68,10 @@ func (s *splitter) feed(line string) []string {
 	return statements
 }
 
-// open tells whether a statement or comment has begun and not ended.
+// open reports whether a statement or comment has begun and not ended.
 func (s *splitter) open() bool { return s.meaning || s.inside != 0 }
 
-// cut ends the text here and returns it, if it is a statement.
+// cut returns the text since the last cut. ok is false if it is not a statement.
 func (s *splitter) cut() (statement string, ok bool) {
 	statement, ok = strings.TrimSpace(s.text.String()), s.meaning
 	*s = splitter{}

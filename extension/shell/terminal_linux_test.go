@@ -20,7 +20,7 @@ import (
 
 const historyVariable = "SHELL_TEST_HISTORY"
 
-// TestMain is the shell itself where a test started this binary on a terminal.
+// TestMain runs the shell if a test started this binary on a terminal.
 func TestMain(m *testing.M) {
 	history, ok := os.LookupEnv(historyVariable)
 	if !ok {
@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 	fmt.Println("ended:", err)
 }
 
-// terminal is the person's side of a pseudo-terminal.
+// terminal is the user's side of a pseudo-terminal.
 type terminal struct {
 	t    *testing.T
 	file *os.File
@@ -58,7 +58,7 @@ func openTerminal(t *testing.T) (*terminal, *os.File) {
 	return &terminal{t: t, file: person}, program
 }
 
-// await reads until the text appears and forgets everything up to its end.
+// await reads until the text appears and discards the output up to its end.
 func (x *terminal) await(text string) {
 	x.t.Helper()
 	buffer := make([]byte, 4096)
@@ -73,7 +73,7 @@ func (x *terminal) await(text string) {
 	}
 }
 
-// awaitPrompt waits until the editor reads keys: before, Ctrl-C is a signal.
+// awaitPrompt waits until the editor reads keys. Before that, Ctrl-C sends a signal.
 func (x *terminal) awaitPrompt(prompt string) {
 	x.t.Helper()
 	x.await(prompt)

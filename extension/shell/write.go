@@ -22,13 +22,13 @@ type rowWriter interface {
 	end()
 }
 
-// flushSize is how much Write gathers before it hands it on.
+// flushSize is how many bytes Write collects before it writes them.
 const flushSize = 64 << 10
 
-// Write reads rows to their end and writes them to w in format f, and returns
-// how many there were. The caller closes rows. A statement that has no columns
-// writes nothing. After an error w may hold the rows before it; a JSON array
-// is then left open, so that no reader takes it for the whole.
+// Write reads all rows, writes them to w in format f and returns their number. The caller
+// closes rows. If rows have no columns, Write writes nothing. After an error, w may have
+// received the rows before it. A JSON array is then left open, so that a reader of the
+// output detects that it is incomplete.
 func Write(w io.Writer, f Format, rows *sql.Rows) (n int, err error) {
 	columns, err := rows.Columns()
 	if err != nil {
@@ -94,8 +94,8 @@ type noColumns struct{}
 func (noColumns) row([]cell) {}
 func (noColumns) end()       {}
 
-// newCell writes a value as SQLite would: a REAL with at most 15 digits, and
-// always told from an INTEGER.
+// newCell returns a value as SQLite prints it: a REAL has at most 15 digits, and always a
+// form that no INTEGER has.
 func newCell(value any) cell {
 	switch v := value.(type) {
 	case nil:

@@ -28,7 +28,7 @@ func open(t *testing.T) *sql.DB {
 	return db
 }
 
-// render runs one statement and returns what Write makes of its rows.
+// render runs one statement and returns the output and the result of Write.
 func render(t *testing.T, f Format, statement string, args ...any) (string, int) {
 	t.Helper()
 	rows, err := open(t).QueryContext(t.Context(), statement, args...)
@@ -111,7 +111,7 @@ func TestNoColumns(t *testing.T) {
 	}
 }
 
-func TestNothingActsOnTheTerminal(t *testing.T) {
+func TestNoFormatControlsTheTerminal(t *testing.T) {
 	const evil = "\x1b[2J\r\n\t\x00\x7f\u009b1m\u202e\u2028\U000e0001\xff\xe2\x28é\\"
 	for _, f := range formats {
 		got, _ := render(t, f, "SELECT ? AS \"col\x1b[31m\"", evil)
@@ -128,8 +128,8 @@ func TestNothingActsOnTheTerminal(t *testing.T) {
 	require.Equal(t, strings.ReplaceAll(strings.ReplaceAll(evil, "\xff", `\xff`), "\xe2\x28", `\xe2(`), rows[0]["v"])
 }
 
-// What a host may choose is shown in every format, as a value and as the name of
-// a column, and each format can still be read by what it is made for.
+// Every format shows hostile text, as a value and as the name of a column, and its output
+// can still be parsed.
 func TestHostileTexts(t *testing.T) {
 	for _, text := range append(hostile.Texts(), strings.Join(hostile.Texts(), " ")) {
 		requireReadable(t, text)
@@ -167,7 +167,7 @@ func requireReadable(t *testing.T, text string) {
 	}
 }
 
-// validUTF8 is what JSON keeps of a text.
+// validUTF8 returns a text as JSON shows it.
 func validUTF8(text string) string {
 	var b strings.Builder
 	for i := 0; i < len(text); {
@@ -225,7 +225,7 @@ func TestWriteErrors(t *testing.T) {
 	rows, err := db.QueryContext(t.Context(), endless)
 	require.NoError(t, err)
 	_, err = Write(broken{}, CSV, rows)
-	require.ErrorContains(t, err, "no space left", "it stops reading")
+	require.ErrorContains(t, err, "no space left", "Write stops reading")
 	require.NoError(t, rows.Close())
 
 	rows, err = db.QueryContext(t.Context(), "SELECT 1")
@@ -235,7 +235,7 @@ func TestWriteErrors(t *testing.T) {
 	require.EqualError(t, err, `unknown format "xml"; choose one of table, json, csv, line`)
 }
 
-func TestWriteStopsWhereReadingFails(t *testing.T) {
+func TestWriteReturnsTheErrorOfReading(t *testing.T) {
 	const overflow = "SELECT abs(column1) AS v FROM (VALUES (1), (-9223372036854775808))"
 	for f, want := range map[Format]string{Table: "", JSON: "[\n  {\"v\":\"1\"}", CSV: "v\n1\n", Line: "v = 1\n"} {
 		rows, err := open(t).QueryContext(t.Context(), overflow)

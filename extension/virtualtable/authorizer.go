@@ -7,9 +7,9 @@ import (
 	"modernc.org/sqlite"
 )
 
-// allowed are the actions that osquery lets a query do
-// (osquery/sql/sqlite_util.h), less those that would make or drop virtual
-// tables. Above all ATTACH is not among them: no query reaches a file.
+// allowed are the actions that osquery allows in queries (osquery/sql/sqlite_util.h),
+// without the creation and removal of virtual tables. ATTACH is not allowed, so that no
+// query can open a file.
 var allowed = []sqlite.AuthorizerActionCode{
 	sqlite.AuthRead,
 	sqlite.AuthSelect,

@@ -9,7 +9,7 @@ import (
 	"github.com/osquery/osquery-go/gen/osquery"
 )
 
-// columnType is a type by osquery's spelling (osquery/core/sql/column.cpp).
+// columnType is a column's type in osquery's spelling (osquery/core/sql/column.cpp).
 type columnType string
 
 const (
@@ -30,8 +30,8 @@ func parseColumnType(name string) columnType {
 	return typeUnknown
 }
 
-// options are osquery's ColumnOptions (osquery/core/sql/column.h). Optimized
-// (8) alone changes nothing here.
+// options are osquery's ColumnOptions (osquery/core/sql/column.h). Optimized (8) alone has
+// no effect in this package.
 type options int
 
 const (
@@ -44,11 +44,11 @@ const (
 type column struct {
 	name     string
 	kind     columnType
-	declared options // as the plugin said
+	declared options // as the plugin declared them
 }
 
-// effective is declared with osquery's default: an extension's column without
-// an option is indexed (flag extensions_default_index).
+// effective returns the declared options, or osquery's default if there are none: an
+// extension's column without options is indexed (flag extensions_default_index).
 func (c column) effective() options {
 	if c.declared == 0 {
 		return optionIndex
@@ -56,7 +56,7 @@ func (c column) effective() options {
 	return c.declared
 }
 
-// pushed tells whether constraints on the column are handed to the plugin.
+// pushed reports whether constraints on the column are passed to the plugin.
 func (c column) pushed() bool {
 	return c.effective()&(optionIndex|optionRequired|optionAdditional) != 0
 }
@@ -71,7 +71,7 @@ func readColumns(ctx context.Context, plugin Plugin) ([]column, error) {
 		if route["id"] != "column" || route["name"] == "" {
 			continue
 		}
-		// An option that is no number counts as none, as it does in osquery.
+		// As in osquery, options that are not a number count as none.
 		declared, _ := strconv.Atoi(route["op"])
 		columns = append(columns, column{
 			name:     route["name"],
@@ -80,12 +80,12 @@ func readColumns(ctx context.Context, plugin Plugin) ([]column, error) {
 		})
 	}
 	if len(columns) == 0 {
-		return nil, fmt.Errorf("read columns of table %s: the plugin names none", plugin.Name())
+		return nil, fmt.Errorf("read columns of table %s: the plugin returned none", plugin.Name())
 	}
 	return columns, nil
 }
 
-// declaration is the CREATE TABLE statement that tells SQLite the columns.
+// declaration returns the CREATE TABLE statement that declares the columns to SQLite.
 func declaration(table string, columns []column) string {
 	var b strings.Builder
 	var keys, all []string
@@ -107,7 +107,8 @@ func declaration(table string, columns []column) string {
 	}
 	if len(keys) > 0 {
 		if !indexed {
-			// An additional column selects which rows exist; alone it is no key.
+			// An additional column decides which rows are generated. Alone it does
+			// not identify them.
 			keys = all
 		}
 		fmt.Fprintf(&b, ", PRIMARY KEY (%s)", strings.Join(keys, ", "))

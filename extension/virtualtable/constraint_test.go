@@ -53,10 +53,10 @@ func TestConstraintsReachPlugin(t *testing.T) {
 		{"SELECT name FROM events WHERE name IS 'dummy'", []asked{{"name": {{72, "dummy"}}}}},
 		{"SELECT name FROM events WHERE time LIKE '1%'", []asked{{"time": {{65, "1%"}}}}},
 
-		// Comparing text by order stays with SQLite.
+		// SQLite alone compares text by order.
 		{"SELECT name FROM events WHERE name > 'a'", []asked{{}}},
 		{"SELECT name FROM events WHERE name BETWEEN 'a' AND 'e'", []asked{{}}},
-		// So does what says nothing that a plugin could use.
+		// SQLite alone checks constraints that a plugin cannot use.
 		{"SELECT name FROM events WHERE name IS NULL", []asked{{}}},
 		{"SELECT name FROM events WHERE name IS NOT NULL", []asked{{}}},
 		{"SELECT name FROM events WHERE name = ''", []asked{{}}},
@@ -76,7 +76,7 @@ func TestConstraintsReachPlugin(t *testing.T) {
 		{"SELECT name FROM events WHERE raw = 'r'", []asked{{}}},
 		{"SELECT name FROM events WHERE plain = 'p'", []asked{{"plain": {{2, "p"}}}}},
 
-		// LIMIT and OFFSET hang on the first column.
+		// LIMIT and OFFSET are constraints on the first column.
 		{"SELECT name FROM events LIMIT 1", []asked{{"time": {{73, "1"}}}}},
 		{"SELECT name FROM events LIMIT 1 OFFSET 1", []asked{{"time": {{74, "1"}, {73, "1"}}}}},
 	}

@@ -9,7 +9,7 @@ import (
 	"modernc.org/sqlite/vtab"
 )
 
-// cursor walks the rows of one reply.
+// cursor iterates over the rows of one reply.
 type cursor struct {
 	table *table
 	rows  osquery.ExtensionPluginResponse
@@ -49,9 +49,9 @@ func (c *cursor) Column(i int) (vtab.Value, error) {
 	return columnValue(column.kind, text), nil
 }
 
-// Rowid is the row's own rowid, or its position in this reply where it has
-// none: two replies then share rowids, and SQLite takes rows that share one
-// for the same row when it joins the replies of an OR.
+// Rowid returns the row's own rowid, or its position in the reply if it has none. In the
+// latter case the rows of two replies share rowids, and SQLite takes rows with the same
+// rowid for one row when it combines the replies of an OR.
 func (c *cursor) Rowid() (int64, error) {
 	text, ok := c.rows[c.row]["rowid"]
 	if !ok {
@@ -59,7 +59,7 @@ func (c *cursor) Rowid() (int64, error) {
 	}
 	id, ok := parseInteger(text, 10)
 	if !ok {
-		return 0, fmt.Errorf("read rowid %q: no integer", text)
+		return 0, fmt.Errorf("read rowid %q: not an integer", text)
 	}
 	return id, nil
 }

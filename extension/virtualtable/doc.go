@@ -1,20 +1,18 @@
-// Package virtualtable answers SQL over osquery table plugins without osquery:
-// it gives each plugin a virtual table in an in-memory SQLite database and
-// turns what SQLite asks of that table into the request that osquery would
-// have sent.
+// Package virtualtable runs SQL on osquery table plugins without osquery. Each plugin is
+// a virtual table in an in-memory SQLite database, and SQLite's calls of that table become
+// the request that osquery would send.
 //
-// It stands at the end of the data's way, above the tables: package main's
-// query command and shell read local plugins through it, and the osquery host
-// double reads plugins behind a Thrift socket. A query must mean here what it
-// means in osquery, so each rule follows osquery's own virtual tables
+// The query command and the shell read plugins of this process through the package. The
+// tests' osquery host reads plugins behind a Thrift socket. A query must have the same
+// result as in osquery, so each rule follows osquery's own virtual tables
 // (osquery/sql/virtual_table.cpp, osquery/sql/dynamic_table_row.cpp and
-// osquery/core/tables.cpp at a5b14f63), oddities included.
+// osquery/core/tables.cpp at a5b14f63), including their peculiarities.
 //
-// Two things differ. An IN list on a column that is both indexed and optimized
-// comes as one request a value, where osquery sends one request with them all;
-// the rows are the same. And statements that create or drop virtual tables
-// are refused, which osquery allows.
+// There are two differences. For an IN list on a column that is both indexed and
+// optimized, osquery sends one request with all values, and this package one request per
+// value; the rows are the same. osquery allows statements that create or drop virtual
+// tables, and this package refuses them.
 //
-// The package imports osquery-go's generated protocol types and the SQLite
-// driver, and nothing of this project.
+// The package imports osquery-go's generated protocol types, the SQLite driver and no
+// package of this project.
 package virtualtable

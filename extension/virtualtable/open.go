@@ -13,25 +13,24 @@ import (
 	"modernc.org/sqlite"
 )
 
-// A Plugin is an osquery table, in this process or behind a Thrift client.
-// Call is used by several goroutines at once when several connections of one
-// database run queries, and must return soon after its context is done.
+// A Plugin is an osquery table, in this process or behind a Thrift client. Call may be
+// called concurrently, because several connections of one database can run queries. It
+// must return soon after its context ends.
 type Plugin interface {
 	Name() string
 	Call(ctx context.Context, request osquery.ExtensionPluginRequest) osquery.ExtensionResponse
 }
 
-// Open returns an in-memory database with one virtual table for each plugin,
-// named after it. The columns are asked for once, here, under ctx; later calls
-// run under the context of the query that needs them.
+// Open returns an in-memory database with one virtual table for each plugin, named after
+// it. Open reads the columns of the plugins under ctx. Later calls run under the context
+// of their query.
 //
-// Each connection of the database's pool has a database of its own with all
-// the tables: a view or temporary table made on one is unknown to the others,
-// so who needs such things pins a connection with [sql.DB.Conn].
+// Each connection of the pool has a database of its own with all the tables. A view or
+// temporary table exists only on the connection that created it, so a caller that needs
+// one holds a connection with [sql.DB.Conn].
 //
-// The caller closes the database. The SQLite driver keeps the plugins
-// reachable for the life of the process even then, so a long-lived process
-// opens few.
+// The caller closes the database. The SQLite driver keeps the plugins reachable until the
+// process ends, so a long-lived process must not open many databases.
 func Open(ctx context.Context, plugins ...Plugin) (*sql.DB, error) {
 	c := &connector{driver: new(sqlite.Driver), sessions: make(map[string]*session)}
 	for _, plugin := range plugins {
@@ -53,8 +52,8 @@ func Open(ctx context.Context, plugins ...Plugin) (*sql.DB, error) {
 	return db, nil
 }
 
-// connector opens the connections of one database. It is its own driver's only
-// user, so that databases with tables of the same name do not meet.
+// connector opens the connections of one database. Each connector has its own driver, so
+// that databases can have tables of the same name.
 type connector struct {
 	driver *sqlite.Driver
 	tables []string
@@ -74,7 +73,7 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	id, s := c.newSession(ctx)
 	cn := &conn{sqliteConn: opened.(sqliteConn), session: s, forget: func() { c.forget(id) }}
 	for _, table := range c.tables {
-		// osquery, too, attaches its tables to the temp schema.
+		// osquery attaches its tables to the temp schema as well.
 		create := fmt.Sprintf("CREATE VIRTUAL TABLE temp.%s USING %[1]s(%s)", quote(table), id)
 		if _, err := cn.ExecContext(ctx, create, nil); err != nil {
 			cn.Close()
@@ -109,7 +108,7 @@ func (c *connector) forget(id string) {
 	delete(c.sessions, id)
 }
 
-// quote writes an SQL identifier.
+// quote returns a name as an SQL identifier.
 func quote(name string) string {
 	return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
 }

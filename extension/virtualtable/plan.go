@@ -7,8 +7,8 @@ import (
 	"modernc.org/sqlite/vtab"
 )
 
-// operators gives SQLite's constraint operators the numbers that osquery
-// passes on, which are SQLite's own.
+// operators maps constraint operators to the numbers that osquery passes on, which are
+// SQLite's own.
 var operators = map[vtab.ConstraintOp]int{
 	vtab.OpEQ:        2,
 	vtab.OpGT:        4,
@@ -28,16 +28,16 @@ var operators = map[vtab.ConstraintOp]int{
 	vtab.OpOFFSET:    74,
 }
 
-// Costs as osquery gives them to SQLite's planner.
+// Costs that osquery returns to SQLite's planner.
 const (
-	costScan       = 1e6 // no constraint that the plugin could use, or a required one missing
-	costConstraint = 1   // at least one constraint goes to the plugin
+	costScan       = 1e6 // no constraint that the plugin can use, or a required one is missing
+	costConstraint = 1   // at least one constraint is passed to the plugin
 	costUnordered  = 10  // added for each comparison of text by order
 )
 
-// A plan says what one way of reading the table passes to the plugin. It
-// travels from BestIndex to Filter as SQLite's index string, so that the table
-// remembers nothing between statements.
+// A plan lists the constraints and columns that one way of reading the table passes to
+// the plugin. SQLite passes it from BestIndex to Filter as the index string, so that the
+// table needs no state between statements.
 type plan struct {
 	Terms []term `json:"terms"` // one for each value that Filter gets
 	Used  uint64 `json:"used"`  // sqlite3_index_info.colUsed
@@ -48,9 +48,9 @@ type term struct {
 	Op     int `json:"op"`
 }
 
-// BestIndex hands every constraint on an indexed, required or additional
-// column to the plugin. It claims neither order nor that a constraint is met:
-// SQLite checks each row again.
+// BestIndex passes every constraint on an indexed, required or additional column to the
+// plugin. It promises neither an order nor that rows meet a constraint: SQLite checks each
+// row again.
 func (t *table) BestIndex(info *vtab.IndexInfo) error {
 	p := plan{Terms: []term{}, Used: info.ColUsed}
 	cost := float64(costScan)
@@ -87,14 +87,14 @@ func (t *table) BestIndex(info *vtab.IndexInfo) error {
 	return nil
 }
 
-// ordering tells whether op is one of those that osquery does not pass on for
-// text columns.
+// ordering reports whether op is an operator that osquery does not pass on for text
+// columns.
 func ordering(op vtab.ConstraintOp) bool {
 	return op == vtab.OpLT || op == vtab.OpLE || op == vtab.OpGT || op == vtab.OpGE
 }
 
-// used tells whether a statement reads column i. SQLite has one bit for each
-// of the first 63 columns; bit 63 stands for all others.
+// used reports whether a statement reads column i. SQLite has one bit for each of the
+// first 63 columns. Bit 63 stands for all others.
 func used(mask uint64, i int) bool {
 	return mask&(1<<min(i, 63)) != 0
 }
@@ -108,8 +108,8 @@ func (t *table) usesRequired(mask uint64) bool {
 	return false
 }
 
-// hasRequired tells whether a required column is constrained. osquery asks for
-// one of them, not for all.
+// hasRequired reports whether a required column is constrained. osquery requires one of
+// them, not all.
 func (t *table) hasRequired(terms []term) bool {
 	for _, term := range terms {
 		if t.columns[term.Column].effective()&optionRequired != 0 {

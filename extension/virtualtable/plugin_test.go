@@ -13,8 +13,7 @@ import (
 	"github.com/kmodquery/kmodquery/test/leak"
 )
 
-// recorder is a plugin that answers every request with the same rows and keeps
-// the contexts that it was asked with.
+// recorder is a plugin that records the context of each request.
 type recorder struct {
 	name   string
 	routes []map[string]string
@@ -48,8 +47,8 @@ func (r *recorder) Call(_ context.Context, request osquery.ExtensionPluginReques
 	return osquery.ExtensionResponse{Status: &osquery.ExtensionStatus{Code: 1, Message: "unknown action"}}
 }
 
-// asked returns the constraints of every request since the last call, without
-// the columns that had none.
+// asked returns the constraints of each request since the last call of asked, without
+// columns that have none.
 func (r *recorder) asked() []map[string][]constraint {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// pair answers each constraint with the one row that meets it, as a plugin
-// that filters exactly does.
+// pair returns a plugin that filters exactly: it answers each constraint with the one row
+// that meets it.
 func pair(rowid func(n string) string) *recorder {
 	return &recorder{
 		name:   "pair",
@@ -38,7 +38,7 @@ func pair(rowid func(n string) string) *recorder {
 	}
 }
 
-func TestRowidJoinsTheRepliesOfAnOr(t *testing.T) {
+func TestRowidCombinesTheRepliesOfAnOr(t *testing.T) {
 	const either = "SELECT name FROM pair WHERE n = 1 OR name = 'two' ORDER BY n"
 
 	t.Run("position in the reply loses a row", func(t *testing.T) {
@@ -69,7 +69,7 @@ func TestJoinAsksOnceForEachOuterRow(t *testing.T) {
 	db := open(t, inner, outer)
 	got := query(t, db, "SELECT label, name FROM outer_rows JOIN pair ON pair.n = outer_rows.id")
 	require.Equal(t, [][]any{{"b", "two"}, {"a", "one"}}, got)
-	require.Len(t, outer.asked(), 1, "no index there, so it is the outer one")
+	require.Len(t, outer.asked(), 1, "the table without an index is the outer one")
 	require.Equal(t, []map[string][]constraint{{"n": {{2, "2"}}}, {"n": {{2, "1"}}}, {}}, inner.asked(),
 		"a NULL constrains nothing")
 }
@@ -104,7 +104,7 @@ func TestManyTables(t *testing.T) {
 	require.Equal(t, [][]any{{int64(20)}}, query(t, open(t, plugins...), "SELECT t19.next FROM "+from))
 }
 
-func TestPluginErrorIsTheQuerysError(t *testing.T) {
+func TestQueryReturnsThePluginsError(t *testing.T) {
 	events := newEvents()
 	db := open(t, events)
 	events.fail = "error generating table: the store is gone"
@@ -112,7 +112,7 @@ func TestPluginErrorIsTheQuerysError(t *testing.T) {
 	require.ErrorContains(t, err, "error generating table: the store is gone")
 
 	events.fail = ""
-	require.Len(t, query(t, db, "SELECT name FROM events"), 2, "the connection goes on")
+	require.Len(t, query(t, db, "SELECT name FROM events"), 2, "the connection can still be used")
 }
 
 func TestOpenErrors(t *testing.T) {
@@ -120,7 +120,7 @@ func TestOpenErrors(t *testing.T) {
 		plugins []Plugin
 		want    string
 	}{
-		"no columns":   {[]Plugin{&recorder{name: "bare"}}, "read columns of table bare: the plugin names none"},
+		"no columns":   {[]Plugin{&recorder{name: "bare"}}, "read columns of table bare: the plugin returned none"},
 		"same name":    {[]Plugin{newEvents(), newEvents()}, "register table events"},
 		"same column":  {[]Plugin{&recorder{name: "twice", routes: []map[string]string{route("a", "TEXT", "0"), route("a", "TEXT", "0")}}}, "attach table twice"},
 		"refuses":      {[]Plugin{answer{Status: &osquery.ExtensionStatus{Code: 1, Message: "not now"}}}, "read columns of table answer: not now"},
@@ -134,7 +134,7 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
-// answer is a plugin that has one answer to everything.
+// answer is a plugin that answers every request in the same way.
 type answer osquery.ExtensionResponse
 
 func (answer) Name() string { return "answer" }
@@ -143,7 +143,7 @@ func (a answer) Call(context.Context, osquery.ExtensionPluginRequest) osquery.Ex
 	return osquery.ExtensionResponse(a)
 }
 
-func TestDatabasesAndConnectionsAreApart(t *testing.T) {
+func TestDatabasesAndConnectionsAreIndependent(t *testing.T) {
 	first, second := newEvents(), newEvents()
 	second.rows = always()
 	one, two := open(t, first), open(t, second)
@@ -157,7 +157,7 @@ func TestDatabasesAndConnectionsAreApart(t *testing.T) {
 	require.Len(t, query(t, one, "SELECT name FROM events"), 2, "while another statement is open")
 }
 
-// waiter answers when its context is done.
+// waiter is a plugin that answers when its context ends.
 type waiter struct {
 	*recorder
 	started chan struct{}
@@ -210,7 +210,7 @@ func TestCallRunsUnderTheQuerysContext(t *testing.T) {
 	}
 }
 
-func TestWhatQueriesMayNotDo(t *testing.T) {
+func TestForbiddenStatements(t *testing.T) {
 	conn, err := open(t, newEvents()).Conn(t.Context())
 	require.NoError(t, err)
 	defer conn.Close()

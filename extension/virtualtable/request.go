@@ -39,7 +39,7 @@ func generateRequest(columns []column, p plan, values []vtab.Value) (osquery.Ext
 			if term.Column != i {
 				continue
 			}
-			// osquery drops NULL and "", so such a constraint is SQLite's alone.
+			// osquery drops NULL and "", so only SQLite checks such a constraint.
 			if expr := valueText(values[n]); expr != "" {
 				list.List = append(list.List, constraint{Op: term.Op, Expr: expr})
 			}
@@ -59,8 +59,8 @@ func generateRequest(columns []column, p plan, values []vtab.Value) (osquery.Ext
 	return osquery.ExtensionPluginRequest{"action": "generate", "context": string(encoded)}, nil
 }
 
-// valueText is sqlite3_value_text as osquery reads it: up to the first NUL,
-// and "" for NULL.
+// valueText returns the text that osquery reads from sqlite3_value_text: up to the first
+// NUL, and "" for NULL.
 func valueText(value vtab.Value) string {
 	var text string
 	switch v := value.(type) {
@@ -77,7 +77,7 @@ func valueText(value vtab.Value) string {
 	return text
 }
 
-// realText writes a REAL as SQLite's "%!.15g": at most 15 digits, always a
+// realText returns a REAL as SQLite's "%!.15g" prints it: at most 15 digits, always a
 // decimal point, and an exponent below 1e-04 and from 1e+15 on.
 func realText(v float64) string {
 	switch {

@@ -7,16 +7,16 @@ import (
 	"modernc.org/sqlite"
 )
 
-// session carries the context of the statement that runs on a connection to
-// the tables that it reads: SQLite's virtual table methods are given none.
-// It needs no lock, because database/sql uses a connection from one goroutine
-// at a time and a table is read only while its connection is used.
+// session passes the context of the statement that runs on a connection to the tables,
+// because SQLite's virtual table methods have no context. It needs no lock, because
+// database/sql uses a connection from one goroutine at a time, and a table is read only
+// while its connection is in use.
 type session struct {
 	ctx context.Context
 }
 
-// sqliteConn is what the SQLite driver's connections can do and database/sql
-// or this package make use of.
+// sqliteConn has the methods of the SQLite driver's connections that database/sql or this
+// package call.
 type sqliteConn interface {
 	driver.Conn
 	driver.ConnBeginTx

@@ -9,7 +9,7 @@ import (
 	"modernc.org/sqlite/vtab"
 )
 
-// module makes the table of one plugin on each connection.
+// module creates the table of one plugin on each connection.
 type module struct {
 	plugin  Plugin
 	columns []column
@@ -20,11 +20,11 @@ func (m *module) Create(ctx vtab.Context, args []string) (vtab.Table, error) {
 	return m.Connect(ctx, args)
 }
 
-// Connect is given the session's number as the module's only argument, after
-// the names of module, schema and table.
+// Connect expects the session's number as the last of four arguments, after the names of
+// module, schema and table.
 func (m *module) Connect(ctx vtab.Context, args []string) (vtab.Table, error) {
 	if len(args) != 4 {
-		return nil, fmt.Errorf("connect table %s: no session named", m.plugin.Name())
+		return nil, fmt.Errorf("connect table %s: the module has no session argument", m.plugin.Name())
 	}
 	s := m.session(args[3])
 	if s == nil {
@@ -36,7 +36,7 @@ func (m *module) Connect(ctx vtab.Context, args []string) (vtab.Table, error) {
 	return &table{module: m, session: s}, nil
 }
 
-// table is a plugin as one connection sees it.
+// table is the table of one plugin on one connection.
 type table struct {
 	*module
 	session *session
@@ -48,7 +48,8 @@ func (t *table) Disconnect() error { return nil }
 
 func (t *table) Destroy() error { return nil }
 
-// call asks a plugin and makes a bad status an error with the plugin's words.
+// call calls a plugin. If its status is bad, call returns the plugin's message as an
+// error.
 func call(ctx context.Context, plugin Plugin, request osquery.ExtensionPluginRequest) (osquery.ExtensionPluginResponse, error) {
 	response := plugin.Call(ctx, request)
 	switch {

@@ -8,7 +8,7 @@ import (
 	"modernc.org/sqlite/vtab"
 )
 
-// columnValue turns the text of a cell into the value that SQLite sees
+// columnValue returns the value that osquery passes to SQLite for the text of a cell
 // (DynamicTableRow::get_column in osquery/sql/dynamic_table_row.cpp).
 func columnValue(kind columnType, text string) vtab.Value {
 	switch kind {
@@ -32,9 +32,9 @@ func columnValue(kind columnType, text string) vtab.Value {
 
 const cSpace = " \t\n\v\f\r"
 
-// parseInteger is C's strtoll as osquery uses it (std::stoll): it skips
-// leading space, takes a sign, with base 0 looks for 0x and 0, and ignores
-// what follows the digits. It fails where there are none, and beyond 64 bits.
+// parseInteger parses a text as std::stoll does, which osquery calls: it skips leading
+// space, accepts a sign, with base 0 the prefixes 0x and 0, and ignores the text after the
+// digits. It fails if there are no digits, and beyond 64 bits.
 func parseInteger(text string, base int) (int64, bool) {
 	text = strings.TrimLeft(text, cSpace)
 	sign := ""
@@ -58,7 +58,7 @@ func parseInteger(text string, base int) (int64, bool) {
 	return v, err == nil
 }
 
-// digit is the value of a digit of base 16 or less, and 16 for what is none.
+// digit returns the value of a digit of base 16 or less, and 16 for any other byte.
 func digit(c byte) int {
 	switch {
 	case '0' <= c && c <= '9':
@@ -69,7 +69,8 @@ func digit(c byte) int {
 	return 16
 }
 
-// parseDouble is C's strtod of the whole text. What is too large is infinite.
+// parseDouble parses the whole text as C's strtod does. A number that is too large
+// becomes infinite.
 func parseDouble(text string) (float64, bool) {
 	v, err := strconv.ParseFloat(strings.TrimLeft(text, cSpace), 64)
 	return v, err == nil || errors.Is(err, strconv.ErrRange)
