@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// newHost makes views of a copy of a host with 150 modules.
+// newHost returns views of a copy of a host with 150 modules.
 func newHost(b *testing.B) *Views {
 	files := tree{"sys/kernel/btf/vmlinux": "", "proc/sys/kernel/tainted": "0\n"}
 	var modules, symbols, functions, memory strings.Builder
@@ -52,7 +52,7 @@ func BenchmarkModules(b *testing.B) {
 	}
 }
 
-// BenchmarkThisHost polls the kernel that runs the benchmark.
+// BenchmarkThisHost polls the kernel on which the benchmark runs.
 func BenchmarkThisHost(b *testing.B) {
 	if _, err := os.Stat("/proc/modules"); err != nil {
 		b.Skip("this host has no /proc/modules")

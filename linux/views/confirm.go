@@ -12,24 +12,28 @@ import (
 )
 
 const (
-	// enoughSamples is how many of the samples that Confirm takes must count.
+	// enoughSamples is how many samples of memory must be usable for a result.
 	enoughSamples = 10
-	// proofs is how often Confirm tries to prove that a module is hidden if the list
-	// shows it.
+	// proofs is how often Confirm tries to prove that a module is hidden while the
+	// list shows it.
 	proofs = 8
 )
 
-// Confirm looks again at those of the modules that hide, and returns the ones
-// that still do, beyond what loading and unloading beside it explains.
+// Confirm checks the hidden modules among the suspects again. It returns those that are
+// still hidden and whose hiding loads and unloads during the check cannot explain.
 //
-// What sysfs or btf shows is proven at once: its folder or file is the very same
-// before and after the list is read, since the kernel numbers each anew, and a
-// module that has one is listed. Several tries, of which one suffices, find a module
-// that is hidden and listed in turn. What only ftrace or kallsyms shows must be there
-// still after 0.6 s in which the list was read again and again and never had it.
-// Memory without a name must have been there for 2 s, in every moment in which
-// no module came or went. Memory is freed when the kernel finds the time, so
-// confirm this a second time some ten seconds later before you make much of it.
+// A module that sysfs or btf shows is proven to be hidden at once, if the list does not
+// show it and its folder or file is the same before and after the list is read. The kernel
+// gives each new folder or file another number, and lists a module for as long as it has
+// one. Confirm tries this several times, and one success is enough, so that it finds a
+// module that is hidden and listed in turn.
+//
+// A module that only ftrace or kallsyms shows must still be there after 0.6 s in which the
+// list is read repeatedly and never shows it.
+//
+// Memory without a name must exist for 2 s, in every sample during which no module was
+// loaded or unloaded. The kernel frees memory late, so the caller should confirm such
+// memory a second time about ten seconds later.
 func (v *Views) Confirm(ctx context.Context, suspects []kmodquery.Module) ([]kmodquery.Module, error) {
 	var confirmed, open []kmodquery.Module
 	for _, m := range suspects {
@@ -53,16 +57,17 @@ func (v *Views) Confirm(ctx context.Context, suspects []kmodquery.Module) ([]kmo
 	return append(confirmed, watched...), err
 }
 
-// A proof is what a closer look says.
+// A proof is the result of an attempt to prove that a module is hidden.
 type proof int
 
 const (
 	unproven proof = iota
-	hidden
-	shown
+	hidden         // proven to be hidden
+	shown          // the list shows the module
 )
 
-// prove tries to prove that a module is hidden, again while the list shows it.
+// prove tries to prove that a module is hidden, up to proofs times while the list shows
+// the module.
 func (v *Views) prove(ctx context.Context, m kmodquery.Module) (proof, error) {
 	if m.Name == "" {
 		return unproven, nil
@@ -78,7 +83,7 @@ func (v *Views) prove(ctx context.Context, m kmodquery.Module) (proof, error) {
 	}
 }
 
-// proveOnce compares the list with what sysfs and btf have of a module.
+// proveOnce compares the list with the module's folder in sysfs and file in btf.
 func (v *Views) proveOnce(ctx context.Context, name string) (proof, error) {
 	before := v.identities(name)
 	for _, chunk := range []int{wholePages, otherChunk} {
@@ -98,12 +103,14 @@ func (v *Views) proveOnce(ctx context.Context, name string) (proof, error) {
 	return unproven, nil
 }
 
-// identities are what a module has in sysfs and btf.
+// identities returns the module's folder in sysfs and its file in btf; nil for each that
+// does not exist.
 func (v *Views) identities(name string) [2]fs.FileInfo {
 	var found [2]fs.FileInfo
 	if folder := v.folder(name); isLoaded(folder) {
 		found[0], _ = os.Lstat(folder)
-		if !isLoaded(folder) { // it may be another one's, or built in
+		// The folder may have been replaced by that of a module built into the kernel.
+		if !isLoaded(folder) {
 			found[0] = nil
 		}
 	}
@@ -124,11 +131,11 @@ func (v *Views) isListed(ctx context.Context, name string, chunk int) (bool, err
 	return false, nil
 }
 
-// watch samples the list and the memory of modules, and then looks whether the
-// suspects are still there.
+// watch samples the list and the memory of modules, and returns the suspects that are
+// still hidden afterwards.
 func (v *Views) watch(ctx context.Context, suspects []kmodquery.Module) ([]kmodquery.Module, error) {
 	wasListed := map[string]bool{}
-	held := map[uint64]int{} // samples in which a region was nobody's
+	held := map[uint64]int{} // by address, samples in which a region had no owner
 	least, calm := int64(-1), 0
 	window := v.window
 	if named(suspects, "") != nil {
@@ -192,7 +199,7 @@ func (v *Views) watch(ctx context.Context, suspects []kmodquery.Module) ([]kmodq
 	return confirmed, nil
 }
 
-// sleep waits for d, or returns the error of ctx when that ends before.
+// sleep waits for d. It returns the error of ctx if ctx ends first.
 func sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():

@@ -1,19 +1,21 @@
-// Package views reads what the kernel shows of its modules, in every place where
-// it does, and joins it. A module that hides takes itself out of some of these
-// places, and hardly out of all.
+// Package views reads and joins the views of the kernel: all places in which the kernel
+// shows its modules. A rootkit removes its module from some of these places, and rarely
+// from all.
 //
-// What is read is the kernel's, but names are the modules' own: any bytes, up to
-// 55. The package imports the root package only, works on any copy of /proc and
-// /sys, and compiles everywhere.
+// The kernel writes the views, but a module chooses its own name: up to 55 arbitrary
+// bytes. The package imports the root package only, works on any copy of /proc and /sys,
+// and compiles on all systems.
 //
-// # When a module is where
+// # Order of the views
 //
-// While it is loaded, it comes into its memory (vmallocinfo), then at once into
-// the kernel's list, kallsyms and ftrace, then into btf, then into sysfs; then
-// its init runs. While it is unloaded, it goes out of btf and ftrace, out of
-// sysfs, and then at once out of the list and kallsyms; its memory goes after
-// all others had time to look away (RCU). So, in any one moment, every view but
-// vmallocinfo shows nothing that the list does not show. But no two views are
-// read in one moment, so the list is read before and after all others, and what
-// contradicts it is a suspect until [Views.Confirm] has looked again.
+// While a module is loaded, the kernel first allocates its memory (vmallocinfo). Then the
+// module appears in the kernel's list, kallsyms and ftrace at once, then in btf, then in
+// sysfs. Then its init runs. While a module is unloaded, it disappears from btf and ftrace,
+// then from sysfs, then from the list and kallsyms at once. Its memory is freed after an
+// RCU grace period.
+//
+// At any one moment, the list therefore shows every module that a view other than
+// vmallocinfo shows. But two views are never read at the same moment. The list is therefore
+// read before and after all other views, and a module that contradicts it is a suspect
+// until [Views.Confirm] has checked it again.
 package views

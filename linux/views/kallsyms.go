@@ -8,25 +8,24 @@ import (
 	"strings"
 )
 
-// A mention is a module as a list of symbols names it.
+// A mention is a module that a list of symbols names.
 type mention struct {
-	first uint64 // the lowest address of its symbols; 0 where none is shown
+	first uint64 // the lowest address of its symbols; 0 if none is shown
 }
 
-// parseKallsyms reads the modules that /proc/kallsyms names, and hands each
-// address of their symbols to visit:
+// parseKallsyms returns the modules that /proc/kallsyms names, and calls visit with each
+// address of their symbols:
 //
 //	ffffffffc0000000 t name	[module]
 //
-// What the kernel makes by itself while it runs, such as [bpf] and
-// [__builtin__ftrace], is no module; addresses of that go to builtins.
+// Code that the kernel generates while it runs, such as [bpf] and [__builtin__ftrace], is
+// not a module. parseKallsyms calls builtins with its addresses.
 func parseKallsyms(ctx context.Context, r io.Reader, visit func(name string, address uint64), builtins func(address uint64)) (map[string]*mention, error) {
 	return parseMentions(ctx, r, "\t[", hexField, visit, builtins)
 }
 
-// parseFunctions reads the modules that tracefs names in
-// available_filter_functions, or in available_filter_functions_addrs, where an
-// address stands before:
+// parseFunctions returns the modules that tracefs names in available_filter_functions, or
+// in available_filter_functions_addrs, whose lines begin with an address:
 //
 //	ffffffffc0000000 name [module]
 func parseFunctions(ctx context.Context, r io.Reader, hasAddress bool, visit func(name string, address uint64)) (map[string]*mention, error) {
@@ -37,16 +36,16 @@ func parseFunctions(ctx context.Context, r io.Reader, hasAddress bool, visit fun
 	return parseMentions(ctx, r, " [", address, visit, func(uint64) {})
 }
 
-// parseMentions takes the longest end of a line that can be a name, so that no
-// module is taken for another whose name ends its own. A symbol that is named to
-// look like this is no compiler's.
+// parseMentions takes the longest end of a line that can be a name for the name, so that
+// it does not confuse a module with another one whose name is the end of the first one's.
+// No compiler generates a symbol that contains the opening.
 func parseMentions(ctx context.Context, r io.Reader, open string, address func([]byte) uint64, visit func(name string, address uint64), builtins func(address uint64)) (map[string]*mention, error) {
 	mentions := map[string]*mention{}
 	opening := []byte(open)
 	var last *mention
 	lastName := ""
 	err := eachLine(ctx, r, func(line []byte) error {
-		// Hundreds of thousands of lines end otherwise.
+		// This is the fast path for hundreds of thousands of lines without a module.
 		if len(line) == 0 || line[len(line)-1] != ']' {
 			return nil
 		}
@@ -84,14 +83,15 @@ func parseMentions(ctx context.Context, r io.Reader, open string, address func([
 	return mentions, err
 }
 
-// builtin begins what kallsyms calls code that the kernel makes while it runs.
+// builtin is the prefix of kallsyms' names for code that the kernel generates while it
+// runs.
 const builtin = "__builtin__"
 
 func isModule(name []byte) bool {
 	return len(name) > 0 && len(name) <= maxName && string(name) != "bpf" && !strings.HasPrefix(string(name), builtin)
 }
 
-// hexField is the number at the beginning of a line; 0 where there is none.
+// hexField returns the number at the beginning of a line; 0 if there is none.
 func hexField(line []byte) uint64 {
 	end := bytes.IndexByte(line, ' ')
 	if end < 0 || end > 16 {

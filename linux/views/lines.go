@@ -8,18 +8,18 @@ import (
 )
 
 const (
-	// maxLine bounds a line that is kept. The longest that a kernel writes has
-	// the users of a module, each with a name of 55 bytes.
+	// maxLine bounds a line, in bytes. The longest line that a kernel writes lists
+	// the users of a module, each with a name of up to 55 bytes.
 	maxLine = 64 << 10
-	// maxNames bounds the names that one view may show. A kernel has some
-	// hundreds of modules.
+	// maxNames bounds the names that one view may show. A kernel has a few hundred
+	// modules.
 	maxNames = 1 << 14
 )
 
-var errTooMany = errors.New("it names too many modules")
+var errTooMany = errors.New("the view shows too many modules")
 
-// eachLine hands the lines of r to visit, without their ends. A line is visit's
-// only until it returns. What of a line is beyond maxLine is left out.
+// eachLine calls visit with each line of r, without its end. The line is valid until visit
+// returns. eachLine omits the part of a line beyond maxLine.
 func eachLine(ctx context.Context, r io.Reader, visit func(line []byte) error) error {
 	lines := bufio.NewReaderSize(r, maxLine)
 	for count := 0; ; count++ {

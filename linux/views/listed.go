@@ -11,13 +11,13 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// maxName is the longest name of a module (MODULE_NAME_LEN without its end).
+// maxName is the length of the longest name of a module (MODULE_NAME_LEN without the NUL).
 const maxName = 55
 
-// listed reads the kernel's own list. A read hands out a page or chunk bytes of
-// it, whichever is less, and forgets the lock between two: when a module that
-// stands before goes in that moment, the next one is left out. So two readings
-// with different chunks are never wrong about the same module.
+// listed reads the kernel's own list. One read(2) returns at most a page of it, and at most
+// chunk bytes. The kernel releases its lock between two reads: if an earlier module is
+// unloaded then, the next read omits a module. Two readings with different chunks never
+// omit the same module.
 func (v *Views) listed(ctx context.Context, chunk int) ([]kmodquery.Module, error) {
 	file, err := os.Open(v.path(procModules))
 	if err != nil {
@@ -27,7 +27,7 @@ func (v *Views) listed(ctx context.Context, chunk int) ([]kmodquery.Module, erro
 	return parseListed(ctx, chunked{file, chunk})
 }
 
-// chunked reads at most size bytes at once.
+// chunked reads at most size bytes per call.
 type chunked struct {
 	io.Reader
 	size int
@@ -37,9 +37,8 @@ func (c chunked) Read(p []byte) (int, error) {
 	return c.Reader.Read(p[:min(len(p), c.size)])
 }
 
-// parseListed reads /proc/modules. The kernel writes a name as it is, whatever
-// its bytes: a line that is no whole one is the beginning of a name that has a
-// newline.
+// parseListed parses /proc/modules. The kernel writes the bytes of a name unchanged, so an
+// incomplete line is the beginning of a name with a newline.
 func parseListed(ctx context.Context, r io.Reader) ([]kmodquery.Module, error) {
 	var modules []kmodquery.Module
 	seen := map[string]bool{}
@@ -55,8 +54,8 @@ func parseListed(ctx context.Context, r io.Reader) ([]kmodquery.Module, error) {
 			return nil
 		}
 		begun = ""
-		// A module that stands at the end of one page is at the beginning of the
-		// next when another one came between.
+		// If a module is loaded between two reads, the last module of the first read
+		// is also the first module of the second.
 		if !ok || seen[m.Name] {
 			return nil
 		}
@@ -74,8 +73,8 @@ func parseListed(ctx context.Context, r io.Reader) ([]kmodquery.Module, error) {
 //
 //	name size refs users, Live 0xffffffffc0000000 (OE)
 //
-// Names may have spaces. The longest beginning is taken for the name, so that no
-// module's name makes its line another one's.
+// Names may have spaces. The longest possible beginning is the name, so that a module's
+// name cannot make its line look like the line of another module.
 var listedLine = regexp.MustCompile(`(?s)^(.+) ([0-9]+) (-?[0-9]+|-) (-|.*,) (Live|Loading|Unloading) 0x([0-9a-f]{1,16})(?: \(([^ ]*)\))?$`)
 
 func parseListedLine(line string) (m kmodquery.Module, ok bool) {
@@ -92,12 +91,12 @@ func parseListedLine(line string) (m kmodquery.Module, ok bool) {
 	if address != 0 {
 		m.Address = new(int64(address))
 	}
-	// A kernel that unloads nothing counts nothing and writes a dash.
+	// A kernel without CONFIG_MODULE_UNLOAD counts no references and writes a dash.
 	if refs, err := strconv.ParseInt(fields[3], 10, 64); err == nil {
 		m.Refs = &refs
 	}
 	for user := range strings.SplitSeq(strings.TrimSuffix(fields[4], ","), ",") {
-		if user != "-" && user != "[permanent]" { // none, and a module without an exit
+		if user != "-" && user != "[permanent]" { // no user, and a module without an exit function
 			m.UsedBy = append(m.UsedBy, user)
 		}
 	}

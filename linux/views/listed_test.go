@@ -34,7 +34,7 @@ func TestParseListed(t *testing.T) {
 	require.Equal(t, modules, bytewise)
 }
 
-// A module chooses any name, and none makes its line another module's.
+// A module can choose any name, and no name makes its line look like another module's.
 func TestParseListedHostileNames(t *testing.T) {
 	const rest = " 16384 0 - Live 0xffffffffc0000000 (OE)\n"
 	for _, name := range []string{
@@ -45,8 +45,8 @@ func TestParseListedHostileNames(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []string{"first", name, "last"}, namesOf(modules), "%q", name)
 	}
-	// What looks like a whole line of its own is one; sysfs shows the module by
-	// its real name, which then is not listed.
+	// A name that contains a complete line counts as two modules. sysfs shows the module
+	// by its real name, which is then not listed.
 	modules, err := parseListed(t.Context(), strings.NewReader("x 1 0 - Live 0x1\ny"+rest))
 	require.NoError(t, err)
 	require.Equal(t, []string{"x", "y"}, namesOf(modules))
@@ -58,7 +58,7 @@ func TestParseListedHostileNames(t *testing.T) {
 	require.Equal(t, []string{"a b"}, modules[0].UsedBy)
 }
 
-func TestParseListedWithoutSense(t *testing.T) {
+func TestParseListedIgnoresInvalidLines(t *testing.T) {
 	for _, text := range []string{
 		"", "\n", "name", "name size 0 - Live 0x0\n", "name 1 0 - Dead 0x0\n", "name 1 0 - Live ffff\n",
 		"name 99999999999999999999 0 - Live 0x0\n", " 1 0 - Live 0x0\n", strings.Repeat("n", 56) + " 1 0 - Live 0x0\n",

@@ -13,14 +13,14 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// A Status says whether a view can be read.
+// A Status reports whether a view can be read.
 type Status struct {
 	View string // one of kmodquery's View constants
-	Path string // what it is read from
-	Err  error  // why it cannot be read and what to do, in one line; nil where it can
+	Path string // of the file or folder from which it is read
+	Err  error  // why it cannot be read and what to do, in one line; nil if it can
 }
 
-// Status tells of each view that the kernel may have, in the order of a module's
+// Status returns the status of each view that a kernel may have, in the order of a module's
 // Views.
 func (v *Views) Status() []Status {
 	all := []Status{
@@ -38,14 +38,14 @@ func (v *Views) Status() []Status {
 		}
 	}
 	if memory := &all[len(all)-1]; memory.Err == nil {
-		memory.Err = v.tellsMemory()
+		memory.Err = v.checkMemory()
 	}
 	return all
 }
 
-// tellsMemory looks whether the memory of modules can be told from other code's,
-// once there is a module.
-func (v *Views) tellsMemory() error {
+// checkMemory returns an error if the memory of modules cannot be distinguished from that
+// of other code. It returns nil if no module is loaded.
+func (v *Views) checkMemory() error {
 	modules, regions, _, err := v.memory(context.Background())
 	switch {
 	case err != nil || len(modules) == 0:
@@ -59,8 +59,8 @@ func (v *Views) tellsMemory() error {
 	}
 }
 
-// tracingPath is the file that is read of tracefs, or that would be if it were
-// mounted.
+// tracingPath returns the file of tracefs that is read, or that would be read if tracefs
+// were mounted.
 func (v *Views) tracingPath() string {
 	for _, name := range []string{tracingAddresses, tracingFunctions} {
 		for _, folder := range tracingFolders {
@@ -73,7 +73,7 @@ func (v *Views) tracingPath() string {
 	return filepath.Join(v.path(tracingFolders[0]), tracingFunctions)
 }
 
-// readable opens a file or folder and reads what comes first.
+// readable returns an error if the beginning of a file or folder cannot be read.
 func readable(path string) error {
 	file, err := os.Open(path)
 	if err != nil {
@@ -89,7 +89,7 @@ func readable(path string) error {
 	return err
 }
 
-// needs are what a host lacks where a view's file does not exist.
+// needs are the errors for views whose file does not exist.
 var needs = map[string]*kmodquery.NotSupportedError{
 	kmodquery.ViewModules:     {Missing: "/proc/modules", Need: "a kernel with CONFIG_MODULES, and proc mounted"},
 	kmodquery.ViewSysfs:       {Missing: "/sys/module", Need: "sysfs: mount -t sysfs sysfs /sys"},
@@ -99,7 +99,7 @@ var needs = map[string]*kmodquery.NotSupportedError{
 	kmodquery.ViewVmallocinfo: {Missing: "/proc/vmallocinfo", Need: "a kernel with CONFIG_MMU, and proc mounted"},
 }
 
-// explain makes of an error what to do about it.
+// explain returns the error of reading a view, with its remedy if it is known.
 func explain(view string, err error) error {
 	switch {
 	case err == nil:

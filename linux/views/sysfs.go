@@ -12,17 +12,18 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// maxAttribute bounds what is read of a file in sysfs, which writes one page.
+// maxAttribute is how many bytes of a file in sysfs are read. Such a file has at most one
+// page.
 const maxAttribute = 4096
 
-// inSysfs lists the modules that have a folder in /sys/module, by the folder's
+// inSysfs returns the loaded modules that have a folder in /sys/module, by the folder's
 // names.
 func (v *Views) inSysfs() ([]string, error) {
 	folders, err := v.folders()
 	return slices.DeleteFunc(folders, func(name string) bool { return !isLoaded(v.folder(name)) }), err
 }
 
-// folders are the names in /sys/module.
+// folders returns the names in /sys/module.
 func (v *Views) folders() ([]string, error) {
 	dir, err := os.Open(v.path(sysModule))
 	if err != nil {
@@ -30,16 +31,16 @@ func (v *Views) folders() ([]string, error) {
 	}
 	defer dir.Close()
 	names, err := dir.Readdirnames(maxNames)
-	if errors.Is(err, io.EOF) { // there is none
+	if errors.Is(err, io.EOF) { // the folder is empty
 		err = nil
 	}
 	return names, err
 }
 
-// ofModules are what the folder of a module has, whatever the kernel's options.
-// What is built into the kernel has a folder too, for its parameters and its
-// version, but none of these. One is enough: a module may remove others. Their
-// contents are never read.
+// ofModules are entries that the folder of a loaded module has with all options of the
+// kernel. Code that is built into the kernel has a folder for its parameters and its
+// version, without these entries. One entry suffices, because a module may remove others.
+// Their contents are never read.
 var ofModules = []string{"initstate", "coresize", "holders"}
 
 func isLoaded(folder string) bool {
@@ -51,7 +52,7 @@ func isLoaded(folder string) bool {
 	return false
 }
 
-// sysfsName is what a folder of sysfs is called that should be called name.
+// sysfsName returns the name of the folder in sysfs for a module's name.
 func sysfsName(name string) string { return strings.ReplaceAll(name, "/", "!") }
 
 // describe adds the attributes in sysfs of a module that the list shows.
@@ -78,9 +79,9 @@ func (v *Views) holders(name string) []string {
 	return names
 }
 
-// sections hands the addresses at which a listed module's sections lie to visit, but
-// for those that its init alone needed, whose memory may be another's by now. It
-// reports whether there was any.
+// sections calls visit with the addresses of a listed module's sections. It omits the
+// sections for its init only, whose memory may belong to another module now. It reports
+// whether there was any address.
 func (v *Views) sections(name string, visit func(address uint64)) bool {
 	folder := filepath.Join(v.folder(name), "sections")
 	entries, err := os.ReadDir(folder)
@@ -100,7 +101,7 @@ func (v *Views) sections(name string, visit func(address uint64)) bool {
 	return found
 }
 
-// attribute is the text of a file in sysfs, or "".
+// attribute returns the text of a file in sysfs, or "" if it cannot be read.
 func attribute(folder, name string) string {
 	file, err := os.Open(filepath.Join(folder, name))
 	if err != nil {
@@ -112,8 +113,8 @@ func attribute(folder, name string) string {
 	return strings.TrimSuffix(string(buffer[:n]), "\n")
 }
 
-// hexNumber is the number of a text such as 0xffffffffc0000000; 0 where it is
-// none.
+// hexNumber parses a text such as 0xffffffffc0000000. It returns 0 if the text is not a
+// number.
 func hexNumber(text string) uint64 {
 	digits, ok := strings.CutPrefix(text, "0x")
 	if !ok {

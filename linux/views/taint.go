@@ -12,9 +12,9 @@ import (
 // (kernel/panic.c). G stands for an unset P.
 const taintLetters = "PFSRMBUDAWCIOELKXTNJ"
 
-// taintMask turns the letters by which the kernel shows a module's taints into
-// the mask. What is no such letter, as the + and - of a module that comes or
-// goes, is left out.
+// taintMask returns the mask for the letters with which the kernel shows a module's
+// taints. It ignores other characters, such as the + and - of a module that is being loaded
+// or unloaded.
 func taintMask(letters string) int64 {
 	var mask int64
 	for _, letter := range letters {
@@ -25,8 +25,8 @@ func taintMask(letters string) int64 {
 	return mask
 }
 
-// Taint is the kernel's own taint, a mask of TAINT_ bits. Any process may read
-// it, and root may set bits by writing them, but clear none.
+// Taint returns the kernel's own taint, a mask of TAINT_ bits. Any process can read it.
+// Root can set bits by writing to the file, but cannot clear them.
 func (v *Views) Taint(ctx context.Context) (int64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err

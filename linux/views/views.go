@@ -13,7 +13,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// Where the views are, below the root.
+// Paths of the views below the root.
 const (
 	procModules  = "proc/modules"
 	procKallsyms = "proc/kallsyms"
@@ -24,40 +24,41 @@ const (
 	sysBTF       = "sys/kernel/btf"
 )
 
-// tracingFolders are where tracefs may be mounted.
+// tracingFolders are the folders in which tracefs may be mounted.
 var tracingFolders = []string{"sys/kernel/tracing", "sys/kernel/debug/tracing"}
 
-// Names of the file in tracefs that lists what can be traced. The first has
-// addresses too, and exists from 6.5 on.
+// Names of the file in tracefs that lists the functions that can be traced. The first one
+// has their addresses too, and exists from 6.5 on.
 const (
 	tracingAddresses = "available_filter_functions_addrs"
 	tracingFunctions = "available_filter_functions"
 )
 
-// order is that of the views in a module's Views.
+// order is the order of the views in a module's Views.
 var order = []string{
 	kmodquery.ViewModules, kmodquery.ViewSysfs, kmodquery.ViewKallsyms, kmodquery.ViewFtrace, kmodquery.ViewBTF,
 	kmodquery.ViewVmallocinfo, kmodquery.ViewEvents,
 }
 
-// A page of /proc/modules, and another amount that divides it elsewhere.
+// Bytes per read of /proc/modules: a whole page, and a number that divides the list at
+// other modules.
 const (
 	wholePages = 4096
 	otherChunk = 1700
 )
 
-// Views are those of one kernel. They may be used concurrently and hold nothing
-// open.
+// Views are the views of one kernel. They may be used concurrently and keep no file open.
 type Views struct {
 	root string
 	page int64
 
-	// How long Confirm takes samples of the list, and how long of memory.
+	// window is how long Confirm samples the module list. patience is how long it
+	// samples memory. pause separates two samples.
 	window, patience time.Duration
-	pause            time.Duration // between two
+	pause            time.Duration
 }
 
-// New returns the views below root: "/" for those of the running kernel.
+// New returns the views below root, which is "/" for the running kernel.
 func New(root string) *Views {
 	return &Views{
 		root: root, page: int64(os.Getpagesize()),
@@ -67,18 +68,18 @@ func New(root string) *Views {
 
 func (v *Views) path(name string) string { return filepath.Join(v.root, name) }
 
-// folder is a module's in sysfs.
+// folder returns the path of a module's folder in sysfs.
 func (v *Views) folder(name string) string {
 	return filepath.Join(v.path(sysModule), sysfsName(name))
 }
 
-// Listed returns the modules that the kernel's own list or sysfs shows. It is
-// meant for polling: it reads one file and one folder, and looks for file names in the
-// folders that are not listed, most of which belong to built-in modules. A listed
-// module has what the list says, and a module that sysfs alone shows has its name only.
-// The latter is a suspect for [Views.Confirm].
+// Listed returns the modules that the kernel's own list or sysfs shows. It is cheap enough
+// for polling: it reads one file and one folder, and checks for files in the folders of
+// modules that are not listed, most of which are built in. A listed module has the values
+// from the list. A module that only sysfs shows has a name only, and is a suspect for
+// [Views.Confirm].
 func (v *Views) Listed(ctx context.Context) ([]kmodquery.Module, error) {
-	folders, _ := v.folders() // none where there is no sysfs
+	folders, _ := v.folders() // none if sysfs is not mounted
 	modules, err := v.listed(ctx, wholePages)
 	if err != nil {
 		return nil, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
@@ -95,17 +96,17 @@ func (v *Views) Listed(ctx context.Context) ([]kmodquery.Module, error) {
 	return j.all(), ctx.Err()
 }
 
-// Modules returns the modules that any view shows, with all that is known of
-// them, in the order of their names. It takes as long as the kernel takes to
-// write its symbols, some tenths of a second. A view that cannot be read is left
-// out; [Views.Status] tells. Memory that belongs to no named module is a
-// module without a name, unless a named module is hidden, to which the memory may
-// belong.
+// Modules returns the modules that any view shows, with all known values, in the order of
+// their names. It takes a few tenths of a second, in which the kernel writes its symbols.
+// Views that cannot be read are omitted, and [Views.Status] returns the reasons. Memory
+// that belongs to no named module is a module without a name, unless a named module is
+// hidden, to which the memory may belong.
 //
 // The State, Refs, Taints, Version and Srcversion of a hidden module are unknown,
 // because no file in sysfs is read for it.
 //
-// It is one look: what [kmodquery.Module.IsHidden] says of it is a suspicion.
+// Modules reads each view once, so a module for which [kmodquery.Module.IsHidden] is true
+// is only a suspect.
 func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	before, regions, isCalm, err := v.memory(ctx)
 	if err != nil {
@@ -118,7 +119,7 @@ func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 			j.add(kmodquery.ViewVmallocinfo, name)
 		}
 	}
-	// Of each of these as much as could be read.
+	// A view that cannot be read completely adds the part that was read.
 	inSysfs, _ := v.inSysfs()
 	j.addAll(kmodquery.ViewSysfs, inSysfs)
 	symbols, _ := v.symbols(ctx, own, func(address uint64) { owned.own(address, builtin) })
@@ -137,7 +138,7 @@ func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 		isListed[sysfsName(m.Name)] = true
 	}
 	for _, m := range before {
-		// It went while the others were read, unless its folder is there still.
+		// Without a folder, the module was unloaded while the other views were read.
 		if isLoaded(v.folder(m.Name)) {
 			j.list(m)
 		}
@@ -166,8 +167,8 @@ func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	return j.all(), ctx.Err()
 }
 
-// hasCache reports whether the text of modules lies elsewhere than in regions
-// whose like other code may have: then these are all data, which is modules'.
+// hasCache reports whether the text of modules is outside the shared regions. The shared
+// regions then hold only data, and only modules have such data.
 func hasCache(owned *memory, modules []kmodquery.Module) bool {
 	for _, m := range modules {
 		if m.Address != nil {
@@ -178,10 +179,10 @@ func hasCache(owned *memory, modules []kmodquery.Module) bool {
 	return false
 }
 
-// memory reads the list and the regions of modules' memory. isCalm says that the
-// two belong together: the list was the same before and after, and no module
-// came or went. One that comes has memory before it is listed, and may have to
-// wait so for another one whose init does not end.
+// memory reads the list and the regions of modules' memory. isCalm reports whether the two
+// belong together: the list was the same before and after, and no module was being loaded
+// or unloaded. A module that is being loaded has memory before it is listed, and may stay
+// in that state while it waits for the init of another module.
 func (v *Views) memory(ctx context.Context) (modules []kmodquery.Module, regions []region, isCalm bool, err error) {
 	before, err := v.listed(ctx, wholePages)
 	if err != nil {
@@ -210,8 +211,8 @@ func isUnchanged(before, after []kmodquery.Module) bool {
 	})
 }
 
-// symbols reads kallsyms. Addresses of what is no module, such as a trampoline
-// of ftrace, go to builtins.
+// symbols reads kallsyms. It calls builtins with the addresses of generated code, such as
+// ftrace's trampolines.
 func (v *Views) symbols(ctx context.Context, visit func(name string, address uint64), builtins func(address uint64)) (map[string]*mention, error) {
 	file, err := os.Open(v.path(procKallsyms))
 	if err != nil {
@@ -221,8 +222,8 @@ func (v *Views) symbols(ctx context.Context, visit func(name string, address uin
 	return parseKallsyms(ctx, file, visit, builtins)
 }
 
-// functions reads what ftrace can trace, with addresses where the kernel tells
-// them.
+// functions reads the functions that ftrace can trace, with their addresses if the kernel
+// shows them.
 func (v *Views) functions(ctx context.Context, visit func(name string, address uint64)) (map[string]*mention, error) {
 	if err := v.panicsOnWarning(); err != nil {
 		return nil, err
@@ -247,7 +248,7 @@ func (v *Views) panicsOnWarning() error {
 		return nil
 	}
 	return &kmodquery.NotSupportedError{
-		Missing: "tracefs on a kernel that panics on warnings, which hidden modules cause there",
+		Missing: "tracefs on a kernel that panics on warnings, because hidden modules cause a warning in tracefs",
 		Need:    "sysctl kernel.panic_on_warn=0",
 	}
 }
@@ -263,7 +264,7 @@ func (v *Views) openTracing(name string) (*os.File, error) {
 	return file, err
 }
 
-// inBTF lists the modules whose types the kernel shows.
+// inBTF returns the modules whose types the kernel shows.
 func (v *Views) inBTF() ([]string, error) {
 	entries, err := os.ReadDir(v.path(sysBTF))
 	if err != nil {
@@ -278,7 +279,7 @@ func (v *Views) inBTF() ([]string, error) {
 	return names, nil
 }
 
-// A join brings together what the views show, by the names that sysfs has.
+// A join joins the modules that the views show, by their names in sysfs.
 type join struct {
 	modules  map[string]*kmodquery.Module
 	nameless []kmodquery.Module

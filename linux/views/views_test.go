@@ -17,8 +17,8 @@ import (
 	"github.com/kmodquery/kmodquery/test/leak"
 )
 
-// A tree is a copy of /proc and /sys: path to content, and folders by a path
-// that ends in a slash.
+// A tree is a copy of /proc and /sys: the content of files by their path. A path that ends
+// with a slash is a folder.
 type tree map[string]string
 
 func (files tree) write(t testing.TB, root string) {
@@ -32,7 +32,7 @@ func (files tree) write(t testing.TB, root string) {
 	}
 }
 
-// newViews makes views of a copy, which look as fast as can be.
+// newViews returns views of a copy, with short times for Confirm.
 func newViews(t testing.TB, files ...tree) *Views {
 	t.Helper()
 	leak.Check(t)
@@ -81,7 +81,7 @@ var plain = tree{
 	"sys/kernel/tracing/available_filter_functions": "schedule\na [nbd]\nb [dummy]\n",
 }
 
-// with is plain with other files in the place of some.
+// with returns plain with some files replaced.
 func with(files tree) tree {
 	all := maps.Clone(plain)
 	maps.Copy(all, files)
@@ -131,14 +131,14 @@ func TestHidden(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []kmodquery.Module{want}, confirmed)
 
-	// It was a race: it is listed again.
+	// A module that is listed again was a race.
 	tree{"proc/modules": nbdLine + dummyLine}.write(t, v.root)
 	confirmed, err = v.Confirm(t.Context(), modules)
 	require.NoError(t, err)
 	require.Empty(t, confirmed)
 }
 
-// A module may take its attributes away.
+// A module may remove its attributes.
 func TestHiddenWithoutAttributes(t *testing.T) {
 	for _, rest := range ofModules {
 		v := newViews(t, tree{"proc/modules": nbdLine, "sys/module/evil/" + rest: "", "sys/module/printk/uevent": ""})
@@ -151,8 +151,9 @@ func TestHiddenWithoutAttributes(t *testing.T) {
 	}
 }
 
-// A module of the same name that was loaded anew since proves nothing.
-func TestConfirmWantsTheSameFolder(t *testing.T) {
+// A module of the same name that was loaded in between has another folder, which proves
+// nothing.
+func TestConfirmNeedsTheSameFolder(t *testing.T) {
 	v := newViews(t, with(tree{"proc/modules": nbdLine}))
 	m := kmodquery.Module{Name: "dummy", Views: []string{"sysfs"}}
 	proof, err := v.prove(t.Context(), m)
@@ -163,11 +164,11 @@ func TestConfirmWantsTheSameFolder(t *testing.T) {
 	tree{"sys/module/dummy/initstate": "live\n"}.write(t, v.root)
 	after := v.identities("dummy")
 	require.False(t, os.SameFile(before[0], after[0]))
-	// What is built in has a folder too.
+	// Code that is built into the kernel has a folder too.
 	require.Nil(t, v.identities("printk")[0])
 }
 
-// ghostly is a module that only ftrace names, beside its memory.
+// ghostly has a module that only ftrace names and that has memory.
 var ghostly = tree{
 	"proc/modules":     nbdLine + dummyLine,
 	"proc/vmallocinfo": nbdMemory + dummyMemory + "0x0000000000000001-0x0000000000000002 12288 load_module+0xd97/0x2630 pages=2\n",
@@ -184,7 +185,7 @@ func TestGhost(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []kmodquery.Module{want}, confirmed)
 
-	// Nothing names it.
+	// Only its memory is left.
 	tree{"sys/kernel/tracing/available_filter_functions": "schedule\n"}.write(t, v.root)
 	modules, err = v.Modules(t.Context())
 	require.NoError(t, err)
@@ -194,7 +195,8 @@ func TestGhost(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []kmodquery.Module{want}, confirmed)
 
-	// It may belong to either of two modules that ftrace names, so it is no third one.
+	// The memory may belong to either of two modules that ftrace names, so it is not a
+	// third module.
 	tree{"sys/kernel/tracing/available_filter_functions": "c [ghost]\nd [other]\n"}.write(t, v.root)
 	modules, err = v.Modules(t.Context())
 	require.NoError(t, err)
@@ -214,24 +216,24 @@ func TestFilesOfHiddenModulesAreNotRead(t *testing.T) {
 	for _, name := range []string{"initstate", "coresize", "refcnt", "taint", "version", "srcversion", "sections/.text"} {
 		unread = append(unread, filepath.Join(v.folder("dummy"), name))
 	}
-	for _, file := range unread { // opening a pipe waits for a writer
+	for _, file := range unread { // opening a pipe blocks until there is a writer
 		require.NoError(t, os.Remove(file))
 		require.NoError(t, syscall.Mkfifo(file, 0o600))
 	}
-	looked := make(chan []kmodquery.Module)
+	results := make(chan []kmodquery.Module)
 	go func() {
-		defer close(looked)
-		for _, look := range []func(context.Context) ([]kmodquery.Module, error){v.Listed, v.Modules} {
-			modules, err := look(t.Context())
+		defer close(results)
+		for _, read := range []func(context.Context) ([]kmodquery.Module, error){v.Listed, v.Modules} {
+			modules, err := read(t.Context())
 			assert.NoError(t, err)
 			confirmed, err := v.Confirm(t.Context(), modules)
 			assert.NoError(t, err)
-			looked <- confirmed
+			results <- confirmed
 		}
 	}()
 	for range 2 {
 		select {
-		case confirmed := <-looked:
+		case confirmed := <-results:
 			require.Equal(t, []string{"dummy"}, namesOf(confirmed))
 		case <-time.After(10 * time.Second):
 			for _, file := range unread {
@@ -243,12 +245,12 @@ func TestFilesOfHiddenModulesAreNotRead(t *testing.T) {
 			t.FailNow()
 		}
 	}
-	<-looked
+	<-results
 }
 
 // A module is hidden if its folder stays while it is not listed, even if it was listed
 // a moment before.
-func TestConfirmModuleThatShowsItselfInTurn(t *testing.T) {
+func TestConfirmModuleThatIsHiddenAndListedInTurn(t *testing.T) {
 	v := newViews(t, plain)
 	v.pause = 200 * time.Millisecond
 	hide := time.AfterFunc(v.pause/4, func() { assert.NoError(t, os.WriteFile(v.path("proc/modules"), []byte(nbdLine), 0o644)) })
@@ -259,7 +261,7 @@ func TestConfirmModuleThatShowsItselfInTurn(t *testing.T) {
 	require.Equal(t, []kmodquery.Module{suspect}, confirmed)
 }
 
-// Memory proves nothing while a module comes or goes, or when it went since.
+// Memory proves nothing while a module is loaded or unloaded, or if it is freed meanwhile.
 func TestMemoryWithoutAName(t *testing.T) {
 	for name, files := range map[string]tree{
 		"loading": {"proc/modules": nbdLine + "dummy 16384 0 - Loading 0xffffffffc0020000 (+)\n"},
@@ -286,11 +288,11 @@ func TestMemoryWithoutAName(t *testing.T) {
 	}
 }
 
-// Where the kernel tells addresses, memory is told by them.
+// If the kernel shows addresses, memory is assigned to modules by them.
 func TestAddresses(t *testing.T) {
 	const rw = "execmem_alloc_rw+0x13/0x60 pages=1\n"
 	files := with(tree{
-		// The text of both lies in a region that the kernel shares out.
+		// The text of both modules is in a cache that modules share.
 		"proc/vmallocinfo": "0xffffffffc0012000-0xffffffffc0014000    8192 " + rw +
 			"0xffffffffc0040000-0xffffffffc0042000    8192 " + rw +
 			"0xffffffffc0050000-0xffffffffc0052000    8192 " + rw,
@@ -307,7 +309,7 @@ func TestAddresses(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []kmodquery.Module{want}, confirmed)
 
-	// A module whose text lies in a region of the same kind: there is no cache.
+	// The text of a module is in a region of the same name, so there is no cache.
 	tree{"proc/modules": "nbd 16384 1 dummy, Live 0xffffffffc0012000\n"}.write(t, v.root)
 	require.NoError(t, os.RemoveAll(v.folder("dummy")))
 	require.NoError(t, os.Remove(v.path("sys/kernel/btf/dummy")))
@@ -316,7 +318,7 @@ func TestAddresses(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"nbd"}, namesOf(modules))
 
-	// A module that shows no sections may own anything.
+	// A module without sections may own any region.
 	v = newViews(t, files)
 	require.NoError(t, os.RemoveAll(filepath.Join(v.folder("nbd"), "sections")))
 	modules, err = v.Modules(t.Context())
@@ -324,8 +326,8 @@ func TestAddresses(t *testing.T) {
 	require.Equal(t, []string{"dummy", "nbd"}, namesOf(modules))
 }
 
-// sysfs cannot have a slash in a name.
-func TestNamesOfSysfs(t *testing.T) {
+// A name in sysfs cannot have a slash.
+func TestNamesInSysfs(t *testing.T) {
 	v := newViews(t, tree{"proc/modules": "a/b 4096 0 - Live 0x0\n", "sys/module/a!b/initstate": "live\n"})
 	modules, err := v.Listed(t.Context())
 	require.NoError(t, err)
@@ -333,8 +335,7 @@ func TestNamesOfSysfs(t *testing.T) {
 	require.Equal(t, []string{"modules", "sysfs"}, modules[0].Views)
 }
 
-// No module can be named so that it passes for another, or another seems to be
-// there.
+// No name makes a module look like another one, or creates another one.
 func TestBracketsInNames(t *testing.T) {
 	v := newViews(t, tree{
 		"proc/modules":                   "]\t[dummy 4096 0 - Live 0x0\nevil 4096 0 - Live 0x0\na [b 4096 0 - Live 0x0\n",
@@ -387,8 +388,8 @@ func TestStatus(t *testing.T) {
 	require.Error(t, err)
 }
 
-// Hidden modules make the kernel warn while it writes what ftrace can trace.
-func TestFtraceIsNotReadWhereWarningsArePanics(t *testing.T) {
+// Hidden modules make the kernel warn while it lists the functions for ftrace.
+func TestFtraceIsNotReadIfTheKernelPanicsOnWarnings(t *testing.T) {
 	for value, isRead := range map[string]bool{"0\n": true, "1\n": false} {
 		v := newViews(t, with(tree{"proc/sys/kernel/panic_on_warn": value}))
 		modules, err := v.Modules(t.Context())

@@ -12,34 +12,34 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// A region is a piece of the kernel's virtual memory that was made for modules.
+// A region is a part of the kernel's virtual memory that was allocated for modules.
 type region struct {
-	address uint64 // 0 where the kernel does not tell
-	size    int64  // without its guard page
-	shared  bool   // regions of other code may look alike
+	address uint64 // 0 if the kernel does not show it
+	size    int64  // in bytes, without its guard page
+	shared  bool   // regions of other code may have the same name
 }
 
-// loaders are the functions of the module loader that /proc/vmallocinfo may name
-// as those that had a region made, depending on what the compiler inlined. What
-// BPF, kprobes and ftrace have made bears other names. So it is up to 6.12,
-// where a module has one region, or from 6.4 on one for each kind of memory, and
-// their sizes without guard pages add up to the size that the kernel tells.
+// loaders are the functions of the module loader that /proc/vmallocinfo may name as the
+// caller that allocated a region, depending on the compiler's inlining. Regions of BPF,
+// kprobes and ftrace have other names. This is the case up to 6.12. There a module has one
+// region, or from 6.4 on one for each kind of memory. Their sizes without guard pages add
+// up to the module's size in the list.
 var loaders = []string{"load_module", "layout_and_allocate", "move_module", "module_memory_alloc"}
 
-// execmemRW is the name of the regions that hold modules' data from 6.17 on.
-// Text comes out of larger regions (execmem_alloc) that modules, BPF and others
-// share, where the processor and the kernel have such a cache; where they do not
-// have it, text and ftrace's trampolines have regions of this name too. Between,
-// all have the name execmem_alloc and nothing can be told.
+// execmemRW is the name of the regions that hold modules' data from 6.17 on. If the
+// processor and the kernel support a cache of executable memory, the text of modules is in
+// larger regions (execmem_alloc), which modules, BPF and others share. Without the cache,
+// text and ftrace's trampolines are in regions of this name too. Between 6.12 and 6.17 all
+// regions have the name execmem_alloc, and those of modules cannot be distinguished.
 const execmemRW = "execmem_alloc_rw"
 
-// parseVmallocinfo reads the regions of modules' memory from /proc/vmallocinfo:
+// parseVmallocinfo returns the regions of modules' memory in /proc/vmallocinfo:
 //
 //	0xffffffffc02c6000-0xffffffffc02cb000   20480 load_module+0xd97/0x2630 pages=4 vmalloc N0=4
 //
-// Each ends in a guard page. With kernel.kptr_restrict at 0 the kernel shows
-// hashes of 32 bits for addresses, and at 2 zeros, to root too: only at 1 are
-// they real.
+// Each region ends with a guard page. The addresses are real only if
+// kernel.kptr_restrict is 1. If it is 0 the kernel shows hashes of 32 bits instead, and if
+// it is 2 zeros, even to root.
 func parseVmallocinfo(ctx context.Context, r io.Reader, page int64) ([]region, error) {
 	var regions []region
 	err := eachLine(ctx, r, func(line []byte) error {
@@ -72,16 +72,16 @@ func parseVmallocinfo(ctx context.Context, r io.Reader, page int64) ([]region, e
 }
 
 const (
-	// kernelSpace is where the kernel's half of the addresses begins.
+	// kernelSpace is the lowest address of the kernel's half.
 	kernelSpace = 1 << 63
-	// maxRegions bounds the regions that are kept. Each module has up to seven.
+	// maxRegions bounds the number of regions. Each module has up to seven.
 	maxRegions = 8 * maxNames
 )
 
-// A memory is the regions of modules by address, and who owns them.
+// A memory holds the regions of modules in the order of their addresses, with their owners.
 type memory struct {
 	regions []region
-	owners  []string // whose something in the region of the same place is; "" where that is not known
+	owners  []string // owner of the region at the same index; "" if unknown
 }
 
 func newMemory(regions []region) *memory {
@@ -89,13 +89,13 @@ func newMemory(regions []region) *memory {
 	return &memory{regions: regions, owners: make([]string, len(regions))}
 }
 
-// hasAddresses reports whether the kernel tells where the regions are.
+// hasAddresses reports whether the kernel shows the addresses of the regions.
 func (m *memory) hasAddresses() bool {
 	return len(m.regions) > 0 && m.regions[0].address != 0
 }
 
-// own notes that an address belongs to somebody, and reports whether it is in
-// one of the regions.
+// own records the owner of the region with an address, and reports whether there is such a
+// region.
 func (m *memory) own(address uint64, owner string) bool {
 	at, ok := m.at(address)
 	if ok {
@@ -104,7 +104,7 @@ func (m *memory) own(address uint64, owner string) bool {
 	return ok
 }
 
-// at finds the region that an address lies in.
+// at returns the index of the region with an address.
 func (m *memory) at(address uint64) (int, bool) {
 	at := sort.Search(len(m.regions), func(i int) bool { return m.regions[i].address > address }) - 1
 	if at < 0 {
@@ -114,9 +114,9 @@ func (m *memory) at(address uint64) (int, bool) {
 	return at, r.address != 0 && address-r.address < uint64(r.size)
 }
 
-// free are the regions that nobody owns, as modules without a name. Neighbours,
-// which only a guard page divides, are one module's. Regions that may be other
-// code's are left out unless isData says that no such code has one.
+// free returns the regions without an owner, as modules without a name. Regions that only a
+// guard page separates belong to one module. Shared regions are omitted unless isData is
+// true, which means that only modules have them.
 func (m *memory) free(page int64, isData bool) []kmodquery.Module {
 	var modules []kmodquery.Module
 	var end uint64
@@ -136,7 +136,7 @@ func (m *memory) free(page int64, isData bool) []kmodquery.Module {
 	return modules
 }
 
-// of is the size of what an owner has.
+// of returns the size of an owner's regions, in bytes.
 func (m *memory) of(owner string) int64 {
 	var bytes int64
 	for i, r := range m.regions {
@@ -147,8 +147,8 @@ func (m *memory) of(owner string) int64 {
 	return bytes
 }
 
-// excess is the memory that regions hold beyond that of the modules, as a module
-// without a name. There is none where regions may be other code's.
+// excess returns the size by which the regions exceed the modules, as a module without a
+// name. It returns none if there are shared regions, which may belong to other code.
 func excess(regions []region, modules []kmodquery.Module) []kmodquery.Module {
 	var bytes int64
 	for _, r := range regions {

@@ -45,7 +45,7 @@ func TestMemory(t *testing.T) {
 	nameless := func(address uint64, size int64) kmodquery.Module {
 		return kmodquery.Module{Address: new(int64(address)), Size: &size, Views: []string{kmodquery.ViewVmallocinfo}}
 	}
-	require.Equal(t, []kmodquery.Module{nameless(base, 0x4000)}, m.free(4096, false), "neighbours are one")
+	require.Equal(t, []kmodquery.Module{nameless(base, 0x4000)}, m.free(4096, false), "neighbours are one module")
 	require.Equal(t, []kmodquery.Module{nameless(base, 0x4000), nameless(base+0x9000, 0x1000)}, m.free(4096, true))
 
 	hashed := newMemory([]region{{size: 0x1000}, {size: 0x2000}})
@@ -61,6 +61,6 @@ func TestExcess(t *testing.T) {
 		excess(regions, []kmodquery.Module{{Size: new(int64(0x2000))}, {}}))
 	require.Empty(t, excess(regions, []kmodquery.Module{{Size: new(int64(0x3000))}}))
 	require.Empty(t, excess(regions, []kmodquery.Module{{Size: new(int64(0x4000))}}))
-	require.Empty(t, excess(append(regions, region{size: 0x1000, shared: true}), nil), "it may be other code's")
+	require.Empty(t, excess(append(regions, region{size: 0x1000, shared: true}), nil), "a shared region may belong to other code")
 	require.Empty(t, excess(nil, nil))
 }
