@@ -17,8 +17,8 @@ const (
 	columnPackage = "package"
 )
 
-// A Disk is a host's file system and the kernel release that runs on it. It may
-// be used concurrently.
+// A Disk is the file system of a host that runs a kernel release. It may be used
+// concurrently.
 type Disk struct {
 	root    string
 	release string
@@ -28,20 +28,20 @@ type Disk struct {
 	files index // of modules.dep
 }
 
-// An owner knows which package a file belongs to. It answers "" where none of
-// its packages has the file.
+// An owner returns the package that a file belongs to, or "" if none of its packages has
+// the file.
 type owner interface {
 	owner(ctx context.Context, path string) (string, error)
 }
 
-// New returns the disk below root, which is "/" for this host's own. release is
-// the running kernel's, as uname -r prints it.
+// New returns the disk below root, which is "/" for this host. release is the running
+// kernel's release, as uname -r prints it.
 func New(root, release string) *Disk {
 	return &Disk{root: root, release: release, owners: []owner{newDpkg(root), newPacman(root), newRPM(root)}}
 }
 
-// File tells the file of a loaded module: the one it was read from, where that
-// is known, else the one that modprobe would read for its name now.
+// File returns the file of a loaded module: the file from which it was loaded if that is
+// known, otherwise the file that modprobe would load now for its name.
 func (d *Disk) File(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFile {
 	var file kmodquery.ModuleFile
 	file.Path = m.Path
@@ -63,10 +63,10 @@ func (d *Disk) File(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFil
 	return file
 }
 
-// own names the package that owns a file.
+// own adds the package that owns a file.
 func (d *Disk) own(ctx context.Context, file *kmodquery.ModuleFile) {
 	failed := false
-	path := inUsr(d.root, file.Path) // a source may have seen it by its older name
+	path := inUsr(d.root, file.Path) // an event may have the path without /usr
 	for _, packages := range d.owners {
 		name, err := packages.owner(ctx, path)
 		if name != "" {
@@ -80,11 +80,11 @@ func (d *Disk) own(ctx context.Context, file *kmodquery.ModuleFile) {
 	}
 }
 
-// below is where a path of the disk is for this process.
+// below returns the path of this process for a path on the disk.
 func below(root, path string) string { return filepath.Join(root, path) }
 
-// inUsr is a path in the form that it has where /lib is a link into /usr, as it
-// is on most hosts; packages keep the older form.
+// inUsr returns a path in /lib as one in /usr/lib if /lib is a link into /usr, as on most
+// hosts. The lists of packages may still have the path in /lib.
 func inUsr(root, path string) string {
 	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	switch first {

@@ -18,7 +18,7 @@ import (
 
 const release = "6.1.0-9-test"
 
-// write makes files below a folder.
+// write creates files below a folder.
 func write(t *testing.T, root string, files map[string]string) {
 	t.Helper()
 	for path, content := range files {
@@ -28,7 +28,7 @@ func write(t *testing.T, root string, files map[string]string) {
 	}
 }
 
-// merged is a root whose /lib is in /usr, as it is on most hosts.
+// merged returns a root whose /lib is a link into /usr, as on most hosts.
 func merged(t *testing.T, files map[string]string) string {
 	t.Helper()
 	root := t.TempDir()
@@ -75,13 +75,13 @@ func TestFile(t *testing.T) {
 		{kmodquery.Module{}, kmodquery.ModuleFile{Missing: "path,sha256,signer,package"}},
 	} {
 		got := d.File(t.Context(), test.module)
-		if test.want.SHA256 == sum("dummy") { // it is no compressed module, whatever its name
+		if test.want.SHA256 == sum("dummy") { // the file is not compressed, despite its name
 			got.Missing = ""
 		}
 		require.Equal(t, test.want, got)
 	}
 
-	// depmod ran again.
+	// depmod has run again.
 	write(t, root, map[string]string{folder + "/modules.dep": "kernel/new.ko:\n"})
 	require.NoError(t, os.Chtimes(filepath.Join(root, folder, "modules.dep"), time.Now(), time.Now().Add(time.Hour)))
 	require.Empty(t, d.File(t.Context(), kmodquery.Module{Name: "dummy"}).Path)
@@ -91,8 +91,8 @@ func TestFile(t *testing.T) {
 		New(t.TempDir(), release).File(t.Context(), kmodquery.Module{Name: "dummy"}))
 }
 
-// What lies in the place of a module's file may be anything by now.
-func TestFileBecameSomethingElse(t *testing.T) {
+// Something else may have replaced a module's file.
+func TestFileThatWasReplacedIsNotRead(t *testing.T) {
 	root := t.TempDir()
 	write(t, root, map[string]string{"secret": "secret"})
 	require.NoError(t, syscall.Mkfifo(filepath.Join(root, "pipe.ko"), 0o600))
@@ -122,7 +122,7 @@ func TestFileOfRelativePathIsUnknown(t *testing.T) {
 	require.Equal(t, "everything", d.File(t.Context(), kmodquery.Module{Name: "a", Path: "/modules/a.ko"}).Package)
 }
 
-// ownerOfAll is a package manager that has every file.
+// ownerOfAll is an owner with a package that has every file.
 type ownerOfAll struct{}
 
 func (ownerOfAll) owner(context.Context, string) (string, error) { return "everything", nil }

@@ -1,8 +1,7 @@
-// Package ondisk finds what lies on disk for a module that is loaded: its file,
-// what this file says of itself, and the package that owns it. It imports the
-// root package and package module, works below any root folder, and compiles
-// everywhere.
+// Package ondisk finds the file of a loaded module, the file's hash and signer, and the
+// package that owns the file. It imports the root package, package module and
+// internal/cmdout, works below any root folder, and compiles on all systems.
 //
-// What is on disk now is no proof of what was loaded: only the events say what
-// the kernel took.
+// The file that is on disk now does not prove what was loaded. Only the events show which
+// bytes the kernel read.
 package ondisk

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// A dpkg reads the lists of files that dpkg(1) keeps of its packages.
+// A dpkg reads dpkg(1)'s lists of the files of its packages.
 type dpkg struct {
 	root string
 
@@ -25,7 +25,7 @@ func newDpkg(root string) *dpkg { return &dpkg{root: root} }
 const dpkgInfo = "/var/lib/dpkg/info"
 
 func (d *dpkg) owner(ctx context.Context, path string) (string, error) {
-	// dpkg renames a list into its place, which changes the folder.
+	// dpkg replaces a list by a rename, which changes the folder's time.
 	info, err := os.Stat(below(d.root, dpkgInfo))
 	if os.IsNotExist(err) {
 		return "", nil
@@ -45,8 +45,8 @@ func (d *dpkg) owner(ctx context.Context, path string) (string, error) {
 	return d.owners[path], nil
 }
 
-// read finds which package owns each module. A file that one package had moved
-// out of another one's way lies where the diversion says (dpkg-divert(1)).
+// read returns the package that owns each module. If a package diverted the file of another
+// package, that file is at the diversion's path (dpkg-divert(1)).
 func (d *dpkg) read(ctx context.Context) (map[string]string, error) {
 	diversions, err := d.diversions()
 	if err != nil {
@@ -71,20 +71,20 @@ func (d *dpkg) read(ctx context.Context) (map[string]string, error) {
 				owners[path] = name
 			}
 		})
-		if err != nil && !os.IsNotExist(err) { // of a package that just went
+		if err != nil && !os.IsNotExist(err) { // the package may just have been removed
 			return nil, err
 		}
 	}
 	return owners, nil
 }
 
-// A diversion says that what other packages have in a place lies elsewhere.
+// A diversion moves the files that other packages have at a path to another path.
 type diversion struct {
 	to   string
-	pack string // whose own file stays; ":" where the administrator diverted
+	pack string // package whose own file stays; ":" if the administrator made the diversion
 }
 
-// diversions reads dpkg's file of that name.
+// diversions returns the diversions in dpkg's database, by path.
 func (d *dpkg) diversions() (map[string]diversion, error) {
 	file, err := os.Open(below(d.root, "/var/lib/dpkg/diversions"))
 	if os.IsNotExist(err) {
@@ -97,8 +97,8 @@ func (d *dpkg) diversions() (map[string]diversion, error) {
 	return parseDiversions(file)
 }
 
-// parseDiversions reads three lines each: the place, where other packages' files
-// lie, and the package.
+// parseDiversions parses the file of diversions, which has three lines for each: the path,
+// the path of other packages' files, and the package.
 func parseDiversions(r io.Reader) (map[string]diversion, error) {
 	diversions := map[string]diversion{}
 	lines := newLines(r)

@@ -53,8 +53,8 @@ func TestDpkgWithoutUsrmerge(t *testing.T) {
 	require.Equal(t, "old", owner)
 }
 
-// TestDpkgOfThisHost has dpkg itself install a package and say who owns its
-// files.
+// TestDpkgOfThisHost installs a package with dpkg and compares the owner of its files with
+// dpkg's own answer.
 func TestDpkgOfThisHost(t *testing.T) {
 	for _, program := range []string{"dpkg", "dpkg-deb", "dpkg-query"} {
 		if _, err := exec.LookPath(program); err != nil {
@@ -65,7 +65,7 @@ func TestDpkgOfThisHost(t *testing.T) {
 		t.Skip("dpkg installs for root only")
 	}
 	build, root := t.TempDir(), merged(t, nil)
-	require.NoError(t, os.Chmod(build, 0o755)) // dpkg-deb insists
+	require.NoError(t, os.Chmod(build, 0o755)) // dpkg-deb requires this mode
 	write(t, build, map[string]string{
 		"/DEBIAN/control":         "Package: kmodquery-test\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@localhost>\nDescription: test\n",
 		"/lib/modules/1/dummy.ko": "dummy",
@@ -76,8 +76,8 @@ func TestDpkgOfThisHost(t *testing.T) {
 	run(t, "dpkg-deb", "--root-owner-group", "--build", build, deb)
 	run(t, "dpkg", "--root="+root, "--log=/dev/null", "--force-not-root,script-chrootless", "--install", deb)
 	require.FileExists(t, filepath.Join(root, "/usr/lib/modules/1/dummy.ko"))
-	said := run(t, "dpkg-query", "--admindir="+filepath.Join(root, "/var/lib/dpkg"), "--search", "/lib/modules/1/dummy.ko")
-	require.Equal(t, "kmodquery-test: /lib/modules/1/dummy.ko", strings.TrimSpace(said))
+	answer := run(t, "dpkg-query", "--admindir="+filepath.Join(root, "/var/lib/dpkg"), "--search", "/lib/modules/1/dummy.ko")
+	require.Equal(t, "kmodquery-test: /lib/modules/1/dummy.ko", strings.TrimSpace(answer))
 
 	owner, err := newDpkg(root).owner(t.Context(), "/usr/lib/modules/1/dummy.ko")
 	require.NoError(t, err)

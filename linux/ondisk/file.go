@@ -13,14 +13,14 @@ import (
 )
 
 const (
-	// maxFile bounds the file that is hashed, in bytes. The largest modules of a
-	// distribution have some 10 MB, with debugging information 200 MB.
+	// maxFile bounds the file that is hashed, in bytes. The largest modules of
+	// distributions have about 10 MB, and 200 MB with debugging information.
 	maxFile = 1 << 30
 	// fileTime bounds the reading of one file.
 	fileTime = 10 * time.Second
 )
 
-// read adds what a file says of itself.
+// read adds the hash and the signer of a file.
 func (d *Disk) read(ctx context.Context, file *kmodquery.ModuleFile) {
 	image, err := readImage(ctx, below(d.root, file.Path))
 	if err != nil {
@@ -38,11 +38,11 @@ func (d *Disk) read(ctx context.Context, file *kmodquery.ModuleFile) {
 	}
 }
 
-var errNoFile = errors.New("it is no regular file of a module's size")
+var errNoFile = errors.New("not a regular file of a module's size")
 
-// readImage reads a file that may have become anything since a module was loaded
-// from it: a named pipe, which is why it is opened without waiting, a device, or
-// a link to what its owner wants read.
+// readImage reads a module's file. The file may have been replaced since the module was
+// loaded: by a named pipe or a device, whose open could block, or by a link to a file that
+// its owner cannot read.
 func readImage(ctx context.Context, path string) (module.Image, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY|syscall.O_NOFOLLOW, 0)
 	if err != nil {

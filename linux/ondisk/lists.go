@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// maxLine bounds a line that is read of an index or a package's list. One that
-// is longer is an error.
+// maxLine bounds a line of an index or a package's list, in bytes. A longer line is an
+// error.
 const maxLine = 64 << 10
 
 func newLines(r io.Reader) *bufio.Scanner {
@@ -17,8 +17,7 @@ func newLines(r io.Reader) *bufio.Scanner {
 	return lines
 }
 
-// eachModule hands the lines of a package's list that name a module's file to
-// visit.
+// eachModule calls visit with each line of a package's list that names a module's file.
 func eachModule(list string, visit func(path string)) error {
 	file, err := os.Open(list)
 	if err != nil {

@@ -8,18 +8,19 @@ import (
 	"time"
 )
 
-// maxIndex bounds the modules that are remembered. A distribution's kernel has
-// some thousands, and some of them may be installed.
+// maxIndex bounds the modules in an index. A distribution's kernel has several thousand
+// modules, and several kernels may be installed.
 const maxIndex = 1 << 17
 
-// An index says where depmod(8) found the file of each module.
+// An index holds the paths in modules.dep, which depmod(8) writes, by module.
 type index struct {
-	changed time.Time // of the file that it was read from
+	changed time.Time // modification time of modules.dep
 	paths   map[string]string
 }
 
-// find returns the path of the file that modprobe would load a module from now,
-// without links, or "" where depmod knows none.
+// find returns the path of the file from which modprobe would load the module now. The path
+// is in /usr if /lib is a link into it. find returns "" if modules.dep does not list the
+// module.
 func (d *Disk) find(name string) string {
 	folder := "/lib/modules/" + d.release
 	dep := below(d.root, folder+"/modules.dep")
@@ -41,15 +42,15 @@ func (d *Disk) find(name string) string {
 	if !ok {
 		return ""
 	}
-	if !filepath.IsAbs(path) { // as those of this release's folder are
+	if !filepath.IsAbs(path) { // paths in the release's folder are relative
 		path = folder + "/" + path
 	}
 	return inUsr(d.root, path)
 }
 
-// parseModulesDep reads modules.dep: the path of a module's file, a colon, and
-// what it depends on. Where two files have the name of one module, depmod has
-// chosen already and writes one.
+// parseModulesDep parses modules.dep. A line has the path of a module's file, a colon, and
+// the files that the module depends on. If two files have the name of one module, depmod
+// writes only the one that it prefers.
 func parseModulesDep(r io.Reader) map[string]string {
 	paths := map[string]string{}
 	lines := newLines(r)
@@ -66,8 +67,8 @@ func parseModulesDep(r io.Reader) map[string]string {
 	return paths
 }
 
-// fileName is the name of the module that a file holds by its own name, and
-// whether it is one's at all.
+// fileName returns the name of the module in a file, by the file's name. isModule is false
+// if the file's name is not that of a module.
 func fileName(path string) (name string, isModule bool) {
 	base := path[strings.LastIndexByte(path, '/')+1:]
 	for _, compressed := range []string{".xz", ".zst", ".gz"} {
@@ -80,5 +81,6 @@ func fileName(path string) (name string, isModule bool) {
 	return moduleName(base), isModule && base != ""
 }
 
-// moduleName is how the kernel spells a name: files may have dashes.
+// moduleName returns the kernel's spelling of a module's name. Names of files may have
+// dashes, which the kernel replaces.
 func moduleName(name string) string { return strings.ReplaceAll(name, "-", "_") }

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// A pacman reads the local database of pacman(8): a folder for each package with
-// a file of what it states and one of its files.
+// A pacman reads the local database of pacman(8). It has a folder for each package, with
+// the package's metadata in the file desc and its list of files in the file files.
 type pacman struct {
 	root string
 
@@ -63,14 +63,14 @@ func (p *pacman) read(ctx context.Context) (map[string]string, error) {
 				owners[path] = name
 			}
 		})
-		if err != nil && !os.IsNotExist(err) { // of a package that just went
+		if err != nil && !os.IsNotExist(err) { // the package may just have been removed
 			return nil, err
 		}
 	}
 	return owners, nil
 }
 
-// packageName is what a package's desc names.
+// packageName returns the package's name in a file desc, or "".
 func packageName(desc string) string {
 	file, err := os.Open(desc)
 	if err != nil {
@@ -80,7 +80,7 @@ func packageName(desc string) string {
 	return parseDesc(file)
 }
 
-// parseDesc returns what a desc has under %NAME%.
+// parseDesc returns the line after %NAME%, or "".
 func parseDesc(r io.Reader) string {
 	lines := newLines(r)
 	for lines.Scan() {

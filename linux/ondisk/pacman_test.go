@@ -32,8 +32,8 @@ func TestPacman(t *testing.T) {
 	require.Empty(t, owner)
 }
 
-// TestPacmanOfThisHost has pacman itself install a package and say who owns its
-// file.
+// TestPacmanOfThisHost installs a package with pacman and compares the owner of its file
+// with pacman's own answer.
 func TestPacmanOfThisHost(t *testing.T) {
 	for _, program := range []string{"pacman", "tar"} {
 		if _, err := exec.LookPath(program); err != nil {
@@ -55,8 +55,8 @@ func TestPacmanOfThisHost(t *testing.T) {
 	require.NoError(t, os.MkdirAll(filepath.Join(root, "/var/lib/pacman"), 0o755))
 	pacman := []string{"--config", config, "--root", root, "--dbpath", filepath.Join(root, "/var/lib/pacman"), "--noconfirm"}
 	run(t, "pacman", append(pacman, "-U", "--noscriptlet", "--hookdir", t.TempDir(), pack)...)
-	said := run(t, "pacman", append(pacman, "-Qqo", filepath.Join(root, "/usr/lib/modules/1/dummy.ko"))...)
-	require.Equal(t, "kmodquery-test", strings.TrimSpace(said))
+	answer := run(t, "pacman", append(pacman, "-Qqo", filepath.Join(root, "/usr/lib/modules/1/dummy.ko"))...)
+	require.Equal(t, "kmodquery-test", strings.TrimSpace(answer))
 
 	owner, err := newPacman(root).owner(t.Context(), "/usr/lib/modules/1/dummy.ko")
 	require.NoError(t, err)

@@ -17,15 +17,15 @@ import (
 const (
 	// rpmTime bounds one query of rpm(8), which may wait for a lock.
 	rpmTime = 10 * time.Second
-	// maxRPMOutput bounds what is kept of its answer.
+	// maxRPMOutput bounds the output of rpm that is kept, in bytes.
 	maxRPMOutput = 64 << 10
 )
 
-// rpmDatabases are the folders that rpm keeps its database in, by age of the
-// distribution.
+// rpmDatabases are the folders in which distributions keep rpm's database, newest
+// distributions first.
 var rpmDatabases = []string{"/usr/lib/sysimage/rpm", "/usr/share/rpm", "/var/lib/rpm"}
 
-// An rpm asks rpm(8) itself, whose database has had several forms.
+// An rpm runs rpm(8), because the database of rpm has several formats.
 type rpm struct {
 	root    string
 	program string
@@ -39,9 +39,9 @@ func newRPM(root string) *rpm { return &rpm{root: root, program: "/usr/bin/rpm"}
 
 var errNotAbsolute = errors.New("the path is not absolute")
 
-// owner asks about absolute paths only. The host chooses the path: rpm takes a path
-// that begins with a dash for an option (--eval executes code) and expands macros in a
-// relative one.
+// owner accepts absolute paths only, because an attacker may choose the path: rpm takes a
+// path that begins with a dash for an option (--eval executes code), and expands macros in
+// a relative path.
 func (r *rpm) owner(ctx context.Context, path string) (string, error) {
 	folder, changed := r.database()
 	if folder == "" {
@@ -51,7 +51,7 @@ func (r *rpm) owner(ctx context.Context, path string) (string, error) {
 		return "", nil
 	}
 	if !filepath.IsAbs(path) {
-		return "", fmt.Errorf("ask rpm who owns %q: %w", path, errNotAbsolute)
+		return "", fmt.Errorf("ask rpm for the owner of %q: %w", path, errNotAbsolute)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -63,19 +63,19 @@ func (r *rpm) owner(ctx context.Context, path string) (string, error) {
 	}
 	owner, err := r.ask(ctx, folder, path)
 	if err != nil {
-		return "", fmt.Errorf("ask rpm who owns %s: %w", path, err)
+		return "", fmt.Errorf("ask rpm for the owner of %s: %w", path, err)
 	}
 	r.owners[path] = owner
 	return owner, nil
 }
 
-// database returns the folder of rpm's database and when it last changed; none
-// where rpm keeps no packages here.
+// database returns the folder of rpm's database and when the database last changed. The
+// folder is "" if the host has no such database.
 func (r *rpm) database() (folder string, changed time.Time) {
 	for _, folder := range rpmDatabases {
 		for _, file := range []string{"rpmdb.sqlite", "Packages.db", "Packages"} {
 			if info, err := os.Stat(below(r.root, folder+"/"+file)); err == nil {
-				// sqlite writes its log first.
+				// SQLite writes to its log first.
 				if wal, err := os.Stat(below(r.root, folder+"/"+file+"-wal")); err == nil && wal.ModTime().After(info.ModTime()) {
 					info = wal
 				}
@@ -86,8 +86,8 @@ func (r *rpm) database() (folder string, changed time.Time) {
 	return "", time.Time{}
 }
 
-// ask has rpm look the path up among the files of all packages, without looking
-// at the file itself.
+// ask runs rpm to find the path in the file lists of all packages. rpm does not open the
+// file.
 func (r *rpm) ask(ctx context.Context, folder, path string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, rpmTime)
 	defer cancel()
@@ -104,7 +104,7 @@ func (r *rpm) ask(ctx context.Context, folder, path string) (string, error) {
 	case err == nil:
 		owner, _, _ := strings.Cut(answer, "\n")
 		return owner, nil
-	case errors.As(err, &exit) && ctx.Err() == nil && isNobodys(answer+stderr.String()):
+	case errors.As(err, &exit) && ctx.Err() == nil && isUnowned(answer+stderr.String()):
 		return "", nil
 	default:
 		line, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n")
@@ -112,8 +112,8 @@ func (r *rpm) ask(ctx context.Context, folder, path string) (string, error) {
 	}
 }
 
-// isNobodys reports whether rpm says that no package has the file.
-func isNobodys(answer string) bool {
+// isUnowned reports whether rpm's output means that no package has the file.
+func isUnowned(answer string) bool {
 	for _, text := range []string{"no package provides", "is not owned by any package", "No such file or directory"} {
 		if strings.Contains(answer, text) {
 			return true

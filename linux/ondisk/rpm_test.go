@@ -28,7 +28,7 @@ echo old > %{buildroot}/lib/modules/1/old.ko
 /lib/modules/1/old.ko
 `
 
-// TestRPMOfThisHost has rpm itself install a package and asks it.
+// TestRPMOfThisHost installs a package with rpm and queries its owner.
 func TestRPMOfThisHost(t *testing.T) {
 	for _, program := range []string{"rpm", "rpmbuild"} {
 		if _, err := exec.LookPath(program); err != nil {
@@ -47,7 +47,7 @@ func TestRPMOfThisHost(t *testing.T) {
 		filepath.Join(build, "RPMS/noarch/kmodquery-test-1-2.noarch.rpm"))
 
 	r := newRPM(root)
-	for range 2 { // the second time it is not asked
+	for range 2 { // the second answer comes from the cache
 		owner, err := r.owner(t.Context(), "/usr/lib/modules/1/dummy.ko")
 		require.NoError(t, err)
 		require.Equal(t, "kmodquery-test-1-2.noarch", owner)
@@ -65,7 +65,7 @@ func TestRPM(t *testing.T) {
 	r := newRPM(t.TempDir())
 	owner, err := r.owner(t.Context(), "/opt/a.ko")
 	require.NoError(t, err)
-	require.Empty(t, owner, "rpm has no packages here")
+	require.Empty(t, owner, "there is no rpm database")
 
 	root := t.TempDir()
 	write(t, root, map[string]string{"/var/lib/rpm/rpmdb.sqlite": "", "/bin/rpm": "#!/bin/sh\necho 'error: cannot open Packages' >&2\necho more\nexit 1\n"})
@@ -73,14 +73,14 @@ func TestRPM(t *testing.T) {
 	r = newRPM(root)
 	r.program = filepath.Join(root, "/bin/rpm")
 	_, err = r.owner(t.Context(), "/opt/a.ko")
-	require.EqualError(t, err, "ask rpm who owns /opt/a.ko: exit status 1: error: cannot open Packages")
+	require.EqualError(t, err, "ask rpm for the owner of /opt/a.ko: exit status 1: error: cannot open Packages")
 
 	r.program = filepath.Join(root, "/bin/nosuch")
 	owner, err = r.owner(t.Context(), "/opt/a.ko")
 	require.NoError(t, err)
 	require.Empty(t, owner)
 
-	// It waits for a lock.
+	// rpm waits for a lock.
 	write(t, root, map[string]string{"/bin/rpm": "#!/bin/sh\nexec sleep 60\n"})
 	r.program = filepath.Join(root, "/bin/rpm")
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -89,8 +89,8 @@ func TestRPM(t *testing.T) {
 	require.Error(t, err)
 }
 
-// The host chooses a module's path, and rpm executes the value of --eval=.
-func TestRPMTakesNoPathForAnOption(t *testing.T) {
+// An attacker may choose a module's path, and rpm executes the value of --eval=.
+func TestRPMDoesNotTreatPathsAsOptions(t *testing.T) {
 	root := t.TempDir()
 	arguments := filepath.Join(root, "arguments")
 	write(t, root, map[string]string{
@@ -105,7 +105,7 @@ func TestRPMTakesNoPathForAnOption(t *testing.T) {
 		require.ErrorIs(t, err, errNotAbsolute, path)
 		require.Empty(t, owner)
 	}
-	require.NoFileExists(t, arguments, "rpm is not asked about a path that is not absolute")
+	require.NoFileExists(t, arguments, "rpm does not run for a path that is not absolute")
 
 	owner, err := r.owner(t.Context(), "/--eval=id")
 	require.NoError(t, err)
