@@ -2,14 +2,13 @@ package kmodquery
 
 import "errors"
 
-// ErrNotSupported matches, with errors.Is, every error that says that this host
-// can never do something. An error that does not match it is a failure of something
-// that works on this host.
+// ErrNotSupported matches an error of an operation that this host can never do. An error
+// that does not match it is a failure of something that works on this host.
 var ErrNotSupported = errors.New("not supported")
 
-// ErrNotStored matches an error that says that the event store lacks events that
-// happened before: it currently accepts none, or a source or the store did not answer
-// in time. They wait in memory or in the kernel. The events stored before can be read.
+// ErrNotStored matches an error of a query that could not wait for all earlier events: the
+// store accepts none, or the store or a source did not answer in time. Those events wait
+// in memory or in the kernel. Stored events can still be read.
 var ErrNotStored = errors.New("events wait to be stored")
 
 // A NotSupportedError says why this host cannot do something. It matches

@@ -58,7 +58,7 @@ var sensorColumns = []sensorColumn{
 		func(h *health) any { return h.Hooks }},
 	{number("received", local, "Records taken from the kernel"),
 		func(h *health) any { return h.Received }},
-	{number("lost", local, "Records that the kernel could not deliver"),
+	{number("lost", local, "Records that were lost before the source could read them, such as those for which a buffer had no room, and returns of system calls that the eBPF programs missed"),
 		func(h *health) any { return h.Lost }},
 	{number("decode_errors", local, "Records that could not be decoded and became no events"),
 		func(h *health) any { return h.DecodeErrors }},

@@ -10,18 +10,18 @@ import (
 )
 
 const (
-	// recheckDelay separates a finding from the first recheck. The sources are not
-	// asked to hurry for it: they would report a load under way with less than
-	// they could learn of it.
+	// recheckDelay separates a finding from the first recheck. Sync is not called
+	// for it, because it would make the sources report a load in progress with less
+	// information than they could collect.
 	recheckDelay = time.Second
 	// rechecks is how many rechecks, recheckInterval apart, must all show a
-	// difference. A module that is loaded again and again is caught half loaded
-	// by some of them, but not by all.
+	// difference. A module that is loaded and unloaded repeatedly is in an
+	// intermediate state in some of them, but not in all.
 	rechecks        = 8
 	recheckInterval = 600 * time.Millisecond
 	// confirmDelay separates the two confirmations of a hidden module.
 	confirmDelay = 2 * time.Second
-	// startDelay gives the sources time to report what is there at the start.
+	// startDelay gives the sources time to report the modules loaded at the start.
 	startDelay = 500 * time.Millisecond
 	// memoryDelay separates the two confirmations of nameless memory: the kernel
 	// frees a module's memory late.
@@ -32,9 +32,10 @@ const (
 // all they saw, and some time later.
 func (c *Check) recheck(ctx context.Context, found []difference) ([]difference, error) {
 	if c.checkedAt.IsZero() && !slices.ContainsFunc(found, func(d difference) bool { return d.event != kmodquery.EventModulePresent }) {
-		// A module that is there at the start needs no proof. But it may have been
-		// loaded just now, or while no recorder ran, and a source has yet to report
-		// it. A source that does not answer delays nothing further.
+		// A module that is loaded at the start needs no proof. But it may have been
+		// loaded just now, or while no recorder ran, and a source may still report
+		// it. An error of Sync is ignored, so that a source that does not answer
+		// does not delay the report further.
 		found, err := c.checkAgain(ctx, found, 1, startDelay)
 		if err != nil || len(found) == 0 {
 			return nil, err
@@ -53,8 +54,8 @@ func (c *Check) recheck(ctx context.Context, found []difference) ([]difference, 
 		return nil, err
 	}
 	if len(others) > 0 {
-		// Only now: it makes a source report what it holds back, as while it reads
-		// a large image.
+		// Sync comes last, because it makes a source report events that it holds
+		// back, such as while it reads a large image.
 		if err := c.Sync(ctx); err != nil {
 			return nil, fmt.Errorf("wait for the sources: %w", err)
 		}
@@ -113,8 +114,8 @@ func (c *Check) confirm(ctx context.Context, found []difference) ([]difference, 
 	if err := c.pause(ctx, delay); err != nil {
 		return nil, err
 	}
-	// The module may have been loaded after the moment before the first check: an
-	// event of that moment would be about the module before it.
+	// The module may have been loaded after c.seen was set. The event must carry a later
+	// time, or it would refer to the previous module of this name.
 	c.seen = c.Stamp()
 	if found, err = c.confirmOnce(ctx, found); err != nil || len(found) == 0 {
 		return found, err

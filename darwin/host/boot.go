@@ -12,12 +12,13 @@ type Boot struct {
 	Uptime time.Duration // time since the boot, including sleep; 0 if unknown
 }
 
-// Stamp returns an event that has the current time and nothing else. The boot must
-// have been read just now.
+// Stamp returns an event with the current time, the boot ID and the uptime, and nothing
+// else. The boot must have been read just now.
 func (b Boot) Stamp() kmodquery.Event { return b.StampAt(time.Now(), time.Now()) }
 
-// StampAt returns an event that has the time at and nothing else. The boot must
-// have been read at the time now. The event has no Uptime if at is before the boot.
+// StampAt returns an event with the time at, the boot ID and the uptime at that time, and
+// nothing else. The boot must have been read at the time now. The event has no Uptime if
+// at is before the boot.
 func (b Boot) StampAt(at, now time.Time) kmodquery.Event {
 	e := kmodquery.Event{Time: at.Unix(), TimeNanos: at.UnixNano(), BootID: b.ID}
 	if uptime := b.Uptime - now.Sub(at); b.Uptime > 0 && uptime >= 0 {

@@ -95,7 +95,7 @@ func TestAClockThatJumpsDeletesNothing(t *testing.T) {
 				c.wall = c.wall.Add(20 * year)
 				tell()
 			}
-			// The right time goes on, and in the end all is too old.
+			// The correct time advances until every event is too old.
 			for range 200 {
 				c.pass(day)
 				require.NoError(t, s.Expire(context.Background()))

@@ -103,8 +103,8 @@ func (c *checksummer) matches(values []any, sums []byte) bool {
 	return true
 }
 
-// appendValue appends an unambiguous encoding of a value. A value of another type
-// than those that events have encodes as "?", which no stored checksum covers.
+// appendValue appends an unambiguous encoding of a value. Values of types that no event
+// has are encoded as "?", which matches no stored checksum.
 func appendValue(text []byte, value any) []byte {
 	switch value := value.(type) {
 	case int64:

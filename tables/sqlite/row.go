@@ -30,8 +30,8 @@ func newRow(columns []kmodquery.Column, names []string) *row {
 	return r
 }
 
-// event returns the scanned event, in the same memory each time. ok is false if the
-// row does not match its checksums. Events up to the EID unsummed have none.
+// event returns the scanned event. The next call overwrites it. ok is false if the row
+// does not match its checksums. Only events with an EID up to unsummed may lack checksums.
 func (r *row) event(unsummed int64) (event *kmodquery.Event, ok bool) {
 	eid, ok := r.values[r.checksum.eid].(int64)
 	if !ok {

@@ -25,8 +25,8 @@ func (s *Store) checkpoint(ctx context.Context) error {
 	return err
 }
 
-// truncateLongWAL truncates a write-ahead log that is too long when the current reads
-// have finished. Reads of other processes may prevent that; it then tries again later.
+// If the write-ahead log exceeds its limit, truncateLongWAL waits for the current reads
+// and truncates it. Reads of other processes may prevent that; a later call tries again.
 // The caller holds mu.
 func (s *Store) truncateLongWAL(ctx context.Context) {
 	elapsed := s.elapsed()
