@@ -49,8 +49,8 @@ type Record struct {
 	// Attempt is CLOCK_BOOTTIME when the thread Tid began the system call that the
 	// record belongs to. Attempt and Tid identify the attempt within one boot.
 	// Attempt is 0 if the beginning was not seen or the record belongs to no attempt.
-	// ParentAttempt is that of the load, by the same thread, from inside which this
-	// one was made.
+	// ParentAttempt is the Attempt of the load, in the same thread, during which this
+	// attempt was made.
 	Attempt, ParentAttempt time.Duration
 	// Context and Tid identify the ProcessPath and ProcessArgs records about this
 	// record's process, which come before it. 0 if there are none.

@@ -42,10 +42,10 @@ func (d DeniedCalls) counter() uint32 {
 	return uint32(moduleCounterCOUNTER_DENIED) + uint32(d.key.Call)
 }
 
-// UID is the user who made the calls, in the initial user namespace.
+// UID returns the user ID of the callers, in the initial user namespace.
 func (d DeniedCalls) UID() uint32 { return d.key.Uid }
 
-// EUID is the effective one.
+// EUID returns the effective user ID of the callers, in the initial user namespace.
 func (d DeniedCalls) EUID() uint32 { return d.key.Euid }
 
 // Call names the system call.

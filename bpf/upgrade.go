@@ -23,20 +23,20 @@ import (
 // call has one owner, the set that sends its records (owner.h):
 //
 //  1. The new set is attached and pinned. It shares the maps of owners and stamps
-//     with the old one, which still owns what begins.
-//  2. After stampAge the owner is changed, by one store. Each call that began
-//     before stays the old set's.
+//     with the old one, which still owns new calls.
+//  2. After stampAge the owner is changed, by one store. Calls that began before
+//     keep their owner.
 //  3. After stampAge, and when the calls under way have returned, the old set is
 //     detached.
-//  4. What waits in its rings is read and stored, and then it is removed.
+//  4. The records in its rings are read and stored, and then it is removed.
 //
-// A process that is killed in the midst of it leaves one owner, and that set is
-// pinned and attached. The next Open detaches every other set and starts again.
+// If the process is killed at any step, there is one owner, and that set is pinned
+// and attached. The next Open detaches every other set and starts again.
 const (
 	// stampAge is STAMP_NS of owner.h.
 	stampAge = 500 * time.Millisecond
 	// callPatience is how long the calls of the old set may take to return before
-	// it is detached: an init may take for ever. The new set sends the rest of
+	// it is detached, because an init may never end. The new set sends the rest of
 	// their records.
 	callPatience = 2 * time.Second
 	callPoll     = 10 * time.Millisecond

@@ -102,6 +102,6 @@ func execute(ctx context.Context, conn *sql.Conn, w io.Writer, f Format, stateme
 		return err
 	}
 	defer rows.Close()
-	_, err = Write(w, f, rows)
+	_, err = write(w, f, rows)
 	return err
 }

@@ -25,11 +25,11 @@ type rowWriter interface {
 // flushSize is how many bytes Write collects before it writes them.
 const flushSize = 64 << 10
 
-// Write reads all rows, writes them to w in format f and returns their number. The caller
+// write reads all rows, writes them to w in format f and returns their number. The caller
 // closes rows. If rows have no columns, Write writes nothing. After an error, w may have
 // received the rows before it. A JSON array is then left open, so that a reader of the
 // output detects that it is incomplete.
-func Write(w io.Writer, f Format, rows *sql.Rows) (n int, err error) {
+func write(w io.Writer, f Format, rows *sql.Rows) (n int, err error) {
 	columns, err := rows.Columns()
 	if err != nil {
 		return 0, fmt.Errorf("read column names: %w", err)

@@ -35,7 +35,7 @@ func render(t *testing.T, f Format, statement string, args ...any) (string, int)
 	require.NoError(t, err)
 	defer rows.Close()
 	var out strings.Builder
-	n, err := Write(&out, f, rows)
+	n, err := write(&out, f, rows)
 	require.NoError(t, err)
 	return out.String(), n
 }
@@ -216,7 +216,7 @@ func TestWriteErrors(t *testing.T) {
 	for _, f := range formats {
 		rows, err := db.QueryContext(t.Context(), "SELECT 1")
 		require.NoError(t, err)
-		_, err = Write(broken{}, f, rows)
+		_, err = write(broken{}, f, rows)
 		require.ErrorContains(t, err, "no space left", f)
 		require.NoError(t, rows.Close())
 	}
@@ -224,14 +224,14 @@ func TestWriteErrors(t *testing.T) {
 	const endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"
 	rows, err := db.QueryContext(t.Context(), endless)
 	require.NoError(t, err)
-	_, err = Write(broken{}, CSV, rows)
+	_, err = write(broken{}, CSV, rows)
 	require.ErrorContains(t, err, "no space left", "Write stops reading")
 	require.NoError(t, rows.Close())
 
 	rows, err = db.QueryContext(t.Context(), "SELECT 1")
 	require.NoError(t, err)
 	defer rows.Close()
-	_, err = Write(&strings.Builder{}, "xml", rows)
+	_, err = write(&strings.Builder{}, "xml", rows)
 	require.EqualError(t, err, `unknown format "xml"; choose one of table, json, csv, line`)
 }
 
@@ -241,7 +241,7 @@ func TestWriteReturnsTheErrorOfReading(t *testing.T) {
 		rows, err := open(t).QueryContext(t.Context(), overflow)
 		require.NoError(t, err)
 		var out strings.Builder
-		n, err := Write(&out, f, rows)
+		n, err := write(&out, f, rows)
 		require.ErrorContains(t, err, "integer overflow", f)
 		require.Equal(t, 1, n)
 		require.Equal(t, want, out.String())

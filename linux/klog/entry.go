@@ -70,8 +70,8 @@ func journalField(value json.RawMessage) (string, bool) {
 		return "", false
 	}
 	var numbers []uint8
-	// A []byte would be decoded from base64. If the elements are no bytes the entry has
-	// the field more than once.
+	// A []byte would be decoded from base64. If the elements are not bytes, the field
+	// occurs more than once in the entry.
 	var wide []uint16
 	if err := json.Unmarshal(value, &wide); err != nil {
 		return "", false

@@ -63,7 +63,7 @@ func TestDecompressIgnoresTrailingBytes(t *testing.T) {
 			"another stream": compressed,
 		} {
 			t.Run(name+", "+tail, func(t *testing.T) {
-				got, err := decompressBytes(t, append(bytes.Clone(compressed), b...), MaxImage)
+				got, err := decompressBytes(t, append(bytes.Clone(compressed), b...), maxImage)
 				require.NoError(t, err)
 				require.True(t, bytes.Equal(want, got))
 			})
@@ -94,7 +94,7 @@ func TestDecompressEndsEarly(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for size := 0; size < len(compressed); size += 1 + len(compressed)/500 {
-				_, err := decompressBytes(t, compressed[:size], MaxImage)
+				_, err := decompressBytes(t, compressed[:size], maxImage)
 				require.Error(t, err, "%d of %d bytes", size, len(compressed))
 			}
 		})
@@ -126,7 +126,7 @@ func TestDecompressAcceptsWhatTheKernelAccepts(t *testing.T) {
 		"xz, wrong check":           {bytes: func() []byte { b := compressXZ(t, want); b[len(b)-25]++; return b }(), fails: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := decompressBytes(t, c.bytes, MaxImage)
+			got, err := decompressBytes(t, c.bytes, maxImage)
 			if c.fails {
 				require.Error(t, err)
 				return
@@ -180,7 +180,7 @@ func TestDecompressRefusesLargeDictionaries(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var err error
-			cost := allocated(func() { _, err = decompressBytes(t, c.bytes, MaxImage) })
+			cost := allocated(func() { _, err = decompressBytes(t, c.bytes, maxImage) })
 			if c.fails {
 				require.Error(t, err)
 				require.Less(t, cost, uint64(4<<20))
@@ -251,13 +251,13 @@ func xzBomb(t testing.TB, size int64) []byte {
 
 func TestReadBomb(t *testing.T) {
 	skipUnderRace(t)
-	bomb := gzipBomb(t, 8*MaxImage)
+	bomb := gzipBomb(t, 8*maxImage)
 	var m Image
 	cost := allocated(func() { m = readBytes(t, bomb) })
 	require.Equal(t, sum(bomb), m.SHA256)
 	require.Empty(t, m.ImageSHA256)
 	require.Contains(t, m.Missing, "image_sha256")
-	require.Less(t, cost, uint64(MaxImage+8<<20))
+	require.Less(t, cost, uint64(maxImage+8<<20))
 }
 
 func TestBombsCostNoMoreThanTheLimit(t *testing.T) {
@@ -292,7 +292,7 @@ func TestBombsDecompress(t *testing.T) {
 	const size = 64 << 20
 	for name, bomb := range map[string][]byte{"gzip": gzipBomb(t, size), "zstd": zstdBomb(size)} {
 		t.Run(name, func(t *testing.T) {
-			got, err := decompressBytes(t, bomb, MaxImage)
+			got, err := decompressBytes(t, bomb, maxImage)
 			require.NoError(t, err)
 			require.Len(t, got, size)
 		})
@@ -309,7 +309,7 @@ func TestDecompressTakesLinearTime(t *testing.T) {
 	for name, b := range empty {
 		t.Run(name, func(t *testing.T) {
 			start := time.Now()
-			require.Less(t, allocated(func() { _, _ = decompressBytes(t, b, MaxImage) }), uint64(4<<20))
+			require.Less(t, allocated(func() { _, _ = decompressBytes(t, b, maxImage) }), uint64(4<<20))
 			require.Less(t, time.Since(start), time.Minute)
 		})
 	}

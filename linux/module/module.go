@@ -11,9 +11,9 @@ import (
 
 // Bounds of [Read]. A value beyond its bound is named in [Image.Missing].
 const (
-	// MaxImage is the maximum size in bytes of a module after decompression, which
+	// maxImage is the maximum size in bytes of a module after decompression, which
 	// is kept in memory. A module that is not compressed may have any size.
-	MaxImage = 128 << 20
+	maxImage = 128 << 20
 	// maxDictionary bounds the memory of a decompressor in bytes: the dictionary of
 	// xz -9, and the window of zstd up to level 19.
 	maxDictionary = 64 << 20
@@ -115,7 +115,7 @@ func (m *Image) read(src *source) {
 		m.SHA256 = ""
 		return
 	}
-	image, err := decompress(src.ctx, bytes, MaxImage)
+	image, err := decompress(src.ctx, bytes, maxImage)
 	switch {
 	case errors.Is(err, errNotCompressed):
 		m.ImageSHA256 = m.SHA256

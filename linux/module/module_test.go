@@ -187,14 +187,14 @@ func (r *cancelReader) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func TestReadDoesNotKeepAnImageInMemory(t *testing.T) {
-	// MaxImage does not bound it, because it is not compressed: a sparse file.
+	// maxImage does not bound it, because it is not compressed: a sparse file.
 	f, err := os.Create(filepath.Join(t.TempDir(), "module"))
 	require.NoError(t, err)
 	defer f.Close()
 	head := elf64(testModinfo)
 	_, err = f.Write(head)
 	require.NoError(t, err)
-	const size = MaxImage + 1<<20
+	const size = maxImage + 1<<20
 	require.NoError(t, f.Truncate(size))
 	var m Image
 	require.Less(t, allocated(func() {

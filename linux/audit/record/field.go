@@ -50,7 +50,8 @@ func parseFields(body string) Fields {
 	return fields
 }
 
-// get returns the first field of a name. Later ones follow values that users choose.
+// get returns the first field of a name. Only the first is trusted: a later field of
+// that name comes after a value that a user chose.
 func (f Fields) get(name string) (field, bool) {
 	for _, field := range f {
 		if field.Name == name {

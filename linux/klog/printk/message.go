@@ -19,8 +19,8 @@ const (
 	taintTest        = 1 << 18
 )
 
-// maxText is the longest text that is parsed, in bytes. A record of the kernel's has
-// 1 KiB (LOG_LINE_MAX), from 6.x on 2 KiB (PRINTK_MESSAGE_MAX).
+// maxText is the longest text that is parsed, in bytes. The kernel limits a record to
+// 1 KiB (LOG_LINE_MAX), and newer kernels to 2 KiB (PRINTK_MESSAGE_MAX).
 const maxText = 8 << 10
 
 // A message is one format of the kernel's messages, or of a loader's.
