@@ -1,5 +1,5 @@
-# The verbs of this project. Each does all its own set-up; the VMs take what
-# they need from Debian.
+# The targets of this project. Each does all its own set-up; the VMs use Debian's
+# packages.
 
 export CGO_ENABLED = 0
 GOFLAGS_BUILD = -trimpath -ldflags='-s -w'
@@ -21,9 +21,8 @@ demo-shell: ## the same, ending in the VM's SQL shell
 unit: ## the tests that boot no VM, in two minutes
 	go test -short -p 4 ./...
 
-# Packages that boot VMs come last, one after the other. Most of the others wait
-# for something most of the time, so more of them run at a time than there are
-# processors.
+# Packages that boot VMs run last, one after the other. The others mostly wait, so more
+# of them run in parallel than there are processors.
 GUESTS = ./test/vm ./test/e2e
 HOST_TESTS = -p 4 -timeout 10m $$(go list ./... | grep -v -e /test/vm$$ -e /test/e2e$$)
 GUEST_TESTS = -p 1 -timeout $(GUESTS_TIMEOUT) $(GUESTS)
@@ -47,12 +46,12 @@ test-long: ## by hand before a release: 300 rounds of SIGKILL, storms five times
 	@echo 'Some hours. Downloads to .cache/vm: five kernels, about 350 MB from Debian.'
 	go run ./test/run $(HOST_TESTS) -- $(GUEST_TESTS)
 
-# Needs cgo: gcc, and the C library's headers (libc6-dev on Debian), and half a
-# gigabyte of memory. Races show in how things meet, not in how many of them there
-# are: it is the short suite, and test/race says how much of a test's heavy work is
-# left out besides. SQLite's own code is not watched: it is translated from C, has
-# locks of its own, and would take most of the time. Those of test/e2e run what they
-# test as processes of their own, which only the scripts for any host build for it.
+# Needs cgo (gcc and the C library's headers, libc6-dev on Debian) and half a gigabyte
+# of memory. Races depend on the interleaving of operations, not on their number, so it
+# runs the short suite, and test/race reduces the heavy work of tests further. SQLite's
+# own code is not instrumented: it is translated from C, has its own locks, and would
+# take most of the time. test/e2e runs the extension in processes of its own; only the
+# scripts for any host build it with the race detector.
 RACE = -race -gcflags=modernc.org/sqlite/lib=-race=false
 race: ## the tests that need no VM under Go's race detector (needs gcc and libc6-dev)
 	CGO_ENABLED=1 go test $(RACE) -short -p 2 -timeout 20m $$(go list ./... | grep -v -e /test/e2e -e /test/vm -e /test/demo)

@@ -27,14 +27,14 @@ type timing struct {
 	seconds float64
 }
 
-// A boot is a guest's life.
+// A boot is one run of a guest.
 type boot struct {
 	test               string // that booted it
 	boot, seconds, cpu float64
 	tests              int // that ran in it
 }
 
-// A summary is what the events of go test say.
+// A summary collects the results of go test.
 type summary struct {
 	out      io.Writer
 	began    time.Time
@@ -59,7 +59,7 @@ func (s *summary) say(format string, args ...any) {
 	fmt.Fprintf(s.out, "%02d:%02d %s\n", int(passed.Minutes()), int(passed.Seconds())%60, text)
 }
 
-// The lines that package vm logs (its progress.go and testing.go).
+// The lines that package vm logs (in progress.go and testing.go).
 var (
 	guestTest = regexp.MustCompile(`guest (\S+): (PASS|FAIL|SKIP) (\S+) ([0-9.]+)s\n`)
 	guestEnd  = regexp.MustCompile(`guest (\S+): booted in ([0-9.]+) s, ended after ([0-9.]+) s, used ([0-9.]+) s`)
@@ -100,7 +100,7 @@ func (s *summary) add(e *event) {
 	}
 }
 
-// reason returns what a test that was skipped has logged, as one line.
+// reason returns the log of a skipped test as one line.
 func reason(output string) string {
 	var lines []string
 	for line := range strings.Lines(output) {
@@ -120,8 +120,8 @@ func (s *summary) end(e *event) {
 		s.packages = append(s.packages, timing{e.Package, e.Elapsed})
 		return
 	}
-	// A subtest's time is part of its test's, and a test that boots guests waits for
-	// its turn.
+	// A subtest's time is included in its test's. A test that boots guests also waits
+	// for processors.
 	if !strings.Contains(e.Test, "/") && e.Elapsed > 0 {
 		s.tests = append(s.tests, timing{lastElement(e.Package) + " " + e.Test, e.Elapsed})
 	}
@@ -147,7 +147,7 @@ func (s *summary) addGuest(e *event) {
 
 func lastElement(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
 
-// shown is how many of the slowest are printed.
+// shown is how many of the slowest tests are printed.
 const shown = 10
 
 // print prints the tables and the failures. The error is that of writing them.
