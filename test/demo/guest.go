@@ -80,9 +80,7 @@ func inGuest(shell bool) error {
 			return err
 		}
 	}
-	// This query is answered by the process that records, so what it does not
-	// The recorder itself runs this query, so a load that it does not count was not
-	// observed.
+	// The recorder itself runs this query, so it counts every load that was observed.
 	rows, err := host.Query(ctx, `SELECT count(*) AS findings, count(DISTINCT load_id) AS attempts
 		FROM kernel_module_findings WHERE signature_id = 'TRC-1017'`)
 	if err != nil {

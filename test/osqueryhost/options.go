@@ -33,7 +33,7 @@ type Options struct {
 	// Output receives what extension processes print; os.Stderr by default.
 	Output io.Writer
 
-	// HostIdentifier stands in each line of the logs; the host's name by
+	// HostIdentifier is in each line of the logs; the host's name by
 	// default.
 	HostIdentifier string
 	// Platform and Version decide which packs run here; runtime.GOOS and

@@ -84,7 +84,7 @@ func goTest(ctx context.Context, args []string, s *summary) error {
 		}
 		var e event
 		if json.Unmarshal(line, &e) != nil {
-			s.say("%s", line)
+			s.printf("%s", line)
 			continue
 		}
 		s.add(&e)

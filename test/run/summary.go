@@ -52,8 +52,8 @@ func newSummary(out io.Writer) *summary {
 	return &summary{out: out, began: time.Now(), output: map[string]*strings.Builder{}, inGuest: map[string]int{}}
 }
 
-// say prints a line with the time since the start.
-func (s *summary) say(format string, args ...any) {
+// printf prints a line with the time since the start.
+func (s *summary) printf(format string, args ...any) {
 	passed := time.Since(s.began)
 	text := strings.TrimRight(fmt.Sprintf(format, args...), "\n")
 	fmt.Fprintf(s.out, "%02d:%02d %s\n", int(passed.Minutes()), int(passed.Seconds())%60, text)
@@ -75,7 +75,7 @@ func (s *summary) add(e *event) {
 		s.output[key].WriteString(e.Output)
 		s.addGuest(e)
 		if e.Action == "build-output" {
-			s.say("%s", e.Output)
+			s.printf("%s", e.Output)
 		}
 	case "pass":
 		s.end(e)
@@ -92,7 +92,7 @@ func (s *summary) add(e *event) {
 	case "fail":
 		s.end(e)
 		s.failed = append(s.failed, strings.TrimSpace(key))
-		s.say("FAIL %s", strings.TrimSpace(key))
+		s.printf("FAIL %s", strings.TrimSpace(key))
 		if text := s.output[key]; text != nil {
 			fmt.Fprint(s.out, text.String())
 		}
@@ -115,7 +115,7 @@ func reason(output string) string {
 func (s *summary) end(e *event) {
 	if e.Test == "" {
 		if e.Action == "pass" {
-			s.say("ok   %s %.1f s", e.Package, e.Elapsed)
+			s.printf("ok   %s %.1f s", e.Package, e.Elapsed)
 		}
 		s.packages = append(s.packages, timing{e.Package, e.Elapsed})
 		return
@@ -133,7 +133,7 @@ func (s *summary) addGuest(e *event) {
 		s.tests = append(s.tests, timing{"guest " + m[1] + " " + m[3], seconds})
 		s.inGuest[e.Package+e.Test]++
 		if m[2] != "SKIP" {
-			s.say("     %s: %s in guest %s %.1f s", e.Test, m[3], m[1], seconds)
+			s.printf("     %s: %s in guest %s %.1f s", e.Test, m[3], m[1], seconds)
 		}
 	}
 	if m := guestEnd.FindStringSubmatch(e.Output); m != nil {
@@ -141,7 +141,7 @@ func (s *summary) addGuest(e *event) {
 		seconds, _ := strconv.ParseFloat(m[3], 64)
 		cpu, _ := strconv.ParseFloat(m[4], 64)
 		s.boots = append(s.boots, boot{e.Test, booted, seconds, cpu, s.inGuest[e.Package+e.Test]})
-		s.say("     %s: guest %s ended after %.0f s", e.Test, m[1], seconds)
+		s.printf("     %s: guest %s ended after %.0f s", e.Test, m[1], seconds)
 	}
 }
 

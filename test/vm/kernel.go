@@ -57,8 +57,8 @@ func (k Kernel) String() string {
 // An Image is a kernel in the cache.
 type Image struct {
 	Kernel  Kernel
-	Release string // as uname -r says
-	Linux   string // as uname -r prints it
+	Release string // as uname -r prints it
+	Linux   string // the bootable file
 	Modules string // the folder that is /lib/modules/<release>, with modules.dep
 	tools   string // the folder that the guest's programs are unpacked in
 }

@@ -62,7 +62,7 @@ type Machine struct {
 
 // A Result describes how a VM's program ended.
 type Result struct {
-	Release  string        // the kernel's, as uname -r says
+	Release  string        // the kernel's, as uname -r prints it
 	ExitCode int           // of the first program that did not end with 0; 128 plus the signal's number if a signal killed it
 	Boot     time.Duration // from the emulator's start until the program was started
 	Total    time.Duration // from the emulator's start to its end

@@ -95,7 +95,7 @@ func TestMachineBootsAgainAfterAFailedBoot(t *testing.T) {
 		name    string
 		cmdline []string
 		limit   time.Duration
-		says    string
+		reason  string
 	}{
 		{"it hangs", []string{"rdinit=/usr/bin/sleep", "--", "1000"}, 3 * time.Second, "it did not boot within 3s"},
 		{"it panics", []string{"rdinit=/no/such/program"}, 0, "it did not boot: the guest's kernel panicked: "},
@@ -112,7 +112,7 @@ func TestMachineBootsAgainAfterAFailedBoot(t *testing.T) {
 			}
 			_, err := m.Run(t.Context())
 			require.ErrorIs(t, err, errNotBooted)
-			require.ErrorContains(t, err, test.says)
+			require.ErrorContains(t, err, test.reason)
 			require.Equal(t, boots-1, again)
 		})
 	}
