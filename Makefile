@@ -29,7 +29,7 @@ GUEST_TESTS = -p 1 -timeout $(GUESTS_TIMEOUT) $(GUESTS)
 GUESTS_TIMEOUT = 30m
 
 test: ## unit, golden, scripts, fuzz seeds, and the oldest and the newest kernel
-	@echo 'Up to 15 minutes on two processors, three of them for compiling and downloads of the first time.'
+	@echo 'Up to 15 minutes on two processors, including three for compiling and downloading in the first run.'
 	@echo 'Downloads to .cache/vm: Linux 5.10 and 7.x and a few programs, about 150 MB from Debian. As root it'
 	@echo 'installs what is missing: QEMU, kmod, e2fsprogs.'
 	go run ./test/run $(HOST_TESTS) -- $(GUEST_TESTS)
@@ -61,7 +61,7 @@ generate: ## the BPF objects (needs clang and libbpf-dev) and the column referen
 	go generate ./...
 	go test ./tables -run 'AsPublished$$' -golden
 
-golden: ## rewrite the golden files after a wanted change
+golden: ## rewrite the golden files after an intended change
 	go test ./tables -run 'AsPublished$$' -golden
 
 FUZZ_TIME = 30s

@@ -194,8 +194,8 @@ const (
 
 // requireHiddenByState has two modules set their own state to UNFORMED, one
 // permanently and one repeatedly, and requires that both are reported and that the
-// recorder goes on checking. The kernel executes BUG() if it is asked for the initstate
-// of such a module, and the guest panics then (oops=panic).
+// recorder continues to check. The kernel executes BUG() if the initstate of such a
+// module is read, and the guest then panics (oops=panic).
 func requireHiddenByState(t *testing.T, c compared) {
 	t.Helper()
 	loads := map[string]string{}

@@ -122,8 +122,8 @@ func abs(t *testing.T, path string) string {
 // isSmall reports whether this run is make test, without a selection by GUEST.
 func isSmall() bool { return !suite.All() && os.Getenv("GUEST") == "" }
 
-// isAnEnd reports whether a kernel is the oldest or the newest. In make test-long all
-// count as such.
+// isAnEnd reports whether a kernel is the oldest or the newest. In make test-long it is
+// true for all kernels.
 func isAnEnd(kernel string) bool {
 	return kernel == vm.Oldest().String() || kernel == vm.Newest().String() || suite.Long()
 }
