@@ -1,5 +1,5 @@
-# The verbs of this project. Each does all its own set-up; the VMs take what
-# they need from Debian.
+# The targets of this project. Each does all its own set-up; the VMs use Debian's
+# packages.
 
 export CGO_ENABLED = 0
 GOFLAGS_BUILD = -trimpath -ldflags='-s -w'
@@ -21,16 +21,15 @@ demo-shell: ## the same, ending in the VM's SQL shell
 unit: ## the tests that boot no VM, in two minutes
 	go test -short -p 4 ./...
 
-# Packages that boot VMs come last, one after the other. Most of the others wait
-# for something most of the time, so more of them run at a time than there are
-# processors.
+# Packages that boot VMs run last, one after the other. The others mostly wait, so more
+# of them run in parallel than there are processors.
 GUESTS = ./test/vm ./test/e2e
 HOST_TESTS = -p 4 -timeout 10m $$(go list ./... | grep -v -e /test/vm$$ -e /test/e2e$$)
 GUEST_TESTS = -p 1 -timeout $(GUESTS_TIMEOUT) $(GUESTS)
 GUESTS_TIMEOUT = 30m
 
 test: ## unit, golden, scripts, fuzz seeds, and the oldest and the newest kernel
-	@echo 'Up to 15 minutes on two processors, three of them for compiling and downloads of the first time.'
+	@echo 'Up to 15 minutes on two processors, including three for compiling and downloading in the first run.'
 	@echo 'Downloads to .cache/vm: Linux 5.10 and 7.x and a few programs, about 150 MB from Debian. As root it'
 	@echo 'installs what is missing: QEMU, kmod, e2fsprogs.'
 	go run ./test/run $(HOST_TESTS) -- $(GUEST_TESTS)
@@ -47,12 +46,12 @@ test-long: ## by hand before a release: 300 rounds of SIGKILL, storms five times
 	@echo 'Some hours. Downloads to .cache/vm: five kernels, about 350 MB from Debian.'
 	go run ./test/run $(HOST_TESTS) -- $(GUEST_TESTS)
 
-# Needs cgo: gcc, and the C library's headers (libc6-dev on Debian), and half a
-# gigabyte of memory. Races show in how things meet, not in how many of them there
-# are: it is the short suite, and test/race says how much of a test's heavy work is
-# left out besides. SQLite's own code is not watched: it is translated from C, has
-# locks of its own, and would take most of the time. Those of test/e2e run what they
-# test as processes of their own, which only the scripts for any host build for it.
+# Needs cgo (gcc and the C library's headers, libc6-dev on Debian) and half a gigabyte
+# of memory. Races depend on the interleaving of operations, not on their number, so it
+# runs the short suite, and test/race reduces the heavy work of tests further. SQLite's
+# own code is not instrumented: it is translated from C, has its own locks, and would
+# take most of the time. test/e2e runs the extension in processes of its own; only the
+# scripts for any host build it with the race detector.
 RACE = -race -gcflags=modernc.org/sqlite/lib=-race=false
 race: ## the tests that need no VM under Go's race detector (needs gcc and libc6-dev)
 	CGO_ENABLED=1 go test $(RACE) -short -p 2 -timeout 20m $$(go list ./... | grep -v -e /test/e2e -e /test/vm -e /test/demo)
@@ -62,7 +61,7 @@ generate: ## the BPF objects (needs clang and libbpf-dev) and the column referen
 	go generate ./...
 	go test ./tables -run 'AsPublished$$' -golden
 
-golden: ## rewrite the golden files after a wanted change
+golden: ## rewrite the golden files after an intended change
 	go test ./tables -run 'AsPublished$$' -golden
 
 FUZZ_TIME = 30s

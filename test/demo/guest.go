@@ -19,12 +19,12 @@ import (
 
 const (
 	stateDir = "/var/lib/kmodquery"
-	// waitForTables is how long the extension may take in an emulator to load
-	// its programs and register.
+	// waitForTables is the time within which the extension must load its programs and
+	// register in an emulator.
 	waitForTables = 2 * time.Minute
 )
 
-// A step is one way to hand a module to the kernel.
+// A step is one way to pass a module to the kernel.
 type step struct {
 	title string
 	load  func() error
@@ -38,7 +38,7 @@ var steps = []step{
 		}
 		return command("insmod", "/tmp/network.ko")
 	}},
-	{"finit_module of a memfd, a file that never was", func() error {
+	{"finit_module of a memfd, a file without a path", func() error {
 		image, err := guest.ModuleImage("nbd")
 		if err != nil {
 			return err
@@ -51,14 +51,14 @@ var steps = []step{
 			return err
 		}
 		if err := guest.LoadImage(image[:1000], ""); !errors.Is(err, unix.ENOEXEC) {
-			return fmt.Errorf("a damaged image was not refused as one (%w)", err)
+			return fmt.Errorf("the kernel did not refuse a damaged image with ENOEXEC (%w)", err)
 		}
 		return nil
 	}},
 }
 
-// inGuest runs the extension under an osquery, takes the steps and shows what
-// became known.
+// inGuest runs the extension under an osquery, performs the steps and shows the
+// recorded findings.
 func inGuest(shell bool) error {
 	ctx := context.Background()
 	host, err := osqueryhost.Start(ctx, osqueryhost.Options{Dir: "/run"})
@@ -80,8 +80,7 @@ func inGuest(shell bool) error {
 			return err
 		}
 	}
-	// This query is answered by the process that records, so what it does not
-	// count was not seen.
+	// The recorder itself runs this query, so it counts every load that was observed.
 	rows, err := host.Query(ctx, `SELECT count(*) AS findings, count(DISTINCT load_id) AS attempts
 		FROM kernel_module_findings WHERE signature_id = 'TRC-1017'`)
 	if err != nil {
@@ -99,8 +98,8 @@ func inGuest(shell bool) error {
 	return nil
 }
 
-// show runs the extension's own shell on the store that the extension under
-// osquery writes. With nothing to read it prints its overview.
+// show runs the extension's own shell on the store that the extension under osquery
+// writes. Without input the shell prints its overview.
 func show(interactive bool) error {
 	cmd := exec.Command(extension, "query", "--state-dir", stateDir)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
@@ -126,7 +125,7 @@ func copyModule(name, path string) error {
 	return os.WriteFile(path, image, 0o600)
 }
 
-// loadMemfd loads a module that no file system ever had.
+// loadMemfd loads a module that was never in a file system.
 func loadMemfd(image []byte, params string) error {
 	fd, err := unix.MemfdCreate("nothing to see", unix.MFD_CLOEXEC)
 	if err != nil {

@@ -1,9 +1,9 @@
 //go:build linux
 
-// Command demo boots the newest kernel of the test matrix in QEMU, runs the
-// extension there under an osquery, loads modules in four ways, and shows what
-// the SQL shell says of them. It ends with status 1 when a detection is
-// missing. With -shell it ends in the guest's SQL shell instead.
+// Command demo boots the newest kernel of the test matrix in QEMU, runs the extension
+// there under an osquery, loads modules in four ways, and shows them in the SQL shell.
+// Its exit status is 1 if a detection is missing. With -shell it ends in the guest's
+// SQL shell instead.
 package main
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// extension is where the extension lies in the guest.
+// extension is the path of the extension in the guest.
 const extension = "/usr/lib/kmodquery/kmodquery.ext"
 
 func main() {

@@ -25,8 +25,8 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// A watcher is a recorder of this very process, with all that it was given and
-// said.
+// A watcher is a recorder in this process. It keeps the events and the errors that it
+// reported.
 type watcher struct {
 	*collectors.Recorder
 	source *ebpf.Source
@@ -51,8 +51,8 @@ func (w *watcher) report(err error) {
 	w.errs = append(w.errs, err.Error())
 }
 
-// said is the last thing that it reported.
-func (w *watcher) said() string {
+// lastReport returns the latest error that it reported.
+func (w *watcher) lastReport() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.errs) == 0 {
@@ -63,9 +63,9 @@ func (w *watcher) said() string {
 
 func (w *watcher) isActive() bool { return w.source.Sensor().State == kmodquery.StateActive }
 
-// sees loads and unloads a module and reports which events of it were seen, in
-// the order in which they happened.
-func (w *watcher) sees(t *testing.T, module string) []string {
+// observe loads and unloads a module and returns its recorded events, in the order in
+// which they happened.
+func (w *watcher) observe(t *testing.T, module string) []string {
 	t.Helper()
 	require.NoError(t, w.Sync(t.Context()))
 	w.mu.Lock()
@@ -77,7 +77,7 @@ func (w *watcher) sees(t *testing.T, module string) []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	events := slices.Clone(w.events[before:])
-	// Those of a load wait for its image.
+	// The events of a load wait for its image.
 	slices.SortStableFunc(events, func(a, b kmodquery.Event) int { return cmp.Compare(a.TimeNanos, b.TimeNanos) })
 	var seen []string
 	for _, e := range events {
@@ -88,7 +88,7 @@ func (w *watcher) sees(t *testing.T, module string) []string {
 	return seen
 }
 
-// loadAndUnload are the events of both.
+// loadAndUnload are the events of a load and an unload.
 var loadAndUnload = append(slices.Clone(byMemory), "module_free", "delete_module")
 
 func watch(t *testing.T) *watcher {
@@ -102,28 +102,30 @@ func watchWith(t *testing.T, o ebpf.Options) *watcher {
 	w.Recorder = collectors.NewRecorder(w, w.report, collectors.Options{Sources: []collectors.Source{w.source}, SideBySide: true})
 	w.Start(t.Context())
 	t.Cleanup(func() { require.NoError(t, w.Close()) })
-	require.Eventually(t, w.isActive, time.Minute, 50*time.Millisecond, "it takes long on a busy machine")
-	require.Equal(t, loadAndUnload, w.sees(t, "dummy"))
+	require.Eventually(t, w.isActive, time.Minute, 50*time.Millisecond, "the source is not active in time")
+	require.Equal(t, loadAndUnload, w.observe(t, "dummy"))
 	return w
 }
 
-// recovers wants the source to fail for a reason and to watch again.
+// recovers requires the source to fail for a reason and then to become active again.
 func (w *watcher) recovers(t *testing.T, reason string) {
 	t.Helper()
 	require.Eventually(t, func() bool {
-		// A query has it look at once; it would by itself, later.
-		return w.Sync(t.Context()) == nil && strings.Contains(w.said(), reason)
-	}, 2*time.Minute, 50*time.Millisecond, "%s", w.said())
-	require.Eventually(t, w.isActive, 2*time.Minute, 50*time.Millisecond, "it takes long on a busy machine")
-	require.Equal(t, loadAndUnload, w.sees(t, "dummy"))
+		// A query makes the source check its hooks at once. By itself it checks them
+		// later.
+		return w.Sync(t.Context()) == nil && strings.Contains(w.lastReport(), reason)
+	}, 2*time.Minute, 50*time.Millisecond, "%s", w.lastReport())
+	require.Eventually(t, w.isActive, 2*time.Minute, 50*time.Millisecond, "the source is not active in time")
+	require.Equal(t, loadAndUnload, w.observe(t, "dummy"))
 }
 
-// TestGuestAttachesAgainWhenLinksAreClosed takes the hooks away from a recorder behind its back.
+// TestGuestAttachesAgainWhenLinksAreClosed closes the links of a recorder without its
+// knowledge.
 func TestGuestAttachesAgainWhenLinksAreClosed(t *testing.T) {
 	guest.Only(t)
 	w := watch(t)
 
-	// A file may have the number of a link that was closed.
+	// Another file may get the number of a closed link.
 	replaced := replaceLinks(t)
 	require.NotEmpty(t, replaced)
 	require.NoError(t, guest.LoadImage(image(t, "dummy"), ""))
@@ -131,18 +133,18 @@ func TestGuestAttachesAgainWhenLinksAreClosed(t *testing.T) {
 	w.recovers(t, "ebpf: attached programs are gone: ")
 	for _, file := range replaced {
 		_, err := file.Stat()
-		require.NoError(t, err, "a file was closed that was none of the recorder's")
+		require.NoError(t, err, "the recorder closed a file of another owner")
 		require.NoError(t, file.Close())
 	}
 
-	// What was seen before is told of.
+	// The events before the replacement are delivered.
 	w.mu.Lock()
 	before := len(w.events)
 	w.mu.Unlock()
 	require.NoError(t, guest.LoadImage(image(t, "dummy"), ""))
 	require.NoError(t, guest.Unload("dummy"))
-	w.source.MarkUnreliable("module nosuch was not seen to come")
-	w.recovers(t, "ebpf: module nosuch was not seen to come")
+	w.source.MarkUnreliable("the load of module nosuch was not observed")
+	w.recovers(t, "ebpf: the load of module nosuch was not observed")
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	// Events of a load wait for its image, so later ones may come first.
@@ -151,21 +153,21 @@ func TestGuestAttachesAgainWhenLinksAreClosed(t *testing.T) {
 	require.Equal(t, "dummy", first.Name)
 }
 
-// TestGuestReplacesPinnedHooksThatMissALoad has hooks relieved that are pinned: they would be found
-// again as they are.
+// TestGuestReplacesPinnedHooksThatMissALoad marks pinned hooks unreliable. They must be
+// replaced, because a recorder that starts would otherwise adopt them unchanged.
 func TestGuestReplacesPinnedHooksThatMissALoad(t *testing.T) {
 	needPinned(t)
 	t.Cleanup(func() { require.NoError(t, ebpf.Detach(pinFolder)) })
 	w := watchWith(t, ebpf.Options{ImageLimit: ebpf.MaxImage, PinDir: pinFolder})
 	first := pinnedSets(t)
 	require.Len(t, first, 1)
-	w.source.MarkUnreliable("module nosuch was not seen to come")
-	w.recovers(t, "ebpf: module nosuch was not seen to come")
+	w.source.MarkUnreliable("the load of module nosuch was not observed")
+	w.recovers(t, "ebpf: the load of module nosuch was not observed")
 	require.Eventually(t, func() bool { return len(pinnedSets(t)) == 1 }, time.Minute, 100*time.Millisecond)
 	require.NotEqual(t, first, pinnedSets(t))
 }
 
-// replaceLinks puts another file in the place of each link of this process.
+// replaceLinks replaces each link of this process by another file.
 func replaceLinks(t *testing.T) []*os.File {
 	t.Helper()
 	var replaced []*os.File
@@ -187,8 +189,8 @@ func replaceLinks(t *testing.T) []*os.File {
 	return replaced
 }
 
-// TestGuestReportsTracingThatIsSwitchedOff switches off what runs the hooks, behind the back of a
-// recorder of this process and of the extension.
+// TestGuestReportsTracingThatIsSwitchedOff switches off the kernel's tracing without
+// the knowledge of a recorder of this process and of the extension.
 func TestGuestReportsTracingThatIsSwitchedOff(t *testing.T) {
 	guest.Only(t)
 	const sensor = "SELECT state, hooks FROM kernel_module_sensors WHERE source = 'ebpf'"
@@ -202,15 +204,15 @@ func TestGuestReportsTracingThatIsSwitchedOff(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			err := os.WriteFile(test.path, []byte("0"), 0)
 			if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EBUSY) {
-				t.Skipf("this kernel does not let it be switched off while it is in use: %v", err)
+				t.Skipf("this kernel does not permit switching it off while it is in use: %v", err)
 			}
 			require.NoError(t, err)
 			defer os.WriteFile(test.path, []byte("1"), 0)
 			require.Eventually(t, func() bool {
-				return w.Sync(t.Context()) == nil && strings.Contains(w.said(), test.reason+"; write 1 to "+test.path)
+				return w.Sync(t.Context()) == nil && strings.Contains(w.lastReport(), test.reason+"; write 1 to "+test.path)
 			}, 2*time.Minute, 50*time.Millisecond)
 			if test.name == "kprobes" && guest.Kernel() != "5.10" && guest.Kernel() != "6.1" {
-				w.recovers(t, test.reason) // there is another way to every hook
+				w.recovers(t, test.reason) // every hook has an alternative
 				require.NotContains(t, w.source.Sensor().Hooks, "probe)")
 			} else {
 				require.Eventually(t, func() bool {
@@ -221,11 +223,11 @@ func TestGuestReportsTracingThatIsSwitchedOff(t *testing.T) {
 			require.Eventually(t, func() bool {
 				return w.Sync(t.Context()) == nil && w.isActive() && w.source.Sensor().Hooks == healthy[0]["hooks"]
 			}, time.Minute, 50*time.Millisecond)
-			require.Equal(t, loadAndUnload, w.sees(t, "dummy"))
+			require.Equal(t, loadAndUnload, w.observe(t, "dummy"))
 		})
 	}
 	require.Eventually(t, func() bool {
-		latest(t) // has it look
+		latest(t) // makes the source check
 		return slices.EqualFunc(healthy, query(t, sensor), maps.Equal)
 	}, 2*time.Minute, time.Second)
 }

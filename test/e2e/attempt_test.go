@@ -15,20 +15,20 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// An attempt is a way to hand a module to the kernel.
+// An attempt is a way to pass a module to the kernel.
 type attempt struct {
 	name string
-	// prepare puts the module to where the kernel shall take it from.
+	// prepare creates the module's image or file.
 	prepare func(t *testing.T, module string) *handed
-	// events are the names of the events that a successful attempt gives.
+	// events are the names of the events of a successful attempt.
 	events []string
 	origin string
 }
 
-// handed is what the kernel is given.
+// handed is the image or file that the kernel gets.
 type handed struct {
 	bytes []byte
-	file  *os.File // nil where there is none
+	file  *os.File // nil for an image in memory
 
 	path, filesystem string
 	flags            int
@@ -48,7 +48,7 @@ var (
 	byMemory = []string{"security_kernel_load_data", "module_load", "init_module"}
 )
 
-// attempts are the ways that the events tell apart.
+// attempts are the ways that events distinguish.
 var attempts = []attempt{
 	{"a file", func(t *testing.T, module string) *handed {
 		return handFile(t, image(t, module), "/run", "by file.ko", "tmpfs")
@@ -80,7 +80,7 @@ var attempts = []attempt{
 	{"a deleted file", func(t *testing.T, module string) *handed {
 		h := handFile(t, image(t, module), "/run", "gone.ko", "tmpfs")
 		require.NoError(t, os.Remove(h.path))
-		require.NoError(t, unix.Fstat(int(h.file.Fd()), &h.stat)) // its ctime is another now
+		require.NoError(t, unix.Fstat(int(h.file.Fd()), &h.stat)) // the removal changed its ctime
 		return h
 	}, byFile, "deleted"},
 	{"a file that never had a name", func(t *testing.T, module string) *handed {
@@ -112,10 +112,10 @@ var attempts = []attempt{
 	}, byMemory, "memory"},
 }
 
-// images are modules of the running kernel: to decompress one takes a while.
+// images caches modules of the running kernel, because decompression takes a while.
 var images = map[string][]byte{}
 
-// image is a module of the running kernel. It must not be changed.
+// image returns a module of the running kernel. The caller must not change it.
 func image(t *testing.T, module string) []byte {
 	t.Helper()
 	if images[module] == nil {
@@ -126,7 +126,7 @@ func image(t *testing.T, module string) []byte {
 	return images[module]
 }
 
-// handFile writes a file to be loaded.
+// handFile writes and opens a file to be loaded.
 func handFile(t *testing.T, content []byte, dir, name, filesystem string) *handed {
 	t.Helper()
 	path := filepath.Join(dir, name)
@@ -135,7 +135,7 @@ func handFile(t *testing.T, content []byte, dir, name, filesystem string) *hande
 	return handPath(t, content, path, filesystem)
 }
 
-// handPath hands over a file that is there.
+// handPath opens an existing file to be loaded.
 func handPath(t *testing.T, content []byte, path, filesystem string) *handed {
 	t.Helper()
 	h := &handed{bytes: content, file: openFile(t, path), path: path, filesystem: filesystem}
@@ -143,14 +143,14 @@ func handPath(t *testing.T, content []byte, path, filesystem string) *handed {
 	return h
 }
 
-// handFD fills an empty file without a name.
+// handFD writes the module into an empty file without a name.
 func handFD(t *testing.T, content []byte, fd int, path, filesystem string) *handed {
 	t.Helper()
 	writer := os.NewFile(uintptr(fd), path)
 	defer writer.Close()
 	_, err := writer.Write(content)
 	require.NoError(t, err)
-	// finit_module wants a file that nobody has open for writing.
+	// finit_module refuses a file that is open for writing.
 	h := handPath(t, content, "/proc/self/fd/"+strconv.Itoa(fd), filesystem)
 	h.path = path
 	return h
@@ -164,21 +164,21 @@ func openFile(t *testing.T, path string) *os.File {
 	return file
 }
 
-// mount mounts a filesystem without a disk for the length of the test.
+// mount mounts a filesystem without a disk until the test ends.
 func mount(t *testing.T, dir, kind, options string) {
 	t.Helper()
 	require.NoError(t, unix.Mount("none", dir, kind, 0, options))
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 }
 
-// overlay mounts an overlayfs whose lower layer fill has filled.
+// overlay mounts an overlayfs after fill has filled its lower layer.
 func overlay(t *testing.T, fill func(lower string)) (merged string) {
 	t.Helper()
 	if _, err := os.Stat("/sys/module/overlay"); err != nil {
 		require.NoError(t, guest.LoadImage(image(t, "overlay"), ""))
 	}
-	// Layers in one filesystem: then stat(2) tells the overlay's own device. And
-	// a folder without a comma in its name, which t.TempDir's may have.
+	// Both layers are in one filesystem, so that stat(2) returns the overlay's own
+	// device. The folder's name has no comma, which t.TempDir's may have.
 	dir, err := os.MkdirTemp("/run", "overlay")
 	require.NoError(t, err)
 	mount(t, dir, "tmpfs", "")

@@ -30,7 +30,7 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// auditEnv is set in the VMs that TestAudit boots, to what their rules shall be
+// auditEnv is set in the VMs that TestAudit boots. Its value is the state of the rules
 // when they are locked.
 const auditEnv = "KMODQUERY_AUDIT"
 
@@ -39,8 +39,8 @@ const (
 	lockedWithoutRules = "locked without rules"
 )
 
-// TestAudit boots kernels with audit off and one with audit on, for the audit
-// source alone: the newest with audit off in make test.
+// TestAudit boots kernels with audit off and one with audit on, for tests of the audit
+// source alone. In make test it boots only the newest, with audit off.
 func TestAudit(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -73,7 +73,7 @@ func TestAudit(t *testing.T) {
 	}
 }
 
-// needAudit skips in other VMs.
+// needAudit skips the test in other VMs.
 func needAudit(t *testing.T) {
 	t.Helper()
 	guest.Only(t)
@@ -90,7 +90,7 @@ type auditRun struct {
 
 	mu       sync.Mutex
 	events   []kmodquery.Event
-	position string // of all events, "" if none has one
+	position string // the positions of all events together, "" if none has one
 }
 
 func (r *auditRun) emit(d kmodquery.Delivery) {
@@ -112,13 +112,13 @@ func startAudit(t *testing.T) *auditRun {
 	case err := <-r.ended:
 		cancel()
 		require.NoError(t, err)
-		t.Fatal("it ended")
+		t.Fatal("the source ended")
 	}
 	t.Cleanup(cancel)
 	return r
 }
 
-// end stops the source and returns what Run did.
+// end stops the source and returns Run's error.
 func (r *auditRun) end(t *testing.T) error {
 	t.Helper()
 	r.stop()
@@ -126,12 +126,12 @@ func (r *auditRun) end(t *testing.T) error {
 	case err := <-r.ended:
 		return err
 	case <-time.After(time.Minute):
-		t.Fatal("the source does not end")
+		t.Fatal("the source did not end")
 		return nil
 	}
 }
 
-// take returns what happened since the last time.
+// take returns the events since the last call.
 func (r *auditRun) take(t *testing.T) []kmodquery.Event {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -144,7 +144,7 @@ func (r *auditRun) take(t *testing.T) []kmodquery.Event {
 	return events
 }
 
-// auditControl is this test's own access to audit.
+// auditControl returns this test's own connection to audit.
 func auditControl(t *testing.T) *libaudit.AuditClient {
 	t.Helper()
 	client, err := libaudit.NewAuditClient(nil)
@@ -153,7 +153,7 @@ func auditControl(t *testing.T) *libaudit.AuditClient {
 	return client
 }
 
-// auditState is what of audit the source may change.
+// auditState returns the state of audit that the source may change.
 func auditState(t *testing.T) (enabled uint32, rules []string) {
 	t.Helper()
 	client := auditControl(t)
@@ -178,7 +178,8 @@ func auditRule(t *testing.T, text string) []byte {
 	return built
 }
 
-// auditChild runs a process that is younger than audit, and returns its pid.
+// auditChild runs a process that was created after audit was switched on, and returns
+// its PID.
 func auditChild(t *testing.T, cmd *exec.Cmd) (pid int, out string, err error) {
 	t.Helper()
 	var text strings.Builder
@@ -188,8 +189,8 @@ func auditChild(t *testing.T, cmd *exec.Cmd) (pid int, out string, err error) {
 	return cmd.Process.Pid, text.String(), err
 }
 
-// threadOfNow returns what runs a function on a thread that is there already: the
-// kernel decides at a thread's birth whether it is ever audited
+// threadOfNow returns a function that runs other functions on a thread that exists
+// already: the kernel decides at a thread's creation whether it is ever audited
 // (kernel/auditsc.c, audit_alloc).
 func threadOfNow(t *testing.T) func(func()) {
 	t.Helper()
@@ -210,7 +211,7 @@ func threadOfNow(t *testing.T) func(func()) {
 	}
 }
 
-// TestGuestAuditReportsEveryWayToLoad loads and unloads in every way.
+// TestGuestAuditReportsEveryWayToLoad loads and unloads modules in every way.
 func TestGuestAuditReportsEveryWayToLoad(t *testing.T) {
 	needAudit(t)
 	wasEnabled, before := auditState(t)
@@ -340,8 +341,8 @@ func TestGuestAuditReportsEveryWayToLoad(t *testing.T) {
 	require.NoError(t, run.source.Sync(t.Context()))
 }
 
-// auditDenied has users without rights call, one of them very often, and root
-// load in the middle of it.
+// auditDenied makes users without rights call init_module, one of them very often,
+// while root loads a module.
 func auditDenied(t *testing.T, run *auditRun) {
 	const calls = 3000
 	flood := ordinary(cast(t, "flood", strconv.Itoa(calls)))
@@ -360,8 +361,8 @@ func auditDenied(t *testing.T, run *auditRun) {
 		}
 		return n
 	}
-	// An emulator among others may take longer for a flood than the source waits
-	// for records that are still to come.
+	// An emulator on a busy host may take longer for a flood than the source waits for
+	// outstanding records.
 	for end := time.Now().Add(time.Minute); counted() < calls && time.Now().Before(end); {
 		events = append(events, run.take(t)...)
 	}
@@ -383,7 +384,7 @@ func auditDenied(t *testing.T, run *auditRun) {
 	require.Zero(t, run.source.Sensor().Lost)
 }
 
-// auditForged has a program that may write to audit say what the kernel would.
+// auditForged makes a program that may write to audit forge the kernel's records.
 func auditForged(t *testing.T, run *auditRun) {
 	socket, err := libaudit.NewNetlinkClient(unix.NETLINK_AUDIT, 0, nil, nil)
 	require.NoError(t, err)
@@ -401,8 +402,8 @@ func auditForged(t *testing.T, run *auditRun) {
 	require.Empty(t, run.take(t))
 }
 
-// TestGuestAuditAdoptsTheRulesOfAKilledProcess kills a process that runs the source, and has another take
-// over what it left.
+// TestGuestAuditAdoptsTheRulesOfAKilledProcess kills a process that runs the source.
+// The next source must adopt its rules.
 func TestGuestAuditAdoptsTheRulesOfAKilledProcess(t *testing.T) {
 	needAudit(t)
 	wasEnabled, _ := auditState(t)
@@ -432,7 +433,8 @@ func auditRole() error {
 	return audit.New(audit.Options{}).Run(context.Background(), func() { fmt.Println("ready") }, func(kmodquery.Delivery) {})
 }
 
-// TestGuestAuditRespectsTheRulesOfOthers has others add, remove and switch.
+// TestGuestAuditRespectsTheRulesOfOthers makes other programs add and remove rules and
+// switch audit off.
 func TestGuestAuditRespectsTheRulesOfOthers(t *testing.T) {
 	needAudit(t)
 	wasEnabled, _ := auditState(t)
@@ -480,7 +482,7 @@ func TestGuestAuditRespectsTheRulesOfOthers(t *testing.T) {
 		select {
 		case err = <-run.ended:
 		case <-time.After(time.Minute):
-			t.Fatal("not noticed")
+			t.Fatal("the source did not notice")
 		}
 		require.ErrorContains(t, err, "was removed, or another was put before it")
 		require.NotErrorIs(t, err, kmodquery.ErrNotSupported)
@@ -495,7 +497,7 @@ func TestGuestAuditRespectsTheRulesOfOthers(t *testing.T) {
 		case err := <-run.ended:
 			require.ErrorContains(t, err, "audit was switched off")
 		case <-time.After(time.Minute):
-			t.Fatal("not noticed")
+			t.Fatal("the source did not notice")
 		}
 		_, rules := auditState(t)
 		require.Empty(t, rules)
@@ -513,7 +515,8 @@ func TestGuestAuditRespectsTheRulesOfOthers(t *testing.T) {
 	require.Empty(t, rules)
 }
 
-// TestGuestAuditNamesMissingRights has nobody run the source, without and with a log.
+// TestGuestAuditNamesMissingRights runs the source as the user nobody, without and with
+// a log.
 func TestGuestAuditNamesMissingRights(t *testing.T) {
 	needAudit(t)
 	_, out, _ := auditChild(t, ordinary(cast(t, "audit")))
@@ -522,7 +525,7 @@ func TestGuestAuditNamesMissingRights(t *testing.T) {
 	require.Len(t, strings.Split(strings.TrimSpace(out), "\n"), 1)
 }
 
-// TestGuestAuditUsesLockedRules is the last: it cannot be undone.
+// TestGuestAuditUsesLockedRules runs last, because locking cannot be undone.
 func TestGuestAuditUsesLockedRules(t *testing.T) {
 	needAudit(t)
 	client := auditControl(t)
@@ -552,7 +555,7 @@ func TestGuestAuditUsesLockedRules(t *testing.T) {
 	require.Len(t, rules, 2)
 }
 
-// eventRow is an event as a row of the table.
+// eventRow returns an event as a row of the table.
 func eventRow(e kmodquery.Event) map[string]string {
 	row := map[string]string{}
 	for _, column := range kmodquery.EventColumns() {

@@ -25,10 +25,10 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// auditdEnv is set in the step of TestSources that has an audit daemon.
+// auditdEnv is set in the step of TestSources with an audit daemon.
 const auditdEnv = "KMODQUERY_AUDITD"
 
-// auditdPackages are Debian's audit daemon and what it needs.
+// auditdPackages are Debian's audit daemon and its dependencies.
 var auditdPackages = []string{
 	"auditd", "libaudit1", "libauparse0t64", "libcap-ng0", "libwrap0", "libgssapi-krb5-2", "libkrb5-3", "libk5crypto3",
 	"libkrb5support0", "libcom-err2", "libkeyutils1", "libssl3t64", "libzstd1", "zlib1g", "libc6",
@@ -78,8 +78,8 @@ func startAuditd(t *testing.T) *exec.Cmd {
 	return cmd
 }
 
-// TestGuestAuditReadsBesideTheDaemon runs the source beside the daemon, on the kernel's own
-// records and on the daemon's log.
+// TestGuestAuditReadsBesideTheDaemon runs the source beside the daemon, once with the
+// kernel's own records and once with the daemon's log.
 func TestGuestAuditReadsBesideTheDaemon(t *testing.T) {
 	guest.Only(t)
 	if os.Getenv(auditdEnv) == "" {
@@ -87,7 +87,7 @@ func TestGuestAuditReadsBesideTheDaemon(t *testing.T) {
 	}
 	daemon := startAuditd(t)
 	client := auditControl(t)
-	// The daemon reads the rules itself only with auditctl's help.
+	// The daemon needs auditctl to load rules.
 	for _, arch := range []string{"b64", "b32"} {
 		require.NoError(t, client.AddRule(auditRule(t, "-a always,exit -F arch="+arch+" -S init_module,finit_module,delete_module -F key=modules")))
 	}
@@ -106,7 +106,7 @@ func TestGuestAuditReadsBesideTheDaemon(t *testing.T) {
 	require.NoError(t, run.end(t))
 	status, err := client.GetStatus()
 	require.NoError(t, err)
-	require.EqualValues(t, daemon.Process.Pid, status.PID, "the daemon is what it was")
+	require.EqualValues(t, daemon.Process.Pid, status.PID, "the daemon is still registered")
 	require.EqualValues(t, 1, status.Enabled)
 	_, rules := auditState(t)
 	require.Len(t, rules, 2)
@@ -118,7 +118,7 @@ func TestGuestAuditReadsBesideTheDaemon(t *testing.T) {
 	modules("modprobe", "dummy")
 	require.Equal(t, want[:1], reader.await(t, 1))
 
-	// What happens while nobody reads is told of later, and once.
+	// Events are delivered once, even if they happened without a reader.
 	reader.kill(t)
 	modules("rmmod", "dummy")
 	require.Eventually(t, func() bool { return strings.Contains(read(t, auditdLog), "comm=\"rmmod\"") }, time.Minute, 100*time.Millisecond)
@@ -146,7 +146,7 @@ func auditSummaries(events []kmodquery.Event) []string {
 	return all
 }
 
-// An auditReader is a process that may read the daemon's log and no more.
+// An auditReader is a process that may read the daemon's log and nothing else.
 type auditReader struct {
 	cmd      *exec.Cmd
 	input    io.Writer
@@ -174,7 +174,7 @@ func startAuditReader(t *testing.T, position string) *auditReader {
 	return r
 }
 
-// await returns the next events, and sees to it that there are no more of them.
+// await returns the next events and requires that there are no more of them.
 func (r *auditReader) await(t *testing.T, count int) []string {
 	t.Helper()
 	var events []string
@@ -212,8 +212,8 @@ func (r *auditReader) kill(t *testing.T) {
 	require.Equal(t, syscall.SIGKILL, exit.Sys().(syscall.WaitStatus).Signal())
 }
 
-// auditReaderRole runs the source from the position of its first argument on,
-// writes what it emits, and syncs for every line that it reads.
+// auditReaderRole runs the source from the position in its first argument, writes the
+// events that it emits, and syncs for every line of its input.
 func auditReaderRole() error {
 	position := ""
 	if len(os.Args) > 1 {
@@ -246,5 +246,5 @@ func auditReaderRole() error {
 		}
 		write(readEvent{Synced: true})
 	}
-	return errors.New("nobody wants to know more")
+	return errors.New("the input ended")
 }

@@ -17,7 +17,8 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// TestGuestAutoloadNamesItsRequester has an ordinary user make the kernel load a module.
+// TestGuestAutoloadNamesItsRequester makes the kernel load a module for an ordinary
+// user.
 func TestGuestAutoloadNamesItsRequester(t *testing.T) {
 	guest.Only(t)
 	for _, test := range []struct {
@@ -69,20 +70,20 @@ func TestGuestAutoloadNamesItsRequester(t *testing.T) {
 	}
 }
 
-// TestGuestModprobeByHandHasNoRequester loads a module that was asked for by the kernel a
-// moment ago, and in vain: this load has no requester.
+// TestGuestModprobeByHandHasNoRequester loads a module that the kernel requested a
+// moment ago without success. This load has no requester.
 func TestGuestModprobeByHandHasNoRequester(t *testing.T) {
 	guest.Only(t)
 	hidden := "/sbin/modprobe.hidden"
 	require.NoError(t, os.Rename("/sbin/modprobe", hidden))
 	err := cast(t, "socket").Run()
 	require.NoError(t, os.Rename(hidden, "/sbin/modprobe"))
-	require.Error(t, err, "nothing could load the module")
+	require.Error(t, err, "no program can load the module")
 
 	before := latest(t)
 	require.NoError(t, exec.CommandContext(t.Context(), "modprobe", "af_alg").Run())
 	require.NoError(t, guest.Unload("af_alg"))
-	// A load may wait for its image when its unloading is stored.
+	// A load may wait for its image when its unloading is already stored.
 	rows := query(t, "SELECT * FROM kernel_module_events WHERE eid > %d ORDER BY time_nanos, eid", before)
 	require.Equal(t, append(slices.Clone(byFile), "module_free", "delete_module"), column(rows, "event_name"))
 	for _, row := range rows {
@@ -106,8 +107,8 @@ func requesterOf(t *testing.T, row map[string]string) requestedBy {
 	return r
 }
 
-// requireStartedByKernel wants threads of the kernel alone above the process,
-// as the kernel's helpers have them.
+// requireStartedByKernel requires only kernel threads above the process, as for the
+// kernel's helpers.
 func requireStartedByKernel(t *testing.T, row map[string]string) {
 	t.Helper()
 	chain := parseAncestors(t, row["ancestors"])
@@ -120,8 +121,8 @@ func requireStartedByKernel(t *testing.T, row map[string]string) {
 	require.Equal(t, ancestor{PID: 2, Comm: "kthreadd"}, chain[len(chain)-1])
 }
 
-// inUserNamespace makes the command root in a user namespace of its own, with
-// mounts of its own.
+// inUserNamespace makes the command root in a user namespace and a mount namespace of
+// its own.
 func inUserNamespace(cmd *exec.Cmd) *exec.Cmd {
 	uid, gid := int(cmd.SysProcAttr.Credential.Uid), int(cmd.SysProcAttr.Credential.Gid)
 	cmd.SysProcAttr = &syscall.SysProcAttr{

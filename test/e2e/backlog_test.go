@@ -18,19 +18,19 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// backlogCycles is how often TestGuestLoadsWithoutARecorderKeepTheirImages loads a module, and fails to load it
-// once more.
+// backlogCycles is how often TestGuestLoadsWithoutARecorderKeepTheirImages makes a
+// successful and a failing load.
 const backlogCycles = 200
 
-// TestGuestLoadsWithoutARecorderKeepTheirImages loads small modules from memory while nothing records. What the
-// next recorder knows of them, the names of those that failed too, it has from the
-// ring of images alone.
+// TestGuestLoadsWithoutARecorderKeepTheirImages loads small modules from memory while
+// no recorder runs. The next recorder gets their hashes, and the names of failed ones,
+// from the ring of images alone.
 func TestGuestLoadsWithoutARecorderKeepTheirImages(t *testing.T) {
 	needPinned(t)
 	const name = "tcp_nv"
 	module := image(t, name)
-	p := newPost(t)
-	recorder := p.relieve(t, guestExtension)
+	p := newDeployment(t)
+	recorder := p.startRecorder(t, guestExtension)
 	p.awaitActive(t)
 	recorder.terminate(t)
 	sets := pinnedSets(t)
@@ -39,7 +39,7 @@ func TestGuestLoadsWithoutARecorderKeepTheirImages(t *testing.T) {
 
 	handed, size := tally{}, 0
 	load := func(number int, want error) {
-		// No two have the same bytes, nor the same number of them.
+		// No two images have the same bytes or the same size.
 		content := append(append(module[:len(module):len(module)], fmt.Sprintf("%08d", number)...), make([]byte, 3*number)...)
 		err := guest.LoadImage(content, "")
 		require.ErrorIs(t, err, want, number)
@@ -58,25 +58,25 @@ func TestGuestLoadsWithoutARecorderKeepTheirImages(t *testing.T) {
 	require.Greater(t, images, uint64(size))
 	require.LessOrEqual(t, images, uint64(size+loads*(1024+40)), "an image takes more room than it needs")
 
-	recorder = p.relieve(t, guestExtension)
+	recorder = p.startRecorder(t, guestExtension)
 	p.awaitActive(t)
-	told := tally{}
-	for _, row := range p.ask(t, "SELECT name, sha256, hash_source, error FROM kernel_module_events WHERE source = 'ebpf' AND event_name = 'init_module'") {
-		told[strings.TrimSpace(strings.Join([]string{row["name"], row["sha256"], row["hash_source"], row["error"]}, " "))]++
+	stored := tally{}
+	for _, row := range p.query(t, "SELECT name, sha256, hash_source, error FROM kernel_module_events WHERE source = 'ebpf' AND event_name = 'init_module'") {
+		stored[strings.TrimSpace(strings.Join([]string{row["name"], row["sha256"], row["hash_source"], row["error"]}, " "))]++
 	}
 	missing := 0
 	for key := range handed {
-		if told[key] == 0 {
+		if stored[key] == 0 {
 			missing++
 		}
 	}
-	require.Zero(t, missing, "of %d loads that the kernel had in its hands nobody knows what was loaded", loads)
-	require.Equal(t, handed, told)
-	require.Empty(t, p.ask(t, "SELECT source, lost, decode_errors, store_errors FROM kernel_module_sensors WHERE lost > 0 OR decode_errors > 0 OR store_errors > 0"))
+	require.Zero(t, missing, "some of %d loads have no image", loads)
+	require.Equal(t, handed, stored)
+	require.Empty(t, p.query(t, "SELECT source, lost, decode_errors, store_errors FROM kernel_module_sensors WHERE lost > 0 OR decode_errors > 0 OR store_errors > 0"))
 	recorder.terminate(t)
 }
 
-// ringEnd is how many bytes were ever put into a ring buffer of a pinned set.
+// ringEnd returns how many bytes were ever written to a ring buffer of a pinned set.
 func ringEnd(t *testing.T, set, name string) uint64 {
 	t.Helper()
 	m, err := ebpf.LoadPinnedMap(filepath.Join(pinFolder, set, "maps", name), nil)

@@ -27,11 +27,10 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm"
 )
 
-// A byteHost is a host whose store tells of a load for each text that a host may
-// choose, with that text in everything that it can choose, and an osquery that
-// runs the built extension there.
+// A byteHost is a host whose store has one load for each hostile text, with that text
+// in every column that a host can choose. An osquery runs the built extension on it.
 type byteHost struct {
-	texts     []string // that of the event with EID n is texts[n-1]
+	texts     []string // the event with EID n has texts[n-1]
 	stateDir  string
 	extension string
 	osquery   *osquery
@@ -54,7 +53,7 @@ func newByteHost(t *testing.T) *byteHost {
 	h.osquery = newOsquery(dir, h.extension)
 	require.NoError(t, h.osquery.start())
 	t.Cleanup(func() { require.NoError(t, h.osquery.close()) })
-	// The host's own loads are another matter.
+	// Loads of the real host are irrelevant.
 	require.NoError(t, h.osquery.launch([]string{"--sources", "kmsg"}))
 	return h
 }
@@ -79,7 +78,8 @@ func (h *byteHost) deliveries(t *testing.T) []kmodquery.Delivery {
 
 var byteColumns = []string{"name", "path", "signer", "license", "params", "process_name", "process_path", "cmdline", "cwd", "cgroup", "container_id", "raw", "reason"}
 
-// requireRow holds a row of kernel_module_events against what the host wrote.
+// requireRow compares a row of kernel_module_events with the values that the host
+// wrote.
 func (h *byteHost) requireRow(t *testing.T, row map[string]string) {
 	t.Helper()
 	eid, err := strconv.Atoi(row["eid"])
@@ -102,18 +102,18 @@ func (h *byteHost) selectAll() string {
 	return fmt.Sprintf("SELECT *, raw FROM kernel_module_events WHERE eid <= %d", len(h.texts))
 }
 
-// TestHostileBytes takes every byte that a host can write through the store, the
+// TestHostileBytes passes every byte that a host can write through the store, the
 // tables, Thrift and osquery to its logs.
 func TestHostileBytes(t *testing.T) {
 	t.Parallel()
 	h := newByteHost(t)
 	host := h.osquery.host
-	ask := func(sql string) []map[string]string {
+	runSQL := func(sql string) []map[string]string {
 		rows, err := host.Query(t.Context(), sql)
 		require.NoError(t, err, "%q", sql)
 		return rows
 	}
-	rows := ask(h.selectAll())
+	rows := runSQL(h.selectAll())
 	require.Len(t, rows, len(h.texts))
 	cells := map[string]string{} // by eid
 	for _, row := range rows {
@@ -121,7 +121,7 @@ func TestHostileBytes(t *testing.T) {
 		cells[row["eid"]] = row["cmdline"]
 	}
 
-	findings := ask(fmt.Sprintf("SELECT eid, reason, event FROM kernel_module_findings WHERE eid <= %d AND signature_id = 'TRC-1017'", len(h.texts)))
+	findings := runSQL(fmt.Sprintf("SELECT eid, reason, event FROM kernel_module_findings WHERE eid <= %d AND signature_id = 'TRC-1017'", len(h.texts)))
 	require.Len(t, findings, len(h.texts))
 	for _, row := range findings {
 		require.Empty(t, hostile.Harm(row["reason"]))
@@ -136,35 +136,35 @@ func TestHostileBytes(t *testing.T) {
 		require.Equal(t, h.texts[eid-1], hostile.Unescape(ancestors[0].Comm))
 	}
 
-	t.Run("SQL finds them by what is shown", func(t *testing.T) {
+	t.Run("SQL finds them by the shown text", func(t *testing.T) {
 		like := strings.NewReplacer("^", "^^", "%", "^%", "_", "^_")
 		for eid, shown := range cells {
 			for _, where := range []string{
 				"cmdline = " + sqlText(shown), "path = " + sqlText(shown), "cmdline IN (" + sqlText(shown) + ", 'x')",
 				"cmdline LIKE " + sqlText(like.Replace(shown)) + " ESCAPE '^'", "instr(event_name || cmdline, " + sqlText(shown) + ") > 0",
 			} {
-				found := ask("SELECT eid FROM kernel_module_events WHERE " + where)
+				found := runSQL("SELECT eid FROM kernel_module_events WHERE " + where)
 				require.Contains(t, column(found, "eid"), eid, where)
 			}
-			found := ask("SELECT eid FROM kernel_module_events WHERE cmdline != " + sqlText(shown) + " AND eid = " + eid)
+			found := runSQL("SELECT eid FROM kernel_module_events WHERE cmdline != " + sqlText(shown) + " AND eid = " + eid)
 			require.Empty(t, found)
 		}
 	})
 	t.Run("SQL in any bytes", func(t *testing.T) {
 		for _, text := range hostile.Texts() {
-			for _, row := range ask("SELECT cmdline FROM kernel_module_events WHERE cmdline = " + sqlText(text) + " OR name LIKE " + sqlText(text)) {
+			for _, row := range runSQL("SELECT cmdline FROM kernel_module_events WHERE cmdline = " + sqlText(text) + " OR name LIKE " + sqlText(text)) {
 				require.Empty(t, hostile.Harm(row["cmdline"]))
 			}
 			_, err := host.Query(t.Context(), "SELECT "+sqlName(text)+" FROM kernel_module_events")
 			if err != nil {
-				continue // what SQLite says of it is the asker's own text
+				continue // SQLite's message has the user's own text
 			}
 		}
 	})
 	t.Run("logs", func(t *testing.T) { h.requireLogs(t) })
 }
 
-// requireLogs reads what a log pipeline would.
+// requireLogs reads the logs as a log pipeline does.
 func (h *byteHost) requireLogs(t *testing.T) {
 	pack, err := osqueryhost.ParsePack("bytes", []byte(fmt.Sprintf(`{"queries": {
 		"events": {"query": %q, "interval": 10},
@@ -185,7 +185,7 @@ func (h *byteHost) requireLogs(t *testing.T) {
 		}
 	}
 	require.Equal(t, len(h.texts), events)
-	require.Equal(t, 2*len(h.texts), len(results), "each is shipped once, though it was asked for again and again")
+	require.Equal(t, 2*len(h.texts), len(results), "each is shipped once, although it was queried repeatedly")
 	snapshots, err := h.osquery.host.SnapshotsLog()
 	require.NoError(t, err)
 	require.Len(t, snapshots[0].Snapshot, len(h.texts))
@@ -202,8 +202,8 @@ func (h *byteHost) requireLogs(t *testing.T) {
 	}
 }
 
-// TestHostileTerminal is the same without osquery, beside the recorder and so as
-// its reader, in every format.
+// TestHostileTerminal does the same without osquery, beside the recorder and therefore
+// as its reader, in every format.
 func TestHostileTerminal(t *testing.T) {
 	t.Parallel()
 	h := newByteHost(t)
@@ -240,8 +240,8 @@ func TestHostileTerminal(t *testing.T) {
 	}
 }
 
-// run asks the extension and returns what it prints, once that and what it says
-// on stderr would do no harm.
+// run runs a query in the extension and returns its output. It requires the output and
+// stderr to be harmless.
 func (h *byteHost) run(t *testing.T, format, sql string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), waitForTables)

@@ -12,8 +12,8 @@ import (
 	"github.com/kmodquery/kmodquery/linux/ebpf"
 )
 
-// TestGuestEventTimesFollowClockSteps sets the wall clock while a recorder runs, as happens to a
-// host whose hardware clock is wrong until it has a network.
+// TestGuestEventTimesFollowClockSteps sets the wall clock while a recorder runs, as on
+// a host whose hardware clock is wrong until it has a network connection.
 func TestGuestEventTimesFollowClockSteps(t *testing.T) {
 	needPinned(t)
 	w := watchWith(t, ebpf.Options{ImageLimit: ebpf.MaxImage})
@@ -22,7 +22,7 @@ func TestGuestEventTimesFollowClockSteps(t *testing.T) {
 		before := len(w.events)
 		w.mu.Unlock()
 		stepClock(t, step)
-		require.Equal(t, loadAndUnload, w.sees(t, "dummy"))
+		require.Equal(t, loadAndUnload, w.observe(t, "dummy"))
 		now := time.Now().Round(0)
 		w.mu.Lock()
 		require.Greater(t, len(w.events), before)

@@ -20,26 +20,25 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// containerID is what docker and its relatives name a container.
+// containerID is a container's name in docker and similar runtimes.
 var containerID = strings.Repeat("0123456789abcdef", 4)
 
-// TestGuestNamesTheContainerOfALoader loads modules in namespaces and control groups as
-// containers have them.
+// TestGuestNamesTheContainerOfALoader loads modules in namespaces and control groups
+// like those of containers.
 func TestGuestNamesTheContainerOfALoader(t *testing.T) {
 	guest.Only(t)
 	for _, test := range []struct {
 		name   string
 		cgroup string // below the hierarchy's root
 		v1     string // the controller whose hierarchy it is, "" for v2
-		how    string // the root is changed
+		how    string // how the root is changed
 		path   string // of the module, as the mount namespace has it
 	}{
 		{"docker under systemd", "system.slice/docker-" + containerID + ".scope", "", "pivot_root", "/payload.ko"},
 		{"containerd under Kubernetes",
 			"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-" + containerID + ".scope",
 			"", "pivot_root", "/payload.ko"},
-		// A chroot is no namespace: the path does not end at what the process
-		// calls its root.
+		// A chroot is not a namespace: the path is not relative to the process's root.
 		{"a chroot", "machine.slice/libpod-" + containerID + ".scope", "", "chroot", containerRoot + "/payload.ko"},
 		{"docker on cgroup v1", "docker/" + containerID, "pids", "pivot_root", "/payload.ko"},
 	} {
@@ -86,8 +85,8 @@ func TestGuestNamesTheContainerOfALoader(t *testing.T) {
 	}
 }
 
-// A container is a process in namespaces and a control group of its own that
-// loads dummy when it is told to. It ends with the test.
+// A container is a process in namespaces and a control group of its own that loads
+// dummy on request. It ends with the test.
 type container struct {
 	*exec.Cmd
 	stdin  io.Writer
@@ -124,8 +123,7 @@ func (c *container) load(t *testing.T) {
 	require.Equal(t, "loaded\n", answer)
 }
 
-// makeGroup makes a control group with all above it. They stay as long as the
-// VM.
+// makeGroup creates a control group and its parents. They exist until the VM ends.
 func makeGroup(t *testing.T, hierarchy, group string) string {
 	t.Helper()
 	dir := filepath.Join(hierarchy, group)

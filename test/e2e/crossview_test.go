@@ -24,8 +24,9 @@ import (
 const crossViewEnv = "KMODQUERY_CROSS_VIEW"
 
 // TestCrossView boots the newest kernel, in make test-all the oldest too, and in make
-// test-long every one, for an extension that compares what the kernel shows with what its sources saw.
-// What each kernel shows is TestHidden's. Modules that hide stay until it ends.
+// test-long every one, for an extension that compares the kernel's views with the
+// events of its sources. TestHidden tests the views of each kernel. Hidden modules stay
+// until the VM ends.
 func TestCrossView(t *testing.T) {
 	t.Parallel()
 	for _, kernel := range vm.Matrix() {
@@ -34,7 +35,7 @@ func TestCrossView(t *testing.T) {
 		}
 		t.Run(kernel.String(), func(t *testing.T) {
 			t.Parallel()
-			vm.Test(t, kernel, "^TestGuestCrossViewReportsWhatDiffers$", vm.Options{
+			vm.Test(t, kernel, "^TestGuestCrossViewReportsDifferences$", vm.Options{
 				Modules: []string{"nbd"},
 				Files:   map[string]string{guestExtension: buildExtension(t, kernel.Arch)},
 				Env:     []string{crossViewEnv + "=1"},
@@ -45,14 +46,14 @@ func TestCrossView(t *testing.T) {
 	}
 }
 
-// pollOf is how often the extension of these tests looks.
+// pollOf is the interval at which the extension of these tests compares the views.
 const pollOf = 2 * time.Second
 
-// A compared is an osquery whose extension looks often.
-type compared struct{ *guestOf }
+// A compared is an osquery whose extension compares the views often.
+type compared struct{ *instance }
 
-// startCompared starts one with a store of its own, and with these sources instead
-// of the best.
+// startCompared starts one with a store of its own, and with these sources if there are
+// any.
 func startCompared(t *testing.T, sources ...string) compared {
 	t.Helper()
 	dir, err := os.MkdirTemp("/run", "compared")
@@ -70,12 +71,12 @@ func startCompared(t *testing.T, sources ...string) compared {
 	return compared{g}
 }
 
-// differs waits until the views have told of this, as "event name".
+// differs waits until the views have reported this, as "event name".
 func (c compared) differs(t *testing.T, want string) map[string]string {
 	t.Helper()
 	event, name, _ := strings.Cut(want, " ")
 	var rows []map[string]string
-	// The period, and what a second look takes under emulation.
+	// The interval, and the duration of a second sample under emulation.
 	require.Eventually(t, func() bool {
 		rows = c.query(t, "SELECT * FROM kernel_module_events WHERE source = 'procfs' AND event_name = '%s' AND coalesce(name, '') = '%s'", event, name)
 		return len(rows) > 0
@@ -84,24 +85,24 @@ func (c compared) differs(t *testing.T, want string) map[string]string {
 	return rows[0]
 }
 
-// told returns what the views have told of in all, but what was there at the
-// start, as "event name".
-func (c compared) told(t *testing.T) []string {
+// reported returns all differences that the views have reported, without the modules at
+// the start, as "event name".
+func (c compared) reported(t *testing.T) []string {
 	t.Helper()
-	var told []string
+	var differences []string
 	for _, row := range c.query(t, "SELECT event_name, name FROM kernel_module_events WHERE source = 'procfs' AND event_name != 'module_present'") {
-		told = append(told, strings.TrimSpace(row["event_name"]+" "+row["name"]))
+		differences = append(differences, strings.TrimSpace(row["event_name"]+" "+row["name"]))
 	}
-	slices.Sort(told)
-	return told
+	slices.Sort(differences)
+	return differences
 }
 
-func TestGuestCrossViewReportsWhatDiffers(t *testing.T) {
+func TestGuestCrossViewReportsDifferences(t *testing.T) {
 	guest.Only(t)
 	if os.Getenv(crossViewEnv) == "" {
 		t.Skip("runs in the VMs that TestCrossView boots: modules that hide stay")
 	}
-	// One hides before anybody looks.
+	// This module hides before the extension starts.
 	require.NoError(t, guest.LoadImage(image(t, "nbd"), ""))
 	hide(t, "nbd")
 	c := startCompared(t)
@@ -116,16 +117,16 @@ func TestGuestCrossViewReportsWhatDiffers(t *testing.T) {
 	require.Contains(t, row["reason"], "it is not in modules, but in sysfs")
 	require.Equal(t, "kernel-module", row["type"])
 
-	// Whatever comes and goes, and however often, is no difference.
+	// Loads and unloads are not differences, however frequent.
 	dummy := image(t, "dummy")
 	for range 200 {
 		require.NoError(t, guest.LoadImage(dummy, ""))
 		require.NoError(t, guest.Unload("dummy"))
 	}
 	time.Sleep(2 * pollOf)
-	require.Equal(t, []string{"module_hidden nbd"}, c.told(t))
+	require.Equal(t, []string{"module_hidden nbd"}, c.reported(t))
 
-	// One hides after it was seen to come.
+	// This one hides after its load was observed.
 	before := c.latest(t)
 	require.NoError(t, guest.LoadImage(dummy, ""))
 	load := c.since(t, before)[0]["load_id"]
@@ -136,7 +137,7 @@ func TestGuestCrossViewReportsWhatDiffers(t *testing.T) {
 	require.Contains(t, row["reason"], "events")
 	require.Equal(t, load, row["load_id"])
 
-	// One hides in its init, and its folder too.
+	// This one hides in its init, and removes its folder from sysfs.
 	before = c.latest(t)
 	ghost, err := kmod.Build(kmod.Ghost, nil)
 	require.NoError(t, err)
@@ -146,7 +147,7 @@ func TestGuestCrossViewReportsWhatDiffers(t *testing.T) {
 	require.Contains(t, row["reason"], "events")
 	require.Equal(t, load, row["load_id"])
 
-	// A trace is wiped out.
+	// This one clears a bit of the kernel's taint.
 	untaint, err := kmod.Build(kmod.Untaint, map[string]uint64{"tainted_mask": symbol(t, "tainted_mask", ""), "bits": 1 << 12})
 	require.NoError(t, err)
 	require.ErrorIs(t, guest.LoadImage(untaint, ""), unix.ENODEV)
@@ -160,7 +161,7 @@ func TestGuestCrossViewReportsWhatDiffers(t *testing.T) {
 		"module_hidden nbd", "module_hidden dummy", "module_hidden kmodquery_ghost", "taint_reset",
 		"module_hidden " + unformedModule, "module_hidden " + togglingModule,
 	}
-	require.ElementsMatch(t, all, c.told(t))
+	require.ElementsMatch(t, all, c.reported(t))
 	hidden := c.query(t, "SELECT name FROM kernel_module_inventory WHERE hidden = 1 ORDER BY name")
 	require.Equal(t, []string{"dummy", "kmodquery_ghost", unformedModule, "nbd"}, column(hidden, "name"))
 	sensor := c.query(t, "SELECT state, hooks, lost FROM kernel_module_sensors WHERE source = 'procfs'")
@@ -168,13 +169,13 @@ func TestGuestCrossViewReportsWhatDiffers(t *testing.T) {
 	require.Equal(t, "active", sensor[0]["state"])
 	require.Contains(t, sensor[0]["hooks"], `"modules","sysfs","kallsyms"`)
 
-	// The next recorder of this boot does not tell of the same again.
+	// The next recorder of this boot does not report the same differences again.
 	starts := c.extension.Starts()
 	require.NoError(t, c.extension.Signal(unix.SIGKILL))
 	require.Eventually(t, func() bool { return c.extension.Starts() > starts }, waitForTables, 50*time.Millisecond)
 	require.NoError(t, c.host.WaitForTable(t.Context(), "kernel_module_sensors"))
 	time.Sleep(2 * pollOf)
-	require.ElementsMatch(t, all, c.told(t))
+	require.ElementsMatch(t, all, c.reported(t))
 
 	exited := c.extension.Exited()
 	require.NoError(t, c.extension.Signal(unix.SIGTERM))
@@ -193,8 +194,8 @@ const (
 
 // requireHiddenByState has two modules set their own state to UNFORMED, one
 // permanently and one repeatedly, and requires that both are reported and that the
-// recorder goes on checking. The kernel executes BUG() if it is asked for the initstate
-// of such a module, and the guest panics then (oops=panic).
+// recorder continues to check. The kernel executes BUG() if the initstate of such a
+// module is read, and the guest then panics (oops=panic).
 func requireHiddenByState(t *testing.T, c compared) {
 	t.Helper()
 	loads := map[string]string{}
@@ -261,7 +262,7 @@ func setState(name string, state int) error {
 	return os.WriteFile("/sys/module/"+name+"/parameters/state", []byte(strconv.Itoa(state)), 0)
 }
 
-// hide takes a module that is loaded off the kernel's list.
+// hide removes a loaded module from the kernel's list.
 func hide(t *testing.T, name string) {
 	t.Helper()
 	helper, err := kmod.Build(kmod.Hidden, map[string]uint64{"target": symbol(t, "__this_module", name)})

@@ -15,12 +15,11 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// recorderGrowth is how much more memory the recorder may hold after a flood,
-// in KiB.
+// recorderGrowth bounds the growth of the recorder's memory by a flood, in KiB.
 const recorderGrowth = 16 << 10
 
-// TestGuestFoldsAFloodOfDeniedCalls has an ordinary user call init_module 500,000 times, as
-// fast as the kernel refuses.
+// TestGuestFoldsAFloodOfDeniedCalls makes an ordinary user call init_module 500,000
+// times, as fast as possible.
 func TestGuestFoldsAFloodOfDeniedCalls(t *testing.T) {
 	guest.Only(t)
 	h := handFile(t, image(t, "dummy"), t.TempDir(), "dummy.ko", "tmpfs")
@@ -31,7 +30,7 @@ func TestGuestFoldsAFloodOfDeniedCalls(t *testing.T) {
 	earlier := query(t, "SELECT eid FROM kernel_module_events ORDER BY eid")
 	require.NotEmpty(t, earlier)
 	recorder := recorderProc(t)
-	// From here on VmHWM is the most it has held since.
+	// From here on VmHWM is the maximum since now.
 	require.NoError(t, os.WriteFile(filepath.Join(recorder, "clear_refs"), []byte("5"), 0))
 	held := memory(t, recorder, "VmRSS")
 
@@ -51,7 +50,7 @@ func TestGuestFoldsAFloodOfDeniedCalls(t *testing.T) {
 	require.EqualValues(t, calls, counted)
 	require.LessOrEqual(t, len(denied), 10, "a row a minute")
 	require.Equal(t, earlier, query(t, "SELECT eid FROM kernel_module_events WHERE eid <= %d ORDER BY eid", before))
-	t.Logf("the recorder held %d KiB before the flood, at most %d in it, %d after", held, memory(t, recorder, "VmHWM"), memory(t, recorder, "VmRSS"))
+	t.Logf("the recorder had %d KiB before the flood, at most %d during it, %d after it", held, memory(t, recorder, "VmHWM"), memory(t, recorder, "VmRSS"))
 	require.LessOrEqual(t, memory(t, recorder, "VmHWM"), held+recorderGrowth)
 
 	before = latest(t)
@@ -65,7 +64,8 @@ func TestGuestFoldsAFloodOfDeniedCalls(t *testing.T) {
 	}
 }
 
-// TestGuestFoldsDeniedCallsByProgram keeps programs and calls of one user apart.
+// TestGuestFoldsDeniedCallsByProgram requires separate rows for each program and call
+// of one user.
 func TestGuestFoldsDeniedCallsByProgram(t *testing.T) {
 	guest.Only(t)
 	other := filepath.Join(t.TempDir(), "other")
@@ -87,8 +87,8 @@ func TestGuestFoldsDeniedCallsByProgram(t *testing.T) {
 	}, rows)
 }
 
-// TestGuestCountsDeniedCallsOfManyUsers has more users be denied than anything could keep
-// apart for ever.
+// TestGuestCountsDeniedCallsOfManyUsers makes calls by more users than can be counted
+// separately.
 func TestGuestCountsDeniedCallsOfManyUsers(t *testing.T) {
 	guest.Only(t)
 	const users = 2500
@@ -97,7 +97,7 @@ func TestGuestCountsDeniedCallsOfManyUsers(t *testing.T) {
 	sums := query(t, "SELECT sum(count) AS n FROM kernel_module_events WHERE eid > %d AND error = 'EPERM' AND event_name = 'init_module'", before)
 	require.Equal(t, []map[string]string{{"n": strconv.Itoa(users)}}, sums)
 	wrong := query(t, "SELECT * FROM kernel_module_events WHERE eid > %d AND error = 'EPERM' AND uid IS NOT NULL AND count != 1", before)
-	require.Empty(t, wrong, "a row that stands for several users names none")
+	require.Empty(t, wrong, "a row for several users names none")
 	nameless := query(t, "SELECT * FROM kernel_module_events WHERE eid > %d AND error = 'EPERM' AND uid IS NULL", before)
 	for _, row := range nameless {
 		requireMissing(t, row, "uid", "process_path", "cmdline")
@@ -106,7 +106,7 @@ func TestGuestCountsDeniedCallsOfManyUsers(t *testing.T) {
 	t.Logf("%s users have rows of their own", named[0]["users"])
 	require.Equal(t, "10000", named[0]["least"])
 
-	// Those that try no more make room for others.
+	// Users without further calls make room for others.
 	for range 10 {
 		before = latest(t)
 	}
@@ -116,12 +116,12 @@ func TestGuestCountsDeniedCallsOfManyUsers(t *testing.T) {
 	requireColumns(t, map[string]string{"uid": "20000", "count": "1", "process_path": link(t, "/proc/self/exe")}, rows[0])
 }
 
-// TestGuestCountsDeniedCallsWithoutARecorder has them be denied while nothing records, before a
-// recorder that goes on with what is pinned and before one that replaces it.
+// TestGuestCountsDeniedCallsWithoutARecorder makes denied calls while no recorder runs,
+// before a recorder that adopts the pinned programs and before one that replaces them.
 func TestGuestCountsDeniedCallsWithoutARecorder(t *testing.T) {
 	needPinned(t)
 	const users = 1500
-	p, done := newPost(t), 0
+	p, done := newDeployment(t), 0
 	deny := func(first, n int) {
 		t.Helper()
 		require.NoError(t, cast(t, "users", strconv.Itoa(first), strconv.Itoa(n)).Run())
@@ -129,10 +129,10 @@ func TestGuestCountsDeniedCallsWithoutARecorder(t *testing.T) {
 	}
 	requireAll := func() {
 		t.Helper()
-		rows := p.ask(t, "SELECT coalesce(sum(count), 0) AS n FROM kernel_module_events WHERE source = 'ebpf' AND error = 'EPERM'")
+		rows := p.query(t, "SELECT coalesce(sum(count), 0) AS n FROM kernel_module_events WHERE source = 'ebpf' AND error = 'EPERM'")
 		require.EqualValues(t, done, integer(t, rows[0]["n"]))
 	}
-	recorder := p.relieve(t, guestExtension)
+	recorder := p.startRecorder(t, guestExtension)
 	p.awaitActive(t)
 	for round, build := range []string{guestExtension, otherExtension, otherExtension} {
 		deny(5000, 1)
@@ -140,24 +140,24 @@ func TestGuestCountsDeniedCallsWithoutARecorder(t *testing.T) {
 		deny(5001, 1)
 		recorder.kill(t)
 		deny(10_000+users*round, users)
-		recorder = p.relieve(t, build)
+		recorder = p.startRecorder(t, build)
 		p.awaitActive(t)
 		requireAll()
 	}
 	recorder.terminate(t)
-	recorder = p.relieve(t, otherExtension)
+	recorder = p.startRecorder(t, otherExtension)
 	p.awaitActive(t)
 	requireAll()
 	recorder.terminate(t)
 }
 
-// recorderProc is the extension's folder in /proc.
+// recorderProc returns the extension's folder in /proc.
 func recorderProc(t *testing.T) string {
 	t.Helper()
 	return filepath.Join("/proc", strconv.Itoa(shared(t).extension.PID()))
 }
 
-// memory reads a size from /proc/PID/status, in KiB.
+// memory returns a size from /proc/PID/status, in KiB.
 func memory(t *testing.T, proc, field string) int64 {
 	t.Helper()
 	size, ok := strings.CutSuffix(status(t, proc)[field], " kB")

@@ -18,14 +18,14 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// TestGuestDetachLeavesNothingInTheKernel leaves nothing in the kernel: what no recorder needs any more
-// must not cost a load anything.
+// TestGuestDetachLeavesNothingInTheKernel requires detach to leave no BPF objects in
+// the kernel: without a recorder, loads must have no additional cost.
 func TestGuestDetachLeavesNothingInTheKernel(t *testing.T) {
 	needPinned(t)
-	p := newPost(t)
-	p.detach(t) // there is nothing yet
+	p := newDeployment(t)
+	p.detach(t) // nothing is pinned yet
 	before := inKernelAtRest(t)
-	recorder := p.relieve(t, guestExtension)
+	recorder := p.startRecorder(t, guestExtension)
 	p.awaitActive(t)
 	recorder.kill(t)
 	left := inKernel(t)
@@ -36,26 +36,26 @@ func TestGuestDetachLeavesNothingInTheKernel(t *testing.T) {
 	}
 	require.NoError(t, guest.LoadImage(image(t, "dummy"), ""))
 	require.NoError(t, guest.Unload("dummy"))
-	require.Len(t, p.ask(t, "SELECT eid FROM kernel_module_events WHERE event_name = 'module_load' AND name = 'dummy'"), 1)
+	require.Len(t, p.query(t, "SELECT eid FROM kernel_module_events WHERE event_name = 'module_load' AND name = 'dummy'"), 1)
 	require.Len(t, pinnedSets(t), 1)
 
-	for range 2 { // once more does no harm
+	for range 2 { // a second time does no harm
 		p.detach(t)
 		require.Empty(t, pinnedSets(t))
-		// The kernel lets go of what nobody holds after a grace period.
+		// The kernel frees unused objects after a grace period.
 		require.Eventually(t, func() bool { return slices.Equal(before, inKernel(t)) }, time.Minute, 100*time.Millisecond,
 			"before: %v\nnow: %v", before, inKernel(t))
 	}
 	require.NoError(t, guest.LoadImage(image(t, "dummy"), ""))
 	require.NoError(t, guest.Unload("dummy"))
-	require.Len(t, p.ask(t, "SELECT eid FROM kernel_module_events WHERE event_name = 'module_load' AND name = 'dummy'"), 1)
-	// Who only asks leaves nothing behind.
+	require.Len(t, p.query(t, "SELECT eid FROM kernel_module_events WHERE event_name = 'module_load' AND name = 'dummy'"), 1)
+	// A process that only queries leaves nothing behind.
 	require.Empty(t, pinnedSets(t))
 	require.Eventually(t, func() bool { return slices.Equal(before, inKernel(t)) }, time.Minute, 100*time.Millisecond)
 }
 
-// inKernelAtRest is inKernel once nothing is going away any more, as what an
-// earlier test has left does.
+// inKernelAtRest returns inKernel as soon as it is stable: objects of an earlier test
+// may still disappear.
 func inKernelAtRest(t *testing.T) (all []string) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -66,8 +66,8 @@ func inKernelAtRest(t *testing.T) (all []string) {
 	return all
 }
 
-// inKernel lists the BPF programs, maps and links that the kernel has, and the
-// functions that run any.
+// inKernel returns the BPF programs, maps and links of the kernel, and the functions
+// that run any.
 func inKernel(t *testing.T) []string {
 	t.Helper()
 	var all []string
@@ -79,7 +79,7 @@ func inKernel(t *testing.T) []string {
 		require.NoError(t, err)
 		program, err := ebpf.NewProgramFromID(id)
 		if errors.Is(err, os.ErrNotExist) {
-			continue // it went meanwhile
+			continue // it was freed meanwhile
 		}
 		require.NoError(t, err)
 		info, err := program.Info()

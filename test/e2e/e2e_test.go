@@ -19,8 +19,8 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// guestExtension is where the extension lies in the guest: root's, and not in a
-// sticky folder, as osqueryd asks of it.
+// guestExtension is the path of the extension in the guest. The file belongs to root
+// and is not in a sticky folder, as osqueryd requires.
 const guestExtension = "/usr/lib/kmodquery/kmodquery.ext"
 
 // guestDisk is the image of an ext4 filesystem in the guest.
@@ -28,15 +28,15 @@ const guestDisk = "/root/disk.ext4"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(pinnedEnv) == "" {
-		// Each test has a recorder and a store of its own, and would find in it what
-		// another one's programs saw.
+		// Each test has a recorder and a store of its own, which must not get the
+		// events of another test's pinned programs.
 		os.Setenv("KMODQUERY_PIN_DIR", "none")
 	}
 	if role := os.Getenv(roleEnv); role != "" {
 		os.Exit(play(role))
 	}
 	if err := becomeSystemd(); err != nil {
-		fmt.Fprintln(os.Stderr, err) // and the guest's own init tells on
+		fmt.Fprintln(os.Stderr, err) // guest.Init continues without systemd
 	}
 	guest.Init()
 	if err := raiseParallel(); err != nil {
@@ -50,8 +50,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// raiseParallel lets more tests run at a time than the host has processors, unless
-// the command line says how many: most of them wait for a guest to get a processor.
+// raiseParallel lets more tests run in parallel than the host has processors, unless
+// the command line sets the number: most of them wait until a guest gets a processor.
 func raiseParallel() error {
 	flag.Parse()
 	isSet := false
@@ -71,8 +71,9 @@ func buildExtension(t *testing.T, arch vm.Arch, flags ...string) string {
 	return path
 }
 
-// kernels are those that a test boots: the oldest and the newest of its own, and in the
-// larger suites, or where GUEST selects tests, all of its own. Its own are those of the matrix that it names, or all.
+// kernels returns the kernels that a test boots, from the matrix or from its named
+// kernels: the oldest and the newest, and all of them in the larger suites or if GUEST
+// selects tests.
 func kernels(names ...string) []vm.Kernel {
 	own := slices.DeleteFunc(vm.Matrix(), func(k vm.Kernel) bool {
 		return len(names) > 0 && !slices.Contains(names, k.String())
@@ -102,7 +103,8 @@ func TestKernels(t *testing.T) {
 				Modules: append([]string{"nbd", "tcp_nv", "tcp_illinois", "overlay", "brd", "af_alg", "romfs", large}, unseen...),
 				Files:   files,
 				Ext4:    guestDisk,
-				// Unloading waits for RCU; without this a storm is a breeze.
+				// Unloading waits for RCU grace periods, which must be short for a
+				// storm.
 				Cmdline: []string{"rcupdate.rcu_expedited=1"},
 				Timeout: 30 * time.Minute,
 			})
@@ -117,19 +119,19 @@ func abs(t *testing.T, path string) string {
 	return path
 }
 
-// isSmall reports whether this run is make test, and not tests selected by GUEST.
+// isSmall reports whether this run is make test, without a selection by GUEST.
 func isSmall() bool { return !suite.All() && os.Getenv("GUEST") == "" }
 
-// isAnEnd reports whether a kernel is the oldest or the newest. In make test-long all
-// count as such.
+// isAnEnd reports whether a kernel is the oldest or the newest. In make test-long it is
+// true for all kernels.
 func isAnEnd(kernel string) bool {
 	return kernel == vm.Oldest().String() || kernel == vm.Newest().String() || suite.Long()
 }
 
-// Tests that not every kernel runs, by what follows TestGuest.
+// Tests that not every kernel runs, without the prefix TestGuest.
 var (
-	// betweenTests are those that kernels between the oldest and the newest run: tests
-	// of what hooks and views give.
+	// betweenTests run on the kernels between the oldest and the newest. They test
+	// hooks and views.
 	betweenTests = []string{
 		"Sees32BitLoaders",
 		"AutoloadNamesItsRequester",
@@ -149,7 +151,8 @@ var (
 		"SeesEveryLoadOfAStorm",
 		"ViewsShowEveryColumn",
 	}
-	// newestTests are of what is the same on every kernel: user space's part of it.
+	// newestTests run on the newest kernel, and in make test-long on every kernel. They
+	// test user space, which is the same on every kernel.
 	newestTests = []string{
 		"HashesFilesBeyondTheImageLimit",
 		"ReportsALoadWhoseInitStillRuns",
@@ -157,8 +160,8 @@ var (
 		"QueriesEndUnderAFlood",
 		"Scripts",
 	}
-	// largeTests leave the oldest kernel to the larger suites: of what they test little
-	// depends on the kernel.
+	// largeTests run on the oldest kernel only in the larger suites, because they
+	// depend little on the kernel.
 	largeTests = []string{
 		"ShowsAnyByteOfAProcessSafely",
 		"CountsDeniedCallsOfManyUsers",
@@ -171,12 +174,13 @@ var (
 	}
 )
 
-// guestPattern is a regular expression of the tests.
+// guestPattern returns a regular expression of the tests.
 func guestPattern(names ...string) string {
 	return "^TestGuest(" + strings.Join(names, "|") + ")$"
 }
 
-// guestTests selects the tests of a kernel. GUEST selects by hand.
+// guestTests selects the tests of a kernel. The environment variable GUEST overrides
+// the selection.
 func guestTests(kernel vm.Kernel) vm.Step {
 	pattern := os.Getenv("GUEST")
 	name := kernel.String()

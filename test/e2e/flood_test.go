@@ -23,36 +23,36 @@ import (
 )
 
 const (
-	// floodTime is how long TestGuestMemoryIsBoundedUnderAFlood floods.
+	// floodTime is the duration of the flood in TestGuestMemoryIsBoundedUnderAFlood.
 	floodTime = 8 * time.Second
-	// floodImage is the size of the images that no module is in: the ring has room
-	// for one of them, and what is held in memory for six.
+	// floodImage is the size of the images without a module. The ring has room for one
+	// of them, and the recorder's memory for six.
 	floodImage = 10 << 20
-	// floodMemory bounds what the extension may ever have had in memory.
+	// floodMemory bounds the maximum memory of the extension.
 	floodMemory = 384 << 20
 )
 
-// TestGuestMemoryIsBoundedUnderAFlood has those who may load hand over as many bytes as
-// they can that are no module, and those who may not call all the time, while
-// modules come and go. Image bytes may be shed and denied calls are folded; no
-// load is lost, and memory and open files are bounded.
+// TestGuestMemoryIsBoundedUnderAFlood makes root pass the kernel as many bytes as
+// possible that are not a module, and unprivileged users call all the time, while
+// modules are loaded and unloaded. Image bytes may be dropped and denied calls are
+// folded. No load is lost, and memory and open files are bounded.
 func TestGuestMemoryIsBoundedUnderAFlood(t *testing.T) {
 	guest.Only(t)
 	if guest.Kernel() != "6.1" && guest.Kernel() != vm.Newest().String() {
-		t.Skip("runs on 6.1 and the newest kernel: what holds the memory is the same on all")
+		t.Skip("runs on 6.1 and the newest kernel: the code that uses the memory is the same on all")
 	}
 	pid := shared(t).extension.PID()
 	before := latest(t)
 	const health = "SELECT state, lost, decode_errors, store_errors FROM kernel_module_sensors WHERE source = 'ebpf'"
 	sensor, files := query(t, health), openFiles(t, pid)
-	module, nonsense := image(t, "tcp_nv"), bytes.Repeat([]byte("x"), floodImage)
+	module, noModule := image(t, "tcp_nv"), bytes.Repeat([]byte("x"), floodImage)
 	var loads, images, denied atomic.Int64
 	var flooding sync.WaitGroup
 	until := time.Now().Add(floodTime)
 	flooding.Go(func() {
 		for time.Now().Before(until) {
-			if err := guest.LoadImage(nonsense, ""); !errors.Is(err, unix.ENOEXEC) {
-				t.Errorf("init_module of nonsense: %v", err)
+			if err := guest.LoadImage(noModule, ""); !errors.Is(err, unix.ENOEXEC) {
+				t.Errorf("init_module of bytes without a module: %v", err)
 				return
 			}
 			images.Add(1)
@@ -61,8 +61,8 @@ func TestGuestMemoryIsBoundedUnderAFlood(t *testing.T) {
 	flooding.Go(func() {
 		unprivileged(t, func() {
 			for ; time.Now().Before(until); time.Sleep(floodPause) {
-				if err := guest.LoadImage(nonsense[:1], ""); !errors.Is(err, unix.EPERM) {
-					t.Errorf("init_module as nobody: %v", err)
+				if err := guest.LoadImage(noModule[:1], ""); !errors.Is(err, unix.EPERM) {
+					t.Errorf("init_module by an unprivileged user: %v", err)
 					return
 				}
 				denied.Add(1)
@@ -84,13 +84,13 @@ func TestGuestMemoryIsBoundedUnderAFlood(t *testing.T) {
 	}
 	flooding.Wait()
 	require.False(t, t.Failed())
-	// In the flood all of them may be shed; images are read again when it is over.
+	// During the flood all images may be dropped. Afterwards images are read again.
 	last := bytes.Repeat([]byte("y"), floodImage)
 	require.Eventually(t, func() bool {
 		require.ErrorIs(t, guest.LoadImage(last, ""), unix.ENOEXEC)
 		images.Add(1)
 		return len(query(t, "SELECT eid FROM kernel_module_events WHERE eid > %d AND sha256 = '%s'", before, sum(last))) > 0
-	}, time.Minute, 100*time.Millisecond, "no image is read any more")
+	}, time.Minute, 100*time.Millisecond, "no image is read after the flood")
 
 	came := query(t, "SELECT count(*) AS n, count(DISTINCT load_id) AS attempts FROM kernel_module_events WHERE eid > %d AND event_name = 'module_load'", before)
 	n := strconv.FormatInt(loads.Load(), 10)
@@ -110,7 +110,7 @@ func TestGuestMemoryIsBoundedUnderAFlood(t *testing.T) {
 	require.Less(t, peak<<10, int64(floodMemory))
 }
 
-// openFiles is how many files a process has open.
+// openFiles returns how many files a process has open.
 func openFiles(t *testing.T, pid int) int {
 	t.Helper()
 	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))

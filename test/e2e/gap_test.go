@@ -14,25 +14,24 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// TestGuestReportsTheGapOfAKilledRecorder kills a recorder whose hooks go with it, and has modules come
-// before the next one watches. That one says in which time nothing watched, and
-// tells of it what the kernel's log says and what is there.
+// TestGuestReportsTheGapOfAKilledRecorder kills a recorder whose hooks end with it, and
+// loads modules before the next recorder watches. The next one reports when the gap
+// was, and what the kernel's log and the views show of it.
 func TestGuestReportsTheGapOfAKilledRecorder(t *testing.T) {
 	guest.Only(t)
 	failing := corrupted(t, "nbd")
-	p := newPost(t)
-	recorder := p.relieve(t, guestExtension, "--pin-dir", "none")
+	p := newDeployment(t)
+	recorder := p.startRecorder(t, guestExtension, "--pin-dir", "none")
 	p.awaitActive(t)
 	first := p.gap(t)
-	require.InDelta(t, booted(t), first.start, 2, "nobody has watched in this boot")
+	require.InDelta(t, booted(t), first.start, 2, "no recorder has watched in this boot")
 	require.GreaterOrEqual(t, first.end, recorder.began.Unix())
 	require.LessOrEqual(t, first.end, time.Now().Unix())
 	require.Empty(t, pinnedSets(t))
 	recorder.kill(t)
 	killed := time.Now()
 
-	// Of a parameter that a module does not have the kernel speaks each time, and of a
-	// load in order not at all.
+	// The kernel logs an unknown parameter each time, and a successful load not at all.
 	require.NoError(t, guest.LoadImage(image(t, "dummy"), "of_the_gap=1"))
 	t.Cleanup(func() { require.NoError(t, guest.Unload("dummy")) })
 	require.NoError(t, guest.LoadImage(image(t, "tcp_nv"), ""))
@@ -40,44 +39,45 @@ func TestGuestReportsTheGapOfAKilledRecorder(t *testing.T) {
 	require.Error(t, insmod(failing))
 	loaded := time.Now()
 
-	p.relieve(t, guestExtension, "--pin-dir", "none")
+	p.startRecorder(t, guestExtension, "--pin-dir", "none")
 	p.awaitActive(t)
 	second := p.gap(t)
-	require.GreaterOrEqual(t, second.start, first.end, "the first has left a sign when it began to watch")
+	require.GreaterOrEqual(t, second.start, first.end, "the first recorder has stored when it began to watch")
 	require.LessOrEqual(t, second.start, killed.Unix())
 	require.GreaterOrEqual(t, second.end, loaded.Unix())
 	require.LessOrEqual(t, second.end, time.Now().Unix())
 
 	within := fmt.Sprintf("time BETWEEN %d AND %d", second.start, second.end)
 	var rows []map[string]string
-	told := func(sql string, want ...string) {
+	requireRows := func(sql string, want ...string) {
 		t.Helper()
 		require.Eventually(t, func() bool {
 			var err error
 			rows, err = p.host.Query(t.Context(), sql)
 			return err == nil && len(rows) >= len(want)
 		}, time.Minute, 500*time.Millisecond, "%s: %v", sql, &rows)
-		require.Equal(t, want, column(rows, "said"), sql)
+		require.Equal(t, want, column(rows, "text"), sql)
 	}
-	told("SELECT concat_ws(' ', source, event_name, name, error, params) AS said FROM kernel_module_events WHERE source = 'kmsg' AND "+within+" ORDER BY time_nanos",
+	requireRows("SELECT concat_ws(' ', source, event_name, name, error, params) AS text FROM kernel_module_events WHERE source = 'kmsg' AND "+within+" ORDER BY time_nanos",
 		"kmsg module_load dummy of_the_gap", "kmsg module_load nbd ENOEXEC")
-	told("SELECT concat_ws(' ', signature_id, source, name) AS said FROM kernel_module_findings WHERE name IN ('dummy', 'nbd') AND "+within+" ORDER BY eid",
+	requireRows("SELECT concat_ws(' ', signature_id, source, name) AS text FROM kernel_module_findings WHERE name IN ('dummy', 'nbd') AND "+within+" ORDER BY eid",
 		"TRC-1017 kmsg dummy", "TRC-1017 kmsg nbd")
-	// The views report what is there and no log has told of: dummy only if they come first.
-	told("SELECT source || ' ' || event_name AS said FROM kernel_module_events WHERE source = 'procfs' AND name = 'tcp_nv'", "procfs module_present")
+	// The views report present modules that no log has reported: dummy only if the
+	// views are read first.
+	requireRows("SELECT source || ' ' || event_name AS text FROM kernel_module_events WHERE source = 'procfs' AND name = 'tcp_nv'", "procfs module_present")
 	inventory, err := p.host.Query(t.Context(), "SELECT name, hidden FROM kernel_module_inventory WHERE name IN ('dummy', 'tcp_nv') ORDER BY name")
 	require.NoError(t, err)
 	require.Equal(t, []map[string]string{{"name": "dummy", "hidden": "0"}, {"name": "tcp_nv", "hidden": "0"}}, inventory)
 	rows, err = p.host.Query(t.Context(), "SELECT * FROM kernel_module_events WHERE source = 'ebpf' AND "+within)
 	require.NoError(t, err)
-	require.Empty(t, rows, "the hooks were not there")
+	require.Empty(t, rows, "the hooks were not attached")
 }
 
-// A gap is what a sensor says of the time in which nothing watched, in Unix time.
+// A gap is the time in which nothing watched, in Unix time.
 type gap struct{ start, end int64 }
 
-// gap is that of the hooks.
-func (p *post) gap(t *testing.T) gap {
+// gap returns the gap of the hooks.
+func (p *deployment) gap(t *testing.T) gap {
 	t.Helper()
 	rows, err := p.host.Query(t.Context(), "SELECT gap_start, gap_end FROM kernel_module_sensors WHERE source = 'ebpf'")
 	require.NoError(t, err)
@@ -85,7 +85,7 @@ func (p *post) gap(t *testing.T) gap {
 	return gap{integer(t, rows[0]["gap_start"]), integer(t, rows[0]["gap_end"])}
 }
 
-// booted is when the kernel says that it booted, in Unix time.
+// booted returns the kernel's boot time, in Unix time.
 func booted(t *testing.T) int64 {
 	t.Helper()
 	stat, err := os.ReadFile("/proc/stat")

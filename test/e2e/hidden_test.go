@@ -25,7 +25,7 @@ import (
 // hiddenEnv is set in the VMs that TestHidden boots.
 const hiddenEnv = "KMODQUERY_HIDDEN"
 
-// TestHidden boots kernels for modules that hide, which stay until it ends.
+// TestHidden boots kernels for hidden modules, which stay until the VM ends.
 func TestHidden(t *testing.T) {
 	t.Parallel()
 	for _, kernel := range kernels() {
@@ -42,9 +42,9 @@ func TestHidden(t *testing.T) {
 	}
 }
 
-// TestGuestViewsFindHiddenModules first looks at modules that come and go, none of which hides,
-// and then at hidden ones: a nameless one, one that ftrace alone names, and more that sysfs
-// shows too.
+// TestGuestViewsFindHiddenModules first loads and unloads modules, none of which hides,
+// and then loads hidden ones: a nameless one, one that only ftrace names, and further
+// ones that sysfs shows too.
 func TestGuestViewsFindHiddenModules(t *testing.T) {
 	guest.Only(t)
 	if os.Getenv(hiddenEnv) == "" {
@@ -64,7 +64,7 @@ func TestGuestViewsFindHiddenModules(t *testing.T) {
 	})
 	t.Run("cycles", func(t *testing.T) { cycles(t, v) })
 
-	// Memory alone shows a nameless module.
+	// Only memory shows a nameless module.
 	unmountTracing(t)
 	ghost, err := kmod.Build(kmod.Ghost, nil)
 	require.NoError(t, err)
@@ -72,7 +72,7 @@ func TestGuestViewsFindHiddenModules(t *testing.T) {
 	for _, restrict := range []string{"0", "1"} {
 		restrictPointers(t, restrict)
 		var want []string
-		if restrict == "1" || tellsMemory() {
+		if restrict == "1" || identifiesMemory() {
 			want = []string{strconv.FormatInt(ghostMemory(), 10) + "[vmallocinfo]"}
 		}
 		requireHidden(t, v, want...)
@@ -83,7 +83,7 @@ func TestGuestViewsFindHiddenModules(t *testing.T) {
 	for _, restrict := range []string{"0", "1"} {
 		restrictPointers(t, restrict)
 		memory := ""
-		if restrict == "1" || tellsMemory() {
+		if restrict == "1" || identifiesMemory() {
 			memory = " vmallocinfo"
 		}
 		requireHidden(t, v, "kmodquery_ghost[ftrace"+memory+"]")
@@ -129,15 +129,15 @@ func unmountTracing(t *testing.T) {
 	}
 }
 
-// locatesFunctions reports whether ftrace shows the addresses of functions (since
-// 6.5) and these lie in memory that only modules use (up to 6.12).
+// locatesFunctions reports whether ftrace shows the addresses of functions (since 6.5)
+// and these are in memory that only modules use (up to 6.12).
 func locatesFunctions() bool { return guest.Kernel() == "6.12" }
 
-// tellsMemory reports whether the memory of modules can be told from other code's
-// without its addresses.
-func tellsMemory() bool { return guest.Kernel() != "7.x" }
+// identifiesMemory reports whether the memory of modules can be distinguished from
+// other code's without its addresses.
+func identifiesMemory() bool { return guest.Kernel() != "7.x" }
 
-// ghostMemory is what the hand-made ghost takes.
+// ghostMemory returns the memory that the hand-made ghost takes, in bytes.
 func ghostMemory() int64 {
 	switch guest.Kernel() {
 	case "5.10", "6.1":
@@ -148,7 +148,7 @@ func ghostMemory() int64 {
 	return 8192 // in 7.x without its text; the arm64 one has no constants
 }
 
-// cycles loads and unloads a module all the time while the views are looked at.
+// cycles loads and unloads a module repeatedly while it reads the views.
 func cycles(t *testing.T, v *views.Views) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -168,7 +168,7 @@ func cycles(t *testing.T, v *views.Views) {
 		}
 		loaded <- nil
 	}()
-	looks, suspicions := 0, 0
+	looks, suspects := 0, 0
 	for ctx.Err() == nil {
 		restrictPointers(t, strconv.Itoa(looks/2%2))
 		look := v.Listed
@@ -183,7 +183,7 @@ func cycles(t *testing.T, v *views.Views) {
 		}
 		for i := range modules {
 			if modules[i].IsHidden() {
-				suspicions++
+				suspects++
 			}
 		}
 		hidden, err := v.Confirm(t.Context(), modules)
@@ -192,10 +192,10 @@ func cycles(t *testing.T, v *views.Views) {
 		looks++
 	}
 	require.NoError(t, <-loaded)
-	t.Logf("%d looks, %d suspicions", looks, suspicions)
+	t.Logf("%d samples, %d suspects", looks, suspects)
 }
 
-// requireHidden wants exactly these to be hidden, after a second look.
+// requireHidden requires exactly these modules to be hidden after confirmation.
 func requireHidden(t *testing.T, v *views.Views, want ...string) {
 	t.Helper()
 	require.ElementsMatch(t, want, described(hiddenOf(confirmed(t, v, v.Modules))))
@@ -212,14 +212,14 @@ func hiddenOf(modules []kmodquery.Module) []kmodquery.Module {
 	return slices.DeleteFunc(modules, func(m kmodquery.Module) bool { return !m.IsHidden() })
 }
 
-// requireInventory wants the table to say which hide.
+// requireInventory requires the table to show which modules hide.
 func requireInventory(t *testing.T) {
 	t.Helper()
-	said := map[string]string{}
+	hidden := map[string]string{}
 	for _, row := range query(t, "SELECT name, hidden FROM kernel_module_inventory") {
-		said[row["name"]] = row["hidden"]
+		hidden[row["name"]] = row["hidden"]
 	}
-	require.Equal(t, map[string]string{"nbd": "0", "dummy": "1", "kmodquery_hidden": "1", "kmodquery_ghost": "1"}, said)
+	require.Equal(t, map[string]string{"nbd": "0", "dummy": "1", "kmodquery_hidden": "1", "kmodquery_ghost": "1"}, hidden)
 }
 
 func names(modules []kmodquery.Module) []string {

@@ -27,8 +27,8 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// TestGuestPathOfADetachedMountIsNotAbsolute loads a file through a mount that is attached
-// nowhere, under which any path can be made to look like the system's.
+// TestGuestPathOfADetachedMountIsNotAbsolute loads a file through a detached mount,
+// below which a path can imitate any path of the system.
 func TestGuestPathOfADetachedMountIsNotAbsolute(t *testing.T) {
 	guest.Only(t)
 	image, err := guest.ModuleImage("dummy")
@@ -51,20 +51,20 @@ func TestGuestPathOfADetachedMountIsNotAbsolute(t *testing.T) {
 	defer guest.Unload("dummy")
 	rows := eventsSince(t, before)
 	require.Equal(t, byFile, column(rows, "event_name"))
-	require.Equal(t, forged, rows[0]["path"], "not absolute: it leads to no root that the loader has")
+	require.Equal(t, forged, rows[0]["path"], "not absolute: the mount is below no root of the loader")
 	require.Equal(t, "path", rows[0]["missing"])
 }
 
-// everyName is a file's name of every byte that one may hold.
+// everyName is a file name with every byte that one may have.
 var everyName = strings.ReplaceAll(hostile.EveryByte(), "/", "")
 
-// TestGuestShowsAnyByteOfAProcessSafely loads a module by a process of which everything that
-// can be chosen holds every byte, and so does what it asks of the kernel.
+// TestGuestShowsAnyByteOfAProcessSafely loads a module by a process whose names, paths,
+// arguments and module requests have every byte.
 func TestGuestShowsAnyByteOfAProcessSafely(t *testing.T) {
 	guest.Only(t)
 	self, err := os.Executable()
 	require.NoError(t, err)
-	dir, err := os.MkdirTemp(filepath.Dir(self), "bytes") // where a link to it can lie
+	dir, err := os.MkdirTemp(filepath.Dir(self), "bytes") // on the same filesystem, for a hard link
 	require.NoError(t, err)
 	defer os.RemoveAll(dir)
 	dir = filepath.Join(dir, everyName)
@@ -96,7 +96,7 @@ func TestGuestShowsAnyByteOfAProcessSafely(t *testing.T) {
 			require.NotContains(t, strings.Split(row["missing"], ","), column)
 		}
 		chain := parseAncestors(t, row["ancestors"])
-		require.Equal(t, program, hostile.Unescape(chain[0].Path), "it is its own parent's child")
+		require.Equal(t, program, hostile.Unescape(chain[0].Path), "the child runs the same program")
 		require.Equal(t, everyName[:15], hostile.Unescape(chain[0].Comm))
 	}
 	require.Equal(t, pieces(15), comms)
@@ -118,7 +118,7 @@ func TestGuestShowsAnyByteOfAProcessSafely(t *testing.T) {
 	require.Equal(t, pieces(40), names)
 	var filesystems []string
 	for _, piece := range pieces(40) {
-		filesystem, _, _ := strings.Cut(piece, ".") // what follows is a type of its own of FUSE's
+		filesystem, _, _ := strings.Cut(piece, ".") // FUSE types have a subtype after the dot
 		filesystems = append(filesystems, filesystem)
 	}
 	require.Subset(t, requests, filesystems)
@@ -143,7 +143,7 @@ func TestGuestShowsAnyByteOfAProcessSafely(t *testing.T) {
 	}
 }
 
-// pieces are all bytes but NUL in texts of so many.
+// pieces returns all bytes except NUL, in texts of the given size.
 func pieces(size int) []string {
 	var list []string
 	for piece := range slices.Chunk([]byte(hostile.EveryByte()), size) {
@@ -152,9 +152,8 @@ func pieces(size int) []string {
 	return list
 }
 
-// bytesRole has a child of its own load the file of its first argument, and
-// unload it, under each name that a thread may have, and ask for modules of
-// each name.
+// bytesRole makes a child load and unload the file in its first argument under each
+// possible thread name, and request modules of each name.
 func bytesRole() error {
 	if os.Getenv("BYTES") == "" {
 		child := exec.Command("/proc/self/exe", os.Args[1:]...)
@@ -192,7 +191,7 @@ func bytesRole() error {
 	return nil
 }
 
-// TestGuestReportsALoadWhoseInitStillRuns asks while a module's init runs.
+// TestGuestReportsALoadWhoseInitStillRuns queries while a module's init runs.
 func TestGuestReportsALoadWhoseInitStillRuns(t *testing.T) {
 	guest.Only(t)
 	image, err := guest.ModuleImage("nbd")
@@ -211,7 +210,7 @@ func TestGuestReportsALoadWhoseInitStillRuns(t *testing.T) {
 		return err == nil
 	}, time.Minute, time.Millisecond)
 	found := findings(t, before)
-	require.False(t, returned.Load(), "the init was too quick for this test")
+	require.False(t, returned.Load(), "the init ended before the query")
 	require.Len(t, found, 1, "the call was under way before the query began")
 	require.Equal(t, "nbd", found[0]["name"])
 	require.Equal(t, "init_module", found[0]["trigger"])
@@ -226,11 +225,11 @@ func TestGuestReportsALoadWhoseInitStillRuns(t *testing.T) {
 	require.Equal(t, found, findings(t, before), "the same finding, unchanged")
 }
 
-// floodPause keeps the flood at a pace at which the emulator's store can follow.
+// floodPause limits the flood to a rate at which the emulator's store can follow.
 const floodPause = 2 * time.Millisecond
 
-// TestGuestQueriesEndUnderAFlood asks while a user without rights calls
-// init_module all the time, so that the kernel always has more to tell.
+// TestGuestQueriesEndUnderAFlood queries while an unprivileged user calls init_module
+// all the time, so that the kernel always has new records.
 func TestGuestQueriesEndUnderAFlood(t *testing.T) {
 	guest.Only(t)
 	if guest.Kernel() != vm.Newest().String() {

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inject has the main thread of a process make a system call, as a debugger
-// does, from where it waits in one. One thread must make all calls.
+// inject makes the main thread of a process execute a system call while it waits in
+// another one, as a debugger does. One thread must make all calls.
 func inject(pid int, number, argument uint64) error {
 	var err error
 	for range 100 {
@@ -24,8 +24,8 @@ func inject(pid int, number, argument uint64) error {
 	return err
 }
 
-// errNotWaiting says that the thread is not in a system call now.
-var errNotWaiting = errors.New("the thread is in no system call")
+// errNotWaiting means that the thread is not in a system call.
+var errNotWaiting = errors.New("the thread is not in a system call")
 
 func injectOnce(pid int, number, argument uint64) (err error) {
 	if err := unix.PtraceSeize(pid); err != nil {

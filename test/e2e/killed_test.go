@@ -9,29 +9,29 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// stormPause makes some ten loads a second of a storm, of which the rings hold
-// half a minute.
+// stormPause limits a storm to about ten loads a second. The rings hold half a minute
+// of that.
 const stormPause = 200 * time.Millisecond
 
-// killedPause makes some three of them: an emulator takes seconds to start a recorder.
-// One that is killed before or while it stores what it has read gets nowhere, and the
-// others must keep up with the storm.
+// killedPause limits it to about three: an emulator takes seconds to start a recorder.
+// A recorder that is killed before it has stored its first events makes no progress,
+// and the others must keep up with the storm.
 const killedPause = time.Second
 
-// TestGuestKillsLoseNoEvent kills the recorder again and again, wherever it is, while a
-// storm goes on.
+// TestGuestKillsLoseNoEvent kills the recorder repeatedly at random moments during a
+// storm.
 func TestGuestKillsLoseNoEvent(t *testing.T) {
 	needPinned(t)
 	rounds := rounds(t, 5, 15, 300)
-	chance, p := seeded(t), newPost(t)
-	recorder := p.relieve(t, guestExtension)
+	chance, p := seeded(t), newDeployment(t)
+	recorder := p.startRecorder(t, guestExtension)
 	p.awaitActive(t)
 	storm := startStorm(t, killedPause)
 	recorder.kill(t)
 
-	// How long it takes from its start to its first batch, by what it took.
-	recorder = p.relieve(t, guestExtension)
-	start := recorder.appends(t, p)
+	// start is the measured time from a recorder's start to its first batch.
+	recorder = p.startRecorder(t, guestExtension)
+	start := recorder.awaitAppend(t, p)
 	t.Logf("the first batch is stored %v after the start", start.Round(time.Millisecond))
 	upTo := func(limit time.Duration) time.Duration { return time.Duration(chance.Int64N(int64(limit))) }
 	during := map[string]int{}
@@ -40,14 +40,14 @@ func TestGuestKillsLoseNoEvent(t *testing.T) {
 		switch n := chance.IntN(10); {
 		case n < 4:
 			during["its start"]++
-			time.Sleep(upTo(upTo(start) + 1)) // more of them early: an emulator starts slowly
+			time.Sleep(upTo(upTo(start) + 1)) // favours early moments: an emulator starts slowly
 		case n < 7:
 			during["the first batches"]++
-			start = (3*start + recorder.appends(t, p)) / 4
+			start = (3*start + recorder.awaitAppend(t, p)) / 4
 			time.Sleep(upTo(50 * time.Millisecond))
 		default:
 			during["later"]++
-			recorder.appends(t, p)
+			recorder.awaitAppend(t, p)
 			time.Sleep(upTo(2 * time.Second))
 		}
 		recorder.kill(t)
@@ -55,7 +55,7 @@ func TestGuestKillsLoseNoEvent(t *testing.T) {
 			during["nothing recorded for a while"]++
 			time.Sleep(upTo(500 * time.Millisecond))
 		}
-		recorder = p.relieve(t, guestExtension)
+		recorder = p.startRecorder(t, guestExtension)
 	}
 	took := time.Since(began)
 	t.Logf("%d rounds in %v, %v each; killed during %v", rounds, took.Round(time.Second), (took / time.Duration(rounds)).Round(time.Millisecond), during)
@@ -68,7 +68,7 @@ func TestGuestKillsLoseNoEvent(t *testing.T) {
 	require.Len(t, rows, 1)
 	require.Empty(t, rows[0]["gap_start"]+rows[0]["gap_end"], "the hooks have watched all the time")
 
-	// And so it is for one that records by itself.
+	// A query process that records gets the same events.
 	recorder.terminate(t)
-	require.Empty(t, done.named().differences(p.told(t).named()))
+	require.Empty(t, done.named().differences(p.stored(t).named()))
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// TestGuestReportsFirmwareThatAModuleReads has a module's init read a firmware file, in the thread
-// that loads it.
+// TestGuestReportsFirmwareThatAModuleReads loads a module whose init reads a firmware
+// file, in the thread that loads the module.
 func TestGuestReportsFirmwareThatAModuleReads(t *testing.T) {
 	guest.Only(t)
 	require.NoError(t, os.MkdirAll("/lib/firmware", 0o755))
@@ -37,7 +37,7 @@ func TestGuestReportsFirmwareThatAModuleReads(t *testing.T) {
 	require.Equal(t, "firmware", firmware["type"])
 	require.Equal(t, "/usr/lib/firmware/kmodquery-test.bin", firmware["path"])
 	require.Equal(t, "8", firmware["size"])
-	require.Empty(t, firmware["load_id"], "it is no part of the load")
+	require.Empty(t, firmware["load_id"], "it is not part of the load")
 	require.Empty(t, firmware["name"])
 	require.Equal(t, process(t)["process_path"], firmware["process_path"])
 	want := with(imageInfo(t, image, image, "unsigned"), "name", "kmodquery_firmware")
@@ -51,7 +51,7 @@ func TestGuestReportsFirmwareThatAModuleReads(t *testing.T) {
 }
 
 // TestGuestReportsALoadInsideALoad loads a module whose init loads another one from
-// memory, past the system call, and then fails.
+// memory, without a system call, and then fails.
 func TestGuestReportsALoadInsideALoad(t *testing.T) {
 	guest.Only(t)
 	inner := image(t, "dummy")
@@ -68,7 +68,7 @@ func TestGuestReportsALoadInsideALoad(t *testing.T) {
 	delete(of, "process_name")
 	before := latest(t)
 	err = guest.LoadImage(outer, "")
-	runtime.KeepAlive(inner) // the kernel was only told its address
+	runtime.KeepAlive(inner) // the kernel has only its address
 	runtime.KeepAlive(params)
 	require.ErrorIs(t, err, unix.ENODEV)
 	require.DirExists(t, "/sys/module/dummy")
@@ -109,8 +109,8 @@ func TestGuestReportsALoadInsideALoad(t *testing.T) {
 	require.Len(t, findings(t, before), 2)
 }
 
-// inOrder sorts rows by when they happened: those of one load are stored when its
-// image was read, and others need not wait for that.
+// inOrder sorts rows by their time. The events of a load are stored when its image was
+// read; others do not wait for that.
 func inOrder(t *testing.T, rows []map[string]string) []map[string]string {
 	t.Helper()
 	slices.SortStableFunc(rows, func(a, b map[string]string) int {
@@ -119,15 +119,15 @@ func inOrder(t *testing.T, rows []map[string]string) []map[string]string {
 	return rows
 }
 
-// kallsym finds the address of a system call's function by the name without
-// the architecture's prefix.
+// kallsym returns the address of a system call's function, by its name without the
+// architecture's prefix.
 func kallsym(t *testing.T, name string) uint64 {
 	t.Helper()
 	prefix := map[string]string{"amd64": "__x64_", "arm64": "__arm64_"}[runtime.GOARCH]
 	return symbol(t, prefix+name, "")
 }
 
-// symbol finds the address of a symbol of a module, or of the kernel itself.
+// symbol returns the address of a symbol of a module, or of the kernel itself.
 func symbol(t *testing.T, name, module string) uint64 {
 	t.Helper()
 	want := []string{name}

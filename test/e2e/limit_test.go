@@ -11,8 +11,8 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// TestGuestHashesFilesBeyondTheImageLimit runs a second extension that takes no image as large as
-// a module.
+// TestGuestHashesFilesBeyondTheImageLimit runs a second extension with an image limit
+// below the size of a module.
 func TestGuestHashesFilesBeyondTheImageLimit(t *testing.T) {
 	guest.Only(t)
 	dir, err := os.MkdirTemp("/run", "limit")
@@ -46,7 +46,7 @@ func TestGuestHashesFilesBeyondTheImageLimit(t *testing.T) {
 		})
 	}
 
-	// In the container the path is another file than here.
+	// In the container the path is another file.
 	t.Run("a container", func(t *testing.T) {
 		module := handFile(t, image(t, "dummy"), "/run", "dummy.ko", "tmpfs")
 		other := handFile(t, image(t, "nbd"), "/", "payload.ko", "rootfs")

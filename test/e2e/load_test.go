@@ -22,8 +22,8 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// waitForTables is how long the extension may take in an emulator to load its
-// programs and register.
+// waitForTables is how long the extension may take to load its programs and register in
+// an emulator.
 const waitForTables = 2 * time.Minute
 
 // TestGuestEveryColumnOfEveryWayToLoad loads and unloads a real module in every way and
@@ -32,7 +32,7 @@ func TestGuestEveryColumnOfEveryWayToLoad(t *testing.T) {
 	guest.Only(t)
 	for _, a := range attempts {
 		t.Run(a.name, func(t *testing.T) {
-			// What the rows say of the process must hold for one thread.
+			// The process columns must be those of one thread.
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
 			handed := a.prepare(t, "dummy")
@@ -43,7 +43,7 @@ func TestGuestEveryColumnOfEveryWayToLoad(t *testing.T) {
 			before, began := latest(t), time.Now()
 
 			require.NoError(t, handed.load("numdummies=2"))
-			defer guest.Unload("dummy") // it is there no longer if all goes well
+			defer guest.Unload("dummy") // it is already unloaded if the test passes
 			rows := eventsSince(t, before)
 			require.Equal(t, a.events, column(rows, "event_name"))
 			want["load_id"] = rows[0]["load_id"]
@@ -78,8 +78,8 @@ func TestGuestEveryColumnOfEveryWayToLoad(t *testing.T) {
 	}
 }
 
-// requireWholeEvent wants a finding's event to have every column of the row that
-// it was made of.
+// requireWholeEvent requires a finding's event to have every column of the row that it
+// was made of.
 func requireWholeEvent(t *testing.T, rows []map[string]string, finding map[string]string) {
 	t.Helper()
 	at := slices.IndexFunc(rows, func(row map[string]string) bool { return row["eid"] == finding["eid"] })
@@ -90,7 +90,7 @@ func requireWholeEvent(t *testing.T, rows []map[string]string, finding map[strin
 	require.NoError(t, decoder.Decode(&event), "%s", finding["event"])
 	got := map[string]string{}
 	for name, value := range event {
-		if value != "" { // which a row shows as it shows NULL
+		if value != "" { // a row shows an empty text like NULL
 			got[name] = fmt.Sprint(value)
 		}
 	}
@@ -98,12 +98,12 @@ func requireWholeEvent(t *testing.T, rows []map[string]string, finding map[strin
 }
 
 // TestGuestReportsFailedLoads makes attempts that the kernel refuses, each at another
-// depth, and looks at what they leave behind.
+// stage, and checks their events and findings.
 func TestGuestReportsFailedLoads(t *testing.T) {
 	guest.Only(t)
 	dummy, nbd := image(t, "dummy"), image(t, "nbd")
 	text := []byte(strings.Repeat("no module ", 100))
-	// What is no module has no values, and they are named.
+	// Bytes that are not a module have no values, and missing names the columns.
 	noModule := "vermagic,license,intree,version,srcversion"
 	tests := []struct {
 		name     string
@@ -116,14 +116,14 @@ func TestGuestReportsFailedLoads(t *testing.T) {
 	}{
 		{"a truncated image", func(*testing.T) error { return guest.LoadImage(dummy[:100], "") },
 			unix.ENOEXEC, []string{"security_kernel_load_data", "init_module"}, dummy[:100], noModule, 1},
-		{"a file that is no module", func(t *testing.T) error {
+		{"a file without a module", func(t *testing.T) error {
 			path := filepath.Join(t.TempDir(), "text.ko")
 			require.NoError(t, os.WriteFile(path, text, 0o600))
 			return guest.LoadFile(path, "")
 		}, unix.ENOEXEC, []string{"security_kernel_read_file", "finit_module"}, text, noModule, 1},
-		{"a module that is there already", func(*testing.T) error { return guest.LoadImage(dummy, "") },
+		{"a module that is already loaded", func(*testing.T) error { return guest.LoadImage(dummy, "") },
 			unix.EEXIST, []string{"security_kernel_load_data", "init_module"}, dummy, "", 1},
-		{"a parameter that cannot be", func(*testing.T) error { return guest.LoadImage(nbd, "nbds_max=many") },
+		{"an invalid parameter", func(*testing.T) error { return guest.LoadImage(nbd, "nbds_max=many") },
 			unix.EINVAL, []string{"security_kernel_load_data", "init_module"}, nbd, "", 1},
 		{"a module whose init fails", func(*testing.T) error { return guest.LoadImage(nbd, "nbds_max=2000000") },
 			unix.EINVAL, []string{"security_kernel_load_data", "module_load", "module_free", "init_module"}, nbd, "", 1},
@@ -167,7 +167,7 @@ func TestGuestReportsFailedLoads(t *testing.T) {
 	}
 }
 
-// TestGuestReportsDeniedCalls has a user without CAP_SYS_MODULE try.
+// TestGuestReportsDeniedCalls makes a user without CAP_SYS_MODULE call.
 func TestGuestReportsDeniedCalls(t *testing.T) {
 	guest.Only(t)
 	before := latest(t)
@@ -187,7 +187,8 @@ func TestGuestReportsDeniedCalls(t *testing.T) {
 	require.Len(t, findings(t, before), 1, "init_module is a finding whatever its result, finit_module is none")
 }
 
-// TestGuestReportsReadsThatAreNoModule has the kernel read a file that is no module.
+// TestGuestReportsReadsThatAreNoModule makes the kernel read a file that is not a
+// module.
 func TestGuestReportsReadsThatAreNoModule(t *testing.T) {
 	guest.Only(t)
 	before := latest(t)
@@ -205,7 +206,8 @@ func TestGuestReportsReadsThatAreNoModule(t *testing.T) {
 	require.Empty(t, findings(t, before))
 }
 
-// TestGuestModuleLoadMatchesModinfo compares what struct module says with the file's .modinfo.
+// TestGuestModuleLoadMatchesModinfo compares the columns from struct module with the
+// file's .modinfo.
 func TestGuestModuleLoadMatchesModinfo(t *testing.T) {
 	guest.Only(t)
 	image := image(t, "tcp_nv")
@@ -218,13 +220,13 @@ func TestGuestModuleLoadMatchesModinfo(t *testing.T) {
 	}}, rows)
 }
 
-// findings are the TRC-1017 findings after an eid.
+// findings returns the TRC-1017 findings after an EID.
 func findings(t *testing.T, eid int64) []map[string]string {
 	t.Helper()
 	return query(t, "SELECT * FROM kernel_module_findings WHERE eid > %d AND signature_id = 'TRC-1017'", eid)
 }
 
-// describe is what the events say of the file that was handed over.
+// describe returns the columns about the file that the kernel got.
 func describe(h *handed) map[string]string {
 	row := map[string]string{"size": strconv.Itoa(len(h.bytes))}
 	if h.file == nil {
@@ -243,7 +245,7 @@ func describe(h *handed) map[string]string {
 func checkTime(t *testing.T, row map[string]string, began time.Time) {
 	t.Helper()
 	at := time.Unix(0, integer(t, row["time_nanos"]))
-	// The two clocks are not read in one moment.
+	// The two clocks are not read at the same moment.
 	require.WithinRange(t, at, began.Add(-time.Second), time.Now().Add(time.Second))
 	require.Equal(t, at.Unix(), integer(t, row["time"]))
 	var info unix.Sysinfo_t
@@ -259,7 +261,7 @@ func withoutTime(row map[string]string) map[string]string {
 	return row
 }
 
-// merge puts rows together; no column may be in two.
+// merge combines rows. They must not share a column.
 func merge(t *testing.T, rows ...map[string]string) map[string]string {
 	t.Helper()
 	merged := map[string]string{}
@@ -282,8 +284,8 @@ func with(row map[string]string, name, value string) map[string]string {
 	return copied
 }
 
-// unprivileged runs f on a thread whose effective user is nobody. The thread
-// ends with it.
+// unprivileged runs f on a thread whose effective user is nobody. The thread ends with
+// f.
 func unprivileged(t *testing.T, f func()) {
 	t.Helper()
 	done := make(chan struct{})

@@ -14,7 +14,7 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// loader386 is a 32-bit program in the guest that loads a module through
+// loader386 is the path of a 32-bit program in the guest that loads a module through
 // init_module.
 const loader386 = "/usr/lib/kmodquery/loader386"
 
@@ -28,8 +28,8 @@ func build386(t *testing.T) string {
 	return path
 }
 
-// TestGuestSees32BitLoaders loads a module by the system call of 32-bit programs,
-// which is another function in the kernel.
+// TestGuestSees32BitLoaders loads a module by the system call of 32-bit programs, which
+// is a separate function in the kernel.
 func TestGuestSees32BitLoaders(t *testing.T) {
 	guest.Only(t)
 	if runtime.GOARCH != "amd64" {

@@ -20,13 +20,13 @@ import (
 )
 
 const (
-	// maxAncestors and maxCommandLine are where the columns end.
+	// maxAncestors and maxCommandLine are the limits of the columns.
 	maxAncestors   = 16
 	maxCommandLine = 4096
 )
 
-// alreadyLoaded loads dummy and writes its file, so that every further load of
-// the file is an attempt that the kernel reads in full and refuses.
+// alreadyLoaded loads dummy and writes its file. The kernel reads every further load of
+// the file in full and refuses it.
 func alreadyLoaded(t *testing.T) (path string) {
 	t.Helper()
 	h := handFile(t, image(t, "dummy"), t.TempDir(), "dummy.ko", "tmpfs")
@@ -35,8 +35,8 @@ func alreadyLoaded(t *testing.T) (path string) {
 	return h.path
 }
 
-// TestGuestDescribesLoadersThatHaveEnded runs insmod through a shell of its own, 1,000 times.
-// Nothing of it is left when anybody could look.
+// TestGuestDescribesLoadersThatHaveEnded runs insmod through a shell of its own, 1,000
+// times. The processes have ended before they could be read from /proc.
 func TestGuestDescribesLoadersThatHaveEnded(t *testing.T) {
 	guest.Only(t)
 	path, runs := alreadyLoaded(t), suite.Repeat(1000)
@@ -80,8 +80,8 @@ func TestGuestDescribesLoadersThatHaveEnded(t *testing.T) {
 	require.Len(t, got, len(want))
 }
 
-// TestGuestDescribesTheLoader compares all that a row says of the loader, which is started
-// by no shell, with what it is.
+// TestGuestDescribesTheLoader starts a loader without a shell and compares every column
+// about it.
 func TestGuestDescribesTheLoader(t *testing.T) {
 	guest.Only(t)
 	path := alreadyLoaded(t)
@@ -97,8 +97,8 @@ func TestGuestDescribesTheLoader(t *testing.T) {
 		{"an empty argument", []string{"", "last"}, "  last", ""},
 		{"control characters", []string{"\x1b]0;title\a", "two\nlines\ttabs", "\x7f"}, ` \x1b]0;title\x07 two\x0alines\x09tabs \x7f`, ""},
 		{"no UTF-8", []string{"\xff\xfe\x80", "é"}, ` \xff\xfe\x80 é`, ""},
-		{"as many bytes as there is room for", []string{long[:room]}, " " + long[:room], ""},
-		{"more than there is room for", []string{long[:room+2]}, " " + long[:room+1], "cmdline"},
+		{"as many bytes as fit", []string{long[:room]}, " " + long[:room], ""},
+		{"more bytes than fit", []string{long[:room+2]}, " " + long[:room+1], "cmdline"},
 		{"ten kilobytes", []string{long}, " " + long[:room+1], "cmdline"},
 		{"ten kilobytes in a thousand arguments", strings.Fields(long + long), " " + long[:room+1], "cmdline"},
 	} {
@@ -134,13 +134,13 @@ func TestGuestDescribesTheLoader(t *testing.T) {
 	}
 }
 
-// TestGuestNamesTheLoginOfALoader sets a login uid, as sshd's PAM does, and drops
+// TestGuestNamesTheLoginOfALoader sets a login UID, as sshd's PAM does, and drops
 // capabilities.
 func TestGuestNamesTheLoginOfALoader(t *testing.T) {
 	guest.Only(t)
 	path := alreadyLoaded(t)
 	before := latest(t)
-	// Once set it stays, so it is a shell's own.
+	// A login UID is permanent, so a separate shell sets it.
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", "echo 1000 >/proc/self/loginuid; cat /proc/self/sessionid; insmod $1; :", "sh", path)
 	out, err := cmd.Output()
 	require.NoError(t, err)
@@ -154,7 +154,7 @@ func TestGuestNamesTheLoginOfALoader(t *testing.T) {
 	}
 }
 
-// TestGuestAncestorsEndAtTheirLimit runs insmod below more and more shells.
+// TestGuestAncestorsEndAtTheirLimit runs insmod below an increasing number of shells.
 func TestGuestAncestorsEndAtTheirLimit(t *testing.T) {
 	guest.Only(t)
 	path := alreadyLoaded(t)

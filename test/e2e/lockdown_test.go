@@ -20,7 +20,7 @@ import (
 // lockdownEnv is set in the VMs that TestLockdown boots.
 const lockdownEnv = "KMODQUERY_LOCKDOWN"
 
-// TestLockdown boots kernels so that they let BPF read nothing of their memory.
+// TestLockdown boots kernels that forbid BPF to read the kernel's memory.
 func TestLockdown(t *testing.T) {
 	t.Parallel()
 	for _, kernel := range kernels() {
@@ -35,8 +35,8 @@ func TestLockdown(t *testing.T) {
 	}
 }
 
-// unreadable are the columns that missing names in every row of a kernel that is
-// locked down.
+// unreadable returns the columns that missing names in every row of a kernel in
+// lockdown.
 func unreadable() []string {
 	columns := []string{"pid_ns", "cgroup", "container_id", "requested_by", "process_path", "cmdline", "cwd", "ancestors"}
 	if !readsTask() {
@@ -45,16 +45,16 @@ func unreadable() []string {
 	return columns
 }
 
-// readsTask reports whether a program can read the current task without the
-// helpers that lockdown forbids: from 5.11.
+// readsTask reports whether a BPF program can read the current task without the helpers
+// that lockdown forbids: from 5.11 on.
 func readsTask() bool { return guest.Kernel() != "5.10" }
 
 // seesCalls reports whether the returns of the system calls can be traced
 // without kprobes.
 func seesCalls() bool { return guest.Kernel() != "6.1" }
 
-// TestGuestReportsLoadsInLockdown loads, in both ways, where BPF must not read. Every load is
-// told of all the same, and what cannot be known is named.
+// TestGuestReportsLoadsInLockdown loads in both ways where BPF must not read memory.
+// Every load is reported, and missing names the unknown columns.
 func TestGuestReportsLoadsInLockdown(t *testing.T) {
 	guest.Only(t)
 	if os.Getenv(lockdownEnv) == "" {
@@ -86,7 +86,7 @@ func TestGuestReportsLoadsInLockdown(t *testing.T) {
 	require.NotContains(t, sensor[0]["hooks"], "kprobe")
 }
 
-// loadLocked loads and, where that succeeds, unloads.
+// loadLocked loads a module, and unloads it if that succeeds.
 func loadLocked(t *testing.T, content []byte, status string, byFile bool) {
 	want := map[string]string{
 		"name": "dummy", "pid": strconv.Itoa(os.Getpid()), "uid": "0", "gid": "0", "process_name": "init",
@@ -161,7 +161,7 @@ func loadLocked(t *testing.T, content []byte, status string, byFile bool) {
 	require.Empty(t, findings(t, before))
 }
 
-// deniedLocked makes calls that come to no hook but that of the call.
+// deniedLocked makes calls that reach only the hook of the system call.
 func deniedLocked(t *testing.T) {
 	before := latest(t)
 	require.ErrorIs(t, guest.Unload("nosuch"), unix.ENOENT)

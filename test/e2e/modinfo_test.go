@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// modinfo reads a module's .modinfo section. Of values with the same name, it
-// gives the first.
+// modinfo returns the fields of a module's .modinfo section. Of several values with the
+// same name, it returns the first.
 func modinfo(t *testing.T, image []byte) map[string]string {
 	t.Helper()
 	file, err := elf.NewFile(bytes.NewReader(image))
@@ -34,9 +34,8 @@ func modinfo(t *testing.T, image []byte) map[string]string {
 	return values
 }
 
-// modinfoSays runs kmod's modinfo on an image, for what it knows of the
-// signature.
-func modinfoSays(t *testing.T, image []byte, field string) string {
+// modinfoField runs kmod's modinfo on an image and returns a field of the signature.
+func modinfoField(t *testing.T, image []byte, field string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "module.ko")
 	require.NoError(t, os.WriteFile(path, image, 0o600))

@@ -18,14 +18,14 @@ import (
 	"github.com/kmodquery/kmodquery/test/osqueryhost"
 )
 
-// A guestOf is an osquery in the guest and the extension attached to it.
-type guestOf struct {
+// An instance is an osquery in the guest with the extension attached to it.
+type instance struct {
 	host      *osqueryhost.Host
 	extension *osqueryhost.Child
 }
 
-// guestOsquery is shared by all tests of one VM and ends with it.
-var guestOsquery = sync.OnceValues(func() (*guestOf, error) {
+// guestOsquery is shared by all tests of one VM and ends with the VM.
+var guestOsquery = sync.OnceValues(func() (*instance, error) {
 	dir, err := os.MkdirTemp("/run", "osquery")
 	if err != nil {
 		return nil, err
@@ -37,19 +37,19 @@ var guestOsquery = sync.OnceValues(func() (*guestOf, error) {
 	return osquery, osquery.awaitStarted()
 })
 
-// awaitEBPF waits until eBPF watches: in an emulator beside others it may take so
-// long to begin that other sources stand in for it.
-func (g *guestOf) awaitEBPF() error { return g.awaitActive("ebpf") }
+// awaitEBPF waits until the eBPF source is active. On a busy host it may take so long
+// to start that other sources stand in for it.
+func (g *instance) awaitEBPF() error { return g.awaitActive("ebpf") }
 
-// awaitStarted waits until eBPF watches and the views have taken their first look. A
-// module that is loaded before that may be there at the start as well: it has a
+// awaitStarted waits until the eBPF source is active and the views have been read once.
+// A module that is loaded before that may count as present at the start: it then has a
 // module_present besides the events of its load.
-func (g *guestOf) awaitStarted() error {
+func (g *instance) awaitStarted() error {
 	return errors.Join(g.awaitActive("ebpf"), g.awaitActive("procfs"))
 }
 
-// awaitActive waits until a source watches.
-func (g *guestOf) awaitActive(source string) error {
+// awaitActive waits until a source is active.
+func (g *instance) awaitActive(source string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), waitForTables)
 	defer cancel()
 	for {
@@ -59,7 +59,7 @@ func (g *guestOf) awaitActive(source string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for %s to watch: %w; it says %v", source, errors.Join(ctx.Err(), err), rows)
+			return fmt.Errorf("wait for source %s to be active: %w; sensors: %v", source, errors.Join(ctx.Err(), err), rows)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -67,12 +67,12 @@ func (g *guestOf) awaitActive(source string) error {
 
 // startOsquery starts an osquery and the extension with further flags, each
 // with their state in the folder.
-func startOsquery(dir string, flags ...string) (*guestOf, error) {
+func startOsquery(dir string, flags ...string) (*instance, error) {
 	host, err := osqueryhost.Start(context.Background(), osqueryhost.Options{Dir: dir})
 	if err != nil {
 		return nil, err
 	}
-	// An emulator beside others may take its time.
+	// Under emulation on a busy host this may take long.
 	flags = append([]string{"--state-dir", dir + "/state", "--query-timeout", "5m"}, flags...)
 	extension, err := host.StartExtension(guestExtension, flags...)
 	if err != nil {
@@ -83,17 +83,17 @@ func startOsquery(dir string, flags ...string) (*guestOf, error) {
 	if err := host.WaitForTable(ctx, "kernel_module_sensors"); err != nil {
 		return nil, errors.Join(err, host.Close())
 	}
-	return &guestOf{host, extension}, nil
+	return &instance{host, extension}, nil
 }
 
-// query asks an osquery. A row is without the columns that are NULL.
-func (g *guestOf) query(t *testing.T, sql string, args ...any) []map[string]string {
+// query queries an osquery. Rows lack the columns that are NULL.
+func (g *instance) query(t *testing.T, sql string, args ...any) []map[string]string {
 	t.Helper()
 	sql = fmt.Sprintf(sql, args...)
 	rows, err := g.host.Query(t.Context(), sql)
 	if err != nil && strings.Contains(err.Error(), "no such table") {
-		// An extension that a busy emulator kept from answering one ping in
-		// time has lost its tables, and registers again.
+		// If a busy emulator prevented the extension from answering a ping in time,
+		// osquery has dropped its tables, and it registers again.
 		t.Logf("waiting for the tables to return: %v", err)
 		ctx, cancel := context.WithTimeout(t.Context(), waitForTables)
 		defer cancel()
@@ -111,42 +111,42 @@ func (g *guestOf) query(t *testing.T, sql string, args ...any) []map[string]stri
 	return rows
 }
 
-// latest is the eid of the newest event.
-func (g *guestOf) latest(t *testing.T) int64 {
+// latest returns the EID of the newest event.
+func (g *instance) latest(t *testing.T) int64 {
 	t.Helper()
 	rows := g.query(t, "SELECT coalesce(max(eid), 0) AS eid FROM kernel_module_events")
 	require.Len(t, rows, 1)
 	return integer(t, rows[0]["eid"])
 }
 
-// since returns the whole rows after an eid, in their order, without those of
-// the logs: the recorder looks back in one when it has begun.
-func (g *guestOf) since(t *testing.T, eid int64) []map[string]string {
+// since returns the whole rows after an EID, in order, without those of the logs: the
+// recorder backfills from a log after its start.
+func (g *instance) since(t *testing.T, eid int64) []map[string]string {
 	t.Helper()
 	return g.query(t, "SELECT * FROM kernel_module_events WHERE eid > %d AND source NOT IN ('journal', 'kmsg', 'syslog') ORDER BY eid", eid)
 }
 
-// shared is the guest's osquery.
-func shared(t *testing.T) *guestOf {
+// shared returns the guest's osquery.
+func shared(t *testing.T) *instance {
 	t.Helper()
 	osquery, err := guestOsquery()
 	require.NoError(t, err)
 	return osquery
 }
 
-// query asks the guest's osquery.
+// query queries the guest's osquery.
 func query(t *testing.T, sql string, args ...any) []map[string]string {
 	t.Helper()
 	return shared(t).query(t, sql, args...)
 }
 
-// latest is the eid of the guest's newest event.
+// latest returns the EID of the guest's newest event.
 func latest(t *testing.T) int64 {
 	t.Helper()
 	return shared(t).latest(t)
 }
 
-// eventsSince returns the guest's whole rows after an eid, in their order.
+// eventsSince returns the guest's whole rows after an EID, in order.
 func eventsSince(t *testing.T, eid int64) []map[string]string {
 	t.Helper()
 	return shared(t).since(t, eid)
@@ -159,7 +159,7 @@ func integer(t *testing.T, text string) int64 {
 	return n
 }
 
-// requireMissing wants the row's missing to name at least these columns.
+// requireMissing requires the row's missing to name at least these columns.
 func requireMissing(t *testing.T, row map[string]string, columns ...string) {
 	t.Helper()
 	require.Subset(t, strings.Split(row["missing"], ","), columns)

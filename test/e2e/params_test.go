@@ -15,8 +15,8 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// TestGuestReportsTheParamsThatTheKernelTook has a thread change the parameters all the time
-// while another one loads. The rows must say what the kernel took.
+// TestGuestReportsTheParamsThatTheKernelTook changes the parameters in one thread while
+// another one loads. The rows must have the parameters that the kernel used.
 func TestGuestReportsTheParamsThatTheKernelTook(t *testing.T) {
 	guest.Only(t)
 	const module, parameter = "brd", "/sys/module/brd/parameters/rd_nr"
@@ -58,8 +58,8 @@ func TestGuestReportsTheParamsThatTheKernelTook(t *testing.T) {
 	}
 }
 
-// TestGuestCutsLongParams gives more parameters than a row has room for, and such
-// as the kernel refuses.
+// TestGuestCutsLongParams passes more parameters than a row has room for, and
+// parameters that the kernel refuses.
 func TestGuestCutsLongParams(t *testing.T) {
 	guest.Only(t)
 	content := image(t, "dummy")
@@ -68,9 +68,9 @@ func TestGuestCutsLongParams(t *testing.T) {
 		errno               error
 		missing             string
 	}{
-		{"as many as there is room for", "x=" + strings.Repeat("y", 1020), "x=" + strings.Repeat("y", 1020), nil, ""},
+		{"as many as fit", "x=" + strings.Repeat("y", 1020), "x=" + strings.Repeat("y", 1020), nil, ""},
 		{"more", "x=" + strings.Repeat("y", 2000), "x=" + strings.Repeat("y", 1021), nil, "params"},
-		{"a value that cannot be", "numdummies=many", "numdummies=many", unix.EINVAL, ""},
+		{"an invalid value", "numdummies=many", "numdummies=many", unix.EINVAL, ""},
 		{"blanks and quotes", ` numdummies=1  x="a b"`, ` numdummies=1  x="a b"`, nil, ""},
 		{"no UTF-8", "x=\xff\x01", `x=\xff\x01`, nil, ""},
 		{"none", "", "", nil, ""},

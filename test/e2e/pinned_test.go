@@ -29,18 +29,18 @@ import (
 )
 
 const (
-	// pinnedEnv is set in the VMs that TestPinned boots, and lets the extension
+	// pinnedEnv is set in the VMs that TestPinned boots. It permits the extension to
 	// pin (TestMain).
 	pinnedEnv = "KMODQUERY_PINNED"
 	// otherExtension is a build with another pin version.
 	otherExtension = "/usr/lib/kmodquery/other/kmodquery.ext"
-	// otherBuild makes it one.
+	// otherBuild sets that version at link time.
 	otherBuild = "-X github.com/kmodquery/kmodquery/bpf.build=other"
 
 	pinFolder = "/sys/fs/bpf/kmodquery"
 )
 
-// Tests of what stays pinned when no process records, by what follows TestGuest.
+// Tests of programs that stay pinned without a recorder, without the prefix TestGuest.
 var (
 	pinnedTests = []string{
 		"CountsDeniedCallsWithoutARecorder", "DetachLeavesNothingInTheKernel", "KillsLoseNoEvent", "ReaderTakesOverInAStorm",
@@ -50,8 +50,8 @@ var (
 	longPinnedTests = []string{
 		"EventTimesFollowClockSteps", "FullDiskLosesNothing", "LoadsWithoutARecorderKeepTheirImages", "ReplacesPinnedHooksThatMissALoad",
 	}
-	// oldestPinnedTests are those that the oldest kernel runs in make test: of what it
-	// does in its own way.
+	// oldestPinnedTests run on the oldest kernel in make test. They test behaviour that
+	// is specific to it.
 	oldestPinnedTests = []string{"DetachLeavesNothingInTheKernel", "KillsLoseNoEvent", "UpgradeLosesNothing"}
 )
 
@@ -65,8 +65,8 @@ func pinnedPattern(kernel vm.Kernel) string {
 	return guestPattern(pinnedTests...)
 }
 
-// TestPinned boots the oldest and the newest kernel, which pin in different ways,
-// for recorders that end, are killed and replaced while modules come and go.
+// TestPinned boots the oldest and the newest kernel, which pin in different ways, for
+// recorders that end, are killed and replaced while modules are loaded and unloaded.
 func TestPinned(t *testing.T) {
 	t.Parallel()
 	for _, kernel := range kernels("5.10", vm.Newest().String()) {
@@ -83,7 +83,8 @@ func TestPinned(t *testing.T) {
 					otherExtension: buildExtension(t, kernel.Arch, "-ldflags", otherBuild),
 				},
 				Env: []string{pinnedEnv + "=1", "SEED=" + os.Getenv("SEED"), "ROUNDS=" + os.Getenv("ROUNDS")},
-				// Unloading waits for RCU; without this a storm is a breeze.
+				// Unloading waits for RCU grace periods, which must be short for a
+				// storm.
 				Cmdline: []string{"rcupdate.rcu_expedited=1"},
 				CPUs:    pinnedCPUs(),
 				Timeout: pinnedTimeout(),
@@ -101,7 +102,7 @@ func needPinned(t *testing.T) {
 	}
 }
 
-// seeded returns a source of chance whose seed is in the log.
+// seeded returns a random source and logs its seed.
 func seeded(t *testing.T) *rand.Rand {
 	t.Helper()
 	seed := uint64(time.Now().UnixNano())
@@ -112,8 +113,8 @@ func seeded(t *testing.T) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, 0))
 }
 
-// rounds is how often a test repeats what it does in make test, make test-all and make
-// test-long. ROUNDS says another number.
+// rounds returns how often a test repeats its work in make test, make test-all and make
+// test-long. The environment variable ROUNDS overrides it.
 func rounds(t *testing.T, few, more, many int) int {
 	t.Helper()
 	if set := os.Getenv("ROUNDS"); set != "" {
@@ -128,29 +129,29 @@ func rounds(t *testing.T, few, more, many int) int {
 	return few
 }
 
-// A post is a state folder and an osquery, at which recorders relieve each other.
-type post struct {
+// A deployment is a state folder and an osquery for successive recorders.
+type deployment struct {
 	dir, state string
 	host       *osqueryhost.Host
-	log        *os.File // what the recorders say
+	log        *os.File // the output of the recorders
 }
 
-// newPost makes one. When the test ends nothing of its recorders is pinned any
-// more.
-func newPost(t *testing.T) *post {
+// newDeployment creates a deployment. When the test ends, its pinned objects are
+// removed.
+func newDeployment(t *testing.T) *deployment {
 	t.Helper()
 	dir, err := os.MkdirTemp("/run", "post")
 	require.NoError(t, err)
-	p := &post{dir: dir, state: filepath.Join(dir, "state")}
+	p := &deployment{dir: dir, state: filepath.Join(dir, "state")}
 	p.log, err = os.Create(filepath.Join(dir, "log"))
 	require.NoError(t, err)
 	p.host, err = osqueryhost.Start(t.Context(), osqueryhost.Options{Dir: dir})
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("the recorders' last words:\n%s", p.said())
+			t.Logf("the recorders' output:\n%s", p.output())
 			files, _ := exec.Command("ls", "-la", p.state, pinFolder).CombinedOutput()
-			sensors, err := p.tryAsk("SELECT * FROM kernel_module_sensors WHERE source = 'ebpf'")
+			sensors, err := p.tryQuery("SELECT * FROM kernel_module_sensors WHERE source = 'ebpf'")
 			t.Logf("%s\n%v %v", files, sensors, err)
 		}
 		require.NoError(t, p.host.Close())
@@ -160,15 +161,15 @@ func newPost(t *testing.T) *post {
 	return p
 }
 
-// detach removes what is pinned.
-func (p *post) detach(t *testing.T) {
+// detach removes the pinned objects.
+func (p *deployment) detach(t *testing.T) {
 	t.Helper()
 	out, err := exec.Command(guestExtension, "detach", "--state-dir", p.state).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 }
 
-// said is the end of what the recorders have said, each line once.
-func (p *post) said() string {
+// output returns the end of the recorders' output, without repeated lines.
+func (p *deployment) output() string {
 	text, err := os.ReadFile(p.log.Name())
 	if err != nil {
 		return err.Error()
@@ -186,21 +187,22 @@ func (p *post) said() string {
 	return strings.Join(lines, "")
 }
 
-// A relief is one recorder's time at a post.
-type relief struct {
+// A recorderProcess is one process of the extension in a deployment.
+type recorderProcess struct {
 	cmd   *exec.Cmd
 	began time.Time
-	ended chan struct{} // closed when it has
-	err   error         // how, by then
+	ended chan struct{} // closed when it has ended
+	err   error         // its exit error, valid after that
 }
 
-// relieve starts a recorder. Two at a time are recorder and reader.
-func (p *post) relieve(t *testing.T, extension string, flags ...string) *relief {
+// startRecorder starts an extension. If another one is already recording, it is a
+// reader.
+func (p *deployment) startRecorder(t *testing.T, extension string, flags ...string) *recorderProcess {
 	t.Helper()
 	flags = append([]string{
 		"--socket", p.host.Socket(), "--interval", "1", "--timeout", "30", "--state-dir", p.state, "--query-timeout", "5m",
 	}, flags...)
-	r := &relief{cmd: exec.Command(extension, flags...), ended: make(chan struct{})}
+	r := &recorderProcess{cmd: exec.Command(extension, flags...), ended: make(chan struct{})}
 	r.cmd.Stdout, r.cmd.Stderr = p.log, p.log
 	r.began = time.Now()
 	require.NoError(t, r.cmd.Start())
@@ -215,47 +217,47 @@ func (p *post) relieve(t *testing.T, extension string, flags ...string) *relief 
 	return r
 }
 
-// awaitActive waits until a recorder watches by eBPF.
-func (p *post) awaitActive(t *testing.T) {
+// awaitActive waits until the eBPF source of a recorder is active.
+func (p *deployment) awaitActive(t *testing.T) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		rows, err := p.host.Query(t.Context(), "SELECT reason FROM kernel_module_sensors WHERE source = 'ebpf' AND state = 'active' AND role = 'recorder'")
 		if err != nil || len(rows) != 1 {
 			return false
 		}
-		t.Logf("ebpf watches: %q", rows[0]["reason"])
+		t.Logf("ebpf is active: %q", rows[0]["reason"])
 		return true
 	}, waitForTables, 100*time.Millisecond)
 }
 
-// kill ends the recorder within an instant.
-func (r *relief) kill(t *testing.T) {
+// kill kills the recorder and waits for its end.
+func (r *recorderProcess) kill(t *testing.T) {
 	t.Helper()
 	require.NoError(t, r.cmd.Process.Kill())
 	<-r.ended
-	require.ErrorContains(t, r.err, "signal: killed", "it had ended by itself")
+	require.ErrorContains(t, r.err, "signal: killed", "it was not killed")
 }
 
-// terminate asks the recorder to end.
-func (r *relief) terminate(t *testing.T) {
+// terminate ends the recorder with SIGTERM.
+func (r *recorderProcess) terminate(t *testing.T) {
 	t.Helper()
 	require.NoError(t, r.cmd.Process.Signal(syscall.SIGTERM))
 	select {
 	case <-r.ended:
-		// One that was only just started knows of no signals yet.
+		// A process that has just started does not handle signals yet.
 		if r.err != nil {
 			require.ErrorContains(t, r.err, "signal: terminated")
 		}
 	case <-time.After(time.Minute):
-		require.NoError(t, r.cmd.Process.Signal(syscall.SIGQUIT)) // what it waits for is among its last words
+		require.NoError(t, r.cmd.Process.Signal(syscall.SIGQUIT)) // its stacks show the reason
 		<-r.ended
-		t.Fatal("it did not heed SIGTERM")
+		t.Fatal("the recorder ignored SIGTERM")
 	}
 }
 
-// appends waits until the recorder has stored something, and returns after how
-// long that was.
-func (r *relief) appends(t *testing.T, p *post) time.Duration {
+// awaitAppend waits until the recorder has stored something, and returns the time since
+// its start.
+func (r *recorderProcess) awaitAppend(t *testing.T, p *deployment) time.Duration {
 	t.Helper()
 	wal := filepath.Join(p.state, "events.db-wal")
 	for {
@@ -274,15 +276,15 @@ func (r *relief) appends(t *testing.T, p *post) time.Duration {
 	}
 }
 
-// ask answers SQL by a process of its own, which records where no other does.
-func (p *post) ask(t *testing.T, sql string, args ...any) []map[string]string {
+// query runs SQL in a process of its own, which records if no other does.
+func (p *deployment) query(t *testing.T, sql string, args ...any) []map[string]string {
 	t.Helper()
-	rows, err := p.tryAsk(sql, args...)
+	rows, err := p.tryQuery(sql, args...)
 	require.NoError(t, err)
 	return rows
 }
 
-func (p *post) tryAsk(sql string, args ...any) ([]map[string]string, error) {
+func (p *deployment) tryQuery(sql string, args ...any) ([]map[string]string, error) {
 	cmd := exec.Command(guestExtension, "query", "--state-dir", p.state, "--query-timeout", "5m", "--format", "json", fmt.Sprintf(sql, args...))
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -310,13 +312,13 @@ func (p *post) tryAsk(sql string, args ...any) ([]map[string]string, error) {
 	return rows, nil
 }
 
-// told is the tally of what is stored. A call that was written before it had
-// returned counts as what it returned, which is a row of its own. Before the
-// call no event has its result for certain.
-func (p *post) told(t *testing.T) tally {
+// stored returns the tally of the stored events. A call that was stored before it
+// returned counts with its return value, which has a row of its own. The errors of
+// events before the call are ignored, because they are uncertain.
+func (p *deployment) stored(t *testing.T) tally {
 	t.Helper()
-	told := tally{}
-	for _, row := range p.ask(t, `SELECT name, event_name, CASE WHEN event_name NOT LIKE 'security%%' THEN error END AS error, count(*) AS n
+	counts := tally{}
+	for _, row := range p.query(t, `SELECT name, event_name, CASE WHEN event_name NOT LIKE 'security%%' THEN error END AS error, count(*) AS n
 		FROM kernel_module_events
 		WHERE source = 'ebpf' AND event_name != 'module_request' AND NOT (event_name = 'init_module' AND result IS NULL)
 		GROUP BY 1, 2, 3`) {
@@ -324,34 +326,34 @@ func (p *post) told(t *testing.T) tally {
 		if event == "sys_exit_init_module" {
 			event = "init_module"
 		}
-		told[strings.TrimSpace(row["name"]+" "+event+" "+row["error"])] += int(integer(t, row["n"]))
+		counts[strings.TrimSpace(row["name"]+" "+event+" "+row["error"])] += int(integer(t, row["n"]))
 	}
-	return told
+	return counts
 }
 
-// requireExactly wants every event of a storm to be stored once, and nothing
-// else, and nothing to have been lost.
-func (p *post) requireExactly(t *testing.T, done tally) {
+// requireExactly requires every event of a storm to be stored once, nothing else to be
+// stored, and nothing to be lost.
+func (p *deployment) requireExactly(t *testing.T, done tally) {
 	t.Helper()
-	told := p.told(t)
-	if differences := done.byEvent().differences(told.byEvent()); len(differences) > 0 {
-		t.Errorf("something is not told of, or twice:\n%s", strings.Join(differences, "\n"))
+	stored := p.stored(t)
+	if differences := done.byEvent().differences(stored.byEvent()); len(differences) > 0 {
+		t.Errorf("events are not stored, or twice:\n%s", strings.Join(differences, "\n"))
 	}
-	if differences := done.named().differences(told.named()); len(differences) > 0 {
-		t.Errorf("what was done is not what is told of:\n%s", strings.Join(differences, "\n"))
+	if differences := done.named().differences(stored.named()); len(differences) > 0 {
+		t.Errorf("the stored events differ from the storm's:\n%s", strings.Join(differences, "\n"))
 	}
 	const ebpf = "SELECT %s FROM kernel_module_events WHERE source = 'ebpf' AND "
 	for problem, sql := range map[string]string{
-		"an event is there twice":              fmt.Sprintf(ebpf, "load_id, event_name, name, count(*) AS n, min(eid) AS first, max(eid) AS last") + "load_id IS NOT NULL GROUP BY load_id, event_name HAVING n > 1 LIMIT 5",
-		"an event has no attempt":              fmt.Sprintf(ebpf, "eid, event_name, name") + "load_id IS NULL AND event_name != 'module_request' LIMIT 5",
-		"an eid is there twice":                "SELECT eid, count(*) AS n FROM kernel_module_events GROUP BY eid HAVING n > 1 LIMIT 5",
-		"a return has no call":                 fmt.Sprintf(ebpf, "load_id, name") + "event_name = 'sys_exit_init_module' AND load_id NOT IN (SELECT load_id FROM kernel_module_events WHERE event_name = 'init_module') LIMIT 5",
-		"a call has no return":                 fmt.Sprintf(ebpf, "load_id, name") + "event_name = 'init_module' AND result IS NULL AND load_id NOT IN (SELECT load_id FROM kernel_module_events WHERE event_name = 'sys_exit_init_module') LIMIT 5",
-		"something of the process is missing":  fmt.Sprintf(ebpf, "eid, event_name, name, missing") + "instr(missing, 'cmdline') > 0 LIMIT 5",
-		"a sensor has lost something":          "SELECT source, lost, decode_errors, store_errors, reason FROM kernel_module_sensors WHERE lost > 0 OR decode_errors > 0",
-		"the views have something else to say": "SELECT event_name, name, reason FROM kernel_module_events WHERE source = 'procfs' AND (event_name != 'module_present' OR name IN ('tcp_nv', 'tcp_illinois', 'dummy', 'kmodquery_nested')) LIMIT 5",
+		"an event is stored twice":      fmt.Sprintf(ebpf, "load_id, event_name, name, count(*) AS n, min(eid) AS first, max(eid) AS last") + "load_id IS NOT NULL GROUP BY load_id, event_name HAVING n > 1 LIMIT 5",
+		"an event has no attempt":       fmt.Sprintf(ebpf, "eid, event_name, name") + "load_id IS NULL AND event_name != 'module_request' LIMIT 5",
+		"an eid is there twice":         "SELECT eid, count(*) AS n FROM kernel_module_events GROUP BY eid HAVING n > 1 LIMIT 5",
+		"a return has no call":          fmt.Sprintf(ebpf, "load_id, name") + "event_name = 'sys_exit_init_module' AND load_id NOT IN (SELECT load_id FROM kernel_module_events WHERE event_name = 'init_module') LIMIT 5",
+		"a call has no return":          fmt.Sprintf(ebpf, "load_id, name") + "event_name = 'init_module' AND result IS NULL AND load_id NOT IN (SELECT load_id FROM kernel_module_events WHERE event_name = 'sys_exit_init_module') LIMIT 5",
+		"a process column is missing":   fmt.Sprintf(ebpf, "eid, event_name, name, missing") + "instr(missing, 'cmdline') > 0 LIMIT 5",
+		"a sensor has lost something":   "SELECT source, lost, decode_errors, store_errors, reason FROM kernel_module_sensors WHERE lost > 0 OR decode_errors > 0",
+		"the views report other events": "SELECT event_name, name, reason FROM kernel_module_events WHERE source = 'procfs' AND (event_name != 'module_present' OR name IN ('tcp_nv', 'tcp_illinois', 'dummy', 'kmodquery_nested')) LIMIT 5",
 	} {
-		if rows := p.ask(t, "%s", sql); len(rows) > 0 {
+		if rows := p.query(t, "%s", sql); len(rows) > 0 {
 			t.Errorf("%s: %v", problem, rows)
 		}
 	}
@@ -369,18 +371,18 @@ func (p *post) requireExactly(t *testing.T, done tally) {
 	for _, n := range done {
 		total += n
 	}
-	// Of a load whose image was read by a process that was killed just then, the
-	// hash may be lost, and of one that failed the name, which only the image has.
-	without := p.ask(t, "SELECT count(DISTINCT load_id) AS n FROM kernel_module_events WHERE source = 'ebpf' AND instr(missing, 'sha256') > 0")
+	// If a process was killed while it read the image of a load, the hash may be lost,
+	// and for a failed load also the name, which only the image has.
+	without := p.query(t, "SELECT count(DISTINCT load_id) AS n FROM kernel_module_events WHERE source = 'ebpf' AND instr(missing, 'sha256') > 0")
 	t.Logf("%d loads, %d events: each once; %s attempts without an image", loads, total, without[0]["n"])
 }
 
-// explain says of the attempts that lack an event which they have.
-func (p *post) explain(t *testing.T) {
+// explain logs how many attempts have which events.
+func (p *deployment) explain(t *testing.T) {
 	t.Helper()
 	kinds := map[string]int{}
 	example := map[string]string{}
-	for _, row := range p.ask(t, `SELECT load_id, min(time_nanos) AS at, min(name) AS name, group_concat(event_name || coalesce(' ' || error, '')) AS events
+	for _, row := range p.query(t, `SELECT load_id, min(time_nanos) AS at, min(name) AS name, group_concat(event_name || coalesce(' ' || error, '')) AS events
 		FROM (SELECT * FROM kernel_module_events WHERE source = 'ebpf' AND load_id IS NOT NULL ORDER BY event_name, eid) GROUP BY load_id`) {
 		kind := row["name"] + ": " + row["events"]
 		kinds[kind]++
@@ -391,7 +393,7 @@ func (p *post) explain(t *testing.T) {
 	}
 }
 
-// pinnedSets are the names of the sets that are pinned.
+// pinnedSets returns the names of the pinned sets.
 func pinnedSets(t *testing.T) []string {
 	t.Helper()
 	entries, err := os.ReadDir(pinFolder)
@@ -406,8 +408,8 @@ func pinnedSets(t *testing.T) []string {
 	return names
 }
 
-// pinnedCPUs are two in the larger suites, where the recorder's threads and those of a
-// storm run at the same moment.
+// pinnedCPUs returns two in the larger suites, so that the recorder's threads and those
+// of a storm run at the same time.
 func pinnedCPUs() int {
 	if suite.All() {
 		return 2
@@ -415,7 +417,7 @@ func pinnedCPUs() int {
 	return 1
 }
 
-// pinnedTimeout bounds a VM.
+// pinnedTimeout returns the time limit of a VM.
 func pinnedTimeout() time.Duration {
 	if suite.Long() || os.Getenv("ROUNDS") != "" {
 		return 4 * time.Hour

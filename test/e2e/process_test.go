@@ -24,7 +24,8 @@ type ancestor struct {
 	UID  int    `json:"uid"`
 }
 
-// process is what every event of the calling thread says of it, as /proc does.
+// process returns the columns of every event about the calling thread, as /proc shows
+// them.
 func process(t *testing.T) map[string]string {
 	t.Helper()
 	row := processOf(t, os.Getpid(), unix.Gettid())
@@ -33,8 +34,8 @@ func process(t *testing.T) map[string]string {
 	return row
 }
 
-// processOf is what /proc says of a thread of a process that was not started
-// to be another user.
+// processOf returns the same columns for a thread of a process that has not changed its
+// user.
 func processOf(t *testing.T, pid, tid int) map[string]string {
 	t.Helper()
 	proc := path.Join("/proc", strconv.Itoa(pid))
@@ -61,10 +62,10 @@ func processOf(t *testing.T, pid, tid int) map[string]string {
 	return row
 }
 
-// commandLine is how the column cmdline shows arguments.
+// commandLine returns arguments as the column cmdline shows them.
 func commandLine(args []string) string { return strings.Join(args, " ") }
 
-// ancestorsOf walks from the parent of a process up to the first one.
+// ancestorsOf returns the ancestors of a process, from its parent to the first process.
 func ancestorsOf(t *testing.T, pid int) []ancestor {
 	t.Helper()
 	var all []ancestor
@@ -98,7 +99,7 @@ func jsonOf(t *testing.T, value any) string {
 	return string(text)
 }
 
-// requireRow compares whole rows; how JSON is written does not matter.
+// requireRow compares whole rows. It ignores the formatting of JSON.
 func requireRow(t *testing.T, want, got map[string]string, about ...any) {
 	t.Helper()
 	want, got = maps.Clone(want), maps.Clone(got)
@@ -122,7 +123,7 @@ func status(t *testing.T, proc string) map[string]string {
 	return values
 }
 
-// unifiedCgroup is the path in cgroup v2's hierarchy.
+// unifiedCgroup returns the path in cgroup v2's hierarchy.
 func unifiedCgroup(t *testing.T, proc string) string {
 	t.Helper()
 	lines := strings.Split(read(t, proc+"/cgroup"), "\n")
@@ -131,7 +132,7 @@ func unifiedCgroup(t *testing.T, proc string) string {
 	return strings.TrimPrefix(lines[at], "0::")
 }
 
-// namespace is the inode number of a namespace.
+// namespace returns the inode number of a namespace.
 func namespace(t *testing.T, proc, kind string) string {
 	t.Helper()
 	target := link(t, path.Join(proc, "ns", kind))

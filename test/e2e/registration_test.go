@@ -28,11 +28,11 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm"
 )
 
-// healWithin is how soon the tables must answer again, whatever happened to
-// their registration. It takes two intervals on a host that has nothing else to do.
+// healWithin is the time within which the tables must respond again after their
+// registration was lost. It takes two intervals on an idle host.
 const healWithin = 30 * time.Second
 
-// A registered is the extension, started by hand, and the osquery that it is
+// A registered is the extension, started by hand, with the osquery that it is
 // registered with.
 type registered struct {
 	t         *testing.T
@@ -40,7 +40,7 @@ type registered struct {
 	dir       string // of osquery
 	host      *osqueryhost.Host
 	cmd       *exec.Cmd
-	log       string // where it writes
+	log       string // the path of its output
 	rounds    []time.Duration
 }
 
@@ -80,8 +80,7 @@ func (r *registered) start() {
 	r.host = host
 }
 
-// await waits until the tables answer, once and only once, and keeps how long
-// that took.
+// await waits until the tables respond exactly once, and stores how long that took.
 func (r *registered) await() {
 	r.t.Helper()
 	began := time.Now()
@@ -95,7 +94,7 @@ func (r *registered) await() {
 	require.Len(r.t, r.host.Extensions(), 1)
 }
 
-// requireHealed wants every round to have been short enough.
+// requireHealed requires every round to be within the limit.
 func (r *registered) requireHealed(rounds int) {
 	r.t.Helper()
 	require.Len(r.t, r.rounds, rounds)
@@ -107,8 +106,8 @@ func (r *registered) requireHealed(rounds int) {
 	require.Less(r.t, longest, healWithin)
 }
 
-// requireFrugal wants the extension to have used little of the processor in the
-// time that f takes, in which osquery is away.
+// requireFrugal requires the extension to use little processor time while f runs and
+// osquery is absent.
 func (r *registered) requireFrugal(f func()) {
 	r.t.Helper()
 	before, began := cpuTime(r.t, r.cmd.Process.Pid), time.Now()
@@ -118,8 +117,8 @@ func (r *registered) requireFrugal(f func()) {
 	require.Less(r.t, used, passed/20)
 }
 
-// cpuTime is what a process has used of the processor (proc(5), utime and
-// stime in hundredths of a second).
+// cpuTime returns the processor time of a process (proc(5), utime and stime in
+// hundredths of a second).
 func cpuTime(t *testing.T, pid int) time.Duration {
 	t.Helper()
 	stat := read(t, fmt.Sprintf("/proc/%d/stat", pid))
@@ -133,8 +132,8 @@ func cpuTime(t *testing.T, pid int) time.Duration {
 	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
-// TestRegistrationOutlivesRestarts restarts osquery, by turns killed, ended in
-// order, and replaced while the former one still lives.
+// TestRegistrationOutlivesRestarts restarts osquery: in turn it is killed, ended in
+// order, and replaced while the former one still runs.
 func TestRegistrationOutlivesRestarts(t *testing.T) {
 	t.Parallel()
 	rounds := suite.Trials(100)
@@ -148,7 +147,7 @@ func TestRegistrationOutlivesRestarts(t *testing.T) {
 		case 1:
 			require.NoError(t, former.Close())
 		case 2:
-			// The former one's listener stays, without a name.
+			// The former one's listener stays, without a path.
 			require.NoError(t, os.Remove(former.Socket()))
 		}
 		r.start()
@@ -156,7 +155,7 @@ func TestRegistrationOutlivesRestarts(t *testing.T) {
 		if round%3 == 2 {
 			require.Eventually(t, func() bool { return len(former.Extensions()) == 0 }, healWithin, 20*time.Millisecond,
 				"it stays with the osquery that was replaced")
-			// It would take the new one's socket with it.
+			// Closing it earlier would remove the new one's socket.
 			t.Cleanup(func() { former.Vanish() })
 		}
 	}
@@ -171,8 +170,8 @@ func TestRegistrationOutlivesRestarts(t *testing.T) {
 	r.await()
 }
 
-// descriptorsBeyond returns what the extension has open, if that is more than so
-// many.
+// descriptorsBeyond returns the open descriptors of the extension if there are more
+// than limit.
 func (r *registered) descriptorsBeyond(limit int) (open []string) {
 	r.t.Helper()
 	dir := fmt.Sprintf("/proc/%d/fd", r.cmd.Process.Pid)
@@ -190,7 +189,7 @@ func (r *registered) descriptorsBeyond(limit int) (open []string) {
 	return open
 }
 
-// TestRegistrationOutlivesDrops has osquery drop the extension without a word.
+// TestRegistrationOutlivesDrops makes osquery drop the extension without notifying it.
 func TestRegistrationOutlivesDrops(t *testing.T) {
 	t.Parallel()
 	testDrops(t, register(t, "--interval", "1"), suite.Trials(100))
@@ -214,14 +213,14 @@ func testDrops(t *testing.T, r *registered, rounds int) {
 	require.Empty(t, r.descriptorsBeyond(40))
 }
 
-// TestRegistrationIsNotGivenUp has another process hold the name.
-func TestRegistrationIsNotGivenUp(t *testing.T) {
+// TestRegistrationIsRetried lets another process hold the name.
+func TestRegistrationIsRetried(t *testing.T) {
 	t.Parallel()
 	r := register(t, "--interval", "1")
 	client, err := osquerygo.NewClient(r.host.Socket(), 3*time.Second)
 	require.NoError(t, err)
 	defer client.Close()
-	// It answers no pings, so the host must not send any.
+	// It does not answer pings, so the host must not send any.
 	require.NoError(t, r.host.Close())
 	host, err := osqueryhost.Start(t.Context(), osqueryhost.Options{Dir: r.dir, Interval: -1, Output: io.Discard})
 	require.NoError(t, err)
@@ -231,7 +230,7 @@ func TestRegistrationIsNotGivenUp(t *testing.T) {
 	defer client.Close()
 	status, err := client.RegisterExtension(&gen.InternalExtensionInfo{Name: "kmodquery"}, gen.ExtensionRegistry{})
 	require.NoError(t, err)
-	require.Zero(t, status.Code, "the extension was quicker")
+	require.Zero(t, status.Code, "the extension registered first")
 
 	const refusal = "Duplicate extension registered" // osquery's own words
 	require.Eventually(t, func() bool { return strings.Contains(read(t, r.log), refusal) }, 2*time.Minute, 100*time.Millisecond)
@@ -239,11 +238,11 @@ func TestRegistrationIsNotGivenUp(t *testing.T) {
 	require.True(t, r.host.DropExtension(status.UUID))
 	r.await()
 	r.requireHealed(1)
-	require.Equal(t, 1, strings.Count(read(t, r.log), refusal), "it is said once")
+	require.Equal(t, 1, strings.Count(read(t, r.log), refusal), "it is logged once")
 }
 
-// TestRegistrationEndsWithItsOsquery kills an osquery that has started the
-// extension: nothing stays behind.
+// TestRegistrationEndsWithItsOsquery kills an osquery that has started the extension.
+// The extension must end.
 func TestRegistrationEndsWithItsOsquery(t *testing.T) {
 	t.Parallel()
 	dir, err := os.MkdirTemp("", "osquery")
@@ -252,7 +251,7 @@ func TestRegistrationEndsWithItsOsquery(t *testing.T) {
 	output, err := os.Create(filepath.Join(dir, "log"))
 	require.NoError(t, err)
 	defer output.Close()
-	// Orphans come to this process, whatever the test's own init does.
+	// Orphans become children of this process, independent of the test's init.
 	require.NoError(t, unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 	osqueryd := cast(t, "osqueryd", dir, buildExtension(t, vm.Arch(runtime.GOARCH)))
 	osqueryd.Stderr = output
@@ -271,15 +270,15 @@ func TestRegistrationEndsWithItsOsquery(t *testing.T) {
 		ended, err := unix.Wait4(pid, &status, unix.WNOHANG, nil)
 		require.NoError(t, err)
 		return ended == pid
-	}, healWithin, 20*time.Millisecond, "it stays behind: %s", read(t, output.Name()))
+	}, healWithin, 20*time.Millisecond, "the extension has not ended: %s", read(t, output.Name()))
 	t.Logf("it ended %.1f s after its osquery", time.Since(began).Seconds())
 	require.Zero(t, status.ExitStatus())
 	require.Contains(t, read(t, output.Name()), "osquery has gone away, and so has the process that started this one\n")
 }
 
-// osquerydRole is an osquery that starts the extension of its second argument,
-// with its folder the first, and writes the extension's process id there when
-// the tables answer.
+// osquerydRole is an osquery that starts the extension in its second argument, with the
+// folder in its first argument, and writes the extension's process ID there when the
+// tables respond.
 func osquerydRole() error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()

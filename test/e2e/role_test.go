@@ -21,11 +21,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// roleEnv makes the test binary do one of the roles instead of testing.
+// roleEnv makes the test binary play a role instead of running tests.
 const roleEnv = "KMODQUERY_TEST_ROLE"
 
-// roles are processes of their own that tests need in the guest. Their
-// arguments begin at os.Args[1].
+// roles are separate processes that tests need in the guest. Their arguments begin at
+// os.Args[1].
 var roles = map[string]func() error{
 	"load":        loadRole,
 	"bytes":       bytesRole,
@@ -43,7 +43,7 @@ var roles = map[string]func() error{
 	"storm":       stormRole,
 }
 
-// cast returns the command of a process that does the role with the arguments.
+// cast returns the command of a process that plays the role with the arguments.
 func cast(t *testing.T, role string, args ...string) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
@@ -63,7 +63,7 @@ func ordinary(cmd *exec.Cmd) *exec.Cmd {
 
 const ordinaryUser = 1000
 
-// play returns the exit code of the role.
+// play plays the role and returns its exit code.
 func play(role string) int {
 	runtime.LockOSThread() // one thread does it all
 	f := roles[role]
@@ -78,7 +78,7 @@ func play(role string) int {
 	return 0
 }
 
-// loadRole loads the file of its first argument and does not mind the others.
+// loadRole loads the file in its first argument and ignores the others.
 func loadRole() error {
 	file, err := os.Open(os.Args[1])
 	if err != nil {
@@ -96,17 +96,17 @@ func memoryRole() error {
 	return unix.InitModule(image, strings.Join(os.Args[2:], " "))
 }
 
-// unloadRole unloads the module of its first argument.
+// unloadRole unloads the module in its first argument.
 func unloadRole() error { return unix.DeleteModule(os.Args[1], unix.O_NONBLOCK) }
 
-// socketRole opens a socket of a family that is a module.
+// socketRole opens a socket of a family that is implemented by a module.
 func socketRole() error {
 	_, err := unix.Socket(unix.AF_ALG, unix.SOCK_SEQPACKET, 0)
 	return err
 }
 
-// mountRole mounts a filesystem that is a module and that its user must not
-// mount.
+// mountRole mounts a filesystem that is implemented by a module. Its user must not
+// mount it.
 func mountRole() error {
 	err := unix.Mount("none", "/tmp", "romfs", 0, "")
 	if err == nil {
@@ -115,11 +115,10 @@ func mountRole() error {
 	return nil
 }
 
-// errAllowed is that the kernel did what it should have refused.
-var errAllowed = errors.New("it was allowed")
+// errAllowed means that the kernel permitted something that it should have refused.
+var errAllowed = errors.New("the kernel permitted it")
 
-// floodRole calls init_module as often as its argument says, without the right
-// to.
+// floodRole calls init_module without the right to, as often as its argument says.
 func floodRole() error {
 	count, err := strconv.Atoi(os.Args[1])
 	if err != nil {
@@ -133,8 +132,8 @@ func floodRole() error {
 	return nil
 }
 
-// usersRole calls init_module once as each of so many users, from the one of
-// its first argument on.
+// usersRole calls init_module once as each of several users. The first argument is the
+// first UID, the second the number of users.
 func usersRole() error {
 	first, err := strconv.Atoi(os.Args[1])
 	if err != nil {
@@ -145,7 +144,7 @@ func usersRole() error {
 		return err
 	}
 	for uid := first; uid < first+count; uid++ {
-		// The saved id stays root's, to come back.
+		// The saved ID stays root's, so that the thread can return to it.
 		if err := becomeUser(uid, uid); err != nil {
 			return err
 		}
@@ -159,7 +158,7 @@ func usersRole() error {
 	return nil
 }
 
-// becomeUser is setresuid(2) of the thread alone, which keeps the saved id.
+// becomeUser calls setresuid(2) for this thread alone and keeps the saved ID.
 func becomeUser(real, effective int) error {
 	_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(real), uintptr(effective), ^uintptr(0))
 	if errno != 0 {
@@ -168,10 +167,10 @@ func becomeUser(real, effective int) error {
 	return nil
 }
 
-// containerRole loads a module as a process of a container does. Its first
-// argument says how the root is changed, its second is the module. It waits for
-// a line before, so that it can be moved to a control group, and for the end of
-// its input after, so that it can be looked at.
+// containerRole loads a module as a process of a container does. Its first argument is
+// how the root is changed, its second is the module. Before that it waits for a line,
+// so that the test can move it to a control group. Afterwards it waits for the end of
+// its input, so that the test can examine it.
 func containerRole() error {
 	how, path := os.Args[1], os.Args[2]
 	module, err := os.ReadFile(path)
@@ -213,7 +212,7 @@ func containerRole() error {
 	return err
 }
 
-// containerRoot is where containerRole makes its root.
+// containerRoot is the folder in which containerRole creates its root.
 const containerRoot = "/run/container"
 
 func newRoot(dir string) error {
@@ -223,11 +222,9 @@ func newRoot(dir string) error {
 	return unix.Mount("none", dir, "tmpfs", 0, "")
 }
 
-// pivot makes dir, a mount, the root of the mount namespace and lets go of the
-// old one.
+// pivot makes dir, a mount, the root of the mount namespace and unmounts the old root.
 func pivot(dir string) error {
-	// The kernel does not move the initramfs away. So another root is laid over
-	// it first.
+	// The kernel cannot move the initramfs, so another root is mounted over it first.
 	over := "/run/root"
 	if err := errors.Join(os.MkdirAll(over, 0o755), unix.Mount("/", over, "", unix.MS_BIND|unix.MS_REC, "")); err != nil {
 		return fmt.Errorf("bind the root: %w", err)
@@ -235,14 +232,14 @@ func pivot(dir string) error {
 	if err := errors.Join(
 		unix.Chdir(over), unix.Mount(".", "/", "", unix.MS_MOVE, ""), unix.Chroot("."), unix.Chdir(dir),
 	); err != nil {
-		return fmt.Errorf("lay another root over the initramfs: %w", err)
+		return fmt.Errorf("mount another root over the initramfs: %w", err)
 	}
-	// The old root goes below the new one, at the same place.
+	// pivot_root puts the old root at the same place.
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return err
 	}
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("let go of the old root: %w", err)
+		return fmt.Errorf("unmount the old root: %w", err)
 	}
 	return unix.Chdir("/")
 }

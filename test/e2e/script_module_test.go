@@ -15,9 +15,9 @@ import (
 //
 //	load file|memory MODULE
 //
-// By file it goes through MODULE.ko in the current folder.
+// A load by file uses MODULE.ko in the current folder.
 func load(ts *testscript.TestScript, args []string) error {
-	if err := wants(args, 2, "load file|memory MODULE"); err != nil {
+	if err := checkArgs(args, 2, "load file|memory MODULE"); err != nil {
 		return err
 	}
 	way, name := args[0], args[1]
@@ -39,7 +39,7 @@ func load(ts *testscript.TestScript, args []string) error {
 }
 
 func unload(_ *testscript.TestScript, args []string) error {
-	if err := wants(args, 1, "unload MODULE"); err != nil {
+	if err := checkArgs(args, 1, "unload MODULE"); err != nil {
 		return err
 	}
 	return guest.Unload(args[0])

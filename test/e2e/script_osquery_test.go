@@ -21,7 +21,7 @@ import (
 
 type osqueryKey struct{}
 
-// An osquery is the one that a script runs. Its folder outlives a restart.
+// An osquery is the osquery of a script. Its folder survives a restart.
 type osquery struct {
 	options   osqueryhost.Options
 	extension string
@@ -30,7 +30,7 @@ type osquery struct {
 	host  *osqueryhost.Host // nil while stopped
 	child *osqueryhost.Child
 	log   *os.File
-	now   time.Time // of its schedule; it does not go back in a restart
+	now   time.Time // of its schedule; a restart does not set it back
 }
 
 func newOsquery(workDir, extension string) *osquery {
@@ -56,10 +56,10 @@ func newOsquery(workDir, extension string) *osquery {
 //	osquery respawn         kill the extension and wait until the one started in its place answers
 //	osquery query SQL       print the rows, each as a JSON object in a line
 //	osquery extensions      print the names of the extensions
-//	osquery vanish          go away as if killed
+//	osquery vanish          end as if killed
 //	osquery stop            end as on SIGTERM
 //
-// Interval and timeout of its extensions are a second and osquery's default.
+// Its extensions have an interval of a second and osquery's default timeout.
 func osqueryCommand(ts *testscript.TestScript, args []string) error {
 	if len(args) == 0 {
 		return errors.New("usage: osquery start|launch|await|respawn|query|extensions|vanish|stop")
@@ -80,7 +80,7 @@ func osqueryCommand(ts *testscript.TestScript, args []string) error {
 	case "respawn":
 		return o.respawn()
 	case "query":
-		if err := wants(args, 1, "osquery query SQL"); err != nil {
+		if err := checkArgs(args, 1, "osquery query SQL"); err != nil {
 			return err
 		}
 		return o.query(ts, args[0])
@@ -97,7 +97,7 @@ func osqueryCommand(ts *testscript.TestScript, args []string) error {
 	return fmt.Errorf("osquery %s: unknown", name)
 }
 
-// running is the script's osquery, if it was started.
+// running returns the script's osquery if it was started.
 func running(ts *testscript.TestScript) (*osquery, error) {
 	o := ts.Value(osqueryKey{}).(*osquery)
 	if o.host == nil {
@@ -138,7 +138,7 @@ func (o *osquery) await() error {
 	return o.host.WaitForTable(ctx, "kernel_module_sensors")
 }
 
-// respawn leaves it to osquery to find out and to start the extension again.
+// respawn kills the extension. osquery notices that and starts it again.
 func (o *osquery) respawn() error {
 	if o.child == nil {
 		return errors.New("osquery has not launched the extension")
@@ -148,7 +148,7 @@ func (o *osquery) respawn() error {
 		return err
 	}
 	for deadline := time.Now().Add(waitForTables); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		// The dead one's tables stay until the next round of pings.
+		// The tables of the dead process stay until the next round of pings.
 		if o.child.Starts() == starts {
 			continue
 		}
@@ -156,7 +156,7 @@ func (o *osquery) respawn() error {
 			return err
 		}
 		if o.child.Starts() > starts+1 {
-			return errors.New("the extension gave up before osquery had forgotten its predecessor")
+			return errors.New("the extension ended before osquery had removed its predecessor")
 		}
 		return nil
 	}
@@ -188,7 +188,7 @@ func (o *osquery) close() error {
 }
 
 func schedule(ts *testscript.TestScript, args []string) error {
-	if err := wants(args, 1, "schedule PACK"); err != nil {
+	if err := checkArgs(args, 1, "schedule PACK"); err != nil {
 		return err
 	}
 	o, err := running(ts)
@@ -204,7 +204,7 @@ func schedule(ts *testscript.TestScript, args []string) error {
 }
 
 func advance(ts *testscript.TestScript, args []string) error {
-	if err := wants(args, 1, "advance DURATION"); err != nil {
+	if err := checkArgs(args, 1, "advance DURATION"); err != nil {
 		return err
 	}
 	d, err := time.ParseDuration(args[0])

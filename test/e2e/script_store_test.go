@@ -22,10 +22,10 @@ import (
 //
 //	seed COUNT
 //
-// and appends events of the last hour, each a TRC-1017 finding, every other
-// one of the module dummy.
+// and appends COUNT events of the last hour. Each is a TRC-1017 finding, every second
+// one about the module dummy.
 func seed(ts *testscript.TestScript, args []string) (err error) {
-	if err := wants(args, 1, "seed COUNT"); err != nil {
+	if err := checkArgs(args, 1, "seed COUNT"); err != nil {
 		return err
 	}
 	count, err := strconv.Atoi(args[0])
@@ -58,7 +58,7 @@ func seed(ts *testscript.TestScript, args []string) (err error) {
 }
 
 func changeDatabase(ts *testscript.TestScript, args []string) error {
-	if err := wants(args, 2, "sqlite FILE SQL"); err != nil {
+	if err := checkArgs(args, 2, "sqlite FILE SQL"); err != nil {
 		return err
 	}
 	db, err := sql.Open("sqlite", ts.MkAbs(args[0]))
@@ -71,7 +71,7 @@ func changeDatabase(ts *testscript.TestScript, args []string) error {
 
 // mute holds connections open until the script ends.
 func mute(ts *testscript.TestScript, args []string) error {
-	if err := wants(args, 1, "mute SOCKET"); err != nil {
+	if err := checkArgs(args, 1, "mute SOCKET"); err != nil {
 		return err
 	}
 	listener, err := net.Listen("unix", ts.MkAbs(args[0]))
@@ -91,9 +91,9 @@ func mute(ts *testscript.TestScript, args []string) error {
 	return nil
 }
 
-// recorded waits until the process that records answers those that read.
+// recorded waits until the recording process responds to readers.
 func recorded(ts *testscript.TestScript, args []string) error {
-	if err := wants(args, 0, "recorded"); err != nil {
+	if err := checkArgs(args, 0, "recorded"); err != nil {
 		return err
 	}
 	socket := filepath.Join(ts.Getenv("KMODQUERY_STATE_DIR"), "recorder.sock")
@@ -103,7 +103,7 @@ func recorded(ts *testscript.TestScript, args []string) error {
 			return conn.Close()
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("nobody records: %w", err)
+			return fmt.Errorf("no process records: %w", err)
 		}
 	}
 }

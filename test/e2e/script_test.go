@@ -22,27 +22,27 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// The scripts run the built extension, kmodquery.ext on their PATH, with the
-// state folder $WORK/state, and know these commands beside testscript's own.
-// Each takes a "!" where it must fail; the failure's line is then on stderr.
+// The scripts run the built extension, kmodquery.ext on their PATH, with the state
+// folder $WORK/state, and have these commands besides testscript's own. With "!" before
+// it a command must fail; its error is then on stderr.
 //
 //	osquery …           an osquery without extensions, at the socket $SOCKET (script_osquery_test.go)
 //	schedule PACK       give a pack file to osquery
-//	advance DURATION    let osquery's schedule run through so much time
+//	advance DURATION    run osquery's schedule for this duration
 //	shipped QUERY COL…  print the results log of one query of the packs: action and columns
 //	seed COUNT          put events into the state folder (script_store_test.go)
 //	sqlite FILE SQL     change a database
 //	recorded            wait until a process records into the state folder
 //	mute SOCKET         accept connections at a socket and never answer
-//	says FILE TEXT      wait until the text stands in the file
+//	contains FILE TEXT  wait until the file contains the text
 //	terminate           send SIGTERM to the commands in the background
 //	load WAY MODULE     load a module by file or from memory (script_module_test.go)
 //	unload MODULE       remove it
 //
 // The condition [newest] holds in a VM with the newest kernel of the matrix.
 
-// TestScripts runs the scripts for any host. Under the race detector the extension
-// is watched too.
+// TestScripts runs the scripts for any host. Under the race detector it also builds the
+// extension with it.
 func TestScripts(t *testing.T) {
 	if race.Enabled {
 		reportRaces(t)
@@ -50,7 +50,8 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, scripts("testdata/host", buildExtension(t, vm.Arch(runtime.GOARCH), race.BuildFlags()...)))
 }
 
-// reportRaces has whatever process meets a race end, and the test fail at its end.
+// reportRaces makes every process that detects a race exit, and fails the test at its
+// end.
 func reportRaces(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("GORACE", "halt_on_error=1 log_path="+filepath.Join(dir, "race"))
@@ -71,8 +72,8 @@ func TestGuestScripts(t *testing.T) {
 	testscript.RunT(inTurn{t}, scripts("/root/testdata/guest", guestExtension))
 }
 
-// inTurn runs scripts one after the other: there is one kernel for all of
-// them, and each sees what any of them loads.
+// inTurn runs scripts one after the other, because they share a kernel and each sees
+// the loads of all.
 type inTurn struct{ *testing.T }
 
 func (inTurn) Parallel() {}
@@ -113,7 +114,7 @@ func scripts(dir, extension string) testscript.Params {
 			"seed":      command(seed),
 			"sqlite":    command(changeDatabase),
 			"recorded":  command(recorded),
-			"says":      command(says),
+			"contains":  command(contains),
 			"mute":      command(mute),
 			"terminate": command(terminate),
 			"load":      command(load),
@@ -122,15 +123,14 @@ func scripts(dir, extension string) testscript.Params {
 	}
 }
 
-// command makes a script's command of a function whose error the script may
-// expect.
+// command makes a script command from a function whose error the script may expect.
 func command(run func(ts *testscript.TestScript, args []string) error) func(*testscript.TestScript, bool, []string) {
 	return func(ts *testscript.TestScript, expectsFailure bool, args []string) {
-		ts.Stdout() // or who prints nothing leaves what the command before it printed
+		ts.Stdout() // clears the output of the previous command
 		err := run(ts, args)
 		switch {
 		case err == nil && expectsFailure:
-			ts.Fatalf("it did not fail")
+			ts.Fatalf("the command did not fail")
 		case err != nil && !expectsFailure:
 			ts.Fatalf("%v", err)
 		case err != nil:
@@ -139,9 +139,9 @@ func command(run func(ts *testscript.TestScript, args []string) error) func(*tes
 	}
 }
 
-// says waits for what a command in the background writes.
-func says(ts *testscript.TestScript, args []string) error {
-	if err := wants(args, 2, "says FILE TEXT"); err != nil {
+// contains waits for the output of a command in the background.
+func contains(ts *testscript.TestScript, args []string) error {
+	if err := checkArgs(args, 2, "contains FILE TEXT"); err != nil {
 		return err
 	}
 	for deadline := time.Now().Add(waitForTables); ; time.Sleep(20 * time.Millisecond) {
@@ -150,12 +150,12 @@ func says(ts *testscript.TestScript, args []string) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s says %q, %w", args[0], content, cmp.Or(err, errors.New("which is something else")))
+			return fmt.Errorf("%s has %q: %w", args[0], content, cmp.Or(err, errors.New("the text is missing")))
 		}
 	}
 }
 
-// terminate does what testscript's kill has no name for.
+// terminate sends SIGTERM, which testscript's kill does not support.
 func terminate(ts *testscript.TestScript, _ []string) error {
 	for _, cmd := range ts.BackgroundCmds() {
 		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -165,7 +165,7 @@ func terminate(ts *testscript.TestScript, _ []string) error {
 	return nil
 }
 
-func wants(args []string, count int, usage string) error {
+func checkArgs(args []string, count int, usage string) error {
 	if len(args) != count {
 		return fmt.Errorf("usage: %s", usage)
 	}

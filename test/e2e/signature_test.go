@@ -21,14 +21,14 @@ import (
 // taintUnsigned is TAINT_UNSIGNED_MODULE.
 const taintUnsigned = 1 << 13
 
-// signatures are what a module's signature can be, on a kernel that loads
-// unsigned modules too.
+// signatures are the possible signatures of a module, on a kernel that also loads
+// unsigned modules.
 var signatures = []struct {
 	name    string
 	change  func(image []byte) ([]byte, error)
 	status  string
-	errno   syscall.Errno // 0 where it loads
-	signed  bool          // and modinfo can say by whom
+	errno   syscall.Errno // 0 if it loads
+	signed  bool          // and modinfo can print the signer
 	missing string
 }{
 	{"none", kmod.Strip, "unsigned", 0, false, ""},
@@ -37,7 +37,7 @@ var signatures = []struct {
 	{"that is longer than the module", kmod.Overlong, "rejected", unix.EBADMSG, false, "signer,signature_key_id,signature_hash"},
 }
 
-// resign signs a module anew.
+// resign replaces the signature of a module.
 func resign(image []byte) ([]byte, error) {
 	stripped, err := kmod.Strip(image)
 	if err != nil {
@@ -84,7 +84,7 @@ func TestGuestReportsSignatures(t *testing.T) {
 	}
 }
 
-// requireVerdict compares how the attempt ended.
+// requireVerdict compares the result of the attempt.
 func requireVerdict(t *testing.T, rows []map[string]string, errno syscall.Errno) {
 	t.Helper()
 	last := rows[len(rows)-1]
@@ -102,15 +102,14 @@ func requireVerdict(t *testing.T, rows []map[string]string, errno syscall.Errno)
 // enforceEnv is set in the VMs that TestSignatureEnforced boots.
 const enforceEnv = "KMODQUERY_SIG_ENFORCE"
 
-// TestSignatureEnforced boots kernels so that they load no module without a
-// signature that they trust.
+// TestSignatureEnforced boots kernels that refuse modules without a trusted signature.
 func TestSignatureEnforced(t *testing.T) {
 	t.Parallel()
 	for _, kernel := range kernels() {
 		t.Run(kernel.String(), func(t *testing.T) {
 			t.Parallel()
 			steps := []vm.Step{
-				// The first, for it looks back over all of the kernel's log.
+				// It runs first, because it backfills from the kernel's whole log.
 				{Name: "kernel log", Pattern: "^TestGuestLogReportsRefusedModules$", Env: []string{textEnv + "=" + sigEnforce}},
 				{Name: "events", Pattern: "^TestGuest(ReportsRejectedSignatures|ReportsCallsWhileModulesAreDisabled)$", Env: []string{enforceEnv + "=1"}},
 			}
@@ -177,7 +176,8 @@ func TestGuestReportsRejectedSignatures(t *testing.T) {
 	}
 }
 
-// TestGuestReportsCallsWhileModulesAreDisabled switches off loading for the rest of the VM's life.
+// TestGuestReportsCallsWhileModulesAreDisabled disables loading for the rest of the
+// VM's life.
 func TestGuestReportsCallsWhileModulesAreDisabled(t *testing.T) {
 	guest.Only(t)
 	if os.Getenv(enforceEnv) == "" {

@@ -27,7 +27,7 @@ import (
 // sourcesEnv is set in the VMs that TestSources boots.
 const sourcesEnv = "KMODQUERY_SOURCES_TEST"
 
-// TestSources boots kernels for extensions that have other sources than eBPF, or
+// TestSources boots kernels for extensions with sources other than eBPF, or with
 // several, and then for the audit source beside Debian's audit daemon.
 func TestSources(t *testing.T) {
 	t.Parallel()
@@ -60,8 +60,8 @@ func needSources(t *testing.T) {
 	}
 }
 
-// unsigned returns a module of the kernel's without its signature: the first one
-// that is loaded is what the kernel's log speaks of.
+// unsigned writes a module of the kernel without its signature and returns the path.
+// The kernel logs the first such module that is loaded.
 func unsigned(t *testing.T, name string) string {
 	t.Helper()
 	stripped, err := kmod.Strip(image(t, name))
@@ -71,7 +71,8 @@ func unsigned(t *testing.T, name string) string {
 	return path
 }
 
-// corrupted returns one that no kernel takes, and says so.
+// corrupted writes a module that every kernel refuses with a log message, and returns
+// the path.
 func corrupted(t *testing.T, name string) string {
 	t.Helper()
 	stripped, err := kmod.Strip(image(t, name))
@@ -83,10 +84,10 @@ func corrupted(t *testing.T, name string) string {
 	return path
 }
 
-// spoil returns a copy of a module that no kernel takes, and says so.
+// spoil returns a copy of a module that every kernel refuses with a log message.
 func spoil(image []byte) ([]byte, error) {
 	bad := slices.Clone(image)
-	// With versions of symbols the kernel does not look at its own version there.
+	// If symbols have versions, the kernel ignores its own version there.
 	vermagic := bytes.Index(bad, []byte("vermagic="))
 	if vermagic < 0 {
 		return nil, errors.New("the module has no vermagic")
@@ -117,8 +118,8 @@ func (c compared) findingsOf(t *testing.T, source string) []string {
 	return found
 }
 
-// TestGuestSourcesJoinOneAttempt loads a module before three sources: it is one
-// attempt, and one finding of each.
+// TestGuestSourcesJoinOneAttempt loads a module with three sources active. It is one
+// attempt, with one finding of each source.
 func TestGuestSourcesJoinOneAttempt(t *testing.T) {
 	needSources(t)
 	path, bad := unsigned(t, "dummy"), corrupted(t, "nbd")
@@ -131,7 +132,7 @@ func TestGuestSourcesJoinOneAttempt(t *testing.T) {
 	require.NoError(t, exec.Command("rmmod", "dummy").Run())
 
 	for _, name := range []string{"dummy", "nbd"} {
-		// What fails early has no name in audit's records.
+		// Audit's records have no name for a load that fails early.
 		of := "load_id = (SELECT load_id FROM kernel_module_events WHERE name = '" + name + "' AND event_name = 'finit_module' AND source = 'ebpf')"
 		var rows []map[string]string
 		require.Eventually(t, func() bool {
@@ -156,8 +157,9 @@ func TestGuestSourcesJoinOneAttempt(t *testing.T) {
 	}
 }
 
-// TestGuestSourcesReportLoadsAlone has each source, by itself, tell of a load by insmod, one
-// by modprobe and one that fails. Those that read logs look back over this boot.
+// TestGuestSourcesReportLoadsAlone requires each source alone to report a load by
+// insmod, one by modprobe and one that fails. Sources that read logs backfill from this
+// boot.
 func TestGuestSourcesReportLoadsAlone(t *testing.T) {
 	needSources(t)
 	for _, source := range []string{"audit", "kmsg"} {
@@ -177,8 +179,8 @@ func TestGuestSourcesReportLoadsAlone(t *testing.T) {
 				require.Contains(t, found[2], "ENOEXEC")
 				return
 			}
-			// The kernel says once in a boot that an unsigned module taints it,
-			// and nothing of one that does not.
+			// Once per boot the kernel logs that an unsigned module taints it. It logs
+			// nothing for a module that does not taint it.
 			require.Eventually(t, func() bool {
 				return slices.Contains(c.findingsOf(t, source), "module_load nbd ENOEXEC")
 			}, 2*time.Minute, time.Second, "%v", c.findingsOf(t, source))
@@ -187,8 +189,7 @@ func TestGuestSourcesReportLoadsAlone(t *testing.T) {
 	}
 }
 
-// TestGuestSourcesFailOver takes the hooks away from the extension behind its
-// back.
+// TestGuestSourcesFailOver closes the extension's hooks without its knowledge.
 func TestGuestSourcesFailOver(t *testing.T) {
 	needSources(t)
 	require.Error(t, insmod(corrupted(t, "nbd")))
@@ -202,8 +203,8 @@ func TestGuestSourcesFailOver(t *testing.T) {
 	require.Equal(t, "active", sensor("ebpf")["state"])
 	require.Eventually(t, func() bool { return sensor("audit")["state"] == "standby" && sensor("kmsg")["state"] == "standby" },
 		2*time.Minute, time.Second)
-	require.Contains(t, c.findingsOf(t, "kmsg"), "module_load nbd ENOEXEC", "what was before has been told")
-	require.Contains(t, sensor("audit")["reason"], "ebpf", "it says what it stands by for")
+	require.Contains(t, c.findingsOf(t, "kmsg"), "module_load nbd ENOEXEC", "earlier attempts have been reported")
+	require.Contains(t, sensor("audit")["reason"], "ebpf", "it names the active source")
 	time.Sleep(2 * pollOf)
 
 	since := sensor("ebpf")["since"]
@@ -214,8 +215,7 @@ func TestGuestSourcesFailOver(t *testing.T) {
 	require.Equal(t, []string{"module_unwitnessed dummy"}, c.findingsOf(t, "procfs"))
 	require.Contains(t, sensor("ebpf")["reason"], "attached programs are gone")
 
-	// It is attached again, and what happened meanwhile was seen by audit or by
-	// the hooks.
+	// The source attaches again. Events meanwhile were seen by audit or by the hooks.
 	require.Eventually(t, func() bool {
 		ebpf := sensor("ebpf")
 		return ebpf["state"] == "active" && ebpf["since"] != since
@@ -225,7 +225,7 @@ func TestGuestSourcesFailOver(t *testing.T) {
 	require.NoError(t, guest.Unload("tcp_illinois"))
 	found := c.query(t, "SELECT source FROM kernel_module_findings WHERE name = 'tcp_illinois'")
 	require.Contains(t, column(found, "source"), "ebpf")
-	require.Equal(t, []string{"module_unwitnessed dummy"}, c.told(t))
+	require.Equal(t, []string{"module_unwitnessed dummy"}, c.reported(t))
 }
 
 // closeLinks closes the descriptors of a process that are BPF links or perf
@@ -241,13 +241,13 @@ func closeLinks(t *testing.T, pid int) int {
 			fds = append(fds, entry.Name())
 		}
 	}
-	// Not by the parent, whose wait for the end would take the stops.
+	// This process is the parent, whose wait for the end would consume the stops.
 	require.NoError(t, cast(t, "close", fds...).Run())
 	return len(fds) - 1
 }
 
-// closeRole closes, in the process of its first argument, the descriptors that
-// the others are.
+// closeRole closes descriptors in the process of its first argument. The other
+// arguments are the descriptors.
 func closeRole() error {
 	var numbers []int
 	for _, text := range os.Args[1:] {

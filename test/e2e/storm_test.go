@@ -16,8 +16,8 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// TestGuestSeesEveryLoadOfAStorm loads and unloads as fast as the guest can, from two threads,
-// and wants to see every one of 2,000 times.
+// TestGuestSeesEveryLoadOfAStorm loads and unloads as fast as the guest can, from two
+// threads. All 2,000 cycles must be seen.
 func TestGuestSeesEveryLoadOfAStorm(t *testing.T) {
 	guest.Only(t)
 	before, cycles := latest(t), suite.Repeat(2000)
@@ -52,8 +52,8 @@ func TestGuestSeesEveryLoadOfAStorm(t *testing.T) {
 	}
 	wg.Wait()
 
-	// A query waits a few seconds for images that are still being read, and a guest that
-	// gets little of its host's processors may take longer.
+	// A query waits only a few seconds for images that are still being read. A guest on
+	// a busy host may take longer.
 	require.Eventually(t, func() bool {
 		loads := query(t, "SELECT count(*) AS n FROM kernel_module_events WHERE eid > %d AND event_name = 'module_load'", before)
 		return loads[0]["n"] == strconv.Itoa(cycles)
@@ -75,8 +75,8 @@ func TestGuestSeesEveryLoadOfAStorm(t *testing.T) {
 		}
 	}
 	require.Equal(t, want, rows)
-	// An emulator among others may take longer than the source waits for a
-	// return. The return then has a row of its own.
+	// An emulator on a busy host may take longer than the source waits for a return.
+	// The return then has a row of its own.
 	late := query(t, `SELECT count(CASE WHEN event_name = 'init_module' AND result IS NULL THEN 1 END) AS open,
 		count(CASE WHEN event_name = 'sys_exit_init_module' THEN 1 END) AS late FROM kernel_module_events WHERE eid > %d`, before)
 	require.Equal(t, late[0]["open"], late[0]["late"])

@@ -27,20 +27,20 @@ import (
 
 const (
 	unitName = "kmodquery.service"
-	// unitExposure is the worst that systemd-analyze may think of the unit, of
-	// 100: what it holds against it is what a recorder is for.
+	// unitExposure is the maximum exposure of the unit in systemd-analyze, of 100. The
+	// remaining exposure is due to rights that a recorder needs.
 	unitExposure = "40"
-	// installed is where the unit has the extension.
+	// installed is the extension's path in the unit.
 	installed = "/usr/lib/osquery/kmodquery.ext"
 )
 
-// unitCapabilities are those that the unit leaves.
+// unitCapabilities are the capabilities that the unit keeps.
 var unitCapabilities = []int{
 	unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_SYS_ADMIN, unix.CAP_AUDIT_CONTROL, unix.CAP_AUDIT_READ, unix.CAP_SYSLOG,
 	unix.CAP_DAC_READ_SEARCH, unix.CAP_SYS_PTRACE,
 }
 
-// unit returns the unit's file with the extension at another place.
+// unit returns the path of a copy of the unit with the extension at another path.
 func unit(t *testing.T, extension string) string {
 	t.Helper()
 	content := read(t, "../../packaging/systemd/"+unitName)
@@ -50,8 +50,8 @@ func unit(t *testing.T, extension string) string {
 	return path
 }
 
-// TestUnitIsSound has systemd judge the unit.
-func TestUnitIsSound(t *testing.T) {
+// TestUnitPassesSystemdAnalyze checks the unit with systemd-analyze.
+func TestUnitPassesSystemdAnalyze(t *testing.T) {
 	if _, err := exec.LookPath("systemd-analyze"); err != nil {
 		if os.Getuid() != 0 {
 			t.Skip("missing Debian packages: run as root: apt-get install systemd")
@@ -66,7 +66,7 @@ func TestUnitIsSound(t *testing.T) {
 	path := unit(t, buildExtension(t, vm.Arch(runtime.GOARCH)))
 	out, err := exec.Command("systemd-analyze", "verify", path).CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	require.NotContains(t, string(out), unitName, "it warns of the unit")
+	require.NotContains(t, string(out), unitName, "systemd-analyze warns of the unit")
 
 	out, err = exec.Command("systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold="+unitExposure, path).CombinedOutput()
 	require.NoError(t, err, "%s", out)
@@ -76,7 +76,7 @@ func TestUnitIsSound(t *testing.T) {
 // serviceEnv is set in the VM that TestService boots.
 const serviceEnv = "KMODQUERY_SERVICE"
 
-// servicePackages are systemd with what it needs.
+// servicePackages are systemd and its dependencies.
 var servicePackages = []string{
 	"systemd", "libsystemd-shared", "libsystemd0", "libcap2", "libacl1", "libblkid1", "libmount1", "libseccomp2",
 	"libselinux1", "libpcre2-8-0", "libcrypt1", "libaudit1", "libcap-ng0", "libpam0g", "libapparmor1", "libuuid1", "mount", "libbpf1", "libelf1t64",
@@ -85,7 +85,7 @@ var servicePackages = []string{
 var servicePrograms = []string{
 	systemd, "/usr/lib/systemd/systemd-executor", "/usr/lib/systemd/systemd-journald", "/usr/lib/systemd/systemd-modules-load",
 	"/usr/bin/systemctl", "/usr/bin/journalctl", "/usr/bin/mount", "/usr/bin/umount",
-	// It opens these when it needs them.
+	// systemd opens these at run time.
 	"/usr/lib/x86_64-linux-gnu/libkmod.so.2", "/usr/lib/x86_64-linux-gnu/libseccomp.so.2", "/usr/lib/x86_64-linux-gnu/libmount.so.1",
 	"/usr/lib/x86_64-linux-gnu/libaudit.so.1", "/usr/lib/x86_64-linux-gnu/libpam.so.0", "/usr/lib/x86_64-linux-gnu/libacl.so.1",
 	"/usr/lib/x86_64-linux-gnu/libblkid.so.1", "/usr/lib/x86_64-linux-gnu/libselinux.so.1",
@@ -94,7 +94,7 @@ var servicePrograms = []string{
 
 const systemd = "/usr/lib/systemd/systemd"
 
-// serviceUnits are systemd's own that the VM has.
+// serviceUnits are systemd's own units that the VM has.
 var serviceUnits = []string{
 	"basic.target", "sysinit.target", "local-fs.target", "local-fs-pre.target", "swap.target", "sockets.target", "timers.target",
 	"paths.target", "slices.target", "shutdown.target", "umount.target", "final.target", "poweroff.target",
@@ -102,11 +102,11 @@ var serviceUnits = []string{
 	"sys-kernel-tracing.mount", "sys-kernel-debug.mount",
 }
 
-// TestService boots real systemds with the unit: it records before
+// TestService boots whole systems with systemd and the unit. The unit records before
 // systemd-modules-load loads anything.
 func TestService(t *testing.T) {
 	if !suite.Long() {
-		t.Skip("boots two whole systems; SUITE=long asks for it")
+		t.Skip("boots two whole systems; set SUITE=long to run it")
 	}
 	t.Parallel()
 	for _, kernel := range kernels("5.10", vm.Newest().String()) {
@@ -145,7 +145,7 @@ var serviceFiles = map[string]string{
 	"/etc/machine-id":               "0123456789abcdef0123456789abcdef\n",
 	"/etc/modules-load.d/vm.conf":   "dummy\n",
 	"/etc/kmodquery/kmodquery.conf": "sources ebpf,audit,journal,kmsg\n",
-	// What systemctl enable would do.
+	// As systemctl enable does.
 	"/etc/systemd/system/sysinit.target.d/vm.conf": "[Unit]\nWants=" + unitName + " systemd-modules-load.service systemd-journald.service " +
 		"sys-kernel-tracing.mount sys-kernel-debug.mount\n",
 	"/etc/systemd/system/" + unitName + ".d/vm.conf": "[Service]\nWatchdogSec=20\nTimeoutAbortSec=2\n",
@@ -154,7 +154,7 @@ var serviceFiles = map[string]string{
 		"StandardOutput=tty\nStandardError=tty\nTTYPath=/dev/console\n",
 }
 
-// becomeSystemd makes the VM's init systemd, where it is there.
+// becomeSystemd makes systemd the VM's init, if it is installed.
 func becomeSystemd() error {
 	if _, err := os.Stat(guest.ConfigPath); err != nil || os.Getpid() != 1 {
 		return nil
@@ -162,8 +162,8 @@ func becomeSystemd() error {
 	if _, err := os.Stat("/etc/systemd/system/guest.target"); err != nil {
 		return nil
 	}
-	// Nothing can be moved away from the initramfs, which systemd does for each
-	// service; so the same lies over it.
+	// systemd moves mounts for each service, which is impossible in the initramfs, so
+	// the same files are mounted over it.
 	const over = "/.root"
 	if err := os.Mkdir(over, 0o755); err != nil {
 		return err
@@ -178,7 +178,7 @@ func becomeSystemd() error {
 		func() error { return unix.Chdir("/") },
 	} {
 		if err := step(); err != nil {
-			return fmt.Errorf("lay another root over the initramfs: %w", err)
+			return fmt.Errorf("mount another root over the initramfs: %w", err)
 		}
 	}
 	return syscall.Exec(systemd, []string{systemd}, []string{"PATH=/usr/sbin:/usr/bin", "container="})
@@ -198,8 +198,8 @@ func systemctl(t *testing.T, args ...string) {
 	require.NoError(t, err, "%s", out)
 }
 
-// ask asks the store that the service records into.
-func ask(t *testing.T, sql string) (rows []map[string]string) {
+// queryService queries the store that the service writes.
+func queryService(t *testing.T, sql string) (rows []map[string]string) {
 	t.Helper()
 	cmd := exec.Command(installed, "query", "--format", "json", sql)
 	cmd.Stderr = os.Stderr
@@ -209,12 +209,12 @@ func ask(t *testing.T, sql string) (rows []map[string]string) {
 	return rows
 }
 
-// sensors is what each source of the service says of itself.
+// sensors returns the state of each source of the service.
 func sensors(t *testing.T) (states map[string]string) {
 	t.Helper()
 	states = map[string]string{}
-	for _, row := range ask(t, "SELECT source, state, reason, hooks, role FROM kernel_module_sensors") {
-		require.Equal(t, "reader", row["role"], "somebody else records")
+	for _, row := range queryService(t, "SELECT source, state, reason, hooks, role FROM kernel_module_sensors") {
+		require.Equal(t, "reader", row["role"], "another process records")
 		states[row["source"]] = row["state"] + " " + row["hooks"]
 		if row["state"] != "active" || row["source"] == "procfs" {
 			states[row["source"]] += " " + row["reason"]
@@ -245,12 +245,12 @@ func TestGuestServiceRecordsEarly(t *testing.T) {
 		require.Less(t, ready, loads)
 		require.Equal(t, []map[string]string{{
 			"event_name": "module_load", "process_path": "/usr/lib/systemd/systemd-modules-load", "missing": "", "hash_source": "kernel",
-		}}, ask(t, "SELECT event_name, process_path, ifnull(missing, '') AS missing, hash_source FROM kernel_module_events "+
+		}}, queryService(t, "SELECT event_name, process_path, ifnull(missing, '') AS missing, hash_source FROM kernel_module_events "+
 			"WHERE source = 'ebpf' AND name = 'dummy' AND event_name = 'module_load'"))
 	})
 	t.Run("restricted", func(t *testing.T) { testRestrictions(t, show(t, unitName, "MainPID")) })
 	t.Run("files", testServiceFiles)
-	t.Run("as good as without restrictions", func(t *testing.T) {
+	t.Run("the same sources as without restrictions", func(t *testing.T) {
 		restricted := sensors(t)
 		systemctl(t, "stop", unitName)
 		require.Equal(t, "success", show(t, unitName, "Result"))
@@ -282,12 +282,12 @@ func TestGuestServiceRecordsEarly(t *testing.T) {
 		}, 2*time.Minute, time.Second)
 		require.NotEqual(t, before, show(t, unitName, "MainPID"))
 		require.Eventually(t, func() bool { return strings.Contains(show(t, unitName, "StatusText"), "ebpf is active") },
-			time.Minute, time.Second, "ebpf does not come back")
+			time.Minute, time.Second, "ebpf is not active again")
 	})
 }
 
-// testRestrictions looks at the process that the unit made: that systemd could
-// do what the unit asks for.
+// testRestrictions checks in the process of the unit that systemd could apply the
+// unit's restrictions.
 func testRestrictions(t *testing.T, pid string) {
 	status := read(t, "/proc/"+pid+"/status")
 	require.Contains(t, status, "\nNoNewPrivs:\t1\n")
@@ -298,7 +298,7 @@ func testRestrictions(t *testing.T, pid string) {
 	}
 	require.Contains(t, status, fmt.Sprintf("\nCapEff:\t%016x\n", mask))
 	require.Contains(t, status, fmt.Sprintf("\nCapBnd:\t%016x\n", mask))
-	// access(2) knows whether the mount that the process sees is read-only.
+	// access(2) reports whether the mount that the process sees is read-only.
 	for place, want := range map[string]error{
 		"/": unix.EROFS, "/etc": unix.EROFS, "/usr": unix.EROFS, "/proc/sys/kernel/hostname": unix.EROFS, "/sys/fs/cgroup": unix.EROFS,
 		"/home": unix.EROFS, "/sys/fs/bpf": nil, "/var/lib/kmodquery": nil,
@@ -312,8 +312,8 @@ func testRestrictions(t *testing.T, pid string) {
 	require.Equal(t, "536870912", strings.TrimSpace(read(t, "/sys/fs/cgroup/system.slice/kmodquery.service/memory.max")))
 }
 
-// testServiceFiles loads from where only its user can look, with the image from
-// the kernel, and then from the file.
+// testServiceFiles loads from folders that only their user can read, first with the
+// image from the kernel and then from the file.
 func testServiceFiles(t *testing.T) {
 	for _, place := range []string{"/tmp", "/home"} {
 		for _, from := range []string{"kernel", "file"} {
@@ -335,7 +335,7 @@ func testServiceFiles(t *testing.T) {
 				require.NoError(t, err, "%s", out)
 				defer guest.Unload("nbd")
 				require.Equal(t, []map[string]string{{"sha256": fmt.Sprintf("%x", sha256.Sum256(content)), "hash_source": from, "missing": ""}},
-					ask(t, "SELECT sha256, hash_source, ifnull(missing, '') AS missing FROM kernel_module_events "+
+					queryService(t, "SELECT sha256, hash_source, ifnull(missing, '') AS missing FROM kernel_module_events "+
 						"WHERE event_name = 'module_load' AND source = 'ebpf' AND path = '"+path+"'"))
 			})
 		}

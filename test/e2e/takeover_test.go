@@ -15,12 +15,12 @@ import (
 	"github.com/kmodquery/kmodquery/test/osqueryhost"
 )
 
-// TestGuestReaderTakesOverInAStorm has two osquerys with an extension each on one event store,
-// and kills the one that records, in the midst of a storm. The other takes over.
+// TestGuestReaderTakesOverInAStorm runs two osquerys with an extension each on one
+// event store, and kills the one that records during a storm. The other takes over.
 func TestGuestReaderTakesOverInAStorm(t *testing.T) {
 	needPinned(t)
-	p := newPost(t)
-	var posts [2]*guestOf
+	p := newDeployment(t)
+	var instances [2]*instance
 	for i, name := range []string{"one", "two"} {
 		dir := filepath.Join(p.dir, name)
 		require.NoError(t, os.Mkdir(dir, 0o700))
@@ -32,19 +32,19 @@ func TestGuestReaderTakesOverInAStorm(t *testing.T) {
 		extension, err := host.StartExtension(guestExtension, "--state-dir", p.state, "--query-timeout", "5m")
 		require.NoError(t, err)
 		require.NoError(t, host.WaitForTable(t.Context(), "kernel_module_sensors"))
-		posts[i] = &guestOf{host, extension}
+		instances[i] = &instance{host, extension}
 	}
-	role := func(of *guestOf) string {
+	role := func(of *instance) string {
 		rows, err := of.host.Query(t.Context(), "SELECT role FROM kernel_module_sensors WHERE source = 'ebpf' AND state = 'active'")
 		if err != nil || len(rows) != 1 {
 			return "" // between two registrations, or two recorders
 		}
 		return rows[0]["role"]
 	}
-	require.Equal(t, "recorder", role(posts[0]))
-	require.Equal(t, "reader", role(posts[1]))
+	require.Equal(t, "recorder", role(instances[0]))
+	require.Equal(t, "reader", role(instances[1]))
 	storm := startStorm(t, stormPause)
-	recorder, reader := posts[0], posts[1]
+	recorder, reader := instances[0], instances[1]
 	var slowest time.Duration
 	for round := range rounds(t, 1, 2, 20) {
 		starts := recorder.extension.Starts()
@@ -54,8 +54,8 @@ func TestGuestReaderTakesOverInAStorm(t *testing.T) {
 		require.Eventually(t, func() bool {
 			roles = []string{role(recorder), role(reader)}
 			return slices.Contains(roles, "recorder")
-		}, time.Minute, 50*time.Millisecond, "round %d: nobody takes over", round)
-		// Whichever is first, it is one.
+		}, time.Minute, 50*time.Millisecond, "round %d: no process takes over", round)
+		// Either of them may be the new recorder.
 		require.NotEqual(t, []string{"recorder", "recorder"}, roles, "round %d: two record", round)
 		slowest = max(slowest, time.Since(killed))
 		require.Eventually(t, func() bool {

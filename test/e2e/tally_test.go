@@ -45,11 +45,11 @@ func (t tally) add(other tally) {
 	}
 }
 
-// stormModules are what a storm loads.
+// stormModules are the modules that a storm loads.
 var stormModules = []string{"tcp_nv", "tcp_illinois", "dummy", "kmodquery_nested"}
 
-// byEvent is the tally of any module's events, also of those whose name is not
-// known.
+// byEvent returns the tally of any module's events, including events without a known
+// name.
 func (t tally) byEvent() tally {
 	all := tally{}
 	for key, n := range t {
@@ -61,7 +61,7 @@ func (t tally) byEvent() tally {
 	return all
 }
 
-// named are the events that have a name whatever becomes of the module's image.
+// named returns the events that have a name even if the module's image is lost.
 func (t tally) named() tally {
 	named := tally{}
 	for key, n := range t {
@@ -74,7 +74,7 @@ func (t tally) named() tally {
 	return named
 }
 
-// differences are the keys of which two tallies count different numbers.
+// differences returns the keys with different counts in two tallies.
 func (t tally) differences(got tally) []string {
 	var all []string
 	union := tally{}
@@ -82,26 +82,27 @@ func (t tally) differences(got tally) []string {
 	union.add(got)
 	for key := range union {
 		if t[key] != got[key] {
-			all = append(all, fmt.Sprintf("%s: %d were made, %d are told of", key, t[key], got[key]))
+			all = append(all, fmt.Sprintf("%s: %d happened, %d are stored", key, t[key], got[key]))
 		}
 	}
 	slices.Sort(all)
 	return all
 }
 
-// A storm is a process that loads and unloads without a pause, and counts.
+// A storm is a process that loads and unloads modules continuously, and counts the
+// events.
 type storm struct {
 	cmd    *exec.Cmd
 	stop   io.Closer
 	output strings.Builder
 }
 
-// startStorm starts one whose two threads pause after each of their cycles. It
-// bounds what gathers in the kernel's rings while nothing records.
+// startStorm starts one whose two threads pause after each of their cycles, which
+// bounds the data in the kernel's rings while no recorder runs.
 func startStorm(t *testing.T, pause time.Duration) *storm {
 	t.Helper()
 	s := &storm{cmd: cast(t, "storm", pause.String(), strconv.FormatUint(kallsym(t, "sys_init_module"), 10))}
-	// The signals by which Go's runtime preempts a thread end system calls.
+	// The signals by which Go's runtime preempts a thread interrupt system calls.
 	s.cmd.Env = append(s.cmd.Env, "GODEBUG=asyncpreemptoff=1")
 	stdin, err := s.cmd.StdinPipe()
 	require.NoError(t, err)
@@ -110,7 +111,7 @@ func startStorm(t *testing.T, pause time.Duration) *storm {
 	return s
 }
 
-// end lets the storm pass and returns what it has done in all.
+// end ends the storm and returns its tally.
 func (s *storm) end(t *testing.T) tally {
 	t.Helper()
 	require.NoError(t, s.stop.Close())
@@ -121,7 +122,7 @@ func (s *storm) end(t *testing.T) tally {
 	return done
 }
 
-// stormRole storms until its input ends, and prints its tally.
+// stormRole runs a storm until its input ends, and prints its tally.
 func stormRole() error {
 	pause, err := time.ParseDuration(os.Args[1])
 	if err != nil {
@@ -161,7 +162,7 @@ func stormRole() error {
 	return json.NewEncoder(os.Stdout).Encode(sum)
 }
 
-// stormThreads are what each thread of a storm does again and again.
+// stormThreads returns the function that each thread of a storm repeats.
 func stormThreads(initModule uint64) ([]func(round int, done tally) error, error) {
 	byFile, err := newFileCycle("tcp_nv")
 	if err != nil {
@@ -174,8 +175,7 @@ func stormThreads(initModule uint64) ([]func(round int, done tally) error, error
 	return []func(int, tally) error{byFile.run, fromMemory.run}, nil
 }
 
-// A fileCycle loads a module by file and, every other time, by one without a
-// name.
+// A fileCycle loads a module by file, every second time by a file without a name.
 type fileCycle struct {
 	name  string
 	files []*os.File
@@ -203,7 +203,7 @@ func newFileCycle(name string) (*fileCycle, error) {
 	if _, err := writer.Write(image); err != nil {
 		return nil, err
 	}
-	// finit_module wants a file that nobody has open for writing.
+	// finit_module refuses a file that is open for writing.
 	nameless, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
 	if err != nil {
 		return nil, err
@@ -240,12 +240,12 @@ func (c *fileCycle) run(round int, done tally) error {
 	return nil
 }
 
-// A memoryCycle loads a module from memory, sometimes spoilt, and every fourth
+// A memoryCycle loads a module from memory, sometimes a damaged one, and every fourth
 // time one whose init loads dummy and fails.
 type memoryCycle struct {
-	name                 string
-	image, spoilt, outer []byte
-	inner, params        []byte // the kernel is told their addresses
+	name                  string
+	image, damaged, outer []byte
+	inner, params         []byte // the kernel gets their addresses
 }
 
 func newMemoryCycle(name string, initModule uint64) (*memoryCycle, error) {
@@ -257,7 +257,7 @@ func newMemoryCycle(name string, initModule uint64) (*memoryCycle, error) {
 	if err != nil {
 		return nil, err
 	}
-	spoilt, err := spoil(unsigned)
+	damaged, err := spoil(unsigned)
 	if err != nil {
 		return nil, err
 	}
@@ -265,7 +265,7 @@ func newMemoryCycle(name string, initModule uint64) (*memoryCycle, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &memoryCycle{name: name, image: image, spoilt: spoilt, inner: inner, params: []byte("numdummies=1\x00")}
+	c := &memoryCycle{name: name, image: image, damaged: damaged, inner: inner, params: []byte("numdummies=1\x00")}
 	c.outer, err = kmod.Build(kmod.Nested, map[string]uint64{
 		"sys_init_module": initModule,
 		"image":           uint64(uintptr(unsafe.Pointer(&c.inner[0]))),
@@ -292,8 +292,8 @@ func (c *memoryCycle) run(round int, done tally) error {
 	if err := load(c.name, c.image, unix.EEXIST); err != nil {
 		return err
 	}
-	if round%16 == 0 { // the kernel's log tells of each
-		if err := load(c.name, c.spoilt, unix.ENOEXEC); err != nil {
+	if round%16 == 0 { // the kernel logs each
+		if err := load(c.name, c.damaged, unix.ENOEXEC); err != nil {
 			return err
 		}
 	}
@@ -314,8 +314,8 @@ func (c *memoryCycle) run(round int, done tally) error {
 	return countUnload(inner, done)
 }
 
-// countUnload unloads a module that is loaded, again where a signal or a reader
-// of the kernel's list was in the way.
+// countUnload unloads a loaded module. It retries if a signal or a reader of the
+// kernel's list interfered.
 func countUnload(name string, done tally) error {
 	for {
 		err := unix.DeleteModule(name, unix.O_NONBLOCK)

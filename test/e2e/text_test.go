@@ -29,27 +29,26 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// textEnv names, in the VMs that TestTextSources boots, the source that its guest
-// test tries.
+// textEnv names, in the VMs that TestTextSources boots, the source under test.
 const textEnv = "KMODQUERY_TEXT"
 
-// textPackages are systemd's journal and rsyslog, with what they need.
+// textPackages are systemd's journal and rsyslog, with their dependencies.
 var textPackages = []string{
 	"systemd", "libsystemd-shared", "libsystemd0", "libcap2", "libacl1", "libblkid1", "libmount1", "libseccomp2",
 	"libselinux1", "libpcre2-8-0", "libcrypt1", "libaudit1", "libcap-ng0", "libpam0g",
 	"rsyslog", "libestr0", "libfastjson4", "libuuid1",
 }
 
-// textPrograms are what the guest runs of them.
+// textPrograms are their programs that the guest runs.
 var textPrograms = []string{
 	"/usr/lib/systemd/systemd-journald", "/usr/lib/systemd/systemd-modules-load", "/usr/bin/journalctl",
-	"/usr/lib/x86_64-linux-gnu/libkmod.so.2", // systemd opens it when it needs it
+	"/usr/lib/x86_64-linux-gnu/libkmod.so.2", // systemd opens it at run time
 	"/usr/sbin/rsyslogd", "/usr/lib/x86_64-linux-gnu/rsyslog/imklog.so", "/usr/lib/x86_64-linux-gnu/rsyslog/imuxsock.so",
 	"/usr/lib/x86_64-linux-gnu/rsyslog/lmnet.so",
 }
 
-// TestTextSources has the sources that read texts see the same loads, each in a
-// kernel of its own, because a kernel says most things once.
+// TestTextSources requires the sources that read texts to see the same loads, each in a
+// kernel of its own, because a kernel logs most messages only once.
 func TestTextSources(t *testing.T) {
 	t.Parallel()
 	for _, kernel := range kernels("6.1", vm.Newest().String()) {
@@ -65,7 +64,7 @@ func TestTextSources(t *testing.T) {
 					Files:   files,
 					Modules: []string{"nbd", "brd"},
 					Env:     []string{textEnv + "=" + source},
-					Cmdline: []string{"printk.devkmsg=on"}, // or what user space writes is limited in number
+					Cmdline: []string{"printk.devkmsg=on"}, // otherwise the kernel limits the messages of user space
 					Timeout: 10 * time.Minute,
 				})
 			})
@@ -73,7 +72,7 @@ func TestTextSources(t *testing.T) {
 	}
 }
 
-// A textSource is a source as the tests use it.
+// A textSource is the part of a source that the tests use.
 type textSource interface {
 	Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) error
 	Sync(ctx context.Context) error
@@ -89,8 +88,8 @@ type textRun struct {
 	events []kmodquery.Delivery
 }
 
-// runText runs a source from its look-back on until the test ends, or until stop
-// is called.
+// runText runs a source, beginning with its backfill, until the test ends or stop is
+// called.
 func runText(t *testing.T, source textSource) *textRun {
 	t.Helper()
 	r := &textRun{source: source}
@@ -118,15 +117,15 @@ func runText(t *testing.T, source textSource) *textRun {
 	return r
 }
 
-// seen waits until there are n events, and where a daemon writes the log a little longer
-// for any that should not come, and takes them.
+// seen waits until there are n events and takes them. If a daemon writes the log, it
+// waits a little longer for unexpected events.
 func (r *textRun) seen(t *testing.T, n int) []kmodquery.Event {
 	t.Helper()
 	events, _ := r.seenTo(t, n)
 	return events
 }
 
-// seenTo is seen, and returns the last of the events' positions.
+// seenTo is seen, and also returns the last position of the events.
 func (r *textRun) seenTo(t *testing.T, n int) (events []kmodquery.Event, position string) {
 	t.Helper()
 	count := func() int {
@@ -135,7 +134,7 @@ func (r *textRun) seenTo(t *testing.T, n int) (events []kmodquery.Event, positio
 		defer r.mu.Unlock()
 		return len(r.events)
 	}
-	// journald and rsyslogd write when they come to it.
+	// journald and rsyslogd write with a delay.
 	for until := time.Now().Add(2 * time.Minute); count() < n && time.Now().Before(until); {
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -150,14 +149,14 @@ func (r *textRun) seenTo(t *testing.T, n int) (events []kmodquery.Event, positio
 		position = cmp.Or(d.Position, position)
 	}
 	r.events = nil
-	require.Len(t, events, n, "%s", tell(events))
+	require.Len(t, events, n, "%s", eventList(events))
 	for _, e := range events {
 		requireFinding(t, e)
 	}
 	return events, position
 }
 
-// requireFinding wants TRC-1017 to accept a load, and nothing else.
+// requireFinding requires TRC-1017 to accept a load, and nothing else.
 func requireFinding(t *testing.T, e kmodquery.Event) {
 	t.Helper()
 	at := slices.IndexFunc(detections.All(), func(s kmodquery.Signature) bool { return s.ID == "TRC-1017" })
@@ -168,8 +167,8 @@ func requireFinding(t *testing.T, e kmodquery.Event) {
 	}
 }
 
-// tell is what events are about, for a failure's message.
-func tell(events []kmodquery.Event) string {
+// eventList returns the subjects of events, for a failure's message.
+func eventList(events []kmodquery.Event) string {
 	var b strings.Builder
 	for _, e := range events {
 		fmt.Fprintf(&b, "%s %q %s: %s\n", e.EventName, e.Name, e.Error, e.Raw)
@@ -177,17 +176,17 @@ func tell(events []kmodquery.Event) string {
 	return b.String()
 }
 
-// A text is a source that is tried.
+// A text is a source under test.
 type text struct {
 	name string
 	open func(position string) textSource
-	// forge writes, as any user can, what looks like the kernel's.
+	// forge writes a message that imitates the kernel's, as any user can.
 	forge func(t *testing.T, message string)
-	// rotate are ways in which its log goes on elsewhere.
+	// rotate are ways to rotate its log.
 	rotate []rotation
 }
 
-// A rotation is one of them. One that drops leaves nothing of what was written
+// A rotation is one of them. If it drops, it removes everything that was written
 // before.
 type rotation struct {
 	name  string
@@ -195,7 +194,7 @@ type rotation struct {
 	drops bool
 }
 
-// stored is a position as the store would give it back.
+// stored returns a function that returns the position, as the store does.
 func stored(position string) func(context.Context) (string, error) {
 	return func(context.Context) (string, error) { return position, nil }
 }
@@ -222,7 +221,8 @@ func TestGuestLogsReportLoads(t *testing.T) {
 	}
 }
 
-// journalText is systemd's journal, with what any user can send to it.
+// journalText returns the test of systemd's journal, with messages that any user can
+// send to it.
 func journalText(t *testing.T) text {
 	journald := startJournald(t)
 	return text{
@@ -249,7 +249,7 @@ func journalText(t *testing.T) text {
 	}
 }
 
-// rotateJournal has journald archive its journal and begin another.
+// rotateJournal makes journald archive its journal and begin another.
 func rotateJournal(t *testing.T, journald *exec.Cmd) {
 	t.Helper()
 	archived := func() int {
@@ -262,7 +262,7 @@ func rotateJournal(t *testing.T, journald *exec.Cmd) {
 	require.Eventually(t, func() bool { return archived() > before }, time.Minute, 20*time.Millisecond)
 }
 
-// reopen has rsyslogd close the log files that were renamed.
+// reopen makes rsyslogd close log files that were renamed.
 func reopen(t *testing.T, rsyslogd *exec.Cmd) {
 	t.Helper()
 	require.NoError(t, rsyslogd.Process.Signal(unix.SIGHUP))
@@ -276,7 +276,7 @@ func reopen(t *testing.T, rsyslogd *exec.Cmd) {
 	}, time.Minute, 20*time.Millisecond)
 }
 
-// syslogText is rsyslogd, with what any user can send to it.
+// syslogText returns the test of rsyslogd, with messages that any user can send to it.
 func syslogText(t *testing.T) text {
 	rsyslogd := startSyslog(t)
 	files := []string{"/var/log/syslog", "/var/log/kern.log"}
@@ -321,8 +321,8 @@ func syslogText(t *testing.T) text {
 	}
 }
 
-// modulesLoadText has systemd's own loader load a module: what it says and what
-// the kernel says is one attempt.
+// modulesLoadText makes systemd's own loader load a module. Its message and the
+// kernel's are one attempt.
 func modulesLoadText(t *testing.T) {
 	run := runText(t, klog.NewJournal(klog.JournalOptions{}))
 	run.mu.Lock()
@@ -335,12 +335,13 @@ func modulesLoadText(t *testing.T) {
 	require.NoError(t, os.WriteFile(config, []byte("brd\n"), 0o644))
 	var cmd *exec.Cmd
 	var e kmodquery.Event
-	// What the loader says is believed where journald came to look at it while it
-	// ran; of one that was too quick the kernel's word stands alone. journald reads
-	// the command line after the path, and may be too late for the one alone.
+	// The loader's message is trusted if journald read the loader's process while it
+	// ran. If the loader ended too soon, only the kernel's message counts. journald
+	// reads the command line after the path, and may be too late only for the command
+	// line.
 	for try := 0; e.Result == nil || e.Cmdline == ""; try++ {
 		if try == 10 {
-			t.Skip("journald was always too late to see who systemd-modules-load is")
+			t.Skip("journald was always too late to identify systemd-modules-load")
 		}
 		if try > 0 {
 			require.NoError(t, guest.Unload("brd"))
@@ -365,7 +366,7 @@ func modulesLoadText(t *testing.T) {
 	require.Len(t, strings.Split(e.Raw, "\n"), 2, "%s", e.Raw)
 }
 
-// TestTextRefused has a kernel in lockdown say why it refuses a module for its
+// TestTextRefused makes a kernel in lockdown log why it refuses a module because of its
 // signature. TestSignatureEnforced does the same with module.sig_enforce=1.
 func TestTextRefused(t *testing.T) {
 	t.Parallel()
@@ -380,7 +381,7 @@ func TestTextRefused(t *testing.T) {
 	}
 }
 
-// Options of the kernel, by which it takes no module without a signature of its own.
+// Options of the kernel that make it refuse modules without a trusted signature.
 const (
 	sigEnforce        = "module.sig_enforce=1"
 	lockdownIntegrity = "lockdown=integrity"
@@ -415,7 +416,7 @@ func TestGuestLogReportsRefusedModules(t *testing.T) {
 	}
 }
 
-// testText makes attempts whose traces in the kernel's log are known.
+// testText makes attempts whose messages in the kernel's log are known.
 func testText(t *testing.T, s text) {
 	require.NoError(t, os.MkdirAll("/lib/firmware", 0o755))
 	require.NoError(t, os.WriteFile("/lib/firmware/kmodquery-test.bin", []byte("firmware"), 0o644))
@@ -426,7 +427,7 @@ func testText(t *testing.T, s text) {
 	loaded := time.Now()
 	time.Sleep(2 * time.Second)
 
-	// The look-back.
+	// The backfill.
 	run := runText(t, s.open(""))
 	events, position := run.seenTo(t, 1)
 	first := events[0]
@@ -439,8 +440,8 @@ func testText(t *testing.T, s text) {
 	require.Equal(t, kmodquery.SignatureUnknown, first.SignatureStatus)
 	require.Equal(t, read(t, "/proc/sys/kernel/random/boot_id"), first.BootID+"\n")
 	require.WithinRange(t, time.Unix(0, first.TimeNanos), began.Add(-time.Second), loaded.Add(time.Second))
-	for _, said := range []string{"kernel tainted", "out-of-tree module", "verification failed"} {
-		require.Contains(t, first.Raw, said)
+	for _, message := range []string{"kernel tainted", "out-of-tree module", "verification failed"} {
+		require.Contains(t, first.Raw, message)
 	}
 	require.Nil(t, first.Result)
 	require.NotEmpty(t, position)
@@ -451,7 +452,7 @@ func testText(t *testing.T, s text) {
 	t.Run("restart", func(t *testing.T) { textRestart(t, s, run, first) })
 }
 
-// textFailures makes attempts that the kernel refuses and says why.
+// textFailures makes attempts that the kernel refuses with a logged reason.
 func textFailures(t *testing.T, run *textRun) {
 	plain, err := kmod.Strip(image(t, "dummy"))
 	require.NoError(t, err)
@@ -469,14 +470,14 @@ func textFailures(t *testing.T, run *textRun) {
 		want   kmodquery.Event
 		raw    string
 	}{
-		// Where symbols have versions the kernel's own is not compared.
+		// If symbols have versions, the kernel ignores its own version.
 		{"version magic", change(" SMP ", " UMP "), "", unix.ENOEXEC,
 			kmodquery.Event{Name: "dummy", Error: "ENOEXEC", Vermagic: strings.Replace(modinfo(t, plain)["vermagic"], " SMP ", " UMP ", 1)}, "version magic"},
 		{"an unknown symbol", change("\x00alloc_netdev_mqs\x00", "\x00alloc_netdev_xxx\x00"), "", unix.ENOENT,
 			kmodquery.Event{Name: "dummy", Error: "ENOENT"}, "Unknown symbol alloc_netdev_xxx (err -2)"},
 		{"a parameter", nbd, "nbds_max=many", unix.EINVAL,
 			kmodquery.Event{Name: "nbd", Params: new("nbds_max=many")}, "`many' invalid for parameter `nbds_max'"},
-		{"no ELF", bytes.Repeat([]byte("no module "), 100), "", unix.ENOEXEC, kmodquery.Event{Error: "ENOEXEC"}, ""}, // its text has a byte that is none, which each log writes in its own way
+		{"no ELF", bytes.Repeat([]byte("no module "), 100), "", unix.ENOEXEC, kmodquery.Event{Error: "ENOEXEC"}, ""}, // its message has an invalid byte, which each log writes differently
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			require.ErrorIs(t, guest.LoadImage(test.image, test.params), test.errno)
@@ -491,7 +492,7 @@ func textFailures(t *testing.T, run *textRun) {
 	}
 }
 
-// textForged has user space say what the kernel says.
+// textForged makes user space write the kernel's messages.
 func textForged(t *testing.T, s text, run *textRun) {
 	for _, message := range []string{
 		"forged: loading out-of-tree module taints kernel.",
@@ -508,7 +509,7 @@ func textForged(t *testing.T, s text, run *textRun) {
 	require.Empty(t, run.seen(t, 0))
 }
 
-// textRestart stops the source, makes loads, and starts it where it was.
+// textRestart stops the source, loads modules, and restarts it at its position.
 func textRestart(t *testing.T, s text, run *textRun, first kmodquery.Event) {
 	brd(t, "insmod")
 	events, position := run.seenTo(t, 2)
@@ -522,7 +523,7 @@ func textRestart(t *testing.T, s text, run *textRun, first kmodquery.Event) {
 	require.Equal(t, twice(brdEvents), eventNames(again.seen(t, 4)))
 	again.stop()
 
-	// With no position all of it is seen again, under the same names.
+	// Without a position it reports everything again, with the same deduplication keys.
 	all := runText(t, s.open(""))
 	seen, last := all.seenTo(t, 1+4+2+4)
 	require.Equal(t, first.LoadID, seen[0].LoadID)
@@ -564,8 +565,8 @@ func textRestart(t *testing.T, s text, run *textRun, first kmodquery.Event) {
 	}
 }
 
-// brd loads and unloads a module that speaks of itself each time, as the
-// program loads modules.
+// brd loads and unloads a module that logs a message each time, with the program or its
+// counterpart.
 func brd(t *testing.T, program string) {
 	t.Helper()
 	commands := [][]string{{"modprobe", "brd", "rd_nr=1"}, {"modprobe", "-r", "brd"}}
@@ -580,7 +581,7 @@ func brd(t *testing.T, program string) {
 	}
 }
 
-// brdEvents are what it gives.
+// brdEvents are the events of brd.
 var brdEvents = []string{kmodquery.EventModuleLoad, kmodquery.EventModuleFree}
 
 func twice(all []string) []string { return append(all[:len(all):len(all)], all...) }
@@ -593,7 +594,7 @@ func eventNames(events []kmodquery.Event) []string {
 	return all
 }
 
-// startJournald runs systemd's journald, which has no systemd here.
+// startJournald runs systemd's journald, without systemd.
 func startJournald(t *testing.T) *exec.Cmd {
 	t.Helper()
 	require.NoError(t, os.WriteFile("/etc/machine-id", []byte("0123456789abcdef0123456789abcdef\n"), 0o644))
@@ -616,8 +617,7 @@ kern.*	-/var/log/kern.log
 	return startDaemon(t, "/dev/log", "/usr/sbin/rsyslogd", "-n", "-i", "/run/rsyslogd.pid", "-f", "/etc/rsyslog.conf")
 }
 
-// startDaemon runs a program until the test ends, and returns when its socket is
-// there.
+// startDaemon runs a program until the test ends. It returns when the socket exists.
 func startDaemon(t *testing.T, socket string, command ...string) *exec.Cmd {
 	t.Helper()
 	var output bytes.Buffer

@@ -18,9 +18,9 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// TestGuestMissedReturnsEndTheirLoads holds so many calls in the kernel that, where kprobes
-// see them return, it follows no other one. What is missed must not be taken
-// for a load that is still under way.
+// TestGuestMissedReturnsEndTheirLoads holds so many calls in the kernel that kprobes,
+// where they observe returns, can follow no other call. A load whose return was missed
+// must not count as still running.
 func TestGuestMissedReturnsEndTheirLoads(t *testing.T) {
 	guest.Only(t)
 	const sensor = "SELECT lost, hooks FROM kernel_module_sensors WHERE source = 'ebpf'"
@@ -47,11 +47,12 @@ func TestGuestMissedReturnsEndTheirLoads(t *testing.T) {
 		for range 50 {
 			onItsOwnThread(t, func() error { return guest.LoadImage([]byte("no module"), "") }, unix.ENOEXEC)
 		}
-		// A thread ends somewhat after its goroutine, and other ones may load meanwhile.
+		// A thread ends somewhat later than its goroutine, and other threads may load
+		// meanwhile.
 		require.Eventually(t, func() bool { return knownThreads(t) < known+10 }, 30*time.Second, 100*time.Millisecond)
 	})
 
-	// What any user can do keeps no room from those who load.
+	// Calls of unprivileged users must not take room from permitted loads.
 	t.Run("of users who must not load", func(t *testing.T) {
 		known := knownThreads(t)
 		var made, living sync.WaitGroup
@@ -77,13 +78,13 @@ func TestGuestMissedReturnsEndTheirLoads(t *testing.T) {
 	later := query(t, sensor)[0]
 	missed := integer(t, later["lost"]) - integer(t, earlier["lost"])
 	if strings.Contains(later["hooks"], "sys_init_module (kretprobe)") {
-		require.GreaterOrEqual(t, missed, int64(50), "no return was missed, so nothing was tried here")
+		require.GreaterOrEqual(t, missed, int64(50), "no return was missed, so this test had no effect")
 	} else {
 		require.Zero(t, missed)
 	}
 }
 
-// hold has so many threads call init_module with an image of which the kernel
+// hold makes this many threads call init_module with an image of which the kernel
 // cannot read a byte until release is called.
 func hold(t *testing.T, threads int) (release func()) {
 	t.Helper()
@@ -119,7 +120,7 @@ func hold(t *testing.T, threads int) (release func()) {
 		require.NoError(t, err)
 	}
 	return func() {
-		closeOnce() // the kernel fills the page by itself then
+		closeOnce() // the kernel then fills the page by itself
 		held.Wait()
 	}
 }
@@ -131,7 +132,7 @@ func ioctl(fd int, request uintptr, argument unsafe.Pointer) error {
 	return nil
 }
 
-// onItsOwnThread runs f on a thread that ends with it.
+// onItsOwnThread runs f on a new thread that ends with f.
 func onItsOwnThread(t *testing.T, f func() error, want error) {
 	t.Helper()
 	done := make(chan error)
@@ -142,7 +143,7 @@ func onItsOwnThread(t *testing.T, f func() error, want error) {
 	require.ErrorIs(t, <-done, want)
 }
 
-// knownThreads counts what all recorders of this kernel keep of threads.
+// knownThreads returns the number of threads that all recorders of this kernel track.
 func knownThreads(t *testing.T) int {
 	t.Helper()
 	known := 0

@@ -18,13 +18,13 @@ import (
 	"github.com/kmodquery/kmodquery/bpf"
 )
 
-// TestGuestUpgradeLosesNothing replaces the recorder by a build that pins another set, and
-// that one by the first, in the midst of a storm.
+// TestGuestUpgradeLosesNothing replaces the recorder by a build that pins another set,
+// and that one by the first, during a storm.
 func TestGuestUpgradeLosesNothing(t *testing.T) {
 	needPinned(t)
-	chance, p := seeded(t), newPost(t)
+	chance, p := seeded(t), newDeployment(t)
 	builds := []string{guestExtension, otherExtension}
-	recorder := p.relieve(t, builds[0])
+	recorder := p.startRecorder(t, builds[0])
 	p.awaitActive(t)
 	first := pinnedSets(t)
 	require.Len(t, first, 1)
@@ -36,24 +36,24 @@ func TestGuestUpgradeLosesNothing(t *testing.T) {
 		} else {
 			recorder.terminate(t)
 		}
-		recorder = p.relieve(t, builds[(round+1)%2])
-		// Some are killed in the midst of it.
+		recorder = p.startRecorder(t, builds[(round+1)%2])
+		// Some are killed during the upgrade.
 		if chance.IntN(3) == 0 {
 			time.Sleep(time.Duration(chance.Int64N(int64(start))))
 			recorder.kill(t)
-			recorder = p.relieve(t, builds[(round+1+chance.IntN(2))%2])
+			recorder = p.startRecorder(t, builds[(round+1+chance.IntN(2))%2])
 		}
-		start = max(start, recorder.appends(t, p))
-		// Others are killed as soon as they have stored something. The older sets,
-		// each of tens of megabytes, stay until one comes to the end of them.
+		start = max(start, recorder.awaitAppend(t, p))
+		// Others are killed as soon as they have stored something. The older sets, each
+		// of tens of megabytes, stay until a recorder has read them completely.
 		if chance.IntN(3) > 0 {
-			require.Eventually(t, func() bool { return len(pinnedSets(t)) == 1 }, time.Minute, 100*time.Millisecond, "round %d: sets gather", round)
+			require.Eventually(t, func() bool { return len(pinnedSets(t)) == 1 }, time.Minute, 100*time.Millisecond, "round %d: older sets accumulate", round)
 		}
 	}
-	// The last one has another set than the first.
+	// The last recorder has another set than the first.
 	recorder.terminate(t)
-	recorder = p.relieve(t, builds[1])
-	recorder.appends(t, p)
+	recorder = p.startRecorder(t, builds[1])
+	recorder.awaitAppend(t, p)
 	done := storm.end(t)
 	p.requireExactly(t, done)
 	require.Eventually(t, func() bool { return len(pinnedSets(t)) == 1 }, time.Minute, 100*time.Millisecond, "%v", pinnedSets(t))
@@ -61,8 +61,8 @@ func TestGuestUpgradeLosesNothing(t *testing.T) {
 	recorder.terminate(t)
 }
 
-// TestGuestUpgradeSendsEachCallOnce has threads call init_module with what is no
-// module, each time of another size, while sets of programs replace each other.
+// TestGuestUpgradeSendsEachCallOnce has threads call init_module with bytes that are
+// not a module, each time of another size, while program sets replace each other.
 func TestGuestUpgradeSendsEachCallOnce(t *testing.T) {
 	needPinned(t)
 	path := filepath.Join(filepath.Dir(pinFolder), t.Name())
@@ -87,7 +87,8 @@ func TestGuestUpgradeSendsEachCallOnce(t *testing.T) {
 				if err := unix.InitModule(image[:size.Add(1)], ""); !errors.Is(err, unix.ENOEXEC) {
 					t.Error(err)
 				}
-				// The rings hold what is sent while an emulator attaches a set.
+				// The rings hold the records that are sent while an emulator attaches a
+				// set.
 				time.Sleep(time.Duration(i+1) * 40 * time.Millisecond)
 			}
 		})
@@ -137,7 +138,7 @@ func TestGuestUpgradeSendsEachCallOnce(t *testing.T) {
 			require.NotZero(t, r.Attempt)
 			attempts[n] = r.Attempt
 			if round < rounds-1 && len(attempts)%64 == 0 {
-				break // in the midst of it
+				break // during the calls
 			}
 		}
 		counters, err := p.Counters()

@@ -20,8 +20,8 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// TestGuestViewsShowEveryColumn compares every column of the inventory with what is known of a
-// module from elsewhere.
+// TestGuestViewsShowEveryColumn compares every column of the inventory with values from
+// other sources.
 func TestGuestViewsShowEveryColumn(t *testing.T) {
 	guest.Only(t)
 	path, err := guest.ModulePath("dummy")
@@ -41,7 +41,7 @@ func TestGuestViewsShowEveryColumn(t *testing.T) {
 	info := modinfo(t, image(t, "dummy"))
 	want := map[string]string{
 		"name": "dummy", "refs": "0", "state": "Live", "taints": "0", "hidden": "0",
-		"path": path, "sha256": sum(content), "signer": modinfoSays(t, image(t, "dummy"), "signer"),
+		"path": path, "sha256": sum(content), "signer": modinfoField(t, image(t, "dummy"), "signer"),
 		"views": array(t, append(viewsOf("dummy"), kmodquery.ViewEvents)...), "address": row["address"], "size": row["size"],
 		"load_id": load["load_id"], "first_seen": load["first_seen"],
 	}
@@ -55,16 +55,16 @@ func TestGuestViewsShowEveryColumn(t *testing.T) {
 	require.Empty(t, query(t, "SELECT * FROM kernel_module_inventory WHERE name = 'nosuch'"))
 
 	for _, status := range views.New("/").Status() {
-		if status.View == kmodquery.ViewVmallocinfo && !tellsMemory() {
+		if status.View == kmodquery.ViewVmallocinfo && !identifiesMemory() {
 			require.ErrorIs(t, status.Err, kmodquery.ErrNotSupported)
-			require.ErrorContains(t, status.Err, "sysctl kernel.kptr_restrict=1", "it says what to do")
+			require.ErrorContains(t, status.Err, "sysctl kernel.kptr_restrict=1", "it names the remedy")
 			continue
 		}
 		require.NoError(t, status.Err, status.View)
 	}
 }
 
-// TestGuestViewsShowHostileNames loads modules whose names would mislead who reads
+// TestGuestViewsShowHostileNames loads modules whose names would mislead a reader of
 // the views.
 func TestGuestViewsShowHostileNames(t *testing.T) {
 	guest.Only(t)
@@ -95,8 +95,9 @@ func TestGuestViewsShowHostileNames(t *testing.T) {
 	require.EqualValues(t, 1<<1|1<<12|1<<13, taint&(1<<1|1<<12|1<<13))
 }
 
-// confirmed are the modules that a look shows, and of those that seem to hide the
-// ones that do: the memory of a module's init is freed some time after it.
+// confirmed returns the modules that look returns, and of the apparently hidden ones
+// only those that Confirm confirms: the memory of a module's init is freed some time
+// after it.
 func confirmed(t *testing.T, v *views.Views, look func(context.Context) ([]kmodquery.Module, error)) []kmodquery.Module {
 	t.Helper()
 	modules, err := look(t.Context())
@@ -107,8 +108,8 @@ func confirmed(t *testing.T, v *views.Views, look func(context.Context) ([]kmodq
 	return append(listed, hidden...)
 }
 
-// inventoryLocked looks at a module where BPF may not read and tracefs cannot be
-// read.
+// inventoryLocked checks the views of a module where BPF must not read memory and
+// tracefs cannot be read.
 func inventoryLocked(t *testing.T) {
 	require.NoError(t, guest.LoadImage(image(t, "dummy"), ""))
 	defer guest.Unload("dummy")
@@ -123,7 +124,7 @@ func inventoryLocked(t *testing.T) {
 	}
 }
 
-// viewsOf are the views that show a module of Debian's which does not hide.
+// viewsOf returns the views that show a module of Debian's that does not hide.
 func viewsOf(name string) []string {
 	all := []string{kmodquery.ViewModules, kmodquery.ViewSysfs, kmodquery.ViewKallsyms, kmodquery.ViewFtrace}
 	if _, err := os.Stat("/sys/kernel/btf/" + name); err == nil {
@@ -139,8 +140,7 @@ func array(t *testing.T, names ...string) string {
 	return string(text)
 }
 
-// described are modules as name and views, those without a name with their
-// memory.
+// described returns modules as name and views, nameless ones with their memory.
 func described(modules []kmodquery.Module) []string {
 	var texts []string
 	for _, m := range modules {

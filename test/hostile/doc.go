@@ -1,5 +1,5 @@
-// Package hostile has texts as a host may choose them to harm who looks at it:
-// names, paths and command lines hold any byte. It also says what makes them
-// harmless, in words of its own, so that the tests do not ask what they test.
-// Only tests import it, and it imports nothing of the project.
+// Package hostile has texts that an attacker on a host may choose to harm readers:
+// names, paths and command lines can hold any byte. It also checks whether an escaped
+// text is harmless, independently of the code under test. Only tests import it, and it
+// imports nothing of the project.
 package hostile

@@ -8,14 +8,14 @@ import (
 	"unicode/utf8"
 )
 
-// Harm says what is wrong with a text that was made harmless for a terminal and
-// for JSON, or "".
+// Harm returns the reason why an escaped text is still harmful to a terminal or in
+// JSON, or "".
 func Harm(text string) string {
 	for i := 0; i < len(text); {
 		r, size := utf8.DecodeRuneInString(text[i:])
 		switch {
 		case r == utf8.RuneError && size == 1:
-			return fmt.Sprintf("byte %#x is no UTF-8 in %q", text[i], text)
+			return fmt.Sprintf("byte %#x is not UTF-8 in %q", text[i], text)
 		case r < ' ' || r == 0x7f:
 			return fmt.Sprintf("control %U in %q", r, text)
 		case 0x80 <= r && r < 0xa0:
@@ -30,8 +30,8 @@ func Harm(text string) string {
 
 var escape = regexp.MustCompile(`\\x([01][0-9a-f]|5c|7f|[89a-f][0-9a-f])`)
 
-// Unescape is how the reader of a cell has the host's bytes back, by what
-// docs/tables.md says of them.
+// Unescape returns the host's bytes from the text of a cell, by the rules of
+// docs/tables.md.
 func Unescape(cell string) string {
 	return escape.ReplaceAllStringFunc(cell, func(match string) string {
 		c, err := strconv.ParseUint(match[2:], 16, 8)

@@ -2,8 +2,8 @@ package hostile
 
 import "slices"
 
-// EveryByte is each byte but NUL, which the kernel's texts end with, once and in
-// order.
+// EveryByte returns the bytes 1 to 255 in order. NUL is left out, because it ends the
+// kernel's strings.
 func EveryByte() string {
 	bytes := make([]byte, 0, 255)
 	for b := 1; b <= 255; b++ {
@@ -12,8 +12,8 @@ func EveryByte() string {
 	return string(bytes)
 }
 
-// Texts returns texts that act on a terminal, are no UTF-8, or break out of what
-// they are quoted in. None holds a NUL.
+// Texts returns texts that control a terminal, are not valid UTF-8, or break out of
+// their quotes. None contains a NUL.
 func Texts() []string {
 	return slices.Concat([]string{EveryByte()}, terminal, encodings, quotes)
 }
@@ -31,7 +31,7 @@ var terminal = []string{
 
 var encodings = []string{
 	"\x80", "\xff", "\xc3", "\xe2\x82", "\xf0\x9f\x98", // cut short
-	"\xc0\xaf", "\xe0\x80\xaf", // longer than they need be
+	"\xc0\xaf", "\xe0\x80\xaf", // longer than necessary
 	"\xed\xa0\x80", "\xed\xb0\x80", // halves of surrogates
 	"\xf4\x90\x80\x80", "\xf8\x88\x80\x80\x80", // beyond Unicode
 	"\ufffd", "\uffff", "\U0010ffff", "é日本✓\U0001f600", "e\u0301",

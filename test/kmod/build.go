@@ -20,9 +20,9 @@ var objects embed.FS
 
 // The modules.
 const (
-	Firmware = "firmware" // its init has the kernel read /lib/firmware/kmodquery-test.bin
+	Firmware = "firmware" // its init makes the kernel read /lib/firmware/kmodquery-test.bin
 	Nested   = "nested"   // its init loads another module and fails with ENODEV
-	Hidden   = "hidden"   // its init takes it off the kernel's list; it stays for ever
+	Hidden   = "hidden"   // its init removes it from the kernel's list; it cannot be unloaded
 	Ghost    = "ghost"    // the same, and removes its folder from sysfs
 	Unformed = "unformed" // its parameter "state" sets its own state: StateUnformed hides it
 	Untaint  = "untaint"  // its init clears bits of the kernel's taint and fails with ENODEV
@@ -37,16 +37,15 @@ const (
 // thisModule is the section that becomes the kernel's struct module.
 const thisModule = ".gnu.linkonce.this_module"
 
-// Build returns one of the modules for the running kernel. The kernel knows it
-// as "kmodquery_" and its name. Each of set is the value of a variable of the
-// module that is an unsigned long: Hidden and Ghost hide, instead of themselves,
-// the module whose struct is at the address target, and then fail with ENODEV.
+// Build returns one of the modules for the running kernel. Its name in the kernel is
+// "kmodquery_" and name. Each entry of set is the value of a variable of the module
+// that is an unsigned long. If target is set, Hidden and Ghost hide the module whose
+// struct is at that address instead of themselves, and then fail with ENODEV.
 func Build(name string, set map[string]uint64) ([]byte, error) {
 	return BuildAs(name, "kmodquery_"+name, set)
 }
 
-// BuildAs is Build for a module that the kernel shall know by another name, of
-// up to 55 bytes.
+// BuildAs is Build for a module with another name in the kernel, of up to 55 bytes.
 func BuildAs(name, known string, set map[string]uint64) ([]byte, error) {
 	layout, err := readLayout()
 	if err != nil {
@@ -84,7 +83,7 @@ func BuildAs(name, known string, set map[string]uint64) ([]byte, error) {
 	return image, nil
 }
 
-// A layout is where the running kernel has what in its struct module.
+// A layout has offsets in the running kernel's struct module.
 type layout struct{ size, name, init, exit, list, kobject uint64 }
 
 func readLayout() (layout, error) {
@@ -117,8 +116,8 @@ func readLayout() (layout, error) {
 	return l, nil
 }
 
-// fit changes in place the size of the section that becomes struct module, the
-// name in it, and the places of its two pointers.
+// fit changes in place the size of the section that becomes struct module, the name in
+// it, and the offsets of its two pointers.
 func fit(image []byte, file *elf.File, l layout, name string) error {
 	order := binary.LittleEndian
 	headers := order.Uint64(image[40:]) // e_shoff
@@ -158,7 +157,7 @@ func assign(image []byte, file *elf.File, variable string, value uint64) error {
 		}
 		section := file.Sections[symbol.Section]
 		if section.Type != elf.SHT_PROGBITS || symbol.Size != 8 {
-			return errors.New("it is no initialised unsigned long")
+			return errors.New("it is not an initialised unsigned long")
 		}
 		binary.LittleEndian.PutUint64(image[section.Offset+symbol.Value:], value)
 		return nil

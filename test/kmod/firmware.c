@@ -1,7 +1,7 @@
 //go:build ignore
 
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* A module whose init has the kernel read a firmware file. */
+/* A module whose init makes the kernel read a firmware file. */
 #include "module.h"
 
 extern int request_firmware(const void **firmware, const char *name, void *device);

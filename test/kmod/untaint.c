@@ -2,8 +2,8 @@
 
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * A module whose init clears bits of the kernel's taint, as rootkits do to wipe
- * out the trace of their load, and then fails.
+ * A module whose init clears bits of the kernel's taint, as rootkits do to hide
+ * their load, and then fails.
  */
 #include "module.h"
 

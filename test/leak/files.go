@@ -6,12 +6,11 @@ import (
 	"slices"
 )
 
-// The runtime's own, which it opens when it first waits for a file and never
-// closes.
+// Files that the runtime opens when it first waits for a file, and never closes.
 var ofTheRuntime = []string{"anon_inode:[eventpoll]", "anon_inode:[eventfd]"}
 
-// openFiles counts the open files of this process by what they are, by Linux's
-// /proc. Elsewhere there are none.
+// openFiles counts the open files of this process by their targets in Linux's /proc. On
+// other systems it returns none.
 func openFiles() map[string]int {
 	const dir = "/proc/self/fd"
 	files := map[string]int{}
@@ -20,7 +19,7 @@ func openFiles() map[string]int {
 		return files
 	}
 	for _, entry := range entries {
-		// That of the folder itself is closed by now.
+		// The descriptor of the folder itself is closed by now.
 		if target, err := os.Readlink(filepath.Join(dir, entry.Name())); err == nil {
 			files[target]++
 		}
@@ -31,7 +30,8 @@ func openFiles() map[string]int {
 	return files
 }
 
-// more returns what there is more of now than before, in order.
+// more returns, sorted, each file that is open more often now than before, once for
+// each additional time.
 func more(before, now map[string]int) []string {
 	var opened []string
 	for target, count := range now {

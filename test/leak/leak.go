@@ -10,20 +10,20 @@ import (
 	"go.uber.org/goleak"
 )
 
-// patience is how long what a test has let go of may take to end.
+// patience is how long goroutines and files may take to end after a test.
 const patience = 5 * time.Second
 
-// Main is the TestMain of a package: it runs the tests and then ends the
-// process, with a failure when something is left behind. What is to be ignored
-// needs a reason where it is named.
+// Main is the TestMain of a package. It runs the tests and then ends the process, with
+// a failure if goroutines or open files remain. A caller must state the reason for each
+// ignored option.
 func Main(m *testing.M, ignored ...goleak.Option) { os.Exit(Run(m, ignored...)) }
 
-// Run is Main for a TestMain that has more to do. It returns the exit status.
+// Run is Main for a TestMain that has further work. It returns the exit status.
 func Run(m interface{ Run() int }, ignored ...goleak.Option) int {
 	before := openFiles()
 	status := m.Run()
 	if status != 0 {
-		return status // who fails may leave what it likes
+		return status // a failed test may leave anything behind
 	}
 	if err := left(before, ignored...); err != nil {
 		fmt.Fprintln(os.Stderr, "leak:", err)
@@ -32,12 +32,12 @@ func Run(m interface{ Run() int }, ignored ...goleak.Option) int {
 	return 0
 }
 
-// checked are the tests that Check was called for and that have not ended.
+// checked are the running tests that have called Check.
 var checked sync.Map
 
-// Check fails a test that leaves something behind at its end. It must come
-// before what the test cleans up by itself, and no other test may run meanwhile.
-// Of several calls in one test the first counts.
+// Check fails a test that leaves goroutines or open files behind at its end. Call it
+// before the test registers its own cleanups. No other test may run meanwhile. Of
+// several calls in one test only the first has an effect.
 func Check(t testing.TB) {
 	t.Helper()
 	if _, isChecked := checked.LoadOrStore(t, true); isChecked {
@@ -55,7 +55,8 @@ func Check(t testing.TB) {
 	})
 }
 
-// left says what is there that was not before, and does not end soon.
+// left returns an error that names goroutines and files that were not there before and
+// do not end soon.
 func left(before map[string]int, ignored ...goleak.Option) error {
 	if err := goleak.Find(ignored...); err != nil {
 		return err

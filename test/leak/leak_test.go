@@ -31,7 +31,7 @@ func TestAGoroutineLeft(t *testing.T) {
 	end := make(chan struct{})
 	require.Equal(t, 1, Run(tests(func() { go func() { <-end }() })))
 	close(end)
-	require.Equal(t, 3, Run(failing(3)), "the failure of a test is told first")
+	require.Equal(t, 3, Run(failing(3)), "the failure of a test takes precedence")
 }
 
 type failing int
@@ -40,7 +40,7 @@ func (f failing) Run() int { return int(f) }
 
 func TestAFileLeft(t *testing.T) {
 	if _, err := os.Stat("/proc/self/fd"); err != nil {
-		t.Skip("no /proc tells which files are open")
+		t.Skip("open files are listed in Linux's /proc only")
 	}
 	path := filepath.Join(t.TempDir(), "left")
 	var file *os.File

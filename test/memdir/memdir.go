@@ -10,7 +10,7 @@ import (
 
 const (
 	path = "/dev/shm"
-	// freeBytes is what the tests of a package may need.
+	// freeBytes is the space that the tests of a package may need.
 	freeBytes = 1 << 30
 )
 

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// children are the extension processes that the host keeps alive.
+// children are the extension processes that the host keeps running.
 type children struct {
 	mu       sync.Mutex
 	list     []*Child
@@ -31,10 +31,10 @@ type Child struct {
 	starts int
 }
 
-// StartExtension starts an executable as osqueryd starts those of --extension
-// and --extensions_autoload (PlatformProcess::launchExtension, process.cpp),
-// and keeps it running until Close. The extra arguments come last. It returns
-// when the process runs; WaitForTable says when its tables are there.
+// StartExtension starts an executable as osqueryd starts those of --extension and
+// --extensions_autoload (PlatformProcess::launchExtension, process.cpp), and keeps it
+// running until Close. The extra arguments come last. It returns when the process runs;
+// use WaitForTable to wait for its tables.
 func (h *Host) StartExtension(path string, extra ...string) (*Child, error) {
 	var args []string
 	if h.options.Verbose {
@@ -55,7 +55,7 @@ func (h *Host) StartExtension(path string, extra ...string) (*Child, error) {
 	return child, nil
 }
 
-// seconds is a duration as osquery's flags take it, at least one second.
+// seconds returns a duration as osquery's flags take it, at least one second.
 func seconds(d time.Duration) string {
 	return strconv.Itoa(int(max(1, d.Round(time.Second)/time.Second)))
 }
@@ -68,7 +68,7 @@ func (c *Child) start() error {
 	}
 	exited := make(chan struct{})
 	go func() {
-		_ = cmd.Wait() // how it ended does not matter: it is started again
+		_ = cmd.Wait() // it is restarted however it ended
 		close(exited)
 	}()
 	c.mu.Lock()
@@ -84,13 +84,13 @@ func (c *Child) process() (*os.Process, <-chan struct{}) {
 	return c.cmd.Process, c.exited
 }
 
-// PID is the process id of the latest start.
+// PID returns the process ID of the latest start.
 func (c *Child) PID() int {
 	process, _ := c.process()
 	return process.Pid
 }
 
-// Starts counts how often the process was started.
+// Starts returns how often the process was started.
 func (c *Child) Starts() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -109,9 +109,9 @@ func (c *Child) Signal(signal os.Signal) error {
 	return process.Signal(signal)
 }
 
-// PollChildren starts each extension process again that has ended, however
-// often that is (WatcherRunner::watchExtensions, watcher.cpp). One that cannot
-// be started is tried again at the next poll.
+// PollChildren restarts each extension process that has ended, without a limit
+// (WatcherRunner::watchExtensions, watcher.cpp). If a start fails, the next poll tries
+// again.
 func (h *Host) PollChildren() {
 	h.children.mu.Lock()
 	defer h.children.mu.Unlock()
@@ -129,15 +129,15 @@ func (h *Host) PollChildren() {
 	}
 }
 
-// stop ends all processes: SIGTERM, then SIGKILL to those that have not ended
-// in time (WatcherRunner::stopChild).
+// stop ends all processes. It sends SIGTERM, and SIGKILL to those that do not end in
+// time (WatcherRunner::stopChild).
 func (c *children) stop(timeout time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stopping = true
 	var killed []string
 	for _, child := range c.list {
-		_ = child.Signal(syscall.SIGTERM) // fails only for one that has ended
+		_ = child.Signal(syscall.SIGTERM) // fails only if it has ended
 	}
 	deadline := time.NewTimer(timeout)
 	defer deadline.Stop()

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// A clock is the system's until it is first set; then it stands until it is
-// set again.
+// A clock shows the system's time until it is first set. Then it shows the time to
+// which it was last set.
 type clock struct {
 	mu sync.Mutex
 	at time.Time

@@ -9,8 +9,8 @@ import (
 	"github.com/osquery/osquery-go/gen/osquery"
 )
 
-// A coreTable is a table of the host itself. None of them looks at its
-// constraints: SQLite filters.
+// A coreTable is a table of the host itself. Core tables ignore constraints, because
+// SQLite filters their rows.
 type coreTable struct {
 	name    string
 	columns [][2]string // name and type
@@ -35,9 +35,9 @@ func (t *coreTable) Call(_ context.Context, request osquery.ExtensionPluginReque
 	}
 }
 
-// coreTables are the tables of osquery that packs and their discovery queries
-// ask (specs/utility). time has the columns that queries compute with; it
-// follows the host's clock.
+// coreTables are the tables of osquery that packs and their discovery queries use
+// (specs/utility). time has the columns that queries compute with; it follows the
+// host's clock.
 func coreTables(h *Host) []*coreTable {
 	return []*coreTable{
 		{

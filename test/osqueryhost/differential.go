@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// A change is what became of a query's rows since the run before.
+// A change is the difference between two results of a query.
 type change struct {
 	added, removed []map[string]string
 }
@@ -42,7 +42,7 @@ func diff(before, after []map[string]string) (change, error) {
 	return c, nil
 }
 
-// rowKey is the same text for equal rows: encoding/json sorts a map's keys.
+// rowKey returns the same text for equal rows: encoding/json sorts a map's keys.
 func rowKey(row map[string]string) (string, error) {
 	key, err := json.Marshal(row)
 	if err != nil {

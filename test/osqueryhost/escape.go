@@ -6,9 +6,9 @@ import (
 	"unicode/utf8"
 )
 
-// escape writes control characters and bytes that are no UTF-8 as \xHH, as
-// osquery does before it compares and logs results (escapeNonPrintableBytes,
-// sql.cpp). A backslash stays as it is.
+// escape writes control characters and bytes that are not valid UTF-8 as \xHH, as
+// osquery does before it compares and logs results (escapeNonPrintableBytes, sql.cpp).
+// A backslash stays unchanged.
 func escape(value string) string {
 	var b strings.Builder
 	for i := 0; i < len(value); {

@@ -14,18 +14,18 @@ import (
 )
 
 const (
-	// thriftTimeout is --thrift_timeout: how long core waits for any answer.
+	// thriftTimeout is --thrift_timeout: how long core waits for any response.
 	thriftTimeout = 300 * time.Second
 	// activeTimeout bounds the ping that precedes every call
 	// (extensionPathActive, extensions.cpp).
 	activeTimeout = 10 * time.Second
-	// latency is the pause between two looks at a socket that is awaited
+	// latency is the interval at which core checks whether an awaited socket exists
 	// (kExtensionInitializeLatency, extensions.cpp).
 	latency = 20 * time.Millisecond
 )
 
-// extensionSocket is where an extension serves: core's socket, a dot and the
-// extension's number.
+// extensionSocket returns the path of an extension's socket: core's socket, a dot and
+// the extension's number.
 func (h *Host) extensionSocket(uuid osquery.ExtensionRouteUUID) string {
 	return fmt.Sprintf("%s.%d", h.options.Socket, uuid)
 }
@@ -47,7 +47,7 @@ func dial(ctx context.Context, path string, timeout time.Duration) (*osquery.Ext
 	return osquery.NewExtensionClientFactory(transport, thrift.NewTBinaryProtocolFactoryConf(configuration)), hangUp, nil
 }
 
-// ping asks whether an extension is there.
+// ping checks whether an extension responds.
 func ping(ctx context.Context, path string, timeout time.Duration) error {
 	client, hangUp, err := dial(ctx, path, timeout)
 	if err != nil {
@@ -103,9 +103,9 @@ func failure(message string) osquery.ExtensionResponse {
 	return osquery.ExtensionResponse{Status: failed(refusal(message))}
 }
 
-// PingExtensions does one round of pings. An extension that fails one is gone
-// at once, with its tables, and is not told (ExtensionManagerWatcher::watch,
-// extensions.cpp). Only one that was never pinged before may take
+// PingExtensions does one round of pings. An extension that fails one is removed at
+// once with its tables, and is not notified (ExtensionManagerWatcher::watch,
+// extensions.cpp). Only an extension that was never pinged before may take
 // Options.Timeout to open its socket.
 func (h *Host) PingExtensions(ctx context.Context) {
 	extensions, _, _ := h.registry.snapshot()
@@ -128,13 +128,13 @@ func awaitSocket(ctx context.Context, path string, timeout time.Duration) {
 	}
 }
 
-// DropExtension takes an extension's tables away without telling it, as core
-// does after a failed ping. It reports whether the extension was registered.
+// DropExtension removes an extension's tables without notifying it, as core does after
+// a failed ping. It reports whether the extension was registered.
 func (h *Host) DropExtension(uuid osquery.ExtensionRouteUUID) bool {
 	return h.registry.remove(uuid)
 }
 
-// Extensions returns what is registered now, by number.
+// Extensions returns the registered extensions, by number.
 func (h *Host) Extensions() map[osquery.ExtensionRouteUUID]osquery.InternalExtensionInfo {
 	registered, _, _ := h.registry.snapshot()
 	list := map[osquery.ExtensionRouteUUID]osquery.InternalExtensionInfo{}
@@ -144,9 +144,9 @@ func (h *Host) Extensions() map[osquery.ExtensionRouteUUID]osquery.InternalExten
 	return list
 }
 
-// WaitForTable waits until an extension has registered the table and answers
-// on its socket. osquery itself does not wait for the second, so a query in
-// between fails there and here.
+// WaitForTable waits until an extension has registered the table and responds on its
+// socket. osquery itself does not wait for the response, so an earlier query fails in
+// osquery and here.
 func (h *Host) WaitForTable(ctx context.Context, table string) error {
 	for {
 		extensions, _, changed := h.registry.snapshot()
@@ -167,9 +167,9 @@ func (h *Host) WaitForTable(ctx context.Context, table string) error {
 	}
 }
 
-// shutdownExtensions asks whoever is still registered to end
-// (ExtensionManagerWatcher::start, extensions.cpp). Who does not answer is
-// left alone.
+// shutdownExtensions asks the extensions that are still registered to end
+// (ExtensionManagerWatcher::start, extensions.cpp). It ignores extensions that do not
+// respond.
 func (h *Host) shutdownExtensions() {
 	ctx, cancel := context.WithTimeout(context.Background(), h.options.Timeout)
 	defer cancel()

@@ -14,7 +14,7 @@ import (
 	"github.com/kmodquery/kmodquery/test/osqueryhost"
 )
 
-func TestTableIsAskedAsOsqueryAsks(t *testing.T) {
+func TestTableRequestsMatchOsquerys(t *testing.T) {
 	host := start(t, osqueryhost.Options{})
 	toy := newToy("toy")
 	toy.set(row(5, "five"), row(7, "seven"))
@@ -73,8 +73,8 @@ func TestPingsKeepALiveExtension(t *testing.T) {
 	require.Len(t, host.Extensions(), 1)
 }
 
-// One failed round is enough, and the extension is not told: its own pings of
-// core go on to succeed.
+// One failed round is enough, and the extension is not notified: its own pings of core
+// still succeed.
 func TestOneFailedPingRoundRemovesTables(t *testing.T) {
 	host := start(t, osqueryhost.Options{})
 	server := serve(t, host, "extension", newToy("toy"))
@@ -149,8 +149,8 @@ func TestExtensionProcess(t *testing.T) {
 	require.ErrorContains(t, err, "the host was closed")
 }
 
-// The registration of a killed process stands until the next ping round, so
-// the process that follows it is refused: an extension must try again.
+// The registration of a killed process stays until the next ping round, so core refuses
+// its successor: an extension must retry.
 func TestRestartBeforeThePingRoundIsADuplicate(t *testing.T) {
 	t.Setenv(childVariable, "1")
 	binary, err := os.Executable()
@@ -162,7 +162,7 @@ func TestRestartBeforeThePingRoundIsADuplicate(t *testing.T) {
 	require.NoError(t, child.Signal(os.Kill))
 	<-child.Exited()
 	host.PollChildren()
-	<-child.Exited() // refused, and this one does not try again
+	<-child.Exited() // core refused it, and this extension does not retry
 	host.PingExtensions(t.Context())
 	host.PollChildren()
 	require.NoError(t, host.WaitForTable(t.Context(), "child"))
@@ -199,6 +199,6 @@ func TestVanish(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, host.WaitForTable(t.Context(), "child"))
 	require.NoError(t, host.Vanish())
-	<-child.Exited() // of its own accord: its ping of core failed
+	<-child.Exited() // it ends because its ping of core failed
 	require.NoError(t, host.Close())
 }

@@ -27,9 +27,8 @@ type Host struct {
 	closeErr     error
 }
 
-// Start begins to serve extensions on the socket. Stale sockets of a former
-// host at the same path are removed. The host runs until Close, not until ctx
-// ends; ctx bounds the start only.
+// Start starts a host that serves extensions on the socket. It removes stale sockets of
+// a former host at the same path. The host runs until Close; ctx bounds only the start.
 func Start(ctx context.Context, options Options) (*Host, error) {
 	options, err := options.withDefaults()
 	if err != nil {
@@ -66,8 +65,7 @@ func Start(ctx context.Context, options Options) (*Host, error) {
 // every calls round at each interval until ctx ends. Rounds of one watcher
 // never overlap.
 func (h *Host) every(ctx context.Context, round func()) {
-	// ExtensionWatcher's constructor, extensions.cpp: not more often than
-	// every 200 ms.
+	// As in ExtensionWatcher's constructor, extensions.cpp: at most once every 200 ms.
 	ticker := time.NewTicker(max(h.options.Interval, 200*time.Millisecond))
 	h.watchers.Go(func() {
 		defer ticker.Stop()
@@ -82,13 +80,13 @@ func (h *Host) every(ctx context.Context, round func()) {
 	})
 }
 
-// Socket is the path that extensions are given as --socket.
+// Socket returns the path that extensions get as --socket.
 func (h *Host) Socket() string { return h.options.Socket }
 
-// Close ends the host as SIGTERM ends osqueryd: its extension processes get
-// SIGTERM and, after Options.StopTimeout, SIGKILL; extensions that were
-// started by hand are asked to shut down; then the socket goes away. The state
-// of the differentials stays in Options.Dir.
+// Close ends the host as SIGTERM ends osqueryd. Its extension processes get SIGTERM
+// and, after Options.StopTimeout, SIGKILL. Extensions that were started by hand are
+// asked to shut down. Then the socket is removed. The state of the differentials stays
+// in Options.Dir.
 func (h *Host) Close() error {
 	h.closeOnce.Do(func() {
 		h.stopWatching()
@@ -102,7 +100,7 @@ func (h *Host) Close() error {
 	return h.closeErr
 }
 
-// Vanish takes the socket away without a word to anyone, as when osqueryd is
+// Vanish removes the socket without notifying the extensions, as when osqueryd is
 // killed. Extension processes stay until Close.
 func (h *Host) Vanish() error {
 	h.stopWatching()

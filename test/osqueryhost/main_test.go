@@ -19,7 +19,7 @@ import (
 	"github.com/kmodquery/kmodquery/test/osqueryhost"
 )
 
-// childVariable makes the test binary an extension of its own.
+// childVariable is the environment variable that makes the test binary an extension.
 const childVariable = "OSQUERYHOST_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -33,8 +33,8 @@ func TestMain(m *testing.M) {
 	leak.Main(m)
 }
 
-// runChild serves the table child, whose one row says which process it is and
-// how it was started.
+// runChild serves the table child. Its one row has the process ID and the arguments of
+// this process.
 func runChild() error {
 	flags := flag.NewFlagSet("child", flag.ContinueOnError)
 	verbose := flags.Bool("verbose", false, "")
@@ -62,7 +62,7 @@ func runChild() error {
 	return server.Run()
 }
 
-// A toy is a table whose rows a test sets and whose requests it may read.
+// A toy is a table whose rows a test sets and whose requests a test can read.
 type toy struct {
 	*table.Plugin
 
@@ -108,7 +108,7 @@ func row(at int, name string) map[string]string {
 	return map[string]string{"time": strconv.Itoa(at), "name": name}
 }
 
-// start runs a host that pings and polls only when it is told to.
+// start runs a host that pings and polls only on request.
 func start(t *testing.T, options osqueryhost.Options) *osqueryhost.Host {
 	t.Helper()
 	leak.Check(t)
@@ -147,7 +147,7 @@ func client(t *testing.T, host *osqueryhost.Host) *osquery.ExtensionManagerClien
 	return client
 }
 
-// onlyUUID is the number of the one extension there is.
+// onlyUUID returns the number of the only extension.
 func onlyUUID(t *testing.T, host *osqueryhost.Host) gen.ExtensionRouteUUID {
 	t.Helper()
 	extensions := host.Extensions()

@@ -7,8 +7,8 @@ import (
 	"github.com/osquery/osquery-go/gen/osquery"
 )
 
-// A manager answers what an extension may ask of core
-// (ExtensionManagerHandler, impl_thrift.cpp).
+// A manager responds to the requests of extensions to core (ExtensionManagerHandler,
+// impl_thrift.cpp).
 type manager struct{ host *Host }
 
 var _ osquery.ExtensionManager = (*manager)(nil)
@@ -22,7 +22,7 @@ func (m *manager) Call(ctx context.Context, kind, item string, request osquery.E
 	return &response, nil
 }
 
-// Shutdown does nothing: core does not end because an extension says so.
+// Shutdown does nothing, because osquery ignores this request.
 func (m *manager) Shutdown(context.Context) error { return nil }
 
 func (m *manager) Extensions(context.Context) (osquery.InternalExtensionList, error) {

@@ -119,7 +119,7 @@ func TestSocketPathHasRoomForTheNumber(t *testing.T) {
 	require.ErrorContains(t, err, "has 98 characters, at most 97 are possible")
 }
 
-// shortDir is a temporary folder whose name does not grow with the test's.
+// shortDir returns a temporary folder whose path does not contain the test's name.
 func shortDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "host")

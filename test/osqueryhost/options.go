@@ -9,12 +9,11 @@ import (
 	"time"
 )
 
-// Options are the flags of osqueryd that matter to an extension. The zero
-// value of a field is osquery's default where osquery has one.
+// Options are the flags of osqueryd that matter to an extension. The zero value of a
+// field means osquery's default, if osquery has one.
 type Options struct {
-	// Dir holds the results logs and the state of the differentials. A host
-	// started again on the same Dir continues where the last one ended. It
-	// must exist.
+	// Dir holds the results logs and the state of the differentials. A host started on
+	// the Dir of an earlier host continues both. Dir must exist.
 	Dir string
 	// Socket is --extensions_socket; by default osquery.em in Dir. It may have
 	// at most 97 characters, because an extension appends its own number.
@@ -22,9 +21,9 @@ type Options struct {
 	// Timeout is --extensions_timeout, 3 s: how long a socket that was just
 	// announced may take to appear.
 	Timeout time.Duration
-	// Interval is --extensions_interval, 3 s: the time between two rounds of
-	// pings and between two looks at the extension processes. Below zero
-	// there are none but those asked for with PingExtensions and PollChildren.
+	// Interval is --extensions_interval, 3 s: the time between two rounds of pings and
+	// between two polls of the extension processes. If it is negative, only
+	// PingExtensions and PollChildren do rounds.
 	Interval time.Duration
 	// StopTimeout is how long an extension may take to end after SIGTERM
 	// before it is killed; 11 s.
@@ -34,15 +33,15 @@ type Options struct {
 	// Output receives what extension processes print; os.Stderr by default.
 	Output io.Writer
 
-	// HostIdentifier stands in each line of the logs; the host's name by
+	// HostIdentifier is in each line of the logs; the host's name by
 	// default.
 	HostIdentifier string
 	// Platform and Version decide which packs run here; runtime.GOOS and
 	// 5.23.0 by default.
 	Platform string
 	Version  string
-	// PackRefresh is --pack_refresh_interval, an hour: how long the answer of
-	// a discovery query is kept, a negative answer too.
+	// PackRefresh is --pack_refresh_interval, an hour: how long the result of a
+	// discovery query is kept, including a negative one.
 	PackRefresh time.Duration
 	// Epoch is --schedule_epoch. When it changes, every query starts afresh.
 	Epoch uint64

@@ -13,7 +13,7 @@ import (
 )
 
 // A Pack is a group of scheduled queries as osquery reads it from a file
-// (Pack::initialize, packs.cpp), before anything about this host is decided.
+// (Pack::initialize, packs.cpp), before it is matched with this host.
 type Pack struct {
 	Name      string           `json:"-"`
 	Platform  string           `json:"platform"`
@@ -23,7 +23,7 @@ type Pack struct {
 	Queries   map[string]Query `json:"queries"`
 }
 
-// A Query of a pack.
+// A Query is a query of a pack.
 type Query struct {
 	Query       string  `json:"query"`
 	Interval    *number `json:"interval"` // seconds
@@ -41,8 +41,8 @@ const (
 	maxInterval     = 604800 // kMaxQueryInterval
 )
 
-// ReadPack reads a pack file. The pack is named after the file without its
-// ending, which is the name that people give it in osquery's configuration.
+// ReadPack reads a pack file. The pack's name is the file's name without its extension,
+// which is the usual name in osquery's configuration.
 func ReadPack(path string) (Pack, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -83,8 +83,8 @@ type scheduledQuery struct {
 	snapshot bool
 }
 
-// scheduled are the pack's queries that run on a host with these options, by
-// name. None do when the whole pack does not.
+// scheduled returns the pack's queries that run on a host with these options, by name.
+// It returns none if the pack does not run there.
 func (p Pack) scheduled(options Options) []scheduledQuery {
 	runsHere := func(shard number, platform, version string) bool {
 		return (shard == 0 || int(shard) >= machineShard(options.HostIdentifier)) &&
@@ -115,14 +115,14 @@ func (p Pack) scheduled(options Options) []scheduledQuery {
 	return queries
 }
 
-// machineShard is the percentage that the host's name falls on
+// machineShard returns the percentage to which osquery maps the host's name
 // (getMachineShard, packs.cpp).
 func machineShard(hostname string) int {
 	return int(sha1.Sum([]byte(hostname))[0]) * 100 / 255
 }
 
-// platformMatches follows checkPlatform, osquery/core/system.cpp: a search for
-// words within the text, without regard to separators.
+// platformMatches follows checkPlatform, osquery/core/system.cpp: it searches the text
+// for words and ignores separators.
 func platformMatches(wanted, platform string) bool {
 	has := func(words ...string) bool {
 		return slices.ContainsFunc(words, func(word string) bool { return strings.Contains(wanted, word) })
@@ -141,7 +141,7 @@ func platformMatches(wanted, platform string) bool {
 // A number is a JSON number or a string that holds one (JSON::valueToSize).
 type number int64
 
-// UnmarshalJSON takes 60 and "60"; what is no number is 0.
+// UnmarshalJSON accepts 60 and "60". Text that is not a number is 0.
 func (n *number) UnmarshalJSON(content []byte) error {
 	v, err := strconv.ParseInt(strings.Trim(string(content), `"`), 10, 64)
 	if err != nil {
@@ -154,7 +154,7 @@ func (n *number) UnmarshalJSON(content []byte) error {
 // A truth is a JSON boolean, number, or string (JSON::valueToBool).
 type truth bool
 
-// UnmarshalJSON takes true, 1, "true" and "t"; all else is false.
+// UnmarshalJSON takes true, 1, "true" and "t" as true. Everything else is false.
 func (t *truth) UnmarshalJSON(content []byte) error {
 	switch value := strings.ToLower(string(content)); value {
 	case "true", `"true"`, `"t"`:

@@ -34,7 +34,7 @@ func TestParsePack(t *testing.T) {
 	require.ErrorContains(t, err, "parse pack p")
 }
 
-func TestPackRunsWhereItShould(t *testing.T) {
+func TestPackRunsOnMatchingHosts(t *testing.T) {
 	query := map[string]Query{"q": {Query: "SELECT 1"}}
 	interval := func(n number) *number { return &n }
 	for name, test := range map[string]struct {
@@ -93,7 +93,7 @@ func TestEscape(t *testing.T) {
 	}
 }
 
-func TestDiffIsOfMultisets(t *testing.T) {
+func TestDiffComparesMultisets(t *testing.T) {
 	r := func(names ...string) (rows []map[string]string) {
 		for _, name := range names {
 			rows = append(rows, map[string]string{"name": name, "time": "1"})

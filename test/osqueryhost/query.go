@@ -15,14 +15,14 @@ import (
 	"github.com/kmodquery/kmodquery/extension/virtualtable"
 )
 
-// An engine gives SQLite databases that have the tables of this moment.
+// An engine provides SQLite databases with the currently registered tables.
 type engine struct {
 	mu      sync.Mutex
 	current *database
 }
 
-// A database has the tables of one generation of the registry. It is closed
-// when there is a newer one and no query uses it any more.
+// A database has the tables of one generation of the registry. It is closed when there
+// is a newer one and no query uses it.
 type database struct {
 	*sql.DB
 	generation int
@@ -39,8 +39,8 @@ type remoteTable struct {
 
 func (t *remoteTable) Name() string { return t.name }
 
-// Call answers for the columns with what the extension registered, because it
-// may not serve yet (routes_ in RegistryInterface::call).
+// Call responds to a request for the columns from the extension's registration, because
+// the extension may not serve yet (routes_ in RegistryInterface::call).
 func (t *remoteTable) Call(ctx context.Context, request osquery.ExtensionPluginRequest) osquery.ExtensionResponse {
 	if request["action"] == "columns" {
 		return osquery.ExtensionResponse{Status: &osquery.ExtensionStatus{Message: "OK"}, Response: t.routes}
@@ -48,7 +48,7 @@ func (t *remoteTable) Call(ctx context.Context, request osquery.ExtensionPluginR
 	return t.host.callExtension(ctx, t.uuid, tableRegistry, t.name, request)
 }
 
-// database returns the database to ask now and a function that gives it back.
+// database returns the current database and a function that releases it.
 func (h *Host) database(ctx context.Context) (*database, func(), error) {
 	e := &h.engine
 	e.mu.Lock()
@@ -93,7 +93,7 @@ func (e *engine) closeUnused(db *database) {
 	}
 }
 
-// close lets go of the database; queries that still run end first.
+// close releases the database. Running queries end first.
 func (e *engine) close() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -102,8 +102,8 @@ func (e *engine) close() {
 	e.closeUnused(former)
 }
 
-// Query runs SQL as osqueryi or a distributed query would. Values are text,
-// and NULL is an empty one.
+// Query runs SQL as osqueryi or a distributed query does. Values are text; NULL is an
+// empty text.
 func (h *Host) Query(ctx context.Context, query string) ([]map[string]string, error) {
 	rows, done, err := h.rows(ctx, query)
 	if err != nil {
@@ -133,8 +133,7 @@ func (h *Host) Query(ctx context.Context, query string) ([]map[string]string, er
 	return result, rows.Err()
 }
 
-// rows hands errors on as SQLite and the tables word them, because that is
-// what osquery shows.
+// rows returns errors in the wording of SQLite and the tables, which osquery shows.
 func (h *Host) rows(ctx context.Context, query string) (*sql.Rows, func(), error) {
 	db, release, err := h.database(ctx)
 	if err != nil {
@@ -151,8 +150,8 @@ func (h *Host) rows(ctx context.Context, query string) (*sql.Rows, func(), error
 	}, nil
 }
 
-// queryColumns names the columns of a query and their types, one a row,
-// without reading a table.
+// queryColumns returns the names and types of a query's columns, one per row, without
+// reading a table.
 func (h *Host) queryColumns(ctx context.Context, query string) ([]map[string]string, error) {
 	inner := strings.TrimRight(strings.TrimSpace(query), ";")
 	rows, done, err := h.rows(ctx, "SELECT * FROM ("+inner+"\n) LIMIT 0")

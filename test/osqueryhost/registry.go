@@ -23,8 +23,8 @@ const tableRegistry = "table"
 // interface.cpp).
 const leastSDK = "1.7.7"
 
-// A refusal is core's answer to an extension, in osquery's own words, which
-// extensions look for.
+// A refusal is core's response to an extension in osquery's own words, which extensions
+// search for.
 type refusal string
 
 func (r refusal) Error() string { return string(r) }
@@ -36,7 +36,7 @@ type registration struct {
 	pinged bool
 }
 
-// A registry knows who provides which plugin.
+// A registry maps plugins to the extensions that provide them.
 type registry struct {
 	mu         sync.Mutex
 	core       []*coreTable // never changed after the start
@@ -91,14 +91,14 @@ func (r *registry) checkRoutes(routes osquery.ExtensionRegistry) error {
 	return nil
 }
 
-// provider finds who provides an item: 0 is core.
+// provider returns the extension that provides an item; 0 is core.
 func (r *registry) provider(kind, item string) (osquery.ExtensionRouteUUID, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.owner(kind, item)
 }
 
-// owner is provider for who holds the lock.
+// owner is provider for callers that hold the lock.
 func (r *registry) owner(kind, item string) (osquery.ExtensionRouteUUID, bool) {
 	if kind == tableRegistry {
 		for _, t := range r.core {
@@ -124,8 +124,8 @@ func (r *registry) unusedUUID() osquery.ExtensionRouteUUID {
 	}
 }
 
-// remove forgets an extension and its plugins. It reports whether there was
-// one.
+// remove removes an extension and its plugins. It reports whether the extension was
+// registered.
 func (r *registry) remove(uuid osquery.ExtensionRouteUUID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -137,7 +137,7 @@ func (r *registry) remove(uuid osquery.ExtensionRouteUUID) bool {
 	return true
 }
 
-// firstPing reports whether nobody asked this before of the extension.
+// firstPing reports whether this is the first call for a registered extension.
 func (r *registry) firstPing(uuid osquery.ExtensionRouteUUID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -156,8 +156,8 @@ func (r *registry) change() {
 	r.changed = make(chan struct{})
 }
 
-// snapshot returns the registrations of this moment, a number that is another
-// after each change, and a channel that is closed at the next one.
+// snapshot returns the current registrations, a number that changes with each change,
+// and a channel that is closed at the next change.
 func (r *registry) snapshot() (map[osquery.ExtensionRouteUUID]registration, int, <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

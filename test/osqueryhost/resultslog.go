@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// Names of the logs, as filesystem_logger.cpp has them.
+// Names of the logs, as in filesystem_logger.cpp.
 const (
 	resultsFile   = "osqueryd.results.log"
 	snapshotsFile = "osqueryd.snapshots.log"
 )
 
-// An Item is what every line of the logs says about its query's run. The
+// An Item has the fields that every line of the logs has about its query's run. The
 // order of the fields is osquery's (addLegacyFieldsAndDecorations, query.cpp).
 type Item struct {
 	Name           string `json:"name"`
@@ -78,8 +78,8 @@ func (l *resultsLog) item(name string, now time.Time, epoch uint64) Item {
 	}
 }
 
-// differential writes one line a row, the removed ones first
-// (serializeDiffResults, diff_results.cpp).
+// differential writes one line per row, the removed ones first (serializeDiffResults,
+// diff_results.cpp).
 func (l *resultsLog) differential(item Item, c change) error {
 	for _, row := range c.removed {
 		if err := writeLine(l.results, Result{item, row, "removed"}); err != nil {
@@ -94,7 +94,7 @@ func (l *resultsLog) differential(item Item, c change) error {
 	return nil
 }
 
-// snapshot writes one line with all rows, also when there are none.
+// snapshot writes one line with all rows, even if there are none.
 func (l *resultsLog) snapshot(item Item, rows []map[string]string) error {
 	if rows == nil {
 		rows = []map[string]string{}
@@ -119,8 +119,8 @@ func (l *resultsLog) Close() error {
 	return errors.Join(l.results.Close(), l.snapshots.Close())
 }
 
-// ResultsLog reads the results log from its beginning, with the lines of
-// former hosts on the same Options.Dir.
+// ResultsLog reads the results log from its beginning, including the lines of earlier
+// hosts on the same Options.Dir.
 func (h *Host) ResultsLog() ([]Result, error) {
 	return readLog[Result](filepath.Join(h.options.Dir, resultsFile))
 }

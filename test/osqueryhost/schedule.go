@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A schedule runs the packs' queries. It is used by one query at a time.
+// A schedule runs the packs' queries. Only one query at a time uses it.
 type schedule struct {
 	mu    sync.Mutex
 	packs []*activePack
@@ -16,7 +16,7 @@ type schedule struct {
 	log   *resultsLog
 }
 
-// An activePack is a pack that suits this host's platform, version and shard.
+// An activePack is a pack that matches this host's platform, version and shard.
 type activePack struct {
 	name      string
 	discovery []string
@@ -26,10 +26,9 @@ type activePack struct {
 	discoveredAt time.Time
 }
 
-// Schedule adds a pack and asks its discovery queries at once, as osquery does
-// when it loads its configuration. The answer is kept for Options.PackRefresh:
-// an extension that registers after this leaves a pack that asks for its
-// tables quiet until then.
+// Schedule adds a pack and runs its discovery queries at once, as osquery does when it
+// loads its configuration. The result is kept for Options.PackRefresh: if an extension
+// registers later, a pack that needs its tables runs no query until then.
 func (h *Host) Schedule(ctx context.Context, pack Pack) {
 	h.schedule.mu.Lock()
 	defer h.schedule.mu.Unlock()
@@ -38,8 +37,8 @@ func (h *Host) Schedule(ctx context.Context, pack Pack) {
 	h.schedule.packs = append(h.schedule.packs, active)
 }
 
-// discover reports whether all discovery queries return rows
-// (Pack::checkDiscovery, packs.cpp). One that fails counts as one without rows.
+// discover reports whether all discovery queries return rows (Pack::checkDiscovery,
+// packs.cpp). A query that fails counts as one without rows.
 func (h *Host) discover(ctx context.Context, pack *activePack) bool {
 	now := h.clock.now()
 	if !pack.discoveredAt.IsZero() && now.Sub(pack.discoveredAt) < h.options.PackRefresh {
@@ -55,11 +54,10 @@ func (h *Host) discover(ctx context.Context, pack *activePack) bool {
 	return pack.discovered
 }
 
-// Tick sets the host's clock, and with it the time table, to now and runs each
-// query whose interval divides that second (SchedulerRunner::start,
-// scheduler.cpp). From the first Tick on the clock stands still in between. A
-// query that fails leaves its differential as it was and makes no line; the
-// error names it, and the other queries run.
+// Tick sets the host's clock, and with it the time table, to now and runs each query
+// whose interval divides that second (SchedulerRunner::start, scheduler.cpp). After the
+// first Tick the clock stands still between Ticks. A query that fails keeps its
+// differential and writes no line. The error names it, and the other queries run.
 func (h *Host) Tick(ctx context.Context, now time.Time) error {
 	h.schedule.mu.Lock()
 	defer h.schedule.mu.Unlock()
@@ -78,8 +76,8 @@ func (h *Host) Tick(ctx context.Context, now time.Time) error {
 	return errors.Join(errs...)
 }
 
-// Advance ticks once for each second of d. Time does not pass while it does:
-// a day of schedule takes as long as its queries.
+// Advance ticks once for each second of d, without waiting: a day of schedule takes as
+// long as its queries.
 func (h *Host) Advance(ctx context.Context, d time.Duration) error {
 	var errs []error
 	now := h.clock.now()
@@ -90,7 +88,7 @@ func (h *Host) Advance(ctx context.Context, d time.Duration) error {
 	return errors.Join(append(errs, ctx.Err())...)
 }
 
-// launch runs one query and logs what changed (launchQuery, scheduler.cpp).
+// launch runs one query and logs the changes (launchQuery, scheduler.cpp).
 func (h *Host) launch(ctx context.Context, query scheduledQuery) error {
 	rows, err := h.Query(ctx, query.sql)
 	if err != nil {

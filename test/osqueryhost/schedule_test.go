@@ -12,7 +12,7 @@ import (
 	"github.com/kmodquery/kmodquery/test/osqueryhost"
 )
 
-// noon divides by every interval used here.
+// noon is a time that every interval used here divides.
 var noon = time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC)
 
 func parse(t *testing.T, content string) osqueryhost.Pack {
@@ -22,7 +22,7 @@ func parse(t *testing.T, content string) osqueryhost.Pack {
 	return pack
 }
 
-// actions are the lines of one query, as action and name.
+// actions returns the log lines of one query, as action and name.
 func actions(t *testing.T, host *osqueryhost.Host, query string) (lines []string) {
 	t.Helper()
 	results, err := host.ResultsLog()
@@ -98,7 +98,7 @@ func TestStateOutlivesTheHost(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 1, results[1].Counter)
 	require.EqualValues(t, 7, results[2].Epoch)
-	require.EqualValues(t, 0, results[2].Counter, "a new epoch ships everything anew")
+	require.EqualValues(t, 0, results[2].Counter, "a new epoch ships everything again")
 }
 
 func TestFailedQueryKeepsItsState(t *testing.T) {
@@ -127,7 +127,7 @@ func TestDiscovery(t *testing.T) {
 		"discovery": ["SELECT 1", "SELECT 1 FROM osquery_registry WHERE registry = 'table' AND name = 'toy'"],
 		"queries": {"q": {"query": "SELECT name FROM toy", "interval": 60}}
 	}`))
-	require.NoError(t, host.Advance(t.Context(), time.Minute), "a pack that is not discovered is quiet")
+	require.NoError(t, host.Advance(t.Context(), time.Minute), "a pack whose discovery query returns no rows runs no query")
 
 	serve(t, host, "extension", toy)
 	require.NoError(t, host.Advance(t.Context(), 58*time.Minute))
@@ -136,7 +136,7 @@ func TestDiscovery(t *testing.T) {
 	require.Equal(t, []string{"added a"}, actions(t, host, "pack_p_q"))
 }
 
-func TestDiscoveryThatFailsIsQuiet(t *testing.T) {
+func TestFailedDiscoveryRunsNoQuery(t *testing.T) {
 	host := start(t, osqueryhost.Options{})
 	host.Schedule(t.Context(), parse(t, `{
 		"discovery": ["SELECT 1 FROM missing"],
@@ -146,7 +146,7 @@ func TestDiscoveryThatFailsIsQuiet(t *testing.T) {
 	require.Empty(t, actions(t, host, "pack_p_q"))
 }
 
-// A window that slides over rows ships each once, though they leave it.
+// A window that slides over rows ships each row once, although the rows leave it.
 func TestWindowShipsOnce(t *testing.T) {
 	host := start(t, osqueryhost.Options{})
 	toy := newToy("toy")

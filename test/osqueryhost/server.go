@@ -18,8 +18,8 @@ import (
 // C++ transport has 512 bytes; the protocol on the wire is the same.
 const transportBuffer = 64 << 10
 
-// A server speaks the extension manager's protocol on a UNIX socket: binary
-// protocol over a buffered transport, one goroutine a connection
+// A server speaks the extension manager's protocol on a UNIX socket: binary protocol
+// over a buffered transport, with one goroutine per connection
 // (ExtensionRunnerInterface::connect, impl_thrift.cpp).
 type server struct {
 	listener  net.Listener
@@ -65,7 +65,7 @@ func (s *server) accept() {
 	for {
 		conn, err := s.listener.Accept()
 		if err != nil {
-			return // the listener was closed: nothing else ends it
+			return // the listener was closed
 		}
 		s.serving.Go(func() { s.serve(conn) })
 	}
@@ -77,8 +77,8 @@ func (s *server) serve(conn net.Conn) {
 	transport := thrift.NewTBufferedTransport(thrift.NewTSocketFromConnConf(conn, nil), transportBuffer)
 	protocol := thrift.NewTBinaryProtocolConf(transport, nil)
 	for {
-		// An error is the peer that hung up, or spoke no Thrift: either way
-		// the connection is done, and the peer sees why.
+		// On an error the peer hung up or did not speak Thrift. In both cases the
+		// connection ends, and the peer notices.
 		if ok, err := s.processor.Process(s.ctx, protocol, protocol); err != nil || !ok {
 			return
 		}

@@ -9,7 +9,7 @@ import (
 )
 
 // A state keeps each query's last rows in a file, as osquery keeps them in its
-// database, so that a differential goes on after a restart.
+// database, so that a differential continues after a restart.
 type state struct {
 	path    string
 	queries map[string]queryState
@@ -36,11 +36,10 @@ func openState(path string) (*state, error) {
 	return s, nil
 }
 
-// replace puts rows in the place of the query's former rows and returns the
-// difference and the counter to log it with (Query::addNewResults, query.cpp).
-// The counter is 0 when a query runs first in an epoch, so that a reader of
-// the log knows a whole result from a change. A query whose text has changed
-// keeps its former rows.
+// replace replaces the query's former rows, and returns the difference and the counter
+// to log it with (Query::addNewResults, query.cpp). The counter is 0 for the first
+// result in an epoch, so that a reader of the log can distinguish a whole result from a
+// change. A query whose text has changed keeps its former rows.
 func (s *state) replace(query string, rows []map[string]string, epoch uint64) (change, uint64, error) {
 	former, known := s.queries[query]
 	if !known || former.Epoch != epoch {

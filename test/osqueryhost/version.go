@@ -6,8 +6,8 @@ import (
 )
 
 // versionAtLeast reports whether have is required or later, as osquery
-// compares (versionAtLeast, version.cpp): an empty version and 0.0.0 on either
-// side pass, which is what osquery-go relies on.
+// compares (versionAtLeast, version.cpp). An empty version and 0.0.0 pass on either
+// side; osquery-go relies on this.
 func versionAtLeast(required, have string) bool {
 	if required == "0.0.0" || have == "0.0.0" || have == "" {
 		return true

@@ -2,8 +2,8 @@ package race
 
 import "runtime/debug"
 
-// BuildFlags are the flags of go build by which a program that a test starts is
-// watched as the test is: none without the race detector.
+// BuildFlags returns the flags of go build for a program that a test starts. Under the
+// race detector they enable it in the program as well; otherwise there are none.
 func BuildFlags() []string {
 	if !Enabled {
 		return nil

@@ -1,14 +1,13 @@
-// Package race says to tests whether they run under Go's race detector, which
-// makes everything that Go does many times slower. Only tests import it, and it
-// imports nothing of the project.
+// Package race reports whether tests run under Go's race detector, which makes Go
+// code many times slower. Only tests import it, and it imports nothing of the project.
 package race
 
-// share is the part of a test's heavy work that is done under the race detector:
-// races show in how things meet, not in how many of them there are.
+// share divides the heavy work of a test under the race detector. Races depend on
+// the interleaving of operations, not on their number.
 const share = 4
 
-// Scale returns how many of n things a test is to do: all of them, or a fourth of
-// them under the race detector. What the test wants of them must hold for both.
+// Scale returns how many of n operations a test performs: all of them, or a fourth
+// under the race detector. The test's expectations must hold for both.
 func Scale(n int) int {
 	if Enabled {
 		return n / share

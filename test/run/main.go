@@ -1,11 +1,11 @@
-// Command run runs go test and shows how far it is: a line for each package that has
+// Command run runs go test and shows its progress: a line for each package that has
 // ended, for each guest and for each test that a guest has run. At the end it prints
-// what failed, and where the time went.
+// the failures and the durations.
 //
 //	go run ./test/run GO-TEST-ARGUMENTS [-- GO-TEST-ARGUMENTS…]
 //
-// Each list of arguments is one go test; they run one after the other, whatever the
-// outcome. The exit status is 1 if any of them failed.
+// Each list of arguments is one go test. They run one after the other, even if one
+// fails. The exit status is 1 if any of them failed.
 package main
 
 import (
@@ -61,11 +61,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return nil
 }
 
-// goTest runs one go test and gives its events to the summary. The error is that of
+// goTest runs one go test and passes its events to the summary. The error is that of
 // exec.Cmd.
 func goTest(ctx context.Context, args []string, s *summary) error {
 	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json"}, args...)...)
-	// A test's guests end with it when it is told to end.
+	// On SIGTERM the tests end together with their guests.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = time.Minute
 	cmd.Stderr = os.Stderr
@@ -84,7 +84,7 @@ func goTest(ctx context.Context, args []string, s *summary) error {
 		}
 		var e event
 		if json.Unmarshal(line, &e) != nil {
-			s.say("%s", line)
+			s.printf("%s", line)
 			continue
 		}
 		s.add(&e)

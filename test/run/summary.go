@@ -27,14 +27,14 @@ type timing struct {
 	seconds float64
 }
 
-// A boot is a guest's life.
+// A boot is one run of a guest.
 type boot struct {
 	test               string // that booted it
 	boot, seconds, cpu float64
 	tests              int // that ran in it
 }
 
-// A summary is what the events of go test say.
+// A summary collects the results of go test.
 type summary struct {
 	out      io.Writer
 	began    time.Time
@@ -52,14 +52,14 @@ func newSummary(out io.Writer) *summary {
 	return &summary{out: out, began: time.Now(), output: map[string]*strings.Builder{}, inGuest: map[string]int{}}
 }
 
-// say prints a line with the time since the start.
-func (s *summary) say(format string, args ...any) {
+// printf prints a line with the time since the start.
+func (s *summary) printf(format string, args ...any) {
 	passed := time.Since(s.began)
 	text := strings.TrimRight(fmt.Sprintf(format, args...), "\n")
 	fmt.Fprintf(s.out, "%02d:%02d %s\n", int(passed.Minutes()), int(passed.Seconds())%60, text)
 }
 
-// The lines that package vm logs (its progress.go and testing.go).
+// The lines that package vm logs (in progress.go and testing.go).
 var (
 	guestTest = regexp.MustCompile(`guest (\S+): (PASS|FAIL|SKIP) (\S+) ([0-9.]+)s\n`)
 	guestEnd  = regexp.MustCompile(`guest (\S+): booted in ([0-9.]+) s, ended after ([0-9.]+) s, used ([0-9.]+) s`)
@@ -75,7 +75,7 @@ func (s *summary) add(e *event) {
 		s.output[key].WriteString(e.Output)
 		s.addGuest(e)
 		if e.Action == "build-output" {
-			s.say("%s", e.Output)
+			s.printf("%s", e.Output)
 		}
 	case "pass":
 		s.end(e)
@@ -92,7 +92,7 @@ func (s *summary) add(e *event) {
 	case "fail":
 		s.end(e)
 		s.failed = append(s.failed, strings.TrimSpace(key))
-		s.say("FAIL %s", strings.TrimSpace(key))
+		s.printf("FAIL %s", strings.TrimSpace(key))
 		if text := s.output[key]; text != nil {
 			fmt.Fprint(s.out, text.String())
 		}
@@ -100,7 +100,7 @@ func (s *summary) add(e *event) {
 	}
 }
 
-// reason returns what a test that was skipped has logged, as one line.
+// reason returns the log of a skipped test as one line.
 func reason(output string) string {
 	var lines []string
 	for line := range strings.Lines(output) {
@@ -115,13 +115,13 @@ func reason(output string) string {
 func (s *summary) end(e *event) {
 	if e.Test == "" {
 		if e.Action == "pass" {
-			s.say("ok   %s %.1f s", e.Package, e.Elapsed)
+			s.printf("ok   %s %.1f s", e.Package, e.Elapsed)
 		}
 		s.packages = append(s.packages, timing{e.Package, e.Elapsed})
 		return
 	}
-	// A subtest's time is part of its test's, and a test that boots guests waits for
-	// its turn.
+	// A subtest's time is included in its test's. A test that boots guests also waits
+	// for processors.
 	if !strings.Contains(e.Test, "/") && e.Elapsed > 0 {
 		s.tests = append(s.tests, timing{lastElement(e.Package) + " " + e.Test, e.Elapsed})
 	}
@@ -133,7 +133,7 @@ func (s *summary) addGuest(e *event) {
 		s.tests = append(s.tests, timing{"guest " + m[1] + " " + m[3], seconds})
 		s.inGuest[e.Package+e.Test]++
 		if m[2] != "SKIP" {
-			s.say("     %s: %s in guest %s %.1f s", e.Test, m[3], m[1], seconds)
+			s.printf("     %s: %s in guest %s %.1f s", e.Test, m[3], m[1], seconds)
 		}
 	}
 	if m := guestEnd.FindStringSubmatch(e.Output); m != nil {
@@ -141,13 +141,13 @@ func (s *summary) addGuest(e *event) {
 		seconds, _ := strconv.ParseFloat(m[3], 64)
 		cpu, _ := strconv.ParseFloat(m[4], 64)
 		s.boots = append(s.boots, boot{e.Test, booted, seconds, cpu, s.inGuest[e.Package+e.Test]})
-		s.say("     %s: guest %s ended after %.0f s", e.Test, m[1], seconds)
+		s.printf("     %s: guest %s ended after %.0f s", e.Test, m[1], seconds)
 	}
 }
 
 func lastElement(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
 
-// shown is how many of the slowest are printed.
+// shown is how many of the slowest tests are printed.
 const shown = 10
 
 // print prints the tables and the failures. The error is that of writing them.

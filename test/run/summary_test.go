@@ -13,7 +13,7 @@ func TestSummaryShowsGuestsFailuresAndTheSlowest(t *testing.T) {
 	s := newSummary(&out)
 	const vmTest = "TestKernels/5.10"
 	for _, e := range []event{
-		{Action: "output", Package: "p/a", Test: "TestGood", Output: "said by a good test\n"},
+		{Action: "output", Package: "p/a", Test: "TestGood", Output: "output of a good test\n"},
 		{Action: "pass", Package: "p/a", Test: "TestGood", Elapsed: 2},
 		{Action: "pass", Package: "p/a", Test: "TestGood/sub", Elapsed: 1},
 		{Action: "pass", Package: "p/a", Elapsed: 2.5},
@@ -34,7 +34,7 @@ func TestSummaryShowsGuestsFailuresAndTheSlowest(t *testing.T) {
 	require.NoError(t, s.print())
 	text := out.String()
 	require.Contains(t, text, "ok   p/a 2.5 s\n")
-	require.NotContains(t, text, "said by a good test")
+	require.NotContains(t, text, "output of a good test")
 	require.Contains(t, text, "FAIL p/b TestBad\nwhy it failed\n")
 	require.Contains(t, text, vmTest+": TestGuestX in guest 5.10 4.0 s\n")
 	require.NotContains(t, text, "TestGuestX/sub")

@@ -35,8 +35,7 @@ const (
 //	exit STATUS   exit
 //
 // and the steps that the program adds. After the last step the program sleeps. A line
-// --- separates the plays of successive starts; the last one is that of all later
-// starts.
+// --- separates the plays of successive starts. All later starts use the last one.
 type play struct {
 	program string
 	steps   []string

@@ -1,6 +1,5 @@
-// Package suite says to tests how much of the whole a run of them is to do.
-// CONTRIBUTING lists what each suite is for. Only tests import it, and it imports
-// package race.
+// Package suite selects how much of their work tests do in a run. CONTRIBUTING lists
+// the purpose of each suite. Only tests import it, and it imports package race.
 package suite
 
 import (
@@ -19,15 +18,15 @@ const Env = "SUITE"
 // every kernel that it can differ on.
 func All() bool { return os.Getenv(Env) == "all" || Long() }
 
-// Long reports whether this run is make test-long, for what is run by hand before
-// a release.
+// Long reports whether this run is make test-long, which is run by hand before a
+// release.
 func Long() bool { return os.Getenv(Env) == "long" }
 
-// share is the part of a long repetition that the other suites do.
+// share is the divisor of a long repetition in the other suites.
 const share = 5
 
-// Repeat returns how often a test repeats what it is meant to do n times: n times in
-// make test-long, and a fifth of that otherwise, at least once.
+// Repeat returns how often a test repeats something that make test-long repeats n
+// times: n times in make test-long, and a fifth of that otherwise, but at least once.
 func Repeat(n int) int {
 	if Long() {
 		return n
@@ -35,9 +34,9 @@ func Repeat(n int) int {
 	return max(1, n/share)
 }
 
-// Trials returns how many random trials a test makes that is meant to make n of them:
-// n in make test-all and make test-long, a fourth in make test, and a sixteenth in
-// make unit and under the race detector, but at least one.
+// Trials returns how many of n random trials a test makes: n in make test-all and make
+// test-long, a fourth in make test, and a sixteenth in make unit and under the race
+// detector, but at least one.
 func Trials(n int) int {
 	switch {
 	case testing.Short() || race.Enabled:

@@ -12,21 +12,20 @@ import (
 	"time"
 )
 
-// An archive is one Debian suite for one architecture, read through an apt
-// state of its own: the host's lists, sources and architectures stay as they
-// are.
+// An archive is one Debian suite for one architecture. It has an apt state of its own:
+// the host's lists, sources and architectures stay unchanged.
 type archive struct {
 	dir   string
 	suite string
 	arch  Arch
 }
 
-// listsAge is how old package lists may get. Packages that a newer version
-// replaced leave the mirror some time later.
+// listsAge is the maximum age of package lists. The mirror removes a package some time
+// after a newer version has replaced it.
 const listsAge = time.Hour
 
-// openArchive returns the archive with fresh lists, whose signatures apt has
-// checked with Debian's keyring.
+// openArchive returns the archive with fresh lists. apt has checked their signatures
+// with Debian's keyring.
 func openArchive(ctx context.Context, suite string, arch Arch, logf Logf) (*archive, error) {
 	dir, err := cacheDir("apt", suite+"-"+string(arch))
 	if err != nil {
@@ -91,7 +90,7 @@ func debianKeyring() (string, error) {
 	return "", errors.New("no keyring of Debian's archive: run as root: apt-get install debian-archive-keyring")
 }
 
-// privateState makes apt keep what it fetches below dir. The rest of the
+// privateState returns options that make apt store its files below dir. The rest of the
 // host's configuration, such as a proxy, stays in force.
 func privateState(dir string) []string {
 	return []string{
@@ -101,7 +100,7 @@ func privateState(dir string) []string {
 		"-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
 		"-o", "Acquire::Languages=none",
 		"-o", "Acquire::Retries=3",
-		// The user _apt could not write here.
+		// The user _apt cannot write to this folder.
 		"-o", "APT::Sandbox::User=root",
 	}
 }
@@ -177,20 +176,21 @@ func mirror(ctx context.Context, security bool) (string, error) {
 		}
 	}
 	if security && plain != "" {
-		// A host without security updates: the two stand side by side.
+		// On a host without security updates: the security archive is beside the main
+		// one.
 		return strings.TrimSuffix(plain, "/") + "-security/", nil
 	}
 	return "", errors.New("the host's apt knows no Debian archive (apt-get indextargets): this needs a Debian machine")
 }
 
-// indexTargets lists the address and the label of every archive the host's apt
-// has lists of. On a host that never fetched any, it fetches them into a
-// folder of its own.
+// indexTargets returns the address and the label of every archive whose lists the
+// host's apt has, one per line. If it has none, indexTargets fetches them into a folder
+// of its own.
 func indexTargets(ctx context.Context) (string, error) {
 	list := []string{"indextargets", "--format", "$(REPO_URI) $(LABEL)", "Created-By: Packages"}
 	targets, err := run(ctx, "", "apt-get", list...)
 	if err != nil {
-		return "", fmt.Errorf("ask apt for the mirror: %w", err)
+		return "", fmt.Errorf("read the mirror from apt: %w", err)
 	}
 	if targets != "" {
 		return targets, nil
@@ -212,7 +212,7 @@ func indexTargets(ctx context.Context) (string, error) {
 	}
 	targets, err = run(ctx, "", "apt-get", append(privateState(dir), list...)...)
 	if err != nil {
-		return "", fmt.Errorf("ask apt for the mirror: %w", err)
+		return "", fmt.Errorf("read the mirror from apt: %w", err)
 	}
 	return targets, nil
 }

@@ -13,7 +13,7 @@ const (
 	ARM64 Arch = "arm64"
 )
 
-// A platform is how QEMU emulates an architecture.
+// A platform has QEMU's parameters for an architecture.
 type platform struct {
 	emulator string
 	machine  []string
@@ -38,8 +38,8 @@ var platforms = map[Arch]platform{
 	},
 	ARM64: {
 		emulator: "qemu-system-aarch64",
-		// QEMU's own pointer authentication halves the time of a boot against
-		// the architected algorithm.
+		// QEMU's own pointer authentication halves the boot time compared with the
+		// architected algorithm.
 		machine: []string{"-machine", "virt", "-cpu", "max,pauth-impdef=on"},
 		console: "ttyAMA0",
 		results: "ttyS0",

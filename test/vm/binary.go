@@ -33,18 +33,18 @@ func Self() (string, error) {
 	return path, nil
 }
 
-// Build compiles the Go package, given as go build takes it, into a static
-// Linux binary at the path output, with further flags of go build: with -race into
-// one for this host, which is not static. The working directory decides the module.
+// Build compiles the Go package, given as go build takes it, into a static Linux binary
+// at the path output. flags are further flags of go build; with -race the binary is for
+// this host and is not static. The working directory decides the module.
 func Build(ctx context.Context, arch Arch, pkg, output string, flags ...string) error {
 	args := append([]string{"build", "-o", output}, flags...)
 	return compile(ctx, arch, append(args, pkg)...)
 }
 
-// testBinary returns a static test binary of the package in the working
-// directory for the architecture: this process's own where that will do, else
-// one that is compiled once and lies in a folder of the system's for temporary
-// files until this process ends.
+// testBinary returns a static test binary of the package in the working directory for
+// the architecture. It returns this process's own binary if that is suitable. Otherwise
+// it compiles one once, into the system's folder for temporary files, where it stays
+// until [RemoveBuilds].
 func testBinary(ctx context.Context, arch Arch) (string, error) {
 	if string(arch) == runtime.GOARCH {
 		path, err := os.Executable()
@@ -61,7 +61,7 @@ func testBinary(ctx context.Context, arch Arch) (string, error) {
 }
 
 // BuildOnce is [Build] for a binary that several tests of this process share. It
-// returns the path of the binary, whose file has the name and lies there until
+// returns the path of the binary. The file has the given name and exists until
 // [RemoveBuilds].
 func BuildOnce(ctx context.Context, arch Arch, pkg, name string, flags ...string) (string, error) {
 	return builds.get(fmt.Sprint(arch, pkg, flags), name, func(output string) error {
@@ -69,11 +69,11 @@ func BuildOnce(ctx context.Context, arch Arch, pkg, name string, flags ...string
 	})
 }
 
-// RemoveBuilds removes what BuildOnce and Test have built. Call it at the end of a
-// package's TestMain.
+// RemoveBuilds removes the binaries that BuildOnce and Test have built. Call it at the
+// end of a package's TestMain.
 func RemoveBuilds() error { return builds.remove() }
 
-// A buildSet is a folder of binaries that are built when they are first asked for.
+// A buildSet is a folder of binaries, each built at the first request for it.
 type buildSet struct {
 	mu    sync.Mutex
 	dir   string
@@ -82,8 +82,8 @@ type buildSet struct {
 
 var builds buildSet
 
-// get returns the path of the binary of that key, after build has made it if it is the
-// first time.
+// get returns the path of the binary with that key. It calls build at the first
+// request.
 func (s *buildSet) get(key, name string, build func(output string) error) (string, error) {
 	s.mu.Lock()
 	once := s.built[key]
@@ -124,7 +124,7 @@ func compile(ctx context.Context, arch Arch, args ...string) error {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cgo := "CGO_ENABLED=0"
 	if slices.Contains(args, "-race") {
-		cgo = "CGO_ENABLED=1" // which the race detector needs
+		cgo = "CGO_ENABLED=1" // for the race detector
 	}
 	cmd.Env = append(os.Environ(), cgo, "GOOS=linux", "GOARCH="+string(arch))
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -16,7 +16,7 @@ import (
 // CacheEnv names the environment variable that moves the cache folder.
 const CacheEnv = "KMODQUERY_CACHE"
 
-// cacheDir returns a folder below the cache, made if need be.
+// cacheDir returns a folder below the cache and creates it if necessary.
 func cacheDir(elem ...string) (string, error) {
 	root := os.Getenv(CacheEnv)
 	if root == "" {
@@ -37,7 +37,7 @@ func cacheDir(elem ...string) (string, error) {
 	return dir, nil
 }
 
-// moduleRoot is the nearest folder with a go.mod at or above the working
+// moduleRoot returns the nearest folder with a go.mod at or above the working
 // directory, which go test sets to the tested package's.
 func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
@@ -56,9 +56,9 @@ func moduleRoot() (string, error) {
 	}
 }
 
-// cached returns the folder kind/name of the cache, having fill make it when
-// it is not there. Only one process at a time fills a folder, and it appears
-// under its name whole or not at all.
+// cached returns the folder kind/name of the cache. If it does not exist, fill creates
+// its content. Only one process at a time fills a folder. The folder gets its name only
+// when it is complete.
 func cached(ctx context.Context, kind, name string, fill func(dir string) error) (string, error) {
 	parent, err := cacheDir(kind)
 	if err != nil {
@@ -92,8 +92,8 @@ func cached(ctx context.Context, kind, name string, fill func(dir string) error)
 	return dir, nil
 }
 
-// lock holds the cache's lock of that name, against other processes and other
-// callers in this one, until release is called.
+// lock holds the cache's lock of that name until release is called. It excludes other
+// processes and other callers in this process.
 func lock(ctx context.Context, name string) (release func(), err error) {
 	dir, err := cacheDir("locks")
 	if err != nil {

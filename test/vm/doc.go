@@ -1,16 +1,16 @@
-// Package vm boots real Debian kernels under QEMU's software emulation with a
-// Go binary as their init, and returns what that binary says.
+// Package vm boots real Debian kernels under QEMU's software emulation with a Go binary
+// as their init, and returns that binary's output.
 //
-// [Test] runs the guest tests of the calling package (those named TestGuest…)
-// on a kernel of the [Matrix] and repeats each verdict as a subtest. A
-// [Machine] is the same without package testing: any program, its output and
-// its exit code, or an interactive console.
+// [Test] runs the guest tests of the calling package (those named TestGuest…) on a
+// kernel of the [Matrix] and repeats each verdict as a subtest. A [Machine] does the
+// same without package testing: it runs any program and returns its output and exit
+// code, or connects it to an interactive console.
 //
-// Kernels and the guest's few programs are Debian packages, fetched once, with
-// apt's own checks of their signatures, into a cache folder: .cache/vm in the
-// module's root, or what [CacheEnv] names. Remove it to fetch newer ones. The
+// Kernels and the guest's few programs are Debian packages. They are fetched once, with
+// apt's own checks of their signatures, into a cache folder: .cache/vm in the module's
+// root, or the folder that [CacheEnv] names. Remove the folder to fetch newer ones. The
 // only change to the host is the installation of missing packages ([Prepare]).
 //
-// The package imports package guest, which is the other end inside the VM, and
-// nothing else of the project. It works on Linux only; elsewhere it is empty.
+// The package imports package guest, its counterpart inside the VM, and nothing else of
+// the project. It works on Linux only; elsewhere it is empty.
 package vm

@@ -4,18 +4,18 @@ package vm
 
 import "strings"
 
-// A PanicError is a panic of the guest's kernel.
+// A PanicError reports a panic of the guest's kernel.
 type PanicError struct {
-	Reason  string // the kernel's own line
-	Console string // the end of what it said
+	Reason  string // the kernel's panic line
+	Console string // the end of the kernel's output
 }
 
 func (e *PanicError) Error() string { return "the guest's kernel panicked: " + e.Reason }
 
-// A StoppedError is a VM that ended, or was ended, before its program did.
+// A StoppedError reports a VM that ended before its program did.
 type StoppedError struct {
 	Reason  string
-	Console string // the end of what the kernel and init said
+	Console string // the end of the kernel's and init's output
 }
 
 func (e *StoppedError) Error() string { return "the VM stopped early: " + e.Reason }

@@ -95,7 +95,7 @@ func TestGuestHasKmod(t *testing.T) {
 		out, err := exec.Command(command[0], command[1:]...).CombinedOutput()
 		require.NoError(t, err, "%v: %s", command, out)
 	}
-	// What a shell runs under the name is kmod's too.
+	// A shell also runs kmod's program under this name.
 	out, err := exec.Command("sh", "-c", "insmod --version").CombinedOutput()
 	require.NoError(t, err)
 	require.Contains(t, string(out), "kmod version")
@@ -112,14 +112,14 @@ func TestGuestHasAnExt4Disk(t *testing.T) {
 	require.EqualValues(t, unix.EXT4_SUPER_MAGIC, fs.Type)
 	require.NoError(t, unmount())
 
-	// It is as new each time.
+	// Each mount gets a new copy.
 	unmount, err = guest.MountImage(guestDisk, "ext4", dir)
 	require.NoError(t, err)
 	require.NoFileExists(t, filepath.Join(dir, "file"))
 	require.NoError(t, unmount())
 }
 
-// TestGuestAutoloads has the kernel itself run modprobe.
+// TestGuestAutoloads makes the kernel itself run modprobe.
 func TestGuestAutoloads(t *testing.T) {
 	guest.Only(t)
 	require.NoDirExists(t, "/sys/module/af_alg")

@@ -11,12 +11,12 @@ import (
 	"strings"
 )
 
-// A Logf reports progress, such as (*testing.T).Logf or log.Printf.
+// A Logf reports progress, like (*testing.T).Logf or log.Printf.
 type Logf func(format string, args ...any)
 
-// Prepare makes sure that the host has what booting a VM of the architecture
-// takes, installing Debian packages where something is missing and this is
-// root. Otherwise the error says what to install.
+// Prepare ensures that the host has the programs needed to boot a VM of the
+// architecture. As root it installs missing Debian packages. Otherwise the error names
+// the packages to install.
 func Prepare(ctx context.Context, arch Arch, logf Logf) error {
 	packages := missingPackages(arch)
 	if len(packages) == 0 {
@@ -69,8 +69,8 @@ func missingPackages(arch Arch) []string {
 	return missing
 }
 
-// findProgram looks beyond PATH, where the system's programs are not on an
-// unprivileged user's.
+// findProgram also looks outside PATH, because an unprivileged user's PATH lacks the
+// folders of system programs.
 func findProgram(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	for _, dir := range []string{"/usr/sbin/", "/sbin/"} {
@@ -82,12 +82,12 @@ func findProgram(name string) (string, error) {
 	return path, err
 }
 
-// run returns what the program printed on its standard output. The error
-// carries the last lines of its standard error.
+// run returns the program's standard output. The error has the last lines of its
+// standard error.
 func run(ctx context.Context, dir, program string, args ...string) (string, error) {
 	path, err := findProgram(program)
 	if err != nil {
-		return "", fmt.Errorf("find %s, which Debian and its relatives have: %w", program, err)
+		return "", fmt.Errorf("find %s, which Debian and its derivatives have: %w", program, err)
 	}
 	stderr := newTail(4 << 10)
 	cmd := exec.CommandContext(ctx, path, args...)

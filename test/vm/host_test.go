@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// fakeApt makes apt-get a script that records its arguments, on a host that
-// has no emulator until that script installs one.
+// fakeApt replaces apt-get by a script that records its arguments, on a host that has
+// no emulator until the script installs one.
 func fakeApt(t *testing.T, installs bool) (record string) {
 	t.Helper()
 	bin := t.TempDir()
@@ -47,7 +47,7 @@ func TestPrepareInstallsWhatIsMissing(t *testing.T) {
 	require.True(t, strings.HasPrefix(lines[1], "install ") && strings.HasSuffix(lines[1], " qemu-system-x86"), lines[1])
 }
 
-func TestPrepareSaysWhyItFailed(t *testing.T) {
+func TestPrepareReturnsAptsError(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root installs packages")
 	}

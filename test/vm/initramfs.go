@@ -15,8 +15,8 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// writeInitramfs packs the guest's files into a file of that name. The disk goes
-// to where Options.Ext4 says.
+// writeInitramfs packs the guest's files into a file of that name. It puts the disk at
+// the path Options.Ext4.
 func (m *Machine) writeInitramfs(name string, image *Image, p platform, disk string) error {
 	t := newTree()
 	if err := addTools(t, image.tools, p); err != nil {
@@ -58,8 +58,8 @@ func (m *Machine) writeInitramfs(name string, image *Image, p platform, disk str
 	return errors.Join(t.pack(file), file.Close())
 }
 
-// terminalSize is this process's terminal's, which a serial port cannot ask
-// for.
+// terminalSize returns the size of this process's terminal. A guest cannot query it
+// over its serial port.
 func (m *Machine) terminalSize() (rows, cols uint16) {
 	if !m.Interactive {
 		return 0, 0

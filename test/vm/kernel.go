@@ -14,10 +14,11 @@ import (
 	"strings"
 )
 
-// A Kernel is a Debian cloud kernel to boot, by its version's beginning.
+// A Kernel is a Debian cloud kernel to boot, identified by the beginning of its
+// version.
 type Kernel struct {
 	Version string   // "6.1"; "7" is the newest 7.x
-	Suites  []string // where to look for it
+	Suites  []string // Debian suites that may have it
 	Arch    Arch
 }
 
@@ -56,16 +57,16 @@ func (k Kernel) String() string {
 // An Image is a kernel in the cache.
 type Image struct {
 	Kernel  Kernel
-	Release string // as uname -r says
+	Release string // as uname -r prints it
 	Linux   string // the bootable file
 	Modules string // the folder that is /lib/modules/<release>, with modules.dep
 	tools   string // the folder that the guest's programs are unpacked in
 }
 
-// Fetch returns the kernel from the cache, after it has seen to it that all
-// that booting it takes is there: the host's packages ([Prepare]), the guest's
-// programs, and the kernel itself, the newest that the suites have at the time
-// of the download.
+// Fetch returns the kernel from the cache. It first ensures that everything needed to
+// boot it is present: the host's packages ([Prepare]), the guest's programs, and the
+// kernel itself, in the newest version that the suites have at the time of the
+// download.
 func (k Kernel) Fetch(ctx context.Context, logf Logf) (*Image, error) {
 	if err := Prepare(ctx, k.Arch, logf); err != nil {
 		return nil, err
@@ -97,7 +98,7 @@ func (k Kernel) Fetch(ctx context.Context, logf Logf) (*Image, error) {
 	}, nil
 }
 
-// A build is a kernel as one suite has it.
+// A build is a version of a kernel in one suite.
 type build struct {
 	archive  *archive
 	release  string
@@ -131,7 +132,7 @@ func (k Kernel) download(ctx context.Context, dir string, logf Logf) error {
 		filepath.Join(root, "boot", "vmlinuz-"+b.release)); err != nil {
 		return err
 	}
-	// Debian's packages leave modules.dep to their installation.
+	// Debian's packages create modules.dep only when they are installed.
 	if _, err := run(ctx, "", "depmod", "-b", dir, b.release); err != nil {
 		return fmt.Errorf("index the modules of %s: %w", b.release, err)
 	}
@@ -154,8 +155,8 @@ func renameFirst(to string, candidates ...string) error {
 	return fmt.Errorf("the kernel's packages have none of %v: Debian changed its layout", candidates)
 }
 
-// newestBuild looks for the kernel in all its suites. A suite that cannot be read
-// matters only when no other has the kernel.
+// newestBuild searches all suites for the kernel. An unreadable suite is an error only
+// if no other suite has the kernel.
 func (k Kernel) newestBuild(ctx context.Context, logf Logf) (*build, error) {
 	var found *build
 	var failed error
@@ -190,11 +191,11 @@ func (k Kernel) newestBuild(ctx context.Context, logf Logf) (*build, error) {
 
 var packageName = regexp.MustCompile(`^linux-(image|binary|modules|base)-([0-9].*)$`)
 
-// builds finds the kernel's complete builds among the names of packages:
-// release to packages. Up to 6.18 a linux-image package holds everything;
-// since then it is empty, the bootable file is in linux-binary, the modules in
-// linux-modules and their indexes in linux-base. Names of replaced builds
-// linger with some of their packages gone.
+// builds returns the kernel's complete builds among the names of packages, as a map
+// from release to packages. Up to 6.18 a linux-image package holds everything. Since
+// then it is empty: the bootable file is in linux-binary, the modules are in
+// linux-modules, and their indexes in linux-base. Package names of a replaced build may
+// remain after some of its packages are gone.
 func (k Kernel) builds(names []string) map[string][]string {
 	parts := map[string]map[string]string{}
 	for _, name := range names {
@@ -221,7 +222,7 @@ func (k Kernel) builds(names []string) map[string][]string {
 
 var digits = regexp.MustCompile(`[0-9]+`)
 
-// numbers is a release's numbers in order, by which releases compare.
+// numbers returns the numbers of a release in order. Releases compare by them.
 func numbers(release string) []int {
 	var all []int
 	for _, s := range digits.FindAllString(release, -1) {

@@ -19,16 +19,16 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// Options say what a VM is made of. The zero value is a VM with two
-// processors, 1 GiB of memory and the module dummy.
+// Options configure a VM. The zero value is a VM with two processors, 1 GiB of memory
+// and the module dummy.
 type Options struct {
-	Modules []string          // further modules to put into /lib/modules, by name; what they depend on comes along
+	Modules []string          // further modules to put into /lib/modules, by name, with their dependencies
 	Files   map[string]string // guest path to the host's file or folder to put there
-	Ext4    string            // guest path to put the image of an empty ext4 filesystem of 4 MiB at, for guest.MountImage; none when empty
+	Ext4    string            // guest path of the image of an empty ext4 filesystem of 4 MiB, for guest.MountImage; empty for none
 	Env     []string          // NAME=value for the program in the guest
 	Cmdline []string          // additions to the kernel's command line
 	Memory  int               // MiB
-	CPUs    int               // Test counts them against the host's
+	CPUs    int               // virtual processors, which Test counts against the host's
 	Timeout time.Duration     // for the emulator, from its start to its end; default 5 minutes
 }
 
@@ -42,50 +42,50 @@ type Machine struct {
 	Init string
 	// Args is the program to run in the guest: its guest path and arguments.
 	Args []string
-	// Then are further programs, which run one after the other when Args has
-	// ended. guest.NextLine stands before the output of each.
+	// Then are further programs. They run one after the other when Args has ended.
+	// guest.NextLine precedes the output of each.
 	Then []guest.Run
-	// Output receives what the program writes to its standard output and
-	// error, and nothing else. It may be nil.
+	// Output receives the program's standard output and standard error, and nothing
+	// else. It may be nil.
 	Output io.Writer
-	// Console receives what the kernel and init say. It may be nil.
+	// Console receives the output of the kernel and of init. It may be nil.
 	Console io.Writer
-	// Interactive connects the program to this process's terminal instead, as
-	// its controlling terminal; Output and Console stay unused. Timeout is
-	// ignored unless set.
+	// Interactive connects the program to this process's terminal instead, as its
+	// controlling terminal. Output and Console are then unused, and there is no timeout
+	// unless Timeout is set.
 	Interactive bool
 	// Log reports downloads and installations. It may be nil.
 	Log Logf
 
-	bootLimit time.Duration // instead of the constant, for tests
+	bootLimit time.Duration // replaces the constant in tests
 }
 
-// A Result is how a VM's program ended.
+// A Result describes how a VM's program ended.
 type Result struct {
-	Release  string        // the kernel's, as uname -r says
-	ExitCode int           // of the first program that did not end with 0; 128 and the signal's number when one killed it
+	Release  string        // the kernel's, as uname -r prints it
+	ExitCode int           // of the first program that did not end with 0; 128 plus the signal's number if a signal killed it
 	Boot     time.Duration // from the emulator's start until the program was started
 	Total    time.Duration // from the emulator's start to its end
-	CPU      time.Duration // of the host's processors, that the emulator used
-	Console  string        // the end of what the kernel and init said; empty when interactive
+	CPU      time.Duration // processor time that the emulator used
+	Console  string        // the end of the output of the kernel and init; empty when interactive
 }
 
 const (
 	consoleLimit = 32 << 10
-	// bootLimit is many times what a boot takes. 7.x kernels sometimes hang
-	// before their first word under emulation, or panic at code that another
-	// processor is patching, and do not on the next try.
+	// bootLimit is many times the duration of a boot. Under emulation, 7.x kernels
+	// sometimes hang before their first message, or panic at code that another
+	// processor is patching. The next attempt succeeds.
 	bootLimit = 90 * time.Second
 	boots     = 3
 )
 
-// errNotBooted is the cause of a VM's end when it has not started its program
-// within bootLimit, or its kernel has panicked before.
+// errNotBooted is the cause of a VM's end if it has not started its program within
+// bootLimit, or its kernel has panicked before that.
 var errNotBooted = errors.New("it did not boot")
 
-// Run boots the VM, waits until it has switched itself off, and returns how
-// its program ended; an exit code other than 0 is no error. Whatever happens,
-// the emulator is dead on return, and dies with this process too.
+// Run boots the VM, waits until it has switched itself off, and returns how its program
+// ended. An exit code other than 0 is not an error. The emulator is always dead on
+// return, and dies with this process too.
 func (m *Machine) Run(ctx context.Context) (*Result, error) {
 	logf := m.Log
 	if logf == nil {
@@ -124,8 +124,7 @@ func (m *Machine) Run(ctx context.Context) (*Result, error) {
 }
 
 func (m *Machine) arguments(p platform, image *Image, initramfs string) []string {
-	// A kernel that is in trouble stops at once: panic=-1 and -no-reboot end
-	// the emulator.
+	// A kernel stops at an oops or a panic: panic=-1 and -no-reboot end the emulator.
 	cmdline := append([]string{"console=" + p.console, "quiet", "panic=-1", "oops=panic"}, m.Cmdline...)
 	args := append([]string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-no-reboot",
@@ -217,7 +216,7 @@ func (m *Machine) emulate(ctx context.Context, p platform, image *Image, initram
 	case ctx.Err() != nil:
 		reason := fmt.Sprintf("it was ended after %v", result.Total.Round(time.Second))
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			reason = fmt.Sprintf("its time of %v was up", limit)
+			reason = fmt.Sprintf("its timeout of %v expired", limit)
 		}
 		return nil, &StoppedError{Reason: reason, Console: result.Console}
 	case copyErr != nil || closeErr != nil:

@@ -63,7 +63,7 @@ func TestMachineEndsWithItsProgram(t *testing.T) {
 	require.Equal(t, "started\n", output.String())
 }
 
-// cancelOn is a writer that cancels a context when something is written.
+// cancelOn is a writer that cancels a context when it is written to.
 type cancelOn context.CancelFunc
 
 func (c cancelOn) Write(p []byte) (int, error) {
@@ -71,7 +71,7 @@ func (c cancelOn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func TestMachineThatHangsIsEnded(t *testing.T) {
+func TestHangingMachineIsEnded(t *testing.T) {
 	m, _ := machine(t, "/bin/sh", "-c", "echo here; sleep 1000")
 	ctx, cancel := context.WithCancel(t.Context())
 	m.Output = cancelOn(cancel)
@@ -87,15 +87,15 @@ func TestMachineHasATimeout(t *testing.T) {
 	_, err := m.Run(t.Context())
 	var stopped *StoppedError
 	require.ErrorAs(t, err, &stopped)
-	require.Equal(t, "its time of 1s was up", stopped.Reason)
+	require.Equal(t, "its timeout of 1s expired", stopped.Reason)
 }
 
-func TestMachineThatDoesNotBootIsTriedAgain(t *testing.T) {
+func TestMachineBootsAgainAfterAFailedBoot(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		cmdline []string
 		limit   time.Duration
-		says    string
+		reason  string
 	}{
 		{"it hangs", []string{"rdinit=/usr/bin/sleep", "--", "1000"}, 3 * time.Second, "it did not boot within 3s"},
 		{"it panics", []string{"rdinit=/no/such/program"}, 0, "it did not boot: the guest's kernel panicked: "},
@@ -112,7 +112,7 @@ func TestMachineThatDoesNotBootIsTriedAgain(t *testing.T) {
 			}
 			_, err := m.Run(t.Context())
 			require.ErrorIs(t, err, errNotBooted)
-			require.ErrorContains(t, err, test.says)
+			require.ErrorContains(t, err, test.reason)
 			require.Equal(t, boots-1, again)
 		})
 	}
@@ -126,7 +126,7 @@ func TestMachinePanicIsReported(t *testing.T) {
 	require.Contains(t, panicked.Reason, "sysrq triggered crash")
 }
 
-func TestMachineWithoutProgramSaysSo(t *testing.T) {
+func TestMachineWithoutProgramReturnsAnError(t *testing.T) {
 	m, _ := machine(t, "/no/such/program")
 	_, err := m.Run(t.Context())
 	var stopped *StoppedError

@@ -13,9 +13,9 @@ import (
 	"strings"
 )
 
-// moduleFiles returns the files, relative to the image's modules folder, that
-// the named modules and what they depend on are in. Names that the kernel has
-// built in need none.
+// moduleFiles returns the files of the named modules and of their dependencies,
+// relative to the image's modules folder. A module that is built into the kernel has no
+// file.
 func (i *Image) moduleFiles(names []string) ([]string, error) {
 	depends, err := readModulesDep(filepath.Join(i.Modules, "modules.dep"))
 	if err != nil {
@@ -53,14 +53,14 @@ func (i *Image) moduleFiles(names []string) ([]string, error) {
 	return files, nil
 }
 
-// moduleName is the name lsmod shows for a module's file.
+// moduleName returns the name that lsmod shows for a module's file.
 func moduleName(file string) string {
 	name := strings.TrimSuffix(strings.TrimSuffix(path.Base(file), ".xz"), ".ko")
 	return strings.ReplaceAll(name, "-", "_")
 }
 
-// readModulesDep reads depmod's text index: a file, a colon, and all files it
-// needs, indirectly too.
+// readModulesDep reads depmod's text index. Each line has a file, a colon, and all
+// files that it needs directly or indirectly.
 func readModulesDep(name string) (map[string][]string, error) {
 	file, err := os.Open(name)
 	if err != nil {

@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-// processors are the host's, which the guests of Test share.
+// processors are the processors of the host, which the guests of Test share.
 var processors = &pool{free: runtime.NumCPU(), size: runtime.NumCPU()}
 
-// A pool lends processors to guests. Guests that wait get them in the order of
-// their time limits, the longest first: a long guest that starts last would run
-// alone at the end.
+// A pool lends processors to guests. Waiting guests get them in the order of their time
+// limits, the longest first, because a long guest that starts last would run alone at
+// the end.
 //
-// Two virtual processors that share a real one take more than twice as long as on
-// two: the one that waits for the real one may hold a lock that the other spins on.
+// Two virtual processors on one real processor are more than twice as slow as on two:
+// the waiting one may hold a lock on which the other spins.
 type pool struct {
 	mu      sync.Mutex
 	size    int
@@ -31,8 +31,8 @@ type borrower struct {
 	ready      chan struct{}
 }
 
-// take waits for so many processors, or for all where the pool has fewer, and
-// returns the function that gives them back.
+// take waits for the given number of processors, or for all if the pool has fewer, and
+// returns a function that gives them back.
 func (p *pool) take(processors int, limit time.Duration) (giveBack func()) {
 	b := &borrower{processors: min(processors, p.size), limit: limit, ready: make(chan struct{})}
 	p.mu.Lock()
@@ -49,8 +49,8 @@ func (p *pool) take(processors int, limit time.Duration) (giveBack func()) {
 	}
 }
 
-// lend gives the free processors to the first that wait. The one at the head is
-// not overtaken: a guest with many processors would wait for ever.
+// lend gives the free processors to the first waiting guests. No guest overtakes the
+// first one, because a guest with many processors would wait for ever.
 func (p *pool) lend() {
 	for len(p.waiting) > 0 && p.waiting[0].processors <= p.free {
 		p.free -= p.waiting[0].processors

@@ -16,10 +16,10 @@ import (
 	"strings"
 )
 
-// Programs fetches Debian packages of the suite that the guest's own programs
-// come from, and returns files of theirs, as [Options] takes them: the programs
-// and shared objects at the given guest paths, and the libraries that they need,
-// which must be in one of the packages or among the guest's own.
+// Programs fetches Debian packages from the suite of the guest's own programs, and
+// returns files of these packages as [Options] takes them: the programs and shared
+// objects at the given guest paths, and the libraries that they need. Each library must
+// be in one of the packages or among the guest's own.
 func Programs(ctx context.Context, arch Arch, packages, paths []string, logf Logf) (map[string]string, error) {
 	p, err := arch.platform()
 	if err != nil {
@@ -78,7 +78,7 @@ func (w *programFiles) add(guestPath string) error {
 	if err != nil {
 		var format *elf.FormatError
 		if errors.As(err, &format) || errors.Is(err, io.EOF) {
-			return nil // a text
+			return nil // a text file
 		}
 		return fmt.Errorf("read the libraries of %s: %w", guestPath, err)
 	}
@@ -104,15 +104,15 @@ func (w *programFiles) add(guestPath string) error {
 	return nil
 }
 
-// library adds a library from where the file in dir looks for it. A private
-// library of a program finds its like beside it, because the program has loaded
-// them all.
+// library adds a library from the folder in which the file in dir looks for it. A
+// private library of a program finds other private ones in its own folder, because the
+// program has loaded them all.
 func (w *programFiles) library(of *elf.File, dir, name string) error {
 	folders := []string{path.Join("/usr/lib", w.triplet), dir}
 	for _, tag := range []elf.DynTag{elf.DT_RUNPATH, elf.DT_RPATH} {
 		set, err := of.DynString(tag)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("read where libraries are looked for: %w", err)
+			return fmt.Errorf("read the library search path: %w", err)
 		}
 		for _, paths := range set {
 			folders = append(folders, strings.Split(paths, ":")...)

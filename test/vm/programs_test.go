@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestProgramsTakesTheFirstRoot has a program that is in two of the folders, and
-// files that are no programs.
+// TestProgramsTakesTheFirstRoot has a program in two of the folders, and files that are
+// not programs.
 func TestProgramsTakesTheFirstRoot(t *testing.T) {
 	first, second := t.TempDir(), t.TempDir()
 	self, err := os.Executable()

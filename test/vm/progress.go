@@ -4,8 +4,8 @@ package vm
 
 import "strings"
 
-// A progress is a writer of a test binary's lines that logs how each test ended,
-// as soon as it did.
+// A progress is a writer of a test binary's lines. It logs how each test ended as soon
+// as it ends.
 type progress struct {
 	kernel Kernel
 	logf   Logf

@@ -10,10 +10,10 @@ import (
 )
 
 func TestProgress(t *testing.T) {
-	var said []string
+	var lines []string
 	p := &progress{
 		kernel: Kernel{Version: "6.1", Arch: AMD64},
-		logf:   func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) },
+		logf:   func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) },
 	}
 	for _, line := range []string{
 		mark + "=== RUN   TestA\n", "    a_test.go:1: --- PASS: no (1s)\n",
@@ -23,5 +23,5 @@ func TestProgress(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, len(line), n)
 	}
-	require.Equal(t, []string{"guest 6.1: PASS TestA/sub 0.25s", "guest 6.1: FAIL TestA 1.50s"}, said)
+	require.Equal(t, []string{"guest 6.1: PASS TestA/sub 0.25s", "guest 6.1: FAIL TestA 1.50s"}, lines)
 }

@@ -11,14 +11,14 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// A resultsReader takes what init sends over the results port: the ready line,
-// the program's output, the exit line. It passes the output on line by line.
+// A resultsReader parses init's output on the results port: the ready line, the
+// program's output, the exit line. It passes the program's output on line by line.
 type resultsReader struct {
 	output  io.Writer // or nil
-	onReady func()    // called when the ready line comes; or nil
-	ready   time.Time // when it came
+	onReady func()    // called at the ready line; or nil
+	ready   time.Time // the time of the ready line
 	pending []byte    // an unfinished line
-	blank   bool      // an empty line is held back: it may be the one before the exit line
+	blank   bool      // an empty line is held back, because it may be the one before the exit line
 	code    int
 	ended   bool
 }
@@ -79,7 +79,7 @@ func (r *resultsReader) pass(line []byte) error {
 	return err
 }
 
-// close passes on what a VM that stopped early left unfinished, and returns the
+// close passes on the unfinished output of a VM that stopped early. It returns the
 // program's exit code and whether there was one.
 func (r *resultsReader) close() (code int, ended bool, err error) {
 	if !r.ended && len(r.pending) > 0 {

@@ -18,31 +18,31 @@ import (
 
 // A Step is one run of a guest's tests.
 type Step struct {
-	Name    string   // of the subtest that has its verdicts
+	Name    string   // of the subtest that reports its verdicts
 	Pattern string   // of the names of its tests, as go test -run takes it
-	Skip    string   // of the names of those that it leaves out, as go test -skip takes it; none when empty
+	Skip    string   // of the names of the tests to leave out, as go test -skip takes it; empty leaves out none
 	Env     []string // additions to its environment, as NAME=value
 }
 
-// Test boots the kernel, runs in it the calling package's own tests whose
-// names match the regular expression (as go test -run takes it; the tests'
-// names begin with TestGuest), and repeats every verdict with its log as a
-// subtest of t; with go test -v it also says how a test ended as soon as it did.
-// The package's TestMain must call guest.Main or guest.Init. A run in which no test
-// ran, or every one was skipped, is a failure.
+// Test boots the kernel and runs in it those tests of the calling package whose names
+// match the regular expression (as go test -run takes it; the names begin with
+// TestGuest). It repeats every verdict with its log as a subtest of t. With go test -v
+// it also logs how a test ended as soon as it ends. The package's TestMain must call
+// guest.Main or guest.Init. A run is a failure if no test ran or every test was
+// skipped.
 //
-// With go test -short it skips. Where the kernel, or what the host needs, cannot be
-// had, the test fails when the environment has CI set, and is skipped with the
-// reason otherwise.
+// With go test -short it skips. If the kernel or something that the host needs is not
+// available, the test fails when the environment has CI set; otherwise it is skipped
+// with the reason.
 //
-// Call t.Parallel before it to boot as many VMs at a time as the host has processors
-// for the VMs' own.
+// Call t.Parallel before it to boot several VMs at a time, as many as the host has
+// processors for the VMs' virtual ones.
 func Test(t *testing.T, kernel Kernel, pattern string, options Options) {
 	t.Helper()
 	TestStep(t, kernel, Step{Pattern: pattern}, options)
 }
 
-// TestStep is Test with all that a Step can say. Its name is not used.
+// TestStep is Test with all options of a Step. The step's Name is not used.
 func TestStep(t *testing.T, kernel Kernel, step Step, options Options) {
 	t.Helper()
 	for i, r := range boot(t, kernel, options, []Step{step}) {
@@ -50,8 +50,8 @@ func TestStep(t *testing.T, kernel Kernel, step Step, options Options) {
 	}
 }
 
-// TestSteps is Test with several runs in one VM, one after the other, each in a
-// process of its own. What they leave in the kernel stays for those that follow.
+// TestSteps is Test with several runs in one VM, one after the other, each in a process
+// of its own. Changes that a run makes in the kernel stay for the following runs.
 func TestSteps(t *testing.T, kernel Kernel, steps []Step, options Options) {
 	t.Helper()
 	for i, r := range boot(t, kernel, options, steps) {
@@ -59,19 +59,19 @@ func TestSteps(t *testing.T, kernel Kernel, steps []Step, options Options) {
 	}
 }
 
-// judge repeats a run's verdicts, and fails where there is more to say.
+// judge repeats a run's verdicts, and fails t if the run has a further problem.
 func judge(t *testing.T, kernel Kernel, r *report, i int) {
 	t.Helper()
 	for _, v := range r.tests {
 		repeat(t, v)
 	}
 	if problem := r.problem(); problem != "" {
-		t.Errorf("kernel %s, run %d: %s\noutput of no test:\n%s", kernel, i+1, problem, r.rest.String())
+		t.Errorf("kernel %s, run %d: %s\noutput outside of tests:\n%s", kernel, i+1, problem, r.rest.String())
 	}
 }
 
-// boot returns a report of each step. Its own failures do not end the test: the
-// reports say more.
+// boot returns a report of each step. Its own failures do not end the test, because the
+// reports have more details.
 func boot(t *testing.T, kernel Kernel, options Options, steps []Step) []*report {
 	t.Helper()
 	if testing.Short() {
@@ -91,7 +91,7 @@ func boot(t *testing.T, kernel Kernel, options Options, steps []Step) []*report 
 		runs = append(runs, guest.Run{
 			Args: []string{
 				"/init", "-test.run=" + step.Pattern, "-test.skip=" + step.Skip, "-test.v=test2json", "-test.count=1",
-				// The guest's own limit strikes first and prints where its tests hang.
+				// The guest's own limit expires first and prints where its tests hang.
 				"-test.timeout=" + (options.Timeout * 3 / 4).String(),
 			},
 			Env: slices.Concat(options.Env, []string{suite.Env + "=" + os.Getenv(suite.Env)}, step.Env),
@@ -131,7 +131,7 @@ func boot(t *testing.T, kernel Kernel, options Options, steps []Step) []*report 
 	return reports
 }
 
-// need ends the test when the host cannot provide a VM.
+// need ends the test if the host cannot provide a VM.
 func need(t *testing.T, err error) {
 	t.Helper()
 	if err == nil {

@@ -11,13 +11,12 @@ import (
 	"path/filepath"
 )
 
-// toolsSuite is where the guest's programs come from, whatever its kernel.
+// toolsSuite is the suite of the guest's programs, for every kernel.
 const toolsSuite = "trixie"
 
-// toolsPackages are busybox for everyday commands, and Debian's own shell and
-// kmod (insmod, rmmod, modprobe, lsmod) with the libraries they need. Busybox's
-// shell runs busybox's insmod without exec, so that a load would seem to come
-// from the shell.
+// toolsPackages are busybox for everyday commands, and Debian's own shell and kmod
+// (insmod, rmmod, modprobe, lsmod) with the libraries they need. Busybox's shell runs
+// busybox's insmod without exec, so a load would appear to come from the shell.
 var toolsPackages = []string{
 	"busybox-static", "dash",
 	"kmod", "libkmod2", "libc6", "libssl3t64", "zlib1g", "libzstd1", "liblzma5",
@@ -54,7 +53,7 @@ func addTools(t *tree, root string, p platform) error {
 			return err
 		}
 	}
-	// libkmod opens it only when it meets a compressed module.
+	// libkmod opens it only for compressed modules.
 	return l.need("liblzma.so.5")
 }
 
@@ -67,7 +66,7 @@ type libraries struct {
 	seen map[string]bool
 }
 
-// add adds what the ELF file at the guest path needs.
+// add adds the loader and the libraries that the ELF file at the guest path needs.
 func (l *libraries) add(guestPath string) error {
 	file, err := elf.Open(filepath.Join(l.root, mergedUsr(guestPath)))
 	if err != nil {
@@ -107,8 +106,7 @@ func (l *libraries) need(name string) error {
 	return l.add(guestPath)
 }
 
-// interpreter returns the dynamic loader that the program asks for, "" for a
-// static one.
+// interpreter returns the program's dynamic loader, or "" for a static program.
 func interpreter(file *elf.File) (string, error) {
 	for _, p := range file.Progs {
 		if p.Type != elf.PT_INTERP {

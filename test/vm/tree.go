@@ -68,8 +68,7 @@ func (t *tree) file(name, source string)      { t.add(name, entry{source: source
 func (t *tree) link(name, target string)      { t.add(name, entry{target: target}) }
 func (t *tree) data(name string, data []byte) { t.add(name, entry{data: data}) }
 
-// copy adds a file of the host, or a folder with all below it, at the guest
-// path.
+// copy adds a file of the host, or a folder with its content, at the guest path.
 func (t *tree) copy(name, source string) error {
 	err := filepath.WalkDir(source, func(file string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -92,8 +91,8 @@ func (t *tree) copy(name, source string) error {
 	return nil
 }
 
-// pack writes the tree as an uncompressed newc archive: to unpack a compressed
-// one takes an emulated processor longer than to read a bigger one.
+// pack writes the tree as an uncompressed newc archive. An emulated processor takes
+// longer to unpack a compressed archive than to read a bigger one.
 func (t *tree) pack(w io.Writer) error {
 	archive := cpio.NewWriter(w)
 	for _, name := range slices.Sorted(maps.Keys(t.entries)) {
@@ -130,7 +129,7 @@ func packData(archive *cpio.Writer, header *cpio.Header, data []byte) error {
 	return err
 }
 
-// packFile follows symbolic links: the guest gets the file they lead to.
+// packFile follows symbolic links: it packs the file that they lead to.
 func packFile(archive *cpio.Writer, name, source string) error {
 	file, err := os.Open(source)
 	if err != nil {

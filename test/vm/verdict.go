@@ -4,10 +4,10 @@ package vm
 
 import "strings"
 
-// A verdict is what go test said about one test and its subtests.
+// A verdict is the outcome of a test and its subtests, as go test prints it.
 type verdict struct {
-	name   string // the last element, without the parents'
-	status string // "PASS", "FAIL", "SKIP", or "" when it never came
+	name   string // the last element, without the names of the parents
+	status string // "PASS", "FAIL", "SKIP", or "" if the test did not end
 	took   string // as package testing prints it, "0.01s"
 	log    strings.Builder
 	sub    []*verdict
@@ -17,13 +17,13 @@ type verdict struct {
 // -test.v=test2json.
 type report struct {
 	tests []*verdict
-	rest  strings.Builder // output of no test: panics, the flag package, main
+	rest  strings.Builder // output outside of tests: of panics, the flag package, main
 }
 
-// The marks of package testing are told from a test's output by this byte.
+// This byte distinguishes the marks of package testing from a test's output.
 const mark = "\x16"
 
-// parseReport reads what a test binary printed.
+// parseReport parses the output of a test binary.
 func parseReport(output string) *report {
 	r := &report{}
 	all := map[string]*verdict{}
@@ -70,7 +70,7 @@ func parseMark(text string) (kind, name, took string, ok bool) {
 	return kind, name, strings.TrimSuffix(took, ")"), found
 }
 
-// add makes the verdict of a test that starts, below its parent.
+// add adds the verdict of a test that starts, below its parent's.
 func (r *report) add(all map[string]*verdict, name string) *verdict {
 	if v := all[name]; v != nil {
 		return v
@@ -87,8 +87,8 @@ func (r *report) add(all map[string]*verdict, name string) *verdict {
 	return v
 }
 
-// parentOf finds the running test that a subtest's name continues, the nearest
-// one. A subtest's own name may have slashes too.
+// parentOf returns the nearest running test that is a parent of a subtest by its name.
+// A subtest's own name may contain slashes.
 func parentOf(all map[string]*verdict, name string) (parent *verdict, own string) {
 	for i := len(name) - 1; i > 0; i-- {
 		if name[i] != '/' {
@@ -109,7 +109,7 @@ func (r *report) write(to *verdict, text string) {
 	to.log.WriteString(text)
 }
 
-// ran says whether any test did more than skip.
+// ran reports whether at least one test was not skipped.
 func (r *report) ran() bool {
 	for _, v := range r.tests {
 		if v.status != "SKIP" {
@@ -119,7 +119,8 @@ func (r *report) ran() bool {
 	return false
 }
 
-// problem says why a run is a failure beyond what its tests say themselves, or "".
+// problem returns the reason why a run failed that its tests' verdicts do not show, or
+// "".
 func (r *report) problem() string {
 	if !r.ran() {
 		return "no test ran"

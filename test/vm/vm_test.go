@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// TestKernels boots the oldest and the newest kernel, and with SUITE=all every one of
+// TestKernels boots the oldest and the newest kernel, with SUITE=all every kernel of
 // the matrix, and runs the TestGuest… tests of this package in it.
 func TestKernels(t *testing.T) {
 	for _, kernel := range Matrix() {

@@ -8,11 +8,11 @@ import (
 	"os"
 )
 
-// ConfigPath is where init finds its [Config] in the VM. No other machine has
-// this file, which is how a process 1 in a container is told from one in a VM.
+// ConfigPath is the path of init's [Config] in the VM. No other machine has this file,
+// so Init can distinguish process 1 of a VM from process 1 of a container.
 const ConfigPath = "/kmodquery-vm.json"
 
-// A Config is what the host asks of init.
+// A Config is the host's configuration of init.
 type Config struct {
 	Kernel  string // the kernel's name in the matrix, given to the children in [KernelEnv]
 	Runs    []Run  // the children, one after the other
@@ -30,12 +30,12 @@ type Run struct {
 	Env  []string // additions to the environment, as NAME=value
 }
 
-// KernelEnv is set in the child's environment, to the kernel's name, and
-// nowhere else.
+// KernelEnv is the environment variable with the kernel's name. It is set only for
+// init's children.
 const KernelEnv = "KMODQUERY_VM_KERNEL"
 
-// ServiceEnv is set in the environment of the service that does init's work
-// below another init.
+// ServiceEnv is set in the environment of the service that does init's work below
+// another init.
 const ServiceEnv = "KMODQUERY_VM_SERVICE"
 
 // Init frames the children's output on the results port with these lines.

@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ramDisk is the first disk of the module brd, which the host must have put
-// into the VM.
+// ramDisk is the first disk of the module brd. The host must have put the module into
+// the VM.
 const ramDisk = "/dev/ram0"
 
-// MountImage mounts a copy of the filesystem in the image on dir. The disk that
-// it uses is there once: unmount ends it.
+// MountImage mounts a copy of the filesystem in the image on dir. There is only one
+// disk: call unmount before the next MountImage.
 func MountImage(image, kind, dir string) (unmount func() error, err error) {
 	content, err := os.ReadFile(image)
 	if err != nil {

@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Init returns at once unless this process is the init of a VM that package vm
-// booted. Otherwise it sets the system up, runs the configured children one after
-// the other, reports their output and the first exit code that is not 0 on the
-// results port, switches the machine off and does not return. Call it at the start of main. Where another
-// init has set the system up, its service with [ServiceEnv] does the rest.
+// Init returns at once unless this process is the init of a VM that package vm booted.
+// Otherwise it sets the system up, runs the configured children one after the other,
+// writes their output and the first exit code other than 0 to the results port,
+// switches the machine off and does not return. Call it at the start of main. If
+// another init has set the system up, its service with [ServiceEnv] does the rest.
 func Init() {
 	if os.Getpid() != 1 && os.Getenv(ServiceEnv) == "" {
 		return
@@ -25,7 +25,7 @@ func Init() {
 		return
 	}
 	if err := serve(); err != nil {
-		// The host shows the console when no exit code arrives.
+		// The host prints the console if no exit code arrives.
 		fmt.Fprintf(os.Stderr, "vm init: %v\n", err)
 	}
 	unix.Sync()
@@ -82,9 +82,9 @@ func serve() error {
 	return drain(results)
 }
 
-// runChild returns the child's exit code, 128 and the signal's number for a
-// death by signal. Everything that the child left behind is dead on return,
-// and its output is copied in full.
+// runChild returns the child's exit code, or 128 plus the signal's number if a signal
+// killed it. On return, all processes that the child left behind are dead and its
+// output is copied in full.
 func runChild(config *Config, run Run, results io.Writer) (int, error) {
 	files, output, err := childFiles(config)
 	if err != nil {
@@ -114,9 +114,9 @@ func runChild(config *Config, run Run, results io.Writer) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	// Whoever still holds the output pipe must let go of it.
+	// A remaining process may hold the output pipe open.
 	if err := unix.Kill(-1, unix.SIGKILL); err != nil && err != unix.ESRCH {
-		return 0, fmt.Errorf("kill what the child left behind: %w", err)
+		return 0, fmt.Errorf("kill the processes that the child left behind: %w", err)
 	}
 	if err := <-copied; err != nil {
 		return 0, fmt.Errorf("copy the child's output: %w", err)
@@ -127,8 +127,8 @@ func runChild(config *Config, run Run, results io.Writer) (int, error) {
 	return status.ExitStatus(), nil
 }
 
-// childFiles opens the child's three standard files. What it writes is read
-// from output, which is empty when the child has the console.
+// childFiles opens the child's three standard files. output reads the child's output;
+// it is empty if the child has the console.
 func childFiles(config *Config) (files []*os.File, output io.Reader, err error) {
 	output, write, err := os.Pipe()
 	if err != nil {
@@ -142,8 +142,8 @@ func childFiles(config *Config) (files []*os.File, output io.Reader, err error) 
 		return []*os.File{null, write, write}, output, nil
 	}
 	write.Close()
-	// Not os.OpenFile: its poller would make the terminal non-blocking, and
-	// shells take that for the end of input.
+	// Not os.OpenFile: its poller would make the terminal non-blocking, which shells
+	// take for the end of input.
 	fd, err := unix.Open(filepath.Join("/dev", config.Console), unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open the console: %w", err)

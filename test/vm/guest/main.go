@@ -7,15 +7,15 @@ import (
 	"testing"
 )
 
-// Main is the TestMain of a package that has guest tests: in a VM it makes the
-// test binary init, everywhere else it runs the tests. It does not return.
+// Main is the TestMain of a package that has guest tests. In a VM it makes the test
+// binary init; elsewhere it runs the tests. It does not return.
 func Main(m *testing.M) {
 	Init()
 	os.Exit(m.Run())
 }
 
-// Only skips a test that needs a VM of its own unless it runs in one. Call it
-// first thing in every test named TestGuest…; package vm runs those.
+// Only skips a test that needs a VM of its own if it does not run in one. Call it first
+// in every test named TestGuest…, which package vm runs.
 func Only(t testing.TB) {
 	t.Helper()
 	if Kernel() == "" {

@@ -15,12 +15,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ModulePath returns the file of a module of the running kernel by the name
-// lsmod would show. Only modules that the host put into the VM are found.
+// ModulePath returns the file of a module of the running kernel by the name that lsmod
+// shows. It finds only modules that the host put into the VM.
 func ModulePath(name string) (string, error) {
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
-		return "", fmt.Errorf("ask for the kernel's release: %w", err)
+		return "", fmt.Errorf("read the kernel's release: %w", err)
 	}
 	dir := filepath.Join("/usr/lib/modules", unix.ByteSliceToString(uts.Release[:]))
 	var found string
@@ -44,8 +44,7 @@ func ModulePath(name string) (string, error) {
 	return found, nil
 }
 
-// ModuleImage returns the ELF image of the module that [ModulePath] finds,
-// decompressed where the file is compressed.
+// ModuleImage returns the decompressed ELF image of the module that [ModulePath] finds.
 func ModuleImage(name string) ([]byte, error) {
 	path, err := ModulePath(name)
 	if err != nil {
@@ -69,9 +68,9 @@ func ModuleImage(name string) ([]byte, error) {
 	return image, nil
 }
 
-// LoadFile loads the module file at path through finit_module(2), leaving the
-// decompression of .xz files to the kernel (6.12 and later here). The error is
-// the system call's errno, wrapped.
+// LoadFile loads the module file at path through finit_module(2). The kernel
+// decompresses .xz files; of the kernels of the matrix, those from 6.12 on have
+// compressed modules. The error is the system call's errno, wrapped.
 func LoadFile(path, params string) error {
 	file, err := os.Open(path)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openSerial opens a serial port that passes bytes on as they are.
+// openSerial opens a serial port that passes bytes unchanged.
 func openSerial(path string) (*os.File, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -30,7 +30,7 @@ func openSerial(path string) (*os.File, error) {
 	return port, nil
 }
 
-// drain returns when the last byte has left the port.
+// drain waits until the last byte has left the port.
 func drain(port *os.File) error {
 	if err := unix.IoctlSetInt(int(port.Fd()), unix.TCSBRK, 1); err != nil {
 		return fmt.Errorf("drain the results port: %w", err)

@@ -47,8 +47,8 @@ func TestReaderTakesOver(t *testing.T) {
 	require.Eventually(t, func() bool { return role(second) == "recorder" }, 2*time.Minute, 100*time.Millisecond)
 }
 
-// TestOsqueryComesBack has osquery vanish and come back on its socket within the
-// extension's timeout: the sources must not stop for that.
+// TestOsqueryComesBack makes osquery vanish and return on its socket within the
+// extension's timeout. The sources must not stop.
 func TestOsqueryComesBack(t *testing.T) {
 	t.Parallel()
 	extension, dir := buildExtension(t, vm.Arch(runtime.GOARCH)), t.TempDir()
@@ -83,7 +83,7 @@ func TestSignalWhileStdinIsSilent(t *testing.T) {
 	stdout, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	// Once it has answered, it is waiting for the next statement.
+	// Once it has responded, it waits for the next statement.
 	_, err = io.WriteString(stdin, "SELECT 1;\n")
 	require.NoError(t, err)
 	_, err = stdout.Read(make([]byte, 1))
@@ -97,6 +97,6 @@ func TestSignalWhileStdinIsSilent(t *testing.T) {
 		require.ErrorContains(t, err, "exit status 1")
 	case <-time.After(2 * time.Minute):
 		cmd.Process.Kill()
-		t.Fatal("it did not heed SIGTERM")
+		t.Fatal("the process ignored SIGTERM")
 	}
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
-// evidence is what every event of a load says of the bytes that the kernel was
-// handed and of the module in them. A valid signature is Debian's.
+// imageInfo returns the columns of every event of a load about the bytes that the
+// kernel got and about the module in them. A valid signature is Debian's.
 func imageInfo(t *testing.T, handed, image []byte, status string) map[string]string {
 	t.Helper()
 	row := map[string]string{
@@ -42,13 +42,13 @@ func imageInfo(t *testing.T, handed, image []byte, status string) map[string]str
 	return row
 }
 
-// sign adds who signed the image, as kmod's modinfo says.
+// sign adds the signer of the image, as kmod's modinfo prints it.
 func sign(t *testing.T, row map[string]string, image []byte) {
 	t.Helper()
 	for column, field := range map[string]string{
 		"signer": "signer", "signature_key_id": "sig_key", "signature_hash": "sig_hashalgo",
 	} {
-		row[column] = modinfoSays(t, image, field)
+		row[column] = modinfoField(t, image, field)
 		require.NotEmpty(t, row[column], field)
 	}
 }
@@ -58,7 +58,7 @@ func sum(content []byte) string {
 	return hex.EncodeToString(digest[:])
 }
 
-// firstSeen is what first_seen must be for the next load of these bytes.
+// firstSeen returns the value of first_seen for the next load of these bytes.
 func firstSeen(t *testing.T, name string, handed []byte) string {
 	t.Helper()
 	rows := query(t, "SELECT count(*) AS n FROM kernel_module_events WHERE name = '%s' AND sha256 = '%s'", name, sum(handed))
@@ -80,9 +80,9 @@ func requireColumns(t *testing.T, want, row map[string]string) {
 	require.Equal(t, want, got, "%s", row["event_name"])
 }
 
-// TestGuestHashesEveryImage loads a module that the host has not seen before, and then the same
-// once more: in every way in the larger suites, and by file and from memory in make test.
-// TestGuestEveryColumnOfEveryWayToLoad has the same columns in every way.
+// TestGuestHashesEveryImage loads a module twice that is new to the host: in every way
+// in the larger suites, and by file and from memory in make test.
+// TestGuestEveryColumnOfEveryWayToLoad compares the same columns in every way.
 func TestGuestHashesEveryImage(t *testing.T) {
 	guest.Only(t)
 	require.GreaterOrEqual(t, len(unseen), len(attempts))
@@ -96,7 +96,7 @@ func TestGuestHashesEveryImage(t *testing.T) {
 	}
 	for _, a := range attempts {
 		if a.name != "a compressed file" && a.name != "memory" && (a.name != "a file on ext4" || !suite.All()) {
-			continue // they differ in no more than where the bytes lie
+			continue // they differ only in the location of the bytes
 		}
 		t.Run("a large module from "+a.name, func(t *testing.T) {
 			loadTwice(t, a, large)
@@ -110,8 +110,7 @@ var unseen = []string{
 	"tcp_lp", "tcp_scalable", "tcp_vegas", "tcp_veno", "tcp_westwood",
 }
 
-// large has more than a megabyte on most kernels, so that its image comes in
-// many chunks.
+// large has more than a megabyte on most kernels, so its image arrives in many chunks.
 const large = "sunrpc"
 
 func loadTwice(t *testing.T, a attempt, name string) {
@@ -137,8 +136,8 @@ func loadTwice(t *testing.T, a attempt, name string) {
 	}
 }
 
-// TestGuestHashesAHugeImage loads an image of many megabytes, which is a
-// module and zeros.
+// TestGuestHashesAHugeImage loads an image of many megabytes, which is a module
+// followed by zeros.
 func TestGuestHashesAHugeImage(t *testing.T) {
 	guest.Only(t)
 	huge := make([]byte, 8<<20)
@@ -176,8 +175,8 @@ func TestGuestHashesAHugeImage(t *testing.T) {
 	}
 }
 
-// TestGuestHashesImagesOfEverySize hands the kernel bytes that are no module, as few and
-// as many as its records of an image have room for.
+// TestGuestHashesImagesOfEverySize passes the kernel bytes that are not a module, in
+// sizes around every limit of the records of an image.
 func TestGuestHashesImagesOfEverySize(t *testing.T) {
 	guest.Only(t)
 	want, got := map[string]string{}, map[string]string{}
@@ -194,7 +193,7 @@ func TestGuestHashesImagesOfEverySize(t *testing.T) {
 		}
 		for size := room - 1; size <= room+1; size++ {
 			if size < 64 {
-				continue // the kernel takes no less than the header of an ELF file
+				continue // the kernel requires at least the header of an ELF file
 			}
 			content := bytes.Repeat([]byte{byte(size), byte(size >> 8), 1}, size/3+1)[:size]
 			require.ErrorIs(t, guest.LoadImage(content, ""), unix.ENOEXEC, size)
