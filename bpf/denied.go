@@ -168,19 +168,24 @@ func (p *Programs) NextEpoch() error {
 	return p.writeSettings()
 }
 
-// readSettings goes on with what an earlier process has counted and begun.
+// readSettings continues with the epoch of an earlier process.
 func (p *Programs) readSettings() error {
-	var former moduleReaderSettings
-	raw := make([]byte, binary.Size(former))
-	_, err := p.settings.ReadAt(raw, 0)
+	former, err := p.currentSettings()
+	p.wanted.Epoch, p.wanted.Set = former.Epoch, p.name.id
+	return err
+}
+
+// currentSettings returns the settings that the programs use.
+func (p *Programs) currentSettings() (settings moduleReaderSettings, err error) {
+	raw := make([]byte, binary.Size(settings))
+	_, err = p.settings.ReadAt(raw, 0)
 	if err == nil {
-		_, err = binary.Decode(raw, binary.NativeEndian, &former)
+		_, err = binary.Decode(raw, binary.NativeEndian, &settings)
 	}
 	if err != nil {
-		return fmt.Errorf("read the programs' settings: %w", err)
+		return settings, fmt.Errorf("read the programs' settings: %w", err)
 	}
-	p.wanted.Epoch, p.wanted.Set = former.Epoch, former.Set
-	return nil
+	return settings, nil
 }
 
 func (p *Programs) writeSettings() error {

@@ -14,8 +14,9 @@ import (
 )
 
 // Check returns an error if a program that Open attached is detached or does not run,
-// or if more can be attached by now. Then the caller has to Open again. What the
-// kernel does not show is assumed to be well.
+// if another process changed the memory with which the programs decide what to send,
+// or if more can be attached by now. Then the caller has to Open again. What the kernel
+// does not show is assumed to be well. Check and NextEpoch must not run concurrently.
 func (p *Programs) Check() error {
 	if p.path != "" {
 		if _, err := os.Lstat(p.path); errors.Is(err, os.ErrNotExist) {
@@ -40,6 +41,21 @@ func (p *Programs) Check() error {
 		return fmt.Errorf("attached programs are gone: %w", kprobes.off())
 	case !isOff && p.withoutKprobes:
 		return errors.New("kprobes are switched on again")
+	}
+	return p.checkMemory()
+}
+
+// checkMemory returns an error if another process changed the memory with which the
+// programs decide what to send. Root can write pinned maps.
+func (p *Programs) checkMemory() error {
+	settings, err := p.currentSettings()
+	switch {
+	case err != nil:
+		return err
+	case settings != p.wanted:
+		return errors.New("another process changed the settings of the attached programs")
+	case p.owners.current() != p.name.id:
+		return errors.New("another process keeps the attached programs from sending records")
 	}
 	return nil
 }

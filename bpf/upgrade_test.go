@@ -369,3 +369,27 @@ func TestACanceledUpgradeLeavesTheOwner(t *testing.T) {
 	require.Equal(t, first.name.id, again.owners.current())
 	require.NoError(t, again.Close())
 }
+
+// Root can write the maps that are pinned.
+func TestCheckFindsChangedMaps(t *testing.T) {
+	u := newUpgradable(t)
+	p := u.open("one", Options{})
+	require.NoError(t, p.Check())
+
+	p.owners.setCurrent(0)
+	require.EqualError(t, p.Check(), "another process keeps the attached programs from sending records")
+	p.owners.setCurrent(p.name.id)
+	require.NoError(t, p.Check())
+
+	require.NoError(t, p.maps[moduleMapSettings].Put(uint32(0), moduleReaderSettings{Epoch: 1}))
+	require.EqualError(t, p.Check(), "another process changed the settings of the attached programs")
+	require.NoError(t, p.NextEpoch())
+	require.NoError(t, p.Check())
+	require.NoError(t, p.maps[moduleMapSettings].Put(uint32(0), moduleReaderSettings{Epoch: 1}))
+	require.NoError(t, p.Close())
+
+	again := u.open("one", Options{})
+	require.NoError(t, again.NextEpoch())
+	require.NoError(t, again.Check(), "the next process restores them")
+	require.NoError(t, again.Close())
+}
