@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Unread is a set of fields that a program could not read, a bit each.
+// Unread says which groups of fields a program could not read, with one bit for each
+// group.
 type Unread uint32
 
 // Fields that a program could not read.

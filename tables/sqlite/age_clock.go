@@ -9,8 +9,8 @@ const jumpTrustDelay = 6 * time.Hour
 // An ageClock provides the time by which events expire. A wall clock that jumps far
 // ahead, such as a broken clock before it is set, would expire every event.
 // ageClock therefore ignores such a jump for jumpTrustDelay and meanwhile continues
-// from the time before it. It accepts a clock that steps back at once, because that
-// deletes nothing.
+// from the time before it. It accepts a step back, or a jump of up to slack, at once. A
+// step back deletes nothing.
 type ageClock struct {
 	slack time.Duration // jumps up to this are accepted at once
 

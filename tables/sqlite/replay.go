@@ -34,8 +34,8 @@ func replayed(f kmodquery.Filter, newest int64) squirrel.Sqlizer {
 	where := conditions(f.Conditions)
 	recent := squirrel.Select("eid").From("events NOT INDEXED").Where(where).Where("eid > (SELECT max(eid) FROM events) - ?", newest)
 	// The eid is that of the row with the maximum:
-	// https://sqlite.org/lang_select.html#bareagg. The low bits are microseconds of some
-	// hours, which order events of the same second.
+	// https://sqlite.org/lang_select.html#bareagg. The low 34 bits are time_nanos in
+	// microseconds, modulo 4.8 hours. They order events of the same second of uptime.
 	const moment = "CASE WHEN uptime IS NULL THEN time_nanos ELSE uptime * (1 << 34) + time_nanos / 1000 % (1 << 34) END"
 	older := squirrel.Select("eid", "max("+moment+")").From("events NOT INDEXED").
 		Where(where).Where("eid <= (SELECT max(eid) FROM events) - ?", newest).

@@ -11,9 +11,9 @@ import (
 )
 
 // Events calls visit with each event that f selects while it reads them, newest
-// (highest EID) first. The event is in the same memory each time: visit may change it
-// and keep its strings and pointers, but not the event itself. If visit returns an
-// error, Events stops and returns that error unchanged. visit must not call the store.
+// (highest EID) first. The event is overwritten for each call: visit may change it, and
+// may keep its strings and pointers, but must not keep a pointer to the event. If visit
+// returns an error, Events stops and returns that error unchanged. visit must not call the store.
 //
 // A row that does not match its checksums is left out and counted in
 // [kmodquery.StoreStatus].

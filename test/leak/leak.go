@@ -14,8 +14,8 @@ import (
 const patience = 5 * time.Second
 
 // Main is the TestMain of a package. It runs the tests and then ends the process, with
-// a failure if goroutines or open files remain. A caller must state the reason for each
-// ignored option.
+// a failure if goroutines or open files remain. Each option in ignored names goroutines
+// that may remain. A caller must state the reason for each.
 func Main(m *testing.M, ignored ...goleak.Option) { os.Exit(Run(m, ignored...)) }
 
 // Run is Main for a TestMain that has further work. It returns the exit status.
