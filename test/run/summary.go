@@ -85,7 +85,7 @@ func (s *summary) add(e *event) {
 		}
 	case "skip":
 		s.end(e)
-		if text := s.output[key]; text != nil && e.Test != "" {
+		if text := s.output[key]; text != nil && e.Test != "" && !strings.Contains(text.String(), elsewhere) {
 			s.skipped = append(s.skipped, key+": "+reason(text.String()))
 		}
 		delete(s.output, key)
