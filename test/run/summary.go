@@ -100,6 +100,9 @@ func (s *summary) add(e *event) {
 	}
 }
 
+// elsewhere is in the reason of tests that run in a guest and are skipped on the host.
+const elsewhere = "runs inside a test VM"
+
 // reason returns the log of a skipped test as one line.
 func reason(output string) string {
 	var lines []string
