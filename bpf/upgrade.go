@@ -38,7 +38,7 @@ const (
 	// callPatience is how long the calls of the old set may take to return before
 	// it is detached, because an init may never end. The new set sends the rest of
 	// their records.
-	callPatience = 2 * time.Second
+	callPatience = 5 * time.Second
 	callPoll     = 10 * time.Millisecond
 )
 

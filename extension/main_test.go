@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -103,20 +104,20 @@ func TestEveryFailureIsOneLine(t *testing.T) {
 func TestExitIsBoundedAfterASignal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, signal := context.WithCancel(t.Context())
-		exited := false
-		ended := boundExit(ctx, func() { exited = true })
+		var exited atomic.Bool
+		ended := boundExit(ctx, func() { exited.Store(true) })
 		time.Sleep(time.Hour)
 		signal()
 		time.Sleep(exitTimeout - time.Second)
-		require.False(t, exited)
+		require.False(t, exited.Load())
 		time.Sleep(time.Second)
 		synctest.Wait()
-		require.True(t, exited)
+		require.True(t, exited.Load())
 		ended()
 
-		exited = false
-		boundExit(ctx, func() { exited = true })()
+		exited.Store(false)
+		boundExit(ctx, func() { exited.Store(true) })()
 		time.Sleep(time.Hour)
-		require.False(t, exited, "the command has ended in time")
+		require.False(t, exited.Load(), "the command has ended in time")
 	})
 }
