@@ -29,7 +29,7 @@ GUEST_TESTS = -p 1 -timeout $(GUESTS_TIMEOUT) $(GUESTS)
 GUESTS_TIMEOUT = 30m
 
 test: ## unit, golden, scripts, fuzz seeds, and the oldest and the newest kernel
-	@echo 'Up to 15 minutes on two processors, including three for compiling and downloading in the first run.'
+	@echo 'Meant to end within 15 minutes on two processors; the first run also compiles and downloads.'
 	@echo 'Downloads to .cache/vm: Linux 5.10 and 7.x and a few programs, about 150 MB from Debian. As root it'
 	@echo 'installs what is missing: QEMU, kmod, e2fsprogs.'
 	go run ./test/run $(HOST_TESTS) -- $(GUEST_TESTS)
@@ -37,7 +37,7 @@ test: ## unit, golden, scripts, fuzz seeds, and the oldest and the newest kernel
 test-all: export SUITE = all
 test-all: GUESTS_TIMEOUT = 60m
 test-all: ## everything, on every kernel of the matrix: what CI runs
-	@echo 'Up to 35 minutes on two processors. Downloads to .cache/vm: five kernels, about 350 MB from Debian.'
+	@echo 'Some 50 minutes on two processors. Downloads to .cache/vm: five kernels, about 350 MB from Debian.'
 	go run ./test/run $(HOST_TESTS) -- $(GUEST_TESTS)
 
 test-long: export SUITE = long
