@@ -287,7 +287,7 @@ func TestImageInfoOf(t *testing.T) {
 	require.Equal(t, imageInfo{columns: kmodquery.Event{SHA256: "5a", HashSource: "file", Missing: "image_sha256,signer"}},
 		imageInfoOf(module.Image{SHA256: "5a", Missing: []string{"image_sha256", "signer"}}, nil, "file"))
 
-	// Nobody knows what stands behind the point where the reading ended.
+	// What comes after the point where the reading ended is unknown.
 	broken := imageInfoOf(module.Image{SHA256: "5a"}, context.DeadlineExceeded, "kernel")
 	require.Equal(t, "5a", broken.columns.SHA256)
 	require.Equal(t, "image_sha256,vermagic,license,intree,signer,signature_key_id,signature_hash", broken.columns.Missing.String())
