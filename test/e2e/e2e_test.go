@@ -151,18 +151,18 @@ var (
 		"SeesEveryLoadOfAStorm",
 		"ViewsShowEveryColumn",
 	}
-	// newestTests run on the newest kernel, and in make test-long on every kernel. They
-	// test user space, which is the same on every kernel.
-	newestTests = []string{
+	// userSpaceTests test user space, which is the same on every kernel. They run on
+	// the newest kernel, in make test on the oldest, which takes half of the time in an
+	// emulator, and in make test-long on every kernel.
+	userSpaceTests = []string{
 		"HashesFilesBeyondTheImageLimit",
 		"ReportsALoadWhoseInitStillRuns",
 		"MemoryIsBoundedUnderAFlood",
 		"QueriesEndUnderAFlood",
 		"Scripts",
 	}
-	// largeTests run on the oldest kernel only in the larger suites, because they
-	// depend little on the kernel.
-	largeTests = []string{
+	// onceTests depend little on the kernel. In make test they run on the oldest only.
+	onceTests = []string{
 		"ShowsAnyByteOfAProcessSafely",
 		"CountsDeniedCallsOfManyUsers",
 		"FoldsAFloodOfDeniedCalls",
@@ -170,7 +170,7 @@ var (
 		"ReportsTheGapOfAKilledRecorder",
 		"ModprobeByHandHasNoRequester",
 		"DescribesLoadersThatHaveEnded",
-		"ReportsTracingThatIsSwitchedOff",
+		"ViewsShowHostileNames",
 	}
 )
 
@@ -182,19 +182,20 @@ func guestPattern(names ...string) string {
 // guestTests selects the tests of a kernel. The environment variable GUEST overrides
 // the selection.
 func guestTests(kernel vm.Kernel) vm.Step {
-	pattern := os.Getenv("GUEST")
+	all := vm.Step{Pattern: "^TestGuest"}
 	name := kernel.String()
 	switch {
-	case pattern != "":
-		return vm.Step{Pattern: pattern}
-	case suite.Long() || name == vm.Newest().String():
-		return vm.Step{Pattern: "^TestGuest"}
+	case os.Getenv("GUEST") != "":
+		return vm.Step{Pattern: os.Getenv("GUEST")}
+	case suite.Long():
 	case !isAnEnd(name):
 		return vm.Step{Pattern: guestPattern(betweenTests...)}
-	case suite.All():
-		return vm.Step{Pattern: "^TestGuest", Skip: guestPattern(newestTests...)}
+	case isSmall() && name == vm.Newest().String():
+		all.Skip = guestPattern(slices.Concat(userSpaceTests, onceTests)...)
+	case !isSmall() && name == vm.Oldest().String():
+		all.Skip = guestPattern(userSpaceTests...)
 	}
-	return vm.Step{Pattern: "^TestGuest", Skip: guestPattern(slices.Concat(newestTests, largeTests)...)}
+	return all
 }
 
 func TestNamesOfGuestTestsExist(t *testing.T) {
@@ -204,7 +205,7 @@ func TestNamesOfGuestTestsExist(t *testing.T) {
 	for _, file := range files {
 		source.WriteString(read(t, file))
 	}
-	for _, name := range slices.Concat(betweenTests, newestTests, largeTests, pinnedTests, longPinnedTests, oldestPinnedTests) {
+	for _, name := range slices.Concat(betweenTests, userSpaceTests, onceTests, pinnedTests, longPinnedTests, oldestPinnedTests) {
 		require.Contains(t, source.String(), "func TestGuest"+name+"(t *testing.T)")
 	}
 }

@@ -97,7 +97,7 @@ func TestMachineBootsAgainAfterAFailedBoot(t *testing.T) {
 		limit   time.Duration
 		reason  string
 	}{
-		{"it hangs", []string{"rdinit=/usr/bin/sleep", "--", "1000"}, 3 * time.Second, "it did not boot within 3s"},
+		{"it hangs", []string{"rdinit=/usr/bin/busybox", "--", "sleep", "1000"}, 3 * time.Second, "it did not boot within 3s"},
 		{"it panics", []string{"rdinit=/no/such/program"}, 0, "it did not boot: the guest's kernel panicked: "},
 	} {
 		t.Run(test.name, func(t *testing.T) {
