@@ -2,6 +2,7 @@ package tables
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/osquery/osquery-go/plugin/table"
 
@@ -24,22 +25,61 @@ var (
 	hidden = pushdown{table.HiddenColumn()}
 )
 
-func number(name string, p pushdown, description string) table.ColumnDefinition {
-	return table.BigIntColumn(name, append(p[:len(p):len(p)], table.ColumnDescription(description))...)
+// A columnOf is one column of a table in which each row shows a T.
+type columnOf[T any] struct {
+	table.ColumnDefinition
+	// value returns the cell: a text, an int64, a *int64, or nil for NULL.
+	value func(*T) any
+	// event is the event's column with which constraints on this one are compared. Its
+	// name is "" if osquery alone compares them.
+	event kmodquery.Column
 }
 
-func text(name string, p pushdown, description string) table.ColumnDefinition {
-	return table.TextColumn(name, append(p[:len(p):len(p)], table.ColumnDescription(description))...)
+func number[T any](name string, p pushdown, description string, value func(*T) any) columnOf[T] {
+	return columnOf[T]{ColumnDefinition: table.BigIntColumn(name, p.options(description)...), value: value}
 }
 
-// ofEvent returns a column that shows a field of an event.
-func ofEvent(name string, p pushdown, description string) table.ColumnDefinition {
-	column, ok := kmodquery.EventColumn(name)
+func text[T any](name string, p pushdown, description string, value func(*T) any) columnOf[T] {
+	return columnOf[T]{ColumnDefinition: table.TextColumn(name, p.options(description)...), value: value}
+}
+
+func (p pushdown) options(description string) []table.ColumnOpt {
+	return append(slices.Clone(p), table.ColumnDescription(description))
+}
+
+// comparedAs returns the column with constraints that are compared with a column of an
+// event.
+func (c columnOf[T]) comparedAs(event string) columnOf[T] {
+	column, ok := kmodquery.EventColumn(event)
 	if !ok {
-		panic(fmt.Sprintf("an event has no %s", name))
+		panic(fmt.Sprintf("an event has no %s", event))
 	}
-	if column.Number {
-		return number(name, p, description)
+	c.event = column
+	return c
+}
+
+// ofEvent returns a column that shows a column of an event.
+func ofEvent(name string, p pushdown, description string) columnOf[kmodquery.Event] {
+	event, _ := kmodquery.EventColumn(name)
+	column := text[kmodquery.Event]
+	if event.Number {
+		column = number
 	}
-	return text(name, p, description)
+	return column(name, p, description, func(e *kmodquery.Event) any { return shown(event, e) }).comparedAs(name)
+}
+
+// used returns the columns that a query uses.
+func used[T any](q query, columns []columnOf[T]) []columnOf[T] {
+	return slices.DeleteFunc(slices.Clone(columns), func(c columnOf[T]) bool { return !q.uses(c.Name) })
+}
+
+// eventNames returns the names of the event's columns that the columns show. It is not nil.
+func eventNames[T any](columns []columnOf[T]) []string {
+	names := []string{}
+	for _, column := range columns {
+		if column.event.Name != "" {
+			names = append(names, column.event.Name)
+		}
+	}
+	return names
 }

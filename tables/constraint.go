@@ -2,7 +2,6 @@ package tables
 
 import (
 	"encoding/json"
-	"fmt"
 	"math"
 	"slices"
 	"strconv"
@@ -13,118 +12,103 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// A query is the request of one call: the constraints of the WHERE clause and the
-// columns that the query uses.
+// A query is the context of one generate request: the constraints of the WHERE clause,
+// in which a column may occur twice, and the columns that the query uses.
 type query struct {
-	constraints []columnConstraints
-	used        []string
-	everything  bool // osquery did not send the used columns
+	Constraints []struct {
+		Name string
+		List constraintList
+	}
+	ColsUsed []string // nil if osquery did not send them: all columns are used
 }
 
-type columnConstraints struct {
-	name string
-	list []table.Constraint
-}
+// A constraintList is the constraints on one column.
+type constraintList []table.Constraint
 
 // unreadable is the operator of a constraint that is not in osquery's format.
 const unreadable table.Operator = -1
 
-// parseQuery parses the context of a generate request. It skips constraints that it
-// cannot parse, and fails only if the context is no JSON object.
-func parseQuery(context string) (query, error) {
-	if context == "" {
-		return query{everything: true}, nil
+// parseQuery parses the context of a generate request. It fails only if the context is no
+// JSON object of osquery's form. Constraints that it cannot parse are unreadable.
+func parseQuery(context string) (q query, err error) {
+	if context != "" {
+		err = json.Unmarshal([]byte(context), &q)
 	}
-	var parsed struct {
-		Constraints []struct {
-			Name string          `json:"name"`
-			List json.RawMessage `json:"list"`
-		} `json:"constraints"`
-		ColsUsed *[]string `json:"colsUsed"`
+	return q, err
+}
+
+// UnmarshalJSON parses a list. osquery sends an empty one as a string.
+func (l *constraintList) UnmarshalJSON(text []byte) error {
+	var items []json.RawMessage
+	_ = json.Unmarshal(text, &items)
+	for _, item := range items {
+		*l = append(*l, parseConstraint(item))
 	}
-	if err := json.Unmarshal([]byte(context), &parsed); err != nil {
-		return query{}, err
-	}
-	q := query{everything: parsed.ColsUsed == nil}
-	if !q.everything {
-		q.used = *parsed.ColsUsed
-	}
-	for _, column := range parsed.Constraints {
-		// osquery may send a column twice, and sends an empty list as a string.
-		var list []json.RawMessage
-		if json.Unmarshal(column.List, &list) != nil {
-			continue
-		}
-		constraints := columnConstraints{name: column.Name}
-		for _, item := range list {
-			constraints.list = append(constraints.list, parseConstraint(item))
-		}
-		q.constraints = append(q.constraints, constraints)
-	}
-	return q, nil
+	return nil
 }
 
 // parseConstraint parses one constraint. Its operator is a number, or a string before
 // osquery 3.
 func parseConstraint(item json.RawMessage) table.Constraint {
 	var parsed struct {
-		Op   any     `json:"op"`
-		Expr *string `json:"expr"`
+		Op   json.Number
+		Expr *string
 	}
-	if json.Unmarshal(item, &parsed) != nil || parsed.Expr == nil {
-		return table.Constraint{Operator: unreadable}
+	if err := json.Unmarshal(item, &parsed); err == nil && parsed.Expr != nil {
+		if op, err := strconv.Atoi(parsed.Op.String()); err == nil {
+			return table.Constraint{Operator: table.Operator(op), Expression: *parsed.Expr}
+		}
 	}
-	op, err := strconv.Atoi(fmt.Sprint(parsed.Op))
-	if err != nil {
-		return table.Constraint{Operator: unreadable}
-	}
-	return table.Constraint{Operator: table.Operator(op), Expression: *parsed.Expr}
+	return table.Constraint{Operator: unreadable}
 }
 
 // uses reports whether the query uses a column.
 func (q query) uses(column string) bool {
-	return q.everything || slices.Contains(q.used, column)
+	return q.ColsUsed == nil || slices.Contains(q.ColsUsed, column)
 }
 
 // usesNothing reports whether only the number of rows matters, as for count(*).
-func (q query) usesNothing() bool { return !q.everything && len(q.used) == 0 }
+func (q query) usesNothing() bool { return q.ColsUsed != nil && len(q.ColsUsed) == 0 }
 
-// conditions returns the conditions that the store can evaluate. eventColumn returns the
-// event's column for one of the table's, and false if there is none.
-func (q query) conditions(eventColumn func(string) (kmodquery.Column, bool)) []kmodquery.Condition {
+// conditions returns the conditions that can be evaluated before osquery does.
+func conditions[T any](q query, columns []columnOf[T]) []kmodquery.Condition {
 	var conditions []kmodquery.Condition
-	for _, constraints := range q.constraints {
-		column, ok := eventColumn(constraints.name)
-		if ok {
-			conditions = append(conditions, columnConditions(column, constraints.list)...)
+	for _, constraints := range q.Constraints {
+		for _, column := range columns {
+			if column.Name == constraints.Name && column.event.Name != "" {
+				conditions = append(conditions, columnConditions(column.event, constraints.List)...)
+			}
 		}
 	}
 	return conditions
 }
 
+// bounds are the inequalities among osquery's operators.
+var bounds = map[table.Operator]kmodquery.Op{
+	table.OperatorGreaterThan:         kmodquery.Greater,
+	table.OperatorGreaterThanOrEquals: kmodquery.GreaterOrEqual,
+	table.OperatorLessThan:            kmodquery.Less,
+	table.OperatorLessThanOrEquals:    kmodquery.LessOrEqual,
+}
+
 // columnConditions returns the conditions for the constraints on one column. Several
 // constraints of equality are alternatives, because osquery sends IN that way: if one of
 // them cannot be evaluated, all of them are left out.
-func columnConditions(column kmodquery.Column, list []table.Constraint) []kmodquery.Condition {
+func columnConditions(column kmodquery.Column, list constraintList) []kmodquery.Condition {
 	var conditions []kmodquery.Condition
 	var equal []any
 	allEqual := true
 	for _, constraint := range list {
-		expression := constraint.Expression
-		switch constraint.Operator {
+		switch op := constraint.Operator; op {
 		case table.OperatorEquals:
-			value, ok := equalValue(column, expression)
+			value, ok := equalValue(column, constraint.Expression)
 			equal, allEqual = append(equal, value), allEqual && ok
 		case unreadable:
 			allEqual = false
-		case table.OperatorGreaterThan:
-			conditions = appendBound(conditions, column, kmodquery.Greater, expression)
-		case table.OperatorGreaterThanOrEquals:
-			conditions = appendBound(conditions, column, kmodquery.GreaterOrEqual, expression)
-		case table.OperatorLessThan:
-			conditions = appendBound(conditions, column, kmodquery.Less, expression)
-		case table.OperatorLessThanOrEquals:
-			conditions = appendBound(conditions, column, kmodquery.LessOrEqual, expression)
+		default:
+			if value, ok := boundValue(column, bounds[op], constraint.Expression); ok {
+				conditions = append(conditions, kmodquery.Condition{Column: column.Name, Op: bounds[op], Values: []any{value}})
+			}
 		}
 	}
 	if len(equal) > 0 && allEqual {
@@ -148,12 +132,12 @@ func equalValue(column kmodquery.Column, expression string) (any, bool) {
 	return value, ok
 }
 
-// appendBound appends an inequality. It leaves out text, whose order depends on the
-// query's collation.
-func appendBound(conditions []kmodquery.Condition, column kmodquery.Column, op kmodquery.Op, expression string) []kmodquery.Condition {
+// boundValue returns the value of an inequality; false for another operator, and for text,
+// whose order depends on the query's collation.
+func boundValue(column kmodquery.Column, op kmodquery.Op, expression string) (any, bool) {
 	value, ok := parseNumber(expression)
-	if !ok || !column.Number {
-		return conditions
+	if !ok || !column.Number || op == 0 {
+		return nil, false
 	}
 	if float, isFloat := value.(float64); isFloat {
 		// osquery rounds the value to 15 digits, so the bound moves outwards by that
@@ -165,7 +149,7 @@ func appendBound(conditions []kmodquery.Condition, column kmodquery.Column, op k
 			value = float + slack
 		}
 	}
-	return append(conditions, kmodquery.Condition{Column: column.Name, Op: op, Values: []any{value}})
+	return value, true
 }
 
 // parseNumber parses a number as SQLite writes it: an int64, otherwise a finite float64.
@@ -184,10 +168,5 @@ func parseNumber(expression string) (any, bool) {
 // plain reports whether escaping leaves a text unchanged and no other bytes escape to it
 // (see [kmodquery.Escape]), so that the store can compare it.
 func plain(text string) bool {
-	for i := range len(text) {
-		if text[i] < ' ' || text[i] > '~' || text[i] == '\\' {
-			return false
-		}
-	}
-	return true
+	return !strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' || r == '\\' })
 }

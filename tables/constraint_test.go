@@ -5,34 +5,39 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/osquery/osquery-go/plugin/table"
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
 )
 
 func TestQueriesAreParsed(t *testing.T) {
+	all := []string(nil)
+	type list = constraintList
 	for name, test := range map[string]struct {
 		context string
-		want    query
+		used    []string
+		lists   map[string]list
 	}{
-		"no context":   {``, query{everything: true}},
-		"no object":    {`null`, query{everything: true}},
-		"nothing used": {`{"colsUsed":[]}`, query{used: []string{}}},
-		"used":         {`{"colsUsed":["name","pid"],"colsUsedBitset":514}`, query{used: []string{"name", "pid"}}},
+		"no context":   {``, all, nil},
+		"no object":    {`null`, all, nil},
+		"nothing used": {`{"colsUsed":[]}`, []string{}, nil},
+		"used":         {`{"colsUsed":["name","pid"],"colsUsedBitset":514}`, []string{"name", "pid"}, nil},
 		"as osquery 5": {`{"constraints":[{"name":"pid","list":[{"op":2,"expr":"1"},{"op":16,"expr":"9"}],"affinity":"BIGINT"},{"name":"name","list":[],"affinity":"TEXT"}]}`,
-			query{everything: true, constraints: []columnConstraints{
-				{"pid", []table.Constraint{{Operator: 2, Expression: "1"}, {Operator: 16, Expression: "9"}}}, {"name", nil}}}},
+			all, map[string]list{"pid": {{Operator: 2, Expression: "1"}, {Operator: 16, Expression: "9"}}, "name": nil}},
 		"as osquery 2": {`{"constraints":[{"name":"pid","list":[{"op":"2","expr":"1"}]},{"name":"name","list":""}]}`,
-			query{everything: true, constraints: []columnConstraints{{"pid", []table.Constraint{{Operator: 2, Expression: "1"}}}}}},
+			all, map[string]list{"pid": {{Operator: 2, Expression: "1"}}, "name": nil}},
 		"not as osquery": {`{"constraints":[{"name":"pid","list":[{"op":2,"expr":1},{"op":"x","expr":"1"},{"op":2.5,"expr":"1"},{},7]}]}`,
-			query{everything: true, constraints: []columnConstraints{{"pid", []table.Constraint{
-				{Operator: unreadable}, {Operator: unreadable}, {Operator: unreadable}, {Operator: unreadable}, {Operator: unreadable}}}}}},
+			all, map[string]list{"pid": {
+				{Operator: unreadable}, {Operator: unreadable}, {Operator: unreadable}, {Operator: unreadable}, {Operator: unreadable}}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := parseQuery(test.context)
 			require.NoError(t, err)
-			require.Equal(t, test.want, got)
+			require.Equal(t, test.used, got.ColsUsed)
+			require.Len(t, got.Constraints, len(test.lists))
+			for _, constraints := range got.Constraints {
+				require.Equal(t, test.lists[constraints.Name], constraints.List)
+			}
 		})
 	}
 	for _, context := range []string{"{", "[]", `"x"`, `{"constraints":7}`, `{"colsUsed":"name"}`} {
@@ -97,7 +102,7 @@ func TestConstraintsBecomeConditions(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			q, err := parseQuery(contextJSON(t, nil, test.constraints...))
 			require.NoError(t, err)
-			require.Equal(t, test.want, q.conditions(kmodquery.EventColumn))
+			require.Equal(t, test.want, conditions(q, eventColumns))
 		})
 	}
 	for name, list := range map[string]string{
@@ -108,7 +113,7 @@ func TestConstraintsBecomeConditions(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			q, err := parseQuery(`{"constraints":[{"name":"pid","list":` + list + `}]}`)
 			require.NoError(t, err)
-			require.Empty(t, q.conditions(kmodquery.EventColumn))
+			require.Empty(t, conditions(q, eventColumns))
 		})
 	}
 }
@@ -144,7 +149,7 @@ func newWorld(t testing.TB) world {
 	t.Cleanup(func() { require.NoError(t, w.cells.Close()) })
 	var definitions []string
 	for _, name := range fuzzColumns {
-		definitions = append(definitions, name+" "+string(eventColumn(name).Type))
+		definitions = append(definitions, name+" "+string(ofTrigger(name).Type))
 	}
 	_, err = w.cells.Exec("CREATE TABLE cells (" + strings.Join(definitions, ", ") + ")")
 	require.NoError(t, err)

@@ -20,11 +20,6 @@ func newGuard(timeout time.Duration, concurrency int) *guard {
 	return &guard{timeout: timeout, slots: make(chan struct{}, concurrency)}
 }
 
-type result struct {
-	rows []map[string]string
-	err  error
-}
-
 // run calls generate and returns when generate does, the deadline passes or ctx ends. A
 // generate that ignores its context keeps its slot until it returns, which bounds the
 // calls that hang.
@@ -37,22 +32,22 @@ func (g *guard) run(ctx context.Context, generate func(context.Context) ([]map[s
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%d queries are running already: %w", cap(g.slots), context.Cause(ctx))
 	}
-	done := make(chan result, 1)
+	var rows []map[string]string
+	var err error
+	done := make(chan struct{})
 	go func() {
 		defer func() { <-g.slots }()
-		var r result
-		r.rows, r.err = recovered(ctx, generate)
-		done <- r
+		defer close(done)
+		rows, err = recovered(ctx, generate)
 	}()
 	select {
-	case r := <-done:
-		if r.err != nil && ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+	case <-done:
+		if err == nil || ctx.Err() == nil {
+			return rows, err
 		}
-		return r.rows, r.err
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
 	}
+	return nil, context.Cause(ctx)
 }
 
 var errPanic = errors.New("internal error, please report it")

@@ -2,36 +2,30 @@ package tables
 
 import (
 	"context"
-	"fmt"
-
-	"github.com/osquery/osquery-go/plugin/table"
 
 	"github.com/kmodquery/kmodquery"
 )
 
-// kernelModuleEvents returns the table of stored events.
-func kernelModuleEvents(c Config) definition {
-	return definition{
-		name: "kernel_module_events",
-		description: "Events of kernel modules being loaded, unloaded and requested: one row for each event that one source observed. " +
-			"Rows are written once and never change",
-		examples: []string{
-			"SELECT time, event_name, name, path, result, process_path, uid FROM kernel_module_events WHERE time > strftime('%s', 'now') - 3600",
-			"SELECT name, path, signer, cmdline FROM kernel_module_events WHERE event_name = 'module_load' AND signature_status != 'valid'",
-			"SELECT * FROM kernel_module_events WHERE load_id = (SELECT load_id FROM kernel_module_events WHERE name = 'dummy' LIMIT 1)",
-		},
-		columns: eventColumns,
-		generate: func(ctx context.Context, q query) ([]map[string]string, error) {
-			return generateEvents(ctx, c, q)
-		},
-	}
+// kernelModuleEvents is the table of stored events.
+var kernelModuleEvents = definition[kmodquery.Event]{
+	name: "kernel_module_events",
+	description: "Events of kernel modules being loaded, unloaded and requested: one row for each event that one source observed. " +
+		"Rows are written once and never change",
+	examples: []string{
+		"SELECT time, event_name, name, path, result, process_path, uid FROM kernel_module_events WHERE time > strftime('%s', 'now') - 3600",
+		"SELECT name, path, signer, cmdline FROM kernel_module_events WHERE event_name = 'module_load' AND signature_status != 'valid'",
+		"SELECT * FROM kernel_module_events WHERE load_id = (SELECT load_id FROM kernel_module_events WHERE name = 'dummy' LIMIT 1)",
+	},
+	columns:  eventColumns,
+	generate: generateEvents,
 }
 
 func generateEvents(ctx context.Context, c Config, q query) ([]map[string]string, error) {
 	if err := syncBeforeRead(ctx, c.Recorder); err != nil {
 		return nil, err
 	}
-	filter := kmodquery.Filter{Conditions: q.conditions(kmodquery.EventColumn), Columns: []string{}}
+	columns := used(q, eventColumns)
+	filter := kmodquery.Filter{Conditions: conditions(q, eventColumns), Columns: eventNames(columns)}
 	if q.usesNothing() {
 		n, err := c.Store.Count(ctx, filter)
 		if err != nil {
@@ -39,31 +33,16 @@ func generateEvents(ctx context.Context, c Config, q query) ([]map[string]string
 		}
 		return empty(n), nil
 	}
-	var columns []kmodquery.Column
-	for _, column := range kmodquery.EventColumns() {
-		if q.uses(column.Name) {
-			columns = append(columns, column)
-			filter.Columns = append(filter.Columns, column.Name)
-		}
-	}
-	eid, _ := kmodquery.EventColumn("eid")
 	return collect(ctx, c.Store, c.ReplyBytes, view{
-		filter: filter,
-		rows: func(e *kmodquery.Event) []map[string]string {
-			row := make(map[string]string, len(columns)+1)
-			for _, column := range columns {
-				put(row, column.Name, column, e)
-			}
-			put(row, rowidKey, eid, e)
-			return []map[string]string{row}
-		},
+		filter:       filter,
+		rows:         func(e *kmodquery.Event) []map[string]string { return []map[string]string{row(columns, e, e.EID)} },
 		count:        func(*kmodquery.Event) int { return 1 },
 		countColumns: []string{},
 	})
 }
 
 // eventColumns are the columns of the table, in the order of the event's fields.
-var eventColumns = []table.ColumnDefinition{
+var eventColumns = []columnOf[kmodquery.Event]{
 	ofEvent("time", indexed, "Time of the event, as Unix time in seconds"),
 	ofEvent("time_nanos", filtered, "The same time in nanoseconds"),
 	ofEvent("uptime", filtered, "Seconds since the host booted, including time asleep"),
@@ -136,15 +115,4 @@ var eventColumns = []table.ColumnDefinition{
 	ofEvent("missing", filtered, "Columns that apply and whose value could not be determined, separated by commas"),
 	ofEvent("raw", hidden, "The record of a text source, unchanged"),
 	ofEvent("reason", filtered, "For events found by comparing views of the kernel with each other and with the events: the observations behind them"),
-}
-
-// eventColumn returns the definition of a column of kernel_module_events, for other
-// tables that have the column too.
-func eventColumn(name string) table.ColumnDefinition {
-	for _, definition := range eventColumns {
-		if definition.Name == name {
-			return definition
-		}
-	}
-	panic(fmt.Sprintf("kernel_module_events has no column %s", name))
 }

@@ -1,18 +1,13 @@
 package tables
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"hash/fnv"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
-
-	"github.com/osquery/osquery-go/plugin/table"
 
 	"github.com/kmodquery/kmodquery"
 )
@@ -21,26 +16,18 @@ import (
 // module seems hidden.
 const confirmDelay = 100 * time.Millisecond
 
-// kernelModuleInventory returns the table of the modules that are loaded now.
-func kernelModuleInventory(c Config) definition {
-	definitions := make([]table.ColumnDefinition, len(inventoryColumns))
-	for i, column := range inventoryColumns {
-		definitions[i] = column.ColumnDefinition
-	}
-	return definition{
-		name: "kernel_module_inventory",
-		description: "Kernel modules that are loaded now: one row for each module that any view of the kernel shows, joined with the " +
-			"events of its load. A hidden module is one that the kernel's own list omits. On macOS also the kernel extensions " +
-			"that the system remembers as loaded before (state Gone)",
-		examples: []string{
-			"SELECT name, size, address, views FROM kernel_module_inventory WHERE hidden = 1",
-			"SELECT name, path, sha256, signer, package, missing FROM kernel_module_inventory WHERE package IS NULL",
-		},
-		columns: definitions,
-		generate: func(ctx context.Context, q query) ([]map[string]string, error) {
-			return generateInventory(ctx, c, q)
-		},
-	}
+// kernelModuleInventory is the table of the modules that are loaded now.
+var kernelModuleInventory = definition[entry]{
+	name: "kernel_module_inventory",
+	description: "Kernel modules that are loaded now: one row for each module that any view of the kernel shows, joined with the " +
+		"events of its load. A hidden module is one that the kernel's own list omits. On macOS also the kernel extensions " +
+		"that the system remembers as loaded before (state Gone)",
+	examples: []string{
+		"SELECT name, size, address, views FROM kernel_module_inventory WHERE hidden = 1",
+		"SELECT name, path, sha256, signer, package, missing FROM kernel_module_inventory WHERE package IS NULL",
+	},
+	columns:  inventoryColumns,
+	generate: generateInventory,
 }
 
 // An entry is the content of one row.
@@ -49,66 +36,58 @@ type entry struct {
 	file kmodquery.ModuleFile
 }
 
-// An inventoryColumn is one column of the table. Its value is a string, with "" for
-// NULL, or a number, with nil for NULL.
-type inventoryColumn struct {
-	table.ColumnDefinition
-	value func(*entry) any
-}
-
 // fileColumns are the columns that need the module's file.
 var fileColumns = []string{"path", "sha256", "signer", "package", "team_id", "cdhash", "missing"}
 
-var inventoryColumns = []inventoryColumn{
-	{text("name", indexed, "Name of the module; NULL for module memory that no view names"),
-		func(e *entry) any { return e.Name }},
-	{number("size", local, "Size of the module's memory in bytes"),
-		func(e *entry) any { return e.Size }},
-	{number("refs", local, "Number of users of the module"),
-		func(e *entry) any { return e.Refs }},
-	{text("used_by", local, "JSON array of the modules that use it"),
-		func(e *entry) any { return array(e.UsedBy) }},
-	{text("state", local, "Live, Loading or Unloading; Gone for a kernel extension that is not loaded and that macOS remembers as loaded"),
-		func(e *entry) any { return e.State }},
-	{text("address", local, "Address of the module's memory, in hex; NULL if the kernel hides addresses"),
-		func(e *entry) any { return address(e.Address) }},
-	{number("taints", local, "Mask of the TAINT_ bits that the module set"),
-		func(e *entry) any { return e.Taints }},
-	{text("version", local, "Version that the module declares"),
-		func(e *entry) any { return e.Version }},
-	{text("srcversion", local, "Checksum of its source files that the module declares"),
-		func(e *entry) any { return e.Srcversion }},
-	{text("path", local, "Path of the module's file: the one that it was loaded from if an event says so, otherwise the one that modprobe would load now"),
-		func(e *entry) any { return e.file.Path }},
-	{text("sha256", local, "SHA-256 of the file as it is now, in hex"),
-		func(e *entry) any { return e.file.SHA256 }},
-	{text("signer", local, "Signer that the file's signature names"),
-		func(e *entry) any { return e.file.Signer }},
-	{text("package", local, "Package that owns the file, from the database of dpkg, rpm or pacman; NULL if there is none"),
-		func(e *entry) any { return e.file.Package }},
-	{text("load_id", local, "Attempt in kernel_module_events that loaded the module, if a source observed it"),
-		func(e *entry) any { return e.LoadID }},
-	{number("first_seen", local, "1 if that attempt was the first with this name and hash on this host"),
-		func(e *entry) any { return e.FirstSeen }},
-	{text("views", local, "JSON array of the views that show the module: modules (/proc/modules), sysfs, kallsyms, ftrace, btf, vmallocinfo, events; on macOS showloaded (kmutil) and kextpolicy"),
-		func(e *entry) any { return array(e.Views) }},
-	{number("hidden", local, "1 if the kernel's own list omits the module in two observations"),
+var inventoryColumns = []columnOf[entry]{
+	text("name", indexed, "Name of the module; NULL for module memory that no view names",
+		func(e *entry) any { return escaped(e.Name) }).comparedAs("name"),
+	number("size", local, "Size of the module's memory in bytes",
+		func(e *entry) any { return e.Size }),
+	number("refs", local, "Number of users of the module", func(e *entry) any { return e.Refs }),
+	text("used_by", local, "JSON array of the modules that use it",
+		func(e *entry) any { return array(e.UsedBy) }),
+	text("state", local, "Live, Loading or Unloading; Gone for a kernel extension that is not loaded and that macOS remembers as loaded",
+		func(e *entry) any { return escaped(e.State) }),
+	text("address", local, "Address of the module's memory, in hex; NULL if the kernel hides addresses",
+		func(e *entry) any { return known(address(e.Address)) }),
+	number("taints", local, "Mask of the TAINT_ bits that the module set",
+		func(e *entry) any { return e.Taints }),
+	text("version", local, "Version that the module declares",
+		func(e *entry) any { return escaped(e.Version) }),
+	text("srcversion", local, "Checksum of its source files that the module declares",
+		func(e *entry) any { return escaped(e.Srcversion) }),
+	text("path", local, "Path of the module's file: the one that it was loaded from if an event says so, otherwise the one that modprobe would load now",
+		func(e *entry) any { return escaped(e.file.Path) }),
+	text("sha256", local, "SHA-256 of the file as it is now, in hex",
+		func(e *entry) any { return escaped(e.file.SHA256) }),
+	text("signer", local, "Signer that the file's signature names",
+		func(e *entry) any { return escaped(e.file.Signer) }),
+	text("package", local, "Package that owns the file, from the database of dpkg, rpm or pacman; NULL if there is none",
+		func(e *entry) any { return escaped(e.file.Package) }),
+	text("load_id", local, "Attempt in kernel_module_events that loaded the module, if a source observed it",
+		func(e *entry) any { return escaped(e.LoadID) }),
+	number("first_seen", local, "1 if that attempt was the first with this name and hash on this host",
+		func(e *entry) any { return e.FirstSeen }),
+	text("views", local, "JSON array of the views that show the module: modules (/proc/modules), sysfs, kallsyms, ftrace, btf, vmallocinfo, events; on macOS showloaded (kmutil) and kextpolicy",
+		func(e *entry) any { return array(e.Views) }),
+	number("hidden", local, "1 if the kernel's own list omits the module in two observations",
 		func(e *entry) any {
 			if e.IsHidden() {
 				return int64(1)
 			}
 			return int64(0)
-		}},
-	{text("team_id", local, "Apple team that signed the kernel extension: from KextPolicy, otherwise from the signature on disk"),
-		func(e *entry) any { return cmp.Or(e.TeamID, e.file.TeamID) }},
-	{text("cdhash", local, "Code directory hash of the kernel extension: of the loaded one from KextPolicy, otherwise of the one on disk"),
-		func(e *entry) any { return cmp.Or(e.CDHash, e.file.CDHash) }},
-	{text("policy", local, "Decision on loading the kernel extension, from macOS's KextPolicy: mdm, user or unapproved"),
-		func(e *entry) any { return e.Policy }},
-	{number("last_loaded", local, "Unix time in seconds of the last load, from macOS's KextPolicy"),
-		func(e *entry) any { return e.LastLoaded }},
-	{text("missing", local, "Columns that apply and whose value could not be determined, separated by commas"),
-		func(e *entry) any { return e.missing() }},
+		}),
+	text("team_id", local, "Apple team that signed the kernel extension: from KextPolicy, otherwise from the signature on disk",
+		func(e *entry) any { return escaped(cmp.Or(e.TeamID, e.file.TeamID)) }),
+	text("cdhash", local, "Code directory hash of the kernel extension: of the loaded one from KextPolicy, otherwise of the one on disk",
+		func(e *entry) any { return escaped(cmp.Or(e.CDHash, e.file.CDHash)) }),
+	text("policy", local, "Decision on loading the kernel extension, from macOS's KextPolicy: mdm, user or unapproved",
+		func(e *entry) any { return escaped(e.Policy) }),
+	number("last_loaded", local, "Unix time in seconds of the last load, from macOS's KextPolicy",
+		func(e *entry) any { return e.LastLoaded }),
+	text("missing", local, "Columns that apply and whose value could not be determined, separated by commas",
+		func(e *entry) any { return escaped(e.missing()) }),
 }
 
 // missing returns the unknown columns of the module, and then of its file.
@@ -133,25 +112,16 @@ func (e *entry) missing() string {
 	return missing.String()
 }
 
-// A ready string is already escaped.
-type ready string
-
 // array returns a JSON array of names, each escaped as in a cell.
-func array(names []string) ready {
+func array(names []string) any {
 	if len(names) == 0 {
-		return ""
+		return nil
 	}
 	safe := make([]string, len(names))
 	for i, name := range names {
 		safe[i] = kmodquery.Escape(name)
 	}
-	var b bytes.Buffer
-	encoder := json.NewEncoder(&b)
-	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(safe); err != nil {
-		return "" // strings always encode
-	}
-	return ready(bytes.TrimSuffix(b.Bytes(), []byte("\n")))
+	return jsonText(safe)
 }
 
 func address(a *int64) string {
@@ -169,16 +139,11 @@ func generateInventory(ctx context.Context, c Config, q query) ([]map[string]str
 	if err != nil {
 		return nil, err
 	}
-	var conditions []kmodquery.Condition
-	for _, constraints := range q.constraints {
-		if name, ok := kmodquery.EventColumn("name"); ok && constraints.name == name.Name {
-			conditions = append(conditions, columnConditions(name, constraints.list)...)
-		}
-	}
+	byName, columns := conditions(q, inventoryColumns), used(q, inventoryColumns)
 	usesFile := slices.ContainsFunc(fileColumns, q.uses)
 	var rows []map[string]string
 	for _, m := range modules {
-		if !isSelected(m.Name, conditions) {
+		if !isSelected(m.Name, byName) {
 			continue
 		}
 		e := entry{Module: m}
@@ -187,7 +152,7 @@ func generateInventory(ctx context.Context, c Config, q query) ([]map[string]str
 				return nil, ctx.Err()
 			}
 		}
-		rows = append(rows, e.row(q))
+		rows = append(rows, row(columns, &e, identity(m)))
 	}
 	return rows, nil
 }
@@ -253,33 +218,4 @@ func identity(m kmodquery.Module) int64 {
 		sum.Write([]byte(address(m.Address)))
 	}
 	return int64(sum.Sum64() >> 1)
-}
-
-func (e *entry) row(q query) map[string]string {
-	row := map[string]string{}
-	for _, column := range inventoryColumns {
-		if !q.uses(column.Name) {
-			continue
-		}
-		switch value := column.value(e).(type) {
-		case int64:
-			row[column.Name] = strconv.FormatInt(value, 10)
-		case *int64:
-			if value != nil {
-				row[column.Name] = strconv.FormatInt(*value, 10)
-			}
-		case string:
-			if value != "" {
-				row[column.Name] = kmodquery.Escape(value)
-			}
-		case ready:
-			if value != "" {
-				row[column.Name] = string(value)
-			}
-		}
-	}
-	if !q.usesNothing() {
-		row[rowidKey] = strconv.FormatInt(identity(e.Module), 10)
-	}
-	return row
 }

@@ -2,33 +2,22 @@ package tables
 
 import (
 	"context"
-	"strconv"
-
-	"github.com/osquery/osquery-go/plugin/table"
 
 	"github.com/kmodquery/kmodquery"
 )
 
-// kernelModuleSensors returns the table of the sources' health.
-func kernelModuleSensors(c Config) definition {
-	definitions := make([]table.ColumnDefinition, len(sensorColumns))
-	for i, column := range sensorColumns {
-		definitions[i] = column.ColumnDefinition
-	}
-	return definition{
-		name: "kernel_module_sensors",
-		description: "Health of the recorder: one row for each source of events, with its hooks, its losses and, if it does not " +
-			"work, what to do about it",
-		examples: []string{
-			"SELECT source, state, reason FROM kernel_module_sensors WHERE state != 'active'",
-			"SELECT source, received, lost, last_event_time FROM kernel_module_sensors WHERE lost > 0",
-			"SELECT DISTINCT store_reason, store_errors FROM kernel_module_sensors WHERE store_reason IS NOT NULL",
-		},
-		columns: definitions,
-		generate: func(ctx context.Context, q query) ([]map[string]string, error) {
-			return generateSensors(ctx, c, q)
-		},
-	}
+// kernelModuleSensors is the table of the sources' health.
+var kernelModuleSensors = definition[health]{
+	name: "kernel_module_sensors",
+	description: "Health of the recorder: one row for each source of events, with its hooks, its losses and, if it does not " +
+		"work, what to do about it",
+	examples: []string{
+		"SELECT source, state, reason FROM kernel_module_sensors WHERE state != 'active'",
+		"SELECT source, received, lost, last_event_time FROM kernel_module_sensors WHERE lost > 0",
+		"SELECT DISTINCT store_reason, store_errors FROM kernel_module_sensors WHERE store_reason IS NOT NULL",
+	},
+	columns:  sensorColumns,
+	generate: generateSensors,
 }
 
 // A health is the content of one row.
@@ -38,84 +27,67 @@ type health struct {
 	kernel string
 }
 
-// A sensorColumn is one column of the table. Its value is a string, with "" for NULL,
-// or an int64.
-type sensorColumn struct {
-	table.ColumnDefinition
-	value func(*health) any
-}
-
-var sensorColumns = []sensorColumn{
-	{text("source", local, "Name of the source, as in kernel_module_events"),
-		func(h *health) any { return h.Source }},
-	{text("state", local, "active (watching), standby (able to watch, currently not needed), unavailable (this host cannot run it) or failed (it should work and does not)"),
-		func(h *health) any { return h.State }},
-	{text("reason", local, "Why the source is not active, or for an active source why it last was not, and what to do about it"),
-		func(h *health) any { return h.Reason }},
-	{number("since", local, "Unix time in seconds of the last change of state"),
-		func(h *health) any { return known(h.Since) }},
-	{text("hooks", local, "JSON array of the hooks attached to the kernel, each with its kind"),
-		func(h *health) any { return h.Hooks }},
-	{number("received", local, "Records taken from the kernel"),
-		func(h *health) any { return h.Received }},
-	{number("lost", local, "Records that were lost before the source could read them, such as those for which a buffer had no room, and returns of system calls that the eBPF programs missed"),
-		func(h *health) any { return h.Lost }},
-	{number("decode_errors", local, "Records that could not be decoded and became no events"),
-		func(h *health) any { return h.DecodeErrors }},
-	{number("enrich_errors", local, "Events whose column missing is not empty"),
-		func(h *health) any { return h.EnrichErrors }},
-	{number("store_errors", local, "Batches of events, of all sources, that could not be written to the store; NULL in a reader"),
+var sensorColumns = []columnOf[health]{
+	text("source", local, "Name of the source, as in kernel_module_events",
+		func(h *health) any { return printable(h.Source) }),
+	text("state", local, "active (watching), standby (able to watch, currently not needed), unavailable (this host cannot run it) or failed (it should work and does not)",
+		func(h *health) any { return printable(h.State) }),
+	text("reason", local, "Why the source is not active, or for an active source why it last was not, and what to do about it",
+		func(h *health) any { return printable(h.Reason) }),
+	number("since", local, "Unix time in seconds of the last change of state",
+		func(h *health) any { return known(h.Since) }),
+	text("hooks", local, "JSON array of the hooks attached to the kernel, each with its kind",
+		func(h *health) any { return printable(h.Hooks) }),
+	number("received", local, "Records taken from the kernel",
+		func(h *health) any { return h.Received }),
+	number("lost", local, "Records that were lost before the source could read them, such as those for which a buffer had no room, and returns of system calls that the eBPF programs missed",
+		func(h *health) any { return h.Lost }),
+	number("decode_errors", local, "Records that could not be decoded and became no events",
+		func(h *health) any { return h.DecodeErrors }),
+	number("enrich_errors", local, "Events whose column missing is not empty",
+		func(h *health) any { return h.EnrichErrors }),
+	number("store_errors", local, "Batches of events, of all sources, that could not be written to the store; NULL in a reader",
 		func(h *health) any {
 			if h.Role == kmodquery.RoleReader {
-				return ""
+				return nil
 			}
 			return h.Errors
-		}},
-	{text("store_reason", local, "Defects of the store and what to do about them: why it accepts no events and how many wait in memory, "+
-		"and whether rows or the whole store were damaged"),
+		}),
+	text("store_reason", local, "Defects of the store and what to do about them: why it accepts no events and how many wait in memory, "+
+		"and whether rows or the whole store were damaged",
 		func(h *health) any {
 			if h.StoreReason != "" && h.Trouble != "" {
-				return h.StoreReason + ". " + h.Trouble
+				return printable(h.StoreReason + ". " + h.Trouble)
 			}
-			return h.StoreReason + h.Trouble
-		}},
-	{number("shed", local, "Events of the source that were dropped because the store accepted none and the memory for them was full"),
-		func(h *health) any { return h.Shed }},
-	{number("damaged_rows", local, "Rows that this process read and did not show because they do not match their checksums"),
-		func(h *health) any { return h.Damaged }},
-	{number("denied", local, "Denied attempts that are counted in another attempt's row"),
-		func(h *health) any { return h.Denied }},
-	{number("joined", local, "Events that received the load_id under which a better source reported the same attempt"),
-		func(h *health) any { return h.Joined }},
-	{number("last_event_time", local, "Unix time in seconds of the last event"),
-		func(h *health) any { return known(h.LastEventTime) }},
-	{number("gap_start", local, "Unix time in seconds of the start of the last period in this boot in which the source did not watch: the boot, or the last time at "+
-		"which an earlier process is known to have watched. Loads in that period are reported as far as the kernel's log and the views show them. NULL if there is none"),
-		func(h *health) any { return known(h.GapStart) }},
-	{number("gap_end", local, "Unix time in seconds of the end of that period"),
-		func(h *health) any { return known(h.GapEnd) }},
-	{text("role", local, "recorder if this process writes the store, reader if another process does"),
-		func(h *health) any { return h.Role }},
-	{text("store_path", local, "Path of the event store"),
-		func(h *health) any { return h.Path }},
-	{number("store_rows", local, "Events in the store"),
-		func(h *health) any { return h.Rows }},
-	{number("store_bytes", local, "Size of the store on disk in bytes"),
-		func(h *health) any { return h.Bytes }},
-	{number("oldest_time", local, "Unix time in seconds of the oldest event in the store"),
-		func(h *health) any { return known(h.OldestTime) }},
-	{text("kernel", local, "Release of the running kernel"),
-		func(h *health) any { return h.kernel }},
-	{text("version", local, "Version of kmodquery"),
-		func(*health) any { return kmodquery.Version }},
-}
-
-// known returns a Unix time, and NULL for 0.
-func known(seconds int64) any {
-	if seconds == 0 {
-		return ""
-	}
-	return seconds
+			return printable(h.StoreReason + h.Trouble)
+		}),
+	number("shed", local, "Events of the source that were dropped because the store accepted none and the memory for them was full",
+		func(h *health) any { return h.Shed }),
+	number("damaged_rows", local, "Rows that this process read and did not show because they do not match their checksums",
+		func(h *health) any { return h.Damaged }),
+	number("denied", local, "Denied attempts that are counted in another attempt's row",
+		func(h *health) any { return h.Denied }),
+	number("joined", local, "Events that received the load_id under which a better source reported the same attempt",
+		func(h *health) any { return h.Joined }),
+	number("last_event_time", local, "Unix time in seconds of the last event",
+		func(h *health) any { return known(h.LastEventTime) }),
+	number("gap_start", local, "Unix time in seconds of the start of the last period in this boot in which the source did not watch: the boot, or the last time at "+
+		"which an earlier process is known to have watched. Loads in that period are reported as far as the kernel's log and the views show them. NULL if there is none",
+		func(h *health) any { return known(h.GapStart) }),
+	number("gap_end", local, "Unix time in seconds of the end of that period",
+		func(h *health) any { return known(h.GapEnd) }),
+	text("role", local, "recorder if this process writes the store, reader if another process does",
+		func(h *health) any { return printable(h.Role) }),
+	text("store_path", local, "Path of the event store",
+		func(h *health) any { return printable(h.Path) }),
+	number("store_rows", local, "Events in the store", func(h *health) any { return h.Rows }),
+	number("store_bytes", local, "Size of the store on disk in bytes",
+		func(h *health) any { return h.Bytes }),
+	number("oldest_time", local, "Unix time in seconds of the oldest event in the store",
+		func(h *health) any { return known(h.OldestTime) }),
+	text("kernel", local, "Release of the running kernel",
+		func(h *health) any { return printable(h.kernel) }),
+	text("version", local, "Version of kmodquery", func(*health) any { return kmodquery.Version }),
 }
 
 func generateSensors(ctx context.Context, c Config, q query) ([]map[string]string, error) {
@@ -126,27 +98,10 @@ func generateSensors(ctx context.Context, c Config, q query) ([]map[string]strin
 	}
 	recorderCtx, cancel := SyncContext(ctx)
 	defer cancel()
+	columns := used(q, sensorColumns)
 	var rows []map[string]string
 	for i, sensor := range c.Recorder.Sensors(recorderCtx) {
-		row := map[string]string{}
-		for _, column := range sensorColumns {
-			if !q.uses(column.Name) {
-				continue
-			}
-			switch value := column.value(&health{sensor, status, c.Kernel}).(type) {
-			case int64:
-				row[column.Name] = strconv.FormatInt(value, 10)
-			case string:
-				if value != "" {
-					// Sources escape the host's text that they quote.
-					row[column.Name] = kmodquery.Printable(value)
-				}
-			}
-		}
-		if !q.usesNothing() {
-			row[rowidKey] = strconv.Itoa(i + 1)
-		}
-		rows = append(rows, row)
+		rows = append(rows, row(columns, &health{sensor, status, c.Kernel}, int64(i+1)))
 	}
 	return rows, nil
 }

@@ -9,13 +9,13 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// A definition is one table: its columns and the function that generates its rows.
-type definition struct {
+// A definition is one table in which each row shows a T.
+type definition[T any] struct {
 	name        string
 	description string
 	examples    []string
-	columns     []table.ColumnDefinition
-	generate    func(ctx context.Context, q query) ([]map[string]string, error)
+	columns     []columnOf[T]
+	generate    func(ctx context.Context, c Config, q query) ([]map[string]string, error)
 }
 
 // A plugin serves a definition to osquery. It is osquery-go's table plugin, except for
@@ -26,7 +26,7 @@ type plugin struct {
 	generate func(ctx context.Context, q query) ([]map[string]string, error)
 }
 
-func (d definition) plugin(g *guard) *plugin {
+func (d definition[T]) plugin(c Config, g *guard) *plugin {
 	options := []table.TableOpt{
 		table.WithDescription(d.description),
 		table.WithPlatforms(table.LinuxPlatform, table.DarwinPlatform),
@@ -34,10 +34,16 @@ func (d definition) plugin(g *guard) *plugin {
 	for _, example := range d.examples {
 		options = append(options, table.WithExample(example))
 	}
+	var columns []table.ColumnDefinition
+	for _, column := range d.columns {
+		columns = append(columns, column.ColumnDefinition)
+	}
 	return &plugin{
-		Plugin:   table.NewPlugin(d.name, d.columns, nil, options...),
-		guard:    g,
-		generate: d.generate,
+		Plugin: table.NewPlugin(d.name, columns, nil, options...),
+		guard:  g,
+		generate: func(ctx context.Context, q query) ([]map[string]string, error) {
+			return d.generate(ctx, c, q)
+		},
 	}
 }
 

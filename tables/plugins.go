@@ -1,6 +1,7 @@
 package tables
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -39,40 +40,33 @@ type Inventory interface {
 
 // Defaults of a [Config].
 const (
-	DefaultReplyBytes  = 48 << 20
-	DefaultTimeout     = time.Minute
-	defaultConcurrency = 4
+	DefaultReplyBytes = 48 << 20
+	DefaultTimeout    = time.Minute
 )
+
+// concurrency bounds the calls of all tables that run at once.
+const concurrency = 4
 
 // A Config configures the tables. Store and Recorder must be set. The defaults replace
 // zero bounds. Without an Inventory the table kernel_module_inventory returns an error.
 type Config struct {
-	Store       Store
-	Recorder    Recorder
-	Inventory   Inventory
-	Signatures  []kmodquery.Signature
-	Kernel      string        // release of the running kernel, for the sensors
-	ReplyBytes  int64         // bound on the cells of one reply
-	Timeout     time.Duration // bound on one call
-	Concurrency int           // bound on the calls of all tables that run at once
+	Store      Store
+	Recorder   Recorder
+	Inventory  Inventory
+	Signatures []kmodquery.Signature
+	Kernel     string        // release of the running kernel, for the sensors
+	ReplyBytes int64         // bound on the cells of one reply
+	Timeout    time.Duration // bound on one call
 }
 
 // Plugins returns all tables, in the order of the documentation.
 func Plugins(c Config) []osquery.OsqueryPlugin {
-	if c.ReplyBytes == 0 {
-		c.ReplyBytes = DefaultReplyBytes
-	}
-	if c.Timeout == 0 {
-		c.Timeout = DefaultTimeout
-	}
-	if c.Concurrency == 0 {
-		c.Concurrency = defaultConcurrency
-	}
-	bound := newGuard(c.Timeout, c.Concurrency)
+	c.ReplyBytes = cmp.Or(c.ReplyBytes, DefaultReplyBytes)
+	bound := newGuard(cmp.Or(c.Timeout, DefaultTimeout), concurrency)
 	return []osquery.OsqueryPlugin{
-		kernelModuleEvents(c).plugin(bound),
-		kernelModuleFindings(c).plugin(bound),
-		kernelModuleInventory(c).plugin(bound),
-		kernelModuleSensors(c).plugin(bound),
+		kernelModuleEvents.plugin(c, bound),
+		kernelModuleFindings.plugin(c, bound),
+		kernelModuleInventory.plugin(c, bound),
+		kernelModuleSensors.plugin(c, bound),
 	}
 }

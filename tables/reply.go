@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 
 	"github.com/kmodquery/kmodquery"
 )
@@ -25,12 +27,9 @@ type view struct {
 // errFull stops the reading of events at the bound of the reply.
 var errFull = errors.New("reply is full")
 
-// A reply collects rows up to a bound on the size of their cells.
+// A reply is the rows that fit into the bound, and their events, newest first.
 type reply struct {
-	limit int64
-	bytes int64
-	rows  []map[string]string
-	// events are the events of the rows, newest first.
+	rows   []map[string]string
 	events []collected
 }
 
@@ -43,56 +42,46 @@ type collected struct {
 // returns an error that says, in one line, how many rows there would be and what to ask
 // for instead.
 func collect(ctx context.Context, store Store, limit int64, v view) ([]map[string]string, error) {
-	r := reply{limit: limit}
-	var full int64 // the EID of the first event that did not fit
+	var r reply
+	var bytes, full int64 // full is the EID of the first event that did not fit
 	err := store.Events(ctx, v.filter, func(e *kmodquery.Event) error {
-		if !r.add(e.EID, e.Time, v.rows(e)) {
+		rows := v.rows(e)
+		if bytes += sizeOf(rows); bytes > limit {
 			full = e.EID
 			return errFull
+		}
+		r.rows = append(r.rows, rows...)
+		if len(rows) > 0 {
+			r.events = append(r.events, collected{e.EID, e.Time, len(rows)})
 		}
 		return nil
 	})
 	if errors.Is(err, errFull) {
-		return nil, r.tooLarge(ctx, store, v, full)
+		return nil, r.tooLarge(ctx, store, limit, v, full)
 	}
 	return r.rows, err
 }
 
-// add adds the rows of one event and reports whether they fit. It adds all or none.
-func (r *reply) add(eid, time int64, rows []map[string]string) bool {
-	bytes := r.bytes
+// sizeOf returns the bytes of the cells.
+func sizeOf(rows []map[string]string) (bytes int64) {
 	for _, row := range rows {
 		for key, value := range row {
 			bytes += int64(len(key)) + int64(len(value)) + cellOverhead
 		}
 	}
-	if bytes > r.limit {
-		return false
-	}
-	r.bytes = bytes
-	r.rows = append(r.rows, rows...)
-	if len(rows) > 0 {
-		r.events = append(r.events, collected{eid: eid, time: time, rows: len(rows)})
-	}
-	return true
+	return bytes
 }
 
 // tooLarge returns the error of a reply into which the event full did not fit. Its window
 // of time excludes every event that was not collected. Those are not always the oldest,
 // because the clock may have been set.
-func (r *reply) tooLarge(ctx context.Context, store Store, v view, full int64) error {
-	rest := kmodquery.Filter{
-		Conditions: append(v.filter.Conditions[:len(v.filter.Conditions):len(v.filter.Conditions)],
-			kmodquery.Condition{Column: "eid", Op: kmodquery.LessOrEqual, Values: []any{full}}),
-		Columns: v.countColumns,
-	}
-	total, latest, seen := len(r.rows), int64(0), false
-	err := store.Events(ctx, rest, func(e *kmodquery.Event) error {
+func (r *reply) tooLarge(ctx context.Context, store Store, limit int64, v view, full int64) error {
+	rest := kmodquery.Condition{Column: "eid", Op: kmodquery.LessOrEqual, Values: []any{full}}
+	filter := kmodquery.Filter{Conditions: append(slices.Clone(v.filter.Conditions), rest), Columns: v.countColumns}
+	total, latest := len(r.rows), int64(math.MinInt64)
+	err := store.Events(ctx, filter, func(e *kmodquery.Event) error {
 		if n := v.count(e); n > 0 {
-			total += n
-			if !seen || e.Time > latest {
-				latest, seen = e.Time, true
-			}
+			total, latest = total+n, max(latest, e.Time)
 		}
 		return nil
 	})
@@ -105,7 +94,7 @@ func (r *reply) tooLarge(ctx context.Context, store Store, v view, full int64) e
 			fit += event.rows
 		}
 	}
-	would := fmt.Sprintf("reply would be %d rows, more than %s", total, size(r.limit))
+	would := fmt.Sprintf("reply would be %d rows, more than %s", total, size(limit))
 	switch {
 	case fit > 0:
 		return fmt.Errorf("%s: the newest %d fit; ask for them with time >= %d, or select fewer columns", would, fit, latest+1)
