@@ -22,10 +22,10 @@ type ageClock struct {
 }
 
 // newAgeClock returns a clock that continues from the time that an earlier process
-// accepted, or from no time if that is zero. It accepts jumps after which most of
-// the events within maxAge stay.
-func newAgeClock(trusted time.Time, maxAge time.Duration) *ageClock {
-	return &ageClock{slack: max(time.Hour, maxAge/10), known: !trusted.IsZero(), trusted: trusted}
+// accepted, in Unix seconds, or from no time if that is 0. It accepts jumps after which
+// most of the events within maxAge stay.
+func newAgeClock(trusted int64, maxAge time.Duration) *ageClock {
+	return &ageClock{slack: max(time.Hour, maxAge/10), known: trusted != 0, trusted: time.Unix(trusted, 0)}
 }
 
 // now returns the accepted time, given the wall clock and the time that has elapsed

@@ -44,7 +44,7 @@ func TestAgeClockIgnoresJumpsAhead(t *testing.T) {
 		"back, forth, and some time": {[]step{{0, -10 * year}, {time.Hour, 10 * year}, {jumpTrustDelay, 0}}, time.Hour + jumpTrustDelay},
 	} {
 		t.Run(name, func(t *testing.T) {
-			age, wall, elapsed := newAgeClock(time.Time{}, 90*day), start, time.Duration(0)
+			age, wall, elapsed := newAgeClock(0, 90*day), start, time.Duration(0)
 			require.Equal(t, start, age.now(wall, elapsed), "the first time is accepted")
 			var now time.Time
 			for _, step := range test.steps {

@@ -12,7 +12,7 @@ import (
 )
 
 var insertSQL = func() string {
-	names := append(eventNames(), "cheap", "sums")
+	names := append(columnNames(kmodquery.EventColumns()), "cheap", "sums")
 	text, _, err := squirrel.Insert("events").Columns(names...).Values(make([]any, len(names))...).ToSql()
 	if err != nil {
 		panic(err)
@@ -84,7 +84,7 @@ func (s *Store) write(ctx context.Context, deliveries []kmodquery.Delivery) erro
 		return err
 	}
 	defer tx.Rollback()
-	insert, seen := tx.StmtContext(ctx, s.insert), tx.StmtContext(ctx, s.seen)
+	insert, seen, key := tx.StmtContext(ctx, s.insert), tx.StmtContext(ctx, s.seen), tx.StmtContext(ctx, s.key)
 	var eid int64
 	if err := tx.StmtContext(ctx, s.last).QueryRowContext(ctx).Scan(&eid); err != nil {
 		return err
@@ -110,11 +110,13 @@ func (s *Store) write(ctx context.Context, deliveries []kmodquery.Delivery) erro
 		if _, err := insert.ExecContext(ctx, values...); err != nil {
 			return err
 		}
+		if written[i].Key != "" {
+			if _, err := key.ExecContext(ctx, event.Source, written[i].Key); err != nil {
+				return fmt.Errorf("store a deduplication key: %w", err)
+			}
+		}
 	}
 	if err := writePositions(ctx, tx, written); err != nil {
-		return err
-	}
-	if err := writeKeys(ctx, tx, written); err != nil {
 		return err
 	}
 	if err := tx.Commit(); err != nil {

@@ -32,9 +32,9 @@ type database struct {
 	unsummed int64       // last EID of the events without checksums
 	readers  *sql.DB
 
-	// The recorder's; nil in a reader.
-	writer             *sql.DB
-	insert, seen, last *sql.Stmt
+	// The recorder's; nil in a reader. Closing writer closes the statements.
+	writer                  *sql.DB
+	insert, seen, key, last *sql.Stmt
 }
 
 // openWritable opens the database at path for the recorder, and creates it if it does
@@ -76,7 +76,7 @@ func (d *database) openRest(ctx context.Context, path string, busyTimeout time.D
 	for _, statement := range []struct {
 		into **sql.Stmt
 		sql  string
-	}{{&d.insert, insertSQL}, {&d.seen, seenSQL}, {&d.last, lastSQL}} {
+	}{{&d.insert, insertSQL}, {&d.seen, seenSQL}, {&d.key, keySQL}, {&d.last, lastSQL}} {
 		if *statement.into, err = d.writer.PrepareContext(ctx, statement.sql); err != nil {
 			return err
 		}
@@ -97,14 +97,13 @@ func (d *database) openRest(ctx context.Context, path string, busyTimeout time.D
 
 // readSQL selects all columns that are read of each table.
 var readSQL = []string{
-	"SELECT " + strings.Join(eventNames(), ", ") + ", cheap, sums FROM events",
+	"SELECT " + strings.Join(columnNames(kmodquery.EventColumns()), ", ") + ", cheap, sums FROM events",
 	"SELECT source, position, sum FROM positions",
 	"SELECT id, name, sha256, load_id, time FROM seen",
 }
 
-func eventNames() []string {
-	var names []string
-	for _, column := range kmodquery.EventColumns() {
+func columnNames(columns []kmodquery.Column) (names []string) {
+	for _, column := range columns {
 		names = append(names, column.Name)
 	}
 	return names
@@ -121,12 +120,10 @@ func openReadable(ctx context.Context, path string, busyTimeout time.Duration) (
 	if db.info, err = os.Lstat(path); err != nil {
 		return db, err
 	}
-	pool, err := openReaders(path, busyTimeout)
-	if err != nil {
+	if db.readers, err = openReaders(path, busyTimeout); err != nil {
 		return db, err
 	}
-	db.readers = pool
-	version, err := version(ctx, pool, path)
+	version, err := version(ctx, db.readers, path)
 	if err != nil {
 		return db, err
 	}
@@ -154,62 +151,43 @@ func (d *database) skipTo(ctx context.Context, eid int64) error {
 
 func (d *database) close() error {
 	var errs []error
-	for _, statement := range []*sql.Stmt{d.insert, d.seen, d.last} {
-		if statement != nil {
-			errs = append(errs, statement.Close())
+	for _, pool := range []*sql.DB{d.readers, d.writer} {
+		if pool != nil {
+			errs = append(errs, pool.Close())
 		}
-	}
-	if d.readers != nil {
-		errs = append(errs, d.readers.Close())
-	}
-	if d.writer != nil {
-		errs = append(errs, d.writer.Close())
 	}
 	return errors.Join(errs...)
 }
 
 // openWriter opens the database at path for the one connection that writes.
 func openWriter(path string, busyTimeout time.Duration) (*sql.DB, error) {
-	db, err := sql.Open("sqlite", dsn(path, url.Values{
-		"mode":    {"rw"},
-		"_txlock": {"immediate"},
-		"_pragma": {
-			busyPragma(busyTimeout),
-			// NORMAL may lose the last batches if the kernel crashes, and a module that
-			// crashes the kernel is the evidence that matters most.
-			"synchronous(FULL)",
-			fmt.Sprintf("journal_size_limit(%d)", walBytes),
-			// In KiB: enough for the last pages of all indexes, where each batch writes.
-			"cache_size(-16384)",
-			// Temporary files would need space on a disk that may be full.
-			"temp_store(memory)",
-		},
-	}))
-	if err != nil {
-		return nil, err
-	}
-	db.SetMaxOpenConns(1)
-	return db, nil
+	return openPool(path, 1, busyTimeout,
+		// NORMAL may lose the last batches if the kernel crashes, and a module that
+		// crashes the kernel is the evidence that matters most.
+		"synchronous(FULL)",
+		fmt.Sprintf("journal_size_limit(%d)", walBytes),
+		// In KiB: enough for the last pages of all indexes, where each batch writes.
+		"cache_size(-16384)")
 }
 
 // openReaders opens the database at path for a pool of connections that cannot write.
 func openReaders(path string, busyTimeout time.Duration) (*sql.DB, error) {
-	db, err := sql.Open("sqlite", dsn(path, url.Values{
+	return openPool(path, readers, busyTimeout, "query_only(1)")
+}
+
+func openPool(path string, connections int, busyTimeout time.Duration, pragmas ...string) (*sql.DB, error) {
+	// Temporary files would need space on a disk that may be full.
+	all := []string{fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()), "temp_store(memory)"}
+	query := url.Values{
 		"mode":    {"rw"}, // a reader of a write-ahead log takes locks in its index file
-		"_pragma": {busyPragma(busyTimeout), "query_only(1)", "temp_store(memory)"},
-	}))
+		"_txlock": {"immediate"},
+		"_pragma": append(all, pragmas...),
+	}
+	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: path, RawQuery: query.Encode()}).String())
 	if err != nil {
 		return nil, err
 	}
-	db.SetMaxOpenConns(readers)
-	db.SetMaxIdleConns(readers)
+	db.SetMaxOpenConns(connections)
+	db.SetMaxIdleConns(connections)
 	return db, nil
-}
-
-func busyPragma(timeout time.Duration) string {
-	return fmt.Sprintf("busy_timeout(%d)", timeout.Milliseconds())
-}
-
-func dsn(path string, query url.Values) string {
-	return (&url.URL{Scheme: "file", Path: path, RawQuery: query.Encode()}).String()
 }

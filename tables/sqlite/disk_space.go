@@ -56,10 +56,7 @@ func (s *Store) requireSpace(ctx context.Context, deliveries []kmodquery.Deliver
 	}
 	need := spaceFor(deliveries, sizeOf(s.path)) + reservedBytes
 	wal := sizeOf(s.path + "-wal")
-	if free >= wal+need {
-		return nil
-	}
-	if wal > 0 {
+	if free < wal+need && wal > 0 {
 		if err := s.checkpoint(ctx); err != nil {
 			return err
 		}

@@ -2,14 +2,9 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 	"fmt"
-	"math"
 	"path/filepath"
 	"time"
-
-	"github.com/Masterminds/squirrel"
 )
 
 const (
@@ -22,9 +17,21 @@ const (
 	expiryChunk = 5_000
 )
 
-// The kinds of events that have a bound of their own. The column cheap holds
-// [kmodquery.Event.IsUnprivileged].
-var ordinary, unprivileged = squirrel.Eq{"cheap": false}, squirrel.Eq{"cheap": true}
+// The column cheap holds [kmodquery.Event.IsUnprivileged]. Events with it and events
+// without it have a bound of their own.
+const (
+	countSQL  = "SELECT count(*) FROM events WHERE cheap = ?"
+	oldestSQL = "SELECT eid FROM events WHERE cheap = ? ORDER BY eid LIMIT ?"
+)
+
+// olderSQL selects the EIDs of at most ?1 of the first events, up to the first one that
+// is not older than ?2. An old event between younger ones stays, because its time comes
+// from a clock that was wrong, as on a host that boots without a clock. The first young
+// event is searched among the ?1 events only. For that of all events SQLite sorts the
+// young ones, which took 130 ms of a million.
+const olderSQL = `SELECT eid FROM events WHERE eid < coalesce(
+	(SELECT min(eid) FROM (SELECT eid, time FROM events ORDER BY eid LIMIT ?1) WHERE time >= ?2),
+	9223372036854775807) ORDER BY eid LIMIT ?1`
 
 // Expire deletes the events beyond the bounds of [Options]. By age it deletes old
 // events that no younger event precedes; by number it deletes the events of a kind
@@ -77,40 +84,29 @@ func (s *Store) expire(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	if s.options.MaxAge > 0 {
-		if more, err = s.remove(ctx, s.olderThan(present.Add(-s.options.MaxAge))); err != nil {
+		if more, err = s.remove(ctx, olderSQL, s.chunk, present.Add(-s.options.MaxAge).Unix()); err != nil {
 			return false, err
 		}
 	}
-	for _, bound := range []struct {
-		kind squirrel.Eq
-		most int64
-	}{{ordinary, s.options.MaxEvents}, {unprivileged, s.options.MaxUnprivileged}} {
-		rest, err := s.expireKind(ctx, bound.kind, bound.most)
-		if err != nil {
+	for unprivileged, most := range []int64{s.options.MaxEvents, s.options.MaxUnprivileged} {
+		if most <= 0 {
+			continue
+		}
+		// Queries may hold all connections of the readers.
+		var rows int64
+		if err := s.writer.QueryRowContext(ctx, countSQL, unprivileged).Scan(&rows); err != nil {
 			return false, err
 		}
-		more = more || rest
+		if excess := min(rows-most, int64(s.chunk)); excess > 0 {
+			rest, err := s.remove(ctx, oldestSQL, unprivileged, excess)
+			if err != nil {
+				return false, err
+			}
+			more = more || rest
+		}
 	}
 	rest, err := s.expireSeen(ctx)
 	return more || rest, err
-}
-
-// expireKind deletes at most one chunk of the oldest events of a kind that has more
-// than most, and reports whether more remain. 0 means no bound.
-func (s *Store) expireKind(ctx context.Context, kind squirrel.Eq, most int64) (more bool, err error) {
-	if most <= 0 {
-		return false, nil
-	}
-	// Queries may hold all connections of the readers.
-	var rows int64
-	if err := countOf(kind).RunWith(s.writer).QueryRowContext(ctx).Scan(&rows); err != nil {
-		return false, err
-	}
-	excess := rows - most
-	if excess <= 0 {
-		return false, nil
-	}
-	return s.remove(ctx, oldestOf(kind, uint64(min(excess, int64(s.chunk)))))
 }
 
 // present returns the time that the age of events is counted from, and keeps it for
@@ -118,13 +114,13 @@ func (s *Store) expireKind(ctx context.Context, kind squirrel.Eq, most int64) (m
 func (s *Store) present(ctx context.Context) (time.Time, error) {
 	if !s.age.known {
 		// No recorder has kept a time: only the events tell what time it was.
-		var newest sql.NullInt64
-		err := squirrel.Select("time").From("events").OrderBy("eid DESC").Limit(1).RunWith(s.writer).QueryRowContext(ctx).Scan(&newest)
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		const query = "SELECT coalesce((SELECT time FROM events ORDER BY eid DESC LIMIT 1), 0)"
+		var newest int64
+		if err := s.writer.QueryRowContext(ctx, query).Scan(&newest); err != nil {
 			return time.Time{}, err
 		}
-		if newest.Int64 > 0 {
-			s.age = newAgeClock(time.Unix(newest.Int64, 0), s.options.MaxAge)
+		if newest > 0 {
+			s.age = newAgeClock(newest, s.options.MaxAge)
 			s.age.at = s.elapsed()
 		}
 	}
@@ -136,31 +132,10 @@ func (s *Store) present(ctx context.Context) (time.Time, error) {
 	return present, nil
 }
 
-// olderThan selects the EIDs of at most one chunk of the first events, up to the
-// first one that is not older than at. An old event between younger ones stays,
-// because its time comes from a clock that was wrong, as on a host that boots
-// without a clock.
-func (s *Store) olderThan(at time.Time) squirrel.SelectBuilder {
-	// The first young event is searched in the chunk only. For that of all events
-	// SQLite sorts the young ones, which took 130 ms of a million.
-	chunk := squirrel.Select("eid", "time").From("events").OrderBy("eid").Limit(uint64(s.chunk))
-	young := squirrel.Select("min(eid)").FromSelect(chunk, "chunk").Where(squirrel.GtOrEq{"time": at.Unix()})
-	return squirrel.Select("eid").From("events").
-		Where(squirrel.Expr("eid < coalesce((?), ?)", young, int64(math.MaxInt64))).OrderBy("eid").Limit(uint64(s.chunk))
-}
-
-func countOf(kind squirrel.Eq) squirrel.SelectBuilder {
-	return squirrel.Select("count(*)").From("events").Where(kind)
-}
-
-// oldestOf selects the EIDs of the first n events of a kind.
-func oldestOf(kind squirrel.Eq, n uint64) squirrel.SelectBuilder {
-	return squirrel.Select("eid").From("events").Where(kind).OrderBy("eid").Limit(n)
-}
-
-func (s *Store) remove(ctx context.Context, eids squirrel.SelectBuilder) (more bool, err error) {
-	result, err := squirrel.Delete("events").Where(squirrel.Expr("eid IN (?)", eids)).
-		RunWith(s.writer).ExecContext(ctx)
+// remove deletes the events whose EIDs a query selects, and reports whether they are a
+// whole chunk.
+func (s *Store) remove(ctx context.Context, eids string, args ...any) (more bool, err error) {
+	result, err := s.writer.ExecContext(ctx, "DELETE FROM events WHERE eid IN ("+eids+")", args...)
 	if err != nil {
 		return false, err
 	}

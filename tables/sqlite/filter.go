@@ -46,20 +46,12 @@ func predicate(c kmodquery.Condition) (squirrel.Sqlizer, bool) {
 		}
 		return either, true
 	}
-	if len(c.Values) > 1 {
-		return nil, false
-	}
-	switch value := c.Values[0]; c.Op {
-	case kmodquery.Less:
-		return squirrel.Lt{c.Column: value}, true
-	case kmodquery.LessOrEqual:
-		return squirrel.LtOrEq{c.Column: value}, true
-	case kmodquery.Greater:
-		return squirrel.Gt{c.Column: value}, true
-	case kmodquery.GreaterOrEqual:
-		return squirrel.GtOrEq{c.Column: value}, true
-	}
-	return nil, false
+	operator, ok := inequalities[c.Op]
+	return squirrel.Expr(column.Name+operator+"?", c.Values[0]), ok && len(c.Values) == 1
+}
+
+var inequalities = map[kmodquery.Op]string{
+	kmodquery.Less: " < ", kmodquery.LessOrEqual: " <= ", kmodquery.Greater: " > ", kmodquery.GreaterOrEqual: " >= ",
 }
 
 // equal ignores the ASCII case of text, by the columns' collation, and its trailing

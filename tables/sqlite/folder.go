@@ -36,19 +36,15 @@ func secure(dir string) (string, error) {
 	if err := os.MkdirAll(dir, folderMode); err != nil {
 		return "", err
 	}
-	link, err := os.Lstat(dir)
-	if err != nil {
-		return "", err
-	}
-	if link.Mode().Type() == fs.ModeSymlink {
-		if err := requireOwner(dir, link); err != nil {
-			return "", err
-		}
-		if dir, err = filepath.EvalSymlinks(dir); err != nil {
-			return "", err
-		}
-	}
 	info, err := os.Lstat(dir)
+	if err == nil && info.Mode().Type() == fs.ModeSymlink {
+		if err := requireOwner(dir, info); err != nil {
+			return "", err
+		}
+		if dir, err = filepath.EvalSymlinks(dir); err == nil {
+			info, err = os.Lstat(dir)
+		}
+	}
 	if err != nil {
 		return "", err
 	}

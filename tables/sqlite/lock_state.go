@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"syscall"
-	"time"
 )
 
 // lockStateSize is the size of the lock file's content. It never grows and is
@@ -54,13 +53,6 @@ func writeLockState(lock io.WriterAt, s lockState) error {
 func (s lockState) isOf(info fs.FileInfo) bool {
 	device, inode := identity(info)
 	return s.Inode != 0 && s.Device == device && s.Inode == inode
-}
-
-func (s lockState) trusted() time.Time {
-	if s.TrustedTime == 0 {
-		return time.Time{}
-	}
-	return time.Unix(s.TrustedTime, 0)
 }
 
 // identity returns the numbers that identify a file on this host.

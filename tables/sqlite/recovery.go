@@ -88,7 +88,12 @@ func (s *Store) readFailed(ctx context.Context, db *database, err error) error {
 		return err
 	}
 	if !s.records {
-		s.drop(db)
+		s.gate.Lock()
+		defer s.gate.Unlock()
+		if s.database == db {
+			s.database = nil
+			_ = db.close()
+		}
 		return err
 	}
 	s.mu.Lock()
@@ -167,15 +172,4 @@ func (s *Store) clearPath(cause error) error {
 	s.recreated, s.recreatedAt = true, max(s.elapsed(), 1)
 	s.report(fmt.Errorf("%s was damaged and is now %s; a new event store was created: %w", s.path, copied, cause))
 	return nil
-}
-
-// drop closes a reader's database. The next read opens the database that is at the
-// path then.
-func (s *Store) drop(db *database) {
-	s.gate.Lock()
-	defer s.gate.Unlock()
-	if s.database == db {
-		s.database = nil
-		_ = db.close()
-	}
 }

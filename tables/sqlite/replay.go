@@ -16,12 +16,10 @@ import (
 // latest uptime, or with the latest time if several have the same uptime or none.
 func (s *Store) Replay(ctx context.Context, f kmodquery.Filter, newest int64, visit func(*kmodquery.Event)) error {
 	err := s.use(ctx, func(db *database) error {
-		damaged, err := db.events(ctx, f.Columns, replayed(f, newest), func(e *kmodquery.Event) bool {
+		return s.events(ctx, db, f.Columns, replayed(f, newest), func(e *kmodquery.Event) bool {
 			visit(e)
 			return true
 		})
-		s.countDamaged(damaged)
-		return err
 	})
 	if err != nil {
 		return fmt.Errorf("replay events: %w", err)

@@ -8,23 +8,22 @@ import (
 
 // A row is one row of the table events as it is read, and the event that it becomes.
 type row struct {
-	columns  []kmodquery.Column
-	wanted   []bool // of the columns; the others are read for their checksums only
 	values   []any
 	sums     any
 	pointers []any // scan destinations: the values and the checksums
 	checksum *checksummer
 	current  kmodquery.Event
-	fields   []any // of current, as kmodquery.Column.Pointer returns them
+	fields   []any // of current; nil for the columns that are read for their checksums only
 }
 
 // newRow returns a row of columns of which names are wanted; nil wants all.
 func newRow(columns []kmodquery.Column, names []string) *row {
-	r := &row{columns: columns, values: make([]any, len(columns)), checksum: newChecksummer(columns)}
+	r := &row{values: make([]any, len(columns)), fields: make([]any, len(columns)), checksum: newChecksummer(columns)}
 	for i, column := range columns {
-		r.wanted = append(r.wanted, names == nil || groupOf(column.Name) == keyGroup || slices.Contains(names, column.Name))
+		if names == nil || groupOf(column.Name) == keyGroup || slices.Contains(names, column.Name) {
+			r.fields[i] = column.Pointer(&r.current)
+		}
 		r.pointers = append(r.pointers, &r.values[i])
-		r.fields = append(r.fields, column.Pointer(&r.current))
 	}
 	r.pointers = append(r.pointers, &r.sums)
 	return r
@@ -45,8 +44,8 @@ func (r *row) event(unsummed int64) (event *kmodquery.Event, ok bool) {
 		return nil, false
 	}
 	r.current = kmodquery.Event{}
-	for i := range r.columns {
-		if r.wanted[i] && !assign(r.fields[i], r.values[i]) {
+	for i, field := range r.fields {
+		if field != nil && !assign(field, r.values[i]) {
 			return nil, false
 		}
 	}
@@ -56,26 +55,22 @@ func (r *row) event(unsummed int64) (event *kmodquery.Event, ok bool) {
 // assign stores a value in an event's field. NULL leaves the field unchanged.
 func assign(field, value any) bool {
 	switch value := value.(type) {
-	case nil:
-		return true
 	case int64:
-		switch field := field.(type) {
-		case *int64:
-			*field = value
-			return true
-		case **int64:
-			*field = &value
-			return true
-		}
+		return set(field, value)
 	case string:
-		switch field := field.(type) {
-		case *string:
-			*field = value
-			return true
-		case **string:
-			*field = &value
-			return true
-		}
+		return set(field, value)
 	}
-	return false
+	return value == nil
+}
+
+func set[V any](field any, value V) bool {
+	switch field := field.(type) {
+	case *V:
+		*field = value
+	case **V:
+		*field = &value
+	default:
+		return false
+	}
+	return true
 }

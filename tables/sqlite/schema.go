@@ -137,17 +137,10 @@ func (e *newerError) Error() string {
 // database. It writes nothing.
 func version(ctx context.Context, db *sql.DB, path string) (int, error) {
 	var version, id, objects int
-	for _, q := range []struct {
-		sql  string
-		into *int
-	}{
-		{"PRAGMA user_version", &version},
-		{"PRAGMA application_id", &id},
-		{"SELECT count(*) FROM sqlite_schema", &objects},
-	} {
-		if err := db.QueryRowContext(ctx, q.sql).Scan(q.into); err != nil {
-			return 0, describe(err, path)
-		}
+	const query = `SELECT (SELECT user_version FROM pragma_user_version),
+		(SELECT application_id FROM pragma_application_id), (SELECT count(*) FROM sqlite_schema)`
+	if err := db.QueryRowContext(ctx, query).Scan(&version, &id, &objects); err != nil {
+		return 0, describe(err, path)
 	}
 	switch {
 	case id != applicationID && (objects > 0 || version != 0):

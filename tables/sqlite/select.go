@@ -20,12 +20,10 @@ import (
 func (s *Store) Events(ctx context.Context, f kmodquery.Filter, visit func(*kmodquery.Event) error) error {
 	var visitErr error
 	err := s.use(ctx, func(db *database) error {
-		damaged, err := db.events(ctx, f.Columns, selected(f), func(e *kmodquery.Event) bool {
+		return s.events(ctx, db, f.Columns, selected(f), func(e *kmodquery.Event) bool {
 			visitErr = visit(e)
 			return visitErr == nil
 		})
-		s.countDamaged(damaged)
-		return err
 	})
 	if visitErr != nil {
 		return visitErr
@@ -58,20 +56,16 @@ func selected(f kmodquery.Filter) squirrel.Sqlizer {
 }
 
 // events calls visit with the events that eids selects, nil selecting all, until visit
-// returns false. It returns the number of rows that do not match their checksums.
-func (d *database) events(ctx context.Context, wanted []string, eids squirrel.Sqlizer, visit func(*kmodquery.Event) bool) (damaged int64, err error) {
+// returns false. It counts the rows that do not match their checksums.
+func (s *Store) events(ctx context.Context, db *database, wanted []string, eids squirrel.Sqlizer, visit func(*kmodquery.Event) bool) error {
 	columns := readColumns(wanted)
-	names := make([]string, len(columns), len(columns)+1)
-	for i, column := range columns {
-		names[i] = column.Name
-	}
-	query := squirrel.Select(append(names, "sums")...).From("events").OrderBy("eid DESC")
+	query := squirrel.Select(append(columnNames(columns), "sums")...).From("events").OrderBy("eid DESC")
 	if eids != nil {
 		query = query.Where(squirrel.Expr("eid IN (?)", eids))
 	}
-	rows, err := query.RunWith(d.readers).QueryContext(ctx)
+	rows, err := query.RunWith(db.readers).QueryContext(ctx)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer rows.Close()
 
@@ -79,22 +73,22 @@ func (d *database) events(ctx context.Context, wanted []string, eids squirrel.Sq
 	last := int64(math.MaxInt64)
 	for rows.Next() {
 		if err := rows.Scan(r.pointers...); err != nil {
-			return damaged, err
+			return err
 		}
-		event, ok := r.event(d.unsummed)
+		event, ok := r.event(db.unsummed)
 		if !ok {
-			damaged++
+			s.countDamaged()
 			continue
 		}
 		if event.EID >= last {
-			return damaged, fmt.Errorf("%w: event %d follows event %d", errDamaged, event.EID, last)
+			return fmt.Errorf("%w: event %d follows event %d", errDamaged, event.EID, last)
 		}
 		last = event.EID
 		if !visit(event) {
-			return damaged, nil
+			return nil
 		}
 	}
-	return damaged, rows.Err()
+	return rows.Err()
 }
 
 // readColumns returns the columns to read if names are wanted: those, the two that are

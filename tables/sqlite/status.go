@@ -2,18 +2,14 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
-	"github.com/Masterminds/squirrel"
-
 	"github.com/kmodquery/kmodquery"
 )
+
+const sizeSQL = "SELECT (SELECT count(*) FROM events), coalesce((SELECT min(time) FROM events), 0)"
 
 // Status returns the role of this process and the state of the store. The counters
 // start at Open. With an error the status has no sizes.
@@ -24,28 +20,13 @@ func (s *Store) Status(ctx context.Context) (kmodquery.StoreStatus, error) {
 	if s.records {
 		status.Role = kmodquery.RoleRecorder
 	}
-	var err error
-	if status.Rows, err = s.Count(ctx, kmodquery.Filter{}); err != nil {
-		return status, err
+	err := s.use(ctx, func(db *database) error {
+		return db.readers.QueryRowContext(ctx, sizeSQL).Scan(&status.Rows, &status.OldestTime)
+	})
+	if err != nil {
+		return status, fmt.Errorf("count events: %w", err)
 	}
-	var oldest sql.NullInt64
-	query := squirrel.Select("min(time)").From("events")
-	if err := s.use(ctx, func(db *database) error {
-		return query.RunWith(db.readers).QueryRowContext(ctx).Scan(&oldest)
-	}); err != nil {
-		return status, fmt.Errorf("read oldest event: %w", err)
-	}
-	status.OldestTime = oldest.Int64
-	for _, path := range []string{s.path, s.path + "-wal"} {
-		info, err := os.Stat(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return status, fmt.Errorf("read size of event store: %w", err)
-		}
-		status.Bytes += info.Size()
-	}
+	status.Bytes = sizeOf(s.path) + sizeOf(s.path+"-wal")
 	return status, nil
 }
 
@@ -65,9 +46,9 @@ func (s *Store) trouble() string {
 	return strings.Join(all, "; ")
 }
 
-// countDamaged counts rows that do not match their checksums, and reports the first.
-func (s *Store) countDamaged(rows int64) {
-	if rows > 0 && s.damaged.Add(rows) == rows {
+// countDamaged counts a row that does not match its checksums, and reports the first one.
+func (s *Store) countDamaged() {
+	if s.damaged.Add(1) == 1 {
 		s.report(fmt.Errorf("rows of %s do not match their checksums and are not shown; the disk or the memory of this host may be failing", s.path))
 	}
 }

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -89,9 +90,7 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 		opened := time.Now()
 		o.elapsed = func() time.Duration { return time.Since(opened) }
 	}
-	if o.busyTimeout == 0 {
-		o.busyTimeout = defaultBusyTimeout
-	}
+	o.busyTimeout = cmp.Or(o.busyTimeout, defaultBusyTimeout)
 	s, err := open(ctx, dir, o)
 	if err == nil {
 		return s, nil
@@ -116,7 +115,7 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 		s.lock.Store(lock)
 		if s.records = lock != nil; s.records {
 			s.state = readLockState(lock)
-			s.age = newAgeClock(s.state.trusted(), o.MaxAge)
+			s.age = newAgeClock(s.state.TrustedTime, o.MaxAge)
 			if err = s.openRecorder(ctx); isFullIn(err, dir) {
 				s.report(explain(err, dir))
 				return s, nil
@@ -215,33 +214,21 @@ func (s *Store) openReader(ctx context.Context) error {
 
 // use calls f with the current database.
 func (s *Store) use(ctx context.Context, f func(*database) error) error {
-	db, err := s.enter(ctx)
-	if err != nil {
-		return err
+	s.gate.RLock()
+	for s.isStale() {
+		s.gate.RUnlock()
+		s.mu.Lock()
+		err := s.reopen(ctx)
+		s.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		s.gate.RLock()
 	}
-	err = f(db)
+	db := s.database
+	err := f(db)
 	s.gate.RUnlock()
 	return s.readFailed(ctx, db, err)
-}
-
-// enter returns the current database with the gate held for reading.
-func (s *Store) enter(ctx context.Context) (*database, error) {
-	for {
-		s.gate.RLock()
-		if !s.isStale() {
-			return s.database, nil
-		}
-		s.gate.RUnlock()
-		if err := s.lockAndReopen(ctx); err != nil {
-			return nil, err
-		}
-	}
-}
-
-func (s *Store) lockAndReopen(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.reopen(ctx)
 }
 
 // isStale reports whether no database is open, or another one is at the path. A reader
