@@ -55,18 +55,16 @@ func (c Column) Pointer(e *Event) any {
 // unknown.
 func (c Column) Value(e *Event) any {
 	field := reflect.ValueOf(e).Elem().Field(c.field)
-	if field.Kind() == reflect.Pointer {
-		if field.IsNil() {
-			return nil
-		}
-		field = field.Elem()
-	} else if field.Kind() == reflect.String && field.Len() == 0 {
+	switch {
+	case field.Kind() == reflect.Pointer && field.IsNil(), field.Kind() == reflect.String && field.Len() == 0:
 		return nil
+	case field.Kind() == reflect.Pointer:
+		field = field.Elem()
 	}
 	if field.Kind() == reflect.String {
 		return field.String() // also a Columns
 	}
-	return field.Interface()
+	return field.Int()
 }
 
 // Lacks reports whether a column of e has no value. An event lacks no column that

@@ -28,10 +28,11 @@ func Printable(text string) string {
 	return escape(text, func(string) bool { return false })
 }
 
+const hexDigits = "0123456789abcdef"
+
 // escape escapes the bytes of unsafe characters and of invalid UTF-8, and each
 // backslash for which isEscape, given the text from there on, returns true.
 func escape(text string, isEscape func(string) bool) string {
-	const hexDigits = "0123456789abcdef"
 	var b strings.Builder
 	done := 0
 	for i := 0; i < len(text); {
@@ -60,21 +61,10 @@ func readsAsEscape(text string) bool {
 	if len(text) < 4 || text[1] != 'x' {
 		return false
 	}
-	high, low := hexDigit(text[2]), hexDigit(text[3])
+	high, low := strings.IndexByte(hexDigits, text[2]), strings.IndexByte(hexDigits, text[3])
 	if high < 0 || low < 0 {
 		return false
 	}
 	c := byte(high<<4 | low)
 	return c < ' ' || c >= 0x7f || c == '\\'
-}
-
-// hexDigit returns the value of a lower-case hex digit, or -1.
-func hexDigit(c byte) int {
-	switch {
-	case '0' <= c && c <= '9':
-		return int(c - '0')
-	case 'a' <= c && c <= 'f':
-		return int(c-'a') + 10
-	}
-	return -1
 }

@@ -5,7 +5,7 @@
 package progress
 
 import (
-	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,31 +18,24 @@ const (
 
 // A Loop records the rounds of one event loop. The zero value is a loop that does not
 // run. Its methods may be called concurrently.
-type Loop struct {
-	mu   sync.Mutex
-	last time.Time
-}
+type Loop struct{ last atomic.Pointer[time.Time] }
 
 // Round records that the loop has completed a round, or begins to run.
 func (l *Loop) Round() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.last = time.Now()
+	now := time.Now()
+	l.last.Store(&now)
 }
 
 // End records that the loop no longer runs.
-func (l *Loop) End() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.last = time.Time{}
-}
+func (l *Loop) End() { l.last.Store(nil) }
 
 // Last returns when the loop completed its last round, or the zero time if it does not
 // run.
 func (l *Loop) Last() time.Time {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.last
+	if last := l.last.Load(); last != nil {
+		return *last
+	}
+	return time.Time{}
 }
 
 // A Checker decides which loops are stalled. It compares times by CLOCK_MONOTONIC,

@@ -27,7 +27,13 @@ func (h *Health) Sync(ctx context.Context) error {
 	}
 	done, ended := make(chan struct{}), h.ended
 	h.pending = append(h.pending, done)
-	h.request()
+	select {
+	case h.requests <- struct{}{}:
+	default: // Run has not taken the request before this one yet
+	}
+	if h.wake != nil {
+		h.wake()
+	}
 	h.mu.Unlock()
 	select {
 	case <-done:
@@ -40,17 +46,6 @@ func (h *Health) Sync(ctx context.Context) error {
 		return fmt.Errorf("wait for the records of %s: %w", h.Name(), ctx.Err())
 	}
 	return nil
-}
-
-// request makes Run look for pending calls. The caller holds mu.
-func (h *Health) request() {
-	select {
-	case h.requests <- struct{}{}:
-	default: // Run has not taken the request before this one yet
-	}
-	if h.wake != nil {
-		h.wake()
-	}
 }
 
 // Requests receives a value when a Sync waits. One value may stand for several

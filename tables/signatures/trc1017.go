@@ -1,6 +1,7 @@
 package signatures
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/kmodquery/kmodquery"
@@ -42,10 +43,8 @@ func trc1017() kmodquery.Signature {
 		Events:  trc1017EventNames(),
 		Columns: append([]string{"type"}, loadColumns...),
 		Match: func(e *kmodquery.Event) (string, bool) {
-			if !slices.Contains(trc1017Events[e.Source], e.EventName) {
-				return "", false
-			}
-			if e.EventName == kmodquery.EventSecurityKernelReadFile && e.Type != kmodquery.TypeKernelModule {
+			if !slices.Contains(trc1017Events[e.Source], e.EventName) ||
+				e.EventName == kmodquery.EventSecurityKernelReadFile && e.Type != kmodquery.TypeKernelModule {
 				return "", false
 			}
 			return describeLoad(e), true
@@ -54,10 +53,7 @@ func trc1017() kmodquery.Signature {
 }
 
 func trc1017EventNames() []string {
-	var names []string
-	for _, events := range trc1017Events {
-		names = append(names, events...)
-	}
+	names := slices.Concat(slices.Collect(maps.Values(trc1017Events))...)
 	slices.Sort(names)
 	return slices.Compact(names)
 }
