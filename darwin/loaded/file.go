@@ -58,10 +58,8 @@ func (k *Kexts) File(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFi
 	return file
 }
 
+// hashExecutable returns the SHA-256 of a file. An empty path is an error.
 func hashExecutable(ctx context.Context, path string) (string, error) {
-	if path == "" {
-		return "", errors.New("the bundle has no executable")
-	}
 	file, err := openRegular(path)
 	if err != nil {
 		return "", fmt.Errorf("open an executable: %w", err)

@@ -96,18 +96,12 @@ func (k *Kexts) readPolicy(ctx context.Context) (*policy, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now, err := fingerprintOf(k.programs.KextPolicy)
-	if err != nil {
-		k.policy = nil
-		return &policy{}, explainPolicy(k.programs.KextPolicy, err)
-	}
-	if k.policy != nil && now == k.read {
+	if err == nil && k.policy != nil && now == k.read {
 		return k.policy, nil
 	}
-	current, err := readPolicy(ctx, k.programs.KextPolicy)
-	if err != nil {
-		k.policy = nil
+	if k.policy, err = readPolicy(ctx, k.programs.KextPolicy); err != nil {
 		return &policy{}, err
 	}
-	k.policy, k.read = current, now
-	return current, nil
+	k.read = now
+	return k.policy, nil
 }
