@@ -99,7 +99,8 @@ func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Deli
 	if err != nil {
 		return err
 	}
-	stream, err := startLog(ctx, s.options.Programs.Log, s.skipped, "stream", "--level", "info")
+	streaming, cancel := context.WithCancel(ctx)
+	stream, err := s.startLog(streaming, cancel, "stream", "--level", "info")
 	if err != nil {
 		return err
 	}
@@ -110,6 +111,3 @@ func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Deli
 	r.flush(time.Now())
 	return err
 }
-
-// skipped counts a line that is too long or incomplete.
-func (s *Source) skipped() { s.health.DecodeErrors.Add(1) }
