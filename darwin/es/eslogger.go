@@ -31,8 +31,9 @@ func explainExit(exit error, stderr *cmdout.Head) error {
 	case has("ES_NEW_CLIENT_RESULT_ERR_NOT_PERMITTED"):
 		// eslogger works as soon as the access is granted, so this error is not a
 		// NotSupportedError: the source is started again.
-		return fmt.Errorf("eslogger is not permitted to watch: give Full Disk Access to the responsible process, which is osqueryd or "+
-			"the program that starts this one, in System Settings > Privacy & Security or by a PPPC profile (%s)", text)
+		return fmt.Errorf("eslogger is not permitted to watch: give Full Disk Access to the responsible process, "+
+			"which is osqueryd or the program that starts this one, in System Settings > Privacy & Security "+
+			"or by a PPPC profile (%s)", text)
 	case has("ES_NEW_CLIENT_RESULT_ERR_NOT_PRIVILEGED"):
 		return &kmodquery.NotSupportedError{Missing: "eslogger may not watch for this user", Need: "root"}
 	case has("ES_NEW_CLIENT_RESULT_ERR_NOT_ENTITLED"):
@@ -40,8 +41,10 @@ func explainExit(exit error, stderr *cmdout.Head) error {
 	case has("ES_NEW_CLIENT_RESULT_ERR_TOO_MANY_CLIENTS"):
 		return fmt.Errorf("too many Endpoint Security clients run on this host: end one of them (%s)", text)
 	case has("Failed to parse event types"):
-		events := strings.Join(esloggerEvents, " or ")
-		return &kmodquery.NotSupportedError{Missing: "eslogger does not know " + events + " here (" + text + ")", Need: "macOS 13 or later"}
+		return &kmodquery.NotSupportedError{
+			Missing: "eslogger does not know " + strings.Join(esloggerEvents, " or ") + " here (" + text + ")",
+			Need:    "macOS 13 or later",
+		}
 	case exit == nil:
 		exit = errors.New("exit status 0")
 	}

@@ -26,13 +26,15 @@ var missingColumns = []string{"path", "version", "team_id", "cdhash", "cmdline"}
 // newEvent returns the event of a record, and false if the record is not about a
 // kernel extension. The boot must have been read at the time now.
 func newEvent(r *record, line []byte, boot host.Boot, now time.Time) (kmodquery.Event, bool) {
-	isSubscribed := func(name string) bool { return len(r.Event[name]) > 0 && string(r.Event[name]) != "null" }
-	i := slices.IndexFunc(esloggerEvents, isSubscribed)
+	// The key alone names the event, unless its value is null.
+	i := slices.IndexFunc(esloggerEvents, func(name string) bool {
+		return len(r.Event[name]) > 0 && string(r.Event[name]) != "null"
+	})
 	if i < 0 {
 		return kmodquery.Event{}, false
 	}
 	var kext struct{ Identifier string }                  // the bundle id
-	_ = json.Unmarshal(r.Event[esloggerEvents[i]], &kext) // any other value than an object has no identifier
+	_ = json.Unmarshal(r.Event[esloggerEvents[i]], &kext) // a value that is no object has none
 	at, known := r.at()
 	if !known {
 		at = now
@@ -85,8 +87,14 @@ func setProcess(e *kmodquery.Event, p *recordProcess) {
 		to     **int64
 		value  maybe[int64]
 	}{
-		{"pid", &e.Pid, t["pid"]}, {"parent", &e.Parent, p.Ppid}, {"uid", &e.UID, t["ruid"]}, {"euid", &e.EUID, t["euid"]},
-		{"gid", &e.GID, t["rgid"]}, {"egid", &e.EGID, t["egid"]}, {"auid", &e.AUID, t["auid"]}, {"session_id", &e.SessionID, t["asid"]},
+		{"pid", &e.Pid, t["pid"]},
+		{"parent", &e.Parent, p.Ppid},
+		{"uid", &e.UID, t["ruid"]},
+		{"euid", &e.EUID, t["euid"]},
+		{"gid", &e.GID, t["rgid"]},
+		{"egid", &e.EGID, t["egid"]},
+		{"auid", &e.AUID, t["auid"]},
+		{"session_id", &e.SessionID, t["asid"]},
 	} {
 		if *id.to = id.value.value; *id.to == nil {
 			e.Missing.Add(id.column)

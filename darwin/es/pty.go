@@ -46,7 +46,11 @@ func startEslogger(ctx context.Context, path string) (*eslogger, error) {
 	defer terminal.Close()
 	ctx, kill := context.WithCancel(ctx)
 	p := &eslogger{
-		cmd: host.Command(ctx, path, esloggerEvents...), out: out, stderr: cmdout.NewHead(host.MaxStderr, nil), kill: kill, ended: make(chan struct{}),
+		cmd:    host.Command(ctx, path, esloggerEvents...),
+		out:    out,
+		stderr: cmdout.NewHead(host.MaxStderr, nil),
+		kill:   kill,
+		ended:  make(chan struct{}),
 	}
 	p.cmd.Stdout, p.cmd.Stderr = terminal, p.stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 1}
@@ -54,7 +58,10 @@ func startEslogger(ctx context.Context, path string) (*eslogger, error) {
 		kill()
 		out.Close()
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, &kmodquery.NotSupportedError{Missing: "there is no " + path + " on this host", Need: "macOS 13 or later"}
+			return nil, &kmodquery.NotSupportedError{
+				Missing: "there is no " + path + " on this host",
+				Need:    "macOS 13 or later",
+			}
 		}
 		return nil, fmt.Errorf("start %s: %w", path, err)
 	}

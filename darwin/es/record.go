@@ -14,12 +14,16 @@ import (
 // notice: a value of an unexpected type is treated as unknown, and unknown keys are
 // ignored.
 type record struct {
-	Time         string                     `json:"time"`           // RFC 3339, with nanoseconds
-	MachTime     uint64                     `json:"mach_time"`      // ticks since the boot, without sleep
-	GlobalSeqNum maybe[uint64]              `json:"global_seq_num"` // rises by one with each message to this client
-	Process      recordProcess              `json:"process"`        // the requesting process
-	Event        map[string]json.RawMessage `json:"event"`          // by the event's name: es_event_kextload_t and es_event_kextunload_t
-	Action       struct {                   // the verdict on the request
+	Time         string        `json:"time"`           // RFC 3339, with nanoseconds
+	MachTime     uint64        `json:"mach_time"`      // ticks since the boot, without sleep
+	GlobalSeqNum maybe[uint64] `json:"global_seq_num"` // rises by one with each message to this client
+	Process      recordProcess `json:"process"`        // the requesting process
+
+	// Event has one key, the name of the event. Its value is an es_event_kextload_t or
+	// es_event_kextunload_t.
+	Event map[string]json.RawMessage `json:"event"`
+
+	Action struct { // the verdict on the request
 		Result struct {
 			Result struct {
 				Auth maybe[int64] `json:"auth"` // es_auth_result_t: 0 allowed, 1 denied

@@ -76,7 +76,11 @@ var programs = []struct {
 }{
 	{kernel, []form{{loadFailed, parseFailure}}},
 	{"/usr/libexec/kernelmanagerd", []form{
-		{notified, parseNotification}, {notApproved, parseRefusals}, {needsReboot, parseRefusals}, {direct, parseDirectLoads}, {checking, parseResolution},
+		{notified, parseNotification},
+		{notApproved, parseRefusals},
+		{needsReboot, parseRefusals},
+		{direct, parseDirectLoads},
+		{checking, parseResolution},
 	}},
 	{helper, []form{{checking, parseResolution}}},
 	{"/usr/libexec/syspolicyd", []form{{verdict, parseVerdict}}},
@@ -161,7 +165,8 @@ func parseDirectLoads(m []string) []Statement {
 // parseResolution returns the bundle path of an id. A user can request a path that
 // itself contains the words of the message; the message is then ignored.
 func parseResolution(m []string) []Statement {
-	if m[2] != m[4] || strings.Count(m[0], " for Kext ") != 1 || strings.Count(m[0], " in executable kext bundle ") != 1 || !isPath(m[1]) {
+	hasOne := func(words string) bool { return strings.Count(m[0], words) == 1 }
+	if m[2] != m[4] || !hasOne(" for Kext ") || !hasOne(" in executable kext bundle ") || !isPath(m[1]) {
 		return nil
 	}
 	return []Statement{{Kind: described, Name: m[2], Version: m[3], Path: m[1]}}

@@ -79,21 +79,27 @@ func readPolicy(ctx context.Context, path string) (*policy, error) {
 
 func queryPolicy(ctx context.Context, db *sql.DB) (*policy, error) {
 	var p policy
-	loads, err := p.rows(ctx, db, "kext_load_history_v3", []string{"path", "bundle_id"}, []string{"team_id", "cdhash", "last_seen"})
+	must, may := []string{"path", "bundle_id"}, []string{"team_id", "cdhash", "last_seen"}
+	loads, err := p.rows(ctx, db, "kext_load_history_v3", must, may)
 	if err != nil {
 		return nil, err
 	}
 	for _, row := range loads {
-		seen, _ := time.Parse(time.DateTime, row["last_seen"]) // SQLite's CURRENT_TIMESTAMP, in UTC; zero if it is none
-		p.history = append(p.history, pastLoad{row["path"], row["team_id"], row["bundle_id"], hash(row["cdhash"]), seen})
+		load := pastLoad{path: row["path"], team: row["team_id"], bundle: row["bundle_id"], cdhash: hash(row["cdhash"])}
+		load.seen, _ = time.Parse(time.DateTime, row["last_seen"]) // in UTC; zero for any other text
+		p.history = append(p.history, load)
 	}
-	for _, from := range []struct{ table, by string }{{"kext_policy_mdm", kmodquery.PolicyMDM}, {"kext_policy", kmodquery.PolicyUser}} {
+	for _, from := range []struct{ table, by string }{
+		{"kext_policy_mdm", kmodquery.PolicyMDM},
+		{"kext_policy", kmodquery.PolicyUser},
+	} {
 		rows, err := p.rows(ctx, db, from.table, []string{"team_id", "bundle_id", "allowed"}, nil)
 		if err != nil {
 			return nil, err
 		}
 		for _, row := range rows {
-			p.approvals = append(p.approvals, approval{from.by, row["team_id"], row["bundle_id"], row["allowed"] == "1"})
+			a := approval{from.by, row["team_id"], row["bundle_id"], row["allowed"] == "1"}
+			p.approvals = append(p.approvals, a)
 		}
 	}
 	slices.Sort(p.lacks)
@@ -104,8 +110,9 @@ func queryPolicy(ctx context.Context, db *sql.DB) (*policy, error) {
 // columns and notes them in lacks. It returns no rows if the table or a column of must
 // is missing.
 func (p *policy) rows(ctx context.Context, db *sql.DB, table string, must, may []string) ([]map[string]string, error) {
+	const list = "SELECT COALESCE(group_concat(name), '') FROM pragma_table_info(?)"
 	var names string
-	if err := db.QueryRowContext(ctx, "SELECT COALESCE(group_concat(name), '') FROM pragma_table_info(?)", table).Scan(&names); err != nil {
+	if err := db.QueryRowContext(ctx, list, table).Scan(&names); err != nil {
 		return nil, fmt.Errorf("list the columns of %s: %w", table, err)
 	}
 	if names == "" {

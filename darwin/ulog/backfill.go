@@ -71,12 +71,12 @@ func (f *backfill) start(ctx context.Context, now time.Time) error {
 	if f.wanted == nil || f.command != nil || now.Before(f.notBefore) {
 		return nil
 	}
-	arguments := []string{"show", "--info", "--start", f.wanted.Add(-margin).UTC().Format("2006-01-02 15:04:05-0700")}
+	option, start := "--start", f.wanted.Add(-margin).UTC().Format("2006-01-02 15:04:05-0700")
 	if f.wanted.Equal(boot) {
-		arguments = []string{"show", "--info", "--last", "boot"}
+		option, start = "--last", "boot"
 	}
 	ctx, cancel := f.source.withTimeout(ctx, f.source.timeouts.show)
-	command, err := f.source.startLog(ctx, cancel, arguments...)
+	command, err := f.source.startLog(ctx, cancel, "show", "--info", option, start)
 	if err != nil {
 		return err
 	}

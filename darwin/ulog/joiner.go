@@ -166,8 +166,15 @@ func (a *attempt) event(r *kextlog.Record, s *kextlog.Statement, raw string) kmo
 		column  string
 		isKnown bool
 	}{
-		{"path", e.Path != ""}, {"version", e.Version != ""}, {"team_id", e.TeamID != "" || isUnsigned}, {"cdhash", e.CDHash != "" || isUnsigned},
-		{"sha256", false}, {"signature_status", isUnsigned}, {"pid", false}, {"process_path", false}, {"uid", false},
+		{"path", e.Path != ""},
+		{"version", e.Version != ""},
+		{"team_id", e.TeamID != "" || isUnsigned},
+		{"cdhash", e.CDHash != "" || isUnsigned},
+		{"sha256", false},
+		{"signature_status", isUnsigned},
+		{"pid", false},
+		{"process_path", false},
+		{"uid", false},
 	} {
 		if !value.isKnown {
 			e.Missing.Add(value.column)

@@ -51,7 +51,8 @@ type emittedRecord struct {
 // parsePosition parses a position. It returns the zero position for an invalid one.
 func parsePosition(text string) position {
 	var p position
-	if len(text) > maxPosition || json.Unmarshal([]byte(text), &p) != nil || p.Since < 0 || len(p.Emitted) > maxPositionRecords {
+	isValid := len(text) <= maxPosition && json.Unmarshal([]byte(text), &p) == nil
+	if !isValid || p.Since < 0 || len(p.Emitted) > maxPositionRecords {
 		return position{}
 	}
 	return p

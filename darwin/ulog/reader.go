@@ -34,14 +34,16 @@ func newReader(s *Source, stream *command, after position, emit func(kmodquery.D
 	if s.since.After(from) {
 		from = s.since
 	}
-	r := &reader{source: s, stream: stream, emit: emit, from: from, live: newJoiner(), emitted: newEmittedRecords(after), latest: now}
+	r := &reader{
+		source: s, stream: stream, emit: emit, backfill: backfill{source: s}, from: from,
+		live: newJoiner(), emitted: newEmittedRecords(after), latest: now,
+	}
 	if from.After(now) { // the clock was set back
 		r.from, from = boot, now
 	}
 	if oldest := now.Add(-reach); !from.Equal(boot) && from.Before(oldest) {
 		from = oldest
 	}
-	r.backfill.source = s
 	r.backfill.want(from, now)
 	return r
 }
@@ -228,7 +230,8 @@ func (r *reader) backfillEnded(ctx context.Context) error {
 		}
 	case isOver:
 		r.source.health.Lost.Add(1)
-		r.source.health.AddReason(fmt.Sprintf("the log from %s to %s could not be read: %v", timeText(r.backfill.remaining), timeText(r.backfill.began), err))
+		from, to := timeText(r.backfill.remaining), timeText(r.backfill.began)
+		r.source.health.AddReason(fmt.Sprintf("the log from %s to %s could not be read: %v", from, to, err))
 	}
 	return nil
 }

@@ -71,7 +71,8 @@ func (r *refusals) flush(now time.Time) []kmodquery.Event {
 			continue
 		}
 		if key == "" {
-			e.Reason = fmt.Sprintf("more than %d kernel extensions were refused within %v; this event counts this one and others", maxRefused, foldTime)
+			e.Reason = fmt.Sprintf("more than %d kernel extensions were refused within %v; "+
+				"this event counts this one and others", maxRefused, foldTime)
 		}
 		events = append(events, *e)
 		r.seen[key] = nil
