@@ -3,8 +3,10 @@ package es
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
@@ -24,16 +26,15 @@ var missingColumns = []string{"path", "version", "team_id", "cdhash", "cmdline"}
 // newEvent returns the event of a record, and false if the record is not about a
 // kernel extension. The boot must have been read at the time now.
 func newEvent(r *record, line []byte, boot host.Boot, now time.Time) (kmodquery.Event, bool) {
-	var name string
-	var kext recordKext
-	switch event := r.Event.value; {
-	case event != nil && event.Kextload.isPresent:
-		name, kext = kmodquery.EventKextload, event.Kextload
-	case event != nil && event.Kextunload.isPresent:
-		name, kext = kmodquery.EventKextunload, event.Kextunload
-	default:
+	// The key alone names the event, unless its value is null.
+	i := slices.IndexFunc(esloggerEvents, func(name string) bool {
+		return len(r.Event[name]) > 0 && string(r.Event[name]) != "null"
+	})
+	if i < 0 {
 		return kmodquery.Event{}, false
 	}
+	var kext struct{ Identifier string }                  // the bundle id
+	_ = json.Unmarshal(r.Event[esloggerEvents[i]], &kext) // a value that is no object has none
 	at, known := r.at()
 	if !known {
 		at = now
@@ -42,15 +43,26 @@ func newEvent(r *record, line []byte, boot host.Boot, now time.Time) (kmodquery.
 	if !known {
 		e.Missing.Add("time", "time_nanos")
 	}
-	e.EventName, e.Source = name, kmodquery.SourceEndpointSecurity
-	e.Name = kext.identifier
+	e.EventName, e.Source = esloggerEvents[i], kmodquery.SourceEndpointSecurity
+	e.Name = kext.Identifier
 	e.LoadID = newLoadID(&e, r)
-	if name == kmodquery.EventKextload {
+	if e.EventName == kmodquery.EventKextload {
 		e.Missing.Add(missingColumns...)
 	}
-	setResult(&e, r.Action.value)
+	// eslogger prints the record before the extension is linked or started, so an
+	// allowed load can still fail.
+	switch auth := r.Action.Result.Result.Auth.value; {
+	case auth != nil && *auth == 0:
+		e.Result = new(int64(0))
+	case auth != nil && *auth == 1:
+		e.Result, e.Error = new(int64(-eperm)), "EPERM"
+	default:
+		e.Missing.Add("result")
+	}
 	setProcess(&e, &r.Process)
-	missUnless(&e, "name", e.Name != "")
+	if e.Name == "" {
+		e.Missing.Add("name")
+	}
 	if len(line) <= maxRaw {
 		e.Raw = string(line)
 	} else {
@@ -59,47 +71,34 @@ func newEvent(r *record, line []byte, boot host.Boot, now time.Time) (kmodquery.
 	return e, true
 }
 
-// setResult sets whether the request was allowed. eslogger prints the record before
-// the extension is linked or started, so an allowed load can still fail.
-func setResult(e *kmodquery.Event, action *recordAction) {
-	if action == nil {
-		action = &recordAction{}
-	}
-	switch auth := action.Result.Result.Auth.value; {
-	case auth != nil && *auth == 0:
-		e.Result = new(int64(0))
-	case auth != nil && *auth == 1:
-		e.Result, e.Error = new(int64(-eperm)), "EPERM"
-	default:
-		e.Missing.Add("result")
-	}
-}
-
+// setProcess sets what is known about the requesting process.
 func setProcess(e *kmodquery.Event, p *recordProcess) {
-	t := p.AuditToken
-	e.Pid, e.Parent = t.pid, p.Ppid.value
-	e.UID, e.EUID, e.GID, e.EGID, e.AUID, e.SessionID = t.ruid, t.euid, t.rgid, t.egid, t.auid, t.asid
 	e.ProcessSigningID, e.ProcessTeamID = p.SigningID, p.TeamID
 	e.ProcessPath = p.Executable.Path
 	if e.ProcessPath != "" {
 		e.ProcessName = path.Base(e.ProcessPath)
 	}
-	missUnless(e, "process_path", e.ProcessPath != "" && !p.Executable.PathTruncated)
-	missUnless(e, "process_name", e.ProcessPath != "" && !p.Executable.PathTruncated)
+	if e.ProcessPath == "" || p.Executable.PathTruncated {
+		e.Missing.Add("process_path", "process_name")
+	}
+	t := p.AuditToken
 	for _, id := range []struct {
 		column string
-		value  *int64
+		to     **int64
+		value  maybe[int64]
 	}{
-		{"pid", e.Pid}, {"parent", e.Parent},
-		{"uid", e.UID}, {"euid", e.EUID}, {"gid", e.GID}, {"egid", e.EGID}, {"auid", e.AUID}, {"session_id", e.SessionID},
+		{"pid", &e.Pid, t["pid"]},
+		{"parent", &e.Parent, p.Ppid},
+		{"uid", &e.UID, t["ruid"]},
+		{"euid", &e.EUID, t["euid"]},
+		{"gid", &e.GID, t["rgid"]},
+		{"egid", &e.EGID, t["egid"]},
+		{"auid", &e.AUID, t["auid"]},
+		{"session_id", &e.SessionID, t["asid"]},
 	} {
-		missUnless(e, id.column, id.value != nil)
-	}
-}
-
-func missUnless(e *kmodquery.Event, column string, isKnown bool) {
-	if !isKnown {
-		e.Missing.Add(column)
+		if *id.to = id.value.value; *id.to == nil {
+			e.Missing.Add(id.column)
+		}
 	}
 }
 

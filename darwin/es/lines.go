@@ -1,111 +1,67 @@
 package es
 
 import (
-	"bytes"
+	"context"
 	"io"
 	"sync/atomic"
 	"time"
+
+	"github.com/kmodquery/kmodquery/internal/cmdout"
 )
 
 // maxLine bounds a line, in bytes. A message of the subscribed events has some 3
 // KiB, and paths of at most 1 KiB.
 const maxLine = 1 << 20
 
-// An outputLine is one line that eslogger printed.
-type outputLine struct {
-	text []byte // without its line feed
-	// isCut reports that text is incomplete: the line is too long, or the last one
-	// and without a line feed.
-	isCut bool
-}
+// An output is eslogger's output, split into lines. Only readLines may run concurrently
+// with the other methods.
+type output struct {
+	from  io.Reader
+	lines chan []byte // closed after the last line; nil is a line that is too long or incomplete
 
-// A lineReader splits eslogger's output into lines. It holds at most maxLine bytes.
-// Only read may run concurrently with the other methods.
-type lineReader struct {
-	to   chan outputLine // closed after the last line
-	done chan struct{}   // closed when no more lines are taken
-
-	partial []byte
-	isLong  bool
-
-	idle atomic.Int64 // Unix time in nanoseconds since which read waits for output; 0 while it passes on lines
+	idle atomic.Int64 // Unix time in nanoseconds since which Read waits; 0 while lines are passed on
 	half atomic.Bool  // the output so far ends within a line
 }
 
-func newLineReader() *lineReader {
-	l := &lineReader{to: make(chan outputLine), done: make(chan struct{})}
-	l.idle.Store(time.Now().UnixNano())
-	return l
-}
+func newOutput(from io.Reader) *output { return &output{from: from, lines: make(chan []byte)} }
 
-// read passes lines on until the reader ends or done is closed.
-func (l *lineReader) read(from io.Reader) {
-	defer close(l.to)
-	buffer := make([]byte, 64<<10)
-	for {
-		n, err := from.Read(buffer)
-		l.idle.Store(0)
-		if !l.split(buffer[:n]) {
-			return
+// readLines passes lines on until the output or ctx ends.
+func (o *output) readLines(ctx context.Context) {
+	defer close(o.lines)
+	skipped := func() {
+		select {
+		case o.lines <- nil:
+		case <-ctx.Done():
 		}
-		if err != nil {
-			l.finish(true)
-			return
-		}
-		l.half.Store(len(l.partial) > 0)
-		l.idle.Store(time.Now().UnixNano())
+	}
+	if isHalf := cmdout.Lines(ctx, o, maxLine, o.lines, skipped); isHalf {
+		skipped()
 	}
 }
 
-// split handles the next bytes. It returns false if done is closed.
-func (l *lineReader) split(b []byte) bool {
-	for len(b) > 0 {
-		end := bytes.IndexByte(b, '\n')
-		if end < 0 {
-			l.keep(b)
-			return true
-		}
-		l.keep(b[:end])
-		if !l.finish(l.isLong) {
-			return false
-		}
-		b = b[end+1:]
+// Read is called when all lines that were read before have been passed on.
+func (o *output) Read(b []byte) (int, error) {
+	o.idle.Store(time.Now().UnixNano())
+	n, err := o.from.Read(b)
+	o.idle.Store(0)
+	if n > 0 {
+		o.half.Store(b[n-1] != '\n')
 	}
-	return true
+	return n, err
 }
 
-func (l *lineReader) keep(b []byte) {
-	room := maxLine - len(l.partial)
-	l.isLong = l.isLong || len(b) > room
-	l.partial = append(l.partial, b[:min(len(b), room)]...)
-}
-
-// finish passes on the line that was kept, unless it is blank. It returns false if
-// done is closed.
-func (l *lineReader) finish(isCut bool) bool {
-	text := bytes.TrimSpace(l.partial) // the terminal ends lines with \r\n
-	l.partial, l.isLong = nil, false
-	if len(text) == 0 {
-		return true
+// idleSince returns since when all output has been passed on, or the zero time if there
+// is more to pass on.
+func (o *output) idleSince() time.Time {
+	if idle := o.idle.Load(); idle != 0 {
+		return time.Unix(0, idle)
 	}
-	select {
-	case l.to <- outputLine{text, isCut}:
-		return true
-	case <-l.done:
-		return false
-	}
-}
-
-// idleSince returns since when all output has been passed on, and false if there is
-// more to pass on.
-func (l *lineReader) idleSince() (time.Time, bool) {
-	idle := l.idle.Load()
-	return time.Unix(0, idle), idle != 0
+	return time.Time{}
 }
 
 // isHalf reports whether the output ends within a line and nothing was printed
 // since a time.
-func (l *lineReader) isHalf(since time.Time) bool {
-	idle, isIdle := l.idleSince()
-	return isIdle && l.half.Load() && idle.Before(since)
+func (o *output) isHalf(since time.Time) bool {
+	idle := o.idleSince()
+	return !idle.IsZero() && o.half.Load() && idle.Before(since)
 }

@@ -25,7 +25,7 @@ func TestEsloggerIsKilledWhateverItDoes(t *testing.T) {
 				marked = "mark begun\n" + play
 			}
 			w := watch(t, marked, func(o *timeouts) {
-				o.alive, o.drain, o.stderr = 10*time.Millisecond, 10*time.Millisecond, 10*time.Millisecond
+				o.alive, o.drain = 10*time.Millisecond, 10*time.Millisecond
 			})
 			require.Eventually(t, func() bool { return w.has("begun") }, within, time.Millisecond)
 			w.awaitReady(t)
@@ -76,7 +76,7 @@ func diesWithTheTerminal(t *testing.T) {
 	t.Helper()
 	program := standin.Install(t, t.TempDir(), "eslogger")
 	standin.Direct(t, program, "")
-	p, err := startEslogger(t.Context(), program, time.Second)
+	p, err := startEslogger(t.Context(), program)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return standin.Runs(program) == 1 }, within, time.Millisecond)
 	session, err := unix.Getsid(p.cmd.Process.Pid)

@@ -1,6 +1,7 @@
 package es
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,8 +15,8 @@ import (
 // concurrent use.
 type reader struct {
 	source  *Source
-	program *ptyProgram
-	lines   *lineReader
+	program *eslogger
+	output  *output
 	ready   func() // nil once called
 	emit    func(kmodquery.Delivery)
 
@@ -24,13 +25,10 @@ type reader struct {
 	unread      uint64 // lines without a number since that message
 }
 
-func newReader(s *Source, p *ptyProgram, ready func(), emit func(kmodquery.Delivery)) *reader {
-	return &reader{source: s, program: p, lines: newLineReader(), ready: ready, emit: emit}
-}
-
 func (r *reader) run(ctx context.Context) error {
-	go r.lines.read(r.program.out)
-	defer close(r.lines.done)
+	reading, stop := context.WithCancel(context.WithoutCancel(ctx)) // drain reads on when ctx has ended
+	defer stop()
+	go r.output.readLines(reading)
 	timeouts, health := r.source.timeouts, r.source.health
 	sync := health.NewBarrier(timeouts.sync)
 	defer sync.Release()
@@ -49,7 +47,7 @@ func (r *reader) run(ctx context.Context) error {
 		case <-ctx.Done(): // eslogger is being killed
 			r.drain()
 			return nil
-		case line, ok := <-r.lines.to:
+		case line, ok := <-r.output.lines:
 			if !ok {
 				return r.end(ctx)
 			}
@@ -70,7 +68,7 @@ func (r *reader) run(ctx context.Context) error {
 		}
 		look = now.Add(timeouts.look)
 		r.program.resume()
-		if r.lines.isHalf(now.Add(-timeouts.half)) {
+		if r.output.isHalf(now.Add(-timeouts.half)) {
 			health.DecodeErrors.Add(1)
 			return fmt.Errorf("eslogger left a record incomplete for %s; it is started again", timeouts.half)
 		}
@@ -91,9 +89,9 @@ func (r *reader) start() {
 // quiet returns when everything that was printed before a time has been read, or
 // the zero time while there is more to read.
 func (r *reader) quiet(before time.Time) time.Time {
-	last, isIdle := r.lines.idleSince()
-	if !isIdle {
-		return time.Time{}
+	last := r.output.idleSince()
+	if last.IsZero() {
+		return last
 	}
 	if before.After(last) {
 		last = before
@@ -101,16 +99,16 @@ func (r *reader) quiet(before time.Time) time.Time {
 	return last.Add(r.source.timeouts.quiet)
 }
 
-// take handles one line.
-func (r *reader) take(line outputLine) {
+// take handles one line. Nil is an incomplete one.
+func (r *reader) take(line []byte) {
 	s := r.source
-	s.health.Received.Add(1)
-	var parsed record
-	var err error
-	if !line.isCut {
-		parsed, err = parseRecord(line.text)
+	text := bytes.TrimSpace(line) // the terminal ends lines with \r\n
+	if line != nil && len(text) == 0 {
+		return
 	}
-	if line.isCut || err != nil {
+	s.health.Received.Add(1)
+	parsed, err := parseRecord(text)
+	if err != nil {
 		s.health.DecodeErrors.Add(1)
 		r.unread++
 		return
@@ -118,7 +116,7 @@ func (r *reader) take(line outputLine) {
 	r.start()
 	r.count(parsed.GlobalSeqNum.value)
 	now := time.Now()
-	e, ok := newEvent(&parsed, line.text, s.options.Boot(), now)
+	e, ok := newEvent(&parsed, text, s.options.Boot(), now)
 	if !ok {
 		return // an event that was not subscribed to
 	}
@@ -148,7 +146,7 @@ func (r *reader) drain() {
 	defer timeout.Stop()
 	for {
 		select {
-		case line, ok := <-r.lines.to:
+		case line, ok := <-r.output.lines:
 			if !ok {
 				return
 			}
@@ -172,5 +170,5 @@ func (r *reader) end(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	return explainExit(r.program.err, r.program.stderr.Line())
+	return explainExit(r.program.err, r.program.stderr)
 }

@@ -84,12 +84,12 @@ func TestGapsInTheMessageNumbersAreLosses(t *testing.T) {
 }
 
 func TestLinesThatCannotBeParsedAreDecodeErrors(t *testing.T) {
-	w := watch(t, "print Some notice\n"+esRecord("a", 0)+"begin {\"event\":{\"kextload\":\n"+"fill 10485760\nprint \n"+esRecord("b", 2)+"begin {\"event\":\nexit 0\n")
+	w := watch(t, "print \nprint Some notice\n"+esRecord("a", 0)+"begin {\"event\":{\"kextload\":\n"+"fill 10485760\nprint \n"+esRecord("b", 2)+"begin {\"event\":\nexit 0\n")
 	require.Error(t, w.end(t))
 	require.Equal(t, []string{"a", "b"}, w.names())
 	sensor := w.Sensor()
 	require.EqualValues(t, 5, sensor.Received)
-	require.EqualValues(t, 3, sensor.DecodeErrors, "a notice, a line that is too long, and an incomplete object")
+	require.EqualValues(t, 3, sensor.DecodeErrors, "a notice, a line that is too long, and an incomplete object, but not the blank line")
 	require.Zero(t, sensor.Lost, "the long line accounts for one message")
 }
 

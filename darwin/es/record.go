@@ -14,45 +14,22 @@ import (
 // notice: a value of an unexpected type is treated as unknown, and unknown keys are
 // ignored.
 type record struct {
-	Time         string              `json:"time"`           // RFC 3339, with nanoseconds
-	MachTime     uint64              `json:"mach_time"`      // ticks since the boot, without sleep
-	GlobalSeqNum maybe[uint64]       `json:"global_seq_num"` // rises by one with each message to this client
-	Process      recordProcess       `json:"process"`        // the requesting process
-	Event        maybe[recordEvent]  `json:"event"`
-	Action       maybe[recordAction] `json:"action"`
-}
+	Time         string        `json:"time"`           // RFC 3339, with nanoseconds
+	MachTime     uint64        `json:"mach_time"`      // ticks since the boot, without sleep
+	GlobalSeqNum maybe[uint64] `json:"global_seq_num"` // rises by one with each message to this client
+	Process      recordProcess `json:"process"`        // the requesting process
 
-// A recordEvent has one key, the name of the event.
-type recordEvent struct {
-	Kextload   recordKext `json:"kextload"`
-	Kextunload recordKext `json:"kextunload"`
-}
+	// Event has one key, the name of the event. Its value is an es_event_kextload_t or
+	// es_event_kextunload_t.
+	Event map[string]json.RawMessage `json:"event"`
 
-// A recordKext is es_event_kextload_t or es_event_kextunload_t.
-type recordKext struct {
-	isPresent  bool
-	identifier string // the bundle id
-}
-
-// UnmarshalJSON accepts any value. The key alone names the event, unless its value is
-// null.
-func (k *recordKext) UnmarshalJSON(b []byte) error {
-	var value struct{ Identifier maybe[string] }
-	_ = json.Unmarshal(b, &value) // any other value than an object has no identifier
-	k.isPresent = string(b) != "null"
-	if value.Identifier.value != nil {
-		k.identifier = *value.Identifier.value
-	}
-	return nil
-}
-
-// A recordAction is the verdict on a request.
-type recordAction struct {
-	Result struct {
+	Action struct { // the verdict on the request
 		Result struct {
-			Auth maybe[int64] `json:"auth"` // es_auth_result_t: 0 allowed, 1 denied
+			Result struct {
+				Auth maybe[int64] `json:"auth"` // es_auth_result_t: 0 allowed, 1 denied
+			} `json:"result"`
 		} `json:"result"`
-	} `json:"result"`
+	} `json:"action"`
 }
 
 // A recordProcess is es_process_t.
@@ -67,35 +44,32 @@ type recordProcess struct {
 	} `json:"executable"`
 }
 
-// An auditToken is audit_token_t. Nil is unknown.
-type auditToken struct {
-	pid, euid, ruid, egid, rgid, auid, asid *int64
-}
+// An auditToken is audit_token_t: its numbers by name. A nil value is unknown.
+type auditToken map[string]maybe[int64]
+
+// tokenNames are the names of the numbers in the order of audit_token_t.
+var tokenNames = []string{"auid", "euid", "egid", "ruid", "rgid", "pid", "asid", "pidversion"}
 
 // UnmarshalJSON accepts both formats: an object up to message version 9, and from
 // version 10 on the eight numbers of audit_token_t. Any other value leaves the token
 // unknown and is no error.
 func (t *auditToken) UnmarshalJSON(b []byte) error {
-	*t = auditToken{}
-	if b[0] == '[' {
-		var values []int64
-		if json.Unmarshal(b, &values) == nil && len(values) == 8 {
-			for i, to := range []**int64{&t.auid, &t.euid, &t.egid, &t.ruid, &t.rgid, &t.pid, &t.asid} {
-				*to = &values[i]
-			}
+	var values []*int64
+	var named map[string]maybe[int64]
+	if json.Unmarshal(b, &values) == nil && len(values) == len(tokenNames) {
+		named = map[string]maybe[int64]{}
+		for i, name := range tokenNames {
+			named[name] = maybe[int64]{values[i]}
 		}
 	} else {
-		var values struct{ Pid, Euid, Ruid, Egid, Rgid, Auid, Asid maybe[int64] }
-		_ = json.Unmarshal(b, &values) // any other value than an object has none of them
-		*t = auditToken{
-			values.Pid.value, values.Euid.value, values.Ruid.value, values.Egid.value, values.Rgid.value, values.Auid.value, values.Asid.value,
-		}
+		_ = json.Unmarshal(b, &named) // any other value than an object has none of them
 	}
-	for _, id := range []*int64{t.euid, t.ruid, t.egid, t.rgid, t.auid} {
-		if id != nil && *id < 0 {
+	for _, name := range tokenNames[:5] {
+		if id := named[name].value; id != nil && *id < 0 {
 			*id = int64(uint32(*id)) // uid_t is unsigned
 		}
 	}
+	*t = named
 	return nil
 }
 
@@ -106,8 +80,7 @@ type maybe[T any] struct{ value *T }
 // UnmarshalJSON accepts any value.
 func (m *maybe[T]) UnmarshalJSON(b []byte) error {
 	var value *T
-	err := json.Unmarshal(b, &value)
-	if err == nil {
+	if json.Unmarshal(b, &value) == nil {
 		m.value = value
 	}
 	return nil
@@ -128,7 +101,7 @@ func parseRecord(line []byte) (record, error) {
 	if err != nil {
 		return record{}, fmt.Errorf("parse a line of eslogger: %w", err)
 	}
-	if r.Event.value == nil {
+	if r.Event == nil {
 		return record{}, errors.New("parse a line of eslogger: it has no event")
 	}
 	return r, nil

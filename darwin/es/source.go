@@ -35,13 +35,12 @@ type Options struct {
 
 // timeouts are the times for which a Source waits.
 type timeouts struct {
-	alive  time.Duration // from the start of eslogger, which prints nothing when it begins to watch, until ready
-	quiet  time.Duration // after the last output, until a Sync assumes that everything was read
-	sync   time.Duration // limit of a Sync
-	half   time.Duration // for the rest of a line
-	drain  time.Duration // for the end of the output after eslogger has exited
-	stderr time.Duration // for the end of its standard error then
-	look   time.Duration // between checks of eslogger
+	alive time.Duration // from the start of eslogger, which prints nothing when it begins to watch, until ready
+	quiet time.Duration // after the last output, until a Sync assumes that everything was read
+	sync  time.Duration // limit of a Sync
+	half  time.Duration // for the rest of a line
+	drain time.Duration // for the end of the output after eslogger has exited
+	look  time.Duration // between checks of eslogger
 }
 
 // New returns a source. It starts eslogger in Run.
@@ -50,13 +49,12 @@ func New(o Options) *Source {
 		health:  source.New(kmodquery.SourceEndpointSecurity),
 		options: o,
 		timeouts: timeouts{
-			alive:  cmp.Or(o.Alive, time.Second),
-			quiet:  100 * time.Millisecond,
-			sync:   2 * time.Second,
-			half:   10 * time.Second,
-			drain:  time.Second,
-			stderr: time.Second,
-			look:   2 * time.Second,
+			alive: cmp.Or(o.Alive, time.Second),
+			quiet: 100 * time.Millisecond,
+			sync:  2 * time.Second,
+			half:  10 * time.Second,
+			drain: time.Second,
+			look:  2 * time.Second,
 		},
 	}
 }
@@ -73,12 +71,12 @@ func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Deli
 	if ctx.Err() != nil {
 		return nil
 	}
-	program, err := startEslogger(ctx, s.options.Eslogger, s.timeouts.stderr)
+	program, err := startEslogger(ctx, s.options.Eslogger)
 	if err != nil {
 		return err
 	}
 	defer program.close()
-	r := newReader(s, program, ready, emit)
+	r := reader{source: s, program: program, output: newOutput(program.out), ready: ready, emit: emit}
 	return r.run(ctx)
 }
 

@@ -19,24 +19,18 @@ var extensionReturns = []string{
 // extensionReturn is the value before the first of them.
 const extensionReturn = 0xdc008000
 
-// parseReturn parses the hex number that the kernel prints for a failure. The
-// result is always negative: an OSReturn as its signed value, any other number
-// negated, and 0 as refused. The name is Apple's, or the number if it has none.
-func parseReturn(hex string) (result int64, name string, ok bool) {
-	n, err := strconv.ParseUint(hex, 16, 32)
-	if err != nil {
-		return 0, "", false
-	}
+// parseReturn parses the hex number of at most 8 digits that the kernel prints for a
+// failure. The result is always negative: an OSReturn as its signed value, any other
+// number negated, and 0 as refused. The name is Apple's, or the number if it has none.
+func parseReturn(hex string) (result int64, name string) {
+	n, _ := strconv.ParseUint(hex, 16, 32) // the caller has checked the digits
+	name = fmt.Sprintf("0x%x", n)
 	if n > extensionReturn && n <= extensionReturn+uint64(len(extensionReturns)) {
 		name = extensionReturns[n-extensionReturn-1]
-	} else {
-		name = fmt.Sprintf("0x%x", n)
 	}
-	switch result = int64(int32(uint32(n))); {
-	case result == 0:
-		return refused, name, true
-	case result > 0:
-		result = -result
+	if n == 0 {
+		return refused, name
 	}
-	return result, name, true
+	result = int64(int32(uint32(n)))
+	return min(result, -result), name
 }

@@ -49,6 +49,7 @@ const (
 )
 
 var (
+	wholeID     = regexp.MustCompile(`^` + bundleID + `$`)
 	notified    = regexp.MustCompile(`^Received kext (load|unload) notification: ` + bundleID + `$`)
 	notApproved = regexp.MustCompile(`^failed to load/rebuild extensions: Extensions? with identifiers? ([A-Za-z0-9._, -]+) (not approved to load)\.(?: Please approve using System (?:Settings|Preferences)\.)?$`)
 	needsReboot = regexp.MustCompile(`^failed to load/rebuild extensions: Loading extension\(s\): ([A-Za-z0-9._, -]+) (requires a reboot)\.?$`)
@@ -57,10 +58,34 @@ var (
 	directItem  = regexp.MustCompile(bundleID + ` ` + version + ` \([^()]*\) at\s+(/[^\n]*?)\s+signed @(none|team\(([A-Za-z0-9]{1,20})\))`)
 	checking    = regexp.MustCompile(`^[Cc]hecking (?:unstaged )?bundle path (/.*) for Kext ` + bundleID + ` ` + version + ` in executable kext bundle ` + bundleID + ` at /.*$`)
 	verdict     = regexp.MustCompile(`^Kernel Extension (ALLOWED|BLOCKED): Kext \(` + team + `, ` + bundleID + `\)(?:,? version: ([0-9a-f]{40}))?(?:\s.*)?$`)
-	startFailed = regexp.MustCompile(`^Kext ` + bundleID + ` start failed \(result 0x([0-9a-f]{1,8})\)\.?$`)
-	loadFailed  = regexp.MustCompile(`^(?:Kext ` + bundleID + ` failed to load \(0x([0-9a-f]{1,8})\)|Failed to load kext ` + bundleID + ` \(error 0x([0-9a-f]{1,8})\))\.?$`)
+	loadFailed  = regexp.MustCompile(`^(?:Kext ` + bundleID + ` (?:start failed \(result |failed to load \()|Failed to load kext ` + bundleID + ` \(error )0x([0-9a-f]{1,8})\)\.?$`)
 	rejected    = regexp.MustCompile(`^Kext (?:rejected due to ([^:<>{}]{1,200})|with invalid signatured? \((-?[0-9]{1,10})\) allowed): <OSKext [^<>{}]*> \{ URL = "([^"]*)", ID = "` + bundleID + `" \}$`)
 )
+
+// A form is one form of a program's messages.
+type form struct {
+	pattern *regexp.Regexp
+	parse   func(match []string) []Statement // of a message that the pattern matches
+}
+
+// programs are the programs whose messages are trusted, and the forms of these. System
+// Integrity Protection protects the files.
+var programs = []struct {
+	path  string
+	forms []form
+}{
+	{kernel, []form{{loadFailed, parseFailure}}},
+	{"/usr/libexec/kernelmanagerd", []form{
+		{notified, parseNotification},
+		{notApproved, parseRefusals},
+		{needsReboot, parseRefusals},
+		{direct, parseDirectLoads},
+		{checking, parseResolution},
+	}},
+	{helper, []form{{checking, parseResolution}}},
+	{"/usr/libexec/syspolicyd", []form{{verdict, parseVerdict}}},
+	{"/usr/libexec/kextd", []form{{rejected, parseRejection}}}, // up to macOS 10.15
+}
 
 // Phrases returns texts for a predicate of log(1). Each message for which
 // [Record.Statements] returns statements contains one of them.
@@ -75,71 +100,56 @@ func Phrases() []string {
 // Processes returns the names of the programs whose messages [Record.Statements]
 // trusts, for a predicate of log(1).
 func Processes() []string {
-	return []string{"kernel", "kernelmanagerd", "kernelmanager_helper", "syspolicyd", "kextd"}
+	var names []string
+	for _, p := range programs {
+		names = append(names, path.Base(p.path))
+	}
+	return names
 }
 
 // Statements returns what the record reports about extensions. It returns nil
 // unless a program that handles extensions logged the record.
 func (r *Record) Statements() []Statement {
-	text := r.Message
-	switch r.program() {
-	case kernelmanagerd:
-		if s := fromManager(text); s != nil {
-			return s
+	for _, p := range programs {
+		if p.path != r.process || !r.isTrusted() {
+			continue
 		}
-		return fromResolution(text)
-	case helper:
-		return fromResolution(text)
-	case syspolicyd:
-		return fromPolicy(text)
-	case kernel:
-		return fromKernel(text)
-	case kextd:
-		return fromKextd(text)
+		for _, f := range p.forms {
+			if match := f.pattern.FindStringSubmatch(r.Message); match != nil {
+				return f.parse(match)
+			}
+		}
 	}
 	return nil
 }
 
-func fromManager(text string) []Statement {
-	if m := notified.FindStringSubmatch(text); m != nil {
-		kind := Loaded
-		if m[1] == "unload" {
-			kind = Unloaded
-		}
-		return []Statement{{Kind: kind, Name: m[2]}}
+func parseNotification(m []string) []Statement {
+	kind := Loaded
+	if m[1] == "unload" {
+		kind = Unloaded
 	}
-	for _, form := range []*regexp.Regexp{notApproved, needsReboot} {
-		if m := form.FindStringSubmatch(text); m != nil {
-			return failures(m[1], m[2])
-		}
-	}
-	if m := direct.FindStringSubmatch(text); m != nil {
-		return directLoads(m[1])
-	}
-	return nil
+	return []Statement{{Kind: kind, Name: m[2]}}
 }
 
-var wholeID = regexp.MustCompile(`^` + bundleID + `$`)
-
-// failures returns a failure for each of the comma-separated ids.
-func failures(ids, cause string) []Statement {
+// parseRefusals returns a failure for each of the comma-separated ids.
+func parseRefusals(m []string) []Statement {
 	var all []Statement
-	for id := range strings.SplitSeq(ids, ",") {
+	for id := range strings.SplitSeq(m[1], ",") {
 		if id = strings.TrimSpace(id); !wholeID.MatchString(id) {
 			return nil
 		}
 		if len(all) < maxStatements {
-			all = append(all, Statement{Kind: Failed, Name: id, Result: new(int64(refused)), Error: cause})
+			all = append(all, Statement{Kind: Failed, Name: id, Result: new(int64(refused)), Error: m[2]})
 		}
 	}
 	return all
 }
 
-// directLoads returns the extensions that are about to be loaded. It returns nil if
-// a path contains text that looks like a part of the list.
-func directLoads(list string) []Statement {
-	items := directItem.FindAllStringSubmatch(list, maxStatements)
-	if n := strings.Count(list, "signed @"); n != len(items) || n != len(directHead.FindAllString(list, n+1)) {
+// parseDirectLoads returns the extensions that are about to be loaded. It returns nil
+// if a path contains text that looks like a part of the list.
+func parseDirectLoads(m []string) []Statement {
+	items := directItem.FindAllStringSubmatch(m[1], maxStatements)
+	if n := strings.Count(m[1], "signed @"); n != len(items) || n != len(directHead.FindAllString(m[1], n+1)) {
 		return nil
 	}
 	var all []Statement
@@ -152,21 +162,17 @@ func directLoads(list string) []Statement {
 	return all
 }
 
-// fromResolution returns the bundle path of an id. A user can request a path that
+// parseResolution returns the bundle path of an id. A user can request a path that
 // itself contains the words of the message; the message is then ignored.
-func fromResolution(text string) []Statement {
-	m := checking.FindStringSubmatch(text)
-	if m == nil || m[2] != m[4] || strings.Count(text, " for Kext ") != 1 || strings.Count(text, " in executable kext bundle ") != 1 || !isPath(m[1]) {
+func parseResolution(m []string) []Statement {
+	hasOne := func(words string) bool { return strings.Count(m[0], words) == 1 }
+	if m[2] != m[4] || !hasOne(" for Kext ") || !hasOne(" in executable kext bundle ") || !isPath(m[1]) {
 		return nil
 	}
 	return []Statement{{Kind: described, Name: m[2], Version: m[3], Path: m[1]}}
 }
 
-func fromPolicy(text string) []Statement {
-	m := verdict.FindStringSubmatch(text)
-	if m == nil {
-		return nil
-	}
+func parseVerdict(m []string) []Statement {
 	s := Statement{Kind: Allowed, Name: m[3], CDHash: m[4]}
 	if m[1] == "BLOCKED" {
 		s.Kind, s.Error = Blocked, "blocked by the system policy"
@@ -177,28 +183,15 @@ func fromPolicy(text string) []Statement {
 	return []Statement{s}
 }
 
-func fromKernel(text string) []Statement {
-	name, hex := "", ""
-	if m := startFailed.FindStringSubmatch(text); m != nil {
-		name, hex = m[1], m[2]
-	} else if m := loadFailed.FindStringSubmatch(text); m != nil {
-		name, hex = m[1]+m[3], m[2]+m[4]
-	}
-	result, text, ok := parseReturn(hex)
-	if !ok {
-		return nil
-	}
-	return []Statement{{Kind: Failed, Name: name, Result: &result, Error: text}}
+func parseFailure(m []string) []Statement {
+	result, name := parseReturn(m[3])
+	return []Statement{{Kind: Failed, Name: m[1] + m[2], Result: &result, Error: name}}
 }
 
 // unsigned is errSecCSUnsigned (Security/CSCommon.h).
 const unsigned = "-67062"
 
-func fromKextd(text string) []Statement {
-	m := rejected.FindStringSubmatch(text)
-	if m == nil {
-		return nil
-	}
+func parseRejection(m []string) []Statement {
 	s := Statement{Kind: Allowed, Name: m[4], Path: bundlePath(m[3]), IsUnsigned: m[2] == unsigned}
 	if m[1] != "" {
 		s.Kind, s.Error = Blocked, m[1]

@@ -28,8 +28,6 @@ func fingerprintOf(path string) (fingerprint, error) {
 	return f, nil
 }
 
-var errBusy = errors.New("it changes all the time")
-
 // copyDatabase copies a database and its write-ahead log in a consistent state.
 func copyDatabase(from, to string) error {
 	for range copyTries {
@@ -50,7 +48,7 @@ func copyDatabase(from, to string) error {
 			return err
 		}
 	}
-	return errBusy
+	return errors.New("it changes all the time")
 }
 
 func copyFile(from, to string) error {

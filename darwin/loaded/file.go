@@ -7,22 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
-)
-
-// Columns that may appear in [kmodquery.ModuleFile.Missing].
-const (
-	columnPath   = "path"
-	columnSHA256 = "sha256"
-	columnSigner = "signer"
-	columnTeamID = "team_id"
-	columnCDHash = "cdhash"
 )
 
 const (
@@ -42,48 +31,35 @@ const (
 // macOS. Since macOS 11 Apple's own bundles have no executable. Values that cannot
 // be determined are named in Missing.
 func (k *Kexts) File(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFile {
-	var file kmodquery.ModuleFile
-	path, i, executable := m.Path, info{}, ""
-	err := errors.New("it has no path")
-	switch {
-	case path == "":
-	case !filepath.IsAbs(path): // codesign could take it for an option
-		err = errors.New("its path is not absolute")
-	default:
-		i, executable, err = readInfo(path)
-	}
+	file := kmodquery.ModuleFile{Path: m.Path}
+	i, executable, err := readInfo(m.Path)
 	if err != nil || i.ID != m.Name {
 		if found := k.bundles.find(ctx, m.Name); found != "" {
-			path = found
-			_, executable, err = readInfo(path)
-		} else if err == nil {
-			err = errors.New("another extension is in its place")
+			file.Path = found
 		}
+		i, executable, err = readInfo(file.Path)
 	}
-	file.Path = path
-	if err != nil {
-		if path == "" {
-			file.Missing.Add(columnPath)
-		}
-		file.Missing.Add(columnSHA256, columnSigner, columnTeamID, columnCDHash)
+	if file.Path == "" {
+		file.Missing.Add("path")
+	}
+	if err != nil || i.ID != m.Name {
+		file.Missing.Add("sha256", "signer", "team_id", "cdhash")
 		return file
 	}
 	if file.SHA256, err = hashExecutable(ctx, executable); err != nil {
-		file.Missing.Add(columnSHA256)
+		file.Missing.Add("sha256")
 	}
-	s, err := k.signature(ctx, path)
+	s, err := k.signature(ctx, file.Path)
 	if err != nil {
-		file.Missing.Add(columnSigner, columnTeamID, columnCDHash)
+		file.Missing.Add("signer", "team_id", "cdhash")
 		return file
 	}
 	file.Signer, file.TeamID, file.CDHash = s.authority, s.team, s.cdhash
 	return file
 }
 
+// hashExecutable returns the SHA-256 of a file. An empty path is an error.
 func hashExecutable(ctx context.Context, path string) (string, error) {
-	if path == "" {
-		return "", errors.New("the bundle has no executable")
-	}
 	file, err := openRegular(path)
 	if err != nil {
 		return "", fmt.Errorf("open an executable: %w", err)
@@ -94,24 +70,13 @@ func hashExecutable(ctx context.Context, path string) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, hashTime)
 	defer cancel()
+	stop := context.AfterFunc(ctx, func() { file.Close() }) // the next read fails
+	defer stop()
 	sum := sha256.New()
-	if _, err := io.Copy(sum, &contextReader{ctx, file}); err != nil {
+	if _, err := io.Copy(sum, file); err != nil {
 		return "", fmt.Errorf("read an executable: %w", err)
 	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
-}
-
-// A contextReader reads a file until its context ends.
-type contextReader struct {
-	ctx  context.Context
-	file *os.File
-}
-
-func (r *contextReader) Read(b []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.file.Read(b)
 }
 
 // A signature holds what codesign prints. It is empty for an unsigned bundle.

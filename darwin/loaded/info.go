@@ -25,7 +25,6 @@ const (
 // An info holds the used keys of a bundle's Info.plist.
 type info struct {
 	ID         string `plist:"CFBundleIdentifier"`
-	Version    string `plist:"CFBundleVersion"`
 	Executable string `plist:"CFBundleExecutable"`
 }
 
@@ -37,8 +36,12 @@ var infoPlaces = []struct{ info, executables string }{
 }
 
 // readInfo returns the Info.plist of a bundle and the path of its executable, or ""
-// if it has none.
+// if it has none. The bundle must have an absolute path: codesign could take another
+// one for an option.
 func readInfo(bundle string) (info, string, error) {
+	if !filepath.IsAbs(bundle) {
+		return info{}, "", errors.New("the path of a bundle is not absolute")
+	}
 	var failed error
 	for _, place := range infoPlaces {
 		file, err := openRegular(filepath.Join(bundle, place.info))

@@ -22,7 +22,7 @@ func TestParseInfoReadsBothFormats(t *testing.T) {
 	for _, format := range []int{plist.XMLFormat, plist.BinaryFormat} {
 		i, err := parseInfo(infoIn(t, format))
 		require.NoError(t, err)
-		require.Equal(t, info{ID: probe, Version: "1.2.3", Executable: "probe"}, i)
+		require.Equal(t, info{ID: probe, Executable: "probe"}, i)
 	}
 }
 

@@ -26,17 +26,11 @@ func New(programs host.Programs) *Kexts {
 	return &Kexts{programs: programs, bundles: bundles{folders: bundleFolders}}
 }
 
-// Listed returns the extensions that the kernel lists, without the kernel's own
-// components. A call takes as long as kmutil, up to a second.
-func (k *Kexts) Listed(ctx context.Context) ([]kmodquery.Module, error) {
-	return k.list(ctx)
-}
-
 // Modules returns the listed extensions with what KextPolicy has about each: from
 // which path and when it was loaded, who signed it, and who allowed it. If KextPolicy
 // cannot be read, these values are unknown and [Kexts.Shown] returns the reason.
 func (k *Kexts) Modules(ctx context.Context) ([]kmodquery.Module, error) {
-	modules, err := k.list(ctx)
+	modules, err := k.Listed(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -102,34 +96,12 @@ func (k *Kexts) readPolicy(ctx context.Context) (*policy, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now, err := fingerprintOf(k.programs.KextPolicy)
-	if err != nil {
-		k.policy = nil
-		return &policy{}, explainPolicy(k.programs.KextPolicy, err)
-	}
-	if k.policy != nil && now == k.read {
+	if err == nil && k.policy != nil && now == k.read {
 		return k.policy, nil
 	}
-	current, err := readPolicy(ctx, k.programs.KextPolicy)
-	if err != nil {
-		k.policy = nil
+	if k.policy, err = readPolicy(ctx, k.programs.KextPolicy); err != nil {
 		return &policy{}, err
 	}
-	k.policy, k.read = current, now
-	return current, nil
-}
-
-// describe adds what KextPolicy has about an extension.
-func (p *policy) describe(module *kmodquery.Module) {
-	load := p.latest(module.Name)
-	if load != nil {
-		module.Views = append(module.Views, kmodquery.ViewKextPolicy)
-		if strings.HasPrefix(load.path, "/") {
-			module.Path = load.path
-		}
-		module.TeamID, module.CDHash = load.team, load.cdhash
-		if !load.seen.IsZero() {
-			module.LastLoaded = new(load.seen.Unix())
-		}
-	}
-	module.Policy = p.approval(module.TeamID, module.Name)
+	k.read = now
+	return k.policy, nil
 }

@@ -23,8 +23,10 @@ const (
 	maxListed = 1 << 14
 )
 
-// list returns the loaded extensions as kmutil lists them, or kextstat before macOS 11.
-func (k *Kexts) list(ctx context.Context) ([]kmodquery.Module, error) {
+// Listed returns the extensions that the kernel lists, without the kernel's own
+// components: as kmutil lists them, or kextstat before macOS 11. A call takes up to a
+// second.
+func (k *Kexts) Listed(ctx context.Context) ([]kmodquery.Module, error) {
 	program, arguments := k.programs.Kmutil, []string{"showloaded", "--list-only", "--no-kernel-components"}
 	if !exists(program) {
 		program, arguments = k.programs.Kextstat, []string{"-k", "-l"}
@@ -59,9 +61,9 @@ var listedLine = regexp.MustCompile(`^\s*([0-9]+)\s+(-?[0-9]+)\s+(?:0x)?([0-9a-f
 // heading.
 func parseList(text string) []kmodquery.Module {
 	var modules []kmodquery.Module
+	var indexes []string // of the modules
 	seen := map[string]bool{}
-	names := map[string]string{} // by index
-	users := map[string][]string{}
+	users := map[string][]string{} // by index
 	for line := range strings.Lines(text) {
 		fields := listedLine.FindStringSubmatch(strings.TrimRight(line, "\r\n"))
 		if fields == nil || seen[fields[5]] || len(modules) == maxListed {
@@ -77,20 +79,14 @@ func parseList(text string) []kmodquery.Module {
 		if n, err := strconv.ParseInt(fields[4], 16, 64); err == nil {
 			m.Size = &n
 		}
-		names[fields[1]], seen[m.Name] = m.Name, true
+		seen[m.Name] = true
 		for _, index := range strings.Fields(fields[7]) {
 			users[index] = append(users[index], m.Name)
 		}
-		modules = append(modules, m)
+		modules, indexes = append(modules, m), append(indexes, fields[1])
 	}
-	used := map[string][]string{}
-	for index, by := range users {
-		if name := names[index]; name != "" {
-			used[name] = by
-		}
-	}
-	for i := range modules {
-		modules[i].UsedBy = used[modules[i].Name]
+	for i, index := range indexes {
+		modules[i].UsedBy = users[index]
 	}
 	return modules
 }

@@ -1,7 +1,6 @@
 package loaded
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -32,21 +31,21 @@ const (
 
 // A policy holds the content of KextPolicy.
 type policy struct {
-	history []pastLoad // latest first
-	mdm     []approval
-	user    []approval
-	lacks   []string // tables and columns that this version of macOS does not have
+	history   []pastLoad // latest first
+	approvals []approval // those of the device management first, which take precedence
+	lacks     []string   // used tables and columns that this version of macOS does not have
 }
 
 // A pastLoad is a row of kext_load_history_v3.
 type pastLoad struct {
-	path, team, bundle, boot, cdhash string
-	created, seen                    time.Time // zero if unknown
+	path, team, bundle, cdhash string
+	seen                       time.Time // zero if unknown
 }
 
 // An approval is a row of kext_policy or kext_policy_mdm. A row of the latter without
 // a bundle covers all extensions of the team.
 type approval struct {
+	by           string // PolicyMDM or PolicyUser
 	team, bundle string
 	isAllowed    bool
 }
@@ -71,121 +70,94 @@ func readPolicy(ctx context.Context, path string) (*policy, error) {
 	}
 	defer db.Close()
 	db.SetMaxOpenConns(1)
-	return queryPolicy(ctx, db)
+	p, err := queryPolicy(ctx, db)
+	if err != nil {
+		return nil, fmt.Errorf("read KextPolicy: %w", err)
+	}
+	return p, nil
 }
 
 func queryPolicy(ctx context.Context, db *sql.DB) (*policy, error) {
 	var p policy
-	rows, err := p.rows(ctx, db, "kext_load_history_v3", []string{"path", "bundle_id"}, []string{"team_id", "boot_uuid", "created_at", "last_seen", "cdhash"}, "last_seen")
+	must, may := []string{"path", "bundle_id"}, []string{"team_id", "cdhash", "last_seen"}
+	loads, err := p.rows(ctx, db, "kext_load_history_v3", must, may)
 	if err != nil {
 		return nil, err
 	}
-	for _, row := range rows {
-		p.history = append(p.history, pastLoad{
-			path: row["path"], team: row["team_id"], bundle: row["bundle_id"], boot: row["boot_uuid"], cdhash: hash(row["cdhash"]),
-			created: moment(row["created_at"]), seen: moment(row["last_seen"]),
-		})
+	for _, row := range loads {
+		load := pastLoad{path: row["path"], team: row["team_id"], bundle: row["bundle_id"], cdhash: hash(row["cdhash"])}
+		load.seen, _ = time.Parse(time.DateTime, row["last_seen"]) // in UTC; zero for any other text
+		p.history = append(p.history, load)
 	}
-	slices.SortStableFunc(p.history, func(a, b pastLoad) int { return b.seen.Compare(a.seen) })
-	for table, to := range map[string]*[]approval{"kext_policy": &p.user, "kext_policy_mdm": &p.mdm} {
-		rows, err := p.rows(ctx, db, table, []string{"team_id", "bundle_id", "allowed"}, nil, "")
+	for _, from := range []struct{ table, by string }{
+		{"kext_policy_mdm", kmodquery.PolicyMDM},
+		{"kext_policy", kmodquery.PolicyUser},
+	} {
+		rows, err := p.rows(ctx, db, from.table, []string{"team_id", "bundle_id", "allowed"}, nil)
 		if err != nil {
 			return nil, err
 		}
 		for _, row := range rows {
-			*to = append(*to, approval{team: row["team_id"], bundle: row["bundle_id"], isAllowed: row["allowed"] == "1"})
+			a := approval{from.by, row["team_id"], row["bundle_id"], row["allowed"] == "1"}
+			p.approvals = append(p.approvals, a)
 		}
 	}
 	slices.Sort(p.lacks)
 	return &p, nil
 }
 
-// rows returns the rows of a table, by column. It leaves out missing columns and notes
-// them in lacks. It returns no rows if the table or a column of must is missing.
-func (p *policy) rows(ctx context.Context, db *sql.DB, table string, must, may []string, order string) ([]map[string]string, error) {
-	has, err := columnsOf(ctx, db, table)
-	if err != nil {
-		return nil, err
+// rows returns the rows of a table, by column, the last_seen first. It leaves out missing
+// columns and notes them in lacks. It returns no rows if the table or a column of must
+// is missing.
+func (p *policy) rows(ctx context.Context, db *sql.DB, table string, must, may []string) ([]map[string]string, error) {
+	const list = "SELECT COALESCE(group_concat(name), '') FROM pragma_table_info(?)"
+	var names string
+	if err := db.QueryRowContext(ctx, list, table).Scan(&names); err != nil {
+		return nil, fmt.Errorf("list the columns of %s: %w", table, err)
 	}
-	if len(has) == 0 {
+	if names == "" {
 		p.lacks = append(p.lacks, table)
 		return nil, nil
 	}
-	var columns []string
+	has := strings.Split(names, ",")
+	var columns, texts []string
 	for _, column := range slices.Concat(must, may) {
-		switch {
-		case has[column]:
+		if slices.Contains(has, column) {
 			columns = append(columns, column)
-		default:
-			p.lacks = append(p.lacks, table+"."+column)
-			if slices.Contains(must, column) {
-				return nil, nil
-			}
+			texts = append(texts, "COALESCE(substr(CAST("+column+" AS TEXT), 1, 1024), '')")
+			continue
+		}
+		p.lacks = append(p.lacks, table+"."+column)
+		if slices.Contains(must, column) {
+			return nil, nil
 		}
 	}
-	texts := make([]string, len(columns))
-	for i, column := range columns {
-		texts[i] = "substr(CAST(" + column + " AS TEXT), 1, 1024)"
-	}
 	query := "SELECT " + strings.Join(texts, ", ") + " FROM " + table
-	if has[order] {
-		query += " ORDER BY " + order + " DESC"
+	if slices.Contains(columns, "last_seen") {
+		query += " ORDER BY datetime(last_seen) DESC"
 	}
 	found, err := db.QueryContext(ctx, query+fmt.Sprintf(" LIMIT %d", maxPolicyRows))
 	if err != nil {
-		return nil, fmt.Errorf("read %s of KextPolicy: %w", table, err)
+		return nil, err
 	}
 	defer found.Close()
 	var rows []map[string]string
 	for found.Next() {
-		values := make([]sql.NullString, len(columns))
+		values := make([]string, len(columns))
 		to := make([]any, len(columns))
 		for i := range values {
 			to[i] = &values[i]
 		}
 		if err := found.Scan(to...); err != nil {
-			return nil, fmt.Errorf("read %s of KextPolicy: %w", table, err)
+			return nil, err
 		}
 		row := map[string]string{}
 		for i, column := range columns {
-			row[column] = values[i].String
+			row[column] = values[i]
 		}
 		rows = append(rows, row)
 	}
-	if err := found.Err(); err != nil {
-		return nil, fmt.Errorf("read %s of KextPolicy: %w", table, err)
-	}
-	return rows, nil
-}
-
-func columnsOf(ctx context.Context, db *sql.DB, table string) (map[string]bool, error) {
-	rows, err := db.QueryContext(ctx, "SELECT name FROM pragma_table_info(?)", table)
-	if err != nil {
-		return nil, fmt.Errorf("list the columns of KextPolicy: %w", err)
-	}
-	defer rows.Close()
-	columns := map[string]bool{}
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return nil, fmt.Errorf("list the columns of KextPolicy: %w", err)
-		}
-		columns[name] = true
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("list the columns of KextPolicy: %w", err)
-	}
-	return columns, nil
-}
-
-// moment parses a time in the format of SQLite's CURRENT_TIMESTAMP, in UTC. It returns
-// the zero time for any other text.
-func moment(text string) time.Time {
-	at, err := time.Parse("2006-01-02 15:04:05", text)
-	if err != nil {
-		return time.Time{}
-	}
-	return at
+	return rows, found.Err()
 }
 
 // hash returns the text if it is a code directory hash, otherwise "".
@@ -196,35 +168,41 @@ func hash(text string) string {
 	return text
 }
 
-// latest returns the last load of an extension, or nil.
-func (p *policy) latest(bundle string) *pastLoad {
-	for i := range p.history {
-		if p.history[i].bundle == bundle {
-			return &p.history[i]
+// describe adds what KextPolicy has about an extension.
+func (p *policy) describe(m *kmodquery.Module) {
+	i := slices.IndexFunc(p.history, func(load pastLoad) bool { return load.bundle == m.Name })
+	if i >= 0 {
+		load := p.history[i]
+		m.Views = append(m.Views, kmodquery.ViewKextPolicy)
+		if strings.HasPrefix(load.path, "/") {
+			m.Path = load.path
+		}
+		m.TeamID, m.CDHash = load.team, load.cdhash
+		if !load.seen.IsZero() {
+			m.LastLoaded = new(load.seen.Unix())
 		}
 	}
-	return nil
+	m.Policy = p.approval(m.TeamID, m.Name)
 }
 
 // approval returns who allows an extension to load, or "" if the database does not
-// say, as for Apple's own extensions. The device management takes precedence.
+// say, as for Apple's own extensions.
 func (p *policy) approval(team, bundle string) string {
-	for _, a := range p.mdm {
-		isForTeam := team != "" && a.team == team && (a.bundle == "" || a.bundle == "*")
-		if isForTeam || a.isFor(team, bundle) {
-			return cmp.Or(map[bool]string{true: kmodquery.PolicyMDM}[a.isAllowed], kmodquery.PolicyUnapproved)
-		}
+	i := slices.IndexFunc(p.approvals, func(a approval) bool { return a.isFor(team, bundle) })
+	switch {
+	case i < 0:
+		return ""
+	case p.approvals[i].isAllowed:
+		return p.approvals[i].by
 	}
-	for _, a := range p.user {
-		if a.isFor(team, bundle) {
-			return cmp.Or(map[bool]string{true: kmodquery.PolicyUser}[a.isAllowed], kmodquery.PolicyUnapproved)
-		}
-	}
-	return ""
+	return kmodquery.PolicyUnapproved
 }
 
-// isFor reports whether an approval names this extension. An empty team is unknown.
+// isFor reports whether an approval is about this extension. An empty team is unknown.
 func (a *approval) isFor(team, bundle string) bool {
+	if a.by == kmodquery.PolicyMDM && team != "" && a.team == team && (a.bundle == "" || a.bundle == "*") {
+		return true
+	}
 	return a.bundle == bundle && (a.team == team || team == "")
 }
 

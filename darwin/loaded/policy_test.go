@@ -68,10 +68,11 @@ func TestModulesHaveTheDetailsOfKextPolicy(t *testing.T) {
 }
 
 func TestDeviceManagementTakesPrecedenceOverTheUser(t *testing.T) {
-	p := policy{
-		mdm:  []approval{{"TEAM1", "com.a", true}, {"TEAM2", "", true}, {"TEAM3", "*", true}, {"TEAM4", "com.d", false}, {"", "", true}},
-		user: []approval{{"TEAM4", "com.d", true}, {"TEAM5", "com.e", true}, {"TEAM5", "com.f", false}},
-	}
+	const mdm, user = kmodquery.PolicyMDM, kmodquery.PolicyUser
+	p := policy{approvals: []approval{
+		{mdm, "TEAM1", "com.a", true}, {mdm, "TEAM2", "", true}, {mdm, "TEAM3", "*", true}, {mdm, "TEAM4", "com.d", false}, {mdm, "", "", true},
+		{user, "TEAM4", "com.d", true}, {user, "TEAM5", "com.e", true}, {user, "TEAM5", "com.f", false},
+	}}
 	for extension, want := range map[[2]string]string{
 		{"TEAM1", "com.a"}: "mdm", {"TEAM1", "com.b"}: "", {"TEAM2", "com.b"}: "mdm", {"TEAM3", "com.c"}: "mdm", {"TEAM4", "com.d"}: "unapproved",
 		{"TEAM5", "com.e"}: "user", {"TEAM5", "com.f"}: "unapproved", {"TEAM6", "com.e"}: "", {"", "com.e"}: "user", {"", "com.z"}: "", {"", "com.a"}: "mdm",
@@ -97,10 +98,10 @@ func TestKextPoliciesOfOtherKinds(t *testing.T) {
 		"odd values": {func(h *mac) {
 			h.policy("CREATE TABLE kext_load_history_v3 (path, bundle_id, last_seen)", userTable, mdmTable,
 				"INSERT INTO kext_load_history_v3 VALUES (x'00ff', '"+probe+"', 5), (NULL, NULL, NULL), (zeroblob(5000000), '"+probe+"', 'yesterday')")
-		}, 2, "lacks kext_load_history_v3.boot_uuid"},
+		}, 2, "lacks kext_load_history_v3.cdhash"},
 		"a table that never ends": {func(h *mac) {
 			h.policy("CREATE VIEW kext_load_history_v3 AS WITH RECURSIVE n(path, bundle_id) AS (SELECT 1, 1 UNION ALL SELECT path + 1, 1 FROM n) SELECT * FROM n", userTable, mdmTable)
-		}, 2, "lacks kext_load_history_v3.boot_uuid"},
+		}, 2, "lacks kext_load_history_v3.cdhash"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newMac(t)

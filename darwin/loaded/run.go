@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"syscall"
 	"time"
 
+	"github.com/kmodquery/kmodquery/darwin/host"
 	"github.com/kmodquery/kmodquery/internal/cmdout"
 )
 
@@ -24,12 +22,8 @@ func run(ctx context.Context, within time.Duration, limit int, program string, a
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	out, errs := cmdout.NewHead(limit, errTooLong), cmdout.NewHead(limit, errTooLong)
-	cmd := exec.CommandContext(ctx, program, arguments...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd := host.Command(ctx, program, arguments...)
 	cmd.Stdout, cmd.Stderr = out, errs
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second
 	err = cmd.Run()
 	switch {
 	case out.IsCut() || errs.IsCut():
@@ -38,15 +32,8 @@ func run(ctx context.Context, within time.Duration, limit int, program string, a
 		err = fmt.Errorf("it did not end within %v", within)
 	}
 	if err != nil {
-		err = fmt.Errorf("run %s: %w%s", program, err, quote(errs.Line()))
+		said := errs.Said()
+		err = fmt.Errorf("run %s: %w%s", program, err, said[:min(len(said), maxQuoted)])
 	}
 	return out.String(), errs.String(), err
-}
-
-// quote returns a program's standard error as the end of an error message.
-func quote(line string) string {
-	if line == "" {
-		return ""
-	}
-	return ": " + line[:min(len(line), maxQuoted)]
 }

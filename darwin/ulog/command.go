@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -44,23 +42,20 @@ func predicate() string {
 
 // A command is a running log(1).
 type command struct {
-	cmd     *exec.Cmd
-	cancel  context.CancelFunc
-	stderr  *cmdout.Head
-	lines   chan []byte // closed at the end of the output
-	skipped func()
+	cmd    *exec.Cmd
+	cancel context.CancelFunc
+	stderr *cmdout.Head
+	lines  chan []byte // closed at the end of the output
 }
 
 // startLog starts log. log is killed when ctx ends, and its terminal hangs up when
-// this process dies: otherwise log would run until it prints the next message. Another
-// goroutine calls skipped for each line that is too long or incomplete.
-func startLog(ctx context.Context, program string, skipped func(), arguments ...string) (*command, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	c := &command{cancel: cancel, stderr: cmdout.NewHead(host.MaxStderr, nil), lines: make(chan []byte, maxLines), skipped: skipped}
-	c.cmd = exec.CommandContext(ctx, program, append(arguments, "--style", "ndjson", "--predicate", predicate())...)
-	c.cmd.Env = append(os.Environ(), "LC_ALL=C")
-	// The processes that log starts end with it.
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+// this process dies: otherwise log would run until it prints the next message. The
+// command calls cancel, which must end ctx, when log has ended or cannot be started.
+func (s *Source) startLog(ctx context.Context, cancel context.CancelFunc, arguments ...string) (*command, error) {
+	program := s.options.Programs.Log
+	c := &command{cancel: cancel, stderr: cmdout.NewHead(host.MaxStderr, nil), lines: make(chan []byte, maxLines)}
+	c.cmd = host.Command(ctx, program, append(arguments, "--style", "ndjson", "--predicate", predicate())...)
+	c.cmd.Stderr = c.stderr
 	// The terminal carries no data; it hangs up when this end is closed. Without a
 	// terminal the log can still be read.
 	if hold, terminal, err := pty.Open(); err == nil {
@@ -69,9 +64,6 @@ func startLog(ctx context.Context, program string, skipped func(), arguments ...
 		c.cmd.Stdin = terminal
 		c.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true} // a session has a process group of its own
 	}
-	c.cmd.Cancel = func() error { return syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL) }
-	c.cmd.WaitDelay = time.Second
-	c.cmd.Stderr = c.stderr
 	stdout, err := c.cmd.StdoutPipe()
 	if err != nil {
 		cancel()
@@ -79,22 +71,20 @@ func startLog(ctx context.Context, program string, skipped func(), arguments ...
 	}
 	if err := host.Start(c.cmd); err != nil {
 		cancel()
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
+		if errors.Is(err, fs.ErrNotExist) {
 			return nil, &kmodquery.NotSupportedError{Missing: "there is no " + program, Need: "macOS 10.12 or later"}
 		}
 		return nil, fmt.Errorf("start %s: %w", program, err)
 	}
 	context.AfterFunc(ctx, func() { stdout.Close() }) // another process may hold the other end open
-	go c.read(ctx, stdout)
+	go func() {
+		defer close(c.lines)
+		skipped := func() { s.health.DecodeErrors.Add(1) }
+		if isHalf := cmdout.Lines(ctx, stdout, maxLine, c.lines, skipped); isHalf && ctx.Err() == nil {
+			skipped()
+		}
+	}()
 	return c, nil
-}
-
-// read passes lines on until the end of the output.
-func (c *command) read(ctx context.Context, from io.Reader) {
-	defer close(c.lines)
-	if isHalf := cmdout.Lines(ctx, from, maxLine, c.lines, c.skipped); isHalf && ctx.Err() == nil {
-		c.skipped()
-	}
 }
 
 // wait returns how log ended. It must be called after lines was closed. If log closed
@@ -117,7 +107,7 @@ func (c *command) wait() error {
 // stop kills log and waits for its end.
 func (c *command) stop() {
 	c.cancel()
-	for range c.lines { // until read has returned
+	for range c.lines { // until the end of the output
 		continue
 	}
 	_ = c.cmd.Wait() // log was killed

@@ -1,8 +1,10 @@
 package ulog
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
@@ -22,17 +24,13 @@ const (
 	maxRaw = 8 << 10
 )
 
-// optionalColumns are the columns that the messages do not always provide.
-var optionalColumns = []string{"path", "version", "team_id", "cdhash", "sha256", "signature_status", "pid", "process_path", "uid"}
-
 // An attempt is an attempt to load or unload an extension.
 type attempt struct {
 	loadID  string
 	last    time.Time
-	isOver  bool // the extension was loaded or unloaded, or the attempt failed
-	failed  bool
-	known   kextlog.Statement    // merged details
-	emitted map[string]time.Time // times of the emitted events, by event name
+	outcome kextlog.Kind               // Loaded, Unloaded or Failed once it is over
+	known   kextlog.Statement          // merged details
+	emitted map[kextlog.Kind]time.Time // times of the emitted events
 }
 
 // A joiner makes events from records, which it must get in their order. The events of
@@ -52,11 +50,10 @@ func (j *joiner) add(r *kextlog.Record, raw string) []kmodquery.Event {
 	for _, s := range r.Statements() {
 		a := j.attempt(r, &s)
 		a.merge(&s)
-		name := eventNames[s.Kind]
-		if name == "" || a.hasEmitted(name) {
+		if _, isEmitted := a.emitted[s.Kind]; isEmitted || eventNames[s.Kind] == "" {
 			continue
 		}
-		a.emitted[name] = r.Time
+		a.emitted[s.Kind] = r.Time
 		events = append(events, a.event(r, &s, raw))
 	}
 	return events
@@ -65,38 +62,31 @@ func (j *joiner) add(r *kextlog.Record, raw string) []kmodquery.Event {
 // attempt returns the attempt that a statement belongs to.
 func (j *joiner) attempt(r *kextlog.Record, s *kextlog.Statement) *attempt {
 	a := j.attempts[s.Name]
-	if a == nil || !a.continuesWith(r, s) {
+	if a == nil || !a.continuesWith(s.Kind, r.Time) {
 		j.makeRoom(r.Time)
-		a = &attempt{loadID: newLoadID(r, s.Name), emitted: map[string]time.Time{}}
+		a = &attempt{loadID: newLoadID(r, s.Name), emitted: map[kextlog.Kind]time.Time{}}
 		j.attempts[s.Name] = a
 	}
 	if r.Time.After(a.last) {
 		a.last = r.Time
 	}
 	switch s.Kind {
-	case kextlog.Failed:
-		a.isOver, a.failed = true, true
-	case kextlog.Loaded, kextlog.Unloaded:
-		a.isOver = true
+	case kextlog.Loaded, kextlog.Unloaded, kextlog.Failed:
+		a.outcome = s.Kind
 	}
 	return a
 }
 
-func (a *attempt) continuesWith(r *kextlog.Record, s *kextlog.Statement) bool {
-	pause := r.Time.Sub(a.last).Abs()
-	isRefusal := s.Kind == kextlog.Failed || s.Kind == kextlog.Blocked
-	if name := eventNames[s.Kind]; isRefusal && a.hasEmitted(name) && r.Time.Sub(a.emitted[name]).Abs() > failureTime {
+// continuesWith reports whether a statement of this kind and time belongs to the attempt.
+func (a *attempt) continuesWith(kind kextlog.Kind, at time.Time) bool {
+	isRefusal := kind == kextlog.Failed || kind == kextlog.Blocked
+	if first, isRepeated := a.emitted[kind]; isRefusal && isRepeated && at.Sub(first).Abs() > failureTime {
 		return false
 	}
-	if a.isOver {
-		return a.failed && s.Kind == kextlog.Failed && pause <= failureTime
+	if a.outcome != 0 {
+		return a.outcome == kextlog.Failed && kind == kextlog.Failed
 	}
-	return pause <= attemptTime
-}
-
-func (a *attempt) hasEmitted(name string) bool {
-	_, ok := a.emitted[name]
-	return ok
+	return at.Sub(a.last).Abs() <= attemptTime
 }
 
 // makeRoom forgets the attempts that are over. If that makes no room it forgets all.
@@ -104,11 +94,7 @@ func (j *joiner) makeRoom(now time.Time) {
 	if len(j.attempts) < maxAttempts {
 		return
 	}
-	for name, a := range j.attempts {
-		if now.Sub(a.last).Abs() > attemptTime {
-			delete(j.attempts, name)
-		}
-	}
+	maps.DeleteFunc(j.attempts, func(_ string, a *attempt) bool { return now.Sub(a.last).Abs() > attemptTime })
 	if len(j.attempts) >= maxAttempts {
 		clear(j.attempts)
 	}
@@ -126,14 +112,12 @@ func (j *joiner) adopt(other *joiner) {
 
 // merge adds the details of a statement.
 func (a *attempt) merge(s *kextlog.Statement) {
-	for _, text := range []struct{ to, from *string }{
-		{&a.known.Path, &s.Path}, {&a.known.Version, &s.Version}, {&a.known.TeamID, &s.TeamID}, {&a.known.CDHash, &s.CDHash},
-	} {
-		if *text.from != "" {
-			*text.to = *text.from
-		}
-	}
-	a.known.IsUnsigned = a.known.IsUnsigned || s.IsUnsigned
+	known := &a.known
+	known.Path = cmp.Or(s.Path, known.Path)
+	known.Version = cmp.Or(s.Version, known.Version)
+	known.TeamID = cmp.Or(s.TeamID, known.TeamID)
+	known.CDHash = cmp.Or(s.CDHash, known.CDHash)
+	known.IsUnsigned = known.IsUnsigned || s.IsUnsigned
 }
 
 // eventNames are the events of the kinds of statements.
@@ -174,37 +158,33 @@ func (a *attempt) event(r *kextlog.Record, s *kextlog.Statement, raw string) kmo
 		e.Raw = ""
 		e.Missing.Add("raw")
 	}
-	if a.known.IsUnsigned {
+	isUnsigned := a.known.IsUnsigned // then it has no team and no cdhash
+	if isUnsigned {
 		e.SignatureStatus = kmodquery.SignatureUnsigned
 	}
-	for _, column := range optionalColumns {
-		if !isKnown(&e, column) {
-			e.Missing.Add(column)
+	for _, value := range []struct {
+		column  string
+		isKnown bool
+	}{
+		{"path", e.Path != ""},
+		{"version", e.Version != ""},
+		{"team_id", e.TeamID != "" || isUnsigned},
+		{"cdhash", e.CDHash != "" || isUnsigned},
+		{"sha256", false},
+		{"signature_status", isUnsigned},
+		{"pid", false},
+		{"process_path", false},
+		{"uid", false},
+	} {
+		if !value.isKnown {
+			e.Missing.Add(value.column)
 		}
 	}
 	return e
 }
 
-// isKnown reports whether an event has a value for one of the optionalColumns.
-func isKnown(e *kmodquery.Event, column string) bool {
-	switch column {
-	case "path":
-		return e.Path != ""
-	case "version":
-		return e.Version != ""
-	case "team_id": // an unsigned extension has none
-		return e.TeamID != "" || e.SignatureStatus == kmodquery.SignatureUnsigned
-	case "cdhash":
-		return e.CDHash != "" || e.SignatureStatus == kmodquery.SignatureUnsigned
-	case "signature_status":
-		return e.SignatureStatus != ""
-	}
-	return false
-}
-
 // newLoadID returns the load_id of an attempt from its first record.
 func newLoadID(r *kextlog.Record, name string) string {
-	key := keyOf(r)
-	sum := sha256.Sum256([]byte(kmodquery.SourceUnifiedLog + "\x00" + name + "\x00" + string(key[:])))
+	sum := sha256.Sum256([]byte(kmodquery.SourceUnifiedLog + "\x00" + name + "\x00" + keyOf(r)))
 	return hex.EncodeToString(sum[:8])
 }

@@ -4,7 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"strconv"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/kmodquery/kmodquery/darwin/kextlog"
@@ -25,106 +26,81 @@ const (
 	maxPosition = 64 << 10
 )
 
-// A recordKey identifies a record of the log.
-type recordKey [8]byte
+// boot stands for the start of this boot's log.
+var boot = time.Unix(0, 0)
 
-func keyOf(r *kextlog.Record) recordKey {
-	sum := sha256.New()
-	for _, part := range []string{r.BootID, strconv.FormatUint(r.Mach, 10), strconv.FormatUint(r.Thread, 10), r.Message} {
-		sum.Write([]byte(part + "\x00"))
-	}
-	return recordKey(sum.Sum(nil)[:8])
+// keyOf returns a text that identifies a record of the log.
+func keyOf(r *kextlog.Record) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%d\x00%d\x00%s\x00", r.BootID, r.Mach, r.Thread, r.Message))
+	return hex.EncodeToString(sum[:8])
 }
 
 // A position lists what was emitted: everything before Since, and the records in
 // Emitted. The store keeps it as JSON, so the names in the tags must not change.
 type position struct {
-	Since   int64          `json:"mark"` // Unix time in nanoseconds; 0 is the boot
-	Emitted []storedRecord `json:"told,omitempty"`
+	Since   int64           `json:"mark"` // Unix time in nanoseconds; 0 is the boot
+	Emitted []emittedRecord `json:"told,omitempty"`
 }
 
-// A storedRecord is an emitted record in a position.
-type storedRecord struct {
-	Key string `json:"key"` // hex
+// An emittedRecord is a record of the log whose events were emitted.
+type emittedRecord struct {
+	Key string `json:"key"` // from keyOf
 	At  int64  `json:"at"`  // Unix time in nanoseconds
 }
 
-// parsePosition parses a position. It returns nil for an invalid one.
-func parsePosition(text string) *position {
-	if text == "" || len(text) > maxPosition {
-		return nil
-	}
+// parsePosition parses a position. It returns the zero position for an invalid one.
+func parsePosition(text string) position {
 	var p position
-	if err := json.Unmarshal([]byte(text), &p); err != nil || p.Since < 0 || len(p.Emitted) > maxPositionRecords {
-		return nil
+	isValid := len(text) <= maxPosition && json.Unmarshal([]byte(text), &p) == nil
+	if !isValid || p.Since < 0 || len(p.Emitted) > maxPositionRecords {
+		return position{}
 	}
-	return &p
+	return p
 }
 
-// emittedRecords remembers the last records whose events were emitted, in the order
-// of their emission.
+// emittedRecords remembers the last records whose events were emitted.
 type emittedRecords struct {
-	list []emittedRecord
-	keys map[recordKey]bool
-	last time.Time // the latest time of one, since the clock was last set back
+	list []emittedRecord // in the order of their emission
+	last int64           // the latest time of one, since the clock was last set back
 }
 
-type emittedRecord struct {
-	key recordKey
-	at  time.Time
-}
-
-// newEmittedRecords returns the records of a position, which may be nil.
-func newEmittedRecords(p *position) *emittedRecords {
-	r := &emittedRecords{keys: map[recordKey]bool{}}
-	if p == nil {
-		return r
-	}
-	for _, stored := range p.Emitted {
-		if b, err := hex.DecodeString(stored.Key); err == nil && len(b) == len(recordKey{}) {
-			r.add(recordKey(b), time.Unix(0, stored.At), false)
-		}
+// newEmittedRecords returns the records of a position.
+func newEmittedRecords(p position) *emittedRecords {
+	r := &emittedRecords{list: p.Emitted}
+	for _, e := range p.Emitted {
+		r.last = max(r.last, e.At)
 	}
 	return r
 }
 
-func (r *emittedRecords) has(key recordKey) bool { return r.keys[key] }
+func (r *emittedRecords) has(key string) bool {
+	return slices.ContainsFunc(r.list, func(e emittedRecord) bool { return e.Key == key })
+}
 
 // add adds a record. The time of a live record is the current time; an earlier one
 // than before shows that the clock was set back.
-func (r *emittedRecords) add(key recordKey, at time.Time, isLive bool) {
-	if at.After(r.last) || isLive && r.last.Sub(at) > clockStep {
-		r.last = at
+func (r *emittedRecords) add(key string, at time.Time, isLive bool) {
+	e := emittedRecord{key, at.UnixNano()}
+	if e.At > r.last || isLive && r.last-e.At > int64(clockStep) {
+		r.last = e.At
 	}
-	r.keys[key] = true
-	r.list = append(r.list, emittedRecord{key, at})
-	if len(r.list) > maxEmitted {
-		delete(r.keys, r.list[0].key)
-		r.list = r.list[1:]
-	}
+	r.list = append(r.list, e)
+	r.list = r.list[max(0, len(r.list)-maxEmitted):]
 }
 
 // position returns the position for parsePosition. Everything before missing was
 // emitted; nil means that only late records can be missing.
 func (r *emittedRecords) position(missing *time.Time) string {
-	since := r.last.Add(-overlap)
+	p := position{Since: r.last - int64(overlap)}
 	if missing != nil {
-		since = *missing
+		p.Since = missing.UnixNano()
 	}
-	p := position{Since: max(0, unixNano(since))}
-	for i := len(r.list) - 1; i >= 0 && len(p.Emitted) < maxPositionRecords; i-- {
-		if !r.list[i].at.Before(since) {
-			p.Emitted = append(p.Emitted, storedRecord{hex.EncodeToString(r.list[i].key[:]), r.list[i].at.UnixNano()})
+	p.Since = max(0, p.Since)
+	for _, e := range slices.Backward(r.list) {
+		if e.At >= p.Since && len(p.Emitted) < maxPositionRecords {
+			p.Emitted = append(p.Emitted, e)
 		}
 	}
 	text, _ := json.Marshal(p) // numbers and strings always encode
 	return string(text)
-}
-
-// unixNano returns the Unix time in nanoseconds, and 0 for the zero time.
-func unixNano(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixNano()
 }

@@ -16,7 +16,7 @@ func TestReaderCompletesARoundEveryInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(Options{})
 		s.timeouts.header = time.Hour // until then log show is not started
-		r := newReader(s, &command{lines: make(chan []byte)}, nil, func(kmodquery.Delivery) {})
+		r := newReader(s, &command{lines: make(chan []byte)}, position{}, func(kmodquery.Delivery) {})
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() { _ = r.run(ctx, func() {}) }()
 		for range 10 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
@@ -18,31 +19,29 @@ type reader struct {
 	stream   *command
 	emit     func(kmodquery.Delivery)
 	backfill backfill
-	after    *position // up to which an earlier Run emitted everything; nil if there is none
+	from     time.Time // everything before it was emitted
 
 	live       *joiner
 	emitted    *emittedRecords
 	refusals   refusals
 	latest     time.Time // time of the last record of the stream, at first the time of its start
-	hasStarted bool      // the stream prints new messages
-	isSilent   bool      // the stream has not printed its header in time
+	hasStarted bool      // the stream has printed its header or a record
 }
 
-func newReader(s *Source, stream *command, after *position, emit func(kmodquery.Delivery)) *reader {
+func newReader(s *Source, stream *command, after position, emit func(kmodquery.Delivery)) *reader {
 	now := time.Now()
-	r := &reader{source: s, stream: stream, emit: emit, after: after, live: newJoiner(), emitted: newEmittedRecords(after), latest: now}
-	r.backfill = backfill{source: s, pause: s.timeouts.retry}
-	from := time.Time{}
-	if after != nil && after.Since > 0 {
-		from = time.Unix(0, after.Since)
-	}
-	if from.After(now) { // the clock was set back
-		r.after, from = &position{}, now
-	}
+	from := time.Unix(0, after.Since)
 	if s.since.After(from) {
 		from = s.since
 	}
-	if oldest := now.Add(-reach); !from.IsZero() && from.Before(oldest) {
+	r := &reader{
+		source: s, stream: stream, emit: emit, backfill: backfill{source: s}, from: from,
+		live: newJoiner(), emitted: newEmittedRecords(after), latest: now,
+	}
+	if from.After(now) { // the clock was set back
+		r.from, from = boot, now
+	}
+	if oldest := now.Add(-reach); !from.Equal(boot) && from.Before(oldest) {
 		from = oldest
 	}
 	r.backfill.want(from, now)
@@ -60,12 +59,13 @@ func (r *reader) run(ctx context.Context, ready func()) error {
 	for {
 		sync.Begin()
 		now := time.Now()
-		if r.hasStarted {
+		if headerDue.IsZero() {
 			if err := r.backfill.start(ctx, now); err != nil {
 				return err
 			}
 		}
-		next := source.Earliest(now.Add(progress.Interval), headerDue, readyDue, r.refusals.due(), r.backfill.due(), sync.Due(r.quiet(sync.Began())))
+		next := source.Earliest(now.Add(progress.Interval), headerDue, readyDue, r.refusals.due(), r.backfill.due(),
+			sync.Due(r.quiet(sync.Began())))
 		timer.Reset(time.Until(next))
 		select {
 		case <-ctx.Done():
@@ -98,7 +98,7 @@ func (r *reader) run(ctx context.Context, ready func()) error {
 			r.flush(now)
 			sync.Release()
 		}
-		if !readyDue.IsZero() && r.hasStarted && (r.backfill.isDone() || !now.Before(readyDue)) {
+		if !readyDue.IsZero() && headerDue.IsZero() && (r.backfill.missing() == nil || !now.Before(readyDue)) {
 			ready()
 			readyDue = time.Time{}
 		}
@@ -118,10 +118,9 @@ func (r *reader) quiet(began time.Time) time.Time {
 func (r *reader) start() {
 	s := r.source
 	limits := ""
-	if r.isSilent = !r.hasStarted; r.isSilent {
+	if !r.hasStarted {
 		limits = fmt.Sprintf("log stream has not printed its header within %v", s.timeouts.header)
 	}
-	r.hasStarted = true
 	s.health.Started([]string{"log stream: " + predicate()}, limits, nil)
 }
 
@@ -141,17 +140,13 @@ func (r *reader) streamEnded(ctx context.Context) error {
 
 // take handles a line of the stream.
 func (r *reader) take(b []byte) {
-	line, ok := r.parse(b)
-	if ok && line.HasStarted() {
-		if r.isSilent {
-			r.isSilent = false
-			r.source.health.SetReason("")
-		}
+	line := r.parse(b)
+	if line.HasStarted() && !r.hasStarted {
 		r.hasStarted = true
+		r.source.health.SetReason("")
 	}
-	switch {
-	case !ok:
-	case line.Kind == kextlog.Dropped:
+	switch line.Kind {
+	case kextlog.Dropped:
 		// The stream has printed the messages before the last record, except some
 		// that arrive late.
 		now := time.Now()
@@ -159,60 +154,49 @@ func (r *reader) take(b []byte) {
 			r.latest = now
 		}
 		r.backfill.want(r.latest.Add(-overlap), now)
-	case line.Kind == kextlog.Entry:
+	case kextlog.Entry:
 		if at := line.Record.Time; at.After(r.latest) || r.latest.Sub(at) > clockStep {
 			r.latest = at
 		}
-		r.takeRecord(r.live, &line.Record, b, false)
+		r.takeRecord(r.live, &line.Record, b)
 	}
 }
 
 // takeBackfill handles a line of log show.
 func (r *reader) takeBackfill(b []byte) {
-	line, ok := r.parse(b)
-	if !ok || line.Kind != kextlog.Entry {
-		return
+	if line := r.parse(b); line.Kind == kextlog.Entry {
+		r.backfill.reach(line.Record.Time)
+		r.takeRecord(r.backfill.join, &line.Record, b)
 	}
-	at, since := line.Record.Time, r.source.since
-	r.backfill.reached = at
-	isBefore := r.after != nil && at.UnixNano() < r.after.Since || !since.IsZero() && at.Before(since)
-	r.takeRecord(r.backfill.join, &line.Record, b, isBefore)
 }
 
-func (r *reader) parse(b []byte) (kextlog.Line, bool) {
+func (r *reader) parse(b []byte) kextlog.Line {
 	line, err := kextlog.ParseLine(b)
 	if err != nil {
-		r.source.health.Received.Add(1)
 		r.source.health.DecodeErrors.Add(1)
-		return line, false
 	}
-	if line.Kind == kextlog.Entry {
+	if err != nil || line.Kind == kextlog.Entry {
 		r.source.health.Received.Add(1)
 	}
-	return line, true
+	return line
 }
 
 // takeRecord emits the events of a record, unless they were emitted before.
-func (r *reader) takeRecord(join *joiner, record *kextlog.Record, raw []byte, isEmitted bool) {
+func (r *reader) takeRecord(join *joiner, record *kextlog.Record, raw []byte) {
 	events := join.add(record, string(raw))
 	if len(events) == 0 {
 		return
 	}
-	key := keyOf(record)
-	if isEmitted || r.emitted.has(key) {
+	key, isLive := keyOf(record), join == r.live
+	if r.emitted.has(key) || !isLive && record.Time.Before(r.from) {
 		return
 	}
 	now := time.Now()
-	var unfolded []kmodquery.Event
-	for _, e := range events {
-		if !r.refusals.fold(e, now) {
-			unfolded = append(unfolded, e)
-		}
-	}
-	r.emitted.add(key, record.Time, join == r.live)
-	for i, e := range unfolded {
+	events = slices.DeleteFunc(events, func(e kmodquery.Event) bool { return r.refusals.fold(e, now) })
+	r.emitted.add(key, record.Time, isLive)
+	for i, e := range events {
 		delivery := kmodquery.Delivery{Event: e}
-		if i == len(unfolded)-1 {
+		if i == len(events)-1 {
 			delivery.Position = r.emitted.position(r.backfill.missing())
 		}
 		r.deliver(delivery)
@@ -246,14 +230,15 @@ func (r *reader) backfillEnded(ctx context.Context) error {
 		}
 	case isOver:
 		r.source.health.Lost.Add(1)
-		r.source.health.AddReason(fmt.Sprintf("the log from %s to %s could not be read: %v", timeText(r.backfill.remaining()), timeText(r.backfill.began), err))
+		from, to := timeText(r.backfill.remaining), timeText(r.backfill.began)
+		r.source.health.AddReason(fmt.Sprintf("the log from %s to %s could not be read: %v", from, to, err))
 	}
 	return nil
 }
 
 // timeText formats a time for a sensor's reason.
 func timeText(t time.Time) string {
-	if t.IsZero() {
+	if t.Equal(boot) {
 		return "the boot"
 	}
 	return t.UTC().Format(time.RFC3339)

@@ -19,9 +19,10 @@ const (
 // refusals folds repeated refusals: the first one of an extension is emitted at
 // once, and all others of the next minute as one event with their count.
 type refusals struct {
-	until  time.Time
-	seen   map[string]*kmodquery.Event // folded events by event name, extension and error; nil if there is none yet
-	others *kmodquery.Event            // the folded event of all extensions beyond maxRefused
+	until time.Time
+	// seen has the folded events by event name, extension and error, and that of all
+	// extensions beyond maxRefused by "". An event is nil if there is none yet.
+	seen map[string]*kmodquery.Event
 }
 
 func isRefusal(e *kmodquery.Event) bool {
@@ -38,26 +39,19 @@ func (r *refusals) fold(e kmodquery.Event, now time.Time) bool {
 		r.seen, r.until = map[string]*kmodquery.Event{}, now.Add(foldTime)
 	}
 	key := e.EventName + " " + e.Name + " " + e.Error
-	folded, isKnown := r.seen[key]
-	switch {
-	case isKnown:
-		r.seen[key] = count(folded, e)
-	case len(r.seen) < maxRefused:
-		r.seen[key] = nil
-		return false
-	default:
-		r.others = count(r.others, e)
+	if _, isKnown := r.seen[key]; !isKnown {
+		if len(r.seen) < maxRefused {
+			r.seen[key] = nil
+			return false
+		}
+		key = ""
 	}
-	return true
-}
-
-// count returns the folded event of one more event. folded may be nil.
-func count(folded *kmodquery.Event, e kmodquery.Event) *kmodquery.Event {
 	e.Count = new(int64(1))
-	if folded != nil {
+	if folded := r.seen[key]; folded != nil {
 		*e.Count += *folded.Count
 	}
-	return &e
+	r.seen[key] = &e
+	return true
 }
 
 // due returns when flush must be called, or the zero time if nothing was refused.
@@ -73,15 +67,15 @@ func (r *refusals) due() time.Time {
 func (r *refusals) flush(now time.Time) []kmodquery.Event {
 	var events []kmodquery.Event
 	for key, e := range r.seen {
-		if e != nil {
-			events = append(events, *e)
-			r.seen[key] = nil
+		if e == nil {
+			continue
 		}
-	}
-	if e := r.others; e != nil {
-		e.Reason = fmt.Sprintf("more than %d kernel extensions were refused within %v; this event counts this one and others", maxRefused, foldTime)
+		if key == "" {
+			e.Reason = fmt.Sprintf("more than %d kernel extensions were refused within %v; "+
+				"this event counts this one and others", maxRefused, foldTime)
+		}
 		events = append(events, *e)
-		r.others = nil
+		r.seen[key] = nil
 	}
 	if !now.Before(r.until) {
 		r.seen = nil

@@ -37,8 +37,7 @@ type timeouts struct {
 }
 
 // Source reports what the kernel, kernelmanagerd, syspolicyd and similar programs
-// log about kernel extensions, as log(1) prints it. It needs root. Nothing is
-// logged about the extensions of the boot collection.
+// log about kernel extensions, as log(1) prints it. It needs root.
 type Source struct {
 	health   *source.Health
 	options  Options
@@ -50,21 +49,21 @@ type Source struct {
 
 // Options configures a Source.
 type Options struct {
-	// Programs defaults to [host.DefaultPrograms].
-	Programs host.Programs
+	Programs host.Programs // Log is used
 	// Position returns the position of the last stored event, or "". It may be nil.
 	Position func(ctx context.Context) (string, error)
 }
 
 // New returns a source. It starts log in Run.
 func New(o Options) *Source {
-	if o.Programs == (host.Programs{}) {
-		o.Programs = host.DefaultPrograms()
-	}
 	return &Source{
 		health: source.New(kmodquery.SourceUnifiedLog), options: o, withTimeout: context.WithTimeout,
 		timeouts: timeouts{
-			header: 10 * time.Second, backfill: 2 * time.Minute, show: 5 * time.Minute, retry: showPause, grace: 200 * time.Millisecond,
+			header:   10 * time.Second,
+			backfill: 2 * time.Minute,
+			show:     5 * time.Minute,
+			retry:    showPause,
+			grace:    200 * time.Millisecond,
 		},
 	}
 }
@@ -99,7 +98,8 @@ func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Deli
 	if err != nil {
 		return err
 	}
-	stream, err := startLog(ctx, s.options.Programs.Log, s.skipped, "stream", "--level", "info")
+	streaming, cancel := context.WithCancel(ctx)
+	stream, err := s.startLog(streaming, cancel, "stream", "--level", "info")
 	if err != nil {
 		return err
 	}
@@ -110,6 +110,3 @@ func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Deli
 	r.flush(time.Now())
 	return err
 }
-
-// skipped counts a line that is too long or incomplete.
-func (s *Source) skipped() { s.health.DecodeErrors.Add(1) }
