@@ -318,6 +318,35 @@ func TestRotationsLoseAndRepeatNothing(t *testing.T) {
 	}
 }
 
+// The log is rotated at any moment of a read.
+func TestRotationsWhileTheLogIsRead(t *testing.T) {
+	w, store := newLogWriter(t), &memoryStore{}
+	source, stop := followLog(t, w.path, store)
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		for range rotations / 2 {
+			for range 10 {
+				w.event(insmodLines)
+			}
+			w.rotate()
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	for isOver := false; !isOver; {
+		select {
+		case <-written:
+			isOver = true
+		default:
+		}
+		require.NoError(t, source.Sync(t.Context()))
+	}
+	stop()
+	names, _ := store.get()
+	require.Equal(t, upTo(w.serial), names)
+	require.Zero(t, source.Sensor().Lost)
+}
+
 func TestTruncationCountsAsLoss(t *testing.T) {
 	w, store := newLogWriter(t), &memoryStore{}
 	source, stop := followLog(t, w.path, store)
@@ -413,7 +442,7 @@ func TestLostPositionCountsAsLoss(t *testing.T) {
 	names, _ := store.get()
 	require.Equal(t, upTo(2), names)
 
-	for _, position := range []string{"", "nonsense", "2 1 1 1 1 1 1 1", "1 0 0 -1 0 0 0 0", "1 0 0 0 0 0 99 0", store.position + "0"} {
+	for _, position := range []string{"", "nonsense", "3 1 1 1", "2 -1 0 0", "2 99999999 1 1", "1 0 0 -1 0 0 0 0", "1 0 0 0 0 0 99 0", store.position + "0"} {
 		again := &memoryStore{position: position}
 		_, stop := followLog(t, w.path, again)
 		stop()
@@ -491,9 +520,25 @@ func TestLogFilesAreOrderedByAge(t *testing.T) {
 	require.Error(t, err)
 }
 
+func TestPositionOfVersion1IsContinued(t *testing.T) {
+	w, store := newLogWriter(t), &memoryStore{}
+	w.event(insmodLines)
+	_, stop := followLog(t, w.path, store)
+	stop()
+	last, ok := parsePosition(store.position)
+	require.True(t, ok)
+	store.position = fmt.Sprintf("1 7 8 %d %d %d 0 999", last.start, last.id.Millis, last.id.Serial)
+	w.event(insmodLines)
+	source, stop := followLog(t, w.path, store)
+	stop()
+	names, _ := store.get()
+	require.Equal(t, upTo(2), names)
+	require.Zero(t, source.Sensor().Lost)
+}
+
 func FuzzPosition(f *testing.F) {
 	f.Add("1 2049 131 4096 1795529435180 2 0 8192")
-	f.Add("1 2049 131 4096 1795529435180 2 1 0")
+	f.Add("2 4096 1795529435180 2")
 	f.Add("")
 	f.Fuzz(func(t *testing.T, text string) {
 		p, ok := parsePosition(text)

@@ -154,7 +154,7 @@ func (l *listener) take(kind auparse.AuditMessageType, text []byte, now time.Tim
 			l.out, l.drained = true, now
 		}
 		l.intake.translator.bootTime = l.source.clock.BootTime()
-		l.intake.add(r, record.Place{}, record.Place{}, now)
+		l.intake.add(r, 0, now)
 	}
 }
 

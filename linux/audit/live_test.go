@@ -20,10 +20,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/internal/progress"
-	"github.com/kmodquery/kmodquery/linux/audit/record"
 )
-
-func place(offset int) record.Place { return record.Place{Offset: int64(offset)} }
 
 // A fakeKernel is a kernel's audit whose records the test sends.
 type fakeKernel struct {
