@@ -17,6 +17,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/linux/host"
 	"github.com/kmodquery/kmodquery/linux/klog/printk"
+	"github.com/kmodquery/kmodquery/linux/logfile"
 )
 
 const (
@@ -125,7 +126,7 @@ func (s *Syslog) readable() ([]string, error) {
 	var files []string
 	var denied error
 	for _, path := range s.files {
-		file, err := openLog(path)
+		file, err := logfile.Open(path, maxLogLine)
 		switch {
 		case err == nil:
 			file.Close()
@@ -199,7 +200,7 @@ func (r *syslogReader) read(ctx context.Context) error {
 
 // take looks for the message that a line repeats.
 func (r *syslogReader) take(text []byte, isNew bool) error {
-	if !bytes.Contains(text, []byte(" kernel")) {
+	if len(text) > maxLogLine || !bytes.Contains(text, []byte(" kernel")) {
 		return nil
 	}
 	l, ok := parseSyslogLine(text)
