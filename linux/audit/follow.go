@@ -220,7 +220,7 @@ func (f *follower) take(line string, at int64) {
 		}
 		f.gap = nil
 	}
-	f.intake.add(r, at, time.Now())
+	f.intake.assembler.Add(r, at, time.Now())
 }
 
 // isOwn reports whether a record is of this host. A daemon can collect those of other

@@ -31,11 +31,6 @@ func newIntake(t translator, since time.Time, emit func(kmodquery.Delivery)) *in
 	return i
 }
 
-// add adds the next record, which begins at an offset of its file.
-func (i *intake) add(r record.Record, start int64, now time.Time) {
-	i.assembler.Add(r, start, now)
-}
-
 // takeEvent handles the next event.
 func (i *intake) takeEvent(from record.Event) {
 	if from.ID.Time().Before(i.since) || i.wasEmitted != nil && i.wasEmitted(from.ID) {

@@ -137,25 +137,25 @@ func (l *listener) run() error {
 
 // take handles one message.
 func (l *listener) take(kind auparse.AuditMessageType, text []byte, now time.Time) {
-	switch kind {
-	case auparse.AUDIT_CONFIG_CHANGE:
+	if kind == auparse.AUDIT_CONFIG_CHANGE {
 		l.check = now // it may concern the settings that the source needs
-	case auparse.AUDIT_SYSCALL, auparse.AUDIT_KERN_MODULE, auparse.AUDIT_PATH, auparse.AUDIT_CWD,
-		auparse.AUDIT_EXECVE, auparse.AUDIT_PROCTITLE, auparse.AUDIT_EOE:
-		l.source.health.Received.Add(1)
-		r, err := record.ParseMessage(kind, string(text))
-		if err != nil {
-			l.source.health.DecodeErrors.Add(1)
-			return
-		}
-		// Records come in the order in which calls return, so all records from before
-		// the round have come before this one.
-		if began := l.sync.Began(); !began.IsZero() && l.drained.IsZero() && r.ID.Time().After(began.Add(clockTick)) {
-			l.out, l.drained = true, now
-		}
-		l.intake.translator.bootTime = l.source.clock.BootTime()
-		l.intake.add(r, 0, now)
 	}
+	if !record.IsOfModuleCall(kind) {
+		return
+	}
+	l.source.health.Received.Add(1)
+	r, err := record.ParseMessage(kind, string(text))
+	if err != nil {
+		l.source.health.DecodeErrors.Add(1)
+		return
+	}
+	// Records come in the order in which calls return, so all records from before
+	// the round have come before this one.
+	if began := l.sync.Began(); !began.IsZero() && l.drained.IsZero() && r.ID.Time().After(began.Add(clockTick)) {
+		l.out, l.drained = true, now
+	}
+	l.intake.translator.bootTime = l.source.clock.BootTime()
+	l.intake.assembler.Add(r, 0, now)
 }
 
 // countDrops counts the records that the socket had no room for as lost.

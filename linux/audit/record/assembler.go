@@ -73,17 +73,15 @@ func (a *Assembler) Add(r Record, start int64, now time.Time) {
 	} else if r.Type == auparse.AUDIT_SYSCALL {
 		return // there is one already
 	}
-	switch {
-	case r.Type == auparse.AUDIT_EOE:
-		e.isComplete = true
-	case r.Type == auparse.AUDIT_PROCTITLE:
-		// It is the last before EOE, which the audit daemon does not log.
-		e.isComplete = true
-		e.add(r)
-	case isOfModuleCall(r.Type):
+	// PROCTITLE is the last before EOE, which the audit daemon does not log.
+	isEnd := r.Type == auparse.AUDIT_EOE
+	e.isComplete = e.isComplete || isEnd || r.Type == auparse.AUDIT_PROCTITLE
+	if IsOfModuleCall(r.Type) && !isEnd {
 		e.add(r)
 	}
-	a.release()
+	for len(a.queue) > 0 && a.queue[0].isComplete {
+		a.pop()
+	}
 }
 
 func (e *openEvent) add(r Record) {
@@ -95,13 +93,6 @@ func (e *openEvent) add(r Record) {
 	}
 	if same < maxRepeated {
 		e.Records = append(e.Records, r)
-	}
-}
-
-// release emits the complete events before the first incomplete one.
-func (a *Assembler) release() {
-	for len(a.queue) > 0 && a.queue[0].isComplete {
-		a.pop()
 	}
 }
 
