@@ -39,14 +39,14 @@ func (s *Source) follow(ctx context.Context, ready func(), emit func(kmodquery.D
 		return fmt.Errorf("%w; nor can the audit daemon's log be read: %w", forbidden, err)
 	}
 	defer func() { f.current.Close() }()
-	position, err := s.health.Resume(ctx, s.options.Position)
+	position, err := s.health.Resume(ctx, s.position)
 	if err != nil {
 		return err
 	}
 	if err := f.start(ctx, position); err != nil {
 		return err
 	}
-	s.health.Started([]string{s.options.Log},
+	s.health.Started([]string{s.log},
 		"it follows the audit daemon's log, which has only the calls that the daemon's rules record: "+source.OneLine(forbidden), nil)
 	if err := f.read(ctx); err != nil {
 		return err
@@ -80,7 +80,7 @@ func openFollower(s *Source, intake *intake) (*follower, error) {
 	f := &follower{source: s, intake: intake, host: host}
 	_, newest, err := f.after(func(*logfile.File) bool { return true })
 	if err == nil && newest == nil {
-		err = fmt.Errorf("%s: %w", s.options.Log, fs.ErrNotExist)
+		err = fmt.Errorf("%s: %w", s.log, fs.ErrNotExist)
 	}
 	newest.Close()
 	return f, err
@@ -260,7 +260,7 @@ func (f *follower) unread() ([]*logfile.File, error) {
 // after that one, oldest first.
 func (f *follower) after(isEnd func(*logfile.File) bool) (files []*logfile.File, end *logfile.File, err error) {
 	for {
-		names, err := logFiles(f.source.options.Log)
+		names, err := logFiles(f.source.log)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -268,7 +268,7 @@ func (f *follower) after(isEnd func(*logfile.File) bool) (files []*logfile.File,
 		if err != nil {
 			return nil, nil, err
 		}
-		again, err := logFiles(f.source.options.Log)
+		again, err := logFiles(f.source.log)
 		if err != nil || slices.Equal(names, again) {
 			return files, end, err
 		}

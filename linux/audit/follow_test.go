@@ -146,7 +146,8 @@ func (m *memoryStore) get() ([]string, int64) {
 // followLog runs the source on a log, without the right to read from the kernel.
 func followLog(t testing.TB, path string, store *memoryStore) (source *Source, stop func()) {
 	t.Helper()
-	source = New(Options{Log: path, Position: func(context.Context) (string, error) { return store.position, nil }})
+	source = New(func(context.Context) (string, error) { return store.position, nil })
+	source.log = path
 	source.open = func() (kernelConn, error) { return nil, forbidden(unix.EPERM) }
 	return source, startSource(t, source, store)
 }
@@ -218,7 +219,8 @@ func TestLogIsFollowed(t *testing.T) {
 }
 
 func TestRunFailsWithoutALog(t *testing.T) {
-	source := New(Options{Log: filepath.Join(t.TempDir(), "audit.log")})
+	source := New(nil)
+	source.log = filepath.Join(t.TempDir(), "audit.log")
 	source.open = func() (kernelConn, error) { return nil, forbidden(unix.EPERM) }
 	err := source.Run(t.Context(), func() { t.Error("ready") }, func(kmodquery.Delivery) {})
 	require.ErrorContains(t, err, "CAP_AUDIT_READ")
@@ -226,7 +228,7 @@ func TestRunFailsWithoutALog(t *testing.T) {
 	require.NotErrorIs(t, err, kmodquery.ErrNotSupported)
 	require.NotContains(t, source.Sensor().Reason, "\n")
 
-	require.NoError(t, unix.Mkfifo(source.options.Log, 0o600))
+	require.NoError(t, unix.Mkfifo(source.log, 0o600))
 	require.ErrorContains(t, source.Run(t.Context(), func() { t.Error("ready") }, func(kmodquery.Delivery) {}), "nor can")
 }
 
@@ -251,7 +253,8 @@ func TestLogOfAnEarlierBootIsSkipped(t *testing.T) {
 func TestLogBackfillStartsAtItsBound(t *testing.T) {
 	w, store := newLogWriter(t), &memoryStore{}
 	w.event(insmodLines)
-	source := New(Options{Log: w.path})
+	source := New(nil)
+	source.log = w.path
 	source.open = func() (kernelConn, error) { return nil, forbidden(unix.EPERM) }
 	time.Sleep(2 * time.Millisecond)
 	source.Backfill(time.Now())

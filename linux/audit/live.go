@@ -42,7 +42,7 @@ func (s *Source) listen(ctx context.Context, ready func(), emit func(kmodquery.D
 	if err != nil {
 		return err
 	}
-	setup := newSetup(kernel, isOnAtBoot())
+	setup := &setup{kernel: kernel, keepsRecords: isOnAtBoot()}
 	if err := setup.start(); err != nil {
 		return errors.Join(err, setup.stop())
 	}

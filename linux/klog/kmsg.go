@@ -35,21 +35,10 @@ type Kmsg struct {
 	open func(path string) (*kmsgLog, error)
 }
 
-// KmsgOptions are the options of NewKmsg.
-type KmsgOptions struct {
-	// Path is the log's path, /dev/kmsg if empty.
-	Path string
-	// Position returns the position of the source's last stored event, or "". It may
-	// be nil.
-	Position func(ctx context.Context) (string, error)
-}
-
-// NewKmsg returns a source that reads nothing until Run.
-func NewKmsg(o KmsgOptions) *Kmsg {
-	if o.Path == "" {
-		o.Path = devKmsg
-	}
-	return &Kmsg{logSource: newLogSource(kmodquery.SourceKmsg, o.Position), path: o.Path, open: openKmsg}
+// NewKmsg returns a source that reads nothing until Run. position returns the position of
+// the source's last stored event, or "". It may be nil.
+func NewKmsg(position func(ctx context.Context) (string, error)) *Kmsg {
+	return &Kmsg{logSource: newLogSource(kmodquery.SourceKmsg, position), path: devKmsg, open: openKmsg}
 }
 
 // Run emits the events of what the kernel logs about modules until ctx ends. It begins

@@ -28,7 +28,8 @@ const (
 	maxMessages = 1024
 )
 
-// syslogFiles are the files that distributions write the kernel's messages to.
+// syslogFiles are the files that distributions write the kernel's messages to. At least one
+// must exist.
 var syslogFiles = []string{"/var/log/syslog", "/var/log/messages", "/var/log/kern.log"}
 
 // Syslog is the source that follows the files of a syslog daemon. Any user can write a
@@ -46,27 +47,10 @@ type Syslog struct {
 	open  func(path string) (*kmsgLog, error)
 }
 
-// SyslogOptions are the options of NewSyslog.
-type SyslogOptions struct {
-	// Files are the log files, /var/log/syslog, /var/log/messages and
-	// /var/log/kern.log if empty. At least one must exist.
-	Files []string
-	// Kmsg is the path of the kernel's log, /dev/kmsg if empty.
-	Kmsg string
-	// Position returns the position of the source's last stored event, or "". It may
-	// be nil.
-	Position func(ctx context.Context) (string, error)
-}
-
-// NewSyslog returns a source that reads nothing until Run.
-func NewSyslog(o SyslogOptions) *Syslog {
-	if len(o.Files) == 0 {
-		o.Files = syslogFiles
-	}
-	if o.Kmsg == "" {
-		o.Kmsg = devKmsg
-	}
-	return &Syslog{logSource: newLogSource(kmodquery.SourceSyslog, o.Position), files: o.Files, kmsg: o.Kmsg, open: openKmsg}
+// NewSyslog returns a source that reads nothing until Run. position returns the position of
+// the source's last stored event, or "". It may be nil.
+func NewSyslog(position func(ctx context.Context) (string, error)) *Syslog {
+	return &Syslog{logSource: newLogSource(kmodquery.SourceSyslog, position), files: syslogFiles, kmsg: devKmsg, open: openKmsg}
 }
 
 // Run emits the events of the kernel's messages about modules that are in the files
