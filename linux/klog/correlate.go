@@ -5,7 +5,7 @@ package klog
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"hash/fnv"
+	"hash/maphash"
 	"slices"
 	"strings"
 	"time"
@@ -70,7 +70,7 @@ type correlator struct {
 	held     []*attempt
 	emitted  []*attempt // oldest first
 	note     *line      // the last one, which the next attempt may take
-	position string     // of the last line
+	position string     // of the last line that was read; the reader sets it
 	first    time.Duration
 	last     time.Duration // of the held lines, by the log's clock
 	touched  time.Time     // when the last of them was added, by the wall clock
@@ -128,9 +128,6 @@ func (c *correlator) close(name string) {
 		a.over = a.over || a.event.Name == name
 	}
 }
-
-// setPosition sets the position of the last line that was read.
-func (c *correlator) setPosition(position string) { c.position = position }
 
 // find returns the latest attempt that the line may belong to, or nil.
 func (c *correlator) find(among []*attempt, l line) *attempt {
@@ -300,11 +297,9 @@ func (a *attempt) remember(l line) {
 	}
 }
 
-func hashText(text string) uint64 {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(text)) // it never fails
-	return h.Sum64()
-}
+var seed = maphash.MakeSeed()
+
+func hashText(text string) uint64 { return maphash.String(seed, text) }
 
 // late makes rest, a further line about an attempt that was emitted, an event of that
 // attempt. The attempt already has its one module_load.

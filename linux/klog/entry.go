@@ -61,28 +61,17 @@ const maxCursor = 512
 
 // journalField decodes a value, which is an array of bytes if it is no valid text.
 func journalField(value json.RawMessage) (string, bool) {
-	if len(value) > 0 && value[0] == '"' {
+	switch value[0] {
+	case '"':
 		var text string
 		err := json.Unmarshal(value, &text)
 		return text, err == nil
+	case '[': // if the elements are not bytes, the entry has the field more than once
+		var text []byte
+		err := json.Unmarshal(value, &text)
+		return string(text), err == nil
 	}
-	if len(value) == 0 || value[0] != '[' {
-		return "", false
-	}
-	var numbers []uint8
-	// A []byte would be decoded from base64. If the elements are not bytes, the field
-	// occurs more than once in the entry.
-	var wide []uint16
-	if err := json.Unmarshal(value, &wide); err != nil {
-		return "", false
-	}
-	for _, n := range wide {
-		if n > 255 {
-			return "", false
-		}
-		numbers = append(numbers, uint8(n))
-	}
-	return string(numbers), true
+	return "", false
 }
 
 func (e *journalEntry) micros(field string) (time.Duration, error) {

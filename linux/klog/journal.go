@@ -316,7 +316,7 @@ func (r *journalReader) take(b []byte) {
 	if statement, ok := e.statement(); ok {
 		r.correlator.add(r.line(&e, statement, string(b)), time.Now())
 	}
-	r.correlator.setPosition(e.String())
+	r.correlator.position = e.String()
 }
 
 func (r *journalReader) line(e *journalEntry, statement printk.Statement, raw string) line {

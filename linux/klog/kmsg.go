@@ -73,7 +73,7 @@ func (s *Kmsg) Run(ctx context.Context, ready func(), emit func(kmodquery.Delive
 			if statement, ok := printk.Kernel(record.Text); ok && record.IsFromKernel() {
 				c.add(newLine(record, statement, boot), time.Now())
 			}
-			c.setPosition(sequencePosition(boot, record.Sequence))
+			c.position = sequencePosition(boot, record.Sequence)
 		})
 	}
 	return s.serve(ctx, ready, c, read, log.wait)

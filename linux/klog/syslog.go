@@ -247,7 +247,7 @@ func (r *syslogReader) emit(m *message) {
 	l := newLine(m.record, m.statement, r.boot)
 	l.raw, m.text = m.text, ""
 	r.correlator.add(l, time.Now())
-	r.correlator.setPosition(sequencePosition(r.boot, r.emitted))
+	r.correlator.position = sequencePosition(r.boot, r.emitted)
 }
 
 // A syslogLine is a line of a log file in the form of the kernel's. Any user can write
