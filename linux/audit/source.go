@@ -17,8 +17,8 @@ import (
 // CAP_AUDIT_CONTROL and CAP_AUDIT_READ in the host's namespaces it reads them from the
 // kernel, with rules of its own, beside the audit daemon or without one. With fewer
 // rights it follows the audit daemon's log, which has the calls that the daemon's rules
-// record. There are no records of loads from inside the kernel, and of calls of
-// processes that are older than the moment at which audit was first switched on.
+// record. Audit records neither loads from inside the kernel nor calls of processes that
+// started before it was first switched on.
 type Source struct {
 	health   *source.Health
 	log      string // path of the audit daemon's log

@@ -90,10 +90,8 @@ type attempt struct {
 
 // add adds the next line of the log.
 func (c *correlator) add(l line, now time.Time) {
-	if len(c.held) > 0 && (l.at-c.last > quietPeriod || l.at-c.first > holdLimit || c.first-l.at > quietPeriod) {
-		c.flush()
-	}
-	if len(c.held) >= maxHeld {
+	isLater := l.at-c.last > quietPeriod || l.at-c.first > holdLimit || c.first-l.at > quietPeriod
+	if len(c.held) > 0 && isLater || len(c.held) >= maxHeld {
 		c.flush()
 	}
 	if l.statement.IsBuiltin && c.isBuiltin(l.statement.Name) {
@@ -110,12 +108,12 @@ func (c *correlator) add(l line, now time.Time) {
 	if l.statement.Kind == printk.Unload {
 		c.close(l.statement.Name)
 	}
-	if a := c.find(c.held, l); a != nil {
+	if a := find(c.held, l); a != nil {
 		a.take(l)
 		return
 	}
 	a := c.begin(l)
-	if before := c.find(c.emitted, l); before != nil {
+	if before := find(c.emitted, l); before != nil {
 		before.late(a, l)
 	}
 	c.held = append(c.held, a)
@@ -130,7 +128,7 @@ func (c *correlator) close(name string) {
 }
 
 // find returns the latest attempt that the line may belong to, or nil.
-func (c *correlator) find(among []*attempt, l line) *attempt {
+func find(among []*attempt, l line) *attempt {
 	for _, a := range slices.Backward(among) {
 		if a.continuesWith(l) {
 			return a
@@ -276,18 +274,14 @@ func (a *attempt) take(l line) {
 func (a *attempt) takeText(l line) {
 	a.remember(l)
 	e := &a.event
-	room := maxRaw - len(e.Raw)
-	if e.Raw != "" {
-		room--
-	}
-	switch {
-	case len(l.raw) > room:
+	if len(e.Raw)+1+len(l.raw) > maxRaw {
 		e.Missing.Add("raw")
-	case e.Raw == "":
-		e.Raw = l.raw
-	default:
-		e.Raw += "\n" + l.raw
+		return
 	}
+	if e.Raw != "" {
+		e.Raw += "\n"
+	}
+	e.Raw += l.raw
 }
 
 // remember notes that the attempt has a line.
@@ -325,7 +319,7 @@ func (c *correlator) next() time.Time {
 
 // expire emits what is held if the quietPeriod has passed.
 func (c *correlator) expire(now time.Time) {
-	if len(c.held) > 0 && now.Sub(c.touched) >= quietPeriod {
+	if due := c.next(); !due.IsZero() && !due.After(now) {
 		c.flush()
 	}
 }

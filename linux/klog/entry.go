@@ -169,19 +169,14 @@ func (p *journalPosition) String() string {
 
 // parseJournalPosition parses a position. It returns nil if the text is none.
 func parseJournalPosition(text string) *journalPosition {
-	parts := strings.Split(text, " ")
-	if len(parts) != 4 || !isBootID(parts[0]) || parts[3] == "" || len(parts[3]) > maxCursor {
+	var p journalPosition
+	var monotonic, realtime uint64 // in microseconds
+	n, _ := fmt.Sscanf(text, "%s %d %d %s", &p.bootID, &monotonic, &realtime, &p.cursor)
+	if n < 4 || !isBootID(p.bootID) || len(p.cursor) > maxCursor {
 		return nil
 	}
-	p := &journalPosition{bootID: parts[0], cursor: parts[3]}
-	for i, to := range []*time.Duration{&p.monotonic, &p.realtime} {
-		n, err := strconv.ParseUint(parts[1+i], 10, 53)
-		if err != nil {
-			return nil
-		}
-		*to = time.Duration(n) * time.Microsecond
-	}
-	return p
+	p.monotonic, p.realtime = time.Duration(monotonic)*time.Microsecond, time.Duration(realtime)*time.Microsecond
+	return &p
 }
 
 // covers reports whether an entry is the one at the position or before it. The wall

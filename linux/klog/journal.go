@@ -84,8 +84,8 @@ var journalFields = []string{
 
 // Run emits the events of the journal's messages about modules until ctx ends. It begins
 // after the stored position, or with the boot. It calls ready once, when it has read all
-// that the journal had. Messages of the kernel that journald has not written yet are not
-// seen, by Sync either. An error that matches kmodquery.ErrNotSupported means that this
+// that the journal had. Neither Run nor Sync sees messages of the kernel that journald has
+// not written yet. An error that matches kmodquery.ErrNotSupported means that this
 // host cannot support the source before the next boot; other errors may pass.
 func (s *Journal) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) (err error) {
 	defer func() { s.health.Stopped(err) }()

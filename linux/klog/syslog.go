@@ -56,7 +56,7 @@ func NewSyslog(position func(ctx context.Context) (string, error)) *Syslog {
 // Run emits the events of the kernel's messages about modules that are in the files
 // and in /dev/kmsg, until ctx ends. It begins after the stored position, or with the
 // oldest message that /dev/kmsg has. It calls ready once, when it has read the files.
-// Messages that the daemon has not written yet are not seen, by Sync either. An error
+// Neither Run nor Sync sees messages that the daemon has not written yet. An error
 // that matches kmodquery.ErrNotSupported means that this host cannot support the source
 // before the next boot; other errors may pass.
 func (s *Syslog) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) (err error) {

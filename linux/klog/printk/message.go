@@ -75,7 +75,7 @@ var kernelMessages = compile([]format{
 	{`Invalid ELF sh_link!=SHN_UNDEF\(\d+\) or \(sh_link\(\d+\) >= hdr->e_shnum\(\d+\)`, malformed},
 	{`Only one \.modinfo section must exist\.`, malformed},
 	{`Module has invalid ELF structures`, malformed}, // 5.11 to 5.17
-	{`Module len \d+ truncated`, malformed}, // up to 5.10
+	{`Module len \d+ truncated`, malformed},          // up to 5.10
 	{`module NAME: (?:Exactly one )?\.gnu\.linkonce\.this_module (?:section must exist\.|section must have a size set|must occupy memory during process execution|section size must match the kernel's built struct module size at run time)`, malformed}, // from 6.3
 	{`NAME: No module found in object`, malformed}, // up to 6.2
 	{`NAME: module has no symbols \(stripped\?\)`, malformed},
