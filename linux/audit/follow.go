@@ -265,19 +265,22 @@ func (f *follower) after(isEnd func(*logfile.File) bool) (files []*logfile.File,
 			return nil, nil, err
 		}
 		files, end, err = openAfter(names, isEnd)
+		again, listErr := logFiles(f.source.log)
+		err = errors.Join(err, listErr)
+		if err == nil && slices.Equal(names, again) {
+			return files, end, nil
+		}
+		closeAll(append(files, end))
 		if err != nil {
 			return nil, nil, err
 		}
-		again, err := logFiles(f.source.log)
-		if err != nil || slices.Equal(names, again) {
-			return files, end, err
-		}
-		closeAll(append(files, end)) // a file may have none of the names during a rotation
+		// It was rotated meanwhile, and a file may have had none of the names.
 	}
 }
 
-// openAfter does so for names of files. It opens the newest first: a rotation gives a file
-// the name of the next older one, so that none is missed.
+// openAfter does so for files of these names, newest last. It opens the newest first: a
+// rotation gives a file the name of the next older one, so that none is missed. The caller
+// closes the files, also after an error.
 func openAfter(names []string, isEnd func(*logfile.File) bool) (files []*logfile.File, end *logfile.File, err error) {
 	for _, name := range slices.Backward(names) {
 		file, err := logfile.Open(name, record.MaxLine)
@@ -285,8 +288,7 @@ func openAfter(names []string, isEnd func(*logfile.File) bool) (files []*logfile
 			continue
 		}
 		if err != nil {
-			closeAll(files)
-			return nil, nil, err
+			return files, nil, err
 		}
 		if isEnd(file) {
 			end = file
