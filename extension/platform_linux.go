@@ -68,13 +68,13 @@ func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
 			Keys:       func(ctx context.Context) ([]string, error) { return store.Keys(ctx, name) },
 		})
 	case kmodquery.SourceAudit:
-		return audit.New(audit.Options{Position: position})
+		return audit.New(position)
 	case kmodquery.SourceJournal:
-		return klog.NewJournal(klog.JournalOptions{Position: position})
+		return klog.NewJournal(position)
 	case kmodquery.SourceKmsg:
-		return klog.NewKmsg(klog.KmsgOptions{Position: position})
+		return klog.NewKmsg(position)
 	case kmodquery.SourceSyslog:
-		return klog.NewSyslog(klog.SyslogOptions{Position: position})
+		return klog.NewSyslog(position)
 	}
 	panic("no source is called " + name)
 }
