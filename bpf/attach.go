@@ -36,12 +36,10 @@ func (p *Programs) attachAll(ctx context.Context, kernel *btf.Spec, object []byt
 		return err
 	}
 	if isFirst {
-		p.owners.setCurrent(p.name.id)
+		p.owners.current.Store(p.name.id)
 	}
 	p.wanted.Set, p.wanted.Epoch = p.name.id, 1
-	if err := p.writeSettings(); err != nil { // before a program runs
-		return err
-	}
+	*p.settings = p.wanted // before a program runs
 	loaded := p.loadPreferred(spec, kernel, list)
 	defer func() {
 		for _, program := range loaded {

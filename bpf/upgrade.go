@@ -13,10 +13,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 )
 
 // An upgrade replaces a set of programs by another one while calls go on. Every
@@ -42,35 +40,9 @@ const (
 	callPoll     = 10 * time.Millisecond
 )
 
-// owners is the map of owners, which all sets share, in this process's memory.
-type owners struct{ memory []byte }
-
-func openOwners(m *ebpf.Map) (owners, error) {
-	memory, err := unix.Mmap(m.FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return owners{}, fmt.Errorf("map the owners of calls: %w", err)
-	}
-	return owners{memory}, nil
-}
-
-// at is the number of a set. Programs read it at any time.
-func (o *owners) at(index moduleOwnerIndex) *uint64 {
-	return (*uint64)(unsafe.Pointer(&o.memory[index*8]))
-}
-
-func (o *owners) current() uint64 { return atomic.LoadUint64(o.at(moduleOwnerIndexOWNER_CURRENT)) }
-
-func (o *owners) setCurrent(set uint64) { atomic.StoreUint64(o.at(moduleOwnerIndexOWNER_CURRENT), set) }
-
-func (o *owners) setOldest(set uint64) { atomic.StoreUint64(o.at(moduleOwnerIndexOWNER_OLDEST), set) }
-
-func (o *owners) Close() error {
-	memory := o.memory
-	if o.memory = nil; memory == nil {
-		return nil
-	}
-	return unix.Munmap(memory)
-}
+// owners are the numbers of sets that all sets share (enum owner_index). Programs read
+// them at any time.
+type owners struct{ current, oldest atomic.Uint64 }
 
 // sharedMaps are the maps that a set shares with the one that it replaces.
 var sharedMaps = []string{moduleMapOwners, moduleMapStamps}
@@ -121,18 +93,18 @@ func ownerOf(sets []setName, shared map[string]*ebpf.Map) (int, error) {
 // own makes this set, which is attached, the owner of what begins now, and
 // detaches the others.
 func (p *Programs) own(ctx context.Context, sets []setName) error {
-	if p.owners.current() != p.name.id {
+	if p.owners.current.Load() != p.name.id {
 		if len(sets) > 0 {
 			if err := sleep(ctx, stampAge); err != nil {
 				return err
 			}
 		}
-		p.owners.setCurrent(p.name.id)
+		p.owners.current.Store(p.name.id)
 	}
 	if err := p.pins.detach(ctx, sets); err != nil {
 		return err
 	}
-	p.owners.setOldest(p.name.id)
+	p.owners.oldest.Store(p.name.id)
 	return nil
 }
 
@@ -244,12 +216,4 @@ func (p *pins) remove(name setName) error {
 		return fmt.Errorf("remove pinned programs: %w", err)
 	}
 	return nil
-}
-
-// lost returns the number of records that a detached set has lost.
-func (o *olderSet) lost() (n uint64) {
-	if m := o.maps[moduleMapCounters]; m != nil {
-		_ = m.Lookup(uint32(moduleCounterCOUNTER_LOST), &n) // an array has it
-	}
-	return n
 }
