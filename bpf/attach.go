@@ -46,19 +46,12 @@ func (p *Programs) attachAll(ctx context.Context, kernel *btf.Spec, object []byt
 			program.Close()
 		}
 	}()
-	absent := map[string]bool{}
 	for _, h := range list {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if absent[h.name] {
-			continue
-		}
 		err := p.attach(spec, loaded, h)
-		switch {
-		case h.optional && errors.Is(err, os.ErrNotExist):
-			absent[h.name] = true
-		case err != nil:
+		if err != nil && !(h.optional && errors.Is(err, os.ErrNotExist)) {
 			p.unattached = append(p.unattached, err)
 			p.partial = p.partial || isShortage(err)
 		}

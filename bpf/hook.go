@@ -32,11 +32,7 @@ type candidate struct {
 // sends no records. On a kernel that preempts its own threads, such a program may be
 // skipped for one thread while it runs for another; no record is lost by that.
 func (c candidate) sendsNothing() bool {
-	switch c.symbol {
-	case "initcall_start", "initcall_finish", "sched_process_exit":
-		return true
-	}
-	return false
+	return slices.Contains([]string{"initcall_start", "initcall_finish", "sched_process_exit"}, c.symbol)
 }
 
 type attachAs string

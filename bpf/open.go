@@ -199,9 +199,6 @@ func (p *Programs) WereThere() bool { return p.found }
 
 // IsPinned reports whether the programs stay attached when this process ends.
 func (p *Programs) IsPinned() bool {
-	if p.path == "" {
-		return false
-	}
-	_, err := os.Lstat(p.path)
+	_, err := os.Lstat(p.path) // fails if the path is empty
 	return err == nil
 }
