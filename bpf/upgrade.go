@@ -17,19 +17,10 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// An upgrade replaces a set of programs by another one while calls go on. Every
-// call has one owner, the set that sends its records (owner.h):
-//
-//  1. The new set is attached and pinned. It shares the maps of owners and stamps
-//     with the old one, which still owns new calls.
-//  2. After stampAge the owner is changed, by one store. Calls that began before
-//     keep their owner.
-//  3. After stampAge, and when the calls under way have returned, the old set is
-//     detached.
-//  4. The records in its rings are read and stored, and then it is removed.
-//
-// If the process is killed at any step, there is one owner, and that set is pinned
-// and attached. The next Open detaches every other set and starts again.
+// An upgrade replaces a set of programs by another one while calls go on, in the steps
+// of docs/recovery.md. Every call has one owner, the set that sends its records
+// (owner.h). If the process is killed at any step, there is one owner, and that set is
+// pinned and attached. The next Open detaches every other set and starts again.
 const (
 	// stampAge is STAMP_NS of owner.h.
 	stampAge = 500 * time.Millisecond
@@ -38,6 +29,8 @@ const (
 	// their records.
 	callPatience = 5 * time.Second
 	callPoll     = 10 * time.Millisecond
+	// freePatience is how long the kernel may take to free the old set's programs.
+	freePatience = time.Second
 )
 
 // owners are the numbers of sets that all sets share (enum owner_index). Programs read
@@ -122,11 +115,53 @@ func (p *pins) detach(ctx context.Context, sets []setName) error {
 		if err := p.awaitCalls(ctx, name); err != nil {
 			return err
 		}
+		programs := p.programIDs(name)
 		for _, part := range []string{pinnedLinks, pinnedProbes, pinnedPrograms} {
 			if err := os.RemoveAll(p.of(name, part)); err != nil {
 				return fmt.Errorf("detach pinned programs: %w", err)
 			}
 		}
+		if err := awaitFree(ctx, programs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// programIDs returns the kernel's IDs of the programs of a set, as far as they can be
+// opened.
+func (p *pins) programIDs(name setName) (ids []ebpf.ProgramID) {
+	entries, _ := os.ReadDir(p.of(name, pinnedPrograms))
+	for _, entry := range entries {
+		program, err := ebpf.LoadPinnedProgram(p.of(name, pinnedPrograms, entry.Name()), nil)
+		if err != nil {
+			continue
+		}
+		if info, err := program.Info(); err == nil {
+			if id, ok := info.ID(); ok {
+				ids = append(ids, id)
+			}
+		}
+		program.Close()
+	}
+	return ids
+}
+
+// awaitFree waits, for at most freePatience, until no program has one of the IDs. The
+// kernel defers the release of a link (bpf_link_put), and its program runs until then.
+// Without CAP_SYS_ADMIN, which opening by ID needs, it does not wait.
+func awaitFree(ctx context.Context, ids []ebpf.ProgramID) error {
+	for deadline := time.Now().Add(freePatience); len(ids) > 0 && time.Now().Before(deadline); {
+		if err := sleep(ctx, callPoll); err != nil {
+			return err
+		}
+		ids = slices.DeleteFunc(ids, func(id ebpf.ProgramID) bool {
+			program, err := ebpf.NewProgramFromID(id)
+			if err == nil {
+				program.Close()
+			}
+			return err != nil
+		})
 	}
 	return nil
 }

@@ -102,9 +102,13 @@ func TestAnUpgradeChangesTheOwner(t *testing.T) {
 	require.False(t, first.WereThere())
 	require.Equal(t, first.name.id, first.owners.current.Load())
 	require.NoError(t, first.maps[moduleMapCounters].Put(uint32(moduleCounterCOUNTER_LOST), uint64(7)))
+	programs := first.pins.programIDs(first.name)
+	require.Len(t, programs, 1)
 	require.NoError(t, first.Close())
 
 	second := u.open("two", Options{ImageLimit: MaxImage})
+	_, err := ebpf.NewProgramFromID(programs[0])
+	require.ErrorIs(t, err, os.ErrNotExist, "the older program does not run any more")
 	require.True(t, second.WereThere())
 	require.Equal(t, second.name.id, second.owners.current.Load())
 	require.False(t, second.pins.isAttached(first.name))
