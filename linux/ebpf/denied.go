@@ -28,7 +28,7 @@ const (
 
 // deniedCounts are the programs' counts of denied calls (bpf.Programs).
 type deniedCounts interface {
-	NextEpoch() error
+	NextEpoch()
 	DeniedCounts() ([]bpf.DeniedCount, error)
 	AckDenied(bpf.DeniedCount)
 	ForgetDenied(bpf.DeniedCalls) (uint64, error)
@@ -154,10 +154,7 @@ func (d *denials) report(now time.Time, read time.Duration, blank kmodquery.Even
 func (d *denials) rows(read time.Duration, blank kmodquery.Event) (rows []kmodquery.Delivery, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	// First, so that the record of a call made meanwhile is in the next row.
-	if err := d.counts.NextEpoch(); err != nil {
-		return nil, err
-	}
+	d.counts.NextEpoch() // first, so that the record of a call made meanwhile is in the next row
 	counts, err := d.counts.DeniedCounts()
 	if err != nil {
 		return nil, err
