@@ -102,6 +102,5 @@ func execute(ctx context.Context, conn *sql.Conn, w io.Writer, f Format, stateme
 		return err
 	}
 	defer rows.Close()
-	_, err = write(w, f, rows)
-	return err
+	return write(w, f, rows)
 }
