@@ -56,11 +56,9 @@ func kindOf(e *kmodquery.Event) kind {
 // isKext reports whether an event is about a kernel extension. A kernel extension
 // has one name in all of macOS, and its sources name different processes.
 func isKext(e *kmodquery.Event) bool {
-	switch e.EventName {
-	case kmodquery.EventKextload, kmodquery.EventKextunload, kmodquery.EventKextAllowed, kmodquery.EventKextBlocked:
-		return true
-	}
-	return false
+	return slices.Contains([]string{
+		kmodquery.EventKextload, kmodquery.EventKextunload, kmodquery.EventKextAllowed, kmodquery.EventKextBlocked,
+	}, e.EventName)
 }
 
 // A correlator gives all events of one attempt one load_id: that of the best source

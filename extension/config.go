@@ -86,13 +86,7 @@ func (c *config) flagSet() *flag.FlagSet {
 	})
 	flags.DurationVar(&c.poll, "poll", c.platform.defaultPoll, "`time` within which hidden modules and unobserved loads are found")
 	flags.Int64Var(&c.imageLimit, "image-limit", c.platform.maxImageLimit, "Linux: hash the kernel's copy of modules of up to this many `bytes`, and the file of larger ones")
-	flags.Func("pin-dir", "Linux: `folder` in a BPF file system where the programs are pinned, which keeps them attached while no process records; none pins nothing (default "+defaultPinDir+")", func(dir string) error {
-		if c.pinDir = dir; dir == noPinDir {
-			c.pinDir = ""
-		}
-		return nil
-	})
-	c.pinDir = defaultPinDir
+	flags.StringVar(&c.pinDir, "pin-dir", defaultPinDir, "Linux: `folder` in a BPF file system where the programs are pinned, which keeps them attached while no process records; none pins nothing")
 	flags.Int64Var(&c.replyLimit, "reply-limit", tables.DefaultReplyBytes, "return an error if a table's reply has more than this many `bytes`, before osquery's watchdog kills its worker")
 	flags.DurationVar(&c.queryTimeout, "query-timeout", tables.DefaultTimeout, "return an error if a table takes longer than this to reply")
 	flags.StringVar(&c.socket, "socket", "", "osquery: `path` of the extension socket")
@@ -135,6 +129,9 @@ func parse(p *platform, args []string) (*config, error) {
 	)
 	if err != nil {
 		return nil, err
+	}
+	if c.pinDir == noPinDir {
+		c.pinDir = ""
 	}
 	c.args = flags.Args()
 	switch {
