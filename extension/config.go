@@ -114,11 +114,15 @@ func parse(p *platform, args []string) (*config, error) {
 	flags := c.flagSet()
 	err := ff.Parse(flags, args,
 		ff.WithEnvVarPrefix(envPrefix),
-		// ff does not check who can write the file, so it gets an empty one and
-		// readFile reads the configuration file.
+		// ff does not check who can write the file, so it gets an empty one, and
+		// readConfigFile reads the configuration file.
 		ff.WithConfigFile(os.DevNull),
 		ff.WithConfigFileParser(func(_ io.Reader, set func(name, value string) error) error {
-			return c.readFile(func(name, value string) error {
+			content, err := readConfigFile(c.configFile)
+			if err != nil {
+				return fmt.Errorf("read configuration: %w", err)
+			}
+			return ff.PlainParser(bytes.NewReader(content), func(name, value string) error {
 				// The parser returns "true" for a line without a value.
 				if value == "true" && name != "verbose" && flags.Lookup(name) != nil {
 					return fmt.Errorf("%s has no value in the configuration file", name)
@@ -163,19 +167,6 @@ func parse(p *platform, args []string) (*config, error) {
 		return nil, errors.New("--retention-age, --retention-events and --retention-denied take a value that is not negative; 0 keeps everything")
 	}
 	return c, nil
-}
-
-// readFile calls set for each line of the configuration file. Only the default file may
-// be missing.
-func (c *config) readFile(set func(name, value string) error) error {
-	if c.configFile == "" {
-		return nil
-	}
-	content, err := readConfigFile(c.configFile)
-	if err != nil {
-		return fmt.Errorf("read configuration: %w", err)
-	}
-	return ff.PlainParser(bytes.NewReader(content), set)
 }
 
 func isCommand(word string) bool {
