@@ -84,13 +84,11 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 	default:
 		err = serve(ctx, c, report)
 	}
-	switch {
-	case errors.Is(err, errReported):
-		return exitFailed
-	case err != nil:
-		report.Print(err)
-		return exitFailed
-	default:
+	if err == nil {
 		return 0
 	}
+	if !errors.Is(err, errReported) {
+		report.Print(err)
+	}
+	return exitFailed
 }

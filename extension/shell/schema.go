@@ -8,9 +8,9 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// relations lists tables and views with the lines of their CREATE statements. Virtual
-// tables are in the temp schema. Their statements do not name the columns, which are
-// listed instead.
+// relations lists tables and views with their CREATE statements. Virtual tables are in
+// the temp schema. The statement of a virtual table does not name its columns, so a CREATE
+// TABLE statement replaces it.
 const relations = `
 SELECT name, iif(sql NOT LIKE 'CREATE VIRTUAL TABLE%', sql, 'CREATE TABLE ' || name || '(' || char(10) ||
 	(SELECT group_concat('  ' || name || ' ' || type || iif(hidden, ' HIDDEN', ''), ',' || char(10) ORDER BY cid)

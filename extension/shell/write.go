@@ -84,17 +84,10 @@ func newRowWriter(w *bytes.Buffer, f Format, columns []string) (rowWriter, error
 	if len(columns) == 0 {
 		return rowWriter{row: func([]cell) {}, end: func() {}}, nil
 	}
-	switch f {
-	case Table:
-		return newTableWriter(w, columns), nil
-	case JSON:
-		return newJSONWriter(w, columns), nil
-	case CSV:
-		return newCSVWriter(w, columns), nil
-	case Line:
-		return newLineWriter(w, columns), nil
+	if formats[f] == nil {
+		return rowWriter{}, fmt.Errorf("unknown format %q; choose one of %s", string(f), formatNames)
 	}
-	return rowWriter{}, fmt.Errorf("unknown format %q; choose one of %s", string(f), formatNames())
+	return formats[f](w, columns), nil
 }
 
 // newCell returns a value as SQLite prints it: a REAL has at most 15 digits, and always a

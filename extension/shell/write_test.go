@@ -101,7 +101,7 @@ func TestNoRows(t *testing.T) {
 }
 
 func TestNoColumns(t *testing.T) {
-	for _, f := range formats {
+	for f := range formats {
 		got := render(t, f, "CREATE TABLE t(x)")
 		require.Empty(t, got, f)
 	}
@@ -109,7 +109,7 @@ func TestNoColumns(t *testing.T) {
 
 func TestNoFormatControlsTheTerminal(t *testing.T) {
 	const evil = "\x1b[2J\r\n\t\x00\x7f\u009b1m\u202e\u2028\U000e0001\xff\xe2\x28é\\"
-	for _, f := range formats {
+	for f := range formats {
 		got := render(t, f, "SELECT ? AS \"col\x1b[31m\"", evil)
 		require.True(t, utf8.ValidString(got), f)
 		require.Equal(t, -1, strings.IndexFunc(strings.ReplaceAll(got, "\n", ""), kmodquery.IsUnsafe), "%s: %q", f, got)
@@ -134,7 +134,7 @@ func TestHostileTexts(t *testing.T) {
 
 func requireReadable(t *testing.T, text string) {
 	t.Helper()
-	for _, f := range formats {
+	for f := range formats {
 		var b bytes.Buffer
 		out, err := newRowWriter(&b, f, []string{text, "b", text})
 		require.NoError(t, err)
@@ -208,7 +208,7 @@ func (broken) Write([]byte) (int, error) { return 0, errors.New("no space left")
 
 func TestWriteErrors(t *testing.T) {
 	db := open(t)
-	for _, f := range formats {
+	for f := range formats {
 		rows, err := db.QueryContext(t.Context(), "SELECT 1")
 		require.NoError(t, err)
 		err = write(broken{}, f, rows)
@@ -243,7 +243,7 @@ func TestWriteReturnsTheErrorOfReading(t *testing.T) {
 }
 
 func TestParseFormat(t *testing.T) {
-	for _, f := range formats {
+	for f := range formats {
 		got, err := ParseFormat(strings.ToUpper(string(f)))
 		require.NoError(t, err)
 		require.Equal(t, f, got)

@@ -32,7 +32,7 @@ type Plugin interface {
 //
 // The caller closes the database. The SQLite driver keeps the plugins reachable until the
 // process ends, so a long-lived process must not open many databases.
-func Open(ctx context.Context, plugins ...Plugin) (*sql.DB, error) {
+func Open[P Plugin](ctx context.Context, plugins ...P) (*sql.DB, error) {
 	c := &connector{driver: new(sqlite.Driver)}
 	for _, plugin := range plugins {
 		columns, err := readColumns(ctx, plugin)
@@ -75,7 +75,7 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	for _, table := range c.tables {
 		// osquery attaches its tables to the temp schema as well.
 		create := fmt.Sprintf("CREATE VIRTUAL TABLE temp.%s USING %[1]s(%s)", quote(table), id)
-		if _, err := cn.ExecContext(ctx, create, nil); err != nil {
+		if _, err := opened.(driver.ExecerContext).ExecContext(ctx, create, nil); err != nil {
 			cn.Close()
 			return nil, fmt.Errorf("attach table %s: %w", table, err)
 		}
