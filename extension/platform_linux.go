@@ -48,13 +48,11 @@ func hostPlatform() *platform {
 	}
 }
 
-// hasModules reports whether the running kernel can load modules.
 func hasModules() bool {
 	_, err := os.Stat("/proc/modules")
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// openSource returns one of the sources.
 func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
 	position := func(ctx context.Context) (string, error) { return store.Position(ctx, name) }
 	switch name {
@@ -79,7 +77,6 @@ func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
 	panic("no source is called " + name)
 }
 
-// openViews returns the views of the kernel, or nil if it has no modules.
 func openViews() crossview.Views {
 	if !hasModules() {
 		return nil
@@ -135,7 +132,6 @@ func (i *inventory) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	return withEvents(ctx, i.recorder, append(listed, hidden...))
 }
 
-// kernelRelease returns what uname -r prints.
 func kernelRelease() string {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {

@@ -207,7 +207,7 @@ func TestServeWaitsForOsquery(t *testing.T) {
 
 func TestAwaitOrphaned(t *testing.T) {
 	host := startHost(t)
-	gone := parent(-1)
+	const gone = -1
 	_, orphaned := inBackground(t, func(ctx context.Context) error {
 		if !awaitOrphaned(ctx, gone, host.Socket()) {
 			return errors.New("awaitOrphaned returned false")
@@ -224,7 +224,7 @@ func TestAwaitOrphaned(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 2*parentEvery)
 	defer cancel()
-	require.False(t, awaitOrphaned(ctx, currentParent(), host.Socket()), "the parent still runs")
+	require.False(t, awaitOrphaned(ctx, os.Getppid(), host.Socket()), "the parent still runs")
 }
 
 func TestABusyOsqueryIsListening(t *testing.T) {

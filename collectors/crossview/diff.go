@@ -2,6 +2,7 @@ package crossview
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,7 +68,11 @@ func (c *Check) compare(shown []kmodquery.Module, taint int64) []difference {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.DeleteFunc(found, func(d difference) bool { return c.isPending(&d) })
+	maps.DeleteFunc(c.pending, func(_ string, emitted time.Time) bool { return time.Since(emitted) >= c.MaxDelay+pendingSlack })
+	return slices.DeleteFunc(found, func(d difference) bool {
+		_, isPending := c.pending[d.subject()]
+		return isPending
+	})
 }
 
 // compareShown compares the module state with a module that views show.
@@ -87,7 +92,10 @@ func (c *Check) compareShown(m kmodquery.Module) (d difference, differs bool) {
 	case c.checkedAt.IsZero():
 		return difference{event: kmodquery.EventModulePresent, module: m}, true
 	case c.complete != "":
-		reason := "it is in " + kmodquery.ViewModules + ", but " + c.complete + " did not report its load" + lostReason(lost-c.lost)
+		reason := "it is in " + kmodquery.ViewModules + ", but " + c.complete + " did not report its load"
+		if n := lost - c.lost; n > 0 {
+			reason += fmt.Sprintf("; %d records were lost meanwhile", n)
+		}
 		return difference{event: kmodquery.EventModuleUnwitnessed, module: m, reason: reason}, true
 	}
 	reason := "it is in " + c.list() + " but was not " + c.Period.String() + " ago"
@@ -174,13 +182,6 @@ func hiddenReason(m *kmodquery.Module, isLoaded bool) string {
 		views = append(slices.Clone(views), kmodquery.ViewEvents)
 	}
 	return "it is not in " + kmodquery.ViewModules + ", but in " + strings.Join(views, ", ")
-}
-
-func lostReason(n int64) string {
-	if n <= 0 {
-		return ""
-	}
-	return fmt.Sprintf("; %d records were lost meanwhile", n)
 }
 
 func lostBy(list []CompleteSource) int64 {

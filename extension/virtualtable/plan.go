@@ -32,7 +32,7 @@ var operators = map[vtab.ConstraintOp]int{
 const (
 	costScan       = 1e6 // no constraint that the plugin can use, or a required one is missing
 	costConstraint = 1   // at least one constraint is passed to the plugin
-	costUnordered  = 10  // added for each comparison of text by order
+	costUnordered  = 10  // added for each constraint <, <=, > or >= on a text column
 )
 
 // A plan lists the constraints and columns that one way of reading the table passes to
