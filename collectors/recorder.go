@@ -53,6 +53,20 @@ type Options struct {
 	// recent ones, newest first, and of the others the last one of each name and
 	// kind. Nil stands for none.
 	Past func(ctx context.Context, visit func(*kmodquery.Event)) error
+	// Cursors are those of the event store, for readers in other processes. Nil stands
+	// for none.
+	Cursors Cursors
+}
+
+// Cursors keep the positions of named queries. They must be safe for concurrent calls.
+type Cursors interface {
+	// Cursor returns the cursor of a name, which belongs to one query.
+	Cursor(ctx context.Context, name string, q kmodquery.CursorQuery) (kmodquery.Cursor, error)
+	// Advance moves a cursor after new rows were found, unless another call has moved it
+	// meanwhile.
+	Advance(ctx context.Context, c kmodquery.Cursor, to int64, rows int) (bool, error)
+	// Registered is called when osquery has registered an asker anew.
+	Registered()
 }
 
 // A Recorder runs sources and stores their events in a sink.

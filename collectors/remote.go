@@ -26,7 +26,7 @@ const (
 	// earlier version sends none and gets everything.
 	requestTimeout = time.Second
 	// maxRequest bounds a request in bytes, maxReport a report.
-	maxRequest = 1024
+	maxRequest = 64 << 10
 	maxReport  = 64 << 20
 	// maxShared bounds the readers that are answered at once. More wait.
 	maxShared = 8
@@ -51,6 +51,22 @@ type request struct {
 	Sync    bool // every event that happened before is to be stored first
 	Sensors bool
 	Loaded  bool
+
+	Cursor     *cursorRequest
+	Registered bool // osquery has registered the reader
+}
+
+// A cursorRequest asks for a cursor or, if Moved is set, moves it.
+type cursorRequest struct {
+	Name  string
+	Query kmodquery.CursorQuery
+	Moved *cursorMove
+}
+
+type cursorMove struct {
+	Cursor kmodquery.Cursor
+	To     int64
+	Rows   int
 }
 
 // A report is the recorder's answer to a request.
@@ -60,6 +76,9 @@ type report struct {
 	Error   string // of the Sync
 	// NotStored is set if the error matches kmodquery.ErrNotStored.
 	NotStored bool
+
+	Cursor *kmodquery.Cursor // nil from a recorder of an earlier version
+	Moved  bool
 }
 
 // Share answers the [Remote] of other processes until listener is closed. The listener
@@ -108,8 +127,34 @@ func (r *Recorder) answer(conn net.Conn) error {
 	if wanted.Loaded {
 		answer.Loaded = r.loaded()
 	}
+	if cursors := r.options.Cursors; cursors != nil {
+		answerCursor(cursors, wanted, &answer)
+	}
 	_ = messageEncoding.NewEncoder(conn).Encode(answer)
 	return nil
+}
+
+// answerCursor answers what a request wants of the cursors.
+func answerCursor(cursors Cursors, wanted request, answer *report) {
+	ctx, cancel := context.WithTimeout(context.Background(), syncTimeout)
+	defer cancel()
+	if wanted.Registered {
+		cursors.Registered()
+	}
+	if wanted.Cursor == nil {
+		return
+	}
+	var cursor kmodquery.Cursor
+	var err error
+	if move := wanted.Cursor.Moved; move != nil {
+		answer.Moved, err = cursors.Advance(ctx, move.Cursor, move.To, move.Rows)
+	} else {
+		cursor, err = cursors.Cursor(ctx, wanted.Cursor.Name, wanted.Cursor.Query)
+	}
+	answer.Cursor = &cursor
+	if err != nil {
+		answer.Error = err.Error()
+	}
 }
 
 // readRequest reads the request of a reader.
@@ -171,6 +216,45 @@ func (r *Remote) Sensors(ctx context.Context) []kmodquery.Sensor {
 		}
 	}
 	return sensors
+}
+
+// Cursor returns the recorder's cursor of a name, as the event store of the recorder does.
+// Its error matches [ErrNoRecorder] if no recorder answers.
+func (r *Remote) Cursor(ctx context.Context, name string, q kmodquery.CursorQuery) (kmodquery.Cursor, error) {
+	answer, err := r.askCursor(ctx, request{Cursor: &cursorRequest{Name: name, Query: q}})
+	if err != nil {
+		return kmodquery.Cursor{}, err
+	}
+	return *answer.Cursor, nil
+}
+
+// Advance moves the recorder's cursor, as the event store of the recorder does. Its error
+// matches [ErrNoRecorder] if no recorder answers.
+func (r *Remote) Advance(ctx context.Context, c kmodquery.Cursor, to int64, rows int) (bool, error) {
+	answer, err := r.askCursor(ctx, request{Cursor: &cursorRequest{Moved: &cursorMove{Cursor: c, To: to, Rows: rows}}})
+	return answer.Moved, err
+}
+
+// Registered tells the recorder that osquery has registered this process anew.
+func (r *Remote) Registered(ctx context.Context) error {
+	_, err := r.exchange(ctx, request{Registered: true})
+	return err
+}
+
+// ErrNoRecorder matches errors that say that the recorder does not answer.
+var ErrNoRecorder = errors.New("no recorder answers")
+
+func (r *Remote) askCursor(ctx context.Context, wanted request) (report, error) {
+	answer, err := r.exchange(ctx, wanted)
+	switch {
+	case err != nil:
+		return report{}, fmt.Errorf("%w: %w", ErrNoRecorder, err)
+	case answer.Cursor == nil:
+		return report{}, fmt.Errorf("%w: it is of an earlier version", ErrNoRecorder)
+	case answer.Error != "":
+		return report{}, errors.New(answer.Error)
+	}
+	return answer, nil
 }
 
 // ask makes a request that includes a Sync, and returns the error of the Sync.

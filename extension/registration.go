@@ -45,8 +45,9 @@ var (
 
 // offer registers the tables and serves them until ctx ends. It registers them again
 // when osquery has dropped them or was restarted. It returns an error if osquery refuses
-// them for a reason that does not pass.
-func offer(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, report *log.Logger) error {
+// them for a reason that does not pass. It calls
+// registered whenever osquery has registered them, before osquery can call them.
+func offer(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, registered func(), report *log.Logger) error {
 	var (
 		pause       = registerEvery
 		away        bool      // it was reported that osquery cannot be reached
@@ -55,6 +56,7 @@ func offer(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, repo
 	)
 	for {
 		err := register(ctx, c, plugins, func() {
+			registered()
 			if away || refusalSaid {
 				report.Print("osquery lists the tables again")
 			}
@@ -101,14 +103,15 @@ func offer(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, repo
 
 // register registers the tables with osquery and serves them until ctx ends or osquery
 // drops them. It returns nil if ctx ended, otherwise the reason. It calls registered once
-// osquery has accepted them. When it returns, the tables are no longer served.
+// osquery has accepted them, before they are served. When it returns, they are no longer
+// served.
 func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, registered func()) error {
 	client, err := connect(ctx, c)
 	if err != nil {
 		return fmt.Errorf("connect to osquery at %s: %w", c.socket, err)
 	}
 	defer client.Close()
-	m := &manager{ExtensionManagerClient: client, ctx: ctx, registered: make(chan gen.ExtensionRouteUUID, 1)}
+	m := &manager{ExtensionManagerClient: client, ctx: ctx, accepted: registered, registered: make(chan gen.ExtensionRouteUUID, 1)}
 	server, err := osquery.NewExtensionManagerServer(extensionName, c.socket,
 		osquery.WithClient(m),
 		osquery.ExtensionVersion(kmodquery.Version),
@@ -128,7 +131,6 @@ func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, r
 	lost := make(chan error, 1)
 	select {
 	case uuid := <-m.registered:
-		registered()
 		go func() { lost <- awaitLoss(watching, c, uuid) }()
 	case err := <-ended:
 		ended <- err
@@ -161,6 +163,7 @@ func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, r
 type manager struct {
 	*osquery.ExtensionManagerClient
 	ctx        context.Context             // RegisterExtension fails once it has ended
+	accepted   func()                      // called when osquery has accepted the tables
 	registered chan gen.ExtensionRouteUUID // receives the number under which osquery lists the extension
 	refusal    refusalError                // why osquery refused; valid when Start has returned
 }
@@ -175,6 +178,7 @@ func (m *manager) RegisterExtension(info *gen.InternalExtensionInfo, routes gen.
 	case status.Code != 0:
 		m.refusal = refusalError(status.Message)
 	default:
+		m.accepted()
 		m.registered <- status.UUID
 	}
 	return status, err

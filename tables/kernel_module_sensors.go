@@ -85,6 +85,7 @@ var sensorColumns = []columnOf[health]{
 		func(h *health) any { return h.Bytes }),
 	number("oldest_time", local, "Unix time in seconds of the oldest event in the store",
 		func(h *health) any { return known(h.OldestTime) }),
+	number("expired_unread", local, "Events that expired before a cursor gave them", func(h *health) any { return h.Skipped }),
 	text("kernel", local, "Release of the running kernel",
 		func(h *health) any { return printable(h.kernel) }),
 	text("version", local, "Version of kmodquery", func(*health) any { return kmodquery.Version }),

@@ -16,7 +16,9 @@ const cellOverhead = 8
 
 // A view selects the events that a table reads and turns them into rows.
 type view struct {
-	filter kmodquery.Filter
+	table  string
+	asked  []kmodquery.Condition // the conditions of the query
+	filter kmodquery.Filter      // of the events
 	// rows returns the rows of one event.
 	rows func(*kmodquery.Event) []map[string]string
 	// count returns the number of rows of one event. It needs countColumns only.
@@ -38,10 +40,17 @@ type collected struct {
 	rows      int
 }
 
-// collect reads the events of v and returns their rows. If they exceed limit bytes, it
-// returns an error that says, in one line, how many rows there would be and what to ask
-// for instead.
-func collect(ctx context.Context, store Store, limit int64, v view) ([]map[string]string, error) {
+// collect returns the rows of a query: with a cursor those that it gives, otherwise all
+// rows. If all exceed the bound of the reply, it returns an error that says, in one line,
+// how many rows there would be and what to ask for instead.
+func collect(ctx context.Context, c Config, q query, v view) ([]map[string]string, error) {
+	if name := q.cursor(); name != "" {
+		return collectCursor(ctx, c, name, v)
+	}
+	return collectAll(ctx, c.Store, c.ReplyBytes, v)
+}
+
+func collectAll(ctx context.Context, store Store, limit int64, v view) ([]map[string]string, error) {
 	var r reply
 	var bytes, full int64 // full is the EID of the first event that did not fit
 	err := store.Events(ctx, v.filter, func(e *kmodquery.Event) error {
