@@ -14,7 +14,7 @@ var kernelModuleSensors = definition[health]{
 	examples: []string{
 		"SELECT source, state, reason FROM kernel_module_sensors WHERE state != 'active'",
 		"SELECT source, received, lost, last_event_time FROM kernel_module_sensors WHERE lost > 0",
-		"SELECT DISTINCT store_reason, store_errors FROM kernel_module_sensors WHERE store_reason IS NOT NULL",
+		"SELECT DISTINCT store_reason, store_errors FROM kernel_module_sensors WHERE coalesce(store_reason, '') <> ''",
 	},
 	columns:  sensorColumns,
 	generate: generateSensors,
