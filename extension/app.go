@@ -20,6 +20,7 @@ type app struct {
 	plugins  []osquery.OsqueryPlugin
 	store    *sqlite.Store
 	cursors  cursorKeeper
+	watchdog watchdog
 	recorder *collectors.Recorder // nil if another process records
 	readers  *readerSocket        // nil likewise
 }
@@ -64,6 +65,7 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 		Signatures: signatures.All(),
 		Kernel:     c.platform.kernelRelease(),
 		ReplyBytes: c.replyLimit,
+		Worker:     a.watchdog.workerBytes,
 		Timeout:    c.queryTimeout,
 	})
 	return a, nil

@@ -87,7 +87,7 @@ func (c *config) flagSet() *flag.FlagSet {
 	flags.DurationVar(&c.poll, "poll", c.platform.defaultPoll, "`time` within which hidden modules and unobserved loads are found")
 	flags.Int64Var(&c.imageLimit, "image-limit", c.platform.maxImageLimit, "Linux: hash the kernel's copy of modules of up to this many `bytes`, and the file of larger ones")
 	flags.StringVar(&c.pinDir, "pin-dir", defaultPinDir, "Linux: `folder` in a BPF file system where the programs are pinned, which keeps them attached while no process records; none pins nothing")
-	flags.Int64Var(&c.replyLimit, "reply-limit", tables.DefaultReplyBytes, "return an error if a table's reply has more than this many `bytes`, before osquery's watchdog kills its worker")
+	flags.Int64Var(&c.replyLimit, "reply-limit", tables.DefaultReplyBytes, "return an error if a table's reply has more than this many `bytes`; under osquery's watchdog its limit holds instead")
 	flags.DurationVar(&c.queryTimeout, "query-timeout", tables.DefaultTimeout, "return an error if a table takes longer than this to reply")
 	flags.StringVar(&c.socket, "socket", "", "osquery: `path` of the extension socket")
 	flags.IntVar(&c.timeout, "timeout", 3, "osquery: `seconds` to wait for the socket and for each answer")

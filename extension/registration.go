@@ -45,9 +45,9 @@ var (
 
 // offer registers the tables and serves them until ctx ends. It registers them again
 // when osquery has dropped them or was restarted. It returns an error if osquery refuses
-// them for a reason that does not pass. It calls
-// registered whenever osquery has registered them, before osquery can call them.
-func offer(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, registered func(), report *log.Logger) error {
+// them for a reason that does not pass. The
+// cursors get to know of each registration before osquery can call the tables.
+func offer(ctx context.Context, c *config, a *app, report *log.Logger) error {
 	var (
 		pause       = registerEvery
 		away        bool      // it was reported that osquery cannot be reached
@@ -55,8 +55,8 @@ func offer(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, regi
 		refusalSaid bool
 	)
 	for {
-		err := register(ctx, c, plugins, func() {
-			registered()
+		err := register(ctx, c, a, func() {
+			a.cursors.registered()
 			if away || refusalSaid {
 				report.Print("osquery lists the tables again")
 			}
@@ -105,12 +105,13 @@ func offer(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, regi
 // drops them. It returns nil if ctx ended, otherwise the reason. It calls registered once
 // osquery has accepted them, before they are served. When it returns, they are no longer
 // served.
-func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, registered func()) error {
+func register(ctx context.Context, c *config, a *app, registered func()) error {
 	client, err := connect(ctx, c)
 	if err != nil {
 		return fmt.Errorf("connect to osquery at %s: %w", c.socket, err)
 	}
 	defer client.Close()
+	a.watchdog.read(ctx, client)
 	m := &manager{ExtensionManagerClient: client, ctx: ctx, accepted: registered, registered: make(chan gen.ExtensionRouteUUID, 1)}
 	server, err := osquery.NewExtensionManagerServer(extensionName, c.socket,
 		osquery.WithClient(m),
@@ -121,7 +122,7 @@ func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, r
 	if err != nil {
 		return fmt.Errorf("connect to osquery at %s: %w", c.socket, err)
 	}
-	server.RegisterPlugin(plugins...)
+	server.RegisterPlugin(a.plugins...)
 
 	ended := make(chan error, 1)
 	// Run leaks a goroutine in each call, so Start is called instead.

@@ -31,7 +31,7 @@ func serve(ctx context.Context, c *config, report *log.Logger) error {
 		}
 	}()
 	return inTurn(ctx, c, report, func(ctx context.Context, a *app) error {
-		return offer(ctx, c, a.plugins, a.cursors.registered, report)
+		return offer(ctx, c, a, report)
 	})
 }
 

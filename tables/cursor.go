@@ -55,7 +55,7 @@ func collectCursor(ctx context.Context, c Config, name string, v view) ([]map[st
 		if err != nil {
 			return nil, err
 		}
-		page := page{at: at, limit: c.ReplyBytes, to: at.Last}
+		page := page{at: at, bound: c.bound(), to: at.Last}
 		err = c.Store.EventsBetween(ctx, at.After, at.Last, v.filter, func(e *kmodquery.Event) error {
 			rows := v.rows(e)
 			for _, row := range rows {
@@ -83,21 +83,21 @@ func collectCursor(ctx context.Context, c Config, name string, v view) ([]map[st
 // A page is the reply to one call with a cursor.
 type page struct {
 	at    kmodquery.Cursor
-	limit int64 // bytes of all rows
+	bound replyBound // of all rows
 	rows  []map[string]string
 	held  int   // rows that were given before
-	bytes int64 // of the rows
+	cost  int64 // of the rows
 	fresh int64 // bytes of the new rows
 	to    int64 // EID up to which the events are examined
 }
 
 // add adds the rows of an event. It returns errFull if they do not fit.
 func (p *page) add(eid int64, rows []map[string]string) error {
-	size := sizeOf(rows)
+	size, cost := replyBound{}.cost(rows), p.bound.cost(rows)
 	switch isNew := eid > p.at.Position; {
 	case len(rows) == 0:
 		return nil
-	case isNew && p.isFull(len(rows), size):
+	case isNew && p.isFull(len(rows), size, cost):
 		p.to = eid - 1
 		return errFull
 	case isNew:
@@ -105,16 +105,16 @@ func (p *page) add(eid int64, rows []map[string]string) error {
 	default:
 		p.held += len(rows)
 	}
-	p.bytes += size
+	p.cost += cost
 	p.rows = append(p.rows, rows...)
 	return nil
 }
 
 // isFull reports whether new rows exceed a bound. The first ones never exceed those of
 // the cursor, so that it does not stand still.
-func (p *page) isFull(rows int, size int64) bool {
+func (p *page) isFull(rows int, size, cost int64) bool {
 	fresh := len(p.rows) - p.held
-	if p.at.NewRows == 0 || p.bytes+size > p.limit && len(p.rows) > 0 {
+	if p.at.NewRows == 0 || p.cost+cost > p.bound.bytes && len(p.rows) > 0 {
 		return true
 	}
 	return fresh > 0 && (fresh+rows > p.at.NewRows || p.fresh+size > p.at.NewBytes)

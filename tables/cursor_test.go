@@ -81,7 +81,7 @@ func TestCursorStopsAtTheBoundOfTheReply(t *testing.T) {
 	c.ReplyBytes = 1000
 	query := contextJSON(t, []string{"name", "cursor"}, constraint{"cursor", "ship", equals})
 	rows := rowsOf(t, c, "kernel_module_events", query)
-	require.LessOrEqual(t, sizeOf(rows), c.ReplyBytes)
+	require.LessOrEqual(t, c.bound().cost(rows), c.ReplyBytes)
 	require.NotEmpty(t, rows)
 	require.Equal(t, rows, rowsOf(t, c, "kernel_module_events", query), "what is held leaves no room for more")
 }

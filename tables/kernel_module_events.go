@@ -31,7 +31,7 @@ func generateEvents(ctx context.Context, c Config, q query) ([]map[string]string
 		if err != nil {
 			return nil, err
 		}
-		return empty(n), nil
+		return counted(c, n)
 	}
 	return collect(ctx, c, q, view{
 		table:        "kernel_module_events",

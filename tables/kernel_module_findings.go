@@ -121,7 +121,10 @@ func generateFindings(ctx context.Context, c Config, q query) ([]map[string]stri
 			n += int64(v.count(e))
 			return nil
 		})
-		return empty(n), err
+		if err != nil {
+			return nil, err
+		}
+		return counted(c, n)
 	}
 	shown := used(q, findingColumns)
 	v.filter.Columns = append(eventNames(shown), columns...)

@@ -68,9 +68,12 @@ type Config struct {
 	Recorder   Recorder
 	Inventory  Inventory
 	Signatures []kmodquery.Signature
-	Kernel     string        // release of the running kernel, for the sensors
-	ReplyBytes int64         // bound on the cells of one reply
-	Timeout    time.Duration // bound on one call
+	Kernel     string // release of the running kernel, for the sensors
+	ReplyBytes int64  // bound on the cells of one reply
+	// Worker returns the bytes that one reply may cost osquery's worker, where osquery's
+	// watchdog bounds it; otherwise 0, and ReplyBytes holds. Nil is 0.
+	Worker  func() int64
+	Timeout time.Duration // bound on one call
 }
 
 // Plugins returns all tables, in the order of the documentation.
