@@ -32,18 +32,12 @@ const (
 	maxShared = 8
 )
 
-// Messages are CBOR with strings as byte strings, because names need not be UTF-8.
+// Messages are CBOR with strings as byte strings, because names need not be UTF-8. These
+// options are valid, so there is no error.
 var (
-	messageEncoding = must(cbor.EncOptions{String: cbor.StringToByteString}.EncMode())
-	messageDecoding = must(cbor.DecOptions{ByteStringToString: cbor.ByteStringToStringAllowed}.DecMode())
+	messageEncoding, _ = cbor.EncOptions{String: cbor.StringToByteString}.EncMode()
+	messageDecoding, _ = cbor.DecOptions{ByteStringToString: cbor.ByteStringToStringAllowed}.DecMode()
 )
-
-func must[T any](value T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return value
-}
 
 // A request says what a reader wants of the recorder. A recorder of an earlier version
 // does not read it and answers with everything.
