@@ -201,7 +201,8 @@ func (c *correlator) advance() {
 
 func (c *correlator) mayEmit(rank int, e *kmodquery.Event) bool {
 	kind := kindOf(e)
-	return kind == neither || c.known[e.LoadID] != nil || !c.isBetterUp(rank) || c.match(rank, kind, e, near) != nil
+	return kind == neither || c.known[e.LoadID] != nil || !c.isBetterUp(rank) ||
+		c.match(rank, kind, e, near) != nil
 }
 
 // release emits the first n events of a source.
@@ -303,7 +304,10 @@ func (c *correlator) learn(rank int, e *kmodquery.Event) {
 	at := time.Unix(0, e.TimeNanos)
 	known := c.known[e.LoadID]
 	if known == nil {
-		known = &attempt{id: e.LoadID, rank: rank, source: e.Source, kind: kindOf(e), first: at, last: at, taken: map[string]string{}}
+		known = &attempt{
+			id: e.LoadID, rank: rank, source: e.Source, kind: kindOf(e),
+			first: at, last: at, taken: map[string]string{},
+		}
 		c.known[e.LoadID] = known
 		c.order = append(c.order, known)
 		c.forgetOldest()

@@ -43,7 +43,6 @@ func (m *monitor) setEmitting(since time.Time) {
 func (m *monitor) check(c *progress.Checker, report func(error)) (stalled time.Time, isNew bool) {
 	last := m.lastRound()
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	now := time.Now()
 	if !m.emitting.IsZero() && now.Sub(m.emitting) >= progressInterval {
 		m.excused = now
@@ -53,11 +52,15 @@ func (m *monitor) check(c *progress.Checker, report func(error)) (stalled time.T
 	if !last.IsZero() && c.IsStalled(last) && c.IsStalled(m.excused) {
 		m.stalled = last
 	}
-	if was.IsZero() && !m.stalled.IsZero() {
+	stalled, isNew = m.stalled, was.IsZero() != m.stalled.IsZero()
+	if isNew {
 		m.since = now
-		report(fmt.Errorf("%s: %s", m.name, stalledReason(m.stalled)))
 	}
-	return m.stalled, was.IsZero() != m.stalled.IsZero()
+	m.mu.Unlock()
+	if isNew && !stalled.IsZero() {
+		report(fmt.Errorf("%s: %s", m.name, stalledReason(stalled)))
+	}
+	return stalled, isNew
 }
 
 // describe makes the sensor of a stalled loop a failed one.

@@ -32,18 +32,12 @@ const (
 	maxShared = 8
 )
 
-// Messages are CBOR with strings as byte strings, because names need not be UTF-8.
+// Messages are CBOR with strings as byte strings, because names need not be UTF-8. These
+// options are valid, so there is no error.
 var (
-	messageEncoding = must(cbor.EncOptions{String: cbor.StringToByteString}.EncMode())
-	messageDecoding = must(cbor.DecOptions{ByteStringToString: cbor.ByteStringToStringAllowed}.DecMode())
+	messageEncoding, _ = cbor.EncOptions{String: cbor.StringToByteString}.EncMode()
+	messageDecoding, _ = cbor.DecOptions{ByteStringToString: cbor.ByteStringToStringAllowed}.DecMode()
 )
-
-func must[T any](value T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return value
-}
 
 // A request says what a reader wants of the recorder. A recorder of an earlier version
 // does not read it and answers with everything.
@@ -270,21 +264,18 @@ func (r *Remote) ask(ctx context.Context, wanted request) (report, error) {
 	case err != nil:
 		return report{}, err
 	case answer.NotStored:
-		return answer, remoteError{answer.Error, kmodquery.ErrNotStored}
+		return answer, notStoredError(answer.Error)
 	case answer.Error != "":
 		return answer, errors.New(answer.Error)
 	}
 	return answer, nil
 }
 
-// A remoteError has the text of an error in another process, and what it matches.
-type remoteError struct {
-	text  string
-	match error
-}
+// A notStoredError is the text of the recorder's error that matches kmodquery.ErrNotStored.
+type notStoredError string
 
-func (e remoteError) Error() string { return e.text }
-func (e remoteError) Unwrap() error { return e.match }
+func (e notStoredError) Error() string { return string(e) }
+func (notStoredError) Unwrap() error   { return kmodquery.ErrNotStored }
 
 // exchange sends a request and returns the recorder's answer.
 func (r *Remote) exchange(ctx context.Context, wanted request) (report, error) {

@@ -91,13 +91,15 @@ func (s *supervisor) start(ctx context.Context) {
 }
 
 func (s *supervisor) isStarted() bool {
-	return !slices.ContainsFunc(s.sources, func(c *candidate) bool { return s.wants(c) && !c.isUp() && !c.failed })
+	return !slices.ContainsFunc(s.sources, func(c *candidate) bool {
+		return s.wants(c) && !c.isUp() && !c.failed
+	})
 }
 
 // wants reports whether a source should run now.
 func (s *supervisor) wants(c *candidate) bool {
-	return s.sideBySide || c.backfills ||
-		!slices.ContainsFunc(s.sources[:c.rank], func(better *candidate) bool { return !better.failed })
+	works := func(better *candidate) bool { return !better.failed }
+	return s.sideBySide || c.backfills || !slices.ContainsFunc(s.sources[:c.rank], works)
 }
 
 // supervise runs one source whenever it is wanted, until ctx ends or the host cannot

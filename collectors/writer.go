@@ -79,7 +79,8 @@ func newWriter(sink Sink, stored, dropped func([]kmodquery.Delivery), report fun
 func (w *writer) add(d kmodquery.Delivery) {
 	w.mu.Lock()
 	weight := weigh(&d)
-	for w.failure == nil && w.waiting() > 0 && (w.waiting() >= maxQueue || w.bytes+weight > maxWaitingBytes) {
+	for w.failure == nil && w.waiting() > 0 &&
+		(w.waiting() >= maxQueue || w.bytes+weight > maxWaitingBytes) {
 		w.changed.Wait()
 	}
 	w.queue.push(d, weight)
@@ -88,7 +89,8 @@ func (w *writer) add(d kmodquery.Delivery) {
 		w.firstAt = time.Unix(0, d.Event.TimeNanos)
 	}
 	var dropped []kmodquery.Delivery
-	for w.failure != nil && w.queue.len() > 0 && (w.waiting() > maxWaiting || w.bytes > maxWaitingBytes) {
+	for w.failure != nil && w.queue.len() > 0 &&
+		(w.waiting() > maxWaiting || w.bytes > maxWaitingBytes) {
 		least := w.queue.drop()
 		w.bytes -= least.weight
 		w.acked++

@@ -170,7 +170,8 @@ func parse(p *platform, args []string) (*config, error) {
 }
 
 func isCommand(word string) bool {
-	return slices.ContainsFunc(commands, func(usage string) bool { return strings.Fields(usage)[0] == word })
+	isUsage := func(usage string) bool { return strings.Fields(usage)[0] == word }
+	return slices.ContainsFunc(commands, isUsage)
 }
 
 // defaultStateDir returns the system's state folder for root, and a folder of the user's

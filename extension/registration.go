@@ -202,25 +202,22 @@ func connect(ctx context.Context, c *config) (*osquery.ExtensionManagerClient, e
 	if _, err := os.Stat(c.socket); err != nil {
 		return nil, err
 	}
-	type result struct {
-		client *osquery.ExtensionManagerClient
-		err    error
-	}
-	opened := make(chan result)
+	var client *osquery.ExtensionManagerClient
+	var err error
+	opened := make(chan struct{})
 	go func() {
-		client, err := osquery.NewClient(c.socket, time.Duration(c.timeout)*time.Second)
-		select {
-		case opened <- result{client, err}:
-		case <-ctx.Done():
-			if err == nil {
-				client.Close()
-			}
-		}
+		defer close(opened)
+		client, err = osquery.NewClient(c.socket, time.Duration(c.timeout)*time.Second)
 	}()
 	select {
-	case r := <-opened:
-		return r.client, r.err
+	case <-opened:
+		return client, err
 	case <-ctx.Done():
+		go func() {
+			if <-opened; err == nil {
+				client.Close()
+			}
+		}()
 		return nil, ctx.Err()
 	}
 }
@@ -234,7 +231,7 @@ func awaitLoss(ctx context.Context, c *config, uuid gen.ExtensionRouteUUID) erro
 			return nil
 		case <-time.After(time.Duration(c.interval) * time.Second):
 		}
-		is, err := isListed(ctx, c, uuid)
+		err := checkListed(ctx, c, uuid)
 		var late net.Error
 		switch {
 		case ctx.Err() != nil:
@@ -243,22 +240,20 @@ func awaitLoss(ctx context.Context, c *config, uuid gen.ExtensionRouteUUID) erro
 			// osquery is busy. Meanwhile it sends no pings and drops no extensions.
 		case err != nil:
 			return err
-		case !is:
-			return errUnlisted
 		}
 	}
 }
 
-func isListed(ctx context.Context, c *config, uuid gen.ExtensionRouteUUID) (bool, error) {
+// checkListed returns errUnlisted if osquery does not list the extension of this number.
+func checkListed(ctx context.Context, c *config, uuid gen.ExtensionRouteUUID) error {
 	client, err := connect(ctx, c)
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer client.Close()
 	extensions, err := client.ExtensionsContext(ctx)
-	if err != nil {
-		return false, err
+	if listed := extensions[uuid]; err == nil && (listed == nil || listed.Name != extensionName) {
+		return errUnlisted
 	}
-	listed := extensions[uuid]
-	return listed != nil && listed.Name == extensionName, nil
+	return err
 }

@@ -42,12 +42,8 @@ func (d *difference) isByViews() bool {
 // those whose events are still pending.
 func (c *Check) compare(shown []kmodquery.Module, taint int64) []difference {
 	var found []difference
-	there := map[string]bool{}
 	brought := int64(0) // taint of the modules
 	for _, m := range shown {
-		if m.Name != "" {
-			there[m.Name] = true
-		}
 		if m.Taints != nil {
 			brought |= *m.Taints
 		}
@@ -55,7 +51,7 @@ func (c *Check) compare(shown []kmodquery.Module, taint int64) []difference {
 			found = append(found, d)
 		}
 	}
-	found = nameMemory(append(found, c.compareLoaded(there)...))
+	found = nameMemory(append(found, c.compareLoaded(namesIn(shown))...))
 	if lack := (c.taint | brought) &^ taint &^ c.resetTaint; lack != 0 {
 		reason := "the kernel's taint lacks bits that it had"
 		if brought&lack != 0 {
@@ -103,13 +99,13 @@ func (c *Check) compareShown(m kmodquery.Module) (d difference, differs bool) {
 }
 
 // compareLoaded returns the loaded modules that no view shows.
-func (c *Check) compareLoaded(there map[string]bool) []difference {
+func (c *Check) compareLoaded(shown map[string]bool) []difference {
 	var found []difference
 	sources, lost := c.reliable()
 	_, since := c.Complete()
 	now := c.Stamp()
 	for name, known := range c.State.certain() {
-		if there[name] || known.isReported() {
+		if shown[name] || known.isReported() {
 			continue
 		}
 		m := kmodquery.Module{Name: name, LoadID: known.module.LoadID, Path: known.module.Path, Views: known.module.Views}

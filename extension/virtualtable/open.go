@@ -71,7 +71,8 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	}
 	id, s := strconv.FormatInt(c.opened.Add(1), 10), &session{ctx: ctx}
 	c.sessions.Store(id, s)
-	cn := &conn{sqliteConn: opened.(sqliteConn), session: s, forget: func() { c.sessions.Delete(id) }}
+	forget := func() { c.sessions.Delete(id) }
+	cn := &conn{sqliteConn: opened.(sqliteConn), session: s, forget: forget}
 	for _, table := range c.tables {
 		// osquery attaches its tables to the temp schema as well.
 		create := fmt.Sprintf("CREATE VIRTUAL TABLE temp.%s USING %[1]s(%s)", quote(table), id)
