@@ -74,6 +74,9 @@ func inGuest(shell bool) error {
 	if err := host.WaitForTable(waiting, "kernel_module_findings"); err != nil {
 		return err
 	}
+	if err := awaitWatching(waiting, host); err != nil {
+		return err
+	}
 	for _, s := range steps {
 		fmt.Printf("* %s\n", s.title)
 		if err := s.load(); err != nil {
@@ -96,6 +99,23 @@ func inGuest(shell bool) error {
 	}
 	fmt.Printf("%s attempts, %s TRC-1017 findings.\n", want, want)
 	return nil
+}
+
+// awaitWatching waits until the eBPF programs are attached and the sources that stood in
+// for them have stopped. What is loaded before may lack its path and its hash.
+func awaitWatching(ctx context.Context, host *osqueryhost.Host) error {
+	const watching = "SELECT source, reason FROM kernel_module_sensors WHERE state = 'active' AND source NOT IN ('procfs')"
+	for {
+		rows, err := host.Query(ctx, watching)
+		if err == nil && len(rows) == 1 && rows[0]["source"] == "ebpf" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the eBPF source does not watch within %s: %v, %w", waitForTables, rows, errors.Join(err, ctx.Err()))
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // show runs the extension's own shell on the store that the extension under osquery
