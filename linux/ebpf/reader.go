@@ -5,11 +5,10 @@ package ebpf
 import (
 	"time"
 
-	"github.com/kmodquery/kmodquery/linux/host"
-
-	"github.com/kmodquery/kmodquery/bpf"
-
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/bpf"
+	"github.com/kmodquery/kmodquery/internal/source"
+	"github.com/kmodquery/kmodquery/linux/host"
 )
 
 // A reader converts the records of one run of the programs to events. Its methods
@@ -39,8 +38,7 @@ func (r *reader) take(record bpf.Record, position bpf.Position, size int, now ti
 		r.add(a, record, position, now)
 		r.attempts.expire(read, now)
 	})
-	r.wasRead(read)
-	return r.reportIfDue(now)
+	return r.wasRead(read, now)
 }
 
 // add adds the next record of an attempt.
@@ -107,35 +105,31 @@ func (r *reader) drained(now time.Time) error {
 		r.attempts.drained(now)
 		r.attempts.expire(now, now)
 	})
-	r.wasRead(now)
-	return r.reportIfDue(now)
+	return r.wasRead(now, now)
 }
 
 // finish emits the events of every attempt that began by a time.
 func (r *reader) finish(by time.Time) error {
 	r.attempts.update(func() { r.attempts.finish(by) })
-	r.wasRead(by)
+	if by.After(r.readUntil) {
+		r.readUntil = by
+	}
 	return r.reportDenials(time.Now())
 }
 
-// leave emits the denied calls and gives up no attempt: the next run reads their
-// records again.
-func (r *reader) leave() error { return r.reportDenials(time.Now()) }
-
-// wasRead notes that every record made before a time was read.
-func (r *reader) wasRead(until time.Time) {
+// wasRead notes that every record made before a time was read. It emits the denied
+// calls if their report is due.
+func (r *reader) wasRead(until, now time.Time) error {
 	if until.After(r.readUntil) {
 		r.readUntil = until
 	}
-}
-
-func (r *reader) reportIfDue(now time.Time) error {
 	if now.Before(r.denials.due) {
 		return nil
 	}
 	return r.reportDenials(now)
 }
 
+// reportDenials emits the denied calls.
 func (r *reader) reportDenials(now time.Time) error {
 	boot := host.SinceBoot()
 	blank := r.translate.blank(boot, r.clock.BootTime())
@@ -145,10 +139,4 @@ func (r *reader) reportDenials(now time.Time) error {
 }
 
 // deadline returns when to call drained if no record comes.
-func (r *reader) deadline(b *barrier) time.Time {
-	next := b.deadline(r.attempts)
-	if next.IsZero() || r.denials.due.Before(next) {
-		return r.denials.due
-	}
-	return next
-}
+func (r *reader) deadline() time.Time { return source.Earliest(r.attempts.next(), r.denials.due) }
