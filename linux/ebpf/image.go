@@ -153,9 +153,9 @@ func (i *images) want(job imageJob) {
 func (i *images) run() {
 	var working sync.WaitGroup
 	working.Go(func() {
-		files := newFileReader()
+		files := fileReader{timeout: imageTime}
 		for job := range i.jobs {
-			info := job.info(files)
+			info := job.info(&files)
 			job.describe(&info.columns)
 			i.done(job, info)
 		}

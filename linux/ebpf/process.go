@@ -63,12 +63,11 @@ func (p *process) describe(e *kmodquery.Event, isKernelThread bool) {
 }
 
 func pathOf(e *kmodquery.Event, column string, p *bpf.Path) string {
-	if p == nil {
+	if p == nil || p.Incomplete {
 		e.Missing.Add(column)
-		return ""
 	}
-	if p.Incomplete {
-		e.Missing.Add(column)
+	if p == nil {
+		return ""
 	}
 	return p.Value
 }
