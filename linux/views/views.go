@@ -79,7 +79,7 @@ func (v *Views) folder(name string) string {
 // from the list. A module that only sysfs shows has a name only, and is a suspect for
 // [Views.Confirm].
 func (v *Views) Listed(ctx context.Context) ([]kmodquery.Module, error) {
-	folders, _ := v.folders() // none if sysfs is not mounted
+	folders, _ := namesIn(v.path(sysModule)) // none if sysfs is not mounted
 	modules, err := v.listed(ctx, wholePages)
 	if err != nil {
 		return nil, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
@@ -115,14 +115,16 @@ func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	j := newJoin()
 	owned := newMemory(regions)
 	own := func(name string, address uint64) {
-		if owned.own(address, sysfsName(name)) {
+		if name == "" { // generated code, such as ftrace's trampolines
+			owned.own(address, builtin)
+		} else if owned.own(address, sysfsName(name)) {
 			j.add(kmodquery.ViewVmallocinfo, name)
 		}
 	}
 	// A view that cannot be read completely adds the part that was read.
 	inSysfs, _ := v.inSysfs()
 	j.addAll(kmodquery.ViewSysfs, inSysfs)
-	symbols, _ := v.symbols(ctx, own, func(address uint64) { owned.own(address, builtin) })
+	symbols, _ := v.symbols(ctx, own)
 	j.mention(kmodquery.ViewKallsyms, symbols)
 	functions, _ := v.functions(ctx, own)
 	j.mention(kmodquery.ViewFtrace, functions)
@@ -211,33 +213,29 @@ func isUnchanged(before, after []kmodquery.Module) bool {
 	})
 }
 
-// symbols reads kallsyms. It calls builtins with the addresses of generated code, such as
-// ftrace's trampolines.
-func (v *Views) symbols(ctx context.Context, visit func(name string, address uint64), builtins func(address uint64)) (map[string]*mention, error) {
+// symbols reads kallsyms.
+func (v *Views) symbols(ctx context.Context, visit visitor) (map[string]*mention, error) {
 	file, err := os.Open(v.path(procKallsyms))
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	return parseKallsyms(ctx, file, visit, builtins)
+	return parseKallsyms(ctx, file, visit)
 }
 
 // functions reads the functions that ftrace can trace, with their addresses if the kernel
 // shows them.
-func (v *Views) functions(ctx context.Context, visit func(name string, address uint64)) (map[string]*mention, error) {
+func (v *Views) functions(ctx context.Context, visit visitor) (map[string]*mention, error) {
 	if err := v.panicsOnWarning(); err != nil {
 		return nil, err
 	}
-	file, err := v.openTracing(tracingAddresses)
-	hasAddress := err == nil
-	if err != nil {
-		file, err = v.openTracing(tracingFunctions)
-	}
+	path := v.tracingPath()
+	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	return parseFunctions(ctx, file, hasAddress, visit)
+	return parseFunctions(ctx, file, filepath.Base(path) == tracingAddresses, visit)
 }
 
 // panicsOnWarning returns an error if the kernel panics on warnings: ftrace warns
@@ -251,32 +249,6 @@ func (v *Views) panicsOnWarning() error {
 		Missing: "tracefs on a kernel that panics on warnings, because hidden modules cause a warning in tracefs",
 		Need:    "sysctl kernel.panic_on_warn=0",
 	}
-}
-
-func (v *Views) openTracing(name string) (*os.File, error) {
-	var file *os.File
-	var err error
-	for _, folder := range tracingFolders {
-		if file, err = os.Open(filepath.Join(v.path(folder), name)); err == nil || !os.IsNotExist(err) {
-			break
-		}
-	}
-	return file, err
-}
-
-// inBTF returns the modules whose types the kernel shows.
-func (v *Views) inBTF() ([]string, error) {
-	entries, err := os.ReadDir(v.path(sysBTF))
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, entry := range entries {
-		if name := entry.Name(); name != "vmlinux" && len(names) < maxNames {
-			names = append(names, name)
-		}
-	}
-	return names, nil
 }
 
 // A join joins the modules that the views show, by their names in sysfs.
