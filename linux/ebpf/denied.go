@@ -112,12 +112,10 @@ func (d *denials) ack(key string) {
 }
 
 func (d *denials) of(calls bpf.DeniedCalls) *denial {
-	known := d.kinds[calls]
-	if known == nil {
-		known = &denial{}
-		d.kinds[calls] = known
+	if d.kinds[calls] == nil {
+		d.kinds[calls] = &denial{}
 	}
-	return known
+	return d.kinds[calls]
 }
 
 // reset sets the counts to zero if the kernel has begun another count.

@@ -42,8 +42,7 @@ type imageInfo struct {
 }
 
 // noImageInfo returns the info of an image that could not be read.
-func noImageInfo() imageInfo {
-	var none imageInfo
+func noImageInfo() (none imageInfo) {
 	none.columns.Missing.Add(module.Columns...)
 	return none
 }
@@ -144,7 +143,7 @@ func (i *images) want(job imageJob) {
 	if len(i.wanted) < maxJobs {
 		i.wanted = append(i.wanted, job)
 	} else {
-		i.attempts.read = append(i.attempts.read, readImage{job.attempt, noImageInfo()})
+		i.attempts.setImage(job.attempt, noImageInfo())
 	}
 	_ = i.flush() // fails only after the ring buffer was closed
 }
@@ -215,7 +214,7 @@ func (i *images) collect() {
 func (i *images) done(job imageJob, info imageInfo) {
 	i.attempts.acks.mu.Lock()
 	i.attempts.imageMemory -= cap(job.bytes)
-	i.attempts.read = append(i.attempts.read, readImage{job.attempt, info})
+	i.attempts.setImage(job.attempt, info)
 	i.attempts.acks.mu.Unlock()
 	_ = i.wake() // fails only after the ring buffer was closed
 }

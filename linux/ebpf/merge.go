@@ -44,8 +44,7 @@ func (a *attempt) complete(e *kmodquery.Event) {
 	}
 	fill(e, &image.columns)
 	if image.columns.SHA256 != "" {
-		e.Missing.Remove("version") // an image without one has none
-		e.Missing.Remove("srcversion")
+		e.Missing.Remove("version", "srcversion") // an image without them has none
 	}
 	for column := range image.columns.Missing.All() {
 		if e.Lacks(column) {

@@ -67,26 +67,21 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 		return
 	case record.Kind == bpf.ModuleRequest:
 		r.requests.add(a.id, &e)
-		r.attempts.send(a, kmodquery.Delivery{Event: e, Key: keyOf(position)})
-		r.attempts.forget(a)
-		return
-	}
-	if record.Request != 0 {
-		if by, ok := r.requests.byID[attemptID{record.Request, record.RequestTid}]; ok {
-			e.RequestedBy = by
-		} else {
+	case record.Request != 0:
+		if e.RequestedBy = r.requests.byID[attemptID{record.Request, record.RequestTid}]; e.RequestedBy == "" {
 			e.Missing.Add("requested_by")
 		}
 	}
-	if record.Attempt == 0 {
-		r.attempts.send(a, kmodquery.Delivery{Event: e, Key: keyOf(position)})
+	d := kmodquery.Delivery{Event: e, Key: keyOf(position)}
+	if record.Attempt == 0 || record.Kind == bpf.ModuleRequest {
+		r.attempts.send(a, d)
 		r.attempts.forget(a)
 		return
 	}
 	if record.Kind == bpf.ReadFile {
 		a.file = record.File
 	}
-	r.attempts.add(a, kmodquery.Delivery{Event: e, Key: keyOf(position)}, now)
+	r.attempts.add(a, d, now)
 }
 
 // imageOf returns the job for the image that a record reports.
@@ -111,10 +106,9 @@ func (r *reader) drained(now time.Time) error {
 // finish emits the events of every attempt that began by a time.
 func (r *reader) finish(by time.Time) error {
 	r.attempts.update(func() { r.attempts.finish(by) })
-	if by.After(r.readUntil) {
-		r.readUntil = by
-	}
-	return r.reportDenials(time.Now())
+	now := time.Now()
+	r.denials.due = now
+	return r.wasRead(by, now)
 }
 
 // wasRead notes that every record made before a time was read. It emits the denied

@@ -141,21 +141,19 @@ func (t translator) call(e *kmodquery.Event, c *bpf.Call) {
 	e.Result = new(c.Result)
 	e.SignatureStatus = module.SignatureStatus(c.Verdict, nil, e.Result)
 	e.Error = host.ErrnoName(c.Result)
-	switch c.Name {
-	case bpf.InitModule:
-		e.Type = kmodquery.TypeKernelModule
+	if c.Name == bpf.InitModule {
 		e.Size = argument(e, "size", c.HasArguments, c.Size)
-		e.Params = params(e, c.Params)
-	case bpf.FinitModule:
+	} else {
+		e.Flags = argument(e, "flags", c.HasArguments, c.Flags)
+	}
+	if c.Name != bpf.DeleteModule {
 		e.Type = kmodquery.TypeKernelModule
-		e.Flags = argument(e, "flags", c.HasArguments, c.Flags)
 		e.Params = params(e, c.Params)
-	case bpf.DeleteModule:
-		e.Flags = argument(e, "flags", c.HasArguments, c.Flags)
-		e.Name = c.Module.Value
-		if c.Module.Missing || c.Module.Truncated {
-			e.Missing.Add("name")
-		}
+		return
+	}
+	e.Name = c.Module.Value
+	if c.Module.Missing || c.Module.Truncated {
+		e.Missing.Add("name")
 	}
 }
 

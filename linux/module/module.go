@@ -156,8 +156,5 @@ func readFull(r io.ReaderAt, p []byte, off int64) error {
 
 // cut cuts a value to maxValue and reports whether it was longer.
 func cut(value string) (string, bool) {
-	if len(value) <= maxValue {
-		return value, false
-	}
-	return value[:maxValue], true
+	return value[:min(len(value), maxValue)], len(value) > maxValue
 }

@@ -25,13 +25,8 @@ func (s *source) ReadAt(p []byte, off int64) (int, error) {
 	if s.check(); s.err != nil {
 		return 0, s.err
 	}
-	n, err := s.r.ReadAt(p, off)
-	switch {
-	case n == len(p):
-		return n, nil
-	case err == nil, err == io.EOF:
-		err = io.ErrUnexpectedEOF // it was truncated
+	if s.err = readFull(s.r, p, off); s.err != nil {
+		return 0, s.err
 	}
-	s.err = err
-	return n, err
+	return len(p), nil
 }

@@ -82,13 +82,12 @@ func parseListedLine(line string) (m kmodquery.Module, ok bool) {
 	if fields == nil || len(fields[1]) > maxName {
 		return m, false
 	}
-	size, sizeErr := strconv.ParseInt(fields[2], 10, 64)
-	address, addressErr := strconv.ParseUint(fields[6], 16, 64)
-	if sizeErr != nil || addressErr != nil {
+	size, err := strconv.ParseInt(fields[2], 10, 64)
+	if err != nil {
 		return m, false
 	}
 	m = kmodquery.Module{Name: fields[1], Size: &size, State: fields[5], Taints: new(taintMask(fields[7]))}
-	if address != 0 {
+	if address := parseHex(fields[6]); address != 0 {
 		m.Address = new(int64(address))
 	}
 	// A kernel without CONFIG_MODULE_UNLOAD counts no references and writes a dash.

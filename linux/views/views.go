@@ -123,13 +123,13 @@ func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	}
 	// A view that cannot be read completely adds the part that was read.
 	inSysfs, _ := v.inSysfs()
-	j.addAll(kmodquery.ViewSysfs, inSysfs)
+	j.add(kmodquery.ViewSysfs, inSysfs...)
 	symbols, _ := v.symbols(ctx, own)
 	j.mention(kmodquery.ViewKallsyms, symbols)
 	functions, _ := v.functions(ctx, own)
 	j.mention(kmodquery.ViewFtrace, functions)
 	inBTF, _ := v.inBTF()
-	j.addAll(kmodquery.ViewBTF, inBTF)
+	j.add(kmodquery.ViewBTF, inBTF...)
 	after, err := v.listed(ctx, otherChunk)
 	if err != nil {
 		return nil, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
@@ -163,8 +163,8 @@ func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	}
 	if isCalm && owned.hasAddresses() && isLocated {
 		j.assign(owned.free(v.page, hasCache(owned, after)), owned)
-	} else if isCalm && !owned.hasAddresses() {
-		j.assign(excess(regions, before), owned)
+	} else if bytes := excess(regions, before); isCalm && !owned.hasAddresses() && bytes > 0 {
+		j.assign([]kmodquery.Module{{Size: &bytes, Views: []string{kmodquery.ViewVmallocinfo}}}, owned)
 	}
 	return j.all(), ctx.Err()
 }
@@ -272,19 +272,14 @@ func (j *join) list(m kmodquery.Module) {
 	j.modules[key] = &m
 }
 
-func (j *join) add(view, name string) {
-	key := sysfsName(name)
-	m := j.modules[key]
-	if m == nil {
-		m = &kmodquery.Module{Name: name}
-		j.modules[key] = m
-	}
-	m.Views = withView(m.Views, view)
-}
-
-func (j *join) addAll(view string, names []string) {
+// add adds modules that a view shows by name only.
+func (j *join) add(view string, names ...string) {
 	for _, name := range names {
-		j.add(view, name)
+		key := sysfsName(name)
+		if j.modules[key] == nil {
+			j.modules[key] = &kmodquery.Module{Name: name}
+		}
+		j.modules[key].Views = withView(j.modules[key].Views, view)
 	}
 }
 
@@ -341,11 +336,7 @@ func (j *join) all() []kmodquery.Module {
 	return append(all, j.nameless...)
 }
 
+// withView returns views with one more, in order.
 func withView(views []string, view string) []string {
-	if slices.Contains(views, view) {
-		return views
-	}
-	views = append(slices.Clone(views), view)
-	slices.SortFunc(views, func(a, b string) int { return cmp.Compare(slices.Index(order, a), slices.Index(order, b)) })
-	return views
+	return slices.DeleteFunc(slices.Clone(order), func(v string) bool { return v != view && !slices.Contains(views, v) })
 }
