@@ -139,9 +139,7 @@ func unescapeUnit(text string) string {
 }
 
 // isBuild reports whether id has the form of BuildKit's random IDs.
-func isBuild(id string) bool {
-	return len(id) == 25 && only(id, "0123456789abcdefghijklmnopqrstuvwxyz")
-}
+var isBuild = regexp.MustCompile(`^[0-9a-z]{25}$`).MatchString
 
 func isHex(text string, digits int) bool {
 	return len(text) == digits && only(text, "0123456789abcdef")

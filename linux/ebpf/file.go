@@ -54,7 +54,9 @@ func (r *fileReader) info(j imageJob) imageInfo {
 // return other bytes than the kernel read, or never answer.
 func isRemote(filesystem string) bool {
 	remote := []string{"fuse", "virtiofs", "nfs", "cifs", "smb3", "9p", "ceph", "afs"}
-	return slices.ContainsFunc(remote, func(prefix string) bool { return strings.HasPrefix(filesystem, prefix) })
+	return slices.ContainsFunc(remote, func(prefix string) bool {
+		return strings.HasPrefix(filesystem, prefix)
+	})
 }
 
 // fileInfo looks for the file under the loader's root, and then under this

@@ -130,13 +130,6 @@ type images struct {
 	due    []imageJob // wanted before the last flush was requested
 }
 
-func newImages(attempts *attempts, programs *bpf.Programs, loop *progress.Loop) *images {
-	return &images{
-		attempts: attempts, read: programs.ReadImage, flush: programs.FlushImages, wake: programs.Flush,
-		loop: loop, jobs: make(chan imageJob, maxJobs),
-	}
-}
-
 // want requests an image whose last chunk is in the ring buffer or was read. The
 // caller holds the attempts' mutex.
 func (i *images) want(job imageJob) {
@@ -190,11 +183,11 @@ func (i *images) collect() {
 		_ = i.flush() // fails only after the ring buffer was closed
 	}
 	for n := range due {
-		if parts := due[n].attempt.parts; parts != nil && due[n].sent && uint64(len(parts.bytes)) == parts.size {
-			due[n].bytes = i.attempts.takeParts(due[n].attempt).bytes
-		} else {
-			i.attempts.dropParts(due[n].attempt)
+		job := &due[n]
+		if parts := job.attempt.parts; parts != nil && job.sent && uint64(len(parts.bytes)) == parts.size {
+			job.bytes = i.attempts.takeParts(job.attempt).bytes
 		}
+		i.attempts.dropParts(job.attempt)
 	}
 	i.attempts.acks.mu.Unlock()
 	for _, job := range due {

@@ -26,8 +26,7 @@ type liveness struct {
 // is wrong with them. isAsked reports that a Sync waits for their records, which
 // shortens the interval.
 func (c *liveness) failure(now time.Time, isAsked bool) error {
-	since := now.Sub(c.last)
-	if since < checkGap || since < checkEvery && !isAsked {
+	if since := now.Sub(c.last); since < checkGap || since < checkEvery && !isAsked {
 		return nil
 	}
 	c.last = now

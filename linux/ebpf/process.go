@@ -129,10 +129,9 @@ func (p *process) ancestry(e *kmodquery.Event) string {
 		chain[i] = ancestor{Pid: a.Pid, Path: kmodquery.Escape(a.Value), Comm: kmodquery.Escape(a.Comm), UID: a.UID}
 	}
 	text := encode(chain)
-	for len(text) > maxAncestry {
+	for ; len(text) > maxAncestry; text = encode(chain) {
 		e.Missing.Add("ancestors")
 		chain = chain[:len(chain)-1]
-		text = encode(chain)
 	}
 	return text
 }

@@ -52,7 +52,11 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 		return
 	case bpf.ImageTaken:
 		r.attempts.expectImage(a)
-		r.want(imageOf(a, record))
+		job := imageJob{attempt: a, sent: record.Image.Sent, file: a.file, pid: record.Pid}
+		if record.Unread.Has(bpf.UnreadUntyped) {
+			job.size, job.flags = number(record.Image.Size), number(record.Image.Flags)
+		}
+		r.want(job)
 		return
 	}
 	e := r.translate.event(record, &a.process, r.clock.BootTime())
@@ -68,7 +72,8 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 	case record.Kind == bpf.ModuleRequest:
 		r.requests.add(a.id, &e)
 	case record.Request != 0:
-		if e.RequestedBy = r.requests.byID[attemptID{record.Request, record.RequestTid}]; e.RequestedBy == "" {
+		e.RequestedBy = r.requests.byID[attemptID{record.Request, record.RequestTid}]
+		if e.RequestedBy == "" {
 			e.Missing.Add("requested_by")
 		}
 	}
@@ -84,15 +89,6 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 	r.attempts.add(a, d, now)
 }
 
-// imageOf returns the job for the image that a record reports.
-func imageOf(a *attempt, record bpf.Record) imageJob {
-	job := imageJob{attempt: a, sent: record.Image.Sent, file: a.file, pid: record.Pid}
-	if record.Unread.Has(bpf.UnreadUntyped) {
-		job.size, job.flags = number(record.Image.Size), number(record.Image.Flags)
-	}
-	return job
-}
-
 // drained notes that the ring buffer was seen empty, and emits the events that need
 // not wait longer.
 func (r *reader) drained(now time.Time) error {
@@ -106,9 +102,8 @@ func (r *reader) drained(now time.Time) error {
 // finish emits the events of every attempt that began by a time.
 func (r *reader) finish(by time.Time) error {
 	r.attempts.update(func() { r.attempts.finish(by) })
-	now := time.Now()
-	r.denials.due = now
-	return r.wasRead(by, now)
+	r.denials.due = time.Time{} // at once
+	return r.wasRead(by, time.Now())
 }
 
 // wasRead notes that every record made before a time was read. It emits the denied

@@ -47,11 +47,14 @@ func (s *Source) newRun(programs *bpf.Programs, emit func(kmodquery.Delivery)) (
 		s.health.Emitted(&d)
 		emit(d)
 	})
-	images := newImages(attempts, programs, s.health.AddLoop())
-	go images.run()
+	reading := &images{
+		attempts: attempts, read: programs.ReadImage, flush: programs.FlushImages, wake: programs.Flush,
+		loop: s.health.AddLoop(), jobs: make(chan imageJob, maxJobs),
+	}
+	go reading.run()
 	return &run{
 		source: s, programs: programs,
-		reader: newReader(translator{bootID: bootID, types: programs}, s.denials, attempts, images.want),
+		reader: newReader(translator{bootID: bootID, types: programs}, s.denials, attempts, reading.want),
 		hooks: liveness{check: func() error {
 			_ = programs.FlushImages() // completes a round of its loop; fails only after Close
 			return programs.Check()

@@ -2,7 +2,6 @@ package views
 
 import (
 	"context"
-	"fmt"
 	"io/fs"
 	"math"
 	"os"
@@ -123,7 +122,7 @@ func (v *Views) identities(name string) [2]fs.FileInfo {
 func (v *Views) isListed(ctx context.Context, name string, chunk int) (bool, error) {
 	modules, err := v.listed(ctx, chunk)
 	if err != nil {
-		return false, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
+		return false, err
 	}
 	return slices.ContainsFunc(modules, func(m kmodquery.Module) bool {
 		return sysfsName(m.Name) == sysfsName(name)

@@ -29,7 +29,9 @@ func parseKallsyms(ctx context.Context, r io.Reader, visit visitor) (map[string]
 // in available_filter_functions_addrs, whose lines begin with an address:
 //
 //	ffffffffc0000000 name [module]
-func parseFunctions(ctx context.Context, r io.Reader, hasAddress bool, visit visitor) (map[string]*mention, error) {
+func parseFunctions(
+	ctx context.Context, r io.Reader, hasAddress bool, visit visitor,
+) (map[string]*mention, error) {
 	return parseMentions(ctx, r, " [", hasAddress, func(name string, address uint64) {
 		if name != "" {
 			visit(name, address)

@@ -2,6 +2,7 @@ package views
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"regexp"
@@ -19,12 +20,16 @@ const maxName = 55
 // unloaded then, the next read omits a module. Two readings with different chunks never
 // omit the same module.
 func (v *Views) listed(ctx context.Context, chunk int) ([]kmodquery.Module, error) {
+	var modules []kmodquery.Module
 	file, err := os.Open(v.path(procModules))
-	if err != nil {
-		return nil, err
+	if err == nil {
+		defer file.Close()
+		modules, err = parseListed(ctx, chunked{file, chunk})
 	}
-	defer file.Close()
-	return parseListed(ctx, chunked{file, chunk})
+	if err != nil {
+		return nil, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
+	}
+	return modules, nil
 }
 
 // chunked reads at most size bytes per call.

@@ -3,7 +3,6 @@ package views
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -82,7 +81,7 @@ func (v *Views) Listed(ctx context.Context) ([]kmodquery.Module, error) {
 	folders, _ := namesIn(v.path(sysModule)) // none if sysfs is not mounted
 	modules, err := v.listed(ctx, wholePages)
 	if err != nil {
-		return nil, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
+		return nil, err
 	}
 	j := newJoin()
 	for _, m := range modules {
@@ -132,7 +131,7 @@ func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	j.add(kmodquery.ViewBTF, inBTF...)
 	after, err := v.listed(ctx, otherChunk)
 	if err != nil {
-		return nil, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
+		return nil, err
 	}
 	isListed := map[string]bool{}
 	for _, m := range after {
@@ -188,7 +187,7 @@ func hasCache(owned *memory, modules []kmodquery.Module) bool {
 func (v *Views) memory(ctx context.Context) (modules []kmodquery.Module, regions []region, isCalm bool, err error) {
 	before, err := v.listed(ctx, wholePages)
 	if err != nil {
-		return nil, nil, false, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
+		return nil, nil, false, err
 	}
 	file, err := os.Open(v.path(procVmalloc))
 	if err != nil {
@@ -200,7 +199,7 @@ func (v *Views) memory(ctx context.Context) (modules []kmodquery.Module, regions
 	}
 	after, err := v.listed(ctx, wholePages)
 	if err != nil {
-		return nil, nil, false, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
+		return nil, nil, false, err
 	}
 	return after, regions, isUnchanged(before, after), nil
 }
@@ -338,5 +337,7 @@ func (j *join) all() []kmodquery.Module {
 
 // withView returns views with one more, in order.
 func withView(views []string, view string) []string {
-	return slices.DeleteFunc(slices.Clone(order), func(v string) bool { return v != view && !slices.Contains(views, v) })
+	return slices.DeleteFunc(slices.Clone(order), func(other string) bool {
+		return other != view && !slices.Contains(views, other)
+	})
 }
