@@ -73,3 +73,15 @@ func (e *Event) Lacks(column string) bool {
 	c, ok := EventColumn(column)
 	return ok && c.Value(e) == nil
 }
+
+// UnprivilegedColumn is the name of the column that a [Condition] compares with 1 for
+// events that an unprivileged user can cause, and with 0 for all others (see
+// [Event.IsUnprivileged]). It is no field of an event.
+const UnprivilegedColumn = "unprivileged"
+
+// unprivilegedNeeds are the columns that IsUnprivileged depends on.
+var unprivilegedNeeds = []string{"event_name", "error", "sha256", "missing"}
+
+// UnprivilegedNeeds returns the columns that an event must have for
+// [Event.IsUnprivileged]. The slice is shared and must not be changed.
+func UnprivilegedNeeds() []string { return unprivilegedNeeds }

@@ -101,8 +101,11 @@ type Event struct {
 	Uptime    *int64 `json:"uptime,omitempty"`  // CLOCK_BOOTTIME in seconds
 	BootID    string `json:"boot_id,omitempty"` // /proc/sys/kernel/random/boot_id
 	EID       int64  `json:"eid"`               // assigned by the event store, never reused
-	EventName string `json:"event_name"`        // one of the Event constants
-	Source    string `json:"source"`            // one of the Source constants
+	// StoredTime is when the event store accepted it, in Unix time; nil in events that an
+	// earlier version stored.
+	StoredTime *int64 `json:"stored_time,omitempty"`
+	EventName  string `json:"event_name"` // one of the Event constants
+	Source     string `json:"source"`     // one of the Source constants
 
 	LoadID       string `json:"load_id,omitempty"`        // shared by all events of one attempt
 	ParentLoadID string `json:"parent_load_id,omitempty"` // the attempt inside which this one was made

@@ -44,5 +44,6 @@ type StoreStatus struct {
 	OldestTime int64  // Unix time in seconds of the oldest event; 0 if there is none
 	Errors     int64  // batches that could not be written
 	Damaged    int64  // rows whose checksum did not match when they were read; they are not returned
+	Skipped    int64  // events that expired before a cursor gave them
 	Trouble    string // present and past defects of the store and what to do about them, in one line
 }

@@ -36,31 +36,22 @@ func (p *Programs) attachAll(ctx context.Context, kernel *btf.Spec, object []byt
 		return err
 	}
 	if isFirst {
-		p.owners.setCurrent(p.name.id)
+		p.owners.current.Store(p.name.id)
 	}
 	p.wanted.Set, p.wanted.Epoch = p.name.id, 1
-	if err := p.writeSettings(); err != nil { // before a program runs
-		return err
-	}
+	*p.settings = p.wanted // before a program runs
 	loaded := p.loadPreferred(spec, kernel, list)
 	defer func() {
 		for _, program := range loaded {
 			program.Close()
 		}
 	}()
-	absent := map[string]bool{}
 	for _, h := range list {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if absent[h.name] {
-			continue
-		}
 		err := p.attach(spec, loaded, h)
-		switch {
-		case h.optional && errors.Is(err, os.ErrNotExist):
-			absent[h.name] = true
-		case err != nil:
+		if err != nil && !(h.optional && errors.Is(err, os.ErrNotExist)) {
 			p.unattached = append(p.unattached, err)
 			p.partial = p.partial || isShortage(err)
 		}

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The maps that module.bpf.c and locked.bpf.c share with the reader, and a thread's
- * attempts. Each file defines its own struct attempt before it includes this.
+ * attempts. Each file defines IMAGES_SIZE and its own struct attempt before it
+ * includes this.
  */
 #ifndef KMODQUERY_COMMON_H
 #define KMODQUERY_COMMON_H
@@ -27,6 +28,12 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, RECORDS_SIZE);
 } records SEC(".maps");
+
+struct {
+	/* Separate, so that images never crowd out records. */
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, IMAGES_SIZE);
+} images SEC(".maps");
 
 struct {
 	/* Not an LRU: a flood of short calls would evict a load under way. */
@@ -81,6 +88,21 @@ static __always_inline void submit(void *record)
 	bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP);
 }
 
+static __always_inline void fill_header(struct record_header *header, u32 kind, struct thread *thread);
+
+/* Begins a record, with its header. Returns NULL, and counts a loss, if the ring has no room. */
+static __always_inline void *begin_record(u32 kind, struct thread *thread, u64 size)
+{
+	struct record_header *header = bpf_ringbuf_reserve(&records, size, 0);
+
+	if (!header) {
+		count(COUNTER_LOST);
+		return NULL;
+	}
+	fill_header(header, kind, thread);
+	return header;
+}
+
 /*
  * Reports whether the ring buffer is half full. The other half is for loads:
  * records that unprivileged users can cause are dropped.
@@ -101,6 +123,43 @@ static __always_inline struct attempt *attempt_at(struct thread *thread, u64 dep
 static __always_inline struct attempt *innermost(struct thread *thread)
 {
 	return thread ? attempt_at(thread, thread->depth) : NULL;
+}
+
+/* Begins the record of a module, of which nothing is known but its attempt's verdict. */
+static __always_inline struct module_record *begin_module(u32 kind, struct thread *thread, struct attempt *attempt)
+{
+	struct module_record *record = begin_record(kind, thread, sizeof(*record));
+
+	if (!record)
+		return NULL;
+	record->taints = 0;
+	record->params_len = NOT_READ;
+	record->verified = attempt ? attempt->verified : 0;
+	record->verdict = attempt ? attempt->verdict : 0;
+	record->sig_ok = SIG_OK_UNKNOWN;
+	record->name[0] = 0;
+	record->version[0] = 0;
+	record->srcversion[0] = 0;
+	return record;
+}
+
+/* Begins the record of a call that has returned, without its strings. */
+static __always_inline struct system_call_record *begin_call(u32 call, s64 result, struct thread *thread,
+							     struct attempt *attempt)
+{
+	struct system_call_record *record = begin_record(RECORD_SYSTEM_CALL, thread, sizeof(*record));
+
+	if (!record)
+		return NULL;
+	record->result = result;
+	record->flags = attempt ? attempt->flags : 0;
+	record->size = attempt ? attempt->size : 0;
+	record->call = call;
+	record->params_len = NOT_READ;
+	record->name_len = NOT_READ;
+	record->verified = attempt ? attempt->verified : 0;
+	record->verdict = attempt ? attempt->verdict : 0;
+	return record;
 }
 
 static __always_inline void end_attempt(struct thread *thread)

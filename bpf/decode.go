@@ -313,27 +313,24 @@ func path(state modulePathState, used uint32, components *[32][256]uint8) (_ str
 	return joined, true
 }
 
-// prefix is view for a record of which at least the first fixed bytes were sent. The
-// rest is zero.
+// view returns raw as a T.
+func view[T any](raw []byte) (*T, error) {
+	return prefix[T](raw, int(unsafe.Sizeof(*new(T))))
+}
+
+// prefix returns raw as a T of which at least the first fixed bytes were sent. The rest
+// is zero. It copies raw if that is shorter, or not aligned to eight bytes.
 func prefix[T any](raw []byte, fixed int) (*T, error) {
 	if len(raw) < fixed {
 		return nil, fmt.Errorf("decode record: %d bytes where at least %d are due", len(raw), fixed)
 	}
+	start := unsafe.Pointer(unsafe.SliceData(raw))
 	whole := new(T)
+	if len(raw) >= int(unsafe.Sizeof(*whole)) && uintptr(start)%8 == 0 {
+		return (*T)(start), nil
+	}
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(whole)), unsafe.Sizeof(*whole)), raw)
 	return whole, nil
-}
-
-// view returns raw as a T. It copies raw if it is not aligned to eight bytes.
-func view[T any](raw []byte) (*T, error) {
-	var zero T
-	if len(raw) < int(unsafe.Sizeof(zero)) {
-		return nil, fmt.Errorf("decode record: %d bytes where at least %d are due", len(raw), unsafe.Sizeof(zero))
-	}
-	if uintptr(unsafe.Pointer(unsafe.SliceData(raw)))%8 != 0 {
-		raw = bytes.Clone(raw)
-	}
-	return (*T)(unsafe.Pointer(unsafe.SliceData(raw))), nil
 }
 
 func text(raw []byte) string {

@@ -79,15 +79,10 @@ func (c DeniedCount) String() string {
 func ParseDeniedCount(text string) (DeniedCount, error) {
 	var r rawDeniedCount
 	raw, err := hex.DecodeString(text)
-	if err == nil && len(raw) != binary.Size(r) {
-		err = fmt.Errorf("%d bytes instead of %d", len(raw), binary.Size(r))
+	if err != nil || len(raw) != binary.Size(r) {
+		return DeniedCount{}, fmt.Errorf("parse a count of denied calls: %q is not %d bytes in hexadecimal", text, binary.Size(r))
 	}
-	if err == nil {
-		_, err = binary.Decode(raw, binary.BigEndian, &r)
-	}
-	if err != nil {
-		return DeniedCount{}, fmt.Errorf("parse a count of denied calls: %w", err)
-	}
+	_, _ = binary.Decode(raw, binary.BigEndian, &r) // it has the size
 	return DeniedCount{DeniedCalls{r.Set, r.Key}, time.Duration(r.Since), r.Count}, nil
 }
 
@@ -95,7 +90,7 @@ func ParseDeniedCount(text string) (DeniedCount, error) {
 // their records were read. The programs send a record of the first call of a
 // kind, and of the first after each NextEpoch; they only count the others.
 func (p *Programs) DeniedCounts() ([]DeniedCount, error) {
-	counts, err := deniedCounts(p.name.id, p.maps)
+	counts, err := p.deniedCounts()
 	if err != nil {
 		return nil, err
 	}
@@ -107,24 +102,23 @@ func (p *Programs) DeniedCounts() ([]DeniedCount, error) {
 	return counts, nil
 }
 
-// deniedCounts reads the counts that are not zero from the maps of a set.
-func deniedCounts(set uint64, from map[string]*ebpf.Map) (counts []DeniedCount, err error) {
-	denied, counters := from[moduleMapDenied], from[moduleMapCounters]
-	if denied == nil || counters == nil {
-		return nil, errors.New("count denied calls: the set of programs has no maps of them")
+// deniedCounts reads the counts that are not zero.
+func (s *set) deniedCounts() (counts []DeniedCount, err error) {
+	if err := s.need(moduleMapDenied, moduleMapCounters); err != nil {
+		return nil, fmt.Errorf("count denied calls: %w", err)
 	}
 	var key moduleDeniedKey
 	var calls moduleDeniedCalls
-	entries := denied.Iterate()
+	entries := s.maps[moduleMapDenied].Iterate()
 	for entries.Next(&key, &calls) {
-		counts = append(counts, DeniedCount{DeniedCalls{set, key}, time.Duration(calls.SinceNs), calls.Count})
+		counts = append(counts, DeniedCount{DeniedCalls{s.name.id, key}, time.Duration(calls.SinceNs), calls.Count})
 	}
 	if err := entries.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
 		return nil, fmt.Errorf("count denied calls: %w", err)
 	}
 	for _, call := range slices.Sorted(maps.Keys(callNames)) {
-		other := DeniedCount{DeniedCalls: DeniedCalls{set, moduleDeniedKey{Call: call, Uid: noUser, Euid: noUser}}}
-		if err := counters.Lookup(other.counter(), &other.Count); err != nil {
+		other := DeniedCount{DeniedCalls: DeniedCalls{s.name.id, moduleDeniedKey{Call: call, Uid: noUser, Euid: noUser}}}
+		if err := s.maps[moduleMapCounters].Lookup(other.counter(), &other.Count); err != nil {
 			return nil, fmt.Errorf("count denied calls: %w", err)
 		}
 		if other.Count > 0 {
@@ -163,38 +157,7 @@ func (p *Programs) ForgetDenied(d DeniedCalls) (uint64, error) {
 }
 
 // NextEpoch makes the programs send a record of the next call of each kind.
-func (p *Programs) NextEpoch() error {
+func (p *Programs) NextEpoch() {
 	p.wanted.Epoch++
-	return p.writeSettings()
-}
-
-// readSettings continues with the epoch of an earlier process.
-func (p *Programs) readSettings() error {
-	former, err := p.currentSettings()
-	p.wanted.Epoch, p.wanted.Set = former.Epoch, p.name.id
-	return err
-}
-
-// currentSettings returns the settings that the programs use.
-func (p *Programs) currentSettings() (settings moduleReaderSettings, err error) {
-	raw := make([]byte, binary.Size(settings))
-	_, err = p.settings.ReadAt(raw, 0)
-	if err == nil {
-		_, err = binary.Decode(raw, binary.NativeEndian, &settings)
-	}
-	if err != nil {
-		return settings, fmt.Errorf("read the programs' settings: %w", err)
-	}
-	return settings, nil
-}
-
-func (p *Programs) writeSettings() error {
-	raw, err := binary.Append(nil, binary.NativeEndian, &p.wanted)
-	if err == nil {
-		_, err = p.settings.WriteAt(raw, 0)
-	}
-	if err != nil {
-		return fmt.Errorf("write the programs' settings: %w", err)
-	}
-	return nil
+	*p.settings = p.wanted
 }

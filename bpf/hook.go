@@ -32,11 +32,7 @@ type candidate struct {
 // sends no records. On a kernel that preempts its own threads, such a program may be
 // skipped for one thread while it runs for another; no record is lost by that.
 func (c candidate) sendsNothing() bool {
-	switch c.symbol {
-	case "initcall_start", "initcall_finish", "sched_process_exit":
-		return true
-	}
-	return false
+	return slices.Contains([]string{"initcall_start", "initcall_finish", "sched_process_exit"}, c.symbol)
 }
 
 type attachAs string
@@ -78,20 +74,18 @@ func hooks(preemptible bool) []hook {
 			list = append(list, systemCall("__ia32_sys_"+call, "ia32_"+call, true)...)
 		}
 	}
+	verify := at("mod_verify_sig", asFexit, asKretprobe)
+	verify.optional = true // without CONFIG_MODULE_SIG nothing is verified
 	list = append(list,
-		function("security_kernel_post_read_file"),
-		function("security_kernel_post_load_data"),
-		function("security_kernel_read_file"),
-		function("security_kernel_load_data"),
-		// Without CONFIG_MODULE_SIG nothing is verified.
-		hook{name: "mod_verify_sig", optional: true, programs: []candidate{
-			{"fexit_mod_verify_sig", asFexit, "mod_verify_sig"},
-			{"kretprobe_mod_verify_sig", asKretprobe, "mod_verify_sig"},
-		}},
+		at("security_kernel_post_read_file", asFentry, asKprobe),
+		at("security_kernel_post_load_data", asFentry, asKprobe),
+		at("security_kernel_read_file", asFentry, asKprobe),
+		at("security_kernel_load_data", asFentry, asKprobe),
+		verify,
 		tracepoint("module_load", "do_init_module"),
 		tracepoint("module_free", "free_module"),
-		function("call_usermodehelper_exec_async"),
-		function("call_usermodehelper_exec"),
+		at("call_usermodehelper_exec_async", asFentry, asKprobe),
+		at("call_usermodehelper_exec", asFentry, asKprobe),
 		tracepoint("module_request", "security_kernel_module_request"),
 	)
 	if preemptible {
@@ -100,13 +94,10 @@ func hooks(preemptible bool) []hook {
 		}
 	}
 	return append(list,
-		hook{name: "parse_args", programs: []candidate{
-			{"kprobe_parse_args", asKprobe, "parse_args"},
-			{"fentry_parse_args", asFentry, "parse_args"},
-		}},
-		onlyTracepoint("initcall_start"),
-		onlyTracepoint("initcall_finish"),
-		onlyTracepoint("sched_process_exit"),
+		at("parse_args", asKprobe, asFentry),
+		at("initcall_start", asRawTracepoint),
+		at("initcall_finish", asRawTracepoint),
+		at("sched_process_exit", asRawTracepoint),
 	)
 }
 
@@ -152,23 +143,22 @@ func (h hook) isReturn() bool {
 }
 
 func systemCall(symbol, name string, optional bool) []hook {
-	return []hook{
-		{name: symbol, optional: optional, programs: []candidate{
-			{"fentry_sys_" + name, asFentry, symbol},
-			{"kprobe_sys_" + name, asKprobe, symbol},
-		}},
-		{name: symbol, optional: optional, programs: []candidate{
-			{"fexit_sys_" + name, asFexit, symbol},
-			{"kretprobe_sys_" + name, asKretprobe, symbol},
-		}},
-	}
+	entry := named("sys_"+name, symbol, asFentry, asKprobe)
+	exit := named("sys_"+name, symbol, asFexit, asKretprobe)
+	entry.optional, exit.optional = optional, optional
+	return []hook{entry, exit}
 }
 
-func function(symbol string) hook {
-	return hook{name: symbol, programs: []candidate{
-		{"fentry_" + symbol, asFentry, symbol},
-		{"kprobe_" + symbol, asKprobe, symbol},
-	}}
+func at(symbol string, ways ...attachAs) hook { return named(symbol, symbol, ways...) }
+
+// named returns the hook at a symbol, with a program for each way to attach it, called
+// after the way and a name.
+func named(name, symbol string, ways ...attachAs) hook {
+	h := hook{name: symbol}
+	for _, as := range ways {
+		h.programs = append(h.programs, candidate{string(as) + "_" + name, as, symbol})
+	}
+	return h
 }
 
 // tracepoint returns the hook of a tracepoint, or of the function around it.
@@ -177,10 +167,6 @@ func tracepoint(name, function string) hook {
 		{"raw_tp_" + name, asRawTracepoint, name},
 		{"kprobe_" + function, asKprobe, function},
 	}}
-}
-
-func onlyTracepoint(name string) hook {
-	return hook{name: name, programs: []candidate{{"raw_tp_" + name, asRawTracepoint, name}}}
 }
 
 // withoutKprobes returns the hooks without the programs that run at kprobes.

@@ -18,8 +18,6 @@ typedef signed int __s32;
 typedef unsigned int __u32;
 typedef signed long long __s64;
 typedef unsigned long long __u64;
-typedef __u8 u8;
-typedef __u16 u16;
 typedef __u32 u32;
 typedef __u64 u64;
 typedef __s32 s32;
@@ -46,34 +44,23 @@ enum { BPF_RB_FORCE_WAKEUP = 1 << 1 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
-struct ns_common {
-	unsigned int inum;
-};
+struct ns_common { unsigned int inum; };
+
+struct pid_namespace { struct ns_common ns; };
 
 struct user_namespace {
 	int level;
 	struct ns_common ns;
 };
 
-struct pid_namespace {
-	struct ns_common ns;
-};
-
-struct mount;
-
 struct mnt_namespace {
 	struct ns_common ns;
 	struct mount *root;
 };
 
-struct nsproxy {
-	struct mnt_namespace *mnt_ns;
-};
+struct nsproxy { struct mnt_namespace *mnt_ns; };
 
-struct upid {
-	int nr;
-	struct pid_namespace *ns;
-};
+struct upid { struct pid_namespace *ns; };
 
 struct pid {
 	unsigned int level;
@@ -90,25 +77,18 @@ struct cred {
 	struct user_namespace *user_ns;
 };
 
-struct file;
-
 struct mm_struct {
 	unsigned long arg_start;
 	unsigned long arg_end;
 	struct file *exe_file;
 };
 
-struct vfsmount;
-struct dentry;
-
 struct path {
 	struct vfsmount *mnt;
 	struct dentry *dentry;
 };
 
-struct fs_struct {
-	struct path pwd;
-};
+struct fs_struct { struct path pwd; };
 
 struct kernfs_node {
 	const char *name;
@@ -116,20 +96,14 @@ struct kernfs_node {
 };
 
 /* from 6.15, 633488947ef6 */
-struct kernfs_node___rcu {
-	struct kernfs_node *__parent;
-};
-
-struct cgroup_root;
+struct kernfs_node___rcu { struct kernfs_node *__parent; };
 
 struct cgroup {
 	struct kernfs_node *kn;
 	struct cgroup_root *root;
 };
 
-struct cgroup_subsys_state {
-	struct cgroup *cgroup;
-};
+struct cgroup_subsys_state { struct cgroup *cgroup; };
 
 struct css_set {
 	struct cgroup_subsys_state *subsys[1];
@@ -158,9 +132,7 @@ struct qstr {
 	const unsigned char *name;
 };
 
-struct hlist_bl_node {
-	struct hlist_bl_node **pprev;
-};
+struct hlist_bl_node { struct hlist_bl_node **pprev; };
 
 struct dentry {
 	struct hlist_bl_node d_hash;
@@ -168,17 +140,11 @@ struct dentry {
 	struct qstr d_name;
 };
 
-/* to 6.13: where a name lies that is short enough */
-struct dentry___iname {
-	unsigned char d_iname[32]; /* at least */
-};
+/* Where a name lies that is short enough. The arrays have at least 32 bytes. To 6.13. */
+struct dentry___iname { unsigned char d_iname[32]; };
 
 /* from 6.14 */
-struct dentry___shortname {
-	struct {
-		unsigned char string[32];
-	} d_shortname;
-};
+struct dentry___shortname { struct { unsigned char string[32]; } d_shortname; };
 
 struct vfsmount {
 	struct dentry *mnt_root;
@@ -196,9 +162,7 @@ struct timespec64 {
 	long tv_nsec;
 };
 
-struct file_system_type {
-	const char *name;
-};
+struct file_system_type { const char *name; };
 
 struct super_block {
 	u32 s_dev;
@@ -232,9 +196,7 @@ struct file {
 	struct inode *f_inode;
 };
 
-struct load_info {
-	unsigned long len;
-};
+struct load_info { unsigned long len; };
 
 struct module {
 	char name[56];
@@ -250,24 +212,8 @@ struct pt_regs {
 	unsigned long ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
 };
 #elif defined(__TARGET_ARCH_arm64)
-struct user_pt_regs {
-	u64 regs[31];
-	u64 sp;
-	u64 pc;
-	u64 pstate;
-};
-struct pt_regs {
-	union {
-		struct user_pt_regs user_regs;
-		struct {
-			u64 regs[31];
-			u64 sp;
-			u64 pc;
-			u64 pstate;
-		};
-	};
-	u64 orig_x0;
-};
+struct user_pt_regs { u64 regs[31]; };
+struct pt_regs { struct user_pt_regs user_regs; };
 #else
 #error "no struct pt_regs for this architecture"
 #endif

@@ -41,20 +41,10 @@ func (p *Programs) Check() error {
 		return fmt.Errorf("attached programs are gone: %w", kprobes.off())
 	case !isOff && p.withoutKprobes:
 		return errors.New("kprobes are switched on again")
-	}
-	return p.checkMemory()
-}
-
-// checkMemory returns an error if another process changed the memory with which the
-// programs decide what to send. Root can write pinned maps.
-func (p *Programs) checkMemory() error {
-	settings, err := p.currentSettings()
-	switch {
-	case err != nil:
-		return err
-	case settings != p.wanted:
+	// Root can write the pinned maps with which the programs decide what to send.
+	case *p.settings != p.wanted:
 		return errors.New("another process changed the settings of the attached programs")
-	case p.owners.current() != p.name.id:
+	case p.owners.current.Load() != p.name.id:
 		return errors.New("another process keeps the attached programs from sending records")
 	}
 	return nil

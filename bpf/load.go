@@ -4,6 +4,7 @@ package bpf
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -31,11 +32,9 @@ func (p *Programs) loadMaps(spec *ebpf.CollectionSpec, shared map[string]*ebpf.M
 	only := spec.Copy()
 	only.Programs = nil
 	only.Variables = nil
-	for name := range only.Maps {
-		if strings.HasPrefix(name, ".") {
-			delete(only.Maps, name) // sections of variables, which only bpf2go needs
-		}
-	}
+	maps.DeleteFunc(only.Maps, func(name string, _ *ebpf.MapSpec) bool {
+		return strings.HasPrefix(name, ".") // a section of variables, which only bpf2go needs
+	})
 	collection, err := ebpf.NewCollectionWithOptions(only, ebpf.CollectionOptions{MapReplacements: shared})
 	if err != nil {
 		return fmt.Errorf("create BPF maps: %w", err)
@@ -98,11 +97,7 @@ func (p *Programs) load(spec *ebpf.CollectionSpec, targets map[string]string) (m
 			program.AttachTo = symbol
 		}
 	}
-	for name := range some.Maps {
-		if p.maps[name] == nil {
-			delete(some.Maps, name)
-		}
-	}
+	maps.DeleteFunc(some.Maps, func(name string, _ *ebpf.MapSpec) bool { return p.maps[name] == nil })
 	collection, err := ebpf.NewCollectionWithOptions(some, ebpf.CollectionOptions{MapReplacements: p.maps})
 	if err != nil {
 		return nil, fmt.Errorf("load program: %w", err)

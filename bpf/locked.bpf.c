@@ -13,6 +13,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 
+#define IMAGES_SIZE (64 << 10) /* at least one page on every kernel; the ring stays empty */
 #define INLINE_LEN 32         /* least length of a name inside struct dentry */
 #define REACH 16              /* components of a path */
 #define WITH_PATH(type) (offsetof(type, path.component) + REACH * COMPONENT_LEN)
@@ -35,12 +36,6 @@ struct attempt {
 };
 
 #include "common.h"
-
-struct {
-	/* Always empty; the reader expects the map. */
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 64 << 10); /* at least one page on every kernel */
-} images SEC(".maps");
 
 /* Returns the current thread, or NULL if the kernel has no helper for it. */
 static __always_inline struct task_struct *current_task(void)
@@ -169,9 +164,13 @@ static __noinline int walk_path(struct walk *walk, struct dentry *dentry, struct
 
 /* The process that makes an attempt, on kernels with a helper for it. */
 
-static __always_inline void fill_path(struct path_record *record, u64 context_ns, u32 role)
+/* Begins a record of size bytes about a path of a process. */
+static __always_inline struct path_record *begin_path(u64 context_ns, u32 role, u64 size)
 {
-	fill_header(&record->header, RECORD_PATH, NULL);
+	struct path_record *record = begin_record(RECORD_PATH, NULL, size);
+
+	if (!record)
+		return NULL;
 	record->header.context_ns = context_ns;
 	record->role = role;
 	record->generation = 0;
@@ -179,6 +178,7 @@ static __always_inline void fill_path(struct path_record *record, u64 context_ns
 	record->has_exe = 0;
 	record->path.state = PATH_NONE;
 	record->path.components = 0;
+	return record;
 }
 
 /* Fills in the identity of a process and returns its executable, or NULL. */
@@ -198,27 +198,21 @@ static __always_inline struct file *fill_executable(struct path_record *record, 
 
 static __always_inline void send_cwd(u64 context_ns, struct task_struct *task)
 {
-	struct path_record *record = bpf_ringbuf_reserve(&records, WITH_PATH(struct path_record), 0);
+	struct path_record *record = begin_path(context_ns, ROLE_CWD, WITH_PATH(struct path_record));
 
-	if (!record) {
-		count(COUNTER_LOST);
+	if (!record)
 		return;
-	}
-	fill_path(record, context_ns, ROLE_CWD);
 	walk_path(&record->path, task->fs->pwd.dentry, task->fs->pwd.mnt->mnt_root);
 	submit(record);
 }
 
 static __always_inline void send_executable(u64 context_ns, struct task_struct *task)
 {
-	struct path_record *record = bpf_ringbuf_reserve(&records, WITH_PATH(struct path_record), 0);
+	struct path_record *record = begin_path(context_ns, ROLE_EXE, WITH_PATH(struct path_record));
 	struct file *file;
 
-	if (!record) {
-		count(COUNTER_LOST);
+	if (!record)
 		return;
-	}
-	fill_path(record, context_ns, ROLE_EXE);
 	file = fill_executable(record, task);
 	if (file)
 		walk_path(&record->path, file->f_path.dentry, file->f_path.mnt->mnt_root);
@@ -228,13 +222,10 @@ static __always_inline void send_executable(u64 context_ns, struct task_struct *
 /* Sends the record of an ancestor, without its path: more walks would exceed the verifier's limit. */
 static __noinline int send_ancestor(u64 context_ns, struct task_struct *task, u32 generation)
 {
-	struct path_record *record = bpf_ringbuf_reserve(&records, offsetof(struct path_record, path.component), 0);
+	struct path_record *record = begin_path(context_ns, ROLE_EXE, offsetof(struct path_record, path.component));
 
-	if (!record) {
-		count(COUNTER_LOST);
+	if (!record)
 		return 0;
-	}
-	fill_path(record, context_ns, ROLE_EXE);
 	record->generation = generation;
 	if (fill_executable(record, task))
 		record->path.state = PATH_TRUNCATED;
@@ -301,15 +292,8 @@ static __noinline int begin_attempt(u32 call)
 	attempt = innermost(thread);
 	if (!attempt)
 		return 0;
+	*attempt = (struct attempt){.call = call};
 	own_attempt(attempt, call != 0);
-	attempt->size = 0;
-	attempt->flags = 0;
-	attempt->call = call;
-	attempt->entered = 0;
-	attempt->returned = 0;
-	attempt->live = 0;
-	attempt->verified = 0;
-	attempt->verdict = 0;
 	if (is_own(attempt->owner))
 		send_process(attempt->begin_ns);
 	return 0;
@@ -353,12 +337,9 @@ static __always_inline struct file_record *take(u32 kind, u32 call, u32 id, bool
 	}
 	if (!is_own(owner_of(innermost(thread))))
 		return NULL;
-	record = bpf_ringbuf_reserve(&records, WITH_PATH(struct file_record), 0);
-	if (!record) {
-		count(COUNTER_LOST);
+	record = begin_record(kind, thread, WITH_PATH(struct file_record));
+	if (!record)
 		return NULL;
-	}
-	fill_header(&record->header, kind, thread);
 	record->id = id;
 	record->is_module = is_module;
 	record->has_arguments = 0;
@@ -425,13 +406,10 @@ int fentry_load_module(u64 *ctx)
 	attempt->flags = (u32)ctx[2];
 	if (!is_own(attempt->owner))
 		return 0;
-	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
-	if (!record) {
-		count(COUNTER_LOST);
+	record = begin_record(RECORD_IMAGE, find_thread(), sizeof(*record));
+	if (!record)
 		return 0;
-	}
 	/* The reader looks for the image in its file. */
-	fill_header(&record->header, RECORD_IMAGE, find_thread());
 	record->size = attempt->size;
 	record->state = IMAGE_UNREADABLE;
 	record->flags = attempt->flags;
@@ -451,18 +429,6 @@ int fexit_mod_verify_sig(u64 *ctx)
 	return 0;
 }
 
-static __always_inline void fill_module(struct module_record *record)
-{
-	record->taints = 0;
-	record->params_len = NOT_READ;
-	record->verified = 0;
-	record->verdict = 0;
-	record->sig_ok = SIG_OK_UNKNOWN;
-	record->name[0] = 0;
-	record->version[0] = 0;
-	record->srcversion[0] = 0;
-}
-
 static __always_inline int module_event(u32 kind, struct module *module, struct thread *thread)
 {
 	struct attempt *attempt = innermost(thread);
@@ -471,17 +437,9 @@ static __always_inline int module_event(u32 kind, struct module *module, struct 
 
 	if (!is_own(owner_of(attempt)))
 		return 0;
-	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
-	if (!record) {
-		count(COUNTER_LOST);
+	record = begin_module(kind, thread, attempt);
+	if (!record)
 		return 0;
-	}
-	fill_header(&record->header, kind, thread);
-	fill_module(record);
-	if (attempt) {
-		record->verified = attempt->verified;
-		record->verdict = attempt->verdict;
-	}
 	if (bpf_core_field_exists(module->sig_ok))
 		record->sig_ok = module->sig_ok ? SIG_OK_YES : SIG_OK_NO;
 	record->taints = module->taints;
@@ -531,15 +489,11 @@ int tp_btf_module_request(u64 *ctx)
 		return 0;
 	}
 	send_process(request_ns);
-	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
-	if (!record) {
-		count(COUNTER_LOST);
+	record = begin_module(RECORD_MODULE_REQUEST, NULL, NULL);
+	if (!record)
 		return 0;
-	}
-	fill_header(&record->header, RECORD_MODULE_REQUEST, NULL);
 	record->header.attempt_ns = request_ns;
 	record->header.context_ns = request_ns;
-	fill_module(record);
 	submit(record);
 	return 0;
 }
@@ -581,28 +535,17 @@ static __always_inline void send_call(u32 call, s64 result, struct thread *threa
 	}
 	if (!attempt)
 		send_process(now);
-	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
-	if (!record) {
-		count(COUNTER_LOST);
+	record = begin_call(call, result, thread, attempt);
+	if (!record)
 		return;
-	}
-	fill_header(&record->header, RECORD_SYSTEM_CALL, thread);
 	if (!attempt) {
 		record->header.attempt_ns = now;
 		record->header.context_ns = now;
 	}
-	record->call = call;
-	record->result = result;
-	record->params_len = NOT_READ;
-	record->name_len = NOT_READ;
 	record->denied = is_denied;
 	record->exe_inode = key.exe_inode;
 	record->exe_device = key.exe_device;
 	record->has_arguments = attempt && attempt->entered;
-	record->size = attempt ? attempt->size : 0;
-	record->flags = attempt ? attempt->flags : 0;
-	record->verified = attempt ? attempt->verified : 0;
-	record->verdict = attempt ? attempt->verdict : 0;
 	submit(record);
 }
 
@@ -669,7 +612,6 @@ int fexit_free_module_result(u64 *ctx)
 
 static __always_inline int exit_module_call(u32 call, s64 returned)
 {
-	s64 result = (s32)returned; /* the calls return int */
 	struct thread *thread = find_thread();
 	struct attempt *attempt = innermost(thread);
 
@@ -677,7 +619,7 @@ static __always_inline int exit_module_call(u32 call, s64 returned)
 	if (!attempt || (attempt->call && attempt->call != call) || (attempt->entered && !attempt->returned))
 		thread = NULL;
 	if (is_own(own_return(attempt)))
-		send_call(call, result, thread);
+		send_call(call, (s32)returned, thread); /* the calls return int */
 	if (thread)
 		end_attempt(thread);
 	return 0;

@@ -63,33 +63,29 @@ func isLocked() (bool, error) {
 // them is missed.
 func lockedHooks(kernel *btf.Spec) []hook {
 	list := []hook{
-		tracing("fentry_load_module", asFentry, "load_module"),
-		tracing("fentry_security_kernel_read_file", asFentry, "security_kernel_read_file"),
-		tracing("fentry_security_kernel_load_data", asFentry, "security_kernel_load_data"),
-		tracing("tp_btf_module_load", asTypedTracepoint, "module_load"),
-		tracing("tp_btf_module_free", asTypedTracepoint, "module_free"),
-		tracing("tp_btf_module_request", asTypedTracepoint, "module_request"),
-		tracing("tp_btf_sched_process_exit", asTypedTracepoint, "sched_process_exit"),
+		at("load_module", asFentry),
+		at("security_kernel_read_file", asFentry),
+		at("security_kernel_load_data", asFentry),
+		at("module_load", asTypedTracepoint),
+		at("module_free", asTypedTracepoint),
+		at("module_request", asTypedTracepoint),
+		at("sched_process_exit", asTypedTracepoint),
 	}
 	if traceable(kernel, "mod_verify_sig", asFexit) {
-		list = append(list, tracing("fexit_mod_verify_sig", asFexit, "mod_verify_sig"))
+		list = append(list, at("mod_verify_sig", asFexit))
 	}
 	if !traceable(kernel, systemCallPrefix+FinitModule, asFexit) {
 		return append(list,
-			tracing("fexit_load_module_result", asFexit, "load_module"),
-			tracing("fexit_free_module_result", asFexit, "free_module"),
+			named("load_module_result", "load_module", asFexit),
+			named("free_module_result", "free_module", asFexit),
 		)
 	}
-	list = append(list, tracing("fexit_load_module", asFexit, "load_module"))
+	list = append(list, at("load_module", asFexit))
 	for _, call := range []string{InitModule, FinitModule, DeleteModule} {
-		list = append(list, tracing("fexit_sys_"+call, asFexit, systemCallPrefix+call))
+		list = append(list, named("sys_"+call, systemCallPrefix+call, asFexit))
 		if runtime.GOARCH == "amd64" && traceable(kernel, "__ia32_sys_"+call, asFexit) {
-			list = append(list, tracing("fexit_sys_ia32_"+call, asFexit, "__ia32_sys_"+call))
+			list = append(list, named("sys_ia32_"+call, "__ia32_sys_"+call, asFexit))
 		}
 	}
 	return list
-}
-
-func tracing(program string, as attachAs, symbol string) hook {
-	return hook{name: symbol, programs: []candidate{{program, as, symbol}}}
 }

@@ -12,8 +12,9 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
-#define CHUNKS 512        /* the largest image, 32 MiB */
-#define CAP_SYS_MODULE 16 /* include/uapi/linux/capability.h */
+#define CHUNKS 512            /* the largest image, 32 MiB */
+#define IMAGES_SIZE (16 << 20)
+#define CAP_SYS_MODULE 16     /* include/uapi/linux/capability.h */
 
 enum cgroup_subsys_id { memory_cgrp_id = 4 };
 enum cgroup_subsys_id___pids { pids_cgrp_id = 11 }; /* CONFIG_CGROUP_PIDS */
@@ -60,12 +61,6 @@ struct {
 	__type(value, struct thread);
 } unprivileged SEC(".maps");
 
-struct {
-	/* Separate, so that images never crowd out records. */
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 16 << 20);
-} images SEC(".maps");
-
 /* Scratch space for records that are too large for the stack. */
 struct draft {
 	struct path_record path;
@@ -74,7 +69,6 @@ struct draft {
 	struct thread thread;
 	u64 request_ns; /* result of send_process */
 	u32 request_tid;
-	u32 reserved;
 };
 
 struct {
@@ -123,11 +117,8 @@ struct {
 /* bpf2go emits a Go type for what a variable or map refers to. */
 const struct system_call_record *unused_system_call_record __attribute__((unused));
 const struct module_record *unused_module_record __attribute__((unused));
-const struct file_record *unused_file_record __attribute__((unused));
 const struct image_record *unused_image_record __attribute__((unused));
 const struct image_chunk *unused_image_chunk __attribute__((unused));
-const struct path_record *unused_path_record __attribute__((unused));
-const struct cmdline_record *unused_cmdline_record __attribute__((unused));
 const struct params_record *unused_params_record __attribute__((unused));
 const enum counter *unused_counter __attribute__((unused));
 const enum owner_index *unused_owner_index __attribute__((unused));
@@ -153,9 +144,10 @@ static __always_inline struct thread *find_thread(void)
 	return thread;
 }
 
-/* Reports whether the task has the capability to load a module. */
-static __always_inline bool may_load(struct task_struct *task)
+/* Reports whether the current thread has the capability to load a module. */
+static __always_inline bool may_load(void)
 {
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	const struct cred *cred = BPF_CORE_READ(task, cred);
 	u64 capabilities = 0;
 
@@ -164,14 +156,14 @@ static __always_inline bool may_load(struct task_struct *task)
 }
 
 /* Adds an entry for a thread that has no attempt under way. */
-static __always_inline struct thread *add_thread(struct task_struct *task, u32 tid)
+static __always_inline struct thread *add_thread(u32 tid)
 {
 	struct draft *draft = find_draft();
 
 	if (!draft)
 		return NULL;
 	draft->thread.identity = identity();
-	if (!may_load(task)) {
+	if (!may_load()) {
 		bpf_map_update_elem(&unprivileged, &tid, &draft->thread, BPF_ANY);
 		return bpf_map_lookup_elem(&unprivileged, &tid);
 	}
@@ -188,17 +180,16 @@ static __always_inline struct thread *add_thread(struct task_struct *task, u32 t
  */
 static __always_inline struct attempt *begin_attempt(u64 regs)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	u32 tid = bpf_get_current_pid_tgid();
 	struct attempt *attempt;
 	struct thread *thread;
 
 	/* The thread may have gained the right to load since a return was missed. */
-	if (may_load(task))
+	if (may_load())
 		bpf_map_delete_elem(&unprivileged, &tid);
 	thread = find_thread();
 	if (!thread) {
-		thread = add_thread(task, tid);
+		thread = add_thread(tid);
 		if (!thread) {
 			lose(owner_at(OWNER_CURRENT)); /* its records cannot be joined */
 			return NULL;
@@ -213,22 +204,8 @@ static __always_inline struct attempt *begin_attempt(u64 regs)
 	attempt = innermost(thread);
 	if (!attempt)
 		return NULL;
+	*attempt = (struct attempt){.regs = regs};
 	own_attempt(attempt, regs != 0);
-	attempt->regs = regs;
-	attempt->params = 0;
-	attempt->name = 0;
-	attempt->size = 0;
-	attempt->flags = 0;
-	attempt->init = 0;
-	attempt->request_ns = 0;
-	attempt->request_tid = 0;
-	attempt->taken = 0;
-	attempt->streamed = 0;
-	attempt->parsed = 0;
-	attempt->live = 0;
-	attempt->described = 0;
-	attempt->verified = 0;
-	attempt->verdict = 0;
 	return attempt;
 }
 
@@ -260,15 +237,10 @@ static __always_inline void fill_header(struct record_header *header, u32 kind, 
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	const struct cred *cred = BPF_CORE_READ(task, cred);
 	u64 pid_tgid = bpf_get_current_pid_tgid();
-	struct attempt *attempt;
+	struct attempt *attempt = innermost(thread);
 
+	__builtin_memset(header, 0, sizeof(*header));
 	header->boot_ns = bpf_ktime_get_boot_ns();
-	header->attempt_ns = 0;
-	header->parent_attempt_ns = 0;
-	header->context_ns = 0;
-	header->request_ns = 0;
-	header->request_tid = 0;
-	attempt = innermost(thread);
 	if (attempt) {
 		header->attempt_ns = attempt->begin_ns;
 		header->context_ns = attempt->begin_ns;
@@ -291,11 +263,6 @@ static __always_inline void fill_header(struct record_header *header, u32 kind, 
 	header->mnt_ns = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
 	header->pid_ns = active_pid_ns(task);
 	header->kthread = (BPF_CORE_READ(task, flags) & PF_KTHREAD) != 0;
-	header->unread = 0;
-	header->reserved = 0;
-	header->has_auid = 0;
-	header->auid = 0;
-	header->session_id = 0;
 	if (bpf_core_field_exists(task->loginuid)) {
 		header->has_auid = 1;
 		header->auid = BPF_CORE_READ(task, loginuid.val);
@@ -304,7 +271,7 @@ static __always_inline void fill_header(struct record_header *header, u32 kind, 
 	bpf_get_current_comm(header->comm, sizeof(header->comm));
 }
 
-/* Sends a draft whose last member is a path, without the unused components. */
+/* Sends a draft, which ends with a path, without the unused components. */
 static __always_inline void send_path(void *draft, u64 fixed, u64 components)
 {
 	/* The compiler would drop the check; the verifier needs it. */
@@ -313,6 +280,12 @@ static __always_inline void send_path(void *draft, u64 fixed, u64 components)
 		components = COMPONENTS;
 	if (bpf_ringbuf_output(&records, draft, fixed + components * COMPONENT_LEN, 0))
 		count(COUNTER_LOST);
+}
+
+static __always_inline void send_role(struct path_record *record, u32 role, u64 components)
+{
+	record->role = role;
+	send_path(record, offsetof(struct path_record, path.component), components);
 }
 
 /*
@@ -415,7 +388,6 @@ static __always_inline void send_executable(struct path_record *record, struct t
 	struct file *file = mm ? BPF_CORE_READ(mm, exe_file) : NULL;
 	u64 components = 0;
 
-	record->role = ROLE_EXE;
 	record->pid = BPF_CORE_READ(task, tgid);
 	record->uid = BPF_CORE_READ(task, cred, uid.val);
 	record->has_exe = !(BPF_CORE_READ(task, flags) & PF_KTHREAD);
@@ -424,15 +396,14 @@ static __always_inline void send_executable(struct path_record *record, struct t
 	record->path.components = 0;
 	if (file)
 		components = walk_path((u64)BPF_CORE_READ(file, f_path.dentry), (u64)BPF_CORE_READ(file, f_path.mnt), (u64)task, DRAFT_PATH);
-	send_path(record, offsetof(struct path_record, path.component), components);
+	send_role(record, ROLE_EXE, components);
 }
 
 static __always_inline void send_cwd(struct path_record *record, struct task_struct *task)
 {
 	struct fs_struct *fs = BPF_CORE_READ(task, fs);
 
-	record->role = ROLE_CWD;
-	send_path(record, offsetof(struct path_record, path.component),
+	send_role(record, ROLE_CWD,
 		  walk_path((u64)BPF_CORE_READ(fs, pwd.dentry), (u64)BPF_CORE_READ(fs, pwd.mnt), (u64)task, DRAFT_PATH));
 }
 
@@ -454,17 +425,14 @@ static __always_inline void send_cgroups(struct path_record *record, struct task
 		return;
 	css = BPF_CORE_READ(task, cgroups);
 	cgroup = BPF_CORE_READ(css, dfl_cgrp);
-	record->role = ROLE_CGROUP;
-	send_path(record, offsetof(struct path_record, path.component), walk_cgroup((u64)BPF_CORE_READ(cgroup, kn)));
+	send_role(record, ROLE_CGROUP, walk_cgroup((u64)BPF_CORE_READ(cgroup, kn)));
 
 	if (bpf_core_enum_value_exists(enum cgroup_subsys_id___pids, pids_cgrp_id))
 		other = cgroup_of(css, bpf_core_enum_value(enum cgroup_subsys_id___pids, pids_cgrp_id));
 	else if (bpf_core_enum_value_exists(enum cgroup_subsys_id, memory_cgrp_id))
 		other = cgroup_of(css, bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id));
-	if (!other || BPF_CORE_READ(other, root) == BPF_CORE_READ(cgroup, root))
-		return;
-	record->role = ROLE_CGROUP_V1;
-	send_path(record, offsetof(struct path_record, path.component), walk_cgroup((u64)BPF_CORE_READ(other, kn)));
+	if (other && BPF_CORE_READ(other, root) != BPF_CORE_READ(cgroup, root))
+		send_role(record, ROLE_CGROUP_V1, walk_cgroup((u64)BPF_CORE_READ(other, kn)));
 }
 
 static __always_inline void send_cmdline(struct cmdline_record *record, struct task_struct *task)
@@ -552,15 +520,21 @@ static __always_inline u64 send_process_once(struct attempt *attempt)
 
 /* System calls. */
 
-static __always_inline int enter_module_call(u64 regs, u64 params, u64 name, u64 size, u64 flags)
+static __always_inline int enter_module_call(u32 call, u64 regs, u64 first, u64 second, u64 third)
 {
 	struct attempt *attempt = begin_attempt(regs);
 
-	if (attempt) {
-		attempt->params = params;
-		attempt->name = name;
-		attempt->size = size;
-		attempt->flags = flags;
+	if (!attempt)
+		return 0;
+	if (call == CALL_INIT_MODULE) {
+		attempt->size = second;
+		attempt->params = third;
+	} else if (call == CALL_FINIT_MODULE) {
+		attempt->params = second;
+		attempt->flags = (u32)third;
+	} else {
+		attempt->name = first;
+		attempt->flags = (u32)second;
 	}
 	return 0;
 }
@@ -578,38 +552,30 @@ static __always_inline void fill_denied_key(struct denied_key *key, u32 call)
 	key->exe_device = BPF_CORE_READ(inode, i_sb, s_dev);
 }
 
-static __always_inline void send_call(u32 call, s64 result, struct thread *thread, struct attempt *attempt,
-				      struct denied_key *key, bool is_denied)
+/* Sends the result of a call, or counts it. */
+static __always_inline void send_call(u32 call, s64 result, struct thread *thread)
 {
-	u64 context_ns = send_process_once(attempt);
-	struct system_call_record *record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
+	struct attempt *attempt = innermost(thread);
+	struct system_call_record *record;
+	struct denied_key key = {};
+	bool is_denied = result == -EPERM && !(attempt && attempt->taken);
+	u64 context_ns;
 
-	if (!record) {
-		count(COUNTER_LOST);
+	if (is_denied) {
+		fill_denied_key(&key, call);
+		if (!count_denied(&key))
+			return;
+	}
+	context_ns = send_process_once(attempt);
+	record = begin_call(call, result, thread, attempt);
+	if (!record)
 		return;
-	}
-	fill_header(&record->header, RECORD_SYSTEM_CALL, thread);
 	record->header.context_ns = context_ns;
-	record->call = call;
-	record->result = result;
-	record->params_len = NOT_READ;
-	record->name_len = NOT_READ;
-	record->size = 0;
-	record->flags = 0;
 	record->denied = is_denied;
-	record->exe_inode = key->exe_inode;
-	record->exe_device = key->exe_device;
-	record->verified = 0;
-	record->verdict = 0;
-	record->has_arguments = 0;
-	if (attempt) {
-		record->verified = attempt->verified;
-		record->verdict = attempt->verdict;
-		record->has_arguments = attempt->regs != 0;
-	}
+	record->exe_inode = key.exe_inode;
+	record->exe_device = key.exe_device;
+	record->has_arguments = attempt && attempt->regs;
 	if (attempt && attempt->regs) {
-		record->size = attempt->size;
-		record->flags = attempt->flags;
 		if (call == CALL_DELETE_MODULE)
 			record->name_len = bpf_probe_read_user_str(record->name, sizeof(record->name), (void *)attempt->name);
 		else if (!attempt->parsed)
@@ -620,55 +586,30 @@ static __always_inline void send_call(u32 call, s64 result, struct thread *threa
 
 static __always_inline int exit_module_call(u32 call, s64 returned)
 {
-	s64 result = (s32)returned; /* the calls return int */
 	struct thread *thread = find_thread();
-	struct denied_key key = {};
-	struct attempt *attempt;
-	bool is_denied;
 
 	if (thread)
 		leave_entryless(thread);
-	attempt = innermost(thread);
-	if (is_own(own_return(attempt))) {
-		is_denied = result == -EPERM && !(attempt && attempt->taken);
-		if (is_denied)
-			fill_denied_key(&key, call);
-		if (!is_denied || count_denied(&key))
-			send_call(call, result, thread, attempt, &key, is_denied);
-	}
+	if (is_own(own_return(innermost(thread))))
+		send_call(call, (s32)returned, thread); /* the calls return int */
 	if (thread)
 		end_attempt(thread);
 	return 0;
 }
 
 /* Not PT_REGS_PARM1_CORE_SYSCALL: on arm64 the kernel takes regs[0], not orig_x0. */
-#define ARG1(regs) PT_REGS_PARM1_CORE(regs)
-#define ARG2(regs) PT_REGS_PARM2_CORE(regs)
-#define ARG3(regs) PT_REGS_PARM3_CORE(regs)
-
-static __always_inline int enter_init_module(struct pt_regs *regs)
+static __always_inline int enter_native(u32 call, struct pt_regs *regs)
 {
-	return enter_module_call((u64)regs, ARG3(regs), 0, ARG2(regs), 0);
+	return enter_module_call(call, (u64)regs, PT_REGS_PARM1_CORE(regs), PT_REGS_PARM2_CORE(regs),
+				 PT_REGS_PARM3_CORE(regs));
 }
 
-static __always_inline int enter_finit_module(struct pt_regs *regs)
-{
-	return enter_module_call((u64)regs, ARG2(regs), 0, 0, (u32)ARG3(regs));
-}
-
-static __always_inline int enter_delete_module(struct pt_regs *regs)
-{
-	return enter_module_call((u64)regs, 0, ARG1(regs), 0, (u32)ARG2(regs));
-}
-
-/*
- * Each hook has a tracing program and a kprobe program. hook.go chooses.
- */
-#define SYSTEM_CALL(name, CALL)                                                \
+/* Each hook has a tracing program and a kprobe program. hook.go chooses. */
+#define SYSTEM_CALL(name, CALL, enter)                                         \
 	SEC("fentry/sys_" #name)                                               \
 	int fentry_sys_##name(u64 *ctx)                                        \
 	{                                                                      \
-		return enter_##name((struct pt_regs *)ctx[0]);                 \
+		return enter(CALL, (struct pt_regs *)ctx[0]);                  \
 	}                                                                      \
 	SEC("fexit/sys_" #name)                                                \
 	int fexit_sys_##name(u64 *ctx)                                         \
@@ -678,7 +619,7 @@ static __always_inline int enter_delete_module(struct pt_regs *regs)
 	SEC("kprobe/sys_" #name)                                               \
 	int kprobe_sys_##name(struct pt_regs *ctx)                             \
 	{                                                                      \
-		return enter_##name((struct pt_regs *)PT_REGS_PARM1(ctx));     \
+		return enter(CALL, (struct pt_regs *)PT_REGS_PARM1(ctx));      \
 	}                                                                      \
 	SEC("kretprobe/sys_" #name)                                            \
 	int kretprobe_sys_##name(struct pt_regs *ctx)                          \
@@ -686,30 +627,21 @@ static __always_inline int enter_delete_module(struct pt_regs *regs)
 		return exit_module_call(CALL, PT_REGS_RC(ctx));                \
 	}
 
-SYSTEM_CALL(init_module, CALL_INIT_MODULE)
-SYSTEM_CALL(finit_module, CALL_FINIT_MODULE)
-SYSTEM_CALL(delete_module, CALL_DELETE_MODULE)
+SYSTEM_CALL(init_module, CALL_INIT_MODULE, enter_native)
+SYSTEM_CALL(finit_module, CALL_FINIT_MODULE, enter_native)
+SYSTEM_CALL(delete_module, CALL_DELETE_MODULE, enter_native)
 
 #if defined(__TARGET_ARCH_x86)
 /* 32-bit programs on a 64-bit kernel have other entries, and other registers. */
-static __always_inline int enter_ia32_init_module(struct pt_regs *regs)
+static __always_inline int enter_ia32(u32 call, struct pt_regs *regs)
 {
-	return enter_module_call((u64)regs, (u32)BPF_CORE_READ(regs, dx), 0, (u32)BPF_CORE_READ(regs, cx), 0);
+	return enter_module_call(call, (u64)regs, (u32)BPF_CORE_READ(regs, bx), (u32)BPF_CORE_READ(regs, cx),
+				 (u32)BPF_CORE_READ(regs, dx));
 }
 
-static __always_inline int enter_ia32_finit_module(struct pt_regs *regs)
-{
-	return enter_module_call((u64)regs, (u32)BPF_CORE_READ(regs, cx), 0, 0, (u32)BPF_CORE_READ(regs, dx));
-}
-
-static __always_inline int enter_ia32_delete_module(struct pt_regs *regs)
-{
-	return enter_module_call((u64)regs, 0, (u32)BPF_CORE_READ(regs, bx), 0, (u32)BPF_CORE_READ(regs, cx));
-}
-
-SYSTEM_CALL(ia32_init_module, CALL_INIT_MODULE)
-SYSTEM_CALL(ia32_finit_module, CALL_FINIT_MODULE)
-SYSTEM_CALL(ia32_delete_module, CALL_DELETE_MODULE)
+SYSTEM_CALL(ia32_init_module, CALL_INIT_MODULE, enter_ia32)
+SYSTEM_CALL(ia32_finit_module, CALL_FINIT_MODULE, enter_ia32)
+SYSTEM_CALL(ia32_delete_module, CALL_DELETE_MODULE, enter_ia32)
 #endif
 
 /* The file or buffer that the kernel is about to read. */
@@ -726,23 +658,21 @@ static __always_inline void fill_times(struct file_record *record, struct inode 
 	else
 		record->mtime = BPF_CORE_READ(timespec, i_mtime.tv_sec);
 
-	if (bpf_core_field_exists(inode->i_ctime_sec))
+	if (bpf_core_field_exists(inode->i_ctime_sec)) {
 		record->ctime = BPF_CORE_READ(inode, i_ctime_sec);
-	else if (bpf_core_field_exists(hidden->__i_ctime))
-		record->ctime = BPF_CORE_READ(hidden, __i_ctime.tv_sec);
-	else
-		record->ctime = BPF_CORE_READ(timespec, i_ctime.tv_sec);
-
-	if (bpf_core_field_exists(inode->i_ctime_nsec))
 		record->ctime_nsec = BPF_CORE_READ(inode, i_ctime_nsec);
-	else if (bpf_core_field_exists(hidden->__i_ctime))
+	} else if (bpf_core_field_exists(hidden->__i_ctime)) {
+		record->ctime = BPF_CORE_READ(hidden, __i_ctime.tv_sec);
 		record->ctime_nsec = BPF_CORE_READ(hidden, __i_ctime.tv_nsec);
-	else
+	} else {
+		record->ctime = BPF_CORE_READ(timespec, i_ctime.tv_sec);
 		record->ctime_nsec = BPF_CORE_READ(timespec, i_ctime.tv_nsec);
+	}
 }
 
-static __always_inline int take(u32 kind, struct file *file, u32 id, bool is_module)
+static __always_inline int take(u32 kind, struct file *file, u32 id)
 {
+	bool is_module = kind == RECORD_READ_FILE ? is_module_read(id) : is_module_data(id);
 	struct thread *thread = NULL;
 	struct attempt *attempt = NULL;
 	struct file_record *record;
@@ -795,38 +725,28 @@ static __always_inline int take(u32 kind, struct file *file, u32 id, bool is_mod
 	return 0;
 }
 
-static __always_inline int read_file(struct file *file, u32 id)
-{
-	return take(RECORD_READ_FILE, file, id, is_module_read(id));
-}
-
-static __always_inline int load_data(u32 id)
-{
-	return take(RECORD_LOAD_DATA, NULL, id, is_module_data(id));
-}
-
 SEC("fentry/security_kernel_read_file")
 int fentry_security_kernel_read_file(u64 *ctx)
 {
-	return read_file((struct file *)ctx[0], ctx[1]);
+	return take(RECORD_READ_FILE, (struct file *)ctx[0], ctx[1]);
 }
 
 SEC("kprobe/security_kernel_read_file")
 int kprobe_security_kernel_read_file(struct pt_regs *ctx)
 {
-	return read_file((struct file *)PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx));
+	return take(RECORD_READ_FILE, (struct file *)PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx));
 }
 
 SEC("fentry/security_kernel_load_data")
 int fentry_security_kernel_load_data(u64 *ctx)
 {
-	return load_data(ctx[0]);
+	return take(RECORD_LOAD_DATA, NULL, ctx[0]);
 }
 
 SEC("kprobe/security_kernel_load_data")
 int kprobe_security_kernel_load_data(struct pt_regs *ctx)
 {
-	return load_data(PT_REGS_PARM1(ctx));
+	return take(RECORD_LOAD_DATA, NULL, PT_REGS_PARM1(ctx));
 }
 
 /* The bytes that the kernel has read. */
@@ -886,7 +806,7 @@ __noinline u64 stream(u64 image_address, u64 size, u64 attempt_ns)
 	return IMAGE_OVER_LIMIT;
 }
 
-static __always_inline int taken(const void *image, u64 size)
+static __always_inline int taken(const void *image, u64 size, bool is_module)
 {
 	struct thread *thread = find_thread();
 	struct attempt *attempt = innermost(thread);
@@ -896,7 +816,7 @@ static __always_inline int taken(const void *image, u64 size)
 	u32 zero = 0;
 
 	/* From 7.2 the hook runs again after decompression. */
-	if (!attempt || !attempt->taken || attempt->streamed)
+	if (!is_module || !attempt || !attempt->taken || attempt->streamed)
 		return 0;
 	attempt->streamed = 1;
 	if (!is_own(attempt->owner))
@@ -904,12 +824,9 @@ static __always_inline int taken(const void *image, u64 size)
 	set = bpf_map_lookup_elem(&settings, &zero);
 	if (set && size <= set->image_limit)
 		state = stream((u64)image, size, attempt->begin_ns);
-	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
-	if (!record) {
-		count(COUNTER_LOST);
+	record = begin_record(RECORD_IMAGE, thread, sizeof(*record));
+	if (!record)
 		return 0;
-	}
-	fill_header(&record->header, RECORD_IMAGE, thread);
 	record->size = size;
 	record->state = state;
 	record->flags = 0;
@@ -917,38 +834,28 @@ static __always_inline int taken(const void *image, u64 size)
 	return 0;
 }
 
-static __always_inline int post_read_file(const void *image, u64 size, u32 id)
-{
-	return is_module_read(id) ? taken(image, size) : 0;
-}
-
-static __always_inline int post_load_data(const void *image, u64 size, u32 id)
-{
-	return is_module_data(id) ? taken(image, size) : 0;
-}
-
 SEC("fentry/security_kernel_post_read_file")
 int fentry_security_kernel_post_read_file(u64 *ctx)
 {
-	return post_read_file((const void *)ctx[1], ctx[2], ctx[3]);
+	return taken((const void *)ctx[1], ctx[2], is_module_read(ctx[3]));
 }
 
 SEC("kprobe/security_kernel_post_read_file")
 int kprobe_security_kernel_post_read_file(struct pt_regs *ctx)
 {
-	return post_read_file((const void *)PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), PT_REGS_PARM4(ctx));
+	return taken((const void *)PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), is_module_read(PT_REGS_PARM4(ctx)));
 }
 
 SEC("fentry/security_kernel_post_load_data")
 int fentry_security_kernel_post_load_data(u64 *ctx)
 {
-	return post_load_data((const void *)ctx[0], ctx[1], ctx[2]);
+	return taken((const void *)ctx[0], ctx[1], is_module_data(ctx[2]));
 }
 
 SEC("kprobe/security_kernel_post_load_data")
 int kprobe_security_kernel_post_load_data(struct pt_regs *ctx)
 {
-	return post_load_data((const void *)PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
+	return taken((const void *)PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), is_module_data(PT_REGS_PARM3(ctx)));
 }
 
 static __always_inline int verified(s64 verdict)
@@ -990,12 +897,9 @@ static __always_inline int parse_args(const char *args)
 	attempt->parsed = 1;
 	if (!is_own(attempt->owner))
 		return 0;
-	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
-	if (!record) {
-		count(COUNTER_LOST);
+	record = begin_record(RECORD_PARAMS, thread, sizeof(*record));
+	if (!record)
 		return 0;
-	}
-	fill_header(&record->header, RECORD_PARAMS, thread);
 	record->params_len = bpf_probe_read_kernel_str(record->params, sizeof(record->params), args);
 	submit(record);
 	return 0;
@@ -1030,23 +934,14 @@ static __always_inline int module_event(u32 kind, struct module *module)
 	if (!is_own(owner_of(attempt)))
 		return 0;
 	context_ns = send_process_once(attempt);
-	record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
-	if (!record) {
-		count(COUNTER_LOST);
+	record = begin_module(kind, thread, attempt);
+	if (!record)
 		return 0;
-	}
-	fill_header(&record->header, kind, thread);
 	record->header.context_ns = context_ns;
-	record->verified = attempt ? attempt->verified : 0;
-	record->verdict = attempt ? attempt->verdict : 0;
-	record->sig_ok = SIG_OK_UNKNOWN;
 	if (bpf_core_field_exists(module->sig_ok))
 		record->sig_ok = BPF_CORE_READ(module, sig_ok) ? SIG_OK_YES : SIG_OK_NO;
-	record->params_len = NOT_READ;
 	record->taints = BPF_CORE_READ(module, taints);
 	bpf_probe_read_kernel_str(record->name, MODULE_NAME_LEN, module->name);
-	record->version[0] = 0;
-	record->srcversion[0] = 0;
 	bpf_probe_read_kernel_str(record->version, sizeof(record->version), BPF_CORE_READ(module, version));
 	bpf_probe_read_kernel_str(record->srcversion, sizeof(record->srcversion), BPF_CORE_READ(module, srcversion));
 	if (kind == RECORD_MODULE_LOAD && attempt && attempt->regs && !attempt->parsed)
@@ -1087,23 +982,13 @@ static __always_inline int module_request(const char *name)
 	if (!is_own(owner))
 		return 0;
 	send_process(request.request_ns);
-	record = bpf_ringbuf_reserve(&records, sizeof(struct module_record), 0);
-	if (!record) {
-		count(COUNTER_LOST);
+	record = begin_module(RECORD_MODULE_REQUEST, NULL, NULL);
+	if (!record)
 		return 0;
-	}
-	fill_header(&record->header, RECORD_MODULE_REQUEST, NULL);
 	record->header.attempt_ns = request.request_ns;
 	record->header.context_ns = request.request_ns;
 	if (attempt)
 		record->header.parent_attempt_ns = attempt->begin_ns; /* made by a module's init */
-	record->verified = 0;
-	record->verdict = 0;
-	record->sig_ok = SIG_OK_UNKNOWN;
-	record->params_len = NOT_READ;
-	record->taints = 0;
-	record->version[0] = 0;
-	record->srcversion[0] = 0;
 	bpf_probe_read_kernel_str(record->name, sizeof(record->name), name);
 	submit(record);
 	return 0;
@@ -1200,11 +1085,10 @@ int raw_tp_sched_process_exit(u64 *ctx)
 
 static __always_inline int start_helper(u64 subprocess_info)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	u32 tid = bpf_get_current_pid_tgid();
 	struct request *request = bpf_map_lookup_elem(&requests, &tid);
 
-	if (request && request->start_time == BPF_CORE_READ(task, start_time))
+	if (request && request->start_time == identity())
 		bpf_map_update_elem(&usermodehelpers, &subprocess_info, request, BPF_ANY);
 	else
 		bpf_map_delete_elem(&usermodehelpers, &subprocess_info); /* addresses are reused */
@@ -1214,7 +1098,6 @@ static __always_inline int start_helper(u64 subprocess_info)
 
 static __always_inline int begin_helper(u64 subprocess_info)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct request *request = bpf_map_lookup_elem(&usermodehelpers, &subprocess_info);
 	struct request cause;
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
@@ -1222,7 +1105,7 @@ static __always_inline int begin_helper(u64 subprocess_info)
 	if (!request)
 		return 0;
 	cause = *request;
-	cause.start_time = BPF_CORE_READ(task, start_time);
+	cause.start_time = identity();
 	bpf_map_update_elem(&requested, &tgid, &cause, BPF_ANY);
 	bpf_map_delete_elem(&usermodehelpers, &subprocess_info);
 	return 0;

@@ -54,7 +54,7 @@ type moduleDraft struct {
 	Thread     moduleThread
 	RequestNs  uint64
 	RequestTid uint32
-	Reserved   uint32
+	_          [4]byte
 }
 
 type moduleFileRecord struct {
@@ -366,15 +366,12 @@ const (
 	moduleProgRawTpModuleLoad                   = "raw_tp_module_load"
 	moduleProgRawTpModuleRequest                = "raw_tp_module_request"
 	moduleProgRawTpSchedProcessExit             = "raw_tp_sched_process_exit"
-	moduleVarUnusedCmdlineRecord                = "unused_cmdline_record"
 	moduleVarUnusedCounter                      = "unused_counter"
-	moduleVarUnusedFileRecord                   = "unused_file_record"
 	moduleVarUnusedImageChunk                   = "unused_image_chunk"
 	moduleVarUnusedImageRecord                  = "unused_image_record"
 	moduleVarUnusedModuleRecord                 = "unused_module_record"
 	moduleVarUnusedOwnerIndex                   = "unused_owner_index"
 	moduleVarUnusedParamsRecord                 = "unused_params_record"
-	moduleVarUnusedPathRecord                   = "unused_path_record"
 	moduleVarUnusedSystemCallRecord             = "unused_system_call_record"
 )
 
@@ -482,15 +479,12 @@ type moduleMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type moduleVariableSpecs struct {
-	UnusedCmdlineRecord    *ebpf.VariableSpec `ebpf:"unused_cmdline_record"`
 	UnusedCounter          *ebpf.VariableSpec `ebpf:"unused_counter"`
-	UnusedFileRecord       *ebpf.VariableSpec `ebpf:"unused_file_record"`
 	UnusedImageChunk       *ebpf.VariableSpec `ebpf:"unused_image_chunk"`
 	UnusedImageRecord      *ebpf.VariableSpec `ebpf:"unused_image_record"`
 	UnusedModuleRecord     *ebpf.VariableSpec `ebpf:"unused_module_record"`
 	UnusedOwnerIndex       *ebpf.VariableSpec `ebpf:"unused_owner_index"`
 	UnusedParamsRecord     *ebpf.VariableSpec `ebpf:"unused_params_record"`
-	UnusedPathRecord       *ebpf.VariableSpec `ebpf:"unused_path_record"`
 	UnusedSystemCallRecord *ebpf.VariableSpec `ebpf:"unused_system_call_record"`
 }
 
@@ -551,15 +545,12 @@ func (m *moduleMaps) Close() error {
 //
 // It can be passed to loadModuleObjects or ebpf.CollectionSpec.LoadAndAssign.
 type moduleVariables struct {
-	UnusedCmdlineRecord    *ebpf.Variable `ebpf:"unused_cmdline_record"`
 	UnusedCounter          *ebpf.Variable `ebpf:"unused_counter"`
-	UnusedFileRecord       *ebpf.Variable `ebpf:"unused_file_record"`
 	UnusedImageChunk       *ebpf.Variable `ebpf:"unused_image_chunk"`
 	UnusedImageRecord      *ebpf.Variable `ebpf:"unused_image_record"`
 	UnusedModuleRecord     *ebpf.Variable `ebpf:"unused_module_record"`
 	UnusedOwnerIndex       *ebpf.Variable `ebpf:"unused_owner_index"`
 	UnusedParamsRecord     *ebpf.Variable `ebpf:"unused_params_record"`
-	UnusedPathRecord       *ebpf.Variable `ebpf:"unused_path_record"`
 	UnusedSystemCallRecord *ebpf.Variable `ebpf:"unused_system_call_record"`
 }
 

@@ -119,9 +119,7 @@ func Open(ctx context.Context, o Options) (_ *Programs, err error) {
 	if err := p.openSet(ctx, o, kernel, object, list); err != nil {
 		return nil, err
 	}
-	if err := p.NextEpoch(); err != nil {
-		return nil, err
-	}
+	p.NextEpoch()
 	return p, nil
 }
 
@@ -168,9 +166,7 @@ func (p *Programs) openSet(ctx context.Context, o Options, kernel *btf.Spec, obj
 			p.unpinned = p.pin(p.pins)
 		}
 	}
-	if err := p.readSettings(); err != nil {
-		return err
-	}
+	p.wanted.Epoch, p.wanted.Set = p.settings.Epoch, p.name.id // it continues with that of an earlier process
 	if err := p.own(ctx, sets); err != nil {
 		return err
 	}
@@ -203,9 +199,6 @@ func (p *Programs) WereThere() bool { return p.found }
 
 // IsPinned reports whether the programs stay attached when this process ends.
 func (p *Programs) IsPinned() bool {
-	if p.path == "" {
-		return false
-	}
-	_, err := os.Lstat(p.path)
+	_, err := os.Lstat(p.path) // fails if the path is empty
 	return err == nil
 }

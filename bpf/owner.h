@@ -1,18 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Which set of programs sends the records of a call. While one set replaces
- * another, both are attached and both follow every call, but only the owner of a
- * call sends its records.
+ * Which set of programs sends the records of a call. While one set replaces another,
+ * both follow every call, but only the owner of a call sends its records.
  *
- * All sets share these maps. The set whose program runs first at the beginning of
- * a call stamps it with its beginning and with the set that owns new calls at that
- * moment. The other set finds the stamp and uses both. So the sets agree on the
- * owner, whatever their clocks say and whenever the owner changes, and a call has
- * the same attempt_ns in both. All programs that use a stamp run in its thread, so
- * no two of them use it at once.
+ * All sets share these maps. The first program that runs at the beginning of a call
+ * stamps it with its beginning and with the set that owns new calls at that moment.
+ * The other set uses that stamp. So both agree on owner and attempt_ns, whatever their
+ * clocks say and whenever the owner changes. Only programs that run in a thread use
+ * its stamps, so no two of them use a stamp at once.
  *
- * Include it after identity(), which distinguishes a thread from a later one
- * with its number.
+ * Include it after identity(), which distinguishes a thread from a later one with its
+ * number.
  */
 #ifndef KMODQUERY_OWNER_H
 #define KMODQUERY_OWNER_H

@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -11,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -76,15 +76,8 @@ type setName struct {
 func (n setName) String() string { return fmt.Sprintf("v%d_%s_%016x", n.layout, n.digest, n.id) }
 
 func parseSetName(text string) (n setName, ok bool) {
-	parts := strings.Split(text, "_")
-	if len(parts) != 3 || !strings.HasPrefix(parts[0], "v") {
-		return n, false
-	}
-	var err, other error
-	n.layout, err = strconv.Atoi(parts[0][1:])
-	n.digest = parts[1]
-	n.id, other = strconv.ParseUint(parts[2], 16, 64)
-	return n, err == nil && other == nil && n.String() == text
+	_, err := fmt.Sscanf(strings.ReplaceAll(text, "_", " "), "v%d %s %x", &n.layout, &n.digest, &n.id)
+	return n, err == nil && n.String() == text
 }
 
 // digest identifies the programs of an object and the hooks to which they attach.
@@ -212,7 +205,7 @@ func (p *pins) sets() ([]setName, error) {
 			}
 		}
 	}
-	slices.SortFunc(sets, func(a, b setName) int { return strings.Compare(fmt.Sprintf("%016x", a.id), fmt.Sprintf("%016x", b.id)) })
+	slices.SortFunc(sets, func(a, b setName) int { return cmp.Compare(a.id, b.id) })
 	return sets, nil
 }
 

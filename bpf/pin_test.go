@@ -212,7 +212,7 @@ func TestSetsThatAreNotWhole(t *testing.T) {
 	}
 
 	_, err = openOlder(p, name)
-	require.EqualError(t, err, "read what waits in "+name.String()+": it has no map called images")
+	require.EqualError(t, err, "read what waits in "+name.String()+": open BPF maps: there is none called images")
 	require.NoError(t, os.Mkdir(p.of(name, pinnedMaps, "x"), 0o700))
 	_, err = openOlder(p, name)
 	require.ErrorContains(t, err, "open pinned map x: ")

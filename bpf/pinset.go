@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -18,36 +20,62 @@ type set struct {
 	name     setName
 	path     string // of its pins; empty if it is not pinned
 	maps     map[string]*ebpf.Map
-	counters *ebpf.Memory
-	settings *ebpf.Memory
+	counters *[moduleCounterCOUNTERS]atomic.Uint64
+	settings *moduleReaderSettings
+	owners   *owners
+	mapped   [][]byte // the memory of the three above
 	records  *ring
 	images   *ring
-	owners   owners
 	attached []attached
 	partial  bool // a shortage kept some hooks from being attached
 }
 
 // open maps the memory that the reader shares with the programs.
 func (s *set) open() (err error) {
-	for _, name := range []string{moduleMapCounters, moduleMapSettings, moduleMapRecords, moduleMapImages, moduleMapDenied, moduleMapOwners} {
-		if s.maps[name] == nil {
-			return fmt.Errorf("open BPF maps: there is none called %s", name)
-		}
+	if err := s.need(moduleMapCounters, moduleMapSettings, moduleMapDenied, moduleMapOwners); err != nil {
+		return err
 	}
-	if s.counters, err = s.maps[moduleMapCounters].Memory(); err != nil {
-		return fmt.Errorf("map the programs' counters: %w", err)
+	if s.counters, err = mapMemory[[moduleCounterCOUNTERS]atomic.Uint64](s, moduleMapCounters); err != nil {
+		return err
 	}
-	if s.settings, err = s.maps[moduleMapSettings].Memory(); err != nil {
-		return fmt.Errorf("map the programs' settings: %w", err)
+	if s.settings, err = mapMemory[moduleReaderSettings](s, moduleMapSettings); err != nil {
+		return err
+	}
+	if s.owners, err = mapMemory[owners](s, moduleMapOwners); err != nil {
+		return err
+	}
+	return s.openRings()
+}
+
+func (s *set) openRings() (err error) {
+	if err := s.need(moduleMapRecords, moduleMapImages); err != nil {
+		return err
 	}
 	if s.records, err = openRing(s.maps[moduleMapRecords]); err != nil {
 		return err
 	}
-	if s.images, err = openRing(s.maps[moduleMapImages]); err != nil {
-		return err
-	}
-	s.owners, err = openOwners(s.maps[moduleMapOwners])
+	s.images, err = openRing(s.maps[moduleMapImages])
 	return err
+}
+
+// need returns an error if the set lacks one of the maps.
+func (s *set) need(names ...string) error {
+	for _, name := range names {
+		if s.maps[name] == nil {
+			return fmt.Errorf("open BPF maps: there is none called %s", name)
+		}
+	}
+	return nil
+}
+
+// mapMemory maps the content of a map, which programs use at the same time, until Close.
+func mapMemory[T any](s *set, name string) (*T, error) {
+	memory, err := unix.Mmap(s.maps[name].FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map the memory of BPF map %s: %w", name, err)
+	}
+	s.mapped = append(s.mapped, memory)
+	return (*T)(unsafe.Pointer(&memory[0])), nil
 }
 
 // Close closes the set. Programs that are not pinned are detached.
@@ -61,7 +89,10 @@ func (s *set) Close() error {
 			errs = append(errs, ring.Close())
 		}
 	}
-	errs = append(errs, s.owners.Close())
+	for _, memory := range s.mapped {
+		errs = append(errs, unix.Munmap(memory))
+	}
+	s.mapped = nil
 	for _, m := range s.maps {
 		errs = append(errs, m.Close())
 	}
@@ -215,48 +246,30 @@ func (s *set) hasProbe(program string) bool {
 
 // An olderSet is a detached set with records that are still to be read.
 type olderSet struct {
-	name    setName
-	path    string
-	maps    map[string]*ebpf.Map
-	records *ring
-	images  *ring
-	denied  map[DeniedCalls]DeniedCount // not acked yet; nil until the records were read
+	set
+	denied map[DeniedCalls]DeniedCount // not acked yet; nil until the records were read
 }
 
 // openOlder opens the rings of a detached set.
-func openOlder(p *pins, name setName) (_ *olderSet, err error) {
-	o := &olderSet{name: name, path: p.of(name)}
-	s := set{path: o.path}
+func openOlder(p *pins, name setName) (*olderSet, error) {
 	if name.layout < oldestLayout || name.layout > layout {
 		return nil, fmt.Errorf("%s is of a version that this program cannot read: what waits there is lost", name)
 	}
-	err = s.loadPinnedMaps()
-	if o.maps = s.maps; err != nil {
-		return nil, errors.Join(err, o.Close())
+	o := &olderSet{set: set{name: name, path: p.of(name)}}
+	err := o.loadPinnedMaps()
+	if err == nil {
+		err = o.openRings()
 	}
-	for _, r := range []struct {
-		name string
-		ring **ring
-	}{{moduleMapRecords, &o.records}, {moduleMapImages, &o.images}} {
-		if o.maps[r.name] == nil {
-			return nil, errors.Join(fmt.Errorf("read what waits in %s: it has no map called %s", name, r.name), o.Close())
-		}
-		if *r.ring, err = openRing(o.maps[r.name]); err != nil {
-			return nil, errors.Join(err, o.Close())
-		}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("read what waits in %s: %w", name, err), o.Close())
 	}
 	return o, nil
 }
 
-func (o *olderSet) Close() error {
-	var errs []error
-	for _, ring := range []*ring{o.records, o.images} {
-		if ring != nil {
-			errs = append(errs, ring.Close())
-		}
+// lost returns the number of records that the set has lost.
+func (o *olderSet) lost() (n uint64) {
+	if m := o.maps[moduleMapCounters]; m != nil {
+		_ = m.Lookup(uint32(moduleCounterCOUNTER_LOST), &n) // an array has it
 	}
-	for _, m := range o.maps {
-		errs = append(errs, m.Close())
-	}
-	return errors.Join(errs...)
+	return n
 }

@@ -3,9 +3,7 @@
 package bpf
 
 import (
-	"encoding/binary"
 	"fmt"
-	"io"
 	"maps"
 )
 
@@ -21,33 +19,22 @@ func (p *Programs) Hooks() []string {
 // Unattached returns an error for each hook that could not be attached.
 func (p *Programs) Unattached() []error { return p.unattached }
 
-// Counters are statistics since the programs were attached.
-type Counters struct {
-	// Lost counts, by set of programs, the records for which the ring had no room,
-	// the returns of system calls that were missed, and, not in older sets, the
-	// runs of programs that the kernel skipped because the program already ran on
-	// that processor.
-	Lost map[uint64]uint64
-}
-
-// Counters reads the counters of the programs.
-func (p *Programs) Counters() (Counters, error) {
-	var c Counters
-	var raw [moduleCounterCOUNTERS]uint64
-	if err := binary.Read(io.NewSectionReader(p.counters, 0, int64(binary.Size(raw))), binary.NativeEndian, &raw); err != nil {
-		return Counters{}, fmt.Errorf("read the programs' counters: %w", err)
-	}
-	c.Lost = maps.Clone(p.olderLost)
-	c.Lost[p.name.id] = raw[moduleCounterCOUNTER_LOST]
+// Lost returns, by set of programs, how many records were lost since it was attached:
+// those for which the ring had no room, the returns of system calls that were missed,
+// and, not in older sets, the runs of programs that the kernel skipped because the
+// program already ran on that processor.
+func (p *Programs) Lost() (map[uint64]uint64, error) {
+	lost := maps.Clone(p.olderLost)
+	lost[p.name.id] = p.counters[moduleCounterCOUNTER_LOST].Load()
 	for _, a := range p.attached {
 		if a.sendsNothing() {
 			continue
 		}
 		stats, err := a.loaded.Stats()
 		if err != nil {
-			return Counters{}, fmt.Errorf("read statistics of %s: %w", a.symbol, err)
+			return nil, fmt.Errorf("read statistics of %s: %w", a.symbol, err)
 		}
-		c.Lost[p.name.id] += stats.RecursionMisses
+		lost[p.name.id] += stats.RecursionMisses
 	}
-	return c, nil
+	return lost, nil
 }

@@ -51,7 +51,7 @@ func (p *Programs) countDeniedIn(older *olderSet) error {
 	if older.name.layout < deniedLayout {
 		return nil
 	}
-	counts, err := deniedCounts(older.name.id, older.maps)
+	counts, err := older.deniedCounts()
 	if err != nil {
 		return err
 	}

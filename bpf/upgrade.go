@@ -13,25 +13,14 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 )
 
-// An upgrade replaces a set of programs by another one while calls go on. Every
-// call has one owner, the set that sends its records (owner.h):
-//
-//  1. The new set is attached and pinned. It shares the maps of owners and stamps
-//     with the old one, which still owns new calls.
-//  2. After stampAge the owner is changed, by one store. Calls that began before
-//     keep their owner.
-//  3. After stampAge, and when the calls under way have returned, the old set is
-//     detached.
-//  4. The records in its rings are read and stored, and then it is removed.
-//
-// If the process is killed at any step, there is one owner, and that set is pinned
-// and attached. The next Open detaches every other set and starts again.
+// An upgrade replaces a set of programs by another one while calls go on, in the steps
+// of docs/recovery.md. Every call has one owner, the set that sends its records
+// (owner.h). If the process is killed at any step, there is one owner, and that set is
+// pinned and attached. The next Open detaches every other set and starts again.
 const (
 	// stampAge is STAMP_NS of owner.h.
 	stampAge = 500 * time.Millisecond
@@ -40,37 +29,13 @@ const (
 	// their records.
 	callPatience = 5 * time.Second
 	callPoll     = 10 * time.Millisecond
+	// freePatience is how long the kernel may take to free the old set's programs.
+	freePatience = time.Second
 )
 
-// owners is the map of owners, which all sets share, in this process's memory.
-type owners struct{ memory []byte }
-
-func openOwners(m *ebpf.Map) (owners, error) {
-	memory, err := unix.Mmap(m.FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return owners{}, fmt.Errorf("map the owners of calls: %w", err)
-	}
-	return owners{memory}, nil
-}
-
-// at is the number of a set. Programs read it at any time.
-func (o *owners) at(index moduleOwnerIndex) *uint64 {
-	return (*uint64)(unsafe.Pointer(&o.memory[index*8]))
-}
-
-func (o *owners) current() uint64 { return atomic.LoadUint64(o.at(moduleOwnerIndexOWNER_CURRENT)) }
-
-func (o *owners) setCurrent(set uint64) { atomic.StoreUint64(o.at(moduleOwnerIndexOWNER_CURRENT), set) }
-
-func (o *owners) setOldest(set uint64) { atomic.StoreUint64(o.at(moduleOwnerIndexOWNER_OLDEST), set) }
-
-func (o *owners) Close() error {
-	memory := o.memory
-	if o.memory = nil; memory == nil {
-		return nil
-	}
-	return unix.Munmap(memory)
-}
+// owners are the numbers of sets that all sets share (enum owner_index). Programs read
+// them at any time.
+type owners struct{ current, oldest atomic.Uint64 }
 
 // sharedMaps are the maps that a set shares with the one that it replaces.
 var sharedMaps = []string{moduleMapOwners, moduleMapStamps}
@@ -121,18 +86,18 @@ func ownerOf(sets []setName, shared map[string]*ebpf.Map) (int, error) {
 // own makes this set, which is attached, the owner of what begins now, and
 // detaches the others.
 func (p *Programs) own(ctx context.Context, sets []setName) error {
-	if p.owners.current() != p.name.id {
+	if p.owners.current.Load() != p.name.id {
 		if len(sets) > 0 {
 			if err := sleep(ctx, stampAge); err != nil {
 				return err
 			}
 		}
-		p.owners.setCurrent(p.name.id)
+		p.owners.current.Store(p.name.id)
 	}
 	if err := p.pins.detach(ctx, sets); err != nil {
 		return err
 	}
-	p.owners.setOldest(p.name.id)
+	p.owners.oldest.Store(p.name.id)
 	return nil
 }
 
@@ -150,11 +115,53 @@ func (p *pins) detach(ctx context.Context, sets []setName) error {
 		if err := p.awaitCalls(ctx, name); err != nil {
 			return err
 		}
+		programs := p.programIDs(name)
 		for _, part := range []string{pinnedLinks, pinnedProbes, pinnedPrograms} {
 			if err := os.RemoveAll(p.of(name, part)); err != nil {
 				return fmt.Errorf("detach pinned programs: %w", err)
 			}
 		}
+		if err := awaitFree(ctx, programs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// programIDs returns the kernel's IDs of the programs of a set, as far as they can be
+// opened.
+func (p *pins) programIDs(name setName) (ids []ebpf.ProgramID) {
+	entries, _ := os.ReadDir(p.of(name, pinnedPrograms))
+	for _, entry := range entries {
+		program, err := ebpf.LoadPinnedProgram(p.of(name, pinnedPrograms, entry.Name()), nil)
+		if err != nil {
+			continue
+		}
+		if info, err := program.Info(); err == nil {
+			if id, ok := info.ID(); ok {
+				ids = append(ids, id)
+			}
+		}
+		program.Close()
+	}
+	return ids
+}
+
+// awaitFree waits, for at most freePatience, until no program has one of the IDs. The
+// kernel defers the release of a link (bpf_link_put), and its program runs until then.
+// Without CAP_SYS_ADMIN, which opening by ID needs, it does not wait.
+func awaitFree(ctx context.Context, ids []ebpf.ProgramID) error {
+	for deadline := time.Now().Add(freePatience); len(ids) > 0 && time.Now().Before(deadline); {
+		if err := sleep(ctx, callPoll); err != nil {
+			return err
+		}
+		ids = slices.DeleteFunc(ids, func(id ebpf.ProgramID) bool {
+			program, err := ebpf.NewProgramFromID(id)
+			if err == nil {
+				program.Close()
+			}
+			return err != nil
+		})
 	}
 	return nil
 }
@@ -244,12 +251,4 @@ func (p *pins) remove(name setName) error {
 		return fmt.Errorf("remove pinned programs: %w", err)
 	}
 	return nil
-}
-
-// lost returns the number of records that a detached set has lost.
-func (o *olderSet) lost() (n uint64) {
-	if m := o.maps[moduleMapCounters]; m != nil {
-		_ = m.Lookup(uint32(moduleCounterCOUNTER_LOST), &n) // an array has it
-	}
-	return n
 }

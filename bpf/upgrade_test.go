@@ -70,7 +70,7 @@ func (u *upgradable) open(of string, o Options) *Programs {
 	p := &Programs{}
 	u.t.Cleanup(func() { p.Close() })
 	o.PinDir = u.path
-	require.NoError(u.t, p.openSet(u.t.Context(), o, u.kernel, _ModuleBytes, []hook{onlyTracepoint("sched_process_exit")}))
+	require.NoError(u.t, p.openSet(u.t.Context(), o, u.kernel, _ModuleBytes, []hook{at("sched_process_exit", asRawTracepoint)}))
 	require.NoError(u.t, p.Unpinned())
 	return p
 }
@@ -100,18 +100,22 @@ func TestAnUpgradeChangesTheOwner(t *testing.T) {
 	u := newUpgradable(t)
 	first := u.open("one", Options{})
 	require.False(t, first.WereThere())
-	require.Equal(t, first.name.id, first.owners.current())
+	require.Equal(t, first.name.id, first.owners.current.Load())
 	require.NoError(t, first.maps[moduleMapCounters].Put(uint32(moduleCounterCOUNTER_LOST), uint64(7)))
+	programs := first.pins.programIDs(first.name)
+	require.Len(t, programs, 1)
 	require.NoError(t, first.Close())
 
 	second := u.open("two", Options{ImageLimit: MaxImage})
+	_, err := ebpf.NewProgramFromID(programs[0])
+	require.ErrorIs(t, err, os.ErrNotExist, "the older program does not run any more")
 	require.True(t, second.WereThere())
-	require.Equal(t, second.name.id, second.owners.current())
+	require.Equal(t, second.name.id, second.owners.current.Load())
 	require.False(t, second.pins.isAttached(first.name))
 	require.Len(t, u.sets(), 2)
-	counters, err := second.Counters()
+	lost, err := second.Lost()
 	require.NoError(t, err)
-	require.Equal(t, map[uint64]uint64{first.name.id: 7, second.name.id: 0}, counters.Lost)
+	require.Equal(t, map[uint64]uint64{first.name.id: 7, second.name.id: 0}, lost)
 	drain(t, second)
 	require.Equal(t, []uint64{second.name.id}, u.sets())
 	require.NoError(t, second.Close())
@@ -131,9 +135,9 @@ func TestABrokenUpgradeIsFinished(t *testing.T) {
 	u := newUpgradable(t)
 	for name, steps := range map[string]func(first, second *Programs){
 		"pinned":       func(*Programs, *Programs) {},
-		"owner is new": func(_, second *Programs) { second.owners.setCurrent(second.name.id) },
+		"owner is new": func(_, second *Programs) { second.owners.current.Store(second.name.id) },
 		"older detached": func(first, second *Programs) {
-			second.owners.setCurrent(second.name.id)
+			second.owners.current.Store(second.name.id)
 			require.NoError(t, second.pins.detach(t.Context(), []setName{first.name}))
 		},
 	} {
@@ -142,13 +146,13 @@ func TestABrokenUpgradeIsFinished(t *testing.T) {
 				first := u.open("one", Options{})
 				require.NoError(t, first.Close())
 				second := u.begin("two", first)
-				require.Equal(t, first.name.id, second.owners.current(), "until it is attached")
+				require.Equal(t, first.name.id, second.owners.current.Load(), "until it is attached")
 				steps(first, second)
-				isNew := second.owners.current() == second.name.id
+				isNew := second.owners.current.Load() == second.name.id
 				require.NoError(t, second.Close())
 
 				p := u.open(next, Options{})
-				require.Equal(t, p.name.id, p.owners.current())
+				require.Equal(t, p.name.id, p.owners.current.Load())
 				switch {
 				case isNew && next == "two":
 					require.Equal(t, second.name, p.name)
@@ -173,7 +177,7 @@ func TestABrokenUpgradeIsFinished(t *testing.T) {
 // begin attaches and pins a set that replaces another, and leaves it at that.
 func (u *upgradable) begin(of string, older *Programs) *Programs {
 	u.t.Helper()
-	list := []hook{onlyTracepoint("sched_process_exit")}
+	list := []hook{at("sched_process_exit", asRawTracepoint)}
 	was := build
 	build = of
 	digest := digest(_ModuleBytes, list)
@@ -207,7 +211,7 @@ func TestAnUpgradeFromTheFormerLayout(t *testing.T) {
 
 	second := u.open("one", Options{})
 	require.Greater(t, second.name.id, former.id)
-	require.Equal(t, second.name.id, second.owners.current())
+	require.Equal(t, second.name.id, second.owners.current.Load())
 	require.False(t, second.pins.isAttached(former))
 	require.Len(t, second.older, 1)
 	drain(t, second)
@@ -315,7 +319,7 @@ func TestTheOwnerSendsTheRecord(t *testing.T) {
 			all[begins[0]] = true
 		}
 	}
-	older.owners.setCurrent(1)
+	older.owners.current.Store(1)
 	for range 3 {
 		request(older, older, newer)
 		request(older, older, newer)
@@ -323,7 +327,7 @@ func TestTheOwnerSendsTheRecord(t *testing.T) {
 	}
 	// The owner changes between the two.
 	runs[older]()
-	older.owners.setCurrent(2)
+	older.owners.current.Store(2)
 	runs[newer]()
 	require.Len(t, requests(t, older), 1)
 	require.Empty(t, requests(t, newer))
@@ -333,7 +337,7 @@ func TestTheOwnerSendsTheRecord(t *testing.T) {
 		request(newer, newer, older)
 	}
 	runs[newer]()
-	older.owners.setCurrent(1)
+	older.owners.current.Store(1)
 	runs[older]()
 	require.Empty(t, requests(t, older))
 	require.Len(t, requests(t, newer), 1)
@@ -347,9 +351,9 @@ func TestTheOwnerSendsTheRecord(t *testing.T) {
 	stamp[owner], stamp[maker], stamp[taker] = 1, 1, 0
 	call := uint64(1)<<32 | key&(1<<32-1)
 	require.NoError(t, older.maps[moduleMapStamps].Put(call, &stamp))
-	older.owners.setCurrent(2)
+	older.owners.current.Store(2)
 	request(nil, newer)
-	older.owners.setOldest(2)
+	older.owners.oldest.Store(2)
 	request(newer, newer)
 	request(newer, newer)
 }
@@ -361,12 +365,12 @@ func TestACanceledUpgradeLeavesTheOwner(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	p := &Programs{}
-	err := p.openSet(ctx, Options{PinDir: u.path, Anew: true}, u.kernel, _ModuleBytes, []hook{onlyTracepoint("sched_process_exit")})
+	err := p.openSet(ctx, Options{PinDir: u.path, Anew: true}, u.kernel, _ModuleBytes, []hook{at("sched_process_exit", asRawTracepoint)})
 	require.ErrorIs(t, err, context.Canceled)
 	require.NoError(t, p.Close())
 	again := u.open("one", Options{})
 	require.Equal(t, first.name, again.name)
-	require.Equal(t, first.name.id, again.owners.current())
+	require.Equal(t, first.name.id, again.owners.current.Load())
 	require.NoError(t, again.Close())
 }
 
@@ -376,20 +380,20 @@ func TestCheckFindsChangedMaps(t *testing.T) {
 	p := u.open("one", Options{})
 	require.NoError(t, p.Check())
 
-	p.owners.setCurrent(0)
+	p.owners.current.Store(0)
 	require.EqualError(t, p.Check(), "another process keeps the attached programs from sending records")
-	p.owners.setCurrent(p.name.id)
+	p.owners.current.Store(p.name.id)
 	require.NoError(t, p.Check())
 
 	require.NoError(t, p.maps[moduleMapSettings].Put(uint32(0), moduleReaderSettings{Epoch: 1}))
 	require.EqualError(t, p.Check(), "another process changed the settings of the attached programs")
-	require.NoError(t, p.NextEpoch())
+	p.NextEpoch()
 	require.NoError(t, p.Check())
 	require.NoError(t, p.maps[moduleMapSettings].Put(uint32(0), moduleReaderSettings{Epoch: 1}))
 	require.NoError(t, p.Close())
 
 	again := u.open("one", Options{})
-	require.NoError(t, again.NextEpoch())
+	again.NextEpoch()
 	require.NoError(t, again.Check(), "the next process restores them")
 	require.NoError(t, again.Close())
 }

@@ -56,11 +56,9 @@ func kindOf(e *kmodquery.Event) kind {
 // isKext reports whether an event is about a kernel extension. A kernel extension
 // has one name in all of macOS, and its sources name different processes.
 func isKext(e *kmodquery.Event) bool {
-	switch e.EventName {
-	case kmodquery.EventKextload, kmodquery.EventKextunload, kmodquery.EventKextAllowed, kmodquery.EventKextBlocked:
-		return true
-	}
-	return false
+	return slices.Contains([]string{
+		kmodquery.EventKextload, kmodquery.EventKextunload, kmodquery.EventKextAllowed, kmodquery.EventKextBlocked,
+	}, e.EventName)
 }
 
 // A correlator gives all events of one attempt one load_id: that of the best source
@@ -74,12 +72,10 @@ type correlator struct {
 	boot       string        // id of the boot; "" if it is unknown
 
 	mu     sync.Mutex
-	known  map[string]*attempt // by load_id
+	known  map[string]*attempt // by load_id, and by the load_ids of lesser sources
 	order  []*attempt
 	byName map[string][]*attempt
 	byPid  map[int64][]*attempt
-	stored map[string]bool   // load_ids that an earlier recorder stored
-	alias  map[string]string // a lesser source's load_id to that of the attempt
 	held   map[int][]waiting // by rank
 
 	counting sync.Mutex       // guards joined; apart from mu because emit may block
@@ -95,6 +91,7 @@ type attempt struct {
 	name        string
 	pid         int64             // 0 unknown
 	first, last time.Time         // moments that were reported
+	stored      bool              // by an earlier recorder
 	taken       map[string]string // by lesser source, the load_id under which it reported the attempt
 }
 
@@ -108,7 +105,7 @@ func newCorrelator(emit func(kmodquery.Delivery), isBetterUp func(int) bool, lat
 	return &correlator{
 		emit: emit, isBetterUp: isBetterUp, late: late, boot: boot,
 		known: map[string]*attempt{}, byName: map[string][]*attempt{}, byPid: map[int64][]*attempt{},
-		stored: map[string]bool{}, alias: map[string]string{}, held: map[int][]waiting{}, joined: map[string]int64{},
+		held: map[int][]waiting{}, joined: map[string]int64{},
 	}
 }
 
@@ -143,7 +140,7 @@ func (c *correlator) remember(stored []ranked) {
 	c.order = nil
 	for _, r := range slices.Backward(stored) {
 		c.learn(r.rank, &r.event)
-		c.stored[r.event.LoadID] = true
+		c.known[r.event.LoadID].stored = true
 	}
 	c.order = append(c.order, added...)
 	c.forgetOldest()
@@ -204,8 +201,8 @@ func (c *correlator) advance() {
 
 func (c *correlator) mayEmit(rank int, e *kmodquery.Event) bool {
 	kind := kindOf(e)
-	return kind == neither || c.alias[e.LoadID] != "" || c.known[e.LoadID] != nil ||
-		!c.isBetterUp(rank) || c.match(rank, kind, e, near) != nil
+	return kind == neither || c.known[e.LoadID] != nil || !c.isBetterUp(rank) ||
+		c.match(rank, kind, e, near) != nil
 }
 
 // release emits the first n events of a source.
@@ -227,20 +224,19 @@ func (c *correlator) finish(rank int, d kmodquery.Delivery, past bool) {
 		c.emit(d)
 		return
 	}
-	own := e.LoadID
-	if past && (c.stored[own] || e.BootID != "" && c.boot != "" && e.BootID != c.boot) {
-		return // it is stored already, or nothing is known of what was stored in its boot
+	found := c.known[e.LoadID]
+	isStored := found != nil && found.stored && found.id == e.LoadID
+	if past && (isStored || e.BootID != "" && c.boot != "" && e.BootID != c.boot) {
+		return // nothing is known of what was stored in another boot
 	}
-	id := c.alias[own]
-	if id == "" && c.known[own] == nil {
-		if found := c.match(rank, kind, e, slack); found != nil {
-			found.taken[e.Source] = own
-			id = found.id
-			c.alias[own] = id
+	if found == nil {
+		if found = c.match(rank, kind, e, slack); found != nil {
+			found.taken[e.Source] = e.LoadID
+			c.known[e.LoadID] = found
 		}
 	}
-	if id != "" {
-		e.LoadID = id
+	if found != nil && found.id != e.LoadID {
+		e.LoadID = found.id
 		c.counting.Lock()
 		c.joined[e.Source]++
 		c.counting.Unlock()
@@ -257,19 +253,18 @@ func (c *correlator) finish(rank int, d kmodquery.Delivery, past bool) {
 // event's source. Among sources that know processes only a better one counts. Kernel
 // extensions are matched by name alone.
 func (c *correlator) match(rank int, kind kind, e *kmodquery.Event, within time.Duration) *attempt {
-	at := time.Unix(0, e.TimeNanos)
-	isKext, before := isKext(e), within
 	if isBest(rank, e) {
 		return nil // no search through a storm of one module
 	}
+	at, isKext := time.Unix(0, e.TimeNanos), isKext(e)
 	if isKext && within == slack {
 		within = kextSlack
 	}
 	after := within
-	candidates := c.byName[e.Name]
-	if crossview.FromViews(e) && before == slack {
+	if crossview.FromViews(e) && within > near {
 		after += c.late
 	}
+	candidates := c.byName[e.Name]
 	if e.Name == "" {
 		if e.Pid == nil || isKext {
 			return nil
@@ -282,7 +277,7 @@ func (c *correlator) match(rank int, kind kind, e *kmodquery.Event, within time.
 	var nearest time.Duration
 	var over time.Time // when the module was last unloaded, or loaded, before
 	for _, known := range slices.Backward(candidates) {
-		if known.kind != kind && known.kind != neither && !known.first.After(at) && known.first.After(over) {
+		if known.kind != kind && !known.first.After(at) && known.first.After(over) {
 			over = known.first
 		}
 	}
@@ -306,14 +301,13 @@ func (c *correlator) match(rank int, kind kind, e *kmodquery.Event, within time.
 
 // learn takes what an event says of its attempt.
 func (c *correlator) learn(rank int, e *kmodquery.Event) {
-	kind := kindOf(e)
-	if kind == neither {
-		return
-	}
 	at := time.Unix(0, e.TimeNanos)
 	known := c.known[e.LoadID]
 	if known == nil {
-		known = &attempt{id: e.LoadID, rank: rank, source: e.Source, kind: kind, first: at, last: at, taken: map[string]string{}}
+		known = &attempt{
+			id: e.LoadID, rank: rank, source: e.Source, kind: kindOf(e),
+			first: at, last: at, taken: map[string]string{},
+		}
 		c.known[e.LoadID] = known
 		c.order = append(c.order, known)
 		c.forgetOldest()
@@ -345,9 +339,8 @@ func (c *correlator) forgetOldest() {
 
 func (c *correlator) forget(old *attempt) {
 	delete(c.known, old.id)
-	delete(c.stored, old.id)
 	for _, own := range old.taken {
-		delete(c.alias, own)
+		delete(c.known, own)
 	}
 	removeFrom(c.byName, old.name, old)
 	removeFrom(c.byPid, old.pid, old)
@@ -355,18 +348,12 @@ func (c *correlator) forget(old *attempt) {
 
 func removeFrom[K comparable](index map[K][]*attempt, key K, old *attempt) {
 	list := index[key]
-	switch at := slices.Index(list, old); {
-	case at < 0:
-		return
-	case at == 0: // nearly always: the oldest are forgotten first
-		list = list[1:]
-	default:
+	if at := slices.Index(list, old); at >= 0 { // nearly always 0: the oldest are forgotten first
 		list = slices.Delete(list, at, at+1)
 	}
+	index[key] = list
 	if len(list) == 0 {
 		delete(index, key)
-	} else {
-		index[key] = list
 	}
 }
 

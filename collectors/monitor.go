@@ -1,7 +1,6 @@
 package collectors
 
 import (
-	"context"
 	"fmt"
 	"sync"
 	"time"
@@ -39,12 +38,11 @@ func (m *monitor) setEmitting(since time.Time) {
 	m.emitting = since
 }
 
-// check returns the last round of a stalled loop, or the zero time, and whether that
-// is news.
-func (m *monitor) check(c *progress.Checker) (stalled time.Time, isNew bool) {
+// check returns the last round of a stalled loop, or the zero time, and whether the loop
+// has just stalled or recovered. It reports a loop that has just stalled.
+func (m *monitor) check(c *progress.Checker, report func(error)) (stalled time.Time, isNew bool) {
 	last := m.lastRound()
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	now := time.Now()
 	if !m.emitting.IsZero() && now.Sub(m.emitting) >= progressInterval {
 		m.excused = now
@@ -54,10 +52,15 @@ func (m *monitor) check(c *progress.Checker) (stalled time.Time, isNew bool) {
 	if !last.IsZero() && c.IsStalled(last) && c.IsStalled(m.excused) {
 		m.stalled = last
 	}
-	if isNew = was.IsZero() != m.stalled.IsZero(); isNew {
+	stalled, isNew = m.stalled, was.IsZero() != m.stalled.IsZero()
+	if isNew {
 		m.since = now
 	}
-	return m.stalled, isNew
+	m.mu.Unlock()
+	if isNew && !stalled.IsZero() {
+		report(fmt.Errorf("%s: %s", m.name, stalledReason(stalled)))
+	}
+	return stalled, isNew
 }
 
 // describe makes the sensor of a stalled loop a failed one.
@@ -89,24 +92,16 @@ func stalledReason(last time.Time) string {
 	return fmt.Sprintf("its event loop has hung since %s; restart kmodquery if it does not recover", timeText(last))
 }
 
-// checkProgress checks the progress of all event loops until ctx ends.
-func (r *Recorder) checkProgress(ctx context.Context) {
-	ticker := time.NewTicker(progressInterval)
-	defer ticker.Stop()
-	var checker progress.Checker
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
+// checkProgress checks the progress of all event loops. Other sources stand in for those
+// whose loop is stalled.
+func (r *Recorder) checkProgress(now time.Time) {
+	r.checker.Tick(now)
+	for _, c := range r.supervisor.sources {
+		if stalled, isNew := c.monitor.check(&r.checker, r.report); isNew {
+			r.supervisor.setStalled(c, stalled)
 		}
-		checker.Tick(time.Now())
-		r.supervisor.checkProgress(&checker)
-		if r.check == nil {
-			continue
-		}
-		if stalled, isNew := r.monitor.check(&checker); isNew && !stalled.IsZero() {
-			r.report(fmt.Errorf("%s: %s", r.options.ViewsSource, stalledReason(stalled)))
-		}
+	}
+	if r.check != nil {
+		r.monitor.check(&r.checker, r.report)
 	}
 }

@@ -10,65 +10,55 @@ import (
 type queue struct {
 	ordinary, unprivileged []queued
 	next                   uint64 // number of the next event
-	bytes                  int    // of all events, as weigh estimates them
 }
 
 // A queued event has a number, so that both kinds leave in one order.
 type queued struct {
-	number   uint64
-	weight   int
-	delivery kmodquery.Delivery
+	kmodquery.Delivery
+	number uint64
+	weight int // as weigh estimated it when the event was added
 }
 
 func (q *queue) len() int { return len(q.ordinary) + len(q.unprivileged) }
 
-func (q *queue) push(d kmodquery.Delivery) {
-	entry := queued{number: q.next, weight: weigh(&d), delivery: d}
-	q.next++
-	q.bytes += entry.weight
+func (q *queue) push(d kmodquery.Delivery, weight int) {
+	to := &q.ordinary
 	if d.Event.IsUnprivileged() {
-		q.unprivileged = append(q.unprivileged, entry)
-	} else {
-		q.ordinary = append(q.ordinary, entry)
+		to = &q.unprivileged
 	}
+	*to = append(*to, queued{Delivery: d, number: q.next, weight: weight})
+	q.next++
 }
 
 // pop removes the oldest event. The queue must not be empty.
-func (q *queue) pop() kmodquery.Delivery {
+func (q *queue) pop() queued {
 	if len(q.unprivileged) == 0 || len(q.ordinary) > 0 && q.ordinary[0].number < q.unprivileged[0].number {
-		return q.take(&q.ordinary)
+		return take(&q.ordinary)
 	}
-	return q.take(&q.unprivileged)
+	return take(&q.unprivileged)
 }
 
 // drop removes the oldest of the events that unprivileged users can cause, or the
-// oldest event if there is none of them.
-func (q *queue) drop() (d kmodquery.Delivery, ok bool) {
-	switch {
-	case len(q.unprivileged) > 0:
-		return q.take(&q.unprivileged), true
-	case len(q.ordinary) > 0:
-		return q.take(&q.ordinary), true
+// oldest event if there is none of them. The queue must not be empty.
+func (q *queue) drop() queued {
+	if len(q.unprivileged) > 0 {
+		return take(&q.unprivileged)
 	}
-	return kmodquery.Delivery{}, false
+	return take(&q.ordinary)
 }
 
-func (q *queue) take(from *[]queued) kmodquery.Delivery {
+func take(from *[]queued) queued {
 	head := (*from)[0]
-	(*from)[0].delivery = kmodquery.Delivery{} // the array lives on; its strings need not
+	(*from)[0] = queued{} // the array lives on; its strings need not
 	if *from = (*from)[1:]; len(*from) == 0 {
 		*from = nil
 	}
-	q.bytes -= head.weight
-	return head.delivery
+	return head
 }
-
-// queuedSize is the size of an event without what it points to.
-var queuedSize = int(reflect.TypeFor[queued]().Size())
 
 // weigh estimates the bytes of memory that an event takes.
 func weigh(d *kmodquery.Delivery) int {
-	bytes := queuedSize + len(d.Position) + len(d.Key)
+	bytes := int(reflect.TypeFor[queued]().Size()) + len(d.Position) + len(d.Key)
 	value := reflect.ValueOf(&d.Event).Elem()
 	for i := range value.NumField() {
 		field := value.Field(i)

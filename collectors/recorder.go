@@ -1,6 +1,7 @@
 package collectors
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors/crossview"
+	"github.com/kmodquery/kmodquery/internal/progress"
 )
 
 // DefaultPoll is the default of [Options.Poll].
@@ -51,6 +53,20 @@ type Options struct {
 	// recent ones, newest first, and of the others the last one of each name and
 	// kind. Nil stands for none.
 	Past func(ctx context.Context, visit func(*kmodquery.Event)) error
+	// Cursors are those of the event store, for readers in other processes. Nil stands
+	// for none.
+	Cursors Cursors
+}
+
+// Cursors keep the positions of named queries. They must be safe for concurrent calls.
+type Cursors interface {
+	// Cursor returns the cursor of a name, which belongs to one query.
+	Cursor(ctx context.Context, name string, q kmodquery.CursorQuery) (kmodquery.Cursor, error)
+	// Advance moves a cursor after new rows were found, unless another call has moved it
+	// meanwhile.
+	Advance(ctx context.Context, c kmodquery.Cursor, to int64, rows int) (bool, error)
+	// Registered is called when osquery has registered an asker anew.
+	Registered()
 }
 
 // A Recorder runs sources and stores their events in a sink.
@@ -61,28 +77,25 @@ type Recorder struct {
 	state      *crossview.State
 	check      *crossview.Check // nil without views
 	monitor    monitor          // of check
+	checker    progress.Checker // used by checkProgress
 	writer     *writer
 	report     func(error)
 
 	cancel   context.CancelFunc
-	running  sync.WaitGroup // all goroutines but the sources and the writer
-	replayed chan struct{}  // closed when the stored events have been read
-	written  chan struct{}  // closed when the writer has ended
+	running  sync.WaitGroup  // all goroutines but the sources and the writer
+	replayed chan struct{}   // closed when the stored events have been read
+	written  <-chan struct{} // closed when the writer has ended
 }
 
 // NewRecorder returns a recorder that does nothing until Start. It passes errors of
 // the sources and the sink to report, from any goroutine.
 func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
-	if o.Poll == 0 {
-		o.Poll = DefaultPoll
+	o.Poll = cmp.Or(o.Poll, DefaultPoll)
+	o.ViewsSource = cmp.Or(o.ViewsSource, kmodquery.SourceProcfs)
+	if o.Stamp == nil {
+		o.Stamp = func() kmodquery.Event { return kmodquery.Event{} }
 	}
-	if o.ViewsSource == "" {
-		o.ViewsSource = kmodquery.SourceProcfs
-	}
-	boot := ""
-	if o.Stamp != nil {
-		boot = o.Stamp().BootID
-	}
+	boot := o.Stamp().BootID
 	r := &Recorder{options: o, state: crossview.NewState(boot), report: report, replayed: make(chan struct{})}
 	r.writer = newWriter(sink, r.stored, r.acked, report)
 	r.supervisor = newSupervisor(o.Sources, o.SideBySide, max(takeOver, 3*o.Poll), report, func(rank int, d kmodquery.Delivery, past bool) {
@@ -147,7 +160,6 @@ func (r *Recorder) acked(deliveries []kmodquery.Delivery) {
 // watch or have failed, and the first cross-view check is over.
 func (r *Recorder) Start(ctx context.Context) {
 	ctx, r.cancel = context.WithCancel(ctx)
-	r.written = make(chan struct{})
 	r.state.SetReplaying(true)
 	go func() {
 		defer close(r.replayed)
@@ -156,22 +168,15 @@ func (r *Recorder) Start(ctx context.Context) {
 			r.report(fmt.Errorf("read the stored events: %w", err))
 		}
 	}()
-	go func() {
-		defer close(r.written)
-		r.writer.run()
-	}()
-	r.running.Go(func() { r.checkProgress(ctx) })
+	r.written = background(r.writer.run)
+	r.running.Go(func() { every(ctx, progressInterval, r.checkProgress) })
 	r.supervisor.start(ctx) // before <-replayed: the sources watch while the store is read
 	<-r.replayed
-	r.running.Go(func() { r.expire(ctx) })
+	r.running.Go(func() { every(ctx, expireInterval, r.correlator.expire) })
 	if r.check != nil {
-		checked := make(chan struct{})
-		once := sync.OnceFunc(func() { close(checked) })
-		r.running.Go(func() { r.check.Run(ctx, once) })
-		select {
-		case <-checked:
-		case <-time.After(firstCheck):
-		}
+		checked, ready := context.WithTimeout(ctx, firstCheck)
+		r.running.Go(func() { r.check.Run(ctx, ready) })
+		<-checked.Done()
 	}
 	if !r.options.SideBySide {
 		r.running.Go(func() { r.supervisor.backfill(ctx, r.options.Backfill) })
@@ -198,17 +203,28 @@ func (r *Recorder) replay(ctx context.Context) error {
 	return err
 }
 
-func (r *Recorder) expire(ctx context.Context) {
-	ticker := time.NewTicker(expireInterval)
+// every calls f once each interval until ctx ends.
+func every(ctx context.Context, interval time.Duration, f func(now time.Time)) {
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
-			r.correlator.expire(now)
+			f(now)
 		}
 	}
+}
+
+// background starts f. The channel is closed when f returns.
+func background(f func()) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	return done
 }
 
 // Sync returns when every event that happened before the call and that a source saw is
@@ -236,13 +252,8 @@ func (r *Recorder) syncSources(ctx context.Context) error {
 	if err := r.supervisor.sync(ctx); err != nil {
 		return err
 	}
-	flushed := make(chan struct{})
-	go func() {
-		defer close(flushed)
-		r.correlator.flush(called) // blocks while the sink hangs
-	}()
 	select {
-	case <-flushed:
+	case <-background(func() { r.correlator.flush(called) }): // blocks while the sink hangs
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("wait for events to be stored: %w", ctx.Err())
@@ -289,10 +300,7 @@ func loadedAfterSync(modules []kmodquery.Module, err error) ([]kmodquery.Module,
 
 func (r *Recorder) loaded() []kmodquery.Module {
 	_, since := r.supervisor.completeSources()
-	var now kmodquery.Event
-	if r.options.Stamp != nil {
-		now = r.options.Stamp()
-	}
+	now := r.options.Stamp()
 	return r.state.Loaded(since, &now)
 }
 
@@ -309,23 +317,16 @@ const (
 // after Start. It leaves behind what hangs, and says so.
 func (r *Recorder) Close() error {
 	r.cancel()
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
+	stopped := background(func() {
 		r.supervisor.running.Wait()
 		r.running.Wait()
-	}()
+	})
 	var err error
 	if !r.await(stopped, r.isStalled) {
-		err = fmt.Errorf("stop recording: %s", strings.Join(r.hanging(), ", "))
+		err = fmt.Errorf("stop recording: %s", r.hanging())
 	}
-	flushed := make(chan struct{})
-	go func() {
-		defer close(flushed)
-		r.correlator.flushAll()
-	}()
 	never := func() bool { return false }
-	r.await(flushed, never)
+	r.await(background(r.correlator.flushAll), never)
 	r.writer.close()
 	r.await(r.written, never)
 	return errors.Join(err, r.writer.unstored())
@@ -369,13 +370,10 @@ func (r *Recorder) isStalled() bool {
 }
 
 // hanging describes what has not stopped.
-func (r *Recorder) hanging() []string {
-	hanging := []string{}
+func (r *Recorder) hanging() string {
+	var hanging []string
 	for _, m := range r.runningMonitors() {
 		hanging = append(hanging, m.hangs())
 	}
-	if len(hanging) == 0 {
-		return []string{"the store does not answer"}
-	}
-	return hanging
+	return cmp.Or(strings.Join(hanging, ", "), "the store does not answer")
 }

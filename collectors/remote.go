@@ -26,24 +26,18 @@ const (
 	// earlier version sends none and gets everything.
 	requestTimeout = time.Second
 	// maxRequest bounds a request in bytes, maxReport a report.
-	maxRequest = 1024
+	maxRequest = 64 << 10
 	maxReport  = 64 << 20
 	// maxShared bounds the readers that are answered at once. More wait.
 	maxShared = 8
 )
 
-// Messages are CBOR with strings as byte strings, because names need not be UTF-8.
+// Messages are CBOR with strings as byte strings, because names need not be UTF-8. These
+// options are valid, so there is no error.
 var (
-	messageEncoding = must(cbor.EncOptions{String: cbor.StringToByteString}.EncMode())
-	messageDecoding = must(cbor.DecOptions{ByteStringToString: cbor.ByteStringToStringAllowed}.DecMode())
+	messageEncoding, _ = cbor.EncOptions{String: cbor.StringToByteString}.EncMode()
+	messageDecoding, _ = cbor.DecOptions{ByteStringToString: cbor.ByteStringToStringAllowed}.DecMode()
 )
-
-func must[T any](value T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return value
-}
 
 // A request says what a reader wants of the recorder. A recorder of an earlier version
 // does not read it and answers with everything.
@@ -51,6 +45,22 @@ type request struct {
 	Sync    bool // every event that happened before is to be stored first
 	Sensors bool
 	Loaded  bool
+
+	Cursor     *cursorRequest
+	Registered bool // osquery has registered the reader
+}
+
+// A cursorRequest asks for a cursor or, if Moved is set, moves it.
+type cursorRequest struct {
+	Name  string
+	Query kmodquery.CursorQuery
+	Moved *cursorMove
+}
+
+type cursorMove struct {
+	Cursor kmodquery.Cursor
+	To     int64
+	Rows   int
 }
 
 // A report is the recorder's answer to a request.
@@ -60,6 +70,9 @@ type report struct {
 	Error   string // of the Sync
 	// NotStored is set if the error matches kmodquery.ErrNotStored.
 	NotStored bool
+
+	Cursor *kmodquery.Cursor // nil from a recorder of an earlier version
+	Moved  bool
 }
 
 // Share answers the [Remote] of other processes until listener is closed. The listener
@@ -108,8 +121,34 @@ func (r *Recorder) answer(conn net.Conn) error {
 	if wanted.Loaded {
 		answer.Loaded = r.loaded()
 	}
+	if cursors := r.options.Cursors; cursors != nil {
+		answerCursor(cursors, wanted, &answer)
+	}
 	_ = messageEncoding.NewEncoder(conn).Encode(answer)
 	return nil
+}
+
+// answerCursor answers what a request wants of the cursors.
+func answerCursor(cursors Cursors, wanted request, answer *report) {
+	ctx, cancel := context.WithTimeout(context.Background(), syncTimeout)
+	defer cancel()
+	if wanted.Registered {
+		cursors.Registered()
+	}
+	if wanted.Cursor == nil {
+		return
+	}
+	var cursor kmodquery.Cursor
+	var err error
+	if move := wanted.Cursor.Moved; move != nil {
+		answer.Moved, err = cursors.Advance(ctx, move.Cursor, move.To, move.Rows)
+	} else {
+		cursor, err = cursors.Cursor(ctx, wanted.Cursor.Name, wanted.Cursor.Query)
+	}
+	answer.Cursor = &cursor
+	if err != nil {
+		answer.Error = err.Error()
+	}
 }
 
 // readRequest reads the request of a reader.
@@ -173,6 +212,45 @@ func (r *Remote) Sensors(ctx context.Context) []kmodquery.Sensor {
 	return sensors
 }
 
+// Cursor returns the recorder's cursor of a name, as the event store of the recorder does.
+// Its error matches [ErrNoRecorder] if no recorder answers.
+func (r *Remote) Cursor(ctx context.Context, name string, q kmodquery.CursorQuery) (kmodquery.Cursor, error) {
+	answer, err := r.askCursor(ctx, request{Cursor: &cursorRequest{Name: name, Query: q}})
+	if err != nil {
+		return kmodquery.Cursor{}, err
+	}
+	return *answer.Cursor, nil
+}
+
+// Advance moves the recorder's cursor, as the event store of the recorder does. Its error
+// matches [ErrNoRecorder] if no recorder answers.
+func (r *Remote) Advance(ctx context.Context, c kmodquery.Cursor, to int64, rows int) (bool, error) {
+	answer, err := r.askCursor(ctx, request{Cursor: &cursorRequest{Moved: &cursorMove{Cursor: c, To: to, Rows: rows}}})
+	return answer.Moved, err
+}
+
+// Registered tells the recorder that osquery has registered this process anew.
+func (r *Remote) Registered(ctx context.Context) error {
+	_, err := r.exchange(ctx, request{Registered: true})
+	return err
+}
+
+// ErrNoRecorder matches errors that say that the recorder does not answer.
+var ErrNoRecorder = errors.New("no recorder answers")
+
+func (r *Remote) askCursor(ctx context.Context, wanted request) (report, error) {
+	answer, err := r.exchange(ctx, wanted)
+	switch {
+	case err != nil:
+		return report{}, fmt.Errorf("%w: %w", ErrNoRecorder, err)
+	case answer.Cursor == nil:
+		return report{}, fmt.Errorf("%w: it is of an earlier version", ErrNoRecorder)
+	case answer.Error != "":
+		return report{}, errors.New(answer.Error)
+	}
+	return answer, nil
+}
+
 // ask makes a request that includes a Sync, and returns the error of the Sync.
 func (r *Remote) ask(ctx context.Context, wanted request) (report, error) {
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
@@ -186,21 +264,18 @@ func (r *Remote) ask(ctx context.Context, wanted request) (report, error) {
 	case err != nil:
 		return report{}, err
 	case answer.NotStored:
-		return answer, remoteError{answer.Error, kmodquery.ErrNotStored}
+		return answer, notStoredError(answer.Error)
 	case answer.Error != "":
 		return answer, errors.New(answer.Error)
 	}
 	return answer, nil
 }
 
-// A remoteError has the text of an error in another process, and what it matches.
-type remoteError struct {
-	text  string
-	match error
-}
+// A notStoredError is the text of the recorder's error that matches kmodquery.ErrNotStored.
+type notStoredError string
 
-func (e remoteError) Error() string { return e.text }
-func (e remoteError) Unwrap() error { return e.match }
+func (e notStoredError) Error() string { return string(e) }
+func (notStoredError) Unwrap() error   { return kmodquery.ErrNotStored }
 
 // exchange sends a request and returns the recorder's answer.
 func (r *Remote) exchange(ctx context.Context, wanted request) (report, error) {

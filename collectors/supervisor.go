@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors/crossview"
-	"github.com/kmodquery/kmodquery/internal/progress"
 )
 
 const (
@@ -49,7 +49,6 @@ type candidate struct {
 	cancel    context.CancelFunc // of the current run, or nil
 	up        time.Time          // since when it watches; zero while it does not
 	failed    bool               // since it last watched
-	final     bool               // it will never watch on this host
 	backfills bool               // it runs only to backfill
 	slow      time.Time          // when a run began that has not started to watch in time
 	failure   string             // why it last failed, and when; "" if it never did
@@ -59,6 +58,8 @@ type candidate struct {
 	wasUp   bool          // before it was stalled
 	late    time.Time     // when a Sync last gave up waiting, or zero
 }
+
+func (c *candidate) isUp() bool { return !c.up.IsZero() }
 
 func newSupervisor(sources []Source, sideBySide bool, takeOver time.Duration, report func(error), emit func(int, kmodquery.Delivery, bool)) *supervisor {
 	s := &supervisor{sideBySide: sideBySide, takeOver: takeOver, report: report, emit: emit}
@@ -90,25 +91,15 @@ func (s *supervisor) start(ctx context.Context) {
 }
 
 func (s *supervisor) isStarted() bool {
-	for _, c := range s.sources {
-		if s.wants(c) && c.up.IsZero() && !c.failed {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(s.sources, func(c *candidate) bool {
+		return s.wants(c) && !c.isUp() && !c.failed
+	})
 }
 
 // wants reports whether a source should run now.
 func (s *supervisor) wants(c *candidate) bool {
-	if s.sideBySide || c.backfills {
-		return true
-	}
-	for _, better := range s.sources[:c.rank] {
-		if !better.failed {
-			return false
-		}
-	}
-	return true
+	works := func(better *candidate) bool { return !better.failed }
+	return s.sideBySide || c.backfills || !slices.ContainsFunc(s.sources[:c.rank], works)
 }
 
 // supervise runs one source whenever it is wanted, until ctx ends or the host cannot
@@ -135,7 +126,7 @@ func (s *supervisor) supervise(ctx context.Context, c *candidate) {
 			reported = err.Error()
 			s.report(fmt.Errorf("%s: %w", c.Name(), err))
 		}
-		if c.final {
+		if errors.Is(err, kmodquery.ErrNotSupported) {
 			return
 		}
 		select {
@@ -182,7 +173,7 @@ func (s *supervisor) run(ctx context.Context, c *candidate) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	isReplaced := ctx.Err() != nil
-	if !c.up.IsZero() && !isReplaced {
+	if c.isUp() && !isReplaced {
 		s.watched = time.Now()
 	}
 	c.cancel, c.up, c.slow, c.backfills, c.wasUp = nil, time.Time{}, time.Time{}, false, false
@@ -191,7 +182,6 @@ func (s *supervisor) run(ctx context.Context, c *candidate) error {
 	} else {
 		c.failed = true
 		c.failure = fmt.Sprintf("failed at %s: %v", timeText(time.Now()), err)
-		c.final = errors.Is(err, kmodquery.ErrNotSupported)
 	}
 	s.change()
 	return err
@@ -209,51 +199,32 @@ func (s *supervisor) setUp(c *candidate) {
 func (s *supervisor) setSlow(ctx context.Context, c *candidate, began time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ctx.Err() == nil && c.up.IsZero() && !c.backfills {
+	if ctx.Err() == nil && !c.isUp() && !c.backfills {
 		c.failed, c.slow = true, began
 		s.change()
 	}
 }
 
-// checkProgress lets other sources stand in for those whose event loop is stalled.
-func (s *supervisor) checkProgress(checker *progress.Checker) {
-	for _, c := range s.sources {
-		stalled, isNew := c.monitor.check(checker)
-		switch {
-		case !isNew:
-		case stalled.IsZero():
-			s.setRecovered(c)
-		default:
-			s.setStalled(c, stalled)
-			s.report(fmt.Errorf("%s: %s", c.Name(), stalledReason(stalled)))
-		}
-	}
-}
-
-// setStalled records that the run of a source is stalled since its last round. The
-// source cannot run again before Run returns.
+// setStalled records that the run of a source is stalled since its last round. The zero
+// time means that the run makes progress again or has ended. A stalled source cannot run
+// again before Run returns.
 func (s *supervisor) setStalled(c *candidate, last time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	close(c.stall)
-	if c.wasUp = !c.up.IsZero(); c.wasUp {
-		s.watched = last
+	if last.IsZero() {
+		c.stall = make(chan struct{})
+		if c.cancel != nil && c.wasUp && !c.isUp() {
+			c.up, c.failed = time.Now(), false
+		}
+		c.wasUp = false
+	} else {
+		close(c.stall)
+		if c.wasUp = c.isUp(); c.wasUp {
+			s.watched = last
+		}
+		c.up, c.failed = time.Time{}, true
+		c.failure = fmt.Sprintf("hung from %s on", timeText(last))
 	}
-	c.up, c.failed = time.Time{}, true
-	c.failure = fmt.Sprintf("hung from %s on", timeText(last))
-	s.change()
-}
-
-// setRecovered records that a run is no longer stalled: it makes progress again, or
-// has ended.
-func (s *supervisor) setRecovered(c *candidate) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c.stall = make(chan struct{})
-	if c.cancel != nil && c.wasUp && c.up.IsZero() {
-		c.up, c.failed = time.Now(), false
-	}
-	c.wasUp = false
 	s.change()
 }
 
@@ -280,13 +251,10 @@ func (s *supervisor) backfill(ctx context.Context, names []string) {
 }
 
 func (s *supervisor) backfillFrom(ctx context.Context, c *candidate) bool {
-	if _, ok := c.Source.(Backfiller); !ok {
-		return false
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c.cancel != nil || s.wants(c) {
-		return !c.up.IsZero() // it runs and backfills anyway
+		return c.isUp() // it runs and backfills anyway
 	}
 	if c.failed {
 		return false
@@ -309,12 +277,7 @@ func (s *supervisor) isBackfilling(c *candidate) bool {
 func (s *supervisor) isBetterUp(rank int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, c := range s.sources[:min(rank, len(s.sources))] {
-		if !c.up.IsZero() {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.sources[:min(rank, len(s.sources))], (*candidate).isUp)
 }
 
 // completeSources returns the complete sources that watch, and since when one of
@@ -385,10 +348,8 @@ func (s *supervisor) sensors() []kmodquery.Sensor {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	watching := ""
-	for _, c := range s.sources {
-		if watching == "" && !c.up.IsZero() {
-			watching = c.Name()
-		}
+	if i := slices.IndexFunc(s.sources, (*candidate).isUp); i >= 0 {
+		watching = s.sources[i].Name()
 	}
 	for i, c := range s.sources {
 		sensor := &sensors[i]

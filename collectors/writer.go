@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -47,12 +48,12 @@ type writer struct {
 	mu       sync.Mutex
 	changed  *sync.Cond
 	queue    queue
-	inFlight []kmodquery.Delivery // the oldest events, given to the sink or next in turn
-	weight   int                  // bytes of those in flight
-	size     int                  // of the next batch
-	firstAt  time.Time            // when the first event ever added happened
-	added    uint64               // events ever added
-	acked    uint64               // events ever stored or dropped
+	inFlight []queued  // the oldest events, given to the sink or next in turn
+	bytes    int       // of all events that wait, as weigh estimates them
+	size     int       // of the next batch
+	firstAt  time.Time // when the first event ever added happened
+	added    uint64    // events ever added
+	acked    uint64    // events ever stored or dropped
 
 	offered  time.Time        // when the sink was given the batch that it has, or zero
 	late     time.Time        // when a sync last gave up waiting, or zero
@@ -78,22 +79,23 @@ func newWriter(sink Sink, stored, dropped func([]kmodquery.Delivery), report fun
 func (w *writer) add(d kmodquery.Delivery) {
 	w.mu.Lock()
 	weight := weigh(&d)
-	for w.failure == nil && w.waiting() > 0 && (w.waiting() >= maxQueue || w.bytes()+weight > maxWaitingBytes) {
+	for w.failure == nil && w.waiting() > 0 &&
+		(w.waiting() >= maxQueue || w.bytes+weight > maxWaitingBytes) {
 		w.changed.Wait()
 	}
-	w.queue.push(d)
+	w.queue.push(d, weight)
+	w.bytes += weight
 	if w.added++; w.added == 1 {
 		w.firstAt = time.Unix(0, d.Event.TimeNanos)
 	}
 	var dropped []kmodquery.Delivery
-	for w.failure != nil && (w.waiting() > maxWaiting || w.bytes() > maxWaitingBytes) {
-		least, ok := w.queue.drop()
-		if !ok {
-			break // all are in flight
-		}
+	for w.failure != nil && w.queue.len() > 0 &&
+		(w.waiting() > maxWaiting || w.bytes > maxWaitingBytes) {
+		least := w.queue.drop()
+		w.bytes -= least.weight
 		w.acked++
 		w.drops[least.Event.Source]++
-		dropped = append(dropped, least)
+		dropped = append(dropped, least.Delivery)
 	}
 	w.changed.Broadcast()
 	w.mu.Unlock()
@@ -103,8 +105,6 @@ func (w *writer) add(d kmodquery.Delivery) {
 }
 
 func (w *writer) waiting() int { return len(w.inFlight) + w.queue.len() }
-
-func (w *writer) bytes() int { return w.weight + w.queue.bytes }
 
 // run stores the events until close was called and no event is left, or the sink
 // refuses the rest.
@@ -166,12 +166,13 @@ func (w *writer) next() []kmodquery.Delivery {
 	}
 	if len(w.inFlight) == 0 {
 		for len(w.inFlight) < maxBatch && w.queue.len() > 0 {
-			d := w.queue.pop()
-			w.inFlight = append(w.inFlight, d)
-			w.weight += weigh(&d)
+			w.inFlight = append(w.inFlight, w.queue.pop())
 		}
 	}
-	batch := w.inFlight[:min(len(w.inFlight), w.size)]
+	batch := make([]kmodquery.Delivery, min(len(w.inFlight), w.size))
+	for i := range batch {
+		batch[i] = w.inFlight[i].Delivery
+	}
 	if len(batch) > 0 {
 		w.offered = time.Now()
 	}
@@ -214,32 +215,26 @@ func (w *writer) note(n int, err error) (report error) {
 	}
 	w.acked += uint64(n)
 	for i := range w.inFlight[:n] {
-		w.weight -= weigh(&w.inFlight[i])
+		w.bytes -= w.inFlight[i].weight
 	}
-	if w.inFlight = w.inFlight[n:]; len(w.inFlight) == 0 {
-		w.inFlight = nil // the stored callback owns the batch
-	}
+	w.inFlight = slices.Delete(w.inFlight, 0, n)
 	if w.cause == nil || w.waiting() > 0 {
 		return nil // on a disk that is nearly full one batch may fit now and then
 	}
 	w.cause = nil
 	clear(w.reported)
-	return fmt.Errorf("the store takes events again; none waits any more, and since the start %s", dropsText(w.allDrops()))
+	return fmt.Errorf("the store takes events again; none waits any more, and since the start %s", w.dropsText())
 }
 
-func (w *writer) allDrops() int64 {
+func (w *writer) dropsText() string {
 	var all int64
 	for _, n := range w.drops {
 		all += n
 	}
-	return all
-}
-
-func dropsText(n int64) string {
-	if n == 1 {
+	if all == 1 {
 		return "1 was dropped"
 	}
-	return fmt.Sprintf("%d were dropped", n)
+	return fmt.Sprintf("%d were dropped", all)
 }
 
 // reasonOf returns the part of a sink's error that depends on its cause only.
@@ -264,7 +259,7 @@ func (w *writer) sync(ctx context.Context) error {
 	defer w.mu.Unlock()
 	for target := w.added; w.acked < target; w.changed.Wait() {
 		if w.failure != nil {
-			return w.refused()
+			return fmt.Errorf("%w: %w", kmodquery.ErrNotStored, w.failure)
 		}
 		if err := ctx.Err(); err != nil {
 			if errors.Is(err, context.DeadlineExceeded) {
@@ -277,14 +272,12 @@ func (w *writer) sync(ctx context.Context) error {
 	return nil
 }
 
-func (w *writer) refused() error { return fmt.Errorf("%w: %w", kmodquery.ErrNotStored, w.failure) }
-
 // describe adds to a source's sensor what became of its events.
 func (w *writer) describe(s *kmodquery.Sensor) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s.Shed = w.drops[s.Source]
-	waiting := fmt.Sprintf("%d events wait in memory, %s", w.waiting(), dropsText(w.allDrops()))
+	waiting := fmt.Sprintf("%d events wait in memory, %s", w.waiting(), w.dropsText())
 	switch {
 	case w.cause != nil:
 		s.StoreReason = fmt.Sprintf("%s; %s", reasonOf(w.cause), waiting)

@@ -248,7 +248,7 @@ func TestWaitingEventsAreBoundedInBytes(t *testing.T) {
 			d.begin()
 		}
 		d.writer.mu.Lock()
-		require.LessOrEqual(t, d.bytes(), maxWaitingBytes)
+		require.LessOrEqual(t, d.bytes, maxWaitingBytes)
 		require.Equal(t, 63, d.waiting())
 		d.writer.mu.Unlock()
 		require.EqualValues(t, 1, d.dropped[0].TimeNanos)

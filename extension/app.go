@@ -19,6 +19,8 @@ import (
 type app struct {
 	plugins  []osquery.OsqueryPlugin
 	store    *sqlite.Store
+	cursors  cursorKeeper
+	watchdog watchdog
 	recorder *collectors.Recorder // nil if another process records
 	readers  *readerSocket        // nil likewise
 }
@@ -50,16 +52,20 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 	if status.Role == kmodquery.RoleRecorder {
 		expire(ctx, store, expireFor, report)
 		recorder = a.record(ctx, c, report)
+		a.cursors = ownCursors{store}
 	} else {
-		recorder = collectors.NewRemote(dialRecorder(c.stateDir), sensorNames(c))
+		remote := collectors.NewRemote(dialRecorder(c.stateDir), sensorNames(c))
+		recorder, a.cursors = remote, remoteCursors{remote, store}
 	}
 	a.plugins = tables.Plugins(tables.Config{
 		Store:      store,
+		Cursors:    a.cursors,
 		Recorder:   recorder,
 		Inventory:  c.platform.newInventory(recorder),
 		Signatures: signatures.All(),
 		Kernel:     c.platform.kernelRelease(),
 		ReplyBytes: c.replyLimit,
+		Worker:     a.watchdog.workerBytes,
 		Timeout:    c.queryTimeout,
 	})
 	return a, nil

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,39 +57,37 @@ type config struct {
 	format shell.Format
 }
 
-// commands are the commands and their usage. Without a command, the extension serves
-// osquery.
-var commands = []struct{ name, usage string }{
-	{"query", "query [SQL]     run SQL without osquery; without SQL, run the statements of stdin, or a shell on a terminal"},
-	{"record", "record          record without osquery, as a service; wait while another process records"},
-	{"detach", "detach          Linux: store the events of the pinned programs, and remove the programs"},
+// commands are the usages of the commands, which begin with their names. Without a
+// command, the extension serves osquery.
+var commands = []string{
+	"query [SQL]     run SQL without osquery; without SQL, run the statements of stdin, or a shell on a terminal",
+	"record          record without osquery, as a service; wait while another process records",
+	"detach          Linux: store the events of the pinned programs, and remove the programs",
 	// --version is not a flag, because a host may use KMODQUERY_VERSION for something else.
-	{"--version", "--version       print the version"},
+	"--version       print the version",
 }
 
 func (c *config) flagSet() *flag.FlagSet {
 	flags := flag.NewFlagSet("kmodquery.ext", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
+	automatic := "the first of them that works"
+	if c.platform.sideBySide {
+		automatic = "all of them"
+	}
 	flags.StringVar(&c.configFile, "config", defaultConfigFile, "configuration `file` with one \"flag value\" per line")
 	flags.StringVar(&c.stateDir, "state-dir", defaultStateDir(), "`folder` of the event store")
 	flags.DurationVar(&c.retentionAge, "retention-age", sqlite.DefaultMaxAge, "delete events that are older than this; 0 keeps events of any age")
 	flags.Int64Var(&c.retentionEvents, "retention-events", sqlite.DefaultMaxEvents, "keep this `number` of the newest events, not counting those of retention-denied; 0 keeps all")
 	flags.Int64Var(&c.retentionDenied, "retention-denied", sqlite.DefaultMaxUnprivileged, "keep this `number` of the newest events that any user can cause: denied attempts and requests for modules; 0 keeps all")
 	flags.Func("sources", "comma-separated `names` of the sources to run side by side, out of "+strings.Join(c.platform.sourceNames, ", ")+
-		"; auto runs "+c.platform.automatic()+" (default auto)", func(names string) (err error) {
+		"; auto runs "+automatic+" (default auto)", func(names string) (err error) {
 		c.sources, err = c.platform.parseSources(names)
 		return err
 	})
 	flags.DurationVar(&c.poll, "poll", c.platform.defaultPoll, "`time` within which hidden modules and unobserved loads are found")
 	flags.Int64Var(&c.imageLimit, "image-limit", c.platform.maxImageLimit, "Linux: hash the kernel's copy of modules of up to this many `bytes`, and the file of larger ones")
-	flags.Func("pin-dir", "Linux: `folder` in a BPF file system where the programs are pinned, which keeps them attached while no process records; none pins nothing (default "+defaultPinDir+")", func(dir string) error {
-		if c.pinDir = dir; dir == noPinDir {
-			c.pinDir = ""
-		}
-		return nil
-	})
-	c.pinDir = defaultPinDir
-	flags.Int64Var(&c.replyLimit, "reply-limit", tables.DefaultReplyBytes, "return an error if a table's reply has more than this many `bytes`, before osquery's watchdog kills its worker")
+	flags.StringVar(&c.pinDir, "pin-dir", defaultPinDir, "Linux: `folder` in a BPF file system where the programs are pinned, which keeps them attached while no process records; none pins nothing")
+	flags.Int64Var(&c.replyLimit, "reply-limit", tables.DefaultReplyBytes, "return an error if a table's reply has more than this many `bytes`; under osquery's watchdog its limit holds instead")
 	flags.DurationVar(&c.queryTimeout, "query-timeout", tables.DefaultTimeout, "return an error if a table takes longer than this to reply")
 	flags.StringVar(&c.socket, "socket", "", "osquery: `path` of the extension socket")
 	flags.IntVar(&c.timeout, "timeout", 3, "osquery: `seconds` to wait for the socket and for each answer")
@@ -115,11 +114,15 @@ func parse(p *platform, args []string) (*config, error) {
 	flags := c.flagSet()
 	err := ff.Parse(flags, args,
 		ff.WithEnvVarPrefix(envPrefix),
-		// ff does not check who can write the file, so it gets an empty one and
-		// readFile reads the configuration file.
+		// ff does not check who can write the file, so it gets an empty one, and
+		// readConfigFile reads the configuration file.
 		ff.WithConfigFile(os.DevNull),
 		ff.WithConfigFileParser(func(_ io.Reader, set func(name, value string) error) error {
-			return c.readFile(func(name, value string) error {
+			content, err := readConfigFile(c.configFile)
+			if err != nil {
+				return fmt.Errorf("read configuration: %w", err)
+			}
+			return ff.PlainParser(bytes.NewReader(content), func(name, value string) error {
 				// The parser returns "true" for a line without a value.
 				if value == "true" && name != "verbose" && flags.Lookup(name) != nil {
 					return fmt.Errorf("%s has no value in the configuration file", name)
@@ -130,6 +133,9 @@ func parse(p *platform, args []string) (*config, error) {
 	)
 	if err != nil {
 		return nil, err
+	}
+	if c.pinDir == noPinDir {
+		c.pinDir = ""
 	}
 	c.args = flags.Args()
 	switch {
@@ -163,26 +169,9 @@ func parse(p *platform, args []string) (*config, error) {
 	return c, nil
 }
 
-// readFile calls set for each line of the configuration file. Only the default file may
-// be missing.
-func (c *config) readFile(set func(name, value string) error) error {
-	if c.configFile == "" {
-		return nil
-	}
-	content, err := readConfigFile(c.configFile)
-	if err != nil {
-		return fmt.Errorf("read configuration: %w", err)
-	}
-	return ff.PlainParser(bytes.NewReader(content), set)
-}
-
 func isCommand(word string) bool {
-	for _, command := range commands {
-		if command.name == word {
-			return true
-		}
-	}
-	return false
+	isUsage := func(usage string) bool { return strings.Fields(usage)[0] == word }
+	return slices.ContainsFunc(commands, isUsage)
 }
 
 // defaultStateDir returns the system's state folder for root, and a folder of the user's
@@ -204,7 +193,7 @@ func defaultStateDir() string {
 func usage(p *platform, w io.Writer) {
 	fmt.Fprintln(w, "kmodquery.ext --socket PATH   serve osquery")
 	for _, command := range commands {
-		fmt.Fprintln(w, "kmodquery.ext", command.usage)
+		fmt.Fprintln(w, "kmodquery.ext", command)
 	}
 	fmt.Fprintln(w, "\nEvery flag can also be an environment variable (KMODQUERY_STATE_DIR for --state-dir) or a line in the configuration file.")
 	fmt.Fprintln(w)

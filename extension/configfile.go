@@ -20,8 +20,11 @@ const maxConfigFile = bufio.MaxScanTokenSize - 1
 
 // readConfigFile returns the content of the configuration file. It follows links, and
 // refuses a file that users other than root and the running one can write. It returns
-// nil if the default file does not exist.
+// nil if the default file does not exist, and if path is empty.
 func readConfigFile(path string) ([]byte, error) {
+	if path == "" {
+		return nil, nil
+	}
 	file, err := openConfigFile(path)
 	if errors.Is(err, fs.ErrNotExist) && path == defaultConfigFile {
 		return nil, nil
@@ -73,10 +76,7 @@ func checkConfigFile(file *os.File) error {
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is not a regular file; choose another one with --config", file.Name())
 	}
-	if err := checkOwner(file.Name(), info); err != nil {
-		return err
-	}
-	if err := checkMode(file.Name(), info); err != nil {
+	if err := checkWriters(file.Name(), info, false); err != nil {
 		return err
 	}
 	for dir, nearest := filepath.Dir(file.Name()), true; ; dir, nearest = filepath.Dir(dir), false {
@@ -84,15 +84,11 @@ func checkConfigFile(file *os.File) error {
 		if err != nil {
 			return err
 		}
-		if err := checkOwner(dir, info); err != nil {
-			return err
-		}
 		// In a sticky folder, such as /tmp, users cannot replace the folders of
 		// others.
-		if nearest || info.Mode()&fs.ModeSticky == 0 {
-			if err := checkMode(dir, info); err != nil {
-				return err
-			}
+		isSticky := !nearest && info.Mode()&fs.ModeSticky != 0
+		if err := checkWriters(dir, info, isSticky); err != nil {
+			return err
 		}
 		if dir == filepath.Dir(dir) {
 			return nil
@@ -100,16 +96,14 @@ func checkConfigFile(file *os.File) error {
 	}
 }
 
-func checkOwner(path string, info fs.FileInfo) error {
+// checkWriters returns an error if a file or folder belongs to a user other than root and
+// the running one, or unless isSticky, if others can write it.
+func checkWriters(path string, info fs.FileInfo, isSticky bool) error {
 	owner := int(info.Sys().(*syscall.Stat_t).Uid)
 	if owner != 0 && owner != os.Geteuid() {
 		return fmt.Errorf("%s belongs to user %d, who could change the settings; run chown root %[1]s", path, owner)
 	}
-	return nil
-}
-
-func checkMode(path string, info fs.FileInfo) error {
-	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+	if mode := info.Mode().Perm(); mode&0o022 != 0 && !isSticky {
 		return fmt.Errorf("%s can be written by others (mode %#o), who could change the settings; run chmod go-w %[1]s", path, mode)
 	}
 	return nil

@@ -14,9 +14,9 @@ import (
 // drainPatience bounds the reading of records that wait in the kernel.
 const drainPatience = time.Minute
 
-// detach stores the events that the pinned programs recorded while no recorder ran, and
-// removes the programs. It fails while another process records. If a signal ends it
-// before all events are stored, the programs stay.
+// detach stores the events that the pinned programs recorded while no recorder ran. Then
+// it removes the programs. It returns an error if another process records. If a signal
+// arrives before all events are stored, it does not remove the programs.
 func detach(ctx context.Context, c *config, stdout io.Writer, report *log.Logger) error {
 	if c.pinDir == "" || !c.platform.hasPins(c.pinDir) {
 		// A process that was killed while it pinned or removed programs may have left

@@ -71,7 +71,7 @@ func TestAStormOnASmallDiskLosesNoEvent(t *testing.T) {
 	require.NoError(t, err)
 	n := race.Scale(20_000)
 	recorder := collectors.NewRecorder(store, report, collectors.Options{Sources: []collectors.Source{&storm{n}}, SideBySide: true})
-	plugins := tables.Plugins(tables.Config{Store: store, Recorder: recorder, Timeout: patience})
+	plugins := tables.Plugins(tables.Config{Store: store, Cursors: store, Recorder: recorder, Timeout: patience})
 	recorder.Start(t.Context())
 
 	var waiting, dropped int

@@ -9,7 +9,6 @@ import (
 	"log"
 	"os"
 	"os/signal"
-	"sync"
 	"time"
 
 	"github.com/mattn/go-isatty"
@@ -31,20 +30,15 @@ const exitTimeout = 25 * time.Second
 // boundExit calls exit if ended is not called within exitTimeout after the end of ctx,
 // because a system call hangs, such as one of the store's.
 func boundExit(ctx context.Context, exit func()) (ended func()) {
-	done := make(chan struct{})
-	go func() {
+	running, ended := context.WithCancel(context.Background())
+	context.AfterFunc(ctx, func() {
 		select {
-		case <-done:
-			return
-		case <-ctx.Done():
-		}
-		select {
-		case <-done:
+		case <-running.Done():
 		case <-time.After(exitTimeout):
 			exit()
 		}
-	}()
-	return sync.OnceFunc(func() { close(done) })
+	})
+	return ended
 }
 
 // errReported means that each failure has been reported.
@@ -90,13 +84,11 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 	default:
 		err = serve(ctx, c, report)
 	}
-	switch {
-	case errors.Is(err, errReported):
-		return exitFailed
-	case err != nil:
-		report.Print(err)
-		return exitFailed
-	default:
+	if err == nil {
 		return 0
 	}
+	if !errors.Is(err, errReported) {
+		report.Print(err)
+	}
+	return exitFailed
 }

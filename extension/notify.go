@@ -37,19 +37,6 @@ func (n *notifier) send(state string) {
 	}
 }
 
-// ready reports that the service has started.
-func (n *notifier) ready() { n.send(daemon.SdNotifyReady) }
-
-// alive sends the watchdog's message.
-func (n *notifier) alive() {
-	if n.watchdog > 0 {
-		n.send(daemon.SdNotifyWatchdog)
-	}
-}
-
-// stopping reports that the service ends.
-func (n *notifier) stopping() { n.send(daemon.SdNotifyStopping) }
-
 // sendStatus sends a status line if it differs from the last one. It escapes text of the
 // host in the line: a line feed would begin another message, and the manager shows status
 // lines on terminals.

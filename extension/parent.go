@@ -14,20 +14,11 @@ import (
 // expects its extensions to end within seconds.
 const parentEvery = time.Second
 
-// A parent is the id of the process that started this one.
-type parent int
-
-func currentParent() parent { return parent(os.Getppid()) }
-
-// hasEnded reports whether the parent has ended. The kernel then gives its children to
-// another process.
-func (p parent) hasEnded() bool { return os.Getppid() != int(p) }
-
-// awaitOrphaned returns true once the parent has ended and no process listens on
-// osquery's socket: osquery's watcher starts the extensions, and its worker ends with
-// it. It returns false when ctx ends. An extension that was started by hand thus
-// outlives its shell while osquery runs.
-func awaitOrphaned(ctx context.Context, p parent, socket string) bool {
+// awaitOrphaned returns true once the process that started this one has ended and no
+// process listens on osquery's socket. It returns false when ctx ends. osquery's watcher
+// starts the extensions and ends together with the worker that listens. An extension that
+// was started from a terminal keeps running after that closes, as long as osquery runs.
+func awaitOrphaned(ctx context.Context, parent int, socket string) bool {
 	ticker := time.NewTicker(parentEvery)
 	defer ticker.Stop()
 	for {
@@ -36,7 +27,8 @@ func awaitOrphaned(ctx context.Context, p parent, socket string) bool {
 			return false
 		case <-ticker.C:
 		}
-		if p.hasEnded() && !isListening(socket) {
+		// The kernel gives the children of a process that has ended another parent.
+		if os.Getppid() != parent && !isListening(socket) {
 			return true
 		}
 	}

@@ -46,14 +46,6 @@ type platform struct {
 	kernelRelease func() string
 }
 
-// automatic describes which sources run unless the user chooses.
-func (p *platform) automatic() string {
-	if p.sideBySide {
-		return "all of them"
-	}
-	return "the first of them that works"
-}
-
 // withEvents joins the modules that views show with the events of their loads.
 func withEvents(ctx context.Context, r recorder, shown []kmodquery.Module) ([]kmodquery.Module, error) {
 	ctx, cancel := tables.SyncContext(ctx)

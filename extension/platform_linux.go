@@ -48,13 +48,11 @@ func hostPlatform() *platform {
 	}
 }
 
-// hasModules reports whether the running kernel can load modules.
 func hasModules() bool {
 	_, err := os.Stat("/proc/modules")
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// openSource returns one of the sources.
 func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
 	position := func(ctx context.Context) (string, error) { return store.Position(ctx, name) }
 	switch name {
@@ -68,18 +66,17 @@ func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
 			Keys:       func(ctx context.Context) ([]string, error) { return store.Keys(ctx, name) },
 		})
 	case kmodquery.SourceAudit:
-		return audit.New(audit.Options{Position: position})
+		return audit.New(position)
 	case kmodquery.SourceJournal:
-		return klog.NewJournal(klog.JournalOptions{Position: position})
+		return klog.NewJournal(position)
 	case kmodquery.SourceKmsg:
-		return klog.NewKmsg(klog.KmsgOptions{Position: position})
+		return klog.NewKmsg(position)
 	case kmodquery.SourceSyslog:
-		return klog.NewSyslog(klog.SyslogOptions{Position: position})
+		return klog.NewSyslog(position)
 	}
 	panic("no source is called " + name)
 }
 
-// openViews returns the views of the kernel, or nil if it has no modules.
 func openViews() crossview.Views {
 	if !hasModules() {
 		return nil
@@ -135,7 +132,6 @@ func (i *inventory) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	return withEvents(ctx, i.recorder, append(listed, hidden...))
 }
 
-// kernelRelease returns what uname -r prints.
 func kernelRelease() string {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {

@@ -39,11 +39,7 @@ func query(ctx context.Context, c *config, stdin *os.File, stdout, stderr io.Wri
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
 
-	plugins := make([]virtualtable.Plugin, len(a.plugins))
-	for i, plugin := range a.plugins {
-		plugins[i] = plugin
-	}
-	db, err := virtualtable.Open(ctx, plugins...)
+	db, err := virtualtable.Open(ctx, a.plugins...)
 	if err != nil {
 		return fmt.Errorf("attach the tables: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -36,7 +37,7 @@ type readerSocket struct {
 	file     fs.FileInfo       // of the listener
 	reported string            // the last error that was reported
 	end      context.CancelFunc
-	ended    chan struct{}
+	running  sync.WaitGroup
 }
 
 // openReaderSocket creates the socket. Readers that connect wait until serve is called.
@@ -51,11 +52,8 @@ func openReaderSocket(stateDir string, records func() bool, report func(error)) 
 // serve calls share with each new listener, until close.
 func (s *readerSocket) serve(share func(net.Listener)) {
 	ctx, end := context.WithCancel(context.Background())
-	s.end, s.ended = end, make(chan struct{})
-	go func() {
-		defer close(s.ended)
-		s.run(ctx, share)
-	}()
+	s.end = end
+	s.running.Go(func() { s.run(ctx, share) })
 }
 
 func (s *readerSocket) run(ctx context.Context, share func(net.Listener)) {
@@ -127,7 +125,7 @@ func (s *readerSocket) path() string { return filepath.Join(s.stateDir, recorder
 // close closes the socket.
 func (s *readerSocket) close() {
 	s.end()
-	<-s.ended
+	s.running.Wait()
 }
 
 // listenForReaders creates the recorder's socket and replaces the file at its path.

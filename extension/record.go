@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
+
 	"github.com/kmodquery/kmodquery"
 )
 
@@ -28,9 +30,6 @@ func record(ctx context.Context, c *config, report *log.Logger) error {
 		return err
 	}
 	return inTurn(ctx, c, report, func(role context.Context, a *app) error {
-		if c.verbose {
-			a.describe(report)
-		}
 		if a.recorder != nil {
 			notifyLoop(role, n, a.recorder)
 		} else {
@@ -38,7 +37,7 @@ func record(ctx context.Context, c *config, report *log.Logger) error {
 			notifyLoop(role, n, nil)
 		}
 		if ctx.Err() != nil {
-			n.stopping()
+			n.send(daemon.SdNotifyStopping)
 		}
 		return nil
 	})
@@ -56,7 +55,7 @@ func notifyLoop(ctx context.Context, n *notifier, r recording) {
 		}
 	}
 	sendStatus()
-	n.ready()
+	n.send(daemon.SdNotifyReady)
 	status := time.NewTicker(statusEvery)
 	defer status.Stop()
 	var watchdog <-chan time.Time // nil if the manager has no watchdog
@@ -74,7 +73,7 @@ func notifyLoop(ctx context.Context, n *notifier, r recording) {
 			sendStatus()
 		case <-watchdog:
 			if r == nil || p.answers(ctx, n.watchdog/4) {
-				n.alive()
+				n.send(daemon.SdNotifyWatchdog)
 			}
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
@@ -214,8 +215,8 @@ func TestNotifierReportsOnce(t *testing.T) {
 	var report strings.Builder
 	n, err := newNotifier(log.New(&report, "", 0))
 	require.NoError(t, err)
-	n.ready()
-	n.stopping()
+	n.send(daemon.SdNotifyReady)
+	n.send(daemon.SdNotifyStopping)
 	require.Equal(t, 1, strings.Count(report.String(), "\n"))
 	require.Contains(t, report.String(), "notify the service manager: ")
 }

@@ -45,8 +45,9 @@ var (
 
 // offer registers the tables and serves them until ctx ends. It registers them again
 // when osquery has dropped them or was restarted. It returns an error if osquery refuses
-// them for a reason that does not pass.
-func offer(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, report *log.Logger) error {
+// them for a reason that does not pass. The
+// cursors get to know of each registration before osquery can call the tables.
+func offer(ctx context.Context, c *config, a *app, report *log.Logger) error {
 	var (
 		pause       = registerEvery
 		away        bool      // it was reported that osquery cannot be reached
@@ -54,7 +55,8 @@ func offer(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, repo
 		refusalSaid bool
 	)
 	for {
-		err := register(ctx, c, plugins, func() {
+		err := register(ctx, c, a, func() {
+			a.cursors.registered()
 			if away || refusalSaid {
 				report.Print("osquery lists the tables again")
 			}
@@ -101,14 +103,16 @@ func offer(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, repo
 
 // register registers the tables with osquery and serves them until ctx ends or osquery
 // drops them. It returns nil if ctx ended, otherwise the reason. It calls registered once
-// osquery has accepted them. When it returns, the tables are no longer served.
-func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, registered func()) error {
+// osquery has accepted them, before they are served. When it returns, they are no longer
+// served.
+func register(ctx context.Context, c *config, a *app, registered func()) error {
 	client, err := connect(ctx, c)
 	if err != nil {
 		return fmt.Errorf("connect to osquery at %s: %w", c.socket, err)
 	}
 	defer client.Close()
-	m := &manager{ExtensionManagerClient: client, ctx: ctx, registered: make(chan gen.ExtensionRouteUUID, 1)}
+	a.watchdog.read(ctx, client)
+	m := &manager{ExtensionManagerClient: client, ctx: ctx, accepted: registered, registered: make(chan gen.ExtensionRouteUUID, 1)}
 	server, err := osquery.NewExtensionManagerServer(extensionName, c.socket,
 		osquery.WithClient(m),
 		osquery.ExtensionVersion(kmodquery.Version),
@@ -118,7 +122,7 @@ func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, r
 	if err != nil {
 		return fmt.Errorf("connect to osquery at %s: %w", c.socket, err)
 	}
-	server.RegisterPlugin(plugins...)
+	server.RegisterPlugin(a.plugins...)
 
 	ended := make(chan error, 1)
 	// Run leaks a goroutine in each call, so Start is called instead.
@@ -128,7 +132,6 @@ func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, r
 	lost := make(chan error, 1)
 	select {
 	case uuid := <-m.registered:
-		registered()
 		go func() { lost <- awaitLoss(watching, c, uuid) }()
 	case err := <-ended:
 		ended <- err
@@ -161,6 +164,7 @@ func register(ctx context.Context, c *config, plugins []osquery.OsqueryPlugin, r
 type manager struct {
 	*osquery.ExtensionManagerClient
 	ctx        context.Context             // RegisterExtension fails once it has ended
+	accepted   func()                      // called when osquery has accepted the tables
 	registered chan gen.ExtensionRouteUUID // receives the number under which osquery lists the extension
 	refusal    refusalError                // why osquery refused; valid when Start has returned
 }
@@ -175,6 +179,7 @@ func (m *manager) RegisterExtension(info *gen.InternalExtensionInfo, routes gen.
 	case status.Code != 0:
 		m.refusal = refusalError(status.Message)
 	default:
+		m.accepted()
 		m.registered <- status.UUID
 	}
 	return status, err
@@ -197,25 +202,22 @@ func connect(ctx context.Context, c *config) (*osquery.ExtensionManagerClient, e
 	if _, err := os.Stat(c.socket); err != nil {
 		return nil, err
 	}
-	type result struct {
-		client *osquery.ExtensionManagerClient
-		err    error
-	}
-	opened := make(chan result)
+	var client *osquery.ExtensionManagerClient
+	var err error
+	opened := make(chan struct{})
 	go func() {
-		client, err := osquery.NewClient(c.socket, time.Duration(c.timeout)*time.Second)
-		select {
-		case opened <- result{client, err}:
-		case <-ctx.Done():
-			if err == nil {
-				client.Close()
-			}
-		}
+		defer close(opened)
+		client, err = osquery.NewClient(c.socket, time.Duration(c.timeout)*time.Second)
 	}()
 	select {
-	case r := <-opened:
-		return r.client, r.err
+	case <-opened:
+		return client, err
 	case <-ctx.Done():
+		go func() {
+			if <-opened; err == nil {
+				client.Close()
+			}
+		}()
 		return nil, ctx.Err()
 	}
 }
@@ -229,7 +231,7 @@ func awaitLoss(ctx context.Context, c *config, uuid gen.ExtensionRouteUUID) erro
 			return nil
 		case <-time.After(time.Duration(c.interval) * time.Second):
 		}
-		is, err := isListed(ctx, c, uuid)
+		err := checkListed(ctx, c, uuid)
 		var late net.Error
 		switch {
 		case ctx.Err() != nil:
@@ -238,22 +240,20 @@ func awaitLoss(ctx context.Context, c *config, uuid gen.ExtensionRouteUUID) erro
 			// osquery is busy. Meanwhile it sends no pings and drops no extensions.
 		case err != nil:
 			return err
-		case !is:
-			return errUnlisted
 		}
 	}
 }
 
-func isListed(ctx context.Context, c *config, uuid gen.ExtensionRouteUUID) (bool, error) {
+// checkListed returns errUnlisted if osquery does not list the extension of this number.
+func checkListed(ctx context.Context, c *config, uuid gen.ExtensionRouteUUID) error {
 	client, err := connect(ctx, c)
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer client.Close()
 	extensions, err := client.ExtensionsContext(ctx)
-	if err != nil {
-		return false, err
+	if listed := extensions[uuid]; err == nil && (listed == nil || listed.Name != extensionName) {
+		return errUnlisted
 	}
-	listed := extensions[uuid]
-	return listed != nil && listed.Name == extensionName, nil
+	return err
 }

@@ -31,6 +31,9 @@ func inRole(ctx context.Context, c *config, report *log.Logger, f func(context.C
 		return false, err
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
+	if c.verbose {
+		a.describe(report)
+	}
 	role, end := context.WithCancel(ctx)
 	defer end()
 	if a.recorder == nil {

@@ -16,7 +16,7 @@ import (
 // that started this one have both ended. It returns nil in both cases. If only osquery
 // has ended, serve waits for the next osquery.
 func serve(ctx context.Context, c *config, report *log.Logger) error {
-	starter := currentParent()
+	parent := os.Getppid()
 	// This comes first, so that a wrong socket is reported before the store is created
 	// and the sources are started.
 	if err := reach(ctx, c); err != nil {
@@ -25,16 +25,13 @@ func serve(ctx context.Context, c *config, report *log.Logger) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	go func() {
-		if awaitOrphaned(ctx, starter, c.socket) {
+		if awaitOrphaned(ctx, parent, c.socket) {
 			report.Print("osquery has gone away, and so has the process that started this one")
 			stop()
 		}
 	}()
 	return inTurn(ctx, c, report, func(ctx context.Context, a *app) error {
-		if c.verbose {
-			a.describe(report)
-		}
-		return offer(ctx, c, a.plugins, report)
+		return offer(ctx, c, a, report)
 	})
 }
 

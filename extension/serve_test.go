@@ -61,7 +61,7 @@ func inBackground(t *testing.T, f func(context.Context) error) (stop context.Can
 func TestRegister(t *testing.T) {
 	host := startHost(t)
 	c := settings(t, host)
-	offered := func(ctx context.Context) error { return register(ctx, c, plugins(), func() {}) }
+	offered := func(ctx context.Context) error { return register(ctx, c, &app{plugins: plugins()}, func() {}) }
 	stop, ended := inBackground(t, offered)
 	require.NoError(t, host.WaitForTable(t.Context(), "anything"))
 
@@ -96,14 +96,14 @@ func TestRegister(t *testing.T) {
 func TestRegisterEndsWithOsquery(t *testing.T) {
 	host := startHost(t)
 	c := settings(t, host)
-	_, ended := inBackground(t, func(ctx context.Context) error { return register(ctx, c, plugins(), func() {}) })
+	_, ended := inBackground(t, func(ctx context.Context) error { return register(ctx, c, &app{plugins: plugins()}, func() {}) })
 	require.NoError(t, host.WaitForTable(t.Context(), "anything"))
 	require.NoError(t, host.Vanish())
 	require.ErrorIs(t, <-ended, os.ErrNotExist)
 
 	host = startHost(t)
 	c = settings(t, host)
-	_, ended = inBackground(t, func(ctx context.Context) error { return register(ctx, c, plugins(), func() {}) })
+	_, ended = inBackground(t, func(ctx context.Context) error { return register(ctx, c, &app{plugins: plugins()}, func() {}) })
 	require.NoError(t, host.WaitForTable(t.Context(), "anything"))
 	require.NoError(t, host.Close())
 	require.ErrorIs(t, <-ended, errAsked)
@@ -112,7 +112,7 @@ func TestRegisterEndsWithOsquery(t *testing.T) {
 	host = startHost(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.Error(t, register(ctx, settings(t, host), plugins(), func() { t.Error("registered") }))
+	require.Error(t, register(ctx, settings(t, host), &app{plugins: plugins()}, func() { t.Error("registered") }))
 	require.Empty(t, host.Extensions())
 }
 
@@ -207,7 +207,7 @@ func TestServeWaitsForOsquery(t *testing.T) {
 
 func TestAwaitOrphaned(t *testing.T) {
 	host := startHost(t)
-	gone := parent(-1)
+	const gone = -1
 	_, orphaned := inBackground(t, func(ctx context.Context) error {
 		if !awaitOrphaned(ctx, gone, host.Socket()) {
 			return errors.New("awaitOrphaned returned false")
@@ -224,7 +224,7 @@ func TestAwaitOrphaned(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 2*parentEvery)
 	defer cancel()
-	require.False(t, awaitOrphaned(ctx, currentParent(), host.Socket()), "the parent still runs")
+	require.False(t, awaitOrphaned(ctx, os.Getppid(), host.Socket()), "the parent still runs")
 }
 
 func TestABusyOsqueryIsListening(t *testing.T) {

@@ -59,6 +59,7 @@ func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
 		ViewsSource: c.platform.viewsSource,
 		Poll:        c.poll,
 		Stamp:       c.platform.stamp,
+		Cursors:     store,
 		Past: func(ctx context.Context, visit func(*kmodquery.Event)) error {
 			return past(ctx, c.platform, store, visit)
 		},

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -169,16 +170,23 @@ func TestHostsWithoutTheExtensionStayQuiet(t *testing.T) {
 	require.Equal(t, []string{f.labels[0].Name}, f.packs[0].Targets.Labels)
 }
 
-// A window that is not much longer than the interval loses rows while the schedule does
-// not run. osquery caches a negative discovery for an hour.
-func TestWindowsAreFarLongerThanIntervals(t *testing.T) {
+// A shipping query has a cursor of its own, does not ship what any user can cause with
+// anything else, and survives osquery's denylist: its reply is bounded.
+func TestShippingQueriesHaveACursor(t *testing.T) {
 	for name, query := range readPack(t).Queries {
 		if removed(query) {
 			continue
 		}
-		require.Contains(t, query.Query, "WHERE time > (SELECT unix_time FROM time) - 86400", name)
+		unprivileged := 0
+		if name == "kernel_module_denied" {
+			unprivileged = 1
+		}
+		require.Contains(t, query.Query, fmt.Sprintf("WHERE cursor = '%s' AND unprivileged = %d", name, unprivileged), name)
 		require.False(t, bool(query.Snapshot), name)
-		require.LessOrEqual(t, int(*query.Interval), (86400-3600)/10, name)
-		require.NotContains(t, strings.ToUpper(query.Query), "LIMIT", name)
+		require.NotNil(t, query.Denylist, name)
+		require.False(t, bool(*query.Denylist), name)
+		for _, word := range []string{"LIMIT", "JOIN", "FROM TIME", "GROUP BY"} {
+			require.NotContains(t, strings.ToUpper(query.Query), word, name)
+		}
 	}
 }

@@ -3,9 +3,9 @@ package packs_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -47,10 +47,41 @@ func (r *recorder) set(sensors ...kmodquery.Sensor) {
 
 // An extension is the real tables with a store on disk.
 type extension struct {
+	clock    *clock
 	store    *sqlite.Store
 	recorder *recorder
 	requests *requests
 	plugins  []osquery.OsqueryPlugin
+}
+
+// A clock is the time of an extension's store. It passes with that of the host.
+type clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *clock) set(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = now
+}
+
+func (c *clock) get() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+// advance lets d pass for the host and the store, minute by minute.
+func (e *extension) advance(t *testing.T, host *osqueryhost.Host, d time.Duration) error {
+	t.Helper()
+	var errs []error
+	for ; d > 0; d -= time.Minute {
+		step := min(d, time.Minute)
+		e.clock.set(e.clock.get().Add(step))
+		errs = append(errs, host.Advance(t.Context(), step))
+	}
+	return errors.Join(errs...)
 }
 
 // replyBytes bounds a reply. It is smaller than the extension's bound.
@@ -59,13 +90,16 @@ const replyBytes = 1 << 20
 func newExtension(t *testing.T) *extension {
 	t.Helper()
 	leak.Check(t)
-	store, err := sqlite.Open(t.Context(), t.TempDir(), sqlite.Options{})
+	now := &clock{now: noon}
+	store, err := sqlite.Open(t.Context(), t.TempDir(), sqlite.Options{
+		Now: now.get, Elapsed: func() time.Duration { return time.Hour + now.get().Sub(noon) },
+	})
 	require.NoError(t, err)
 	t.Cleanup(func() { store.Close() })
-	e := &extension{store: store, recorder: &recorder{}, requests: &requests{}}
+	e := &extension{clock: now, store: store, recorder: &recorder{}, requests: &requests{}}
 	e.recorder.set(kmodquery.Sensor{Source: kmodquery.SourceEBPF, State: kmodquery.StateActive})
 	for _, plugin := range tables.Plugins(tables.Config{
-		Store: store, Recorder: e.recorder, Signatures: trc1017(t), Kernel: "6.1.0", ReplyBytes: replyBytes,
+		Store: store, Cursors: store, Recorder: e.recorder, Signatures: trc1017(t), Kernel: "6.1.0", ReplyBytes: replyBytes,
 	}) {
 		e.plugins = append(e.plugins, watched{plugin, e.requests})
 	}
@@ -180,23 +214,26 @@ func TestQueriesMatchTheTables(t *testing.T) {
 	}
 }
 
-// The window reaches the tables as a constraint on time, so that no call reads more of the
-// store than the window.
-func TestWindowIsPushedDown(t *testing.T) {
+// The cursor and the separation of what any user can cause reach the tables, so that a call
+// reads no more than it gives.
+func TestCursorsArePushedDown(t *testing.T) {
 	host := start(t, t.TempDir())
 	e := newExtension(t)
 	defer e.serve(t, host)()
 	require.NoError(t, host.Tick(t.Context(), noon))
-	pack := readPack(t)
-	for _, name := range []string{"kernel_module_findings", "kernel_module_loads", "kernel_module_unloads"} {
-		_, err := host.Query(t.Context(), pack.Queries[name].Query)
+	for name, query := range readPack(t).Queries {
+		if removed(query) {
+			continue
+		}
+		e.requests.list = nil
+		_, err := host.Query(t.Context(), query.Query)
 		require.NoError(t, err)
-	}
-	want := `{"op":4,"expr":"` + strconv.FormatInt(noon.Unix()-86400, 10) + `"}`
-	for _, table := range []string{"kernel_module_findings", "kernel_module_events"} {
-		require.NotEmpty(t, e.requests.list[table])
-		for _, request := range e.requests.list[table] {
-			require.JSONEq(t, want, constraint(t, request, "time"), table)
+		require.Len(t, e.requests.list, 1, name)
+		for _, requests := range e.requests.list {
+			for _, request := range requests {
+				require.JSONEq(t, `{"op":2,"expr":"`+name+`"}`, constraint(t, request, "cursor"), name)
+				require.Contains(t, []string{`{"op":2,"expr":"0"}`, `{"op":2,"expr":"1"}`}, constraint(t, request, "unprivileged"), name)
+			}
 		}
 	}
 }
@@ -230,20 +267,20 @@ func TestEachRowIsShippedOnce(t *testing.T) {
 	host.Schedule(t.Context(), readPack(t))
 
 	e.load(t, noon, "early", 0)
-	require.NoError(t, host.Advance(t.Context(), 10*time.Minute))
+	require.NoError(t, e.advance(t, host, 10*time.Minute))
 	e.load(t, noon.Add(10*time.Minute), "refused", -22)
 	zero := int64(0)
 	e.append(t, kmodquery.Event{
 		Time: noon.Add(15 * time.Minute).Unix(), EventName: kmodquery.EventDeleteModule, Source: kmodquery.SourceEBPF,
 		Name: "early", Result: &zero,
 	})
-	require.NoError(t, host.Advance(t.Context(), 10*time.Minute))
+	require.NoError(t, e.advance(t, host, 10*time.Minute))
 
 	end()
 	e.load(t, noon.Add(20*time.Minute), "meanwhile", 0)
-	require.Error(t, host.Advance(t.Context(), 5*time.Minute), "the tables are gone")
+	require.Error(t, e.advance(t, host, 5*time.Minute), "the tables are gone")
 	end = e.serve(t, host)
-	require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
+	require.NoError(t, e.advance(t, host, 5*time.Minute))
 	end()
 	require.NoError(t, host.Close())
 
@@ -251,11 +288,14 @@ func TestEachRowIsShippedOnce(t *testing.T) {
 	host = start(t, dir)
 	end = e.serve(t, host)
 	defer end()
-	require.NoError(t, host.Tick(t.Context(), noon.Add(35*time.Minute)))
+	e.clock.set(noon.Add(35 * time.Minute))
+	require.NoError(t, host.Tick(t.Context(), e.clock.get()))
 	host.Schedule(t.Context(), readPack(t))
-	require.NoError(t, host.Advance(t.Context(), 15*time.Minute))
-	require.NoError(t, host.Tick(t.Context(), noon.Add(24*time.Hour)))
-	require.NoError(t, host.Tick(t.Context(), noon.Add(48*time.Hour)))
+	require.NoError(t, e.advance(t, host, 15*time.Minute))
+	for day := range 2 {
+		e.clock.set(noon.Add(time.Duration(day+1) * 24 * time.Hour))
+		require.NoError(t, host.Tick(t.Context(), e.clock.get()))
+	}
 
 	all := []string{"added early", "added refused", "added meanwhile", "added between hosts"}
 	require.Equal(t, all, lines(t, host, "kernel_module_findings", "name"))
@@ -281,15 +321,14 @@ func TestKernelExtensionsAreShippedOnce(t *testing.T) {
 		kext(kmodquery.EventKextload, kmodquery.SourceUnifiedLog),
 		kext(kmodquery.EventKextunload, kmodquery.SourceUnifiedLog),
 	)
-	require.NoError(t, host.Advance(t.Context(), time.Hour))
+	require.NoError(t, e.advance(t, host, time.Hour))
 	require.ElementsMatch(t, []string{"added kextload", "added kext_allowed", "added kextload"}, lines(t, host, "kernel_module_kexts", "event_name"))
 	require.ElementsMatch(t, []string{"added endpoint_security", "added unified_log"}, lines(t, host, "kernel_module_findings", "source"))
 	require.Equal(t, []string{"added com.example.driver"}, lines(t, host, "kernel_module_unloads", "name"))
 	require.Empty(t, lines(t, host, "kernel_module_loads", "name"))
 }
 
-// Denied calls of unprivileged users may make the replies that contain them too large, but
-// no other reply.
+// Denied calls of unprivileged users delay only each other.
 func TestAFloodOfDeniedCallsHidesNoLoad(t *testing.T) {
 	host := start(t, t.TempDir())
 	e := newExtension(t)
@@ -297,21 +336,68 @@ func TestAFloodOfDeniedCallsHidesNoLoad(t *testing.T) {
 	require.NoError(t, host.Tick(t.Context(), noon))
 	host.Schedule(t.Context(), readPack(t))
 	denied := make([]kmodquery.Event, 1000)
-	for range 10 {
+	for n := range 5 {
 		for i := range denied {
 			denied[i] = kmodquery.Event{
-				Time: noon.Unix(), EventName: kmodquery.EventInitModule, Source: kmodquery.SourceEBPF,
+				Time: noon.Unix(), EventName: kmodquery.EventInitModule, Source: kmodquery.SourceEBPF, ProcessPath: fmt.Sprint("/bin/", 1000*n+i),
 				Result: new(int64(-1)), Error: "EPERM", Origin: kmodquery.OriginMemory,
 			}
 		}
 		e.append(t, denied...)
 	}
 	e.load(t, noon.Add(time.Second), "rootkit", 0)
-	err := host.Advance(t.Context(), 5*time.Minute)
-	require.ErrorContains(t, err, "kernel_module_findings_memory")
-	require.NotContains(t, err.Error(), "kernel_module_loads")
+	require.NoError(t, e.advance(t, host, 5*time.Minute))
 	require.Equal(t, []string{"added rootkit"}, lines(t, host, "kernel_module_findings", "name"))
 	require.Equal(t, []string{"added rootkit"}, lines(t, host, "kernel_module_loads", "name"))
+	require.NoError(t, e.advance(t, host, 2*time.Hour))
+	shipped := lines(t, host, "kernel_module_denied", "process_path")
+	require.Len(t, shipped, 5000)
+	slices.Sort(shipped)
+	require.Len(t, slices.Compact(shipped), 5000)
+	require.Equal(t, []string{"added rootkit"}, lines(t, host, "kernel_module_findings", "name"))
+}
+
+// What is stored long after it happened is shipped as well: a full disk, or a recorder that
+// was down while its hooks stayed pinned.
+func TestARowThatIsStoredLateIsShipped(t *testing.T) {
+	host := start(t, t.TempDir())
+	e := newExtension(t)
+	defer e.serve(t, host)()
+	require.NoError(t, host.Tick(t.Context(), noon))
+	host.Schedule(t.Context(), readPack(t))
+	require.NoError(t, e.advance(t, host, time.Hour))
+	e.load(t, noon.Add(-3*24*time.Hour), "late", 0)
+	require.NoError(t, e.advance(t, host, time.Hour))
+	require.Equal(t, []string{"added late"}, lines(t, host, "kernel_module_findings", "name"))
+}
+
+// A query that was lost, another one of the same SQL and a second pack cost nothing.
+func TestLostAndFurtherQueriesLoseNoRow(t *testing.T) {
+	pack := readPack(t)
+	host := start(t, t.TempDir())
+	e := newExtension(t)
+	defer e.serve(t, host)()
+	require.NoError(t, host.Tick(t.Context(), noon))
+	host.Schedule(t.Context(), pack)
+	e.load(t, noon, "one", 0)
+	for range 10 { // osquery runs the query and loses its result
+		_, err := host.Query(t.Context(), pack.Queries["kernel_module_findings"].Query)
+		require.NoError(t, err)
+	}
+	second := pack
+	second.Name = "second"
+	host.Schedule(t.Context(), second)
+	require.NoError(t, e.advance(t, host, time.Hour))
+	require.Equal(t, []string{"added one"}, lines(t, host, "kernel_module_findings", "name"))
+	results, err := host.ResultsLog()
+	require.NoError(t, err)
+	inSecond := 0
+	for _, result := range results {
+		if result.Name == "pack_second_kernel_module_findings" {
+			inSecond++
+		}
+	}
+	require.Equal(t, 1, inSecond)
 }
 
 // osqueryd often loads its packs before the extension has registered, and then caches the
@@ -323,9 +409,9 @@ func TestNoRowIsLostIfTheExtensionRegistersLate(t *testing.T) {
 	host.Schedule(t.Context(), readPack(t))
 	defer e.serve(t, host)()
 	e.load(t, noon.Add(time.Second), "early", 0)
-	require.NoError(t, host.Advance(t.Context(), 59*time.Minute))
+	require.NoError(t, e.advance(t, host, 59*time.Minute))
 	require.Empty(t, lines(t, host, "kernel_module_findings", "name"))
-	require.NoError(t, host.Advance(t.Context(), time.Minute))
+	require.NoError(t, e.advance(t, host, time.Minute))
 	require.Equal(t, []string{"added early"}, lines(t, host, "kernel_module_findings", "name"))
 }
 
@@ -339,23 +425,23 @@ func TestSensorHealthShipsChangesOnly(t *testing.T) {
 
 	sensor := kmodquery.Sensor{Source: kmodquery.SourceEBPF, State: kmodquery.StateActive, Received: 7}
 	e.recorder.set(sensor, kmodquery.Sensor{Source: "audit", State: kmodquery.StateStandby})
-	require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
+	require.NoError(t, e.advance(t, host, 5*time.Minute))
 	require.Empty(t, health())
 
 	for sensor.Lost = range int64(4) {
 		e.recorder.set(sensor)
-		require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
+		require.NoError(t, e.advance(t, host, 5*time.Minute))
 	}
 	require.Equal(t, []string{"added 1"}, health(), "losses that grow are one line")
 
 	sensor.State, sensor.Lost = kmodquery.StateFailed, 0
 	e.recorder.set(sensor)
-	require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
+	require.NoError(t, e.advance(t, host, 5*time.Minute))
 	require.Equal(t, []string{"added 1", "removed 1", "added 0"}, health())
 
 	sensor.State = kmodquery.StateActive
 	e.recorder.set(sensor)
-	require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
+	require.NoError(t, e.advance(t, host, 5*time.Minute))
 	require.Equal(t, []string{"added 1", "removed 1", "added 0", "removed 0"}, health())
 }
 
@@ -371,13 +457,13 @@ func TestSensorHealthReportsAStoreThatAcceptsNoEvents(t *testing.T) {
 	for n := range 3 {
 		sensor.StoreReason = fmt.Sprintf("store: disk full; %d events wait in memory", n)
 		e.recorder.set(sensor)
-		require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
+		require.NoError(t, e.advance(t, host, 5*time.Minute))
 	}
 	trouble := func() []string { return lines(t, host, "kernel_module_sensor_health", "has_store_trouble") }
 	require.Equal(t, []string{"added 1"}, trouble(), "more that waits is no other trouble")
 	sensor.StoreReason, sensor.Shed = "", 5
 	e.recorder.set(sensor)
-	require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
+	require.NoError(t, e.advance(t, host, 5*time.Minute))
 	require.Equal(t, []string{"added 1", "removed 1", "added 0"}, trouble())
 	require.Equal(t, "added 1", lines(t, host, "kernel_module_sensor_health", "has_shed")[2])
 }
@@ -396,16 +482,16 @@ func TestSensorHealthOfLogs(t *testing.T) {
 	journal := kmodquery.Sensor{Source: kmodquery.SourceJournal, State: kmodquery.StateUnavailable}
 	views := kmodquery.Sensor{Source: kmodquery.SourceProcfs, State: kmodquery.StateActive}
 	e.recorder.set(ebpf, audit, journal, views)
-	require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
+	require.NoError(t, e.advance(t, host, 5*time.Minute))
 	require.Empty(t, health())
 
 	ebpf.State, audit.State = kmodquery.StateUnavailable, kmodquery.StateActive
 	e.recorder.set(ebpf, audit, journal, views)
-	require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
+	require.NoError(t, e.advance(t, host, 5*time.Minute))
 	require.Equal(t, []string{"added ebpf"}, health())
 
 	audit.State = kmodquery.StateUnavailable
 	e.recorder.set(ebpf, audit, journal, views)
-	require.NoError(t, host.Advance(t.Context(), 5*time.Minute))
+	require.NoError(t, e.advance(t, host, 5*time.Minute))
 	require.ElementsMatch(t, []string{"added ebpf", "added audit", "added journal"}, health())
 }

@@ -33,6 +33,8 @@ type columnOf[T any] struct {
 	// event is the event's column with which constraints on this one are compared. Its
 	// name is "" if osquery alone compares them.
 	event kmodquery.Column
+	// needs are the event's columns that value needs.
+	needs []string
 }
 
 func number[T any](name string, p pushdown, description string, value func(*T) any) columnOf[T] {
@@ -54,7 +56,7 @@ func (c columnOf[T]) comparedAs(event string) columnOf[T] {
 	if !ok {
 		panic(fmt.Sprintf("an event has no %s", event))
 	}
-	c.event = column
+	c.event, c.needs = column, []string{event}
 	return c
 }
 
@@ -68,18 +70,30 @@ func ofEvent(name string, p pushdown, description string) columnOf[kmodquery.Eve
 	return column(name, p, description, func(e *kmodquery.Event) any { return shown(event, e) }).comparedAs(name)
 }
 
+// unprivileged returns the column that separates what any user can cause.
+func unprivileged[T any](event func(*T) *kmodquery.Event) columnOf[T] {
+	c := number(kmodquery.UnprivilegedColumn, filtered, "1 for an event that any user can cause any number of times: a denied call or a request for a module; otherwise 0",
+		func(item *T) any {
+			if event(item).IsUnprivileged() {
+				return int64(1)
+			}
+			return int64(0)
+		})
+	c.event = kmodquery.Column{Name: kmodquery.UnprivilegedColumn, Number: true}
+	c.needs = kmodquery.UnprivilegedNeeds()
+	return c
+}
+
 // used returns the columns that a query uses.
 func used[T any](q query, columns []columnOf[T]) []columnOf[T] {
 	return slices.DeleteFunc(slices.Clone(columns), func(c columnOf[T]) bool { return !q.uses(c.Name) })
 }
 
-// eventNames returns the names of the event's columns that the columns show. It is not nil.
+// eventNames returns the names of the event's columns that the columns need. It is not nil.
 func eventNames[T any](columns []columnOf[T]) []string {
 	names := []string{}
 	for _, column := range columns {
-		if column.event.Name != "" {
-			names = append(names, column.event.Name)
-		}
+		names = append(names, column.needs...)
 	}
 	return names
 }

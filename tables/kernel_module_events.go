@@ -31,9 +31,11 @@ func generateEvents(ctx context.Context, c Config, q query) ([]map[string]string
 		if err != nil {
 			return nil, err
 		}
-		return empty(n), nil
+		return counted(c, n)
 	}
-	return collect(ctx, c.Store, c.ReplyBytes, view{
+	return collect(ctx, c, q, view{
+		table:        "kernel_module_events",
+		asked:        filter.Conditions,
 		filter:       filter,
 		rows:         func(e *kmodquery.Event) []map[string]string { return []map[string]string{row(columns, e, e.EID)} },
 		count:        func(*kmodquery.Event) int { return 1 },
@@ -48,6 +50,7 @@ var eventColumns = []columnOf[kmodquery.Event]{
 	ofEvent("uptime", filtered, "Seconds since the host booted, including time asleep"),
 	ofEvent("boot_id", filtered, "The kernel's random id of this boot"),
 	ofEvent("eid", indexed, "Number of the event in this host's store, assigned in ascending order and never reused"),
+	ofEvent("stored_time", indexed, "When the recorder stored the event, as Unix time in seconds; NULL if an earlier version stored it"),
 	ofEvent("event_name", indexed, "The kernel's name for the event: a system call (init_module, finit_module, delete_module, "+
 		"sys_exit_init_module for one that returned late), a security hook (security_kernel_read_file, security_kernel_load_data), "+
 		"a tracepoint (module_load, module_free, module_request), a difference between views of the kernel (module_present at the start, "+
@@ -115,4 +118,6 @@ var eventColumns = []columnOf[kmodquery.Event]{
 	ofEvent("missing", filtered, "Columns that apply and whose value could not be determined, separated by commas"),
 	ofEvent("raw", hidden, "The record of a text source, unchanged"),
 	ofEvent("reason", filtered, "For events found by comparing views of the kernel with each other and with the events: the observations behind them"),
+	unprivileged(func(e *kmodquery.Event) *kmodquery.Event { return e }),
+	cursorOf[kmodquery.Event](),
 }

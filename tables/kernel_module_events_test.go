@@ -23,7 +23,7 @@ func TestEventColumnsMatchTheEvent(t *testing.T) {
 	for _, column := range kmodquery.EventColumns() {
 		want = append(want, column.Name)
 	}
-	require.Equal(t, want, names)
+	require.Equal(t, append(want, kmodquery.UnprivilegedColumn, cursorName), names)
 }
 
 // osquery treats a column without options as indexed, and sends no constraints on hidden
@@ -32,7 +32,7 @@ func TestEveryColumnStatesItsOptions(t *testing.T) {
 	indexedEvents := []string{}
 	for _, p := range Plugins(testConfig(t)) {
 		for _, route := range p.Routes() {
-			require.Contains(t, []string{"9", "12", "8", "16"}, route["op"], route["name"])
+			require.Contains(t, []string{"9", "12", "8", "16", "20"}, route["op"], route["name"])
 			require.Contains(t, []string{"BIGINT", "TEXT"}, route["type"], route["name"])
 			if route["op"] == "9" && p.Name() == "kernel_module_events" {
 				indexedEvents = append(indexedEvents, route["name"])
@@ -40,21 +40,24 @@ func TestEveryColumnStatesItsOptions(t *testing.T) {
 			if route["op"] == "16" {
 				require.Equal(t, "raw", route["name"])
 			}
+			if route["op"] == "20" {
+				require.Equal(t, cursorName, route["name"])
+			}
 		}
 	}
-	require.Equal(t, []string{"time", "eid", "event_name", "source", "load_id", "name", "path", "sha256", "pid", "container_id"}, indexedEvents)
+	require.Equal(t, []string{"time", "eid", "stored_time", "event_name", "source", "load_id", "name", "path", "sha256", "pid", "container_id"}, indexedEvents)
 }
 
 func TestEventsShowEveryColumn(t *testing.T) {
 	c := testConfig(t, full())
-	want := map[string]string{"rowid": "1"}
+	want := map[string]string{"rowid": "1", "unprivileged": "0"}
 	event := full()
 	event.EID = 1
-	event.FirstSeen = new(int64(1)) // the store's own word
+	event.FirstSeen, event.StoredTime = new(int64(1)), new(int64(storedTime)) // set by the store
 	for _, column := range kmodquery.EventColumns() {
 		want[column.Name] = fmt.Sprint(column.Value(&event))
 	}
-	require.Len(t, want, len(eventColumns)+1)
+	require.Len(t, want, len(eventColumns)) // with rowid, and without cursor
 	for _, context := range []string{"", "{}", `{"constraints":[]}`, `{"colsUsed":null}`} {
 		require.Equal(t, []map[string]string{want}, rowsOf(t, c, "kernel_module_events", context), context)
 	}
@@ -114,4 +117,19 @@ func TestOtherActionsAreAnswered(t *testing.T) {
 	require.EqualValues(t, 1, p.Call(t.Context(), osquery.ExtensionPluginRequest{"action": "drop"}).Status.Code)
 	bad := p.Call(t.Context(), osquery.ExtensionPluginRequest{"action": "generate", "context": "{"})
 	require.Equal(t, "error parsing context JSON: unexpected end of JSON input", bad.Status.Message)
+}
+
+func TestUnprivilegedEventsAreFiltered(t *testing.T) {
+	denied := kmodquery.Event{Time: 1, Source: kmodquery.SourceEBPF, EventName: kmodquery.EventInitModule, Result: ptr[int64](-1), Error: "EPERM"}
+	c := testConfig(t, append(loadsOf("dummy"), denied)...)
+	for value, name := range map[string]string{"0": kmodquery.EventModuleLoad, "1": kmodquery.EventInitModule} {
+		for _, table := range []string{"kernel_module_events", "kernel_module_findings"} {
+			rows := rowsOf(t, c, table, contextJSON(t, []string{"unprivileged"}, constraint{"unprivileged", value, equals}))
+			if table == "kernel_module_findings" && value == "0" {
+				require.Empty(t, rows)
+				continue
+			}
+			require.Equal(t, []string{value}, column(rows, "unprivileged"), "%s: %s", table, name)
+		}
+	}
 }

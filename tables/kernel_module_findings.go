@@ -72,6 +72,8 @@ var findingColumns = []columnOf[kmodquery.Finding]{
 	ofTrigger("source"),
 	text(wholeEvent, local, "The whole event as a JSON object with the columns of kernel_module_events, without those that are unknown",
 		func(f *kmodquery.Finding) any { return object(f.Event) }),
+	unprivileged(func(f *kmodquery.Finding) *kmodquery.Event { return f.Event }),
+	cursorOf[kmodquery.Finding](),
 }
 
 // ofTrigger returns a column of the event, as in kernel_module_events. The column trigger
@@ -82,7 +84,7 @@ func ofTrigger(name string) columnOf[kmodquery.Finding] {
 	if name == "event_name" {
 		definition.Name = "trigger"
 	}
-	return columnOf[kmodquery.Finding]{definition, func(f *kmodquery.Finding) any { return of.value(f.Event) }, of.event}
+	return columnOf[kmodquery.Finding]{definition, func(f *kmodquery.Finding) any { return of.value(f.Event) }, of.event, of.needs}
 }
 
 func generateFindings(ctx context.Context, c Config, q query) ([]map[string]string, error) {
@@ -101,9 +103,12 @@ func generateFindings(ctx context.Context, c Config, q query) ([]map[string]stri
 	if len(names) == 0 {
 		return nil, nil
 	}
+	asked := conditions(q, findingColumns)
 	v := view{
+		table: "kernel_module_findings",
+		asked: asked,
 		filter: kmodquery.Filter{
-			Conditions: append(conditions(q, findingColumns),
+			Conditions: append(slices.Clone(asked),
 				kmodquery.Condition{Column: "event_name", Op: kmodquery.Equal, Values: names}),
 			Columns: columns,
 		},
@@ -116,7 +121,10 @@ func generateFindings(ctx context.Context, c Config, q query) ([]map[string]stri
 			n += int64(v.count(e))
 			return nil
 		})
-		return empty(n), err
+		if err != nil {
+			return nil, err
+		}
+		return counted(c, n)
 	}
 	shown := used(q, findingColumns)
 	v.filter.Columns = append(eventNames(shown), columns...)
@@ -130,7 +138,7 @@ func generateFindings(ctx context.Context, c Config, q query) ([]map[string]stri
 		}
 		return rows
 	}
-	return collect(ctx, c.Store, c.ReplyBytes, v)
+	return collect(ctx, c, q, v)
 }
 
 // A match is a finding and the index of its signature in the list.

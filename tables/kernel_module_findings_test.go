@@ -52,9 +52,10 @@ func TestFindingsHaveTheirMetadataAndTheirEvent(t *testing.T) {
 		"pid":                  "12",
 		"cmdline":              `insmod \x1b <&>`,
 		"uid":                  "0",
+		"unprivileged":         "0",
 		"source":               "ebpf",
 	}, rows[0])
-	require.Equal(t, `{"time":12,"time_nanos":0,"eid":5,"event_name":"init_module","source":"ebpf","load_id":"b",`+
+	require.Equal(t, `{"time":12,"time_nanos":0,"eid":5,"stored_time":1700000000,"event_name":"init_module","source":"ebpf","load_id":"b",`+
 		`"name":"dummy","origin":"memory","result":-17,"error":"EEXIST","pid":12,"process_name":"insmod",`+
 		`"cmdline":"insmod \\x1b <&>","uid":0}`, event)
 }
@@ -68,7 +69,7 @@ func TestAFindingShowsTheWholeEvent(t *testing.T) {
 	var got kmodquery.Event
 	require.NoError(t, json.Unmarshal([]byte(rows[0]["event"]), &got))
 	event.EID = 1
-	event.FirstSeen = new(int64(1)) // set by the store
+	event.FirstSeen, event.StoredTime = new(int64(1)), new(int64(storedTime)) // set by the store
 	require.Equal(t, event, got)
 }
 

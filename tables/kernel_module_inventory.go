@@ -24,7 +24,7 @@ var kernelModuleInventory = definition[entry]{
 		"that the system remembers as loaded before (state Gone)",
 	examples: []string{
 		"SELECT name, size, address, views FROM kernel_module_inventory WHERE hidden = 1",
-		"SELECT name, path, sha256, signer, package, missing FROM kernel_module_inventory WHERE package IS NULL",
+		"SELECT name, path, sha256, signer, package, missing FROM kernel_module_inventory WHERE coalesce(package, '') = ''",
 	},
 	columns:  inventoryColumns,
 	generate: generateInventory,

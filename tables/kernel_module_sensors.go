@@ -14,7 +14,7 @@ var kernelModuleSensors = definition[health]{
 	examples: []string{
 		"SELECT source, state, reason FROM kernel_module_sensors WHERE state != 'active'",
 		"SELECT source, received, lost, last_event_time FROM kernel_module_sensors WHERE lost > 0",
-		"SELECT DISTINCT store_reason, store_errors FROM kernel_module_sensors WHERE store_reason IS NOT NULL",
+		"SELECT DISTINCT store_reason, store_errors FROM kernel_module_sensors WHERE coalesce(store_reason, '') <> ''",
 	},
 	columns:  sensorColumns,
 	generate: generateSensors,
@@ -85,6 +85,7 @@ var sensorColumns = []columnOf[health]{
 		func(h *health) any { return h.Bytes }),
 	number("oldest_time", local, "Unix time in seconds of the oldest event in the store",
 		func(h *health) any { return known(h.OldestTime) }),
+	number("expired_unread", local, "Events that expired before a cursor gave them", func(h *health) any { return h.Skipped }),
 	text("kernel", local, "Release of the running kernel",
 		func(h *health) any { return printable(h.kernel) }),
 	text("version", local, "Version of kmodquery", func(*health) any { return kmodquery.Version }),

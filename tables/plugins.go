@@ -15,8 +15,21 @@ type Store interface {
 	// Events calls visit with each selected event, highest EID first. The event is
 	// valid until visit returns.
 	Events(ctx context.Context, f kmodquery.Filter, visit func(*kmodquery.Event) error) error
+	// EventsBetween does the same with the events with an EID above after and up to
+	// last, lowest EID first.
+	EventsBetween(ctx context.Context, after, last int64, f kmodquery.Filter, visit func(*kmodquery.Event) error) error
 	Count(ctx context.Context, f kmodquery.Filter) (int64, error)
 	Status(ctx context.Context) (kmodquery.StoreStatus, error)
+}
+
+// Cursors keep the positions of named queries. They must be safe for concurrent calls.
+type Cursors interface {
+	// Cursor returns the cursor of a name, which belongs to one query. It creates the
+	// cursor if there is none.
+	Cursor(ctx context.Context, name string, q kmodquery.CursorQuery) (kmodquery.Cursor, error)
+	// Advance moves a cursor to the event up to which it was examined, after new rows
+	// were found. It returns false if another call has moved the cursor meanwhile.
+	Advance(ctx context.Context, c kmodquery.Cursor, to int64, rows int) (bool, error)
 }
 
 // A Recorder writes events to the store. It must be safe for concurrent calls.
@@ -47,16 +60,20 @@ const (
 // concurrency bounds the calls of all tables that run at once.
 const concurrency = 4
 
-// A Config configures the tables. Store and Recorder must be set. The defaults replace
+// A Config configures the tables. Store, Cursors and Recorder must be set. The defaults replace
 // zero bounds. Without an Inventory the table kernel_module_inventory returns an error.
 type Config struct {
 	Store      Store
+	Cursors    Cursors
 	Recorder   Recorder
 	Inventory  Inventory
 	Signatures []kmodquery.Signature
-	Kernel     string        // release of the running kernel, for the sensors
-	ReplyBytes int64         // bound on the cells of one reply
-	Timeout    time.Duration // bound on one call
+	Kernel     string // release of the running kernel, for the sensors
+	ReplyBytes int64  // bound on the cells of one reply
+	// Worker returns the bytes that one reply may cost osquery's worker, where osquery's
+	// watchdog bounds it; otherwise 0, and ReplyBytes holds. Nil is 0.
+	Worker  func() int64
+	Timeout time.Duration // bound on one call
 }
 
 // Plugins returns all tables, in the order of the documentation.

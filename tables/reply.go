@@ -10,13 +10,64 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// cellOverhead is the size of a cell on osquery's socket without its key and value: their
-// two length prefixes.
-const cellOverhead = 8
+// What a reply costs. On osquery's socket a cell has two length prefixes besides its key
+// and value. osquery's worker holds a cell several times, in maps: about 600 bytes
+// whatever it contains, and a row without cells about 350 (measured on osqueryd 5.23.1).
+const (
+	cellOverhead = 8
+	workerCell   = 600
+	workerCopies = 4 // of a cell's text
+	workerRow    = 350
+)
+
+// A replyBound is the most that a reply may cost.
+type replyBound struct {
+	bytes    int64
+	isWorker bool // bytes of osquery's worker, not of the reply
+}
+
+func (c Config) bound() replyBound {
+	if c.Worker != nil {
+		if bytes := c.Worker(); bytes > 0 {
+			return replyBound{bytes, true}
+		}
+	}
+	return replyBound{bytes: c.ReplyBytes}
+}
+
+// cost returns the bytes that rows cost.
+func (b replyBound) cost(rows []map[string]string) (bytes int64) {
+	for _, row := range rows {
+		for key, value := range row {
+			if b.isWorker {
+				bytes += workerCell + workerCopies*int64(len(value))
+			} else {
+				bytes += int64(len(key)) + int64(len(value)) + cellOverhead
+			}
+		}
+		if b.isWorker {
+			bytes += workerRow
+		}
+	}
+	return bytes
+}
+
+func (b replyBound) String() string {
+	size := fmt.Sprintf("%d bytes", b.bytes)
+	if b.bytes%(1<<20) == 0 {
+		size = fmt.Sprintf("%d MiB", b.bytes>>20)
+	}
+	if b.isWorker {
+		return size + " of osquery's worker, which its watchdog bounds"
+	}
+	return size
+}
 
 // A view selects the events that a table reads and turns them into rows.
 type view struct {
-	filter kmodquery.Filter
+	table  string
+	asked  []kmodquery.Condition // the conditions of the query
+	filter kmodquery.Filter      // of the events
 	// rows returns the rows of one event.
 	rows func(*kmodquery.Event) []map[string]string
 	// count returns the number of rows of one event. It needs countColumns only.
@@ -38,15 +89,22 @@ type collected struct {
 	rows      int
 }
 
-// collect reads the events of v and returns their rows. If they exceed limit bytes, it
-// returns an error that says, in one line, how many rows there would be and what to ask
-// for instead.
-func collect(ctx context.Context, store Store, limit int64, v view) ([]map[string]string, error) {
+// collect returns the rows of a query: with a cursor those that it gives, otherwise all
+// rows. If all exceed the bound of the reply, it returns an error that says, in one line,
+// how many rows there would be and what to ask for instead.
+func collect(ctx context.Context, c Config, q query, v view) ([]map[string]string, error) {
+	if name := q.cursor(); name != "" {
+		return collectCursor(ctx, c, name, v)
+	}
+	return collectAll(ctx, c.Store, c.bound(), v)
+}
+
+func collectAll(ctx context.Context, store Store, bound replyBound, v view) ([]map[string]string, error) {
 	var r reply
 	var bytes, full int64 // full is the EID of the first event that did not fit
 	err := store.Events(ctx, v.filter, func(e *kmodquery.Event) error {
 		rows := v.rows(e)
-		if bytes += sizeOf(rows); bytes > limit {
+		if bytes += bound.cost(rows); bytes > bound.bytes {
 			full = e.EID
 			return errFull
 		}
@@ -57,25 +115,15 @@ func collect(ctx context.Context, store Store, limit int64, v view) ([]map[strin
 		return nil
 	})
 	if errors.Is(err, errFull) {
-		return nil, r.tooLarge(ctx, store, limit, v, full)
+		return nil, r.tooLarge(ctx, store, bound, v, full)
 	}
 	return r.rows, err
-}
-
-// sizeOf returns the bytes of the cells.
-func sizeOf(rows []map[string]string) (bytes int64) {
-	for _, row := range rows {
-		for key, value := range row {
-			bytes += int64(len(key)) + int64(len(value)) + cellOverhead
-		}
-	}
-	return bytes
 }
 
 // tooLarge returns the error of a reply into which the event full did not fit. Its window
 // of time excludes every event that was not collected. Those are not always the oldest,
 // because the clock may have been set.
-func (r *reply) tooLarge(ctx context.Context, store Store, limit int64, v view, full int64) error {
+func (r *reply) tooLarge(ctx context.Context, store Store, bound replyBound, v view, full int64) error {
 	rest := kmodquery.Condition{Column: "eid", Op: kmodquery.LessOrEqual, Values: []any{full}}
 	filter := kmodquery.Filter{Conditions: append(slices.Clone(v.filter.Conditions), rest), Columns: v.countColumns}
 	total, latest := len(r.rows), int64(math.MinInt64)
@@ -94,7 +142,7 @@ func (r *reply) tooLarge(ctx context.Context, store Store, limit int64, v view, 
 			fit += event.rows
 		}
 	}
-	would := fmt.Sprintf("reply would be %d rows, more than %s", total, size(limit))
+	would := fmt.Sprintf("reply would be %d rows, more than %s", total, bound)
 	switch {
 	case fit > 0:
 		return fmt.Errorf("%s: the newest %d fit; ask for them with time >= %d, or select fewer columns", would, fit, latest+1)
@@ -106,19 +154,15 @@ func (r *reply) tooLarge(ctx context.Context, store Store, limit int64, v view, 
 	}
 }
 
-func size(bytes int64) string {
-	if bytes%(1<<20) == 0 {
-		return fmt.Sprintf("%d MiB", bytes>>20)
+// counted returns n rows without cells, for a query that only counts rows.
+func counted(c Config, n int64) ([]map[string]string, error) {
+	if bound := c.bound(); bound.isWorker && n > bound.bytes/workerRow {
+		return nil, fmt.Errorf("reply would be %d rows, more than %s: ask for a window of time", n, bound)
 	}
-	return fmt.Sprintf("%d bytes", bytes)
-}
-
-// empty returns n rows without cells, for a query that only counts rows.
-func empty(n int64) []map[string]string {
 	row := map[string]string{}
 	rows := make([]map[string]string, n)
 	for i := range rows {
 		rows[i] = row
 	}
-	return rows
+	return rows, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/osquery/osquery-go"
 	gen "github.com/osquery/osquery-go/gen/osquery"
@@ -40,10 +41,13 @@ func (r *recorder) Sync(ctx context.Context) error {
 
 func (r *recorder) Sensors(context.Context) []kmodquery.Sensor { return r.sensors }
 
+// storedTime is when the stores of these tests store their events, in Unix time.
+const storedTime = 1_700_000_000
+
 func openStore(t testing.TB) *sqlite.Store {
 	t.Helper()
 	leak.Check(t)
-	store, err := sqlite.Open(context.Background(), t.TempDir(), sqlite.Options{})
+	store, err := sqlite.Open(context.Background(), t.TempDir(), sqlite.Options{Now: func() time.Time { return time.Unix(storedTime, 0) }})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	return store
@@ -56,6 +60,7 @@ func testConfig(t testing.TB, events ...kmodquery.Event) Config {
 	store := openStore(t)
 	return Config{
 		Store:      store,
+		Cursors:    store,
 		Recorder:   &recorder{store: store, pending: events},
 		Signatures: []kmodquery.Signature{trc1017(t)},
 		Kernel:     "6.1.0-test",

@@ -2,6 +2,7 @@ package crossview
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,12 +42,8 @@ func (d *difference) isByViews() bool {
 // those whose events are still pending.
 func (c *Check) compare(shown []kmodquery.Module, taint int64) []difference {
 	var found []difference
-	there := map[string]bool{}
 	brought := int64(0) // taint of the modules
 	for _, m := range shown {
-		if m.Name != "" {
-			there[m.Name] = true
-		}
 		if m.Taints != nil {
 			brought |= *m.Taints
 		}
@@ -54,7 +51,7 @@ func (c *Check) compare(shown []kmodquery.Module, taint int64) []difference {
 			found = append(found, d)
 		}
 	}
-	found = nameMemory(append(found, c.compareLoaded(there)...))
+	found = nameMemory(append(found, c.compareLoaded(namesIn(shown))...))
 	if lack := (c.taint | brought) &^ taint &^ c.resetTaint; lack != 0 {
 		reason := "the kernel's taint lacks bits that it had"
 		if brought&lack != 0 {
@@ -67,7 +64,11 @@ func (c *Check) compare(shown []kmodquery.Module, taint int64) []difference {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.DeleteFunc(found, func(d difference) bool { return c.isPending(&d) })
+	maps.DeleteFunc(c.pending, func(_ string, emitted time.Time) bool { return time.Since(emitted) >= c.MaxDelay+pendingSlack })
+	return slices.DeleteFunc(found, func(d difference) bool {
+		_, isPending := c.pending[d.subject()]
+		return isPending
+	})
 }
 
 // compareShown compares the module state with a module that views show.
@@ -87,7 +88,10 @@ func (c *Check) compareShown(m kmodquery.Module) (d difference, differs bool) {
 	case c.checkedAt.IsZero():
 		return difference{event: kmodquery.EventModulePresent, module: m}, true
 	case c.complete != "":
-		reason := "it is in " + kmodquery.ViewModules + ", but " + c.complete + " did not report its load" + lostReason(lost-c.lost)
+		reason := "it is in " + kmodquery.ViewModules + ", but " + c.complete + " did not report its load"
+		if n := lost - c.lost; n > 0 {
+			reason += fmt.Sprintf("; %d records were lost meanwhile", n)
+		}
 		return difference{event: kmodquery.EventModuleUnwitnessed, module: m, reason: reason}, true
 	}
 	reason := "it is in " + c.list() + " but was not " + c.Period.String() + " ago"
@@ -95,13 +99,13 @@ func (c *Check) compareShown(m kmodquery.Module) (d difference, differs bool) {
 }
 
 // compareLoaded returns the loaded modules that no view shows.
-func (c *Check) compareLoaded(there map[string]bool) []difference {
+func (c *Check) compareLoaded(shown map[string]bool) []difference {
 	var found []difference
 	sources, lost := c.reliable()
 	_, since := c.Complete()
 	now := c.Stamp()
 	for name, known := range c.State.certain() {
-		if there[name] || known.isReported() {
+		if shown[name] || known.isReported() {
 			continue
 		}
 		m := kmodquery.Module{Name: name, LoadID: known.module.LoadID, Path: known.module.Path, Views: known.module.Views}
@@ -174,13 +178,6 @@ func hiddenReason(m *kmodquery.Module, isLoaded bool) string {
 		views = append(slices.Clone(views), kmodquery.ViewEvents)
 	}
 	return "it is not in " + kmodquery.ViewModules + ", but in " + strings.Join(views, ", ")
-}
-
-func lostReason(n int64) string {
-	if n <= 0 {
-		return ""
-	}
-	return fmt.Sprintf("; %d records were lost meanwhile", n)
 }
 
 func lostBy(list []CompleteSource) int64 {

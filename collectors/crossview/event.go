@@ -1,10 +1,10 @@
 package crossview
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,7 +24,10 @@ const pendingSlack = 10 * time.Second
 // emit emits a difference as an event.
 func (c *Check) emit(d difference) {
 	e := d.seen
-	e.Source, e.EventName, e.Reason = c.Source, c.nameOf(d.event), d.reason
+	e.Source, e.EventName, e.Reason = c.Source, d.event, d.reason
+	if c.Source == kmodquery.SourceShowloaded {
+		e.EventName = cmp.Or(kextEvents[d.event], d.event)
+	}
 	e.Count = new(int64(1))
 	e.Name, e.Size, e.Taints, e.Version, e.Srcversion = d.module.Name, d.module.Size, d.module.Taints, d.module.Version, d.module.Srcversion
 	e.TeamID, e.CDHash = d.module.TeamID, d.module.CDHash
@@ -60,7 +63,6 @@ func (c *Check) emit(d difference) {
 	if e.Missing != "" {
 		c.sensor.EnrichErrors++
 	}
-	maps.DeleteFunc(c.pending, func(_ string, emitted time.Time) bool { return time.Since(emitted) >= c.MaxDelay+pendingSlack })
 	c.pending[d.subject()] = time.Now()
 	c.mu.Unlock()
 	c.Emit(e)
@@ -99,13 +101,6 @@ func (c *Check) Added(e *kmodquery.Event) {
 	delete(c.pending, d.subject())
 }
 
-// isPending reports whether an event of a difference was emitted that State does
-// not hold yet. The caller holds mu.
-func (c *Check) isPending(d *difference) bool {
-	emitted, ok := c.pending[d.subject()]
-	return ok && time.Since(emitted) < c.MaxDelay+pendingSlack
-}
-
 // markUnreliable marks the sources that should have seen a load. If records were
 // lost meanwhile, the load was among them and no source is unreliable.
 func (c *Check) markUnreliable(name string) {
@@ -118,17 +113,10 @@ func (c *Check) markUnreliable(name string) {
 	}
 }
 
-// nameOf returns the platform's name of an event.
-func (c *Check) nameOf(event string) string {
-	if c.Source == kmodquery.SourceShowloaded {
-		switch event {
-		case kmodquery.EventModuleLoad:
-			return kmodquery.EventKextload
-		case kmodquery.EventModuleFree:
-			return kmodquery.EventKextunload
-		}
-	}
-	return event
+// kextEvents are the names that macOS has for events.
+var kextEvents = map[string]string{
+	kmodquery.EventModuleLoad: kmodquery.EventKextload,
+	kmodquery.EventModuleFree: kmodquery.EventKextunload,
 }
 
 func loadID(e *kmodquery.Event) string {

@@ -49,7 +49,6 @@ type State struct {
 
 	mu        sync.Mutex
 	entries   map[string]*entry // by name
-	unloaded  int               // entries that are not loaded
 	replaying bool              // stored events are being added, in any order: nothing is forgotten
 }
 
@@ -95,7 +94,7 @@ func (s *State) Add(events ...kmodquery.Event) {
 	for i := range events {
 		s.add(&events[i])
 	}
-	if s.unloaded > maxUnloaded && !s.replaying {
+	if len(s.entries) > maxUnloaded && !s.replaying {
 		s.forgetUnloaded()
 	}
 }
@@ -125,7 +124,7 @@ func (s *State) add(e *kmodquery.Event) {
 		return // a log may reach back further
 	}
 	if e.Name == "" {
-		return // events of nameless memory say nothing of a module
+		return // an event of nameless memory identifies no module
 	}
 	switch e.EventName {
 	case kmodquery.EventModuleLoad, kmodquery.EventModulePresent, kmodquery.EventModuleUnwitnessed:
@@ -168,14 +167,12 @@ func (s *State) of(name string) *entry {
 	if known == nil {
 		known = &entry{module: kmodquery.Module{Name: name, Views: []string{kmodquery.ViewEvents}}}
 		s.entries[name] = known
-		s.unloaded++
 	}
 	return known
 }
 
 func (s *State) setLoaded(e *kmodquery.Event, certain bool) {
 	known, now := s.of(e.Name), momentOf(e)
-	was := known.isLoaded()
 	if now.isAfter(known.loaded) {
 		known.loaded = now
 	}
@@ -183,10 +180,14 @@ func (s *State) setLoaded(e *kmodquery.Event, certain bool) {
 		known.certain = now
 	}
 	if now.isAfter(known.unloaded) {
-		known.describe(e, now, authorityOf(e, certain))
-	}
-	if !was && known.isLoaded() {
-		s.unloaded--
+		by := byGuess
+		switch {
+		case FromViews(e):
+			by = byView
+		case certain:
+			by = bySight
+		}
+		known.describe(e, now, by)
 	}
 }
 
@@ -208,30 +209,17 @@ func (known *entry) describe(e *kmodquery.Event, now moment, by authority) {
 	}
 }
 
-func authorityOf(e *kmodquery.Event, certain bool) authority {
-	switch {
-	case FromViews(e):
-		return byView
-	case certain:
-		return bySight
-	}
-	return byGuess
-}
-
 func (s *State) setUnloaded(e *kmodquery.Event) {
 	known := s.of(e.Name)
-	was := known.isLoaded()
 	if momentOf(e).isAfter(known.unloaded) {
 		known.unloaded = momentOf(e)
 	}
 	if !known.describedAt.isAfter(known.unloaded) {
 		known.module.LoadID, known.module.Path, known.module.FirstSeen = "", "", nil
 	}
-	if was && !known.isLoaded() {
-		s.unloaded++
-	}
 }
 
+// forgetUnloaded applies maxUnloaded.
 func (s *State) forgetUnloaded() {
 	var unloaded []int64
 	for _, known := range s.entries {
@@ -239,12 +227,14 @@ func (s *State) forgetUnloaded() {
 			unloaded = append(unloaded, known.unloaded.nanos)
 		}
 	}
+	if len(unloaded) <= maxUnloaded {
+		return
+	}
 	slices.Sort(unloaded)
 	limit := unloaded[len(unloaded)/2]
 	for name, known := range s.entries {
 		if !known.isLoaded() && known.unloaded.nanos <= limit {
 			delete(s.entries, name)
-			s.unloaded--
 		}
 	}
 }
@@ -318,7 +308,6 @@ func (s *State) dropUncertain(shown map[string]bool, seen moment) {
 	for name, known := range s.entries {
 		if known.isLoaded() && !known.isCertain() && !shown[name] && seen.isAfter(known.loaded) {
 			known.unloaded = seen
-			s.unloaded++
 		}
 	}
 }

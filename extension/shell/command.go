@@ -9,7 +9,7 @@ import (
 
 const help = `.exit            leave the shell
 .help            show this text
-.mode [FORMAT]   show or set the format: table, json, csv, line
+.mode [FORMAT]   show or set the format: ` + formatNames + `
 .quit            leave the shell
 .schema [TABLE]  show the columns of one table or of all
 .tables          list the tables

@@ -41,18 +41,12 @@ type editor struct {
 func newEditor(history string, fail func(error)) *editor {
 	e := &editor{State: liner.NewLiner(), history: history}
 	e.SetCtrlCAborts(true)
-	if history == "" {
-		return e
-	}
 	file, err := os.Open(history)
-	if errors.Is(err, os.ErrNotExist) {
-		return e
-	}
 	if err == nil {
 		defer file.Close()
 		_, err = e.ReadHistory(file)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		fail(fmt.Errorf("read history: %w", err))
 	}
 	return e
@@ -62,9 +56,6 @@ func newEditor(history string, fail func(error)) *editor {
 func (e *editor) close(fail func(error)) {
 	if err := e.Close(); err != nil {
 		fail(fmt.Errorf("restore terminal: %w", err))
-	}
-	if e.history == "" {
-		return
 	}
 	file, err := os.OpenFile(e.history, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err == nil {

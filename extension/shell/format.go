@@ -1,8 +1,8 @@
 package shell
 
 import (
+	"bytes"
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -31,21 +31,17 @@ const (
 	Line Format = "line"
 )
 
-var formats = []Format{Table, JSON, CSV, Line}
+const formatNames = "table, json, csv, line"
+
+var formats = map[Format]func(w *bytes.Buffer, columns []string) rowWriter{
+	Table: newTableWriter, JSON: newJSONWriter, CSV: newCSVWriter, Line: newLineWriter,
+}
 
 // ParseFormat returns the format of that name, or an error that lists the
 // names.
 func ParseFormat(name string) (Format, error) {
-	if f := Format(strings.ToLower(name)); slices.Contains(formats, f) {
+	if f := Format(strings.ToLower(name)); formats[f] != nil {
 		return f, nil
 	}
-	return "", fmt.Errorf("unknown format %q; choose one of %s", name, formatNames())
-}
-
-func formatNames() string {
-	names := make([]string, len(formats))
-	for i, f := range formats {
-		names[i] = string(f)
-	}
-	return strings.Join(names, ", ")
+	return "", fmt.Errorf("unknown format %q; choose one of %s", name, formatNames)
 }

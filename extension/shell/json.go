@@ -10,53 +10,42 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// jsonWriter writes one object per line, as osqueryi does.
-type jsonWriter struct {
-	w    *bytes.Buffer
-	keys []string // as JSON strings
-	rows int
-}
-
-func newJSONWriter(w *bytes.Buffer, columns []string) *jsonWriter {
-	j := &jsonWriter{w: w}
+// newJSONWriter writes one object per line, as osqueryi does.
+func newJSONWriter(w *bytes.Buffer, columns []string) rowWriter {
+	keys := make([]string, len(columns)) // as JSON strings
 	taken := map[string]bool{}
-	for _, column := range columns {
+	for i, column := range columns {
 		key := column
 		for n := 1; taken[key]; n++ {
 			key = fmt.Sprintf("%s:%d", column, n)
 		}
 		taken[key] = true
-		j.keys = append(j.keys, jsonString(key))
+		keys[i] = jsonString(key)
 	}
 	w.WriteString("[\n")
-	return j
-}
-
-func (j *jsonWriter) row(cells []cell) {
-	if j.rows > 0 {
-		j.w.WriteString(",\n")
-	}
-	j.rows++
-	j.w.WriteString("  {")
-	for i, c := range cells {
-		if i > 0 {
-			j.w.WriteString(",")
+	rows := 0
+	row := func(cells []cell) {
+		if rows > 0 {
+			w.WriteString(",\n")
 		}
-		j.w.WriteString(j.keys[i] + ":")
-		if c.null {
-			j.w.WriteString("null")
-		} else {
-			j.w.WriteString(jsonString(c.text))
+		rows++
+		separator := "  {"
+		for i, c := range cells {
+			value := "null"
+			if !c.null {
+				value = jsonString(c.text)
+			}
+			w.WriteString(separator + keys[i] + ":" + value)
+			separator = ","
 		}
+		w.WriteString("}")
 	}
-	j.w.WriteString("}")
-}
-
-func (j *jsonWriter) end() {
-	if j.rows > 0 {
-		j.w.WriteString("\n")
-	}
-	j.w.WriteString("]\n")
+	return rowWriter{row: row, end: func() {
+		if rows > 0 {
+			w.WriteString("\n")
+		}
+		w.WriteString("]\n")
+	}}
 }
 
 // jsonString returns a text as a JSON string. Unlike encoding/json, it escapes all

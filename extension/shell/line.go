@@ -9,34 +9,23 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-type lineWriter struct {
-	w     *bytes.Buffer
-	names []string // padded to one width
-	rows  int
-}
-
-func newLineWriter(w *bytes.Buffer, columns []string) *lineWriter {
-	l := &lineWriter{w: w}
+func newLineWriter(w *bytes.Buffer, columns []string) rowWriter {
+	names := make([]string, len(columns)) // padded to one width
 	width := 0
-	for _, column := range columns {
-		name := kmodquery.Printable(column)
-		l.names = append(l.names, name)
-		width = max(width, runewidth.StringWidth(name))
+	for i, column := range columns {
+		names[i] = kmodquery.Printable(column)
+		width = max(width, runewidth.StringWidth(names[i]))
 	}
-	for i, name := range l.names {
-		l.names[i] = strings.Repeat(" ", width-runewidth.StringWidth(name)) + name
+	for i, name := range names {
+		names[i] = strings.Repeat(" ", width-runewidth.StringWidth(name)) + name
 	}
-	return l
+	separator := ""
+	row := func(cells []cell) {
+		w.WriteString(separator)
+		separator = "\n"
+		for i, c := range cells {
+			w.WriteString(names[i] + " = " + kmodquery.Printable(c.text) + "\n")
+		}
+	}
+	return rowWriter{row: row, end: func() {}}
 }
-
-func (l *lineWriter) row(cells []cell) {
-	if l.rows > 0 {
-		l.w.WriteString("\n")
-	}
-	l.rows++
-	for i, c := range cells {
-		l.w.WriteString(l.names[i] + " = " + kmodquery.Printable(c.text) + "\n")
-	}
-}
-
-func (l *lineWriter) end() {}

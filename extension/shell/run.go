@@ -2,6 +2,7 @@ package shell
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -29,7 +30,7 @@ type Options struct {
 	// Format is the first format; empty is Table.
 	Format Format
 	// HistoryFile stores the lines that were typed interactively. Only its owner can
-	// read it. If it is empty, no history is stored.
+	// read it. An interactive shell needs it.
 	HistoryFile string
 }
 
@@ -49,10 +50,7 @@ func Run(ctx context.Context, db *sql.DB, o Options) error {
 		return fmt.Errorf("open connection: %w", err)
 	}
 	defer conn.Close()
-	if o.Format == "" {
-		o.Format = Table
-	}
-	s := &session{conn: conn, out: o.Out, err: o.Err, format: o.Format}
+	s := &session{conn: conn, out: o.Out, err: o.Err, format: cmp.Or(o.Format, Table)}
 	if !interactive(o) {
 		s.lines = &stream{reader: bufio.NewReader(o.In)}
 		return s.run(ctx)
@@ -102,6 +100,5 @@ func execute(ctx context.Context, conn *sql.Conn, w io.Writer, f Format, stateme
 		return err
 	}
 	defer rows.Close()
-	_, err = write(w, f, rows)
-	return err
+	return write(w, f, rows)
 }

@@ -2,16 +2,20 @@ package shell
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"strings"
 
 	"github.com/kmodquery/kmodquery"
 )
 
-// relations lists tables and views. Virtual tables are in the temp schema.
+// relations lists tables and views with their CREATE statements. Virtual tables are in
+// the temp schema. The statement of a virtual table does not name its columns, so a CREATE
+// TABLE statement replaces it.
 const relations = `
-SELECT name, sql FROM (SELECT type, name, sql FROM temp.sqlite_master UNION ALL SELECT type, name, sql FROM main.sqlite_master)
+SELECT name, iif(sql NOT LIKE 'CREATE VIRTUAL TABLE%', sql, 'CREATE TABLE ' || name || '(' || char(10) ||
+	(SELECT group_concat('  ' || name || ' ' || type || iif(hidden, ' HIDDEN', ''), ',' || char(10) ORDER BY cid)
+		FROM pragma_table_xinfo(r.name)) || char(10) || ')') AS sql
+FROM (SELECT type, name, sql FROM temp.sqlite_master UNION ALL SELECT type, name, sql FROM main.sqlite_master) AS r
 WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\_%' ESCAPE '\' ORDER BY name`
 
 type relation struct {
@@ -59,14 +63,11 @@ func showSchema(ctx context.Context, s *session, words []string) error {
 			continue
 		}
 		found = true
-		text := kmodquery.Printable(r.sql)
-		// The statement that created a virtual table does not name its columns.
-		if strings.HasPrefix(r.sql, "CREATE VIRTUAL TABLE") {
-			if text, err = declaration(ctx, s.conn, r.name); err != nil {
-				return err
-			}
+		lines := strings.Split(r.sql, "\n")
+		for i, line := range lines {
+			lines[i] = kmodquery.Printable(line)
 		}
-		if _, err := fmt.Fprintln(s.out, text+";"); err != nil {
+		if _, err := fmt.Fprintln(s.out, strings.Join(lines, "\n")+";"); err != nil {
 			return err
 		}
 	}
@@ -74,30 +75,4 @@ func showSchema(ctx context.Context, s *session, words []string) error {
 		return fmt.Errorf("no such table: %s; .tables lists them", words[0])
 	}
 	return nil
-}
-
-// declaration returns a CREATE TABLE statement with a table's columns.
-func declaration(ctx context.Context, conn *sql.Conn, table string) (string, error) {
-	rows, err := conn.QueryContext(ctx, "SELECT name, type, hidden FROM pragma_table_xinfo(?) ORDER BY cid", table)
-	if err != nil {
-		return "", fmt.Errorf("read columns of %s: %w", table, err)
-	}
-	defer rows.Close()
-	var columns []string
-	for rows.Next() {
-		var name, kind string
-		var hidden bool
-		if err := rows.Scan(&name, &kind, &hidden); err != nil {
-			return "", fmt.Errorf("read columns of %s: %w", table, err)
-		}
-		column := "  " + kmodquery.Printable(name) + " " + kmodquery.Printable(kind)
-		if hidden {
-			column += " HIDDEN"
-		}
-		columns = append(columns, column)
-	}
-	if err := rows.Err(); err != nil {
-		return "", fmt.Errorf("read columns of %s: %w", table, err)
-	}
-	return fmt.Sprintf("CREATE TABLE %s(\n%s\n)", kmodquery.Printable(table), strings.Join(columns, ",\n")), nil
 }

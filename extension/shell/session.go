@@ -70,18 +70,16 @@ func (s *session) prompt(ctx context.Context, within bool) (string, error) {
 	if within {
 		prompt = promptNext
 	}
-	type answer struct {
-		line string
-		err  error
-	}
-	answers := make(chan answer, 1)
+	var line string
+	var err error
+	done := make(chan struct{})
 	go func() {
-		line, err := s.lines.Prompt(prompt)
-		answers <- answer{line, err}
+		defer close(done)
+		line, err = s.lines.Prompt(prompt)
 	}()
 	select {
-	case a := <-answers:
-		return a.line, a.err
+	case <-done:
+		return line, err
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}

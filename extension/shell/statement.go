@@ -7,12 +7,10 @@ import "strings"
 type splitter struct {
 	text    strings.Builder
 	meaning bool // the text since the last cut has more than space and comments
-	inside  inside
+	// inside is the quote or comment that is open at the end of the text: 0 for none,
+	// the closing quote, '-' for a line comment and '*' for a block comment.
+	inside byte
 }
-
-// inside is the quote or comment that is open at the end of the text: 0 for none, the
-// closing quote, '-' for a line comment and '*' for a block comment.
-type inside byte
 
 // feed adds one line, without its end, and returns the statements that it completes,
 // without their semicolons. It omits statements that consist of comments.
@@ -36,7 +34,7 @@ func (s *splitter) feed(line string) []string {
 			}
 		case s.inside != 0:
 			// The second quote of a doubled one opens the string again.
-			if c == byte(s.inside) {
+			if c == s.inside {
 				s.inside = 0
 			}
 		case pair == "--":
@@ -54,7 +52,7 @@ func (s *splitter) feed(line string) []string {
 		default:
 			switch c {
 			case '\'', '"', '`':
-				s.inside = inside(c)
+				s.inside = c
 			case '[':
 				s.inside = ']'
 			}

@@ -16,28 +16,37 @@ type cell struct {
 	null bool
 }
 
-// A rowWriter writes one result into a buffer.
-type rowWriter interface {
-	row(cells []cell)
-	end()
+// textCells returns texts as cells.
+func textCells(texts []string) []cell {
+	cells := make([]cell, len(texts))
+	for i, text := range texts {
+		cells[i].text = text
+	}
+	return cells
 }
 
-// flushSize is how many bytes Write collects before it writes them.
+// A rowWriter writes the rows of one result into a buffer.
+type rowWriter struct {
+	row func(cells []cell)
+	end func() // called after the last row
+}
+
+// flushSize is how many bytes write collects before it writes them.
 const flushSize = 64 << 10
 
-// write reads all rows, writes them to w in format f and returns their number. The caller
-// closes rows. If rows have no columns, Write writes nothing. After an error, w may have
+// write reads all rows and writes them to w in format f. The caller closes rows. If rows
+// have no columns, write writes nothing. After an error, w may have
 // received the rows before it. A JSON array is then left open, so that a reader of the
 // output detects that it is incomplete.
-func write(w io.Writer, f Format, rows *sql.Rows) (n int, err error) {
+func write(w io.Writer, f Format, rows *sql.Rows) error {
 	columns, err := rows.Columns()
 	if err != nil {
-		return 0, fmt.Errorf("read column names: %w", err)
+		return fmt.Errorf("read column names: %w", err)
 	}
 	var buffer bytes.Buffer
 	out, err := newRowWriter(&buffer, f, columns)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	flush := func() error {
 		if _, err := buffer.WriteTo(w); err != nil {
@@ -52,47 +61,34 @@ func write(w io.Writer, f Format, rows *sql.Rows) (n int, err error) {
 	}
 	for rows.Next() {
 		if err := rows.Scan(pointers...); err != nil {
-			return n, errors.Join(fmt.Errorf("read row: %w", err), flush())
+			return errors.Join(fmt.Errorf("read row: %w", err), flush())
 		}
 		for i, value := range values {
 			cells[i] = newCell(value)
 		}
 		out.row(cells)
-		n++
 		if buffer.Len() >= flushSize {
 			if err := flush(); err != nil {
-				return n, err
+				return err
 			}
 		}
 	}
 	if err := rows.Err(); err != nil {
-		return n, errors.Join(err, flush())
+		return errors.Join(err, flush())
 	}
 	out.end()
-	return n, flush()
+	return flush()
 }
 
 func newRowWriter(w *bytes.Buffer, f Format, columns []string) (rowWriter, error) {
 	if len(columns) == 0 {
-		return noColumns{}, nil
+		return rowWriter{row: func([]cell) {}, end: func() {}}, nil
 	}
-	switch f {
-	case Table:
-		return newTableWriter(w, columns), nil
-	case JSON:
-		return newJSONWriter(w, columns), nil
-	case CSV:
-		return newCSVWriter(w, columns), nil
-	case Line:
-		return newLineWriter(w, columns), nil
+	if formats[f] == nil {
+		return rowWriter{}, fmt.Errorf("unknown format %q; choose one of %s", string(f), formatNames)
 	}
-	return nil, fmt.Errorf("unknown format %q; choose one of %s", string(f), formatNames())
+	return formats[f](w, columns), nil
 }
-
-type noColumns struct{}
-
-func (noColumns) row([]cell) {}
-func (noColumns) end()       {}
 
 // newCell returns a value as SQLite prints it: a REAL has at most 15 digits, and always a
 // form that no INTEGER has.

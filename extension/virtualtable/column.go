@@ -87,32 +87,27 @@ func readColumns(ctx context.Context, plugin Plugin) ([]column, error) {
 
 // declaration returns the CREATE TABLE statement that declares the columns to SQLite.
 func declaration(table string, columns []column) string {
-	var b strings.Builder
-	var keys, all []string
+	var parts, keys, all []string
 	indexed := false
-	fmt.Fprintf(&b, "CREATE TABLE %s(", quote(table))
-	for i, c := range columns {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		b.WriteString(quote(c.name) + " " + string(c.kind))
+	for _, c := range columns {
+		name := quote(c.name)
+		part := name + " " + string(c.kind)
 		if c.declared&optionHidden != 0 {
-			b.WriteString(" HIDDEN")
+			part += " HIDDEN"
 		}
-		all = append(all, quote(c.name))
+		parts, all = append(parts, part), append(all, name)
 		if c.declared&(optionIndex|optionAdditional) != 0 {
-			keys = append(keys, quote(c.name))
+			keys = append(keys, name)
 		}
 		indexed = indexed || c.declared&optionIndex != 0
 	}
-	if len(keys) > 0 {
-		if !indexed {
-			// An additional column decides which rows are generated. Alone it does
-			// not identify them.
-			keys = all
-		}
-		fmt.Fprintf(&b, ", PRIMARY KEY (%s)", strings.Join(keys, ", "))
+	if len(keys) > 0 && !indexed {
+		// An additional column decides which rows are generated. Alone it does not
+		// identify them.
+		keys = all
 	}
-	b.WriteString(")")
-	return b.String()
+	if len(keys) > 0 {
+		parts = append(parts, fmt.Sprintf("PRIMARY KEY (%s)", strings.Join(keys, ", ")))
+	}
+	return fmt.Sprintf("CREATE TABLE %s(%s)", quote(table), strings.Join(parts, ", "))
 }

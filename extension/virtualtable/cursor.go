@@ -22,7 +22,7 @@ func (c *cursor) Filter(_ int, index string, values []vtab.Value) error {
 	if err := json.Unmarshal([]byte(index), &p); err != nil {
 		return fmt.Errorf("decode plan: %w", err)
 	}
-	if c.table.usesRequired(math.MaxUint64) && !c.table.hasRequired(p.Terms) {
+	if c.table.lacksRequired(p.Terms, math.MaxUint64) {
 		return fmt.Errorf("table %s was queried without a required column in the WHERE clause", c.table.plugin.Name())
 	}
 	request, err := generateRequest(c.table.columns, p, values)

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/osquery/osquery-go/gen/osquery"
 	"modernc.org/sqlite"
@@ -31,14 +32,14 @@ type Plugin interface {
 //
 // The caller closes the database. The SQLite driver keeps the plugins reachable until the
 // process ends, so a long-lived process must not open many databases.
-func Open(ctx context.Context, plugins ...Plugin) (*sql.DB, error) {
-	c := &connector{driver: new(sqlite.Driver), sessions: make(map[string]*session)}
+func Open[P Plugin](ctx context.Context, plugins ...P) (*sql.DB, error) {
+	c := &connector{driver: new(sqlite.Driver)}
 	for _, plugin := range plugins {
 		columns, err := readColumns(ctx, plugin)
 		if err != nil {
 			return nil, err
 		}
-		m := &module{plugin: plugin, columns: columns, session: c.session}
+		m := &module{plugin: plugin, columns: columns, sessions: &c.sessions}
 		if err := c.driver.RegisterModule(plugin.Name(), m); err != nil {
 			return nil, fmt.Errorf("register table %s: %w", plugin.Name(), err)
 		}
@@ -55,12 +56,10 @@ func Open(ctx context.Context, plugins ...Plugin) (*sql.DB, error) {
 // connector opens the connections of one database. Each connector has its own driver, so
 // that databases can have tables of the same name.
 type connector struct {
-	driver *sqlite.Driver
-	tables []string
-
-	mu       sync.Mutex
-	opened   int
-	sessions map[string]*session
+	driver   *sqlite.Driver
+	tables   []string
+	opened   atomic.Int64
+	sessions sync.Map // *session by its number as text
 }
 
 func (c *connector) Driver() driver.Driver { return c.driver }
@@ -70,12 +69,14 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open in-memory database: %w", err)
 	}
-	id, s := c.newSession(ctx)
-	cn := &conn{sqliteConn: opened.(sqliteConn), session: s, forget: func() { c.forget(id) }}
+	id, s := strconv.FormatInt(c.opened.Add(1), 10), &session{ctx: ctx}
+	c.sessions.Store(id, s)
+	forget := func() { c.sessions.Delete(id) }
+	cn := &conn{sqliteConn: opened.(sqliteConn), session: s, forget: forget}
 	for _, table := range c.tables {
 		// osquery attaches its tables to the temp schema as well.
 		create := fmt.Sprintf("CREATE VIRTUAL TABLE temp.%s USING %[1]s(%s)", quote(table), id)
-		if _, err := cn.ExecContext(ctx, create, nil); err != nil {
+		if _, err := opened.(driver.ExecerContext).ExecContext(ctx, create, nil); err != nil {
 			cn.Close()
 			return nil, fmt.Errorf("attach table %s: %w", table, err)
 		}
@@ -85,27 +86,6 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, fmt.Errorf("set authorizer: %w", err)
 	}
 	return cn, nil
-}
-
-func (c *connector) newSession(ctx context.Context) (id string, s *session) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.opened++
-	id, s = strconv.Itoa(c.opened), &session{ctx: ctx}
-	c.sessions[id] = s
-	return id, s
-}
-
-func (c *connector) session(id string) *session {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.sessions[id]
-}
-
-func (c *connector) forget(id string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.sessions, id)
 }
 
 // quote returns a name as an SQL identifier.

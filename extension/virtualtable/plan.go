@@ -3,6 +3,7 @@ package virtualtable
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"modernc.org/sqlite/vtab"
 )
@@ -32,7 +33,7 @@ var operators = map[vtab.ConstraintOp]int{
 const (
 	costScan       = 1e6 // no constraint that the plugin can use, or a required one is missing
 	costConstraint = 1   // at least one constraint is passed to the plugin
-	costUnordered  = 10  // added for each comparison of text by order
+	costUnordered  = 10  // added for each constraint <, <=, > or >= on a text column
 )
 
 // A plan lists the constraints and columns that one way of reading the table passes to
@@ -75,7 +76,7 @@ func (t *table) BestIndex(info *vtab.IndexInfo) error {
 		c.ArgIndex = len(p.Terms)
 		p.Terms = append(p.Terms, term{Column: c.Column, Op: op})
 	}
-	if t.usesRequired(p.Used) && !t.hasRequired(p.Terms) {
+	if t.lacksRequired(p.Terms, p.Used) {
 		cost = costScan
 	}
 	encoded, err := json.Marshal(p)
@@ -99,22 +100,18 @@ func used(mask uint64, i int) bool {
 	return mask&(1<<min(i, 63)) != 0
 }
 
-func (t *table) usesRequired(mask uint64) bool {
+// lacksRequired reports whether a statement reads required columns and constrains none of
+// them. osquery requires a constraint on one of them, not on all.
+func (t *table) lacksRequired(terms []term, mask uint64) bool {
+	lacks := false
 	for i, c := range t.columns {
-		if c.effective()&optionRequired != 0 && used(mask, i) {
-			return true
+		if c.effective()&optionRequired == 0 {
+			continue
 		}
-	}
-	return false
-}
-
-// hasRequired reports whether a required column is constrained. osquery requires one of
-// them, not all.
-func (t *table) hasRequired(terms []term) bool {
-	for _, term := range terms {
-		if t.columns[term.Column].effective()&optionRequired != 0 {
-			return true
+		if slices.ContainsFunc(terms, func(term term) bool { return term.Column == i }) {
+			return false
 		}
+		lacks = lacks || used(mask, i)
 	}
-	return false
+	return lacks
 }

@@ -16,14 +16,13 @@ type session struct {
 }
 
 // sqliteConn has the methods of the SQLite driver's connections that database/sql or this
-// package call.
+// package call. It has no ExecContext and no QueryContext, so that database/sql prepares
+// each statement.
 type sqliteConn interface {
 	driver.Conn
 	driver.ConnBeginTx
 	driver.ConnPrepareContext
-	driver.ExecerContext
 	driver.Pinger
-	driver.QueryerContext
 	driver.SessionResetter
 	driver.Validator
 	sqlite.AuthorizerRegisterer
@@ -38,16 +37,6 @@ type conn struct {
 func (c *conn) Close() error {
 	defer c.forget()
 	return c.sqliteConn.Close()
-}
-
-func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	c.session.ctx = ctx
-	return c.sqliteConn.ExecContext(ctx, query, args)
-}
-
-func (c *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	c.session.ctx = ctx
-	return c.sqliteConn.QueryContext(ctx, query, args)
 }
 
 func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/osquery/osquery-go/gen/osquery"
 	"modernc.org/sqlite/vtab"
@@ -11,29 +12,26 @@ import (
 
 // module creates the table of one plugin on each connection.
 type module struct {
-	plugin  Plugin
-	columns []column
-	session func(id string) *session
+	plugin   Plugin
+	columns  []column
+	sessions *sync.Map // of the connector
 }
 
 func (m *module) Create(ctx vtab.Context, args []string) (vtab.Table, error) {
 	return m.Connect(ctx, args)
 }
 
-// Connect expects the session's number as the last of four arguments, after the names of
-// module, schema and table.
+// Connect gets the names of module, schema and table, and the number of the session. Only
+// the connector calls it with these: the authorizer refuses other CREATE VIRTUAL TABLE.
 func (m *module) Connect(ctx vtab.Context, args []string) (vtab.Table, error) {
-	if len(args) != 4 {
-		return nil, fmt.Errorf("connect table %s: the module has no session argument", m.plugin.Name())
-	}
-	s := m.session(args[3])
-	if s == nil {
-		return nil, fmt.Errorf("connect table %s: no session %s", m.plugin.Name(), args[3])
+	s, ok := m.sessions.Load(args[len(args)-1])
+	if !ok {
+		return nil, fmt.Errorf("connect table %s: no session in %q", m.plugin.Name(), args)
 	}
 	if err := ctx.Declare(declaration(m.plugin.Name(), m.columns)); err != nil {
 		return nil, fmt.Errorf("declare columns: %w", err)
 	}
-	return &table{module: m, session: s}, nil
+	return &table{module: m, session: s.(*session)}, nil
 }
 
 // table is the table of one plugin on one connection.

@@ -8,25 +8,43 @@ import (
 	"io"
 )
 
+// ReadLine returns the next line without its line feed, and the size of the line in bytes,
+// with it. A line that does not fit into the reader's buffer is cut to the buffer's size.
+// The line is valid until the next read. err is nil only if the line ends in a line feed.
+func ReadLine(r *bufio.Reader) (line []byte, size int, err error) {
+	line, err = r.ReadSlice('\n')
+	size = len(line)
+	if errors.Is(err, bufio.ErrBufferFull) {
+		line = bytes.Clone(line)
+		for errors.Is(err, bufio.ErrBufferFull) {
+			var rest []byte
+			rest, err = r.ReadSlice('\n')
+			size += len(rest)
+		}
+		return line, size, err
+	}
+	return bytes.TrimSuffix(line, []byte{'\n'}), size, err
+}
+
 // Lines sends each line without its line feed to the channel, until the reader or ctx
 // ends. It skips lines of more than limit bytes and calls skipped for each. It returns
 // whether the output ends without a line feed; the incomplete line is not sent.
 func Lines(ctx context.Context, from io.Reader, limit int, to chan<- []byte, skipped func()) (isHalf bool) {
 	lines := bufio.NewReaderSize(from, limit+1)
 	for {
-		text, err := lines.ReadSlice('\n')
-		switch {
-		case errors.Is(err, bufio.ErrBufferFull):
-			for errors.Is(err, bufio.ErrBufferFull) {
-				_, err = lines.ReadSlice('\n')
-			}
+		line, _, err := ReadLine(lines)
+		isLong := len(line) > limit
+		if isLong {
 			skipped()
+		}
+		if err != nil {
+			return len(line) > 0 && !isLong
+		}
+		if isLong {
 			continue
-		case err != nil:
-			return len(text) > 0
 		}
 		select {
-		case to <- bytes.Clone(text[:len(text)-1]):
+		case to <- bytes.Clone(line):
 		case <-ctx.Done():
 			return false
 		}

@@ -41,7 +41,7 @@ func TestLines(t *testing.T) {
 		{fits + "\n" + long + "\n" + fits + "\n", []string{fits, fits}, 1, false},
 		{long + long + long + "\nc\n", []string{"c"}, 1, false},
 		{long + "\n" + long + "\n", nil, 2, false},
-		{long, nil, 1, false}, // told of already
+		{long, nil, 1, false}, // reported already
 	} {
 		for _, from := range []io.Reader{strings.NewReader(test.text), iotest.OneByteReader(strings.NewReader(test.text)), iotest.DataErrReader(strings.NewReader(test.text))} {
 			lines, skipped, isHalf := linesOf(t, from, limit)
@@ -52,7 +52,7 @@ func TestLines(t *testing.T) {
 	}
 }
 
-// Whoever takes no lines any more ends it by ctx.
+// A caller that takes no more lines ends Lines by ctx.
 func TestLinesThatNobodyTakes(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan bool)

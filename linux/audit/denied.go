@@ -19,16 +19,21 @@ const maxDeniedKinds = 256
 // one event.
 const foldFor = time.Minute
 
+// Users of denied calls without a user: none is known, or there are several.
+const (
+	noUser       = -1
+	severalUsers = -2
+)
+
 // denials fold the calls that the kernel refused before it read a byte of the module:
 // any user can make as many as they like. The first call of each kind becomes an event
 // that counts the others. The zero value is ready for use. The methods must not be
 // called concurrently.
 type denials struct {
-	rows   []kmodquery.Event  // the first call of each kind
-	kinds  map[deniedKind]int // indexes of rows
-	others map[string]int     // indexes of rows for further kinds, by system call
-	first  eventRef           // the oldest call in rows
-	due    time.Time          // of the next report
+	rows  []kmodquery.Event  // the first call of each kind
+	kinds map[deniedKind]int // indexes of rows
+	last  eventRef           // the last call that was counted
+	due   time.Time          // of the next report; zero if nothing was counted
 }
 
 // A deniedKind identifies the calls that are counted together.
@@ -37,31 +42,25 @@ type deniedKind struct {
 	uid        int64
 }
 
-// add counts a denied call.
+// add counts a denied call. Calls are added in the order in which they begin.
 func (d *denials) add(e kmodquery.Event, ref eventRef, now time.Time) {
 	if len(d.rows) == 0 {
-		d.kinds, d.others = map[deniedKind]int{}, map[string]int{}
-		d.first, d.due = ref, now.Add(foldFor)
+		d.kinds, d.due = map[deniedKind]int{}, now.Add(foldFor)
 	}
-	kind := deniedKind{call: e.EventName, path: e.ProcessPath, uid: -1}
+	d.last = ref
+	kind := deniedKind{call: e.EventName, path: e.ProcessPath, uid: noUser}
 	if e.UID != nil {
 		kind.uid = *e.UID
+	}
+	if _, ok := d.kinds[kind]; !ok && len(d.kinds) >= maxDeniedKinds {
+		kind, e = deniedKind{call: e.EventName, uid: severalUsers}, anonymous(e)
 	}
 	if at, ok := d.kinds[kind]; ok {
 		*d.rows[at].Count++
 		return
 	}
-	if len(d.kinds) < maxDeniedKinds {
-		d.kinds[kind] = len(d.rows)
-		d.rows = append(d.rows, e)
-		return
-	}
-	if at, ok := d.others[e.EventName]; ok {
-		*d.rows[at].Count++
-		return
-	}
-	d.others[e.EventName] = len(d.rows)
-	d.rows = append(d.rows, anonymous(e))
+	d.kinds[kind] = len(d.rows)
+	d.rows = append(d.rows, e)
 }
 
 // anonymous returns a denied call without the fields that differ between the calls of
@@ -87,10 +86,4 @@ func (d *denials) report(position string, emit func(kmodquery.Delivery)) {
 		emit(delivery)
 	}
 	*d = denials{}
-}
-
-// oldest returns the oldest call that was not reported, and when the next report is
-// due. ok is false if there is no such call.
-func (d *denials) oldest() (first eventRef, due time.Time, ok bool) {
-	return d.first, d.due, len(d.rows) > 0
 }

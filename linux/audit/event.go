@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -213,12 +214,8 @@ func setPath(e *kmodquery.Event, from *record.Event) {
 }
 
 func isModulePath(path string) bool {
-	for _, suffix := range []string{".ko", ".ko.xz", ".ko.zst", ".ko.gz"} {
-		if strings.HasSuffix(path, suffix) {
-			return true
-		}
-	}
-	return false
+	suffixes := []string{".ko", ".ko.xz", ".ko.zst", ".ko.gz"}
+	return slices.ContainsFunc(suffixes, func(suffix string) bool { return strings.HasSuffix(path, suffix) })
 }
 
 // cmdline returns the process's arguments, separated by blanks.

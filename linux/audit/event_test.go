@@ -52,7 +52,7 @@ func eventOf(t *testing.T, text string) kmodquery.Event {
 	for line := range strings.Lines(text) {
 		r, err := record.ParseLine(strings.TrimSuffix(line, "\n"))
 		require.NoError(t, err)
-		a.Add(r, record.Place{}, time.Unix(0, 0))
+		a.Add(r, 0, time.Unix(0, 0))
 	}
 	a.Flush()
 	require.Len(t, events, 1)

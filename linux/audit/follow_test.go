@@ -146,7 +146,8 @@ func (m *memoryStore) get() ([]string, int64) {
 // followLog runs the source on a log, without the right to read from the kernel.
 func followLog(t testing.TB, path string, store *memoryStore) (source *Source, stop func()) {
 	t.Helper()
-	source = New(Options{Log: path, Position: func(context.Context) (string, error) { return store.position, nil }})
+	source = New(func(context.Context) (string, error) { return store.position, nil })
+	source.log = path
 	source.open = func() (kernelConn, error) { return nil, forbidden(unix.EPERM) }
 	return source, startSource(t, source, store)
 }
@@ -218,7 +219,8 @@ func TestLogIsFollowed(t *testing.T) {
 }
 
 func TestRunFailsWithoutALog(t *testing.T) {
-	source := New(Options{Log: filepath.Join(t.TempDir(), "audit.log")})
+	source := New(nil)
+	source.log = filepath.Join(t.TempDir(), "audit.log")
 	source.open = func() (kernelConn, error) { return nil, forbidden(unix.EPERM) }
 	err := source.Run(t.Context(), func() { t.Error("ready") }, func(kmodquery.Delivery) {})
 	require.ErrorContains(t, err, "CAP_AUDIT_READ")
@@ -226,7 +228,7 @@ func TestRunFailsWithoutALog(t *testing.T) {
 	require.NotErrorIs(t, err, kmodquery.ErrNotSupported)
 	require.NotContains(t, source.Sensor().Reason, "\n")
 
-	require.NoError(t, unix.Mkfifo(source.options.Log, 0o600))
+	require.NoError(t, unix.Mkfifo(source.log, 0o600))
 	require.ErrorContains(t, source.Run(t.Context(), func() { t.Error("ready") }, func(kmodquery.Delivery) {}), "nor can")
 }
 
@@ -251,7 +253,8 @@ func TestLogOfAnEarlierBootIsSkipped(t *testing.T) {
 func TestLogBackfillStartsAtItsBound(t *testing.T) {
 	w, store := newLogWriter(t), &memoryStore{}
 	w.event(insmodLines)
-	source := New(Options{Log: w.path})
+	source := New(nil)
+	source.log = w.path
 	source.open = func() (kernelConn, error) { return nil, forbidden(unix.EPERM) }
 	time.Sleep(2 * time.Millisecond)
 	source.Backfill(time.Now())
@@ -316,6 +319,35 @@ func TestRotationsLoseAndRepeatNothing(t *testing.T) {
 			require.Equal(t, upTo(w.serial), names, "after a restart")
 		})
 	}
+}
+
+// The log is rotated at any moment of a read.
+func TestRotationsWhileTheLogIsRead(t *testing.T) {
+	w, store := newLogWriter(t), &memoryStore{}
+	source, stop := followLog(t, w.path, store)
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		for range rotations / 2 {
+			for range 10 {
+				w.event(insmodLines)
+			}
+			w.rotate()
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	for isOver := false; !isOver; {
+		select {
+		case <-written:
+			isOver = true
+		default:
+		}
+		require.NoError(t, source.Sync(t.Context()))
+	}
+	stop()
+	names, _ := store.get()
+	require.Equal(t, upTo(w.serial), names)
+	require.Zero(t, source.Sensor().Lost)
 }
 
 func TestTruncationCountsAsLoss(t *testing.T) {
@@ -413,7 +445,7 @@ func TestLostPositionCountsAsLoss(t *testing.T) {
 	names, _ := store.get()
 	require.Equal(t, upTo(2), names)
 
-	for _, position := range []string{"", "nonsense", "2 1 1 1 1 1 1 1", "1 0 0 -1 0 0 0 0", "1 0 0 0 0 0 99 0", store.position + "0"} {
+	for _, position := range []string{"", "nonsense", "3 1 1 1", "2 -1 0 0", "2 99999999 1 1", "1 0 0 -1 0 0 0 0", "1 0 0 0 0 0 99 0", store.position + "0"} {
 		again := &memoryStore{position: position}
 		_, stop := followLog(t, w.path, again)
 		stop()
@@ -491,9 +523,25 @@ func TestLogFilesAreOrderedByAge(t *testing.T) {
 	require.Error(t, err)
 }
 
+func TestPositionOfVersion1IsContinued(t *testing.T) {
+	w, store := newLogWriter(t), &memoryStore{}
+	w.event(insmodLines)
+	_, stop := followLog(t, w.path, store)
+	stop()
+	last, ok := parsePosition(store.position)
+	require.True(t, ok)
+	store.position = fmt.Sprintf("1 7 8 %d %d %d 0 999", last.start, last.id.Millis, last.id.Serial)
+	w.event(insmodLines)
+	source, stop := followLog(t, w.path, store)
+	stop()
+	names, _ := store.get()
+	require.Equal(t, upTo(2), names)
+	require.Zero(t, source.Sensor().Lost)
+}
+
 func FuzzPosition(f *testing.F) {
 	f.Add("1 2049 131 4096 1795529435180 2 0 8192")
-	f.Add("1 2049 131 4096 1795529435180 2 1 0")
+	f.Add("2 4096 1795529435180 2")
 	f.Add("")
 	f.Fuzz(func(t *testing.T, text string) {
 		p, ok := parsePosition(text)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/elastic/go-libaudit/v2/auparse"
@@ -42,7 +43,7 @@ func (s *Source) listen(ctx context.Context, ready func(), emit func(kmodquery.D
 	if err != nil {
 		return err
 	}
-	setup := newSetup(kernel, isOnAtBoot())
+	setup := &setup{kernel: kernel, keepsRecords: isOnAtBoot()}
 	if err := setup.start(); err != nil {
 		return errors.Join(err, setup.stop())
 	}
@@ -50,7 +51,7 @@ func (s *Source) listen(ctx context.Context, ready func(), emit func(kmodquery.D
 
 	l := &listener{
 		source: s, kernel: kernel, setup: setup, intake: intake, check: time.Now().Add(checkInterval),
-		ended: make(chan struct{}), sync: s.health.NewBarrier(drainTimeout + grace),
+		sync: s.health.NewBarrier(drainTimeout + grace),
 	}
 	s.health.Started(setup.hooks(), setup.limits(), l.wake)
 	ready()
@@ -67,7 +68,7 @@ type listener struct {
 	intake *intake
 	check  time.Time // when to check audit's settings next
 	drops  int64     // records that the socket has dropped, when last counted
-	ended  chan struct{}
+	ended  atomic.Bool
 
 	// sync ends its rounds when everything was read that the kernel had at their
 	// beginning.
@@ -83,24 +84,15 @@ func (l *listener) wake() { _ = l.kernel.SetDeadline(time.Now()) }
 // end lets run return once everything was read that the kernel has now.
 func (l *listener) end() {
 	_ = l.source.health.Sync(context.Background()) // it cannot fail
-	close(l.ended)
+	l.ended.Store(true)
 	l.wake()
-}
-
-func (l *listener) isEnded() bool {
-	select {
-	case <-l.ended:
-		return true
-	default:
-		return false
-	}
 }
 
 // run emits the events of the kernel's records until end has returned.
 func (l *listener) run() error {
 	defer l.sync.Release()
 	defer l.intake.finish()
-	for !l.isEnded() {
+	for !l.ended.Load() {
 		l.source.health.Progress()
 		l.advance()
 		l.setDeadline()
@@ -137,25 +129,25 @@ func (l *listener) run() error {
 
 // take handles one message.
 func (l *listener) take(kind auparse.AuditMessageType, text []byte, now time.Time) {
-	switch kind {
-	case auparse.AUDIT_CONFIG_CHANGE:
+	if kind == auparse.AUDIT_CONFIG_CHANGE {
 		l.check = now // it may concern the settings that the source needs
-	case auparse.AUDIT_SYSCALL, auparse.AUDIT_KERN_MODULE, auparse.AUDIT_PATH, auparse.AUDIT_CWD,
-		auparse.AUDIT_EXECVE, auparse.AUDIT_PROCTITLE, auparse.AUDIT_EOE:
-		l.source.health.Received.Add(1)
-		r, err := record.ParseMessage(kind, string(text))
-		if err != nil {
-			l.source.health.DecodeErrors.Add(1)
-			return
-		}
-		// Records come in the order in which calls return, so all records from before
-		// the round have come before this one.
-		if began := l.sync.Began(); !began.IsZero() && l.drained.IsZero() && r.ID.Time().After(began.Add(clockTick)) {
-			l.out, l.drained = true, now
-		}
-		l.intake.translator.bootTime = l.source.clock.BootTime()
-		l.intake.add(r, record.Place{}, record.Place{}, now)
 	}
+	if !record.IsOfModuleCall(kind) {
+		return
+	}
+	l.source.health.Received.Add(1)
+	r, err := record.ParseMessage(kind, string(text))
+	if err != nil {
+		l.source.health.DecodeErrors.Add(1)
+		return
+	}
+	// Records come in the order in which calls return, so all records from before
+	// the round have come before this one.
+	if began := l.sync.Began(); !began.IsZero() && l.drained.IsZero() && r.ID.Time().After(began.Add(clockTick)) {
+		l.out, l.drained = true, now
+	}
+	l.intake.translator.bootTime = l.source.clock.BootTime()
+	l.intake.assembler.Add(r, 0, now)
 }
 
 // countDrops counts the records that the socket had no room for as lost.
@@ -212,7 +204,7 @@ func (l *listener) setDeadline() {
 	}
 	_ = l.kernel.SetDeadline(deadline)
 	// A wake before the deadline was set had no effect.
-	if l.sync.Began().IsZero() && l.source.health.HasPending() || l.isEnded() {
+	if l.sync.Began().IsZero() && l.source.health.HasPending() || l.ended.Load() {
 		l.wake()
 	}
 }

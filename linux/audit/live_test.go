@@ -20,10 +20,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/internal/progress"
-	"github.com/kmodquery/kmodquery/linux/audit/record"
 )
-
-func place(offset int) record.Place { return record.Place{Offset: int64(offset)} }
 
 // A fakeKernel is a kernel's audit whose records the test sends.
 type fakeKernel struct {
@@ -170,7 +167,7 @@ func listenTo(t *testing.T, kernel *fakeKernel) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &running{
-		Source: New(Options{}), kernel: kernel, events: make(chan kmodquery.Event, 4096),
+		Source: New(nil), kernel: kernel, events: make(chan kmodquery.Event, 4096),
 		ended: make(chan error, 1), over: make(chan struct{}), cancel: cancel,
 	}
 	r.open = func() (kernelConn, error) { return kernel, nil }
@@ -339,7 +336,7 @@ func TestListenerNoticesChangedAuditSettings(t *testing.T) {
 func TestLostRecordsAreCounted(t *testing.T) {
 	for _, keeps := range []bool{false, true} {
 		kernel := newFakeKernel(statusOn, 0)
-		w := newSetup(kernel, keeps)
+		w := &setup{kernel: kernel, keepsRecords: keeps}
 		kernel.status.Lost = 100 // before its time
 		require.NoError(t, w.start())
 		kernel.status.Lost = 107
@@ -432,7 +429,7 @@ func TestDeniedCallsAreReportedEachMinute(t *testing.T) {
 func TestBackfillStartsAtItsBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kernel := newFakeKernel(statusOn, 0)
-		r := &running{Source: New(Options{}), kernel: kernel, events: make(chan kmodquery.Event, 10)}
+		r := &running{Source: New(nil), kernel: kernel, events: make(chan kmodquery.Event, 10)}
 		r.open = func() (kernelConn, error) { return kernel, nil }
 		r.Backfill(time.UnixMilli(1795529435181))
 		ctx, cancel := context.WithCancel(t.Context())
@@ -461,8 +458,11 @@ func TestKernelErrorsNameTheRemedy(t *testing.T) {
 		require.Equal(t, !want.isFinal, errors.Is(err, errForbidden))
 	}
 	require.Equal(t, unix.EIO, forbidden(unix.EIO))
-	require.ErrorIs(t, noSystemCalls(unix.EINVAL), kmodquery.ErrNotSupported)
-	require.NotErrorIs(t, noSystemCalls(unix.ENOMEM), kmodquery.ErrNotSupported)
+	kernel := newFakeKernel(statusOn, 0)
+	kernel.refuse = unix.EINVAL
+	require.ErrorContains(t, (&setup{kernel: kernel}).start(), "needs CONFIG_AUDITSYSCALL")
+	kernel.refuse = unix.ENOMEM
+	require.NotErrorIs(t, (&setup{kernel: kernel}).start(), kmodquery.ErrNotSupported)
 }
 
 func TestListenerCompletesARoundEveryInterval(t *testing.T) {

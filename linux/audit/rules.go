@@ -32,11 +32,11 @@ func ruleTexts(key string) []string {
 
 // buildRule encodes a rule for the kernel.
 func buildRule(text string) ([]byte, error) {
+	var built rule.WireFormat
 	parsed, err := flags.Parse(text)
-	if err != nil {
-		return nil, fmt.Errorf("parse the audit rule %q: %w", text, err)
+	if err == nil {
+		built, err = rule.Build(parsed)
 	}
-	built, err := rule.Build(parsed)
 	if err != nil {
 		return nil, fmt.Errorf("build the audit rule %q: %w", text, err)
 	}

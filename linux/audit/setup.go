@@ -21,18 +21,12 @@ type setup struct {
 	kernel       kernelConn
 	keepsRecords bool // the kernel keeps records for a daemon and counts those as lost
 
-	wasOff  bool                 // audit was off and must be switched off again
-	isOurs  bool                 // it was switched on by this run
-	found   libaudit.AuditStatus // the status before that
-	own     [][]byte             // the source's rules that are in the kernel
+	wasOff  bool                  // audit was off and must be switched off again
+	found   *libaudit.AuditStatus // the status before this Run switched it on; nil if it did not
+	own     [][]byte              // the source's rules that are in the kernel
 	texts   []string
-	locked  bool
 	lost    uint32 // the kernel's count at the last check
 	started bool
-}
-
-func newSetup(kernel kernelConn, keepsRecords bool) *setup {
-	return &setup{kernel: kernel, keepsRecords: keepsRecords}
 }
 
 // isOnAtBoot reports whether the kernel was booted with audit on. Then it keeps records
@@ -75,7 +69,7 @@ func (s *setup) start() error {
 	if status.Enabled == statusOff && status.PID != 0 {
 		return errors.New("audit is off though its daemon runs; switch it on with auditctl -e 1")
 	}
-	s.lost, s.locked, s.started = status.Lost, status.Enabled == statusLocked, true
+	s.lost, s.started = status.Lost, true
 	if err := s.addRules(rules, status); err != nil {
 		return err
 	}
@@ -88,7 +82,7 @@ func (s *setup) start() error {
 		if err := s.kernel.SetEnabled(true); err != nil {
 			return err
 		}
-		s.isOurs, s.found = true, *status
+		s.found = status
 	}
 	_, err = s.check()
 	return err
@@ -110,6 +104,7 @@ func (s *setup) rules() (ruleList, error) {
 // addRules adds the source's rules unless other rules do the same. It takes over rules
 // that a killed process left.
 func (s *setup) addRules(rules ruleList, status *libaudit.AuditStatus) error {
+	isLocked := status.Enabled == statusLocked
 	wasOff, err := buildRules(ruleKeyWasOff)
 	if err != nil {
 		return err
@@ -127,39 +122,32 @@ func (s *setup) addRules(rules ruleList, status *libaudit.AuditStatus) error {
 	for i, rule := range wanted {
 		switch {
 		case rules.has(rule):
-		case rules.without(stale[i]).covers(rule):
+		case rules.without(stale[i]).covers(rule), isLocked && rules.has(stale[i]):
 			continue
-		case s.locked && rules.has(stale[i]):
-			continue
-		case s.locked:
+		case isLocked:
 			return &kmodquery.NotSupportedError{
 				Missing: "audit's rules are locked until the next boot, and none has all module system calls recorded",
 				Need:    fmt.Sprintf("the rule %q in /etc/audit/rules.d", ruleTexts(ruleKey)[i]),
 			}
 		default:
-			if err := s.kernel.AddRule(rule); err != nil {
-				return noSystemCalls(err)
+			err := s.kernel.AddRule(rule)
+			if errors.Is(err, unix.EINVAL) {
+				return &kmodquery.NotSupportedError{Missing: "this kernel's audit has no system calls", Need: "CONFIG_AUDITSYSCALL"}
+			}
+			if err != nil {
+				return err
 			}
 		}
 		s.own, s.texts = append(s.own, rule), append(s.texts, texts[i])
 	}
 	for _, rule := range stale {
-		if rules.has(rule) && !s.locked {
+		if rules.has(rule) && !isLocked {
 			if err := s.kernel.DeleteRule(rule); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
-}
-
-// noSystemCalls returns the error of a kernel that cannot audit system calls as one that
-// matches kmodquery.ErrNotSupported.
-func noSystemCalls(err error) error {
-	if errors.Is(err, unix.EINVAL) {
-		return &kmodquery.NotSupportedError{Missing: "this kernel's audit has no system calls", Need: "CONFIG_AUDITSYSCALL"}
-	}
-	return err
 }
 
 // buildRules builds the source's rules with a key.
@@ -186,7 +174,7 @@ func (s *setup) check() (lost int64, err error) {
 	if status.Lost > s.lost && (status.PID != 0 || !s.keepsRecords) {
 		lost = int64(status.Lost - s.lost)
 	}
-	s.lost, s.locked = status.Lost, status.Enabled == statusLocked
+	s.lost = status.Lost
 	if status.Enabled == statusOff {
 		return lost, errors.New("audit was switched off, so no system call is recorded; it is switched on again soon, unless its daemon runs")
 	}
@@ -230,7 +218,7 @@ func (s *setup) stop() error {
 	}
 	if s.wasOff && status.Enabled == statusOn && status.PID == 0 {
 		failed = errors.Join(failed, s.kernel.SetEnabled(false))
-		if s.isOurs {
+		if s.found != nil {
 			failed = errors.Join(failed, s.kernel.SetBacklog(s.found.BacklogLimit, s.found.BacklogWaitTime))
 		}
 	}
@@ -244,7 +232,7 @@ func (s *setup) hooks() []string {
 
 // limits returns what the source cannot see.
 func (s *setup) limits() string {
-	if !s.isOurs {
+	if s.found == nil {
 		return ""
 	}
 	return "audit was off: calls of processes that were started before are not seen; boot with audit=1 to see all"

@@ -249,10 +249,7 @@ func (k *netlinkConn) Status() (*libaudit.AuditStatus, error) {
 }
 
 func (k *netlinkConn) SetEnabled(on bool) error {
-	if err := k.control.SetEnabled(on, libaudit.WaitForReply); err != nil {
-		return fmt.Errorf("switch audit on or off: %w", err)
-	}
-	return nil
+	return failed("switch audit on or off", k.control.SetEnabled(on, libaudit.WaitForReply))
 }
 
 func (k *netlinkConn) SetBacklog(limit, waitTime uint32) error {
@@ -260,10 +257,7 @@ func (k *netlinkConn) SetBacklog(limit, waitTime uint32) error {
 	if err == nil {
 		err = k.control.SetBacklogWaitTime(int32(waitTime), libaudit.WaitForReply)
 	}
-	if err != nil {
-		return fmt.Errorf("set audit's backlog: %w", err)
-	}
-	return nil
+	return failed("set audit's backlog", err)
 }
 
 func (k *netlinkConn) Rules() ([][]byte, error) {
@@ -275,15 +269,17 @@ func (k *netlinkConn) Rules() ([][]byte, error) {
 }
 
 func (k *netlinkConn) AddRule(rule []byte) error {
-	if err := k.control.AddRule(rule); err != nil {
-		return fmt.Errorf("add a rule to audit: %w", err)
-	}
-	return nil
+	return failed("add a rule to audit", k.control.AddRule(rule))
 }
 
 func (k *netlinkConn) DeleteRule(rule []byte) error {
-	if err := k.control.DeleteRule(rule); err != nil {
-		return fmt.Errorf("delete a rule of audit: %w", err)
+	return failed("delete a rule of audit", k.control.DeleteRule(rule))
+}
+
+// failed adds what was tried to an error, which may be nil.
+func failed(action string, err error) error {
+	if err != nil {
+		return fmt.Errorf("%s: %w", action, err)
 	}
 	return nil
 }

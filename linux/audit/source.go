@@ -17,35 +17,25 @@ import (
 // CAP_AUDIT_CONTROL and CAP_AUDIT_READ in the host's namespaces it reads them from the
 // kernel, with rules of its own, beside the audit daemon or without one. With fewer
 // rights it follows the audit daemon's log, which has the calls that the daemon's rules
-// record. There are no records of loads from inside the kernel, and of calls of
-// processes that are older than the moment at which audit was first switched on.
+// record. Audit records neither loads from inside the kernel nor calls of processes that
+// started before it was first switched on.
 type Source struct {
-	health  *source.Health
-	options Options
-	open    func() (kernelConn, error)
-	clock   host.BootClock // of Run
+	health   *source.Health
+	log      string // path of the audit daemon's log
+	position func(ctx context.Context) (string, error)
+	open     func() (kernelConn, error)
+	clock    host.BootClock // of Run
 
 	mu    sync.Mutex // guards since
 	since time.Time
 }
 
-// Options are the options of New.
-type Options struct {
-	// Log is the path of the audit daemon's log, /var/log/audit/audit.log if empty.
-	Log string
-	// Position returns the position of the source's last stored event, or "". It may
-	// be nil.
-	Position func(ctx context.Context) (string, error)
-}
-
-const defaultLog = "/var/log/audit/audit.log"
-
-// New returns a source that reads nothing until Run.
-func New(o Options) *Source {
-	if o.Log == "" {
-		o.Log = defaultLog
+// New returns a source that reads nothing until Run. position returns the position of the
+// source's last stored event, or "". It may be nil.
+func New(position func(ctx context.Context) (string, error)) *Source {
+	return &Source{
+		health: source.New(kmodquery.SourceAudit), log: "/var/log/audit/audit.log", position: position, open: openKernel,
 	}
-	return &Source{health: source.New(kmodquery.SourceAudit), options: o, open: openKernel}
 }
 
 // Name returns the source's name in the tables.

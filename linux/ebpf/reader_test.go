@@ -316,7 +316,7 @@ func TestReaderReportsDeniedCallsOfANewCount(t *testing.T) {
 func TestReaderReturnsErrors(t *testing.T) {
 	r := newReading(t)
 	r.take(readRecord)
-	r.counts.fails = "NextEpoch"
+	r.counts.fails = "DeniedCounts"
 	require.ErrorIs(t, r.expire(r.denials.due), errCounts)
 	require.ErrorIs(t, r.finish(time.Now()), errCounts)
 	require.Equal(t, []string{"security_kernel_read_file"}, r.names(), "what it held is written all the same")

@@ -158,11 +158,11 @@ func (s *Source) Sensor() kmodquery.Sensor {
 	defer s.mu.Unlock()
 	sensor := s.health.Sensor()
 	if s.programs != nil {
-		counters, err := s.programs.Counters()
+		lost, err := s.programs.Lost()
 		if err != nil {
 			sensor.Reason = err.Error()
 		}
-		sensor.Lost += s.lost.since(counters.Lost)
+		sensor.Lost += s.lost.since(lost)
 	}
 	return sensor
 }
@@ -250,9 +250,9 @@ func (s *Source) detach(cause error) error {
 	s.acks.stop()
 	s.denials.end()
 	s.mu.Lock()
-	if counters, err := s.programs.Counters(); err == nil {
-		s.health.Lost.Add(s.lost.since(counters.Lost))
-		s.lost = counters.Lost
+	if lost, err := s.programs.Lost(); err == nil {
+		s.health.Lost.Add(s.lost.since(lost))
+		s.lost = lost
 	}
 	programs := s.programs
 	s.programs = nil

@@ -5,7 +5,7 @@ package klog
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"hash/fnv"
+	"hash/maphash"
 	"slices"
 	"strings"
 	"time"
@@ -70,7 +70,7 @@ type correlator struct {
 	held     []*attempt
 	emitted  []*attempt // oldest first
 	note     *line      // the last one, which the next attempt may take
-	position string     // of the last line
+	position string     // of the last line that was read; the reader sets it
 	first    time.Duration
 	last     time.Duration // of the held lines, by the log's clock
 	touched  time.Time     // when the last of them was added, by the wall clock
@@ -90,10 +90,8 @@ type attempt struct {
 
 // add adds the next line of the log.
 func (c *correlator) add(l line, now time.Time) {
-	if len(c.held) > 0 && (l.at-c.last > quietPeriod || l.at-c.first > holdLimit || c.first-l.at > quietPeriod) {
-		c.flush()
-	}
-	if len(c.held) >= maxHeld {
+	isLater := l.at-c.last > quietPeriod || l.at-c.first > holdLimit || c.first-l.at > quietPeriod
+	if len(c.held) > 0 && isLater || len(c.held) >= maxHeld {
 		c.flush()
 	}
 	if l.statement.IsBuiltin && c.isBuiltin(l.statement.Name) {
@@ -110,12 +108,12 @@ func (c *correlator) add(l line, now time.Time) {
 	if l.statement.Kind == printk.Unload {
 		c.close(l.statement.Name)
 	}
-	if a := c.find(c.held, l); a != nil {
+	if a := find(c.held, l); a != nil {
 		a.take(l)
 		return
 	}
 	a := c.begin(l)
-	if before := c.find(c.emitted, l); before != nil {
+	if before := find(c.emitted, l); before != nil {
 		before.late(a, l)
 	}
 	c.held = append(c.held, a)
@@ -129,11 +127,8 @@ func (c *correlator) close(name string) {
 	}
 }
 
-// setPosition sets the position of the last line that was read.
-func (c *correlator) setPosition(position string) { c.position = position }
-
 // find returns the latest attempt that the line may belong to, or nil.
-func (c *correlator) find(among []*attempt, l line) *attempt {
+func find(among []*attempt, l line) *attempt {
 	for _, a := range slices.Backward(among) {
 		if a.continuesWith(l) {
 			return a
@@ -279,18 +274,14 @@ func (a *attempt) take(l line) {
 func (a *attempt) takeText(l line) {
 	a.remember(l)
 	e := &a.event
-	room := maxRaw - len(e.Raw)
-	if e.Raw != "" {
-		room--
-	}
-	switch {
-	case len(l.raw) > room:
+	if len(e.Raw)+1+len(l.raw) > maxRaw {
 		e.Missing.Add("raw")
-	case e.Raw == "":
-		e.Raw = l.raw
-	default:
-		e.Raw += "\n" + l.raw
+		return
 	}
+	if e.Raw != "" {
+		e.Raw += "\n"
+	}
+	e.Raw += l.raw
 }
 
 // remember notes that the attempt has a line.
@@ -300,11 +291,9 @@ func (a *attempt) remember(l line) {
 	}
 }
 
-func hashText(text string) uint64 {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(text)) // it never fails
-	return h.Sum64()
-}
+var seed = maphash.MakeSeed()
+
+func hashText(text string) uint64 { return maphash.String(seed, text) }
 
 // late makes rest, a further line about an attempt that was emitted, an event of that
 // attempt. The attempt already has its one module_load.
@@ -330,7 +319,7 @@ func (c *correlator) next() time.Time {
 
 // expire emits what is held if the quietPeriod has passed.
 func (c *correlator) expire(now time.Time) {
-	if len(c.held) > 0 && now.Sub(c.touched) >= quietPeriod {
+	if due := c.next(); !due.IsZero() && !due.After(now) {
 		c.flush()
 	}
 }

@@ -55,7 +55,7 @@ func (l *correlatorTest) logs(ms int64, text string, change ...func(*line)) {
 		f(&line)
 	}
 	l.add(line, l.now)
-	l.setPosition(fmt.Sprintf("position %d", l.number))
+	l.position = fmt.Sprintf("position %d", l.number)
 }
 
 func by(tid int64) func(*line) { return func(l *line) { l.tid = &tid } }

@@ -61,28 +61,17 @@ const maxCursor = 512
 
 // journalField decodes a value, which is an array of bytes if it is no valid text.
 func journalField(value json.RawMessage) (string, bool) {
-	if len(value) > 0 && value[0] == '"' {
+	switch value[0] {
+	case '"':
 		var text string
 		err := json.Unmarshal(value, &text)
 		return text, err == nil
+	case '[': // if the elements are not bytes, the entry has the field more than once
+		var text []byte
+		err := json.Unmarshal(value, &text)
+		return string(text), err == nil
 	}
-	if len(value) == 0 || value[0] != '[' {
-		return "", false
-	}
-	var numbers []uint8
-	// A []byte would be decoded from base64. If the elements are not bytes, the field
-	// occurs more than once in the entry.
-	var wide []uint16
-	if err := json.Unmarshal(value, &wide); err != nil {
-		return "", false
-	}
-	for _, n := range wide {
-		if n > 255 {
-			return "", false
-		}
-		numbers = append(numbers, uint8(n))
-	}
-	return string(numbers), true
+	return "", false
 }
 
 func (e *journalEntry) micros(field string) (time.Duration, error) {
@@ -180,19 +169,14 @@ func (p *journalPosition) String() string {
 
 // parseJournalPosition parses a position. It returns nil if the text is none.
 func parseJournalPosition(text string) *journalPosition {
-	parts := strings.Split(text, " ")
-	if len(parts) != 4 || !isBootID(parts[0]) || parts[3] == "" || len(parts[3]) > maxCursor {
+	var p journalPosition
+	var monotonic, realtime uint64 // in microseconds
+	n, _ := fmt.Sscanf(text, "%s %d %d %s", &p.bootID, &monotonic, &realtime, &p.cursor)
+	if n < 4 || !isBootID(p.bootID) || len(p.cursor) > maxCursor {
 		return nil
 	}
-	p := &journalPosition{bootID: parts[0], cursor: parts[3]}
-	for i, to := range []*time.Duration{&p.monotonic, &p.realtime} {
-		n, err := strconv.ParseUint(parts[1+i], 10, 53)
-		if err != nil {
-			return nil
-		}
-		*to = time.Duration(n) * time.Microsecond
-	}
-	return p
+	p.monotonic, p.realtime = time.Duration(monotonic)*time.Microsecond, time.Duration(realtime)*time.Microsecond
+	return &p
 }
 
 // covers reports whether an entry is the one at the position or before it. The wall

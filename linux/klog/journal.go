@@ -35,7 +35,7 @@ const (
 // journalctl of systemd 236 or later, and root or the group systemd-journal.
 type Journal struct {
 	*logSource
-	options  JournalOptions
+	program  string
 	timeouts journalTimeouts
 	// hasLostCursor is set if journalctl rejected the stored cursor.
 	hasLostCursor bool
@@ -48,22 +48,11 @@ type journalTimeouts struct {
 	backfill time.Duration // to reach it, before Run calls ready
 }
 
-// JournalOptions are the options of NewJournal.
-type JournalOptions struct {
-	// Command is the command to which arguments are added, journalctl if empty.
-	Command []string
-	// Position returns the position of the source's last stored event, or "". It may
-	// be nil.
-	Position func(ctx context.Context) (string, error)
-}
-
-// NewJournal returns a source that reads nothing until Run.
-func NewJournal(o JournalOptions) *Journal {
-	if len(o.Command) == 0 {
-		o.Command = []string{"journalctl"}
-	}
+// NewJournal returns a source that reads nothing until Run. position returns the position
+// of the source's last stored event, or "". It may be nil.
+func NewJournal(position func(ctx context.Context) (string, error)) *Journal {
 	return &Journal{
-		logSource: newLogSource(kmodquery.SourceJournal, o.Position), options: o,
+		logSource: newLogSource(kmodquery.SourceJournal, position), program: "journalctl",
 		timeouts: journalTimeouts{end: 3 * time.Second, sync: 3 * time.Second, backfill: 30 * time.Second},
 	}
 }
@@ -95,8 +84,8 @@ var journalFields = []string{
 
 // Run emits the events of the journal's messages about modules until ctx ends. It begins
 // after the stored position, or with the boot. It calls ready once, when it has read all
-// that the journal had. Messages of the kernel that journald has not written yet are not
-// seen, by Sync either. An error that matches kmodquery.ErrNotSupported means that this
+// that the journal had. Neither Run nor Sync sees messages of the kernel that journald has
+// not written yet. An error that matches kmodquery.ErrNotSupported means that this
 // host cannot support the source before the next boot; other errors may pass.
 func (s *Journal) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) (err error) {
 	defer func() { s.health.Stopped(err) }()
@@ -118,9 +107,8 @@ func (s *Journal) Run(ctx context.Context, ready func(), emit func(kmodquery.Del
 // command returns a call of journalctl that is killed when this process ends.
 func (s *Journal) command(ctx context.Context, arguments ...string) *exec.Cmd {
 	arguments = append([]string{"--output=json", "--quiet", "--no-pager", "--all"}, arguments...)
-	arguments = append(arguments, "--output-fields="+strings.Join(journalFields, ","))
-	arguments = append(append(s.options.Command[1:len(s.options.Command):len(s.options.Command)], arguments...), journalMatches...)
-	cmd := exec.CommandContext(ctx, s.options.Command[0], arguments...)
+	arguments = append(append(arguments, "--output-fields="+strings.Join(journalFields, ",")), journalMatches...)
+	cmd := exec.CommandContext(ctx, s.program, arguments...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "SYSTEMD_COLORS=0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = time.Second
@@ -141,11 +129,11 @@ func (s *Journal) end(ctx context.Context) (*journalEntry, error) {
 	switch {
 	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
 		return nil, &kmodquery.NotSupportedError{
-			Missing: "there is no " + s.options.Command[0] + " on this host",
+			Missing: "there is no " + s.program + " on this host",
 			Need:    "systemd, whose journal it reads",
 		}
 	case err != nil:
-		return nil, fmt.Errorf("read the journal's end with %s: %w%s", s.options.Command[0], err, stderr.Said())
+		return nil, fmt.Errorf("read the journal's end with %s: %w%s", s.program, err, stderr.Said())
 	}
 	end := out.String()
 	if end == "" {
@@ -202,7 +190,7 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry) error {
 		return fmt.Errorf("create a pipe: %w", err)
 	}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start %s: %w", s.options.Command[0], err)
+		return fmt.Errorf("start %s: %w", s.program, err)
 	}
 	s.health.Started(journalHooks(), "", nil)
 	entries := make(chan []byte, maxEntries)
@@ -228,7 +216,7 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry) error {
 	if err == nil {
 		err = errors.New("exit status 0")
 	}
-	return fmt.Errorf("%s exited unexpectedly: %w%s", s.options.Command[0], err, stderr.Said())
+	return fmt.Errorf("%s exited unexpectedly: %w%s", s.program, err, stderr.Said())
 }
 
 // from returns the option for the first entry: the one of the position, or the one next
@@ -328,7 +316,7 @@ func (r *journalReader) take(b []byte) {
 	if statement, ok := e.statement(); ok {
 		r.correlator.add(r.line(&e, statement, string(b)), time.Now())
 	}
-	r.correlator.setPosition(e.String())
+	r.correlator.position = e.String()
 }
 
 func (r *journalReader) line(e *journalEntry, statement printk.Statement, raw string) line {

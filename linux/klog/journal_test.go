@@ -52,13 +52,14 @@ echo $$ >pid
 // renew makes a source that has not run, as another process has. Its timeouts do not
 // depend on how busy the machine is.
 func (j *fakeJournal) renew() {
-	j.source = NewJournal(JournalOptions{Command: []string{filepath.Join(j.dir, "journalctl")}, Position: func(context.Context) (string, error) {
+	j.source = NewJournal(func(context.Context) (string, error) {
 		position, err := os.ReadFile(filepath.Join(j.dir, "position"))
 		if os.IsNotExist(err) {
 			err = nil
 		}
 		return string(position), err
-	}})
+	})
+	j.source.program = filepath.Join(j.dir, "journalctl")
 	j.source.timeouts = journalTimeouts{end: time.Minute, sync: time.Minute, backfill: time.Minute}
 }
 
@@ -243,7 +244,8 @@ func TestRunFailsIfJournalctlExits(t *testing.T) {
 }
 
 func TestJournalIsUnavailableWithoutJournalctl(t *testing.T) {
-	s := NewJournal(JournalOptions{Command: []string{filepath.Join(t.TempDir(), "journalctl")}})
+	s := NewJournal(nil)
+	s.program = filepath.Join(t.TempDir(), "journalctl")
 	err := s.Run(t.Context(), func() {}, func(kmodquery.Delivery) {})
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 	require.ErrorContains(t, err, "needs systemd")

@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,21 +35,10 @@ type Kmsg struct {
 	open func(path string) (*kmsgLog, error)
 }
 
-// KmsgOptions are the options of NewKmsg.
-type KmsgOptions struct {
-	// Path is the log's path, /dev/kmsg if empty.
-	Path string
-	// Position returns the position of the source's last stored event, or "". It may
-	// be nil.
-	Position func(ctx context.Context) (string, error)
-}
-
-// NewKmsg returns a source that reads nothing until Run.
-func NewKmsg(o KmsgOptions) *Kmsg {
-	if o.Path == "" {
-		o.Path = devKmsg
-	}
-	return &Kmsg{logSource: newLogSource(kmodquery.SourceKmsg, o.Position), path: o.Path, open: openKmsg}
+// NewKmsg returns a source that reads nothing until Run. position returns the position of
+// the source's last stored event, or "". It may be nil.
+func NewKmsg(position func(ctx context.Context) (string, error)) *Kmsg {
+	return &Kmsg{logSource: newLogSource(kmodquery.SourceKmsg, position), path: devKmsg, open: openKmsg}
 }
 
 // Run emits the events of what the kernel logs about modules until ctx ends. It begins
@@ -84,7 +73,7 @@ func (s *Kmsg) Run(ctx context.Context, ready func(), emit func(kmodquery.Delive
 			if statement, ok := printk.Kernel(record.Text); ok && record.IsFromKernel() {
 				c.add(newLine(record, statement, boot), time.Now())
 			}
-			c.setPosition(sequencePosition(boot, record.Sequence))
+			c.position = sequencePosition(boot, record.Sequence)
 		})
 	}
 	return s.serve(ctx, ready, c, read, log.wait)
@@ -118,8 +107,8 @@ type kmsgLog struct {
 	next        uint64 // the expected sequence number; drain skips records below it
 	isContinued bool   // there is an expected number, so a gap before a record is a loss
 
-	mu    sync.Mutex
-	event int // eventfd(2), to end a wait; -1 when closed
+	event   *os.File // eventfd(2), to end a wait. wake may be called after close
+	eventFD int      // the same, for poll(2)
 }
 
 // openKmsg opens the kernel's log.
@@ -159,7 +148,7 @@ func newKmsgLog(fd int) (*kmsgLog, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("create an eventfd: %w", err)
 	}
-	return &kmsgLog{fd: fd, event: event}, nil
+	return &kmsgLog{fd: fd, event: os.NewFile(uintptr(event), "eventfd"), eventFD: event}, nil
 }
 
 // drain calls take for each record that the log has, or with the error of one that is
@@ -183,10 +172,10 @@ func (l *kmsgLog) drain(health *source.Health, take func(printk.Record, error)) 
 			take(record, err)
 			continue
 		}
-		if l.isContinued && record.Sequence < l.next {
-			continue
-		}
 		if l.isContinued {
+			if record.Sequence < l.next {
+				continue
+			}
 			health.Lost.Add(int64(min(record.Sequence-l.next, 1<<40)))
 		}
 		l.next, l.isContinued = record.Sequence+1, true
@@ -196,30 +185,25 @@ func (l *kmsgLog) drain(health *source.Health, take func(printk.Record, error)) 
 
 // wait returns when there is a record, after wake, and at the deadline.
 func (l *kmsgLog) wait(deadline time.Time) error {
-	fds := []unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}, {Fd: int32(l.event), Events: unix.POLLIN}}
+	fds := []unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}, {Fd: int32(l.eventFD), Events: unix.POLLIN}}
 	timeout := max(int(time.Until(deadline)/time.Millisecond)+1, 0)
 	if _, err := unix.Poll(fds, timeout); err != nil && err != unix.EINTR {
 		return fmt.Errorf("wait for the kernel's log: %w", err)
 	}
 	if fds[1].Revents != 0 {
 		var count [8]byte
-		_, _ = unix.Read(l.event, count[:]) // resets the event
+		_, _ = unix.Read(l.eventFD, count[:]) // resets the event
 	}
 	return nil
 }
 
 // wake ends the present wait, or the next.
 func (l *kmsgLog) wake() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	_, _ = unix.Write(l.event, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // it fails only after close
+	_, _ = l.event.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0}) // it fails only after close
 }
 
 func (l *kmsgLog) close() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	unix.Close(l.event)
-	l.event = -1
+	l.event.Close()
 	unix.Close(l.fd)
 }
 

@@ -33,7 +33,7 @@ func TestNextSequence(t *testing.T) {
 func runKmsg(t *testing.T, position string, records ...string) (*Kmsg, []kmodquery.Delivery) {
 	t.Helper()
 	kmsg := &fakeKmsg{t: t, records: records}
-	s := NewKmsg(KmsgOptions{Position: func(context.Context) (string, error) { return position, nil }})
+	s := NewKmsg(func(context.Context) (string, error) { return position, nil })
 	s.open = kmsg.open
 	var events []kmodquery.Delivery
 	ctx, cancel := context.WithCancel(t.Context())
@@ -69,7 +69,8 @@ func TestKmsgUsesOnlyTheKernelsRecords(t *testing.T) {
 }
 
 func TestKmsgIsUnavailableWithoutItsDevice(t *testing.T) {
-	s := NewKmsg(KmsgOptions{Path: filepath.Join(t.TempDir(), "kmsg")})
+	s := NewKmsg(nil)
+	s.path = filepath.Join(t.TempDir(), "kmsg")
 	err := s.Run(t.Context(), func() { t.Error("it is not ready") }, func(kmodquery.Delivery) {})
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 	require.ErrorContains(t, err, "there is no ")
@@ -77,7 +78,8 @@ func TestKmsgIsUnavailableWithoutItsDevice(t *testing.T) {
 	require.NoError(t, s.Sync(t.Context()), "it is not running")
 
 	for _, other := range []string{"/dev/null", "/proc/self/status"} {
-		s := NewKmsg(KmsgOptions{Path: other})
+		s := NewKmsg(nil)
+		s.path = other
 		err := s.Run(t.Context(), func() { t.Error("it is not ready") }, func(kmodquery.Delivery) {})
 		require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 		require.ErrorContains(t, err, other+" is not the kernel's log")
@@ -86,7 +88,7 @@ func TestKmsgIsUnavailableWithoutItsDevice(t *testing.T) {
 
 func TestRunFailsIfThePositionCannotBeRead(t *testing.T) {
 	broken := errors.New("disk full")
-	s := NewKmsg(KmsgOptions{Position: func(context.Context) (string, error) { return "", broken }})
+	s := NewKmsg(func(context.Context) (string, error) { return "", broken })
 	err := s.Run(t.Context(), func() {}, func(kmodquery.Delivery) {})
 	require.ErrorIs(t, err, broken)
 	require.Equal(t, kmodquery.StateFailed, s.Sensor().State)
@@ -94,7 +96,7 @@ func TestRunFailsIfThePositionCannotBeRead(t *testing.T) {
 
 // It reads the real log, whatever that contains.
 func TestKmsgReadsTheHostsLog(t *testing.T) {
-	s := NewKmsg(KmsgOptions{})
+	s := NewKmsg(nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() { ended <- s.Run(ctx, func() { close(ready) }, func(kmodquery.Delivery) {}) }()

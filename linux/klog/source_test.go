@@ -34,7 +34,8 @@ func TestJournalCompletesARoundEveryInterval(t *testing.T) {
 	for name, ready := range map[string]func(){"backfilling": func() {}, "ready": nil} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := NewJournal(JournalOptions{Command: []string{"/nonexistent"}})
+				s := NewJournal(nil)
+				s.program = "/nonexistent"
 				r := journalReader{source: s, correlator: s.newCorrelator(func(kmodquery.Delivery) {}), ready: ready}
 				r.source.timeouts.backfill = time.Hour
 				ctx, cancel := context.WithCancel(t.Context())

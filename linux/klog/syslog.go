@@ -17,6 +17,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/linux/host"
 	"github.com/kmodquery/kmodquery/linux/klog/printk"
+	"github.com/kmodquery/kmodquery/linux/logfile"
 )
 
 const (
@@ -27,7 +28,8 @@ const (
 	maxMessages = 1024
 )
 
-// syslogFiles are the files that distributions write the kernel's messages to.
+// syslogFiles are the files that distributions write the kernel's messages to. At least one
+// must exist.
 var syslogFiles = []string{"/var/log/syslog", "/var/log/messages", "/var/log/kern.log"}
 
 // Syslog is the source that follows the files of a syslog daemon. Any user can write a
@@ -45,33 +47,16 @@ type Syslog struct {
 	open  func(path string) (*kmsgLog, error)
 }
 
-// SyslogOptions are the options of NewSyslog.
-type SyslogOptions struct {
-	// Files are the log files, /var/log/syslog, /var/log/messages and
-	// /var/log/kern.log if empty. At least one must exist.
-	Files []string
-	// Kmsg is the path of the kernel's log, /dev/kmsg if empty.
-	Kmsg string
-	// Position returns the position of the source's last stored event, or "". It may
-	// be nil.
-	Position func(ctx context.Context) (string, error)
-}
-
-// NewSyslog returns a source that reads nothing until Run.
-func NewSyslog(o SyslogOptions) *Syslog {
-	if len(o.Files) == 0 {
-		o.Files = syslogFiles
-	}
-	if o.Kmsg == "" {
-		o.Kmsg = devKmsg
-	}
-	return &Syslog{logSource: newLogSource(kmodquery.SourceSyslog, o.Position), files: o.Files, kmsg: o.Kmsg, open: openKmsg}
+// NewSyslog returns a source that reads nothing until Run. position returns the position of
+// the source's last stored event, or "". It may be nil.
+func NewSyslog(position func(ctx context.Context) (string, error)) *Syslog {
+	return &Syslog{logSource: newLogSource(kmodquery.SourceSyslog, position), files: syslogFiles, kmsg: devKmsg, open: openKmsg}
 }
 
 // Run emits the events of the kernel's messages about modules that are in the files
 // and in /dev/kmsg, until ctx ends. It begins after the stored position, or with the
 // oldest message that /dev/kmsg has. It calls ready once, when it has read the files.
-// Messages that the daemon has not written yet are not seen, by Sync either. An error
+// Neither Run nor Sync sees messages that the daemon has not written yet. An error
 // that matches kmodquery.ErrNotSupported means that this host cannot support the source
 // before the next boot; other errors may pass.
 func (s *Syslog) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) (err error) {
@@ -125,7 +110,7 @@ func (s *Syslog) readable() ([]string, error) {
 	var files []string
 	var denied error
 	for _, path := range s.files {
-		file, err := openLog(path)
+		file, err := logfile.Open(path, maxLogLine)
 		switch {
 		case err == nil:
 			file.Close()
@@ -199,7 +184,7 @@ func (r *syslogReader) read(ctx context.Context) error {
 
 // take looks for the message that a line repeats.
 func (r *syslogReader) take(text []byte, isNew bool) error {
-	if !bytes.Contains(text, []byte(" kernel")) {
+	if len(text) > maxLogLine || !bytes.Contains(text, []byte(" kernel")) {
 		return nil
 	}
 	l, ok := parseSyslogLine(text)
@@ -262,7 +247,7 @@ func (r *syslogReader) emit(m *message) {
 	l := newLine(m.record, m.statement, r.boot)
 	l.raw, m.text = m.text, ""
 	r.correlator.add(l, time.Now())
-	r.correlator.setPosition(sequencePosition(r.boot, r.emitted))
+	r.correlator.position = sequencePosition(r.boot, r.emitted)
 }
 
 // A syslogLine is a line of a log file in the form of the kernel's. Any user can write

@@ -79,7 +79,8 @@ type syslogRun struct {
 func runSyslog(t *testing.T, kmsg *fakeKmsg, position string, files ...string) *syslogRun {
 	t.Helper()
 	r := &syslogRun{t: t}
-	r.Syslog = NewSyslog(SyslogOptions{Files: files, Position: func(context.Context) (string, error) { return position, nil }})
+	r.Syslog = NewSyslog(func(context.Context) (string, error) { return position, nil })
+	r.files = files
 	r.open = kmsg.open
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, ended := make(chan struct{}), make(chan error, 1)
@@ -229,7 +230,8 @@ func TestSyslogEndsWhileItReads(t *testing.T) {
 	w.text(strings.Repeat("x\n", lines))
 	w.rename()
 	w.reopen()
-	s := NewSyslog(SyslogOptions{Files: []string{w.path}})
+	s := NewSyslog(nil)
+	s.files = []string{w.path}
 	s.open = kmsg.open
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
@@ -239,13 +241,14 @@ func TestSyslogEndsWhileItReads(t *testing.T) {
 
 func TestSyslogIsUnavailableWithoutFilesOrKmsg(t *testing.T) {
 	dir := t.TempDir()
-	s := NewSyslog(SyslogOptions{Files: []string{filepath.Join(dir, "syslog")}})
+	s := NewSyslog(nil)
+	s.files = []string{filepath.Join(dir, "syslog")}
 	err := s.Run(t.Context(), func() {}, func(kmodquery.Delivery) {})
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 	require.ErrorContains(t, err, "a syslog daemon")
 
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "syslog"), nil, 0o600))
-	s = NewSyslog(SyslogOptions{Files: []string{filepath.Join(dir, "syslog")}, Kmsg: filepath.Join(dir, "kmsg")})
+	s.kmsg = filepath.Join(dir, "kmsg")
 	err = s.Run(t.Context(), func() {}, func(kmodquery.Delivery) {})
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 	require.ErrorContains(t, err, "every user can write such lines")

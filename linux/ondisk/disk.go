@@ -4,17 +4,8 @@ import (
 	"context"
 	"path/filepath"
 	"strings"
-	"sync"
 
 	"github.com/kmodquery/kmodquery"
-)
-
-// Columns that [kmodquery.ModuleFile.Missing] can name.
-const (
-	columnPath    = "path"
-	columnSHA256  = "sha256"
-	columnSigner  = "signer"
-	columnPackage = "package"
 )
 
 // A Disk is the file system of a host that runs a kernel release. It may be used
@@ -22,10 +13,8 @@ const (
 type Disk struct {
 	root    string
 	release string
+	files   cache // paths in modules.dep, which depmod(8) writes, by module
 	owners  []owner
-
-	mu    sync.Mutex
-	files index // of modules.dep
 }
 
 // An owner returns the package that a file belongs to, or "" if none of its packages has
@@ -49,13 +38,13 @@ func (d *Disk) File(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFil
 		file.Path = d.find(m.Name)
 	}
 	if file.Path == "" {
-		file.Missing.Add(columnPath, columnSHA256, columnSigner, columnPackage)
+		file.Missing.Add("path", "sha256", "signer", "package")
 		return file
 	}
 	if !filepath.IsAbs(file.Path) {
 		// The path names no file: the module came from a memfd, or the event lacks
 		// the beginning of the path.
-		file.Missing.Add(columnSHA256, columnSigner, columnPackage)
+		file.Missing.Add("sha256", "signer", "package")
 		return file
 	}
 	d.read(ctx, &file)
@@ -76,12 +65,9 @@ func (d *Disk) own(ctx context.Context, file *kmodquery.ModuleFile) {
 		failed = failed || err != nil
 	}
 	if failed {
-		file.Missing.Add(columnPackage)
+		file.Missing.Add("package")
 	}
 }
-
-// below returns the path of this process for a path on the disk.
-func below(root, path string) string { return filepath.Join(root, path) }
 
 // inUsr returns a path in /lib as one in /usr/lib if /lib is a link into /usr, as on most
 // hosts. The lists of packages may still have the path in /lib.
@@ -89,7 +75,7 @@ func inUsr(root, path string) string {
 	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	switch first {
 	case "lib", "lib32", "lib64", "libx32":
-		if isLink(below(root, "/"+first)) {
+		if isLink(filepath.Join(root, first)) {
 			return "/usr" + path
 		}
 	}

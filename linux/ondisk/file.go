@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -22,19 +24,17 @@ const (
 
 // read adds the hash and the signer of a file.
 func (d *Disk) read(ctx context.Context, file *kmodquery.ModuleFile) {
-	image, err := readImage(ctx, below(d.root, file.Path))
+	image, err := readImage(ctx, filepath.Join(d.root, file.Path))
 	if err != nil {
-		file.Missing.Add(columnSHA256, columnSigner)
+		file.Missing.Add("sha256", "signer")
 		return
 	}
 	file.SHA256 = image.SHA256
 	if image.Signature != nil {
 		file.Signer = image.Signature.Signer
 	}
-	for _, column := range image.Missing {
-		if column == columnSigner {
-			file.Missing.Add(columnSigner)
-		}
+	if slices.Contains(image.Missing, "signer") {
+		file.Missing.Add("signer")
 	}
 }
 

@@ -2,8 +2,11 @@ package ondisk
 
 import (
 	"bufio"
+	"context"
+	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -15,6 +18,51 @@ func newLines(r io.Reader) *bufio.Scanner {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxLine)
 	return lines
+}
+
+// A packageLists is the database of a package manager that keeps a list of each package's
+// files.
+type packageLists struct {
+	root   string
+	folder string // its time changes when a package is installed or removed
+	// read returns the packages of the modules in the lists, by path.
+	read   func(ctx context.Context, root string) (map[string]string, error)
+	owners cache
+}
+
+func (p *packageLists) owner(ctx context.Context, path string) (string, error) {
+	owners, err := p.owners.get(filepath.Join(p.root, p.folder), func() (map[string]string, error) { return p.read(ctx, p.root) })
+	if err != nil {
+		return "", fmt.Errorf("read the packages in %s: %w", p.folder, err)
+	}
+	return owners[path], nil
+}
+
+// readLists reads the lists that match a pattern. For each list, begin returns a function
+// that returns the path and the package of a line that names a module's file. The package is
+// "" if it is unknown.
+func readLists(ctx context.Context, root, pattern string, begin func(list string) func(line string) (path, name string)) (map[string]string, error) {
+	lists, err := filepath.Glob(filepath.Join(root, pattern))
+	if err != nil {
+		return nil, err
+	}
+	owners := map[string]string{}
+	for _, list := range lists {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		ownerOf := begin(list)
+		err := eachModule(list, func(line string) {
+			path, name := ownerOf(line)
+			if path = inUsr(root, path); name != "" && len(owners) < maxIndex {
+				owners[path] = name
+			}
+		})
+		if err != nil && !os.IsNotExist(err) { // the package may just have been removed
+			return nil, err
+		}
+	}
+	return owners, nil
 }
 
 // eachModule calls visit with each line of a package's list that names a module's file.

@@ -5,41 +5,28 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 )
 
 // maxIndex bounds the modules in an index. A distribution's kernel has several thousand
 // modules, and several kernels may be installed.
 const maxIndex = 1 << 17
 
-// An index holds the paths in modules.dep, which depmod(8) writes, by module.
-type index struct {
-	changed time.Time // modification time of modules.dep
-	paths   map[string]string
-}
-
 // find returns the path of the file from which modprobe would load the module now. The path
 // is in /usr if /lib is a link into it. find returns "" if modules.dep does not list the
 // module.
 func (d *Disk) find(name string) string {
 	folder := "/lib/modules/" + d.release
-	dep := below(d.root, folder+"/modules.dep")
-	info, err := os.Stat(dep)
-	if err != nil || name == "" {
-		return ""
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.files.paths == nil || !d.files.changed.Equal(info.ModTime()) {
+	dep := filepath.Join(d.root, folder, "modules.dep")
+	paths, err := d.files.get(dep, func() (map[string]string, error) {
 		file, err := os.Open(dep)
 		if err != nil {
-			return ""
+			return nil, err
 		}
 		defer file.Close()
-		d.files = index{changed: info.ModTime(), paths: parseModulesDep(file)}
-	}
-	path, ok := d.files.paths[moduleName(name)]
-	if !ok {
+		return parseModulesDep(file), nil
+	})
+	path := paths[moduleName(name)]
+	if err != nil || path == "" {
 		return ""
 	}
 	if !filepath.IsAbs(path) { // paths in the release's folder are relative

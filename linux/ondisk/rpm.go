@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -74,9 +75,9 @@ func (r *rpm) owner(ctx context.Context, path string) (string, error) {
 func (r *rpm) database() (folder string, changed time.Time) {
 	for _, folder := range rpmDatabases {
 		for _, file := range []string{"rpmdb.sqlite", "Packages.db", "Packages"} {
-			if info, err := os.Stat(below(r.root, folder+"/"+file)); err == nil {
+			if info, err := os.Stat(filepath.Join(r.root, folder, file)); err == nil {
 				// SQLite writes to its log first.
-				if wal, err := os.Stat(below(r.root, folder+"/"+file+"-wal")); err == nil && wal.ModTime().After(info.ModTime()) {
+				if wal, err := os.Stat(filepath.Join(r.root, folder, file+"-wal")); err == nil && wal.ModTime().After(info.ModTime()) {
 					info = wal
 				}
 				return folder, info.ModTime()
@@ -91,7 +92,7 @@ func (r *rpm) database() (folder string, changed time.Time) {
 func (r *rpm) ask(ctx context.Context, folder, path string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, rpmTime)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, r.program, "--dbpath", below(r.root, folder), "--query", "--whatprovides",
+	cmd := exec.CommandContext(ctx, r.program, "--dbpath", filepath.Join(r.root, folder), "--query", "--whatprovides",
 		"--queryformat", "%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}\n", "--", path)
 	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/bin:/bin"}
 	out, stderr := cmdout.NewHead(maxRPMOutput, nil), cmdout.NewHead(maxRPMOutput, nil)
@@ -114,10 +115,6 @@ func (r *rpm) ask(ctx context.Context, folder, path string) (string, error) {
 
 // isUnowned reports whether rpm's output means that no package has the file.
 func isUnowned(answer string) bool {
-	for _, text := range []string{"no package provides", "is not owned by any package", "No such file or directory"} {
-		if strings.Contains(answer, text) {
-			return true
-		}
-	}
-	return false
+	texts := []string{"no package provides", "is not owned by any package", "No such file or directory"}
+	return slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(answer, text) })
 }

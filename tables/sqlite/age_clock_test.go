@@ -21,7 +21,7 @@ func (c *clock) pass(d time.Duration) { c.wall, c.elapsed = c.wall.Add(d), c.ela
 func (c *clock) options(maxAge time.Duration) Options {
 	return Options{
 		MaxAge: maxAge, Now: func() time.Time { return c.wall },
-		elapsed: func() time.Duration { return c.elapsed },
+		Elapsed: func() time.Duration { return c.elapsed },
 	}
 }
 

@@ -28,7 +28,8 @@ const lastSQL = `SELECT max(
 // maxEID bounds a plausible EID. No store reaches it.
 const maxEID = 1 << 62
 
-// Append writes events in one transaction and sets the EID and FirstSeen of each.
+// Append writes events in one transaction and sets the EID, StoredTime and FirstSeen of
+// each.
 // The events are on disk when Append returns. If it fails, it writes none of them
 // and leaves all of them unchanged. Occasionally it first does a part of
 // [Store.Expire]'s work, so the bounds can be exceeded for a minute or by some
@@ -92,6 +93,7 @@ func (s *Store) write(ctx context.Context, deliveries []kmodquery.Delivery) erro
 	if eid < 0 || eid > maxEID {
 		return fmt.Errorf("%w: its last event is %d", errDamaged, eid)
 	}
+	now := s.options.Now().Unix()
 	columns := kmodquery.EventColumns()
 	sums := newChecksummer(columns)
 	written := slices.Clone(deliveries)
@@ -99,7 +101,7 @@ func (s *Store) write(ctx context.Context, deliveries []kmodquery.Delivery) erro
 	for i := range written {
 		event := &written[i].Event
 		eid++
-		event.EID = eid
+		event.EID, event.StoredTime = eid, &now
 		if err := setFirstSeen(ctx, seen, event); err != nil {
 			return err
 		}

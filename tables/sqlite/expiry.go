@@ -135,6 +135,9 @@ func (s *Store) present(ctx context.Context) (time.Time, error) {
 // remove deletes the events whose EIDs a query selects, and reports whether they are a
 // whole chunk.
 func (s *Store) remove(ctx context.Context, eids string, args ...any) (more bool, err error) {
+	if err := s.countSkipped(ctx, eids, args...); err != nil {
+		return false, err
+	}
 	result, err := s.writer.ExecContext(ctx, "DELETE FROM events WHERE eid IN ("+eids+")", args...)
 	if err != nil {
 		return false, err

@@ -14,6 +14,9 @@ import (
 // [kmodquery.Filter] permits.
 const maxValues = 900
 
+// unprivilegedName is the store's name of [kmodquery.UnprivilegedColumn].
+const unprivilegedName = "cheap"
+
 // conditions returns the SQL of the conditions that the store can evaluate, and leaves
 // out the others.
 func conditions(conditions []kmodquery.Condition) squirrel.And {
@@ -31,6 +34,9 @@ func conditions(conditions []kmodquery.Condition) squirrel.And {
 
 func predicate(c kmodquery.Condition) (squirrel.Sqlizer, bool) {
 	column, ok := kmodquery.EventColumn(c.Column)
+	if c.Column == kmodquery.UnprivilegedColumn {
+		column, ok = kmodquery.Column{Name: unprivilegedName, Number: true}, true
+	}
 	if !ok || len(c.Values) == 0 {
 		return nil, false
 	}
@@ -42,7 +48,7 @@ func predicate(c kmodquery.Condition) (squirrel.Sqlizer, bool) {
 	if c.Op == kmodquery.Equal {
 		var either squirrel.Or
 		for _, value := range c.Values {
-			either = append(either, equal(c.Column, value))
+			either = append(either, equal(column.Name, value))
 		}
 		return either, true
 	}

@@ -184,7 +184,7 @@ func TestDamagedCopiesOfOneSecondHaveDifferentNames(t *testing.T) {
 // On a disk that damages everything, the store is recreated once a minute at most.
 func TestRecreationsAreLimitedInFrequency(t *testing.T) {
 	elapsed := time.Second
-	s := openStore(t, Options{elapsed: func() time.Duration { return elapsed }})
+	s := openStore(t, Options{Elapsed: func() time.Duration { return elapsed }})
 	copies := func() int {
 		n, _ := damagedCopies(filepath.Dir(s.path))
 		return n
@@ -208,7 +208,7 @@ func TestQueriesContinueWhileTheStoreIsDamaged(t *testing.T) {
 	var elapsed atomic.Int64
 	errInvented := errors.New("an event was never written")
 	dir := t.TempDir()
-	s := openIn(t, dir, Options{elapsed: func() time.Duration { return time.Duration(elapsed.Add(int64(2 * recreateInterval))) }})
+	s := openIn(t, dir, Options{Elapsed: func() time.Duration { return time.Duration(elapsed.Add(int64(2 * recreateInterval))) }})
 	other := openIn(t, dir, Options{})
 	done := make(chan struct{})
 	var group sync.WaitGroup

@@ -16,7 +16,7 @@ import (
 // latest uptime, or with the latest time if several have the same uptime or none.
 func (s *Store) Replay(ctx context.Context, f kmodquery.Filter, newest int64, visit func(*kmodquery.Event)) error {
 	err := s.use(ctx, func(db *database) error {
-		return s.events(ctx, db, f.Columns, replayed(f, newest), func(e *kmodquery.Event) bool {
+		return s.events(ctx, db, f.Columns, replayed(f, newest), newestFirst, func(e *kmodquery.Event) bool {
 			visit(e)
 			return true
 		})

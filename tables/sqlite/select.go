@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"fmt"
-	"math"
 
 	"github.com/Masterminds/squirrel"
 
@@ -18,9 +17,29 @@ import (
 // A row that does not match its checksums is left out and counted in
 // [kmodquery.StoreStatus].
 func (s *Store) Events(ctx context.Context, f kmodquery.Filter, visit func(*kmodquery.Event) error) error {
+	return s.read(ctx, f, newestFirst, visit)
+}
+
+// EventsBetween is [Store.Events] for events with an EID above after and up to last,
+// oldest first.
+func (s *Store) EventsBetween(ctx context.Context, after, last int64, f kmodquery.Filter, visit func(*kmodquery.Event) error) error {
+	f.Conditions = append([]kmodquery.Condition{
+		{Column: "eid", Op: kmodquery.Greater, Values: []any{after}},
+		{Column: "eid", Op: kmodquery.LessOrEqual, Values: []any{last}},
+	}, f.Conditions...)
+	return s.read(ctx, f, oldestFirst, visit)
+}
+
+// Orders of events, by EID.
+const (
+	newestFirst = "eid DESC"
+	oldestFirst = "eid"
+)
+
+func (s *Store) read(ctx context.Context, f kmodquery.Filter, order string, visit func(*kmodquery.Event) error) error {
 	var visitErr error
 	err := s.use(ctx, func(db *database) error {
-		return s.events(ctx, db, f.Columns, selected(f), func(e *kmodquery.Event) bool {
+		return s.events(ctx, db, f.Columns, selected(f), order, func(e *kmodquery.Event) bool {
 			visitErr = visit(e)
 			return visitErr == nil
 		})
@@ -55,11 +74,11 @@ func selected(f kmodquery.Filter) squirrel.Sqlizer {
 	return nil
 }
 
-// events calls visit with the events that eids selects, nil selecting all, until visit
-// returns false. It counts the rows that do not match their checksums.
-func (s *Store) events(ctx context.Context, db *database, wanted []string, eids squirrel.Sqlizer, visit func(*kmodquery.Event) bool) error {
+// events calls visit with the events that eids selects, nil selecting all, in an order,
+// until visit returns false. It counts the rows that do not match their checksums.
+func (s *Store) events(ctx context.Context, db *database, wanted []string, eids squirrel.Sqlizer, order string, visit func(*kmodquery.Event) bool) error {
 	columns := readColumns(wanted)
-	query := squirrel.Select(append(columnNames(columns), "sums")...).From("events").OrderBy("eid DESC")
+	query := squirrel.Select(append(columnNames(columns), "sums")...).From("events").OrderBy(order)
 	if eids != nil {
 		query = query.Where(squirrel.Expr("eid IN (?)", eids))
 	}
@@ -70,7 +89,7 @@ func (s *Store) events(ctx context.Context, db *database, wanted []string, eids 
 	defer rows.Close()
 
 	r := newRow(columns, wanted)
-	last := int64(math.MaxInt64)
+	last := int64(0) // EIDs begin at 1
 	for rows.Next() {
 		if err := rows.Scan(r.pointers...); err != nil {
 			return err
@@ -80,7 +99,7 @@ func (s *Store) events(ctx context.Context, db *database, wanted []string, eids 
 			s.countDamaged()
 			continue
 		}
-		if event.EID >= last {
+		if last != 0 && (event.EID < last) != (order == newestFirst) || event.EID == last {
 			return fmt.Errorf("%w: event %d follows event %d", errDamaged, event.EID, last)
 		}
 		last = event.EID

@@ -26,6 +26,7 @@ func (s *Store) Status(ctx context.Context) (kmodquery.StoreStatus, error) {
 	if err != nil {
 		return status, fmt.Errorf("count events: %w", err)
 	}
+	status.Skipped = s.cursors.skipped.total()
 	status.Bytes = sizeOf(s.path) + sizeOf(s.path+"-wal")
 	return status, nil
 }

@@ -26,12 +26,14 @@ type Options struct {
 	MaxEvents       int64            // events kept, unprivileged ones not counted; 0 keeps any number
 	MaxUnprivileged int64            // events kept that are unprivileged by [kmodquery.Event.IsUnprivileged]; 0 keeps any number
 	Now             func() time.Time // the wall clock; nil is time.Now
+	// Elapsed is the time since an arbitrary moment, which no one can set; nil is the
+	// monotonic clock.
+	Elapsed func() time.Duration
 	// Report is called with each error that no method returns, such as that the database
 	// was damaged, from any goroutine. It may be nil.
 	Report func(error)
 
-	// For tests; zero values are replaced by defaults.
-	elapsed     func() time.Duration // since an arbitrary moment, independent of the wall clock
+	// For tests; 0 is replaced by the default.
 	busyTimeout time.Duration
 }
 
@@ -65,6 +67,7 @@ type Store struct {
 	truncatedAt time.Duration // when truncateLongWAL last truncated the log
 	recreatedAt time.Duration // when the database was last set aside
 	suspectedAt time.Duration // when SQLite last reported damage that a check did not find
+	cursors     cursors       // with locks of their own
 	recreated   bool          // the database was recreated or replaced since Open
 
 	// gate is held for reading by reads, and for writing while another database is put
@@ -86,9 +89,9 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.elapsed == nil {
+	if o.Elapsed == nil {
 		opened := time.Now()
-		o.elapsed = func() time.Duration { return time.Since(opened) }
+		o.Elapsed = func() time.Duration { return time.Since(opened) }
 	}
 	o.busyTimeout = cmp.Or(o.busyTimeout, defaultBusyTimeout)
 	s, err := open(ctx, dir, o)
@@ -273,7 +276,7 @@ func (s *Store) reopen(ctx context.Context) error {
 	return s.openReader(ctx)
 }
 
-func (s *Store) elapsed() time.Duration { return s.options.elapsed() }
+func (s *Store) elapsed() time.Duration { return s.options.Elapsed() }
 
 func (s *Store) report(err error) {
 	if s.options.Report != nil {

@@ -14,7 +14,7 @@ import (
 // Reads that always overlap do not make the write-ahead log grow without bound.
 func TestTheWriteAheadLogIsBoundedDuringOverlappingReads(t *testing.T) {
 	elapsed := time.Hour
-	s := openStore(t, Options{elapsed: func() time.Duration { return elapsed }})
+	s := openStore(t, Options{Elapsed: func() time.Duration { return elapsed }})
 	s.walLimit = 1 << 20
 	batch := make([]kmodquery.Event, 500)
 	for i := range batch {

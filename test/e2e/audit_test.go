@@ -104,7 +104,7 @@ func (r *auditRun) emit(d kmodquery.Delivery) {
 func startAudit(t *testing.T) *auditRun {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	r := &auditRun{source: audit.New(audit.Options{}), ended: make(chan error, 1), stop: cancel}
+	r := &auditRun{source: audit.New(nil), ended: make(chan error, 1), stop: cancel}
 	ready := make(chan struct{})
 	go func() { r.ended <- r.source.Run(ctx, func() { close(ready) }, r.emit) }()
 	select {
@@ -430,7 +430,7 @@ func TestGuestAuditAdoptsTheRulesOfAKilledProcess(t *testing.T) {
 
 // auditRole runs the source until it is killed.
 func auditRole() error {
-	return audit.New(audit.Options{}).Run(context.Background(), func() { fmt.Println("ready") }, func(kmodquery.Delivery) {})
+	return audit.New(nil).Run(context.Background(), func() { fmt.Println("ready") }, func(kmodquery.Delivery) {})
 }
 
 // TestGuestAuditRespectsTheRulesOfOthers makes other programs add and remove rules and
@@ -506,7 +506,7 @@ func TestGuestAuditRespectsTheRulesOfOthers(t *testing.T) {
 	t.Run("a rule that hides everything", func(t *testing.T) {
 		hide := auditRule(t, "-a never,task")
 		require.NoError(t, client.AddRule(hide))
-		err := audit.New(audit.Options{}).Run(t.Context(), func() { t.Error("ready") }, func(kmodquery.Delivery) {})
+		err := audit.New(nil).Run(t.Context(), func() { t.Error("ready") }, func(kmodquery.Delivery) {})
 		require.ErrorContains(t, err, `the audit rule "-a never,task" keeps all system calls out of audit`)
 		require.NoError(t, client.DeleteRule(hide))
 	})
@@ -537,7 +537,7 @@ func TestGuestAuditUsesLockedRules(t *testing.T) {
 	}
 	require.NoError(t, client.SetImmutable(libaudit.WaitForReply))
 	if !withRules {
-		source := audit.New(audit.Options{})
+		source := audit.New(nil)
 		err := source.Run(t.Context(), func() { t.Error("ready") }, func(kmodquery.Delivery) {})
 		require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 		require.ErrorContains(t, err, "audit's rules are locked until the next boot")

@@ -228,7 +228,7 @@ func auditReaderRole() error {
 			fmt.Fprintln(os.Stderr, err)
 		}
 	}
-	source := audit.New(audit.Options{Position: func(context.Context) (string, error) { return position, nil }})
+	source := audit.New(func(context.Context) (string, error) { return position, nil })
 	ended, ready := make(chan error, 1), make(chan struct{})
 	go func() {
 		ended <- source.Run(context.Background(), func() { close(ready) }, func(d kmodquery.Delivery) {

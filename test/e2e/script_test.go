@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery/test/race"
+	"github.com/kmodquery/kmodquery/test/suite"
 	"github.com/kmodquery/kmodquery/test/vm"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
@@ -39,7 +40,7 @@ import (
 //	load WAY MODULE     load a module by file or from memory (script_module_test.go)
 //	unload MODULE       remove it
 //
-// The condition [newest] holds in a VM with the newest kernel of the matrix.
+// The condition [once] holds in the VM of one kernel: the newest, in make test the oldest.
 
 // TestScripts runs the scripts for any host. Under the race detector it also builds the
 // extension with it.
@@ -101,8 +102,11 @@ func scripts(dir, extension string) testscript.Params {
 			return nil
 		},
 		Condition: func(name string) (bool, error) {
-			if name == "newest" {
-				return guest.Kernel() == vm.Newest().String(), nil
+			if name == "once" {
+				if suite.All() {
+					return guest.Kernel() == vm.Newest().String(), nil
+				}
+				return guest.Kernel() == vm.Oldest().String(), nil
 			}
 			return false, fmt.Errorf("unknown condition %s", name)
 		},

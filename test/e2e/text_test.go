@@ -209,7 +209,7 @@ func TestGuestLogsReportLoads(t *testing.T) {
 		testText(t, text{
 			name: kmodquery.SourceKmsg,
 			open: func(position string) textSource {
-				return klog.NewKmsg(klog.KmsgOptions{Position: stored(position)})
+				return klog.NewKmsg(stored(position))
 			},
 			forge: func(*testing.T, string) {}, // as textForged does
 		})
@@ -228,7 +228,7 @@ func journalText(t *testing.T) text {
 	return text{
 		name: kmodquery.SourceJournal,
 		open: func(position string) textSource {
-			return klog.NewJournal(klog.JournalOptions{Position: stored(position)})
+			return klog.NewJournal(stored(position))
 		},
 		forge: func(t *testing.T, message string) {
 			logTo(t, "/run/systemd/journal/dev-log", "<4>kernel: "+message)
@@ -284,7 +284,7 @@ func syslogText(t *testing.T) text {
 	return text{
 		name: kmodquery.SourceSyslog,
 		open: func(position string) textSource {
-			return klog.NewSyslog(klog.SyslogOptions{Position: stored(position)})
+			return klog.NewSyslog(stored(position))
 		},
 		forge: func(t *testing.T, message string) {
 			for _, line := range []string{"<4>kernel: " + message, "<4>kernel: [   12.345678] " + message, "<0>kernel: " + message} {
@@ -324,7 +324,7 @@ func syslogText(t *testing.T) text {
 // modulesLoadText makes systemd's own loader load a module. Its message and the
 // kernel's are one attempt.
 func modulesLoadText(t *testing.T) {
-	run := runText(t, klog.NewJournal(klog.JournalOptions{}))
+	run := runText(t, klog.NewJournal(nil))
 	run.mu.Lock()
 	run.events = nil
 	run.mu.Unlock()
@@ -393,7 +393,7 @@ func TestGuestLogReportsRefusedModules(t *testing.T) {
 	if option == "" {
 		t.Skip("runs in the VMs that TestTextRefused and TestSignatureEnforced boot")
 	}
-	run := runText(t, klog.NewKmsg(klog.KmsgOptions{}))
+	run := runText(t, klog.NewKmsg(nil))
 	want, errno := "Loading of %s is rejected", unix.EKEYREJECTED
 	if option == lockdownIntegrity {
 		want, errno = "unsigned module loading is restricted", unix.EPERM

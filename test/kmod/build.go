@@ -38,9 +38,10 @@ const (
 const thisModule = ".gnu.linkonce.this_module"
 
 // Build returns one of the modules for the running kernel. Its name in the kernel is
-// "kmodquery_" and name. Each entry of set is the value of a variable of the module
-// that is an unsigned long. If target is set, Hidden and Ghost hide the module whose
-// struct is at that address instead of themselves, and then fail with ENODEV.
+// "kmodquery_" and name. set has the values of the module's variables, by their names.
+// The variables are of type unsigned long. Hidden and Ghost have the variable "target":
+// if it is the address of another module's struct module, they hide that module instead
+// of themselves, and their init fails with ENODEV.
 func Build(name string, set map[string]uint64) ([]byte, error) {
 	return BuildAs(name, "kmodquery_"+name, set)
 }

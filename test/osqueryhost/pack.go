@@ -29,6 +29,7 @@ type Query struct {
 	Interval    *number `json:"interval"` // seconds
 	Removed     *truth  `json:"removed"`
 	Snapshot    truth   `json:"snapshot"`
+	Denylist    *truth  `json:"denylist"`
 	Platform    string  `json:"platform"`
 	Version     string  `json:"version"`
 	Shard       number  `json:"shard"`

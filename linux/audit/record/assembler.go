@@ -23,7 +23,7 @@ type Event struct {
 	Call       string
 	Records    []Record // the SYSCALL first
 	isComplete bool     // its last record was added
-	Start      Place    // of its first record
+	Start      int64    // of its first record, as passed to Add
 }
 
 // First returns the event's first record of a type.
@@ -34,12 +34,6 @@ func (e *Event) First(kind auparse.AuditMessageType) (Record, bool) {
 		}
 	}
 	return Record{}, false
-}
-
-// A Place is the place in a log at which a record begins.
-type Place struct {
-	File   int   // the files that were read are numbered
-	Offset int64 // in bytes
 }
 
 // An Assembler assembles the records of module system calls to events, and emits these
@@ -62,15 +56,15 @@ func NewAssembler(emit func(Event)) *Assembler {
 }
 
 // Add adds the next record. An event begins with its SYSCALL record, which the kernel
-// writes first.
-func (a *Assembler) Add(r Record, place Place, now time.Time) {
+// writes first. The start of that record becomes the event's.
+func (a *Assembler) Add(r Record, start int64, now time.Time) {
 	e := a.open[r.ID]
 	if e == nil {
 		call := r.Call()
 		if call == "" {
 			return
 		}
-		e = &openEvent{Event: Event{ID: r.ID, Call: call, Start: place}, due: now.Add(patience)}
+		e = &openEvent{Event: Event{ID: r.ID, Call: call, Start: start}, due: now.Add(patience)}
 		a.open[r.ID] = e
 		a.queue = append(a.queue, e)
 		if len(a.queue) > maxOpen {
@@ -79,17 +73,15 @@ func (a *Assembler) Add(r Record, place Place, now time.Time) {
 	} else if r.Type == auparse.AUDIT_SYSCALL {
 		return // there is one already
 	}
-	switch {
-	case r.Type == auparse.AUDIT_EOE:
-		e.isComplete = true
-	case r.Type == auparse.AUDIT_PROCTITLE:
-		// It is the last before EOE, which the audit daemon does not log.
-		e.isComplete = true
-		e.add(r)
-	case isOfModuleCall(r.Type):
+	// PROCTITLE is the last before EOE, which the audit daemon does not log.
+	isEnd := r.Type == auparse.AUDIT_EOE
+	e.isComplete = e.isComplete || isEnd || r.Type == auparse.AUDIT_PROCTITLE
+	if IsOfModuleCall(r.Type) && !isEnd {
 		e.add(r)
 	}
-	a.release()
+	for len(a.queue) > 0 && a.queue[0].isComplete {
+		a.pop()
+	}
 }
 
 func (e *openEvent) add(r Record) {
@@ -101,13 +93,6 @@ func (e *openEvent) add(r Record) {
 	}
 	if same < maxRepeated {
 		e.Records = append(e.Records, r)
-	}
-}
-
-// release emits the complete events before the first incomplete one.
-func (a *Assembler) release() {
-	for len(a.queue) > 0 && a.queue[0].isComplete {
-		a.pop()
 	}
 }
 
@@ -133,11 +118,11 @@ func (a *Assembler) Flush() {
 	}
 }
 
-// Oldest returns where the oldest event begins that was not emitted, and when Expire
-// emits it. ok is false if there is none.
-func (a *Assembler) Oldest() (start Place, due time.Time, ok bool) {
+// Due returns when Expire emits the oldest incomplete event, or the zero time if there is
+// none.
+func (a *Assembler) Due() time.Time {
 	if len(a.queue) == 0 {
-		return Place{}, time.Time{}, false
+		return time.Time{}
 	}
-	return a.queue[0].Start, a.queue[0].due, true
+	return a.queue[0].due
 }

@@ -46,16 +46,15 @@ func TestRecordsOfOneEventAreJoined(t *testing.T) {
 				auparse.AUDIT_PROCTITLE: insmodProctitle, auparse.AUDIT_EOE: insmodEnd,
 			}
 			for i, kind := range kinds {
-				a.Add(message(t, kind, texts[kind], 2), Place{File: 1, Offset: int64(i)}, began)
+				a.Add(message(t, kind, texts[kind], 2), int64(i+1), began)
 			}
 			require.Len(t, *events, 1)
 			e := (*events)[0]
 			require.Equal(t, "finit_module", e.Call)
 			require.True(t, e.isComplete)
-			require.Equal(t, Place{File: 1}, e.Start)
+			require.EqualValues(t, 1, e.Start)
 			require.Equal(t, kinds[:3], types(e))
-			_, _, ok := a.Oldest()
-			require.False(t, ok)
+			require.Zero(t, a.Due())
 		})
 	}
 }
@@ -63,28 +62,24 @@ func TestRecordsOfOneEventAreJoined(t *testing.T) {
 func TestOtherEventsAreIgnored(t *testing.T) {
 	a, events := gather()
 	execve := strings.Replace(insmodSyscall, "syscall=313", "syscall=59", 1)
-	a.Add(message(t, auparse.AUDIT_SYSCALL, execve, 3), Place{}, began)
-	a.Add(message(t, auparse.AUDIT_EOE, insmodEnd, 3), Place{}, began)
-	a.Add(message(t, auparse.AUDIT_KERN_MODULE, insmodModule, 4), Place{}, began) // the end of an event that was emitted
-	a.Add(message(t, auparse.AUDIT_PROCTITLE, insmodProctitle, 4), Place{}, began)
-	_, _, ok := a.Oldest()
-	require.False(t, ok)
+	a.Add(message(t, auparse.AUDIT_SYSCALL, execve, 3), 0, began)
+	a.Add(message(t, auparse.AUDIT_EOE, insmodEnd, 3), 0, began)
+	a.Add(message(t, auparse.AUDIT_KERN_MODULE, insmodModule, 4), 0, began) // the end of an event that was emitted
+	a.Add(message(t, auparse.AUDIT_PROCTITLE, insmodProctitle, 4), 0, began)
+	require.Zero(t, a.Due())
 	require.Empty(t, *events)
 }
 
 func TestEventsAreEmittedInTheirOrder(t *testing.T) {
 	a, events := gather()
 	for serial := 1; serial <= 3; serial++ {
-		a.Add(message(t, auparse.AUDIT_SYSCALL, insmodSyscall, serial), Place{Offset: int64(serial)}, began)
+		a.Add(message(t, auparse.AUDIT_SYSCALL, insmodSyscall, serial), int64(serial), began)
 	}
 	for _, serial := range []int{3, 2} {
-		a.Add(message(t, auparse.AUDIT_PROCTITLE, insmodProctitle, serial), Place{}, began)
+		a.Add(message(t, auparse.AUDIT_PROCTITLE, insmodProctitle, serial), 0, began)
 	}
 	require.Empty(t, *events)
-	start, due, ok := a.Oldest()
-	require.True(t, ok)
-	require.Equal(t, Place{Offset: 1}, start)
-	require.Equal(t, began.Add(patience), due)
+	require.Equal(t, began.Add(patience), a.Due())
 	a.Expire(began.Add(patience - 1))
 	require.Empty(t, *events)
 	a.Expire(began.Add(patience))
@@ -98,14 +93,14 @@ func TestEventsAreEmittedInTheirOrder(t *testing.T) {
 func TestEventsAreBounded(t *testing.T) {
 	a, events := gather()
 	for serial := range 3 * maxOpen {
-		a.Add(message(t, auparse.AUDIT_SYSCALL, insmodSyscall, serial), Place{}, began)
+		a.Add(message(t, auparse.AUDIT_SYSCALL, insmodSyscall, serial), 0, began)
 		// A second record with the same id belongs to the same event.
-		a.Add(message(t, auparse.AUDIT_SYSCALL, insmodSyscall, serial), Place{}, began)
+		a.Add(message(t, auparse.AUDIT_SYSCALL, insmodSyscall, serial), 0, began)
 	}
 	require.Len(t, *events, 2*maxOpen)
 	require.Len(t, a.open, maxOpen)
 	for range 1000 {
-		a.Add(message(t, auparse.AUDIT_PATH, `audit(1795529435.180:2): item=0 name="/sys/kernel/debug/x" nametype=CREATE`, 3*maxOpen-1), Place{}, began)
+		a.Add(message(t, auparse.AUDIT_PATH, `audit(1795529435.180:2): item=0 name="/sys/kernel/debug/x" nametype=CREATE`, 3*maxOpen-1), 0, began)
 	}
 	a.Flush()
 	require.Len(t, *events, 3*maxOpen)
@@ -144,7 +139,7 @@ func FuzzAssembler(f *testing.F) {
 				calls[r.ID] = true
 			}
 			now = now.Add(time.Millisecond)
-			a.Add(r, Place{}, now)
+			a.Add(r, 0, now)
 			a.Expire(now)
 			require.LessOrEqual(t, len(a.open), maxOpen)
 			require.Equal(t, len(a.queue), len(a.open))

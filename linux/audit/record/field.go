@@ -50,60 +50,44 @@ func parseFields(body string) Fields {
 	return fields
 }
 
-// get returns the first field of a name. Only the first is trusted: a later field of
-// that name comes after a value that a user chose.
-func (f Fields) get(name string) (field, bool) {
+// get returns the first field of a name, or the zero field. Only the first is trusted: a
+// later field of that name comes after a value that a user chose.
+func (f Fields) get(name string) field {
 	for _, field := range f {
 		if field.Name == name {
-			return field, true
+			return field
 		}
 	}
-	return field{}, false
+	return field{}
 }
 
 // Text returns a text that a user chose, decoded. ok is false if there is no such field
 // or if the record says that there is no text.
 func (f Fields) Text(name string) (text string, ok bool) {
-	field, ok := f.get(name)
-	if !ok {
-		return "", false
+	field := f.get(name)
+	if field.Quoted {
+		return field.Value, true
 	}
-	return field.text()
-}
-
-func (f field) text() (string, bool) {
-	if f.Quoted {
-		return f.Value, true
-	}
-	decoded, err := hex.DecodeString(f.Value)
-	if err != nil || f.Value == "" {
+	decoded, err := hex.DecodeString(field.Value)
+	if err != nil || field.Value == "" {
 		return "", false // (null), (none), ?
 	}
 	return string(decoded), true
 }
 
 // Word returns a text that the kernel chose, or "".
-func (f Fields) Word(name string) string {
-	field, _ := f.get(name)
-	return field.Value
-}
+func (f Fields) Word(name string) string { return f.get(name).Value }
 
 // Int returns a decimal number.
 func (f Fields) Int(name string) (int64, bool) {
-	field, ok := f.get(name)
-	if !ok || field.Quoted {
-		return 0, false
-	}
+	field := f.get(name)
 	n, err := strconv.ParseInt(field.Value, 10, 64)
-	return n, err == nil
+	return n, err == nil && !field.Quoted
 }
 
 // Hex returns a hexadecimal number, such as a system call's argument.
 func (f Fields) Hex(name string) (uint64, bool) {
-	field, ok := f.get(name)
-	if !ok || field.Quoted {
-		return 0, false
-	}
+	field := f.get(name)
 	n, err := strconv.ParseUint(field.Value, 16, 64)
-	return n, err == nil
+	return n, err == nil && !field.Quoted
 }

@@ -2,7 +2,6 @@ package record
 
 import (
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -40,9 +39,9 @@ type ID struct {
 func (id ID) Time() time.Time { return time.UnixMilli(id.Millis) }
 
 var (
-	errNoType   = errors.New("no record type")
-	errNoHeader = errors.New("no time and serial number")
-	errTooLong  = errors.New("too long for a record")
+	errNoType   = errors.New("parse an audit record: no record type")
+	errNoHeader = errors.New("parse an audit record: no time and serial number")
+	errTooLong  = errors.New("parse an audit record: too long")
 )
 
 // ParseMessage parses a record as the kernel sends it.
@@ -50,16 +49,7 @@ func ParseMessage(kind auparse.AuditMessageType, message string) (Record, error)
 	if len(message) > maxRecord {
 		return Record{}, errTooLong
 	}
-	message = strings.TrimRight(message, "\x00\n")
-	id, body, err := parseHeader(message)
-	if err != nil {
-		return Record{}, fmt.Errorf("parse an audit record: %w", err)
-	}
-	r := Record{Type: kind, ID: id}
-	if isOfModuleCall(kind) {
-		r.Fields, r.Text = parseFields(body), "type="+kind.String()+" msg="+message
-	}
-	return r, nil
+	return parse(kind, strings.TrimRight(message, "\x00\n"))
 }
 
 // ParseLine parses a line of the audit daemon's log, without its line feed.
@@ -67,71 +57,50 @@ func ParseLine(line string) (Record, error) {
 	if len(line) > MaxLine {
 		return Record{}, errTooLong
 	}
-	var r Record
+	node := ""
 	if rest, ok := strings.CutPrefix(line, "node="); ok {
-		r.Node, line, _ = strings.Cut(rest, " ")
+		node, line, _ = strings.Cut(rest, " ")
 	}
-	name, message, ok := strings.Cut(line, " msg=")
-	if !ok {
-		return Record{}, fmt.Errorf("parse a line of the audit log: %w", errNoHeader)
-	}
-	name, ok = strings.CutPrefix(name, "type=")
-	if !ok {
-		return Record{}, fmt.Errorf("parse a line of the audit log: %w", errNoType)
-	}
+	head, message, _ := strings.Cut(line, " msg=")
+	name, ok := strings.CutPrefix(head, "type=")
 	kind, err := auparse.GetAuditMessageType(name)
-	if err != nil {
-		return Record{}, fmt.Errorf("parse a line of the audit log: %w", errNoType)
+	if !ok || err != nil {
+		return Record{}, errNoType
 	}
 	// The daemon's enrichment follows: names for the numbers before it.
 	message, _, _ = strings.Cut(message, "\x1d")
-	message = strings.TrimRight(message, " ")
-	id, body, err := parseHeader(message)
-	if err != nil {
-		return Record{}, fmt.Errorf("parse a line of the audit log: %w", err)
+	r, err := parse(kind, strings.TrimRight(message, " "))
+	r.Node = node
+	return r, err
+}
+
+// parse parses "audit(1700000000.123:45): " and the fields after it.
+func parse(kind auparse.AuditMessageType, message string) (Record, error) {
+	rest, isRecord := strings.CutPrefix(message, "audit(")
+	header, body, isHeader := strings.Cut(rest, "):")
+	at, serial, _ := strings.Cut(header, ":")
+	seconds, millis, _ := strings.Cut(at, ".")
+	s, err := strconv.ParseUint(seconds, 10, 40) // until the year 36812
+	ms, millisErr := strconv.ParseUint(millis, 10, 10)
+	n, serialErr := strconv.ParseUint(serial, 10, 32)
+	if !isRecord || !isHeader || len(millis) != 3 || errors.Join(err, millisErr, serialErr) != nil {
+		return Record{}, errNoHeader
 	}
-	r.Type, r.ID = kind, id
-	if isOfModuleCall(kind) {
-		r.Fields, r.Text = parseFields(body), "type="+name+" msg="+message
+	r := Record{Type: kind, ID: ID{Millis: int64(s)*1000 + int64(ms), Serial: uint32(n)}}
+	if IsOfModuleCall(kind) {
+		r.Fields, r.Text = parseFields(body), "type="+kind.String()+" msg="+message
 	}
 	return r, nil
 }
 
-// isOfModuleCall reports whether the event of a module call may have records of a type.
+// IsOfModuleCall reports whether the event of a module call may have records of a type.
 // Only the kernel writes records of these types. The kernel does not let programs choose
 // them (kernel/audit.c, audit_netlink_ok), and the daemon's messages have other types.
-func isOfModuleCall(kind auparse.AuditMessageType) bool {
+func IsOfModuleCall(kind auparse.AuditMessageType) bool {
 	switch kind {
 	case auparse.AUDIT_SYSCALL, auparse.AUDIT_KERN_MODULE, auparse.AUDIT_PATH, auparse.AUDIT_CWD,
 		auparse.AUDIT_EXECVE, auparse.AUDIT_PROCTITLE, auparse.AUDIT_EOE:
 		return true
 	}
 	return false
-}
-
-// parseHeader parses "audit(1700000000.123:45): " and returns the text after it.
-func parseHeader(message string) (ID, string, error) {
-	rest, ok := strings.CutPrefix(message, "audit(")
-	if !ok {
-		return ID{}, "", errNoHeader
-	}
-	header, body, ok := strings.Cut(rest, "):")
-	if !ok {
-		return ID{}, "", errNoHeader
-	}
-	at, serial, _ := strings.Cut(header, ":")
-	seconds, millis, _ := strings.Cut(at, ".")
-	s, err := strconv.ParseUint(seconds, 10, 40) // until the year 36812
-	if err != nil {
-		return ID{}, "", errNoHeader
-	}
-	ms, err := strconv.ParseUint(millis, 10, 10)
-	if err != nil || len(millis) != 3 {
-		return ID{}, "", errNoHeader
-	}
-	n, err := strconv.ParseUint(serial, 10, 32)
-	if err != nil {
-		return ID{}, "", errNoHeader
-	}
-	return ID{Millis: int64(s)*1000 + int64(ms), Serial: uint32(n)}, strings.TrimPrefix(body, " "), nil
 }

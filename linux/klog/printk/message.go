@@ -2,6 +2,7 @@ package printk
 
 import (
 	"regexp"
+	"regexp/syntax"
 	"strconv"
 	"strings"
 
@@ -40,6 +41,9 @@ var placeholders = strings.NewReplacer(
 	"COMM", `(?P<comm>[^\x00-\x1f\x7f]{1,15})`,
 )
 
+// malformed is stated about a file that is no module of this kernel.
+var malformed = Statement{Stage: stageCheck, Result: failed(enoexec), IsLast: true}
+
 // kernelMessages are the kernel's messages. Without a note on versions the message is
 // the same in 4.19, 5.10, 6.1 and 6.18.
 var kernelMessages = compile([]format{
@@ -64,35 +68,22 @@ var kernelMessages = compile([]format{
 
 	// elf_validity_cache_copy and its callees, from 5.11 and 5.18 on, without the
 	// module's name.
-	{`Invalid ELF header (?:len \d+|magic: != \x7fELF|type: \d+ != \d+)`,
-		Statement{Stage: stageCheck, Result: failed(enoexec), IsLast: true}},
-	{`Invalid (?:module )?architecture in ELF header: \d+`,
-		Statement{Stage: stageCheck, Result: failed(enoexec), IsLast: true}},
-	{`Invalid ELF section (?:header size|header overflow|in module \(section \d+ type \d+\)|name in module \(section \d+ type \d+\)|name index: TEXT)`,
-		Statement{Stage: stageCheck, Result: failed(enoexec), IsLast: true}},
-	{`ELF Spec violation: section (?:0 type\(\d+\)!=SH_NULL or non-zero len or addr|name table isn't null terminated)`,
-		Statement{Stage: stageCheck, Result: failed(enoexec), IsLast: true}},
-	{`Invalid ELF sh_link!=SHN_UNDEF\(\d+\) or \(sh_link\(\d+\) >= hdr->e_shnum\(\d+\)`,
-		Statement{Stage: stageCheck, Result: failed(enoexec), IsLast: true}},
-	{`Only one \.modinfo section must exist\.`,
-		Statement{Stage: stageCheck, Result: failed(enoexec), IsLast: true}},
-	{`Module has invalid ELF structures`, // 5.11 to 5.17
-		Statement{Stage: stageCheck, Result: failed(enoexec), IsLast: true}},
-	{`Module len \d+ truncated`, // up to 5.10
-		Statement{Stage: stageCheck, Result: failed(enoexec), IsLast: true}},
-	{`module NAME: (?:Exactly one )?\.gnu\.linkonce\.this_module (?:section must exist\.|section must have a size set|must occupy memory during process execution|section size must match the kernel's built struct module size at run time)`, // from 6.3
-		Statement{Stage: stageCheck, Result: failed(enoexec), IsLast: true}},
-	{`NAME: No module found in object`, // up to 6.2
-		Statement{Stage: stageCheck, Result: failed(enoexec), IsLast: true}},
-	{`NAME: module has no symbols \(stripped\?\)`,
-		Statement{Stage: stageCheck, Result: failed(enoexec), IsLast: true}},
+	{`Invalid ELF header (?:len \d+|magic: != \x7fELF|type: \d+ != \d+)`, malformed},
+	{`Invalid (?:module )?architecture in ELF header: \d+`, malformed},
+	{`Invalid ELF section (?:header size|header overflow|in module \(section \d+ type \d+\)|name in module \(section \d+ type \d+\)|name index: TEXT)`, malformed},
+	{`ELF Spec violation: section (?:0 type\(\d+\)!=SH_NULL or non-zero len or addr|name table isn't null terminated)`, malformed},
+	{`Invalid ELF sh_link!=SHN_UNDEF\(\d+\) or \(sh_link\(\d+\) >= hdr->e_shnum\(\d+\)`, malformed},
+	{`Only one \.modinfo section must exist\.`, malformed},
+	{`Module has invalid ELF structures`, malformed}, // 5.11 to 5.17
+	{`Module len \d+ truncated`, malformed},          // up to 5.10
+	{`module NAME: (?:Exactly one )?\.gnu\.linkonce\.this_module (?:section must exist\.|section must have a size set|must occupy memory during process execution|section size must match the kernel's built struct module size at run time)`, malformed}, // from 6.3
+	{`NAME: No module found in object`, malformed}, // up to 6.2
+	{`NAME: module has no symbols \(stripped\?\)`, malformed},
 	// early_mod_check, layout_and_allocate before 6.6.
 	{`Module NAME is blacklisted`, // from 4.16
 		Statement{Stage: stageCheck, Result: failed(eperm), IsLast: true}},
-	{`NAME: version magic '(?P<vermagic>TEXT)' should be 'TEXT'`,
-		Statement{Stage: stageCheck, Result: failed(enoexec), IsLast: true}},
-	{`NAME: disagrees about version of symbol module_layout`,
-		Statement{Stage: stageCheck, Result: failed(enoexec), IsLast: true}},
+	{`NAME: version magic '(?P<vermagic>TEXT)' should be 'TEXT'`, malformed},
+	{`NAME: disagrees about version of symbol module_layout`, malformed},
 	{`NAME: module is marked as livepatch module, but livepatch support is disabled`,
 		Statement{Stage: stageAny, Result: failed(enoexec), IsLast: true}},
 
@@ -117,8 +108,7 @@ var kernelMessages = compile([]format{
 		Statement{Stage: stageTaint, Taints: taintUnsigned, Signature: kmodquery.SignatureUnknown}},
 	// try_to_force_load, for a missing vermagic before all other checks, for
 	// missing symbol versions after them.
-	{`NAME: TEXT: kernel tainted\.`,
-		Statement{Stage: stageAny, Taints: taintForced}},
+	{`NAME: TEXT: kernel tainted\.`, Statement{Stage: stageAny, Taints: taintForced}},
 
 	// Linking.
 	{`NAME: Could not allocate \d+ bytes percpu data`,
@@ -130,8 +120,7 @@ var kernelMessages = compile([]format{
 	{`NAME: no symbol version for TEXT`, Statement{Stage: stageAny}},
 	// "Unknown symbol" follows, with the error of the attempt unless another symbol
 	// follows.
-	{`NAME: disagrees about version of symbol TEXT`,
-		Statement{Stage: stageLink, IsRefused: true}},
+	{`NAME: disagrees about version of symbol TEXT`, Statement{Stage: stageLink, IsRefused: true}},
 	{`NAME: module uses symbol \(TEXT\) from namespace TEXT, but does not import it\.`, // from 5.4
 		Statement{Stage: stageLink}},
 	{`NAME: module uses symbols TEXT from proprietary module TEXT, inheriting taint\.`, // from 5.9
@@ -139,8 +128,7 @@ var kernelMessages = compile([]format{
 	{`NAME: module using GPL-only symbols uses symbols TEXT from proprietary module TEXT\.`, // from 5.9
 		Statement{Stage: stageLink, IsRefused: true}},
 	{`NAME: gave up waiting for init of module TEXT\.`, Statement{Stage: stageLink}},
-	{`NAME: please compile with -fno-common`,
-		Statement{Stage: stageLink, Result: failed(enoexec)}},
+	{`NAME: please compile with -fno-common`, Statement{Stage: stageLink, Result: failed(enoexec)}},
 	{`NAME: Unknown symbol TEXT \(err (?P<err>-?\d{1,4})\)`,
 		Statement{Stage: stageLink, IsRefused: true}},
 	{`NAME: exports duplicate symbol TEXT \(owned by TEXT\)`,
@@ -183,50 +171,31 @@ type format struct {
 func compile(formats []format) []message {
 	messages := make([]message, len(formats))
 	for i, f := range formats {
-		form := regexp.MustCompile(`^(?:` + placeholders.Replace(f.pattern) + `)$`)
-		messages[i] = message{literal: longestLiteral(f.pattern), pattern: form, statement: f.statement}
+		pattern := placeholders.Replace(f.pattern)
+		messages[i] = message{
+			literal: longestLiteral(pattern), pattern: regexp.MustCompile(`^(?:` + pattern + `)$`), statement: f.statement,
+		}
 	}
 	return messages
 }
 
-// longestLiteral returns the longest run of letters, digits and blanks that is in every
-// text that a pattern matches.
+// longestLiteral returns the longest text that is in every text that a pattern matches.
 func longestLiteral(pattern string) string {
-	longest, run, depth := "", []byte(nil), 0
-	end := func() {
-		if len(run) > len(longest) {
-			longest = string(run)
-		}
-		run = run[:0]
+	parsed, err := syntax.Parse(pattern, syntax.Perl)
+	if err != nil {
+		return "" // regexp.MustCompile reports it
 	}
-	pattern = strings.NewReplacer("NAME", "\x00", "WORD", "\x00", "TEXT", "\x00", "COMM", "\x00").Replace(pattern)
-	for i := 0; i < len(pattern); i++ {
-		c := pattern[i]
-		switch {
-		case c == '\\':
-			i++
-			end()
-		case c == '(':
-			depth++
-			end()
-		case c == ')':
-			depth--
-			end()
-		case c == '?' || c == '*' || c == '{':
-			run = run[:max(len(run)-1, 0)]
-			end()
-		case depth > 0 || !isPlain(c):
-			end()
-		default:
-			run = append(run, c)
+	parts := []*syntax.Regexp{parsed}
+	if parsed.Op == syntax.OpConcat {
+		parts = parsed.Sub
+	}
+	longest := ""
+	for _, part := range parts {
+		if text := string(part.Rune); part.Op == syntax.OpLiteral && len(text) > len(longest) {
+			longest = text
 		}
 	}
-	end()
 	return longest
-}
-
-func isPlain(c byte) bool {
-	return c == ' ' || c == '_' || c == '-' || c == '\'' || c == ':' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 }
 
 // Kernel returns what a message of the kernel states about modules. A message of several

@@ -1,0 +1,95 @@
+package collectors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// cursorLog are cursors that note their calls.
+type cursorLog struct {
+	mu    sync.Mutex
+	calls []string
+	err   error
+}
+
+func (c *cursorLog) note(call string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls = append(c.calls, call)
+	return c.err
+}
+
+func (c *cursorLog) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.err = err
+}
+
+func (c *cursorLog) Cursor(_ context.Context, name string, q kmodquery.CursorQuery) (kmodquery.Cursor, error) {
+	err := c.note(fmt.Sprint("cursor ", name, " ", q.ID, " ", q.Events))
+	return kmodquery.Cursor{Name: name, After: 1, Position: 2, Last: 1 << 40, NewRows: 4, NewBytes: 5}, err
+}
+
+func (c *cursorLog) Advance(_ context.Context, at kmodquery.Cursor, to int64, rows int) (bool, error) {
+	return true, c.note(fmt.Sprint("advance ", at, " ", to, " ", rows))
+}
+
+func (c *cursorLog) Registered() { _ = c.note("registered") }
+
+func TestReadersMoveTheCursorsOfTheRecorder(t *testing.T) {
+	cursors := &cursorLog{}
+	recorder := NewRecorder(&memory{}, (&reports{}).add, Options{Cursors: cursors})
+	recorder.Start(t.Context())
+	listener, remote := listen(t)
+	go recorder.Share(listener)
+	condition := kmodquery.Condition{Column: "name", Op: kmodquery.Equal, Values: []any{"\xff"}}
+	query := kmodquery.NewCursorQuery("kernel_module_events", []kmodquery.Condition{condition}, nil)
+
+	cursor, err := remote.Cursor(t.Context(), "ship", query)
+	require.NoError(t, err)
+	require.Equal(t, kmodquery.Cursor{Name: "ship", After: 1, Position: 2, Last: 1 << 40, NewRows: 4, NewBytes: 5}, cursor)
+	moved, err := remote.Advance(t.Context(), cursor, 3, 1)
+	require.NoError(t, err)
+	require.True(t, moved)
+	require.NoError(t, remote.Registered(t.Context()))
+	cursors.mu.Lock()
+	calls := slices.Clone(cursors.calls)
+	cursors.mu.Unlock()
+	require.Equal(t, []string{
+		"cursor ship " + query.ID + " " + query.Events,
+		fmt.Sprint("advance ", cursor, " 3 1"),
+		"registered",
+	}, calls)
+
+	cursors.fail(errors.New("there are too many"))
+	_, err = remote.Cursor(t.Context(), "ship", query)
+	require.EqualError(t, err, "there are too many")
+	require.NotErrorIs(t, err, ErrNoRecorder)
+	_, err = remote.Advance(t.Context(), cursor, 3, 1)
+	require.EqualError(t, err, "there are too many")
+
+	require.NoError(t, listener.Close())
+	require.NoError(t, recorder.Close())
+	_, err = remote.Cursor(t.Context(), "ship", query)
+	require.ErrorIs(t, err, ErrNoRecorder)
+}
+
+// A recorder of an earlier version ignores what it does not know.
+func TestAnEarlierRecorderHasNoCursors(t *testing.T) {
+	recorder := NewRecorder(&memory{}, (&reports{}).add, Options{})
+	recorder.Start(t.Context())
+	listener, remote := listen(t)
+	go recorder.Share(listener)
+	_, err := remote.Cursor(t.Context(), "ship", kmodquery.CursorQuery{})
+	require.ErrorIs(t, err, ErrNoRecorder)
+	require.NoError(t, listener.Close())
+	require.NoError(t, recorder.Close())
+}

@@ -1,0 +1,68 @@
+package kmodquery
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// A Cursor is the position of a named, repeated query in the order in which events were
+// stored. Events up to After are done. Events after it, up to Position, are held: they
+// were given within the holding time, and every call gives them again. Later events, up
+// to Last, are new.
+type Cursor struct {
+	Name     string
+	After    int64 // EID
+	Position int64 // EID of the last event that was examined
+	Last     int64 // EID of the last stored event
+	// NewRows and NewBytes bound the new rows that a call may give. A first row that is
+	// larger than NewBytes is given alone. If NewRows is 0, none may be given.
+	NewRows  int
+	NewBytes int64
+}
+
+// A CursorQuery is the query that a cursor belongs to, as texts that can be kept and sent.
+type CursorQuery struct {
+	ID     string // identifies the query
+	Events string // the conditions that the events of its rows meet
+}
+
+// NewCursorQuery returns the query of the rows of a table that meet conditions. events
+// are the conditions that the events of its rows meet. They may change with the version
+// of the program.
+func NewCursorQuery(table string, conditions, events []Condition) CursorQuery {
+	return CursorQuery{ID: table + " " + conditionsText(conditions), Events: conditionsText(events)}
+}
+
+func conditionsText(conditions []Condition) string {
+	text, err := json.Marshal(conditions)
+	if err != nil {
+		panic(err) // their values are numbers and text
+	}
+	return string(text)
+}
+
+// Conditions returns the conditions that the events meet. It returns an error if Events is
+// not the text of a NewCursorQuery.
+func (q CursorQuery) Conditions() ([]Condition, error) {
+	decoder := json.NewDecoder(strings.NewReader(q.Events))
+	decoder.UseNumber()
+	var conditions []Condition
+	if err := decoder.Decode(&conditions); err != nil {
+		return nil, fmt.Errorf("parse the conditions of a cursor: %w", err)
+	}
+	for _, condition := range conditions {
+		for i, value := range condition.Values {
+			number, ok := value.(json.Number)
+			if !ok {
+				continue
+			}
+			if integer, err := number.Int64(); err == nil {
+				condition.Values[i] = integer
+			} else if condition.Values[i], err = number.Float64(); err != nil {
+				return nil, fmt.Errorf("parse the conditions of a cursor: %w", err)
+			}
+		}
+	}
+	return conditions, nil
+}

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/collectors"
+	"github.com/kmodquery/kmodquery/tables"
+	"github.com/kmodquery/kmodquery/tables/sqlite"
+)
+
+// A cursorKeeper keeps the positions of named queries in the recorder.
+type cursorKeeper interface {
+	tables.Cursors
+	// registered is called when osquery has registered this process anew.
+	registered()
+}
+
+// ownCursors are the cursors in the process that records.
+type ownCursors struct{ *sqlite.Store }
+
+func (c ownCursors) registered() { c.Registered() }
+
+// remoteCursors are the cursors in a reader. They are moved by the recorder. Without one
+// the same rows are given again.
+type remoteCursors struct {
+	recorder *collectors.Remote
+	store    *sqlite.Store
+}
+
+func (c remoteCursors) Cursor(ctx context.Context, name string, q kmodquery.CursorQuery) (kmodquery.Cursor, error) {
+	cursor, err := c.recorder.Cursor(ctx, name, q)
+	if errors.Is(err, collectors.ErrNoRecorder) {
+		return c.store.Cursor(ctx, name, q)
+	}
+	return cursor, err
+}
+
+func (c remoteCursors) Advance(ctx context.Context, cursor kmodquery.Cursor, to int64, rows int) (bool, error) {
+	return c.recorder.Advance(ctx, cursor, to, rows)
+}
+
+// registeredWithin bounds the message to the recorder. If no recorder runs, the next one
+// holds everything anew when it starts.
+const registeredWithin = 10 * time.Second
+
+func (c remoteCursors) registered() {
+	ctx, cancel := context.WithTimeout(context.Background(), registeredWithin)
+	defer cancel()
+	_ = c.recorder.Registered(ctx)
+}

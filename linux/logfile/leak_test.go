@@ -1,0 +1,9 @@
+package logfile
+
+import (
+	"testing"
+
+	"github.com/kmodquery/kmodquery/test/leak"
+)
+
+func TestMain(m *testing.M) { leak.Main(m) }

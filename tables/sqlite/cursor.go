@@ -1,0 +1,364 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+const (
+	// holdingTime is how long a row is given again after it was first given. Only time
+	// in which the cursor is asked counts.
+	holdingTime = 15 * time.Minute
+	// askedWithin is the most that the time between two requests adds to it, so that
+	// rows are held while osquery is down.
+	askedWithin = 5 * time.Minute
+	// maxNewRows and maxNewBytes bound the new rows of one call, maxHeldRows all rows.
+	maxNewRows  = 500
+	maxNewBytes = 512 << 10
+	maxHeldRows = 2000
+	// maxDeaths is how often a reply may end its asker before the cursor gives half.
+	maxDeaths = 3
+	// maxHalvings leaves at least one row.
+	maxHalvings = 8
+	// maxCursors and maxCursorName bound the cursors and the bytes of a name.
+	maxCursors    = 64
+	maxCursorName = 64
+	// firstPeriod is how far back a new cursor begins.
+	firstPeriod = 24 * time.Hour
+	// forgetAfter is how long a cursor is kept that is not asked for.
+	forgetAfter = 30 * 24 * time.Hour
+)
+
+// A cursorState is what the store keeps of a cursor.
+type cursorState struct {
+	Query    kmodquery.CursorQuery
+	Position int64         // EID of the last event that was examined
+	Held     []cursorBatch // in the order of their EIDs
+	Clock    time.Duration // time in which the cursor was asked
+	Asked    int64         // Unix time in seconds of a request, at most a day before the last one
+	Deaths   int           // how often in a row the asker ended after a reply
+	Halvings int
+	Skipped  int64 // events that expired before they were given
+
+	askedAt time.Duration // elapsed time of the last request; 0 if there was none in this process
+}
+
+// A cursorBatch is the rows that one call gave for the first time: those of the events
+// after one EID, up to the next batch or the cursor's position.
+type cursorBatch struct {
+	After int64
+	Rows  int
+	Given time.Duration // by the cursor's clock
+}
+
+// cursors are the cursors of a recorder.
+type cursors struct {
+	mu     sync.Mutex
+	states map[string]*cursorState // nil until they were read
+	// last is the name of the cursor that was asked last, if osquery has not registered
+	// this process since.
+	last string
+
+	skipped skipped
+}
+
+// Cursor returns the cursor of a name, and creates it if there is none. A new one begins
+// with what was stored a day ago. A name belongs to one query. In a reader, and before
+// the cursor is created, no new rows may be given.
+func (s *Store) Cursor(ctx context.Context, name string, q kmodquery.CursorQuery) (kmodquery.Cursor, error) {
+	if err := checkCursorName(name); err != nil {
+		return kmodquery.Cursor{}, err
+	}
+	if _, err := q.Conditions(); err != nil {
+		return kmodquery.Cursor{}, err
+	}
+	s.cursors.mu.Lock()
+	defer s.cursors.mu.Unlock()
+	last, err := s.lastStored(ctx)
+	if err != nil {
+		return kmodquery.Cursor{}, fmt.Errorf("read the end of the event store: %w", err)
+	}
+	if !s.records {
+		return s.storedCursor(ctx, name, q, last)
+	}
+	if err := s.loadCursors(ctx); err != nil {
+		return kmodquery.Cursor{}, err
+	}
+	state := s.cursors.states[name]
+	if state == nil {
+		if state, err = s.addCursor(ctx, name, q); err != nil {
+			return kmodquery.Cursor{}, err
+		}
+	}
+	if err := state.belongsTo(name, q); err != nil {
+		return kmodquery.Cursor{}, err
+	}
+	if previous := s.cursors.states[s.cursors.last]; previous != nil {
+		previous.Deaths = 0 // its asker goes on asking
+	}
+	s.cursors.last = name
+	state.Query.Events = q.Events
+	state.tick(s.elapsed())
+	return state.cursor(name, last), nil
+}
+
+func checkCursorName(name string) error {
+	isPlain := !strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' })
+	if len(name) > maxCursorName || !isPlain {
+		return fmt.Errorf("cursor %q: a name has at most %d letters, digits and signs, and no blanks", name, maxCursorName)
+	}
+	return nil
+}
+
+func (c *cursorState) belongsTo(name string, q kmodquery.CursorQuery) error {
+	if c.Query.ID == q.ID {
+		return nil
+	}
+	return fmt.Errorf("cursor %s belongs to another query, %s; this one is %s: give it a name of its own", name, c.Query.ID, q.ID)
+}
+
+// tick counts the time since the last request and ends the holding of what was given long
+// ago.
+func (c *cursorState) tick(now time.Duration) {
+	if c.askedAt != 0 {
+		c.Clock += min(max(now-c.askedAt, 0), askedWithin)
+	}
+	c.askedAt = max(now, 1)
+	for len(c.Held) > 0 && c.Clock-c.Held[0].Given >= holdingTime {
+		c.Held = c.Held[1:]
+		c.Halvings = max(c.Halvings-1, 0)
+	}
+}
+
+func (c *cursorState) cursor(name string, last int64) kmodquery.Cursor {
+	after, held := c.Position, 0
+	if len(c.Held) > 0 {
+		after = c.Held[0].After
+	}
+	for _, batch := range c.Held {
+		held += batch.Rows
+	}
+	return kmodquery.Cursor{
+		Name: name, After: after, Position: c.Position, Last: max(last, c.Position),
+		NewRows:  max(min(maxNewRows>>c.Halvings, maxHeldRows>>c.Halvings-held), 0),
+		NewBytes: maxNewBytes >> c.Halvings,
+	}
+}
+
+// Advance moves a cursor that [Store.Cursor] returned to the event up to which it was
+// examined, after rows new rows were found. They are held from then on. It returns false
+// if another call has moved the cursor meanwhile. If there are no new rows, it writes
+// nothing.
+func (s *Store) Advance(ctx context.Context, c kmodquery.Cursor, to int64, rows int) (bool, error) {
+	if !s.records {
+		return false, fmt.Errorf("advance cursor %s: another process records", c.Name)
+	}
+	s.cursors.mu.Lock()
+	defer s.cursors.mu.Unlock()
+	state := s.cursors.states[c.Name]
+	if state == nil || state.Position != c.Position || to < c.Position {
+		return false, nil
+	}
+	next := *state
+	next.Position = to
+	if rows > 0 {
+		next.Held = append(next.Held[:len(next.Held):len(next.Held)], cursorBatch{After: c.Position, Rows: rows, Given: next.Clock})
+	}
+	if rows > 0 || s.options.Now().Sub(time.Unix(next.Asked, 0)) > 24*time.Hour {
+		if err := s.storeCursor(ctx, c.Name, &next); err != nil {
+			return false, fmt.Errorf("advance cursor %s: %w", c.Name, err)
+		}
+	}
+	*state = next
+	s.cursors.skipped.moved(c.Name, state)
+	return true, nil
+}
+
+// Registered tells the store that osquery has registered this process anew. What is held
+// is held for the whole holding time again. If the cursor that was asked last has ended
+// its asker several times in a row, it gives half from now on.
+func (s *Store) Registered() {
+	s.cursors.mu.Lock()
+	defer s.cursors.mu.Unlock()
+	for _, state := range s.cursors.states {
+		state.holdAgain()
+	}
+	last := s.cursors.states[s.cursors.last]
+	s.cursors.last = ""
+	if last == nil {
+		return
+	}
+	if last.Deaths++; last.Deaths >= maxDeaths {
+		last.halve()
+	}
+}
+
+func (c *cursorState) holdAgain() {
+	for i := range c.Held {
+		c.Held[i].Given = c.Clock
+	}
+}
+
+// halve halves the bounds, and takes back what was given last and exceeds them.
+func (c *cursorState) halve() {
+	c.Deaths, c.Halvings = 0, min(c.Halvings+1, maxHalvings)
+	rows := 0
+	for i, batch := range c.Held {
+		if rows += batch.Rows; rows > maxHeldRows>>c.Halvings {
+			c.Position, c.Held = batch.After, c.Held[:i]
+			return
+		}
+	}
+}
+
+// addCursor creates a cursor. If there are too many, it forgets those that are not asked
+// for any more.
+func (s *Store) addCursor(ctx context.Context, name string, q kmodquery.CursorQuery) (*cursorState, error) {
+	now := s.options.Now()
+	for other, state := range s.cursors.states {
+		isUnused := state.askedAt == 0 && now.Sub(time.Unix(state.Asked, 0)) > forgetAfter
+		if len(s.cursors.states) < maxCursors || !isUnused {
+			continue
+		}
+		if err := s.deleteCursor(ctx, other); err != nil {
+			return nil, fmt.Errorf("forget cursor %s: %w", other, err)
+		}
+	}
+	if len(s.cursors.states) >= maxCursors {
+		return nil, fmt.Errorf("create cursor %s: there are %d already; use one of them, or restart the recorder "+
+			"when one has not been asked for in 30 days", name, maxCursors)
+	}
+	state := &cursorState{Query: q}
+	since := now.Add(-firstPeriod).Unix()
+	err := s.use(ctx, func(db *database) error {
+		return db.readers.QueryRowContext(ctx, firstSQL, since).Scan(&state.Position)
+	})
+	if err == nil {
+		err = s.storeCursor(ctx, name, state)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("create cursor %s: %w", name, err)
+	}
+	s.cursors.states[name] = state
+	s.cursors.skipped.moved(name, state)
+	return state, nil
+}
+
+// firstSQL reads the EID before the first event that was stored since a time. What was
+// stored by an earlier version has only the event's own time.
+const firstSQL = `SELECT coalesce(min(
+	coalesce((SELECT min(eid) FROM events WHERE stored_time >= ?1), 9223372036854775807),
+	coalesce((SELECT min(eid) FROM events WHERE stored_time IS NULL AND time >= ?1), 9223372036854775807),
+	coalesce((SELECT max(eid) FROM events) + 1, 1)), 1) - 1`
+
+// lastStored returns the EID of the last event.
+func (s *Store) lastStored(ctx context.Context) (last int64, err error) {
+	err = s.use(ctx, func(db *database) error {
+		return db.readers.QueryRowContext(ctx, "SELECT coalesce(max(eid), 0) FROM events").Scan(&last)
+	})
+	return last, err
+}
+
+// storedCursor returns a cursor as another process has stored it, without new rows.
+func (s *Store) storedCursor(ctx context.Context, name string, q kmodquery.CursorQuery, last int64) (kmodquery.Cursor, error) {
+	var states map[string]*cursorState
+	err := s.use(ctx, func(db *database) (err error) {
+		states, err = s.readCursors(ctx, db.readers)
+		return err
+	})
+	if err != nil {
+		return kmodquery.Cursor{}, err
+	}
+	state := states[name]
+	if state == nil {
+		state = &cursorState{Query: q, Position: last}
+	}
+	c := state.cursor(name, last)
+	c.NewRows, c.NewBytes = 0, 0
+	return c, state.belongsTo(name, q)
+}
+
+// loadCursors reads the cursors once. A recorder that has just started holds everything
+// for the whole holding time again.
+func (s *Store) loadCursors(ctx context.Context) error {
+	if s.cursors.states != nil {
+		return nil
+	}
+	var states map[string]*cursorState
+	err := s.use(ctx, func(db *database) (err error) {
+		states, err = s.readCursors(ctx, db.readers)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	s.cursors.states = states
+	for name, state := range states {
+		state.holdAgain()
+		s.cursors.skipped.moved(name, state)
+	}
+	return nil
+}
+
+// readCursors reads all cursors. One that does not match its checksum is left out: its
+// name is a new one.
+func (s *Store) readCursors(ctx context.Context, db *sql.DB) (map[string]*cursorState, error) {
+	rows, err := db.QueryContext(ctx, "SELECT name, state, sum FROM cursors")
+	if err != nil {
+		return nil, fmt.Errorf("read the cursors: %w", err)
+	}
+	defer rows.Close()
+	states := map[string]*cursorState{}
+	for rows.Next() {
+		var name, text string
+		var sum int64
+		if err := rows.Scan(&name, &text, &sum); err != nil {
+			return nil, fmt.Errorf("read the cursors: %w", err)
+		}
+		state := &cursorState{}
+		if sum != cursorChecksum(name, text) || json.Unmarshal([]byte(text), state) != nil {
+			s.countDamaged()
+			continue
+		}
+		states[name] = state
+	}
+	return states, rows.Err()
+}
+
+func (s *Store) storeCursor(ctx context.Context, name string, state *cursorState) error {
+	state.Asked = s.options.Now().Unix()
+	state.Skipped = s.cursors.skipped.of(name)
+	text, err := json.Marshal(state)
+	if err != nil {
+		return err
+	}
+	return s.use(ctx, func(db *database) error {
+		const query = "REPLACE INTO cursors (name, state, sum) VALUES (?, ?, ?)"
+		_, err := db.writer.ExecContext(ctx, query, name, string(text), cursorChecksum(name, string(text)))
+		return err
+	})
+}
+
+func (s *Store) deleteCursor(ctx context.Context, name string) error {
+	err := s.use(ctx, func(db *database) error {
+		_, err := db.writer.ExecContext(ctx, "DELETE FROM cursors WHERE name = ?", name)
+		return err
+	})
+	if err == nil {
+		delete(s.cursors.states, name)
+		s.cursors.skipped.forget(name)
+	}
+	return err
+}
+
+func cursorChecksum(name, state string) int64 {
+	return int64(crc32.Checksum(appendValue(appendValue(nil, name), state), castagnoli))
+}

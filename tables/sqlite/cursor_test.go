@@ -1,0 +1,362 @@
+package sqlite
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// A clock is the wall clock and the elapsed time of a store.
+type cursorClock struct {
+	wall    time.Time
+	elapsed time.Duration
+}
+
+func newCursorClock() *cursorClock {
+	return &cursorClock{wall: time.Unix(1_700_000_000, 0), elapsed: time.Hour}
+}
+
+func (c *cursorClock) pass(d time.Duration) {
+	c.wall, c.elapsed = c.wall.Add(d), c.elapsed+d
+}
+
+func (c *cursorClock) options() Options {
+	return Options{Now: func() time.Time { return c.wall }, Elapsed: func() time.Duration { return c.elapsed }}
+}
+
+// store appends n events.
+func (c *cursorClock) store(t *testing.T, s *Store, n int) {
+	t.Helper()
+	events := make([]kmodquery.Event, n)
+	for i := range events {
+		events[i] = kmodquery.Event{Time: c.wall.Unix(), EventName: "module_load", Source: "ebpf", Name: fmt.Sprint("m", i)}
+	}
+	require.NoError(t, appendEvents(t.Context(), s, events))
+}
+
+var (
+	loadConditions = []kmodquery.Condition{{Column: "event_name", Op: kmodquery.Equal, Values: []any{"module_load"}}}
+	loads          = kmodquery.NewCursorQuery("kernel_module_events", loadConditions, loadConditions)
+)
+
+// ask does what a table does: it returns the first and the last EID that the cursor gives
+// and moves it.
+func ask(t *testing.T, s *Store, name string) (first, last int64) {
+	t.Helper()
+	c, err := s.Cursor(t.Context(), name, loads)
+	require.NoError(t, err)
+	fresh, to := 0, c.Last
+	err = s.EventsBetween(t.Context(), c.After, c.Last, kmodquery.Filter{Conditions: loadConditions}, func(e *kmodquery.Event) error {
+		if e.EID > c.Position {
+			if fresh++; fresh > c.NewRows {
+				fresh--
+				to = e.EID - 1
+				return errUnfinished
+			}
+		}
+		if first == 0 {
+			first = e.EID
+		}
+		last = e.EID
+		return nil
+	})
+	if err != nil {
+		require.ErrorIs(t, err, errUnfinished)
+	}
+	if to != c.Position {
+		moved, err := s.Advance(t.Context(), c, to, fresh)
+		require.NoError(t, err)
+		require.True(t, moved)
+	}
+	return first, last
+}
+
+func requireGiven(t *testing.T, s *Store, name string, first, last int64) {
+	t.Helper()
+	from, to := ask(t, s, name)
+	require.Equal(t, []int64{first, last}, []int64{from, to})
+}
+
+func TestCursorGivesRowsAgainForTheHoldingTime(t *testing.T) {
+	clock := newCursorClock()
+	s := openStore(t, clock.options())
+	requireGiven(t, s, "loads", 0, 0)
+	clock.store(t, s, 3)
+	requireGiven(t, s, "loads", 1, 3)
+	clock.pass(5 * time.Minute)
+	clock.store(t, s, 2)
+	requireGiven(t, s, "loads", 1, 5)
+	clock.pass(5 * time.Minute)
+	requireGiven(t, s, "loads", 1, 5)
+	clock.pass(5 * time.Minute)
+	requireGiven(t, s, "loads", 4, 5)
+	clock.pass(5 * time.Minute)
+	requireGiven(t, s, "loads", 0, 0)
+}
+
+func TestCursorHoldsRowsWhileNobodyAsks(t *testing.T) {
+	clock := newCursorClock()
+	s := openStore(t, clock.options())
+	requireGiven(t, s, "loads", 0, 0)
+	clock.store(t, s, 1)
+	requireGiven(t, s, "loads", 1, 1)
+	clock.pass(3 * 24 * time.Hour)
+	requireGiven(t, s, "loads", 1, 1)
+}
+
+func TestCursorGivesBoundedPages(t *testing.T) {
+	clock := newCursorClock()
+	s := openStore(t, clock.options())
+	requireGiven(t, s, "loads", 0, 0)
+	clock.store(t, s, 5*maxNewRows)
+	for n := int64(1); n <= maxHeldRows/maxNewRows; n++ {
+		requireGiven(t, s, "loads", 1, n*maxNewRows)
+		clock.pass(time.Minute)
+	}
+	requireGiven(t, s, "loads", 1, maxHeldRows) // as many as may be held
+	clock.pass(5 * time.Minute)
+	requireGiven(t, s, "loads", 1, maxHeldRows)
+	clock.pass(5 * time.Minute)
+	requireGiven(t, s, "loads", 1, maxHeldRows)
+	clock.pass(time.Minute)
+	requireGiven(t, s, "loads", 1+maxNewRows, maxHeldRows+maxNewRows)
+}
+
+func TestANewCursorBeginsADayBack(t *testing.T) {
+	clock := newCursorClock()
+	s := openStore(t, clock.options())
+	clock.store(t, s, 2)
+	clock.pass(20 * time.Hour)
+	clock.store(t, s, 2)
+	clock.pass(20 * time.Hour)
+	requireGiven(t, s, "loads", 3, 4)
+	requireGiven(t, s, "other", 3, 4)
+	clock.pass(200 * time.Hour)
+	requireGiven(t, s, "third", 0, 0)
+}
+
+func TestCursorShipsLateWhatIsStoredLate(t *testing.T) {
+	clock := newCursorClock()
+	s := openStore(t, clock.options())
+	requireGiven(t, s, "loads", 0, 0)
+	clock.pass(72 * time.Hour)
+	late := kmodquery.Event{Time: clock.wall.Unix() - 72*3600, EventName: "module_load", Source: "ebpf"}
+	require.NoError(t, appendEvents(t.Context(), s, []kmodquery.Event{late}))
+	requireGiven(t, s, "loads", 1, 1)
+	require.Equal(t, clock.wall.Unix(), *read(t, s, kmodquery.Filter{})[0].StoredTime)
+}
+
+func TestCursorContinuesAfterARestart(t *testing.T) {
+	clock := newCursorClock()
+	dir := t.TempDir()
+	s := openIn(t, dir, clock.options())
+	clock.store(t, s, 2)
+	requireGiven(t, s, "loads", 1, 2)
+	clock.pass(10 * time.Minute)
+	require.NoError(t, s.Close())
+	s = openIn(t, dir, clock.options())
+	clock.store(t, s, 2)
+	requireGiven(t, s, "loads", 1, 4)
+	clock.pass(5 * time.Minute)
+	requireGiven(t, s, "loads", 1, 4)
+	clock.pass(5 * time.Minute)
+	requireGiven(t, s, "loads", 1, 4)
+	clock.pass(5 * time.Minute)
+	requireGiven(t, s, "loads", 0, 0) // all were held anew when the process started
+}
+
+func TestRegistrationStartsTheHoldingTimeAgain(t *testing.T) {
+	clock := newCursorClock()
+	s := openStore(t, clock.options())
+	clock.store(t, s, 2)
+	requireGiven(t, s, "loads", 1, 2)
+	for range 3 {
+		clock.pass(4 * time.Minute)
+		requireGiven(t, s, "loads", 1, 2)
+	}
+	s.Registered()
+	clock.pass(5 * time.Minute)
+	requireGiven(t, s, "loads", 1, 2)
+}
+
+func TestABatchThatKillsItsAskerIsHalved(t *testing.T) {
+	clock := newCursorClock()
+	s := openStore(t, clock.options())
+	requireGiven(t, s, "loads", 0, 0)
+	clock.store(t, s, 3*maxNewRows)
+	for n := range int64(3) {
+		requireGiven(t, s, "loads", 1, (n+1)*maxNewRows)
+	}
+	for range maxDeaths {
+		requireGiven(t, s, "loads", 1, 3*maxNewRows)
+		s.Registered()
+	}
+	requireGiven(t, s, "loads", 1, 2*maxNewRows) // half of the rows, of which all are held already
+	for range maxDeaths {
+		s.Registered()
+		ask(t, s, "loads")
+	}
+	s.Registered()
+	requireGiven(t, s, "loads", 1, maxNewRows)
+	// An asker that survives gets more in time.
+	for range 40 {
+		clock.pass(5 * time.Minute)
+		ask(t, s, "loads")
+	}
+	clock.store(t, s, 1)
+	requireGiven(t, s, "loads", 3*maxNewRows+1, 3*maxNewRows+1)
+}
+
+func TestARegistrationAfterOtherRequestsHalvesNothing(t *testing.T) {
+	clock := newCursorClock()
+	s := openStore(t, clock.options())
+	clock.store(t, s, 3*maxNewRows)
+	for range 10 {
+		ask(t, s, "loads")
+		ask(t, s, "other")
+		s.Registered()
+	}
+	require.Equal(t, 0, s.cursors.states["loads"].Halvings)
+}
+
+func TestCursorNamesAreBounded(t *testing.T) {
+	clock := newCursorClock()
+	s := openStore(t, clock.options())
+	for i := range maxCursors {
+		ask(t, s, fmt.Sprint("cursor", i))
+	}
+	_, err := s.Cursor(t.Context(), "one.more", loads)
+	require.ErrorContains(t, err, "create cursor one.more: there are 64 already")
+	ask(t, s, "cursor0")
+	for _, name := range []string{"", "a b", "ä", "a\n", strings.Repeat("x", maxCursorName+1)} {
+		_, err := s.Cursor(t.Context(), name, loads)
+		require.Error(t, err, "%q", name)
+	}
+}
+
+func TestUnusedCursorsAreForgottenForNewOnes(t *testing.T) {
+	clock := newCursorClock()
+	dir := t.TempDir()
+	s := openIn(t, dir, clock.options())
+	for i := range maxCursors {
+		ask(t, s, fmt.Sprint("cursor", i))
+	}
+	require.NoError(t, s.Close())
+	clock.pass(31 * 24 * time.Hour)
+	s = openIn(t, dir, clock.options())
+	ask(t, s, "cursor0")
+	ask(t, s, "new")
+	require.Len(t, s.cursors.states, maxCursors)
+	require.Contains(t, s.cursors.states, "cursor0")
+}
+
+func TestACursorBelongsToOneQuery(t *testing.T) {
+	s := openStore(t, newCursorClock().options())
+	ask(t, s, "loads")
+	_, err := s.Cursor(t.Context(), "loads", kmodquery.NewCursorQuery("kernel_module_findings", loadConditions, loadConditions))
+	require.ErrorContains(t, err, `cursor loads belongs to another query, kernel_module_events [{`)
+	require.NotContains(t, err.Error(), "\n")
+}
+
+func TestACallThatGivesNothingWritesNothing(t *testing.T) {
+	clock := newCursorClock()
+	s := openStore(t, clock.options())
+	requireGiven(t, s, "loads", 0, 0)
+	before := totalChanges(t, s)
+	events := []kmodquery.Event{{Time: clock.wall.Unix(), EventName: "module_free", Source: "ebpf"}}
+	require.NoError(t, appendEvents(t.Context(), s, events))
+	appended := totalChanges(t, s)
+	require.Greater(t, appended, before)
+	for range 10 {
+		clock.pass(time.Minute)
+		requireGiven(t, s, "loads", 0, 0)
+	}
+	require.Equal(t, appended, totalChanges(t, s))
+}
+
+func totalChanges(t *testing.T, s *Store) (n int64) {
+	t.Helper()
+	require.NoError(t, s.writer.QueryRowContext(t.Context(), "SELECT total_changes()").Scan(&n))
+	return n
+}
+
+func TestAnotherCallMayMoveTheCursorFirst(t *testing.T) {
+	clock := newCursorClock()
+	s := openStore(t, clock.options())
+	requireGiven(t, s, "loads", 0, 0)
+	clock.store(t, s, 2)
+	one, err := s.Cursor(t.Context(), "loads", loads)
+	require.NoError(t, err)
+	requireGiven(t, s, "loads", 1, 2)
+	moved, err := s.Advance(t.Context(), one, 2, 2)
+	require.NoError(t, err)
+	require.False(t, moved)
+}
+
+func TestAReaderGivesTheSameBatchAgain(t *testing.T) {
+	clock := newCursorClock()
+	dir := t.TempDir()
+	recorder := openIn(t, dir, clock.options())
+	clock.store(t, recorder, 2)
+	requireGiven(t, recorder, "loads", 1, 2)
+	clock.store(t, recorder, 2)
+	reader := openIn(t, dir, clock.options())
+	for range 2 {
+		c, err := reader.Cursor(t.Context(), "loads", loads)
+		require.NoError(t, err)
+		require.Equal(t, kmodquery.Cursor{Name: "loads", Position: 2, Last: 4}, c)
+		_, err = reader.Advance(t.Context(), c, 4, 2)
+		require.ErrorContains(t, err, "another process records")
+	}
+	c, err := reader.Cursor(t.Context(), "unknown", loads)
+	require.NoError(t, err)
+	require.Equal(t, kmodquery.Cursor{Name: "unknown", After: 4, Position: 4, Last: 4}, c)
+}
+
+func TestADamagedCursorBeginsAgain(t *testing.T) {
+	clock := newCursorClock()
+	dir := t.TempDir()
+	s := openIn(t, dir, clock.options())
+	clock.store(t, s, 2)
+	requireGiven(t, s, "loads", 1, 2)
+	_, err := s.writer.ExecContext(t.Context(), "UPDATE cursors SET state = replace(state, '\"Position\":2', '\"Position\":9')")
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+	s = openIn(t, dir, clock.options())
+	requireGiven(t, s, "loads", 1, 2)
+	status, err := s.Status(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 1, status.Damaged)
+}
+
+func TestEventsThatExpireUnreadAreCounted(t *testing.T) {
+	clock := newCursorClock()
+	o := clock.options()
+	o.MaxEvents = 10
+	dir := t.TempDir()
+	s := openIn(t, dir, o)
+	clock.store(t, s, 4)
+	requireGiven(t, s, "loads", 1, 4)
+	require.NoError(t, s.Close())
+	s = openIn(t, dir, o) // no call has loaded the cursors
+	clock.store(t, s, 20)
+	require.NoError(t, appendEvents(t.Context(), s, []kmodquery.Event{{Time: clock.wall.Unix(), EventName: "module_free", Source: "ebpf"}}))
+	require.NoError(t, s.Expire(t.Context()))
+	skipped := func() int64 {
+		status, err := s.Status(t.Context())
+		require.NoError(t, err)
+		return status.Skipped
+	}
+	require.EqualValues(t, 11, skipped()) // 15 of 25 expired, of which 4 were given
+	requireGiven(t, s, "loads", 16, 24)
+	require.EqualValues(t, 11, skipped())
+	require.NoError(t, s.Close())
+	s = openIn(t, dir, o)
+	ask(t, s, "loads")
+	require.EqualValues(t, 11, skipped())
+}
