@@ -46,6 +46,13 @@ func (b *Barrier) Begin() {
 	}
 }
 
+// BeginLast is Begin for the last round of a run: it begins also if no Sync call waits.
+func (b *Barrier) BeginLast() {
+	if b.Begin(); b.began.IsZero() {
+		b.began = time.Now()
+	}
+}
+
 // Began returns the time at which the current round began, or the zero time.
 func (b *Barrier) Began() time.Time { return b.began }
 

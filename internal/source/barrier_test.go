@@ -38,6 +38,13 @@ func TestARoundServesTheCallsThatWaitAtItsBeginning(t *testing.T) {
 		require.NoError(t, <-later)
 		b.Release()
 		require.Zero(t, b.Began())
+
+		b.BeginLast()
+		began = b.Began()
+		require.Equal(t, time.Now(), began, "it needs no call")
+		time.Sleep(time.Millisecond)
+		b.BeginLast()
+		require.Equal(t, began, b.Began())
 	})
 }
 

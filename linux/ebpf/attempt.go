@@ -101,19 +101,13 @@ type attempts struct {
 	byID    map[attemptID]*attempt
 	byStage [stages]list.List    // of *attempt, in the order of due
 	out     []kmodquery.Delivery // events that update emits
-	read    []readImage          // images that expire merges
+	read    []*attempt           // attempts whose image was read since the last expire
 
 	parts       list.List // of *attempt with parts, the oldest first
 	imageMemory int       // bytes of parts and of images that are not read yet
 
 	ring            releaser
 	records, chunks ringQueue
-}
-
-// A readImage is what was read of an attempt's image.
-type readImage struct {
-	attempt *attempt
-	info    imageInfo
 }
 
 // newAttempts starts a run. Its events are passed to emit, except those that acks
@@ -272,17 +266,11 @@ func (t *attempts) addReturn(a *attempt, d kmodquery.Delivery, now time.Time) {
 // expectImage makes an attempt wait for its image.
 func (t *attempts) expectImage(a *attempt) { a.isImaging = a.stage != givenUp }
 
-// setImage sets the image of an attempt.
+// setImage sets the image of an attempt. The next expire sends the events that waited
+// for it.
 func (t *attempts) setImage(a *attempt, info imageInfo) {
-	if a.element == nil {
-		return
-	}
-	a.image, a.isImaging = &info, false
-	if a.stage == imaging && !a.isReturned {
-		t.giveUp(a) // the stage before ended without what it waited for
-		return
-	}
-	t.sendIfReady(a, false)
+	a.image = &info
+	t.read = append(t.read, a)
 }
 
 // sendIfReady sends the held events if nothing more will be known about them, and
@@ -335,15 +323,21 @@ func (t *attempts) giveUp(a *attempt) {
 	a.isOpen = false
 }
 
-// expire merges the images that were read, and gives up the attempts whose stage has
-// ended. The records that a loading or running attempt waits for may be in the ring
+// expire ends the wait for images that were read, and gives up the attempts whose stage
+// has ended. The records that a loading or running attempt waits for may be in the ring
 // buffer, so these stages end by read: the time of the last record that was read.
 func (t *attempts) expire(read, now time.Time) {
-	images := t.read
-	t.read = nil
-	for _, image := range images {
-		t.setImage(image.attempt, image.info)
+	for _, a := range t.read {
+		a.isImaging = false
+		switch {
+		case a.element == nil: // it was forgotten
+		case a.stage == imaging && !a.isReturned:
+			t.giveUp(a) // the stage before ended without what it waited for
+		default:
+			t.sendIfReady(a, false)
+		}
 	}
+	t.read = nil
 	for s, by := range [...]time.Time{loading: read, running: read, imaging: now} {
 		for a := t.first(stage(s)); a != nil && !a.due.After(by); a = t.first(stage(s)) {
 			if stage(s) != imaging && a.isImaging {

@@ -64,7 +64,10 @@ func (r *recorded) setImage(name string, info imageInfo) {
 	if a == nil {
 		a = &attempt{} // it is forgotten
 	}
-	r.update(func() { r.attempts.setImage(a, info) })
+	r.update(func() {
+		r.attempts.setImage(a, info)
+		r.attempts.expire(time.Time{}, time.Time{})
+	})
 }
 
 // expire expires attempts when every record until now was read.

@@ -1,6 +1,7 @@
 package ebpf
 
 import (
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -101,59 +102,44 @@ func containerIn(parent, group, cgroup string) string {
 // systemd-nspawn has a unit, or "". libvirt's containers are among them, named
 // lxc-<number>-<name>.
 func machine(parent, unit string) string {
-	if instance, ok := strings.CutPrefix(unit, "systemd-nspawn@"); ok {
-		if instance, ok = strings.CutSuffix(instance, ".service"); ok {
-			return unescapeUnit(instance)
-		}
-		return ""
+	if instance, ok := between(unit, "systemd-nspawn@", ".service"); ok {
+		return unescapeUnit(instance)
 	}
-	slice, ok := strings.CutSuffix(parent, ".slice")
-	if !ok || slice != "machine" && !strings.HasPrefix(slice, "machine-") {
-		return ""
-	}
-	escaped, ok := strings.CutPrefix(unit, "machine-")
-	if !ok {
-		return ""
-	}
-	if escaped, ok = strings.CutSuffix(escaped, ".scope"); !ok {
+	slice, isBelow := between(parent, "machine", ".slice")
+	escaped, ok := between(unit, "machine-", ".scope")
+	if !ok || !isBelow || slice != "" && slice[0] != '-' {
 		return ""
 	}
 	name := unescapeUnit(escaped)
-	// libvirt's virtual machines: qemu-<number>-<name>.
-	if driver, rest, _ := strings.Cut(name, "-"); driver == "qemu" || driver == "ch" {
-		if number, _, ok := strings.Cut(rest, "-"); ok && isNumber(number) {
-			return ""
-		}
+	if virtualMachine.MatchString(name) {
+		return ""
 	}
 	return name
 }
 
+// virtualMachine matches the names of libvirt's virtual machines.
+var virtualMachine = regexp.MustCompile(`^(qemu|ch)-[0-9]+-`)
+
+// between returns the part of a text between a prefix and a suffix that it has.
+func between(text, prefix, suffix string) (string, bool) {
+	text, hasPrefix := strings.CutPrefix(text, prefix)
+	text, hasSuffix := strings.CutSuffix(text, suffix)
+	return text, hasPrefix && hasSuffix
+}
+
+var unitEscape = regexp.MustCompile(`\\x[0-9a-fA-F]{2}`)
+
 // unescapeUnit decodes the \xNN escapes of systemd.unit(5). It keeps dashes, which
 // may stand for slashes: no machine's name has a slash, and many have a dash.
 func unescapeUnit(text string) string {
-	var plain strings.Builder
-	for {
-		before, after, ok := strings.Cut(text, `\x`)
-		plain.WriteString(before)
-		if !ok {
-			return plain.String()
-		}
-		if len(after) >= 2 {
-			if b, err := strconv.ParseUint(after[:2], 16, 8); err == nil {
-				plain.WriteByte(byte(b))
-				text = after[2:]
-				continue
-			}
-		}
-		plain.WriteString(`\x`)
-		text = after
-	}
+	return unitEscape.ReplaceAllStringFunc(text, func(escape string) string {
+		b, _ := strconv.ParseUint(escape[2:], 16, 8) // two hexadecimal digits are a byte
+		return string([]byte{byte(b)})
+	})
 }
 
 // isBuild reports whether id has the form of BuildKit's random IDs.
-func isBuild(id string) bool {
-	return len(id) == 25 && only(id, "0123456789abcdefghijklmnopqrstuvwxyz")
-}
+var isBuild = regexp.MustCompile(`^[0-9a-z]{25}$`).MatchString
 
 func isHex(text string, digits int) bool {
 	return len(text) == digits && only(text, "0123456789abcdef")

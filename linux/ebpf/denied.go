@@ -18,11 +18,11 @@ import (
 )
 
 const (
-	// foldFor is the interval between two rows about denied calls of one kind,
-	// unless a query asks sooner.
+	// foldFor is the interval between two reports of denied calls. A query causes a
+	// report at once.
 	foldFor = time.Minute
-	// idleReports is the number of reports without another call after which the
-	// count of a kind is ended.
+	// idleReports is the number of reports without a new call after which the kernel's
+	// count of a kind is removed.
 	idleReports = 5
 )
 
@@ -34,35 +34,39 @@ type deniedCounts interface {
 	ForgetDenied(bpf.DeniedCalls) (uint64, error)
 }
 
-// denials folds the system calls that were refused before the kernel took a byte:
-// any user can make as many as they like. The programs count them and send the
-// record of one of each kind; a report turns that record and the count into one
-// row. The counts stay in the kernel, and the dedup key of a stored row says which
-// count it covers, so each call is in a stored row at least once. A denials
-// outlives the programs. Its methods may be called concurrently, except begin, add
-// and report.
+// denials folds the system calls that the kernel refused before it took a byte. Any user
+// can make any number of them. The programs count the calls of each kind, and send a
+// record of the first call after each report. A report emits one row for each kind that
+// has new calls: the event of that record, with the number of calls.
+//
+// The kernel keeps the counts when the process ends. The dedup key of a row has the count
+// up to which the row covers the calls, and a later process continues from the keys of the
+// stored rows. Each call is therefore in a stored row at least once.
+//
+// A denials is used by every run of a source. Any goroutine may call ack. The other
+// methods must not be called concurrently.
 type denials struct {
 	due time.Time // time of the next report
 
-	mu     sync.Mutex   // guards what follows
+	mu     sync.Mutex   // guards the fields below
 	counts deniedCounts // nil between two runs
 	kinds  map[bpf.DeniedCalls]*denial
 }
 
-// A denial is one kind of denied calls.
+// A denial is one kind of denied calls. Its counts are those of the kernel's count that
+// began at since (bpf.DeniedCount).
 type denial struct {
-	first *kmodquery.Event // first event since the last report; nil if there was none
-	last  *kmodquery.Event // event of the last row; nil if there was none
-
-	since          time.Duration // DeniedCount.Since of what follows
-	emitted, acked uint64        // counts that rows, and stored rows, cover
-	idle           int           // reports in a row without another call
+	event   *kmodquery.Event // of the last known call; nil if none is known
+	isNew   bool             // the call was made since the last report
+	since   time.Duration
+	emitted uint64 // number of calls in emitted rows
+	acked   uint64 // number of calls in stored rows
+	idle    int    // number of reports since the last new call
 }
 
 func newDenials() *denials { return &denials{kinds: map[bpf.DeniedCalls]*denial{}} }
 
-// begin continues with the counts of a run of the programs. stored are the dedup
-// keys in the event store.
+// begin starts a run of the programs. stored are the dedup keys in the event store.
 func (d *denials) begin(counts deniedCounts, stored []string, now time.Time) {
 	for _, key := range stored {
 		d.ack(key)
@@ -72,24 +76,21 @@ func (d *denials) begin(counts deniedCounts, stored []string, now time.Time) {
 	d.counts, d.due = counts, now.Add(foldFor)
 }
 
-// end notes that the programs are closed.
+// end ends a run, before its programs are closed.
 func (d *denials) end() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.counts = nil
 }
 
-// deniedMark begins the dedup key of a row of denied calls.
+// deniedMark is the prefix of the dedup keys of rows of denied calls. A bpf.DeniedCount
+// follows.
 const deniedMark = "~"
 
 func isOfDenied(key string) bool { return strings.HasPrefix(key, deniedMark) }
 
-// deniedKey is the dedup key of the row that covers the calls up to a count.
-func deniedKey(c bpf.DeniedCount) string { return deniedMark + c.String() }
-
-// ack notes that the row with a dedup key is stored. It ignores the keys of other
-// events, and keys that it cannot read: a damaged store must not keep the source
-// from running.
+// ack notes that the row with a dedup key is stored. It ignores the keys of other events,
+// and invalid keys, because the source must run even if the store is damaged.
 func (d *denials) ack(key string) {
 	text, ok := strings.CutPrefix(key, deniedMark)
 	c, err := bpf.ParseDeniedCount(text)
@@ -100,7 +101,7 @@ func (d *denials) ack(key string) {
 	defer d.mu.Unlock()
 	known := d.of(c.DeniedCalls)
 	if known.since > c.Since {
-		return // an earlier count of the same calls
+		return // the kernel's count was removed since
 	}
 	known.reset(c.Since)
 	known.acked = max(known.acked, c.Count)
@@ -111,50 +112,51 @@ func (d *denials) ack(key string) {
 }
 
 func (d *denials) of(calls bpf.DeniedCalls) *denial {
-	known := d.kinds[calls]
-	if known == nil {
-		known = &denial{}
-		d.kinds[calls] = known
+	if d.kinds[calls] == nil {
+		d.kinds[calls] = &denial{}
 	}
-	return known
+	return d.kinds[calls]
 }
 
-// reset makes the counts those of the calls since a moment.
+// reset sets the counts to zero if the kernel has begun another count.
 func (d *denial) reset(since time.Duration) {
 	if d.since != since {
 		d.since, d.emitted, d.acked, d.idle = since, 0, 0, 0
 	}
 }
 
-// add takes the event of a denied call.
+// add adds the event of a denied call.
 func (d *denials) add(calls bpf.DeniedCalls, e kmodquery.Event) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if known := d.of(calls); known.first == nil {
-		known.first = &e
+	if known := d.of(calls); !known.isNew {
+		known.event, known.isNew = &e, true
 	}
 }
 
-// report emits a row for each kind of denied calls that were made since the last
-// report. The records of what happened until read, on the boot clock, were added.
-// blank is an event without a process, for kinds whose record was lost.
-func (d *denials) report(now time.Time, read time.Duration, blank kmodquery.Event, emit func(kmodquery.Delivery)) error {
+// report emits a row for each kind of calls that has new calls. Every record made until
+// read, on the boot clock, was added. blank is an event with only the present time. After
+// an error some kinds are not reported.
+func (d *denials) report(now time.Time, read time.Duration, blank kmodquery.Event,
+	emit func(kmodquery.Delivery)) error {
 	d.due = now.Add(foldFor)
 	rows, err := d.rows(read, blank)
 	slices.SortStableFunc(rows, func(a, b kmodquery.Delivery) int {
 		return cmp.Or(cmp.Compare(a.Event.TimeNanos, b.Event.TimeNanos), cmp.Compare(a.Key, b.Key))
 	})
-	for _, row := range rows { // without the lock: emit may wait for a call of ack
+	for _, row := range rows { // without the mutex, because emit may wait for an ack
 		emit(row)
 	}
 	return err
 }
 
-// rows returns those of a report. After an error they are those of some kinds.
+// rows returns the rows of a report.
 func (d *denials) rows(read time.Duration, blank kmodquery.Event) (rows []kmodquery.Delivery, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.counts.NextEpoch() // first, so that the record of a call made meanwhile is in the next row
+	// Before the counts are read, so that a call made in between sends a record, which
+	// the next report uses.
+	d.counts.NextEpoch()
 	counts, err := d.counts.DeniedCounts()
 	if err != nil {
 		return nil, err
@@ -167,16 +169,14 @@ func (d *denials) rows(read time.Duration, blank kmodquery.Event) (rows []kmodqu
 		known := d.of(c.DeniedCalls)
 		known.reset(c.Since)
 		delete(unlisted, c.DeniedCalls)
-		if known.hasNoRecord() && c.Since > read {
-			continue // it may be in the ring still
-		}
-		if c.Count > known.emitted {
-			rows = append(rows, known.row(c, blank, deniedKey(c)))
+		switch {
+		case known.event == nil && c.Since > read:
+			continue // the record may still be in the ring buffer
+		case c.Count > known.emitted:
+			rows = append(rows, known.row(c, blank, deniedMark+c.String()))
 			continue
 		}
-		if known.first != nil { // an earlier row covers it
-			known.last, known.first = known.first, nil
-		}
+		known.isNew = false // a row covers the call already
 		if known.acked < c.Count {
 			continue
 		}
@@ -188,45 +188,42 @@ func (d *denials) rows(read time.Duration, blank kmodquery.Event) (rows []kmodqu
 			return rows, err
 		}
 		if c.Count > known.emitted {
-			rows = append(rows, known.row(c, blank, "")) // no count is left that would repeat it
+			rows = append(rows, known.row(c, blank, "")) // no key: no later process sees this count
 		}
 		delete(d.kinds, c.DeniedCalls)
 	}
 	for calls, known := range unlisted {
 		if known.idle > idleReports {
-			delete(d.kinds, calls) // its count was ended, or its set of programs is gone
+			delete(d.kinds, calls) // the count was removed, or its set of programs
 		}
 	}
 	return rows, nil
 }
 
-func (d *denial) hasNoRecord() bool { return d.first == nil && d.last == nil }
-
-// row is the event for the calls that no row covers yet.
+// row returns the row for the calls that no row covers yet.
 func (d *denial) row(c bpf.DeniedCount, blank kmodquery.Event, key string) kmodquery.Delivery {
-	switch {
-	case d.first != nil:
-		d.last = d.first
-	case d.last == nil:
-		d.last = unknownCaller(c.DeniedCalls, blank)
-	default: // the record was lost; the others were like the last
-		d.last.Time, d.last.TimeNanos, d.last.Uptime = blank.Time, blank.TimeNanos, blank.Uptime
+	if d.event == nil {
+		d.event = unknownCaller(c.DeniedCalls, blank)
 	}
-	e := *d.last
+	e := *d.event
+	if !d.isNew { // the record was lost; the kind is the same
+		e.Time, e.TimeNanos, e.Uptime = blank.Time, blank.TimeNanos, blank.Uptime
+	}
 	e.Count = new(int64(c.Count - d.emitted))
-	d.first, d.emitted, d.idle = nil, c.Count, 0
+	d.isNew, d.emitted, d.idle = false, c.Count, 0
 	return kmodquery.Delivery{Event: e, Key: key}
 }
 
-// unknownCaller is the event of calls of which no record is known.
+// unknownCaller returns an event with what the kind of the calls tells about them.
 func unknownCaller(calls bpf.DeniedCalls, e kmodquery.Event) *kmodquery.Event {
 	e.EventName = calls.Call()
 	e.Result, e.Error = new(-int64(unix.EPERM)), host.ErrnoName(-int64(unix.EPERM))
+	e.Missing.Add("pid")
 	if calls.IsOther() {
-		e.Missing.Add("pid", "uid", "process_path", "cmdline")
+		e.Missing.Add("uid")
 	} else {
 		e.UID, e.EUID = number(calls.UID()), number(calls.EUID())
-		e.Missing.Add("pid", "process_path", "cmdline")
 	}
+	e.Missing.Add("process_path", "cmdline")
 	return &e
 }

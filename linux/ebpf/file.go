@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,24 +25,13 @@ import (
 // timeout.
 type fileReader struct {
 	timeout time.Duration
-	free    chan struct{} // has a value while no file is read
-}
-
-func newFileReader() *fileReader {
-	r := &fileReader{timeout: imageTime, free: make(chan struct{}, 1)}
-	r.free <- struct{}{}
-	return r
+	isBusy  atomic.Bool // a file is being read
 }
 
 // info reads the file that an image came from, if it is still the file that the
 // kernel read.
 func (r *fileReader) info(j imageJob) imageInfo {
-	if j.file == nil || j.file.Path == "" || isRemote(j.file.Filesystem) {
-		return noImageInfo()
-	}
-	select {
-	case <-r.free:
-	default:
+	if j.file == nil || j.file.Path == "" || isRemote(j.file.Filesystem) || r.isBusy.Swap(true) {
 		return noImageInfo()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), r.timeout)
@@ -48,7 +39,7 @@ func (r *fileReader) info(j imageJob) imageInfo {
 	read := make(chan imageInfo, 1)
 	go func() {
 		found := fileInfo(ctx, j)
-		r.free <- struct{}{} // before the result, so that the next call finds it
+		r.isBusy.Store(false) // before the result, so that the next call finds it
 		read <- found
 	}()
 	select {
@@ -62,12 +53,10 @@ func (r *fileReader) info(j imageJob) imageInfo {
 // isRemote reports whether a program or another host serves a file system. It may
 // return other bytes than the kernel read, or never answer.
 func isRemote(filesystem string) bool {
-	for _, prefix := range []string{"fuse", "virtiofs", "nfs", "cifs", "smb3", "9p", "ceph", "afs"} {
-		if strings.HasPrefix(filesystem, prefix) {
-			return true
-		}
-	}
-	return false
+	remote := []string{"fuse", "virtiofs", "nfs", "cifs", "smb3", "9p", "ceph", "afs"}
+	return slices.ContainsFunc(remote, func(prefix string) bool {
+		return strings.HasPrefix(filesystem, prefix)
+	})
 }
 
 // fileInfo looks for the file under the loader's root, and then under this

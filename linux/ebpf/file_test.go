@@ -102,7 +102,7 @@ func TestOnlyTheSameFileIsRead(t *testing.T) {
 		{"no path", func(_ *testing.T, _ string, file *bpf.File) { file.Path = "" }, false},
 		{"a path that is none", func(_ *testing.T, _ string, file *bpf.File) { file.Path += "\x00" }, false},
 	}
-	files := newFileReader()
+	files := &fileReader{timeout: imageTime}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			path := testFile(t, content)
@@ -121,7 +121,7 @@ func TestOnlyTheSameFileIsRead(t *testing.T) {
 			case <-time.After(5 * time.Second):
 				require.Fail(t, "it takes long")
 			}
-			require.Eventually(t, func() bool { return len(files.free) == 1 }, time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return !files.isBusy.Load() }, time.Second, time.Millisecond)
 		})
 	}
 	require.Equal(t, noImageInfo(), files.info(imageJob{}), "no file at all")
@@ -141,7 +141,7 @@ func TestOtherFilesAreNotOpened(t *testing.T) {
 	defer unix.Close(watch)
 	_, err = unix.InotifyAddWatch(watch, other, unix.IN_OPEN)
 	require.NoError(t, err)
-	require.Equal(t, noImageInfo(), newFileReader().info(wantedFile(file)))
+	require.Equal(t, noImageInfo(), (&fileReader{timeout: imageTime}).info(wantedFile(file)))
 	_, err = unix.Read(watch, make([]byte, 4096))
 	require.ErrorIs(t, err, unix.EAGAIN, "it was opened")
 }
@@ -151,14 +151,14 @@ func TestFileIsReadThroughALink(t *testing.T) {
 	file := fileAt(t, path)
 	file.Path = path + ".link"
 	require.NoError(t, os.Symlink(path, file.Path))
-	require.Equal(t, sum([]byte("x")), newFileReader().info(wantedFile(file)).columns.SHA256)
+	require.Equal(t, sum([]byte("x")), (&fileReader{timeout: imageTime}).info(wantedFile(file)).columns.SHA256)
 }
 
 func TestFileOfALoaderThatExited(t *testing.T) {
 	path := testFile(t, []byte("x"))
 	w := wantedFile(fileAt(t, path))
 	w.pid = 1<<32 - 1
-	require.Equal(t, sum([]byte("x")), newFileReader().info(w).columns.SHA256)
+	require.Equal(t, sum([]byte("x")), (&fileReader{timeout: imageTime}).info(w).columns.SHA256)
 }
 
 // chrooted returns the id of a thread that has another root until done is closed.
@@ -206,12 +206,12 @@ func TestFileIsReadUnderTheLoadersRoot(t *testing.T) {
 	require.NoError(t, err)
 	file := fileAt(t, path)
 	file.Path = "/x.ko"
-	require.Equal(t, noImageInfo(), newFileReader().info(wantedFile(file)))
-	require.Equal(t, sum([]byte("x")), newFileReader().info(imageJob{file: file, pid: tid}).columns.SHA256)
+	require.Equal(t, noImageInfo(), (&fileReader{timeout: imageTime}).info(wantedFile(file)))
+	require.Equal(t, sum([]byte("x")), (&fileReader{timeout: imageTime}).info(imageJob{file: file, pid: tid}).columns.SHA256)
 }
 
 func TestFilesAreReadOneAfterTheOther(t *testing.T) {
-	files := newFileReader()
+	files := &fileReader{timeout: imageTime}
 	w := wantedFile(fileAt(t, testFile(t, []byte("x"))))
 	for i := range 1000 {
 		require.NotEmpty(t, files.info(w).columns.SHA256, i)
@@ -264,7 +264,7 @@ func TestFileThatHangsDoesNotDelayOthers(t *testing.T) {
 	slow := wantedFile(fileAt(t, testFile(t, []byte("slow"))))
 	other := wantedFile(fileAt(t, testFile(t, []byte("other"))))
 	opened, free := hang(t, slow.file.Path)
-	files := newFileReader()
+	files := &fileReader{timeout: imageTime}
 	first := make(chan imageInfo, 1)
 	go func() { first <- files.info(slow) }()
 	opened()
@@ -285,7 +285,7 @@ func TestFileThatHangsDoesNotDelayOthers(t *testing.T) {
 func TestFileThatHangsTimesOut(t *testing.T) {
 	slow := wantedFile(fileAt(t, testFile(t, []byte("slow"))))
 	opened, free := hang(t, slow.file.Path)
-	files := newFileReader()
+	files := &fileReader{timeout: imageTime}
 	files.timeout = 50 * time.Millisecond
 	go opened()
 	require.Equal(t, noImageInfo(), files.info(slow))

@@ -42,8 +42,7 @@ type imageInfo struct {
 }
 
 // noImageInfo returns the info of an image that could not be read.
-func noImageInfo() imageInfo {
-	var none imageInfo
+func noImageInfo() (none imageInfo) {
 	none.columns.Missing.Add(module.Columns...)
 	return none
 }
@@ -131,20 +130,13 @@ type images struct {
 	due    []imageJob // wanted before the last flush was requested
 }
 
-func newImages(attempts *attempts, programs *bpf.Programs, loop *progress.Loop) *images {
-	return &images{
-		attempts: attempts, read: programs.ReadImage, flush: programs.FlushImages, wake: programs.Flush,
-		loop: loop, jobs: make(chan imageJob, maxJobs),
-	}
-}
-
 // want requests an image whose last chunk is in the ring buffer or was read. The
 // caller holds the attempts' mutex.
 func (i *images) want(job imageJob) {
 	if len(i.wanted) < maxJobs {
 		i.wanted = append(i.wanted, job)
 	} else {
-		i.attempts.read = append(i.attempts.read, readImage{job.attempt, noImageInfo()})
+		i.attempts.setImage(job.attempt, noImageInfo())
 	}
 	_ = i.flush() // fails only after the ring buffer was closed
 }
@@ -153,9 +145,9 @@ func (i *images) want(job imageJob) {
 func (i *images) run() {
 	var working sync.WaitGroup
 	working.Go(func() {
-		files := newFileReader()
+		files := fileReader{timeout: imageTime}
 		for job := range i.jobs {
-			info := job.info(files)
+			info := job.info(&files)
 			job.describe(&info.columns)
 			i.done(job, info)
 		}
@@ -191,11 +183,11 @@ func (i *images) collect() {
 		_ = i.flush() // fails only after the ring buffer was closed
 	}
 	for n := range due {
-		if parts := due[n].attempt.parts; parts != nil && due[n].sent && uint64(len(parts.bytes)) == parts.size {
-			due[n].bytes = i.attempts.takeParts(due[n].attempt).bytes
-		} else {
-			i.attempts.dropParts(due[n].attempt)
+		job := &due[n]
+		if parts := job.attempt.parts; parts != nil && job.sent && uint64(len(parts.bytes)) == parts.size {
+			job.bytes = i.attempts.takeParts(job.attempt).bytes
 		}
+		i.attempts.dropParts(job.attempt)
 	}
 	i.attempts.acks.mu.Unlock()
 	for _, job := range due {
@@ -215,7 +207,7 @@ func (i *images) collect() {
 func (i *images) done(job imageJob, info imageInfo) {
 	i.attempts.acks.mu.Lock()
 	i.attempts.imageMemory -= cap(job.bytes)
-	i.attempts.read = append(i.attempts.read, readImage{job.attempt, info})
+	i.attempts.setImage(job.attempt, info)
 	i.attempts.acks.mu.Unlock()
 	_ = i.wake() // fails only after the ring buffer was closed
 }

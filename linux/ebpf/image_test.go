@@ -131,8 +131,8 @@ func TestChunksAreJoined(t *testing.T) {
 
 	require.Len(t, p.t.read, 4)
 	read := map[uint32]imageInfo{}
-	for _, image := range p.t.read {
-		read[image.attempt.id.tid] = image.info
+	for _, a := range p.t.read {
+		read[a.id.tid] = *a.image
 	}
 	for tid, image := range map[uint32][]byte{1: one, 2: two} {
 		require.Equal(t, sum(image), read[tid].columns.SHA256)
@@ -269,8 +269,8 @@ func TestRunEndsWhenEveryImageIsRead(t *testing.T) {
 	}
 	p.run()
 	var tids []uint32
-	for _, image := range p.t.read {
-		tids = append(tids, image.attempt.id.tid)
+	for _, a := range p.t.read {
+		tids = append(tids, a.id.tid)
 	}
 	require.Equal(t, []uint32{0, 1, 2, 3, 4}, tids)
 }
@@ -320,8 +320,8 @@ func TestWantedImagesAreBounded(t *testing.T) {
 		p.ask(p.wantedOf(tid))
 	}
 	require.Len(t, p.t.read, 10)
-	for _, image := range p.t.read {
-		require.Equal(t, noImageInfo(), image.info)
+	for _, a := range p.t.read {
+		require.Equal(t, noImageInfo(), *a.image)
 	}
 	require.Len(t, p.wanted, maxJobs)
 }
@@ -359,8 +359,8 @@ func TestImagesToBeReadAreBounded(t *testing.T) {
 			require.Len(t, p.jobs, test.max)
 			require.Len(t, p.t.read, maxJobs+10-test.max, "there was room again")
 			require.LessOrEqual(t, p.t.imageMemory, 5*(maxJobs+1))
-			for _, image := range p.t.read {
-				require.Equal(t, noImageInfo(), image.info)
+			for _, a := range p.t.read {
+				require.Equal(t, noImageInfo(), *a.image)
 			}
 		})
 	}

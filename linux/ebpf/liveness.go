@@ -3,6 +3,7 @@
 package ebpf
 
 import (
+	"cmp"
 	"errors"
 	"time"
 )
@@ -25,8 +26,7 @@ type liveness struct {
 // is wrong with them. isAsked reports that a Sync waits for their records, which
 // shortens the interval.
 func (c *liveness) failure(now time.Time, isAsked bool) error {
-	since := now.Sub(c.last)
-	if since < checkGap || since < checkEvery && !isAsked {
+	if since := now.Sub(c.last); since < checkGap || since < checkEvery && !isAsked {
 		return nil
 	}
 	c.last = now
@@ -39,18 +39,7 @@ func (c *liveness) due() time.Time { return c.last.Add(checkEvery) }
 // MarkUnreliable makes Run emit what the hooks recorded and return an error with the
 // reason. The next Run attaches new hooks. The recorder calls it if the hooks missed
 // a load. It does nothing if Run is not running.
-func (s *Source) MarkUnreliable(reason string) {
-	s.mu.Lock()
-	s.replace = s.replace || s.programs != nil
-	s.mu.Unlock()
-	s.markUnreliable(errors.New(reason))
-}
-
-func (s *Source) isUnreliable() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.replace
-}
+func (s *Source) MarkUnreliable(reason string) { s.stop(errors.New(reason), true) }
 
 // failure returns why Run is to end; nil if it is not.
 func (s *Source) failure() error {
@@ -59,14 +48,13 @@ func (s *Source) failure() error {
 	return s.cause
 }
 
-func (s *Source) markUnreliable(cause error) {
+// stop makes Run return an error. replace makes the next Run replace pinned programs.
+func (s *Source) stop(cause error, replace bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.programs == nil {
 		return
 	}
-	if s.cause == nil {
-		s.cause = cause
-	}
+	s.cause, s.replace = cmp.Or(s.cause, cause), s.replace || replace
 	_ = s.programs.Flush() // fails only after Close
 }

@@ -2,7 +2,12 @@
 
 package ebpf
 
-import "github.com/kmodquery/kmodquery"
+import (
+	"cmp"
+	"slices"
+
+	"github.com/kmodquery/kmodquery"
+)
 
 // merge adds the columns of an event that apply to the whole attempt.
 func (a *attempt) merge(e *kmodquery.Event) {
@@ -24,9 +29,7 @@ func (a *attempt) complete(e *kmodquery.Event) {
 		known.Result, known.Error = nil, ""
 	}
 	fill(e, &known)
-	for column := range known.Missing.All() {
-		e.Missing.Add(column)
-	}
+	e.Missing.Add(slices.Collect(known.Missing.All())...)
 	if a.params != nil {
 		// The caller's memory may have changed since the kernel read it.
 		e.Missing.Remove("params")
@@ -35,15 +38,13 @@ func (a *attempt) complete(e *kmodquery.Event) {
 	if !a.isTaken {
 		return
 	}
-	image := a.image
-	if image == nil {
-		none := noImageInfo()
-		image = &none
+	image := noImageInfo()
+	if a.image != nil {
+		image = *a.image
 	}
 	fill(e, &image.columns)
 	if image.columns.SHA256 != "" {
-		e.Missing.Remove("version") // an image without one has none
-		e.Missing.Remove("srcversion")
+		e.Missing.Remove("version", "srcversion") // an image without them has none
 	}
 	for column := range image.columns.Missing.All() {
 		if e.Lacks(column) {
@@ -59,7 +60,7 @@ func (a *attempt) complete(e *kmodquery.Event) {
 		}
 	}
 	if e.SignatureStatus == "" {
-		e.SignatureStatus = a.unverified(image)
+		e.SignatureStatus = a.unverified(&image)
 	}
 }
 
@@ -85,45 +86,31 @@ func (a *attempt) isNamed() bool {
 // fill copies the columns that to lacks and that apply to a whole attempt: not the
 // time, the event name and the process.
 func fill(to, from *kmodquery.Event) {
-	for _, text := range []struct{ to, from *string }{
-		{&to.Name, &from.Name},
-		{&to.Path, &from.Path},
-		{&to.Type, &from.Type},
-		{&to.Origin, &from.Origin},
-		{&to.Filesystem, &from.Filesystem},
-		{&to.SHA256, &from.SHA256},
-		{&to.ImageSHA256, &from.ImageSHA256},
-		{&to.HashSource, &from.HashSource},
-		{&to.SignatureStatus, &from.SignatureStatus},
-		{&to.Signer, &from.Signer},
-		{&to.SignatureKeyID, &from.SignatureKeyID},
-		{&to.SignatureHash, &from.SignatureHash},
-		{&to.Vermagic, &from.Vermagic},
-		{&to.License, &from.License},
-		{&to.Version, &from.Version},
-		{&to.Srcversion, &from.Srcversion},
-		{&to.Error, &from.Error},
-	} {
-		if *text.to == "" {
-			*text.to = *text.from
-		}
-	}
-	for _, number := range []struct{ to, from **int64 }{
-		{&to.Device, &from.Device},
-		{&to.Inode, &from.Inode},
-		{&to.Size, &from.Size},
-		{&to.Mtime, &from.Mtime},
-		{&to.Ctime, &from.Ctime},
-		{&to.Intree, &from.Intree},
-		{&to.Flags, &from.Flags},
-		{&to.Taints, &from.Taints},
-		{&to.Result, &from.Result},
-	} {
-		if *number.to == nil {
-			*number.to = *number.from
-		}
-	}
-	if to.Params == nil {
-		to.Params = from.Params
-	}
+	to.Name = cmp.Or(to.Name, from.Name)
+	to.Path = cmp.Or(to.Path, from.Path)
+	to.Type = cmp.Or(to.Type, from.Type)
+	to.Origin = cmp.Or(to.Origin, from.Origin)
+	to.Filesystem = cmp.Or(to.Filesystem, from.Filesystem)
+	to.SHA256 = cmp.Or(to.SHA256, from.SHA256)
+	to.ImageSHA256 = cmp.Or(to.ImageSHA256, from.ImageSHA256)
+	to.HashSource = cmp.Or(to.HashSource, from.HashSource)
+	to.SignatureStatus = cmp.Or(to.SignatureStatus, from.SignatureStatus)
+	to.Signer = cmp.Or(to.Signer, from.Signer)
+	to.SignatureKeyID = cmp.Or(to.SignatureKeyID, from.SignatureKeyID)
+	to.SignatureHash = cmp.Or(to.SignatureHash, from.SignatureHash)
+	to.Vermagic = cmp.Or(to.Vermagic, from.Vermagic)
+	to.License = cmp.Or(to.License, from.License)
+	to.Version = cmp.Or(to.Version, from.Version)
+	to.Srcversion = cmp.Or(to.Srcversion, from.Srcversion)
+	to.Error = cmp.Or(to.Error, from.Error)
+	to.Device = cmp.Or(to.Device, from.Device)
+	to.Inode = cmp.Or(to.Inode, from.Inode)
+	to.Size = cmp.Or(to.Size, from.Size)
+	to.Mtime = cmp.Or(to.Mtime, from.Mtime)
+	to.Ctime = cmp.Or(to.Ctime, from.Ctime)
+	to.Intree = cmp.Or(to.Intree, from.Intree)
+	to.Flags = cmp.Or(to.Flags, from.Flags)
+	to.Taints = cmp.Or(to.Taints, from.Taints)
+	to.Result = cmp.Or(to.Result, from.Result)
+	to.Params = cmp.Or(to.Params, from.Params)
 }

@@ -63,12 +63,11 @@ func (p *process) describe(e *kmodquery.Event, isKernelThread bool) {
 }
 
 func pathOf(e *kmodquery.Event, column string, p *bpf.Path) string {
-	if p == nil {
+	if p == nil || p.Incomplete {
 		e.Missing.Add(column)
-		return ""
 	}
-	if p.Incomplete {
-		e.Missing.Add(column)
+	if p == nil {
+		return ""
 	}
 	return p.Value
 }
@@ -130,10 +129,9 @@ func (p *process) ancestry(e *kmodquery.Event) string {
 		chain[i] = ancestor{Pid: a.Pid, Path: kmodquery.Escape(a.Value), Comm: kmodquery.Escape(a.Comm), UID: a.UID}
 	}
 	text := encode(chain)
-	for len(text) > maxAncestry {
+	for ; len(text) > maxAncestry; text = encode(chain) {
 		e.Missing.Add("ancestors")
 		chain = chain[:len(chain)-1]
-		text = encode(chain)
 	}
 	return text
 }
@@ -149,8 +147,6 @@ func encode(value any) string {
 	var b strings.Builder
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(value); err != nil {
-		return "" // structs of strings and numbers always encode
-	}
+	_ = encoder.Encode(value) // structs of strings and numbers always encode
 	return strings.TrimSuffix(b.String(), "\n")
 }

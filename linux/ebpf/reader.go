@@ -5,11 +5,10 @@ package ebpf
 import (
 	"time"
 
-	"github.com/kmodquery/kmodquery/linux/host"
-
-	"github.com/kmodquery/kmodquery/bpf"
-
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/bpf"
+	"github.com/kmodquery/kmodquery/internal/source"
+	"github.com/kmodquery/kmodquery/linux/host"
 )
 
 // A reader converts the records of one run of the programs to events. Its methods
@@ -39,8 +38,7 @@ func (r *reader) take(record bpf.Record, position bpf.Position, size int, now ti
 		r.add(a, record, position, now)
 		r.attempts.expire(read, now)
 	})
-	r.wasRead(read)
-	return r.reportIfDue(now)
+	return r.wasRead(read, now)
 }
 
 // add adds the next record of an attempt.
@@ -54,7 +52,11 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 		return
 	case bpf.ImageTaken:
 		r.attempts.expectImage(a)
-		r.want(imageOf(a, record))
+		job := imageJob{attempt: a, sent: record.Image.Sent, file: a.file, pid: record.Pid}
+		if record.Unread.Has(bpf.UnreadUntyped) {
+			job.size, job.flags = number(record.Image.Size), number(record.Image.Flags)
+		}
+		r.want(job)
 		return
 	}
 	e := r.translate.event(record, &a.process, r.clock.BootTime())
@@ -69,35 +71,22 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 		return
 	case record.Kind == bpf.ModuleRequest:
 		r.requests.add(a.id, &e)
-		r.attempts.send(a, kmodquery.Delivery{Event: e, Key: keyOf(position)})
-		r.attempts.forget(a)
-		return
-	}
-	if record.Request != 0 {
-		if by, ok := r.requests.byID[attemptID{record.Request, record.RequestTid}]; ok {
-			e.RequestedBy = by
-		} else {
+	case record.Request != 0:
+		e.RequestedBy = r.requests.byID[attemptID{record.Request, record.RequestTid}]
+		if e.RequestedBy == "" {
 			e.Missing.Add("requested_by")
 		}
 	}
-	if record.Attempt == 0 {
-		r.attempts.send(a, kmodquery.Delivery{Event: e, Key: keyOf(position)})
+	d := kmodquery.Delivery{Event: e, Key: keyOf(position)}
+	if record.Attempt == 0 || record.Kind == bpf.ModuleRequest {
+		r.attempts.send(a, d)
 		r.attempts.forget(a)
 		return
 	}
 	if record.Kind == bpf.ReadFile {
 		a.file = record.File
 	}
-	r.attempts.add(a, kmodquery.Delivery{Event: e, Key: keyOf(position)}, now)
-}
-
-// imageOf returns the job for the image that a record reports.
-func imageOf(a *attempt, record bpf.Record) imageJob {
-	job := imageJob{attempt: a, sent: record.Image.Sent, file: a.file, pid: record.Pid}
-	if record.Unread.Has(bpf.UnreadUntyped) {
-		job.size, job.flags = number(record.Image.Size), number(record.Image.Flags)
-	}
-	return job
+	r.attempts.add(a, d, now)
 }
 
 // drained notes that the ring buffer was seen empty, and emits the events that need
@@ -107,35 +96,29 @@ func (r *reader) drained(now time.Time) error {
 		r.attempts.drained(now)
 		r.attempts.expire(now, now)
 	})
-	r.wasRead(now)
-	return r.reportIfDue(now)
+	return r.wasRead(now, now)
 }
 
 // finish emits the events of every attempt that began by a time.
 func (r *reader) finish(by time.Time) error {
 	r.attempts.update(func() { r.attempts.finish(by) })
-	r.wasRead(by)
-	return r.reportDenials(time.Now())
+	r.denials.due = time.Time{} // at once
+	return r.wasRead(by, time.Now())
 }
 
-// leave emits the denied calls and gives up no attempt: the next run reads their
-// records again.
-func (r *reader) leave() error { return r.reportDenials(time.Now()) }
-
-// wasRead notes that every record made before a time was read.
-func (r *reader) wasRead(until time.Time) {
+// wasRead notes that every record made before a time was read. It emits the denied
+// calls if their report is due.
+func (r *reader) wasRead(until, now time.Time) error {
 	if until.After(r.readUntil) {
 		r.readUntil = until
 	}
-}
-
-func (r *reader) reportIfDue(now time.Time) error {
 	if now.Before(r.denials.due) {
 		return nil
 	}
 	return r.reportDenials(now)
 }
 
+// reportDenials emits the denied calls.
 func (r *reader) reportDenials(now time.Time) error {
 	boot := host.SinceBoot()
 	blank := r.translate.blank(boot, r.clock.BootTime())
@@ -145,10 +128,4 @@ func (r *reader) reportDenials(now time.Time) error {
 }
 
 // deadline returns when to call drained if no record comes.
-func (r *reader) deadline(b *barrier) time.Time {
-	next := b.deadline(r.attempts)
-	if next.IsZero() || r.denials.due.Before(next) {
-		return r.denials.due
-	}
-	return next
-}
+func (r *reader) deadline() time.Time { return source.Earliest(r.attempts.next(), r.denials.due) }

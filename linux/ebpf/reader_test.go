@@ -249,7 +249,7 @@ func TestReaderFoldsDeniedCalls(t *testing.T) {
 	require.NoError(t, r.expire(r.denials.due.Add(-1)))
 	require.Empty(t, r.events)
 	due := r.denials.due
-	require.Equal(t, due, r.deadline(nil))
+	require.Equal(t, due, r.deadline())
 	require.NoError(t, r.expire(due))
 	require.Len(t, r.events, 1)
 	e := r.events[0]
@@ -258,7 +258,7 @@ func TestReaderFoldsDeniedCalls(t *testing.T) {
 	require.Equal(t, "/sbin/insmod", e.ProcessPath)
 	require.Empty(t, e.SignatureStatus)
 	require.True(t, e.IsUnprivileged())
-	require.Equal(t, due.Add(foldFor), r.deadline(nil))
+	require.Equal(t, due.Add(foldFor), r.deadline())
 
 	r.counts.calls[kind.In(at(0))] += 5
 	require.NoError(t, r.finish(time.Now()), "a query asks sooner")
@@ -325,11 +325,11 @@ func TestReaderReturnsErrors(t *testing.T) {
 func TestReaderDeadlineIsTheFirstDueTime(t *testing.T) {
 	r := newReading(t)
 	r.denials.due = start.Add(time.Hour)
-	require.Equal(t, start.Add(time.Hour), r.deadline(nil))
+	require.Equal(t, start.Add(time.Hour), r.deadline())
 	r.take(readRecord)
-	require.Equal(t, start.Add(loadPatience), r.deadline(nil))
+	require.Equal(t, start.Add(loadPatience), r.deadline())
 	r.denials.due = start.Add(time.Second)
-	require.Equal(t, start.Add(time.Second), r.deadline(nil))
+	require.Equal(t, start.Add(time.Second), r.deadline())
 }
 
 // While the reader is behind, the return that an attempt waits for may be in the ring

@@ -11,7 +11,17 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/bpf"
+	"github.com/kmodquery/kmodquery/internal/source"
 	"github.com/kmodquery/kmodquery/linux/host"
+)
+
+const (
+	// grace is how long a Sync waits for the names and results of loads that are
+	// under way. A load takes milliseconds, unless its module's init blocks.
+	grace = 250 * time.Millisecond
+	// imageGrace is how long a Sync waits for images to be read. A large image takes
+	// about 0.1 s.
+	imageGrace = 5 * time.Second
 )
 
 // A run is the event loop of Source.Run.
@@ -20,7 +30,10 @@ type run struct {
 	programs *bpf.Programs
 	reader   *reader
 	hooks    liveness
-	barrier  *barrier // nil if nothing waits for one
+
+	sync   *source.Barrier
+	left   int  // bytes of the ring buffer that were unread when the round began, and are
+	isLast bool // the run ends with the round
 }
 
 // newRun starts the goroutines that read images. They end when the programs are
@@ -34,34 +47,45 @@ func (s *Source) newRun(programs *bpf.Programs, emit func(kmodquery.Delivery)) (
 		s.health.Emitted(&d)
 		emit(d)
 	})
-	images := newImages(attempts, programs, s.health.AddLoop())
-	go images.run()
+	reading := &images{
+		attempts: attempts, read: programs.ReadImage, flush: programs.FlushImages, wake: programs.Flush,
+		loop: s.health.AddLoop(), jobs: make(chan imageJob, maxJobs),
+	}
+	go reading.run()
 	return &run{
 		source: s, programs: programs,
-		reader: newReader(translator{bootID: bootID, types: programs}, s.denials, attempts, images.want),
+		reader: newReader(translator{bootID: bootID, types: programs}, s.denials, attempts, reading.want),
 		hooks: liveness{check: func() error {
 			_ = programs.FlushImages() // completes a round of its loop; fails only after Close
 			return programs.Check()
 		}},
+		sync: s.health.NewBarrier(imageGrace),
 	}, nil
 }
 
 // loop reads records until ctx ends or the hooks are unreliable.
-func (r *run) loop(ctx context.Context) error {
-	defer r.end()
+func (r *run) loop(ctx context.Context) (err error) {
+	defer r.sync.Release()
+	defer func() {
+		if endErr := r.end(); err == nil {
+			err = endErr
+		}
+	}()
 	for {
-		r.source.health.Progress()
 		r.checkHooks()
-		if r.barrier == nil {
-			r.barrier = r.nextBarrier(ctx)
+		r.begin(ctx)
+		switch {
+		case !r.isDue():
+			err = r.readNext()
+		case !r.isLast:
+			err = r.reader.finish(r.sync.Began())
+			r.sync.Release()
+		case ctx.Err() != nil:
+			return nil
+		default:
+			return r.source.failure()
 		}
-		if !r.barrier.done(r.reader.attempts) {
-			if err := r.readNext(); err != nil {
-				return err
-			}
-			continue
-		}
-		if isLast, err := r.pass(); isLast || err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -69,83 +93,74 @@ func (r *run) loop(ctx context.Context) error {
 
 // checkHooks checks the hooks if a check is due.
 func (r *run) checkHooks() {
-	if err := r.hooks.failure(time.Now(), r.barrier == nil && r.source.health.HasPending()); err != nil {
-		r.source.markUnreliable(err)
+	if err := r.hooks.failure(time.Now(), r.sync.Began().IsZero() && r.source.health.HasPending()); err != nil {
+		r.source.stop(err, false)
 	} else {
 		r.source.keepWatch(r.hooks.last)
 	}
 }
 
-// nextBarrier returns a barrier for the Syncs that wait, or for the end of the run;
-// nil if there are none.
-func (r *run) nextBarrier(ctx context.Context) *barrier {
-	cause := r.source.failure()
-	if ctx.Err() != nil {
-		cause = nil
+// begin begins a round for the Syncs that wait, or for the end of the run, unless a
+// round is in progress.
+func (r *run) begin(ctx context.Context) {
+	if !r.sync.Began().IsZero() {
+		r.source.health.Progress()
+		return
 	}
-	pending, last := r.source.health.TakePending(), ctx.Err() != nil || cause != nil
-	if len(pending) == 0 && !last {
-		return nil
+	if r.isLast = ctx.Err() != nil || r.source.failure() != nil; r.isLast {
+		r.sync.BeginLast()
+	} else {
+		r.sync.Begin()
 	}
-	now := time.Now()
-	return &barrier{
-		pending: pending, last: last, cause: cause,
-		left: r.programs.Pending(), asked: now, until: now.Add(grace), images: now.Add(imageGrace),
+	if !r.sync.Began().IsZero() {
+		r.left = r.programs.Pending()
 	}
 }
 
-// pass emits what the barrier waited for, and releases its Syncs. It reports whether
-// the run ends, with which error. A run whose programs are pinned ends without giving
-// up attempts, because the next run reads their records again.
-func (r *run) pass() (isLast bool, err error) {
-	b := r.barrier
-	if !b.last || !r.programs.IsPinned() {
-		if err := r.reader.finish(b.asked); err != nil {
-			return true, err
-		}
+// isDue reports whether the round must end now. However long it takes, the records that
+// the ring buffer held at its beginning are read first.
+func (r *run) isDue() bool { return r.left <= 0 && r.sync.IsDue(r.quiet()) }
+
+// quiet returns when the attempts have nothing more to wait for. It returns zero while
+// an image is being read after the grace for results.
+func (r *run) quiet() time.Time {
+	began, attempts := r.sync.Began(), r.reader.attempts
+	switch end := began.Add(grace); {
+	case began.IsZero(), attempts.isIdle():
+		return began
+	case time.Now().Before(end), !attempts.isWaitingForImages():
+		return end
+	default:
+		return time.Time{}
 	}
-	r.barrier = nil
-	b.pending.Release()
-	return b.last, b.cause
 }
 
 // readNext waits for the next record until something else is due.
 func (r *run) readNext() error {
-	deadline := r.reader.deadline(r.barrier)
-	if due := r.hooks.due(); due.Before(deadline) {
-		deadline = due
-	}
-	r.programs.SetDeadline(deadline)
+	r.programs.SetDeadline(source.Earliest(r.reader.deadline(), r.hooks.due(), r.sync.Due(r.quiet())))
 	raw, position, err := r.programs.Read()
 	switch {
 	case errors.Is(err, bpf.ErrFlushed), errors.Is(err, os.ErrDeadlineExceeded):
-		r.barrier.drained()
+		r.left = 0
 		return r.reader.drained(time.Now())
 	case err != nil:
 		return fmt.Errorf("read the ring buffer: %w", err)
 	}
+	size := bpf.RingSize(len(raw))
+	r.left -= size
 	r.source.health.Received.Add(1)
-	r.barrier.took(raw)
 	record, err := bpf.Decode(raw)
 	if err != nil {
 		r.source.health.DecodeErrors.Add(1)
 		return nil
 	}
-	return r.reader.take(record, position, bpf.RingSize(len(raw)), time.Now())
+	return r.reader.take(record, position, size, time.Now())
 }
 
 // end emits what is still held, unless the next run reads it again.
-func (r *run) end() {
-	var err error
+func (r *run) end() error {
 	if r.programs.IsPinned() {
-		err = r.reader.leave()
-	} else {
-		err = r.reader.finish(time.Now())
+		return r.reader.reportDenials(time.Now())
 	}
-	if err != nil {
-		r.source.health.DecodeErrors.Add(1)
-	}
-	if r.barrier != nil {
-		r.barrier.pending.Release()
-	}
+	return r.reader.finish(time.Now())
 }

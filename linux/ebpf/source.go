@@ -10,13 +10,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/kmodquery/kmodquery/linux/host"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/bpf"
 	"github.com/kmodquery/kmodquery/internal/source"
+	"github.com/kmodquery/kmodquery/linux/host"
 )
 
 // Source is the source that hooks the kernel's module functions. It needs Linux 5.8
@@ -85,7 +84,6 @@ func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Deli
 	}
 	s.acks.start(keys)
 	s.denials.begin(programs, keys, time.Now())
-	s.noteGap(programs)
 	s.attach(programs)
 	defer func() { err = errors.Join(err, s.detach(err)) }()
 	ready()
@@ -111,7 +109,10 @@ func (s *Source) open(ctx context.Context) (programs *bpf.Programs, keys []strin
 	if unread != nil && s.options.PinDir != "" && bpf.HasPins(s.options.PinDir) {
 		return nil, nil, unread
 	}
-	programs, err = openPrograms(ctx, s.options, s.isUnreliable())
+	s.mu.Lock()
+	replace := s.replace
+	s.mu.Unlock()
+	programs, err = openPrograms(ctx, s.options, replace)
 	return programs, keys, err
 }
 
@@ -170,11 +171,17 @@ func (s *Source) Sensor() kmodquery.Sensor {
 // one furthest behind, or the zero time while they do not run.
 func (s *Source) LastRound() time.Time { return s.health.LastRound() }
 
+// attach notes that the programs are attached.
 func (s *Source) attach(programs *bpf.Programs) {
+	s.noteGap(programs)
 	s.mu.Lock()
 	s.programs, s.cause, s.replace = programs, nil, false
 	s.mu.Unlock()
-	s.health.Started(programs.Hooks(), s.unpinned(programs), func() { _ = programs.Flush() }) // fails only after Close
+	limits := ""
+	if err := programs.Unpinned(); err != nil && s.options.PinDir != "" && !s.options.OnlyPinned {
+		limits = source.OneLine(fmt.Errorf("not pinned, so loads go unseen while nothing records: %w", err))
+	}
+	s.health.Started(programs.Hooks(), limits, func() { _ = programs.Flush() }) // fails only after Close
 	if errs := programs.Unattached(); len(errs) > 0 {
 		s.health.Degraded(fmt.Errorf("some hooks are missing: %w", errors.Join(errs...)))
 	}
@@ -214,15 +221,6 @@ func (s *Source) keepWatch(at time.Time) {
 	s.options.KeepWatch(at)
 }
 
-// unpinned returns the reason to show in the sensors if the programs could not be
-// pinned.
-func (s *Source) unpinned(programs *bpf.Programs) string {
-	if err := programs.Unpinned(); err != nil && s.options.PinDir != "" && !s.options.OnlyPinned {
-		return source.OneLine(fmt.Errorf("not pinned, so loads go unseen while nothing records: %w", err))
-	}
-	return ""
-}
-
 // Acked notes that events that Run emitted were stored, or dropped by the recorder.
 // Their records in the kernel are released. It ignores events of other sources. It
 // may be called at any time.
@@ -247,6 +245,7 @@ func (l losses) since(now losses) (more int64) {
 	return more
 }
 
+// detach ends a run for a cause, and closes its programs.
 func (s *Source) detach(cause error) error {
 	s.acks.stop()
 	s.denials.end()
@@ -264,4 +263,18 @@ func (s *Source) detach(cause error) error {
 		return fmt.Errorf("detach eBPF programs: %w", err)
 	}
 	return nil
+}
+
+// HasPins reports whether a complete set of eBPF programs is pinned in a directory
+// of a BPF file system.
+func HasPins(dir string) bool { return bpf.HasPins(dir) }
+
+// Detach removes the programs that are pinned in a directory, and the records that
+// were not read. It fails while a process uses them.
+func Detach(dir string) error {
+	_, err := bpf.Detach(dir)
+	if errors.Is(err, bpf.ErrPinsBusy) {
+		return fmt.Errorf("%w; end it first", err)
+	}
+	return err
 }

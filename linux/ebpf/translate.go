@@ -3,17 +3,17 @@
 package ebpf
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"math"
 	"time"
 
-	"github.com/kmodquery/kmodquery/linux/host"
-	"github.com/kmodquery/kmodquery/linux/module"
-
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/bpf"
+	"github.com/kmodquery/kmodquery/linux/host"
+	"github.com/kmodquery/kmodquery/linux/module"
 )
 
 // typeNames names the values of File.ID on the running kernel.
@@ -51,11 +51,9 @@ func (t translator) event(r bpf.Record, p *process, bootTime time.Time) kmodquer
 	e.UID = number(r.UID)
 	e.GID = number(r.GID)
 	t.task(&e, r)
-	e.ParentLoadID = t.loadID(attemptID{r.ParentAttempt, r.Tid})
-	if e.ParentLoadID == "" {
-		e.ParentLoadID = t.loadID(attemptID{r.Request, r.RequestTid})
-	}
-	if r.Attempt == 0 && belongsToAttempt(r) {
+	e.ParentLoadID = cmp.Or(
+		t.loadID(attemptID{r.ParentAttempt, r.Tid}), t.loadID(attemptID{r.Request, r.RequestTid}))
+	if r.Attempt == 0 && (r.File == nil || r.File.IsModule) { // other files need no attempt
 		e.Missing.Add("load_id")
 	}
 	if r.File != nil && r.File.IsModule {
@@ -143,21 +141,19 @@ func (t translator) call(e *kmodquery.Event, c *bpf.Call) {
 	e.Result = new(c.Result)
 	e.SignatureStatus = module.SignatureStatus(c.Verdict, nil, e.Result)
 	e.Error = host.ErrnoName(c.Result)
-	switch c.Name {
-	case bpf.InitModule:
-		e.Type = kmodquery.TypeKernelModule
+	if c.Name == bpf.InitModule {
 		e.Size = argument(e, "size", c.HasArguments, c.Size)
-		e.Params = params(e, c.Params)
-	case bpf.FinitModule:
+	} else {
+		e.Flags = argument(e, "flags", c.HasArguments, c.Flags)
+	}
+	if c.Name != bpf.DeleteModule {
 		e.Type = kmodquery.TypeKernelModule
-		e.Flags = argument(e, "flags", c.HasArguments, c.Flags)
 		e.Params = params(e, c.Params)
-	case bpf.DeleteModule:
-		e.Flags = argument(e, "flags", c.HasArguments, c.Flags)
-		e.Name = c.Module.Value
-		if c.Module.Missing || c.Module.Truncated {
-			e.Missing.Add("name")
-		}
+		return
+	}
+	e.Name = c.Module.Value
+	if c.Module.Missing || c.Module.Truncated {
+		e.Missing.Add("name")
 	}
 }
 
@@ -206,12 +202,11 @@ func live(e *kmodquery.Event, r bpf.Record) {
 }
 
 func params(e *kmodquery.Event, text bpf.Text) *string {
-	if text.Missing {
+	if text.Missing || text.Truncated {
 		e.Missing.Add("params")
-		return nil
 	}
-	if text.Truncated {
-		e.Missing.Add("params")
+	if text.Missing {
+		return nil
 	}
 	return &text.Value
 }
@@ -227,17 +222,6 @@ func (t translator) loadID(id attemptID) string {
 	key = binary.LittleEndian.AppendUint32(key, id.tid)
 	sum := sha256.Sum256(key)
 	return hex.EncodeToString(sum[:8])
-}
-
-// belongsToAttempt reports whether a record of this kind always belongs to an
-// attempt.
-func belongsToAttempt(r bpf.Record) bool {
-	switch r.Kind {
-	case bpf.ReadFile, bpf.LoadData:
-		return r.File.IsModule
-	default:
-		return true
-	}
 }
 
 // argument returns an argument of a system call. It is nil, and in Missing, if the

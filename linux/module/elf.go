@@ -108,26 +108,22 @@ func readSections(image *io.SectionReader) ([]section, *section, error) {
 // table has at most 4 MiB.
 func sectionsAt[T any](image *io.SectionReader, order binary.ByteOrder, offset uint64,
 	size, count, names uint16, convert func(T) section) ([]section, *section, error) {
-	var raw T
 	there := uint64(image.Size())
 	switch {
-	case int(size) != binary.Size(raw):
+	case int(size) != binary.Size(*new(T)):
 		return nil, nil, errors.New("read ELF sections: wrong header size")
 	case offset >= there || uint64(count)*uint64(size) > there-offset:
 		return nil, nil, errors.New("read ELF sections: table is outside the module")
 	case names == 0 || names >= count:
 		return nil, nil, errors.New("read ELF sections: no section names")
 	}
-	table := make([]byte, int(count)*int(size))
-	if err := readFull(image, table, int64(offset)); err != nil {
+	table := make([]T, count)
+	if err := decode(image, int64(offset), order, table); err != nil {
 		return nil, nil, err
 	}
 	sections := make([]section, count)
 	for i := range sections {
-		if _, err := binary.Decode(table[i*int(size):], order, &raw); err != nil {
-			return nil, nil, err
-		}
-		sections[i] = convert(raw)
+		sections[i] = convert(table[i])
 	}
 	return sections, &sections[names], nil
 }
@@ -140,7 +136,7 @@ func section64(s elf.Section64) section {
 	return section{s.Name, s.Flags, s.Off, s.Size}
 }
 
-// decode reads a value of fixed size at an offset.
+// decode reads a value of fixed size, or a slice of such values, at an offset.
 func decode(r io.ReaderAt, off int64, order binary.ByteOrder, value any) error {
 	p := make([]byte, binary.Size(value))
 	if err := readFull(r, p, off); err != nil {

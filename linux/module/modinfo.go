@@ -10,42 +10,32 @@ func (m *Image) readModinfo(text []byte, whole bool) {
 	if !whole {
 		text = text[:bytes.LastIndexByte(text, 0)+1]
 	}
-	values := map[string]*string{
-		"name": nil, "version": nil, "srcversion": nil, "vermagic": nil, "license": nil, "intree": nil,
+	absent := map[string]*string{
+		"name": &m.Name, "version": &m.Version, "srcversion": &m.Srcversion,
+		"vermagic": &m.Vermagic, "license": &m.License, "intree": new(string),
 	}
 	for entry := range bytes.SplitSeq(text, []byte{0}) {
-		key, value, _ := bytes.Cut(entry, []byte{'='})
-		if first, wanted := values[string(key)]; wanted && first == nil && len(key) < len(entry) {
-			values[string(key)] = new(string(value))
+		key, value, isEntry := bytes.Cut(entry, []byte{'='})
+		field, isFirst := absent[string(key)]
+		if !isEntry || !isFirst {
+			continue
+		}
+		delete(absent, string(key))
+		var isCut bool
+		*field, isCut = cut(string(value))
+		if isCut && string(key) != "intree" && string(key) != "name" {
+			m.miss(string(key))
 		}
 	}
-	take := func(column string) string {
-		value := values[column]
-		if value == nil {
-			if !whole {
-				m.miss(column)
-			}
-			return ""
-		}
-		kept, isCut := cut(*value)
-		if isCut {
-			m.miss(column)
-		}
-		return kept
-	}
-	m.Version = take(columnVersion)
-	m.Srcversion = take(columnSrcversion)
-	m.Vermagic = take(columnVermagic)
-	m.License = take(columnLicense)
 	switch {
-	case values["intree"] != nil:
+	case absent["intree"] == nil:
 		m.Intree = new(int64(1))
 	case whole:
 		m.Intree = new(int64(0))
-	default:
-		m.miss(columnIntree)
 	}
-	if name := values["name"]; name != nil {
-		m.Name, _ = cut(*name)
+	for _, column := range modinfoColumns {
+		if absent[column] != nil && !whole {
+			m.miss(column)
+		}
 	}
 }

@@ -70,26 +70,18 @@ type Signature struct {
 	Hash string
 }
 
-// Columns of an event.
-const (
-	columnImageSHA256 = "image_sha256"
-	columnSigner      = "signer"
-	columnKeyID       = "signature_key_id"
-	columnHash        = "signature_hash"
-	columnVersion     = "version"
-	columnSrcversion  = "srcversion"
-	columnVermagic    = "vermagic"
-	columnLicense     = "license"
-	columnIntree      = "intree"
+// Columns are the names of the event columns that only a module's image provides.
+var Columns = []string{
+	"sha256", "image_sha256", "vermagic", "license", "intree", "signer", "signature_key_id", "signature_hash",
+}
+
+// Event columns of a signature, and of .modinfo.
+var (
+	signatureColumns = []string{"signer", "signature_key_id", "signature_hash"}
+	modinfoColumns   = []string{"version", "srcversion", "vermagic", "license", "intree"}
 )
 
 func (m *Image) miss(columns ...string) { m.Missing = append(m.Missing, columns...) }
-
-func (m *Image) missSignature() { m.miss(columnSigner, columnKeyID, columnHash) }
-
-func (m *Image) missModinfo() {
-	m.miss(columnVersion, columnSrcversion, columnVermagic, columnLicense, columnIntree)
-}
 
 // Read reads the first size bytes of r: a module, a compressed module, or any other
 // bytes that a kernel was asked to load. It returns an error only if r could not be
@@ -99,17 +91,17 @@ func Read(ctx context.Context, r io.ReaderAt, size int64) (Image, error) {
 	if size < 0 {
 		return Image{}, fmt.Errorf("read module: size %d is negative", size)
 	}
-	src := &source{ctx: ctx, r: r, size: size}
+	src := &source{ctx: ctx, r: r}
 	var m Image
-	m.read(src)
+	m.read(src, size)
 	if src.err != nil {
 		return m, fmt.Errorf("read module: %w", src.err)
 	}
 	return m, nil
 }
 
-func (m *Image) read(src *source) {
-	bytes := io.NewSectionReader(src, 0, src.size)
+func (m *Image) read(src *source, size int64) {
+	bytes := io.NewSectionReader(src, 0, size)
 	m.SHA256 = hash(bytes)
 	if src.err != nil {
 		m.SHA256 = ""
@@ -122,9 +114,9 @@ func (m *Image) read(src *source) {
 		m.readImage(bytes)
 	case err != nil:
 		src.check() // the context may have ended while the decompressor only wrote
-		m.miss(columnImageSHA256)
-		m.missSignature()
-		m.missModinfo()
+		m.miss("image_sha256")
+		m.miss(signatureColumns...)
+		m.miss(modinfoColumns...)
 	default:
 		bytes = io.NewSectionReader(image, 0, image.size)
 		m.ImageSHA256 = hash(bytes)
@@ -137,7 +129,7 @@ func (m *Image) readImage(image *io.SectionReader) {
 	body := m.readSignature(image)
 	text, whole, err := modinfo(body)
 	if err != nil {
-		m.missModinfo()
+		m.miss(modinfoColumns...)
 		return
 	}
 	m.readModinfo(text, whole)
@@ -146,15 +138,8 @@ func (m *Image) readImage(image *io.SectionReader) {
 // hash returns the SHA-256 of r in hex. It ignores errors, which r's source keeps.
 func hash(r *io.SectionReader) string {
 	sum := sha256.New()
-	buffer := make([]byte, 256<<10)
-	for at := int64(0); ; {
-		n, err := r.ReadAt(buffer, at)
-		sum.Write(buffer[:n])
-		at += int64(n)
-		if err != nil {
-			return hex.EncodeToString(sum.Sum(nil))
-		}
-	}
+	_, _ = io.CopyBuffer(sum, r, make([]byte, 256<<10))
+	return hex.EncodeToString(sum.Sum(nil))
 }
 
 // readFull fills p from an offset.
@@ -171,8 +156,5 @@ func readFull(r io.ReaderAt, p []byte, off int64) error {
 
 // cut cuts a value to maxValue and reports whether it was longer.
 func cut(value string) (string, bool) {
-	if len(value) <= maxValue {
-		return value, false
-	}
-	return value[:maxValue], true
+	return value[:min(len(value), maxValue)], len(value) > maxValue
 }

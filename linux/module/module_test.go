@@ -18,8 +18,8 @@ import (
 )
 
 var (
-	modinfoColumns   = []string{"version", "srcversion", "vermagic", "license", "intree"}
-	signatureColumns = []string{"signer", "signature_key_id", "signature_hash"}
+	ofModinfo   = []string{"version", "srcversion", "vermagic", "license", "intree"}
+	ofSignature = []string{"signer", "signature_key_id", "signature_hash"}
 )
 
 func sum(b []byte) string {
@@ -31,7 +31,7 @@ func TestRead(t *testing.T) {
 	plain := elf64(testModinfo)
 	signed := sign(plain, testFile(t, "issuer.der"))
 	signature := &Signature{Signer: "kmodquery test key", KeyID: "8F:3A:5C:07:11:DE:42:0B", Hash: "sha256"}
-	unread := append(append([]string{"image_sha256"}, signatureColumns...), modinfoColumns...)
+	unread := append(append([]string{"image_sha256"}, ofSignature...), ofModinfo...)
 
 	for name, c := range map[string]struct {
 		bytes, image []byte
@@ -45,10 +45,10 @@ func TestRead(t *testing.T) {
 		"signed, xz": {compressXZ(t, signed), signed, with(testImage, func(m *Image) { m.Signed, m.Signature = true, signature })},
 		"signed twice": {sign(sign(plain, testFile(t, "keyid.der")), testFile(t, "issuer.der")), nil,
 			with(testImage, func(m *Image) { m.Signed, m.Signature = true, signature })},
-		"compressed twice": {compressXZ(t, compressXZ(t, plain)), compressXZ(t, plain), Image{Missing: modinfoColumns}},
-		"text":             {[]byte("#!/bin/sh\n"), nil, Image{Missing: modinfoColumns}},
-		"nothing":          {nil, nil, Image{Missing: modinfoColumns}},
-		"only a marker":    {[]byte(marker), nil, Image{Missing: modinfoColumns}},
+		"compressed twice": {compressXZ(t, compressXZ(t, plain)), compressXZ(t, plain), Image{Missing: ofModinfo}},
+		"text":             {[]byte("#!/bin/sh\n"), nil, Image{Missing: ofModinfo}},
+		"nothing":          {nil, nil, Image{Missing: ofModinfo}},
+		"only a marker":    {[]byte(marker), nil, Image{Missing: ofModinfo}},
 		"broken gzip":      {compressGzip(t, plain)[:50], []byte{}, Image{Missing: unread}},
 		"broken xz":        {compressXZ(t, plain)[:50], []byte{}, Image{Missing: unread}},
 		"broken zstd":      {compressZSTD(t, plain)[:50], []byte{}, Image{Missing: unread}},

@@ -1,6 +1,7 @@
 package module
 
 import (
+	"cmp"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
@@ -80,10 +81,7 @@ func parsePKCS7(message []byte) (Signature, int, error) {
 		return Signature{}, 0, fmt.Errorf("parse signer: %w", err)
 	}
 	digest := first.DigestAlgorithm.Algorithm.String()
-	s := Signature{Hash: digest}
-	if name, known := digestNames[digest]; known {
-		s.Hash = name
-	}
+	s := Signature{Hash: cmp.Or(digestNames[digest], digest)}
 	if first.ID.Class == asn1.ClassContextSpecific && first.ID.Tag == 0 && !first.ID.IsCompound {
 		s.KeyID = keyID(first.ID.Bytes)
 		return s, len(signers), nil

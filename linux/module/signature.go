@@ -37,41 +37,33 @@ func (m *Image) readSignature(image *io.SectionReader) *io.SectionReader {
 	// The checks of mod_check_sig in kernel/module_signature.c.
 	if end <= 0 || decode(image, end, binary.BigEndian, &t) != nil || int64(t.Size) >= end ||
 		t != (trailer{IDType: idTypePKCS7, Size: t.Size}) {
-		m.missSignature()
+		m.miss(signatureColumns...)
 		return body
 	}
 	end -= int64(t.Size)
-	body = io.NewSectionReader(image, 0, end)
-	if t.Size > maxSignature {
-		m.missSignature()
-		return body
+	message := make([]byte, min(t.Size, maxSignature))
+	if t.Size > maxSignature || readFull(image, message, end) != nil {
+		m.miss(signatureColumns...)
+	} else {
+		m.readPKCS7(message)
 	}
-	message := make([]byte, t.Size)
-	if readFull(image, message, end) != nil {
-		m.missSignature()
-		return body
-	}
-	m.readPKCS7(message)
-	return body
+	return io.NewSectionReader(image, 0, end)
 }
 
 // readPKCS7 sets the fields that come from a signature.
 func (m *Image) readPKCS7(message []byte) {
 	s, signers, err := parsePKCS7(message)
 	if err != nil {
-		m.missSignature()
+		m.miss(signatureColumns...)
 		return
 	}
-	for _, v := range []struct {
-		column string
-		value  *string
-	}{{columnSigner, &s.Signer}, {columnKeyID, &s.KeyID}, {columnHash, &s.Hash}} {
+	for i, value := range []*string{&s.Signer, &s.KeyID, &s.Hash} {
 		var isCut bool
-		*v.value, isCut = cut(*v.value)
+		*value, isCut = cut(*value)
 		// The kernel accepts a message if it trusts any signer, so with several
 		// signers it is unknown which one it trusted.
-		if isCut || *v.value == "" || signers > 1 {
-			m.miss(v.column)
+		if isCut || *value == "" || signers > 1 {
+			m.miss(signatureColumns[i])
 		}
 	}
 	m.Signature = &s

@@ -63,7 +63,7 @@ func TestReadPKCS7(t *testing.T) {
 		return message(t, signer(t, oidSHA256, issuer(t, serial, sets...)))
 	}
 	common := attributeSET{attributeOf(oidCommonName, "Key")}
-	all := signatureColumns
+	all := ofSignature
 	for name, c := range map[string]struct {
 		message []byte
 		want    *Signature
@@ -160,7 +160,7 @@ func TestReadSignature(t *testing.T) {
 			require.Equal(t, c.signed, m.Signed)
 			require.Equal(t, c.signed && !c.missing, m.Signature != nil)
 			if c.missing {
-				require.Subset(t, m.Missing, signatureColumns)
+				require.Subset(t, m.Missing, ofSignature)
 			} else {
 				require.Empty(t, m.Missing)
 			}

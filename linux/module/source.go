@@ -8,10 +8,9 @@ import (
 // A source is the caller's reader. It keeps the first error of reading, to distinguish
 // it from an error in the module.
 type source struct {
-	ctx  context.Context
-	r    io.ReaderAt
-	size int64
-	err  error // first error; nothing is read after it
+	ctx context.Context
+	r   io.ReaderAt
+	err error // first error; nothing is read after it
 }
 
 // check sets err if the context ended.
@@ -21,23 +20,13 @@ func (s *source) check() {
 	}
 }
 
+// ReadAt is called by a section reader of the expected size only.
 func (s *source) ReadAt(p []byte, off int64) (int, error) {
 	if s.check(); s.err != nil {
 		return 0, s.err
 	}
-	if off < 0 || off >= s.size {
-		return 0, io.EOF
+	if s.err = readFull(s.r, p, off); s.err != nil {
+		return 0, s.err
 	}
-	var end error
-	if rest := s.size - off; int64(len(p)) > rest {
-		p, end = p[:rest], io.EOF
-	}
-	if n, err := s.r.ReadAt(p, off); n < len(p) {
-		if err == nil || err == io.EOF {
-			err = io.ErrUnexpectedEOF // it was truncated
-		}
-		s.err = err
-		return n, err
-	}
-	return len(p), end
+	return len(p), nil
 }

@@ -2,10 +2,11 @@ package views
 
 import (
 	"context"
-	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
@@ -121,14 +122,11 @@ func (v *Views) identities(name string) [2]fs.FileInfo {
 func (v *Views) isListed(ctx context.Context, name string, chunk int) (bool, error) {
 	modules, err := v.listed(ctx, chunk)
 	if err != nil {
-		return false, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
+		return false, err
 	}
-	for _, m := range modules {
-		if m.Name == name || sysfsName(m.Name) == sysfsName(name) {
-			return true, nil
-		}
-	}
-	return false, nil
+	return slices.ContainsFunc(modules, func(m kmodquery.Module) bool {
+		return sysfsName(m.Name) == sysfsName(name)
+	}), nil
 }
 
 // watch samples the list and the memory of modules, and returns the suspects that are
@@ -136,9 +134,9 @@ func (v *Views) isListed(ctx context.Context, name string, chunk int) (bool, err
 func (v *Views) watch(ctx context.Context, suspects []kmodquery.Module) ([]kmodquery.Module, error) {
 	wasListed := map[string]bool{}
 	held := map[uint64]int{} // by address, samples in which a region had no owner
-	least, calm := int64(-1), 0
+	least, calm := int64(math.MaxInt64), 0
 	window := v.window
-	if named(suspects, "") != nil {
+	if again(suspects, kmodquery.Module{}) != nil {
 		window = v.patience
 	}
 	for end := time.Now().Add(window); time.Now().Before(end); {
@@ -151,13 +149,7 @@ func (v *Views) watch(ctx context.Context, suspects []kmodquery.Module) ([]kmodq
 		}
 		if isCalm {
 			calm++
-			var bytes int64
-			for _, m := range excess(regions, modules) {
-				bytes = *m.Size
-			}
-			if least < 0 || bytes < least {
-				least = bytes
-			}
+			least = min(least, excess(regions, modules))
 			owned := newMemory(regions)
 			for _, m := range modules {
 				if m.Address != nil {
@@ -180,18 +172,19 @@ func (v *Views) watch(ctx context.Context, suspects []kmodquery.Module) ([]kmodq
 	}
 	var confirmed []kmodquery.Module
 	for _, m := range suspects {
+		found := again(now, m)
 		switch {
-		case m.Name != "" && wasListed[sysfsName(m.Name)]:
+		case found == nil:
 		case m.Name != "":
-			if found := named(now, m.Name); found != nil && found.IsHidden() {
+			if found.IsHidden() && !wasListed[sysfsName(m.Name)] {
 				confirmed = append(confirmed, *found)
 			}
 		case calm < enoughSamples:
 		case m.Address != nil:
-			if found := at(now, *m.Address); found != nil && held[uint64(*m.Address)] == calm {
+			if held[uint64(*m.Address)] == calm {
 				confirmed = append(confirmed, *found)
 			}
-		case least > 0 && named(now, "") != nil:
+		case least > 0:
 			m.Size = &least
 			confirmed = append(confirmed, m)
 		}
@@ -209,20 +202,17 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func named(modules []kmodquery.Module, name string) *kmodquery.Module {
-	for i := range modules {
-		if modules[i].Name == name {
-			return &modules[i]
+// again returns the module in another reading of the views that is the same as a suspect,
+// or nil. Without a name, the address distinguishes modules if the suspect has one.
+func again(modules []kmodquery.Module, suspect kmodquery.Module) *kmodquery.Module {
+	i := slices.IndexFunc(modules, func(m kmodquery.Module) bool {
+		if m.Name != "" || suspect.Name != "" || suspect.Address == nil {
+			return m.Name == suspect.Name
 		}
+		return m.Address != nil && *m.Address == *suspect.Address
+	})
+	if i < 0 {
+		return nil
 	}
-	return nil
-}
-
-func at(modules []kmodquery.Module, address int64) *kmodquery.Module {
-	for i := range modules {
-		if m := &modules[i]; m.Name == "" && m.Address != nil && *m.Address == address {
-			return m
-		}
-	}
-	return nil
+	return &modules[i]
 }

@@ -34,14 +34,16 @@ func FuzzMentions(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, open := range []string{"\t[", " ["} {
 			visited := map[string]uint64{}
-			mentions, err := parseMentions(t.Context(), bytes.NewReader(b), open, hexField, func(name string, address uint64) {
+			mentions, err := parseMentions(t.Context(), bytes.NewReader(b), open, true, func(name string, address uint64) {
+				require.NotZero(t, address)
 				if lowest, ok := visited[name]; !ok || address < lowest {
 					visited[name] = address
 				}
-			}, func(address uint64) { require.NotZero(t, address) })
+			})
 			require.NoError(t, err)
 			for name, m := range mentions {
 				require.True(t, isModule([]byte(name)))
+				require.Equal(t, name, m.name)
 				require.True(t, bytes.Contains(b, []byte(open+name+"]")))
 				require.Equal(t, visited[name], m.first)
 			}

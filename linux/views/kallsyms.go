@@ -10,6 +10,7 @@ import (
 
 // A mention is a module that a list of symbols names.
 type mention struct {
+	name  string
 	first uint64 // the lowest address of its symbols; 0 if none is shown
 }
 
@@ -19,31 +20,36 @@ type mention struct {
 //	ffffffffc0000000 t name	[module]
 //
 // Code that the kernel generates while it runs, such as [bpf] and [__builtin__ftrace], is
-// not a module. parseKallsyms calls builtins with its addresses.
-func parseKallsyms(ctx context.Context, r io.Reader, visit func(name string, address uint64), builtins func(address uint64)) (map[string]*mention, error) {
-	return parseMentions(ctx, r, "\t[", hexField, visit, builtins)
+// not a module. parseKallsyms calls visit with an empty name for its addresses.
+func parseKallsyms(ctx context.Context, r io.Reader, visit visitor) (map[string]*mention, error) {
+	return parseMentions(ctx, r, "\t[", true, visit)
 }
 
 // parseFunctions returns the modules that tracefs names in available_filter_functions, or
 // in available_filter_functions_addrs, whose lines begin with an address:
 //
 //	ffffffffc0000000 name [module]
-func parseFunctions(ctx context.Context, r io.Reader, hasAddress bool, visit func(name string, address uint64)) (map[string]*mention, error) {
-	address := func([]byte) uint64 { return 0 }
-	if hasAddress {
-		address = hexField
-	}
-	return parseMentions(ctx, r, " [", address, visit, func(uint64) {})
+func parseFunctions(
+	ctx context.Context, r io.Reader, hasAddress bool, visit visitor,
+) (map[string]*mention, error) {
+	return parseMentions(ctx, r, " [", hasAddress, func(name string, address uint64) {
+		if name != "" {
+			visit(name, address)
+		}
+	})
 }
+
+// A visitor is called with an address and the name of the module to which it belongs.
+type visitor func(name string, address uint64)
 
 // parseMentions takes the longest end of a line that can be a name for the name, so that
 // it does not confuse a module with another one whose name is the end of the first one's.
 // No compiler generates a symbol that contains the opening.
-func parseMentions(ctx context.Context, r io.Reader, open string, address func([]byte) uint64, visit func(name string, address uint64), builtins func(address uint64)) (map[string]*mention, error) {
+func parseMentions(
+	ctx context.Context, r io.Reader, open string, hasAddress bool, visit visitor,
+) (map[string]*mention, error) {
 	mentions := map[string]*mention{}
 	opening := []byte(open)
-	var last *mention
-	lastName := ""
 	err := eachLine(ctx, r, func(line []byte) error {
 		// This is the fast path for hundreds of thousands of lines without a module.
 		if len(line) == 0 || line[len(line)-1] != ']' {
@@ -56,27 +62,30 @@ func parseMentions(ctx context.Context, r io.Reader, open string, address func([
 		if !found {
 			return nil
 		}
+		var address uint64
+		if hasAddress {
+			digits, _, _ := bytes.Cut(line, []byte(" "))
+			address = parseHex(string(digits))
+		}
 		if !isModule(name) {
-			if a := address(line); a != 0 {
-				builtins(a)
+			if address != 0 {
+				visit("", address)
 			}
 			return nil
 		}
-		if last == nil || string(name) != lastName {
-			lastName = string(name)
-			if last = mentions[lastName]; last == nil {
-				if len(mentions) == maxNames {
-					return errTooMany
-				}
-				last = &mention{}
-				mentions[lastName] = last
+		m := mentions[string(name)]
+		if m == nil {
+			if len(mentions) == maxNames {
+				return errTooMany
 			}
+			m = &mention{name: string(name)}
+			mentions[m.name] = m
 		}
-		if a := address(line); a != 0 {
-			if last.first == 0 || a < last.first {
-				last.first = a
+		if address != 0 {
+			if m.first == 0 || address < m.first {
+				m.first = address
 			}
-			visit(lastName, a)
+			visit(m.name, address)
 		}
 		return nil
 	})
@@ -91,13 +100,9 @@ func isModule(name []byte) bool {
 	return len(name) > 0 && len(name) <= maxName && string(name) != "bpf" && !strings.HasPrefix(string(name), builtin)
 }
 
-// hexField returns the number at the beginning of a line; 0 if there is none.
-func hexField(line []byte) uint64 {
-	end := bytes.IndexByte(line, ' ')
-	if end < 0 || end > 16 {
-		return 0
-	}
-	value, err := strconv.ParseUint(string(line[:end]), 16, 64)
+// parseHex returns the value of hexadecimal digits, or 0 if the text is anything else.
+func parseHex(digits string) uint64 {
+	value, err := strconv.ParseUint(digits, 16, 64)
 	if err != nil {
 		return 0
 	}

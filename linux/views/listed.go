@@ -2,6 +2,7 @@ package views
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"regexp"
@@ -19,12 +20,16 @@ const maxName = 55
 // unloaded then, the next read omits a module. Two readings with different chunks never
 // omit the same module.
 func (v *Views) listed(ctx context.Context, chunk int) ([]kmodquery.Module, error) {
+	var modules []kmodquery.Module
 	file, err := os.Open(v.path(procModules))
-	if err != nil {
-		return nil, err
+	if err == nil {
+		defer file.Close()
+		modules, err = parseListed(ctx, chunked{file, chunk})
 	}
-	defer file.Close()
-	return parseListed(ctx, chunked{file, chunk})
+	if err != nil {
+		return nil, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
+	}
+	return modules, nil
 }
 
 // chunked reads at most size bytes per call.
@@ -82,13 +87,12 @@ func parseListedLine(line string) (m kmodquery.Module, ok bool) {
 	if fields == nil || len(fields[1]) > maxName {
 		return m, false
 	}
-	size, sizeErr := strconv.ParseInt(fields[2], 10, 64)
-	address, addressErr := strconv.ParseUint(fields[6], 16, 64)
-	if sizeErr != nil || addressErr != nil {
+	size, err := strconv.ParseInt(fields[2], 10, 64)
+	if err != nil {
 		return m, false
 	}
 	m = kmodquery.Module{Name: fields[1], Size: &size, State: fields[5], Taints: new(taintMask(fields[7]))}
-	if address != 0 {
+	if address := parseHex(fields[6]); address != 0 {
 		m.Address = new(int64(address))
 	}
 	// A kernel without CONFIG_MODULE_UNLOAD counts no references and writes a dash.

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/kmodquery/kmodquery"
@@ -19,13 +18,19 @@ const maxAttribute = 4096
 // inSysfs returns the loaded modules that have a folder in /sys/module, by the folder's
 // names.
 func (v *Views) inSysfs() ([]string, error) {
-	folders, err := v.folders()
+	folders, err := namesIn(v.path(sysModule))
 	return slices.DeleteFunc(folders, func(name string) bool { return !isLoaded(v.folder(name)) }), err
 }
 
-// folders returns the names in /sys/module.
-func (v *Views) folders() ([]string, error) {
-	dir, err := os.Open(v.path(sysModule))
+// inBTF returns the modules whose types the kernel shows.
+func (v *Views) inBTF() ([]string, error) {
+	names, err := namesIn(v.path(sysBTF))
+	return slices.DeleteFunc(names, func(name string) bool { return name == "vmlinux" }), err
+}
+
+// namesIn returns up to maxNames names in a folder, in no order.
+func namesIn(folder string) ([]string, error) {
+	dir, err := os.Open(folder)
 	if err != nil {
 		return nil, err
 	}
@@ -44,12 +49,10 @@ func (v *Views) folders() ([]string, error) {
 var ofModules = []string{"initstate", "coresize", "holders"}
 
 func isLoaded(folder string) bool {
-	for _, name := range ofModules {
-		if _, err := os.Lstat(filepath.Join(folder, name)); err == nil {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(ofModules, func(name string) bool {
+		_, err := os.Lstat(filepath.Join(folder, name))
+		return err == nil
+	})
 }
 
 // sysfsName returns the name of the folder in sysfs for a module's name.
@@ -68,14 +71,8 @@ func (v *Views) describe(m *kmodquery.Module) {
 
 // holders returns the names of the modules that use a module, as sysfs lists them.
 func (v *Views) holders(name string) []string {
-	entries, err := os.ReadDir(filepath.Join(v.folder(name), "holders"))
-	if err != nil {
-		return nil
-	}
-	var names []string
-	for _, entry := range entries {
-		names = append(names, entry.Name())
-	}
+	names, _ := namesIn(filepath.Join(v.folder(name), "holders"))
+	slices.Sort(names)
 	return names
 }
 
@@ -84,16 +81,13 @@ func (v *Views) holders(name string) []string {
 // whether there was any address.
 func (v *Views) sections(name string, visit func(address uint64)) bool {
 	folder := filepath.Join(v.folder(name), "sections")
-	entries, err := os.ReadDir(folder)
-	if err != nil {
-		return false
-	}
+	sections, _ := namesIn(folder)
 	found := false
-	for _, entry := range entries {
-		if name := entry.Name(); strings.HasPrefix(name, ".init") || name == ".symtab" || name == ".strtab" {
+	for _, section := range sections {
+		if strings.HasPrefix(section, ".init") || section == ".symtab" || section == ".strtab" {
 			continue
 		}
-		if address := hexNumber(attribute(folder, entry.Name())); address != 0 {
+		if address := hexNumber(attribute(folder, section)); address != 0 {
 			visit(address)
 			found = true
 		}
@@ -120,9 +114,5 @@ func hexNumber(text string) uint64 {
 	if !ok {
 		return 0
 	}
-	value, err := strconv.ParseUint(digits, 16, 64)
-	if err != nil {
-		return 0
-	}
-	return value
+	return parseHex(digits)
 }

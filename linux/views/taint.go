@@ -31,11 +31,11 @@ func (v *Views) Taint(ctx context.Context) (int64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
+	var mask int64
 	text, err := os.ReadFile(v.path(procTainted))
-	if err != nil {
-		return 0, fmt.Errorf("read the kernel's taint: %w", err)
+	if err == nil {
+		mask, err = strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 	}
-	mask, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 	if err != nil {
 		return 0, fmt.Errorf("read the kernel's taint: %w", err)
 	}

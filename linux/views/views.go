@@ -3,7 +3,6 @@ package views
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -79,10 +78,10 @@ func (v *Views) folder(name string) string {
 // from the list. A module that only sysfs shows has a name only, and is a suspect for
 // [Views.Confirm].
 func (v *Views) Listed(ctx context.Context) ([]kmodquery.Module, error) {
-	folders, _ := v.folders() // none if sysfs is not mounted
+	folders, _ := namesIn(v.path(sysModule)) // none if sysfs is not mounted
 	modules, err := v.listed(ctx, wholePages)
 	if err != nil {
-		return nil, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
+		return nil, err
 	}
 	j := newJoin()
 	for _, m := range modules {
@@ -115,22 +114,24 @@ func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	j := newJoin()
 	owned := newMemory(regions)
 	own := func(name string, address uint64) {
-		if owned.own(address, sysfsName(name)) {
+		if name == "" { // generated code, such as ftrace's trampolines
+			owned.own(address, builtin)
+		} else if owned.own(address, sysfsName(name)) {
 			j.add(kmodquery.ViewVmallocinfo, name)
 		}
 	}
 	// A view that cannot be read completely adds the part that was read.
 	inSysfs, _ := v.inSysfs()
-	j.addAll(kmodquery.ViewSysfs, inSysfs)
-	symbols, _ := v.symbols(ctx, own, func(address uint64) { owned.own(address, builtin) })
+	j.add(kmodquery.ViewSysfs, inSysfs...)
+	symbols, _ := v.symbols(ctx, own)
 	j.mention(kmodquery.ViewKallsyms, symbols)
 	functions, _ := v.functions(ctx, own)
 	j.mention(kmodquery.ViewFtrace, functions)
 	inBTF, _ := v.inBTF()
-	j.addAll(kmodquery.ViewBTF, inBTF)
+	j.add(kmodquery.ViewBTF, inBTF...)
 	after, err := v.listed(ctx, otherChunk)
 	if err != nil {
-		return nil, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
+		return nil, err
 	}
 	isListed := map[string]bool{}
 	for _, m := range after {
@@ -161,8 +162,8 @@ func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	}
 	if isCalm && owned.hasAddresses() && isLocated {
 		j.assign(owned.free(v.page, hasCache(owned, after)), owned)
-	} else if isCalm && !owned.hasAddresses() {
-		j.assign(excess(regions, before), owned)
+	} else if bytes := excess(regions, before); isCalm && !owned.hasAddresses() && bytes > 0 {
+		j.assign([]kmodquery.Module{{Size: &bytes, Views: []string{kmodquery.ViewVmallocinfo}}}, owned)
 	}
 	return j.all(), ctx.Err()
 }
@@ -186,7 +187,7 @@ func hasCache(owned *memory, modules []kmodquery.Module) bool {
 func (v *Views) memory(ctx context.Context) (modules []kmodquery.Module, regions []region, isCalm bool, err error) {
 	before, err := v.listed(ctx, wholePages)
 	if err != nil {
-		return nil, nil, false, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
+		return nil, nil, false, err
 	}
 	file, err := os.Open(v.path(procVmalloc))
 	if err != nil {
@@ -198,7 +199,7 @@ func (v *Views) memory(ctx context.Context) (modules []kmodquery.Module, regions
 	}
 	after, err := v.listed(ctx, wholePages)
 	if err != nil {
-		return nil, nil, false, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
+		return nil, nil, false, err
 	}
 	return after, regions, isUnchanged(before, after), nil
 }
@@ -211,33 +212,29 @@ func isUnchanged(before, after []kmodquery.Module) bool {
 	})
 }
 
-// symbols reads kallsyms. It calls builtins with the addresses of generated code, such as
-// ftrace's trampolines.
-func (v *Views) symbols(ctx context.Context, visit func(name string, address uint64), builtins func(address uint64)) (map[string]*mention, error) {
+// symbols reads kallsyms.
+func (v *Views) symbols(ctx context.Context, visit visitor) (map[string]*mention, error) {
 	file, err := os.Open(v.path(procKallsyms))
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	return parseKallsyms(ctx, file, visit, builtins)
+	return parseKallsyms(ctx, file, visit)
 }
 
 // functions reads the functions that ftrace can trace, with their addresses if the kernel
 // shows them.
-func (v *Views) functions(ctx context.Context, visit func(name string, address uint64)) (map[string]*mention, error) {
+func (v *Views) functions(ctx context.Context, visit visitor) (map[string]*mention, error) {
 	if err := v.panicsOnWarning(); err != nil {
 		return nil, err
 	}
-	file, err := v.openTracing(tracingAddresses)
-	hasAddress := err == nil
-	if err != nil {
-		file, err = v.openTracing(tracingFunctions)
-	}
+	path := v.tracingPath()
+	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	return parseFunctions(ctx, file, hasAddress, visit)
+	return parseFunctions(ctx, file, filepath.Base(path) == tracingAddresses, visit)
 }
 
 // panicsOnWarning returns an error if the kernel panics on warnings: ftrace warns
@@ -251,32 +248,6 @@ func (v *Views) panicsOnWarning() error {
 		Missing: "tracefs on a kernel that panics on warnings, because hidden modules cause a warning in tracefs",
 		Need:    "sysctl kernel.panic_on_warn=0",
 	}
-}
-
-func (v *Views) openTracing(name string) (*os.File, error) {
-	var file *os.File
-	var err error
-	for _, folder := range tracingFolders {
-		if file, err = os.Open(filepath.Join(v.path(folder), name)); err == nil || !os.IsNotExist(err) {
-			break
-		}
-	}
-	return file, err
-}
-
-// inBTF returns the modules whose types the kernel shows.
-func (v *Views) inBTF() ([]string, error) {
-	entries, err := os.ReadDir(v.path(sysBTF))
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, entry := range entries {
-		if name := entry.Name(); name != "vmlinux" && len(names) < maxNames {
-			names = append(names, name)
-		}
-	}
-	return names, nil
 }
 
 // A join joins the modules that the views show, by their names in sysfs.
@@ -300,19 +271,14 @@ func (j *join) list(m kmodquery.Module) {
 	j.modules[key] = &m
 }
 
-func (j *join) add(view, name string) {
-	key := sysfsName(name)
-	m := j.modules[key]
-	if m == nil {
-		m = &kmodquery.Module{Name: name}
-		j.modules[key] = m
-	}
-	m.Views = withView(m.Views, view)
-}
-
-func (j *join) addAll(view string, names []string) {
+// add adds modules that a view shows by name only.
+func (j *join) add(view string, names ...string) {
 	for _, name := range names {
-		j.add(view, name)
+		key := sysfsName(name)
+		if j.modules[key] == nil {
+			j.modules[key] = &kmodquery.Module{Name: name}
+		}
+		j.modules[key].Views = withView(j.modules[key].Views, view)
 	}
 }
 
@@ -369,11 +335,9 @@ func (j *join) all() []kmodquery.Module {
 	return append(all, j.nameless...)
 }
 
+// withView returns views with one more, in order.
 func withView(views []string, view string) []string {
-	if slices.Contains(views, view) {
-		return views
-	}
-	views = append(slices.Clone(views), view)
-	slices.SortFunc(views, func(a, b string) int { return cmp.Compare(slices.Index(order, a), slices.Index(order, b)) })
-	return views
+	return slices.DeleteFunc(slices.Clone(order), func(other string) bool {
+		return other != view && !slices.Contains(views, other)
+	})
 }

@@ -60,10 +60,9 @@ func parseVmallocinfo(ctx context.Context, r io.Reader, page int64) ([]region, e
 			return errTooMany
 		}
 		found := region{size: size - page, shared: !isLoaders}
-		if start, _, ok := bytes.Cut(fields[0], []byte("-")); ok {
-			if address := hexNumber(string(start)); address >= kernelSpace {
-				found.address = address
-			}
+		start, _, _ := bytes.Cut(fields[0], []byte("-"))
+		if address := hexNumber(string(start)); address >= kernelSpace {
+			found.address = address
 		}
 		regions = append(regions, found)
 		return nil
@@ -147,13 +146,13 @@ func (m *memory) of(owner string) int64 {
 	return bytes
 }
 
-// excess returns the size by which the regions exceed the modules, as a module without a
-// name. It returns none if there are shared regions, which may belong to other code.
-func excess(regions []region, modules []kmodquery.Module) []kmodquery.Module {
+// excess returns the bytes by which the regions exceed the modules. It returns 0 if there
+// are shared regions, which may belong to other code.
+func excess(regions []region, modules []kmodquery.Module) int64 {
 	var bytes int64
 	for _, r := range regions {
 		if r.shared {
-			return nil
+			return 0
 		}
 		bytes += r.size
 	}
@@ -162,8 +161,5 @@ func excess(regions []region, modules []kmodquery.Module) []kmodquery.Module {
 			bytes -= *modules[i].Size
 		}
 	}
-	if bytes <= 0 {
-		return nil
-	}
-	return []kmodquery.Module{{Size: &bytes, Views: []string{kmodquery.ViewVmallocinfo}}}
+	return max(bytes, 0)
 }

@@ -57,10 +57,9 @@ func TestMemory(t *testing.T) {
 
 func TestExcess(t *testing.T) {
 	regions := []region{{size: 0x1000}, {size: 0x2000}}
-	require.Equal(t, []kmodquery.Module{{Size: new(int64(0x1000)), Views: []string{"vmallocinfo"}}},
-		excess(regions, []kmodquery.Module{{Size: new(int64(0x2000))}, {}}))
-	require.Empty(t, excess(regions, []kmodquery.Module{{Size: new(int64(0x3000))}}))
-	require.Empty(t, excess(regions, []kmodquery.Module{{Size: new(int64(0x4000))}}))
-	require.Empty(t, excess(append(regions, region{size: 0x1000, shared: true}), nil), "a shared region may belong to other code")
-	require.Empty(t, excess(nil, nil))
+	require.EqualValues(t, 0x1000, excess(regions, []kmodquery.Module{{Size: new(int64(0x2000))}, {}}))
+	require.Zero(t, excess(regions, []kmodquery.Module{{Size: new(int64(0x3000))}}))
+	require.Zero(t, excess(regions, []kmodquery.Module{{Size: new(int64(0x4000))}}))
+	require.Zero(t, excess(append(regions, region{size: 0x1000, shared: true}), nil), "a shared region may belong to other code")
+	require.Zero(t, excess(nil, nil))
 }
