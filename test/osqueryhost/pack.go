@@ -28,7 +28,6 @@ type Query struct {
 	Query       string  `json:"query"`
 	Interval    *number `json:"interval"` // seconds
 	Removed     *truth  `json:"removed"`
-	Denylist    *truth  `json:"denylist"`
 	Snapshot    truth   `json:"snapshot"`
 	Denylist    *truth  `json:"denylist"`
 	Platform    string  `json:"platform"`
