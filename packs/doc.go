@@ -3,6 +3,8 @@
 //
 // osquery compares whole results. Each query therefore asks for a window of time, selects
 // columns that never change once written, and drops removed lines, so that a row is
-// shipped once and leaves the window silently. The tests may import package tables for
-// the columns and test/osqueryhost for the schedule.
+// shipped once and leaves the window silently. Missing text is empty in osquery and NULL in
+// the project's shell, and each query has the same rows in both. The tests may import
+// package tables for the columns, test/osqueryhost for osquery and extension/virtualtable
+// for the shell.
 package packs

@@ -87,7 +87,7 @@ func (e *extension) advance(t *testing.T, host *osqueryhost.Host, d time.Duratio
 // replyBytes bounds a reply. It is smaller than the extension's bound.
 const replyBytes = 1 << 20
 
-func newExtension(t *testing.T) *extension {
+func newExtension(t *testing.T, inventory ...tables.Inventory) *extension {
 	t.Helper()
 	leak.Check(t)
 	now := &clock{now: noon}
@@ -98,9 +98,11 @@ func newExtension(t *testing.T) *extension {
 	t.Cleanup(func() { store.Close() })
 	e := &extension{clock: now, store: store, recorder: &recorder{}, requests: &requests{}}
 	e.recorder.set(kmodquery.Sensor{Source: kmodquery.SourceEBPF, State: kmodquery.StateActive})
-	for _, plugin := range tables.Plugins(tables.Config{
-		Store: store, Cursors: store, Recorder: e.recorder, Signatures: trc1017(t), Kernel: "6.1.0", ReplyBytes: replyBytes,
-	}) {
+	config := tables.Config{Store: store, Cursors: store, Recorder: e.recorder, Signatures: trc1017(t), Kernel: "6.1.0", ReplyBytes: replyBytes}
+	if len(inventory) > 0 {
+		config.Inventory = inventory[0]
+	}
+	for _, plugin := range tables.Plugins(config) {
 		e.plugins = append(e.plugins, watched{plugin, e.requests})
 	}
 	return e

@@ -53,7 +53,7 @@ func TestColumnReferenceIsAsPublished(t *testing.T) {
 
 <!-- Written by "go test ./tables -golden" from the column descriptions in the code. -->
 
-The column ` + "`eid`" + ` identifies an event; ` + "`rowid`" + ` has no meaning outside SQLite. A value that is unknown or does not apply is NULL.
+The column ` + "`eid`" + ` identifies an event; ` + "`rowid`" + ` has no meaning outside SQLite. A value that is unknown or does not apply is NULL. osquery shows missing text as ` + "`''`" + `, so conditions on text must hold for both: ` + "`coalesce(package, '') = ''`" + `.
 
 Text that the host controls is escaped. Each byte of an unsafe character (control, format, line or paragraph separator, private
 use) and of invalid UTF-8 becomes ` + "`\\xNN`" + `, and a backslash that would read as the start of such an escape becomes ` + "`\\x5c`" + `. So every value is valid

@@ -13,8 +13,8 @@ var kernelModuleEvents = definition[kmodquery.Event]{
 		"Rows are written once and never change",
 	examples: []string{
 		"SELECT time, event_name, name, path, result, process_path, uid FROM kernel_module_events WHERE time > strftime('%s', 'now') - 3600",
-		"SELECT name, path, signer, cmdline FROM kernel_module_events WHERE event_name = 'module_load' AND signature_status != 'valid'",
-		"SELECT * FROM kernel_module_events WHERE load_id = (SELECT load_id FROM kernel_module_events WHERE name = 'dummy' LIMIT 1)",
+		"SELECT name, path, signer, cmdline FROM kernel_module_events WHERE event_name = 'module_load' AND coalesce(signature_status, '') != 'valid'",
+		"SELECT * FROM kernel_module_events WHERE load_id = (SELECT load_id FROM kernel_module_events WHERE name = 'dummy' AND load_id != '' LIMIT 1)",
 	},
 	columns:  eventColumns,
 	generate: generateEvents,

@@ -84,7 +84,7 @@ func inGuest(shell bool) error {
 		}
 	}
 	// The recorder itself runs this query, so it counts every load that was observed.
-	rows, err := host.Query(ctx, `SELECT count(*) AS findings, count(DISTINCT load_id) AS attempts
+	rows, err := host.Query(ctx, `SELECT count(*) AS findings, count(DISTINCT nullif(load_id, '')) AS attempts
 		FROM kernel_module_findings WHERE signature_id = 'TRC-1017'`)
 	if err != nil {
 		return err

@@ -108,7 +108,7 @@ func TestGuestCrossViewReportsDifferences(t *testing.T) {
 	c := startCompared(t)
 	t.Cleanup(func() {
 		if t.Failed() {
-			for _, row := range c.query(t, "SELECT eid, time_nanos, uptime, event_name, source, name, size, load_id, reason FROM kernel_module_events WHERE event_name IN ('module_hidden', 'module_load', 'module_free') AND name != 'dummy' ORDER BY eid") {
+			for _, row := range c.query(t, "SELECT eid, time_nanos, uptime, event_name, source, name, size, load_id, reason FROM kernel_module_events WHERE event_name IN ('module_hidden', 'module_load', 'module_free') AND name NOT IN ('', 'dummy') ORDER BY eid") {
 				t.Log(row)
 			}
 		}

@@ -91,7 +91,7 @@ func (g *instance) query(t *testing.T, sql string, args ...any) []map[string]str
 	t.Helper()
 	sql = fmt.Sprintf(sql, args...)
 	rows, err := g.host.Query(t.Context(), sql)
-	if err != nil && strings.Contains(err.Error(), "no such table") {
+	if err != nil && (strings.Contains(err.Error(), "no such table") || strings.Contains(err.Error(), "vtable constructor failed")) {
 		// If a busy emulator prevented the extension from answering a ping in time,
 		// osquery has dropped its tables, and it registers again.
 		t.Logf("waiting for the tables to return: %v", err)

@@ -350,8 +350,8 @@ func (p *deployment) requireExactly(t *testing.T, done tally) {
 	}
 	const ebpf = "SELECT %s FROM kernel_module_events WHERE source = 'ebpf' AND "
 	for problem, sql := range map[string]string{
-		"an event is stored twice":      fmt.Sprintf(ebpf, "load_id, event_name, name, count(*) AS n, min(eid) AS first, max(eid) AS last") + "load_id IS NOT NULL GROUP BY load_id, event_name HAVING n > 1 LIMIT 5",
-		"an event has no attempt":       fmt.Sprintf(ebpf, "eid, event_name, name") + "load_id IS NULL AND event_name != 'module_request' LIMIT 5",
+		"an event is stored twice":      fmt.Sprintf(ebpf, "load_id, event_name, name, count(*) AS n, min(eid) AS first, max(eid) AS last") + "load_id != '' GROUP BY load_id, event_name HAVING n > 1 LIMIT 5",
+		"an event has no attempt":       fmt.Sprintf(ebpf, "eid, event_name, name") + "coalesce(load_id, '') = '' AND event_name != 'module_request' LIMIT 5",
 		"an eid is there twice":         "SELECT eid, count(*) AS n FROM kernel_module_events GROUP BY eid HAVING n > 1 LIMIT 5",
 		"a return has no call":          fmt.Sprintf(ebpf, "load_id, name") + "event_name = 'sys_exit_init_module' AND load_id NOT IN (SELECT load_id FROM kernel_module_events WHERE event_name = 'init_module') LIMIT 5",
 		"a call has no return":          fmt.Sprintf(ebpf, "load_id, name") + "event_name = 'init_module' AND result IS NULL AND load_id NOT IN (SELECT load_id FROM kernel_module_events WHERE event_name = 'sys_exit_init_module') LIMIT 5",
@@ -379,7 +379,7 @@ func (p *deployment) requireExactly(t *testing.T, done tally) {
 	}
 	// If a process was killed while it read the image of a load, the hash may be lost,
 	// and for a failed load also the name, which only the image has.
-	without := p.query(t, "SELECT count(DISTINCT load_id) AS n FROM kernel_module_events WHERE source = 'ebpf' AND instr(missing, 'sha256') > 0")
+	without := p.query(t, "SELECT count(DISTINCT nullif(load_id, '')) AS n FROM kernel_module_events WHERE source = 'ebpf' AND instr(missing, 'sha256') > 0")
 	t.Logf("%d loads, %d events: each once; %s attempts without an image", loads, total, without[0]["n"])
 }
 
@@ -388,8 +388,8 @@ func (p *deployment) explain(t *testing.T) {
 	t.Helper()
 	kinds := map[string]int{}
 	example := map[string]string{}
-	for _, row := range p.query(t, `SELECT load_id, min(time_nanos) AS at, min(name) AS name, group_concat(event_name || coalesce(' ' || error, '')) AS events
-		FROM (SELECT * FROM kernel_module_events WHERE source = 'ebpf' AND load_id IS NOT NULL ORDER BY event_name, eid) GROUP BY load_id`) {
+	for _, row := range p.query(t, `SELECT load_id, min(time_nanos) AS at, min(nullif(name, '')) AS name, group_concat(event_name || coalesce(' ' || nullif(error, ''), '')) AS events
+		FROM (SELECT * FROM kernel_module_events WHERE source = 'ebpf' AND load_id != '' ORDER BY event_name, eid) GROUP BY load_id`) {
 		kind := row["name"] + ": " + row["events"]
 		kinds[kind]++
 		example[kind] = row["load_id"]

@@ -37,7 +37,7 @@ func TestGuestMissedReturnsEndTheirLoads(t *testing.T) {
 			require.NoError(t, guest.LoadImage(dummy, ""))
 			require.NoError(t, guest.Unload("dummy"))
 		}
-		rows := query(t, `SELECT count(DISTINCT load_id) AS loads, count(parent_load_id) AS inside, min(origin) AS origin, count(*) AS n
+		rows := query(t, `SELECT count(DISTINCT nullif(load_id, '')) AS loads, count(nullif(parent_load_id, '')) AS inside, min(nullif(origin, '')) AS origin, count(*) AS n
 			FROM kernel_module_events WHERE eid > %d AND name = 'dummy' AND event_name = 'module_load'`, before)
 		require.Equal(t, []map[string]string{{"loads": "3", "inside": "0", "origin": "memory", "n": "3"}}, rows)
 	})

@@ -21,8 +21,11 @@ func (c *clock) now() time.Time {
 	return c.at
 }
 
-func (c *clock) set(t time.Time) {
+// set sets the clock, and reports whether this is the first time.
+func (c *clock) set(t time.Time) (first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	first = c.at.IsZero()
 	c.at = t
+	return first
 }

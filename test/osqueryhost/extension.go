@@ -2,11 +2,14 @@ package osqueryhost
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/apache/thrift/lib/go/thrift"
@@ -66,24 +69,24 @@ func ping(ctx context.Context, path string, timeout time.Duration) error {
 
 // call sends a request to the provider of an item (RegistryInterface::call and
 // callExtension).
-func (h *Host) call(ctx context.Context, kind, item string, request osquery.ExtensionPluginRequest) osquery.ExtensionResponse {
+func (w *worker) call(ctx context.Context, kind, item string, request osquery.ExtensionPluginRequest) osquery.ExtensionResponse {
 	if !slices.Contains(registries, kind) {
 		return failure("Unknown registry requested: " + kind)
 	}
-	uuid, known := h.registry.provider(kind, item)
+	uuid, known := w.registry.provider(kind, item)
 	switch {
 	case !known:
 		return failure("Cannot call registry item: " + item)
 	case uuid == 0:
-		i := slices.IndexFunc(h.registry.core, func(t *coreTable) bool { return t.name == item })
-		return h.registry.core[i].Call(ctx, request)
+		i := slices.IndexFunc(w.registry.core, func(t *coreTable) bool { return t.name == item })
+		return w.registry.core[i].Call(ctx, request)
 	default:
-		return h.callExtension(ctx, uuid, kind, item, request)
+		return w.callExtension(ctx, uuid, kind, item, request)
 	}
 }
 
-func (h *Host) callExtension(ctx context.Context, uuid osquery.ExtensionRouteUUID, kind, item string, request osquery.ExtensionPluginRequest) osquery.ExtensionResponse {
-	path := h.extensionSocket(uuid)
+func (w *worker) callExtension(ctx context.Context, uuid osquery.ExtensionRouteUUID, kind, item string, request osquery.ExtensionPluginRequest) osquery.ExtensionResponse {
+	path := w.host.extensionSocket(uuid)
 	if err := ping(ctx, path, activeTimeout); err != nil {
 		return failure("Extension socket not available: " + path)
 	}
@@ -94,9 +97,21 @@ func (h *Host) callExtension(ctx context.Context, uuid osquery.ExtensionRouteUUI
 	defer hangUp()
 	response, err := client.Call(ctx, kind, item, request)
 	if err != nil {
-		return failure("Extension call failed: " + err.Error())
+		return failure("Extension call failed: " + transportError(err))
 	}
 	return *response
+}
+
+// transportError returns an error in the words of Thrift's C++ library.
+func transportError(err error) string {
+	var timeout net.Error
+	switch {
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return "THRIFT_EAGAIN (timed out)"
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return "No more data to read."
+	}
+	return err.Error()
 }
 
 func failure(message string) osquery.ExtensionResponse {
@@ -108,14 +123,15 @@ func failure(message string) osquery.ExtensionResponse {
 // extensions.cpp). Only an extension that was never pinged before may take
 // Options.Timeout to open its socket.
 func (h *Host) PingExtensions(ctx context.Context) {
-	extensions, _, _ := h.registry.snapshot()
+	registry := h.worker().registry
+	extensions, _, _ := registry.snapshot()
 	for _, uuid := range slices.Sorted(maps.Keys(extensions)) {
 		path := h.extensionSocket(uuid)
-		if h.registry.firstPing(uuid) {
+		if registry.firstPing(uuid) {
 			awaitSocket(ctx, path, h.options.Timeout)
 		}
 		if err := ping(ctx, path, thriftTimeout); err != nil && ctx.Err() == nil {
-			h.registry.remove(uuid)
+			registry.remove(uuid)
 		}
 	}
 }
@@ -131,12 +147,12 @@ func awaitSocket(ctx context.Context, path string, timeout time.Duration) {
 // DropExtension removes an extension's tables without notifying it, as core does after
 // a failed ping. It reports whether the extension was registered.
 func (h *Host) DropExtension(uuid osquery.ExtensionRouteUUID) bool {
-	return h.registry.remove(uuid)
+	return h.worker().registry.remove(uuid)
 }
 
 // Extensions returns the registered extensions, by number.
 func (h *Host) Extensions() map[osquery.ExtensionRouteUUID]osquery.InternalExtensionInfo {
-	registered, _, _ := h.registry.snapshot()
+	registered, _, _ := h.worker().registry.snapshot()
 	list := map[osquery.ExtensionRouteUUID]osquery.InternalExtensionInfo{}
 	for uuid, extension := range registered {
 		list[uuid] = extension.info
@@ -149,7 +165,7 @@ func (h *Host) Extensions() map[osquery.ExtensionRouteUUID]osquery.InternalExten
 // osquery and here.
 func (h *Host) WaitForTable(ctx context.Context, table string) error {
 	for {
-		extensions, _, changed := h.registry.snapshot()
+		extensions, _, changed := h.worker().registry.snapshot()
 		for uuid, extension := range extensions {
 			if _, ok := extension.routes[tableRegistry][table]; !ok {
 				continue
@@ -173,7 +189,7 @@ func (h *Host) WaitForTable(ctx context.Context, table string) error {
 func (h *Host) shutdownExtensions() {
 	ctx, cancel := context.WithTimeout(context.Background(), h.options.Timeout)
 	defer cancel()
-	extensions, _, _ := h.registry.snapshot()
+	extensions, _, _ := h.worker().registry.snapshot()
 	for uuid := range extensions {
 		client, hangUp, err := dial(ctx, h.extensionSocket(uuid), h.options.Timeout)
 		if err != nil {

@@ -84,7 +84,7 @@ func TestOneFailedPingRoundRemovesTables(t *testing.T) {
 	host.PingExtensions(t.Context())
 	require.Empty(t, host.Extensions())
 	_, err := host.Query(t.Context(), "SELECT * FROM toy")
-	require.ErrorContains(t, err, "no such table: toy")
+	require.ErrorContains(t, err, "vtable constructor failed: toy")
 	status, err := server.Ping(t.Context())
 	require.NoError(t, err)
 	require.Zero(t, status.Code)

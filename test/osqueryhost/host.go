@@ -13,13 +13,13 @@ import (
 // goroutines at once; queries of the schedule run one at a time, as in
 // osqueryd.
 type Host struct {
-	options  Options
-	registry *registry
-	server   *server
-	clock    *clock
-	engine   engine
-	schedule schedule
-	children children
+	options     Options
+	set         flagSet
+	clock       *clock
+	supervision supervision
+	schedule    schedule
+	liveMu      sync.Mutex // held by the live query that runs
+	children    children
 
 	stopWatching context.CancelFunc
 	watchers     sync.WaitGroup
@@ -34,22 +34,29 @@ func Start(ctx context.Context, options Options) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
+	set, err := parseFlags(options.Flags)
+	if err != nil {
+		return nil, err
+	}
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("start osquery host: %w", err)
 	}
-	state, err := openState(filepath.Join(options.Dir, "state.json"))
+	state, err := openState(filepath.Join(options.Dir, "osquery.db"))
 	if err != nil {
 		return nil, err
 	}
-	log, err := openResultsLog(options)
+	if err := state.recover(set.memoryLimit() > 0); err != nil {
+		return nil, err
+	}
+	log, err := openResultsLog(options, set)
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{options: options, registry: newRegistry(), clock: &clock{}}
-	h.schedule = schedule{state: state, log: log}
-	h.registry.core = coreTables(h)
-	h.server, err = listen(options.Socket, &manager{host: h})
-	if err != nil {
+	h := &Host{options: options, set: set, clock: &clock{}}
+	h.schedule.state, h.schedule.log, h.schedule.performance = state, log, map[string]performance{}
+	w := newWorker(h)
+	h.supervision.worker, h.supervision.spawned = w, h.clock.now()
+	if err := w.listen(); err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
 
@@ -58,6 +65,7 @@ func Start(ctx context.Context, options Options) (*Host, error) {
 	if options.Interval > 0 {
 		h.every(watching, func() { h.PingExtensions(watching) })
 		h.every(watching, h.PollChildren)
+		h.every(watching, h.respawn)
 	}
 	return h, nil
 }
@@ -92,18 +100,40 @@ func (h *Host) Close() error {
 		h.stopWatching()
 		err := h.children.stop(h.options.StopTimeout)
 		h.watchers.Wait()
+		w := h.freeze(errStopped)
 		h.shutdownExtensions()
-		err = errors.Join(err, h.server.close())
-		h.engine.close()
+		err = errors.Join(err, w.leave())
 		h.closeErr = errors.Join(err, h.schedule.log.Close())
 	})
 	return h.closeErr
 }
 
+var (
+	errStopped = errors.New("osqueryd has been stopped")
+	errKilled  = errors.New("osqueryd has been killed")
+)
+
+// freeze prevents further workers for a reason and returns the last one.
+func (h *Host) freeze(reason error) *worker {
+	s := &h.supervision
+	s.mu.Lock()
+	s.closed = true
+	if s.ended == nil {
+		s.ended = reason
+	}
+	s.mu.Unlock()
+	s.replacing.Wait()
+	return h.worker()
+}
+
 // Vanish removes the socket without notifying the extensions, as when osqueryd is
-// killed. Extension processes stay until Close.
+// killed. Extension processes stay until Close. The scheduled query that runs meanwhile
+// is on the denylist of the next host of this Options.Dir, if that has a watchdog.
 func (h *Host) Vanish() error {
 	h.stopWatching()
 	h.watchers.Wait()
-	return h.server.close()
+	err := h.schedule.state.interrupt(h.clock.now())
+	w := h.freeze(errKilled)
+	w.cancel(errKilled)
+	return errors.Join(err, w.leave())
 }

@@ -57,7 +57,7 @@ func TestDeregister(t *testing.T) {
 	require.Zero(t, status.Code, status.Message)
 	require.Empty(t, host.Extensions())
 	_, err = host.Query(t.Context(), "SELECT * FROM toy")
-	require.ErrorContains(t, err, "no such table: toy")
+	require.ErrorContains(t, err, "vtable constructor failed: toy")
 
 	status, err = client.DeregisterExtension(1 << 20)
 	require.NoError(t, err)

@@ -45,6 +45,10 @@ type Options struct {
 	PackRefresh time.Duration
 	// Epoch is --schedule_epoch. When it changes, every query starts afresh.
 	Epoch uint64
+	// Flags are further flags by osquery's names, with or without effect here (doc.go). Their
+	// defaults are osquery's, except that disable_watchdog is true: "false" switches the
+	// watchdog on.
+	Flags map[string]string
 }
 
 // maxSocketPath leaves room for the dot and the five digits of an extension's

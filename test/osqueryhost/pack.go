@@ -82,17 +82,13 @@ type scheduledQuery struct {
 	interval int64
 	removed  bool
 	snapshot bool
+	denylist bool // whether a query that killed its worker is not run for a day
 }
 
 // scheduled returns the pack's queries that run on a host with these options, by name.
 // It returns none if the pack does not run there.
 func (p Pack) scheduled(options Options) []scheduledQuery {
-	runsHere := func(shard number, platform, version string) bool {
-		return (shard == 0 || int(shard) >= machineShard(options.HostIdentifier)) &&
-			platformMatches(platform, options.Platform) &&
-			(version == "" || version == "null" || versionAtLeast(version, options.Version))
-	}
-	if !runsHere(p.Shard, p.Platform, p.Version) {
+	if !p.runsOn(options) {
 		return nil
 	}
 	var queries []scheduledQuery
@@ -101,7 +97,7 @@ func (p Pack) scheduled(options Options) []scheduledQuery {
 		if q.Interval != nil {
 			interval = int64(*q.Interval)
 		}
-		if q.Query == "" || interval <= 0 || interval > maxInterval || !runsHere(q.Shard, q.Platform, q.Version) {
+		if q.Query == "" || interval <= 0 || interval > maxInterval || !options.run(q.Shard, q.Platform, q.Version) {
 			continue
 		}
 		queries = append(queries, scheduledQuery{
@@ -110,10 +106,21 @@ func (p Pack) scheduled(options Options) []scheduledQuery {
 			interval: interval,
 			removed:  q.Removed == nil || bool(*q.Removed),
 			snapshot: bool(q.Snapshot),
+			denylist: q.Denylist == nil || bool(*q.Denylist),
 		})
 	}
 	slices.SortFunc(queries, func(a, b scheduledQuery) int { return cmp.Compare(a.name, b.name) })
 	return queries
+}
+
+// runsOn reports whether the pack runs on a host with these options.
+func (p Pack) runsOn(options Options) bool { return options.run(p.Shard, p.Platform, p.Version) }
+
+// run reports whether a pack or query with these restrictions runs.
+func (o Options) run(shard number, platform, version string) bool {
+	return (shard == 0 || int(shard) >= machineShard(o.HostIdentifier)) &&
+		platformMatches(platform, o.Platform) &&
+		(version == "" || version == "null" || versionAtLeast(version, o.Version))
 }
 
 // machineShard returns the percentage to which osquery maps the host's name

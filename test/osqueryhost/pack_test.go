@@ -26,8 +26,8 @@ func TestParsePack(t *testing.T) {
 	options := Options{Platform: "linux", Version: "5.23.0", HostIdentifier: "a"}
 	pack.Shard = 100
 	require.Equal(t, []scheduledQuery{
-		{name: "pack_p_hourly", sql: "SELECT '# no comment'", interval: 3600, removed: true},
-		{name: "pack_p_joined", sql: "SELECT        1", interval: 60, snapshot: true},
+		{name: "pack_p_hourly", sql: "SELECT '# no comment'", interval: 3600, removed: true, denylist: true},
+		{name: "pack_p_joined", sql: "SELECT        1", interval: 60, snapshot: true, denylist: true},
 	}, pack.scheduled(options))
 
 	_, err = ParsePack("p", []byte(`{"queries": {},}`))
@@ -94,25 +94,24 @@ func TestEscape(t *testing.T) {
 }
 
 func TestDiffComparesMultisets(t *testing.T) {
-	r := func(names ...string) (rows []map[string]string) {
+	r := func(names ...string) (rows []row) {
 		for _, name := range names {
-			rows = append(rows, map[string]string{"name": name, "time": "1"})
+			rows = append(rows, row{"name": name, "time": int64(1)})
 		}
 		return rows
 	}
 	for name, test := range map[string]struct {
-		before, after, added, removed []map[string]string
+		before, after, added, removed []row
 	}{
 		"first":            {nil, r("a", "b"), r("a", "b"), nil},
 		"same":             {r("a", "b"), r("b", "a"), nil, nil},
 		"one more of many": {r("a", "a"), r("a", "a", "a"), r("a"), nil},
 		"one less of many": {r("a", "a", "a"), r("a"), nil, r("a", "a")},
+		"type":             {[]row{{"n": "1"}}, []row{{"n": int64(1)}, {"n": 1.0}}, []row{{"n": int64(1)}, {"n": 1.0}}, []row{{"n": "1"}}},
 		"order":            {r("z", "y"), r("c", "b"), r("c", "b"), r("y", "z")},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, err := diff(test.before, test.after)
-			require.NoError(t, err)
-			require.Equal(t, change{added: test.added, removed: test.removed}, c)
+			require.Equal(t, change{added: test.added, removed: test.removed}, diff(test.before, test.after))
 		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/osquery/osquery-go/gen/osquery"
@@ -39,7 +40,9 @@ type registration struct {
 // A registry maps plugins to the extensions that provide them.
 type registry struct {
 	mu         sync.Mutex
-	core       []*coreTable // never changed after the start
+	core       []*coreTable      // never changed after the start
+	modules    map[string]string // tables of extensions that SQLite ever attached, by lower-case name
+	closed     bool
 	extensions map[osquery.ExtensionRouteUUID]registration
 	changed    chan struct{} // closed at the next change
 	generation int           // counts changes
@@ -48,6 +51,7 @@ type registry struct {
 func newRegistry() *registry {
 	return &registry{
 		extensions: map[osquery.ExtensionRouteUUID]registration{},
+		modules:    map[string]string{},
 		changed:    make(chan struct{}),
 	}
 }
@@ -68,7 +72,13 @@ func (r *registry) register(info osquery.InternalExtensionInfo, routes osquery.E
 	if err := r.checkRoutes(routes); err != nil {
 		return 0, refusal("Failed adding registry: " + err.Error())
 	}
+	if r.closed {
+		return 0, refusal("the worker has ended")
+	}
 	uuid := r.unusedUUID()
+	for name := range routes[tableRegistry] {
+		r.modules[strings.ToLower(name)] = name
+	}
 	r.extensions[uuid] = registration{info: info, routes: routes}
 	r.change()
 	return uuid, nil
@@ -135,6 +145,24 @@ func (r *registry) remove(uuid osquery.ExtensionRouteUUID) bool {
 	delete(r.extensions, uuid)
 	r.change()
 	return true
+}
+
+// clear removes all extensions when the worker ends, and refuses new ones.
+func (r *registry) clear() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+	clear(r.extensions)
+	r.change()
+}
+
+// dropped reports whether a name is that of a table whose extension was removed, and how
+// it was spelled.
+func (r *registry) dropped(name string) (string, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	name, ok := r.modules[strings.ToLower(name)]
+	return name, ok
 }
 
 // firstPing reports whether this is the first call for a registered extension.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -28,27 +29,60 @@ type Item struct {
 	Numerics       bool   `json:"numerics"`
 }
 
-// A Result is one line of the results log: a row that was added or removed.
+// A Result is one line of the results log: a row that was added or removed. Numbers are
+// read as they are written, as text.
 type Result struct {
 	Item
-	Columns map[string]string `json:"columns"`
-	Action  string            `json:"action"`
+	Columns Columns `json:"columns"`
+	Action  string  `json:"action"`
+}
+
+// A Whole is one line of the results log without --logger_event_type: all changes of one
+// run.
+type Whole struct {
+	DiffResults struct {
+		Removed []Columns `json:"removed"`
+		Added   []Columns `json:"added"`
+	} `json:"diffResults"`
+	Item
 }
 
 // A Snapshot is one line of the snapshots log: all rows of one run.
 type Snapshot struct {
-	Snapshot []map[string]string `json:"snapshot"`
-	Action   string              `json:"action"`
+	Snapshot []Columns `json:"snapshot"`
+	Action   string    `json:"action"`
 	Item
+}
+
+// Columns are the columns of a row.
+type Columns map[string]string
+
+// UnmarshalJSON also accepts the numbers of --logger_numerics.
+func (c *Columns) UnmarshalJSON(content []byte) error {
+	var values map[string]any
+	decoder := json.NewDecoder(bytes.NewReader(content))
+	decoder.UseNumber()
+	if err := decoder.Decode(&values); err != nil {
+		return err
+	}
+	*c = Columns{}
+	for column, value := range values {
+		(*c)[column] = fmt.Sprint(value)
+	}
+	return nil
 }
 
 type resultsLog struct {
 	host      string
+	numerics  bool
+	whole     bool  // without --logger_event_type
+	maxLine   int64 // of the TLS logger; 0 is the filesystem logger, which has no limit
+	warnings  io.Writer
 	results   *os.File
 	snapshots *os.File
 }
 
-func openResultsLog(options Options) (*resultsLog, error) {
+func openResultsLog(options Options, set flagSet) (*resultsLog, error) {
 	open := func(name string) (*os.File, error) {
 		f, err := os.OpenFile(filepath.Join(options.Dir, name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
 		if err != nil {
@@ -64,7 +98,18 @@ func openResultsLog(options Options) (*resultsLog, error) {
 	if err != nil {
 		return nil, errors.Join(err, results.Close())
 	}
-	return &resultsLog{host: options.HostIdentifier, results: results, snapshots: snapshots}, nil
+	l := &resultsLog{
+		host:      options.HostIdentifier,
+		numerics:  set.bool("logger_numerics"),
+		whole:     !set.bool("logger_event_type"),
+		warnings:  options.Output,
+		results:   results,
+		snapshots: snapshots,
+	}
+	if set["logger_plugin"] == "tls" {
+		l.maxLine = set.int("logger_tls_max_linesize")
+	}
+	return l, nil
 }
 
 func (l *resultsLog) item(name string, now time.Time, epoch uint64) Item {
@@ -75,41 +120,77 @@ func (l *resultsLog) item(name string, now time.Time, epoch uint64) Item {
 		CalendarTime:   now.Format(time.ANSIC) + " UTC",
 		UnixTime:       now.Unix(),
 		Epoch:          epoch,
+		Numerics:       l.numerics,
 	}
 }
 
 // differential writes one line per row, the removed ones first (serializeDiffResults,
-// diff_results.cpp).
+// diff_results.cpp), or one line with all.
 func (l *resultsLog) differential(item Item, c change) error {
-	for _, row := range c.removed {
-		if err := writeLine(l.results, Result{item, row, "removed"}); err != nil {
-			return err
-		}
+	if l.whole {
+		var w jsonWriter
+		w.raw(`{"diffResults":{"removed":`)
+		w.rows(c.removed, l.numerics)
+		w.raw(`,"added":`)
+		w.rows(c.added, l.numerics)
+		w.raw("},")
+		item.write(&w)
+		w.raw("}")
+		return l.write(l.results, w)
 	}
-	for _, row := range c.added {
-		if err := writeLine(l.results, Result{item, row, "added"}); err != nil {
-			return err
+	for _, changed := range []struct {
+		action string
+		rows   []row
+	}{{"removed", c.removed}, {"added", c.added}} {
+		for _, r := range changed.rows {
+			var w jsonWriter
+			w.raw("{")
+			item.write(&w)
+			w.raw(`,"columns":`)
+			w.row(r, l.numerics)
+			w.raw(`,"action":"` + changed.action + `"}`)
+			if err := l.write(l.results, w); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
 // snapshot writes one line with all rows, even if there are none.
-func (l *resultsLog) snapshot(item Item, rows []map[string]string) error {
-	if rows == nil {
-		rows = []map[string]string{}
-	}
-	return writeLine(l.snapshots, Snapshot{rows, "snapshot", item})
+func (l *resultsLog) snapshot(item Item, rows []row) error {
+	var w jsonWriter
+	w.raw(`{"snapshot":`)
+	w.rows(rows, l.numerics)
+	w.raw(`,"action":"snapshot",`)
+	item.write(&w)
+	w.raw("}")
+	return l.write(l.snapshots, w)
 }
 
-func writeLine(f *os.File, line any) error {
-	var b bytes.Buffer
-	encoder := json.NewEncoder(&b)
-	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(line); err != nil {
-		return fmt.Errorf("write results log: %w", err)
+// write writes the fields of the item without braces.
+func (i Item) write(w *jsonWriter) {
+	w.raw(`"name":`)
+	w.str(i.Name)
+	w.raw(`,"hostIdentifier":`)
+	w.str(i.HostIdentifier)
+	w.raw(`,"calendarTime":`)
+	w.str(i.CalendarTime)
+	w.raw(fmt.Sprintf(`,"unixTime":%d,"epoch":%d,"counter":%d,"numerics":%t`, i.UnixTime, i.Epoch, i.Counter, i.Numerics))
+}
+
+// write appends a line (FilesystemLoggerPlugin::logStringToFile, filesystem_logger.cpp), of
+// any length. The TLS logger drops long lines, and those that are no JSON
+// (TLSLogForwarder::send, tls_logger.cpp).
+func (l *resultsLog) write(f *os.File, w jsonWriter) error {
+	if l.maxLine > 0 && int64(len(w.b)) > l.maxLine {
+		fmt.Fprintf(l.warnings, "Linesize exceeds TLS logger maximum: %d\n", len(w.b))
+		return nil
 	}
-	if _, err := f.Write(b.Bytes()); err != nil {
+	if l.maxLine > 0 && w.stopped {
+		return nil
+	}
+	if _, err := f.Write(append(w.b, '\n')); err != nil {
 		return fmt.Errorf("write results log: %w", err)
 	}
 	return nil
@@ -123,6 +204,11 @@ func (l *resultsLog) Close() error {
 // hosts on the same Options.Dir.
 func (h *Host) ResultsLog() ([]Result, error) {
 	return readLog[Result](filepath.Join(h.options.Dir, resultsFile))
+}
+
+// WholeResultsLog reads the results log of a host without --logger_event_type.
+func (h *Host) WholeResultsLog() ([]Whole, error) {
+	return readLog[Whole](filepath.Join(h.options.Dir, resultsFile))
 }
 
 // SnapshotsLog reads the snapshots log in the same way.
