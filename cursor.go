@@ -3,6 +3,7 @@ package kmodquery
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -25,13 +26,18 @@ type Cursor struct {
 type CursorQuery struct {
 	ID     string // identifies the query
 	Events string // the conditions that the events of its rows meet
+	// Asker is the osquery that asks, by its socket; "" if none does.
+	Asker string
 }
 
-// NewCursorQuery returns the query of the rows of a table that meet conditions. events
-// are the conditions that the events of its rows meet. They may change with the version
-// of the program.
+// NewCursorQuery returns the query of the rows of a table that meet conditions, in any
+// order: it may change with the version of osquery. events are the conditions that the
+// events of its rows meet. They may change with the version of the program.
 func NewCursorQuery(table string, conditions, events []Condition) CursorQuery {
-	return CursorQuery{ID: table + " " + conditionsText(conditions), Events: conditionsText(events)}
+	ordered := slices.SortedFunc(slices.Values(conditions), func(a, b Condition) int {
+		return strings.Compare(conditionsText([]Condition{a}), conditionsText([]Condition{b}))
+	})
+	return CursorQuery{ID: table + " " + conditionsText(ordered), Events: conditionsText(events)}
 }
 
 func conditionsText(conditions []Condition) string {

@@ -25,3 +25,11 @@ func TestCursorQueryKeepsItsConditions(t *testing.T) {
 	_, err = CursorQuery{Events: "["}.Conditions()
 	require.ErrorContains(t, err, "parse the conditions of a cursor")
 }
+
+func TestTheOrderOfConditionsIsNotPartOfAQuery(t *testing.T) {
+	name := Condition{Column: "name", Op: Equal, Values: []any{"a"}}
+	uid := Condition{Column: "uid", Op: Greater, Values: []any{int64(1)}}
+	one := NewCursorQuery("t", []Condition{name, uid}, nil)
+	other := NewCursorQuery("t", []Condition{uid, name}, nil)
+	require.Equal(t, one.ID, other.ID)
+}

@@ -66,7 +66,7 @@ type Cursors interface {
 	// meanwhile.
 	Advance(ctx context.Context, c kmodquery.Cursor, to int64, rows int) (bool, error)
 	// Registered is called when osquery has registered an asker anew.
-	Registered()
+	Registered(asker string)
 }
 
 // A Recorder runs sources and stores their events in a sink.

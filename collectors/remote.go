@@ -47,7 +47,7 @@ type request struct {
 	Loaded  bool
 
 	Cursor     *cursorRequest
-	Registered bool // osquery has registered the reader
+	Registered string // the osquery that has registered the reader, by its socket
 }
 
 // A cursorRequest asks for a cursor or, if Moved is set, moves it.
@@ -132,8 +132,8 @@ func (r *Recorder) answer(conn net.Conn) error {
 func answerCursor(cursors Cursors, wanted request, answer *report) {
 	ctx, cancel := context.WithTimeout(context.Background(), syncTimeout)
 	defer cancel()
-	if wanted.Registered {
-		cursors.Registered()
+	if wanted.Registered != "" {
+		cursors.Registered(wanted.Registered)
 	}
 	if wanted.Cursor == nil {
 		return
@@ -229,9 +229,9 @@ func (r *Remote) Advance(ctx context.Context, c kmodquery.Cursor, to int64, rows
 	return answer.Moved, err
 }
 
-// Registered tells the recorder that osquery has registered this process anew.
-func (r *Remote) Registered(ctx context.Context) error {
-	_, err := r.exchange(ctx, request{Registered: true})
+// Registered tells the recorder that an osquery has registered this process anew.
+func (r *Remote) Registered(ctx context.Context, asker string) error {
+	_, err := r.exchange(ctx, request{Registered: asker})
 	return err
 }
 

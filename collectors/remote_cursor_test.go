@@ -42,7 +42,7 @@ func (c *cursorLog) Advance(_ context.Context, at kmodquery.Cursor, to int64, ro
 	return true, c.note(fmt.Sprint("advance ", at, " ", to, " ", rows))
 }
 
-func (c *cursorLog) Registered() { _ = c.note("registered") }
+func (c *cursorLog) Registered(asker string) { _ = c.note("registered " + asker) }
 
 func TestReadersMoveTheCursorsOfTheRecorder(t *testing.T) {
 	cursors := &cursorLog{}
@@ -59,14 +59,14 @@ func TestReadersMoveTheCursorsOfTheRecorder(t *testing.T) {
 	moved, err := remote.Advance(t.Context(), cursor, 3, 1)
 	require.NoError(t, err)
 	require.True(t, moved)
-	require.NoError(t, remote.Registered(t.Context()))
+	require.NoError(t, remote.Registered(t.Context(), "/osquery.em"))
 	cursors.mu.Lock()
 	calls := slices.Clone(cursors.calls)
 	cursors.mu.Unlock()
 	require.Equal(t, []string{
 		"cursor ship " + query.ID + " " + query.Events,
 		fmt.Sprint("advance ", cursor, " 3 1"),
-		"registered",
+		"registered /osquery.em",
 	}, calls)
 
 	cursors.fail(errors.New("there are too many"))

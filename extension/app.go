@@ -52,10 +52,10 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 	if status.Role == kmodquery.RoleRecorder {
 		expire(ctx, store, expireFor, report)
 		recorder = a.record(ctx, c, report)
-		a.cursors = ownCursors{store}
+		a.cursors = ownCursors{store, c.socket}
 	} else {
 		remote := collectors.NewRemote(dialRecorder(c.stateDir), sensorNames(c))
-		recorder, a.cursors = remote, remoteCursors{remote, store}
+		recorder, a.cursors = remote, remoteCursors{remote, store, c.socket}
 	}
 	a.plugins = tables.Plugins(tables.Config{
 		Store:      store,

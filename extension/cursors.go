@@ -19,18 +19,28 @@ type cursorKeeper interface {
 }
 
 // ownCursors are the cursors in the process that records.
-type ownCursors struct{ *sqlite.Store }
+type ownCursors struct {
+	*sqlite.Store
+	osquery string // its socket
+}
 
-func (c ownCursors) registered() { c.Registered() }
+func (c ownCursors) Cursor(ctx context.Context, name string, q kmodquery.CursorQuery) (kmodquery.Cursor, error) {
+	q.Asker = c.osquery
+	return c.Store.Cursor(ctx, name, q)
+}
+
+func (c ownCursors) registered() { c.Registered(c.osquery) }
 
 // remoteCursors are the cursors in a reader. They are moved by the recorder. Without one
 // the same rows are given again.
 type remoteCursors struct {
 	recorder *collectors.Remote
 	store    *sqlite.Store
+	osquery  string // its socket
 }
 
 func (c remoteCursors) Cursor(ctx context.Context, name string, q kmodquery.CursorQuery) (kmodquery.Cursor, error) {
+	q.Asker = c.osquery
 	cursor, err := c.recorder.Cursor(ctx, name, q)
 	if errors.Is(err, collectors.ErrNoRecorder) {
 		return c.store.Cursor(ctx, name, q)
@@ -42,12 +52,12 @@ func (c remoteCursors) Advance(ctx context.Context, cursor kmodquery.Cursor, to 
 	return c.recorder.Advance(ctx, cursor, to, rows)
 }
 
-// registeredWithin bounds the message to the recorder. If no recorder runs, the next one
-// holds everything anew when it starts.
-const registeredWithin = 10 * time.Second
+// registeredWithin bounds the message to the recorder, because osquery waits for its
+// tables meanwhile. If no recorder runs, the next one holds everything anew when it starts.
+const registeredWithin = 2 * time.Second
 
 func (c remoteCursors) registered() {
 	ctx, cancel := context.WithTimeout(context.Background(), registeredWithin)
 	defer cancel()
-	_ = c.recorder.Registered(ctx)
+	_ = c.recorder.Registered(ctx, c.osquery)
 }

@@ -45,8 +45,8 @@ var (
 
 // offer registers the tables and serves them until ctx ends. It registers them again
 // when osquery has dropped them or was restarted. It returns an error if osquery refuses
-// them for a reason that does not pass. The
-// cursors get to know of each registration before osquery can call the tables.
+// them for a reason that does not pass. It tells the cursors of each registration before
+// osquery can call the tables.
 func offer(ctx context.Context, c *config, a *app, report *log.Logger) error {
 	var (
 		pause       = registerEvery

@@ -149,7 +149,8 @@ func boundValue(column kmodquery.Column, op kmodquery.Op, expression string) (an
 			value = float + slack
 		}
 	}
-	return value, true
+	float, isFloat := value.(float64)
+	return value, !isFloat || !math.IsInf(float, 0)
 }
 
 // parseNumber parses a number as SQLite writes it: an int64, otherwise a finite float64.

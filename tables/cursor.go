@@ -47,29 +47,16 @@ const cursorAttempts = 3
 
 // collectCursor returns the rows that a cursor holds, and new ones up to its bounds and
 // the bound of the reply, in the order of storage. It moves the cursor. If that fails,
-// as in a reader without a recorder, it returns the held rows only.
+// as in a reader without a recorder or while the disk hangs, it returns the held rows
+// only.
 func collectCursor(ctx context.Context, c Config, name string, v view) ([]map[string]string, error) {
 	query := kmodquery.NewCursorQuery(v.table, v.asked, v.filter.Conditions)
 	for range cursorAttempts {
-		at, err := c.Cursors.Cursor(ctx, name, query)
+		page, err := readCursor(ctx, c, name, query, v)
 		if err != nil {
 			return nil, err
 		}
-		page := page{at: at, bound: c.bound(), to: at.Last}
-		err = c.Store.EventsBetween(ctx, at.After, at.Last, v.filter, func(e *kmodquery.Event) error {
-			rows := v.rows(e)
-			for _, row := range rows {
-				row[cursorName] = name
-			}
-			return page.add(e.EID, rows)
-		})
-		if err != nil && !errors.Is(err, errFull) {
-			return nil, err
-		}
-		if page.to == at.Position {
-			return page.rows, nil
-		}
-		moved, err := c.Cursors.Advance(ctx, at, page.to, len(page.rows)-page.held)
+		moved, err := advance(ctx, c.Cursors, page)
 		if err != nil {
 			return page.rows[:page.held], nil //nolint:nilerr // the rows are given again; the sensors say what is wrong with the store
 		}
@@ -78,6 +65,35 @@ func collectCursor(ctx context.Context, c Config, name string, v view) ([]map[st
 		}
 	}
 	return nil, fmt.Errorf("cursor %s is asked by several queries at once; ask again", name)
+}
+
+// readCursor reads the rows of one call.
+func readCursor(ctx context.Context, c Config, name string, query kmodquery.CursorQuery, v view) (*page, error) {
+	asking, cancel := SyncContext(ctx)
+	defer cancel()
+	at, err := c.Cursors.Cursor(asking, name, query)
+	if err != nil {
+		return nil, err
+	}
+	p := &page{at: at, bound: c.bound(), to: at.Last}
+	err = c.Store.EventsBetween(ctx, at.After, at.Last, v.filter, func(e *kmodquery.Event) error {
+		rows := v.rows(e)
+		for _, row := range rows {
+			row[cursorName] = name
+		}
+		return p.add(e.EID, rows)
+	})
+	if err != nil && !errors.Is(err, errFull) {
+		return nil, err
+	}
+	return p, nil
+}
+
+// advance moves the cursor of a page. It leaves time to answer if the store hangs.
+func advance(ctx context.Context, cursors Cursors, p *page) (bool, error) {
+	ctx, cancel := SyncContext(ctx)
+	defer cancel()
+	return cursors.Advance(ctx, p.at, p.to, len(p.rows)-p.held)
 }
 
 // A page is the reply to one call with a cursor.
@@ -91,7 +107,8 @@ type page struct {
 	to    int64 // EID up to which the events are examined
 }
 
-// add adds the rows of an event. It returns errFull if they do not fit.
+// add adds the rows of an event. It returns errFull if new ones do not fit. Held rows fit,
+// unless the query selects other columns than before or the bound has changed.
 func (p *page) add(eid int64, rows []map[string]string) error {
 	size, cost := replyBound{}.cost(rows), p.bound.cost(rows)
 	switch isNew := eid > p.at.Position; {
@@ -102,6 +119,9 @@ func (p *page) add(eid int64, rows []map[string]string) error {
 		return errFull
 	case isNew:
 		p.fresh += size
+	case p.cost+cost > 2*p.bound.bytes && len(p.rows) > 0:
+		return fmt.Errorf("cursor %s holds more than twice %s with these columns; select fewer, as the query did that it was made for",
+			p.at.Name, p.bound)
 	default:
 		p.held += len(rows)
 	}
@@ -110,8 +130,8 @@ func (p *page) add(eid int64, rows []map[string]string) error {
 	return nil
 }
 
-// isFull reports whether new rows exceed a bound. The first ones never exceed those of
-// the cursor, so that it does not stand still.
+// isFull reports whether new rows exceed a bound. So that the cursor does not stand still,
+// the first new ones may exceed its bounds, and the first of all rows that of the reply.
 func (p *page) isFull(rows int, size, cost int64) bool {
 	fresh := len(p.rows) - p.held
 	if p.at.NewRows == 0 || p.cost+cost > p.bound.bytes && len(p.rows) > 0 {

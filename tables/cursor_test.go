@@ -86,6 +86,16 @@ func TestCursorStopsAtTheBoundOfTheReply(t *testing.T) {
 	require.Equal(t, rows, rowsOf(t, c, "kernel_module_events", query), "what is held leaves no room for more")
 }
 
+func TestHeldRowsMustFitWithTheColumnsOfTheQuery(t *testing.T) {
+	c := testConfig(t, loadsOf("a", "b", "c")...)
+	c.ReplyBytes = 140
+	query := contextJSON(t, []string{"name", "cursor"}, constraint{"cursor", "ship", equals})
+	require.Len(t, rowsOf(t, c, "kernel_module_events", query), 3)
+	message := errorOf(t, c, "kernel_module_events", contextJSON(t, nil, constraint{"cursor", "ship", equals}))
+	require.Contains(t, message, "cursor ship holds more than twice 140 bytes with these columns; select fewer")
+	require.Len(t, rowsOf(t, c, "kernel_module_events", query), 3)
+}
+
 func TestCursorIsNotMovedWhereTheStoreCannotBeWritten(t *testing.T) {
 	c := testConfig(t, loadsOf("a", "b")...)
 	query := contextJSON(t, []string{"name", "cursor"}, constraint{"cursor", "ship", equals})

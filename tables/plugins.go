@@ -28,7 +28,8 @@ type Cursors interface {
 	// cursor if there is none.
 	Cursor(ctx context.Context, name string, q kmodquery.CursorQuery) (kmodquery.Cursor, error)
 	// Advance moves a cursor to the event up to which it was examined, after new rows
-	// were found. It returns false if another call has moved the cursor meanwhile.
+	// were found. It is called before each reply. It returns false if another call has
+	// moved the cursor meanwhile.
 	Advance(ctx context.Context, c kmodquery.Cursor, to int64, rows int) (bool, error)
 }
 
@@ -60,8 +61,9 @@ const (
 // concurrency bounds the calls of all tables that run at once.
 const concurrency = 4
 
-// A Config configures the tables. Store, Cursors and Recorder must be set. The defaults replace
-// zero bounds. Without an Inventory the table kernel_module_inventory returns an error.
+// A Config configures the tables. Store, Cursors and Recorder must be set. The defaults
+// replace zero bounds. Without an Inventory the table kernel_module_inventory returns an
+// error.
 type Config struct {
 	Store      Store
 	Cursors    Cursors

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,14 +18,14 @@ const (
 	// holdingTime is how long a row is given again after it was first given. Only time
 	// in which the cursor is asked counts.
 	holdingTime = 15 * time.Minute
-	// askedWithin is the most that the time between two requests adds to it, so that
-	// rows are held while osquery is down.
+	// askedWithin is the most that the time between two requests counts, so that rows are
+	// held while osquery is down.
 	askedWithin = 5 * time.Minute
 	// maxNewRows and maxNewBytes bound the new rows of one call, maxHeldRows all rows.
 	maxNewRows  = 500
 	maxNewBytes = 512 << 10
 	maxHeldRows = 2000
-	// maxDeaths is how often a reply may end its asker before the cursor gives half.
+	// maxDeaths is how often in a row a reply may end its asker until the cursor gives half.
 	maxDeaths = 3
 	// maxHalvings leaves at least one row.
 	maxHalvings = 8
@@ -48,7 +49,11 @@ type cursorState struct {
 	Halvings int
 	Skipped  int64 // events that expired before they were given
 
-	askedAt time.Duration // elapsed time of the last request; 0 if there was none in this process
+	// These fields are not kept: a recorder that starts holds everything anew.
+	askedAt  time.Duration // elapsed time of the last request; 0 if there was none in this process
+	answered bool          // that request was answered: the time until the next one counts
+	// isLast is set if its asker has neither asked for a cursor nor registered since.
+	isLast bool
 }
 
 // A cursorBatch is the rows that one call gave for the first time: those of the events
@@ -61,14 +66,28 @@ type cursorBatch struct {
 
 // cursors are the cursors of a recorder.
 type cursors struct {
-	mu     sync.Mutex
+	// turn is a lock for which a call waits no longer than its context permits: whoever
+	// holds it may be waiting for a disk that hangs. It guards states.
+	turn   chan struct{}
 	states map[string]*cursorState // nil until they were read
-	// last is the name of the cursor that was asked last, if osquery has not registered
-	// this process since.
-	last string
+
+	// mu guards registered, and is never held for long.
+	mu         sync.Mutex
+	registered []string // askers that osquery has registered since the last call
 
 	skipped skipped
 }
+
+func (c *cursors) lock(ctx context.Context) error {
+	select {
+	case c.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for another call with a cursor: %w", context.Cause(ctx))
+	}
+}
+
+func (c *cursors) unlock() { <-c.turn }
 
 // Cursor returns the cursor of a name, and creates it if there is none. A new one begins
 // with what was stored a day ago. A name belongs to one query. In a reader, and before
@@ -80,8 +99,10 @@ func (s *Store) Cursor(ctx context.Context, name string, q kmodquery.CursorQuery
 	if _, err := q.Conditions(); err != nil {
 		return kmodquery.Cursor{}, err
 	}
-	s.cursors.mu.Lock()
-	defer s.cursors.mu.Unlock()
+	if err := s.cursors.lock(ctx); err != nil {
+		return kmodquery.Cursor{}, err
+	}
+	defer s.cursors.unlock()
 	last, err := s.lastStored(ctx)
 	if err != nil {
 		return kmodquery.Cursor{}, fmt.Errorf("read the end of the event store: %w", err)
@@ -92,6 +113,7 @@ func (s *Store) Cursor(ctx context.Context, name string, q kmodquery.CursorQuery
 	if err := s.loadCursors(ctx); err != nil {
 		return kmodquery.Cursor{}, err
 	}
+	s.afterRegistrations(ctx)
 	state := s.cursors.states[name]
 	if state == nil {
 		if state, err = s.addCursor(ctx, name, q); err != nil {
@@ -101,19 +123,22 @@ func (s *Store) Cursor(ctx context.Context, name string, q kmodquery.CursorQuery
 	if err := state.belongsTo(name, q); err != nil {
 		return kmodquery.Cursor{}, err
 	}
-	if previous := s.cursors.states[s.cursors.last]; previous != nil {
-		previous.Deaths = 0 // its asker goes on asking
+	for _, previous := range s.cursors.states {
+		if previous.isLast && previous.Query.Asker == q.Asker {
+			previous.isLast, previous.Deaths = false, 0 // its asker goes on asking
+		}
 	}
-	s.cursors.last = name
-	state.Query.Events = q.Events
+	state.isLast = true
+	state.Query.Events, state.Query.Asker = q.Events, q.Asker
 	state.tick(s.elapsed())
+	s.endHolding(ctx, name, state)
 	return state.cursor(name, last), nil
 }
 
 func checkCursorName(name string) error {
 	isPlain := !strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' })
-	if len(name) > maxCursorName || !isPlain {
-		return fmt.Errorf("cursor %q: a name has at most %d letters, digits and signs, and no blanks", name, maxCursorName)
+	if name == "" || len(name) > maxCursorName || !isPlain {
+		return fmt.Errorf("cursor %q: a name has 1 to %d letters, digits and signs, and no blanks", name, maxCursorName)
 	}
 	return nil
 }
@@ -125,16 +150,25 @@ func (c *cursorState) belongsTo(name string, q kmodquery.CursorQuery) error {
 	return fmt.Errorf("cursor %s belongs to another query, %s; this one is %s: give it a name of its own", name, c.Query.ID, q.ID)
 }
 
-// tick counts the time since the last request and ends the holding of what was given long
-// ago.
+// tick counts the time since the last request, if that was answered.
 func (c *cursorState) tick(now time.Duration) {
-	if c.askedAt != 0 {
+	if c.askedAt != 0 && c.answered {
 		c.Clock += min(max(now-c.askedAt, 0), askedWithin)
 	}
-	c.askedAt = max(now, 1)
-	for len(c.Held) > 0 && c.Clock-c.Held[0].Given >= holdingTime {
-		c.Held = c.Held[1:]
-		c.Halvings = max(c.Halvings-1, 0)
+	c.askedAt, c.answered = max(now, 1), false
+}
+
+// endHolding ends the holding of what was given long ago. It stores that: otherwise the
+// next recorder would give rows again that were left out of a reply. If it cannot, they
+// are held for longer.
+func (s *Store) endHolding(ctx context.Context, name string, state *cursorState) {
+	next := *state
+	for len(next.Held) > 0 && next.Clock-next.Held[0].Given >= holdingTime {
+		next.Held = next.Held[1:]
+		next.Halvings = max(next.Halvings-1, 0)
+	}
+	if len(next.Held) < len(state.Held) && s.storeCursor(ctx, name, &next) == nil {
+		*state = next
 	}
 }
 
@@ -155,20 +189,23 @@ func (c *cursorState) cursor(name string, last int64) kmodquery.Cursor {
 
 // Advance moves a cursor that [Store.Cursor] returned to the event up to which it was
 // examined, after rows new rows were found. They are held from then on. It returns false
-// if another call has moved the cursor meanwhile. If there are no new rows, it writes
-// nothing.
+// if another call has moved the cursor meanwhile. It is called before each reply, also
+// if the cursor stays where it is: time in which requests fail does not count. If there
+// are no new rows, it writes nothing, except once a day that the cursor is in use.
 func (s *Store) Advance(ctx context.Context, c kmodquery.Cursor, to int64, rows int) (bool, error) {
 	if !s.records {
 		return false, fmt.Errorf("advance cursor %s: another process records", c.Name)
 	}
-	s.cursors.mu.Lock()
-	defer s.cursors.mu.Unlock()
+	if err := s.cursors.lock(ctx); err != nil {
+		return false, err
+	}
+	defer s.cursors.unlock()
 	state := s.cursors.states[c.Name]
 	if state == nil || state.Position != c.Position || to < c.Position {
 		return false, nil
 	}
 	next := *state
-	next.Position = to
+	next.Position, next.answered = to, true
 	if rows > 0 {
 		next.Held = append(next.Held[:len(next.Held):len(next.Held)], cursorBatch{After: c.Position, Rows: rows, Given: next.Clock})
 	}
@@ -182,22 +219,38 @@ func (s *Store) Advance(ctx context.Context, c kmodquery.Cursor, to int64, rows 
 	return true, nil
 }
 
-// Registered tells the store that osquery has registered this process anew. What is held
-// is held for the whole holding time again. If the cursor that was asked last has ended
-// its asker several times in a row, it gives half from now on.
-func (s *Store) Registered() {
+// Registered tells the store that osquery has registered an asker anew. What that asker
+// was given is held for the whole holding time again. If the cursor that it asked for last
+// has ended it several times in a row, the cursor gives half from now on. Registered does
+// not wait for the store: the next call with a cursor does the rest.
+func (s *Store) Registered(asker string) {
 	s.cursors.mu.Lock()
 	defer s.cursors.mu.Unlock()
-	for _, state := range s.cursors.states {
+	if !slices.Contains(s.cursors.registered, asker) {
+		s.cursors.registered = append(s.cursors.registered, asker)
+	}
+}
+
+// afterRegistrations does what [Store.Registered] announces.
+func (s *Store) afterRegistrations(ctx context.Context) {
+	s.cursors.mu.Lock()
+	registered := s.cursors.registered
+	s.cursors.registered = nil
+	s.cursors.mu.Unlock()
+	for name, state := range s.cursors.states {
+		if !slices.Contains(registered, state.Query.Asker) {
+			continue
+		}
 		state.holdAgain()
-	}
-	last := s.cursors.states[s.cursors.last]
-	s.cursors.last = ""
-	if last == nil {
-		return
-	}
-	if last.Deaths++; last.Deaths >= maxDeaths {
-		last.halve()
+		if !state.isLast {
+			continue
+		}
+		state.isLast = false
+		if state.Deaths++; state.Deaths >= maxDeaths {
+			state.halve()
+			_ = s.storeCursor(ctx, name, state) // the next recorder halves again
+			s.cursors.skipped.moved(name, state)
+		}
 	}
 }
 
@@ -224,8 +277,7 @@ func (c *cursorState) halve() {
 func (s *Store) addCursor(ctx context.Context, name string, q kmodquery.CursorQuery) (*cursorState, error) {
 	now := s.options.Now()
 	for other, state := range s.cursors.states {
-		isUnused := state.askedAt == 0 && now.Sub(time.Unix(state.Asked, 0)) > forgetAfter
-		if len(s.cursors.states) < maxCursors || !isUnused {
+		if len(s.cursors.states) < maxCursors || !s.isUnused(state) {
 			continue
 		}
 		if err := s.deleteCursor(ctx, other); err != nil {
@@ -233,8 +285,8 @@ func (s *Store) addCursor(ctx context.Context, name string, q kmodquery.CursorQu
 		}
 	}
 	if len(s.cursors.states) >= maxCursors {
-		return nil, fmt.Errorf("create cursor %s: there are %d already; use one of them, or restart the recorder "+
-			"when one has not been asked for in 30 days", name, maxCursors)
+		return nil, fmt.Errorf("create cursor %s: there are %d already; use one of them, or wait until one has not been "+
+			"asked for in 30 days", name, maxCursors)
 	}
 	state := &cursorState{Query: q}
 	since := now.Add(-firstPeriod).Unix()
@@ -250,6 +302,15 @@ func (s *Store) addCursor(ctx context.Context, name string, q kmodquery.CursorQu
 	s.cursors.states[name] = state
 	s.cursors.skipped.moved(name, state)
 	return state, nil
+}
+
+// isUnused reports whether a cursor has not been asked for in a long time, in this process
+// by the time that no one can set.
+func (s *Store) isUnused(c *cursorState) bool {
+	if c.askedAt != 0 {
+		return s.elapsed()-c.askedAt > forgetAfter
+	}
+	return s.options.Now().Sub(time.Unix(c.Asked, 0)) > forgetAfter
 }
 
 // firstSQL reads the EID before the first event that was stored since a time. What was

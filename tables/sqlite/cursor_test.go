@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -68,11 +69,9 @@ func ask(t *testing.T, s *Store, name string) (first, last int64) {
 	if err != nil {
 		require.ErrorIs(t, err, errUnfinished)
 	}
-	if to != c.Position {
-		moved, err := s.Advance(t.Context(), c, to, fresh)
-		require.NoError(t, err)
-		require.True(t, moved)
-	}
+	moved, err := s.Advance(t.Context(), c, to, fresh)
+	require.NoError(t, err)
+	require.True(t, moved)
 	return first, last
 }
 
@@ -170,6 +169,92 @@ func TestCursorContinuesAfterARestart(t *testing.T) {
 	requireGiven(t, s, "loads", 0, 0) // all were held anew when the process started
 }
 
+func TestARestartGivesNothingAgainThatWasLeftOut(t *testing.T) {
+	clock := newCursorClock()
+	dir := t.TempDir()
+	s := openIn(t, dir, clock.options())
+	clock.store(t, s, 2)
+	requireGiven(t, s, "loads", 1, 2)
+	for range 2 {
+		clock.pass(5 * time.Minute)
+		requireGiven(t, s, "loads", 1, 2)
+	}
+	clock.pass(5 * time.Minute)
+	requireGiven(t, s, "loads", 0, 0)
+	require.NoError(t, s.Close())
+	s = openIn(t, dir, clock.options())
+	requireGiven(t, s, "loads", 0, 0) // osquery would log the rows a second time
+	reader := openIn(t, dir, clock.options())
+	c, err := reader.Cursor(t.Context(), "loads", loads)
+	require.NoError(t, err)
+	require.Equal(t, c.Position, c.After)
+}
+
+func TestWhatCannotBeStoredIsHeldForLonger(t *testing.T) {
+	clock := newCursorClock()
+	s := openStore(t, clock.options())
+	clock.store(t, s, 2)
+	requireGiven(t, s, "loads", 1, 2)
+	exec := func(sql string) {
+		_, err := s.writer.ExecContext(t.Context(), sql)
+		require.NoError(t, err)
+	}
+	exec("PRAGMA query_only = 1")
+	for range 5 {
+		clock.pass(5 * time.Minute)
+		requireGiven(t, s, "loads", 1, 2)
+	}
+	exec("PRAGMA query_only = 0")
+	requireGiven(t, s, "loads", 0, 0)
+}
+
+func TestRequestsThatFailDoNotCount(t *testing.T) {
+	clock := newCursorClock()
+	s := openStore(t, clock.options())
+	clock.store(t, s, 2)
+	requireGiven(t, s, "loads", 1, 2)
+	for range 10 {
+		clock.pass(5 * time.Minute)
+		_, err := s.Cursor(t.Context(), "loads", loads) // and no Advance
+		require.NoError(t, err)
+	}
+	requireGiven(t, s, "loads", 1, 2)
+}
+
+// A call may hang in the disk while it holds the cursors.
+func TestNobodyWaitsForACallThatHangs(t *testing.T) {
+	clock := newCursorClock()
+	s := openStore(t, clock.options())
+	clock.store(t, s, 2)
+	c, err := s.Cursor(t.Context(), "loads", loads)
+	require.NoError(t, err)
+	require.NoError(t, s.cursors.lock(t.Context()))
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	_, err = s.Cursor(ctx, "loads", loads)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	_, err = s.Advance(ctx, c, 2, 2)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	s.Registered("")
+	s.cursors.unlock()
+	requireGiven(t, s, "loads", 1, 2)
+}
+
+// An osqueryi that is started again and again must neither halve the cursors of osqueryd
+// nor keep what they hold.
+func TestAnotherOsqueryDoesNotCount(t *testing.T) {
+	clock := newCursorClock()
+	s := openStore(t, clock.options())
+	clock.store(t, s, 2)
+	for range 4 {
+		requireGiven(t, s, "loads", 1, 2)
+		s.Registered("/osqueryi")
+		clock.pass(4 * time.Minute)
+	}
+	requireGiven(t, s, "loads", 0, 0)
+	require.Zero(t, s.cursors.states["loads"].Halvings)
+}
+
 func TestRegistrationStartsTheHoldingTimeAgain(t *testing.T) {
 	clock := newCursorClock()
 	s := openStore(t, clock.options())
@@ -179,7 +264,7 @@ func TestRegistrationStartsTheHoldingTimeAgain(t *testing.T) {
 		clock.pass(4 * time.Minute)
 		requireGiven(t, s, "loads", 1, 2)
 	}
-	s.Registered()
+	s.Registered("")
 	clock.pass(5 * time.Minute)
 	requireGiven(t, s, "loads", 1, 2)
 }
@@ -194,14 +279,14 @@ func TestABatchThatKillsItsAskerIsHalved(t *testing.T) {
 	}
 	for range maxDeaths {
 		requireGiven(t, s, "loads", 1, 3*maxNewRows)
-		s.Registered()
+		s.Registered("")
 	}
 	requireGiven(t, s, "loads", 1, 2*maxNewRows) // half of the rows, of which all are held already
 	for range maxDeaths {
-		s.Registered()
+		s.Registered("")
 		ask(t, s, "loads")
 	}
-	s.Registered()
+	s.Registered("")
 	requireGiven(t, s, "loads", 1, maxNewRows)
 	// An asker that survives gets more in time.
 	for range 40 {
@@ -219,7 +304,7 @@ func TestARegistrationAfterOtherRequestsHalvesNothing(t *testing.T) {
 	for range 10 {
 		ask(t, s, "loads")
 		ask(t, s, "other")
-		s.Registered()
+		s.Registered("")
 	}
 	require.Equal(t, 0, s.cursors.states["loads"].Halvings)
 }
@@ -235,7 +320,7 @@ func TestCursorNamesAreBounded(t *testing.T) {
 	ask(t, s, "cursor0")
 	for _, name := range []string{"", "a b", "ä", "a\n", strings.Repeat("x", maxCursorName+1)} {
 		_, err := s.Cursor(t.Context(), name, loads)
-		require.Error(t, err, "%q", name)
+		require.ErrorContains(t, err, "a name has 1 to 64 letters", "%q", name)
 	}
 }
 
@@ -249,6 +334,19 @@ func TestUnusedCursorsAreForgottenForNewOnes(t *testing.T) {
 	require.NoError(t, s.Close())
 	clock.pass(31 * 24 * time.Hour)
 	s = openIn(t, dir, clock.options())
+	ask(t, s, "cursor0")
+	ask(t, s, "new")
+	require.Len(t, s.cursors.states, maxCursors)
+	require.Contains(t, s.cursors.states, "cursor0")
+}
+
+func TestALongLivedRecorderForgetsUnusedCursors(t *testing.T) {
+	clock := newCursorClock()
+	s := openStore(t, clock.options())
+	for i := range maxCursors {
+		ask(t, s, fmt.Sprint("cursor", i))
+	}
+	clock.pass(31 * 24 * time.Hour)
 	ask(t, s, "cursor0")
 	ask(t, s, "new")
 	require.Len(t, s.cursors.states, maxCursors)
@@ -359,4 +457,44 @@ func TestEventsThatExpireUnreadAreCounted(t *testing.T) {
 	s = openIn(t, dir, o)
 	ask(t, s, "loads")
 	require.EqualValues(t, 11, skipped())
+}
+
+func TestEventsThatCouldNotBeDeletedAreNotCounted(t *testing.T) {
+	clock := newCursorClock()
+	o := clock.options()
+	o.MaxEvents = 10
+	s := openStore(t, o)
+	ask(t, s, "loads")
+	clock.store(t, s, 20)
+	_, err := s.writer.ExecContext(t.Context(), "PRAGMA query_only = 1")
+	require.NoError(t, err)
+	require.Error(t, s.Expire(t.Context()))
+	require.Zero(t, s.cursors.skipped.total())
+	_, err = s.writer.ExecContext(t.Context(), "PRAGMA query_only = 0")
+	require.NoError(t, err)
+	require.NoError(t, s.Expire(t.Context()))
+	require.EqualValues(t, 10, s.cursors.skipped.total())
+}
+
+func TestACursorThatNobodyAsksForMissesNothing(t *testing.T) {
+	clock := newCursorClock()
+	o := clock.options()
+	o.MaxEvents = 10
+	s := openStore(t, o)
+	ask(t, s, "tried.once")
+	clock.pass(31 * 24 * time.Hour)
+	clock.store(t, s, 20)
+	require.NoError(t, s.Expire(t.Context()))
+	require.Zero(t, s.cursors.skipped.total())
+}
+
+func TestAStoreWithoutCursorsIsRecreated(t *testing.T) {
+	dir := t.TempDir()
+	s := openIn(t, dir, newCursorClock().options())
+	_, err := s.writer.ExecContext(t.Context(), "DROP TABLE cursors")
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+	s = openIn(t, dir, newCursorClock().options())
+	ask(t, s, "loads")
+	require.True(t, s.recreated)
 }

@@ -100,6 +100,7 @@ var readSQL = []string{
 	"SELECT " + strings.Join(columnNames(kmodquery.EventColumns()), ", ") + ", cheap, sums FROM events",
 	"SELECT source, position, sum FROM positions",
 	"SELECT id, name, sha256, load_id, time FROM seen",
+	"SELECT name, state, sum FROM cursors",
 }
 
 func columnNames(columns []kmodquery.Column) (names []string) {

@@ -135,13 +135,15 @@ func (s *Store) present(ctx context.Context) (time.Time, error) {
 // remove deletes the events whose EIDs a query selects, and reports whether they are a
 // whole chunk.
 func (s *Store) remove(ctx context.Context, eids string, args ...any) (more bool, err error) {
-	if err := s.countSkipped(ctx, eids, args...); err != nil {
+	skipped, err := s.countSkipped(ctx, eids, args...)
+	if err != nil {
 		return false, err
 	}
 	result, err := s.writer.ExecContext(ctx, "DELETE FROM events WHERE eid IN ("+eids+")", args...)
 	if err != nil {
 		return false, err
 	}
+	s.cursors.skipped.add(skipped)
 	n, err := result.RowsAffected()
 	return n == int64(s.chunk), err
 }

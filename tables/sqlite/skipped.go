@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"maps"
 	"sync"
 
 	"github.com/Masterminds/squirrel"
@@ -21,6 +20,7 @@ type skippedCursor struct {
 	position   int64
 	conditions []kmodquery.Condition
 	events     int64
+	asked      int64 // as in cursorState
 }
 
 // moved notes the position of a cursor.
@@ -35,7 +35,7 @@ func (s *skipped) moved(name string, state *cursorState) {
 		conditions, _ := state.Query.Conditions()
 		s.cursors[name] = &skippedCursor{conditions: conditions, events: state.Skipped}
 	}
-	s.cursors[name].position = state.Position
+	s.cursors[name].position, s.cursors[name].asked = state.Position, state.Asked
 }
 
 func (s *skipped) forget(name string) {
@@ -64,26 +64,42 @@ func (s *skipped) total() (n int64) {
 	return n
 }
 
-// countSkipped counts the events that are about to be deleted and that a cursor has not
-// examined. eids selects them. The caller holds the store's lock.
-func (s *Store) countSkipped(ctx context.Context, eids string, args ...any) error {
-	if err := s.loadSkipped(ctx); err != nil {
-		return err
+// add adds numbers of events to those of the cursors.
+func (s *skipped) add(events map[*skippedCursor]int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c, n := range events {
+		c.events += n
 	}
+}
+
+// countSkipped returns, by cursor, the number of events that are about to be deleted and
+// that the cursor has not examined. eids selects them. A cursor that nobody has asked for
+// in a long time misses nothing. The caller holds the store's lock.
+func (s *Store) countSkipped(ctx context.Context, eids string, args ...any) (map[*skippedCursor]int64, error) {
+	if err := s.loadSkipped(ctx); err != nil {
+		return nil, err
+	}
+	since := s.options.Now().Add(-forgetAfter).Unix()
+	var used []skippedCursor
+	var keys []*skippedCursor
 	s.cursors.skipped.mu.Lock()
-	all := maps.Clone(s.cursors.skipped.cursors)
+	for _, c := range s.cursors.skipped.cursors {
+		if c.asked >= since {
+			used, keys = append(used, *c), append(keys, c)
+		}
+	}
 	s.cursors.skipped.mu.Unlock()
-	for _, c := range all {
+	counted := map[*skippedCursor]int64{}
+	for i, c := range used {
 		where := append(conditions(c.conditions), squirrel.Expr("eid > ?", c.position), squirrel.Expr("eid IN ("+eids+")", args...))
 		var n int64
 		if err := squirrel.Select("count(*)").From("events").Where(where).RunWith(s.writer).QueryRowContext(ctx).Scan(&n); err != nil {
-			return err
+			return nil, err
 		}
-		s.cursors.skipped.mu.Lock()
-		c.events += n
-		s.cursors.skipped.mu.Unlock()
+		counted[keys[i]] = n
 	}
-	return nil
+	return counted, nil
 }
 
 // loadSkipped reads the cursors' positions if no cursor was asked for in this process.

@@ -109,7 +109,8 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{path: filepath.Join(dir, databaseName), options: o, chunk: expiryChunk, walLimit: maxWAL}
+	s := &Store{path: filepath.Join(dir, databaseName), options: o, chunk: expiryChunk, walLimit: maxWAL,
+		cursors: cursors{turn: make(chan struct{}, 1)}}
 	for deadline := time.Now().Add(openWait); ; {
 		lock, err := tryLock(dir)
 		if err != nil {
