@@ -326,7 +326,7 @@ func TestKernelExtensionsAreShippedOnce(t *testing.T) {
 	require.NoError(t, e.advance(t, host, time.Hour))
 	require.ElementsMatch(t, []string{"added kextload", "added kext_allowed", "added kextload"}, lines(t, host, "kernel_module_kexts", "event_name"))
 	require.ElementsMatch(t, []string{"added endpoint_security", "added unified_log"}, lines(t, host, "kernel_module_findings", "source"))
-	require.Equal(t, []string{"added com.example.driver"}, lines(t, host, "kernel_module_unloads", "name"))
+	require.Equal(t, []string{"added com.example.driver"}, lines(t, host, "kernel_module_kext_unloads", "name"))
 	require.Empty(t, lines(t, host, "kernel_module_loads", "name"))
 }
 
@@ -357,6 +357,25 @@ func TestAFloodOfDeniedCallsHidesNoLoad(t *testing.T) {
 	slices.Sort(shipped)
 	require.Len(t, slices.Compact(shipped), 5000)
 	require.Equal(t, []string{"added rootkit"}, lines(t, host, "kernel_module_findings", "name"))
+}
+
+// A storm of loads delays loads, and neither hidden modules nor unloads.
+func TestAStormOfLoadsDelaysNoHiddenModule(t *testing.T) {
+	host := start(t, t.TempDir())
+	e := newExtension(t)
+	defer e.serve(t, host)()
+	require.NoError(t, host.Tick(t.Context(), noon))
+	host.Schedule(t.Context(), readPack(t))
+	require.NoError(t, e.advance(t, host, time.Minute))
+	for i := range 3000 {
+		e.load(t, noon, fmt.Sprint("storm", i), 0)
+	}
+	e.append(t,
+		kmodquery.Event{Time: noon.Unix(), EventName: kmodquery.EventModuleHidden, Source: kmodquery.SourceProcfs, Name: "rootkit"},
+		kmodquery.Event{Time: noon.Unix(), EventName: kmodquery.EventDeleteModule, Source: kmodquery.SourceEBPF, Name: "edr"})
+	require.NoError(t, e.advance(t, host, 5*time.Minute))
+	require.Equal(t, []string{"added rootkit"}, lines(t, host, "kernel_module_discrepancies", "name"))
+	require.Equal(t, []string{"added edr"}, lines(t, host, "kernel_module_unloads", "name"))
 }
 
 // What is stored long after it happened is shipped as well: a full disk, or a recorder that
