@@ -51,10 +51,11 @@ func (p *Programs) attachAll(ctx context.Context, kernel *btf.Spec, object []byt
 			return err
 		}
 		err := p.attach(spec, loaded, h)
-		if err != nil && !(h.optional && errors.Is(err, os.ErrNotExist)) {
-			p.unattached = append(p.unattached, err)
-			p.partial = p.partial || isShortage(err)
+		if err == nil || h.optional && errors.Is(err, os.ErrNotExist) {
+			continue
 		}
+		p.unattached = append(p.unattached, err)
+		p.partial = p.partial || isShortage(err)
 	}
 	if len(p.attached) == 0 {
 		return p.unattached[0]

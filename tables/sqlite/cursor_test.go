@@ -498,3 +498,21 @@ func TestAStoreWithoutCursorsIsRecreated(t *testing.T) {
 	ask(t, s, "loads")
 	require.True(t, s.recreated)
 }
+
+// The query of the events that are too old has numbered parameters.
+func TestEventsThatGrowTooOldUnreadAreCounted(t *testing.T) {
+	clock := newCursorClock()
+	o := clock.options()
+	o.MaxAge = time.Hour
+	s := openStore(t, o)
+	clock.store(t, s, 3)
+	requireGiven(t, s, "loads", 1, 3)
+	clock.store(t, s, 4)
+	clock.pass(2 * time.Hour)
+	clock.store(t, s, 1)
+	require.NoError(t, s.Expire(t.Context()))
+	require.Equal(t, []int64{8}, eids(read(t, s, kmodquery.Filter{})))
+	status, err := s.Status(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 4, status.Skipped)
+}

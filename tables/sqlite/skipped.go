@@ -92,7 +92,8 @@ func (s *Store) countSkipped(ctx context.Context, eids string, args ...any) (map
 	s.cursors.skipped.mu.Unlock()
 	counted := map[*skippedCursor]int64{}
 	for i, c := range used {
-		where := append(conditions(c.conditions), squirrel.Expr("eid > ?", c.position), squirrel.Expr("eid IN ("+eids+")", args...))
+		// eids comes first, because its parameters may have numbers.
+		where := append(squirrel.And{squirrel.Expr("eid IN ("+eids+")", args...), squirrel.Expr("eid > ?", c.position)}, conditions(c.conditions)...)
 		var n int64
 		if err := squirrel.Select("count(*)").From("events").Where(where).RunWith(s.writer).QueryRowContext(ctx).Scan(&n); err != nil {
 			return nil, err

@@ -58,7 +58,7 @@ func TestGuestReportsTheGapOfAKilledRecorder(t *testing.T) {
 		}, time.Minute, 500*time.Millisecond, "%s: %v", sql, &rows)
 		require.Equal(t, want, column(rows, "text"), sql)
 	}
-	requireRows("SELECT concat_ws(' ', source, event_name, name, error, params) AS text FROM kernel_module_events WHERE source = 'kmsg' AND "+within+" ORDER BY time_nanos",
+	requireRows("SELECT concat_ws(' ', source, event_name, name, nullif(error, ''), nullif(params, '')) AS text FROM kernel_module_events WHERE source = 'kmsg' AND "+within+" ORDER BY time_nanos",
 		"kmsg module_load dummy of_the_gap", "kmsg module_load nbd ENOEXEC")
 	requireRows("SELECT concat_ws(' ', signature_id, source, name) AS text FROM kernel_module_findings WHERE name IN ('dummy', 'nbd') AND "+within+" ORDER BY eid",
 		"TRC-1017 kmsg dummy", "TRC-1017 kmsg nbd")

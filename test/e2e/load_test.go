@@ -37,7 +37,7 @@ func TestGuestEveryColumnOfEveryWayToLoad(t *testing.T) {
 			defer runtime.UnlockOSThread()
 			handed := a.prepare(t, "dummy")
 			want := merge(t, process(t), imageInfo(t, handed.bytes, image(t, "dummy"), "valid"), describe(handed))
-			want["type"], want["origin"] = "kernel-module", a.origin
+			want["type"], want["origin"], want["unprivileged"] = "kernel-module", a.origin, "0"
 			want["name"], want["taints"], want["params"] = "dummy", "0", "numdummies=2"
 			want["first_seen"], want["count"] = firstSeen(t, "dummy", handed.bytes), "1"
 			before, began := latest(t), time.Now()
@@ -66,7 +66,7 @@ func TestGuestEveryColumnOfEveryWayToLoad(t *testing.T) {
 			require.Equal(t, []string{"module_free", "delete_module"}, column(rows, "event_name"))
 			require.NotEqual(t, want["load_id"], rows[0]["load_id"])
 			want = with(process(t), "type", "kernel-module")
-			want["name"], want["taints"], want["count"] = "dummy", "0", "1"
+			want["name"], want["taints"], want["count"], want["unprivileged"] = "dummy", "0", "1", "0"
 			want["load_id"] = rows[0]["load_id"]
 			checkTime(t, rows[1], began)
 			requireRow(t, with(want, "event_name", "module_free"), withoutTime(rows[0]))
@@ -94,6 +94,7 @@ func requireWholeEvent(t *testing.T, rows []map[string]string, finding map[strin
 			got[name] = fmt.Sprint(value)
 		}
 	}
+	got["unprivileged"] = "0" // computed from the others
 	require.Equal(t, rows[at], got)
 }
 
@@ -248,6 +249,7 @@ func checkTime(t *testing.T, row map[string]string, began time.Time) {
 	// The two clocks are not read at the same moment.
 	require.WithinRange(t, at, began.Add(-time.Second), time.Now().Add(time.Second))
 	require.Equal(t, at.Unix(), integer(t, row["time"]))
+	require.InDelta(t, at.Unix(), integer(t, row["stored_time"]), 30)
 	var info unix.Sysinfo_t
 	require.NoError(t, unix.Sysinfo(&info))
 	require.InDelta(t, info.Uptime, integer(t, row["uptime"]), 30)
@@ -255,7 +257,7 @@ func checkTime(t *testing.T, row map[string]string, began time.Time) {
 
 func withoutTime(row map[string]string) map[string]string {
 	row = with(row, "", "")
-	for _, name := range []string{"", "time", "time_nanos", "uptime", "eid"} {
+	for _, name := range []string{"", "time", "time_nanos", "uptime", "eid", "stored_time"} {
 		delete(row, name)
 	}
 	return row
