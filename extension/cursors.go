@@ -14,7 +14,7 @@ import (
 // A cursorKeeper keeps the positions of named queries in the recorder.
 type cursorKeeper interface {
 	tables.Cursors
-	// registered is called when osquery has registered this process anew.
+	// registered is called after each registration with osquery.
 	registered()
 }
 

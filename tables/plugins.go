@@ -72,8 +72,8 @@ type Config struct {
 	Signatures []kmodquery.Signature
 	Kernel     string // release of the running kernel, for the sensors
 	ReplyBytes int64  // bound on the cells of one reply
-	// Worker returns the bytes that one reply may cost osquery's worker, where osquery's
-	// watchdog bounds it; otherwise 0, and ReplyBytes holds. Nil is 0.
+	// Worker returns how many bytes of osquery's worker one reply may cost. It returns 0
+	// if osquery has no watchdog; then ReplyBytes is the bound. Nil is 0.
 	Worker  func() int64
 	Timeout time.Duration // bound on one call
 }

@@ -68,7 +68,7 @@ type form struct {
 	parse   func(match []string) []Statement // of a message that the pattern matches
 }
 
-// programs are the programs whose messages are trusted, and the forms of these. System
+// programs are the trusted programs and the forms of their messages. System
 // Integrity Protection protects the files.
 var programs = []struct {
 	path  string

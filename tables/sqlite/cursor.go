@@ -49,7 +49,7 @@ type cursorState struct {
 	Halvings int
 	Skipped  int64 // events that expired before they were given
 
-	// These fields are not kept: a recorder that starts holds everything anew.
+	// These fields are not stored.
 	askedAt  time.Duration // elapsed time of the last request; 0 if there was none in this process
 	answered bool          // that request was answered: the time until the next one counts
 	// isLast is set if its asker has neither asked for a cursor nor registered since.

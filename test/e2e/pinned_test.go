@@ -46,8 +46,8 @@ var (
 		"CountsDeniedCallsWithoutARecorder", "DetachLeavesNothingInTheKernel", "KillsLoseNoEvent", "ReaderTakesOverInAStorm",
 		"UpgradeLosesNothing", "UpgradeSendsEachCallOnce", "WatchesWhileTheDiskIsFull",
 	}
-	// newestPinnedTests run on the newest kernel in make test. Of the upgrades they have
-	// the one whose events are stored.
+	// newestPinnedTests run on the newest kernel in make test. They include one upgrade,
+	// UpgradeLosesNothing.
 	newestPinnedTests = slices.DeleteFunc(slices.Clone(pinnedTests), func(name string) bool { return name == "UpgradeSendsEachCallOnce" })
 	// longPinnedTests run in make test-long only.
 	longPinnedTests = []string{
