@@ -88,8 +88,14 @@ func TestReaderSocketIsCreatedAgain(t *testing.T) {
 	other, err := net.Listen("unix", path)
 	require.NoError(t, err)
 	defer other.Close()
-	require.Eventually(t, func() bool { return len(p.reports()) == 3 }, 10*time.Second, 10*time.Millisecond)
+	others, err := os.Lstat(path)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		found, err := os.Lstat(path)
+		return err == nil && !os.SameFile(found, others)
+	}, 10*time.Second, 10*time.Millisecond)
 	requireAnswer(t, dir)
+	require.Equal(t, []string{gone, gone, gone}, p.reports())
 }
 
 // A process that lost the store's lock does not create the socket again.
