@@ -40,6 +40,9 @@ type Options struct {
 	// first. If none of them watches, one emits at the start what happened before.
 	// Sources that watch side by side do so anyway.
 	Backfill []string
+	// Backfilled is called when the events of that are stored, or when there was nothing
+	// to emit. Nil stands for none.
+	Backfilled func()
 	// Views are compared with the events; nil disables the cross-view check. A
 	// difference is found within Poll. ViewsSource is the name of the views as a
 	// source, procfs by default.
@@ -170,6 +173,9 @@ func (r *Recorder) Start(ctx context.Context) {
 	}()
 	r.written = background(r.writer.run)
 	r.running.Go(func() { every(ctx, progressInterval, r.checkProgress) })
+	if r.check != nil {
+		r.check.Begin(ctx)
+	}
 	r.supervisor.start(ctx) // before <-replayed: the sources watch while the store is read
 	<-r.replayed
 	r.running.Go(func() { every(ctx, expireInterval, r.correlator.expire) })
@@ -179,7 +185,14 @@ func (r *Recorder) Start(ctx context.Context) {
 		<-checked.Done()
 	}
 	if !r.options.SideBySide {
-		r.running.Go(func() { r.supervisor.backfill(ctx, r.options.Backfill) })
+		r.running.Go(func() { r.backfill(ctx) })
+	}
+}
+
+func (r *Recorder) backfill(ctx context.Context) {
+	r.supervisor.backfill(ctx, r.options.Backfill)
+	if r.options.Backfilled != nil && r.Sync(ctx) == nil && ctx.Err() == nil {
+		r.options.Backfilled()
 	}
 }
 

@@ -60,6 +60,7 @@ type attempt struct {
 	params     *bpf.Text            // parameters in the kernel's copy; nil before it was made
 	held       []kmodquery.Delivery // events in their order
 	hasEvent   bool                 // an event came
+	isReported bool                 // an event came that stands for the attempt
 	isTaken    bool                 // the kernel took a module, or asked whether it may
 	isLive     bool                 // the module came to its init
 	isReturned bool
@@ -221,7 +222,13 @@ func (t *attempts) add(a *attempt, d kmodquery.Delivery, now time.Time) {
 		a.isTaken = true
 	case kmodquery.EventSecurityKernelReadFile:
 		a.isTaken = true
+		if d.Event.Type == kmodquery.TypeKernelModule {
+			a.report(&d.Event)
+		}
 	case kmodquery.EventModuleLoad:
+		if !a.isTaken { // it began before all hooks were attached
+			a.report(&d.Event)
+		}
 		a.isTaken = true
 		a.isLive = true
 	}
@@ -234,6 +241,15 @@ func (t *attempts) add(a *attempt, d kmodquery.Delivery, now time.Time) {
 		t.move(a, running, now.Add(initPatience))
 	}
 	t.sendIfReady(a, d.Event.EventName == kmodquery.EventModuleFree)
+}
+
+// report makes an event stand for the attempt, unless one came before.
+func (a *attempt) report(e *kmodquery.Event) {
+	e.ReportsLoad = new(int64(1))
+	if a.isReported {
+		*e.ReportsLoad = 0
+	}
+	a.isReported = true
 }
 
 // addReturn adds the event of a call's return.
@@ -252,8 +268,11 @@ func (t *attempts) addReturn(a *attempt, d kmodquery.Delivery, now time.Time) {
 		e.Params = a.known.Params
 	}
 	a.merge(e)
-	if a.isCallEmitted {
+	switch {
+	case a.isCallEmitted:
 		e.EventName = kmodquery.EventSysExitInitModule
+	case e.EventName == kmodquery.EventInitModule:
+		a.report(e)
 	}
 	a.isReturned, a.call, a.process = true, nil, process{}
 	a.held = append(a.held, d)
@@ -316,6 +335,7 @@ func (t *attempts) giveUp(a *attempt) {
 			a.call.Event.Missing.Add("name")
 		}
 		a.call.Event.Missing.Add("result")
+		a.report(&a.call.Event)
 		a.complete(&a.call.Event)
 		t.send(a, *a.call)
 		a.call, a.isCallEmitted = nil, true
