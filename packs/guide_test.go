@@ -111,3 +111,39 @@ func TestFlagsOfTheResultsLog(t *testing.T) {
 	of(log, "kernel_module_discrepancies")
 	require.Empty(t, line.DiffResults.Added)
 }
+
+// The guide names this as the longest line of the pack.
+const longestLine = 256 << 10
+
+// The longest texts, each byte of which is escaped, give lines that every logger takes.
+func TestTheLongestLineFitsEveryLogger(t *testing.T) {
+	dir := t.TempDir()
+	host := start(t, dir)
+	e := newExtension(t)
+	defer e.serve(t, host)()
+	require.NoError(t, host.Tick(t.Context(), noon))
+	host.Schedule(t.Context(), readPack(t))
+	text := func(size int) string { return strings.Repeat("\x01", size) }
+	requestedBy, err := json.Marshal(map[string]string{"path": text(4096), "comm": text(15), "cmdline": text(4096)})
+	require.NoError(t, err)
+	event := kmodquery.Event{
+		Time: noon.Unix(), EventName: kmodquery.EventModuleLoad, Source: kmodquery.SourceJournal, Name: text(55), Path: text(4096),
+		Params: new(text(8192)), Signer: text(256), Version: text(256), ProcessName: text(15), ProcessPath: text(4096), Cmdline: text(4096),
+		RequestedBy: string(requestedBy), ContainerID: text(64),
+	}
+	read := event
+	read.EventName, read.Source, read.Type = kmodquery.EventSecurityKernelReadFile, kmodquery.SourceEBPF, kmodquery.TypeKernelModule
+	e.append(t, event, read)
+	require.NoError(t, e.advance(t, host, 5*time.Minute))
+	content, err := os.ReadFile(filepath.Join(dir, "osqueryd.results.log"))
+	require.NoError(t, err)
+	longest := 0
+	for line := range strings.Lines(string(content)) {
+		longest = max(longest, len(line))
+	}
+	require.Len(t, lines(t, host, "kernel_module_loaded", "event_name"), 1)
+	require.Less(t, longest, longestLine)
+	guide, err := os.ReadFile(guideFile)
+	require.NoError(t, err)
+	require.Contains(t, string(guide), fmt.Sprintf("at most %d KiB", longestLine>>10))
+}
