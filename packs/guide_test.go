@@ -103,6 +103,8 @@ func TestFlagsOfTheResultsLog(t *testing.T) {
 	of(exampleLog(t, map[string]string{"logger_numerics": "true"}), "kernel_module_loaded")
 	require.True(t, line.Numerics)
 	require.IsType(t, float64(0), line.Columns["eid"])
+	require.Equal(t, "", line.Columns["result"])
+	require.Equal(t, "", line.Columns["signer"])
 
 	log := exampleLog(t, map[string]string{"logger_event_type": "false"})
 	of(log, "kernel_module_findings")

@@ -69,6 +69,15 @@ func TestPolicies(t *testing.T) {
 		"failed views":                 {[]kmodquery.Sensor{ebpf, audit, changed(views, failed)}, nil, nil, all},
 		"nothing observes loads":       {[]kmodquery.Sensor{audit, views}, nil, nil, all},
 		"no sensor":                    {nil, nil, nil, all},
+		"healthy Mac, where only the first policy runs": {
+			[]kmodquery.Sensor{
+				{Source: kmodquery.SourceUnifiedLog, State: kmodquery.StateActive},
+				{Source: kmodquery.SourceShowloaded, State: kmodquery.StateActive},
+			}, nil, nil, []string{noUnsignedModule, noHiddenModule},
+		},
+		"Mac where nothing observes loads": {
+			[]kmodquery.Sensor{{Source: kmodquery.SourceShowloaded, State: kmodquery.StateActive}}, nil, nil, all,
+		},
 		"lost records": {
 			[]kmodquery.Sensor{changed(ebpf, func(s *kmodquery.Sensor) { s.Lost = 3 }), audit, views}, nil, nil, []string{sensorsHealthy},
 		},
