@@ -23,6 +23,8 @@ const (
 	// slowStart is how long a source may take to start watching before others
 	// stand in for it, and Start no longer waits for it.
 	slowStart = 20 * time.Second
+	// startingReason is the reason of a sensor whose source has not watched yet.
+	startingReason = "it is starting; queries wait for it, and then answer from the store"
 )
 
 // A supervisor decides which sources run. Side by side all of them run. Otherwise the
@@ -384,6 +386,8 @@ func (s *supervisor) sensors() []kmodquery.Sensor {
 			sensor.Reason = fmt.Sprintf("a query at %s did not get its last events in time", timeText(c.late))
 		case sensor.State == kmodquery.StateActive:
 			sensor.Reason = c.failure
+		case sensor.State == kmodquery.StateStandby && s.wants(c):
+			sensor.Reason = startingReason
 		case sensor.State == kmodquery.StateStandby && watching != "":
 			sensor.Reason = "not needed while " + watching + " watches"
 		}
