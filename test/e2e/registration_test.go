@@ -59,6 +59,7 @@ func register(t *testing.T, flags ...string) *registered {
 	r.cmd = exec.Command(r.extension, append([]string{"--socket", r.host.Socket(), "--state-dir", t.TempDir()}, flags...)...)
 	r.cmd.Stderr = output
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	began := time.Now()
 	require.NoError(t, r.cmd.Start())
 	t.Cleanup(func() {
 		require.NoError(t, r.cmd.Process.Signal(unix.SIGTERM))
@@ -67,6 +68,8 @@ func register(t *testing.T, flags ...string) *registered {
 			t.Log(read(t, r.log))
 		}
 	})
+	require.NoError(t, r.host.WaitForTable(t.Context(), "kernel_module_sensors"))
+	t.Logf("registered %v after the start", time.Since(began).Round(time.Millisecond))
 	r.await()
 	r.rounds = nil
 	return r
