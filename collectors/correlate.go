@@ -213,8 +213,14 @@ func (c *correlator) advance() {
 
 func (c *correlator) mayEmit(rank int, e *kmodquery.Event) bool {
 	kind := kindOf(e)
-	return kind == neither || c.known[e.LoadID] != nil || !c.isBetterUp(rank) ||
-		c.match(rank, kind, e, near) != nil
+	if kind == neither || !c.isBetterUp(rank) {
+		return true
+	}
+	known := c.known[e.LoadID]
+	if known == nil {
+		return c.match(rank, kind, e, near) != nil
+	}
+	return known.rank < rank || known.reporter != "" || !e.IsLoadReport()
 }
 
 // release emits the first n events of a source.
