@@ -101,3 +101,12 @@ type ModuleFile struct {
 	CDHash  string  // of the code directory, on macOS, in hex
 	Missing Columns // those of these columns that apply and could not be determined
 }
+
+// A FileID identifies a file and its content as the kernel reports them.
+type FileID struct {
+	Device     int64 // of the superblock, in stat(2)'s form; not st_dev on btrfs and overlayfs
+	Inode      int64
+	Size       int64  // bytes
+	Ctime      int64  // Unix time in seconds
+	CtimeNanos *int64 // nanoseconds within that second; nil if unknown
+}
