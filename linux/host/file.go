@@ -73,7 +73,8 @@ func CheckFile(file *os.File, id *kmodquery.FileID) error {
 	return nil
 }
 
-// find opens a path as O_PATH does. Linux before 5.6 follows links to folders.
+// find opens a path as O_PATH does. Where there is no openat2 (before Linux 5.6), or where
+// the service manager's filter does not know it, links to folders are followed.
 func find(proc, path string) (*os.File, error) {
 	root, err := unix.Open(proc+"/root", unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -83,7 +84,7 @@ func find(proc, path string) (*os.File, error) {
 	path = strings.TrimLeft(path, "/")
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
 	fd, err := unix.Openat2(root, path, &how)
-	if errors.Is(err, unix.ENOSYS) {
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
 		fd, err = unix.Openat(root, path, int(how.Flags), 0)
 	}
 	if err != nil {
