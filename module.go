@@ -41,6 +41,7 @@ type Module struct {
 	LoadID    string // of the load, if a source observed it
 	FirstSeen *int64 // as in the events of the load
 	Path      string // file that the module was read from, if a source observed the load
+	Loaded    *LoadedImage
 
 	// macOS's record of a kernel extension.
 	TeamID     string // Apple team that signed the loaded extension
@@ -48,6 +49,42 @@ type Module struct {
 	Policy     string // one of the Policy constants
 	LastLoaded *int64 // Unix time in seconds
 }
+
+// A LoadedImage is what a source observed of the bytes that the kernel took as a module. It
+// is nil if no source observed the load.
+type LoadedImage struct {
+	File        *FileID // nil if the bytes came from memory, or if the file is unknown
+	ImageSHA256 string  // as in the events of the load
+	Signer      *string // as the signature names it, "" if there is none; nil if that is unknown
+}
+
+// A FileID identifies a file and its content as the kernel reports them.
+type FileID struct {
+	Device     int64 // of the superblock, in stat(2)'s form; not st_dev on btrfs and overlayfs
+	Inode      int64
+	Size       int64  // bytes
+	Ctime      int64  // Unix time in seconds
+	CtimeNanos *int64 // nanoseconds within that second; nil if unknown
+}
+
+// LoadedImage returns what an event says of a module's bytes, or nil if its source does
+// not know where they came from.
+func (e *Event) LoadedImage() *LoadedImage {
+	if e.Origin == "" && e.Path == "" {
+		return nil
+	}
+	image := &LoadedImage{ImageSHA256: e.ImageSHA256}
+	if e.Device != nil && e.Inode != nil && e.Size != nil && e.Ctime != nil {
+		image.File = &FileID{Device: *e.Device, Inode: *e.Inode, Size: *e.Size, Ctime: *e.Ctime}
+	}
+	if e.SHA256 != "" && !e.Missing.Has("signer") {
+		image.Signer = new(e.Signer)
+	}
+	return image
+}
+
+// IsComparable reports whether a file can be compared with the image. It may be called on nil.
+func (i *LoadedImage) IsComparable() bool { return i != nil && (i.File != nil || i.ImageSHA256 != "") }
 
 // Decisions of macOS's policy on a kernel extension.
 const (
@@ -77,6 +114,7 @@ func JoinModules(shown, loaded []Module) []Module {
 	for _, module := range shown {
 		if known := byName[module.Name]; module.Name != "" && known != nil {
 			module.LoadID, module.FirstSeen, module.Path = known.LoadID, known.FirstSeen, cmp.Or(known.Path, module.Path)
+			module.Loaded = known.Loaded
 			module.Views = append(slices.Clone(module.Views), ViewEvents)
 			delete(byName, module.Name)
 		}
@@ -90,12 +128,12 @@ func JoinModules(shown, loaded []Module) []Module {
 	return joined
 }
 
-// A ModuleFile is the file on disk of a loaded module. The file may have changed
-// since the module was loaded; the events of the load describe what was loaded.
+// A ModuleFile is the file on disk of a loaded module. If a source observed what was
+// loaded, it is known only of a file that holds those bytes.
 type ModuleFile struct {
-	Path    string  // absolute, with links resolved; the file that modprobe would load, if no source observed the load
+	Path    string  // as the kernel reported it; the file that modprobe would load, if no source observed the load
 	SHA256  string  // of the file, in hex
-	Signer  string  // as named by the file's signature
+	Signer  string  // of the bytes that were loaded, otherwise of the file, as the signature names it
 	Package string  // that owns the file, as the package manager prints it
 	TeamID  string  // Apple team of the signer, on macOS
 	CDHash  string  // of the code directory, on macOS, in hex

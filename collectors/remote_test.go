@@ -159,7 +159,10 @@ func TestReaderOfEarlierVersionGetsEverything(t *testing.T) {
 
 func TestReaderUnderstandsRecorderOfEarlierVersion(t *testing.T) {
 	listener, remote := listen(t)
-	want := report{Sensors: []kmodquery.Sensor{{Source: "s"}}, Loaded: []kmodquery.Module{{Name: "dummy", Path: strings.Repeat("x", 1<<20)}}}
+	want := report{Sensors: []kmodquery.Sensor{{Source: "s"}}, Loaded: []kmodquery.Module{{
+		Name: "dummy", Path: strings.Repeat("x", 1<<20),
+		Loaded: &kmodquery.LoadedImage{File: &kmodquery.FileID{Device: 1, Inode: 2, Size: 3, Ctime: 4}, ImageSHA256: "i", Signer: new("")},
+	}}}
 	go func() {
 		for {
 			conn, err := listener.Accept()
@@ -255,6 +258,12 @@ func filled[T any](t *testing.T, text string) T {
 			*field = int64(-1 - i)
 		case **int64:
 			*field = new(int64(i))
+		case **string:
+			*field = new(text)
+		case **kmodquery.LoadedImage:
+			*field = new(filled[kmodquery.LoadedImage](t, text))
+		case **kmodquery.FileID:
+			*field = new(filled[kmodquery.FileID](t, text))
 		default:
 			t.Fatalf("%s is of no known type", fields.Type().Field(i).Name)
 		}

@@ -60,7 +60,7 @@ type entry struct {
 	unloaded    moment
 	hidden      moment    // when it was last reported as hidden
 	certain     moment    // when it was last loaded according to a source that would see it unloaded
-	describedAt moment    // of the event that module's LoadID, Path and FirstSeen come from
+	describedAt moment    // of the event that module's LoadID, Path, FirstSeen and Loaded come from
 	describedBy authority // of that event
 }
 
@@ -191,7 +191,7 @@ func (s *State) setLoaded(e *kmodquery.Event, certain bool) {
 	}
 }
 
-// describe takes LoadID, Path and FirstSeen from an event if it is about the last
+// describe takes LoadID, Path, FirstSeen and Loaded from an event if it is about the last
 // load and of higher authority than the event before. Views only add to that.
 func (known *entry) describe(e *kmodquery.Event, now moment, by authority) {
 	m := &known.module
@@ -200,12 +200,18 @@ func (known *entry) describe(e *kmodquery.Event, now moment, by authority) {
 	switch {
 	case isStale || isLater && !isSame && by >= known.describedBy && by != byView: // another load
 		known.describedAt, known.describedBy = now, by
-		m.LoadID, m.Path, m.FirstSeen = e.LoadID, e.Path, e.FirstSeen
+		m.LoadID, m.Path, m.FirstSeen, m.Loaded = e.LoadID, e.Path, e.FirstSeen, e.LoadedImage()
 	case by > known.describedBy:
 		known.describedAt, known.describedBy = now, by
-		m.LoadID, m.Path, m.FirstSeen = e.LoadID, cmp.Or(e.Path, m.Path), cmp.Or(e.FirstSeen, m.FirstSeen)
+		m.LoadID, m.FirstSeen = e.LoadID, cmp.Or(e.FirstSeen, m.FirstSeen)
+		if image := e.LoadedImage(); image != nil {
+			m.Path, m.Loaded = e.Path, image
+		}
 	case isSame || isLater && by == byView:
-		m.Path, m.FirstSeen = cmp.Or(m.Path, e.Path), cmp.Or(m.FirstSeen, e.FirstSeen)
+		m.FirstSeen = cmp.Or(m.FirstSeen, e.FirstSeen)
+		if image := e.LoadedImage(); m.Loaded == nil || image.IsComparable() && !m.Loaded.IsComparable() {
+			m.Path, m.Loaded = e.Path, image
+		}
 	}
 }
 
@@ -215,7 +221,8 @@ func (s *State) setUnloaded(e *kmodquery.Event) {
 		known.unloaded = momentOf(e)
 	}
 	if !known.describedAt.isAfter(known.unloaded) {
-		known.module.LoadID, known.module.Path, known.module.FirstSeen = "", "", nil
+		m := &known.module
+		m.LoadID, m.Path, m.FirstSeen, m.Loaded = "", "", nil, nil
 	}
 }
 

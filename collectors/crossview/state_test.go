@@ -3,6 +3,7 @@ package crossview
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -61,6 +62,46 @@ func TestStateTrustsEachSourceAsFarAsItSees(t *testing.T) {
 	require.True(t, at.isLoaded())
 	s.Add(kmodquery.Event{Source: "audit", EventName: kmodquery.EventDeleteModule, Name: "audited", Result: new(int64(0)), TimeNanos: 2})
 	require.Empty(t, s.certain())
+}
+
+// What the kernel read identifies the module's file. Whichever event of an attempt comes first,
+// the state has the one that can be compared with a file.
+func TestStateHasWhatWasLoaded(t *testing.T) {
+	n := int64(7)
+	ebpf := kmodquery.Event{
+		Source: "ebpf", EventName: kmodquery.EventModuleLoad, Name: "m", LoadID: "1", Path: "/a.ko", Origin: kmodquery.OriginFile, TimeNanos: 1,
+		Device: &n, Inode: &n, Size: &n, Ctime: &n, SHA256: "s", ImageSHA256: "i", Signer: "x",
+	}
+	audit := kmodquery.Event{
+		Source: "audit", EventName: kmodquery.EventFinitModule, Name: "m", LoadID: "1", Path: "/a.ko", Result: new(int64(0)), TimeNanos: 1,
+		Missing: "sha256,signer",
+	}
+	view := kmodquery.Event{Source: "procfs", EventName: kmodquery.EventModulePresent, Name: "m", LoadID: "1", TimeNanos: 2}
+	want := &kmodquery.LoadedImage{File: &kmodquery.FileID{Device: 7, Inode: 7, Size: 7, Ctime: 7}, ImageSHA256: "i", Signer: new("x")}
+	for _, events := range [][]kmodquery.Event{{ebpf, audit, view}, {audit, ebpf, view}, {view, audit, ebpf}, {ebpf}} {
+		s := NewState("")
+		s.Add(events...)
+		require.Equal(t, want, s.get("m").module.Loaded)
+		require.Equal(t, "/a.ko", s.get("m").module.Path)
+		require.Equal(t, want, kmodquery.JoinModules([]kmodquery.Module{{Name: "m"}}, s.Loaded(time.Time{}, &view))[0].Loaded)
+		s.Add(kmodquery.Event{Source: "ebpf", EventName: kmodquery.EventModuleFree, Name: "m", TimeNanos: 3})
+		require.Nil(t, s.get("m").module.Loaded)
+	}
+
+	unread := ebpf
+	unread.SHA256, unread.ImageSHA256, unread.Signer, unread.Missing = "", "", "", "sha256,image_sha256,signer"
+	for _, test := range []struct {
+		event kmodquery.Event
+		want  *kmodquery.LoadedImage
+	}{
+		{unread, &kmodquery.LoadedImage{File: want.File}},
+		{audit, &kmodquery.LoadedImage{}},
+		{view, nil},
+	} {
+		s := NewState("")
+		s.Add(test.event)
+		require.Equal(t, test.want, s.get("m").module.Loaded)
+	}
 }
 
 func TestStateOfKexts(t *testing.T) {

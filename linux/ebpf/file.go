@@ -6,10 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +14,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/bpf"
+	"github.com/kmodquery/kmodquery/linux/host"
 	"github.com/kmodquery/kmodquery/linux/module"
 )
 
@@ -31,7 +29,7 @@ type fileReader struct {
 // info reads the file that an image came from, if it is still the file that the
 // kernel read.
 func (r *fileReader) info(j imageJob) imageInfo {
-	if j.file == nil || j.file.Path == "" || isRemote(j.file.Filesystem) || r.isBusy.Swap(true) {
+	if j.file == nil || j.file.Path == "" || host.IsRemote(j.file.Filesystem) || r.isBusy.Swap(true) {
 		return noImageInfo()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), r.timeout)
@@ -50,68 +48,38 @@ func (r *fileReader) info(j imageJob) imageInfo {
 	}
 }
 
-// isRemote reports whether a program or another host serves a file system. It may
-// return other bytes than the kernel read, or never answer.
-func isRemote(filesystem string) bool {
-	remote := []string{"fuse", "virtiofs", "nfs", "cifs", "smb3", "9p", "ceph", "afs"}
-	return slices.ContainsFunc(remote, func(prefix string) bool {
-		return strings.HasPrefix(filesystem, prefix)
-	})
-}
-
 // fileInfo looks for the file under the loader's root, and then under this
 // process's. It tries a path without its beginning from the root: readIfSame
 // compares the file in any case.
 func fileInfo(ctx context.Context, j imageJob) imageInfo {
-	for _, root := range []string{fmt.Sprintf("/proc/%d/root", j.pid), "/"} {
-		path := filepath.Join(root, j.file.Path)
-		image, err := readIfSame(ctx, path, j.file)
-		if image.SHA256 != "" && !errors.Is(err, errOtherFile) {
+	for _, proc := range []string{fmt.Sprintf("/proc/%d", j.pid), "/proc/self"} {
+		image, err := readIfSame(ctx, proc, filepath.Join("/", j.file.Path), fileID(j.file))
+		if image.SHA256 != "" && !errors.Is(err, host.ErrOtherFile) {
 			return imageInfoOf(image, err, kmodquery.HashSourceFile)
 		}
 	}
 	return noImageInfo()
 }
 
-var errOtherFile = errors.New("not the file that the kernel read, or changed since")
-
 // readIfSame reads a module's file if it is the one that the kernel read, before
 // and after.
-func readIfSame(ctx context.Context, path string, want *bpf.File) (module.Image, error) {
-	// Opening a device or a pipe in the file's place may have an effect or block.
-	found, err := os.OpenFile(path, unix.O_PATH, 0)
-	if err != nil {
-		return module.Image{}, fmt.Errorf("find module: %w", err)
-	}
-	defer found.Close()
-	if err := same(found, want); err != nil {
-		return module.Image{}, err
-	}
-	file, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", found.Fd()))
+func readIfSame(ctx context.Context, proc, path string, id *kmodquery.FileID) (module.Image, error) {
+	file, err := host.OpenFile(proc, path, id)
 	if err != nil {
 		return module.Image{}, fmt.Errorf("open module: %w", err)
 	}
 	defer file.Close()
-	image, err := module.Read(ctx, file, int64(want.Size))
-	if changed := same(file, want); changed != nil {
+	image, err := module.Read(ctx, file, id.Size)
+	if changed := host.CheckFile(file, id); changed != nil {
 		return image, changed
 	}
 	return image, err
 }
 
-// same returns errOtherFile unless a file is the one that the kernel read. The
-// kernel's device is that of the superblock. On btrfs and some overlays stat(2)
-// returns another one, so files there are never the same.
-func same(file *os.File, want *bpf.File) error {
-	var stat unix.Stat_t
-	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {
-		return fmt.Errorf("stat module: %w", err)
+func fileID(f *bpf.File) *kmodquery.FileID {
+	return &kmodquery.FileID{
+		Device: int64(device(f)), Inode: int64(f.Inode), Size: int64(f.Size), Ctime: f.Ctime, CtimeNanos: &f.CtimeNanos,
 	}
-	if stat.Mode&unix.S_IFMT != unix.S_IFREG || stat.Dev != device(want) || stat.Ino != want.Inode ||
-		uint64(stat.Size) != want.Size || stat.Ctim.Sec != want.Ctime || stat.Ctim.Nsec != want.CtimeNanos {
-		return errOtherFile
-	}
-	return nil
 }
 
 // device returns a file's device number in stat(2)'s form. The kernel's own has 12

@@ -146,12 +146,14 @@ func TestOtherFilesAreNotOpened(t *testing.T) {
 	require.ErrorIs(t, err, unix.EAGAIN, "it was opened")
 }
 
-func TestFileIsReadThroughALink(t *testing.T) {
+// The kernel reports a path without links. A link that was put there later may lead into a
+// file system that never answers.
+func TestFileIsNotReadThroughALink(t *testing.T) {
 	path := testFile(t, []byte("x"))
 	file := fileAt(t, path)
 	file.Path = path + ".link"
 	require.NoError(t, os.Symlink(path, file.Path))
-	require.Equal(t, sum([]byte("x")), (&fileReader{timeout: imageTime}).info(wantedFile(file)).columns.SHA256)
+	require.Equal(t, noImageInfo(), (&fileReader{timeout: imageTime}).info(wantedFile(file)))
 }
 
 func TestFileOfALoaderThatExited(t *testing.T) {
@@ -222,7 +224,7 @@ func TestFileReadEndsWithItsContext(t *testing.T) {
 	path := testFile(t, imageText(1, 1<<20))
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	_, err := readIfSame(ctx, path, fileAt(t, path))
+	_, err := readIfSame(ctx, "/proc/self", path, fileID(fileAt(t, path)))
 	require.ErrorIs(t, err, context.Canceled)
 	require.Equal(t, noImageInfo(), fileInfo(ctx, wantedFile(fileAt(t, path))))
 }

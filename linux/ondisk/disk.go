@@ -1,6 +1,9 @@
+//go:build linux
+
 package ondisk
 
 import (
+	"cmp"
 	"context"
 	"path/filepath"
 	"strings"
@@ -15,6 +18,7 @@ type Disk struct {
 	release string
 	files   cache // paths in modules.dep, which depmod(8) writes, by module
 	owners  []owner
+	lookups lookups
 }
 
 // An owner returns the package that a file belongs to, or "" if none of its packages has
@@ -26,28 +30,51 @@ type owner interface {
 // New returns the disk below root, which is "/" for this host. release is the running
 // kernel's release, as uname -r prints it.
 func New(root, release string) *Disk {
-	return &Disk{root: root, release: release, owners: []owner{newDpkg(root), newPacman(root), newRPM(root)}}
+	return &Disk{
+		root: root, release: release, owners: []owner{newDpkg(root), newPacman(root), newRPM(root)}, lookups: newLookups(),
+	}
 }
 
 // File returns the file of a loaded module: the file from which it was loaded if that is
-// known, otherwise the file that modprobe would load now for its name.
+// known, otherwise the file that modprobe would load now for its name. It returns when
+// the file is known, the file systems do not answer in time, or ctx ends.
 func (d *Disk) File(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFile {
-	var file kmodquery.ModuleFile
-	file.Path = m.Path
-	if file.Path == "" {
+	file, ok := d.lookups.run(ctx, cmp.Or(m.Path, m.Name), func(ctx context.Context) kmodquery.ModuleFile { return d.lookUp(ctx, m) })
+	if !ok {
+		file = unknownFile(m)
+	}
+	if m.Loaded != nil && m.Loaded.Signer != nil {
+		file.Signer = *m.Loaded.Signer
+		file.Missing.Remove("signer")
+	}
+	return file
+}
+
+// unknownFile returns the file of a module of which only the path may be known.
+func unknownFile(m kmodquery.Module) kmodquery.ModuleFile {
+	file := kmodquery.ModuleFile{Path: m.Path}
+	if !filepath.IsAbs(m.Path) { // the event lacks the beginning of the path
+		file.Missing.Add("path")
+	}
+	file.Missing.Add("sha256", "signer", "package")
+	return file
+}
+
+// lookUp does what File does. It may block.
+func (d *Disk) lookUp(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFile {
+	file := kmodquery.ModuleFile{Path: m.Path}
+	switch {
+	case m.Path == "":
 		file.Path = d.find(m.Name)
+	case !filepath.IsAbs(m.Path): // tried from the root, and compared
+		file.Path = "/" + m.Path
 	}
 	if file.Path == "" {
-		file.Missing.Add("path", "sha256", "signer", "package")
-		return file
+		return unknownFile(m)
 	}
-	if !filepath.IsAbs(file.Path) {
-		// The path names no file: the module came from a memfd, or the event lacks
-		// the beginning of the path.
-		file.Missing.Add("sha256", "signer", "package")
-		return file
+	if isSame := d.read(ctx, &file, m.Loaded); !isSame && (m.Path != "" || m.Loaded != nil) {
+		return unknownFile(m)
 	}
-	d.read(ctx, &file)
 	d.own(ctx, &file)
 	return file
 }

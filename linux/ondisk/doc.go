@@ -1,7 +1,7 @@
 // Package ondisk finds the file of a loaded module, the file's hash and signer, and the
-// package that owns the file. It imports the root package, package module and
-// internal/cmdout, works below any root folder, and compiles on all systems.
+// package that owns the file. It imports the root package, packages module and host, and
+// internal/cmdout, and works below any root folder.
 //
-// The file that is on disk now does not prove what was loaded. Only the events show which
-// bytes the kernel read.
+// If the events show what the kernel read, a file counts only if it is the same.
+// Otherwise the file that modprobe would load now does not prove what was loaded.
 package ondisk

@@ -1,3 +1,5 @@
+//go:build linux
+
 package ondisk
 
 import (
@@ -6,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/kmodquery/kmodquery/linux/host"
 )
 
 const dpkgInfo = "/var/lib/dpkg/info"
@@ -43,7 +47,7 @@ type diversion struct {
 
 // readDiversions returns the diversions in dpkg's database, by path.
 func readDiversions(root string) (map[string]diversion, error) {
-	file, err := os.Open(filepath.Join(root, "/var/lib/dpkg/diversions"))
+	file, err := host.OpenRegular(filepath.Join(root, "/var/lib/dpkg/diversions"))
 	if os.IsNotExist(err) {
 		return nil, nil
 	}

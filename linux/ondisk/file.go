@@ -1,3 +1,5 @@
+//go:build linux
+
 package ondisk
 
 import (
@@ -7,10 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/linux/host"
 	"github.com/kmodquery/kmodquery/linux/module"
 )
 
@@ -20,14 +22,19 @@ const (
 	maxFile = 1 << 30
 	// fileTime bounds the reading of one file.
 	fileTime = 10 * time.Second
+	// hangTime is the time after which a look-up counts as hanging.
+	hangTime = 30 * time.Second
+	// maxHanging bounds the look-ups that hang. At the bound no file is looked up.
+	maxHanging = 4
 )
 
-// read adds the hash and the signer of a file.
-func (d *Disk) read(ctx context.Context, file *kmodquery.ModuleFile) {
-	image, err := readImage(ctx, filepath.Join(d.root, file.Path))
+// read adds the hash and the signer of a file. It reports whether the file has the bytes
+// that were loaded, as far as loaded knows them.
+func (d *Disk) read(ctx context.Context, file *kmodquery.ModuleFile, loaded *kmodquery.LoadedImage) (isSame bool) {
+	image, err := readImage(ctx, filepath.Join(d.root, inUsr(d.root, file.Path)), loaded)
 	if err != nil {
 		file.Missing.Add("sha256", "signer")
-		return
+		return false
 	}
 	file.SHA256 = image.SHA256
 	if image.Signature != nil {
@@ -36,15 +43,27 @@ func (d *Disk) read(ctx context.Context, file *kmodquery.ModuleFile) {
 	if slices.Contains(image.Missing, "signer") {
 		file.Missing.Add("signer")
 	}
+	return loaded != nil
 }
 
-var errNoFile = errors.New("not a regular file of a module's size")
+var errTooLarge = errors.New("it is larger than a module")
 
-// readImage reads a module's file. The file may have been replaced since the module was
-// loaded: by a named pipe or a device, whose open could block, or by a link to a file that
-// its owner cannot read.
-func readImage(ctx context.Context, path string) (module.Image, error) {
-	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY|syscall.O_NOFOLLOW, 0)
+// readImage reads a module's file, which may have been replaced since the module was
+// loaded. If loaded is not nil, the file must hold the bytes that were loaded or, if their
+// hash is unknown, be the file that was loaded and unchanged.
+func readImage(ctx context.Context, path string, loaded *kmodquery.LoadedImage) (module.Image, error) {
+	var id *kmodquery.FileID
+	var want string
+	switch {
+	case loaded == nil:
+	case !loaded.IsComparable():
+		return module.Image{}, host.ErrOtherFile
+	case loaded.ImageSHA256 != "":
+		want = loaded.ImageSHA256
+	default:
+		id = loaded.File
+	}
+	file, err := host.OpenFile("/proc/self", path, id)
 	if err != nil {
 		return module.Image{}, fmt.Errorf("open module: %w", err)
 	}
@@ -53,12 +72,21 @@ func readImage(ctx context.Context, path string) (module.Image, error) {
 	if err != nil {
 		return module.Image{}, fmt.Errorf("stat module: %w", err)
 	}
-	if !info.Mode().IsRegular() || info.Size() > maxFile {
-		return module.Image{}, fmt.Errorf("read module: %w", errNoFile)
+	if info.Size() > maxFile {
+		return module.Image{}, fmt.Errorf("read module: %w", errTooLarge)
 	}
 	ctx, cancel := context.WithTimeout(ctx, fileTime)
 	defer cancel()
-	return module.Read(ctx, file, info.Size())
+	image, err := module.Read(ctx, file, info.Size())
+	switch {
+	case err != nil:
+		return module.Image{}, err
+	case want != "" && image.ImageSHA256 != want:
+		return module.Image{}, host.ErrOtherFile
+	case id != nil:
+		return image, host.CheckFile(file, id)
+	}
+	return image, nil
 }
 
 func isLink(path string) bool {

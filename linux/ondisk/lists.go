@@ -1,3 +1,5 @@
+//go:build linux
+
 package ondisk
 
 import (
@@ -8,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/kmodquery/kmodquery/linux/host"
 )
 
 // maxLine bounds a line of an index or a package's list, in bytes. A longer line is an
@@ -67,7 +71,7 @@ func readLists(ctx context.Context, root, pattern string, begin func(list string
 
 // eachModule calls visit with each line of a package's list that names a module's file.
 func eachModule(list string, visit func(path string)) error {
-	file, err := os.Open(list)
+	file, err := host.OpenRegular(list)
 	if err != nil {
 		return err
 	}

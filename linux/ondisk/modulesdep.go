@@ -1,24 +1,27 @@
+//go:build linux
+
 package ondisk
 
 import (
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/kmodquery/kmodquery/linux/host"
 )
 
 // maxIndex bounds the modules in an index. A distribution's kernel has several thousand
 // modules, and several kernels may be installed.
 const maxIndex = 1 << 17
 
-// find returns the path of the file from which modprobe would load the module now. The path
-// is in /usr if /lib is a link into it. find returns "" if modules.dep does not list the
+// find returns the path of the file from which modprobe would load the module now, with
+// links to the folder of modules resolved. It returns "" if modules.dep does not list the
 // module.
 func (d *Disk) find(name string) string {
 	folder := "/lib/modules/" + d.release
 	dep := filepath.Join(d.root, folder, "modules.dep")
 	paths, err := d.files.get(dep, func() (map[string]string, error) {
-		file, err := os.Open(dep)
+		file, err := host.OpenRegular(dep)
 		if err != nil {
 			return nil, err
 		}
@@ -28,6 +31,9 @@ func (d *Disk) find(name string) string {
 	path := paths[moduleName(name)]
 	if err != nil || path == "" {
 		return ""
+	}
+	if target, err := filepath.EvalSymlinks(filepath.Join(d.root, folder)); err == nil {
+		folder = filepath.Join("/", strings.TrimPrefix(target, d.root))
 	}
 	if !filepath.IsAbs(path) { // paths in the release's folder are relative
 		path = folder + "/" + path

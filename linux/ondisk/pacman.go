@@ -1,11 +1,14 @@
+//go:build linux
+
 package ondisk
 
 import (
 	"context"
 	"io"
-	"os"
 	"path/filepath"
 	"sync"
+
+	"github.com/kmodquery/kmodquery/linux/host"
 )
 
 const pacmanLocal = "/var/lib/pacman/local"
@@ -25,7 +28,7 @@ func readPacman(ctx context.Context, root string) (map[string]string, error) {
 
 // packageName returns the package's name in a file desc, or "".
 func packageName(desc string) string {
-	file, err := os.Open(desc)
+	file, err := host.OpenRegular(desc)
 	if err != nil {
 		return ""
 	}

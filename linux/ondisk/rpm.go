@@ -1,3 +1,5 @@
+//go:build linux
+
 package ondisk
 
 import (
@@ -105,7 +107,7 @@ func (r *rpm) ask(ctx context.Context, folder, path string) (string, error) {
 	case err == nil:
 		owner, _, _ := strings.Cut(answer, "\n")
 		return owner, nil
-	case errors.As(err, &exit) && ctx.Err() == nil && isUnowned(answer+stderr.String()):
+	case errors.As(err, &exit) && ctx.Err() == nil && isUnowned(path, answer+stderr.String()):
 		return "", nil
 	default:
 		line, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n")
@@ -113,8 +115,12 @@ func (r *rpm) ask(ctx context.Context, folder, path string) (string, error) {
 	}
 }
 
-// isUnowned reports whether rpm's output means that no package has the file.
-func isUnowned(answer string) bool {
-	texts := []string{"no package provides", "is not owned by any package", "No such file or directory"}
-	return slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(answer, text) })
+// isUnowned reports whether rpm's output says that no package has the file, and nothing
+// else: rpm says so too after it failed to open its database.
+func isUnowned(path, answer string) bool {
+	return slices.Contains([]string{
+		"no package provides " + path,
+		"file " + path + " is not owned by any package",
+		"error: file " + path + ": No such file or directory",
+	}, strings.TrimSpace(answer))
 }

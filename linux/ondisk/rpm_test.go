@@ -1,3 +1,5 @@
+//go:build linux
+
 package ondisk
 
 import (
@@ -59,6 +61,11 @@ func TestRPMOfThisHost(t *testing.T) {
 		require.Empty(t, owner)
 		r.program = "/bin/false"
 	}
+
+	// rpm also says that there is no such file after it failed to open its database.
+	require.NoError(t, os.WriteFile(filepath.Join(database, "rpmdb.sqlite"), []byte("damaged"), 0o644))
+	_, err := newRPM(root).owner(t.Context(), "/opt/nobody's.ko")
+	require.ErrorContains(t, err, "error: ")
 }
 
 func TestRPM(t *testing.T) {
@@ -74,6 +81,21 @@ func TestRPM(t *testing.T) {
 	r.program = filepath.Join(root, "/bin/rpm")
 	_, err = r.owner(t.Context(), "/opt/a.ko")
 	require.EqualError(t, err, "ask rpm for the owner of /opt/a.ko: exit status 1: error: cannot open Packages")
+
+	for stderr, isKnown := range map[string]bool{
+		"error: file /opt/b.ko: No such file or directory":                                                       true,
+		"file /opt/b.ko is not owned by any package":                                                             true,
+		"error: cannot open Packages index using sqlite - No such file or directory (2)":                         false,
+		"error: cannot open Packages database in /var/lib/rpm\nerror: file /opt/b.ko: No such file or directory": false,
+		"error: file /opt/c.ko: No such file or directory":                                                       false,
+	} {
+		write(t, root, map[string]string{"/bin/rpm": "#!/bin/sh\necho '" + stderr + "' >&2\nexit 1\n"})
+		r := newRPM(root)
+		r.program = filepath.Join(root, "/bin/rpm")
+		owner, err := r.owner(t.Context(), "/opt/b.ko")
+		require.Empty(t, owner)
+		require.Equal(t, isKnown, err == nil, "%s: %v", stderr, err)
+	}
 
 	r.program = filepath.Join(root, "/bin/nosuch")
 	owner, err = r.owner(t.Context(), "/opt/a.ko")
