@@ -27,7 +27,7 @@ func (s *Store) Replay(ctx context.Context, f kmodquery.Filter, newest int64, vi
 	return nil
 }
 
-// replayed selects the EIDs of the events of [Store.Replay].
+// replayed selects the events of [Store.Replay].
 func replayed(f kmodquery.Filter, newest int64) squirrel.Sqlizer {
 	where := conditions(f.Conditions)
 	recent := squirrel.Select("eid").From("events NOT INDEXED").Where(where).Where("eid > (SELECT max(eid) FROM events) - ?", newest)
@@ -38,5 +38,5 @@ func replayed(f kmodquery.Filter, newest int64) squirrel.Sqlizer {
 	older := squirrel.Select("eid", "max("+moment+")").From("events NOT INDEXED").
 		Where(where).Where("eid <= (SELECT max(eid) FROM events) - ?", newest).
 		GroupBy("name COLLATE BINARY", "event_name", "source", "uptime IS NULL", "coalesce(result, 0) = 0")
-	return squirrel.Expr("? UNION ALL SELECT eid FROM (?)", recent, older)
+	return squirrel.Expr("eid IN (? UNION ALL SELECT eid FROM (?))", recent, older)
 }

@@ -17,17 +17,20 @@ import (
 // A row that does not match its checksums is left out and counted in
 // [kmodquery.StoreStatus].
 func (s *Store) Events(ctx context.Context, f kmodquery.Filter, visit func(*kmodquery.Event) error) error {
-	return s.read(ctx, f, newestFirst, visit)
+	return s.read(ctx, f.Columns, selected(f), newestFirst, visit)
 }
 
 // EventsBetween is [Store.Events] for events with an EID above after and up to last,
 // oldest first.
 func (s *Store) EventsBetween(ctx context.Context, after, last int64, f kmodquery.Filter, visit func(*kmodquery.Event) error) error {
-	f.Conditions = append([]kmodquery.Condition{
-		{Column: "eid", Op: kmodquery.Greater, Values: []any{after}},
-		{Column: "eid", Op: kmodquery.LessOrEqual, Values: []any{last}},
-	}, f.Conditions...)
-	return s.read(ctx, f, oldestFirst, visit)
+	return s.read(ctx, f.Columns, between(after, last, f), oldestFirst, visit)
+}
+
+// between selects events in a range of EIDs. It selects them directly: SQLite finds no more
+// of them than visit takes, of which a cursor takes one page, and has no order to sort.
+func between(after, last int64, f kmodquery.Filter) squirrel.Sqlizer {
+	where := squirrel.And{squirrel.Expr("eid > ?", after), squirrel.Expr("eid <= ?", last)}
+	return append(where, conditions(f.Conditions)...)
 }
 
 // Orders of events, by EID.
@@ -36,10 +39,10 @@ const (
 	oldestFirst = "eid"
 )
 
-func (s *Store) read(ctx context.Context, f kmodquery.Filter, order string, visit func(*kmodquery.Event) error) error {
+func (s *Store) read(ctx context.Context, columns []string, where squirrel.Sqlizer, order string, visit func(*kmodquery.Event) error) error {
 	var visitErr error
 	err := s.use(ctx, func(db *database) error {
-		return s.events(ctx, db, f.Columns, selected(f), order, func(e *kmodquery.Event) bool {
+		return s.events(ctx, db, columns, where, order, func(e *kmodquery.Event) bool {
 			visitErr = visit(e)
 			return visitErr == nil
 		})
@@ -65,24 +68,20 @@ func (s *Store) Count(ctx context.Context, f kmodquery.Filter) (int64, error) {
 	return n, nil
 }
 
-// selected selects the EIDs of the events that f selects; nil selects all events. If
+// selected selects the events that f selects, by their EIDs; nil selects all events. If
 // the order needs sorting, SQLite sorts EIDs and not whole events.
 func selected(f kmodquery.Filter) squirrel.Sqlizer {
 	if where := conditions(f.Conditions); len(where) > 0 {
-		return squirrel.Select("eid").From("events").Where(where)
+		return squirrel.Expr("eid IN (?)", squirrel.Select("eid").From("events").Where(where))
 	}
 	return nil
 }
 
-// events calls visit with the events that eids selects, nil selecting all, in an order,
+// events calls visit with the events that where selects, nil selecting all, in an order,
 // until visit returns false. It counts the rows that do not match their checksums.
-func (s *Store) events(ctx context.Context, db *database, wanted []string, eids squirrel.Sqlizer, order string, visit func(*kmodquery.Event) bool) error {
+func (s *Store) events(ctx context.Context, db *database, wanted []string, where squirrel.Sqlizer, order string, visit func(*kmodquery.Event) bool) error {
 	columns := readColumns(wanted)
-	query := squirrel.Select(append(columnNames(columns), "sums")...).From("events").OrderBy(order)
-	if eids != nil {
-		query = query.Where(squirrel.Expr("eid IN (?)", eids))
-	}
-	rows, err := query.RunWith(db.readers).QueryContext(ctx)
+	rows, err := reading(columns, where, order).RunWith(db.readers).QueryContext(ctx)
 	if err != nil {
 		return err
 	}
@@ -108,6 +107,14 @@ func (s *Store) events(ctx context.Context, db *database, wanted []string, eids 
 		}
 	}
 	return rows.Err()
+}
+
+func reading(columns []kmodquery.Column, where squirrel.Sqlizer, order string) squirrel.SelectBuilder {
+	query := squirrel.Select(append(columnNames(columns), "sums")...).From("events").OrderBy(order)
+	if where != nil {
+		query = query.Where(where)
+	}
+	return query
 }
 
 // readColumns returns the columns to read if names are wanted: those, the two that are

@@ -73,6 +73,32 @@ func TestNoQuerySortsWholeEvents(t *testing.T) {
 	}
 }
 
+// A cursor with a million events before it reads a page of them: no step of the plan finds
+// or sorts all of them first.
+func TestAPageIsReadInTheOrderOfStorage(t *testing.T) {
+	s := openStore(t, Options{})
+	for _, column := range kmodquery.EventColumns() {
+		var value any = "x"
+		if column.Number {
+			value = int64(1)
+		}
+		for _, op := range []kmodquery.Op{kmodquery.Equal, kmodquery.Less, kmodquery.GreaterOrEqual} {
+			for _, further := range [][]kmodquery.Condition{
+				nil,
+				{{Column: kmodquery.UnprivilegedColumn, Op: kmodquery.Equal, Values: []any{int64(0)}}},
+				{{Column: "event_name", Op: kmodquery.Equal, Values: []any{"init_module", "module_load"}}},
+			} {
+				f := kmodquery.Filter{Conditions: append(further, kmodquery.Condition{Column: column.Name, Op: op, Values: []any{value}})}
+				text, args, err := reading(readColumns(nil), between(5, 1_000_000, f), oldestFirst).ToSql()
+				require.NoError(t, err)
+				steps := plan(t, s, text, args...)
+				require.Len(t, steps, 1, text)
+				require.Regexp(t, `^SEARCH events USING (INTEGER PRIMARY KEY|INDEX \w+) \(.*rowid(=\?|>\? AND rowid<\?)\)$`, steps[0])
+			}
+		}
+	}
+}
+
 func TestAnErrorOfVisitStopsReading(t *testing.T) {
 	s := openStore(t, Options{})
 	require.NoError(t, appendEvents(context.Background(), s, make([]kmodquery.Event, 3)))
