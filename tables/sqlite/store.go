@@ -218,21 +218,32 @@ func (s *Store) openReader(ctx context.Context) error {
 
 // use calls f with the current database.
 func (s *Store) use(ctx context.Context, f func(*database) error) error {
-	s.gate.RLock()
-	for s.isStale() {
-		s.gate.RUnlock()
-		s.mu.Lock()
-		err := s.reopen(ctx)
-		s.mu.Unlock()
-		if err != nil {
+	for {
+		db, err := s.tryUse(f)
+		if db != nil {
+			return s.readFailed(ctx, db, err)
+		}
+		if err := s.renew(ctx); err != nil {
 			return err
 		}
-		s.gate.RLock()
 	}
-	db := s.database
-	err := f(db)
-	s.gate.RUnlock()
-	return s.readFailed(ctx, db, err)
+}
+
+// tryUse calls f with the current database and returns both. It returns no database if
+// the current one is stale. A table recovers from a panic of f, so the gate must open.
+func (s *Store) tryUse(f func(*database) error) (*database, error) {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	if s.isStale() {
+		return nil, nil
+	}
+	return s.database, f(s.database)
+}
+
+func (s *Store) renew(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reopen(ctx)
 }
 
 // isStale reports whether no database is open, or another one is at the path. A reader
