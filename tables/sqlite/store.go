@@ -119,7 +119,7 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 		s.lock.Store(lock)
 		if s.records = lock != nil; s.records {
 			s.state = readLockState(lock)
-			s.age = newAgeClock(s.state.TrustedTime, o.MaxAge)
+			s.age = newAgeClock(s.state, o.MaxAge)
 			if err = s.openRecorder(ctx); isFullIn(err, dir) {
 				s.report(explain(err, dir))
 				return s, nil
@@ -301,6 +301,9 @@ func (s *Store) report(err error) {
 func (s *Store) Close() error {
 	var errs []error
 	if s.database != nil {
+		if s.records {
+			s.tellTime()
+		}
 		errs = append(errs, s.close())
 	}
 	// The lock comes last: no other process may record before the writer is closed.
