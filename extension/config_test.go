@@ -108,7 +108,7 @@ func TestParseRefuses(t *testing.T) {
 }
 
 func TestFlagOverridesEnvironmentOverridesFile(t *testing.T) {
-	path := configFile(t, "# a comment\nstate-dir /file\nquery-timeout 1s\ninterval 9\n\nverbose\n")
+	path := configFile(t, "# a comment\nstate-dir /file\nquery-timeout\t1s # another\r\n  interval 9\t# a third\n\nverbose\n")
 	t.Setenv("KMODQUERY_STATE_DIR", "/environment")
 	t.Setenv("KMODQUERY_QUERY_TIMEOUT", "2s")
 	t.Setenv("KMODQUERY_TIMEOUT", "")      // counts as unset
@@ -117,25 +117,46 @@ func TestFlagOverridesEnvironmentOverridesFile(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "/flag", c.stateDir)
 	require.Equal(t, 2*time.Second, c.queryTimeout)
-	require.Equal(t, 9, c.interval)
-	require.Equal(t, 3, c.timeout)
+	require.EqualValues(t, 9, c.interval)
+	require.EqualValues(t, 3, c.timeout)
 	require.True(t, c.verbose)
 }
 
 func TestConfigurationFileMistakes(t *testing.T) {
+	const unit = "write a time with its unit, h, m or s, such as 10s; a day is 24h"
 	for content, want := range map[string]string{
-		"colour blue\n":         `config file flag "colour" not defined in flag set`,
-		"query-timeout 3\n":     `error setting flag "query-timeout" from config file: parse error`,
-		"reply-limit 0\n":       "--reply-limit and --query-timeout take a value greater than 0",
-		"state-dir\n":           "state-dir has no value in the configuration file",
-		"state-dir x\nformat x": `error setting flag "format" from config file: unknown format "x"; choose one of table, json, csv, line`,
+		"colour blue":                `:1: there is no setting "colour"`,
+		"\n# x\nretention_age 1h":    `:3: there is no setting "retention_age"; the nearest is retention-age`,
+		"pol 1s":                     `:1: there is no setting "pol"; the nearest is poll`,
+		"[main]":                     `:1: there is no setting "[main]"`,
+		"config /etc/other":          `:1: there is no setting "config"`,
+		"query-timeout 3":            ":1: query-timeout 3: " + unit,
+		"retention-age 90 days":      ":1: retention-age 90 days: " + unit,
+		"image-limit 32M":            ":1: image-limit 32M: write a whole number without a unit, such as 1000000",
+		"poll":                       ":1: poll has no value; write: poll 10s",
+		"sources":                    ":1: sources has no value; write: sources VALUE",
+		"poll =":                     ":1: poll has no value; write: poll 10s",
+		"verbose\nformat x":          `:2: format x: unknown format "x"; choose one of table, json, csv, line`,
+		"poll = 20s":                 ":1: there is only a space between a setting and its value; write: poll 20s",
+		"poll=20s":                   ":1: there is only a space between a setting and its value; write: poll 20s",
+		"state-dir: '/a b' # x":      ":1: there is only a space between a setting and its value; write: state-dir /a b",
+		`state-dir "/a"`:             ":1: a value has no quotes; write: state-dir /a",
+		"--poll 20s":                 ":1: a setting has no dashes before its name; write: poll 20s",
+		"poll 20s\nverbose\npoll 3s": ":3: poll is set in line 1 already; remove one of the two",
+		"pin-dir kmodquery":          ":1: pin-dir begins at the root, and kmodquery does not; write: pin-dir /sys/fs/bpf/kmodquery",
 	} {
 		path := configFile(t, content)
 		_, err := parse(hostPlatform(), []string{"query", "--config", path})
-		require.EqualError(t, err, want)
+		require.EqualError(t, err, path+want)
 	}
+	_, err := parse(hostPlatform(), []string{"query", "--config", configFile(t, "reply-limit 0\n")})
+	require.EqualError(t, err, "--reply-limit and --query-timeout take a value greater than 0")
+	c, err := parse(hostPlatform(), []string{"query", "--config", configFile(t, "pin-dir none\nstate-dir /a=\"b\":c")})
+	require.NoError(t, err)
+	require.Empty(t, c.pinDir)
+	require.Equal(t, `/a="b":c`, c.stateDir)
 	missing := filepath.Join(t.TempDir(), "missing.conf")
-	_, err := parse(hostPlatform(), []string{"query", "--config", missing})
+	_, err = parse(hostPlatform(), []string{"query", "--config", missing})
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.ErrorContains(t, err, missing)
 	t.Setenv("KMODQUERY_CONFIG", missing)
