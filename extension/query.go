@@ -35,6 +35,9 @@ var overview = []struct{ title, table, sql string }{
 // query runs the SQL of the command line or of stdin. Without either it runs the shell
 // if stdin is a terminal, and otherwise shows an overview.
 func query(ctx context.Context, c *config, stdin *os.File, stdout, stderr io.Writer, report *log.Logger) (err error) {
+	if os.Geteuid() != 0 && c.stateDir == defaultStateDir() {
+		report.Printf("this user's own event store is in %s; run it as root for the events of this host", c.stateDir)
+	}
 	a, err := open(ctx, c, report)
 	switch {
 	case err != nil && ctx.Err() != nil:

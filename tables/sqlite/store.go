@@ -99,7 +99,11 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 		return s, nil
 	}
 	if path := new(fs.PathError); errors.As(err, &path) {
-		return nil, fmt.Errorf("open event store: %w; run as a user who may write there or choose another state folder", err)
+		user := "a user who may write there"
+		if os.Geteuid() != 0 {
+			user = "root"
+		}
+		return nil, fmt.Errorf("open event store: %w; run as %s or choose another state folder", err, user)
 	}
 	return nil, fmt.Errorf("open event store: %w", err)
 }
