@@ -54,6 +54,10 @@ type config struct {
 	verbose  bool
 
 	format shell.Format
+
+	// mistake is what is wrong in the configuration file. An extension that osquery starts
+	// then serves its tables and records nothing; every command fails.
+	mistake error
 }
 
 // commands are the usages of the commands, which begin with their names. Without a
@@ -75,22 +79,22 @@ func (c *config) flagSet() *flag.FlagSet {
 	}
 	flags.StringVar(&c.configFile, "config", defaultConfigFile, "configuration `file` with one \"name value\" per line")
 	flags.StringVar(&c.stateDir, "state-dir", defaultStateDir(), "`folder` of the event store")
-	flags.Var(duration(&c.retentionAge, sqlite.DefaultMaxAge), "retention-age", "delete events that are older than this `time`; 0 keeps events of any age")
-	flags.Var(number(&c.retentionEvents, sqlite.DefaultMaxEvents), "retention-events", "keep this `number` of the newest events, not counting those of retention-denied; 0 keeps all")
-	flags.Var(number(&c.retentionDenied, sqlite.DefaultMaxUnprivileged), "retention-denied", "keep this `number` of the newest events that any user can cause: denied attempts and requests for modules; 0 keeps all")
+	flags.Var(duration(&c.retentionAge, sqlite.DefaultMaxAge, 0), "retention-age", "delete events that are older than this `time`; 0 keeps events of any age")
+	flags.Var(number(&c.retentionEvents, sqlite.DefaultMaxEvents, 0, unlimited), "retention-events", "keep this `number` of the newest events, not counting those of retention-denied; 0 keeps all")
+	flags.Var(number(&c.retentionDenied, sqlite.DefaultMaxUnprivileged, 0, unlimited), "retention-denied", "keep this `number` of the newest events that any user can cause: denied attempts and requests for modules; 0 keeps all")
 	flags.Func("sources", "comma-separated `names` of the sources to run side by side, out of "+strings.Join(c.platform.sourceNames, ", ")+
 		"; auto runs "+automatic+" (default auto)", func(names string) (err error) {
 		c.sources, err = c.platform.parseSources(names)
 		return err
 	})
-	flags.Var(duration(&c.poll, c.platform.defaultPoll), "poll", "`time` within which hidden modules and unobserved loads are found")
-	flags.Var(number(&c.imageLimit, c.platform.maxImageLimit), "image-limit", "Linux: hash the kernel's copy of modules of up to this many `bytes`, and the file of larger ones")
+	flags.Var(duration(&c.poll, c.platform.defaultPoll, time.Second), "poll", "`time` within which hidden modules and unobserved loads are found")
+	flags.Var(number(&c.imageLimit, c.platform.maxImageLimit, 0, c.platform.maxImageLimit), "image-limit", "Linux: hash the kernel's copy of modules of up to this many `bytes`, and the file of larger ones")
 	flags.StringVar(&c.pinDir, "pin-dir", defaultPinDir, "Linux: `folder` in a BPF file system where the programs are pinned, which keeps them attached while no process records; none pins nothing")
-	flags.Var(number(&c.replyLimit, tables.DefaultReplyBytes), "reply-limit", "return an error if a table's reply has more than this many `bytes`; under osquery's watchdog its limit holds instead")
-	flags.Var(duration(&c.queryTimeout, tables.DefaultTimeout), "query-timeout", "return an error if a table takes longer than this `time` to reply")
+	flags.Var(number(&c.replyLimit, tables.DefaultReplyBytes, 1, unlimited), "reply-limit", "return an error if a table's reply has more than this many `bytes`; under osquery's watchdog its limit holds instead")
+	flags.Var(duration(&c.queryTimeout, tables.DefaultTimeout, time.Millisecond), "query-timeout", "return an error if a table takes longer than this `time` to reply")
 	flags.StringVar(&c.socket, "socket", "", "osquery: `path` of the extension socket")
-	flags.Var(number(&c.timeout, 3), "timeout", "osquery: `seconds` to wait for the socket and for each answer")
-	flags.Var(number(&c.interval, 3), "interval", "osquery: `seconds` between checks that osquery still lists the extension")
+	flags.Var(number(&c.timeout, 3, 1, unlimited), "timeout", "osquery: `seconds` to wait for the socket and for each answer")
+	flags.Var(number(&c.interval, 3, 1, unlimited), "interval", "osquery: `seconds` between checks that osquery still lists the extension")
 	flags.BoolVar(&c.verbose, "verbose", false, "osquery: report the state of each source at the start")
 	c.format = shell.Table
 	flags.Func("format", "query: output `format`: table, json, csv or line (default table)", func(name string) (err error) {
@@ -117,7 +121,8 @@ func parse(p *platform, args []string) (*config, error) {
 		// gets an empty file, and parseConfigFile reads the configuration file.
 		ff.WithConfigFile(os.DevNull),
 		ff.WithConfigFileParser(func(_ io.Reader, set func(name, value string) error) error {
-			return parseConfigFile(c.configFile, flags, set)
+			c.mistake = parseConfigFile(c.configFile, flags, set)
+			return nil
 		}),
 	)
 	if err != nil {
@@ -128,6 +133,8 @@ func parse(p *platform, args []string) (*config, error) {
 	}
 	c.args = flags.Args()
 	switch {
+	case c.mistake != nil && c.command != "":
+		return nil, c.mistake
 	case c.command == "" && len(c.args) > 0 && isCommand(c.args[0]):
 		return nil, fmt.Errorf("put the command %s before the flags", c.args[0])
 	case c.command == "" && len(c.args) > 0:
@@ -144,16 +151,6 @@ func parse(p *platform, args []string) (*config, error) {
 		return nil, errors.New("query takes one SQL text: put the flags before it")
 	case c.command == "query" && len(c.args) > 1:
 		return nil, errors.New("query takes one SQL text: put it in quotes")
-	case c.timeout <= 0 || c.interval <= 0:
-		return nil, errors.New("--timeout and --interval take a number of seconds greater than 0")
-	case c.imageLimit < 0 || c.imageLimit > c.platform.maxImageLimit:
-		return nil, fmt.Errorf("--image-limit takes a number of bytes from 0 to %d", c.platform.maxImageLimit)
-	case c.poll < time.Second:
-		return nil, errors.New("--poll takes a time of a second or more")
-	case c.replyLimit <= 0 || c.queryTimeout <= 0:
-		return nil, errors.New("--reply-limit and --query-timeout take a value greater than 0")
-	case c.retentionAge < 0 || c.retentionEvents < 0 || c.retentionDenied < 0:
-		return nil, errors.New("--retention-age, --retention-events and --retention-denied take a value that is not negative; 0 keeps everything")
 	}
 	return c, nil
 }

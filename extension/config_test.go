@@ -2,6 +2,8 @@ package main
 
 import (
 	"flag"
+	"io"
+	"log"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +13,7 @@ import (
 	osquery "github.com/osquery/osquery-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/extension/shell"
 	"github.com/kmodquery/kmodquery/tables"
@@ -70,6 +73,7 @@ func TestParse(t *testing.T) {
 }
 
 func TestParseRefuses(t *testing.T) {
+	const invalid = "error parsing commandline arguments: invalid value "
 	long := "/" + strings.Repeat("s", osquery.MaxSocketPathCharacters)
 	tests := []struct {
 		args []string
@@ -80,18 +84,18 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"--verbose", "query"}, "put the command query before the flags"},
 		{[]string{"--colour"}, "error parsing commandline arguments: flag provided but not defined: -colour"},
 		{[]string{"--socket", long}, "--socket has 98 characters; osquery's sockets have at most 97"},
-		{[]string{"--socket", "s", "--timeout", "0"}, "--timeout and --interval take a number of seconds greater than 0"},
-		{[]string{"--socket", "s", "--interval", "-1"}, "--timeout and --interval take a number of seconds greater than 0"},
+		{[]string{"--socket", "s", "--timeout", "0"}, invalid + `"0" for flag -timeout: write a number of 1 or more`},
+		{[]string{"--socket", "s", "--interval", "-1"}, invalid + `"-1" for flag -interval: write a number of 1 or more`},
 		{[]string{"query", "SELECT", "1"}, "query takes one SQL text: put it in quotes"},
 		{[]string{"query", "SELECT 1", "--format", "json"}, "query takes one SQL text: put the flags before it"},
-		{[]string{"query", "--reply-limit", "-1"}, "--reply-limit and --query-timeout take a value greater than 0"},
-		{[]string{"query", "--image-limit", "-1"}, "--image-limit takes a number of bytes from 0 to 33554432"},
-		{[]string{"query", "--image-limit", "33554433"}, "--image-limit takes a number of bytes from 0 to 33554432"},
-		{[]string{"query", "--query-timeout", "0"}, "--reply-limit and --query-timeout take a value greater than 0"},
+		{[]string{"query", "--reply-limit", "-1"}, invalid + `"-1" for flag -reply-limit: write a number of 1 or more`},
+		{[]string{"query", "--image-limit", "-1"}, invalid + `"-1" for flag -image-limit: write a number of 0 or more`},
+		{[]string{"query", "--image-limit", "33554433"}, invalid + `"33554433" for flag -image-limit: write a number of 33554432 or less`},
+		{[]string{"query", "--query-timeout", "0"}, invalid + `"0" for flag -query-timeout: write a time of 1ms or more`},
 		{[]string{"query", "--state-dir", ""}, "--state-dir takes a folder"},
 		{[]string{"detach", "/sys/fs/bpf/other"}, `detach takes flags only, not "/sys/fs/bpf/other"`},
-		{[]string{"query", "--retention-events", "-1"}, "--retention-age, --retention-events and --retention-denied take a value that is not negative; 0 keeps everything"},
-		{[]string{"query", "--retention-denied", "-1"}, "--retention-age, --retention-events and --retention-denied take a value that is not negative; 0 keeps everything"},
+		{[]string{"query", "--retention-events", "-1"}, invalid + `"-1" for flag -retention-events: write a number of 0 or more`},
+		{[]string{"query", "--retention-denied", "-1"}, invalid + `"-1" for flag -retention-denied: write a number of 0 or more`},
 	}
 	for _, test := range tests {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
@@ -132,6 +136,7 @@ func TestConfigurationFileMistakes(t *testing.T) {
 		"config /etc/other":          `:1: there is no setting "config"`,
 		"query-timeout 3":            ":1: query-timeout 3: " + unit,
 		"retention-age 90 days":      ":1: retention-age 90 days: " + unit,
+		"reply-limit 0":              ":1: reply-limit 0: write a number of 1 or more",
 		"image-limit 32M":            ":1: image-limit 32M: write a whole number without a unit, such as 1000000",
 		"poll":                       ":1: poll has no value; write: poll 10s",
 		"sources":                    ":1: sources has no value; write: sources VALUE",
@@ -149,9 +154,14 @@ func TestConfigurationFileMistakes(t *testing.T) {
 		_, err := parse(hostPlatform(), []string{"query", "--config", path})
 		require.EqualError(t, err, path+want)
 	}
-	_, err := parse(hostPlatform(), []string{"query", "--config", configFile(t, "reply-limit 0\n")})
-	require.EqualError(t, err, "--reply-limit and --query-timeout take a value greater than 0")
-	c, err := parse(hostPlatform(), []string{"query", "--config", configFile(t, "pin-dir none\nstate-dir /a=\"b\":c")})
+	// osquery would restart an extension that ends, so it serves what is valid.
+	path := configFile(t, "pol 1s\npoll 1ms\nstate-dir /a\n")
+	c, err := parse(hostPlatform(), []string{"--socket", "s", "--config", path})
+	require.NoError(t, err)
+	require.EqualError(t, c.mistake, path+`:1: there is no setting "pol"; the nearest is poll`)
+	require.Equal(t, "/a", c.stateDir)
+	require.Equal(t, collectors.DefaultPoll, c.poll)
+	c, err = parse(hostPlatform(), []string{"query", "--config", configFile(t, "pin-dir none\nstate-dir /a=\"b\":c")})
 	require.NoError(t, err)
 	require.Empty(t, c.pinDir)
 	require.Equal(t, `/a="b":c`, c.stateDir)
@@ -174,4 +184,22 @@ func TestUsageExplainsEveryFlag(t *testing.T) {
 		require.Contains(t, text.String(), "  -"+f.Name)
 		require.NotEmpty(t, f.Usage, f.Name)
 	})
+}
+
+// An extension with a mistake in its configuration file shows it for each source.
+func TestAMistakeIsShownInTheSensors(t *testing.T) {
+	p := hostPlatform()
+	p.hasModules = func() bool { return true }
+	c, err := parse(p, []string{"--socket", "s", "--state-dir", t.TempDir(), "--config", configFile(t, "polls 1s\n")})
+	require.NoError(t, err)
+	a, err := open(t.Context(), c, log.New(io.Discard, "", 0))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, a.Close()) }()
+	sensors := a.recorder.Sensors(t.Context())
+	require.Len(t, sensors, len(p.sourceNames))
+	for i, sensor := range sensors {
+		require.Equal(t, p.sourceNames[i], sensor.Source)
+		require.Equal(t, kmodquery.StateFailed, sensor.State)
+		require.Equal(t, c.mistake.Error()+"; then restart osquery", sensor.Reason)
+	}
 }

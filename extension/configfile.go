@@ -19,9 +19,9 @@ import (
 // maxConfigFile bounds a configuration file, in bytes.
 const maxConfigFile = 64 << 10
 
-// parseConfigFile calls set with each setting of the configuration file. Its errors name
-// the file and the line, and say what to write there.
-func parseConfigFile(path string, flags *flag.FlagSet, set func(name, value string) error) error {
+// parseConfigFile calls set with each valid setting of the configuration file. It returns
+// the first mistake, with the file, the line and what to write there.
+func parseConfigFile(path string, flags *flag.FlagSet, set func(name, value string) error) (mistake error) {
 	content, err := readConfigFile(path)
 	if err != nil {
 		return fmt.Errorf("read configuration: %w", err)
@@ -35,6 +35,7 @@ func parseConfigFile(path string, flags *flag.FlagSet, set func(name, value stri
 		name, value, err := parseSetting(line, flags)
 		switch first := lines[name]; {
 		case err != nil:
+			name = "" // lines without a setting are not counted
 		case first != 0:
 			err = fmt.Errorf("%s is set in line %d already; remove one of the two", name, first)
 		default:
@@ -42,12 +43,12 @@ func parseConfigFile(path string, flags *flag.FlagSet, set func(name, value stri
 				err = fmt.Errorf("%s %s: %w", name, value, cmp.Or(errors.Unwrap(failure), failure))
 			}
 		}
-		if err != nil {
-			return fmt.Errorf("%s:%d: %w", path, i+1, err)
+		if err != nil && mistake == nil {
+			mistake = fmt.Errorf("%s:%d: %w", path, i+1, err)
 		}
 		lines[name] = i + 1
 	}
-	return nil
+	return mistake
 }
 
 // parseSetting returns the name and the value of a line.

@@ -67,6 +67,9 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 		fmt.Fprintln(stdout, "kmodquery.ext", kmodquery.Version)
 		return 0
 	}
+	if c.mistake != nil {
+		report.Printf("%v; nothing is recorded", c.mistake)
+	}
 	signals := []os.Signal{unix.SIGTERM, unix.SIGINT}
 	if c.command == "query" && len(c.args) == 0 && isatty.IsTerminal(stdin.Fd()) {
 		signals = signals[:1] // at a prompt Ctrl-C ends a statement, not the shell

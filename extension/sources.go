@@ -56,6 +56,9 @@ func wanted(c *config) []string {
 
 // recorderOptions returns the options of a recorder for a store.
 func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
+	if c.mistake != nil {
+		return mistakenOptions(c, store)
+	}
 	o := collectors.Options{
 		SideBySide:  c.sources != nil || c.platform.sideBySide,
 		Backfill:    c.platform.backfill,
