@@ -161,13 +161,13 @@ func ensureBPFFS(path string) error {
 	parent := filepath.Dir(path)
 	var stat unix.Statfs_t
 	if err := unix.Statfs(parent, &stat); err != nil {
-		return fmt.Errorf("find a BPF file system at %s: %w", parent, err)
+		return fmt.Errorf("find a BPF file system at %s: %w; choose a folder in %s", parent, err, bpffs)
 	}
 	if stat.Type == unix.BPF_FS_MAGIC {
 		return nil
 	}
 	if parent != bpffs {
-		return fmt.Errorf("%s is no BPF file system; choose a folder in %s", parent, bpffs)
+		return fmt.Errorf("%s is no BPF file system; choose a folder in %s, or mount one: mount -t bpf bpf %[1]s", parent, bpffs)
 	}
 	if err := unix.Mount("bpf", bpffs, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
 		return fmt.Errorf("mount a BPF file system at %s: %w", bpffs, err)

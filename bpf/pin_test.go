@@ -82,7 +82,7 @@ func TestPinsBelongToOneProcess(t *testing.T) {
 	require.Error(t, err, "a link leads elsewhere")
 	require.NoError(t, os.Remove(path))
 	_, err = openPins(filepath.Join(t.TempDir(), "kmodquery"))
-	require.ErrorContains(t, err, "is no BPF file system")
+	require.ErrorContains(t, err, "is no BPF file system; choose a folder in /sys/fs/bpf, or mount one: mount -t bpf bpf ")
 }
 
 // Sets are read in the order in which they were made, whatever the clock says.

@@ -371,6 +371,28 @@ func TestSyncEndsWithItsContext(t *testing.T) {
 	})
 }
 
+// The store sets fields of the events that it takes. What was added for an event is
+// subtracted, however it leaves the queue.
+func TestTheWeightOfAllEventsReturnsToZero(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := int64(1)
+		d := newDesk(&memory{err: errors.New("disk full"), first: &n})
+		long := strings.Repeat("x", maxWaitingBytes/10)
+		for range 20 {
+			d.add(deliver(kmodquery.Event{Cmdline: long}))
+			d.begin()
+		}
+		d.sink.refuse(nil)
+		time.Sleep(2 * retryDelay)
+		for range maxBatch {
+			d.add(deliver(kmodquery.Event{Name: "dummy"}))
+		}
+		require.NoError(t, d.end())
+		require.NotEmpty(t, d.dropped)
+		require.Zero(t, d.bytes)
+	})
+}
+
 func TestWeightOfAnEvent(t *testing.T) {
 	n := int64(1)
 	empty := weigh(&kmodquery.Delivery{})

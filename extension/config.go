@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"flag"
 	"fmt"
@@ -50,11 +49,15 @@ type config struct {
 
 	// The flags that osquery passes to every extension; times are in whole seconds.
 	socket   string
-	timeout  int
-	interval int
+	timeout  int64
+	interval int64
 	verbose  bool
 
 	format shell.Format
+
+	// mistake is what is wrong in the configuration file. An extension that osquery starts
+	// then serves its tables and records nothing; every command fails.
+	mistake error
 }
 
 // commands are the usages of the commands, which begin with their names. Without a
@@ -74,24 +77,24 @@ func (c *config) flagSet() *flag.FlagSet {
 	if c.platform.sideBySide {
 		automatic = "all of them"
 	}
-	flags.StringVar(&c.configFile, "config", defaultConfigFile, "configuration `file` with one \"flag value\" per line")
+	flags.StringVar(&c.configFile, "config", defaultConfigFile, "configuration `file` with one \"name value\" per line")
 	flags.StringVar(&c.stateDir, "state-dir", defaultStateDir(), "`folder` of the event store")
-	flags.DurationVar(&c.retentionAge, "retention-age", sqlite.DefaultMaxAge, "delete events that are older than this; 0 keeps events of any age")
-	flags.Int64Var(&c.retentionEvents, "retention-events", sqlite.DefaultMaxEvents, "keep this `number` of the newest events, not counting those of retention-denied; 0 keeps all")
-	flags.Int64Var(&c.retentionDenied, "retention-denied", sqlite.DefaultMaxUnprivileged, "keep this `number` of the newest events that any user can cause: denied attempts and requests for modules; 0 keeps all")
+	flags.Var(duration(&c.retentionAge, sqlite.DefaultMaxAge, 0), "retention-age", "delete events that are older than this `time`; 0 keeps events of any age")
+	flags.Var(number(&c.retentionEvents, sqlite.DefaultMaxEvents, 0, unlimited), "retention-events", "keep this `number` of the newest events, not counting those of retention-denied; 0 keeps all")
+	flags.Var(number(&c.retentionDenied, sqlite.DefaultMaxUnprivileged, 0, unlimited), "retention-denied", "keep this `number` of the newest events that any user can cause: denied attempts and requests for modules; 0 keeps all")
 	flags.Func("sources", "comma-separated `names` of the sources to run side by side, out of "+strings.Join(c.platform.sourceNames, ", ")+
 		"; auto runs "+automatic+" (default auto)", func(names string) (err error) {
 		c.sources, err = c.platform.parseSources(names)
 		return err
 	})
-	flags.DurationVar(&c.poll, "poll", c.platform.defaultPoll, "`time` within which hidden modules and unobserved loads are found")
-	flags.Int64Var(&c.imageLimit, "image-limit", c.platform.maxImageLimit, "Linux: hash the kernel's copy of modules of up to this many `bytes`, and the file of larger ones")
+	flags.Var(duration(&c.poll, c.platform.defaultPoll, time.Second), "poll", "`time` within which hidden modules and unobserved loads are found")
+	flags.Var(number(&c.imageLimit, c.platform.maxImageLimit, 0, c.platform.maxImageLimit), "image-limit", "Linux: hash the kernel's copy of modules of up to this many `bytes`, and the file of larger ones")
 	flags.StringVar(&c.pinDir, "pin-dir", defaultPinDir, "Linux: `folder` in a BPF file system where the programs are pinned, which keeps them attached while no process records; none pins nothing")
-	flags.Int64Var(&c.replyLimit, "reply-limit", tables.DefaultReplyBytes, "return an error if a table's reply has more than this many `bytes`; under osquery's watchdog its limit holds instead")
-	flags.DurationVar(&c.queryTimeout, "query-timeout", tables.DefaultTimeout, "return an error if a table takes longer than this to reply")
+	flags.Var(number(&c.replyLimit, tables.DefaultReplyBytes, 1, unlimited), "reply-limit", "return an error if a table's reply has more than this many `bytes`; under osquery's watchdog its limit holds instead")
+	flags.Var(duration(&c.queryTimeout, tables.DefaultTimeout, time.Millisecond), "query-timeout", "return an error if a table takes longer than this `time` to reply")
 	flags.StringVar(&c.socket, "socket", "", "osquery: `path` of the extension socket")
-	flags.IntVar(&c.timeout, "timeout", 3, "osquery: `seconds` to wait for the socket and for each answer")
-	flags.IntVar(&c.interval, "interval", 3, "osquery: `seconds` between checks that osquery still lists the extension")
+	flags.Var(number(&c.timeout, 3, 1, unlimited), "timeout", "osquery: `seconds` to wait for the socket and for each answer")
+	flags.Var(number(&c.interval, 3, 1, unlimited), "interval", "osquery: `seconds` between checks that osquery still lists the extension")
 	flags.BoolVar(&c.verbose, "verbose", false, "osquery: report the state of each source at the start")
 	c.format = shell.Table
 	flags.Func("format", "query: output `format`: table, json, csv or line (default table)", func(name string) (err error) {
@@ -114,21 +117,12 @@ func parse(p *platform, args []string) (*config, error) {
 	flags := c.flagSet()
 	err := ff.Parse(flags, args,
 		ff.WithEnvVarPrefix(envPrefix),
-		// ff does not check who can write the file, so it gets an empty one, and
-		// readConfigFile reads the configuration file.
+		// ff does not check who can write the file, and its parser accepts mistakes. So it
+		// gets an empty file, and parseConfigFile reads the configuration file.
 		ff.WithConfigFile(os.DevNull),
 		ff.WithConfigFileParser(func(_ io.Reader, set func(name, value string) error) error {
-			content, err := readConfigFile(c.configFile)
-			if err != nil {
-				return fmt.Errorf("read configuration: %w", err)
-			}
-			return ff.PlainParser(bytes.NewReader(content), func(name, value string) error {
-				// The parser returns "true" for a line without a value.
-				if value == "true" && name != "verbose" && flags.Lookup(name) != nil {
-					return fmt.Errorf("%s has no value in the configuration file", name)
-				}
-				return set(name, value)
-			})
+			c.mistake = parseConfigFile(c.configFile, flags, set)
+			return nil
 		}),
 	)
 	if err != nil {
@@ -139,6 +133,8 @@ func parse(p *platform, args []string) (*config, error) {
 	}
 	c.args = flags.Args()
 	switch {
+	case c.mistake != nil && c.command != "":
+		return nil, c.mistake
 	case c.command == "" && len(c.args) > 0 && isCommand(c.args[0]):
 		return nil, fmt.Errorf("put the command %s before the flags", c.args[0])
 	case c.command == "" && len(c.args) > 0:
@@ -155,16 +151,6 @@ func parse(p *platform, args []string) (*config, error) {
 		return nil, errors.New("query takes one SQL text: put the flags before it")
 	case c.command == "query" && len(c.args) > 1:
 		return nil, errors.New("query takes one SQL text: put it in quotes")
-	case c.timeout <= 0 || c.interval <= 0:
-		return nil, errors.New("--timeout and --interval take a number of seconds greater than 0")
-	case c.imageLimit < 0 || c.imageLimit > c.platform.maxImageLimit:
-		return nil, fmt.Errorf("--image-limit takes a number of bytes from 0 to %d", c.platform.maxImageLimit)
-	case c.poll < time.Second:
-		return nil, errors.New("--poll takes a time of a second or more")
-	case c.replyLimit <= 0 || c.queryTimeout <= 0:
-		return nil, errors.New("--reply-limit and --query-timeout take a value greater than 0")
-	case c.retentionAge < 0 || c.retentionEvents < 0 || c.retentionDenied < 0:
-		return nil, errors.New("--retention-age, --retention-events and --retention-denied take a value that is not negative; 0 keeps everything")
 	}
 	return c, nil
 }

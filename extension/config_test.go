@@ -2,6 +2,8 @@ package main
 
 import (
 	"flag"
+	"io"
+	"log"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +13,7 @@ import (
 	osquery "github.com/osquery/osquery-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/extension/shell"
 	"github.com/kmodquery/kmodquery/tables"
@@ -70,6 +73,7 @@ func TestParse(t *testing.T) {
 }
 
 func TestParseRefuses(t *testing.T) {
+	const invalid = "error parsing commandline arguments: invalid value "
 	long := "/" + strings.Repeat("s", osquery.MaxSocketPathCharacters)
 	tests := []struct {
 		args []string
@@ -80,18 +84,18 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"--verbose", "query"}, "put the command query before the flags"},
 		{[]string{"--colour"}, "error parsing commandline arguments: flag provided but not defined: -colour"},
 		{[]string{"--socket", long}, "--socket has 98 characters; osquery's sockets have at most 97"},
-		{[]string{"--socket", "s", "--timeout", "0"}, "--timeout and --interval take a number of seconds greater than 0"},
-		{[]string{"--socket", "s", "--interval", "-1"}, "--timeout and --interval take a number of seconds greater than 0"},
+		{[]string{"--socket", "s", "--timeout", "0"}, invalid + `"0" for flag -timeout: write a number of 1 or more`},
+		{[]string{"--socket", "s", "--interval", "-1"}, invalid + `"-1" for flag -interval: write a number of 1 or more`},
 		{[]string{"query", "SELECT", "1"}, "query takes one SQL text: put it in quotes"},
 		{[]string{"query", "SELECT 1", "--format", "json"}, "query takes one SQL text: put the flags before it"},
-		{[]string{"query", "--reply-limit", "-1"}, "--reply-limit and --query-timeout take a value greater than 0"},
-		{[]string{"query", "--image-limit", "-1"}, "--image-limit takes a number of bytes from 0 to 33554432"},
-		{[]string{"query", "--image-limit", "33554433"}, "--image-limit takes a number of bytes from 0 to 33554432"},
-		{[]string{"query", "--query-timeout", "0"}, "--reply-limit and --query-timeout take a value greater than 0"},
+		{[]string{"query", "--reply-limit", "-1"}, invalid + `"-1" for flag -reply-limit: write a number of 1 or more`},
+		{[]string{"query", "--image-limit", "-1"}, invalid + `"-1" for flag -image-limit: write a number of 0 or more`},
+		{[]string{"query", "--image-limit", "33554433"}, invalid + `"33554433" for flag -image-limit: write a number of 33554432 or less`},
+		{[]string{"query", "--query-timeout", "0"}, invalid + `"0" for flag -query-timeout: write a time of 1ms or more`},
 		{[]string{"query", "--state-dir", ""}, "--state-dir takes a folder"},
 		{[]string{"detach", "/sys/fs/bpf/other"}, `detach takes flags only, not "/sys/fs/bpf/other"`},
-		{[]string{"query", "--retention-events", "-1"}, "--retention-age, --retention-events and --retention-denied take a value that is not negative; 0 keeps everything"},
-		{[]string{"query", "--retention-denied", "-1"}, "--retention-age, --retention-events and --retention-denied take a value that is not negative; 0 keeps everything"},
+		{[]string{"query", "--retention-events", "-1"}, invalid + `"-1" for flag -retention-events: write a number of 0 or more`},
+		{[]string{"query", "--retention-denied", "-1"}, invalid + `"-1" for flag -retention-denied: write a number of 0 or more`},
 	}
 	for _, test := range tests {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
@@ -108,7 +112,7 @@ func TestParseRefuses(t *testing.T) {
 }
 
 func TestFlagOverridesEnvironmentOverridesFile(t *testing.T) {
-	path := configFile(t, "# a comment\nstate-dir /file\nquery-timeout 1s\ninterval 9\n\nverbose\n")
+	path := configFile(t, "# a comment\nstate-dir /file\nquery-timeout\t1s # another\r\n  interval 9\t# a third\n\nverbose\n")
 	t.Setenv("KMODQUERY_STATE_DIR", "/environment")
 	t.Setenv("KMODQUERY_QUERY_TIMEOUT", "2s")
 	t.Setenv("KMODQUERY_TIMEOUT", "")      // counts as unset
@@ -117,25 +121,52 @@ func TestFlagOverridesEnvironmentOverridesFile(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "/flag", c.stateDir)
 	require.Equal(t, 2*time.Second, c.queryTimeout)
-	require.Equal(t, 9, c.interval)
-	require.Equal(t, 3, c.timeout)
+	require.EqualValues(t, 9, c.interval)
+	require.EqualValues(t, 3, c.timeout)
 	require.True(t, c.verbose)
 }
 
 func TestConfigurationFileMistakes(t *testing.T) {
+	const unit = "write a time with its unit, h, m or s, such as 10s; a day is 24h"
 	for content, want := range map[string]string{
-		"colour blue\n":         `config file flag "colour" not defined in flag set`,
-		"query-timeout 3\n":     `error setting flag "query-timeout" from config file: parse error`,
-		"reply-limit 0\n":       "--reply-limit and --query-timeout take a value greater than 0",
-		"state-dir\n":           "state-dir has no value in the configuration file",
-		"state-dir x\nformat x": `error setting flag "format" from config file: unknown format "x"; choose one of table, json, csv, line`,
+		"colour blue":                `:1: there is no setting "colour"`,
+		"\n# x\nretention_age 1h":    `:3: there is no setting "retention_age"; the nearest is retention-age`,
+		"pol 1s":                     `:1: there is no setting "pol"; the nearest is poll`,
+		"[main]":                     `:1: there is no setting "[main]"`,
+		"config /etc/other":          `:1: there is no setting "config"`,
+		"query-timeout 3":            ":1: query-timeout 3: " + unit,
+		"retention-age 90 days":      ":1: retention-age 90 days: " + unit,
+		"reply-limit 0":              ":1: reply-limit 0: write a number of 1 or more",
+		"image-limit 32M":            ":1: image-limit 32M: write a whole number without a unit, such as 1000000",
+		"poll":                       ":1: poll has no value; write: poll 10s",
+		"sources":                    ":1: sources has no value; write: sources VALUE",
+		"poll =":                     ":1: poll has no value; write: poll 10s",
+		"verbose\nformat x":          `:2: format x: unknown format "x"; choose one of table, json, csv, line`,
+		"poll = 20s":                 ":1: there is only a space between a setting and its value; write: poll 20s",
+		"poll=20s":                   ":1: there is only a space between a setting and its value; write: poll 20s",
+		"state-dir: '/a b' # x":      ":1: there is only a space between a setting and its value; write: state-dir /a b",
+		`state-dir "/a"`:             ":1: a value has no quotes; write: state-dir /a",
+		"--poll 20s":                 ":1: a setting has no dashes before its name; write: poll 20s",
+		"poll 20s\nverbose\npoll 3s": ":3: poll is set in line 1 already; remove one of the two",
+		"pin-dir kmodquery":          ":1: pin-dir begins at the root, and kmodquery does not; write: pin-dir /sys/fs/bpf/kmodquery",
 	} {
 		path := configFile(t, content)
 		_, err := parse(hostPlatform(), []string{"query", "--config", path})
-		require.EqualError(t, err, want)
+		require.EqualError(t, err, path+want)
 	}
+	// osquery would restart an extension that ends, so it serves what is valid.
+	path := configFile(t, "pol 1s\npoll 1ms\nstate-dir /a\n")
+	c, err := parse(hostPlatform(), []string{"--socket", "s", "--config", path})
+	require.NoError(t, err)
+	require.EqualError(t, c.mistake, path+`:1: there is no setting "pol"; the nearest is poll`)
+	require.Equal(t, "/a", c.stateDir)
+	require.Equal(t, collectors.DefaultPoll, c.poll)
+	c, err = parse(hostPlatform(), []string{"query", "--config", configFile(t, "pin-dir none\nstate-dir /a=\"b\":c")})
+	require.NoError(t, err)
+	require.Empty(t, c.pinDir)
+	require.Equal(t, `/a="b":c`, c.stateDir)
 	missing := filepath.Join(t.TempDir(), "missing.conf")
-	_, err := parse(hostPlatform(), []string{"query", "--config", missing})
+	_, err = parse(hostPlatform(), []string{"query", "--config", missing})
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.ErrorContains(t, err, missing)
 	t.Setenv("KMODQUERY_CONFIG", missing)
@@ -153,4 +184,22 @@ func TestUsageExplainsEveryFlag(t *testing.T) {
 		require.Contains(t, text.String(), "  -"+f.Name)
 		require.NotEmpty(t, f.Usage, f.Name)
 	})
+}
+
+// An extension with a mistake in its configuration file shows it for each source.
+func TestAMistakeIsShownInTheSensors(t *testing.T) {
+	p := hostPlatform()
+	p.hasModules = func() bool { return true }
+	c, err := parse(p, []string{"--socket", "s", "--state-dir", t.TempDir(), "--config", configFile(t, "polls 1s\n")})
+	require.NoError(t, err)
+	a, err := open(t.Context(), c, log.New(io.Discard, "", 0))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, a.Close()) }()
+	sensors := a.recorder.Sensors(t.Context())
+	require.Len(t, sensors, len(p.sourceNames))
+	for i, sensor := range sensors {
+		require.Equal(t, p.sourceNames[i], sensor.Source)
+		require.Equal(t, kmodquery.StateFailed, sensor.State)
+		require.Equal(t, c.mistake.Error()+"; then restart osquery", sensor.Reason)
+	}
 }

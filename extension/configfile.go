@@ -1,22 +1,125 @@
 package main
 
 import (
-	"bufio"
+	"cmp"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 )
 
-// maxConfigFile bounds a configuration file, in bytes. It is less than the longest line
-// that [ff.PlainParser] reads: that parser silently ignores the rest of the file after a
-// longer line.
-const maxConfigFile = bufio.MaxScanTokenSize - 1
+// maxConfigFile bounds a configuration file, in bytes.
+const maxConfigFile = 64 << 10
+
+// parseConfigFile calls set with each valid setting of the configuration file. It returns
+// the first mistake, with the file, the line and what to write there.
+func parseConfigFile(path string, flags *flag.FlagSet, set func(name, value string) error) (mistake error) {
+	content, err := readConfigFile(path)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	lines := map[string]int{} // by setting
+	for i, line := range strings.Split(string(content), "\n") {
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		name, value, err := parseSetting(line, flags)
+		switch first := lines[name]; {
+		case err != nil:
+			name = "" // lines without a setting are not counted
+		case first != 0:
+			err = fmt.Errorf("%s is set in line %d already; remove one of the two", name, first)
+		default:
+			if failure := set(name, value); failure != nil {
+				err = fmt.Errorf("%s %s: %w", name, value, cmp.Or(errors.Unwrap(failure), failure))
+			}
+		}
+		if err != nil && mistake == nil {
+			mistake = fmt.Errorf("%s:%d: %w", path, i+1, err)
+		}
+		lines[name] = i + 1
+	}
+	return mistake
+}
+
+// parseSetting returns the name and the value of a line.
+func parseSetting(line string, flags *flag.FlagSet) (name, value string, err error) {
+	name, value = line, ""
+	if i := strings.IndexFunc(line, func(r rune) bool { return unicode.IsSpace(r) || r == '=' || r == ':' }); i >= 0 {
+		name, value = line[:i], strings.TrimSpace(line[i:])
+	}
+	for _, comment := range []string{" #", "\t#"} {
+		value, _, _ = strings.Cut(value, comment)
+	}
+	plainName := strings.TrimLeft(name, "-")
+	value = strings.TrimSpace(value)
+	plain := strings.Trim(strings.TrimLeft(value, "=: \t"), "\"'`")
+	setting := flags.Lookup(plainName)
+	if setting == nil || plainName == "config" {
+		return "", "", fmt.Errorf("there is no setting %q%s", plainName, nearest(plainName, flags))
+	}
+	if _, isBool := setting.Value.(interface{ IsBoolFlag() bool }); isBool && value == "" {
+		value, plain = "true", "true"
+	}
+	isFolder := name == "state-dir" || name == "pin-dir" && plain != noPinDir
+	switch {
+	case plain == "":
+		return "", "", fmt.Errorf("%s has no value; write: %[1]s %s", plainName, cmp.Or(setting.DefValue, "VALUE"))
+	case name != plainName:
+		return "", "", fmt.Errorf("a setting has no dashes before its name; write: %s %s", plainName, plain)
+	case strings.HasPrefix(value, "=") || strings.HasPrefix(value, ":"):
+		return "", "", fmt.Errorf("there is only a space between a setting and its value; write: %s %s", name, plain)
+	case plain != value:
+		return "", "", fmt.Errorf("a value has no quotes; write: %s %s", name, plain)
+	case isFolder && !filepath.IsAbs(value):
+		return "", "", fmt.Errorf("%s begins at the root, and %s does not; write: %[1]s %[3]s", name, value, setting.DefValue)
+	}
+	return name, value, nil
+}
+
+// nearest names the setting that a mistyped name is most like, if there is one.
+func nearest(name string, flags *flag.FlagSet) string {
+	best, least := "", 1+len(name)/3
+	flags.VisitAll(func(f *flag.Flag) {
+		if n := distance(name, f.Name); n <= least && f.Name != "config" {
+			best, least = f.Name, n-1
+		}
+	})
+	if best == "" {
+		return ""
+	}
+	return "; the nearest is " + best
+}
+
+// distance returns how many letters of a have to be removed, added or replaced to make b.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			changed := diagonal
+			if a[i] != b[j] {
+				changed++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(changed, row[j]+1, diagonal+1)
+		}
+	}
+	return row[len(b)]
+}
 
 // readConfigFile returns the content of the configuration file. It follows links, and
 // refuses a file that users other than root and the running one can write. It returns

@@ -122,5 +122,5 @@ func TestConfigFileThatIsTooLong(t *testing.T) {
 
 	path := configFile(t, longest+"\n")
 	_, err = parse(hostPlatform(), []string{"query", "--config", path})
-	require.EqualError(t, err, "read configuration: "+path+" has more than 65535 bytes; choose another one with --config")
+	require.EqualError(t, err, "read configuration: "+path+" has more than 65536 bytes; choose another one with --config")
 }

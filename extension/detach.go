@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log"
+	"os"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
@@ -18,6 +20,9 @@ const drainPatience = time.Minute
 // it removes the programs. It returns an error if another process records. If a signal
 // arrives before all events are stored, it does not remove the programs.
 func detach(ctx context.Context, c *config, stdout io.Writer, report *log.Logger) error {
+	if _, err := os.ReadDir(c.pinDir); errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("look for pinned programs: %w; run it as root", err)
+	}
 	if c.pinDir == "" || !c.platform.hasPins(c.pinDir) {
 		// A process that was killed while it pinned or removed programs may have left
 		// some.

@@ -20,7 +20,10 @@ import (
 // Exit statuses.
 const (
 	exitFailed = 1 // the command failed
-	exitUsage  = 2 // the command line or the configuration is invalid
+	// exitUsage means that the command line or the configuration is invalid. It is
+	// sysexits' EX_CONFIG, for which the unit is not restarted. A panic ends a Go program
+	// with 2.
+	exitUsage = 78
 )
 
 // exitTimeout is how long the process may take to end after a signal. systemd kills the
@@ -63,6 +66,9 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 	case c.command == "--version":
 		fmt.Fprintln(stdout, "kmodquery.ext", kmodquery.Version)
 		return 0
+	}
+	if c.mistake != nil {
+		report.Printf("%v; nothing is recorded", c.mistake)
 	}
 	signals := []os.Signal{unix.SIGTERM, unix.SIGINT}
 	if c.command == "query" && len(c.args) == 0 && isatty.IsTerminal(stdin.Fd()) {

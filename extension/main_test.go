@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -81,6 +82,16 @@ func TestOverview(t *testing.T) {
 	for _, name := range sensorNames(&config{platform: hostPlatform()}) {
 		require.Contains(t, stdout.String(), "| "+name+" ")
 	}
+}
+
+func TestOverviewInJSONIsOneDocument(t *testing.T) {
+	t.Setenv("KMODQUERY_STATE_DIR", t.TempDir())
+	var stdout, stderr strings.Builder
+	require.Zero(t, run(t.Context(), hostPlatform(), []string{"query", "--format", "json"}, input(t, ""), &stdout, &stderr))
+	var tables map[string][]map[string]string
+	require.NoError(t, json.Unmarshal([]byte(stdout.String()), &tables), stdout.String())
+	require.Len(t, tables, len(overview))
+	require.Equal(t, kmodquery.RoleRecorder, tables["kernel_module_sensors"][0]["role"])
 }
 
 // Programs that read a log would take an error of several lines for several errors.

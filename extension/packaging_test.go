@@ -2,6 +2,7 @@ package main
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -30,6 +31,14 @@ func TestSampleConfiguration(t *testing.T) {
 		c.configFile, c.stateDir = defaults.configFile, defaults.stateDir
 		require.Equal(t, defaults, c)
 	}
+}
+
+// systemd restarts the service always, except after a mistake in the configuration.
+func TestUnitIsNotRestartedAfterAMistake(t *testing.T) {
+	unit, err := os.ReadFile("../packaging/systemd/kmodquery.service")
+	require.NoError(t, err)
+	require.Contains(t, string(unit), fmt.Sprintf("\nRestart=always\nRestartPreventExitStatus=%d\n", exitUsage))
+	require.NotContains(t, []int{0, exitFailed, 2}, exitUsage, "a Go program that panics ends with 2")
 }
 
 // uncomment removes the comment mark of settings, which have no space after it.

@@ -24,17 +24,20 @@ const answerDrain = time.Second
 var errEndedBySignal = errors.New("ended by a signal")
 
 // overview holds the statements of a query without SQL.
-var overview = []struct{ title, sql string }{
-	{"Sensors", `SELECT source, state, role, received, lost, store_rows, kernel, reason FROM kernel_module_sensors`},
-	{"Latest events", `SELECT datetime(time, 'unixepoch') AS utc, event_name, name, path, origin, result, error, process_name, pid, uid, load_id
+var overview = []struct{ title, table, sql string }{
+	{"Sensors", "kernel_module_sensors", `SELECT source, state, role, received, lost, store_rows, kernel, reason FROM kernel_module_sensors`},
+	{"Latest events", "kernel_module_events", `SELECT datetime(time, 'unixepoch') AS utc, event_name, name, path, origin, result, error, process_name, pid, uid, load_id
 		FROM kernel_module_events ORDER BY eid DESC LIMIT 20`},
-	{"Latest findings", `SELECT datetime(time, 'unixepoch') AS utc, signature_id, signature_name, severity, external_id, reason, load_id
+	{"Latest findings", "kernel_module_findings", `SELECT datetime(time, 'unixepoch') AS utc, signature_id, signature_name, severity, external_id, reason, load_id
 		FROM kernel_module_findings ORDER BY eid DESC LIMIT 20`},
 }
 
 // query runs the SQL of the command line or of stdin. Without either it runs the shell
 // if stdin is a terminal, and otherwise shows an overview.
 func query(ctx context.Context, c *config, stdin *os.File, stdout, stderr io.Writer, report *log.Logger) (err error) {
+	if os.Geteuid() != 0 && c.stateDir == defaultStateDir() {
+		report.Printf("this user's own event store is in %s; run it as root for the events of this host", c.stateDir)
+	}
 	a, err := open(ctx, c, report)
 	switch {
 	case err != nil && ctx.Err() != nil:
@@ -93,13 +96,27 @@ func answer(ctx context.Context, c *config, db *sql.DB, stdin *os.File, stdout, 
 	return err
 }
 
+// showOverview shows each part below its title. In JSON it shows one object with the rows
+// of each table.
 func showOverview(ctx context.Context, db *sql.DB, stdout io.Writer, format shell.Format) error {
-	for _, part := range overview {
-		fmt.Fprintf(stdout, "%s\n", part.title)
+	for i, part := range overview {
+		switch {
+		case format != shell.JSON:
+			fmt.Fprintln(stdout, part.title)
+		case i == 0:
+			fmt.Fprintf(stdout, "{%q:\n", part.table)
+		default:
+			fmt.Fprintf(stdout, ",%q:\n", part.table)
+		}
 		if err := shell.Query(ctx, db, stdout, format, part.sql); err != nil {
 			return err
 		}
-		fmt.Fprintln(stdout)
+		if format != shell.JSON {
+			fmt.Fprintln(stdout)
+		}
+	}
+	if format == shell.JSON {
+		fmt.Fprintln(stdout, "}")
 	}
 	return nil
 }

@@ -24,8 +24,11 @@ func (p *platform) parseSources(text string) ([]string, error) {
 	for name := range strings.SplitSeq(text, ",") {
 		name = strings.TrimSpace(name)
 		if !slices.Contains(p.sourceNames, name) {
-			return nil, fmt.Errorf("there is no source %q here; choose %s, or some of %s, separated by commas",
-				name, autoSources, strings.Join(p.sourceNames, ", "))
+			what := fmt.Sprintf("there is no source %q here", name)
+			if name == p.viewsSource {
+				what = name + " always runs beside the sources"
+			}
+			return nil, fmt.Errorf("%s; choose %s, or some of %s, separated by commas", what, autoSources, strings.Join(p.sourceNames, ", "))
 		}
 		if !slices.Contains(names, name) {
 			names = append(names, name)
@@ -53,6 +56,9 @@ func wanted(c *config) []string {
 
 // recorderOptions returns the options of a recorder for a store.
 func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
+	if c.mistake != nil {
+		return mistakenOptions(c, store)
+	}
 	o := collectors.Options{
 		SideBySide:  c.sources != nil || c.platform.sideBySide,
 		Backfill:    c.platform.backfill,

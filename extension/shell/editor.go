@@ -2,9 +2,7 @@ package shell
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/peterh/liner"
@@ -35,34 +33,36 @@ func (s *stream) AppendHistory(string) {}
 // editor is the lineReader for a terminal, with a history file.
 type editor struct {
 	*liner.State
-	history string
+	history history
+	fail    func(error)
+	failed  bool // a line could not be saved, which was reported
 }
 
-func newEditor(history string, fail func(error)) *editor {
-	e := &editor{State: liner.NewLiner(), history: history}
+func newEditor(path string, fail func(error)) *editor {
+	e := &editor{State: liner.NewLiner(), history: history{path: path}, fail: fail}
 	e.SetCtrlCAborts(true)
-	file, err := os.Open(history)
-	if err == nil {
-		defer file.Close()
-		_, err = e.ReadHistory(file)
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	lines, err := e.history.load()
+	if err != nil {
 		fail(fmt.Errorf("read history: %w", err))
+	}
+	for _, line := range lines {
+		e.State.AppendHistory(line)
 	}
 	return e
 }
 
-// close restores the terminal and saves the history.
-func (e *editor) close(fail func(error)) {
+// AppendHistory adds a line to the history and saves it.
+func (e *editor) AppendHistory(line string) {
+	e.State.AppendHistory(line)
+	if err := e.history.add(line); err != nil && !e.failed {
+		e.failed = true
+		e.fail(fmt.Errorf("save history: %w", err))
+	}
+}
+
+// close restores the terminal.
+func (e *editor) close() {
 	if err := e.Close(); err != nil {
-		fail(fmt.Errorf("restore terminal: %w", err))
-	}
-	file, err := os.OpenFile(e.history, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err == nil {
-		_, err = e.WriteHistory(file)
-		err = errors.Join(err, file.Close())
-	}
-	if err != nil {
-		fail(fmt.Errorf("save history: %w", err))
+		e.fail(fmt.Errorf("restore terminal: %w", err))
 	}
 }

@@ -29,8 +29,8 @@ type Options struct {
 	Err io.Writer
 	// Format is the first format; empty is Table.
 	Format Format
-	// HistoryFile stores the lines that were typed interactively. Only its owner can
-	// read it. An interactive shell needs it.
+	// HistoryFile stores the lines that were typed interactively, each at once. Only its
+	// owner can read it. Several shells may share it. An interactive shell needs it.
 	HistoryFile string
 }
 
@@ -56,7 +56,7 @@ func Run(ctx context.Context, db *sql.DB, o Options) error {
 		return s.run(ctx)
 	}
 	editor := newEditor(o.HistoryFile, s.fail)
-	defer editor.close(s.fail)
+	defer editor.close()
 	s.lines, s.interactive = editor, true
 	// Between a prompt and a statement, Ctrl-C must not end the process, which would
 	// leave the terminal in the editor's mode.

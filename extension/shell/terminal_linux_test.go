@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/peterh/liner"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -148,12 +149,74 @@ func TestShellOnTerminal(t *testing.T) {
 	require.NoError(t, shell.Wait())
 }
 
+// A terminal that is closed ends the shell by SIGHUP.
+func TestHistorySurvivesTheEndOfTheTerminal(t *testing.T) {
+	history := filepath.Join(t.TempDir(), "history")
+	require.NoError(t, os.WriteFile(history, []byte("SELECT 'before';\n"), 0o600))
+	person, shell := start(t, history)
+	person.awaitPrompt(promptFirst)
+	person.enter("SELECT 40 + 2 AS answer;\r")
+	person.await("| 42 ")
+	person.awaitPrompt(promptFirst)
+	require.NoError(t, person.file.Close())
+	require.ErrorContains(t, shell.Wait(), "signal: hangup")
+	kept, err := os.ReadFile(history)
+	require.NoError(t, err)
+	require.Equal(t, "SELECT 'before';\nSELECT 40 + 2 AS answer;\n", string(kept))
+}
+
+func TestShellsShareAHistory(t *testing.T) {
+	history := filepath.Join(t.TempDir(), "history")
+	first, firstShell := start(t, history)
+	second, secondShell := start(t, history)
+	for i, person := range []*terminal{first, second, first} {
+		person.awaitPrompt(promptFirst)
+		person.enter(fmt.Sprintf("SELECT %d AS n;\r", i))
+		person.await("| n |")
+	}
+	for _, person := range []*terminal{second, first} {
+		person.awaitPrompt(promptFirst)
+		person.enter("\x04")
+		person.await("ended: <nil>")
+	}
+	require.NoError(t, firstShell.Wait())
+	require.NoError(t, secondShell.Wait())
+	kept, err := os.ReadFile(history)
+	require.NoError(t, err)
+	require.Equal(t, "SELECT 0 AS n;\nSELECT 1 AS n;\nSELECT 2 AS n;\n", string(kept))
+}
+
+func TestHistoryIsBounded(t *testing.T) {
+	h := history{path: filepath.Join(t.TempDir(), "history")}
+	long := strings.Repeat("x", 1<<16)
+	require.NoError(t, h.add(long))
+	require.NoError(t, h.add("not UTF-8: \xff"))
+	lines, err := h.load()
+	require.NoError(t, err)
+	require.Equal(t, []string{long, "not UTF-8: \xff"}, lines)
+	for i := range 2 * liner.HistoryLimit {
+		require.NoError(t, h.add(fmt.Sprint(i)))
+		require.NoError(t, h.add(fmt.Sprint(i)), "only once")
+	}
+	lines, err = h.load()
+	require.NoError(t, err)
+	require.Len(t, lines, liner.HistoryLimit)
+	content, err := os.ReadFile(h.path)
+	require.NoError(t, err)
+	require.Equal(t, strings.Join(lines, "\n")+"\n", string(content))
+	require.Equal(t, fmt.Sprint(2*liner.HistoryLimit-1), lines[len(lines)-1])
+}
+
 func TestHistoryThatCannotBeUsed(t *testing.T) {
 	person, shell := start(t, t.TempDir())
 	person.await("error: read history: ")
 	person.awaitPrompt(promptFirst)
-	person.enter("\x04")
+	person.enter(".mode\r")
 	person.await("error: save history: ")
+	person.awaitPrompt(promptFirst)
+	person.enter(".mode line\r")
+	person.awaitPrompt(promptFirst)
+	person.enter("\x04")
 	person.await("ended: <nil>")
 	require.NoError(t, shell.Wait())
 }

@@ -44,7 +44,7 @@ func TestAgeClockIgnoresJumpsAhead(t *testing.T) {
 		"back, forth, and some time": {[]step{{0, -10 * year}, {time.Hour, 10 * year}, {jumpTrustDelay, 0}}, time.Hour + jumpTrustDelay},
 	} {
 		t.Run(name, func(t *testing.T) {
-			age, wall, elapsed := newAgeClock(0, 90*day), start, time.Duration(0)
+			age, wall, elapsed := newAgeClock(lockState{}, 90*day), start, time.Duration(0)
 			require.Equal(t, start, age.now(wall, elapsed), "the first time is accepted")
 			var now time.Time
 			for _, step := range test.steps {
@@ -122,6 +122,45 @@ func TestTheLastEventStartsTheAgeClock(t *testing.T) {
 	c.pass(jumpTrustDelay)
 	require.NoError(t, s.Expire(context.Background()))
 	require.Empty(t, read(t, s, kmodquery.Filter{}))
+}
+
+// A process need not run for six hours to accept a jump, such as that of a host that was
+// switched off for months: the time of all processes counts.
+func TestAJumpIsAcceptedAfterManyShortProcesses(t *testing.T) {
+	const day, year = 24 * time.Hour, 365 * 24 * time.Hour
+	dir := t.TempDir()
+	c := &clock{wall: time.Unix(1_790_000_000, 0)}
+	run := func(d time.Duration) (kept int) {
+		t.Helper()
+		c.elapsed = 0
+		s, err := Open(context.Background(), dir, c.options(90*day))
+		require.NoError(t, err)
+		require.NoError(t, s.Expire(context.Background()))
+		kept = len(read(t, s, kmodquery.Filter{}))
+		if kept == 0 {
+			require.NoError(t, appendEvents(context.Background(), s, []kmodquery.Event{{Time: c.wall.Unix()}}))
+		}
+		c.pass(d)
+		require.NoError(t, s.Close())
+		return kept
+	}
+	require.Equal(t, 0, run(time.Minute))
+	c.wall = c.wall.Add(year)
+	for range 6 {
+		require.Equal(t, 1, run(time.Hour))
+		c.wall = c.wall.Add(10 * day) // the host is switched off
+	}
+	require.Equal(t, 0, run(time.Minute))
+
+	c.wall = c.wall.Add(20 * year)
+	for range 5 {
+		require.Equal(t, 1, run(time.Hour))
+	}
+	c.wall = c.wall.Add(-10 * year)
+	for range 6 {
+		require.Equal(t, 1, run(time.Hour), "a clock that jumps back is not steady")
+	}
+	require.Equal(t, 0, run(time.Hour))
 }
 
 // The bounds are checked every minute even if the clock steps back by years.

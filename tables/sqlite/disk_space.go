@@ -102,7 +102,8 @@ func sizeOf(path string) int64 {
 // false if the file system does not report them.
 func freeBytes(dir string) (free int64, ok bool) {
 	var stat unix.Statfs_t
-	if err := unix.Statfs(dir, &stat); err != nil {
+	// A ramfs, and a tmpfs without a limit, report no blocks at all.
+	if err := unix.Statfs(dir, &stat); err != nil || stat.Blocks == 0 {
 		return 0, false
 	}
 	blocks := stat.Bavail

@@ -20,18 +20,25 @@ import (
 // remounts it with another size or read-only.
 func smallDisk(t *testing.T) (dir string, remount func(flags uintptr, options string)) {
 	t.Helper()
-	mount := t.TempDir()
-	if err := unix.Mount("kmodquery", mount, "tmpfs", 0, "size=2m,mode=0700"); err != nil {
-		if os.Getenv("CI") != "" {
-			require.NoError(t, err, "mount a tmpfs")
-		}
-		t.Skipf("needs the right to mount a tmpfs: %v", err)
-	}
-	t.Cleanup(func() { require.NoError(t, unix.Unmount(mount, unix.MNT_DETACH)) })
+	mount := mountAt(t, "tmpfs", "size=2m,mode=0700")
 	return filepath.Join(mount, "state"), func(flags uintptr, options string) {
 		t.Helper()
 		require.NoError(t, unix.Mount("kmodquery", mount, "tmpfs", unix.MS_REMOUNT|flags, options))
 	}
+}
+
+// mountAt mounts a new file system and returns its folder.
+func mountAt(t *testing.T, fstype, options string) string {
+	t.Helper()
+	mount := t.TempDir()
+	if err := unix.Mount("kmodquery", mount, fstype, 0, options); err != nil {
+		if os.Getenv("CI") != "" {
+			require.NoError(t, err, "mount a %s", fstype)
+		}
+		t.Skipf("needs the right to mount a %s: %v", fstype, err)
+	}
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(mount, unix.MNT_DETACH)) })
+	return mount
 }
 
 // offer appends events like the writer, in smaller batches after a failure. It returns the
@@ -116,6 +123,18 @@ func TestAFullDiskCanBeReadAndIsWrittenWhenSpaceIsFree(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, left)
 	look(s, len(events))
+}
+
+// A file system without a limit reports neither blocks nor free ones.
+func TestAFileSystemWithoutALimitIsNotFull(t *testing.T) {
+	for name, mount := range map[string][2]string{"ramfs": {"ramfs", "mode=0700"}, "tmpfs": {"tmpfs", "size=0,mode=0700"}} {
+		t.Run(name, func(t *testing.T) {
+			dir := mountAt(t, mount[0], mount[1])
+			s := openIn(t, dir, Options{})
+			require.NoError(t, appendEvents(context.Background(), s, long(10)))
+			require.Len(t, read(t, s, kmodquery.Filter{}), 10)
+		})
+	}
 }
 
 // A recorder that starts on a full disk stores events when space is free.

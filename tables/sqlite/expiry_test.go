@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -34,6 +35,37 @@ func TestExpireAppliesTheBounds(t *testing.T) {
 			require.NoError(t, appendEvents(context.Background(), s, events))
 			require.NoError(t, s.Expire(context.Background()))
 			require.Equal(t, test.want, eids(read(t, s, kmodquery.Filter{})))
+		})
+	}
+}
+
+// Events that were stored while the clock was ahead are as old as the next one. Without an
+// older one after them they stay.
+func TestEventsAheadOfTimeDoNotKeepOlderOnes(t *testing.T) {
+	const ahead, old, young = 1 << 31, 100, 999_000
+	for name, test := range map[string]struct {
+		times []int64
+		want  int // events that stay, the last ones
+	}{
+		"one at the head":           {[]int64{ahead, old, old, young}, 1},
+		"between":                   {[]int64{old, ahead, old, young}, 1},
+		"more than a chunk":         {append(slices.Repeat([]int64{ahead}, expiryChunk+1), old, young), 1},
+		"before a young one":        {[]int64{old, ahead, young, old}, 3},
+		"at the end":                {[]int64{old, ahead}, 1},
+		"alone":                     {slices.Repeat([]int64{ahead}, 3), 3},
+		"a little ahead, as by NTP": {[]int64{1_000_100, old, young}, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openStore(t, Options{MaxAge: time.Hour, Now: func() time.Time { return time.Unix(1_000_000, 0) }})
+			events := make([]kmodquery.Event, len(test.times))
+			for i := range events {
+				events[i].Time = test.times[i]
+			}
+			require.NoError(t, appendEvents(context.Background(), s, events))
+			require.NoError(t, s.Expire(context.Background()))
+			kept, err := s.Count(context.Background(), kmodquery.Filter{})
+			require.NoError(t, err)
+			require.EqualValues(t, test.want, kept)
 		})
 	}
 }

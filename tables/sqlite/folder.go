@@ -15,8 +15,8 @@ const (
 	lockName     = "lock"
 	folderMode   = 0o700
 	fileMode     = 0o600
-	// historyName is the shell's history file. A folder with it may still be the
-	// store's alone.
+	// historyName begins the names of the shell's history file and of its new version. A
+	// folder with them may still be the store's alone.
 	historyName = "history"
 )
 
@@ -72,7 +72,7 @@ func secureFiles(dir string, folder fs.FileInfo) error {
 		name := entry.Name()
 		isOurs := strings.HasPrefix(name, databaseName) || name == lockName || name == probeName || name == watchedName
 		if !isOurs {
-			onlyOurs = onlyOurs && (entry.Type() == fs.ModeSocket || name == historyName)
+			onlyOurs = onlyOurs && (entry.Type() == fs.ModeSocket || strings.HasPrefix(name, historyName))
 			continue
 		}
 		path := filepath.Join(dir, name)

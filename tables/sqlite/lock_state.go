@@ -21,6 +21,8 @@ type lockState struct {
 	Schema      int    `json:"schema"`  // its schema version
 	LastEID     int64  `json:"last"`    // the last EID that Append assigned, or an earlier one
 	TrustedTime int64  `json:"trusted"` // Unix time in seconds that the age of events was last counted from; 0 if none
+	Ahead       int64  `json:"ahead"`   // seconds by which the wall clock was ahead of it, if that was not accepted
+	Steady      int64  `json:"steady"`  // seconds for which recorders have run since then
 }
 
 // readLockState returns the state in the lock file; the zero state if it has none.
@@ -32,7 +34,7 @@ func readLockState(lock io.ReaderAt) lockState {
 
 func parseLockState(text []byte) lockState {
 	var s lockState
-	if err := json.Unmarshal(text, &s); err != nil || s.Schema < 0 || s.LastEID < 0 || s.LastEID > maxEID || s.TrustedTime < 0 {
+	if err := json.Unmarshal(text, &s); err != nil || s.Schema < 0 || s.LastEID < 0 || s.LastEID > maxEID || s.TrustedTime < 0 || s.Ahead < 0 || s.Steady < 0 {
 		return lockState{}
 	}
 	return s

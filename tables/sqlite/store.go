@@ -99,7 +99,11 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 		return s, nil
 	}
 	if path := new(fs.PathError); errors.As(err, &path) {
-		return nil, fmt.Errorf("open event store: %w; run as a user who may write there or choose another state folder", err)
+		user := "a user who may write there"
+		if os.Geteuid() != 0 {
+			user = "root"
+		}
+		return nil, fmt.Errorf("open event store: %w; run as %s or choose another state folder", err, user)
 	}
 	return nil, fmt.Errorf("open event store: %w", err)
 }
@@ -119,7 +123,7 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 		s.lock.Store(lock)
 		if s.records = lock != nil; s.records {
 			s.state = readLockState(lock)
-			s.age = newAgeClock(s.state.TrustedTime, o.MaxAge)
+			s.age = newAgeClock(s.state, o.MaxAge)
 			if err = s.openRecorder(ctx); isFullIn(err, dir) {
 				s.report(explain(err, dir))
 				return s, nil
@@ -218,21 +222,32 @@ func (s *Store) openReader(ctx context.Context) error {
 
 // use calls f with the current database.
 func (s *Store) use(ctx context.Context, f func(*database) error) error {
-	s.gate.RLock()
-	for s.isStale() {
-		s.gate.RUnlock()
-		s.mu.Lock()
-		err := s.reopen(ctx)
-		s.mu.Unlock()
-		if err != nil {
+	for {
+		db, err := s.tryUse(f)
+		if db != nil {
+			return s.readFailed(ctx, db, err)
+		}
+		if err := s.renew(ctx); err != nil {
 			return err
 		}
-		s.gate.RLock()
 	}
-	db := s.database
-	err := f(db)
-	s.gate.RUnlock()
-	return s.readFailed(ctx, db, err)
+}
+
+// tryUse calls f with the current database and returns both. It returns no database if
+// the current one is stale. A table recovers from a panic of f, so the gate must open.
+func (s *Store) tryUse(f func(*database) error) (*database, error) {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	if s.isStale() {
+		return nil, nil
+	}
+	return s.database, f(s.database)
+}
+
+func (s *Store) renew(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reopen(ctx)
 }
 
 // isStale reports whether no database is open, or another one is at the path. A reader
@@ -290,6 +305,9 @@ func (s *Store) report(err error) {
 func (s *Store) Close() error {
 	var errs []error
 	if s.database != nil {
+		if s.records {
+			s.tellTime()
+		}
 		errs = append(errs, s.close())
 	}
 	// The lock comes last: no other process may record before the writer is closed.

@@ -57,6 +57,21 @@ func read(t testing.TB, s *Store, f kmodquery.Filter) []kmodquery.Event {
 	return events
 }
 
+// The tables recover from panics. A writer that waits for the readers must not wait for one
+// that panicked.
+func TestAReaderThatPanicsDoesNotBlockWrites(t *testing.T) {
+	s := openStore(t, Options{})
+	require.NoError(t, appendEvents(context.Background(), s, make([]kmodquery.Event, 1)))
+	require.Panics(t, func() {
+		_ = s.Events(context.Background(), kmodquery.Filter{}, func(*kmodquery.Event) error { panic("in a table") })
+	})
+	require.True(t, s.gate.TryLock())
+	s.gate.Unlock()
+	s.walLimit = 0 // the next batch waits for the readers
+	require.NoError(t, appendEvents(context.Background(), s, make([]kmodquery.Event, 1)))
+	require.Len(t, read(t, s, kmodquery.Filter{}), 2)
+}
+
 func eids(events []kmodquery.Event) []int64 {
 	list := []int64{}
 	for i := range events {
