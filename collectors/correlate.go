@@ -90,7 +90,7 @@ type attempt struct {
 	id          string
 	rank        int    // of the best source that reported it
 	source      string // the first that reported it
-	reporter    string // the source whose event reports the load; "" if there is none yet
+	reported    bool   // an event reports the load
 	kind        kind
 	name        string
 	pid         int64     // 0 unknown
@@ -146,9 +146,7 @@ func (c *correlator) remember(stored []ranked) {
 	for _, r := range slices.Backward(stored) {
 		known := c.learn(r.rank, &r.event)
 		known.stored = true
-		if r.event.IsLoadReport() {
-			known.reporter = r.event.Source
-		}
+		known.reported = known.reported || r.event.IsLoadReport()
 	}
 	c.order = append(c.order, added...)
 	c.forgetOldest()
@@ -220,7 +218,7 @@ func (c *correlator) mayEmit(rank int, e *kmodquery.Event) bool {
 	if known == nil {
 		return c.match(rank, kind, e, near) != nil
 	}
-	return known.rank < rank || known.reporter != "" || !e.IsLoadReport()
+	return known.rank < rank || known.reported || !e.IsLoadReport()
 }
 
 // release emits the first n events of a source.
@@ -276,8 +274,8 @@ func (c *correlator) finish(rank int, d kmodquery.Delivery, past bool) {
 func (c *correlator) report(known *attempt, e *kmodquery.Event) {
 	switch {
 	case known.kind != loading:
-	case e.IsLoadReport() && (known.reporter == "" || known.reporter == e.Source):
-		known.reporter = e.Source
+	case e.IsLoadReport() && !known.reported:
+		known.reported = true
 		e.ReportsLoad = new(int64(1))
 	default:
 		e.ReportsLoad = new(int64(0))

@@ -196,10 +196,19 @@ func (r *Recorder) Start(ctx context.Context) {
 	}
 }
 
+// backfill reads the logs of the time before the start, and returns when what they have is
+// stored.
 func (r *Recorder) backfill(ctx context.Context) {
 	r.supervisor.backfill(ctx, r.options.Backfill)
-	if r.options.Backfilled != nil && r.Sync(ctx) == nil && ctx.Err() == nil {
-		r.options.Backfilled()
+	for err := r.Sync(ctx); r.options.Backfilled != nil && ctx.Err() == nil; err = r.Sync(ctx) {
+		if err == nil {
+			r.options.Backfilled()
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryDelay):
+		}
 	}
 }
 

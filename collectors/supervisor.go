@@ -250,7 +250,7 @@ func (s *supervisor) change() {
 // source has seen is not told again: a line of a log may lack what would show that it is
 // about the same attempt.
 func (s *supervisor) backfill(ctx context.Context, names []string) {
-	since, until, ok := s.gap()
+	since, until, ok := s.gap(ctx)
 	if !ok {
 		return
 	}
@@ -264,8 +264,17 @@ func (s *supervisor) backfill(ctx context.Context, names []string) {
 }
 
 // gap returns the last time in which no complete source watched. ok is false if there was
-// none. The times are zero while no complete source watches.
-func (s *supervisor) gap() (since, until time.Time, ok bool) {
+// none. The times are zero if no complete source watches. It waits for one that is starting.
+func (s *supervisor) gap(ctx context.Context) (since, until time.Time, ok bool) {
+	isStarting := func(c *candidate) bool {
+		_, isComplete := c.Source.(crossview.CompleteSource)
+		return isComplete && c.cancel != nil && !c.isUp()
+	}
+	s.mu.Lock()
+	for slices.ContainsFunc(s.sources, isStarting) && ctx.Err() == nil {
+		s.changed.Wait()
+	}
+	s.mu.Unlock()
 	sources, _ := s.completeSources()
 	if len(sources) == 0 {
 		return since, until, true

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
@@ -67,7 +66,7 @@ func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
 		Poll:        c.poll,
 		Stamp:       c.platform.stamp,
 		Cursors:     store,
-		Backfilled:  func() { store.SetGap(time.Time{}, time.Time{}) },
+		Backfilled:  store.GapRead,
 		Past: func(ctx context.Context, visit func(*kmodquery.Event)) error {
 			return past(ctx, c.platform, store, visit)
 		},

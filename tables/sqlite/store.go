@@ -52,6 +52,7 @@ type Store struct {
 	damaged atomic.Int64 // rows that did not match their checksums
 	lost    atomic.Int64 // events lost with a truncated write-ahead log
 	records bool         // this process is the recorder
+	gapRead atomic.Bool  // see GapRead
 	// lock is the recorder's lock file; nil in a reader. It changes while mu is held.
 	lock atomic.Pointer[os.File]
 

@@ -46,13 +46,9 @@ func (s *Store) SetWatched(now time.Time) {
 const gapName = "gap"
 
 // SetGap stores a time in which nothing watched and for which the kernel's log is still to
-// be read. Zero times remove it. If it fails, the next recorder may not read the log.
+// be read. If it fails, the next recorder may not read that.
 func (s *Store) SetGap(start, end time.Time) {
-	if !s.records {
-		return
-	}
-	if end.IsZero() {
-		_ = os.Remove(s.gapPath())
+	if !s.records || s.gapRead.Load() {
 		return
 	}
 	file, err := os.OpenFile(s.gapPath(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
@@ -61,6 +57,15 @@ func (s *Store) SetGap(start, end time.Time) {
 	}
 	defer file.Close()
 	fmt.Fprintln(file, start.UnixNano(), end.UnixNano())
+}
+
+// GapRead removes what SetGap stored. From then on SetGap stores nothing: while this process
+// records, another source stands in for one that does not watch.
+func (s *Store) GapRead() {
+	s.gapRead.Store(true)
+	if s.records {
+		_ = os.Remove(s.gapPath())
+	}
 }
 
 // Gap returns what SetGap stored last, by this process or an earlier one, or zero times.

@@ -80,6 +80,9 @@ func TestAGapIsStoredUntilItsLogWasRead(t *testing.T) {
 		require.NoError(t, os.WriteFile(s.gapPath(), []byte(text), 0o600))
 		none()
 	}
-	s.SetGap(time.Time{}, time.Time{})
+	s.SetGap(from, to)
+	s.GapRead()
 	require.NoFileExists(t, s.gapPath())
+	s.SetGap(from, to)
+	none()
 }
