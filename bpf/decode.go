@@ -94,6 +94,12 @@ type Call struct {
 	Params       Text   // from the caller's memory; Missing if there is a ParamsTaken record
 	Module       Text   // the name given to delete_module
 	Verdict      *int64
+	// Taken is whether the kernel took a module. Older builds recorded false.
+	Taken bool
+	// Device and Inode are those of finit_module's file if Taken is false: its bytes
+	// may have been read for another call. 0 if they are unknown.
+	Device uint32
+	Inode  uint64
 	// Denied identifies the calls like this one if it was refused with EPERM before
 	// the kernel took a byte; nil otherwise.
 	Denied *DeniedCalls
@@ -212,11 +218,13 @@ func decodeCall(raw []byte) (*Call, error) {
 	}
 	call := &Call{
 		Name: name, Result: r.Result, HasArguments: r.HasArguments != 0, Flags: r.Flags, Size: r.Size,
-		Verdict: verdict(r.Verified, r.Verdict),
+		Verdict: verdict(r.Verified, r.Verdict), Taken: r.Header.Taken != 0,
 	}
-	if r.Denied != 0 {
+	if r.Denied == 0 {
+		call.Device, call.Inode = r.Device, r.Inode
+	} else {
 		call.Denied = &DeniedCalls{key: moduleDeniedKey{
-			ExeInode: r.ExeInode, ExeDevice: r.ExeDevice, Call: r.Call, Uid: r.Header.Uid, Euid: r.Header.Euid,
+			ExeInode: r.Inode, ExeDevice: r.Device, Call: r.Call, Uid: r.Header.Uid, Euid: r.Header.Euid,
 		}}
 	}
 	if call.Name == DeleteModule {

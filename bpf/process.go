@@ -21,6 +21,7 @@ type Path struct {
 	Role       Role
 	Value      string // absolute, or relative where Incomplete
 	Incomplete bool   // it lacks its beginning
+	HasV1      bool   // of a Cgroup: the process has a CgroupV1 too
 
 	// The rest is for Executable. Value is empty for a thread of the kernel.
 	Generation   int // 0 for the process itself, 1 for its parent and so on
@@ -37,6 +38,7 @@ func decodeProcessPath(raw []byte) (*Path, error) {
 	}
 	p := &Path{Role: Role(r.Role)}
 	p.Value, p.Incomplete = path(r.Path.State, r.Path.Components, &r.Path.Component)
+	p.HasV1 = p.Role == Cgroup && r.Generation != 0
 	if p.Role == Executable {
 		p.Generation = int(r.Generation)
 		p.Pid, p.UID = r.Pid, r.Uid

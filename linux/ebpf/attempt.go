@@ -63,6 +63,7 @@ type attempt struct {
 	isTaken    bool                 // the kernel took a module, or asked whether it may
 	isLive     bool                 // the module came to its init
 	isReturned bool
+	isVerified bool // the kernel verifies signatures, and the module is live
 
 	// call is the init_module event to emit if the call does not return in time. It
 	// is nil before the kernel took the module, and for other calls. After it was
@@ -212,7 +213,7 @@ func (t *attempts) add(a *attempt, d kmodquery.Delivery, now time.Time) {
 	case kmodquery.EventSecurityKernelLoadData:
 		call := d
 		call.Event.EventName = kmodquery.EventInitModule
-		call.Key = callKey(d.Key)
+		call.Key = callKey(d.Event.LoadID)
 		if t.acks.isKnown(call.Key) {
 			a.isCallEmitted = true
 		} else {
@@ -252,7 +253,7 @@ func (t *attempts) addReturn(a *attempt, d kmodquery.Delivery, now time.Time) {
 		e.Params = a.known.Params
 	}
 	a.merge(e)
-	if a.isCallEmitted {
+	if a.isCallEmitted || e.EventName == kmodquery.EventInitModule && t.acks.isKnown(callKey(e.LoadID)) {
 		e.EventName = kmodquery.EventSysExitInitModule
 	}
 	a.isReturned, a.call, a.process = true, nil, process{}

@@ -16,7 +16,8 @@ import (
 type reader struct {
 	translate translator
 	clock     host.BootClock
-	requests  requests
+	requests  recent[attemptID, string]
+	loads     recent[fileID, fileLoad]
 	attempts  *attempts
 	denials   *denials
 	want      func(imageJob) // requests an image; called with the attempts' mutex locked
@@ -70,9 +71,9 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 		r.attempts.forget(a)
 		return
 	case record.Kind == bpf.ModuleRequest:
-		r.requests.add(a.id, &e)
+		r.requests.add(a.id, requestedBy(&e), maxRequests)
 	case record.Request != 0:
-		e.RequestedBy = r.requests.byID[attemptID{record.Request, record.RequestTid}]
+		e.RequestedBy = r.requests.byKey[attemptID{record.Request, record.RequestTid}]
 		if e.RequestedBy == "" {
 			e.Missing.Add("requested_by")
 		}
@@ -83,9 +84,7 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 		r.attempts.forget(a)
 		return
 	}
-	if record.Kind == bpf.ReadFile {
-		a.file = record.File
-	}
+	r.link(a, &record, &d.Event)
 	r.attempts.add(a, d, now)
 }
 

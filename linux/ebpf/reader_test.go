@@ -62,7 +62,7 @@ var (
 	readRecord = record(bpf.ReadFile, func(r *bpf.Record) { r.File = &ofFile })
 	taken      = record(bpf.ImageTaken, func(r *bpf.Record) { r.Image = &bpf.Image{Attempt: insmod.Attempt, Size: 9, Sent: true} })
 	parsed     = record(bpf.ParamsTaken, func(r *bpf.Record) { r.Params = &bpf.Text{Value: "n=1"} })
-	liveRecord = record(bpf.ModuleLoad, func(r *bpf.Record) { r.Module = &bpf.Module{Name: "x"} })
+	liveRecord = record(bpf.ModuleLoad, func(r *bpf.Record) { r.Module = &bpf.Module{Name: "x", SigOK: new(false)} })
 	returns    = record(bpf.SystemCall, func(r *bpf.Record) { r.Call = &bpf.Call{Name: bpf.FinitModule, HasArguments: true} })
 )
 
@@ -124,7 +124,7 @@ func TestRecordOutsideOfACallIsEmittedAtOnce(t *testing.T) {
 	require.Empty(t, r.attempts.byID)
 
 	once(firmware)
-	require.Equal(t, "process_path,cwd,cmdline,cgroup,ancestors", r.events[1].Missing.String())
+	require.Equal(t, "process_path,cwd,cmdline,cgroup,container_id,ancestors", r.events[1].Missing.String())
 }
 
 func TestRecordsBelongToTheirOwnAttempt(t *testing.T) {
@@ -232,7 +232,7 @@ func TestRequestedByIsMissingWithoutTheRequest(t *testing.T) {
 		r.take(request(time.Duration(i+1), "x"))
 	}
 	require.Len(t, r.events, 3*maxRequests)
-	require.Len(t, r.requests.byID, maxRequests)
+	require.Len(t, r.requests.byKey, maxRequests)
 }
 
 func TestReaderFoldsDeniedCalls(t *testing.T) {
