@@ -350,3 +350,20 @@ func FuzzDecode(f *testing.F) {
 		require.Equal(t, record, shifted, "nothing of raw is kept")
 	})
 }
+
+// BenchmarkDecodePath decodes the record of a path of usual depth, of which a load sends
+// five to twenty.
+func BenchmarkDecodePath(b *testing.B) {
+	record := modulePathRecord{Header: header(moduleRecordKindRECORD_PATH), Role: modulePathRoleROLE_EXE}
+	record.Path.State, record.Path.Components = modulePathStatePATH_WHOLE, 3
+	for i, name := range []string{"insmod", "bin", "usr"} {
+		copy(record.Path.Component[i][:], name)
+	}
+	raw := sent(record, 3)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Decode(raw); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

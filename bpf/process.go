@@ -32,7 +32,8 @@ type Path struct {
 }
 
 func decodeProcessPath(raw []byte) (*Path, error) {
-	r, err := prefix[modulePathRecord](raw, int(unsafe.Offsetof(modulePathRecord{}.Path)+unsafe.Offsetof(modulePathRecord{}.Path.Component)))
+	var room modulePathRecord
+	r, err := prefix(&room, raw, int(unsafe.Offsetof(modulePathRecord{}.Path)+unsafe.Offsetof(modulePathRecord{}.Path.Component)))
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +60,8 @@ type Args struct {
 
 func decodeArgs(raw []byte) (*Args, error) {
 	fixed := int(unsafe.Offsetof(moduleCmdlineRecord{}.Cmdline))
-	r, err := prefix[moduleCmdlineRecord](raw, fixed)
+	var room moduleCmdlineRecord
+	r, err := prefix(&room, raw, fixed)
 	if err != nil {
 		return nil, err
 	}
