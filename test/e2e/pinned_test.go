@@ -44,12 +44,13 @@ const (
 var (
 	pinnedTests = []string{
 		"CountsDeniedCallsWithoutARecorder", "DetachLeavesNothingInTheKernel", "KillsLoseNoEvent", "ReaderTakesOverInAStorm",
-		"RequestsLeaveRoomForLoads", "UpgradeLosesNothing", "UpgradeSendsEachCallOnce", "WatchesWhileTheDiskIsFull",
+		"RequestsLeaveRoomForLoads", "ReturnAfterARestartIsNoSecondCall", "UpgradeLosesNothing",
+		"UpgradeSendsEachCallOnce", "WatchesWhileTheDiskIsFull",
 	}
 	// newestPinnedTests run on the newest kernel in make test. They include one upgrade,
 	// UpgradeLosesNothing.
 	newestPinnedTests = slices.DeleteFunc(slices.Clone(pinnedTests), func(name string) bool {
-		return name == "UpgradeSendsEachCallOnce" || name == "RequestsLeaveRoomForLoads"
+		return slices.Contains([]string{"UpgradeSendsEachCallOnce", "RequestsLeaveRoomForLoads", "ReturnAfterARestartIsNoSecondCall"}, name)
 	})
 	// longPinnedTests run in make test-long only.
 	longPinnedTests = []string{
