@@ -149,7 +149,7 @@ func TestProcessAncestorsAreJSON(t *testing.T) {
 
 func TestRequesterIsJSON(t *testing.T) {
 	for _, text := range hostile.Texts() {
-		shown := requestedBy(&kmodquery.Event{ProcessPath: text, ProcessName: text, Cmdline: text, ContainerID: text, Name: text})
+		shown := requestOf(&kmodquery.Event{ProcessPath: text, ProcessName: text, Cmdline: text, ContainerID: text, Name: text}).column
 		require.Empty(t, hostile.Harm(shown))
 		var decoded requester
 		require.NoError(t, json.Unmarshal([]byte(shown), &decoded))

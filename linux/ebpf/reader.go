@@ -16,7 +16,7 @@ import (
 type reader struct {
 	translate translator
 	clock     host.BootClock
-	requests  recent[attemptID, string]
+	requests  recent[attemptID, loadRequest]
 	loads     recent[fileID, fileLoad]
 	attempts  *attempts
 	denials   *denials
@@ -71,10 +71,11 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 		r.attempts.forget(a)
 		return
 	case record.Kind == bpf.ModuleRequest:
-		r.requests.add(a.id, requestedBy(&e), maxRequests)
+		r.requests.add(a.id, requestOf(&e), maxRequests)
 	case record.Request != 0:
-		e.RequestedBy = r.requests.byKey[attemptID{record.Request, record.RequestTid}]
-		if e.RequestedBy == "" {
+		request, isKnown := r.requests.byKey[attemptID{record.Request, record.RequestTid}]
+		e.RequestedBy = request.column
+		if !isKnown || request.isPartial {
 			e.Missing.Add("requested_by")
 		}
 	}

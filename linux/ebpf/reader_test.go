@@ -215,6 +215,7 @@ func TestRequestedByNamesTheContainer(t *testing.T) {
 	loaded.Request, loaded.RequestTid = 500, insmod.Tid
 	r.take(loaded)
 	require.JSONEq(t, `{"pid":10,"path":"","comm":"insmod","uid":1000,"container_id":"web","request":"net-pf-\"1"}`, r.events[1].RequestedBy)
+	require.True(t, r.events[1].Missing.Has("requested_by"), "records of the requester were lost")
 }
 
 // The request's record was lost, or is too old.

@@ -2,7 +2,11 @@
 
 package ebpf
 
-import "github.com/kmodquery/kmodquery"
+import (
+	"slices"
+
+	"github.com/kmodquery/kmodquery"
+)
 
 // A requester is the requested_by column: the process that made the kernel start a
 // loader by requesting a module.
@@ -41,12 +45,18 @@ func (r *recent[K, V]) add(key K, value V, limit int) {
 	r.byKey[key] = value
 }
 
-// requestedBy returns the requested_by column of the loads that a request causes, from
-// the event of the request.
-func requestedBy(e *kmodquery.Event) string {
-	return encode(requester{
+// A loadRequest is the requested_by column of the loads that it causes.
+type loadRequest struct {
+	column    string
+	isPartial bool // something of it is unknown
+}
+
+// requestOf returns the request of an event.
+func requestOf(e *kmodquery.Event) loadRequest {
+	columns := []string{"name", "process_path", "cmdline", "container_id"}
+	return loadRequest{isPartial: slices.ContainsFunc(columns, e.Missing.Has), column: encode(requester{
 		Pid: e.Pid, Path: kmodquery.Escape(e.ProcessPath), Comm: kmodquery.Escape(e.ProcessName),
 		Cmdline: kmodquery.Escape(e.Cmdline), UID: e.UID,
 		ContainerID: kmodquery.Escape(e.ContainerID), Request: kmodquery.Escape(e.Name),
-	})
+	})}
 }
