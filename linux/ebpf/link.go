@@ -57,7 +57,7 @@ func (r *reader) link(a *attempt, record *bpf.Record, e *kmodquery.Event) {
 	case a.hasSource():
 	case call.Taken || call.Result == 0 && call.Name == bpf.InitModule || r.waited(record, e):
 		a.isTaken = true
-		if call.Result == 0 {
+		if call.Result == 0 && !a.isLive {
 			e.Missing.Add("version", "srcversion", "taints")
 		}
 		if call.Name == bpf.FinitModule {
@@ -76,14 +76,15 @@ func (r *reader) waited(record *bpf.Record, e *kmodquery.Event) bool {
 	if call.Name != bpf.FinitModule {
 		return false
 	}
+	isRefusal := slices.Contains(refusals, call.Result)
 	other, isKnown := r.loads.byKey[fileID{call.Device, call.Inode}]
-	isOver := other.returned != 0
-	if slices.Contains(refusals, call.Result) && !(isOver && other.result == call.Result) {
-		return false
-	}
-	if isKnown && (!isOver || other.returned > record.Attempt) {
+	switch {
+	case other.returned > record.Attempt && other.result == call.Result, // a refusal may be that of the other call
+		isKnown && other.returned == 0 && !isRefusal:
 		e.ParentLoadID = other.loadID
-	} else {
+	case isRefusal:
+		return false
+	default:
 		e.Missing.Add("parent_load_id")
 	}
 	return true

@@ -88,6 +88,14 @@ func TestLoadWithoutItsFirstRecordsLacksTheFile(t *testing.T) {
 		require.True(t, r.events[0].Missing.Has(column), column)
 	}
 	require.False(t, r.events[0].Missing.Has("name"))
+
+	back := returns
+	back.Call = &bpf.Call{Name: bpf.FinitModule, HasArguments: true, Taken: true}
+	r.take(back)
+	require.True(t, r.events[1].Missing.Has("path"))
+	for _, column := range []string{"taints", "version", "parent_load_id"} {
+		require.False(t, r.events[1].Missing.Has(column), column)
+	}
 }
 
 // inThread returns a record of an attempt of another thread.
@@ -125,6 +133,10 @@ func TestCallThatWaitedForAnotherLoad(t *testing.T) {
 			inThread(1, 100, 110, readRecord), inThread(1, 100, 150, fails(-22)), inThread(2, 120, 160, waits(-22))}, first, true},
 		{"invalid flags during another load", []bpf.Record{
 			inThread(1, 100, 110, readRecord), inThread(2, 120, 121, waits(-22)), inThread(1, 100, 150, fails(0))}, "", false},
+		{"invalid flags after a load that failed", []bpf.Record{
+			inThread(1, 100, 110, readRecord), inThread(1, 100, 150, fails(-22)), inThread(2, 151, 152, waits(-22))}, "", false},
+		{"another result than the first", []bpf.Record{
+			inThread(1, 100, 110, readRecord), inThread(1, 100, 150, fails(-22)), inThread(2, 120, 160, waits(-4))}, "", true},
 		{"the first was over", []bpf.Record{
 			inThread(1, 100, 110, readRecord), inThread(1, 100, 150, fails(0)), inThread(2, 151, 160, waits(0))}, "", true},
 		{"of another file", []bpf.Record{
