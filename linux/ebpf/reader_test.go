@@ -385,3 +385,29 @@ func TestImagesAreReadConcurrently(t *testing.T) {
 		require.Equal(t, "5a", e.SHA256)
 	}
 }
+
+// BenchmarkReaderTakesALoad takes the records of a load that a request caused.
+func BenchmarkReaderTakesALoad(b *testing.B) {
+	counts := newFakeCounts()
+	d := newDenials()
+	d.begin(counts, nil, time.Now().Add(time.Hour))
+	acks := newAckTracker()
+	attempts := newAttempts(acks, &fakeRelease{}, func(d kmodquery.Delivery) { acks.acked(d.Key) })
+	r := newReader(translate, d, attempts, func(imageJob) {})
+	load := append(processRecords[:len(processRecords):len(processRecords)], readRecord, parsed, liveRecord, returns)
+	position, begin := uint64(0), time.Duration(0)
+	b.ReportAllocs()
+	for b.Loop() {
+		begin++
+		for _, record := range load {
+			record.Context, record.Request, record.RequestTid = begin, 500, 9
+			if record.Attempt != 0 {
+				record.Attempt = begin
+			}
+			position += 10
+			if err := r.take(record, at(position), 10, start); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
