@@ -60,9 +60,11 @@ race: ## the tests that need no VM under Go's race detector (needs gcc and libc6
 generate: ## the BPF objects (needs clang and libbpf-dev) and the column reference
 	go generate ./...
 	go test ./tables -run 'AsPublished$$' -golden
+	go test ./packs -run 'AsPublished$$' -golden
 
 golden: ## rewrite the golden files after an intended change
 	go test ./tables -run 'AsPublished$$' -golden
+	go test ./packs -run 'AsPublished$$' -golden
 
 FUZZ_TIME = 30s
 fuzz: ## every fuzzer for FUZZ_TIME

@@ -109,6 +109,7 @@ type Event struct {
 
 	LoadID       string `json:"load_id,omitempty"`        // shared by all events of one attempt
 	ParentLoadID string `json:"parent_load_id,omitempty"` // the attempt inside which this one was made
+	ReportsLoad  *int64 `json:"reports_load,omitempty"`   // 1 or 0, see IsLoadReport
 
 	Name       string `json:"name,omitempty"`
 	Path       string `json:"path,omitempty"` // absolute, across mounts, as seen in the loader's namespace

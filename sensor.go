@@ -3,7 +3,7 @@ package kmodquery
 // States of a sensor.
 const (
 	StateActive      = "active"      // watching
-	StateStandby     = "standby"     // able to watch, currently not needed
+	StateStandby     = "standby"     // able to watch, and not needed or still starting
 	StateUnavailable = "unavailable" // this host cannot run it; Reason says what is missing
 	StateFailed      = "failed"      // it should work and does not; Reason says why
 )

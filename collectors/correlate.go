@@ -1,6 +1,7 @@
 package collectors
 
 import (
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -61,10 +62,11 @@ func isKext(e *kmodquery.Event) bool {
 	}, e.EventName)
 }
 
-// A correlator gives all events of one attempt one load_id: that of the best source
-// which reports the attempt. An event of a lesser source waits until a better source
-// has reported the attempt, or will not. The events of one source keep their order.
-// All methods may be called concurrently.
+// A correlator gives all events of one attempt one load_id, and lets one of them report the
+// load: both from the best source that reports the attempt. An event of a lesser source
+// waits until a better source has reported the attempt, or will not. If a better source
+// reports it later all the same, its events get the load_id that is stored. The events of
+// one source keep their order. All methods may be called concurrently.
 type correlator struct {
 	emit       func(kmodquery.Delivery) // takes the events in order; may block
 	isBetterUp func(rank int) bool
@@ -77,6 +79,7 @@ type correlator struct {
 	byName map[string][]*attempt
 	byPid  map[int64][]*attempt
 	held   map[int][]waiting // by rank
+	lesser time.Time         // of the last attempt that another than the best source reported first
 
 	counting sync.Mutex       // guards joined; apart from mu because emit may block
 	joined   map[string]int64 // events, by source
@@ -87,11 +90,13 @@ type attempt struct {
 	id          string
 	rank        int    // of the best source that reported it
 	source      string // the first that reported it
+	reporter    string // the source whose event reports the load; "" if there is none yet
 	kind        kind
 	name        string
-	pid         int64             // 0 unknown
-	first, last time.Time         // moments that were reported
-	stored      bool              // by an earlier recorder
+	pid         int64     // 0 unknown
+	first, last time.Time // moments that were reported
+	stored      bool      // by an earlier recorder
+	failed      bool
 	taken       map[string]string // by lesser source, the load_id under which it reported the attempt
 }
 
@@ -139,8 +144,11 @@ func (c *correlator) remember(stored []ranked) {
 	added := c.order
 	c.order = nil
 	for _, r := range slices.Backward(stored) {
-		c.learn(r.rank, &r.event)
-		c.known[r.event.LoadID].stored = true
+		known := c.learn(r.rank, &r.event)
+		known.stored = true
+		if r.event.IsLoadReport() {
+			known.reporter = r.event.Source
+		}
 	}
 	c.order = append(c.order, added...)
 	c.forgetOldest()
@@ -158,8 +166,8 @@ func (c *correlator) expire(now time.Time) {
 		return // the holder may be blocked in emit
 	}
 	defer c.mu.Unlock()
-	for rank, held := range c.held {
-		n := 0
+	for _, rank := range c.ranks() {
+		held, n := c.held[rank], 0
 		for n < len(held) && !held[n].until.After(now) {
 			n++
 		}
@@ -173,7 +181,8 @@ func (c *correlator) expire(now time.Time) {
 func (c *correlator) flush(by time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for rank, held := range c.held {
+	for _, rank := range c.ranks() {
+		held := c.held[rank]
 		n := len(held)
 		for n > 0 && held[n-1].Event.TimeNanos > by.UnixNano() {
 			n--
@@ -186,11 +195,14 @@ func (c *correlator) flush(by time.Time) {
 // flushAll releases all events.
 func (c *correlator) flushAll() { c.flush(time.Unix(0, math.MaxInt64)) }
 
+// ranks returns the ranks of the sources that have waiting events, the best first.
+func (c *correlator) ranks() []int { return slices.Sorted(maps.Keys(c.held)) }
+
 // advance emits the oldest event of each source as long as it need not wait.
 func (c *correlator) advance() {
 	for again := true; again; {
 		again = false
-		for rank := range c.held {
+		for _, rank := range c.ranks() {
 			for len(c.held[rank]) > 0 && c.mayEmit(rank, &c.held[rank][0].Event) {
 				c.release(rank, 1)
 				again = true
@@ -201,8 +213,14 @@ func (c *correlator) advance() {
 
 func (c *correlator) mayEmit(rank int, e *kmodquery.Event) bool {
 	kind := kindOf(e)
-	return kind == neither || c.known[e.LoadID] != nil || !c.isBetterUp(rank) ||
-		c.match(rank, kind, e, near) != nil
+	if kind == neither || !c.isBetterUp(rank) {
+		return true
+	}
+	known := c.known[e.LoadID]
+	if known == nil {
+		return c.match(rank, kind, e, near) != nil
+	}
+	return known.rank < rank || known.reporter != "" || !e.IsLoadReport()
 }
 
 // release emits the first n events of a source.
@@ -220,7 +238,13 @@ func (c *correlator) release(rank, n int) {
 func (c *correlator) finish(rank int, d kmodquery.Delivery, past bool) {
 	e := &d.Event
 	kind := kindOf(e)
+	if parent := c.known[e.ParentLoadID]; parent != nil {
+		e.ParentLoadID = parent.id
+	}
 	if kind == neither {
+		if e.IsLoadReport() {
+			e.ReportsLoad = new(int64(1))
+		}
 		c.emit(d)
 		return
 	}
@@ -244,31 +268,42 @@ func (c *correlator) finish(rank int, d kmodquery.Delivery, past bool) {
 			return
 		}
 	}
-	c.learn(rank, e)
+	c.report(c.learn(rank, e), e)
 	c.emit(d)
+}
+
+// report decides whether an event reports the load of its attempt.
+func (c *correlator) report(known *attempt, e *kmodquery.Event) {
+	switch {
+	case known.kind != loading:
+	case e.IsLoadReport() && (known.reporter == "" || known.reporter == e.Source):
+		known.reporter = e.Source
+		e.ReportsLoad = new(int64(1))
+	default:
+		e.ReportsLoad = new(int64(0))
+	}
 }
 
 // match returns the attempt of an event if another source reported it first: the one
 // nearest in time, no farther away than within, that is not another attempt of the
-// event's source. Among sources that know processes only a better one counts. Kernel
-// extensions are matched by name alone.
+// event's source. Kernel extensions are matched by name alone. Of some refused loads the
+// kernel's log has neither name nor process; they are matched by their failure.
 func (c *correlator) match(rank int, kind kind, e *kmodquery.Event, within time.Duration) *attempt {
-	if isBest(rank, e) {
+	at, isKext := time.Unix(0, e.TimeNanos), isKext(e)
+	if isBest(rank, e) && at.After(c.lesser.Add(slack)) {
 		return nil // no search through a storm of one module
 	}
-	at, isKext := time.Unix(0, e.TimeNanos), isKext(e)
 	if isKext && within == slack {
 		within = kextSlack
 	}
-	after := within
-	if crossview.FromViews(e) && within > near {
-		after += c.late
-	}
 	candidates := c.byName[e.Name]
-	if e.Name == "" {
-		if e.Pid == nil || isKext {
-			return nil
-		}
+	isNameless := e.Name == "" && (e.Pid == nil || isKext)
+	if isNameless && (isKext || !isFailure(e)) {
+		return nil
+	}
+	if isNameless {
+		candidates = c.order
+	} else if e.Name == "" {
 		candidates = c.byPid[*e.Pid]
 	} else if e.Pid != nil && !isKext {
 		candidates = append(candidates[:len(candidates):len(candidates)], c.byPid[*e.Pid]...)
@@ -277,18 +312,26 @@ func (c *correlator) match(rank int, kind kind, e *kmodquery.Event, within time.
 	var nearest time.Duration
 	var over time.Time // when the module was last unloaded, or loaded, before
 	for _, known := range slices.Backward(candidates) {
-		if known.kind != kind && !known.first.After(at) && known.first.After(over) {
+		if known.kind != kind && !known.failed && known.name == e.Name && !known.first.After(at) && known.first.After(over) {
 			over = known.first
 		}
 	}
 	for _, known := range slices.Backward(candidates) {
 		taken := known.taken[e.Source]
-		isAny := (isKext || known.pid == 0 && e.Pid == nil) && known.source != e.Source
-		if known.rank >= rank && !isAny || known.kind != kind || taken != "" && taken != e.LoadID ||
+		knowPid := known.pid != 0 && e.Pid != nil && !isKext
+		before, after := within, within
+		switch {
+		case known.rank > rank && knowPid:
+			before, after = near, near // both have the time of the call
+		case crossview.FromViews(e) && within > near:
+			after += c.late
+		}
+		if known.source == e.Source || known.kind != kind || taken != "" && taken != e.LoadID ||
+			isNameless && !known.failed ||
 			known.name != "" && e.Name != "" && known.name != e.Name ||
-			known.pid != 0 && e.Pid != nil && known.pid != *e.Pid && !isKext ||
-			at.Before(known.first.Add(-within)) || at.After(known.last.Add(after)) ||
-			crossview.FromViews(e) && known.last.Before(over) {
+			knowPid && known.pid != *e.Pid ||
+			at.Before(known.first.Add(-before)) || at.After(known.last.Add(after)) ||
+			(crossview.FromViews(e) || knowPid) && known.last.Before(over) {
 			continue
 		}
 		distance := max(known.first.Sub(at), at.Sub(known.last), 0)
@@ -299,8 +342,14 @@ func (c *correlator) match(rank int, kind kind, e *kmodquery.Event, within time.
 	return best
 }
 
-// learn takes what an event says of its attempt.
-func (c *correlator) learn(rank int, e *kmodquery.Event) {
+// isFailure reports whether an event says that the attempt failed, with a known result
+// or without.
+func isFailure(e *kmodquery.Event) bool {
+	return e.Result != nil && *e.Result < 0 || e.Missing.Has("result")
+}
+
+// learn takes what an event says of its attempt, and returns the attempt.
+func (c *correlator) learn(rank int, e *kmodquery.Event) *attempt {
 	at := time.Unix(0, e.TimeNanos)
 	known := c.known[e.LoadID]
 	if known == nil {
@@ -311,8 +360,12 @@ func (c *correlator) learn(rank int, e *kmodquery.Event) {
 		c.known[e.LoadID] = known
 		c.order = append(c.order, known)
 		c.forgetOldest()
+		if rank > 0 && at.After(c.lesser) {
+			c.lesser = at
+		}
 	}
 	known.rank = min(known.rank, rank)
+	known.failed = known.failed || isFailure(e)
 	if at.Before(known.first) {
 		known.first = at
 	}
@@ -327,6 +380,7 @@ func (c *correlator) learn(rank int, e *kmodquery.Event) {
 		known.pid = *e.Pid
 		c.byPid[*e.Pid] = append(c.byPid[*e.Pid], known)
 	}
+	return known
 }
 
 // forgetOldest keeps the newest maxKnown attempts.

@@ -204,6 +204,20 @@ func TestModulesAtTheStartArePresent(t *testing.T) {
 	})
 }
 
+func TestAModuleThatIsLoadedDuringTheStartIsALoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel("ext4")
+		w := newWatch(t, k)
+		k.load("rootkit")
+		k.load("dummy")
+		w.sees(kmodquery.EventModuleLoad, "dummy", "1")
+		w.source.begin <- struct{}{}
+		w.advance()
+		require.Equal(t, []string{"module_present ext4", "module_load rootkit"}, w.found(t))
+		require.NoError(t, w.Close())
+	})
+}
+
 // An earlier recorder of this boot stored events, which are replayed in any order.
 func TestChangesWithoutARecorderAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -40,6 +40,9 @@ type Options struct {
 	// first. If none of them watches, one emits at the start what happened before.
 	// Sources that watch side by side do so anyway.
 	Backfill []string
+	// Backfilled is called when the events of that are stored, or when there was nothing
+	// to emit. Nil stands for none.
+	Backfilled func()
 	// Views are compared with the events; nil disables the cross-view check. A
 	// difference is found within Poll. ViewsSource is the name of the views as a
 	// source, procfs by default.
@@ -84,6 +87,7 @@ type Recorder struct {
 	cancel   context.CancelFunc
 	running  sync.WaitGroup  // all goroutines but the sources and the writer
 	replayed chan struct{}   // closed when the stored events have been read
+	started  chan struct{}   // closed when Start returns
 	written  <-chan struct{} // closed when the writer has ended
 }
 
@@ -96,7 +100,7 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 		o.Stamp = func() kmodquery.Event { return kmodquery.Event{} }
 	}
 	boot := o.Stamp().BootID
-	r := &Recorder{options: o, state: crossview.NewState(boot), report: report, replayed: make(chan struct{})}
+	r := &Recorder{options: o, state: crossview.NewState(boot), report: report, replayed: make(chan struct{}), started: make(chan struct{})}
 	r.writer = newWriter(sink, r.stored, r.acked, report)
 	r.supervisor = newSupervisor(o.Sources, o.SideBySide, max(takeOver, 3*o.Poll), report, func(rank int, d kmodquery.Delivery, past bool) {
 		// Reading a store of a million events takes a while, and records are not
@@ -157,21 +161,30 @@ func (r *Recorder) acked(deliveries []kmodquery.Delivery) {
 }
 
 // Start runs the sources in the background. It returns when those that are wanted
-// watch or have failed, and the first cross-view check is over.
+// watch or have failed, and the first cross-view check is over, or when ctx ends. The
+// other methods but Close may be called before and meanwhile.
 func (r *Recorder) Start(ctx context.Context) {
+	defer close(r.started)
 	ctx, r.cancel = context.WithCancel(ctx)
 	r.state.SetReplaying(true)
 	go func() {
 		defer close(r.replayed)
 		defer r.state.SetReplaying(false)
-		if err := r.replay(ctx); err != nil {
+		if err := r.replay(ctx); err != nil && ctx.Err() == nil {
 			r.report(fmt.Errorf("read the stored events: %w", err))
 		}
 	}()
 	r.written = background(r.writer.run)
 	r.running.Go(func() { every(ctx, progressInterval, r.checkProgress) })
+	if r.check != nil {
+		r.check.Begin(ctx)
+	}
 	r.supervisor.start(ctx) // before <-replayed: the sources watch while the store is read
-	<-r.replayed
+	select {
+	case <-r.replayed:
+	case <-ctx.Done():
+		return
+	}
 	r.running.Go(func() { every(ctx, expireInterval, r.correlator.expire) })
 	if r.check != nil {
 		checked, ready := context.WithTimeout(ctx, firstCheck)
@@ -179,7 +192,14 @@ func (r *Recorder) Start(ctx context.Context) {
 		<-checked.Done()
 	}
 	if !r.options.SideBySide {
-		r.running.Go(func() { r.supervisor.backfill(ctx, r.options.Backfill) })
+		r.running.Go(func() { r.backfill(ctx) })
+	}
+}
+
+func (r *Recorder) backfill(ctx context.Context) {
+	r.supervisor.backfill(ctx, r.options.Backfill)
+	if r.options.Backfilled != nil && r.Sync(ctx) == nil && ctx.Err() == nil {
+		r.options.Backfilled()
 	}
 }
 
@@ -228,11 +248,14 @@ func background(f func()) <-chan struct{} {
 }
 
 // Sync returns when every event that happened before the call and that a source saw is
-// in the sink. Its error matches [kmodquery.ErrNotStored] if the sink refuses events, if
-// a source is stalled, for which it does not wait, or if a source or the sink does not
-// answer before the deadline of ctx.
+// in the sink. It waits until the sources have started. Its error matches
+// [kmodquery.ErrNotStored] if the sink refuses events, if a source is stalled, for which
+// it does not wait, or if a source or the sink does not answer before the deadline of ctx.
 func (r *Recorder) Sync(ctx context.Context) error {
-	err := r.syncSources(ctx)
+	err := r.awaitStart(ctx)
+	if err == nil {
+		err = r.syncSources(ctx)
+	}
 	if err == nil {
 		err = r.writer.sync(ctx)
 	}
@@ -243,6 +266,17 @@ func (r *Recorder) Sync(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", kmodquery.ErrNotStored, err)
 	}
 	return err
+}
+
+// awaitStart returns when Start has returned. A source that has not started may have to
+// read what happened before.
+func (r *Recorder) awaitStart(ctx context.Context) error {
+	select {
+	case <-r.started:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the sources to start: %w", ctx.Err())
+	}
 }
 
 // syncSources returns when every event that happened before the call and that a source
@@ -265,6 +299,9 @@ func (r *Recorder) Sensors(context.Context) []kmodquery.Sensor {
 	sensors := r.supervisor.sensors()
 	if r.check != nil {
 		sensor := r.check.Sensor()
+		if sensor.State == kmodquery.StateStandby {
+			sensor.Reason = startingReason
+		}
 		r.monitor.describe(&sensor)
 		sensors = append(sensors, sensor)
 	}

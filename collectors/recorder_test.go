@@ -135,6 +135,74 @@ func TestSyncWaitsForTheSink(t *testing.T) {
 	require.NoError(t, r.Close())
 }
 
+// A starting source does not watch before it is released.
+type startingSource struct {
+	scripted
+	release chan struct{}
+}
+
+func (s *startingSource) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) error {
+	select {
+	case <-s.release:
+	case <-ctx.Done():
+		return nil
+	}
+	emit(deliver(kmodquery.Event{Name: "waited"}))
+	return s.scripted.Run(ctx, ready, emit)
+}
+
+func (s *startingSource) Sensor() kmodquery.Sensor {
+	return kmodquery.Sensor{Source: s.name, State: kmodquery.StateStandby}
+}
+
+func TestSyncWaitsUntilTheSourcesHaveStarted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &memory{}
+		source := &startingSource{scripted{name: "s"}, make(chan struct{})}
+		r := NewRecorder(sink, (&reports{}).add, Options{Sources: []Source{source}, SideBySide: true})
+		requireStarting := func() {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			require.ErrorIs(t, r.Sync(ctx), kmodquery.ErrNotStored)
+			require.Equal(t, startingReason, r.Sensors(t.Context())[0].Reason)
+		}
+		requireStarting()
+		started := background(func() { r.Start(t.Context()) })
+		requireStarting()
+		synced := make(chan error)
+		go func() { synced <- r.Sync(t.Context()) }()
+		close(source.release)
+		require.NoError(t, <-synced)
+		require.Len(t, sink.events, 1)
+		<-started
+		require.NoError(t, r.Close())
+	})
+}
+
+func TestStartEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		said := &reports{}
+		read := make(chan struct{})
+		r := NewRecorder(&memory{}, said.add, Options{
+			Sources:    []Source{&startingSource{scripted{name: "s"}, nil}},
+			SideBySide: true,
+			Past: func(ctx context.Context, _ func(*kmodquery.Event)) error {
+				<-read // ignores its context, as a system call that hangs
+				return ctx.Err()
+			},
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		started := background(func() { r.Start(ctx) })
+		synctest.Wait()
+		cancel()
+		<-started
+		close(read)
+		require.NoError(t, r.Close())
+		require.Empty(t, said.errs, "a stop is no error")
+	})
+}
+
 func TestRefusedBatchIsOfferedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sink, said := &memory{}, &reports{}

@@ -31,10 +31,11 @@ type Source interface {
 // A Backfiller is a source with a log that can also be read backwards in time.
 type Backfiller interface {
 	Source
-	// Backfill sets how far back the next Run reads: another source saw what
-	// happened before since. The zero time sets no limit but the start of this
-	// boot and what the source emitted in an earlier process.
-	Backfill(since time.Time)
+	// Backfill bounds what the next Run emits: another source saw what happened
+	// before since and after until. A zero since stands for the start of this boot,
+	// and a zero until sets no limit. What the source emitted in an earlier process
+	// is not emitted again.
+	Backfill(since, until time.Time)
 }
 
 // An AtLeastOnceSource keeps what it saw until that is acked. Its next Run, in this

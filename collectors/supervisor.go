@@ -23,6 +23,8 @@ const (
 	// slowStart is how long a source may take to start watching before others
 	// stand in for it, and Start no longer waits for it.
 	slowStart = 20 * time.Second
+	// startingReason is the reason of a sensor whose source has not watched yet.
+	startingReason = "it is starting; queries wait for it, and then answer from the store"
 )
 
 // A supervisor decides which sources run. Side by side all of them run. Otherwise the
@@ -50,8 +52,10 @@ type candidate struct {
 	up        time.Time          // since when it watches; zero while it does not
 	failed    bool               // since it last watched
 	backfills bool               // it runs only to backfill
-	slow      time.Time          // when a run began that has not started to watch in time
-	failure   string             // why it last failed, and when; "" if it never did
+	since     time.Time          // what it backfills; see Backfiller
+	until     time.Time
+	slow      time.Time // when a run began that has not started to watch in time
+	failure   string    // why it last failed, and when; "" if it never did
 
 	monitor monitor
 	stall   chan struct{} // closed while the run is stalled
@@ -155,13 +159,16 @@ func (s *supervisor) run(ctx context.Context, c *candidate) error {
 	defer cancel()
 	s.mu.Lock()
 	c.cancel = cancel
-	since := time.Time{}
-	if !s.sideBySide && !c.backfills && !s.watched.IsZero() {
+	var since, until time.Time
+	switch {
+	case c.backfills:
+		since, until = c.since, c.until
+	case !s.sideBySide && !s.watched.IsZero():
 		since = s.watched.Add(-s.takeOver)
 	}
 	s.mu.Unlock()
 	if backfiller, ok := c.Source.(Backfiller); ok {
-		backfiller.Backfill(since)
+		backfiller.Backfill(since, until)
 	}
 	began := time.Now()
 	slow := time.AfterFunc(slowStart, func() { s.setSlow(ctx, c, began) })
@@ -239,18 +246,35 @@ func (s *supervisor) change() {
 }
 
 // backfill lets the first of the named sources that can do so emit what happened
-// before the start, beside the source that watches.
+// while no complete source watched, beside the source that watches now. What a complete
+// source has seen is not told again: a line of a log may lack what would show that it is
+// about the same attempt.
 func (s *supervisor) backfill(ctx context.Context, names []string) {
+	since, until, ok := s.gap()
+	if !ok {
+		return
+	}
 	for _, name := range names {
 		for _, c := range s.sources {
-			if c.Name() == name && s.backfillFrom(ctx, c) {
+			if c.Name() == name && s.backfillFrom(ctx, c, since, until) {
 				return
 			}
 		}
 	}
 }
 
-func (s *supervisor) backfillFrom(ctx context.Context, c *candidate) bool {
+// gap returns the last time in which no complete source watched. ok is false if there was
+// none. The times are zero while no complete source watches.
+func (s *supervisor) gap() (since, until time.Time, ok bool) {
+	sources, _ := s.completeSources()
+	if len(sources) == 0 {
+		return since, until, true
+	}
+	sensor := sources[0].Sensor()
+	return time.Unix(sensor.GapStart, 0).Add(-slack), time.Unix(sensor.GapEnd, 0).Add(slack), sensor.GapEnd != 0
+}
+
+func (s *supervisor) backfillFrom(ctx context.Context, c *candidate, since, until time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c.cancel != nil || s.wants(c) {
@@ -259,7 +283,7 @@ func (s *supervisor) backfillFrom(ctx context.Context, c *candidate) bool {
 	if c.failed {
 		return false
 	}
-	c.backfills = true
+	c.backfills, c.since, c.until = true, since, until
 	s.changed.Broadcast()
 	for c.backfills && !c.failed && ctx.Err() == nil {
 		s.changed.Wait()
@@ -362,6 +386,8 @@ func (s *supervisor) sensors() []kmodquery.Sensor {
 			sensor.Reason = fmt.Sprintf("a query at %s did not get its last events in time", timeText(c.late))
 		case sensor.State == kmodquery.StateActive:
 			sensor.Reason = c.failure
+		case sensor.State == kmodquery.StateStandby && s.wants(c):
+			sensor.Reason = startingReason
 		case sensor.State == kmodquery.StateStandby && watching != "":
 			sensor.Reason = "not needed while " + watching + " watches"
 		}

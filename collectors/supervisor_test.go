@@ -27,6 +27,8 @@ type staged struct {
 
 	mu      sync.Mutex
 	since   []time.Time // of each Backfill
+	until   time.Time   // of the last one
+	gap     [2]int64    // of the sensor
 	running bool
 	lost    int64
 }
@@ -41,10 +43,11 @@ func newStaged(name string) *staged {
 func (s *staged) Name() string               { return s.name }
 func (s *staged) Sync(context.Context) error { return nil }
 
-func (s *staged) Backfill(since time.Time) {
+func (s *staged) Backfill(since, until time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.since = append(s.since, since)
+	s.until = until
 }
 
 func (s *staged) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) error {
@@ -99,7 +102,7 @@ func (s *staged) Sensor() kmodquery.Sensor {
 	if s.running {
 		state = kmodquery.StateActive
 	}
-	return kmodquery.Sensor{Source: s.name, State: state, Lost: s.lost}
+	return kmodquery.Sensor{Source: s.name, State: state, Lost: s.lost, GapStart: s.gap[0], GapEnd: s.gap[1]}
 }
 
 // A trusting source also sees every load.
@@ -224,6 +227,33 @@ func TestOneSourceBackfillsAtTheStart(t *testing.T) {
 		require.Len(t, sink.events, 1)
 		require.Equal(t, "unknown", sink.events[0].Name)
 		require.Equal(t, "b", sink.events[0].LoadID)
+		require.NoError(t, r.Close())
+	})
+}
+
+// What a complete source has seen, no log tells again.
+func TestLogsTellOnlyOfTheGapOfACompleteSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		best, logs := &trusting{staged: newStaged("best")}, newStaged("logs")
+		backfilled := 0
+		o := Options{Sources: []Source{best, logs}, Backfill: []string{"logs"}, Backfilled: func() { backfilled++ }}
+		r, _, _ := startStaged(t, o)
+		best.begin <- struct{}{}
+		synctest.Wait()
+		require.Empty(t, logs.backfilled(), "it watched all the time")
+		require.Equal(t, 1, backfilled)
+		require.NoError(t, r.Close())
+
+		best.gap = [2]int64{1000, 2000}
+		r, _, _ = startStaged(t, o)
+		best.begin <- struct{}{}
+		synctest.Wait()
+		require.Equal(t, []time.Time{time.Unix(1000, 0).Add(-slack)}, logs.backfilled())
+		require.Equal(t, time.Unix(2000, 0).Add(slack), logs.until)
+		require.Equal(t, 1, backfilled, "it has not read the log to its end")
+		logs.begin <- struct{}{}
+		synctest.Wait()
+		require.Equal(t, 2, backfilled)
 		require.NoError(t, r.Close())
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log"
+	"sync"
 	"time"
 
 	osquery "github.com/osquery/osquery-go"
@@ -20,9 +21,12 @@ type app struct {
 	plugins  []osquery.OsqueryPlugin
 	store    *sqlite.Store
 	cursors  cursorKeeper
-	watchdog watchdog
+	watchdog *watchdog            // of the osquery that asks; nil without one
+	calls    sync.WaitGroup       // of the plugins, by osquery
 	recorder *collectors.Recorder // nil if another process records
-	readers  *readerSocket        // nil likewise
+	readers  *readerSocket        // nil likewise, and until the sources have started
+	stop     context.CancelFunc   // ends the start of the recorder; nil likewise
+	started  chan struct{}        // closed when the sources have started, or if another process records
 }
 
 // A recorder is the recorder of this process, or a client of another process's.
@@ -32,8 +36,8 @@ type recorder interface {
 	Loaded(ctx context.Context) ([]kmodquery.Module, error)
 }
 
-// open opens the event store, starts the sources unless another process records into
-// it, and creates the tables.
+// open opens the event store, begins to start the sources unless another process records
+// into it, and creates the tables. They may be asked before the sources have started.
 func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 	store, err := sqlite.Open(ctx, c.stateDir, sqlite.Options{
 		MaxAge:          c.retentionAge,
@@ -47,14 +51,14 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 	}
 	// The role is always known; the sensors show the error.
 	status, _ := store.Status(ctx)
-	a := &app{store: store}
+	a := &app{store: store, started: make(chan struct{})}
 	var recorder recorder
 	if status.Role == kmodquery.RoleRecorder {
-		expire(ctx, store, expireFor, report)
 		recorder = a.record(ctx, c, report)
 		a.cursors = ownCursors{store, c.socket}
 	} else {
 		remote := collectors.NewRemote(dialRecorder(c.stateDir), sensorNames(c))
+		close(a.started)
 		recorder, a.cursors = remote, remoteCursors{remote, store, c.socket}
 	}
 	a.plugins = tables.Plugins(tables.Config{
@@ -65,7 +69,7 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 		Signatures: signatures.All(),
 		Kernel:     c.platform.kernelRelease(),
 		ReplyBytes: c.replyLimit,
-		Worker:     a.watchdog.workerBytes,
+		Worker:     func() int64 { return a.watchdog.workerBytes() },
 		Timeout:    c.queryTimeout,
 	})
 	return a, nil
@@ -86,14 +90,27 @@ func expire(ctx context.Context, store *sqlite.Store, within time.Duration, repo
 	}
 }
 
-// record starts the sources and serves the readers of the store.
+// record begins to start the sources, and serves the readers of the store.
 func (a *app) record(ctx context.Context, c *config, report *log.Logger) *collectors.Recorder {
 	print := func(err error) { report.Print(err) }
-	a.readers = openReaderSocket(c.stateDir, a.store.IsRecorder, print)
 	a.recorder = collectors.NewRecorder(a.store, print, recorderOptions(c, a.store))
-	a.recorder.Start(ctx)
-	a.readers.serve(a.recorder.Share)
+	ctx, a.stop = context.WithCancel(ctx)
+	go func() {
+		defer close(a.started)
+		expire(ctx, a.store, expireFor, report)
+		a.readers = openReaderSocket(c.stateDir, a.store.IsRecorder, print, a.recorder.Share)
+		a.recorder.Start(ctx)
+	}()
 	return a.recorder
+}
+
+// awaitStart returns when the sources that are wanted watch or have failed, or the context
+// of open has ended. It reports their states if the user wants that.
+func (a *app) awaitStart(c *config, report *log.Logger) {
+	<-a.started
+	if c.verbose {
+		a.describe(report)
+	}
 }
 
 // describe reports the state of each sensor.
@@ -111,6 +128,8 @@ func (a *app) describe(report *log.Logger) {
 func (a *app) Close() error {
 	var errs []error
 	if a.recorder != nil {
+		a.stop()
+		<-a.started
 		a.readers.close()
 		errs = append(errs, a.recorder.Close())
 	}

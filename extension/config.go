@@ -169,6 +169,9 @@ func parse(p *platform, args []string) (*config, error) {
 	return c, nil
 }
 
+// osqueryTimeout is how long osquery may take to create its socket, and for each answer.
+func (c *config) osqueryTimeout() time.Duration { return time.Duration(c.timeout) * time.Second }
+
 func isCommand(word string) bool {
 	isUsage := func(usage string) bool { return strings.Fields(usage)[0] == word }
 	return slices.ContainsFunc(commands, isUsage)

@@ -61,6 +61,7 @@ func drain(ctx context.Context, c *config, report *log.Logger) (err error) {
 	if a.recorder == nil {
 		return errRecorded
 	}
+	<-a.started
 	ctx, cancel := context.WithTimeout(ctx, drainPatience)
 	defer cancel()
 	if err := a.recorder.Sync(ctx); err != nil {

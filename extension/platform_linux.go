@@ -63,6 +63,8 @@ func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
 			OnlyPinned: c.command == "query" || c.command == "detach",
 			Watched:    store.LastWatched,
 			KeepWatch:  store.SetWatched,
+			Gap:        store.Gap,
+			KeepGap:    store.SetGap,
 			Keys:       func(ctx context.Context) ([]string, error) { return store.Keys(ctx, name) },
 		})
 	case kmodquery.SourceAudit:

@@ -21,6 +21,8 @@ import (
 // answerDrain is how long a statement may take to end after a signal.
 const answerDrain = time.Second
 
+var errEndedBySignal = errors.New("ended by a signal")
+
 // overview holds the statements of a query without SQL.
 var overview = []struct{ title, sql string }{
 	{"Sensors", `SELECT source, state, role, received, lost, store_rows, kernel, reason FROM kernel_module_sensors`},
@@ -34,10 +36,14 @@ var overview = []struct{ title, sql string }{
 // if stdin is a terminal, and otherwise shows an overview.
 func query(ctx context.Context, c *config, stdin *os.File, stdout, stderr io.Writer, report *log.Logger) (err error) {
 	a, err := open(ctx, c, report)
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return errEndedBySignal
+	case err != nil:
 		return err
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
+	<-a.started
 
 	db, err := virtualtable.Open(ctx, a.plugins...)
 	if err != nil {
@@ -57,7 +63,7 @@ func query(ctx context.Context, c *config, stdin *os.File, stdout, stderr io.Wri
 	case err := <-answered:
 		return err
 	case <-time.After(answerDrain):
-		return errors.New("ended by a signal")
+		return errEndedBySignal
 	}
 }
 

@@ -40,20 +40,16 @@ type readerSocket struct {
 	running  sync.WaitGroup
 }
 
-// openReaderSocket creates the socket. Readers that connect wait until serve is called.
-// While records returns true, a file at the socket's path belongs to a recorder that has
-// ended, and is replaced.
-func openReaderSocket(stateDir string, records func() bool, report func(error)) *readerSocket {
+// openReaderSocket creates the socket and calls share with each new listener, until
+// close. While records returns true, a file at the socket's path belongs to a recorder
+// that has ended, and is replaced.
+func openReaderSocket(stateDir string, records func() bool, report func(error), share func(net.Listener)) *readerSocket {
 	s := &readerSocket{stateDir: stateDir, records: records, report: report}
 	s.open()
-	return s
-}
-
-// serve calls share with each new listener, until close.
-func (s *readerSocket) serve(share func(net.Listener)) {
 	ctx, end := context.WithCancel(context.Background())
 	s.end = end
 	s.running.Go(func() { s.run(ctx, share) })
+	return s
 }
 
 func (s *readerSocket) run(ctx context.Context, share func(net.Listener)) {
@@ -150,7 +146,7 @@ func listenForReaders(stateDir string) (*net.UnixListener, error) {
 
 // startPatience is how long a reader waits for a recorder that has the store's lock but
 // does not listen on its socket yet. At its start, a recorder stores events that waited in
-// the kernel. A reader that did not wait would miss them.
+// the kernel, for which its Sync waits. A reader that did not wait would miss them.
 const (
 	startPatience = 5 * time.Second
 	startPoll     = 50 * time.Millisecond

@@ -35,8 +35,7 @@ func newTestSocket(t *testing.T, stateDir string) *testSocket {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.errors = append(p.errors, err.Error())
-	})
-	p.serve(func(listener net.Listener) {
+	}, func(listener net.Listener) {
 		for {
 			conn, err := listener.Accept()
 			if err != nil {

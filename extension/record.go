@@ -30,6 +30,7 @@ func record(ctx context.Context, c *config, report *log.Logger) error {
 		return err
 	}
 	return inTurn(ctx, c, report, func(role context.Context, a *app) error {
+		a.awaitStart(c, report)
 		if a.recorder != nil {
 			notifyLoop(role, n, a.recorder)
 		} else {

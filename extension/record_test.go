@@ -116,6 +116,19 @@ func TestRecordNotifiesTheServiceManager(t *testing.T) {
 	}
 }
 
+func TestServiceIsReadyWhenItsSourcesWatch(t *testing.T) {
+	m := manage(t, filepath.Join(t.TempDir(), "notify"), 0)
+	s := newSlowSource()
+	c := slowSettings(t, startHost(t), s)
+	stop, ended := inBackground(t, func(ctx context.Context) error { return record(ctx, c, discard()) })
+	awaitClosed(t, s.began)
+	require.Empty(t, m.next(100*time.Millisecond))
+	close(s.release)
+	require.Equal(t, []string{"STATUS=recording: ebpf is active", "READY=1"}, m.until("READY=1"))
+	stop()
+	require.NoError(t, <-ended)
+}
+
 func TestWatchdogIsNotifiedWhileTheRecorderAnswers(t *testing.T) {
 	m := manage(t, filepath.Join(t.TempDir(), "notify"), 400*time.Millisecond)
 	answer := make(chan error)

@@ -27,13 +27,13 @@ func inTurn(ctx context.Context, c *config, report *log.Logger, f func(context.C
 // ended.
 func inRole(ctx context.Context, c *config, report *log.Logger, f func(context.Context, *app) error) (again bool, err error) {
 	a, err := open(ctx, c, report)
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return false, nil //nolint:nilerr // the end of ctx ends the opening, too
+	case err != nil:
 		return false, err
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
-	if c.verbose {
-		a.describe(report)
-	}
 	role, end := context.WithCancel(ctx)
 	defer end()
 	if a.recorder == nil {

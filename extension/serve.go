@@ -7,14 +7,16 @@ import (
 	"io/fs"
 	"log"
 	"os"
+	"sync"
 	"time"
-
-	osquery "github.com/osquery/osquery-go"
 )
 
 // serve serves the tables to osquery until ctx ends, or until osquery and the process
 // that started this one have both ended. It returns nil in both cases. If only osquery
 // has ended, serve waits for the next osquery.
+//
+// The tables are registered first: osquery asks only at its start, and then once an hour,
+// whether they exist. Until the event store is open, calls of the tables wait for it.
 func serve(ctx context.Context, c *config, report *log.Logger) error {
 	parent := os.Getppid()
 	// This comes first, so that a wrong socket is reported before the store is created
@@ -30,34 +32,48 @@ func serve(ctx context.Context, c *config, report *log.Logger) error {
 			stop()
 		}
 	}()
-	return inTurn(ctx, c, report, func(ctx context.Context, a *app) error {
-		return offer(ctx, c, a, report)
+	offered := newOfferedTables(ctx, c)
+	tried, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		defer stop()
+		ended <- offer(ctx, c, offered, report, sync.OnceFunc(func() { close(tried) }))
+	}()
+	// An osquery that does not answer must not keep the sources from watching.
+	select {
+	case <-tried:
+	case <-time.After(c.osqueryTimeout()):
+	case <-ctx.Done():
+	}
+	err := inTurn(ctx, c, report, func(role context.Context, a *app) error {
+		defer offered.use(a)()
+		a.awaitStart(c, report)
+		<-role.Done()
+		return nil
 	})
+	stop()
+	return errors.Join(err, <-ended)
 }
 
 // reach waits until osquery answers on its socket, or until ctx ends.
 func reach(ctx context.Context, c *config) error {
-	answered := make(chan error, 1)
-	go func() { answered <- ping(c.socket, time.Duration(c.timeout)*time.Second) }()
-	select {
-	case err := <-answered:
-		return err
-	case <-ctx.Done():
+	err := ping(ctx, c)
+	switch {
+	case err == nil || ctx.Err() != nil:
 		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		err = fmt.Errorf("there is no such socket after %s", c.osqueryTimeout())
 	}
+	return fmt.Errorf("connect to osquery at %s: %w; is osquery running, with this socket?", c.socket, err)
 }
 
-// ping waits up to timeout for the socket to appear, and again for osquery to answer.
-func ping(socket string, timeout time.Duration) error {
-	client, err := osquery.NewClient(socket, timeout)
-	if err == nil {
-		defer client.Close()
-		_, err = client.Ping()
-	} else if _, missing := os.Stat(socket); errors.Is(missing, fs.ErrNotExist) {
-		err = fmt.Errorf("there is no such socket after %s", timeout)
-	}
+// ping waits for the socket to appear, and then for osquery to answer.
+func ping(ctx context.Context, c *config) error {
+	client, err := dial(ctx, c, c.osqueryTimeout())
 	if err != nil {
-		return fmt.Errorf("connect to osquery at %s: %w; is osquery running, with this socket?", socket, err)
+		return err
 	}
-	return nil
+	defer client.close()
+	defer context.AfterFunc(ctx, client.close)()
+	_, err = client.Ping(ctx)
+	return err
 }

@@ -57,18 +57,19 @@ func inBackground(t *testing.T, f func(context.Context) error) (stop context.Can
 	return cancel, result
 }
 
-// The host refuses extensions with osquery's own messages, which isConflict recognises.
+// An extension that osquery lists is not registered again, because osquery would log an
+// error. The host refuses extensions with osquery's own messages, which isConflict
+// recognises.
 func TestRegister(t *testing.T) {
 	host := startHost(t)
 	c := settings(t, host)
-	offered := func(ctx context.Context) error { return register(ctx, c, &app{plugins: plugins()}, func() {}) }
+	offered := func(ctx context.Context) error {
+		return register(ctx, c, &offeredTables{plugins: plugins()}, func() {})
+	}
 	stop, ended := inBackground(t, offered)
 	require.NoError(t, host.WaitForTable(t.Context(), "anything"))
 
-	var refusal refusalError
-	require.ErrorAs(t, offered(t.Context()), &refusal)
-	require.Equal(t, refusalError("Duplicate extension registered"), refusal)
-	require.True(t, refusal.isConflict())
+	require.ErrorIs(t, offered(t.Context()), errServed)
 
 	stop()
 	require.NoError(t, <-ended)
@@ -77,6 +78,7 @@ func TestRegister(t *testing.T) {
 	defer client.Close()
 	other, err := client.RegisterExtension(&gen.InternalExtensionInfo{Name: "other"}, gen.ExtensionRegistry{"table": {"anything": plugins()[0].Routes()}})
 	require.NoError(t, err)
+	var refusal refusalError
 	require.ErrorAs(t, offered(t.Context()), &refusal)
 	require.Equal(t, refusalError("Failed adding registry: Registry item anything conflicts with another item of the same name."), refusal)
 	require.True(t, refusal.isConflict())
@@ -91,19 +93,39 @@ func TestRegister(t *testing.T) {
 	_, err = client.RegisterExtension(&gen.InternalExtensionInfo{Name: extensionName}, gen.ExtensionRegistry{})
 	require.NoError(t, err)
 	require.ErrorIs(t, <-ended, errUnlisted)
+	require.ErrorIs(t, offered(t.Context()), errListed)
+}
+
+// Two extensions may register at the same time.
+func TestARefusalOfADuplicateIsAConflict(t *testing.T) {
+	host := startHost(t)
+	client, err := osquery.NewClient(host.Socket(), 3*time.Second)
+	require.NoError(t, err)
+	defer client.Close()
+	for _, want := range []string{"OK", "Duplicate extension registered"} {
+		status, err := client.RegisterExtension(&gen.InternalExtensionInfo{Name: extensionName}, gen.ExtensionRegistry{})
+		require.NoError(t, err)
+		require.Equal(t, want, status.Message)
+	}
+	require.Same(t, refused, obstacleOf(refusalError("Duplicate extension registered")))
+	require.Nil(t, obstacleOf(refusalError("Incompatible extension SDK version")))
 }
 
 func TestRegisterEndsWithOsquery(t *testing.T) {
 	host := startHost(t)
 	c := settings(t, host)
-	_, ended := inBackground(t, func(ctx context.Context) error { return register(ctx, c, &app{plugins: plugins()}, func() {}) })
+	_, ended := inBackground(t, func(ctx context.Context) error {
+		return register(ctx, c, &offeredTables{plugins: plugins()}, func() {})
+	})
 	require.NoError(t, host.WaitForTable(t.Context(), "anything"))
 	require.NoError(t, host.Vanish())
 	require.ErrorIs(t, <-ended, os.ErrNotExist)
 
 	host = startHost(t)
 	c = settings(t, host)
-	_, ended = inBackground(t, func(ctx context.Context) error { return register(ctx, c, &app{plugins: plugins()}, func() {}) })
+	_, ended = inBackground(t, func(ctx context.Context) error {
+		return register(ctx, c, &offeredTables{plugins: plugins()}, func() {})
+	})
 	require.NoError(t, host.WaitForTable(t.Context(), "anything"))
 	require.NoError(t, host.Close())
 	require.ErrorIs(t, <-ended, errAsked)
@@ -112,7 +134,7 @@ func TestRegisterEndsWithOsquery(t *testing.T) {
 	host = startHost(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.Error(t, register(ctx, settings(t, host), &app{plugins: plugins()}, func() { t.Error("registered") }))
+	require.Error(t, register(ctx, settings(t, host), &offeredTables{plugins: plugins()}, func() { t.Error("registered") }))
 	require.Empty(t, host.Extensions())
 }
 
@@ -248,6 +270,14 @@ func TestABusyOsqueryIsListening(t *testing.T) {
 	}
 	require.True(t, isListening(busy))
 }
+
+// reporting returns a logger, and the lines that it was given.
+func reporting() (*log.Logger, *reportLines) {
+	lines := &reportLines{}
+	return log.New(lines, "", 0), lines
+}
+
+func discard() *log.Logger { return log.New(io.Discard, "", 0) }
 
 // osquery lists a killed extension until its next round of pings.
 func TestServeRetriesWhileOsqueryListsAKilledExtension(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
@@ -60,6 +61,7 @@ func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
 		Poll:        c.poll,
 		Stamp:       c.platform.stamp,
 		Cursors:     store,
+		Backfilled:  func() { store.SetGap(time.Time{}, time.Time{}) },
 		Past: func(ctx context.Context, visit func(*kmodquery.Event)) error {
 			return past(ctx, c.platform, store, visit)
 		},
@@ -73,7 +75,7 @@ func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
 // pastColumns are the columns that a new recorder needs of the stored events.
 var pastColumns = []string{
 	"time_nanos", "uptime", "event_name", "source", "load_id", "name", "path", "size", "taints", "pid", "result", "error", "first_seen",
-	"type", "sha256", "missing",
+	"type", "sha256", "missing", "reports_load",
 }
 
 // recentPast is how many of the newest events a recorder reads to find attempts that
@@ -97,7 +99,7 @@ func past(ctx context.Context, p *platform, store *sqlite.Store, visit func(*kmo
 		}
 	}
 	if err := store.Replay(ctx, of(
-		kmodquery.EventModuleLoad, kmodquery.EventModuleFree, kmodquery.EventInitModule, kmodquery.EventFinitModule, kmodquery.EventDeleteModule,
+		kmodquery.EventSecurityKernelReadFile, kmodquery.EventModuleLoad, kmodquery.EventModuleFree, kmodquery.EventInitModule, kmodquery.EventFinitModule, kmodquery.EventDeleteModule,
 		kmodquery.EventKextload, kmodquery.EventKextunload, kmodquery.EventKextAllowed, kmodquery.EventKextBlocked,
 	), recentPast, visit); err != nil {
 		return err

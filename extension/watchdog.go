@@ -5,7 +5,6 @@ import (
 	"strconv"
 	"sync/atomic"
 
-	osquery "github.com/osquery/osquery-go"
 	gen "github.com/osquery/osquery-go/gen/osquery"
 )
 
@@ -14,12 +13,17 @@ import (
 type watchdog struct{ worker atomic.Int64 }
 
 // workerBytes returns the memory that one reply may cost osquery's worker, in bytes; 0 if
-// osquery has no watchdog.
-func (w *watchdog) workerBytes() int64 { return w.worker.Load() }
+// osquery has no watchdog, or for nil.
+func (w *watchdog) workerBytes() int64 {
+	if w == nil {
+		return 0
+	}
+	return w.worker.Load()
+}
 
 // read reads osquery's flags. If osquery does not answer, it assumes the default watchdog.
-func (w *watchdog) read(ctx context.Context, client *osquery.ExtensionManagerClient) {
-	flags, err := client.OptionsContext(ctx)
+func (w *watchdog) read(ctx context.Context, client *client) {
+	flags, err := client.Options(ctx)
 	if err != nil {
 		flags = nil
 	}

@@ -168,8 +168,8 @@ func documented(t *testing.T) map[string]string {
 	for i, query := range pack.Discovery {
 		all["discovery: "+strconv.Itoa(i)] = query
 	}
-	for _, query := range f.queries {
-		all["Fleet: "+query.Name] = query.Query
+	for _, policy := range f.policies {
+		all["policy: "+policy.Name] = policy.Query
 	}
 	for _, label := range f.labels {
 		all["label: "+label.Name] = label.Query

@@ -301,7 +301,7 @@ func TestEachRowIsShippedOnce(t *testing.T) {
 
 	all := []string{"added early", "added refused", "added meanwhile", "added between hosts"}
 	require.Equal(t, all, lines(t, host, "kernel_module_findings", "name"))
-	require.Equal(t, []string{"added early", "added meanwhile", "added between hosts"}, lines(t, host, "kernel_module_loads", "name"))
+	require.Equal(t, []string{"added early", "added meanwhile", "added between hosts"}, lines(t, host, "kernel_module_loaded", "name"))
 	require.Equal(t, []string{"added refused"}, lines(t, host, "kernel_module_attempts", "name"))
 	require.Equal(t, []string{"added early"}, lines(t, host, "kernel_module_unloads", "name"))
 	require.Empty(t, lines(t, host, "kernel_module_sensor_health", "source"))
@@ -327,7 +327,7 @@ func TestKernelExtensionsAreShippedOnce(t *testing.T) {
 	require.ElementsMatch(t, []string{"added kextload", "added kext_allowed", "added kextload"}, lines(t, host, "kernel_module_kexts", "event_name"))
 	require.ElementsMatch(t, []string{"added endpoint_security", "added unified_log"}, lines(t, host, "kernel_module_findings", "source"))
 	require.Equal(t, []string{"added com.example.driver"}, lines(t, host, "kernel_module_kext_unloads", "name"))
-	require.Empty(t, lines(t, host, "kernel_module_loads", "name"))
+	require.Empty(t, lines(t, host, "kernel_module_loaded", "name"))
 }
 
 // Denied calls of unprivileged users delay only each other.
@@ -350,7 +350,7 @@ func TestAFloodOfDeniedCallsHidesNoLoad(t *testing.T) {
 	e.load(t, noon.Add(time.Second), "rootkit", 0)
 	require.NoError(t, e.advance(t, host, 5*time.Minute))
 	require.Equal(t, []string{"added rootkit"}, lines(t, host, "kernel_module_findings", "name"))
-	require.Equal(t, []string{"added rootkit"}, lines(t, host, "kernel_module_loads", "name"))
+	require.Equal(t, []string{"added rootkit"}, lines(t, host, "kernel_module_loaded", "name"))
 	require.NoError(t, e.advance(t, host, 40*time.Minute))
 	shipped := lines(t, host, "kernel_module_denied", "process_path")
 	require.Len(t, shipped, 3000)

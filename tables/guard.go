@@ -20,12 +20,18 @@ func newGuard(timeout time.Duration, concurrency int) *guard {
 	return &guard{timeout: timeout, slots: make(chan struct{}, concurrency)}
 }
 
+// WithTimeout returns a context for a call that may take so long. Its cause says what to
+// do if it takes longer.
+func WithTimeout(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	late := fmt.Errorf("no answer within %v; ask for less, such as a window of time", timeout)
+	return context.WithTimeoutCause(ctx, timeout, late)
+}
+
 // run calls generate and returns when generate does, the deadline passes or ctx ends. A
 // generate that ignores its context keeps its slot until it returns, which bounds the
 // calls that hang.
 func (g *guard) run(ctx context.Context, generate func(context.Context) ([]map[string]string, error)) ([]map[string]string, error) {
-	late := fmt.Errorf("no answer within %v; ask for less, such as a window of time", g.timeout)
-	ctx, cancel := context.WithTimeoutCause(ctx, g.timeout, late)
+	ctx, cancel := WithTimeout(ctx, g.timeout)
 	defer cancel()
 	select {
 	case g.slots <- struct{}{}:

@@ -28,6 +28,7 @@ func hostileEvents(t *testing.T) (events []kmodquery.Event, texts []string) {
 			}
 		}
 		e.EventName, e.Source, e.Type = kmodquery.EventInitModule, kmodquery.SourceEBPF, kmodquery.TypeKernelModule
+		e.ReportsLoad = new(int64(1))
 		e.Ancestors = jsonOf(t, []map[string]string{{"comm": kmodquery.Escape(text)}})
 		e.RequestedBy = jsonOf(t, map[string]string{"cmdline": kmodquery.Escape(text)})
 		events = append(events, e)

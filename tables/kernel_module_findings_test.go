@@ -62,7 +62,7 @@ func TestFindingsHaveTheirMetadataAndTheirEvent(t *testing.T) {
 
 func TestAFindingShowsTheWholeEvent(t *testing.T) {
 	event := full()
-	event.Source, event.EventName = "ebpf", "init_module"
+	event.Source, event.EventName, event.ReportsLoad = "ebpf", "init_module", new(int64(1))
 	rows := rowsOf(t, testConfig(t, event), "kernel_module_findings", contextJSON(t, []string{"event"}))
 	require.Len(t, rows, 1)
 	require.Len(t, rows[0], 2)

@@ -30,7 +30,7 @@ type health struct {
 var sensorColumns = []columnOf[health]{
 	text("source", local, "Name of the source, as in kernel_module_events",
 		func(h *health) any { return printable(h.Source) }),
-	text("state", local, "active (watching), standby (able to watch, currently not needed), unavailable (this host cannot run it) or failed (it should work and does not)",
+	text("state", local, "active (watching), standby (able to watch, and not needed or still starting), unavailable (this host cannot run it) or failed (it should work and does not)",
 		func(h *health) any { return printable(h.State) }),
 	text("reason", local, "Why the source is not active, or for an active source why it last was not, and what to do about it",
 		func(h *health) any { return printable(h.Reason) }),

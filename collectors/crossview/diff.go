@@ -85,6 +85,8 @@ func (c *Check) compareShown(m kmodquery.Module) (d difference, differs bool) {
 		return difference{}, false
 	case m.State == "Loading": // its init may still fail
 		return difference{}, false
+	case c.checkedAt.IsZero() && c.atStart != nil && !c.atStart[m.Name]:
+		return difference{event: kmodquery.EventModuleLoad, module: m, reason: "it is in " + c.list() + " but was not when this process started"}, true
 	case c.checkedAt.IsZero():
 		return difference{event: kmodquery.EventModulePresent, module: m}, true
 	case c.complete != "":

@@ -49,6 +49,7 @@ type Check struct {
 	Options
 	loop progress.Loop
 
+	atStart    map[string]bool // modules that were listed before the sources began to watch; nil if that is unknown
 	checkedAt  time.Time       // when the last complete check began
 	fullAt     time.Time       // when the last complete check of all views began
 	listed     string          // names and views that the last full check saw
@@ -84,6 +85,15 @@ func (c *Check) Replay(e *kmodquery.Event) {
 		c.resetTaint |= *e.Taints
 	case e.EventName == kmodquery.EventModuleHidden && e.Name == "" && e.Size != nil:
 		c.replayed[*e.Size]++
+	}
+}
+
+// Begin notes which modules are listed before the sources begin to watch, so that Run
+// distinguishes them from modules that are loaded while the sources start. It must be
+// called before Run, if at all.
+func (c *Check) Begin(ctx context.Context) {
+	if shown, err := c.Views.Listed(ctx); err == nil { // otherwise Run reports why
+		c.atStart = namesIn(shown)
 	}
 }
 

@@ -121,7 +121,7 @@ func TestALongBackfillDoesNotDelayReady(t *testing.T) {
 func TestBackfillIsLimited(t *testing.T) {
 	w := newWorld(t)
 	w.write("show", loaded(0, "com.example.a"), loaded(9, "com.example.b"))
-	w.source.Backfill(testTime.Add(5 * time.Second))
+	w.source.Backfill(testTime.Add(5*time.Second), time.Time{})
 	require.NoError(t, w.start())
 	require.Equal(t, []string{"com.example.b"}, names(w.take(1)))
 	w.stop()

@@ -86,7 +86,7 @@ func (s *Source) LastRound() time.Time { return s.health.LastRound() }
 // Backfill limits the backfill of the next Run to messages after since, up to which
 // another source has reported everything. The zero time removes the limit. It must
 // not be called during Run.
-func (s *Source) Backfill(since time.Time) { s.since = since }
+func (s *Source) Backfill(since, _ time.Time) { s.since = since }
 
 // Run emits the events of the log until ctx ends. It begins with the messages since
 // the stored position, or since the boot. It calls ready once, after it has read

@@ -257,7 +257,7 @@ func TestLogBackfillStartsAtItsBound(t *testing.T) {
 	source.log = w.path
 	source.open = func() (kernelConn, error) { return nil, forbidden(unix.EPERM) }
 	time.Sleep(2 * time.Millisecond)
-	source.Backfill(time.Now())
+	source.Backfill(time.Now(), time.Time{})
 	time.Sleep(2 * time.Millisecond)
 	w.event(insmodLines)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -462,7 +462,7 @@ func TestBackfillStartsAtItsBound(t *testing.T) {
 		kernel := newFakeKernel(statusOn, 0)
 		r := &running{Source: New(nil), kernel: kernel, events: make(chan kmodquery.Event, 10)}
 		r.open = func() (kernelConn, error) { return kernel, nil }
-		r.Backfill(time.UnixMilli(1795529435181))
+		r.Backfill(time.UnixMilli(1795529435181), time.Time{})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- r.Run(ctx, func() {}, func(d kmodquery.Delivery) { r.events <- d.Event }) }()

@@ -55,8 +55,8 @@ func (s *Source) Sensor() kmodquery.Sensor { return s.health.Sensor() }
 func (s *Source) LastRound() time.Time { return s.health.LastRound() }
 
 // Backfill makes the next Run emit no events from before since, which another source
-// has seen. The zero time removes the bound.
-func (s *Source) Backfill(since time.Time) {
+// has seen. The zero time removes the bound. It watches, so it has no other.
+func (s *Source) Backfill(since, _ time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.since = since

@@ -60,6 +60,7 @@ type attempt struct {
 	params     *bpf.Text            // parameters in the kernel's copy; nil before it was made
 	held       []kmodquery.Delivery // events in their order
 	hasEvent   bool                 // an event came
+	isReported bool                 // an event came that stands for the attempt
 	isTaken    bool                 // the kernel took a module, or asked whether it may
 	isLive     bool                 // the module came to its init
 	isReturned bool
@@ -222,7 +223,15 @@ func (t *attempts) add(a *attempt, d kmodquery.Delivery, now time.Time) {
 		a.isTaken = true
 	case kmodquery.EventSecurityKernelReadFile:
 		a.isTaken = true
+		if d.Event.Type == kmodquery.TypeKernelModule {
+			a.report(&d.Event)
+		}
 	case kmodquery.EventModuleLoad:
+		// It began before all hooks were attached, unless an earlier process has
+		// emitted its call.
+		if !a.isTaken && !t.acks.isKnown(callKey(d.Event.LoadID)) {
+			a.report(&d.Event)
+		}
 		a.isTaken = true
 		a.isLive = true
 	}
@@ -235,6 +244,15 @@ func (t *attempts) add(a *attempt, d kmodquery.Delivery, now time.Time) {
 		t.move(a, running, now.Add(initPatience))
 	}
 	t.sendIfReady(a, d.Event.EventName == kmodquery.EventModuleFree)
+}
+
+// report makes an event stand for the attempt, unless one came before.
+func (a *attempt) report(e *kmodquery.Event) {
+	e.ReportsLoad = new(int64(1))
+	if a.isReported {
+		*e.ReportsLoad = 0
+	}
+	a.isReported = true
 }
 
 // addReturn adds the event of a call's return.
@@ -253,8 +271,11 @@ func (t *attempts) addReturn(a *attempt, d kmodquery.Delivery, now time.Time) {
 		e.Params = a.known.Params
 	}
 	a.merge(e)
-	if a.isCallEmitted || e.EventName == kmodquery.EventInitModule && t.acks.isKnown(callKey(e.LoadID)) {
+	switch {
+	case a.isCallEmitted, e.EventName == kmodquery.EventInitModule && t.acks.isKnown(callKey(e.LoadID)):
 		e.EventName = kmodquery.EventSysExitInitModule
+	case e.EventName == kmodquery.EventInitModule:
+		a.report(e)
 	}
 	a.isReturned, a.call, a.process = true, nil, process{}
 	a.held = append(a.held, d)
@@ -317,6 +338,7 @@ func (t *attempts) giveUp(a *attempt) {
 			a.call.Event.Missing.Add("name")
 		}
 		a.call.Event.Missing.Add("result")
+		a.report(&a.call.Event)
 		a.complete(&a.call.Event)
 		t.send(a, *a.call)
 		a.call, a.isCallEmitted = nil, true

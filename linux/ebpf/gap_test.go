@@ -10,8 +10,6 @@ import (
 	"github.com/kmodquery/kmodquery/linux/host"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/kmodquery/kmodquery/bpf"
 )
 
 func TestUnwatchedSince(t *testing.T) {
@@ -49,7 +47,7 @@ func TestGapIsRecordedWithoutHooks(t *testing.T) {
 			s := New(Options{Watched: test.watched})
 			require.Zero(t, s.Sensor().GapStart)
 			require.Zero(t, s.Sensor().GapEnd)
-			s.noteGap(new(bpf.Programs))
+			s.noteGap(false)
 			require.InDelta(t, test.want.Unix(), s.Sensor().GapStart, 1) // the boot time is computed again
 			require.GreaterOrEqual(t, s.Sensor().GapEnd, began.Unix())
 			require.LessOrEqual(t, s.Sensor().GapEnd, time.Now().Unix())
@@ -79,4 +77,44 @@ func TestKeepWatchIsCalledWhileHooksAreAttached(t *testing.T) {
 
 	s = New(Options{})
 	s.keepWatch(start)
+}
+
+// A recorder was killed before it had read the kernel's log of a gap.
+func TestAGapIsKeptUntilItsLogWasRead(t *testing.T) {
+	now := time.Now()
+	booted := now.Add(-host.SinceBoot())
+	stored := func(start, end time.Time) Options {
+		return Options{
+			Watched: func() time.Time { return now.Add(-time.Second) },
+			Gap:     func() (time.Time, time.Time) { return start, end },
+		}
+	}
+	for name, test := range map[string]struct {
+		options    Options
+		wereThere  bool
+		start, end time.Time
+	}{
+		"hooks were attached":            {options: stored(time.Time{}, time.Time{}), wereThere: true},
+		"of an earlier boot":             {options: stored(booted.Add(-2*time.Minute), booted.Add(-time.Minute)), wereThere: true},
+		"hooks were attached after it":   {stored(now.Add(-3*time.Second), now.Add(-2*time.Second)), true, now.Add(-3 * time.Second), now.Add(-2 * time.Second)},
+		"no hooks were attached again":   {stored(now.Add(-3*time.Second), now.Add(-2*time.Second)), false, now.Add(-3 * time.Second), now},
+		"it began before the boot":       {stored(booted.Add(-time.Minute), now), true, booted, now},
+		"the stored one is of last boot": {stored(booted.Add(-2*time.Minute), booted.Add(-time.Minute)), false, now.Add(-time.Second), now},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var kept int
+			test.options.KeepGap = func(time.Time, time.Time) { kept++ }
+			s := New(test.options)
+			s.noteGap(test.wereThere)
+			if test.end.IsZero() {
+				require.Zero(t, s.Sensor().GapStart)
+				require.Zero(t, s.Sensor().GapEnd)
+				require.Zero(t, kept)
+				return
+			}
+			require.InDelta(t, test.start.Unix(), s.Sensor().GapStart, 1)
+			require.InDelta(t, test.end.Unix(), s.Sensor().GapEnd, 1)
+			require.Equal(t, 1, kept)
+		})
+	}
 }

@@ -84,7 +84,7 @@ func (r *reader) waited(record *bpf.Record, e *kmodquery.Event) bool {
 		e.ParentLoadID = other.loadID
 	case isRefusal:
 		return false
-	default:
+	case record.Attempt != 0: // the call was seen to begin, and read no file
 		e.Missing.Add("parent_load_id")
 	}
 	return true

@@ -51,6 +51,19 @@ func TestReturnAfterARestartIsNoSecondCall(t *testing.T) {
 	require.False(t, e.Missing.Has("path"), "it has none")
 	require.Equal(t, "unknown", e.SignatureStatus)
 
+	// The call is stored before the module is live.
+	early := newReading(t)
+	early.take(loadDataRecord)
+	require.NoError(t, early.finish(time.Now()))
+	require.Equal(t, []string{"security_kernel_load_data", "init_module"}, early.names())
+	require.True(t, early.events[1].IsLoadReport())
+	next = early.restarted()
+	next.take(liveRecord, initReturns)
+	require.Equal(t, []string{"module_load", "sys_exit_init_module"}, next.names())
+	for i := range next.events {
+		require.False(t, next.events[i].IsLoadReport(), "the call stands for the load")
+	}
+
 	// Where nothing is stored of the call its records were lost.
 	lost := newReading(t)
 	lost.take(initReturns)
@@ -61,9 +74,10 @@ func TestReturnAfterARestartIsNoSecondCall(t *testing.T) {
 	file := returns
 	file.Call = &bpf.Call{Name: bpf.FinitModule, HasArguments: true, Taken: true, Result: -19}
 	next.take(file)
-	require.Equal(t, "finit_module", next.events[1].EventName)
+	last := next.events[len(next.events)-1]
+	require.Equal(t, "finit_module", last.EventName)
 	for _, column := range []string{"name", "path", "origin", "filesystem", "device", "inode", "size", "mtime", "ctime", "sha256"} {
-		require.True(t, next.events[1].Missing.Has(column), column)
+		require.True(t, last.Missing.Has(column), column)
 	}
 }
 

@@ -22,10 +22,17 @@ type reader struct {
 	denials   *denials
 	want      func(imageJob) // requests an image; called with the attempts' mutex locked
 	readUntil time.Time      // every record made before was read
+	// unbegun has the load_ids, by thread, of loads that went live and whose call began
+	// before the hooks were attached. The record of its return has no other link to them.
+	unbegun map[uint32]string
 }
 
+// maxUnbegun bounds the loads of reader.unbegun. Beyond it all are forgotten: the events
+// of their returns get load_ids of their own.
+const maxUnbegun = 64
+
 func newReader(t translator, d *denials, attempts *attempts, want func(imageJob)) *reader {
-	return &reader{translate: t, denials: d, attempts: attempts, want: want}
+	return &reader{translate: t, denials: d, attempts: attempts, want: want, unbegun: map[uint32]string{}}
 }
 
 // take adds the next record and emits the events that are complete. size is the
@@ -70,6 +77,8 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 		r.denials.add(record.Call.Denied.In(position), e)
 		r.attempts.forget(a)
 		return
+	case record.Attempt == 0 && (record.Kind == bpf.ModuleLoad || record.Kind == bpf.SystemCall && record.Call.Name != bpf.DeleteModule):
+		r.addUnbegun(a, record, &e)
 	case record.Kind == bpf.ModuleRequest:
 		r.requests.add(a.id, requestOf(&e), maxRequests)
 	case record.Request != 0:
@@ -87,6 +96,29 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 	}
 	r.link(a, &record, &d.Event)
 	r.attempts.add(a, d, now)
+}
+
+// addUnbegun completes an event of a load whose call began before the hooks were attached.
+// Such a load has one event or two, and the first reports it.
+func (r *reader) addUnbegun(a *attempt, record bpf.Record, e *kmodquery.Event) {
+	liveID := r.unbegun[record.Tid]
+	delete(r.unbegun, record.Tid)
+	e.LoadID = r.translate.loadID(attemptID{record.Boot, record.Tid})
+	e.Missing.Remove("load_id")
+	switch {
+	case record.Kind == bpf.ModuleLoad:
+		if len(r.unbegun) >= maxUnbegun {
+			clear(r.unbegun)
+		}
+		r.unbegun[record.Tid] = e.LoadID
+		e.ReportsLoad = new(int64(1))
+	case liveID != "":
+		e.LoadID, e.ReportsLoad = liveID, new(int64(0))
+	}
+	a.isLive = record.Kind == bpf.ModuleLoad
+	a.isTaken = a.isLive
+	r.link(a, &record, e)
+	a.complete(e)
 }
 
 // drained notes that the ring buffer was seen empty, and emits the events that need

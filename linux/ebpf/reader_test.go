@@ -386,6 +386,58 @@ func TestImagesAreReadConcurrently(t *testing.T) {
 	}
 }
 
+// The hooks were attached while calls were under way.
+func TestLoadThatBeganBeforeTheHooksIsReportedOnce(t *testing.T) {
+	unbegun := func(kind bpf.Kind, change func(*bpf.Record)) bpf.Record {
+		r := record(kind, change)
+		r.Attempt, r.Tid = 0, 77
+		return r
+	}
+	live := unbegun(bpf.ModuleLoad, func(r *bpf.Record) { r.Module = &bpf.Module{Name: "dummy"} })
+	returned := func(call string) bpf.Record {
+		return unbegun(bpf.SystemCall, func(r *bpf.Record) { r.Call = &bpf.Call{Name: call} })
+	}
+	for _, test := range []struct {
+		name    string
+		records []bpf.Record
+		reports []bool
+		loads   int
+	}{
+		{"it was seen to go live", []bpf.Record{live, returned(bpf.FinitModule)}, []bool{true, false}, 1},
+		{"a load from memory was", []bpf.Record{live, returned(bpf.InitModule)}, []bool{true, false}, 1},
+		{"only its return was seen", []bpf.Record{returned(bpf.InitModule)}, []bool{true}, 1},
+		{"only the return of a load from a file was", []bpf.Record{returned(bpf.FinitModule)}, []bool{false}, 1},
+		{"one thread loads twice", []bpf.Record{live, returned(bpf.FinitModule), live}, []bool{true, false, true}, 2},
+		{"its return was lost", []bpf.Record{live, live}, []bool{true, true}, 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := newReading(t)
+			for i, record := range test.records {
+				record.Boot += time.Duration(i)
+				r.take(record)
+			}
+			var reports []bool
+			loads := map[string]bool{}
+			for i := range r.events {
+				reports = append(reports, r.events[i].IsLoadReport())
+				loads[r.events[i].LoadID] = true
+				require.NotEmpty(t, r.events[i].LoadID)
+				require.False(t, r.events[i].Missing.Has("load_id"))
+				require.True(t, r.events[i].Missing.Has("sha256"))
+				require.False(t, r.events[i].Missing.Has("parent_load_id"))
+			}
+			require.Equal(t, test.reports, reports)
+			require.Len(t, loads, test.loads)
+		})
+	}
+	r := newReading(t)
+	for i := range 10 * maxUnbegun {
+		live.Tid = uint32(i)
+		r.take(live)
+	}
+	require.LessOrEqual(t, len(r.reader.unbegun), maxUnbegun)
+}
+
 // BenchmarkReaderTakesALoad takes the records of a load that a request caused.
 func BenchmarkReaderTakesALoad(b *testing.B) {
 	counts := newFakeCounts()

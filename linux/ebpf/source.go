@@ -54,6 +54,10 @@ type Options struct {
 	// the gap in which nothing was recorded. Either may be nil.
 	Watched   func() time.Time
 	KeepWatch func(time.Time)
+	// KeepGap stores a gap until the kernel's log of that time has been read, and Gap
+	// returns it, also to a later process; zero times if there is none. Either may be nil.
+	Gap     func() (start, end time.Time)
+	KeepGap func(start, end time.Time)
 }
 
 // MaxImage is the maximum of Options.ImageLimit, in bytes.
@@ -173,7 +177,7 @@ func (s *Source) LastRound() time.Time { return s.health.LastRound() }
 
 // attach notes that the programs are attached.
 func (s *Source) attach(programs *bpf.Programs) {
-	s.noteGap(programs)
+	s.noteGap(programs.WereThere())
 	s.mu.Lock()
 	s.programs, s.cause, s.replace = programs, nil, false
 	s.mu.Unlock()
@@ -187,18 +191,37 @@ func (s *Source) attach(programs *bpf.Programs) {
 	}
 }
 
-// noteGap records the time in which no hooks were attached. There is none if Run
-// found them attached.
-func (s *Source) noteGap(programs *bpf.Programs) {
-	if programs.WereThere() {
+// noteGap records the time in which no hooks were attached. If Run found them attached,
+// that is the gap before they were, of which an earlier process has not read the kernel's
+// log to the end; usually there is none.
+func (s *Source) noteGap(wereThere bool) {
+	now := time.Now()
+	booted := now.Add(-host.SinceBoot())
+	var start, end time.Time
+	if s.options.Gap != nil {
+		start, end = s.options.Gap()
+	}
+	if start.Before(booted) {
+		start = booted
+	}
+	if !wereThere {
+		var watched time.Time
+		if s.options.Watched != nil {
+			watched = s.options.Watched()
+		}
+		since := unwatchedSince(booted, watched, now)
+		if end.Before(booted) || since.Before(start) {
+			start = since
+		}
+		end = now
+	}
+	if end.Before(booted) {
 		return
 	}
-	now := time.Now()
-	var watched time.Time
-	if s.options.Watched != nil {
-		watched = s.options.Watched()
+	s.health.SetGap(start, end)
+	if s.options.KeepGap != nil {
+		s.options.KeepGap(start, end)
 	}
-	s.health.SetGap(unwatchedSince(now.Add(-host.SinceBoot()), watched, now), now)
 }
 
 // unwatchedSince returns the start of a gap: when the hooks were last seen attached,

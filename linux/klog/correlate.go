@@ -65,6 +65,7 @@ type correlator struct {
 	// isBuiltin reports whether something of that name is built into the kernel.
 	isBuiltin func(name string) bool
 	since     time.Time // events from before are not emitted
+	until     time.Time // nor are events from after, unless it is zero
 	emit      func(kmodquery.Delivery)
 
 	held     []*attempt
@@ -343,7 +344,8 @@ func (c *correlator) flush() {
 	}
 	// The last event that is emitted needs the position.
 	wanted := slices.DeleteFunc(slices.Clone(held), func(a *attempt) bool {
-		return !c.since.IsZero() && time.Unix(0, a.event.TimeNanos).Before(c.since)
+		at := time.Unix(0, a.event.TimeNanos)
+		return !c.since.IsZero() && at.Before(c.since) || !c.until.IsZero() && at.After(c.until)
 	})
 	for i, a := range wanted {
 		e := a.event

@@ -204,6 +204,15 @@ func TestBackfillEmitsNothingOlder(t *testing.T) {
 	require.Empty(t, l.takeEvents())
 }
 
+func TestBackfillEmitsNothingNewer(t *testing.T) {
+	l := newCorrelatorTest(t)
+	l.until = time.Unix(1000, 500e6)
+	l.logs(500, "old: module loaded")
+	l.logs(501, "new: module loaded")
+	l.flush()
+	require.Equal(t, []string{"module_load old"}, l.takeEvents())
+}
+
 // The log has more lines than the correlator keeps.
 func TestCorrelatorIsBounded(t *testing.T) {
 	l := newCorrelatorTest(t)

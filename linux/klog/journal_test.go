@@ -270,7 +270,7 @@ func TestJournalLinesAreBounded(t *testing.T) {
 
 func TestJournalBackfillStartsAtItsBound(t *testing.T) {
 	j := newFakeJournal(t, "cat end; exec sleep 100")
-	j.source.Backfill(time.UnixMicro(1795530100000001))
+	j.source.Backfill(time.UnixMicro(1795530100000001), time.Time{})
 	require.NoError(t, j.start())
 	require.Empty(t, j.seen())
 	j.stop()

@@ -23,6 +23,7 @@ type logSource struct {
 	health   *source.Health
 	position func(ctx context.Context) (string, error)
 	since    time.Time
+	until    time.Time
 }
 
 func newLogSource(name string, position func(ctx context.Context) (string, error)) *logSource {
@@ -43,9 +44,10 @@ func (s *logSource) Sensor() kmodquery.Sensor { return s.health.Sensor() }
 // while it does not run.
 func (s *logSource) LastRound() time.Time { return s.health.LastRound() }
 
-// Backfill makes the next Run emit no events from before since, which another source
-// has seen. The zero time stands for the boot. It must not be called during Run.
-func (s *logSource) Backfill(since time.Time) { s.since = since }
+// Backfill makes the next Run emit no events from before since or after until, which
+// another source has seen. A zero since stands for the boot, and a zero until sets no limit. It
+// must not be called during Run.
+func (s *logSource) Backfill(since, until time.Time) { s.since, s.until = since, until }
 
 // resume returns the id of the present boot, and the position at which an earlier Run
 // ended, of this process or another.
@@ -59,7 +61,7 @@ func (s *logSource) resume(ctx context.Context) (boot, position string, err erro
 
 // newCorrelator returns the correlator of one Run. It counts the events that it emits.
 func (s *logSource) newCorrelator(emit func(kmodquery.Delivery)) *correlator {
-	return &correlator{source: s.Name(), since: s.since, isBuiltin: builtins(), emit: func(d kmodquery.Delivery) {
+	return &correlator{source: s.Name(), since: s.since, until: s.until, isBuiltin: builtins(), emit: func(d kmodquery.Delivery) {
 		s.health.Emitted(&d)
 		emit(d)
 	}}

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,4 +59,27 @@ func TestTheLastWatchedTimeReplacesEarlierOnes(t *testing.T) {
 	require.EqualValues(t, 0o600, info.Mode())
 	require.NoError(t, os.Remove(s.watchedPath()))
 	require.Zero(t, s.LastWatched())
+}
+
+func TestAGapIsStoredUntilItsLogWasRead(t *testing.T) {
+	dir := t.TempDir()
+	s := openIn(t, dir, Options{})
+	none := func() {
+		t.Helper()
+		start, end := s.Gap()
+		require.True(t, start.IsZero() && end.IsZero())
+	}
+	none()
+	from, to := time.Unix(1700000000, 1), time.Unix(1700000060, 2)
+	s.SetGap(from, to)
+	require.NoError(t, s.Close())
+	s = openIn(t, dir, Options{})
+	start, end := s.Gap()
+	require.True(t, start.Equal(from) && end.Equal(to), "%v %v", start, end)
+	for _, text := range []string{"", "x", "1", "2 1", strings.Repeat("1", 100)} {
+		require.NoError(t, os.WriteFile(s.gapPath(), []byte(text), 0o600))
+		none()
+	}
+	s.SetGap(time.Time{}, time.Time{})
+	require.NoFileExists(t, s.gapPath())
 }

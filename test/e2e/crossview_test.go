@@ -173,7 +173,7 @@ func TestGuestCrossViewReportsDifferences(t *testing.T) {
 	starts := c.extension.Starts()
 	require.NoError(t, c.extension.Signal(unix.SIGKILL))
 	require.Eventually(t, func() bool { return c.extension.Starts() > starts }, waitForTables, 50*time.Millisecond)
-	require.NoError(t, c.host.WaitForTable(t.Context(), "kernel_module_sensors"))
+	require.NoError(t, awaitStart(t.Context(), c.host))
 	time.Sleep(2 * pollOf)
 	require.ElementsMatch(t, all, c.reported(t))
 

@@ -28,13 +28,13 @@ func TestReaderTakesOver(t *testing.T) {
 		t.Cleanup(func() { host.Close() })
 		_, err = host.StartExtension(extension, "--state-dir", state)
 		require.NoError(t, err)
-		require.NoError(t, host.WaitForTable(t.Context(), "kernel_module_sensors"))
+		require.NoError(t, awaitStart(t.Context(), host))
 		return host
 	}
 	role := func(host *osqueryhost.Host) string {
 		rows, err := host.Query(t.Context(), "SELECT role FROM kernel_module_sensors")
 		if err != nil || len(rows) != 1 {
-			return "" // between two registrations
+			return "" // while the process that recorded ends
 		}
 		return rows[0]["role"]
 	}

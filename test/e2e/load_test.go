@@ -52,6 +52,10 @@ func TestGuestEveryColumnOfEveryWayToLoad(t *testing.T) {
 				checkTime(t, row, began)
 				require.InDelta(t, integer(t, row["time"]), integer(t, row["stored_time"]), 30)
 				want := with(want, "event_name", a.events[i])
+				want["reports_load"] = "0"
+				if a.events[i] == "security_kernel_read_file" || a.events[i] == "init_module" {
+					want["reports_load"] = "1"
+				}
 				if i == len(rows)-1 {
 					want["result"] = "0"
 				}

@@ -80,10 +80,20 @@ func startOsquery(dir string, flags ...string) (*instance, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), waitForTables)
 	defer cancel()
-	if err := host.WaitForTable(ctx, "kernel_module_sensors"); err != nil {
+	if err := awaitStart(ctx, host); err != nil {
 		return nil, errors.Join(err, host.Close())
 	}
 	return &instance{host, extension}, nil
+}
+
+// awaitStart waits until the extension has started its sources. It registers its tables
+// earlier, and a query waits for the sources.
+func awaitStart(ctx context.Context, host *osqueryhost.Host) error {
+	if err := host.WaitForTable(ctx, "kernel_module_events"); err != nil {
+		return err
+	}
+	_, err := host.Query(ctx, "SELECT count(*) FROM kernel_module_events")
+	return err
 }
 
 // query queries an osquery. Rows lack the columns that are NULL.

@@ -52,7 +52,7 @@ func newOsquery(workDir, extension string) *osquery {
 //
 //	osquery start           serve extensions at $SOCKET
 //	osquery launch [FLAG…]  start the extension, and keep it running; its stderr goes to osquery/extension.log
-//	osquery await           wait until the extension's tables answer
+//	osquery await           wait until the extension's tables answer and its sources have started
 //	osquery respawn         kill the extension and wait until the one started in its place answers
 //	osquery query SQL       print the rows, each as a JSON object in a line
 //	osquery extensions      print the names of the extensions
@@ -135,7 +135,7 @@ func (o *osquery) launch(flags []string) (err error) {
 func (o *osquery) await() error {
 	ctx, cancel := context.WithTimeout(context.Background(), waitForTables)
 	defer cancel()
-	return o.host.WaitForTable(ctx, "kernel_module_sensors")
+	return awaitStart(ctx, o.host)
 }
 
 // respawn kills the extension. osquery notices that and starts it again.

@@ -31,7 +31,7 @@ func TestGuestReaderTakesOverInAStorm(t *testing.T) {
 		t.Cleanup(func() { require.NoError(t, host.Close()) })
 		extension, err := host.StartExtension(guestExtension, "--state-dir", p.state, "--query-timeout", "5m")
 		require.NoError(t, err)
-		require.NoError(t, host.WaitForTable(t.Context(), "kernel_module_sensors"))
+		require.NoError(t, awaitStart(t.Context(), host))
 		instances[i] = &instance{host, extension}
 	}
 	role := func(of *instance) string {
