@@ -94,6 +94,12 @@ type Call struct {
 	Params       Text   // from the caller's memory; Missing if there is a ParamsTaken record
 	Module       Text   // the name given to delete_module
 	Verdict      *int64
+	// Taken is whether the kernel took a module. Older builds recorded false.
+	Taken bool
+	// Device and Inode are those of finit_module's file if Taken is false: its bytes
+	// may have been read for another call. 0 if they are unknown.
+	Device uint32
+	Inode  uint64
 	// Denied identifies the calls like this one if it was refused with EPERM before
 	// the kernel took a byte; nil otherwise.
 	Denied *DeniedCalls
@@ -212,11 +218,13 @@ func decodeCall(raw []byte) (*Call, error) {
 	}
 	call := &Call{
 		Name: name, Result: r.Result, HasArguments: r.HasArguments != 0, Flags: r.Flags, Size: r.Size,
-		Verdict: verdict(r.Verified, r.Verdict),
+		Verdict: verdict(r.Verified, r.Verdict), Taken: r.Header.Taken != 0,
 	}
-	if r.Denied != 0 {
+	if r.Denied == 0 {
+		call.Device, call.Inode = r.Device, r.Inode
+	} else {
 		call.Denied = &DeniedCalls{key: moduleDeniedKey{
-			ExeInode: r.ExeInode, ExeDevice: r.ExeDevice, Call: r.Call, Uid: r.Header.Uid, Euid: r.Header.Euid,
+			ExeInode: r.Inode, ExeDevice: r.Device, Call: r.Call, Uid: r.Header.Uid, Euid: r.Header.Euid,
 		}}
 	}
 	if call.Name == DeleteModule {
@@ -262,7 +270,8 @@ func verdict(verified uint32, errno int32) *int64 {
 }
 
 func decodeFile(raw []byte) (*File, error) {
-	r, err := prefix[moduleFileRecord](raw, int(unsafe.Offsetof(moduleFileRecord{}.Path)+unsafe.Offsetof(moduleFileRecord{}.Path.Component)))
+	var room moduleFileRecord
+	r, err := prefix(&room, raw, int(unsafe.Offsetof(moduleFileRecord{}.Path)+unsafe.Offsetof(moduleFileRecord{}.Path.Component)))
 	if err != nil {
 		return nil, err
 	}
@@ -315,19 +324,22 @@ func path(state modulePathState, used uint32, components *[32][256]uint8) (_ str
 
 // view returns raw as a T.
 func view[T any](raw []byte) (*T, error) {
-	return prefix[T](raw, int(unsafe.Sizeof(*new(T))))
+	return prefix[T](nil, raw, int(unsafe.Sizeof(*new(T))))
 }
 
 // prefix returns raw as a T of which at least the first fixed bytes were sent. The rest
-// is zero. It copies raw if that is shorter, or not aligned to eight bytes.
-func prefix[T any](raw []byte, fixed int) (*T, error) {
+// is zero. If raw is shorter, or not aligned to eight bytes, prefix copies it to whole,
+// which is zero, or nil for a new one.
+func prefix[T any](whole *T, raw []byte, fixed int) (*T, error) {
 	if len(raw) < fixed {
 		return nil, fmt.Errorf("decode record: %d bytes where at least %d are due", len(raw), fixed)
 	}
 	start := unsafe.Pointer(unsafe.SliceData(raw))
-	whole := new(T)
 	if len(raw) >= int(unsafe.Sizeof(*whole)) && uintptr(start)%8 == 0 {
 		return (*T)(start), nil
+	}
+	if whole == nil {
+		whole = new(T)
 	}
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(whole)), unsafe.Sizeof(*whole)), raw)
 	return whole, nil

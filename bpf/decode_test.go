@@ -78,6 +78,13 @@ func TestDecodeCall(t *testing.T) {
 	require.True(t, got.Call.Params.Truncated)
 	require.Len(t, got.Call.Params.Value, len(raw.Params)-1)
 
+	raw.Header.Taken, raw.Inode, raw.Device = 1, 1<<40, 5
+	got, err = Decode(bytesOf(raw))
+	require.NoError(t, err)
+	require.True(t, got.Call.Taken)
+	require.EqualValues(t, 1<<40, got.Call.Inode)
+	require.EqualValues(t, 5, got.Call.Device)
+
 	raw.Call = 9
 	_, err = Decode(bytesOf(raw))
 	require.EqualError(t, err, "decode record: unknown system call 9")
@@ -128,7 +135,7 @@ func TestDecodeSigOK(t *testing.T) {
 func TestDecodeDenied(t *testing.T) {
 	raw := moduleSystemCallRecord{
 		Header: header(moduleRecordKindRECORD_SYSTEM_CALL), Call: moduleSystemCallCALL_INIT_MODULE, Result: -1,
-		ExeInode: 1 << 40, ExeDevice: 5,
+		Inode: 1 << 40, Device: 5,
 	}
 	decode := func(change func(*moduleSystemCallRecord)) *DeniedCalls {
 		changed := raw
@@ -153,8 +160,8 @@ func TestDecodeDenied(t *testing.T) {
 		"arguments":  {func(r *moduleSystemCallRecord) { r.Size, r.Flags = 99, 99 }, true},
 		"user":       {func(r *moduleSystemCallRecord) { r.Header.Uid++ }, false},
 		"effective":  {func(r *moduleSystemCallRecord) { r.Header.Euid++ }, false},
-		"inode":      {func(r *moduleSystemCallRecord) { r.ExeInode++ }, false},
-		"device":     {func(r *moduleSystemCallRecord) { r.ExeDevice++ }, false},
+		"inode":      {func(r *moduleSystemCallRecord) { r.Inode++ }, false},
+		"device":     {func(r *moduleSystemCallRecord) { r.Device++ }, false},
 		"other call": {func(r *moduleSystemCallRecord) { r.Call = moduleSystemCallCALL_FINIT_MODULE }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -342,4 +349,21 @@ func FuzzDecode(f *testing.F) {
 		clear(kept)
 		require.Equal(t, record, shifted, "nothing of raw is kept")
 	})
+}
+
+// BenchmarkDecodePath decodes the record of a path of usual depth, of which a load sends
+// five to twenty.
+func BenchmarkDecodePath(b *testing.B) {
+	record := modulePathRecord{Header: header(moduleRecordKindRECORD_PATH), Role: modulePathRoleROLE_EXE}
+	record.Path.State, record.Path.Components = modulePathStatePATH_WHOLE, 3
+	for i, name := range []string{"insmod", "bin", "usr"} {
+		copy(record.Path.Component[i][:], name)
+	}
+	raw := sent(record, 3)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Decode(raw); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

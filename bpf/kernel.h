@@ -90,6 +90,13 @@ struct path {
 
 struct fs_struct { struct path pwd; };
 
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+
+struct files_struct { struct fdtable *fdt; };
+
 struct kernfs_node {
 	const char *name;
 	struct kernfs_node *parent;
@@ -121,6 +128,7 @@ struct task_struct {
 	char comm[16];
 	struct mm_struct *mm;
 	struct fs_struct *fs;
+	struct files_struct *files;
 	struct nsproxy *nsproxy;
 	struct css_set *cgroups;       /* CONFIG_CGROUPS */
 	struct { u32 val; } loginuid;  /* CONFIG_AUDIT */

@@ -35,7 +35,7 @@ func (p *Programs) loadMaps(spec *ebpf.CollectionSpec, shared map[string]*ebpf.M
 	maps.DeleteFunc(only.Maps, func(name string, _ *ebpf.MapSpec) bool {
 		return strings.HasPrefix(name, ".") // a section of variables, which only bpf2go needs
 	})
-	collection, err := ebpf.NewCollectionWithOptions(only, ebpf.CollectionOptions{MapReplacements: shared})
+	collection, err := ebpf.NewCollectionWithOptions(only, ebpf.CollectionOptions{MapReplacements: shared, Cache: p.cache})
 	if err != nil {
 		return fmt.Errorf("create BPF maps: %w", err)
 	}
@@ -98,7 +98,7 @@ func (p *Programs) load(spec *ebpf.CollectionSpec, targets map[string]string) (m
 		}
 	}
 	maps.DeleteFunc(some.Maps, func(name string, _ *ebpf.MapSpec) bool { return p.maps[name] == nil })
-	collection, err := ebpf.NewCollectionWithOptions(some, ebpf.CollectionOptions{MapReplacements: p.maps})
+	collection, err := ebpf.NewCollectionWithOptions(some, ebpf.CollectionOptions{MapReplacements: p.maps, Cache: p.cache})
 	if err != nil {
 		return nil, fmt.Errorf("load program: %w", err)
 	}

@@ -542,9 +542,10 @@ static __always_inline void send_call(u32 call, s64 result, struct thread *threa
 		record->header.attempt_ns = now;
 		record->header.context_ns = now;
 	}
+	record->header.taken = attempt != NULL;
 	record->denied = is_denied;
-	record->exe_inode = key.exe_inode;
-	record->exe_device = key.exe_device;
+	record->inode = key.exe_inode;
+	record->device = key.exe_device;
 	record->has_arguments = attempt && attempt->entered;
 	submit(record);
 }

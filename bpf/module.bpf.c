@@ -25,7 +25,7 @@ struct attempt {
 	u64 owner;  /* the set that sends its records */
 	u64 regs;   /* address of its arguments; 0 if its entry was not seen */
 	u64 params; /* user address */
-	u64 name;   /* user address, delete_module */
+	u64 first;  /* the first argument: a user address, or finit_module's descriptor */
 	u64 size;
 	u64 flags;
 	u64 init;   /* the module's init, while it runs */
@@ -69,6 +69,7 @@ struct draft {
 	struct thread thread;
 	u64 request_ns; /* result of send_process */
 	u32 request_tid;
+	u32 unprivileged; /* any user can cause the records that are sent */
 };
 
 struct {
@@ -271,6 +272,18 @@ static __always_inline void fill_header(struct record_header *header, u32 kind, 
 	bpf_get_current_comm(header->comm, sizeof(header->comm));
 }
 
+/*
+ * Sends a record. If any user can cause it, it looks for room each time: the records
+ * about one process can take 165 KiB on each processor.
+ */
+static __always_inline void output(void *record, u64 size)
+{
+	struct draft *draft = find_draft();
+
+	if (!draft || (draft->unprivileged && is_crowded()) || bpf_ringbuf_output(&records, record, size, 0))
+		count(COUNTER_LOST);
+}
+
 /* Sends a draft, which ends with a path, without the unused components. */
 static __always_inline void send_path(void *draft, u64 fixed, u64 components)
 {
@@ -278,8 +291,7 @@ static __always_inline void send_path(void *draft, u64 fixed, u64 components)
 	asm volatile("" : "+r"(components));
 	if (components > COMPONENTS)
 		components = COMPONENTS;
-	if (bpf_ringbuf_output(&records, draft, fixed + components * COMPONENT_LEN, 0))
-		count(COUNTER_LOST);
+	output(draft, fixed + components * COMPONENT_LEN);
 }
 
 static __always_inline void send_role(struct path_record *record, u32 role, u64 components)
@@ -425,13 +437,13 @@ static __always_inline void send_cgroups(struct path_record *record, struct task
 		return;
 	css = BPF_CORE_READ(task, cgroups);
 	cgroup = BPF_CORE_READ(css, dfl_cgrp);
-	send_role(record, ROLE_CGROUP, walk_cgroup((u64)BPF_CORE_READ(cgroup, kn)));
-
 	if (bpf_core_enum_value_exists(enum cgroup_subsys_id___pids, pids_cgrp_id))
 		other = cgroup_of(css, bpf_core_enum_value(enum cgroup_subsys_id___pids, pids_cgrp_id));
 	else if (bpf_core_enum_value_exists(enum cgroup_subsys_id, memory_cgrp_id))
 		other = cgroup_of(css, bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id));
-	if (other && BPF_CORE_READ(other, root) != BPF_CORE_READ(cgroup, root))
+	record->generation = other && BPF_CORE_READ(other, root) != BPF_CORE_READ(cgroup, root);
+	send_role(record, ROLE_CGROUP, walk_cgroup((u64)BPF_CORE_READ(cgroup, kn)));
+	if (record->generation)
 		send_role(record, ROLE_CGROUP_V1, walk_cgroup((u64)BPF_CORE_READ(other, kn)));
 }
 
@@ -455,15 +467,14 @@ static __always_inline void send_cmdline(struct cmdline_record *record, struct t
 	record->len = len;
 	/* In assembly: the compiler would drop the mask, which older verifiers need. */
 	asm volatile("%0 &= %1" : "+r"(len) : "i"(2 * CMDLINE_LEN - 1));
-	if (bpf_ringbuf_output(&records, record, offsetof(struct cmdline_record, cmdline) + len, 0))
-		count(COUNTER_LOST);
+	output(record, offsetof(struct cmdline_record, cmdline) + len);
 }
 
 /*
  * Sends the records about the current process, with context_ns, and finds the
  * request for which the kernel started it or an ancestor.
  */
-__noinline int send_process(u64 context_ns)
+__noinline int send_process(u64 context_ns, u32 unprivileged)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct draft *draft = find_draft();
@@ -472,6 +483,7 @@ __noinline int send_process(u64 context_ns)
 		return 0;
 	draft->request_ns = 0;
 	draft->request_tid = 0;
+	draft->unprivileged = unprivileged;
 	fill_header(&draft->path.header, RECORD_PATH, NULL);
 	draft->path.header.context_ns = context_ns;
 	draft->cmdline.header = draft->path.header;
@@ -502,14 +514,14 @@ __noinline int send_process(u64 context_ns)
 }
 
 /* Sends the records about an attempt's process, once per attempt, and returns context_ns. */
-static __always_inline u64 send_process_once(struct attempt *attempt)
+static __always_inline u64 send_process_once(struct attempt *attempt, bool unprivileged)
 {
 	u64 context_ns = attempt ? attempt->begin_ns : bpf_ktime_get_boot_ns();
 	struct draft *draft = find_draft();
 
 	if (!draft || (attempt && attempt->described))
 		return context_ns;
-	send_process(context_ns);
+	send_process(context_ns, unprivileged);
 	if (attempt) {
 		attempt->described = 1;
 		attempt->request_ns = draft->request_ns;
@@ -530,10 +542,11 @@ static __always_inline int enter_module_call(u32 call, u64 regs, u64 first, u64 
 		attempt->size = second;
 		attempt->params = third;
 	} else if (call == CALL_FINIT_MODULE) {
+		attempt->first = first;
 		attempt->params = second;
 		attempt->flags = (u32)third;
 	} else {
-		attempt->name = first;
+		attempt->first = first;
 		attempt->flags = (u32)second;
 	}
 	return 0;
@@ -552,6 +565,25 @@ static __always_inline void fill_denied_key(struct denied_key *key, u32 call)
 	key->exe_device = BPF_CORE_READ(inode, i_sb, s_dev);
 }
 
+/*
+ * Fills in the file of a finit_module that took no module. From 6.4 on a call waits
+ * while another one loads the same file, and returns its result (idempotent_init_module).
+ */
+static __always_inline void fill_file(struct system_call_record *record, u32 descriptor)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct file *file = NULL;
+	struct inode *inode;
+
+	if (descriptor >= BPF_CORE_READ(table, max_fds))
+		return;
+	bpf_probe_read_kernel(&file, sizeof(file), BPF_CORE_READ(table, fd) + descriptor);
+	inode = BPF_CORE_READ(file, f_inode);
+	record->inode = BPF_CORE_READ(inode, i_ino);
+	record->device = BPF_CORE_READ(inode, i_sb, s_dev);
+}
+
 /* Sends the result of a call, or counts it. */
 static __always_inline void send_call(u32 call, s64 result, struct thread *thread)
 {
@@ -566,20 +598,23 @@ static __always_inline void send_call(u32 call, s64 result, struct thread *threa
 		if (!count_denied(&key))
 			return;
 	}
-	context_ns = send_process_once(attempt);
+	context_ns = send_process_once(attempt, is_denied);
 	record = begin_call(call, result, thread, attempt);
 	if (!record)
 		return;
 	record->header.context_ns = context_ns;
+	record->header.taken = attempt && attempt->taken;
 	record->denied = is_denied;
-	record->exe_inode = key.exe_inode;
-	record->exe_device = key.exe_device;
+	record->inode = key.exe_inode;
+	record->device = key.exe_device;
 	record->has_arguments = attempt && attempt->regs;
 	if (attempt && attempt->regs) {
 		if (call == CALL_DELETE_MODULE)
-			record->name_len = bpf_probe_read_user_str(record->name, sizeof(record->name), (void *)attempt->name);
+			record->name_len = bpf_probe_read_user_str(record->name, sizeof(record->name), (void *)attempt->first);
 		else if (!attempt->parsed)
 			record->params_len = bpf_probe_read_user_str(record->params, sizeof(record->params), (void *)attempt->params);
+		if (call == CALL_FINIT_MODULE && !is_denied && !attempt->taken)
+			fill_file(record, attempt->first);
 	}
 	submit(record);
 }
@@ -691,10 +726,11 @@ static __always_inline int take(u32 kind, struct file *file, u32 id)
 	}
 	if (!is_own(owner_of(attempt)))
 		return 0;
-	context_ns = send_process_once(attempt);
+	context_ns = send_process_once(attempt, 0);
 	draft = find_draft();
 	if (!draft)
 		return 0;
+	draft->unprivileged = 0;
 	record = &draft->file;
 	fill_header(&record->header, kind, thread);
 	record->header.context_ns = context_ns;
@@ -933,7 +969,7 @@ static __always_inline int module_event(u32 kind, struct module *module)
 		attempt->live = 1;
 	if (!is_own(owner_of(attempt)))
 		return 0;
-	context_ns = send_process_once(attempt);
+	context_ns = send_process_once(attempt, 0);
 	record = begin_module(kind, thread, attempt);
 	if (!record)
 		return 0;
@@ -981,7 +1017,7 @@ static __always_inline int module_request(const char *name)
 	bpf_map_update_elem(&requests, &request.request_tid, &request, BPF_ANY);
 	if (!is_own(owner))
 		return 0;
-	send_process(request.request_ns);
+	send_process(request.request_ns, 1);
 	record = begin_module(RECORD_MODULE_REQUEST, NULL, NULL);
 	if (!record)
 		return 0;

@@ -47,14 +47,14 @@ type moduleDeniedKey struct {
 }
 
 type moduleDraft struct {
-	_          structs.HostLayout
-	Path       modulePathRecord
-	Cmdline    moduleCmdlineRecord
-	File       moduleFileRecord
-	Thread     moduleThread
-	RequestNs  uint64
-	RequestTid uint32
-	_          [4]byte
+	_            structs.HostLayout
+	Path         modulePathRecord
+	Cmdline      moduleCmdlineRecord
+	File         moduleFileRecord
+	Thread       moduleThread
+	RequestNs    uint64
+	RequestTid   uint32
+	Unprivileged uint32
 }
 
 type moduleFileRecord struct {
@@ -207,7 +207,7 @@ type moduleRecordHeader struct {
 	PidNs           uint32
 	UserNs          uint32
 	Unread          moduleUnread
-	Reserved        uint32
+	Taken           uint32
 	Comm            [16]uint8
 }
 
@@ -266,13 +266,13 @@ type moduleSystemCallRecord struct {
 	Result       int64
 	Flags        uint64
 	Size         uint64
-	ExeInode     uint64
+	Inode        uint64
 	Call         moduleSystemCall
 	ParamsLen    int32
 	NameLen      int32
 	HasArguments uint32
 	Denied       uint32
-	ExeDevice    uint32
+	Device       uint32
 	Verified     uint32
 	Verdict      int32
 	Name         [64]uint8
@@ -289,7 +289,7 @@ type moduleThread struct {
 		Owner      uint64
 		Regs       uint64
 		Params     uint64
-		Name       uint64
+		First      uint64
 		Size       uint64
 		Flags      uint64
 		Init       uint64

@@ -45,6 +45,7 @@ type Options struct {
 type Programs struct {
 	*set
 	wanted     moduleReaderSettings
+	cache      *btf.Cache // the kernel's types; of Open
 	unattached []error
 	readTypes  map[uint32]string
 	loadTypes  map[uint32]string
@@ -77,7 +78,8 @@ type Programs struct {
 // Open needs CAP_BPF, CAP_PERFMON and CAP_SYS_RESOURCE, or root. It returns early when
 // ctx ends; the next Open finishes an upgrade that was begun.
 func Open(ctx context.Context, o Options) (_ *Programs, err error) {
-	kernel, err := btf.LoadKernelSpec()
+	p := &Programs{cache: btf.NewCache()}
+	kernel, err := p.cache.Kernel()
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, btf.ErrNotSupported) || errors.Is(err, ebpf.ErrNotSupported) {
 		return nil, ErrNoBTF
 	} else if err != nil {
@@ -93,8 +95,8 @@ func Open(ctx context.Context, o Options) (_ *Programs, err error) {
 		return nil, fmt.Errorf("probe for the BPF ring buffer: %w", err)
 	}
 
-	p := &Programs{}
 	defer func() {
+		p.cache = nil
 		if err != nil {
 			p.Close()
 		}

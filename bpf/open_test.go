@@ -5,6 +5,8 @@ package bpf
 import (
 	"os"
 	"testing"
+
+	"github.com/stretchr/testify/require"
 )
 
 // openHere attaches what this kernel takes, in a folder of pins.
@@ -22,4 +24,19 @@ func openHere(t *testing.T, path string) *Programs {
 		t.Skip("this kernel pins no programs: ", err)
 	}
 	return p
+}
+
+// BenchmarkOpen attaches the programs. On a kernel whose BTF rules out some of them they
+// are loaded one by one.
+func BenchmarkOpen(b *testing.B) {
+	if os.Geteuid() != 0 {
+		b.Skip("only root may attach BPF programs")
+	}
+	for b.Loop() {
+		p, err := Open(b.Context(), Options{})
+		if err != nil {
+			b.Skip("this kernel takes no programs: ", err)
+		}
+		require.NoError(b, p.Close())
+	}
 }

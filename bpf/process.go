@@ -21,6 +21,7 @@ type Path struct {
 	Role       Role
 	Value      string // absolute, or relative where Incomplete
 	Incomplete bool   // it lacks its beginning
+	HasV1      bool   // of a Cgroup: the process has a CgroupV1 too
 
 	// The rest is for Executable. Value is empty for a thread of the kernel.
 	Generation   int // 0 for the process itself, 1 for its parent and so on
@@ -31,12 +32,14 @@ type Path struct {
 }
 
 func decodeProcessPath(raw []byte) (*Path, error) {
-	r, err := prefix[modulePathRecord](raw, int(unsafe.Offsetof(modulePathRecord{}.Path)+unsafe.Offsetof(modulePathRecord{}.Path.Component)))
+	var room modulePathRecord
+	r, err := prefix(&room, raw, int(unsafe.Offsetof(modulePathRecord{}.Path)+unsafe.Offsetof(modulePathRecord{}.Path.Component)))
 	if err != nil {
 		return nil, err
 	}
 	p := &Path{Role: Role(r.Role)}
 	p.Value, p.Incomplete = path(r.Path.State, r.Path.Components, &r.Path.Component)
+	p.HasV1 = p.Role == Cgroup && r.Generation != 0
 	if p.Role == Executable {
 		p.Generation = int(r.Generation)
 		p.Pid, p.UID = r.Pid, r.Uid
@@ -57,7 +60,8 @@ type Args struct {
 
 func decodeArgs(raw []byte) (*Args, error) {
 	fixed := int(unsafe.Offsetof(moduleCmdlineRecord{}.Cmdline))
-	r, err := prefix[moduleCmdlineRecord](raw, fixed)
+	var room moduleCmdlineRecord
+	r, err := prefix(&room, raw, fixed)
 	if err != nil {
 		return nil, err
 	}

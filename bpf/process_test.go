@@ -38,8 +38,11 @@ func TestDecodeProcessPath(t *testing.T) {
 			r.Role, r.Path.State, r.HasExe = modulePathRoleROLE_CWD, modulePathStatePATH_UNREACHABLE, 0
 		}, Path{Role: Cwd, Value: "bin/bash", Incomplete: true}},
 		{"the root of the control groups", func(r *modulePathRecord) {
-			r.Role, r.Path.Components = modulePathRoleROLE_CGROUP, 0
+			r.Role, r.Path.Components, r.Generation = modulePathRoleROLE_CGROUP, 0, 0
 		}, Path{Role: Cgroup, Value: "/"}},
+		{"one of two control groups", func(r *modulePathRecord) {
+			r.Role, r.Path.Components, r.Generation = modulePathRoleROLE_CGROUP, 0, 1
+		}, Path{Role: Cgroup, Value: "/", HasV1: true}},
 		{"a control group that is too deep", func(r *modulePathRecord) {
 			r.Role, r.Path.State = modulePathRoleROLE_CGROUP_V1, modulePathStatePATH_TRUNCATED
 		}, Path{Role: CgroupV1, Value: "bin/bash", Incomplete: true}},

@@ -103,7 +103,7 @@ struct record_header {
 	__u32 pid_ns;
 	__u32 user_ns;
 	enum unread unread;      /* a mask */
-	__u32 reserved;
+	__u32 taken;             /* of a system call: the kernel took a module; 0 in records of older builds */
 	__u8 comm[COMM_LEN];
 };
 
@@ -112,13 +112,17 @@ struct system_call_record {
 	__s64 result;
 	__u64 flags;
 	__u64 size;              /* init_module's len */
-	__u64 exe_inode;         /* if denied: with call, uid, euid and exe_device, the key in the map of denied calls */
+	/*
+	 * If denied, the program's: with call, uid and euid, the key in the map of denied calls.
+	 * Otherwise that of finit_module's file if the kernel took no module; 0 unknown.
+	 */
+	__u64 inode;
 	enum system_call call;
 	__s32 params_len;        /* from bpf_probe_read_user_str, or NOT_READ; also if a params_record was sent */
 	__s32 name_len;          /* from bpf_probe_read_user_str, or NOT_READ, of delete_module's name */
 	__u32 has_arguments;     /* its entry was seen: size, flags and strings are set */
 	__u32 denied;            /* refused with EPERM before the kernel took a byte */
-	__u32 exe_device;
+	__u32 device;            /* with inode */
 	__u32 verified;          /* mod_verify_sig ran, and verdict is what it returned */
 	__s32 verdict;
 	__u8 name[MODULE_TEXT_LEN];
@@ -189,7 +193,7 @@ struct image_chunk {
 struct path_record {
 	struct record_header header;
 	enum path_role role;
-	__u32 generation;        /* 0 the process itself, 1 its parent and so on */
+	__u32 generation;        /* 0 the process itself, 1 its parent and so on; of ROLE_CGROUP: 1 if a ROLE_CGROUP_V1 follows */
 	__u32 pid;
 	__u32 uid;
 	__u32 last;              /* it has no ancestor, or this is process 1 */

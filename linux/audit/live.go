@@ -54,6 +54,9 @@ func (s *Source) listen(ctx context.Context, ready func(), emit func(kmodquery.D
 		sync: s.health.NewBarrier(drainTimeout + grace),
 	}
 	s.health.Started(setup.hooks(), setup.limits(), l.wake)
+	if setup.hiding != "" {
+		s.health.Degraded(fmt.Errorf("the audit rule %q keeps some calls out of audit; remove it from /etc/audit/rules.d", setup.hiding))
+	}
 	ready()
 	stop := context.AfterFunc(ctx, l.end)
 	defer stop()

@@ -139,7 +139,7 @@ func (k *fakeKernel) Rules() ([][]byte, error) {
 }
 
 func (k *fakeKernel) AddRule(rule []byte) error {
-	return k.change("add", func() { k.list = append(k.list, rule) })
+	return k.change("add", func() { k.list = slices.Insert(k.list, 0, rule) })
 }
 
 func (k *fakeKernel) DeleteRule(rule []byte) error {
@@ -271,7 +271,13 @@ func TestSetupRespectsOtherRules(t *testing.T) {
 		{"locked without", statusLocked, 7, theirs[:1], nil, 1, "locked until the next boot", true},
 		{"a daemon, but off", statusOff, 7, nil, nil, 0, "audit is off though its daemon runs", false},
 		{"a rule that hides", statusOn, 0, []string{"-a never,task"}, nil, 1, "keeps all system calls out of audit", false},
-		{"a rule before", statusOn, 0, []string{"-a never,exit -F arch=b64 -S all"}, []string{"add", "add", "delete", "delete"}, 1, "another was put before it", false},
+		{"a rule before", statusOn, 0, []string{"-a never,exit -F arch=b64 -S all"}, []string{"add", "add", "delete", "delete"}, 1, "", false},
+		{"a rule before those of others", statusOn, 7, append([]string{"-a never,exit -F arch=b64 -S finit_module -F uid>=0"}, theirs...),
+			[]string{"add", "delete"}, 3, "", false},
+		{"a rule before what a killed process left", statusOn, 0, append([]string{"-a never,exit -S all -F pid!=0"}, ruleTexts(ruleKey)...),
+			[]string{"delete", "add", "delete", "add", "delete", "delete"}, 1, "", false},
+		{"a rule before, locked", statusLocked, 7, append([]string{"-a never,exit -F arch=b64 -S finit_module -F uid>=0"}, theirs...),
+			nil, 3, "locked until the next boot", true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -311,6 +317,14 @@ func TestListenerNoticesChangedAuditSettings(t *testing.T) {
 			k.send("type=CONFIG_CHANGE msg=audit(1795529435.180:9): auid=0 op=remove_rule key=\"kmodquery\" list=4 res=1\n")
 		}, 0, "was removed, or another was put before it"},
 		{"its rules gone without a message", func(k *fakeKernel) { k.with(func() { k.list = nil }) }, checkInterval, "was removed, or another was put before it"},
+		{"a rule before its own", func(k *fakeKernel) {
+			k.with(func() {
+				k.list = append(builtRules(t, "-a never,exit -F arch=b64 -S finit_module -F pid>0"), k.list...)
+			})
+		}, checkInterval, "was removed, or another was put before it"},
+		{"a rule that hides some", func(k *fakeKernel) {
+			k.with(func() { k.list = append(k.list, builtRules(t, "-a never,task -F uid>=0")...) })
+		}, checkInterval, "rules that keep calls out of audit have changed"},
 		{"audit off", func(k *fakeKernel) { k.with(func() { k.status.Enabled = statusOff }) }, checkInterval, "audit was switched off"},
 		{"a rule that hides", func(k *fakeKernel) {
 			k.with(func() { k.list = append(k.list, builtRules(t, "-a never,task")...) })
@@ -331,6 +345,23 @@ func TestListenerNoticesChangedAuditSettings(t *testing.T) {
 			})
 		})
 	}
+}
+
+// No rule of the source helps against a rule that hides the calls of some processes.
+func TestSensorNamesARuleThatHidesSomeCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kernel := newFakeKernel(statusOn, 0)
+		kernel.list = builtRules(t, "-a never,task -F uid>=0")
+		r := listenTo(t, kernel)
+		require.Equal(t, kmodquery.StateFailed, r.Sensor().State)
+		require.Contains(t, r.Sensor().Reason, `the audit rule "-a never,task -F uid>=0" keeps some calls out of audit`)
+		r.kernel.send(withSerial(insmodLines, 2))
+		synctest.Wait()
+		require.Len(t, r.names(), 1, "it reads what is recorded")
+
+		kernel.with(func() { kernel.list = kernel.list.without(builtRules(t, "-a never,task -F uid>=0")[0]) })
+		require.ErrorContains(t, <-r.ended, "have changed")
+	})
 }
 
 func TestLostRecordsAreCounted(t *testing.T) {

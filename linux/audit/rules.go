@@ -4,6 +4,7 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -85,13 +86,27 @@ func isSameRule(a, b []byte) bool {
 
 // constrains reports whether the rule has conditions other than the system call, its
 // architecture and the key.
-func (r *ruleData) constrains() bool {
-	for _, field := range r.Fields[:r.FieldCount] {
-		if field != unix.AUDIT_ARCH && field != unix.AUDIT_FILTERKEY {
-			return true
+func (r *ruleData) constrains() bool { return r.hasOther(unix.AUDIT_ARCH, unix.AUDIT_FILTERKEY) }
+
+// hasOther reports whether the rule has other fields than these.
+func (r *ruleData) hasOther(fields ...uint32) bool {
+	return slices.ContainsFunc(r.Fields[:r.FieldCount], func(field uint32) bool { return !slices.Contains(fields, field) })
+}
+
+// excludes reports whether the rule's conditions on the type of a record may be true for
+// a type.
+func (r *ruleData) excludes(kind uint32) bool {
+	for i, field := range r.Fields[:r.FieldCount] {
+		order := cmp.Compare(kind, r.Values[i])
+		switch {
+		case field != unix.AUDIT_MSGTYPE:
+		case r.FieldFlags[i] == unix.AUDIT_EQUAL && order != 0, r.FieldFlags[i] == unix.AUDIT_NOT_EQUAL && order == 0,
+			r.FieldFlags[i] == unix.AUDIT_LESS_THAN && order >= 0, r.FieldFlags[i] == unix.AUDIT_LESS_THAN_OR_EQUAL && order > 0,
+			r.FieldFlags[i] == unix.AUDIT_GREATER_THAN && order <= 0, r.FieldFlags[i] == unix.AUDIT_GREATER_THAN_OR_EQUAL && order < 0:
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 // arch returns the rule's architecture, or 0 if it is for all.
@@ -102,6 +117,19 @@ func (r *ruleData) arch() uint32 {
 		}
 	}
 	return 0
+}
+
+// touches reports whether a rule may match a call that ours matches.
+func (r *ruleData) touches(ours *ruleData) bool {
+	if r.Flags != unix.AUDIT_FILTER_EXIT || r.arch() != 0 && r.arch() != ours.arch() {
+		return false
+	}
+	for i, mask := range ours.Mask {
+		if r.Mask[i]&mask != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // covers reports whether a rule matches all calls that ours matches.
@@ -130,7 +158,9 @@ func (rules ruleList) without(ours []byte) ruleList {
 	return slices.DeleteFunc(slices.Clone(rules), func(raw []byte) bool { return isSameRule(raw, ours) })
 }
 
-// covers reports whether the list has the system calls of a rule recorded.
+// covers reports whether the list has the system calls of a rule recorded, whoever makes
+// them. The kernel uses the first rule that matches. Whether a constraint is always true
+// cannot be known, so a rule that may keep one of the calls out counts as one that does.
 func (rules ruleList) covers(ours []byte) bool {
 	wanted, _, err := parseRule(ours)
 	if err != nil {
@@ -138,27 +168,37 @@ func (rules ruleList) covers(ours []byte) bool {
 	}
 	for _, raw := range rules {
 		r, _, err := parseRule(raw)
-		if err == nil && r.covers(&wanted) {
-			return r.Action == actionAlways // the kernel uses the first that matches
+		switch {
+		case err != nil:
+		case r.Action == actionNever && r.touches(&wanted):
+			return false
+		case r.Action == actionAlways && r.covers(&wanted):
+			return true
 		}
 	}
 	return false
 }
 
-// hiding returns the text of a rule that hides every system call, or "".
-func (rules ruleList) hiding() string {
+// hiding returns the text of a rule that keeps system calls out of audit before the rules
+// for them are used, or "". isAll reports that it keeps out all of them.
+func (rules ruleList) hiding() (text string, isAll bool) {
 	for _, raw := range rules {
 		r, _, err := parseRule(raw)
-		if err != nil {
+		if err != nil || isAll {
 			continue
 		}
+		isConstrained := r.constrains()
 		switch {
-		case r.Flags == unix.AUDIT_FILTER_TASK && r.Action == actionNever && !r.constrains():
-			return "-a never,task"
-		case r.Flags == unix.AUDIT_FILTER_EXCLUDE && r.FieldCount == 1 && r.Fields[0] == unix.AUDIT_MSGTYPE &&
-			r.FieldFlags[0] == unix.AUDIT_EQUAL && r.Values[0] == unix.AUDIT_SYSCALL:
-			return "-a always,exclude -F msgtype=SYSCALL"
+		case r.Flags == unix.AUDIT_FILTER_TASK && r.Action == actionNever:
+		case r.Flags == unix.AUDIT_FILTER_EXCLUDE && r.excludes(unix.AUDIT_SYSCALL):
+			isConstrained = r.hasOther(unix.AUDIT_MSGTYPE)
+		default:
+			continue
+		}
+		isAll = !isConstrained
+		if text, err = rule.ToCommandLine(raw, false); err != nil {
+			text = fmt.Sprintf("in list %d", r.Flags)
 		}
 	}
-	return ""
+	return text, isAll
 }

@@ -41,27 +41,49 @@ func TestRulesThatCoverAllModuleCalls(t *testing.T) {
 		{"successes", []string{"-a always,exit -F arch=b64 -S init_module,finit_module,delete_module -F success=1"}, false},
 		{"a watch", []string{"-w /sbin/insmod -p x"}, false},
 		{"never, and then its own", []string{"-a never,exit -F arch=b64 -S all", ownRule}, false},
+		{"never, of one call", []string{"-a never,exit -F arch=b64 -S finit_module", ownRule}, false},
+		{"never, under a constraint that is always true", []string{"-a never,exit -F arch=b64 -S all -F uid>=0", ownRule}, false},
+		{"never, of all architectures", []string{"-a never,exit -S all -F pid!=0", ownRule}, false},
+		{"never, of watched files", []string{"-a never,exit -F dir=/tmp -F perm=r", ownRule}, false},
+		{"never, of the other architecture", []string{"-a never,exit -F arch=b32 -S all", ownRule}, true},
+		{"never, after its own", []string{ownRule, "-a never,exit -F arch=b64 -S all"}, true},
 		{"never, of others", []string{"-a never,exit -F arch=b64 -S kill", ownRule}, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			rules := builtRules(t, test.rules...)
 			require.Equal(t, test.want, rules.covers(own))
-			require.Empty(t, rules.hiding())
+			hiding, _ := rules.hiding()
+			require.Empty(t, hiding)
 		})
 	}
 }
 
 func TestRulesThatHideSystemCalls(t *testing.T) {
+	const none, some, all = "", "some", "all"
 	for text, want := range map[string]string{
-		"-a never,task":                         "-a never,task",
-		"-a never,task -F uid=1000":             "",
-		"-a always,exclude -F msgtype=SYSCALL":  "-a always,exclude -F msgtype=SYSCALL",
-		"-a always,exclude -F msgtype=CWD":      "",
-		"-a always,exclude -F msgtype!=SYSCALL": "",
-		ownRule:                                 "",
+		"-a never,task":                                  all,
+		"-a never,task -F uid=1000":                      some,
+		"-a always,exclude -F msgtype=SYSCALL":           all,
+		"-a always,exclude -F msgtype>=1300":             all,
+		"-a always,exclude -F msgtype<1300":              none,
+		"-a always,exclude -F msgtype>1300":              none,
+		"-a always,exclude -F msgtype<=1299":             none,
+		"-a always,exclude -F msgtype>=1301":             none,
+		"-a always,exclude -F msgtype=SYSCALL -F uid>=0": some,
+		"-a always,exclude -F msgtype=CWD -F uid>=0":     none,
+		"-a always,exclude -F uid=1000":                  some,
+		"-a always,exclude -F msgtype=CWD":               none,
+		"-a always,exclude -F msgtype!=SYSCALL":          none,
+		"-a always,exclude -F msgtype!=CWD":              all,
+		ownRule:                                          none,
 	} {
-		require.Equal(t, want, builtRules(t, text).hiding(), text)
+		hiding, isAll := builtRules(t, text).hiding()
+		require.Equal(t, want == all, isAll, text)
+		require.Equal(t, want != none, hiding != "", text)
 	}
+	hiding, isAll := builtRules(t, "-a never,task", "-a never,task -F uid=1000").hiding()
+	require.Equal(t, "-a never,task", hiding)
+	require.True(t, isAll, "the worst one is named")
 }
 
 func TestRulesAreComparedWithoutPadding(t *testing.T) {
@@ -89,6 +111,6 @@ func FuzzRule(f *testing.F) {
 		rules := ruleList{raw}
 		require.True(t, rules.has(raw))
 		_ = rules.covers(own)
-		_ = rules.hiding()
+		_, _ = rules.hiding()
 	})
 }

@@ -25,6 +25,7 @@ type setup struct {
 	found   *libaudit.AuditStatus // the status before this Run switched it on; nil if it did not
 	own     [][]byte              // the source's rules that are in the kernel
 	texts   []string
+	hiding  string // a rule of others that keeps some calls out of audit
 	lost    uint32 // the kernel's count at the last check
 	started bool
 }
@@ -62,10 +63,11 @@ func (s *setup) start() error {
 	if err != nil {
 		return err
 	}
-	rules, err := s.rules()
+	rules, hiding, err := s.rules()
 	if err != nil {
 		return err
 	}
+	s.hiding = hiding
 	if status.Enabled == statusOff && status.PID != 0 {
 		return errors.New("audit is off though its daemon runs; switch it on with auditctl -e 1")
 	}
@@ -88,21 +90,23 @@ func (s *setup) start() error {
 	return err
 }
 
-// rules returns the kernel's rules. It fails if one of them hides all system calls.
-func (s *setup) rules() (ruleList, error) {
+// rules returns the kernel's rules, and one that hides some system calls, or "". It fails
+// if one of them hides all.
+func (s *setup) rules() (_ ruleList, hiding string, _ error) {
 	raw, err := s.kernel.Rules()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	rules := ruleList(raw)
-	if hiding := rules.hiding(); hiding != "" {
-		return nil, fmt.Errorf("the audit rule %q keeps all system calls out of audit; remove it from /etc/audit/rules.d", hiding)
+	hiding, isAll := rules.hiding()
+	if isAll {
+		return nil, "", fmt.Errorf("the audit rule %q keeps all system calls out of audit; remove it from /etc/audit/rules.d", hiding)
 	}
-	return rules, nil
+	return rules, hiding, nil
 }
 
-// addRules adds the source's rules unless other rules do the same. It takes over rules
-// that a killed process left.
+// addRules adds the source's rules, before all others, unless other rules do the same. It
+// takes over rules that a killed process left.
 func (s *setup) addRules(rules ruleList, status *libaudit.AuditStatus) error {
 	isLocked := status.Enabled == statusLocked
 	wasOff, err := buildRules(ruleKeyWasOff)
@@ -121,8 +125,8 @@ func (s *setup) addRules(rules ruleList, status *libaudit.AuditStatus) error {
 	texts := ruleTexts(key)
 	for i, rule := range wanted {
 		switch {
-		case rules.has(rule):
-		case rules.without(stale[i]).covers(rule), isLocked && rules.has(stale[i]):
+		case rules.has(rule) && rules.covers(rule):
+		case rules.without(stale[i]).covers(rule), isLocked && rules.covers(rule):
 			continue
 		case isLocked:
 			return &kmodquery.NotSupportedError{
@@ -130,6 +134,11 @@ func (s *setup) addRules(rules ruleList, status *libaudit.AuditStatus) error {
 				Need:    fmt.Sprintf("the rule %q in /etc/audit/rules.d", ruleTexts(ruleKey)[i]),
 			}
 		default:
+			if rules.has(rule) { // another was put before it
+				if err := s.kernel.DeleteRule(rule); err != nil {
+					return err
+				}
+			}
 			err := s.kernel.AddRule(rule)
 			if errors.Is(err, unix.EINVAL) {
 				return &kmodquery.NotSupportedError{Missing: "this kernel's audit has no system calls", Need: "CONFIG_AUDITSYSCALL"}
@@ -178,9 +187,12 @@ func (s *setup) check() (lost int64, err error) {
 	if status.Enabled == statusOff {
 		return lost, errors.New("audit was switched off, so no system call is recorded; it is switched on again soon, unless its daemon runs")
 	}
-	rules, err := s.rules()
+	rules, hiding, err := s.rules()
 	if err != nil {
 		return lost, err
+	}
+	if hiding != s.hiding {
+		return lost, errors.New("rules that keep calls out of audit have changed; it starts again soon")
 	}
 	wanted, err := buildRules(ruleKey)
 	if err != nil {

@@ -3,9 +3,11 @@
 package audit
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 	"unsafe"
@@ -166,6 +168,7 @@ type kernelConn interface {
 	SetBacklog(limit, waitTime uint32) error
 	// Rules returns the rules of all lists, as struct audit_rule_data.
 	Rules() ([][]byte, error)
+	// AddRule puts a rule before all others.
 	AddRule(rule []byte) error
 	DeleteRule(rule []byte) error
 	Close() error
@@ -269,7 +272,9 @@ func (k *netlinkConn) Rules() ([][]byte, error) {
 }
 
 func (k *netlinkConn) AddRule(rule []byte) error {
-	return failed("add a rule to audit", k.control.AddRule(rule))
+	first := slices.Clone(rule)
+	binary.NativeEndian.PutUint32(first, binary.NativeEndian.Uint32(first)|unix.AUDIT_FILTER_PREPEND)
+	return failed("add a rule to audit", k.control.AddRule(first))
 }
 
 func (k *netlinkConn) DeleteRule(rule []byte) error {

@@ -17,8 +17,10 @@ import (
 // CAP_AUDIT_CONTROL and CAP_AUDIT_READ in the host's namespaces it reads them from the
 // kernel, with rules of its own, beside the audit daemon or without one. With fewer
 // rights it follows the audit daemon's log, which has the calls that the daemon's rules
-// record. Audit records neither loads from inside the kernel nor calls of processes that
-// started before it was first switched on.
+// record. Audit records neither loads from inside the kernel, nor calls of processes that
+// started before it was first switched on, nor, unless something else than a rule makes it,
+// calls of x32 programs: their numbers are beyond the mask of a rule (audit_in_mask in
+// kernel/auditsc.c).
 type Source struct {
 	health   *source.Health
 	log      string // path of the audit daemon's log

@@ -5,6 +5,7 @@ package ebpf
 import (
 	"fmt"
 	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -61,9 +62,12 @@ func (c *ackTracker) stop() {
 // the positions do.
 func keyOf(p bpf.Position) string { return fmt.Sprintf("%016x_%016x", p.Set, p.Offset) }
 
-// callKey returns the key of the second event of a record: an init_module that has
-// not returned. key is that of the first.
-func callKey(key string) string { return key + "c" }
+// callMark is the prefix of the keys of init_module events without a result. The
+// load_id follows: the process that reads the return cannot read the earlier records of
+// the attempt again. These keys sort after all positions, so the store keeps them.
+const callMark = "init_module_"
+
+func callKey(loadID string) string { return callMark + loadID }
 
 // reserve notes that an event is emitted, and returns the position that it carries.
 // isNew is false if the event is stored or was emitted before: then it must not be
@@ -127,7 +131,9 @@ func (c *ackTracker) released(until bpf.Position) {
 	if len(c.stored) < maxStoredKeys {
 		return
 	}
-	maps.DeleteFunc(c.stored, func(key string, _ struct{}) bool { return key <= c.position })
+	maps.DeleteFunc(c.stored, func(key string, _ struct{}) bool {
+		return key <= c.position || strings.HasPrefix(key, callMark)
+	})
 }
 
 // A ringQueue holds the records that were read from a ring buffer and are not

@@ -64,6 +64,7 @@ type attempt struct {
 	isTaken    bool                 // the kernel took a module, or asked whether it may
 	isLive     bool                 // the module came to its init
 	isReturned bool
+	isVerified bool // the kernel verifies signatures, and the module is live
 
 	// call is the init_module event to emit if the call does not return in time. It
 	// is nil before the kernel took the module, and for other calls. After it was
@@ -213,7 +214,7 @@ func (t *attempts) add(a *attempt, d kmodquery.Delivery, now time.Time) {
 	case kmodquery.EventSecurityKernelLoadData:
 		call := d
 		call.Event.EventName = kmodquery.EventInitModule
-		call.Key = callKey(d.Key)
+		call.Key = callKey(d.Event.LoadID)
 		if t.acks.isKnown(call.Key) {
 			a.isCallEmitted = true
 		} else {
@@ -226,7 +227,9 @@ func (t *attempts) add(a *attempt, d kmodquery.Delivery, now time.Time) {
 			a.report(&d.Event)
 		}
 	case kmodquery.EventModuleLoad:
-		if !a.isTaken { // it began before all hooks were attached
+		// It began before all hooks were attached, unless an earlier process has
+		// emitted its call.
+		if !a.isTaken && !t.acks.isKnown(callKey(d.Event.LoadID)) {
 			a.report(&d.Event)
 		}
 		a.isTaken = true
@@ -269,7 +272,7 @@ func (t *attempts) addReturn(a *attempt, d kmodquery.Delivery, now time.Time) {
 	}
 	a.merge(e)
 	switch {
-	case a.isCallEmitted:
+	case a.isCallEmitted, e.EventName == kmodquery.EventInitModule && t.acks.isKnown(callKey(e.LoadID)):
 		e.EventName = kmodquery.EventSysExitInitModule
 	case e.EventName == kmodquery.EventInitModule:
 		a.report(e)

@@ -239,6 +239,12 @@ func TestDenialsOfWhichNoRecordCameNameTheUser(t *testing.T) {
 	want := withoutCaller("init_module", "pid,process_path,cmdline", 8)
 	want.UID, want.EUID = new(int64(0)), new(int64(0))
 	require.Equal(t, []kmodquery.Event{want}, f.events)
+
+	for range idleReports + 1 {
+		require.NoError(t, f.report())
+		require.Empty(t, f.events)
+	}
+	require.NotContains(t, f.counts.calls, kind, "there is room for others")
 }
 
 func TestDenialsOfSeveralKinds(t *testing.T) {

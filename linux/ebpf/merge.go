@@ -69,7 +69,7 @@ func (a *attempt) complete(e *kmodquery.Event) {
 func (a *attempt) unverified(image *imageInfo) string {
 	isUnreadable := image.columns.Missing.Has("signer")
 	switch {
-	case image.isSigned && a.isLive:
+	case image.isSigned && a.isVerified:
 		return kmodquery.SignatureUntrusted
 	case image.isSigned || isUnreadable:
 		return kmodquery.SignatureUnknown

@@ -100,10 +100,12 @@ func TestSignatureStatusOfAnAttempt(t *testing.T) {
 	tests := []struct {
 		name         string
 		image        *imageInfo
-		live         string // the kernel's verdict at module_load
+		live         string // the kernel's verdict at module_load, or "none" of one without CONFIG_MODULE_SIG
 		failed, want string // the kernel's verdict at the return of a load that failed, and of one that did not
 	}{
 		{"signed, and the kernel said nothing", &signed, "", "unknown", "untrusted"},
+		{"signed, and the kernel never verifies", &signed, "none", "unknown", "unknown"},
+		{"unsigned, and the kernel never verifies", &unsigned, "none", "unsigned", "unsigned"},
 		{"garbled signature, and the kernel said nothing", &garbled, "", "unknown", "untrusted"},
 		{"unsigned", &unsigned, "", "unsigned", "unsigned"},
 		{"undecompressed", &packed, "", "unknown", "unknown"},
@@ -120,12 +122,17 @@ func TestSignatureStatusOfAnAttempt(t *testing.T) {
 				r := newRecorded()
 				r.add(readFile, start)
 				r.expectImage("a")
+				verifies := test.live != "none"
+				if !verifies {
+					test.live = ""
+				}
 				back := returned(kmodquery.EventFinitModule, -8)
 				want := test.failed
 				if isLive {
 					want = test.want
 					live := load
 					live.SignatureStatus = test.live
+					r.change("a", start, func(a *attempt) { a.isVerified = verifies })
 					r.add(live, start)
 					back = returned(kmodquery.EventFinitModule, 0)
 				}

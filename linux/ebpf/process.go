@@ -91,9 +91,7 @@ func cmdline(e *kmodquery.Event, args *bpf.Args) string {
 // hierarchy, unless that is the root: on hosts that use the version 1 hierarchies,
 // every process is there. Either path may name the container.
 func (p *process) describeCgroup(e *kmodquery.Event) {
-	if p.cgroup == nil && p.cgroupV1 == nil {
-		e.Missing.Add("cgroup")
-	}
+	isLost := p.cgroup == nil || p.cgroup.HasV1 && p.cgroupV1 == nil
 	for _, cgroup := range []*bpf.Path{p.cgroup, p.cgroupV1} {
 		if cgroup == nil {
 			continue
@@ -107,9 +105,13 @@ func (p *process) describeCgroup(e *kmodquery.Event) {
 		if e.ContainerID == "" {
 			e.ContainerID = containerID(cgroup.Value)
 		}
-		if e.ContainerID == "" && cgroup.Incomplete {
-			e.Missing.Add("container_id") // the missing part may name it
-		}
+		isLost = isLost || cgroup.Incomplete
+	}
+	if p.cgroup == nil || isLost && e.Cgroup == "/" {
+		e.Missing.Add("cgroup")
+	}
+	if isLost && e.ContainerID == "" {
+		e.Missing.Add("container_id") // what is missing may name it
 	}
 }
 

@@ -67,7 +67,7 @@ func TestProcessWithLostRecords(t *testing.T) {
 		{"cwd", without(1), "cwd", "cwd"},
 		{"executable", without(4), "process_path", "process_path"},
 		{"last ancestor", without(6), "", "ancestors"},
-		{"everything", nil, "process_path", "process_path,cwd,cmdline,cgroup,ancestors"},
+		{"everything", nil, "process_path", "process_path,cwd,cmdline,cgroup,container_id,ancestors"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -84,7 +84,7 @@ func TestProcessWithLostRecords(t *testing.T) {
 		require.Equal(t, "ancestors", described(false, without(5)...).Missing.String())
 	})
 	t.Run("both control groups", func(t *testing.T) {
-		require.Equal(t, "cgroup", described(false, slices.Concat(processRecords[:2], processRecords[4:])...).Missing.String())
+		require.Equal(t, "cgroup,container_id", described(false, slices.Concat(processRecords[:2], processRecords[4:])...).Missing.String())
 	})
 }
 
@@ -149,9 +149,7 @@ func TestProcessAncestorsAreJSON(t *testing.T) {
 
 func TestRequesterIsJSON(t *testing.T) {
 	for _, text := range hostile.Texts() {
-		var r requests
-		r.add(attemptID{1, 1}, &kmodquery.Event{ProcessPath: text, ProcessName: text, Cmdline: text, ContainerID: text, Name: text})
-		shown := r.byID[attemptID{1, 1}]
+		shown := requestOf(&kmodquery.Event{ProcessPath: text, ProcessName: text, Cmdline: text, ContainerID: text, Name: text}).column
 		require.Empty(t, hostile.Harm(shown))
 		var decoded requester
 		require.NoError(t, json.Unmarshal([]byte(shown), &decoded))
@@ -177,7 +175,11 @@ func TestProcessCgroup(t *testing.T) {
 			kmodquery.Event{Cgroup: "/user.slice", ContainerID: id}},
 		{"both: the default one's container counts", path("/lxc.payload.web"), path("/docker/" + id),
 			kmodquery.Event{Cgroup: "/lxc.payload.web", ContainerID: "web"}},
-		{"the default one was lost", nil, path("/docker/" + id), kmodquery.Event{Cgroup: "/docker/" + id, ContainerID: id}},
+		{"the default one was lost", nil, path("/docker/" + id), kmodquery.Event{Cgroup: "/docker/" + id, ContainerID: id, Missing: "cgroup"}},
+		{"the default one was lost, the other is of no container", nil, path("/"), kmodquery.Event{Cgroup: "/", Missing: "cgroup,container_id"}},
+		{"the older one was lost", &bpf.Path{Value: "/", HasV1: true}, nil, kmodquery.Event{Cgroup: "/", Missing: "cgroup,container_id"}},
+		{"the older one was lost, and is not used", &bpf.Path{Value: "/a", HasV1: true}, nil, kmodquery.Event{Cgroup: "/a", Missing: "container_id"}},
+		{"both were lost", nil, nil, kmodquery.Event{Missing: "cgroup,container_id"}},
 		{"both at the root", path("/"), path("/"), kmodquery.Event{Cgroup: "/"}},
 		{"too deep", &bpf.Path{Value: "a/b", Incomplete: true}, path("/x"), kmodquery.Event{Cgroup: "a/b", Missing: "cgroup,container_id"}},
 		{"too deep, and not used", path("/a"), &bpf.Path{Value: "b/c", Incomplete: true}, kmodquery.Event{Cgroup: "/a", Missing: "container_id"}},

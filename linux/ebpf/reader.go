@@ -16,7 +16,8 @@ import (
 type reader struct {
 	translate translator
 	clock     host.BootClock
-	requests  requests
+	requests  recent[attemptID, loadRequest]
+	loads     recent[fileID, fileLoad]
 	attempts  *attempts
 	denials   *denials
 	want      func(imageJob) // requests an image; called with the attempts' mutex locked
@@ -77,12 +78,13 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 		r.attempts.forget(a)
 		return
 	case record.Attempt == 0 && (record.Kind == bpf.ModuleLoad || record.Kind == bpf.SystemCall && record.Call.Name != bpf.DeleteModule):
-		r.addUnbegun(record, &e)
+		r.addUnbegun(a, record, &e)
 	case record.Kind == bpf.ModuleRequest:
-		r.requests.add(a.id, &e)
+		r.requests.add(a.id, requestOf(&e), maxRequests)
 	case record.Request != 0:
-		e.RequestedBy = r.requests.byID[attemptID{record.Request, record.RequestTid}]
-		if e.RequestedBy == "" {
+		request, isKnown := r.requests.byKey[attemptID{record.Request, record.RequestTid}]
+		e.RequestedBy = request.column
+		if !isKnown || request.isPartial {
 			e.Missing.Add("requested_by")
 		}
 	}
@@ -92,15 +94,13 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 		r.attempts.forget(a)
 		return
 	}
-	if record.Kind == bpf.ReadFile {
-		a.file = record.File
-	}
+	r.link(a, &record, &d.Event)
 	r.attempts.add(a, d, now)
 }
 
 // addUnbegun completes an event of a load whose call began before the hooks were attached.
 // Such a load has one event or two, and the first reports it.
-func (r *reader) addUnbegun(record bpf.Record, e *kmodquery.Event) {
+func (r *reader) addUnbegun(a *attempt, record bpf.Record, e *kmodquery.Event) {
 	liveID := r.unbegun[record.Tid]
 	delete(r.unbegun, record.Tid)
 	e.LoadID = r.translate.loadID(attemptID{record.Boot, record.Tid})
@@ -115,6 +115,10 @@ func (r *reader) addUnbegun(record bpf.Record, e *kmodquery.Event) {
 	case liveID != "":
 		e.LoadID, e.ReportsLoad = liveID, new(int64(0))
 	}
+	a.isLive = record.Kind == bpf.ModuleLoad
+	a.isTaken = a.isLive
+	r.link(a, &record, e)
+	a.complete(e)
 }
 
 // drained notes that the ring buffer was seen empty, and emits the events that need

@@ -62,7 +62,7 @@ var (
 	readRecord = record(bpf.ReadFile, func(r *bpf.Record) { r.File = &ofFile })
 	taken      = record(bpf.ImageTaken, func(r *bpf.Record) { r.Image = &bpf.Image{Attempt: insmod.Attempt, Size: 9, Sent: true} })
 	parsed     = record(bpf.ParamsTaken, func(r *bpf.Record) { r.Params = &bpf.Text{Value: "n=1"} })
-	liveRecord = record(bpf.ModuleLoad, func(r *bpf.Record) { r.Module = &bpf.Module{Name: "x"} })
+	liveRecord = record(bpf.ModuleLoad, func(r *bpf.Record) { r.Module = &bpf.Module{Name: "x", SigOK: new(false)} })
 	returns    = record(bpf.SystemCall, func(r *bpf.Record) { r.Call = &bpf.Call{Name: bpf.FinitModule, HasArguments: true} })
 )
 
@@ -124,7 +124,7 @@ func TestRecordOutsideOfACallIsEmittedAtOnce(t *testing.T) {
 	require.Empty(t, r.attempts.byID)
 
 	once(firmware)
-	require.Equal(t, "process_path,cwd,cmdline,cgroup,ancestors", r.events[1].Missing.String())
+	require.Equal(t, "process_path,cwd,cmdline,cgroup,container_id,ancestors", r.events[1].Missing.String())
 }
 
 func TestRecordsBelongToTheirOwnAttempt(t *testing.T) {
@@ -215,6 +215,7 @@ func TestRequestedByNamesTheContainer(t *testing.T) {
 	loaded.Request, loaded.RequestTid = 500, insmod.Tid
 	r.take(loaded)
 	require.JSONEq(t, `{"pid":10,"path":"","comm":"insmod","uid":1000,"container_id":"web","request":"net-pf-\"1"}`, r.events[1].RequestedBy)
+	require.True(t, r.events[1].Missing.Has("requested_by"), "records of the requester were lost")
 }
 
 // The request's record was lost, or is too old.
@@ -232,7 +233,7 @@ func TestRequestedByIsMissingWithoutTheRequest(t *testing.T) {
 		r.take(request(time.Duration(i+1), "x"))
 	}
 	require.Len(t, r.events, 3*maxRequests)
-	require.Len(t, r.requests.byID, maxRequests)
+	require.Len(t, r.requests.byKey, maxRequests)
 }
 
 func TestReaderFoldsDeniedCalls(t *testing.T) {
@@ -422,6 +423,8 @@ func TestLoadThatBeganBeforeTheHooksIsReportedOnce(t *testing.T) {
 				loads[r.events[i].LoadID] = true
 				require.NotEmpty(t, r.events[i].LoadID)
 				require.False(t, r.events[i].Missing.Has("load_id"))
+				require.True(t, r.events[i].Missing.Has("sha256"))
+				require.False(t, r.events[i].Missing.Has("parent_load_id"))
 			}
 			require.Equal(t, test.reports, reports)
 			require.Len(t, loads, test.loads)
@@ -433,4 +436,30 @@ func TestLoadThatBeganBeforeTheHooksIsReportedOnce(t *testing.T) {
 		r.take(live)
 	}
 	require.LessOrEqual(t, len(r.reader.unbegun), maxUnbegun)
+}
+
+// BenchmarkReaderTakesALoad takes the records of a load that a request caused.
+func BenchmarkReaderTakesALoad(b *testing.B) {
+	counts := newFakeCounts()
+	d := newDenials()
+	d.begin(counts, nil, time.Now().Add(time.Hour))
+	acks := newAckTracker()
+	attempts := newAttempts(acks, &fakeRelease{}, func(d kmodquery.Delivery) { acks.acked(d.Key) })
+	r := newReader(translate, d, attempts, func(imageJob) {})
+	load := append(processRecords[:len(processRecords):len(processRecords)], readRecord, parsed, liveRecord, returns)
+	position, begin := uint64(0), time.Duration(0)
+	b.ReportAllocs()
+	for b.Loop() {
+		begin++
+		for _, record := range load {
+			record.Context, record.Request, record.RequestTid = begin, 500, 9
+			if record.Attempt != 0 {
+				record.Attempt = begin
+			}
+			position += 10
+			if err := r.take(record, at(position), 10, start); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
 }

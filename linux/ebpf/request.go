@@ -2,7 +2,11 @@
 
 package ebpf
 
-import "github.com/kmodquery/kmodquery"
+import (
+	"slices"
+
+	"github.com/kmodquery/kmodquery"
+)
 
 // A requester is the requested_by column: the process that made the kernel start a
 // loader by requesting a module.
@@ -19,28 +23,40 @@ type requester struct {
 // maxRequests bounds the requests that are kept. The oldest is dropped first.
 const maxRequests = 1024
 
-// requests keeps the last requests for modules, as the requested_by column of the
-// loads that they cause. The zero value is ready to use.
-type requests struct {
-	byID  map[attemptID]string
-	order []attemptID
+// A recent is a map that keeps the last keys that were added. The zero value is ready
+// to use.
+type recent[K comparable, V any] struct {
+	byKey map[K]V
+	order []K
 }
 
-// add keeps the event of a request.
-func (r *requests) add(id attemptID, e *kmodquery.Event) {
-	if r.byID == nil {
-		r.byID = map[attemptID]string{}
+// add sets a value. It drops the oldest key if there are more than limit.
+func (r *recent[K, V]) add(key K, value V, limit int) {
+	if r.byKey == nil {
+		r.byKey = map[K]V{}
 	}
-	if _, ok := r.byID[id]; !ok {
-		r.order = append(r.order, id)
+	if _, ok := r.byKey[key]; !ok {
+		r.order = append(r.order, key)
 	}
-	if len(r.order) > maxRequests {
-		delete(r.byID, r.order[0])
+	if len(r.order) > limit {
+		delete(r.byKey, r.order[0])
 		r.order = r.order[1:]
 	}
-	r.byID[id] = encode(requester{
+	r.byKey[key] = value
+}
+
+// A loadRequest is the requested_by column of the loads that it causes.
+type loadRequest struct {
+	column    string
+	isPartial bool // something of it is unknown
+}
+
+// requestOf returns the request of an event.
+func requestOf(e *kmodquery.Event) loadRequest {
+	columns := []string{"name", "process_path", "cmdline", "container_id"}
+	return loadRequest{isPartial: slices.ContainsFunc(columns, e.Missing.Has), column: encode(requester{
 		Pid: e.Pid, Path: kmodquery.Escape(e.ProcessPath), Comm: kmodquery.Escape(e.ProcessName),
 		Cmdline: kmodquery.Escape(e.Cmdline), UID: e.UID,
 		ContainerID: kmodquery.Escape(e.ContainerID), Request: kmodquery.Escape(e.Name),
-	})
+	})}
 }

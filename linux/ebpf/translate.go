@@ -146,6 +146,9 @@ func (t translator) call(e *kmodquery.Event, c *bpf.Call) {
 	} else {
 		e.Flags = argument(e, "flags", c.HasArguments, c.Flags)
 	}
+	if c.Inode != 0 {
+		e.Device, e.Inode = number(device(&bpf.File{Device: c.Device})), number(c.Inode)
+	}
 	if c.Name != bpf.DeleteModule {
 		e.Type = kmodquery.TypeKernelModule
 		e.Params = params(e, c.Params)

@@ -3,9 +3,14 @@
 package e2e
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -76,15 +81,80 @@ func TestGuestLoadsWithoutARecorderKeepTheirImages(t *testing.T) {
 	recorder.terminate(t)
 }
 
+// TestGuestRequestsLeaveRoomForLoads makes module requests while no recorder runs, by a
+// process of which the records take more than 100 KiB. The requests leave half of the
+// ring of records to loads, but for one record of each processor.
+func TestGuestRequestsLeaveRoomForLoads(t *testing.T) {
+	needPinned(t)
+	const modprobe = "/proc/sys/kernel/modprobe"
+	before := read(t, modprobe)
+	require.NoError(t, os.WriteFile(modprobe, []byte("/nonexistent"), 0))
+	defer os.WriteFile(modprobe, []byte(before), 0)
+	p := newDeployment(t)
+	recorder := p.startRecorder(t, guestExtension)
+	p.awaitActive(t)
+	recorder.terminate(t)
+	sets := pinnedSets(t)
+	require.Len(t, sets, 1)
+	used := func() uint64 { return ringEnd(t, sets[0], "records") - ringPosition(t, sets[0], "records", 0) }
+
+	self, err := os.Executable()
+	require.NoError(t, err)
+	top := filepath.Join(filepath.Dir(self), "deep")
+	deep := filepath.Join(top, strings.Repeat("d/", 40))
+	require.NoError(t, os.MkdirAll(deep, 0o755))
+	defer os.RemoveAll(top)
+	require.NoError(t, os.Link(self, filepath.Join(deep, "x")))
+	ask := func(requests int) {
+		cmd := cast(t, "requests", "10", strconv.Itoa(requests))
+		cmd.Path, cmd.Dir = filepath.Join(deep, "x"), deep
+		require.NoError(t, cmd.Run())
+	}
+	start := used()
+	ask(1)
+	require.Greater(t, used()-start, uint64(100<<10), "a request takes less than it should for this test")
+	ask(200)
+	const (
+		half      = 8 << 20
+		maxRecord = 10 << 10
+	)
+	require.Greater(t, used(), uint64(half-maxRecord), "the requests do not fill their half")
+	require.LessOrEqual(t, used(), uint64(half+maxRecord*runtime.NumCPU()))
+}
+
+// requestsRole makes a chain of processes, as long as its first argument says. The last
+// one requests modules, as often as the second says.
+func requestsRole() error {
+	if depth, err := strconv.Atoi(os.Args[1]); err != nil || depth > 0 {
+		child := exec.Command("/proc/self/exe", strconv.Itoa(depth-1), os.Args[2])
+		child.Stderr = os.Stderr
+		return errors.Join(err, child.Run())
+	}
+	times, err := strconv.Atoi(os.Args[2])
+	for range times {
+		if err := unix.Mount("none", "/tmp", "nosuch", 0, ""); !errors.Is(err, unix.ENODEV) {
+			return fmt.Errorf("mount: %w", cmp.Or(err, errAllowed))
+		}
+	}
+	return err
+}
+
 // ringEnd returns how many bytes were ever written to a ring buffer of a pinned set.
 func ringEnd(t *testing.T, set, name string) uint64 {
+	t.Helper()
+	return ringPosition(t, set, name, 1)
+}
+
+// ringPosition returns the position of a ring buffer's consumer, on page 0, or producer,
+// on page 1.
+func ringPosition(t *testing.T, set, name string, page int) uint64 {
 	t.Helper()
 	m, err := ebpf.LoadPinnedMap(filepath.Join(pinFolder, set, "maps", name), nil)
 	require.NoError(t, err)
 	defer m.Close()
-	page := os.Getpagesize()
-	producer, err := unix.Mmap(m.FD(), int64(page), page, unix.PROT_READ, unix.MAP_SHARED)
+	size := os.Getpagesize()
+	memory, err := unix.Mmap(m.FD(), int64(page*size), size, unix.PROT_READ, unix.MAP_SHARED)
 	require.NoError(t, err)
-	defer unix.Munmap(producer)
-	return uint64(atomic.LoadUintptr((*uintptr)(unsafe.Pointer(&producer[0]))))
+	defer unix.Munmap(memory)
+	return uint64(atomic.LoadUintptr((*uintptr)(unsafe.Pointer(&memory[0]))))
 }

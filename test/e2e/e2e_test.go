@@ -157,6 +157,7 @@ var (
 	userSpaceTests = []string{
 		"HashesFilesBeyondTheImageLimit",
 		"ReportsALoadWhoseInitStillRuns",
+		"NamesTheLoadThatACallWaitedFor",
 		"MemoryIsBoundedUnderAFlood",
 		"QueriesEndUnderAFlood",
 		"Scripts",

@@ -225,6 +225,44 @@ func TestGuestReportsALoadWhoseInitStillRuns(t *testing.T) {
 	require.Equal(t, found, findings(t, before), "the same finding, unchanged")
 }
 
+// TestGuestNamesTheLoadThatACallWaitedFor loads one file twice at once.
+func TestGuestNamesTheLoadThatACallWaitedFor(t *testing.T) {
+	guest.Only(t)
+	if guest.Kernel() != vm.Newest().String() {
+		t.Skip("runs on the newest kernel: before 6.4 each call reads the file")
+	}
+	path, err := guest.ModulePath("nbd")
+	require.NoError(t, err)
+	before := latest(t)
+	first := make(chan error, 1)
+	go func() { first <- guest.LoadFile(path, "nbds_max=600") }()
+	require.Eventually(t, func() bool {
+		_, err := os.Stat("/sys/module/nbd")
+		return err == nil
+	}, time.Minute, time.Millisecond)
+	require.NoError(t, guest.LoadFile(path, "nbds_max=1"))
+	require.NoError(t, <-first)
+	defer guest.Unload("nbd")
+	var load, waited map[string]string
+	for _, row := range eventsSince(t, before) {
+		switch {
+		case row["event_name"] == "security_kernel_read_file":
+			require.Nil(t, load)
+			load = row
+		case row["event_name"] == "finit_module" && row["load_id"] != load["load_id"]:
+			require.Nil(t, waited)
+			waited = row
+		}
+	}
+	require.NotNil(t, waited)
+	requireColumns(t, map[string]string{
+		"result": "0", "parent_load_id": load["load_id"], "inode": load["inode"], "device": load["device"],
+		"type": "kernel-module", "signature_status": "unknown",
+	}, waited)
+	requireMissing(t, waited, "name", "path", "origin", "size", "sha256", "signer", "taints")
+	require.Len(t, findings(t, before), 1, "the call took no module")
+}
+
 // floodPause limits the flood to a rate at which the emulator's store can follow.
 const floodPause = 2 * time.Millisecond
 

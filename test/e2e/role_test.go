@@ -34,6 +34,7 @@ var roles = map[string]func() error{
 	"container":   containerRole,
 	"flood":       floodRole,
 	"users":       usersRole,
+	"requests":    requestsRole,
 	"memory":      memoryRole,
 	"unload":      unloadRole,
 	"audit":       auditRole,
