@@ -15,8 +15,8 @@ import (
 // maxFiles bounds the files whose last load is kept. The oldest is dropped first.
 const maxFiles = 1024
 
-// A fileID identifies a module's file: the kernel's own device number, and the inode.
-type fileID struct {
+// A fileKey identifies a module's file: the kernel's own device number, and the inode.
+type fileKey struct {
 	device uint32
 	inode  uint64
 }
@@ -42,7 +42,7 @@ func (r *reader) link(a *attempt, record *bpf.Record, e *kmodquery.Event) {
 	switch {
 	case record.Kind == bpf.ReadFile:
 		a.file = record.File
-		r.loads.add(fileID{a.file.Device, a.file.Inode}, fileLoad{loadID: a.loadID}, maxFiles)
+		r.loads.add(fileKey{a.file.Device, a.file.Inode}, fileLoad{loadID: a.loadID}, maxFiles)
 	case record.Kind == bpf.ModuleLoad:
 		a.isVerified = record.Module.SigOK != nil
 		if !a.hasSource() {
@@ -50,7 +50,7 @@ func (r *reader) link(a *attempt, record *bpf.Record, e *kmodquery.Event) {
 		}
 	case record.Kind != bpf.SystemCall || call.Name == bpf.DeleteModule:
 	case a.file != nil:
-		id := fileID{a.file.Device, a.file.Inode}
+		id := fileKey{a.file.Device, a.file.Inode}
 		if r.loads.byKey[id].loadID == a.loadID {
 			r.loads.add(id, fileLoad{a.loadID, record.Boot, call.Result}, maxFiles)
 		}
@@ -77,7 +77,7 @@ func (r *reader) waited(record *bpf.Record, e *kmodquery.Event) bool {
 		return false
 	}
 	isRefusal := slices.Contains(refusals, call.Result)
-	other, isKnown := r.loads.byKey[fileID{call.Device, call.Inode}]
+	other, isKnown := r.loads.byKey[fileKey{call.Device, call.Inode}]
 	switch {
 	case other.returned > record.Attempt && other.result == call.Result, // a refusal may be that of the other call
 		isKnown && other.returned == 0 && !isRefusal:

@@ -17,7 +17,7 @@ type reader struct {
 	translate translator
 	clock     host.BootClock
 	requests  recent[attemptID, loadRequest]
-	loads     recent[fileID, fileLoad]
+	loads     recent[fileKey, fileLoad]
 	attempts  *attempts
 	denials   *denials
 	want      func(imageJob) // requests an image; called with the attempts' mutex locked
