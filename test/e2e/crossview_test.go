@@ -16,6 +16,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/test/kmod"
+	"github.com/kmodquery/kmodquery/test/suite"
 	"github.com/kmodquery/kmodquery/test/vm"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
@@ -80,7 +81,7 @@ func (c compared) differs(t *testing.T, want string) map[string]string {
 	require.Eventually(t, func() bool {
 		rows = c.query(t, "SELECT * FROM kernel_module_events WHERE source = 'procfs' AND event_name = '%s' AND coalesce(name, '') = '%s'", event, name)
 		return len(rows) > 0
-	}, pollOf+3*time.Minute, 200*time.Millisecond, want)
+	}, pollOf+3*time.Minute, pollOf/4, want)
 	require.Len(t, rows, 1)
 	return rows[0]
 }
@@ -119,7 +120,7 @@ func TestGuestCrossViewReportsDifferences(t *testing.T) {
 
 	// Loads and unloads are not differences, however frequent.
 	dummy := image(t, "dummy")
-	for range 200 {
+	for range suite.Trials(200) {
 		require.NoError(t, guest.LoadImage(dummy, ""))
 		require.NoError(t, guest.Unload("dummy"))
 	}

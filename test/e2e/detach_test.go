@@ -43,7 +43,7 @@ func TestGuestDetachLeavesNothingInTheKernel(t *testing.T) {
 		p.detach(t)
 		require.Empty(t, pinnedSets(t))
 		// The kernel frees unused objects after a grace period.
-		require.Eventually(t, func() bool { return slices.Equal(before, inKernel(t)) }, time.Minute, 100*time.Millisecond,
+		require.Eventually(t, func() bool { return slices.Equal(before, inKernel(t)) }, busyLimit, 100*time.Millisecond,
 			"before: %v\nnow: %v", before, inKernel(t))
 	}
 	require.NoError(t, guest.LoadImage(image(t, "dummy"), ""))
@@ -51,7 +51,7 @@ func TestGuestDetachLeavesNothingInTheKernel(t *testing.T) {
 	require.Len(t, p.query(t, "SELECT eid FROM kernel_module_events WHERE event_name = 'module_load' AND name = 'dummy'"), 1)
 	// A process that only queries leaves nothing behind.
 	require.Empty(t, pinnedSets(t))
-	require.Eventually(t, func() bool { return slices.Equal(before, inKernel(t)) }, time.Minute, 100*time.Millisecond)
+	require.Eventually(t, func() bool { return slices.Equal(before, inKernel(t)) }, busyLimit, 100*time.Millisecond)
 }
 
 // inKernelAtRest returns inKernel as soon as it is stable: objects of an earlier test
@@ -62,7 +62,7 @@ func inKernelAtRest(t *testing.T) (all []string) {
 		last := all
 		all = inKernel(t)
 		return slices.Equal(last, all)
-	}, time.Minute, 3*time.Second)
+	}, busyLimit, 3*time.Second)
 	return all
 }
 

@@ -55,7 +55,7 @@ func TestGuestReportsTheGapOfAKilledRecorder(t *testing.T) {
 			var err error
 			rows, err = p.host.Query(t.Context(), sql)
 			return err == nil && len(rows) >= len(want)
-		}, time.Minute, 500*time.Millisecond, "%s: %v", sql, &rows)
+		}, busyLimit, 500*time.Millisecond, "%s: %v", sql, &rows)
 		require.Equal(t, want, column(rows, "text"), sql)
 	}
 	requireRows("SELECT concat_ws(' ', source, event_name, name, nullif(error, ''), nullif(params, '')) AS text FROM kernel_module_events WHERE source = 'kmsg' AND "+within+" ORDER BY time_nanos",

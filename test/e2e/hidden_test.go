@@ -160,7 +160,7 @@ func cycles(t *testing.T, v *views.Views) {
 	dummy := image(t, "dummy")
 	go func() {
 		defer stop()
-		for range suite.Repeat(300) {
+		for range suite.Trials(suite.Repeat(300)) {
 			if err := guest.LoadImage(dummy, ""); err != nil {
 				loaded <- err
 				return

@@ -22,7 +22,7 @@ const killedPause = time.Second
 // storm.
 func TestGuestKillsLoseNoEvent(t *testing.T) {
 	needPinned(t)
-	rounds := rounds(t, 5, 15, 300)
+	rounds := rounds(t, 3, 15, 300)
 	chance, p := seeded(t), newDeployment(t)
 	recorder := p.startRecorder(t, guestExtension)
 	p.awaitActive(t)

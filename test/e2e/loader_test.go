@@ -35,11 +35,11 @@ func alreadyLoaded(t *testing.T) (path string) {
 	return h.path
 }
 
-// TestGuestDescribesLoadersThatHaveEnded runs insmod through a shell of its own, 1,000
-// times. The processes have ended before they could be read from /proc.
+// TestGuestDescribesLoadersThatHaveEnded runs insmod many times, each through a shell of
+// its own. The processes have ended before they could be read from /proc.
 func TestGuestDescribesLoadersThatHaveEnded(t *testing.T) {
 	guest.Only(t)
-	path, runs := alreadyLoaded(t), suite.Repeat(1000)
+	path, runs := alreadyLoaded(t), suite.Trials(suite.Repeat(1000))
 	script := filepath.Join(t.TempDir(), "runs.sh")
 	require.NoError(t, os.WriteFile(script, []byte(`
 		run=0

@@ -20,10 +20,14 @@ import (
 // lockdownEnv is set in the VMs that TestLockdown boots.
 const lockdownEnv = "KMODQUERY_LOCKDOWN"
 
-// TestLockdown boots kernels that forbid BPF to read the kernel's memory.
+// TestLockdown boots kernels that forbid BPF to read the kernel's memory: in make test
+// only the oldest, where BPF programs can read the least.
 func TestLockdown(t *testing.T) {
 	t.Parallel()
 	for _, kernel := range kernels() {
+		if isSmall() && kernel.String() != vm.Oldest().String() {
+			continue
+		}
 		t.Run(kernel.String(), func(t *testing.T) {
 			t.Parallel()
 			vm.Test(t, kernel, "^TestGuestReportsLoadsInLockdown$", vm.Options{

@@ -102,10 +102,14 @@ func requireVerdict(t *testing.T, rows []map[string]string, errno syscall.Errno)
 // enforceEnv is set in the VMs that TestSignatureEnforced boots.
 const enforceEnv = "KMODQUERY_SIG_ENFORCE"
 
-// TestSignatureEnforced boots kernels that refuse modules without a trusted signature.
+// TestSignatureEnforced boots kernels that refuse modules without a trusted signature: in
+// make test only the newest, which logs a refusal.
 func TestSignatureEnforced(t *testing.T) {
 	t.Parallel()
 	for _, kernel := range kernels() {
+		if isSmall() && kernel.String() != vm.Newest().String() {
+			continue
+		}
 		t.Run(kernel.String(), func(t *testing.T) {
 			t.Parallel()
 			steps := []vm.Step{

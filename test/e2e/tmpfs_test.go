@@ -31,7 +31,7 @@ func TestGuestFullDiskLosesNothing(t *testing.T) {
 	require.Eventually(t, func() bool {
 		rows, err := p.tryQuery("SELECT 1 FROM kernel_module_events WHERE source = 'ebpf' LIMIT 1")
 		return err == nil && len(rows) == 1
-	}, 2*time.Minute, 200*time.Millisecond, "nothing is stored")
+	}, busyLimit, 200*time.Millisecond, "nothing is stored")
 	filler, err := os.Create(filepath.Join(p.state, "filler"))
 	require.NoError(t, err)
 	defer filler.Close()
@@ -54,7 +54,7 @@ func TestGuestFullDiskLosesNothing(t *testing.T) {
 			}
 			sensor = rows[0]
 			return isFull == (sensor["store_reason"] != "")
-		}, 2*time.Minute, 200*time.Millisecond, "is the disk full? %t", isFull)
+		}, busyLimit, 200*time.Millisecond, "is the disk full? %t", isFull)
 		return sensor
 	}
 	sensor := await(true)
@@ -89,6 +89,6 @@ func TestGuestWatchesWhileTheDiskIsFull(t *testing.T) {
 	require.Eventually(t, func() bool {
 		rows, err := p.tryQuery("SELECT name FROM kernel_module_events WHERE event_name = 'module_load' AND source = 'ebpf'")
 		return err == nil && len(rows) == 1 && rows[0]["name"] == "tcp_nv"
-	}, 2*time.Minute, 200*time.Millisecond, "the load that waited in memory is not stored")
+	}, busyLimit, 200*time.Millisecond, "the load that waited in memory is not stored")
 	recorder.terminate(t)
 }

@@ -47,7 +47,7 @@ func TestGuestUpgradeLosesNothing(t *testing.T) {
 		// Others are killed as soon as they have stored something. The older sets, each
 		// of tens of megabytes, stay until a recorder has read them completely.
 		if chance.IntN(3) > 0 {
-			require.Eventually(t, func() bool { return len(pinnedSets(t)) == 1 }, time.Minute, 100*time.Millisecond, "round %d: older sets accumulate", round)
+			require.Eventually(t, func() bool { return len(pinnedSets(t)) == 1 }, busyLimit, 100*time.Millisecond, "round %d: older sets accumulate", round)
 		}
 	}
 	// The last recorder has another set than the first.
@@ -56,7 +56,7 @@ func TestGuestUpgradeLosesNothing(t *testing.T) {
 	recorder.awaitAppend(t, p)
 	done := storm.end(t)
 	p.requireExactly(t, done)
-	require.Eventually(t, func() bool { return len(pinnedSets(t)) == 1 }, time.Minute, 100*time.Millisecond, "%v", pinnedSets(t))
+	require.Eventually(t, func() bool { return len(pinnedSets(t)) == 1 }, busyLimit, 100*time.Millisecond, "%v", pinnedSets(t))
 	require.NotEqual(t, first, pinnedSets(t))
 	recorder.terminate(t)
 }
