@@ -24,7 +24,7 @@ unit: ## the tests that boot no VM, in two minutes
 # Packages that boot VMs run last, one after the other. The others mostly wait, so more
 # of them run in parallel than there are processors.
 GUESTS = ./test/vm ./test/e2e
-HOST_TESTS = -p 4 -timeout 10m $$(go list ./... | grep -v -e /test/vm$$ -e /test/e2e$$)
+HOST_TESTS = -p 4 -timeout 20m $$(go list ./... | grep -v -e /test/vm$$ -e /test/e2e$$)
 GUEST_TESTS = -p 1 -timeout $(GUESTS_TIMEOUT) $(GUESTS)
 GUESTS_TIMEOUT = 30m
 

@@ -435,7 +435,7 @@ func TestLoadThatBeganBeforeTheHooksIsReportedOnce(t *testing.T) {
 		live.Tid = uint32(i)
 		r.take(live)
 	}
-	require.LessOrEqual(t, len(r.reader.unbegun), maxUnbegun)
+	require.LessOrEqual(t, len(r.unbegun), maxUnbegun)
 }
 
 // BenchmarkReaderTakesALoad takes the records of a load that a request caused.
