@@ -167,13 +167,13 @@ func (r *Recorder) Start(ctx context.Context) {
 	defer close(r.started)
 	ctx, r.cancel = context.WithCancel(ctx)
 	r.state.SetReplaying(true)
-	go func() {
+	r.running.Go(func() {
 		defer close(r.replayed)
 		defer r.state.SetReplaying(false)
 		if err := r.replay(ctx); err != nil && ctx.Err() == nil {
 			r.report(fmt.Errorf("read the stored events: %w", err))
 		}
-	}()
+	})
 	r.written = background(r.writer.run)
 	r.running.Go(func() { every(ctx, progressInterval, r.checkProgress) })
 	if r.check != nil {
