@@ -92,8 +92,22 @@ func awaitStart(ctx context.Context, host *osqueryhost.Host) error {
 	if err := host.WaitForTable(ctx, "kernel_module_events"); err != nil {
 		return err
 	}
-	_, err := host.Query(ctx, "SELECT count(*) FROM kernel_module_events")
-	return err
+	// A source that starts slowly is replaced meanwhile, and the query no longer waits for it.
+	const starting = "SELECT source FROM kernel_module_sensors WHERE reason LIKE 'it is starting%' OR reason LIKE 'it has been starting%'"
+	for {
+		if _, err := host.Query(ctx, "SELECT count(*) FROM kernel_module_events"); err != nil {
+			return err
+		}
+		rows, err := host.Query(ctx, starting)
+		if err != nil || len(rows) == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %v to start: %w", rows, ctx.Err())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // query queries an osquery. Rows lack the columns that are NULL.
