@@ -62,7 +62,7 @@ func TestOneAttemptIsReportedByOneEvent(t *testing.T) {
 	})
 }
 
-// audit stands in while eBPF is being armed, so both observe some loads.
+// Both sources observe some loads: audit stands in until eBPF has attached its hooks.
 func TestALoadThatALesserSourceReportedIsNotReportedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, rows := reporting()

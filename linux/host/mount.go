@@ -25,8 +25,8 @@ type mount struct {
 	fstype string
 }
 
-// readMounts reads the mounts of a process, whose folder in /proc is given. It touches no
-// file system but proc.
+// readMounts reads the mounts of a process. proc is its folder in /proc. Only files of proc
+// are read.
 func readMounts(proc string) ([]mount, error) {
 	file, err := os.Open(proc + "/mountinfo")
 	if err != nil {
