@@ -12,9 +12,12 @@ var kernelModuleSensors = definition[health]{
 	description: "Health of the recorder: one row for each source of events, with its hooks, its losses and, if it does not " +
 		"work, what to do about it",
 	examples: []string{
-		"SELECT source, state, reason FROM kernel_module_sensors WHERE state != 'active'",
-		"SELECT source, received, lost, last_event_time FROM kernel_module_sensors WHERE lost > 0",
-		"SELECT DISTINCT store_reason, store_errors FROM kernel_module_sensors WHERE coalesce(store_reason, '') <> ''",
+		"SELECT source, state, reason FROM kernel_module_sensors WHERE state = 'failed' OR (state = 'unavailable' AND " +
+			"(source NOT IN ('audit', 'journal', 'kmsg', 'syslog') OR " +
+			"NOT EXISTS (SELECT 1 FROM kernel_module_sensors WHERE state = 'active' AND source <> 'procfs')))",
+		"SELECT source, received, lost, decode_errors, shed FROM kernel_module_sensors WHERE lost > 0 OR decode_errors > 0 OR shed > 0",
+		"SELECT DISTINCT store_reason, store_errors, expired_unread FROM kernel_module_sensors WHERE coalesce(store_reason, '') <> '' " +
+			"OR store_errors > 0 OR expired_unread > 0",
 	},
 	columns:  sensorColumns,
 	generate: generateSensors,
