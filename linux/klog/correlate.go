@@ -170,6 +170,9 @@ func (a *attempt) continuesWith(l line) bool {
 		// One of the two lines lacks the name. Failing with the same error is enough.
 		return (l.at-a.at).Abs() <= quietPeriod && e.Result != nil && l.statement.Result != nil && *e.Result == *l.statement.Result
 	}
+	if l.statement.LacksName {
+		return e.Name != "" && l.at-a.at <= syncGrace
+	}
 	return e.Name == l.statement.Name && e.Name != ""
 }
 
