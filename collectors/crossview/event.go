@@ -21,8 +21,14 @@ const maxMemory = 4096
 // emitted again.
 const pendingSlack = 10 * time.Second
 
-// emit emits a difference as an event.
+// emit emits a difference as an event, unless it is pending already.
 func (c *Check) emit(d difference) {
+	c.mu.Lock()
+	_, isPending := c.pending[d.subject()]
+	c.mu.Unlock()
+	if isPending {
+		return // a glance emitted it during the check
+	}
 	e := d.seen
 	e.Source, e.EventName, e.Reason = c.Source, d.event, d.reason
 	if c.Source == kmodquery.SourceShowloaded {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -30,6 +31,25 @@ func (v *Views) listed(ctx context.Context, chunk int) ([]kmodquery.Module, erro
 		return nil, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
 	}
 	return modules, nil
+}
+
+// Absent returns those names that the kernel's own list lacks.
+func (v *Views) Absent(ctx context.Context, names []string) ([]string, error) {
+	for _, chunk := range []int{wholePages, otherChunk} {
+		modules, err := v.listed(ctx, chunk)
+		if err != nil {
+			return nil, err
+		}
+		isListed := make(map[string]bool, len(modules))
+		for _, m := range modules {
+			isListed[m.Name] = true
+		}
+		names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return isListed[name] })
+		if len(names) == 0 {
+			break
+		}
+	}
+	return names, nil
 }
 
 // chunked reads at most size bytes per call.
