@@ -86,6 +86,9 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"--socket", long}, "--socket has 98 characters; osquery's sockets have at most 97"},
 		{[]string{"--socket", "s", "--timeout", "0"}, invalid + `"0" for flag -timeout: write a number of 1 or more`},
 		{[]string{"--socket", "s", "--interval", "-1"}, invalid + `"-1" for flag -interval: write a number of 1 or more`},
+		// A time in nanoseconds must fit into 64 bits.
+		{[]string{"--socket", "s", "--timeout", "9223372037"}, invalid + `"9223372037" for flag -timeout: write a number of 2147483647 or less`},
+		{[]string{"--socket", "s", "--interval", "9223372037"}, invalid + `"9223372037" for flag -interval: write a number of 2147483647 or less`},
 		{[]string{"query", "SELECT", "1"}, "query takes one SQL text: put it in quotes"},
 		{[]string{"query", "SELECT 1", "--format", "json"}, "query takes one SQL text: put the flags before it"},
 		{[]string{"query", "--reply-limit", "-1"}, invalid + `"-1" for flag -reply-limit: write a number of 1 or more`},
