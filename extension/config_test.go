@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"io"
 	"log"
@@ -203,6 +204,25 @@ func TestAMistakeIsShownInTheSensors(t *testing.T) {
 	for i, sensor := range sensors {
 		require.Equal(t, p.sourceNames[i], sensor.Source)
 		require.Equal(t, kmodquery.StateFailed, sensor.State)
-		require.Equal(t, c.mistake.Error()+"; then restart osquery", sensor.Reason)
+		require.Equal(t, c.mistake.Error()+"; osquery then starts this extension again", sensor.Reason)
 	}
+}
+
+// A corrected service cannot record while an extension with the mistake holds the store.
+func TestAnExtensionEndsWhenItsMistakeIsCorrected(t *testing.T) {
+	host := startHost(t)
+	file := configFile(t, "polls 1s\n")
+	c, err := parse(hostPlatform(), []string{"--socket", host.Socket(), "--interval", "1", "--state-dir", t.TempDir(), "--config", file})
+	require.NoError(t, err)
+	report, lines := reporting()
+	_, ended := inBackground(t, func(ctx context.Context) error { return serve(ctx, c, report) })
+	require.NoError(t, host.WaitForTable(t.Context(), "kernel_module_sensors"))
+	await(t, host, "SELECT DISTINCT state, role FROM kernel_module_sensors", map[string]string{"state": "failed", "role": "recorder"})
+	require.NoError(t, os.WriteFile(file, []byte("poll 1s\n"), 0o600))
+	require.NoError(t, <-ended)
+	require.Empty(t, host.Extensions())
+	free, err := sqlite.IsFree(c.stateDir)
+	require.NoError(t, err)
+	require.True(t, free)
+	require.Contains(t, strings.Join(lines.lines(), "\n"), "the configuration file has no mistake any more; ending, so that osquery starts this extension again")
 }
