@@ -93,3 +93,21 @@ func TestAnEarlierRecorderHasNoCursors(t *testing.T) {
 	require.NoError(t, listener.Close())
 	require.NoError(t, recorder.Close())
 }
+
+// A query may compare with a long list of hashes.
+func TestReadersHaveCursorsOfLongQueries(t *testing.T) {
+	cursors := &cursorLog{}
+	recorder := NewRecorder(&memory{}, (&reports{}).add, Options{Cursors: cursors})
+	recorder.Start(t.Context())
+	listener, remote := listen(t)
+	go recorder.Share(listener)
+	hashes := kmodquery.Condition{Column: "sha256", Op: kmodquery.Equal}
+	for i := range 5000 {
+		hashes.Values = append(hashes.Values, fmt.Sprintf("%064x", i))
+	}
+	conditions := []kmodquery.Condition{hashes}
+	_, err := remote.Cursor(t.Context(), "hashes", kmodquery.NewCursorQuery("kernel_module_events", conditions, conditions))
+	require.NoError(t, err)
+	require.NoError(t, listener.Close())
+	require.NoError(t, recorder.Close())
+}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -95,6 +96,19 @@ func TestReaderSocketIsCreatedAgain(t *testing.T) {
 	}, 10*time.Second, 10*time.Millisecond)
 	requireAnswer(t, dir)
 	require.Equal(t, []string{gone, gone, gone}, p.reports())
+}
+
+func TestOnlyTheOwnerOpensTheReaderSocket(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0))
+	for _, dir := range []string{shortDir(t), filepath.Join(shortDir(t), strings.Repeat("long", 30))} {
+		require.NoError(t, os.MkdirAll(dir, 0o700))
+		listener, err := listenForReaders(dir)
+		require.NoError(t, err)
+		defer listener.Close()
+		info, err := os.Lstat(filepath.Join(dir, recorderSocket))
+		require.NoError(t, err)
+		require.Equal(t, "Srw-------", info.Mode().String())
+	}
 }
 
 // A process that lost the store's lock does not create the socket again.

@@ -119,7 +119,7 @@ func (p *page) add(eid int64, rows []map[string]string) error {
 		return errFull
 	case isNew:
 		p.fresh += size
-	case p.cost+cost > 2*p.bound.bytes && len(p.rows) > 0:
+	case (p.cost+cost)/2 > p.bound.bytes && len(p.rows) > 0: // twice the bound may exceed an int64
 		return fmt.Errorf("cursor %s holds more than twice %s with these columns; select fewer, as the query did that it was made for",
 			p.at.Name, p.bound)
 	default:

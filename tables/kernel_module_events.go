@@ -82,8 +82,7 @@ var eventColumns = []columnOf[kmodquery.Event]{
 	ofEvent("vermagic", filtered, "Kernel version and options that the module was built for"),
 	ofEvent("license", filtered, "Licence that the module declares"),
 	ofEvent("intree", filtered, "1 if the module declares that it was built with the kernel"),
-	// Compared by osquery only: it drops an empty text from a list of values, which
-	// would lose the loads without parameters.
+	// Compared by osquery only, which shows "" if there were none and if they are unknown.
 	ofEvent("params", local, "Parameters that were passed to the module; empty if there were none"),
 	ofEvent("flags", filtered, "Flags of the system call"),
 	ofEvent("taints", filtered, "Mask of the kernel taints that the module sets"),

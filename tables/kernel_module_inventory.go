@@ -141,6 +141,7 @@ func generateInventory(ctx context.Context, c Config, q query) ([]map[string]str
 	}
 	byName, columns := conditions(q, inventoryColumns), used(q, inventoryColumns)
 	usesFile := slices.ContainsFunc(fileColumns, q.uses)
+	bound, cost := c.bound(), int64(0)
 	var rows []map[string]string
 	for _, m := range modules {
 		if !isSelected(m.Name, byName) {
@@ -153,6 +154,10 @@ func generateInventory(ctx context.Context, c Config, q query) ([]map[string]str
 			}
 		}
 		rows = append(rows, row(columns, &e, identity(m)))
+		if cost += bound.cost(rows[len(rows)-1:]); cost > bound.bytes {
+			return nil, fmt.Errorf("reply would have more than %s: only %d of %d modules fit; select fewer columns, or modules by their names",
+				bound, len(rows)-1, len(modules))
+		}
 	}
 	return rows, nil
 }

@@ -2,6 +2,7 @@ package tables
 
 import (
 	"context"
+	"slices"
 
 	"github.com/kmodquery/kmodquery"
 )
@@ -91,6 +92,9 @@ var sensorColumns = []columnOf[health]{
 	text("version", local, "Version of kmodquery", func(*health) any { return kmodquery.Version }),
 }
 
+// sizeColumns are unknown while the store cannot be read.
+var sizeColumns = []string{"store_rows", "store_bytes", "expired_unread"}
+
 func generateSensors(ctx context.Context, c Config, q query) ([]map[string]string, error) {
 	status, err := c.Store.Status(ctx)
 	if err != nil {
@@ -100,6 +104,9 @@ func generateSensors(ctx context.Context, c Config, q query) ([]map[string]strin
 	recorderCtx, cancel := SyncContext(ctx)
 	defer cancel()
 	columns := used(q, sensorColumns)
+	if err != nil {
+		columns = slices.DeleteFunc(columns, func(c columnOf[health]) bool { return slices.Contains(sizeColumns, c.Name) })
+	}
 	var rows []map[string]string
 	for i, sensor := range c.Recorder.Sensors(recorderCtx) {
 		rows = append(rows, row(columns, &health{sensor, status, c.Kernel}, int64(i+1)))
