@@ -25,7 +25,8 @@ type Source struct {
 	options Options
 	acks    *ackTracker
 	denials *denials
-	watched time.Time // last call of KeepWatch; used by Run only
+	files   fileReader // of all runs: a file that hangs outlives its run
+	watched time.Time  // last call of KeepWatch; used by Run only
 
 	mu       sync.Mutex    // guards the fields below
 	programs *bpf.Programs // nil while Run is not running
@@ -65,7 +66,10 @@ const MaxImage = bpf.MaxImage
 
 // New returns a source. It attaches nothing before Run.
 func New(o Options) *Source {
-	return &Source{health: source.New(kmodquery.SourceEBPF), options: o, acks: newAckTracker(), denials: newDenials()}
+	return &Source{
+		health: source.New(kmodquery.SourceEBPF), options: o, acks: newAckTracker(), denials: newDenials(),
+		files: fileReader{timeout: imageTime},
+	}
 }
 
 // Run attaches the hooks, calls ready once, and calls emit with each event until ctx
