@@ -95,6 +95,7 @@ func (r *run) loop(ctx context.Context) (err error) {
 // checkHooks checks the hooks if a check is due.
 func (r *run) checkHooks() {
 	if err := r.hooks.failure(time.Now(), r.sync.Began().IsZero() && r.source.health.HasPending()); err != nil {
+		r.source.isBlind = true
 		r.source.stop(err, false)
 	} else {
 		r.source.keepWatch(r.hooks.last)

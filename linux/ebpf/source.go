@@ -27,6 +27,7 @@ type Source struct {
 	denials *denials
 	files   fileReader // of all runs: a file that hangs outlives its run
 	watched time.Time  // last call of KeepWatch; used by Run only
+	isBlind bool       // a check found that the hooks do not run; used by Run only
 
 	mu       sync.Mutex    // guards the fields below
 	programs *bpf.Programs // nil while Run is not running
@@ -195,10 +196,13 @@ func (s *Source) attach(programs *bpf.Programs) {
 	}
 }
 
-// noteGap records the time in which no hooks were attached. If Run found them attached,
-// that is the gap before they were, of which an earlier process has not read the kernel's
-// log to the end; usually there is none.
+// noteGap records the time in which no hooks were attached, or since the last check before
+// one that found that they do not run. If Run found them attached, that is the gap before
+// they were, of which an earlier process has not read the kernel's log to the end; usually
+// there is none.
 func (s *Source) noteGap(wereThere bool) {
+	wereThere = wereThere && !s.isBlind
+	s.isBlind = false
 	now := time.Now()
 	booted := now.Add(-host.SinceBoot())
 	var start, end time.Time
