@@ -328,21 +328,19 @@ func TestTheOwnerSendsTheRecord(t *testing.T) {
 		request(older, newer, older)
 	}
 	// The owner changes between the two.
-	runs[older]()
-	older.owners.current.Store(2)
-	runs[newer]()
-	require.Len(t, requests(t, older), 1)
-	require.Empty(t, requests(t, newer))
+	for _, order := range [][]*Programs{{newer, older}, {older, newer}} {
+		older.owners.current.Store(1)
+		runs[order[0]]()
+		older.owners.current.Store(2)
+		runs[order[1]]()
+		require.Len(t, requests(t, older), 1)
+		require.Empty(t, requests(t, newer))
+	}
 	for range 3 {
 		request(newer, older, newer)
 		request(newer, newer, older)
 		request(newer, newer, older)
 	}
-	runs[newer]()
-	older.owners.current.Store(1)
-	runs[older]()
-	require.Empty(t, requests(t, older))
-	require.Len(t, requests(t, newer), 1)
 
 	// The thread is in a call of a set that is detached in the midst of it.
 	var key uint64
@@ -358,6 +356,12 @@ func TestTheOwnerSendsTheRecord(t *testing.T) {
 	older.owners.oldest.Store(2)
 	request(newer, newer)
 	request(newer, newer)
+
+	// Root has forged the owner, so that no set would send the record.
+	stamp[owner] = 1 << 63
+	require.NoError(t, older.maps[moduleMapStamps].Put(call, &stamp))
+	request(newer, newer)
+	require.Empty(t, requests(t, older))
 }
 
 func TestACanceledUpgradeLeavesTheOwner(t *testing.T) {
