@@ -318,6 +318,7 @@ func TestLoadThatNoSourceReported(t *testing.T) {
 		w.sink.mu.Unlock()
 		require.Equal(t, []string{"module_unwitnessed rootkit"}, w.found(t))
 		require.Equal(t, "it is in modules, but ebpf did not report its load", events[0].Reason)
+		require.Equal(t, "path,origin,sha256,signature_status,pid,process_path,uid,signer,cmdline,requested_by,container_id", events[0].Missing.String())
 		require.Equal(t, []string{`module "rootkit" was loaded and the source did not report it`}, w.source.reasons)
 		require.Equal(t, []string{`ebpf: module "rootkit" was loaded and the source did not report it`}, w.said.errs)
 		w.advance()
