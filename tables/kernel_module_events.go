@@ -21,7 +21,7 @@ var kernelModuleEvents = definition[kmodquery.Event]{
 }
 
 func generateEvents(ctx context.Context, c Config, q query) ([]map[string]string, error) {
-	if err := syncBeforeRead(ctx, c.Recorder); err != nil {
+	if err := syncBeforeRead(ctx, c, q); err != nil {
 		return nil, err
 	}
 	columns := used(q, eventColumns)

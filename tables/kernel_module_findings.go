@@ -88,7 +88,7 @@ func ofTrigger(name string) columnOf[kmodquery.Finding] {
 }
 
 func generateFindings(ctx context.Context, c Config, q query) ([]map[string]string, error) {
-	if err := syncBeforeRead(ctx, c.Recorder); err != nil {
+	if err := syncBeforeRead(ctx, c, q); err != nil {
 		return nil, err
 	}
 	// One pass reads what all signatures need.
