@@ -7,6 +7,7 @@ import (
 	"container/list"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 	"time"
@@ -122,7 +123,9 @@ type images struct {
 	read     func(*bpf.Chunk) error // waits for the next chunk
 	flush    func() error           // makes read return bpf.ErrFlushed when the ring buffer is empty
 	wake     func() error           // wakes the reader
-	loop     *progress.Loop         // of run
+	fail     func(error)            // ends the run with an error
+	files    *fileReader
+	loop     *progress.Loop // of run
 	jobs     chan imageJob
 
 	// Guarded by the attempts' mutex.
@@ -145,9 +148,8 @@ func (i *images) want(job imageJob) {
 func (i *images) run() {
 	var working sync.WaitGroup
 	working.Go(func() {
-		files := fileReader{timeout: imageTime}
 		for job := range i.jobs {
-			info := job.info(&files)
+			info := job.info(i.files)
 			job.describe(&info.columns)
 			i.done(job, info)
 		}
@@ -167,6 +169,9 @@ func (i *images) run() {
 		case err == nil:
 			i.attempts.addChunk(&chunk, time.Now())
 		default:
+			if errors.Is(err, bpf.ErrDamaged) {
+				i.fail(fmt.Errorf("read the images: %w", err))
+			}
 			time.Sleep(retryRead)
 		}
 	}
