@@ -58,6 +58,8 @@ type config struct {
 	// mistake is what is wrong in the configuration file. An extension that osquery starts
 	// then serves its tables and records nothing; every command fails.
 	mistake error
+
+	notifier *notifier // of record; nil otherwise
 }
 
 // commands are the usages of the commands, which begin with their names. Without a

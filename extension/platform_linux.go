@@ -45,6 +45,8 @@ func hostPlatform() *platform {
 		hasPins:       ebpf.HasPins,
 		removePins:    ebpf.Detach,
 		kernelRelease: kernelRelease,
+		memoryLimit:   func() int64 { return host.MemoryLimit("/") },
+		threadTime:    host.ThreadTime,
 	}
 }
 

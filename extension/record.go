@@ -25,10 +25,11 @@ type recording interface {
 // record records into the event store until ctx ends, and then returns nil. While
 // another process records, it waits to take over. It needs no osquery.
 func record(ctx context.Context, c *config, report *log.Logger) error {
-	n, err := newNotifier(report)
+	n, err := newNotifier(c.platform, report)
 	if err != nil {
 		return err
 	}
+	c.notifier = n
 	return inTurn(ctx, c, report, func(role context.Context, a *app) error {
 		a.awaitStart(c, report)
 		if a.recorder != nil {

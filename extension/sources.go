@@ -69,7 +69,7 @@ func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
 		Cursors:     store,
 		Backfilled:  store.GapRead,
 		Past: func(ctx context.Context, visit func(*kmodquery.Event)) error {
-			return past(ctx, c.platform, store, visit)
+			return c.notifier.during(func() error { return past(ctx, c.platform, store, visit) })
 		},
 	}
 	for _, name := range wanted(c) {
