@@ -107,6 +107,7 @@ func (t *attempts) dropParts(a *attempt) {
 // An imageJob is an image that the kernel took and that is to be read.
 type imageJob struct {
 	attempt *attempt
+	loadID  string    // of the attempt
 	bytes   []byte    // the image; nil if the file must be read
 	sent    bool      // the programs put all chunks into the ring buffer
 	file    *bpf.File // the module's file; nil if there is none
@@ -122,7 +123,8 @@ type images struct {
 	read     func(*bpf.Chunk) error // waits for the next chunk
 	flush    func() error           // makes read return bpf.ErrFlushed when the ring buffer is empty
 	wake     func() error           // wakes the reader
-	loop     *progress.Loop         // of run
+	deaths   *deathLog
+	loop     *progress.Loop // of run
 	jobs     chan imageJob
 
 	// Guarded by the attempts' mutex.
@@ -147,7 +149,11 @@ func (i *images) run() {
 	working.Go(func() {
 		files := fileReader{timeout: imageTime}
 		for job := range i.jobs {
-			info := job.info(&files)
+			info := noImageInfo()
+			if i.deaths.begin(job.loadID) {
+				info = job.info(&files)
+				i.deaths.end()
+			}
 			job.describe(&info.columns)
 			i.done(job, info)
 		}
