@@ -1,6 +1,7 @@
 package kmodquery
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -25,10 +26,14 @@ type Cursor struct {
 // A CursorQuery is the query that a cursor belongs to, as texts that can be kept and sent.
 type CursorQuery struct {
 	ID     string // identifies the query
-	Events string // the conditions that the events of its rows meet
+	Events string // conditions that the events of its rows meet
 	// Asker is the osquery that asks, by its socket; "" if none does.
 	Asker string
 }
+
+// longText is the length in bytes from which a text of a CursorQuery is shortened. The
+// texts are stored and sent with each call, and a query may compare with thousands of hashes.
+const longText = 16 << 10
 
 // NewCursorQuery returns the query of the rows of a table that meet conditions, in any
 // order: it may change with the version of osquery. events are the conditions that the
@@ -37,7 +42,18 @@ func NewCursorQuery(table string, conditions, events []Condition) CursorQuery {
 	ordered := slices.SortedFunc(slices.Values(conditions), func(a, b Condition) int {
 		return strings.Compare(conditionsText([]Condition{a}), conditionsText([]Condition{b}))
 	})
-	return CursorQuery{ID: table + " " + conditionsText(ordered), Events: conditionsText(events)}
+	id := conditionsText(ordered)
+	if len(id) >= longText {
+		id = fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(id)))
+	}
+	kept := slices.Clone(events) // with fewer conditions, too many events may be counted as unread
+	for len(conditionsText(kept)) >= longText {
+		longest := slices.MaxFunc(kept, func(a, b Condition) int {
+			return len(conditionsText([]Condition{a})) - len(conditionsText([]Condition{b}))
+		})
+		kept = slices.DeleteFunc(kept, func(c Condition) bool { return c.Column == longest.Column && c.Op == longest.Op })
+	}
+	return CursorQuery{ID: table + " " + id, Events: conditionsText(kept)}
 }
 
 func conditionsText(conditions []Condition) string {

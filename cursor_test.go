@@ -1,6 +1,7 @@
 package kmodquery
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -32,4 +33,28 @@ func TestTheOrderOfConditionsIsNotPartOfAQuery(t *testing.T) {
 	one := NewCursorQuery("t", []Condition{name, uid}, nil)
 	other := NewCursorQuery("t", []Condition{uid, name}, nil)
 	require.Equal(t, one.ID, other.ID)
+}
+
+func TestTheTextsOfAQueryAreShort(t *testing.T) {
+	name := Condition{Column: "event_name", Op: Equal, Values: []any{"module_load"}}
+	hashes := func(n int) Condition {
+		c := Condition{Column: "sha256", Op: Equal}
+		for i := range n {
+			c.Values = append(c.Values, strings.Repeat(string(rune('a'+i%6)), 64))
+		}
+		return c
+	}
+	many := []Condition{hashes(1000), name}
+	q := NewCursorQuery("t", many, many)
+	require.Less(t, len(q.ID)+len(q.Events), 2*longText)
+	conditions, err := q.Conditions()
+	require.NoError(t, err)
+	require.Equal(t, []Condition{name}, conditions)
+	require.Len(t, many, 2)
+	require.Equal(t, q.ID, NewCursorQuery("t", []Condition{name, hashes(1000)}, nil).ID)
+	require.NotEqual(t, q.ID, NewCursorQuery("t", []Condition{name, hashes(1001)}, nil).ID)
+	require.NotEqual(t, q.ID, NewCursorQuery("other", many, nil).ID)
+	none, err := NewCursorQuery("t", nil, many[:1]).Conditions()
+	require.NoError(t, err)
+	require.Empty(t, none)
 }

@@ -181,18 +181,22 @@ static __always_inline struct path_record *begin_path(u64 context_ns, u32 role, 
 	return record;
 }
 
-/* Fills in the identity of a process and returns its executable, or NULL. */
+/*
+ * Fills in the identity of a thread's process and returns its executable, or NULL. The
+ * process's first thread may have exited, and then has no mm.
+ */
 static __always_inline struct file *fill_executable(struct path_record *record, struct task_struct *task)
 {
 	struct mm_struct *mm = task->mm;
+	struct task_struct *leader = task->group_leader;
 	u64 *comm = (u64 *)record->comm;
 
 	record->last = task->tgid <= 1 || task->real_parent->tgid == 0;
 	record->pid = task->tgid;
-	record->uid = task->cred->uid.val;
+	record->uid = leader->cred->uid.val;
 	record->has_exe = !(task->flags & PF_KTHREAD);
-	comm[0] = *(u64 *)&task->comm[0];
-	comm[1] = *(u64 *)&task->comm[sizeof(u64)];
+	comm[0] = *(u64 *)&leader->comm[0];
+	comm[1] = *(u64 *)&leader->comm[sizeof(u64)];
 	return mm ? mm->exe_file : NULL;
 }
 
@@ -241,13 +245,12 @@ static __noinline int send_process(u64 context_ns)
 	if (!task)
 		return 0;
 	send_cwd(context_ns, task);
-	task = task->group_leader;
 	send_executable(context_ns, task);
 #pragma unroll
 	for (u32 i = 1; i <= ANCESTORS; i++) {
 		if (task->tgid <= 1)
 			return 0;
-		task = task->real_parent->group_leader;
+		task = task->real_parent; /* a live thread of the parent */
 		if (task->tgid == 0)
 			return 0;
 		send_ancestor(context_ns, task, i);

@@ -394,16 +394,18 @@ __noinline u64 walk_cgroup(u64 kernfs_node_address)
 
 /* The process that makes an attempt. */
 
+/* Sends the record of a thread's process. The process's first thread may have exited, and then has no mm. */
 static __always_inline void send_executable(struct path_record *record, struct task_struct *task)
 {
 	struct mm_struct *mm = BPF_CORE_READ(task, mm);
 	struct file *file = mm ? BPF_CORE_READ(mm, exe_file) : NULL;
+	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
 	u64 components = 0;
 
 	record->pid = BPF_CORE_READ(task, tgid);
-	record->uid = BPF_CORE_READ(task, cred, uid.val);
+	record->uid = BPF_CORE_READ(leader, cred, uid.val);
 	record->has_exe = !(BPF_CORE_READ(task, flags) & PF_KTHREAD);
-	bpf_core_read(record->comm, sizeof(record->comm), &task->comm);
+	bpf_core_read(record->comm, sizeof(record->comm), &leader->comm);
 	record->path.state = PATH_NONE;
 	record->path.components = 0;
 	if (file)
@@ -493,13 +495,13 @@ __noinline int send_process(u64 context_ns, u32 unprivileged)
 	send_cmdline(&draft->cmdline, task);
 	send_cwd(&draft->path, task);
 	send_cgroups(&draft->path, task);
-	task = BPF_CORE_READ(task, group_leader);
 	for (u32 i = 0; i <= ANCESTORS; i++) {
-		struct task_struct *parent = BPF_CORE_READ(task, real_parent, group_leader);
+		/* The thread that forked it or, if that has exited, another live thread. */
+		struct task_struct *parent = BPF_CORE_READ(task, real_parent);
 		u32 tgid = BPF_CORE_READ(task, tgid);
 		struct request *cause = bpf_map_lookup_elem(&requested, &tgid);
 
-		if (cause && draft->request_ns == 0 && cause->start_time == BPF_CORE_READ(task, start_time)) {
+		if (cause && draft->request_ns == 0 && cause->start_time == BPF_CORE_READ(task, group_leader, start_time)) {
 			draft->request_ns = cause->request_ns;
 			draft->request_tid = cause->request_tid;
 		}

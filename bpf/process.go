@@ -23,7 +23,8 @@ type Path struct {
 	Incomplete bool   // it lacks its beginning
 	HasV1      bool   // of a Cgroup: the process has a CgroupV1 too
 
-	// The rest is for Executable. Value is empty for a thread of the kernel.
+	// The rest is for Executable. Value is empty for a thread of the kernel, and
+	// Incomplete for an exiting process.
 	Generation   int // 0 for the process itself, 1 for its parent and so on
 	Pid, UID     uint32
 	Comm         string
@@ -46,6 +47,7 @@ func decodeProcessPath(raw []byte) (*Path, error) {
 		p.Comm = text(r.Comm[:])
 		p.Last = r.Last != 0
 		p.KernelThread = r.HasExe == 0
+		p.Incomplete = p.Incomplete || !p.KernelThread && r.Path.State == modulePathStatePATH_NONE
 	}
 	return p, nil
 }

@@ -30,8 +30,8 @@ func TestDecodeProcessPath(t *testing.T) {
 			Path{Role: Executable, Value: "/bin/bash", Pid: 20, UID: 21, Comm: "bash"}},
 		{"a thread of the kernel", func(r *modulePathRecord) { r.HasExe, r.Path.State = 0, modulePathStatePATH_NONE },
 			Path{Role: Executable, Generation: 3, Pid: 20, UID: 21, Comm: "bash", Last: true, KernelThread: true}},
-		{"no executable", func(r *modulePathRecord) { r.Path.State = modulePathStatePATH_NONE },
-			Path{Role: Executable, Generation: 3, Pid: 20, UID: 21, Comm: "bash", Last: true}},
+		{"an exiting process", func(r *modulePathRecord) { r.Path.State = modulePathStatePATH_NONE },
+			Path{Role: Executable, Incomplete: true, Generation: 3, Pid: 20, UID: 21, Comm: "bash", Last: true}},
 		{"cwd, with what the executable left", func(r *modulePathRecord) { r.Role = modulePathRoleROLE_CWD },
 			Path{Role: Cwd, Value: "/bin/bash"}},
 		{"cwd on a mount of its own", func(r *modulePathRecord) {

@@ -3,8 +3,10 @@ package collectors
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,7 +25,9 @@ type kernel struct {
 	flicker func(read int) // changes it before each read
 	looks   int
 
-	confirmed int // calls of Confirm
+	confirmed int    // calls of Confirm
+	glances   int    // calls of Absent
+	omitted   string // a module that every third of them omits
 }
 
 // firstRecheck is how long after the start of a period a difference is checked
@@ -84,6 +88,18 @@ func (k *kernel) Modules(context.Context) ([]kmodquery.Module, error) {
 	}
 	slices.SortFunc(all, func(a, b kmodquery.Module) int { return compareNames(a, b) })
 	return append(all, k.memory...), nil
+}
+
+func (k *kernel) Absent(_ context.Context, names []string) ([]string, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.glances++
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		if name == k.omitted && k.glances%3 == 0 {
+			return false
+		}
+		return slices.Contains(k.modules[name].Views, kmodquery.ViewModules)
+	}), nil
 }
 
 func (k *kernel) Confirm(ctx context.Context, suspects []kmodquery.Module) ([]kmodquery.Module, error) {
@@ -303,6 +319,7 @@ func TestLoadThatNoSourceReported(t *testing.T) {
 		w.sink.mu.Unlock()
 		require.Equal(t, []string{"module_unwitnessed rootkit"}, w.found(t))
 		require.Equal(t, "it is in modules, but ebpf did not report its load", events[0].Reason)
+		require.Equal(t, "path,origin,sha256,signature_status,pid,process_path,uid,signer,cmdline,requested_by,container_id", events[0].Missing.String())
 		require.Equal(t, []string{`module "rootkit" was loaded and the source did not report it`}, w.source.reasons)
 		require.Equal(t, []string{`ebpf: module "rootkit" was loaded and the source did not report it`}, w.said.errs)
 		w.advance()
@@ -814,5 +831,152 @@ func TestHiddenModuleIsFoundInOnePeriodWithoutACompleteSource(t *testing.T) {
 		w.advance()
 		require.Equal(t, []string{"module_hidden rootkit"}, w.found(t))
 		_ = w.Close()
+	})
+}
+
+// A module hides and is listed in turn, for times of any ratio.
+func TestModulesThatHideInTurnAreReported(t *testing.T) {
+	for _, test := range []struct {
+		hidden, listed time.Duration
+		others         time.Duration // between loads and unloads of another module; 0 for none
+	}{
+		{3 * time.Second, 3 * time.Second, 0},
+		{1500 * time.Millisecond, 1500 * time.Millisecond, 0},
+		{2 * time.Second, 8 * time.Second, 0},
+		{2700 * time.Millisecond, 7100 * time.Millisecond, 0},
+		{3 * time.Second, 3 * time.Second, 400 * time.Millisecond},
+		{2500 * time.Millisecond, 4 * time.Second, 90 * time.Millisecond},
+	} {
+		t.Run(fmt.Sprintf("%v hidden, %v listed, others after %v", test.hidden, test.listed, test.others), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k := newKernel("ext4")
+				w := startWatch(t, k)
+				w.sees(kmodquery.EventModuleLoad, "rootkit", "1")
+				k.load("rootkit")
+				w.advance()
+				w.found(t)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				var running sync.WaitGroup
+				running.Go(func() {
+					for ctx.Err() == nil {
+						k.show("rootkit", kmodquery.ViewSysfs)
+						time.Sleep(test.hidden)
+						k.load("rootkit")
+						time.Sleep(test.listed)
+					}
+				})
+				if test.others > 0 {
+					running.Go(func() { w.churn(ctx, test.others) })
+				}
+				running.Wait()
+				require.Equal(t, []string{"module_hidden rootkit"}, w.found(t))
+				require.Empty(t, w.source.reasons)
+				require.NoError(t, w.Close())
+			})
+		})
+	}
+}
+
+// churn loads and unloads dummy until ctx ends.
+func (w *watch) churn(ctx context.Context, pause time.Duration) {
+	for i := 0; ctx.Err() == nil; i++ {
+		w.source.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleLoad, Name: "dummy", LoadID: fmt.Sprint("load", i), TimeNanos: time.Now().UnixNano()}
+		w.kernel.load("dummy")
+		time.Sleep(pause)
+		w.source.emitting <- kmodquery.Event{EventName: kmodquery.EventModuleFree, Name: "dummy", LoadID: fmt.Sprint("unload", i), TimeNanos: time.Now().UnixNano()}
+		w.kernel.unload("dummy")
+		time.Sleep(pause)
+	}
+}
+
+// A reading of the list may omit an honest module, because another one is unloaded
+// meanwhile. The event of an unload may come after it.
+func TestLoadsAndUnloadsAreNoHiding(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel("ext4")
+		k.omitted = "ext4"
+		w := startWatch(t, k)
+		w.found(t)
+		for i := range 300 {
+			w.sees(kmodquery.EventModuleLoad, "dummy", fmt.Sprint("load", i))
+			k.load("dummy")
+			time.Sleep(time.Duration(i%7)*300*time.Millisecond + time.Millisecond)
+			k.unload("dummy")
+			time.Sleep(time.Duration(i%5)*40*time.Millisecond + time.Millisecond)
+			w.sees(kmodquery.EventModuleFree, "dummy", fmt.Sprint("unload", i))
+			time.Sleep(time.Millisecond)
+		}
+		require.Greater(t, k.glances, 200)
+		require.Empty(t, w.found(t))
+		require.NoError(t, w.Close())
+	})
+}
+
+// An unload among lost records is none of a hidden module.
+func TestAbsencesAfterALossAreLeftToTheCheck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		w := startWatch(t, k)
+		w.sees(kmodquery.EventModuleLoad, "dummy", "1")
+		k.load("dummy")
+		w.advance()
+		w.source.mu.Lock()
+		w.source.lost++
+		w.source.mu.Unlock()
+		k.unload("dummy")
+		w.advance()
+		require.Equal(t, []string{"module_free dummy"}, w.found(t))
+		require.NoError(t, w.Close())
+	})
+}
+
+// countedViews count how often they are read.
+type countedViews struct {
+	listOnlyViews
+	cheap, whole, status atomic.Int64
+}
+
+func (v *countedViews) Listed(ctx context.Context) ([]kmodquery.Module, error) {
+	v.cheap.Add(1)
+	return v.listOnlyViews.Listed(ctx)
+}
+
+func (v *countedViews) Modules(ctx context.Context) ([]kmodquery.Module, error) {
+	v.whole.Add(1)
+	return v.kernel.Modules(ctx)
+}
+
+func (v *countedViews) Shown() ([]string, string) {
+	v.status.Add(1)
+	return v.kernel.Shown()
+}
+
+// What the views cost on an idle host, and within which time each finds a hidden module.
+func TestIdleHostIsReadWholeOnceAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel("ext4")
+		v := &countedViews{listOnlyViews: listOnlyViews{k}}
+		w := &watch{kernel: k, source: &trusting{staged: newStaged(kmodquery.SourceEBPF)}}
+		w.Recorder, w.sink, w.said = startStaged(t, Options{Sources: []Source{w.source}, Views: v, Stamp: stampNow})
+		w.source.begin <- struct{}{}
+		w.advance()
+		require.Equal(t, []string{"module_present ext4"}, w.found(t))
+		v.cheap.Store(0)
+		v.whole.Store(0)
+		v.status.Store(0)
+		time.Sleep(10 * time.Minute)
+		require.InDelta(t, 3*10*6, v.cheap.Load(), 2, "three times in ten seconds")
+		require.InDelta(t, 10, v.whole.Load(), 1)
+		require.Equal(t, v.whole.Load(), v.status.Load(), "which views can be read matters for whole looks only")
+		require.Empty(t, w.found(t))
+
+		k.show("by_sysfs", kmodquery.ViewSysfs)
+		time.Sleep(DefaultPoll)
+		require.Equal(t, []string{"module_hidden by_sysfs"}, w.found(t))
+		k.show("by_kallsyms", kmodquery.ViewKallsyms)
+		time.Sleep(time.Minute + DefaultPoll)
+		require.Equal(t, []string{"module_hidden by_kallsyms"}, w.found(t))
+		require.NoError(t, w.Close())
 	})
 }

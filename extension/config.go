@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -95,8 +96,8 @@ func (c *config) flagSet() *flag.FlagSet {
 	flags.Var(number(&c.replyLimit, tables.DefaultReplyBytes, 1, unlimited), "reply-limit", "return an error if a table's reply has more than this many `bytes`; under osquery's watchdog its limit holds instead")
 	flags.Var(duration(&c.queryTimeout, tables.DefaultTimeout, time.Millisecond), "query-timeout", "return an error if a table takes longer than this `time` to reply")
 	flags.StringVar(&c.socket, "socket", "", "osquery: `path` of the extension socket")
-	flags.Var(number(&c.timeout, 3, 1, unlimited), "timeout", "osquery: `seconds` to wait for the socket and for each answer")
-	flags.Var(number(&c.interval, 3, 1, unlimited), "interval", "osquery: `seconds` between checks that osquery still lists the extension")
+	flags.Var(number(&c.timeout, 3, 1, math.MaxInt32), "timeout", "osquery: `seconds` to wait for the socket and for each answer")
+	flags.Var(number(&c.interval, 3, 1, math.MaxInt32), "interval", "osquery: `seconds` between checks that osquery still lists the extension")
 	flags.BoolVar(&c.verbose, "verbose", false, "osquery: report the state of each source at the start")
 	c.format = shell.Table
 	flags.Func("format", "query: output `format`: table, json, csv or line (default table)", func(name string) (err error) {

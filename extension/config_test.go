@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"io"
 	"log"
@@ -86,6 +87,9 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"--socket", long}, "--socket has 98 characters; osquery's sockets have at most 97"},
 		{[]string{"--socket", "s", "--timeout", "0"}, invalid + `"0" for flag -timeout: write a number of 1 or more`},
 		{[]string{"--socket", "s", "--interval", "-1"}, invalid + `"-1" for flag -interval: write a number of 1 or more`},
+		// A time in nanoseconds must fit into 64 bits.
+		{[]string{"--socket", "s", "--timeout", "9223372037"}, invalid + `"9223372037" for flag -timeout: write a number of 2147483647 or less`},
+		{[]string{"--socket", "s", "--interval", "9223372037"}, invalid + `"9223372037" for flag -interval: write a number of 2147483647 or less`},
 		{[]string{"query", "SELECT", "1"}, "query takes one SQL text: put it in quotes"},
 		{[]string{"query", "SELECT 1", "--format", "json"}, "query takes one SQL text: put the flags before it"},
 		{[]string{"query", "--reply-limit", "-1"}, invalid + `"-1" for flag -reply-limit: write a number of 1 or more`},
@@ -200,6 +204,25 @@ func TestAMistakeIsShownInTheSensors(t *testing.T) {
 	for i, sensor := range sensors {
 		require.Equal(t, p.sourceNames[i], sensor.Source)
 		require.Equal(t, kmodquery.StateFailed, sensor.State)
-		require.Equal(t, c.mistake.Error()+"; then restart osquery", sensor.Reason)
+		require.Equal(t, c.mistake.Error()+"; osquery then starts this extension again", sensor.Reason)
 	}
+}
+
+// A corrected service cannot record while an extension with the mistake holds the store.
+func TestAnExtensionEndsWhenItsMistakeIsCorrected(t *testing.T) {
+	host := startHost(t)
+	file := configFile(t, "polls 1s\n")
+	c, err := parse(hostPlatform(), []string{"--socket", host.Socket(), "--interval", "1", "--state-dir", t.TempDir(), "--config", file})
+	require.NoError(t, err)
+	report, lines := reporting()
+	_, ended := inBackground(t, func(ctx context.Context) error { return serve(ctx, c, report) })
+	require.NoError(t, host.WaitForTable(t.Context(), "kernel_module_sensors"))
+	await(t, host, "SELECT DISTINCT state, role FROM kernel_module_sensors", map[string]string{"state": "failed", "role": "recorder"})
+	require.NoError(t, os.WriteFile(file, []byte("poll 1s\n"), 0o600))
+	require.NoError(t, <-ended)
+	require.Empty(t, host.Extensions())
+	free, err := sqlite.IsFree(c.stateDir)
+	require.NoError(t, err)
+	require.True(t, free)
+	require.Contains(t, strings.Join(lines.lines(), "\n"), "the configuration file has no mistake any more; ending, so that osquery starts this extension again")
 }

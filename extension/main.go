@@ -81,6 +81,12 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 		fmt.Fprintln(stdout, "kmodquery.ext", kmodquery.Version)
 		return 0
 	}
+	if c.command != "query" {
+		// Go ends a process whose stdout or stderr has lost its reader, as when the
+		// reader of a log restarts. Ignoring the signal would also reach the programs
+		// that this one starts.
+		signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
+	}
 	if c.mistake != nil {
 		report.Printf("%v; nothing is recorded", c.mistake)
 	}

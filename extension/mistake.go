@@ -10,6 +10,27 @@ import (
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
+// correctionEvery is how often an extension with a mistake in its configuration file reads
+// the file again.
+const correctionEvery = 2 * time.Second
+
+// awaitCorrection returns true once the configuration file has no mistake any more, and false
+// when ctx ends. Until then the extension holds the store's lock, which keeps a service with
+// the corrected file from recording.
+func awaitCorrection(ctx context.Context, c *config) bool {
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(correctionEvery):
+		}
+		flags := (&config{platform: c.platform}).flagSet()
+		if parseConfigFile(c.configFile, flags, flags.Set) == nil {
+			return true
+		}
+	}
+}
+
 // mistakenOptions returns the options of a recorder that records nothing, because the
 // configuration file has a mistake. osquery would restart an extension that ends every few
 // seconds.
@@ -36,7 +57,7 @@ func (s mistakenSource) Run(context.Context, func(), func(kmodquery.Delivery)) e
 func (s mistakenSource) Sync(context.Context) error { return nil }
 
 func (s mistakenSource) Sensor() kmodquery.Sensor {
-	return kmodquery.Sensor{Source: s.name, State: kmodquery.StateFailed, Reason: harmless(s.mistake.Error() + "; then restart osquery")}
+	return kmodquery.Sensor{Source: s.name, State: kmodquery.StateFailed, Reason: harmless(s.mistake.Error() + "; osquery then starts this extension again")}
 }
 
 func (s mistakenSource) LastRound() time.Time { return time.Time{} }

@@ -141,6 +141,10 @@ func listenForReaders(stateDir string) (*net.UnixListener, error) {
 	// When this listener is closed, the path may belong to another recorder. The next
 	// recorder removes the file.
 	listener.SetUnlinkOnClose(false)
+	// Others may enter a state folder that has other uses, and the umask may be 0.
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("keep others from the recorder's socket: %w", err), listener.Close())
+	}
 	return listener, nil
 }
 

@@ -12,8 +12,9 @@ import (
 )
 
 // serve serves the tables to osquery until ctx ends, or until osquery and the process
-// that started this one have both ended. It returns nil in both cases. If only osquery
-// has ended, serve waits for the next osquery.
+// that started this one have both ended, or until a mistake in the configuration file is
+// corrected. It returns nil in all cases. If only osquery has ended, serve waits for the
+// next osquery.
 //
 // The tables are registered first: osquery asks only at its start, and then once an hour,
 // whether they exist. Until the event store is open, calls of the tables wait for it.
@@ -32,6 +33,14 @@ func serve(ctx context.Context, c *config, report *log.Logger) error {
 			stop()
 		}
 	}()
+	if c.mistake != nil {
+		go func() {
+			if awaitCorrection(ctx, c) {
+				report.Print("the configuration file has no mistake any more; ending, so that osquery starts this extension again")
+				stop()
+			}
+		}()
+	}
 	offered := newOfferedTables(ctx, c)
 	tried, ended := make(chan struct{}), make(chan error, 1)
 	go func() {

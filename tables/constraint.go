@@ -123,7 +123,10 @@ const exactIntegers = 1e15
 
 func equalValue(column kmodquery.Column, expression string) (any, bool) {
 	if !column.Number {
-		return expression, plain(expression)
+		// osquery shows missing text as "", and sends "" among the values of an IN. Blanks
+		// equal it too if the query uses COLLATE RTRIM.
+		isEmpty := strings.TrimRight(expression, " ") == ""
+		return expression, !isEmpty && plain(expression)
 	}
 	value, ok := parseNumber(expression)
 	if float, isFloat := value.(float64); isFloat && math.Abs(float) >= exactIntegers {

@@ -18,7 +18,7 @@ const cursorName = "cursor"
 func cursorOf[T any]() columnOf[T] {
 	pushed := pushdown{table.AdditionalColumn(), table.HiddenColumn()}
 	return text(cursorName, pushed, "With cursor = 'NAME' in the WHERE clause, a scheduled query gets each row: the rows that it was first given "+
-		"in the last 15 minutes, and then the next ones in the order of storage, at most 500. Empty otherwise", func(*T) any { return nil })
+		"in the last 15 minutes, and then the next ones in the order of storage, at most 500. Empty otherwise", func(*T) string { return "" })
 }
 
 // cursor returns the name of the cursor that the query asks for: the one value to which
@@ -119,7 +119,7 @@ func (p *page) add(eid int64, rows []map[string]string) error {
 		return errFull
 	case isNew:
 		p.fresh += size
-	case p.cost+cost > 2*p.bound.bytes && len(p.rows) > 0:
+	case (p.cost+cost)/2 > p.bound.bytes && len(p.rows) > 0: // twice the bound may exceed an int64
 		return fmt.Errorf("cursor %s holds more than twice %s with these columns; select fewer, as the query did that it was made for",
 			p.at.Name, p.bound)
 	default:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 
@@ -94,6 +95,15 @@ func TestHeldRowsMustFitWithTheColumnsOfTheQuery(t *testing.T) {
 	message := errorOf(t, c, "kernel_module_events", contextJSON(t, nil, constraint{"cursor", "ship", equals}))
 	require.Contains(t, message, "cursor ship holds more than twice 140 bytes with these columns; select fewer")
 	require.Len(t, rowsOf(t, c, "kernel_module_events", query), 3)
+}
+
+func TestHeldRowsFitWithTheLargestBound(t *testing.T) {
+	c := testConfig(t, loadsOf("a", "b", "c")...)
+	c.ReplyBytes = math.MaxInt64
+	query := contextJSON(t, []string{"name", "cursor"}, constraint{"cursor", "ship", equals})
+	for range 2 {
+		require.Len(t, rowsOf(t, c, "kernel_module_events", query), 3)
+	}
 }
 
 func TestCursorIsNotMovedWhereTheStoreCannotBeWritten(t *testing.T) {

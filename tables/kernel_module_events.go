@@ -21,7 +21,7 @@ var kernelModuleEvents = definition[kmodquery.Event]{
 }
 
 func generateEvents(ctx context.Context, c Config, q query) ([]map[string]string, error) {
-	if err := syncBeforeRead(ctx, c.Recorder); err != nil {
+	if err := syncBeforeRead(ctx, c, q); err != nil {
 		return nil, err
 	}
 	columns := used(q, eventColumns)
@@ -33,11 +33,12 @@ func generateEvents(ctx context.Context, c Config, q query) ([]map[string]string
 		}
 		return counted(c, n)
 	}
+	row := rowFunc(columns)
 	return collect(ctx, c, q, view{
 		table:        "kernel_module_events",
 		asked:        filter.Conditions,
 		filter:       filter,
-		rows:         func(e *kmodquery.Event) []map[string]string { return []map[string]string{row(columns, e, e.EID)} },
+		rows:         func(e *kmodquery.Event) []map[string]string { return []map[string]string{row(e, e.EID)} },
 		count:        func(*kmodquery.Event) int { return 1 },
 		countColumns: []string{},
 	})
@@ -82,8 +83,7 @@ var eventColumns = []columnOf[kmodquery.Event]{
 	ofEvent("vermagic", filtered, "Kernel version and options that the module was built for"),
 	ofEvent("license", filtered, "Licence that the module declares"),
 	ofEvent("intree", filtered, "1 if the module declares that it was built with the kernel"),
-	// Compared by osquery only: it drops an empty text from a list of values, which
-	// would lose the loads without parameters.
+	// Compared by osquery only, which shows "" if there were none and if they are unknown.
 	ofEvent("params", local, "Parameters that were passed to the module; empty if there were none"),
 	ofEvent("flags", filtered, "Flags of the system call"),
 	ofEvent("taints", filtered, "Mask of the kernel taints that the module sets"),

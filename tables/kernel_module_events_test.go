@@ -133,3 +133,14 @@ func TestUnprivilegedEventsAreFiltered(t *testing.T) {
 		}
 	}
 }
+
+// osquery shows missing text as "", and sends all values of an IN at once, "" too
+// (osquery/sql/virtual_table.cpp).
+func TestEmptyTextAmongValuesSelectsMissingText(t *testing.T) {
+	c := testConfig(t, kmodquery.Event{Name: "host"}, kmodquery.Event{Name: "contained", ContainerID: "abc"})
+	used := []string{"name", "container_id"}
+	rows := rowsOf(t, c, "kernel_module_events", contextJSON(t, used, constraint{"container_id", "", equals}, constraint{"container_id", "abc", equals}))
+	require.Equal(t, []string{"contained", "host"}, column(rows, "name"))
+	rows = rowsOf(t, c, "kernel_module_events", contextJSON(t, used, constraint{"container_id", "abc", equals}))
+	require.Equal(t, []string{"contained"}, column(rows, "name"))
+}

@@ -3,6 +3,7 @@ package tables
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -145,4 +146,21 @@ func TestInventoryReturnsErrors(t *testing.T) {
 	require.Equal(t, "error generating table: list the modules: no proc", errorOf(t, c, inventoryTable, "{}"))
 	c.Inventory = nil
 	require.Equal(t, "error generating table: not supported: an inventory of modules on this platform; needs Linux", errorOf(t, c, inventoryTable, "{}"))
+}
+
+// A rootkit may show any number of modules, and any users of each.
+func TestInventoryIsBounded(t *testing.T) {
+	var many []kmodquery.Module
+	for i := range 100 {
+		many = append(many, kmodquery.Module{Name: fmt.Sprint("m", i), UsedBy: []string{"a"}, Views: []string{kmodquery.ViewModules}})
+	}
+	c, i := inventoryConfig(t, many)
+	c.ReplyBytes = 10_000
+	require.Regexp(t, `^error generating table: reply would have more than 10000 bytes: only [1-9][0-9]? of 100 modules fit; select fewer columns, or modules by their names$`,
+		errorOf(t, c, inventoryTable, "{}"))
+	require.Less(t, len(i.files), 100, "the files of the others are not read")
+	require.Len(t, rowsOf(t, c, inventoryTable, contextJSON(t, []string{"name"})), 100)
+	require.Len(t, rowsOf(t, c, inventoryTable, contextJSON(t, nil, constraint{"name", "m7", equals})), 1)
+	c.Worker = func() int64 { return 50_000 }
+	require.Contains(t, errorOf(t, c, inventoryTable, contextJSON(t, []string{"name"})), "50000 bytes of osquery's worker, which its watchdog bounds: only ")
 }

@@ -68,3 +68,11 @@ func TestSensorsReportAFailingStore(t *testing.T) {
 		})
 	}
 }
+
+func TestSensorsDoNotGuessTheSizesOfAStoreThatCannotBeRead(t *testing.T) {
+	c := testConfig(t)
+	c.Store = statusOnly{status: kmodquery.StoreStatus{Role: kmodquery.RoleRecorder, Errors: 3}, err: errors.New("count events: disk is gone")}
+	c.Recorder = &recorder{sensors: []kmodquery.Sensor{{Source: "ebpf"}}}
+	rows := rowsOf(t, c, "kernel_module_sensors", contextJSON(t, []string{"store_errors", "store_rows", "store_bytes", "oldest_time", "expired_unread"}))
+	require.Equal(t, []map[string]string{{"rowid": "1", "store_errors": "3"}}, rows)
+}

@@ -151,13 +151,18 @@ func (c *Check) confirmOnce(ctx context.Context, found []difference) ([]differen
 	}), nil
 }
 
+// pause waits, and glances meanwhile.
 func (c *Check) pause(ctx context.Context, d time.Duration) error {
-	c.loop.Round()
-	defer c.loop.Round()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
+	over := time.After(d)
+	for {
+		c.loop.Round()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-over:
+			return nil
+		case <-c.glanceTimer.C:
+			_ = c.glance(ctx) // the check that waits has the same error
+		}
 	}
 }

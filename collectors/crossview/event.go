@@ -21,8 +21,14 @@ const maxMemory = 4096
 // emitted again.
 const pendingSlack = 10 * time.Second
 
-// emit emits a difference as an event.
+// emit emits a difference as an event, unless it is pending already.
 func (c *Check) emit(d difference) {
+	c.mu.Lock()
+	_, isPending := c.pending[d.subject()]
+	c.mu.Unlock()
+	if isPending {
+		return // a glance emitted it during the check
+	}
 	e := d.seen
 	e.Source, e.EventName, e.Reason = c.Source, d.event, d.reason
 	if c.Source == kmodquery.SourceShowloaded {
@@ -52,9 +58,15 @@ func (c *Check) emit(d difference) {
 	case kmodquery.EventModuleLoad, kmodquery.EventModuleUnwitnessed:
 		e.LoadID = loadID(&e)
 		e.Missing.Add("path", "origin", "sha256", "signature_status", "pid", "process_path", "uid")
+		if c.Source == kmodquery.SourceProcfs {
+			e.Missing.Add("signer", "cmdline", "requested_by", "container_id")
+		}
 	case kmodquery.EventModuleFree:
 		e.LoadID = loadID(&e)
 		e.Missing.Add("pid", "process_path", "uid")
+		if c.Source == kmodquery.SourceProcfs {
+			e.Missing.Add("cmdline", "container_id")
+		}
 	case kmodquery.EventTaintReset:
 		c.resetTaint |= *d.module.Taints
 	}

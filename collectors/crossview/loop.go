@@ -49,17 +49,22 @@ type Check struct {
 	Options
 	loop progress.Loop
 
-	atStart    map[string]bool // modules that were listed before the sources began to watch; nil if that is unknown
-	checkedAt  time.Time       // when the last complete check began
-	fullAt     time.Time       // when the last complete check of all views began
-	listed     string          // names and views that the last full check saw
-	memory     map[string]bool // nameless regions that were reported
-	replayed   map[int64]int   // by size, the nameless regions that an earlier recorder reported
-	seen       kmodquery.Event // the moment before the views were last read
-	taint      int64           // every bit that the kernel's taint has had
-	resetTaint int64           // bits that were reported as reset
-	complete   string          // names of the complete sources of the last check; "" for none
-	lost       int64           // records lost by those that watched throughout the last check
+	atStart     map[string]bool // modules that were listed before the sources began to watch; nil if that is unknown
+	checkedAt   time.Time       // when the last complete check began
+	fullAt      time.Time       // when the last complete check of all views began
+	readableAt  time.Time       // fullAt when the next two were determined
+	readable    []string        // the views that can be read
+	unreadable  string          // why the others cannot
+	listed      string          // names and views that the last full check saw
+	glanceTimer *time.Timer
+	absent      map[string]absence // by name, modules that glances did not find
+	memory      map[string]bool    // nameless regions that were reported
+	replayed    map[int64]int      // by size, the nameless regions that an earlier recorder reported
+	seen        kmodquery.Event    // the moment before the views were last read
+	taint       int64              // every bit that the kernel's taint has had
+	resetTaint  int64              // bits that were reported as reset
+	complete    string             // names of the complete sources of the last check; "" for none
+	lost        int64              // records lost by those that watched throughout the last check
 
 	mu      sync.Mutex
 	sensor  kmodquery.Sensor
@@ -70,6 +75,7 @@ type Check struct {
 func New(o Options) *Check {
 	return &Check{
 		Options:  o,
+		absent:   map[string]absence{},
 		memory:   map[string]bool{},
 		replayed: map[int64]int{},
 		pending:  map[string]time.Time{},
@@ -98,7 +104,8 @@ func (c *Check) Begin(ctx context.Context) {
 }
 
 // Run checks at once and then repeatedly until ctx ends. It calls ready after
-// each check.
+// each check. If Views are a [Glancer], it looks at the kernel's own list about once a
+// second, also during a check.
 func (c *Check) Run(ctx context.Context, ready func()) {
 	defer ready()
 	c.loop.Round()
@@ -108,6 +115,8 @@ func (c *Check) Run(ctx context.Context, ready func()) {
 	defer ticker.Stop()
 	wake := time.NewTicker(progress.Interval)
 	defer wake.Stop()
+	c.glanceTimer = time.NewTimer(glanceTime())
+	defer c.glanceTimer.Stop()
 	for {
 		err := c.check(ctx)
 		if ctx.Err() != nil {
@@ -127,6 +136,8 @@ func (c *Check) Run(ctx context.Context, ready func()) {
 			case <-ticker.C:
 				isDue = true
 			case <-wake.C:
+			case <-c.glanceTimer.C:
+				_ = c.glance(ctx) // the next check has the same error
 			}
 		}
 	}
@@ -137,12 +148,17 @@ func (c *Check) Run(ctx context.Context, ready func()) {
 // block.
 func (c *Check) LastRound() time.Time { return c.loop.Last() }
 
+// setHealth sets the sensor after a check. Which views can be read matters only when all
+// are read, and costs as much as several cheap checks.
 func (c *Check) setHealth(err error) {
-	shown, reason := c.Views.Shown()
-	hooks, _ := json.Marshal(shown) // strings always encode
+	if err != nil || c.readableAt != c.fullAt {
+		c.readableAt = c.fullAt
+		c.readable, c.unreadable = c.Views.Shown()
+	}
+	hooks, _ := json.Marshal(c.readable) // strings always encode
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	state := kmodquery.StateActive
+	state, reason := kmodquery.StateActive, c.unreadable
 	if err != nil {
 		state, reason = kmodquery.StateFailed, err.Error()
 	}

@@ -50,6 +50,7 @@ type State struct {
 	mu        sync.Mutex
 	entries   map[string]*entry // by name
 	replaying bool              // stored events are being added, in any order: nothing is forgotten
+	changed   time.Time         // when a load or an unload was last added
 }
 
 // An entry is what the events say of the modules of one name. Its moments are
@@ -172,6 +173,7 @@ func (s *State) of(name string) *entry {
 }
 
 func (s *State) setLoaded(e *kmodquery.Event, certain bool) {
+	s.changed = time.Now()
 	known, now := s.of(e.Name), momentOf(e)
 	if now.isAfter(known.loaded) {
 		known.loaded = now
@@ -216,6 +218,7 @@ func (known *entry) describe(e *kmodquery.Event, now moment, by authority) {
 }
 
 func (s *State) setUnloaded(e *kmodquery.Event) {
+	s.changed = time.Now()
 	known := s.of(e.Name)
 	if momentOf(e).isAfter(known.unloaded) {
 		known.unloaded = momentOf(e)
@@ -259,6 +262,13 @@ func (s *State) Loaded(since time.Time, now *kmodquery.Event) []kmodquery.Module
 	}
 	slices.SortFunc(modules, func(a, b kmodquery.Module) int { return strings.Compare(a.Name, b.Name) })
 	return modules
+}
+
+// changedSince reports whether a load or an unload was added since then.
+func (s *State) changedSince(then time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.changed.Before(then)
 }
 
 // get returns what the events say of the modules of a name.

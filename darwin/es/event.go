@@ -21,7 +21,7 @@ const eperm = 1
 
 // missingColumns are the columns of a load that Endpoint Security does not provide.
 // Its team and hash are those of the requesting process.
-var missingColumns = []string{"path", "version", "team_id", "cdhash", "cmdline"}
+var missingColumns = []string{"path", "version", "team_id", "cdhash", "cmdline", "sha256", "signature_status"}
 
 // newEvent returns the event of a record, and false if the record is not about a
 // kernel extension. The boot must have been read at the time now.
@@ -44,7 +44,7 @@ func newEvent(r *record, line []byte, boot host.Boot, now time.Time) (kmodquery.
 		e.Missing.Add("time", "time_nanos")
 	}
 	e.EventName, e.Source = esloggerEvents[i], kmodquery.SourceEndpointSecurity
-	e.Name = kext.Identifier
+	e.Name, e.Type, e.Count = kext.Identifier, kmodquery.TypeKernelModule, new(int64(1))
 	e.LoadID = newLoadID(&e, r)
 	if e.EventName == kmodquery.EventKextload {
 		e.Missing.Add(missingColumns...)

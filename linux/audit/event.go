@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -193,29 +192,15 @@ func isRefused(e *kmodquery.Event, hasModule bool) bool {
 	return !hasModule && (e.Error == "EPERM" || e.Error == "EBADF")
 }
 
-// setPath sets the module's path if a record has it. The call itself looks up no path,
-// so the PATH records of most loads are of files that the module's init creates, in
-// debugfs for example. A PATH of an existing file with a module's name is the module.
+// setPath sets the module's path if a record has it.
 func setPath(e *kmodquery.Event, from *record.Event) {
-	const regular = "0100"
 	for _, r := range from.Records {
-		if r.Type != auparse.AUDIT_PATH || r.Fields.Word("nametype") != "NORMAL" || !strings.HasPrefix(r.Fields.Word("mode"), regular) {
-			continue
+		if path := r.ModulePath(); path != "" {
+			e.Path, e.Origin = path, kmodquery.OriginFile
+			e.Missing.Remove("path", "origin")
+			return
 		}
-		path, ok := r.Fields.Text("name")
-		if !ok || !strings.HasPrefix(path, "/") || !isModulePath(path) {
-			continue
-		}
-		e.Path, e.Origin = path, kmodquery.OriginFile
-		e.Missing.Remove("path")
-		e.Missing.Remove("origin")
-		return
 	}
-}
-
-func isModulePath(path string) bool {
-	suffixes := []string{".ko", ".ko.xz", ".ko.zst", ".ko.gz"}
-	return slices.ContainsFunc(suffixes, func(suffix string) bool { return strings.HasSuffix(path, suffix) })
 }
 
 // cmdline returns the process's arguments, separated by blanks.

@@ -44,6 +44,37 @@ func withSerial(text string, serial int) string {
 	return strings.ReplaceAll(text, "$ID", fmt.Sprintf("1795529435.180:%d", serial))
 }
 
+// The records of loads that IMA and SELinux deny, which come before the call's.
+const (
+	deniedByIMA = `type=INTEGRITY_DATA msg=audit($ID): pid=3131 uid=0 auid=1000 ses=2 subj=unconfined op=appraise_data cause=IMA-signature-required comm="insmod" name="/root/evil.ko" dev="dm-0" ino=1234 res=0 errno=0
+`
+	deniedBySELinux = `type=AVC msg=audit($ID): avc:  denied  { module_load } for  pid=3200 comm="insmod" path="/tmp/evil.ko" dev="tmpfs" ino=77 scontext=user_u:user_r:user_t:s0 tcontext=user_u:object_r:user_tmp_t:s0 tclass=system permissive=0
+`
+	deniedSyscall = `type=SYSCALL msg=audit($ID): arch=c000003e syscall=313 success=no exit=-13 a0=3 a1=55d0c3a0b2c0 a2=0 a3=0 items=0 ppid=3100 pid=3200 auid=1001 uid=0 gid=0 euid=0 suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 tty=pts2 ses=5 comm="insmod" exe="/usr/bin/kmod" subj=user_u:user_r:user_t:s0 key="modules"
+type=PROCTITLE msg=audit($ID): proctitle=696E736D6F64006576696C2E6B6F
+`
+)
+
+func TestDenialsKeepThePathOfTheirRecord(t *testing.T) {
+	for text, want := range map[string]string{
+		deniedByIMA + deniedSyscall:     "/root/evil.ko",
+		deniedBySELinux + deniedSyscall: "/tmp/evil.ko",
+		strings.Replace(deniedBySELinux, "tclass=system", "tclass=file", 1) + deniedSyscall:                               "", // of a file that the call's process reads
+		strings.Replace(deniedByIMA, "/root/evil.ko", "evil.ko", 1) + deniedSyscall:                                       "",
+		strings.Replace(deniedByIMA, "/root/evil.ko", "/lib/firmware/evil.bin", 1) + deniedSyscall:                        "", // of a file that its init reads
+		strings.Replace(deniedByIMA, "$ID", "1795529435.180:99", 1) + deniedSyscall:                                       "",
+		strings.Repeat(strings.Replace(deniedByIMA, "$ID", "1795529435.180:99", 1), 63) + deniedBySELinux + deniedSyscall: "/tmp/evil.ko",
+		deniedBySELinux + strings.Repeat(strings.Replace(deniedByIMA, "$ID", "1795529435.180:99", 1), 64) + deniedSyscall: "", // bounded
+	} {
+		e := eventOf(t, withSerial(text, 711))
+		require.Equal(t, want, e.Path)
+		require.Equal(t, want == "", e.Missing.Has("path"))
+		require.EqualValues(t, -13, *e.Result)
+		require.Equal(t, "EACCES", e.Error)
+		require.Equal(t, strings.Contains(e.Raw, "evil.ko"), want != "")
+	}
+}
+
 // eventOf returns the event of a log.
 func eventOf(t *testing.T, text string) kmodquery.Event {
 	t.Helper()

@@ -7,6 +7,7 @@ import (
 	"container/list"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 	"time"
@@ -124,6 +125,8 @@ type images struct {
 	flush    func() error           // makes read return bpf.ErrFlushed when the ring buffer is empty
 	wake     func() error           // wakes the reader
 	deaths   *deathLog
+	fail     func(error) // ends the run with an error
+	files    *fileReader
 	loop     *progress.Loop // of run
 	jobs     chan imageJob
 
@@ -147,11 +150,10 @@ func (i *images) want(job imageJob) {
 func (i *images) run() {
 	var working sync.WaitGroup
 	working.Go(func() {
-		files := fileReader{timeout: imageTime}
 		for job := range i.jobs {
 			info := noImageInfo()
 			if i.deaths.begin(job.loadID) {
-				info = job.info(&files)
+				info = job.info(i.files)
 				i.deaths.end()
 			}
 			job.describe(&info.columns)
@@ -173,6 +175,9 @@ func (i *images) run() {
 		case err == nil:
 			i.attempts.addChunk(&chunk, time.Now())
 		default:
+			if errors.Is(err, bpf.ErrDamaged) {
+				i.fail(fmt.Errorf("read the images: %w", err))
+			}
 			time.Sleep(retryRead)
 		}
 	}

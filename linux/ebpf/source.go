@@ -27,7 +27,9 @@ type Source struct {
 	options Options
 	acks    *ackTracker
 	denials *denials
+	files   fileReader   // of all runs: a file that hangs outlives its run
 	watched time.Time    // last call of KeepWatch; used by Run only
+	isBlind bool         // a check found that the hooks do not run; used by Run only
 	skipped atomic.Int64 // images that were not read because they killed recorders
 
 	mu       sync.Mutex    // guards the fields below
@@ -73,7 +75,10 @@ const MaxImage = bpf.MaxImage
 
 // New returns a source. It attaches nothing before Run.
 func New(o Options) *Source {
-	return &Source{health: source.New(kmodquery.SourceEBPF), options: o, acks: newAckTracker(), denials: newDenials()}
+	return &Source{
+		health: source.New(kmodquery.SourceEBPF), options: o, acks: newAckTracker(), denials: newDenials(),
+		files: fileReader{timeout: imageTime},
+	}
 }
 
 // Run attaches the hooks, calls ready once, and calls emit with each event until ctx
@@ -204,10 +209,13 @@ func (s *Source) attach(programs *bpf.Programs) {
 	}
 }
 
-// noteGap records the time in which no hooks were attached. If Run found them attached,
-// that is the gap before they were, of which an earlier process has not read the kernel's
-// log to the end; usually there is none.
+// noteGap records the time in which no hooks were attached, or since the last check before
+// one that found that they do not run. If Run found them attached, that is the gap before
+// they were, of which an earlier process has not read the kernel's log to the end; usually
+// there is none.
 func (s *Source) noteGap(wereThere bool) {
+	wereThere = wereThere && !s.isBlind
+	s.isBlind = false
 	now := time.Now()
 	booted := now.Add(-host.SinceBoot())
 	var start, end time.Time

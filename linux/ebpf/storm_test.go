@@ -76,6 +76,7 @@ func TestEveryLoadOfAStormHasItsImage(t *testing.T) {
 	}
 	i := &images{
 		attempts: r.attempts, flush: chunks.flush, wake: records.flush, deaths: noDeaths(), loop: &progress.Loop{}, jobs: make(chan imageJob, maxJobs),
+		files: &fileReader{timeout: imageTime},
 		read: func(c *bpf.Chunk) error {
 			next, err := chunks.next()
 			if err == nil {

@@ -101,6 +101,7 @@ func (s *Journal) Run(ctx context.Context, ready func(), emit func(kmodquery.Del
 		return err
 	}
 	r := journalReader{source: s, boot: boot, correlator: s.newCorrelator(emit), ready: ready, after: parseJournalPosition(stored)}
+	r.isOfBoot = r.after == nil
 	return r.run(ctx, end)
 }
 
@@ -170,8 +171,9 @@ type journalReader struct {
 	correlator *correlator
 	ready      func() // nil once called
 
-	after   *journalPosition // where the Run before ended; nil once it was passed
-	reached journalPosition  // of the last entry that was read
+	isOfBoot bool             // journalctl prints only entries of this boot
+	after    *journalPosition // where the Run before ended; nil once it was passed
+	reached  journalPosition  // of the last entry that was read
 }
 
 // run reads what journalctl prints. end is the journal's present end.
@@ -223,7 +225,7 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry) error {
 // to it if that is gone.
 func (r *journalReader) from() []string {
 	switch {
-	case r.after == nil:
+	case r.isOfBoot:
 		return []string{"--boot"}
 	case r.source.hasLostCursor:
 		return []string{"--since=@" + strconv.FormatInt(int64(r.after.realtime/time.Second), 10)}
@@ -286,9 +288,10 @@ func (r *journalReader) follow(ctx context.Context, entries <-chan []byte, end *
 	}
 }
 
-// isAt reports whether an entry was read by this Run or one before.
+// isAt reports whether an entry was read by this Run or one before, or is not going to
+// be read: journald may not run in this boot.
 func (r *journalReader) isAt(end *journalEntry) bool {
-	return end == nil || r.after != nil && r.after.covers(&end.journalPosition) || r.reached.cursor != "" && r.reached.covers(&end.journalPosition)
+	return end == nil || r.isOfBoot && dashed(end.bootID) != r.boot || r.after != nil && r.after.covers(&end.journalPosition) || r.reached.cursor != "" && r.reached.covers(&end.journalPosition)
 }
 
 // take handles a line of journalctl's.

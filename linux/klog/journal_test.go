@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/linux/host"
 	"github.com/kmodquery/kmodquery/test/leak"
 )
 
@@ -82,9 +83,16 @@ func (j *fakeJournal) read(name string) string {
 func (j *fakeJournal) entry(n int) string {
 	micros := strconv.Itoa(n * 10_000_000)
 	return string(entryWith(j.t, map[string]any{
-		"MESSAGE": fmt.Sprintf("m%d: module loaded", n), "__CURSOR": fmt.Sprintf("c%d", n),
+		"MESSAGE": fmt.Sprintf("m%d: module loaded", n), "__CURSOR": fmt.Sprintf("c%d", n), "_BOOT_ID": presentBoot(j.t),
 		"__MONOTONIC_TIMESTAMP": micros, "_SOURCE_MONOTONIC_TIMESTAMP": micros, "__REALTIME_TIMESTAMP": "1795530100000000",
 	})) + "\n"
+}
+
+// presentBoot returns the id of this boot as the journal has it.
+func presentBoot(t testing.TB) string {
+	boot, err := host.BootID()
+	require.NoError(t, err)
+	return strings.ReplaceAll(boot, "-", "")
 }
 
 func (j *fakeJournal) entries(from, to int) string {
@@ -170,6 +178,16 @@ func TestJournalSyncWaitsForTheJournalsEnd(t *testing.T) {
 	j.stop()
 }
 
+// A host keeps the journal of an earlier boot although its journald does not run.
+func TestAJournalOfAnotherBootIsNotWaitedFor(t *testing.T) {
+	j := newFakeJournal(t, "exec sleep 100")
+	j.write("end", string(entryWith(t, nil))+"\n")
+	j.source.timeouts.backfill, j.source.timeouts.sync = time.Hour, time.Hour
+	require.NoError(t, j.start())
+	require.NoError(t, j.source.Sync(t.Context()))
+	j.stop()
+}
+
 func TestJournalSyncHasATimeout(t *testing.T) {
 	j := newFakeJournal(t, "cat end; exec sleep 100")
 	j.source.timeouts.sync = 50 * time.Millisecond
@@ -217,7 +235,7 @@ func TestJournalContinuesAfterItsPosition(t *testing.T) {
 func TestJournalStartsByTimeIfTheCursorIsRejected(t *testing.T) {
 	j := newFakeJournal(t, `case "$*" in *--cursor*) echo "Failed to seek to cursor: Invalid argument" >&2; exit 1;; esac; cat entries; exec sleep 100`)
 	j.write("entries", j.entries(0, 2))
-	j.write("position", testBoot+" 10000000 1795530100000000 c1")
+	j.write("position", presentBoot(t)+" 10000000 1795530100000000 c1")
 	require.ErrorContains(t, j.start(), "Failed to seek to cursor: Invalid argument")
 	require.Equal(t, kmodquery.StateFailed, j.source.Sensor().State)
 	require.NoError(t, j.start())

@@ -184,7 +184,7 @@ func (r *syslogReader) read(ctx context.Context) error {
 
 // take looks for the message that a line repeats.
 func (r *syslogReader) take(text []byte, isNew bool) error {
-	if len(text) > maxLogLine || !bytes.Contains(text, []byte(" kernel")) {
+	if len(text) > maxLogLine || !bytes.Contains(text, []byte("kernel")) {
 		return nil
 	}
 	l, ok := parseSyslogLine(text)
@@ -199,11 +199,18 @@ func (r *syslogReader) take(text []byte, isNew bool) error {
 	if err := r.log.drain(r.source.health, r.keep); err != nil {
 		return err
 	}
-	switch m := r.find(l); {
-	case m != nil && !m.isMatched:
+	for n := 0; n < l.count; n++ {
+		m := r.find(l)
+		if m == nil {
+			if n == 0 && isNew {
+				r.source.health.DecodeErrors.Add(1) // it is not the kernel's
+			}
+			break
+		}
+		if m.isMatched {
+			break
+		}
 		m.isMatched, m.text = true, string(text)
-	case m == nil && isNew:
-		r.source.health.DecodeErrors.Add(1) // it is not the kernel's
 	}
 	return nil
 }
@@ -253,15 +260,21 @@ func (r *syslogReader) emit(m *message) {
 // A syslogLine is a line of a log file in the form of the kernel's. Any user can write
 // one, with logger(1).
 type syslogLine struct {
-	text string
-	at   time.Duration // of printk's clock; -1 if the line has no time of printk's
+	text  string
+	at    time.Duration // of printk's clock; -1 if the line has no time of printk's
+	count int           // of messages that it stands for
 }
 
 // kernelTag is the tag of the kernel's messages, after a time and a host, which
 // rsyslog, syslog-ng, sysklogd and busybox each write in their own way, and the prefix
-// that printk adds to a text: the time and, from 5.1 on some kernels, the caller. In
-// RFC 5424 the tag has no colon, and three dashes follow it.
-var kernelTag = regexp.MustCompile(`^[^\x00-\x1f]{0,200}? kernel(?:(?:\[[0-9]*\])?:| - - -) (?:\[ *([0-9]{1,10})\.([0-9]{6})\](?:\[ *[TC][0-9]+\])? )?(.*)$`)
+// that printk adds to a text: the level, the time and, from 5.1 on some kernels, the
+// caller. In RFC 5424 the tag has no colon, and two dashes and structured data follow it.
+var kernelTag = regexp.MustCompile(`^(?:[^\x00-\x1f]{0,200}? )?kernel(?:(?:\[[0-9]*\])?:| - - (?:-|\[[^\x00-\x1f]{0,500}?\])) ` +
+	`(?: ?(?:<[0-9]{1,3}>)?\[ *([0-9]{1,10})\.([0-9]{6})\](?: ?\[ *[TC][0-9]+\])? )?(.*)$`)
+
+// repeated is what rsyslog writes for messages that are equal to the one before
+// ($RepeatedMsgReduction).
+var repeated = regexp.MustCompile(`^message repeated ([0-9]{1,4}) times: \[ (.*)\]$`)
 
 // parseSyslogLine parses a line of a syslog daemon's file.
 func parseSyslogLine(b []byte) (syslogLine, bool) {
@@ -269,12 +282,16 @@ func parseSyslogLine(b []byte) (syslogLine, bool) {
 	if found == nil {
 		return syslogLine{}, false
 	}
-	l := syslogLine{text: string(found[3]), at: -1}
+	l := syslogLine{text: string(found[3]), at: -1, count: 1}
+	// The numbers are digits, and few enough.
 	if len(found[1]) > 0 {
-		// They are digits, and few enough.
 		seconds, _ := strconv.ParseInt(string(found[1]), 10, 64)
 		micros, _ := strconv.ParseInt(string(found[2]), 10, 64)
 		l.at = time.Duration(seconds)*time.Second + time.Duration(micros)*time.Microsecond
+	}
+	if found := repeated.FindStringSubmatch(l.text); found != nil {
+		l.count, _ = strconv.Atoi(found[1])
+		l.text = found[2]
 	}
 	return l, true
 }

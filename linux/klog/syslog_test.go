@@ -153,6 +153,19 @@ func TestLinesWithoutATimeMatchTheOldestMessage(t *testing.T) {
 	})
 }
 
+func TestARepeatedMessageStandsForItsCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, kmsg := newLogWriter(t), &fakeKmsg{t: t}
+		r := runSyslog(t, kmsg, "", w.path)
+		first := kmsg.log("a: module loaded", false)
+		kmsg.log("a: module loaded", false)
+		kmsg.log("a: module loaded", false)
+		w.text(first + "Nov 24 14:18:44 guest kernel: message repeated 2 times: [ a: module loaded]\n")
+		require.Equal(t, []string{"a", "a", "a"}, r.names())
+		require.Zero(t, r.Sensor().DecodeErrors)
+	})
+}
+
 // The files are rotated and the source is restarted with the position of its last
 // event, in every order.
 func TestMessagesAreEmittedOnceAcrossRotationsAndRestarts(t *testing.T) {
@@ -262,23 +275,31 @@ func TestParseSyslogLine(t *testing.T) {
 		line string
 		want syslogLine
 	}{
-		{"2026-11-24T14:18:44.538393+00:00 guest kernel: brd: module loaded", syslogLine{text, -1}},
-		{"2026-11-24T14:18:44.538393+00:00 guest kernel: [ 1234.567890] brd: module loaded", syslogLine{text, at}},
-		{"Nov 24 14:18:44 guest kernel: [ 1234.567890] brd: module loaded", syslogLine{text, at}},
-		{"Nov  4 14:18:44 guest kernel: [    0.000000] brd: module loaded", syslogLine{text, 0}},
-		{"Nov  4 14:18:44 guest kernel: [12345.678901][  T123] brd: module loaded", syslogLine{text, 12345678901 * time.Microsecond}},
-		{"Nov 24 14:18:44 guest kern.info kernel: [ 1234.567890] brd: module loaded", syslogLine{text, at}},
-		{"<6>Nov 24 14:18:44 guest kernel: brd: module loaded", syslogLine{text, -1}},
-		{"<6>1 2026-11-24T14:18:44.538393+00:00 guest kernel - - - [ 1234.567890] brd: module loaded", syslogLine{text, at}},
-		{"Nov 24 14:18:44 guest kernel[0]: brd: module loaded", syslogLine{text, -1}},
+		{"2026-11-24T14:18:44.538393+00:00 guest kernel: brd: module loaded", syslogLine{text, -1, 1}},
+		{"2026-11-24T14:18:44.538393+00:00 guest kernel: [ 1234.567890] brd: module loaded", syslogLine{text, at, 1}},
+		{"Nov 24 14:18:44 guest kernel: [ 1234.567890] brd: module loaded", syslogLine{text, at, 1}},
+		{"Nov  4 14:18:44 guest kernel: [    0.000000] brd: module loaded", syslogLine{text, 0, 1}},
+		{"Nov  4 14:18:44 guest kernel: [12345.678901][  T123] brd: module loaded", syslogLine{text, 12345678901 * time.Microsecond, 1}},
+		{"Nov 24 14:18:44 guest kern.info kernel: [ 1234.567890] brd: module loaded", syslogLine{text, at, 1}},
+		{"<6>Nov 24 14:18:44 guest kernel: brd: module loaded", syslogLine{text, -1, 1}},
+		{"<6>1 2026-11-24T14:18:44.538393+00:00 guest kernel - - - [ 1234.567890] brd: module loaded", syslogLine{text, at, 1}},
+		{"Nov 24 14:18:44 guest kernel[0]: brd: module loaded", syslogLine{text, -1, 1}},
+		{`2026-11-24T14:18:44.123456+00:00 guest kernel - - [meta sequenceId="5"] [ 1234.567890] brd: module loaded`, syslogLine{text, at, 1}},
+		{`1 2026-11-24T14:18:44Z guest kernel - - [timeQuality tzKnown="1" isSynced="1"]  [ 1234.567890] brd: module loaded`, syslogLine{text, at, 1}},
+		{"<6>1 2026-11-24T14:18:44Z guest kernel - - -  [ 1234.567890] brd: module loaded", syslogLine{text, at, 1}},
+		{"Nov 24 14:18:44 guest kernel: <6>[ 1234.567890] brd: module loaded", syslogLine{text, at, 1}},
+		{"Nov 24 14:18:44 guest kernel: [ 1234.567890] [T123] brd: module loaded", syslogLine{text, at, 1}},
+		{"Nov 24 14:18:44 my kernel guest kernel: [ 1234.567890] brd: module loaded", syslogLine{text, at, 1}},
+		{"kernel: [ 1234.567890] brd: module loaded", syslogLine{text, at, 1}},
+		{"Nov 24 14:18:44 guest kernel: message repeated 2 times: [ brd: module loaded]", syslogLine{text, -1, 2}},
 		// Only the comparison with the kernel's log shows that this is forged.
-		{"Nov 24 14:18:44 guest user: x kernel: brd: module loaded", syslogLine{text, -1}},
+		{"Nov 24 14:18:44 guest user: x kernel: brd: module loaded", syslogLine{text, -1, 1}},
 	} {
 		got, ok := parseSyslogLine([]byte(test.line))
 		require.True(t, ok, test.line)
 		require.Equal(t, test.want, got, test.line)
 	}
-	for _, line := range []string{"", "kernel: x", "Nov 24 14:18:44 guest user: brd: module loaded", "Nov 24 14:18:44 guest xkernel: y", strings.Repeat("x", 300) + " kernel: y"} {
+	for _, line := range []string{"", "xkernel: y", "Nov 24 14:18:44 guest user: brd: module loaded", "Nov 24 14:18:44 guest xkernel: y", strings.Repeat("x", 300) + " kernel: y"} {
 		_, ok := parseSyslogLine([]byte(line))
 		require.False(t, ok, line)
 	}

@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/big"
 	"strings"
+	"unicode/utf16"
 )
 
 // The parts of a PKCS#7 message that name the signer (RFC 5652, sections 3 and 5), for
@@ -102,13 +104,26 @@ func commonName(name []attributeSET) string {
 	var last string
 	for _, set := range name {
 		for _, a := range set {
-			last = string(a.Value.Bytes)
+			last = text(a.Value)
 			if a.Type.Equal(oidCommonName) {
 				return last
 			}
 		}
 	}
 	return last
+}
+
+// text returns a string of any of X.520's types. All but one extend ASCII; a BMPString is
+// UTF-16, the high byte first.
+func text(v asn1.RawValue) string {
+	if v.Tag != asn1.TagBMPString {
+		return string(v.Bytes)
+	}
+	units := make([]uint16, len(v.Bytes)/2)
+	for i := range units {
+		units[i] = binary.BigEndian.Uint16(v.Bytes[2*i:])
+	}
+	return string(utf16.Decode(units))
 }
 
 // keyID formats bytes as in 0A:FF.

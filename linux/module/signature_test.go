@@ -76,6 +76,8 @@ func TestReadPKCS7(t *testing.T) {
 			attributeSET{attributeOf(oidCommonName, "Other")}), &Signature{"Key", "0A", "sha256"}, nil},
 		"no common name": {named(256, attributeSET{attributeOf(oidOrganization, "Org")},
 			attributeSET{attributeOf(oidUnit, "Unit")}), &Signature{"Unit", "01:00", "sha256"}, nil},
+		"UTF-16": {named(1, attributeSET{{oidCommonName, asn1.RawValue{Tag: asn1.TagBMPString, Bytes: []byte("\x00K\x00e\x00y\x20\xac")}}}),
+			&Signature{"Key€", "01", "sha256"}, nil},
 		"no name":         {named(1), &Signature{"", "01", "sha256"}, []string{"signer"}},
 		"serial zero":     {named(0, common), &Signature{"Key", "00", "sha256"}, nil},
 		"serial negative": {named(-2, common), &Signature{"Key", "02", "sha256"}, nil},

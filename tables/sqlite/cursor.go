@@ -384,14 +384,20 @@ func (s *Store) readCursors(ctx context.Context, db *sql.DB) (map[string]*cursor
 		if err := rows.Scan(&name, &text, &sum); err != nil {
 			return nil, fmt.Errorf("read the cursors: %w", err)
 		}
-		state := &cursorState{}
-		if sum != cursorChecksum(name, text) || json.Unmarshal([]byte(text), state) != nil {
+		state, ok := parseCursor(name, text, sum)
+		if !ok {
 			s.countDamaged()
 			continue
 		}
 		states[name] = state
 	}
 	return states, rows.Err()
+}
+
+// parseCursor returns the state of a cursor, or false if it does not match its checksum.
+func parseCursor(name, text string, sum int64) (state *cursorState, ok bool) {
+	state = &cursorState{}
+	return state, sum == cursorChecksum(name, text) && json.Unmarshal([]byte(text), state) == nil
 }
 
 func (s *Store) storeCursor(ctx context.Context, name string, state *cursorState) error {

@@ -153,7 +153,7 @@ func (s *Store) remove(ctx context.Context, eids string, args ...any) (more bool
 	if err != nil {
 		return false, err
 	}
-	s.cursors.skipped.add(skipped)
+	s.addSkipped(ctx, skipped)
 	n, err := result.RowsAffected()
 	return n == int64(s.chunk), err
 }

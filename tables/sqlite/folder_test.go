@@ -55,6 +55,14 @@ func TestOpenRefusesFilesThatOthersControl(t *testing.T) {
 		"the lock is a link": {func(t *testing.T, dir string) {
 			require.NoError(t, os.Symlink("/etc/shadow", filepath.Join(dir, "lock")))
 		}, "%[1]s/lock cannot be opened: it is a link; move it away or choose another state folder", false},
+		"the gap is another user's": {func(t *testing.T, dir string) {
+			write(t, filepath.Join(dir, "gap"))
+			require.NoError(t, os.Chown(filepath.Join(dir, "gap"), stranger, -1))
+		}, "%[1]s/gap belongs to user 54321; give it to user 0 or choose another state folder", true},
+		"the gap has another name": {func(t *testing.T, dir string) {
+			write(t, filepath.Join(dir, "elsewhere"))
+			require.NoError(t, os.Link(filepath.Join(dir, "elsewhere"), filepath.Join(dir, "gap")))
+		}, "%[1]s/gap has other names; move it away or choose another state folder", false},
 		"an unfinished database is a link": {func(t *testing.T, dir string) {
 			require.NoError(t, os.Symlink("/etc/shadow", filepath.Join(dir, "events.db.new")))
 		}, "%[1]s/events.db.new cannot be opened: it is a link; move it away or choose another state folder", false},
@@ -118,6 +126,7 @@ func TestPermissionsOfOthersAreRemoved(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, appendEvents(context.Background(), s, make([]kmodquery.Event, 1)))
 	s.SetWatched(time.Now())
+	s.SetGap(time.Now(), time.Now())
 	require.NoError(t, s.Close())
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "history"), nil, 0o600))
 	damaged := filepath.Join(dir, "events.db.damaged-20260101T000000Z")
@@ -129,7 +138,7 @@ func TestPermissionsOfOthersAreRemoved(t *testing.T) {
 	}
 	loosen := func() {
 		require.NoError(t, os.Chmod(dir, 0o755))
-		for _, name := range []string{databaseName, lockName, watchedName, filepath.Base(damaged)} {
+		for _, name := range []string{databaseName, lockName, watchedName, gapName, filepath.Base(damaged)} {
 			require.NoError(t, os.Chmod(filepath.Join(dir, name), 0o664))
 		}
 	}
@@ -137,7 +146,7 @@ func TestPermissionsOfOthersAreRemoved(t *testing.T) {
 	s = openIn(t, dir, Options{})
 	require.NoError(t, appendEvents(context.Background(), s, make([]kmodquery.Event, 1)))
 	require.Equal(t, os.FileMode(0o700), mode(dir))
-	for _, name := range []string{databaseName, databaseName + "-wal", databaseName + "-shm", lockName, watchedName, filepath.Base(damaged)} {
+	for _, name := range []string{databaseName, databaseName + "-wal", databaseName + "-shm", lockName, watchedName, gapName, filepath.Base(damaged)} {
 		require.Equal(t, os.FileMode(0o600), mode(filepath.Join(dir, name)), name)
 	}
 
@@ -173,6 +182,21 @@ func TestARemovedStateFolderIsCreatedAgain(t *testing.T) {
 	require.Equal(t, fs.FileMode(0o700), info.Mode().Perm())
 	other := openIn(t, dir, Options{})
 	require.ErrorContains(t, appendEvents(t.Context(), other, after), "another process records")
+	require.Len(t, read(t, other, kmodquery.Filter{}), 1)
+}
+
+// A recorder that has no events to append creates the folder again too.
+func TestCheckCreatesARemovedStateFolderAgain(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	s := openIn(t, dir, Options{})
+	require.NoError(t, s.Check(t.Context()))
+	require.NoError(t, os.RemoveAll(dir))
+	require.NoError(t, s.Check(t.Context()))
+	require.True(t, s.IsRecorder())
+	other := openIn(t, dir, Options{})
+	require.NoError(t, other.Check(t.Context()))
+	require.False(t, other.IsRecorder())
+	require.NoError(t, appendEvents(t.Context(), s, []kmodquery.Event{{Time: 1, Name: "a"}}))
 	require.Len(t, read(t, other, kmodquery.Filter{}), 1)
 }
 

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"encoding/json"
 	"sync"
 
 	"github.com/Masterminds/squirrel"
@@ -30,12 +31,14 @@ func (s *skipped) moved(name string, state *cursorState) {
 	if s.cursors == nil {
 		s.cursors = map[string]*skippedCursor{}
 	}
-	if s.cursors[name] == nil {
-		// Without conditions all events are counted, too many rather than too few.
-		conditions, _ := state.Query.Conditions()
-		s.cursors[name] = &skippedCursor{conditions: conditions, events: state.Skipped}
+	c := s.cursors[name]
+	if c == nil {
+		c = &skippedCursor{events: state.Skipped}
+		s.cursors[name] = c
 	}
-	s.cursors[name].position, s.cursors[name].asked = state.Position, state.Asked
+	c.position, c.asked = state.Position, state.Asked
+	// Without conditions all events are counted, too many rather than too few.
+	c.conditions, _ = state.Query.Conditions()
 }
 
 func (s *skipped) forget(name string) {
@@ -54,53 +57,92 @@ func (s *skipped) of(name string) int64 {
 	return 0
 }
 
-// total returns the number of all cursors together.
-func (s *skipped) total() (n int64) {
+// total returns the number of all cursors together, and false if they were not read.
+func (s *skipped) total() (n int64, isRead bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.cursors {
 		n += c.events
 	}
-	return n
+	return n, s.cursors != nil
 }
 
 // add adds numbers of events to those of the cursors.
-func (s *skipped) add(events map[*skippedCursor]int64) {
+func (s *skipped) add(events map[string]int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for c, n := range events {
-		c.events += n
+	for name, n := range events {
+		if c := s.cursors[name]; c != nil {
+			c.events += n
+		}
 	}
 }
 
 // countSkipped returns, by cursor, the number of events that are about to be deleted and
 // that the cursor has not examined. eids selects them. A cursor that nobody has asked for
 // in a long time misses nothing. The caller holds the store's lock.
-func (s *Store) countSkipped(ctx context.Context, eids string, args ...any) (map[*skippedCursor]int64, error) {
+func (s *Store) countSkipped(ctx context.Context, eids string, args ...any) (map[string]int64, error) {
 	if err := s.loadSkipped(ctx); err != nil {
 		return nil, err
 	}
 	since := s.options.Now().Add(-forgetAfter).Unix()
-	var used []skippedCursor
-	var keys []*skippedCursor
+	used := map[string]skippedCursor{}
 	s.cursors.skipped.mu.Lock()
-	for _, c := range s.cursors.skipped.cursors {
+	for name, c := range s.cursors.skipped.cursors {
 		if c.asked >= since {
-			used, keys = append(used, *c), append(keys, c)
+			used[name] = *c
 		}
 	}
 	s.cursors.skipped.mu.Unlock()
-	counted := map[*skippedCursor]int64{}
-	for i, c := range used {
+	counted := map[string]int64{}
+	for name, c := range used {
 		// eids comes first, because its parameters may have numbers.
 		where := append(squirrel.And{squirrel.Expr("eid IN ("+eids+")", args...), squirrel.Expr("eid > ?", c.position)}, conditions(c.conditions)...)
 		var n int64
 		if err := squirrel.Select("count(*)").From("events").Where(where).RunWith(s.writer).QueryRowContext(ctx).Scan(&n); err != nil {
 			return nil, err
 		}
-		counted[keys[i]] = n
+		if n > 0 {
+			counted[name] = n
+		}
 	}
 	return counted, nil
+}
+
+// addSkipped adds numbers of events to those of the cursors, and stores them for readers and
+// for the next recorder: nobody may ask for the cursors before that. What it cannot store
+// is stored when the cursor moves. The caller holds the store's lock.
+func (s *Store) addSkipped(ctx context.Context, counted map[string]int64) {
+	s.cursors.skipped.add(counted)
+	for name := range counted {
+		var text string
+		var sum int64
+		row := s.writer.QueryRowContext(ctx, "SELECT state, sum FROM cursors WHERE name = ?", name)
+		if row.Scan(&text, &sum) != nil {
+			continue
+		}
+		state, ok := parseCursor(name, text, sum)
+		if !ok {
+			continue
+		}
+		state.Skipped = s.cursors.skipped.of(name)
+		updated, _ := json.Marshal(state) // it was parsed
+		// The cursor may have moved meanwhile, and then its number was stored too.
+		const query = "UPDATE cursors SET state = ?, sum = ? WHERE name = ? AND state = ?"
+		_, _ = s.writer.ExecContext(ctx, query, string(updated), cursorChecksum(name, string(updated)), name, text)
+	}
+}
+
+// totalSkipped returns the number of all cursors together.
+func (s *Store) totalSkipped(ctx context.Context, db *database) (n int64, err error) {
+	if n, isRead := s.cursors.skipped.total(); isRead {
+		return n, nil
+	}
+	states, err := s.readCursors(ctx, db.readers)
+	for _, state := range states {
+		n += state.Skipped
+	}
+	return n, err
 }
 
 // loadSkipped reads the cursors' positions if no cursor was asked for in this process.

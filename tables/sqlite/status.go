@@ -20,13 +20,15 @@ func (s *Store) Status(ctx context.Context) (kmodquery.StoreStatus, error) {
 	if s.records {
 		status.Role = kmodquery.RoleRecorder
 	}
-	err := s.use(ctx, func(db *database) error {
-		return db.readers.QueryRowContext(ctx, sizeSQL).Scan(&status.Rows, &status.OldestTime)
+	err := s.use(ctx, func(db *database) (err error) {
+		if err = db.readers.QueryRowContext(ctx, sizeSQL).Scan(&status.Rows, &status.OldestTime); err == nil {
+			status.Skipped, err = s.totalSkipped(ctx, db)
+		}
+		return err
 	})
 	if err != nil {
 		return status, fmt.Errorf("count events: %w", err)
 	}
-	status.Skipped = s.cursors.skipped.total()
 	status.Bytes = sizeOf(s.path) + sizeOf(s.path+"-wal")
 	return status, nil
 }

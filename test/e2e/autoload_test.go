@@ -49,7 +49,7 @@ func TestGuestAutoloadNamesItsRequester(t *testing.T) {
 			require.Empty(t, request["missing"])
 			require.Empty(t, request["sha256"])
 
-			loads := query(t, "SELECT * FROM kernel_module_events WHERE eid > %d AND event_name != 'module_request' ORDER BY eid", before)
+			loads := query(t, "SELECT * FROM kernel_module_events WHERE eid > %d AND name = '%s' ORDER BY eid", before, test.module)
 			require.Equal(t, byFile, column(loads, "event_name"))
 			for _, row := range loads {
 				requireColumns(t, map[string]string{

@@ -160,6 +160,7 @@ var (
 		"NamesTheLoadThatACallWaitedFor",
 		"MemoryIsBoundedUnderAFlood",
 		"QueriesEndUnderAFlood",
+		"ReportsTheGapOfAKilledRecorder",
 		"Scripts",
 	}
 	// onceTests depend little on the kernel. In make test they run on the oldest only.
@@ -175,14 +176,13 @@ var (
 		"CountsDeniedCallsOfManyUsers",
 		"FoldsAFloodOfDeniedCalls",
 		"HashesImagesOfEverySize",
-		"ReportsTheGapOfAKilledRecorder",
 		"ModprobeByHandHasNoRequester",
 		"DescribesLoadersThatHaveEnded",
 		"ViewsShowHostileNames",
 	}
-	// newestTests run on the newest kernel only in make test. There tracing can be
-	// switched off without an end of the recording.
-	newestTests = []string{"ReportsTracingThatIsSwitchedOff"}
+	// slowTests do not run in make test. AttachesAgainWhenLinksAreClosed tests the same
+	// recovery there.
+	slowTests = []string{"ReportsTracingThatIsSwitchedOff"}
 )
 
 // guestPattern returns a regular expression of the tests.
@@ -202,9 +202,9 @@ func guestTests(kernel vm.Kernel) vm.Step {
 	case !isAnEnd(name):
 		return vm.Step{Pattern: guestPattern(betweenTests...)}
 	case isSmall() && name == vm.Newest().String():
-		all.Skip = guestPattern(slices.Concat(userSpaceTests, onceTests)...)
+		all.Skip = guestPattern(slices.Concat(userSpaceTests, onceTests, slowTests)...)
 	case isSmall() && name == vm.Oldest().String():
-		all.Skip = guestPattern(newestTests...)
+		all.Skip = guestPattern(slowTests...)
 	case !isSmall() && name == vm.Oldest().String():
 		all.Skip = guestPattern(userSpaceTests...)
 	}
@@ -218,7 +218,7 @@ func TestNamesOfGuestTestsExist(t *testing.T) {
 	for _, file := range files {
 		source.WriteString(read(t, file))
 	}
-	for _, name := range slices.Concat(betweenTests, userSpaceTests, onceTests, newestTests, pinnedTests, longPinnedTests, oldestPinnedTests) {
+	for _, name := range slices.Concat(betweenTests, userSpaceTests, onceTests, slowTests, pinnedTests, longPinnedTests, oldestPinnedTests) {
 		require.Contains(t, source.String(), "func TestGuest"+name+"(t *testing.T)")
 	}
 }

@@ -39,7 +39,7 @@ func alreadyLoaded(t *testing.T) (path string) {
 // its own. The processes have ended before they could be read from /proc.
 func TestGuestDescribesLoadersThatHaveEnded(t *testing.T) {
 	guest.Only(t)
-	path, runs := alreadyLoaded(t), suite.Trials(suite.Repeat(1000))
+	path, runs := alreadyLoaded(t), suite.Trials(suite.Repeat(500))
 	script := filepath.Join(t.TempDir(), "runs.sh")
 	require.NoError(t, os.WriteFile(script, []byte(`
 		run=0
@@ -78,6 +78,36 @@ func TestGuestDescribesLoadersThatHaveEnded(t *testing.T) {
 		require.Equal(t, want[i], got[i], "row %d", i)
 	}
 	require.Len(t, got, len(want))
+}
+
+// TestGuestDescribesLoadersWhoseFirstThreadHasExited loads a file from another thread, and
+// from a child of such a process.
+func TestGuestDescribesLoadersWhoseFirstThreadHasExited(t *testing.T) {
+	guest.Only(t)
+	path := alreadyLoaded(t)
+	before := latest(t)
+	cmd := cast(t, "headless", path)
+	require.Error(t, cmd.Run(), "it is loaded already")
+	self := process(t)
+	rows := eventsSince(t, before)
+	require.Equal(t, []string{"security_kernel_read_file", "finit_module", "security_kernel_read_file", "finit_module"}, column(rows, "event_name"))
+	chain := append([]ancestor{{PID: os.Getpid(), Path: self["process_path"], Comm: status(t, "/proc/self")["Name"]}},
+		ancestorsOf(t, os.Getpid())...)
+	for i, row := range rows {
+		want := map[string]string{
+			"pid": strconv.Itoa(cmd.Process.Pid), "parent": self["pid"], "process_path": self["process_path"],
+			"cmdline": commandLine(cmd.Args), "cwd": "/", "uid": "0",
+		}
+		if i == 2 {
+			chain = append([]ancestor{{PID: cmd.Process.Pid, Path: self["process_path"], Comm: "init"}}, chain...)
+		}
+		if i >= 2 {
+			want = map[string]string{"process_path": "/usr/bin/kmod", "parent": strconv.Itoa(cmd.Process.Pid), "cmdline": "insmod " + path}
+		}
+		requireColumns(t, want, row)
+		require.Empty(t, row["missing"])
+		require.Equal(t, chain, parseAncestors(t, row["ancestors"]))
+	}
 }
 
 // TestGuestDescribesTheLoader starts a loader without a shell and compares every column

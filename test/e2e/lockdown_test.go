@@ -78,6 +78,7 @@ func TestGuestReportsLoadsInLockdown(t *testing.T) {
 		}
 	}
 	t.Run("denied", deniedLocked)
+	t.Run("by a process whose first thread has exited", headlessLocked)
 	t.Run("inventory", inventoryLocked)
 
 	sensor := query(t, "SELECT * FROM kernel_module_sensors WHERE source = 'ebpf'")
@@ -88,6 +89,19 @@ func TestGuestReportsLoadsInLockdown(t *testing.T) {
 	require.Empty(t, sensor[0]["reason"])
 	require.Contains(t, sensor[0]["hooks"], `"security_kernel_read_file (fentry)"`)
 	require.NotContains(t, sensor[0]["hooks"], "kprobe")
+}
+
+func headlessLocked(t *testing.T) {
+	if !readsTask() {
+		t.Skip("on this kernel the programs cannot read the process")
+	}
+	path := alreadyLoaded(t)
+	before := latest(t)
+	require.Error(t, cast(t, "headless", path).Run(), "it is loaded already")
+	rows := query(t, "SELECT process_path, ancestors FROM kernel_module_events WHERE eid > %d AND event_name = 'finit_module' ORDER BY eid", before)
+	require.Len(t, rows, 2)
+	require.Equal(t, strings.TrimPrefix(process(t)["process_path"], "/"), rows[0]["process_path"])
+	require.Equal(t, parseAncestors(t, rows[0]["ancestors"]), parseAncestors(t, rows[1]["ancestors"])[1:])
 }
 
 // loadLocked loads a module, and unloads it if that succeeds.

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -28,6 +29,7 @@ const roleEnv = "KMODQUERY_TEST_ROLE"
 // os.Args[1].
 var roles = map[string]func() error{
 	"load":        loadRole,
+	"headless":    headlessRole,
 	"bytes":       bytesRole,
 	"socket":      socketRole,
 	"mount":       mountRole,
@@ -86,6 +88,25 @@ func loadRole() error {
 		return err
 	}
 	return unix.FinitModule(int(file.Fd()), "", 0)
+}
+
+// headlessRole ends its first thread, loads the file in its first argument, and runs
+// insmod with it.
+func headlessRole() error {
+	go func() {
+		for {
+			status, err := os.ReadFile("/proc/self/status")
+			if err != nil || strings.Contains(string(status), "State:\tZ") {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		err := errors.Join(loadRole(), exec.Command("insmod", os.Args[1]).Run())
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1) // the file is loaded already
+	}()
+	_, _, err := unix.Syscall(unix.SYS_EXIT, 0, 0, 0) // ends this thread only
+	return err
 }
 
 // memoryRole loads the image in the file of its first argument from memory.

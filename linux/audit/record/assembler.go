@@ -1,6 +1,7 @@
 package record
 
 import (
+	"slices"
 	"time"
 
 	"github.com/elastic/go-libaudit/v2/auparse"
@@ -15,6 +16,9 @@ const (
 	// maxRepeated bounds the records of one type in an event. A module's init that
 	// creates files in debugfs gives a PATH for each.
 	maxRepeated = 8
+	// maxEarly bounds the records that are kept until the SYSCALL of their event. Beyond
+	// it the oldest is dropped, and its event lacks the path of a denied load.
+	maxEarly = 64
 )
 
 // An Event is one module system call.
@@ -43,6 +47,7 @@ type Assembler struct {
 	emit  func(Event)
 	open  map[ID]*openEvent
 	queue []*openEvent // in the order in which they began
+	early []Record     // with the paths of denied loads, oldest first
 }
 
 type openEvent struct {
@@ -55,13 +60,15 @@ func NewAssembler(emit func(Event)) *Assembler {
 	return &Assembler{emit: emit, open: map[ID]*openEvent{}}
 }
 
-// Add adds the next record. An event begins with its SYSCALL record, which the kernel
-// writes first. The start of that record becomes the event's.
+// Add adds the next record. An event begins with its SYSCALL record, whose start becomes
+// the event's. Only the records of a denial come before it: the kernel writes them during
+// the call, and the others at its end.
 func (a *Assembler) Add(r Record, start int64, now time.Time) {
 	e := a.open[r.ID]
 	if e == nil {
 		call := r.Call()
 		if call == "" {
+			a.keep(r)
 			return
 		}
 		e = &openEvent{Event: Event{ID: r.ID, Call: call, Start: start}, due: now.Add(patience)}
@@ -79,9 +86,27 @@ func (a *Assembler) Add(r Record, start int64, now time.Time) {
 	if IsOfModuleCall(r.Type) && !isEnd {
 		e.add(r)
 	}
+	if r.Type == auparse.AUDIT_SYSCALL {
+		for _, early := range a.early {
+			if early.ID == r.ID {
+				e.add(early)
+			}
+		}
+	}
 	for len(a.queue) > 0 && a.queue[0].isComplete {
 		a.pop()
 	}
+}
+
+// keep keeps a record that comes before its event's SYSCALL, if it has a module's path.
+func (a *Assembler) keep(r Record) {
+	if r.ModulePath() == "" || r.Type == auparse.AUDIT_PATH {
+		return
+	}
+	if len(a.early) >= maxEarly {
+		a.early = slices.Delete(a.early, 0, 1)
+	}
+	a.early = append(a.early, r)
 }
 
 func (e *openEvent) add(r Record) {

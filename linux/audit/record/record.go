@@ -2,6 +2,7 @@ package record
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -64,7 +65,10 @@ func ParseLine(line string) (Record, error) {
 	head, message, _ := strings.Cut(line, " msg=")
 	name, ok := strings.CutPrefix(head, "type=")
 	kind, err := auparse.GetAuditMessageType(name)
-	if !ok || err != nil {
+	if err != nil && strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == "" {
+		kind, err = 0, nil // newer than the list, so no type of a module call
+	}
+	if !ok || name == "" || err != nil {
 		return Record{}, errNoType
 	}
 	// The daemon's enrichment follows: names for the numbers before it.
@@ -99,8 +103,42 @@ func parse(kind auparse.AuditMessageType, message string) (Record, error) {
 func IsOfModuleCall(kind auparse.AuditMessageType) bool {
 	switch kind {
 	case auparse.AUDIT_SYSCALL, auparse.AUDIT_KERN_MODULE, auparse.AUDIT_PATH, auparse.AUDIT_CWD,
-		auparse.AUDIT_EXECVE, auparse.AUDIT_PROCTITLE, auparse.AUDIT_EOE:
+		auparse.AUDIT_EXECVE, auparse.AUDIT_PROCTITLE, auparse.AUDIT_EOE, auparse.AUDIT_AVC, auparse.AUDIT_INTEGRITY_DATA:
 		return true
 	}
 	return false
+}
+
+// ModulePath returns the absolute path of a module's file if the record, of the event of
+// a module call, has it, and "" otherwise. The call itself looks up no path, so the PATH
+// records of most loads are of files that the module's init creates, in debugfs for
+// example; one of an existing file with a module's name is the module. A denied load may
+// have a record of SELinux (selinux_kernel_module_from_file, security/selinux/hooks.c) or
+// of IMA (integrity_audit_msg, security/integrity/integrity_audit.c).
+func (r Record) ModulePath() string {
+	field := "name"
+	switch r.Type {
+	case auparse.AUDIT_PATH:
+		const regular = "0100"
+		if r.Fields.Word("nametype") != "NORMAL" || !strings.HasPrefix(r.Fields.Word("mode"), regular) {
+			return ""
+		}
+	case auparse.AUDIT_AVC:
+		if field = "path"; r.Fields.Word("tclass") != "system" {
+			return ""
+		}
+	case auparse.AUDIT_INTEGRITY_DATA:
+	default:
+		return ""
+	}
+	path, _ := r.Fields.Text(field)
+	if !strings.HasPrefix(path, "/") || !isModulePath(path) {
+		return ""
+	}
+	return path
+}
+
+func isModulePath(path string) bool {
+	suffixes := []string{".ko", ".ko.xz", ".ko.zst", ".ko.gz"}
+	return slices.ContainsFunc(suffixes, func(suffix string) bool { return strings.HasSuffix(path, suffix) })
 }

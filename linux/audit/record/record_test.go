@@ -64,7 +64,9 @@ func TestParseLine(t *testing.T) {
 func TestInvalidRecordsAreErrors(t *testing.T) {
 	for _, line := range []string{
 		"", "type=SYSCALL", "type=SYSCALL msg=", "type=SYSCALL msg=audit(", "type=SYSCALL msg=audit(1795529435.180:2)",
-		"type=NOSUCH msg=audit(1795529435.180:2): a=b",
+		"type= msg=audit(1795529435.180:2): a=b",
+		"type=no-such msg=audit(1795529435.180:2): a=b",
+		"type=NOSUCH msg=audit(): a=b",
 		"SYSCALL msg=audit(1795529435.180:2): a=b",
 		"type=SYSCALL msg=audit(1795529435.18:2): a=b",
 		"type=SYSCALL msg=audit(1795529435.-18:2): a=b",
@@ -79,6 +81,19 @@ func TestInvalidRecordsAreErrors(t *testing.T) {
 	}
 	_, err := ParseMessage(auparse.AUDIT_SYSCALL, insmodEnd+strings.Repeat("x", maxRecord))
 	require.Error(t, err)
+}
+
+// The kernel gets new types, which the log then has, long before a list of them does.
+func TestTypesOfNewerKernelsAreNoErrors(t *testing.T) {
+	for _, line := range []string{
+		`type=LANDLOCK_ACCESS msg=audit(1795529435.180:2): domain=195ba459b blockers=ptrace opid=1 ocomm="systemd"`,
+		`type=MAC_TASK_CONTEXTS msg=audit(1795529435.180:2): subj_apparmor=unconfined subj_selinux=x`,
+	} {
+		r, err := ParseLine(line)
+		require.NoError(t, err)
+		require.Empty(t, r.Fields)
+		require.Empty(t, r.Call())
+	}
 }
 
 // Programs may write to audit, and choose their name.

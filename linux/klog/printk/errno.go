@@ -8,6 +8,7 @@ const (
 	esrch        = 3
 	enoexec      = 8
 	enomem       = 12
+	eacces       = 13
 	eexist       = 17
 	enodev       = 19
 	einval       = 22

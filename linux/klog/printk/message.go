@@ -48,7 +48,7 @@ var malformed = Statement{Stage: stageCheck, Result: failed(enoexec), IsLast: tr
 // the same in 4.19, 5.10, 6.1 and 6.18.
 var kernelMessages = compile([]format{
 	// kernel/module/signing.c, module_sig_check: from 5.4. Earlier kernels log nothing.
-	{`Loading of (unsigned module|module with unsupported crypto|module with unavailable key) is rejected`,
+	{`(?:module: NAME: )?Loading of (?:unsigned module|module with (?:unsupported crypto|unavailable key|invalid signature)) is rejected`,
 		Statement{Stage: stageSignature, Result: failed(ekeyrejected), Signature: kmodquery.SignatureRejected, IsLast: true}},
 	// security/lockdown/lockdown.c, with the process's name from 5.5. Distributions that
 	// had lockdown earlier used other words for the reason.
@@ -66,6 +66,20 @@ var kernelMessages = compile([]format{
 	{`PKCS#7 signature not signed with a trusted key`,
 		Statement{Kind: Note, Stage: stageSignature, Signature: kmodquery.SignatureUntrusted}},
 
+	// asymmetric_keys, restrict.c and pkcs7_trust.c; the kernel tries other keys after it.
+	{`Request for unknown module key 'TEXT' err -\d{1,4}`,
+		Statement{Kind: Note, Stage: stageSignature, Signature: kmodquery.SignatureUntrusted}},
+	// security/loadpin/loadpin.c, report_load, from 4.7. It escapes the path. With
+	// enforcement off it logs "pinning-ignored" and the load goes on.
+	{`LoadPin: kernel-module (?:old-api-)?denied obj=(?:"(?P<path>[^"\\\x00-\x1f\x7f]+)"|.+) pid=\d+ cmdline=.*`,
+		Statement{Stage: stageSignature, Result: failed(eperm), IsLast: true}},
+	// security/integrity/ima/ima_main.c, ima_load_data, from 4.18.
+	{`ima: impossible to appraise a module without a file descriptor\. sig_enforce kernel parameter might help`,
+		Statement{Stage: stageSignature, Result: failed(eacces), IsLast: true}},
+	// kernel/module/decompress.c, from 5.17.
+	{`(?:module: )?(?:ZSTD-)?decompression failed with status -?\d{1,4}`,
+		Statement{Stage: stageSignature, Result: failed(einval), IsLast: true}},
+
 	// elf_validity_cache_copy and its callees, from 5.11 and 5.18 on, without the
 	// module's name.
 	{`Invalid ELF header (?:len \d+|magic: != \x7fELF|type: \d+ != \d+)`, malformed},
@@ -81,6 +95,8 @@ var kernelMessages = compile([]format{
 	{`NAME: module has no symbols \(stripped\?\)`, malformed},
 	// early_mod_check, layout_and_allocate before 6.6.
 	{`Module NAME is blacklisted`, // from 4.16
+		Statement{Stage: stageCheck, Result: failed(eperm), IsLast: true}},
+	{`Module NAME is denylisted`, // RHEL
 		Statement{Stage: stageCheck, Result: failed(eperm), IsLast: true}},
 	{`NAME: version magic '(?P<vermagic>TEXT)' should be 'TEXT'`, malformed},
 	{`NAME: disagrees about version of symbol module_layout`, malformed},
@@ -110,6 +126,12 @@ var kernelMessages = compile([]format{
 	// missing symbol versions after them.
 	{`NAME: TEXT: kernel tainted\.`, Statement{Stage: stageAny, Taints: taintForced}},
 
+	// SUSE's kernels. Its taint bits are not those of other kernels.
+	{`NAME: unsupported module, tainting kernel\.`, Statement{Stage: stageAny}},
+	{`NAME: externally supported module, setting X kernel taint flag\.`, Statement{Stage: stageAny}},
+	{`NAME: module not supported by Novell, setting U taint flag\.`, Statement{Stage: stageAny}},
+	{`NAME: module is not supported by SUSE, tainting kernel with TAINT_NO_SUPPORT`, Statement{Stage: stageAny}},
+
 	// Linking.
 	{`NAME: Could not allocate \d+ bytes percpu data`,
 		Statement{Stage: stageLink, Result: failed(enomem), IsLast: true}},
@@ -133,6 +155,19 @@ var kernelMessages = compile([]format{
 		Statement{Stage: stageLink, IsRefused: true}},
 	{`NAME: exports duplicate symbol TEXT \(owned by TEXT\)`,
 		Statement{Stage: stageLink, Result: failed(enoexec), IsLast: true}},
+	{`NAME: exports protected symbol TEXT`, Statement{Stage: stageLink, IsRefused: true}}, // Android
+	// arch/*/kernel/module.c.
+	{`(?:module: )?x86/modules: (?:Invalid|Skipping invalid) relocation target, existing value is nonzero for type \d+, loc TEXT`,
+		Statement{Stage: stageLink, Result: failed(enoexec), LacksName: true, IsLast: true}},
+	{"(?:module: )?`NAME' likely not compiled with -mcmodel=kernel",
+		Statement{Stage: stageLink, Result: failed(enoexec), IsLast: true}},
+	{`(?:module: )?NAME: Unknown rela relocation: \d+`,
+		Statement{Stage: stageLink, Result: failed(enoexec), IsLast: true}},
+	{`module NAME: unsupported (?:RELA relocation:|relocation type) \d+`,
+		Statement{Stage: stageLink, Result: failed(enoexec), IsLast: true}},
+	// kernel/bpf/btf.c, btf_module_notify, from 5.11. Whether the attempt fails depends on
+	// CONFIG_MODULE_ALLOW_BTF_MISMATCH.
+	{`failed to validate module \[(?P<name>[^\x00-\x1f\x7f\]]{1,63})\] BTF: -\d{1,4}`, Statement{Stage: stageLink}},
 
 	// Parameters: kernel/params.c, parse_args. It also parses the kernel's command line,
 	// as "Booting kernel".

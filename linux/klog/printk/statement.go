@@ -37,6 +37,7 @@ type Statement struct {
 	Result    *int64 // 0 or -errno, unless a later message corrects it
 	IsRefused bool   // the attempt fails; Result, if any, has the error
 	IsLast    bool   // no further message is about the attempt
+	LacksName bool   // earlier messages about the attempt may have its name
 
 	Signature string // one of the root package's Signature constants
 	Taints    int64  // mask of the TAINT_ bits that were set
