@@ -80,7 +80,7 @@ func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
 
 // pastColumns are the columns that a new recorder needs of the stored events.
 var pastColumns = []string{
-	"time_nanos", "uptime", "event_name", "source", "load_id", "name", "path", "size", "taints", "pid", "result", "error", "first_seen",
+	"time_nanos", "uptime", "event_name", "source", "load_id", "parent_load_id", "name", "path", "size", "taints", "pid", "result", "error", "first_seen",
 	"type", "sha256", "missing", "reports_load",
 	"origin", "device", "inode", "ctime", "image_sha256", "signer", // of the loaded bytes, which the inventory compares with files
 }
