@@ -82,7 +82,7 @@ func (c *config) flagSet() *flag.FlagSet {
 	flags.StringVar(&c.stateDir, "state-dir", defaultStateDir(), "`folder` of the event store")
 	flags.Var(duration(&c.retentionAge, sqlite.DefaultMaxAge, 0), "retention-age", "delete events that are older than this `time`; 0 keeps events of any age")
 	flags.Var(number(&c.retentionEvents, sqlite.DefaultMaxEvents, 0, unlimited), "retention-events", "keep this `number` of the newest events, not counting those of retention-denied; 0 keeps all")
-	flags.Var(number(&c.retentionDenied, sqlite.DefaultMaxUnprivileged, 0, unlimited), "retention-denied", "keep this `number` of the newest events that any user can cause: denied attempts and requests for modules; 0 keeps all")
+	flags.Var(number(&c.retentionDenied, sqlite.DefaultMaxUnprivileged, 0, unlimited), "retention-denied", "keep this `number` of the newest events that any user can cause: denied attempts, refused kernel extensions and requests for modules; 0 keeps all")
 	flags.Func("sources", "comma-separated `names` of the sources to run side by side, out of "+strings.Join(c.platform.sourceNames, ", ")+
 		"; auto runs "+automatic+" (default auto)", func(names string) (err error) {
 		c.sources, err = c.platform.parseSources(names)
