@@ -19,12 +19,14 @@ import (
 type macKernel struct {
 	release func() string    // what uname -r prints
 	boot    func() host.Boot // the current boot
+	// remote returns the mount points of the file systems that are not read.
+	remote func() ([]string, error)
 }
 
 // macOS returns the platform of Macs. It runs on any system, because everything it
 // reads comes from the programs and the kernel that it is given.
 func macOS(programs host.Programs, kernel macKernel) *platform {
-	kexts := loaded.New(programs)
+	kexts := loaded.New(programs, kernel.remote)
 	return &platform{
 		sourceNames: []string{kmodquery.SourceEndpointSecurity, kmodquery.SourceUnifiedLog},
 		// Endpoint Security provides the requesting process and the verdict, the log

@@ -141,3 +141,20 @@ func TestStaleCopiesOfKextPolicyAreRemoved(t *testing.T) {
 	require.FileExists(t, filepath.Join(h.dir, "kmodquery-kextpolicy-2/KextPolicy"))
 	require.FileExists(t, filepath.Join(h.dir, "other/KextPolicy"))
 }
+
+// KextPolicy on a file system that hangs holds up a query once.
+func TestKextPolicyThatHangsDoesNotStopTheTables(t *testing.T) {
+	h := newMac(t)
+	h.policies.Timeout = 10 * time.Millisecond
+	h.mu.Lock()
+	for range 6 {
+		modules, err := h.Modules(t.Context())
+		require.NoError(t, err)
+		require.Len(t, modules, 2)
+		_, reason := h.Shown()
+		require.Equal(t, "KextPolicy cannot be read: its file system does not answer", reason)
+	}
+	require.Equal(t, 1, h.policies.Running())
+	h.mu.Unlock()
+	require.Eventually(t, func() bool { return h.policies.Running() == 0 }, time.Minute, time.Millisecond)
+}
