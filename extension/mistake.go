@@ -35,7 +35,7 @@ func awaitCorrection(ctx context.Context, c *config) bool {
 // configuration file has a mistake. osquery would restart an extension that ends every few
 // seconds.
 func mistakenOptions(c *config, store *sqlite.Store) collectors.Options {
-	o := collectors.Options{Stamp: c.platform.stamp, Cursors: store, SideBySide: true}
+	o := collectors.Options{Stamp: c.platform.stamp, Cursors: store, Loss: store.Loss, SideBySide: true}
 	for _, name := range wanted(c) {
 		o.Sources = append(o.Sources, mistakenSource{name, c.mistake})
 	}
