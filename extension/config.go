@@ -57,7 +57,8 @@ type config struct {
 	format shell.Format
 
 	// mistake is what is wrong in the configuration file. An extension that osquery starts
-	// then serves its tables and records nothing; every command fails.
+	// then serves its tables and records nothing, and so does the command record where
+	// the service manager restarts it always; every other command fails.
 	mistake error
 }
 
@@ -134,7 +135,7 @@ func parse(p *platform, args []string) (*config, error) {
 	}
 	c.args = flags.Args()
 	switch {
-	case c.mistake != nil && c.command != "":
+	case c.mistake != nil && c.command != "" && !(c.command == "record" && p.restartsAlways):
 		return nil, c.mistake
 	case c.command == "" && len(c.args) > 0 && isCommand(c.args[0]):
 		return nil, fmt.Errorf("put the command %s before the flags", c.args[0])

@@ -46,13 +46,14 @@ func macOS(programs host.Programs, kernel macKernel) *platform {
 			}
 			panic("unknown source " + name)
 		},
-		openViews:     func() crossview.Views { return kexts },
-		viewsSource:   kmodquery.SourceShowloaded,
-		stamp:         func() kmodquery.Event { return kernel.boot().Stamp() },
-		newInventory:  func(r recorder) tables.Inventory { return kextInventory{kexts, r} },
-		hasPins:       func(string) bool { return false }, // nothing is pinned on macOS
-		removePins:    func(string) error { return nil },
-		kernelRelease: kernel.release,
+		openViews:      func() crossview.Views { return kexts },
+		viewsSource:    kmodquery.SourceShowloaded,
+		stamp:          func() kmodquery.Event { return kernel.boot().Stamp() },
+		newInventory:   func(r recorder) tables.Inventory { return kextInventory{kexts, r} },
+		hasPins:        func(string) bool { return false }, // nothing is pinned on macOS
+		removePins:     func(string) error { return nil },
+		restartsAlways: true,
+		kernelRelease:  kernel.release,
 	}
 }
 
