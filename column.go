@@ -54,17 +54,43 @@ func (c Column) Pointer(e *Event) any {
 // Value returns the column's value in e: an int64, a string, or nil if the fact is
 // unknown.
 func (c Column) Value(e *Event) any {
-	field := reflect.ValueOf(e).Elem().Field(c.field)
+	field, isKnown := c.known(e)
 	switch {
-	case field.Kind() == reflect.Pointer && field.IsNil(), field.Kind() == reflect.String && field.Len() == 0:
+	case !isKnown:
 		return nil
-	case field.Kind() == reflect.Pointer:
-		field = field.Elem()
+	case c.Number:
+		return field.Int()
 	}
-	if field.Kind() == reflect.String {
-		return field.String() // also a Columns
+	return field.String()
+}
+
+// Int returns the value of a column of numbers, and false if it is unknown.
+func (c Column) Int(e *Event) (n int64, isKnown bool) {
+	field, isKnown := c.known(e)
+	if isKnown {
+		n = field.Int()
 	}
-	return field.Int()
+	return n, isKnown
+}
+
+// Text returns the value of a column of text, and false if it is unknown.
+func (c Column) Text(e *Event) (text string, isKnown bool) {
+	field, isKnown := c.known(e)
+	if isKnown {
+		text = field.String() // also a Columns
+	}
+	return text, isKnown
+}
+
+func (c Column) known(e *Event) (field reflect.Value, isKnown bool) {
+	field = reflect.ValueOf(e).Elem().Field(c.field)
+	switch field.Kind() {
+	case reflect.Pointer:
+		return field.Elem(), !field.IsNil()
+	case reflect.String:
+		return field, field.Len() > 0
+	}
+	return field, true
 }
 
 // Lacks reports whether a column of e has no value. An event lacks no column that

@@ -29,6 +29,13 @@ func TestColumnReadsAndWritesItsField(t *testing.T) {
 	for _, c := range EventColumns() {
 		var e Event
 		empty := c.Value(&e)
+		if c.Number {
+			if n, isKnown := c.Int(&e); n != 0 || isKnown != (empty != nil) {
+				t.Errorf("%s: %v is %d, %t", c.Name, empty, n, isKnown)
+			}
+		} else if text, isKnown := c.Text(&e); text != "" || isKnown {
+			t.Errorf("%s: nothing is %q, %t", c.Name, text, isKnown)
+		}
 		switch pointer := c.Pointer(&e).(type) {
 		case *int64:
 			if *pointer = 7; empty != int64(0) || c.Value(&e) != int64(7) || !c.Number {
@@ -48,6 +55,16 @@ func TestColumnReadsAndWritesItsField(t *testing.T) {
 			}
 		default:
 			t.Errorf("%s: a field of type %T", c.Name, pointer)
+		}
+		n, isNumber := int64(0), false
+		text, isText := "", false
+		if c.Number {
+			n, isNumber = c.Int(&e)
+		} else {
+			text, isText = c.Text(&e)
+		}
+		if value := c.Value(&e); isNumber && value != n || isText && value != text || isNumber == isText {
+			t.Errorf("%s: %v, %d, %q", c.Name, value, n, text)
 		}
 	}
 }

@@ -33,6 +33,9 @@ const hexDigits = "0123456789abcdef"
 // escape escapes the bytes of unsafe characters and of invalid UTF-8, and each
 // backslash for which isEscape, given the text from there on, returns true.
 func escape(text string, isEscape func(string) bool) string {
+	if isPlain(text) {
+		return text
+	}
 	var b strings.Builder
 	done := 0
 	for i := 0; i < len(text); {
@@ -53,6 +56,16 @@ func escape(text string, isEscape func(string) bool) string {
 	}
 	b.WriteString(text[done:])
 	return b.String()
+}
+
+// isPlain reports whether a text, like most, has printable ASCII without backslashes only.
+func isPlain(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c > '~' || c == '\\' {
+			return false
+		}
+	}
+	return true
 }
 
 // readsAsEscape reports whether text, which begins with a backslash, begins with an

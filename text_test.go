@@ -53,6 +53,18 @@ func TestPrintableKeepsBackslashes(t *testing.T) {
 	}
 }
 
+// Plain text is returned as it is.
+func TestOnlyPrintableASCIIIsPlain(t *testing.T) {
+	for c := range 256 {
+		isPrintable := c >= ' ' && c < 0x7f
+		for _, text := range []string{string([]byte{byte(c)}), "plain" + string([]byte{byte(c)}) + "text"} {
+			require.Equal(t, isPrintable, Escape(text) == text, "%q", text)
+			require.Equal(t, isPrintable && c != '\\', isPlain(text), "%q", text)
+		}
+	}
+	require.True(t, isPlain(""))
+}
+
 func TestHostileTextIsEscaped(t *testing.T) {
 	for _, text := range hostile.Texts() {
 		require.Empty(t, hostile.Harm(Escape(text)))
@@ -75,4 +87,18 @@ func FuzzEscape(f *testing.F) {
 		require.Empty(t, hostile.Harm(text))
 		require.Equal(t, text, Printable(text))
 	})
+}
+
+func BenchmarkEscape(b *testing.B) {
+	for name, text := range map[string]string{
+		"plain":   "/usr/lib/modules/6.12.0-1-amd64/kernel/drivers/net/dummy.ko.xz",
+		"escaped": "/usr/lib/modules/6.12.0-1-amd64/kernel/drivers/net/\x1b[2J.ko.xz",
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				Escape(text)
+			}
+		})
+	}
 }

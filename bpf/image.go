@@ -51,8 +51,8 @@ type Chunk struct {
 
 // ReadImage waits for the next chunk. Its Data is valid until the next ReadImage into
 // c. The chunks of older sets come first. ReadImage returns ErrFlushed after a
-// FlushImages, once the ring of images is empty, and os.ErrClosed after Close. Only
-// one goroutine may call it.
+// FlushImages, once the ring of images is empty, os.ErrClosed after Close, and an error
+// that matches ErrDamaged if no more can be read. Only one goroutine may call it.
 func (p *Programs) ReadImage(c *Chunk) error {
 	for len(p.olderImages) > 0 {
 		older := p.olderImages[0]

@@ -47,7 +47,7 @@ func (p *Programs) Check() error {
 	case p.owners.current.Load() != p.name.id:
 		return errors.New("another process keeps the attached programs from sending records")
 	}
-	return nil
+	return errors.Join(p.records.check(), p.images.check())
 }
 
 func (a *attached) String() string { return fmt.Sprintf("%s (%s)", a.symbol, a.as) }

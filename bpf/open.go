@@ -54,7 +54,7 @@ type Programs struct {
 
 	pins     *pins     // nil if nothing is pinned
 	unpinned error     // the reason
-	found    bool      // a set was pinned before
+	found    bool      // a set was attached before
 	retired  time.Time // when the older sets were detached
 
 	olderLost map[uint64]uint64 // by older set
@@ -144,7 +144,7 @@ func (p *Programs) openSet(ctx context.Context, o Options, kernel *btf.Spec, obj
 	if err != nil {
 		return err
 	}
-	p.found = len(sets) > 0
+	p.found = slices.ContainsFunc(sets, p.pins.hasLinks)
 	if owner >= 0 {
 		// An upgrade was broken off.
 		if err := p.pins.detach(ctx, slices.Concat(sets[:owner], sets[owner+1:])); err != nil {
@@ -154,6 +154,7 @@ func (p *Programs) openSet(ctx context.Context, o Options, kernel *btf.Spec, obj
 			if p.set, err = adopt(p.pins, sets[owner], list); err == nil {
 				sets = slices.Delete(sets, owner, owner+1)
 			}
+			p.found = err == nil
 		}
 	}
 	if p.set == nil {
@@ -196,7 +197,7 @@ func (p *Programs) Close() error {
 	return errors.Join(append(errs, p.pins.Close())...)
 }
 
-// WereThere reports whether Open found pinned programs.
+// WereThere reports whether Open found pinned programs that were attached.
 func (p *Programs) WereThere() bool { return p.found }
 
 // IsPinned reports whether the programs stay attached when this process ends.

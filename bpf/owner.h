@@ -74,12 +74,16 @@ static __always_inline u64 owner_at(u32 index)
 	return set ? *set : 0;
 }
 
-/* Reports whether this set sends the records of what a set owns. It does so also for sets that are detached. */
+/*
+ * Reports whether this set sends the records of what a set owns. It does so also for sets
+ * that are detached, and for numbers that no set has yet: root can write them to the maps.
+ */
 static __always_inline bool is_own(u64 owner)
 {
 	u64 set = this_set();
+	u64 current = owner_at(OWNER_CURRENT);
 
-	return owner == set || (owner < owner_at(OWNER_OLDEST) && owner_at(OWNER_CURRENT) == set);
+	return owner == set || (current == set && (owner < owner_at(OWNER_OLDEST) || owner > current));
 }
 
 /* Counts a loss in what a set owns. */

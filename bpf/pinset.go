@@ -176,7 +176,7 @@ func adopt(p *pins, name setName, list []hook) (_ *set, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	if _, err := os.Lstat(p.of(name, pinnedPartial)); err == nil {
+	if exists(p.of(name, pinnedPartial)) {
 		return nil, errors.New("open pinned programs: not all hooks could be attached then")
 	}
 	if err := s.loadPinnedMaps(); err != nil {
@@ -240,8 +240,7 @@ func (s *set) loadPinned(c candidate) (a attached, err error) {
 }
 
 func (s *set) hasProbe(program string) bool {
-	_, err := os.Lstat(filepath.Join(s.path, pinnedProbes, program))
-	return err == nil
+	return exists(filepath.Join(s.path, pinnedProbes, program))
 }
 
 // An olderSet is a detached set with records that are still to be read.

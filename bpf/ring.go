@@ -43,6 +43,7 @@ type ring struct {
 	read atomic.Uint64 // position after the last record that was read
 
 	mu       sync.Mutex // guards the fields below and the mappings
+	released uint64     // position before which the kernel may write again
 	consumer []byte
 	producer []byte // its page, followed by the data twice
 	deadline time.Time
@@ -75,8 +76,26 @@ func openRing(m *ebpf.Map) (_ *ring, err error) {
 	if r.producer, err = unix.Mmap(fd, int64(page), page+2*int(r.size), unix.PROT_READ, unix.MAP_SHARED); err != nil {
 		return nil, fmt.Errorf("map a ring buffer: %w", err)
 	}
-	r.read.Store(uint64(atomic.LoadUintptr(r.consumed())))
+	r.released = uint64(atomic.LoadUintptr(r.consumed()))
+	r.read.Store(r.released)
+	if r.end()-r.released > r.size {
+		return nil, fmt.Errorf("open a ring buffer: %w", errMoved)
+	}
 	return r, nil
+}
+
+// errMoved is the error of a ring whose position of release another process has set.
+// Root can do so. The programs then find no room, or write over what was not read.
+var errMoved = errors.New("another process moved the position up to which the ring buffer was read")
+
+// check returns errMoved if another process has set the position of release.
+func (r *ring) check() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closed && uint64(atomic.LoadUintptr(r.consumed())) != r.released {
+		return errMoved
+	}
+	return nil
 }
 
 func (r *ring) consumed() *uintptr { return (*uintptr)(unsafe.Pointer(&r.consumer[0])) }
@@ -108,6 +127,10 @@ func (r *ring) next(buffer []byte) ([]byte, uint64, error) {
 	}
 }
 
+// ErrDamaged is matched by the errors of a ring buffer that has no record where one must be.
+// Nothing more can be read from it.
+var ErrDamaged = errors.New("the ring buffer is damaged")
+
 // errBusy is returned while a program writes the next record.
 var errBusy = errors.New("the record is being written")
 
@@ -129,7 +152,7 @@ func (r *ring) take(buffer []byte) ([]byte, uint64, error) {
 		n := uint64(length &^ (recordBusy | recordVoid))
 		next := at + uint64(RingSize(int(n)))
 		if n > r.size || next > limit {
-			return nil, 0, fmt.Errorf("read the ring buffer: a record of %d bytes at %d reaches beyond its end at %d", n, at, limit)
+			return nil, 0, fmt.Errorf("%w: a record of %d bytes at %d reaches beyond its end at %d", ErrDamaged, n, at, limit)
 		}
 		r.read.Store(next)
 		if length&recordVoid != 0 {
@@ -207,12 +230,11 @@ func (r *ring) Flush() error {
 func (r *ring) Release(position uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed || position > r.read.Load() || position > math.MaxInt {
+	if r.closed || position > r.read.Load() || position > math.MaxInt || position <= r.released {
 		return
 	}
-	if at := r.consumed(); position > uint64(atomic.LoadUintptr(at)) {
-		atomic.StoreUintptr(at, uintptr(position))
-	}
+	r.released = position
+	atomic.StoreUintptr(r.consumed(), uintptr(position))
 }
 
 // Close closes the ring and releases nothing. It interrupts Read.

@@ -37,6 +37,7 @@ func newWrittenRing(t *testing.T, from uint64) *writtenRing {
 	require.NoError(t, err)
 	atomic.StoreUintptr(w.consumed(), uintptr(from))
 	w.setEnd(from)
+	w.released = from
 	w.read.Store(from)
 	t.Cleanup(func() { require.NoError(t, w.Close()) })
 	return w
@@ -173,6 +174,7 @@ func TestRingThatIsBroken(t *testing.T) {
 			w.set(0, test.n, 0)
 			w.setEnd(test.end)
 			_, _, err := w.next(nil)
+			require.ErrorIs(t, err, ErrDamaged)
 			require.ErrorContains(t, err, fmt.Sprintf("reaches beyond its end at %d", test.end))
 			require.EqualValues(t, test.end, w.unread())
 		})

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -117,6 +118,27 @@ func TestRingGivesBackWhatIsReleased(t *testing.T) {
 	r = open(t, m)
 	list, _ = numbers(t, r)
 	require.Equal(t, []uint64{2}, list)
+}
+
+// Root can write to a pinned ring's memory, and so leave the programs no room.
+func TestRingWhosePositionWasMoved(t *testing.T) {
+	m, put := newProducer(t)
+	r := open(t, m)
+	put(1, 16)
+	_, end, err := r.Read(nil)
+	require.NoError(t, err)
+	require.NoError(t, r.check())
+	r.Release(end)
+	require.NoError(t, r.check(), "it moved the position itself")
+	other := open(t, m)
+	for _, moved := range []uintptr{uintptr(end) + 24, 1 << 40} {
+		atomic.StoreUintptr(other.consumed(), moved)
+		require.ErrorIs(t, r.check(), errMoved)
+		_, err = openRing(m)
+		require.ErrorIs(t, err, errMoved, "the ring has nothing there")
+	}
+	require.NoError(t, r.Close())
+	require.NoError(t, r.check())
 }
 
 // TestRingWakesAReaderThatLags has the kernel wake the reader though it has

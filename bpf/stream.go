@@ -23,7 +23,7 @@ type Position struct {
 // Read waits for the next record and returns it with its position. The records of
 // older sets come first. The caller owns the bytes. Read returns ErrFlushed after a
 // Flush, os.ErrDeadlineExceeded after the deadline, both once the ring is empty,
-// and os.ErrClosed after Close.
+// os.ErrClosed after Close, and an error that matches ErrDamaged if no more can be read.
 //
 // If the programs are pinned, the next process reads again the records that this
 // one has not released.
@@ -33,6 +33,9 @@ func (p *Programs) Read() ([]byte, Position, error) {
 		// A program that was running when it was detached may still write.
 		older.records.SetDeadline(p.retired.Add(afterRetirement))
 		raw, position, err := older.records.Read(nil)
+		if errors.Is(err, ErrDamaged) { // the next Open must not find it again
+			return nil, Position{}, errors.Join(err, p.pins.remove(older.name))
+		}
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return raw, Position{older.name.id, position}, err
 		}

@@ -167,12 +167,20 @@ func awaitFree(ctx context.Context, ids []ebpf.ProgramID) error {
 }
 
 func (p *pins) isAttached(name setName) bool {
-	for _, part := range []string{pinnedLinks, pinnedProbes} {
-		if _, err := os.Lstat(p.of(name, part)); err == nil {
-			return true
-		}
-	}
-	return false
+	return exists(p.of(name, pinnedLinks)) || exists(p.of(name, pinnedProbes))
+}
+
+// hasLinks reports whether each program of a set has its link.
+func (p *pins) hasLinks(name setName) bool {
+	programs, err := os.ReadDir(p.of(name, pinnedPrograms))
+	return err == nil && len(programs) > 0 && !slices.ContainsFunc(programs, func(program os.DirEntry) bool {
+		return !exists(p.of(name, pinnedLinks, program.Name())) && !exists(p.of(name, pinnedProbes, program.Name()))
+	})
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // awaitCalls waits, for at most callPatience, until the calls that a set has under

@@ -8,10 +8,12 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/stretchr/testify/require"
@@ -326,21 +328,19 @@ func TestTheOwnerSendsTheRecord(t *testing.T) {
 		request(older, newer, older)
 	}
 	// The owner changes between the two.
-	runs[older]()
-	older.owners.current.Store(2)
-	runs[newer]()
-	require.Len(t, requests(t, older), 1)
-	require.Empty(t, requests(t, newer))
+	for _, order := range [][]*Programs{{newer, older}, {older, newer}} {
+		older.owners.current.Store(1)
+		runs[order[0]]()
+		older.owners.current.Store(2)
+		runs[order[1]]()
+		require.Len(t, requests(t, older), 1)
+		require.Empty(t, requests(t, newer))
+	}
 	for range 3 {
 		request(newer, older, newer)
 		request(newer, newer, older)
 		request(newer, newer, older)
 	}
-	runs[newer]()
-	older.owners.current.Store(1)
-	runs[older]()
-	require.Empty(t, requests(t, older))
-	require.Len(t, requests(t, newer), 1)
 
 	// The thread is in a call of a set that is detached in the midst of it.
 	var key uint64
@@ -356,6 +356,12 @@ func TestTheOwnerSendsTheRecord(t *testing.T) {
 	older.owners.oldest.Store(2)
 	request(newer, newer)
 	request(newer, newer)
+
+	// Root has forged the owner, so that no set would send the record.
+	stamp[owner] = 1 << 63
+	require.NoError(t, older.maps[moduleMapStamps].Put(call, &stamp))
+	request(newer, newer)
+	require.Empty(t, requests(t, older))
 }
 
 func TestACanceledUpgradeLeavesTheOwner(t *testing.T) {
@@ -396,4 +402,62 @@ func TestCheckFindsChangedMaps(t *testing.T) {
 	again.NextEpoch()
 	require.NoError(t, again.Check(), "the next process restores them")
 	require.NoError(t, again.Close())
+}
+
+// It leaves the programs no room, or has them write over what was not read.
+func TestCheckFindsMovedPositions(t *testing.T) {
+	u := newUpgradable(t)
+	for _, ringOf := range []func(*Programs) *ring{
+		func(p *Programs) *ring { return p.records }, func(p *Programs) *ring { return p.images },
+	} {
+		p := u.open("one", Options{})
+		atomic.StoreUintptr(ringOf(p).consumed(), 1<<40)
+		require.ErrorIs(t, p.Check(), errMoved)
+		require.NoError(t, p.Close())
+
+		again := u.open("one", Options{})
+		require.NoError(t, again.Check())
+		require.NotEqual(t, p.name.id, again.name.id, "it is replaced")
+		require.False(t, again.WereThere())
+		require.ErrorContains(t, errors.Join(again.Unattached()...), "another process moved the position")
+		require.Equal(t, []uint64{again.name.id}, u.sets())
+		require.NoError(t, again.Close())
+	}
+}
+
+func TestAnOlderSetThatIsDamagedIsRemoved(t *testing.T) {
+	u := newUpgradable(t)
+	first := u.open("one", Options{})
+	const length = 16<<20 + 1
+	reserve(t, first.maps[moduleMapRecords], length, 16, asm.FnRingbufSubmit)
+	atomic.StoreUintptr(first.records.consumed(), 8) // the number stands where a length must be
+	require.NoError(t, first.Close())
+
+	second := u.open("two", Options{})
+	_, _, err := second.Read()
+	require.ErrorIs(t, err, ErrDamaged)
+	require.NoError(t, second.Close())
+
+	third := u.open("two", Options{})
+	require.Equal(t, []uint64{second.name.id}, u.sets())
+	drain(t, third)
+	require.NoError(t, third.Close())
+}
+
+// Somebody removed the links, or an upgrade did and the new programs could not be pinned.
+func TestProgramsWithoutLinksWereNotThere(t *testing.T) {
+	u := newUpgradable(t)
+	for _, of := range []string{"one", "two"} {
+		p := u.open("one", Options{})
+		require.NoError(t, os.RemoveAll(u.path+"/"+p.name.String()+"/"+pinnedLinks+"/raw_tp_sched_process_exit"))
+		require.NoError(t, p.Close())
+		again := u.open(of, Options{})
+		require.False(t, again.WereThere())
+		require.NoError(t, again.Close())
+		there := u.open("three", Options{})
+		require.True(t, there.WereThere())
+		require.NoError(t, there.Close())
+		_, err := Detach(u.path)
+		require.NoError(t, err)
+	}
 }

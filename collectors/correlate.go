@@ -129,7 +129,9 @@ func (c *correlator) add(rank int, d kmodquery.Delivery, past bool) {
 // needsStored reports whether the stored events that remember takes may change what
 // happens to an event.
 func needsStored(rank int, e *kmodquery.Event, past bool) bool {
-	return past || kindOf(e) != neither && !isBest(rank, e)
+	// Of a module_load, an earlier recorder may have stored the event that reports the load.
+	isLate := e.EventName == kmodquery.EventModuleLoad && e.IsLoadReport()
+	return past || kindOf(e) != neither && (isLate || !isBest(rank, e))
 }
 
 // isBest reports whether no other source can have reported an event's attempt first:

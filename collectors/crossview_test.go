@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -318,6 +319,7 @@ func TestLoadThatNoSourceReported(t *testing.T) {
 		w.sink.mu.Unlock()
 		require.Equal(t, []string{"module_unwitnessed rootkit"}, w.found(t))
 		require.Equal(t, "it is in modules, but ebpf did not report its load", events[0].Reason)
+		require.Equal(t, "path,origin,sha256,signature_status,pid,process_path,uid,signer,cmdline,requested_by,container_id", events[0].Missing.String())
 		require.Equal(t, []string{`module "rootkit" was loaded and the source did not report it`}, w.source.reasons)
 		require.Equal(t, []string{`ebpf: module "rootkit" was loaded and the source did not report it`}, w.said.errs)
 		w.advance()
@@ -925,6 +927,56 @@ func TestAbsencesAfterALossAreLeftToTheCheck(t *testing.T) {
 		k.unload("dummy")
 		w.advance()
 		require.Equal(t, []string{"module_free dummy"}, w.found(t))
+		require.NoError(t, w.Close())
+	})
+}
+
+// countedViews count how often they are read.
+type countedViews struct {
+	listOnlyViews
+	cheap, whole, status atomic.Int64
+}
+
+func (v *countedViews) Listed(ctx context.Context) ([]kmodquery.Module, error) {
+	v.cheap.Add(1)
+	return v.listOnlyViews.Listed(ctx)
+}
+
+func (v *countedViews) Modules(ctx context.Context) ([]kmodquery.Module, error) {
+	v.whole.Add(1)
+	return v.kernel.Modules(ctx)
+}
+
+func (v *countedViews) Shown() ([]string, string) {
+	v.status.Add(1)
+	return v.kernel.Shown()
+}
+
+// What the views cost on an idle host, and within which time each finds a hidden module.
+func TestIdleHostIsReadWholeOnceAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel("ext4")
+		v := &countedViews{listOnlyViews: listOnlyViews{k}}
+		w := &watch{kernel: k, source: &trusting{staged: newStaged(kmodquery.SourceEBPF)}}
+		w.Recorder, w.sink, w.said = startStaged(t, Options{Sources: []Source{w.source}, Views: v, Stamp: stampNow})
+		w.source.begin <- struct{}{}
+		w.advance()
+		require.Equal(t, []string{"module_present ext4"}, w.found(t))
+		v.cheap.Store(0)
+		v.whole.Store(0)
+		v.status.Store(0)
+		time.Sleep(10 * time.Minute)
+		require.InDelta(t, 3*10*6, v.cheap.Load(), 2, "three times in ten seconds")
+		require.InDelta(t, 10, v.whole.Load(), 1)
+		require.Equal(t, v.whole.Load(), v.status.Load(), "which views can be read matters for whole looks only")
+		require.Empty(t, w.found(t))
+
+		k.show("by_sysfs", kmodquery.ViewSysfs)
+		time.Sleep(DefaultPoll)
+		require.Equal(t, []string{"module_hidden by_sysfs"}, w.found(t))
+		k.show("by_kallsyms", kmodquery.ViewKallsyms)
+		time.Sleep(time.Minute + DefaultPoll)
+		require.Equal(t, []string{"module_hidden by_kallsyms"}, w.found(t))
 		require.NoError(t, w.Close())
 	})
 }

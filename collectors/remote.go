@@ -1,6 +1,7 @@
 package collectors
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,7 +43,8 @@ var (
 // A request says what a reader wants of the recorder. A recorder of an earlier version
 // does not read it and answers with everything.
 type request struct {
-	Sync    bool // every event that happened before is to be stored first
+	Sync    bool          // every event that happened before is to be stored first
+	Within  time.Duration // the time for that; 0 stands for syncTimeout
 	Sensors bool
 	Loaded  bool
 
@@ -109,7 +111,7 @@ func (r *Recorder) answer(conn net.Conn) error {
 	}
 	var answer report
 	if wanted.Sync {
-		ctx, cancel := context.WithTimeout(context.Background(), syncTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), min(cmp.Or(wanted.Within, syncTimeout), syncTimeout))
 		defer cancel()
 		if err := r.Sync(ctx); err != nil {
 			answer.Error, answer.NotStored = err.Error(), errors.Is(err, kmodquery.ErrNotStored)
@@ -121,7 +123,7 @@ func (r *Recorder) answer(conn net.Conn) error {
 	if wanted.Loaded {
 		answer.Loaded = r.loaded()
 	}
-	if cursors := r.options.Cursors; cursors != nil {
+	if cursors := r.options.Cursors; cursors != nil && (answer.Error == "" || answer.NotStored) {
 		answerCursor(cursors, wanted, &answer)
 	}
 	_ = messageEncoding.NewEncoder(conn).Encode(answer)
@@ -147,7 +149,7 @@ func answerCursor(cursors Cursors, wanted request, answer *report) {
 	}
 	answer.Cursor = &cursor
 	if err != nil {
-		answer.Error = err.Error()
+		answer.Error, answer.NotStored = err.Error(), false
 	}
 }
 
@@ -212,10 +214,16 @@ func (r *Remote) Sensors(ctx context.Context) []kmodquery.Sensor {
 	return sensors
 }
 
-// Cursor returns the recorder's cursor of a name, as the event store of the recorder does.
-// Its error matches [ErrNoRecorder] if no recorder answers.
+// Cursor does what [Remote.Sync] does, for two thirds of the time that ctx has left, and
+// returns the recorder's cursor of a name, as the event store of the recorder does. A cursor
+// is returned also if events are not stored. The error matches [ErrNoRecorder] if no
+// recorder answers.
 func (r *Remote) Cursor(ctx context.Context, name string, q kmodquery.CursorQuery) (kmodquery.Cursor, error) {
-	answer, err := r.askCursor(ctx, request{Cursor: &cursorRequest{Name: name, Query: q}})
+	wanted := request{Sync: true, Cursor: &cursorRequest{Name: name, Query: q}}
+	if deadline, ok := ctx.Deadline(); ok {
+		wanted.Within = max(time.Until(deadline)/3*2, 1)
+	}
+	answer, err := r.askCursor(ctx, wanted)
 	if err != nil {
 		return kmodquery.Cursor{}, err
 	}
@@ -243,9 +251,11 @@ func (r *Remote) askCursor(ctx context.Context, wanted request) (report, error) 
 	switch {
 	case err != nil:
 		return report{}, fmt.Errorf("%w: %w", ErrNoRecorder, err)
+	case answer.Cursor == nil && answer.Error != "" && !answer.NotStored:
+		return report{}, fmt.Errorf("wait for pending events: %s", answer.Error)
 	case answer.Cursor == nil:
 		return report{}, fmt.Errorf("%w: it is of an earlier version", ErrNoRecorder)
-	case answer.Error != "":
+	case answer.Error != "" && !answer.NotStored:
 		return report{}, errors.New(answer.Error)
 	}
 	return answer, nil

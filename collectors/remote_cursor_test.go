@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -80,6 +81,45 @@ func TestReadersMoveTheCursorsOfTheRecorder(t *testing.T) {
 	require.NoError(t, recorder.Close())
 	_, err = remote.Cursor(t.Context(), "ship", query)
 	require.ErrorIs(t, err, ErrNoRecorder)
+}
+
+func TestCursorIsGivenWhileEventsAreNotStored(t *testing.T) {
+	cursors, sink := &cursorLog{}, &memory{}
+	source := &counting{scripted: scripted{name: "s", events: make(chan kmodquery.Event)}}
+	recorder := NewRecorder(sink, (&reports{}).add, Options{Sources: []Source{source}, SideBySide: true, Cursors: cursors})
+	recorder.Start(t.Context())
+	listener, remote := listen(t)
+	go recorder.Share(listener)
+	for i, failure := range []error{nil, errors.New("disk full")} {
+		sink.refuse(failure)
+		source.events <- kmodquery.Event{}
+		source.events <- kmodquery.Event{} // once taken, the first was emitted
+		cursor, err := remote.Cursor(t.Context(), "ship", kmodquery.CursorQuery{})
+		require.NoError(t, err)
+		require.Equal(t, "ship", cursor.Name)
+		require.EqualValues(t, i+1, source.syncs.Load(), "what happened before is stored first")
+	}
+	cursors.fail(errors.New("there are too many"))
+	_, err := remote.Cursor(t.Context(), "ship", kmodquery.CursorQuery{})
+	require.EqualError(t, err, "there are too many")
+	sink.refuse(nil)
+	require.NoError(t, listener.Close())
+	require.NoError(t, recorder.Close())
+}
+
+// The Sync takes a part of the reader's time, so that a cursor is returned.
+func TestCursorDoesNotWaitForASourceThatHangs(t *testing.T) {
+	cursors := &cursorLog{}
+	recorder := NewRecorder(&memory{}, (&reports{}).add, Options{Cursors: cursors}) // it never starts
+	listener, remote := listen(t)
+	go recorder.Share(listener)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	cursor, err := remote.Cursor(ctx, "ship", kmodquery.CursorQuery{})
+	require.NoError(t, err)
+	require.Equal(t, "ship", cursor.Name)
+	require.NoError(t, ctx.Err())
+	require.NoError(t, listener.Close())
 }
 
 // A recorder of an earlier version ignores what it does not know.

@@ -1,6 +1,7 @@
 package collectors
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -141,6 +142,34 @@ func TestStoredAttemptsAreNotReportedAgain(t *testing.T) {
 		c.take(byBPF, loadEvent(byBPF, "security_kernel_read_file", "dummy", "1", 7, 5*time.Millisecond))
 		c.flushAll()
 		require.Equal(t, []string{"ebpf security_kernel_read_file a 0"}, *rows)
+	})
+}
+
+// An earlier recorder stored the event that reports a load, and ended before the module went
+// live. This one reads the rest of the load's records before it has read the stored events.
+func TestALoadThatIsUnderWayAcrossARestartIsReportedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stored := loadEvent(byBPF, "security_kernel_read_file", "", "1", 7, 0)
+		stored.ReportsLoad = new(int64(1))
+		live := loadEvent(byBPF, "module_load", "dummy", "1", 7, time.Second)
+		live.ReportsLoad = new(int64(1)) // the first event of the load that its source knows
+		sink, source, isRead := &memory{}, &scripted{name: rankNames[byBPF], events: make(chan kmodquery.Event)}, make(chan struct{})
+		r := NewRecorder(sink, (&reports{}).add, Options{
+			Sources: []Source{source},
+			Past: func(_ context.Context, visit func(*kmodquery.Event)) error {
+				<-isRead
+				visit(&stored)
+				return nil
+			},
+		})
+		started := background(func() { r.Start(t.Context()) })
+		source.events <- live
+		synctest.Wait()
+		close(isRead)
+		<-started
+		require.NoError(t, r.Close())
+		require.Len(t, sink.events, 1)
+		require.Equal(t, new(int64(0)), sink.events[0].ReportsLoad)
 	})
 }
 

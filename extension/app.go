@@ -62,15 +62,16 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 		recorder, a.cursors = remote, remoteCursors{remote, store, c.socket}
 	}
 	a.plugins = tables.Plugins(tables.Config{
-		Store:      store,
-		Cursors:    a.cursors,
-		Recorder:   recorder,
-		Inventory:  c.platform.newInventory(recorder),
-		Signatures: signatures.All(),
-		Kernel:     c.platform.kernelRelease(),
-		ReplyBytes: c.replyLimit,
-		Worker:     func() int64 { return a.watchdog.workerBytes() },
-		Timeout:    c.queryTimeout,
+		Store:       store,
+		Cursors:     a.cursors,
+		CursorsSync: a.recorder == nil,
+		Recorder:    recorder,
+		Inventory:   c.platform.newInventory(recorder),
+		Signatures:  signatures.All(),
+		Kernel:      c.platform.kernelRelease(),
+		ReplyBytes:  c.replyLimit,
+		Worker:      func() int64 { return a.watchdog.workerBytes() },
+		Timeout:     c.queryTimeout,
 	})
 	return a, nil
 }

@@ -60,6 +60,8 @@ type config struct {
 	// then serves its tables and records nothing, and so does the command record where
 	// the service manager restarts it always; every other command fails.
 	mistake error
+
+	notifier *notifier // of record; nil otherwise
 }
 
 // commands are the usages of the commands, which begin with their names. Without a

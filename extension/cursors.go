@@ -32,7 +32,7 @@ func (c ownCursors) Cursor(ctx context.Context, name string, q kmodquery.CursorQ
 func (c ownCursors) registered() { c.Registered(c.osquery) }
 
 // remoteCursors are the cursors in a reader. They are moved by the recorder. Without one
-// the same rows are given again.
+// the same rows are given again. Cursor brings what happened before it to the store, too.
 type remoteCursors struct {
 	recorder *collectors.Remote
 	store    *sqlite.Store

@@ -48,6 +48,11 @@ type platform struct {
 	restartsAlways bool
 	// kernelRelease returns what uname -r prints.
 	kernelRelease func() string
+	// memoryLimit returns how many bytes of memory the host lets this process use, or 0 if
+	// it sets no limit. threadTime returns a clock of the processor time that the calling
+	// thread uses. Either may be nil.
+	memoryLimit func() int64
+	threadTime  func() func() time.Duration
 }
 
 // withEvents joins the modules that views show with the events of their loads.

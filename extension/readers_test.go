@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"log"
 	"net"
@@ -18,6 +19,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/collectors"
+	"github.com/kmodquery/kmodquery/extension/shell"
+	"github.com/kmodquery/kmodquery/extension/virtualtable"
+	"github.com/kmodquery/kmodquery/tables"
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
@@ -183,6 +188,101 @@ func TestReadersShowThatEventsAreLost(t *testing.T) {
 	require.Equal(t, "role,store_reason\nreader,"+reason+"\n", stdout.String())
 	require.Empty(t, stderr.String())
 	require.Equal(t, reason, a.recorder.Sensors(t.Context())[0].StoreReason)
+}
+
+// A countingListener counts the readers that it accepts.
+type countingListener struct {
+	net.Listener
+	accepted atomic.Int64
+}
+
+func (l *countingListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil {
+		l.accepted.Add(1)
+	}
+	return conn, err
+}
+
+// eventsOnly is an inventory of the modules that the events show.
+type eventsOnly struct{ recorder }
+
+func (i eventsOnly) Modules(ctx context.Context) ([]kmodquery.Module, error) {
+	return withEvents(ctx, i.recorder, nil)
+}
+
+func (eventsOnly) File(context.Context, kmodquery.Module) kmodquery.ModuleFile {
+	return kmodquery.ModuleFile{}
+}
+
+// A reader asks the recorder once for each query of osquery, and once for each statement of
+// the shell, however often SQLite calls its tables. A query with a cursor moves it, too.
+func TestAReaderAsksTheRecorderOncePerQuery(t *testing.T) {
+	dir := shortDir(t)
+	store, err := sqlite.Open(t.Context(), dir, sqlite.Options{})
+	require.NoError(t, err)
+	var events []kmodquery.Delivery
+	for _, id := range []string{"1", "2", "3"} {
+		events = append(events, kmodquery.Delivery{Event: kmodquery.Event{
+			Time: time.Now().Unix(), EventName: kmodquery.EventInitModule, Source: kmodquery.SourceEBPF, Name: "dummy", LoadID: id,
+		}})
+	}
+	require.NoError(t, store.Append(t.Context(), events))
+	r := collectors.NewRecorder(store, func(err error) { t.Error(err) }, collectors.Options{Cursors: store})
+	r.Start(t.Context())
+	socket, err := net.Listen("unix", filepath.Join(dir, recorderSocket))
+	require.NoError(t, err)
+	listener := &countingListener{Listener: socket}
+	shared := make(chan struct{})
+	go func() {
+		defer close(shared)
+		r.Share(listener)
+	}()
+
+	p := *hostPlatform()
+	p.newInventory = func(r recorder) tables.Inventory { return eventsOnly{r} }
+	c, err := parse(&p, []string{"query", "--state-dir", dir})
+	require.NoError(t, err)
+	a, err := open(t.Context(), c, log.New(io.Discard, "", 0))
+	require.NoError(t, err)
+	require.Nil(t, a.recorder, "it is a reader")
+	db, err := virtualtable.Open(t.Context(), a.plugins...)
+	require.NoError(t, err)
+	for statement, want := range map[string]int64{
+		"SELECT * FROM kernel_module_events":                                                                                            1,
+		"SELECT count(*) FROM kernel_module_events":                                                                                     1,
+		"SELECT * FROM kernel_module_findings":                                                                                          1,
+		"SELECT * FROM kernel_module_sensors":                                                                                           1,
+		"SELECT * FROM kernel_module_inventory":                                                                                         1,
+		"SELECT eid FROM kernel_module_events WHERE cursor = 'ship'":                                                                    2,
+		"SELECT f.reason, e.name FROM kernel_module_findings f JOIN kernel_module_events e USING (load_id)":                             1,
+		"SELECT * FROM kernel_module_events WHERE load_id IN (SELECT load_id FROM kernel_module_findings)":                              1,
+		"SELECT * FROM kernel_module_events; SELECT * FROM kernel_module_events":                                                        2,
+		"SELECT * FROM kernel_module_events WHERE load_id = (SELECT load_id FROM kernel_module_events WHERE name = 'dummy' LIMIT 1)":    1,
+		"SELECT (SELECT count(*) FROM kernel_module_events e WHERE e.name = s.source) FROM kernel_module_sensors s WHERE source = 'no'": 1,
+	} {
+		before := listener.accepted.Load()
+		var rows strings.Builder
+		require.NoError(t, shell.Query(t.Context(), db, &rows, shell.JSON, statement))
+		require.Equal(t, want, listener.accepted.Load()-before, statement)
+		if strings.Contains(statement, "cursor") {
+			require.Equal(t, 3, strings.Count(rows.String(), "eid"), rows.String())
+		}
+	}
+	// osquery does not say which calls belong to one statement.
+	before := listener.accepted.Load()
+	for range 2 {
+		response := a.plugins[0].Call(t.Context(), map[string]string{"action": "generate", "context": "{}"})
+		require.Len(t, response.Response, 3)
+	}
+	require.EqualValues(t, 2, listener.accepted.Load()-before)
+
+	require.NoError(t, db.Close())
+	require.NoError(t, a.Close())
+	require.NoError(t, listener.Close())
+	<-shared
+	require.NoError(t, r.Close())
+	require.NoError(t, store.Close())
 }
 
 // shortDir returns a folder whose path is short enough for a socket.

@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log"
 	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
 // statusEvery is how often the service's status line is updated.
@@ -26,15 +29,23 @@ type recording interface {
 // configuration file is corrected, and then returns nil. While
 // another process records, it waits to take over. It needs no osquery.
 func record(ctx context.Context, c *config, report *log.Logger) error {
-	n, err := newNotifier(report)
+	n, err := newNotifier(c.platform, report)
 	if err != nil {
 		return err
 	}
+	c.notifier = n
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	endWhenCorrected(ctx, c, report, stop)
 	return inTurn(ctx, c, report, func(role context.Context, a *app) error {
 		a.awaitStart(c, report)
+		role, end := context.WithCancel(role)
+		defer end()
+		lost := make(chan error, 1)
+		go func() {
+			defer end()
+			lost <- awaitFolderLost(role, c, a)
+		}()
 		if a.recorder != nil {
 			notifyLoop(role, n, a.recorder)
 		} else {
@@ -44,8 +55,32 @@ func record(ctx context.Context, c *config, report *log.Logger) error {
 		if ctx.Err() != nil {
 			n.send(daemon.SdNotifyStopping)
 		}
-		return nil
+		return <-lost
 	})
+}
+
+// awaitFolderLost returns an error if the state folder was removed and this process may
+// not create it again, and nil when ctx ends. In the unit the folder is a mount, which is
+// removed with it, and the file system below is read-only. systemd creates the folder when
+// it starts the service again.
+func awaitFolderLost(ctx context.Context, c *config, a *app) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Duration(c.interval) * time.Second):
+		}
+		var err error
+		if a.recorder != nil {
+			err = a.store.Check(ctx)
+		} else {
+			_, err = sqlite.IsFree(c.stateDir)
+		}
+		var path *fs.PathError
+		if errors.As(err, &path) && (errors.Is(path, unix.EROFS) || errors.Is(path, fs.ErrPermission)) && !a.store.IsRecorder() {
+			return fmt.Errorf("the state folder was removed, and this process may not create it again: %w; start it again", path)
+		}
+	}
 }
 
 // notifyLoop notifies the service manager until ctx ends: it sends the status of the

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -69,7 +70,7 @@ func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
 		Loss:        store.Loss,
 		Backfilled:  store.GapRead,
 		Past: func(ctx context.Context, visit func(*kmodquery.Event)) error {
-			return past(ctx, c.platform, store, visit)
+			return c.notifier.during(func() error { return past(ctx, c.platform, store, visit) })
 		},
 	}
 	for _, name := range wanted(c) {
@@ -96,27 +97,15 @@ func past(ctx context.Context, p *platform, store *sqlite.Store, visit func(*kmo
 	if boot == "" {
 		return nil // the events of this boot cannot be distinguished from others
 	}
-	of := func(eventNames ...any) kmodquery.Filter {
-		return kmodquery.Filter{
-			Conditions: []kmodquery.Condition{
-				{Column: "boot_id", Op: kmodquery.Equal, Values: []any{boot}},
-				{Column: "event_name", Op: kmodquery.Equal, Values: eventNames},
-			},
-			Columns: pastColumns,
-		}
-	}
-	if err := store.Replay(ctx, of(
+	if err := store.Replay(ctx, boot, []string{
 		kmodquery.EventSecurityKernelReadFile, kmodquery.EventModuleLoad, kmodquery.EventModuleFree, kmodquery.EventInitModule, kmodquery.EventFinitModule, kmodquery.EventDeleteModule,
 		kmodquery.EventKextload, kmodquery.EventKextunload, kmodquery.EventKextAllowed, kmodquery.EventKextBlocked,
-	), recentPast, visit); err != nil {
+	}, pastColumns, recentPast, visit); err != nil {
 		return err
 	}
-	return store.Events(ctx, of(
+	return store.Replay(ctx, boot, []string{
 		kmodquery.EventModulePresent, kmodquery.EventModuleHidden, kmodquery.EventModuleUnwitnessed, kmodquery.EventTaintReset,
-	), func(e *kmodquery.Event) error {
-		visit(e)
-		return nil
-	})
+	}, pastColumns, math.MaxInt64, visit)
 }
 
 // sensorNames returns the sources that have a row in the sensors table.

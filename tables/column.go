@@ -3,6 +3,7 @@ package tables
 import (
 	"fmt"
 	"slices"
+	"strconv"
 
 	"github.com/osquery/osquery-go/plugin/table"
 
@@ -28,8 +29,8 @@ var (
 // A columnOf is one column of a table in which each row shows a T.
 type columnOf[T any] struct {
 	table.ColumnDefinition
-	// value returns the cell: a text, an int64, a *int64, or nil for NULL.
-	value func(*T) any
+	// cell returns the text of the cell, and false for NULL.
+	cell func(*T) (string, bool)
 	// event is the event's column with which constraints on this one are compared. Its
 	// name is "" if osquery alone compares them.
 	event kmodquery.Column
@@ -37,12 +38,23 @@ type columnOf[T any] struct {
 	needs []string
 }
 
-func number[T any](name string, p pushdown, description string, value func(*T) any) columnOf[T] {
-	return columnOf[T]{ColumnDefinition: table.BigIntColumn(name, p.options(description)...), value: value}
+// number returns a column of numbers; nil is NULL.
+func number[T any](name string, p pushdown, description string, value func(*T) *int64) columnOf[T] {
+	return columnOf[T]{ColumnDefinition: table.BigIntColumn(name, p.options(description)...), cell: func(item *T) (string, bool) {
+		n := value(item)
+		if n == nil {
+			return "", false
+		}
+		return strconv.FormatInt(*n, 10), true
+	}}
 }
 
-func text[T any](name string, p pushdown, description string, value func(*T) any) columnOf[T] {
-	return columnOf[T]{ColumnDefinition: table.TextColumn(name, p.options(description)...), value: value}
+// text returns a column of texts; "" is NULL.
+func text[T any](name string, p pushdown, description string, value func(*T) string) columnOf[T] {
+	return columnOf[T]{ColumnDefinition: table.TextColumn(name, p.options(description)...), cell: func(item *T) (string, bool) {
+		text := value(item)
+		return text, text != ""
+	}}
 }
 
 func (p pushdown) options(description string) []table.ColumnOpt {
@@ -63,22 +75,20 @@ func (c columnOf[T]) comparedAs(event string) columnOf[T] {
 // ofEvent returns a column that shows a column of an event.
 func ofEvent(name string, p pushdown, description string) columnOf[kmodquery.Event] {
 	event, _ := kmodquery.EventColumn(name)
-	column := text[kmodquery.Event]
+	definition := table.TextColumn
 	if event.Number {
-		column = number
+		definition = table.BigIntColumn
 	}
-	return column(name, p, description, func(e *kmodquery.Event) any { return shown(event, e) }).comparedAs(name)
+	return columnOf[kmodquery.Event]{
+		ColumnDefinition: definition(name, p.options(description)...),
+		cell:             func(e *kmodquery.Event) (string, bool) { return eventCell(event, e) },
+	}.comparedAs(name)
 }
 
 // unprivileged returns the column that separates what any user can cause.
 func unprivileged[T any](event func(*T) *kmodquery.Event) columnOf[T] {
 	c := number(kmodquery.UnprivilegedColumn, filtered, "1 for an event that any user can cause any number of times: a denied call, a refused kernel extension or a request for a module; otherwise 0",
-		func(item *T) any {
-			if event(item).IsUnprivileged() {
-				return int64(1)
-			}
-			return int64(0)
-		})
+		func(item *T) *int64 { return bit(event(item).IsUnprivileged()) })
 	c.event = kmodquery.Column{Name: kmodquery.UnprivilegedColumn, Number: true}
 	c.needs = kmodquery.UnprivilegedNeeds()
 	return c

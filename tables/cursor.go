@@ -18,7 +18,7 @@ const cursorName = "cursor"
 func cursorOf[T any]() columnOf[T] {
 	pushed := pushdown{table.AdditionalColumn(), table.HiddenColumn()}
 	return text(cursorName, pushed, "With cursor = 'NAME' in the WHERE clause, a scheduled query gets each row: the rows that it was first given "+
-		"in the last 15 minutes, and then the next ones in the order of storage, at most 500. Empty otherwise", func(*T) any { return nil })
+		"in the last 15 minutes, and then the next ones in the order of storage, at most 500. Empty otherwise", func(*T) string { return "" })
 }
 
 // cursor returns the name of the cursor that the query asks for: the one value to which

@@ -21,7 +21,7 @@ var kernelModuleEvents = definition[kmodquery.Event]{
 }
 
 func generateEvents(ctx context.Context, c Config, q query) ([]map[string]string, error) {
-	if err := syncBeforeRead(ctx, c.Recorder); err != nil {
+	if err := syncBeforeRead(ctx, c, q); err != nil {
 		return nil, err
 	}
 	columns := used(q, eventColumns)
@@ -33,11 +33,12 @@ func generateEvents(ctx context.Context, c Config, q query) ([]map[string]string
 		}
 		return counted(c, n)
 	}
+	row := rowFunc(columns)
 	return collect(ctx, c, q, view{
 		table:        "kernel_module_events",
 		asked:        filter.Conditions,
 		filter:       filter,
-		rows:         func(e *kmodquery.Event) []map[string]string { return []map[string]string{row(columns, e, e.EID)} },
+		rows:         func(e *kmodquery.Event) []map[string]string { return []map[string]string{row(e, e.EID)} },
 		count:        func(*kmodquery.Event) int { return 1 },
 		countColumns: []string{},
 	})

@@ -26,32 +26,32 @@ const wholeEvent = "event"
 
 var findingColumns = []columnOf[kmodquery.Finding]{
 	text("signature_id", local, "The signature that accepted the event",
-		func(f *kmodquery.Finding) any { return known(f.ID) }),
+		func(f *kmodquery.Finding) string { return f.ID }),
 	text("signature_version", local, "Version of the signature",
-		func(f *kmodquery.Finding) any { return known(f.Version) }),
+		func(f *kmodquery.Finding) string { return f.Version }),
 	text("signature_name", local, "Name of the signature",
-		func(f *kmodquery.Finding) any { return known(f.Name) }),
+		func(f *kmodquery.Finding) string { return f.Name }),
 	text("event_name", local, "Name of the detection; the column trigger has the name of the event",
-		func(f *kmodquery.Finding) any { return known(f.EventName) }),
+		func(f *kmodquery.Finding) string { return f.EventName }),
 	text("description", local, "What the signature detects, and why that matters",
-		func(f *kmodquery.Finding) any { return known(f.Description) }),
+		func(f *kmodquery.Finding) string { return f.Description }),
 	number("severity", local, "Threat level of the signature; higher is worse, 2 is moderate",
-		func(f *kmodquery.Finding) any { return f.Severity }),
+		func(f *kmodquery.Finding) *int64 { return &f.Severity }),
 	text("category", local, "ATT&CK tactic, such as persistence",
-		func(f *kmodquery.Finding) any { return known(f.Category) }),
+		func(f *kmodquery.Finding) string { return f.Category }),
 	text("technique", local, "Name of the MITRE ATT&CK technique",
-		func(f *kmodquery.Finding) any { return known(f.Technique) }),
+		func(f *kmodquery.Finding) string { return f.Technique }),
 	text("kubernetes_technique", local, "Name of the technique in the threat matrix for Kubernetes, or N/A",
-		func(f *kmodquery.Finding) any { return known(f.KubernetesTechnique) }),
+		func(f *kmodquery.Finding) string { return f.KubernetesTechnique }),
 	text("attack_id", local, "STIX id of the ATT&CK technique (attack-pattern--...)",
-		func(f *kmodquery.Finding) any { return known(f.AttackID) }),
+		func(f *kmodquery.Finding) string { return f.AttackID }),
 	text("external_id", local, "ATT&CK's number of the technique, such as T1547.006",
-		func(f *kmodquery.Finding) any { return known(f.ExternalID) }),
+		func(f *kmodquery.Finding) string { return f.ExternalID }),
 	text("data", local, "Data that the signature adds to the event, as JSON; NULL if there is none",
-		func(f *kmodquery.Finding) any { return printable(f.Data) }),
+		func(f *kmodquery.Finding) string { return kmodquery.Printable(f.Data) }),
 	text("reason", local, "Why this event is a finding, in one sentence",
 		// Signatures escape the host's text that they quote.
-		func(f *kmodquery.Finding) any { return printable(f.Reason) }),
+		func(f *kmodquery.Finding) string { return kmodquery.Printable(f.Reason) }),
 	ofTrigger("eid"),
 	ofTrigger("time"),
 	ofTrigger("event_name"),
@@ -71,7 +71,7 @@ var findingColumns = []columnOf[kmodquery.Finding]{
 	ofTrigger("container_id"),
 	ofTrigger("source"),
 	text(wholeEvent, local, "The whole event as a JSON object with the columns of kernel_module_events, without those that are unknown",
-		func(f *kmodquery.Finding) any { return object(f.Event) }),
+		func(f *kmodquery.Finding) string { return object(f.Event) }),
 	unprivileged(func(f *kmodquery.Finding) *kmodquery.Event { return f.Event }),
 	cursorOf[kmodquery.Finding](),
 }
@@ -84,11 +84,11 @@ func ofTrigger(name string) columnOf[kmodquery.Finding] {
 	if name == "event_name" {
 		definition.Name = "trigger"
 	}
-	return columnOf[kmodquery.Finding]{definition, func(f *kmodquery.Finding) any { return of.value(f.Event) }, of.event, of.needs}
+	return columnOf[kmodquery.Finding]{definition, func(f *kmodquery.Finding) (string, bool) { return of.cell(f.Event) }, of.event, of.needs}
 }
 
 func generateFindings(ctx context.Context, c Config, q query) ([]map[string]string, error) {
-	if err := syncBeforeRead(ctx, c.Recorder); err != nil {
+	if err := syncBeforeRead(ctx, c, q); err != nil {
 		return nil, err
 	}
 	// One pass reads what all signatures need.
@@ -131,10 +131,11 @@ func generateFindings(ctx context.Context, c Config, q query) ([]map[string]stri
 	if q.uses(wholeEvent) {
 		v.filter.Columns = nil
 	}
+	row := rowFunc(shown)
 	v.rows = func(e *kmodquery.Event) []map[string]string {
 		var rows []map[string]string
 		for _, match := range matches(c.Signatures, e) {
-			rows = append(rows, row(shown, &match.Finding, e.EID*int64(len(c.Signatures))+match.signature))
+			rows = append(rows, row(&match.Finding, e.EID*int64(len(c.Signatures))+match.signature))
 		}
 		return rows
 	}

@@ -41,53 +41,48 @@ var fileColumns = []string{"path", "sha256", "signer", "package", "team_id", "cd
 
 var inventoryColumns = []columnOf[entry]{
 	text("name", indexed, "Name of the module; NULL for module memory that no view names",
-		func(e *entry) any { return escaped(e.Name) }).comparedAs("name"),
+		func(e *entry) string { return kmodquery.Escape(e.Name) }).comparedAs("name"),
 	number("size", local, "Size of the module's memory in bytes",
-		func(e *entry) any { return e.Size }),
-	number("refs", local, "Number of users of the module", func(e *entry) any { return e.Refs }),
+		func(e *entry) *int64 { return e.Size }),
+	number("refs", local, "Number of users of the module", func(e *entry) *int64 { return e.Refs }),
 	text("used_by", local, "JSON array of the modules that use it",
-		func(e *entry) any { return array(e.UsedBy) }),
+		func(e *entry) string { return array(e.UsedBy) }),
 	text("state", local, "Live, Loading or Unloading; Gone for a kernel extension that is not loaded and that macOS remembers as loaded",
-		func(e *entry) any { return escaped(e.State) }),
+		func(e *entry) string { return kmodquery.Escape(e.State) }),
 	text("address", local, "Address of the module's memory, in hex; NULL if the kernel hides addresses",
-		func(e *entry) any { return known(address(e.Address)) }),
+		func(e *entry) string { return address(e.Address) }),
 	number("taints", local, "Mask of the TAINT_ bits that the module set",
-		func(e *entry) any { return e.Taints }),
+		func(e *entry) *int64 { return e.Taints }),
 	text("version", local, "Version that the module declares",
-		func(e *entry) any { return escaped(e.Version) }),
+		func(e *entry) string { return kmodquery.Escape(e.Version) }),
 	text("srcversion", local, "Checksum of its source files that the module declares",
-		func(e *entry) any { return escaped(e.Srcversion) }),
+		func(e *entry) string { return kmodquery.Escape(e.Srcversion) }),
 	text("path", local, "Path of the module's file: the one that it was loaded from if an event says so, otherwise the one that modprobe would load now",
-		func(e *entry) any { return escaped(e.file.Path) }),
+		func(e *entry) string { return kmodquery.Escape(e.file.Path) }),
 	text("sha256", local, "SHA-256 of the file in hex. Unknown if a source observed the load and the file does not hold what was loaded, or cannot be compared",
-		func(e *entry) any { return escaped(e.file.SHA256) }),
+		func(e *entry) string { return kmodquery.Escape(e.file.SHA256) }),
 	text("signer", local, "Signer that the signature names: of the bytes that were loaded if an event has it, otherwise of the file",
-		func(e *entry) any { return escaped(e.file.Signer) }),
+		func(e *entry) string { return kmodquery.Escape(e.file.Signer) }),
 	text("package", local, "Package that owns the file, from the database of dpkg, rpm or pacman; NULL if there is none. Unknown if a source observed the load and the file does not hold what was loaded, or cannot be compared",
-		func(e *entry) any { return escaped(e.file.Package) }),
+		func(e *entry) string { return kmodquery.Escape(e.file.Package) }),
 	text("load_id", local, "Attempt in kernel_module_events that loaded the module, if a source observed it",
-		func(e *entry) any { return escaped(e.LoadID) }),
+		func(e *entry) string { return kmodquery.Escape(e.LoadID) }),
 	number("first_seen", local, "1 if that attempt was the first with this name and hash on this host",
-		func(e *entry) any { return e.FirstSeen }),
+		func(e *entry) *int64 { return e.FirstSeen }),
 	text("views", local, "JSON array of the views that show the module: modules (/proc/modules), sysfs, kallsyms, ftrace, btf, vmallocinfo, events; on macOS showloaded (kmutil) and kextpolicy",
-		func(e *entry) any { return array(e.Views) }),
+		func(e *entry) string { return array(e.Views) }),
 	number("hidden", local, "1 if the kernel's own list omits the module in two observations",
-		func(e *entry) any {
-			if e.IsHidden() {
-				return int64(1)
-			}
-			return int64(0)
-		}),
+		func(e *entry) *int64 { return bit(e.IsHidden()) }),
 	text("team_id", local, "Apple team that signed the kernel extension: from KextPolicy, otherwise from the signature on disk",
-		func(e *entry) any { return escaped(cmp.Or(e.TeamID, e.file.TeamID)) }),
+		func(e *entry) string { return kmodquery.Escape(cmp.Or(e.TeamID, e.file.TeamID)) }),
 	text("cdhash", local, "Code directory hash of the kernel extension: of the loaded one from KextPolicy, otherwise of the one on disk",
-		func(e *entry) any { return escaped(cmp.Or(e.CDHash, e.file.CDHash)) }),
+		func(e *entry) string { return kmodquery.Escape(cmp.Or(e.CDHash, e.file.CDHash)) }),
 	text("policy", local, "Decision on loading the kernel extension, from macOS's KextPolicy: mdm, user or unapproved",
-		func(e *entry) any { return escaped(e.Policy) }),
+		func(e *entry) string { return kmodquery.Escape(e.Policy) }),
 	number("last_loaded", local, "Unix time in seconds of the last load, from macOS's KextPolicy",
-		func(e *entry) any { return e.LastLoaded }),
+		func(e *entry) *int64 { return e.LastLoaded }),
 	text("missing", local, "Columns that apply and whose value could not be determined, separated by commas",
-		func(e *entry) any { return escaped(e.missing()) }),
+		func(e *entry) string { return kmodquery.Escape(e.missing()) }),
 }
 
 // missing returns the unknown columns of the module, and then of its file.
@@ -112,10 +107,10 @@ func (e *entry) missing() string {
 	return missing.String()
 }
 
-// array returns a JSON array of names, each escaped as in a cell.
-func array(names []string) any {
+// array returns a JSON array of names, each escaped as in a cell; "" without names.
+func array(names []string) string {
 	if len(names) == 0 {
-		return nil
+		return ""
 	}
 	safe := make([]string, len(names))
 	for i, name := range names {
@@ -142,6 +137,7 @@ func generateInventory(ctx context.Context, c Config, q query) ([]map[string]str
 	byName, columns := conditions(q, inventoryColumns), used(q, inventoryColumns)
 	usesFile := slices.ContainsFunc(fileColumns, q.uses)
 	bound, cost := c.bound(), int64(0)
+	row := rowFunc(columns)
 	var rows []map[string]string
 	for _, m := range modules {
 		if !isSelected(m.Name, byName) {
@@ -153,7 +149,7 @@ func generateInventory(ctx context.Context, c Config, q query) ([]map[string]str
 				return nil, ctx.Err()
 			}
 		}
-		rows = append(rows, row(columns, &e, identity(m)))
+		rows = append(rows, row(&e, identity(m)))
 		if cost += bound.cost(rows[len(rows)-1:]); cost > bound.bytes {
 			return nil, fmt.Errorf("reply would have more than %s: only %d of %d modules fit; select fewer columns, or modules by their names",
 				bound, len(rows)-1, len(modules))

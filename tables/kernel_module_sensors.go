@@ -13,9 +13,12 @@ var kernelModuleSensors = definition[health]{
 	description: "Health of the recorder: one row for each source of events, with its hooks, its losses and, if it does not " +
 		"work, what to do about it",
 	examples: []string{
-		"SELECT source, state, reason FROM kernel_module_sensors WHERE state != 'active'",
-		"SELECT source, received, lost, last_event_time FROM kernel_module_sensors WHERE lost > 0",
-		"SELECT DISTINCT store_reason, store_errors FROM kernel_module_sensors WHERE coalesce(store_reason, '') <> ''",
+		"SELECT source, state, reason FROM kernel_module_sensors WHERE state = 'failed' OR (state = 'unavailable' AND " +
+			"(source NOT IN ('audit', 'journal', 'kmsg', 'syslog') OR " +
+			"NOT EXISTS (SELECT 1 FROM kernel_module_sensors WHERE state = 'active' AND source <> 'procfs')))",
+		"SELECT source, received, lost, decode_errors, shed FROM kernel_module_sensors WHERE lost > 0 OR decode_errors > 0 OR shed > 0",
+		"SELECT DISTINCT store_reason, store_errors, expired_unread FROM kernel_module_sensors WHERE coalesce(store_reason, '') <> '' " +
+			"OR store_errors > 0 OR expired_unread > 0",
 	},
 	columns:  sensorColumns,
 	generate: generateSensors,
@@ -30,66 +33,66 @@ type health struct {
 
 var sensorColumns = []columnOf[health]{
 	text("source", local, "Name of the source, as in kernel_module_events",
-		func(h *health) any { return printable(h.Source) }),
+		func(h *health) string { return kmodquery.Printable(h.Source) }),
 	text("state", local, "active (watching), standby (able to watch, and not needed or still starting), unavailable (this host cannot run it) or failed (it should work and does not)",
-		func(h *health) any { return printable(h.State) }),
+		func(h *health) string { return kmodquery.Printable(h.State) }),
 	text("reason", local, "Why the source is not active, or for an active source why it last was not, and what to do about it",
-		func(h *health) any { return printable(h.Reason) }),
+		func(h *health) string { return kmodquery.Printable(h.Reason) }),
 	number("since", local, "Unix time in seconds of the last change of state",
-		func(h *health) any { return known(h.Since) }),
+		func(h *health) *int64 { return known(&h.Since) }),
 	text("hooks", local, "JSON array of the hooks attached to the kernel, each with its kind",
-		func(h *health) any { return printable(h.Hooks) }),
+		func(h *health) string { return kmodquery.Printable(h.Hooks) }),
 	number("received", local, "Records taken from the kernel",
-		func(h *health) any { return h.Received }),
+		func(h *health) *int64 { return &h.Received }),
 	number("lost", local, "Records that were lost before the source could read them, such as those for which a buffer had no room, and returns of system calls that the eBPF programs missed",
-		func(h *health) any { return h.Lost }),
+		func(h *health) *int64 { return &h.Lost }),
 	number("decode_errors", local, "Records that could not be decoded and became no events",
-		func(h *health) any { return h.DecodeErrors }),
+		func(h *health) *int64 { return &h.DecodeErrors }),
 	number("enrich_errors", local, "Events whose column missing is not empty",
-		func(h *health) any { return h.EnrichErrors }),
+		func(h *health) *int64 { return &h.EnrichErrors }),
 	number("store_errors", local, "Batches of events, of all sources, that could not be written to the store; NULL in a reader",
-		func(h *health) any {
+		func(h *health) *int64 {
 			if h.Role == kmodquery.RoleReader {
 				return nil
 			}
-			return h.Errors
+			return &h.Errors
 		}),
 	text("store_reason", local, "Defects of the store and what to do about them: why it accepts no events and how many wait in memory, "+
 		"and whether rows or the whole store were damaged",
-		func(h *health) any {
+		func(h *health) string {
 			if h.StoreReason != "" && h.Trouble != "" {
-				return printable(h.StoreReason + ". " + h.Trouble)
+				return kmodquery.Printable(h.StoreReason + ". " + h.Trouble)
 			}
-			return printable(h.StoreReason + h.Trouble)
+			return kmodquery.Printable(h.StoreReason + h.Trouble)
 		}),
 	number("shed", local, "Events of the source that were dropped because the store accepted none and the memory for them was full",
-		func(h *health) any { return h.Shed }),
+		func(h *health) *int64 { return &h.Shed }),
 	number("damaged_rows", local, "Rows that this process read and did not show because they do not match their checksums",
-		func(h *health) any { return h.Damaged }),
+		func(h *health) *int64 { return &h.Damaged }),
 	number("denied", local, "Denied attempts that are counted in another attempt's row",
-		func(h *health) any { return h.Denied }),
+		func(h *health) *int64 { return &h.Denied }),
 	number("joined", local, "Events that received the load_id under which a better source reported the same attempt",
-		func(h *health) any { return h.Joined }),
+		func(h *health) *int64 { return &h.Joined }),
 	number("last_event_time", local, "Unix time in seconds of the last event",
-		func(h *health) any { return known(h.LastEventTime) }),
+		func(h *health) *int64 { return known(&h.LastEventTime) }),
 	number("gap_start", local, "Unix time in seconds of the start of the last period in this boot in which the source did not watch: the boot, or the last time at "+
 		"which an earlier process is known to have watched. Loads in that period are reported as far as the kernel's log and the views show them. NULL if there is none",
-		func(h *health) any { return known(h.GapStart) }),
+		func(h *health) *int64 { return known(&h.GapStart) }),
 	number("gap_end", local, "Unix time in seconds of the end of that period",
-		func(h *health) any { return known(h.GapEnd) }),
+		func(h *health) *int64 { return known(&h.GapEnd) }),
 	text("role", local, "recorder if this process writes the store, reader if another process does",
-		func(h *health) any { return printable(h.Role) }),
+		func(h *health) string { return kmodquery.Printable(h.Role) }),
 	text("store_path", local, "Path of the event store",
-		func(h *health) any { return printable(h.Path) }),
-	number("store_rows", local, "Events in the store", func(h *health) any { return h.Rows }),
+		func(h *health) string { return kmodquery.Printable(h.Path) }),
+	number("store_rows", local, "Events in the store", func(h *health) *int64 { return &h.Rows }),
 	number("store_bytes", local, "Size of the store on disk in bytes",
-		func(h *health) any { return h.Bytes }),
+		func(h *health) *int64 { return &h.Bytes }),
 	number("oldest_time", local, "Unix time in seconds of the oldest event in the store",
-		func(h *health) any { return known(h.OldestTime) }),
-	number("expired_unread", local, "Events that expired before a cursor gave them", func(h *health) any { return h.Skipped }),
+		func(h *health) *int64 { return known(&h.OldestTime) }),
+	number("expired_unread", local, "Events that expired before a cursor gave them", func(h *health) *int64 { return &h.Skipped }),
 	text("kernel", local, "Release of the running kernel",
-		func(h *health) any { return printable(h.kernel) }),
-	text("version", local, "Version of kmodquery", func(*health) any { return kmodquery.Version }),
+		func(h *health) string { return kmodquery.Printable(h.kernel) }),
+	text("version", local, "Version of kmodquery", func(*health) string { return kmodquery.Version }),
 }
 
 // sizeColumns are unknown while the store cannot be read.
@@ -107,9 +110,10 @@ func generateSensors(ctx context.Context, c Config, q query) ([]map[string]strin
 	if err != nil {
 		columns = slices.DeleteFunc(columns, func(c columnOf[health]) bool { return slices.Contains(sizeColumns, c.Name) })
 	}
+	row := rowFunc(columns)
 	var rows []map[string]string
 	for i, sensor := range c.Recorder.Sensors(recorderCtx) {
-		rows = append(rows, row(columns, &health{sensor, status, c.Kernel}, int64(i+1)))
+		rows = append(rows, row(&health{sensor, status, c.Kernel}, int64(i+1)))
 	}
 	return rows, nil
 }

@@ -65,13 +65,15 @@ const concurrency = 4
 // replace zero bounds. Without an Inventory the table kernel_module_inventory returns an
 // error.
 type Config struct {
-	Store      Store
-	Cursors    Cursors
-	Recorder   Recorder
-	Inventory  Inventory
-	Signatures []kmodquery.Signature
-	Kernel     string // release of the running kernel, for the sensors
-	ReplyBytes int64  // bound on the cells of one reply
+	Store   Store
+	Cursors Cursors
+	// CursorsSync is set if Cursor of Cursors does what Sync of Recorder does, too.
+	CursorsSync bool
+	Recorder    Recorder
+	Inventory   Inventory
+	Signatures  []kmodquery.Signature
+	Kernel      string // release of the running kernel, for the sensors
+	ReplyBytes  int64  // bound on the cells of one reply
 	// Worker returns how many bytes of osquery's worker one reply may cost. It returns 0
 	// if osquery has no watchdog; then ReplyBytes is the bound. Nil is 0.
 	Worker  func() int64

@@ -13,49 +13,56 @@ import (
 // an OR over two columns loses rows.
 const rowidKey = "rowid"
 
-// row returns the cells of an item's row; no cell is NULL. Without columns it has no
-// rowid either.
-func row[T any](columns []columnOf[T], item *T, rowid int64) map[string]string {
-	cells := make(map[string]string, len(columns)+1)
-	for _, column := range columns {
-		switch value := column.value(item).(type) {
-		case int64:
-			cells[column.Name] = strconv.FormatInt(value, 10)
-		case *int64:
-			if value != nil {
-				cells[column.Name] = strconv.FormatInt(*value, 10)
+// rowFunc returns a function that returns the cells of an item's row; no cell is NULL.
+// Without columns it has no rowid either. The function is for one goroutine.
+func rowFunc[T any](columns []columnOf[T]) func(item *T, rowid int64) map[string]string {
+	// Most columns of an event are NULL: a map with room for all takes four times the memory.
+	type cell struct{ column, text string }
+	cells := make([]cell, 0, len(columns)+1)
+	return func(item *T, rowid int64) map[string]string {
+		cells = cells[:0]
+		for i := range columns {
+			if text, ok := columns[i].cell(item); ok {
+				cells = append(cells, cell{columns[i].Name, text})
 			}
-		case string:
-			cells[column.Name] = value
 		}
+		if len(columns) > 0 {
+			cells = append(cells, cell{rowidKey, strconv.FormatInt(rowid, 10)})
+		}
+		row := make(map[string]string, len(cells))
+		for _, c := range cells {
+			row[c.column] = c.text
+		}
+		return row
 	}
-	if len(columns) > 0 {
-		cells[rowidKey] = strconv.FormatInt(rowid, 10)
-	}
-	return cells
 }
 
-// known returns a value, and nil for the zero value, which means unknown.
-func known[V comparable](value V) any {
-	if value == *new(V) {
+// known returns a number, and nil for 0, which means unknown.
+func known(n *int64) *int64 {
+	if *n == 0 {
 		return nil
 	}
-	return value
+	return n
 }
 
-// escaped returns a text of the host as its cell shows it.
-func escaped(text string) any { return known(kmodquery.Escape(text)) }
+var zero, one int64 = 0, 1
 
-// printable returns a text of this program, in which the host's text is escaped already.
-func printable(text string) any { return known(kmodquery.Printable(text)) }
-
-// shown returns the column's value in e as its cell shows it.
-func shown(column kmodquery.Column, e *kmodquery.Event) any {
-	value := column.Value(e)
-	if text, ok := value.(string); ok {
-		return cell(column.Name, text)
+// bit returns 1 or 0.
+func bit(is bool) *int64 {
+	if is {
+		return &one
 	}
-	return value
+	return &zero
+}
+
+// eventCell returns the cell of a column of an event.
+func eventCell(column kmodquery.Column, e *kmodquery.Event) (string, bool) {
+	if column.Number {
+		n, isKnown := column.Int(e)
+		return strconv.FormatInt(n, 10), isKnown
+	}
+	text, isKnown := column.Text(e)
+	return cell(column.Name, text), isKnown
 }
 
 // cell returns a text of an event as a column of that name shows it.
@@ -77,11 +84,16 @@ func object(e *kmodquery.Event) string {
 	var b strings.Builder
 	separator := byte('{')
 	for _, column := range kmodquery.EventColumns() {
-		if value := shown(column, e); value != nil {
-			b.WriteByte(separator)
-			separator = ','
-			b.WriteString(strconv.Quote(column.Name) + ":" + jsonText(value))
+		value, ok := eventCell(column, e)
+		if !ok {
+			continue
 		}
+		if !column.Number {
+			value = jsonText(value)
+		}
+		b.WriteByte(separator)
+		separator = ','
+		b.WriteString(strconv.Quote(column.Name) + ":" + value)
 	}
 	b.WriteByte('}')
 	return b.String()

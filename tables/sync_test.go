@@ -1,7 +1,9 @@
 package tables
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -39,6 +41,45 @@ func TestStoredEventsAnswerAQueryIfASourceHangs(t *testing.T) {
 		require.Len(t, response.Response, want)
 		require.GreaterOrEqual(t, time.Since(began), time.Second/2)
 	}
+}
+
+// A countedRecorder counts its Syncs.
+type countedRecorder struct {
+	Recorder
+	syncs int
+	err   error
+}
+
+func (r *countedRecorder) Sync(ctx context.Context) error {
+	r.syncs++
+	return cmp.Or(r.err, r.Recorder.Sync(ctx))
+}
+
+func TestOneCallOfAStatementSyncs(t *testing.T) {
+	c := testConfig(t)
+	counted := &countedRecorder{Recorder: c.Recorder, err: errors.New("ring is stuck")}
+	c.Recorder = counted
+	plugin := pluginNamed(t, c, "kernel_module_events")
+	first, second := WithStatement(t.Context()), WithStatement(t.Context())
+	for _, step := range []struct {
+		ctx   context.Context
+		err   error
+		syncs int
+	}{
+		{first, counted.err, 1}, // a Sync that failed is none
+		{first, kmodquery.ErrNotStored, 2}, {first, nil, 2}, {first, nil, 2},
+		{second, nil, 3}, {second, nil, 3},
+		{t.Context(), nil, 4}, {t.Context(), nil, 5},
+	} {
+		counted.err = step.err
+		plugin.Call(step.ctx, map[string]string{"action": "generate", "context": "{}"})
+		require.Equal(t, step.syncs, counted.syncs)
+	}
+	c.CursorsSync = true
+	plugin = pluginNamed(t, c, "kernel_module_events")
+	query := contextJSON(t, nil, constraint{"cursor", "ship", equals})
+	require.Zero(t, plugin.Call(t.Context(), map[string]string{"action": "generate", "context": query}).Status.Code)
+	require.Equal(t, 5, counted.syncs)
 }
 
 func TestSyncContextLeavesHalfOfTheTime(t *testing.T) {

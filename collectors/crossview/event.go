@@ -58,9 +58,15 @@ func (c *Check) emit(d difference) {
 	case kmodquery.EventModuleLoad, kmodquery.EventModuleUnwitnessed:
 		e.LoadID = loadID(&e)
 		e.Missing.Add("path", "origin", "sha256", "signature_status", "pid", "process_path", "uid")
+		if c.Source == kmodquery.SourceProcfs {
+			e.Missing.Add("signer", "cmdline", "requested_by", "container_id")
+		}
 	case kmodquery.EventModuleFree:
 		e.LoadID = loadID(&e)
 		e.Missing.Add("pid", "process_path", "uid")
+		if c.Source == kmodquery.SourceProcfs {
+			e.Missing.Add("cmdline", "container_id")
+		}
 	case kmodquery.EventTaintReset:
 		c.resetTaint |= *d.module.Taints
 	}

@@ -52,6 +52,9 @@ type Check struct {
 	atStart     map[string]bool // modules that were listed before the sources began to watch; nil if that is unknown
 	checkedAt   time.Time       // when the last complete check began
 	fullAt      time.Time       // when the last complete check of all views began
+	readableAt  time.Time       // fullAt when the next two were determined
+	readable    []string        // the views that can be read
+	unreadable  string          // why the others cannot
 	listed      string          // names and views that the last full check saw
 	glanceTimer *time.Timer
 	absent      map[string]absence // by name, modules that glances did not find
@@ -145,12 +148,17 @@ func (c *Check) Run(ctx context.Context, ready func()) {
 // block.
 func (c *Check) LastRound() time.Time { return c.loop.Last() }
 
+// setHealth sets the sensor after a check. Which views can be read matters only when all
+// are read, and costs as much as several cheap checks.
 func (c *Check) setHealth(err error) {
-	shown, reason := c.Views.Shown()
-	hooks, _ := json.Marshal(shown) // strings always encode
+	if err != nil || c.readableAt != c.fullAt {
+		c.readableAt = c.fullAt
+		c.readable, c.unreadable = c.Views.Shown()
+	}
+	hooks, _ := json.Marshal(c.readable) // strings always encode
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	state := kmodquery.StateActive
+	state, reason := kmodquery.StateActive, c.unreadable
 	if err != nil {
 		state, reason = kmodquery.StateFailed, err.Error()
 	}

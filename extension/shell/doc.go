@@ -7,5 +7,5 @@
 // and paths, so they must not control the terminal: see [Format].
 //
 // The package imports database/sql, a line editor, a package for the width of characters,
-// and the root package of this project.
+// and the root package and package tables of this project.
 package shell

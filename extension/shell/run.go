@@ -12,6 +12,8 @@ import (
 	"os/signal"
 
 	"github.com/mattn/go-isatty"
+
+	"github.com/kmodquery/kmodquery/tables"
 )
 
 // ErrFailed matches the error of [Run] if statements failed. Each failure has already
@@ -95,7 +97,7 @@ func Query(ctx context.Context, db *sql.DB, w io.Writer, f Format, text string) 
 }
 
 func execute(ctx context.Context, conn *sql.Conn, w io.Writer, f Format, statement string) error {
-	rows, err := conn.QueryContext(ctx, statement)
+	rows, err := conn.QueryContext(tables.WithStatement(ctx), statement)
 	if err != nil {
 		return err
 	}

@@ -71,7 +71,7 @@ func anonymous(e kmodquery.Event) kmodquery.Event {
 		EventName: e.EventName, Source: e.Source, Count: e.Count,
 		Result: new(-int64(unix.EPERM)), Error: host.ErrnoName(-int64(unix.EPERM)),
 	}
-	blank.Missing.Add("pid", "uid", "process_path", "cmdline")
+	blank.Missing.Add("pid", "uid", "process_path", "cmdline", "container_id")
 	return blank
 }
 

@@ -59,7 +59,7 @@ func TestDeniedKindsAreBounded(t *testing.T) {
 		require.True(t, e.IsUnprivileged())
 		if *e.Count > 1 {
 			require.Nil(t, e.UID, "an event that counts several users has none")
-			require.Equal(t, "pid,uid,process_path,cmdline", e.Missing.String())
+			require.Equal(t, "pid,uid,process_path,cmdline,container_id", e.Missing.String())
 		}
 	})
 	require.Equal(t, map[string]int64{"init_module": users, "delete_module": users}, counts)

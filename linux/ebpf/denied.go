@@ -224,6 +224,6 @@ func unknownCaller(calls bpf.DeniedCalls, e kmodquery.Event) *kmodquery.Event {
 	} else {
 		e.UID, e.EUID = number(calls.UID()), number(calls.EUID())
 	}
-	e.Missing.Add("process_path", "cmdline")
+	e.Missing.Add("process_path", "cmdline", "container_id")
 	return &e
 }

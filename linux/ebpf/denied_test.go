@@ -236,7 +236,7 @@ func TestDenialsOfWhichNoRecordCameNameTheUser(t *testing.T) {
 	require.Empty(t, f.events)
 	f.counts.since[kind] = time.Hour
 	require.NoError(t, f.report())
-	want := withoutCaller("init_module", "pid,process_path,cmdline", 8)
+	want := withoutCaller("init_module", "pid,process_path,cmdline,container_id", 8)
 	want.UID, want.EUID = new(int64(0)), new(int64(0))
 	require.Equal(t, []kmodquery.Event{want}, f.events)
 
@@ -335,7 +335,7 @@ func TestDenialsThatFoundNoRoom(t *testing.T) {
 	f := newFolded()
 	load, loadFile, unload := otherDenied(t, "init_module"), otherDenied(t, "finit_module"), otherDenied(t, "delete_module")
 	row := func(call string, count int64) kmodquery.Event {
-		return withoutCaller(call, "pid,uid,process_path,cmdline", count)
+		return withoutCaller(call, "pid,uid,process_path,cmdline,container_id", count)
 	}
 	f.counts.calls = map[bpf.DeniedCalls]uint64{load: 4, loadFile: 2}
 	require.NoError(t, f.report())
@@ -394,7 +394,7 @@ func TestDenialsAreCountedOnAfterARestart(t *testing.T) {
 	require.NoError(t, f.report())
 	require.Len(t, f.events, 1)
 	require.EqualValues(t, 2, *f.events[0].Count)
-	require.Equal(t, "pid,process_path,cmdline", f.events[0].Missing.String())
+	require.Equal(t, "pid,process_path,cmdline,container_id", f.events[0].Missing.String())
 
 	// One that is not stored is emitted again by the next process.
 	f.unstored = true

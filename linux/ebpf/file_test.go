@@ -295,3 +295,23 @@ func TestFileThatHangsTimesOut(t *testing.T) {
 	free()
 	require.Eventually(t, func() bool { return files.info(slow).columns.SHA256 == sum([]byte("slow")) }, imageTime, time.Millisecond)
 }
+
+func TestFileThatHangsIsNotReadByTheNextRun(t *testing.T) {
+	slow := wantedFile(fileAt(t, testFile(t, []byte("slow"))))
+	other := wantedFile(fileAt(t, testFile(t, []byte("other"))))
+	opened, free := hang(t, slow.file.Path)
+	files := &fileReader{timeout: 50 * time.Millisecond}
+	readInARun := func(job imageJob) imageInfo {
+		p := newPictured()
+		p.files, p.read = files, func(*bpf.Chunk) error { return os.ErrClosed }
+		job.attempt = p.t.get(attemptID{7, 1}, start)
+		p.jobs <- job
+		p.run()
+		return *job.attempt.image
+	}
+	go opened()
+	require.Equal(t, noImageInfo(), readInARun(slow))
+	require.Equal(t, noImageInfo(), readInARun(other), "the other file still hangs")
+	free()
+	require.Eventually(t, func() bool { return readInARun(other).columns.SHA256 == sum([]byte("other")) }, imageTime, time.Millisecond)
+}

@@ -79,6 +79,22 @@ func TestKeepWatchIsCalledWhileHooksAreAttached(t *testing.T) {
 	s.keepWatch(start)
 }
 
+// The hooks stay pinned while ftrace is switched off.
+func TestAFailedCheckBeginsAGap(t *testing.T) {
+	watched := time.Now().Add(-5 * time.Second)
+	s := New(Options{Watched: func() time.Time { return watched }})
+	s.noteGap(true)
+	require.Zero(t, s.Sensor().GapEnd)
+	r := run{source: s, sync: s.health.NewBarrier(time.Second), hooks: liveness{check: func() error { return errors.New("ftrace is switched off") }}}
+	r.checkHooks()
+	s.noteGap(true)
+	require.Equal(t, watched.Unix(), s.Sensor().GapStart)
+	require.NotZero(t, s.Sensor().GapEnd)
+	s.health.SetGap(time.Unix(0, 0), time.Unix(0, 0))
+	s.noteGap(true)
+	require.Zero(t, s.Sensor().GapEnd, "it is noted once")
+}
+
 // A recorder was killed before it had read the kernel's log of a gap.
 func TestAGapIsKeptUntilItsLogWasRead(t *testing.T) {
 	now := time.Now()

@@ -7,6 +7,7 @@ import (
 	"container/list"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 	"time"
@@ -107,6 +108,7 @@ func (t *attempts) dropParts(a *attempt) {
 // An imageJob is an image that the kernel took and that is to be read.
 type imageJob struct {
 	attempt *attempt
+	loadID  string    // of the attempt
 	bytes   []byte    // the image; nil if the file must be read
 	sent    bool      // the programs put all chunks into the ring buffer
 	file    *bpf.File // the module's file; nil if there is none
@@ -122,7 +124,10 @@ type images struct {
 	read     func(*bpf.Chunk) error // waits for the next chunk
 	flush    func() error           // makes read return bpf.ErrFlushed when the ring buffer is empty
 	wake     func() error           // wakes the reader
-	loop     *progress.Loop         // of run
+	deaths   *deathLog
+	fail     func(error) // ends the run with an error
+	files    *fileReader
+	loop     *progress.Loop // of run
 	jobs     chan imageJob
 
 	// Guarded by the attempts' mutex.
@@ -145,9 +150,12 @@ func (i *images) want(job imageJob) {
 func (i *images) run() {
 	var working sync.WaitGroup
 	working.Go(func() {
-		files := fileReader{timeout: imageTime}
 		for job := range i.jobs {
-			info := job.info(&files)
+			info := noImageInfo()
+			if i.deaths.begin(job.loadID) {
+				info = job.info(i.files)
+				i.deaths.end()
+			}
 			job.describe(&info.columns)
 			i.done(job, info)
 		}
@@ -167,6 +175,9 @@ func (i *images) run() {
 		case err == nil:
 			i.attempts.addChunk(&chunk, time.Now())
 		default:
+			if errors.Is(err, bpf.ErrDamaged) {
+				i.fail(fmt.Errorf("read the images: %w", err))
+			}
 			time.Sleep(retryRead)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -66,7 +67,7 @@ type pictured struct {
 func newPictured() *pictured {
 	t := newAttempts(newAckTracker(), &fakeRelease{}, nil)
 	none := func() error { return nil }
-	return &pictured{t: t, images: &images{attempts: t, flush: none, wake: none, loop: &progress.Loop{}, jobs: make(chan imageJob, maxJobs)}}
+	return &pictured{t: t, images: &images{attempts: t, flush: none, wake: none, deaths: noDeaths(), loop: &progress.Loop{}, jobs: make(chan imageJob, maxJobs), files: &fileReader{timeout: imageTime}}}
 }
 
 // wantedOf returns the job for the image of the thread tid.
@@ -273,6 +274,20 @@ func TestRunEndsWhenEveryImageIsRead(t *testing.T) {
 		tids = append(tids, a.id.tid)
 	}
 	require.Equal(t, []uint32{0, 1, 2, 3, 4}, tids)
+}
+
+func TestDamagedRingOfImagesEndsTheRun(t *testing.T) {
+	p := newPictured()
+	var failed error
+	p.fail = func(err error) { failed = err }
+	p.read = func(*bpf.Chunk) error {
+		if failed != nil {
+			return os.ErrClosed
+		}
+		return fmt.Errorf("%w: no record", bpf.ErrDamaged)
+	}
+	p.run()
+	require.EqualError(t, failed, "read the images: the ring buffer is damaged: no record")
 }
 
 func TestImageInfoOf(t *testing.T) {

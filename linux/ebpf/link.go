@@ -35,8 +35,8 @@ var refusals = []int64{-int64(unix.EBADF), -int64(unix.EINVAL), -int64(unix.ETXT
 // link notes what a record of a call says about its module's file. From Linux 6.4 on a
 // finit_module waits while another one loads the same file, and returns its result
 // without reading the file (idempotent_init_module): link makes the other call its
-// parent. If the records of the file were lost, or an earlier process released them, it
-// adds their columns to e.Missing.
+// parent. If the records of the file were lost, or an earlier process released them, or the
+// call began before the hooks were attached, it adds their columns to e.Missing.
 func (r *reader) link(a *attempt, record *bpf.Record, e *kmodquery.Event) {
 	call := record.Call
 	switch {
@@ -55,7 +55,7 @@ func (r *reader) link(a *attempt, record *bpf.Record, e *kmodquery.Event) {
 			r.loads.add(id, fileLoad{a.loadID, record.Boot, call.Result}, maxFiles)
 		}
 	case a.hasSource():
-	case call.Taken || call.Result == 0 && call.Name == bpf.InitModule || r.waited(record, e):
+	case call.Taken || call.Result == 0 && call.Name == bpf.InitModule || r.waited(record, e) || record.Attempt == 0:
 		a.isTaken = true
 		if call.Result == 0 && !a.isLive {
 			e.Missing.Add("version", "srcversion", "taints")

@@ -77,7 +77,7 @@ func TestReaderMergesALoad(t *testing.T) {
 	require.Len(t, r.wanted, 1)
 	job := r.wanted[0]
 	require.Same(t, r.attempts.byID[attemptID{insmod.Attempt, insmod.Tid}], job.attempt)
-	require.Equal(t, imageJob{attempt: job.attempt, sent: true, file: &ofFile, pid: insmod.Pid}, job)
+	require.Equal(t, imageJob{attempt: job.attempt, loadID: id, sent: true, file: &ofFile, pid: insmod.Pid}, job)
 	r.found(job, found)
 	require.Empty(t, r.events, "only expire joins")
 	require.NoError(t, r.expire(start))
@@ -104,7 +104,7 @@ func TestImageThatIsNotSentIsWanted(t *testing.T) {
 	lost.Image = &bpf.Image{Attempt: insmod.Attempt, Size: 9}
 	r.take(lost) // the records of its process were lost
 	require.Len(t, r.wanted, 1)
-	require.Equal(t, imageJob{attempt: r.wanted[0].attempt, pid: insmod.Pid}, r.wanted[0])
+	require.Equal(t, imageJob{attempt: r.wanted[0].attempt, loadID: translate.loadID(attemptID{insmod.Attempt, insmod.Tid}), pid: insmod.Pid}, r.wanted[0])
 }
 
 func TestRecordOutsideOfACallIsEmittedAtOnce(t *testing.T) {
@@ -394,9 +394,10 @@ func TestLoadThatBeganBeforeTheHooksIsReportedOnce(t *testing.T) {
 		return r
 	}
 	live := unbegun(bpf.ModuleLoad, func(r *bpf.Record) { r.Module = &bpf.Module{Name: "dummy"} })
-	returned := func(call string) bpf.Record {
-		return unbegun(bpf.SystemCall, func(r *bpf.Record) { r.Call = &bpf.Call{Name: call} })
+	failed := func(call string, result int64) bpf.Record {
+		return unbegun(bpf.SystemCall, func(r *bpf.Record) { r.Call = &bpf.Call{Name: call, Result: result} })
 	}
+	returned := func(call string) bpf.Record { return failed(call, 0) }
 	for _, test := range []struct {
 		name    string
 		records []bpf.Record
@@ -407,6 +408,9 @@ func TestLoadThatBeganBeforeTheHooksIsReportedOnce(t *testing.T) {
 		{"a load from memory was", []bpf.Record{live, returned(bpf.InitModule)}, []bool{true, false}, 1},
 		{"only its return was seen", []bpf.Record{returned(bpf.InitModule)}, []bool{true}, 1},
 		{"only the return of a load from a file was", []bpf.Record{returned(bpf.FinitModule)}, []bool{false}, 1},
+		{"a load from memory failed", []bpf.Record{failed(bpf.InitModule, -8)}, []bool{true}, 1},
+		{"a load from a file was refused", []bpf.Record{failed(bpf.FinitModule, -22)}, []bool{false}, 1},
+		{"its init failed", []bpf.Record{live, failed(bpf.FinitModule, -22)}, []bool{true, false}, 1},
 		{"one thread loads twice", []bpf.Record{live, returned(bpf.FinitModule), live}, []bool{true, false, true}, 2},
 		{"its return was lost", []bpf.Record{live, live}, []bool{true, true}, 2},
 	} {

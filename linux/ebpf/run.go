@@ -29,6 +29,7 @@ type run struct {
 	source   *Source
 	programs *bpf.Programs
 	reader   *reader
+	deaths   *deathLog
 	hooks    liveness
 
 	sync   *source.Barrier
@@ -47,13 +48,15 @@ func (s *Source) newRun(programs *bpf.Programs, emit func(kmodquery.Delivery)) (
 		s.health.Emitted(&d)
 		emit(d)
 	})
+	deaths := newDeathLog(s.options.Reading, s.options.KeepReading, &s.skipped)
 	reading := &images{
 		attempts: attempts, read: programs.ReadImage, flush: programs.FlushImages, wake: programs.Flush,
-		loop: s.health.AddLoop(), jobs: make(chan imageJob, maxJobs),
+		deaths: deaths, loop: s.health.AddLoop(), jobs: make(chan imageJob, maxJobs),
+		fail: func(err error) { s.stop(err, true) }, files: &s.files,
 	}
 	go reading.run()
 	return &run{
-		source: s, programs: programs,
+		source: s, programs: programs, deaths: deaths,
 		reader: newReader(translator{bootID: bootID, types: programs}, s.denials, attempts, reading.want),
 		hooks: liveness{check: func() error {
 			_ = programs.FlushImages() // completes a round of its loop; fails only after Close
@@ -94,6 +97,7 @@ func (r *run) loop(ctx context.Context) (err error) {
 // checkHooks checks the hooks if a check is due.
 func (r *run) checkHooks() {
 	if err := r.hooks.failure(time.Now(), r.sync.Began().IsZero() && r.source.health.HasPending()); err != nil {
+		r.source.isBlind = true
 		r.source.stop(err, false)
 	} else {
 		r.source.keepWatch(r.hooks.last)
@@ -144,7 +148,9 @@ func (r *run) readNext() error {
 		r.left = 0
 		return r.reader.drained(time.Now())
 	case err != nil:
-		return fmt.Errorf("read the ring buffer: %w", err)
+		err = fmt.Errorf("read the records: %w", err)
+		r.source.stop(err, errors.Is(err, bpf.ErrDamaged))
+		return err
 	}
 	size := bpf.RingSize(len(raw))
 	r.left -= size

@@ -73,7 +73,7 @@ func isRemotePath(mounts []mount, path string) bool {
 // a file system may return other bytes than the kernel read, or never answer.
 func IsRemote(fstype string) bool {
 	remote := []string{"fuse", "virtiofs", "nfs", "cifs", "smb", "9p", "ceph", "afs", "autofs", "coda", "lustre", "gpfs",
-		"gfs2", "ocfs2", "beegfs", "pvfs2"}
+		"gfs2", "ocfs2", "beegfs", "pvfs2", "panfs", "wekafs", "vboxsf", "vmhgfs", "prl_fs", "hostfs"}
 	return slices.ContainsFunc(remote, func(prefix string) bool { return strings.HasPrefix(fstype, prefix) })
 }
 

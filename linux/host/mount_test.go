@@ -62,6 +62,16 @@ func TestMounts(t *testing.T) {
 	require.Error(t, err, "the list is cut")
 }
 
+func TestRemoteFileSystems(t *testing.T) {
+	for fstype, want := range map[string]bool{
+		"ext4": false, "btrfs": false, "overlay": false, "tmpfs": false, "zfs": false, "fuse.sshfs": true, "fuseblk": true,
+		"nfs4": true, "cifs": true, "smb3": true, "9p": true, "virtiofs": true,
+		"vboxsf": true, "vmhgfs": true, "prl_fs": true, "hostfs": true, // served by the virtual machine's host
+	} {
+		require.Equal(t, want, IsRemote(fstype), fstype)
+	}
+}
+
 // mountAt mounts a file system for the time of a test. It skips the test if this host
 // cannot mount it.
 func mountAt(t *testing.T, fstype, source, point, data string) {

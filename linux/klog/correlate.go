@@ -51,11 +51,15 @@ type line struct {
 	loader *loader // the process that logged it; nil for the kernel
 }
 
-// unknownColumns are the columns of a module_load that the log may lack.
-var unknownColumns = []string{
-	"name", "path", "origin", "size", "sha256", "signature_status", "params", "taints",
-	"pid", "tid", "parent", "process_name", "process_path", "cmdline", "uid", "gid", "auid",
-}
+// Columns that the log may lack, and of a load.
+var (
+	processColumns = []string{
+		"pid", "tid", "parent", "process_name", "process_path", "cmdline", "uid", "gid", "auid", "ancestors", "cgroup", "container_id",
+	}
+	loadColumns = []string{
+		"name", "path", "origin", "size", "sha256", "signature_status", "signer", "params", "taints", "requested_by",
+	}
+)
 
 // A correlator makes one event of all lines about one attempt. It holds attempts until
 // no more lines are expected, and then emits all of them. So the position of the last
@@ -352,11 +356,13 @@ func (c *correlator) flush() {
 	})
 	for i, a := range wanted {
 		e := a.event
+		columns := processColumns
 		if e.EventName == kmodquery.EventModuleLoad {
-			for _, column := range unknownColumns {
-				if e.Lacks(column) {
-					e.Missing.Add(column)
-				}
+			columns = slices.Concat(loadColumns, processColumns)
+		}
+		for _, column := range columns {
+			if e.Lacks(column) {
+				e.Missing.Add(column)
 			}
 		}
 		delivery := kmodquery.Delivery{Event: e}

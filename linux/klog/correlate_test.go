@@ -88,7 +88,7 @@ func TestLinesOfOneAttemptAreOneEvent(t *testing.T) {
 		Source: kmodquery.SourceKmsg, LoadID: l.events[0].LoadID, Name: "evil", Type: kmodquery.TypeKernelModule,
 		SignatureStatus: kmodquery.SignatureUnknown, License: "Proprietary", Intree: new(int64(0)),
 		Taints: new(int64(1<<0 | 1<<1 | 1<<12 | 1<<13)), Tid: new(int64(42)), Count: new(int64(1)),
-		Missing: "path,origin,size,sha256,params,pid,parent,process_name,process_path,cmdline,uid,gid,auid",
+		Missing: "path,origin,size,sha256,signer,params,requested_by,pid,parent,process_name,process_path,cmdline,uid,gid,auid,ancestors,cgroup,container_id",
 		Raw: strings.Join([]string{
 			"raw evil: bad vermagic: kernel tainted.", "raw evil: loading out-of-tree module taints kernel.",
 			"raw evil: module license 'Proprietary' taints kernel.",
@@ -98,6 +98,16 @@ func TestLinesOfOneAttemptAreOneEvent(t *testing.T) {
 	require.Equal(t, []string{"position 4"}, l.positions)
 	require.Regexp(t, "^[0-9a-f]{16}$", l.events[0].LoadID)
 	require.True(t, l.next().IsZero())
+}
+
+// The kernel's log does not say who unloaded a module: that no container did is not known.
+func TestLogLacksTheProcess(t *testing.T) {
+	l := newCorrelatorTest(t)
+	l.logs(1000, "evil: module unloaded", by(42))
+	l.expire(l.now.Add(quietPeriod))
+	require.Len(t, l.events, 1)
+	require.Equal(t, kmodquery.EventModuleFree, l.events[0].EventName)
+	require.Equal(t, "pid,parent,process_name,process_path,cmdline,uid,gid,auid,ancestors,cgroup,container_id", l.events[0].Missing.String())
 }
 
 func TestLinesAreGroupedByAttempt(t *testing.T) {

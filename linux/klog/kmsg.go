@@ -27,6 +27,10 @@ const devKmsg = "/dev/kmsg"
 // 6.3 CONSOLE_EXT_LOG_MAX of 8 KiB).
 const maxRecord = 16 << 10
 
+// maxDrain bounds the records that are read at a time: others may be written as fast as they
+// are read. Only a log of many megabytes holds more.
+const maxDrain = 1 << 16
+
 // Kmsg is the source that reads the kernel's own log from /dev/kmsg. It needs
 // CAP_SYSLOG if kernel.dmesg_restrict is set, or root.
 type Kmsg struct {
@@ -151,10 +155,10 @@ func newKmsgLog(fd int) (*kmsgLog, error) {
 	return &kmsgLog{fd: fd, event: os.NewFile(uintptr(event), "eventfd"), eventFD: event}, nil
 }
 
-// drain calls take for each record that the log has, or with the error of one that is
-// invalid. It counts overwritten records as lost.
+// drain calls take for each record that the log has, up to maxDrain, or with the error of
+// one that is invalid. It counts overwritten records as lost.
 func (l *kmsgLog) drain(health *source.Health, take func(printk.Record, error)) error {
-	for {
+	for range maxDrain {
 		n, err := unix.Read(l.fd, l.buffer[:])
 		switch {
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EPIPE): // records were overwritten; the next number tells how many
@@ -181,6 +185,7 @@ func (l *kmsgLog) drain(health *source.Health, take func(printk.Record, error)) 
 		l.next, l.isContinued = record.Sequence+1, true
 		take(record, nil)
 	}
+	return nil
 }
 
 // wait returns when there is a record, after wake, and at the deadline.

@@ -9,9 +9,11 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/linux/host"
+	"github.com/kmodquery/kmodquery/linux/klog/printk"
 )
 
 func TestNextSequence(t *testing.T) {
@@ -39,6 +41,21 @@ func runKmsg(t *testing.T, position string, records ...string) (*Kmsg, []kmodque
 	ctx, cancel := context.WithCancel(t.Context())
 	require.NoError(t, s.Run(ctx, cancel, func(d kmodquery.Delivery) { events = append(events, d) }))
 	return s, events
+}
+
+// Root can write records as fast as they are read.
+func TestKmsgWithoutAnEndIsReadInParts(t *testing.T) {
+	fd, err := unix.Open("/dev/zero", unix.O_RDONLY, 0)
+	require.NoError(t, err)
+	log, err := newKmsgLog(fd)
+	require.NoError(t, err)
+	defer log.close()
+	records := 0
+	require.NoError(t, log.drain(nil, func(_ printk.Record, err error) {
+		require.Error(t, err)
+		records++
+	}))
+	require.Equal(t, maxDrain, records)
 }
 
 func TestKmsgCountsOverwrittenRecords(t *testing.T) {

@@ -5,6 +5,7 @@ package klog
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"strings"
@@ -97,6 +98,25 @@ func (s *logSource) serve(ctx context.Context, ready func(), c *correlator, read
 	}
 }
 
+// maxBuiltins bounds what is read of modules.builtin, in bytes. Distributions' have about
+// 30 KiB.
+const maxBuiltins = 1 << 20
+
+// readBuiltins returns the beginning of the first file that can be opened, or nothing. Root
+// may have put anything in its place.
+func readBuiltins(paths ...string) string {
+	for _, path := range paths {
+		file, err := host.OpenFile("/proc/self", path, nil)
+		if err != nil {
+			continue
+		}
+		defer file.Close()
+		list, _ := io.ReadAll(io.LimitReader(file, maxBuiltins)) // what was read counts
+		return string(list)
+	}
+	return ""
+}
+
 // builtins returns a function that reports whether a module is built into the running
 // kernel: whether modules.builtin lists it, or /sys/module has it without the file
 // initstate that a loaded module has there (kernel/module/main.c, modinfo_initstate).
@@ -104,9 +124,9 @@ func (s *logSource) serve(ctx context.Context, ready func(), c *correlator, read
 func builtins() func(name string) bool {
 	var uts unix.Utsname
 	_ = unix.Uname(&uts) // it cannot fail with a valid pointer
-	list, _ := os.ReadFile("/lib/modules/" + unix.ByteSliceToString(uts.Release[:]) + "/modules.builtin")
+	path := "/lib/modules/" + unix.ByteSliceToString(uts.Release[:]) + "/modules.builtin"
 	names := map[string]bool{}
-	for path := range strings.Lines(string(list)) {
+	for path := range strings.Lines(readBuiltins("/usr"+path, path)) { // one of the two may be a link
 		file := path[strings.LastIndexByte(path, '/')+1:]
 		name, _, _ := strings.Cut(file, ".ko")
 		names[strings.ReplaceAll(name, "-", "_")] = true

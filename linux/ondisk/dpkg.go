@@ -64,7 +64,9 @@ func parseDiversions(r io.Reader) (map[string]diversion, error) {
 	diversions := map[string]diversion{}
 	lines := newLines(r)
 	var from, to string
-	for n := 1; lines.Scan() && len(diversions) < maxIndex; n++ {
+	size := 0
+	for n := 1; lines.Scan() && len(diversions) < maxIndex && size < maxIndexSize; n++ {
+		size += len(lines.Bytes())
 		switch n % 3 {
 		case 1:
 			from = lines.Text()

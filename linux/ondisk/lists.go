@@ -5,6 +5,7 @@ package ondisk
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -36,6 +37,9 @@ type packageLists struct {
 
 func (p *packageLists) owner(ctx context.Context, path string) (string, error) {
 	owners, err := p.owners.get(filepath.Join(p.root, p.folder), func() (map[string]string, error) { return p.read(ctx, p.root) })
+	if owners[path] == "" && owners[isCut] != "" {
+		err = errCut
+	}
 	if err != nil {
 		return "", fmt.Errorf("read the packages in %s: %w", p.folder, err)
 	}
@@ -50,7 +54,7 @@ func readLists(ctx context.Context, root, pattern string, begin func(list string
 	if err != nil {
 		return nil, err
 	}
-	owners := map[string]string{}
+	owners := newIndex()
 	for _, list := range lists {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -58,16 +62,21 @@ func readLists(ctx context.Context, root, pattern string, begin func(list string
 		ownerOf := begin(list)
 		err := eachModule(list, func(line string) {
 			path, name := ownerOf(line)
-			if path = inUsr(root, path); name != "" && len(owners) < maxIndex {
-				owners[path] = name
+			if name != "" && !owners.add(inUsr(root, path), name) {
+				owners.values[isCut] = name
 			}
 		})
 		if err != nil && !os.IsNotExist(err) { // the package may just have been removed
 			return nil, err
 		}
 	}
-	return owners, nil
+	return owners.values, nil
 }
+
+// isCut is a path that no package has. A value for it says that others were left out.
+const isCut = ""
+
+var errCut = errors.New("they have too many modules")
 
 // eachModule calls visit with each line of a package's list that names a module's file.
 func eachModule(list string, visit func(path string)) error {

@@ -3,6 +3,7 @@
 package ondisk
 
 import (
+	"bytes"
 	"io"
 	"path/filepath"
 	"strings"
@@ -10,9 +11,31 @@ import (
 	"github.com/kmodquery/kmodquery/linux/host"
 )
 
-// maxIndex bounds the modules in an index. A distribution's kernel has several thousand
-// modules, and several kernels may be installed.
-const maxIndex = 1 << 17
+// maxIndex bounds the modules in an index, and maxIndexSize the bytes of their paths and
+// packages. A distribution's kernel has several thousand modules, and several kernels may
+// be installed.
+const (
+	maxIndex     = 1 << 17
+	maxIndexSize = 32 << 20
+)
+
+// An index is what was read of a file or a folder, within bounds.
+type index struct {
+	values map[string]string
+	size   int // bytes of values
+}
+
+func newIndex() *index { return &index{values: map[string]string{}} }
+
+// add sets a value. It reports false, and sets nothing, if there is no room.
+func (i *index) add(key, value string) bool {
+	i.size += len(key) + len(value)
+	if len(i.values) >= maxIndex || i.size > maxIndexSize {
+		return false
+	}
+	i.values[key] = value
+	return true
+}
 
 // find returns the path of the file from which modprobe would load the module now, with
 // links to the folder of modules resolved. It returns "" if modules.dep does not list the
@@ -45,19 +68,19 @@ func (d *Disk) find(name string) string {
 // the files that the module depends on. If two files have the name of one module, depmod
 // writes only the one that it prefers.
 func parseModulesDep(r io.Reader) map[string]string {
-	paths := map[string]string{}
+	paths := newIndex()
 	lines := newLines(r)
-	for lines.Scan() && len(paths) < maxIndex {
-		path, _, found := strings.Cut(lines.Text(), ":")
-		name, isModule := fileName(path)
+	for lines.Scan() {
+		path, _, found := bytes.Cut(lines.Bytes(), []byte{':'})
+		name, isModule := fileName(string(path))
 		if !found || !isModule {
 			continue
 		}
-		if _, ok := paths[name]; !ok {
-			paths[name] = path
+		if _, ok := paths.values[name]; !ok && !paths.add(name, string(path)) {
+			break
 		}
 	}
-	return paths
+	return paths.values
 }
 
 // fileName returns the name of the module in a file, by the file's name. isModule is false

@@ -20,7 +20,9 @@ func newHost(b *testing.B) *Views {
 		fmt.Fprintf(&modules, "%s 16384 0 - Live 0xffffffffc%03x0000\n", name, i)
 		fmt.Fprintf(&memory, "0x00000000f90acb8c-0x000000009edf68b6 20480 load_module+0xd97/0x2630 pages=4 vmalloc N0=4\n")
 		files["sys/module/"+name+"/initstate"] = "live\n"
-		files["sys/module/"+name+"/sections/.text"] = fmt.Sprintf("0xffffffffc%03x0000", i)
+		for j := range 30 {
+			files[fmt.Sprintf("sys/module/%s/sections/.text.%d", name, j)] = fmt.Sprintf("0xffffffffc%03x0%02x0", i, j)
+		}
 		files["sys/module/builtin_"+name+"/uevent"] = ""
 		for j := range 100 {
 			fmt.Fprintf(&symbols, "ffffffffc%03x0%03x t function_%d\t[%s]\n", i, j*16, j, name)

@@ -25,7 +25,9 @@ func (v *Views) listed(ctx context.Context, chunk int) ([]kmodquery.Module, erro
 	file, err := os.Open(v.path(procModules))
 	if err == nil {
 		defer file.Close()
-		modules, err = parseListed(ctx, chunked{file, chunk})
+		var lines listedLines
+		modules, lines, err = parseListed(ctx, chunked{file, chunk}, known(&v.lines))
+		v.lines.Store(&lines)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list the modules: %w", explain(kmodquery.ViewModules, err))
@@ -62,17 +64,29 @@ func (c chunked) Read(p []byte) (int, error) {
 	return c.Reader.Read(p[:min(len(p), c.size)])
 }
 
+// listedLines are lines of the list, each with what it says.
+type listedLines map[string]kmodquery.Module
+
 // parseListed parses /proc/modules. The kernel writes the bytes of a name unchanged, so an
-// incomplete line is the beginning of a name with a newline.
-func parseListed(ctx context.Context, r io.Reader) ([]kmodquery.Module, error) {
-	var modules []kmodquery.Module
+// incomplete line is the beginning of a name with a newline. Lines that are known are not
+// parsed again: few change between two readings. It returns the lines that it read.
+func parseListed(ctx context.Context, r io.Reader, known listedLines) (modules []kmodquery.Module, lines listedLines, err error) {
+	parse := func(line string) (m kmodquery.Module, ok bool) {
+		if m, ok = known[line]; !ok {
+			m, ok = parseListedLine(line)
+		}
+		return m, ok
+	}
+	lines = listedLines{}
 	seen := map[string]bool{}
 	begun := ""
-	err := eachLine(ctx, r, func(line []byte) error {
+	err = eachLine(ctx, r, func(line []byte) error {
 		text := begun + string(line)
-		m, ok := parseListedLine(text)
+		m, ok := parse(text)
 		if !ok && begun != "" {
-			m, ok = parseListedLine(string(line))
+			if m, ok = parse(string(line)); ok {
+				text = string(line)
+			}
 		}
 		if !ok && len(text) < maxName {
 			begun = text + "\n"
@@ -88,10 +102,10 @@ func parseListed(ctx context.Context, r io.Reader) ([]kmodquery.Module, error) {
 			return errTooMany
 		}
 		seen[m.Name] = true
-		modules = append(modules, m)
+		modules, lines[text] = append(modules, m), m
 		return nil
 	})
-	return modules, err
+	return modules, lines, err
 }
 
 // listedLine is a line of /proc/modules:

@@ -2,6 +2,7 @@ package views
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -17,7 +18,7 @@ func TestParseListed(t *testing.T) {
 		"kvm_intel 487424 0 - Loading 0xffffffffc0600000 (+)\n" +
 		"vboxdrv 704512 2 vboxnetadp,[permanent], Unloading 0xffffffffc0a00000 (POE-)\n" +
 		"old 100 - - Live 0x0\n"
-	modules, err := parseListed(t.Context(), strings.NewReader(text))
+	modules, _, err := parseListed(t.Context(), strings.NewReader(text), nil)
 	require.NoError(t, err)
 	require.Equal(t, []kmodquery.Module{
 		{Name: "ext4", Size: new(int64(1105920)), Refs: new(int64(1)), State: "Live", Address: kernelAddress(0xffffffffc09e2000), Taints: new(int64(0))},
@@ -29,7 +30,7 @@ func TestParseListed(t *testing.T) {
 		{Name: "old", Size: new(int64(100)), State: "Live", Taints: new(int64(0))},
 	}, modules)
 
-	bytewise, err := parseListed(t.Context(), chunked{iotest.OneByteReader(strings.NewReader(text)), 1})
+	bytewise, _, err := parseListed(t.Context(), chunked{iotest.OneByteReader(strings.NewReader(text)), 1}, nil)
 	require.NoError(t, err)
 	require.Equal(t, modules, bytewise)
 }
@@ -41,18 +42,18 @@ func TestParseListedHostileNames(t *testing.T) {
 		"a b", "a\nb", "\n", " ", "x 1 2 -", "x 1 2 y,", "x 1 2 - Live 0x1", "x (OE)", "\xff\x00\x1b[2J", "a\n\nb\n",
 		strings.Repeat("n", 55), strings.Repeat("\n", 55), "-", "[bpf]", "../../etc",
 	} {
-		modules, err := parseListed(t.Context(), strings.NewReader("first"+rest+name+rest+"last"+rest))
+		modules, _, err := parseListed(t.Context(), strings.NewReader("first"+rest+name+rest+"last"+rest), nil)
 		require.NoError(t, err)
 		require.Equal(t, []string{"first", name, "last"}, namesOf(modules), "%q", name)
 	}
 	// A name that contains a complete line counts as two modules. sysfs shows the module
 	// by its real name, which is then not listed.
-	modules, err := parseListed(t.Context(), strings.NewReader("x 1 0 - Live 0x1\ny"+rest))
+	modules, _, err := parseListed(t.Context(), strings.NewReader("x 1 0 - Live 0x1\ny"+rest), nil)
 	require.NoError(t, err)
 	require.Equal(t, []string{"x", "y"}, namesOf(modules))
 
 	// A user with a space in its name.
-	modules, err = parseListed(t.Context(), strings.NewReader("used 16384 1 a b, Live 0x0\n"))
+	modules, _, err = parseListed(t.Context(), strings.NewReader("used 16384 1 a b, Live 0x0\n"), nil)
 	require.NoError(t, err)
 	require.Equal(t, []string{"used"}, namesOf(modules))
 	require.Equal(t, []string{"a b"}, modules[0].UsedBy)
@@ -64,7 +65,7 @@ func TestParseListedIgnoresInvalidLines(t *testing.T) {
 		"name 99999999999999999999 0 - Live 0x0\n", " 1 0 - Live 0x0\n", strings.Repeat("n", 56) + " 1 0 - Live 0x0\n",
 		strings.Repeat("x", maxLine*3),
 	} {
-		modules, err := parseListed(t.Context(), strings.NewReader(text))
+		modules, _, err := parseListed(t.Context(), strings.NewReader(text), nil)
 		require.NoError(t, err)
 		require.Empty(t, modules, "%.80q", text)
 	}
@@ -72,9 +73,40 @@ func TestParseListedIgnoresInvalidLines(t *testing.T) {
 	for i := range maxNames + 1 {
 		fmt.Fprintf(&many, "m%d 1 0 - Live 0x0\nm0 1 0 - Live 0x0\n", i)
 	}
-	modules, err := parseListed(t.Context(), strings.NewReader(many.String()))
+	modules, _, err := parseListed(t.Context(), strings.NewReader(many.String()), nil)
 	require.ErrorIs(t, err, errTooMany)
 	require.Len(t, modules, maxNames)
+}
+
+// Lines that an earlier reading parsed are not parsed again, and changed ones are.
+func TestKnownLinesOfTheListAreNotParsedAgain(t *testing.T) {
+	const other = "other 4096 1 - Live 0x0\n"
+	_, lines, err := parseListed(t.Context(), strings.NewReader("two\nlines 4096 0 - Live 0x0\n"+other+other), nil)
+	require.NoError(t, err)
+	require.Len(t, lines, 2)
+	marked := lines["two\nlines 4096 0 - Live 0x0"]
+	marked.Version = "marked"
+	lines["two\nlines 4096 0 - Live 0x0"] = marked
+	modules, lines, err := parseListed(t.Context(), strings.NewReader("two\nlines 4096 0 - Live 0x0\nother 4096 2 two, Live 0x0\n"), lines)
+	require.NoError(t, err)
+	require.Equal(t, "marked", modules[0].Version)
+	require.EqualValues(t, 2, *modules[1].Refs)
+	require.Equal(t, []string{"two"}, modules[1].UsedBy)
+	require.Len(t, lines, 2, "only the lines of the last reading are kept")
+
+	v := newViews(t, tree{"proc/modules": nbdLine})
+	for _, list := range []string{nbdLine, nbdLine + dummyLine, dummyLine, "dummy 16384 7 - Live 0xffffffffc0020000\n"} {
+		tree{"proc/modules": list}.write(t, v.root)
+		modules, err := v.Listed(t.Context())
+		require.NoError(t, err)
+		want, _, err := parseListed(t.Context(), strings.NewReader(list), nil)
+		require.NoError(t, err)
+		slices.SortFunc(want, func(a, b kmodquery.Module) int { return strings.Compare(a.Name, b.Name) })
+		for i := range want {
+			want[i].Views = []string{kmodquery.ViewModules}
+		}
+		require.Equal(t, want, modules)
+	}
 }
 
 func kernelAddress(a uint64) *int64 { return new(int64(a)) }

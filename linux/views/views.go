@@ -3,10 +3,12 @@ package views
 import (
 	"cmp"
 	"context"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
@@ -55,6 +57,9 @@ type Views struct {
 	// samples memory. pause separates two samples.
 	window, patience time.Duration
 	pause            time.Duration
+
+	lines    atomic.Pointer[listedLines]            // of the last reading of the list
+	builtins atomic.Pointer[map[string]fs.FileInfo] // the folders, by name, that Listed last found not to be of modules
 }
 
 // New returns the views below root, which is "/" for the running kernel.
@@ -63,6 +68,14 @@ func New(root string) *Views {
 		root: root, page: int64(os.Getpagesize()),
 		window: 600 * time.Millisecond, patience: 2 * time.Second, pause: 10 * time.Millisecond,
 	}
+}
+
+// known returns what an earlier reading left, or the zero value.
+func known[T any](left *atomic.Pointer[T]) (value T) {
+	if p := left.Load(); p != nil {
+		value = *p
+	}
+	return value
 }
 
 func (v *Views) path(name string) string { return filepath.Join(v.root, name) }
@@ -74,9 +87,10 @@ func (v *Views) folder(name string) string {
 
 // Listed returns the modules that the kernel's own list or sysfs shows. It is cheap enough
 // for polling: it reads one file and one folder, and checks for files in the folders of
-// modules that are not listed, most of which are built in. A listed module has the values
-// from the list. A module that only sysfs shows has a name only, and is a suspect for
-// [Views.Confirm].
+// modules that are not listed, most of which are built in. A folder without such files is
+// checked once while it stays unlisted: the kernel lists a module before it makes the
+// folder, and gives each new folder another number. A listed module has the values from the
+// list. A module that only sysfs shows has a name only, and is a suspect for [Views.Confirm].
 func (v *Views) Listed(ctx context.Context) ([]kmodquery.Module, error) {
 	folders, _ := namesIn(v.path(sysModule)) // none if sysfs is not mounted
 	modules, err := v.listed(ctx, wholePages)
@@ -87,11 +101,21 @@ func (v *Views) Listed(ctx context.Context) ([]kmodquery.Module, error) {
 	for _, m := range modules {
 		j.list(m)
 	}
+	before, builtins := known(&v.builtins), map[string]fs.FileInfo{}
 	for _, name := range folders {
-		if j.modules[name] != nil || isLoaded(v.folder(name)) {
+		folder := v.folder(name)
+		if j.modules[name] != nil {
 			j.add(kmodquery.ViewSysfs, name)
+			continue
+		}
+		info, _ := os.Lstat(folder)
+		if !os.SameFile(info, before[name]) && isLoaded(folder) {
+			j.add(kmodquery.ViewSysfs, name)
+		} else {
+			builtins[name] = info
 		}
 	}
+	v.builtins.Store(&builtins)
 	return j.all(), ctx.Err()
 }
 
@@ -157,8 +181,11 @@ func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 			continue
 		}
 		v.describe(m)
-		hasSections := v.sections(m.Name, func(address uint64) { own(m.Name, address) })
-		isLocated = isLocated && hasSections
+		// Without addresses of the memory, thousands of sections would match nothing.
+		if owned.hasAddresses() {
+			hasSections := v.sections(m.Name, func(address uint64) { own(m.Name, address) })
+			isLocated = isLocated && hasSections
+		}
 	}
 	if isCalm && owned.hasAddresses() && isLocated {
 		j.assign(owned.free(v.page, hasCache(owned, after)), owned)

@@ -352,6 +352,32 @@ func TestBracketsInNames(t *testing.T) {
 	}
 }
 
+// A folder in sysfs that is remembered as built in does not stand for a later one.
+func TestEveryNewFolderInSysfsIsChecked(t *testing.T) {
+	v := newViews(t, tree{"proc/modules": "", "sys/module/builtin/uevent": "", "new/initstate": "live\n"})
+	hidden := func() []string {
+		modules, err := v.Listed(t.Context())
+		require.NoError(t, err)
+		return namesOf(slices.DeleteFunc(modules, func(m kmodquery.Module) bool { return !m.IsHidden() }))
+	}
+	folder := v.folder("builtin")
+	require.Empty(t, hidden())
+	require.Empty(t, hidden())
+	require.NoError(t, os.Rename(folder, v.path("old")))
+	require.NoError(t, os.Rename(v.path("new"), folder))
+	require.Equal(t, []string{"builtin"}, hidden(), "another folder of the same name")
+	require.NoError(t, os.Rename(folder, v.path("new")))
+	require.NoError(t, os.Rename(v.path("old"), folder))
+	require.Empty(t, hidden())
+
+	// The same folder belongs to a module, which then hides.
+	tree{"proc/modules": "builtin 4096 0 - Live 0x0\n", "sys/module/builtin/initstate": "live\n"}.write(t, v.root)
+	require.Empty(t, hidden())
+	tree{"proc/modules": ""}.write(t, v.root)
+	require.Equal(t, []string{"builtin"}, hidden())
+	require.Equal(t, []string{"builtin"}, hidden())
+}
+
 func TestStatus(t *testing.T) {
 	v := newViews(t, plain)
 	for _, status := range v.Status() {

@@ -185,6 +185,21 @@ func TestARemovedStateFolderIsCreatedAgain(t *testing.T) {
 	require.Len(t, read(t, other, kmodquery.Filter{}), 1)
 }
 
+// A recorder that has no events to append creates the folder again too.
+func TestCheckCreatesARemovedStateFolderAgain(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	s := openIn(t, dir, Options{})
+	require.NoError(t, s.Check(t.Context()))
+	require.NoError(t, os.RemoveAll(dir))
+	require.NoError(t, s.Check(t.Context()))
+	require.True(t, s.IsRecorder())
+	other := openIn(t, dir, Options{})
+	require.NoError(t, other.Check(t.Context()))
+	require.False(t, other.IsRecorder())
+	require.NoError(t, appendEvents(t.Context(), s, []kmodquery.Event{{Time: 1, Name: "a"}}))
+	require.Len(t, read(t, other, kmodquery.Filter{}), 1)
+}
+
 // If another process has taken the lock, that process records.
 func TestARecorderWritesNothingWhileAnotherHoldsItsLock(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")

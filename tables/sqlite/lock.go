@@ -3,6 +3,7 @@ package sqlite
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -61,14 +62,17 @@ func (s *Store) keepLock() error {
 		return nil
 	}
 	dir := filepath.Dir(s.path)
-	if _, err := secure(dir); err != nil {
-		return err
+	_, err := secure(dir)
+	var lock *os.File
+	if err == nil {
+		lock, err = tryLock(dir)
 	}
-	lock, err := tryLock(dir)
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.EROFS), errors.Is(err, fs.ErrPermission):
+		return &writeError{reason: "store: the lock in " + dir + " was removed and cannot be created again from here; restart this process", err: err}
+	case err != nil:
 		return err
-	}
-	if lock == nil {
+	case lock == nil:
 		return &writeError{
 			reason: "store: the lock in " + dir + " was removed and another process records there now; end one of the two",
 			err:    fmt.Errorf("lock %s: %w", filepath.Join(dir, lockName), unix.EWOULDBLOCK),

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -100,11 +101,14 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 		return s, nil
 	}
 	if path := new(fs.PathError); errors.As(err, &path) {
-		user := "a user who may write there"
-		if os.Geteuid() != 0 {
-			user = "root"
+		remedy := "run as a user who may write there"
+		switch {
+		case errors.Is(err, syscall.EROFS):
+			remedy = "mount it for writing, or add it to ReadWritePaths= of the systemd unit,"
+		case os.Geteuid() != 0:
+			remedy = "run as root"
 		}
-		return nil, fmt.Errorf("open event store: %w; run as %s or choose another state folder", err, user)
+		return nil, fmt.Errorf("open event store: %w; %s or choose another state folder", err, remedy)
 	}
 	return nil, fmt.Errorf("open event store: %w", err)
 }
@@ -247,6 +251,17 @@ func (s *Store) tryUse(f func(*database) error) (*database, error) {
 
 func (s *Store) renew(ctx context.Context) error {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reopen(ctx)
+}
+
+// Check creates the recorder's folder, lock and database again if they were removed. While
+// events are appended it does nothing, because Append does so too. In a reader it does
+// nothing.
+func (s *Store) Check(ctx context.Context) error {
+	if !s.records || !s.mu.TryLock() {
+		return nil
+	}
 	defer s.mu.Unlock()
 	return s.reopen(ctx)
 }

@@ -160,6 +160,7 @@ var (
 		"NamesTheLoadThatACallWaitedFor",
 		"MemoryIsBoundedUnderAFlood",
 		"QueriesEndUnderAFlood",
+		"ReportsTheGapOfAKilledRecorder",
 		"Scripts",
 	}
 	// onceTests depend little on the kernel. In make test they run on the oldest only.
@@ -175,7 +176,6 @@ var (
 		"CountsDeniedCallsOfManyUsers",
 		"FoldsAFloodOfDeniedCalls",
 		"HashesImagesOfEverySize",
-		"ReportsTheGapOfAKilledRecorder",
 		"ModprobeByHandHasNoRequester",
 		"DescribesLoadersThatHaveEnded",
 		"ViewsShowHostileNames",

@@ -39,7 +39,7 @@ func alreadyLoaded(t *testing.T) (path string) {
 // its own. The processes have ended before they could be read from /proc.
 func TestGuestDescribesLoadersThatHaveEnded(t *testing.T) {
 	guest.Only(t)
-	path, runs := alreadyLoaded(t), suite.Trials(suite.Repeat(1000))
+	path, runs := alreadyLoaded(t), suite.Trials(suite.Repeat(500))
 	script := filepath.Join(t.TempDir(), "runs.sh")
 	require.NoError(t, os.WriteFile(script, []byte(`
 		run=0

@@ -284,6 +284,27 @@ func TestGuestServiceRecordsEarly(t *testing.T) {
 		require.Eventually(t, func() bool { return strings.Contains(show(t, unitName, "StatusText"), "ebpf is active") },
 			time.Minute, time.Second, "ebpf is not active again")
 	})
+	t.Run("removed state folder", testRemovedStateFolder)
+}
+
+// testRemovedStateFolder removes the state folder. The service cannot create it again, so
+// it ends, and systemd creates the folder when it restarts the service.
+func testRemovedStateFolder(t *testing.T) {
+	restarts, err := strconv.Atoi(show(t, unitName, "NRestarts"))
+	require.NoError(t, err)
+	require.NoError(t, os.RemoveAll("/var/lib/kmodquery"))
+	require.Eventually(t, func() bool {
+		return show(t, unitName, "NRestarts") == strconv.Itoa(restarts+1) && show(t, unitName, "ActiveState") == "active"
+	}, 2*time.Minute, time.Second)
+	out, err := exec.Command("journalctl", "--no-pager", "-o", "cat", "-u", unitName).Output()
+	require.NoError(t, err)
+	require.Contains(t, string(out), "\nkmodquery: the state folder was removed, and this process may not create it again: "+
+		"mkdir /var/lib/kmodquery: read-only file system; start it again")
+	testRestrictions(t, show(t, unitName, "MainPID"))
+	require.NoError(t, guest.LoadImage(image(t, "brd"), ""))
+	defer guest.Unload("brd")
+	require.Equal(t, []map[string]string{{"loads": "1"}},
+		queryService(t, "SELECT count(*) AS loads FROM kernel_module_events WHERE source = 'ebpf' AND event_name = 'module_load' AND name = 'brd'"))
 }
 
 // testRestrictions checks in the process of the unit that systemd could apply the
