@@ -59,6 +59,9 @@ type Options struct {
 	// Cursors are those of the event store, for readers in other processes. Nil stands
 	// for none.
 	Cursors Cursors
+	// Loss says in one line which stored events the sink has lost, or returns "". The
+	// sensors show it. Nil stands for none.
+	Loss func() string
 }
 
 // Cursors keep the positions of named queries. They must be safe for concurrent calls.
@@ -327,9 +330,17 @@ func (r *Recorder) Sensors(context.Context) []kmodquery.Sensor {
 		r.monitor.describe(&sensor)
 		sensors = append(sensors, sensor)
 	}
+	loss := ""
+	if r.options.Loss != nil {
+		loss = r.options.Loss()
+	}
 	for i := range sensors {
 		sensors[i].Joined = r.correlator.joinedBy(sensors[i].Source)
 		r.writer.describe(&sensors[i])
+		if sensors[i].StoreReason != "" && loss != "" {
+			sensors[i].StoreReason += ". "
+		}
+		sensors[i].StoreReason += loss
 	}
 	return sensors
 }

@@ -42,6 +42,10 @@ type platform struct {
 	// them.
 	hasPins    func(dir string) bool
 	removePins func(dir string) error
+	// restartsAlways is set if the service manager restarts the service whatever its exit
+	// status is, as launchd does. The service then waits for the correction of a mistake in
+	// the configuration file.
+	restartsAlways bool
 	// kernelRelease returns what uname -r prints.
 	kernelRelease func() string
 	// memoryLimit returns how many bytes of memory the host lets this process use, or 0 if

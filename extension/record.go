@@ -25,7 +25,8 @@ type recording interface {
 	Sensors(ctx context.Context) []kmodquery.Sensor
 }
 
-// record records into the event store until ctx ends, and then returns nil. While
+// record records into the event store until ctx ends, or until a mistake in the
+// configuration file is corrected, and then returns nil. While
 // another process records, it waits to take over. It needs no osquery.
 func record(ctx context.Context, c *config, report *log.Logger) error {
 	n, err := newNotifier(c.platform, report)
@@ -33,6 +34,9 @@ func record(ctx context.Context, c *config, report *log.Logger) error {
 		return err
 	}
 	c.notifier = n
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	endWhenCorrected(ctx, c, report, stop)
 	return inTurn(ctx, c, report, func(role context.Context, a *app) error {
 		a.awaitStart(c, report)
 		role, end := context.WithCancel(role)

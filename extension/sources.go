@@ -67,6 +67,7 @@ func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
 		Poll:        c.poll,
 		Stamp:       c.platform.stamp,
 		Cursors:     store,
+		Loss:        store.Loss,
 		Backfilled:  store.GapRead,
 		Past: func(ctx context.Context, visit func(*kmodquery.Event)) error {
 			return c.notifier.during(func() error { return past(ctx, c.platform, store, visit) })
