@@ -179,13 +179,15 @@ type Event struct {
 }
 
 // IsUnprivileged reports whether an unprivileged user can cause such an event any
-// number of times: a request for a module, or a system call that the kernel denied
-// before it read a byte of a module. The store keeps these events within a bound of
-// their own, so that they never displace others.
+// number of times: a request for a module, a system call that the kernel denied
+// before it read a byte of a module, or a refused kernel extension of macOS. The store
+// keeps these events within a bound of their own, so that they never displace others.
 func (e *Event) IsUnprivileged() bool {
 	switch e.EventName {
-	case EventModuleRequest:
+	case EventModuleRequest, EventKextBlocked:
 		return true
+	case EventKextload:
+		return e.Error != ""
 	case EventInitModule, EventFinitModule, EventDeleteModule:
 		return e.Error == "EPERM" && e.SHA256 == "" && !e.Missing.Has("sha256")
 	}

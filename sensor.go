@@ -32,7 +32,7 @@ type Sensor struct {
 	GapStart      int64  // Unix time in seconds; GapStart to GapEnd is the last time in this boot in which the source did not watch; 0 if there is none
 	GapEnd        int64
 	Shed          int64  // events dropped because the store accepted none and the memory for them was full
-	StoreReason   string // why the store accepts no events of any source, in one line; empty while it does
+	StoreReason   string // why the store accepts no events of any source, and which it lost, in one line
 }
 
 // StoreStatus is the state of the event store.
@@ -45,5 +45,5 @@ type StoreStatus struct {
 	Errors     int64  // batches that could not be written
 	Damaged    int64  // rows whose checksum did not match when they were read; they are not returned
 	Skipped    int64  // events that expired before a cursor gave them
-	Trouble    string // present and past defects of the store and what to do about them, in one line
+	Trouble    string // present and past defects of the store that this process sees, and what to do about them, in one line
 }

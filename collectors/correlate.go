@@ -40,7 +40,7 @@ const (
 )
 
 func kindOf(e *kmodquery.Event) kind {
-	if e.LoadID == "" || e.IsUnprivileged() {
+	if e.LoadID == "" || e.IsUnprivileged() && !isKext(e) {
 		return neither
 	}
 	switch e.EventName {

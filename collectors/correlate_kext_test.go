@@ -67,6 +67,19 @@ func TestBetterSourceReportsAKextLate(t *testing.T) {
 	})
 }
 
+// Any user can cause a refusal, which belongs to its attempt nevertheless.
+func TestARefusedKextIsOneAttemptOfSeveralSources(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newTable(byEndpointSecurity, byUnifiedLog)
+		a.addKext(byEndpointSecurity, "kextload", "com.a", "1", 0)
+		a.add(byUnifiedLog, deliver(kmodquery.Event{
+			EventName: "kextload", Source: kmodquery.SourceUnifiedLog, Name: "com.a", LoadID: "l", TimeNanos: int64(time.Hour + time.Second), Error: "0x5",
+		}), false)
+		a.flushAll()
+		require.Equal(t, []string{"endpoint_security kextload com.a 1", "unified_log kextload com.a 1"}, a.rows)
+	})
+}
+
 func TestKextsThatAreNotOneAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newTable(byEndpointSecurity, byUnifiedLog)

@@ -913,6 +913,48 @@ func TestLoadsAndUnloadsAreNoHiding(t *testing.T) {
 	})
 }
 
+// A module gives itself other names, and its folder in sysfs keeps the first one.
+func TestRenamedModulesAreReportedAsSuch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel("ext4")
+		w := startWatch(t, k)
+		w.found(t)
+		called := func(name string) {
+			k.set(func() {
+				clear(k.modules)
+				k.modules["ext4"] = kmodquery.Module{Name: "ext4", State: "Live", Size: new(int64(4096)), Views: []string{kmodquery.ViewModules}}
+				k.modules["rootkit"] = kmodquery.Module{Name: "rootkit", Views: []string{kmodquery.ViewSysfs}}
+				k.modules[name] = kmodquery.Module{
+					Name: name, State: "Live", Size: new(int64(8192)), Address: new(int64(-65536)),
+					Views: []string{kmodquery.ViewModules},
+				}
+			})
+		}
+		w.sees(kmodquery.EventModuleLoad, "rootkit", "1")
+		called("rootkit")
+		w.advance()
+		require.Empty(t, w.found(t))
+		parent := "1"
+		for _, name := range []string{"usbcore", "nvme", "usbcore"} {
+			called(name)
+			w.advance()
+			w.sink.mu.Lock()
+			events := slices.Clone(w.sink.events)
+			w.sink.mu.Unlock()
+			require.Equal(t, []string{"module_unwitnessed " + name}, w.found(t))
+			require.Contains(t, events[0].Reason, "was renamed")
+			require.Equal(t, parent, events[0].ParentLoadID)
+			parent = events[0].LoadID
+		}
+		for range 10 {
+			w.advance()
+		}
+		require.Empty(t, w.found(t))
+		require.Empty(t, w.source.reasons, "the source is not at fault")
+		require.NoError(t, w.Close())
+	})
+}
+
 // An unload among lost records is none of a hidden module.
 func TestAbsencesAfterALossAreLeftToTheCheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -59,6 +59,9 @@ type Options struct {
 	// Cursors are those of the event store, for readers in other processes. Nil stands
 	// for none.
 	Cursors Cursors
+	// Loss says in one line which stored events the sink has lost, or returns "". The
+	// sensors show it. Nil stands for none.
+	Loss func() string
 }
 
 // Cursors keep the positions of named queries. They must be safe for concurrent calls.
@@ -83,6 +86,7 @@ type Recorder struct {
 	checker    progress.Checker // used by checkProgress
 	writer     *writer
 	report     func(error)
+	flushing   chan struct{} // holds a value while syncSources flushes the correlator
 
 	cancel   context.CancelFunc
 	running  sync.WaitGroup  // all goroutines but the sources and the writer
@@ -100,7 +104,8 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 		o.Stamp = func() kmodquery.Event { return kmodquery.Event{} }
 	}
 	boot := o.Stamp().BootID
-	r := &Recorder{options: o, state: crossview.NewState(boot), report: report, replayed: make(chan struct{}), started: make(chan struct{})}
+	r := &Recorder{options: o, state: crossview.NewState(boot), report: report,
+		flushing: make(chan struct{}, 1), replayed: make(chan struct{}), started: make(chan struct{})}
 	r.writer = newWriter(sink, r.stored, r.acked, report)
 	r.supervisor = newSupervisor(o.Sources, o.SideBySide, max(takeOver, 3*o.Poll), report, func(rank int, d kmodquery.Delivery, past bool) {
 		// Reading a store of a million events takes a while, and records are not
@@ -295,8 +300,19 @@ func (r *Recorder) syncSources(ctx context.Context) error {
 	if err := r.supervisor.sync(ctx); err != nil {
 		return err
 	}
+	// A flush blocks while the sink hangs. Only one of them is left behind then.
+	flushed := make(chan struct{})
 	select {
-	case <-background(func() { r.correlator.flush(called) }): // blocks while the sink hangs
+	case r.flushing <- struct{}{}:
+		go func() {
+			defer close(flushed)
+			defer func() { <-r.flushing }()
+			r.correlator.flush(called)
+		}()
+	case <-ctx.Done():
+	}
+	select {
+	case <-flushed:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("wait for events to be stored: %w", ctx.Err())
@@ -314,9 +330,17 @@ func (r *Recorder) Sensors(context.Context) []kmodquery.Sensor {
 		r.monitor.describe(&sensor)
 		sensors = append(sensors, sensor)
 	}
+	loss := ""
+	if r.options.Loss != nil {
+		loss = r.options.Loss()
+	}
 	for i := range sensors {
 		sensors[i].Joined = r.correlator.joinedBy(sensors[i].Source)
 		r.writer.describe(&sensors[i])
+		if sensors[i].StoreReason != "" && loss != "" {
+			sensors[i].StoreReason += ". "
+		}
+		sensors[i].StoreReason += loss
 	}
 	return sensors
 }

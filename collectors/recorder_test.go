@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -133,6 +135,32 @@ func TestSyncWaitsForTheSink(t *testing.T) {
 	require.GreaterOrEqual(t, len(sink.events), 100)
 	sink.mu.Unlock()
 	require.NoError(t, r.Close())
+}
+
+// A source waits for a place in the queue and holds the correlator's lock, for which each Sync
+// waits.
+func TestSyncLeavesNoGoroutinesBehindWhileTheSinkHangs(t *testing.T) {
+	sink := &memory{open: make(chan struct{})}
+	source := &scripted{name: "s", events: make(chan kmodquery.Event)}
+	r := NewRecorder(sink, (&reports{}).add, Options{Sources: []Source{source}, SideBySide: true})
+	r.Start(t.Context())
+	const parts = 8
+	large := strings.Repeat("x", maxWaitingBytes/parts)
+	for range parts {
+		source.events <- kmodquery.Event{Raw: large}
+	}
+	before := runtime.NumGoroutine()
+	for range 50 {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		require.ErrorIs(t, r.Sync(ctx), kmodquery.ErrNotStored)
+		cancel()
+	}
+	const others = 10 // a Sync that has just returned, and the runtime's
+	require.Less(t, runtime.NumGoroutine(), before+others)
+	close(sink.open)
+	require.NoError(t, r.Sync(t.Context()))
+	require.NoError(t, r.Close())
+	require.Len(t, sink.events, parts)
 }
 
 // A starting source does not watch before it is released.

@@ -58,8 +58,11 @@ type config struct {
 	format shell.Format
 
 	// mistake is what is wrong in the configuration file. An extension that osquery starts
-	// then serves its tables and records nothing; every command fails.
+	// then serves its tables and records nothing, and so does the command record where
+	// the service manager restarts it always; every other command fails.
 	mistake error
+
+	notifier *notifier // of record; nil otherwise
 }
 
 // commands are the usages of the commands, which begin with their names. Without a
@@ -83,7 +86,7 @@ func (c *config) flagSet() *flag.FlagSet {
 	flags.StringVar(&c.stateDir, "state-dir", defaultStateDir(), "`folder` of the event store")
 	flags.Var(duration(&c.retentionAge, sqlite.DefaultMaxAge, 0), "retention-age", "delete events that are older than this `time`; 0 keeps events of any age")
 	flags.Var(number(&c.retentionEvents, sqlite.DefaultMaxEvents, 0, unlimited), "retention-events", "keep this `number` of the newest events, not counting those of retention-denied; 0 keeps all")
-	flags.Var(number(&c.retentionDenied, sqlite.DefaultMaxUnprivileged, 0, unlimited), "retention-denied", "keep this `number` of the newest events that any user can cause: denied attempts and requests for modules; 0 keeps all")
+	flags.Var(number(&c.retentionDenied, sqlite.DefaultMaxUnprivileged, 0, unlimited), "retention-denied", "keep this `number` of the newest events that any user can cause: denied attempts, refused kernel extensions and requests for modules; 0 keeps all")
 	flags.Func("sources", "comma-separated `names` of the sources to run side by side, out of "+strings.Join(c.platform.sourceNames, ", ")+
 		"; auto runs "+automatic+" (default auto)", func(names string) (err error) {
 		c.sources, err = c.platform.parseSources(names)
@@ -135,7 +138,7 @@ func parse(p *platform, args []string) (*config, error) {
 	}
 	c.args = flags.Args()
 	switch {
-	case c.mistake != nil && c.command != "":
+	case c.mistake != nil && c.command != "" && !(c.command == "record" && p.restartsAlways):
 		return nil, c.mistake
 	case c.command == "" && len(c.args) > 0 && isCommand(c.args[0]):
 		return nil, fmt.Errorf("put the command %s before the flags", c.args[0])

@@ -228,3 +228,36 @@ func TestAnExtensionEndsWhenItsMistakeIsCorrected(t *testing.T) {
 	require.True(t, free)
 	require.Contains(t, strings.Join(lines.lines(), "\n"), "the configuration file has no mistake any more; ending, so that osquery starts this extension again")
 }
+
+// launchd starts the service again whatever its exit status is, so the service shows a mistake
+// until it is corrected. systemd knows a status after which it does not.
+func TestAMistakenServiceOfMacOSWaitsForTheCorrection(t *testing.T) {
+	file := configFile(t, "polls 1s\n")
+	dir := shortDir(t)
+	p := aMac(t.TempDir())
+	c, err := parse(p, []string{"record", "--state-dir", dir, "--config", file})
+	require.NoError(t, err)
+	report, lines := reporting()
+	_, ended := inBackground(t, func(ctx context.Context) error { return record(ctx, c, report) })
+	var stdout, stderr strings.Builder
+	const sql = "SELECT source, state, role, reason FROM kernel_module_sensors"
+	require.Eventually(t, func() bool {
+		if _, err := os.Stat(filepath.Join(dir, recorderSocket)); err != nil {
+			return false
+		}
+		stdout.Reset()
+		return run(t.Context(), p, []string{"query", "--state-dir", dir, "--format", "csv", sql}, input(t, ""), &stdout, &stderr) == 0 &&
+			strings.Contains(stdout.String(), "polls")
+	}, time.Minute, 10*time.Millisecond)
+	reason := strings.ReplaceAll(c.mistake.Error()+"; launchd then starts this service again", `"`, `""`)
+	require.Equal(t, "source,state,role,reason\n"+
+		`endpoint_security,failed,reader,"`+reason+"\"\n"+
+		`unified_log,failed,reader,"`+reason+"\"\n", stdout.String())
+	require.NoError(t, os.WriteFile(file, []byte("poll 1s\n"), 0o600))
+	require.NoError(t, <-ended)
+	require.Contains(t, strings.Join(lines.lines(), "\n"), "the configuration file has no mistake any more; ending, so that launchd starts this service again")
+
+	p.restartsAlways = false
+	require.NoError(t, os.WriteFile(file, []byte("polls 1s\n"), 0o600))
+	require.Equal(t, exitUsage, run(t.Context(), p, []string{"record", "--state-dir", dir, "--config", file}, input(t, ""), &stdout, &stderr))
+}

@@ -19,12 +19,14 @@ import (
 type macKernel struct {
 	release func() string    // what uname -r prints
 	boot    func() host.Boot // the current boot
+	// remote returns the mount points of the file systems that are not read.
+	remote func() ([]string, error)
 }
 
 // macOS returns the platform of Macs. It runs on any system, because everything it
 // reads comes from the programs and the kernel that it is given.
 func macOS(programs host.Programs, kernel macKernel) *platform {
-	kexts := loaded.New(programs)
+	kexts := loaded.New(programs, kernel.remote)
 	return &platform{
 		sourceNames: []string{kmodquery.SourceEndpointSecurity, kmodquery.SourceUnifiedLog},
 		// Endpoint Security provides the requesting process and the verdict, the log
@@ -44,13 +46,14 @@ func macOS(programs host.Programs, kernel macKernel) *platform {
 			}
 			panic("unknown source " + name)
 		},
-		openViews:     func() crossview.Views { return kexts },
-		viewsSource:   kmodquery.SourceShowloaded,
-		stamp:         func() kmodquery.Event { return kernel.boot().Stamp() },
-		newInventory:  func(r recorder) tables.Inventory { return kextInventory{kexts, r} },
-		hasPins:       func(string) bool { return false }, // nothing is pinned on macOS
-		removePins:    func(string) error { return nil },
-		kernelRelease: kernel.release,
+		openViews:      func() crossview.Views { return kexts },
+		viewsSource:    kmodquery.SourceShowloaded,
+		stamp:          func() kmodquery.Event { return kernel.boot().Stamp() },
+		newInventory:   func(r recorder) tables.Inventory { return kextInventory{kexts, r} },
+		hasPins:        func(string) bool { return false }, // nothing is pinned on macOS
+		removePins:     func(string) error { return nil },
+		restartsAlways: true,
+		kernelRelease:  kernel.release,
 	}
 }
 

@@ -21,6 +21,7 @@ func aMac(programs string) *platform {
 	}, macKernel{
 		release: func() string { return "24.6.0" },
 		boot:    bootOfAMac,
+		remote:  func() ([]string, error) { return nil, nil },
 	})
 }
 

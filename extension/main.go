@@ -9,6 +9,7 @@ import (
 	"log"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"time"
 
 	"github.com/mattn/go-isatty"
@@ -49,7 +50,20 @@ var errReported = errors.New("failed")
 
 func main() {
 	log.SetOutput(lineWriter{os.Stderr}) // for the messages of libraries
-	os.Exit(run(context.Background(), hostPlatform(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	p := hostPlatform()
+	if p.memoryLimit != nil {
+		limitMemory(p.memoryLimit())
+	}
+	os.Exit(run(context.Background(), p, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// limitMemory makes the runtime collect garbage more often as its memory approaches three
+// quarters of the bytes that the host lets this process use. The rest is for SQLite and the
+// ring buffers in the kernel. A limit that the user sets as GOMEMLIMIT stays.
+func limitMemory(bytes int64) {
+	if _, isSet := os.LookupEnv("GOMEMLIMIT"); !isSet && bytes > 0 {
+		debug.SetMemoryLimit(bytes / 4 * 3)
+	}
 }
 
 // run runs the command with these arguments and files. It returns the exit status.

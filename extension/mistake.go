@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
@@ -10,13 +11,13 @@ import (
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
-// correctionEvery is how often an extension with a mistake in its configuration file reads
+// correctionEvery is how often a process with a mistake in its configuration file reads
 // the file again.
 const correctionEvery = 2 * time.Second
 
 // awaitCorrection returns true once a new start of this command line would find no mistake in
-// the configuration file, and false when ctx ends. Until then the extension holds the store's
-// lock, which keeps a service with the corrected file from recording.
+// the configuration file, and false when ctx ends. Until then the process holds the store's
+// lock, which keeps another one with the corrected file from recording.
 func awaitCorrection(ctx context.Context, c *config) bool {
 	for {
 		select {
@@ -30,13 +31,38 @@ func awaitCorrection(ctx context.Context, c *config) bool {
 	}
 }
 
+// endWhenCorrected calls stop once the configuration file has no mistake any more. What
+// started this process then starts it again.
+func endWhenCorrected(ctx context.Context, c *config, report *log.Logger, stop func()) {
+	if c.mistake == nil {
+		return
+	}
+	go func() {
+		if awaitCorrection(ctx, c) {
+			starter, started := c.restart()
+			report.Printf("the configuration file has no mistake any more; ending, so that %s starts this %s again", starter, started)
+			stop()
+		}
+	}()
+}
+
+// restart names what starts a process with a mistake again, and what that process is.
+func (c *config) restart() (starter, started string) {
+	if c.command == "record" {
+		return "launchd", "service"
+	}
+	return "osquery", "extension"
+}
+
 // mistakenOptions returns the options of a recorder that records nothing, because the
 // configuration file has a mistake. osquery would restart an extension that ends every few
-// seconds.
+// seconds, and launchd a service.
 func mistakenOptions(c *config, store *sqlite.Store) collectors.Options {
-	o := collectors.Options{Stamp: c.platform.stamp, Cursors: store, SideBySide: true}
+	o := collectors.Options{Stamp: c.platform.stamp, Cursors: store, Loss: store.Loss, SideBySide: true}
+	starter, started := c.restart()
+	reason := harmless(fmt.Sprintf("%v; %s then starts this %s again", c.mistake, starter, started))
 	for _, name := range wanted(c) {
-		o.Sources = append(o.Sources, mistakenSource{name, c.mistake})
+		o.Sources = append(o.Sources, mistakenSource{name, c.mistake, reason})
 	}
 	return o
 }
@@ -45,6 +71,7 @@ func mistakenOptions(c *config, store *sqlite.Store) collectors.Options {
 type mistakenSource struct {
 	name    string
 	mistake error
+	reason  string
 }
 
 func (s mistakenSource) Name() string { return s.name }
@@ -56,7 +83,7 @@ func (s mistakenSource) Run(context.Context, func(), func(kmodquery.Delivery)) e
 func (s mistakenSource) Sync(context.Context) error { return nil }
 
 func (s mistakenSource) Sensor() kmodquery.Sensor {
-	return kmodquery.Sensor{Source: s.name, State: kmodquery.StateFailed, Reason: harmless(s.mistake.Error() + "; osquery then starts this extension again")}
+	return kmodquery.Sensor{Source: s.name, State: kmodquery.StateFailed, Reason: s.reason}
 }
 
 func (s mistakenSource) LastRound() time.Time { return time.Time{} }

@@ -42,8 +42,17 @@ type platform struct {
 	// them.
 	hasPins    func(dir string) bool
 	removePins func(dir string) error
+	// restartsAlways is set if the service manager restarts the service whatever its exit
+	// status is, as launchd does. The service then waits for the correction of a mistake in
+	// the configuration file.
+	restartsAlways bool
 	// kernelRelease returns what uname -r prints.
 	kernelRelease func() string
+	// memoryLimit returns how many bytes of memory the host lets this process use, or 0 if
+	// it sets no limit. threadTime returns a clock of the processor time that the calling
+	// thread uses. Either may be nil.
+	memoryLimit func() int64
+	threadTime  func() func() time.Duration
 }
 
 // withEvents joins the modules that views show with the events of their loads.

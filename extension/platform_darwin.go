@@ -16,6 +16,7 @@ func hostPlatform() *platform {
 			}
 			return release
 		},
-		boot: host.ReadBoot,
+		boot:   host.ReadBoot,
+		remote: host.RemoteMounts,
 	})
 }

@@ -45,6 +45,8 @@ func hostPlatform() *platform {
 		hasPins:       ebpf.HasPins,
 		removePins:    ebpf.Detach,
 		kernelRelease: kernelRelease,
+		memoryLimit:   func() int64 { return host.MemoryLimit("/") },
+		threadTime:    host.ThreadTime,
 	}
 }
 
@@ -66,6 +68,9 @@ func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
 			Gap:        store.Gap,
 			KeepGap:    store.SetGap,
 			Keys:       func(ctx context.Context) ([]string, error) { return store.Keys(ctx, name) },
+
+			Reading:     store.Reading,
+			KeepReading: store.SetReading,
 		})
 	case kmodquery.SourceAudit:
 		return audit.New(position)

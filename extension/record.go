@@ -24,13 +24,18 @@ type recording interface {
 	Sensors(ctx context.Context) []kmodquery.Sensor
 }
 
-// record records into the event store until ctx ends, and then returns nil. While
+// record records into the event store until ctx ends, or until a mistake in the
+// configuration file is corrected, and then returns nil. While
 // another process records, it waits to take over. It needs no osquery.
 func record(ctx context.Context, c *config, report *log.Logger) error {
-	n, err := newNotifier(report)
+	n, err := newNotifier(c.platform, report)
 	if err != nil {
 		return err
 	}
+	c.notifier = n
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	endWhenCorrected(ctx, c, report, stop)
 	return inTurn(ctx, c, report, func(role context.Context, a *app) error {
 		a.awaitStart(c, report)
 		role, end := context.WithCancel(role)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -70,7 +71,7 @@ func (m *serviceManager) until(prefix string) (messages []string) {
 
 func quietNotifier(t *testing.T) *notifier {
 	t.Helper()
-	n, err := newNotifier(log.New(io.Discard, "", 0))
+	n, err := newNotifier(hostPlatform(), log.New(io.Discard, "", 0))
 	require.NoError(t, err)
 	return n
 }
@@ -204,7 +205,62 @@ func TestNoWatchdogMessagesUnlessTheManagerExpectsThem(t *testing.T) {
 	}
 	t.Setenv("WATCHDOG_PID", "")
 	t.Setenv("WATCHDOG_USEC", "soon")
-	require.ErrorContains(t, record(t.Context(), &config{}, log.New(io.Discard, "", 0)), "read the service manager's watchdog time: ")
+	require.ErrorContains(t, record(t.Context(), &config{platform: hostPlatform()}, log.New(io.Discard, "", 0)), "read the service manager's watchdog time: ")
+}
+
+// The opening of a large store gives signs of life while it makes progress.
+func TestSignsOfLifeFollowFromProgress(t *testing.T) {
+	if hostPlatform().threadTime == nil {
+		t.Skip("there is no service manager")
+	}
+	m := manage(t, filepath.Join(t.TempDir(), "notify"), time.Minute)
+	n := quietNotifier(t)
+	n.every = 20 * time.Millisecond
+	var waited, busy []string
+	require.EqualError(t, n.during(func() error {
+		waited = append(waited, m.next(500*time.Millisecond)) // as a disk that does not answer
+		var isSigned atomic.Bool
+		go func() {
+			busy = append(busy, m.next(time.Minute))
+			isSigned.Store(true)
+		}()
+		for !isSigned.Load() {
+		}
+		return errors.New("failed")
+	}), "failed")
+	require.Equal(t, []string{""}, waited)
+	require.Equal(t, []string{"EXTEND_TIMEOUT_USEC=60000000\nWATCHDOG=1"}, busy)
+	for m.next(100*time.Millisecond) != "" { // a sign that was due when it ended
+	}
+	require.Empty(t, m.next(200*time.Millisecond), "it has ended")
+}
+
+// A new recorder gives signs of life while it opens the store, and while it reads the events
+// of this boot.
+func TestOpeningAndReplayGiveSignsOfLife(t *testing.T) {
+	var clocks atomic.Int64
+	c := slowSettings(t, startHost(t), newSlowSource())
+	c.platform.threadTime = func() func() time.Duration {
+		clocks.Add(1)
+		return func() time.Duration { return 0 }
+	}
+	stop, ended := inBackground(t, func(ctx context.Context) error { return record(ctx, c, discard()) })
+	require.Eventually(t, func() bool { return clocks.Load() == 2 }, time.Minute, time.Millisecond)
+	stop()
+	require.NoError(t, <-ended)
+}
+
+func TestMemoryLimit(t *testing.T) {
+	before := debug.SetMemoryLimit(-1)
+	t.Cleanup(func() { debug.SetMemoryLimit(before) })
+	limitMemory(0)
+	require.Equal(t, before, debug.SetMemoryLimit(-1))
+	t.Setenv("GOMEMLIMIT", "1GiB")
+	limitMemory(512 << 20)
+	require.Equal(t, before, debug.SetMemoryLimit(-1), "the user has set it")
+	require.NoError(t, os.Unsetenv("GOMEMLIMIT"))
+	limitMemory(512 << 20)
+	require.EqualValues(t, 384<<20, debug.SetMemoryLimit(-1))
 }
 
 func TestStatusIsOneLine(t *testing.T) {
@@ -226,7 +282,7 @@ func TestStatusIsOneLine(t *testing.T) {
 func TestNotifierReportsOnce(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "gone"))
 	var report strings.Builder
-	n, err := newNotifier(log.New(&report, "", 0))
+	n, err := newNotifier(hostPlatform(), log.New(&report, "", 0))
 	require.NoError(t, err)
 	n.send(daemon.SdNotifyReady)
 	n.send(daemon.SdNotifyStopping)

@@ -28,7 +28,11 @@ func inTurn(ctx context.Context, c *config, report *log.Logger, f func(context.C
 // inRole runs f once. It reports whether f must run again because the recorder has
 // ended.
 func inRole(ctx context.Context, c *config, report *log.Logger, f func(context.Context, *app) error) (again bool, err error) {
-	a, err := open(ctx, c, report)
+	var a *app
+	err = c.notifier.during(func() (err error) {
+		a, err = open(ctx, c, report)
+		return err
+	})
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return false, nil //nolint:nilerr // the end of ctx ends the opening, too

@@ -33,14 +33,7 @@ func serve(ctx context.Context, c *config, report *log.Logger) error {
 			stop()
 		}
 	}()
-	if c.mistake != nil {
-		go func() {
-			if awaitCorrection(ctx, c) {
-				report.Print("the configuration file has no mistake any more; ending, so that osquery starts this extension again")
-				stop()
-			}
-		}()
-	}
+	endWhenCorrected(ctx, c, report, stop)
 	offered := newOfferedTables(ctx, c)
 	tried, ended := make(chan struct{}), make(chan error, 1)
 	go func() {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -66,9 +67,10 @@ func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
 		Poll:        c.poll,
 		Stamp:       c.platform.stamp,
 		Cursors:     store,
+		Loss:        store.Loss,
 		Backfilled:  store.GapRead,
 		Past: func(ctx context.Context, visit func(*kmodquery.Event)) error {
-			return past(ctx, c.platform, store, visit)
+			return c.notifier.during(func() error { return past(ctx, c.platform, store, visit) })
 		},
 	}
 	for _, name := range wanted(c) {
@@ -79,7 +81,7 @@ func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
 
 // pastColumns are the columns that a new recorder needs of the stored events.
 var pastColumns = []string{
-	"time_nanos", "uptime", "event_name", "source", "load_id", "name", "path", "size", "taints", "pid", "result", "error", "first_seen",
+	"time_nanos", "uptime", "event_name", "source", "load_id", "parent_load_id", "name", "path", "size", "taints", "pid", "result", "error", "first_seen",
 	"type", "sha256", "missing", "reports_load",
 	"origin", "device", "inode", "ctime", "image_sha256", "signer", // of the loaded bytes, which the inventory compares with files
 }
@@ -95,27 +97,15 @@ func past(ctx context.Context, p *platform, store *sqlite.Store, visit func(*kmo
 	if boot == "" {
 		return nil // the events of this boot cannot be distinguished from others
 	}
-	of := func(eventNames ...any) kmodquery.Filter {
-		return kmodquery.Filter{
-			Conditions: []kmodquery.Condition{
-				{Column: "boot_id", Op: kmodquery.Equal, Values: []any{boot}},
-				{Column: "event_name", Op: kmodquery.Equal, Values: eventNames},
-			},
-			Columns: pastColumns,
-		}
-	}
-	if err := store.Replay(ctx, of(
+	if err := store.Replay(ctx, boot, []string{
 		kmodquery.EventSecurityKernelReadFile, kmodquery.EventModuleLoad, kmodquery.EventModuleFree, kmodquery.EventInitModule, kmodquery.EventFinitModule, kmodquery.EventDeleteModule,
 		kmodquery.EventKextload, kmodquery.EventKextunload, kmodquery.EventKextAllowed, kmodquery.EventKextBlocked,
-	), recentPast, visit); err != nil {
+	}, pastColumns, recentPast, visit); err != nil {
 		return err
 	}
-	return store.Events(ctx, of(
+	return store.Replay(ctx, boot, []string{
 		kmodquery.EventModulePresent, kmodquery.EventModuleHidden, kmodquery.EventModuleUnwitnessed, kmodquery.EventTaintReset,
-	), func(e *kmodquery.Event) error {
-		visit(e)
-		return nil
-	})
+	}, pastColumns, math.MaxInt64, visit)
 }
 
 // sensorNames returns the sources that have a row in the sensors table.

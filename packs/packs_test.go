@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -51,7 +52,7 @@ func TestShippingQueriesHaveACursor(t *testing.T) {
 			continue
 		}
 		unprivileged := 0
-		if name == "kernel_module_denied" {
+		if slices.Contains([]string{"kernel_module_denied", "kernel_module_kext_refusals", "kernel_module_kext_refusal_findings"}, name) {
 			unprivileged = 1
 		}
 		require.Contains(t, query.Query, fmt.Sprintf("WHERE cursor = '%s' AND unprivileged = %d", name, unprivileged), name)

@@ -330,6 +330,36 @@ func TestKernelExtensionsAreShippedOnce(t *testing.T) {
 	require.Empty(t, lines(t, host, "kernel_module_loaded", "name"))
 }
 
+// Any user can have any number of kernel extensions refused: they are shipped, and delay
+// only each other.
+func TestRefusedKernelExtensionsAreShippedApart(t *testing.T) {
+	host := startOn(t, "darwin", t.TempDir())
+	e := newExtension(t)
+	defer e.serve(t, host)()
+	require.NoError(t, host.Tick(t.Context(), noon))
+	host.Schedule(t.Context(), readPack(t))
+	kext := func(eventName, name, failure string) kmodquery.Event {
+		return kmodquery.Event{
+			Time: noon.Unix(), EventName: eventName, Source: kmodquery.SourceUnifiedLog, Name: name, Error: failure, Missing: "sha256",
+		}
+	}
+	var refused []kmodquery.Event
+	var want []string
+	for n := range 1000 {
+		name := fmt.Sprint("com.example.refused", n)
+		refused = append(refused, kext(kmodquery.EventKextBlocked, name, "blocked by the system policy"), kext(kmodquery.EventKextload, name, "not approved to load"))
+		want = append(want, "added "+name)
+	}
+	e.append(t, refused...)
+	e.append(t, kext(kmodquery.EventKextload, "com.example.loaded", ""))
+	require.NoError(t, e.advance(t, host, 5*time.Minute))
+	require.Equal(t, []string{"added com.example.loaded"}, lines(t, host, "kernel_module_kexts", "name"))
+	require.Equal(t, []string{"added com.example.loaded"}, lines(t, host, "kernel_module_findings", "name"))
+	require.NoError(t, e.advance(t, host, 40*time.Minute))
+	require.ElementsMatch(t, want, lines(t, host, "kernel_module_kext_refusal_findings", "name"))
+	require.ElementsMatch(t, append(want, want...), lines(t, host, "kernel_module_kext_refusals", "name"))
+}
+
 // A flood of denied calls is shipped once, in as many runs as it takes.
 func TestDeniedCallsAreShippedOnce(t *testing.T) {
 	host := start(t, t.TempDir())

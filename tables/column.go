@@ -87,7 +87,7 @@ func ofEvent(name string, p pushdown, description string) columnOf[kmodquery.Eve
 
 // unprivileged returns the column that separates what any user can cause.
 func unprivileged[T any](event func(*T) *kmodquery.Event) columnOf[T] {
-	c := number(kmodquery.UnprivilegedColumn, filtered, "1 for an event that any user can cause any number of times: a denied call or a request for a module; otherwise 0",
+	c := number(kmodquery.UnprivilegedColumn, filtered, "1 for an event that any user can cause any number of times: a denied call, a refused kernel extension or a request for a module; otherwise 0",
 		func(item *T) *int64 { return bit(event(item).IsUnprivileged()) })
 	c.event = kmodquery.Column{Name: kmodquery.UnprivilegedColumn, Number: true}
 	c.needs = kmodquery.UnprivilegedNeeds()

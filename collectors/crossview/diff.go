@@ -17,6 +17,7 @@ type difference struct {
 	module kmodquery.Module
 	reason string
 	seen   kmodquery.Event // the moment before the views were read that show it
+	former string          // the name that the module had before, if it was renamed
 }
 
 // key is the same for the same difference found by two checks.
@@ -52,6 +53,7 @@ func (c *Check) compare(shown []kmodquery.Module, taint int64) []difference {
 		}
 	}
 	found = nameMemory(append(found, c.compareLoaded(namesIn(shown))...))
+	found = withoutFormerNames(found)
 	if lack := (c.taint | brought) &^ taint &^ c.resetTaint; lack != 0 {
 		reason := "the kernel's taint lacks bits that it had"
 		if brought&lack != 0 {
@@ -89,6 +91,10 @@ func (c *Check) compareShown(m kmodquery.Module) (d difference, differs bool) {
 		return difference{event: kmodquery.EventModuleLoad, module: m, reason: "it is in " + c.list() + " but was not when this process started"}, true
 	case c.checkedAt.IsZero():
 		return difference{event: kmodquery.EventModulePresent, module: m}, true
+	case c.formerName(&m) != "":
+		former := c.formerName(&m)
+		reason := "module " + strconv.Quote(former) + " was renamed: this one has its address and size"
+		return difference{event: kmodquery.EventModuleUnwitnessed, module: m, reason: reason, former: former}, true
 	case c.complete != "":
 		reason := "it is in " + kmodquery.ViewModules + ", but " + c.complete + " did not report its load"
 		if n := lost - c.lost; n > 0 {
@@ -98,6 +104,48 @@ func (c *Check) compareShown(m kmodquery.Module) (d difference, differs bool) {
 	}
 	reason := "it is in " + c.list() + " but was not " + c.Period.String() + " ago"
 	return difference{event: kmodquery.EventModuleLoad, module: m, reason: reason}, true
+}
+
+// A place is a module of the kernel's list at an address.
+type place struct {
+	name string
+	size int64
+}
+
+// placesOf returns the listed modules by address.
+func placesOf(shown []kmodquery.Module) map[int64]place {
+	places := map[int64]place{}
+	for _, m := range shown {
+		if m.Address != nil && m.Size != nil && !m.IsHidden() {
+			places[*m.Address] = place{m.Name, *m.Size}
+		}
+	}
+	return places
+}
+
+// formerName returns the name that a module had at the last check if its code has renamed
+// it since, and "" otherwise.
+func (c *Check) formerName(m *kmodquery.Module) string {
+	if m.Address == nil || m.Size == nil {
+		return ""
+	}
+	former := c.places[*m.Address]
+	known := c.State.get(former.name)
+	if former.name == m.Name || former.size != *m.Size || !known.isLoaded() {
+		return ""
+	}
+	return former.name
+}
+
+// withoutFormerNames drops what is found of the former names of renamed modules.
+func withoutFormerNames(found []difference) []difference {
+	former := map[string]bool{}
+	for _, d := range found {
+		if d.former != "" {
+			former[d.former] = true
+		}
+	}
+	return slices.DeleteFunc(found, func(d difference) bool { return d.former == "" && former[d.module.Name] })
 }
 
 // compareLoaded returns the loaded modules that no view shows.

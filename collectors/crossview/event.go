@@ -57,6 +57,9 @@ func (c *Check) emit(d difference) {
 		e.LoadID = loadID(&e)
 	case kmodquery.EventModuleLoad, kmodquery.EventModuleUnwitnessed:
 		e.LoadID = loadID(&e)
+		if d.former != "" {
+			e.ParentLoadID = c.State.get(d.former).module.LoadID
+		}
 		e.Missing.Add("path", "origin", "sha256", "signature_status", "pid", "process_path", "uid")
 		if c.Source == kmodquery.SourceProcfs {
 			e.Missing.Add("signer", "cmdline", "requested_by", "container_id")
@@ -79,7 +82,7 @@ func (c *Check) emit(d difference) {
 	c.mu.Unlock()
 	c.Emit(e)
 	c.loop.Round()
-	if d.event == kmodquery.EventModuleUnwitnessed {
+	if d.event == kmodquery.EventModuleUnwitnessed && d.former == "" {
 		c.markUnreliable(d.module.Name)
 	}
 }

@@ -154,6 +154,12 @@ func (c *Check) emitAbsent(ctx context.Context, absent map[string]entry) error {
 		return err
 	}
 	c.loop.Round()
+	now := placesOf(all)
+	for at, former := range c.places {
+		if there, ok := now[at]; ok && there.name != former.name && there.size == former.size {
+			delete(absent, former.name) // it was renamed, which a check reports
+		}
+	}
 	var found []difference
 	for name, known := range absent {
 		m := kmodquery.Module{Name: name, LoadID: known.module.LoadID, Path: known.module.Path, Views: known.module.Views}

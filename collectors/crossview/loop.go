@@ -57,6 +57,7 @@ type Check struct {
 	unreadable  string          // why the others cannot
 	listed      string          // names and views that the last full check saw
 	glanceTimer *time.Timer
+	places      map[int64]place    // the listed modules of the last check, by address
 	absent      map[string]absence // by name, modules that glances did not find
 	memory      map[string]bool    // nameless regions that were reported
 	replayed    map[int64]int      // by size, the nameless regions that an earlier recorder reported
@@ -215,7 +216,7 @@ func (c *Check) check(ctx context.Context) error {
 		c.fullAt = began
 		c.State.dropUncertain(namesIn(shown), momentOf(&before))
 	}
-	c.complete, c.lost = complete, lost
+	c.complete, c.lost, c.places = complete, lost, placesOf(shown)
 	return nil
 }
 

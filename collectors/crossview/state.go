@@ -51,6 +51,7 @@ type State struct {
 	entries   map[string]*entry // by name
 	replaying bool              // stored events are being added, in any order: nothing is forgotten
 	changed   time.Time         // when a load or an unload was last added
+	renamed   map[string]bool   // load ids of modules that have another name since
 }
 
 // An entry is what the events say of the modules of one name. Its moments are
@@ -63,6 +64,7 @@ type entry struct {
 	certain     moment    // when it was last loaded according to a source that would see it unloaded
 	describedAt moment    // of the event that module's LoadID, Path, FirstSeen and Loaded come from
 	describedBy authority // of that event
+	isRenamed   bool      // the last module that was loaded under this name has another one since
 }
 
 // An authority is how far an event can be trusted to describe a load.
@@ -80,13 +82,15 @@ func (e *entry) isLoaded() bool { return e.loaded.isAfter(e.unloaded) }
 // loaded.
 func (e *entry) isCertain() bool { return e.certain.isAfter(e.unloaded) }
 
-// isReported reports whether the module was reported as hidden since it was
-// loaded.
-func (e *entry) isReported() bool { return e.hidden.isAfter(e.loaded) }
+// isReported reports whether the module was reported as hidden, or under another name,
+// since it was loaded.
+func (e *entry) isReported() bool { return e.isRenamed || e.hidden.isAfter(e.loaded) }
 
 // NewState returns the state of a boot without modules; "" accepts the events of
 // any boot.
-func NewState(boot string) *State { return &State{boot: boot, entries: map[string]*entry{}} }
+func NewState(boot string) *State {
+	return &State{boot: boot, entries: map[string]*entry{}, renamed: map[string]bool{}}
+}
 
 // Add takes events, before they are stored.
 func (s *State) Add(events ...kmodquery.Event) {
@@ -129,6 +133,9 @@ func (s *State) add(e *kmodquery.Event) {
 	}
 	switch e.EventName {
 	case kmodquery.EventModuleLoad, kmodquery.EventModulePresent, kmodquery.EventModuleUnwitnessed:
+		if FromViews(e) && e.ParentLoadID != "" {
+			s.rename(e.ParentLoadID, momentOf(e))
+		}
 		failed := e.Result != nil && *e.Result != 0
 		if !failed {
 			s.setLoaded(e, e.Source == kmodquery.SourceEBPF || FromViews(e))
@@ -163,6 +170,21 @@ func (s *State) add(e *kmodquery.Event) {
 	}
 }
 
+// rename notes that the module of a load has another name since, so that none of its
+// former name is loaded.
+func (s *State) rename(loadID string, now moment) {
+	if len(s.renamed) >= maxUnloaded {
+		clear(s.renamed)
+	}
+	s.renamed[loadID] = true
+	for _, known := range s.entries {
+		if known.module.LoadID == loadID {
+			known.isRenamed = true
+			known.unload(now)
+		}
+	}
+}
+
 func (s *State) of(name string) *entry {
 	known := s.entries[name]
 	if known == nil {
@@ -176,7 +198,7 @@ func (s *State) setLoaded(e *kmodquery.Event, certain bool) {
 	s.changed = time.Now()
 	known, now := s.of(e.Name), momentOf(e)
 	if now.isAfter(known.loaded) {
-		known.loaded = now
+		known.loaded, known.isRenamed = now, s.renamed[e.LoadID]
 	}
 	if certain && now.isAfter(known.certain) {
 		known.certain = now
@@ -219,9 +241,12 @@ func (known *entry) describe(e *kmodquery.Event, now moment, by authority) {
 
 func (s *State) setUnloaded(e *kmodquery.Event) {
 	s.changed = time.Now()
-	known := s.of(e.Name)
-	if momentOf(e).isAfter(known.unloaded) {
-		known.unloaded = momentOf(e)
+	s.of(e.Name).unload(momentOf(e))
+}
+
+func (known *entry) unload(now moment) {
+	if now.isAfter(known.unloaded) {
+		known.unloaded = now
 	}
 	if !known.describedAt.isAfter(known.unloaded) {
 		m := &known.module

@@ -1,6 +1,7 @@
 package loaded
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -29,22 +30,42 @@ const (
 // executable and its signature. The bundle is the one at the module's path, if that
 // still has the extension's id, otherwise the one with this id in the folders of
 // macOS. Since macOS 11 Apple's own bundles have no executable. Values that cannot
-// be determined are named in Missing.
+// be determined are named in Missing. File returns when they are known, the file systems
+// do not answer in time, or ctx ends.
 func (k *Kexts) File(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFile {
+	file, ok := k.files.Run(ctx, cmp.Or(m.Path, m.Name), func(ctx context.Context) kmodquery.ModuleFile { return k.lookUp(ctx, m) })
+	if !ok {
+		return unknownFile(m.Path)
+	}
+	return file
+}
+
+// unknownFile returns the file of an extension of which only the path may be known.
+func unknownFile(path string) kmodquery.ModuleFile {
+	file := kmodquery.ModuleFile{Path: path}
+	if path == "" {
+		file.Missing.Add("path")
+	}
+	file.Missing.Add("sha256", "signer", "team_id", "cdhash")
+	return file
+}
+
+// lookUp does what File does. It may block.
+func (k *Kexts) lookUp(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFile {
+	remote, err := k.remote()
+	if err != nil || isUnder(remote, m.Path) {
+		return unknownFile(m.Path)
+	}
 	file := kmodquery.ModuleFile{Path: m.Path}
 	i, executable, err := readInfo(m.Path)
 	if err != nil || i.ID != m.Name {
-		if found := k.bundles.find(ctx, m.Name); found != "" {
+		if found := k.bundles.find(ctx, m.Name, remote); found != "" {
 			file.Path = found
 		}
 		i, executable, err = readInfo(file.Path)
 	}
-	if file.Path == "" {
-		file.Missing.Add("path")
-	}
 	if err != nil || i.ID != m.Name {
-		file.Missing.Add("sha256", "signer", "team_id", "cdhash")
-		return file
+		return unknownFile(file.Path)
 	}
 	if file.SHA256, err = hashExecutable(ctx, executable); err != nil {
 		file.Missing.Add("sha256")

@@ -2,6 +2,7 @@ package loaded
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -81,4 +82,58 @@ func TestFileOfAHostileBundle(t *testing.T) {
 func TestParseSignatureTakesTheFirstAuthority(t *testing.T) {
 	require.Equal(t, signature{}, parseSignature("Signature=adhoc\nTeamIdentifier=not set\nCDHash=xyz\n"))
 	require.Equal(t, signature{authority: "Software Signing", cdhash: cdhash}, parseSignature("CDHash="+cdhash+"\nAuthority=Software Signing\nAuthority=Apple Root CA\nTeamIdentifier=not set"))
+}
+
+// Look-ups on a file system that hangs, here while they wait for the list of bundles, hold up
+// a query once each, and four at most.
+func TestFilesThatHangHoldUpFewLookups(t *testing.T) {
+	h := newMac(t)
+	path := h.bundle("elsewhere", "x.kext", probe)
+	h.bundles.mu.Lock()
+	const unknown = "path,sha256,signer,team_id,cdhash"
+	for _, name := range []string{"a", "b", "c"} {
+		h.files.Timeout = 10 * time.Millisecond
+		require.EqualValues(t, unknown, h.File(t.Context(), kmodquery.Module{Name: name}).Missing)
+		h.files.Timeout = time.Hour
+		require.EqualValues(t, unknown, h.File(t.Context(), kmodquery.Module{Name: name}).Missing, "it is not looked up again")
+		require.Equal(t, sha(probe), h.File(t.Context(), kmodquery.Module{Name: probe, Path: path}).SHA256)
+	}
+	h.files.Timeout = 10 * time.Millisecond
+	require.EqualValues(t, unknown, h.File(t.Context(), kmodquery.Module{Name: "d"}).Missing)
+	h.files.Timeout = time.Hour
+	require.Equal(t, kmodquery.ModuleFile{Path: path, Missing: "sha256,signer,team_id,cdhash"}, h.File(t.Context(), kmodquery.Module{Name: probe, Path: path}))
+	h.bundles.mu.Unlock()
+	require.Eventually(t, func() bool { return h.files.Running() == 0 }, time.Minute, time.Millisecond)
+	require.Equal(t, sha(probe), h.File(t.Context(), kmodquery.Module{Name: probe, Path: path}).SHA256)
+}
+
+func TestFilesOfRemoteFileSystemsAreNotRead(t *testing.T) {
+	h := newMac(t)
+	path := h.bundle("remote/Folder", "x.kext", probe)
+	local := h.bundle("remoteness", "x.kext", probe)
+	h.bundle("Library", "y.kext", "com.example.y")
+	h.remote = func() ([]string, error) {
+		return []string{filepath.Join(h.dir, "remote"), filepath.Join(h.dir, "Library/y.kext"), "/private/tmp/remote"}, nil
+	}
+	unread := kmodquery.Columns("sha256,signer,team_id,cdhash")
+	require.Equal(t, kmodquery.ModuleFile{Path: path, Missing: unread}, h.File(t.Context(), kmodquery.Module{Name: probe, Path: path}))
+	other := filepath.Join(h.dir, "Remote/folder/x.kext") // macOS compares names without case
+	require.Equal(t, kmodquery.ModuleFile{Path: other, Missing: unread}, h.File(t.Context(), kmodquery.Module{Name: probe, Path: other}))
+	require.Equal(t, kmodquery.Columns("path,")+unread, h.File(t.Context(), kmodquery.Module{Name: "com.example.y"}).Missing)
+	require.Equal(t, sha(probe), h.File(t.Context(), kmodquery.Module{Name: probe, Path: local}).SHA256)
+	for path, want := range map[string]bool{
+		"/tmp/remote/x": true, "/private/tmp/../tmp/remote": true, "/tmp": false, "/System/Volumes/Data/private/tmp/remote/x": true,
+	} {
+		require.Equal(t, want, isUnder(mountsOf(t, h), path), path)
+	}
+
+	h.remote = func() ([]string, error) { return nil, errors.New("unknown") }
+	require.Equal(t, kmodquery.ModuleFile{Path: local, Missing: unread}, h.File(t.Context(), kmodquery.Module{Name: probe, Path: local}))
+}
+
+func mountsOf(t *testing.T, h *mac) []string {
+	t.Helper()
+	points, err := h.remote()
+	require.NoError(t, err)
+	return points
 }

@@ -1,29 +1,41 @@
 package loaded
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/darwin/host"
+	"github.com/kmodquery/kmodquery/internal/lookup"
 )
 
 // Kexts reads the kernel extensions of this host. It is safe for concurrent use and
 // keeps no files open.
 type Kexts struct {
 	programs host.Programs
+	remote   func() ([]string, error)
 	bundles  bundles
+	files    *lookup.Runner[kmodquery.ModuleFile]
+	policies *lookup.Runner[policyRead]
 
 	mu     sync.Mutex
 	policy *policy     // the content of KextPolicy, nil if not read yet
 	read   fingerprint // of KextPolicy when it was read
 }
 
-// New returns a Kexts that uses these programs.
-func New(programs host.Programs) *Kexts {
-	return &Kexts{programs: programs, bundles: bundles{folders: bundleFolders}}
+// New returns a Kexts that uses these programs. remote returns the mount points of the file
+// systems from which it must not read, as [host.RemoteMounts] does.
+func New(programs host.Programs, remote func() ([]string, error)) *Kexts {
+	k := &Kexts{
+		programs: programs, remote: remote, bundles: bundles{folders: bundleFolders},
+		files: lookup.New[kmodquery.ModuleFile](), policies: lookup.New[policyRead](),
+	}
+	k.policies.Timeout = policyTime
+	return k
 }
 
 // Modules returns the listed extensions with what KextPolicy has about each: from
@@ -90,9 +102,27 @@ func (k *Kexts) Shown() (shown []string, reason string) {
 	return append(shown, kmodquery.ViewKextPolicy), reason
 }
 
+// A policyRead is the result of reading KextPolicy.
+type policyRead struct {
+	policy *policy
+	err    error
+}
+
 // readPolicy returns the content of KextPolicy, or an empty policy and an error if it
 // cannot be read. It reads KextPolicy again when it has changed.
 func (k *Kexts) readPolicy(ctx context.Context) (*policy, error) {
+	read, ok := k.policies.Run(ctx, "", func(ctx context.Context) policyRead {
+		policy, err := k.readChangedPolicy(ctx)
+		return policyRead{policy, err}
+	})
+	if !ok {
+		return &policy{}, cmp.Or(ctx.Err(), errors.New("KextPolicy cannot be read: its file system does not answer"))
+	}
+	return read.policy, read.err
+}
+
+// readChangedPolicy does what readPolicy does. It may block.
+func (k *Kexts) readChangedPolicy(ctx context.Context) (*policy, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now, err := fingerprintOf(k.programs.KextPolicy)

@@ -41,7 +41,7 @@ func newMac(t *testing.T) *mac {
 	h.Kexts = New(host.Programs{
 		Kmutil: filepath.Join(standins, "kmutil"), Kextstat: filepath.Join(standins, "kextstat"),
 		Codesign: filepath.Join(standins, "codesign"), KextPolicy: h.file,
-	})
+	}, func() ([]string, error) { return nil, nil })
 	h.bundles.folders = []string{filepath.Join(h.dir, "System"), filepath.Join(h.dir, "Library")}
 	h.write("showloaded", usbRow+probeRow)
 	return h

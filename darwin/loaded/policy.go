@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	_ "modernc.org/sqlite" // database/sql's driver "sqlite"
@@ -25,6 +26,10 @@ const (
 	maxPolicy = 64 << 20
 	// maxPolicyRows bounds the rows that are read from each table.
 	maxPolicyRows = 4096
+	// copyPrefix begins the names of the folders of copies. A folder of that name is stale
+	// after staleAfter: the process that made it was killed.
+	copyPrefix = "kmodquery-kextpolicy-"
+	staleAfter = time.Hour
 	// copyTries is how often the files are copied until none changes meanwhile.
 	copyTries = 3
 )
@@ -54,7 +59,8 @@ type approval struct {
 func readPolicy(ctx context.Context, path string) (*policy, error) {
 	ctx, cancel := context.WithTimeout(ctx, policyTime)
 	defer cancel()
-	folder, err := os.MkdirTemp("", "kmodquery-kextpolicy-")
+	removeStaleCopies(time.Now().Add(-staleAfter))
+	folder, err := os.MkdirTemp("", copyPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("create a folder for a copy of KextPolicy: %w", err)
 	}
@@ -75,6 +81,23 @@ func readPolicy(ctx context.Context, path string) (*policy, error) {
 		return nil, fmt.Errorf("read KextPolicy: %w", err)
 	}
 	return p, nil
+}
+
+// removeStaleCopies removes the folders of copies that this user made before a time.
+func removeStaleCopies(before time.Time) {
+	entries, _ := os.ReadDir(os.TempDir())
+	for _, entry := range entries {
+		if !entry.IsDir() || !strings.HasPrefix(entry.Name(), copyPrefix) {
+			continue
+		}
+		info, err := entry.Info()
+		if err != nil || !info.ModTime().Before(before) {
+			continue
+		}
+		if stat, ok := info.Sys().(*syscall.Stat_t); ok && int(stat.Uid) == os.Geteuid() {
+			os.RemoveAll(filepath.Join(os.TempDir(), entry.Name()))
+		}
+	}
 }
 
 func queryPolicy(ctx context.Context, db *sql.DB) (*policy, error) {

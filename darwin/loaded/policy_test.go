@@ -123,3 +123,38 @@ func TestAForbiddenKextPolicyNeedsFullDiskAccess(t *testing.T) {
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 	require.ErrorContains(t, err, "Full Disk Access for kmodquery.ext")
 }
+
+// A process that is killed leaves its copy.
+func TestStaleCopiesOfKextPolicyAreRemoved(t *testing.T) {
+	h := newMac(t)
+	h.policy(history11, userTable, mdmTable)
+	h.write("kmodquery-kextpolicy-1/KextPolicy", "stale")
+	h.write("kmodquery-kextpolicy-2/KextPolicy", "of another process")
+	h.write("other/KextPolicy", "of another program")
+	old := time.Now().Add(-staleAfter - time.Minute)
+	require.NoError(t, os.Chtimes(filepath.Join(h.dir, "kmodquery-kextpolicy-1"), old, old))
+	require.NoError(t, os.Chtimes(filepath.Join(h.dir, "other"), old, old))
+	require.NoError(t, os.Symlink(filepath.Join(h.dir, "other"), filepath.Join(h.dir, "kmodquery-kextpolicy-3")))
+	_, err := readPolicy(t.Context(), h.file)
+	require.NoError(t, err)
+	require.NoDirExists(t, filepath.Join(h.dir, "kmodquery-kextpolicy-1"))
+	require.FileExists(t, filepath.Join(h.dir, "kmodquery-kextpolicy-2/KextPolicy"))
+	require.FileExists(t, filepath.Join(h.dir, "other/KextPolicy"))
+}
+
+// KextPolicy on a file system that hangs holds up a query once.
+func TestKextPolicyThatHangsDoesNotStopTheTables(t *testing.T) {
+	h := newMac(t)
+	h.policies.Timeout = 10 * time.Millisecond
+	h.mu.Lock()
+	for range 6 {
+		modules, err := h.Modules(t.Context())
+		require.NoError(t, err)
+		require.Len(t, modules, 2)
+		_, reason := h.Shown()
+		require.Equal(t, "KextPolicy cannot be read: its file system does not answer", reason)
+	}
+	require.Equal(t, 1, h.policies.Running())
+	h.mu.Unlock()
+	require.Eventually(t, func() bool { return h.policies.Running() == 0 }, time.Minute, time.Millisecond)
+}

@@ -46,6 +46,8 @@ type position struct {
 type emittedRecord struct {
 	Key string `json:"key"` // from keyOf
 	At  int64  `json:"at"`  // Unix time in nanoseconds
+
+	isFolded bool // a refusal of it is counted in an event that is not emitted yet
 }
 
 // parsePosition parses a position. It returns the zero position for an invalid one.
@@ -60,8 +62,9 @@ func parsePosition(text string) position {
 
 // emittedRecords remembers the last records whose events were emitted.
 type emittedRecords struct {
-	list []emittedRecord // in the order of their emission
-	last int64           // the latest time of one, since the clock was last set back
+	list   []emittedRecord // in the order of their emission
+	last   int64           // the latest time of one, since the clock was last set back
+	folded *int64          // the earliest time of a folded one; nil if there is none
 }
 
 // newEmittedRecords returns the records of a position.
@@ -79,8 +82,11 @@ func (r *emittedRecords) has(key string) bool {
 
 // add adds a record. The time of a live record is the current time; an earlier one
 // than before shows that the clock was set back.
-func (r *emittedRecords) add(key string, at time.Time, isLive bool) {
-	e := emittedRecord{key, at.UnixNano()}
+func (r *emittedRecords) add(key string, at time.Time, isLive, isFolded bool) {
+	e := emittedRecord{Key: key, At: at.UnixNano(), isFolded: isFolded}
+	if isFolded && (r.folded == nil || e.At < *r.folded) {
+		r.folded = &e.At
+	}
 	if e.At > r.last || isLive && r.last-e.At > int64(clockStep) {
 		r.last = e.At
 	}
@@ -88,16 +94,27 @@ func (r *emittedRecords) add(key string, at time.Time, isLive bool) {
 	r.list = r.list[max(0, len(r.list)-maxEmitted):]
 }
 
+// flushed notes that the events that count folded refusals are emitted.
+func (r *emittedRecords) flushed() {
+	r.folded = nil
+	for i := range r.list {
+		r.list[i].isFolded = false
+	}
+}
+
 // position returns the position for parsePosition. Everything before missing was
-// emitted; nil means that only late records can be missing.
+// emitted, except folded records; nil means that only late records can be missing.
 func (r *emittedRecords) position(missing *time.Time) string {
 	p := position{Since: r.last - int64(overlap)}
 	if missing != nil {
 		p.Since = missing.UnixNano()
 	}
+	if r.folded != nil {
+		p.Since = min(p.Since, *r.folded)
+	}
 	p.Since = max(0, p.Since)
 	for _, e := range slices.Backward(r.list) {
-		if e.At >= p.Since && len(p.Emitted) < maxPositionRecords {
+		if e.At >= p.Since && !e.isFolded && len(p.Emitted) < maxPositionRecords {
 			p.Emitted = append(p.Emitted, e)
 		}
 	}

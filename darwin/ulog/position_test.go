@@ -20,11 +20,11 @@ func TestInvalidPositionsAreIgnored(t *testing.T) {
 func TestAfterTheClockIsSetBackNothingIsLost(t *testing.T) {
 	emitted := newEmittedRecords(position{})
 	since := func() time.Time { return time.Unix(0, parsePosition(emitted.position(nil)).Since).UTC() }
-	emitted.add("1", testTime.Add(time.Hour), true)
-	emitted.add("2", testTime.Add(time.Hour-time.Second), true)
-	emitted.add("3", testTime, false)
+	emitted.add("1", testTime.Add(time.Hour), true, false)
+	emitted.add("2", testTime.Add(time.Hour-time.Second), true, false)
+	emitted.add("3", testTime, false, false)
 	require.Equal(t, testTime.Add(time.Hour-overlap), since())
-	emitted.add("4", testTime, true)
+	emitted.add("4", testTime, true, false)
 	require.Equal(t, testTime.Add(-overlap), since())
 	require.Len(t, parsePosition(emitted.position(nil)).Emitted, 4)
 
@@ -45,7 +45,7 @@ func TestAfterTheClockIsSetBackNothingIsLost(t *testing.T) {
 func TestRememberedRecordsAndPositionsAreBounded(t *testing.T) {
 	emitted := newEmittedRecords(position{})
 	for n := range 3 * maxEmitted {
-		emitted.add(fmt.Sprintf("%016x", n), testTime.Add(time.Duration(n)*time.Millisecond), true)
+		emitted.add(fmt.Sprintf("%016x", n), testTime.Add(time.Duration(n)*time.Millisecond), true, false)
 	}
 	require.Len(t, emitted.list, maxEmitted)
 	p := parsePosition(emitted.position(&boot))

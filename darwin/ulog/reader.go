@@ -192,27 +192,29 @@ func (r *reader) takeRecord(join *joiner, record *kextlog.Record, raw []byte) {
 		return
 	}
 	now := time.Now()
+	count := len(events)
 	events = slices.DeleteFunc(events, func(e kmodquery.Event) bool { return r.refusals.fold(e, now) })
-	r.emitted.add(key, record.Time, isLive)
-	for i, e := range events {
-		delivery := kmodquery.Delivery{Event: e}
-		if i == len(events)-1 {
-			delivery.Position = r.emitted.position(r.backfill.missing())
-		}
-		r.deliver(delivery)
-	}
+	r.emitted.add(key, record.Time, isLive, len(events) < count)
+	r.deliver(events)
 }
 
-func (r *reader) deliver(d kmodquery.Delivery) {
-	r.source.health.Emitted(&d)
-	r.emit(d)
+// deliver emits events, the last one with the position after it.
+func (r *reader) deliver(events []kmodquery.Event) {
+	for i, e := range events {
+		d := kmodquery.Delivery{Event: e}
+		if i == len(events)-1 {
+			d.Position = r.emitted.position(r.backfill.missing())
+		}
+		r.source.health.Emitted(&d)
+		r.emit(d)
+	}
 }
 
 // flush emits the folded refusals.
 func (r *reader) flush(now time.Time) {
-	for _, e := range r.refusals.flush(now) {
-		r.deliver(kmodquery.Delivery{Event: e})
-	}
+	events := r.refusals.flush(now)
+	r.emitted.flushed()
+	r.deliver(events)
 }
 
 // backfillEnded handles the end of a log show.

@@ -25,14 +25,10 @@ type refusals struct {
 	seen map[string]*kmodquery.Event
 }
 
-func isRefusal(e *kmodquery.Event) bool {
-	return e.EventName == kmodquery.EventKextBlocked || e.EventName == kmodquery.EventKextload && e.Result != nil && *e.Result != 0
-}
-
 // fold adds a repeated refusal to a folded event. It returns false for any other
 // event, which must be emitted.
 func (r *refusals) fold(e kmodquery.Event, now time.Time) bool {
-	if !isRefusal(&e) {
+	if !e.IsUnprivileged() {
 		return false
 	}
 	if len(r.seen) == 0 {

@@ -35,7 +35,7 @@ type editor struct {
 	*liner.State
 	history history
 	fail    func(error)
-	failed  bool // a line could not be saved, which was reported
+	failed  bool // the history cannot be used, which was reported
 }
 
 func newEditor(path string, fail func(error)) *editor {
@@ -43,7 +43,7 @@ func newEditor(path string, fail func(error)) *editor {
 	e.SetCtrlCAborts(true)
 	lines, err := e.history.load()
 	if err != nil {
-		fail(fmt.Errorf("read history: %w", err))
+		e.abandon(fmt.Errorf("read history: %w", err))
 	}
 	for _, line := range lines {
 		e.State.AppendHistory(line)
@@ -51,13 +51,21 @@ func newEditor(path string, fail func(error)) *editor {
 	return e
 }
 
-// AppendHistory adds a line to the history and saves it.
+// AppendHistory adds a line to the history and saves it, unless the history cannot be used.
 func (e *editor) AppendHistory(line string) {
 	e.State.AppendHistory(line)
-	if err := e.history.add(line); err != nil && !e.failed {
-		e.failed = true
-		e.fail(fmt.Errorf("save history: %w", err))
+	if e.failed {
+		return
 	}
+	if err := e.history.add(line); err != nil {
+		e.abandon(fmt.Errorf("save history: %w", err))
+	}
+}
+
+// abandon reports an error of the history, which is not used any more.
+func (e *editor) abandon(err error) {
+	e.failed = true
+	e.fail(fmt.Errorf("%w; this shell saves no more lines", err))
 }
 
 // close restores the terminal.

@@ -108,6 +108,7 @@ func (t *attempts) dropParts(a *attempt) {
 // An imageJob is an image that the kernel took and that is to be read.
 type imageJob struct {
 	attempt *attempt
+	loadID  string    // of the attempt
 	bytes   []byte    // the image; nil if the file must be read
 	sent    bool      // the programs put all chunks into the ring buffer
 	file    *bpf.File // the module's file; nil if there is none
@@ -123,7 +124,8 @@ type images struct {
 	read     func(*bpf.Chunk) error // waits for the next chunk
 	flush    func() error           // makes read return bpf.ErrFlushed when the ring buffer is empty
 	wake     func() error           // wakes the reader
-	fail     func(error)            // ends the run with an error
+	deaths   *deathLog
+	fail     func(error) // ends the run with an error
 	files    *fileReader
 	loop     *progress.Loop // of run
 	jobs     chan imageJob
@@ -149,7 +151,11 @@ func (i *images) run() {
 	var working sync.WaitGroup
 	working.Go(func() {
 		for job := range i.jobs {
-			info := job.info(i.files)
+			info := noImageInfo()
+			if i.deaths.begin(job.loadID) {
+				info = job.info(i.files)
+				i.deaths.end()
+			}
 			job.describe(&info.columns)
 			i.done(job, info)
 		}

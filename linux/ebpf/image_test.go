@@ -67,7 +67,7 @@ type pictured struct {
 func newPictured() *pictured {
 	t := newAttempts(newAckTracker(), &fakeRelease{}, nil)
 	none := func() error { return nil }
-	return &pictured{t: t, images: &images{attempts: t, flush: none, wake: none, loop: &progress.Loop{}, jobs: make(chan imageJob, maxJobs), files: &fileReader{timeout: imageTime}}}
+	return &pictured{t: t, images: &images{attempts: t, flush: none, wake: none, deaths: noDeaths(), loop: &progress.Loop{}, jobs: make(chan imageJob, maxJobs), files: &fileReader{timeout: imageTime}}}
 }
 
 // wantedOf returns the job for the image of the thread tid.

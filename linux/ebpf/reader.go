@@ -60,7 +60,7 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 		return
 	case bpf.ImageTaken:
 		r.attempts.expectImage(a)
-		job := imageJob{attempt: a, sent: record.Image.Sent, file: a.file, pid: record.Pid}
+		job := imageJob{attempt: a, loadID: r.loadID(a, record), sent: record.Image.Sent, file: a.file, pid: record.Pid}
 		if record.Unread.Has(bpf.UnreadUntyped) {
 			job.size, job.flags = number(record.Image.Size), number(record.Image.Flags)
 		}
@@ -68,10 +68,7 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 		return
 	}
 	e := r.translate.event(record, &a.process, r.clock.BootTime())
-	if a.loadID == "" && record.Attempt != 0 {
-		a.loadID = r.translate.loadID(a.id)
-	}
-	e.LoadID = a.loadID
+	e.LoadID = r.loadID(a, record)
 	switch {
 	case record.Kind == bpf.SystemCall && record.Call.Denied != nil:
 		r.denials.add(record.Call.Denied.In(position), e)
@@ -96,6 +93,14 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 	}
 	r.link(a, &record, &d.Event)
 	r.attempts.add(a, d, now)
+}
+
+// loadID returns the load_id of a record's attempt.
+func (r *reader) loadID(a *attempt, record bpf.Record) string {
+	if a.loadID == "" && record.Attempt != 0 {
+		a.loadID = r.translate.loadID(a.id)
+	}
+	return a.loadID
 }
 
 // addUnbegun completes an event of a load whose call began before the hooks were attached.

@@ -77,7 +77,7 @@ func TestReaderMergesALoad(t *testing.T) {
 	require.Len(t, r.wanted, 1)
 	job := r.wanted[0]
 	require.Same(t, r.attempts.byID[attemptID{insmod.Attempt, insmod.Tid}], job.attempt)
-	require.Equal(t, imageJob{attempt: job.attempt, sent: true, file: &ofFile, pid: insmod.Pid}, job)
+	require.Equal(t, imageJob{attempt: job.attempt, loadID: id, sent: true, file: &ofFile, pid: insmod.Pid}, job)
 	r.found(job, found)
 	require.Empty(t, r.events, "only expire joins")
 	require.NoError(t, r.expire(start))
@@ -104,7 +104,7 @@ func TestImageThatIsNotSentIsWanted(t *testing.T) {
 	lost.Image = &bpf.Image{Attempt: insmod.Attempt, Size: 9}
 	r.take(lost) // the records of its process were lost
 	require.Len(t, r.wanted, 1)
-	require.Equal(t, imageJob{attempt: r.wanted[0].attempt, pid: insmod.Pid}, r.wanted[0])
+	require.Equal(t, imageJob{attempt: r.wanted[0].attempt, loadID: translate.loadID(attemptID{insmod.Attempt, insmod.Tid}), pid: insmod.Pid}, r.wanted[0])
 }
 
 func TestRecordOutsideOfACallIsEmittedAtOnce(t *testing.T) {

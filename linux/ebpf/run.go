@@ -29,6 +29,7 @@ type run struct {
 	source   *Source
 	programs *bpf.Programs
 	reader   *reader
+	deaths   *deathLog
 	hooks    liveness
 
 	sync   *source.Barrier
@@ -47,14 +48,15 @@ func (s *Source) newRun(programs *bpf.Programs, emit func(kmodquery.Delivery)) (
 		s.health.Emitted(&d)
 		emit(d)
 	})
+	deaths := newDeathLog(s.options.Reading, s.options.KeepReading, &s.skipped)
 	reading := &images{
 		attempts: attempts, read: programs.ReadImage, flush: programs.FlushImages, wake: programs.Flush,
-		loop: s.health.AddLoop(), jobs: make(chan imageJob, maxJobs),
+		deaths: deaths, loop: s.health.AddLoop(), jobs: make(chan imageJob, maxJobs),
 		fail: func(err error) { s.stop(err, true) }, files: &s.files,
 	}
 	go reading.run()
 	return &run{
-		source: s, programs: programs,
+		source: s, programs: programs, deaths: deaths,
 		reader: newReader(translator{bootID: bootID, types: programs}, s.denials, attempts, reading.want),
 		hooks: liveness{check: func() error {
 			_ = programs.FlushImages() // completes a round of its loop; fails only after Close

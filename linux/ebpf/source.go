@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,9 +27,10 @@ type Source struct {
 	options Options
 	acks    *ackTracker
 	denials *denials
-	files   fileReader // of all runs: a file that hangs outlives its run
-	watched time.Time  // last call of KeepWatch; used by Run only
-	isBlind bool       // a check found that the hooks do not run; used by Run only
+	files   fileReader   // of all runs: a file that hangs outlives its run
+	watched time.Time    // last call of KeepWatch; used by Run only
+	isBlind bool         // a check found that the hooks do not run; used by Run only
+	skipped atomic.Int64 // images that were not read because they killed recorders
 
 	mu       sync.Mutex    // guards the fields below
 	programs *bpf.Programs // nil while Run is not running
@@ -60,6 +63,11 @@ type Options struct {
 	// returns it, also to a later process; zero times if there is none. Either may be nil.
 	Gap     func() (start, end time.Time)
 	KeepGap func(start, end time.Time)
+	// KeepReading stores load_ids for later processes, even if this one is killed at once,
+	// and Reading returns them. They are of images that processes were reading when they
+	// were killed. Either may be nil.
+	Reading     func() []string
+	KeepReading func(loadIDs []string)
 }
 
 // MaxImage is the maximum of Options.ImageLimit, in bytes.
@@ -103,6 +111,7 @@ func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Deli
 	if err != nil {
 		return err
 	}
+	defer r.deaths.stop()
 	return r.loop(ctx)
 }
 
@@ -172,6 +181,10 @@ func (s *Source) Sensor() kmodquery.Sensor {
 			sensor.Reason = err.Error()
 		}
 		sensor.Lost += s.lost.since(lost)
+	}
+	if n := s.skipped.Load(); n > 0 {
+		skipped := fmt.Sprintf("%d images were not read, because %d recorders were killed while they read each", n, maxDeaths)
+		sensor.Reason = strings.TrimPrefix(sensor.Reason+"; "+skipped, "; ")
 	}
 	return sensor
 }

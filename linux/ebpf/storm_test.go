@@ -75,7 +75,7 @@ func TestEveryLoadOfAStormHasItsImage(t *testing.T) {
 		r.attempts.acks.acked(d.Key)
 	}
 	i := &images{
-		attempts: r.attempts, flush: chunks.flush, wake: records.flush, loop: &progress.Loop{}, jobs: make(chan imageJob, maxJobs),
+		attempts: r.attempts, flush: chunks.flush, wake: records.flush, deaths: noDeaths(), loop: &progress.Loop{}, jobs: make(chan imageJob, maxJobs),
 		files: &fileReader{timeout: imageTime},
 		read: func(c *bpf.Chunk) error {
 			next, err := chunks.next()

@@ -45,6 +45,21 @@ func (c *BootClock) BootTime() time.Time {
 // that have one are compared by it.
 func wallClock() time.Time { return time.Now().Round(0) }
 
+// ThreadTime returns a clock of the processor time that the calling thread uses. The clock
+// may be read by other threads. It returns 0 after the thread has ended.
+func ThreadTime() func() time.Duration {
+	// The kernel's number of the clock CPUCLOCK_SCHED of a thread, as in
+	// include/linux/posix-timers_types.h.
+	clock := int32(^unix.Gettid()<<3 | 6)
+	return func() time.Duration {
+		var used unix.Timespec
+		if unix.ClockGettime(clock, &used) != nil {
+			return 0
+		}
+		return time.Duration(used.Nano())
+	}
+}
+
 // SinceBoot returns CLOCK_BOOTTIME, the time since the kernel booted, including the
 // time in which the machine slept.
 func SinceBoot() time.Duration {

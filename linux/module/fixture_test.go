@@ -128,10 +128,10 @@ func compressXZ(t testing.TB, data []byte) []byte {
 	return closeInto(t, w, &out, data)
 }
 
-func compressZSTD(t testing.TB, data []byte) []byte {
+func compressZSTD(t testing.TB, data []byte, options ...zstd.EOption) []byte {
 	t.Helper()
 	var out bytes.Buffer
-	w, err := zstd.NewWriter(&out, zstd.WithEncoderConcurrency(1))
+	w, err := zstd.NewWriter(&out, append(options, zstd.WithEncoderConcurrency(1))...)
 	require.NoError(t, err)
 	return closeInto(t, w, &out, data)
 }

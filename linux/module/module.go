@@ -11,8 +11,8 @@ import (
 
 // Bounds of [Read]. A value beyond its bound is named in [Image.Missing].
 const (
-	// maxImage is the maximum size in bytes of a module after decompression, which
-	// is kept in memory. A module that is not compressed may have any size.
+	// maxImage is the maximum size in bytes of a module after decompression. A module
+	// that is not compressed may have any size.
 	maxImage = 128 << 20
 	// maxDictionary bounds the memory of a decompressor in bytes: the dictionary of
 	// xz -9, and the window of zstd up to level 19.
@@ -102,7 +102,7 @@ func Read(ctx context.Context, r io.ReaderAt, size int64) (Image, error) {
 
 func (m *Image) read(src *source, size int64) {
 	bytes := io.NewSectionReader(src, 0, size)
-	m.SHA256 = hash(bytes)
+	m.SHA256 = sumOf(bytes)
 	if src.err != nil {
 		m.SHA256 = ""
 		return
@@ -118,9 +118,10 @@ func (m *Image) read(src *source, size int64) {
 		m.miss(signatureColumns...)
 		m.miss(modinfoColumns...)
 	default:
-		bytes = io.NewSectionReader(image, 0, image.size)
-		m.ImageSHA256 = hash(bytes)
-		m.readImage(bytes)
+		defer image.free()
+		m.ImageSHA256 = hex.EncodeToString(image.sum.Sum(nil))
+		m.readImage(io.NewSectionReader(image, 0, image.size))
+		src.check() // likewise
 	}
 }
 
@@ -135,10 +136,12 @@ func (m *Image) readImage(image *io.SectionReader) {
 	m.readModinfo(text, whole)
 }
 
-// hash returns the SHA-256 of r in hex. It ignores errors, which r's source keeps.
-func hash(r *io.SectionReader) string {
+// sumOf returns the SHA-256 of r in hex. It ignores errors, which r's source keeps.
+func sumOf(r *io.SectionReader) string {
+	buffer := chunks.Get().(*chunk)
+	defer chunks.Put(buffer)
 	sum := sha256.New()
-	_, _ = io.CopyBuffer(sum, r, make([]byte, 256<<10))
+	_, _ = io.CopyBuffer(sum, r, buffer[:])
 	return hex.EncodeToString(sum.Sum(nil))
 }
 

@@ -10,20 +10,26 @@ import (
 
 // unxz uses a port of XZ Embedded, which is what the kernel uses. It supports the same
 // filters, and bounds the dictionary.
-func unxz(out io.Writer, in *io.SectionReader) error {
+func unxz(in *io.SectionReader) (run func(io.Writer) error, err error) {
 	// The library treats the bytes after the stream as padding, whose length must
 	// be a multiple of four.
 	end, err := xzEnd(in)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	r, err := xz.NewReader(io.NewSectionReader(in, 0, end), maxDictionary)
+	r, err := xz.NewReader(nil, maxDictionary)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	r.Multistream(false)
-	_, err = io.Copy(out, r)
-	return err
+	buffer := make([]byte, 32<<10)
+	return func(out io.Writer) error {
+		if err := r.Reset(io.NewSectionReader(in, 0, end)); err != nil {
+			return err
+		}
+		r.Multistream(false)
+		_, err = io.CopyBuffer(out, r, buffer)
+		return err
+	}, nil
 }
 
 // Parts of the .xz file format, version 1.2.1.

@@ -10,24 +10,30 @@ import (
 
 // unzstd follows module_zstd_decompress of kernel/module/decompress.c, which accepts a
 // truncated frame that ends after a block or inside the checksum.
-func unzstd(out io.Writer, in *io.SectionReader) error {
+func unzstd(in *io.SectionReader) (run func(io.Writer) error, err error) {
 	end, tail, err := zstdEnd(in)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	frame := io.MultiReader(fromStart(io.NewSectionReader(in, 0, end)), bytes.NewReader(tail))
-	r, err := zstd.NewReader(frame,
+	// With a concurrency of 1 it has no goroutine, so it need not be closed.
+	r, err := zstd.NewReader(nil,
 		zstd.WithDecoderConcurrency(1),
 		zstd.WithDecoderLowmem(true),
 		zstd.WithDecoderMaxWindow(maxDictionary),
 		zstd.WithDecoderMaxMemory(maxDictionary),
 		zstd.IgnoreChecksum(len(tail) > 0))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer r.Close()
-	_, err = io.Copy(out, r)
-	return err
+	frame := fromStart(in)
+	return func(out io.Writer) error {
+		frame.Reset(io.NewSectionReader(in, 0, end))
+		if err := r.Reset(io.MultiReader(frame, bytes.NewReader(tail))); err != nil {
+			return err
+		}
+		_, err := r.WriteTo(out)
+		return err
+	}, nil
 }
 
 const (

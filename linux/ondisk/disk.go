@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/internal/lookup"
 )
 
 // A Disk is the file system of a host that runs a kernel release. It may be used
@@ -18,7 +19,7 @@ type Disk struct {
 	release string
 	files   cache // paths in modules.dep, which depmod(8) writes, by module
 	owners  []owner
-	lookups lookups
+	lookups *lookup.Runner[kmodquery.ModuleFile]
 }
 
 // An owner returns the package that a file belongs to, or "" if none of its packages has
@@ -31,7 +32,7 @@ type owner interface {
 // kernel's release, as uname -r prints it.
 func New(root, release string) *Disk {
 	return &Disk{
-		root: root, release: release, owners: []owner{newDpkg(root), newPacman(root), newRPM(root)}, lookups: newLookups(),
+		root: root, release: release, owners: []owner{newDpkg(root), newPacman(root), newRPM(root)}, lookups: lookup.New[kmodquery.ModuleFile](),
 	}
 }
 
@@ -39,7 +40,7 @@ func New(root, release string) *Disk {
 // known, otherwise the file that modprobe would load now for its name. It returns when
 // the file is known, the file systems do not answer in time, or ctx ends.
 func (d *Disk) File(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFile {
-	file, ok := d.lookups.run(ctx, cmp.Or(m.Path, m.Name), func(ctx context.Context) kmodquery.ModuleFile { return d.lookUp(ctx, m) })
+	file, ok := d.lookups.Run(ctx, cmp.Or(m.Path, m.Name), func(ctx context.Context) kmodquery.ModuleFile { return d.lookUp(ctx, m) })
 	if !ok {
 		file = unknownFile(m)
 	}

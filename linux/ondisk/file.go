@@ -22,10 +22,6 @@ const (
 	maxFile = 1 << 30
 	// fileTime bounds the reading of one file.
 	fileTime = 10 * time.Second
-	// hangTime is the time after which a look-up counts as hanging.
-	hangTime = 30 * time.Second
-	// maxHanging bounds the look-ups that hang. At the bound no file is looked up.
-	maxHanging = 4
 )
 
 // read adds the hash and the signer of a file. It reports whether the file has the bytes

@@ -3,7 +3,6 @@
 package ondisk
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -47,7 +46,7 @@ func TestFileOnFUSEIsNotTouched(t *testing.T) {
 	write(t, root, map[string]string{folder + "/modules.dep": "remote/a.ko:\n"})
 	mountSilent(t, filepath.Join(root, folder, "remote"))
 	d := New(root, release)
-	d.lookups.timeout = 24 * time.Hour
+	d.lookups.Timeout = 24 * time.Hour
 	const path = folder + "/remote/a.ko"
 	require.Equal(t, kmodquery.ModuleFile{Path: path, Missing: "sha256,signer"}, d.File(t.Context(), kmodquery.Module{Name: "a"}))
 	m := kmodquery.Module{Name: "b", Path: path, Loaded: &kmodquery.LoadedImage{File: &kmodquery.FileID{}}}
@@ -65,9 +64,9 @@ func TestFileSystemThatHangsHoldsUpFewLookups(t *testing.T) {
 	d.owners = nil
 	unknown := kmodquery.ModuleFile{Missing: "path,sha256,signer,package"}
 	hang := func(name string) { // the look-up of a module
-		d.lookups.timeout = 50 * time.Millisecond
+		d.lookups.Timeout = 50 * time.Millisecond
 		require.Equal(t, unknown, d.File(t.Context(), kmodquery.Module{Name: name}))
-		d.lookups.timeout = 24 * time.Hour
+		d.lookups.Timeout = 24 * time.Hour
 		require.Equal(t, unknown, d.File(t.Context(), kmodquery.Module{Name: name}), "it is not looked up again")
 	}
 	f := loadedFrom(t, root, "/opt/f.ko")
@@ -81,48 +80,8 @@ func TestFileSystemThatHangsHoldsUpFewLookups(t *testing.T) {
 	require.Equal(t, kmodquery.ModuleFile{Path: "/opt/f.ko", Missing: "sha256,signer,package"}, d.File(t.Context(), f))
 
 	free()
-	require.Eventually(t, func() bool {
-		d.lookups.mu.Lock()
-		defer d.lookups.mu.Unlock()
-		return len(d.lookups.running) == 0
-	}, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return d.lookups.Running() == 0 }, time.Minute, time.Millisecond)
 	require.Equal(t, want, d.File(t.Context(), f))
-}
-
-// The context ends a look-up that hangs, and one that waits for it.
-func TestLookupEndsWithItsContext(t *testing.T) {
-	l := newLookups()
-	release := make(chan struct{})
-	ctx, cancel := context.WithCancel(t.Context())
-	first := make(chan bool)
-	began := make(chan struct{})
-	go func() {
-		_, ok := l.run(ctx, "a", func(context.Context) (none kmodquery.ModuleFile) {
-			close(began)
-			<-release
-			return none
-		})
-		first <- ok
-	}()
-	<-began
-	waiting, stop := context.WithCancel(t.Context())
-	stop()
-	_, ok := l.run(waiting, "b", nil)
-	require.False(t, ok)
-	cancel()
-	require.False(t, <-first)
-	require.Len(t, l.running, 1)
-	close(release)
-}
-
-// The table's own goroutine recovers from a panic and reports it.
-func TestPanicOfALookupIsTheCallers(t *testing.T) {
-	l := newLookups()
-	require.PanicsWithValue(t, "bug", func() {
-		l.run(t.Context(), "a", func(context.Context) kmodquery.ModuleFile { panic("bug") })
-	})
-	_, ok := l.run(t.Context(), "a", func(context.Context) (none kmodquery.ModuleFile) { return none })
-	require.True(t, ok)
 }
 
 // Opening a pipe in the place of an index or a list would block.
@@ -135,7 +94,7 @@ func TestPipesInPlaceOfIndexesAreNotOpened(t *testing.T) {
 	}
 	write(t, root, map[string]string{pacmanLocal + "/b/files": "opt/b.ko\n", "/opt/a.ko": "a"})
 	d := New(root, release)
-	d.lookups.timeout = 24 * time.Hour
+	d.lookups.Timeout = 24 * time.Hour
 	require.Equal(t, kmodquery.ModuleFile{Missing: "path,sha256,signer,package"}, d.File(t.Context(), kmodquery.Module{Name: "a"}))
 	require.Equal(t, kmodquery.ModuleFile{Path: "/opt/a.ko", SHA256: sum("a"), Missing: "package"},
 		d.File(t.Context(), loadedFrom(t, root, "/opt/a.ko")))

@@ -101,3 +101,27 @@ func BenchmarkRead(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkReplay reads what a new recorder needs of a store with the events of one boot or of
+// many.
+func BenchmarkReplay(b *testing.B) {
+	const rows = 50_000
+	names := []string{"security_kernel_read_file", "module_load"}
+	columns := []string{"time_nanos", "uptime", "event_name", "source", "load_id", "name", "result"}
+	for _, boots := range []int{1, 100} {
+		b.Run(fmt.Sprintf("%d boots", boots), func(b *testing.B) {
+			s := openStore(b, Options{})
+			batch := make([]kmodquery.Event, 1000)
+			for i := 0; i < rows; i += len(batch) {
+				for j := range batch {
+					batch[j] = typical(i + j)
+					batch[j].BootID = fmt.Sprintf("c3eb9f3b-6d1f-4d4b-8d4b-%012d", (i+j)*boots/rows)
+				}
+				require.NoError(b, appendEvents(context.Background(), s, batch))
+			}
+			for b.Loop() {
+				require.NoError(b, s.Replay(context.Background(), batch[0].BootID, names, columns, rows/16, func(*kmodquery.Event) {}))
+			}
+		})
+	}
+}

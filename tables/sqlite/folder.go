@@ -71,7 +71,7 @@ func secureFiles(dir string, folder fs.FileInfo) error {
 	onlyOurs := true
 	for _, entry := range entries {
 		name := entry.Name()
-		isOurs := strings.HasPrefix(name, databaseName) || slices.Contains([]string{lockName, probeName, watchedName, gapName}, name)
+		isOurs := strings.HasPrefix(name, databaseName) || slices.Contains([]string{lockName, probeName, watchedName, gapName, readingName}, name)
 		if !isOurs {
 			onlyOurs = onlyOurs && (entry.Type() == fs.ModeSocket || strings.HasPrefix(name, historyName))
 			continue

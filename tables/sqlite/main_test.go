@@ -26,6 +26,8 @@ func TestMain(m *testing.M) {
 		err = faultsRole(os.Args[1])
 	case "overwrite":
 		err = overwriteRole(os.Args[1])
+	case "reading":
+		err = readingRole(os.Args[1])
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

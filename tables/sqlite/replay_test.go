@@ -12,15 +12,10 @@ import (
 // The replayed events include the last event of each kind.
 func TestReplayReturnsTheLastEventOfEachKind(t *testing.T) {
 	s := openStore(t, Options{})
-	f := kmodquery.Filter{
-		Conditions: []kmodquery.Condition{
-			{Column: "boot_id", Op: kmodquery.Equal, Values: []any{"this"}},
-			{Column: "event_name", Op: kmodquery.Equal, Values: []any{"module_load", "module_free"}},
-		},
-		Columns: []string{"name", "event_name", "source", "uptime", "time_nanos", "result"},
-	}
+	names := []string{"module_load", "module_free"}
+	columns := []string{"name", "event_name", "source", "uptime", "time_nanos", "result"}
 	replay := func(newest int64) (eids []int64) {
-		require.NoError(t, s.Replay(t.Context(), f, newest, func(e *kmodquery.Event) { eids = append(eids, e.EID) }))
+		require.NoError(t, s.Replay(t.Context(), "this", names, columns, newest, func(e *kmodquery.Event) { eids = append(eids, e.EID) }))
 		return eids
 	}
 	require.Empty(t, replay(3))
@@ -65,4 +60,27 @@ func TestReplayReturnsTheLastEventOfEachKind(t *testing.T) {
 	require.Equal(t, want, replay(2), "none of the newest is selected")
 	require.Equal(t, []int64{15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1}, replay(1000))
 	require.Equal(t, []int64{15, 14, 13, 12, 11, 9, 7, 5, 4, 2}, replay(6))
+}
+
+// A new recorder reads the newest events only, and finds the others in an index.
+func TestReplayDoesNotScanTheEvents(t *testing.T) {
+	s := openStore(t, Options{})
+	query, args, err := reading(nil, replayed("this", []string{"module_load", "module_free"}, 1000), newestFirst).ToSql()
+	require.NoError(t, err)
+	rows, err := s.readers.Query("EXPLAIN QUERY PLAN "+query, args...)
+	require.NoError(t, err)
+	defer rows.Close()
+	var plan []string
+	for rows.Next() {
+		var id, parent, unused int
+		var step string
+		require.NoError(t, rows.Scan(&id, &parent, &unused, &step))
+		plan = append(plan, step)
+	}
+	require.NoError(t, rows.Err())
+	require.Contains(t, plan, "SEARCH events USING INTEGER PRIMARY KEY (rowid>?)", "the newest")
+	require.Contains(t, plan, "SEARCH events USING COVERING INDEX events_boot (boot_id=? AND event_name=?)")
+	for _, step := range plan {
+		require.NotRegexp(t, "^SCAN events|FOR GROUP BY", step)
+	}
 }

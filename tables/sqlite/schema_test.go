@@ -41,6 +41,10 @@ func TestAMigrationFromVersion1KeepsTheRows(t *testing.T) {
 		{"7", kmodquery.EventModuleLoad, "", "x", "", false},
 		{"11", kmodquery.EventModuleLoad, "", "X", "", false},
 		{"13", kmodquery.EventModuleLoad, "", "x", "", false},
+		{"14", kmodquery.EventKextload, "not approved to load", "", "sha256", true},
+		{"15", kmodquery.EventKextload, "", "", "sha256", false},
+		{"16", kmodquery.EventKextBlocked, "", "", "sha256", true},
+		{"17", kmodquery.EventKextAllowed, "", "", "sha256", false},
 	}
 	for _, row := range rows {
 		null := func(text string) any {

@@ -33,20 +33,26 @@ func (s *Store) Status(ctx context.Context) (kmodquery.StoreStatus, error) {
 	return status, nil
 }
 
-// trouble returns the defects of the store in one line.
+// trouble returns the defects of the store that any process sees, in one line.
 func (s *Store) trouble() string {
 	var all []string
 	if n := s.damaged.Load(); n > 0 {
 		all = append(all, fmt.Sprintf("%d rows do not match their checksums and are not shown", n))
-	}
-	if n := s.lost.Load(); n > 0 {
-		all = append(all, fmt.Sprintf("%d events are lost: the write-ahead log was truncated", n))
 	}
 	if count, bytes := damagedCopies(filepath.Dir(s.path)); count > 0 {
 		all = append(all, fmt.Sprintf("the event store was damaged and recreated; the damaged one is in %s%s* (%d of them, %d KiB): "+
 			"examine it and move it away", s.path, damagedInfix, count, bytes>>10))
 	}
 	return strings.Join(all, "; ")
+}
+
+// Loss says in one line how many stored events are lost, or returns "". Only the recorder
+// knows that.
+func (s *Store) Loss() string {
+	if n := s.lost.Load(); n > 0 {
+		return fmt.Sprintf("%d events are lost: the write-ahead log was truncated", n)
+	}
+	return ""
 }
 
 // countDamaged counts a row that does not match its checksums, and reports the first one.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -84,6 +85,47 @@ func (s *Store) Gap() (start, end time.Time) {
 	}
 	return time.Unix(0, from), time.Unix(0, to)
 }
+
+// readingName is a file with the load_ids of images, one a line. It need not survive a crash
+// of the host either: what kills a process leaves what it wrote.
+const (
+	readingName = "reading"
+	maxReading  = 4 << 10 // bytes that are read of it
+)
+
+// SetReading stores the load_ids of images that recorders were reading when they were killed,
+// and that of the one which is about to be read. If it fails, an image may kill more recorders.
+func (s *Store) SetReading(loadIDs []string) {
+	if !s.records {
+		return
+	}
+	file, err := os.OpenFile(s.readingPath(), os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, fileMode)
+	if err != nil {
+		return
+	}
+	defer file.Close()
+	// It is written before it is truncated, so that it is never empty in between.
+	text := strings.Join(loadIDs, "\n") + "\n"
+	if _, err := file.WriteAt([]byte(text), 0); err == nil {
+		_ = file.Truncate(int64(len(text)))
+	}
+}
+
+// Reading returns what SetReading stored last, by this process or an earlier one.
+func (s *Store) Reading() []string {
+	if !s.records {
+		return nil
+	}
+	file, err := os.OpenFile(s.readingPath(), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil
+	}
+	defer file.Close()
+	text, _ := io.ReadAll(io.LimitReader(file, maxReading))
+	return strings.Fields(string(text))
+}
+
+func (s *Store) readingPath() string { return filepath.Join(filepath.Dir(s.path), readingName) }
 
 func (s *Store) gapPath() string { return filepath.Join(filepath.Dir(s.path), gapName) }
 

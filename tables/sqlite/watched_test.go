@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -85,4 +86,33 @@ func TestAGapIsStoredUntilItsLogWasRead(t *testing.T) {
 	require.NoFileExists(t, s.gapPath())
 	s.SetGap(from, to)
 	none()
+}
+
+// What SetReading stored is there for the next recorder, and a reader stores nothing.
+func TestReading(t *testing.T) {
+	dir := t.TempDir()
+	s := openIn(t, dir, Options{})
+	require.Empty(t, s.Reading())
+	for _, want := range [][]string{{"a"}, {"a", "b", "c"}, {"a"}, {}} {
+		s.SetReading(want)
+		require.Equal(t, want, s.Reading())
+	}
+	s.SetReading([]string{"a", "b"})
+	reader := openIn(t, dir, Options{})
+	reader.SetReading([]string{"c"})
+	require.Empty(t, reader.Reading())
+	require.NoError(t, reader.Close())
+	require.NoError(t, s.Close())
+	s = openIn(t, dir, Options{})
+	require.Equal(t, []string{"a", "b"}, s.Reading())
+
+	// A file that others put there is not followed, and not read to its end.
+	path := filepath.Join(dir, readingName)
+	require.NoError(t, os.WriteFile(path, bytes.Repeat([]byte("x"), 2*maxReading), 0o600))
+	require.Len(t, s.Reading()[0], maxReading)
+	require.NoError(t, os.Remove(path))
+	require.NoError(t, os.Symlink("elsewhere", path))
+	s.SetReading([]string{"a"})
+	require.Empty(t, s.Reading())
+	require.NoFileExists(t, filepath.Join(dir, "elsewhere"))
 }

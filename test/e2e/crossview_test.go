@@ -156,11 +156,13 @@ func TestGuestCrossViewReportsDifferences(t *testing.T) {
 	require.Equal(t, "4096", row["taints"])
 
 	requireHiddenByState(t, c)
+	requireRenamed(t, c)
 
 	time.Sleep(2 * pollOf)
 	all := []string{
 		"module_hidden nbd", "module_hidden dummy", "module_hidden kmodquery_ghost", "taint_reset",
 		"module_hidden " + unformedModule, "module_hidden " + togglingModule, "module_hidden " + turningModule,
+		"module_unwitnessed " + newName,
 	}
 	require.ElementsMatch(t, all, c.reported(t))
 	hidden := c.query(t, "SELECT name FROM kernel_module_inventory WHERE hidden = 1 ORDER BY name")
@@ -185,6 +187,31 @@ func TestGuestCrossViewReportsDifferences(t *testing.T) {
 	case <-time.After(waitForTables):
 		t.Fatal("the recorder ignores SIGTERM")
 	}
+}
+
+// newName is the name that a module gives itself.
+const newName = "kmodquery_usbcore"
+
+// requireRenamed has a module change its name, and requires that this is reported once, and
+// that it is not held against the source that did not see a load of that name.
+func requireRenamed(t *testing.T, c compared) {
+	t.Helper()
+	const sensor = "SELECT state, reason, since, hooks FROM kernel_module_sensors WHERE source = 'ebpf'"
+	armed := c.query(t, sensor)
+	before := c.latest(t)
+	image, err := kmod.BuildAs(kmod.Unformed, "kmodquery_renamed", map[string]uint64{"module_mutex": symbol(t, "module_mutex", "")})
+	require.NoError(t, err)
+	require.NoError(t, guest.LoadImage(image, ""))
+	load := c.since(t, before)[0]["load_id"]
+	require.NotEmpty(t, load)
+	time.Sleep(2 * pollOf) // until a check has seen its address
+	require.NoError(t, os.WriteFile("/sys/module/kmodquery_renamed/parameters/name", []byte(newName), 0))
+	row := c.differs(t, "module_unwitnessed "+newName)
+	require.Equal(t, `module "kmodquery_renamed" was renamed: this one has its address and size`, row["reason"])
+	require.Equal(t, load, row["parent_load_id"])
+	time.Sleep(2 * pollOf)
+	require.Equal(t, armed, c.query(t, sensor))
+	require.NoError(t, guest.Unload(newName))
 }
 
 // Modules that hide by their state.

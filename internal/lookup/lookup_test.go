@@ -1,0 +1,44 @@
+package lookup
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// The context ends a look-up that hangs, and one that waits for it.
+func TestLookupEndsWithItsContext(t *testing.T) {
+	l := New[int]()
+	release := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	first := make(chan bool)
+	began := make(chan struct{})
+	go func() {
+		_, ok := l.Run(ctx, "a", func(context.Context) (none int) {
+			close(began)
+			<-release
+			return none
+		})
+		first <- ok
+	}()
+	<-began
+	waiting, stop := context.WithCancel(t.Context())
+	stop()
+	_, ok := l.Run(waiting, "b", nil)
+	require.False(t, ok)
+	cancel()
+	require.False(t, <-first)
+	require.Equal(t, 1, l.Running())
+	close(release)
+}
+
+// The table's own goroutine recovers from a panic and reports it.
+func TestPanicOfALookupIsTheCallers(t *testing.T) {
+	l := New[int]()
+	require.PanicsWithValue(t, "bug", func() {
+		l.Run(t.Context(), "a", func(context.Context) int { panic("bug") })
+	})
+	_, ok := l.Run(t.Context(), "a", func(context.Context) (none int) { return none })
+	require.True(t, ok)
+}
