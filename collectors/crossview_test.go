@@ -980,3 +980,38 @@ func TestIdleHostIsReadWholeOnceAMinute(t *testing.T) {
 		require.NoError(t, w.Close())
 	})
 }
+
+// Go's clock stands still while the machine sleeps, and the boot clock does not.
+func TestASleepMakesNoHidingAnUnload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		booted := time.Now().Add(-time.Hour)
+		var slept atomic.Int64 // in seconds
+		stamp := func() kmodquery.Event {
+			e := stampNow()
+			e.Uptime = new(int64(time.Since(booted)/time.Second) + slept.Load())
+			return e
+		}
+		k := newKernel()
+		w := &watch{kernel: k, source: &trusting{staged: newStaged(kmodquery.SourceEBPF)}}
+		w.Recorder, w.sink, w.said = startStaged(t, Options{Sources: []Source{w.source}, Views: k, Stamp: stamp})
+		w.source.begin <- struct{}{}
+		w.advance()
+		for _, name := range []string{"rootkit", "dummy"} {
+			e := stamp()
+			e.EventName, e.Name, e.LoadID = kmodquery.EventModuleLoad, name, name
+			w.source.emitting <- e
+			k.load(name)
+		}
+		w.advance()
+		require.Empty(t, w.found(t))
+		slept.Store(8 * 3600)
+		loaded, err := w.Loaded(t.Context())
+		require.NoError(t, err)
+		require.Len(t, loaded, 2)
+		require.Equal(t, []string{kmodquery.ViewEvents}, loaded[0].Views)
+		k.unload("rootkit")
+		w.advance()
+		require.Equal(t, []string{"module_hidden rootkit"}, w.found(t))
+		require.NoError(t, w.Close())
+	})
+}

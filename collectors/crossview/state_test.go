@@ -3,7 +3,6 @@ package crossview
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -83,7 +82,7 @@ func TestStateHasWhatWasLoaded(t *testing.T) {
 		s.Add(events...)
 		require.Equal(t, want, s.get("m").module.Loaded)
 		require.Equal(t, "/a.ko", s.get("m").module.Path)
-		require.Equal(t, want, kmodquery.JoinModules([]kmodquery.Module{{Name: "m"}}, s.Loaded(time.Time{}, &view))[0].Loaded)
+		require.Equal(t, want, kmodquery.JoinModules([]kmodquery.Module{{Name: "m"}}, s.Loaded(Start{}, &view))[0].Loaded)
 		s.Add(kmodquery.Event{Source: "ebpf", EventName: kmodquery.EventModuleFree, Name: "m", TimeNanos: 3})
 		require.Nil(t, s.get("m").module.Loaded)
 	}
