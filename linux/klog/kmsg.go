@@ -67,8 +67,8 @@ func (s *Kmsg) Run(ctx context.Context, ready func(), emit func(kmodquery.Delive
 	defer stop()
 
 	c := s.newCorrelator(emit)
-	read := func() error {
-		return log.drain(s.health, func(record printk.Record, err error) {
+	read := func() (bool, error) {
+		err := log.drain(s.health, func(record printk.Record, err error) {
 			s.health.Received.Add(1)
 			if err != nil {
 				s.health.DecodeErrors.Add(1)
@@ -79,6 +79,7 @@ func (s *Kmsg) Run(ctx context.Context, ready func(), emit func(kmodquery.Delive
 			}
 			c.position = sequencePosition(boot, record.Sequence)
 		})
+		return log.isDrained, err
 	}
 	return s.serve(ctx, ready, c, read, log.wait)
 }
@@ -110,6 +111,7 @@ type kmsgLog struct {
 
 	next        uint64 // the expected sequence number; drain skips records below it
 	isContinued bool   // there is an expected number, so a gap before a record is a loss
+	isDrained   bool   // drain read all records
 
 	event   *os.File // eventfd(2), to end a wait. wake may be called after close
 	eventFD int      // the same, for poll(2)
@@ -158,12 +160,14 @@ func newKmsgLog(fd int) (*kmsgLog, error) {
 // drain calls take for each record that the log has, up to maxDrain, or with the error of
 // one that is invalid. It counts overwritten records as lost.
 func (l *kmsgLog) drain(health *source.Health, take func(printk.Record, error)) error {
+	l.isDrained = false
 	for range maxDrain {
 		n, err := unix.Read(l.fd, l.buffer[:])
 		switch {
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EPIPE): // records were overwritten; the next number tells how many
 			continue
 		case errors.Is(err, unix.EAGAIN):
+			l.isDrained = true
 			return nil
 		case errors.Is(err, unix.EINVAL): // it exceeds the buffer, and the kernel went on to the next
 			take(printk.Record{}, err)

@@ -56,6 +56,7 @@ func TestKmsgWithoutAnEndIsReadInParts(t *testing.T) {
 		records++
 	}))
 	require.Equal(t, maxDrain, records)
+	require.False(t, log.isDrained)
 }
 
 func TestKmsgCountsOverwrittenRecords(t *testing.T) {
