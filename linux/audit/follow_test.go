@@ -19,6 +19,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/linux/audit/record"
+	"github.com/kmodquery/kmodquery/linux/logfile"
 	"github.com/kmodquery/kmodquery/test/leak"
 )
 
@@ -319,6 +320,23 @@ func TestRotationsLoseAndRepeatNothing(t *testing.T) {
 			require.Equal(t, upTo(w.serial), names, "after a restart")
 		})
 	}
+}
+
+// Root renames the log as fast as it is opened.
+func TestRotationsWithoutAnEndAreAnError(t *testing.T) {
+	w := newLogWriter(t)
+	f := follower{source: &Source{log: w.path}}
+	renamed := 0
+	_, _, err := f.after(func(*logfile.File) bool {
+		from, to := w.path, w.path+".1"
+		if renamed++; renamed%2 == 0 {
+			from, to = to, from
+		}
+		require.NoError(t, os.Rename(from, to))
+		require.Less(t, renamed, 10000)
+		return true
+	})
+	require.ErrorContains(t, err, "renamed")
 }
 
 // The log is rotated at any moment of a read.
