@@ -205,7 +205,7 @@ func wasWatched(since Start, loaded, now moment) bool {
 	case since.At.IsZero():
 		return false
 	case since.Uptime != nil && loaded.uptime != nil:
-		return *loaded.uptime+1 >= *since.Uptime
+		return *loaded.uptime >= *since.Uptime
 	}
 	return time.Since(since.At) >= loaded.before(now)
 }

@@ -3,6 +3,7 @@ package crossview
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -219,4 +220,16 @@ func permute[T any](list []T, from int, f func()) {
 		permute(list, from+1, f)
 		list[from], list[i] = list[i], list[from]
 	}
+}
+
+// The boot clock decides: Go's stands still while the machine sleeps.
+func TestWasWatched(t *testing.T) {
+	at := func(uptime int64) moment { return moment{uptime: &uptime, nanos: uptime + 1} }
+	since := Start{At: time.Now().Add(-time.Minute), Uptime: new(int64(1000))}
+	require.True(t, wasWatched(since, at(1000), at(90000)), "the machine slept")
+	require.False(t, wasWatched(since, at(999), at(1060)))
+	require.False(t, wasWatched(Start{}, at(1000), at(1060)))
+	since.Uptime = nil
+	require.True(t, wasWatched(since, at(1001), at(1060)))
+	require.False(t, wasWatched(since, at(999), at(1060)))
 }
