@@ -217,7 +217,7 @@ func (f *follower) take(line string, at int64) {
 		return
 	}
 	if f.gap != nil {
-		if r.ID.Millis > f.gap.Millis {
+		if r.ID.Millis > f.gap.Millis && r.ID.Time().After(f.intake.since) {
 			health.Lost.Add(1)
 		}
 		f.gap = nil

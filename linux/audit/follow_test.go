@@ -254,7 +254,7 @@ func TestLogOfAnEarlierBootIsSkipped(t *testing.T) {
 func TestLogBackfillStartsAtItsBound(t *testing.T) {
 	w, store := newLogWriter(t), &memoryStore{}
 	w.event(insmodLines)
-	source := New(nil)
+	source := New(func(context.Context) (string, error) { return "2 0 1 1", nil }) // an event that was rotated away
 	source.log = w.path
 	source.open = func() (kernelConn, error) { return nil, forbidden(unix.EPERM) }
 	time.Sleep(2 * time.Millisecond)
@@ -264,6 +264,7 @@ func TestLogBackfillStartsAtItsBound(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	require.NoError(t, source.Run(ctx, cancel, store.emit))
 	require.Equal(t, []string{"m2"}, store.names)
+	require.Zero(t, source.Sensor().Lost, "records from before the bound are not needed")
 }
 
 // The log is rotated in every way while the source runs and has not read everything.

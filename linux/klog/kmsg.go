@@ -62,6 +62,7 @@ func (s *Kmsg) Run(ctx context.Context, ready func(), emit func(kmodquery.Delive
 	}
 	defer log.close()
 	log.next, log.isContinued = nextSequence(stored, boot)
+	log.since = s.since
 	s.health.Started([]string{s.path}, "", log.wake)
 	stop := context.AfterFunc(ctx, log.wake)
 	defer stop()
@@ -109,9 +110,10 @@ type kmsgLog struct {
 	fd     int
 	buffer [maxRecord]byte
 
-	next        uint64 // the expected sequence number; drain skips records below it
-	isContinued bool   // there is an expected number, so a gap before a record is a loss
-	isDrained   bool   // drain read all records
+	next        uint64    // the expected sequence number; drain skips records below it
+	isContinued bool      // there is an expected number, so a gap before a record is a loss
+	isDrained   bool      // drain read all records
+	since       time.Time // records from before are not needed, and no loss
 
 	event   *os.File // eventfd(2), to end a wait. wake may be called after close
 	eventFD int      // the same, for poll(2)
@@ -184,7 +186,11 @@ func (l *kmsgLog) drain(health *source.Health, take func(printk.Record, error)) 
 			if record.Sequence < l.next {
 				continue
 			}
-			health.Lost.Add(int64(min(record.Sequence-l.next, 1<<40)))
+			if lost := record.Sequence - l.next; lost > 0 {
+				if at, _ := printkTime(record.Time); at.After(l.since) {
+					health.Lost.Add(int64(min(lost, 1<<40)))
+				}
+			}
 		}
 		l.next, l.isContinued = record.Sequence+1, true
 		take(record, nil)
