@@ -138,7 +138,7 @@ func parse(p *platform, args []string) (*config, error) {
 	}
 	c.args = flags.Args()
 	switch {
-	case c.mistake != nil && c.command != "" && !(c.command == "record" && p.restartsAlways):
+	case c.mistake != nil && c.command != "" && (c.command != "record" || !p.restartsAlways):
 		return nil, c.mistake
 	case c.command == "" && len(c.args) > 0 && isCommand(c.args[0]):
 		return nil, fmt.Errorf("put the command %s before the flags", c.args[0])
