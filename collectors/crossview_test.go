@@ -1022,3 +1022,110 @@ func TestIdleHostIsReadWholeOnceAMinute(t *testing.T) {
 		require.NoError(t, w.Close())
 	})
 }
+
+// Go's clock stands still while the machine sleeps, and the boot clock does not.
+func TestASleepMakesNoHidingAnUnload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		booted := time.Now().Add(-time.Hour)
+		var slept atomic.Int64 // in seconds
+		stamp := func() kmodquery.Event {
+			e := stampNow()
+			e.Uptime = new(int64(time.Since(booted)/time.Second) + slept.Load())
+			return e
+		}
+		k := newKernel()
+		w := &watch{kernel: k, source: &trusting{staged: newStaged(kmodquery.SourceEBPF)}}
+		w.Recorder, w.sink, w.said = startStaged(t, Options{Sources: []Source{w.source}, Views: k, Stamp: stamp})
+		w.source.begin <- struct{}{}
+		w.advance()
+		for _, name := range []string{"rootkit", "dummy"} {
+			e := stamp()
+			e.EventName, e.Name, e.LoadID = kmodquery.EventModuleLoad, name, name
+			w.source.emitting <- e
+			k.load(name)
+		}
+		w.advance()
+		require.Empty(t, w.found(t))
+		slept.Store(8 * 3600)
+		loaded, err := w.Loaded(t.Context())
+		require.NoError(t, err)
+		require.Len(t, loaded, 2)
+		require.Equal(t, []string{kmodquery.ViewEvents}, loaded[0].Views)
+		k.unload("rootkit")
+		w.advance()
+		require.Equal(t, []string{"module_hidden rootkit"}, w.found(t))
+		require.NoError(t, w.Close())
+	})
+}
+
+// evading are views of a module that hides from each glance, and only then.
+type evading struct {
+	*kernel
+	name string
+}
+
+func (v evading) Absent(ctx context.Context, names []string) ([]string, error) {
+	absent, err := v.kernel.Absent(ctx, names)
+	if slices.Contains(names, v.name) && !slices.Contains(absent, v.name) {
+		absent = append(absent, v.name)
+	}
+	return absent, err
+}
+
+// A module that hides in turn must not make the memory of another one pass for its own.
+func TestMemoryIsNotOfAModuleThatIsListed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		w := &watch{kernel: k, source: &trusting{staged: newStaged(kmodquery.SourceEBPF)}}
+		w.Recorder, w.sink, w.said = startStaged(t, Options{Sources: []Source{w.source}, Views: evading{k, "decoy"}, Stamp: stampNow})
+		w.source.begin <- struct{}{}
+		w.advance()
+		k.set(func() {
+			k.memory = []kmodquery.Module{{Address: new(int64(-4096)), Size: new(int64(8192)), Views: []string{kmodquery.ViewVmallocinfo}}}
+		})
+		w.sees(kmodquery.EventModuleLoad, "decoy", "1")
+		k.load("decoy")
+		time.Sleep(2 * time.Minute)
+		require.NoError(t, w.Sync(t.Context()))
+		w.sink.mu.Lock()
+		sizes := map[string]*int64{}
+		for _, e := range w.sink.events {
+			if e.EventName == kmodquery.EventModuleHidden {
+				sizes[e.Name] = e.Size
+			}
+		}
+		w.sink.mu.Unlock()
+		require.Equal(t, map[string]*int64{"decoy": nil, "": new(int64(8192))}, sizes)
+		require.NoError(t, w.Close())
+	})
+}
+
+// lateGlances are views whose glances find nothing until a module was confirmed.
+type lateGlances struct{ *kernel }
+
+func (v lateGlances) Absent(ctx context.Context, names []string) ([]string, error) {
+	if v.confirmations() == 0 {
+		return nil, nil
+	}
+	return v.kernel.Absent(ctx, names)
+}
+
+// A check has found two hidden modules. While it confirms the second, a glance reports the first.
+func TestAHiddenModuleIsReportedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		w := &watch{kernel: k, source: &trusting{staged: newStaged(kmodquery.SourceEBPF)}}
+		w.Recorder, w.sink, w.said = startStaged(t, Options{Sources: []Source{w.source}, Views: lateGlances{k}, Stamp: stampNow})
+		w.source.begin <- struct{}{}
+		w.advance()
+		w.sees(kmodquery.EventModuleLoad, "unlinked", "1")
+		k.load("unlinked")
+		w.advance()
+		require.Empty(t, w.found(t))
+		k.set(func() { delete(k.modules, "unlinked") })
+		k.show("other", kmodquery.ViewSysfs)
+		w.advance()
+		require.ElementsMatch(t, []string{"module_hidden unlinked", "module_hidden other"}, w.found(t))
+		require.NoError(t, w.Close())
+	})
+}

@@ -115,6 +115,7 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 		}
 		r.correlator.add(rank, d, past)
 	})
+	r.supervisor.stamp = o.Stamp
 	r.correlator = newCorrelator(r.take, r.supervisor.isBetterUp, o.Poll, boot)
 	if o.Views != nil {
 		r.check = crossview.New(crossview.Options{

@@ -303,6 +303,9 @@ func (r *Remote) exchange(ctx context.Context, wanted request) (report, error) {
 	_ = messageEncoding.NewEncoder(conn).Encode(wanted)
 	var answer report
 	if err := messageDecoding.NewDecoder(io.LimitReader(conn, maxReport)).Decode(&answer); err != nil {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = errors.New("it has not answered in time") // its connection was closed
+		}
 		return report{}, fmt.Errorf("hear from the process that records: %w", err)
 	}
 	return answer, nil

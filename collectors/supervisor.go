@@ -37,6 +37,7 @@ type supervisor struct {
 	takeOver   time.Duration
 	report     func(error)
 	emit       func(rank int, d kmodquery.Delivery, past bool)
+	stamp      func() kmodquery.Event // see Options.Stamp
 
 	mu      sync.Mutex
 	changed *sync.Cond
@@ -50,6 +51,7 @@ type candidate struct {
 	rank      int
 	cancel    context.CancelFunc // of the current run, or nil
 	up        time.Time          // since when it watches; zero while it does not
+	upSeconds *int64             // the same by the boot clock; nil if it is unknown
 	failed    bool               // since it last watched
 	backfills bool               // it runs only to backfill
 	since     time.Time          // what it backfills; see Backfiller
@@ -198,7 +200,8 @@ func (s *supervisor) run(ctx context.Context, c *candidate) error {
 func (s *supervisor) setUp(c *candidate) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.up, c.slow, c.failed, c.backfills = time.Now(), time.Time{}, false, false
+	c.up, c.upSeconds = time.Now(), s.stamp().Uptime
+	c.slow, c.failed, c.backfills = time.Time{}, false, false
 	s.change()
 }
 
@@ -221,7 +224,7 @@ func (s *supervisor) setStalled(c *candidate, last time.Time) {
 	if last.IsZero() {
 		c.stall = make(chan struct{})
 		if c.cancel != nil && c.wasUp && !c.isUp() {
-			c.up, c.failed = time.Now(), false
+			c.up, c.upSeconds, c.failed = time.Now(), s.stamp().Uptime, false
 		}
 		c.wasUp = false
 	} else {
@@ -315,18 +318,18 @@ func (s *supervisor) isBetterUp(rank int) bool {
 
 // completeSources returns the complete sources that watch, and since when one of
 // them has.
-func (s *supervisor) completeSources() (list []crossview.CompleteSource, since time.Time) {
+func (s *supervisor) completeSources() (list []crossview.CompleteSource, since crossview.Start) {
 	for _, c := range s.sources {
 		source, ok := c.Source.(crossview.CompleteSource)
 		s.mu.Lock()
-		up := c.up
+		up := crossview.Start{At: c.up, Uptime: c.upSeconds}
 		s.mu.Unlock()
 		// A source that lacks some of its hooks watches and is not active.
-		if !ok || up.IsZero() || c.Sensor().State != kmodquery.StateActive {
+		if !ok || up.At.IsZero() || c.Sensor().State != kmodquery.StateActive {
 			continue
 		}
 		list = append(list, source)
-		if since.IsZero() || up.Before(since) {
+		if since.At.IsZero() || up.At.Before(since.At) {
 			since = up
 		}
 	}

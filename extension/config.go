@@ -31,7 +31,8 @@ const (
 // (KMODQUERY_STATE_DIR for --state-dir) or a line "state-dir /path" in the configuration
 // file. A flag overrides the variable, and the variable overrides the file.
 type config struct {
-	platform *platform
+	platform    *platform
+	commandLine []string // all of it
 
 	command string // "" serves osquery
 	args    []string
@@ -111,7 +112,7 @@ func (c *config) flagSet() *flag.FlagSet {
 // parse returns the settings of the command line, the environment and the configuration
 // file. Its error is one line, or flag.ErrHelp if the user asked for the usage.
 func parse(p *platform, args []string) (*config, error) {
-	c := &config{platform: p}
+	c := &config{platform: p, commandLine: args}
 	if len(args) > 0 && isCommand(args[0]) {
 		c.command, args = args[0], args[1:]
 	}

@@ -68,6 +68,7 @@ func TestParse(t *testing.T) {
 			if len(got.args) == 0 {
 				got.args = nil
 			}
+			want.commandLine = test.args
 			require.Equal(t, &want, got)
 		})
 	}
@@ -211,15 +212,16 @@ func TestAMistakeIsShownInTheSensors(t *testing.T) {
 // A corrected service cannot record while an extension with the mistake holds the store.
 func TestAnExtensionEndsWhenItsMistakeIsCorrected(t *testing.T) {
 	host := startHost(t)
-	file := configFile(t, "polls 1s\n")
-	c, err := parse(hostPlatform(), []string{"--socket", host.Socket(), "--interval", "1", "--state-dir", t.TempDir(), "--config", file})
+	const overridden = "query-timeout 5\n" // a mistake where no flag overrides it
+	file := configFile(t, "polls 1s\n"+overridden)
+	c, err := parse(hostPlatform(), []string{"--socket", host.Socket(), "--interval", "1", "--state-dir", t.TempDir(), "--config", file, "--query-timeout", "1m"})
 	require.NoError(t, err)
 	report, lines := reporting()
 	_, ended := inBackground(t, func(ctx context.Context) error { return serve(ctx, c, report) })
 	require.NoError(t, host.WaitForTable(t.Context(), "kernel_module_sensors"))
 	await(t, host, "SELECT DISTINCT state, role FROM kernel_module_sensors", map[string]string{"state": "failed", "role": "recorder"})
-	require.NoError(t, os.WriteFile(file, []byte("poll 1s\n"), 0o600))
-	require.NoError(t, <-ended)
+	require.NoError(t, os.WriteFile(file, []byte("poll 1s\n"+overridden), 0o600))
+	require.NoError(t, awaitEnd(t, ended))
 	require.Empty(t, host.Extensions())
 	free, err := sqlite.IsFree(c.stateDir)
 	require.NoError(t, err)

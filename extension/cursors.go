@@ -41,7 +41,9 @@ type remoteCursors struct {
 
 func (c remoteCursors) Cursor(ctx context.Context, name string, q kmodquery.CursorQuery) (kmodquery.Cursor, error) {
 	q.Asker = c.osquery
-	cursor, err := c.recorder.Cursor(ctx, name, q)
+	asking, cancel := tables.SyncContext(ctx) // leaves time to answer without the recorder
+	defer cancel()
+	cursor, err := c.recorder.Cursor(asking, name, q)
 	if errors.Is(err, collectors.ErrNoRecorder) {
 		return c.store.Cursor(ctx, name, q)
 	}

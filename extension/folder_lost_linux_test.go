@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -56,18 +57,6 @@ func (f mountedFolder) remove(t *testing.T) {
 	require.NoError(t, os.RemoveAll(f.outside))
 }
 
-// awaitEnd returns the error of a command that ends.
-func awaitEnd(t *testing.T, ended <-chan error) error {
-	t.Helper()
-	select {
-	case err := <-ended:
-		return err
-	case <-time.After(time.Minute):
-		require.Fail(t, "it goes on")
-		return nil
-	}
-}
-
 const folderLost = "the state folder was removed, and this process may not create it again: "
 
 func TestRecordEndsIfItMayNotCreateItsFolderAgain(t *testing.T) {
@@ -86,21 +75,27 @@ func TestRecordEndsIfItMayNotCreateItsFolderAgain(t *testing.T) {
 	}
 }
 
-// The process that records is outside, and creates the folder again. The service, which
-// waits to take over, cannot see the new folder.
+// The process that records is outside. It creates the folder again, or ends too. The
+// service, which waits to take over, can neither see a new folder nor create one.
 func TestRecordEndsIfItMayNoLongerTakeOver(t *testing.T) {
-	f := mountFolder(t)
-	store, err := sqlite.Open(t.Context(), f.outside, sqlite.Options{})
-	require.NoError(t, err)
-	defer store.Close()
-	m := manage(t, filepath.Join(t.TempDir(), "notify"), 0)
-	c := slowSettings(t, startHost(t), newSlowSource(), "--state-dir", f.inside)
-	_, ended := inBackground(t, func(ctx context.Context) error { return record(ctx, c, discard()) })
-	require.Equal(t, []string{"STATUS=waiting: another process records", "READY=1"}, m.until("READY=1"))
-	f.remove(t)
-	require.NoError(t, store.Check(t.Context()))
-	require.True(t, store.IsRecorder())
-	require.EqualError(t, awaitEnd(t, ended), folderLost+"open "+filepath.Join(f.inside, "lock")+": read-only file system; start it again")
+	for name, want := range map[string]string{"created again": "open %s/lock", "gone": "mkdir %s"} {
+		t.Run(name, func(t *testing.T) {
+			f := mountFolder(t)
+			store, err := sqlite.Open(t.Context(), f.outside, sqlite.Options{})
+			require.NoError(t, err)
+			defer store.Close()
+			m := manage(t, filepath.Join(t.TempDir(), "notify"), 0)
+			c := slowSettings(t, startHost(t), newSlowSource(), "--state-dir", f.inside)
+			_, ended := inBackground(t, func(ctx context.Context) error { return record(ctx, c, discard()) })
+			require.Equal(t, []string{"STATUS=waiting: another process records", "READY=1"}, m.until("READY=1"))
+			f.remove(t)
+			if name == "created again" {
+				require.NoError(t, store.Check(t.Context()))
+				require.True(t, store.IsRecorder())
+			}
+			require.EqualError(t, awaitEnd(t, ended), folderLost+fmt.Sprintf(want, f.inside)+": read-only file system; start it again")
+		})
+	}
 }
 
 // The unit does not let the service write to another folder that the configuration names.

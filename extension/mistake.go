@@ -15,9 +15,9 @@ import (
 // the file again.
 const correctionEvery = 2 * time.Second
 
-// awaitCorrection returns true once the configuration file has no mistake any more, and false
-// when ctx ends. Until then the process holds the store's lock, which keeps another one with
-// the corrected file from recording.
+// awaitCorrection returns true once a new start of this command line would find no mistake in
+// the configuration file, and false when ctx ends. Until then the process holds the store's
+// lock, which keeps another one with the corrected file from recording.
 func awaitCorrection(ctx context.Context, c *config) bool {
 	for {
 		select {
@@ -25,8 +25,7 @@ func awaitCorrection(ctx context.Context, c *config) bool {
 			return false
 		case <-time.After(correctionEvery):
 		}
-		flags := (&config{platform: c.platform}).flagSet()
-		if parseConfigFile(c.configFile, flags, flags.Set) == nil {
+		if again, err := parse(c.platform, c.commandLine); err == nil && again.mistake == nil {
 			return true
 		}
 	}

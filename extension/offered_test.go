@@ -244,6 +244,23 @@ func TestAReaderStaysRegisteredWhenItTakesOver(t *testing.T) {
 	require.Equal(t, []string{"the process that recorded has ended; taking over"}, lines.lines())
 }
 
+// An idle extension, of which nobody asks anything, keeps its place as the recorder.
+func TestServeCreatesARemovedFolderAgain(t *testing.T) {
+	host, s := startHost(t), newSlowSource()
+	close(s.release)
+	c := slowSettings(t, host, s, "--state-dir", filepath.Join(t.TempDir(), "state"))
+	stop, ended := inBackground(t, func(ctx context.Context) error { return serve(ctx, c, discard()) })
+	require.NoError(t, host.WaitForTable(t.Context(), "kernel_module_events"))
+	await(t, host, "SELECT name FROM kernel_module_events", map[string]string{"name": "waited"})
+	require.NoError(t, os.RemoveAll(c.stateDir))
+	require.Eventually(t, func() bool {
+		free, err := sqlite.IsFree(c.stateDir)
+		return err == nil && !free
+	}, time.Minute, 20*time.Millisecond)
+	stop()
+	require.NoError(t, awaitEnd(t, ended))
+}
+
 // A countingKeeper counts what the cursors are told.
 type countingKeeper struct {
 	cursorKeeper

@@ -28,7 +28,7 @@ func TestSampleConfiguration(t *testing.T) {
 		require.NoError(t, err)
 		defaults, err := parse(host, []string{"query", "--config", ""})
 		require.NoError(t, err)
-		c.configFile, c.stateDir = defaults.configFile, defaults.stateDir
+		c.commandLine, c.configFile, c.stateDir = defaults.commandLine, defaults.configFile, defaults.stateDir
 		require.Equal(t, defaults, c)
 	}
 }

@@ -285,6 +285,36 @@ func TestAReaderAsksTheRecorderOncePerQuery(t *testing.T) {
 	require.NoError(t, store.Close())
 }
 
+// A recorder that was stopped accepts readers and does not answer them.
+func TestACursorGivesTheHeldRowsWhileTheRecorderDoesNotAnswer(t *testing.T) {
+	dir := shortDir(t)
+	store, err := sqlite.Open(t.Context(), dir, sqlite.Options{})
+	require.NoError(t, err)
+	defer store.Close()
+	event := kmodquery.Event{Time: time.Now().Unix(), EventName: kmodquery.EventInitModule, Name: "dummy"}
+	require.NoError(t, store.Append(t.Context(), []kmodquery.Delivery{{Event: event}}))
+	c, err := store.Cursor(t.Context(), "ship", kmodquery.NewCursorQuery("kernel_module_events", nil, nil))
+	require.NoError(t, err)
+	moved, err := store.Advance(t.Context(), c, c.Last, 1)
+	require.NoError(t, err)
+	require.True(t, moved)
+	silent, err := net.Listen("unix", filepath.Join(dir, recorderSocket))
+	require.NoError(t, err)
+	defer silent.Close()
+
+	reading, err := parse(hostPlatform(), []string{"query", "--state-dir", dir, "--query-timeout", "2s"})
+	require.NoError(t, err)
+	a, err := open(t.Context(), reading, log.New(io.Discard, "", 0))
+	require.NoError(t, err)
+	defer a.Close()
+	db, err := virtualtable.Open(t.Context(), a.plugins...)
+	require.NoError(t, err)
+	defer db.Close()
+	var rows strings.Builder
+	require.NoError(t, shell.Query(t.Context(), db, &rows, shell.CSV, "SELECT eid FROM kernel_module_events WHERE cursor = 'ship'"))
+	require.Equal(t, "eid\n1\n", rows.String())
+}
+
 // shortDir returns a folder whose path is short enough for a socket.
 func shortDir(t *testing.T) string {
 	t.Helper()

@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
 // statusEvery is how often the service's status line is updated.
@@ -44,7 +43,7 @@ func record(ctx context.Context, c *config, report *log.Logger) error {
 		lost := make(chan error, 1)
 		go func() {
 			defer end()
-			lost <- awaitFolderLost(role, c, a)
+			lost <- keepFolder(role, c, a)
 		}()
 		if a.recorder != nil {
 			notifyLoop(role, n, a.recorder)
@@ -59,22 +58,26 @@ func record(ctx context.Context, c *config, report *log.Logger) error {
 	})
 }
 
-// awaitFolderLost returns an error if the state folder was removed and this process may
-// not create it again, and nil when ctx ends. In the unit the folder is a mount, which is
-// removed with it, and the file system below is read-only. systemd creates the folder when
-// it starts the service again.
-func awaitFolderLost(ctx context.Context, c *config, a *app) error {
+// folderInterval is the most time between two checks of a recorder's state folder.
+const folderInterval = 3 * time.Second
+
+// keepFolder lets a recorder create its state folder again if it was removed, until ctx ends,
+// and then returns nil. It returns an error if the folder was removed and this process may
+// not create it again. In the unit the folder is a mount, which is removed with it, and the
+// file system below is read-only. systemd creates the folder when it starts the service again.
+func keepFolder(ctx context.Context, c *config, a *app) error {
+	v := vacancy{stateDir: c.stateDir}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(time.Duration(c.interval) * time.Second):
+		case <-time.After(min(time.Duration(c.interval)*time.Second, folderInterval)):
 		}
 		var err error
 		if a.recorder != nil {
 			err = a.store.Check(ctx)
 		} else {
-			_, err = sqlite.IsFree(c.stateDir)
+			_, err = v.check()
 		}
 		var path *fs.PathError
 		if errors.As(err, &path) && (errors.Is(path, unix.EROFS) || errors.Is(path, fs.ErrPermission)) && !a.store.IsRecorder() {

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log"
+	"os"
 	"time"
 
 	"github.com/kmodquery/kmodquery/tables/sqlite"
@@ -50,9 +52,32 @@ func inRole(ctx context.Context, c *config, report *log.Logger, f func(context.C
 	return role.Err() != nil && ctx.Err() == nil, err
 }
 
+// absences is how many checks in a row must find no state folder until no process is taken
+// to record. A recorder whose folder was removed creates it again within folderInterval.
+const absences = 4
+
+// A vacancy checks whether a process records into the event store.
+type vacancy struct {
+	stateDir string
+	absent   int // checks in a row that found no folder
+}
+
+// check reports whether no process records. If no process creates a removed folder again, it
+// creates the folder, and the next check finds it free.
+func (v *vacancy) check() (free bool, err error) {
+	free, err = sqlite.IsFree(v.stateDir)
+	if !errors.Is(err, fs.ErrNotExist) {
+		v.absent = 0
+	} else if v.absent++; v.absent >= absences {
+		err = os.MkdirAll(v.stateDir, 0o700)
+	}
+	return free, err
+}
+
 // awaitUnrecorded returns when no process records into the event store. It reports
 // errors of that check and continues.
 func awaitUnrecorded(ctx context.Context, c *config, report *log.Logger) {
+	v := vacancy{stateDir: c.stateDir}
 	reported := ""
 	for {
 		select {
@@ -60,7 +85,7 @@ func awaitUnrecorded(ctx context.Context, c *config, report *log.Logger) {
 			return
 		case <-time.After(time.Duration(c.interval) * time.Second):
 		}
-		free, err := sqlite.IsFree(c.stateDir)
+		free, err := v.check()
 		if free {
 			return
 		}

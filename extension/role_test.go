@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"log"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
 // If the lock cannot be checked, the reader reports that once and keeps trying.
@@ -32,4 +35,18 @@ func TestAReaderThatCannotCheckTheLock(t *testing.T) {
 	require.NoError(t, <-ended)
 	require.Equal(t, 1, strings.Count(reports.String(), "\n"), "%s", &reports)
 	require.Contains(t, reports.String(), "this process cannot take over: check whether another process records: open "+lock)
+}
+
+// The recorder's process and its folder may go together.
+func TestAReaderTakesOverWhereNoProcessCreatesTheFolderAgain(t *testing.T) {
+	c := &config{stateDir: filepath.Join(t.TempDir(), "state"), interval: 1}
+	_, ended := inBackground(t, func(ctx context.Context) error {
+		awaitUnrecorded(ctx, c, log.New(io.Discard, "", 0))
+		return nil
+	})
+	require.NoError(t, awaitEnd(t, ended))
+	store, err := sqlite.Open(t.Context(), c.stateDir, sqlite.Options{})
+	require.NoError(t, err)
+	defer store.Close()
+	require.True(t, store.IsRecorder())
 }

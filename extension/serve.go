@@ -49,6 +49,9 @@ func serve(ctx context.Context, c *config, report *log.Logger) error {
 	err := inTurn(ctx, c, report, func(role context.Context, a *app) error {
 		defer offered.use(a)()
 		a.awaitStart(c, report)
+		if a.recorder != nil {
+			_ = keepFolder(role, c, a) // the sensors say why it failed
+		}
 		<-role.Done()
 		return nil
 	})

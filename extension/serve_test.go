@@ -57,6 +57,18 @@ func inBackground(t *testing.T, f func(context.Context) error) (stop context.Can
 	return cancel, result
 }
 
+// awaitEnd returns the error of a command that ends.
+func awaitEnd(t *testing.T, ended <-chan error) error {
+	t.Helper()
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(time.Minute):
+		require.Fail(t, "it goes on")
+		return nil
+	}
+}
+
 // An extension that osquery lists is not registered again, because osquery would log an
 // error. The host refuses extensions with osquery's own messages, which isConflict
 // recognises.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -35,11 +34,11 @@ func TestANewRecorderKnowsWhatTheLastOneKnewOfModules(t *testing.T) {
 	p := &platform{stamp: func() kmodquery.Event { return kmodquery.Event{BootID: "this"} }}
 	require.NoError(t, past(t.Context(), p, store, func(e *kmodquery.Event) { next.Add(*e) }))
 
-	want := last.Loaded(time.Time{}, &kmodquery.Event{})
+	want := last.Loaded(crossview.Start{}, &kmodquery.Event{})
 	require.Len(t, want, 2)
 	for _, module := range want {
 		require.True(t, module.Loaded.IsComparable())
 		require.Equal(t, "Debian", *module.Loaded.Signer)
 	}
-	require.Equal(t, want, next.Loaded(time.Time{}, &kmodquery.Event{}))
+	require.Equal(t, want, next.Loaded(crossview.Start{}, &kmodquery.Event{}))
 }

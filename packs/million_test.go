@@ -564,11 +564,14 @@ func (m *million) checkShipped(t *testing.T) {
 	}
 	checked := map[string]bool{}
 	for name, query := range m.pack.Queries {
+		if query.Platform == "darwin" {
+			continue
+		}
 		var shipped, again int
 		var twice, missing []string
 		want := map[string]bool{}
 		for kind, made := range m.made {
-			if strings.Contains(query.Query, kind) && (kind != kindUnloads || query.Platform == "linux") {
+			if strings.Contains(query.Query, kind) {
 				want, checked[kind] = made, true
 			}
 		}

@@ -69,9 +69,7 @@ func collectCursor(ctx context.Context, c Config, name string, v view) ([]map[st
 
 // readCursor reads the rows of one call.
 func readCursor(ctx context.Context, c Config, name string, query kmodquery.CursorQuery, v view) (*page, error) {
-	asking, cancel := SyncContext(ctx)
-	defer cancel()
-	at, err := c.Cursors.Cursor(asking, name, query)
+	at, err := c.Cursors.Cursor(ctx, name, query)
 	if err != nil {
 		return nil, err
 	}

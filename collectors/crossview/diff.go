@@ -197,7 +197,7 @@ func nameMemory(found []difference) []difference {
 // and how many records they have lost. A source that began later proves nothing.
 func (c *Check) reliable() ([]CompleteSource, int64) {
 	list, since := c.Complete()
-	if len(list) == 0 || since.After(c.checkedAt) {
+	if len(list) == 0 || since.At.After(c.checkedAt) {
 		return nil, 0
 	}
 	return list, lostBy(list)
@@ -248,15 +248,14 @@ func namesOf(list []CompleteSource) string {
 
 // wasWatched reports whether a source that began to watch at since has watched
 // from the moment of a load until now. The boot clock's seconds are rounded down.
-func wasWatched(since time.Time, loaded, now moment) bool {
-	if since.IsZero() {
+func wasWatched(since Start, loaded, now moment) bool {
+	switch {
+	case since.At.IsZero():
 		return false
+	case since.Uptime != nil && loaded.uptime != nil:
+		return *loaded.uptime >= *since.Uptime
 	}
-	watched := time.Since(since)
-	if loaded.uptime != nil && now.uptime != nil {
-		watched += time.Second
-	}
-	return watched >= loaded.before(now)
+	return time.Since(since.At) >= loaded.before(now)
 }
 
 // memoryKey identifies a nameless region by its address, or by its size if the

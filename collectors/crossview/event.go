@@ -21,13 +21,14 @@ const maxMemory = 4096
 // emitted again.
 const pendingSlack = 10 * time.Second
 
-// emit emits a difference as an event, unless it is pending already.
+// emit emits a difference as an event, unless a glance did so during the check.
 func (c *Check) emit(d difference) {
 	c.mu.Lock()
 	_, isPending := c.pending[d.subject()]
 	c.mu.Unlock()
-	if isPending {
-		return // a glance emitted it during the check
+	known := c.State.get(d.module.Name)
+	if isPending || d.event == kmodquery.EventModuleHidden && known.isReported() {
+		return
 	}
 	e := d.seen
 	e.Source, e.EventName, e.Reason = c.Source, d.event, d.reason
@@ -43,7 +44,7 @@ func (c *Check) emit(d difference) {
 	}
 	switch d.event {
 	case kmodquery.EventModuleHidden:
-		if known := c.State.get(d.module.Name); known.isLoaded() && e.LoadID == "" {
+		if known.isLoaded() && e.LoadID == "" {
 			e.LoadID, e.Path = known.module.LoadID, known.module.Path
 		}
 		e.Missing.Add(c.unknownOfHidden(&d.module)...)

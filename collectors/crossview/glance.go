@@ -161,17 +161,22 @@ func (c *Check) emitAbsent(ctx context.Context, absent map[string]entry) error {
 		}
 	}
 	var found []difference
+	isListed := false // again, so that no nameless memory is its own
 	for name, known := range absent {
 		m := kmodquery.Module{Name: name, LoadID: known.module.LoadID, Path: known.module.Path, Views: known.module.Views}
 		for _, shown := range all {
-			if shown.Name == name && shown.IsHidden() {
+			switch {
+			case shown.Name != name:
+			case shown.IsHidden():
 				m = shown
+			default:
+				isListed = true
 			}
 		}
 		found = append(found, difference{event: kmodquery.EventModuleHidden, module: m, reason: hiddenReason(&m, true), seen: seen})
 	}
 	for _, m := range all {
-		if m.Name == "" && m.IsHidden() {
+		if m.Name == "" && m.IsHidden() && !isListed && !c.wasReported(&m) {
 			found = append(found, difference{event: kmodquery.EventModuleHidden, module: m})
 		}
 	}

@@ -38,7 +38,7 @@ type Options struct {
 	Sync func(context.Context) error
 	// Complete returns the complete sources that watch, and since when one of
 	// them has watched without interruption.
-	Complete func() ([]CompleteSource, time.Time)
+	Complete func() ([]CompleteSource, Start)
 	Report   func(error)
 }
 

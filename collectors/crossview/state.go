@@ -277,7 +277,7 @@ func (s *State) forgetUnloaded() {
 // Loaded returns the loaded modules, in the order of their names. Their Views are
 // [kmodquery.ViewEvents] if complete sources that have watched since then would
 // have seen the module unloaded, and nil otherwise. now holds the present moment.
-func (s *State) Loaded(since time.Time, now *kmodquery.Event) []kmodquery.Module {
+func (s *State) Loaded(since Start, now *kmodquery.Event) []kmodquery.Module {
 	var modules []kmodquery.Module
 	for _, known := range s.certain() {
 		if !wasWatched(since, known.loaded, momentOf(now)) {

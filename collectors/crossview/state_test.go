@@ -83,7 +83,7 @@ func TestStateHasWhatWasLoaded(t *testing.T) {
 		s.Add(events...)
 		require.Equal(t, want, s.get("m").module.Loaded)
 		require.Equal(t, "/a.ko", s.get("m").module.Path)
-		require.Equal(t, want, kmodquery.JoinModules([]kmodquery.Module{{Name: "m"}}, s.Loaded(time.Time{}, &view))[0].Loaded)
+		require.Equal(t, want, kmodquery.JoinModules([]kmodquery.Module{{Name: "m"}}, s.Loaded(Start{}, &view))[0].Loaded)
 		s.Add(kmodquery.Event{Source: "ebpf", EventName: kmodquery.EventModuleFree, Name: "m", TimeNanos: 3})
 		require.Nil(t, s.get("m").module.Loaded)
 	}
@@ -220,4 +220,16 @@ func permute[T any](list []T, from int, f func()) {
 		permute(list, from+1, f)
 		list[from], list[i] = list[i], list[from]
 	}
+}
+
+// The boot clock decides: Go's stands still while the machine sleeps.
+func TestWasWatched(t *testing.T) {
+	at := func(uptime int64) moment { return moment{uptime: &uptime, nanos: uptime + 1} }
+	since := Start{At: time.Now().Add(-time.Minute), Uptime: new(int64(1000))}
+	require.True(t, wasWatched(since, at(1000), at(90000)), "the machine slept")
+	require.False(t, wasWatched(since, at(999), at(1060)))
+	require.False(t, wasWatched(Start{}, at(1000), at(1060)))
+	since.Uptime = nil
+	require.True(t, wasWatched(since, at(1001), at(1060)))
+	require.False(t, wasWatched(since, at(999), at(1060)))
 }

@@ -2,6 +2,7 @@ package crossview
 
 import (
 	"context"
+	"time"
 
 	"github.com/kmodquery/kmodquery"
 )
@@ -29,6 +30,12 @@ type CompleteSource interface {
 	Sensor() kmodquery.Sensor
 	// MarkUnreliable makes the source's Run return an error with this reason.
 	MarkUnreliable(reason string)
+}
+
+// A Start is when a source began to watch; zero if none watches.
+type Start struct {
+	At     time.Time
+	Uptime *int64 // by the boot clock, which goes on while the machine sleeps; nil if it is unknown
 }
 
 // FromViews reports whether the views produced an event. They notice a load or an

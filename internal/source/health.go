@@ -15,7 +15,7 @@ import (
 	"github.com/kmodquery/kmodquery/internal/progress"
 )
 
-// maxReason bounds what AddReason collects, in bytes: it may come from a log.
+// maxReason bounds a reason, in bytes: it may come from a log.
 const maxReason = 1024
 
 // A Health is the state and the counters of one source, and the Sync calls that
@@ -53,11 +53,12 @@ func New(name string) *Health {
 // Name returns the source's name in the tables.
 func (h *Health) Name() string { return h.sensor.Source }
 
-// Sensor returns the source's state and counters.
+// Sensor returns the source's state and counters. It cuts the reason to 1 KiB.
 func (h *Health) Sensor() kmodquery.Sensor {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	sensor := h.sensor
+	sensor.Reason = strings.ToValidUTF8(sensor.Reason[:min(len(sensor.Reason), maxReason)], "")
 	sensor.Received = h.Received.Load()
 	sensor.Lost = h.Lost.Load()
 	sensor.DecodeErrors = h.DecodeErrors.Load()

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -86,8 +87,12 @@ func TestReasonsAreBounded(t *testing.T) {
 	for i := range maxReason {
 		h.AddReason(fmt.Sprintf("%04d %s", i, strings.Repeat("x", 100)))
 	}
-	require.Less(t, len(h.Sensor().Reason), maxReason+200)
+	require.Len(t, h.Sensor().Reason, maxReason)
 	require.Contains(t, h.Sensor().Reason, "another; 0000 ")
+	h.SetReason("")
+	h.AddReason(strings.Repeat("é", 1<<16))
+	require.LessOrEqual(t, len(h.Sensor().Reason), maxReason)
+	require.True(t, utf8.ValidString(h.Sensor().Reason))
 }
 
 func TestResume(t *testing.T) {

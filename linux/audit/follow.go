@@ -24,6 +24,8 @@ const (
 	logPoll = 500 * time.Millisecond
 	// logRetry is that time while a Sync waits for the rest of an event.
 	logRetry = 20 * time.Millisecond
+	// rotationTries is how often a read of the files' names may be overtaken by a rotation.
+	rotationTries = 100
 )
 
 // follow runs the source on the audit daemon's log. forbidden is the error that keeps it
@@ -215,7 +217,7 @@ func (f *follower) take(line string, at int64) {
 		return
 	}
 	if f.gap != nil {
-		if r.ID.Millis > f.gap.Millis {
+		if r.ID.Millis > f.gap.Millis && r.ID.Time().After(f.intake.since) {
 			health.Lost.Add(1)
 		}
 		f.gap = nil
@@ -259,7 +261,7 @@ func (f *follower) unread() ([]*logfile.File, error) {
 // after returns the newest file for which isEnd is true, or nil, and the files with content
 // after that one, oldest first.
 func (f *follower) after(isEnd func(*logfile.File) bool) (files []*logfile.File, end *logfile.File, err error) {
-	for {
+	for range rotationTries {
 		names, err := logFiles(f.source.log)
 		if err != nil {
 			return nil, nil, err
@@ -276,6 +278,7 @@ func (f *follower) after(isEnd func(*logfile.File) bool) (files []*logfile.File,
 		}
 		// It was rotated meanwhile, and a file may have had none of the names.
 	}
+	return nil, nil, fmt.Errorf("list the audit log's files: they were renamed %d times meanwhile", rotationTries)
 }
 
 // openAfter does so for files of these names, newest last. It opens the newest first: a

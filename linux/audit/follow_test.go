@@ -19,6 +19,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/linux/audit/record"
+	"github.com/kmodquery/kmodquery/linux/logfile"
 	"github.com/kmodquery/kmodquery/test/leak"
 )
 
@@ -253,7 +254,7 @@ func TestLogOfAnEarlierBootIsSkipped(t *testing.T) {
 func TestLogBackfillStartsAtItsBound(t *testing.T) {
 	w, store := newLogWriter(t), &memoryStore{}
 	w.event(insmodLines)
-	source := New(nil)
+	source := New(func(context.Context) (string, error) { return "2 0 1 1", nil }) // an event that was rotated away
 	source.log = w.path
 	source.open = func() (kernelConn, error) { return nil, forbidden(unix.EPERM) }
 	time.Sleep(2 * time.Millisecond)
@@ -263,6 +264,7 @@ func TestLogBackfillStartsAtItsBound(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	require.NoError(t, source.Run(ctx, cancel, store.emit))
 	require.Equal(t, []string{"m2"}, store.names)
+	require.Zero(t, source.Sensor().Lost, "records from before the bound are not needed")
 }
 
 // The log is rotated in every way while the source runs and has not read everything.
@@ -319,6 +321,23 @@ func TestRotationsLoseAndRepeatNothing(t *testing.T) {
 			require.Equal(t, upTo(w.serial), names, "after a restart")
 		})
 	}
+}
+
+// Root renames the log as fast as it is opened.
+func TestRotationsWithoutAnEndAreAnError(t *testing.T) {
+	w := newLogWriter(t)
+	f := follower{source: &Source{log: w.path}}
+	renamed := 0
+	_, _, err := f.after(func(*logfile.File) bool {
+		from, to := w.path, w.path+".1"
+		if renamed++; renamed%2 == 0 {
+			from, to = to, from
+		}
+		require.NoError(t, os.Rename(from, to))
+		require.Less(t, renamed, 10000)
+		return true
+	})
+	require.ErrorContains(t, err, "renamed")
 }
 
 // The log is rotated at any moment of a read.

@@ -19,6 +19,7 @@ import (
 	"github.com/kmodquery/kmodquery/internal/cmdout"
 	"github.com/kmodquery/kmodquery/internal/progress"
 	"github.com/kmodquery/kmodquery/internal/source"
+	"github.com/kmodquery/kmodquery/linux/host"
 	"github.com/kmodquery/kmodquery/linux/klog/printk"
 )
 
@@ -101,6 +102,11 @@ func (s *Journal) Run(ctx context.Context, ready func(), emit func(kmodquery.Del
 		return err
 	}
 	r := journalReader{source: s, boot: boot, correlator: s.newCorrelator(emit), ready: ready, after: parseJournalPosition(stored)}
+	if r.after != nil && dashed(r.after.bootID) != boot {
+		// The clock may have been ahead.
+		booted := time.Now().Add(-host.SinceBoot())
+		r.after.realtime = min(r.after.realtime, time.Duration(booted.UnixNano()))
+	}
 	r.isOfBoot = r.after == nil
 	return r.run(ctx, end)
 }
@@ -225,7 +231,7 @@ func (r *journalReader) run(ctx context.Context, end *journalEntry) error {
 // to it if that is gone.
 func (r *journalReader) from() []string {
 	switch {
-	case r.isOfBoot:
+	case r.isOfBoot, r.source.hasLostCursor && dashed(r.after.bootID) == r.boot: // the clock may have been set back
 		return []string{"--boot"}
 	case r.source.hasLostCursor:
 		return []string{"--since=@" + strconv.FormatInt(int64(r.after.realtime/time.Second), 10)}

@@ -232,16 +232,40 @@ func TestJournalContinuesAfterItsPosition(t *testing.T) {
 	j.stop()
 }
 
+// rejecting is a journalctl that has no cursor, and prints no entry from before --since.
+const rejecting = `case "$*" in
+*--cursor*) echo "Failed to seek to cursor: Invalid argument" >&2; exit 1;;
+*--since=@41*) ;;
+*) cat entries;;
+esac; exec sleep 100`
+
 func TestJournalStartsByTimeIfTheCursorIsRejected(t *testing.T) {
-	j := newFakeJournal(t, `case "$*" in *--cursor*) echo "Failed to seek to cursor: Invalid argument" >&2; exit 1;; esac; cat entries; exec sleep 100`)
+	j := newFakeJournal(t, rejecting)
 	j.write("entries", j.entries(0, 2))
-	j.write("position", presentBoot(t)+" 10000000 1795530100000000 c1")
+	j.write("position", testBoot+" 10000000 1795530100000000 c1")
 	require.ErrorContains(t, j.start(), "Failed to seek to cursor: Invalid argument")
 	require.Equal(t, kmodquery.StateFailed, j.source.Sensor().State)
 	require.NoError(t, j.start())
-	require.Equal(t, []string{"m2"}, j.seen())
+	require.Equal(t, []string{"m0", "m1", "m2"}, j.seen())
 	require.Contains(t, j.read("arguments"), "--since=@1795530100 ")
 	j.stop()
+}
+
+// The clock was ahead when the entry of the position was written, and was set back.
+func TestJournalIsReadIfItsPositionIsInTheFuture(t *testing.T) {
+	for boot, want := range map[string][]string{presentBoot(t): {"m2"}, testBoot: {"m0", "m1", "m2"}} {
+		j := newFakeJournal(t, rejecting)
+		now := strconv.FormatInt(time.Now().UnixMicro(), 10)
+		entries := strings.ReplaceAll(j.entries(0, 2), "1795530100000000", now)
+		j.write("entries", entries)
+		j.write("end", strings.SplitAfter(entries, "\n")[2])
+		j.write("position", boot+" 10000000 4102444800000000 c1")
+		require.ErrorContains(t, j.start(), "Failed to seek to cursor: Invalid argument")
+		j.source.timeouts.backfill = time.Second
+		require.NoError(t, j.start())
+		require.Equal(t, want, j.seen())
+		j.stop()
+	}
 }
 
 func TestRunFailsIfJournalctlExits(t *testing.T) {

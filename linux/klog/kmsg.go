@@ -62,13 +62,14 @@ func (s *Kmsg) Run(ctx context.Context, ready func(), emit func(kmodquery.Delive
 	}
 	defer log.close()
 	log.next, log.isContinued = nextSequence(stored, boot)
+	log.since = s.since
 	s.health.Started([]string{s.path}, "", log.wake)
 	stop := context.AfterFunc(ctx, log.wake)
 	defer stop()
 
 	c := s.newCorrelator(emit)
-	read := func() error {
-		return log.drain(s.health, func(record printk.Record, err error) {
+	read := func() (bool, error) {
+		err := log.drain(s.health, func(record printk.Record, err error) {
 			s.health.Received.Add(1)
 			if err != nil {
 				s.health.DecodeErrors.Add(1)
@@ -79,6 +80,7 @@ func (s *Kmsg) Run(ctx context.Context, ready func(), emit func(kmodquery.Delive
 			}
 			c.position = sequencePosition(boot, record.Sequence)
 		})
+		return log.isDrained, err
 	}
 	return s.serve(ctx, ready, c, read, log.wait)
 }
@@ -108,8 +110,10 @@ type kmsgLog struct {
 	fd     int
 	buffer [maxRecord]byte
 
-	next        uint64 // the expected sequence number; drain skips records below it
-	isContinued bool   // there is an expected number, so a gap before a record is a loss
+	next        uint64    // the expected sequence number; drain skips records below it
+	isContinued bool      // there is an expected number, so a gap before a record is a loss
+	isDrained   bool      // drain read all records
+	since       time.Time // records from before are not needed, and no loss
 
 	event   *os.File // eventfd(2), to end a wait. wake may be called after close
 	eventFD int      // the same, for poll(2)
@@ -158,12 +162,14 @@ func newKmsgLog(fd int) (*kmsgLog, error) {
 // drain calls take for each record that the log has, up to maxDrain, or with the error of
 // one that is invalid. It counts overwritten records as lost.
 func (l *kmsgLog) drain(health *source.Health, take func(printk.Record, error)) error {
+	l.isDrained = false
 	for range maxDrain {
 		n, err := unix.Read(l.fd, l.buffer[:])
 		switch {
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EPIPE): // records were overwritten; the next number tells how many
 			continue
 		case errors.Is(err, unix.EAGAIN):
+			l.isDrained = true
 			return nil
 		case errors.Is(err, unix.EINVAL): // it exceeds the buffer, and the kernel went on to the next
 			take(printk.Record{}, err)
@@ -180,7 +186,11 @@ func (l *kmsgLog) drain(health *source.Health, take func(printk.Record, error)) 
 			if record.Sequence < l.next {
 				continue
 			}
-			health.Lost.Add(int64(min(record.Sequence-l.next, 1<<40)))
+			if lost := record.Sequence - l.next; lost > 0 {
+				if at, _ := printkTime(record.Time); at.After(l.since) {
+					health.Lost.Add(int64(min(lost, 1<<40)))
+				}
+			}
 		}
 		l.next, l.isContinued = record.Sequence+1, true
 		take(record, nil)

@@ -5,8 +5,10 @@ package klog
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -56,6 +58,7 @@ func TestKmsgWithoutAnEndIsReadInParts(t *testing.T) {
 		records++
 	}))
 	require.Equal(t, maxDrain, records)
+	require.False(t, log.isDrained)
 }
 
 func TestKmsgCountsOverwrittenRecords(t *testing.T) {
@@ -75,6 +78,24 @@ func TestKmsgCountsOverwrittenRecords(t *testing.T) {
 	require.Equal(t, "c", events[0].Event.Name)
 	require.EqualValues(t, 2, s.Sensor().Lost)
 	require.EqualValues(t, 1, s.Sensor().Received)
+}
+
+// Another source watched when the records were overwritten that are not needed.
+func TestKmsgCountsNoLossFromBeforeItsBound(t *testing.T) {
+	boot, err := host.BootID()
+	require.NoError(t, err)
+	var monotonic unix.Timespec
+	require.NoError(t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &monotonic))
+	kmsg := &fakeKmsg{t: t, records: []string{
+		"6,800000,1000,-;the oldest record\n", fmt.Sprintf("6,800004,%d,-;one of now\n", monotonic.Nano()/1000),
+	}}
+	s := NewKmsg(func(context.Context) (string, error) { return boot + " 105", nil })
+	s.open = kmsg.open
+	s.Backfill(time.Now().Add(-time.Second), time.Time{})
+	ctx, cancel := context.WithCancel(t.Context())
+	require.NoError(t, s.Run(ctx, cancel, func(kmodquery.Delivery) {}))
+	require.EqualValues(t, 2, s.Sensor().Received)
+	require.EqualValues(t, 3, s.Sensor().Lost)
 }
 
 func TestKmsgUsesOnlyTheKernelsRecords(t *testing.T) {

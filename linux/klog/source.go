@@ -68,31 +68,43 @@ func (s *logSource) newCorrelator(emit func(kmodquery.Delivery)) *correlator {
 	}}
 }
 
-// serve is the run loop of a source that can read at any time what its log has. wait
-// returns when there may be more to read, when a Sync begins, when ctx ends, and at the
-// deadline.
-func (s *logSource) serve(ctx context.Context, ready func(), c *correlator, read func() error, wait func(deadline time.Time) error) error {
+// maxBacklog bounds the time before serve calls ready although its log has more.
+const maxBacklog = 30 * time.Second
+
+// serve is the run loop of a source that can read at any time what its log has. read
+// reports whether it has read all. wait returns when there may be more to read, when a
+// Sync begins, when ctx ends, and at the deadline.
+func (s *logSource) serve(
+	ctx context.Context, ready func(), c *correlator, read func() (isAll bool, err error), wait func(deadline time.Time) error,
+) error {
 	sync := s.health.NewBarrier(quietPeriod)
 	defer sync.Release()
+	began := time.Now()
 	for {
 		sync.Begin()
 		isLast := ctx.Err() != nil
-		if err := read(); err != nil {
+		isAll, err := read()
+		if err != nil {
 			return err
 		}
-		if ready != nil || isLast || sync.IsDue(c.quiet()) {
+		var quiet time.Time
+		if isAll {
+			quiet = c.quiet()
+		}
+		isReady := ready != nil && (isAll || time.Since(began) >= maxBacklog)
+		if isReady || isLast || sync.IsDue(quiet) {
 			c.flush()
 			sync.Release()
 		}
 		if isLast {
 			return nil
 		}
-		if ready != nil {
+		if isReady {
 			ready()
 			ready = nil
 		}
 		c.expire(time.Now())
-		if err := wait(source.Earliest(c.next(), sync.Due(c.quiet()), time.Now().Add(progress.Interval))); err != nil {
+		if err := wait(source.Earliest(c.next(), sync.Due(quiet), time.Now().Add(progress.Interval))); err != nil {
 			return err
 		}
 	}

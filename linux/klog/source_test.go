@@ -19,7 +19,7 @@ func TestServeCompletesARoundEveryInterval(t *testing.T) {
 	s := newLogSource(kmodquery.SourceKmsg, nil)
 	c := s.newCorrelator(func(kmodquery.Delivery) {})
 	end, waits := errors.New("end"), 0
-	err := s.serve(t.Context(), func() {}, c, func() error { return nil }, func(deadline time.Time) error {
+	err := s.serve(t.Context(), func() {}, c, func() (bool, error) { return true, nil }, func(deadline time.Time) error {
 		require.LessOrEqual(t, time.Until(deadline), progress.Interval)
 		require.Less(t, time.Since(s.LastRound()), time.Minute)
 		if waits++; waits == 3 {
@@ -50,4 +50,41 @@ func TestJournalCompletesARoundEveryInterval(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A log holds more than is read at a time, and its last record is read before the source is
+// ready and before a Sync returns.
+func TestServeIsReadyWhenAllWasRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLogSource(kmodquery.SourceKmsg, nil)
+		s.health.Started(nil, "", nil)
+		c := s.newCorrelator(func(kmodquery.Delivery) {})
+		ctx, cancel := context.WithCancel(t.Context())
+		parts, synced := 0, make(chan int, 1)
+		read := func() (bool, error) { parts++; return parts%5 == 0, nil }
+		err := s.serve(ctx, func() {
+			require.Equal(t, 5, parts)
+			go func() {
+				_ = s.Sync(ctx)
+				synced <- parts
+				cancel()
+			}()
+		}, c, read, func(time.Time) error {
+			time.Sleep(time.Millisecond)
+			return nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, 10, <-synced)
+
+		// Root writes records as fast as they are read.
+		ctx, cancel = context.WithCancel(t.Context())
+		began := time.Now()
+		err = s.serve(ctx, cancel, c, func() (bool, error) { return false, nil }, func(time.Time) error {
+			time.Sleep(time.Second)
+			return nil
+		})
+		require.NoError(t, err)
+		require.InDelta(t, maxBacklog, time.Since(began), float64(2*time.Second))
+		s.health.Stopped(nil)
+	})
 }

@@ -93,7 +93,7 @@ func (s *Syslog) Run(ctx context.Context, ready func(), emit func(kmodquery.Deli
 		defer t.close()
 		r.tails = append(r.tails, t)
 	}
-	return s.serve(ctx, ready, r.correlator, func() error { return r.read(ctx) }, func(deadline time.Time) error {
+	return s.serve(ctx, ready, r.correlator, func() (bool, error) { return true, r.read(ctx) }, func(deadline time.Time) error {
 		timer := time.NewTimer(min(syslogInterval, time.Until(deadline)))
 		defer timer.Stop()
 		select {

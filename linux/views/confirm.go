@@ -67,10 +67,13 @@ const (
 	shown          // the list shows the module
 )
 
+// notOfModules are names that btf and sysfs have for other things. A symbol may have them.
+var notOfModules = []string{".", "..", "vmlinux"}
+
 // prove tries to prove that a module is hidden, up to proofs times while the list shows
 // the module.
 func (v *Views) prove(ctx context.Context, m kmodquery.Module) (proof, error) {
-	if m.Name == "" {
+	if m.Name == "" || slices.Contains(notOfModules, m.Name) {
 		return unproven, nil
 	}
 	for try := 1; ; try++ {

@@ -168,6 +168,16 @@ func TestConfirmNeedsTheSameFolder(t *testing.T) {
 	require.Nil(t, v.identities("printk")[0])
 }
 
+// A symbol has the name of something else in sysfs or btf.
+func TestConfirmNeedsAFolderOfAModule(t *testing.T) {
+	v := newViews(t, with(tree{"sys/kernel/btf/vmlinux": "", "sys/module/holders/initstate": ""}))
+	for _, name := range []string{".", "..", "vmlinux"} {
+		confirmed, err := v.Confirm(t.Context(), []kmodquery.Module{{Name: name, Views: []string{"kallsyms"}}})
+		require.NoError(t, err)
+		require.Empty(t, confirmed, name)
+	}
+}
+
 // ghostly has a module that only ftrace names and that has memory.
 var ghostly = tree{
 	"proc/modules":     nbdLine + dummyLine,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"slices"
@@ -407,23 +408,29 @@ func (s *Store) storeCursor(ctx context.Context, name string, state *cursorState
 	if err != nil {
 		return err
 	}
-	return s.use(ctx, func(db *database) error {
-		const query = "REPLACE INTO cursors (name, state, sum) VALUES (?, ?, ?)"
-		_, err := db.writer.ExecContext(ctx, query, name, string(text), cursorChecksum(name, string(text)))
-		return err
-	})
+	const query = "REPLACE INTO cursors (name, state, sum) VALUES (?, ?, ?)"
+	return s.writeCursors(ctx, query, name, string(text), cursorChecksum(name, string(text)))
 }
 
 func (s *Store) deleteCursor(ctx context.Context, name string) error {
-	err := s.use(ctx, func(db *database) error {
-		_, err := db.writer.ExecContext(ctx, "DELETE FROM cursors WHERE name = ?", name)
-		return err
-	})
+	err := s.writeCursors(ctx, "DELETE FROM cursors WHERE name = ?", name)
 	if err == nil {
 		delete(s.cursors.states, name)
 		s.cursors.skipped.forget(name)
 	}
 	return err
+}
+
+// writeCursors changes the cursors, unless another process may record: Append takes the lock
+// again, and may not be waited for.
+func (s *Store) writeCursors(ctx context.Context, query string, args ...any) error {
+	if !s.IsRecorder() {
+		return errors.New("another process may record")
+	}
+	return s.use(ctx, func(db *database) error {
+		_, err := db.writer.ExecContext(ctx, query, args...)
+		return err
+	})
 }
 
 func cursorChecksum(name, state string) int64 {

@@ -9,9 +9,9 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// maxValues bounds the values of all conditions together, far below SQLite's limits on
-// variables and on the depth of an expression. Conditions beyond it are left out, which
-// [kmodquery.Filter] permits.
+// maxValues bounds the values of all conditions together, each counted three times because a
+// text is compared three times, far below SQLite's limits on variables and on the depth of an
+// expression. Conditions beyond it are left out, which [kmodquery.Filter] permits.
 const maxValues = 900
 
 // unprivilegedName is the store's name of [kmodquery.UnprivilegedColumn].

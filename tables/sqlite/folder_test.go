@@ -200,6 +200,15 @@ func TestCheckCreatesARemovedStateFolderAgain(t *testing.T) {
 	require.Len(t, read(t, other, kmodquery.Filter{}), 1)
 }
 
+// moveCursor moves a cursor to the last event, with one new row.
+func moveCursor(t *testing.T, s *Store) (bool, error) {
+	c, err := s.Cursor(t.Context(), "loads", loads)
+	if err != nil {
+		return false, err
+	}
+	return s.Advance(t.Context(), c, c.Last, 1)
+}
+
 // If another process has taken the lock, that process records.
 func TestARecorderWritesNothingWhileAnotherHoldsItsLock(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
@@ -213,6 +222,11 @@ func TestARecorderWritesNothingWhileAnotherHoldsItsLock(t *testing.T) {
 		require.ErrorAs(t, err, &refused)
 		require.Contains(t, refused.Reason(), "another process records there now")
 		require.NoError(t, appendEvents(t.Context(), other, []kmodquery.Event{{Time: 2, Name: "b"}}))
+		_, err = moveCursor(t, s)
+		require.Error(t, err)
+		moved, err := moveCursor(t, other)
+		require.NoError(t, err)
+		require.True(t, moved)
 		require.NoError(t, other.Close())
 		require.NoError(t, appendEvents(t.Context(), s, []kmodquery.Event{{Time: 3, Name: "c"}}), "the other recorder has closed the store")
 	}
