@@ -10,9 +10,12 @@ import (
 var kernelModuleEvents = definition[kmodquery.Event]{
 	name: "kernel_module_events",
 	description: "Events of kernel modules being loaded, unloaded and requested: one row for each event that one source observed. " +
-		"Rows are written once and never change",
+		"Rows are written once and never change. With reports_load = 1 there is one row for each attempt to load a module, refused ones too",
 	examples: []string{
-		"SELECT time, event_name, name, path, result, process_path, uid FROM kernel_module_events WHERE time > strftime('%s', 'now') - 3600",
+		"SELECT datetime(time, 'unixepoch'), name, coalesce(nullif(path, ''), origin), process_path, cmdline, uid, auid, container_id FROM kernel_module_events " +
+			"WHERE reports_load = 1 AND time > strftime('%s', 'now') - 3600",
+		"SELECT time, name, path, cmdline FROM kernel_module_events WHERE reports_load = 1 AND " +
+			"(container_id LIKE 'ID%' OR json_extract(nullif(requested_by, ''), '$.container_id') LIKE 'ID%')",
 		"SELECT name, path, signer, cmdline FROM kernel_module_events WHERE event_name = 'module_load' AND coalesce(signature_status, '') != 'valid'",
 		"SELECT * FROM kernel_module_events WHERE load_id = (SELECT load_id FROM kernel_module_events WHERE name = 'dummy' AND load_id != '' LIMIT 1)",
 	},

@@ -24,6 +24,7 @@ var kernelModuleInventory = definition[entry]{
 		"that the system remembers as loaded before (state Gone)",
 	examples: []string{
 		"SELECT name, size, address, views FROM kernel_module_inventory WHERE hidden = 1",
+		"SELECT name, path, load_id FROM kernel_module_inventory WHERE taints & 8192",
 		"SELECT name, path, sha256, signer, package, missing FROM kernel_module_inventory WHERE coalesce(package, '') = ''",
 	},
 	columns:  inventoryColumns,
@@ -51,7 +52,7 @@ var inventoryColumns = []columnOf[entry]{
 		func(e *entry) string { return kmodquery.Escape(e.State) }),
 	text("address", local, "Address of the module's memory, in hex; NULL if the kernel hides addresses",
 		func(e *entry) string { return address(e.Address) }),
-	number("taints", local, "Mask of the TAINT_ bits that the module set",
+	number("taints", local, "Mask of the TAINT_ bits that the module set, such as 8192 for an unsigned module (E) and 4096 for one from out of tree (O)",
 		func(e *entry) *int64 { return e.Taints }),
 	text("version", local, "Version that the module declares",
 		func(e *entry) string { return kmodquery.Escape(e.Version) }),

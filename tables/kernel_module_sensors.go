@@ -44,7 +44,8 @@ var sensorColumns = []columnOf[health]{
 		func(h *health) string { return kmodquery.Printable(h.Hooks) }),
 	number("received", local, "Records taken from the kernel",
 		func(h *health) *int64 { return &h.Received }),
-	number("lost", local, "Records that were lost before the source could read them, such as those for which a buffer had no room, and returns of system calls that the eBPF programs missed",
+	number("lost", local, "Records that were lost before the source could read them, such as those for which a buffer had no room, and returns of system calls that the eBPF programs missed. "+
+		"Counted since the recorder started, or, for pinned hooks of eBPF, since they were attached: a restart keeps their number, a reboot or detach sets it to zero",
 		func(h *health) *int64 { return &h.Lost }),
 	number("decode_errors", local, "Records that could not be decoded and became no events",
 		func(h *health) *int64 { return &h.DecodeErrors }),
