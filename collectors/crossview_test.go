@@ -913,6 +913,29 @@ func TestLoadsAndUnloadsAreNoHiding(t *testing.T) {
 	})
 }
 
+// A recorder that starts finds a module loaded that an earlier one stored. It has not
+// watched since that load, but it has since it saw the module listed.
+func TestAModuleFromBeforeTheStartThatHidesIsNoUnload(t *testing.T) {
+	for _, inTurn := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			k := newKernel("rootkit")
+			w := startWatch(t, k, kmodquery.Event{
+				Source: "ebpf", EventName: kmodquery.EventModuleLoad, Name: "rootkit", LoadID: "1", TimeNanos: time.Now().Add(-time.Hour).UnixNano(),
+			})
+			w.advance()
+			require.Empty(t, w.found(t))
+			k.unload("rootkit") // from every view
+			if inTurn {
+				time.Sleep(2 * time.Second)
+				k.load("rootkit")
+			}
+			w.advance()
+			require.Equal(t, []string{"module_hidden rootkit"}, w.found(t))
+			require.NoError(t, w.Close())
+		})
+	}
+}
+
 // A module gives itself other names, and its folder in sysfs keeps the first one.
 func TestRenamedModulesAreReportedAsSuch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -83,7 +83,7 @@ func (c *Check) compareShown(m kmodquery.Module) (d difference, differs bool) {
 	case m.IsHidden():
 		return difference{event: kmodquery.EventModuleHidden, module: m, reason: hiddenReason(&m, known.isLoaded())}, !known.isReported()
 	case known.isLoaded() && (known.isCertain() || c.complete == ""):
-		c.State.confirm(m.Name)
+		c.State.confirm(m.Name, c.began)
 		return difference{}, false
 	case m.State == "Loading": // its init may still fail
 		return difference{}, false
@@ -159,7 +159,7 @@ func (c *Check) compareLoaded(shown map[string]bool) []difference {
 			continue
 		}
 		m := kmodquery.Module{Name: name, LoadID: known.module.LoadID, Path: known.module.Path, Views: known.module.Views}
-		if len(sources) > 0 && lost == c.lost && wasWatched(since, known.loaded, momentOf(&now)) {
+		if len(sources) > 0 && lost == c.lost && known.wasWatched(since, momentOf(&now)) {
 			found = append(found, difference{event: kmodquery.EventModuleHidden, module: m, reason: hiddenReason(&m, true)})
 		} else {
 			found = append(found, difference{event: kmodquery.EventModuleFree, module: m, reason: "it is no longer in " + c.list()})

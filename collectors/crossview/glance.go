@@ -83,8 +83,8 @@ func (c *Check) glance(ctx context.Context) error {
 	return c.emitAbsent(ctx, absent)
 }
 
-// watched returns the modules that a complete source saw loaded, or loaded and not
-// unloaded, and that were not reported as hidden.
+// watched returns the loaded modules of which a complete source would have seen the
+// unload, and that were not reported as hidden.
 func (c *Check) watched() map[string]entry {
 	_, since := c.Complete()
 	now := c.Stamp()
@@ -93,7 +93,7 @@ func (c *Check) watched() map[string]entry {
 	defer c.mu.Unlock()
 	for name, known := range loaded {
 		_, isPending := c.pending[name]
-		if isPending || known.isReported() || !wasWatched(since, known.loaded, momentOf(&now)) {
+		if isPending || known.isReported() || !known.wasWatched(since, momentOf(&now)) {
 			delete(loaded, name)
 		}
 	}

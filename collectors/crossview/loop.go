@@ -50,6 +50,7 @@ type Check struct {
 	loop progress.Loop
 
 	atStart     map[string]bool // modules that were listed before the sources began to watch; nil if that is unknown
+	began       time.Time       // when the check that runs, or the last one, began
 	checkedAt   time.Time       // when the last complete check began
 	fullAt      time.Time       // when the last complete check of all views began
 	readableAt  time.Time       // fullAt when the next two were determined
@@ -178,7 +179,7 @@ func (c *Check) Sensor() kmodquery.Sensor {
 
 // check compares once and emits what differs.
 func (c *Check) check(ctx context.Context) error {
-	began := time.Now()
+	c.began = time.Now()
 	sources, _ := c.Complete() // before the views are read
 	complete, lost := namesOf(sources), lostBy(sources)
 	c.seen = c.Stamp()
@@ -211,9 +212,9 @@ func (c *Check) check(ctx context.Context) error {
 		c.emit(f)
 	}
 	c.taint |= taint
-	c.checkedAt = began
+	c.checkedAt = c.began
 	if isFull {
-		c.fullAt = began
+		c.fullAt = c.began
 		c.State.dropUncertain(namesIn(shown), momentOf(&before))
 	}
 	c.complete, c.lost, c.places = complete, lost, placesOf(shown)

@@ -64,6 +64,7 @@ type entry struct {
 	certain     moment    // when it was last loaded according to a source that would see it unloaded
 	describedAt moment    // of the event that module's LoadID, Path, FirstSeen and Loaded come from
 	describedBy authority // of that event
+	shown       time.Time // views that were read after it showed the module
 	isRenamed   bool      // the last module that was loaded under this name has another one since
 }
 
@@ -85,6 +86,12 @@ func (e *entry) isCertain() bool { return e.certain.isAfter(e.unloaded) }
 // isReported reports whether the module was reported as hidden, or under another name,
 // since it was loaded.
 func (e *entry) isReported() bool { return e.isRenamed || e.hidden.isAfter(e.loaded) }
+
+// wasWatched reports whether a source that began to watch at since would have seen the
+// module unloaded: it watched when the module was loaded, or when views showed it.
+func (e *entry) wasWatched(since Start, now moment) bool {
+	return !since.At.IsZero() && e.shown.After(since.At) || wasWatched(since, e.loaded, now)
+}
 
 // NewState returns the state of a boot without modules; "" accepts the events of
 // any boot.
@@ -280,7 +287,7 @@ func (s *State) forgetUnloaded() {
 func (s *State) Loaded(since Start, now *kmodquery.Event) []kmodquery.Module {
 	var modules []kmodquery.Module
 	for _, known := range s.certain() {
-		if !wasWatched(since, known.loaded, momentOf(now)) {
+		if !known.wasWatched(since, momentOf(now)) {
 			known.module.Views = nil
 		}
 		modules = append(modules, known.module)
@@ -319,12 +326,12 @@ func (s *State) certain() map[string]entry {
 	return list
 }
 
-// confirm makes a loaded module certain, because views show it.
-func (s *State) confirm(name string) {
+// confirm makes a loaded module certain, because views that were read after a time show it.
+func (s *State) confirm(name string, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if known := s.entries[name]; known != nil {
-		known.certain = known.loaded
+		known.certain, known.shown = known.loaded, at
 	}
 }
 
