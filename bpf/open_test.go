@@ -26,8 +26,8 @@ func openHere(t *testing.T, path string) *Programs {
 	return p
 }
 
-// BenchmarkOpen attaches the programs. On a kernel whose BTF rules out some of them they
-// are loaded one by one.
+// BenchmarkOpen attaches the programs. If a kernel's BTF rules out some of them, all are
+// loaded one by one.
 func BenchmarkOpen(b *testing.B) {
 	if os.Geteuid() != 0 {
 		b.Skip("only root may attach BPF programs")

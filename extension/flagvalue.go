@@ -40,7 +40,7 @@ func (v *timeValue) Set(text string) error {
 	return nil
 }
 
-// A numberValue is the value of a flag that takes a whole number, likewise.
+// A numberValue is the value of a flag that takes a whole number within bounds.
 type numberValue struct {
 	to          *int64
 	least, most int64

@@ -193,7 +193,7 @@ func requireFile(t *testing.T, path, want string) {
 	require.Equal(t, want, string(got), "%s differs; if that is intended, run make golden", path)
 }
 
-// folded returns a key whose text is folded.
+// folded returns a key of YAML with its text over several lines.
 func folded(key, text string) string {
 	var b strings.Builder
 	b.WriteString("  " + key + ": >-")

@@ -22,8 +22,8 @@ type reader struct {
 	denials   *denials
 	want      func(imageJob) // requests an image; called with the attempts' mutex locked
 	readUntil time.Time      // every record made before was read
-	// unbegun has the load_ids, by thread, of loads that went live and whose call began
-	// before the hooks were attached. The record of its return has no other link to them.
+	// unbegun is for loads whose call began before the hooks were attached. By thread, it has
+	// the load_id that their module_load got: the record of the return has no other link.
 	unbegun map[uint32]string
 }
 
