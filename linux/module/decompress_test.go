@@ -366,7 +366,7 @@ func TestReadLargeCompressedModules(t *testing.T) {
 	}
 }
 
-// What is not kept is decompressed again.
+// A part of the image that is not in memory any more is decompressed again.
 func TestUnpackedReadsAnyPart(t *testing.T) {
 	image := bigModule(t, 3*maxKept, false)
 	for i := range image {

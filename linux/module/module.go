@@ -121,7 +121,7 @@ func (m *Image) read(src *source, size int64) {
 		defer image.free()
 		m.ImageSHA256 = hex.EncodeToString(image.sum.Sum(nil))
 		m.readImage(io.NewSectionReader(image, 0, image.size))
-		src.check() // likewise
+		src.check() // the context may have ended while parts were decompressed again
 	}
 }
 

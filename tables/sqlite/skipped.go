@@ -109,9 +109,9 @@ func (s *Store) countSkipped(ctx context.Context, eids string, args ...any) (map
 	return counted, nil
 }
 
-// addSkipped adds numbers of events to those of the cursors, and stores them for readers and
-// for the next recorder: nobody may ask for the cursors before that. What it cannot store
-// is stored when the cursor moves. The caller holds the store's lock.
+// addSkipped adds numbers of events to those of the cursors. It stores the sums at once,
+// because a reader or the next recorder may need them before a cursor moves. A sum that
+// cannot be stored now is stored when its cursor moves. The caller holds the store's lock.
 func (s *Store) addSkipped(ctx context.Context, counted map[string]int64) {
 	s.cursors.skipped.add(counted)
 	for name := range counted {

@@ -230,8 +230,8 @@ func TestGuestReportsTracingThatIsSwitchedOff(t *testing.T) {
 		latest(t) // makes the source check
 		return slices.EqualFunc(healthy, query(t, sensor), maps.Equal)
 	}, 2*time.Minute, time.Second)
-	// The extension's views may have seen a load whose unload its hooks missed. They
-	// report it only after several looks, which may be in the next test.
+	// The extension's hooks may have missed the last unload. Its views report that only
+	// after several looks, and the next test must not get the event.
 	require.Eventually(t, func() bool {
 		return len(query(t, "SELECT name FROM kernel_module_inventory WHERE name = 'dummy'")) == 0
 	}, time.Minute, time.Second)
