@@ -56,7 +56,8 @@ func TestPeakMemoryOfABomb(t *testing.T) {
 			_, err = fmt.Sscanf(string(output[bytes.Index(output, []byte("peak")):]), "peak %d MiB", &mib)
 			require.NoError(t, err, string(output))
 			t.Logf("%d bytes take %d MiB", len(compressed), mib)
-			require.Less(t, mib, (maxDictionary+maxKept)>>20+24)
+			// What one reading took may not be collected yet when the next one begins.
+			require.Less(t, mib, 2*(maxDictionary+maxKept)>>20+24)
 		})
 	}
 }
