@@ -40,7 +40,9 @@ func newOsquery(workDir, extension string) *osquery {
 			Dir:      dir,
 			Socket:   filepath.Join(dir, "osquery.em"),
 			Interval: time.Second,
-			Platform: "linux",
+			// An emulator may take longer than osqueryd waits to release hooks.
+			StopTimeout: waitForTables,
+			Platform:    "linux",
 		},
 		extension: extension,
 		stateDir:  filepath.Join(workDir, "state"),
