@@ -392,7 +392,10 @@ func (s *Store) readCursors(ctx context.Context, db *sql.DB) (map[string]*cursor
 		}
 		states[name] = state
 	}
-	return states, rows.Err()
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read the cursors: %w", err)
+	}
+	return states, nil
 }
 
 // parseCursor returns the state of a cursor, or false if it does not match its checksum.

@@ -484,6 +484,35 @@ func TestEventsThatExpireWhileNobodyAsksStayCounted(t *testing.T) {
 	require.EqualValues(t, 20, skippedIn(t, reader))
 }
 
+// A disk may fail to read a part of the cursors once.
+func TestCursorsThatWereReadInPartAreReadAgain(t *testing.T) {
+	clock := newCursorClock()
+	o := clock.options()
+	o.MaxEvents = 10
+	dir := t.TempDir()
+	s := openIn(t, dir, o)
+	ask(t, s, "loads")
+	ask(t, s, "other")
+	require.NoError(t, s.Close())
+	s = openIn(t, dir, o)
+	exec := func(sql string) {
+		t.Helper()
+		_, err := s.writer.ExecContext(t.Context(), sql)
+		require.NoError(t, err)
+	}
+	exec("ALTER TABLE cursors RENAME TO kept")
+	exec("CREATE VIEW cursors AS SELECT * FROM kept WHERE name = 'loads' UNION ALL SELECT 'failing', '', abs(-9223372036854775808)")
+	clock.store(t, s, 20)
+	require.ErrorContains(t, s.Expire(t.Context()), "integer overflow")
+	status, err := s.Status(t.Context())
+	require.ErrorContains(t, err, "integer overflow")
+	require.Zero(t, status.Skipped)
+	exec("DROP VIEW cursors")
+	exec("ALTER TABLE kept RENAME TO cursors")
+	require.NoError(t, s.Expire(t.Context()))
+	require.EqualValues(t, 20, skippedIn(t, s)) // ten for each cursor
+}
+
 // Another version may count other events.
 func TestEventsThatExpireAreCountedByTheConditionsOfTheLastQuery(t *testing.T) {
 	clock := newCursorClock()
