@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/Masterminds/squirrel"
+
 	"github.com/kmodquery/kmodquery"
 )
 
@@ -372,7 +374,7 @@ func (s *Store) loadCursors(ctx context.Context) error {
 
 // readCursors reads all cursors. One that does not match its checksum is left out: its
 // name is a new one.
-func (s *Store) readCursors(ctx context.Context, db *sql.DB) (map[string]*cursorState, error) {
+func (s *Store) readCursors(ctx context.Context, db squirrel.QueryerContext) (map[string]*cursorState, error) {
 	rows, err := db.QueryContext(ctx, "SELECT name, state, sum FROM cursors")
 	if err != nil {
 		return nil, fmt.Errorf("read the cursors: %w", err)
@@ -405,18 +407,24 @@ func parseCursor(name, text string, sum int64) (state *cursorState, ok bool) {
 }
 
 func (s *Store) storeCursor(ctx context.Context, name string, state *cursorState) error {
-	state.Asked = s.options.Now().Unix()
-	state.Skipped = s.cursors.skipped.of(name)
-	text, err := json.Marshal(state)
-	if err != nil {
+	return s.writeCursors(ctx, func(tx *sql.Tx) error {
+		state.Asked = s.options.Now().Unix()
+		state.Skipped = s.cursors.skipped.of(name) // within the transaction no event expires
+		text, err := json.Marshal(state)
+		if err != nil {
+			return err
+		}
+		const query = "REPLACE INTO cursors (name, state, sum) VALUES (?, ?, ?)"
+		_, err = tx.ExecContext(ctx, query, name, string(text), cursorChecksum(name, string(text)))
 		return err
-	}
-	const query = "REPLACE INTO cursors (name, state, sum) VALUES (?, ?, ?)"
-	return s.writeCursors(ctx, query, name, string(text), cursorChecksum(name, string(text)))
+	})
 }
 
 func (s *Store) deleteCursor(ctx context.Context, name string) error {
-	err := s.writeCursors(ctx, "DELETE FROM cursors WHERE name = ?", name)
+	err := s.writeCursors(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "DELETE FROM cursors WHERE name = ?", name)
+		return err
+	})
 	if err == nil {
 		delete(s.cursors.states, name)
 		s.cursors.skipped.forget(name)
@@ -424,15 +432,22 @@ func (s *Store) deleteCursor(ctx context.Context, name string) error {
 	return err
 }
 
-// writeCursors changes the cursors, unless another process may record: Append takes the lock
-// again, and may not be waited for.
-func (s *Store) writeCursors(ctx context.Context, query string, args ...any) error {
+// writeCursors changes the cursors in a transaction, unless another process may record:
+// Append takes the lock again, and may not be waited for.
+func (s *Store) writeCursors(ctx context.Context, change func(*sql.Tx) error) error {
 	if !s.IsRecorder() {
 		return errors.New("another process may record")
 	}
 	return s.use(ctx, func(db *database) error {
-		_, err := db.writer.ExecContext(ctx, query, args...)
-		return err
+		tx, err := db.writer.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback()
+		if err := change(tx); err != nil {
+			return err
+		}
+		return tx.Commit()
 	})
 }
 

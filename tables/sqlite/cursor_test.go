@@ -513,6 +513,52 @@ func TestCursorsThatWereReadInPartAreReadAgain(t *testing.T) {
 	require.EqualValues(t, 20, skippedIn(t, s)) // ten for each cursor
 }
 
+func TestEventsExpireTogetherWithTheirCount(t *testing.T) {
+	clock := newCursorClock()
+	o := clock.options()
+	o.MaxEvents = 10
+	dir := t.TempDir()
+	s := openIn(t, dir, o)
+	ask(t, s, "loads")
+	clock.store(t, s, 20)
+	exec := func(sql string) {
+		t.Helper()
+		_, err := s.writer.ExecContext(t.Context(), sql)
+		require.NoError(t, err)
+	}
+	exec("CREATE TRIGGER failing BEFORE UPDATE ON cursors BEGIN SELECT raise(ABORT, 'not now'); END")
+	require.ErrorContains(t, s.Expire(t.Context()), "not now")
+	require.Len(t, read(t, s, kmodquery.Filter{}), 20)
+	require.Zero(t, skippedIn(t, s))
+	exec("DROP TRIGGER failing")
+	require.NoError(t, s.Expire(t.Context()))
+	require.EqualValues(t, 10, skippedIn(t, s))
+	require.NoError(t, s.Close())
+	require.EqualValues(t, 10, skippedIn(t, openIn(t, dir, o)))
+}
+
+// Events expire while a cursor waits to be stored.
+func TestACursorIsStoredWithWhatExpiredMeanwhile(t *testing.T) {
+	clock := newCursorClock()
+	o := clock.options()
+	o.MaxEvents = 10
+	dir := t.TempDir()
+	s := openIn(t, dir, o)
+	ask(t, s, "loads")
+	clock.store(t, s, 20)
+	busy, err := s.writer.Conn(t.Context())
+	require.NoError(t, err)
+	stored := make(chan error)
+	state := *s.cursors.states["loads"]
+	go func() { stored <- s.storeCursor(t.Context(), "loads", &state) }()
+	require.Eventually(t, func() bool { return s.writer.Stats().WaitCount > 0 }, time.Minute, time.Millisecond)
+	s.cursors.skipped.add(map[string]int64{"loads": 10}, 1)
+	require.NoError(t, busy.Close())
+	require.NoError(t, <-stored)
+	require.NoError(t, s.Close())
+	require.EqualValues(t, 10, skippedIn(t, openIn(t, dir, o)))
+}
+
 // Another version may count other events.
 func TestEventsThatExpireAreCountedByTheConditionsOfTheLastQuery(t *testing.T) {
 	clock := newCursorClock()
