@@ -49,7 +49,15 @@ var (
 // and moves it.
 func ask(t *testing.T, s *Store, name string) (first, last int64) {
 	t.Helper()
-	c, err := s.Cursor(t.Context(), name, loads)
+	return askAs(t, s, "", name)
+}
+
+// askAs does what a table of an osquery does.
+func askAs(t *testing.T, s *Store, asker, name string) (first, last int64) {
+	t.Helper()
+	query := loads
+	query.Asker = asker
+	c, err := s.Cursor(t.Context(), name, query)
 	require.NoError(t, err)
 	fresh, to := 0, c.Last
 	err = s.EventsBetween(t.Context(), c.After, c.Last, kmodquery.Filter{Conditions: loadConditions}, func(e *kmodquery.Event) error {
@@ -253,6 +261,73 @@ func TestAnotherOsqueryDoesNotCount(t *testing.T) {
 	}
 	requireGiven(t, s, "loads", 0, 0)
 	require.Zero(t, s.cursors.states["loads"].Halvings)
+}
+
+func requireGivenTo(t *testing.T, s *Store, asker string, first, last int64) {
+	t.Helper()
+	from, to := askAs(t, s, asker, "loads")
+	require.Equal(t, []int64{first, last}, []int64{from, to})
+}
+
+// An osqueryi sees what osqueryd is owed, and takes nothing of it.
+func TestALookOfAnotherOsqueryTakesNothing(t *testing.T) {
+	clock := newCursorClock()
+	dir := t.TempDir()
+	s := openIn(t, dir, clock.options())
+	clock.store(t, s, 2)
+	requireGivenTo(t, s, "/osqueryd", 1, 2)
+	clock.store(t, s, 2)
+	for range 6 {
+		clock.pass(5 * time.Minute)
+		requireGivenTo(t, s, "/osqueryi", 1, 4)
+	}
+	s.Registered("/osqueryi")
+	s.Registered("/osqueryd") // it was down
+	requireGivenTo(t, s, "/osqueryd", 1, 4)
+	clock.pass(5 * time.Minute)
+	requireGivenTo(t, s, "/osqueryi", 1, 4)
+	requireGivenTo(t, s, "/osqueryd", 1, 4)
+	clock.pass(5 * time.Minute)
+	requireGivenTo(t, s, "/osqueryd", 3, 4) // five of the minutes before its first request count
+	clock.pass(5 * time.Minute)
+	requireGivenTo(t, s, "/osqueryd", 0, 0)
+	clock.store(t, s, 1)
+	requireGivenTo(t, s, "/osqueryi", 5, 5)
+	require.NoError(t, s.Close())
+	s = openIn(t, dir, clock.options())
+	requireGivenTo(t, s, "/osqueryi", 5, 5)
+	requireGivenTo(t, s, "/osqueryd", 5, 5)
+}
+
+// The deaths of osqueryd count though an osqueryi asked last.
+func TestALookDoesNotHideThatABatchKillsItsAsker(t *testing.T) {
+	clock := newCursorClock()
+	s := openStore(t, clock.options())
+	askAs(t, s, "/osqueryd", "loads")
+	for range maxDeaths {
+		askAs(t, s, "/osqueryd", "loads")
+		askAs(t, s, "/osqueryi", "loads")
+		s.Registered("/osqueryd")
+	}
+	askAs(t, s, "/osqueryd", "loads")
+	require.Equal(t, 1, s.cursors.states["loads"].Halvings)
+}
+
+// A socket may have got another path, or a cursor may have been tried by hand first.
+func TestAnOsqueryTakesOverACursorThatNobodyElseAsksFor(t *testing.T) {
+	clock := newCursorClock()
+	s := openStore(t, clock.options())
+	clock.store(t, s, maxNewRows+2)
+	requireGivenTo(t, s, "/old", 1, maxNewRows)
+	clock.pass(time.Hour)
+	for range int(takeOverTime / askedWithin) {
+		requireGivenTo(t, s, "/new", 1, maxNewRows+2)
+		clock.pass(7 * time.Minute)
+	}
+	requireGivenTo(t, s, "/new", 1, maxNewRows+2)
+	require.Equal(t, "/new", s.cursors.states["loads"].Query.Asker)
+	require.EqualValues(t, maxNewRows+2, s.cursors.states["loads"].Position)
+	requireGivenTo(t, s, "/old", 1, maxNewRows+2)
 }
 
 func TestRegistrationStartsTheHoldingTimeAgain(t *testing.T) {
