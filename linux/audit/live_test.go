@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
-	"github.com/kmodquery/kmodquery/linux/host"
 	"github.com/kmodquery/kmodquery/internal/progress"
+	"github.com/kmodquery/kmodquery/linux/host"
 )
 
 // A fakeKernel is a kernel's audit whose records the test sends.
