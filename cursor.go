@@ -21,6 +21,8 @@ type Cursor struct {
 	// larger than NewBytes is given alone. If NewRows is 0, none may be given.
 	NewRows  int
 	NewBytes int64
+	// IsLook is set if the cursor belongs to another asker. It then stays where it is.
+	IsLook bool
 }
 
 // A CursorQuery is the query that a cursor belongs to, as texts that can be kept and sent.

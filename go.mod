@@ -15,7 +15,6 @@ require (
 	github.com/mattn/go-isatty v0.0.24
 	github.com/mattn/go-runewidth v0.0.31
 	github.com/osquery/osquery-go v0.0.0-20260630173615-eb39ad3443df
-	github.com/peterbourgon/ff/v3 v3.4.0
 	github.com/peterh/liner v1.2.3
 	github.com/rogpeppe/go-internal v1.16.0
 	github.com/stretchr/testify v1.12.1

@@ -111,6 +111,9 @@ func (s *set) deniedCounts() (counts []DeniedCount, err error) {
 	var calls moduleDeniedCalls
 	entries := s.maps[moduleMapDenied].Iterate()
 	for entries.Next(&key, &calls) {
+		if callNames[key.Call] == "" || key.Uid == noUser {
+			continue // no program counts such calls here
+		}
 		counts = append(counts, DeniedCount{DeniedCalls{s.name.id, key}, time.Duration(calls.SinceNs), calls.Count})
 	}
 	if err := entries.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {

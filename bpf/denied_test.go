@@ -53,7 +53,7 @@ func other(set uint64, call moduleSystemCall) DeniedCalls {
 
 func TestDeniedCounts(t *testing.T) {
 	p := newCounting(t, 7)
-	kind, loads := DeniedCalls{7, moduleDeniedKey{Uid: 1, ExeInode: 2}}, other(7, moduleSystemCallCALL_INIT_MODULE)
+	kind, loads := DeniedCalls{7, moduleDeniedKey{Call: moduleSystemCallCALL_INIT_MODULE, Uid: 1, ExeInode: 2}}, other(7, moduleSystemCallCALL_INIT_MODULE)
 	requireCounts := func(want ...DeniedCount) {
 		t.Helper()
 		counts, err := p.DeniedCounts()
@@ -79,6 +79,17 @@ func TestDeniedCounts(t *testing.T) {
 	require.EqualValues(t, 1, p.settings.Epoch, "the next process goes on with it")
 }
 
+// Root may write to the pinned map what no program does.
+func TestForgedDeniedCallsAreLeftOut(t *testing.T) {
+	p := newCounting(t, 7)
+	for _, key := range []moduleDeniedKey{{Uid: 1}, {Call: 99, Uid: 1}, {Call: moduleSystemCallCALL_INIT_MODULE, Uid: noUser, Euid: noUser}} {
+		require.NoError(t, p.maps[moduleMapDenied].Put(key, moduleDeniedCalls{Count: 1}))
+	}
+	counts, err := p.DeniedCounts()
+	require.NoError(t, err)
+	require.Empty(t, counts)
+}
+
 func TestDeniedCountAsText(t *testing.T) {
 	want := DeniedCount{DeniedCalls{1, moduleDeniedKey{ExeInode: 2, ExeDevice: 3, Call: 1, Uid: 5, Euid: 6}}, 7, 8}
 	got, err := ParseDeniedCount(want.String())
@@ -99,7 +110,7 @@ func TestAnOlderSetStaysUntilItsDeniedCallsAreAcked(t *testing.T) {
 	older.name.layout = layout
 	require.NoError(t, older.pin(pins))
 	p.pins = pins
-	kind, loads := DeniedCalls{1, moduleDeniedKey{Uid: 1}}, other(1, moduleSystemCallCALL_INIT_MODULE)
+	kind, loads := DeniedCalls{1, moduleDeniedKey{Call: moduleSystemCallCALL_INIT_MODULE, Uid: 1}}, other(1, moduleSystemCallCALL_INIT_MODULE)
 	older.deny(t, kind, 100, 5)
 	older.deny(t, loads, 0, 3)
 	require.NoError(t, p.openOlder([]setName{older.name}))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -13,7 +14,6 @@ import (
 	"time"
 
 	osquery "github.com/osquery/osquery-go"
-	"github.com/peterbourgon/ff/v3"
 
 	"github.com/kmodquery/kmodquery/extension/shell"
 	"github.com/kmodquery/kmodquery/tables"
@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	envPrefix         = "KMODQUERY"
+	envPrefix         = "KMODQUERY_"
 	defaultConfigFile = "/etc/kmodquery/kmodquery.conf"
 	defaultPinDir     = "/sys/fs/bpf/kmodquery"
 	noPinDir          = "none"
@@ -57,9 +57,9 @@ type config struct {
 
 	format shell.Format
 
-	// mistake is what is wrong in the configuration file. An extension that osquery starts
-	// then serves its tables and records nothing, and so does the command record where
-	// the service manager restarts it always; every other command fails.
+	// mistake is what is wrong in the environment or the configuration file. An extension that
+	// osquery starts then serves its tables and records nothing, and so does the command
+	// record where the service manager restarts it always; every other command fails.
 	mistake error
 
 	notifier *notifier // of record; nil otherwise
@@ -120,19 +120,11 @@ func parse(p *platform, args []string) (*config, error) {
 		return c, nil
 	}
 	flags := c.flagSet()
-	err := ff.Parse(flags, args,
-		ff.WithEnvVarPrefix(envPrefix),
-		// ff does not check who can write the file, and its parser accepts mistakes. So it
-		// gets an empty file, and parseConfigFile reads the configuration file.
-		ff.WithConfigFile(os.DevNull),
-		ff.WithConfigFileParser(func(_ io.Reader, set func(name, value string) error) error {
-			c.mistake = parseConfigFile(c.configFile, flags, set)
-			return nil
-		}),
-	)
-	if err != nil {
+	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}
+	mistake := parseEnvironment(flags) // it may name the file
+	c.mistake = cmp.Or(mistake, parseConfigFile(c.configFile, flags))
 	if c.pinDir == noPinDir {
 		c.pinDir = ""
 	}
@@ -158,6 +150,30 @@ func parse(p *platform, args []string) (*config, error) {
 		return nil, errors.New("query takes one SQL text: put it in quotes")
 	}
 	return c, nil
+}
+
+// parseEnvironment sets each flag that is not set and has a valid environment variable. It
+// returns the first mistake. An empty variable counts as unset.
+func parseEnvironment(flags *flag.FlagSet) (mistake error) {
+	isSet := setFlags(flags)
+	flags.VisitAll(func(f *flag.Flag) {
+		name := envPrefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		value := os.Getenv(name)
+		if value == "" || isSet[f.Name] {
+			return
+		}
+		if err := flags.Set(f.Name, value); err != nil && mistake == nil {
+			mistake = fmt.Errorf("environment variable %s=%s: %w", name, value, err)
+		}
+	})
+	return mistake
+}
+
+// setFlags returns the names of the flags that are set.
+func setFlags(flags *flag.FlagSet) map[string]bool {
+	isSet := map[string]bool{}
+	flags.Visit(func(f *flag.Flag) { isSet[f.Name] = true })
+	return isSet
 }
 
 // osqueryTimeout is how long osquery may take to create its socket, and for each answer.

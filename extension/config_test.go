@@ -75,7 +75,7 @@ func TestParse(t *testing.T) {
 }
 
 func TestParseRefuses(t *testing.T) {
-	const invalid = "error parsing commandline arguments: invalid value "
+	const invalid = "invalid value "
 	long := "/" + strings.Repeat("s", osquery.MaxSocketPathCharacters)
 	tests := []struct {
 		args []string
@@ -84,7 +84,7 @@ func TestParseRefuses(t *testing.T) {
 		{nil, "--socket is missing: osquery passes it when it starts an extension; to query without osquery, run: kmodquery.ext query"},
 		{[]string{"serve"}, `unknown command "serve"`},
 		{[]string{"--verbose", "query"}, "put the command query before the flags"},
-		{[]string{"--colour"}, "error parsing commandline arguments: flag provided but not defined: -colour"},
+		{[]string{"--colour"}, "flag provided but not defined: -colour"},
 		{[]string{"--socket", long}, "--socket has 98 characters; osquery's sockets have at most 97"},
 		{[]string{"--socket", "s", "--timeout", "0"}, invalid + `"0" for flag -timeout: write a number of 1 or more`},
 		{[]string{"--socket", "s", "--interval", "-1"}, invalid + `"-1" for flag -interval: write a number of 1 or more`},
@@ -177,6 +177,27 @@ func TestConfigurationFileMistakes(t *testing.T) {
 	t.Setenv("KMODQUERY_CONFIG", missing)
 	_, err = parse(hostPlatform(), []string{"query"})
 	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// osquery would restart an extension that ends for a variable, as for a line of the file.
+func TestEnvironmentMistakesAreHandledAsThoseOfTheFile(t *testing.T) {
+	const want = "environment variable KMODQUERY_POLL=1ms: write a time of 1s or more"
+	t.Setenv("KMODQUERY_POLL", "1ms")
+	t.Setenv("KMODQUERY_QUERY_TIMEOUT", "2s")
+	file := configFile(t, "pol 1s\npoll 3s\nquery-timeout 9s\n")
+	c, err := parse(hostPlatform(), []string{"--socket", "s", "--config", file})
+	require.NoError(t, err)
+	require.EqualError(t, c.mistake, want)
+	require.Equal(t, 2*time.Second, c.queryTimeout)
+	for _, command := range []string{"query", "detach", "record"} {
+		_, err = parse(hostPlatform(), []string{command, "--config", file})
+		require.EqualError(t, err, want)
+	}
+	_, err = parse(aMac(t.TempDir()), []string{"record", "--config", file})
+	require.NoError(t, err, "launchd restarts the service always")
+	c, err = parse(hostPlatform(), []string{"query", "--poll", "5s"})
+	require.NoError(t, err, "the flag overrides the variable")
+	require.Equal(t, 5*time.Second, c.poll)
 }
 
 func TestUsageExplainsEveryFlag(t *testing.T) {

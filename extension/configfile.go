@@ -19,13 +19,14 @@ import (
 // maxConfigFile bounds a configuration file, in bytes.
 const maxConfigFile = 64 << 10
 
-// parseConfigFile calls set with each valid setting of the configuration file. It returns
-// the first mistake, with the file, the line and what to write there.
-func parseConfigFile(path string, flags *flag.FlagSet, set func(name, value string) error) (mistake error) {
+// parseConfigFile sets each flag that is not set and has a valid line in the configuration
+// file. It returns the first mistake, with the file, the line and what to write there.
+func parseConfigFile(path string, flags *flag.FlagSet) (mistake error) {
 	content, err := readConfigFile(path)
 	if err != nil {
 		return fmt.Errorf("read configuration: %w", err)
 	}
+	isSet := setFlags(flags)
 	lines := map[string]int{} // by setting
 	for i, line := range strings.Split(string(content), "\n") {
 		line = strings.TrimSpace(line)
@@ -38,9 +39,9 @@ func parseConfigFile(path string, flags *flag.FlagSet, set func(name, value stri
 			name = "" // lines without a setting are not counted
 		case first != 0:
 			err = fmt.Errorf("%s is set in line %d already; remove one of the two", name, first)
-		default:
-			if failure := set(name, value); failure != nil {
-				err = fmt.Errorf("%s %s: %w", name, value, cmp.Or(errors.Unwrap(failure), failure))
+		case !isSet[name]:
+			if failure := flags.Set(name, value); failure != nil {
+				err = fmt.Errorf("%s %s: %w", name, value, failure)
 			}
 		}
 		if err != nil && mistake == nil {

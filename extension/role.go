@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/kmodquery/kmodquery/tables/sqlite"
@@ -13,20 +14,20 @@ import (
 
 // inTurn opens the event store and runs f, in the recorder, or in a reader while another
 // process records. When that process ends, inTurn ends the context of f, opens the store
-// as the recorder and runs f again. It returns when f returns for another reason.
+// as the recorder and runs f again. It does so too, as a reader, if another process has
+// become the recorder. It returns when f returns for another reason.
 func inTurn(ctx context.Context, c *config, report *log.Logger, f func(context.Context, *app) error) error {
 	for ctx.Err() == nil {
 		again, err := inRole(ctx, c, report, f)
 		if err != nil || !again {
 			return err
 		}
-		report.Print("the process that recorded has ended; taking over")
 	}
 	return nil
 }
 
 // inRole runs f once. It reports whether f must run again because the recorder has
-// ended.
+// ended or is another process.
 func inRole(ctx context.Context, c *config, report *log.Logger, f func(context.Context, *app) error) (again bool, err error) {
 	var a *app
 	err = c.notifier.during(func() (err error) {
@@ -39,17 +40,48 @@ func inRole(ctx context.Context, c *config, report *log.Logger, f func(context.C
 	case err != nil:
 		return false, err
 	}
-	defer func() { err = errors.Join(err, a.Close()) }()
 	role, end := context.WithCancel(ctx)
-	defer end()
-	if a.recorder == nil {
-		go func() {
-			defer end()
+	var change string // what ended the role
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		defer end()
+		if a.recorder == nil {
 			awaitUnrecorded(role, c, report)
-		}()
-	}
+			change = "the process that recorded has ended; taking over"
+		} else if awaitSuperseded(role, c, a.store) {
+			change = "another process records into the event store since the lock was removed; this one reads it"
+		}
+	})
 	err = f(role, a)
-	return role.Err() != nil && ctx.Err() == nil, err
+	again = role.Err() != nil && ctx.Err() == nil
+	end()
+	watching.Wait()
+	closing := a.Close()
+	if again {
+		report.Print(change)
+	}
+	if again && a.recorder != nil && closing != nil {
+		report.Print(closing) // what could not be stored does not keep the process from reading
+		closing = nil
+	}
+	return again, errors.Join(err, closing)
+}
+
+// awaitSuperseded returns true once another process records into the store that this one
+// recorded into, and does so for some time: a query that records ends soon. It returns false
+// when ctx ends.
+func awaitSuperseded(ctx context.Context, c *config, store *sqlite.Store) bool {
+	for checks := 0; checks < absences; {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(min(time.Duration(c.interval)*time.Second, folderInterval)):
+		}
+		if checks++; !store.IsSuperseded() {
+			checks = 0
+		}
+	}
+	return true
 }
 
 // absences is how many checks in a row must find no state folder until no process is taken

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
@@ -49,4 +50,32 @@ func TestAReaderTakesOverWhereNoProcessCreatesTheFolderAgain(t *testing.T) {
 	require.NoError(t, err)
 	defer store.Close()
 	require.True(t, store.IsRecorder())
+}
+
+// A process that starts before the recorder notices that its folder was removed records, too.
+func TestARecorderReadsWhereAnotherProcessRecordsMeanwhile(t *testing.T) {
+	m := manage(t, filepath.Join(t.TempDir(), "notify"), 0)
+	first, next := newSlowSource(), newSlowSource()
+	close(next.release)
+	c := slowSettings(t, startHost(t), first)
+	sources := []*slowSource{first, next}
+	c.platform.openSource = func(string, *config, *sqlite.Store) collectors.Source {
+		defer func() { sources = sources[1:] }()
+		return sources[0]
+	}
+	report, lines := reporting()
+	stop, ended := inBackground(t, func(ctx context.Context) error { return record(ctx, c, report) })
+	awaitClosed(t, first.began)
+	require.NoError(t, os.RemoveAll(c.stateDir))
+	other, err := sqlite.Open(t.Context(), c.stateDir, sqlite.Options{})
+	require.NoError(t, err)
+	require.True(t, other.IsRecorder())
+	close(first.release) // emits an event that cannot be stored
+	m.until("STATUS=waiting: another process records")
+	require.Contains(t, strings.Join(lines.lines(), "\n"), "store the last 1 events: ")
+	require.Contains(t, strings.Join(lines.lines(), "\n"), "another process records into the event store since the lock was removed; this one reads it")
+	require.NoError(t, other.Close())
+	m.until("STATUS=recording")
+	stop()
+	require.NoError(t, awaitEnd(t, ended))
 }

@@ -9,8 +9,8 @@ import (
 // kernelModuleEvents is the table of stored events.
 var kernelModuleEvents = definition[kmodquery.Event]{
 	name: "kernel_module_events",
-	description: "Events of kernel modules being loaded, unloaded and requested: one row for each event that one source observed. " +
-		"Rows are written once and never change. With reports_load = 1 there is one row for each attempt to load a module, refused ones too",
+	description: "Loads, unloads and requests of kernel modules. A row is one event that one source observed. " +
+		"Rows never change. WHERE reports_load = 1 selects one row for each attempt to load a module, also for a refused one",
 	examples: []string{
 		"SELECT datetime(time, 'unixepoch'), name, coalesce(nullif(path, ''), origin), process_path, cmdline, uid, auid, container_id FROM kernel_module_events " +
 			"WHERE reports_load = 1 AND time > strftime('%s', 'now') - 3600",

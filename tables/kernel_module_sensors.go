@@ -100,13 +100,15 @@ var sensorColumns = []columnOf[health]{
 var sizeColumns = []string{"store_rows", "store_bytes", "expired_unread"}
 
 func generateSensors(ctx context.Context, c Config, q query) ([]map[string]string, error) {
-	status, err := c.Store.Status(ctx)
+	storeCtx, cancelStore := SyncContext(ctx)
+	defer cancelStore()
+	status, err := c.Store.Status(storeCtx)
 	if err != nil {
 		// The table answers without the store, because it reports the store's defects.
 		status.Trouble = err.Error()
 	}
-	recorderCtx, cancel := SyncContext(ctx)
-	defer cancel()
+	recorderCtx, cancelRecorder := SyncContext(ctx)
+	defer cancelRecorder()
 	columns := used(q, sensorColumns)
 	if err != nil {
 		columns = slices.DeleteFunc(columns, func(c columnOf[health]) bool { return slices.Contains(sizeColumns, c.Name) })

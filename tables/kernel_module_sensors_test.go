@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/osquery/osquery-go"
+	gen "github.com/osquery/osquery-go/gen/osquery"
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
@@ -75,4 +79,42 @@ func TestSensorsDoNotGuessTheSizesOfAStoreThatCannotBeRead(t *testing.T) {
 	c.Recorder = &recorder{sensors: []kmodquery.Sensor{{Source: "ebpf"}}}
 	rows := rowsOf(t, c, "kernel_module_sensors", contextJSON(t, []string{"store_errors", "store_rows", "store_bytes", "oldest_time", "expired_unread"}))
 	require.Equal(t, []map[string]string{{"rowid": "1", "store_errors": "3"}}, rows)
+}
+
+// hangingStore is a store whose disk does not answer.
+type hangingStore struct {
+	Store
+	release chan struct{}
+}
+
+func (s hangingStore) Status(ctx context.Context) (kmodquery.StoreStatus, error) {
+	<-ctx.Done()
+	return kmodquery.StoreStatus{Role: kmodquery.RoleRecorder}, errors.New("it does not answer")
+}
+
+func (s hangingStore) Events(context.Context, kmodquery.Filter, func(*kmodquery.Event) error) error {
+	<-s.release
+	return errors.New("it was released")
+}
+
+func TestSensorsAnswerWhileTheStoreHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := Config{Store: hangingStore{release: make(chan struct{})}, Recorder: &recorder{err: kmodquery.ErrNotStored, sensors: []kmodquery.Sensor{{Source: "ebpf", State: "active"}}}}
+		plugins := map[string]osquery.OsqueryPlugin{}
+		for _, plugin := range Plugins(c) {
+			plugins[plugin.Name()] = plugin
+		}
+		generate := func(table, used string) gen.ExtensionResponse {
+			return plugins[table].Call(t.Context(), gen.ExtensionPluginRequest{"action": "generate", "context": used})
+		}
+		for range concurrency {
+			go generate("kernel_module_events", "{}")
+		}
+		synctest.Wait()
+		start := time.Now()
+		response := generate("kernel_module_sensors", contextJSON(t, []string{"state", "role", "store_reason", "store_rows"}))
+		require.Equal(t, gen.ExtensionPluginResponse{{"rowid": "1", "state": "active", "role": "recorder", "store_reason": "it does not answer"}}, response.Response)
+		require.Equal(t, DefaultTimeout/2, time.Since(start))
+		close(c.Store.(hangingStore).release)
+	})
 }

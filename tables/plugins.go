@@ -19,6 +19,7 @@ type Store interface {
 	// last, lowest EID first.
 	EventsBetween(ctx context.Context, after, last int64, f kmodquery.Filter, visit func(*kmodquery.Event) error) error
 	Count(ctx context.Context, f kmodquery.Filter) (int64, error)
+	// Status returns when ctx ends, also if the store hangs.
 	Status(ctx context.Context) (kmodquery.StoreStatus, error)
 }
 
@@ -58,7 +59,8 @@ const (
 	DefaultTimeout    = time.Minute
 )
 
-// concurrency bounds the calls of all tables that run at once.
+// concurrency bounds the calls that run at once: those of kernel_module_sensors, and those
+// of all other tables.
 const concurrency = 4
 
 // A Config configures the tables. Store, Cursors and Recorder must be set. The defaults
@@ -83,11 +85,13 @@ type Config struct {
 // Plugins returns all tables, in the order of the documentation.
 func Plugins(c Config) []osquery.OsqueryPlugin {
 	c.ReplyBytes = cmp.Or(c.ReplyBytes, DefaultReplyBytes)
-	bound := newGuard(cmp.Or(c.Timeout, DefaultTimeout), concurrency)
+	c.Timeout = cmp.Or(c.Timeout, DefaultTimeout)
+	bound := newGuard(c.Timeout, concurrency)
 	return []osquery.OsqueryPlugin{
 		kernelModuleEvents.plugin(c, bound),
 		kernelModuleFindings.plugin(c, bound),
 		kernelModuleInventory.plugin(c, bound),
-		kernelModuleSensors.plugin(c, bound),
+		// Calls that hang in the store do not keep this table from saying so.
+		kernelModuleSensors.plugin(c, newGuard(c.Timeout, concurrency)),
 	}
 }

@@ -76,7 +76,8 @@ func interactive(o Options) bool {
 
 // Query runs the statements of one text on one connection of db and writes
 // their rows to w. It stops at the first failure and returns it. The last
-// statement needs no semicolon.
+// statement needs no semicolon. In JSON, a text without results is an empty array, as in
+// osqueryi.
 func Query(ctx context.Context, db *sql.DB, w io.Writer, f Format, text string) error {
 	conn, err := db.Conn(ctx)
 	if err != nil {
@@ -88,12 +89,27 @@ func Query(ctx context.Context, db *sql.DB, w io.Writer, f Format, text string) 
 	if last, ok := split.cut(); ok {
 		statements = append(statements, last)
 	}
+	out := &outputWriter{Writer: w}
 	for _, statement := range statements {
-		if err := execute(ctx, conn, w, f, statement); err != nil {
+		if err := execute(ctx, conn, out, f, statement); err != nil {
 			return err
 		}
 	}
-	return nil
+	if f == JSON && !out.hasOutput {
+		_, err = io.WriteString(w, "[\n]\n")
+	}
+	return err
+}
+
+// An outputWriter remembers whether anything was written.
+type outputWriter struct {
+	io.Writer
+	hasOutput bool
+}
+
+func (w *outputWriter) Write(p []byte) (int, error) {
+	w.hasOutput = w.hasOutput || len(p) > 0
+	return w.Writer.Write(p)
 }
 
 func execute(ctx context.Context, conn *sql.Conn, w io.Writer, f Format, statement string) error {

@@ -131,6 +131,22 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	require.ErrorIs(t, <-ended, context.Canceled)
 }
 
+func TestQueryInJSONIsAlwaysAnArray(t *testing.T) {
+	for _, text := range []string{"", " ;", "-- nothing", "/* nothing */", "CREATE TEMP VIEW v AS SELECT 7", "SELECT 1 AS a WHERE 0"} {
+		var out strings.Builder
+		require.NoError(t, Query(t.Context(), open(t), &out, JSON, text))
+		require.Equal(t, "[\n]\n", out.String(), text)
+		out.Reset()
+		require.NoError(t, Query(t.Context(), open(t), &out, Line, text))
+		require.Empty(t, out.String(), text)
+	}
+	require.Error(t, Query(t.Context(), open(t), failingWriter{}, JSON, ""))
+}
+
+type failingWriter struct{}
+
+func (failingWriter) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
 func TestQuery(t *testing.T) {
 	db := open(t)
 	var out bytes.Buffer

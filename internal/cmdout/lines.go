@@ -10,8 +10,9 @@ import (
 
 // ReadLine returns the next line without its line feed, and the size of the line in bytes,
 // with it. A line that does not fit into the reader's buffer is cut to the buffer's size.
-// The line is valid until the next read. err is nil only if the line ends in a line feed.
-func ReadLine(r *bufio.Reader) (line []byte, size int, err error) {
+// The line is valid until the next read. err is nil only if the line ends in a line feed. It
+// is that of ctx if ctx ends while the rest of such a line is read.
+func ReadLine(ctx context.Context, r *bufio.Reader) (line []byte, size int, err error) {
 	line, err = r.ReadSlice('\n')
 	size = len(line)
 	if errors.Is(err, bufio.ErrBufferFull) {
@@ -20,6 +21,9 @@ func ReadLine(r *bufio.Reader) (line []byte, size int, err error) {
 			var rest []byte
 			rest, err = r.ReadSlice('\n')
 			size += len(rest)
+			if ctx.Err() != nil && errors.Is(err, bufio.ErrBufferFull) {
+				err = ctx.Err()
+			}
 		}
 		return line, size, err
 	}
@@ -32,7 +36,7 @@ func ReadLine(r *bufio.Reader) (line []byte, size int, err error) {
 func Lines(ctx context.Context, from io.Reader, limit int, to chan<- []byte, skipped func()) (isHalf bool) {
 	lines := bufio.NewReaderSize(from, limit+1)
 	for {
-		line, _, err := ReadLine(lines)
+		line, _, err := ReadLine(ctx, lines)
 		isLong := len(line) > limit
 		if isLong {
 			skipped()

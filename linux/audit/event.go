@@ -39,6 +39,9 @@ var (
 type translator struct {
 	bootID   string
 	bootTime time.Time // the wall clock's time when the boot clock was zero
+	// isLive is set if the records come from the kernel, and so are of this boot. A host
+	// without a clock gives those before the first step of NTP the time of an earlier one.
+	isLive bool
 }
 
 // event converts an event.
@@ -77,11 +80,16 @@ func (t translator) event(from record.Event) kmodquery.Event {
 // boot sets the boot id and the uptime if the event is of this boot.
 func (t translator) boot(e *kmodquery.Event, at time.Time) {
 	uptime := at.Sub(t.bootTime)
-	if uptime < -host.ClockStep {
+	isEarlier := uptime < -host.ClockStep
+	if isEarlier && !t.isLive {
 		e.Missing.Add("boot_id", "uptime")
 		return
 	}
 	e.BootID = t.bootID
+	if isEarlier {
+		e.Missing.Add("uptime")
+		return
+	}
 	e.Uptime = new(int64(max(uptime, 0) / time.Second))
 }
 

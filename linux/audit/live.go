@@ -43,6 +43,7 @@ func (s *Source) listen(ctx context.Context, ready func(), emit func(kmodquery.D
 	if err != nil {
 		return err
 	}
+	intake.translator.isLive = true
 	setup := &setup{kernel: kernel, keepsRecords: isOnAtBoot()}
 	if err := setup.start(); err != nil {
 		return errors.Join(err, setup.stop())

@@ -20,6 +20,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/internal/progress"
+	"github.com/kmodquery/kmodquery/linux/host"
 )
 
 // A fakeKernel is a kernel's audit whose records the test sends.
@@ -225,6 +226,22 @@ func TestListenerEmitsTheKernelsCalls(t *testing.T) {
 		require.EqualValues(t, 2, r.Sensor().EnrichErrors)
 		require.Zero(t, r.Sensor().Lost)
 		require.NoError(t, r.Sync(t.Context()))
+	})
+}
+
+// The records came before the first step of NTP, on a host without a clock.
+func TestTheKernelsCallsAreOfThisBootWhateverItsClockSaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := listenTo(t, newFakeKernel(statusOff, 0))
+		r.kernel.send(strings.ReplaceAll(withSerial(insmodLines, 2), "audit(1795529435.180", "audit(35.180"))
+		require.NoError(t, r.Sync(t.Context()))
+		e := <-r.events
+		boot, err := host.BootID()
+		require.NoError(t, err)
+		require.Equal(t, boot, e.BootID)
+		require.Nil(t, e.Uptime)
+		require.Contains(t, e.Missing, "uptime")
+		require.NotContains(t, e.Missing, "boot_id")
 	})
 }
 

@@ -183,10 +183,25 @@ func (t *attempts) first(s stage) *attempt {
 // first.
 func (t *attempts) bound() {
 	for len(t.byID) > maxAttempts {
-		a := cmp.Or(t.first(givenUp), t.first(loading), t.first(running), t.first(imaging))
+		a := t.oldest()
 		t.giveUp(a)
 		t.forget(a)
 	}
+}
+
+// oldest returns the oldest attempt, of those that are given up if there are any. An attempt
+// that has just begun is loading, so that stage comes last.
+func (t *attempts) oldest() *attempt {
+	oldest := t.first(givenUp)
+	if oldest != nil {
+		return oldest
+	}
+	for _, s := range [...]stage{running, imaging, loading} {
+		if a := t.first(s); a != nil && (oldest == nil || a.begun.Before(oldest.begun)) {
+			oldest = a
+		}
+	}
+	return oldest
 }
 
 // forget removes an attempt. It does nothing if the attempt was removed before.

@@ -239,6 +239,20 @@ func TestAttemptsAreBounded(t *testing.T) {
 		require.Equal(t, []string{"security_kernel_load_data", "init_module"}, r.names())
 		require.Len(t, r.byID, maxAttempts)
 	})
+	t.Run("the oldest runs its init", func(t *testing.T) {
+		r := newRecorded()
+		for i := range maxAttempts {
+			e := load
+			e.LoadID = fmt.Sprint(i)
+			r.add(e, start)
+		}
+		e := readFile
+		e.LoadID = "new"
+		r.add(e, start)
+		require.Len(t, r.byID, maxAttempts)
+		require.NotNil(t, r.byID[attemptOf("new")])
+		require.Nil(t, r.byID[attemptOf("0")])
+	})
 	t.Run("those that are given up are forgotten first", func(t *testing.T) {
 		r := newRecorded()
 		r.add(loadData, start)

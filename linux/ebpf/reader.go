@@ -22,17 +22,32 @@ type reader struct {
 	denials   *denials
 	want      func(imageJob) // requests an image; called with the attempts' mutex locked
 	readUntil time.Time      // every record made before was read
-	// unbegun is for loads whose call began before the hooks were attached. By thread, it has
-	// the load_id that their module_load got: the record of the return has no other link.
-	unbegun map[uint32]string
+	// unbegun is for loads whose call began before the hooks were attached: the record of
+	// the return has no other link to that of the module_load. By thread.
+	unbegun map[uint32]unbegunLoad
 }
+
+// An unbegunLoad is the module_load of a load whose call began before the hooks were attached.
+type unbegunLoad struct {
+	loadID string
+	caller caller
+}
+
+// A caller is what a thread cannot change during a system call, and what the programs can
+// always read. Other threads of its process may change comm.
+type caller struct {
+	pid, uid uint32
+	comm     string
+}
+
+func callerOf(r bpf.Record) caller { return caller{r.Pid, r.UID, r.Comm} }
 
 // maxUnbegun bounds the loads of reader.unbegun. Beyond it all are forgotten: the events
 // of their returns get load_ids of their own.
 const maxUnbegun = 64
 
 func newReader(t translator, d *denials, attempts *attempts, want func(imageJob)) *reader {
-	return &reader{translate: t, denials: d, attempts: attempts, want: want, unbegun: map[uint32]string{}}
+	return &reader{translate: t, denials: d, attempts: attempts, want: want, unbegun: map[uint32]unbegunLoad{}}
 }
 
 // take adds the next record and emits the events that are complete. size is the
@@ -91,6 +106,7 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 		r.attempts.forget(a)
 		return
 	}
+	delete(r.unbegun, record.Tid) // that call has returned, or its thread has ended
 	r.link(a, &record, &d.Event)
 	r.attempts.add(a, d, now)
 }
@@ -106,7 +122,7 @@ func (r *reader) loadID(a *attempt, record bpf.Record) string {
 // addUnbegun completes an event of a load whose call began before the hooks were attached.
 // Such a load has one event or two, and the first reports it.
 func (r *reader) addUnbegun(a *attempt, record bpf.Record, e *kmodquery.Event) {
-	liveID := r.unbegun[record.Tid]
+	live := r.unbegun[record.Tid]
 	delete(r.unbegun, record.Tid)
 	e.LoadID = r.translate.loadID(attemptID{record.Boot, record.Tid})
 	e.Missing.Remove("load_id")
@@ -115,10 +131,10 @@ func (r *reader) addUnbegun(a *attempt, record bpf.Record, e *kmodquery.Event) {
 		if len(r.unbegun) >= maxUnbegun {
 			clear(r.unbegun)
 		}
-		r.unbegun[record.Tid] = e.LoadID
+		r.unbegun[record.Tid] = unbegunLoad{e.LoadID, callerOf(record)}
 		e.ReportsLoad = new(int64(1))
-	case liveID != "":
-		e.LoadID, e.ReportsLoad = liveID, new(int64(0))
+	case live.loadID != "" && live.caller == callerOf(record):
+		e.LoadID, e.ReportsLoad = live.loadID, new(int64(0))
 	}
 	a.isLive = record.Kind == bpf.ModuleLoad
 	a.isTaken = a.isLive

@@ -398,6 +398,8 @@ func TestLoadThatBeganBeforeTheHooksIsReportedOnce(t *testing.T) {
 		return unbegun(bpf.SystemCall, func(r *bpf.Record) { r.Call = &bpf.Call{Name: call, Result: result} })
 	}
 	returned := func(call string) bpf.Record { return failed(call, 0) }
+	stranger, begun := returned(bpf.InitModule), record(bpf.ReadFile, func(r *bpf.Record) { r.File, r.Tid = &bpf.File{}, 77 })
+	stranger.Comm = "stranger"
 	for _, test := range []struct {
 		name    string
 		records []bpf.Record
@@ -413,6 +415,7 @@ func TestLoadThatBeganBeforeTheHooksIsReportedOnce(t *testing.T) {
 		{"its init failed", []bpf.Record{live, failed(bpf.FinitModule, -22)}, []bool{true, false}, 1},
 		{"one thread loads twice", []bpf.Record{live, returned(bpf.FinitModule), live}, []bool{true, false, true}, 2},
 		{"its return was lost", []bpf.Record{live, live}, []bool{true, true}, 2},
+		{"its return was lost, and another thread got its number", []bpf.Record{live, stranger}, []bool{true, true}, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := newReading(t)
@@ -435,6 +438,8 @@ func TestLoadThatBeganBeforeTheHooksIsReportedOnce(t *testing.T) {
 		})
 	}
 	r := newReading(t)
+	r.take(live, begun)
+	require.Empty(t, r.unbegun, "another call of the thread began, so the first one is over")
 	for i := range 10 * maxUnbegun {
 		live.Tid = uint32(i)
 		r.take(live)

@@ -22,6 +22,7 @@ type File struct {
 	// Offset is that of the first line that was not read.
 	Offset  int64
 	maxLine int
+	half    int64  // bytes after Offset that are known to have no line feed
 	last    []byte // the line before it, by which the file and its copies are recognized
 	lastAt  int64  // the offset of last
 }
@@ -64,14 +65,22 @@ func (f *File) Replace(by *File) {
 }
 
 // ReadLines calls take for each line that it has not read yet, as [Lines] does, with the
-// offset at which the line begins.
+// offset at which the line begins. Of a long line without an end it reads only the beginning
+// again.
 func (f *File) ReadLines(ctx context.Context, isComplete bool, take func(line []byte, at int64)) error {
-	rest := io.NewSectionReader(f, f.Offset, math.MaxInt64-f.Offset)
-	err := Lines(ctx, rest, f.maxLine, isComplete, func(line []byte, size int) {
+	from := func(offset int64) io.Reader { return io.NewSectionReader(f, offset, math.MaxInt64-offset) }
+	rest, skipped := from(f.Offset), int64(0)
+	beginning := int64(f.maxLine + 1)
+	if info, err := f.Stat(); err == nil && f.half > beginning && info.Size() >= f.Offset+f.half {
+		rest, skipped = io.MultiReader(io.LimitReader(rest, beginning), from(f.Offset+f.half)), f.half-beginning
+	}
+	half, err := readLines(ctx, rest, f.maxLine, isComplete, func(line []byte, size int) {
 		f.last, f.lastAt = append(f.last[:0], line...), f.Offset
-		f.Offset += int64(size)
+		f.Offset += int64(size) + skipped
+		skipped = 0
 		take(line, f.lastAt)
 	})
+	f.half = half + skipped
 	if err != nil {
 		return fmt.Errorf("read %s: %w", f.Name(), err)
 	}
@@ -92,17 +101,24 @@ func (f *File) IsIn(other *File) bool {
 // more than maxLine bytes to maxLine+1. The line is valid until take returns. Lines reads an
 // end without a line feed only if the file is complete. It is no error if ctx ends.
 func Lines(ctx context.Context, from io.Reader, maxLine int, isComplete bool, take func(line []byte, size int)) error {
+	_, err := readLines(ctx, from, maxLine, isComplete, take)
+	return err
+}
+
+// readLines does what [Lines] does, and returns how many bytes without a line feed it read
+// after the last line.
+func readLines(ctx context.Context, from io.Reader, maxLine int, isComplete bool, take func(line []byte, size int)) (half int64, err error) {
 	lines := bufio.NewReaderSize(from, maxLine+1)
 	for ctx.Err() == nil {
-		line, size, err := cmdout.ReadLine(lines)
+		line, size, err := cmdout.ReadLine(ctx, lines)
 		switch {
 		case err == nil, errors.Is(err, io.EOF) && isComplete && size > 0:
 			take(line, size)
-		case errors.Is(err, io.EOF):
-			return nil
+		case errors.Is(err, io.EOF), ctx.Err() != nil:
+			return int64(size), nil
 		default:
-			return err
+			return 0, err
 		}
 	}
-	return nil
+	return 0, nil
 }

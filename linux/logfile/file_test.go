@@ -1,6 +1,7 @@
 package logfile
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,6 +31,59 @@ func TestFileReadsEachLineOnce(t *testing.T) {
 	lines, places = read(true)
 	require.Equal(t, []string{"half"}, lines)
 	require.Equal(t, []int64{107}, places)
+}
+
+func TestALongLineWithoutAnEndIsReadOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	require.NoError(t, os.WriteFile(path, []byte("first\n"+strings.Repeat("x", 99)), 0o600))
+	f, err := Open(path, 20)
+	require.NoError(t, err)
+	defer f.Close()
+	var lines []string
+	var places []int64
+	read := func() {
+		require.NoError(t, f.ReadLines(t.Context(), false, func(line []byte, at int64) {
+			lines, places = append(lines, string(line)), append(places, at)
+		}))
+	}
+	read()
+	log, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer log.Close()
+	write := func(text string, at int64) {
+		_, err := log.WriteAt([]byte(text), at)
+		require.NoError(t, err)
+		read()
+	}
+	write("\n", 50) // would end the line if it were read again
+	write("yyy", 105)
+	write("\nnext\nhalf", 108)
+	write("\n", 118)
+	require.Equal(t, []string{"first", strings.Repeat("x", 21), "next", "half"}, lines)
+	require.Equal(t, []int64{0, 6, 109, 114}, places)
+
+	write(strings.Repeat("z", 50), 119)
+	require.NoError(t, log.Truncate(130))
+	write("\n", 125)
+	require.Equal(t, "zzzzzz", lines[len(lines)-1], "it was truncated")
+}
+
+// A reader that has no line feed, and after some reads ends a context.
+type endless struct {
+	end func()
+	n   int
+}
+
+func (e *endless) Read(b []byte) (int, error) {
+	if e.n--; e.n == 0 {
+		e.end()
+	}
+	return len(b), nil
+}
+
+func TestAnEndlessLineEndsWithTheContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	require.NoError(t, Lines(ctx, &endless{cancel, 100}, 20, true, func([]byte, int) { require.Fail(t, "there is no line") }))
 }
 
 func TestFileIsRecognizedByItsLastLine(t *testing.T) {

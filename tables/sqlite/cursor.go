@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/Masterminds/squirrel"
+
 	"github.com/kmodquery/kmodquery"
 )
 
@@ -22,6 +24,9 @@ const (
 	// askedWithin is the most that the time between two requests counts, so that rows are
 	// held while osquery is down.
 	askedWithin = 5 * time.Minute
+	// takeOverTime is how long another osquery asks for a cursor, and its own does not, until
+	// the cursor belongs to the other one.
+	takeOverTime = time.Hour
 	// maxNewRows and maxNewBytes bound the new rows of one call, maxHeldRows all rows.
 	maxNewRows  = 500
 	maxNewBytes = 512 << 10
@@ -55,6 +60,14 @@ type cursorState struct {
 	answered bool          // that request was answered: the time until the next one counts
 	// isLast is set if its asker has neither asked for a cursor nor registered since.
 	isLast bool
+	other  otherAsker
+}
+
+// An otherAsker is the last one that asked for a cursor of another asker.
+type otherAsker struct {
+	name    string
+	askedAt time.Duration // elapsed time of its last request
+	asked   time.Duration // time in which it asked
 }
 
 // A cursorBatch is the rows that one call gave for the first time: those of the events
@@ -91,8 +104,9 @@ func (c *cursors) lock(ctx context.Context) error {
 func (c *cursors) unlock() { <-c.turn }
 
 // Cursor returns the cursor of a name, and creates it if there is none. A new one begins
-// with what was stored a day ago. A name belongs to one query. In a reader, and before
-// the cursor is created, no new rows may be given.
+// with what was stored a day ago. A name belongs to one query and one asker; another asker
+// only looks, and nothing that it does takes rows from the one that they are owed to. In a
+// reader, and before the cursor is created, no new rows may be given.
 func (s *Store) Cursor(ctx context.Context, name string, q kmodquery.CursorQuery) (kmodquery.Cursor, error) {
 	if err := checkCursorName(name); err != nil {
 		return kmodquery.Cursor{}, err
@@ -129,8 +143,13 @@ func (s *Store) Cursor(ctx context.Context, name string, q kmodquery.CursorQuery
 			previous.isLast, previous.Deaths = false, 0 // its asker goes on asking
 		}
 	}
+	if !state.isOf(q.Asker, s.elapsed()) {
+		c := state.cursor(name, last)
+		c.IsLook = true
+		return c, nil
+	}
 	state.isLast = true
-	state.Query.Events, state.Query.Asker = q.Events, q.Asker
+	state.Query.Events = q.Events
 	state.tick(s.elapsed())
 	s.endHolding(ctx, name, state)
 	return state.cursor(name, last), nil
@@ -149,6 +168,24 @@ func (c *cursorState) belongsTo(name string, q kmodquery.CursorQuery) error {
 		return nil
 	}
 	return fmt.Errorf("cursor %s belongs to another query, %s; this one is %s: give it a name of its own", name, c.Query.ID, q.ID)
+}
+
+// isOf reports whether the cursor belongs to an asker. It gives the cursor to one that has
+// asked for it long enough since its own asker did.
+func (c *cursorState) isOf(asker string, now time.Duration) bool {
+	if asker != c.Query.Asker {
+		if c.other.name != asker {
+			c.other = otherAsker{name: asker, askedAt: now}
+		}
+		c.other.asked += min(max(now-c.other.askedAt, 0), askedWithin)
+		c.other.askedAt = now
+		if c.other.asked < takeOverTime {
+			return false
+		}
+		c.Query.Asker = asker
+	}
+	c.other = otherAsker{}
+	return true
 }
 
 // tick counts the time since the last request, if that was answered.
@@ -192,10 +229,14 @@ func (c *cursorState) cursor(name string, last int64) kmodquery.Cursor {
 // examined, after rows new rows were found. They are held from then on. It returns false
 // if another call has moved the cursor meanwhile. It is called before each reply, also
 // if the cursor stays where it is: time in which requests fail does not count. If there
-// are no new rows, it writes nothing, except once a day that the cursor is in use.
+// are no new rows, it writes nothing, except once a day that the cursor is in use. A look
+// moves nothing.
 func (s *Store) Advance(ctx context.Context, c kmodquery.Cursor, to int64, rows int) (bool, error) {
 	if !s.records {
 		return false, fmt.Errorf("advance cursor %s: another process records", c.Name)
+	}
+	if c.IsLook {
+		return true, nil
 	}
 	if err := s.cursors.lock(ctx); err != nil {
 		return false, err
@@ -372,7 +413,7 @@ func (s *Store) loadCursors(ctx context.Context) error {
 
 // readCursors reads all cursors. One that does not match its checksum is left out: its
 // name is a new one.
-func (s *Store) readCursors(ctx context.Context, db *sql.DB) (map[string]*cursorState, error) {
+func (s *Store) readCursors(ctx context.Context, db squirrel.QueryerContext) (map[string]*cursorState, error) {
 	rows, err := db.QueryContext(ctx, "SELECT name, state, sum FROM cursors")
 	if err != nil {
 		return nil, fmt.Errorf("read the cursors: %w", err)
@@ -392,7 +433,10 @@ func (s *Store) readCursors(ctx context.Context, db *sql.DB) (map[string]*cursor
 		}
 		states[name] = state
 	}
-	return states, rows.Err()
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read the cursors: %w", err)
+	}
+	return states, nil
 }
 
 // parseCursor returns the state of a cursor, or false if it does not match its checksum.
@@ -402,18 +446,24 @@ func parseCursor(name, text string, sum int64) (state *cursorState, ok bool) {
 }
 
 func (s *Store) storeCursor(ctx context.Context, name string, state *cursorState) error {
-	state.Asked = s.options.Now().Unix()
-	state.Skipped = s.cursors.skipped.of(name)
-	text, err := json.Marshal(state)
-	if err != nil {
+	return s.writeCursors(ctx, func(tx *sql.Tx) error {
+		state.Asked = s.options.Now().Unix()
+		state.Skipped = s.cursors.skipped.of(name) // within the transaction no event expires
+		text, err := json.Marshal(state)
+		if err != nil {
+			return err
+		}
+		const query = "REPLACE INTO cursors (name, state, sum) VALUES (?, ?, ?)"
+		_, err = tx.ExecContext(ctx, query, name, string(text), cursorChecksum(name, string(text)))
 		return err
-	}
-	const query = "REPLACE INTO cursors (name, state, sum) VALUES (?, ?, ?)"
-	return s.writeCursors(ctx, query, name, string(text), cursorChecksum(name, string(text)))
+	})
 }
 
 func (s *Store) deleteCursor(ctx context.Context, name string) error {
-	err := s.writeCursors(ctx, "DELETE FROM cursors WHERE name = ?", name)
+	err := s.writeCursors(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "DELETE FROM cursors WHERE name = ?", name)
+		return err
+	})
 	if err == nil {
 		delete(s.cursors.states, name)
 		s.cursors.skipped.forget(name)
@@ -421,15 +471,22 @@ func (s *Store) deleteCursor(ctx context.Context, name string) error {
 	return err
 }
 
-// writeCursors changes the cursors, unless another process may record: Append takes the lock
-// again, and may not be waited for.
-func (s *Store) writeCursors(ctx context.Context, query string, args ...any) error {
+// writeCursors changes the cursors in a transaction, unless another process may record:
+// Append takes the lock again, and may not be waited for.
+func (s *Store) writeCursors(ctx context.Context, change func(*sql.Tx) error) error {
 	if !s.IsRecorder() {
 		return errors.New("another process may record")
 	}
 	return s.use(ctx, func(db *database) error {
-		_, err := db.writer.ExecContext(ctx, query, args...)
-		return err
+		tx, err := db.writer.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback()
+		if err := change(tx); err != nil {
+			return err
+		}
+		return tx.Commit()
 	})
 }
 

@@ -49,7 +49,15 @@ var (
 // and moves it.
 func ask(t *testing.T, s *Store, name string) (first, last int64) {
 	t.Helper()
-	c, err := s.Cursor(t.Context(), name, loads)
+	return askAs(t, s, "", name)
+}
+
+// askAs does what a table of an osquery does.
+func askAs(t *testing.T, s *Store, asker, name string) (first, last int64) {
+	t.Helper()
+	query := loads
+	query.Asker = asker
+	c, err := s.Cursor(t.Context(), name, query)
 	require.NoError(t, err)
 	fresh, to := 0, c.Last
 	err = s.EventsBetween(t.Context(), c.After, c.Last, kmodquery.Filter{Conditions: loadConditions}, func(e *kmodquery.Event) error {
@@ -253,6 +261,73 @@ func TestAnotherOsqueryDoesNotCount(t *testing.T) {
 	}
 	requireGiven(t, s, "loads", 0, 0)
 	require.Zero(t, s.cursors.states["loads"].Halvings)
+}
+
+func requireGivenTo(t *testing.T, s *Store, asker string, first, last int64) {
+	t.Helper()
+	from, to := askAs(t, s, asker, "loads")
+	require.Equal(t, []int64{first, last}, []int64{from, to})
+}
+
+// An osqueryi sees what osqueryd is owed, and takes nothing of it.
+func TestALookOfAnotherOsqueryTakesNothing(t *testing.T) {
+	clock := newCursorClock()
+	dir := t.TempDir()
+	s := openIn(t, dir, clock.options())
+	clock.store(t, s, 2)
+	requireGivenTo(t, s, "/osqueryd", 1, 2)
+	clock.store(t, s, 2)
+	for range 6 {
+		clock.pass(5 * time.Minute)
+		requireGivenTo(t, s, "/osqueryi", 1, 4)
+	}
+	s.Registered("/osqueryi")
+	s.Registered("/osqueryd") // it was down
+	requireGivenTo(t, s, "/osqueryd", 1, 4)
+	clock.pass(5 * time.Minute)
+	requireGivenTo(t, s, "/osqueryi", 1, 4)
+	requireGivenTo(t, s, "/osqueryd", 1, 4)
+	clock.pass(5 * time.Minute)
+	requireGivenTo(t, s, "/osqueryd", 3, 4) // five of the minutes before its first request count
+	clock.pass(5 * time.Minute)
+	requireGivenTo(t, s, "/osqueryd", 0, 0)
+	clock.store(t, s, 1)
+	requireGivenTo(t, s, "/osqueryi", 5, 5)
+	require.NoError(t, s.Close())
+	s = openIn(t, dir, clock.options())
+	requireGivenTo(t, s, "/osqueryi", 5, 5)
+	requireGivenTo(t, s, "/osqueryd", 5, 5)
+}
+
+// The deaths of osqueryd count though an osqueryi asked last.
+func TestALookDoesNotHideThatABatchKillsItsAsker(t *testing.T) {
+	clock := newCursorClock()
+	s := openStore(t, clock.options())
+	askAs(t, s, "/osqueryd", "loads")
+	for range maxDeaths {
+		askAs(t, s, "/osqueryd", "loads")
+		askAs(t, s, "/osqueryi", "loads")
+		s.Registered("/osqueryd")
+	}
+	askAs(t, s, "/osqueryd", "loads")
+	require.Equal(t, 1, s.cursors.states["loads"].Halvings)
+}
+
+// A socket may have got another path, or a cursor may have been tried by hand first.
+func TestAnOsqueryTakesOverACursorThatNobodyElseAsksFor(t *testing.T) {
+	clock := newCursorClock()
+	s := openStore(t, clock.options())
+	clock.store(t, s, maxNewRows+2)
+	requireGivenTo(t, s, "/old", 1, maxNewRows)
+	clock.pass(time.Hour)
+	for range int(takeOverTime / askedWithin) {
+		requireGivenTo(t, s, "/new", 1, maxNewRows+2)
+		clock.pass(7 * time.Minute)
+	}
+	requireGivenTo(t, s, "/new", 1, maxNewRows+2)
+	require.Equal(t, "/new", s.cursors.states["loads"].Query.Asker)
+	require.EqualValues(t, maxNewRows+2, s.cursors.states["loads"].Position)
+	requireGivenTo(t, s, "/old", 1, maxNewRows+2)
 }
 
 func TestRegistrationStartsTheHoldingTimeAgain(t *testing.T) {
@@ -482,6 +557,81 @@ func TestEventsThatExpireWhileNobodyAsksStayCounted(t *testing.T) {
 	}
 	requireGiven(t, s, "loads", 21, 30)
 	require.EqualValues(t, 20, skippedIn(t, reader))
+}
+
+// A disk may fail to read a part of the cursors once.
+func TestCursorsThatWereReadInPartAreReadAgain(t *testing.T) {
+	clock := newCursorClock()
+	o := clock.options()
+	o.MaxEvents = 10
+	dir := t.TempDir()
+	s := openIn(t, dir, o)
+	ask(t, s, "loads")
+	ask(t, s, "other")
+	require.NoError(t, s.Close())
+	s = openIn(t, dir, o)
+	exec := func(sql string) {
+		t.Helper()
+		_, err := s.writer.ExecContext(t.Context(), sql)
+		require.NoError(t, err)
+	}
+	exec("ALTER TABLE cursors RENAME TO kept")
+	exec("CREATE VIEW cursors AS SELECT * FROM kept WHERE name = 'loads' UNION ALL SELECT 'failing', '', abs(-9223372036854775808)")
+	clock.store(t, s, 20)
+	require.ErrorContains(t, s.Expire(t.Context()), "integer overflow")
+	status, err := s.Status(t.Context())
+	require.ErrorContains(t, err, "integer overflow")
+	require.Zero(t, status.Skipped)
+	exec("DROP VIEW cursors")
+	exec("ALTER TABLE kept RENAME TO cursors")
+	require.NoError(t, s.Expire(t.Context()))
+	require.EqualValues(t, 20, skippedIn(t, s)) // ten for each cursor
+}
+
+func TestEventsExpireTogetherWithTheirCount(t *testing.T) {
+	clock := newCursorClock()
+	o := clock.options()
+	o.MaxEvents = 10
+	dir := t.TempDir()
+	s := openIn(t, dir, o)
+	ask(t, s, "loads")
+	clock.store(t, s, 20)
+	exec := func(sql string) {
+		t.Helper()
+		_, err := s.writer.ExecContext(t.Context(), sql)
+		require.NoError(t, err)
+	}
+	exec("CREATE TRIGGER failing BEFORE UPDATE ON cursors BEGIN SELECT raise(ABORT, 'not now'); END")
+	require.ErrorContains(t, s.Expire(t.Context()), "not now")
+	require.Len(t, read(t, s, kmodquery.Filter{}), 20)
+	require.Zero(t, skippedIn(t, s))
+	exec("DROP TRIGGER failing")
+	require.NoError(t, s.Expire(t.Context()))
+	require.EqualValues(t, 10, skippedIn(t, s))
+	require.NoError(t, s.Close())
+	require.EqualValues(t, 10, skippedIn(t, openIn(t, dir, o)))
+}
+
+// Events expire while a cursor waits to be stored.
+func TestACursorIsStoredWithWhatExpiredMeanwhile(t *testing.T) {
+	clock := newCursorClock()
+	o := clock.options()
+	o.MaxEvents = 10
+	dir := t.TempDir()
+	s := openIn(t, dir, o)
+	ask(t, s, "loads")
+	clock.store(t, s, 20)
+	busy, err := s.writer.Conn(t.Context())
+	require.NoError(t, err)
+	stored := make(chan error)
+	state := *s.cursors.states["loads"]
+	go func() { stored <- s.storeCursor(t.Context(), "loads", &state) }()
+	require.Eventually(t, func() bool { return s.writer.Stats().WaitCount > 0 }, time.Minute, time.Millisecond)
+	s.cursors.skipped.add(map[string]int64{"loads": 10}, 1)
+	require.NoError(t, busy.Close())
+	require.NoError(t, <-stored)
+	require.NoError(t, s.Close())
+	require.EqualValues(t, 10, skippedIn(t, openIn(t, dir, o)))
 }
 
 // Another version may count other events.

@@ -143,17 +143,32 @@ func (s *Store) tellTime() time.Time {
 }
 
 // remove deletes the events whose EIDs a query selects, and reports whether they are a
-// whole chunk.
+// whole chunk. In the same transaction it counts those that cursors have not given.
 func (s *Store) remove(ctx context.Context, eids string, args ...any) (more bool, err error) {
-	skipped, err := s.countSkipped(ctx, eids, args...)
+	tx, err := s.writer.BeginTx(ctx, nil)
 	if err != nil {
 		return false, err
 	}
-	result, err := s.writer.ExecContext(ctx, "DELETE FROM events WHERE eid IN ("+eids+")", args...)
+	defer tx.Rollback()
+	skipped, err := s.countSkipped(ctx, tx, eids, args...)
 	if err != nil {
 		return false, err
 	}
-	s.addSkipped(ctx, skipped)
+	result, err := tx.ExecContext(ctx, "DELETE FROM events WHERE eid IN ("+eids+")", args...)
+	if err != nil {
+		return false, err
+	}
 	n, err := result.RowsAffected()
-	return n == int64(s.chunk), err
+	if err != nil {
+		return false, err
+	}
+	s.cursors.skipped.add(skipped, 1) // no cursor is stored before the transaction ends
+	if err = s.storeSkipped(ctx, tx, skipped); err == nil {
+		err = tx.Commit()
+	}
+	if err != nil {
+		s.cursors.skipped.add(skipped, -1)
+		return false, err
+	}
+	return n == int64(s.chunk), nil
 }

@@ -35,6 +35,16 @@ func (s *Store) IsRecorder() bool {
 	return err == nil && os.SameFile(held, found)
 }
 
+// IsSuperseded reports whether this process was the recorder and another process holds the
+// lock now, which it took after the lock file was removed.
+func (s *Store) IsSuperseded() bool {
+	if !s.records || s.IsRecorder() {
+		return false
+	}
+	free, err := IsFree(filepath.Dir(s.path))
+	return err == nil && !free
+}
+
 // tryLock takes the recorder's lock in dir. It returns nil without an error if another
 // open file holds the lock. The lock ends when the file is closed, and therefore with
 // its process.

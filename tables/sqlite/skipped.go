@@ -2,7 +2,10 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/Masterminds/squirrel"
@@ -67,13 +70,13 @@ func (s *skipped) total() (n int64, isRead bool) {
 	return n, s.cursors != nil
 }
 
-// add adds numbers of events to those of the cursors.
-func (s *skipped) add(events map[string]int64) {
+// add adds numbers of events, times factor, to those of the cursors.
+func (s *skipped) add(events map[string]int64, factor int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, n := range events {
 		if c := s.cursors[name]; c != nil {
-			c.events += n
+			c.events += n * factor
 		}
 	}
 }
@@ -81,8 +84,8 @@ func (s *skipped) add(events map[string]int64) {
 // countSkipped returns, by cursor, the number of events that are about to be deleted and
 // that the cursor has not examined. eids selects them. A cursor that nobody has asked for
 // in a long time misses nothing. The caller holds the store's lock.
-func (s *Store) countSkipped(ctx context.Context, eids string, args ...any) (map[string]int64, error) {
-	if err := s.loadSkipped(ctx); err != nil {
+func (s *Store) countSkipped(ctx context.Context, tx *sql.Tx, eids string, args ...any) (map[string]int64, error) {
+	if err := s.loadSkipped(ctx, tx); err != nil {
 		return nil, err
 	}
 	since := s.options.Now().Add(-forgetAfter).Unix()
@@ -99,7 +102,7 @@ func (s *Store) countSkipped(ctx context.Context, eids string, args ...any) (map
 		// eids comes first, because its parameters may have numbers.
 		where := append(squirrel.And{squirrel.Expr("eid IN ("+eids+")", args...), squirrel.Expr("eid > ?", c.position)}, conditions(c.conditions)...)
 		var n int64
-		if err := squirrel.Select("count(*)").From("events").Where(where).RunWith(s.writer).QueryRowContext(ctx).Scan(&n); err != nil {
+		if err := squirrel.Select("count(*)").From("events").Where(where).RunWith(tx).QueryRowContext(ctx).Scan(&n); err != nil {
 			return nil, err
 		}
 		if n > 0 {
@@ -109,17 +112,17 @@ func (s *Store) countSkipped(ctx context.Context, eids string, args ...any) (map
 	return counted, nil
 }
 
-// addSkipped adds numbers of events to those of the cursors. It stores the sums at once,
-// because a reader or the next recorder may need them before a cursor moves. A sum that
-// cannot be stored now is stored when its cursor moves. The caller holds the store's lock.
-func (s *Store) addSkipped(ctx context.Context, counted map[string]int64) {
-	s.cursors.skipped.add(counted)
+// storeSkipped stores the numbers of some cursors at once, because a reader or the next
+// recorder may need them before a cursor moves.
+func (s *Store) storeSkipped(ctx context.Context, tx *sql.Tx, counted map[string]int64) error {
 	for name := range counted {
 		var text string
 		var sum int64
-		row := s.writer.QueryRowContext(ctx, "SELECT state, sum FROM cursors WHERE name = ?", name)
-		if row.Scan(&text, &sum) != nil {
+		row := tx.QueryRowContext(ctx, "SELECT state, sum FROM cursors WHERE name = ?", name)
+		if err := row.Scan(&text, &sum); errors.Is(err, sql.ErrNoRows) {
 			continue
+		} else if err != nil {
+			return fmt.Errorf("read cursor %s: %w", name, err)
 		}
 		state, ok := parseCursor(name, text, sum)
 		if !ok {
@@ -127,10 +130,12 @@ func (s *Store) addSkipped(ctx context.Context, counted map[string]int64) {
 		}
 		state.Skipped = s.cursors.skipped.of(name)
 		updated, _ := json.Marshal(state) // it was parsed
-		// The cursor may have moved meanwhile, and then its number was stored too.
-		const query = "UPDATE cursors SET state = ?, sum = ? WHERE name = ? AND state = ?"
-		_, _ = s.writer.ExecContext(ctx, query, string(updated), cursorChecksum(name, string(updated)), name, text)
+		const query = "UPDATE cursors SET state = ?, sum = ? WHERE name = ?"
+		if _, err := tx.ExecContext(ctx, query, string(updated), cursorChecksum(name, string(updated)), name); err != nil {
+			return fmt.Errorf("store cursor %s: %w", name, err)
+		}
 	}
+	return nil
 }
 
 // totalSkipped returns the number of all cursors together.
@@ -146,14 +151,14 @@ func (s *Store) totalSkipped(ctx context.Context, db *database) (n int64, err er
 }
 
 // loadSkipped reads the cursors' positions if no cursor was asked for in this process.
-func (s *Store) loadSkipped(ctx context.Context) error {
+func (s *Store) loadSkipped(ctx context.Context, tx *sql.Tx) error {
 	s.cursors.skipped.mu.Lock()
 	isLoaded := s.cursors.skipped.cursors != nil
 	s.cursors.skipped.mu.Unlock()
 	if isLoaded {
 		return nil
 	}
-	states, err := s.readCursors(ctx, s.writer)
+	states, err := s.readCursors(ctx, tx)
 	for name, state := range states {
 		s.cursors.skipped.moved(name, state)
 	}

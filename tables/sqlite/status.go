@@ -12,14 +12,28 @@ import (
 const sizeSQL = "SELECT (SELECT count(*) FROM events), coalesce((SELECT min(time) FROM events), 0)"
 
 // Status returns the role of this process and the state of the store. The counters
-// start at Open. With an error the status has no sizes.
+// start at Open. With an error the status has no sizes. Status returns when ctx ends, also
+// if the disk does not answer.
 func (s *Store) Status(ctx context.Context) (kmodquery.StoreStatus, error) {
-	status := kmodquery.StoreStatus{
-		Path: s.path, Role: kmodquery.RoleReader, Errors: s.failed.Load(), Damaged: s.damaged.Load(), Trouble: s.trouble(),
-	}
+	status := kmodquery.StoreStatus{Path: s.path, Role: kmodquery.RoleReader, Errors: s.failed.Load(), Damaged: s.damaged.Load()}
 	if s.records {
 		status.Role = kmodquery.RoleRecorder
 	}
+	read, ok := s.statuses.Run(ctx, "", func(ctx context.Context) statusRead { return s.readStatus(ctx, status) })
+	if !ok {
+		return status, fmt.Errorf("%s does not answer; its disk may hang", s.path)
+	}
+	return read.StoreStatus, read.err
+}
+
+// A statusRead is a status with what was read from the disk.
+type statusRead struct {
+	kmodquery.StoreStatus
+	err error
+}
+
+func (s *Store) readStatus(ctx context.Context, status kmodquery.StoreStatus) statusRead {
+	status.Trouble = s.trouble()
 	err := s.use(ctx, func(db *database) (err error) {
 		if err = db.readers.QueryRowContext(ctx, sizeSQL).Scan(&status.Rows, &status.OldestTime); err == nil {
 			status.Skipped, err = s.totalSkipped(ctx, db)
@@ -27,10 +41,10 @@ func (s *Store) Status(ctx context.Context) (kmodquery.StoreStatus, error) {
 		return err
 	})
 	if err != nil {
-		return status, fmt.Errorf("count events: %w", err)
+		return statusRead{status, fmt.Errorf("count events: %w", err)}
 	}
 	status.Bytes = sizeOf(s.path) + sizeOf(s.path+"-wal")
-	return status, nil
+	return statusRead{status, nil}
 }
 
 // trouble returns the defects of the store that any process sees, in one line.

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/kmodquery/kmodquery/internal/lookup"
 )
 
 const (
@@ -54,6 +56,9 @@ type Store struct {
 	lost    atomic.Int64 // events lost with a truncated write-ahead log
 	records bool         // this process is the recorder
 	gapRead atomic.Bool  // see GapRead
+
+	statuses *lookup.Runner[statusRead]
+
 	// lock is the recorder's lock file; nil in a reader. It changes while mu is held.
 	lock atomic.Pointer[os.File]
 
@@ -119,7 +124,7 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{path: filepath.Join(dir, databaseName), options: o, chunk: expiryChunk, walLimit: maxWAL,
-		cursors: cursors{turn: make(chan struct{}, 1)}}
+		cursors: cursors{turn: make(chan struct{}, 1)}, statuses: lookup.New[statusRead]()}
 	for deadline := time.Now().Add(openWait); ; {
 		lock, err := tryLock(dir)
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -297,4 +298,23 @@ func TestOneOfManyProcessesRecords(t *testing.T) {
 	for _, s := range stores {
 		require.NoError(t, s.Close())
 	}
+}
+
+// A disk that hangs may hold the store for ever.
+func TestStatusOfAStoreThatHangs(t *testing.T) {
+	s := openStore(t, Options{})
+	s.gate.Lock()
+	s.damaged.Add(3)
+	for range 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		status, err := s.Status(ctx)
+		cancel()
+		require.EqualError(t, err, s.path+" does not answer; its disk may hang")
+		require.Equal(t, kmodquery.StoreStatus{Path: s.path, Role: kmodquery.RoleRecorder, Damaged: 3}, status)
+	}
+	require.Equal(t, 1, s.statuses.Running(), "each query leaves a goroutine behind")
+	s.gate.Unlock()
+	require.Eventually(t, func() bool { return s.statuses.Running() == 0 }, time.Minute, time.Millisecond)
+	_, err := s.Status(t.Context())
+	require.NoError(t, err)
 }
