@@ -149,11 +149,10 @@ func (s *Store) remove(ctx context.Context, eids string, args ...any) (more bool
 	if err != nil {
 		return false, err
 	}
-	result, err := s.writer.ExecContext(ctx, "DELETE FROM events WHERE eid IN ("+eids+")", args...)
+	n, err := s.deleteEvents(ctx, eids, args...)
 	if err != nil {
 		return false, err
 	}
 	s.addSkipped(ctx, skipped)
-	n, err := result.RowsAffected()
-	return n == int64(s.chunk), err
+	return n == int64(s.chunk), nil
 }
