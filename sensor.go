@@ -40,10 +40,19 @@ type StoreStatus struct {
 	Path       string
 	Role       string
 	Rows       int64
-	Bytes      int64  // of the database and its write-ahead log
-	OldestTime int64  // Unix time in seconds of the oldest event; 0 if there is none
-	Errors     int64  // batches that could not be written
-	Damaged    int64  // rows whose checksum did not match when they were read; they are not returned
-	Skipped    int64  // events that expired before a cursor gave them
+	Bytes      int64 // of the database and its write-ahead log
+	OldestTime int64 // Unix time in seconds of the oldest event; 0 if there is none
+	Errors     int64 // batches that could not be written
+	Damaged    int64 // rows whose checksum did not match when they were read; they are not returned
+	Skipped    int64 // events that expired before a cursor gave them
+	Totals     StoreTotals
 	Trouble    string // present and past defects of the store that this process sees, and what to do about them, in one line
+}
+
+// StoreTotals are what the recorder counted when it stored and deleted events; nil and empty
+// if they are unknown. A sum is that of the rows' HMACs modulo 2^256, in hex.
+type StoreTotals struct {
+	Rows, UnprivilegedRows *int64 // by [Event.IsUnprivileged]
+	Sum, UnprivilegedSum   string // of the rows after the EID SumsAfter
+	SumsAfter, LastEID     *int64
 }

@@ -23,6 +23,7 @@ type app struct {
 	cursors  cursorKeeper
 	watchdog *watchdog            // of the osquery that asks; nil without one
 	calls    sync.WaitGroup       // of the plugins, by osquery
+	checks   sync.WaitGroup       // of the store's rows
 	recorder *collectors.Recorder // nil if another process records
 	readers  *readerSocket        // nil likewise, and until the sources have started
 	stop     context.CancelFunc   // ends the start of the recorder; nil likewise
@@ -102,6 +103,7 @@ func (a *app) record(ctx context.Context, c *config, report *log.Logger) *collec
 		a.readers = openReaderSocket(c.stateDir, a.store.IsRecorder, print, a.recorder.Share)
 		a.recorder.Start(ctx)
 	}()
+	a.checks.Go(func() { a.store.Verify(ctx) })
 	return a.recorder
 }
 
@@ -133,6 +135,7 @@ func (a *app) Close() error {
 		<-a.started
 		a.readers.close()
 		errs = append(errs, a.recorder.Close())
+		a.checks.Wait()
 	}
 	return errors.Join(append(errs, a.store.Close())...)
 }

@@ -277,6 +277,7 @@ func copyEvents(t *testing.T, path string, n int) {
 		fmt.Sprintf(`INSERT INTO events (%s) WITH RECURSIVE copies(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM copies WHERE k < %d)
 			SELECT %s FROM copies CROSS JOIN (SELECT * FROM events)`, strings.Join(columns, ", "), n/3-1, strings.Join(values, ", ")),
 		"UPDATE unsummed SET eid = (SELECT max(eid) FROM events)",
+		"UPDATE totals SET state = '', mac = x''", // they begin as after an upgrade
 	}, create) {
 		_, err = db.ExecContext(t.Context(), statement)
 		require.NoError(t, err)

@@ -59,7 +59,7 @@ var sensorColumns = []columnOf[health]{
 			return &h.Errors
 		}),
 	text("store_reason", local, "Defects of the store and what to do about them: why it accepts no events and how many wait in memory, "+
-		"and whether rows or the whole store were damaged",
+		"and whether rows or the whole store were damaged, deleted or changed",
 		func(h *health) string {
 			if h.StoreReason != "" && h.Trouble != "" {
 				return kmodquery.Printable(h.StoreReason + ". " + h.Trouble)
@@ -88,6 +88,19 @@ var sensorColumns = []columnOf[health]{
 	number("store_rows", local, "Events in the store", func(h *health) *int64 { return &h.Rows }),
 	number("store_bytes", local, "Size of the store on disk in bytes",
 		func(h *health) *int64 { return &h.Bytes }),
+	number("recorded_rows", local, "Rows that the recorder stored and that have not expired, without the unprivileged ones. It counts them when it stores and "+
+		"expires them, so a row that somebody else deletes stays counted",
+		func(h *health) *int64 { return h.Totals.Rows }),
+	text("recorded_sum", local, "Sum of the HMACs of these rows with an eid above sums_after, modulo 2^256, in hex. It does not depend on their order",
+		func(h *health) string { return h.Totals.Sum }),
+	number("recorded_unprivileged_rows", local, "The same number of the unprivileged rows",
+		func(h *health) *int64 { return h.Totals.UnprivilegedRows }),
+	text("recorded_unprivileged_sum", local, "The same sum of the unprivileged rows",
+		func(h *health) string { return h.Totals.UnprivilegedSum }),
+	number("sums_after", local, "Rows up to this eid are not in the sums, because an earlier version stored them, or because the key or the totals were lost or changed since",
+		func(h *health) *int64 { return h.Totals.SumsAfter }),
+	number("last_eid", local, "eid of the last row that was stored",
+		func(h *health) *int64 { return h.Totals.LastEID }),
 	number("oldest_time", local, "Unix time in seconds of the oldest event in the store",
 		func(h *health) *int64 { return known(&h.OldestTime) }),
 	number("expired_unread", local, "Events that expired before a cursor gave them", func(h *health) *int64 { return &h.Skipped }),

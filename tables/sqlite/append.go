@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -80,11 +81,15 @@ func (s *Store) append(ctx context.Context, deliveries []kmodquery.Delivery) err
 }
 
 func (s *Store) write(ctx context.Context, deliveries []kmodquery.Delivery) error {
-	tx, err := s.writer.BeginTx(ctx, nil)
-	if err != nil {
-		return err
+	written := slices.Clone(deliveries)
+	err := s.changeTotals(ctx, s.database, func(tx *sql.Tx, t *totals) error { return s.insertEvents(ctx, tx, written, t) })
+	if err == nil {
+		copy(deliveries, written)
 	}
-	defer tx.Rollback()
+	return err
+}
+
+func (s *Store) insertEvents(ctx context.Context, tx *sql.Tx, deliveries []kmodquery.Delivery, t *totals) error {
 	insert, seen, key := tx.StmtContext(ctx, s.insert), tx.StmtContext(ctx, s.seen), tx.StmtContext(ctx, s.key)
 	var eid int64
 	if err := tx.StmtContext(ctx, s.last).QueryRowContext(ctx).Scan(&eid); err != nil {
@@ -95,11 +100,10 @@ func (s *Store) write(ctx context.Context, deliveries []kmodquery.Delivery) erro
 	}
 	now := s.options.Now().Unix()
 	columns := kmodquery.EventColumns()
-	sums := newChecksummer(columns)
-	written := slices.Clone(deliveries)
+	sums := newChecksummer(columns, s.rowKey)
 	values := make([]any, len(columns)+2)
-	for i := range written {
-		event := &written[i].Event
+	for i := range deliveries {
+		event := &deliveries[i].Event
 		eid++
 		event.EID, event.StoredTime = eid, &now
 		if err := setFirstSeen(ctx, seen, event); err != nil {
@@ -108,22 +112,22 @@ func (s *Store) write(ctx context.Context, deliveries []kmodquery.Delivery) erro
 		for j, column := range columns {
 			values[j] = column.Value(event)
 		}
-		values[len(columns)], values[len(columns)+1] = event.IsUnprivileged(), sums.of(values)
+		kind := int64(0)
+		if event.IsUnprivileged() {
+			kind = 1
+		}
+		sum := sums.of(values, kind)
+		values[len(columns)], values[len(columns)+1] = kind, sum
 		if _, err := insert.ExecContext(ctx, values...); err != nil {
 			return err
 		}
-		if written[i].Key != "" {
-			if _, err := key.ExecContext(ctx, event.Source, written[i].Key); err != nil {
+		t.count(1, eid, kind, sum)
+		if deliveries[i].Key != "" {
+			if _, err := key.ExecContext(ctx, event.Source, deliveries[i].Key); err != nil {
 				return fmt.Errorf("store a deduplication key: %w", err)
 			}
 		}
 	}
-	if err := writePositions(ctx, tx, written); err != nil {
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		return err
-	}
-	copy(deliveries, written)
-	return nil
+	t.Last = eid
+	return writePositions(ctx, tx, deliveries)
 }

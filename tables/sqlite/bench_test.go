@@ -35,6 +35,33 @@ func BenchmarkAppend(b *testing.B) {
 	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*len(batch)), "µs/event")
 }
 
+// BenchmarkChecksums computes the sums of a row with and without its HMAC.
+func BenchmarkChecksums(b *testing.B) {
+	columns := kmodquery.EventColumns()
+	event := typical(1)
+	values := make([]any, len(columns))
+	for i, column := range columns {
+		values[i] = column.Value(&event)
+	}
+	for name, key := range map[string][]byte{"checksums": nil, "checksums and HMAC": make([]byte, keySize)} {
+		b.Run(name, func(b *testing.B) {
+			sums := newChecksummer(columns, key)
+			for b.Loop() {
+				sums.of(values, 0)
+			}
+		})
+	}
+}
+
+// BenchmarkVerify checks the rows of one slice.
+func BenchmarkVerify(b *testing.B) {
+	s := filled(b, 10_000)
+	for b.Loop() {
+		_, err := s.verifySlice(context.Background())
+		require.NoError(b, err)
+	}
+}
+
 // BenchmarkAppendBeside compares storing one event in an idle store with storing it while
 // others read the store all the time.
 func BenchmarkAppendBeside(b *testing.B) {

@@ -1,7 +1,10 @@
 package sqlite
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/binary"
+	"hash"
 	"hash/crc32"
 	"slices"
 	"strings"
@@ -16,6 +19,7 @@ const (
 	groups       = 9
 	keyGroup     = groups - 1
 	checksumSize = 4 * groups
+	macSize      = sha256.Size
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -34,6 +38,7 @@ type checksummer struct {
 	eid, time int // indexes of the two among the columns
 	members   [groups][]member
 	buffer    []byte
+	mac       hash.Hash // nil without a key
 }
 
 // A member is a column of a group.
@@ -43,9 +48,12 @@ type member struct {
 }
 
 // newChecksummer returns a checksummer for rows of these columns, which must be whole
-// groups.
-func newChecksummer(columns []kmodquery.Column) *checksummer {
+// groups. With a key it computes HMACs too, and the columns must be all.
+func newChecksummer(columns []kmodquery.Column, key []byte) *checksummer {
 	c := &checksummer{}
+	if key != nil {
+		c.mac = hmac.New(sha256.New, key)
+	}
 	for i, column := range columns {
 		switch column.Name {
 		case "eid":
@@ -64,13 +72,23 @@ func newChecksummer(columns []kmodquery.Column) *checksummer {
 	return c
 }
 
-// of returns the checksums of all groups, concatenated. The checksum of a group
-// whose columns are not all there is meaningless. The values are int64, string or
-// nil.
-func (c *checksummer) of(values []any) []byte {
-	sums := make([]byte, 0, checksumSize)
+// of returns the checksums of all groups and, with a key, the HMAC of the row of this
+// kind, concatenated. The checksum of a group whose columns are not all there is
+// meaningless. The values are int64, string or nil.
+func (c *checksummer) of(values []any, kind int64) []byte {
+	sums := make([]byte, 0, checksumSize+macSize)
+	if c.mac != nil {
+		c.mac.Reset()
+	}
 	for group := range c.members {
 		sums = binary.BigEndian.AppendUint32(sums, c.ofGroup(group, values))
+		if c.mac != nil {
+			c.mac.Write(c.buffer)
+		}
+	}
+	if c.mac != nil {
+		c.mac.Write(appendValue(c.buffer[:0], kind))
+		sums = c.mac.Sum(sums)
 	}
 	return sums
 }
@@ -89,9 +107,11 @@ func (c *checksummer) ofGroup(group int, values []any) uint32 {
 	return crc32.Checksum(text, castagnoli)
 }
 
-// matches reports whether the checksums are those of the values.
+// matches reports whether the checksums are those of the values. It does not compare the
+// HMAC, which only [Store.Verify] does: a query may read some of the columns, and a reader
+// has no key.
 func (c *checksummer) matches(values []any, sums []byte) bool {
-	if len(sums) != checksumSize {
+	if len(sums) != checksumSize && len(sums) != checksumSize+macSize {
 		return false
 	}
 	for group, members := range c.members {

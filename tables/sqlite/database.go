@@ -95,12 +95,15 @@ func (d *database) openRest(ctx context.Context, path string, busyTimeout time.D
 	return d.readUnsummed(ctx)
 }
 
+var eventsSQL = "SELECT " + strings.Join(columnNames(kmodquery.EventColumns()), ", ") + ", sums, cheap FROM events"
+
 // readSQL selects all columns that are read of each table.
 var readSQL = []string{
-	"SELECT " + strings.Join(columnNames(kmodquery.EventColumns()), ", ") + ", cheap, sums FROM events",
+	eventsSQL,
 	"SELECT source, position, sum FROM positions",
 	"SELECT id, name, sha256, load_id, time FROM seen",
 	"SELECT name, state, sum FROM cursors",
+	totalsSQL,
 }
 
 func columnNames(columns []kmodquery.Column) (names []string) {

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -145,27 +146,14 @@ func (s *Store) tellTime() time.Time {
 // remove deletes the events whose EIDs a query selects, and reports whether they are a
 // whole chunk. In the same transaction it counts those that cursors have not given.
 func (s *Store) remove(ctx context.Context, eids string, args ...any) (more bool, err error) {
-	tx, err := s.writer.BeginTx(ctx, nil)
-	if err != nil {
-		return false, err
-	}
-	defer tx.Rollback()
-	skipped, err := s.countSkipped(ctx, tx, eids, args...)
-	if err != nil {
-		return false, err
-	}
-	result, err := tx.ExecContext(ctx, "DELETE FROM events WHERE eid IN ("+eids+")", args...)
-	if err != nil {
-		return false, err
-	}
-	n, err := result.RowsAffected()
-	if err != nil {
-		return false, err
-	}
-	s.cursors.skipped.add(skipped, 1) // no cursor is stored before the transaction ends
-	if err = s.storeSkipped(ctx, tx, skipped); err == nil {
-		err = tx.Commit()
-	}
+	var skipped map[string]int64
+	n, err := s.deleteEvents(ctx, func(tx *sql.Tx) (err error) {
+		if skipped, err = s.countSkipped(ctx, tx, eids, args...); err != nil {
+			return err
+		}
+		s.cursors.skipped.add(skipped, 1) // no cursor is stored before the transaction ends
+		return s.storeSkipped(ctx, tx, skipped)
+	}, eids, args...)
 	if err != nil {
 		s.cursors.skipped.add(skipped, -1)
 		return false, err

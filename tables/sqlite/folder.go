@@ -71,6 +71,9 @@ func secureFiles(dir string, folder fs.FileInfo) error {
 	onlyOurs := true
 	for _, entry := range entries {
 		name := entry.Name()
+		if name == keyName {
+			continue // keepKey checks it, and does without
+		}
 		isOurs := strings.HasPrefix(name, databaseName) || slices.Contains([]string{lockName, probeName, watchedName, gapName, readingName}, name)
 		if !isOurs {
 			onlyOurs = onlyOurs && (entry.Type() == fs.ModeSocket || strings.HasPrefix(name, historyName))

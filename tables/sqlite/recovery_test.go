@@ -281,5 +281,9 @@ func TestARemovedStoreIsRecreated(t *testing.T) {
 	require.Greater(t, again[0].EID, first[1].EID)
 	require.Len(t, read(t, s, kmodquery.Filter{}), 1)
 	require.Len(t, read(t, other, kmodquery.Filter{}), 1)
-	require.Equal(t, []string{s.path + " was removed or replaced; the event store continues with another one"}, said)
+	require.Equal(t, []string{
+		s.path + " was removed or replaced; the event store continues with another one",
+		"events between eid 0 and eid 2 are lost: the database was removed or an older one put in its place",
+	}, said)
+	require.Equal(t, said[1], s.Loss())
 }

@@ -18,7 +18,7 @@ type row struct {
 
 // newRow returns a row of columns of which names are wanted; nil wants all.
 func newRow(columns []kmodquery.Column, names []string) *row {
-	r := &row{values: make([]any, len(columns)), fields: make([]any, len(columns)), checksum: newChecksummer(columns)}
+	r := &row{values: make([]any, len(columns)), fields: make([]any, len(columns)), checksum: newChecksummer(columns, nil)}
 	for i, column := range columns {
 		if names == nil || groupOf(column.Name) == keyGroup || slices.Contains(names, column.Name) {
 			r.fields[i] = column.Pointer(&r.current)

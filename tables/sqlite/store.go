@@ -53,7 +53,6 @@ type Store struct {
 	options Options
 	failed  atomic.Int64 // batches that could not be written
 	damaged atomic.Int64 // rows that did not match their checksums
-	lost    atomic.Int64 // events lost with a truncated write-ahead log
 	records bool         // this process is the recorder
 	gapRead atomic.Bool  // see GapRead
 
@@ -74,8 +73,13 @@ type Store struct {
 	truncatedAt time.Duration // when truncateLongWAL last truncated the log
 	recreatedAt time.Duration // when the database was last set aside
 	suspectedAt time.Duration // when SQLite last reported damage that a check did not find
+	rowKey      []byte        // of the rows' HMACs; nil in a reader
+	pass        pass          // the check of the rows that is under way
+	changes     int           // transactions that deleted events, and other databases
 	cursors     cursors       // with locks of their own
 	recreated   bool          // the database was recreated or replaced since Open
+
+	notes sync.Map // texts by subject, see note
 
 	// gate is held for reading by reads, and for writing while another database is put
 	// in place; the recorder then holds mu too.
@@ -178,6 +182,13 @@ func (s *Store) openRecorder(ctx context.Context) error {
 	if err := s.continueEIDs(ctx, db); err != nil {
 		return errors.Join(err, db.close())
 	}
+	s.keepKey()
+	// Without space, the first batch that can be stored does this.
+	if err := s.beginTotals(ctx, db); err != nil && !isFullIn(err, filepath.Dir(s.path)) {
+		return errors.Join(err, db.close())
+	}
+	s.pass = pass{}
+	s.changes++
 	s.database = db
 	s.state.Device, s.state.Inode = identity(db.info)
 	s.state.Schema = len(migrations)
@@ -194,10 +205,13 @@ func (s *Store) continueEIDs(ctx context.Context, db *database) error {
 	if err := db.last.QueryRowContext(ctx).Scan(&last); err != nil {
 		return err
 	}
-	if lost := s.state.LastEID - last; lost > 0 && s.state.isOf(db.info) {
-		// SQLite ignores the part of a log that follows a damaged frame.
-		s.lost.Add(lost)
-		s.report(fmt.Errorf("the last %d events of %s are lost: its write-ahead log was truncated", lost, s.path))
+	if lost := s.state.LastEID - last; lost > 0 && s.state.Inode != 0 {
+		text := fmt.Sprintf("events between eid %d and eid %d are lost: the database was removed or an older one put in its place", last, s.state.LastEID)
+		if s.state.isOf(db.info) {
+			// SQLite ignores the part of a log that follows a damaged frame.
+			text = fmt.Sprintf("the last %d events are lost: the write-ahead log was truncated or an older database put in its place", lost)
+		}
+		s.note("end", text)
 	}
 	to := s.state.LastEID
 	if s.recreated {

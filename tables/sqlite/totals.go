@@ -1,0 +1,158 @@
+package sqlite
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/bits"
+)
+
+// totals are the number and the sum of the stored events by kind: 1 is that of the
+// unprivileged ones. They are not those of the rows that are there now, but of those that
+// Append added and Expire did not delete.
+type totals struct {
+	After int64 // the sums are those of the events after this EID
+	// Anew is set if the rows up to After had HMACs, which cannot be checked any more
+	// because the key or the totals were lost or changed.
+	Anew bool
+	Last int64 // EID of the last event
+	Rows [2]int64
+	Sums [2]rowSum
+}
+
+// A rowSum is a sum of HMACs modulo 2^256, which does not depend on their order. Its least
+// significant number is the first.
+type rowSum [4]uint64
+
+func (s rowSum) String() string { return fmt.Sprintf("%016x%016x%016x%016x", s[3], s[2], s[1], s[0]) }
+
+// count adds the row of an event, or subtracts it if n is -1. Sums of another size are those
+// of a changed row: the sum keeps the HMAC that was stored.
+func (t *totals) count(n, eid, kind int64, sums []byte) {
+	t.Rows[kind&1] += n
+	if eid <= t.After || len(sums) != checksumSize+macSize {
+		return
+	}
+	step, carry := bits.Add64, uint64(0)
+	if n < 0 {
+		step = bits.Sub64
+	}
+	sum := &t.Sums[kind&1]
+	for i := range sum {
+		sum[i], carry = step(sum[i], binary.LittleEndian.Uint64(sums[checksumSize+8*i:]), carry)
+	}
+}
+
+const totalsSQL = "SELECT state, mac FROM totals WHERE id = 1"
+
+// totalsMAC returns the HMAC of totals as text. The text of a row begins with the number of a
+// group, so no row has this HMAC.
+func totalsMAC(key []byte, text string) []byte {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte("totals " + text))
+	return mac.Sum(nil)
+}
+
+// readTotals returns the totals of the database. ok is false if it has none under this key;
+// wereBegun is false if it never had any.
+func readTotals(ctx context.Context, tx *sql.Tx, key []byte) (t totals, ok, wereBegun bool, err error) {
+	var text string
+	var mac []byte
+	err = tx.QueryRowContext(ctx, totalsSQL).Scan(&text, &mac)
+	if errors.Is(err, sql.ErrNoRows) {
+		return t, false, true, nil
+	}
+	ok = err == nil && hmac.Equal(mac, totalsMAC(key, text)) && json.Unmarshal([]byte(text), &t) == nil
+	return t, ok, text != "", err
+}
+
+// changeTotals calls change in a transaction, and then stores the totals if they have changed.
+// If the database has no totals under the key, they begin anew: with the number of the events
+// that are there, and without a sum of them.
+func (s *Store) changeTotals(ctx context.Context, db *database, change func(tx *sql.Tx, t *totals) error) error {
+	tx, err := db.writer.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	before, ok, wereBegun, err := readTotals(ctx, tx, s.rowKey)
+	if err != nil {
+		return err
+	}
+	t := before
+	if !ok {
+		t = totals{Anew: wereBegun}
+		const query = "SELECT (" + lastSQL + "), (SELECT count(*) FROM events), (SELECT count(*) FROM events WHERE cheap = 1)"
+		if err := tx.QueryRowContext(ctx, query).Scan(&t.After, &t.Rows[0], &t.Rows[1]); err != nil {
+			return err
+		}
+		t.Last, t.Rows[0] = t.After, t.Rows[0]-t.Rows[1]
+	}
+	anew := t
+	if err := change(tx, &t); err != nil || ok && t == before {
+		return err
+	}
+	text, err := json.Marshal(t)
+	if err != nil {
+		return err
+	}
+	const query = "REPLACE INTO totals (id, state, mac) VALUES (1, ?, ?)"
+	if _, err := tx.ExecContext(ctx, query, string(text), totalsMAC(s.rowKey, string(text))); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	if !ok && anew.Anew {
+		s.report(errors.New(anew.anewText()))
+	}
+	return nil
+}
+
+func (t *totals) anewText() string {
+	return fmt.Sprintf("whether events up to %d are missing or were changed by hand is unknown, because the key or the totals of the event store were removed or changed", t.After)
+}
+
+// beginTotals lets the totals begin if the database has none.
+func (s *Store) beginTotals(ctx context.Context, db *database) error {
+	return s.changeTotals(ctx, db, func(*sql.Tx, *totals) error { return nil })
+}
+
+// deleteEvents deletes the events whose EIDs a query selects, also from what a check has read,
+// and returns their number. In the transaction it calls before first. The caller holds mu.
+func (s *Store) deleteEvents(ctx context.Context, before func(*sql.Tx) error, eids string, args ...any) (n int64, err error) {
+	read := s.pass.found
+	err = s.changeTotals(ctx, s.database, func(tx *sql.Tx, t *totals) error {
+		if err := before(tx); err != nil {
+			return err
+		}
+		rows, err := tx.QueryContext(ctx, "DELETE FROM events WHERE eid IN ("+eids+") RETURNING eid, cheap, sums", args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for ; rows.Next(); n++ {
+			var eid, kind int64
+			var sums []byte
+			if err := rows.Scan(&eid, &kind, &sums); err != nil {
+				return err
+			}
+			t.count(-1, eid, kind, sums)
+			if eid <= read.Last {
+				read.count(-1, eid, kind, sums)
+			}
+		}
+		return rows.Err()
+	})
+	if err != nil || n == 0 {
+		return 0, err
+	}
+	s.pass.found = read
+	s.changes++
+	return n, nil
+}
