@@ -227,7 +227,11 @@ func hiddenReason(m *kmodquery.Module, isLoaded bool) string {
 	if isLoaded && !slices.Contains(views, kmodquery.ViewEvents) {
 		views = append(slices.Clone(views), kmodquery.ViewEvents)
 	}
-	return "it is not in " + kmodquery.ViewModules + ", but in " + strings.Join(views, ", ")
+	reason := "it is not in " + kmodquery.ViewModules + ", but in " + strings.Join(views, ", ")
+	if len(views) == 1 && (views[0] == kmodquery.ViewSysfs || views[0] == kmodquery.ViewBTF) {
+		reason += " only, where code in the kernel can add an entry"
+	}
+	return reason
 }
 
 func lostBy(list []CompleteSource) int64 {
