@@ -17,6 +17,7 @@ type reader struct {
 	translate translator
 	clock     host.BootClock
 	requests  recent[attemptID, loadRequest]
+	inits     recent[attemptID, struct{}] // loads whose init may have started a program
 	loads     recent[fileKey, fileLoad]
 	attempts  *attempts
 	denials   *denials
@@ -79,11 +80,18 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 	case record.Kind == bpf.ModuleRequest:
 		r.requests.add(a.id, requestOf(&e), maxRequests)
 	case record.Request != 0:
-		request, isKnown := r.requests.byKey[attemptID{record.Request, record.RequestTid}]
+		id := attemptID{record.Request, record.RequestTid}
+		request, isKnown := r.requests.byKey[id]
+		_, isInit := r.inits.byKey[id]
 		e.RequestedBy = request.column
-		if !isKnown || request.isPartial {
+		if !isInit && !isKnown || request.isPartial {
 			e.Missing.Add("requested_by")
 		}
+	case record.IsRequestUnknown:
+		e.Missing.Add("requested_by")
+	}
+	if record.Kind == bpf.ModuleLoad {
+		r.inits.add(a.id, struct{}{}, maxRequests)
 	}
 	d := kmodquery.Delivery{Event: e, Key: keyOf(position)}
 	if record.Attempt == 0 || record.Kind == bpf.ModuleRequest {

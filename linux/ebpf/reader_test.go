@@ -218,6 +218,40 @@ func TestRequestedByNamesTheContainer(t *testing.T) {
 	require.True(t, r.events[1].Missing.Has("requested_by"), "records of the requester were lost")
 }
 
+// A module's init has the kernel start a program, which loads another module.
+func TestALoadByAProgramOfAnInitHasTheOuterLoadAsItsParent(t *testing.T) {
+	r := newReading(t)
+	r.take(loadDataRecord, liveRecord)
+	for _, loaded := range []bpf.Record{readRecord, liveRecord, returns} {
+		loaded.Pid, loaded.Tid, loaded.Attempt = 80, 81, 700
+		loaded.Request, loaded.RequestTid = loadDataRecord.Attempt, loadDataRecord.Tid
+		r.take(loaded)
+	}
+	r.take(initReturns)
+	outer := translate.loadID(attemptID{loadDataRecord.Attempt, loadDataRecord.Tid})
+	inner := 0
+	for _, e := range r.events {
+		if e.LoadID != outer {
+			inner++
+			require.Equal(t, outer, e.ParentLoadID)
+			require.Empty(t, e.RequestedBy)
+			require.False(t, e.Missing.Has("requested_by"), "no process requested it")
+		}
+	}
+	require.Equal(t, 3, inner)
+}
+
+// The program that the kernel started has ended, and left the loader behind.
+func TestRequestedByIsMissingIfTheHelperHasEnded(t *testing.T) {
+	r := newReading(t)
+	loaded := returns
+	loaded.IsRequestUnknown = true
+	r.take(loaded)
+	require.Empty(t, r.events[0].RequestedBy)
+	require.Empty(t, r.events[0].ParentLoadID)
+	require.True(t, r.events[0].Missing.Has("requested_by"))
+}
+
 // The request's record was lost, or is too old.
 func TestRequestedByIsMissingWithoutTheRequest(t *testing.T) {
 	r := newReading(t)

@@ -20,7 +20,8 @@ type requester struct {
 	Request     string `json:"request"` // requested name, often an alias
 }
 
-// maxRequests bounds the requests that are kept. The oldest is dropped first.
+// maxRequests bounds the requests that are kept, and the loads whose init may have started
+// a program. The oldest is dropped first.
 const maxRequests = 1024
 
 // A recent is a map that keeps the last keys that were added. The zero value is ready
