@@ -23,6 +23,9 @@ type reader struct {
 	denials   *denials
 	want      func(imageJob) // requests an image; called with the attempts' mutex locked
 	readUntil time.Time      // every record made before was read
+	// complete is CLOCK_BOOTTIME when all hooks were attached, or 0 if no record is older.
+	// A part of an attempt that began earlier may not have been seen.
+	complete time.Duration
 	// unbegun is for loads whose call began before the hooks were attached. By thread, it has
 	// the load_id that their module_load got: the record of the return has no other link.
 	unbegun map[uint32]string
@@ -87,7 +90,7 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 		if !isInit && !isKnown || request.isPartial {
 			e.Missing.Add("requested_by")
 		}
-	case record.IsRequestUnknown:
+	case record.IsRequestUnknown, record.Boot < r.complete+helperTime && a.process.isHelper():
 		e.Missing.Add("requested_by")
 	}
 	if record.Kind == bpf.ModuleLoad {
@@ -127,6 +130,9 @@ func (r *reader) addUnbegun(a *attempt, record bpf.Record, e *kmodquery.Event) {
 		e.ReportsLoad = new(int64(1))
 	case liveID != "":
 		e.LoadID, e.ReportsLoad = liveID, new(int64(0))
+	}
+	if a.process.isHelper() {
+		e.Missing.Add("requested_by")
 	}
 	a.isLive = record.Kind == bpf.ModuleLoad
 	a.isTaken = a.isLive
