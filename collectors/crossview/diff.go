@@ -87,6 +87,8 @@ func (c *Check) compareShown(m kmodquery.Module) (d difference, differs bool) {
 		return difference{}, false
 	case m.State == "Loading": // its init may still fail
 		return difference{}, false
+	case c.State.adopt(m.Name):
+		return difference{}, false
 	case c.checkedAt.IsZero() && c.atStart != nil && !c.atStart[m.Name]:
 		return difference{event: kmodquery.EventModuleLoad, module: m, reason: "it is in " + c.list() + " but was not when this process started"}, true
 	case c.checkedAt.IsZero():
