@@ -328,6 +328,29 @@ func TestLoadThatNoSourceReported(t *testing.T) {
 	})
 }
 
+// Code in the kernel can add an entry to either of these views.
+func TestReasonSaysThatOneViewAloneShowsAHiddenModule(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		k.show("folder", kmodquery.ViewSysfs)
+		k.show("both", kmodquery.ViewSysfs, kmodquery.ViewBTF)
+		w := startWatch(t, k)
+		w.advance()
+		w.sink.mu.Lock()
+		events := slices.Clone(w.sink.events)
+		w.sink.mu.Unlock()
+		require.ElementsMatch(t, []string{"module_hidden folder", "module_hidden both"}, w.found(t))
+		for _, e := range events {
+			if e.Name == "folder" {
+				require.Equal(t, "it is not in modules, but in sysfs only, where code in the kernel can add an entry", e.Reason)
+			} else {
+				require.Equal(t, "it is not in modules, but in sysfs, btf", e.Reason)
+			}
+		}
+		require.NoError(t, w.Close())
+	})
+}
+
 // call emits an event of a call of eBPF's.
 func (w *watch) call(eventName, name, id string, result *int64) {
 	w.source.emitting <- kmodquery.Event{

@@ -58,11 +58,11 @@ func (v *Views) checkSymbols() error {
 		return fmt.Errorf("read /proc/kallsyms: %w", err)
 	}
 	if line := forged[1].line; line != "" {
-		return fmt.Errorf("/proc/kallsyms has lines that the kernel does not write, such as %q: a module's symbols forge them, and %s; find that module there", line, effect)
+		return fmt.Errorf("/proc/kallsyms has lines that the kernel does not write, such as %q, so %s: find the module whose symbols have these lines", line, effect)
 	}
 	for _, name := range forged[1].names {
 		if slices.Contains(forged[0].names, name) {
-			return fmt.Errorf("/proc/kallsyms names module %q, which only symbols show: these are forged, or it hides, and %s", name, effect)
+			return fmt.Errorf("/proc/kallsyms names module %q, which /proc/modules lacks and nothing else proves, so %s: another module's symbols forge the name, or /proc/modules is filtered", name, effect)
 		}
 	}
 	return nil
