@@ -55,10 +55,12 @@ type Record struct {
 	// Context and Tid identify the ProcessPath and ProcessArgs records about this
 	// record's process, which come before it. 0 if there are none.
 	Context time.Duration
-	// Request is the Attempt of the ModuleRequest, by the thread RequestTid, for
-	// which the kernel started this process or an ancestor; 0 if there is none.
-	Request    time.Duration
-	RequestTid uint32
+	// Request is the Attempt of the ModuleRequest, or of the load whose init started a
+	// program, by the thread RequestTid, for which the kernel started this process or an
+	// ancestor; 0 if there is none, or if it is unknown because that ancestor has ended.
+	Request          time.Duration
+	RequestTid       uint32
+	IsRequestUnknown bool
 
 	Pid, Tid, Parent     uint32 // in the initial pid namespace
 	UID, EUID, GID, EGID uint32 // in the initial user namespace
@@ -186,6 +188,7 @@ func Decode(raw []byte) (Record, error) {
 		Unread:        Unread(header.Unread),
 		Comm:          text(header.Comm[:]),
 	}
+	record.IsRequestUnknown = record.Request == 0 && record.RequestTid != 0
 	switch record.Kind {
 	case SystemCall:
 		record.Call, err = decodeCall(raw)

@@ -34,6 +34,18 @@ func wantHeader(kind Kind) Record {
 	}
 }
 
+func TestDecodeUnknownRequest(t *testing.T) {
+	for _, header := range []moduleRecordHeader{
+		{RequestNs: 12, RequestTid: 13}, {}, {RequestTid: 1},
+	} {
+		header.Kind = moduleRecordKindRECORD_PARAMS
+		raw := moduleParamsRecord{Header: header}
+		got, err := Decode(bytesOf(raw))
+		require.NoError(t, err)
+		require.Equal(t, header.RequestNs == 0 && header.RequestTid != 0, got.IsRequestUnknown)
+	}
+}
+
 func TestDecodeHeader(t *testing.T) {
 	raw := moduleImageRecord{Header: header(moduleRecordKindRECORD_IMAGE)}
 	raw.Header.Kthread, raw.Header.HasAuid = 2, 0

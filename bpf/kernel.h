@@ -60,7 +60,7 @@ struct mnt_namespace {
 
 struct nsproxy { struct mnt_namespace *mnt_ns; };
 
-struct upid { struct pid_namespace *ns; };
+struct upid { int nr; struct pid_namespace *ns; };
 
 struct pid {
 	unsigned int level;
@@ -117,12 +117,17 @@ struct css_set {
 	struct cgroup *dfl_cgrp;
 };
 
+enum pid_type { PIDTYPE_SID = 3 };
+
+struct signal_struct { struct pid *pids[PIDTYPE_SID + 1]; };
+
 struct task_struct {
 	unsigned int flags;
 	int tgid;
 	struct task_struct *real_parent;
 	struct task_struct *group_leader;
 	struct pid *thread_pid;
+	struct signal_struct *signal;
 	const struct cred *cred;
 	u64 start_time;
 	char comm[16];

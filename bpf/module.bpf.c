@@ -83,7 +83,10 @@ struct {
 	__type(value, struct draft);
 } drafts SEC(".maps");
 
-/* A module_request: its time on the boot clock, and the thread that made it. */
+/*
+ * Why the kernel starts a process: a module_request, or a load whose init starts a program.
+ * Its time on the boot clock, and the thread that made it.
+ */
 struct request {
 	u64 start_time; /* of the thread or process that is the map's key, if it is one */
 	u64 request_ns;
@@ -473,6 +476,18 @@ static __always_inline void send_cmdline(struct cmdline_record *record, struct t
 }
 
 /*
+ * Reports whether the kernel started the current process or an ancestor: session 0 is
+ * that of kernel threads, and of processes that began none of their own.
+ */
+static __always_inline bool is_in_kernel_session(void)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct pid *session = BPF_CORE_READ(task, signal, pids[PIDTYPE_SID]);
+
+	return session && BPF_CORE_READ(session, numbers[0].nr) == 0;
+}
+
+/*
  * Sends the records about the current process, with context_ns, and finds the
  * request for which the kernel started it or an ancestor.
  */
@@ -512,6 +527,9 @@ __noinline int send_process(u64 context_ns, u32 unprivileged)
 			break;
 		task = parent;
 	}
+	/* The ancestors of a helper of the kernel's end at a kernel thread, unless the helper has ended. */
+	if (draft->request_ns == 0 && draft->path.header.pid != 1 && !(BPF_CORE_READ(task, flags) & PF_KTHREAD) && is_in_kernel_session())
+		draft->request_tid = REQUEST_UNKNOWN;
 	return 0;
 }
 
@@ -1117,19 +1135,27 @@ int raw_tp_sched_process_exit(u64 *ctx)
 }
 
 /*
- * From a request to the modprobe that the kernel starts for it: the requesting
- * thread passes a struct subprocess_info to the new one.
+ * From a request to the modprobe that the kernel starts for it, or from a module's init
+ * to the program that it has the kernel start: the thread passes a struct subprocess_info
+ * to the new one.
  */
 
 static __always_inline int start_helper(u64 subprocess_info)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct request *request = bpf_map_lookup_elem(&requests, &tid);
+	struct attempt *attempt = innermost(find_thread());
 
-	if (request && request->start_time == identity())
+	if (request && request->start_time == identity()) {
 		bpf_map_update_elem(&usermodehelpers, &subprocess_info, request, BPF_ANY);
-	else
+	} else if (attempt && attempt->live) {
+		/* The module's init starts a program. */
+		struct request load = {.request_ns = attempt->begin_ns, .request_tid = tid};
+
+		bpf_map_update_elem(&usermodehelpers, &subprocess_info, &load, BPF_ANY);
+	} else {
 		bpf_map_delete_elem(&usermodehelpers, &subprocess_info); /* addresses are reused */
+	}
 	bpf_map_delete_elem(&requests, &tid);
 	return 0;
 }

@@ -19,6 +19,7 @@
 #define CHUNK_LEN 65536
 #define CHUNK_STEP 1024
 #define NOT_READ -1
+#define REQUEST_UNKNOWN 1     /* the kernel started an ancestor that has ended */
 
 enum record_kind {
 	RECORD_SYSTEM_CALL = 1, /* struct system_call_record */
@@ -84,7 +85,7 @@ struct record_header {
 	__u64 attempt_ns;        /* when this attempt began; with tid its identity; 0 unknown */
 	__u64 parent_attempt_ns; /* the attempt that this one was made from; 0 none */
 	__u64 context_ns;        /* with tid, identifies the records about its process; 0 none was sent */
-	__u64 request_ns;        /* the request, by thread request_tid, for which the kernel started this process; 0 none */
+	__u64 request_ns;        /* the request or load, by thread request_tid, for which the kernel started this process; 0 none */
 	__u64 capabilities;      /* effective */
 	enum record_kind kind;
 	__u32 pid;
@@ -98,7 +99,7 @@ struct record_header {
 	__u32 session_id;
 	__u32 has_auid;          /* the kernel has CONFIG_AUDIT */
 	__u32 kthread;           /* a kernel thread */
-	__u32 request_tid;
+	__u32 request_tid;       /* without request_ns: 0 or REQUEST_UNKNOWN */
 	__u32 mnt_ns;
 	__u32 pid_ns;
 	__u32 user_ns;

@@ -97,6 +97,8 @@ type attempt struct {
 	first, last time.Time // moments that were reported
 	stored      bool      // by an earlier recorder
 	failed      bool
+	isLate      bool              // its first event was
+	byViews     bool              // its first event was of the views
 	taken       map[string]string // by lesser source, the load_id under which it reported the attempt
 }
 
@@ -290,7 +292,11 @@ func (c *correlator) report(known *attempt, e *kmodquery.Event) {
 // kernel's log has neither name nor process; they are matched by their failure.
 func (c *correlator) match(rank int, kind kind, e *kmodquery.Event, within time.Duration) *attempt {
 	at, isKext := time.Unix(0, e.TimeNanos), isKext(e)
-	if isBest(rank, e) && at.After(c.lesser.Add(slack)) {
+	reach := slack
+	if isLate(e) {
+		reach = matchPatience
+	}
+	if isBest(rank, e) && at.After(c.lesser.Add(reach)) {
 		return nil // no search through a storm of one module
 	}
 	if isKext && within == slack {
@@ -310,9 +316,13 @@ func (c *correlator) match(rank int, kind kind, e *kmodquery.Event, within time.
 	}
 	var best *attempt
 	var nearest time.Duration
-	var over time.Time // when the module was last unloaded, or loaded, before
+	var over, until time.Time // when the module was last unloaded, or loaded, before, and next
 	for _, known := range slices.Backward(candidates) {
-		if known.kind != kind && !known.failed && known.name == e.Name && !known.first.After(at) && known.first.After(over) {
+		switch {
+		case known.kind == kind || known.failed || known.name != e.Name:
+		case known.first.After(at) && (until.IsZero() || known.first.Before(until)):
+			until = known.first
+		case !known.first.After(at) && known.first.After(over):
 			over = known.first
 		}
 	}
@@ -323,8 +333,15 @@ func (c *correlator) match(rank int, kind kind, e *kmodquery.Event, within time.
 		switch {
 		case known.rank > rank && knowPid:
 			before, after = near, near // both have the time of the call
+			if isLate(e) {
+				after = reach
+			}
+		case known.isLate && known.rank < rank && knowPid:
+			before = matchPatience
 		case crossview.FromViews(e) && within > near:
 			after += c.late
+		case known.byViews && within > near && !isKext && (until.IsZero() || known.first.Before(until)):
+			before = matchPatience // the views are first read when the sources watch
 		}
 		if known.source == e.Source || known.kind != kind || taken != "" && taken != e.LoadID ||
 			isNameless && !known.failed ||
@@ -348,6 +365,14 @@ func isFailure(e *kmodquery.Event) bool {
 	return e.Result != nil && *e.Result < 0 || e.Missing.Has("result")
 }
 
+// isLate reports whether an event of eBPF has a time after the beginning of its call. It is
+// the first of its attempt if the hooks were attached in the midst of the call.
+func isLate(e *kmodquery.Event) bool {
+	return e.Source == kmodquery.SourceEBPF && slices.Contains([]string{
+		kmodquery.EventModuleLoad, kmodquery.EventInitModule, kmodquery.EventFinitModule,
+	}, e.EventName)
+}
+
 // learn takes what an event says of its attempt, and returns the attempt.
 func (c *correlator) learn(rank int, e *kmodquery.Event) *attempt {
 	at := time.Unix(0, e.TimeNanos)
@@ -355,7 +380,7 @@ func (c *correlator) learn(rank int, e *kmodquery.Event) *attempt {
 	if known == nil {
 		known = &attempt{
 			id: e.LoadID, rank: rank, source: e.Source, kind: kindOf(e),
-			first: at, last: at, taken: map[string]string{},
+			first: at, last: at, taken: map[string]string{}, isLate: isLate(e), byViews: crossview.FromViews(e),
 		}
 		c.known[e.LoadID] = known
 		c.order = append(c.order, known)

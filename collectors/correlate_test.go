@@ -93,6 +93,57 @@ func TestAttemptOfALesserSourceKeepsItsLoadID(t *testing.T) {
 	})
 }
 
+// eBPF's hooks were attached while modprobe loaded two modules, and saw only the returns of
+// its calls, which took seconds. Audit has the times at which they began.
+func TestCallsThatBeganBeforeTheHooksAreJoinedByTheirReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, isAuditFirst := range []bool{true, false} {
+			a := newTable(byBPF)
+			if !isAuditFirst {
+				a.addEvent(byBPF, "finit_module", "", "1", 7, 8*time.Second)
+				a.addEvent(byBPF, "finit_module", "", "2", 7, 14*time.Second)
+			}
+			a.addEvent(byAudit, "finit_module", "first", "a", 7, 0)
+			a.addEvent(byAudit, "finit_module", "second", "b", 7, 9*time.Second)
+			a.addEvent(byAudit, "finit_module", "other", "c", 8, 9*time.Second)
+			a.flushAll()
+			if isAuditFirst {
+				a.addEvent(byBPF, "finit_module", "", "1", 7, 8*time.Second)
+				a.addEvent(byBPF, "finit_module", "", "2", 7, 14*time.Second)
+				require.Equal(t, []string{
+					"audit finit_module first a", "audit finit_module second b", "audit finit_module other c",
+					"ebpf finit_module  a", "ebpf finit_module  b",
+				}, a.rows)
+			} else {
+				require.Equal(t, []string{
+					"ebpf finit_module  1", "ebpf finit_module  2",
+					"audit finit_module first 1", "audit finit_module second 2", "audit finit_module other c",
+				}, a.rows)
+			}
+		}
+	})
+}
+
+// The views are read when the sources watch, and the log of the time before is read later.
+func TestLogLineOfTheStartJoinsALoadThatTheViewsNoticedLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, isUnloaded := range []bool{false, true} {
+			a := newTable()
+			if isUnloaded { // and loaded again, which the log does not have
+				a.addEvent(byBPF, "module_free", "dummy", "1", 7, 5*time.Second)
+			}
+			a.addEvent(byViews, "module_load", "dummy", "v", 0, 20*time.Second)
+			e := kmodquery.Event{EventName: "module_load", Source: "kmsg", Name: "dummy", LoadID: "k", TimeNanos: int64(time.Hour + 2*time.Second)}
+			a.add(byKmsg, deliver(e), true)
+			if isUnloaded {
+				require.Equal(t, []string{"ebpf module_free dummy 1", "procfs module_load dummy v", "kmsg module_load dummy k"}, a.rows)
+			} else {
+				require.Equal(t, []string{"procfs module_load dummy v"}, a.rows)
+			}
+		}
+	})
+}
+
 // Only one source knows the name of a module that was refused early.
 func TestAttemptsAreJoinedByProcessOrByName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

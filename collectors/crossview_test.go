@@ -328,6 +328,98 @@ func TestLoadThatNoSourceReported(t *testing.T) {
 	})
 }
 
+// Code in the kernel can add an entry to either of these views.
+func TestReasonSaysThatOneViewAloneShowsAHiddenModule(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		k.show("folder", kmodquery.ViewSysfs)
+		k.show("both", kmodquery.ViewSysfs, kmodquery.ViewBTF)
+		w := startWatch(t, k)
+		w.advance()
+		w.sink.mu.Lock()
+		events := slices.Clone(w.sink.events)
+		w.sink.mu.Unlock()
+		require.ElementsMatch(t, []string{"module_hidden folder", "module_hidden both"}, w.found(t))
+		for _, e := range events {
+			if e.Name == "folder" {
+				require.Equal(t, "it is not in modules, but in sysfs only, where code in the kernel can add an entry", e.Reason)
+			} else {
+				require.Equal(t, "it is not in modules, but in sysfs, btf", e.Reason)
+			}
+		}
+		require.NoError(t, w.Close())
+	})
+}
+
+// call emits an event of a call of eBPF's.
+func (w *watch) call(eventName, name, id string, result *int64) {
+	w.source.emitting <- kmodquery.Event{
+		Source: kmodquery.SourceEBPF, EventName: eventName, Type: kmodquery.TypeKernelModule, Name: name, LoadID: id,
+		Result: result, TimeNanos: time.Now().UnixNano(),
+	}
+	synctest.Wait()
+}
+
+// The record of its module_load was lost.
+func TestLoadOfWhichASourceReportedAPartIsWitnessed(t *testing.T) {
+	for _, event := range []string{kmodquery.EventFinitModule, kmodquery.EventInitModule, kmodquery.EventSecurityKernelReadFile} {
+		synctest.Test(t, func(t *testing.T) {
+			w := startWatch(t, newKernel())
+			w.advance()
+			result := new(int64(0))
+			if event == kmodquery.EventSecurityKernelReadFile {
+				result = nil
+			}
+			w.call(event, "dummy", "1", result)
+			w.kernel.load("dummy")
+			w.advance()
+			require.Empty(t, w.found(t))
+			require.Empty(t, w.source.reasons)
+			require.Equal(t, "1", w.loaded()[0].LoadID)
+			w.sees(kmodquery.EventModuleFree, "dummy", "2")
+			w.kernel.unload("dummy")
+			w.advance()
+			w.kernel.load("dummy")
+			w.advance()
+			require.Equal(t, []string{"module_unwitnessed dummy"}, w.found(t), "another load")
+			require.NoError(t, w.Close())
+		})
+	}
+}
+
+// A call has its time when it returns, which can be after the module was unloaded.
+func TestReturnAfterTheUnloadIsNoOtherLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, newKernel())
+		w.advance()
+		w.call(kmodquery.EventSecurityKernelReadFile, "dummy", "1", nil)
+		w.call(kmodquery.EventModuleLoad, "dummy", "1", nil)
+		time.Sleep(time.Millisecond)
+		w.sees(kmodquery.EventModuleFree, "dummy", "2")
+		time.Sleep(time.Millisecond)
+		w.call(kmodquery.EventFinitModule, "dummy", "1", new(int64(0)))
+		require.Empty(t, w.loaded())
+		w.kernel.load("dummy")
+		w.advance()
+		require.Equal(t, []string{"module_unwitnessed dummy"}, w.found(t))
+		require.NoError(t, w.Close())
+	})
+}
+
+// The kernel refused the module, and another one of its name was loaded unseen.
+func TestRefusedLoadIsNotWitnessed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, newKernel())
+		w.advance()
+		w.call(kmodquery.EventSecurityKernelReadFile, "dummy", "1", nil)
+		w.call(kmodquery.EventFinitModule, "dummy", "1", new(int64(-8)))
+		w.kernel.load("dummy")
+		w.advance()
+		require.Equal(t, []string{"module_unwitnessed dummy"}, w.found(t))
+		require.NoError(t, w.Close())
+	})
+}
+
 // The source fails before the next check.
 func TestLoadDuringAFailureOfTheSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -87,6 +87,8 @@ func (c *Check) compareShown(m kmodquery.Module) (d difference, differs bool) {
 		return difference{}, false
 	case m.State == "Loading": // its init may still fail
 		return difference{}, false
+	case c.State.adopt(m.Name):
+		return difference{}, false
 	case c.checkedAt.IsZero() && c.atStart != nil && !c.atStart[m.Name]:
 		return difference{event: kmodquery.EventModuleLoad, module: m, reason: "it is in " + c.list() + " but was not when this process started"}, true
 	case c.checkedAt.IsZero():
@@ -227,7 +229,11 @@ func hiddenReason(m *kmodquery.Module, isLoaded bool) string {
 	if isLoaded && !slices.Contains(views, kmodquery.ViewEvents) {
 		views = append(slices.Clone(views), kmodquery.ViewEvents)
 	}
-	return "it is not in " + kmodquery.ViewModules + ", but in " + strings.Join(views, ", ")
+	reason := "it is not in " + kmodquery.ViewModules + ", but in " + strings.Join(views, ", ")
+	if len(views) == 1 && (views[0] == kmodquery.ViewSysfs || views[0] == kmodquery.ViewBTF) {
+		reason += " only, where code in the kernel can add an entry"
+	}
+	return reason
 }
 
 func lostBy(list []CompleteSource) int64 {

@@ -66,6 +66,11 @@ type entry struct {
 	describedBy authority // of that event
 	shown       time.Time // views that were read after it showed the module
 	isRenamed   bool      // the last module that was loaded under this name has another one since
+
+	// begun is the last event of an attempt by eBPF that has not failed, and whose
+	// module_load is not known; nil if there is none. loadID is that of the last module_load.
+	begun  *kmodquery.Event
+	loadID string
 }
 
 // An authority is how far an event can be trusted to describe a load.
@@ -146,12 +151,17 @@ func (s *State) add(e *kmodquery.Event) {
 		failed := e.Result != nil && *e.Result != 0
 		if !failed {
 			s.setLoaded(e, e.Source == kmodquery.SourceEBPF || FromViews(e))
+			known := s.of(e.Name)
+			known.begun, known.loadID = nil, e.LoadID
 		}
+	case kmodquery.EventSecurityKernelReadFile, kmodquery.EventSecurityKernelLoadData:
+		s.setBegun(e)
 	case kmodquery.EventInitModule, kmodquery.EventFinitModule:
 		// Audit knows of a load only from the system call's result.
 		if e.Source == kmodquery.SourceAudit && e.Result != nil && *e.Result == 0 {
 			s.setLoaded(e, true)
 		}
+		s.setBegun(e)
 	case kmodquery.EventModuleFree:
 		s.setUnloaded(e)
 	case kmodquery.EventDeleteModule:
@@ -175,6 +185,37 @@ func (s *State) add(e *kmodquery.Event) {
 			known.hidden = momentOf(e)
 		}
 	}
+}
+
+// setBegun takes an event of an attempt by eBPF. Its time may be after that of an unload: a
+// call returns when its module can already be unloaded. So nothing is taken of an attempt
+// whose module_load is known.
+func (s *State) setBegun(e *kmodquery.Event) {
+	if e.Source != kmodquery.SourceEBPF || e.Type != kmodquery.TypeKernelModule {
+		return
+	}
+	known := s.of(e.Name)
+	switch {
+	case e.LoadID == known.loadID:
+	case e.Result == nil || *e.Result == 0:
+		known.begun = new(*e)
+	case known.begun != nil && known.begun.LoadID == e.LoadID:
+		known.begun = nil
+	}
+}
+
+// adopt makes a module that views show a loaded one if eBPF reported its load, except its
+// module_load. It reports whether it did.
+func (s *State) adopt(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := s.entries[name]
+	if known == nil || known.begun == nil || !momentOf(known.begun).isAfter(known.unloaded) {
+		return false
+	}
+	s.setLoaded(known.begun, true)
+	known.begun, known.loadID = nil, known.begun.LoadID
+	return true
 }
 
 // rename notes that the module of a load has another name since, so that none of its

@@ -36,9 +36,13 @@ var refusals = []int64{-int64(unix.EBADF), -int64(unix.EINVAL), -int64(unix.ETXT
 // finit_module waits while another one loads the same file, and returns its result
 // without reading the file (idempotent_init_module): link makes the other call its
 // parent. If the records of the file were lost, or an earlier process released them, or the
-// call began before the hooks were attached, it adds their columns to e.Missing.
+// call began before all hooks were attached, it adds their columns to e.Missing.
 func (r *reader) link(a *attempt, record *bpf.Record, e *kmodquery.Event) {
 	call := record.Call
+	if record.Kind == bpf.SystemCall && call.Name != bpf.DeleteModule && call.Result == 0 && !a.isLive {
+		// Its module_load was not seen.
+		a.known.Missing.Add("version", "srcversion", "taints")
+	}
 	switch {
 	case record.Kind == bpf.ReadFile:
 		a.file = record.File
@@ -55,11 +59,8 @@ func (r *reader) link(a *attempt, record *bpf.Record, e *kmodquery.Event) {
 			r.loads.add(id, fileLoad{a.loadID, record.Boot, call.Result}, maxFiles)
 		}
 	case a.hasSource():
-	case call.Taken || call.Result == 0 && call.Name == bpf.InitModule || r.waited(record, e) || record.Attempt == 0:
+	case call.Taken || call.Result == 0 && call.Name == bpf.InitModule || a.isLive || r.waited(record, e) || record.Attempt <= r.complete:
 		a.isTaken = true
-		if call.Result == 0 && !a.isLive {
-			e.Missing.Add("version", "srcversion", "taints")
-		}
 		if call.Name == bpf.FinitModule {
 			e.Missing.Add("path", "origin", "filesystem", "size", "mtime", "ctime")
 			if e.Inode == nil {

@@ -51,6 +51,13 @@ func (p *process) add(r bpf.Record) {
 	}
 }
 
+// isHelper reports whether the kernel started the process or an ancestor: kernel threads
+// are the last ancestors.
+func (p *process) isHelper() bool {
+	n := len(p.ancestors)
+	return n > 0 && p.ancestors[n-1].KernelThread && p.executable != nil && !p.executable.KernelThread
+}
+
 // describe sets an event's columns about its process.
 func (p *process) describe(e *kmodquery.Event, isKernelThread bool) {
 	e.ProcessPath = pathOf(e, "process_path", p.executable)

@@ -17,11 +17,15 @@ type reader struct {
 	translate translator
 	clock     host.BootClock
 	requests  recent[attemptID, loadRequest]
+	inits     recent[attemptID, struct{}] // loads whose init may have started a program
 	loads     recent[fileKey, fileLoad]
 	attempts  *attempts
 	denials   *denials
 	want      func(imageJob) // requests an image; called with the attempts' mutex locked
 	readUntil time.Time      // every record made before was read
+	// complete is CLOCK_BOOTTIME when all hooks were attached, or 0 if no record is older.
+	// A part of an attempt that began earlier may not have been seen.
+	complete time.Duration
 	// unbegun is for loads whose call began before the hooks were attached: the record of
 	// the return has no other link to that of the module_load. By thread.
 	unbegun map[uint32]unbegunLoad
@@ -94,11 +98,18 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 	case record.Kind == bpf.ModuleRequest:
 		r.requests.add(a.id, requestOf(&e), maxRequests)
 	case record.Request != 0:
-		request, isKnown := r.requests.byKey[attemptID{record.Request, record.RequestTid}]
+		id := attemptID{record.Request, record.RequestTid}
+		request, isKnown := r.requests.byKey[id]
+		_, isInit := r.inits.byKey[id]
 		e.RequestedBy = request.column
-		if !isKnown || request.isPartial {
+		if !isInit && !isKnown || request.isPartial {
 			e.Missing.Add("requested_by")
 		}
+	case record.IsRequestUnknown, record.Boot < r.complete+helperTime && a.process.isHelper():
+		e.Missing.Add("requested_by")
+	}
+	if record.Kind == bpf.ModuleLoad {
+		r.inits.add(a.id, struct{}{}, maxRequests)
 	}
 	d := kmodquery.Delivery{Event: e, Key: keyOf(position)}
 	if record.Attempt == 0 || record.Kind == bpf.ModuleRequest {
@@ -135,6 +146,9 @@ func (r *reader) addUnbegun(a *attempt, record bpf.Record, e *kmodquery.Event) {
 		e.ReportsLoad = new(int64(1))
 	case live.loadID != "" && live.caller == callerOf(record):
 		e.LoadID, e.ReportsLoad = live.loadID, new(int64(0))
+	}
+	if a.process.isHelper() {
+		e.Missing.Add("requested_by")
 	}
 	a.isLive = record.Kind == bpf.ModuleLoad
 	a.isTaken = a.isLive

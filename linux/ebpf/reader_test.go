@@ -4,6 +4,7 @@ package ebpf
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -216,6 +217,40 @@ func TestRequestedByNamesTheContainer(t *testing.T) {
 	r.take(loaded)
 	require.JSONEq(t, `{"pid":10,"path":"","comm":"insmod","uid":1000,"container_id":"web","request":"net-pf-\"1"}`, r.events[1].RequestedBy)
 	require.True(t, r.events[1].Missing.Has("requested_by"), "records of the requester were lost")
+}
+
+// A module's init has the kernel start a program, which loads another module.
+func TestALoadByAProgramOfAnInitHasTheOuterLoadAsItsParent(t *testing.T) {
+	r := newReading(t)
+	r.take(loadDataRecord, liveRecord)
+	for _, loaded := range []bpf.Record{readRecord, liveRecord, returns} {
+		loaded.Pid, loaded.Tid, loaded.Attempt = 80, 81, 700
+		loaded.Request, loaded.RequestTid = loadDataRecord.Attempt, loadDataRecord.Tid
+		r.take(loaded)
+	}
+	r.take(initReturns)
+	outer := translate.loadID(attemptID{loadDataRecord.Attempt, loadDataRecord.Tid})
+	inner := 0
+	for _, e := range r.events {
+		if e.LoadID != outer {
+			inner++
+			require.Equal(t, outer, e.ParentLoadID)
+			require.Empty(t, e.RequestedBy)
+			require.False(t, e.Missing.Has("requested_by"), "no process requested it")
+		}
+	}
+	require.Equal(t, 3, inner)
+}
+
+// The program that the kernel started has ended, and left the loader behind.
+func TestRequestedByIsMissingIfTheHelperHasEnded(t *testing.T) {
+	r := newReading(t)
+	loaded := returns
+	loaded.IsRequestUnknown = true
+	r.take(loaded)
+	require.Empty(t, r.events[0].RequestedBy)
+	require.Empty(t, r.events[0].ParentLoadID)
+	require.True(t, r.events[0].Missing.Has("requested_by"))
 }
 
 // The request's record was lost, or is too old.
@@ -445,6 +480,131 @@ func TestLoadThatBeganBeforeTheHooksIsReportedOnce(t *testing.T) {
 		r.take(live)
 	}
 	require.LessOrEqual(t, len(r.unbegun), maxUnbegun)
+}
+
+// A load sees its hooks attached one after another, in the order of bpf's hooks, each before
+// one of its steps. What the hooks then record is whole, or named in missing, and is one
+// load.
+func TestLoadsDuringTheAttachmentAreWholeOrNamed(t *testing.T) {
+	const entry, read, image, params, live, end = 0, 1, 2, 3, 4, 5 // steps of a load
+	order := []int{entry, end, image, read, live, params}          // of attachment
+	// attached has the step before which the hook of each step is attached.
+	var visit func(attached []int, from int, check func([]int))
+	visit = func(attached []int, from int, check func([]int)) {
+		if len(attached) == len(order) {
+			check(attached)
+			return
+		}
+		for at := from; at <= end+1; at++ {
+			visit(append(attached[:len(attached):len(attached)], at), at, check)
+		}
+	}
+	loads := 0
+	for _, call := range []string{bpf.FinitModule, bpf.InitModule} {
+		for _, result := range []int64{0, -22, -8} {
+			visit(nil, 0, func(attached []int) {
+				loads++
+				sees := map[int]bool{}
+				for i, step := range order {
+					sees[step] = attached[i] <= step
+				}
+				r := newReading(t)
+				if slices.Max(attached) > 0 {
+					r.complete = insmod.Boot
+				}
+				r.take(processRecords...)
+				begin, isTaken := time.Duration(0), false
+				take := func(change bpf.Record) {
+					change.Attempt = begin
+					r.take(change)
+				}
+				if sees[entry] {
+					begin = insmod.Attempt
+				}
+				if sees[read] {
+					begin, isTaken = insmod.Attempt, true
+					source := readRecord
+					if call == bpf.InitModule {
+						source = loadDataRecord
+					}
+					source.File = new(*source.File)
+					source.File.HasArguments = sees[entry]
+					take(source)
+				}
+				if sees[image] && isTaken {
+					take(taken)
+					r.found(r.wanted[0], found)
+				}
+				if sees[params] && isTaken {
+					take(parsed)
+				}
+				if sees[live] && result == 0 {
+					take(liveRecord)
+				}
+				if sees[end] {
+					returned := returns
+					returned.Call = &bpf.Call{Name: call, Result: result, Taken: isTaken, HasArguments: sees[entry]}
+					take(returned)
+				}
+				require.NoError(t, r.finish(time.Now()))
+
+				reports, ids := 0, map[string]bool{}
+				for i := range r.events {
+					e := &r.events[i]
+					ids[e.LoadID] = true
+					if e.IsLoadReport() {
+						reports++
+					}
+					columns := []string{"name", "sha256", "origin", "signer"}
+					if call == bpf.FinitModule {
+						columns = append(columns, "path", "filesystem", "inode", "size")
+					}
+					if result == 0 && sees[end] {
+						columns = append(columns, "taints")
+					}
+					for _, column := range columns {
+						require.True(t, !e.Lacks(column) || e.Missing.Has(column), "%s %d attached before %v: %s lacks %s", call, result, attached, e.EventName, column)
+					}
+					require.True(t, e.Result != nil || e.Missing.Has("result") || !slices.Contains([]string{"init_module", "finit_module"}, e.EventName))
+				}
+				require.LessOrEqual(t, len(ids), 1, "%s %d attached before %v", call, result, attached)
+				isReport := sees[read] || sees[live] && result == 0 || sees[end] && call == bpf.InitModule
+				require.Equal(t, isReport, reports == 1, "%s %d attached before %v: %d reports", call, result, attached, reports)
+				if slices.Max(attached) == 0 {
+					for _, e := range r.events {
+						require.Empty(t, e.Missing, e.EventName)
+					}
+				}
+			})
+		}
+	}
+	require.Equal(t, 6*924, loads)
+}
+
+// A module was requested before the hooks would have seen that.
+func TestRequestedByIsMissingIfTheRequestMayHaveBeenEarlier(t *testing.T) {
+	kthreadd := pathRecord(bpf.Path{Role: bpf.Executable, Generation: 1, Pid: 2, Comm: "kthreadd", Last: true, KernelThread: true})
+	modprobe := pathRecord(bpf.Path{Role: bpf.Executable, Pid: 10, Value: "/usr/bin/kmod"})
+	for _, test := range []struct {
+		complete time.Duration
+		want     bool
+	}{{insmod.Boot, true}, {0, false}} {
+		r := newReading(t)
+		r.complete = test.complete
+		r.take(modprobe, kthreadd, readRecord, liveRecord, returns)
+		require.Len(t, r.events, 3)
+		for _, e := range r.events {
+			require.Equal(t, test.want, e.Missing.Has("requested_by"))
+		}
+	}
+
+	// The beginning of its call was not seen either.
+	r := newReading(t)
+	unbegun := returns
+	unbegun.Attempt = 0
+	r.take(modprobe, kthreadd, unbegun)
+	require.Len(t, r.events, 1)
+	require.True(t, r.events[0].Missing.Has("requested_by"))
 }
 
 // BenchmarkReaderTakesALoad takes the records of a load that a request caused.

@@ -4,6 +4,7 @@ package ebpf
 
 import (
 	"slices"
+	"time"
 
 	"github.com/kmodquery/kmodquery"
 )
@@ -20,8 +21,13 @@ type requester struct {
 	Request     string `json:"request"` // requested name, often an alias
 }
 
-// maxRequests bounds the requests that are kept. The oldest is dropped first.
+// maxRequests bounds the requests that are kept, and the loads whose init may have started
+// a program. The oldest is dropped first.
 const maxRequests = 1024
+
+// helperTime is how long after all hooks were attached a program may load a module that
+// was requested before.
+const helperTime = 2 * time.Second
 
 // A recent is a map that keeps the last keys that were added. The zero value is ready
 // to use.

@@ -49,15 +49,20 @@ func (s *Source) newRun(programs *bpf.Programs, emit func(kmodquery.Delivery)) (
 		emit(d)
 	})
 	deaths := newDeathLog(s.options.Reading, s.options.KeepReading, &s.skipped)
+	reader := newReader(translator{bootID: bootID, types: programs}, s.denials, attempts, nil)
+	if !programs.WereThere() {
+		reader.complete = host.SinceBoot()
+	}
 	reading := &images{
 		attempts: attempts, read: programs.ReadImage, flush: programs.FlushImages, wake: programs.Flush,
 		deaths: deaths, loop: s.health.AddLoop(), jobs: make(chan imageJob, maxJobs),
 		fail: func(err error) { s.stop(err, true) }, files: &s.files,
 	}
+	reader.want = reading.want
 	go reading.run()
 	return &run{
 		source: s, programs: programs, deaths: deaths,
-		reader: newReader(translator{bootID: bootID, types: programs}, s.denials, attempts, reading.want),
+		reader: reader,
 		hooks: liveness{check: func() error {
 			_ = programs.FlushImages() // completes a round of its loop; fails only after Close
 			return programs.Check()

@@ -39,7 +39,7 @@ func FuzzMentions(f *testing.F) {
 				if lowest, ok := visited[name]; !ok || address < lowest {
 					visited[name] = address
 				}
-			})
+			}, func([]byte) bool { return true })
 			require.NoError(t, err)
 			for name, m := range mentions {
 				require.True(t, isModule([]byte(name)))

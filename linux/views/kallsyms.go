@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -20,9 +21,52 @@ type mention struct {
 //	ffffffffc0000000 t name	[module]
 //
 // Code that the kernel generates while it runs, such as [bpf] and [__builtin__ftrace], is
-// not a module. parseKallsyms calls visit with an empty name for its addresses.
-func parseKallsyms(ctx context.Context, r io.Reader, visit visitor) (map[string]*mention, error) {
-	return parseMentions(ctx, r, "\t[", true, visit)
+// not a module. parseKallsyms calls visit with an empty name for its addresses. It omits
+// lines of another form, and returns what they show.
+func parseKallsyms(ctx context.Context, r io.Reader, visit visitor) (map[string]*mention, forgery, error) {
+	var found forgery
+	mentions, err := parseMentions(ctx, r, "\t[", true, visit, func(line []byte) bool {
+		if isSymbol(line) {
+			return true
+		}
+		if found.line == "" {
+			found.line = string(line[:min(len(line), maxName)])
+		}
+		found.ofMemory = found.ofMemory || slices.ContainsFunc(allocators, func(name string) bool { return bytes.Contains(line, []byte(name)) })
+		return false
+	})
+	return mentions, found, err
+}
+
+// A forgery is what lines of kallsyms show that the kernel does not write. A module's file
+// chooses the names of its symbols, any bytes except NUL, so a name can look like further
+// lines of each view that prints it: kallsyms, ftrace, and vmallocinfo, which prints the
+// function that allocated a region. kallsyms prints all symbols of every listed module. A
+// name that forges a line of another view therefore has a blank or a newline there.
+type forgery struct {
+	line     string   // the beginning of the first one; "" if there is none
+	ofMemory bool     // one of them can be a region of modules' memory in vmallocinfo
+	names    []string // modules that were dropped because only names of symbols show them
+	err      error    // why kallsyms could not be read completely
+}
+
+// isSymbol reports whether a line of kallsyms has the kernel's form, and a symbol's name
+// without blanks.
+func isSymbol(line []byte) bool {
+	const digits = 16
+	if len(line) < digits+4 || line[digits] != ' ' || line[digits+2] != ' ' {
+		return false
+	}
+	for _, c := range line[:digits] {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	name := line[digits+3:]
+	if name[len(name)-1] == ']' {
+		name, _, _ = bytes.Cut(name, []byte("\t["))
+	}
+	return len(name) > 0 && bytes.IndexByte(name, ' ') < 0 && bytes.IndexByte(name, '\t') < 0
 }
 
 // parseFunctions returns the modules that tracefs names in available_filter_functions, or
@@ -32,11 +76,12 @@ func parseKallsyms(ctx context.Context, r io.Reader, visit visitor) (map[string]
 func parseFunctions(
 	ctx context.Context, r io.Reader, hasAddress bool, visit visitor,
 ) (map[string]*mention, error) {
-	return parseMentions(ctx, r, " [", hasAddress, func(name string, address uint64) {
+	visitModule := func(name string, address uint64) {
 		if name != "" {
 			visit(name, address)
 		}
-	})
+	}
+	return parseMentions(ctx, r, " [", hasAddress, visitModule, func([]byte) bool { return true })
 }
 
 // A visitor is called with an address and the name of the module to which it belongs.
@@ -44,15 +89,15 @@ type visitor func(name string, address uint64)
 
 // parseMentions takes the longest end of a line that can be a name for the name, so that
 // it does not confuse a module with another one whose name is the end of the first one's.
-// No compiler generates a symbol that contains the opening.
+// It omits the lines of which accept returns false.
 func parseMentions(
-	ctx context.Context, r io.Reader, open string, hasAddress bool, visit visitor,
+	ctx context.Context, r io.Reader, open string, hasAddress bool, visit visitor, accept func(line []byte) bool,
 ) (map[string]*mention, error) {
 	mentions := map[string]*mention{}
 	opening := []byte(open)
 	err := eachLine(ctx, r, func(line []byte) error {
 		// This is the fast path for hundreds of thousands of lines without a module.
-		if len(line) == 0 || line[len(line)-1] != ']' {
+		if !accept(line) || len(line) == 0 || line[len(line)-1] != ']' {
 			return nil
 		}
 		_, name, found := bytes.Cut(line[:len(line)-1], opening)

@@ -10,7 +10,7 @@ import (
 
 func TestParseKallsyms(t *testing.T) {
 	var visited []string
-	mentions, err := parseKallsyms(t.Context(), strings.NewReader(
+	mentions, forged, err := parseKallsyms(t.Context(), strings.NewReader(
 		"ffffffff81000000 T _text\n"+
 			"ffffffff81000010 t [odd]\n"+
 			"ffffffffc02c7024 r _note_7\t[dummy]\n"+
@@ -28,13 +28,38 @@ func TestParseKallsyms(t *testing.T) {
 		func(name string, address uint64) { visited = append(visited, fmt.Sprintf("%s %x", name, address)) })
 	require.NoError(t, err)
 	require.Equal(t, map[string]*mention{
-		"dummy": {"dummy", 0xffffffffc02c6000}, "nbd": {"nbd", 0}, "a ]b": {"a ]b", 0xffffffffc0500000}, "x": {"x", 0},
+		"dummy": {"dummy", 0xffffffffc02c6000}, "nbd": {"nbd", 0}, "a ]b": {"a ]b", 0xffffffffc0500000},
 		"nbd]\t[evil": {"nbd]\t[evil", 0xffffffffc0500000}, "short": {"short", 0xffffffffc0500000},
 	}, mentions)
+	require.Equal(t, forgery{line: "garbage\t[x]"}, forged)
 	require.Equal(t, []string{
 		"dummy ffffffffc02c7024", "dummy ffffffffc02c6000", " ffffffffc0300000", " ffffffffc0400000", "dummy ffffffffc02c6010",
 		"a ]b ffffffffc0500000", "nbd]\t[evil ffffffffc0500000", "short ffffffffc0500000", " ffffffffc0500000",
 	}, visited, "addresses of generated code have no name")
+}
+
+func TestIsSymbol(t *testing.T) {
+	for line, want := range map[string]bool{
+		"ffffffff81000000 T _text":                true,
+		"0000000000000000 A fixed_percpu_data":    true,
+		"ffffffffc0500000 ? _RNvCs1_3foo.llvm.12": true,
+		"ffffffffc0500000 t a\t[a b]":             true,
+		"ffffffffc0500000 t a\t[x\t[y]":           true,
+		"ffffffffc0500000 t [odd]":                true,
+		"":                                        false,
+		"b [ghost]":                               false,
+		"ffffffffc0500000 t ":                     false,
+		"ffffffffc0500000 tt a":                   false,
+		"FFFFFFFFC0500000 t a":                    false,
+		"ffffffffc0500000 t a b":                  false,
+		"ffffffffc0500000 t a [ghost\t[b]":        false,
+		"ffffffffc0500000 t a\t[two":              false,
+		"ffffffffc0500000 t a\tb":                 false,
+		"ffffffffc0500000 t \t[b]":                false,
+		"0xffffffffc0100000-0xffffffffc0102000    8192 load_module+0x1/0x2": false,
+	} {
+		require.Equal(t, want, isSymbol([]byte(line)), "%q", line)
+	}
 }
 
 func TestParseFunctions(t *testing.T) {

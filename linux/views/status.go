@@ -3,6 +3,7 @@ package views
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -33,14 +34,38 @@ func (v *Views) Status() []Status {
 	}
 	for i := range all {
 		all[i].Err = explain(all[i].View, readable(all[i].Path))
-		if all[i].View == kmodquery.ViewFtrace && all[i].Err == nil {
+		switch {
+		case all[i].Err != nil:
+		case all[i].View == kmodquery.ViewFtrace:
 			all[i].Err = v.panicsOnWarning()
+		case all[i].View == kmodquery.ViewKallsyms:
+			all[i].Err = v.checkSymbols()
 		}
 	}
 	if memory := &all[len(all)-1]; memory.Err == nil {
 		memory.Err = v.checkMemory()
 	}
 	return all
+}
+
+// checkSymbols returns an error if the last reading of kallsyms had forged lines, or if it
+// and the one before had names that nothing proves. One reading has such a name while a
+// module is loaded or unloaded.
+func (v *Views) checkSymbols() error {
+	forged := known(&v.forged)
+	const effect = "no module is reported that only kallsyms and ftrace show"
+	if err := forged[1].err; err != nil {
+		return fmt.Errorf("read /proc/kallsyms: %w", err)
+	}
+	if line := forged[1].line; line != "" {
+		return fmt.Errorf("/proc/kallsyms has lines that the kernel does not write, such as %q, so %s: find the module whose symbols have these lines", line, effect)
+	}
+	for _, name := range forged[1].names {
+		if slices.Contains(forged[0].names, name) {
+			return fmt.Errorf("/proc/kallsyms names module %q, which /proc/modules lacks and nothing else proves, so %s: another module's symbols forge the name, or /proc/modules is filtered", name, effect)
+		}
+	}
+	return nil
 }
 
 // checkMemory returns an error if the memory of modules cannot be distinguished from that

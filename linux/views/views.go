@@ -60,6 +60,7 @@ type Views struct {
 
 	lines    atomic.Pointer[listedLines]            // of the last reading of the list
 	builtins atomic.Pointer[map[string]fs.FileInfo] // the folders, by name, that Listed last found not to be of modules
+	forged   atomic.Pointer[[2]forgery]             // of the last two readings by Modules
 }
 
 // New returns the views below root, which is "/" for the running kernel.
@@ -128,6 +129,8 @@ func (v *Views) Listed(ctx context.Context) ([]kmodquery.Module, error) {
 // The State, Refs, Taints, Version and Srcversion of a hidden module are unknown,
 // because no file in sysfs is read for it.
 //
+// A hidden module is omitted if symbols' names can have forged it.
+//
 // Modules reads each view once, so a module for which [kmodquery.Module.IsHidden] is true
 // is only a suspect.
 func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
@@ -144,12 +147,24 @@ func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 			j.add(kmodquery.ViewVmallocinfo, name)
 		}
 	}
+	wasListed := map[string]bool{}
+	for i := range before {
+		wasListed[before[i].Name] = true
+	}
+	// The sections of a listed module say which memory is its own. Its symbols can be
+	// anywhere.
+	ownSymbol := func(name string, address uint64) {
+		if !wasListed[name] {
+			own(name, address)
+		}
+	}
 	// A view that cannot be read completely adds the part that was read.
 	inSysfs, _ := v.inSysfs()
 	j.add(kmodquery.ViewSysfs, inSysfs...)
-	symbols, _ := v.symbols(ctx, own)
+	symbols, forged, err := v.symbols(ctx, ownSymbol)
+	forged.err = err
 	j.mention(kmodquery.ViewKallsyms, symbols)
-	functions, _ := v.functions(ctx, own)
+	functions, _ := v.functions(ctx, ownSymbol)
 	j.mention(kmodquery.ViewFtrace, functions)
 	inBTF, _ := v.inBTF()
 	j.add(kmodquery.ViewBTF, inBTF...)
@@ -168,6 +183,9 @@ func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 			j.list(m)
 		}
 	}
+	forged.names = j.dropForged(forged.line != "" || forged.err != nil, owned)
+	v.forged.Store(&[2]forgery{known(&v.forged)[1], forged})
+	isCalm = isCalm && !forged.ofMemory
 	isLocated := true
 	for key, m := range j.modules {
 		if m.UsedBy == nil {
@@ -240,10 +258,10 @@ func isUnchanged(before, after []kmodquery.Module) bool {
 }
 
 // symbols reads kallsyms.
-func (v *Views) symbols(ctx context.Context, visit visitor) (map[string]*mention, error) {
+func (v *Views) symbols(ctx context.Context, visit visitor) (map[string]*mention, forgery, error) {
 	file, err := os.Open(v.path(procKallsyms))
 	if err != nil {
-		return nil, err
+		return nil, forgery{}, err
 	}
 	defer file.Close()
 	return parseKallsyms(ctx, file, visit)
@@ -316,6 +334,24 @@ func (j *join) mention(view string, mentions map[string]*mention) {
 			m.Address = new(int64(found.first))
 		}
 	}
+}
+
+// dropForged drops the hidden modules that only kallsyms and ftrace show, if kallsyms has
+// forged lines or names such a module. It returns their names. Their memory has no owner
+// then.
+func (j *join) dropForged(isForged bool, owned *memory) (names []string) {
+	isForgeable := func(m *kmodquery.Module) bool { return m.IsHidden() && !isProvable(m) }
+	for _, m := range j.modules {
+		isForged = isForged || isForgeable(m) && slices.Contains(m.Views, kmodquery.ViewKallsyms)
+	}
+	for key, m := range j.modules {
+		if isForged && isForgeable(m) {
+			names = append(names, m.Name)
+			owned.disown(key)
+			delete(j.modules, key)
+		}
+	}
+	return names
 }
 
 // assign assigns memory without a known owner. It becomes modules without a name,

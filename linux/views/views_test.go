@@ -2,10 +2,12 @@ package views
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -218,6 +220,105 @@ func TestGhost(t *testing.T) {
 	require.Empty(t, confirmed, "memory without a name")
 }
 
+// forgedBy returns files in which a listed module has a symbol of any name.
+func forgedBy(symbol string) tree {
+	return tree{
+		"proc/kallsyms": plain["proc/kallsyms"] + "ffffffffc0020010 t " + symbol + "\t[dummy]\n",
+		"sys/kernel/tracing/available_filter_functions": plain["sys/kernel/tracing/available_filter_functions"] + symbol + " [dummy]\n",
+	}
+}
+
+// The names of a module's symbols can look like lines about a module that never was.
+func TestNamesOfSymbolsForgeNoHiddenModule(t *testing.T) {
+	for name, symbol := range map[string]string{
+		"both views":            "x\t[ghost]\nffffffffc0090000 t y",
+		"both views separately": "x\t[ghost]\nffffffffc0090000 t y\nz [ghost]\nffffffffc0090000 t w",
+		"ftrace":                "x\ny [ghost]\nz",
+		"ftrace, one line":      "x [ghost",
+		"ftrace, as kallsyms":   "x\nffffffffc0090000 t y\t[a [ghost]\nffffffffc0090000 t z",
+		"of a listed module's":  "x\t[nbd]\nffffffffc0090000 t y [ghost",
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := newViews(t, with(forgedBy(symbol)))
+			for range 2 {
+				modules, err := v.Modules(t.Context())
+				require.NoError(t, err)
+				require.Equal(t, []string{"dummy", "nbd"}, namesOf(modules))
+			}
+			suspects := []kmodquery.Module{{Name: "ghost", Views: []string{"kallsyms", "ftrace"}}, {Name: "ghost [dummy", Views: []string{"ftrace"}}}
+			confirmed, err := v.Confirm(t.Context(), suspects)
+			require.NoError(t, err)
+			require.Empty(t, confirmed)
+			status := v.Status()[2]
+			require.Equal(t, kmodquery.ViewKallsyms, status.View)
+			require.ErrorContains(t, status.Err, "no module is reported that only kallsyms and ftrace show")
+			require.NotContains(t, status.Err.Error(), "\n")
+
+			// When the module is gone, nothing is left of it.
+			tree{"proc/kallsyms": plain["proc/kallsyms"], "sys/kernel/tracing/available_filter_functions": "schedule\n"}.write(t, v.root)
+			_, err = v.Modules(t.Context())
+			require.NoError(t, err)
+			require.NoError(t, v.Status()[2].Err)
+		})
+	}
+}
+
+// What symbols' names cannot write proves that a module hides also while names are forged.
+func TestForgedNamesHideNoHiddenModule(t *testing.T) {
+	// Its folder.
+	v := newViews(t, with(forgedBy("x\t[ghost]\nffffffffc0090000 t y")), tree{"proc/modules": nbdLine})
+	modules, err := v.Modules(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"dummy", "nbd"}, namesOf(modules))
+	confirmed, err := v.Confirm(t.Context(), modules)
+	require.NoError(t, err)
+	require.Equal(t, []string{"dummy"}, namesOf(confirmed))
+
+	// Its memory, which has no name then, whether the kernel shows addresses or not.
+	for address, memory := range map[int64]string{
+		0: ghostly["proc/vmallocinfo"],
+		-0x3fff0000: "0xffffffffc0010000-0xffffffffc0015000 20480 load_module+0x1/0x2\n0xffffffffc0020000-0xffffffffc0025000 20480 load_module+0x1/0x2\n" +
+			"0xffffffffc0090000-0xffffffffc0093000 12288 load_module+0x1/0x2\n",
+	} {
+		v = newViews(t, with(forgedBy("x\t[ghost]\nffffffffc0090000 t y")), tree{"proc/vmallocinfo": memory})
+		modules, err = v.Modules(t.Context())
+		require.NoError(t, err)
+		want := kmodquery.Module{Size: new(int64(8192)), Views: []string{"vmallocinfo"}}
+		if address != 0 {
+			want.Address = kernelAddress(0xffffffffc0090000)
+		}
+		require.Equal(t, want, modules[len(modules)-1])
+		confirmed, err = v.Confirm(t.Context(), modules)
+		require.NoError(t, err)
+		require.Equal(t, []kmodquery.Module{want}, confirmed)
+	}
+}
+
+// vmallocinfo names the function that made a region, with its symbol's name.
+func TestNamesOfSymbolsForgeNoMemory(t *testing.T) {
+	symbol := "x+0x1/0x2\n0xffffffffc0900000-0xffffffffc0903000 12288 load_module+0x1/0x2\n0x1-0x2 4096 y"
+	memory := nbdMemory + dummyMemory + "0x3-0x4 20480 " + symbol + "+0x1/0x2 [dummy] pages=4 vmalloc\n"
+	v := newViews(t, with(forgedBy(symbol)), tree{"proc/vmallocinfo": memory})
+	modules, err := v.Modules(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"dummy", "nbd"}, namesOf(modules))
+	require.ErrorContains(t, v.Status()[2].Err, "lines that the kernel does not write")
+}
+
+// While kallsyms cannot be read completely, it does not show whether names are forged.
+func TestFtraceAloneNeedsAllOfKallsyms(t *testing.T) {
+	v := newViews(t, with(ghostly))
+	var symbols strings.Builder
+	for i := range maxNames + 1 {
+		fmt.Fprintf(&symbols, "ffffffffc0020000 t x\t[m%d]\n", i)
+	}
+	tree{"proc/kallsyms": symbols.String()}.write(t, v.root)
+	modules, err := v.Modules(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"dummy", "nbd", ""}, namesOf(modules))
+	require.ErrorIs(t, v.Status()[2].Err, errTooMany)
+}
+
 // The kernel executes BUG() if the initstate of a module is read whose state is
 // UNFORMED, and a module can set that at any time.
 func TestFilesOfHiddenModulesAreNotRead(t *testing.T) {
@@ -350,14 +451,13 @@ func TestBracketsInNames(t *testing.T) {
 	v := newViews(t, tree{
 		"proc/modules":                   "]\t[dummy 4096 0 - Live 0x0\nevil 4096 0 - Live 0x0\na [b 4096 0 - Live 0x0\n",
 		"sys/module/]\t[dummy/initstate": "live\n", "sys/module/evil/initstate": "live\n", "sys/module/a [b/initstate": "live\n",
-		"proc/kallsyms": "ffffffffc0020000 t init_module\t[]\t[dummy]\nffffffffc0020000 t y\t[evil]\nffffffffc0020000 t x\t[a [b]\n",
+		"proc/kallsyms": "ffffffffc0020000 t init_module\t[]\t[dummy]\nffffffffc0020000 t y\t[evil]\nffffffffc0020000 t x\t[a [b]\nffffffffc0020000 t z [ghost\t[evil]\n",
 		"sys/kernel/tracing/available_filter_functions": "init_module []\t[dummy]\ny [evil]\nx [a [b]\nz [ghost [evil]\n",
 	})
 	modules, err := v.Modules(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, []string{"]\t[dummy", "a [b", "evil", "ghost [evil"}, namesOf(modules))
-	require.True(t, modules[3].IsHidden())
-	for _, m := range modules[:3] {
+	require.Equal(t, []string{"]\t[dummy", "a [b", "evil"}, namesOf(modules))
+	for _, m := range modules {
 		require.Equal(t, []string{"modules", "sysfs", "kallsyms", "ftrace"}, m.Views)
 	}
 }

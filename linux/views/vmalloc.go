@@ -33,6 +33,9 @@ var loaders = []string{"load_module", "layout_and_allocate", "move_module", "mod
 // regions have the name execmem_alloc, and those of modules cannot be distinguished.
 const execmemRW = "execmem_alloc_rw"
 
+// allocators are the names of all regions that are parsed.
+var allocators = append(slices.Clone(loaders), execmemRW)
+
 // parseVmallocinfo returns the regions of modules' memory in /proc/vmallocinfo:
 //
 //	0xffffffffc02c6000-0xffffffffc02cb000   20480 load_module+0xd97/0x2630 pages=4 vmalloc N0=4
@@ -101,6 +104,15 @@ func (m *memory) own(address uint64, owner string) bool {
 		m.owners[at] = owner
 	}
 	return ok
+}
+
+// disown removes an owner.
+func (m *memory) disown(owner string) {
+	for i := range m.owners {
+		if m.owners[i] == owner {
+			m.owners[i] = ""
+		}
+	}
 }
 
 // at returns the index of the region with an address.

@@ -11,9 +11,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/kmodquery/kmodquery/test/kmod"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
@@ -89,6 +91,52 @@ func TestGuestModprobeByHandHasNoRequester(t *testing.T) {
 	for _, row := range rows {
 		require.Empty(t, row["requested_by"])
 		require.Empty(t, row["parent_load_id"])
+	}
+}
+
+// TestGuestAProgramThatAnInitStartsHasItsLoadAsTheCause loads a module whose init has the
+// kernel start a script, which loads another module.
+func TestGuestAProgramThatAnInitStartsHasItsLoadAsTheCause(t *testing.T) {
+	guest.Only(t)
+	require.NoError(t, os.WriteFile("/run/kmodquery-helper", []byte("#!/bin/sh\n/sbin/modprobe af_alg\n"), 0o755))
+	image, err := kmod.Build(kmod.Helper, nil)
+	require.NoError(t, err)
+	before := latest(t)
+	require.NoError(t, guest.LoadImage(image, ""))
+	defer guest.Unload("kmodquery_helper")
+	require.NoError(t, guest.Unload("af_alg"))
+
+	outer := query(t, "SELECT DISTINCT load_id, requested_by, missing FROM kernel_module_events WHERE eid > %d AND name = 'kmodquery_helper'", before)
+	require.Len(t, outer, 1)
+	require.Empty(t, outer[0]["missing"])
+	loads := query(t, "SELECT * FROM kernel_module_events WHERE eid > %d AND name = 'af_alg' AND event_name NOT IN ('module_free', 'delete_module') ORDER BY eid", before)
+	require.Equal(t, byFile, column(loads, "event_name"))
+	for _, row := range loads {
+		require.Equal(t, outer[0]["load_id"], row["parent_load_id"])
+		require.Empty(t, row["requested_by"]+row["missing"])
+		require.NotEqual(t, outer[0]["load_id"], row["load_id"])
+	}
+}
+
+// TestGuestNamesARequesterThatIsUnknown requests a module of a kernel.modprobe that has
+// ended before the loader that it left behind loads the module.
+func TestGuestNamesARequesterThatIsUnknown(t *testing.T) {
+	guest.Only(t)
+	const setting, program = "/proc/sys/kernel/modprobe", "/run/kmodquery-modprobe"
+	require.NoError(t, os.WriteFile(program, []byte("#!/bin/sh\n(while kill -0 $$; do :; done; exec /sbin/modprobe -- \"$3\") &\n"), 0o755))
+	require.NoError(t, os.WriteFile(setting, []byte(program), 0o644))
+	defer func() { require.NoError(t, os.WriteFile(setting, []byte("/sbin/modprobe"), 0o644)) }()
+
+	before := latest(t)
+	require.Error(t, cast(t, "socket").Run(), "the module is loaded later")
+	require.Eventually(t, func() bool { return guest.Unload("af_alg") == nil }, time.Minute, 50*time.Millisecond)
+	loads := query(t, "SELECT * FROM kernel_module_events WHERE eid > %d AND name = 'af_alg' AND event_name NOT IN ('module_free', 'delete_module') ORDER BY eid", before)
+	require.Equal(t, byFile, column(loads, "event_name"))
+	for _, row := range loads {
+		require.Equal(t, "/sbin/modprobe -- net-pf-38", row["cmdline"])
+		require.Empty(t, row["requested_by"]+row["parent_load_id"])
+		require.Equal(t, "requested_by", row["missing"])
+		require.Equal(t, 1, parseAncestors(t, row["ancestors"])[0].PID)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -163,4 +165,19 @@ func TestGuestReportsEachLoadDuringTheStart(t *testing.T) {
 		}
 	}
 	require.Greater(t, after, 3, "no load was made while the hooks were attached")
+
+	// What a row of a load lacks is named, and all rows of a name are one load.
+	rows, err = p.host.Query(t.Context(), "SELECT * FROM kernel_module_events WHERE source = 'ebpf' AND event_name NOT IN ('module_request', 'module_free', 'delete_module')")
+	require.NoError(t, err)
+	ids := map[string]string{}
+	for _, row := range rows {
+		missing := strings.Split(row["missing"], ",")
+		require.True(t, row["name"] != "" || slices.Contains(missing, "name"), "%v", row)
+		require.True(t, row["path"] != "" || row["origin"] == "memory" || slices.Contains(missing, "path"), "%v", row)
+		require.True(t, row["result"] != "" || !slices.Contains([]string{"init_module", "finit_module"}, row["event_name"]), "%v", row)
+		if row["name"] != "" {
+			require.Contains(t, []string{"", row["load_id"]}, ids[row["name"]], row["name"])
+			ids[row["name"]] = row["load_id"]
+		}
+	}
 }

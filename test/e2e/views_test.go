@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -78,7 +79,6 @@ func TestGuestViewsShowHostileNames(t *testing.T) {
 		image, err := kmod.BuildAs(kmod.Firmware, name, nil)
 		require.NoError(t, err)
 		require.NoError(t, guest.LoadImage(image, ""))
-		defer guest.Unload(name)
 	}
 	for _, look := range []func(context.Context) ([]kmodquery.Module, error){v.Listed, v.Modules} {
 		modules := confirmed(t, v, look)
@@ -90,6 +90,36 @@ func TestGuestViewsShowHostileNames(t *testing.T) {
 			require.EqualValues(t, 1<<1|1<<12|1<<13, *m.Taints, "forced, out of tree and unsigned")
 		}
 	}
+	for _, name := range hostile {
+		require.NoError(t, guest.Unload(name))
+	}
+
+	// Lines about modules that never were, in the names of a listed module's symbols.
+	require.NoError(t, os.WriteFile("/run/kmodquery-helper", []byte("#!/bin/sh\n"), 0o755))
+	image, err := kmod.Build(kmod.Helper, nil)
+	require.NoError(t, err)
+	for _, symbol := range [][2]string{
+		{"init_module", "xy\ny [gh]\nz"}, {"start_the_program_and_wait_for_it", "xyz\t[ghost]\n0000000000000000 t gg"},
+	} {
+		require.Len(t, symbol[1], len(symbol[0]))
+		image = bytes.ReplaceAll(image, []byte(symbol[0]+"\x00"), []byte(symbol[1]+"\x00"))
+	}
+	require.NoError(t, guest.LoadImage(image, ""))
+	for file, line := range map[string]string{
+		"/sys/kernel/tracing/available_filter_functions": "y [gh]",
+		"/proc/kallsyms": "0000000000000000 t gg\t[kmodquery_helper]",
+	} {
+		content, err := os.ReadFile(file)
+		require.NoError(t, err)
+		require.Contains(t, string(content), "\n"+line+"\n")
+	}
+	require.Empty(t, hiddenOf(confirmed(t, v, v.Modules)))
+	require.ErrorContains(t, v.Status()[2].Err, "no module is reported that only kallsyms and ftrace show")
+	require.NoError(t, guest.Unload("kmodquery_helper"))
+	_, err = v.Modules(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, v.Status()[2].Err)
+
 	taint, err := v.Taint(t.Context())
 	require.NoError(t, err)
 	require.EqualValues(t, 1<<1|1<<12|1<<13, taint&(1<<1|1<<12|1<<13))

@@ -21,6 +21,7 @@ var objects embed.FS
 // The modules.
 const (
 	Firmware = "firmware" // its init makes the kernel read /lib/firmware/kmodquery-test.bin
+	Helper   = "helper"   // its init has the kernel start the program /run/kmodquery-helper, and fails with ENODEV if that does
 	Nested   = "nested"   // its init loads another module and fails with ENODEV
 	Hidden   = "hidden"   // its init removes it from the kernel's list; it cannot be unloaded
 	Ghost    = "ghost"    // the same, and removes its folder from sysfs

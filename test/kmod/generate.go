@@ -1,3 +1,3 @@
 package kmod
 
-//go:generate ./compile.sh firmware nested hidden unformed untaint
+//go:generate ./compile.sh firmware helper nested hidden unformed untaint
