@@ -613,14 +613,11 @@ func TestLossesDuringACheckCount(t *testing.T) {
 		for k.confirmations() == 0 {
 			time.Sleep(time.Second)
 		}
-		k.unload("dummy") // and its record is lost
-		w.source.mu.Lock()
-		w.source.lost++
-		w.source.mu.Unlock()
+		w.unloadUnseen("dummy")
 		k.set(func() { k.memory = nil })
-		w.advance()
-		w.advance()
-		w.advance()
+		for range 5 {
+			w.advance()
+		}
 		require.Equal(t, []string{"module_free dummy"}, w.found(t))
 		_ = w.Close()
 	})
@@ -985,20 +982,162 @@ func TestRenamedModulesAreReportedAsSuch(t *testing.T) {
 	})
 }
 
-// An unload among lost records is none of a hidden module.
-func TestAbsencesAfterALossAreLeftToTheCheck(t *testing.T) {
+// unloadUnseen unloads a module, and the records of that are lost.
+func (w *watch) unloadUnseen(name string) {
+	w.lose()
+	w.kernel.unload(name)
+}
+
+// lose makes the source lose a record.
+func (w *watch) lose() {
+	w.source.mu.Lock()
+	defer w.source.mu.Unlock()
+	w.source.lost++
+}
+
+// reasonOf returns the reason of the only event of the views with a name.
+func (w *watch) reasonOf(t *testing.T, eventName string) (reason string) {
+	t.Helper()
+	require.NoError(t, w.Sync(t.Context()))
+	w.sink.mu.Lock()
+	defer w.sink.mu.Unlock()
+	for _, e := range w.sink.events {
+		if e.EventName == eventName {
+			require.Empty(t, reason)
+			reason = e.Reason
+		}
+	}
+	return reason
+}
+
+// An unload may be among lost records: no module is hidden then, nor certainly unloaded.
+func TestAbsenceAfterALossIsDoubtful(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := newKernel()
-		w := startWatch(t, k)
+		w := startWatch(t, newKernel())
 		w.sees(kmodquery.EventModuleLoad, "dummy", "1")
-		k.load("dummy")
+		w.kernel.load("dummy")
 		w.advance()
-		w.source.mu.Lock()
-		w.source.lost++
-		w.source.mu.Unlock()
-		k.unload("dummy")
+		w.unloadUnseen("dummy")
+		for range 2 {
+			for _, m := range w.loaded() {
+				require.Empty(t, m.Views, "the inventory must not show it as hidden")
+			}
+			require.Empty(t, w.found(t))
+			w.advance()
+		}
 		w.advance()
+		w.advance()
+		require.Equal(t, "it is no longer in modules, and no view has shown it for 1m0s; records were lost, or no source watched, when it disappeared: "+
+			"it was unloaded, or hides from every view", w.reasonOf(t, kmodquery.EventModuleFree))
 		require.Equal(t, []string{"module_free dummy"}, w.found(t))
+		require.NoError(t, w.Close())
+	})
+}
+
+// However many records are lost, an unload is none of them if anything shows the module.
+func TestLossesMakeNoHidingAnUnload(t *testing.T) {
+	memory := func(address *int64) func(*kernel) {
+		return func(k *kernel) {
+			k.set(func() {
+				k.memory = []kmodquery.Module{{Address: address, Size: new(int64(4096)), Views: []string{kmodquery.ViewVmallocinfo}}}
+			})
+		}
+	}
+	for _, test := range []struct {
+		name   string
+		hide   func(w *watch)
+		reason string
+	}{
+		{"its memory stays, of the same size", func(w *watch) { w.unloadUnseen("rootkit"); memory(nil)(w.kernel) }, "it is not in modules, but in vmallocinfo, events"},
+		{"its memory stays, at the same address", func(w *watch) { w.unloadUnseen("rootkit"); memory(new(int64(-65536)))(w.kernel) }, "it is not in modules, but in vmallocinfo, events"},
+		{"kallsyms shows it", func(w *watch) { w.lose(); w.kernel.show("rootkit", kmodquery.ViewKallsyms) }, "it is not in modules, but in kallsyms, events"},
+		{"records are lost later", func(w *watch) {
+			w.sees(kmodquery.EventModuleFree, "other", "9") // so that one glance is not enough
+			w.kernel.unload("rootkit")
+			time.Sleep(glanceTime)
+			for range 20 {
+				w.lose()
+				time.Sleep(time.Second)
+			}
+		}, "it is not in modules, but in events"},
+		{"it is listed again without a load", func(w *watch) {
+			w.unloadUnseen("rootkit")
+			time.Sleep(10 * time.Second)
+			w.kernel.load("rootkit")
+		}, "it is not in modules, but in events"},
+		{"sysfs shows it while records are lost all the time", func(w *watch) {
+			for range 6 {
+				w.kernel.show("rootkit", kmodquery.ViewSysfs)
+				for i := range 10 {
+					w.lose()
+					time.Sleep(time.Second)
+					if i == 1 {
+						w.kernel.load("rootkit")
+					}
+				}
+			}
+		}, "it is not in modules, but in (sysfs, )?events"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k := newKernel("ext4")
+				w := startWatch(t, k)
+				w.sees(kmodquery.EventModuleLoad, "rootkit", "1")
+				k.load("rootkit")
+				k.set(func() {
+					m := k.modules["rootkit"]
+					m.Address = new(int64(-65536))
+					k.modules["rootkit"] = m
+				})
+				w.advance()
+				w.found(t)
+				test.hide(w)
+				w.advance()
+				w.advance()
+				w.sink.mu.Lock()
+				for _, e := range w.sink.events {
+					require.True(t, e.Source != kmodquery.SourceProcfs || e.LoadID == "1", e)
+				}
+				w.sink.mu.Unlock()
+				require.Regexp(t, "^"+test.reason+"$", w.reasonOf(t, kmodquery.EventModuleHidden))
+				require.Equal(t, []string{"module_hidden rootkit"}, w.found(t))
+				for range 5 {
+					w.advance()
+				}
+				require.Empty(t, w.found(t))
+				require.NoError(t, w.Close())
+			})
+		})
+	}
+}
+
+// glanceTime is longer than the time between two glances.
+const glanceTime = 1500 * time.Millisecond
+
+// Losses are no proof of hiding: modules are loaded and unloaded, and all records of some of
+// that are lost.
+func TestLostUnloadsAreNoHiding(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel("ext4")
+		w := startWatch(t, k)
+		w.found(t)
+		for i := range 300 {
+			if i%3 != 1 {
+				w.sees(kmodquery.EventModuleLoad, "dummy", fmt.Sprint("load", i))
+			} else {
+				w.lose()
+			}
+			k.load("dummy")
+			time.Sleep(time.Duration(i%11)*700*time.Millisecond + time.Millisecond)
+			if i%2 == 0 {
+				w.unloadUnseen("dummy")
+			} else {
+				k.unload("dummy")
+				w.sees(kmodquery.EventModuleFree, "dummy", fmt.Sprint("unload", i))
+			}
+			time.Sleep(time.Duration(i%13)*600*time.Millisecond + time.Millisecond)
+		}
+		require.NotContains(t, w.found(t), "module_hidden dummy")
 		require.NoError(t, w.Close())
 	})
 }

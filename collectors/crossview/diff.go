@@ -76,14 +76,13 @@ func (c *Check) compare(shown []kmodquery.Module, taint int64) []difference {
 // compareShown compares the module state with a module that views show.
 func (c *Check) compareShown(m kmodquery.Module) (d difference, differs bool) {
 	known := c.State.get(m.Name)
-	_, lost := c.reliable()
 	switch {
 	case m.IsHidden() && m.Name == "":
 		return difference{event: kmodquery.EventModuleHidden, module: m, reason: "memory of a module that no other view shows"}, !c.wasReported(&m)
 	case m.IsHidden():
 		return difference{event: kmodquery.EventModuleHidden, module: m, reason: hiddenReason(&m, known.isLoaded())}, !known.isReported()
 	case known.isLoaded() && (known.isCertain() || c.complete == ""):
-		c.State.confirm(m.Name, c.began)
+		c.State.confirm(&m, c.began)
 		return difference{}, false
 	case m.State == "Loading": // its init may still fail
 		return difference{}, false
@@ -97,7 +96,8 @@ func (c *Check) compareShown(m kmodquery.Module) (d difference, differs bool) {
 		return difference{event: kmodquery.EventModuleUnwitnessed, module: m, reason: reason, former: former}, true
 	case c.complete != "":
 		reason := "it is in " + kmodquery.ViewModules + ", but " + c.complete + " did not report its load"
-		if n := lost - c.lost; n > 0 {
+		if _, lost := c.reliable(); lost > c.lost {
+			n := lost - c.lost
 			reason += fmt.Sprintf("; %d records were lost meanwhile", n)
 		}
 		return difference{event: kmodquery.EventModuleUnwitnessed, module: m, reason: reason}, true
@@ -148,24 +148,58 @@ func withoutFormerNames(found []difference) []difference {
 	return slices.DeleteFunc(found, func(d difference) bool { return d.former == "" && former[d.module.Name] })
 }
 
+// doubtTime is how long no view may show a module before it counts as unloaded, although
+// no unload was reported, because records were lost.
+const doubtTime = time.Minute
+
 // compareLoaded returns the loaded modules that no view shows.
 func (c *Check) compareLoaded(shown map[string]bool) []difference {
 	var found []difference
-	sources, lost := c.reliable()
-	_, since := c.Complete()
-	now := c.Stamp()
+	since, now := c.Unbroken(), c.Stamp()
 	for name, known := range c.State.certain() {
 		if shown[name] || known.isReported() {
 			continue
 		}
 		m := kmodquery.Module{Name: name, LoadID: known.module.LoadID, Path: known.module.Path, Views: known.module.Views}
-		if len(sources) > 0 && lost == c.lost && known.wasWatched(since, momentOf(&now)) {
+		switch {
+		case known.isProven || known.wasWatched(since, momentOf(&now)):
 			found = append(found, difference{event: kmodquery.EventModuleHidden, module: m, reason: hiddenReason(&m, true)})
-		} else {
+		case c.checkedAt.IsZero() || c.complete == "" && since.At.IsZero():
 			found = append(found, difference{event: kmodquery.EventModuleFree, module: m, reason: "it is no longer in " + c.list()})
+		case c.State.doubt(name) >= doubtTime && !slices.ContainsFunc(c.nameless, known.mayOwn):
+			reason := "it is no longer in " + c.list() + ", and no view has shown it for " + doubtTime.String() +
+				"; records were lost, or no source watched, when it disappeared: it was unloaded, or hides from every view"
+			found = append(found, difference{event: kmodquery.EventModuleFree, module: m, reason: reason})
 		}
 	}
 	return found
+}
+
+// mayOwn reports whether memory that no view names may belong to a module.
+func (e *entry) mayOwn(memory kmodquery.Module) bool {
+	switch {
+	case e.size == nil || memory.Size == nil:
+		return true
+	case e.address != nil && memory.Address != nil:
+		return uint64(*e.address-*memory.Address) < uint64(*memory.Size)
+	}
+	return *memory.Size >= *e.size
+}
+
+// ownerOf returns the module whose unload may be among lost records and to which memory
+// belongs that no view names; an entry without a name unless there is exactly one.
+func (c *Check) ownerOf(memory *kmodquery.Module) (owner entry) {
+	for _, known := range c.State.certain() {
+		isExact := known.size != nil && memory.Size != nil && (known.address != nil && memory.Address != nil || *known.size == *memory.Size)
+		switch {
+		case known.doubted.IsZero() || known.isReported() || !isExact || !known.mayOwn(*memory):
+		case owner.module.Name != "":
+			return entry{}
+		default:
+			owner = known
+		}
+	}
+	return owner
 }
 
 // nameMemory merges a hidden module that no view names with nameless memory, if
@@ -191,6 +225,25 @@ func nameMemory(found []difference) []difference {
 	m.Views = append(slices.Clone(memory.Views), m.Views...)
 	found[named].reason = hiddenReason(m, true)
 	return slices.Delete(found, nameless, nameless+1)
+}
+
+// Unbroken returns since when complete sources have watched without losing a record. What
+// was lost before the latest call counts as lost then.
+func (c *Check) Unbroken() Start {
+	list, since := c.Complete()
+	lost, now := lostBy(list), c.Stamp()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(list) > 0 && lost != c.lostBefore {
+		c.lostBefore, c.lostAt = lost, Start{At: time.Now()}
+		if now.Uptime != nil {
+			c.lostAt.Uptime = new(*now.Uptime + 1) // rounded up
+		}
+	}
+	if len(list) > 0 && c.lostAt.At.After(since.At) {
+		return c.lostAt
+	}
+	return since
 }
 
 // reliable returns the complete sources that have watched since the last check,

@@ -44,6 +44,11 @@ func (c *Check) emit(d difference) {
 	}
 	switch d.event {
 	case kmodquery.EventModuleHidden:
+		if owner := c.ownerOf(&d.module); d.module.Name == "" && owner.module.Name != "" {
+			e.Name, known = owner.module.Name, owner
+			e.Reason = hiddenReason(&d.module, true)
+			d.module.Name = e.Name
+		}
 		if known.isLoaded() && e.LoadID == "" {
 			e.LoadID, e.Path = known.module.LoadID, known.module.Path
 		}

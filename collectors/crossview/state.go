@@ -65,6 +65,10 @@ type entry struct {
 	describedAt moment    // of the event that module's LoadID, Path, FirstSeen and Loaded come from
 	describedBy authority // of that event
 	shown       time.Time // views that were read after it showed the module
+	address     *int64    // of the module when views last showed it; nil if it is unknown
+	size        *int64
+	isProven    bool      // it was absent from the kernel's list, and no loss of records explains that
+	doubted     time.Time // when views first lacked it, although no unload was reported and a loss may explain that; zero if they do not
 	isRenamed   bool      // the last module that was loaded under this name has another one since
 }
 
@@ -206,6 +210,7 @@ func (s *State) setLoaded(e *kmodquery.Event, certain bool) {
 	known, now := s.of(e.Name), momentOf(e)
 	if now.isAfter(known.loaded) {
 		known.loaded, known.isRenamed = now, s.renamed[e.LoadID]
+		known.isProven, known.doubted = false, time.Time{}
 	}
 	if certain && now.isAfter(known.certain) {
 		known.certain = now
@@ -326,13 +331,42 @@ func (s *State) certain() map[string]entry {
 	return list
 }
 
-// confirm makes a loaded module certain, because views that were read after a time show it.
-func (s *State) confirm(name string, at time.Time) {
+// confirm makes a loaded module certain, because the kernel's list that was read after a
+// time shows it.
+func (s *State) confirm(m *kmodquery.Module, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := s.entries[m.Name]
+	if known == nil {
+		return
+	}
+	known.certain, known.shown = known.loaded, at
+	known.isProven, known.doubted = false, time.Time{}
+	if m.Size != nil {
+		known.address, known.size = m.Address, m.Size
+	}
+}
+
+// prove notes that a loaded module was absent from the kernel's list, and that no loss of
+// records explains it. Later losses do not explain it either.
+func (s *State) prove(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if known := s.entries[name]; known != nil {
-		known.certain, known.shown = known.loaded, at
+		known.isProven = true
 	}
+}
+
+// doubt returns for how long views have lacked a loaded module of which an unload may be
+// among lost records.
+func (s *State) doubt(name string) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := s.entries[name]
+	if known.doubted.IsZero() {
+		known.doubted = time.Now()
+	}
+	return time.Since(known.doubted)
 }
 
 // lacks reports whether a loaded module that was not reported as hidden is not
