@@ -1142,6 +1142,125 @@ func TestLostUnloadsAreNoHiding(t *testing.T) {
 	})
 }
 
+// inventory returns the rows that views and events give, as "load_id hidden".
+func (w *watch) inventory(t *testing.T) (rows []string) {
+	t.Helper()
+	require.NoError(t, w.Sync(t.Context()))
+	shown, err := w.kernel.Modules(t.Context())
+	require.NoError(t, err)
+	for _, m := range kmodquery.JoinModules(shown, w.loaded()) {
+		rows = append(rows, fmt.Sprint(m.Name, " ", m.LoadID, " ", m.IsHidden()))
+	}
+	return rows
+}
+
+// A module hides from every view, and an honest one of its name is loaded.
+func TestNamesakeOfAHiddenModuleIsAnotherModule(t *testing.T) {
+	const reason = "it is not in modules, but in events: a later module has its name, which the kernel refuses while the list has it, and no unload was reported"
+	for _, test := range []struct {
+		name   string
+		before time.Duration // from the hiding to the second load
+		reason string
+	}{
+		{"at once", 0, reason},
+		{"after a while", time.Minute, "it is not in modules, but in events"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := startWatch(t, newKernel())
+				w.sees(kmodquery.EventModuleLoad, "dummy", "1")
+				time.Sleep(test.before + 50*time.Millisecond)
+				w.sees(kmodquery.EventModuleLoad, "dummy", "2")
+				w.kernel.load("dummy")
+				w.advance()
+				require.Equal(t, []string{"dummy 2 false", "dummy 1 true"}, w.inventory(t))
+				w.lose() // explains nothing that was before
+				w.advance()
+				w.sink.mu.Lock()
+				for _, e := range w.sink.events {
+					require.True(t, e.Source != kmodquery.SourceProcfs || e.LoadID == "1", e)
+				}
+				w.sink.mu.Unlock()
+				require.Equal(t, test.reason, w.reasonOf(t, kmodquery.EventModuleHidden))
+				require.Equal(t, []string{"module_hidden dummy"}, w.found(t))
+				require.Equal(t, []string{"dummy 2 false", "dummy 1 true"}, w.inventory(t))
+
+				w.kernel.unload("dummy")
+				w.sees(kmodquery.EventModuleFree, "dummy", "3")
+				for range 5 {
+					w.advance()
+				}
+				require.Empty(t, w.found(t), "each is reported once")
+				require.Equal(t, []string{"dummy 1 true"}, w.inventory(t))
+				w.kernel.show("dummy", kmodquery.ViewFtrace) // of the first one
+				w.advance()
+				require.Empty(t, w.found(t))
+				require.Equal(t, []string{"dummy 1 true"}, w.inventory(t))
+				w.sees(kmodquery.EventModuleLoad, "dummy", "4")
+				w.kernel.load("dummy")
+				w.kernel.unload("dummy")
+				w.advance()
+				require.Equal(t, []string{"module_hidden dummy"}, w.found(t), "the second one hides too")
+				require.Equal(t, []string{"dummy 4 true", "dummy 1 true"}, w.inventory(t))
+				require.Empty(t, w.source.reasons)
+				require.NoError(t, w.Close())
+			})
+		})
+	}
+}
+
+// The unload of the first one is among lost records.
+func TestLoadAfterALostUnloadIsNoNamesake(t *testing.T) {
+	for _, address := range []int64{-65536, -4096} { // where the second one is
+		synctest.Test(t, func(t *testing.T) {
+			w := startWatch(t, newKernel())
+			load := func(id string, address int64) {
+				w.sees(kmodquery.EventModuleLoad, "dummy", id)
+				w.kernel.set(func() {
+					w.kernel.modules["dummy"] = kmodquery.Module{
+						Name: "dummy", State: "Live", Size: new(int64(4096)), Address: &address, Views: []string{kmodquery.ViewModules},
+					}
+				})
+			}
+			load("1", -65536)
+			w.advance()
+			w.unloadUnseen("dummy")
+			time.Sleep(50 * time.Millisecond)
+			load("2", address)
+			w.advance()
+			require.Equal(t, []string{"dummy 2 false"}, w.inventory(t))
+			require.Empty(t, w.found(t))
+			for range 5 {
+				w.advance()
+			}
+			if address != -65536 {
+				require.Contains(t, w.reasonOf(t, kmodquery.EventModuleFree), "it was unloaded, or hides from every view")
+				require.Equal(t, []string{"module_free dummy"}, w.found(t))
+			}
+			require.Empty(t, w.found(t), "a namesake at the same address was unloaded")
+			require.Equal(t, []string{"dummy 2 false"}, w.inventory(t), "the end of the first one is not that of the second")
+			require.NoError(t, w.Close())
+		})
+	}
+}
+
+// Sysfs replaces the slash in a name, which the events and the kernel's list have.
+func TestAHiddenModuleWithASlashIsOneModule(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, newKernel())
+		w.sees(kmodquery.EventModuleLoad, "a/b", "1")
+		w.kernel.load("a/b")
+		w.advance()
+		require.Equal(t, []string{"a/b 1 false"}, w.inventory(t))
+		w.kernel.unload("a/b")
+		w.kernel.show("a!b", kmodquery.ViewSysfs)
+		w.advance()
+		require.Equal(t, []string{"a/b 1 true"}, w.inventory(t))
+		require.Equal(t, []string{"module_hidden a/b"}, w.found(t))
+		require.NoError(t, w.Close())
+	})
+}
+
 // countedViews count how often they are read.
 type countedViews struct {
 	listOnlyViews

@@ -18,6 +18,7 @@ type difference struct {
 	reason string
 	seen   kmodquery.Event // the moment before the views were read that show it
 	former string          // the name that the module had before, if it was renamed
+	load   string          // the load id, if it is about a module whose name a later one has
 }
 
 // key is the same for the same difference found by two checks.
@@ -31,7 +32,15 @@ func (d *difference) subject() string {
 	case d.module.Name == "":
 		return "\x00" + memoryKey(&d.module)
 	}
-	return d.module.Name
+	return subjectOf(d.module.Name, d.load)
+}
+
+func subjectOf(name, load string) string {
+	name = kmodquery.FolderName(name)
+	if load != "" {
+		name += "\x00" + load
+	}
+	return name
 }
 
 // isByViews reports whether views alone show a hidden module.
@@ -75,6 +84,7 @@ func (c *Check) compare(shown []kmodquery.Module, taint int64) []difference {
 
 // compareShown compares the module state with a module that views show.
 func (c *Check) compareShown(m kmodquery.Module) (d difference, differs bool) {
+	c.State.identify(&m)
 	known := c.State.get(m.Name)
 	switch {
 	case m.IsHidden() && m.Name == "":
@@ -86,7 +96,7 @@ func (c *Check) compareShown(m kmodquery.Module) (d difference, differs bool) {
 		return difference{}, false
 	case m.State == "Loading": // its init may still fail
 		return difference{}, false
-	case c.checkedAt.IsZero() && c.atStart != nil && !c.atStart[m.Name]:
+	case c.checkedAt.IsZero() && c.atStart != nil && !c.atStart[kmodquery.FolderName(m.Name)]:
 		return difference{event: kmodquery.EventModuleLoad, module: m, reason: "it is in " + c.list() + " but was not when this process started"}, true
 	case c.checkedAt.IsZero():
 		return difference{event: kmodquery.EventModulePresent, module: m}, true
@@ -156,20 +166,31 @@ const doubtTime = time.Minute
 func (c *Check) compareLoaded(shown map[string]bool) []difference {
 	var found []difference
 	since, now := c.Unbroken(), c.Stamp()
-	for name, known := range c.State.certain() {
-		if shown[name] || known.isReported() {
-			continue
-		}
-		m := kmodquery.Module{Name: name, LoadID: known.module.LoadID, Path: known.module.Path, Views: known.module.Views}
+	add := func(known *entry, load string) {
+		m := kmodquery.Module{Name: known.module.Name, LoadID: known.module.LoadID, Path: known.module.Path, Views: known.module.Views}
 		switch {
 		case known.isProven || known.wasWatched(since, momentOf(&now)):
-			found = append(found, difference{event: kmodquery.EventModuleHidden, module: m, reason: hiddenReason(&m, true)})
-		case c.checkedAt.IsZero() || c.complete == "" && since.At.IsZero():
+			reason := hiddenReason(&m, true)
+			if load != "" {
+				reason += ": a later module has its name, which the kernel refuses while the list has it, and no unload was reported"
+			}
+			found = append(found, difference{event: kmodquery.EventModuleHidden, module: m, reason: reason, load: load})
+		case load == "" && c.checkedAt.IsZero() || c.complete == "" && since.At.IsZero():
 			found = append(found, difference{event: kmodquery.EventModuleFree, module: m, reason: "it is no longer in " + c.list()})
-		case c.State.doubt(name) >= doubtTime && !slices.ContainsFunc(c.nameless, known.mayOwn):
+		case c.State.doubt(m.Name, load) >= doubtTime && !slices.ContainsFunc(c.nameless, known.mayOwn):
 			reason := "it is no longer in " + c.list() + ", and no view has shown it for " + doubtTime.String() +
 				"; records were lost, or no source watched, when it disappeared: it was unloaded, or hides from every view"
-			found = append(found, difference{event: kmodquery.EventModuleFree, module: m, reason: reason})
+			found = append(found, difference{event: kmodquery.EventModuleFree, module: m, reason: reason, load: load})
+		}
+	}
+	for name, known := range c.State.certain() {
+		if !shown[name] && !known.isReported() {
+			add(&known, "")
+		}
+	}
+	for _, known := range c.State.namesakes() {
+		if !known.isReported() {
+			add(&known, known.module.LoadID)
 		}
 	}
 	return found
@@ -189,7 +210,11 @@ func (e *entry) mayOwn(memory kmodquery.Module) bool {
 // ownerOf returns the module whose unload may be among lost records and to which memory
 // belongs that no view names; an entry without a name unless there is exactly one.
 func (c *Check) ownerOf(memory *kmodquery.Module) (owner entry) {
+	loaded := c.State.namesakes()
 	for _, known := range c.State.certain() {
+		loaded = append(loaded, known)
+	}
+	for _, known := range loaded {
 		isExact := known.size != nil && memory.Size != nil && (known.address != nil && memory.Address != nil || *known.size == *memory.Size)
 		switch {
 		case known.doubted.IsZero() || known.isReported() || !isExact || !known.mayOwn(*memory):

@@ -54,6 +54,7 @@ func (c *Check) glance(ctx context.Context) error {
 		return nil
 	}
 	began := time.Now()
+	c.proveNamesakes()
 	loaded := c.unreported()
 	absent, err := absentOf(ctx, views, loaded)
 	if err != nil {
@@ -91,7 +92,7 @@ func (c *Check) glance(ctx context.Context) error {
 			delete(absent, name)
 			continue
 		}
-		c.State.prove(name)
+		c.State.prove(name, "")
 		if !isCalm && !c.isAbsentOften(name, &known, began) {
 			delete(absent, name)
 		}
@@ -120,6 +121,21 @@ func (c *Check) glance(ctx context.Context) error {
 	return c.emitAbsent(ctx, absent)
 }
 
+// proveNamesakes notes of which modules, whose name a later one has, no loss of records
+// explains that. A check reports them.
+func (c *Check) proveNamesakes() {
+	namesakes := c.State.namesakes()
+	if len(namesakes) == 0 {
+		return
+	}
+	since, now := c.Unbroken(), c.Stamp()
+	for _, known := range namesakes {
+		if known.wasWatched(since, momentOf(&now)) {
+			c.State.prove(known.module.Name, known.module.LoadID)
+		}
+	}
+}
+
 // unreported returns the loaded modules that are certain and were not reported as hidden.
 func (c *Check) unreported() map[string]entry {
 	loaded := c.State.certain()
@@ -142,7 +158,7 @@ func (c *Check) confirmListed(loaded, absent map[string]entry, at time.Time) map
 		if _, isAbsent := absent[name]; isAbsent {
 			continue
 		}
-		c.State.confirm(&kmodquery.Module{Name: name}, at)
+		c.State.confirm(&known.module, at)
 		if a := c.absent[name]; a != nil && len(a.doubtful) > 0 {
 			listed[name] = known
 		}
@@ -180,7 +196,7 @@ func (c *Check) proveByViews(ctx context.Context, absent map[string]entry) (map[
 		return nil, err
 	}
 	confirmed, err := c.Views.Confirm(ctx, slices.DeleteFunc(shown, func(m kmodquery.Module) bool {
-		_, isAbsent := absent[m.Name]
+		_, isAbsent := absent[kmodquery.FolderName(m.Name)]
 		return !isAbsent || !m.IsHidden()
 	}))
 	c.loop.Round()
@@ -189,8 +205,8 @@ func (c *Check) proveByViews(ctx context.Context, absent map[string]entry) (map[
 
 func absentOf(ctx context.Context, views Glancer, loaded map[string]entry) (map[string]entry, error) {
 	names := make([]string, 0, len(loaded))
-	for name := range loaded {
-		names = append(names, name)
+	for _, known := range loaded {
+		names = append(names, known.module.Name)
 	}
 	names, err := views.Absent(ctx, names)
 	if err != nil {
@@ -198,6 +214,7 @@ func absentOf(ctx context.Context, views Glancer, loaded map[string]entry) (map[
 	}
 	absent := make(map[string]entry, len(names))
 	for _, name := range names {
+		name = kmodquery.FolderName(name)
 		absent[name] = loaded[name]
 	}
 	return absent, nil
@@ -242,16 +259,16 @@ func (c *Check) emitAbsent(ctx context.Context, absent map[string]entry) error {
 	now := placesOf(all)
 	for at, former := range c.places {
 		if there, ok := now[at]; ok && there.name != former.name && there.size == former.size {
-			delete(absent, former.name) // it was renamed, which a check reports
+			delete(absent, kmodquery.FolderName(former.name)) // it was renamed, which a check reports
 		}
 	}
 	var found []difference
 	isListed := false // again, so that no nameless memory is its own
 	for name, known := range absent {
-		m := kmodquery.Module{Name: name, LoadID: known.module.LoadID, Path: known.module.Path, Views: known.module.Views}
+		m := kmodquery.Module{Name: known.module.Name, LoadID: known.module.LoadID, Path: known.module.Path, Views: known.module.Views}
 		for _, shown := range all {
 			switch {
-			case shown.Name != name:
+			case kmodquery.FolderName(shown.Name) != name:
 			case shown.IsHidden():
 				m = shown
 			default:

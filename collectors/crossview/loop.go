@@ -60,7 +60,7 @@ type Check struct {
 	listed      string          // names and views that the last full check saw
 	glanceTimer *time.Timer
 	places      map[int64]place     // the listed modules of the last check, by address
-	absent      map[string]*absence // by name, modules that glances did not find
+	absent      map[string]*absence // by folder name, modules that glances did not find
 	memory      map[string]bool     // nameless regions that were reported
 	replayed    map[int64]int       // by size, the nameless regions that an earlier recorder reported
 	seen        kmodquery.Event     // the moment before the views were last read
