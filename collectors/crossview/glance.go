@@ -53,8 +53,8 @@ func (c *Check) glance(ctx context.Context) error {
 	if !ok || c.checkedAt.IsZero() || c.complete == "" {
 		return nil
 	}
+	c.proveNamesakes(c.Unbroken()) // which dates the losses so far
 	began := time.Now()
-	c.proveNamesakes()
 	loaded := c.unreported()
 	absent, err := absentOf(ctx, views, loaded)
 	if err != nil {
@@ -123,13 +123,9 @@ func (c *Check) glance(ctx context.Context) error {
 
 // proveNamesakes notes of which modules, whose name a later one has, no loss of records
 // explains that. A check reports them.
-func (c *Check) proveNamesakes() {
-	namesakes := c.State.namesakes()
-	if len(namesakes) == 0 {
-		return
-	}
-	since, now := c.Unbroken(), c.Stamp()
-	for _, known := range namesakes {
+func (c *Check) proveNamesakes(since Start) {
+	now := c.Stamp()
+	for _, known := range c.State.namesakes() {
 		if known.wasWatched(since, momentOf(&now)) {
 			c.State.prove(known.module.Name, known.module.LoadID)
 		}
@@ -169,6 +165,9 @@ func (c *Check) confirmListed(loaded, absent map[string]entry, at time.Time) map
 // leaveDoubted drops absent modules that views do not show either: a check decides. Only
 // their return is awaited.
 func (c *Check) leaveDoubted(absent map[string]entry, at time.Time) {
+	if len(absent) == 0 {
+		return
+	}
 	since := c.Unbroken()
 	for name, known := range absent {
 		if !known.doubted.IsZero() && !known.isProven {
