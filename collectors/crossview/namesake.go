@@ -8,9 +8,9 @@ import (
 )
 
 const (
-	// maxNamesakes bounds the loads of one name that no unload ended, beside the last one,
-	// and the loads and unloads of a name that are remembered to find them. The oldest are
-	// forgotten.
+	// maxSteps bounds the remembered loads and unloads of one name, without the loads that no
+	// unload ended, and maxNamesakes all of them. The oldest are forgotten.
+	maxSteps     = 16
 	maxNamesakes = 64
 	// repeatTime is how far apart two sets of programs report one load at most, during an
 	// upgrade.
@@ -100,7 +100,8 @@ func (e *entry) add(added step) {
 		at--
 	}
 	e.history = slices.Insert(e.history, at, added)
-	if len(e.history) > maxNamesakes {
+	hasUnload := slices.ContainsFunc(e.history, func(s step) bool { return s.load == nil })
+	if n := len(e.history); n > maxNamesakes || hasUnload && n-len(e.namesakes) > maxSteps {
 		e.forget()
 	}
 	e.updateNamesakes()
