@@ -264,6 +264,32 @@ func TestCloseDoesNotWaitForStalledLoops(t *testing.T) {
 	})
 }
 
+// A busy host may take longer to attach hooks than Close waits.
+func TestCloseLeavesASourceThatStartsWithoutAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &slowToStart{staged: newStaged("s"), attached: make(chan struct{})}
+		r := NewRecorder(&memory{}, (&reports{}).add, Options{Sources: []Source{source}, SideBySide: true})
+		go r.Start(t.Context())
+		time.Sleep(lastPause)
+		synctest.Wait()
+		began := time.Now()
+		require.NoError(t, r.Close())
+		require.Equal(t, closeTimeout, time.Since(began))
+		close(source.attached)
+	})
+}
+
+// slowToStart is a source that attaches its hooks until attached is closed.
+type slowToStart struct {
+	*staged
+	attached chan struct{}
+}
+
+func (s *slowToStart) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) error {
+	<-s.attached
+	return s.staged.Run(ctx, ready, emit)
+}
+
 func TestCloseDoesNotWaitForAStoreThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := newStaged("s")

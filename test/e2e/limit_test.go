@@ -24,8 +24,8 @@ func TestGuestHashesFilesBeyondTheImageLimit(t *testing.T) {
 	defer limited.host.Close()
 	require.NoError(t, limited.awaitStarted())
 	for _, a := range attempts {
-		if !suite.All() && !slices.Contains([]string{"a file", "a compressed file", "memory"}, a.name) {
-			continue // make test has TestGuestEveryColumnOfEveryWayToLoad
+		if !suite.Long() && !slices.Contains([]string{"a file", "a compressed file", "memory"}, a.name) {
+			continue // TestGuestEveryColumnOfEveryWayToLoad has the others without a limit
 		}
 		t.Run(a.name, func(t *testing.T) {
 			handed := a.prepare(t, "dummy")

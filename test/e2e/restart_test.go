@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery/test/kmod"
+	"github.com/kmodquery/kmodquery/test/suite"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
@@ -41,8 +42,8 @@ func TestGuestRestartsAddNothing(t *testing.T) {
 			flags    []string
 			restarts int
 		}{
-			{"pinned hooks", nil, 5},
-			{"hooks of its own", []string{"--pin-dir", "none"}, 2}, // each attaches them anew
+			{"pinned hooks", nil, suite.Repeat(15)},
+			{"hooks of its own", []string{"--pin-dir", "none"}, suite.Repeat(10)}, // each attaches them anew
 		} {
 			if hooks.flags != nil && mode == "any module" {
 				continue // no line lacks the name

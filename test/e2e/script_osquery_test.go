@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,7 +41,9 @@ func newOsquery(workDir, extension string) *osquery {
 			Dir:      dir,
 			Socket:   filepath.Join(dir, "osquery.em"),
 			Interval: time.Second,
-			Platform: "linux",
+			// An emulator may take longer than osqueryd waits to release hooks.
+			StopTimeout: waitForTables,
+			Platform:    "linux",
 		},
 		extension: extension,
 		stateDir:  filepath.Join(workDir, "state"),
@@ -165,6 +168,12 @@ func (o *osquery) respawn() error {
 
 func (o *osquery) query(ts *testscript.TestScript, sql string) error {
 	rows, err := o.host.Query(context.Background(), sql)
+	if err != nil && o.child != nil && strings.Contains(err.Error(), "no such table: kernel_module") {
+		if err := o.await(); err != nil { // a busy emulator; see advance
+			return err
+		}
+		rows, err = o.host.Query(context.Background(), sql)
+	}
 	if err != nil {
 		return err
 	}
@@ -215,8 +224,22 @@ func advance(ts *testscript.TestScript, args []string) error {
 	if err != nil {
 		return err
 	}
-	o.now = o.now.Add(d)
-	return o.host.Advance(context.Background(), d)
+	for range 5 {
+		if err := o.await(); err != nil {
+			return err
+		}
+		tables := slices.Sorted(maps.Keys(o.host.Extensions()))
+		o.now = o.now.Add(d)
+		if err := o.host.Advance(context.Background(), d); err != nil {
+			return err
+		}
+		// If a busy emulator prevented the extension from answering a ping in time, osquery
+		// has dropped its tables, and queries failed until it had registered again.
+		if slices.Equal(tables, slices.Sorted(maps.Keys(o.host.Extensions()))) {
+			return nil
+		}
+	}
+	return errors.New("osquery drops the tables again and again")
 }
 
 func shipped(ts *testscript.TestScript, args []string) error {

@@ -44,6 +44,7 @@ type summary struct {
 	boots    []boot
 	inGuest  map[string]int // tests that have run, by the test that booted the guest
 	failed   []string
+	causes   []string // why tests without failed subtests failed
 	skipped  []string // with the reason
 	passed   int
 }
@@ -91,13 +92,35 @@ func (s *summary) add(e *event) {
 		delete(s.output, key)
 	case "fail":
 		s.end(e)
+		isOwn := !slices.ContainsFunc(s.failed, func(name string) bool { return strings.HasPrefix(name, key+"/") })
 		s.failed = append(s.failed, strings.TrimSpace(key))
 		s.printf("FAIL %s", strings.TrimSpace(key))
 		if text := s.output[key]; text != nil {
 			fmt.Fprint(s.out, text.String())
+			if isOwn && e.Test != "" {
+				s.causes = append(s.causes, fmt.Sprintf("WHY %s\n%s", key, excerpt(text.String())))
+			}
 		}
 		delete(s.output, key)
 	}
+}
+
+// maxExcerpt is the size of an excerpt in bytes.
+const maxExcerpt = 3000
+
+// failure begins what testify, testscript and a panic print.
+var failure = regexp.MustCompile(`Error Trace:|FAIL: |panic:`)
+
+// excerpt returns the part of a failed test's output that is likely to say why: from its
+// first failure on, or else its beginning.
+func excerpt(output string) string {
+	begin := 0
+	if at := failure.FindStringIndex(output); at != nil && len(output) > maxExcerpt {
+		// Some lines before it belong to it: a script's command, the line of the test.
+		begin = max(0, at[0]-maxExcerpt/3)
+	}
+	end := min(len(output), begin+maxExcerpt)
+	return strings.ToValidUTF8(output[begin:end], "")
 }
 
 // elsewhere is in the reason of tests that run in a guest and are skipped on the host.
@@ -150,7 +173,7 @@ func (s *summary) addGuest(e *event) {
 
 func lastElement(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
 
-// shown is how many of the slowest tests are printed.
+// shown is how many of the slowest tests, and of the causes of failures, are printed.
 const shown = 10
 
 // print prints the tables and the failures. The error is that of writing them.
@@ -182,6 +205,9 @@ func (s *summary) print() error {
 	}
 	for _, text := range s.skipped {
 		fmt.Fprintln(s.out, "SKIP", text)
+	}
+	for _, cause := range s.causes[:min(shown, len(s.causes))] {
+		fmt.Fprintln(s.out, cause)
 	}
 	for _, name := range s.failed {
 		fmt.Fprintln(s.out, "FAIL", name)

@@ -18,6 +18,9 @@ func TestSummaryShowsGuestsFailuresAndTheSlowest(t *testing.T) {
 		{Action: "pass", Package: "p/a", Test: "TestGood/sub", Elapsed: 1},
 		{Action: "pass", Package: "p/a", Elapsed: 2.5},
 		{Action: "output", Package: "p/b", Test: "TestBad", Output: "why it failed\n"},
+		{Action: "output", Package: "p/b", Test: "TestBad/sub", Output: strings.Repeat("noise\n", 5000)},
+		{Action: "output", Package: "p/b", Test: "TestBad/sub", Output: "    Error Trace: x_test.go:7\n" + strings.Repeat("noise\n", 5000)},
+		{Action: "fail", Package: "p/b", Test: "TestBad/sub", Elapsed: 1},
 		{Action: "fail", Package: "p/b", Test: "TestBad", Elapsed: 1},
 		{Action: "fail", Package: "p/b", Elapsed: 1.5},
 		{Action: "output", Package: "p/d", Test: "TestSkipped", Output: "=== RUN   TestSkipped\n"},
@@ -36,6 +39,12 @@ func TestSummaryShowsGuestsFailuresAndTheSlowest(t *testing.T) {
 	require.Contains(t, text, "ok   p/a 2.5 s\n")
 	require.NotContains(t, text, "output of a good test")
 	require.Contains(t, text, "FAIL p/b TestBad\nwhy it failed\n")
+	require.NotContains(t, text, "WHY p/b TestBad\n")
+	_, why, _ := strings.Cut(text, "WHY p/b TestBad/sub\n")
+	why, _, found := strings.Cut(why, "FAIL p/b TestBad/sub\n")
+	require.True(t, found)
+	require.Contains(t, why, "Error Trace: x_test.go:7")
+	require.Less(t, len(why), 2*maxExcerpt)
 	require.Contains(t, text, vmTest+": TestGuestX in guest 5.10 4.0 s\n")
 	require.NotContains(t, text, "TestGuestX/sub")
 	require.Regexp(t, `TestKernels/5\.10 +6\.1 +2 +20\.4 +15\.2\n`, text)
@@ -43,7 +52,7 @@ func TestSummaryShowsGuestsFailuresAndTheSlowest(t *testing.T) {
 	require.Regexp(t, `slowest packages +seconds\np/a +2\.5\np/b +1\.5\n`, text)
 	require.Regexp(t, `slowest tests +seconds\nguest 5\.10 TestGuestX +4\.0\na TestGood +2\.0\nb TestBad +1\.0\n`, text)
 	require.Contains(t, text, "SKIP p/d TestSkipped: x_test.go:7: no strace here\n")
-	require.Contains(t, text, "2 passed, 2 failed, 1 skipped\n")
+	require.Contains(t, text, "2 passed, 3 failed, 1 skipped\n")
 }
 
 func TestRunsEachListAndReportsTheFailureOfAny(t *testing.T) {

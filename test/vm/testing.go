@@ -126,7 +126,12 @@ func boot(t *testing.T, kernel Kernel, options Options, steps []Step) []*report 
 	t.Logf("guest %s: booted in %.1f s, ended after %.1f s, used %.1f s of the processors (kernel %s)",
 		kernel, result.Boot.Seconds(), result.Total.Seconds(), result.CPU.Seconds(), result.Release)
 	if result.ExitCode != 0 {
-		t.Errorf("kernel %s: the tests exited with %d\nend of the console:\n%s", kernel, result.ExitCode, result.Console)
+		console := result.Console
+		if slices.ContainsFunc(reports, (*report).hasFailures) {
+			// The tests say why they failed.
+			console = console[max(0, len(console)-2000):]
+		}
+		t.Errorf("kernel %s: the tests exited with %d\nend of the console:\n%s", kernel, result.ExitCode, console)
 	}
 	return reports
 }

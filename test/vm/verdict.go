@@ -2,7 +2,10 @@
 
 package vm
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // A verdict is the outcome of a test and its subtests, as go test prints it.
 type verdict struct {
@@ -117,6 +120,11 @@ func (r *report) ran() bool {
 		}
 	}
 	return false
+}
+
+// hasFailures reports whether a test failed.
+func (r *report) hasFailures() bool {
+	return slices.ContainsFunc(r.tests, func(v *verdict) bool { return v.status == "FAIL" })
 }
 
 // problem returns the reason why a run failed that its tests' verdicts do not show, or

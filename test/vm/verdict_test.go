@@ -89,4 +89,6 @@ func TestReportProblem(t *testing.T) {
 			require.Equal(t, test.want, parseReport(test.output).problem())
 		})
 	}
+	require.False(t, parseReport(pass+skip).hasFailures())
+	require.True(t, parseReport(pass+mark+"=== RUN   TestC\n"+mark+"--- FAIL: TestC (0.00s)\n").hasFailures())
 }
