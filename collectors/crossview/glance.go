@@ -83,28 +83,37 @@ func (c *Check) glance(ctx context.Context) error {
 	if sources, _ := c.Complete(); namesOf(sources) != c.complete {
 		return nil // a check decides
 	}
+	hiding, err := c.hidingOf(ctx, absent, listed, began)
+	if err != nil || len(hiding) == 0 {
+		return err
+	}
+	return c.emitAbsent(ctx, hiding)
+}
+
+// hidingOf returns the modules that hide, of those that the list lacked at a time and those
+// that it shows again. It changes neither.
+func (c *Check) hidingOf(ctx context.Context, absent, listed map[string]entry, at time.Time) (map[string]entry, error) {
 	since, now := c.Unbroken(), c.Stamp()
-	isCalm := !c.State.changedSince(began.Add(-calmTime))
-	doubtful := map[string]entry{}
+	isCalm := !c.State.changedSince(at.Add(-calmTime))
+	hiding, doubtful := map[string]entry{}, map[string]entry{}
 	for name, known := range absent {
 		if !known.isProven && !known.wasWatched(since, momentOf(&now)) {
 			doubtful[name] = known
-			delete(absent, name)
 			continue
 		}
 		c.State.prove(name, "")
-		if !isCalm && !c.isAbsentOften(name, &known, began) {
-			delete(absent, name)
+		if isCalm || c.isAbsentOften(name, &known, at) {
+			hiding[name] = known
 		}
 	}
 	proven, err := c.proveByViews(ctx, doubtful)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for name, known := range doubtful {
-		c.addDoubtful(name, &known, since, began)
-		if proven[name] && c.isAbsentOften(name, &known, began) {
-			absent[name] = known
+		c.addDoubtful(name, &known, since, at)
+		if proven[name] && c.isAbsentOften(name, &known, at) {
+			hiding[name] = known
 		}
 	}
 	for name, known := range listed {
@@ -112,13 +121,10 @@ func (c *Check) glance(ctx context.Context) error {
 		before := a.doubtful
 		a.doubtful = nil
 		if len(before) > 0 && !since.At.After(before[0]) && c.isAbsentOften(name, &known, before...) {
-			absent[name] = known
+			hiding[name] = known
 		}
 	}
-	if len(absent) == 0 {
-		return nil
-	}
-	return c.emitAbsent(ctx, absent)
+	return hiding, nil
 }
 
 // proveNamesakes notes of which modules, whose name a later one has, no loss of records
