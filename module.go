@@ -3,6 +3,7 @@ package kmodquery
 import (
 	"cmp"
 	"slices"
+	"strings"
 )
 
 // Views of the kernel that can show a module, as the views column of the inventory
@@ -101,27 +102,34 @@ func (m *Module) IsHidden() bool {
 	return !isListed && m.State != ModuleGone
 }
 
+// FolderName returns the name of a module's folder in sysfs, where a slash is not possible.
+// Some views show a hidden module under that name only.
+func FolderName(name string) string { return strings.ReplaceAll(name, "/", "!") }
+
 // JoinModules returns the modules that views show, each with what the events say of
-// the loaded module of that name. It appends the loaded modules that no view shows,
+// the loaded module of that name, the first one if there are several. It appends the loaded modules that no view shows,
 // if their Views contain [ViewEvents], which means that a source would have observed
 // an unload. Those are hidden.
 func JoinModules(shown, loaded []Module) []Module {
-	byName := make(map[string]*Module, len(loaded))
-	for i := range loaded {
-		byName[loaded[i].Name] = &loaded[i]
+	byName := make(map[string]int, len(loaded))
+	for i := range slices.Backward(loaded) {
+		byName[FolderName(loaded[i].Name)] = i
 	}
+	isJoined := make([]bool, len(loaded))
 	joined := make([]Module, 0, len(shown))
 	for _, module := range shown {
-		if known := byName[module.Name]; module.Name != "" && known != nil {
+		if i, ok := byName[FolderName(module.Name)]; ok && module.Name != "" && !isJoined[i] {
+			known := &loaded[i]
+			isJoined[i] = true
+			module.Name = known.Name
 			module.LoadID, module.FirstSeen, module.Path = known.LoadID, known.FirstSeen, cmp.Or(known.Path, module.Path)
 			module.Loaded = known.Loaded
 			module.Views = append(slices.Clone(module.Views), ViewEvents)
-			delete(byName, module.Name)
 		}
 		joined = append(joined, module)
 	}
 	for i := range loaded {
-		if byName[loaded[i].Name] != nil && slices.Contains(loaded[i].Views, ViewEvents) {
+		if !isJoined[i] && slices.Contains(loaded[i].Views, ViewEvents) {
 			joined = append(joined, loaded[i])
 		}
 	}

@@ -23,7 +23,7 @@ type Sensor struct {
 	Since         int64  // Unix time in seconds of the last change of State
 	Hooks         string // JSON array of the attached hooks, each as "hook (program type)"
 	Received      int64  // records taken from the kernel
-	Lost          int64  // records lost before the source could read them, and missed returns of system calls
+	Lost          int64  // records lost before the source could read them, and missed returns of system calls, without those of Shed
 	DecodeErrors  int64  // records that could not be decoded; they become no events
 	EnrichErrors  int64  // events with a column in Missing
 	Denied        int64  // denied attempts that are counted in another attempt's event
@@ -31,7 +31,7 @@ type Sensor struct {
 	LastEventTime int64  // Unix time in seconds; 0 if there was no event
 	GapStart      int64  // Unix time in seconds; GapStart to GapEnd is the last time in this boot in which the source did not watch; 0 if there is none
 	GapEnd        int64
-	Shed          int64  // events dropped because the store accepted none and the memory for them was full
+	Shed          int64  // records that any user can cause that were not sent, to keep room for loads, and events dropped because the store accepted none and the memory for them was full
 	StoreReason   string // why the store accepts no events of any source, and which it lost, in one line
 }
 

@@ -488,7 +488,7 @@ int tp_btf_module_request(u64 *ctx)
 	if (!is_own(owner))
 		return 0;
 	if (is_crowded()) {
-		count(COUNTER_LOST);
+		count(COUNTER_SHED);
 		return 0;
 	}
 	send_process(request_ns);

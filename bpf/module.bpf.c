@@ -185,11 +185,12 @@ static __always_inline struct thread *add_thread(u32 tid)
 static __always_inline struct attempt *begin_attempt(u64 regs)
 {
 	u32 tid = bpf_get_current_pid_tgid();
+	bool is_privileged = may_load();
 	struct attempt *attempt;
 	struct thread *thread;
 
 	/* The thread may have gained the right to load since a return was missed. */
-	if (may_load())
+	if (is_privileged)
 		bpf_map_delete_elem(&unprivileged, &tid);
 	thread = find_thread();
 	if (!thread) {
@@ -201,7 +202,10 @@ static __always_inline struct attempt *begin_attempt(u64 regs)
 	} else if (thread->attempt[0].regs == 0) {
 		thread->depth = 0; /* without an entry there is no return either */
 	} else if (thread->attempt[0].regs == regs && !thread->attempt[0].init) {
-		lose(thread->attempt[0].owner);
+		if (is_privileged)
+			lose(thread->attempt[0].owner);
+		else
+			shed(thread->attempt[0].owner);
 		thread->depth = 0;
 	}
 	thread->depth++;
@@ -284,7 +288,7 @@ static __always_inline void output(void *record, u64 size)
 	struct draft *draft = find_draft();
 
 	if (!draft || (draft->unprivileged && is_crowded()) || bpf_ringbuf_output(&records, record, size, 0))
-		count(COUNTER_LOST);
+		count(draft && draft->unprivileged ? COUNTER_SHED : COUNTER_LOST);
 }
 
 /* Sends a draft, which ends with a path, without the unused components. */
@@ -1030,7 +1034,7 @@ static __always_inline int module_request(const char *name)
 	struct module_record *record;
 
 	if (is_crowded()) {
-		lose(owner);
+		shed(owner);
 		return 0;
 	}
 	/* Also where another set sends it: this one may send the load that follows. */

@@ -27,7 +27,8 @@ type moduleCounter uint32
 const (
 	moduleCounterCOUNTER_LOST   moduleCounter = 0
 	moduleCounterCOUNTER_DENIED moduleCounter = 1
-	moduleCounterCOUNTERS       moduleCounter = 5
+	moduleCounterCOUNTER_SHED   moduleCounter = 5
+	moduleCounterCOUNTERS       moduleCounter = 6
 )
 
 type moduleDeniedCalls struct {

@@ -57,7 +57,7 @@ type Programs struct {
 	found    bool      // a set was attached before
 	retired  time.Time // when the older sets were detached
 
-	olderLost map[uint64]uint64 // by older set
+	olderCounts map[moduleCounter]map[uint64]uint64 // by older set
 
 	dropping    sync.Mutex // guards older
 	older       []*olderSet

@@ -93,6 +93,13 @@ static __always_inline void lose(u64 owner)
 		count(COUNTER_LOST);
 }
 
+/* Counts a loss, which any user can cause, in what a set owns. */
+static __always_inline void shed(u64 owner)
+{
+	if (is_own(owner))
+		count(COUNTER_SHED);
+}
+
 static __always_inline u64 stamp_key(u32 kind)
 {
 	return (u64)kind << 32 | (u32)bpf_get_current_pid_tgid();

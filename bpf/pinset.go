@@ -265,10 +265,10 @@ func openOlder(p *pins, name setName) (*olderSet, error) {
 	return o, nil
 }
 
-// lost returns the number of records that the set has lost.
-func (o *olderSet) lost() (n uint64) {
+// counted returns a counter of the set, or 0 if its version does not have it.
+func (o *olderSet) counted(counter moduleCounter) (n uint64) {
 	if m := o.maps[moduleMapCounters]; m != nil {
-		_ = m.Lookup(uint32(moduleCounterCOUNTER_LOST), &n) // an array has it
+		_ = m.Lookup(uint32(counter), &n)
 	}
 	return n
 }

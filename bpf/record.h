@@ -77,7 +77,8 @@ enum unread {
 enum counter {
 	COUNTER_LOST,     /* records for which the ring had no room, and returns that were missed */
 	COUNTER_DENIED,   /* plus enum system_call: denied calls for which the map of them had no room */
-	COUNTERS = COUNTER_DENIED + CALL_DELETE_MODULE + 1,
+	COUNTER_SHED = COUNTER_DENIED + CALL_DELETE_MODULE + 1, /* of COUNTER_LOST, those that any user can cause: counted here only */
+	COUNTERS,
 };
 
 struct record_header {

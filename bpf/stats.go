@@ -19,13 +19,23 @@ func (p *Programs) Hooks() []string {
 // Unattached returns an error for each hook that could not be attached.
 func (p *Programs) Unattached() []error { return p.unattached }
 
+// Shed returns, by set of programs, how many records that any user can cause were not
+// sent since it was attached, most of them to keep half of the ring for loads.
+func (p *Programs) Shed() map[uint64]uint64 { return p.counted(moduleCounterCOUNTER_SHED) }
+
+// counted returns a counter of each set of programs.
+func (p *Programs) counted(counter moduleCounter) map[uint64]uint64 {
+	values := maps.Clone(p.olderCounts[counter])
+	values[p.name.id] = p.counters[counter].Load()
+	return values
+}
+
 // Lost returns, by set of programs, how many records were lost since it was attached:
 // those for which the ring had no room, the returns of system calls that were missed,
 // and, not in older sets, the runs of programs that the kernel skipped because the
 // program already ran on that processor.
 func (p *Programs) Lost() (map[uint64]uint64, error) {
-	lost := maps.Clone(p.olderLost)
-	lost[p.name.id] = p.counters[moduleCounterCOUNTER_LOST].Load()
+	lost := p.counted(moduleCounterCOUNTER_LOST)
 	for _, a := range p.attached {
 		if a.sendsNothing() {
 			continue

@@ -228,7 +228,7 @@ func callsUnderWay(threads *ebpf.Map) map[uint32]string {
 
 // openOlder opens the rings of the other sets, which are detached.
 func (p *Programs) openOlder(sets []setName) error {
-	p.olderLost = map[uint64]uint64{}
+	p.olderCounts = map[moduleCounter]map[uint64]uint64{moduleCounterCOUNTER_LOST: {}, moduleCounterCOUNTER_SHED: {}}
 	for _, name := range sets {
 		older, err := openOlder(p.pins, name)
 		if isShortage(err) {
@@ -240,7 +240,9 @@ func (p *Programs) openOlder(sets []setName) error {
 			continue
 		}
 		p.older = append(p.older, older)
-		p.olderLost[name.id] = older.lost()
+		for counter, values := range p.olderCounts {
+			values[name.id] = older.counted(counter)
+		}
 		older.images.SetDeadline(time.Unix(1, 0)) // ReadImage does not wait for more
 		p.olderImages = append(p.olderImages, older)
 	}

@@ -705,14 +705,11 @@ func TestLossesDuringACheckCount(t *testing.T) {
 		for k.confirmations() == 0 {
 			time.Sleep(time.Second)
 		}
-		k.unload("dummy") // and its record is lost
-		w.source.mu.Lock()
-		w.source.lost++
-		w.source.mu.Unlock()
+		w.unloadUnseen("dummy")
 		k.set(func() { k.memory = nil })
-		w.advance()
-		w.advance()
-		w.advance()
+		for range 5 {
+			w.advance()
+		}
 		require.Equal(t, []string{"module_free dummy"}, w.found(t))
 		_ = w.Close()
 	})
@@ -1077,20 +1074,281 @@ func TestRenamedModulesAreReportedAsSuch(t *testing.T) {
 	})
 }
 
-// An unload among lost records is none of a hidden module.
-func TestAbsencesAfterALossAreLeftToTheCheck(t *testing.T) {
+// unloadUnseen unloads a module, and the records of that are lost.
+func (w *watch) unloadUnseen(name string) {
+	w.lose()
+	w.kernel.unload(name)
+}
+
+// lose makes the source lose a record.
+func (w *watch) lose() {
+	w.source.mu.Lock()
+	defer w.source.mu.Unlock()
+	w.source.lost++
+}
+
+// reasonOf returns the reason of the only event of the views with a name.
+func (w *watch) reasonOf(t *testing.T, eventName string) (reason string) {
+	t.Helper()
+	require.NoError(t, w.Sync(t.Context()))
+	w.sink.mu.Lock()
+	defer w.sink.mu.Unlock()
+	for _, e := range w.sink.events {
+		if e.EventName == eventName {
+			require.Empty(t, reason)
+			reason = e.Reason
+		}
+	}
+	return reason
+}
+
+// An unload may be among lost records: no module is hidden then, nor certainly unloaded.
+func TestAbsenceAfterALossIsDoubtful(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := newKernel()
-		w := startWatch(t, k)
+		w := startWatch(t, newKernel())
 		w.sees(kmodquery.EventModuleLoad, "dummy", "1")
-		k.load("dummy")
+		w.kernel.load("dummy")
 		w.advance()
-		w.source.mu.Lock()
-		w.source.lost++
-		w.source.mu.Unlock()
-		k.unload("dummy")
+		w.unloadUnseen("dummy")
+		for range 2 {
+			for _, m := range w.loaded() {
+				require.Empty(t, m.Views, "the inventory must not show it as hidden")
+			}
+			require.Empty(t, w.found(t))
+			w.advance()
+		}
 		w.advance()
+		w.advance()
+		require.Equal(t, "it is no longer in modules, and no view has shown it for 1m0s; records were lost, or no source watched, when it disappeared: "+
+			"it was unloaded, or hides from every view", w.reasonOf(t, kmodquery.EventModuleFree))
 		require.Equal(t, []string{"module_free dummy"}, w.found(t))
+		require.NoError(t, w.Close())
+	})
+}
+
+// However many records are lost, an unload is none of them if anything shows the module.
+func TestLossesMakeNoHidingAnUnload(t *testing.T) {
+	memory := func(address *int64) func(*kernel) {
+		return func(k *kernel) {
+			k.set(func() {
+				k.memory = []kmodquery.Module{{Address: address, Size: new(int64(4096)), Views: []string{kmodquery.ViewVmallocinfo}}}
+			})
+		}
+	}
+	for _, test := range []struct {
+		name   string
+		hide   func(w *watch)
+		reason string
+	}{
+		{"its memory stays, of the same size", func(w *watch) { w.unloadUnseen("rootkit"); memory(nil)(w.kernel) }, "it is not in modules, but in vmallocinfo, events"},
+		{"its memory stays, at the same address", func(w *watch) { w.unloadUnseen("rootkit"); memory(new(int64(-65536)))(w.kernel) }, "it is not in modules, but in vmallocinfo, events"},
+		{"kallsyms shows it", func(w *watch) { w.lose(); w.kernel.show("rootkit", kmodquery.ViewKallsyms) }, "it is not in modules, but in kallsyms, events"},
+		{"records are lost later", func(w *watch) {
+			w.sees(kmodquery.EventModuleFree, "other", "9") // so that one glance is not enough
+			w.kernel.unload("rootkit")
+			time.Sleep(glanceTime)
+			for range 20 {
+				w.lose()
+				time.Sleep(time.Second)
+			}
+		}, "it is not in modules, but in events"},
+		{"it is listed again without a load", func(w *watch) {
+			w.unloadUnseen("rootkit")
+			time.Sleep(10 * time.Second)
+			w.kernel.load("rootkit")
+		}, "it is not in modules, but in events"},
+		{"sysfs shows it while records are lost all the time", func(w *watch) {
+			for range 6 {
+				w.kernel.show("rootkit", kmodquery.ViewSysfs)
+				for i := range 10 {
+					w.lose()
+					time.Sleep(time.Second)
+					if i == 1 {
+						w.kernel.load("rootkit")
+					}
+				}
+			}
+		}, "it is not in modules, but in (sysfs, )?events"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k := newKernel("ext4")
+				w := startWatch(t, k)
+				w.sees(kmodquery.EventModuleLoad, "rootkit", "1")
+				k.load("rootkit")
+				k.set(func() {
+					m := k.modules["rootkit"]
+					m.Address = new(int64(-65536))
+					k.modules["rootkit"] = m
+				})
+				w.advance()
+				w.found(t)
+				test.hide(w)
+				w.advance()
+				w.advance()
+				w.sink.mu.Lock()
+				for _, e := range w.sink.events {
+					require.True(t, e.Source != kmodquery.SourceProcfs || e.LoadID == "1", e)
+				}
+				w.sink.mu.Unlock()
+				require.Regexp(t, "^"+test.reason+"$", w.reasonOf(t, kmodquery.EventModuleHidden))
+				require.Equal(t, []string{"module_hidden rootkit"}, w.found(t))
+				for range 5 {
+					w.advance()
+				}
+				require.Empty(t, w.found(t))
+				require.NoError(t, w.Close())
+			})
+		})
+	}
+}
+
+// glanceTime is longer than the time between two glances.
+const glanceTime = 1500 * time.Millisecond
+
+// Losses are no proof of hiding: modules are loaded and unloaded, and all records of some of
+// that are lost.
+func TestLostUnloadsAreNoHiding(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel("ext4")
+		w := startWatch(t, k)
+		w.found(t)
+		for i := range 300 {
+			if i%3 != 1 {
+				w.sees(kmodquery.EventModuleLoad, "dummy", fmt.Sprint("load", i))
+			} else {
+				w.lose()
+			}
+			k.load("dummy")
+			time.Sleep(time.Duration(i%11)*700*time.Millisecond + time.Millisecond)
+			if i%2 == 0 {
+				w.unloadUnseen("dummy")
+			} else {
+				k.unload("dummy")
+				w.sees(kmodquery.EventModuleFree, "dummy", fmt.Sprint("unload", i))
+			}
+			time.Sleep(time.Duration(i%13)*600*time.Millisecond + time.Millisecond)
+		}
+		require.NotContains(t, w.found(t), "module_hidden dummy")
+		require.NoError(t, w.Close())
+	})
+}
+
+// inventory returns the rows that views and events give, as "load_id hidden".
+func (w *watch) inventory(t *testing.T) (rows []string) {
+	t.Helper()
+	require.NoError(t, w.Sync(t.Context()))
+	shown, err := w.kernel.Modules(t.Context())
+	require.NoError(t, err)
+	for _, m := range kmodquery.JoinModules(shown, w.loaded()) {
+		rows = append(rows, fmt.Sprint(m.Name, " ", m.LoadID, " ", m.IsHidden()))
+	}
+	return rows
+}
+
+// A module hides from every view, and an honest one of its name is loaded.
+func TestNamesakeOfAHiddenModuleIsAnotherModule(t *testing.T) {
+	const reason = "it is not in modules, but in events: a later module has its name, which the kernel refuses while the list has it, and no unload was reported"
+	for _, test := range []struct {
+		name   string
+		before time.Duration // from the hiding to the second load
+		reason string
+	}{
+		{"at once", 0, reason},
+		{"after a while", time.Minute, "it is not in modules, but in events"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := startWatch(t, newKernel())
+				w.sees(kmodquery.EventModuleLoad, "dummy", "1")
+				time.Sleep(test.before + 50*time.Millisecond)
+				w.sees(kmodquery.EventModuleLoad, "dummy", "2")
+				w.kernel.load("dummy")
+				w.advance()
+				require.Equal(t, []string{"dummy 2 false", "dummy 1 true"}, w.inventory(t))
+				w.lose() // explains nothing that was before
+				w.advance()
+				w.sink.mu.Lock()
+				for _, e := range w.sink.events {
+					require.True(t, e.Source != kmodquery.SourceProcfs || e.LoadID == "1", e)
+				}
+				w.sink.mu.Unlock()
+				require.Equal(t, test.reason, w.reasonOf(t, kmodquery.EventModuleHidden))
+				require.Equal(t, []string{"module_hidden dummy"}, w.found(t))
+				require.Equal(t, []string{"dummy 2 false", "dummy 1 true"}, w.inventory(t))
+
+				w.kernel.unload("dummy")
+				w.sees(kmodquery.EventModuleFree, "dummy", "3")
+				for range 5 {
+					w.advance()
+				}
+				require.Empty(t, w.found(t), "each is reported once")
+				require.Equal(t, []string{"dummy 1 true"}, w.inventory(t))
+				w.kernel.show("dummy", kmodquery.ViewFtrace) // of the first one
+				w.advance()
+				require.Empty(t, w.found(t))
+				require.Equal(t, []string{"dummy 1 true"}, w.inventory(t))
+				w.sees(kmodquery.EventModuleLoad, "dummy", "4")
+				w.kernel.load("dummy")
+				w.kernel.unload("dummy")
+				w.advance()
+				require.Equal(t, []string{"module_hidden dummy"}, w.found(t), "the second one hides too")
+				require.Equal(t, []string{"dummy 4 true", "dummy 1 true"}, w.inventory(t))
+				require.Empty(t, w.source.reasons)
+				require.NoError(t, w.Close())
+			})
+		})
+	}
+}
+
+// The unload of the first one is among lost records.
+func TestLoadAfterALostUnloadIsNoNamesake(t *testing.T) {
+	for _, address := range []int64{-65536, -4096} { // where the second one is
+		synctest.Test(t, func(t *testing.T) {
+			w := startWatch(t, newKernel())
+			load := func(id string, address int64) {
+				w.sees(kmodquery.EventModuleLoad, "dummy", id)
+				w.kernel.set(func() {
+					w.kernel.modules["dummy"] = kmodquery.Module{
+						Name: "dummy", State: "Live", Size: new(int64(4096)), Address: &address, Views: []string{kmodquery.ViewModules},
+					}
+				})
+			}
+			load("1", -65536)
+			w.advance()
+			w.unloadUnseen("dummy")
+			time.Sleep(50 * time.Millisecond)
+			load("2", address)
+			w.advance()
+			require.Equal(t, []string{"dummy 2 false"}, w.inventory(t))
+			require.Empty(t, w.found(t))
+			for range 5 {
+				w.advance()
+			}
+			if address != -65536 {
+				require.Contains(t, w.reasonOf(t, kmodquery.EventModuleFree), "it was unloaded, or hides from every view")
+				require.Equal(t, []string{"module_free dummy"}, w.found(t))
+			}
+			require.Empty(t, w.found(t), "a namesake at the same address was unloaded")
+			require.Equal(t, []string{"dummy 2 false"}, w.inventory(t), "the end of the first one is not that of the second")
+			require.NoError(t, w.Close())
+		})
+	}
+}
+
+// Sysfs replaces the slash in a name, which the events and the kernel's list have.
+func TestAHiddenModuleWithASlashIsOneModule(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWatch(t, newKernel())
+		w.sees(kmodquery.EventModuleLoad, "a/b", "1")
+		w.kernel.load("a/b")
+		w.advance()
+		require.Equal(t, []string{"a/b 1 false"}, w.inventory(t))
+		w.kernel.unload("a/b")
+		w.kernel.show("a!b", kmodquery.ViewSysfs)
+		w.advance()
+		require.Equal(t, []string{"a/b 1 true"}, w.inventory(t))
+		require.Equal(t, []string{"module_hidden a/b"}, w.found(t))
 		require.NoError(t, w.Close())
 	})
 }

@@ -371,6 +371,9 @@ func loadedAfterSync(modules []kmodquery.Module, err error) ([]kmodquery.Module,
 
 func (r *Recorder) loaded() []kmodquery.Module {
 	_, since := r.supervisor.completeSources()
+	if r.check != nil {
+		since = r.check.Unbroken()
+	}
 	now := r.options.Stamp()
 	return r.state.Loaded(since, &now)
 }

@@ -276,7 +276,7 @@ func (w *writer) sync(ctx context.Context) error {
 func (w *writer) describe(s *kmodquery.Sensor) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s.Shed = w.drops[s.Source]
+	s.Shed += w.drops[s.Source]
 	waiting := fmt.Sprintf("%d events wait in memory, %s", w.waiting(), w.dropsText())
 	switch {
 	case w.cause != nil:

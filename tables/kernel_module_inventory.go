@@ -20,7 +20,7 @@ const confirmDelay = 100 * time.Millisecond
 var kernelModuleInventory = definition[entry]{
 	name: "kernel_module_inventory",
 	description: "Kernel modules that are loaded now: one row for each module that any view of the kernel shows, joined with the " +
-		"events of its load. A hidden module is one that the kernel's own list omits. On macOS also the kernel extensions " +
+		"events of its load. Several loads may have one name, if all but the last hide. A hidden module is one that the kernel's own list omits. On macOS also the kernel extensions " +
 		"that the system remembers as loaded before (state Gone)",
 	examples: []string{
 		"SELECT name, size, address, views FROM kernel_module_inventory WHERE hidden = 1",
@@ -177,18 +177,21 @@ func confirmed(ctx context.Context, inventory Inventory) ([]kmodquery.Module, er
 	if err != nil {
 		return nil, err
 	}
-	before := map[int64]kmodquery.Module{}
-	for _, m := range first {
-		before[identity(m)] = m
+	before, byName := map[int64]kmodquery.Module{}, map[string]kmodquery.Module{}
+	for _, m := range slices.Backward(first) {
+		before[identity(m)], byName[m.Name] = m, m
 	}
 	var modules []kmodquery.Module
 	for _, m := range second {
-		former, wasThere := before[identity(m)]
-		switch {
 		// A load of the same name between the readings is another module.
-		case !isHidden(m) || wasThere && isHidden(former) && former.LoadID == m.LoadID:
+		former, wasThere := before[identity(m)]
+		if !isHidden(m) || wasThere && isHidden(former) {
 			modules = append(modules, m)
-		case wasThere:
+			continue
+		}
+		if former, wasThere = byName[m.Name]; wasThere && m.Name != "" && !slices.ContainsFunc(second, func(other kmodquery.Module) bool {
+			return other.Name == m.Name && identity(other) != identity(m)
+		}) {
 			modules = append(modules, former)
 		}
 	}
@@ -212,10 +215,11 @@ func isSelected(name string, conditions []kmodquery.Condition) bool {
 	return true
 }
 
-// identity returns a module's rowid, the same in each reply.
+// identity returns a module's rowid, the same in each reply. A module is its load: several
+// may have one name.
 func identity(m kmodquery.Module) int64 {
 	sum := fnv.New64a()
-	sum.Write([]byte(m.Name))
+	sum.Write([]byte(m.Name + "\x00" + m.LoadID))
 	if m.Name == "" {
 		sum.Write([]byte(address(m.Address)))
 	}

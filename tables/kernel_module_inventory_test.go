@@ -122,6 +122,8 @@ func TestInventoryReadsFilesOnDemand(t *testing.T) {
 func TestInventoryReadsTheViewsTwiceBeforeItReportsAHiddenModule(t *testing.T) {
 	unlisted := listedDummy
 	unlisted.Views = []string{kmodquery.ViewSysfs}
+	namesake := kmodquery.Module{Name: listedDummy.Name, LoadID: "other", Views: []string{kmodquery.ViewEvents}}
+	require.NotEqual(t, identity(listedDummy), identity(namesake), "each row has an id of its own")
 	used := contextJSON(t, []string{"name", "hidden"})
 	for name, test := range map[string]struct {
 		first, second []kmodquery.Module
@@ -131,7 +133,11 @@ func TestInventoryReadsTheViewsTwiceBeforeItReportsAHiddenModule(t *testing.T) {
 		"it was unloading": {[]kmodquery.Module{unlisted}, nil, []string{}},
 		"it hides":         {[]kmodquery.Module{unlisted}, []kmodquery.Module{unlisted}, []string{"1"}},
 		"another comes":    {[]kmodquery.Module{nameless}, []kmodquery.Module{unlisted}, []string{}},
-		"it hides now":     {[]kmodquery.Module{listedDummy, nameless}, []kmodquery.Module{unlisted}, []string{"0"}},
+		"its namesake hides": {
+			[]kmodquery.Module{listedDummy, namesake}, []kmodquery.Module{listedDummy, namesake}, []string{"0", "1"},
+		},
+		"its namesake hides now": {[]kmodquery.Module{listedDummy}, []kmodquery.Module{listedDummy, namesake}, []string{"0"}},
+		"it hides now":           {[]kmodquery.Module{listedDummy, nameless}, []kmodquery.Module{unlisted}, []string{"0"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, _ := inventoryConfig(t, test.first, test.second)

@@ -18,6 +18,7 @@ type difference struct {
 	reason string
 	seen   kmodquery.Event // the moment before the views were read that show it
 	former string          // the name that the module had before, if it was renamed
+	load   string          // the load id, if it is about a module whose name a later one has
 }
 
 // key is the same for the same difference found by two checks.
@@ -31,7 +32,15 @@ func (d *difference) subject() string {
 	case d.module.Name == "":
 		return "\x00" + memoryKey(&d.module)
 	}
-	return d.module.Name
+	return subjectOf(d.module.Name, d.load)
+}
+
+func subjectOf(name, load string) string {
+	name = kmodquery.FolderName(name)
+	if load != "" {
+		name += "\x00" + load
+	}
+	return name
 }
 
 // isByViews reports whether views alone show a hidden module.
@@ -75,21 +84,21 @@ func (c *Check) compare(shown []kmodquery.Module, taint int64) []difference {
 
 // compareShown compares the module state with a module that views show.
 func (c *Check) compareShown(m kmodquery.Module) (d difference, differs bool) {
+	c.State.identify(&m)
 	known := c.State.get(m.Name)
-	_, lost := c.reliable()
 	switch {
 	case m.IsHidden() && m.Name == "":
 		return difference{event: kmodquery.EventModuleHidden, module: m, reason: "memory of a module that no other view shows"}, !c.wasReported(&m)
 	case m.IsHidden():
 		return difference{event: kmodquery.EventModuleHidden, module: m, reason: hiddenReason(&m, known.isLoaded())}, !known.isReported()
 	case known.isLoaded() && (known.isCertain() || c.complete == ""):
-		c.State.confirm(m.Name, c.began)
+		c.State.confirm(&m, c.began)
 		return difference{}, false
 	case m.State == "Loading": // its init may still fail
 		return difference{}, false
 	case c.State.adopt(m.Name):
 		return difference{}, false
-	case c.checkedAt.IsZero() && c.atStart != nil && !c.atStart[m.Name]:
+	case c.checkedAt.IsZero() && c.atStart != nil && !c.atStart[kmodquery.FolderName(m.Name)]:
 		return difference{event: kmodquery.EventModuleLoad, module: m, reason: "it is in " + c.list() + " but was not when this process started"}, true
 	case c.checkedAt.IsZero():
 		return difference{event: kmodquery.EventModulePresent, module: m}, true
@@ -99,7 +108,8 @@ func (c *Check) compareShown(m kmodquery.Module) (d difference, differs bool) {
 		return difference{event: kmodquery.EventModuleUnwitnessed, module: m, reason: reason, former: former}, true
 	case c.complete != "":
 		reason := "it is in " + kmodquery.ViewModules + ", but " + c.complete + " did not report its load"
-		if n := lost - c.lost; n > 0 {
+		if _, lost := c.reliable(); lost > c.lost {
+			n := lost - c.lost
 			reason += fmt.Sprintf("; %d records were lost meanwhile", n)
 		}
 		return difference{event: kmodquery.EventModuleUnwitnessed, module: m, reason: reason}, true
@@ -150,24 +160,73 @@ func withoutFormerNames(found []difference) []difference {
 	return slices.DeleteFunc(found, func(d difference) bool { return d.former == "" && former[d.module.Name] })
 }
 
+// doubtTime is how long no view may show a module before it counts as unloaded, although
+// no unload was reported, because records were lost.
+const doubtTime = time.Minute
+
 // compareLoaded returns the loaded modules that no view shows.
 func (c *Check) compareLoaded(shown map[string]bool) []difference {
 	var found []difference
-	sources, lost := c.reliable()
-	_, since := c.Complete()
-	now := c.Stamp()
-	for name, known := range c.State.certain() {
-		if shown[name] || known.isReported() {
-			continue
-		}
-		m := kmodquery.Module{Name: name, LoadID: known.module.LoadID, Path: known.module.Path, Views: known.module.Views}
-		if len(sources) > 0 && lost == c.lost && known.wasWatched(since, momentOf(&now)) {
-			found = append(found, difference{event: kmodquery.EventModuleHidden, module: m, reason: hiddenReason(&m, true)})
-		} else {
+	since, now := c.Unbroken(), c.Stamp()
+	add := func(known *entry, load string) {
+		m := kmodquery.Module{Name: known.module.Name, LoadID: known.module.LoadID, Path: known.module.Path, Views: known.module.Views}
+		switch {
+		case known.isProven || known.wasWatched(since, momentOf(&now)):
+			reason := hiddenReason(&m, true)
+			if load != "" {
+				reason += ": a later module has its name, which the kernel refuses while the list has it, and no unload was reported"
+			}
+			found = append(found, difference{event: kmodquery.EventModuleHidden, module: m, reason: reason, load: load})
+		case load == "" && c.checkedAt.IsZero() || c.complete == "" && since.At.IsZero():
 			found = append(found, difference{event: kmodquery.EventModuleFree, module: m, reason: "it is no longer in " + c.list()})
+		case c.State.doubt(m.Name, load) >= doubtTime && !slices.ContainsFunc(c.nameless, known.mayOwn):
+			reason := "it is no longer in " + c.list() + ", and no view has shown it for " + doubtTime.String() +
+				"; records were lost, or no source watched, when it disappeared: it was unloaded, or hides from every view"
+			found = append(found, difference{event: kmodquery.EventModuleFree, module: m, reason: reason, load: load})
+		}
+	}
+	for name, known := range c.State.certain() {
+		if !shown[name] && !known.isReported() {
+			add(&known, "")
+		}
+	}
+	for _, known := range c.State.namesakes() {
+		if !known.isReported() {
+			add(&known, known.module.LoadID)
 		}
 	}
 	return found
+}
+
+// mayOwn reports whether memory that no view names may belong to a module.
+func (e *entry) mayOwn(memory kmodquery.Module) bool {
+	switch {
+	case e.size == nil || memory.Size == nil:
+		return true
+	case e.address != nil && memory.Address != nil:
+		return uint64(*e.address-*memory.Address) < uint64(*memory.Size)
+	}
+	return *memory.Size >= *e.size
+}
+
+// ownerOf returns the module whose unload may be among lost records and to which memory
+// belongs that no view names; an entry without a name unless there is exactly one.
+func (c *Check) ownerOf(memory *kmodquery.Module) (owner entry) {
+	loaded := c.State.namesakes()
+	for _, known := range c.State.certain() {
+		loaded = append(loaded, known)
+	}
+	for _, known := range loaded {
+		isExact := known.size != nil && memory.Size != nil && (known.address != nil && memory.Address != nil || *known.size == *memory.Size)
+		switch {
+		case known.doubted.IsZero() || known.isReported() || !isExact || !known.mayOwn(*memory):
+		case owner.module.Name != "":
+			return entry{}
+		default:
+			owner = known
+		}
+	}
+	return owner
 }
 
 // nameMemory merges a hidden module that no view names with nameless memory, if
@@ -193,6 +252,25 @@ func nameMemory(found []difference) []difference {
 	m.Views = append(slices.Clone(memory.Views), m.Views...)
 	found[named].reason = hiddenReason(m, true)
 	return slices.Delete(found, nameless, nameless+1)
+}
+
+// Unbroken returns since when complete sources have watched without losing a record. What
+// was lost before the latest call counts as lost then.
+func (c *Check) Unbroken() Start {
+	list, since := c.Complete()
+	lost, now := lostBy(list), c.Stamp()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(list) > 0 && lost != c.lostBefore {
+		c.lostBefore, c.lostAt = lost, Start{At: time.Now()}
+		if now.Uptime != nil {
+			c.lostAt.Uptime = new(*now.Uptime + 1) // rounded up
+		}
+	}
+	if len(list) > 0 && c.lostAt.At.After(since.At) {
+		return c.lostAt
+	}
+	return since
 }
 
 // reliable returns the complete sources that have watched since the last check,

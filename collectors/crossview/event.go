@@ -26,7 +26,7 @@ func (c *Check) emit(d difference) {
 	c.mu.Lock()
 	_, isPending := c.pending[d.subject()]
 	c.mu.Unlock()
-	known := c.State.get(d.module.Name)
+	known := c.State.load(d.module.Name, d.load)
 	if isPending || d.event == kmodquery.EventModuleHidden && known.isReported() {
 		return
 	}
@@ -44,6 +44,16 @@ func (c *Check) emit(d difference) {
 	}
 	switch d.event {
 	case kmodquery.EventModuleHidden:
+		if owner := c.ownerOf(&d.module); d.module.Name == "" && owner.module.Name != "" {
+			known, e.Reason = owner, hiddenReason(&d.module, true)
+			if d.module.Name = owner.module.Name; c.State.get(d.module.Name).module.LoadID != owner.module.LoadID {
+				d.load = owner.module.LoadID
+			}
+		}
+		if known.module.Name != "" {
+			d.module.Name = known.module.Name // views may show that of its folder
+			e.Name = d.module.Name
+		}
 		if known.isLoaded() && e.LoadID == "" {
 			e.LoadID, e.Path = known.module.LoadID, known.module.Path
 		}
@@ -66,7 +76,7 @@ func (c *Check) emit(d difference) {
 			e.Missing.Add("signer", "cmdline", "requested_by", "container_id")
 		}
 	case kmodquery.EventModuleFree:
-		e.LoadID = loadID(&e)
+		e.LoadID, e.ParentLoadID = loadID(&e), d.load
 		e.Missing.Add("pid", "process_path", "uid")
 		if c.Source == kmodquery.SourceProcfs {
 			e.Missing.Add("cmdline", "container_id")
@@ -114,6 +124,12 @@ func (c *Check) Added(e *kmodquery.Event) {
 	d := difference{event: e.EventName, module: kmodquery.Module{Name: e.Name, Size: e.Size}}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for _, load := range []string{e.LoadID, e.ParentLoadID} {
+		if subject := subjectOf(e.Name, load); load != "" && !c.pending[subject].IsZero() {
+			delete(c.pending, subject)
+			return
+		}
+	}
 	delete(c.pending, d.subject())
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -58,26 +59,30 @@ type Check struct {
 	unreadable  string          // why the others cannot
 	listed      string          // names and views that the last full check saw
 	glanceTimer *time.Timer
-	places      map[int64]place    // the listed modules of the last check, by address
-	absent      map[string]absence // by name, modules that glances did not find
-	memory      map[string]bool    // nameless regions that were reported
-	replayed    map[int64]int      // by size, the nameless regions that an earlier recorder reported
-	seen        kmodquery.Event    // the moment before the views were last read
-	taint       int64              // every bit that the kernel's taint has had
-	resetTaint  int64              // bits that were reported as reset
-	complete    string             // names of the complete sources of the last check; "" for none
-	lost        int64              // records lost by those that watched throughout the last check
+	places      map[int64]place     // the listed modules of the last check, by address
+	absent      map[string]*absence // by folder name, modules that glances did not find
+	memory      map[string]bool     // nameless regions that were reported
+	replayed    map[int64]int       // by size, the nameless regions that an earlier recorder reported
+	seen        kmodquery.Event     // the moment before the views were last read
+	taint       int64               // every bit that the kernel's taint has had
+	resetTaint  int64               // bits that were reported as reset
+	complete    string              // names of the complete sources of the last check; "" for none
+	lost        int64               // records lost by those that watched throughout the last check
+	nameless    []kmodquery.Module  // memory that no view named when all were last read
 
 	mu      sync.Mutex
 	sensor  kmodquery.Sensor
 	pending map[string]time.Time // by subject, when an event was emitted that State does not hold yet
+
+	lostBefore int64 // records that the complete sources had lost when they were last asked
+	lostAt     Start // when they were last found to have lost more
 }
 
 // New returns a Check that does nothing until Run.
 func New(o Options) *Check {
 	return &Check{
 		Options:  o,
-		absent:   map[string]absence{},
+		absent:   map[string]*absence{},
 		memory:   map[string]bool{},
 		replayed: map[int64]int{},
 		pending:  map[string]time.Time{},
@@ -200,6 +205,7 @@ func (c *Check) check(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		c.nameless = namelessOf(all)
 		shown = keepHidden(all, shown)
 		isFull, found = true, c.compare(shown, taint)
 	}
@@ -247,9 +253,13 @@ func (c *Check) read(ctx context.Context, isWatched bool) (shown []kmodquery.Mod
 	}
 	all, err := c.Views.Modules(ctx)
 	if err == nil {
-		c.listed = names.String()
+		c.listed, c.nameless = names.String(), namelessOf(all)
 	}
 	return keepHidden(all, shown), true, err
+}
+
+func namelessOf(modules []kmodquery.Module) []kmodquery.Module {
+	return slices.DeleteFunc(slices.Clone(modules), func(m kmodquery.Module) bool { return m.Name != "" })
 }
 
 // keepHidden returns all, with the modules that the cheap views showed hidden a moment

@@ -48,24 +48,33 @@ type State struct {
 	boot string // id of the boot; "" accepts events of any
 
 	mu        sync.Mutex
-	entries   map[string]*entry // by name
+	entries   map[string]*entry // by folder name
 	replaying bool              // stored events are being added, in any order: nothing is forgotten
 	changed   time.Time         // when a load or an unload was last added
-	renamed   map[string]bool   // load ids of modules that have another name since
+	reported  map[string]bool   // load ids of modules that were reported as hidden, or that have another name since
 }
 
-// An entry is what the events say of the modules of one name. Its moments are
-// those of the events, which do not arrive in order.
+// An entry is what the events say of the modules of one name, of which the last one that
+// was loaded counts. Its moments are those of the events, which do not arrive in order.
 type entry struct {
 	module      kmodquery.Module
-	loaded      moment // when it was last loaded
+	witnessed   string // load id of the module_load of a source that sees every load
+	witnessedAt moment // of that event, and srcversion from it
+	history     []step // the loads and unloads of the name since horizon
+	horizon     moment
+	namesakes   []*entry // other loads of the name, in order, that no unload ended
+	loaded      moment   // when it was last loaded
 	unloaded    moment
 	hidden      moment    // when it was last reported as hidden
 	certain     moment    // when it was last loaded according to a source that would see it unloaded
 	describedAt moment    // of the event that module's LoadID, Path, FirstSeen and Loaded come from
 	describedBy authority // of that event
 	shown       time.Time // views that were read after it showed the module
-	isRenamed   bool      // the last module that was loaded under this name has another one since
+	address     *int64    // of the module when views last showed it; nil if it is unknown
+	size        *int64
+	isProven    bool      // it was absent from the kernel's list, and no loss of records explains that
+	doubted     time.Time // when views first lacked it, although no unload was reported and a loss may explain that; zero if they do not
+	wasReported bool      // the last module that was loaded under this name was reported by its load id
 
 	// begun is the last event of an attempt by eBPF that has not failed, and whose
 	// module_load is not known; nil if there is none. loadID is that of the last module_load.
@@ -90,7 +99,7 @@ func (e *entry) isCertain() bool { return e.certain.isAfter(e.unloaded) }
 
 // isReported reports whether the module was reported as hidden, or under another name,
 // since it was loaded.
-func (e *entry) isReported() bool { return e.isRenamed || e.hidden.isAfter(e.loaded) }
+func (e *entry) isReported() bool { return e.wasReported || e.hidden.isAfter(e.loaded) }
 
 // wasWatched reports whether a source that began to watch at since would have seen the
 // module unloaded: it watched when the module was loaded, or when views showed it.
@@ -101,7 +110,7 @@ func (e *entry) wasWatched(since Start, now moment) bool {
 // NewState returns the state of a boot without modules; "" accepts the events of
 // any boot.
 func NewState(boot string) *State {
-	return &State{boot: boot, entries: map[string]*entry{}, renamed: map[string]bool{}}
+	return &State{boot: boot, entries: map[string]*entry{}, reported: map[string]bool{}}
 }
 
 // Add takes events, before they are stored.
@@ -130,8 +139,10 @@ func (s *State) Stored(deliveries []kmodquery.Delivery) {
 	defer s.mu.Unlock()
 	for i := range deliveries {
 		e := &deliveries[i].Event
-		if known := s.entries[e.Name]; known != nil && known.module.FirstSeen == nil && known.module.LoadID == e.LoadID {
-			known.module.FirstSeen = e.FirstSeen
+		if known := s.entries[kmodquery.FolderName(e.Name)]; known != nil {
+			if m := &known.load(e.LoadID).module; m.FirstSeen == nil && m.LoadID == e.LoadID {
+				m.FirstSeen = e.FirstSeen
+			}
 		}
 	}
 }
@@ -180,9 +191,12 @@ func (s *State) add(e *kmodquery.Event) {
 			s.setUnloaded(e)
 		}
 	case kmodquery.EventModuleHidden:
-		known := s.of(e.Name)
-		if momentOf(e).isAfter(known.hidden) {
-			known.hidden = momentOf(e)
+		known := s.of(e.Name).load(e.LoadID)
+		if e.LoadID != "" {
+			s.report(e.LoadID)
+		}
+		if now := momentOf(e); now.isAfter(known.hidden) && (e.LoadID == "" || e.LoadID == known.module.LoadID) {
+			known.hidden, known.isProven = now, !s.replaying
 		}
 	}
 }
@@ -209,7 +223,7 @@ func (s *State) setBegun(e *kmodquery.Event) {
 func (s *State) adopt(name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	known := s.entries[name]
+	known := s.entries[kmodquery.FolderName(name)]
 	if known == nil || known.begun == nil || !momentOf(known.begun).isAfter(known.unloaded) {
 		return false
 	}
@@ -218,26 +232,34 @@ func (s *State) adopt(name string) bool {
 	return true
 }
 
+func (s *State) report(loadID string) {
+	if len(s.reported) >= maxUnloaded {
+		clear(s.reported)
+	}
+	s.reported[loadID] = true
+}
+
 // rename notes that the module of a load has another name since, so that none of its
 // former name is loaded.
 func (s *State) rename(loadID string, now moment) {
-	if len(s.renamed) >= maxUnloaded {
-		clear(s.renamed)
-	}
-	s.renamed[loadID] = true
+	s.report(loadID)
 	for _, known := range s.entries {
-		if known.module.LoadID == loadID {
-			known.isRenamed = true
+		if other := known.load(loadID); other != known {
+			known.end(other)
+		} else if known.module.LoadID == loadID {
+			known.wasReported = true
+			known.addUnload(&kmodquery.Event{LoadID: loadID, Uptime: now.uptime, TimeNanos: now.nanos})
 			known.unload(now)
 		}
 	}
 }
 
 func (s *State) of(name string) *entry {
-	known := s.entries[name]
+	key := kmodquery.FolderName(name)
+	known := s.entries[key]
 	if known == nil {
 		known = &entry{module: kmodquery.Module{Name: name, Views: []string{kmodquery.ViewEvents}}}
-		s.entries[name] = known
+		s.entries[key] = known
 	}
 	return known
 }
@@ -245,8 +267,12 @@ func (s *State) of(name string) *entry {
 func (s *State) setLoaded(e *kmodquery.Event, certain bool) {
 	s.changed = time.Now()
 	known, now := s.of(e.Name), momentOf(e)
+	if e.Source == kmodquery.SourceEBPF && e.LoadID != "" && !known.addLoad(e, s.reported[e.LoadID]) {
+		return
+	}
 	if now.isAfter(known.loaded) {
-		known.loaded, known.isRenamed = now, s.renamed[e.LoadID]
+		known.loaded, known.wasReported = now, s.reported[e.LoadID]
+		known.isProven, known.doubted = false, time.Time{}
 	}
 	if certain && now.isAfter(known.certain) {
 		known.certain = now
@@ -289,7 +315,10 @@ func (known *entry) describe(e *kmodquery.Event, now moment, by authority) {
 
 func (s *State) setUnloaded(e *kmodquery.Event) {
 	s.changed = time.Now()
-	s.of(e.Name).unload(momentOf(e))
+	known, now := s.of(e.Name), momentOf(e)
+	if known.addUnload(e) {
+		known.unload(now)
+	}
 }
 
 func (known *entry) unload(now moment) {
@@ -316,24 +345,31 @@ func (s *State) forgetUnloaded() {
 	slices.Sort(unloaded)
 	limit := unloaded[len(unloaded)/2]
 	for name, known := range s.entries {
-		if !known.isLoaded() && known.unloaded.nanos <= limit {
+		if !known.isLoaded() && len(known.namesakes) == 0 && known.unloaded.nanos <= limit {
 			delete(s.entries, name)
 		}
 	}
 }
 
-// Loaded returns the loaded modules, in the order of their names. Their Views are
+// Loaded returns the loaded modules, in the order of their names: of one name, the one that
+// the kernel's list may show comes first, and the others hide. Their Views are
 // [kmodquery.ViewEvents] if complete sources that have watched since then would
 // have seen the module unloaded, and nil otherwise. now holds the present moment.
 func (s *State) Loaded(since Start, now *kmodquery.Event) []kmodquery.Module {
 	var modules []kmodquery.Module
-	for _, known := range s.certain() {
-		if !known.wasWatched(since, momentOf(now)) {
+	add := func(known entry) {
+		if !known.isProven && !known.wasWatched(since, momentOf(now)) {
 			known.module.Views = nil
 		}
 		modules = append(modules, known.module)
 	}
-	slices.SortFunc(modules, func(a, b kmodquery.Module) int { return strings.Compare(a.Name, b.Name) })
+	for _, known := range s.certain() {
+		add(known)
+	}
+	for _, known := range s.namesakes() {
+		add(known)
+	}
+	slices.SortStableFunc(modules, func(a, b kmodquery.Module) int { return strings.Compare(a.Name, b.Name) })
 	return modules
 }
 
@@ -344,17 +380,20 @@ func (s *State) changedSince(then time.Time) bool {
 	return !s.changed.Before(then)
 }
 
-// get returns what the events say of the modules of a name.
-func (s *State) get(name string) entry {
+// get returns what the events say of the modules of a name, and load what they say of one
+// load of it.
+func (s *State) get(name string) entry { return s.load(name, "") }
+
+func (s *State) load(name, id string) entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if known := s.entries[name]; known != nil {
-		return *known
+	if known := s.entries[kmodquery.FolderName(name)]; known != nil {
+		return *known.load(id)
 	}
 	return entry{}
 }
 
-// certain returns the loaded modules that are certain, by name.
+// certain returns the loaded modules that are certain, by folder name.
 func (s *State) certain() map[string]entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -367,13 +406,42 @@ func (s *State) certain() map[string]entry {
 	return list
 }
 
-// confirm makes a loaded module certain, because views that were read after a time show it.
-func (s *State) confirm(name string, at time.Time) {
+// confirm makes a loaded module certain, because the kernel's list that was read after a
+// time shows it.
+func (s *State) confirm(m *kmodquery.Module, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if known := s.entries[name]; known != nil {
-		known.certain, known.shown = known.loaded, at
+	known := s.entries[kmodquery.FolderName(m.Name)]
+	if known == nil {
+		return
 	}
+	known.certain, known.shown = known.loaded, at
+	known.isProven, known.doubted = false, time.Time{}
+	if m.Size != nil {
+		known.address, known.size = m.Address, m.Size
+	}
+}
+
+// prove notes that a loaded module was absent from the kernel's list, and that no loss of
+// records explains it. Later losses do not explain it either.
+func (s *State) prove(name, loadID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if known := s.entries[kmodquery.FolderName(name)]; known != nil {
+		known.load(loadID).isProven = true
+	}
+}
+
+// doubt returns for how long views have lacked a loaded module of which an unload may be
+// among lost records.
+func (s *State) doubt(name, loadID string) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := s.of(name).load(loadID)
+	if known.doubted.IsZero() {
+		known.doubted = time.Now()
+	}
+	return time.Since(known.doubted)
 }
 
 // lacks reports whether a loaded module that was not reported as hidden is not

@@ -2,6 +2,7 @@ package crossview
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -232,4 +233,134 @@ func TestWasWatched(t *testing.T) {
 	since.Uptime = nil
 	require.True(t, wasWatched(since, at(1001), at(1060)))
 	require.False(t, wasWatched(since, at(999), at(1060)))
+}
+
+// The kernel refuses a name that is taken: two loads without an unload between are two
+// modules, of which the first hides.
+func TestStateKeepsLoadsOfOneName(t *testing.T) {
+	event := func(name, id string, at int64) kmodquery.Event {
+		return kmodquery.Event{
+			Source: kmodquery.SourceEBPF, EventName: name, Name: "m", LoadID: id, Path: "/" + id, Srcversion: "src" + id,
+			TimeNanos: at * int64(time.Second),
+		}
+	}
+	load := func(id string, at int64) kmodquery.Event { return event(kmodquery.EventModuleLoad, id, at) }
+	free := func(at int64) kmodquery.Event {
+		e := event(kmodquery.EventModuleFree, fmt.Sprint("free", at), at)
+		e.Srcversion = ""
+		return e
+	}
+	present := event(kmodquery.EventModulePresent, "view", 9)
+	present.Source = kmodquery.SourceProcfs
+	hidden := event(kmodquery.EventModuleHidden, "1", 7)
+	hidden.Source = kmodquery.SourceProcfs
+	freeOf := func(e kmodquery.Event, srcversion string) kmodquery.Event { e.Srcversion = srcversion; return e }
+	byViews := free(6)
+	byViews.Source, byViews.ParentLoadID = kmodquery.SourceProcfs, "1"
+	audited := free(5) // the correlator gives it the same load_id
+	audited.Source, audited.EventName, audited.Result = kmodquery.SourceAudit, kmodquery.EventDeleteModule, new(int64(0))
+	for _, test := range []struct {
+		name      string
+		events    []kmodquery.Event
+		last      string // load_id, or "" if it was unloaded
+		namesakes []string
+		inOrder   bool // only this order is tested
+	}{
+		{"one load", []kmodquery.Event{load("1", 1), present}, "1", nil, false},
+		{"an unload between", []kmodquery.Event{load("1", 1), free(2), load("2", 3), present}, "2", nil, false},
+		{"no unload between", []kmodquery.Event{load("1", 1), load("2", 3), present}, "2", []string{"1"}, false},
+		{"the hidden one was reported", []kmodquery.Event{load("1", 1), load("2", 3), hidden}, "2", []string{"1 reported"}, false},
+		{"three", []kmodquery.Event{load("1", 1), load("2", 3), load("3", 5)}, "3", []string{"1", "2"}, false},
+		{"three and an unload", []kmodquery.Event{load("1", 1), load("2", 3), free(4), load("3", 5)}, "3", []string{"1"}, false},
+		{"the listed one is unloaded", []kmodquery.Event{load("1", 1), load("2", 3), free(5)}, "", []string{"1"}, false},
+		{"the other one is unloaded", []kmodquery.Event{load("1", 1), load("2", 3), freeOf(free(5), "src1")}, "2", nil, false},
+		{"both are unloaded", []kmodquery.Event{load("1", 1), load("2", 3), free(5), free(6)}, "", nil, false},
+		{"audit reports the same unload", []kmodquery.Event{load("1", 1), load("2", 3), free(5), audited}, "", []string{"1"}, false},
+		{"views report the end of the first", []kmodquery.Event{load("1", 1), load("2", 3), byViews}, "2", nil, false},
+	} {
+		check := func() {
+			s := NewState("")
+			s.Add(test.events...)
+			last := s.get("m")
+			require.Equal(t, test.last != "", last.isLoaded(), "%s: %v", test.name, test.events)
+			if test.last != "" {
+				require.Equal(t, test.last+" /"+test.last, last.module.LoadID+" "+last.module.Path, test.name)
+				require.False(t, last.isReported(), test.name)
+			}
+			var ids []string
+			for _, n := range s.namesakes() {
+				require.Equal(t, "m /"+n.module.LoadID, n.module.Name+" "+n.module.Path, test.name)
+				id := n.module.LoadID
+				if n.isReported() {
+					id += " reported"
+				}
+				ids = append(ids, id)
+			}
+			require.ElementsMatch(t, test.namesakes, ids, "%s: %v", test.name, test.events)
+		}
+		if test.inOrder {
+			check()
+		} else {
+			permute(test.events, 0, check)
+		}
+	}
+
+	s := NewState("")
+	again := load("1b", 1)
+	again.TimeNanos, again.Srcversion = again.TimeNanos+1000, "src1"
+	s.Add(load("1", 1), again)
+	require.Empty(t, s.namesakes(), "two sets of programs report one load")
+	for i := range 3 * maxNamesakes {
+		s.Add(load(fmt.Sprint("n", i), int64(10+i)))
+	}
+	require.Len(t, s.namesakes(), maxNamesakes-1)
+
+	// However often an honest module is loaded and unloaded, the hidden one is not forgotten.
+	events := []kmodquery.Event{load("hidden", 1)}
+	for i := range 3 * maxNamesakes {
+		events = append(events, load(fmt.Sprint("n", i), int64(10+2*i)), free(int64(11+2*i)))
+	}
+	s = NewState("")
+	s.Add(events...)
+	require.Len(t, s.namesakes(), 1)
+	require.LessOrEqual(t, len(s.get("m").history), maxNamesakes)
+	slices.Reverse(events) // as they are replayed
+	s = NewState("")
+	s.Add(events[:len(events)-1]...)
+	require.Empty(t, s.namesakes())
+	require.LessOrEqual(t, len(s.get("m").history), maxNamesakes)
+}
+
+// The address says which of two loads the kernel's list shows.
+func TestStateIdentifiesTheListedLoad(t *testing.T) {
+	const first, second = 4096, 8192
+	for _, test := range []struct {
+		name      string
+		seen      [2]int64 // where each load was listed; 0 if it was not
+		now       int64
+		last      string
+		namesakes []string
+	}{
+		{"the first is at its address", [2]int64{first, second}, first, "1", []string{"2"}},
+		{"the second is at its address", [2]int64{first, second}, second, "2", []string{"1"}},
+		{"the first was unloaded unseen", [2]int64{first, 0}, first, "2", nil},
+		{"another address", [2]int64{first, 0}, second, "2", []string{"1"}},
+		{"unknown", [2]int64{0, 0}, first, "2", []string{"1"}},
+	} {
+		s := NewState("")
+		for i, at := range test.seen {
+			id := fmt.Sprint(i + 1)
+			s.Add(kmodquery.Event{Source: kmodquery.SourceEBPF, EventName: kmodquery.EventModuleLoad, Name: "m", LoadID: id, TimeNanos: int64(i+1) * int64(time.Second)})
+			if at != 0 {
+				s.confirm(&kmodquery.Module{Name: "m", Address: &at, Size: new(int64(4096))}, time.Now())
+			}
+		}
+		s.identify(&kmodquery.Module{Name: "m", Address: &test.now, Views: []string{kmodquery.ViewModules}})
+		require.Equal(t, test.last, s.get("m").module.LoadID, test.name)
+		var ids []string
+		for _, n := range s.namesakes() {
+			ids = append(ids, n.module.LoadID)
+		}
+		require.Equal(t, test.namesakes, ids, test.name)
+	}
 }

@@ -44,10 +44,11 @@ func FromViews(e *kmodquery.Event) bool {
 	return e.Source == kmodquery.SourceProcfs || e.Source == kmodquery.SourceShowloaded
 }
 
+// namesIn returns the folder names of modules.
 func namesIn(modules []kmodquery.Module) map[string]bool {
 	names := map[string]bool{}
 	for _, m := range modules {
-		names[m.Name] = true
+		names[kmodquery.FolderName(m.Name)] = true
 	}
 	return names
 }

@@ -22,9 +22,9 @@ const maxReason = 1024
 // wait for it. A source keeps its Health unexported and passes on what its Name,
 // Sync and Sensor return. All methods may be called concurrently.
 type Health struct {
-	// Received, Lost and DecodeErrors are the fields of kmodquery.Sensor of these
+	// Received, Lost, DecodeErrors and Shed are the fields of kmodquery.Sensor of these
 	// names. The source counts them itself.
-	Received, Lost, DecodeErrors atomic.Int64
+	Received, Lost, DecodeErrors, Shed atomic.Int64
 
 	incomplete, folded, lastEvent atomic.Int64
 
@@ -62,6 +62,7 @@ func (h *Health) Sensor() kmodquery.Sensor {
 	sensor.Received = h.Received.Load()
 	sensor.Lost = h.Lost.Load()
 	sensor.DecodeErrors = h.DecodeErrors.Load()
+	sensor.Shed = h.Shed.Load()
 	sensor.EnrichErrors = h.incomplete.Load()
 	sensor.Denied = h.folded.Load()
 	sensor.LastEventTime = h.lastEvent.Load()

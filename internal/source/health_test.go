@@ -64,13 +64,14 @@ func TestCounts(t *testing.T) {
 	h.Received.Add(1)
 	h.Lost.Add(2)
 	h.DecodeErrors.Add(3)
+	h.Shed.Add(9)
 	h.Emitted(&kmodquery.Delivery{Event: kmodquery.Event{Time: 7, Count: new(int64(5)), Missing: "name"}})
 	h.Emitted(&kmodquery.Delivery{Event: kmodquery.Event{Time: 8, Count: new(int64(1))}})
 	h.SetGap(time.Unix(1, 5), time.Unix(2, 5))
 	sensor := h.Sensor()
 	require.Equal(t, kmodquery.Sensor{
 		Source: kmodquery.SourceAudit, State: kmodquery.StateStandby, Since: sensor.Since,
-		Received: 1, Lost: 2, DecodeErrors: 3, EnrichErrors: 1, Denied: 4, LastEventTime: 8, GapStart: 1, GapEnd: 2,
+		Received: 1, Lost: 2, DecodeErrors: 3, EnrichErrors: 1, Denied: 4, LastEventTime: 8, GapStart: 1, GapEnd: 2, Shed: 9,
 	}, sensor)
 }
 

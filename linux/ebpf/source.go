@@ -37,6 +37,7 @@ type Source struct {
 	cause    error         // error that Run is to return; nil if none
 	replace  bool          // the next Run replaces the pinned programs
 	lost     losses        // losses that health has
+	shed     losses        // the same of those that any user can cause
 }
 
 // Options configure a Source. The zero value reads no images and pins no programs.
@@ -181,6 +182,7 @@ func (s *Source) Sensor() kmodquery.Sensor {
 			sensor.Reason = err.Error()
 		}
 		sensor.Lost += s.lost.since(lost)
+		sensor.Shed += s.shed.since(s.programs.Shed())
 	}
 	if n := s.skipped.Load(); n > 0 {
 		skipped := fmt.Sprintf("%d images were not read, because %d recorders were killed while they read each", n, maxDeaths)
@@ -298,6 +300,9 @@ func (s *Source) detach(cause error) error {
 		s.health.Lost.Add(s.lost.since(lost))
 		s.lost = lost
 	}
+	shed := s.programs.Shed()
+	s.health.Shed.Add(s.shed.since(shed))
+	s.shed = shed
 	programs := s.programs
 	s.programs = nil
 	s.mu.Unlock()

@@ -118,7 +118,7 @@ func (v *Views) identities(name string) [2]fs.FileInfo {
 			found[0] = nil
 		}
 	}
-	found[1], _ = os.Lstat(filepath.Join(v.path(sysBTF), sysfsName(name)))
+	found[1], _ = os.Lstat(filepath.Join(v.path(sysBTF), kmodquery.FolderName(name)))
 	return found
 }
 
@@ -128,7 +128,7 @@ func (v *Views) isListed(ctx context.Context, name string, chunk int) (bool, err
 		return false, err
 	}
 	return slices.ContainsFunc(modules, func(m kmodquery.Module) bool {
-		return sysfsName(m.Name) == sysfsName(name)
+		return kmodquery.FolderName(m.Name) == kmodquery.FolderName(name)
 	}), nil
 }
 
@@ -148,7 +148,7 @@ func (v *Views) watch(ctx context.Context, suspects []kmodquery.Module) ([]kmodq
 			return nil, err
 		}
 		for _, m := range modules {
-			wasListed[sysfsName(m.Name)] = true
+			wasListed[kmodquery.FolderName(m.Name)] = true
 		}
 		if isCalm {
 			calm++
@@ -179,7 +179,7 @@ func (v *Views) watch(ctx context.Context, suspects []kmodquery.Module) ([]kmodq
 		switch {
 		case found == nil:
 		case m.Name != "":
-			if found.IsHidden() && !wasListed[sysfsName(m.Name)] {
+			if found.IsHidden() && !wasListed[kmodquery.FolderName(m.Name)] {
 				confirmed = append(confirmed, *found)
 			}
 		case calm < enoughSamples:

@@ -55,9 +55,6 @@ func isLoaded(folder string) bool {
 	})
 }
 
-// sysfsName returns the name of the folder in sysfs for a module's name.
-func sysfsName(name string) string { return strings.ReplaceAll(name, "/", "!") }
-
 // describe adds the attributes in sysfs of a module that the list shows.
 //
 // initstate is never read: the kernel executes BUG() (show_initstate) if the state is

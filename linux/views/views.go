@@ -83,7 +83,7 @@ func (v *Views) path(name string) string { return filepath.Join(v.root, name) }
 
 // folder returns the path of a module's folder in sysfs.
 func (v *Views) folder(name string) string {
-	return filepath.Join(v.path(sysModule), sysfsName(name))
+	return filepath.Join(v.path(sysModule), kmodquery.FolderName(name))
 }
 
 // Listed returns the modules that the kernel's own list or sysfs shows. It is cheap enough
@@ -143,7 +143,7 @@ func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	own := func(name string, address uint64) {
 		if name == "" { // generated code, such as ftrace's trampolines
 			owned.own(address, builtin)
-		} else if owned.own(address, sysfsName(name)) {
+		} else if owned.own(address, kmodquery.FolderName(name)) {
 			j.add(kmodquery.ViewVmallocinfo, name)
 		}
 	}
@@ -175,7 +175,7 @@ func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	isListed := map[string]bool{}
 	for _, m := range after {
 		j.list(m)
-		isListed[sysfsName(m.Name)] = true
+		isListed[kmodquery.FolderName(m.Name)] = true
 	}
 	for _, m := range before {
 		// Without a folder, the module was unloaded while the other views were read.
@@ -305,7 +305,7 @@ func newJoin() *join { return &join{modules: map[string]*kmodquery.Module{}} }
 
 // list adds a module of the kernel's own list.
 func (j *join) list(m kmodquery.Module) {
-	key := sysfsName(m.Name)
+	key := kmodquery.FolderName(m.Name)
 	if known := j.modules[key]; known != nil {
 		if !known.IsHidden() {
 			return // listed already
@@ -319,18 +319,23 @@ func (j *join) list(m kmodquery.Module) {
 // add adds modules that a view shows by name only.
 func (j *join) add(view string, names ...string) {
 	for _, name := range names {
-		key := sysfsName(name)
-		if j.modules[key] == nil {
-			j.modules[key] = &kmodquery.Module{Name: name}
+		key := kmodquery.FolderName(name)
+		m := j.modules[key]
+		if m == nil {
+			m = &kmodquery.Module{Name: name}
+			j.modules[key] = m
 		}
-		j.modules[key].Views = withView(j.modules[key].Views, view)
+		if m.Name == key {
+			m.Name = name // the folder's name may lack slashes
+		}
+		m.Views = withView(m.Views, view)
 	}
 }
 
 func (j *join) mention(view string, mentions map[string]*mention) {
 	for name, found := range mentions {
 		j.add(view, name)
-		if m := j.modules[sysfsName(name)]; m.IsHidden() && m.Address == nil && found.first != 0 {
+		if m := j.modules[kmodquery.FolderName(name)]; m.IsHidden() && m.Address == nil && found.first != 0 {
 			m.Address = new(int64(found.first))
 		}
 	}
@@ -372,7 +377,7 @@ func (j *join) assign(free []kmodquery.Module, owned *memory) {
 		return
 	}
 	m := hidden[0]
-	size := owned.of(sysfsName(m.Name))
+	size := owned.of(kmodquery.FolderName(m.Name))
 	for _, found := range free {
 		size += *found.Size
 		if m.Address == nil {

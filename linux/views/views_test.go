@@ -444,6 +444,12 @@ func TestNamesInSysfs(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"a/b"}, namesOf(modules))
 	require.Equal(t, []string{"modules", "sysfs"}, modules[0].Views)
+
+	v = newViews(t, tree{"proc/modules": "", "sys/module/a!b/initstate": "live\n", "proc/kallsyms": "ffffffffc0000000 t f\t[a/b]\n"})
+	modules, err = v.Modules(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"a/b"}, namesOf(modules))
+	require.Equal(t, []string{"sysfs", "kallsyms"}, modules[0].Views)
 }
 
 // No name makes a module look like another one, or creates another one.

@@ -83,7 +83,8 @@ func TestGuestLoadsWithoutARecorderKeepTheirImages(t *testing.T) {
 
 // TestGuestRequestsLeaveRoomForLoads makes module requests while no recorder runs, by a
 // process of which the records take more than 100 KiB. The requests leave half of the
-// ring of records to loads, but for one record of each processor.
+// ring of records to loads, but for one record of each processor. What does not fit counts as
+// shed, and not as lost.
 func TestGuestRequestsLeaveRoomForLoads(t *testing.T) {
 	needPinned(t)
 	const modprobe = "/proc/sys/kernel/modprobe"
@@ -120,6 +121,12 @@ func TestGuestRequestsLeaveRoomForLoads(t *testing.T) {
 	)
 	require.Greater(t, used(), uint64(half-maxRecord), "the requests do not fill their half")
 	require.LessOrEqual(t, used(), uint64(half+maxRecord*runtime.NumCPU()))
+
+	recorder = p.startRecorder(t, guestExtension)
+	p.awaitActive(t)
+	counts := p.query(t, "SELECT lost, shed > 0 AS has_shed FROM kernel_module_sensors WHERE source = 'ebpf'")
+	require.Equal(t, []map[string]string{{"lost": "0", "has_shed": "1"}}, counts)
+	recorder.terminate(t)
 }
 
 // requestsRole makes a chain of processes, as long as its first argument says. The last

@@ -157,16 +157,17 @@ func TestGuestCrossViewReportsDifferences(t *testing.T) {
 
 	requireHiddenByState(t, c)
 	requireRenamed(t, c)
+	requireNamesake(t, c)
 
 	time.Sleep(2 * pollOf)
 	all := []string{
 		"module_hidden nbd", "module_hidden dummy", "module_hidden kmodquery_ghost", "taint_reset",
 		"module_hidden " + unformedModule, "module_hidden " + togglingModule, "module_hidden " + turningModule,
-		"module_unwitnessed " + newName,
+		"module_unwitnessed " + newName, "module_hidden " + twinModule,
 	}
 	require.ElementsMatch(t, all, c.reported(t))
 	hidden := c.query(t, "SELECT name FROM kernel_module_inventory WHERE hidden = 1 ORDER BY name")
-	require.Equal(t, []string{"dummy", "kmodquery_ghost", unformedModule, "nbd"}, column(hidden, "name"))
+	require.Equal(t, []string{"dummy", "kmodquery_ghost", twinModule, unformedModule, "nbd"}, column(hidden, "name"))
 	sensor := c.query(t, "SELECT state, hooks, lost FROM kernel_module_sensors WHERE source = 'procfs'")
 	require.Len(t, sensor, 1)
 	require.Equal(t, "active", sensor[0]["state"])
@@ -187,6 +188,44 @@ func TestGuestCrossViewReportsDifferences(t *testing.T) {
 	case <-time.After(waitForTables):
 		t.Fatal("the recorder ignores SIGTERM")
 	}
+}
+
+// twinModule is the name of a module that hides and of one that does not.
+const twinModule = "kmodquery_twin"
+
+// requireNamesake loads an honest module with the name of one that hides from its init on, and
+// requires that each is told with its own load.
+func requireNamesake(t *testing.T, c compared) {
+	t.Helper()
+	images, loads := map[string][]byte{}, map[string]string{} // and load_id, by hidden
+	for hidden, name := range map[string]string{"1": kmod.Ghost, "0": kmod.Unformed} {
+		image, err := kmod.BuildAs(name, twinModule, nil)
+		require.NoError(t, err)
+		images[hidden] = image
+	}
+	before := c.latest(t)
+	for _, hidden := range []string{"1", "0"} {
+		require.NoError(t, guest.LoadImage(images[hidden], ""))
+	}
+	for _, row := range c.query(t, "SELECT load_id, sha256 FROM kernel_module_events WHERE eid > %d AND event_name = 'module_load' AND source = 'ebpf'", before) {
+		for hidden, image := range images {
+			if row["sha256"] == sum(image) {
+				loads[hidden] = row["load_id"]
+			}
+		}
+	}
+	require.Len(t, loads, 2)
+	row := c.differs(t, "module_hidden "+twinModule)
+	require.Equal(t, loads["1"], row["load_id"])
+	require.Contains(t, row["reason"], "it is not in modules, but in ")
+	told := map[string]string{}
+	for _, row := range c.query(t, "SELECT hidden, load_id FROM kernel_module_inventory WHERE name = '%s'", twinModule) {
+		told[row["hidden"]] = row["load_id"]
+	}
+	require.Equal(t, loads, told)
+	require.NoError(t, guest.Unload(twinModule))
+	hidden := c.query(t, "SELECT load_id, hidden FROM kernel_module_inventory WHERE name = '%s'", twinModule)
+	require.Equal(t, []map[string]string{{"load_id": loads["1"], "hidden": "1"}}, hidden)
 }
 
 // newName is the name that a module gives itself.
