@@ -86,6 +86,7 @@ type (
 		Interval int64
 		Platform string
 		Removed  bool
+		Snapshot bool
 		Denylist bool
 	}
 )
@@ -215,6 +216,9 @@ func report(name string, query osqueryhost.Query, pack osqueryhost.Pack, isAutom
 }
 
 func logging(query osqueryhost.Query) string {
+	if query.Snapshot {
+		return "snapshot"
+	}
 	if removed(query) {
 		return "differential"
 	}
@@ -257,6 +261,9 @@ func TestFleetFilesAreAsPublished(t *testing.T) {
 		query := pack.Queries[name]
 		queries += fmt.Sprintf("    - query: %s\n      name: %s\n      interval: %d\n      platform: %s\n      removed: %t\n      denylist: %t\n",
 			name, name, *query.Interval, cmp.Or(query.Platform, pack.Platform), removed(query), query.Denylist == nil || bool(*query.Denylist))
+		if query.Snapshot {
+			queries += "      snapshot: true\n"
+		}
 	}
 	document("pack", pack.Name, "  description: Kernel module loads, detections and sensor health.\n  disabled: false\n"+
 		"  targets:\n    labels: [kmodquery]\n  queries:\n"+queries)
@@ -297,7 +304,7 @@ func TestFleetSchedulesEachQueryOnce(t *testing.T) {
 		require.False(t, r.AutomationsEnabled, r.Name)
 		want := pack.Queries[r.Name]
 		require.Equal(t, fleetPackQuery{
-			Query: r.Name, Name: r.Name, Interval: r.Interval, Platform: r.Platform, Removed: removed(want), Denylist: removed(want),
+			Query: r.Name, Name: r.Name, Interval: r.Interval, Platform: r.Platform, Removed: removed(want), Snapshot: bool(want.Snapshot), Denylist: removed(want),
 		}, f.packs[0].Queries[i])
 	}
 }
