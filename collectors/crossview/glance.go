@@ -91,7 +91,7 @@ func (c *Check) glance(ctx context.Context) error {
 }
 
 // hidingOf returns the modules that hide, of those that the list lacked at a time and those
-// that it shows again. It changes neither.
+// that it shows again.
 func (c *Check) hidingOf(ctx context.Context, absent, listed map[string]entry, at time.Time) (map[string]entry, error) {
 	since, now := c.Unbroken(), c.Stamp()
 	isCalm := !c.State.changedSince(at.Add(-calmTime))
