@@ -20,7 +20,7 @@ const confirmDelay = 100 * time.Millisecond
 var kernelModuleInventory = definition[entry]{
 	name: "kernel_module_inventory",
 	description: "Kernel modules that are loaded now: one row for each module that any view of the kernel shows, joined with the " +
-		"events of its load. Several loads may have one name, if all but the last hide. A hidden module is one that the kernel's own list omits. On macOS also the kernel extensions " +
+		"events of its load. Several loads may have one name, if all but one hide. A hidden module is one that the kernel's own list omits. On macOS also the kernel extensions " +
 		"that the system remembers as loaded before (state Gone)",
 	examples: []string{
 		"SELECT name, size, address, views FROM kernel_module_inventory WHERE hidden = 1",

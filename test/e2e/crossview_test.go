@@ -194,7 +194,7 @@ func TestGuestCrossViewReportsDifferences(t *testing.T) {
 const twinModule = "kmodquery_twin"
 
 // requireNamesake loads an honest module with the name of one that hides from its init on, and
-// requires that each is told with its own load.
+// requires that each is reported with its own load.
 func requireNamesake(t *testing.T, c compared) {
 	t.Helper()
 	images, loads := map[string][]byte{}, map[string]string{} // and load_id, by hidden
@@ -218,11 +218,11 @@ func requireNamesake(t *testing.T, c compared) {
 	row := c.differs(t, "module_hidden "+twinModule)
 	require.Equal(t, loads["1"], row["load_id"])
 	require.Contains(t, row["reason"], "it is not in modules, but in ")
-	told := map[string]string{}
+	reported := map[string]string{}
 	for _, row := range c.query(t, "SELECT hidden, load_id FROM kernel_module_inventory WHERE name = '%s'", twinModule) {
-		told[row["hidden"]] = row["load_id"]
+		reported[row["hidden"]] = row["load_id"]
 	}
-	require.Equal(t, loads, told)
+	require.Equal(t, loads, reported)
 	require.NoError(t, guest.Unload(twinModule))
 	hidden := c.query(t, "SELECT load_id, hidden FROM kernel_module_inventory WHERE name = '%s'", twinModule)
 	require.Equal(t, []map[string]string{{"load_id": loads["1"], "hidden": "1"}}, hidden)
