@@ -14,8 +14,8 @@ import (
 
 // inTurn opens the event store and runs f, in the recorder, or in a reader while another
 // process records. When that process ends, inTurn ends the context of f, opens the store
-// as the recorder and runs f again. It does so too, as a reader, if another process has
-// become the recorder. It returns when f returns for another reason.
+// as the recorder and runs f again. If another process has become the recorder, inTurn runs
+// f again as a reader. It returns when f returns for another reason.
 func inTurn(ctx context.Context, c *config, report *log.Logger, f func(context.Context, *app) error) error {
 	for ctx.Err() == nil {
 		again, err := inRole(ctx, c, report, f)

@@ -62,7 +62,7 @@ var eventColumns = []columnOf[kmodquery.Event]{
 		"decisions of policy, kext_allowed and kext_blocked"),
 	ofEvent("source", indexed, "Source that observed the event, as in kernel_module_sensors"),
 	ofEvent("load_id", indexed, "Shared by all events of one attempt to load or unload a module"),
-	ofEvent("parent_load_id", filtered, "The load_id of the attempt inside which this one was made, of the load whose init made the kernel start this loader, of the load for which this finit_module waited, of the module_request that caused it, of the module that has renamed itself, or of the load of which the views report the end"),
+	ofEvent("parent_load_id", filtered, "The load_id of the attempt inside which this one was made, of the load whose init made the kernel start this loader, of the load for which this finit_module waited, of the module_request that caused it, of the module that has renamed itself, or, if the views report the end of a load, of that load"),
 	ofEvent("reports_load", filtered, "1 for the one event that stands for an attempt to load a module, which the signatures of loads take; 0 for the other events of such an attempt; NULL otherwise, and in rows that an earlier version stored"),
 	ofEvent("name", indexed, "Name of the module"),
 	ofEvent("path", indexed, "Path, across mounts, of the file that the module was read from"),

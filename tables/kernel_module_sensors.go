@@ -66,8 +66,8 @@ var sensorColumns = []columnOf[health]{
 			}
 			return kmodquery.Printable(h.StoreReason + h.Trouble)
 		}),
-	number("shed", local, "Records and events of the source that were dropped to keep room for others: records that any user can cause, such as module requests, "+
-		"while the ring buffer of eBPF was half full, counted as long as lost, and events while the store accepted none and the memory for them was full",
+	number("shed", local, "Records and events that were dropped to keep room for others. eBPF drops records that any user can cause, such as module requests, "+
+		"while its ring buffer is more than half full; they are counted from the same moment as lost. Events are dropped when the store accepts none and the memory for them is full",
 		func(h *health) *int64 { return &h.Shed }),
 	number("damaged_rows", local, "Rows that this process read and did not show because they do not match their checksums",
 		func(h *health) *int64 { return &h.Damaged }),
