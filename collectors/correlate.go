@@ -97,6 +97,7 @@ type attempt struct {
 	first, last time.Time // moments that were reported
 	stored      bool      // by an earlier recorder
 	failed      bool
+	succeeded   bool
 	isLate      bool              // its first event was
 	byViews     bool              // its first event was of the views
 	taken       map[string]string // by lesser source, the load_id under which it reported the attempt
@@ -288,8 +289,9 @@ func (c *correlator) report(known *attempt, e *kmodquery.Event) {
 
 // match returns the attempt of an event if another source reported it first: the one
 // nearest in time, no farther away than within, that is not another attempt of the
-// event's source. Kernel extensions are matched by name alone. Of some refused loads the
-// kernel's log has neither name nor process; they are matched by their failure.
+// event's source and had no other outcome. Kernel extensions are matched by name alone. Of
+// some refused loads the kernel's log has neither name nor process; they are matched by
+// their failure.
 func (c *correlator) match(rank int, kind kind, e *kmodquery.Event, within time.Duration) *attempt {
 	at, isKext := time.Unix(0, e.TimeNanos), isKext(e)
 	reach := slack
@@ -333,10 +335,10 @@ func (c *correlator) match(rank int, kind kind, e *kmodquery.Event, within time.
 		switch {
 		case known.rank > rank && knowPid:
 			before, after = near, near // both have the time of the call
-			if isLate(e) {
+			if isLate(e) && known.failed == isFailure(e) {
 				after = reach
 			}
-		case known.isLate && known.rank < rank && knowPid:
+		case known.isLate && known.rank < rank && knowPid && known.failed == isFailure(e):
 			before = matchPatience
 		case crossview.FromViews(e) && within > near:
 			after += c.late
@@ -345,6 +347,7 @@ func (c *correlator) match(rank int, kind kind, e *kmodquery.Event, within time.
 		}
 		if known.source == e.Source || known.kind != kind || taken != "" && taken != e.LoadID ||
 			isNameless && !known.failed ||
+			!isKext && (known.failed && hasSucceeded(e) || known.succeeded && isFailure(e)) ||
 			known.name != "" && e.Name != "" && known.name != e.Name ||
 			knowPid && known.pid != *e.Pid ||
 			at.Before(known.first.Add(-before)) || at.After(known.last.Add(after)) ||
@@ -360,15 +363,21 @@ func (c *correlator) match(rank int, kind kind, e *kmodquery.Event, within time.
 }
 
 // isFailure reports whether an event says that the attempt failed, with a known result
-// or without.
+// or without. eBPF lacks the result of a call that has not returned.
 func isFailure(e *kmodquery.Event) bool {
-	return e.Result != nil && *e.Result < 0 || e.Missing.Has("result")
+	return e.Result != nil && *e.Result < 0 || e.Missing.Has("result") && e.Source != kmodquery.SourceEBPF
 }
 
-// isLate reports whether an event of eBPF has a time after the beginning of its call. It is
-// the first of its attempt if the hooks were attached in the midst of the call.
+// hasSucceeded reports whether an event says that the attempt succeeded. A module_load of
+// another source than the views comes before the module's init, which may fail.
+func hasSucceeded(e *kmodquery.Event) bool {
+	return e.Result != nil && *e.Result == 0 || crossview.FromViews(e)
+}
+
+// isLate reports whether an event is the first that eBPF's hooks saw of an attempt, in the
+// midst of its call. They saw no file or buffer, so its time may be long after the beginning.
 func isLate(e *kmodquery.Event) bool {
-	return e.Source == kmodquery.SourceEBPF && slices.Contains([]string{
+	return e.Source == kmodquery.SourceEBPF && (e.Missing.Has("path") || e.Missing.Has("sha256")) && slices.Contains([]string{
 		kmodquery.EventModuleLoad, kmodquery.EventInitModule, kmodquery.EventFinitModule,
 	}, e.EventName)
 }
@@ -390,7 +399,7 @@ func (c *correlator) learn(rank int, e *kmodquery.Event) *attempt {
 		}
 	}
 	known.rank = min(known.rank, rank)
-	known.failed = known.failed || isFailure(e)
+	known.failed, known.succeeded = known.failed || isFailure(e), known.succeeded || hasSucceeded(e)
 	if at.Before(known.first) {
 		known.first = at
 	}

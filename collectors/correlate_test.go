@@ -46,12 +46,25 @@ func newTable(up ...int) *table {
 }
 
 func (t *table) addEvent(rank int, eventName, name, id string, pid int64, at time.Duration) {
+	t.addChanged(rank, eventName, name, id, pid, at, func(*kmodquery.Event) {})
+}
+
+func (t *table) addChanged(rank int, eventName, name, id string, pid int64, at time.Duration, change func(*kmodquery.Event)) {
 	e := kmodquery.Event{EventName: eventName, Source: rankNames[rank], Name: name, LoadID: id, TimeNanos: int64(time.Hour + at)}
 	if pid != 0 {
 		e.Pid = &pid
 	}
+	change(&e)
 	t.add(rank, deliver(e), false)
 }
+
+// withResult sets the result of a call.
+func withResult(result int64) func(*kmodquery.Event) {
+	return func(e *kmodquery.Event) { e.Result = &result }
+}
+
+// begunBefore makes an event that of a call whose beginning the hooks did not see.
+func begunBefore(e *kmodquery.Event) { e.Missing.Add("path") }
 
 func TestFourSourcesShareOneLoadID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -100,16 +113,16 @@ func TestCallsThatBeganBeforeTheHooksAreJoinedByTheirReturns(t *testing.T) {
 		for _, isAuditFirst := range []bool{true, false} {
 			a := newTable(byBPF)
 			if !isAuditFirst {
-				a.addEvent(byBPF, "finit_module", "", "1", 7, 8*time.Second)
-				a.addEvent(byBPF, "finit_module", "", "2", 7, 14*time.Second)
+				a.addChanged(byBPF, "finit_module", "", "1", 7, 8*time.Second, begunBefore)
+				a.addChanged(byBPF, "finit_module", "", "2", 7, 14*time.Second, begunBefore)
 			}
 			a.addEvent(byAudit, "finit_module", "first", "a", 7, 0)
 			a.addEvent(byAudit, "finit_module", "second", "b", 7, 9*time.Second)
 			a.addEvent(byAudit, "finit_module", "other", "c", 8, 9*time.Second)
 			a.flushAll()
 			if isAuditFirst {
-				a.addEvent(byBPF, "finit_module", "", "1", 7, 8*time.Second)
-				a.addEvent(byBPF, "finit_module", "", "2", 7, 14*time.Second)
+				a.addChanged(byBPF, "finit_module", "", "1", 7, 8*time.Second, begunBefore)
+				a.addChanged(byBPF, "finit_module", "", "2", 7, 14*time.Second, begunBefore)
 				require.Equal(t, []string{
 					"audit finit_module first a", "audit finit_module second b", "audit finit_module other c",
 					"ebpf finit_module  a", "ebpf finit_module  b",
@@ -119,6 +132,82 @@ func TestCallsThatBeganBeforeTheHooksAreJoinedByTheirReturns(t *testing.T) {
 					"ebpf finit_module  1", "ebpf finit_module  2",
 					"audit finit_module first 1", "audit finit_module second 2", "audit finit_module other c",
 				}, a.rows)
+			}
+		}
+	})
+}
+
+// A process has a load that only audit saw, and a call that the kernel refused at once.
+func TestARefusedCallIsNotTheLoadBeforeIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, apart := range []time.Duration{0, time.Second, 10 * time.Second} {
+			for _, change := range []func(*kmodquery.Event){func(*kmodquery.Event) {}, begunBefore} {
+				refuse := func(a *table) {
+					a.addChanged(byBPF, "finit_module", "", "1", 7, apart, func(e *kmodquery.Event) {
+						change(e)
+						withResult(-9)(e)
+					})
+				}
+				a := newTable(byBPF)
+				a.addChanged(byAudit, "finit_module", "evil", "a", 7, 0, withResult(0))
+				a.flushAll()
+				refuse(a)
+				require.Equal(t, []string{"audit finit_module evil a", "ebpf finit_module  1"}, a.rows)
+
+				a = newTable(byBPF)
+				a.addChanged(byAudit, "finit_module", "evil", "a", 7, 0, withResult(0))
+				refuse(a)
+				a.flushAll()
+				require.Equal(t, []string{"ebpf finit_module  1", "audit finit_module evil a"}, a.rows)
+			}
+		}
+	})
+}
+
+// A module that audit saw refused, and whose later load began before the hooks.
+func TestALateCallIsNotAFailedOneBeforeIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newTable(byBPF)
+		a.addChanged(byAudit, "finit_module", "dummy", "a", 7, 0, withResult(-8))
+		a.flushAll()
+		a.addChanged(byBPF, "module_load", "dummy", "1", 7, 10*time.Second, begunBefore)
+		require.Equal(t, []string{"audit finit_module dummy a", "ebpf module_load dummy 1"}, a.rows)
+	})
+}
+
+// eBPF stores an init_module that runs for long without its result.
+func TestACallWithoutItsResultIsJoinedWithItsReturn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newTable(byBPF)
+		a.addChanged(byBPF, "init_module", "dummy", "1", 7, 0, func(e *kmodquery.Event) { e.Missing.Add("result") })
+		a.addChanged(byAudit, "init_module", "dummy", "a", 7, 0, withResult(0))
+		require.Equal(t, []string{"ebpf init_module dummy 1", "audit init_module dummy 1"}, a.rows)
+	})
+}
+
+// A hooked call that is refused begins no search through the calls of its process.
+func TestARefusedCallDoesNotLookFarBack(t *testing.T) {
+	refused := kmodquery.Event{EventName: "finit_module", Source: "ebpf", Result: new(int64(-9))}
+	require.False(t, isLate(&refused))
+	refused.Missing.Add("path")
+	require.True(t, isLate(&refused))
+}
+
+// The log has a failed load and a later one that succeeded, which the hooks did not see.
+func TestAFailedLogLineIsNotTheLoadThatTheViewsNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, before := range []time.Duration{time.Second, 20 * time.Second} {
+			for _, fail := range []func(*kmodquery.Event){withResult(-8), func(e *kmodquery.Event) { e.Missing.Add("result") }} {
+				a := newTable()
+				a.addEvent(byViews, "module_load", "dummy", "v", 0, 20*time.Second)
+				line := func(id string, at time.Duration, change func(*kmodquery.Event)) {
+					e := kmodquery.Event{EventName: "module_load", Source: "kmsg", Name: "dummy", LoadID: id, TimeNanos: int64(time.Hour + at)}
+					change(&e)
+					a.add(byKmsg, deliver(e), true)
+				}
+				line("failed", 20*time.Second-before, fail)
+				line("good", 20*time.Second-before/2, func(*kmodquery.Event) {})
+				require.Equal(t, []string{"procfs module_load dummy v", "kmsg module_load dummy failed"}, a.rows)
 			}
 		}
 	})
