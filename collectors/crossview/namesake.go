@@ -12,8 +12,8 @@ const (
 	// unload ended, and maxNamesakes all of them. The oldest are forgotten.
 	maxSteps     = 16
 	maxNamesakes = 64
-	// repeatTime is how far apart two sets of programs report one load at most, during an
-	// upgrade.
+	// repeatTime is how far apart two sets of programs report one load at most, of which one
+	// was attached in the midst of it.
 	repeatTime = 10 * time.Millisecond
 )
 
@@ -25,6 +25,21 @@ type step struct {
 	id         string // load_id
 	of         string // load_id of the load that an unload ended; "" if it is unknown
 	srcversion string // of the module
+	loader     loader
+}
+
+// A loader is the thread that made a load, if eBPF saw it, and whether it saw the beginning.
+type loader struct {
+	pid, tid int64 // 0 if it is unknown
+	isWhole  bool
+}
+
+func loaderOf(load *kmodquery.Event) (l loader) {
+	if load.Pid != nil && load.Tid != nil {
+		l = loader{pid: *load.Pid, tid: *load.Tid}
+	}
+	l.isWhole = !load.Missing.Has("origin")
+	return l
 }
 
 // addLoad takes a load that a source which sees every load reported. It reports whether that
@@ -46,7 +61,7 @@ func (e *entry) addLoad(load *kmodquery.Event, wasReported bool) bool {
 		e.witnessed, e.witnessedAt = load.LoadID, now
 	}
 	wasNamesake := len(e.namesakes) > 0
-	e.add(step{at: now, load: added, id: load.LoadID, srcversion: load.Srcversion})
+	e.add(step{at: now, load: added, id: load.LoadID, srcversion: load.Srcversion, loader: loaderOf(load)})
 	if e.unloaded.isAfter(e.witnessedAt) && e.isOpen(e.witnessed) {
 		e.reopen()
 	}
@@ -67,14 +82,13 @@ func (e *entry) reopen() {
 	e.describedAt, e.describedBy = last.describedAt, last.describedBy
 }
 
-// isRepeatedBy reports whether a load is that of the step.
+// isRepeatedBy reports whether a load is that of the step: made by the same thread at the same
+// time, and one of the two lacks its beginning.
 func (s *step) isRepeatedBy(load *kmodquery.Event) bool {
-	former, now := "", load.ImageSHA256
-	if s.load.module.Loaded != nil {
-		former = s.load.module.Loaded.ImageSHA256
-	}
+	by := loaderOf(load)
 	apart := time.Duration(max(s.at.nanos-load.TimeNanos, load.TimeNanos-s.at.nanos))
-	return apart < repeatTime && s.srcversion == load.Srcversion && (former == "" || now == "" || former == now)
+	return apart < repeatTime && s.srcversion == load.Srcversion && by.isWhole != s.loader.isWhole &&
+		by.pid != 0 && by.pid == s.loader.pid && by.tid == s.loader.tid
 }
 
 // addUnload takes an unload, and reports whether it ended the last load of the name.

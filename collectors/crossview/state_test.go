@@ -306,10 +306,27 @@ func TestStateKeepsLoadsOfOneName(t *testing.T) {
 	}
 
 	s := NewState("")
-	again := load("1b", 1)
+	former, again := load("1", 1), load("1b", 1)
+	former.Pid, former.Tid, again.Pid, again.Tid = new(int64(7)), new(int64(8)), new(int64(7)), new(int64(8))
 	again.TimeNanos, again.Srcversion = again.TimeNanos+1000, "src1"
-	s.Add(load("1", 1), again)
-	require.Empty(t, s.namesakes(), "two sets of programs report one load")
+	s.Add(former, again)
+	require.Len(t, s.namesakes(), 1, "a thread loads one image twice, and the first module hides at once")
+	again.Missing.Add("path") // it is too long
+	s = NewState("")
+	s.Add(former, again)
+	require.Len(t, s.namesakes(), 1)
+	again.Missing.Add("origin")
+	for _, events := range [][]kmodquery.Event{{former, again}, {again, former}} {
+		s = NewState("")
+		s.Add(events...)
+		require.Empty(t, s.namesakes(), "two sets of programs report one load, of which one did not see its beginning")
+	}
+	again.Tid = new(int64(9))
+	s = NewState("")
+	s.Add(former, again)
+	require.Len(t, s.namesakes(), 1)
+	s = NewState("")
+	s.Add(load("1", 1))
 	for i := range 3 * maxNamesakes {
 		s.Add(load(fmt.Sprint("n", i), int64(10+i)))
 	}
