@@ -221,7 +221,8 @@ func (s *State) namesakes() (list []entry) {
 }
 
 // identify finds out which of several loads of one name views show: in the kernel's list
-// usually the last one. A namesake that is at the same address was unloaded.
+// usually the last one. A namesake that is at the same address was unloaded. If the last one
+// was unloaded, the list shows a namesake, unless all are known to be at other addresses.
 func (s *State) identify(m *kmodquery.Module) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -230,18 +231,21 @@ func (s *State) identify(m *kmodquery.Module) {
 		return
 	}
 	at := func(e *entry) bool { return e.address != nil && m.Address != nil && *e.address == *m.Address }
-	i := len(known.namesakes) - 1
-	if known.isLoaded() {
-		i = slices.IndexFunc(known.namesakes, at)
+	i := slices.IndexFunc(known.namesakes, at)
+	for last := len(known.namesakes) - 1; i < 0 && last >= 0 && !known.isLoaded(); last-- {
+		if m.Address == nil || known.namesakes[last].address == nil {
+			i = last
+		}
 	}
 	switch {
 	case i < 0:
 	case !known.isLoaded() || known.address != nil && !at(known):
 		known.keep()
-		listed, history := *known.namesakes[i], known.history
-		at := slices.IndexFunc(history, func(s step) bool { return s.load == known.namesakes[i] })
-		*known = listed
-		known.history, known.witnessed, known.witnessedAt = history, history[at].id, history[at].at
+		former, listed := *known, known.namesakes[i]
+		at := slices.IndexFunc(former.history, func(s step) bool { return s.load == listed })
+		*known = *listed
+		known.history, known.horizon, known.begun, known.loadID = former.history, former.horizon, former.begun, former.loadID
+		known.witnessed, known.witnessedAt = known.history[at].id, known.history[at].at
 		known.updateNamesakes()
 	default:
 		known.end(known.namesakes[i])

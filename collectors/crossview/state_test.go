@@ -381,3 +381,42 @@ func TestStateIdentifiesTheListedLoad(t *testing.T) {
 		require.Equal(t, test.namesakes, ids, test.name)
 	}
 }
+
+// Of two loads of one name the last was unloaded, and the first hides. The list then shows a
+// load that no hook saw.
+func TestStateIdentifiesAHiddenLoadByItsAddressOnly(t *testing.T) {
+	const first, other = 4096, 8192
+	for _, test := range []struct {
+		name      string
+		seen, now *int64
+		last      string
+	}{
+		{"it is at its address", new(int64(first)), new(int64(first)), "1"},
+		{"another address", new(int64(first)), new(int64(other)), ""},
+		{"it was never listed", nil, new(int64(other)), "1"},
+		{"no addresses are shown", new(int64(first)), nil, "1"},
+	} {
+		s := NewState("")
+		load := func(id string, at int64) kmodquery.Event {
+			return kmodquery.Event{Source: kmodquery.SourceEBPF, EventName: kmodquery.EventModuleLoad, Name: "m", LoadID: id, TimeNanos: at * int64(time.Second)}
+		}
+		free := load("free", 3)
+		free.EventName = kmodquery.EventModuleFree
+		s.Add(load("1", 1))
+		if test.seen != nil {
+			s.confirm(&kmodquery.Module{Name: "m", Address: test.seen, Size: new(int64(4096))}, time.Now())
+		}
+		s.Add(load("2", 2), free)
+		known := s.entries["m"]
+		known.horizon = moment{nanos: 1}
+		known.begun, known.loadID = &kmodquery.Event{LoadID: "4"}, "3"
+		s.identify(&kmodquery.Module{Name: "m", Address: test.now, Views: []string{kmodquery.ViewModules}})
+		at := s.get("m")
+		require.Equal(t, test.last, at.module.LoadID, test.name)
+		require.Equal(t, test.last != "", at.isLoaded(), test.name)
+		require.Equal(t, test.last == "", len(s.namesakes()) == 1, test.name)
+		require.Equal(t, moment{nanos: 1}, at.horizon, test.name)
+		require.NotNil(t, at.begun, test.name)
+		require.Equal(t, "3", at.loadID, test.name)
+	}
+}
