@@ -277,8 +277,9 @@ func TestForgedNamesHideNoHiddenModule(t *testing.T) {
 	// Its memory, which has no name then, whether the kernel shows addresses or not.
 	for address, memory := range map[int64]string{
 		0: ghostly["proc/vmallocinfo"],
-		-0x3fff0000: "0xffffffffc0010000-0xffffffffc0015000 20480 load_module+0x1/0x2\n0xffffffffc0020000-0xffffffffc0025000 20480 load_module+0x1/0x2\n" +
-			"0xffffffffc0090000-0xffffffffc0093000 12288 load_module+0x1/0x2\n",
+		-0x3fff0000: "0xffffffffc0010000-0xffffffffc0015000 20480 load_module+0x1/0x2 pages=4\n" +
+			"0xffffffffc0020000-0xffffffffc0025000 20480 load_module+0x1/0x2 pages=4\n" +
+			"0xffffffffc0090000-0xffffffffc0093000 12288 load_module+0x1/0x2 pages=2\n",
 	} {
 		v = newViews(t, with(forgedBy("x\t[ghost]\nffffffffc0090000 t y")), tree{"proc/vmallocinfo": memory})
 		modules, err = v.Modules(t.Context())
@@ -296,13 +297,29 @@ func TestForgedNamesHideNoHiddenModule(t *testing.T) {
 
 // vmallocinfo names the function that made a region, with its symbol's name.
 func TestNamesOfSymbolsForgeNoMemory(t *testing.T) {
-	symbol := "x+0x1/0x2\n0xffffffffc0900000-0xffffffffc0903000 12288 load_module+0x1/0x2\n0x1-0x2 4096 y"
+	symbol := "x+0x1/0x2\n0xffffffffc0900000-0xffffffffc0903000 12288 load_module+0x1/0x2 pages=2\n0x1-0x2 4096 y"
 	memory := nbdMemory + dummyMemory + "0x3-0x4 20480 " + symbol + "+0x1/0x2 [dummy] pages=4 vmalloc\n"
 	v := newViews(t, with(forgedBy(symbol)), tree{"proc/vmallocinfo": memory})
 	modules, err := v.Modules(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []string{"dummy", "nbd"}, namesOf(modules))
 	require.ErrorContains(t, v.Status()[2].Err, "lines that the kernel does not write")
+}
+
+// A module may name its functions like those of the kernel's loader, and allocate memory. No
+// line of kallsyms is forged then.
+func TestFunctionsNamedAsTheLoadersOwnNoModulesMemory(t *testing.T) {
+	for _, symbol := range []string{
+		"load_module", "move_module", "execmem_alloc_rw", "load_module+0x1/0x2\n0000000000000000 t gg",
+		"load_module+0x1/0x2\vpages=2", "load_module+0x1/0x2\u00a0pages=2",
+	} {
+		memory := nbdMemory + dummyMemory + "0x3-0x4 12288 " + symbol + "+0x10/0x20 [dummy] pages=2 vmalloc\n"
+		v := newViews(t, with(forgedBy(symbol)), tree{"proc/vmallocinfo": memory})
+		modules, err := v.Modules(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []string{"dummy", "nbd"}, namesOf(modules), "%q", symbol)
+		require.NoError(t, v.Status()[2].Err, "%q", symbol)
+	}
 }
 
 // While kallsyms cannot be read completely, it does not show whether names are forged.
@@ -377,7 +394,7 @@ func TestMemoryWithoutAName(t *testing.T) {
 	for name, files := range map[string]tree{
 		"loading": {"proc/modules": nbdLine + "dummy 16384 0 - Loading 0xffffffffc0020000 (+)\n"},
 		"freed":   {"proc/vmallocinfo": nbdMemory + dummyMemory},
-		"shared":  {"proc/vmallocinfo": nbdMemory + dummyMemory + "0x1-0x2 8192 execmem_alloc_rw+0x1/0x2\n" + dummyMemory},
+		"shared":  {"proc/vmallocinfo": nbdMemory + dummyMemory + "0x1-0x2 8192 execmem_alloc_rw+0x1/0x2 pages=1\n" + dummyMemory},
 		"no file": {"proc/vmallocinfo/": ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -500,9 +517,9 @@ func TestStatus(t *testing.T) {
 		require.NoError(t, status.Err, status.View)
 	}
 	for memory, missing := range map[string]string{
-		"0x1-0x2 8192 execmem_alloc_rw+0x1/0x2\n":                       "addresses in /proc/vmallocinfo",
-		"0x1-0x2 8192 execmem_alloc+0x1/0x2\n":                          "the memory of modules in /proc/vmallocinfo",
-		"0xffffffffc0000000-0xffffffffc0002000 8192 execmem_alloc_rw\n": "",
+		"0x1-0x2 8192 execmem_alloc_rw+0x1/0x2 pages=1\n":                       "addresses in /proc/vmallocinfo",
+		"0x1-0x2 8192 execmem_alloc+0x1/0x2 pages=1\n":                          "the memory of modules in /proc/vmallocinfo",
+		"0xffffffffc0000000-0xffffffffc0002000 8192 execmem_alloc_rw pages=1\n": "",
 	} {
 		v = newViews(t, with(tree{"proc/vmallocinfo": memory}))
 		err := v.Status()[5].Err

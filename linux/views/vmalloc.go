@@ -40,14 +40,18 @@ var allocators = append(slices.Clone(loaders), execmemRW)
 //
 //	0xffffffffc02c6000-0xffffffffc02cb000   20480 load_module+0xd97/0x2630 pages=4 vmalloc N0=4
 //
+// After a function of a module the kernel writes the module's name in brackets. Such a
+// function may have any name, and its region is not one that the loader allocated.
+//
 // Each region ends with a guard page. The addresses are real only if
 // kernel.kptr_restrict is 1. If it is 0 the kernel shows hashes of 32 bits instead, and if
 // it is 2 zeros, even to root.
 func parseVmallocinfo(ctx context.Context, r io.Reader, page int64) ([]region, error) {
 	var regions []region
 	err := eachLine(ctx, r, func(line []byte) error {
-		fields := bytes.Fields(line)
-		if len(fields) < 3 {
+		// A function's name may have other white space than a blank.
+		fields := bytes.FieldsFunc(line, func(c rune) bool { return c == ' ' })
+		if len(fields) < 4 || !bytes.HasPrefix(fields[3], []byte("pages=")) {
 			return nil
 		}
 		caller, _, _ := bytes.Cut(fields[2], []byte("+"))

@@ -18,9 +18,9 @@ func TestParseVmallocinfo(t *testing.T) {
 			"0xffffffffc0200000-0xffffffffc0401000 2101248 execmem_alloc+0xdd/0x1c0 pages=512 vmalloc N0=512\n"+
 			"0x00000000f90acb8c-0x000000009edf68b6    8192 bpf_jit_binary_alloc+0x5b/0xe0 pages=1 vmalloc N0=1\n"+
 			"0x00000000471d19b4-0x00000000000d6a5d   20480 unpurged vm_area\n"+
-			"0x0-0x0 many load_module+0x1/0x2\n"+
-			"0x0-0x0 4096 load_module+0x1/0x2\n"+
-			"load_module load_module load_module\n\n"), 4096)
+			"0x0-0x0 many load_module+0x1/0x2 pages=1\n"+
+			"0x0-0x0 4096 load_module+0x1/0x2 pages=1\n"+
+			"load_module load_module load_module pages=1\n\n"), 4096)
 	require.NoError(t, err)
 	require.Equal(t, []region{
 		{address: 0xffffffffc02c6000, size: 16384}, {size: 4096}, {address: 0xffffffffc0100000, size: 4096, shared: true},
