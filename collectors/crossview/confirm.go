@@ -146,7 +146,7 @@ func (c *Check) confirmOnce(ctx context.Context, found []difference) ([]differen
 	}
 	return slices.DeleteFunc(found, func(d difference) bool {
 		return !slices.ContainsFunc(confirmed, func(m kmodquery.Module) bool {
-			return m.Name == d.module.Name && (m.Name != "" || memoryKey(&m) == memoryKey(&d.module))
+			return kmodquery.FolderName(m.Name) == kmodquery.FolderName(d.module.Name) && (m.Name != "" || memoryKey(&m) == memoryKey(&d.module))
 		})
 	}), nil
 }

@@ -154,10 +154,10 @@ func withoutFormerNames(found []difference) []difference {
 	former := map[string]bool{}
 	for _, d := range found {
 		if d.former != "" {
-			former[d.former] = true
+			former[kmodquery.FolderName(d.former)] = true
 		}
 	}
-	return slices.DeleteFunc(found, func(d difference) bool { return d.former == "" && former[d.module.Name] })
+	return slices.DeleteFunc(found, func(d difference) bool { return d.former == "" && former[kmodquery.FolderName(d.module.Name)] })
 }
 
 // doubtTime is how long no view may show a module before it counts as unloaded, although

@@ -269,11 +269,11 @@ func keepHidden(all, cheap []kmodquery.Module) []kmodquery.Module {
 	hidden := map[string]kmodquery.Module{}
 	for _, m := range cheap {
 		if m.IsHidden() && m.Name != "" {
-			hidden[m.Name] = m
+			hidden[kmodquery.FolderName(m.Name)] = m
 		}
 	}
 	for i := range all {
-		if m, ok := hidden[all[i].Name]; ok && !all[i].IsHidden() {
+		if m, ok := hidden[kmodquery.FolderName(all[i].Name)]; ok && !all[i].IsHidden() {
 			all[i] = m
 		}
 	}

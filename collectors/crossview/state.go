@@ -261,6 +261,9 @@ func (s *State) of(name string) *entry {
 		known = &entry{module: kmodquery.Module{Name: name, Views: []string{kmodquery.ViewEvents}}}
 		s.entries[key] = known
 	}
+	if known.module.Name == key {
+		known.module.Name = name // the folder's name may lack slashes
+	}
 	return known
 }
 

@@ -210,7 +210,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 func again(modules []kmodquery.Module, suspect kmodquery.Module) *kmodquery.Module {
 	i := slices.IndexFunc(modules, func(m kmodquery.Module) bool {
 		if m.Name != "" || suspect.Name != "" || suspect.Address == nil {
-			return m.Name == suspect.Name
+			return kmodquery.FolderName(m.Name) == kmodquery.FolderName(suspect.Name)
 		}
 		return m.Address != nil && *m.Address == *suspect.Address
 	})

@@ -44,9 +44,9 @@ func (v *Views) Absent(ctx context.Context, names []string) ([]string, error) {
 		}
 		isListed := make(map[string]bool, len(modules))
 		for _, m := range modules {
-			isListed[m.Name] = true
+			isListed[kmodquery.FolderName(m.Name)] = true
 		}
-		names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return isListed[name] })
+		names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return isListed[kmodquery.FolderName(name)] })
 		if len(names) == 0 {
 			break
 		}

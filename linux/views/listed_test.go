@@ -109,6 +109,18 @@ func TestKnownLinesOfTheListAreNotParsedAgain(t *testing.T) {
 	}
 }
 
+// Events and sysfs may have a name with the slash replaced.
+func TestNamesWithASlashAreListed(t *testing.T) {
+	v := newViews(t, tree{"proc/modules": "a/b 4096 0 - Live 0x0\n"})
+	absent, err := v.Absent(t.Context(), []string{"a!b", "a/b", "gone/c"})
+	require.NoError(t, err)
+	require.Equal(t, []string{"gone/c"}, absent)
+
+	listed := []kmodquery.Module{{Name: "a/b", Size: new(int64(1))}}
+	require.Equal(t, &listed[0], again(listed, kmodquery.Module{Name: "a!b"}))
+	require.Nil(t, again(listed, kmodquery.Module{Name: "a"}))
+}
+
 func kernelAddress(a uint64) *int64 { return new(int64(a)) }
 
 func namesOf(modules []kmodquery.Module) []string {
