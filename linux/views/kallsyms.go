@@ -22,31 +22,38 @@ type mention struct {
 //
 // Code that the kernel generates while it runs, such as [bpf] and [__builtin__ftrace], is
 // not a module. parseKallsyms calls visit with an empty name for its addresses. It omits
-// lines of another form, and returns what they show.
+// lines of another form, and returns what those show and what may be forged in ftrace.
 func parseKallsyms(ctx context.Context, r io.Reader, visit visitor) (map[string]*mention, forgery, error) {
 	var found forgery
 	mentions, err := parseMentions(ctx, r, "\t[", true, visit, func(line []byte) bool {
-		if isSymbol(line) {
+		isSymbol := isSymbol(line)
+		if isSymbol && !bytes.Contains(line, []byte(ftraceOpening)) {
 			return true
 		}
 		if found.line == "" {
 			found.line = string(line[:min(len(line), maxName)])
 		}
-		found.ofMemory = found.ofMemory || slices.ContainsFunc(allocators, func(name string) bool { return bytes.Contains(line, []byte(name)) })
-		return false
+		found.ofMemory = found.ofMemory ||
+			!isSymbol && slices.ContainsFunc(allocators, func(name string) bool { return bytes.Contains(line, []byte(name)) })
+		return isSymbol
 	})
 	return mentions, found, err
 }
+
+// ftraceOpening precedes a module's name in ftrace's lines. In a line of kallsyms it comes from
+// a name that a module's file chose.
+const ftraceOpening = " ["
 
 // A forgery is what lines of kallsyms show that the kernel does not write. A module's file
 // chooses the names of its symbols, any bytes except NUL, so a name can look like further
 // lines of each view that prints it: kallsyms, ftrace, and vmallocinfo, which prints the
 // function that allocated a region. kallsyms prints all symbols of every listed module. A
-// name that forges a line of another view therefore has a blank or a newline there.
+// name that forges a line of another view therefore has a blank there, where the kernel writes
+// none, or a bracket after one.
 type forgery struct {
 	line     string   // the beginning of the first one; "" if there is none
 	ofMemory bool     // one of them can be a region of modules' memory in vmallocinfo
-	names    []string // modules that were dropped because only names of symbols show them
+	names    []string // modules that were dropped because kallsyms names them and nothing proves them
 	err      error    // why kallsyms could not be read completely
 }
 
@@ -81,7 +88,7 @@ func parseFunctions(
 			visit(name, address)
 		}
 	}
-	return parseMentions(ctx, r, " [", hasAddress, visitModule, func([]byte) bool { return true })
+	return parseMentions(ctx, r, ftraceOpening, hasAddress, visitModule, func([]byte) bool { return true })
 }
 
 // A visitor is called with an address and the name of the module to which it belongs.

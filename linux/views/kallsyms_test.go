@@ -31,7 +31,7 @@ func TestParseKallsyms(t *testing.T) {
 		"dummy": {"dummy", 0xffffffffc02c6000}, "nbd": {"nbd", 0}, "a ]b": {"a ]b", 0xffffffffc0500000},
 		"nbd]\t[evil": {"nbd]\t[evil", 0xffffffffc0500000}, "short": {"short", 0xffffffffc0500000},
 	}, mentions)
-	require.Equal(t, forgery{line: "garbage\t[x]"}, forged)
+	require.Equal(t, forgery{line: "ffffffff81000010 t [odd]"}, forged)
 	require.Equal(t, []string{
 		"dummy ffffffffc02c7024", "dummy ffffffffc02c6000", " ffffffffc0300000", " ffffffffc0400000", "dummy ffffffffc02c6010",
 		"a ]b ffffffffc0500000", "nbd]\t[evil ffffffffc0500000", "short ffffffffc0500000", " ffffffffc0500000",

@@ -53,16 +53,15 @@ func (v *Views) Status() []Status {
 // module is loaded or unloaded.
 func (v *Views) checkSymbols() error {
 	forged := known(&v.forged)
-	const effect = "no module is reported that only kallsyms and ftrace show"
 	if err := forged[1].err; err != nil {
 		return fmt.Errorf("read /proc/kallsyms: %w", err)
 	}
 	if line := forged[1].line; line != "" {
-		return fmt.Errorf("/proc/kallsyms has lines that the kernel does not write, such as %q, so %s: find the module whose symbols have these lines", line, effect)
+		return fmt.Errorf("/proc/kallsyms has lines that the kernel does not write, such as %q, so no module is reported that only kallsyms and ftrace show: find the module whose symbols have these lines", line)
 	}
 	for _, name := range forged[1].names {
 		if slices.Contains(forged[0].names, name) {
-			return fmt.Errorf("/proc/kallsyms names module %q, which /proc/modules lacks and nothing else proves, so %s: another module's symbols forge the name, or /proc/modules is filtered", name, effect)
+			return fmt.Errorf("/proc/kallsyms names module %q, which /proc/modules lacks and nothing else proves, so it is not reported: another module's symbols forge the name, or /proc/modules is filtered", name)
 		}
 	}
 	return nil

@@ -341,20 +341,20 @@ func (j *join) mention(view string, mentions map[string]*mention) {
 	}
 }
 
-// dropForged drops the hidden modules that only kallsyms and ftrace show, if kallsyms has
-// forged lines or names such a module. It returns their names. Their memory has no owner
-// then.
+// dropForged drops the hidden modules that kallsyms names and that sysfs and btf lack, and
+// those that only ftrace shows if its lines may be forged. It returns the names of the former.
+// The memory of all has no owner then.
 func (j *join) dropForged(isForged bool, owned *memory) (names []string) {
-	isForgeable := func(m *kmodquery.Module) bool { return m.IsHidden() && !isProvable(m) }
-	for _, m := range j.modules {
-		isForged = isForged || isForgeable(m) && slices.Contains(m.Views, kmodquery.ViewKallsyms)
-	}
 	for key, m := range j.modules {
-		if isForged && isForgeable(m) {
-			names = append(names, m.Name)
-			owned.disown(key)
-			delete(j.modules, key)
+		isNamed := slices.Contains(m.Views, kmodquery.ViewKallsyms)
+		if !m.IsHidden() || isProvable(m) || !isForged && !isNamed {
+			continue
 		}
+		if isNamed {
+			names = append(names, m.Name)
+		}
+		owned.disown(key)
+		delete(j.modules, key)
 	}
 	return names
 }

@@ -237,6 +237,11 @@ func TestNamesOfSymbolsForgeNoHiddenModule(t *testing.T) {
 		"ftrace, one line":      "x [ghost",
 		"ftrace, as kallsyms":   "x\nffffffffc0090000 t y\t[a [ghost]\nffffffffc0090000 t z",
 		"of a listed module's":  "x\t[nbd]\nffffffffc0090000 t y [ghost",
+		"ftrace, as a symbol":   "x\nffffffffc0090000 t [ghost]\nffffffffc0090000 t z",
+		"ftrace, as a type":     "x\nffffffffc0090000 [ ghost]\nffffffffc0090000 t z",
+		"ftrace, after code":    "x\nffffffffc0090000 t y\t[__builtin__ftrace [ghost]\nffffffffc0090000 t z",
+		"ftrace, after no name": "x\nffffffffc0090000 t y\t[" + strings.Repeat("n", maxName) + " [ghost]\nffffffffc0090000 t z",
+		"ftrace, after a name":  "x\nffffffffc0090000 t y\t[nbd [ghost]\nffffffffc0090000 t z",
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := newViews(t, with(forgedBy(symbol)))
@@ -251,7 +256,8 @@ func TestNamesOfSymbolsForgeNoHiddenModule(t *testing.T) {
 			require.Empty(t, confirmed)
 			status := v.Status()[2]
 			require.Equal(t, kmodquery.ViewKallsyms, status.View)
-			require.ErrorContains(t, status.Err, "no module is reported that only kallsyms and ftrace show")
+			require.ErrorContains(t, status.Err, "/proc/kallsyms")
+			require.ErrorContains(t, status.Err, "reported")
 			require.NotContains(t, status.Err.Error(), "\n")
 
 			// When the module is gone, nothing is left of it.
@@ -261,6 +267,34 @@ func TestNamesOfSymbolsForgeNoHiddenModule(t *testing.T) {
 			require.NoError(t, v.Status()[2].Err)
 		})
 	}
+}
+
+// While modules are loaded and unloaded, kallsyms names some that the list never shows.
+func TestLoadsAndUnloadsHideNoModule(t *testing.T) {
+	v := newViews(t, with(ghostly))
+	for i := range 3 {
+		tree{"proc/kallsyms": plain["proc/kallsyms"] + fmt.Sprintf("ffffffffc0090000 t x\t[brief%d]\n", i)}.write(t, v.root)
+		modules, err := v.Modules(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []string{"dummy", "ghost", "nbd"}, namesOf(modules))
+		confirmed, err := v.Confirm(t.Context(), modules)
+		require.NoError(t, err)
+		require.Equal(t, []string{"ghost"}, namesOf(confirmed))
+	}
+}
+
+// A module whose name has a bracket, and the symbols of one, forge no other module.
+func TestBracketInTheNameOfAListedModuleForgesNoOther(t *testing.T) {
+	const symbol = "x\nffffffffc0020000 t y\t[a [ghost]\nffffffffc0020000 t z"
+	v := newViews(t, tree{
+		"proc/modules": "a [ghost 4096 0 - Live 0xffffffffc0020000\n", "sys/module/a [ghost/initstate": "live\n",
+		"proc/kallsyms": "ffffffffc0020000 t " + symbol + "\t[a [ghost]\n",
+		"sys/kernel/tracing/available_filter_functions": symbol + " [a [ghost]\n",
+	})
+	modules, err := v.Modules(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"a [ghost"}, namesOf(modules))
+	require.Equal(t, []string{"modules", "sysfs", "kallsyms", "ftrace"}, modules[0].Views)
 }
 
 // What symbols' names cannot write proves that a module hides also while names are forged.
