@@ -203,18 +203,24 @@ func (s *State) add(e *kmodquery.Event) {
 
 // setBegun takes an event of an attempt by eBPF. Its time may be after that of an unload: a
 // call returns when its module can already be unloaded. So nothing is taken of an attempt
-// whose module_load is known.
+// whose module_load is known. A refused load leaves no entry, so that it displaces none.
 func (s *State) setBegun(e *kmodquery.Event) {
 	if e.Source != kmodquery.SourceEBPF || e.Type != kmodquery.TypeKernelModule {
 		return
 	}
-	known := s.of(e.Name)
-	switch {
-	case e.LoadID == known.loadID:
-	case e.Result == nil || *e.Result == 0:
-		known.begun = new(*e)
-	case known.begun != nil && known.begun.LoadID == e.LoadID:
-		known.begun = nil
+	if e.Result == nil || *e.Result == 0 {
+		if known := s.of(e.Name); known.loadID != e.LoadID {
+			known.begun = new(*e)
+		}
+		return
+	}
+	name := kmodquery.FolderName(e.Name)
+	known := s.entries[name]
+	if known == nil || known.begun == nil || known.begun.LoadID != e.LoadID {
+		return
+	}
+	if known.begun = nil; known.loaded.nanos == 0 && known.unloaded.nanos == 0 && known.hidden.nanos == 0 {
+		delete(s.entries, name)
 	}
 }
 

@@ -136,6 +136,31 @@ func TestStateIsBounded(t *testing.T) {
 	require.NotZero(t, s.get(fmt.Sprint("m", 3*maxUnloaded-1)).unloaded.nanos, "the latest are remembered")
 }
 
+// Refused loads of many names displace nothing that is known of others.
+func TestRefusedLoadsAreNotRemembered(t *testing.T) {
+	s := NewState("")
+	for i := range maxUnloaded - 1 {
+		s.Add(kmodquery.Event{EventName: kmodquery.EventModuleFree, Name: fmt.Sprint("m", i), TimeNanos: int64(i + 1)})
+	}
+	event := func(name, of, id string, result *int64) kmodquery.Event {
+		return kmodquery.Event{
+			Source: kmodquery.SourceEBPF, EventName: name, Type: kmodquery.TypeKernelModule, Name: of, LoadID: id, Result: result, TimeNanos: 1 << 40,
+		}
+	}
+	hidden := event(kmodquery.EventModuleHidden, "hidden", "", nil)
+	s.Add(hidden)
+	for i := range maxUnloaded {
+		id := fmt.Sprint(i)
+		s.Add(event(kmodquery.EventFinitModule, "refused"+id, id, new(int64(-8))))
+		s.Add(event(kmodquery.EventSecurityKernelReadFile, "later"+id, "l"+id, nil), event(kmodquery.EventFinitModule, "later"+id, "l"+id, new(int64(-8))))
+	}
+	s.Add(event(kmodquery.EventSecurityKernelReadFile, "hidden", "h", nil), event(kmodquery.EventFinitModule, "hidden", "h", new(int64(-8))))
+	count := len(s.entries) // require.Len would print them
+	require.Equal(t, maxUnloaded, count)
+	require.NotZero(t, s.get("m0").unloaded.nanos)
+	require.NotZero(t, s.get("hidden").hidden.nanos)
+}
+
 // Stored events are replayed in any order: an unload may come before its load.
 func TestStateForgetsNothingWhileReplaying(t *testing.T) {
 	s := NewState("")
