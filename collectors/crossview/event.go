@@ -44,17 +44,28 @@ func (c *Check) emit(d difference) {
 	}
 	switch d.event {
 	case kmodquery.EventModuleHidden:
+		isItsMemory := true
 		if owner := c.ownerOf(&d.module); d.module.Name == "" && owner.module.Name != "" {
-			known, e.Reason = owner, hiddenReason(&d.module, true)
-			if d.module.Name = owner.module.Name; c.State.get(d.module.Name).module.LoadID != owner.module.LoadID {
-				d.load = owner.module.LoadID
+			isItsMemory = owner.address != nil && d.module.Address != nil
+			isLast := c.State.get(owner.module.Name).module.LoadID == owner.module.LoadID
+			switch {
+			case isItsMemory:
+				known, d.module.Name, e.Reason = owner, owner.module.Name, hiddenReason(&d.module, true)
+				if !isLast {
+					d.load = owner.module.LoadID
+				}
+			case isLast:
+				known, d.module.Name = owner, owner.module.Name
+				e.Reason = "it is not in " + kmodquery.ViewModules + ", but memory of its size is in " + kmodquery.ViewVmallocinfo +
+					", and its unload was not reported. The memory may be another module's"
+				e.Missing.Add("load_id", "path")
 			}
 		}
 		if known.module.Name != "" {
 			d.module.Name = known.module.Name // views may show that of its folder
 			e.Name = d.module.Name
 		}
-		if known.isLoaded() && e.LoadID == "" {
+		if known.isLoaded() && e.LoadID == "" && isItsMemory {
 			e.LoadID, e.Path = known.module.LoadID, known.module.Path
 		}
 		e.Missing.Add(c.unknownOfHidden(&d.module)...)
