@@ -86,6 +86,25 @@ func (c compared) differs(t *testing.T, want string) map[string]string {
 	return rows[0]
 }
 
+// awaitRead waits until a check has read the list of modules, which each does once.
+func (c compared) awaitRead(t *testing.T) {
+	t.Helper()
+	received := func() string {
+		return c.query(t, "SELECT received FROM kernel_module_sensors WHERE source = 'procfs'")[0]["received"]
+	}
+	before := received()
+	require.Eventually(t, func() bool { return received() != before }, 3*time.Minute, 100*time.Millisecond)
+}
+
+// awaitCheck waits until a check that began after the call is complete. The first reading may
+// be of an earlier check, and the third follows when the second check is complete.
+func (c compared) awaitCheck(t *testing.T) {
+	t.Helper()
+	for range 3 {
+		c.awaitRead(t)
+	}
+}
+
 // reported returns all differences that the views have reported, without the modules at
 // the start, as "event name".
 func (c compared) reported(t *testing.T) []string {
@@ -124,7 +143,7 @@ func TestGuestCrossViewReportsDifferences(t *testing.T) {
 		require.NoError(t, guest.LoadImage(dummy, ""))
 		require.NoError(t, guest.Unload("dummy"))
 	}
-	time.Sleep(2 * pollOf)
+	c.awaitCheck(t)
 	require.Equal(t, []string{"module_hidden nbd"}, c.reported(t))
 
 	// This one hides after its load was observed.
@@ -159,7 +178,7 @@ func TestGuestCrossViewReportsDifferences(t *testing.T) {
 	requireRenamed(t, c)
 	requireNamesake(t, c)
 
-	time.Sleep(2 * pollOf)
+	c.awaitCheck(t)
 	all := []string{
 		"module_hidden nbd", "module_hidden dummy", "module_hidden kmodquery_ghost", "taint_reset",
 		"module_hidden " + unformedModule, "module_hidden " + togglingModule, "module_hidden " + turningModule,
@@ -178,7 +197,7 @@ func TestGuestCrossViewReportsDifferences(t *testing.T) {
 	require.NoError(t, c.extension.Signal(unix.SIGKILL))
 	require.Eventually(t, func() bool { return c.extension.Starts() > starts }, waitForTables, 50*time.Millisecond)
 	require.NoError(t, awaitStart(t.Context(), c.host))
-	time.Sleep(2 * pollOf)
+	c.awaitCheck(t)
 	require.ElementsMatch(t, all, c.reported(t))
 
 	exited := c.extension.Exited()
@@ -243,12 +262,12 @@ func requireRenamed(t *testing.T, c compared) {
 	require.NoError(t, guest.LoadImage(image, ""))
 	load := c.since(t, before)[0]["load_id"]
 	require.NotEmpty(t, load)
-	time.Sleep(2 * pollOf) // until a check has seen its address
+	c.awaitCheck(t) // it has seen the module's address
 	require.NoError(t, os.WriteFile("/sys/module/kmodquery_renamed/parameters/name", []byte(newName), 0))
 	row := c.differs(t, "module_unwitnessed "+newName)
 	require.Equal(t, `module "kmodquery_renamed" was renamed: this one has its address and size`, row["reason"])
 	require.Equal(t, load, row["parent_load_id"])
-	time.Sleep(2 * pollOf)
+	c.awaitCheck(t)
 	require.Equal(t, armed, c.query(t, sensor))
 	require.NoError(t, guest.Unload(newName))
 }
@@ -296,11 +315,7 @@ func requireHiddenByState(t *testing.T, c compared) {
 	require.Eventually(t, func() bool {
 		return len(c.query(t, "SELECT name FROM kernel_module_inventory WHERE name = '%s'", togglingModule)) == 1
 	}, 3*time.Minute, 100*time.Millisecond)
-	received := func() int64 {
-		return integer(t, c.query(t, "SELECT received FROM kernel_module_sensors WHERE source = 'procfs'")[0]["received"])
-	}
-	before := received()
-	require.Eventually(t, func() bool { return received() > before }, 3*time.Minute, 100*time.Millisecond)
+	c.awaitRead(t)
 
 	stopOnce()
 	for _, name := range []string{togglingModule, turningModule} {
