@@ -42,6 +42,28 @@ func TestHooksAndObjectAgree(t *testing.T) {
 	}
 }
 
+// The tests of loads during the attachment (linux/ebpf) assume this order.
+func TestOrderOfAttachment(t *testing.T) {
+	for _, preemptible := range []bool{false, true} {
+		for _, call := range []string{InitModule, FinitModule} {
+			steps := map[string]string{
+				systemCallPrefix + call: "entry", "security_kernel_post_read_file": "image", "security_kernel_read_file": "read",
+				"module_load": "live", "parse_args": "params",
+			}
+			var order []string
+			for _, h := range hooks(preemptible) {
+				switch step := steps[h.name]; {
+				case step == "entry" && h.isReturn():
+					order = append(order, "end")
+				case step != "":
+					order = append(order, step)
+				}
+			}
+			require.Equal(t, []string{"entry", "end", "image", "read", "live", "params"}, order)
+		}
+	}
+}
+
 func TestFewProgramsSendNothing(t *testing.T) {
 	var silent []string
 	for _, h := range hooks(true) {

@@ -59,7 +59,7 @@ type State struct {
 type entry struct {
 	module      kmodquery.Module
 	witnessed   string // load id of the module_load of a source that sees every load
-	witnessedAt moment // of that event, and srcversion from it
+	witnessedAt moment // of that event
 	history     []step // the loads and unloads of the name since horizon
 	horizon     moment
 	namesakes   []*entry // other loads of the name, in order, that no unload ended

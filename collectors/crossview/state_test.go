@@ -289,21 +289,20 @@ func TestStateKeepsLoadsOfOneName(t *testing.T) {
 		events    []kmodquery.Event
 		last      string // load_id, or "" if it was unloaded
 		namesakes []string
-		inOrder   bool // only this order is tested
 	}{
-		{"one load", []kmodquery.Event{load("1", 1), present}, "1", nil, false},
-		{"an unload between", []kmodquery.Event{load("1", 1), free(2), load("2", 3), present}, "2", nil, false},
-		{"no unload between", []kmodquery.Event{load("1", 1), load("2", 3), present}, "2", []string{"1"}, false},
-		{"the hidden one was reported", []kmodquery.Event{load("1", 1), load("2", 3), hidden}, "2", []string{"1 reported"}, false},
-		{"three", []kmodquery.Event{load("1", 1), load("2", 3), load("3", 5)}, "3", []string{"1", "2"}, false},
-		{"three and an unload", []kmodquery.Event{load("1", 1), load("2", 3), free(4), load("3", 5)}, "3", []string{"1"}, false},
-		{"the listed one is unloaded", []kmodquery.Event{load("1", 1), load("2", 3), free(5)}, "", []string{"1"}, false},
-		{"the other one is unloaded", []kmodquery.Event{load("1", 1), load("2", 3), freeOf(free(5), "src1")}, "2", nil, false},
-		{"both are unloaded", []kmodquery.Event{load("1", 1), load("2", 3), free(5), free(6)}, "", nil, false},
-		{"audit reports the same unload", []kmodquery.Event{load("1", 1), load("2", 3), free(5), audited}, "", []string{"1"}, false},
-		{"views report the end of the first", []kmodquery.Event{load("1", 1), load("2", 3), byViews}, "2", nil, false},
+		{"one load", []kmodquery.Event{load("1", 1), present}, "1", nil},
+		{"an unload between", []kmodquery.Event{load("1", 1), free(2), load("2", 3), present}, "2", nil},
+		{"no unload between", []kmodquery.Event{load("1", 1), load("2", 3), present}, "2", []string{"1"}},
+		{"the hidden one was reported", []kmodquery.Event{load("1", 1), load("2", 3), hidden}, "2", []string{"1 reported"}},
+		{"three", []kmodquery.Event{load("1", 1), load("2", 3), load("3", 5)}, "3", []string{"1", "2"}},
+		{"three and an unload", []kmodquery.Event{load("1", 1), load("2", 3), free(4), load("3", 5)}, "3", []string{"1"}},
+		{"the listed one is unloaded", []kmodquery.Event{load("1", 1), load("2", 3), free(5)}, "", []string{"1"}},
+		{"the other one is unloaded", []kmodquery.Event{load("1", 1), load("2", 3), freeOf(free(5), "src1")}, "2", nil},
+		{"both are unloaded", []kmodquery.Event{load("1", 1), load("2", 3), free(5), free(6)}, "", nil},
+		{"audit reports the same unload", []kmodquery.Event{load("1", 1), load("2", 3), free(5), audited}, "", []string{"1"}},
+		{"views report the end of the first", []kmodquery.Event{load("1", 1), load("2", 3), byViews}, "2", nil},
 	} {
-		check := func() {
+		permute(test.events, 0, func() {
 			s := NewState("")
 			s.Add(test.events...)
 			last := s.get("m")
@@ -322,12 +321,7 @@ func TestStateKeepsLoadsOfOneName(t *testing.T) {
 				ids = append(ids, id)
 			}
 			require.ElementsMatch(t, test.namesakes, ids, "%s: %v", test.name, test.events)
-		}
-		if test.inOrder {
-			check()
-		} else {
-			permute(test.events, 0, check)
-		}
+		})
 	}
 
 	s := NewState("")

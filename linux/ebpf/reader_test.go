@@ -487,7 +487,7 @@ func TestLoadThatBeganBeforeTheHooksIsReportedOnce(t *testing.T) {
 // load.
 func TestLoadsDuringTheAttachmentAreWholeOrNamed(t *testing.T) {
 	const entry, read, image, params, live, end = 0, 1, 2, 3, 4, 5 // steps of a load
-	order := []int{entry, end, image, read, live, params}          // of attachment
+	order := []int{entry, end, image, read, live, params}          // of attachment, as TestOrderOfAttachment of bpf requires
 	// attached has the step before which the hook of each step is attached.
 	var visit func(attached []int, from int, check func([]int))
 	visit = func(attached []int, from int, check func([]int)) {
