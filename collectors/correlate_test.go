@@ -185,12 +185,16 @@ func TestACallWithoutItsResultIsJoinedWithItsReturn(t *testing.T) {
 	})
 }
 
-// A hooked call that is refused begins no search through the calls of its process.
-func TestARefusedCallDoesNotLookFarBack(t *testing.T) {
-	refused := kmodquery.Event{EventName: "finit_module", Source: "ebpf", Result: new(int64(-9))}
-	require.False(t, isLate(&refused))
-	refused.Missing.Add("path")
-	require.True(t, isLate(&refused))
+// A hooked call that is refused at once begins no search through the calls of its process.
+func TestOnlyCallsThatBeganBeforeTheHooksAreLate(t *testing.T) {
+	for name, column := range map[string]string{"finit_module": "path", "init_module": "sha256", "module_load": "path"} {
+		e := kmodquery.Event{EventName: name, Source: "ebpf", Result: new(int64(-9)), Missing: "signer"}
+		require.False(t, isLate(&e), name)
+		e.Missing.Add(column)
+		require.True(t, isLate(&e), name)
+		e.Source = "audit"
+		require.False(t, isLate(&e), name)
+	}
 }
 
 // The log has a failed load and a later one that succeeded, which the hooks did not see.
