@@ -183,8 +183,9 @@ func (s *Store) openRecorder(ctx context.Context) error {
 		return errors.Join(err, db.close())
 	}
 	s.keepKey()
-	// Without space, the first batch that can be stored does this.
-	if err := s.beginTotals(ctx, db); err != nil && !isFullIn(err, filepath.Dir(s.path)) {
+	// Without space, or while another process keeps the database locked, the first batch that
+	// can be stored does this.
+	if err := s.beginTotals(ctx, db); isDamage(err) {
 		return errors.Join(err, db.close())
 	}
 	s.pass = pass{}

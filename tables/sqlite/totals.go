@@ -118,8 +118,21 @@ func (t *totals) anewText() string {
 	return fmt.Sprintf("whether events up to %d are missing or were changed by hand is unknown, because the key or the totals of the event store were removed or changed", t.After)
 }
 
-// beginTotals lets the totals begin if the database has none.
+// beginTotals lets the totals begin if the database has none. If it has, it takes no lock,
+// which another process may hold. The caller holds mu, or is Open.
 func (s *Store) beginTotals(ctx context.Context, db *database) error {
+	if db == nil {
+		return nil // it was replaced, and no other one could be opened yet
+	}
+	tx, err := db.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	_, ok, _, err := readTotals(ctx, tx, s.rowKey)
+	tx.Rollback()
+	if err != nil || ok {
+		return err
+	}
 	return s.changeTotals(ctx, db, func(*sql.Tx, *totals) error { return nil })
 }
 

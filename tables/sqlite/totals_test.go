@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -474,6 +475,36 @@ func TestARolledBackBatchChangesNoTotals(t *testing.T) {
 	requireSound(t, s)
 	require.NoError(t, s.Expire(context.Background()))
 	requireSound(t, s)
+}
+
+// A recorder starts while another process keeps the database locked, with or without totals.
+func TestOpenNeedsNoWriteLock(t *testing.T) {
+	for name, statement := range map[string]string{"with totals": "SELECT 1", "without": "DELETE FROM totals"} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			s := openIn(t, dir, Options{})
+			require.NoError(t, appendEvents(context.Background(), s, mixed(2)))
+			hand(t, s, statement)
+			require.NoError(t, s.Close())
+			db, err := openWriter(s.path, defaultBusyTimeout)
+			require.NoError(t, err)
+			defer db.Close()
+			tx, err := db.Begin() // immediate
+			require.NoError(t, err)
+			s = openIn(t, dir, Options{busyTimeout: time.Millisecond})
+			require.Len(t, read(t, s, kmodquery.Filter{}), 4)
+			require.NoError(t, tx.Rollback())
+			require.NoError(t, appendEvents(context.Background(), s, mixed(1)))
+			require.Empty(t, verified(t, s))
+			require.EqualValues(t, 3, *statusOf(t, s).Totals.Rows)
+		})
+	}
+}
+
+// The database may be gone by the time a slice of the check has read it.
+func TestTheCheckEndsWithoutADatabase(t *testing.T) {
+	s := openStore(t, Options{})
+	require.NoError(t, s.beginTotals(context.Background(), nil))
 }
 
 // The rows of an earlier version keep their checksums. They are counted, and not summed.
