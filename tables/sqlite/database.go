@@ -95,7 +95,7 @@ func (d *database) openRest(ctx context.Context, path string, busyTimeout time.D
 	return d.readUnsummed(ctx)
 }
 
-var eventsSQL = "SELECT " + strings.Join(columnNames(kmodquery.EventColumns()), ", ") + ", sums, cheap FROM events"
+var eventsSQL = "SELECT " + strings.Join(columnNames(kmodquery.EventColumns()), ", ") + ", sums, mac, cheap FROM events"
 
 // readSQL selects all columns that are read of each table.
 var readSQL = []string{

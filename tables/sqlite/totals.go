@@ -31,11 +31,11 @@ type rowSum [4]uint64
 
 func (s rowSum) String() string { return fmt.Sprintf("%016x%016x%016x%016x", s[3], s[2], s[1], s[0]) }
 
-// count adds the row of an event, or subtracts it if n is -1. Sums of another size are those
-// of a changed row: the sum keeps the HMAC that was stored.
-func (t *totals) count(n, eid, kind int64, sums []byte) {
+// count adds the row of an event, or subtracts it if n is -1. An HMAC of another size is that
+// of a changed row: the sum keeps the one that was stored.
+func (t *totals) count(n, eid, kind int64, mac []byte) {
 	t.Rows[kind&1] += n
-	if eid <= t.After || len(sums) != checksumSize+macSize {
+	if eid <= t.After || len(mac) != sha256.Size {
 		return
 	}
 	step, carry := bits.Add64, uint64(0)
@@ -44,7 +44,7 @@ func (t *totals) count(n, eid, kind int64, sums []byte) {
 	}
 	sum := &t.Sums[kind&1]
 	for i := range sum {
-		sum[i], carry = step(sum[i], binary.LittleEndian.Uint64(sums[checksumSize+8*i:]), carry)
+		sum[i], carry = step(sum[i], binary.LittleEndian.Uint64(mac[8*i:]), carry)
 	}
 }
 
@@ -144,20 +144,20 @@ func (s *Store) deleteEvents(ctx context.Context, before func(*sql.Tx) error, ei
 		if err := before(tx); err != nil {
 			return err
 		}
-		rows, err := tx.QueryContext(ctx, "DELETE FROM events WHERE eid IN ("+eids+") RETURNING eid, cheap, sums", args...)
+		rows, err := tx.QueryContext(ctx, "DELETE FROM events WHERE eid IN ("+eids+") RETURNING eid, cheap, mac", args...)
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		for ; rows.Next(); n++ {
 			var eid, kind int64
-			var sums []byte
-			if err := rows.Scan(&eid, &kind, &sums); err != nil {
+			var mac []byte
+			if err := rows.Scan(&eid, &kind, &mac); err != nil {
 				return err
 			}
-			t.count(-1, eid, kind, sums)
+			t.count(-1, eid, kind, mac)
 			if eid <= read.Last {
-				read.count(-1, eid, kind, sums)
+				read.count(-1, eid, kind, mac)
 			}
 		}
 		return rows.Err()

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -63,14 +64,14 @@ func requireSound(t *testing.T, s *Store) {
 	status := statusOf(t, s)
 	require.Empty(t, status.Trouble)
 	var want totals
-	rows, err := s.readers.Query("SELECT eid, cheap, sums FROM events")
+	rows, err := s.readers.Query("SELECT eid, cheap, mac FROM events")
 	require.NoError(t, err)
 	defer rows.Close()
 	for rows.Next() {
 		var eid, kind int64
-		var sums []byte
-		require.NoError(t, rows.Scan(&eid, &kind, &sums))
-		want.count(1, eid, kind, sums)
+		var mac []byte
+		require.NoError(t, rows.Scan(&eid, &kind, &mac))
+		want.count(1, eid, kind, mac)
 	}
 	require.Equal(t, want.Rows, [2]int64{*status.Totals.Rows, *status.Totals.UnprivilegedRows})
 	require.Equal(t, [2]string{want.Sums[0].String(), want.Sums[1].String()}, [2]string{status.Totals.Sum, status.Totals.UnprivilegedSum})
@@ -104,7 +105,7 @@ func TestExpiryOfBothKindsKeepsTheTotals(t *testing.T) {
 }
 
 func TestTheSumDoesNotDependOnTheOrder(t *testing.T) {
-	row := func(b byte) []byte { return []byte(strings.Repeat(string(rune(b)), checksumSize+macSize)) }
+	row := func(b byte) []byte { return []byte(strings.Repeat(string(rune(b)), sha256.Size)) }
 	var forth, back totals
 	for i := byte(1); i < 100; i++ {
 		forth.count(1, 1, 0, row(i))
@@ -199,21 +200,18 @@ func TestDeletedRowsAreMissed(t *testing.T) {
 }
 
 // resummed sets the checksums of a row to those of its values, as somebody can without the
-// key. The HMAC stays, or is left out.
-func resummed(t *testing.T, s *Store, eid int64, isShort bool) {
+// key. The HMAC stays.
+func resummed(t *testing.T, s *Store, eid int64) {
 	t.Helper()
 	columns := kmodquery.EventColumns()
-	values := make([]any, len(columns)+1)
+	values := make([]any, len(columns))
 	pointers := make([]any, len(values))
 	for i := range values {
 		pointers[i] = &values[i]
 	}
 	names := strings.Join(columnNames(columns), ", ")
-	require.NoError(t, s.readers.QueryRow("SELECT "+names+", sums FROM events WHERE eid = ?", eid).Scan(pointers...))
-	sums := newChecksummer(columns, nil).of(values, 0)
-	if !isShort {
-		sums = append(sums, values[len(columns)].([]byte)[checksumSize:]...)
-	}
+	require.NoError(t, s.readers.QueryRow("SELECT "+names+" FROM events WHERE eid = ?", eid).Scan(pointers...))
+	sums, _ := newChecksummer(columns, nil).of(values, 0)
 	hand(t, s, "UPDATE events SET sums = ? WHERE eid = ?", sums, eid)
 }
 
@@ -228,14 +226,15 @@ func TestChangedRowsAreFound(t *testing.T) {
 		"a value": {func(t *testing.T, s *Store) { hand(t, s, "UPDATE events SET name = 'x' WHERE eid = 3") }, byEither, "eid 3", false},
 		"a value and its checksum": {func(t *testing.T, s *Store) {
 			hand(t, s, "UPDATE events SET name = 'x' WHERE eid = 3")
-			resummed(t, s, 3, false)
+			resummed(t, s, 3)
 		}, byHand, "eid 3", true},
 		"a value and the checksum of an older version": {func(t *testing.T, s *Store) {
 			hand(t, s, "UPDATE events SET name = 'x' WHERE eid = 3")
-			resummed(t, s, 3, true)
+			hand(t, s, "UPDATE events SET mac = NULL WHERE eid = 3")
+			resummed(t, s, 3)
 		}, byHand, "eid 3", true},
 		"the HMAC": {func(t *testing.T, s *Store) {
-			hand(t, s, "UPDATE events SET sums = CAST(substr(sums, 1, 36) || zeroblob(32) AS BLOB) WHERE eid = 3")
+			hand(t, s, "UPDATE events SET mac = zeroblob(32) WHERE eid = 3")
 		}, byHand, "eid 3", true},
 		"the row has no sums": {func(t *testing.T, s *Store) {
 			hand(t, s, "UPDATE events SET sums = NULL WHERE eid = 3; UPDATE unsummed SET eid = 100")
@@ -245,8 +244,8 @@ func TestChangedRowsAreFound(t *testing.T) {
 		}, byEither, "eid 3 5", false},
 		"two rows are swapped with new checksums": {func(t *testing.T, s *Store) {
 			hand(t, s, "UPDATE events SET eid = -1 WHERE eid = 3; UPDATE events SET eid = 3 WHERE eid = 5; UPDATE events SET eid = 5 WHERE eid = -1")
-			resummed(t, s, 3, false)
-			resummed(t, s, 5, false)
+			resummed(t, s, 3)
+			resummed(t, s, 5)
 		}, byHand, "eid 3 5", true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -269,7 +268,7 @@ func TestChangedRowsAreFound(t *testing.T) {
 			require.NoError(t, s.Expire(context.Background()))
 			switch verified(t, s) {
 			case "":
-				require.Contains(t, []string{"a value", "a value and its checksum", "two rows are swapped", "two rows are swapped with new checksums"}, name, "the HMACs that were deleted are those that were stored")
+				require.Contains(t, []string{"a value", "the row has no sums", "a value and its checksum", "two rows are swapped", "two rows are swapped with new checksums"}, name, "the HMACs that were deleted are those that were stored")
 			default:
 				require.Contains(t, s.Loss(), "before they expired")
 			}
@@ -413,10 +412,10 @@ func TestALostKeyLosesNoRow(t *testing.T) {
 					require.Equal(t, i == 0, said != nil, "%q", said)
 				}
 				hand(t, s, "UPDATE events SET name = 'x' WHERE eid = ?", 6+2*i)
-				resummed(t, s, int64(6+2*i), false)
+				resummed(t, s, int64(6+2*i))
 				require.Contains(t, verified(t, s), "they were changed or added by hand")
 				hand(t, s, "UPDATE events SET name = 'alias0' WHERE eid = ?", 6+2*i)
-				resummed(t, s, int64(6+2*i), false)
+				resummed(t, s, int64(6+2*i))
 				if name != "a folder" {
 					require.Empty(t, verified(t, s))
 				}
@@ -519,6 +518,7 @@ func TestAnUpgradeKeepsTheRows(t *testing.T) {
 	}
 	columns := kmodquery.EventColumns()
 	sums := newChecksummer(columns, nil)
+	insert := strings.Replace(strings.Replace(insertSQL, ",mac)", ")", 1), "(?,", "(", 1)
 	for i, event := range mixed(3) {
 		event.EID = int64(i + 1)
 		values := make([]any, len(columns)+2)
@@ -526,8 +526,9 @@ func TestAnUpgradeKeepsTheRows(t *testing.T) {
 			values[j] = column.Value(&event)
 		}
 		kind := int64(i % 2)
-		values[len(columns)], values[len(columns)+1] = kind, sums.of(values, kind)
-		_, err := db.Exec(insertSQL, values...)
+		values[len(columns)] = kind
+		values[len(columns)+1], _ = sums.of(values, kind)
+		_, err := db.Exec(insert, values...)
 		require.NoError(t, err)
 	}
 	require.NoError(t, db.Close())
@@ -544,6 +545,10 @@ func TestAnUpgradeKeepsTheRows(t *testing.T) {
 	require.NoError(t, s.Expire(context.Background()))
 	require.EqualValues(t, 5, *statusOf(t, s).Totals.Rows)
 	require.Empty(t, verified(t, s))
+	// A process of the earlier version that still runs takes other checksums for damage.
+	var n int
+	require.NoError(t, s.readers.QueryRow("SELECT count(*) FROM events WHERE length(sums) = 36").Scan(&n))
+	require.Len(t, read(t, s, kmodquery.Filter{}), n)
 	require.NoError(t, s.Close())
 
 	s = openIn(t, dir, Options{})

@@ -116,30 +116,31 @@ func (p *pass) read(ctx context.Context, db *database, key []byte) (finding stri
 	defer rows.Close()
 	r := newRow(kmodquery.EventColumns(), nil)
 	r.checksum = newChecksummer(kmodquery.EventColumns(), key)
+	var mac []byte
 	var kind int64
 	n := 0
 	for ; rows.Next(); n++ {
-		if err := rows.Scan(append(r.pointers, &kind)...); err != nil {
+		if err := rows.Scan(append(r.pointers, &mac, &kind)...); err != nil {
 			return "", false, false, err
 		}
-		p.examine(r, kind, db.unsummed)
+		p.examine(r, mac, kind, db.unsummed)
 	}
 	return p.finding(&t, n < verifyRows), true, n < verifyRows, rows.Err()
 }
 
 // examine checks a row of a kind.
-func (p *pass) examine(r *row, kind, unsummed int64) {
+func (p *pass) examine(r *row, mac []byte, kind, unsummed int64) {
 	eid, _ := r.values[r.checksum.eid].(int64)
 	stored, isSummed := r.sums.([]byte)
-	want := r.checksum.of(r.values, kind)
+	wantSums, wantMAC := r.checksum.of(r.values, kind)
 	switch {
 	case !isSummed && eid <= min(unsummed, p.found.After):
-	case len(stored) < checksumSize || !bytes.Equal(stored[:checksumSize], want[:checksumSize]):
+	case !bytes.Equal(stored, wantSums):
 		p.damaged = named(p.damaged, eid)
-	case eid > p.found.After && !bytes.Equal(stored, want):
+	case eid > p.found.After && !bytes.Equal(mac, wantMAC):
 		p.forged = named(p.forged, eid)
 	}
-	p.found.count(1, eid, kind, stored)
+	p.found.count(1, eid, kind, mac)
 	p.found.Last = eid
 }
 
