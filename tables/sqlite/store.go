@@ -73,7 +73,8 @@ type Store struct {
 	truncatedAt time.Duration // when truncateLongWAL last truncated the log
 	recreatedAt time.Duration // when the database was last set aside
 	suspectedAt time.Duration // when SQLite last reported damage that a check did not find
-	rowKey      []byte        // of the rows' HMACs; nil in a reader
+	rowKey      []byte        // of the rows' HMACs; nil in a reader, and until it was read
+	keyIsKept   bool          // the file has had this key
 	pass        pass          // the check of the rows that is under way
 	changes     int           // transactions that deleted events, and other databases
 	cursors     cursors       // with locks of their own

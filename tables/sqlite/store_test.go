@@ -152,7 +152,7 @@ func TestFilesAreReadableByTheirOwnerOnly(t *testing.T) {
 		require.Equal(t, os.FileMode(0o600), info.Mode(), entry.Name())
 		names = append(names, entry.Name())
 	}
-	require.ElementsMatch(t, []string{"events.db", "events.db-wal", "events.db-shm", "key", "lock"}, names)
+	require.ElementsMatch(t, []string{"events.db", "events.db-wal", "events.db-shm", "events.key", "lock"}, names)
 }
 
 func TestOpenRefusesOtherFiles(t *testing.T) {

@@ -75,6 +75,10 @@ func readTotals(ctx context.Context, tx *sql.Tx, key []byte) (t totals, ok, were
 // If the database has no totals under the key, they begin anew: with the number of the events
 // that are there, and without a sum of them.
 func (s *Store) changeTotals(ctx context.Context, db *database, change func(tx *sql.Tx, t *totals) error) error {
+	if s.rowKey == nil {
+		s.keepKey()
+		s.makeKey() // if it cannot be read, the totals begin anew
+	}
 	tx, err := db.writer.BeginTx(ctx, nil)
 	if err != nil {
 		return err
@@ -121,8 +125,8 @@ func (t *totals) anewText() string {
 // beginTotals lets the totals begin if the database has none. If it has, it takes no lock,
 // which another process may hold. The caller holds mu, or is Open.
 func (s *Store) beginTotals(ctx context.Context, db *database) error {
-	if db == nil {
-		return nil // it was replaced, and no other one could be opened yet
+	if db == nil || s.rowKey == nil {
+		return nil // no other database could be opened yet, or the key cannot be read yet
 	}
 	tx, err := db.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {

@@ -456,6 +456,58 @@ func TestTheKeyOfARunningRecorderIsWrittenAgain(t *testing.T) {
 	requireSound(t, openIn(t, dir, Options{}))
 }
 
+// A disk that fails does not cost the key, nor the totals if it answers before the next batch.
+func TestAKeyThatCannotBeReadIsKept(t *testing.T) {
+	var said []string
+	dir := t.TempDir()
+	s := openIn(t, dir, Options{Report: func(err error) { said = append(said, err.Error()) }})
+	path := filepath.Join(dir, "events.key")
+	require.NoError(t, appendEvents(context.Background(), s, mixed(2)))
+	key, err := os.ReadFile(path)
+	require.NoError(t, err)
+
+	s.useKey(nil, unix.EIO)
+	require.Equal(t, []string{"the key of the event store cannot be read, so the rows are not checked: input/output error"}, said)
+	require.Equal(t, said[0], s.Loss())
+	requireSound(t, s)
+
+	// As if Open had failed to read it.
+	s.rowKey, s.keyIsKept = nil, false
+	s.useKey(nil, unix.EIO)
+	require.NoError(t, s.beginTotals(context.Background(), s.database))
+	require.NotEmpty(t, s.Loss())
+	require.NoError(t, appendEvents(context.Background(), s, mixed(2)))
+	requireSound(t, s)
+	require.EqualValues(t, 0, *statusOf(t, s).Totals.SumsAfter)
+
+	// While it cannot be read, another key is used, and not stored.
+	s.rowKey, s.keyIsKept = nil, false
+	s.useKey(nil, unix.EIO)
+	s.makeKey()
+	require.NoError(t, appendEvents(context.Background(), s, mixed(1)))
+	require.NotEmpty(t, s.Loss())
+	require.EqualValues(t, 8, *statusOf(t, s).Totals.SumsAfter)
+	written, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, key, written)
+	verified(t, s)
+	require.Empty(t, verified(t, s))
+	require.EqualValues(t, 10, *statusOf(t, s).Totals.SumsAfter)
+	require.Equal(t, key, s.rowKey)
+}
+
+// A folder with other uses may have a file key.
+func TestAnotherFileNamedKeyStays(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "key")
+	require.NoError(t, os.WriteFile(path, []byte("somebody's"), 0o644))
+	s := openIn(t, dir, Options{})
+	require.NoError(t, appendEvents(context.Background(), s, mixed(1)))
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, "somebody's", string(content))
+}
+
 // A transaction that is rolled back leaves the totals as they were.
 func TestARolledBackBatchChangesNoTotals(t *testing.T) {
 	s := openStore(t, Options{MaxEvents: 1})

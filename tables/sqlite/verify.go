@@ -65,6 +65,9 @@ func (s *Store) verifySlice(ctx context.Context) (done bool, err error) {
 	}
 	p, key, changes := s.pass, s.rowKey, s.changes
 	s.mu.Unlock()
+	if key == nil {
+		return true, nil
+	}
 
 	var finding string
 	var ok bool
