@@ -98,6 +98,8 @@ func (s *Store) insertEvents(ctx context.Context, tx *sql.Tx, deliveries []kmodq
 	if eid < 0 || eid > maxEID {
 		return fmt.Errorf("%w: its last event is %d", errDamaged, eid)
 	}
+	// Somebody may have deleted the events and what SQLite remembers of their EIDs.
+	eid = max(eid, t.Last, s.state.LastEID)
 	now := s.options.Now().Unix()
 	columns := kmodquery.EventColumns()
 	sums := newChecksummer(columns, s.rowKey)

@@ -53,7 +53,7 @@ func (s *Store) readStatus(ctx context.Context, status kmodquery.StoreStatus) st
 			Rows: &t.Rows[0], UnprivilegedRows: &t.Rows[1], SumsAfter: &t.After, LastEID: &t.Last,
 			Sum: t.Sums[0].String(), UnprivilegedSum: t.Sums[1].String(),
 		}
-		counted = t.compare([2]int64{status.Rows - unprivileged, unprivileged}, first)
+		counted = t.compare([2]int64{status.Rows - unprivileged, unprivileged})
 	}
 	status.Trouble = s.trouble(counted)
 	if err != nil {
@@ -63,16 +63,16 @@ func (s *Store) readStatus(ctx context.Context, status kmodquery.StoreStatus) st
 	return statusRead{status, nil}
 }
 
-// compare says in one line how the rows that are there differ from the totals, or returns "".
-// first is their lowest EID.
-func (t *totals) compare(rows [2]int64, first int64) string {
+// compare says in one line how the rows that are there differ from the totals, and what the
+// totals say is lost, or returns "".
+func (t *totals) compare(rows [2]int64) string {
 	var all []string
 	if rows != t.Rows {
 		all = append(all, fmt.Sprintf("the store has %d rows and %d unprivileged ones instead of %d and %d: "+
 			"rows were deleted or added by hand, or the disk failed", rows[0], rows[1], t.Rows[0], t.Rows[1]))
 	}
-	if t.Anew && 0 < first && first <= t.After {
-		all = append(all, t.anewText())
+	if t.Lost != "" {
+		all = append(all, t.Lost)
 	}
 	return strings.Join(all, "; ")
 }

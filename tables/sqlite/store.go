@@ -78,6 +78,7 @@ type Store struct {
 	pass        pass          // the check of the rows that is under way
 	changes     int           // transactions that deleted events, and other databases
 	cursors     cursors       // with locks of their own
+	lost        string        // which events are lost, reported and not in the totals yet
 	recreated   bool          // the database was recreated or replaced since Open
 
 	notes sync.Map // texts by subject, see note
@@ -213,7 +214,8 @@ func (s *Store) continueEIDs(ctx context.Context, db *database) error {
 			// SQLite ignores the part of a log that follows a damaged frame.
 			text = fmt.Sprintf("the last %d events are lost: the write-ahead log was truncated or an older database put in its place", lost)
 		}
-		s.note("end", text)
+		s.lost = text
+		s.report(errors.New(text))
 	}
 	to := s.state.LastEID
 	if s.recreated {

@@ -63,7 +63,7 @@ func (s *Store) verifySlice(ctx context.Context) (done bool, err error) {
 	if !s.pass.begun {
 		s.keepKey()
 	}
-	p, key, changes := s.pass, s.rowKey, s.changes
+	p, key, last, changes := s.pass, s.rowKey, s.state.LastEID, s.changes
 	s.mu.Unlock()
 	if key == nil {
 		return true, nil
@@ -72,7 +72,7 @@ func (s *Store) verifySlice(ctx context.Context) (done bool, err error) {
 	var finding string
 	var ok bool
 	err = s.use(ctx, func(db *database) (err error) {
-		finding, ok, done, err = p.read(ctx, db, key)
+		finding, ok, done, err = p.read(ctx, db, key, last)
 		return err
 	})
 
@@ -99,13 +99,13 @@ func (s *Store) verifySlice(ctx context.Context) (done bool, err error) {
 
 // read reads the next rows and the totals of the same moment. It returns what is wrong with
 // the rows so far, whether there are totals under the key, and whether these rows are the last.
-func (p *pass) read(ctx context.Context, db *database, key []byte) (finding string, ok, done bool, err error) {
+func (p *pass) read(ctx context.Context, db *database, key []byte, last int64) (finding string, ok, done bool, err error) {
 	tx, err := db.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return "", false, false, err
 	}
 	defer tx.Rollback()
-	t, ok, _, err := readTotals(ctx, tx, key)
+	t, ok, _, err := readTotals(ctx, tx, key, last)
 	if err != nil || !ok {
 		return "", false, true, err
 	}
