@@ -69,6 +69,7 @@ type Store struct {
 	nextExpiry  time.Time
 	appended    int           // events since the bounds were last found to hold
 	chunk       int           // the most events that one transaction deletes
+	slice       int           // the most rows that one step of Verify reads
 	walLimit    int64         // bytes; maxWAL except in tests
 	truncatedAt time.Duration // when truncateLongWAL last truncated the log
 	recreatedAt time.Duration // when the database was last set aside
@@ -129,7 +130,7 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{path: filepath.Join(dir, databaseName), options: o, chunk: expiryChunk, walLimit: maxWAL,
+	s := &Store{path: filepath.Join(dir, databaseName), options: o, chunk: expiryChunk, slice: verifyRows, walLimit: maxWAL,
 		cursors: cursors{turn: make(chan struct{}, 1)}, statuses: lookup.New[statusRead]()}
 	for deadline := time.Now().Add(openWait); ; {
 		lock, err := tryLock(dir)

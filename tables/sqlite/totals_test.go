@@ -3,13 +3,11 @@ package sqlite
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -125,27 +123,32 @@ func TestTheSumDoesNotDependOnTheOrder(t *testing.T) {
 // Expiry that comes between two slices, before and behind the place of the check, and events
 // that are stored meanwhile, are no finding.
 func TestAChangingStoreGivesNoFinding(t *testing.T) {
-	s := openStore(t, Options{MaxEvents: 600, MaxUnprivileged: 300})
-	var working sync.WaitGroup
-	ctx, stop := context.WithCancel(context.Background())
-	working.Go(func() {
-		for i := 0; ctx.Err() == nil; i++ {
-			if err := errors.Join(appendEvents(ctx, s, mixed(20)), s.Expire(ctx)); err != nil && ctx.Err() == nil {
-				t.Error(err)
-			}
-		}
-	})
-	defer working.Wait()
-	defer stop()
-	for range 300 {
-		_, err := s.verifySlice(context.Background())
+	for _, slice := range []int{1, 4, 10} {
+		s := openStore(t, Options{})
+		s.slice = slice
+		require.NoError(t, appendEvents(context.Background(), s, mixed(10)))
+		done, err := s.verifySlice(context.Background())
 		require.NoError(t, err)
-		require.Empty(t, s.Loss())
-		require.Empty(t, statusOf(t, s).Trouble)
+		require.False(t, done)
+		s.options.MaxEvents, s.options.MaxUnprivileged = 3, 9 // up to eid 13, and eid 2
+		require.NoError(t, s.Expire(context.Background()))
+		require.NoError(t, appendEvents(context.Background(), s, mixed(2)))
+		requireSound(t, s)
+		s.options.MaxEvents, s.options.MaxUnprivileged = 20, 20
+		for i := range 200 {
+			require.NoError(t, appendEvents(context.Background(), s, mixed(i%4)))
+			if i%3 == 0 {
+				require.NoError(t, s.Expire(context.Background()))
+			}
+			_, err := s.verifySlice(context.Background())
+			require.NoError(t, err)
+			require.Empty(t, s.Loss())
+			require.Empty(t, statusOf(t, s).Trouble)
+		}
+		s.options.MaxEvents = 1
+		require.NoError(t, s.Expire(context.Background()))
+		requireSound(t, s)
 	}
-	stop()
-	working.Wait()
-	requireSound(t, s)
 }
 
 // A check reads a bounded number of rows at a time and finds what is behind the first of them.
@@ -162,6 +165,26 @@ func TestTheCheckReadsSlices(t *testing.T) {
 	done, err := s.verifySlice(context.Background())
 	require.NoError(t, err)
 	require.True(t, done)
+}
+
+// A row that is longer than any event is not read, and the check says so until it has checked
+// all rows.
+func TestALongRowIsNotRead(t *testing.T) {
+	s := openStore(t, Options{})
+	require.NoError(t, appendEvents(context.Background(), s, mixed(2)))
+	hand(t, s, "UPDATE events SET raw = hex(zeroblob(?)) WHERE eid = 3", maxRow/2+1)
+	for range 2 {
+		_, err := s.verifySlice(context.Background())
+		require.ErrorContains(t, err, "too big")
+		require.Contains(t, s.Loss(), "cannot be checked: string or blob too big")
+	}
+	for range 2 * readers {
+		require.ErrorContains(t, s.Events(context.Background(), kmodquery.Filter{}, func(*kmodquery.Event) error { return nil }), "too big")
+	}
+	require.NoError(t, appendEvents(context.Background(), s, mixed(2)))
+	s.options.MaxEvents = 1
+	require.NoError(t, s.Expire(context.Background()))
+	require.Empty(t, verified(t, s))
 }
 
 // Each process reports at once that rows are missing.

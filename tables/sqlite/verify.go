@@ -43,9 +43,6 @@ func (s *Store) Verify(ctx context.Context) {
 		}
 		pause = verifyInterval
 		done, err := s.verifySlice(ctx)
-		if err != nil && ctx.Err() == nil {
-			s.report(fmt.Errorf("check the rows of %s: %w", s.path, err))
-		}
 		if done || err != nil {
 			pause = verifyPause
 		}
@@ -56,6 +53,11 @@ func (s *Store) Verify(ctx context.Context) {
 // the lock, so that it holds up no batch. A slice during which events expired counts as not
 // read.
 func (s *Store) verifySlice(ctx context.Context) (done bool, err error) {
+	defer func() {
+		if err != nil && ctx.Err() == nil {
+			s.note("check", fmt.Sprintf("the rows of %s cannot be checked: %v", s.path, err))
+		}
+	}()
 	if !s.IsRecorder() {
 		return true, nil // the key in the folder may be another recorder's
 	}
@@ -63,7 +65,7 @@ func (s *Store) verifySlice(ctx context.Context) (done bool, err error) {
 	if !s.pass.begun {
 		s.keepKey()
 	}
-	p, key, last, changes := s.pass, s.rowKey, s.state.LastEID, s.changes
+	p, key, last, most, changes := s.pass, s.rowKey, s.state.LastEID, s.slice, s.changes
 	s.mu.Unlock()
 	if key == nil {
 		return true, nil
@@ -72,7 +74,7 @@ func (s *Store) verifySlice(ctx context.Context) (done bool, err error) {
 	var finding string
 	var ok bool
 	err = s.use(ctx, func(db *database) (err error) {
-		finding, ok, done, err = p.read(ctx, db, key, last)
+		finding, ok, done, err = p.read(ctx, db, key, last, most)
 		return err
 	})
 
@@ -90,6 +92,9 @@ func (s *Store) verifySlice(ctx context.Context) (done bool, err error) {
 	if !ok {
 		return true, s.beginTotals(ctx, s.database)
 	}
+	if done {
+		s.note("check", "")
+	}
 	// Until the pass ends, the finding of the last one may have more rows.
 	if last, _ := s.notes.Load("rows"); done || finding != "" && (last == nil || last == "") {
 		s.note("rows", finding)
@@ -97,9 +102,9 @@ func (s *Store) verifySlice(ctx context.Context) (done bool, err error) {
 	return done, nil
 }
 
-// read reads the next rows and the totals of the same moment. It returns what is wrong with
+// read reads up to most rows more and the totals of the same moment. It returns what is wrong with
 // the rows so far, whether there are totals under the key, and whether these rows are the last.
-func (p *pass) read(ctx context.Context, db *database, key []byte, last int64) (finding string, ok, done bool, err error) {
+func (p *pass) read(ctx context.Context, db *database, key []byte, last int64, most int) (finding string, ok, done bool, err error) {
 	tx, err := db.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return "", false, false, err
@@ -112,7 +117,7 @@ func (p *pass) read(ctx context.Context, db *database, key []byte, last int64) (
 	if !p.begun || p.found.After != t.After {
 		*p = pass{begun: true, found: totals{After: t.After}}
 	}
-	rows, err := tx.QueryContext(ctx, eventsSQL+" WHERE eid > ? ORDER BY eid LIMIT ?", p.found.Last, verifyRows)
+	rows, err := tx.QueryContext(ctx, eventsSQL+" WHERE eid > ? ORDER BY eid LIMIT ?", p.found.Last, most)
 	if err != nil {
 		return "", false, false, err
 	}
@@ -128,7 +133,7 @@ func (p *pass) read(ctx context.Context, db *database, key []byte, last int64) (
 		}
 		p.examine(r, mac, kind, db.unsummed)
 	}
-	return p.finding(&t, n < verifyRows), true, n < verifyRows, rows.Err()
+	return p.finding(&t, n < most), true, n < most, rows.Err()
 }
 
 // examine checks a row of a kind.
