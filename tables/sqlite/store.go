@@ -21,6 +21,8 @@ const (
 	// and openPoll is the interval at which it tries.
 	openWait = 10 * time.Second
 	openPoll = 20 * time.Millisecond
+	// closeWait bounds how long Close waits for a Status whose caller has left.
+	closeWait = time.Second
 )
 
 // Options bound what a [Store] keeps.
@@ -60,6 +62,9 @@ type Store struct {
 
 	// lock is the recorder's lock file; nil in a reader. It changes while mu is held.
 	lock atomic.Pointer[os.File]
+	// locking is held while this process tries to take the lock again, so that two tries do
+	// not take each other for another process.
+	locking sync.Mutex
 
 	// mu serializes batches and guards the fields below. It is taken before gate. The
 	// times are elapsed times; 0 means never.
@@ -132,6 +137,7 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 	}
 	s := &Store{path: filepath.Join(dir, databaseName), options: o, chunk: expiryChunk, slice: verifyRows, walLimit: maxWAL,
 		cursors: cursors{turn: make(chan struct{}, 1)}, statuses: lookup.New[statusRead]()}
+	s.statuses.Waits = true
 	for deadline := time.Now().Add(openWait); ; {
 		lock, err := tryLock(dir)
 		if err != nil {
@@ -343,6 +349,9 @@ func (s *Store) report(err error) {
 // Close closes the store. If it was the recorder, the next process that opens the
 // store becomes the recorder. No other call may be in progress.
 func (s *Store) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
+	defer cancel()
+	s.statuses.Await(ctx, "")
 	var errs []error
 	if s.database != nil {
 		if s.records {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -307,15 +308,39 @@ func TestStatusOfAStoreThatHangs(t *testing.T) {
 	s.gate.Lock()
 	s.damaged.Add(3)
 	for range 2 {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			for s.statuses.Running() == 0 {
+				runtime.Gosched()
+			}
+			cancel()
+		}()
 		status, err := s.Status(ctx)
-		cancel()
 		require.EqualError(t, err, s.path+" does not answer; its disk may hang")
 		require.Equal(t, kmodquery.StoreStatus{Path: s.path, Role: kmodquery.RoleRecorder, Damaged: 3}, status)
 	}
 	require.Equal(t, 1, s.statuses.Running(), "each query leaves a goroutine behind")
-	s.gate.Unlock()
-	require.Eventually(t, func() bool { return s.statuses.Running() == 0 }, time.Minute, time.Millisecond)
+	// The next query, and Close, wait for it.
+	time.AfterFunc(time.Millisecond, s.gate.Unlock)
 	_, err := s.Status(t.Context())
 	require.NoError(t, err)
+}
+
+func TestCloseWaitsForAnAbandonedStatus(t *testing.T) {
+	s, err := Open(t.Context(), t.TempDir(), Options{})
+	require.NoError(t, err)
+	s.gate.Lock()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		for s.statuses.Running() == 0 {
+			runtime.Gosched()
+		}
+		cancel()
+	}()
+	_, err = s.Status(ctx)
+	require.Error(t, err)
+	time.AfterFunc(time.Millisecond, s.gate.Unlock)
+	require.NoError(t, s.Close())
+	require.Zero(t, s.statuses.Running())
 }
