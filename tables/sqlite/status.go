@@ -38,11 +38,11 @@ type statusRead struct {
 }
 
 func (s *Store) readStatus(ctx context.Context, status kmodquery.StoreStatus) statusRead {
-	var unprivileged, first int64
+	var unprivileged int64
 	var text, counted string
 	err := s.use(ctx, func(db *database) (err error) {
 		row := db.readers.QueryRowContext(ctx, statusSQL)
-		if err = row.Scan(&status.Rows, &unprivileged, &status.OldestTime, &first, &text); err == nil {
+		if err = row.Scan(&status.Rows, &unprivileged, &status.OldestTime, &status.FirstEID, &text); err == nil {
 			status.Skipped, err = s.totalSkipped(ctx, db)
 		}
 		return err

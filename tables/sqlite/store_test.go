@@ -129,7 +129,7 @@ func TestTheFirstProcessRecordsAndOthersRead(t *testing.T) {
 		require.Positive(t, status.Bytes)
 		require.EqualValues(t, 1, *status.Totals.Rows)
 		status.Bytes, status.Totals = 0, kmodquery.StoreTotals{}
-		require.Equal(t, kmodquery.StoreStatus{Path: path, Role: test.role, Rows: 1, OldestTime: 7}, status)
+		require.Equal(t, kmodquery.StoreStatus{Path: path, Role: test.role, Rows: 1, OldestTime: 7, FirstEID: 1}, status)
 	}
 
 	require.NoError(t, recorder.Close())

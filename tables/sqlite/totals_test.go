@@ -95,7 +95,10 @@ func TestExpiryOfBothKindsKeepsTheTotals(t *testing.T) {
 		require.NoError(t, s.Expire(context.Background()))
 		requireSound(t, s)
 	}
-	totals := statusOf(t, s).Totals
+	status := statusOf(t, s)
+	totals, all := status.Totals, eids(read(t, s, kmodquery.Filter{}))
+	require.Equal(t, slices.Min(all), status.FirstEID)
+	require.Greater(t, status.FirstEID, int64(1))
 	require.EqualValues(t, 7, *totals.Rows)
 	require.EqualValues(t, 3, *totals.UnprivilegedRows)
 	require.NotEqual(t, totals.Sum, totals.UnprivilegedSum)
