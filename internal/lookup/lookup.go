@@ -19,9 +19,9 @@ const (
 // system may never answer. Create one with New.
 type Runner[T any] struct {
 	Timeout time.Duration // of one look-up
-	// Waits lets Run wait for an earlier look-up with the same key that nobody waits for any
-	// more, instead of reporting false at once.
-	Waits bool
+	// Patience is how long Run waits for an earlier look-up with the same key that nobody waits
+	// for any more, until it takes it for one that hangs.
+	Patience time.Duration
 
 	turn chan struct{} // holds a value while a look-up is waited for
 
@@ -41,19 +41,19 @@ func (r *Runner[T]) Running() int {
 	return len(r.running)
 }
 
-// Await waits until no look-up with the key runs. It reports false if ctx ends before.
-func (r *Runner[T]) Await(ctx context.Context, key string) bool {
+// Await waits until no look-up with the key runs, Patience is over or ctx ends.
+func (r *Runner[T]) Await(ctx context.Context, key string) {
 	r.mu.Lock()
 	ended := r.running[key]
 	r.mu.Unlock()
 	if ended == nil {
-		return true
+		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, r.Patience)
+	defer cancel()
 	select {
 	case <-ended:
-		return true
 	case <-ctx.Done():
-		return false
 	}
 }
 
@@ -66,11 +66,7 @@ func (r *Runner[T]) Run(ctx context.Context, key string, find func(context.Conte
 		return found, false
 	}
 	defer func() { <-r.turn }()
-	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
-	defer cancel()
-	if r.Waits && !r.Await(ctx, key) {
-		return found, false
-	}
+	r.Await(ctx, key)
 	itsEnd := make(chan struct{})
 	r.mu.Lock()
 	isRefused := r.running[key] != nil || len(r.running) >= maxHanging
@@ -81,6 +77,8 @@ func (r *Runner[T]) Run(ctx context.Context, key string, find func(context.Conte
 	if isRefused {
 		return found, false
 	}
+	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
+	defer cancel()
 	type outcome struct {
 		value T
 		panic any

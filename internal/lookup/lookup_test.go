@@ -37,20 +37,19 @@ func TestLookupEndsWithItsContext(t *testing.T) {
 // A look-up waits for one that its caller has left.
 func TestLookupWaitsForAnAbandonedOne(t *testing.T) {
 	l := New[int]()
-	l.Waits = true
+	l.Patience = time.Minute
 	release, began := make(chan struct{}), make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-began; cancel() }()
 	_, ok := l.Run(ctx, "a", func(context.Context) int { close(began); <-release; return 1 })
 	require.False(t, ok)
-	require.False(t, l.Await(ctx, "a"))
 	_, ok = l.Run(ctx, "a", nil)
 	require.False(t, ok)
 	time.AfterFunc(time.Millisecond, func() { close(release) })
 	found, ok := l.Run(t.Context(), "a", func(context.Context) int { return 2 })
 	require.True(t, ok)
 	require.Equal(t, 2, found)
-	require.True(t, l.Await(t.Context(), "a"))
+	l.Await(t.Context(), "a")
 }
 
 // The table's own goroutine recovers from a panic and reports it.

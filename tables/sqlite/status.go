@@ -93,8 +93,8 @@ func (s *Store) trouble(counted string) string {
 	return strings.Join(all, "; ")
 }
 
-// Loss says in one line which stored events are lost or were changed, or returns "". Only the
-// recorder knows that.
+// Loss says in one line what is wrong with the stored events that only the recorder knows, or
+// returns "".
 func (s *Store) Loss() string {
 	var all []string
 	s.notes.Range(func(_, text any) bool {

@@ -21,8 +21,8 @@ const (
 	// and openPoll is the interval at which it tries.
 	openWait = 10 * time.Second
 	openPoll = 20 * time.Millisecond
-	// closeWait bounds how long Close waits for a Status whose caller has left.
-	closeWait = time.Second
+	// abandonedWait bounds how long Status and Close wait for a Status whose caller has left.
+	abandonedWait = time.Second
 )
 
 // Options bound what a [Store] keeps.
@@ -137,7 +137,7 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 	}
 	s := &Store{path: filepath.Join(dir, databaseName), options: o, chunk: expiryChunk, slice: verifyRows, walLimit: maxWAL,
 		cursors: cursors{turn: make(chan struct{}, 1)}, statuses: lookup.New[statusRead]()}
-	s.statuses.Waits = true
+	s.statuses.Patience = abandonedWait
 	for deadline := time.Now().Add(openWait); ; {
 		lock, err := tryLock(dir)
 		if err != nil {
@@ -349,9 +349,7 @@ func (s *Store) report(err error) {
 // Close closes the store. If it was the recorder, the next process that opens the
 // store becomes the recorder. No other call may be in progress.
 func (s *Store) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
-	defer cancel()
-	s.statuses.Await(ctx, "")
+	s.statuses.Await(context.Background(), "")
 	var errs []error
 	if s.database != nil {
 		if s.records {

@@ -320,7 +320,8 @@ func TestStatusOfAStoreThatHangs(t *testing.T) {
 		require.Equal(t, kmodquery.StoreStatus{Path: s.path, Role: kmodquery.RoleRecorder, Damaged: 3}, status)
 	}
 	require.Equal(t, 1, s.statuses.Running(), "each query leaves a goroutine behind")
-	// The next query, and Close, wait for it.
+	// The next query waits for it.
+	s.statuses.Patience = time.Minute
 	time.AfterFunc(time.Millisecond, s.gate.Unlock)
 	_, err := s.Status(t.Context())
 	require.NoError(t, err)
@@ -340,6 +341,7 @@ func TestCloseWaitsForAnAbandonedStatus(t *testing.T) {
 	}()
 	_, err = s.Status(ctx)
 	require.Error(t, err)
+	s.statuses.Patience = time.Minute
 	time.AfterFunc(time.Millisecond, s.gate.Unlock)
 	require.NoError(t, s.Close())
 	require.Zero(t, s.statuses.Running())
