@@ -20,8 +20,8 @@ import (
 const (
 	// readers bounds the statements that read at the same time.
 	readers = 4
-	// maxRow bounds the row that is read, in bytes. No event has as many, and somebody could
-	// store one that takes all memory.
+	// maxRow bounds the texts of a row that is read, in bytes. No event has as many, and root could
+	// store some that take all memory.
 	maxRow = 16 << 20
 	// walBytes bounds the size of the write-ahead log after it was written back.
 	walBytes = 64 << 20
@@ -100,6 +100,17 @@ func (d *database) openRest(ctx context.Context, path string, busyTimeout time.D
 }
 
 var eventsSQL = "SELECT " + strings.Join(columnNames(kmodquery.EventColumns()), ", ") + ", sums, mac, cheap FROM events"
+
+// fitsSQL selects the rows that are not too long, without reading their text.
+var fitsSQL = func() string {
+	lengths := "coalesce(octet_length(sums), 0) + coalesce(octet_length(mac), 0)"
+	for _, column := range kmodquery.EventColumns() {
+		if !column.Number {
+			lengths += " + coalesce(octet_length(" + column.Name + "), 0)"
+		}
+	}
+	return fmt.Sprintf("%s <= %d", lengths, maxRow)
+}()
 
 // readSQL selects all columns that are read of each table.
 var readSQL = []string{

@@ -102,8 +102,9 @@ func (s *Store) verifySlice(ctx context.Context) (done bool, err error) {
 	return done, nil
 }
 
-// read reads up to most rows more and the totals of the same moment. It returns what is wrong with
-// the rows so far, whether there are totals under the key, and whether these rows are the last.
+// read reads up to most rows more and the totals of the same moment. A row that is too long
+// counts as missing. It returns what is wrong with the rows so far, whether there are totals
+// under the key, and whether these rows are the last.
 func (p *pass) read(ctx context.Context, db *database, key []byte, last int64, most int) (finding string, ok, done bool, err error) {
 	tx, err := db.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
@@ -117,7 +118,7 @@ func (p *pass) read(ctx context.Context, db *database, key []byte, last int64, m
 	if !p.begun || p.found.After != t.After {
 		*p = pass{begun: true, found: totals{After: t.After}}
 	}
-	rows, err := tx.QueryContext(ctx, eventsSQL+" WHERE eid > ? ORDER BY eid LIMIT ?", p.found.Last, most)
+	rows, err := tx.QueryContext(ctx, eventsSQL+" WHERE eid > ? AND "+fitsSQL+" ORDER BY eid LIMIT ?", p.found.Last, most)
 	if err != nil {
 		return "", false, false, err
 	}
