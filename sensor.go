@@ -42,6 +42,7 @@ type StoreStatus struct {
 	Rows       int64
 	Bytes      int64 // of the database and its write-ahead log
 	OldestTime int64 // Unix time in seconds of the oldest event; 0 if there is none
+	FirstEID   int64 // the lowest EID of an event; 0 if there is none
 	Errors     int64 // batches that could not be written
 	Damaged    int64 // rows whose checksum did not match when they were read; they are not returned
 	Skipped    int64 // events that expired before a cursor gave them

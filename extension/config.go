@@ -61,6 +61,9 @@ type config struct {
 	// osquery starts then serves its tables and records nothing, and so does the command
 	// record where the service manager restarts it always; every other command fails.
 	mistake error
+	// isLasting is set if the mistake is in the environment, which only a restart by hand
+	// corrects.
+	isLasting bool
 
 	notifier *notifier // of record; nil otherwise
 }
@@ -124,6 +127,7 @@ func parse(p *platform, args []string) (*config, error) {
 		return nil, err
 	}
 	mistake := parseEnvironment(flags) // it may name the file
+	c.isLasting = mistake != nil
 	c.mistake = cmp.Or(mistake, parseConfigFile(c.configFile, flags))
 	if c.pinDir == noPinDir {
 		c.pinDir = ""

@@ -230,6 +230,26 @@ func TestAMistakeIsShownInTheSensors(t *testing.T) {
 	}
 }
 
+// A process keeps its environment, so it does not wait for the correction.
+func TestAMistakeInTheEnvironmentNeedsARestart(t *testing.T) {
+	t.Setenv("KMODQUERY_POLL", "1ms")
+	for _, test := range []struct {
+		args   []string
+		remedy string
+	}{
+		{[]string{"--socket", "s"}, "; correct it and restart osquery"},
+		{[]string{"record"}, "; correct it and load this service again"},
+	} {
+		c, err := parse(aMac(t.TempDir()), append(test.args, "--state-dir", t.TempDir(), "--config", configFile(t, "polls 1s\n")))
+		require.NoError(t, err)
+		sensors := mistakenOptions(c, &sqlite.Store{}).Sources
+		require.NotEmpty(t, sensors)
+		for _, sensor := range sensors {
+			require.Equal(t, c.mistake.Error()+test.remedy, sensor.Sensor().Reason)
+		}
+	}
+}
+
 // A corrected service cannot record while an extension with the mistake holds the store.
 func TestAnExtensionEndsWhenItsMistakeIsCorrected(t *testing.T) {
 	host := startHost(t)

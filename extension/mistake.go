@@ -32,9 +32,9 @@ func awaitCorrection(ctx context.Context, c *config) bool {
 }
 
 // endWhenCorrected calls stop once the configuration file has no mistake any more. What
-// started this process then starts it again.
+// started this process then starts it again, with the same environment.
 func endWhenCorrected(ctx context.Context, c *config, report *log.Logger, stop func()) {
-	if c.mistake == nil {
+	if c.mistake == nil || c.isLasting {
 		return
 	}
 	go func() {
@@ -55,12 +55,19 @@ func (c *config) restart() (starter, started string) {
 }
 
 // mistakenOptions returns the options of a recorder that records nothing, because the
-// configuration file has a mistake. osquery would restart an extension that ends every few
+// environment or the configuration file has a mistake. osquery would restart an extension that ends every few
 // seconds, and launchd a service.
 func mistakenOptions(c *config, store *sqlite.Store) collectors.Options {
 	o := collectors.Options{Stamp: c.platform.stamp, Cursors: store, Loss: store.Loss, SideBySide: true}
 	starter, started := c.restart()
-	reason := harmless(fmt.Sprintf("%v; %s then starts this %s again", c.mistake, starter, started))
+	remedy := fmt.Sprintf("%s then starts this %s again", starter, started)
+	switch {
+	case c.isLasting && c.command == "record":
+		remedy = "correct it and load this service again"
+	case c.isLasting:
+		remedy = "correct it and restart osquery"
+	}
+	reason := harmless(fmt.Sprintf("%v; %s", c.mistake, remedy))
 	for _, name := range wanted(c) {
 		o.Sources = append(o.Sources, mistakenSource{name, c.mistake, reason})
 	}

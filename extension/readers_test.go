@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"log"
@@ -164,28 +163,22 @@ func TestProcessRecordsWithoutAReaderSocket(t *testing.T) {
 	require.Equal(t, 1, strings.Count(reports.String(), "this process records, but others cannot read its latest events"), "%s", &reports)
 }
 
-// Only the recorder knows which events were lost with a truncated write-ahead log.
-func TestReadersShowThatEventsAreLost(t *testing.T) {
+// Only the recorder knows that its key cannot be kept.
+func TestReadersShowWhatTheRecorderSaysOfTheStore(t *testing.T) {
 	c, err := parse(hostPlatform(), []string{"record", "--state-dir", shortDir(t), "--sources", "kmsg"})
 	require.NoError(t, err)
-	store, err := sqlite.Open(t.Context(), c.stateDir, sqlite.Options{})
-	require.NoError(t, err)
-	require.NoError(t, store.Close())
-	lock := filepath.Join(c.stateDir, "lock")
-	state, err := os.ReadFile(lock)
-	require.NoError(t, err)
-	require.Contains(t, string(state), `"last":0,`)
-	require.NoError(t, os.WriteFile(lock, bytes.Replace(state, []byte(`"last":0,`), []byte(`"last":5,`), 1), 0o600))
+	require.NoError(t, os.MkdirAll(filepath.Join(c.stateDir, "events.key", "x"), 0o700))
 
 	a, err := open(t.Context(), c, log.New(io.Discard, "", 0))
 	require.NoError(t, err)
 	defer func() { require.NoError(t, a.Close()) }()
 	a.awaitStart(c, nil)
-	const reason = "the last 5 events are lost: the write-ahead log was truncated or an older database put in its place"
+	reason := a.store.Loss()
+	require.Contains(t, reason, "the key of the event store cannot be kept")
 	var stdout, stderr strings.Builder
 	args := []string{"query", "--state-dir", c.stateDir, "--sources", "kmsg", "--format", "csv", "SELECT DISTINCT role, store_reason FROM kernel_module_sensors"}
 	require.Zero(t, run(t.Context(), c.platform, args, input(t, ""), &stdout, &stderr))
-	require.Equal(t, "role,store_reason\nreader,"+reason+"\n", stdout.String())
+	require.Equal(t, "role,store_reason\nreader,\""+reason+"\"\n", stdout.String())
 	require.Empty(t, stderr.String())
 	require.Equal(t, reason, a.recorder.Sensors(t.Context())[0].StoreReason)
 }

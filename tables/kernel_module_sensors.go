@@ -100,6 +100,8 @@ var sensorColumns = []columnOf[health]{
 		func(h *health) string { return h.Totals.UnprivilegedSum }),
 	number("sums_after", local, "Rows up to this eid are not in the sums, because an earlier version stored them, or because the key or the totals were lost or changed since",
 		func(h *health) *int64 { return h.Totals.SumsAfter }),
+	number("first_eid", local, "eid of the first row in the store. It grows when rows expire by age",
+		func(h *health) *int64 { return known(&h.FirstEID) }),
 	number("last_eid", local, "eid of the last row that was stored",
 		func(h *health) *int64 { return h.Totals.LastEID }),
 	number("oldest_time", local, "Unix time in seconds of the oldest event in the store",

@@ -25,7 +25,7 @@ func (s statusOnly) Status(context.Context) (kmodquery.StoreStatus, error) { ret
 
 func TestSensorsShowEveryColumn(t *testing.T) {
 	c := testConfig(t)
-	c.Store = statusOnly{status: kmodquery.StoreStatus{Path: "/var/lib/x", Role: "recorder", Rows: 20, Bytes: 21, OldestTime: 22, Errors: 23, Damaged: 24, Skipped: 25,
+	c.Store = statusOnly{status: kmodquery.StoreStatus{Path: "/var/lib/x", Role: "recorder", Rows: 20, Bytes: 21, OldestTime: 22, FirstEID: 30, Errors: 23, Damaged: 24, Skipped: 25,
 		Totals: kmodquery.StoreTotals{Rows: new(int64(26)), UnprivilegedRows: new(int64(27)), Sum: "a", UnprivilegedSum: "b", SumsAfter: new(int64(28)), LastEID: new(int64(29))}}}
 	c.Recorder = &recorder{sensors: []kmodquery.Sensor{
 		{Source: "ebpf", State: "active", Since: 1, Hooks: `["module_load (tp_btf)"]`, Received: 2, Lost: 3, DecodeErrors: 4,
@@ -37,11 +37,11 @@ func TestSensorsShowEveryColumn(t *testing.T) {
 			"decode_errors": "4", "enrich_errors": "5", "store_errors": "23", "shed": "9", "damaged_rows": "24", "denied": "6", "joined": "8", "last_event_time": "7",
 			"gap_start": "10", "gap_end": "11", "role": "recorder",
 			"store_path": "/var/lib/x", "store_rows": "20", "store_bytes": "21", "oldest_time": "22", "expired_unread": "25", "recorded_rows": "26", "recorded_unprivileged_rows": "27",
-			"recorded_sum": "a", "recorded_unprivileged_sum": "b", "sums_after": "28", "last_eid": "29", "kernel": "6.1.0-test", "version": kmodquery.Version},
+			"recorded_sum": "a", "recorded_unprivileged_sum": "b", "sums_after": "28", "first_eid": "30", "last_eid": "29", "kernel": "6.1.0-test", "version": kmodquery.Version},
 		{"rowid": "2", "source": "audit", "state": "unavailable", "reason": `no permission;\x0arun as root`, "received": "0", "lost": "0",
 			"decode_errors": "0", "enrich_errors": "0", "store_errors": "23", "shed": "0", "damaged_rows": "24", "denied": "0", "joined": "0", "role": "recorder",
 			"store_path": "/var/lib/x", "store_rows": "20", "store_bytes": "21", "oldest_time": "22", "expired_unread": "25", "recorded_rows": "26", "recorded_unprivileged_rows": "27",
-			"recorded_sum": "a", "recorded_unprivileged_sum": "b", "sums_after": "28", "last_eid": "29", "kernel": "6.1.0-test", "version": kmodquery.Version},
+			"recorded_sum": "a", "recorded_unprivileged_sum": "b", "sums_after": "28", "first_eid": "30", "last_eid": "29", "kernel": "6.1.0-test", "version": kmodquery.Version},
 	}, rowsOf(t, c, "kernel_module_sensors", "{}"))
 	require.Equal(t, []map[string]string{{"rowid": "1", "lost": "3"}, {"rowid": "2", "lost": "0"}},
 		rowsOf(t, c, "kernel_module_sensors", contextJSON(t, []string{"lost", "since_when"})))
@@ -81,7 +81,7 @@ func TestSensorsDoNotGuessTheSizesOfAStoreThatCannotBeRead(t *testing.T) {
 	c.Store = statusOnly{status: kmodquery.StoreStatus{Role: kmodquery.RoleRecorder, Errors: 3}, err: errors.New("count events: disk is gone")}
 	c.Recorder = &recorder{sensors: []kmodquery.Sensor{{Source: "ebpf"}}}
 	rows := rowsOf(t, c, "kernel_module_sensors", contextJSON(t, []string{"store_errors", "store_rows", "store_bytes", "oldest_time", "expired_unread",
-		"recorded_rows", "recorded_sum", "recorded_unprivileged_rows", "recorded_unprivileged_sum", "sums_after", "last_eid"}))
+		"recorded_rows", "recorded_sum", "recorded_unprivileged_rows", "recorded_unprivileged_sum", "sums_after", "first_eid", "last_eid"}))
 	require.Equal(t, []map[string]string{{"rowid": "1", "store_errors": "3"}}, rows)
 }
 

@@ -19,16 +19,19 @@ const (
 // system may never answer. Create one with New.
 type Runner[T any] struct {
 	Timeout time.Duration // of one look-up
+	// Patience is how long Run waits for an earlier look-up with the same key that nobody waits
+	// for any more, until it takes it for one that hangs.
+	Patience time.Duration
 
 	turn chan struct{} // holds a value while a look-up is waited for
 
 	mu      sync.Mutex
-	running map[string]bool // by key
+	running map[string]chan struct{} // by key; closed when it ends
 }
 
 // New returns a Runner that waits for a look-up for 30 seconds.
 func New[T any]() *Runner[T] {
-	return &Runner[T]{Timeout: hangTime, turn: make(chan struct{}, 1), running: map[string]bool{}}
+	return &Runner[T]{Timeout: hangTime, turn: make(chan struct{}, 1), running: map[string]chan struct{}{}}
 }
 
 // Running returns how many look-ups run or hang.
@@ -36,6 +39,22 @@ func (r *Runner[T]) Running() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.running)
+}
+
+// Await waits until no look-up with the key runs, Patience is over or ctx ends.
+func (r *Runner[T]) Await(ctx context.Context, key string) {
+	r.mu.Lock()
+	ended := r.running[key]
+	r.mu.Unlock()
+	if ended == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.Patience)
+	defer cancel()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+	}
 }
 
 // Run returns what find returns, and panics as find does. It reports false if find hangs, if
@@ -47,10 +66,12 @@ func (r *Runner[T]) Run(ctx context.Context, key string, find func(context.Conte
 		return found, false
 	}
 	defer func() { <-r.turn }()
+	r.Await(ctx, key)
+	itsEnd := make(chan struct{})
 	r.mu.Lock()
-	isRefused := r.running[key] || len(r.running) >= maxHanging
+	isRefused := r.running[key] != nil || len(r.running) >= maxHanging
 	if !isRefused {
-		r.running[key] = true
+		r.running[key] = itsEnd
 	}
 	r.mu.Unlock()
 	if isRefused {
@@ -70,6 +91,7 @@ func (r *Runner[T]) Run(ctx context.Context, key string, find func(context.Conte
 			r.mu.Lock()
 			delete(r.running, key)
 			r.mu.Unlock()
+			close(itsEnd)
 			ended <- o
 		}()
 		o.value = find(ctx)

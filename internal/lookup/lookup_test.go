@@ -3,6 +3,7 @@ package lookup
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -31,6 +32,24 @@ func TestLookupEndsWithItsContext(t *testing.T) {
 	require.False(t, <-first)
 	require.Equal(t, 1, l.Running())
 	close(release)
+}
+
+// A look-up waits for one that its caller has left.
+func TestLookupWaitsForAnAbandonedOne(t *testing.T) {
+	l := New[int]()
+	l.Patience = time.Minute
+	release, began := make(chan struct{}), make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-began; cancel() }()
+	_, ok := l.Run(ctx, "a", func(context.Context) int { close(began); <-release; return 1 })
+	require.False(t, ok)
+	_, ok = l.Run(ctx, "a", nil)
+	require.False(t, ok)
+	time.AfterFunc(time.Millisecond, func() { close(release) })
+	found, ok := l.Run(t.Context(), "a", func(context.Context) int { return 2 })
+	require.True(t, ok)
+	require.Equal(t, 2, found)
+	l.Await(t.Context(), "a")
 }
 
 // The table's own goroutine recovers from a panic and reports it.

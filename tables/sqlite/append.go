@@ -13,7 +13,7 @@ import (
 )
 
 var insertSQL = func() string {
-	names := append(columnNames(kmodquery.EventColumns()), "cheap", "sums")
+	names := append(columnNames(kmodquery.EventColumns()), "cheap", "sums", "mac")
 	text, _, err := squirrel.Insert("events").Columns(names...).Values(make([]any, len(names))...).ToSql()
 	if err != nil {
 		panic(err)
@@ -98,10 +98,12 @@ func (s *Store) insertEvents(ctx context.Context, tx *sql.Tx, deliveries []kmodq
 	if eid < 0 || eid > maxEID {
 		return fmt.Errorf("%w: its last event is %d", errDamaged, eid)
 	}
+	// Somebody may have deleted the events and what SQLite remembers of their EIDs.
+	eid = max(eid, t.Last, s.state.LastEID)
 	now := s.options.Now().Unix()
 	columns := kmodquery.EventColumns()
 	sums := newChecksummer(columns, s.rowKey)
-	values := make([]any, len(columns)+2)
+	values := make([]any, len(columns)+3)
 	for i := range deliveries {
 		event := &deliveries[i].Event
 		eid++
@@ -116,12 +118,12 @@ func (s *Store) insertEvents(ctx context.Context, tx *sql.Tx, deliveries []kmodq
 		if event.IsUnprivileged() {
 			kind = 1
 		}
-		sum := sums.of(values, kind)
-		values[len(columns)], values[len(columns)+1] = kind, sum
+		sum, mac := sums.of(values, kind)
+		values[len(columns)], values[len(columns)+1], values[len(columns)+2] = kind, sum, mac
 		if _, err := insert.ExecContext(ctx, values...); err != nil {
 			return err
 		}
-		t.count(1, eid, kind, sum)
+		t.count(1, eid, kind, mac)
 		if deliveries[i].Key != "" {
 			if _, err := key.ExecContext(ctx, event.Source, deliveries[i].Key); err != nil {
 				return fmt.Errorf("store a deduplication key: %w", err)

@@ -19,7 +19,6 @@ const (
 	groups       = 9
 	keyGroup     = groups - 1
 	checksumSize = 4 * groups
-	macSize      = sha256.Size
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -72,11 +71,11 @@ func newChecksummer(columns []kmodquery.Column, key []byte) *checksummer {
 	return c
 }
 
-// of returns the checksums of all groups and, with a key, the HMAC of the row of this
-// kind, concatenated. The checksum of a group whose columns are not all there is
-// meaningless. The values are int64, string or nil.
-func (c *checksummer) of(values []any, kind int64) []byte {
-	sums := make([]byte, 0, checksumSize+macSize)
+// of returns the checksums of all groups, concatenated, and, with a key, the HMAC of the row
+// of this kind. The checksum of a group whose columns are not all there is meaningless. The
+// values are int64, string or nil.
+func (c *checksummer) of(values []any, kind int64) (sums, mac []byte) {
+	sums = make([]byte, 0, checksumSize)
 	if c.mac != nil {
 		c.mac.Reset()
 	}
@@ -88,9 +87,9 @@ func (c *checksummer) of(values []any, kind int64) []byte {
 	}
 	if c.mac != nil {
 		c.mac.Write(appendValue(c.buffer[:0], kind))
-		sums = c.mac.Sum(sums)
+		mac = c.mac.Sum(nil)
 	}
-	return sums
+	return sums, mac
 }
 
 func (c *checksummer) ofGroup(group int, values []any) uint32 {
@@ -111,7 +110,7 @@ func (c *checksummer) ofGroup(group int, values []any) uint32 {
 // HMAC, which only [Store.Verify] does: a query may read some of the columns, and a reader
 // has no key.
 func (c *checksummer) matches(values []any, sums []byte) bool {
-	if len(sums) != checksumSize && len(sums) != checksumSize+macSize {
+	if len(sums) != checksumSize {
 		return false
 	}
 	for group, members := range c.members {

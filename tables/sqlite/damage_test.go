@@ -278,7 +278,7 @@ func serveDamaged(t *testing.T, random *rand.Rand, tm *template) (outcome string
 	case served >= len(tm.events):
 		return "whole"
 	}
-	require.Contains(t, s.Loss(), "events are lost", "%d served", served)
+	require.Contains(t, status.Trouble, "events are lost", "%d served", served)
 	return "log truncated"
 }
 

@@ -11,7 +11,8 @@ import (
 	"strings"
 	"time"
 
-	_ "modernc.org/sqlite" // the driver "sqlite"
+	driver "modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/kmodquery/kmodquery"
 )
@@ -19,6 +20,9 @@ import (
 const (
 	// readers bounds the statements that read at the same time.
 	readers = 4
+	// maxRow bounds the texts of a row that is read, in bytes. No event has as many, and root could
+	// store some that take all memory.
+	maxRow = 16 << 20
 	// walBytes bounds the size of the write-ahead log after it was written back.
 	walBytes = 64 << 20
 	// defaultBusyTimeout is how long a statement waits for a lock on the database.
@@ -92,10 +96,21 @@ func (d *database) openRest(ctx context.Context, path string, busyTimeout time.D
 	if d.readers, err = openReaders(path, busyTimeout); err != nil {
 		return err
 	}
-	return d.readUnsummed(ctx)
+	return d.beginReading(ctx)
 }
 
-var eventsSQL = "SELECT " + strings.Join(columnNames(kmodquery.EventColumns()), ", ") + ", sums, cheap FROM events"
+var eventsSQL = "SELECT " + strings.Join(columnNames(kmodquery.EventColumns()), ", ") + ", sums, mac, cheap FROM events"
+
+// fitsSQL selects the rows that are not too long, without reading their text.
+var fitsSQL = func() string {
+	lengths := "coalesce(octet_length(sums), 0) + coalesce(octet_length(mac), 0)"
+	for _, column := range kmodquery.EventColumns() {
+		if !column.Number {
+			lengths += " + coalesce(octet_length(" + column.Name + "), 0)"
+		}
+	}
+	return fmt.Sprintf("%s <= %d", lengths, maxRow)
+}()
 
 // readSQL selects all columns that are read of each table.
 var readSQL = []string{
@@ -135,11 +150,30 @@ func openReadable(ctx context.Context, path string, busyTimeout time.Duration) (
 		return db, fmt.Errorf("%s %w: it has schema version %d and this program needs %d; "+
 			"restart the process that records with this version", path, errUnfinished, version, len(migrations))
 	}
-	return db, db.readUnsummed(ctx)
+	return db, db.beginReading(ctx)
 }
 
-func (d *database) readUnsummed(ctx context.Context) error {
+// beginReading prepares the readers of a database that has the newest schema.
+func (d *database) beginReading(ctx context.Context) error {
+	if err := limitRows(ctx, d.readers); err != nil {
+		return err
+	}
 	return d.readers.QueryRowContext(ctx, "SELECT coalesce(max(eid), 0) FROM unsummed").Scan(&d.unsummed)
+}
+
+// limitRows opens all connections of a pool of readers and bounds the rows that they read.
+func limitRows(ctx context.Context, pool *sql.DB) error {
+	for range readers {
+		conn, err := pool.Conn(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Close() // once all are open
+		if _, err := driver.Limit(conn, sqlite3.SQLITE_LIMIT_LENGTH, maxRow); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // skipTo makes the EIDs continue after one.

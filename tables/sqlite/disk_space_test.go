@@ -232,3 +232,24 @@ func TestTheReasonOfAWriteErrorNamesTheCause(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, entries, "the probe was not removed")
 }
+
+// Once the disk has space, the key that could not be written is.
+func TestTheKeyIsWrittenOnceThereIsSpace(t *testing.T) {
+	dir, remount := smallDisk(t)
+	var said []string
+	s := openIn(t, dir, Options{Report: func(err error) { said = append(said, err.Error()) }})
+	s.rowKey, s.keyIsKept = nil, false
+	require.NoError(t, os.Remove(s.keyPath()))
+	fill := filepath.Join(dir, "fill")
+	_ = os.WriteFile(fill, make([]byte, 4<<20), fileMode)
+	s.keepKey()
+	require.Contains(t, s.Loss(), "the key of the event store cannot be kept")
+	require.Len(t, said, 1)
+	remount(0, "size=8m")
+	s.keepKey()
+	require.Empty(t, s.Loss())
+	require.Len(t, said, 1)
+	key, err := os.ReadFile(s.keyPath())
+	require.NoError(t, err)
+	require.Equal(t, s.rowKey, key)
+}

@@ -93,6 +93,9 @@ func (s *Store) expire(ctx context.Context) (more bool, err error) {
 		if more, err = s.remove(ctx, olderSQL, s.chunk, oldest, latest); err != nil {
 			return false, err
 		}
+		if err = s.endLost(ctx, present.Unix(), oldest); err != nil {
+			return false, err
+		}
 	}
 	for unprivileged, most := range []int64{s.options.MaxEvents, s.options.MaxUnprivileged} {
 		if most <= 0 {

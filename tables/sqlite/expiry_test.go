@@ -111,3 +111,18 @@ func TestAppendExpiresEventsPeriodically(t *testing.T) {
 	}
 	require.EqualValues(t, 3, rows(), "each batch deletes one chunk until the bounds hold")
 }
+
+// An old event between younger ones stays, so only the first EID shows that events expire.
+func TestTheFirstEIDShowsExpiryByAge(t *testing.T) {
+	s := openStore(t, Options{MaxAge: time.Hour, Now: func() time.Time { return time.Unix(1_000_000, 0) }})
+	var events []kmodquery.Event
+	for _, at := range []int64{900, 1_000_000, 500, 1_000_000} {
+		events = append(events, kmodquery.Event{Time: at})
+	}
+	require.NoError(t, appendEvents(context.Background(), s, events))
+	before := statusOf(t, s)
+	require.NoError(t, s.Expire(context.Background()))
+	after := statusOf(t, s)
+	require.Equal(t, before.OldestTime, after.OldestTime)
+	require.Equal(t, []int64{1, 2}, []int64{before.FirstEID, after.FirstEID})
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -15,55 +16,73 @@ import (
 // keyName is a file with the key of the rows' HMACs. It is no part of the database, so that
 // the database alone, or a copy of it, is not enough to change a row unnoticed.
 const (
-	keyName = "key"
+	keyName = "events.key"
 	keySize = 32
 )
 
+// errNoKey matches errors for a file that is no key: it has another size, type or owner.
+var errNoKey = errors.New("it is no file of 32 bytes that belongs to this user or root alone")
+
 // keepKey reads the key, or makes one. While it runs it writes the same key again if the file
-// was removed or changed. Without a file the key lasts as long as the process: the totals of
-// the next one begin anew. The caller holds mu, or is Open.
-func (s *Store) keepKey() {
-	path := filepath.Join(filepath.Dir(s.path), keyName)
-	key, err := s.readKey(path)
-	isKnown := s.rowKey != nil
-	if err == nil && (!isKnown || bytes.Equal(key, s.rowKey)) {
-		s.rowKey = key
+// was removed or changed. A file that cannot be read stays, and the next call reads it again.
+// The caller holds mu, or is Open.
+func (s *Store) keepKey() { s.useKey(s.readKey(s.keyPath())) }
+
+func (s *Store) keyPath() string { return filepath.Join(filepath.Dir(s.path), keyName) }
+
+// useKey takes what readKey returned.
+func (s *Store) useKey(key []byte, err error) {
+	if err == nil && (!s.keyIsKept || bytes.Equal(key, s.rowKey)) {
+		s.rowKey, s.keyIsKept = key, true
 		s.note("key", "")
 		return
 	}
-	if !isKnown {
+	if err != nil && !errors.Is(err, errNoKey) && !errors.Is(err, fs.ErrNotExist) {
+		s.note("key", fmt.Sprintf("the key of the event store cannot be read, so the rows are not checked: %v", err))
+		return
+	}
+	s.makeKey()
+	if err := writeKey(s.keyPath(), s.rowKey); err != nil {
+		s.note("key", fmt.Sprintf("the key of the event store cannot be kept, so the next recorder cannot check the rows of this one: %v", err))
+		return
+	}
+	s.note("key", "")
+	if s.keyIsKept {
+		s.report(fmt.Errorf("%s was removed or changed; it was written again", s.keyPath()))
+	}
+	s.keyIsKept = true
+}
+
+// makeKey makes a key if none was read or made.
+func (s *Store) makeKey() {
+	if s.rowKey == nil {
 		s.rowKey = make([]byte, keySize)
 		_, _ = rand.Read(s.rowKey) // never fails
-	}
-	if err := writeKey(path, s.rowKey); err != nil {
-		s.note("key", fmt.Sprintf("the key of the event store cannot be kept, so the next recorder cannot check the rows of this one: %v", err))
-	} else if isKnown {
-		s.report(fmt.Errorf("%s was removed or changed; it was written again", path))
 	}
 }
 
 // readKey reads a key from a file of this user or root. It removes the permissions of others
 // from the file, and reports that.
 func (s *Store) readKey(path string) ([]byte, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() != keySize || requireOwner(path, info) != nil {
+		return nil, fmt.Errorf("%s: %w", path, errNoKey)
+	}
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || info.Size() != keySize {
-		return nil, fmt.Errorf("%s is no file of %d bytes", path, keySize)
-	}
 	if mode := info.Mode().Perm(); mode&^fileMode != 0 {
 		s.report(fmt.Errorf("%s had mode %04o, so others may have read it; now it has mode %04o", path, mode, mode&fileMode))
 		_ = file.Chmod(mode & fileMode)
 	}
 	key := make([]byte, keySize)
 	_, err = io.ReadFull(file, key)
-	return key, errors.Join(err, requireOwner(path, info))
+	return key, err
 }
 
 // writeKey writes the key. If it is interrupted, the file has another size and is no key.

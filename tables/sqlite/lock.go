@@ -38,6 +38,8 @@ func (s *Store) IsRecorder() bool {
 // IsSuperseded reports whether this process was the recorder and another process holds the
 // lock now, which it took after the lock file was removed.
 func (s *Store) IsSuperseded() bool {
+	s.locking.Lock()
+	defer s.locking.Unlock()
 	if !s.records || s.IsRecorder() {
 		return false
 	}
@@ -71,6 +73,8 @@ func (s *Store) keepLock() error {
 	if !s.records || s.IsRecorder() {
 		return nil
 	}
+	s.locking.Lock()
+	defer s.locking.Unlock()
 	dir := filepath.Dir(s.path)
 	_, err := secure(dir)
 	var lock *os.File

@@ -20,6 +20,7 @@ type lockState struct {
 	Inode       uint64 `json:"inode"`   // of the same file
 	Schema      int    `json:"schema"`  // its schema version
 	LastEID     int64  `json:"last"`    // the last EID that Append assigned, or an earlier one
+	Begun       bool   `json:"begun"`   // the database had totals
 	TrustedTime int64  `json:"trusted"` // Unix time in seconds that the age of events was last counted from; 0 if none
 	Ahead       int64  `json:"ahead"`   // seconds by which the wall clock was ahead of it, if that was not accepted
 	Steady      int64  `json:"steady"`  // seconds for which recorders have run since then

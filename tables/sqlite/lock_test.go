@@ -1,8 +1,10 @@
 package sqlite
 
 import (
+	"context"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -22,4 +24,24 @@ func TestAProcessIsNoRecorderWithoutItsLockFile(t *testing.T) {
 	require.False(t, recorder.IsRecorder(), "another process may hold the new lock file")
 	require.NoError(t, os.Rename(lock+"ed", lock))
 	require.True(t, recorder.IsRecorder())
+}
+
+// The question whether another process records keeps no batch from being stored.
+func TestLookingForAnotherRecorderFailsNoBatch(t *testing.T) {
+	s := openStore(t, Options{})
+	ctx, stop := context.WithCancel(t.Context())
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		for ctx.Err() == nil {
+			if s.IsSuperseded() {
+				t.Error("superseded by itself")
+			}
+		}
+	})
+	defer looking.Wait()
+	defer stop()
+	for range 300 {
+		require.NoError(t, os.Remove(filepath.Join(filepath.Dir(s.path), lockName)))
+		require.NoError(t, s.Check(ctx))
+	}
 }

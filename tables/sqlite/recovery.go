@@ -171,6 +171,7 @@ func (s *Store) clearPath(cause error) error {
 	}
 	s.recreated, s.recreatedAt = true, max(s.elapsed(), 1)
 	s.state.Inode = 0 // continueEIDs need not say that it is gone
+	s.lost = "earlier events are lost, because the event store was damaged and recreated"
 	s.report(fmt.Errorf("%s was damaged and is now %s; a new event store was created: %w", s.path, copied, cause))
 	return nil
 }

@@ -285,5 +285,5 @@ func TestARemovedStoreIsRecreated(t *testing.T) {
 		s.path + " was removed or replaced; the event store continues with another one",
 		"events between eid 0 and eid 2 are lost: the database was removed or an older one put in its place",
 	}, said)
-	require.Equal(t, said[1], s.Loss())
+	require.Equal(t, said[1], statusOf(t, s).Trouble)
 }

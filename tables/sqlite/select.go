@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/Masterminds/squirrel"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/kmodquery/kmodquery"
 )
@@ -78,8 +79,32 @@ func selected(f kmodquery.Filter) squirrel.Sqlizer {
 }
 
 // events calls visit with the events that where selects, nil selecting all, in an order,
-// until visit returns false. It counts the rows that do not match their checksums.
+// until visit returns false. It counts the rows that do not match their checksums. It leaves
+// out the rows that are longer than any event, but only if it finds one: the condition takes
+// longer than the rest of the query.
 func (s *Store) events(ctx context.Context, db *database, wanted []string, where squirrel.Sqlizer, order string, visit func(*kmodquery.Event) bool) error {
+	last := int64(0) // EIDs begin at 1
+	err := s.visitEvents(ctx, db, wanted, where, order, &last, visit)
+	if code, _ := codeOf(err); code != sqlite3.SQLITE_TOOBIG {
+		return err
+	}
+	s.countDamaged()
+	rest := squirrel.And{squirrel.Expr(fitsSQL)}
+	switch {
+	case last != 0 && order == newestFirst:
+		rest = append(rest, squirrel.Expr("eid < ?", last))
+	case last != 0:
+		rest = append(rest, squirrel.Expr("eid > ?", last))
+	}
+	if where != nil {
+		rest = append(rest, where)
+	}
+	return s.visitEvents(ctx, db, wanted, rest, order, &last, visit)
+}
+
+// visitEvents is events, and fails if it finds a row that is too long. last is the EID of the
+// last event, or 0.
+func (s *Store) visitEvents(ctx context.Context, db *database, wanted []string, where squirrel.Sqlizer, order string, last *int64, visit func(*kmodquery.Event) bool) error {
 	columns := readColumns(wanted)
 	rows, err := reading(columns, where, order).RunWith(db.readers).QueryContext(ctx)
 	if err != nil {
@@ -88,7 +113,6 @@ func (s *Store) events(ctx context.Context, db *database, wanted []string, where
 	defer rows.Close()
 
 	r := newRow(columns, wanted)
-	last := int64(0) // EIDs begin at 1
 	for rows.Next() {
 		if err := rows.Scan(r.pointers...); err != nil {
 			return err
@@ -98,10 +122,10 @@ func (s *Store) events(ctx context.Context, db *database, wanted []string, where
 			s.countDamaged()
 			continue
 		}
-		if last != 0 && (event.EID < last) != (order == newestFirst) || event.EID == last {
-			return fmt.Errorf("%w: event %d follows event %d", errDamaged, event.EID, last)
+		if *last != 0 && (event.EID < *last) != (order == newestFirst) || event.EID == *last {
+			return fmt.Errorf("%w: event %d follows event %d", errDamaged, event.EID, *last)
 		}
-		last = event.EID
+		*last = event.EID
 		if !visit(event) {
 			return nil
 		}

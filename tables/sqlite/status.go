@@ -38,11 +38,11 @@ type statusRead struct {
 }
 
 func (s *Store) readStatus(ctx context.Context, status kmodquery.StoreStatus) statusRead {
-	var unprivileged, first int64
+	var unprivileged int64
 	var text, counted string
 	err := s.use(ctx, func(db *database) (err error) {
 		row := db.readers.QueryRowContext(ctx, statusSQL)
-		if err = row.Scan(&status.Rows, &unprivileged, &status.OldestTime, &first, &text); err == nil {
+		if err = row.Scan(&status.Rows, &unprivileged, &status.OldestTime, &status.FirstEID, &text); err == nil {
 			status.Skipped, err = s.totalSkipped(ctx, db)
 		}
 		return err
@@ -53,7 +53,7 @@ func (s *Store) readStatus(ctx context.Context, status kmodquery.StoreStatus) st
 			Rows: &t.Rows[0], UnprivilegedRows: &t.Rows[1], SumsAfter: &t.After, LastEID: &t.Last,
 			Sum: t.Sums[0].String(), UnprivilegedSum: t.Sums[1].String(),
 		}
-		counted = t.compare([2]int64{status.Rows - unprivileged, unprivileged}, first)
+		counted = t.compare([2]int64{status.Rows - unprivileged, unprivileged})
 	}
 	status.Trouble = s.trouble(counted)
 	if err != nil {
@@ -63,16 +63,16 @@ func (s *Store) readStatus(ctx context.Context, status kmodquery.StoreStatus) st
 	return statusRead{status, nil}
 }
 
-// compare says in one line how the rows that are there differ from the totals, or returns "".
-// first is their lowest EID.
-func (t *totals) compare(rows [2]int64, first int64) string {
+// compare says in one line how the rows that are there differ from the totals, and what the
+// totals say is lost, or returns "".
+func (t *totals) compare(rows [2]int64) string {
 	var all []string
 	if rows != t.Rows {
 		all = append(all, fmt.Sprintf("the store has %d rows and %d unprivileged ones instead of %d and %d: "+
 			"rows were deleted or added by hand, or the disk failed", rows[0], rows[1], t.Rows[0], t.Rows[1]))
 	}
-	if t.Anew && 0 < first && first <= t.After {
-		all = append(all, t.anewText())
+	if t.Lost != "" {
+		all = append(all, t.Lost)
 	}
 	return strings.Join(all, "; ")
 }
@@ -93,8 +93,8 @@ func (s *Store) trouble(counted string) string {
 	return strings.Join(all, "; ")
 }
 
-// Loss says in one line which stored events are lost or were changed, or returns "". Only the
-// recorder knows that.
+// Loss says in one line what is wrong with the stored events that only the recorder knows, or
+// returns "".
 func (s *Store) Loss() string {
 	var all []string
 	s.notes.Range(func(_, text any) bool {

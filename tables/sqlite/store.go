@@ -21,6 +21,8 @@ const (
 	// and openPoll is the interval at which it tries.
 	openWait = 10 * time.Second
 	openPoll = 20 * time.Millisecond
+	// abandonedWait bounds how long Status and Close wait for a Status whose caller has left.
+	abandonedWait = time.Second
 )
 
 // Options bound what a [Store] keeps.
@@ -60,6 +62,9 @@ type Store struct {
 
 	// lock is the recorder's lock file; nil in a reader. It changes while mu is held.
 	lock atomic.Pointer[os.File]
+	// locking is held while this process tries to take the lock again, so that two tries do
+	// not take each other for another process.
+	locking sync.Mutex
 
 	// mu serializes batches and guards the fields below. It is taken before gate. The
 	// times are elapsed times; 0 means never.
@@ -69,14 +74,17 @@ type Store struct {
 	nextExpiry  time.Time
 	appended    int           // events since the bounds were last found to hold
 	chunk       int           // the most events that one transaction deletes
+	slice       int           // the most rows that one step of Verify reads
 	walLimit    int64         // bytes; maxWAL except in tests
 	truncatedAt time.Duration // when truncateLongWAL last truncated the log
 	recreatedAt time.Duration // when the database was last set aside
 	suspectedAt time.Duration // when SQLite last reported damage that a check did not find
-	rowKey      []byte        // of the rows' HMACs; nil in a reader
+	rowKey      []byte        // of the rows' HMACs; nil in a reader, and until it was read
+	keyIsKept   bool          // the file has had this key
 	pass        pass          // the check of the rows that is under way
 	changes     int           // transactions that deleted events, and other databases
 	cursors     cursors       // with locks of their own
+	lost        string        // which events are lost, reported and not in the totals yet
 	recreated   bool          // the database was recreated or replaced since Open
 
 	notes sync.Map // texts by subject, see note
@@ -127,8 +135,9 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{path: filepath.Join(dir, databaseName), options: o, chunk: expiryChunk, walLimit: maxWAL,
+	s := &Store{path: filepath.Join(dir, databaseName), options: o, chunk: expiryChunk, slice: verifyRows, walLimit: maxWAL,
 		cursors: cursors{turn: make(chan struct{}, 1)}, statuses: lookup.New[statusRead]()}
+	s.statuses.Patience = abandonedWait
 	for deadline := time.Now().Add(openWait); ; {
 		lock, err := tryLock(dir)
 		if err != nil {
@@ -183,8 +192,9 @@ func (s *Store) openRecorder(ctx context.Context) error {
 		return errors.Join(err, db.close())
 	}
 	s.keepKey()
-	// Without space, the first batch that can be stored does this.
-	if err := s.beginTotals(ctx, db); err != nil && !isFullIn(err, filepath.Dir(s.path)) {
+	// Without space, or while another process keeps the database locked, the first batch that
+	// can be stored does this.
+	if err := s.beginTotals(ctx, db); isDamage(err) {
 		return errors.Join(err, db.close())
 	}
 	s.pass = pass{}
@@ -211,7 +221,8 @@ func (s *Store) continueEIDs(ctx context.Context, db *database) error {
 			// SQLite ignores the part of a log that follows a damaged frame.
 			text = fmt.Sprintf("the last %d events are lost: the write-ahead log was truncated or an older database put in its place", lost)
 		}
-		s.note("end", text)
+		s.lost = text
+		s.report(errors.New(text))
 	}
 	to := s.state.LastEID
 	if s.recreated {
@@ -338,6 +349,7 @@ func (s *Store) report(err error) {
 // Close closes the store. If it was the recorder, the next process that opens the
 // store becomes the recorder. No other call may be in progress.
 func (s *Store) Close() error {
+	s.statuses.Await(context.Background(), "")
 	var errs []error
 	if s.database != nil {
 		if s.records {

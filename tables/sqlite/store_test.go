@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -128,7 +129,7 @@ func TestTheFirstProcessRecordsAndOthersRead(t *testing.T) {
 		require.Positive(t, status.Bytes)
 		require.EqualValues(t, 1, *status.Totals.Rows)
 		status.Bytes, status.Totals = 0, kmodquery.StoreTotals{}
-		require.Equal(t, kmodquery.StoreStatus{Path: path, Role: test.role, Rows: 1, OldestTime: 7}, status)
+		require.Equal(t, kmodquery.StoreStatus{Path: path, Role: test.role, Rows: 1, OldestTime: 7, FirstEID: 1}, status)
 	}
 
 	require.NoError(t, recorder.Close())
@@ -152,7 +153,7 @@ func TestFilesAreReadableByTheirOwnerOnly(t *testing.T) {
 		require.Equal(t, os.FileMode(0o600), info.Mode(), entry.Name())
 		names = append(names, entry.Name())
 	}
-	require.ElementsMatch(t, []string{"events.db", "events.db-wal", "events.db-shm", "key", "lock"}, names)
+	require.ElementsMatch(t, []string{"events.db", "events.db-wal", "events.db-shm", "events.key", "lock"}, names)
 }
 
 func TestOpenRefusesOtherFiles(t *testing.T) {
@@ -307,15 +308,41 @@ func TestStatusOfAStoreThatHangs(t *testing.T) {
 	s.gate.Lock()
 	s.damaged.Add(3)
 	for range 2 {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			for s.statuses.Running() == 0 {
+				runtime.Gosched()
+			}
+			cancel()
+		}()
 		status, err := s.Status(ctx)
-		cancel()
 		require.EqualError(t, err, s.path+" does not answer; its disk may hang")
 		require.Equal(t, kmodquery.StoreStatus{Path: s.path, Role: kmodquery.RoleRecorder, Damaged: 3}, status)
 	}
 	require.Equal(t, 1, s.statuses.Running(), "each query leaves a goroutine behind")
-	s.gate.Unlock()
-	require.Eventually(t, func() bool { return s.statuses.Running() == 0 }, time.Minute, time.Millisecond)
+	// The next query waits for it.
+	s.statuses.Patience = time.Minute
+	time.AfterFunc(time.Millisecond, s.gate.Unlock)
 	_, err := s.Status(t.Context())
 	require.NoError(t, err)
+}
+
+func TestCloseWaitsForAnAbandonedStatus(t *testing.T) {
+	s, err := Open(t.Context(), t.TempDir(), Options{})
+	require.NoError(t, err)
+	s.gate.Lock()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		for s.statuses.Running() == 0 {
+			runtime.Gosched()
+		}
+		cancel()
+	}()
+	_, err = s.Status(ctx)
+	require.Error(t, err)
+	s.statuses.Patience = time.Minute
+	time.AfterFunc(time.Millisecond, s.gate.Unlock)
+	require.NoError(t, s.Close())
+	require.Zero(t, s.statuses.Running())
 }

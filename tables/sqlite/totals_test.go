@@ -2,14 +2,14 @@ package sqlite
 
 import (
 	"context"
-	"errors"
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -62,14 +62,14 @@ func requireSound(t *testing.T, s *Store) {
 	status := statusOf(t, s)
 	require.Empty(t, status.Trouble)
 	var want totals
-	rows, err := s.readers.Query("SELECT eid, cheap, sums FROM events")
+	rows, err := s.readers.Query("SELECT eid, cheap, mac FROM events")
 	require.NoError(t, err)
 	defer rows.Close()
 	for rows.Next() {
 		var eid, kind int64
-		var sums []byte
-		require.NoError(t, rows.Scan(&eid, &kind, &sums))
-		want.count(1, eid, kind, sums)
+		var mac []byte
+		require.NoError(t, rows.Scan(&eid, &kind, &mac))
+		want.count(1, eid, kind, mac)
 	}
 	require.Equal(t, want.Rows, [2]int64{*status.Totals.Rows, *status.Totals.UnprivilegedRows})
 	require.Equal(t, [2]string{want.Sums[0].String(), want.Sums[1].String()}, [2]string{status.Totals.Sum, status.Totals.UnprivilegedSum})
@@ -95,7 +95,10 @@ func TestExpiryOfBothKindsKeepsTheTotals(t *testing.T) {
 		require.NoError(t, s.Expire(context.Background()))
 		requireSound(t, s)
 	}
-	totals := statusOf(t, s).Totals
+	status := statusOf(t, s)
+	totals, all := status.Totals, eids(read(t, s, kmodquery.Filter{}))
+	require.Equal(t, slices.Min(all), status.FirstEID)
+	require.Greater(t, status.FirstEID, int64(1))
 	require.EqualValues(t, 7, *totals.Rows)
 	require.EqualValues(t, 3, *totals.UnprivilegedRows)
 	require.NotEqual(t, totals.Sum, totals.UnprivilegedSum)
@@ -103,7 +106,7 @@ func TestExpiryOfBothKindsKeepsTheTotals(t *testing.T) {
 }
 
 func TestTheSumDoesNotDependOnTheOrder(t *testing.T) {
-	row := func(b byte) []byte { return []byte(strings.Repeat(string(rune(b)), checksumSize+macSize)) }
+	row := func(b byte) []byte { return []byte(strings.Repeat(string(rune(b)), sha256.Size)) }
 	var forth, back totals
 	for i := byte(1); i < 100; i++ {
 		forth.count(1, 1, 0, row(i))
@@ -123,27 +126,32 @@ func TestTheSumDoesNotDependOnTheOrder(t *testing.T) {
 // Expiry that comes between two slices, before and behind the place of the check, and events
 // that are stored meanwhile, are no finding.
 func TestAChangingStoreGivesNoFinding(t *testing.T) {
-	s := openStore(t, Options{MaxEvents: 600, MaxUnprivileged: 300})
-	var working sync.WaitGroup
-	ctx, stop := context.WithCancel(context.Background())
-	working.Go(func() {
-		for i := 0; ctx.Err() == nil; i++ {
-			if err := errors.Join(appendEvents(ctx, s, mixed(20)), s.Expire(ctx)); err != nil && ctx.Err() == nil {
-				t.Error(err)
-			}
-		}
-	})
-	defer working.Wait()
-	defer stop()
-	for range 300 {
-		_, err := s.verifySlice(context.Background())
+	for _, slice := range []int{1, 4, 10} {
+		s := openStore(t, Options{})
+		s.slice = slice
+		require.NoError(t, appendEvents(context.Background(), s, mixed(10)))
+		done, err := s.verifySlice(context.Background())
 		require.NoError(t, err)
-		require.Empty(t, s.Loss())
-		require.Empty(t, statusOf(t, s).Trouble)
+		require.False(t, done)
+		s.options.MaxEvents, s.options.MaxUnprivileged = 3, 9 // up to eid 13, and eid 2
+		require.NoError(t, s.Expire(context.Background()))
+		require.NoError(t, appendEvents(context.Background(), s, mixed(2)))
+		requireSound(t, s)
+		s.options.MaxEvents, s.options.MaxUnprivileged = 20, 20
+		for i := range 200 {
+			require.NoError(t, appendEvents(context.Background(), s, mixed(i%4)))
+			if i%3 == 0 {
+				require.NoError(t, s.Expire(context.Background()))
+			}
+			_, err := s.verifySlice(context.Background())
+			require.NoError(t, err)
+			require.Empty(t, s.Loss())
+			require.Empty(t, statusOf(t, s).Trouble)
+		}
+		s.options.MaxEvents = 1
+		require.NoError(t, s.Expire(context.Background()))
+		requireSound(t, s)
 	}
-	stop()
-	working.Wait()
-	requireSound(t, s)
 }
 
 // A check reads a bounded number of rows at a time and finds what is behind the first of them.
@@ -160,6 +168,48 @@ func TestTheCheckReadsSlices(t *testing.T) {
 	done, err := s.verifySlice(context.Background())
 	require.NoError(t, err)
 	require.True(t, done)
+}
+
+// A row that is longer than any event is not read, and hides no other one.
+func TestALongRowIsNotRead(t *testing.T) {
+	for _, column := range []string{"raw", "cmdline", "event_name", "sums"} {
+		t.Run(column, func(t *testing.T) {
+			s := openStore(t, Options{})
+			require.NoError(t, appendEvents(context.Background(), s, mixed(3)))
+			value := "hex(zeroblob(?))"
+			if column == "sums" {
+				value = "zeroblob(2 * ?)"
+			}
+			hand(t, s, "UPDATE events SET "+column+" = "+value+" WHERE eid = 3", maxRow/2+1)
+			for i := range 2 * readers {
+				require.Equal(t, []int64{6, 5, 4, 2, 1}, eids(read(t, s, kmodquery.Filter{})))
+				require.EqualValues(t, i+1, s.damaged.Load())
+			}
+			// A cursor goes past it.
+			var found []int64
+			loads := kmodquery.Filter{Conditions: []kmodquery.Condition{{Column: "event_name", Op: kmodquery.Equal, Values: []any{kmodquery.EventModuleLoad}}}}
+			require.NoError(t, s.EventsBetween(context.Background(), 0, 6, loads, func(e *kmodquery.Event) error {
+				found = append(found, e.EID)
+				return nil
+			}))
+			require.Equal(t, []int64{1, 5}, found)
+			require.Contains(t, verified(t, s), "the rows are not those that were stored")
+		})
+	}
+}
+
+// An error of the check is said until all rows were checked.
+func TestACheckThatFailsIsSaid(t *testing.T) {
+	s := openStore(t, Options{})
+	require.NoError(t, appendEvents(context.Background(), s, mixed(2)))
+	hand(t, s, "UPDATE totals SET state = hex(zeroblob(?))", maxRow/2+1)
+	for range 2 {
+		_, err := s.verifySlice(context.Background())
+		require.ErrorContains(t, err, "too big")
+		require.Equal(t, "the rows of "+s.path+" cannot be checked: string or blob too big (18)", s.Loss())
+	}
+	require.NoError(t, appendEvents(context.Background(), s, mixed(2))) // the totals begin anew
+	require.Empty(t, verified(t, s))
 }
 
 // Each process reports at once that rows are missing.
@@ -198,21 +248,18 @@ func TestDeletedRowsAreMissed(t *testing.T) {
 }
 
 // resummed sets the checksums of a row to those of its values, as somebody can without the
-// key. The HMAC stays, or is left out.
-func resummed(t *testing.T, s *Store, eid int64, isShort bool) {
+// key. The HMAC stays.
+func resummed(t *testing.T, s *Store, eid int64) {
 	t.Helper()
 	columns := kmodquery.EventColumns()
-	values := make([]any, len(columns)+1)
+	values := make([]any, len(columns))
 	pointers := make([]any, len(values))
 	for i := range values {
 		pointers[i] = &values[i]
 	}
 	names := strings.Join(columnNames(columns), ", ")
-	require.NoError(t, s.readers.QueryRow("SELECT "+names+", sums FROM events WHERE eid = ?", eid).Scan(pointers...))
-	sums := newChecksummer(columns, nil).of(values, 0)
-	if !isShort {
-		sums = append(sums, values[len(columns)].([]byte)[checksumSize:]...)
-	}
+	require.NoError(t, s.readers.QueryRow("SELECT "+names+" FROM events WHERE eid = ?", eid).Scan(pointers...))
+	sums, _ := newChecksummer(columns, nil).of(values, 0)
 	hand(t, s, "UPDATE events SET sums = ? WHERE eid = ?", sums, eid)
 }
 
@@ -227,14 +274,15 @@ func TestChangedRowsAreFound(t *testing.T) {
 		"a value": {func(t *testing.T, s *Store) { hand(t, s, "UPDATE events SET name = 'x' WHERE eid = 3") }, byEither, "eid 3", false},
 		"a value and its checksum": {func(t *testing.T, s *Store) {
 			hand(t, s, "UPDATE events SET name = 'x' WHERE eid = 3")
-			resummed(t, s, 3, false)
+			resummed(t, s, 3)
 		}, byHand, "eid 3", true},
 		"a value and the checksum of an older version": {func(t *testing.T, s *Store) {
 			hand(t, s, "UPDATE events SET name = 'x' WHERE eid = 3")
-			resummed(t, s, 3, true)
+			hand(t, s, "UPDATE events SET mac = NULL WHERE eid = 3")
+			resummed(t, s, 3)
 		}, byHand, "eid 3", true},
 		"the HMAC": {func(t *testing.T, s *Store) {
-			hand(t, s, "UPDATE events SET sums = CAST(substr(sums, 1, 36) || zeroblob(32) AS BLOB) WHERE eid = 3")
+			hand(t, s, "UPDATE events SET mac = zeroblob(32) WHERE eid = 3")
 		}, byHand, "eid 3", true},
 		"the row has no sums": {func(t *testing.T, s *Store) {
 			hand(t, s, "UPDATE events SET sums = NULL WHERE eid = 3; UPDATE unsummed SET eid = 100")
@@ -244,8 +292,8 @@ func TestChangedRowsAreFound(t *testing.T) {
 		}, byEither, "eid 3 5", false},
 		"two rows are swapped with new checksums": {func(t *testing.T, s *Store) {
 			hand(t, s, "UPDATE events SET eid = -1 WHERE eid = 3; UPDATE events SET eid = 3 WHERE eid = 5; UPDATE events SET eid = 5 WHERE eid = -1")
-			resummed(t, s, 3, false)
-			resummed(t, s, 5, false)
+			resummed(t, s, 3)
+			resummed(t, s, 5)
 		}, byHand, "eid 3 5", true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -268,7 +316,7 @@ func TestChangedRowsAreFound(t *testing.T) {
 			require.NoError(t, s.Expire(context.Background()))
 			switch verified(t, s) {
 			case "":
-				require.Contains(t, []string{"a value", "a value and its checksum", "two rows are swapped", "two rows are swapped with new checksums"}, name, "the HMACs that were deleted are those that were stored")
+				require.Contains(t, []string{"a value", "the row has no sums", "a value and its checksum", "two rows are swapped", "two rows are swapped with new checksums"}, name, "the HMACs that were deleted are those that were stored")
 			default:
 				require.Contains(t, s.Loss(), "before they expired")
 			}
@@ -288,32 +336,70 @@ func TestExchangedRowsAreFound(t *testing.T) {
 	require.Empty(t, statusOf(t, s).Trouble)
 }
 
+// What root changes without the key is said in each process, also after a restart, until the
+// rows would have expired by age.
 func TestChangedTotalsBeginAnew(t *testing.T) {
+	const unknown = "whether events up to 8 are missing or were changed by hand is unknown"
 	for name, statement := range map[string]string{
-		"changed": `UPDATE totals SET state = replace(state, '"Last":8', '"Last":7')`,
-		"copied":  "UPDATE totals SET mac = zeroblob(32)",
-		"removed": "DELETE FROM totals",
+		"changed":                      `UPDATE totals SET state = replace(state, '"Last":8', '"Last":7')`,
+		"copied":                       "UPDATE totals SET mac = zeroblob(32)",
+		"removed":                      "DELETE FROM totals",
+		"removed with the rows":        "DELETE FROM events; DELETE FROM totals",
+		"removed with the rows' EIDs":  "DELETE FROM events; DELETE FROM sqlite_sequence; DELETE FROM totals",
+		"as in an upgrade":             "DELETE FROM events WHERE eid = 3; UPDATE totals SET state = '', mac = x''",
+		"older ones":                   "DELETE FROM events WHERE eid > 4; UPDATE totals SET (state, mac) = (SELECT state, mac FROM kept)",
+		"older ones, and older EIDs":   "DELETE FROM events WHERE eid > 4; UPDATE totals SET (state, mac) = (SELECT state, mac FROM kept); UPDATE sqlite_sequence SET seq = 4",
+		"older ones, and no rows left": "DELETE FROM events; UPDATE totals SET (state, mac) = (SELECT state, mac FROM kept)",
 	} {
-		t.Run(name, func(t *testing.T) {
-			var said []string
-			s := openStore(t, Options{MaxEvents: 5, MaxUnprivileged: 5, Report: func(err error) { said = append(said, err.Error()) }})
-			require.NoError(t, appendEvents(context.Background(), s, mixed(4)))
-			hand(t, s, statement)
-			require.Empty(t, verified(t, s))
-			const want = "whether events up to 8 are missing or were changed by hand is unknown"
-			require.Len(t, said, 1)
-			require.Contains(t, said[0], want)
-			require.Contains(t, statusOf(t, s).Trouble, want)
-			require.EqualValues(t, 8, *statusOf(t, s).Totals.SumsAfter)
-			require.NoError(t, appendEvents(context.Background(), s, mixed(4)))
-			require.Contains(t, statusOf(t, s).Trouble, want)
-			require.Empty(t, verified(t, s))
-			// It is said until those events have expired.
-			require.NoError(t, appendEvents(context.Background(), s, mixed(4)))
-			require.NoError(t, s.Expire(context.Background()))
-			require.Empty(t, statusOf(t, s).Trouble)
-			require.Empty(t, verified(t, s))
-		})
+		for _, isRestarted := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", restarted: ", isRestarted), func(t *testing.T) {
+				var said []string
+				now := time.Unix(10_000, 0)
+				o := Options{MaxAge: 10 * time.Minute, MaxEvents: 5, MaxUnprivileged: 5, Now: func() time.Time { return now }, Report: func(err error) { said = append(said, err.Error()) }}
+				o.Elapsed = func() time.Duration { return now.Sub(time.Unix(10_000, 0)) }
+				dir := t.TempDir()
+				s := openIn(t, dir, o)
+				young := func(n int) []kmodquery.Event {
+					events := mixed(n)
+					for i := range events {
+						events[i].Time = now.Unix()
+					}
+					return events
+				}
+				require.NoError(t, appendEvents(context.Background(), s, young(2)))
+				hand(t, s, "CREATE TABLE kept AS SELECT state, mac FROM totals")
+				require.NoError(t, appendEvents(context.Background(), s, young(2)))
+				hand(t, s, statement)
+				if isRestarted {
+					require.NoError(t, s.Close())
+					s = openIn(t, dir, o)
+				}
+				require.Empty(t, verified(t, s))
+				require.Len(t, said, 1)
+				// SQLite may have forgotten the last EIDs, and the lock file has them.
+				require.True(t, strings.HasPrefix(said[0], unknown) || strings.HasSuffix(said[0], "put in its place"), said[0])
+				require.Contains(t, statusOf(t, s).Trouble, said[0])
+				require.EqualValues(t, 8, *statusOf(t, s).Totals.SumsAfter)
+				again := young(4)
+				require.NoError(t, appendEvents(context.Background(), s, again))
+				require.EqualValues(t, 9, again[0].EID)
+				require.Empty(t, verified(t, s))
+				require.NoError(t, s.Close())
+
+				s = openIn(t, dir, o)
+				require.Contains(t, statusOf(t, openIn(t, dir, Options{})).Trouble, said[0])
+				now = now.Add(9 * time.Minute)
+				require.NoError(t, s.Expire(context.Background()))
+				require.NoError(t, appendEvents(context.Background(), s, young(4)))
+				require.NoError(t, s.Expire(context.Background()))
+				require.Contains(t, statusOf(t, s).Trouble, said[0])
+				now = now.Add(11 * time.Minute)
+				require.NoError(t, s.Expire(context.Background()))
+				require.Empty(t, statusOf(t, s).Trouble)
+				require.Empty(t, verified(t, s))
+				require.Len(t, said, 1)
+			})
+		}
 	}
 }
 
@@ -354,18 +440,21 @@ func TestAnOlderDatabaseIsNoticed(t *testing.T) {
 			test.put(t, dir, old)
 			s = openIn(t, dir, Options{})
 			now := statusOf(t, s)
-			require.Empty(t, now.Trouble)
 			require.Less(t, *now.Totals.Rows, *shipped.Rows, "the copy that was shipped shows it")
+			require.Empty(t, verified(t, s))
 			if !test.isSeen {
-				require.Empty(t, verified(t, s))
+				require.Empty(t, now.Trouble)
 				require.Less(t, *now.Totals.LastEID, *shipped.LastEID)
 				return
 			}
-			require.Contains(t, verified(t, s), "put in its place")
-			require.Contains(t, s.Loss(), "events")
 			again := mixed(1)
 			require.NoError(t, appendEvents(context.Background(), s, again))
 			require.Equal(t, *shipped.LastEID+1, again[0].EID)
+			for range 2 {
+				require.Regexp(t, `events .*are lost: the .*put in its place`, statusOf(t, s).Trouble)
+				require.NoError(t, s.Close())
+				s = openIn(t, dir, Options{})
+			}
 		})
 	}
 }
@@ -412,10 +501,10 @@ func TestALostKeyLosesNoRow(t *testing.T) {
 					require.Equal(t, i == 0, said != nil, "%q", said)
 				}
 				hand(t, s, "UPDATE events SET name = 'x' WHERE eid = ?", 6+2*i)
-				resummed(t, s, int64(6+2*i), false)
+				resummed(t, s, int64(6+2*i))
 				require.Contains(t, verified(t, s), "they were changed or added by hand")
 				hand(t, s, "UPDATE events SET name = 'alias0' WHERE eid = ?", 6+2*i)
-				resummed(t, s, int64(6+2*i), false)
+				resummed(t, s, int64(6+2*i))
 				if name != "a folder" {
 					require.Empty(t, verified(t, s))
 				}
@@ -456,6 +545,69 @@ func TestTheKeyOfARunningRecorderIsWrittenAgain(t *testing.T) {
 	requireSound(t, openIn(t, dir, Options{}))
 }
 
+// A disk that fails does not cost the key, nor the totals if it answers before the next batch.
+func TestAKeyThatCannotBeReadIsKept(t *testing.T) {
+	var said []string
+	dir := t.TempDir()
+	s := openIn(t, dir, Options{Report: func(err error) { said = append(said, err.Error()) }})
+	path := filepath.Join(dir, "events.key")
+	require.NoError(t, appendEvents(context.Background(), s, mixed(2)))
+	key, err := os.ReadFile(path)
+	require.NoError(t, err)
+
+	s.useKey(nil, unix.EIO)
+	require.Equal(t, []string{"the key of the event store cannot be read, so the rows are not checked: input/output error"}, said)
+	require.Equal(t, said[0], s.Loss())
+	requireSound(t, s)
+
+	// As if Open had failed to read it.
+	s.rowKey, s.keyIsKept = nil, false
+	s.useKey(nil, unix.EIO)
+	require.NoError(t, s.beginTotals(context.Background(), s.database))
+	require.NotEmpty(t, s.Loss())
+	require.NoError(t, appendEvents(context.Background(), s, mixed(2)))
+	requireSound(t, s)
+	require.EqualValues(t, 0, *statusOf(t, s).Totals.SumsAfter)
+
+	// While it cannot be read, another key is used, and not stored.
+	s.rowKey, s.keyIsKept = nil, false
+	s.useKey(nil, unix.EIO)
+	s.makeKey()
+	require.NoError(t, appendEvents(context.Background(), s, mixed(1)))
+	require.NotEmpty(t, s.Loss())
+	require.EqualValues(t, 8, *statusOf(t, s).Totals.SumsAfter)
+	written, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, key, written)
+	verified(t, s)
+	require.Empty(t, verified(t, s))
+	require.EqualValues(t, 10, *statusOf(t, s).Totals.SumsAfter)
+	require.Equal(t, key, s.rowKey)
+}
+
+// A folder with other uses may have a file key.
+func TestAnotherFileNamedKeyStays(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "key")
+	require.NoError(t, os.WriteFile(path, []byte("somebody's"), 0o644))
+	s := openIn(t, dir, Options{})
+	require.NoError(t, appendEvents(context.Background(), s, mixed(1)))
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, "somebody's", string(content))
+}
+
+// Deleted rows and their forgotten EIDs do not put new events behind a cursor.
+func TestEIDsContinueAfterDeletedRows(t *testing.T) {
+	s := openStore(t, Options{})
+	require.NoError(t, appendEvents(context.Background(), s, mixed(2)))
+	hand(t, s, "DELETE FROM events; DELETE FROM sqlite_sequence")
+	again := mixed(1)
+	require.NoError(t, appendEvents(context.Background(), s, again))
+	require.EqualValues(t, 5, again[0].EID)
+	require.Contains(t, statusOf(t, s).Trouble, "instead of 3 and 3")
+}
+
 // A transaction that is rolled back leaves the totals as they were.
 func TestARolledBackBatchChangesNoTotals(t *testing.T) {
 	s := openStore(t, Options{MaxEvents: 1})
@@ -476,6 +628,36 @@ func TestARolledBackBatchChangesNoTotals(t *testing.T) {
 	requireSound(t, s)
 }
 
+// A recorder starts while another process keeps the database locked, with or without totals.
+func TestOpenNeedsNoWriteLock(t *testing.T) {
+	for name, statement := range map[string]string{"with totals": "SELECT 1", "without": "DELETE FROM totals"} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			s := openIn(t, dir, Options{})
+			require.NoError(t, appendEvents(context.Background(), s, mixed(2)))
+			hand(t, s, statement)
+			require.NoError(t, s.Close())
+			db, err := openWriter(s.path, defaultBusyTimeout)
+			require.NoError(t, err)
+			defer db.Close()
+			tx, err := db.Begin() // immediate
+			require.NoError(t, err)
+			s = openIn(t, dir, Options{busyTimeout: time.Millisecond})
+			require.Len(t, read(t, s, kmodquery.Filter{}), 4)
+			require.NoError(t, tx.Rollback())
+			require.NoError(t, appendEvents(context.Background(), s, mixed(1)))
+			require.Empty(t, verified(t, s))
+			require.EqualValues(t, 3, *statusOf(t, s).Totals.Rows)
+		})
+	}
+}
+
+// The database may be gone by the time a slice of the check has read it.
+func TestTheCheckEndsWithoutADatabase(t *testing.T) {
+	s := openStore(t, Options{})
+	require.NoError(t, s.beginTotals(context.Background(), nil))
+}
+
 // The rows of an earlier version keep their checksums. They are counted, and not summed.
 func TestAnUpgradeKeepsTheRows(t *testing.T) {
 	dir := t.TempDir()
@@ -488,6 +670,7 @@ func TestAnUpgradeKeepsTheRows(t *testing.T) {
 	}
 	columns := kmodquery.EventColumns()
 	sums := newChecksummer(columns, nil)
+	insert := strings.Replace(strings.Replace(insertSQL, ",mac)", ")", 1), "(?,", "(", 1)
 	for i, event := range mixed(3) {
 		event.EID = int64(i + 1)
 		values := make([]any, len(columns)+2)
@@ -495,8 +678,9 @@ func TestAnUpgradeKeepsTheRows(t *testing.T) {
 			values[j] = column.Value(&event)
 		}
 		kind := int64(i % 2)
-		values[len(columns)], values[len(columns)+1] = kind, sums.of(values, kind)
-		_, err := db.Exec(insertSQL, values...)
+		values[len(columns)] = kind
+		values[len(columns)+1], _ = sums.of(values, kind)
+		_, err := db.Exec(insert, values...)
 		require.NoError(t, err)
 	}
 	require.NoError(t, db.Close())
@@ -513,6 +697,10 @@ func TestAnUpgradeKeepsTheRows(t *testing.T) {
 	require.NoError(t, s.Expire(context.Background()))
 	require.EqualValues(t, 5, *statusOf(t, s).Totals.Rows)
 	require.Empty(t, verified(t, s))
+	// A process of the earlier version that still runs takes other checksums for damage.
+	var n int
+	require.NoError(t, s.readers.QueryRow("SELECT count(*) FROM events WHERE length(sums) = 36").Scan(&n))
+	require.Len(t, read(t, s, kmodquery.Filter{}), n)
 	require.NoError(t, s.Close())
 
 	s = openIn(t, dir, Options{})

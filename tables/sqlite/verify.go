@@ -43,9 +43,6 @@ func (s *Store) Verify(ctx context.Context) {
 		}
 		pause = verifyInterval
 		done, err := s.verifySlice(ctx)
-		if err != nil && ctx.Err() == nil {
-			s.report(fmt.Errorf("check the rows of %s: %w", s.path, err))
-		}
 		if done || err != nil {
 			pause = verifyPause
 		}
@@ -56,6 +53,11 @@ func (s *Store) Verify(ctx context.Context) {
 // the lock, so that it holds up no batch. A slice during which events expired counts as not
 // read.
 func (s *Store) verifySlice(ctx context.Context) (done bool, err error) {
+	defer func() {
+		if err != nil && ctx.Err() == nil {
+			s.note("check", fmt.Sprintf("the rows of %s cannot be checked: %v", s.path, err))
+		}
+	}()
 	if !s.IsRecorder() {
 		return true, nil // the key in the folder may be another recorder's
 	}
@@ -63,13 +65,16 @@ func (s *Store) verifySlice(ctx context.Context) (done bool, err error) {
 	if !s.pass.begun {
 		s.keepKey()
 	}
-	p, key, changes := s.pass, s.rowKey, s.changes
+	p, key, last, most, changes := s.pass, s.rowKey, s.state.LastEID, s.slice, s.changes
 	s.mu.Unlock()
+	if key == nil {
+		return true, nil
+	}
 
 	var finding string
 	var ok bool
 	err = s.use(ctx, func(db *database) (err error) {
-		finding, ok, done, err = p.read(ctx, db, key)
+		finding, ok, done, err = p.read(ctx, db, key, last, most)
 		return err
 	})
 
@@ -87,6 +92,9 @@ func (s *Store) verifySlice(ctx context.Context) (done bool, err error) {
 	if !ok {
 		return true, s.beginTotals(ctx, s.database)
 	}
+	if done {
+		s.note("check", "")
+	}
 	// Until the pass ends, the finding of the last one may have more rows.
 	if last, _ := s.notes.Load("rows"); done || finding != "" && (last == nil || last == "") {
 		s.note("rows", finding)
@@ -94,52 +102,54 @@ func (s *Store) verifySlice(ctx context.Context) (done bool, err error) {
 	return done, nil
 }
 
-// read reads the next rows and the totals of the same moment. It returns what is wrong with
-// the rows so far, whether there are totals under the key, and whether these rows are the last.
-func (p *pass) read(ctx context.Context, db *database, key []byte) (finding string, ok, done bool, err error) {
+// read reads up to most rows more and the totals of the same moment. A row that is too long
+// counts as missing. It returns what is wrong with the rows so far, whether there are totals
+// under the key, and whether these rows are the last.
+func (p *pass) read(ctx context.Context, db *database, key []byte, last int64, most int) (finding string, ok, done bool, err error) {
 	tx, err := db.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return "", false, false, err
 	}
 	defer tx.Rollback()
-	t, ok, _, err := readTotals(ctx, tx, key)
+	t, ok, _, err := readTotals(ctx, tx, key, last)
 	if err != nil || !ok {
 		return "", false, true, err
 	}
 	if !p.begun || p.found.After != t.After {
 		*p = pass{begun: true, found: totals{After: t.After}}
 	}
-	rows, err := tx.QueryContext(ctx, eventsSQL+" WHERE eid > ? ORDER BY eid LIMIT ?", p.found.Last, verifyRows)
+	rows, err := tx.QueryContext(ctx, eventsSQL+" WHERE eid > ? AND "+fitsSQL+" ORDER BY eid LIMIT ?", p.found.Last, most)
 	if err != nil {
 		return "", false, false, err
 	}
 	defer rows.Close()
 	r := newRow(kmodquery.EventColumns(), nil)
 	r.checksum = newChecksummer(kmodquery.EventColumns(), key)
+	var mac []byte
 	var kind int64
 	n := 0
 	for ; rows.Next(); n++ {
-		if err := rows.Scan(append(r.pointers, &kind)...); err != nil {
+		if err := rows.Scan(append(r.pointers, &mac, &kind)...); err != nil {
 			return "", false, false, err
 		}
-		p.examine(r, kind, db.unsummed)
+		p.examine(r, mac, kind, db.unsummed)
 	}
-	return p.finding(&t, n < verifyRows), true, n < verifyRows, rows.Err()
+	return p.finding(&t, n < most), true, n < most, rows.Err()
 }
 
 // examine checks a row of a kind.
-func (p *pass) examine(r *row, kind, unsummed int64) {
+func (p *pass) examine(r *row, mac []byte, kind, unsummed int64) {
 	eid, _ := r.values[r.checksum.eid].(int64)
 	stored, isSummed := r.sums.([]byte)
-	want := r.checksum.of(r.values, kind)
+	wantSums, wantMAC := r.checksum.of(r.values, kind)
 	switch {
 	case !isSummed && eid <= min(unsummed, p.found.After):
-	case len(stored) < checksumSize || !bytes.Equal(stored[:checksumSize], want[:checksumSize]):
+	case !bytes.Equal(stored, wantSums):
 		p.damaged = named(p.damaged, eid)
-	case eid > p.found.After && !bytes.Equal(stored, want):
+	case eid > p.found.After && !bytes.Equal(mac, wantMAC):
 		p.forged = named(p.forged, eid)
 	}
-	p.found.count(1, eid, kind, stored)
+	p.found.count(1, eid, kind, mac)
 	p.found.Last = eid
 }
 
