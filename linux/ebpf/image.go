@@ -19,8 +19,10 @@ import (
 )
 
 const (
-	// imageTime bounds the time to read one image.
+	// imageTime bounds the time to read one image from its file, and bytesTime from memory.
+	// That needs processor time only, of which a busy host may give little.
 	imageTime = 5 * time.Second
+	bytesTime = 12 * time.Second
 	// maxImageMemory bounds the bytes of images in memory that are not read yet.
 	// Beyond it the oldest image is dropped, and its file is read instead.
 	maxImageMemory = 64 << 20
@@ -237,7 +239,7 @@ func (j imageJob) info(files *fileReader) imageInfo {
 	if j.bytes == nil {
 		return files.info(j)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), imageTime)
+	ctx, cancel := context.WithTimeout(context.Background(), bytesTime)
 	defer cancel()
 	image, err := module.Read(ctx, bytes.NewReader(j.bytes), int64(len(j.bytes)))
 	if err != nil && image.SHA256 == "" {
