@@ -66,7 +66,7 @@ func TestARecorderReadsWhereAnotherProcessRecordsMeanwhile(t *testing.T) {
 	report, lines := reporting()
 	stop, ended := inBackground(t, func(ctx context.Context) error { return record(ctx, c, report) })
 	awaitClosed(t, first.began)
-	require.NoError(t, os.RemoveAll(c.stateDir))
+	require.NoError(t, os.Rename(c.stateDir, c.stateDir+".removed")) // at once: the recorder may be reading
 	other, err := sqlite.Open(t.Context(), c.stateDir, sqlite.Options{})
 	require.NoError(t, err)
 	require.True(t, other.IsRecorder())
