@@ -1,6 +1,7 @@
 package packs_test
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"database/sql"
@@ -261,7 +262,7 @@ func copyEvents(t *testing.T, path string, n int) {
 			values[i] = "load_id || k"
 		case "name":
 			values[i] = "name || k % 200"
-		case "sums":
+		case "sums", "mac":
 			values[i] = "NULL"
 		}
 	}
@@ -282,6 +283,12 @@ func copyEvents(t *testing.T, path string, n int) {
 		_, err = db.ExecContext(t.Context(), statement)
 		require.NoError(t, err)
 	}
+	lock := filepath.Join(filepath.Dir(path), "lock")
+	state, err := os.ReadFile(lock)
+	require.NoError(t, err)
+	begun := []byte(`"begun":true`)
+	require.Contains(t, string(state), string(begun))
+	require.NoError(t, os.WriteFile(lock, bytes.Replace(state, begun, []byte(`"begun":false`), 1), 0o600))
 }
 
 // open opens the store.
