@@ -1104,26 +1104,35 @@ func (w *watch) reasonOf(t *testing.T, eventName string) (reason string) {
 
 // An unload may be among lost records: no module is hidden then, nor certainly unloaded.
 func TestAbsenceAfterALossIsDoubtful(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := startWatch(t, newKernel())
-		w.sees(kmodquery.EventModuleLoad, "dummy", "1")
-		w.kernel.load("dummy")
-		w.advance()
-		w.unloadUnseen("dummy")
-		for range 2 {
-			for _, m := range w.loaded() {
-				require.Empty(t, m.Views, "the inventory must not show it as hidden")
-			}
-			require.Empty(t, w.found(t))
-			w.advance()
-		}
-		w.advance()
-		w.advance()
-		require.Equal(t, "it is no longer in modules, and no view has shown it for 1m0s; records were lost, or no source watched, when it disappeared: "+
-			"it was unloaded, or hides from every view", w.reasonOf(t, kmodquery.EventModuleFree))
-		require.Equal(t, []string{"module_free dummy"}, w.found(t))
-		require.NoError(t, w.Close())
-	})
+	for _, test := range []struct {
+		name   string
+		listed time.Duration // for how long the kernel lists it after the record is lost
+	}{{"at once", 0}, {"while it is being unloaded", glanceTime}} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := startWatch(t, newKernel())
+				w.sees(kmodquery.EventModuleLoad, "dummy", "1")
+				w.kernel.load("dummy")
+				w.advance()
+				w.lose()
+				time.Sleep(test.listed)
+				w.kernel.unload("dummy")
+				for range 2 {
+					for _, m := range w.loaded() {
+						require.Empty(t, m.Views, "the inventory must not show it as hidden")
+					}
+					require.Empty(t, w.found(t))
+					w.advance()
+				}
+				w.advance()
+				w.advance()
+				require.Equal(t, "it is no longer in modules, and no view has shown it for 1m0s; records were lost, or no source watched, when it disappeared: "+
+					"it was unloaded, or hides from every view", w.reasonOf(t, kmodquery.EventModuleFree))
+				require.Equal(t, []string{"module_free dummy"}, w.found(t))
+				require.NoError(t, w.Close())
+			})
+		})
+	}
 }
 
 // However many records are lost, an unload is none of them if anything shows the module.

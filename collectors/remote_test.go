@@ -191,8 +191,7 @@ func TestRecorderReportsRequestsThatItCannotRead(t *testing.T) {
 	for _, text := range []string{"GET / HTTP/1.0\r\n\r\n", strings.Repeat("\x9f", maxRequest)} {
 		conn, err := remote.dial(t.Context())
 		require.NoError(t, err)
-		_, err = conn.Write([]byte(text))
-		require.NoError(t, err)
+		_, _ = conn.Write([]byte(text)) // fails if the recorder has hung up already
 		answer, _ := io.ReadAll(conn)
 		require.Empty(t, answer)
 		conn.Close()

@@ -102,9 +102,10 @@ func (e *entry) isCertain() bool { return e.certain.isAfter(e.unloaded) }
 func (e *entry) isReported() bool { return e.wasReported || e.hidden.isAfter(e.loaded) }
 
 // wasWatched reports whether a source that began to watch at since would have seen the
-// module unloaded: it watched when the module was loaded, or when views showed it.
+// module unloaded: it watched when the module was loaded, or when views showed it. What
+// they show within calmTime may be a module that is being unloaded.
 func (e *entry) wasWatched(since Start, now moment) bool {
-	return !since.At.IsZero() && e.shown.After(since.At) || wasWatched(since, e.loaded, now)
+	return !since.At.IsZero() && e.shown.After(since.At.Add(calmTime)) || wasWatched(since, e.loaded, now)
 }
 
 // NewState returns the state of a boot without modules; "" accepts the events of
