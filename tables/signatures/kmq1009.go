@@ -22,7 +22,7 @@ func kmq1009() kmodquery.Signature {
 			kmodquery.SeverityHigh, kernelModules),
 		Facts: []string{"process_path", "process_name", "cmdline", "cwd", "uid", "auid"},
 		Condition: "The last part of process_path is that of a shell or of an interpreter such as python3 or perl, or process_path is below /tmp, /var/tmp, /dev/shm, " +
-			"/run/user, /run/shm, /home or /var/www, or is a hidden file.",
+			"/run/user, /run/shm, /home or /var/www, or is a hidden file or a memfd.",
 		FalsePositives: "Developers of kernel modules, and scripts that call init_module(2) through their language's libraries.",
 		Silence:        "signature_id = 'KMQ-1009' AND coalesce(process_path, '') LIKE '/home/builder/%'",
 	}, func(e *kmodquery.Event) string {
@@ -30,6 +30,8 @@ func kmq1009() kmodquery.Signature {
 		switch {
 		case e.ProcessPath == "":
 			return ""
+		case strings.HasPrefix(e.ProcessPath, "/memfd:"):
+			return "its program is in no file"
 		case writable.MatchString(e.ProcessPath):
 			return "ordinary users can write where " + quote(e.ProcessPath) + " lies"
 		case strings.HasPrefix(base, "."):

@@ -72,6 +72,7 @@ func TestSignaturesFire(t *testing.T) {
 		{"KMQ-1008", honest(set("ContainerID", "abc")), dummy + `the loader is in container "abc"`},
 		{"KMQ-1009", honest(set("ProcessPath", "/usr/bin/python3.11")), dummy + `"/usr/bin/python3.11" is a shell or an interpreter`},
 		{"KMQ-1009", honest(set("ProcessPath", "/bin/bash")), ""},
+		{"KMQ-1009", honest(set("ProcessPath", "/memfd:x")), dummy + "its program is in no file"},
 		{"KMQ-1009", honest(set("ProcessPath", "/dev/shm/kmod")), dummy + `ordinary users can write where "/dev/shm/kmod" lies`},
 		{"KMQ-1009", honest(set("ProcessPath", "/usr/lib/.kmod")), dummy + `"/usr/lib/.kmod" is a hidden file`},
 		{"KMQ-1010", honest(set("Ancestors", `[{"pid":9,"path":"/bin/sh"},{"pid":8,"path":"/usr/sbin/php-fpm8.2"}]`)), dummy + `an ancestor of the loader is "/usr/sbin/php-fpm8.2"`},
