@@ -1,18 +1,15 @@
 package signatures
 
 import (
-	"path"
-	"slices"
+	"regexp"
 
 	"github.com/kmodquery/kmodquery"
 )
 
-// moduleTools are programs that pass a module which they decompressed themselves to
-// init_module(2), by the last part of their paths. Old names are links to kmod.
-var moduleTools = []string{
-	"kmod", "insmod", "modprobe", "busybox", "toybox", "systemd-modules-load", "systemd-udevd", "udevadm", "systemd",
-	"nlplug-findfs", "init",
-}
+// moduleTools are the paths of programs that pass a module which they decompressed themselves to
+// init_module(2). Other names, such as modprobe, are links to them.
+var moduleTools = regexp.MustCompile(`^((/usr)?(/local)?|/nix/store/[^/]+)/s?bin/(kmod|insmod|modprobe|busybox|toybox|udevadm)$` +
+	`|^((/usr)?|/nix/store/[^/]+)/lib/systemd/(systemd|systemd-udevd|systemd-modules-load|systemd-executor)$`)
 
 // kmq1003 returns the signature of modules that are in no file.
 func kmq1003() kmodquery.Signature {
@@ -22,7 +19,7 @@ func kmq1003() kmodquery.Signature {
 				"modules. No file remains that could be examined or scanned.",
 			kmodquery.SeverityCritical, kernelModules),
 		Facts:          []string{"origin", "path", "process_path", "cmdline", "sha256"},
-		Condition:      "origin is memfd or deleted, or origin is memory and process_path is known and its last part is not kmod, busybox, toybox, init or a part of systemd or udev that loads modules.",
+		Condition:      "origin is memfd or deleted, or origin is memory and process_path is known and is neither kmod, busybox, toybox or udevadm in a folder for programs nor a part of systemd that loads modules.",
 		FalsePositives: "A program of an appliance that carries its modules inside itself.",
 		Silence:        "signature_id = 'KMQ-1003' AND coalesce(process_path, '') = '/opt/appliance/loader'",
 	}, func(e *kmodquery.Event) string {
@@ -30,7 +27,7 @@ func kmq1003() kmodquery.Signature {
 		case kmodquery.OriginMemfd, kmodquery.OriginDeleted:
 			return "there is no file that could be examined"
 		case kmodquery.OriginMemory:
-			if e.ProcessPath != "" && !slices.Contains(moduleTools, path.Base(e.ProcessPath)) {
+			if e.ProcessPath != "" && !moduleTools.MatchString(e.ProcessPath) {
 				return quote(e.ProcessPath) + " is no tool that loads modules"
 			}
 		}

@@ -64,6 +64,7 @@ func TestSignaturesFire(t *testing.T) {
 		{"KMQ-1003", honest(set("Origin", "memfd"), set("Path", "memfd:x")), `security_kernel_read_file: "dummy" read as a kernel module from a memfd by modprobe (pid 12, uid 0); there is no file that could be examined`},
 		{"KMQ-1003", honest(set("Origin", "deleted")), ""},
 		{"KMQ-1003", honest(set("EventName", "init_module"), set("Origin", "memory"), set("ProcessPath", "/opt/a\nb")), `init_module: "dummy" being loaded from memory by modprobe (pid 12, uid 0); "/opt/a\nb" is no tool that loads modules`},
+		{"KMQ-1003", honest(set("EventName", "init_module"), set("Origin", "memory"), set("ProcessPath", "/opt/kmod")), ""},
 		{"KMQ-1004", honest(set("EventName", "init_module"), set("Origin", "kernel")), `init_module: "dummy" being loaded by modprobe (pid 12, uid 0); the bytes came from code in the kernel`},
 		{"KMQ-1005", difference("module_hidden", "it is not in modules, but in sysfs"), `module_hidden: "rk" hides: it is not in modules, but in sysfs`},
 		{"KMQ-1005", kmodquery.Event{Source: "procfs", EventName: "module_hidden"}, `module_hidden: a module without a known name hides`},
@@ -122,6 +123,12 @@ func TestSignaturesDoNotFire(t *testing.T) {
 		"a path unknown":         with(func(e *kmodquery.Event) { e.Path = "" }),
 		"a path in parts":        with(func(e *kmodquery.Event) { e.Path = "dummy.ko" }),
 		"kmod that decompresses": with(func(e *kmodquery.Event) { e.EventName, e.Origin, e.Path = "init_module", "memory", "" }),
+		"systemd that decompresses": with(func(e *kmodquery.Event) {
+			e.EventName, e.Origin, e.Path, e.ProcessPath = "init_module", "memory", "", "/usr/lib/systemd/systemd-modules-load"
+		}),
+		"kmod of NixOS": with(func(e *kmodquery.Event) {
+			e.EventName, e.Origin, e.Path, e.ProcessPath = "init_module", "memory", "", "/nix/store/abc-kmod-31/bin/kmod"
+		}),
 		"a loader unknown": with(func(e *kmodquery.Event) {
 			e.EventName, e.Origin, e.ProcessPath, e.Ancestors = "init_module", "memory", "", ""
 		}),
