@@ -24,8 +24,10 @@ func (p *Programs) Unattached() []error { return p.unattached }
 // and, not in older sets, the runs of programs that the kernel skipped because the
 // program already ran on that processor.
 func (p *Programs) Lost() (map[uint64]uint64, error) {
+	p.dropping.Lock()
+	defer p.dropping.Unlock()
 	lost := maps.Clone(p.olderLost)
-	lost[p.name.id] = p.counters[moduleCounterCOUNTER_LOST].Load()
+	lost[p.name.id] = p.counters[moduleCounterCOUNTER_LOST].Load() + p.missed
 	for _, a := range p.attached {
 		if a.sendsNothing() {
 			continue

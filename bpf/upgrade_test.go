@@ -63,6 +63,10 @@ func newUpgradable(t *testing.T) *upgradable {
 	return &upgradable{t, path, kernel}
 }
 
+func (u *upgradable) choice() choice {
+	return choice{u.kernel, _ModuleBytes, []hook{at("sched_process_exit", asRawTracepoint)}}
+}
+
 // open opens a set of a build.
 func (u *upgradable) open(of string, o Options) *Programs {
 	u.t.Helper()
@@ -72,7 +76,7 @@ func (u *upgradable) open(of string, o Options) *Programs {
 	p := &Programs{}
 	u.t.Cleanup(func() { p.Close() })
 	o.PinDir = u.path
-	require.NoError(u.t, p.openSet(u.t.Context(), o, u.kernel, _ModuleBytes, []hook{at("sched_process_exit", asRawTracepoint)}))
+	require.NoError(u.t, p.openSet(u.t.Context(), o, u.choice()))
 	require.NoError(u.t, p.Unpinned())
 	return p
 }
@@ -179,10 +183,9 @@ func TestABrokenUpgradeIsFinished(t *testing.T) {
 // begin attaches and pins a set that replaces another, and leaves it at that.
 func (u *upgradable) begin(of string, older *Programs) *Programs {
 	u.t.Helper()
-	list := []hook{at("sched_process_exit", asRawTracepoint)}
 	was := build
 	build = of
-	digest := digest(_ModuleBytes, list)
+	digest := digest(u.choice().object, u.choice().list)
 	build = was
 	p := &Programs{set: &set{name: setName{layout: layout, digest: digest, id: older.name.id + 1}}}
 	u.t.Cleanup(func() { p.Close() })
@@ -193,7 +196,7 @@ func (u *upgradable) begin(of string, older *Programs) *Programs {
 	shared, err := p.pins.openShared(sets)
 	require.NoError(u.t, err)
 	defer closeMaps(shared)
-	require.NoError(u.t, p.attachAll(u.t.Context(), u.kernel, _ModuleBytes, list, shared, false))
+	require.NoError(u.t, p.attachAll(u.t.Context(), u.choice(), shared, false))
 	require.NoError(u.t, p.pin(p.pins))
 	return p
 }
@@ -371,7 +374,7 @@ func TestACanceledUpgradeLeavesTheOwner(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	p := &Programs{}
-	err := p.openSet(ctx, Options{PinDir: u.path, Anew: true}, u.kernel, _ModuleBytes, []hook{at("sched_process_exit", asRawTracepoint)})
+	err := p.openSet(ctx, Options{PinDir: u.path, Anew: true}, u.choice())
 	require.ErrorIs(t, err, context.Canceled)
 	require.NoError(t, p.Close())
 	again := u.open("one", Options{})

@@ -73,6 +73,9 @@ func newSupervisor(sources []Source, sideBySide bool, takeOver time.Duration, re
 	for rank, source := range sources {
 		c := &candidate{Source: source, rank: rank, stall: make(chan struct{})}
 		c.monitor.name, c.monitor.lastRound = source.Name(), source.LastRound
+		if reporter, ok := source.(Reporter); ok {
+			reporter.ReportTo(func(err error) { report(fmt.Errorf("%s: %w", c.Name(), err)) })
+		}
 		s.sources = append(s.sources, c)
 	}
 	return s
