@@ -33,6 +33,8 @@ type Source struct {
 	skipped atomic.Int64 // images that were not read because they killed recorders
 	report  func(error)  // see ReportTo; may be nil
 
+	openPrograms func(context.Context, Options, bool) (*bpf.Programs, error)
+
 	mu       sync.Mutex    // guards the fields below
 	programs *bpf.Programs // nil while Run is not running
 	cause    error         // error that Run is to return; nil if none
@@ -79,7 +81,7 @@ const MaxImage = bpf.MaxImage
 func New(o Options) *Source {
 	return &Source{
 		health: source.New(kmodquery.SourceEBPF), options: o, acks: newAckTracker(), denials: newDenials(),
-		files: fileReader{timeout: imageTime},
+		files: fileReader{timeout: imageTime}, openPrograms: openPrograms,
 	}
 }
 
@@ -156,8 +158,27 @@ func (s *Source) open(ctx context.Context) (programs *bpf.Programs, keys []strin
 	s.mu.Lock()
 	replace := s.replace
 	s.mu.Unlock()
-	programs, err = openPrograms(ctx, s.options, replace)
-	return programs, keys, err
+	// The kernel may take long to verify the programs, which cannot be interrupted.
+	type opened struct {
+		programs *bpf.Programs
+		err      error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		programs, err := s.openPrograms(ctx, s.options, replace)
+		done <- opened{programs, err}
+	}()
+	select {
+	case o := <-done:
+		return o.programs, keys, o.err
+	case <-ctx.Done():
+		go func() {
+			if o := <-done; o.programs != nil {
+				_ = o.programs.Close()
+			}
+		}()
+		return nil, nil, ctx.Err()
+	}
 }
 
 func (o *Options) bpf() bpf.Options {
