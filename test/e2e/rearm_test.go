@@ -50,9 +50,7 @@ func TestGuestRecordsWhileHooksAreAttachedAgain(t *testing.T) {
 				w.awaitReason(t, "pinned again at .*: the pinned programs were removed")
 				require.Equal(t, sets, pinnedSets(t), "the same hooks are attached")
 			}
-			loads := stop()
-			require.NoError(t, w.Sync(t.Context()))
-			w.requireEach(t, before, "dummy", loads)
+			w.requireEach(t, before, "dummy", stop())
 			require.Zero(t, w.source.Sensor().Lost)
 		})
 	}
@@ -108,20 +106,31 @@ func (w *watcher) loadAlways(t *testing.T, name string) (stop func() (loads int)
 	}
 }
 
-// awaitReason waits until the source's sensor has a reason. A query makes the source check its
-// hooks at once.
+// awaitReason waits until the source's sensor has a reason. It does not Sync, which would make
+// the source report loads before it has read their images.
 func (w *watcher) awaitReason(t *testing.T, reason string) {
 	t.Helper()
 	wanted := regexp.MustCompile(reason)
 	require.Eventually(t, func() bool {
-		return w.Sync(t.Context()) == nil && wanted.MatchString(w.source.Sensor().Reason)
+		return wanted.MatchString(w.source.Sensor().Reason)
 	}, 2*time.Minute, 50*time.Millisecond, "%s", reason)
 }
 
-// requireEach requires the recorded events after the first ones to be those of n loads and
-// unloads of a module.
+// requireEach waits for the recorded events of n loads and unloads of a module after the
+// first ones, and requires each of them once.
 func (w *watcher) requireEach(t *testing.T, first int, name string, n int) {
 	t.Helper()
+	require.Eventually(t, func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		unloads := 0
+		for _, e := range w.events[first:] {
+			if e.Name == name && e.EventName == "delete_module" {
+				unloads++
+			}
+		}
+		return unloads == n
+	}, busyLimit, 100*time.Millisecond, "of %d unloads", n)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	counts, loads := map[string]int{}, map[string]bool{}
@@ -131,7 +140,7 @@ func (w *watcher) requireEach(t *testing.T, first int, name string, n int) {
 		}
 		counts[e.EventName]++
 		loads[e.EventName+e.LoadID] = true
-		require.False(t, e.Missing.Has("sha256"), "%s %s", e.EventName, e.LoadID)
+		require.False(t, e.Missing.Has("sha256"), "%s %s at %v: %s", e.EventName, e.LoadID, time.Unix(0, e.TimeNanos), w.source.Sensor().Reason)
 	}
 	want := map[string]int{}
 	for _, event := range loadAndUnload {
