@@ -28,9 +28,10 @@ type rearming struct {
 	reported string
 }
 
-// rearmed is the outcome of an attempt. programs is nil if those in use were only pinned
-// again, or after an error.
+// rearmed is the outcome of an attempt, which doubt caused. programs is nil if those in use
+// were only pinned again, or after an error.
 type rearmed struct {
+	doubt    error
 	programs *bpf.Programs
 	err      error
 }
@@ -52,12 +53,15 @@ func (a *rearming) report(s *Source, doubt error) {
 	s.report(doubt)
 }
 
-// start begins an attempt.
-func (a *rearming) start(ctx context.Context, attempt func(context.Context) rearmed) {
+// start begins an attempt. Once its outcome is there, it calls wake.
+func (a *rearming) start(ctx context.Context, attempt func(context.Context) rearmed, wake func()) {
 	ctx, a.end = context.WithCancel(ctx)
 	done := make(chan rearmed, 1)
 	a.done = done
-	go func() { done <- attempt(ctx) }()
+	go func() {
+		done <- attempt(ctx)
+		wake()
+	}()
 }
 
 // ended notes that an attempt has ended.
@@ -92,7 +96,7 @@ func (r *run) rearm(ctx context.Context) (*bpf.Programs, error) {
 		select {
 		case outcome := <-a.done:
 			a.ended(time.Now())
-			return r.rearmed(doubt, outcome)
+			return r.rearmed(outcome)
 		default:
 			return nil, nil
 		}
@@ -101,33 +105,33 @@ func (r *run) rearm(ctx context.Context) (*bpf.Programs, error) {
 	}
 	a.report(s, doubt)
 	r.programs.Restore()
-	a.start(ctx, func(ctx context.Context) (outcome rearmed) {
-		defer func() { _ = r.programs.Flush() }() // fails only after Close
+	a.start(ctx, func(ctx context.Context) rearmed {
+		outcome := rearmed{doubt: doubt}
 		if errors.Is(doubt, bpf.ErrUnpinned) {
 			outcome.err = r.programs.Repin()
 		} else {
 			outcome.programs, outcome.err = r.programs.Renew(ctx, s.options.bpf())
 		}
 		return outcome
-	})
+	}, func() { _ = r.programs.Flush() }) // fails only after Close
 	return nil, nil
 }
 
 // rearmed handles the outcome of an attempt. After an error the programs stay in use.
-func (r *run) rearmed(doubt error, outcome rearmed) (*bpf.Programs, error) {
+func (r *run) rearmed(outcome rearmed) (*bpf.Programs, error) {
 	s := r.source
 	switch err := outcome.err; {
 	case err != nil && s.isBlind:
-		return nil, fmt.Errorf("%w; %w", doubt, err)
+		return nil, fmt.Errorf("%w; %w", outcome.doubt, err)
 	case err != nil:
-		s.health.Degraded(fmt.Errorf("%w; %w", doubt, err))
+		s.health.Degraded(fmt.Errorf("%w; %w", outcome.doubt, err))
 	case outcome.programs == nil:
 		s.mu.Lock()
 		if errors.Is(s.doubt, bpf.ErrUnpinned) { // none came meanwhile
 			s.doubt = nil
 		}
 		s.mu.Unlock()
-		s.attach(r.programs, fmt.Errorf("pinned again at %s: %w", nowText(), doubt))
+		s.attach(r.programs, fmt.Errorf("pinned again at %s: %w", nowText(), outcome.doubt))
 	}
 	return outcome.programs, nil
 }

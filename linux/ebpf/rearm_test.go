@@ -22,7 +22,7 @@ func TestAttemptsToAttachAgainBecomeRarer(t *testing.T) {
 		s.doubt = errors.New("a load was missed")
 		a := &rearming{}
 		attempt := func() time.Duration {
-			a.start(t.Context(), func(context.Context) rearmed { return rearmed{} })
+			a.start(t.Context(), func(context.Context) rearmed { return rearmed{} }, func() {})
 			require.Zero(t, a.due(s), "one is under way")
 			<-a.done
 			a.ended(time.Now())
@@ -55,7 +55,7 @@ func TestAFailedAttemptKeepsTheHooks(t *testing.T) {
 	s.health.Started([]string{"module_load (kprobe)"}, "", nil)
 	r := &run{source: s, arming: &rearming{}}
 	doubt, failed := errors.New("a load was missed"), errors.New("out of memory")
-	next, err := r.rearmed(doubt, rearmed{err: failed})
+	next, err := r.rearmed(rearmed{doubt: doubt, err: failed})
 	require.NoError(t, err)
 	require.Nil(t, next)
 	require.Equal(t, kmodquery.StateFailed, s.Sensor().State)
@@ -63,12 +63,12 @@ func TestAFailedAttemptKeepsTheHooks(t *testing.T) {
 	require.Equal(t, `["module_load (kprobe)"]`, s.Sensor().Hooks)
 
 	s.isBlind = true
-	_, err = r.rearmed(doubt, rearmed{err: failed})
+	_, err = r.rearmed(rearmed{doubt: doubt, err: failed})
 	require.ErrorIs(t, err, failed)
 	require.ErrorIs(t, err, doubt)
 
 	want := &bpf.Programs{}
-	next, err = r.rearmed(doubt, rearmed{programs: want})
+	next, err = r.rearmed(rearmed{doubt: doubt, programs: want})
 	require.NoError(t, err)
 	require.Same(t, want, next)
 }
