@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 
 	"github.com/cilium/ebpf"
 )
@@ -121,14 +122,17 @@ func (p *Programs) retire(ctx context.Context) error {
 		}
 	}
 	p.dropping.Unlock()
-	var errs []error
+	// Each kprobe that is detached takes the kernel a grace period.
 	var ids []ebpf.ProgramID
+	var closing sync.WaitGroup
+	errs := make([]error, len(gone), len(gone)+2)
+	for i, a := range gone {
+		ids = appendID(ids, a.loaded)
+		closing.Go(func() { errs[i] = errors.Join(a.detach(), a.loaded.Close()) })
+	}
+	closing.Wait()
 	if p.path != "" {
 		errs = append(errs, p.pins.unlink(p.name))
-	}
-	for _, a := range gone {
-		ids = appendID(ids, a.loaded)
-		errs = append(errs, a.detach(), a.loaded.Close())
 	}
 	errs = append(errs, awaitFree(ctx, ids))
 	p.owners.oldest.Store(p.owners.current.Load())
