@@ -348,7 +348,7 @@ func TestTheOwnerSendsTheRecord(t *testing.T) {
 	// The thread is in a call of a set that is detached in the midst of it.
 	var key uint64
 	var stamp [6]uint64 // struct stamp of owner.h
-	const owner, maker, taker = 2, 3, 4
+	const owner, maker, taker, over = 2, 3, 4, 5
 	entries := older.maps[moduleMapStamps].Iterate()
 	require.True(t, entries.Next(&key, &stamp))
 	stamp[owner], stamp[maker], stamp[taker] = 1, 1, 0
@@ -359,6 +359,22 @@ func TestTheOwnerSendsTheRecord(t *testing.T) {
 	older.owners.oldest.Store(2)
 	request(newer, newer)
 	request(newer, newer)
+
+	// A call that was made from inside one of the older set has returned. The newer set did not
+	// see the outer one begin, and runs first.
+	older.owners.current.Store(2)
+	older.owners.oldest.Store(1)
+	outer := make([]byte, older.maps[moduleMapThreads].ValueSize())
+	for i, value := range []uint64{stamp[0], 1, 100, 1, 1} { // identity, depth; begin_ns, owner and regs of the attempt
+		binary.NativeEndian.PutUint64(outer[8*i:], value)
+	}
+	require.NoError(t, older.maps[moduleMapThreads].Put(uint32(call), outer))
+	stamp[over] = 2 // resumed
+	require.NoError(t, older.maps[moduleMapStamps].Put(call, &stamp))
+	request(older, newer, older)
+	request(older, older, newer)
+	require.NoError(t, older.maps[moduleMapThreads].Delete(uint32(call)))
+	older.owners.oldest.Store(2)
 
 	// Root has forged the owner, so that no set would send the record.
 	stamp[owner] = 1 << 63
