@@ -10,7 +10,6 @@ import (
 	"os"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
@@ -19,13 +18,14 @@ type attached struct {
 	candidate
 	loaded *ebpf.Program
 	link   link.Link // nil for a pinned kprobe on kernels that have no kprobe links
+	probe  *ebpf.Map // keeps that kprobe; see keepProbe
 	id     uint64    // of the link
 }
 
 // attachAll loads the programs and attaches them.
 // They own what begins from then on if there is no other set.
-func (p *Programs) attachAll(ctx context.Context, kernel *btf.Spec, object []byte, list []hook, shared map[string]*ebpf.Map, isFirst bool) error {
-	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
+func (p *Programs) attachAll(ctx context.Context, c choice, shared map[string]*ebpf.Map, isFirst bool) error {
+	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(c.object))
 	if err != nil {
 		return fmt.Errorf("read the BPF object: %w", err)
 	}
@@ -40,13 +40,13 @@ func (p *Programs) attachAll(ctx context.Context, kernel *btf.Spec, object []byt
 	}
 	p.wanted.Set, p.wanted.Epoch = p.name.id, 1
 	*p.settings = p.wanted // before a program runs
-	loaded := p.loadPreferred(spec, kernel, list)
+	loaded := p.loadPreferred(spec, c.kernel, c.list)
 	defer func() {
 		for _, program := range loaded {
 			program.Close()
 		}
 	}()
-	for _, h := range list {
+	for _, h := range c.list {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

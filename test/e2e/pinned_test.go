@@ -48,19 +48,21 @@ const (
 var (
 	pinnedTests = []string{
 		"CountsDeniedCallsWithoutARecorder", "DetachLeavesNothingInTheKernel", "KillsLoseNoEvent", "ReaderTakesOverInAStorm",
-		"ReportsEachLoadDuringTheStart", "RequestsLeaveRoomForLoads", "ReturnAfterARestartIsNoSecondCall",
+		"RecordsWhileHooksAreAttachedAgain", "ReportsEachLoadDuringTheStart", "RequestsLeaveRoomForLoads", "ReturnAfterARestartIsNoSecondCall",
 		"UpgradeLosesNothing", "UpgradeSendsEachCallOnce", "WatchesWhileTheDiskIsFull",
 	}
 	// newestPinnedTests run on the newest kernel in make test.
 	newestPinnedTests = []string{"KillsLoseNoEvent", "ReaderTakesOverInAStorm", "WatchesWhileTheDiskIsFull"}
 	// longPinnedTests run in make test-long only.
 	longPinnedTests = []string{
-		"EventTimesFollowClockSteps", "FullDiskLosesNothing", "LoadsWithoutARecorderKeepTheirImages", "ReplacesPinnedHooksThatMissALoad",
+		"EventTimesFollowClockSteps", "FullDiskLosesNothing", "LoadsWithoutARecorderKeepTheirImages",
 	}
 	// oldestPinnedTests run on the oldest kernel in make test. CountsDeniedCallsWithoutARecorder
 	// includes an upgrade. One during a storm needs two processors: kretprobes follow as
 	// many calls at once as there are processors, and the storm loads inside a load.
-	oldestPinnedTests = []string{"CountsDeniedCallsWithoutARecorder", "DetachLeavesNothingInTheKernel"}
+	oldestPinnedTests = []string{
+		"CountsDeniedCallsWithoutARecorder", "DetachLeavesNothingInTheKernel", "RecordsWhileHooksAreAttachedAgain",
+	}
 )
 
 func pinnedPattern(kernel vm.Kernel) string {
