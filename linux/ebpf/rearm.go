@@ -73,16 +73,27 @@ func (a *rearming) ended(now time.Time) {
 	a.pause, a.last = min(2*a.pause, lastRearm), now
 }
 
-// stop ends an attempt.
-func (a *rearming) stop() {
+// close closes the programs in use, once an attempt, which uses them, has ended. It does not wait
+// for that after ctx has ended: the kernel may take long to verify programs, which cannot be
+// interrupted.
+func (a *rearming) close(ctx context.Context, programs *bpf.Programs) error {
 	if a.done == nil {
-		return
+		return programs.Close()
 	}
 	a.end()
-	if late := <-a.done; late.programs != nil {
-		_ = late.programs.Close()
+	closed := make(chan error, 1)
+	go func() {
+		if late := <-a.done; late.programs != nil {
+			_ = late.programs.Close()
+		}
+		closed <- programs.Close()
+	}()
+	select {
+	case err := <-closed:
+		return err
+	case <-ctx.Done():
+		return nil
 	}
-	a.done = nil
 }
 
 // rearm attaches the hooks again if there is cause to doubt them, and returns the new

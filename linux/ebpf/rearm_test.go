@@ -42,6 +42,35 @@ func TestAttemptsToAttachAgainBecomeRarer(t *testing.T) {
 	})
 }
 
+// A process that is told to end does not wait for the kernel to verify the programs, and no
+// other end of a run closes programs that an attempt uses.
+func TestTheEndOfAProcessWaitsForNoAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		end := make(chan struct{})
+		start := func() *rearming {
+			a := &rearming{}
+			a.start(t.Context(), func(ctx context.Context) rearmed {
+				<-ctx.Done()
+				<-end
+				return rearmed{programs: &bpf.Programs{}}
+			}, func() {})
+			return a
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.NoError(t, start().close(ctx, &bpf.Programs{}))
+		closed := false
+		go func() {
+			closed = start().close(t.Context(), &bpf.Programs{}) == nil
+		}()
+		synctest.Wait()
+		require.False(t, closed)
+		close(end)
+		synctest.Wait()
+		require.True(t, closed)
+	})
+}
+
 func seconds(list []time.Duration) (all []time.Duration) {
 	for _, d := range list {
 		all = append(all, d/time.Second)

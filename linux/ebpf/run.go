@@ -189,7 +189,6 @@ func (r *run) readNext() error {
 // error.
 func (r *run) end(cause error) (err error) {
 	defer r.sync.Release()
-	r.arming.stop()
 	if r.programs.IsPinned() {
 		err = r.reader.reportDenials(time.Now())
 	} else {

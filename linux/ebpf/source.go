@@ -111,12 +111,12 @@ func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Deli
 	s.denials.begin(programs, keys, time.Now())
 	s.noteGap(programs.WereThere())
 	s.attach(programs, nil)
-	defer func() { err = errors.Join(err, s.detach(err)) }()
+	arming := &rearming{}
+	defer func() { err = errors.Join(err, s.detach(ctx, err, arming)) }()
 	ready()
 
 	stop := context.AfterFunc(ctx, s.flush)
 	defer stop()
-	arming := &rearming{}
 	r, err := s.newRun(programs, emit, arming)
 	for err == nil {
 		var next *bpf.Programs
@@ -379,8 +379,8 @@ func (s *Source) replaceBy(next *bpf.Programs) error {
 }
 
 // detach ends a run for a cause, and closes its programs.
-func (s *Source) detach(cause error) error {
-	err := s.release().Close()
+func (s *Source) detach(ctx context.Context, cause error, arming *rearming) error {
+	err := arming.close(ctx, s.release())
 	s.health.Stopped(cause)
 	if err != nil {
 		return fmt.Errorf("detach eBPF programs: %w", err)

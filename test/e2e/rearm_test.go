@@ -3,9 +3,9 @@
 package e2e
 
 import (
-	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,43 +20,38 @@ import (
 // loadPause is the pause between two loads while hooks are attached again.
 const loadPause = 150 * time.Millisecond
 
-// TestGuestRecordsWhileHooksAreAttachedAgain gives a recorder cause to attach its hooks again,
-// repeatedly, and removes their pins, while modules are loaded. Each load is recorded once, and
-// the sensor always has hooks.
+// TestGuestRecordsWhileHooksAreAttachedAgain removes the pins of a recorder's hooks, and then gives
+// it cause to attach other hooks while modules are loaded. Each load is recorded once, and the
+// sensor always has hooks.
 func TestGuestRecordsWhileHooksAreAttachedAgain(t *testing.T) {
 	needPinned(t)
 	t.Cleanup(func() { require.NoError(t, ebpf.Detach(pinFolder)) })
-	for _, test := range []struct {
-		name, pinDir string
-		rounds       int
-	}{{"pinned", pinFolder, 2}, {"not pinned", "", 1}} {
-		t.Run(test.name, func(t *testing.T) {
-			w := watchWith(t, ebpf.Options{ImageLimit: ebpf.MaxImage, PinDir: test.pinDir})
-			require.NoError(t, w.Sync(t.Context()))
-			w.mu.Lock()
-			before := len(w.events)
-			w.mu.Unlock()
-			stop := w.loadAlways(t, "dummy")
-			for round := range test.rounds {
-				reason := fmt.Sprintf("the load of module nosuch_%d was not observed", round)
-				sets := pinnedSets(t)
-				w.source.MarkUnreliable(reason)
-				w.awaitReason(t, "attached again at .*: "+reason)
-				if test.pinDir != "" {
-					require.Eventually(t, func() bool { return len(pinnedSets(t)) == 1 }, busyLimit, 50*time.Millisecond, "the earlier set stays")
-					require.NotEqual(t, sets, pinnedSets(t))
-				}
-			}
-			if test.pinDir != "" {
-				sets := pinnedSets(t)
-				require.NoError(t, os.RemoveAll(pinFolder))
-				w.awaitReason(t, "pinned again at .*: the pinned programs were removed")
-				require.Equal(t, sets, pinnedSets(t), "the same hooks are attached")
-			}
-			w.requireEach(t, before, "dummy", stop())
-			require.Zero(t, w.source.Sensor().Lost)
-		})
+	w := watchWith(t, ebpf.Options{ImageLimit: ebpf.MaxImage, PinDir: pinFolder})
+	sets := pinnedSets(t)
+	for range 2 {
+		require.NoError(t, os.RemoveAll(pinFolder))
+		require.Eventually(t, func() bool {
+			require.NoError(t, w.Sync(t.Context())) // makes the source check
+			return slices.Equal(sets, pinnedSets(t))
+		}, busyLimit, 50*time.Millisecond, "the same hooks are pinned again")
+		w.awaitReason(t, "pinned again at .*: the pinned programs were removed")
 	}
+
+	first := w.recorded()
+	stop := w.loadAlways(t, "dummy")
+	w.source.MarkUnreliable("the load of module nosuch was not observed")
+	w.awaitReason(t, "attached again at .*: the load of module nosuch was not observed")
+	require.Eventually(t, func() bool { return len(pinnedSets(t)) == 1 }, busyLimit, 50*time.Millisecond, "the earlier set stays")
+	require.NotEqual(t, sets, pinnedSets(t))
+	w.requireEach(t, first, "dummy", stop())
+	require.Zero(t, w.source.Sensor().Lost)
+}
+
+// recorded returns the number of events.
+func (w *watcher) recorded() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.events)
 }
 
 // loadAlways loads and unloads a module until stop is called, which returns how often.
@@ -119,38 +114,35 @@ func (w *watcher) awaitReason(t *testing.T, reason string) {
 	}, busyLimit, 50*time.Millisecond, "%s", reason)
 }
 
-// requireEach waits for the recorded events of n loads and unloads of a module after the
-// first ones, and requires each of them once.
+// requireEach waits until each event of n loads and unloads of a module is recorded, and requires
+// that none is recorded twice. Those of a load wait for its image.
 func (w *watcher) requireEach(t *testing.T, first int, name string, n int) {
 	t.Helper()
+	require.Positive(t, n)
+	t.Logf("%d loads", n)
+	var counts map[string]int // of events with different load_ids
 	require.Eventually(t, func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		unloads := 0
+		counts = map[string]int{}
+		seen := map[string]bool{}
 		for _, e := range w.events[first:] {
-			if e.Name == name && e.EventName == "delete_module" {
-				unloads++
+			if e.Name != name || !slices.Contains(loadAndUnload, e.EventName) {
+				continue
 			}
+			key := e.EventName + e.LoadID
+			if seen[key] {
+				t.Errorf("an event is recorded twice: %s of %s", e.EventName, e.LoadID)
+			}
+			if e.Missing.Has("sha256") {
+				t.Errorf("%s of %s has no hash: %s", e.EventName, e.LoadID, w.source.Sensor().Reason)
+			}
+			seen[key] = true
+			counts[e.EventName]++
 		}
-		return unloads == n
-	}, busyLimit, 100*time.Millisecond, "of %d unloads", n)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	counts, loads := map[string]int{}, map[string]bool{}
-	for _, e := range w.events[first:] {
-		if e.Name != name || e.EventName == "sys_exit_init_module" { // the return of a call that took long
-			continue
-		}
-		counts[e.EventName]++
-		loads[e.EventName+e.LoadID] = true
-		require.False(t, e.Missing.Has("sha256"), "%s %s at %v: %s", e.EventName, e.LoadID, time.Unix(0, e.TimeNanos), w.source.Sensor().Reason)
-	}
-	want := map[string]int{}
+		return t.Failed() || !slices.ContainsFunc(loadAndUnload, func(event string) bool { return counts[event] < n })
+	}, busyLimit, 100*time.Millisecond)
 	for _, event := range loadAndUnload {
-		want[event] = n
+		require.Equal(t, n, counts[event], event)
 	}
-	require.Equal(t, want, counts)
-	require.Len(t, loads, n*len(loadAndUnload), "an event is recorded twice")
-	require.Positive(t, n)
-	t.Logf("%d loads", n)
 }
