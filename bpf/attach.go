@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
@@ -50,7 +51,7 @@ func (p *Programs) attachAll(ctx context.Context, c choice, shared map[string]*e
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := p.attach(spec, loaded, h)
+		err := p.attach(spec, c.kernel, loaded, h)
 		if err == nil || h.optional && errors.Is(err, os.ErrNotExist) {
 			continue
 		}
@@ -64,13 +65,13 @@ func (p *Programs) attachAll(ctx context.Context, c choice, shared map[string]*e
 }
 
 // attach attaches the first of the hook's programs that the kernel takes.
-func (p *Programs) attach(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.Program, h hook) error {
+func (p *Programs) attach(spec *ebpf.CollectionSpec, kernel *btf.Spec, loaded map[string]*ebpf.Program, h hook) error {
 	if len(h.programs) == 0 {
 		return fmt.Errorf("attach to %s: %w", h.name, kprobes.off())
 	}
 	var failures []error
 	for _, c := range h.programs {
-		err := p.attachAs(spec, loaded, c)
+		err := p.attachAs(spec, kernel, loaded, c)
 		if err == nil {
 			return nil
 		}
@@ -79,10 +80,10 @@ func (p *Programs) attach(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.Pro
 	return fmt.Errorf("attach to %s: %w", h.name, errors.Join(failures...))
 }
 
-func (p *Programs) attachAs(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.Program, c candidate) (err error) {
+func (p *Programs) attachAs(spec *ebpf.CollectionSpec, kernel *btf.Spec, loaded map[string]*ebpf.Program, c candidate) (err error) {
 	program := loaded[c.program]
 	if program == nil {
-		one, err := p.load(spec, map[string]string{c.program: c.symbol})
+		one, err := p.load(spec, kernel, map[string]string{c.program: c.symbol})
 		if err != nil {
 			return err
 		}

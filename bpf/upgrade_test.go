@@ -269,7 +269,7 @@ func runner(t *testing.T, p *Programs, name string) func() {
 	t.Helper()
 	spec, err := loadModule()
 	require.NoError(t, err)
-	loaded, err := p.load(spec, map[string]string{name: ""})
+	loaded, err := p.load(spec, nil, map[string]string{name: ""})
 	if err != nil {
 		t.Skip("this kernel takes no programs: ", err)
 	}

@@ -35,9 +35,8 @@ type run struct {
 	arming   *rearming
 
 	sync   *source.Barrier
-	left   int       // bytes of the ring buffer that were unread when the round began, and are
-	caught time.Time // when they were all read; zero before
-	isLast bool      // the run ends with the round
+	left   int  // bytes of the ring buffer that were unread when the round began, and are
+	isLast bool // the run ends with the round
 }
 
 // newRun starts the goroutines that read images. They end when the programs are
@@ -88,7 +87,7 @@ func (r *run) loop(ctx context.Context) (next *bpf.Programs, err error) {
 		case !r.isDue():
 			err = r.readNext()
 		case !r.isLast:
-			err = r.reader.finish(r.caught)
+			err = r.reader.finish(r.sync.Began())
 			r.sync.Release()
 		case ctx.Err() != nil:
 			return nil, r.end(nil)
@@ -112,7 +111,6 @@ func (r *run) continued(next *bpf.Programs, emit func(kmodquery.Delivery)) (*run
 	}
 	after.reader.requests, after.reader.loads, after.reader.unbegun = r.reader.requests, r.reader.loads, r.reader.unbegun
 	if after.sync = r.sync; !after.sync.Began().IsZero() {
-		after.sync.Restart()
 		after.left = next.Pending()
 	}
 	return after, nil
@@ -131,20 +129,21 @@ func (r *run) begin(ctx context.Context) {
 		r.sync.Begin()
 	}
 	if !r.sync.Began().IsZero() {
-		r.left, r.caught = r.programs.Pending(), time.Time{}
+		r.left = r.programs.Pending()
 	}
 }
 
 // isDue reports whether the round must end now. However long it takes, the records that
 // the ring buffer held at its beginning are read first.
-func (r *run) isDue() bool {
-	if r.left > 0 {
-		return false
+func (r *run) isDue() bool { return r.left <= 0 && r.sync.IsDue(r.quiet()) }
+
+// took notes that bytes of the ring buffer were read. The round gives the last of its loads as
+// long as others for their images.
+func (r *run) took(n int) {
+	if r.left > 0 && r.left <= n {
+		r.sync.Restart()
 	}
-	if r.caught.IsZero() {
-		r.caught = time.Now()
-	}
-	return r.sync.IsDue(r.quiet())
+	r.left -= n
 }
 
 // quiet returns when the attempts have nothing more to wait for. It returns zero while
@@ -167,7 +166,7 @@ func (r *run) readNext() error {
 	raw, position, err := r.programs.Read()
 	switch {
 	case errors.Is(err, bpf.ErrFlushed), errors.Is(err, os.ErrDeadlineExceeded):
-		r.left = 0
+		r.took(r.left)
 		return r.reader.drained(time.Now())
 	case err != nil:
 		err = fmt.Errorf("read the records: %w", err)
@@ -175,7 +174,7 @@ func (r *run) readNext() error {
 		return err
 	}
 	size := bpf.RingSize(len(raw))
-	r.left -= size
+	defer r.took(size)
 	r.source.health.Received.Add(1)
 	record, err := bpf.Decode(raw)
 	if err != nil {
