@@ -40,7 +40,7 @@ func TestGuestReportsTheGapOfAKilledRecorder(t *testing.T) {
 	require.Error(t, insmod(failing))
 	loaded := time.Now()
 
-	p.startRecorder(t, guestExtension, "--pin-dir", "none")
+	p.startRecorder(t, guestExtension, "--pin-dir", "none", "--poll", pollOf.String())
 	p.awaitActive(t)
 	second := p.gap(t)
 	require.GreaterOrEqual(t, second.start, first.end, "the first recorder has stored when it began to watch")
