@@ -38,13 +38,9 @@ func (c *liveness) failure(now time.Time, isAsked bool) error {
 // due returns when the next check is due if no Sync waits.
 func (c *liveness) due() time.Time { return c.last.Add(checkEvery) }
 
-// checkHooks checks the hooks if a check is due. It does not while others are attached beside
-// them.
+// checkHooks checks the hooks if a check is due.
 func (r *run) checkHooks() {
 	s := r.source
-	if r.arming.done != nil {
-		return
-	}
 	err := r.hooks.failure(time.Now(), r.sync.Began().IsZero() && s.health.HasPending())
 	switch {
 	case errors.Is(err, bpf.ErrFtraceOff):
@@ -56,7 +52,7 @@ func (r *run) checkHooks() {
 		s.isBlind = true
 		s.health.Degraded(err)
 		s.markUnreliable(err)
-	case !s.isBlind:
+	case !s.isBlind && r.arming.done == nil:
 		s.keepWatch(r.hooks.last)
 	}
 }

@@ -120,15 +120,23 @@ func TestChecksCauseDoubt(t *testing.T) {
 			s.health.Started(nil, "", nil)
 			looks := 0
 			r := &run{source: s, arming: &rearming{}, sync: s.health.NewBarrier(time.Second)}
-			r.hooks.check = func() error { looks++; return test.err }
+			r.hooks.check = func() error {
+				if looks++; r.arming.done != nil {
+					return nil
+				}
+				return test.err
+			}
 			r.checkHooks()
 			require.Equal(t, test.isBlind, s.isBlind)
 			require.Equal(t, test.state, s.Sensor().State)
 			r.checkHooks()
 			require.Equal(t, !test.isBlind, watched > 0, "the time of a failed check is not one of watching")
+			before := watched
 			r.arming.done, r.hooks.last = make(chan rearmed), time.Time{}
 			r.checkHooks()
-			require.Equal(t, 1, looks, "while hooks are attached beside them")
+			require.Equal(t, 2, looks, "the rounds go on while hooks are attached beside them")
+			require.Equal(t, before, watched)
+			require.True(t, r.hooks.due().After(time.Now()))
 		})
 	}
 }

@@ -67,6 +67,9 @@ func (s *Source) newRun(programs *bpf.Programs, emit func(kmodquery.Delivery), a
 		reader: reader,
 		hooks: liveness{check: func() error {
 			_ = programs.FlushImages() // completes a round of its loop; fails only after Close
+			if arming.done != nil {
+				return nil // Renew and Repin allow no Check
+			}
 			return programs.Check()
 		}},
 		sync: s.health.NewBarrier(imageGrace),
