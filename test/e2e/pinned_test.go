@@ -372,6 +372,10 @@ func (p *deployment) stored(t *testing.T) tally {
 // stored, and nothing to be lost.
 func (p *deployment) requireExactly(t *testing.T, done tally) {
 	t.Helper()
+	// A query of another process waits for a source that starts only as long as the recorder answers.
+	require.Eventually(t, func() bool {
+		return len(p.query(t, "SELECT source FROM kernel_module_sensors WHERE source = 'ebpf' AND state = 'active'")) == 1
+	}, busyLimit, time.Second, "ebpf does not start")
 	stored := p.stored(t)
 	if differences := done.byEvent().differences(stored.byEvent()); len(differences) > 0 {
 		t.Errorf("events are not stored, or twice:\n%s", strings.Join(differences, "\n"))
