@@ -6,7 +6,7 @@ import "github.com/kmodquery/kmodquery"
 func kmq1001() kmodquery.Signature {
 	return ofLoads(kmodquery.Signature{
 		Metadata: metadata("KMQ-1001", "1", "untrusted_kernel_module", "Kernel module without a trusted signature",
-			"A module was loaded, or refused, that has no signature, or one by a key that the kernel does not know. Distributions sign "+
+			"A module was loaded, or refused, that has no signature, or one that the kernel does not trust: it does not know the key, or did not look. Distributions sign "+
 				"their modules, so the code comes from elsewhere.",
 			kmodquery.SeverityLow, kernelModules),
 		Facts:          []string{"signature_status", "signer", "signature_key_id", "sha256", "path"},
@@ -18,7 +18,7 @@ func kmq1001() kmodquery.Signature {
 		case kmodquery.SignatureUnsigned:
 			return "it has no signature"
 		case kmodquery.SignatureUntrusted:
-			return "the kernel does not know the key of its signature"
+			return "the kernel does not trust its signature"
 		case kmodquery.SignatureRejected:
 			return "the kernel refuses it because of its signature"
 		}

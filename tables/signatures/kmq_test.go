@@ -55,7 +55,7 @@ func TestSignaturesFire(t *testing.T) {
 		reason string
 	}{
 		{"KMQ-1001", honest(set("SignatureStatus", "unsigned")), dummy + "it has no signature"},
-		{"KMQ-1001", honest(set("SignatureStatus", "untrusted")), dummy + "the kernel does not know the key of its signature"},
+		{"KMQ-1001", honest(set("SignatureStatus", "untrusted")), dummy + "the kernel does not trust its signature"},
 		{"KMQ-1001", honest(set("SignatureStatus", "rejected")), dummy + "the kernel refuses it because of its signature"},
 		{"KMQ-1002", honest(set("Path", "/tmp/a.ko")), `security_kernel_read_file: "dummy" read as a kernel module from "/tmp/a.ko" by modprobe (pid 12, uid 0); no modules are installed there`},
 		{"KMQ-1002", honest(set("Path", "/root/lib/modules/a.ko")), ""},
