@@ -11,6 +11,17 @@ func TestStatements(t *testing.T) {
 	failed := func(name string, result int64, cause string) Statement {
 		return Statement{Kind: Failed, Name: name, Result: &result, Error: cause}
 	}
+	about := func(kind Kind, name string, d Description) Statement {
+		return Statement{Kind: kind, Name: name, Description: d}
+	}
+	requested := func(path string) Statement { return about(Requested, "", Description{Path: path}) }
+	unparsed := func(kind Kind) []Statement {
+		s := Statement{Kind: kind, IsUnparsed: true}
+		if kind == Failed {
+			s.Result, s.Error = new(int64(-1)), "an unknown cause"
+		}
+		return []Statement{s}
+	}
 	const manager, policy, old, helperPath = "/usr/libexec/kernelmanagerd", "/usr/libexec/syspolicyd", "/usr/libexec/kextd", "/usr/libexec/kernelmanager_helper"
 	for _, test := range []struct {
 		process, message string
@@ -18,36 +29,52 @@ func TestStatements(t *testing.T) {
 	}{
 		{manager, "Received kext load notification: " + probe, []Statement{{Kind: Loaded, Name: probe}}},
 		{manager, "Received kext unload notification: " + probe, []Statement{{Kind: Unloaded, Name: probe}}},
-		{manager, "Received kext load notification: com.example.bad id", nil},
-		{manager, "Received kext load notification: " + strings.Repeat("x", 300), nil},
+		{manager, "Received kext load notification: com.vendor.My Driver", []Statement{{Kind: Loaded, Name: "com.vendor.My Driver"}}},
+		{manager, "Received kext load notification: com.\u00e9vil.\n_x", []Statement{{Kind: Loaded, Name: "com.\u00e9vil.\n_x"}}},
+		{manager, "Received kext load notification: <private>", []Statement{{Kind: Loaded}}},
+		{manager, "Received kext load notification: " + strings.Repeat("x", 300), []Statement{{Kind: Loaded, IsUnparsed: true}}},
+		{manager, "Received kext unload notification: ", []Statement{{Kind: Unloaded, IsUnparsed: true}}},
 		{manager, "failed to load/rebuild extensions: Extension with identifiers " + probe + ",com.apple.nke.rvi not approved to load. Please approve using System Settings.",
 			[]Statement{failed(probe, -1, "not approved to load"), failed("com.apple.nke.rvi", -1, "not approved to load")}},
 		{manager, "failed to load/rebuild extensions: Extension with identifiers " + probe + " not approved to load. Please approve using System Preferences.",
 			[]Statement{failed(probe, -1, "not approved to load")}},
 		{manager, "failed to load/rebuild extensions: Loading extension(s): " + probe + " requires a reboot", []Statement{failed(probe, -1, "requires a reboot")}},
-		{manager, "failed to load/rebuild extensions: Extension with identifiers com.example.a,,b c not approved to load.", nil},
+		{manager, "failed to load/rebuild extensions: Extension with identifiers com.example.a,,b c not approved to load.", unparsed(Failed)},
+		{manager, "failed to load/rebuild extensions: Extension with identifiers com.example.a,b c not approved to load.",
+			[]Statement{failed("com.example.a", -1, "not approved to load"), failed("b c", -1, "not approved to load")}},
+		{manager, "library rebuild request failed: Extension with identifiers " + probe + " not approved to load. Please approve using System Preferences.",
+			[]Statement{failed(probe, -1, "not approved to load")}},
+		{manager, "library rebuild request failed: anything else", unparsed(Failed)},
+		{manager, `Loading paths: ["/Library/Extensions/a \"b\".kext/", "/tmp/c.kext"]`, []Statement{requested(`/Library/Extensions/a "b".kext`), requested("/tmp/c.kext")}},
+		{manager, `Loading paths: ["/tmp/c.kext]`, unparsed(Requested)},
+		{helperPath, "Handling loadOrRebuildRequest: \npaths: [\"/tmp/c.kext\"],\nidentifiers: [],\nx", []Statement{requested("/tmp/c.kext")}},
+		{helperPath, "Handling loadOrRebuildRequest: \npaths: [],\nidentifiers: [\"a\"]", []Statement{}},
 		{manager, "directLoadAuxiliaryExtensions: [" + probe + " v1.0.0 (D850472E) at /Library/Extensions/probe.kext  signed @none  x, com.vendor.raid v4.5 (x) at /Library/Extensions/a b.kext  signed @team(DX6G69M9N2)  y]",
 			[]Statement{
-				{Name: probe, Version: "1.0.0", Path: "/Library/Extensions/probe.kext", IsUnsigned: true},
-				{Name: "com.vendor.raid", Version: "4.5", Path: "/Library/Extensions/a b.kext", TeamID: "DX6G69M9N2"},
+				about(Direct, probe, Description{Version: "1.0.0", Path: "/Library/Extensions/probe.kext", IsUnsigned: true}),
+				about(Direct, "com.vendor.raid", Description{Version: "4.5", Path: "/Library/Extensions/a b.kext", TeamID: "DX6G69M9N2"}),
 			}},
 		{manager, "directLoadAuxiliaryExtensions: [com.vgpu.probe v1.0.0 (...) at\n      /Library/Extensions/vgpuProbe.kext  signed @none  ...]",
-			[]Statement{{Name: "com.vgpu.probe", Version: "1.0.0", Path: "/Library/Extensions/vgpuProbe.kext", IsUnsigned: true}}},
-		{manager, "directLoadAuxiliaryExtensions: [" + probe + " v1 (x) at /tmp/a signed @team(EQHXZ8M8AV)/b.kext  signed @none]", nil},
-		{manager, "directLoadAuxiliaryExtensions: [" + probe + " v1 (x) at /tmp/com.apple.x v1 (/b.kext  signed @none]", nil},
-		{manager, "directLoadAuxiliaryExtensions: []", nil},
+			[]Statement{about(Direct, "com.vgpu.probe", Description{Version: "1.0.0", Path: "/Library/Extensions/vgpuProbe.kext", IsUnsigned: true})}},
+		{manager, "directLoadAuxiliaryExtensions: [com.evil _driver v1.0 (b2) (D850) at /tmp/c.kext  signed @none  x]",
+			[]Statement{about(Direct, "com.evil _driver", Description{Version: "1.0 (b2)", Path: "/tmp/c.kext", IsUnsigned: true})}},
+		{manager, "directLoadAuxiliaryExtensions: [" + probe + " v1 (x) at /tmp/a signed @team(EQHXZ8M8AV)/b.kext  signed @none]", unparsed(Direct)},
+		{manager, "directLoadAuxiliaryExtensions: [" + probe + " v1 (x) at /tmp/com.apple.x v1 (x) at /b.kext  signed @none]", unparsed(Direct)},
+		{manager, "directLoadAuxiliaryExtensions: []", []Statement{}},
 		{manager, "Could not process load notification in helper: Did not find identifier", nil},
 		{helperPath, "Could not process load notification in helper: Did not find identifier (" + probe + ") in helper to process load notification", nil},
 		{helperPath, "checking bundle path /Library/Extensions/p.kext for Kext " + probe + " v2 in executable kext bundle " + probe + " at /Library/Extensions/p.kext",
-			[]Statement{{Name: probe, Version: "2", Path: "/Library/Extensions/p.kext"}}},
+			[]Statement{about(Checked, probe, Description{Version: "2", Path: "/Library/Extensions/p.kext"})}},
 		{manager, "Checking unstaged bundle path /L/p.kext for Kext " + probe + " v2 in executable kext bundle " + probe + " at /S/p.kext",
-			[]Statement{{Name: probe, Version: "2", Path: "/L/p.kext"}}},
+			[]Statement{about(Checked, probe, Description{Version: "2", Path: "/L/p.kext"})}},
 		{manager, "checking bundle path /L/p.kext for Kext " + probe + " v2 in executable kext bundle com.example.other at /S/p.kext", nil},
 		{helperPath, "Received kext load notification: " + probe, nil},
-		{policy, "Kernel Extension ALLOWED: Kext (ABCDE12345, " + probe + ") version: " + cdhash, []Statement{{Kind: Allowed, Name: probe, TeamID: "ABCDE12345", CDHash: cdhash}}},
-		{policy, "Kernel Extension ALLOWED: Kext (ABCDE12345, " + probe + ") version: 1.2.3", []Statement{{Kind: Allowed, Name: probe, TeamID: "ABCDE12345"}}},
+		{policy, "Kernel Extension ALLOWED: Kext (ABCDE12345, " + probe + ") version: " + cdhash, []Statement{about(Allowed, probe, Description{TeamID: "ABCDE12345", CDHash: cdhash})}},
+		{policy, "Kernel Extension ALLOWED: Kext (ABCDE12345, " + probe + ") version: 1.2.3", []Statement{about(Allowed, probe, Description{TeamID: "ABCDE12345"})}},
 		{policy, "Kernel Extension BLOCKED: Kext ((null), " + probe + ")", []Statement{{Kind: Blocked, Name: probe, Error: "blocked by the system policy"}}},
-		{policy, "Kernel Extension BLOCKED: Kext (ABCDE12345, bad id)", nil},
+		{policy, "Kernel Extension ALLOWED: Kext (ABCDE12345, a) version: b) version: " + cdhash, []Statement{about(Allowed, "a) version: b", Description{TeamID: "ABCDE12345", CDHash: cdhash})}},
+		{policy, "Kernel Extension BLOCKED: Kext (ABCDE12345, )", []Statement{{Kind: Blocked, Error: "blocked by the system policy", IsUnparsed: true}}},
+		{policy, "Kernel Extension ALLOWED: anything else", unparsed(Allowed)},
 		{policy, "Unsigned kext not present in the legacy kext list", nil},
 		{"/kernel", "Kext " + probe + " start failed (result 0x5).", []Statement{failed(probe, -5, "0x5")}},
 		{"/kernel", "Kext " + probe + " failed to load (0xdc008017).", []Statement{failed(probe, -603946985, "kOSKextReturnStartStopError")}},
@@ -57,11 +84,13 @@ func TestStatements(t *testing.T) {
 		{"/kernel", "Kext " + probe + " start failed (result 0x0).", []Statement{failed(probe, -1, "0x0")}},
 		{"/kernel", "Kext " + probe + " start failed (result 0x80000000).", []Statement{failed(probe, -1<<31, "0x80000000")}},
 		{"/kernel", "Kext " + probe + " start failed (result 0x123456789).", nil},
+		{"/kernel", "Kext com.evil _driver start failed (result 0x5).", []Statement{failed("com.evil _driver", -5, "0x5")}},
+		{"/kernel", "Failed to load kext " + probe + ", because.", unparsed(Failed)},
 		{"/kernel", "Can't load kext " + probe + " - link failed.", nil},
 		{old, `Kext rejected due to improper filesystem permissions: <OSKext 0x7f8 [0x7ff]> { URL = "file:///Library/Extensions/a%20b.kext/", ID = "` + probe + `" }`,
-			[]Statement{{Kind: Blocked, Name: probe, Path: "/Library/Extensions/a b.kext", Error: "improper filesystem permissions"}}},
+			[]Statement{{Kind: Blocked, Name: probe, Description: Description{Path: "/Library/Extensions/a b.kext"}, Error: "improper filesystem permissions"}}},
 		{old, `Kext with invalid signatured (-67062) allowed: <OSKext 0x7f8 [0x7ff]> { URL = "a%2Fb.kext/ -- file:///Users/x/", ID = "` + probe + `" }`,
-			[]Statement{{Kind: Allowed, Name: probe, Path: "/Users/x/a/b.kext", IsUnsigned: true}}},
+			[]Statement{about(Allowed, probe, Description{Path: "/Users/x/a/b.kext", IsUnsigned: true})}},
 		{old, `Kext with invalid signature (-67054) allowed: <OSKext 0x7f8 [0x7ff]> { URL = "http://x/", ID = "` + probe + `" }`,
 			[]Statement{{Kind: Allowed, Name: probe}}},
 		{"/usr/bin/kextutil", `Kext rejected due to x: <OSKext 0x7f8 [0x7ff]> { URL = "file:///x.kext/", ID = "` + probe + `" }`, nil},
@@ -93,7 +122,8 @@ func requirePredicate(t *testing.T, message string) {
 
 func TestStatementsOfOneMessageAreBounded(t *testing.T) {
 	r := Record{process: "/usr/libexec/kernelmanagerd", pid: 1, Message: "failed to load/rebuild extensions: Extension with identifiers " + strings.Repeat(probe+",", 1000) + probe + " not approved to load."}
-	require.Len(t, r.Statements(), maxStatements)
+	require.Len(t, r.Statements(), maxStatements+1)
+	require.True(t, r.Statements()[maxStatements].IsUnparsed)
 }
 
 func FuzzStatements(f *testing.F) {
@@ -114,9 +144,9 @@ func FuzzStatements(f *testing.F) {
 }
 
 func requireSane(t *testing.T, statements []Statement) {
-	require.LessOrEqual(t, len(statements), maxStatements)
+	require.LessOrEqual(t, len(statements), maxStatements+1)
 	for _, s := range statements {
-		require.Regexp(t, wholeID, s.Name)
+		require.LessOrEqual(t, len(s.Name), 4*255)
 		require.Equal(t, s.Kind == Failed, s.Result != nil)
 		require.True(t, s.Path == "" || isPath(s.Path))
 		require.True(t, s.CDHash == "" || len(s.CDHash) == 40)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +26,9 @@ type Kexts struct {
 	mu     sync.Mutex
 	policy *policy     // the content of KextPolicy, nil if not read yet
 	read   fingerprint // of KextPolicy when it was read
+
+	listing  sync.Mutex // guards unparsed; apart from mu because reading KextPolicy may block
+	unparsed []string   // the lines of the last list that begin like one of an extension and do not parse
 }
 
 // New returns a Kexts that uses these programs. remote returns the mount points of the file
@@ -85,9 +89,21 @@ func (k *Kexts) Confirm(context.Context, []kmodquery.Module) ([]kmodquery.Module
 // Taint returns 0: the kernel of macOS has no taint.
 func (k *Kexts) Taint(context.Context) (int64, error) { return 0, nil }
 
-// Shown returns the available views. The reason says why KextPolicy cannot be read, or
-// what it lacks on this version of macOS.
+// Shown returns the available views. The reason says what of the list is not understood, and
+// why KextPolicy cannot be read, or what it lacks on this version of macOS.
 func (k *Kexts) Shown() (shown []string, reason string) {
+	k.listing.Lock()
+	unparsed := k.unparsed
+	k.listing.Unlock()
+	shown, reason = k.shownPolicy()
+	if len(unparsed) > 0 {
+		text := fmt.Sprintf("lines of kmutil that are not understood: %d, such as %q", len(unparsed), unparsed[0])
+		reason = strings.TrimSuffix(text+"; "+reason, "; ")
+	}
+	return shown, reason
+}
+
+func (k *Kexts) shownPolicy() (shown []string, reason string) {
 	shown = []string{kmodquery.ViewShowloaded}
 	policy, err := k.readPolicy(context.Background())
 	if err != nil {

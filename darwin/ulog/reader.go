@@ -183,7 +183,8 @@ func (r *reader) parse(b []byte) kextlog.Line {
 
 // takeRecord emits the events of a record, unless they were emitted before.
 func (r *reader) takeRecord(join *joiner, record *kextlog.Record, raw []byte) {
-	events := join.add(record, string(raw))
+	events, unparsed := join.add(record, string(raw))
+	r.source.health.DecodeErrors.Add(unparsed)
 	if len(events) == 0 {
 		return
 	}
