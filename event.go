@@ -87,6 +87,12 @@ const (
 	SignatureUnknown   = "unknown"   // neither the kernel's verdict nor the image is known
 )
 
+// Decisions of macOS's policy, or of an Endpoint Security client, on a kernel extension.
+const (
+	VerdictAllow = "allow"
+	VerdictDeny  = "deny"
+)
+
 // An Event is one fact that one source observed. The event store writes it once
 // and never changes it.
 //
@@ -141,6 +147,9 @@ type Event struct {
 
 	Result *int64 `json:"result,omitempty"` // 0 or -errno
 	Error  string `json:"error,omitempty"`  // the errno's name
+	// Verdict is what a policy of macOS decided, one of the Verdict constants. An allowed
+	// load may fail.
+	Verdict string `json:"verdict,omitempty"`
 
 	Pid         *int64 `json:"pid,omitempty"` // thread group id, in the initial pid namespace
 	Tid         *int64 `json:"tid,omitempty"`

@@ -92,6 +92,7 @@ var eventColumns = []columnOf[kmodquery.Event]{
 	ofEvent("taints", filtered, "Mask of the kernel taints that the module sets"),
 	ofEvent("result", filtered, "0 for success or the negative errno; NULL while unknown"),
 	ofEvent("error", filtered, "Name of the errno in result"),
+	ofEvent("verdict", filtered, "allow or deny: what macOS's policy, or an Endpoint Security client, decided on the kernel extension. An allowed load may fail"),
 	ofEvent("pid", indexed, "Process that caused the event, in the host's pid namespace"),
 	ofEvent("tid", filtered, "Thread that caused the event"),
 	ofEvent("parent", filtered, "Process id of the process's parent"),

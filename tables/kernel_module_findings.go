@@ -63,6 +63,7 @@ var findingColumns = []columnOf[kmodquery.Finding]{
 	ofTrigger("signature_status"),
 	ofTrigger("signer"),
 	ofTrigger("result"),
+	ofTrigger("verdict"),
 	ofTrigger("pid"),
 	ofTrigger("process_path"),
 	ofTrigger("cmdline"),

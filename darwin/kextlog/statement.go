@@ -28,6 +28,8 @@ type Statement struct {
 	Description
 	Result *int64 // negative if Kind is Failed, otherwise nil
 	Error  string
+	// IsDenied reports that the attempt failed because a policy denied it.
+	IsDenied bool
 	// IsUnparsed reports that the message begins like one of this kind and is not
 	// understood.
 	IsUnparsed bool
@@ -197,7 +199,7 @@ func parseRefusals(m []string) []Statement {
 		if id = strings.TrimSpace(id); id == "" || len(id) > 255 {
 			return nil
 		}
-		s := Statement{Kind: Failed, Name: idOf(id), Result: new(int64(refused)), Error: m[2]}
+		s := Statement{Kind: Failed, Name: idOf(id), Result: new(int64(refused)), Error: m[2], IsDenied: m[2] == "not approved to load"}
 		if len(all) == maxStatements {
 			s.Name, s.IsUnparsed = "", true
 			return append(all, s)
@@ -273,7 +275,7 @@ func parseVerdict(m []string) []Statement {
 
 func parseFailure(m []string) []Statement {
 	result, name := parseReturn(m[3])
-	return []Statement{{Kind: Failed, Name: idOf(m[1] + m[2]), Result: &result, Error: name}}
+	return []Statement{{Kind: Failed, Name: idOf(m[1] + m[2]), Result: &result, Error: name, IsDenied: name == systemPolicy}}
 }
 
 // unsigned is errSecCSUnsigned (Security/CSCommon.h).

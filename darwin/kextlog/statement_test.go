@@ -9,7 +9,7 @@ import (
 
 func TestStatements(t *testing.T) {
 	failed := func(name string, result int64, cause string) Statement {
-		return Statement{Kind: Failed, Name: name, Result: &result, Error: cause}
+		return Statement{Kind: Failed, Name: name, Result: &result, Error: cause, IsDenied: cause == "not approved to load" || cause == "kOSKextReturnSystemPolicy"}
 	}
 	about := func(kind Kind, name string, d Description) Statement {
 		return Statement{Kind: kind, Name: name, Description: d}

@@ -384,6 +384,12 @@ func (a *attempt) event(r *kextlog.Record, s *kextlog.Statement, known kextlog.D
 	if s.Kind == kextlog.Loaded || s.Kind == kextlog.Unloaded {
 		e.Result = new(int64(0))
 	}
+	switch {
+	case s.Kind == kextlog.Allowed:
+		e.Verdict = kmodquery.VerdictAllow
+	case s.Kind == kextlog.Blocked || s.IsDenied:
+		e.Verdict = kmodquery.VerdictDeny
+	}
 	if len(raw) > maxRaw {
 		e.Raw = ""
 		e.Missing.Add("raw")

@@ -1,0 +1,2 @@
+-- What a policy of macOS decided on a kernel extension.
+ALTER TABLE events ADD COLUMN verdict TEXT;
