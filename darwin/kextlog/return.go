@@ -14,6 +14,7 @@ var extensionReturns = []string{
 	"kOSKextReturnDeferred", "kOSKextReturnBootLevel", "kOSKextReturnNotLoadable", "kOSKextReturnLoadedVersionDiffers",
 	"kOSKextReturnDependencyLoadError", "kOSKextReturnLinkError", "kOSKextReturnStartStopError", "kOSKextReturnInUse",
 	"kOSKextReturnTimeout", "kOSKextReturnStopping", systemPolicy,
+	"kOSKextReturnKCLoadFailure", "kOSKextReturnKCLoadFailureSystemKC", "kOSKextReturnKCLoadFailureAuxKC",
 }
 
 // systemPolicy is the name of a denial by the system policy.

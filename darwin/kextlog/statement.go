@@ -30,6 +30,9 @@ type Statement struct {
 	Error  string
 	// IsDenied reports that the attempt failed because a policy denied it.
 	IsDenied bool
+	// IsCodeless reports that the extension has no executable. Another message may report
+	// the same load.
+	IsCodeless bool
 	// IsUnparsed reports that the message begins like one of this kind and is not
 	// understood.
 	IsUnparsed bool
@@ -77,7 +80,15 @@ var (
 	directHead  = regexp.MustCompile(` v[^,/\n]{1,64}? \([^()]*\) at\s`)
 	checking    = compile(`[Cc]hecking (?:unstaged )?bundle path (/.*) for Kext ` + bundleID + ` ` + version + ` in executable kext bundle ` + bundleID + ` at /.*`)
 	verdict     = compile(`Kernel Extension (ALLOWED|BLOCKED): Kext \(` + team + `, ` + bundleID + `\)(?:,? version: ([0-9a-f]{40}))?[^)]*`)
-	loadFailed  = compile(`(?:Kext ` + bundleID + ` (?:start failed \(result |failed to load \()|Failed to load kext ` + bundleID + ` \(error )0x([0-9a-f]{1,8})\)\.?`)
+	codelessIn  = compile(`Loading codeless extension: Kext ` + bundleID + ` ` + version + ` in [a-z]+ kext bundle ` + bundleID + ` at (/.*)`)
+	codeless    = compile(`Loading codeless extension: Kext ` + bundleID + ` v(\S{1,64})`)
+	unusable    = compile(`Could not use '` + bundleID + `' because:? (.{1,200})`)
+	badlySigned = compile(`(?:failed to load/rebuild extensions: )?Authenticating extension failed: Kext ` + bundleID + ` ` + version + ` in [a-z]+ kext bundle ` + bundleID + ` at /.*:\s+(?:Authenticating extension failed: )?Bad code signature\.?`)
+	excluded    = compile(`Kext ` + bundleID + ` is in exclude list, not loadable\.?`)
+	disabled    = compile(`Kext loading is disabled(?: \(attempt to load kext ` + bundleID + `\))?\.?`)
+	unloadable  = compile(`Can't load kext ` + bundleID + ` - (.{1,200}?)\.?`)
+	macDenied   = compile(`Failed to load kext ` + bundleID + ` \((MAC policy error 0x([0-9a-f]{1,8}))\)\.?`)
+	loadFailed  = compile(`(?:Kext ` + bundleID + ` (?:start failed \(result |did not start \(return code |failed to load \()|Failed to load kext ` + bundleID + ` \(error )0x([0-9a-f]{1,8})\)\.?`)
 	rejected    = compile(`Kext (?:rejected due to ([^:<>{}]{1,200})|with invalid signatured? \((-?[0-9]{1,10})\) allowed): <OSKext [^<>{}]*> \{ URL = "([^"]*)", ID = "` + bundleID + `" \}`)
 )
 
@@ -98,17 +109,29 @@ var programs = []struct {
 	path  string
 	forms []form
 }{
-	{kernel, []form{{"Failed to load kext ", Failed, loadFailed, parseFailure}}},
+	{kernel, []form{
+		{"Failed to load kext ", Failed, loadFailed, parseFailure},
+		{"", Failed, macDenied, parseMACDenial},
+		{"", Failed, excluded, func(m []string) []Statement { return failure(m[1], "in the exclude list", true) }},
+		{"Kext loading is disabled", Failed, disabled, func(m []string) []Statement { return failure(m[1], "loading is disabled", false) }},
+		{"Can't load kext ", Failed, unloadable, func(m []string) []Statement { return failure(m[1], m[2], false) }},
+	}},
 	{"/usr/libexec/kernelmanagerd", []form{
 		{"Received kext load notification: ", Loaded, notified, parseNotification},
 		{"Received kext unload notification: ", Unloaded, notified, parseNotification},
 		{"failed to load/rebuild extensions: ", Failed, notApproved, parseRefusals},
 		{"library rebuild request failed: ", Failed, needsReboot, parseRefusals},
+		{"Could not use '", Failed, unusable, func(m []string) []Statement { return failure(m[1], m[2], false) }},
+		{"Authenticating extension failed: ", Failed, badlySigned, parseBadSignature},
+		{"Loading codeless extension: ", Loaded, codelessIn, parseCodelessIn},
+		{"", Loaded, codeless, parseCodeless},
 		{"Loading paths: ", Requested, loading, parsePaths},
 		{"directLoadAuxiliaryExtensions: ", Direct, direct, parseDirectLoads},
 		{"", Checked, checking, parseResolution},
 	}},
 	{helper, []form{
+		{"Loading codeless extension: ", Loaded, codelessIn, parseCodelessIn},
+		{"", Loaded, codeless, parseCodeless},
 		{"Handling loadOrRebuildRequest: ", Requested, requested, parsePaths},
 		{"", Checked, checking, parseResolution},
 	}},
@@ -125,7 +148,9 @@ func Phrases() []string {
 	return []string{
 		"load notification: ", "failed to load/rebuild extensions: ", "library rebuild request failed: ",
 		"Handling loadOrRebuildRequest: ", "Loading paths: ", "directLoadAuxiliaryExtensions: ", "bundle path ",
-		"Kernel Extension ALLOWED: ", "Kernel Extension BLOCKED: ", " start failed (result ", "ailed to load ",
+		"Kernel Extension ALLOWED: ", "Kernel Extension BLOCKED: ", " start failed (result ", " did not start (return code ",
+		"ailed to load ", "Can't load kext ", " is in exclude list, not loadable", "Kext loading is disabled",
+		"Could not use '", "Authenticating extension failed: ", "Loading codeless extension: ",
 		"Kext rejected due to ", "Kext with invalid signature",
 	}
 }
@@ -276,6 +301,42 @@ func parseVerdict(m []string) []Statement {
 func parseFailure(m []string) []Statement {
 	result, name := parseReturn(m[3])
 	return []Statement{{Kind: Failed, Name: idOf(m[1] + m[2]), Result: &result, Error: name, IsDenied: name == systemPolicy}}
+}
+
+// failure returns a failure without a number.
+func failure(id, cause string, isDenied bool) []Statement {
+	return []Statement{{Kind: Failed, Name: idOf(id), Result: new(int64(refused)), Error: cause, IsDenied: isDenied}}
+}
+
+// parseMACDenial returns a load that an Endpoint Security client, or another policy module,
+// denied.
+func parseMACDenial(m []string) []Statement {
+	result, _ := parseReturn(m[3])
+	return []Statement{{Kind: Failed, Name: idOf(m[1]), Result: &result, Error: m[2], IsDenied: true}}
+}
+
+func parseBadSignature(m []string) []Statement {
+	if m[1] != m[3] {
+		return nil
+	}
+	s := failure(m[1], "bad code signature", true)
+	s[0].Version = m[2]
+	return s
+}
+
+// parseCodelessIn returns the load of an extension without an executable.
+func parseCodelessIn(m []string) []Statement {
+	if m[1] != m[3] || !isPath(m[4]) {
+		return nil
+	}
+	return []Statement{{Kind: Loaded, Name: idOf(m[1]), Description: Description{Version: m[2], Path: path.Clean(m[4])}, IsCodeless: true}}
+}
+
+func parseCodeless(m []string) []Statement {
+	if strings.Contains(m[1], " kext bundle ") {
+		return nil // another form of parseCodelessIn
+	}
+	return []Statement{{Kind: Loaded, Name: idOf(m[1]), Description: Description{Version: m[2]}, IsCodeless: true}}
 }
 
 // unsigned is errSecCSUnsigned (Security/CSCommon.h).

@@ -22,6 +22,9 @@ func TestStatements(t *testing.T) {
 		}
 		return []Statement{s}
 	}
+	denied := func(name, cause string) []Statement {
+		return []Statement{{Kind: Failed, Name: name, Result: new(int64(-1)), Error: cause, IsDenied: true}}
+	}
 	const manager, policy, old, helperPath = "/usr/libexec/kernelmanagerd", "/usr/libexec/syspolicyd", "/usr/libexec/kextd", "/usr/libexec/kernelmanager_helper"
 	for _, test := range []struct {
 		process, message string
@@ -80,13 +83,32 @@ func TestStatements(t *testing.T) {
 		{"/kernel", "Kext " + probe + " failed to load (0xdc008017).", []Statement{failed(probe, -603946985, "kOSKextReturnStartStopError")}},
 		{"/kernel", "Failed to load kext " + probe + " (error 0xdc008016).", []Statement{failed(probe, -603946986, "kOSKextReturnLinkError")}},
 		{"/kernel", "Failed to load kext " + probe + " (error 0xdc00801b).", []Statement{failed(probe, -603946981, "kOSKextReturnSystemPolicy")}},
-		{"/kernel", "Failed to load kext " + probe + " (error 0xdc00801c).", []Statement{failed(probe, -603946980, "0xdc00801c")}},
+		{"/kernel", "Failed to load kext " + probe + " (error 0xdc00801c).", []Statement{failed(probe, -603946980, "kOSKextReturnKCLoadFailure")}},
+		{"/kernel", "Failed to load kext " + probe + " (error 0xdc00801e).", []Statement{failed(probe, -603946978, "kOSKextReturnKCLoadFailureAuxKC")}},
+		{"/kernel", "Failed to load kext " + probe + " (error 0xdc00801f).", []Statement{failed(probe, -603946977, "0xdc00801f")}},
+		{"/kernel", "Failed to load kext " + probe + " (MAC policy error 0x1).", denied(probe, "MAC policy error 0x1")},
+		{"/kernel", "Kext " + probe + " is in exclude list, not loadable", denied(probe, "in the exclude list")},
+		{"/kernel", "Kext loading is disabled (attempt to load kext " + probe + ").", []Statement{failed(probe, -1, "loading is disabled")}},
+		{"/kernel", "Kext loading is disabled.", []Statement{failed("", -1, "loading is disabled")}},
+		{"/kernel", "Kext loading is disabled (why)", unparsed(Failed)},
+		{"/kernel", "Kext " + probe + " did not start (return code 0x5).", []Statement{failed(probe, -5, "0x5")}},
+		{manager, "Could not use 'com.evil driver' because: it is too new", []Statement{failed("com.evil driver", -1, "it is too new")}},
+		{manager, "Could not use x", nil},
+		{manager, "Could not use 'x'", unparsed(Failed)},
+		{manager, "Authenticating extension failed: Kext " + probe + " v2 in executable kext bundle " + probe + " at /private/var/x/p.kext:\n\nAuthenticating extension failed: Bad code signature",
+			[]Statement{{Kind: Failed, Name: probe, Description: Description{Version: "2"}, Result: new(int64(-1)), Error: "bad code signature", IsDenied: true}}},
+		{manager, "Authenticating extension failed: Bad code signature", unparsed(Failed)},
+		{helperPath, "Loading codeless extension: Kext a v1 b v2", []Statement{{Kind: Loaded, Name: "a v1 b", Description: Description{Version: "2"}, IsCodeless: true}}},
+		{manager, "Loading codeless extension: Kext " + probe + " v1.0 (b2) in codeless kext bundle " + probe + " at /L/a v2.kext",
+			[]Statement{{Kind: Loaded, Name: probe, Description: Description{Version: "1.0 (b2)", Path: "/L/a v2.kext"}, IsCodeless: true}}},
+		{manager, "Loading codeless extension: Kext " + probe + " v1 in codeless kext bundle other at /L/a v2.kext", unparsed(Loaded)},
 		{"/kernel", "Kext " + probe + " start failed (result 0x0).", []Statement{failed(probe, -1, "0x0")}},
 		{"/kernel", "Kext " + probe + " start failed (result 0x80000000).", []Statement{failed(probe, -1<<31, "0x80000000")}},
 		{"/kernel", "Kext " + probe + " start failed (result 0x123456789).", nil},
 		{"/kernel", "Kext com.evil _driver start failed (result 0x5).", []Statement{failed("com.evil _driver", -5, "0x5")}},
 		{"/kernel", "Failed to load kext " + probe + ", because.", unparsed(Failed)},
-		{"/kernel", "Can't load kext " + probe + " - link failed.", nil},
+		{"/kernel", "Can't load kext " + probe + " - link failed.", []Statement{failed(probe, -1, "link failed")}},
+		{"/kernel", "Can't load kext " + probe, unparsed(Failed)},
 		{old, `Kext rejected due to improper filesystem permissions: <OSKext 0x7f8 [0x7ff]> { URL = "file:///Library/Extensions/a%20b.kext/", ID = "` + probe + `" }`,
 			[]Statement{{Kind: Blocked, Name: probe, Description: Description{Path: "/Library/Extensions/a b.kext"}, Error: "improper filesystem permissions"}}},
 		{old, `Kext with invalid signatured (-67062) allowed: <OSKext 0x7f8 [0x7ff]> { URL = "a%2Fb.kext/ -- file:///Users/x/", ID = "` + probe + `" }`,

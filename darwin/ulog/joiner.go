@@ -39,6 +39,8 @@ type attempt struct {
 	outcome kextlog.Kind               // Loaded, Blocked or Failed once it is over
 	emitted map[kextlog.Kind]time.Time // times of the emitted events
 
+	isCodeless bool // a notification of the load may follow
+
 	direct, verdict *kextlog.Description
 	checks          []kextlog.Description // the candidates
 }
@@ -104,7 +106,7 @@ func (j *joiner) attempt(r *kextlog.Record, s *kextlog.Statement) (*attempt, kex
 	described := s.Description
 	switch s.Kind {
 	case kextlog.Loaded, kextlog.Failed:
-		if x.last.repeats(s.Kind, r.Time) {
+		if x.last.repeats(s, r.Time) {
 			a = x.last
 			break
 		}
@@ -115,9 +117,13 @@ func (j *joiner) attempt(r *kextlog.Record, s *kextlog.Statement) (*attempt, kex
 		if a = newAttempt(r, s); len(candidates) > 0 {
 			a, described = candidates[0], j.describe(x, candidates, r.Time)
 		}
+		if s.Description != (kextlog.Description{}) {
+			described = s.Description
+		}
+		a.isCodeless = s.IsCodeless
 		x.end(a, s.Kind)
 	case kextlog.Blocked:
-		if x.last.repeats(s.Kind, r.Time) {
+		if x.last.repeats(s, r.Time) {
 			a = x.last
 			break
 		}
@@ -154,9 +160,15 @@ func (j *joiner) extension(name string, now time.Time) *extension {
 	return x
 }
 
-// repeats reports whether a statement reports again how the attempt ended.
-func (a *attempt) repeats(kind kextlog.Kind, at time.Time) bool {
-	return a != nil && kind != kextlog.Loaded && a.outcome == kind && at.Sub(a.emitted[kind]).Abs() <= failureTime
+// repeats reports whether a statement reports again how the attempt ended. Of a load there is
+// one notification, which may follow the message that an extension has no executable.
+func (a *attempt) repeats(s *kextlog.Statement, at time.Time) bool {
+	if a == nil || a.outcome != s.Kind || at.Sub(a.emitted[s.Kind]).Abs() > failureTime {
+		return false
+	}
+	isNotification := a.isCodeless && !s.IsCodeless
+	a.isCodeless = a.isCodeless && !isNotification
+	return s.Kind != kextlog.Loaded || isNotification
 }
 
 // take returns the newest open attempt that a statement can belong to, or a new one, with

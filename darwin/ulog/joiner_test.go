@@ -132,6 +132,14 @@ func TestPathIsWhatWasAskedFor(t *testing.T) {
 	}
 }
 
+func TestACodelessLoadIsOneEvent(t *testing.T) {
+	loaded := [2]string{manager, "Received kext load notification: " + testKext}
+	events := joined(t, [2]string{manager, "Loading codeless extension: Kext " + testKext + " v2"}, loaded, loaded)
+	require.Len(t, events, 2, "the last notification is of another load")
+	require.Equal(t, "2", events[0].Version)
+	require.Empty(t, events[1].Version)
+}
+
 // Any user can ask for any number of loads. What is forgotten then might have been the
 // attempt that an outcome belongs to.
 func TestAFloodOfAttemptsLeavesValuesOut(t *testing.T) {
