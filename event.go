@@ -180,6 +180,13 @@ type Event struct {
 	ProcessSigningID string `json:"process_signing_id,omitempty"`
 	ProcessTeamID    string `json:"process_team_id,omitempty"`
 
+	// Of a load of a kernel extension: one of the Collection constants, and BootLoad is 1 if
+	// it was reported soon after the boot and nothing in the log requested it, otherwise 0.
+	// AuthenticatedRoot is 1 if the kernel only boots from a system volume with Apple's seal.
+	Collection        string `json:"collection,omitempty"`
+	BootLoad          *int64 `json:"boot_load,omitempty"`
+	AuthenticatedRoot *int64 `json:"authenticated_root,omitempty"`
+
 	FirstSeen *int64  `json:"first_seen,omitempty"`
 	Count     *int64  `json:"count,omitempty"`   // attempts that this event stands for
 	Missing   Columns `json:"missing,omitempty"` // columns that apply and whose value could not be determined

@@ -42,7 +42,10 @@ func macOS(programs host.Programs, kernel macKernel) *platform {
 			case kmodquery.SourceEndpointSecurity:
 				return es.New(es.Options{Eslogger: programs.Eslogger, Boot: kernel.boot})
 			case kmodquery.SourceUnifiedLog:
-				return ulog.New(ulog.Options{Programs: programs, Position: func(ctx context.Context) (string, error) { return store.Position(ctx, name) }})
+				return ulog.New(ulog.Options{
+					Programs: programs, Boot: kernel.boot, Kexts: kexts,
+					Position: func(ctx context.Context) (string, error) { return store.Position(ctx, name) },
+				})
 			}
 			panic("unknown source " + name)
 		},

@@ -67,6 +67,7 @@ var standIns = map[string]struct {
 	"log":      {"stream", installScript},
 	"kmutil":   {"showloaded", installScript},
 	"kextstat": {"kextstat", installScript},
+	"csrutil":  {"csrutil.status", installScript},
 	"codesign": {"codesign", installScript},
 }
 

@@ -82,6 +82,8 @@ var inventoryColumns = []columnOf[entry]{
 		func(e *entry) string { return kmodquery.Escape(e.Policy) }),
 	number("last_loaded", local, "Unix time in seconds of the last load, from macOS's KextPolicy; a test load by kextutil may set it too",
 		func(e *entry) *int64 { return e.LastLoaded }),
+	text("collection", local, "Collection from which macOS loaded the kernel extension: boot, system, auxiliary, codeless or unknown",
+		func(e *entry) string { return e.Collection }),
 	text("missing", local, "Columns that apply and whose value could not be determined, separated by commas",
 		func(e *entry) string { return kmodquery.Escape(e.missing()) }),
 }

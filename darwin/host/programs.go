@@ -7,6 +7,7 @@ type Programs struct {
 	Log        string // prints the unified log
 	Kmutil     string // lists the loaded kernel extensions; macOS 11 or later
 	Kextstat   string // lists them before macOS 11
+	Csrutil    string // prints whether the system volume must have Apple's seal
 	Codesign   string // prints the signature of a bundle
 	KextPolicy string // database of the allowed kernel extensions and of past loads
 }
@@ -19,6 +20,7 @@ func DefaultPrograms() Programs {
 		Log:        "/usr/bin/log",
 		Kmutil:     "/usr/bin/kmutil",
 		Kextstat:   "/usr/sbin/kextstat",
+		Csrutil:    "/usr/bin/csrutil",
 		Codesign:   "/usr/bin/codesign",
 		KextPolicy: "/var/db/SystemPolicyConfiguration/KextPolicy",
 	}

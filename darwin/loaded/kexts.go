@@ -17,15 +17,19 @@ import (
 // Kexts reads the kernel extensions of this host. It is safe for concurrent use and
 // keeps no files open.
 type Kexts struct {
-	programs host.Programs
-	remote   func() ([]string, error)
-	bundles  bundles
-	files    *lookup.Runner[kmodquery.ModuleFile]
-	policies *lookup.Runner[policyRead]
+	programs    host.Programs
+	remote      func() ([]string, error)
+	bundles     bundles
+	collections collections
+	files       *lookup.Runner[kmodquery.ModuleFile]
+	policies    *lookup.Runner[policyRead]
 
 	mu     sync.Mutex
 	policy *policy     // the content of KextPolicy, nil if not read yet
 	read   fingerprint // of KextPolicy when it was read
+
+	rootMu    sync.Mutex
+	rootState *int64 // 1 if the authenticated root is on, nil if not known yet
 
 	listing  sync.Mutex // guards unparsed; apart from mu because reading KextPolicy may block
 	unparsed []string   // the lines of the last list that begin like one of an extension and do not parse
@@ -43,7 +47,7 @@ func New(programs host.Programs, remote func() ([]string, error)) *Kexts {
 }
 
 // Modules returns the listed extensions with what KextPolicy has about each: from
-// which path and when it was loaded, who signed it, and who allowed it. If KextPolicy
+// which path and when it was loaded, who signed it, and who allowed it, and its collection. If KextPolicy
 // cannot be read, these values are unknown and [Kexts.Shown] returns the reason.
 func (k *Kexts) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	modules, err := k.Listed(ctx)
@@ -53,6 +57,7 @@ func (k *Kexts) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	policy, _ := k.readPolicy(ctx)
 	for i := range modules {
 		policy.describe(&modules[i])
+		modules[i].Collection = k.Collection(ctx, modules[i].Name)
 	}
 	return modules, nil
 }

@@ -40,6 +40,7 @@ func newMac(t *testing.T) *mac {
 	h.file = filepath.Join(h.dir, "KextPolicy")
 	h.Kexts = New(host.Programs{
 		Kmutil: filepath.Join(standins, "kmutil"), Kextstat: filepath.Join(standins, "kextstat"),
+		Csrutil:  filepath.Join(standins, "csrutil"),
 		Codesign: filepath.Join(standins, "codesign"), KextPolicy: h.file,
 	}, func() ([]string, error) { return nil, nil })
 	h.bundles.folders = []string{filepath.Join(h.dir, "System"), filepath.Join(h.dir, "Library")}

@@ -39,7 +39,8 @@ type attempt struct {
 	outcome kextlog.Kind               // Loaded, Blocked or Failed once it is over
 	emitted map[kextlog.Kind]time.Time // times of the emitted events
 
-	isCodeless bool // a notification of the load may follow
+	isCodeless  bool // a notification of the load may follow
+	isRequested bool // a message before that of the load belongs to it
 
 	direct, verdict *kextlog.Description
 	checks          []kextlog.Description // the candidates
@@ -116,6 +117,7 @@ func (j *joiner) attempt(r *kextlog.Record, s *kextlog.Statement) (*attempt, kex
 		}
 		if a = newAttempt(r, s); len(candidates) > 0 {
 			a, described = candidates[0], j.describe(x, candidates, r.Time)
+			a.isRequested = true
 		}
 		if s.Description != (kextlog.Description{}) {
 			described = s.Description
@@ -395,6 +397,15 @@ func (a *attempt) event(r *kextlog.Record, s *kextlog.Statement, known kextlog.D
 	}
 	if s.Kind == kextlog.Loaded || s.Kind == kextlog.Unloaded {
 		e.Result = new(int64(0))
+	}
+	if s.Kind == kextlog.Loaded {
+		e.BootLoad = new(int64(1)) // unless it was later
+		if a.isRequested {
+			e.BootLoad = new(int64(0))
+		}
+	}
+	if s.IsCodeless {
+		e.Collection = kmodquery.CollectionCodeless
 	}
 	switch {
 	case s.Kind == kextlog.Allowed:

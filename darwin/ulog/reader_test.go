@@ -36,7 +36,7 @@ func TestALoadIsOneAttempt(t *testing.T) {
 		Time: testTime.Unix() + 2, TimeNanos: testTime.UnixNano() + 2e9, BootID: testBoot,
 		EventName: "kextload", Source: "unified_log", LoadID: load.LoadID, Name: testKext,
 		Path: "/Library/Extensions/probe.kext", Type: "kernel-module", Origin: "file", Version: "1.2.3",
-		Result: new(int64(0)), Count: new(int64(1)),
+		Result: new(int64(0)), Collection: "auxiliary", Count: new(int64(1)),
 		Missing: "team_id,cdhash,sha256,signature_status,pid,process_path,uid",
 		Raw:     loaded(2, testKext),
 	}, load)
