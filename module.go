@@ -15,7 +15,7 @@ const (
 	ViewFtrace      = "ftrace"      // available_filter_functions of tracefs
 	ViewBTF         = "btf"         // /sys/kernel/btf
 	ViewVmallocinfo = "vmallocinfo" // /proc/vmallocinfo
-	ViewShowloaded  = "showloaded"  // kmutil showloaded or kextstat, the list of macOS's kernel
+	ViewShowloaded  = "showloaded"  // kmutil showloaded, the list of macOS's kernel
 	ViewKextPolicy  = "kextpolicy"  // macOS's history of loaded kernel extensions
 	ViewEvents      = "events"      // the stored events: a load without a later unload
 )

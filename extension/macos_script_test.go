@@ -66,7 +66,6 @@ var standIns = map[string]struct {
 	"eslogger": {"eslogger.play", standin.InstallAt},
 	"log":      {"stream", installScript},
 	"kmutil":   {"showloaded", installScript},
-	"kextstat": {"kextstat", installScript},
 	"csrutil":  {"csrutil.status", installScript},
 	"codesign": {"codesign", installScript},
 }

@@ -17,7 +17,7 @@ import (
 func aMac(programs string) *platform {
 	in := func(name string) string { return filepath.Join(programs, name) }
 	return macOS(host.Programs{
-		Eslogger: in("eslogger"), Log: in("log"), Kmutil: in("kmutil"), Kextstat: in("kextstat"),
+		Eslogger: in("eslogger"), Log: in("log"), Kmutil: in("kmutil"),
 		Csrutil: in("csrutil"), Codesign: in("codesign"), KextPolicy: in("KextPolicy"),
 	}, macKernel{
 		release: func() string { return "24.6.0" },

@@ -1,7 +1,6 @@
 package kextlog
 
 import (
-	"net/url"
 	"path"
 	"regexp"
 	"strings"
@@ -89,7 +88,6 @@ var (
 	unloadable  = compile(`Can't load kext ` + bundleID + ` - (.{1,200}?)\.?`)
 	macDenied   = compile(`Failed to load kext ` + bundleID + ` \((MAC policy error 0x([0-9a-f]{1,8}))\)\.?`)
 	loadFailed  = compile(`(?:Kext ` + bundleID + ` (?:start failed \(result |did not start \(return code |failed to load \()|Failed to load kext ` + bundleID + ` \(error )0x([0-9a-f]{1,8})\)\.?`)
-	rejected    = compile(`Kext (?:rejected due to ([^:<>{}]{1,200})|with invalid signatured? \((-?[0-9]{1,10})\) allowed): <OSKext [^<>{}]*> \{ URL = "([^"]*)", ID = "` + bundleID + `" \}`)
 )
 
 // A form is one form of a program's messages.
@@ -139,7 +137,6 @@ var programs = []struct {
 		{"Kernel Extension ALLOWED: ", Allowed, verdict, parseVerdict},
 		{"Kernel Extension BLOCKED: ", Blocked, verdict, parseVerdict},
 	}},
-	{"/usr/libexec/kextd", []form{{"", Blocked, rejected, parseRejection}}}, // up to macOS 10.15
 }
 
 // Phrases returns texts for a predicate of log(1). Each message for which
@@ -151,7 +148,6 @@ func Phrases() []string {
 		"Kernel Extension ALLOWED: ", "Kernel Extension BLOCKED: ", " start failed (result ", " did not start (return code ",
 		"ailed to load ", "Can't load kext ", " is in exclude list, not loadable", "Kext loading is disabled",
 		"Could not use '", "Authenticating extension failed: ", "Loading codeless extension: ",
-		"Kext rejected due to ", "Kext with invalid signature",
 	}
 }
 
@@ -337,37 +333,6 @@ func parseCodeless(m []string) []Statement {
 		return nil // another form of parseCodelessIn
 	}
 	return []Statement{{Kind: Loaded, Name: idOf(m[1]), Description: Description{Version: m[2]}, IsCodeless: true}}
-}
-
-// unsigned is errSecCSUnsigned (Security/CSCommon.h).
-const unsigned = "-67062"
-
-func parseRejection(m []string) []Statement {
-	s := Statement{Kind: Allowed, Name: m[4], Description: Description{Path: bundlePath(m[3]), IsUnsigned: m[2] == unsigned}}
-	if m[1] != "" {
-		s.Kind, s.Error = Blocked, m[1]
-	}
-	return []Statement{s}
-}
-
-// bundlePath returns the path of a URL as CoreFoundation prints it, or "". A
-// relative URL is printed as "x.kext/ -- file:///folder/".
-func bundlePath(text string) string {
-	relative, base, hasBase := strings.Cut(text, " -- ")
-	if !hasBase {
-		relative, base = "", text
-	}
-	u, err := url.Parse(base)
-	if err != nil || u.Scheme != "file" {
-		return ""
-	}
-	if relative, err = url.PathUnescape(relative); err != nil {
-		return ""
-	}
-	if p := path.Join(u.Path, relative); isPath(p) {
-		return p
-	}
-	return ""
 }
 
 // maxPath is PATH_MAX of macOS, in bytes.

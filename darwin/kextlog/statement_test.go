@@ -25,7 +25,7 @@ func TestStatements(t *testing.T) {
 	denied := func(name, cause string) []Statement {
 		return []Statement{{Kind: Failed, Name: name, Result: new(int64(-1)), Error: cause, IsDenied: true}}
 	}
-	const manager, policy, old, helperPath = "/usr/libexec/kernelmanagerd", "/usr/libexec/syspolicyd", "/usr/libexec/kextd", "/usr/libexec/kernelmanager_helper"
+	const manager, policy, helperPath = "/usr/libexec/kernelmanagerd", "/usr/libexec/syspolicyd", "/usr/libexec/kernelmanager_helper"
 	for _, test := range []struct {
 		process, message string
 		want             []Statement
@@ -109,13 +109,6 @@ func TestStatements(t *testing.T) {
 		{"/kernel", "Failed to load kext " + probe + ", because.", unparsed(Failed)},
 		{"/kernel", "Can't load kext " + probe + " - link failed.", []Statement{failed(probe, -1, "link failed")}},
 		{"/kernel", "Can't load kext " + probe, unparsed(Failed)},
-		{old, `Kext rejected due to improper filesystem permissions: <OSKext 0x7f8 [0x7ff]> { URL = "file:///Library/Extensions/a%20b.kext/", ID = "` + probe + `" }`,
-			[]Statement{{Kind: Blocked, Name: probe, Description: Description{Path: "/Library/Extensions/a b.kext"}, Error: "improper filesystem permissions"}}},
-		{old, `Kext with invalid signatured (-67062) allowed: <OSKext 0x7f8 [0x7ff]> { URL = "a%2Fb.kext/ -- file:///Users/x/", ID = "` + probe + `" }`,
-			[]Statement{about(Allowed, probe, Description{Path: "/Users/x/a/b.kext", IsUnsigned: true})}},
-		{old, `Kext with invalid signature (-67054) allowed: <OSKext 0x7f8 [0x7ff]> { URL = "http://x/", ID = "` + probe + `" }`,
-			[]Statement{{Kind: Allowed, Name: probe}}},
-		{"/usr/bin/kextutil", `Kext rejected due to x: <OSKext 0x7f8 [0x7ff]> { URL = "file:///x.kext/", ID = "` + probe + `" }`, nil},
 	} {
 		r := Record{process: test.process, sender: test.process, pid: 104, userID: new(int64(0)), Message: test.message}
 		if r.process == "/kernel" {
@@ -155,7 +148,6 @@ func FuzzStatements(f *testing.F) {
 	f.Add("/usr/libexec/kernelmanager_helper", "checking bundle path /L/p.kext for Kext a.b v2 in executable kext bundle a.b at /L/p.kext")
 	f.Add("/usr/libexec/syspolicyd", "Kernel Extension ALLOWED: Kext ((null), a.b) version: "+cdhash)
 	f.Add("/kernel", "Kext a.b start failed (result 0x5).")
-	f.Add("/usr/libexec/kextd", `Kext rejected due to x: <OSKext 0x7f8 [0x7ff]> { URL = "a.kext/ -- file:///x/", ID = "a.b" }`)
 	f.Fuzz(func(t *testing.T, process, message string) {
 		r := Record{process: process, pid: 104, Message: message}
 		if process == "/kernel" {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -24,23 +23,18 @@ const (
 )
 
 // Listed returns the extensions that the kernel lists, without the kernel's own
-// components: as kmutil lists them, or kextstat before macOS 11. A call takes up to a
-// second.
+// components. A call takes up to a second.
 func (k *Kexts) Listed(ctx context.Context) ([]kmodquery.Module, error) {
-	program, arguments := k.programs.Kmutil, []string{"showloaded", "--list-only", "--no-kernel-components"}
-	if !exists(program) {
-		program, arguments = k.programs.Kextstat, []string{"-k", "-l"}
+	text, _, err := run(ctx, listTime, maxList, k.programs.Kmutil, "showloaded", "--list-only", "--no-kernel-components")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &kmodquery.NotSupportedError{Missing: "there is no " + k.programs.Kmutil, Need: "macOS 12 or later"}
 	}
-	if !exists(program) {
-		return nil, &kmodquery.NotSupportedError{Missing: "there is neither " + k.programs.Kmutil + " nor " + program, Need: "macOS"}
-	}
-	text, _, err := run(ctx, listTime, maxList, program, arguments...)
 	if err != nil {
 		return nil, fmt.Errorf("list the kernel extensions: %w", err)
 	}
 	modules, unparsed := parseList(text)
 	if len(modules) == 0 {
-		return nil, fmt.Errorf("list the kernel extensions: %s lists none", program)
+		return nil, fmt.Errorf("list the kernel extensions: %s lists none", k.programs.Kmutil)
 	}
 	k.listing.Lock()
 	k.unparsed = unparsed
@@ -48,17 +42,10 @@ func (k *Kexts) Listed(ctx context.Context) ([]kmodquery.Module, error) {
 	return modules, nil
 }
 
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return !errors.Is(err, fs.ErrNotExist)
-}
-
-// listedLine is a line of kmutil showloaded and of kextstat. The extension's author chooses
+// listedLine is a line of kmutil showloaded. The extension's author chooses
 // the name and the version, which may hold any text:
 //
 //	index refs address size wired name (version) UUID <indexes of the extensions it uses>
-//
-// Old versions of kextstat print no UUID.
 var listedLine = regexp.MustCompile(`^\s*([0-9]+)\s+(-?[0-9]+)\s+(?:0x)?([0-9a-fA-F]{1,16})\s+(?:0x)?([0-9a-fA-F]{1,16})\s+(?:0x)?[0-9a-fA-F]{1,16}\s+(\S.{0,511}\))(?:\s+[0-9A-Fa-f-]{36})?(?:\s+<([0-9 ]*)>)?\s*$`)
 
 // listedRow is how such a line begins.

@@ -29,17 +29,10 @@ func TestListedReturnsWhatKmutilLists(t *testing.T) {
 	require.Equal(t, "showloaded --list-only --no-kernel-components\n", string(arguments))
 }
 
-func TestListedUsesKextstatBeforeMacOS11(t *testing.T) {
+func TestListedNeedsKmutil(t *testing.T) {
 	h := newMac(t)
-	h.programs.Kmutil = filepath.Join(h.dir, "kmutil")
-	h.write("kextstat.lines", "   12    0 0xffffff7f80a00000 0x4000     0x4000     com.example.old (4) <5 4>\n")
-	modules, err := h.Listed(t.Context())
-	require.NoError(t, err)
-	require.Len(t, modules, 1)
-	require.Equal(t, "com.example.old 4", modules[0].Name+" "+modules[0].Version)
-
-	h.programs.Kextstat = filepath.Join(h.dir, "nosuch")
-	_, err = h.Listed(t.Context())
+	h.programs.Kmutil = filepath.Join(h.dir, "nosuch")
+	_, err := h.Listed(t.Context())
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 }
 
