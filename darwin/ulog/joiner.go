@@ -48,8 +48,9 @@ type attempt struct {
 
 // The attempts of one extension. No message says to which of several attempts it belongs.
 type extension struct {
-	open []*attempt // those without an outcome, the oldest first
-	last *attempt   // the last that is over, or nil
+	open    []*attempt                // those without an outcome, the oldest first
+	blocked []*attempt                // those that were blocked and may yet be logged as failed
+	ended   map[kextlog.Kind]*attempt // the last with each outcome
 	// unclear is when a statement may last have belonged to an attempt that was forgotten.
 	unclear time.Time
 }
@@ -107,13 +108,13 @@ func (j *joiner) attempt(r *kextlog.Record, s *kextlog.Statement) (*attempt, kex
 	described := s.Description
 	switch s.Kind {
 	case kextlog.Loaded, kextlog.Failed:
-		if x.last.repeats(s, r.Time) {
-			a = x.last
+		if x.ended[s.Kind].repeats(s, r.Time) {
+			a = x.ended[s.Kind]
 			break
 		}
 		candidates := x.open
-		if s.Kind == kextlog.Failed && x.last != nil && x.last.outcome == kextlog.Blocked && !isOld(x.last, r.Time) {
-			candidates = append([]*attempt{x.last}, candidates...)
+		if s.Kind == kextlog.Failed {
+			candidates = slices.Concat(x.blocked, x.open)
 		}
 		if a = newAttempt(r, s); len(candidates) > 0 {
 			a, described = candidates[0], j.describe(x, candidates, r.Time)
@@ -125,12 +126,16 @@ func (j *joiner) attempt(r *kextlog.Record, s *kextlog.Statement) (*attempt, kex
 		a.isCodeless = s.IsCodeless
 		x.end(a, s.Kind)
 	case kextlog.Blocked:
-		if x.last.repeats(s, r.Time) {
-			a = x.last
+		if last := x.ended[s.Kind]; last.repeats(s, r.Time) && *last.verdict == s.Description {
+			a = last
 			break
 		}
 		a = x.take(r, s)
+		a.direct = a.verdict // the candidates may be another attempt's
 		x.end(a, s.Kind)
+		if x.blocked = append(x.blocked, a); len(x.blocked) > maxOpen {
+			x.blocked, x.unclear = nil, r.Time
+		}
 	default:
 		if len(x.open) == maxOpen {
 			x.open, x.unclear = nil, r.Time
@@ -155,11 +160,17 @@ func (j *joiner) extension(name string, now time.Time) *extension {
 	x := j.extensions[name]
 	if x == nil {
 		j.makeRoom(now)
-		x = &extension{}
+		x = &extension{ended: map[kextlog.Kind]*attempt{}}
 		j.extensions[name] = x
 	}
-	x.open = slices.DeleteFunc(x.open, func(a *attempt) bool { return isOld(a, now) })
+	isOver := func(a *attempt) bool { return isOld(a, now) }
+	x.open, x.blocked = slices.DeleteFunc(x.open, isOver), slices.DeleteFunc(x.blocked, isOver)
 	return x
+}
+
+// all returns the remembered attempts. One of them may be there twice.
+func (x *extension) all() []*attempt {
+	return slices.Concat(x.open, x.blocked, slices.Collect(maps.Values(x.ended)))
 }
 
 // repeats reports whether a statement reports again how the attempt ended. Of a load there is
@@ -205,27 +216,28 @@ func (x *extension) take(r *kextlog.Record, s *kextlog.Statement) *attempt {
 }
 
 // continuesWith reports whether a statement can belong to an open attempt, of which each
-// program logs a step once. A message may be repeated at once.
+// program logs a step once. syspolicyd may repeat its message at once.
 func (a *attempt) continuesWith(s *kextlog.Statement, at time.Time) bool {
-	fits := func(own, other *kextlog.Description) bool {
-		isSame := own != nil && *own == s.Description && at.Sub(a.last).Abs() <= failureTime
-		return isSame || own == nil && (other == nil || other.TeamID == s.TeamID)
-	}
+	isOf := func(other *kextlog.Description) bool { return other == nil || other.TeamID == s.TeamID }
 	switch s.Kind {
 	case kextlog.Checked:
 		return true
 	case kextlog.Direct:
-		return fits(a.direct, a.verdict)
+		return a.direct == nil && isOf(a.verdict)
 	case kextlog.Blocked:
 		return a.direct == nil && a.verdict == nil
 	}
-	return fits(a.verdict, a.direct)
+	if a.verdict != nil {
+		return *a.verdict == s.Description && at.Sub(a.emitted[s.Kind]).Abs() <= failureTime
+	}
+	return isOf(a.direct)
 }
 
 // end ends an attempt.
 func (x *extension) end(a *attempt, outcome kextlog.Kind) {
-	a.outcome, x.last = outcome, a
-	x.open = slices.DeleteFunc(x.open, func(other *attempt) bool { return other == a })
+	a.outcome, x.ended[outcome] = outcome, a
+	isIt := func(other *attempt) bool { return other == a }
+	x.open, x.blocked = slices.DeleteFunc(x.open, isIt), slices.DeleteFunc(x.blocked, isIt)
 }
 
 // describe returns what the descriptions of open attempts agree on. One of them ends, and
@@ -331,7 +343,7 @@ func (j *joiner) makeRoom(now time.Time) {
 		return
 	}
 	maps.DeleteFunc(j.extensions, func(_ string, x *extension) bool {
-		return !slices.ContainsFunc(append(x.open, x.last), func(a *attempt) bool { return a != nil && !isOld(a, now) })
+		return !slices.ContainsFunc(x.all(), func(a *attempt) bool { return !isOld(a, now) })
 	})
 	if len(j.extensions) >= maxNames {
 		clear(j.extensions)
@@ -342,20 +354,27 @@ func (j *joiner) makeRoom(now time.Time) {
 // adopt adds the attempts and requests of another joiner that this one does not have.
 func (j *joiner) adopt(other *joiner) {
 	for name, theirs := range other.extensions {
-		for _, a := range append(slices.Clone(theirs.open), theirs.last) {
-			if a == nil {
-				continue
-			}
-			x := j.extension(name, a.last)
-			isKnown := func(b *attempt) bool { return b != nil && b.loadID == a.loadID }
-			switch {
-			case slices.ContainsFunc(append(slices.Clone(x.open), x.last), isKnown):
-			case a.outcome == 0:
-				x.open = slices.Insert(x.open, 0, a)
-			case x.last == nil:
-				x.last = a
+		x := j.extensions[name]
+		if x == nil {
+			x = &extension{ended: map[kextlog.Kind]*attempt{}}
+			j.extensions[name] = x
+		}
+		isKnown := func(a *attempt) bool {
+			return slices.ContainsFunc(x.all(), func(b *attempt) bool { return b.loadID == a.loadID })
+		}
+		open, blocked := slices.DeleteFunc(theirs.open, isKnown), slices.DeleteFunc(theirs.blocked, isKnown)
+		x.open, x.blocked = slices.Concat(open, x.open), slices.Concat(blocked, x.blocked)
+		for kind, a := range theirs.ended {
+			if x.ended[kind] == nil {
+				x.ended[kind] = a
 			}
 		}
+		if theirs.unclear.After(x.unclear) {
+			x.unclear = theirs.unclear
+		}
+	}
+	if other.forgot.After(j.forgot) {
+		j.forgot = other.forgot
 	}
 	for path, at := range other.requested {
 		if _, ok := j.requested[path]; !ok {
