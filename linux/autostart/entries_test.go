@@ -1,0 +1,78 @@
+//go:build linux
+
+package autostart
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// shown returns an entry as one line: where it is, what it does to which module, and whether
+// it takes effect.
+func shown(e kmodquery.AutostartEntry) string {
+	effective := "?"
+	if e.Effective != nil {
+		effective = fmt.Sprint(*e.Effective)
+	}
+	return fmt.Sprintf("%s %s:%d %s %s<%s %q %s %s|%s", e.Place, e.File, e.Line, e.Action, e.Name, e.Requested, e.Argument, effective, e.Path, e.Reason)
+}
+
+func allShown(entries []kmodquery.AutostartEntry) []string {
+	var lines []string
+	for _, e := range entries {
+		lines = append(lines, shown(e))
+	}
+	return lines
+}
+
+func TestEntries(t *testing.T) {
+	files := kernel([]string{"dummy", "snd-pcm", "loop", "evil", "i2c-dev", "hid"}, map[string]string{"pci:v*d0001*": "hid", "fs-loop": "loop"})
+	const folder = "/usr/lib/modules/" + release + "/kernel/"
+	for path, content := range map[string]string{
+		"/etc/modules":                     "# comment\n\n  loop\t\n",
+		"/etc/modules-load.d/modules.conf": "-> ../modules",
+		"/etc/modules-load.d/b.conf":       "snd_pcm\n; comment\nfs-loop\nno-such\ntty\ndummy\n",
+		"/usr/lib/modules-load.d/b.conf":   "evil\n",
+		"/usr/lib/modules-load.d/c.conf":   "evil\n",
+		"/run/modules-load.d/c.conf":       "-> /dev/null",
+		"/usr/lib/modules-load.d/c.txt":    "evil\n",
+		"/etc/modprobe.d/a.conf": "blacklist dummy\nalias my-* i2c-dev\noptions i2c_dev x=1 \\\n  y=2\ninstall loop /bin/true\n" +
+			"install loop /bin/false\nsoftdep hid pre: my-dep post: no-such\nremove hid /bin/echo\ninclude /x\nbad\n",
+		"/usr/lib/modprobe.d/a.conf": "blacklist evil\n",
+		"/proc/cmdline":              "quiet modules_load=evil rd.modules_load=hid snd_pcm.index=\"1 2\" modprobe.blacklist=snd_pcm module_blacklist=evil -- a.b=1\n",
+	} {
+		files[path] = content
+	}
+	root := newRoot(t, files)
+	require.Equal(t, []string{
+		`modules-load.d /etc/modules-load.d/b.conf:1 load snd_pcm<snd_pcm "" 0 ` + folder + `snd-pcm.ko|/proc/cmdline blacklists the module`,
+		`modules-load.d /etc/modules-load.d/b.conf:3 load loop<fs-loop "" 1 ` + folder + `loop.ko|/etc/modprobe.d/a.conf:5 has a command that runs instead`,
+		`modules-load.d /etc/modules-load.d/b.conf:4 load no_such<no-such "" 0 |modprobe finds no module of this name or alias`,
+		`modules-load.d /etc/modules-load.d/b.conf:5 load tty<tty "" 0 |the module is built into the kernel`,
+		`modules-load.d /etc/modules-load.d/b.conf:6 load dummy<dummy "" 0 ` + folder + `dummy.ko|/etc/modprobe.d/a.conf:1 blacklists the module`,
+		`modules-load.d /usr/lib/modules-load.d/b.conf:1 load evil<evil "" 0 ` + folder + `evil.ko|/etc/modules-load.d/b.conf takes precedence`,
+		`modules-load.d /usr/lib/modules-load.d/c.conf:1 load evil<evil "" 0 ` + folder + `evil.ko|/run/modules-load.d/c.conf takes precedence and is a link to /dev/null`,
+		`modules-load.d /etc/modules:3 load loop<loop "" 1 ` + folder + `loop.ko|/etc/modprobe.d/a.conf:5 has a command that runs instead`,
+		`modprobe.d /etc/modprobe.d/a.conf:1 blacklist dummy<dummy "" 1 ` + folder + `dummy.ko|`,
+		`modprobe.d /etc/modprobe.d/a.conf:2 alias i2c_dev<my_* "" 1 ` + folder + `i2c-dev.ko|`,
+		`modprobe.d /etc/modprobe.d/a.conf:4 options i2c_dev<i2c_dev "x=1   y=2" 1 ` + folder + `i2c-dev.ko|`,
+		`modprobe.d /etc/modprobe.d/a.conf:5 install loop<loop "/bin/true" 1 ` + folder + `loop.ko|`,
+		`modprobe.d /etc/modprobe.d/a.conf:6 install loop<loop "/bin/false" 0 ` + folder + `loop.ko|/etc/modprobe.d/a.conf:5 has the first line for the module`,
+		`modprobe.d /etc/modprobe.d/a.conf:7 softdep i2c_dev<hid "pre" 1 ` + folder + `i2c-dev.ko|`,
+		`modprobe.d /etc/modprobe.d/a.conf:7 softdep no_such<hid "post" 0 |modprobe finds no module of this name or alias`,
+		`modprobe.d /etc/modprobe.d/a.conf:8 remove hid<hid "/bin/echo" 0 ` + folder + `hid.ko|/etc/modprobe.d/a.conf:7 has soft dependencies of the module, which take precedence`,
+		`modprobe.d /etc/modprobe.d/a.conf:9 include </x "" 0 |kmod ignores this command`,
+		`modprobe.d /etc/modprobe.d/a.conf:10 bad < "" 0 |kmod does not understand the line`,
+		`modprobe.d /usr/lib/modprobe.d/a.conf:1 blacklist evil<evil "" 0 ` + folder + `evil.ko|/etc/modprobe.d/a.conf takes precedence`,
+		`cmdline /proc/cmdline:0 load evil<evil "" 0 ` + folder + `evil.ko|module_blacklist= on the kernel's command line names the module`,
+		`cmdline /proc/cmdline:0 load hid<hid "" ? ` + folder + `hid.ko|it depends on the files in the initial file system`,
+		`cmdline /proc/cmdline:0 blacklist evil<evil "" 1 ` + folder + `evil.ko|`,
+		`cmdline /proc/cmdline:0 blacklist snd_pcm<snd_pcm "" 1 ` + folder + `snd-pcm.ko|`,
+		`cmdline /proc/cmdline:0 options snd_pcm<snd_pcm "index=\"1 2\"" 1 ` + folder + `snd-pcm.ko|`,
+		`cmdline /proc/cmdline:0 options a<a "b=1" 1 |`,
+	}, allShown(entriesOf(t, root)))
+}
