@@ -6,6 +6,11 @@ const (
 	PlaceModulesLoad = "modules-load.d" // modules-load.d(5), and /etc/modules, to which Debian links it
 	PlaceModprobe    = "modprobe.d"     // modprobe.d(5), and depmod's modules.softdep and modules.weakdep
 	PlaceCmdline     = "cmdline"        // the running kernel's command line
+	PlaceSysctl      = "sysctl"         // kernel.modprobe, now and in sysctl.d(5)
+	PlaceUdev        = "udev"           // the programs that rules of udev(7) run
+	PlaceModulesDep  = "modules.dep"    // differences between what depmod(8) wrote for kmod and its text
+	PlaceInitramfs   = "initramfs-tools"
+	PlaceDracut      = "dracut" // dracut.conf(5)
 )
 
 // Stages at which an [AutostartEntry] takes effect.

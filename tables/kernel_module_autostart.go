@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"strings"
 
 	"github.com/kmodquery/kmodquery"
 )
@@ -16,8 +17,9 @@ var kernelModuleAutostart = definition[autostartRow]{
 		"it names, also for lines that take no effect. If a file or a part of it cannot be read, a row without text says why. " +
 		"path and the columns after it are about the module's file; file and the columns that begin with file_ about the configuration",
 	examples: []string{
-		"SELECT place, file, line, text, name, path FROM kernel_module_autostart WHERE effective IS NOT 0 AND coalesce(file_package, '') = '' AND place <> 'cmdline'",
+		"SELECT place, file, line, text, name, path FROM kernel_module_autostart WHERE effective IS NOT 0 AND coalesce(file_package, '') = '' AND file NOT LIKE '/proc/%'",
 		"SELECT file, line, requested, argument FROM kernel_module_autostart WHERE action = 'install' AND effective = 1",
+		"SELECT file, text, argument FROM kernel_module_autostart WHERE place = 'modules.dep' OR place = 'sysctl' AND argument <> '/sbin/modprobe'",
 		"SELECT file, line, text, reason, missing FROM kernel_module_autostart WHERE effective = 0 OR effective IS NULL",
 	},
 	columns:  autostartColumns,
@@ -32,7 +34,7 @@ type autostartRow struct {
 }
 
 var autostartColumns = []columnOf[autostartRow]{
-	text("place", local, "Where the line is: modules-load.d (also /etc/modules), modprobe.d (also depmod's modules.softdep) or cmdline (the running kernel's command line)",
+	text("place", local, "Where the line is: modules-load.d (also /etc/modules), modprobe.d (also depmod's modules.softdep), cmdline (the running kernel's command line), sysctl (kernel.modprobe: now, if file is in /proc, and in sysctl.d), udev (what rules run), modules.dep (modules for which modules.dep.bin, which kmod reads, has something else), initramfs-tools or dracut",
 		func(r *autostartRow) string { return r.Place }),
 	text("stage", local, "When it takes effect: initrd (in the initial file system), boot (once, when the host boots), event (when a device appears) or autoload (whenever modprobe loads a module, also for the kernel)",
 		func(r *autostartRow) string { return r.Stage }),
@@ -42,13 +44,13 @@ var autostartColumns = []columnOf[autostartRow]{
 		func(r *autostartRow) *int64 { return known(&r.Line) }),
 	text("text", local, "The line, without the marks of its continuation; a parameter of the command line",
 		func(r *autostartRow) string { return kmodquery.Escape(r.Text) }),
-	text("action", local, "load, or the line's command: alias, blacklist, install, options, remove, softdep, weakdep",
+	text("action", local, "load; the line's command: alias, blacklist, install, options, remove, softdep, weakdep; the key of a rule, such as RUN; the variable of dracut; modprobe for the program that the kernel runs; dep for a difference in modules.dep; script for a program that initramfs-tools runs",
 		func(r *autostartRow) string { return kmodquery.Escape(r.Action) }),
 	text("name", local, "Module that is loaded or configured. An alias is resolved as modprobe does it now, and may name several",
 		func(r *autostartRow) string { return kmodquery.Escape(r.Name) }),
 	text("requested", local, "Module, alias or pattern that the line applies to; for softdep the module that depends on name",
 		func(r *autostartRow) string { return kmodquery.Escape(r.Requested) }),
-	text("argument", local, "Options of the module, the command that is run, or for softdep when name is loaded: pre or post",
+	text("argument", local, "Options of the module, the command that is run, for softdep when name is loaded: pre or post, for modules.dep what modules.dep.bin has",
 		func(r *autostartRow) string { return kmodquery.Escape(r.Argument) }),
 	number("effective", local, "1 if the line takes effect, 0 if not",
 		func(r *autostartRow) *int64 { return r.Effective }),
@@ -120,7 +122,7 @@ func generateAutostart(ctx context.Context, c Config, q query) ([]map[string]str
 			}
 			r.module = file
 		}
-		if usesPackage && e.File != "" && e.Place != kmodquery.PlaceCmdline {
+		if usesPackage && e.File != "" && !strings.HasPrefix(e.File, "/proc/") {
 			by, isRead := owners[e.File]
 			if !isRead {
 				by.name, by.isKnown = c.Autostart.Package(ctx, e.File)

@@ -24,10 +24,14 @@ type line struct {
 
 // where names the place of a line.
 func (l *line) where() string {
-	if l.line == 0 {
-		return l.file.resolved
+	return where(l.file.resolved, l.line)
+}
+
+func where(file string, number int64) string {
+	if file = kmodquery.Printable(file); number == 0 {
+		return file
 	}
-	return fmt.Sprintf("%s:%d", kmodquery.Printable(l.file.resolved), l.line)
+	return fmt.Sprintf("%s:%d", file, number)
 }
 
 // A config is kmod's configuration: the files of modprobe.d and the kernel's command line.

@@ -65,6 +65,11 @@ func (r *Reader) read() ([]kmodquery.AutostartEntry, error) {
 	entries := reading.modulesLoadEntries(c)
 	entries = append(entries, c.modprobeEntries()...)
 	entries = append(entries, c.cmdlineEntries()...)
+	entries = append(entries, reading.sysctlEntries()...)
+	entries = append(entries, reading.udevEntries(c)...)
+	entries = append(entries, reading.modulesDepEntries(c.modules)...)
+	entries = append(entries, reading.initramfsEntries(c)...)
+	entries = append(entries, reading.dracutEntries(c)...)
 	for i := range entries {
 		cut(&entries[i])
 	}

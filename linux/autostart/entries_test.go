@@ -76,3 +76,47 @@ func TestEntries(t *testing.T) {
 		`cmdline /proc/cmdline:0 options a<a "b=1" 1 |`,
 	}, allShown(entriesOf(t, root)))
 }
+
+func TestSysctlUdevAndInitialFileSystems(t *testing.T) {
+	files := kernel([]string{"loop", "hid"}, nil)
+	const folder = "/usr/lib/modules/" + release + "/kernel/"
+	for path, content := range map[string]string{
+		"/proc/sys/kernel/modprobe":                        "/sbin/modprobe\n",
+		"/etc/sysctl.conf":                                 "kernel.modprobe=\n",
+		"/etc/sysctl.d/99-sysctl.conf":                     "-> ../sysctl.conf",
+		"/usr/lib/sysctl.d/10-a.conf":                      "# kernel.modprobe=/x\n-kernel/modprobe = /tmp/evil\nkernel.mod*=/glob\nkernel.modprobe\nvm.x=1\n",
+		"/etc/udev/rules.d/10-a.rules":                     "# RUN+=\"x\"\nACTION==\"add\", ENV{A, B}==\"x\", \\\n  RUN{program}+=\"/bin/sh -c 'a, b'\", RUN+=e\"x\\\"y\"\nRUN{builtin}+=\"kmod load loop\"\nRUN{builtin}+=\"kmod load $env{MODALIAS}\"\nIMPORT{builtin}=\"usb_id\"\n",
+		"/usr/lib/udev/rules.d/10-a.rules":                 "PROGRAM==\"/usr/bin/id\"\nRUN=\n",
+		"/etc/initramfs-tools/modules":                     "# list\nloop max_loop=8\n",
+		"/usr/share/initramfs-tools/modules.d/x":           "hid\n",
+		"/etc/initramfs-tools/scripts/init-top/evil":       "insmod x",
+		"/usr/share/initramfs-tools/scripts/init-top/evil": "",
+		"/etc/initramfs-tools/hooks/h":                     "",
+		"/etc/dracut.conf.d/a.conf":                        "add_drivers+=\" loop =net \" # x\nhostonly=yes\nforce_drivers=hid\ninstall_items+='/opt/x'\n",
+		"/usr/lib/dracut/dracut.conf.d/a.conf":             "add_drivers+=\"hid\"\n",
+	} {
+		files[path] = content
+	}
+	const unknown = "|it depends on the files in the initial file system"
+	require.Equal(t, []string{
+		`sysctl /proc/sys/kernel/modprobe:0 modprobe < "/sbin/modprobe" 1 |`,
+		`sysctl /usr/lib/sysctl.d/10-a.conf:2 modprobe < "/tmp/evil" 0 |/etc/sysctl.conf:1 sets it too, and takes precedence`,
+		`sysctl /usr/lib/sysctl.d/10-a.conf:3 modprobe < "/glob" 0 |/etc/sysctl.conf:1 sets it too, and takes precedence`,
+		`sysctl /etc/sysctl.conf:1 modprobe < "" 1 |`,
+		`udev /etc/udev/rules.d/10-a.rules:3 RUN{program} < "/bin/sh -c 'a, b'" 1 |`,
+		`udev /etc/udev/rules.d/10-a.rules:3 RUN < "x\"y" 1 |`,
+		`udev /etc/udev/rules.d/10-a.rules:4 RUN{builtin} loop<loop "kmod load loop" 1 ` + folder + `loop.ko|`,
+		`udev /etc/udev/rules.d/10-a.rules:5 RUN{builtin} < "kmod load $env{MODALIAS}" 1 |`,
+		`udev /usr/lib/udev/rules.d/10-a.rules:1 PROGRAM < "/usr/bin/id" 0 |/etc/udev/rules.d/10-a.rules takes precedence`,
+		`initramfs-tools /etc/initramfs-tools/modules:2 load loop<loop "max_loop=8" ? ` + folder + `loop.ko` + unknown,
+		`initramfs-tools /usr/share/initramfs-tools/modules.d/x:1 load hid<hid "" ? ` + folder + `hid.ko` + unknown,
+		`initramfs-tools /etc/initramfs-tools/scripts/init-top/evil:0 script < "" ? ` + unknown,
+		`initramfs-tools /usr/share/initramfs-tools/scripts/init-top/evil:0 script < "" 0 |/etc/initramfs-tools/scripts/init-top/evil takes precedence`,
+		`initramfs-tools /etc/initramfs-tools/hooks/h:0 script < "" ? ` + unknown,
+		`dracut /etc/dracut.conf.d/a.conf:1 add_drivers loop<loop "loop" ? ` + folder + `loop.ko` + unknown,
+		`dracut /etc/dracut.conf.d/a.conf:1 add_drivers < "=net" ? ` + unknown,
+		`dracut /etc/dracut.conf.d/a.conf:3 force_drivers hid<hid "hid" ? ` + folder + `hid.ko` + unknown,
+		`dracut /etc/dracut.conf.d/a.conf:4 install_items < "/opt/x" ? ` + unknown,
+		`dracut /usr/lib/dracut/dracut.conf.d/a.conf:1 add_drivers hid<hid "hid" 0 ` + folder + `hid.ko|/etc/dracut.conf.d/a.conf takes precedence`,
+	}, allShown(entriesOf(t, newRoot(t, files))))
+}

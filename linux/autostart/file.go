@@ -117,7 +117,7 @@ func reason(err error) string {
 }
 
 // read reads one file of a place, whose budget of bytes it reduces.
-func (r *reading) read(name, at string, budget *int) *file {
+func (r *reading) read(name, at string, limit int, budget *int) *file {
 	f := &file{name: name, path: at}
 	if f.resolved, f.err = r.tree.Resolve(at); f.err != nil {
 		if target, _ := os.Readlink(r.root + at); target == nullDevice {
@@ -133,7 +133,7 @@ func (r *reading) read(name, at string, budget *int) *file {
 		return f
 	}
 	defer opened.Close()
-	limit := min(maxFile, max(*budget, 0))
+	limit = min(limit, max(*budget, 0))
 	f.data, f.err = io.ReadAll(io.LimitReader(opened, int64(limit)))
 	if *budget -= len(f.data); f.err == nil && len(f.data) == limit {
 		if n, _ := opened.Read(make([]byte, 1)); n > 0 {
@@ -144,9 +144,12 @@ func (r *reading) read(name, at string, budget *int) *file {
 }
 
 // readFile reads one file, or returns nil if there is none.
-func (r *reading) readFile(at string) *file {
-	budget := maxPlace
-	f := r.read(path.Base(at), at, &budget)
+func (r *reading) readFile(at string) *file { return r.readFileOf(at, maxFile) }
+
+// readFileOf reads one file of so many bytes at most, or returns nil if there is none.
+func (r *reading) readFileOf(at string, limit int) *file {
+	budget := limit
+	f := r.read(path.Base(at), at, limit, &budget)
 	if errors.Is(f.err, errDangling) || errors.Is(f.err, fs.ErrNotExist) || errors.Is(f.err, unix.ENOTDIR) {
 		if _, err := os.Lstat(r.root + at); err != nil {
 			return nil
@@ -191,7 +194,7 @@ func (r *reading) readFolders(folders []string, suffix string, singles ...string
 	budget := maxPlace
 	first, odd := map[string]*file{}, map[string]*file{}
 	for _, at := range paths {
-		f := r.read(path.Base(at), at, &budget)
+		f := r.read(path.Base(at), at, maxFile, &budget)
 		f.mask, f.maybeMask = first[f.name], odd[f.name]
 		switch {
 		case slices.Contains(singles, at) && errors.Is(f.err, errDangling):

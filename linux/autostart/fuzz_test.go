@@ -114,3 +114,43 @@ func FuzzIndex(f *testing.F) {
 		require.LessOrEqual(t, size, maxKeys)
 	})
 }
+
+func FuzzRules(f *testing.F) {
+	f.Add([]byte("# c\nACTION==\"add\", RUN{program}+=\"/bin/sh -c 'x'\", \\\n RUN+=e\"\\\"\"\nENV{a b}=\"x\"\n"))
+	f.Add([]byte("RUN{\nRUN+=\"x\nRUN=i\"x\"\\"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		parseRules(data, func(a assignment) bool {
+			require.NotEmpty(t, a.key)
+			require.NotEmpty(t, a.op)
+			require.Contains(t, a.text, a.key)
+			require.LessOrEqual(t, len(a.value), len(a.text))
+			require.LessOrEqual(t, a.number, int64(strings.Count(string(data), "\n")+1))
+			return true
+		})
+	})
+}
+
+func FuzzSettings(f *testing.F) {
+	f.Add([]byte("# x\n-kernel.modprobe = /x\nkernel/modprobe=\nkernel.mod*=y\nkernel.modprobe\n"))
+	f.Add([]byte("add_drivers+=\" a b \" # c\nforce_drivers='x'\nloop max=1\nkernel/a.ko: kernel/b.ko\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		text := string(data)
+		parseSysctl(data, func(s setting) {
+			require.Contains(t, text, s.text)
+			require.Contains(t, s.text, s.value)
+		})
+		parseDracut(data, func(_ int64, line, key, item string) bool {
+			require.Contains(t, line, item)
+			return strings.HasPrefix(line, key)
+		})
+		parseList(data, func(_ int64, line, name, options string) bool {
+			require.NotEmpty(t, name)
+			require.Contains(t, line, options)
+			return true
+		})
+		for name, line := range parseDep(data) {
+			require.NotContains(t, name, "-")
+			require.Contains(t, text, line)
+		}
+	})
+}

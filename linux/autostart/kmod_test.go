@@ -192,6 +192,7 @@ func TestKmodLoadsTheSame(t *testing.T) {
 	}
 	write(t, root, map[string]string{folder + "/modules.builtin": "kernel/tty.ko\n", folder + "/modules.builtin.modinfo": "tty.alias=char-major-4-*\x00", folder + "/modules.order": "", "/proc/modules": ""})
 	run(t, "depmod", "-b", root, release)
+	requireSameDep(t, root, folder)
 	seed := rand.Uint64()
 	g := generator{rand.New(rand.NewPCG(seed, 0))}
 	names := []string{"loop", "snd_pcm", "snd-pcm", "hid", "dummy", "fs-loop", "fs_loop", "block-7", "block-8", "pci:v0001d0012", "pci:v0002d0032x", "tty", "char-major-4-64", "no-such", "my-alias", "[a-z]id", "bad]"}
@@ -243,4 +244,26 @@ func TestKmodLoadsTheSame(t *testing.T) {
 		}
 	}
 	require.Positive(t, commands)
+}
+
+// requireSameDep requires no entries of modules.dep, which depmod has just written, and one
+// for each line that somebody changed.
+func requireSameDep(t *testing.T, root, folder string) {
+	t.Helper()
+	tree, err := New(root, hostRelease(t)).open()
+	require.NoError(t, err)
+	m := tree.readModules()
+	require.Len(t, m.dep, 6)
+	require.Empty(t, tree.modulesDepEntries(m))
+	path := filepath.Join(root, folder, "modules.dep")
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	changed := strings.Replace(string(text), "kernel/loop.ko:", "updates/loop.ko: kernel/hid.ko", 1)
+	changed = strings.Replace(changed, "kernel/hid.ko:\n", "", 1)
+	require.NoError(t, os.WriteFile(path, []byte(changed+"kernel/new.ko:\n"), 0o644))
+	require.Equal(t, []string{
+		"modules.dep " + folder + "/modules.dep:0 dep hid<hid \"kernel/hid.ko:\" 1 " + folder + "/kernel/hid.ko|modules.dep.bin, which kmod reads, has what argument shows",
+		"modules.dep " + folder + "/modules.dep:0 dep loop<loop \"kernel/loop.ko:\" 1 " + folder + "/kernel/loop.ko|modules.dep.bin, which kmod reads, has what argument shows",
+		"modules.dep " + folder + "/modules.dep:0 dep new<new \"\" 0 |modules.dep.bin, which kmod reads, lacks the module",
+	}, allShown(tree.modulesDepEntries(m)))
 }
