@@ -10,7 +10,11 @@ const (
 	PlaceUdev        = "udev"           // the programs that rules of udev(7) run
 	PlaceModulesDep  = "modules.dep"    // differences between what depmod(8) wrote for kmod and its text
 	PlaceInitramfs   = "initramfs-tools"
-	PlaceDracut      = "dracut" // dracut.conf(5)
+	PlaceDracut      = "dracut"       // dracut.conf(5)
+	PlaceNextCmdline = "next_cmdline" // the kernel's command line in the configuration of boot loaders
+	PlaceDepmod      = "depmod.d"     // depmod.d(5)
+	PlaceDKMS        = "dkms"         // dkms(8)
+	PlacePrograms    = "programs"     // units of systemd and scripts of init and cron with a line that names a module tool
 )
 
 // Stages at which an [AutostartEntry] takes effect.

@@ -34,7 +34,7 @@ type autostartRow struct {
 }
 
 var autostartColumns = []columnOf[autostartRow]{
-	text("place", local, "Where the line is: modules-load.d (also /etc/modules), modprobe.d (also depmod's modules.softdep), cmdline (the running kernel's command line), sysctl (kernel.modprobe: now, if file is in /proc, and in sysctl.d), udev (what rules run), modules.dep (modules for which modules.dep.bin, which kmod reads, has something else), initramfs-tools or dracut",
+	text("place", local, "Where the line is: modules-load.d (also /etc/modules), modprobe.d (also depmod's modules.softdep), cmdline (the running kernel's command line), sysctl (kernel.modprobe: now, if file is in /proc, and in sysctl.d), udev (what rules run), modules.dep (modules for which modules.dep.bin, which kmod reads, has something else), initramfs-tools, dracut, next_cmdline (command lines in the configuration of boot loaders), depmod.d, dkms or programs (lines of systemd's units and of scripts of init and cron that name insmod, modprobe or kmod)",
 		func(r *autostartRow) string { return r.Place }),
 	text("stage", local, "When it takes effect: initrd (in the initial file system), boot (once, when the host boots), event (when a device appears) or autoload (whenever modprobe loads a module, also for the kernel)",
 		func(r *autostartRow) string { return r.Stage }),
@@ -44,7 +44,7 @@ var autostartColumns = []columnOf[autostartRow]{
 		func(r *autostartRow) *int64 { return known(&r.Line) }),
 	text("text", local, "The line, without the marks of its continuation; a parameter of the command line",
 		func(r *autostartRow) string { return kmodquery.Escape(r.Text) }),
-	text("action", local, "load; the line's command: alias, blacklist, install, options, remove, softdep, weakdep; the key of a rule, such as RUN; the variable of dracut; modprobe for the program that the kernel runs; dep for a difference in modules.dep; script for a program that initramfs-tools runs",
+	text("action", local, "load; the line's command: alias, blacklist, install, options, remove, softdep, weakdep; the key of a rule, such as RUN; the variable of dracut or dkms; the setting of a unit; modprobe for the program that the kernel runs; dep for a difference in modules.dep; script for a program that initramfs-tools runs",
 		func(r *autostartRow) string { return kmodquery.Escape(r.Action) }),
 	text("name", local, "Module that is loaded or configured. An alias is resolved as modprobe does it now, and may name several",
 		func(r *autostartRow) string { return kmodquery.Escape(r.Name) }),

@@ -71,7 +71,7 @@ func (c *config) isLate() bool {
 
 // readConfig reads kmod's configuration.
 func (r *reading) readConfig() *config {
-	c := &config{modules: r.readModules(), refused: map[string]bool{}, deadline: time.Now().Add(resolveTime)}
+	c := &config{modules: r.readModules(), deadline: time.Now().Add(resolveTime)}
 	c.files, c.folderErr = r.readFolders(modprobeFolders, ".conf", c.modules.folder+"/modules.softdep", c.modules.folder+"/modules.weakdep")
 	for _, f := range c.files {
 		if f.err != nil && f.mask == nil && !f.isNull() && !f.isOdd() {
@@ -129,7 +129,12 @@ func (c *config) readCmdline(r *reading) {
 	if c.cmdline = r.readFile("/proc/cmdline"); c.cmdline == nil {
 		return
 	}
-	text, _, _ := strings.Cut(string(c.cmdline.data), "\x00")
+	c.setCmdline(string(c.cmdline.data))
+}
+
+func (c *config) setCmdline(text string) {
+	text, _, _ = strings.Cut(text, "\x00")
+	c.refused = map[string]bool{}
 	c.parameters = parseCmdline(text)
 	for _, p := range c.parameters {
 		if p.key == "module_blacklist" && p.isKernel {

@@ -62,12 +62,7 @@ func (r *reading) dracutEntries(c *config) []kmodquery.AutostartEntry {
 			return true
 		})
 	}
-	if f := r.readFile("/etc/dracut.conf"); f != nil {
-		if f.err != nil {
-			p.add(f.unread(p.name, p.stage))
-		}
-		visit(f)
-	}
+	p.readFile(r, "/etc/dracut.conf", visit)
 	p.read(r, dracutFolders, ".conf", nil, visit)
 	return p.entries
 }

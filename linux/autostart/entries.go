@@ -70,6 +70,10 @@ func (r *Reader) read() ([]kmodquery.AutostartEntry, error) {
 	entries = append(entries, reading.modulesDepEntries(c.modules)...)
 	entries = append(entries, reading.initramfsEntries(c)...)
 	entries = append(entries, reading.dracutEntries(c)...)
+	entries = append(entries, reading.nextCmdlineEntries(c)...)
+	entries = append(entries, reading.depmodEntries()...)
+	entries = append(entries, reading.dkmsEntries()...)
+	entries = append(entries, reading.programEntries()...)
 	for i := range entries {
 		cut(&entries[i])
 	}

@@ -120,3 +120,44 @@ func TestSysctlUdevAndInitialFileSystems(t *testing.T) {
 		`dracut /usr/lib/dracut/dracut.conf.d/a.conf:1 add_drivers hid<hid "hid" 0 ` + folder + `hid.ko|/etc/dracut.conf.d/a.conf takes precedence`,
 	}, allShown(entriesOf(t, newRoot(t, files))))
 }
+
+func TestNextBootDepmodDKMSAndPrograms(t *testing.T) {
+	files := kernel([]string{"loop", "hid"}, nil)
+	const folder = "/usr/lib/modules/" + release + "/kernel/"
+	for path, content := range map[string]string{
+		"/etc/default/grub":                            "GRUB_TIMEOUT=5\nGRUB_CMDLINE_LINUX_DEFAULT=\"quiet modules_load=loop\"\n",
+		"/boot/grub/grub.cfg":                          "menuentry x {\n\tlinux /vmlinuz-6.1.0 root=/dev/sda1 module_blacklist=hid\n}\n",
+		"/boot/loader/entries/a.conf":                  "title x\noptions hid.debug=1\n",
+		"/etc/depmod.d/a.conf":                         "search evil updates built-in\noverride loop * extra\nbad\n",
+		"/lib/depmod.d/a.conf":                         "search built-in\n",
+		"/usr/src/evil-1.0/dkms.conf":                  "PACKAGE_NAME=evil\nBUILT_MODULE_NAME[0]=\"e-vil\"\nAUTOINSTALL=yes\nPOST_INSTALL=x.sh\n",
+		"/usr/src/linux/README":                        "AUTOINSTALL=yes",
+		"/etc/systemd/system/a.service":                "# insmod\nExecStart=/sbin/insmod /tmp/x.ko\nExecStop=/bin/true\n",
+		"/usr/lib/systemd/system/a.service":            "ExecStart=/sbin/modprobe y\n",
+		"/usr/lib/systemd/system/ssh.service.d/b.conf": "ExecStartPre=-/sbin/modprobe z\n",
+		"/etc/init.d/kmod":                             "#!/bin/sh\n\tkmod load\nkmodule\n",
+		"/etc/init.d/sub/x":                            "insmod",
+		"/etc/rc.local":                                "insmod /x.ko\n",
+		"/usr/lib/systemd/system-generators/elf":       "\x7fELF\ninsmod\n",
+	} {
+		files[path] = content
+	}
+	const next, run = "|it depends on what the boot loader boots next", "|it depends on whether the program is run"
+	require.Equal(t, []string{
+		`next_cmdline /etc/default/grub:2 load loop<loop "" ? ` + folder + `loop.ko` + next,
+		`next_cmdline /boot/grub/grub.cfg:2 blacklist hid<hid "" ? ` + folder + `hid.ko` + next,
+		`next_cmdline /boot/loader/entries/a.conf:2 options hid<hid "debug=1" ? ` + folder + `hid.ko` + next,
+		`depmod.d /etc/depmod.d/a.conf:1 search < "evil updates built-in" 1 |`,
+		`depmod.d /etc/depmod.d/a.conf:2 override loop<loop "loop * extra" 1 |`,
+		`depmod.d /etc/depmod.d/a.conf:3 bad < "" 0 |depmod does not understand the line`,
+		`depmod.d /usr/lib/depmod.d/a.conf:1 search < "built-in" 0 |/etc/depmod.d/a.conf takes precedence`,
+		`dkms /usr/src/evil-1.0/dkms.conf:2 BUILT_MODULE_NAME[0] e_vil< "e-vil" 1 |`,
+		`dkms /usr/src/evil-1.0/dkms.conf:3 AUTOINSTALL < "yes" 1 |`,
+		`dkms /usr/src/evil-1.0/dkms.conf:4 POST_INSTALL < "x.sh" 1 |`,
+		`programs /etc/systemd/system/a.service:2 ExecStart < "ExecStart=/sbin/insmod /tmp/x.ko" ? ` + run,
+		`programs /usr/lib/systemd/system/a.service:1 ExecStart < "ExecStart=/sbin/modprobe y" 0 |/etc/systemd/system/a.service takes precedence`,
+		`programs /usr/lib/systemd/system/ssh.service.d/b.conf:1 ExecStartPre < "ExecStartPre=-/sbin/modprobe z" ? ` + run,
+		`programs /etc/init.d/kmod:2  < "kmod load" ? ` + run,
+		`programs /etc/rc.local:1  < "insmod /x.ko" ? ` + run,
+	}, allShown(entriesOf(t, newRoot(t, files))))
+}

@@ -133,6 +133,7 @@ func FuzzRules(f *testing.F) {
 func FuzzSettings(f *testing.F) {
 	f.Add([]byte("# x\n-kernel.modprobe = /x\nkernel/modprobe=\nkernel.mod*=y\nkernel.modprobe\n"))
 	f.Add([]byte("add_drivers+=\" a b \" # c\nforce_drivers='x'\nloop max=1\nkernel/a.ko: kernel/b.ko\n"))
+	f.Add([]byte("ExecStart=/sbin/insmod x\n\tlinux /vmlinuz quiet\nGRUB_CMDLINE_LINUX=\"a.b=1\"\noptions x\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		text := string(data)
 		parseSysctl(data, func(s setting) {
@@ -143,6 +144,17 @@ func FuzzSettings(f *testing.F) {
 			require.Contains(t, line, item)
 			return strings.HasPrefix(line, key)
 		})
+		parseProgram(data, func(_ int64, line string) bool {
+			require.Contains(t, text, line)
+			return true
+		})
+		for _, name := range []string{"cmdline", "grub"} {
+			parseBootloader(name, data, func(_ int64, line, cmdline string) bool {
+				require.Contains(t, text, line)
+				require.Contains(t, line, cmdline)
+				return true
+			})
+		}
 		parseList(data, func(_ int64, line, name, options string) bool {
 			require.NotEmpty(t, name)
 			require.Contains(t, line, options)

@@ -45,12 +45,7 @@ func (r *reading) initramfsEntries(c *config) []kmodquery.AutostartEntry {
 			return true
 		})
 	}
-	if f := r.readFile("/etc/initramfs-tools/modules"); f != nil {
-		if f.err != nil {
-			p.add(f.unread(p.name, p.stage))
-		}
-		visit(f)
-	}
+	p.readFile(r, "/etc/initramfs-tools/modules", visit)
 	p.read(r, []string{"/usr/share/initramfs-tools/modules.d"}, "", nil, visit)
 	add := func(f *file) {
 		e := p.entry(f, 0, "")

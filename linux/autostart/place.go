@@ -2,7 +2,15 @@
 
 package autostart
 
-import "github.com/kmodquery/kmodquery"
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/kmodquery/kmodquery"
+)
 
 // A place collects the entries of one place.
 type place struct {
@@ -44,9 +52,46 @@ func (p *place) read(r *reading, folders []string, suffix string, singles []stri
 		if f.mask != nil && f.resolved == f.mask.resolved { // the same file
 			continue
 		}
-		if f.err != nil && !f.isNull() {
+		isFolder := f.info != nil && f.info.IsDir()
+		if f.err != nil && !f.isNull() && !(isFolder && suffix == "") {
 			p.add(f.unread(p.name, p.stage))
 		}
 		visit(f)
 	}
+}
+
+// readFile reads a single file, if there is one, as read does.
+func (p *place) readFile(r *reading, at string, visit func(*file)) {
+	f := r.readFile(at)
+	if f == nil {
+		return
+	}
+	if f.err != nil {
+		p.add(f.unread(p.name, p.stage))
+	}
+	visit(f)
+}
+
+// within returns the paths of what has a suffix in a folder, in the order of their names.
+func (p *place) within(r *reading, folder, suffix string) []string {
+	resolved, err := r.tree.Resolve(folder)
+	if err != nil {
+		return nil
+	}
+	var paths []string
+	looked := 0
+	err = r.tree.Names(resolved, func(name string) bool {
+		looked++
+		if strings.HasSuffix(name, suffix) {
+			paths = append(paths, folder+"/"+name)
+		}
+		return looked < maxNames && len(paths) < maxFiles
+	})
+	if looked >= maxNames || len(paths) >= maxFiles {
+		p.add(incomplete(p.name, p.stage, errTooMany))
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		p.add(incomplete(p.name, p.stage, fmt.Errorf("cannot read %s: %s", folder, reason(err))))
+	}
+	slices.Sort(paths)
+	return paths
 }

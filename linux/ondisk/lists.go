@@ -82,7 +82,7 @@ var errCut = errors.New("they have too many modules")
 // configNames are in the paths of the files that have modules loaded.
 var configNames = []string{
 	"etc/modules", "/modules-load.d/", "/modprobe.d/", "/depmod.d/", "/sysctl.d/", "etc/sysctl.conf", "/udev/rules.d/",
-	"/initramfs-tools/", "/dracut.conf",
+	"/initramfs-tools/", "/dracut.conf", "/dkms.conf", "/dkms/framework.conf", "/systemd/system", "etc/default/grub", "etc/init.d/", "etc/cron", "etc/rc.",
 }
 
 // isConfig reports whether a line of a package's list names a file that may have modules
