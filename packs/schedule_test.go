@@ -131,7 +131,15 @@ func (*autostart) FileAt(_ context.Context, path string) kmodquery.ModuleFile {
 	return kmodquery.ModuleFile{Path: path}
 }
 
-func (*autostart) Package(context.Context, string) (string, bool) { return "", true }
+// ownedFile is the one file that a package owns.
+const ownedFile = "/usr/lib/modules-load.d/owned.conf"
+
+func (*autostart) Package(_ context.Context, path string) (string, bool) {
+	if path == ownedFile {
+		return "owner", true
+	}
+	return "", true
+}
 
 // trc1017 is the one signature of these tests: what they expect must not depend on how
 // many there are.
