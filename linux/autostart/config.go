@@ -72,7 +72,11 @@ func (c *config) isLate() bool {
 // readConfig reads kmod's configuration.
 func (r *reading) readConfig() *config {
 	c := &config{modules: r.readModules(), deadline: time.Now().Add(resolveTime)}
-	c.files, c.folderErr = r.readFolders(modprobeFolders, ".conf", c.modules.folder+"/modules.softdep", c.modules.folder+"/modules.weakdep")
+	var ofDepmod []string
+	if folder := c.modules.folder; folder != "" {
+		ofDepmod = []string{folder + "/modules.softdep", folder + "/modules.weakdep"}
+	}
+	c.files, c.folderErr = r.readFolders(modprobeFolders, ".conf", ofDepmod...)
 	for _, f := range c.files {
 		if f.err != nil && f.mask == nil && !f.isNull() && !f.isOdd() {
 			c.err = fmt.Errorf("cannot read %s: %s", kmodquery.Printable(f.path), reason(f.err))
@@ -268,6 +272,9 @@ func (c *config) entriesOf(place string, l *line) []kmodquery.AutostartEntry {
 	case "softdep":
 		return c.dependencies(e, parseSoftdep(l.rest))
 	case "weakdep":
+		if effective {
+			e.Reason = "modprobe does not load it: tools that make an initial file system include it"
+		}
 		var dependencies []dependency
 		for name := range strings.FieldsSeq(l.rest) {
 			dependencies = append(dependencies, dependency{"weak", name})

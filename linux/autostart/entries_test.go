@@ -161,3 +161,15 @@ func TestNextBootDepmodDKMSAndPrograms(t *testing.T) {
 		`programs /etc/rc.local:1  < "insmod /x.ko" ? ` + run,
 	}, allShown(entriesOf(t, newRoot(t, files))))
 }
+
+// depmod writes soft and weak dependencies that modules declare.
+func TestDependenciesThatDepmodWrote(t *testing.T) {
+	files := kernel([]string{"loop", "hid"}, nil)
+	const folder = "/usr/lib/modules/" + release
+	files[folder+"/modules.softdep"] = "# Soft dependencies\nsoftdep loop post: hid\n"
+	files[folder+"/modules.weakdep"] = "weakdep loop hid\n"
+	require.Equal(t, []string{
+		`modprobe.d ` + folder + `/modules.softdep:2 softdep hid<loop "post" 1 ` + folder + `/kernel/hid.ko|`,
+		`modprobe.d ` + folder + `/modules.weakdep:1 weakdep hid<loop "weak" 1 ` + folder + `/kernel/hid.ko|modprobe does not load it: tools that make an initial file system include it`,
+	}, allShown(entriesOf(t, newRoot(t, files))))
+}
