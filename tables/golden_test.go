@@ -64,6 +64,7 @@ event) are escaped in the same way, before they are written as JSON.
 
 The event store has an index on the columns marked "index" and compares those marked "filter"; osquery compares all others.
 The inventory reads files only for modules whose name matches the query, and only if a selected column needs them.
+The autostart table reads modules' files only if a selected column needs them.
 Ask for a window of time, such as ` + "`time > strftime('%s', 'now') - 3600`" + `: a reply that would be too large fails with one
 line that says which window fits.
 `)

@@ -5,8 +5,12 @@ package autostart
 import "strings"
 
 // fnmatch reports whether a pattern matches a whole name, as fnmatch(3) without flags does:
-// with *, ?, [...] and a backslash. It takes time proportional to the product of the lengths.
+// with *, ?, [...] and a backslash. It takes time proportional to the product of the lengths,
+// so no pattern that is longer than any name matches.
 func fnmatch(pattern, name string) bool {
+	if len(pattern) > maxText {
+		return false
+	}
 	// After the last *, what follows it is tried at each later position of the name.
 	star, from := -1, 0
 	p, n := 0, 0

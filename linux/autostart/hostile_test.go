@@ -79,6 +79,22 @@ func TestEffectIsUnknownIfTheConfigurationIs(t *testing.T) {
 	require.Equal(t, kmodquery.Columns("effective,path"), entries[0].Missing)
 }
 
+// Patterns can make looking up modules slow. What was not looked up in time is unknown.
+func TestWhatIsLookedUpLateIsUnknown(t *testing.T) {
+	files := kernel([]string{"loop"}, nil)
+	files["/etc/modprobe.d/a.conf"] = "alias " + strings.Repeat("*a", 2000) + "b loop\n"
+	tree, err := New(newRoot(t, files), release).open()
+	require.NoError(t, err)
+	c := tree.readConfig()
+	e := c.loadEntries(kmodquery.AutostartEntry{}, strings.Repeat("a", maxText-1), "")[0]
+	require.EqualValues(t, 0, *e.Effective)
+	c.deadline = time.Now().Add(-time.Second)
+	e = c.loadEntries(kmodquery.AutostartEntry{}, "loop", "")[0]
+	require.Nil(t, e.Effective)
+	require.Equal(t, errLate.Error(), e.Reason)
+	require.Equal(t, kmodquery.Columns("effective,path"), e.Missing)
+}
+
 // Any number of lines and files is read within bounds, and an entry says what was left out.
 func TestFloodIsBounded(t *testing.T) {
 	files := kernel([]string{"loop"}, nil)
