@@ -21,11 +21,10 @@ demo-shell: ## the same, ending in the VM's SQL shell
 unit: ## the tests that boot no VM, in two minutes
 	go test -short -p 4 ./...
 
-# Packages that boot VMs run last, one after the other. The others mostly wait, so more
-# of them run in parallel than there are processors.
-GUESTS = ./test/vm ./test/e2e
-HOST_TESTS = -p 4 -timeout 20m $$(go list ./... | grep -v -e /test/vm$$ -e /test/e2e$$)
-GUEST_TESTS = -p 1 -timeout $(GUESTS_TIMEOUT) $(GUESTS)
+# Packages that boot VMs run last. The others mostly wait, so more of them run in parallel
+# than there are processors, and those that wait longest begin first.
+HOST_TESTS = -p 4 -timeout 20m ./extension ./packs $$(go list ./... | grep -v -e /test/vm$$ -e /test/e2e$$)
+GUEST_TESTS = -p 2 -timeout $(GUESTS_TIMEOUT) ./test/e2e ./test/vm
 GUESTS_TIMEOUT = 30m
 
 test: ## unit, golden, scripts, fuzz seeds, and the oldest and the newest kernel

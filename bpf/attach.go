@@ -19,13 +19,14 @@ type attached struct {
 	candidate
 	loaded *ebpf.Program
 	link   link.Link // nil for a pinned kprobe on kernels that have no kprobe links
+	probe  *ebpf.Map // keeps that kprobe; see keepProbe
 	id     uint64    // of the link
 }
 
 // attachAll loads the programs and attaches them.
 // They own what begins from then on if there is no other set.
-func (p *Programs) attachAll(ctx context.Context, kernel *btf.Spec, object []byte, list []hook, shared map[string]*ebpf.Map, isFirst bool) error {
-	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
+func (p *Programs) attachAll(ctx context.Context, c choice, shared map[string]*ebpf.Map, isFirst bool) error {
+	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(c.object))
 	if err != nil {
 		return fmt.Errorf("read the BPF object: %w", err)
 	}
@@ -40,17 +41,17 @@ func (p *Programs) attachAll(ctx context.Context, kernel *btf.Spec, object []byt
 	}
 	p.wanted.Set, p.wanted.Epoch = p.name.id, 1
 	*p.settings = p.wanted // before a program runs
-	loaded := p.loadPreferred(spec, kernel, list)
+	loaded := p.loadPreferred(spec, c.kernel, c.list)
 	defer func() {
 		for _, program := range loaded {
 			program.Close()
 		}
 	}()
-	for _, h := range list {
+	for _, h := range c.list {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := p.attach(spec, loaded, h)
+		err := p.attach(spec, c.kernel, loaded, h)
 		if err == nil || h.optional && errors.Is(err, os.ErrNotExist) {
 			continue
 		}
@@ -64,13 +65,13 @@ func (p *Programs) attachAll(ctx context.Context, kernel *btf.Spec, object []byt
 }
 
 // attach attaches the first of the hook's programs that the kernel takes.
-func (p *Programs) attach(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.Program, h hook) error {
+func (p *Programs) attach(spec *ebpf.CollectionSpec, kernel *btf.Spec, loaded map[string]*ebpf.Program, h hook) error {
 	if len(h.programs) == 0 {
 		return fmt.Errorf("attach to %s: %w", h.name, kprobes.off())
 	}
 	var failures []error
 	for _, c := range h.programs {
-		err := p.attachAs(spec, loaded, c)
+		err := p.attachAs(spec, kernel, loaded, c)
 		if err == nil {
 			return nil
 		}
@@ -79,10 +80,10 @@ func (p *Programs) attach(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.Pro
 	return fmt.Errorf("attach to %s: %w", h.name, errors.Join(failures...))
 }
 
-func (p *Programs) attachAs(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.Program, c candidate) (err error) {
+func (p *Programs) attachAs(spec *ebpf.CollectionSpec, kernel *btf.Spec, loaded map[string]*ebpf.Program, c candidate) (err error) {
 	program := loaded[c.program]
 	if program == nil {
-		one, err := p.load(spec, map[string]string{c.program: c.symbol})
+		one, err := p.load(spec, kernel, map[string]string{c.program: c.symbol})
 		if err != nil {
 			return err
 		}

@@ -87,7 +87,7 @@ func TestWithoutKprobes(t *testing.T) {
 			}
 		}
 	}
-	err := (&Programs{}).attach(nil, nil, hook{name: "x"})
+	err := (&Programs{}).attach(nil, nil, nil, hook{name: "x"})
 	require.EqualError(t, err, "attach to x: kprobes are switched off; write 1 to /sys/kernel/debug/kprobes/enabled")
 }
 

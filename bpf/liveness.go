@@ -5,7 +5,6 @@ package bpf
 import (
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"unsafe"
 
@@ -13,16 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrUnpinned is matched by the error of Check if pins were removed and the programs run.
+var ErrUnpinned = errors.New("the programs end with this process")
+
 // Check returns an error if a program that Open attached is detached or does not run,
 // if another process changed the memory with which the programs decide what to send,
-// or if more can be attached by now. Then the caller has to Open again. What the kernel
-// does not show is assumed to be well. Check and NextEpoch must not run concurrently.
+// or if more can be attached by now. Then the caller has to Renew them. If the error
+// matches ErrUnpinned, Repin suffices. What the kernel does not show is assumed to be well.
+// Check and NextEpoch must not run concurrently.
 func (p *Programs) Check() error {
-	if p.path != "" {
-		if _, err := os.Lstat(p.path); errors.Is(err, os.ErrNotExist) {
-			return errors.New("the pinned programs were removed from " + p.path)
-		}
-	}
 	var gone []string
 	for _, a := range p.attached {
 		if a.isGone() {
@@ -47,7 +45,13 @@ func (p *Programs) Check() error {
 	case p.owners.current.Load() != p.name.id:
 		return errors.New("another process keeps the attached programs from sending records")
 	}
-	return errors.Join(p.records.check(), p.images.check())
+	if err := errors.Join(p.records.check(), p.images.check()); err != nil {
+		return err
+	}
+	if p.path != "" && !p.isWhole() {
+		return fmt.Errorf("the pinned programs were removed from %s: %w", p.path, ErrUnpinned)
+	}
+	return nil
 }
 
 func (a *attached) String() string { return fmt.Sprintf("%s (%s)", a.symbol, a.as) }
@@ -100,7 +104,7 @@ var strays struct {
 // detach closes the link, unless its descriptor belongs to another file.
 func (a *attached) detach() error {
 	if a.link == nil {
-		return nil
+		return a.probe.Close()
 	}
 	if !a.isGone() {
 		return a.link.Close()

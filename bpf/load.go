@@ -57,7 +57,7 @@ func (p *Programs) loadPreferred(spec *ebpf.CollectionSpec, kernel *btf.Spec, li
 			break
 		}
 	}
-	loaded, err := p.load(spec, targets)
+	loaded, err := p.load(spec, kernel, targets)
 	if err != nil {
 		return map[string]*ebpf.Program{}
 	}
@@ -86,7 +86,7 @@ func traceable(kernel *btf.Spec, symbol string, as attachAs) bool {
 }
 
 // load loads programs by name, each for a symbol.
-func (p *Programs) load(spec *ebpf.CollectionSpec, targets map[string]string) (map[string]*ebpf.Program, error) {
+func (p *Programs) load(spec *ebpf.CollectionSpec, kernel *btf.Spec, targets map[string]string) (map[string]*ebpf.Program, error) {
 	some := spec.Copy()
 	some.Variables = nil
 	for name, program := range some.Programs {
@@ -98,7 +98,10 @@ func (p *Programs) load(spec *ebpf.CollectionSpec, targets map[string]string) (m
 		}
 	}
 	maps.DeleteFunc(some.Maps, func(name string, _ *ebpf.MapSpec) bool { return p.maps[name] == nil })
-	collection, err := ebpf.NewCollectionWithOptions(some, ebpf.CollectionOptions{MapReplacements: p.maps, Cache: p.cache})
+	collection, err := ebpf.NewCollectionWithOptions(some, ebpf.CollectionOptions{
+		// Without the types of modules: those can be unloaded meanwhile, and root chooses them.
+		Programs: ebpf.ProgramOptions{KernelTypes: kernel}, MapReplacements: p.maps, Cache: p.cache,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("load program: %w", err)
 	}

@@ -596,7 +596,7 @@ int fexit_load_module_result(u64 *ctx)
 		send_call(attempt->call, (s32)ctx[3], thread);
 	else if (is_ours)
 		count(COUNTER_LOST);
-	end_attempt(thread);
+	end_call(thread);
 	return 0;
 }
 
@@ -609,7 +609,7 @@ int fexit_free_module_result(u64 *ctx)
 	if (attempt && attempt->call == CALL_DELETE_MODULE) {
 		if (is_own(own_return(attempt)))
 			send_call(CALL_DELETE_MODULE, 0, thread);
-		end_attempt(thread);
+		end_call(thread);
 	}
 	return 0;
 }
@@ -625,7 +625,7 @@ static __always_inline int exit_module_call(u32 call, s64 returned)
 	if (is_own(own_return(attempt)))
 		send_call(call, (s32)returned, thread); /* the calls return int */
 	if (thread)
-		end_attempt(thread);
+		end_call(thread);
 	return 0;
 }
 

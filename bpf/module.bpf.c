@@ -652,7 +652,7 @@ static __always_inline int exit_module_call(u32 call, s64 returned)
 	if (is_own(own_return(innermost(thread))))
 		send_call(call, (s32)returned, thread); /* the calls return int */
 	if (thread)
-		end_attempt(thread);
+		end_call(thread);
 	return 0;
 }
 

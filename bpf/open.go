@@ -58,8 +58,9 @@ type Programs struct {
 	retired  time.Time // when the older sets were detached
 
 	olderCounts map[moduleCounter]map[uint64]uint64 // by older set
+	missed      uint64                              // runs of the programs that Renew has detached that were skipped
 
-	dropping    sync.Mutex // guards older
+	dropping    sync.Mutex // guards older, pins, missed and attached, once Open has returned
 	older       []*olderSet
 	draining    []*olderSet // those whose records are still to be read
 	drained     atomic.Bool // there are none
@@ -78,63 +79,74 @@ type Programs struct {
 // Open needs CAP_BPF, CAP_PERFMON and CAP_SYS_RESOURCE, or root. It returns early when
 // ctx ends; the next Open finishes an upgrade that was begun.
 func Open(ctx context.Context, o Options) (_ *Programs, err error) {
-	p := &Programs{cache: btf.NewCache()}
+	p := &Programs{}
+	c, err := p.prepare(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.openSet(ctx, o, c); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	p.cache = nil
+	p.NextEpoch()
+	return p, nil
+}
+
+// A choice is what to load into the running kernel.
+type choice struct {
+	kernel *btf.Spec
+	object []byte
+	list   []hook
+}
+
+// prepare reads the kernel's types and chooses the programs.
+func (p *Programs) prepare(o Options) (c choice, err error) {
+	p.cache = btf.NewCache()
 	kernel, err := p.cache.Kernel()
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, btf.ErrNotSupported) || errors.Is(err, ebpf.ErrNotSupported) {
-		return nil, ErrNoBTF
+		return c, ErrNoBTF
 	} else if err != nil {
-		return nil, fmt.Errorf("read the kernel's BTF: %w", err)
+		return c, fmt.Errorf("read the kernel's BTF: %w", err)
 	}
 	// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK.
 	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("raise RLIMIT_MEMLOCK: %w", err)
+		return c, fmt.Errorf("raise RLIMIT_MEMLOCK: %w", err)
 	}
 	if err := features.HaveMapType(ebpf.RingBuf); errors.Is(err, ebpf.ErrNotSupported) {
-		return nil, ErrNoRingBuffer
+		return c, ErrNoRingBuffer
 	} else if err != nil {
-		return nil, fmt.Errorf("probe for the BPF ring buffer: %w", err)
+		return c, fmt.Errorf("probe for the BPF ring buffer: %w", err)
 	}
-
-	defer func() {
-		p.cache = nil
-		if err != nil {
-			p.Close()
-		}
-	}()
 	if p.readTypes, err = enumerators(kernel, "kernel_read_file_id"); err != nil {
-		return nil, err
+		return c, err
 	}
 	if p.loadTypes, err = enumerators(kernel, "kernel_load_data_id"); err != nil {
-		return nil, err
+		return c, err
 	}
 	if ftrace.isOff() {
-		return nil, ftrace.off()
+		return c, ftrace.off()
 	}
 	object, list, err := choose(kernel)
 	if err != nil {
-		return nil, err
+		return c, err
 	}
 	if p.withoutKprobes = kprobes.isOff(); p.withoutKprobes {
 		list = withoutKprobes(list)
 	}
 	p.wanted.ImageLimit = uint64(max(o.ImageLimit, 0))
-	if err := p.openSet(ctx, o, kernel, object, list); err != nil {
-		return nil, err
-	}
-	p.NextEpoch()
-	return p, nil
+	return choice{kernel, object, list}, nil
 }
 
 // openSet opens the pinned set that owns the calls, or attaches and pins a new one. It
 // detaches the other sets.
-func (p *Programs) openSet(ctx context.Context, o Options, kernel *btf.Spec, object []byte, list []hook) error {
+func (p *Programs) openSet(ctx context.Context, o Options, c choice) error {
 	var sets []setName
 	if o.PinDir == "" || o.OnlyPinned && !HasPins(o.PinDir) {
 		p.unpinned = errNotAsked
 	} else {
 		p.pins, sets, p.unpinned = listPins(o.PinDir)
 	}
-	name := setName{layout: layout, digest: digest(object, list), id: newSetID(sets)}
+	name := setName{layout: layout, digest: digest(c.object, c.list), id: newSetID(sets)}
 	shared, err := p.pins.openShared(sets)
 	if err != nil {
 		return err
@@ -151,7 +163,7 @@ func (p *Programs) openSet(ctx context.Context, o Options, kernel *btf.Spec, obj
 			return err
 		}
 		if !o.Anew && sets[owner].digest == name.digest && sets[owner].layout == name.layout {
-			if p.set, err = adopt(p.pins, sets[owner], list); err == nil {
+			if p.set, err = adopt(p.pins, sets[owner], c.list); err == nil {
 				sets = slices.Delete(sets, owner, owner+1)
 			}
 			p.found = err == nil
@@ -160,9 +172,9 @@ func (p *Programs) openSet(ctx context.Context, o Options, kernel *btf.Spec, obj
 	if p.set == nil {
 		p.set = &set{name: name}
 		if len(sets) > 0 {
-			list = upgradeOrder(list)
+			c.list = upgradeOrder(c.list)
 		}
-		if err := p.attachAll(ctx, kernel, object, list, shared, len(sets) == 0); err != nil {
+		if err := p.attachAll(ctx, c, shared, len(sets) == 0); err != nil {
 			return err
 		}
 		if p.pins != nil {

@@ -33,7 +33,12 @@ struct stamp {
 	u64 owner; /* the set that sends the records */
 	u64 maker; /* the set that made the stamp */
 	u64 taker; /* another set that has used it */
-	u64 over;  /* the call has returned */
+	u64 over;  /* enum stamp_over */
+};
+
+enum stamp_over {
+	STAMP_OVER = 1, /* the call has returned */
+	STAMP_RESUMED,  /* a call that was made from inside it has returned; no other call takes it */
 };
 
 struct {
@@ -174,7 +179,7 @@ static __always_inline u64 owner_of(struct attempt *attempt)
 
 	if (attempt)
 		owner = attempt->owner;
-	else if (call && !call->over)
+	else if (call && call->over != STAMP_OVER)
 		owner = call->owner;
 	u64 stamped = stamp_event(STAMP_HOOK, owner, 0);
 
@@ -187,9 +192,27 @@ static __always_inline u64 own_return(struct attempt *attempt)
 	u64 owner = owner_of(attempt);
 	struct stamp *call = find_stamp(STAMP_CALL);
 
-	if (call)
-		call->over = 1;
+	/* A set that did not see the outer call begin does not know that this return is of the inner one. */
+	if (call && (call->over != STAMP_RESUMED || (attempt && attempt->begin_ns == call->begin_ns)))
+		call->over = STAMP_OVER;
 	return owner;
+}
+
+/*
+ * Ends the thread's innermost attempt. If it was made from inside another call, the stamp is
+ * of that one again, for a set that was attached in the midst of it.
+ */
+static __always_inline void end_call(struct thread *thread)
+{
+	struct attempt *outer = attempt_at(thread, thread->depth - 1);
+	struct stamp *call = find_stamp(STAMP_CALL);
+
+	if (outer && call) {
+		call->owner = outer->owner;
+		call->begin_ns = outer->begin_ns;
+		call->over = STAMP_RESUMED;
+	}
+	end_attempt(thread);
 }
 
 #endif

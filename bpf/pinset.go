@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -99,10 +100,11 @@ func (s *set) Close() error {
 	return errors.Join(errs...)
 }
 
-// pin pins the set, as a whole or not at all.
+// pin pins the set, as a whole or not at all, also if some of its pins were removed.
 func (s *set) pin(p *pins) (err error) {
 	final := p.of(s.name)
-	folder := filepath.Join(p.path, unfinished+s.name.String())
+	// Another name each time: a map that was pinned there is not pinned there again.
+	folder := filepath.Join(p.path, fmt.Sprintf("%s%x_%s", unfinished, time.Now().UnixNano(), s.name))
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, os.RemoveAll(folder))
@@ -126,19 +128,27 @@ func (s *set) pin(p *pins) (err error) {
 		if err := a.loaded.Pin(filepath.Join(folder, pinnedPrograms, a.program)); err != nil {
 			return fmt.Errorf("pin program %s: %w", a.program, err)
 		}
-		err := a.link.Pin(filepath.Join(folder, pinnedLinks, a.program))
-		if errors.Is(err, link.ErrNotSupported) {
-			err = a.keepProbe(filepath.Join(folder, pinnedProbes, a.program))
-		}
-		if err != nil {
+		if err := a.pin(folder); err != nil {
 			return fmt.Errorf("pin link of %s: %w", a.program, err)
 		}
 	}
-	if err := os.Rename(folder, final); err != nil {
+	if err := errors.Join(os.RemoveAll(final), os.Rename(folder, final)); err != nil {
 		return fmt.Errorf("pin programs: %w", err)
 	}
 	s.path = final
 	return nil
+}
+
+func (a *attached) pin(folder string) error {
+	probe := filepath.Join(folder, pinnedProbes, a.program)
+	if a.link == nil {
+		return a.probe.Pin(probe)
+	}
+	err := a.link.Pin(filepath.Join(folder, pinnedLinks, a.program))
+	if errors.Is(err, link.ErrNotSupported) {
+		err = a.keepProbe(probe)
+	}
+	return err
 }
 
 // keepProbe pins a kprobe on kernels before 5.15, which have no kprobe links: the
@@ -227,20 +237,19 @@ func (s *set) loadPinned(c candidate) (a attached, err error) {
 		return a, fmt.Errorf("open pinned program %s: %w", c.program, err)
 	}
 	a.link, err = link.LoadPinnedLink(filepath.Join(s.path, pinnedLinks, c.program), nil)
+	if errors.Is(err, os.ErrNotExist) {
+		a.probe, err = ebpf.LoadPinnedMap(filepath.Join(s.path, pinnedProbes, c.program), nil)
+	}
 	switch {
-	case errors.Is(err, os.ErrNotExist) && s.hasProbe(c.program):
-		return a, nil
 	case err != nil:
 		return a, errors.Join(fmt.Errorf("open pinned link of %s: %w", c.program, err), a.loaded.Close())
+	case a.link == nil:
+		return a, nil
 	}
 	if a.id, err = identify(a.link); err != nil {
 		return a, errors.Join(err, a.link.Close(), a.loaded.Close())
 	}
 	return a, nil
-}
-
-func (s *set) hasProbe(program string) bool {
-	return exists(filepath.Join(s.path, pinnedProbes, program))
 }
 
 // An olderSet is a detached set with records that are still to be read.

@@ -98,6 +98,15 @@ func (r *ring) check() error {
 	return nil
 }
 
+// restore sets the position of release again.
+func (r *ring) restore() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closed {
+		atomic.StoreUintptr(r.consumed(), uintptr(r.released))
+	}
+}
+
 func (r *ring) consumed() *uintptr { return (*uintptr)(unsafe.Pointer(&r.consumer[0])) }
 
 // end is the position after the last record in the ring.

@@ -35,7 +35,10 @@ func (p *Programs) counted(counter moduleCounter) map[uint64]uint64 {
 // and, not in older sets, the runs of programs that the kernel skipped because the
 // program already ran on that processor.
 func (p *Programs) Lost() (map[uint64]uint64, error) {
+	p.dropping.Lock()
+	defer p.dropping.Unlock()
 	lost := p.counted(moduleCounterCOUNTER_LOST)
+	lost[p.name.id] += p.missed
 	for _, a := range p.attached {
 		if a.sendsNothing() {
 			continue

@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -27,7 +28,14 @@ func (t tracer) isOff() bool {
 	return err == nil && strings.TrimSpace(string(content)) == "0"
 }
 
+// ErrFtraceOff is matched by an error if no program runs because ftrace is switched off.
+var ErrFtraceOff = errors.New("no program runs")
+
 // off returns the error for a tracer that is off.
-func (t tracer) off() error {
-	return fmt.Errorf("%s; write 1 to %s", t.state, t.path)
-}
+func (t tracer) off() error { return offError(t) }
+
+type offError tracer
+
+func (e offError) Error() string { return fmt.Sprintf("%s; write 1 to %s", e.state, e.path) }
+
+func (e offError) Is(target error) bool { return target == ErrFtraceOff && tracer(e) == ftrace }

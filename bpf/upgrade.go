@@ -116,13 +116,21 @@ func (p *pins) detach(ctx context.Context, sets []setName) error {
 			return err
 		}
 		programs := p.programIDs(name)
-		for _, part := range []string{pinnedLinks, pinnedProbes, pinnedPrograms} {
-			if err := os.RemoveAll(p.of(name, part)); err != nil {
-				return fmt.Errorf("detach pinned programs: %w", err)
-			}
+		if err := p.unlink(name); err != nil {
+			return err
 		}
 		if err := awaitFree(ctx, programs); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// unlink removes all pins of a set but its maps.
+func (p *pins) unlink(name setName) error {
+	for _, part := range []string{pinnedLinks, pinnedProbes, pinnedPrograms} {
+		if err := os.RemoveAll(p.of(name, part)); err != nil {
+			return fmt.Errorf("detach pinned programs: %w", err)
 		}
 	}
 	return nil
@@ -137,12 +145,17 @@ func (p *pins) programIDs(name setName) (ids []ebpf.ProgramID) {
 		if err != nil {
 			continue
 		}
-		if info, err := program.Info(); err == nil {
-			if id, ok := info.ID(); ok {
-				ids = append(ids, id)
-			}
-		}
+		ids = appendID(ids, program)
 		program.Close()
+	}
+	return ids
+}
+
+func appendID(ids []ebpf.ProgramID, program *ebpf.Program) []ebpf.ProgramID {
+	if info, err := program.Info(); err == nil {
+		if id, ok := info.ID(); ok {
+			ids = append(ids, id)
+		}
 	}
 	return ids
 }
@@ -183,14 +196,18 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// awaitCalls waits, for at most callPatience, until the calls that a set has under
-// way have returned.
 func (p *pins) awaitCalls(ctx context.Context, name setName) error {
 	threads, err := ebpf.LoadPinnedMap(p.of(name, pinnedMaps, moduleMapThreads), &ebpf.LoadPinOptions{ReadOnly: true})
 	if err != nil {
 		return nil // the set is not complete
 	}
 	defer threads.Close()
+	return awaitCalls(ctx, threads)
+}
+
+// awaitCalls waits, for at most callPatience, until the calls that a set has under
+// way have returned.
+func awaitCalls(ctx context.Context, threads *ebpf.Map) error {
 	waiting := callsUnderWay(threads)
 	for deadline := time.Now().Add(callPatience); len(waiting) > 0 && time.Now().Before(deadline); {
 		if err := sleep(ctx, callPoll); err != nil {
@@ -239,19 +256,27 @@ func (p *Programs) openOlder(sets []setName) error {
 			p.unattached = append(p.unattached, errors.Join(err, p.pins.remove(name)))
 			continue
 		}
-		p.older = append(p.older, older)
 		for counter, values := range p.olderCounts {
 			values[name.id] = older.counted(counter)
 		}
-		older.images.SetDeadline(time.Unix(1, 0)) // ReadImage does not wait for more
-		p.olderImages = append(p.olderImages, older)
+		p.addOlder(older)
 	}
-	p.draining, p.retired = slices.Clone(p.older), time.Now()
 	return nil
+}
+
+// addOlder makes the records of a detached set those that are read next.
+func (p *Programs) addOlder(older *olderSet) {
+	older.images.SetDeadline(time.Unix(1, 0)) // ReadImage does not wait for more
+	p.older = append(p.older, older)
+	p.olderImages = append(p.olderImages, older)
+	p.draining, p.retired = append(p.draining, older), time.Now()
 }
 
 // remove removes a set.
 func (p *pins) remove(name setName) error {
+	if p == nil {
+		return nil
+	}
 	// First, so that a set that is half removed is not taken for a complete one.
 	gone := filepath.Join(p.path, unfinished+name.String())
 	if err := os.Rename(p.of(name), gone); err != nil {

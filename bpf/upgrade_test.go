@@ -63,6 +63,10 @@ func newUpgradable(t *testing.T) *upgradable {
 	return &upgradable{t, path, kernel}
 }
 
+func (u *upgradable) choice() choice {
+	return choice{u.kernel, _ModuleBytes, []hook{at("sched_process_exit", asRawTracepoint)}}
+}
+
 // open opens a set of a build.
 func (u *upgradable) open(of string, o Options) *Programs {
 	u.t.Helper()
@@ -72,7 +76,7 @@ func (u *upgradable) open(of string, o Options) *Programs {
 	p := &Programs{}
 	u.t.Cleanup(func() { p.Close() })
 	o.PinDir = u.path
-	require.NoError(u.t, p.openSet(u.t.Context(), o, u.kernel, _ModuleBytes, []hook{at("sched_process_exit", asRawTracepoint)}))
+	require.NoError(u.t, p.openSet(u.t.Context(), o, u.choice()))
 	require.NoError(u.t, p.Unpinned())
 	return p
 }
@@ -179,10 +183,9 @@ func TestABrokenUpgradeIsFinished(t *testing.T) {
 // begin attaches and pins a set that replaces another, and leaves it at that.
 func (u *upgradable) begin(of string, older *Programs) *Programs {
 	u.t.Helper()
-	list := []hook{at("sched_process_exit", asRawTracepoint)}
 	was := build
 	build = of
-	digest := digest(_ModuleBytes, list)
+	digest := digest(u.choice().object, u.choice().list)
 	build = was
 	p := &Programs{set: &set{name: setName{layout: layout, digest: digest, id: older.name.id + 1}}}
 	u.t.Cleanup(func() { p.Close() })
@@ -193,7 +196,7 @@ func (u *upgradable) begin(of string, older *Programs) *Programs {
 	shared, err := p.pins.openShared(sets)
 	require.NoError(u.t, err)
 	defer closeMaps(shared)
-	require.NoError(u.t, p.attachAll(u.t.Context(), u.kernel, _ModuleBytes, list, shared, false))
+	require.NoError(u.t, p.attachAll(u.t.Context(), u.choice(), shared, false))
 	require.NoError(u.t, p.pin(p.pins))
 	return p
 }
@@ -266,7 +269,7 @@ func runner(t *testing.T, p *Programs, name string) func() {
 	t.Helper()
 	spec, err := loadModule()
 	require.NoError(t, err)
-	loaded, err := p.load(spec, map[string]string{name: ""})
+	loaded, err := p.load(spec, nil, map[string]string{name: ""})
 	if err != nil {
 		t.Skip("this kernel takes no programs: ", err)
 	}
@@ -345,7 +348,7 @@ func TestTheOwnerSendsTheRecord(t *testing.T) {
 	// The thread is in a call of a set that is detached in the midst of it.
 	var key uint64
 	var stamp [6]uint64 // struct stamp of owner.h
-	const owner, maker, taker = 2, 3, 4
+	const owner, maker, taker, over = 2, 3, 4, 5
 	entries := older.maps[moduleMapStamps].Iterate()
 	require.True(t, entries.Next(&key, &stamp))
 	stamp[owner], stamp[maker], stamp[taker] = 1, 1, 0
@@ -356,6 +359,22 @@ func TestTheOwnerSendsTheRecord(t *testing.T) {
 	older.owners.oldest.Store(2)
 	request(newer, newer)
 	request(newer, newer)
+
+	// A call that was made from inside one of the older set has returned. The newer set did not
+	// see the outer one begin, and runs first.
+	older.owners.current.Store(2)
+	older.owners.oldest.Store(1)
+	outer := make([]byte, older.maps[moduleMapThreads].ValueSize())
+	for i, value := range []uint64{stamp[0], 1, 100, 1, 1} { // identity, depth; begin_ns, owner and regs of the attempt
+		binary.NativeEndian.PutUint64(outer[8*i:], value)
+	}
+	require.NoError(t, older.maps[moduleMapThreads].Put(uint32(call), outer))
+	stamp[over] = 2 // resumed
+	require.NoError(t, older.maps[moduleMapStamps].Put(call, &stamp))
+	request(older, newer, older)
+	request(older, older, newer)
+	require.NoError(t, older.maps[moduleMapThreads].Delete(uint32(call)))
+	older.owners.oldest.Store(2)
 
 	// Root has forged the owner, so that no set would send the record.
 	stamp[owner] = 1 << 63
@@ -371,7 +390,7 @@ func TestACanceledUpgradeLeavesTheOwner(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	p := &Programs{}
-	err := p.openSet(ctx, Options{PinDir: u.path, Anew: true}, u.kernel, _ModuleBytes, []hook{at("sched_process_exit", asRawTracepoint)})
+	err := p.openSet(ctx, Options{PinDir: u.path, Anew: true}, u.choice())
 	require.ErrorIs(t, err, context.Canceled)
 	require.NoError(t, p.Close())
 	again := u.open("one", Options{})

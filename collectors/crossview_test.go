@@ -669,6 +669,40 @@ func TestUnreadLoadIsNotReportedAsPresent(t *testing.T) {
 	})
 }
 
+// Records that wait in the kernel are read when their source has started.
+func TestModulesOfASourceThatStartsSlowlyAreNotReportedTwice(t *testing.T) {
+	for name, test := range map[string]struct {
+		starts time.Duration
+		want   []string
+	}{
+		"a slow source":                        {30 * time.Second, nil},
+		"a source that does not start in time": {2 * startTime, []string{"module_present ext4"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k, slow, other := newKernel("ext4"), &trusting{staged: newStaged("ebpf")}, newStaged("other")
+				r, sink, _ := startStaged(t, Options{Sources: []Source{slow, other}, Views: k, Stamp: stampNow})
+				time.Sleep(slowStart)
+				synctest.Wait()
+				require.True(t, other.isRunning())
+				other.begin <- struct{}{}
+				time.Sleep(test.starts - slowStart)
+				slow.begin <- struct{}{}
+				slow.emitting <- kmodquery.Event{TimeNanos: time.Now().UnixNano(), EventName: "module_load", Name: "ext4", LoadID: "1"}
+				time.Sleep(2 * DefaultPoll)
+				require.NoError(t, r.Close())
+				var found []string
+				for _, e := range sink.events {
+					if e.Source == kmodquery.SourceProcfs {
+						found = append(found, e.EventName+" "+e.Name)
+					}
+				}
+				require.Equal(t, test.want, found)
+			})
+		})
+	}
+}
+
 // A difference may be over when its event is emitted.
 func TestEventHasTheTimeAtWhichTheViewsWereRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -22,6 +22,9 @@ const DefaultPoll = 10 * time.Second
 // finds a difference takes longer.
 const firstCheck = 3 * time.Second
 
+// startTime is how long the cross-view check waits for a complete source that is starting.
+const startTime = time.Minute
+
 // clockSlack is how far the time of an event may be ahead of the wall clock: it is
 // computed from another clock.
 const clockSlack = 100 * time.Millisecond
@@ -194,12 +197,23 @@ func (r *Recorder) Start(ctx context.Context) {
 	r.running.Go(func() { every(ctx, expireInterval, r.correlator.expire) })
 	if r.check != nil {
 		checked, ready := context.WithTimeout(ctx, firstCheck)
-		r.running.Go(func() { r.check.Run(ctx, ready) })
+		r.running.Go(func() {
+			r.awaitComplete(ctx)
+			r.check.Run(ctx, ready)
+		})
 		<-checked.Done()
 	}
 	if !r.options.SideBySide {
 		r.running.Go(func() { r.backfill(ctx) })
 	}
+}
+
+// awaitComplete waits for complete sources that are starting, for startTime at most. Of what
+// the views show, they may still report when it was loaded.
+func (r *Recorder) awaitComplete(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	r.supervisor.awaitComplete(ctx)
 }
 
 // backfill reads the logs of the time before the start, and returns when what they have is

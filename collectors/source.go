@@ -12,8 +12,8 @@ type Source interface {
 	// Name returns the source's name in the tables.
 	Name() string
 	// Run watches until ctx ends, and then returns nil after it has emitted
-	// what it saw. It calls ready once, when it misses nothing any more. An
-	// error that matches kmodquery.ErrNotSupported is final; after any other
+	// what it saw. It calls ready when it misses nothing any more, and again if it
+	// has missed something since. An error that matches kmodquery.ErrNotSupported is final; after any other
 	// error Run is called again. emit may block.
 	Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) error
 	// Sync returns when everything that the source saw before the call was
@@ -36,6 +36,13 @@ type Backfiller interface {
 	// and a zero until sets no limit. What the source emitted in an earlier process
 	// is not emitted again.
 	Backfill(since, until time.Time)
+}
+
+// A Reporter is a source that may have errors while it goes on. It reports them as Run
+// returns others.
+type Reporter interface {
+	Source
+	ReportTo(report func(error))
 }
 
 // An AtLeastOnceSource keeps what it saw until that is acked. Its next Run, in this

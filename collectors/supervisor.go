@@ -73,6 +73,9 @@ func newSupervisor(sources []Source, sideBySide bool, takeOver time.Duration, re
 	for rank, source := range sources {
 		c := &candidate{Source: source, rank: rank, stall: make(chan struct{})}
 		c.monitor.name, c.monitor.lastRound = source.Name(), source.LastRound
+		if reporter, ok := source.(Reporter); ok {
+			reporter.ReportTo(func(err error) { report(fmt.Errorf("%s: %w", c.Name(), err)) })
+		}
 		s.sources = append(s.sources, c)
 	}
 	return s
@@ -269,21 +272,31 @@ func (s *supervisor) backfill(ctx context.Context, names []string) {
 // gap returns the last time in which no complete source watched. ok is false if there was
 // none. The times are zero if no complete source watches. It waits for one that is starting.
 func (s *supervisor) gap(ctx context.Context) (since, until time.Time, ok bool) {
-	isStarting := func(c *candidate) bool {
-		_, isComplete := c.Source.(crossview.CompleteSource)
-		return isComplete && c.cancel != nil && !c.isUp()
-	}
-	s.mu.Lock()
-	for slices.ContainsFunc(s.sources, isStarting) && ctx.Err() == nil {
-		s.changed.Wait()
-	}
-	s.mu.Unlock()
+	s.awaitComplete(ctx)
 	sources, _ := s.completeSources()
 	if len(sources) == 0 {
 		return since, until, true
 	}
 	sensor := sources[0].Sensor()
 	return time.Unix(sensor.GapStart, 0).Add(-slack), time.Unix(sensor.GapEnd, 0).Add(slack), sensor.GapEnd != 0
+}
+
+// awaitComplete waits while a complete source is starting.
+func (s *supervisor) awaitComplete(ctx context.Context) {
+	defer context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.changed.Broadcast()
+	})()
+	isStarting := func(c *candidate) bool {
+		_, isComplete := c.Source.(crossview.CompleteSource)
+		return isComplete && c.cancel != nil && !c.isUp()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for slices.ContainsFunc(s.sources, isStarting) && ctx.Err() == nil {
+		s.changed.Wait()
+	}
 }
 
 func (s *supervisor) backfillFrom(ctx context.Context, c *candidate, since, until time.Time) bool {

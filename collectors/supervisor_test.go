@@ -130,6 +130,35 @@ func startStaged(t *testing.T, o Options) (*Recorder, *memory, *reports) {
 	return r, sink, said
 }
 
+// A talking source reports errors while it runs.
+type talking struct {
+	*trusting
+	report func(error)
+}
+
+func (r *talking) ReportTo(report func(error)) { r.report = report }
+
+// A source that missed something says that it is ready again, without an interruption for
+// others to stand in.
+func TestReadySourceWatchesSinceThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		best, next := &talking{trusting: &trusting{staged: newStaged("best")}}, newStaged("next")
+		r, _, said := startStaged(t, Options{Sources: []Source{best, next}})
+		best.begin <- struct{}{}
+		synctest.Wait()
+		_, first := r.supervisor.completeSources()
+		time.Sleep(time.Minute)
+		best.report(errors.New("the hooks were detached"))
+		best.begin <- struct{}{}
+		synctest.Wait()
+		_, since := r.supervisor.completeSources()
+		require.Equal(t, time.Minute, since.At.Sub(first.At))
+		require.False(t, next.isRunning())
+		require.Equal(t, []string{"best: the hooks were detached"}, said.errs)
+		require.NoError(t, r.Close())
+	})
+}
+
 func TestBestWorkingSourceWatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		best, next, last := newStaged("best"), newStaged("next"), newStaged("last")

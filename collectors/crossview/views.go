@@ -28,7 +28,7 @@ type Views interface {
 type CompleteSource interface {
 	Name() string
 	Sensor() kmodquery.Sensor
-	// MarkUnreliable makes the source's Run return an error with this reason.
+	// MarkUnreliable tells the source that it missed a load. Run goes on meanwhile.
 	MarkUnreliable(reason string)
 }
 

@@ -53,6 +53,9 @@ func (b *Barrier) BeginLast() {
 	}
 }
 
+// Restart begins the current round again, for the same calls.
+func (b *Barrier) Restart() { b.began = time.Now() }
+
 // Began returns the time at which the current round began, or the zero time.
 func (b *Barrier) Began() time.Time { return b.began }
 

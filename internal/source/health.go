@@ -80,6 +80,7 @@ func (h *Health) AddLoop() *progress.Loop {
 	loop.Round()
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.loops = slices.DeleteFunc(h.loops, func(l *progress.Loop) bool { return l.Last().IsZero() }) // it has ended
 	h.loops = append(h.loops, loop)
 	return loop
 }
@@ -133,15 +134,20 @@ func (h *Health) Resume(ctx context.Context, stored func(context.Context) (strin
 // Started records that the source watches what hooks lists. The limits become its
 // reason: what it cannot see even when all is well. Until Stopped, each Sync sends
 // to Requests and calls wake, unless wake is nil. wake must not block and must not
-// call the Health.
+// call the Health. It may be called again before Stopped: the calls of Sync that wait
+// go on waiting.
 func (h *Health) Started(hooks []string, limits string, wake func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.wake, h.ended = wake, make(chan struct{})
+	if h.wake = wake; h.ended == nil {
+		h.ended = make(chan struct{})
+	}
 	h.Progress()
 	text, _ := json.Marshal(hooks) // strings always encode
-	h.sensor.Hooks = string(text)
-	h.sensor.State, h.sensor.Reason, h.sensor.Since = kmodquery.StateActive, limits, time.Now().Unix()
+	h.sensor.Hooks, h.sensor.Reason = string(text), limits
+	if h.sensor.State != kmodquery.StateActive {
+		h.sensor.State, h.sensor.Since = kmodquery.StateActive, time.Now().Unix()
+	}
 }
 
 // Degraded records that the source runs and does not see everything. Its state

@@ -6,6 +6,8 @@ import (
 	"cmp"
 	"errors"
 	"time"
+
+	"github.com/kmodquery/kmodquery/bpf"
 )
 
 const (
@@ -36,16 +38,49 @@ func (c *liveness) failure(now time.Time, isAsked bool) error {
 // due returns when the next check is due if no Sync waits.
 func (c *liveness) due() time.Time { return c.last.Add(checkEvery) }
 
-// MarkUnreliable makes Run emit what the hooks recorded and return an error with the
-// reason. The next Run attaches new hooks. The recorder calls it if the hooks missed
-// a load. It does nothing if Run is not running.
-func (s *Source) MarkUnreliable(reason string) { s.stop(errors.New(reason), true) }
+// checkHooks checks the hooks if a check is due.
+func (r *run) checkHooks() {
+	s := r.source
+	err := r.hooks.failure(time.Now(), r.sync.Began().IsZero() && s.health.HasPending())
+	switch {
+	case errors.Is(err, bpf.ErrFtraceOff):
+		s.isBlind = true
+		s.stop(err, false)
+	case errors.Is(err, bpf.ErrUnpinned):
+		s.markUnreliable(err)
+	case err != nil:
+		s.isBlind = true
+		s.health.Degraded(err)
+		s.markUnreliable(err)
+	case !s.isBlind && r.arming.done == nil:
+		s.keepWatch(r.hooks.last)
+	}
+}
 
-// failure returns why Run is to end; nil if it is not.
-func (s *Source) failure() error {
+// MarkUnreliable makes Run attach new hooks, which replace those in use. The recorder
+// calls it if the hooks missed a load. It does nothing if Run is not running.
+func (s *Source) MarkUnreliable(reason string) { s.markUnreliable(errors.New(reason)) }
+
+// markUnreliable makes Run attach the hooks again.
+func (s *Source) markUnreliable(doubt error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.cause
+	if s.programs == nil {
+		return
+	}
+	if s.doubt == nil || errors.Is(s.doubt, bpf.ErrUnpinned) {
+		s.doubt = doubt
+	}
+	_ = s.programs.Flush() // fails only after Close
+}
+
+// failure returns why Run is to end; nil if it is not.
+func (s *Source) failure() error { return s.failureOf(&s.cause) }
+
+func (s *Source) failureOf(field *error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return *field
 }
 
 // stop makes Run return an error. replace makes the next Run replace pinned programs.

@@ -3,6 +3,7 @@
 package ebpf
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,7 @@ type run struct {
 	reader   *reader
 	deaths   *deathLog
 	hooks    liveness
+	arming   *rearming
 
 	sync   *source.Barrier
 	left   int  // bytes of the ring buffer that were unread when the round began, and are
@@ -39,7 +41,7 @@ type run struct {
 
 // newRun starts the goroutines that read images. They end when the programs are
 // closed.
-func (s *Source) newRun(programs *bpf.Programs, emit func(kmodquery.Delivery)) (*run, error) {
+func (s *Source) newRun(programs *bpf.Programs, emit func(kmodquery.Delivery), arming *rearming) (*run, error) {
 	bootID, err := host.BootID()
 	if err != nil {
 		return nil, err
@@ -56,31 +58,33 @@ func (s *Source) newRun(programs *bpf.Programs, emit func(kmodquery.Delivery)) (
 	reading := &images{
 		attempts: attempts, read: programs.ReadImage, flush: programs.FlushImages, wake: programs.Flush,
 		deaths: deaths, loop: s.health.AddLoop(), jobs: make(chan imageJob, maxJobs),
-		fail: func(err error) { s.stop(err, true) }, files: &s.files,
+		fail: s.markUnreliable, files: &s.files,
 	}
 	reader.want = reading.want
 	go reading.run()
 	return &run{
-		source: s, programs: programs, deaths: deaths,
+		source: s, programs: programs, deaths: deaths, arming: arming,
 		reader: reader,
 		hooks: liveness{check: func() error {
 			_ = programs.FlushImages() // completes a round of its loop; fails only after Close
+			if arming.done != nil {
+				return nil // Renew and Repin allow no Check
+			}
 			return programs.Check()
 		}},
 		sync: s.health.NewBarrier(imageGrace),
 	}, nil
 }
 
-// loop reads records until ctx ends or the hooks are unreliable.
-func (r *run) loop(ctx context.Context) (err error) {
-	defer r.sync.Release()
-	defer func() {
-		if endErr := r.end(); err == nil {
-			err = endErr
-		}
-	}()
-	for {
+// loop reads records until ctx ends, an error ends the run, or other programs have replaced
+// these. It returns those; the run is to be continued with them.
+func (r *run) loop(ctx context.Context) (next *bpf.Programs, err error) {
+	defer r.deaths.stop()
+	for next == nil && err == nil {
 		r.checkHooks()
+		if next, err = r.rearm(ctx); next != nil || err != nil {
+			break
+		}
 		r.begin(ctx)
 		switch {
 		case !r.isDue():
@@ -89,24 +93,30 @@ func (r *run) loop(ctx context.Context) (err error) {
 			err = r.reader.finish(r.sync.Began())
 			r.sync.Release()
 		case ctx.Err() != nil:
-			return nil
+			return nil, r.end(nil)
 		default:
-			return r.source.failure()
-		}
-		if err != nil {
-			return err
+			return nil, r.end(r.source.failure())
 		}
 	}
+	if err != nil {
+		err = r.end(err)
+	}
+	return next, err
 }
 
-// checkHooks checks the hooks if a check is due.
-func (r *run) checkHooks() {
-	if err := r.hooks.failure(time.Now(), r.sync.Began().IsZero() && r.source.health.HasPending()); err != nil {
-		r.source.isBlind = true
-		r.source.stop(err, false)
-	} else {
-		r.source.keepWatch(r.hooks.last)
+// continued returns the run that continues this one with other programs. It reads what is not
+// released again; the events that were emitted are known.
+func (r *run) continued(next *bpf.Programs, emit func(kmodquery.Delivery)) (*run, error) {
+	after, err := r.source.newRun(next, emit, r.arming)
+	if err != nil {
+		r.sync.Release()
+		return nil, err
 	}
+	after.reader.requests, after.reader.loads, after.reader.unbegun = r.reader.requests, r.reader.loads, r.reader.unbegun
+	if after.sync = r.sync; !after.sync.Began().IsZero() {
+		after.left = next.Pending()
+	}
+	return after, nil
 }
 
 // begin begins a round for the Syncs that wait, or for the end of the run, unless a
@@ -130,6 +140,15 @@ func (r *run) begin(ctx context.Context) {
 // the ring buffer held at its beginning are read first.
 func (r *run) isDue() bool { return r.left <= 0 && r.sync.IsDue(r.quiet()) }
 
+// took notes that bytes of the ring buffer were read. The round gives the last of its loads as
+// long as others for their images.
+func (r *run) took(n int) {
+	if r.left > 0 && r.left <= n {
+		r.sync.Restart()
+	}
+	r.left -= n
+}
+
 // quiet returns when the attempts have nothing more to wait for. It returns zero while
 // an image is being read after the grace for results.
 func (r *run) quiet() time.Time {
@@ -146,11 +165,11 @@ func (r *run) quiet() time.Time {
 
 // readNext waits for the next record until something else is due.
 func (r *run) readNext() error {
-	r.programs.SetDeadline(source.Earliest(r.reader.deadline(), r.hooks.due(), r.sync.Due(r.quiet())))
+	r.programs.SetDeadline(source.Earliest(r.reader.deadline(), r.hooks.due(), r.sync.Due(r.quiet()), r.arming.due(r.source)))
 	raw, position, err := r.programs.Read()
 	switch {
 	case errors.Is(err, bpf.ErrFlushed), errors.Is(err, os.ErrDeadlineExceeded):
-		r.left = 0
+		r.took(r.left)
 		return r.reader.drained(time.Now())
 	case err != nil:
 		err = fmt.Errorf("read the records: %w", err)
@@ -158,7 +177,7 @@ func (r *run) readNext() error {
 		return err
 	}
 	size := bpf.RingSize(len(raw))
-	r.left -= size
+	defer r.took(size)
 	r.source.health.Received.Add(1)
 	record, err := bpf.Decode(raw)
 	if err != nil {
@@ -168,10 +187,14 @@ func (r *run) readNext() error {
 	return r.reader.take(record, position, size, time.Now())
 }
 
-// end emits what is still held, unless the next run reads it again.
-func (r *run) end() error {
+// end emits what is still held, unless the next Run reads it again, and returns the first
+// error.
+func (r *run) end(cause error) (err error) {
+	defer r.sync.Release()
 	if r.programs.IsPinned() {
-		return r.reader.reportDenials(time.Now())
+		err = r.reader.reportDenials(time.Now())
+	} else {
+		err = r.reader.finish(time.Now())
 	}
-	return r.reader.finish(time.Now())
+	return cmp.Or(cause, err)
 }

@@ -63,3 +63,27 @@ func TestSyncWaitsForRecordsAndAttempts(t *testing.T) {
 		})
 	}
 }
+
+// A load whose records wait in the ring buffer for long is given the same time for its image.
+func TestSyncWaitsForImagesOfLoadsThatAreReadLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		health := source.New(kmodquery.SourceEBPF)
+		health.Started(nil, "", nil)
+		late := newRecorded()
+		r := run{reader: &reader{attempts: late.attempts}, sync: health.NewBarrier(imageGrace), left: 3}
+		r.sync.BeginLast()
+		time.Sleep(2 * imageGrace)
+		r.took(1)
+		require.False(t, r.isDue())
+		late.add(readFile, time.Now())
+		late.expectImage("a")
+		r.took(2)
+		require.False(t, r.isDue())
+		time.Sleep(imageGrace - 1)
+		require.False(t, r.isDue())
+		time.Sleep(1)
+		require.True(t, r.isDue())
+		late.finish(r.sync.Began())
+		require.Len(t, late.events, 1)
+	})
+}

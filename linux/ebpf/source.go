@@ -31,11 +31,15 @@ type Source struct {
 	watched time.Time    // last call of KeepWatch; used by Run only
 	isBlind bool         // a check found that the hooks do not run; used by Run only
 	skipped atomic.Int64 // images that were not read because they killed recorders
+	report  func(error)  // see ReportTo; may be nil
+
+	openPrograms func(context.Context, Options, bool) (*bpf.Programs, error)
 
 	mu       sync.Mutex    // guards the fields below
 	programs *bpf.Programs // nil while Run is not running
 	cause    error         // error that Run is to return; nil if none
 	replace  bool          // the next Run replaces the pinned programs
+	doubt    error         // why Run is to attach the hooks again; nil if it is not
 	lost     losses        // losses that health has
 	shed     losses        // the same of those that any user can cause
 }
@@ -78,18 +82,21 @@ const MaxImage = bpf.MaxImage
 func New(o Options) *Source {
 	return &Source{
 		health: source.New(kmodquery.SourceEBPF), options: o, acks: newAckTracker(), denials: newDenials(),
-		files: fileReader{timeout: imageTime},
+		files: fileReader{timeout: imageTime}, openPrograms: openPrograms,
 	}
 }
 
-// Run attaches the hooks, calls ready once, and calls emit with each event until ctx
+// Run attaches the hooks, calls ready, and calls emit with each event until ctx
 // ends. The events of one load attempt come in the order in which the kernel recorded
 // them. The caller must pass each event to Acked when it is stored: its records stay
 // in the kernel until then. Pinned hooks stay attached when Run returns, and the next
 // Run, of this or another process, emits what they recorded.
 //
+// If there is cause to doubt the hooks, Run attaches them again beside those in use, and
+// calls ready again if those did not run.
+//
 // It returns an error matching kmodquery.ErrNotSupported if this host can never
-// support the source. After any other error, such as that the hooks were detached, it
+// support the source. After any other error, such as that tracing was switched off, it
 // may be called again.
 func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) (err error) {
 	programs, keys, err := s.open(ctx)
@@ -102,18 +109,39 @@ func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Deli
 	}
 	s.acks.start(keys)
 	s.denials.begin(programs, keys, time.Now())
-	s.attach(programs)
-	defer func() { err = errors.Join(err, s.detach(err)) }()
+	s.noteGap(programs.WereThere())
+	s.attach(programs, nil)
+	arming := &rearming{}
+	defer func() { err = errors.Join(err, s.detach(ctx, err, arming)) }()
 	ready()
 
-	stop := context.AfterFunc(ctx, func() { _ = programs.Flush() })
+	stop := context.AfterFunc(ctx, s.flush)
 	defer stop()
-	r, err := s.newRun(programs, emit)
-	if err != nil {
-		return err
+	r, err := s.newRun(programs, emit, arming)
+	for err == nil {
+		var next *bpf.Programs
+		if next, err = r.loop(ctx); next == nil {
+			break
+		}
+		wasBlind := s.isBlind
+		if err = s.replaceBy(next); err != nil {
+			break
+		}
+		if wasBlind {
+			ready()
+		}
+		r, err = r.continued(next, emit)
 	}
-	defer r.deaths.stop()
-	return r.loop(ctx)
+	return err
+}
+
+// flush wakes Run.
+func (s *Source) flush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.programs != nil {
+		_ = s.programs.Flush() // fails only after Close
+	}
 }
 
 // open attaches the programs, or opens those that are pinned. It returns the keys of
@@ -131,8 +159,31 @@ func (s *Source) open(ctx context.Context) (programs *bpf.Programs, keys []strin
 	s.mu.Lock()
 	replace := s.replace
 	s.mu.Unlock()
-	programs, err = openPrograms(ctx, s.options, replace)
-	return programs, keys, err
+	// The kernel may take long to verify the programs, which cannot be interrupted.
+	type opened struct {
+		programs *bpf.Programs
+		err      error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		programs, err := s.openPrograms(ctx, s.options, replace)
+		done <- opened{programs, err}
+	}()
+	select {
+	case o := <-done:
+		return o.programs, keys, o.err
+	case <-ctx.Done():
+		go func() {
+			if o := <-done; o.programs != nil {
+				_ = o.programs.Close()
+			}
+		}()
+		return nil, nil, ctx.Err()
+	}
+}
+
+func (o *Options) bpf() bpf.Options {
+	return bpf.Options{ImageLimit: o.ImageLimit, PinDir: o.PinDir, OnlyPinned: o.OnlyPinned}
 }
 
 // openPrograms attaches the programs. Its errors say what the host lacks. replace
@@ -144,9 +195,9 @@ func openPrograms(ctx context.Context, o Options, replace bool) (*bpf.Programs, 
 			Need:    "a kernel built with CONFIG_MODULES",
 		}
 	}
-	programs, err := bpf.Open(ctx, bpf.Options{
-		ImageLimit: o.ImageLimit, PinDir: o.PinDir, OnlyPinned: o.OnlyPinned, Anew: replace,
-	})
+	options := o.bpf()
+	options.Anew = replace
+	programs, err := bpf.Open(ctx, options)
 	switch {
 	case errors.Is(err, bpf.ErrNoBTF):
 		return nil, &kmodquery.NotSupportedError{
@@ -162,6 +213,9 @@ func openPrograms(ctx context.Context, o Options, replace bool) (*bpf.Programs, 
 	}
 	return programs, nil
 }
+
+// ReportTo makes Run report why it attaches the hooks again. It must be called before Run.
+func (s *Source) ReportTo(report func(error)) { s.report = report }
 
 // Name is the source's name in the tables.
 func (s *Source) Name() string { return s.health.Name() }
@@ -195,17 +249,21 @@ func (s *Source) Sensor() kmodquery.Sensor {
 // one furthest behind, or the zero time while they do not run.
 func (s *Source) LastRound() time.Time { return s.health.LastRound() }
 
-// attach notes that the programs are attached.
-func (s *Source) attach(programs *bpf.Programs) {
-	s.noteGap(programs.WereThere())
+// attach notes that the programs are attached. note, unless it is nil, is part of the
+// sensor's reason.
+func (s *Source) attach(programs *bpf.Programs, note error) {
 	s.mu.Lock()
 	s.programs, s.cause, s.replace = programs, nil, false
 	s.mu.Unlock()
-	limits := ""
+	limits := note
 	if err := programs.Unpinned(); err != nil && s.options.PinDir != "" && !s.options.OnlyPinned {
-		limits = source.OneLine(fmt.Errorf("not pinned, so loads go unseen while nothing records: %w", err))
+		limits = errors.Join(limits, fmt.Errorf("not pinned, so loads go unseen while nothing records: %w", err))
 	}
-	s.health.Started(programs.Hooks(), limits, func() { _ = programs.Flush() }) // fails only after Close
+	reason := ""
+	if limits != nil {
+		reason = source.OneLine(limits)
+	}
+	s.health.Started(programs.Hooks(), reason, func() { _ = programs.Flush() }) // fails only after Close
 	if errs := programs.Unattached(); len(errs) > 0 {
 		s.health.Degraded(fmt.Errorf("some hooks are missing: %w", errors.Join(errs...)))
 	}
@@ -291,11 +349,13 @@ func (l losses) since(now losses) (more int64) {
 	return more
 }
 
-// detach ends a run for a cause, and closes its programs.
-func (s *Source) detach(cause error) error {
+// release ends the use of the programs and returns them. They may take their time to
+// close, and Sensor needs the lock.
+func (s *Source) release() *bpf.Programs {
 	s.acks.stop()
 	s.denials.end()
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if lost, err := s.programs.Lost(); err == nil {
 		s.health.Lost.Add(s.lost.since(lost))
 		s.lost = lost
@@ -304,9 +364,23 @@ func (s *Source) detach(cause error) error {
 	s.health.Shed.Add(s.shed.since(shed))
 	s.shed = shed
 	programs := s.programs
-	s.programs = nil
-	s.mu.Unlock()
-	err := programs.Close() // without the lock: the kernel may take its time, and Sensor needs it
+	s.programs, s.doubt = nil, nil
+	return programs
+}
+
+// replaceBy replaces the programs by others, which read what those have recorded.
+func (s *Source) replaceBy(next *bpf.Programs) error {
+	doubt := s.failureOf(&s.doubt)
+	err := next.Inherit(s.release())
+	s.noteGap(next.WereThere())
+	s.denials.begin(next, nil, time.Now())
+	s.attach(next, fmt.Errorf("attached again at %s: %w", nowText(), doubt))
+	return err
+}
+
+// detach ends a run for a cause, and closes its programs.
+func (s *Source) detach(ctx context.Context, cause error, arming *rearming) error {
+	err := arming.close(ctx, s.release())
 	s.health.Stopped(cause)
 	if err != nil {
 		return fmt.Errorf("detach eBPF programs: %w", err)

@@ -25,6 +25,25 @@ func TestLossesOfPinnedSetsAreCountedOnce(t *testing.T) {
 	require.EqualValues(t, 3+4+1, l.since(losses{1: 8, 2: 4, 3: 1}))
 }
 
+// A process that is told to end does not wait for the kernel to verify the programs.
+func TestRunEndsWhileHooksAreAttached(t *testing.T) {
+	s := New(Options{})
+	begun, end := make(chan struct{}), make(chan struct{})
+	s.openPrograms = func(context.Context, Options, bool) (*bpf.Programs, error) {
+		close(begun)
+		<-end
+		return nil, errors.New("too late")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-begun
+		cancel()
+	}()
+	require.NoError(t, s.Run(ctx, func() { t.Error("nothing is attached") }, nil))
+	require.Equal(t, "standby", s.Sensor().State)
+	close(end)
+}
+
 // Pinned records are not read while the stored keys are unknown.
 func TestPinnedRecordsWaitForTheStore(t *testing.T) {
 	unread := errors.New("no store")

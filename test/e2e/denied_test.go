@@ -136,8 +136,8 @@ func TestGuestCountsDeniedCallsWithoutARecorder(t *testing.T) {
 	}
 	recorder := p.startRecorder(t, guestExtension)
 	p.awaitActive(t)
-	builds := []string{guestExtension, otherExtension, otherExtension}
-	for round, build := range builds[:rounds(t, 2, 3, 3)] {
+	builds := []string{otherExtension, otherExtension, guestExtension}
+	for round, build := range builds[:rounds(t, 1, 3, 3)] {
 		deny(5000, 1)
 		requireAll()
 		deny(5001, 1)
@@ -148,7 +148,7 @@ func TestGuestCountsDeniedCallsWithoutARecorder(t *testing.T) {
 		requireAll()
 	}
 	recorder.terminate(t)
-	recorder = p.startRecorder(t, otherExtension)
+	recorder = p.startRecorder(t, builds[0])
 	p.awaitActive(t)
 	requireAll()
 	recorder.terminate(t)

@@ -84,6 +84,14 @@ func kernels(names ...string) []vm.Kernel {
 	return slices.DeleteFunc(own, func(k vm.Kernel) bool { return !isAnEnd(k.String()) })
 }
 
+// kernelsBut returns the kernels that a test boots, without those that only make test-long
+// has.
+func kernelsBut(long ...string) []vm.Kernel {
+	return slices.DeleteFunc(kernels(), func(k vm.Kernel) bool {
+		return !suite.Long() && os.Getenv("GUEST") == "" && slices.Contains(long, k.String())
+	})
+}
+
 // TestKernels runs this package's guest tests and scripts on the kernels of the
 // matrix.
 func TestKernels(t *testing.T) {
@@ -148,26 +156,31 @@ var (
 		"MissedReturnsEndTheirLoads",
 		"ReportsTheParamsThatTheKernelTook",
 		"ReportsSignatures",
-		"SeesEveryLoadOfAStorm",
 		"ViewsShowEveryColumn",
 	}
 	// userSpaceTests test user space, which is the same on every kernel. They run on
-	// the newest kernel, in make test on the oldest, which takes half of the time in an
-	// emulator, and in make test-long on every kernel.
+	// the oldest kernel, which takes half of the time in an emulator, and in make
+	// test-long on every kernel.
 	userSpaceTests = []string{
-		"HashesFilesBeyondTheImageLimit",
 		"ReportsALoadWhoseInitStillRuns",
+		"ReportsTheGapOfAKilledRecorder",
+		"Scripts",
+	}
+	// newestTests test what only newer kernels do, or have a part that does. They run on
+	// the newest kernel, what else they have in make test on the oldest, and in make
+	// test-long on every kernel.
+	newestTests = []string{
+		"HashesFilesBeyondTheImageLimit",
 		"NamesTheLoadThatACallWaitedFor",
 		"MemoryIsBoundedUnderAFlood",
 		"QueriesEndUnderAFlood",
-		"ReportsTheGapOfAKilledRecorder",
-		"Scripts",
 	}
 	// onceTests depend little on the kernel. In make test they run on the oldest only.
 	onceTests = []string{
 		"AttachesAgainWhenLinksAreClosed",
 		"SeesEveryLoadOfAStorm", // TestPinned has storms on the newest
 		"ReportsSignatures",
+		"SignaturesTellLoadsApart",
 		"HashesAHugeImage",
 		"AncestorsEndAtTheirLimit",
 		"DescribesAnOrphanedLoader",
@@ -180,9 +193,13 @@ var (
 		"DescribesLoadersThatHaveEnded",
 		"ViewsShowHostileNames",
 	}
-	// slowTests do not run in make test. AttachesAgainWhenLinksAreClosed tests the same
-	// recovery there.
-	slowTests = []string{"ReportsTracingThatIsSwitchedOff"}
+	// slowTests do not run in make test, which has others of the same mechanisms:
+	// AttachesAgainWhenLinksAreClosed, KillsLoseNoEvent with its storm, HashesEveryImage,
+	// FoldsDeniedCallsByProgram and CountsDeniedCallsOfManyUsers, ViewsShowEveryColumn.
+	slowTests = []string{
+		"ReportsTracingThatIsSwitchedOff", "SeesEveryLoadOfAStorm", "HashesImagesOfEverySize", "FoldsAFloodOfDeniedCalls",
+		"ViewsShowHostileNames",
+	}
 )
 
 // guestPattern returns a regular expression of the tests.
@@ -202,11 +219,13 @@ func guestTests(kernel vm.Kernel) vm.Step {
 	case !isAnEnd(name):
 		return vm.Step{Pattern: guestPattern(betweenTests...)}
 	case isSmall() && name == vm.Newest().String():
-		all.Skip = guestPattern(slices.Concat(userSpaceTests, onceTests, slowTests)...)
-	case isSmall() && name == vm.Oldest().String():
+		all.Skip = guestPattern(slices.Concat(userSpaceTests, newestTests, onceTests, slowTests)...)
+	case isSmall():
 		all.Skip = guestPattern(slowTests...)
-	case !isSmall() && name == vm.Oldest().String():
+	case name == vm.Newest().String():
 		all.Skip = guestPattern(userSpaceTests...)
+	default:
+		all.Skip = guestPattern(newestTests...)
 	}
 	return all
 }
@@ -218,7 +237,7 @@ func TestNamesOfGuestTestsExist(t *testing.T) {
 	for _, file := range files {
 		source.WriteString(read(t, file))
 	}
-	for _, name := range slices.Concat(betweenTests, userSpaceTests, onceTests, slowTests, pinnedTests, longPinnedTests, oldestPinnedTests) {
+	for _, name := range slices.Concat(betweenTests, userSpaceTests, newestTests, onceTests, slowTests, pinnedTests, longPinnedTests, oldestPinnedTests, newestPinnedTests) {
 		require.Contains(t, source.String(), "func TestGuest"+name+"(t *testing.T)")
 	}
 }

@@ -53,6 +53,9 @@ func TestGuestHashesFilesBeyondTheImageLimit(t *testing.T) {
 
 	// In the container the path is another file.
 	t.Run("a container", func(t *testing.T) {
+		if !suite.All() {
+			t.Skip("make test-all looks up the file in a container")
+		}
 		module := handFile(t, image(t, "dummy"), "/run", "dummy.ko", "tmpfs")
 		other := handFile(t, image(t, "nbd"), "/", "payload.ko", "rootfs")
 		group := makeGroup(t, "/sys/fs/cgroup", "system.slice/docker-"+containerID+".scope")

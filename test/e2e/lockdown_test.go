@@ -24,7 +24,7 @@ const lockdownEnv = "KMODQUERY_LOCKDOWN"
 // only the oldest, where BPF programs can read the least.
 func TestLockdown(t *testing.T) {
 	t.Parallel()
-	for _, kernel := range kernels() {
+	for _, kernel := range kernelsBut("6.12") { // as on arm64
 		if isSmall() && kernel.String() != vm.Oldest().String() {
 			continue
 		}

@@ -40,13 +40,16 @@ import (
 //	load WAY MODULE     load a module by file or from memory (script_module_test.go)
 //	unload MODULE       remove it
 //
-// The condition [once] holds in the VM of one kernel: the newest, in make test the oldest.
+// The condition [all] holds in make test-all and make test-long, and [once] in the VM of one
+// kernel, the oldest.
 
 // TestScripts runs the scripts for any host. Under the race detector it also builds the
 // extension with it.
 func TestScripts(t *testing.T) {
 	if race.Enabled {
 		reportRaces(t)
+	} else {
+		t.Parallel() // guests need not wait for the scripts
 	}
 	testscript.Run(t, scripts("testdata/host", buildExtension(t, vm.Arch(runtime.GOARCH), race.BuildFlags()...)))
 }
@@ -102,10 +105,10 @@ func scripts(dir, extension string) testscript.Params {
 			return nil
 		},
 		Condition: func(name string) (bool, error) {
-			if name == "once" {
-				if suite.All() {
-					return guest.Kernel() == vm.Newest().String(), nil
-				}
+			switch name {
+			case "all":
+				return suite.All(), nil
+			case "once":
 				return guest.Kernel() == vm.Oldest().String(), nil
 			}
 			return false, fmt.Errorf("unknown condition %s", name)

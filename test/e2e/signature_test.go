@@ -106,7 +106,7 @@ const enforceEnv = "KMODQUERY_SIG_ENFORCE"
 // make test only the newest, which logs a refusal.
 func TestSignatureEnforced(t *testing.T) {
 	t.Parallel()
-	for _, kernel := range kernels() {
+	for _, kernel := range kernelsBut("5.10", "6.12") { // as 6.1, and as on arm64
 		if isSmall() && kernel.String() != vm.Newest().String() {
 			continue
 		}

@@ -53,6 +53,9 @@ func TestTextSources(t *testing.T) {
 	t.Parallel()
 	for _, kernel := range kernels("6.1", vm.Newest().String()) {
 		for _, source := range []string{kmodquery.SourceKmsg, kmodquery.SourceJournal, kmodquery.SourceSyslog} {
+			if source != kmodquery.SourceKmsg && !isAnEnd(kernel.String()) && os.Getenv("GUEST") == "" {
+				continue // the daemons are the same on every kernel
+			}
 			t.Run(kernel.String()+"/"+source, func(t *testing.T) {
 				t.Parallel()
 				files, err := vm.Programs(t.Context(), kernel.Arch, textPackages, textPrograms, t.Logf)

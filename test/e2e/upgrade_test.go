@@ -96,6 +96,7 @@ func TestGuestUpgradeSendsEachCallOnce(t *testing.T) {
 	got := map[bpf.Kind]map[uint64]int{bpf.SystemCall: {}, bpf.LoadData: {}}
 	attempts := map[uint64]time.Duration{}
 	first := int64(0)
+	var lost map[uint64]uint64
 	const rounds = 4
 	for round := range rounds {
 		p, err := bpf.Open(t.Context(), bpf.Options{PinDir: path, Anew: true})
@@ -141,15 +142,22 @@ func TestGuestUpgradeSendsEachCallOnce(t *testing.T) {
 				break // during the calls
 			}
 		}
-		lost, err := p.Lost()
+		lost, err = p.Lost()
 		require.NoError(t, err)
 		t.Logf("lost: %v", lost)
 		require.NoError(t, p.Close())
 	}
 	t.Logf("%d calls", len(attempts))
 	require.Greater(t, len(attempts), 100)
+	missed, counted := 0, 0
 	for n := uint64(first); n <= uint64(size.Load()); n++ {
-		require.Equal(t, 1, got[bpf.SystemCall][n], "init_module %d of %d to %d", n, first, size.Load())
+		require.LessOrEqual(t, got[bpf.SystemCall][n], 1, "init_module %d of %d to %d", n, first, size.Load())
+		missed += 1 - got[bpf.SystemCall][n]
 		require.Equal(t, 1, got[bpf.LoadData][n], "security_kernel_load_data %d of %d to %d", n, first, size.Load())
 	}
+	for _, n := range lost {
+		counted += int(n)
+	}
+	// A kretprobe follows as many calls at once as there are processors. A busy host may have more.
+	require.LessOrEqual(t, missed, counted, "returns are missing and not counted as lost")
 }
