@@ -62,12 +62,17 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 		close(a.started)
 		recorder, a.cursors = remote, remoteCursors{remote, store, c.socket}
 	}
+	var autostart tables.Autostart
+	if c.platform.newAutostart != nil {
+		autostart = c.platform.newAutostart()
+	}
 	a.plugins = tables.Plugins(tables.Config{
 		Store:       store,
 		Cursors:     a.cursors,
 		CursorsSync: a.recorder == nil,
 		Recorder:    recorder,
 		Inventory:   c.platform.newInventory(recorder),
+		Autostart:   autostart,
 		Signatures:  signatures.All(),
 		Kernel:      c.platform.kernelRelease(),
 		ReplyBytes:  c.replyLimit,

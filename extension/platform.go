@@ -38,6 +38,8 @@ type platform struct {
 	stamp func() kmodquery.Event
 	// newInventory returns the inventory of modules, or nil if there is none.
 	newInventory func(recorder) tables.Inventory
+	// newAutostart returns the places that load modules. It is nil if there are none.
+	newAutostart func() tables.Autostart
 	// hasPins reports whether programs are pinned in a folder, and removePins removes
 	// them.
 	hasPins    func(dir string) bool

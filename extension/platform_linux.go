@@ -14,6 +14,7 @@ import (
 	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/collectors/crossview"
 	"github.com/kmodquery/kmodquery/linux/audit"
+	"github.com/kmodquery/kmodquery/linux/autostart"
 	"github.com/kmodquery/kmodquery/linux/ebpf"
 	"github.com/kmodquery/kmodquery/linux/host"
 	"github.com/kmodquery/kmodquery/linux/klog"
@@ -42,6 +43,7 @@ func hostPlatform() *platform {
 		viewsSource:   kmodquery.SourceProcfs,
 		stamp:         host.Stamp,
 		newInventory:  newInventory,
+		newAutostart:  newAutostart,
 		hasPins:       ebpf.HasPins,
 		removePins:    ebpf.Detach,
 		kernelRelease: kernelRelease,
@@ -137,6 +139,16 @@ func (i *inventory) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	}
 	listed := slices.DeleteFunc(modules, func(m kmodquery.Module) bool { return m.IsHidden() })
 	return withEvents(ctx, i.recorder, append(listed, hidden...))
+}
+
+// places are the places that load modules, with the files that they name.
+type places struct {
+	*autostart.Reader
+	*ondisk.Disk
+}
+
+func newAutostart() tables.Autostart {
+	return places{autostart.New("/", kernelRelease()), ondisk.New("/", kernelRelease())}
 }
 
 func kernelRelease() string {

@@ -312,7 +312,7 @@ func (m *million) startRecorder(t *testing.T) {
 	m.recording.Start(t.Context())
 	m.plugins = nil
 	for _, plugin := range tables.Plugins(tables.Config{
-		Store: m.store, Cursors: m.store, Recorder: m.recording, Signatures: trc1017(t), Kernel: "6.1.0",
+		Store: m.store, Cursors: m.store, Recorder: m.recording, Signatures: trc1017(t), Kernel: "6.1.0", Autostart: &autostart{},
 		Worker: func() int64 { return 200 << 20 * 3 / 10 }, // as the extension bounds it under osquery's watchdog
 	}) {
 		m.plugins = append(m.plugins, timed{plugin, m})
@@ -683,7 +683,7 @@ func TestRepliesOfLongTextAreBounded(t *testing.T) {
 	m.deny(t, 2000)
 	m.run(t, 14*time.Minute)
 	measured := m.measureReplies(t)
-	require.Len(t, measured, 6)
+	require.Len(t, measured, 7)
 	_, err := m.host.Query(t.Context(), "SELECT * FROM kernel_module_events")
 	require.ErrorContains(t, err, "more than 60 MiB of osquery's worker")
 	m.endOsquery(t)

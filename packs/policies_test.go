@@ -15,6 +15,7 @@ const (
 	sensorsHealthy   = "kernel_module_sensors_healthy"
 	noUnsignedModule = "kernel_module_no_unsigned_module"
 	noHiddenModule   = "kernel_module_no_hidden_module"
+	autostartOwned   = "kernel_module_autostart_owned"
 )
 
 // loadedModules is an inventory.
@@ -101,6 +102,43 @@ func TestPolicies(t *testing.T) {
 				}
 			}
 			require.ElementsMatch(t, test.fail, fail)
+		})
+	}
+}
+
+// The policy about autostart depends on no sensor.
+func TestAutostartPolicy(t *testing.T) {
+	entry := func(change func(*kmodquery.AutostartEntry)) kmodquery.AutostartEntry {
+		e := kmodquery.AutostartEntry{Place: kmodquery.PlaceModulesLoad, File: "/etc/modules", Line: 1, Action: "load", Name: "evil", Effective: new(int64(1))}
+		change(&e)
+		return e
+	}
+	for name, test := range map[string]struct {
+		change func(*kmodquery.AutostartEntry)
+		passes bool
+	}{
+		"owned by no package":  {func(*kmodquery.AutostartEntry) {}, false},
+		"owned":                {func(e *kmodquery.AutostartEntry) { e.File = ownedFile }, true},
+		"owned and unreadable": {func(e *kmodquery.AutostartEntry) { e.File, e.Line, e.Action, e.Effective = ownedFile, 0, "", nil }, false},
+		"masked":               {func(e *kmodquery.AutostartEntry) { e.Effective = new(int64(0)) }, true},
+		"unknown effect":       {func(e *kmodquery.AutostartEntry) { e.Effective = nil }, false},
+		"blacklist":            {func(e *kmodquery.AutostartEntry) { e.Place, e.Action = kmodquery.PlaceModprobe, "blacklist" }, true},
+		"install line":         {func(e *kmodquery.AutostartEntry) { e.Place, e.Action = kmodquery.PlaceModprobe, "install" }, false},
+		"command line":         {func(e *kmodquery.AutostartEntry) { e.Place = kmodquery.PlaceCmdline }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			host := start(t, t.TempDir())
+			e := newExtension(t)
+			e.places.set(entry(test.change))
+			defer e.serve(t, host)()
+			require.NoError(t, host.Tick(t.Context(), noon))
+			for _, policy := range readFleet(t).policies {
+				if policy.Name == autostartOwned {
+					rows, err := host.Query(t.Context(), policy.Query)
+					require.NoError(t, err)
+					require.Equal(t, test.passes, len(rows) == 1)
+				}
+			}
 		})
 	}
 }

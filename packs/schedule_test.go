@@ -52,6 +52,7 @@ type extension struct {
 	recorder *recorder
 	requests *requests
 	plugins  []osquery.OsqueryPlugin
+	places   *autostart
 }
 
 // A clock is the time of an extension's store. It passes with that of the host.
@@ -96,9 +97,9 @@ func newExtension(t *testing.T, inventory ...tables.Inventory) *extension {
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { store.Close() })
-	e := &extension{clock: now, store: store, recorder: &recorder{}, requests: &requests{}}
+	e := &extension{clock: now, store: store, recorder: &recorder{}, requests: &requests{}, places: &autostart{}}
 	e.recorder.set(kmodquery.Sensor{Source: kmodquery.SourceEBPF, State: kmodquery.StateActive})
-	config := tables.Config{Store: store, Cursors: store, Recorder: e.recorder, Signatures: trc1017(t), Kernel: "6.1.0", ReplyBytes: replyBytes}
+	config := tables.Config{Store: store, Cursors: store, Recorder: e.recorder, Signatures: trc1017(t), Kernel: "6.1.0", ReplyBytes: replyBytes, Autostart: e.places}
 	if len(inventory) > 0 {
 		config.Inventory = inventory[0]
 	}
@@ -106,6 +107,38 @@ func newExtension(t *testing.T, inventory ...tables.Inventory) *extension {
 		e.plugins = append(e.plugins, watched{plugin, e.requests})
 	}
 	return e
+}
+
+// An autostart has the entries that were set last.
+type autostart struct {
+	mu      sync.Mutex
+	entries []kmodquery.AutostartEntry
+}
+
+func (a *autostart) set(entries ...kmodquery.AutostartEntry) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.entries = entries
+}
+
+func (a *autostart) Entries(context.Context) ([]kmodquery.AutostartEntry, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.entries, nil
+}
+
+func (*autostart) FileAt(_ context.Context, path string) kmodquery.ModuleFile {
+	return kmodquery.ModuleFile{Path: path}
+}
+
+// ownedFile is the one file that a package owns.
+const ownedFile = "/usr/lib/modules-load.d/owned.conf"
+
+func (*autostart) Package(_ context.Context, path string) (string, bool) {
+	if path == ownedFile {
+		return "owner", true
+	}
+	return "", true
 }
 
 // trc1017 is the one signature of these tests: what they expect must not depend on how

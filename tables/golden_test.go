@@ -58,7 +58,7 @@ func TestColumnReferenceIsAsPublished(t *testing.T) {
 
 The column ` + "`eid`" + ` identifies an event; ` + "`rowid`" + ` has no meaning outside SQLite. A value that is unknown or does not apply is NULL. osquery shows missing text as ` + "`''`" + `, so conditions on text must hold for both: ` + "`coalesce(package, '') = ''`" + `.
 
-The shell of ` + "`kmodquery.ext query`" + ` has these four tables. To join them with osquery's own, such as ` + "`users`" + `, use osquery.
+The shell of ` + "`kmodquery.ext query`" + ` has these five tables. To join them with osquery's own, such as ` + "`users`" + `, use osquery.
 
 Text that the host controls is escaped. Each byte of an unsafe character (control, format, line or paragraph separator, private
 use) and of invalid UTF-8 becomes ` + "`\\xNN`" + `, and a backslash that would read as the start of such an escape becomes ` + "`\\x5c`" + `. So every value is valid
@@ -67,6 +67,7 @@ event) are escaped in the same way, before they are written as JSON.
 
 The event store has an index on the columns marked "index" and compares those marked "filter"; osquery compares all others.
 The inventory reads files only for modules whose name matches the query, and only if a selected column needs them.
+The autostart table reads modules' files only if a selected column needs them.
 Ask for a window of time, such as ` + "`time > strftime('%s', 'now') - 3600`" + `: a reply that would be too large fails with one
 line that says which window fits.
 `)

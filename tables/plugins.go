@@ -53,6 +53,16 @@ type Inventory interface {
 	File(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFile
 }
 
+// An Autostart reads the places of the host's configuration that load modules. It must be
+// safe for concurrent calls.
+type Autostart interface {
+	Entries(ctx context.Context) ([]kmodquery.AutostartEntry, error)
+	// FileAt returns the module's file at a path. Package returns the package that owns a
+	// file of a place, and false if that is unknown. Both may take a while.
+	FileAt(ctx context.Context, path string) kmodquery.ModuleFile
+	Package(ctx context.Context, path string) (name string, isKnown bool)
+}
+
 // Defaults of a [Config].
 const (
 	DefaultReplyBytes = 48 << 20
@@ -65,7 +75,7 @@ const concurrency = 4
 
 // A Config configures the tables. Store, Cursors and Recorder must be set. The defaults
 // replace zero bounds. Without an Inventory the table kernel_module_inventory returns an
-// error.
+// error, and without an Autostart the table kernel_module_autostart.
 type Config struct {
 	Store   Store
 	Cursors Cursors
@@ -73,6 +83,7 @@ type Config struct {
 	CursorsSync bool
 	Recorder    Recorder
 	Inventory   Inventory
+	Autostart   Autostart
 	Signatures  []kmodquery.Signature
 	Kernel      string // release of the running kernel, for the sensors
 	ReplyBytes  int64  // bound on the cells of one reply
@@ -91,6 +102,7 @@ func Plugins(c Config) []osquery.OsqueryPlugin {
 		kernelModuleEvents.plugin(c, bound),
 		kernelModuleFindings.plugin(c, bound),
 		kernelModuleInventory.plugin(c, bound),
+		kernelModuleAutostart.plugin(c, bound),
 		// Calls that hang in the store do not keep this table from saying so.
 		kernelModuleSensors.plugin(c, newGuard(c.Timeout, concurrency)),
 	}

@@ -51,6 +51,31 @@ func (d *Disk) File(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFil
 	return file
 }
 
+// FileAt returns the file at a path, whatever was loaded from it. It returns when File does.
+func (d *Disk) FileAt(ctx context.Context, path string) kmodquery.ModuleFile {
+	file, ok := d.lookups.Run(ctx, path, func(ctx context.Context) kmodquery.ModuleFile {
+		file := kmodquery.ModuleFile{Path: path}
+		d.read(ctx, &file, nil)
+		d.own(ctx, &file)
+		return file
+	})
+	if !ok {
+		return unknownFile(kmodquery.Module{Path: path})
+	}
+	return file
+}
+
+// Package returns the package that owns a file in one of the places of package autostart, or
+// "" if there is none. It reports false if that is unknown, and returns when File does.
+func (d *Disk) Package(ctx context.Context, path string) (name string, isKnown bool) {
+	file, ok := d.lookups.Run(ctx, "package of "+path, func(ctx context.Context) kmodquery.ModuleFile {
+		file := kmodquery.ModuleFile{Path: path}
+		d.own(ctx, &file)
+		return file
+	})
+	return file.Package, ok && !file.Missing.Has("package")
+}
+
 // unknownFile returns the file of a module of which only the path may be known.
 func unknownFile(m kmodquery.Module) kmodquery.ModuleFile {
 	file := kmodquery.ModuleFile{Path: m.Path}

@@ -215,3 +215,26 @@ func TestParseModulesDepIsBounded(t *testing.T) {
 	require.Empty(t, parseModulesDep(strings.NewReader(strings.Repeat("x", maxLine*2))))
 	require.Equal(t, map[string]string{"a_b": "k/a-b.ko.gz"}, parseModulesDep(strings.NewReader("k/a-b.ko.gz:\n.ko:\nk/.ko:\n:\n")))
 }
+
+// The autostart table asks for the module's file at a path, and for the package of a file of
+// the configuration.
+func TestFileAtAndPackageOfConfiguration(t *testing.T) {
+	const list = "/etc/modules-load.d/a.conf\n/usr/share/doc/a\n/lib/modprobe.d/b.conf\n/lib/modules/1/a.ko\n"
+	root := merged(t, map[string]string{"/usr/lib/modules/1/a.ko": "a", "/var/lib/dpkg/info/kmod.list": list})
+	d := New(root, release)
+	d.owners = d.owners[:1]
+	require.Equal(t, kmodquery.ModuleFile{Path: "/usr/lib/modules/1/a.ko", SHA256: sum("a"), Package: "kmod"}, d.FileAt(t.Context(), "/usr/lib/modules/1/a.ko"))
+	require.Equal(t, kmodquery.ModuleFile{Path: "/no.ko", Missing: "sha256,signer"}, d.FileAt(t.Context(), "/no.ko"))
+	for path, want := range map[string]string{"/etc/modules-load.d/a.conf": "kmod", "/usr/lib/modprobe.d/b.conf": "kmod", "/etc/modules": ""} {
+		name, isKnown := d.Package(t.Context(), path)
+		require.True(t, isKnown)
+		require.Equal(t, want, name, path)
+	}
+	d.owners = []owner{failingOwner{}}
+	_, isKnown := d.Package(t.Context(), "/etc/modules")
+	require.False(t, isKnown)
+}
+
+type failingOwner struct{}
+
+func (failingOwner) owner(context.Context, string) (string, error) { return "", errCut }

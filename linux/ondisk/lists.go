@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/kmodquery/kmodquery/linux/host"
@@ -78,7 +79,20 @@ const isCut = ""
 
 var errCut = errors.New("they have too many modules")
 
-// eachModule calls visit with each line of a package's list that names a module's file.
+// configNames are in the paths of the files that have modules loaded.
+var configNames = []string{
+	"etc/modules", "/modules-load.d/", "/modprobe.d/", "/depmod.d/", "/sysctl.d/", "etc/sysctl.conf", "/udev/rules.d/",
+	"/initramfs-tools/", "/dracut.conf", "/dkms.conf", "/dkms/framework.conf", "/systemd/system", "etc/default/grub", "etc/init.d/", "etc/cron", "etc/rc.",
+}
+
+// isConfig reports whether a line of a package's list names a file that may have modules
+// loaded.
+func isConfig(line string) bool {
+	return slices.ContainsFunc(configNames, func(name string) bool { return strings.Contains(line, name) })
+}
+
+// eachModule calls visit with each line of a package's list that names a module's file, or a
+// file that has modules loaded.
 func eachModule(list string, visit func(path string)) error {
 	file, err := host.OpenRegular(list)
 	if err != nil {
@@ -87,7 +101,10 @@ func eachModule(list string, visit func(path string)) error {
 	defer file.Close()
 	lines := newLines(file)
 	for lines.Scan() {
-		if line := lines.Text(); strings.Contains(line, ".ko") {
+		line := lines.Text()
+		if isConfig(line) {
+			visit(line)
+		} else if strings.Contains(line, ".ko") {
 			if _, isModule := fileName(line); isModule {
 				visit(line)
 			}
