@@ -29,6 +29,11 @@ func (p *Programs) attachAll(ctx context.Context, kernel *btf.Spec, object []byt
 	if err != nil {
 		return fmt.Errorf("read the BPF object: %w", err)
 	}
+	processors, err := ebpf.PossibleCPU()
+	if err != nil {
+		return fmt.Errorf("count the processors: %w", err)
+	}
+	spec.Maps[moduleMapSent].MaxEntries = uint32(processors)
 	if err := p.loadMaps(spec, shared); err != nil {
 		return err
 	}

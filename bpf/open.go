@@ -62,6 +62,7 @@ type Programs struct {
 	dropping    sync.Mutex // guards older
 	older       []*olderSet
 	draining    []*olderSet // those whose records are still to be read
+	filtered    []Filtered  // found in those that were read
 	drained     atomic.Bool // there are none
 	olderImages []*olderSet // those whose images are still to be read
 }

@@ -227,7 +227,7 @@ func TestOlderRecordsAreReleased(t *testing.T) {
 	pins, _, err := listPins(onBPFFS(t))
 	require.NoError(t, err)
 	require.NoError(t, rlimit.RemoveMemlock())
-	name := setName{layout: layout, digest: "0", id: 1}
+	name := setName{layout: ownedLayout, digest: "0", id: 1}
 	require.NoError(t, os.Mkdir(pins.of(name), 0o700))
 	require.NoError(t, os.Mkdir(pins.of(name, pinnedMaps), 0o700))
 	for _, ring := range []string{moduleMapRecords, moduleMapImages} {
