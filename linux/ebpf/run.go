@@ -35,6 +35,10 @@ type run struct {
 	sync   *source.Barrier
 	left   int  // bytes of the ring buffer that were unread when the round began, and are
 	isLast bool // the run ends with the round
+
+	isTampered bool           // an event says why the run fails
+	filtered   []bpf.Filtered // those that no event names yet
+	filterDue  time.Time      // when the next event may name some
 }
 
 // newRun starts the goroutines that read images. They end when the programs are
@@ -55,15 +59,17 @@ func (s *Source) newRun(programs *bpf.Programs, emit func(kmodquery.Delivery)) (
 		fail: func(err error) { s.stop(err, true) }, files: &s.files,
 	}
 	go reading.run()
-	return &run{
+	r := &run{
 		source: s, programs: programs, deaths: deaths,
 		reader: newReader(translator{bootID: bootID, types: programs}, s.denials, attempts, reading.want),
-		hooks: liveness{check: func() error {
-			_ = programs.FlushImages() // completes a round of its loop; fails only after Close
-			return programs.Check()
-		}},
-		sync: s.health.NewBarrier(imageGrace),
-	}, nil
+		sync:   s.health.NewBarrier(imageGrace),
+	}
+	r.hooks.check = func() error {
+		_ = programs.FlushImages() // completes a round of its loop; fails only after Close
+		r.reportFiltered(programs.Filtered(), time.Now())
+		return programs.Check()
+	}
+	return r, nil
 }
 
 // loop reads records until ctx ends or the hooks are unreliable.
@@ -98,7 +104,8 @@ func (r *run) loop(ctx context.Context) (err error) {
 func (r *run) checkHooks() {
 	if err := r.hooks.failure(time.Now(), r.sync.Began().IsZero() && r.source.health.HasPending()); err != nil {
 		r.source.isBlind = true
-		r.source.stop(err, false)
+		r.source.stop(err, errors.Is(err, bpf.ErrDamaged))
+		r.reportFailure(err)
 	} else {
 		r.source.keepWatch(r.hooks.last)
 	}
@@ -150,12 +157,15 @@ func (r *run) readNext() error {
 	case err != nil:
 		err = fmt.Errorf("read the records: %w", err)
 		r.source.stop(err, errors.Is(err, bpf.ErrDamaged))
+		if errors.Is(err, bpf.ErrDamaged) {
+			r.reportFailure(err)
+		}
 		return err
 	}
 	size := bpf.RingSize(len(raw))
 	r.left -= size
 	r.source.health.Received.Add(1)
-	record, err := bpf.Decode(raw)
+	record, err := r.programs.Decode(raw, position)
 	if err != nil {
 		r.source.health.DecodeErrors.Add(1)
 		return nil
@@ -165,6 +175,8 @@ func (r *run) readNext() error {
 
 // end emits what is still held, unless the next run reads it again.
 func (r *run) end() error {
+	r.isLast = true
+	r.reportFiltered(r.programs.Filtered(), time.Now())
 	if r.programs.IsPinned() {
 		return r.reader.reportDenials(time.Now())
 	}
