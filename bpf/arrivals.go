@@ -26,8 +26,7 @@ type recordCounts struct{ sent, seen [recordKinds]atomic.Uint64 }
 // Filtered are numbered records that programs have sent and the ring buffer does not
 // have, though it had room: code in the kernel keeps them from it.
 type Filtered struct {
-	Set         uint64 // ID of the set of programs
-	CPU         int    // each processor numbers its records of each kind from 1 on
+	CPU         int // each processor numbers its records of each kind from 1 on, in each set of programs
 	Kind        Kind
 	First, Last uint64
 }
@@ -130,11 +129,7 @@ func (s *set) missing() []Filtered {
 	if s.arrivals == nil {
 		return nil
 	}
-	found := s.arrivals.missing()
-	for i := range found {
-		found[i].Set = s.name.id
-	}
-	return found
+	return s.arrivals.missing()
 }
 
 // Filtered returns the records that were found missing since its last call. Only the

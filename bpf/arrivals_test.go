@@ -81,7 +81,11 @@ func TestMissingRecordsAreFound(t *testing.T) {
 			a.restart()
 			a.filter(0, ModuleLoad, 2)
 		}, []Filtered{hole(0, ModuleLoad, 2, 2)}},
-		{"one of several that are late", func(a *arriving) { a.send(0, ModuleLoad, 5, 2, 4); a.filter(0, ModuleLoad, 5); a.read(0, ModuleLoad, 5, 2, 4) },
+		{"one of several that are late", func(a *arriving) {
+			a.send(0, ModuleLoad, 5, 2, 4)
+			a.filter(0, ModuleLoad, 5)
+			a.read(0, ModuleLoad, 5, 2, 4)
+		},
 			[]Filtered{hole(0, ModuleLoad, 1, 1), hole(0, ModuleLoad, 3, 3)}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
