@@ -272,7 +272,11 @@ func TestGuestReportsFilteredRecords(t *testing.T) {
 		"discard":  symbol(t, "bpf_ringbuf_discard", ""),
 	})
 	require.NoError(t, err)
-	require.NoError(t, guest.LoadImage(filter, ""))
+	err = guest.LoadImage(filter, "")
+	if errors.Is(err, unix.ENOENT) {
+		t.Skip("this kernel lets nobody hook the ring buffer's functions with ftrace, and no kprobe runs inside another one")
+	}
+	require.NoError(t, err)
 	// It leaves no module that nobody has seen. The records of the call and of its process vanish.
 	require.ErrorIs(t, guest.LoadImage(make([]byte, 4096), ""), unix.ENOEXEC)
 	require.Eventually(t, func() bool { return w.source.Sensor().Filtered > 5 && len(w.tampered()) > 0 }, time.Minute, 50*time.Millisecond,
