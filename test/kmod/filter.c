@@ -16,7 +16,7 @@ volatile unsigned long submit = 1;      /* of bpf_ringbuf_submit */
 volatile unsigned long discard = 1;     /* of bpf_ringbuf_discard, whose arguments are the same */
 
 #define IP 16         /* index of ip in the registers */
-#define SAVE_REGS 8   /* FTRACE_OPS_FL_SAVE_REGS_IF_SUPPORTED, include/linux/ftrace.h */
+#define SAVE_REGS 4   /* FTRACE_OPS_FL_SAVE_REGS, include/linux/ftrace.h */
 #define IPMODIFY 4096 /* FTRACE_OPS_FL_IPMODIFY */
 
 /* The beginning of the kernel's struct ftrace_ops, and room for the rest. */
