@@ -288,8 +288,4 @@ func TestGuestReportsFilteredRecords(t *testing.T) {
 	require.Equal(t, before.Lost, w.source.Sensor().Lost)
 	require.True(t, w.isActive())
 	require.Equal(t, loadAndUnload, w.observe(t, "dummy"))
-	require.Eventually(t, func() bool {
-		latest(t) // makes the extension check
-		return len(query(t, "SELECT 1 FROM kernel_module_sensors WHERE source = 'ebpf' AND filtered > 0")) > 0
-	}, time.Minute, time.Second, "the extension's programs were filtered too")
 }
