@@ -162,9 +162,12 @@ func (p *Programs) Inherit(from *Programs) error {
 		if err := older.openRings(); err != nil {
 			return errors.Join(fmt.Errorf("read what earlier programs have recorded: %w", err), older.Close())
 		}
+		if s.arrivals != nil {
+			older.arrivals.holes = s.arrivals.holes
+		}
 		p.addOlder(older)
 	}
-	from.older = nil
+	from.older, p.filtered = nil, from.filtered
 	return errors.Join(append(errs, from.Close())...)
 }
 
