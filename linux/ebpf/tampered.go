@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -44,7 +45,7 @@ func (r *run) reportFailure(err error) {
 // reportFiltered counts records that did not arrive, and emits an event about them: at
 // once, and then at most every filterPause, unless the run ends.
 func (r *run) reportFiltered(found []bpf.Filtered, now time.Time) {
-	r.source.health.Filtered.Add(int64(count(found)))
+	r.source.health.Filtered.Add(int64(min(count(found), math.MaxInt32))) // root can write any number
 	r.filtered = append(r.filtered, found...)
 	if len(r.filtered) == 0 || now.Before(r.filterDue) && !r.isLast {
 		return

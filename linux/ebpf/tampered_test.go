@@ -4,6 +4,7 @@ package ebpf
 
 import (
 	"errors"
+	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -47,6 +48,9 @@ func TestFilteredRecordsAreReported(t *testing.T) {
 	r.isLast = true
 	r.reportFiltered(second, start.Add(filterPause))
 	require.Len(t, reading.events, 3)
+
+	r.reportFiltered([]bpf.Filtered{{Kind: bpf.ModuleLoad, First: 7, Last: math.MaxUint64}}, start.Add(filterPause))
+	require.EqualValues(t, 7+math.MaxInt32, r.source.Sensor().Filtered)
 }
 
 func TestReasonNamesFewRanges(t *testing.T) {
