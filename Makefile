@@ -4,7 +4,7 @@
 export CGO_ENABLED = 0
 GOFLAGS_BUILD = -trimpath -ldflags='-s -w'
 
-.PHONY: build run demo demo-shell unit test test-all test-long race generate fuzz golden lint bench
+.PHONY: build run demo demo-shell unit test test-all test-long race generate fuzz golden lint bench mac-capture
 
 build: ## the extension for this host
 	go build $(GOFLAGS_BUILD) -o build/kmodquery.ext ./extension
@@ -81,6 +81,9 @@ lint: ## vet and build for every platform, golangci-lint with the dependency rul
 		GOOS=$$os GOARCH=$$arch go vet ./... && GOOS=$$os GOARCH=$$arch go build ./... || exit 1; \
 	done; done
 	go run $(GOLANGCI) run ./...
+
+mac-capture: build ## on a Mac, with sudo: install the recorder, load an extension, and keep what both say in build/mac-capture
+	sudo sh packaging/macos/capture.sh build/kmodquery.ext build/mac-capture
 
 bench: ## the benchmarks
 	go test -run '^$$' -bench . -benchmem ./...

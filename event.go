@@ -91,6 +91,12 @@ const (
 	SignatureUnknown   = "unknown"   // neither the kernel's verdict nor the image is known
 )
 
+// Decisions of macOS's policy, or of an Endpoint Security client, on a kernel extension.
+const (
+	VerdictAllow = "allow"
+	VerdictDeny  = "deny"
+)
+
 // An Event is one fact that one source observed. The event store writes it once
 // and never changes it.
 //
@@ -145,6 +151,9 @@ type Event struct {
 
 	Result *int64 `json:"result,omitempty"` // 0 or -errno
 	Error  string `json:"error,omitempty"`  // the errno's name
+	// Verdict is what a policy of macOS decided, one of the Verdict constants. An allowed
+	// load may fail.
+	Verdict string `json:"verdict,omitempty"`
 
 	Pid         *int64 `json:"pid,omitempty"` // thread group id, in the initial pid namespace
 	Tid         *int64 `json:"tid,omitempty"`
@@ -174,6 +183,13 @@ type Event struct {
 	CDHash           string `json:"cdhash,omitempty"`
 	ProcessSigningID string `json:"process_signing_id,omitempty"`
 	ProcessTeamID    string `json:"process_team_id,omitempty"`
+
+	// Of a load of a kernel extension: one of the Collection constants, and BootLoad is 1 if
+	// it was reported soon after the boot and nothing in the log requested it, otherwise 0.
+	// AuthenticatedRoot is 1 if the kernel only boots from a system volume with Apple's seal.
+	Collection        string `json:"collection,omitempty"`
+	BootLoad          *int64 `json:"boot_load,omitempty"`
+	AuthenticatedRoot *int64 `json:"authenticated_root,omitempty"`
 
 	FirstSeen *int64  `json:"first_seen,omitempty"`
 	Count     *int64  `json:"count,omitempty"`   // attempts that this event stands for

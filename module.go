@@ -15,7 +15,7 @@ const (
 	ViewFtrace      = "ftrace"      // available_filter_functions of tracefs
 	ViewBTF         = "btf"         // /sys/kernel/btf
 	ViewVmallocinfo = "vmallocinfo" // /proc/vmallocinfo
-	ViewShowloaded  = "showloaded"  // kmutil showloaded or kextstat, the list of macOS's kernel
+	ViewShowloaded  = "showloaded"  // kmutil showloaded, the list of macOS's kernel
 	ViewKextPolicy  = "kextpolicy"  // macOS's history of loaded kernel extensions
 	ViewEvents      = "events"      // the stored events: a load without a later unload
 )
@@ -49,6 +49,7 @@ type Module struct {
 	CDHash     string // of the loaded extension
 	Policy     string // one of the Policy constants
 	LastLoaded *int64 // Unix time in seconds
+	Collection string // one of the Collection constants
 }
 
 // A LoadedImage is what a source observed of the bytes that the kernel took as a module. It
@@ -86,6 +87,16 @@ func (e *Event) LoadedImage() *LoadedImage {
 
 // IsComparable reports whether a file can be compared with the image. It may be called on nil.
 func (i *LoadedImage) IsComparable() bool { return i != nil && (i.File != nil || i.ImageSHA256 != "") }
+
+// Collections from which macOS loads kernel extensions. The boot collection is loaded with the
+// kernel, and Apple signs it and the system collection.
+const (
+	CollectionBoot      = "boot"
+	CollectionSystem    = "system"
+	CollectionAuxiliary = "auxiliary" // extensions of others than Apple
+	CollectionCodeless  = "codeless"  // in none, because it has no executable
+	CollectionUnknown   = "unknown"
+)
 
 // Decisions of macOS's policy on a kernel extension.
 const (

@@ -7,13 +7,22 @@ type Metadata struct {
 	Name                string `json:"signature_name"`
 	EventName           string `json:"event_name"`
 	Description         string `json:"description"`
-	Severity            int64  `json:"severity"`
+	Severity            int64  `json:"severity"` // one of the Severity constants
 	Category            string `json:"category"`
 	Technique           string `json:"technique"`
 	KubernetesTechnique string `json:"kubernetes_technique"`
 	AttackID            string `json:"attack_id"`   // STIX id of the ATT&CK object
 	ExternalID          string `json:"external_id"` // ATT&CK's own number, such as T1547.006
 }
+
+// Severities of signatures.
+const (
+	SeverityInfo     = 0 // expected on this host, or of interest only beside another finding
+	SeverityLow      = 1 // honest hosts have it, such as a module that dkms built
+	SeverityModerate = 2 // deserves a look
+	SeverityHigh     = 3 // no supported way to administer a host causes it
+	SeverityCritical = 4 // code in the kernel, or on its way there, hides itself or its origin
+)
 
 // A Signature is a detection: data and a pure function of one event. A detection
 // that needs the past takes it from an attribute of the event that was computed at
@@ -28,14 +37,19 @@ type Signature struct {
 	// Match reports whether the event is a finding and, in one sentence, why. It
 	// must not keep or change the event, and it is called concurrently.
 	Match func(*Event) (reason string, ok bool)
+	// Facts are those of Columns whose values show why the event is a finding. A finding's
+	// data has them.
+	Facts []string
+	// Condition says in one sentence what Match accepts, FalsePositives what honest hosts
+	// do that it accepts too, and Silence is an example of a condition in SQL that leaves
+	// such findings out. The reference of the detections is written from them.
+	Condition, FalsePositives, Silence string
 }
 
 // A Finding is one event that one signature accepted.
 type Finding struct {
 	Metadata
 	Reason string
-	// Data is a JSON object that the signature adds to the event; empty if it adds
-	// nothing.
-	Data  string
-	Event *Event
+	Facts  []string // of the signature
+	Event  *Event
 }

@@ -363,9 +363,10 @@ func (c *correlator) match(rank int, kind kind, e *kmodquery.Event, within time.
 }
 
 // isFailure reports whether an event says that the attempt failed, with a known result
-// or without. eBPF lacks the result of a call that has not returned.
+// or without. eBPF lacks the result of a call that has not returned, and Endpoint Security
+// always.
 func isFailure(e *kmodquery.Event) bool {
-	return e.Result != nil && *e.Result < 0 || e.Missing.Has("result") && e.Source != kmodquery.SourceEBPF
+	return e.Result != nil && *e.Result < 0 || e.Missing.Has("result") && e.Source != kmodquery.SourceEBPF && !isKext(e)
 }
 
 // hasSucceeded reports whether an event says that the attempt succeeded. A module_load of

@@ -39,6 +39,7 @@ type config struct {
 
 	configFile      string
 	stateDir        string
+	eslogger        string // absolute path
 	retentionAge    time.Duration
 	retentionEvents int64
 	retentionDenied int64
@@ -98,6 +99,8 @@ func (c *config) flagSet() *flag.FlagSet {
 	flags.Var(duration(&c.poll, c.platform.defaultPoll, time.Second), "poll", "`time` within which hidden modules and unobserved loads are found")
 	flags.Var(number(&c.imageLimit, c.platform.maxImageLimit, 0, c.platform.maxImageLimit), "image-limit", "Linux: hash the kernel's copy of modules of up to this many `bytes`, and the file of larger ones")
 	flags.StringVar(&c.pinDir, "pin-dir", defaultPinDir, "Linux: `folder` in a BPF file system where the programs are pinned, which keeps them attached while no process records; none pins nothing")
+	c.eslogger = defaultEslogger
+	flags.Var(absolutePath{&c.eslogger}, "eslogger", "macOS: `program` that prints kextload and kextunload as eslogger(1) does, such as an Endpoint Security client of your own that denies loads; only root may be able to change it")
 	flags.Var(number(&c.replyLimit, tables.DefaultReplyBytes, 1, unlimited), "reply-limit", "return an error if a table's reply has more than this many `bytes`; under osquery's watchdog its limit holds instead")
 	flags.Var(duration(&c.queryTimeout, tables.DefaultTimeout, time.Millisecond), "query-timeout", "return an error if a table takes longer than this `time` to reply")
 	flags.StringVar(&c.socket, "socket", "", "osquery: `path` of the extension socket")

@@ -32,6 +32,7 @@ func TestParse(t *testing.T) {
 		retentionDenied: sqlite.DefaultMaxUnprivileged,
 		poll:            collectors.DefaultPoll,
 		pinDir:          defaultPinDir,
+		eslogger:        defaultEslogger,
 		imageLimit:      host.maxImageLimit,
 		replyLimit:      tables.DefaultReplyBytes,
 		queryTimeout:    tables.DefaultTimeout,

@@ -129,7 +129,7 @@ func readConfigFile(path string) ([]byte, error) {
 	if path == "" {
 		return nil, nil
 	}
-	file, err := openConfigFile(path)
+	file, err := openTrusted(path)
 	if errors.Is(err, fs.ErrNotExist) && path == defaultConfigFile {
 		return nil, nil
 	}
@@ -147,8 +147,19 @@ func readConfigFile(path string) ([]byte, error) {
 	return content, nil
 }
 
-// openConfigFile opens the file that path leads to, and checks the open file.
-func openConfigFile(path string) (*os.File, error) {
+// trustedProgram returns the path without links of a program that only root and the running
+// user can change.
+func trustedProgram(path string) (string, error) {
+	file, err := openTrusted(path)
+	if err != nil {
+		return "", fmt.Errorf("check the program of the setting eslogger: %w", err)
+	}
+	defer file.Close()
+	return file.Name(), nil
+}
+
+// openTrusted opens the file that path leads to, and checks the open file.
+func openTrusted(path string) (*os.File, error) {
 	resolved, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return nil, err
@@ -161,24 +172,24 @@ func openConfigFile(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkConfigFile(file); err != nil {
+	if err := checkTrusted(file); err != nil {
 		file.Close()
 		return nil, err
 	}
 	return file, nil
 }
 
-// checkConfigFile returns an error if another user can change or replace an open file,
+// checkTrusted returns an error if another user can change or replace an open file,
 // or a folder in its path. The file must have been opened by a path without links. The
 // folders are checked last: if they are safe, the file cannot have been replaced
 // between open and check.
-func checkConfigFile(file *os.File) error {
+func checkTrusted(file *os.File) error {
 	info, err := file.Stat()
 	if err != nil {
 		return err
 	}
 	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a regular file; choose another one with --config", file.Name())
+		return fmt.Errorf("%s is not a regular file; choose another one", file.Name())
 	}
 	if err := checkWriters(file.Name(), info, false); err != nil {
 		return err
@@ -205,10 +216,10 @@ func checkConfigFile(file *os.File) error {
 func checkWriters(path string, info fs.FileInfo, isSticky bool) error {
 	owner := int(info.Sys().(*syscall.Stat_t).Uid)
 	if owner != 0 && owner != os.Geteuid() {
-		return fmt.Errorf("%s belongs to user %d, who could change the settings; run chown root %[1]s", path, owner)
+		return fmt.Errorf("%s belongs to user %d, who could change it; run chown root %[1]s", path, owner)
 	}
 	if mode := info.Mode().Perm(); mode&0o022 != 0 && !isSticky {
-		return fmt.Errorf("%s can be written by others (mode %#o), who could change the settings; run chmod go-w %[1]s", path, mode)
+		return fmt.Errorf("%s can be written by others (mode %#o), who could change it; run chmod go-w %[1]s", path, mode)
 	}
 	return nil
 }

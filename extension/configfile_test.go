@@ -56,7 +56,7 @@ func TestConfigFileThatOthersCanWriteIsRefused(t *testing.T) {
 	for mode, octal := range map[os.FileMode]string{0o620: "0620", 0o602: "0602", 0o666: "0666"} {
 		path := configFile(t, "verbose\n")
 		require.NoError(t, os.Chmod(path, mode))
-		want := "read configuration: " + path + " can be written by others (mode " + octal + "), who could change the settings; run chmod go-w " + path
+		want := "read configuration: " + path + " can be written by others (mode " + octal + "), who could change it; run chmod go-w " + path
 		refuse(t, path, want)
 
 		link := filepath.Join(t.TempDir(), "link")
@@ -67,7 +67,7 @@ func TestConfigFileThatOthersCanWriteIsRefused(t *testing.T) {
 		path := configFile(t, "verbose\n")
 		dir := filepath.Dir(path)
 		require.NoError(t, os.Chmod(dir, mode))
-		refuse(t, path, "read configuration: "+dir+" can be written by others (mode "+octal+"), who could change the settings; run chmod go-w "+dir)
+		refuse(t, path, "read configuration: "+dir+" can be written by others (mode "+octal+"), who could change it; run chmod go-w "+dir)
 	}
 	t.Run("folder above", func(t *testing.T) {
 		above := filepath.Dir(configFile(t, ""))
@@ -78,13 +78,13 @@ func TestConfigFileThatOthersCanWriteIsRefused(t *testing.T) {
 		_, err := parse(hostPlatform(), []string{"query", "--config", path})
 		require.NoError(t, err, "other users cannot replace a folder in a sticky folder")
 		require.NoError(t, os.Chmod(above, 0o777))
-		refuse(t, path, "read configuration: "+above+" can be written by others (mode 0777), who could change the settings; run chmod go-w "+above)
+		refuse(t, path, "read configuration: "+above+" can be written by others (mode 0777), who could change it; run chmod go-w "+above)
 	})
 	t.Run("no file", func(t *testing.T) {
 		pipe := filepath.Join(filepath.Dir(configFile(t, "")), "pipe")
 		require.NoError(t, unix.Mkfifo(pipe, 0o600))
 		for _, path := range []string{pipe, filepath.Dir(pipe)} {
-			refuse(t, path, "read configuration: "+path+" is not a regular file; choose another one with --config")
+			refuse(t, path, "read configuration: "+path+" is not a regular file; choose another one")
 		}
 	})
 	t.Run("foreign", func(t *testing.T) {
@@ -93,18 +93,18 @@ func TestConfigFileThatOthersCanWriteIsRefused(t *testing.T) {
 		}
 		path := configFile(t, "verbose\n")
 		require.NoError(t, os.Chown(path, 1234, 0))
-		refuse(t, path, "read configuration: "+path+" belongs to user 1234, who could change the settings; run chown root "+path)
+		refuse(t, path, "read configuration: "+path+" belongs to user 1234, who could change it; run chown root "+path)
 		require.NoError(t, os.Chown(path, 0, 0))
 		dir := filepath.Dir(path)
 		require.NoError(t, os.Chown(dir, 1234, 0))
-		refuse(t, path, "read configuration: "+dir+" belongs to user 1234, who could change the settings; run chown root "+dir)
+		refuse(t, path, "read configuration: "+dir+" belongs to user 1234, who could change it; run chown root "+dir)
 	})
 }
 
 // A file that replaces the configuration file after the check is not read.
 func TestConfigFileIsTheOneThatWasChecked(t *testing.T) {
 	path := configFile(t, "verbose\n")
-	file, err := openConfigFile(path)
+	file, err := openTrusted(path)
 	require.NoError(t, err)
 	defer file.Close()
 	other := configFile(t, "colour blue\n")

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"path/filepath"
 	"strconv"
 	"time"
 )
@@ -71,5 +72,23 @@ func (v *numberValue) Set(text string) error {
 		return fmt.Errorf("write a number of %d or less", v.most)
 	}
 	*v.to = n
+	return nil
+}
+
+// An absolutePath is the value of a flag that takes a path from the root.
+type absolutePath struct{ path *string }
+
+func (p absolutePath) String() string {
+	if p.path == nil {
+		return ""
+	}
+	return *p.path
+}
+
+func (p absolutePath) Set(text string) error {
+	if !filepath.IsAbs(text) {
+		return errors.New("write an absolute path")
+	}
+	*p.path = text
 	return nil
 }

@@ -23,6 +23,9 @@ type macKernel struct {
 	remote func() ([]string, error)
 }
 
+// defaultEslogger is the default of --eslogger.
+var defaultEslogger = host.DefaultPrograms().Eslogger
+
 // macOS returns the platform of Macs. It runs on any system, because everything it
 // reads comes from the programs and the kernel that it is given.
 func macOS(programs host.Programs, kernel macKernel) *platform {
@@ -37,12 +40,19 @@ func macOS(programs host.Programs, kernel macKernel) *platform {
 		// It has no effect on macOS. A configuration may be shared with Linux hosts.
 		maxImageLimit: 32 << 20,
 		hasModules:    func() bool { return true },
-		openSource: func(name string, _ *config, store *sqlite.Store) collectors.Source {
+		openSource: func(name string, c *config, store *sqlite.Store) collectors.Source {
 			switch name {
 			case kmodquery.SourceEndpointSecurity:
-				return es.New(es.Options{Eslogger: programs.Eslogger, Boot: kernel.boot})
+				options := es.Options{Eslogger: programs.Eslogger, Boot: kernel.boot}
+				if c.eslogger != defaultEslogger {
+					options.Eslogger, options.Resolve = c.eslogger, trustedProgram
+				}
+				return es.New(options)
 			case kmodquery.SourceUnifiedLog:
-				return ulog.New(ulog.Options{Programs: programs, Position: func(ctx context.Context) (string, error) { return store.Position(ctx, name) }})
+				return ulog.New(ulog.Options{
+					Programs: programs, Boot: kernel.boot, Kexts: kexts,
+					Position: func(ctx context.Context) (string, error) { return store.Position(ctx, name) },
+				})
 			}
 			panic("unknown source " + name)
 		},

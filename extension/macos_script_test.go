@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -66,7 +68,7 @@ var standIns = map[string]struct {
 	"eslogger": {"eslogger.play", standin.InstallAt},
 	"log":      {"stream", installScript},
 	"kmutil":   {"showloaded", installScript},
-	"kextstat": {"kextstat", installScript},
+	"csrutil":  {"csrutil.status", installScript},
 	"codesign": {"codesign", installScript},
 }
 
@@ -141,23 +143,36 @@ func TestMacOSScripts(t *testing.T) {
 				if len(args) != 1 {
 					return errors.New("usage: gone PROGRAM")
 				}
-				processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+				commands, err := runningCommands()
 				if err != nil {
 					return err
 				}
-				if len(processes) == 0 {
-					return errors.New("there is no /proc to look for processes in")
-				}
-				for _, process := range processes {
-					text, _ := os.ReadFile(process) // the process may have ended
-					if strings.HasPrefix(string(text), filepath.Join(ts.Getenv("MACOS"), args[0])+"\x00") {
-						return fmt.Errorf("%s still runs", args[0])
-					}
+				program := filepath.Join(ts.Getenv("MACOS"), args[0])
+				if slices.ContainsFunc(commands, func(command string) bool { return strings.HasPrefix(command+" ", program+" ") }) {
+					return fmt.Errorf("%s still runs", args[0])
 				}
 				return nil
 			}),
 		},
 	})
+}
+
+// runningCommands returns the command lines of all processes.
+func runningCommands() ([]string, error) {
+	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return nil, err
+	}
+	if len(processes) == 0 { // as on a Mac
+		text, err := exec.Command("ps", "-axo", "command=").Output()
+		return strings.Split(string(text), "\n"), err
+	}
+	var commands []string
+	for _, process := range processes {
+		text, _ := os.ReadFile(process) // the process may have ended
+		commands = append(commands, strings.ReplaceAll(string(text), "\x00", " "))
+	}
+	return commands, nil
 }
 
 // scriptCommand returns a script command that runs a function.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,8 +17,8 @@ import (
 func aMac(programs string) *platform {
 	in := func(name string) string { return filepath.Join(programs, name) }
 	return macOS(host.Programs{
-		Eslogger: in("eslogger"), Log: in("log"), Kmutil: in("kmutil"), Kextstat: in("kextstat"),
-		Codesign: in("codesign"), KextPolicy: in("KextPolicy"),
+		Eslogger: in("eslogger"), Log: in("log"), Kmutil: in("kmutil"),
+		Csrutil: in("csrutil"), Codesign: in("codesign"), KextPolicy: in("KextPolicy"),
 	}, macKernel{
 		release: func() string { return "24.6.0" },
 		boot:    bootOfAMac,
@@ -25,8 +26,13 @@ func aMac(programs string) *platform {
 	})
 }
 
+// bootOfAMac returns a boot an hour ago, or at the time $BOOTED.
 func bootOfAMac() host.Boot {
-	return host.Boot{ID: "6C9B7F0E-51B4-4B5E-9E5B-0C1D2E3F4A5B", Uptime: time.Hour}
+	boot := host.Boot{ID: "6C9B7F0E-51B4-4B5E-9E5B-0C1D2E3F4A5B", Uptime: time.Hour}
+	if booted, err := time.Parse(time.RFC3339, os.Getenv("BOOTED")); err == nil {
+		boot.Uptime = time.Since(booted)
+	}
+	return boot
 }
 
 func TestHelpOnMacOSNamesItsSources(t *testing.T) {

@@ -330,6 +330,42 @@ func TestKernelExtensionsAreShippedOnce(t *testing.T) {
 	require.Empty(t, lines(t, host, "kernel_module_loaded", "name"))
 }
 
+// What Apple's sealed collections hold is loaded at each boot. No name makes a load one of
+// these.
+func TestBootLoadsOfSealedCollectionsAreLeftOut(t *testing.T) {
+	host := startOn(t, "darwin", t.TempDir())
+	e := newExtension(t)
+	defer e.serve(t, host)()
+	require.NoError(t, host.Tick(t.Context(), noon))
+	host.Schedule(t.Context(), readPack(t))
+	var want []string
+	for _, load := range []struct {
+		name, collection string
+		boot, root       *int64
+		isShipped        bool
+	}{
+		{"com.apple.boot", "boot", new(int64(1)), new(int64(1)), false},
+		{"com.apple.system", "system", new(int64(1)), new(int64(1)), false},
+		{"com.apple.auxiliary", "auxiliary", new(int64(1)), new(int64(1)), true},
+		{"com.apple.unknown", "unknown", new(int64(1)), new(int64(1)), true},
+		{"com.apple.later", "boot", new(int64(0)), new(int64(1)), true},
+		{"com.apple.unsealed", "boot", new(int64(1)), new(int64(0)), true},
+		{"com.apple.undetermined", "boot", new(int64(1)), nil, true},
+		{"com.apple.old", "", nil, nil, true},
+	} {
+		e.append(t, kmodquery.Event{
+			Time: noon.Unix(), EventName: kmodquery.EventKextload, Source: kmodquery.SourceUnifiedLog, Name: load.name,
+			Collection: load.collection, BootLoad: load.boot, AuthenticatedRoot: load.root,
+		})
+		if load.isShipped {
+			want = append(want, "added "+load.name)
+		}
+	}
+	require.NoError(t, e.advance(t, host, 10*time.Minute))
+	require.ElementsMatch(t, want, lines(t, host, "kernel_module_kexts", "name"))
+	require.ElementsMatch(t, want, lines(t, host, "kernel_module_findings", "name"))
+}
+
 // Any user can have any number of kernel extensions refused: they are shipped, and delay
 // only each other.
 func TestRefusedKernelExtensionsAreShippedApart(t *testing.T) {

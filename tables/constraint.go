@@ -83,6 +83,66 @@ func conditions[T any](q query, columns []columnOf[T]) []kmodquery.Condition {
 	return conditions
 }
 
+// admits reports whether the constraints on a column of text admit a value. A query may
+// compare text without regard to case or to blanks at its end. osquery sends the values of
+// an IN as several equalities.
+func (q query) admits(column, value string) bool {
+	isConstrained := false
+	for _, constraints := range q.Constraints {
+		for _, constraint := range constraints.List {
+			switch {
+			case constraints.Name != column:
+			case constraint.Operator == unreadable:
+				return true
+			case constraint.Operator == table.OperatorEquals:
+				if strings.EqualFold(strings.TrimRight(constraint.Expression, " "), value) {
+					return true
+				}
+				isConstrained = true
+			}
+		}
+	}
+	return !isConstrained
+}
+
+// admitsNumber does the same for a column of numbers, whose inequalities it evaluates too.
+func (q query) admitsNumber(column string, value int64) bool {
+	for _, constraints := range q.Constraints {
+		if constraints.Name != column {
+			continue
+		}
+		for _, condition := range columnConditions(kmodquery.Column{Name: column, Number: true}, constraints.List) {
+			if !slices.ContainsFunc(condition.Values, func(bound any) bool { return holds(condition.Op, float64(value), bound) }) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// holds compares a number with a bound of a condition.
+func holds(op kmodquery.Op, value float64, bound any) bool {
+	limit, isFloat := bound.(float64)
+	if integer, ok := bound.(int64); ok {
+		limit = float64(integer)
+	} else if !isFloat {
+		return true
+	}
+	switch op {
+	case kmodquery.Equal:
+		return value == limit
+	case kmodquery.Less:
+		return value < limit
+	case kmodquery.LessOrEqual:
+		return value <= limit
+	case kmodquery.Greater:
+		return value > limit
+	case kmodquery.GreaterOrEqual:
+		return value >= limit
+	}
+	return true
+}
+
 // bounds are the inequalities among osquery's operators.
 var bounds = map[table.Operator]kmodquery.Op{
 	table.OperatorGreaterThan:         kmodquery.Greater,

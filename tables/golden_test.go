@@ -2,6 +2,7 @@ package tables
 
 import (
 	"bytes"
+	"database/sql"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/osquery/osquery-go/plugin/table"
 	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery/tables/signatures"
 )
 
 var golden = flag.Bool("golden", false, "rewrite the golden files and the column reference")
@@ -85,4 +88,68 @@ line that says which window fits.
 		}
 	}
 	requireFile(t, filepath.Join("..", "docs", "tables.md"), b.String())
+}
+
+func TestDetectionsAreAsPublished(t *testing.T) {
+	var b strings.Builder
+	b.WriteString(`# Detections
+
+<!-- Written by "go test ./tables -golden" from the signatures in the code. -->
+
+Each signature is evaluated on the stored events when ` + "`kernel_module_findings`" + ` is queried, so a new signature also finds what was stored
+before it. A finding names the event that caused it (` + "`trigger`, `eid`" + `), says in ` + "`reason`" + ` why, and has the columns behind that in ` + "`data`" + `.
+A fact that is unknown makes no signature fire.
+
+Several signatures can accept one load. TRC-1017 accepts every load, as its specification says: it is the record of what was
+loaded. To see what stands out, ask for the others:
+
+` + "```sql\nSELECT datetime(time, 'unixepoch'), severity, signature_id, reason FROM kernel_module_findings WHERE severity >= 2 AND signature_id != 'TRC-1017';\n```" + `
+
+What any user can cause any number of times, such as denied calls, is a finding of KMQ-1013 and TRC-1017 only.
+
+| severity | meaning |
+|---|---|
+| 0 | informational: expected on this host, or of interest only beside another finding |
+| 1 | low: honest hosts have it, such as a module that dkms built |
+| 2 | moderate: deserves a look |
+| 3 | high: no supported way to administer a host causes it |
+| 4 | critical: code in the kernel, or on its way there, hides itself or its origin |
+
+| signature | name | severity | ATT&CK | condition |
+|---|---|---|---|---|
+`)
+	for _, s := range signatures.All() {
+		fmt.Fprintf(&b, "| %s | %s | %d | %s %s (%s) | %s |\n", s.ID, s.Name, s.Severity, s.ExternalID, s.Technique, s.Category, s.Condition)
+	}
+	b.WriteString(`
+The numbers leave room for detections that need the past of a host, its packages or its autostart.
+
+`)
+	for _, s := range signatures.All() {
+		fmt.Fprintf(&b, "## %s: %s\n\n%s\n\n", s.ID, s.Name, s.Description)
+		fmt.Fprintf(&b, "- **Fires** if: %s\n- **False positives**: %s\n- **Silence** it, for example, with `AND NOT (%s)`\n\n", s.Condition, s.FalsePositives, s.Silence)
+	}
+	requireFile(t, filepath.Join("..", "docs", "detections.md"), strings.TrimSuffix(b.String(), "\n"))
+}
+
+// SQLite accepts the condition of each example, which silences no finding whose facts are unknown.
+func TestFindingsCanBeSilencedAsTheReferenceSays(t *testing.T) {
+	var names []string
+	for _, column := range findingColumns {
+		names = append(names, column.Name)
+	}
+	db, err := sql.Open("sqlite", ":memory:")
+	require.NoError(t, err)
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	_, err = db.Exec("CREATE TABLE kernel_module_findings (" + strings.Join(names, ",") + ")")
+	require.NoError(t, err)
+	for _, s := range signatures.All() {
+		var n int
+		_, err := db.Exec("DELETE FROM kernel_module_findings; INSERT INTO kernel_module_findings(signature_id, eid) VALUES ('" + s.ID + "', 1)")
+		require.NoError(t, err)
+		require.NoError(t, db.QueryRow("SELECT count(*) FROM kernel_module_findings WHERE NOT ("+s.Silence+")").Scan(&n), s.ID)
+		require.Equal(t, 1, n, s.ID)
+		require.Contains(t, s.Silence, "signature_id = '"+s.ID+"'")
+	}
 }

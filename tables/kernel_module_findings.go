@@ -25,7 +25,7 @@ var kernelModuleFindings = definition[kmodquery.Finding]{
 const wholeEvent = "event"
 
 var findingColumns = []columnOf[kmodquery.Finding]{
-	text("signature_id", local, "The signature that accepted the event",
+	text("signature_id", filtered, "The signature that accepted the event",
 		func(f *kmodquery.Finding) string { return f.ID }),
 	text("signature_version", local, "Version of the signature",
 		func(f *kmodquery.Finding) string { return f.Version }),
@@ -35,7 +35,7 @@ var findingColumns = []columnOf[kmodquery.Finding]{
 		func(f *kmodquery.Finding) string { return f.EventName }),
 	text("description", local, "What the signature detects, and why that matters",
 		func(f *kmodquery.Finding) string { return f.Description }),
-	number("severity", local, "Threat level of the signature; higher is worse, 2 is moderate",
+	number("severity", filtered, "Threat level of the signature: 0 informational, 1 low, 2 moderate, 3 high, 4 critical",
 		func(f *kmodquery.Finding) *int64 { return &f.Severity }),
 	text("category", local, "ATT&CK tactic, such as persistence",
 		func(f *kmodquery.Finding) string { return f.Category }),
@@ -45,10 +45,15 @@ var findingColumns = []columnOf[kmodquery.Finding]{
 		func(f *kmodquery.Finding) string { return f.KubernetesTechnique }),
 	text("attack_id", local, "STIX id of the ATT&CK technique (attack-pattern--...)",
 		func(f *kmodquery.Finding) string { return f.AttackID }),
-	text("external_id", local, "ATT&CK's number of the technique, such as T1547.006",
+	text("external_id", filtered, "ATT&CK's number of the technique, such as T1547.006",
 		func(f *kmodquery.Finding) string { return f.ExternalID }),
-	text("data", local, "Data that the signature adds to the event, as JSON; NULL if there is none",
-		func(f *kmodquery.Finding) string { return kmodquery.Printable(f.Data) }),
+	text("data", local, "The columns of the event on which the finding rests, as a JSON object without those that are unknown; NULL if the signature names none",
+		func(f *kmodquery.Finding) string {
+			if f.Facts == nil {
+				return ""
+			}
+			return object(f.Event, f.Facts)
+		}),
 	text("reason", local, "Why this event is a finding, in one sentence",
 		// Signatures escape the host's text that they quote.
 		func(f *kmodquery.Finding) string { return kmodquery.Printable(f.Reason) }),
@@ -63,6 +68,7 @@ var findingColumns = []columnOf[kmodquery.Finding]{
 	ofTrigger("signature_status"),
 	ofTrigger("signer"),
 	ofTrigger("result"),
+	ofTrigger("verdict"),
 	ofTrigger("pid"),
 	ofTrigger("process_path"),
 	ofTrigger("cmdline"),
@@ -70,8 +76,11 @@ var findingColumns = []columnOf[kmodquery.Finding]{
 	ofTrigger("auid"),
 	ofTrigger("container_id"),
 	ofTrigger("source"),
+	ofTrigger("collection"),
+	ofTrigger("boot_load"),
+	ofTrigger("authenticated_root"),
 	text(wholeEvent, local, "The whole event as a JSON object with the columns of kernel_module_events, without those that are unknown",
-		func(f *kmodquery.Finding) string { return object(f.Event) }),
+		func(f *kmodquery.Finding) string { return object(f.Event, nil) }),
 	unprivileged(func(f *kmodquery.Finding) *kmodquery.Event { return f.Event }),
 	cursorOf[kmodquery.Finding](),
 }
@@ -92,9 +101,13 @@ func generateFindings(ctx context.Context, c Config, q query) ([]map[string]stri
 		return nil, err
 	}
 	// One pass reads what all signatures need.
+	wanted := askedFor(c.Signatures, q)
 	columns := []string{"event_name"}
 	var names []any
-	for _, signature := range c.Signatures {
+	for i, signature := range c.Signatures {
+		if !wanted[i] {
+			continue
+		}
 		columns = append(columns, signature.Columns...)
 		for _, name := range signature.Events {
 			names = append(names, name)
@@ -112,7 +125,7 @@ func generateFindings(ctx context.Context, c Config, q query) ([]map[string]stri
 				kmodquery.Condition{Column: "event_name", Op: kmodquery.Equal, Values: names}),
 			Columns: columns,
 		},
-		count:        func(e *kmodquery.Event) int { return len(matches(c.Signatures, e)) },
+		count:        func(e *kmodquery.Event) int { return len(matches(c.Signatures, wanted, e)) },
 		countColumns: columns,
 	}
 	if q.usesNothing() {
@@ -134,7 +147,7 @@ func generateFindings(ctx context.Context, c Config, q query) ([]map[string]stri
 	row := rowFunc(shown)
 	v.rows = func(e *kmodquery.Event) []map[string]string {
 		var rows []map[string]string
-		for _, match := range matches(c.Signatures, e) {
+		for _, match := range matches(c.Signatures, wanted, e) {
 			rows = append(rows, row(&match.Finding, e.EID*int64(len(c.Signatures))+match.signature))
 		}
 		return rows
@@ -148,15 +161,25 @@ type match struct {
 	signature int64
 }
 
-// matches evaluates the signatures on an event.
-func matches(signatures []kmodquery.Signature, e *kmodquery.Event) []match {
+// askedFor reports of each signature whether a query's constraints admit its findings, so
+// that no event is read for the others.
+func askedFor(signatures []kmodquery.Signature, q query) []bool {
+	wanted := make([]bool, len(signatures))
+	for i, s := range signatures {
+		wanted[i] = q.admits("signature_id", s.ID) && q.admits("external_id", s.ExternalID) && q.admitsNumber("severity", s.Severity)
+	}
+	return wanted
+}
+
+// matches evaluates the wanted signatures on an event.
+func matches(signatures []kmodquery.Signature, wanted []bool, e *kmodquery.Event) []match {
 	var matches []match
 	for i, signature := range signatures {
-		if !slices.Contains(signature.Events, e.EventName) {
+		if !wanted[i] || !slices.Contains(signature.Events, e.EventName) {
 			continue
 		}
 		if reason, ok := signature.Match(e); ok {
-			finding := kmodquery.Finding{Metadata: signature.Metadata, Reason: reason, Event: e}
+			finding := kmodquery.Finding{Metadata: signature.Metadata, Reason: reason, Facts: signature.Facts, Event: e}
 			matches = append(matches, match{finding, int64(i)})
 		}
 	}

@@ -1,6 +1,7 @@
 package tables
 
 import (
+	"context"
 	"encoding/json"
 	"testing"
 
@@ -84,7 +85,7 @@ func TestFindingsByConstraint(t *testing.T) {
 		"event_name is the detection's": {constraint{"event_name", "kernel_module_loading", 2}, []string{"5", "1"}},
 		"time":                          {constraint{"time", "11", 4}, []string{"5"}},
 		"path":                          {constraint{"path", "/DUMMY.KO", 2}, []string{"1"}},
-		"left to osquery":               {constraint{"signature_id", "TRC-0", 2}, []string{"5", "1"}},
+		"left to osquery":               {constraint{"signature_name", "TRC-0", 2}, []string{"5", "1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.Equal(t, test.want, column(rowsOf(t, c, "kernel_module_findings", contextJSON(t, []string{"eid"}, test.constraint)), "eid"))
@@ -117,4 +118,76 @@ func TestWithoutSignaturesThereAreNoFindings(t *testing.T) {
 	c := testConfig(t, loadedTwice()...)
 	c.Signatures = nil
 	require.Empty(t, rowsOf(t, c, "kernel_module_findings", "{}"))
+}
+
+// askedStore is a store that notes which names of events it was asked for.
+type askedStore struct {
+	Store
+	names []string
+}
+
+func (s *askedStore) Events(ctx context.Context, f kmodquery.Filter, visit func(*kmodquery.Event) error) error {
+	for _, condition := range f.Conditions {
+		for _, value := range condition.Values {
+			if name, ok := value.(string); ok && condition.Column == "event_name" {
+				s.names = append(s.names, name)
+			}
+		}
+	}
+	return s.Store.Events(ctx, f, visit)
+}
+
+// twoSignatures returns signatures that accept every module_load and every init_module.
+func twoSignatures() []kmodquery.Signature {
+	of := func(id, number, event string, severity int64) kmodquery.Signature {
+		return kmodquery.Signature{
+			Metadata: kmodquery.Metadata{ID: id, ExternalID: number, Severity: severity},
+			Events:   []string{event}, Columns: []string{"event_name", "name", "path", "result"}, Facts: []string{"name", "path", "result"},
+			Match: func(e *kmodquery.Event) (string, bool) { return id, e.EventName == event },
+		}
+	}
+	return []kmodquery.Signature{of("KMQ-1", "T1", "module_load", 1), of("KMQ-2", "T2", "init_module", 3)}
+}
+
+func TestFindingsHaveTheFactsOfTheirSignature(t *testing.T) {
+	c := testConfig(t, loadedTwice()...)
+	c.Signatures = append(twoSignatures(), trc1017(t))
+	data := map[string][]string{}
+	for _, row := range rowsOf(t, c, "kernel_module_findings", "{}") {
+		data[row["signature_id"]] = append(data[row["signature_id"]], row["data"])
+	}
+	require.Equal(t, map[string][]string{
+		"KMQ-1": {`{"name":"dummy"}`}, "KMQ-2": {`{"name":"dummy","result":-17}`}, "TRC-1017": {"", ""},
+	}, data)
+}
+
+func TestConstraintsOnSignaturesSelectTheEventsThatAreRead(t *testing.T) {
+	for _, test := range []struct {
+		constraints []constraint
+		want        []string
+		asked       []string // names of events
+	}{
+		{nil, []string{"KMQ-1", "KMQ-2"}, []string{"module_load", "init_module"}},
+		{[]constraint{{"signature_id", "KMQ-2", 2}}, []string{"KMQ-2"}, []string{"init_module"}},
+		{[]constraint{{"signature_id", "kmq-2 ", 2}}, []string{"KMQ-2"}, []string{"init_module"}},
+		{[]constraint{{"signature_id", "KMQ-2", 2}, {"signature_id", "KMQ-1", 2}}, []string{"KMQ-1", "KMQ-2"}, []string{"module_load", "init_module"}},
+		{[]constraint{{"signature_id", "KMQ-3", 2}}, nil, nil},
+		{[]constraint{{"signature_id", "KMQ-2", 2}, {"severity", "1", 2}}, nil, nil},
+		{[]constraint{{"external_id", "T1", 2}}, []string{"KMQ-1"}, []string{"module_load"}},
+		{[]constraint{{"severity", "3", 2}}, []string{"KMQ-2"}, []string{"init_module"}},
+		{[]constraint{{"severity", "1", 4}}, []string{"KMQ-2"}, []string{"init_module"}},                            // >
+		{[]constraint{{"severity", "1.0", 32}}, []string{"KMQ-1", "KMQ-2"}, []string{"module_load", "init_module"}}, // >=
+		{[]constraint{{"severity", "3", 16}}, []string{"KMQ-1"}, []string{"module_load"}},                           // <
+		{[]constraint{{"severity", "1", 8}}, []string{"KMQ-1"}, []string{"module_load"}},                            // <=
+		{[]constraint{{"severity", "high", 2}}, []string{"KMQ-1", "KMQ-2"}, []string{"module_load", "init_module"}},
+		{[]constraint{{"signature_id", "KMQ-%", 65}}, []string{"KMQ-1", "KMQ-2"}, []string{"module_load", "init_module"}}, // LIKE
+	} {
+		c := testConfig(t, loadedTwice()...)
+		c.Signatures = twoSignatures()
+		reads := &askedStore{Store: c.Store}
+		c.Store = reads
+		rows := rowsOf(t, c, "kernel_module_findings", contextJSON(t, nil, test.constraints...))
+		require.ElementsMatch(t, test.want, column(rows, "signature_id"), "%v", test.constraints)
+		require.Equal(t, test.asked, reads.names, "%v", test.constraints)
+	}
 }

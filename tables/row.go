@@ -2,6 +2,7 @@ package tables
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -79,13 +80,13 @@ func cell(column, text string) string {
 func isJSON(column string) bool { return column == "ancestors" || column == "requested_by" }
 
 // object returns the known columns of an event as a JSON object, in their order and with
-// text as in cells.
-func object(e *kmodquery.Event) string {
+// text as in cells: those with these names, or all if names is nil.
+func object(e *kmodquery.Event, names []string) string {
 	var b strings.Builder
 	separator := byte('{')
 	for _, column := range kmodquery.EventColumns() {
 		value, ok := eventCell(column, e)
-		if !ok {
+		if !ok || names != nil && !slices.Contains(names, column.Name) {
 			continue
 		}
 		if !column.Number {
@@ -94,6 +95,9 @@ func object(e *kmodquery.Event) string {
 		b.WriteByte(separator)
 		separator = ','
 		b.WriteString(strconv.Quote(column.Name) + ":" + value)
+	}
+	if separator == '{' {
+		b.WriteByte(separator)
 	}
 	b.WriteByte('}')
 	return b.String()

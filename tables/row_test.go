@@ -28,7 +28,7 @@ func FuzzCell(f *testing.F) {
 		event := full()
 		event.Params = &bytes
 		event.Ancestors = jsonOf(t, []map[string]string{{"comm": kmodquery.Escape(bytes)}})
-		shown := object(&event)
+		shown := object(&event, nil)
 		require.Empty(t, hostile.Harm(shown))
 		var decoded struct{ Params, Ancestors string }
 		require.NoError(t, json.Unmarshal([]byte(shown), &decoded))

@@ -37,7 +37,7 @@ func (c *Check) emit(d difference) {
 	}
 	e.Count = new(int64(1))
 	e.Name, e.Size, e.Taints, e.Version, e.Srcversion = d.module.Name, d.module.Size, d.module.Taints, d.module.Version, d.module.Srcversion
-	e.TeamID, e.CDHash = d.module.TeamID, d.module.CDHash
+	e.TeamID, e.CDHash, e.Collection = d.module.TeamID, d.module.CDHash, d.module.Collection
 	e.LoadID, e.Path = d.module.LoadID, d.module.Path
 	if d.event != kmodquery.EventTaintReset {
 		e.Type = kmodquery.TypeKernelModule

@@ -48,16 +48,7 @@ func newEvent(r *record, line []byte, boot host.Boot, now time.Time) (kmodquery.
 	e.LoadID = newLoadID(&e, r)
 	if e.EventName == kmodquery.EventKextload {
 		e.Missing.Add(missingColumns...)
-	}
-	// eslogger prints the record before the extension is linked or started, so an
-	// allowed load can still fail.
-	switch auth := r.Action.Result.Result.Auth.value; {
-	case auth != nil && *auth == 0:
-		e.Result = new(int64(0))
-	case auth != nil && *auth == 1:
-		e.Result, e.Error = new(int64(-eperm)), "EPERM"
-	default:
-		e.Missing.Add("result")
+		setVerdict(&e, r.Action.Result.Result.Auth.value)
 	}
 	setProcess(&e, &r.Process)
 	if e.Name == "" {
@@ -69,6 +60,22 @@ func newEvent(r *record, line []byte, boot host.Boot, now time.Time) (kmodquery.
 		e.Missing.Add("raw")
 	}
 	return e, true
+}
+
+// setVerdict sets what a verdict says of a load. eslogger prints the record before the
+// extension is linked or started, so an allowed load can still fail. An unload has no
+// verdict: Endpoint Security prints a number that means nothing.
+func setVerdict(e *kmodquery.Event, auth *int64) {
+	switch {
+	case auth != nil && *auth == 0:
+		e.Verdict = kmodquery.VerdictAllow
+	case auth != nil && *auth == 1:
+		e.Verdict, e.Result, e.Error = kmodquery.VerdictDeny, new(int64(-eperm)), "EPERM"
+		return
+	default:
+		e.Missing.Add("verdict")
+	}
+	e.Missing.Add("result")
 }
 
 // setProcess sets what is known about the requesting process.

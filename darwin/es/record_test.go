@@ -51,25 +51,31 @@ func TestTheEventOfAnAllowedLoad(t *testing.T) {
 		Time: 1795167001, TimeNanos: 1795167001123456789, Uptime: new(int64(3590)), BootID: esBoot.ID,
 		EventName: "kextload", Source: "endpoint_security", LoadID: event(t, ventura).LoadID, Name: "com.example.driver",
 		Type: "kernel-module", Count: new(int64(1)),
-		Result: new(int64(0)), Pid: new(int64(212)), Parent: new(int64(1)), ProcessName: "kernelmanagerd", ProcessPath: "/usr/libexec/kernelmanagerd",
+		Verdict: "allow", Pid: new(int64(212)), Parent: new(int64(1)), ProcessName: "kernelmanagerd", ProcessPath: "/usr/libexec/kernelmanagerd",
 		UID: new(int64(501)), EUID: new(int64(0)), GID: new(int64(80)), EGID: new(int64(20)), AUID: new(int64(501)), SessionID: new(int64(100007)),
 		// The signature is that of the process.
 		ProcessSigningID: "com.apple.kernelmanagerd", ProcessTeamID: "ABCDE12345",
-		Missing: "path,version,team_id,cdhash,cmdline,sha256,signature_status", Raw: ventura,
+		Missing: "path,version,team_id,cdhash,cmdline,sha256,signature_status,result", Raw: ventura,
 	}, event(t, ventura))
 }
 
-func TestTheEventOfADeniedUnload(t *testing.T) {
+func TestAnUnloadHasNoVerdict(t *testing.T) {
 	e := event(t, tahoe)
 	require.Equal(t, kmodquery.Event{
 		Time: 1795167002, TimeNanos: 1795167002000000001, Uptime: new(int64(3591)), BootID: esBoot.ID,
 		EventName: "kextunload", Source: "endpoint_security", LoadID: e.LoadID, Name: "com.example.driver",
 		Type: "kernel-module", Count: new(int64(1)),
-		Result: new(int64(-1)), Error: "EPERM",
 		Pid: new(int64(212)), Parent: new(int64(1)), ProcessName: "kernelmanagerd", ProcessPath: "/usr/libexec/kernelmanagerd",
 		UID: new(int64(0)), EUID: new(int64(0)), GID: new(int64(0)), EGID: new(int64(0)), AUID: new(int64(4294967295)), SessionID: new(int64(100000)),
 		ProcessSigningID: "com.apple.kernelmanagerd", Raw: tahoe,
 	}, e)
+}
+
+func TestTheEventOfADeniedLoad(t *testing.T) {
+	e := event(t, strings.Replace(ventura, `"auth":0`, `"auth":1`, 1))
+	require.Equal(t, "deny EPERM", e.Verdict+" "+e.Error)
+	require.EqualValues(t, -1, *e.Result)
+	require.False(t, e.Missing.Has("result"))
 }
 
 func TestALoadIDIdentifiesARecord(t *testing.T) {
@@ -90,33 +96,33 @@ func TestUnknownValuesAreNamedInMissing(t *testing.T) {
 		check      func(*testing.T, kmodquery.Event)
 	}{
 		{"only the extension", `{"event":{"kextload":{"identifier":"a.b"}}}`,
-			"time,time_nanos,path,version,team_id,cdhash,cmdline,sha256,signature_status,result,process_path,process_name,pid,parent,uid,euid,gid,egid,auid,session_id",
+			"time,time_nanos,path,version,team_id,cdhash,cmdline,sha256,signature_status,verdict,result,process_path,process_name,pid,parent,uid,euid,gid,egid,auid,session_id",
 			func(t *testing.T, e kmodquery.Event) { require.Equal(t, esNow.Unix(), e.Time) }},
-		{"no name", strings.Replace(ventura, `"com.example.driver"`, "null", 1), "path,version,team_id,cdhash,cmdline,sha256,signature_status,name", nil},
-		{"a name of another type", strings.Replace(ventura, `"com.example.driver"`, "7", 1), "path,version,team_id,cdhash,cmdline,sha256,signature_status,name", nil},
-		{"an extension of another type", strings.Replace(ventura, `{"identifier":"com.example.driver"}`, `"com.example.driver"`, 1), "path,version,team_id,cdhash,cmdline,sha256,signature_status,name", nil},
+		{"no name", strings.Replace(ventura, `"com.example.driver"`, "null", 1), "path,version,team_id,cdhash,cmdline,sha256,signature_status,result,name", nil},
+		{"a name of another type", strings.Replace(ventura, `"com.example.driver"`, "7", 1), "path,version,team_id,cdhash,cmdline,sha256,signature_status,result,name", nil},
+		{"an extension of another type", strings.Replace(ventura, `{"identifier":"com.example.driver"}`, `"com.example.driver"`, 1), "path,version,team_id,cdhash,cmdline,sha256,signature_status,result,name", nil},
 		{"a parent of another type", strings.Replace(tahoe, `"ppid":1`, `"ppid":"launchd"`, 1), "parent", nil},
-		{"an action of another type", strings.Replace(ventura, `{"result":{"result_type":0,"result":{"auth":0}}}`, `[0]`, 1), "path,version,team_id,cdhash,cmdline,sha256,signature_status,result", nil},
-		{"an unknown verdict", strings.Replace(ventura, `"auth":0`, `"auth":7`, 1), "path,version,team_id,cdhash,cmdline,sha256,signature_status,result", nil},
-		{"flags instead of a verdict", strings.Replace(ventura, `"auth":0`, `"flags":0`, 1), "path,version,team_id,cdhash,cmdline,sha256,signature_status,result", nil},
-		{"a verdict as text", strings.Replace(ventura, `"auth":0`, `"auth":"allow"`, 1), "path,version,team_id,cdhash,cmdline,sha256,signature_status,result",
+		{"an action of another type", strings.Replace(ventura, `{"result":{"result_type":0,"result":{"auth":0}}}`, `[0]`, 1), "path,version,team_id,cdhash,cmdline,sha256,signature_status,verdict,result", nil},
+		{"an unknown verdict", strings.Replace(ventura, `"auth":0`, `"auth":7`, 1), "path,version,team_id,cdhash,cmdline,sha256,signature_status,verdict,result", nil},
+		{"flags instead of a verdict", strings.Replace(ventura, `"auth":0`, `"flags":0`, 1), "path,version,team_id,cdhash,cmdline,sha256,signature_status,verdict,result", nil},
+		{"a verdict as text", strings.Replace(ventura, `"auth":0`, `"auth":"allow"`, 1), "path,version,team_id,cdhash,cmdline,sha256,signature_status,verdict,result",
 			func(t *testing.T, e kmodquery.Event) { require.Equal(t, "/usr/libexec/kernelmanagerd", e.ProcessPath) }},
 		{"a truncated path", strings.Replace(ventura, `"path_truncated":false`, `"path_truncated":true`, 1),
-			"path,version,team_id,cdhash,cmdline,sha256,signature_status,process_path,process_name", nil},
+			"path,version,team_id,cdhash,cmdline,sha256,signature_status,result,process_path,process_name", nil},
 		{"a short token", strings.Replace(tahoe, ",441]", "]", 1), "pid,uid,euid,gid,egid,auid,session_id", nil},
 		{"a token of texts", strings.Replace(tahoe, "[4294967295,0,0,0,0,212,100000,441]", `["a"]`, 1), "pid,uid,euid,gid,egid,auid,session_id", nil},
 		{"no token", strings.Replace(tahoe, "[4294967295,0,0,0,0,212,100000,441]", `null`, 1), "pid,uid,euid,gid,egid,auid,session_id", nil},
 		{"a token that is a number", strings.Replace(tahoe, "[4294967295,0,0,0,0,212,100000,441]", `7`, 1), "pid,uid,euid,gid,egid,auid,session_id", nil},
-		{"negative user IDs", strings.NewReplacer(`"auid":501`, `"auid":-1`, `"ruid":501`, `"ruid":-2`).Replace(ventura), "path,version,team_id,cdhash,cmdline,sha256,signature_status",
+		{"negative user IDs", strings.NewReplacer(`"auid":501`, `"auid":-1`, `"ruid":501`, `"ruid":-2`).Replace(ventura), "path,version,team_id,cdhash,cmdline,sha256,signature_status,result",
 			func(t *testing.T, e kmodquery.Event) {
 				require.EqualValues(t, 4294967295, *e.AUID)
 				require.EqualValues(t, 4294967294, *e.UID)
 			}},
-		{"an invalid time", strings.Replace(ventura, "2026-11-20T09", "yesterday", 1), "time,time_nanos,path,version,team_id,cdhash,cmdline,sha256,signature_status",
+		{"an invalid time", strings.Replace(ventura, "2026-11-20T09", "yesterday", 1), "time,time_nanos,path,version,team_id,cdhash,cmdline,sha256,signature_status,result",
 			func(t *testing.T, e kmodquery.Event) { require.Equal(t, esNow.UnixNano(), e.TimeNanos) }},
 		{"a record that is too long for the raw column", strings.Replace(ventura, `"tty":null`, `"tty":"`+strings.Repeat("t", maxRaw)+`"`, 1),
-			"path,version,team_id,cdhash,cmdline,sha256,signature_status,raw", func(t *testing.T, e kmodquery.Event) { require.Empty(t, e.Raw) }},
-		{"text before the object", "^[[0m notice " + ventura, "path,version,team_id,cdhash,cmdline,sha256,signature_status",
+			"path,version,team_id,cdhash,cmdline,sha256,signature_status,result,raw", func(t *testing.T, e kmodquery.Event) { require.Empty(t, e.Raw) }},
+		{"text before the object", "^[[0m notice " + ventura, "path,version,team_id,cdhash,cmdline,sha256,signature_status,result",
 			func(t *testing.T, e kmodquery.Event) { require.Equal(t, "com.example.driver", e.Name) }},
 	}
 	for _, test := range tests {

@@ -26,6 +26,9 @@ type Source struct {
 type Options struct {
 	// Eslogger is the absolute path of the program.
 	Eslogger string
+	// Resolve returns the path without links to run instead of Eslogger, or an error if the
+	// program is not to be trusted. It is called before each start. Nil trusts the path.
+	Resolve func(path string) (string, error)
 	// Boot returns the current boot.
 	Boot func() host.Boot
 	// Alive is how long eslogger must run without output before the source is
@@ -71,7 +74,13 @@ func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Deli
 	if ctx.Err() != nil {
 		return nil
 	}
-	program, err := startEslogger(ctx, s.options.Eslogger)
+	path := s.options.Eslogger
+	if s.options.Resolve != nil {
+		if path, err = s.options.Resolve(path); err != nil {
+			return err
+		}
+	}
+	program, err := startEslogger(ctx, path)
 	if err != nil {
 		return err
 	}

@@ -5,8 +5,8 @@ package host
 type Programs struct {
 	Eslogger   string // prints Endpoint Security events as JSON; macOS 13 or later
 	Log        string // prints the unified log
-	Kmutil     string // lists the loaded kernel extensions; macOS 11 or later
-	Kextstat   string // lists them before macOS 11
+	Kmutil     string // lists the loaded kernel extensions
+	Csrutil    string // prints whether the system volume must have Apple's seal
 	Codesign   string // prints the signature of a bundle
 	KextPolicy string // database of the allowed kernel extensions and of past loads
 }
@@ -18,7 +18,7 @@ func DefaultPrograms() Programs {
 		Eslogger:   "/usr/bin/eslogger",
 		Log:        "/usr/bin/log",
 		Kmutil:     "/usr/bin/kmutil",
-		Kextstat:   "/usr/sbin/kextstat",
+		Csrutil:    "/usr/bin/csrutil",
 		Codesign:   "/usr/bin/codesign",
 		KextPolicy: "/var/db/SystemPolicyConfiguration/KextPolicy",
 	}

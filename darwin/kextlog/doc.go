@@ -8,6 +8,6 @@
 // writes. The names, paths and versions in it are those of the extension, and the
 // extension's author chose them.
 //
-// The message forms come from published logs of macOS 10.13 to 26. Apple does not
+// The message forms come from published logs of macOS 12 to 26 and from the source of its kernel. Apple does not
 // document them. A message of any other form yields no statement.
 package kextlog

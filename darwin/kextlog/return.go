@@ -13,8 +13,12 @@ var extensionReturns = []string{
 	"kOSKextReturnAuthentication", "kOSKextReturnDependencies", "kOSKextReturnArchNotFound", "kOSKextReturnCache",
 	"kOSKextReturnDeferred", "kOSKextReturnBootLevel", "kOSKextReturnNotLoadable", "kOSKextReturnLoadedVersionDiffers",
 	"kOSKextReturnDependencyLoadError", "kOSKextReturnLinkError", "kOSKextReturnStartStopError", "kOSKextReturnInUse",
-	"kOSKextReturnTimeout", "kOSKextReturnStopping", "kOSKextReturnSystemPolicy",
+	"kOSKextReturnTimeout", "kOSKextReturnStopping", systemPolicy,
+	"kOSKextReturnKCLoadFailure", "kOSKextReturnKCLoadFailureSystemKC", "kOSKextReturnKCLoadFailureAuxKC",
 }
+
+// systemPolicy is the name of a denial by the system policy.
+const systemPolicy = "kOSKextReturnSystemPolicy"
 
 // extensionReturn is the value before the first of them.
 const extensionReturn = 0xdc008000

@@ -1,7 +1,6 @@
 package kextlog
 
 import (
-	"net/url"
 	"path"
 	"regexp"
 	"strings"
@@ -11,7 +10,9 @@ import (
 type Kind int
 
 const (
-	described Kind = iota // details of an extension; nothing happened to it
+	Requested Kind = iota // a path that was asked for; it has no name
+	Checked               // a candidate for the extension that was asked for; its path may be another one
+	Direct                // the extension is about to be loaded
 	Loaded                // the extension was loaded and started
 	Unloaded              // the extension was unloaded
 	Failed                // an attempt to load the extension failed; Result and Error are set
@@ -19,11 +20,25 @@ const (
 	Blocked               // the system policy does not; Error is set
 )
 
-// A Statement is what a message reports about one extension. Empty strings are
-// unknown.
+// A Statement is what a message reports about one extension.
 type Statement struct {
-	Kind    Kind
-	Name    string // bundle id
+	Kind Kind
+	Name string // bundle id; "" if the message does not show it
+	Description
+	Result *int64 // negative if Kind is Failed, otherwise nil
+	Error  string
+	// IsDenied reports that the attempt failed because a policy denied it.
+	IsDenied bool
+	// IsCodeless reports that the extension has no executable. Another message may report
+	// the same load.
+	IsCodeless bool
+	// IsUnparsed reports that the message begins like one of this kind and is not
+	// understood.
+	IsUnparsed bool
+}
+
+// A Description is what one message says of an extension. Empty strings are unknown.
+type Description struct {
 	Path    string // absolute path of the bundle
 	Version string
 	TeamID  string
@@ -32,40 +47,58 @@ type Statement struct {
 	// cdhash that codesign(1) prints. No other message has one.
 	CDHash     string
 	IsUnsigned bool
-	Result     *int64 // negative if Kind is Failed, otherwise nil
-	Error      string
 }
 
 // refused is the result of a failed load whose message has no number: -EPERM.
 const refused = -1
 
-// maxStatements bounds the statements of one message.
-const maxStatements = 64
-
 const (
-	bundleID = `([A-Za-z0-9][A-Za-z0-9._-]{0,254})`
-	version  = `v([^\s()]{1,64})`
+	// maxStatements bounds the statements of one message.
+	maxStatements = 64
+	// private is what the log shows instead of a text that it keeps private.
+	private = "<private>"
+)
+
+// An extension's author chooses its id and its version, which may hold any text.
+const (
+	bundleID = `(.{1,255})`
+	version  = `v(.{1,64}?)`
 	team     = `([A-Za-z0-9]{1,20}|\(null\))`
 )
 
+func compile(pattern string) *regexp.Regexp { return regexp.MustCompile(`(?s)^` + pattern + `$`) }
+
 var (
-	wholeID     = regexp.MustCompile(`^` + bundleID + `$`)
-	notified    = regexp.MustCompile(`^Received kext (load|unload) notification: ` + bundleID + `$`)
-	notApproved = regexp.MustCompile(`^failed to load/rebuild extensions: Extensions? with identifiers? ([A-Za-z0-9._, -]+) (not approved to load)\.(?: Please approve using System (?:Settings|Preferences)\.)?$`)
-	needsReboot = regexp.MustCompile(`^failed to load/rebuild extensions: Loading extension\(s\): ([A-Za-z0-9._, -]+) (requires a reboot)\.?$`)
-	direct      = regexp.MustCompile(`(?s)^directLoadAuxiliaryExtensions: \[(.*)\]$`)
-	directHead  = regexp.MustCompile(bundleID + ` ` + version + ` \(`)
-	directItem  = regexp.MustCompile(bundleID + ` ` + version + ` \([^()]*\) at\s+(/[^\n]*?)\s+signed @(none|team\(([A-Za-z0-9]{1,20})\))`)
-	checking    = regexp.MustCompile(`^[Cc]hecking (?:unstaged )?bundle path (/.*) for Kext ` + bundleID + ` ` + version + ` in executable kext bundle ` + bundleID + ` at /.*$`)
-	verdict     = regexp.MustCompile(`^Kernel Extension (ALLOWED|BLOCKED): Kext \(` + team + `, ` + bundleID + `\)(?:,? version: ([0-9a-f]{40}))?(?:\s.*)?$`)
-	loadFailed  = regexp.MustCompile(`^(?:Kext ` + bundleID + ` (?:start failed \(result |failed to load \()|Failed to load kext ` + bundleID + ` \(error )0x([0-9a-f]{1,8})\)\.?$`)
-	rejected    = regexp.MustCompile(`^Kext (?:rejected due to ([^:<>{}]{1,200})|with invalid signatured? \((-?[0-9]{1,10})\) allowed): <OSKext [^<>{}]*> \{ URL = "([^"]*)", ID = "` + bundleID + `" \}$`)
+	notified    = compile(`Received kext (load|unload) notification: ` + bundleID)
+	notApproved = compile(`(?:failed to load/rebuild extensions|library rebuild request failed): Extensions? with identifiers? (.+) (not approved to load)\.(?: Please approve using System (?:Settings|Preferences)\.)?`)
+	needsReboot = compile(`(?:failed to load/rebuild extensions|library rebuild request failed): Loading extension\(s\): (.+) (requires a reboot)\.?`)
+	requested   = compile(`Handling loadOrRebuildRequest: \npaths: \[(.*?)\],\nidentifiers: .*`)
+	loading     = compile(`Loading paths: \[(.*)\]`)
+	direct      = compile(`directLoadAuxiliaryExtensions: \[(.*)\]`)
+	directItem  = regexp.MustCompile(`(?:^|, )([^,/\n]{1,255}?) v([^,/\n]{1,64}?) \([^()]*\) at\s+(/[^\n]*?)\s+signed @(none|team\(([A-Za-z0-9]{1,20})\))`)
+	directHead  = regexp.MustCompile(` v[^,/\n]{1,64}? \([^()]*\) at\s`)
+	checking    = compile(`[Cc]hecking (?:unstaged )?bundle path (/.*) for Kext ` + bundleID + ` ` + version + ` in executable kext bundle ` + bundleID + ` at /.*`)
+	verdict     = compile(`Kernel Extension (ALLOWED|BLOCKED): Kext \(` + team + `, ` + bundleID + `\)(?:,? version: ([0-9a-f]{40}))?[^)]*`)
+	codelessIn  = compile(`Loading codeless extension: Kext ` + bundleID + ` ` + version + ` in [a-z]+ kext bundle ` + bundleID + ` at (/.*)`)
+	codeless    = compile(`Loading codeless extension: Kext ` + bundleID + ` v(\S{1,64})`)
+	unusable    = compile(`Could not use '` + bundleID + `' because:? (.{1,200})`)
+	badlySigned = compile(`(?:failed to load/rebuild extensions: )?Authenticating extension failed: Kext ` + bundleID + ` ` + version + ` in [a-z]+ kext bundle ` + bundleID + ` at /.*:\s+(?:Authenticating extension failed: )?Bad code signature\.?`)
+	excluded    = compile(`Kext ` + bundleID + ` is in exclude list, not loadable\.?`)
+	disabled    = compile(`Kext loading is disabled(?: \(attempt to load kext ` + bundleID + `\))?\.?`)
+	unloadable  = compile(`Can't load kext ` + bundleID + ` - (.{1,200}?)\.?`)
+	macDenied   = compile(`Failed to load kext ` + bundleID + ` \((MAC policy error 0x([0-9a-f]{1,8}))\)\.?`)
+	loadFailed  = compile(`(?:Kext ` + bundleID + ` (?:start failed \(result |did not start \(return code |failed to load \()|Failed to load kext ` + bundleID + ` \(error )0x([0-9a-f]{1,8})\)\.?`)
 )
 
 // A form is one form of a program's messages.
 type form struct {
+	// begins is how messages of the form begin. One that does, and that no form of the
+	// program parses, yields a statement of the kind without a name. Messages of other
+	// kinds may begin like it if it is "".
+	begins  string
+	kind    Kind
 	pattern *regexp.Regexp
-	parse   func(match []string) []Statement // of a message that the pattern matches
+	parse   func(match []string) []Statement // of a message that the pattern matches; nil if it is not understood
 }
 
 // programs are the trusted programs and the forms of their messages. System
@@ -74,26 +107,47 @@ var programs = []struct {
 	path  string
 	forms []form
 }{
-	{kernel, []form{{loadFailed, parseFailure}}},
-	{"/usr/libexec/kernelmanagerd", []form{
-		{notified, parseNotification},
-		{notApproved, parseRefusals},
-		{needsReboot, parseRefusals},
-		{direct, parseDirectLoads},
-		{checking, parseResolution},
+	{kernel, []form{
+		{"Failed to load kext ", Failed, loadFailed, parseFailure},
+		{"", Failed, macDenied, parseMACDenial},
+		{"", Failed, excluded, func(m []string) []Statement { return failure(m[1], "in the exclude list", true) }},
+		{"Kext loading is disabled", Failed, disabled, func(m []string) []Statement { return failure(m[1], "loading is disabled", false) }},
+		{"Can't load kext ", Failed, unloadable, func(m []string) []Statement { return failure(m[1], m[2], false) }},
 	}},
-	{helper, []form{{checking, parseResolution}}},
-	{"/usr/libexec/syspolicyd", []form{{verdict, parseVerdict}}},
-	{"/usr/libexec/kextd", []form{{rejected, parseRejection}}}, // up to macOS 10.15
+	{"/usr/libexec/kernelmanagerd", []form{
+		{"Received kext load notification: ", Loaded, notified, parseNotification},
+		{"Received kext unload notification: ", Unloaded, notified, parseNotification},
+		{"failed to load/rebuild extensions: ", Failed, notApproved, parseRefusals},
+		{"library rebuild request failed: ", Failed, needsReboot, parseRefusals},
+		{"Could not use '", Failed, unusable, func(m []string) []Statement { return failure(m[1], m[2], false) }},
+		{"Authenticating extension failed: ", Failed, badlySigned, parseBadSignature},
+		{"Loading codeless extension: ", Loaded, codelessIn, parseCodelessIn},
+		{"", Loaded, codeless, parseCodeless},
+		{"Loading paths: ", Requested, loading, parsePaths},
+		{"directLoadAuxiliaryExtensions: ", Direct, direct, parseDirectLoads},
+		{"", Checked, checking, parseResolution},
+	}},
+	{helper, []form{
+		{"Loading codeless extension: ", Loaded, codelessIn, parseCodelessIn},
+		{"", Loaded, codeless, parseCodeless},
+		{"Handling loadOrRebuildRequest: ", Requested, requested, parsePaths},
+		{"", Checked, checking, parseResolution},
+	}},
+	{"/usr/libexec/syspolicyd", []form{
+		{"Kernel Extension ALLOWED: ", Allowed, verdict, parseVerdict},
+		{"Kernel Extension BLOCKED: ", Blocked, verdict, parseVerdict},
+	}},
 }
 
 // Phrases returns texts for a predicate of log(1). Each message for which
 // [Record.Statements] returns statements contains one of them.
 func Phrases() []string {
 	return []string{
-		"load notification: ", "failed to load/rebuild extensions: ", "directLoadAuxiliaryExtensions: ", "bundle path ",
-		"Kernel Extension ALLOWED: ", "Kernel Extension BLOCKED: ", " start failed (result ", "ailed to load ",
-		"Kext rejected due to ", "Kext with invalid signature",
+		"load notification: ", "failed to load/rebuild extensions: ", "library rebuild request failed: ",
+		"Handling loadOrRebuildRequest: ", "Loading paths: ", "directLoadAuxiliaryExtensions: ", "bundle path ",
+		"Kernel Extension ALLOWED: ", "Kernel Extension BLOCKED: ", " start failed (result ", " did not start (return code ",
+		"ailed to load ", "Can't load kext ", " is in exclude list, not loadable", "Kext loading is disabled",
+		"Could not use '", "Authenticating extension failed: ", "Loading codeless extension: ",
 	}
 }
 
@@ -111,16 +165,43 @@ func Processes() []string {
 // unless a program that handles extensions logged the record.
 func (r *Record) Statements() []Statement {
 	for _, p := range programs {
-		if p.path != r.process || !r.isTrusted() {
-			continue
-		}
-		for _, f := range p.forms {
-			if match := f.pattern.FindStringSubmatch(r.Message); match != nil {
-				return f.parse(match)
-			}
+		if p.path == r.process && r.isTrusted() {
+			return statements(p.forms, r.Message)
 		}
 	}
 	return nil
+}
+
+func statements(forms []form, message string) []Statement {
+	for _, f := range forms {
+		if match := f.pattern.FindStringSubmatch(message); match != nil {
+			if all := f.parse(match); all != nil {
+				return all
+			}
+		}
+	}
+	for _, f := range forms {
+		if f.begins == "" || !strings.HasPrefix(message, f.begins) {
+			continue
+		}
+		s := Statement{Kind: f.kind, IsUnparsed: true}
+		switch f.kind {
+		case Failed:
+			s.Result, s.Error = new(int64(refused)), "an unknown cause"
+		case Blocked:
+			s.Error = blocked
+		}
+		return []Statement{s}
+	}
+	return nil
+}
+
+// idOf returns a bundle id that a message shows, and "" for one that the log hides.
+func idOf(text string) string {
+	if text == private {
+		return ""
+	}
+	return text
 }
 
 func parseNotification(m []string) []Statement {
@@ -128,54 +209,84 @@ func parseNotification(m []string) []Statement {
 	if m[1] == "unload" {
 		kind = Unloaded
 	}
-	return []Statement{{Kind: kind, Name: m[2]}}
+	return []Statement{{Kind: kind, Name: idOf(m[2])}}
 }
 
-// parseRefusals returns a failure for each of the comma-separated ids.
+// parseRefusals returns a failure for each of the comma-separated ids, and one without a
+// name for those beyond maxStatements.
 func parseRefusals(m []string) []Statement {
 	var all []Statement
 	for id := range strings.SplitSeq(m[1], ",") {
-		if id = strings.TrimSpace(id); !wholeID.MatchString(id) {
+		if id = strings.TrimSpace(id); id == "" || len(id) > 255 {
 			return nil
 		}
-		if len(all) < maxStatements {
-			all = append(all, Statement{Kind: Failed, Name: id, Result: new(int64(refused)), Error: m[2]})
+		s := Statement{Kind: Failed, Name: idOf(id), Result: new(int64(refused)), Error: m[2], IsDenied: m[2] == "not approved to load"}
+		if len(all) == maxStatements {
+			s.Name, s.IsUnparsed = "", true
+			return append(all, s)
 		}
+		all = append(all, s)
+	}
+	return all
+}
+
+// aPath is a path in an array as Swift prints it.
+var aPath = regexp.MustCompile(`^"((?:[^"\\]|\\["\\'])*)"(?:, |$)`)
+
+// parsePaths returns the paths of a request. A request without paths names ids, and
+// yields an empty list.
+func parsePaths(m []string) []Statement {
+	all, rest := []Statement{}, m[1]
+	for rest != "" && len(all) < maxStatements {
+		found := aPath.FindStringSubmatch(rest)
+		if found == nil {
+			return nil
+		}
+		p := path.Clean(strings.NewReplacer(`\\`, `\`, `\"`, `"`, `\'`, `'`).Replace(found[1]))
+		if !isPath(p) {
+			return nil
+		}
+		all = append(all, Statement{Kind: Requested, Description: Description{Path: p}})
+		rest = rest[len(found[0]):]
 	}
 	return all
 }
 
 // parseDirectLoads returns the extensions that are about to be loaded. It returns nil
-// if a path contains text that looks like a part of the list.
+// if a text of them looks like a part of the list.
 func parseDirectLoads(m []string) []Statement {
 	items := directItem.FindAllStringSubmatch(m[1], maxStatements)
 	if n := strings.Count(m[1], "signed @"); n != len(items) || n != len(directHead.FindAllString(m[1], n+1)) {
 		return nil
 	}
-	var all []Statement
+	all := []Statement{}
 	for _, m := range items {
 		if !isPath(m[3]) {
 			return nil
 		}
-		all = append(all, Statement{Kind: described, Name: m[1], Version: m[2], Path: m[3], TeamID: m[5], IsUnsigned: m[4] == "none"})
+		d := Description{Version: m[2], Path: m[3], TeamID: m[5], IsUnsigned: m[4] == "none"}
+		all = append(all, Statement{Kind: Direct, Name: idOf(m[1]), Description: d})
 	}
 	return all
 }
 
-// parseResolution returns the bundle path of an id. A user can request a path that
+// parseResolution returns a candidate for an id. A user can request a path that
 // itself contains the words of the message; the message is then ignored.
 func parseResolution(m []string) []Statement {
 	hasOne := func(words string) bool { return strings.Count(m[0], words) == 1 }
 	if m[2] != m[4] || !hasOne(" for Kext ") || !hasOne(" in executable kext bundle ") || !isPath(m[1]) {
 		return nil
 	}
-	return []Statement{{Kind: described, Name: m[2], Version: m[3], Path: m[1]}}
+	return []Statement{{Kind: Checked, Name: idOf(m[2]), Description: Description{Version: m[3], Path: path.Clean(m[1])}}}
 }
 
+// blocked is the error of an extension that the policy does not allow.
+const blocked = "blocked by the system policy"
+
 func parseVerdict(m []string) []Statement {
-	s := Statement{Kind: Allowed, Name: m[3], CDHash: m[4]}
+	s := Statement{Kind: Allowed, Name: idOf(m[3]), Description: Description{CDHash: m[4]}}
 	if m[1] == "BLOCKED" {
-		s.Kind, s.Error = Blocked, "blocked by the system policy"
+		s.Kind, s.Error = Blocked, blocked
 	}
 	if m[2] != "(null)" {
 		s.TeamID = m[2]
@@ -185,38 +296,43 @@ func parseVerdict(m []string) []Statement {
 
 func parseFailure(m []string) []Statement {
 	result, name := parseReturn(m[3])
-	return []Statement{{Kind: Failed, Name: m[1] + m[2], Result: &result, Error: name}}
+	return []Statement{{Kind: Failed, Name: idOf(m[1] + m[2]), Result: &result, Error: name, IsDenied: name == systemPolicy}}
 }
 
-// unsigned is errSecCSUnsigned (Security/CSCommon.h).
-const unsigned = "-67062"
-
-func parseRejection(m []string) []Statement {
-	s := Statement{Kind: Allowed, Name: m[4], Path: bundlePath(m[3]), IsUnsigned: m[2] == unsigned}
-	if m[1] != "" {
-		s.Kind, s.Error = Blocked, m[1]
-	}
-	return []Statement{s}
+// failure returns a failure without a number.
+func failure(id, cause string, isDenied bool) []Statement {
+	return []Statement{{Kind: Failed, Name: idOf(id), Result: new(int64(refused)), Error: cause, IsDenied: isDenied}}
 }
 
-// bundlePath returns the path of a URL as CoreFoundation prints it, or "". A
-// relative URL is printed as "x.kext/ -- file:///folder/".
-func bundlePath(text string) string {
-	relative, base, hasBase := strings.Cut(text, " -- ")
-	if !hasBase {
-		relative, base = "", text
+// parseMACDenial returns a load that an Endpoint Security client, or another policy module,
+// denied.
+func parseMACDenial(m []string) []Statement {
+	result, _ := parseReturn(m[3])
+	return []Statement{{Kind: Failed, Name: idOf(m[1]), Result: &result, Error: m[2], IsDenied: true}}
+}
+
+func parseBadSignature(m []string) []Statement {
+	if m[1] != m[3] {
+		return nil
 	}
-	u, err := url.Parse(base)
-	if err != nil || u.Scheme != "file" {
-		return ""
+	s := failure(m[1], "bad code signature", true)
+	s[0].Version = m[2]
+	return s
+}
+
+// parseCodelessIn returns the load of an extension without an executable.
+func parseCodelessIn(m []string) []Statement {
+	if m[1] != m[3] || !isPath(m[4]) {
+		return nil
 	}
-	if relative, err = url.PathUnescape(relative); err != nil {
-		return ""
+	return []Statement{{Kind: Loaded, Name: idOf(m[1]), Description: Description{Version: m[2], Path: path.Clean(m[4])}, IsCodeless: true}}
+}
+
+func parseCodeless(m []string) []Statement {
+	if strings.Contains(m[1], " kext bundle ") {
+		return nil // another form of parseCodelessIn
 	}
-	if p := path.Join(u.Path, relative); isPath(p) {
-		return p
-	}
-	return ""
+	return []Statement{{Kind: Loaded, Name: idOf(m[1]), Description: Description{Version: m[2]}, IsCodeless: true}}
 }
 
 // maxPath is PATH_MAX of macOS, in bytes.

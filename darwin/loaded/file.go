@@ -29,7 +29,7 @@ const (
 // File returns what is on disk for an extension: its bundle, the hash of the bundle's
 // executable and its signature. The bundle is the one at the module's path, if that
 // still has the extension's id, otherwise the one with this id in the folders of
-// macOS. Since macOS 11 Apple's own bundles have no executable. Values that cannot
+// macOS. Apple's own bundles have no executable. Values that cannot
 // be determined are named in Missing. File returns when they are known, the file systems
 // do not answer in time, or ctx ends.
 func (k *Kexts) File(ctx context.Context, m kmodquery.Module) kmodquery.ModuleFile {

@@ -71,7 +71,8 @@ func FuzzInfo(f *testing.F) {
 func FuzzList(f *testing.F) {
 	f.Add(usbRow + probeRow)
 	f.Fuzz(func(t *testing.T, text string) {
-		for _, m := range parseList(text) {
+		modules, _ := parseList(text)
+		for _, m := range modules {
 			require.NotEmpty(t, m.Name)
 			require.False(t, m.IsHidden())
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -16,15 +17,22 @@ import (
 // Kexts reads the kernel extensions of this host. It is safe for concurrent use and
 // keeps no files open.
 type Kexts struct {
-	programs host.Programs
-	remote   func() ([]string, error)
-	bundles  bundles
-	files    *lookup.Runner[kmodquery.ModuleFile]
-	policies *lookup.Runner[policyRead]
+	programs    host.Programs
+	remote      func() ([]string, error)
+	bundles     bundles
+	collections collections
+	files       *lookup.Runner[kmodquery.ModuleFile]
+	policies    *lookup.Runner[policyRead]
 
 	mu     sync.Mutex
 	policy *policy     // the content of KextPolicy, nil if not read yet
 	read   fingerprint // of KextPolicy when it was read
+
+	rootMu    sync.Mutex
+	rootState *int64 // 1 if the authenticated root is on, nil if not known yet
+
+	listing  sync.Mutex // guards unparsed; apart from mu because reading KextPolicy may block
+	unparsed []string   // the lines of the last list that begin like one of an extension and do not parse
 }
 
 // New returns a Kexts that uses these programs. remote returns the mount points of the file
@@ -39,7 +47,7 @@ func New(programs host.Programs, remote func() ([]string, error)) *Kexts {
 }
 
 // Modules returns the listed extensions with what KextPolicy has about each: from
-// which path and when it was loaded, who signed it, and who allowed it. If KextPolicy
+// which path and when it was loaded, who signed it, and who allowed it, and its collection. If KextPolicy
 // cannot be read, these values are unknown and [Kexts.Shown] returns the reason.
 func (k *Kexts) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	modules, err := k.Listed(ctx)
@@ -49,6 +57,7 @@ func (k *Kexts) Modules(ctx context.Context) ([]kmodquery.Module, error) {
 	policy, _ := k.readPolicy(ctx)
 	for i := range modules {
 		policy.describe(&modules[i])
+		modules[i].Collection = k.Collection(ctx, modules[i].Name)
 	}
 	return modules, nil
 }
@@ -85,9 +94,21 @@ func (k *Kexts) Confirm(context.Context, []kmodquery.Module) ([]kmodquery.Module
 // Taint returns 0: the kernel of macOS has no taint.
 func (k *Kexts) Taint(context.Context) (int64, error) { return 0, nil }
 
-// Shown returns the available views. The reason says why KextPolicy cannot be read, or
-// what it lacks on this version of macOS.
+// Shown returns the available views. The reason says what of the list is not understood, and
+// why KextPolicy cannot be read, or what it lacks on this version of macOS.
 func (k *Kexts) Shown() (shown []string, reason string) {
+	k.listing.Lock()
+	unparsed := k.unparsed
+	k.listing.Unlock()
+	shown, reason = k.shownPolicy()
+	if len(unparsed) > 0 {
+		text := fmt.Sprintf("lines of kmutil that are not understood: %d, such as %q", len(unparsed), unparsed[0])
+		reason = strings.TrimSuffix(text+"; "+reason, "; ")
+	}
+	return shown, reason
+}
+
+func (k *Kexts) shownPolicy() (shown []string, reason string) {
 	shown = []string{kmodquery.ViewShowloaded}
 	policy, err := k.readPolicy(context.Background())
 	if err != nil {

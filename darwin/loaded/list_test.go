@@ -29,17 +29,10 @@ func TestListedReturnsWhatKmutilLists(t *testing.T) {
 	require.Equal(t, "showloaded --list-only --no-kernel-components\n", string(arguments))
 }
 
-func TestListedUsesKextstatBeforeMacOS11(t *testing.T) {
+func TestListedNeedsKmutil(t *testing.T) {
 	h := newMac(t)
-	h.programs.Kmutil = filepath.Join(h.dir, "kmutil")
-	h.write("kextstat.lines", "   12    0 0xffffff7f80a00000 0x4000     0x4000     com.example.old (4) <5 4>\n")
-	modules, err := h.Listed(t.Context())
-	require.NoError(t, err)
-	require.Len(t, modules, 1)
-	require.Equal(t, "com.example.old 4", modules[0].Name+" "+modules[0].Version)
-
-	h.programs.Kextstat = filepath.Join(h.dir, "nosuch")
-	_, err = h.Listed(t.Context())
+	h.programs.Kmutil = filepath.Join(h.dir, "nosuch")
+	_, err := h.Listed(t.Context())
 	require.ErrorIs(t, err, kmodquery.ErrNotSupported)
 }
 
@@ -68,17 +61,26 @@ func TestListedFailsIfKmutilFails(t *testing.T) {
 	require.Less(t, time.Since(began), time.Minute)
 }
 
-func TestParseListIgnoresInvalidAndRepeatedLines(t *testing.T) {
-	modules := parseList("Executing: /usr/bin/kmutil showloaded\n" +
+func TestParseListIgnoresOtherAndRepeatedLines(t *testing.T) {
+	modules, unparsed := parseList("Executing: /usr/bin/kmutil showloaded\n" +
 		"Index Refs Address            Size       Wired      Name (Version) UUID <Linked Against>\n" +
 		"x   1 0x1 0x1 0x1 com.example.x (1)\n" +
 		"  1  -1 0x1 0x1 0x1 com.example.a ()\r\n" +
-		"  1   1 0x1 0x1 0x1 com.example.a (2) again\n" +
+		"  1   1 0x1 0x1 0x1 com.example.a (2)\n" +
+		"  6   1 0x1 0x1 0x1 com.example.a (2) again\n" +
+		"  7   1 0x1 0x1 0x1 com.example (1) d (2 (b(3)))\n" +
+		"  8   1 0x1 0x1 0x1 _e f (2))\n" +
+		"  9   1 0x1 0x1 0x1  (2)\n" +
 		"  2   1 0x1 0x1 0x1 com.example.b (2) D850472E-1111-2222-3333-444455556666\n" +
 		"  3   1 0x1 0x1 0x1 com.example.b (3)\n" +
 		"  4   1 0x11111111111111111 0x1 0x1 com.example.c (3)\n")
-	require.Len(t, modules, 2)
-	require.Equal(t, "com.example.a", modules[0].Name)
+	var listed []string
+	for _, m := range modules {
+		listed = append(listed, m.Name+"|"+m.Version)
+	}
+	require.Equal(t, []string{"com.example.a|", "com.example (1) d|2 (b(3))", "_e f|2)", "com.example.b|2"}, listed)
+	require.Equal(t, []string{
+		"  6   1 0x1 0x1 0x1 com.example.a (2) again", "  9   1 0x1 0x1 0x1  (2)", "  4   1 0x11111111111111111 0x1 0x1 com.example.c (3)",
+	}, unparsed)
 	require.EqualValues(t, -1, *modules[0].Refs)
-	require.Equal(t, "2", modules[1].Version)
 }

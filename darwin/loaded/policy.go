@@ -233,7 +233,7 @@ func (a *approval) isFor(team, bundle string) bool {
 func explainPolicy(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return &kmodquery.NotSupportedError{Missing: path + ", the history of loads", Need: "macOS 10.13 or later"}
+		return &kmodquery.NotSupportedError{Missing: path + ", the history of loads", Need: "macOS 12 or later"}
 	case errors.Is(err, fs.ErrPermission):
 		return &kmodquery.NotSupportedError{
 			Missing: "permission to read " + path,

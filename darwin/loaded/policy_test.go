@@ -87,7 +87,7 @@ func TestKextPoliciesOfOtherKinds(t *testing.T) {
 		shown  int
 		reason string
 	}{
-		"none":          {func(*mac) {}, 1, "KextPolicy, the history of loads; needs macOS 10.13 or later"},
+		"none":          {func(*mac) {}, 1, "KextPolicy, the history of loads; needs macOS 12 or later"},
 		"no database":   {func(h *mac) { h.write("KextPolicy", strings.Repeat("no database\n", 100)) }, 1, "file is not a database"},
 		"a folder":      {func(h *mac) { require.NoError(h.t, os.Mkdir(h.file, 0o700)) }, 1, "is not a regular file"},
 		"a pipe":        {func(h *mac) { require.NoError(h.t, syscall.Mkfifo(h.file, 0o600)) }, 1, "is not a regular file"},

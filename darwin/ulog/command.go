@@ -72,7 +72,7 @@ func (s *Source) startLog(ctx context.Context, cancel context.CancelFunc, argume
 	if err := host.Start(c.cmd); err != nil {
 		cancel()
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, &kmodquery.NotSupportedError{Missing: "there is no " + program, Need: "macOS 10.12 or later"}
+			return nil, &kmodquery.NotSupportedError{Missing: "there is no " + program, Need: "macOS 12 or later"}
 		}
 		return nil, fmt.Errorf("start %s: %w", program, err)
 	}

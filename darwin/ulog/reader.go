@@ -74,10 +74,10 @@ func (r *reader) run(ctx context.Context, ready func()) error {
 			if !ok {
 				return r.streamEnded(ctx)
 			}
-			r.take(b)
+			r.take(ctx, b)
 		case b, ok := <-r.backfill.lines():
 			if ok {
-				r.takeBackfill(b)
+				r.takeBackfill(ctx, b)
 				break
 			}
 			if err := r.backfillEnded(ctx); err != nil {
@@ -139,7 +139,7 @@ func (r *reader) streamEnded(ctx context.Context) error {
 }
 
 // take handles a line of the stream.
-func (r *reader) take(b []byte) {
+func (r *reader) take(ctx context.Context, b []byte) {
 	line := r.parse(b)
 	if line.HasStarted() && !r.hasStarted {
 		r.hasStarted = true
@@ -158,15 +158,15 @@ func (r *reader) take(b []byte) {
 		if at := line.Record.Time; at.After(r.latest) || r.latest.Sub(at) > clockStep {
 			r.latest = at
 		}
-		r.takeRecord(r.live, &line.Record, b)
+		r.takeRecord(ctx, r.live, &line.Record, b)
 	}
 }
 
 // takeBackfill handles a line of log show.
-func (r *reader) takeBackfill(b []byte) {
+func (r *reader) takeBackfill(ctx context.Context, b []byte) {
 	if line := r.parse(b); line.Kind == kextlog.Entry {
 		r.backfill.reach(line.Record.Time)
-		r.takeRecord(r.backfill.join, &line.Record, b)
+		r.takeRecord(ctx, r.backfill.join, &line.Record, b)
 	}
 }
 
@@ -182,8 +182,9 @@ func (r *reader) parse(b []byte) kextlog.Line {
 }
 
 // takeRecord emits the events of a record, unless they were emitted before.
-func (r *reader) takeRecord(join *joiner, record *kextlog.Record, raw []byte) {
-	events := join.add(record, string(raw))
+func (r *reader) takeRecord(ctx context.Context, join *joiner, record *kextlog.Record, raw []byte) {
+	events, unparsed := join.add(record, string(raw))
+	r.source.health.DecodeErrors.Add(unparsed)
 	if len(events) == 0 {
 		return
 	}
@@ -194,8 +195,33 @@ func (r *reader) takeRecord(join *joiner, record *kextlog.Record, raw []byte) {
 	now := time.Now()
 	count := len(events)
 	events = slices.DeleteFunc(events, func(e kmodquery.Event) bool { return r.refusals.fold(e, now) })
+	for i := range events {
+		r.source.describeLoad(ctx, &events[i])
+	}
 	r.emitted.add(key, record.Time, isLive, len(events) < count)
 	r.deliver(events)
+}
+
+// describeLoad adds what macOS knows of an extension that was loaded in this boot.
+func (s *Source) describeLoad(ctx context.Context, e *kmodquery.Event) {
+	if e.BootLoad == nil {
+		return
+	}
+	boot := s.options.Boot()
+	if boot.ID != e.BootID {
+		e.BootLoad = nil
+		e.Collection = kmodquery.CollectionUnknown
+		return
+	}
+	if uptime := boot.Uptime - time.Since(time.Unix(0, e.TimeNanos)); boot.Uptime == 0 || uptime < 0 {
+		e.BootLoad = nil
+	} else if uptime > bootTime {
+		*e.BootLoad = 0
+	}
+	if e.Collection == "" {
+		e.Collection = s.options.Kexts.Collection(ctx, e.Name)
+	}
+	e.AuthenticatedRoot = s.options.Kexts.AuthenticatedRoot(ctx)
 }
 
 // deliver emits events, the last one with the position after it.

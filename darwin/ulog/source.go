@@ -21,6 +21,9 @@ const (
 	// messages of an attempt are known: --start has a resolution of a second, and
 	// messages arrive late.
 	margin = 30 * time.Second
+	// bootTime is how long after the boot kernelmanagerd reports the extensions that the
+	// kernel loaded before it ran.
+	bootTime = 5 * time.Minute
 	// reach is the maximum age of a position. The log keeps messages for less time.
 	reach = 30 * 24 * time.Hour
 	// syncLimit bounds a Sync while messages keep coming.
@@ -52,6 +55,13 @@ type Options struct {
 	Programs host.Programs // Log is used
 	// Position returns the position of the last stored event, or "". It may be nil.
 	Position func(ctx context.Context) (string, error)
+	// Boot returns the current boot.
+	Boot func() host.Boot
+	// Kexts describes extensions that were loaded.
+	Kexts interface {
+		Collection(ctx context.Context, name string) string
+		AuthenticatedRoot(ctx context.Context) *int64
+	}
 }
 
 // New returns a source. It starts log in Run.

@@ -52,12 +52,20 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
+// someKexts describes all extensions alike.
+type someKexts struct{}
+
+func (someKexts) Collection(context.Context, string) string { return kmodquery.CollectionAuxiliary }
+func (someKexts) AuthenticatedRoot(context.Context) *int64  { return nil }
+
 // restart replaces the source, as a new process does. Only the position is kept.
 func (w *world) restart() {
 	program, err := filepath.Abs("../testdata/standins/log")
 	require.NoError(w.t, err)
 	w.source = New(Options{
 		Programs: host.Programs{Log: program},
+		Boot:     func() host.Boot { return host.Boot{ID: testBoot} },
+		Kexts:    someKexts{},
 		Position: func(context.Context) (string, error) { return w.position, nil },
 	})
 	w.source.timeouts.retry, w.source.timeouts.grace = 10*time.Millisecond, 20*time.Millisecond

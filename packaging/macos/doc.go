@@ -1,3 +1,3 @@
-// Package macos has no code, only tests of the files in this folder: a launchd service
-// and an example of a configuration profile for Macs.
+// Package macos has no code, only tests of the files in this folder: a launchd service,
+// the rotation of its log, and examples of configuration profiles for Macs.
 package macos

@@ -3,6 +3,7 @@ package macos
 import (
 	"os"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -32,6 +33,7 @@ func TestTheServiceHasOnlyKeysOfLaunchd(t *testing.T) {
 		ThrottleInterval  int      `plist:"ThrottleInterval"`
 		ExitTimeOut       int      `plist:"ExitTimeOut"`
 		Umask             int      `plist:"Umask"`
+		ProcessType       string   `plist:"ProcessType"`
 		StandardOutPath   string   `plist:"StandardOutPath"`
 		StandardErrorPath string   `plist:"StandardErrorPath"`
 	}
@@ -43,6 +45,7 @@ func TestTheServiceHasOnlyKeysOfLaunchd(t *testing.T) {
 	require.Positive(t, service.ThrottleInterval)
 	require.Positive(t, service.ExitTimeOut)
 	require.Equal(t, 0o077, service.Umask)
+	require.Equal(t, "Interactive", service.ProcessType, "launchd throttles a service of any other type")
 	require.Equal(t, "/var/log/kmodquery.log", service.StandardOutPath)
 	require.Equal(t, service.StandardOutPath, service.StandardErrorPath)
 
@@ -52,7 +55,7 @@ func TestTheServiceHasOnlyKeysOfLaunchd(t *testing.T) {
 	for key := range keys {
 		require.Contains(t, []string{
 			"Label", "ProgramArguments", "UserName", "GroupName", "RunAtLoad", "KeepAlive", "ThrottleInterval", "ExitTimeOut",
-			"Umask", "WorkingDirectory", "StandardInPath", "StandardOutPath", "StandardErrorPath",
+			"Umask", "ProcessType", "WorkingDirectory", "StandardInPath", "StandardOutPath", "StandardErrorPath",
 		}, key)
 	}
 }
@@ -97,6 +100,45 @@ func TestTheProfileGrantsFullDiskAccessOnly(t *testing.T) {
 	require.NotEqual(t, profile.Identifier, content.Identifier)
 	require.Equal(t, map[string][]access{"SystemPolicyAllFiles": {{
 		Identifier: program, IdentifierType: "path", Allowed: true,
-		CodeRequirement: `identifier "kmodquery.ext" and anchor apple generic and certificate leaf[subject.OU] = "TEAMID0000"`,
+		CodeRequirement: `identifier "kmodquery.ext" and anchor apple generic and certificate 1[field.1.2.840.113635.100.6.2.6] and certificate leaf[field.1.2.840.113635.100.6.1.13] and certificate leaf[subject.OU] = "TEAMID0000"`,
 	}}}, content.Services)
+}
+
+func TestTheProfileKeepsTheServiceOn(t *testing.T) {
+	type rule struct {
+		Type   string `plist:"RuleType"`
+		Value  string `plist:"RuleValue"`
+		TeamID string `plist:"TeamIdentifier"`
+	}
+	var profile struct {
+		Payload
+		Content []struct {
+			Payload
+			Rules []rule `plist:"Rules"`
+		} `plist:"PayloadContent"`
+	}
+	read(t, "kmodquery-login-items.mobileconfig", &profile)
+	require.Equal(t, "Configuration System", profile.Type+" "+profile.Scope)
+	require.Len(t, profile.Content, 1)
+	content := profile.Content[0]
+	require.Equal(t, "com.apple.servicemanagement", content.Type)
+	require.Equal(t, []int{1, 1}, []int{profile.Version, content.Version})
+	require.Regexp(t, uuid, profile.UUID)
+	require.Regexp(t, uuid, content.UUID)
+	require.NotEqual(t, profile.UUID, content.UUID)
+	require.NotEqual(t, profile.Identifier, content.Identifier)
+	require.Equal(t, []rule{{"Label", "com.kmodquery.record", "TEAMID0000"}}, content.Rules)
+}
+
+// newsyslog.conf(5): file, owner, mode, count, size, when, flags.
+func TestTheLogOfTheServiceIsRotated(t *testing.T) {
+	text, err := os.ReadFile("kmodquery.newsyslog.conf")
+	require.NoError(t, err)
+	var entries [][]string
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(line, "#") {
+			entries = append(entries, strings.Fields(line))
+		}
+	}
+	require.Equal(t, [][]string{{"/var/log/kmodquery.log", "root:wheel", "600", "3", "1024", "*", "N"}}, entries)
 }

@@ -2,6 +2,7 @@ package signatures
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -39,14 +40,16 @@ func describeLoad(e *kmodquery.Event) string {
 	return e.EventName + ": " + doing + " " + subject(e) + origin(e) + loader(e) + " failed with " + failure
 }
 
-// subject returns the module's name or path. It quotes them, so that text that the host
-// controls cannot look like a part of the sentence.
+// quote quotes text that the host controls, so that it cannot look like a part of a sentence.
+func quote(text string) string { return strconv.Quote(text) }
+
+// subject returns the module's name or path.
 func subject(e *kmodquery.Event) string {
 	switch {
 	case e.Name != "":
-		return strconv.Quote(e.Name)
+		return quote(e.Name)
 	case e.Path != "":
-		return strconv.Quote(e.Path)
+		return quote(e.Path)
 	}
 	return "a module without a known name"
 }
@@ -61,7 +64,7 @@ func origin(e *kmodquery.Event) string {
 		return " from a deleted file"
 	case kmodquery.OriginFile:
 		if e.Name != "" && e.Path != "" {
-			return " from " + strconv.Quote(e.Path)
+			return " from " + quote(e.Path)
 		}
 	}
 	return ""
@@ -94,7 +97,40 @@ func word(name string) string {
 		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-+@:/", r)
 	}
 	if strings.ContainsFunc(name, func(r rune) bool { return !plain(r) }) {
-		return strconv.Quote(name)
+		return quote(name)
 	}
 	return name
+}
+
+// ofLoads returns a signature of attempts to load a module. It accepts the event that stands
+// for an attempt if because returns why, which ends the sentence that describes the load.
+// because reads the facts only. What any user can cause any number of times is left out.
+func ofLoads(s kmodquery.Signature, because func(*kmodquery.Event) string) kmodquery.Signature {
+	s.Events = kmodquery.LoadReportEvents()
+	s.Columns = slices.Concat(kmodquery.LoadReportColumns, kmodquery.UnprivilegedNeeds(), loadColumns, s.Facts)
+	s.Match = func(e *kmodquery.Event) (string, bool) {
+		if !e.IsLoadReport() || e.IsUnprivileged() {
+			return "", false
+		}
+		why := because(e)
+		return describeLoad(e) + "; " + why, why != ""
+	}
+	return s
+}
+
+// ofDifferences returns a signature of an event that the recorder found by comparing views.
+func ofDifferences(s kmodquery.Signature, event string, describe func(*kmodquery.Event) string) kmodquery.Signature {
+	s.Events = []string{event}
+	s.Columns = slices.Concat([]string{"event_name", "name", "path", "reason"}, s.Facts)
+	s.Match = func(e *kmodquery.Event) (string, bool) {
+		if e.EventName != event {
+			return "", false
+		}
+		reason := event + ": " + describe(e)
+		if e.Reason != "" {
+			reason += ": " + e.Reason // the recorder quotes what the host controls in it
+		}
+		return reason, true
+	}
+	return s
 }

@@ -13,7 +13,9 @@ func TestEverySignatureIsComplete(t *testing.T) {
 	var ids []string
 	for _, s := range All() {
 		ids = append(ids, s.ID)
-		for _, value := range []string{s.ID, s.Version, s.Name, s.EventName, s.Description, s.Category, s.Technique} {
+		for _, value := range []string{
+			s.ID, s.Version, s.Name, s.EventName, s.Description, s.Category, s.Technique, s.AttackID, s.ExternalID, s.Condition, s.FalsePositives, s.Silence,
+		} {
 			require.NotEmpty(t, value, s.ID)
 		}
 		require.NotEmpty(t, s.Events, s.ID)

@@ -24,8 +24,11 @@ func trc1017() kmodquery.Signature {
 			AttackID:            "attack-pattern--a1b52199-c8c5-438a-9ded-656f1d0888c6",
 			ExternalID:          "T1547.006",
 		},
-		Events:  kmodquery.LoadReportEvents(),
-		Columns: slices.Concat(kmodquery.LoadReportColumns, loadColumns),
+		Events:         kmodquery.LoadReportEvents(),
+		Columns:        slices.Concat(kmodquery.LoadReportColumns, loadColumns),
+		Condition:      "Every load, also a refused one: the event that stands for it has reports_load = 1.",
+		FalsePositives: "Every honest load. An ordinary boot has a page of them.",
+		Silence:        "signature_id = 'TRC-1017' AND coalesce(signature_status, '') = 'valid'",
 		Match: func(e *kmodquery.Event) (string, bool) {
 			if !e.IsLoadReport() {
 				return "", false

@@ -668,9 +668,14 @@ func TestAnUpgradeKeepsTheRows(t *testing.T) {
 	for version := range 9 {
 		require.NoError(t, step(context.Background(), db, version+1, migrations[version]))
 	}
-	columns := kmodquery.EventColumns()
+	var known string // the columns of that version
+	require.NoError(t, db.QueryRow("SELECT group_concat(name) FROM pragma_table_info('events')").Scan(&known))
+	columns := slices.DeleteFunc(slices.Clone(kmodquery.EventColumns()), func(c kmodquery.Column) bool {
+		return !kmodquery.Columns(known).Has(c.Name)
+	})
+	require.Less(t, len(columns), len(kmodquery.EventColumns()))
 	sums := newChecksummer(columns, nil)
-	insert := strings.Replace(strings.Replace(insertSQL, ",mac)", ")", 1), "(?,", "(", 1)
+	insert := "INSERT INTO events (" + strings.Join(columnNames(columns), ",") + ",cheap,sums) VALUES (?" + strings.Repeat(",?", len(columns)+1) + ")"
 	for i, event := range mixed(3) {
 		event.EID = int64(i + 1)
 		values := make([]any, len(columns)+2)

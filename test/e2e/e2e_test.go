@@ -181,6 +181,7 @@ var (
 		"AttachesAgainWhenLinksAreClosed",
 		"SeesEveryLoadOfAStorm", // TestPinned has storms on the newest
 		"ReportsSignatures",
+		"SignaturesTellLoadsApart",
 		"HashesAHugeImage",
 		"AncestorsEndAtTheirLimit",
 		"DescribesAnOrphanedLoader",

@@ -61,7 +61,7 @@ func TestGuestReportsTheGapOfAKilledRecorder(t *testing.T) {
 	}
 	requireRows("SELECT concat_ws(' ', source, event_name, name, nullif(error, ''), nullif(params, '')) AS text FROM kernel_module_events WHERE source = 'kmsg' AND "+within+" ORDER BY time_nanos",
 		"kmsg module_load dummy of_the_gap", "kmsg module_load nbd ENOEXEC")
-	requireRows("SELECT concat_ws(' ', signature_id, source, name) AS text FROM kernel_module_findings WHERE name IN ('dummy', 'nbd') AND "+within+" ORDER BY eid",
+	requireRows("SELECT concat_ws(' ', signature_id, source, name) AS text FROM kernel_module_findings WHERE signature_id = 'TRC-1017' AND name IN ('dummy', 'nbd') AND "+within+" ORDER BY eid",
 		"TRC-1017 kmsg dummy", "TRC-1017 kmsg nbd")
 	// The views report present modules that no log has reported: dummy only if the
 	// views are read first.

@@ -97,6 +97,8 @@ func TestGuestReportsALoadInsideALoad(t *testing.T) {
 	}
 	require.NotEmpty(t, payload)
 	require.NotEqual(t, wrapper, payload)
+	found := query(t, "SELECT load_id FROM kernel_module_findings WHERE eid > %d AND signature_id = 'KMQ-1004'", before)
+	require.Equal(t, []string{payload}, column(found, "load_id"))
 	require.Equal(t, []string{
 		"kmodquery_nested security_kernel_load_data ",
 		"kmodquery_nested module_load ",

@@ -62,7 +62,7 @@ func TestGuestRestartsAddNothing(t *testing.T) {
 					require.NoError(t, err)
 					return column(rows, "text")
 				}
-				before := p.count(t, "kernel_module_findings", "source = 'ebpf'")
+				before := p.count(t, "kernel_module_findings", "source = 'ebpf' AND signature_id = 'TRC-1017'")
 				require.Equal(t, len(refused), before, "%q", of("kernel_module_findings"))
 				events, findings := of("kernel_module_events"), of("kernel_module_findings")
 				for round := range hooks.restarts {
@@ -144,7 +144,7 @@ func TestGuestReportsEachLoadDuringTheStart(t *testing.T) {
 	// The recorder notes which modules are there just after it has created its socket.
 	socket, err := os.Lstat(filepath.Join(p.state, "recorder.sock"))
 	require.NoError(t, err)
-	rows, err := p.host.Query(t.Context(), "SELECT name, count(*) AS n, group_concat(source || ' ' || \"trigger\") AS text FROM kernel_module_findings GROUP BY name")
+	rows, err := p.host.Query(t.Context(), "SELECT name, count(*) AS n, group_concat(source || ' ' || \"trigger\") AS text FROM kernel_module_findings WHERE signature_id = 'TRC-1017' GROUP BY name")
 	require.NoError(t, err)
 	found, about := map[string]string{}, map[string]string{}
 	for _, row := range rows {

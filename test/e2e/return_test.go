@@ -55,7 +55,7 @@ func TestGuestReturnAfterARestartIsNoSecondCall(t *testing.T) {
 	require.Equal(t, call, rows[1])
 	requireColumns(t, map[string]string{"name": name, "result": "0", "origin": "memory"}, rows[3])
 	requireMissing(t, rows[3], "sha256", "signer")
-	found := p.query(t, "SELECT \"trigger\" FROM kernel_module_findings WHERE source = 'ebpf'")
+	found := p.query(t, "SELECT \"trigger\" FROM kernel_module_findings WHERE source = 'ebpf' AND signature_id = 'TRC-1017'")
 	require.Equal(t, []string{"init_module"}, column(found, "trigger"), strings.Join(column(found, "trigger"), " "))
 	recorder.terminate(t)
 }

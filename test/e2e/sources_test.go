@@ -224,7 +224,7 @@ func TestGuestSourcesFailOver(t *testing.T) {
 	require.NoError(t, guest.Unload("dummy"))
 	require.NoError(t, guest.LoadImage(image(t, "tcp_illinois"), ""))
 	require.NoError(t, guest.Unload("tcp_illinois"))
-	found := c.query(t, "SELECT source FROM kernel_module_findings WHERE name = 'tcp_illinois'")
+	found := c.query(t, "SELECT source FROM kernel_module_findings WHERE name = 'tcp_illinois' AND signature_id = 'TRC-1017'")
 	require.Contains(t, column(found, "source"), "ebpf")
 	require.Equal(t, []string{"module_unwitnessed dummy"}, c.reported(t))
 }

@@ -1,0 +1,54 @@
+package tables
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/tables/signatures"
+)
+
+// BenchmarkDay asks for one day of thirty in a store of a million events, of which a third
+// stand for a load: for the events, for the findings of one signature, and for those that
+// stand out.
+func BenchmarkDay(b *testing.B) {
+	const rows, day = 1_000_000, 24 * 3600
+	c := testConfig(b)
+	c.Signatures = signatures.All()
+	event, first := typicalLoad(), typicalLoad().Time
+	batch := make([]kmodquery.Delivery, 0, 10_000)
+	for i := range int64(rows) {
+		e := event
+		e.Time = first + i*30*day/rows
+		e.TimeNanos, e.LoadID = e.Time*1_000_000_000, fmt.Sprint("boot-", i/3)
+		e.EventName = []string{kmodquery.EventSecurityKernelReadFile, kmodquery.EventModuleLoad, kmodquery.EventFinitModule}[i%3]
+		e.ReportsLoad = new(int64((3 - i%3) / 3))
+		if batch = append(batch, kmodquery.Delivery{Event: e}); len(batch) == cap(batch) {
+			require.NoError(b, c.Store.(interface {
+				Append(ctx context.Context, batch []kmodquery.Delivery) error
+			}).Append(b.Context(), batch))
+			batch = batch[:0]
+		}
+	}
+	columns := []string{"time", "name", "path"}
+	from, to := constraint{"time", fmt.Sprint(first + 28*day), 32}, constraint{"time", fmt.Sprint(first + 29*day), 16}
+	for _, query := range []struct {
+		name, table string
+		constraints []constraint
+		rows        int
+	}{
+		{"events", "kernel_module_events", nil, rows / 30},
+		{"findings of TRC-1017", "kernel_module_findings", []constraint{{"signature_id", "TRC-1017", 2}}, rows / 90},
+		{"findings of severity 3", "kernel_module_findings", []constraint{{"severity", "3", 32}}, 0},
+	} {
+		b.Run(query.name, func(b *testing.B) {
+			context := contextJSON(b, columns, append(query.constraints, from, to)...)
+			for b.Loop() {
+				require.InDelta(b, query.rows, len(rowsOf(b, c, query.table, context)), 1)
+			}
+		})
+	}
+}

@@ -1,0 +1,27 @@
+package signatures
+
+import "github.com/kmodquery/kmodquery"
+
+// kmq1001 returns the signature of modules without a signature that the kernel trusts.
+func kmq1001() kmodquery.Signature {
+	return ofLoads(kmodquery.Signature{
+		Metadata: metadata("KMQ-1001", "1", "untrusted_kernel_module", "Kernel module without a trusted signature",
+			"A module was loaded, or refused, that has no signature, or one that the kernel does not trust: it does not know the key, or did not look. Distributions sign "+
+				"their modules, so the code comes from elsewhere.",
+			kmodquery.SeverityLow, kernelModules),
+		Facts:          []string{"signature_status", "signer", "signature_key_id", "sha256", "path"},
+		Condition:      "signature_status is unsigned, untrusted or rejected.",
+		FalsePositives: "Modules that dkms, a vendor's installer or a developer built on this host, and all modules of a kernel that its owner built without signing.",
+		Silence:        "signature_id = 'KMQ-1001' AND coalesce(path, '') LIKE '/%lib/modules/%/updates/dkms/%'",
+	}, func(e *kmodquery.Event) string {
+		switch e.SignatureStatus {
+		case kmodquery.SignatureUnsigned:
+			return "it has no signature"
+		case kmodquery.SignatureUntrusted:
+			return "the kernel does not trust its signature"
+		case kmodquery.SignatureRejected:
+			return "the kernel refuses it because of its signature"
+		}
+		return ""
+	})
+}

@@ -1,0 +1,74 @@
+//go:build linux
+
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery/test/kmod"
+	"github.com/kmodquery/kmodquery/test/vm/guest"
+)
+
+// TestGuestSignaturesTellLoadsApart loads a module in an honest and in suspicious ways, and
+// requires the findings of each besides TRC-1017. TestGuestReportsALoadInsideALoad has those of
+// a load by code in the kernel.
+func TestGuestSignaturesTellLoadsApart(t *testing.T) {
+	guest.Only(t)
+	elsewhere := func(t *testing.T, content []byte) *handed { return handFile(t, content, "/run", "dummy.ko", "tmpfs") }
+	of := func(name string) func(t *testing.T) {
+		a := attempts[slices.IndexFunc(attempts, func(a attempt) bool { return a.name == name })]
+		return func(t *testing.T) { require.NoError(t, a.prepare(t, "dummy").load("")) }
+	}
+	for _, test := range []struct {
+		name string
+		load func(t *testing.T)
+		want []string
+	}{
+		{"by modprobe", func(t *testing.T) { require.NoError(t, exec.CommandContext(t.Context(), "modprobe", "dummy").Run()) }, nil},
+		{"from a file elsewhere", func(t *testing.T) { require.NoError(t, insmod(elsewhere(t, image(t, "dummy")).path)) }, []string{"KMQ-1002"}},
+		{"without a signature", func(t *testing.T) {
+			unsigned, err := kmod.Strip(image(t, "dummy"))
+			require.NoError(t, err)
+			require.NoError(t, insmod(elsewhere(t, unsigned).path))
+		}, []string{"KMQ-1001", "KMQ-1002"}},
+		{"from a memfd", of("a memfd"), []string{"KMQ-1003"}},
+		{"from a deleted file", of("a deleted file"), []string{"KMQ-1003"}},
+		{"from the memory of a program", of("memory"), []string{"KMQ-1003"}},
+		// The kernel does not check the signature then.
+		{"by force", func(t *testing.T) {
+			h := elsewhere(t, image(t, "dummy"))
+			h.flags = unix.MODULE_INIT_IGNORE_VERMAGIC | unix.MODULE_INIT_IGNORE_MODVERSIONS
+			_ = h.load("") // whether the kernel permits it is no matter
+		}, []string{"KMQ-1001", "KMQ-1002", "KMQ-1015"}},
+		{"by a program in a folder of its user", func(t *testing.T) {
+			path, err := exec.LookPath("kmod")
+			require.NoError(t, err)
+			program, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.NoError(t, os.MkdirAll("/home/user", 0o755))
+			require.NoError(t, os.WriteFile("/home/user/insmod", program, 0o755))
+			require.NoError(t, exec.CommandContext(t.Context(), "/home/user/insmod", elsewhere(t, image(t, "dummy")).path).Run())
+		}, []string{"KMQ-1002", "KMQ-1009"}},
+		{"from a container", func(t *testing.T) {
+			group := makeGroup(t, "/sys/fs/cgroup", "system.slice/docker-"+containerID+".scope")
+			castContainer(t, group, "pivot_root", elsewhere(t, image(t, "dummy")).path).load(t)
+		}, []string{"KMQ-1002", "KMQ-1008"}},
+		{"by a user without the right", func(t *testing.T) {
+			require.NoError(t, ordinary(cast(t, "flood", "1")).Run())
+		}, []string{"KMQ-1013"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			before := latest(t)
+			test.load(t)
+			defer guest.Unload("dummy")
+			rows := query(t, "SELECT DISTINCT signature_id FROM kernel_module_findings WHERE eid > %d AND signature_id != 'TRC-1017'", before)
+			require.ElementsMatch(t, test.want, column(rows, "signature_id"))
+		})
+	}
+}
