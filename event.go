@@ -37,6 +37,10 @@ const (
 	EventModuleUnwitnessed = "module_unwitnessed"
 	EventTaintReset        = "taint_reset"
 
+	// EventSensorTampered is a source that was kept from observing: its hooks were
+	// detached or disabled, or their records were filtered. Reason says which.
+	EventSensorTampered = "sensor_tampered"
+
 	// EventKextload and EventKextunload are the load and the unload of a macOS
 	// kernel extension. EventKextAllowed and EventKextBlocked are decisions of the
 	// system's policy about one.
@@ -191,7 +195,7 @@ type Event struct {
 	Count     *int64  `json:"count,omitempty"`   // attempts that this event stands for
 	Missing   Columns `json:"missing,omitempty"` // columns that apply and whose value could not be determined
 	Raw       string  `json:"raw,omitempty"`     // the record of a text source, unchanged
-	Reason    string  `json:"reason,omitempty"`  // of events found by comparing: the observations behind them
+	Reason    string  `json:"reason,omitempty"`  // of events found by comparing, and of EventSensorTampered: the observations behind them
 }
 
 // IsUnprivileged reports whether an unprivileged user can cause such an event any

@@ -24,6 +24,7 @@ type Sensor struct {
 	Hooks         string // JSON array of the attached hooks, each as "hook (program type)"
 	Received      int64  // records taken from the kernel
 	Lost          int64  // records lost before the source could read them, and missed returns of system calls, without those of Shed
+	Filtered      int64  // records that the source's hooks sent, that had room, and that did not arrive
 	DecodeErrors  int64  // records that could not be decoded; they become no events
 	EnrichErrors  int64  // events with a column in Missing
 	Denied        int64  // denied attempts that are counted in another attempt's event

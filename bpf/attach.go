@@ -30,6 +30,11 @@ func (p *Programs) attachAll(ctx context.Context, c choice, shared map[string]*e
 	if err != nil {
 		return fmt.Errorf("read the BPF object: %w", err)
 	}
+	processors, err := ebpf.PossibleCPU()
+	if err != nil {
+		return fmt.Errorf("count the processors: %w", err)
+	}
+	spec.Maps[moduleMapSent].MaxEntries = uint32(processors)
 	if err := p.loadMaps(spec, shared); err != nil {
 		return err
 	}

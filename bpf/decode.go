@@ -27,6 +27,20 @@ const (
 	ParamsTaken   = Kind(moduleRecordKindRECORD_PARAMS)
 )
 
+var kindNames = map[Kind]string{
+	SystemCall: "system_call", ReadFile: "security_kernel_read_file", LoadData: "security_kernel_load_data",
+	ModuleLoad: "module_load", ModuleFree: "module_free", ModuleRequest: "module_request", ImageTaken: "image",
+	ProcessPath: "path", ProcessArgs: "cmdline", ParamsTaken: "params",
+}
+
+// String returns the name of the kind.
+func (k Kind) String() string {
+	if name, ok := kindNames[k]; ok {
+		return name
+	}
+	return fmt.Sprintf("kind %d", uint32(k))
+}
+
 // Names of the system calls in [Call.Name].
 const (
 	InitModule   = "init_module"

@@ -15,6 +15,9 @@ import (
 // ErrUnpinned is matched by the error of Check if pins were removed and the programs run.
 var ErrUnpinned = errors.New("the programs end with this process")
 
+// ErrMoreHooks is Check's error if all is well and more can be attached by now.
+var ErrMoreHooks = errors.New("kprobes are switched on again")
+
 // Check returns an error if a program that Open attached is detached or does not run,
 // if another process changed the memory with which the programs decide what to send,
 // or if more can be attached by now. Then the caller has to Renew them. If the error
@@ -38,7 +41,7 @@ func (p *Programs) Check() error {
 	case isOff && !p.withoutKprobes:
 		return fmt.Errorf("attached programs are gone: %w", kprobes.off())
 	case !isOff && p.withoutKprobes:
-		return errors.New("kprobes are switched on again")
+		return ErrMoreHooks
 	// Root can write the pinned maps with which the programs decide what to send.
 	case *p.settings != p.wanted:
 		return errors.New("another process changed the settings of the attached programs")

@@ -21,6 +21,7 @@ const (
 	lockedMapImages                        = "images"
 	lockedMapOwners                        = "owners"
 	lockedMapRecords                       = "records"
+	lockedMapSent                          = "sent"
 	lockedMapSettings                      = "settings"
 	lockedMapStamps                        = "stamps"
 	lockedMapThreads                       = "threads"
@@ -107,6 +108,7 @@ type lockedMapSpecs struct {
 	Images   *ebpf.MapSpec `ebpf:"images"`
 	Owners   *ebpf.MapSpec `ebpf:"owners"`
 	Records  *ebpf.MapSpec `ebpf:"records"`
+	Sent     *ebpf.MapSpec `ebpf:"sent"`
 	Settings *ebpf.MapSpec `ebpf:"settings"`
 	Stamps   *ebpf.MapSpec `ebpf:"stamps"`
 	Threads  *ebpf.MapSpec `ebpf:"threads"`
@@ -143,6 +145,7 @@ type lockedMaps struct {
 	Images   *ebpf.Map `ebpf:"images"`
 	Owners   *ebpf.Map `ebpf:"owners"`
 	Records  *ebpf.Map `ebpf:"records"`
+	Sent     *ebpf.Map `ebpf:"sent"`
 	Settings *ebpf.Map `ebpf:"settings"`
 	Stamps   *ebpf.Map `ebpf:"stamps"`
 	Threads  *ebpf.Map `ebpf:"threads"`
@@ -155,6 +158,7 @@ func (m *lockedMaps) Close() error {
 		m.Images,
 		m.Owners,
 		m.Records,
+		m.Sent,
 		m.Settings,
 		m.Stamps,
 		m.Threads,

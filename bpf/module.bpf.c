@@ -283,16 +283,20 @@ static __always_inline void fill_header(struct record_header *header, u32 kind, 
  * Sends a record. If any user can cause it, it looks for room each time: the records
  * about one process can take 165 KiB on each processor.
  */
-static __always_inline void output(void *record, u64 size)
+static __always_inline void output(struct record_header *header, u64 size)
 {
 	struct draft *draft = find_draft();
+	u64 *counter = number_record(header);
+	u64 number = header->number;
 
-	if (!draft || (draft->unprivileged && is_crowded()) || bpf_ringbuf_output(&records, record, size, 0))
+	if (!draft || (draft->unprivileged && is_crowded()) || bpf_ringbuf_output(&records, header, size, 0))
 		count(draft && draft->unprivileged ? COUNTER_SHED : COUNTER_LOST);
+	else if (counter)
+		*counter = number; /* as in submit */
 }
 
 /* Sends a draft, which ends with a path, without the unused components. */
-static __always_inline void send_path(void *draft, u64 fixed, u64 components)
+static __always_inline void send_path(struct record_header *draft, u64 fixed, u64 components)
 {
 	/* The compiler would drop the check; the verifier needs it. */
 	asm volatile("" : "+r"(components));
@@ -304,7 +308,7 @@ static __always_inline void send_path(void *draft, u64 fixed, u64 components)
 static __always_inline void send_role(struct path_record *record, u32 role, u64 components)
 {
 	record->role = role;
-	send_path(record, offsetof(struct path_record, path.component), components);
+	send_path(&record->header, offsetof(struct path_record, path.component), components);
 }
 
 /*
@@ -476,7 +480,7 @@ static __always_inline void send_cmdline(struct cmdline_record *record, struct t
 	record->len = len;
 	/* In assembly: the compiler would drop the mask, which older verifiers need. */
 	asm volatile("%0 &= %1" : "+r"(len) : "i"(2 * CMDLINE_LEN - 1));
-	output(record, offsetof(struct cmdline_record, cmdline) + len);
+	output(&record->header, offsetof(struct cmdline_record, cmdline) + len);
 }
 
 /*
@@ -781,7 +785,7 @@ static __always_inline int take(u32 kind, struct file *file, u32 id)
 		components = walk_path((u64)BPF_CORE_READ(file, f_path.dentry), (u64)BPF_CORE_READ(file, f_path.mnt),
 				       bpf_get_current_task(), DRAFT_FILE);
 	}
-	send_path(record, offsetof(struct file_record, path.component), components);
+	send_path(&record->header, offsetof(struct file_record, path.component), components);
 	return 0;
 }
 
@@ -831,7 +835,7 @@ static __always_inline u64 send_chunk(const void *image, u64 size, u64 attempt_n
 		bpf_ringbuf_discard(chunk, 0);
 		return IMAGE_UNREADABLE;
 	}
-	submit(chunk);
+	bpf_ringbuf_submit(chunk, BPF_RB_FORCE_WAKEUP);
 	return IMAGE_WHOLE;
 }
 

@@ -183,6 +183,12 @@ type moduleReaderSettings struct {
 	Set        uint64
 }
 
+type moduleRecordCounts struct {
+	_    structs.HostLayout
+	Sent [16]uint64
+	Seen [16]uint64
+}
+
 type moduleRecordHeader struct {
 	_               structs.HostLayout
 	BootNs          uint64
@@ -210,6 +216,8 @@ type moduleRecordHeader struct {
 	Unread          moduleUnread
 	Taken           uint32
 	Comm            [16]uint8
+	Number          uint64
+	Cpu             uint64
 }
 
 type moduleRecordKind uint32
@@ -325,6 +333,7 @@ const (
 	moduleMapRecords                            = "records"
 	moduleMapRequested                          = "requested"
 	moduleMapRequests                           = "requests"
+	moduleMapSent                               = "sent"
 	moduleMapSettings                           = "settings"
 	moduleMapStamps                             = "stamps"
 	moduleMapThreads                            = "threads"
@@ -493,6 +502,7 @@ type moduleMapSpecs struct {
 	Records         *ebpf.MapSpec `ebpf:"records"`
 	Requested       *ebpf.MapSpec `ebpf:"requested"`
 	Requests        *ebpf.MapSpec `ebpf:"requests"`
+	Sent            *ebpf.MapSpec `ebpf:"sent"`
 	Settings        *ebpf.MapSpec `ebpf:"settings"`
 	Stamps          *ebpf.MapSpec `ebpf:"stamps"`
 	Threads         *ebpf.MapSpec `ebpf:"threads"`
@@ -541,6 +551,7 @@ type moduleMaps struct {
 	Records         *ebpf.Map `ebpf:"records"`
 	Requested       *ebpf.Map `ebpf:"requested"`
 	Requests        *ebpf.Map `ebpf:"requests"`
+	Sent            *ebpf.Map `ebpf:"sent"`
 	Settings        *ebpf.Map `ebpf:"settings"`
 	Stamps          *ebpf.Map `ebpf:"stamps"`
 	Threads         *ebpf.Map `ebpf:"threads"`
@@ -558,6 +569,7 @@ func (m *moduleMaps) Close() error {
 		m.Records,
 		m.Requested,
 		m.Requests,
+		m.Sent,
 		m.Settings,
 		m.Stamps,
 		m.Threads,

@@ -63,6 +63,7 @@ type Programs struct {
 	dropping    sync.Mutex // guards older, pins, missed and attached, once Open has returned
 	older       []*olderSet
 	draining    []*olderSet // those whose records are still to be read
+	filtered    []Filtered  // found in those that were read
 	drained     atomic.Bool // there are none
 	olderImages []*olderSet // those whose images are still to be read
 }

@@ -25,10 +25,14 @@ const (
 	// layout is the version of what the records and maps of a set hold. It changes
 	// with record.h where an older reader would misread them. Sets from oldestLayout
 	// on can be read.
-	layout       = 2
+	layout       = 3
 	oldestLayout = 1
 	// deniedLayout is the first whose denied calls can be counted (denied_calls).
 	deniedLayout = 2
+	// ownedLayout is the first with the shared maps of upgrade.go.
+	ownedLayout = 2
+	// numberedLayout is the first whose records are numbered.
+	numberedLayout = 3
 	// unfinished is the prefix of a set that is being made or removed.
 	unfinished = "new_"
 	// retiring is the prefix of folders that layout 1 had.

@@ -24,9 +24,10 @@ type set struct {
 	counters *[moduleCounterCOUNTERS]atomic.Uint64
 	settings *moduleReaderSettings
 	owners   *owners
-	mapped   [][]byte // the memory of the three above
+	mapped   [][]byte // the memory of the three above and of arrivals
 	records  *ring
 	images   *ring
+	arrivals *arrivals // of records; nil if they are not numbered
 	attached []attached
 	partial  bool // a shortage kept some hooks from being attached
 }
@@ -48,6 +49,7 @@ func (s *set) open() (err error) {
 	return s.openRings()
 }
 
+// openRings opens the rings, and the counts of the records in them.
 func (s *set) openRings() (err error) {
 	if err := s.need(moduleMapRecords, moduleMapImages); err != nil {
 		return err
@@ -55,8 +57,18 @@ func (s *set) openRings() (err error) {
 	if s.records, err = openRing(s.maps[moduleMapRecords]); err != nil {
 		return err
 	}
-	s.images, err = openRing(s.maps[moduleMapImages])
-	return err
+	if s.images, err = openRing(s.maps[moduleMapImages]); err != nil || s.name.layout < numberedLayout {
+		return err
+	}
+	if err := s.need(moduleMapSent); err != nil {
+		return err
+	}
+	first, err := mapMemory[recordCounts](s, moduleMapSent)
+	if err != nil {
+		return err
+	}
+	s.arrivals = newArrivals(unsafe.Slice(first, s.maps[moduleMapSent].MaxEntries()), s.records)
+	return nil
 }
 
 // need returns an error if the set lacks one of the maps.
@@ -71,7 +83,9 @@ func (s *set) need(names ...string) error {
 
 // mapMemory maps the content of a map, which programs use at the same time, until Close.
 func mapMemory[T any](s *set, name string) (*T, error) {
-	memory, err := unix.Mmap(s.maps[name].FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	m, page := s.maps[name], os.Getpagesize()
+	size := (int(m.ValueSize()*m.MaxEntries()) + page - 1) / page * page
+	memory, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("map the memory of BPF map %s: %w", name, err)
 	}

@@ -20,6 +20,7 @@
 #define CHUNK_STEP 1024
 #define NOT_READ -1
 #define REQUEST_UNKNOWN 1     /* the kernel started an ancestor that has ended */
+#define RECORD_KINDS 16         /* more than there are, a power of two */
 
 enum record_kind {
 	RECORD_SYSTEM_CALL = 1, /* struct system_call_record */
@@ -107,6 +108,9 @@ struct record_header {
 	enum unread unread;      /* a mask */
 	__u32 taken;             /* of a system call: the kernel took a module; 0 in records of older builds */
 	__u8 comm[COMM_LEN];
+	/* Last: older builds, up to layout 2, sent records without the two. */
+	__u64 number;            /* of this record among those of its kind and cpu, from 1 on; 0 not numbered */
+	__u64 cpu;               /* index in the map of counts */
 };
 
 struct system_call_record {
@@ -218,6 +222,12 @@ struct params_record {
 	__s32 params_len;        /* from bpf_probe_read_kernel_str */
 	__u32 reserved;
 	__u8 params[PARAMS_LEN];
+};
+
+/* By kind, the records of one processor. */
+struct record_counts {
+	__u64 sent[RECORD_KINDS]; /* the number of the last one */
+	__u64 seen[RECORD_KINDS]; /* the highest number that a reader has read; only readers use it */
 };
 
 /* Key and value of the map of denied calls. */

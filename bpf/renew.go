@@ -78,7 +78,7 @@ func (p *Programs) renew(ctx context.Context, o Options, next *Programs, c choic
 func (p *Programs) running() (n int) {
 	isOff := kprobes.isOff()
 	for _, a := range p.attached {
-		if !a.isGone() && !(isOff && a.as.isKprobe()) {
+		if !a.isGone() && (!isOff || !a.as.isKprobe()) {
 			n++
 		}
 	}
@@ -162,9 +162,12 @@ func (p *Programs) Inherit(from *Programs) error {
 		if err := older.openRings(); err != nil {
 			return errors.Join(fmt.Errorf("read what earlier programs have recorded: %w", err), older.Close())
 		}
+		if s.arrivals != nil {
+			older.arrivals.holes = s.arrivals.holes
+		}
 		p.addOlder(older)
 	}
-	from.older = nil
+	from.older, p.filtered = nil, from.filtered
 	return errors.Join(append(errs, from.Close())...)
 }
 

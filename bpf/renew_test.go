@@ -30,8 +30,14 @@ func TestRenewedProgramsReadWhatWasRecorded(t *testing.T) {
 	request := runner(t, first, "raw_tp_module_request")
 	request()
 	request()
-	_, read, err := first.Read()
+	raw, read, err := first.Read()
 	require.NoError(t, err)
+	_, err = first.Decode(raw, read)
+	require.NoError(t, err)
+	const other = Kind(recordKinds - 1)
+	first.arrivals.counts[0].sent[other].Store(3)
+	first.arrivals.counts[0].seen[other].Store(3)
+	first.filtered, first.arrivals.holes = []Filtered{hole(0, other, 1, 1)}, []Filtered{hole(0, other, 2, 2)}
 	first.Release(read, Position{}, Position{})
 	*first.settings, first.wanted.ImageLimit = moduleReaderSettings{}, 7
 	first.Restore()
@@ -55,17 +61,20 @@ func TestRenewedProgramsReadWhatWasRecorded(t *testing.T) {
 	second.SetDeadline(time.Now().Add(2 * afterRetirement))
 	owns := 0
 	for {
-		_, at, err := second.Read()
+		raw, at, err := second.Read()
 		if err != nil {
 			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 			break
 		}
+		_, err = second.Decode(raw, at)
+		require.NoError(t, err)
 		if at.Set == first.name.id {
 			owns++
 			require.Greater(t, at.Offset, read.Offset)
 		}
 	}
 	require.Positive(t, owns, "what was released is not read again, and the rest is")
+	require.Equal(t, []Filtered{hole(0, other, 1, 1), hole(0, other, 2, 2)}, second.Filtered(), "what was not reported yet")
 	second.Release(Position{}, Position{}, Position{})
 	require.Equal(t, []uint64{second.name.id}, u.sets())
 

@@ -24,8 +24,13 @@ const (
 	recordBusy   = 1 << 31
 	recordVoid   = 1 << 30
 
-	// busyPause is the pause before another look at a record that a program writes.
+	// busyPause is the pause before another look at a record that a program writes, and
+	// longPause after many of them. A program takes microseconds. After busyLooks the
+	// record is passed over. They count looks, because the clock may jump while the host
+	// is suspended.
 	busyPause = 50 * time.Microsecond
+	longPause = 10 * time.Millisecond
+	busyLooks = 1000 // ten seconds
 )
 
 // errEmpty is returned if every record was read.
@@ -49,6 +54,7 @@ type ring struct {
 	deadline time.Time
 	flushed  bool
 	closed   bool
+	stuck    bool // a record was passed over
 }
 
 func openRing(m *ebpf.Map) (_ *ring, err error) {
@@ -88,12 +94,18 @@ func openRing(m *ebpf.Map) (_ *ring, err error) {
 // Root can do so. The programs then find no room, or write over what was not read.
 var errMoved = errors.New("another process moved the position up to which the ring buffer was read")
 
-// check returns errMoved if another process has set the position of release.
+// check returns errMoved if another process has set the position of release, and errStuck
+// if a record was passed over.
 func (r *ring) check() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.closed && uint64(atomic.LoadUintptr(r.consumed())) != r.released {
+	switch {
+	case r.closed:
+		return nil
+	case uint64(atomic.LoadUintptr(r.consumed())) != r.released:
 		return errMoved
+	case r.stuck:
+		return errStuck
 	}
 	return nil
 }
@@ -114,25 +126,36 @@ func (r *ring) end() uint64 {
 	return uint64(atomic.LoadUintptr((*uintptr)(unsafe.Pointer(&r.producer[0]))))
 }
 
-// unread is the number of unread bytes.
-func (r *ring) unread() int {
+// positions returns the position after the last record that was read, and after the last
+// one in the ring. ok is false after Close.
+func (r *ring) positions() (read, end uint64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		return 0
+		return 0, 0, false
 	}
-	return int(r.end() - r.read.Load())
+	return r.read.Load(), r.end(), true
+}
+
+// unread is the number of unread bytes.
+func (r *ring) unread() int {
+	read, end, _ := r.positions()
+	return int(end - read)
 }
 
 // next returns a copy of the next record, in buffer if that is large enough, and the
 // position after it, or errEmpty.
 func (r *ring) next(buffer []byte) ([]byte, uint64, error) {
-	for {
-		raw, end, err := r.take(buffer)
-		if !errors.Is(err, errBusy) {
+	for looks := 0; ; looks++ {
+		raw, end, err := r.take(buffer, looks >= busyLooks)
+		switch {
+		case !errors.Is(err, errBusy):
 			return raw, end, err
+		case looks < busyLooks/10:
+			time.Sleep(busyPause)
+		default:
+			time.Sleep(longPause)
 		}
-		time.Sleep(busyPause)
 	}
 }
 
@@ -140,10 +163,16 @@ func (r *ring) next(buffer []byte) ([]byte, uint64, error) {
 // Nothing more can be read from it.
 var ErrDamaged = errors.New("the ring buffer is damaged")
 
+// errStuck is the error of a ring with a record that a program began and did not finish.
+// The kernel reuses no room from that record on.
+var errStuck = fmt.Errorf("%w: a program began a record and could not finish it", ErrDamaged)
+
 // errBusy is returned while a program writes the next record.
 var errBusy = errors.New("the record is being written")
 
-func (r *ring) take(buffer []byte) ([]byte, uint64, error) {
+// take returns the next record. It passes over the first one that is being written if
+// isStuck.
+func (r *ring) take(buffer []byte, isStuck bool) ([]byte, uint64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
@@ -156,7 +185,11 @@ func (r *ring) take(buffer []byte) ([]byte, uint64, error) {
 		// Atomic, to see what the program wrote before it cleared the flag.
 		length := atomic.LoadUint32((*uint32)(unsafe.Pointer(&data[from])))
 		if length&recordBusy != 0 {
-			return nil, 0, errBusy
+			if !isStuck {
+				return nil, 0, errBusy
+			}
+			isStuck, r.stuck = false, true
+			length = length&^recordBusy | recordVoid
 		}
 		n := uint64(length &^ (recordBusy | recordVoid))
 		next := at + uint64(RingSize(int(n)))

@@ -136,7 +136,7 @@ func TestRingWaitsForWhatIsBeingWritten(t *testing.T) {
 			w := newWrittenRing(t, 0)
 			w.put(recordBusy, filled(1, 16))
 			w.put(0, filled(2, 16))
-			_, _, err := w.take(nil)
+			_, _, err := w.take(nil, false)
 			require.ErrorIs(t, err, errBusy)
 			require.Equal(t, 48, w.unread())
 			taken := make(chan []byte)
@@ -265,4 +265,19 @@ func TestRingReleasesOnlyWhatWasRead(t *testing.T) {
 	_, _, err = w.next(nil)
 	require.ErrorIs(t, err, os.ErrClosed)
 	w.Release(first)
+}
+
+func TestRingPassesOverARecordThatIsNeverWritten(t *testing.T) {
+	w := newWrittenRing(t, 0)
+	w.put(recordBusy, filled(1, 16))
+	w.put(0, filled(2, 16))
+	raw, _, err := w.take(nil, true)
+	require.NoError(t, err)
+	require.Equal(t, filled(2, 16), raw)
+	require.ErrorIs(t, w.check(), errStuck)
+	require.ErrorIs(t, w.check(), ErrDamaged)
+
+	w.put(recordBusy, filled(3, 16))
+	_, _, err = w.take(nil, false)
+	require.ErrorIs(t, err, errBusy, "the next one gets its time")
 }

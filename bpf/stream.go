@@ -42,6 +42,7 @@ func (p *Programs) Read() ([]byte, Position, error) {
 		if err := p.countDeniedIn(older); err != nil {
 			return nil, Position{}, err
 		}
+		p.filtered = append(p.filtered, older.missing()...)
 		p.draining = p.draining[1:]
 	}
 	p.drained.Store(true)

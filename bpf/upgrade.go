@@ -40,11 +40,11 @@ type owners struct{ current, oldest atomic.Uint64 }
 // sharedMaps are the maps that a set shares with the one that it replaces.
 var sharedMaps = []string{moduleMapOwners, moduleMapStamps}
 
-// openShared opens the shared maps that the youngest set of this layout has; nil
-// where there is none.
+// openShared opens the shared maps that the youngest set with owners has; nil where there
+// is none.
 func (p *pins) openShared(sets []setName) (map[string]*ebpf.Map, error) {
 	i := len(sets) - 1
-	for i >= 0 && sets[i].layout != layout {
+	for i >= 0 && (sets[i].layout < ownedLayout || sets[i].layout > layout) {
 		i--
 	}
 	if i < 0 {

@@ -224,13 +224,39 @@ func TestAnUpgradeFromTheFormerLayout(t *testing.T) {
 	require.NoError(t, second.Close())
 }
 
+// A set without numbered records shares the owners, so no call is sent twice.
+func TestAnUpgradeFromALayoutWithoutNumbers(t *testing.T) {
+	u := newUpgradable(t)
+	first := u.open("one", Options{})
+	former := first.name
+	former.layout = numberedLayout - 1
+	require.NoError(t, os.Rename(first.pins.of(first.name), first.pins.of(former)))
+	require.NoError(t, os.Remove(first.pins.of(former, pinnedMaps, moduleMapSent)))
+	shared, err := first.pins.openShared([]setName{former})
+	require.NoError(t, err)
+	defer closeMaps(shared)
+	require.NoError(t, first.Close())
+
+	second := u.open("one", Options{})
+	var owner uint64
+	require.NoError(t, shared[moduleMapOwners].Lookup(uint32(moduleOwnerIndexOWNER_CURRENT), &owner))
+	require.Equal(t, second.name.id, owner)
+	require.Len(t, second.older, 1)
+	require.Nil(t, second.older[0].arrivals)
+	require.Empty(t, second.Filtered())
+	drain(t, second)
+	require.Empty(t, second.Filtered())
+	require.Equal(t, []uint64{second.name.id}, u.sets())
+	require.NoError(t, second.Close())
+}
+
 // The records of an older set are released as they are stored, before those of
 // this one.
 func TestOlderRecordsAreReleased(t *testing.T) {
 	pins, _, err := listPins(onBPFFS(t))
 	require.NoError(t, err)
 	require.NoError(t, rlimit.RemoveMemlock())
-	name := setName{layout: layout, digest: "0", id: 1}
+	name := setName{layout: ownedLayout, digest: "0", id: 1}
 	require.NoError(t, os.Mkdir(pins.of(name), 0o700))
 	require.NoError(t, os.Mkdir(pins.of(name, pinnedMaps), 0o700))
 	for _, ring := range []string{moduleMapRecords, moduleMapImages} {

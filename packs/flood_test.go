@@ -73,7 +73,8 @@ func TestAFloodOfDeniedCallsDelaysNoOtherQuery(t *testing.T) {
 	observed.Name, observed.Result, observed.Error = "audited", new(int64(0)), ""
 	e.append(t, observed,
 		kmodquery.Event{Time: noon.Unix(), EventName: kmodquery.EventDeleteModule, Source: kmodquery.SourceEBPF, Name: "unloaded", Result: new(int64(0))},
-		kmodquery.Event{Time: noon.Unix(), EventName: kmodquery.EventModuleHidden, Source: kmodquery.SourceProcfs, Name: "hidden"})
+		kmodquery.Event{Time: noon.Unix(), EventName: kmodquery.EventModuleHidden, Source: kmodquery.SourceProcfs, Name: "hidden"},
+		kmodquery.Event{Time: noon.Unix(), EventName: kmodquery.EventSensorTampered, Source: kmodquery.SourceEBPF, Reason: "detached"})
 	flood()
 
 	want := map[string][]string{
@@ -89,6 +90,8 @@ func TestAFloodOfDeniedCallsDelaysNoOtherQuery(t *testing.T) {
 		case removed(query) || query.Platform == "darwin":
 		case name == "kernel_module_denied":
 			require.NotEmpty(t, lines(t, host, name, "process_path"))
+		case name == "kernel_module_tampering":
+			require.Equal(t, []string{"added detached"}, lines(t, host, name, "reason"))
 		default:
 			require.NotEmpty(t, want[name], name)
 			require.ElementsMatch(t, want[name], lines(t, host, name, "name"), name)

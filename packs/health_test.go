@@ -80,6 +80,7 @@ var troubledHosts = map[string]struct {
 	"only the log watches":   {onLinux(unavailable(kmodquery.SourceEBPF), unavailable(kmodquery.SourceAudit), sensor(kmodquery.SourceJournal, kmodquery.StateActive)), []string{"ebpf"}},
 	"the views failed":       {onLinux(sensor(kmodquery.SourceProcfs, kmodquery.StateFailed)), []string{"procfs"}},
 	"records were lost":      {onLinux(sensor(kmodquery.SourceEBPF, kmodquery.StateActive, func(s *kmodquery.Sensor) { s.Lost = 1 })), []string{"ebpf"}},
+	"records were filtered":  {onLinux(sensor(kmodquery.SourceEBPF, kmodquery.StateActive, func(s *kmodquery.Sensor) { s.Filtered = 1 })), []string{"ebpf"}},
 	"events were dropped":    {onLinux(sensor(kmodquery.SourceEBPF, kmodquery.StateActive, func(s *kmodquery.Sensor) { s.Shed = 1 })), []string{"ebpf"}},
 	"records are unreadable": {onLinux(sensor(kmodquery.SourceEBPF, kmodquery.StateActive, func(s *kmodquery.Sensor) { s.DecodeErrors = 1 })), []string{"ebpf"}},
 	"the disk is full":       {onLinux(sensor(kmodquery.SourceEBPF, kmodquery.StateActive, func(s *kmodquery.Sensor) { s.StoreReason = "store: disk full" })), []string{"ebpf"}},

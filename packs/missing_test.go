@@ -54,7 +54,7 @@ func TestStatementsIgnoreHowMissingTextIsShown(t *testing.T) {
 	}
 	for _, name := range []string{
 		kmodquery.EventModuleLoad, kmodquery.EventInitModule, kmodquery.EventFinitModule, kmodquery.EventDeleteModule, kmodquery.EventKextload,
-		kmodquery.EventKextAllowed, kmodquery.EventKextunload, "module_hidden", "module_present", "taint_reset", "request_module",
+		kmodquery.EventKextAllowed, kmodquery.EventKextunload, "module_hidden", "module_present", "taint_reset", "sensor_tampered", "request_module",
 	} {
 		event(name, func(*kmodquery.Event) {})
 		event(name, func(e *kmodquery.Event) { e.Name, e.SignatureStatus, e.Result = "dummy", "valid", new(int64(-1)) })

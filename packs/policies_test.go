@@ -51,6 +51,9 @@ func TestPolicies(t *testing.T) {
 	hid := func(ago time.Duration) kmodquery.Event {
 		return kmodquery.Event{EventName: kmodquery.EventModuleHidden, Source: kmodquery.SourceProcfs, Time: time.Now().Add(-ago).Unix()}
 	}
+	tampered := func(ago time.Duration) kmodquery.Event {
+		return kmodquery.Event{EventName: kmodquery.EventSensorTampered, Source: kmodquery.SourceEBPF, Time: time.Now().Add(-ago).Unix()}
+	}
 	all := []string{sensorsHealthy, noUnsignedModule, noHiddenModule}
 	for name, test := range map[string]struct {
 		sensors []kmodquery.Sensor
@@ -66,6 +69,8 @@ func TestPolicies(t *testing.T) {
 		"hidden module":                {healthy, []kmodquery.Module{plain, hidden}, nil, []string{noHiddenModule}},
 		"module that was hidden":       {healthy, []kmodquery.Module{plain}, []kmodquery.Event{hid(6 * day)}, []string{noHiddenModule}},
 		"module hidden long ago":       {healthy, []kmodquery.Module{plain}, []kmodquery.Event{hid(8 * day)}, nil},
+		"sensor tampered with":         {healthy, []kmodquery.Module{plain}, []kmodquery.Event{tampered(6 * day)}, []string{noHiddenModule}},
+		"tampered with long ago":       {healthy, []kmodquery.Module{plain}, []kmodquery.Event{tampered(8 * day)}, nil},
 		"failed source":                {[]kmodquery.Sensor{changed(ebpf, failed), audit, views}, nil, nil, all},
 		"failed views":                 {[]kmodquery.Sensor{ebpf, audit, changed(views, failed)}, nil, nil, all},
 		"nothing observes loads":       {[]kmodquery.Sensor{audit, views}, nil, nil, all},
@@ -81,6 +86,9 @@ func TestPolicies(t *testing.T) {
 		},
 		"lost records": {
 			[]kmodquery.Sensor{changed(ebpf, func(s *kmodquery.Sensor) { s.Lost = 3 }), audit, views}, nil, nil, []string{sensorsHealthy},
+		},
+		"filtered records": {
+			[]kmodquery.Sensor{changed(ebpf, func(s *kmodquery.Sensor) { s.Filtered = 3 }), audit, views}, nil, nil, []string{sensorsHealthy},
 		},
 		"full disk": {
 			[]kmodquery.Sensor{changed(ebpf, func(s *kmodquery.Sensor) { s.StoreReason = "disk full" }), audit, views}, nil, nil, []string{sensorsHealthy},

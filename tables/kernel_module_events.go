@@ -58,7 +58,8 @@ var eventColumns = []columnOf[kmodquery.Event]{
 	ofEvent("event_name", indexed, "The kernel's name for the event: a system call (init_module, finit_module, delete_module, "+
 		"sys_exit_init_module for one that returned late), a security hook (security_kernel_read_file, security_kernel_load_data), "+
 		"a tracepoint (module_load, module_free, module_request), a difference between views of the kernel (module_present at the start, "+
-		"module_hidden, module_unwitnessed for a load that no source observed, taint_reset), or on macOS kextload, kextunload and the "+
+		"module_hidden, module_unwitnessed for a load that no source observed, taint_reset), a source that was kept from observing "+
+		"(sensor_tampered), or on macOS kextload, kextunload and the "+
 		"decisions of policy, kext_allowed and kext_blocked"),
 	ofEvent("source", indexed, "Source that observed the event, as in kernel_module_sensors"),
 	ofEvent("load_id", indexed, "Shared by all events of one attempt to load or unload a module"),
@@ -125,7 +126,7 @@ var eventColumns = []columnOf[kmodquery.Event]{
 	ofEvent("count", filtered, "Number of attempts that this row stands for; denied attempts of one kind share a row"),
 	ofEvent("missing", filtered, "Columns that apply and whose value could not be determined, separated by commas"),
 	ofEvent("raw", hidden, "The record of a text source, unchanged"),
-	ofEvent("reason", filtered, "For events found by comparing views of the kernel with each other and with the events: the observations behind them"),
+	ofEvent("reason", filtered, "For events found by comparing views of the kernel with each other and with the events, and for sensor_tampered: the observations behind them"),
 	unprivileged(func(e *kmodquery.Event) *kmodquery.Event { return e }),
 	cursorOf[kmodquery.Event](),
 }

@@ -25,7 +25,7 @@ func BenchmarkDay(b *testing.B) {
 		e.Time = first + i*30*day/rows
 		e.TimeNanos, e.LoadID = e.Time*1_000_000_000, fmt.Sprint("boot-", i/3)
 		e.EventName = []string{kmodquery.EventSecurityKernelReadFile, kmodquery.EventModuleLoad, kmodquery.EventFinitModule}[i%3]
-		e.ReportsLoad = new(int64((3 - i%3) / 3))
+		e.ReportsLoad = new((3 - i%3) / 3)
 		if batch = append(batch, kmodquery.Delivery{Event: e}); len(batch) == cap(batch) {
 			require.NoError(b, c.Store.(interface {
 				Append(ctx context.Context, batch []kmodquery.Delivery) error

@@ -16,7 +16,7 @@ var kernelModuleSensors = definition[health]{
 		"SELECT source, state, reason FROM kernel_module_sensors WHERE state = 'failed' OR (state = 'unavailable' AND " +
 			"(source NOT IN ('audit', 'journal', 'kmsg', 'syslog') OR " +
 			"NOT EXISTS (SELECT 1 FROM kernel_module_sensors WHERE state = 'active' AND source <> 'procfs')))",
-		"SELECT source, received, lost, decode_errors, shed FROM kernel_module_sensors WHERE lost > 0 OR decode_errors > 0 OR shed > 0",
+		"SELECT source, received, lost, filtered, decode_errors, shed FROM kernel_module_sensors WHERE lost > 0 OR filtered > 0 OR decode_errors > 0 OR shed > 0",
 		"SELECT DISTINCT store_reason, store_errors, expired_unread FROM kernel_module_sensors WHERE coalesce(store_reason, '') <> '' " +
 			"OR store_errors > 0 OR expired_unread > 0",
 	},
@@ -47,6 +47,9 @@ var sensorColumns = []columnOf[health]{
 	number("lost", local, "Records that were lost before the source could read them, such as those for which a buffer had no room, and returns of system calls that the eBPF programs missed. "+
 		"Counted since the recorder started, or, for pinned hooks of eBPF, since they were attached: a restart keeps their number, a reboot or detach sets it to zero",
 		func(h *health) *int64 { return &h.Lost }),
+	number("filtered", local, "Records that the hooks of eBPF sent, that had room, and that did not arrive: code in the kernel keeps them from the recorder. "+
+		"Each such incident is an event sensor_tampered. Counted since the recorder started",
+		func(h *health) *int64 { return &h.Filtered }),
 	number("decode_errors", local, "Records that could not be decoded and became no events",
 		func(h *health) *int64 { return &h.DecodeErrors }),
 	number("enrich_errors", local, "Events whose column missing is not empty",

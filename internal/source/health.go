@@ -22,9 +22,9 @@ const maxReason = 1024
 // wait for it. A source keeps its Health unexported and passes on what its Name,
 // Sync and Sensor return. All methods may be called concurrently.
 type Health struct {
-	// Received, Lost, DecodeErrors and Shed are the fields of kmodquery.Sensor of these
-	// names. The source counts them itself.
-	Received, Lost, DecodeErrors, Shed atomic.Int64
+	// Received, Lost, Filtered, DecodeErrors and Shed are the fields of kmodquery.Sensor of
+	// these names. The source counts them itself.
+	Received, Lost, Filtered, DecodeErrors, Shed atomic.Int64
 
 	incomplete, folded, lastEvent atomic.Int64
 
@@ -61,6 +61,7 @@ func (h *Health) Sensor() kmodquery.Sensor {
 	sensor.Reason = strings.ToValidUTF8(sensor.Reason[:min(len(sensor.Reason), maxReason)], "")
 	sensor.Received = h.Received.Load()
 	sensor.Lost = h.Lost.Load()
+	sensor.Filtered = h.Filtered.Load()
 	sensor.DecodeErrors = h.DecodeErrors.Load()
 	sensor.Shed = h.Shed.Load()
 	sensor.EnrichErrors = h.incomplete.Load()

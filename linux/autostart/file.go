@@ -65,7 +65,7 @@ func (f *file) isNull() bool {
 		return f.resolved == nullDevice // there are no devices below another root
 	}
 	stat, ok := f.info.Sys().(*syscall.Stat_t)
-	return ok && stat.Mode&unix.S_IFMT == unix.S_IFCHR && uint64(stat.Rdev) == unix.Mkdev(1, 3)
+	return ok && stat.Mode&unix.S_IFMT == unix.S_IFCHR && stat.Rdev == unix.Mkdev(1, 3)
 }
 
 // entry returns an entry of the file.

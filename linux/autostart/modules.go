@@ -48,7 +48,7 @@ func (r *reading) readModules() *modules {
 		{"modules.alias.bin", &m.alias}, {"modules.dep.bin", &m.dep},
 	} {
 		*file.to, err = r.readIndex(folder + "/" + file.name)
-		if err != nil && !(errors.Is(err, fs.ErrNotExist) && file.to != &m.dep) {
+		if err != nil && (!errors.Is(err, fs.ErrNotExist) || file.to == &m.dep) {
 			m.err = fmt.Errorf("cannot read %s/%s: %s", folder, file.name, reason(err))
 		}
 	}

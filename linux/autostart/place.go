@@ -53,7 +53,7 @@ func (p *place) read(r *reading, folders []string, suffix string, singles []stri
 			continue
 		}
 		isFolder := f.info != nil && f.info.IsDir()
-		if f.err != nil && !f.isNull() && !(isFolder && suffix == "") {
+		if f.err != nil && !f.isNull() && (!isFolder || suffix != "") {
 			p.add(f.unread(p.name, p.stage))
 		}
 		visit(f)

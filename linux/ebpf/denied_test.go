@@ -22,8 +22,8 @@ import (
 // inode, from a record as bpf/record.h lays it out.
 func deniedKind(t *testing.T, inode uint64) bpf.DeniedCalls {
 	t.Helper()
-	const kind, callRecord = 48, 136
-	raw := make([]byte, 1288)
+	const kind, callRecord = 48, 152
+	raw := make([]byte, 1304)
 	binary.NativeEndian.PutUint32(raw[kind:], uint32(bpf.SystemCall))
 	binary.NativeEndian.PutUint64(raw[callRecord+24:], inode)
 	binary.NativeEndian.PutUint32(raw[callRecord+32:], 1) // init_module

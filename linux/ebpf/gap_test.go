@@ -85,7 +85,7 @@ func TestAFailedCheckBeginsAGap(t *testing.T) {
 	s := New(Options{Watched: func() time.Time { return watched }})
 	s.noteGap(true)
 	require.Zero(t, s.Sensor().GapEnd)
-	r := run{source: s, arming: &rearming{}, sync: s.health.NewBarrier(time.Second), hooks: liveness{check: func() error { return errors.New("ftrace is switched off") }}}
+	r := run{source: s, reader: newReading(t).reader, arming: &rearming{}, sync: s.health.NewBarrier(time.Second), hooks: liveness{check: func() error { return errors.New("ftrace is switched off") }}}
 	r.checkHooks()
 	s.noteGap(true)
 	require.Equal(t, watched.Unix(), s.Sensor().GapStart)

@@ -46,12 +46,15 @@ func (r *run) checkHooks() {
 	case errors.Is(err, bpf.ErrFtraceOff):
 		s.isBlind = true
 		s.stop(err, false)
+		r.reportFailure(err)
 	case errors.Is(err, bpf.ErrUnpinned):
 		s.markUnreliable(err)
+		r.reportFailure(err)
 	case err != nil:
 		s.isBlind = true
 		s.health.Degraded(err)
 		s.markUnreliable(err)
+		r.reportFailure(err)
 	case !s.isBlind && r.arming.done == nil:
 		s.keepWatch(r.hooks.last)
 	}

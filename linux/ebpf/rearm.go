@@ -142,6 +142,7 @@ func (r *run) rearmed(outcome rearmed) (*bpf.Programs, error) {
 			s.doubt = nil
 		}
 		s.mu.Unlock()
+		r.tampered = nil
 		s.attach(r.programs, fmt.Errorf("pinned again at %s: %w", nowText(), outcome.doubt))
 	}
 	return outcome.programs, nil

@@ -109,17 +109,21 @@ func TestChecksCauseDoubt(t *testing.T) {
 		err     error
 		isBlind bool
 		state   string
+		events  []string
 	}{
-		{"all is well", nil, false, kmodquery.StateActive},
-		{"pins are gone", bpf.ErrUnpinned, false, kmodquery.StateActive},
-		{"hooks are gone", errors.New("detached"), true, kmodquery.StateFailed},
+		{"all is well", nil, false, kmodquery.StateActive, []string{}},
+		{"pins are gone", bpf.ErrUnpinned, false, kmodquery.StateActive, []string{"sensor_tampered"}},
+		{"hooks are gone", errors.New("detached"), true, kmodquery.StateFailed, []string{"sensor_tampered"}},
+		{"ftrace is off", bpf.ErrFtraceOff, true, kmodquery.StateActive, []string{"sensor_tampered"}}, // until Run ends
+		{"more can be attached", bpf.ErrMoreHooks, true, kmodquery.StateFailed, []string{}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			watched := 0
 			s := New(Options{KeepWatch: func(time.Time) { watched++ }})
 			s.health.Started(nil, "", nil)
 			looks := 0
-			r := &run{source: s, arming: &rearming{}, sync: s.health.NewBarrier(time.Second)}
+			reading := newReading(t)
+			r := &run{source: s, reader: reading.reader, arming: &rearming{}, sync: s.health.NewBarrier(time.Second)}
 			r.hooks.check = func() error {
 				if looks++; r.arming.done != nil {
 					return nil
@@ -129,6 +133,7 @@ func TestChecksCauseDoubt(t *testing.T) {
 			r.checkHooks()
 			require.Equal(t, test.isBlind, s.isBlind)
 			require.Equal(t, test.state, s.Sensor().State)
+			require.Equal(t, test.events, reading.names())
 			r.checkHooks()
 			require.Equal(t, !test.isBlind, watched > 0, "the time of a failed check is not one of watching")
 			before := watched

@@ -37,6 +37,10 @@ type run struct {
 	sync   *source.Barrier
 	left   int  // bytes of the ring buffer that were unread when the round began, and are
 	isLast bool // the run ends with the round
+
+	tampered  error          // what an event says of these programs; nil if nothing
+	filtered  []bpf.Filtered // those that no event names yet
+	filterDue time.Time      // when the next event may name some
 }
 
 // newRun starts the goroutines that read images. They end when the programs are
@@ -62,18 +66,20 @@ func (s *Source) newRun(programs *bpf.Programs, emit func(kmodquery.Delivery), a
 	}
 	reader.want = reading.want
 	go reading.run()
-	return &run{
+	r := &run{
 		source: s, programs: programs, deaths: deaths, arming: arming,
 		reader: reader,
-		hooks: liveness{check: func() error {
-			_ = programs.FlushImages() // completes a round of its loop; fails only after Close
-			if arming.done != nil {
-				return nil // Renew and Repin allow no Check
-			}
-			return programs.Check()
-		}},
-		sync: s.health.NewBarrier(imageGrace),
-	}, nil
+		sync:   s.health.NewBarrier(imageGrace),
+	}
+	r.hooks.check = func() error {
+		_ = programs.FlushImages() // completes a round of its loop; fails only after Close
+		r.reportFiltered(programs.Filtered(), time.Now())
+		if arming.done != nil {
+			return nil // Renew and Repin allow no Check
+		}
+		return programs.Check()
+	}
+	return r, nil
 }
 
 // loop reads records until ctx ends, an error ends the run, or other programs have replaced
@@ -113,6 +119,7 @@ func (r *run) continued(next *bpf.Programs, emit func(kmodquery.Delivery)) (*run
 		return nil, err
 	}
 	after.reader.requests, after.reader.loads, after.reader.unbegun = r.reader.requests, r.reader.loads, r.reader.unbegun
+	after.filtered, after.filterDue = r.filtered, r.filterDue
 	if after.sync = r.sync; !after.sync.Began().IsZero() {
 		after.left = next.Pending()
 	}
@@ -174,12 +181,15 @@ func (r *run) readNext() error {
 	case err != nil:
 		err = fmt.Errorf("read the records: %w", err)
 		r.source.stop(err, errors.Is(err, bpf.ErrDamaged))
+		if errors.Is(err, bpf.ErrDamaged) {
+			r.reportFailure(err)
+		}
 		return err
 	}
 	size := bpf.RingSize(len(raw))
 	defer r.took(size)
 	r.source.health.Received.Add(1)
-	record, err := bpf.Decode(raw)
+	record, err := r.programs.Decode(raw, position)
 	if err != nil {
 		r.source.health.DecodeErrors.Add(1)
 		return nil
@@ -191,6 +201,8 @@ func (r *run) readNext() error {
 // error.
 func (r *run) end(cause error) (err error) {
 	defer r.sync.Release()
+	r.isLast = true
+	r.reportFiltered(r.programs.Filtered(), time.Now())
 	if r.programs.IsPinned() {
 		err = r.reader.reportDenials(time.Now())
 	} else {

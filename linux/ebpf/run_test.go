@@ -81,7 +81,7 @@ func TestSyncWaitsForImagesOfLoadsThatAreReadLate(t *testing.T) {
 		require.False(t, r.isDue())
 		time.Sleep(imageGrace - 1)
 		require.False(t, r.isDue())
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		require.True(t, r.isDue())
 		late.finish(r.sync.Began())
 		require.Len(t, late.events, 1)

@@ -34,7 +34,7 @@ func TestTRC1017AcceptsOneEventOfEachLoad(t *testing.T) {
 		kmodquery.EventSysExitInitModule, kmodquery.EventSecurityKernelReadFile, kmodquery.EventSecurityKernelLoadData,
 		kmodquery.EventModuleLoad, kmodquery.EventModuleFree, kmodquery.EventModuleRequest,
 		kmodquery.EventKextload, kmodquery.EventKextunload,
-		"module_present", "module_hidden", "module_unwitnessed", "taint_reset", "kext_allowed", "kext_blocked", "INIT_MODULE", "",
+		"module_present", "module_hidden", "module_unwitnessed", "taint_reset", "sensor_tampered", "kext_allowed", "kext_blocked", "INIT_MODULE", "",
 	}
 	types := []string{kmodquery.TypeKernelModule, "firmware", "kexec-image", "Kernel-Module", ""}
 	// Events that are accepted with any type, and events that need the type kernel-module.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +23,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/linux/ebpf"
+	"github.com/kmodquery/kmodquery/test/kmod"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
 )
 
@@ -107,6 +109,18 @@ func watchWith(t *testing.T, o ebpf.Options) *watcher {
 	return w
 }
 
+// tampered returns the reasons of the events sensor_tampered.
+func (w *watcher) tampered() (reasons []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range w.events {
+		if e.EventName == kmodquery.EventSensorTampered && e.Source == kmodquery.SourceEBPF {
+			reasons = append(reasons, e.Reason)
+		}
+	}
+	return reasons
+}
+
 // recovers requires the source to fail for a reason and then to become active again.
 func (w *watcher) recovers(t *testing.T, reason string) {
 	t.Helper()
@@ -131,6 +145,8 @@ func TestGuestAttachesAgainWhenLinksAreClosed(t *testing.T) {
 	require.NoError(t, guest.LoadImage(image(t, "dummy"), ""))
 	require.NoError(t, guest.Unload("dummy"))
 	w.recovers(t, "ebpf: attached programs are gone: ")
+	require.Len(t, w.tampered(), 1)
+	require.Contains(t, w.tampered()[0], "attached programs are gone: ")
 	for _, file := range replaced {
 		_, err := file.Stat()
 		require.NoError(t, err, "the recorder closed a file of another owner")
@@ -145,6 +161,7 @@ func TestGuestAttachesAgainWhenLinksAreClosed(t *testing.T) {
 	require.NoError(t, guest.Unload("dummy"))
 	w.source.MarkUnreliable("the load of module nosuch was not observed")
 	w.recovers(t, "ebpf: the load of module nosuch was not observed")
+	require.Len(t, w.tampered(), 1, "the event of the module says so")
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	// Events of a load wait for its image, so later ones may come first.
@@ -237,4 +254,41 @@ func TestGuestReportsTracingThatIsSwitchedOff(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return len(query(t, "SELECT name FROM kernel_module_inventory WHERE name = 'dummy'")) == 0
 	}, time.Minute, time.Second)
+}
+
+// TestGuestReportsFilteredRecords hooks the functions of the BPF ring buffer, so that the
+// records about this process vanish. Nothing asks the recorder.
+func TestGuestReportsFilteredRecords(t *testing.T) {
+	guest.Only(t)
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the module is for amd64")
+	}
+	hookable, err := os.ReadFile("/sys/kernel/tracing/available_filter_functions")
+	require.NoError(t, err)
+	if !strings.Contains(string(hookable), "\nbpf_ringbuf_output\n") {
+		t.Skip("ftrace cannot hook the ring buffer's functions in this kernel, and no kprobe runs inside another one")
+	}
+	w := watch(t)
+	before := w.source.Sensor()
+	require.Zero(t, before.Filtered)
+	filter, err := kmod.Build(kmod.Filter, map[string]uint64{
+		"victim":   uint64(os.Getpid()),
+		"pid_tgid": symbol(t, "bpf_get_current_pid_tgid", ""),
+		"output":   symbol(t, "bpf_ringbuf_output", ""),
+		"submit":   symbol(t, "bpf_ringbuf_submit", ""),
+		"discard":  symbol(t, "bpf_ringbuf_discard", ""),
+	})
+	require.NoError(t, err)
+	require.NoError(t, guest.LoadImage(filter, ""))
+	// It leaves no module that nobody has seen. The records of the call and of its process vanish.
+	require.ErrorIs(t, guest.LoadImage(make([]byte, 4096), ""), unix.ENOEXEC)
+	require.Eventually(t, func() bool { return w.source.Sensor().Filtered > 5 && len(w.tampered()) > 0 }, busyLimit, 50*time.Millisecond,
+		"the periodic check does not notice it")
+	require.NoError(t, guest.Unload("kmodquery_filter"))
+	t.Log(w.tampered())
+	require.Contains(t, w.tampered()[0], "system_call") // at least the return of the filter's own load
+	require.Contains(t, w.tampered()[0], "did not arrive")
+	require.Equal(t, before.Lost, w.source.Sensor().Lost)
+	require.True(t, w.isActive())
+	require.Equal(t, loadAndUnload, w.observe(t, "dummy"))
 }

@@ -84,7 +84,7 @@ func TestGuestReportsLoadsInLockdown(t *testing.T) {
 	sensor := query(t, "SELECT * FROM kernel_module_sensors WHERE source = 'ebpf'")
 	require.Len(t, sensor, 1)
 	requireColumns(t, map[string]string{
-		"state": "active", "role": "recorder", "lost": "0", "decode_errors": "0",
+		"state": "active", "role": "recorder", "lost": "0", "filtered": "0", "decode_errors": "0",
 	}, sensor[0])
 	require.Empty(t, sensor[0]["reason"])
 	require.Contains(t, sensor[0]["hooks"], `"security_kernel_read_file (fentry)"`)

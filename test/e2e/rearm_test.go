@@ -36,6 +36,7 @@ func TestGuestRecordsWhileHooksAreAttachedAgain(t *testing.T) {
 		}, busyLimit, 50*time.Millisecond, "the same hooks are pinned again")
 		w.awaitReason(t, "pinned again at .*: the pinned programs were removed")
 	}
+	require.Len(t, w.tampered(), 2)
 
 	first := w.recorded()
 	stop := w.loadAlways(t, "dummy")
@@ -45,6 +46,8 @@ func TestGuestRecordsWhileHooksAreAttachedAgain(t *testing.T) {
 	require.NotEqual(t, sets, pinnedSets(t))
 	w.requireEach(t, first, "dummy", stop())
 	require.Zero(t, w.source.Sensor().Lost)
+	require.Zero(t, w.source.Sensor().Filtered)
+	require.Len(t, w.tampered(), 2, "that hooks are attached again is no tampering")
 }
 
 // recorded returns the number of events.

@@ -21,7 +21,7 @@ import (
 func TestGuestSeesEveryLoadOfAStorm(t *testing.T) {
 	guest.Only(t)
 	before, cycles := latest(t), suite.Repeat(2000)
-	const health = "SELECT state, lost, decode_errors, store_errors FROM kernel_module_sensors WHERE source = 'ebpf'"
+	const health = "SELECT state, lost, filtered, decode_errors, store_errors FROM kernel_module_sensors WHERE source = 'ebpf'"
 	sensor := query(t, health)
 	storming := []string{"tcp_nv", "tcp_illinois"}
 	interrupted := map[string]int{} // delete_module calls that a signal of Go's runtime ended

@@ -117,7 +117,7 @@ func TestGuestUpgradeSendsEachCallOnce(t *testing.T) {
 				break
 			}
 			require.NoError(t, err)
-			r, err := bpf.Decode(raw)
+			r, err := p.Decode(raw, at)
 			require.NoError(t, err)
 			if own = max(own, at.Set); round < rounds-1 && round > 0 && at.Set != own {
 				t.Fatal("an older set comes after a younger one")
@@ -145,6 +145,7 @@ func TestGuestUpgradeSendsEachCallOnce(t *testing.T) {
 		lost, err = p.Lost()
 		require.NoError(t, err)
 		t.Logf("lost: %v", lost)
+		require.Empty(t, p.Filtered())
 		require.NoError(t, p.Close())
 	}
 	t.Logf("%d calls", len(attempts))
