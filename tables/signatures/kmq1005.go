@@ -12,5 +12,5 @@ func kmq1005() kmodquery.Signature {
 		Condition:      "The recorder found a module in the events, in sysfs, in kallsyms, in ftrace, in BTF or in memory that /proc/modules lacks (event module_hidden). docs/threat-model.md says what is confirmed first.",
 		FalsePositives: "None are known. reason says which views show the module.",
 		Silence:        "signature_id = 'KMQ-1005' AND coalesce(name, '') = 'NAME'",
-	}, kmodquery.EventModuleHidden, func(e *kmodquery.Event) string { return subject(e) + " hides" })
+	}, func(e *kmodquery.Event) string { return subject(e) + " hides" }, kmodquery.EventModuleHidden)
 }

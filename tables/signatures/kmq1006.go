@@ -2,16 +2,22 @@ package signatures
 
 import "github.com/kmodquery/kmodquery"
 
-// kmq1006 returns the signature of modules whose load no sensor observed.
+// kmq1006 returns the signature of what a sensor should have observed and did not.
 func kmq1006() kmodquery.Signature {
 	return ofDifferences(kmodquery.Signature{
-		Metadata: metadata("KMQ-1006", "1", "unwitnessed_kernel_module", "Kernel module whose load no sensor observed",
+		Metadata: metadata("KMQ-1006", "1", "blinded_kernel_module_sensor", "Kernel module or sensor out of sight",
 			"The kernel lists a module whose load a sensor should have observed and did not, or that has another name than the one "+
-				"under which it was loaded. Something filtered the sensor's records, detached it, or changed the module.",
+				"under which it was loaded; or the sensor's hooks were detached or disabled, or code in the kernel filters its records.",
 			kmodquery.SeverityHigh, rootkit),
-		Facts:          []string{"name", "parent_load_id", "path", "size"},
-		Condition:      "The recorder found a listed module without a load (event module_unwitnessed).",
-		FalsePositives: "A load whose record the kernel dropped because its buffer was full. reason gives the number of lost records.",
-		Silence:        "signature_id = 'KMQ-1006' AND coalesce(name, '') = 'NAME'",
-	}, kmodquery.EventModuleUnwitnessed, func(e *kmodquery.Event) string { return "no sensor observed the load of " + subject(e) })
+		Facts:     []string{"name", "parent_load_id", "path", "size", "source"},
+		Condition: "The recorder found a listed module without a load (event module_unwitnessed), or its sensor tampered with (event sensor_tampered).",
+		FalsePositives: "A load whose record the kernel dropped because its buffer was full: reason gives the number of lost records. " +
+			"An administrator who switches tracing off.",
+		Silence: "signature_id = 'KMQ-1006' AND coalesce(name, '') = 'NAME'",
+	}, func(e *kmodquery.Event) string {
+		if e.EventName == kmodquery.EventSensorTampered {
+			return "the sensor " + quote(e.Source) + " was tampered with"
+		}
+		return "no sensor observed the load of " + subject(e)
+	}, kmodquery.EventModuleUnwitnessed, kmodquery.EventSensorTampered)
 }

@@ -13,5 +13,5 @@ func kmq1007() kmodquery.Signature {
 		Condition:      "The recorder saw the kernel's taint lose bits (event taint_reset).",
 		FalsePositives: "None are known.",
 		Silence:        "signature_id = 'KMQ-1007' AND eid = 4711",
-	}, kmodquery.EventTaintReset, func(*kmodquery.Event) string { return "bits of the taint are gone" })
+	}, func(*kmodquery.Event) string { return "bits of the taint are gone" }, kmodquery.EventTaintReset)
 }

@@ -69,6 +69,7 @@ func TestSignaturesFire(t *testing.T) {
 		{"KMQ-1005", difference("module_hidden", "it is not in modules, but in sysfs"), `module_hidden: "rk" hides: it is not in modules, but in sysfs`},
 		{"KMQ-1005", kmodquery.Event{Source: "procfs", EventName: "module_hidden"}, `module_hidden: a module without a known name hides`},
 		{"KMQ-1006", difference("module_unwitnessed", "it is in modules"), `module_unwitnessed: no sensor observed the load of "rk": it is in modules`},
+		{"KMQ-1006", kmodquery.Event{Source: "ebpf", EventName: "sensor_tampered", Reason: "hooks are gone"}, `sensor_tampered: the sensor "ebpf" was tampered with: hooks are gone`},
 		{"KMQ-1007", difference("taint_reset", "the kernel's taint lacks bits that it had"), `taint_reset: bits of the taint are gone: the kernel's taint lacks bits that it had`},
 		{"KMQ-1008", honest(set("ContainerID", "abc")), dummy + `the loader is in container "abc"`},
 		{"KMQ-1009", honest(set("ProcessPath", "/usr/bin/python3.11")), dummy + `"/usr/bin/python3.11" is a shell or an interpreter`},

@@ -118,15 +118,15 @@ func ofLoads(s kmodquery.Signature, because func(*kmodquery.Event) string) kmodq
 	return s
 }
 
-// ofDifferences returns a signature of an event that the recorder found by comparing views.
-func ofDifferences(s kmodquery.Signature, event string, describe func(*kmodquery.Event) string) kmodquery.Signature {
-	s.Events = []string{event}
+// ofDifferences returns a signature of events that the recorder found by comparing what it sees.
+func ofDifferences(s kmodquery.Signature, describe func(*kmodquery.Event) string, events ...string) kmodquery.Signature {
+	s.Events = events
 	s.Columns = slices.Concat([]string{"event_name", "name", "path", "reason"}, s.Facts)
 	s.Match = func(e *kmodquery.Event) (string, bool) {
-		if e.EventName != event {
+		if !slices.Contains(events, e.EventName) {
 			return "", false
 		}
-		reason := event + ": " + describe(e)
+		reason := e.EventName + ": " + describe(e)
 		if e.Reason != "" {
 			reason += ": " + e.Reason // the recorder quotes what the host controls in it
 		}
