@@ -128,7 +128,7 @@ func TestRecordsAreNotMissingTooEarly(t *testing.T) {
 		{"another process reads them again", func(a *arriving) {
 			a.send(0, ModuleLoad, 1, 2)
 			a.read(0, ModuleLoad, 1, 2)
-			a.ring.ring.read.Store(0)
+			a.ring.read.Store(0)
 			a.restart()
 			a.read(0, ModuleLoad, 1, 2)
 		}},

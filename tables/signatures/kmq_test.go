@@ -26,6 +26,18 @@ func honest(changes ...func(*kmodquery.Event)) kmodquery.Event {
 	return e
 }
 
+// kext is a load of an extension of macOS.
+func kext(changes ...func(*kmodquery.Event)) kmodquery.Event {
+	e := kmodquery.Event{
+		Source: "unified_log", EventName: "kextload", Name: "com.a", Path: "/Library/Extensions/a.kext", Origin: "file",
+		SignatureStatus: "valid", TeamID: "ABCDE12345", Result: ptr(int64(0)),
+	}
+	for _, change := range changes {
+		change(&e)
+	}
+	return e
+}
+
 // denied is a row of denied calls.
 func denied(changes ...func(*kmodquery.Event)) kmodquery.Event {
 	e := kmodquery.Event{
@@ -61,6 +73,8 @@ func TestSignaturesFire(t *testing.T) {
 		{"KMQ-1002", honest(set("Path", "/root/lib/modules/a.ko")), ""},
 		{"KMQ-1002", honest(set("Path", "/lib/modulesx/a.ko")), ""},
 		{"KMQ-1002", honest(set("Path", "/tmp/usr/lib/modules/a.ko")), ""},
+		{"KMQ-1002", kext(set("Path", "/private/tmp/a.kext")), `kextload: "com.a" loaded from "/private/tmp/a.kext"; no modules are installed there`},
+		{"KMQ-1002", kext(set("Path", "/Users/u/a.kext")), ""},
 		{"KMQ-1003", honest(set("Origin", "memfd"), set("Path", "memfd:x")), `security_kernel_read_file: "dummy" read as a kernel module from a memfd by modprobe (pid 12, uid 0); there is no file that could be examined`},
 		{"KMQ-1003", honest(set("Origin", "deleted")), ""},
 		{"KMQ-1003", honest(set("EventName", "init_module"), set("Origin", "memory"), set("ProcessPath", "/opt/a\nb")), `init_module: "dummy" being loaded from memory by modprobe (pid 12, uid 0); "/opt/a\nb" is no tool that loads modules`},
@@ -113,6 +127,8 @@ func TestSignaturesFire(t *testing.T) {
 func TestSignaturesDoNotFire(t *testing.T) {
 	with := func(change func(*kmodquery.Event)) kmodquery.Event { return honest(change) }
 	events := map[string]kmodquery.Event{
+		"an extension of macOS":           kext(),
+		"an extension of the system":      kext(func(e *kmodquery.Event) { e.Path = "/System/Library/Extensions/a.kext/Contents/PlugIns/b.kext" }),
 		"modprobe":                        honest(),
 		"nothing is known":                {Source: "audit", EventName: "finit_module", Result: ptr(int64(0))},
 		"a module of dkms that is signed": with(func(e *kmodquery.Event) { e.Path = "/lib/modules/6.12.1/updates/dkms/a.ko" }),
