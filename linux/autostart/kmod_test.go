@@ -139,8 +139,14 @@ func TestKmodReadsTheSameConfiguration(t *testing.T) {
 		got := kmodConfig(tree.readConfig())
 		want, _, found := strings.Cut(run(t, "chroot", root, modprobe, "--showconfig"), "\n# End of configuration files.")
 		require.True(t, found)
-		require.Equal(t, strings.TrimSpace(want), strings.TrimSpace(got), "seed %d, round %d", seed, round)
+		require.Equal(t, joined(want), joined(got), "seed %d, round %d", seed, round)
 	}
+}
+
+// joined returns a configuration without the blanks before "post:", of which kmod leaves one
+// out after a continued line.
+func joined(config string) string {
+	return strings.ReplaceAll(strings.TrimSpace(config), " post:", "post:")
 }
 
 // TestSystemdReadsTheSameFiles compares the names in modules-load.d with those in the files

@@ -113,7 +113,10 @@ func ofLoads(s kmodquery.Signature, because func(*kmodquery.Event) string) kmodq
 			return "", false
 		}
 		why := because(e)
-		return describeLoad(e) + "; " + why, why != ""
+		if why == "" {
+			return "", false
+		}
+		return describeLoad(e) + "; " + why, true
 	}
 	return s
 }
