@@ -20,7 +20,7 @@ const (
 	SeverityInfo     = 0 // expected on this host, or of interest only beside another finding
 	SeverityLow      = 1 // honest hosts have it, such as a module that dkms built
 	SeverityModerate = 2 // deserves a look
-	SeverityHigh     = 3 // no supported way to administer a host causes it
+	SeverityHigh     = 3 // rare on honest hosts; the signature names which
 	SeverityCritical = 4 // code in the kernel, or on its way there, hides itself or its origin
 )
 

@@ -106,14 +106,18 @@ loaded. To see what stands out, ask for the others:
 
 ` + "```sql\nSELECT datetime(time, 'unixepoch'), severity, signature_id, reason FROM kernel_module_findings WHERE severity >= 2 AND signature_id != 'TRC-1017';\n```" + `
 
-What any user can cause any number of times, such as denied calls, is a finding of KMQ-1013 and TRC-1017 only.
+Events that any user can cause any number of times, such as denied calls, are findings of KMQ-1013 and TRC-1017 only. The packs
+ship them as events, by kernel_module_denied.
+
+Paths are those of the loader's mount namespace. kmod itself decompresses a module if the kernel does not know the compression,
+and passes it from memory: then KMQ-1002 and KMQ-1015, which need the file, stay silent, and only KMQ-1001 and TRC-1017 tell of it.
 
 | severity | meaning |
 |---|---|
 | 0 | informational: expected on this host, or of interest only beside another finding |
 | 1 | low: honest hosts have it, such as a module that dkms built |
 | 2 | moderate: deserves a look |
-| 3 | high: no supported way to administer a host causes it |
+| 3 | high: rare on honest hosts; the false positives name which |
 | 4 | critical: code in the kernel, or on its way there, hides itself or its origin |
 
 | signature | name | severity | ATT&CK | condition |

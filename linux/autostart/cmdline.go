@@ -103,7 +103,7 @@ func (c *config) cmdlineEntries() []kmodquery.AutostartEntry {
 			if name == "" || len(entries) >= maxLines {
 				continue
 			}
-			switch p.key {
+			switch strings.ReplaceAll(p.key, "-", "_") { // systemd and the kernel take both
 			case "modules_load":
 				entries = append(entries, c.loadEntries(e, name, "")...)
 			case "rd.modules_load", "rd.driver.pre", "rd.driver.post":

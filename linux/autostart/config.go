@@ -141,7 +141,7 @@ func (c *config) setCmdline(text string) {
 	c.refused = map[string]bool{}
 	c.parameters = parseCmdline(text)
 	for _, p := range c.parameters {
-		if p.key == "module_blacklist" && p.isKernel {
+		if strings.ReplaceAll(p.key, "-", "_") == "module_blacklist" && p.isKernel {
 			c.refused = map[string]bool{} // the last one counts
 			for name := range strings.SplitSeq(p.value, ",") {
 				c.refused[name] = true
@@ -201,7 +201,7 @@ func (c *config) effect(l *line) (effective bool, reason string) {
 	if by := c.first(*c.of(l.command), l.subject); by != l && by != nil {
 		return false, by.where() + " has the first line for the module"
 	}
-	if l.command == "install" || l.command == "remove" {
+	if l.command == "install" {
 		if by := c.softdep(l.subject); by != nil {
 			return false, by.where() + " has soft dependencies of the module, which take precedence"
 		}

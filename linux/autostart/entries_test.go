@@ -64,7 +64,7 @@ func TestEntries(t *testing.T) {
 		`modprobe.d /etc/modprobe.d/a.conf:6 install loop<loop "/bin/false" 0 ` + folder + `loop.ko|/etc/modprobe.d/a.conf:5 has the first line for the module`,
 		`modprobe.d /etc/modprobe.d/a.conf:7 softdep i2c_dev<hid "pre" 1 ` + folder + `i2c-dev.ko|`,
 		`modprobe.d /etc/modprobe.d/a.conf:7 softdep no_such<hid "post" 0 |modprobe finds no module of this name or alias`,
-		`modprobe.d /etc/modprobe.d/a.conf:8 remove hid<hid "/bin/echo" 0 ` + folder + `hid.ko|/etc/modprobe.d/a.conf:7 has soft dependencies of the module, which take precedence`,
+		`modprobe.d /etc/modprobe.d/a.conf:8 remove hid<hid "/bin/echo" 1 ` + folder + `hid.ko|`,
 		`modprobe.d /etc/modprobe.d/a.conf:9 include </x "" 0 |kmod ignores this command`,
 		`modprobe.d /etc/modprobe.d/a.conf:10 bad < "" 0 |kmod does not understand the line`,
 		`modprobe.d /usr/lib/modprobe.d/a.conf:1 blacklist evil<evil "" 0 ` + folder + `evil.ko|/etc/modprobe.d/a.conf takes precedence`,

@@ -21,11 +21,15 @@ type assignment struct {
 	value  string
 }
 
+// maxRule is the length of the longest rule in bytes (UDEV_LINE_SIZE of systemd). udev drops a
+// longer one.
+const maxRule = 16 << 10
+
 // parseRules parses a file of udev's rules, and calls visit with each key of a rule until it
 // returns false. A rule that cannot be parsed ends where the mistake is.
 func parseRules(data []byte, visit func(assignment) bool) {
 	number := int64(0)
-	rule := ""
+	rule, isLong := "", false
 	for line := range strings.Lines(string(data)) {
 		number++
 		line = strings.TrimRight(line, "\n")
@@ -38,15 +42,17 @@ func parseRules(data []byte, visit func(assignment) bool) {
 		if strings.HasPrefix(strings.TrimLeft(line, " \t"), "#") { // within a continued rule
 			continue
 		}
-		if rest, continues := strings.CutSuffix(line, `\`); continues {
+		rest, continues := strings.CutSuffix(line, `\`)
+		if isLong = isLong || len(rule)+len(rest) > maxRule; !isLong {
 			rule += rest
+		}
+		if continues {
 			continue
 		}
-		rule += line
-		if !parseRule(number, rule, visit) {
+		if !isLong && !parseRule(number, rule, visit) {
 			return
 		}
-		rule = ""
+		rule, isLong = "", false
 	}
 	if rule != "" {
 		parseRule(number, rule, visit)
@@ -58,7 +64,7 @@ func parseRule(number int64, rule string, visit func(assignment) bool) bool {
 	for {
 		rest = strings.TrimLeft(rest, " \t\r,")
 		end := strings.IndexAny(rest, "=!+-: \t")
-		if open := strings.IndexByte(rest, '{'); open >= 0 && open < end { // an attribute may have any character
+		if open := strings.IndexByte(rest[:max(end, 0)], '{'); open >= 0 { // an attribute may have any character
 			if shut := strings.IndexByte(rest, '}'); shut >= 0 {
 				end = shut + 1
 			}

@@ -9,12 +9,13 @@ import (
 
 // moduleFolders match the paths of installed modules: the folder of depmod(8), with or without
 // the merge of /usr, in an initramfs that mounts the host's own tree, of an OSTree deployment,
-// of NixOS, of Android, and of a kernel snap.
+// of NixOS, of Android, of a kernel snap, and of kpatch.
 var moduleFolders = regexp.MustCompile(`^(/sysroot|/rootfs|/new_root)?(/ostree/deploy/[^/]+/deploy/[^/]+)?(/usr)?/lib/modules/` +
 	`|^/nix/store/[^/]+/lib/modules/` +
 	`|^/run/(booted|current)-system/kernel-modules/lib/modules/` +
 	`|^/(vendor|vendor_dlkm|system|system_dlkm|odm|odm_dlkm)/lib/modules/` +
-	`|^(/var/lib/snapd)?/snap/[^/]+/[^/]+/modules/`)
+	`|^(/var/lib/snapd)?/snap/[^/]+/[^/]+/modules/` +
+	`|^/(var|usr)/lib/kpatch/`)
 
 // userFolders match paths on macOS where any user, or a disk image, can put an extension.
 // Extensions are installed in folders of /Library and /System whose number is not bounded.
@@ -28,7 +29,7 @@ func kmq1002() kmodquery.Signature {
 				"exploits often load a module from where they were unpacked, such as /tmp.",
 			kmodquery.SeverityHigh, kernelModules),
 		Facts: []string{"origin", "path", "filesystem", "sha256"},
-		Condition: "origin is file, and path is known and not below lib/modules of the host, of its initramfs, of an OSTree deployment, a Nix store, an Android partition or a snap; " +
+		Condition: "origin is file, and path is known and not below lib/modules of the host, of its initramfs, of an OSTree deployment, a Nix store, an Android partition, a snap or kpatch; " +
 			"on macOS, path is below /tmp, /var/tmp, /var/folders, /Users or /Volumes.",
 		FalsePositives: "A developer who loads what was built a moment ago, and installers that test a module before they install it.",
 		Silence:        "signature_id = 'KMQ-1002' AND coalesce(path, '') LIKE '/home/builder/%'",

@@ -11,6 +11,6 @@ func kmq1005() kmodquery.Signature {
 		Facts:          []string{"name", "load_id", "path", "size"},
 		Condition:      "The recorder found a module in the events, in sysfs, in kallsyms, in ftrace, in BTF or in memory that /proc/modules lacks (event module_hidden). docs/threat-model.md says what is confirmed first.",
 		FalsePositives: "None are known. reason says which views show the module.",
-		Silence:        "signature_id = 'KMQ-1005' AND coalesce(name, '') = 'NAME'",
-	}, func(e *kmodquery.Event) string { return subject(e) + " hides" }, kmodquery.EventModuleHidden)
+		Silence:        "signature_id = 'KMQ-1005' AND eid = 4711",
+	}, func(e *kmodquery.Event) string { return subject(e) + " is hidden" }, kmodquery.EventModuleHidden)
 }

@@ -13,7 +13,7 @@ func kmq1006() kmodquery.Signature {
 		Condition: "The recorder found a listed module without a load (event module_unwitnessed), or its sensor tampered with (event sensor_tampered).",
 		FalsePositives: "A load whose record the kernel dropped because its buffer was full: reason gives the number of lost records. " +
 			"An administrator who switches tracing off.",
-		Silence: "signature_id = 'KMQ-1006' AND coalesce(name, '') = 'NAME'",
+		Silence: "signature_id = 'KMQ-1006' AND eid = 4711",
 	}, func(e *kmodquery.Event) string {
 		if e.EventName == kmodquery.EventSensorTampered {
 			return "the sensor " + quote(e.Source) + " was tampered with"

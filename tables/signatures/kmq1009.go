@@ -1,7 +1,6 @@
 package signatures
 
 import (
-	"path"
 	"regexp"
 	"strings"
 
@@ -26,7 +25,7 @@ func kmq1009() kmodquery.Signature {
 		FalsePositives: "Developers of kernel modules, and scripts that call init_module(2) through their language's libraries.",
 		Silence:        "signature_id = 'KMQ-1009' AND coalesce(process_path, '') LIKE '/home/builder/%'",
 	}, func(e *kmodquery.Event) string {
-		base := path.Base(e.ProcessPath)
+		base := baseOf(e.ProcessPath)
 		switch {
 		case e.ProcessPath == "":
 			return ""

@@ -2,7 +2,6 @@ package signatures
 
 import (
 	"encoding/json"
-	"path"
 	"regexp"
 
 	"github.com/kmodquery/kmodquery"
@@ -21,15 +20,15 @@ func kmq1010() kmodquery.Signature {
 			kmodquery.SeverityHigh, kernelModules),
 		Facts:          []string{"ancestors", "process_path", "cmdline", "uid", "auid"},
 		Condition:      "The last part of the path of an ancestor is that of a known web, database, mail, name, file or job server, or is a hidden file.",
-		FalsePositives: "Jobs of an administrator that mount a file system or upgrade packages.",
-		Silence:        "signature_id = 'KMQ-1010' AND coalesce(name, '') IN ('nfs', 'cifs')",
+		FalsePositives: "Jobs that upgrade packages or administer the host.",
+		Silence:        "signature_id = 'KMQ-1010' AND coalesce(sha256, '') = 'HASH'",
 	}, func(e *kmodquery.Event) string {
 		var ancestors []struct{ Path string }
 		if e.Ancestors == "" || json.Unmarshal([]byte(e.Ancestors), &ancestors) != nil {
 			return ""
 		}
 		for _, a := range ancestors {
-			if base := path.Base(a.Path); services.MatchString(base) || len(base) > 1 && base[0] == '.' && base != ".." {
+			if base := baseOf(a.Path); services.MatchString(base) || len(base) > 1 && base[0] == '.' && base != ".." {
 				return "an ancestor of the loader is " + quote(a.Path)
 			}
 		}

@@ -19,7 +19,7 @@ func kmq1013() kmodquery.Signature {
 		Columns:        slices.Concat(kmodquery.UnprivilegedNeeds(), loadColumns, facts),
 		Facts:          facts,
 		Condition:      "A load was denied with EPERM before the kernel read a byte of a module.",
-		FalsePositives: "Any user can cause it, any number of times; a row stands for the calls of one user, program and minute.",
+		FalsePositives: "Root too, where kernel.modules_disabled is 1. Any user can cause it, any number of times; a row stands for the calls of one user, program and minute.",
 		Silence:        "signature_id = 'KMQ-1013' AND coalesce(uid, -1) = 1000",
 		Match: func(e *kmodquery.Event) (string, bool) {
 			if !slices.Contains(events, e.EventName) || !e.IsUnprivileged() {

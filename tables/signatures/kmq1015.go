@@ -19,9 +19,9 @@ func kmq1015() kmodquery.Signature {
 			"A module was loaded with flags that make the kernel ignore for which kernel it was built. Modules of the running kernel need no force.",
 			kmodquery.SeverityHigh, kernelModules),
 		Facts:          []string{"flags", "path", "vermagic", "process_path", "cmdline"},
-		Condition:      "flags has MODULE_INIT_IGNORE_MODVERSIONS (1) or MODULE_INIT_IGNORE_VERMAGIC (2), as with modprobe --force.",
+		Condition:      "flags has MODULE_INIT_IGNORE_MODVERSIONS (1) or MODULE_INIT_IGNORE_VERMAGIC (2), as with modprobe --force of a module that is not compressed.",
 		FalsePositives: "Binary modules of a vendor that are installed for several kernels.",
-		Silence:        "signature_id = 'KMQ-1015' AND coalesce(name, '') = 'NAME'",
+		Silence:        "signature_id = 'KMQ-1015' AND coalesce(sha256, '') = 'HASH'",
 	}, func(e *kmodquery.Event) string {
 		if e.Flags == nil {
 			return ""

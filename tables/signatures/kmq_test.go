@@ -77,11 +77,11 @@ func TestSignaturesFire(t *testing.T) {
 		{"KMQ-1002", kext(set("Path", "/Users/u/a.kext")), ""},
 		{"KMQ-1003", honest(set("Origin", "memfd"), set("Path", "memfd:x")), `security_kernel_read_file: "dummy" read as a kernel module from a memfd by modprobe (pid 12, uid 0); there is no file that could be examined`},
 		{"KMQ-1003", honest(set("Origin", "deleted")), ""},
-		{"KMQ-1003", honest(set("EventName", "init_module"), set("Origin", "memory"), set("ProcessPath", "/opt/a\nb")), `init_module: "dummy" being loaded from memory by modprobe (pid 12, uid 0); "/opt/a\nb" is no tool that loads modules`},
-		{"KMQ-1003", honest(set("EventName", "init_module"), set("Origin", "memory"), set("ProcessPath", "/opt/kmod")), ""},
+		{"KMQ-1016", honest(set("EventName", "init_module"), set("Origin", "memory"), set("ProcessPath", "/opt/a\nb")), `init_module: "dummy" being loaded from memory by modprobe (pid 12, uid 0); "/opt/a\nb" is no tool that loads modules`},
+		{"KMQ-1016", honest(set("EventName", "init_module"), set("Origin", "memory"), set("ProcessPath", "/opt/kmod")), ""},
 		{"KMQ-1004", honest(set("EventName", "init_module"), set("Origin", "kernel")), `init_module: "dummy" being loaded by modprobe (pid 12, uid 0); the bytes came from code in the kernel`},
-		{"KMQ-1005", difference("module_hidden", "it is not in modules, but in sysfs"), `module_hidden: "rk" hides: it is not in modules, but in sysfs`},
-		{"KMQ-1005", kmodquery.Event{Source: "procfs", EventName: "module_hidden"}, `module_hidden: a module without a known name hides`},
+		{"KMQ-1005", difference("module_hidden", "it is not in modules, but in sysfs"), `module_hidden: "rk" is hidden: it is not in modules, but in sysfs`},
+		{"KMQ-1005", kmodquery.Event{Source: "procfs", EventName: "module_hidden"}, `module_hidden: a module without a known name is hidden`},
 		{"KMQ-1006", difference("module_unwitnessed", "it is in modules"), `module_unwitnessed: no sensor observed the load of "rk": it is in modules`},
 		{"KMQ-1006", kmodquery.Event{Source: "ebpf", EventName: "sensor_tampered", Reason: "hooks are gone"}, `sensor_tampered: the sensor "ebpf" was tampered with: hooks are gone`},
 		{"KMQ-1007", difference("taint_reset", "the kernel's taint lacks bits that it had"), `taint_reset: bits of the taint are gone: the kernel's taint lacks bits that it had`},
@@ -146,6 +146,15 @@ func TestSignaturesDoNotFire(t *testing.T) {
 		"kmod of NixOS": with(func(e *kmodquery.Event) {
 			e.EventName, e.Origin, e.Path, e.ProcessPath = "init_module", "memory", "", "/nix/store/abc-kmod-31/bin/kmod"
 		}),
+		"udev that was replaced": with(func(e *kmodquery.Event) {
+			e.EventName, e.Origin, e.Path, e.ProcessPath = "init_module", "memory", "", "/usr/bin/udevadm (deleted)"
+		}),
+		"a path without its beginning": with(func(e *kmodquery.Event) {
+			e.EventName, e.Origin, e.Path, e.ProcessPath = "init_module", "memory", "", "usr/bin/kmod"
+		}),
+		"wrapped programs of NixOS": with(func(e *kmodquery.Event) {
+			e.Ancestors = `[{"pid":9,"path":"/nix/store/abc/bin/.kitty-wrapped"},{"pid":8,"path":"/nix/store/abc/bin/.dockerd-wrapped_"}]`
+		}),
 		"a loader unknown": with(func(e *kmodquery.Event) {
 			e.EventName, e.Origin, e.ProcessPath, e.Ancestors = "init_module", "memory", "", ""
 		}),
@@ -156,7 +165,7 @@ func TestSignaturesDoNotFire(t *testing.T) {
 	}
 	for _, path := range []string{
 		"/lib/modules/6.1.0/kernel/a.ko", "/usr/lib/modules/6.1.0/extra/a.ko.zst", "/lib/modules/6.1.0/weak-updates/a.ko", "/sysroot/usr/lib/modules/6.1.0/a.ko",
-		"/ostree/deploy/fedora/deploy/0a1.0/usr/lib/modules/6.1.0/a.ko", "/nix/store/abc-linux/lib/modules/6.1.0/a.ko",
+		"/ostree/deploy/fedora/deploy/0a1.0/usr/lib/modules/6.1.0/a.ko", "/nix/store/abc-linux/lib/modules/6.1.0/a.ko", "/var/lib/kpatch/6.1.0/a.ko",
 		"/run/booted-system/kernel-modules/lib/modules/6.1.0/a.ko", "/vendor/lib/modules/a.ko", "/snap/pc-kernel/12/modules/6.1.0/a.ko",
 	} {
 		events[path] = with(func(e *kmodquery.Event) { e.Path = path })

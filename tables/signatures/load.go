@@ -2,6 +2,8 @@ package signatures
 
 import (
 	"fmt"
+	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -136,4 +138,16 @@ func ofDifferences(s kmodquery.Signature, describe func(*kmodquery.Event) string
 		return reason, true
 	}
 	return s
+}
+
+// wrapped matches the names that NixOS gives to programs behind a wrapper.
+var wrapped = regexp.MustCompile(`^\.(.+)-wrapped_*$`)
+
+// baseOf returns the last part of a program's path, as its package names it.
+func baseOf(program string) string {
+	base := path.Base(program)
+	if strings.HasPrefix(program, "/nix/store/") {
+		base = wrapped.ReplaceAllString(base, "$1")
+	}
+	return base
 }

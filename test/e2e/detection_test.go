@@ -39,7 +39,7 @@ func TestGuestSignaturesTellLoadsApart(t *testing.T) {
 		}, []string{"KMQ-1001", "KMQ-1002"}},
 		{"from a memfd", of("a memfd"), []string{"KMQ-1003"}},
 		{"from a deleted file", of("a deleted file"), []string{"KMQ-1003"}},
-		{"from the memory of a program", of("memory"), []string{"KMQ-1003"}},
+		{"from the memory of a program", of("memory"), []string{"KMQ-1016"}},
 		// The kernel does not check the signature then.
 		{"by force", func(t *testing.T) {
 			h := elsewhere(t, image(t, "dummy"))
