@@ -7,7 +7,9 @@ import (
 	"testing"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // An arriving has the counts of two processors, and a ring that the test fills.
@@ -191,4 +193,35 @@ func TestFormerRecordsAreDecoded(t *testing.T) {
 	got, err = p.Decode(raw, Position{Set: 2})
 	require.NoError(t, err)
 	require.Equal(t, want, got)
+}
+
+// Root can pin another map in the place of the counts.
+func TestCountsOfAnotherSizeAreNotMapped(t *testing.T) {
+	for _, spec := range []ebpf.MapSpec{
+		{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 4096, Flags: unix.BPF_F_MMAPABLE},
+		{Type: ebpf.Array, KeySize: 4, ValueSize: 256, MaxEntries: 1 << 16, Flags: unix.BPF_F_MMAPABLE},
+		{Type: ebpf.Hash, KeySize: 4, ValueSize: 256, MaxEntries: 2},
+	} {
+		p := newCounting(t, 2)
+		other, err := ebpf.NewMap(&spec)
+		require.NoError(t, err)
+		require.NoError(t, p.maps[moduleMapSent].Close())
+		p.maps[moduleMapSent] = other
+		s := &set{name: setName{layout: layout}, maps: p.maps}
+		require.ErrorContains(t, s.openRings(), "sent is not the map that was pinned")
+		require.NoError(t, s.records.Close())
+		require.NoError(t, s.images.Close())
+	}
+}
+
+// Root can remove the pins of maps that no reader needs.
+func TestASetThatLacksASharedMapIsNotRenewed(t *testing.T) {
+	for _, name := range append([]string{moduleMapThreads}, sharedMaps...) {
+		p := newCounting(t, 2)
+		removed := p.maps[name]
+		delete(p.maps, name)
+		err := p.renew(t.Context(), Options{}, &Programs{}, choice{})
+		require.EqualError(t, err, "open BPF maps: there is none called "+name)
+		p.maps[name] = removed
+	}
 }

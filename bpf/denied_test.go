@@ -27,6 +27,9 @@ func newSharing(t *testing.T, id uint64, shared map[string]*ebpf.Map) *Programs 
 	require.NoError(t, rlimit.RemoveMemlock())
 	spec, err := loadModule()
 	require.NoError(t, err)
+	processors, err := ebpf.PossibleCPU()
+	require.NoError(t, err)
+	spec.Maps[moduleMapSent].MaxEntries = uint32(processors)
 	p := &Programs{set: &set{name: setName{id: id}}}
 	t.Cleanup(func() { require.NoError(t, p.Close()) })
 	require.NoError(t, p.loadMaps(spec, shared))

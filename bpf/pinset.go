@@ -63,11 +63,20 @@ func (s *set) openRings() (err error) {
 	if err := s.need(moduleMapSent); err != nil {
 		return err
 	}
+	processors, err := ebpf.PossibleCPU()
+	if err != nil {
+		return err
+	}
+	// Root can pin another map in its place.
+	sent := s.maps[moduleMapSent]
+	if sent.Type() != ebpf.Array || uintptr(sent.ValueSize()) != unsafe.Sizeof(recordCounts{}) || int(sent.MaxEntries()) != processors {
+		return fmt.Errorf("open BPF maps: %s is not the map that was pinned: %v", moduleMapSent, sent)
+	}
 	first, err := mapMemory[recordCounts](s, moduleMapSent)
 	if err != nil {
 		return err
 	}
-	s.arrivals = newArrivals(unsafe.Slice(first, s.maps[moduleMapSent].MaxEntries()), s.records)
+	s.arrivals = newArrivals(unsafe.Slice(first, processors), s.records)
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"sync"
 
@@ -34,6 +35,13 @@ func (p *Programs) Renew(ctx context.Context, o Options) (*Programs, error) {
 }
 
 func (p *Programs) renew(ctx context.Context, o Options, next *Programs, c choice) error {
+	// Root can remove their pins before a process adopts the set.
+	if err := p.need(sharedMaps...); err != nil {
+		return err
+	}
+	if err := p.need(moduleMapThreads); err != nil {
+		return err
+	}
 	pins := p.pins
 	isWanted := o.PinDir != "" && (!o.OnlyPinned || p.path != "")
 	if isWanted && (pins == nil || !pins.isThere()) {
@@ -185,7 +193,7 @@ func (p *Programs) Restore() {
 func (p *Programs) isWhole() bool {
 	has := func(part string, n int) bool {
 		entries, err := os.ReadDir(p.pins.of(p.name, part))
-		return err == nil && len(entries) == n
+		return err == nil && len(entries) == n || err != nil && !errors.Is(err, fs.ErrNotExist) // what cannot be read may be there
 	}
 	return p.pins.isThere() && p.pins.hasLinks(p.name) &&
 		has(pinnedMaps, len(p.maps)) && has(pinnedPrograms, len(p.attached))

@@ -147,10 +147,13 @@ func (r *ring) unread() int {
 // position after it, or errEmpty.
 func (r *ring) next(buffer []byte) ([]byte, uint64, error) {
 	for looks := 0; ; looks++ {
+		at := r.read.Load()
 		raw, end, err := r.take(buffer, looks >= busyLooks)
 		switch {
 		case !errors.Is(err, errBusy):
 			return raw, end, err
+		case r.read.Load() != at: // the record that is being written is another one
+			looks = 0
 		case looks < busyLooks/10:
 			time.Sleep(busyPause)
 		default:

@@ -186,6 +186,9 @@ func (p *pins) isAttached(name setName) bool {
 // hasLinks reports whether each program of a set has its link.
 func (p *pins) hasLinks(name setName) bool {
 	programs, err := os.ReadDir(p.of(name, pinnedPrograms))
+	if isShortage(err) {
+		return true // it is unknown
+	}
 	return err == nil && len(programs) > 0 && !slices.ContainsFunc(programs, func(program os.DirEntry) bool {
 		return !exists(p.of(name, pinnedLinks, program.Name())) && !exists(p.of(name, pinnedProbes, program.Name()))
 	})
