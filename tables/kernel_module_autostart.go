@@ -52,7 +52,7 @@ var autostartColumns = []columnOf[autostartRow]{
 		func(r *autostartRow) string { return kmodquery.Escape(r.Requested) }),
 	text("argument", local, "Options of the module, the command that is run, for softdep when name is loaded: pre or post, for modules.dep what modules.dep.bin has",
 		func(r *autostartRow) string { return kmodquery.Escape(r.Argument) }),
-	number("effective", local, "1 if the line takes effect, 0 if not",
+	number("effective", local, "1 if the line takes effect, 0 if not, NULL if that is not known. For udev and dkms, 1 says only that no file masks it",
 		func(r *autostartRow) *int64 { return r.Effective }),
 	text("reason", local, "Why it takes no effect, or why that is unknown: the file or line that takes precedence, a blacklist, no such module, a file that cannot be read. For a load that takes effect, the command that is run instead",
 		func(r *autostartRow) string { return kmodquery.Escape(r.Reason) }),

@@ -76,7 +76,7 @@ func (r *reading) readConfig() *config {
 	if folder := c.modules.folder; folder != "" {
 		ofDepmod = []string{folder + "/modules.softdep", folder + "/modules.weakdep"}
 	}
-	c.files, c.folderErr = r.readFolders(modprobeFolders, ".conf", ofDepmod...)
+	c.files, c.folderErr = r.readFolders(newBudget(), modprobeFolders, ".conf", ofDepmod...)
 	for _, f := range c.files {
 		if f.err != nil && f.mask == nil && !f.isNull() && !f.isOdd() {
 			c.err = fmt.Errorf("cannot read %s: %s", kmodquery.Printable(f.path), reason(f.err))

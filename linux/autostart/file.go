@@ -116,8 +116,13 @@ func reason(err error) string {
 	return err.Error()
 }
 
+// A budget is what may still be read of a place.
+type budget struct{ bytes, files, names int }
+
+func newBudget() *budget { return &budget{bytes: maxPlace, files: maxFiles, names: maxNames} }
+
 // read reads one file of a place, whose budget of bytes it reduces.
-func (r *reading) read(name, at string, limit int, budget *int) *file {
+func (r *reading) read(name, at string, limit int, left *budget) *file {
 	f := &file{name: name, path: at}
 	if f.resolved, f.err = r.tree.Resolve(at); f.err != nil {
 		if target, _ := os.Readlink(r.root + at); target == nullDevice {
@@ -133,9 +138,9 @@ func (r *reading) read(name, at string, limit int, budget *int) *file {
 		return f
 	}
 	defer opened.Close()
-	limit = min(limit, max(*budget, 0))
+	limit = min(limit, max(left.bytes, 0))
 	f.data, f.err = io.ReadAll(io.LimitReader(opened, int64(limit)))
-	if *budget -= len(f.data); f.err == nil && len(f.data) == limit {
+	if left.bytes -= len(f.data); f.err == nil && len(f.data) == limit {
 		if n, _ := opened.Read(make([]byte, 1)); n > 0 {
 			f.err = errCut
 		}
@@ -148,8 +153,7 @@ func (r *reading) readFile(at string) *file { return r.readFileOf(at, maxFile) }
 
 // readFileOf reads one file of so many bytes at most, or returns nil if there is none.
 func (r *reading) readFileOf(at string, limit int) *file {
-	budget := limit
-	f := r.read(path.Base(at), at, limit, &budget)
+	f := r.read(path.Base(at), at, limit, &budget{bytes: limit})
 	if errors.Is(f.err, errDangling) || errors.Is(f.err, fs.ErrNotExist) || errors.Is(f.err, unix.ENOTDIR) {
 		if _, err := os.Lstat(r.root + at); err != nil {
 			return nil
@@ -160,11 +164,11 @@ func (r *reading) readFileOf(at string, limit int) *file {
 
 // readFolders reads the files with a suffix in folders, the folder that takes precedence
 // first, and then the single files that belong to the same place. The files are ordered by
-// name. Each has the one that masks it. The error says that something is missing.
-func (r *reading) readFolders(folders []string, suffix string, singles ...string) ([]*file, error) {
+// name. Each has the one that masks it. The error says that something is missing. left is reduced.
+func (r *reading) readFolders(left *budget, folders []string, suffix string, singles ...string) ([]*file, error) {
 	var paths []string
 	var failed error
-	seen, looked := map[string]bool{}, 0
+	seen := map[string]bool{}
 	for _, folder := range folders {
 		resolved, err := r.tree.Resolve(folder)
 		if err == nil && seen[resolved] { // such as /lib, if that is a link
@@ -173,28 +177,28 @@ func (r *reading) readFolders(folders []string, suffix string, singles ...string
 		if err == nil {
 			seen[resolved] = true
 			err = r.tree.Names(resolved, func(name string) bool {
-				looked++
+				left.names--
 				if strings.HasSuffix(name, suffix) && name != suffix && !strings.HasPrefix(name, ".") {
 					paths = append(paths, folder+"/"+name)
+					left.files--
 				}
-				return looked < maxNames && len(paths) < maxFiles
+				return left.names > 0 && left.files > 0
 			})
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
 			failed = fmt.Errorf("cannot read %s: %s", folder, reason(err))
 		}
 	}
-	if looked >= maxNames || len(paths) >= maxFiles {
+	if left.names <= 0 || left.files <= 0 {
 		failed = errTooMany
 	}
 	paths = append(paths, singles...)
 	// A stable sort keeps the order of the folders.
 	slices.SortStableFunc(paths, func(a, b string) int { return strings.Compare(path.Base(a), path.Base(b)) })
 	var files []*file
-	budget := maxPlace
 	first, odd := map[string]*file{}, map[string]*file{}
 	for _, at := range paths {
-		f := r.read(path.Base(at), at, maxFile, &budget)
+		f := r.read(path.Base(at), at, maxFile, left)
 		f.mask, f.maybeMask = first[f.name], odd[f.name]
 		switch {
 		case slices.Contains(singles, at) && errors.Is(f.err, errDangling):

@@ -100,7 +100,8 @@ func FuzzIndex(f *testing.F) {
 	f.Add([]byte(encodeIndex(map[string]string{"snd_pcm": "kernel/snd-pcm.ko: kernel/snd.ko", "loop": "kernel/loop.ko:", "": "x"})))
 	f.Add([]byte("\xb0\x07\xf4\x57\x00\x02\x00\x01\x20\x00\x00\x0ca\x01\x20\x00\x00\x0c"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		keys, err := parseIndex(data)
+		room := maxKeys
+		keys, err := parseIndex(data, &room)
 		if len(data) < 12 {
 			require.Error(t, err)
 		}

@@ -3,6 +3,7 @@
 package autostart
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -120,4 +121,61 @@ func TestFloodIsBounded(t *testing.T) {
 	entries = entriesOf(t, root)
 	require.Equal(t, errTooMany.Error(), entries[0].Reason)
 	require.Len(t, entries, 1+maxFiles)
+}
+
+// That modules.dep.bin cannot be compared is an entry: it may have been changed.
+func TestModulesDepThatCannotBeComparedIsAnEntry(t *testing.T) {
+	const folder = "/usr/lib/modules/" + release
+	files := kernel([]string{"loop"}, nil)
+	delete(files, folder+"/modules.dep")
+	entries := entriesOf(t, newRoot(t, files))
+	require.Equal(t, []string{`modules.dep :0  < "" ? |` + folder + `/modules.dep does not exist, so modules.dep.bin was not compared`}, allShown(entries))
+
+	files = kernel([]string{"loop", "hid"}, nil)
+	files[folder+"/modules.dep.bin"] = files[folder+"/modules.dep.bin"][:30]
+	entries = entriesOf(t, newRoot(t, files))
+	require.Equal(t, []string{`modules.dep :0  < "" ? |not compared with modules.dep: cannot read ` + folder + `/modules.dep.bin: it is not an index that kmod reads`}, allShown(entries))
+
+	files = kernel(nil, nil)
+	delete(files, folder+"/modules.dep")
+	delete(files, folder+"/modules.dep.bin")
+	require.Empty(t, entriesOf(t, newRoot(t, files)))
+}
+
+// The folders of units' drop-ins share the bound of the place.
+func TestDropInsShareABound(t *testing.T) {
+	files := kernel(nil, nil)
+	big := "ExecStart=/sbin/modprobe a\n" + strings.Repeat("#", maxFile-100)
+	for i := range 2 * maxPlace / maxFile {
+		files[fmt.Sprintf("/etc/systemd/system/a%02d.service.d/x.conf", i)] = big
+	}
+	var read, cut int
+	for _, e := range entriesOf(t, newRoot(t, files)) {
+		if e.Text != "" {
+			read++
+		} else {
+			require.Contains(t, e.Reason, "it is too long to be read whole")
+			cut++
+		}
+	}
+	require.LessOrEqual(t, read, maxPlace/maxFile+1)
+	require.Positive(t, cut)
+}
+
+// udev drops rules that are longer than its buffer, and so does the table, in little time.
+func TestLongRulesOfUdev(t *testing.T) {
+	files := kernel(nil, nil)
+	files["/etc/udev/rules.d/a.rules"] = strings.Repeat("x\\\n", maxRule) + "\n" + strings.Repeat(`RUN+="/bin/a",`, 2*maxRule/14) + "\n" + `RUN+="/bin/b"` + "\n"
+	require.Equal(t, []string{
+		fmt.Sprintf(`udev /etc/udev/rules.d/a.rules:%d RUN < "/bin/b" 1 |`, maxRule+3),
+	}, allShown(entriesOf(t, newRoot(t, files))))
+}
+
+// depmod writes no pattern with a bracket that is not closed, which would be slow to match.
+func TestPatternsThatAreNotClosedAreLeftOut(t *testing.T) {
+	room := maxKeys
+	x, err := parseIndex([]byte(encodeIndex(map[string]string{"a[bc]": "loop", "*[[[": "evil", "a]b[": "evil"})), &room)
+	require.NoError(t, err)
+	require.Equal(t, index{"a[bc]": {"loop"}}, x)
+	require.Less(t, room, maxKeys)
 }

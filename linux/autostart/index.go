@@ -17,7 +17,7 @@ const (
 	// in bytes, and maxKeys all of them.
 	maxNodes = 1 << 19
 	maxKey   = 64 << 10
-	maxKeys  = 64 << 20
+	maxKeys  = 64 << 20 // of all indices of a reading together
 )
 
 // An index is one of the files that depmod(8) writes for kmod, such as modules.dep.bin: a
@@ -36,12 +36,14 @@ const (
 
 // parseIndex parses an index. A node that is out of bounds, or more nodes than there can be,
 // are an error, and what was read before it is returned too.
-func parseIndex(data []byte) (index, error) {
+//
+// It keeps room bytes of keys and values at most, and reduces room.
+func parseIndex(data []byte, room *int) (index, error) {
 	const magic, major = 0xB007F457, 2
 	if len(data) < 12 || binary.BigEndian.Uint32(data) != magic || binary.BigEndian.Uint16(data[4:]) != major {
 		return nil, errIndex
 	}
-	w := walk{data: data, keys: index{}, left: maxNodes, room: maxKeys}
+	w := walk{data: data, keys: index{}, left: maxNodes, room: room}
 	err := w.node(binary.BigEndian.Uint32(data[8:]), nil)
 	return w.keys, err
 }
@@ -49,15 +51,15 @@ func parseIndex(data []byte) (index, error) {
 type walk struct {
 	data []byte
 	keys index
-	left int // nodes and values that may still be read
-	room int // bytes of keys and values that may still be read
+	left int  // nodes and values that may still be read
+	room *int // bytes of keys and values that may still be read
 }
 
 // take reports whether a node or value with so many bytes may still be read.
 func (w *walk) take(bytes int) bool {
 	w.left--
-	w.room -= bytes
-	return w.left >= 0 && w.room >= 0
+	*w.room -= bytes
+	return w.left >= 0 && *w.room >= 0
 }
 
 // node reads the nodes below an offset, whose keys begin with prefix.
@@ -119,8 +121,10 @@ func (w *walk) values(key string, rest []byte) error {
 		if !ok || !w.take(len(key)+len(value)) {
 			return errIndex
 		}
-		w.keys[key] = append(w.keys[key], value)
 		rest = after
+		if opened := strings.LastIndexByte(key, '['); opened < 0 || strings.IndexByte(key[opened:], ']') > 0 { // depmod writes no other
+			w.keys[key] = append(w.keys[key], value)
+		}
 	}
 	return nil
 }

@@ -29,11 +29,12 @@ type modules struct {
 	// builtinAlias has the aliases of modules that are built in.
 	builtinAlias index
 	err          error // why some of it is unknown
+	depErr       error // why dep is unknown, or known in part
 }
 
 // readModules reads the indices of a kernel release.
 func (r *reading) readModules() *modules {
-	m := &modules{}
+	m, room := &modules{}, maxKeys
 	folder, err := r.tree.Resolve("/lib/modules/" + r.release)
 	if err != nil {
 		m.err = fmt.Errorf("cannot read /lib/modules/%s: %s", r.release, reason(err))
@@ -47,16 +48,20 @@ func (r *reading) readModules() *modules {
 		{"modules.builtin.alias.bin", &m.builtinAlias}, {"modules.builtin.bin", &m.builtin}, {"modules.symbols.bin", &m.symbols},
 		{"modules.alias.bin", &m.alias}, {"modules.dep.bin", &m.dep},
 	} {
-		*file.to, err = r.readIndex(folder + "/" + file.name)
+		*file.to, err = r.readIndex(folder+"/"+file.name, &room)
 		if err != nil && (!errors.Is(err, fs.ErrNotExist) || file.to == &m.dep) {
 			m.err = fmt.Errorf("cannot read %s/%s: %s", folder, file.name, reason(err))
 		}
 	}
+	if err != nil { // of modules.dep.bin, the last one
+		m.depErr = fmt.Errorf("cannot read %s/modules.dep.bin: %w", folder, err)
+	}
 	return m
 }
 
-// readIndex reads an index that depmod wrote.
-func (r *reading) readIndex(at string) (index, error) {
+// readIndex reads an index that depmod wrote, of which room bytes at most are kept. It reduces
+// room.
+func (r *reading) readIndex(at string, room *int) (index, error) {
 	resolved, err := r.tree.Resolve(at)
 	if err != nil {
 		return nil, err
@@ -73,7 +78,7 @@ func (r *reading) readIndex(at string) (index, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseIndex(data)
+	return parseIndex(data, room)
 }
 
 // find returns the module of a normalized name. Its path is "" if kmod knows no file for it.

@@ -4,6 +4,9 @@ package autostart
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -40,11 +43,18 @@ func moduleOf(line string) string {
 // between modules.dep.bin, which kmod reads, and modules.dep, which people read.
 func (r *reading) modulesDepEntries(m *modules) []kmodquery.AutostartEntry {
 	p := place{name: kmodquery.PlaceModulesDep, stage: kmodquery.StageAutoload}
-	f := r.readFileOf(m.folder+"/modules.dep", maxDep)
-	if f == nil || m.dep == nil {
+	if m.folder == "" {
 		return nil
 	}
-	if f.err != nil {
+	f := r.readFileOf(m.folder+"/modules.dep", maxDep)
+	switch {
+	case f == nil && errors.Is(m.depErr, fs.ErrNotExist): // there are no modules
+		return nil
+	case m.depErr != nil:
+		return []kmodquery.AutostartEntry{incomplete(p.name, p.stage, fmt.Errorf("not compared with modules.dep: %w", m.depErr))}
+	case f == nil:
+		return []kmodquery.AutostartEntry{incomplete(p.name, p.stage, fmt.Errorf("%s/modules.dep does not exist, so modules.dep.bin was not compared", m.folder))}
+	case f.err != nil:
 		return []kmodquery.AutostartEntry{f.unread(p.name, p.stage)}
 	}
 	lines := parseDep(f.data)

@@ -37,7 +37,7 @@ func parseModulesLoad(data []byte, visit func(number int64, name string) bool) {
 // modules-load.d is a link to it.
 func (r *reading) modulesLoadEntries(c *config) []kmodquery.AutostartEntry {
 	const place, stage = kmodquery.PlaceModulesLoad, kmodquery.StageBoot
-	files, err := r.readFolders(modulesLoadFolders, ".conf")
+	files, err := r.readFolders(newBudget(), modulesLoadFolders, ".conf")
 	var entries []kmodquery.AutostartEntry
 	if err != nil {
 		entries = append(entries, incomplete(place, stage, err))

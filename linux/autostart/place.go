@@ -17,6 +17,15 @@ type place struct {
 	name    string
 	stage   string
 	entries []kmodquery.AutostartEntry
+	left    *budget // of what its files take; nil before the first is read
+}
+
+// budget returns what may still be read of the place.
+func (p *place) budget() *budget {
+	if p.left == nil {
+		p.left = newBudget()
+	}
+	return p.left
 }
 
 // add appends an entry. It returns false if there is no room for more.
@@ -44,7 +53,7 @@ func (p *place) entry(f *file, number int64, text string) kmodquery.AutostartEnt
 // read reads the files of folders and single files, as readFolders does, and calls visit with
 // each that was read, also in part.
 func (p *place) read(r *reading, folders []string, suffix string, singles []string, visit func(*file)) {
-	files, err := r.readFolders(folders, suffix, singles...)
+	files, err := r.readFolders(p.budget(), folders, suffix, singles...)
 	if err != nil {
 		p.add(incomplete(p.name, p.stage, err))
 	}
@@ -66,6 +75,9 @@ func (p *place) readFile(r *reading, at string, visit func(*file)) {
 	if f == nil {
 		return
 	}
+	if p.budget().bytes -= len(f.data); p.left.bytes < 0 {
+		f.data, f.err = nil, errTooMany
+	}
 	if f.err != nil {
 		p.add(f.unread(p.name, p.stage))
 	}
@@ -79,15 +91,16 @@ func (p *place) within(r *reading, folder, suffix string) []string {
 		return nil
 	}
 	var paths []string
-	looked := 0
+	left := p.budget()
 	err = r.tree.Names(resolved, func(name string) bool {
-		looked++
+		left.names--
 		if strings.HasSuffix(name, suffix) {
 			paths = append(paths, folder+"/"+name)
+			left.files--
 		}
-		return looked < maxNames && len(paths) < maxFiles
+		return left.names > 0 && left.files > 0
 	})
-	if looked >= maxNames || len(paths) >= maxFiles {
+	if left.names <= 0 || left.files <= 0 {
 		p.add(incomplete(p.name, p.stage, errTooMany))
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		p.add(incomplete(p.name, p.stage, fmt.Errorf("cannot read %s: %s", folder, reason(err))))

@@ -114,7 +114,7 @@ func encodeNode(n *node, out *[]byte) uint32 {
 
 // kernel returns the files of depmod for modules, and the aliases that they have.
 func kernel(names []string, aliases map[string]string) map[string]string {
-	dep, patterns := map[string]string{}, map[string]string{}
+	dep, patterns, lines := map[string]string{}, map[string]string{}, ""
 	for alias, name := range aliases {
 		alias, _ = normalize(alias)
 		patterns[alias] = name
@@ -122,9 +122,11 @@ func kernel(names []string, aliases map[string]string) map[string]string {
 	for _, name := range names {
 		key := strings.ReplaceAll(name, "-", "_")
 		dep[key] = "kernel/" + name + ".ko:"
+		lines += dep[key] + "\n"
 	}
 	const folder = "/usr/lib/modules/" + release
 	return map[string]string{
+		folder + "/modules.dep":         lines,
 		folder + "/modules.dep.bin":     encodeIndex(dep),
 		folder + "/modules.alias.bin":   encodeIndex(patterns),
 		folder + "/modules.builtin.bin": encodeIndex(map[string]string{"tty": ""}),
