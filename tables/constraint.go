@@ -105,7 +105,8 @@ func (q query) admits(column, value string) bool {
 	return !isConstrained
 }
 
-// admitsNumber does the same for a column of numbers, whose inequalities it evaluates too.
+// admitsNumber reports whether the constraints on a column of numbers admit a value. It
+// evaluates inequalities too.
 func (q query) admitsNumber(column string, value int64) bool {
 	for _, constraints := range q.Constraints {
 		if constraints.Name != column {

@@ -6,8 +6,8 @@ import "github.com/kmodquery/kmodquery"
 func kmq1006() kmodquery.Signature {
 	return ofDifferences(kmodquery.Signature{
 		Metadata: metadata("KMQ-1006", "1", "blinded_kernel_module_sensor", "Kernel module or sensor out of sight",
-			"The kernel lists a module whose load a sensor should have observed and did not, or that has another name than the one "+
-				"under which it was loaded; or the sensor's hooks were detached or disabled, or code in the kernel filters its records.",
+			"A module is loaded, and the sensor that sees every load did not observe it, or the module has changed its name since. "+
+				"Or somebody detached or disabled the sensor's hooks, or keeps their records from it.",
 			kmodquery.SeverityHigh, rootkit),
 		Facts:     []string{"name", "parent_load_id", "path", "size", "source"},
 		Condition: "The recorder found a listed module without a load (event module_unwitnessed), or its sensor tampered with (event sensor_tampered).",
