@@ -10,7 +10,7 @@ import (
 type Kind int
 
 const (
-	Requested Kind = iota // a path that was asked for; it has no name
+	Requested Kind = iota // a path, or an extension by its name, that was asked for
 	Checked               // a candidate for the extension that was asked for; its path may be another one
 	Direct                // the extension is about to be loaded
 	Loaded                // the extension was loaded and started
@@ -55,6 +55,8 @@ const refused = -1
 const (
 	// maxStatements bounds the statements of one message.
 	maxStatements = 64
+	// maxIDBytes bounds a bundle id in a list.
+	maxIDBytes = 255
 	// private is what the log shows instead of a text that it keeps private.
 	private = "<private>"
 )
@@ -72,7 +74,7 @@ var (
 	notified    = compile(`Received kext (load|unload) notification: ` + bundleID)
 	notApproved = compile(`(?:failed to load/rebuild extensions|library rebuild request failed): Extensions? with identifiers? (.+) (not approved to load)\.(?: Please approve using System (?:Settings|Preferences)\.)?`)
 	needsReboot = compile(`(?:failed to load/rebuild extensions|library rebuild request failed): Loading extension\(s\): (.+) (requires a reboot)\.?`)
-	requested   = compile(`Handling loadOrRebuildRequest: \npaths: \[(.*?)\],\nidentifiers: .*`)
+	requested   = compile(`Handling loadOrRebuildRequest: \npaths: \[(.*?)\],\nidentifiers: \[(.*?)\](?:,?\n.*)?`)
 	loading     = compile(`Loading paths: \[(.*)\]`)
 	direct      = compile(`directLoadAuxiliaryExtensions: \[(.*)\]`)
 	directItem  = regexp.MustCompile(`(?:^|, )([^,/\n]{1,255}?) v([^,/\n]{1,64}?) \([^()]*\) at\s+(/[^\n]*?)\s+signed @(none|team\(([A-Za-z0-9]{1,20})\))`)
@@ -130,7 +132,7 @@ var programs = []struct {
 	{helper, []form{
 		{"Loading codeless extension: ", Loaded, codelessIn, parseCodelessIn},
 		{"", Loaded, codeless, parseCodeless},
-		{"Handling loadOrRebuildRequest: ", Requested, requested, parsePaths},
+		{"Handling loadOrRebuildRequest: ", Requested, requested, parseRequest},
 		{"", Checked, checking, parseResolution},
 	}},
 	{"/usr/libexec/syspolicyd", []form{
@@ -217,7 +219,7 @@ func parseNotification(m []string) []Statement {
 func parseRefusals(m []string) []Statement {
 	var all []Statement
 	for id := range strings.SplitSeq(m[1], ",") {
-		if id = strings.TrimSpace(id); id == "" || len(id) > 255 {
+		if id = strings.TrimSpace(id); id == "" || len(id) > maxIDBytes {
 			return nil
 		}
 		s := Statement{Kind: Failed, Name: idOf(id), Result: new(int64(refused)), Error: m[2], IsDenied: m[2] == "not approved to load"}
@@ -230,26 +232,59 @@ func parseRefusals(m []string) []Statement {
 	return all
 }
 
-// aPath is a path in an array as Swift prints it.
-var aPath = regexp.MustCompile(`^"((?:[^"\\]|\\["\\'])*)"(?:, |$)`)
-
-// parsePaths returns the paths of a request. A request without paths names ids, and
-// yields an empty list.
+// parsePaths returns the paths of a request.
 func parsePaths(m []string) []Statement {
-	all, rest := []Statement{}, m[1]
-	for rest != "" && len(all) < maxStatements {
-		found := aPath.FindStringSubmatch(rest)
-		if found == nil {
-			return nil
-		}
-		p := path.Clean(strings.NewReplacer(`\\`, `\`, `\"`, `"`, `\'`, `'`).Replace(found[1]))
+	texts, ok := parseArray(m[1])
+	if !ok {
+		return nil
+	}
+	all := []Statement{}
+	for _, text := range texts {
+		p := path.Clean(text)
 		if !isPath(p) {
 			return nil
 		}
 		all = append(all, Statement{Kind: Requested, Description: Description{Path: p}})
-		rest = rest[len(found[0]):]
 	}
 	return all
+}
+
+// parseRequest returns the paths and the bundle ids of a request.
+func parseRequest(m []string) []Statement {
+	all := parsePaths(m)
+	ids, ok := parseArray(m[2])
+	if all == nil || !ok {
+		return nil
+	}
+	for _, id := range ids {
+		if id == "" || len(id) > maxIDBytes {
+			return nil
+		}
+		all = append(all, Statement{Kind: Requested, Name: idOf(id)})
+	}
+	return all
+}
+
+var (
+	// arrayItem is a text in an array as Swift prints it, and unescape returns what it
+	// stands for.
+	arrayItem = regexp.MustCompile(`^"((?:[^"\\]|\\["\\'])*)"(?:, |$)`)
+	unescape  = strings.NewReplacer(`\\`, `\`, `\"`, `"`, `\'`, `'`)
+)
+
+// parseArray returns the texts of an array as Swift prints it. It reports false if it
+// is no such array, or a long one.
+func parseArray(text string) ([]string, bool) {
+	var all []string
+	for text != "" {
+		found := arrayItem.FindStringSubmatch(text)
+		if found == nil || len(all) == maxStatements {
+			return nil, false
+		}
+		all = append(all, unescape.Replace(found[1]))
+		text = text[len(found[0]):]
+	}
+	return all, true
 }
 
 // parseDirectLoads returns the extensions that are about to be loaded. It returns nil

@@ -51,7 +51,11 @@ func TestStatements(t *testing.T) {
 		{manager, `Loading paths: ["/Library/Extensions/a \"b\".kext/", "/tmp/c.kext"]`, []Statement{requested(`/Library/Extensions/a "b".kext`), requested("/tmp/c.kext")}},
 		{manager, `Loading paths: ["/tmp/c.kext]`, unparsed(Requested)},
 		{helperPath, "Handling loadOrRebuildRequest: \npaths: [\"/tmp/c.kext\"],\nidentifiers: [],\nx", []Statement{requested("/tmp/c.kext")}},
-		{helperPath, "Handling loadOrRebuildRequest: \npaths: [],\nidentifiers: [\"a\"]", []Statement{}},
+		{helperPath, "Handling loadOrRebuildRequest: \npaths: [],\nidentifiers: [\"a\", \"com.vendor.My \\\"Driver\"]", []Statement{{Kind: Requested, Name: "a"}, {Kind: Requested, Name: `com.vendor.My "Driver`}}},
+		{helperPath, "Handling loadOrRebuildRequest: \npaths: [\"/tmp/c.kext\"],\nidentifiers: [\"<private>\"],\nx", []Statement{requested("/tmp/c.kext"), {Kind: Requested}}},
+		{helperPath, "Handling loadOrRebuildRequest: \npaths: [],\nidentifiers: []", []Statement{}},
+		{helperPath, "Handling loadOrRebuildRequest: \npaths: [],\nidentifiers: [\"a]", unparsed(Requested)},
+		{helperPath, "Handling loadOrRebuildRequest: \npaths: [],\nidentifiers: [" + strings.Repeat("\"a\", ", 65) + "]", unparsed(Requested)},
 		{manager, "directLoadAuxiliaryExtensions: [" + probe + " v1.0.0 (D850472E) at /Library/Extensions/probe.kext  signed @none  x, com.vendor.raid v4.5 (x) at /Library/Extensions/a b.kext  signed @team(DX6G69M9N2)  y]",
 			[]Statement{
 				about(Direct, probe, Description{Version: "1.0.0", Path: "/Library/Extensions/probe.kext", IsUnsigned: true}),

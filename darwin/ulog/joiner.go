@@ -64,8 +64,8 @@ type joiner struct {
 	extensions map[string]*extension // by bundle id
 	forgot     time.Time             // when attempts of extensions that are not remembered may last have begun
 
-	requested       map[string]time.Time // when each path was last asked for
-	forgotRequested time.Time            // when such paths were last forgotten early
+	requested       map[string]time.Time // when each path, and each idKey, was last asked for
+	forgotRequested time.Time            // when such a request was last forgotten early, or not understood
 }
 
 func newJoiner() *joiner {
@@ -81,7 +81,7 @@ func (j *joiner) add(r *kextlog.Record, raw string) (events []kmodquery.Event, u
 			unparsed++
 		}
 		if s.Kind == kextlog.Requested {
-			j.request(s.Path, r.Time)
+			j.request(&s, r.Time)
 			continue
 		}
 		a, described := j.attempt(r, &s)
@@ -123,6 +123,7 @@ func (j *joiner) attempt(r *kextlog.Record, s *kextlog.Statement) (*attempt, kex
 		if s.Description != (kextlog.Description{}) {
 			described = s.Description
 		}
+		a.isRequested = a.isRequested || j.isRequested(s.Name, r.Time)
 		a.isCodeless = s.IsCodeless
 		x.end(a, s.Kind)
 	case kextlog.Blocked:
@@ -310,8 +311,29 @@ func (j *joiner) requestedPath(candidate string, now time.Time) string {
 	return ""
 }
 
-// request remembers that a path was asked for.
-func (j *joiner) request(path string, now time.Time) {
+// idKey returns what a bundle id has in joiner.requested. A path begins with a slash.
+func idKey(id string) string { return "id " + id }
+
+// isRequested reports whether an extension was asked for by its id, or may have been.
+func (j *joiner) isRequested(id string, now time.Time) bool {
+	at, ok := j.requested[idKey(id)]
+	return ok && now.Sub(at).Abs() <= attemptTime || now.Sub(j.forgotRequested).Abs() <= attemptTime
+}
+
+// request remembers what a statement of the kind Requested says. If it says neither a
+// path nor an id, anything may have been asked for.
+func (j *joiner) request(s *kextlog.Statement, now time.Time) {
+	switch {
+	case s.Path != "":
+		j.remember(s.Path, now)
+	case s.Name != "":
+		j.remember(idKey(s.Name), now)
+	default:
+		j.forgotRequested = now
+	}
+}
+
+func (j *joiner) remember(key string, now time.Time) {
 	if len(j.requested) >= maxRequested {
 		maps.DeleteFunc(j.requested, func(_ string, at time.Time) bool { return now.Sub(at).Abs() > attemptTime })
 	}
@@ -319,7 +341,7 @@ func (j *joiner) request(path string, now time.Time) {
 		clear(j.requested)
 		j.forgotRequested = now
 	}
-	j.requested[path] = now
+	j.requested[key] = now
 }
 
 // agreed returns the values that two descriptions have in common.
@@ -376,9 +398,12 @@ func (j *joiner) adopt(other *joiner) {
 	if other.forgot.After(j.forgot) {
 		j.forgot = other.forgot
 	}
-	for path, at := range other.requested {
-		if _, ok := j.requested[path]; !ok {
-			j.request(path, at)
+	if other.forgotRequested.After(j.forgotRequested) {
+		j.forgotRequested = other.forgotRequested
+	}
+	for key, at := range other.requested {
+		if _, ok := j.requested[key]; !ok {
+			j.remember(key, at)
 		}
 	}
 }

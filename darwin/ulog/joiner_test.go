@@ -132,6 +132,27 @@ func TestPathIsWhatWasAskedFor(t *testing.T) {
 	}
 }
 
+func TestALoadThatWasAskedForByItsIDIsNoBootLoad(t *testing.T) {
+	loaded := [2]string{manager, "Received kext load notification: " + testKext}
+	asked := func(ids string) [2]string {
+		return [2]string{"/usr/libexec/kernelmanager_helper", "Handling loadOrRebuildRequest: \npaths: [],\nidentifiers: [" + ids + "]"}
+	}
+	for _, test := range []struct {
+		records  [][2]string
+		bootLoad int64
+	}{
+		{[][2]string{loaded}, 1},
+		{[][2]string{asked(`"com.example.other"`), loaded}, 1},
+		{[][2]string{asked(`"com.example.other", "` + testKext + `"`), loaded}, 0},
+		{[][2]string{asked(`"<private>"`), loaded}, 0},
+		{[][2]string{asked(`not understood`), loaded}, 0},
+	} {
+		events := joined(t, test.records...)
+		require.Len(t, events, 1)
+		require.Equal(t, test.bootLoad, *events[0].BootLoad, test.records)
+	}
+}
+
 func TestACodelessLoadIsOneEvent(t *testing.T) {
 	loaded := [2]string{manager, "Received kext load notification: " + testKext}
 	events := joined(t, [2]string{manager, "Loading codeless extension: Kext " + testKext + " v2"}, loaded, loaded)
