@@ -108,19 +108,46 @@ func (s *summary) add(e *event) {
 // maxExcerpt is the size of an excerpt in bytes.
 const maxExcerpt = 3000
 
-// failure begins what testify, testscript and a panic print.
-var failure = regexp.MustCompile(`Error Trace:|FAIL: |panic:`)
+var (
+	// failure begins what testify, testscript and a panic print.
+	failure = regexp.MustCompile(`Error Trace:|FAIL: [^\n]*\.txtar?:|panic:`)
+	// logged begins what a test logs or reports with t.Errorf.
+	logged = regexp.MustCompile(`^\s+\w+_test\.go:\d+: `)
+)
 
 // excerpt returns the part of a failed test's output that is likely to say why: from its
-// first failure on, or else its beginning.
+// first failure on, or else the beginning of each of its logs.
 func excerpt(output string) string {
+	if len(output) <= maxExcerpt {
+		return output
+	}
 	begin := 0
-	if at := failure.FindStringIndex(output); at != nil && len(output) > maxExcerpt {
+	if at := failure.FindStringIndex(output); at != nil {
 		// Some lines before it belong to it: a script's command, the line of the test.
 		begin = max(0, at[0]-maxExcerpt/3)
+	} else if heads := logHeads(output); heads != "" {
+		output = heads
 	}
 	end := min(len(output), begin+maxExcerpt)
 	return strings.ToValidUTF8(output[begin:end], "")
+}
+
+// logHeads returns the first lines of each of a test's logs.
+func logHeads(output string) string {
+	const lines, width = 3, 300
+	var heads strings.Builder
+	left := 0
+	for line := range strings.Lines(output) {
+		if logged.MatchString(line) {
+			left = lines
+		}
+		if left > 0 {
+			left--
+			line = strings.TrimSuffix(line, "\n")
+			heads.WriteString(line[:min(len(line), width)] + "\n")
+		}
+	}
+	return heads.String()
 }
 
 // elsewhere is in the reason of tests that run in a guest and are skipped on the host.

@@ -55,6 +55,14 @@ func TestSummaryShowsGuestsFailuresAndTheSlowest(t *testing.T) {
 	require.Contains(t, text, "2 passed, 3 failed, 1 skipped\n")
 }
 
+func TestExcerptOfALongOutputHasTheBeginningOfEachLog(t *testing.T) {
+	long := strings.Repeat("        x"+strings.Repeat("y", 500)+"\n", 20)
+	text := excerpt("    x_test.go:1: seed\n    x_test.go:2: rows differ:\n" + long + "    x_test.go:3: it also failed\n" + long + "--- FAIL: TestX (0.00s)\n")
+	require.Contains(t, text, "x_test.go:2: rows differ:\n")
+	require.Contains(t, text, "x_test.go:3: it also failed\n")
+	require.Less(t, len(text), maxExcerpt)
+}
+
 func TestRunsEachListAndReportsTheFailureOfAny(t *testing.T) {
 	var out strings.Builder
 	err := run(context.Background(), []string{"./no-such-package", "--", "-run", "^TestNothing$", "../suite"}, &out)
