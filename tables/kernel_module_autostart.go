@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"slices"
 	"strings"
 
@@ -102,7 +103,6 @@ func generateAutostart(ctx context.Context, c Config, q query) ([]map[string]str
 	}
 	usesModule := slices.ContainsFunc([]string{"sha256", "signer", "package", "missing"}, q.uses)
 	usesPackage := slices.ContainsFunc([]string{"file_package", "missing"}, q.uses)
-	bound, cost := c.bound(), int64(0)
 	row := rowFunc(used(q, autostartColumns))
 	modules := map[string]kmodquery.ModuleFile{}
 	type owner struct {
@@ -111,8 +111,7 @@ func generateAutostart(ctx context.Context, c Config, q query) ([]map[string]str
 	}
 	owners := map[string]owner{}
 	ids := map[int64]int64{}
-	var rows []map[string]string
-	for _, e := range entries {
+	rowOf := func(e kmodquery.AutostartEntry) map[string]string {
 		r := autostartRow{AutostartEntry: e}
 		if usesModule && e.Path != "" {
 			file, isRead := modules[e.Path]
@@ -132,17 +131,101 @@ func generateAutostart(ctx context.Context, c Config, q query) ([]map[string]str
 				r.Missing.Add("file_package")
 			}
 		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
 		id := r.identity()
 		ids[id]++ // a line may name one module twice
-		rows = append(rows, row(&r, id+ids[id]-1))
-		if cost += bound.cost(rows[len(rows)-1:]); cost > bound.bytes {
-			return nil, fmt.Errorf("reply would have more than %s: only %d of %d lines fit; select fewer columns", bound, len(rows)-1, len(entries))
+		return row(&r, id+ids[id]-1)
+	}
+	bound := c.bound()
+	var rows []map[string]string
+	var total int64
+	cost := func(e kmodquery.AutostartEntry) int64 {
+		r := rowOf(e)
+		n := bound.cost([]map[string]string{r})
+		if total += n; total <= bound.bytes {
+			rows = append(rows, r)
+		}
+		return n
+	}
+	costs := make([]int64, len(entries))
+	for i, e := range entries {
+		if costs[i] = cost(e); ctx.Err() != nil {
+			return nil, ctx.Err()
 		}
 	}
-	return rows, nil
+	if total > bound.bytes {
+		entries = fitting(entries, costs, bound.bytes, cost)
+		clear(ids)
+		rows, total = nil, 0
+		for _, e := range entries {
+			cost(e)
+		}
+		if total > bound.bytes {
+			return nil, fmt.Errorf("reply would have more than %s, which %d lines do not fit into; select fewer columns", bound, len(costs))
+		}
+	}
+	return rows, ctx.Err()
+}
+
+// maxCutFiles bounds the files that a reply names because it lacks rows of them.
+const maxCutFiles = 64
+
+// fitting returns the entries whose rows fit into a reply. costs are those of the entries'
+// rows, and cost returns that of another row. Nobody may hide a line behind the many lines of
+// another file: the files share the reply, and those that need less than their share lose
+// nothing. Entries without text say how many rows of other files are not there.
+func fitting(entries []kmodquery.AutostartEntry, costs []int64, bound int64, cost func(kmodquery.AutostartEntry) int64) []kmodquery.AutostartEntry {
+	bytes := map[string]int64{} // that the rows of each file cost
+	var longest kmodquery.AutostartEntry
+	for i, e := range entries {
+		bytes[e.File] += costs[i]
+		if len(e.File) > len(longest.File) {
+			longest = e
+		}
+	}
+	left := bound - int64(min(len(bytes), maxCutFiles+1))*cost(cutEntry(longest, len(entries), len(bytes)))
+	share := left
+	for i, n := range slices.Sorted(maps.Values(bytes)) {
+		if share = left / int64(len(bytes)-i); n > share {
+			break
+		}
+		left -= n
+	}
+	var fit, cut []kmodquery.AutostartEntry // cut are the first entries of the files that do not fit
+	spent, lost := map[string]int64{}, map[string]int{}
+	for i, e := range entries {
+		if bytes[e.File] > share && spent[e.File] == 0 {
+			cut = append(cut, e)
+		}
+		if spent[e.File] += costs[i]; spent[e.File] <= share || bytes[e.File] <= share {
+			fit = append(fit, e)
+		} else {
+			lost[e.File]++
+		}
+	}
+	more := 0 // rows of files that are not named
+	for i, e := range cut {
+		if i < maxCutFiles {
+			fit = append(fit, cutEntry(e, lost[e.File], 1))
+		} else {
+			more += lost[e.File]
+		}
+	}
+	if more > 0 {
+		fit = append(fit, cutEntry(kmodquery.AutostartEntry{}, more, len(cut)-maxCutFiles))
+	}
+	return fit
+}
+
+// cutEntry returns an entry that stands for rows of the file of an entry, or of several files.
+func cutEntry(e kmodquery.AutostartEntry, rows, files int) kmodquery.AutostartEntry {
+	e = kmodquery.AutostartEntry{Place: e.Place, Stage: e.Stage, File: e.File, UID: e.UID, Mode: e.Mode, Mtime: e.Mtime}
+	of := "the file"
+	if files > 1 {
+		of = fmt.Sprintf("%d files", files)
+	}
+	e.Reason = fmt.Sprintf("%d more rows of %s do not fit into the reply; select fewer columns", rows, of)
+	e.Missing.Add("line", "text", "action", "name", "effective")
+	return e
 }
 
 // identity returns a row's rowid, the same in each reply.

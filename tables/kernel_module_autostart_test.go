@@ -92,13 +92,42 @@ func TestAutostartReturnsErrors(t *testing.T) {
 }
 
 // Root may write any number of lines.
-func TestAutostartIsBounded(t *testing.T) {
+func TestManyLinesOfAFileHideNoLineOfAnother(t *testing.T) {
 	c, a := autostartConfig(t)
 	a.entries = nil
-	for i := range 100 {
-		a.entries = append(a.entries, kmodquery.AutostartEntry{Place: kmodquery.PlaceModprobe, Text: fmt.Sprint("blacklist m", i)})
+	for i := range 500 {
+		a.entries = append(a.entries, kmodquery.AutostartEntry{Place: kmodquery.PlaceModprobe, File: "/etc/many.conf", Text: fmt.Sprint("blacklist m", i)})
 	}
-	c.ReplyBytes = 2000
-	require.Regexp(t, `^error generating table: reply would have more than 2000 bytes: only [1-9][0-9]? of 100 lines fit; select fewer columns$`,
+	a.entries = append(a.entries, kmodquery.AutostartEntry{Place: kmodquery.PlaceUdev, File: "/etc/one.rules", Text: "last"})
+	c.ReplyBytes = 20000
+	rows := rowsOf(t, c, autostartTable, "{}")
+	require.LessOrEqual(t, c.bound().cost(rows), c.ReplyBytes)
+	require.Greater(t, len(rows), 50)
+	texts := column(rows, "text")
+	require.Contains(t, texts, "last")
+	cut := rows[len(rows)-1]
+	require.Equal(t, "/etc/many.conf", cut["file"])
+	require.Equal(t, fmt.Sprintf("%d more rows of the file do not fit into the reply; select fewer columns", 502-len(rows)), cut["reason"])
+	require.Contains(t, cut["missing"], "text")
+	require.NotContains(t, cut, "effective")
+}
+
+func TestManyFilesHideNoLineOfAnother(t *testing.T) {
+	c, a := autostartConfig(t)
+	a.entries = []kmodquery.AutostartEntry{{Place: kmodquery.PlaceUdev, File: "/etc/one.rules", Text: "first"}}
+	for i := range 3000 {
+		a.entries = append(a.entries, kmodquery.AutostartEntry{Place: kmodquery.PlaceModprobe, File: fmt.Sprint("/etc/", i/3), Text: fmt.Sprint("blacklist m", i)})
+	}
+	c.ReplyBytes = 200_000
+	rows := rowsOf(t, c, autostartTable, "{}")
+	require.LessOrEqual(t, c.bound().cost(rows), c.ReplyBytes)
+	require.Contains(t, column(rows, "text"), "first")
+	require.Regexp(t, `^[0-9]+ more rows of 936 files do not fit`, rows[len(rows)-1]["reason"])
+}
+
+func TestAutostartIsBounded(t *testing.T) {
+	c, _ := autostartConfig(t)
+	c.ReplyBytes = 100
+	require.Equal(t, "error generating table: reply would have more than 100 bytes, which 4 lines do not fit into; select fewer columns",
 		errorOf(t, c, autostartTable, "{}"))
 }
