@@ -391,7 +391,8 @@ func (p *deployment) requireExactly(t *testing.T, done tally) {
 		"a return has no call":          fmt.Sprintf(ebpf, "load_id, name") + "event_name = 'sys_exit_init_module' AND load_id NOT IN (SELECT load_id FROM kernel_module_events WHERE event_name = 'init_module') LIMIT 5",
 		"a call has no return":          fmt.Sprintf(ebpf, "load_id, name") + "event_name = 'init_module' AND result IS NULL AND load_id NOT IN (SELECT load_id FROM kernel_module_events WHERE event_name = 'sys_exit_init_module') LIMIT 5",
 		"a process column is missing":   fmt.Sprintf(ebpf, "eid, event_name, name, missing") + "instr(missing, 'cmdline') > 0 LIMIT 5",
-		"a sensor has lost something":   "SELECT source, lost, filtered, decode_errors, store_errors, reason FROM kernel_module_sensors WHERE lost > 0 OR filtered > 0 OR decode_errors > 0",
+		// Other sources stand in while a slow machine attaches the hooks. The kernel may overwrite their records.
+		"eBPF has lost something":       "SELECT source, lost, filtered, decode_errors, store_errors, reason FROM kernel_module_sensors WHERE source = 'ebpf' AND (lost > 0 OR filtered > 0 OR decode_errors > 0)",
 		"nobody tampers with a sensor":  "SELECT reason FROM kernel_module_events WHERE event_name = 'sensor_tampered' LIMIT 5",
 		"the views report other events": "SELECT event_name, name, reason FROM kernel_module_events WHERE source = 'procfs' AND (event_name != 'module_present' OR name IN ('tcp_nv', 'tcp_illinois', 'dummy', 'kmodquery_nested')) LIMIT 5",
 	}
