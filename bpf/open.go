@@ -57,6 +57,8 @@ type Programs struct {
 	found    bool      // a set was attached before
 	retired  time.Time // when the older sets were detached
 
+	canaryEnd uint64 // end of the ring of records when the last Canary returned
+
 	olderCounts map[moduleCounter]map[uint64]uint64 // by older set
 	missed      uint64                              // runs of the programs that Renew has detached that were skipped
 

@@ -71,6 +71,11 @@ func (r *reader) take(record bpf.Record, position bpf.Position, size int, now ti
 // add adds the next record of an attempt.
 func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now time.Time) {
 	switch record.Kind {
+	case bpf.SystemCall:
+		if isCanary(&record) {
+			r.attempts.forget(a)
+			return
+		}
 	case bpf.ProcessPath, bpf.ProcessArgs:
 		a.process.add(record)
 		return

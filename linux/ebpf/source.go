@@ -56,6 +56,9 @@ type Options struct {
 	// there, and pins none if there are none.
 	PinDir     string
 	OnlyPinned bool
+	// HasCanary tests the hooks whenever they were attached or opened, and when records were
+	// filtered, by a call of init_module(2) that the kernel must deny.
+	HasCanary bool
 	// Keys returns the dedup keys of the source's stored events; nil if nothing is
 	// stored.
 	Keys func(context.Context) ([]string, error)
