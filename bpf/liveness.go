@@ -45,7 +45,7 @@ func (p *Programs) Check() error {
 	// Root can write the pinned maps with which the programs decide what to send.
 	case *p.settings != p.wanted:
 		return errors.New("another process changed the settings of the attached programs")
-	case p.owners.current.Load() != p.name.id:
+	case p.owners.current.Load() != p.name.id, p.owners.oldest.Load() != p.name.id:
 		return errors.New("another process keeps the attached programs from sending records")
 	}
 	if err := errors.Join(p.records.check(), p.images.check()); err != nil {

@@ -351,6 +351,7 @@ func TestTheOwnerSendsTheRecord(t *testing.T) {
 		}
 	}
 	older.owners.current.Store(1)
+	older.owners.oldest.Store(1)
 	for range 3 {
 		request(older, older, newer)
 		request(older, older, newer)
@@ -403,10 +404,12 @@ func TestTheOwnerSendsTheRecord(t *testing.T) {
 	older.owners.oldest.Store(2)
 
 	// Root has forged the owner, so that no set would send the record.
-	stamp[owner] = 1 << 63
-	require.NoError(t, older.maps[moduleMapStamps].Put(call, &stamp))
-	request(newer, newer)
-	require.Empty(t, requests(t, older))
+	for _, forged := range []uint64{0, 1, 7, 1 << 63} {
+		stamp[owner], stamp[over] = forged, 0
+		require.NoError(t, older.maps[moduleMapStamps].Put(call, &stamp))
+		request(newer, newer)
+		require.Empty(t, requests(t, older))
+	}
 }
 
 func TestACanceledUpgradeLeavesTheOwner(t *testing.T) {
@@ -434,6 +437,11 @@ func TestCheckFindsChangedMaps(t *testing.T) {
 	p.owners.current.Store(0)
 	require.EqualError(t, p.Check(), "another process keeps the attached programs from sending records")
 	p.owners.current.Store(p.name.id)
+	require.NoError(t, p.Check())
+
+	p.owners.oldest.Store(0)
+	require.EqualError(t, p.Check(), "another process keeps the attached programs from sending records")
+	p.Restore()
 	require.NoError(t, p.Check())
 
 	require.NoError(t, p.maps[moduleMapSettings].Put(uint32(0), moduleReaderSettings{Epoch: 1}))
