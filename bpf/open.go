@@ -159,7 +159,7 @@ func (p *Programs) openSet(ctx context.Context, o Options, c choice) error {
 	if err != nil {
 		return err
 	}
-	p.found = slices.ContainsFunc(sets, p.pins.hasLinks)
+	p.found = slices.ContainsFunc(sets, p.pins.hasLinks) && !p.withoutKprobes // most of them do not run then
 	if owner >= 0 {
 		// An upgrade was broken off.
 		if err := p.pins.detach(ctx, slices.Concat(sets[:owner], sets[owner+1:])); err != nil {
@@ -169,7 +169,7 @@ func (p *Programs) openSet(ctx context.Context, o Options, c choice) error {
 			if p.set, err = adopt(p.pins, sets[owner], c.list); err == nil {
 				sets = slices.Delete(sets, owner, owner+1)
 			}
-			p.found = err == nil
+			p.found = err == nil && p.isSteered(len(sets) == 0)
 		}
 	}
 	if p.set == nil {
@@ -189,6 +189,12 @@ func (p *Programs) openSet(ctx context.Context, o Options, c choice) error {
 		return err
 	}
 	return p.openOlder(sets)
+}
+
+// isSteered reports whether the maps of the adopted set let it send records. Root can change
+// them while no process checks them. A broken-off upgrade leaves other sets.
+func (p *Programs) isSteered(isAlone bool) bool {
+	return p.settings.Set == p.name.id && (!isAlone || p.owners.oldest.Load() == p.name.id)
 }
 
 // errNotAsked is the reason if the options asked for no pinning.

@@ -514,3 +514,36 @@ func TestProgramsWithoutLinksWereNotThere(t *testing.T) {
 		require.NoError(t, err)
 	}
 }
+
+// Programs that did not run, or did not send what they saw, while no process checked them.
+func TestProgramsThatSentNothingWereNotThere(t *testing.T) {
+	u := newUpgradable(t)
+	for name, change := range map[string]func(*Programs){
+		"settings": func(p *Programs) { p.settings.Set = 0 },
+		"oldest":   func(p *Programs) { p.owners.oldest.Store(1) },
+	} {
+		p := u.open("one", Options{})
+		require.NoError(t, p.Close())
+		p = u.open("one", Options{})
+		require.True(t, p.WereThere(), name)
+		change(p)
+		require.NoError(t, p.Close())
+		again := u.open("one", Options{})
+		require.Equal(t, p.name, again.name)
+		require.False(t, again.WereThere(), name)
+		again.NextEpoch() // as Open does
+		require.NoError(t, again.Close())
+	}
+
+	was := build
+	build = "two" // other programs, because kprobes are off
+	defer func() { build = was }()
+	off := &Programs{withoutKprobes: true}
+	require.NoError(t, off.openSet(t.Context(), Options{PinDir: u.path}, u.choice()))
+	require.False(t, off.WereThere())
+	require.NoError(t, off.Close())
+	again := &Programs{withoutKprobes: true}
+	require.NoError(t, again.openSet(t.Context(), Options{PinDir: u.path}, u.choice()))
+	require.True(t, again.WereThere(), "that gap was reported")
+	require.NoError(t, again.Close())
+}

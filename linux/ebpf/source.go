@@ -104,6 +104,7 @@ func New(o Options) *Source {
 func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) (err error) {
 	programs, keys, err := s.open(ctx)
 	if err != nil {
+		s.isBlind = s.isBlind || errors.Is(err, bpf.ErrFtraceOff) // pinned programs do not run
 		if errors.Is(err, context.Canceled) {
 			err = nil // it was stopped while it attached the hooks
 		}
