@@ -171,7 +171,7 @@ func (p *Programs) Inherit(from *Programs) error {
 			return errors.Join(fmt.Errorf("read what earlier programs have recorded: %w", err), older.Close())
 		}
 		if s.arrivals != nil {
-			older.arrivals.holes = s.arrivals.holes
+			older.arrivals.holes, older.arrivals.seen = s.arrivals.holes, s.arrivals.seen
 		}
 		p.addOlder(older)
 	}

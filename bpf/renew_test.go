@@ -36,8 +36,9 @@ func TestRenewedProgramsReadWhatWasRecorded(t *testing.T) {
 	require.NoError(t, err)
 	const other = Kind(recordKinds - 1)
 	first.arrivals.counts[0].sent[other].Store(3)
-	first.arrivals.counts[0].seen[other].Store(3)
+	first.arrivals.see(0, int(other), 3)
 	first.filtered, first.arrivals.holes = []Filtered{hole(0, other, 1, 1)}, []Filtered{hole(0, other, 2, 2)}
+	require.True(t, first.HasHoles())
 	first.Release(read, Position{}, Position{})
 	*first.settings, first.wanted.ImageLimit = moduleReaderSettings{}, 7
 	first.Restore()

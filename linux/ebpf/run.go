@@ -77,6 +77,7 @@ func (s *Source) newRun(programs *bpf.Programs, emit func(kmodquery.Delivery), a
 	if s.options.HasCanary && programs.HasCanary() {
 		r.canary.begin(time.Now())
 	}
+	r.hooks.isUrgent = programs.HasHoles
 	r.hooks.check = func() error {
 		_ = programs.FlushImages() // completes a round of its loop; fails only after Close
 		r.reportFiltered(programs.Filtered(), time.Now())
