@@ -288,6 +288,20 @@ func TestOlderRecordsAreReleased(t *testing.T) {
 	p.Release(record, c.Position, Position{1, record.Offset + 24})
 	require.Equal(t, 2, left(moduleMapRecords))
 	require.Equal(t, 2, left(moduleMapImages))
+
+	// Denied calls keep the set, whose records are not needed once later ones are not.
+	for range 2 {
+		_, record, err = p.Read()
+		require.NoError(t, err)
+		_ = p.ReadImage(&c)
+		require.EqualValues(t, 1, c.Position.Set)
+	}
+	p.older[0].denied = map[DeniedCalls]DeniedCount{{}: {}}
+	later := Position{p.name.id, 24}
+	p.Release(later, later, later)
+	require.Len(t, p.older, 1)
+	require.Zero(t, left(moduleMapRecords))
+	require.Zero(t, left(moduleMapImages))
 }
 
 // runner runs a program of a set, in the calling thread, as at its hook.
