@@ -449,17 +449,17 @@ func TestCheckFindsChangedMaps(t *testing.T) {
 	require.NoError(t, p.Check())
 
 	p.owners.current.Store(0)
-	require.EqualError(t, p.Check(), "another process keeps the attached programs from sending records")
+	require.EqualError(t, p.Check(), "another process changed the owner of calls: records may not have been sent")
 	p.owners.current.Store(p.name.id)
 	require.NoError(t, p.Check())
 
 	p.owners.oldest.Store(0)
-	require.EqualError(t, p.Check(), "another process keeps the attached programs from sending records")
+	require.EqualError(t, p.Check(), "another process changed the owner of calls: records may not have been sent")
 	p.Restore()
 	require.NoError(t, p.Check())
 
 	require.NoError(t, p.maps[moduleMapSettings].Put(uint32(0), moduleReaderSettings{Epoch: 1}))
-	require.EqualError(t, p.Check(), "another process changed the settings of the attached programs")
+	require.EqualError(t, p.Check(), "another process changed the settings of the attached programs: records may not have been sent")
 	p.NextEpoch()
 	require.NoError(t, p.Check())
 	require.NoError(t, p.maps[moduleMapSettings].Put(uint32(0), moduleReaderSettings{Epoch: 1}))
@@ -480,6 +480,10 @@ func TestCheckFindsMovedPositions(t *testing.T) {
 		p := u.open("one", Options{})
 		atomic.StoreUintptr(ringOf(p).consumed(), 1<<40)
 		require.ErrorIs(t, p.Check(), errMoved)
+		require.ErrorIs(t, p.Check(), ErrChanged)
+		p.Restore()
+		require.NoError(t, p.Check())
+		atomic.StoreUintptr(ringOf(p).consumed(), 1<<40)
 		require.NoError(t, p.Close())
 
 		again := u.open("one", Options{})

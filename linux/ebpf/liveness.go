@@ -5,6 +5,7 @@ package ebpf
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/kmodquery/kmodquery/bpf"
@@ -48,7 +49,8 @@ func (c *liveness) due() time.Time {
 // checkHooks checks the hooks if a check is due.
 func (r *run) checkHooks() {
 	s := r.source
-	err := r.hooks.failure(time.Now(), r.sync.Began().IsZero() && s.health.HasPending())
+	now := time.Now()
+	err := r.hooks.failure(now, r.sync.Began().IsZero() && s.health.HasPending())
 	switch {
 	case errors.Is(err, bpf.ErrFtraceOff):
 		s.isBlind = true
@@ -57,12 +59,22 @@ func (r *run) checkHooks() {
 	case errors.Is(err, bpf.ErrUnpinned):
 		s.markUnreliable(err)
 		r.reportFailure(err)
+	case errors.Is(err, bpf.ErrChanged):
+		s.health.Degraded(err)
+		s.noteGap(false)
+		r.reportChange(err)
+		s.keepWatch(r.hooks.last)
+		s.ready()
 	case err != nil:
 		s.isBlind = true
 		s.health.Degraded(err)
 		s.markUnreliable(err)
 		r.reportFailure(err)
 	case !s.isBlind && r.arming.done == nil:
+		if r.changed != nil && now == r.hooks.last {
+			s.attach(r.programs, fmt.Errorf("set right at %s: %w", nowText(), r.changed))
+			r.changed = nil
+		}
 		s.keepWatch(r.hooks.last)
 	}
 }

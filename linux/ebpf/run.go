@@ -42,6 +42,8 @@ type run struct {
 	isContinued bool // another run was continued
 
 	tampered  error          // what an event says of these programs; nil if nothing
+	changed   error          // what another process changed and the last check restored; nil if nothing
+	changeDue time.Time      // when the next event may say so
 	filtered  []bpf.Filtered // those that no event names yet
 	filterDue time.Time      // when the next event may name some
 }
@@ -84,7 +86,11 @@ func (s *Source) newRun(programs *bpf.Programs, emit func(kmodquery.Delivery), a
 		if arming.done != nil {
 			return nil // Renew and Repin allow no Check
 		}
-		return programs.Check()
+		err := programs.Check()
+		if errors.Is(err, bpf.ErrChanged) {
+			programs.Restore()
+		}
+		return err
 	}
 	return r, nil
 }
@@ -128,7 +134,7 @@ func (r *run) continued(next *bpf.Programs, emit func(kmodquery.Delivery)) (*run
 	}
 	after.reader.requests, after.reader.loads, after.reader.unbegun = r.reader.requests, r.reader.loads, r.reader.unbegun
 	after.filtered, after.filterDue = r.filtered, r.filterDue
-	after.isContinued = true
+	after.isContinued, after.changeDue = true, r.changeDue
 	if after.sync = r.sync; !after.sync.Began().IsZero() {
 		after.left = next.Pending()
 	}

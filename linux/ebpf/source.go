@@ -29,6 +29,7 @@ type Source struct {
 	denials *denials
 	files   fileReader   // of all runs: a file that hangs outlives its run
 	watched time.Time    // last call of KeepWatch; used by Run only
+	ready   func()       // of Run
 	isBlind bool         // a check found that the hooks do not run; used by Run only
 	skipped atomic.Int64 // images that were not read because they killed recorders
 	report  func(error)  // see ReportTo; may be nil
@@ -111,6 +112,7 @@ func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Deli
 		s.health.Stopped(err)
 		return err
 	}
+	s.ready = ready
 	s.acks.start(keys)
 	s.denials.begin(programs, keys, time.Now())
 	s.noteGap(programs.WereThere())

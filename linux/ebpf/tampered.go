@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	// filterPause is the shortest interval between two events about filtered records.
+	// filterPause is the shortest interval between two events about filtered records, and
+	// between two about changes.
 	filterPause = time.Minute
 	// maxRanges bounds the ranges of numbers that such an event names.
 	maxRanges = 16
@@ -40,6 +41,16 @@ func (r *run) reportFailure(err error) {
 	}
 	r.tampered = err
 	r.reader.tampered(source.OneLine(err))
+}
+
+// reportChange emits an event about what another process has changed and a check has restored:
+// at once, and then at most every filterPause.
+func (r *run) reportChange(err error) {
+	r.changed = err
+	if now := time.Now(); !now.Before(r.changeDue) {
+		r.reader.tampered(source.OneLine(err))
+		r.changeDue = now.Add(filterPause)
+	}
 }
 
 // reportFiltered counts records that did not arrive, and emits an event about them: at
