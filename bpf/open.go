@@ -47,6 +47,7 @@ type Programs struct {
 	wanted     moduleReaderSettings
 	cache      *btf.Cache // the kernel's types; of Open
 	unattached []error
+	leftovers  []error
 	readTypes  map[uint32]string
 	loadTypes  map[uint32]string
 	// withoutKprobes is whether kprobes were switched off at Open.
@@ -55,6 +56,7 @@ type Programs struct {
 	pins     *pins     // nil if nothing is pinned
 	unpinned error     // the reason
 	found    bool      // a set was attached before
+	adopted  bool      // an earlier process attached these programs
 	retired  time.Time // when the older sets were detached
 
 	canaryEnd uint64 // end of the ring of records when the last Canary returned
@@ -169,6 +171,7 @@ func (p *Programs) openSet(ctx context.Context, o Options, c choice) error {
 			if p.set, err = adopt(p.pins, sets[owner], c.list); err == nil {
 				sets = slices.Delete(sets, owner, owner+1)
 			}
+			p.adopted = err == nil
 			p.found = err == nil && p.isSteered(len(sets) == 0)
 		}
 	}
@@ -220,6 +223,9 @@ func (p *Programs) Close() error {
 
 // WereThere reports whether Open found pinned programs that were attached.
 func (p *Programs) WereThere() bool { return p.found }
+
+// AreNew reports whether this process attached the programs.
+func (p *Programs) AreNew() bool { return !p.adopted }
 
 // IsPinned reports whether the programs stay attached when this process ends.
 func (p *Programs) IsPinned() bool {

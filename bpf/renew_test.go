@@ -53,6 +53,7 @@ func TestRenewedProgramsReadWhatWasRecorded(t *testing.T) {
 
 	second := u.renew(first)
 	require.True(t, second.WereThere())
+	require.True(t, second.AreNew(), "they know no earlier request")
 	require.Equal(t, second.name.id, first.owners.current.Load())
 	require.Empty(t, first.attached)
 	require.True(t, programs[0].isGone())
@@ -83,6 +84,7 @@ func TestRenewedProgramsReadWhatWasRecorded(t *testing.T) {
 	require.NoError(t, second.Close())
 	third := u.open(build, Options{})
 	require.Equal(t, second.name, third.name)
+	require.False(t, third.AreNew())
 	require.NoError(t, third.Close())
 }
 
@@ -112,7 +114,12 @@ func TestProgramsThatAreNotPinnedAreRenewed(t *testing.T) {
 	third.older = third.older[:2]
 	drain(t, third)
 	require.Empty(t, third.older)
-	require.NoError(t, third.Close())
+	fourth := renew(third)
+	lost, err := fourth.Lost()
+	require.NoError(t, err)
+	require.Len(t, lost, 2, "sets that are gone take no memory")
+	require.Len(t, fourth.Shed(), 2)
+	require.NoError(t, fourth.Close())
 }
 
 // Whatever of the pins is removed, the programs run and are pinned again.

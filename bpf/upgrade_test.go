@@ -490,7 +490,7 @@ func TestCheckFindsMovedPositions(t *testing.T) {
 		require.NoError(t, again.Check())
 		require.NotEqual(t, p.name.id, again.name.id, "it is replaced")
 		require.False(t, again.WereThere())
-		require.ErrorContains(t, errors.Join(again.Unattached()...), "another process moved the position")
+		require.ErrorContains(t, errors.Join(again.Leftovers()...), "another process moved the position")
 		require.Equal(t, []uint64{again.name.id}, u.sets())
 		require.NoError(t, again.Close())
 	}

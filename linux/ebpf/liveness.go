@@ -49,6 +49,9 @@ func (c *liveness) due() time.Time {
 // checkHooks checks the hooks if a check is due.
 func (r *run) checkHooks() {
 	s := r.source
+	if doubt := s.failureOf(&s.doubt); errors.Is(doubt, bpf.ErrDamaged) { // the ring of images
+		r.reportFailure(doubt)
+	}
 	now := time.Now()
 	err := r.hooks.failure(now, r.sync.Began().IsZero() && s.health.HasPending())
 	switch {

@@ -61,6 +61,9 @@ func (s *Source) newRun(programs *bpf.Programs, emit func(kmodquery.Delivery), a
 	})
 	deaths := newDeathLog(s.options.Reading, s.options.KeepReading, &s.skipped)
 	reader := newReader(translator{bootID: bootID, types: programs}, s.denials, attempts, nil)
+	if programs.AreNew() {
+		reader.attached = host.SinceBoot()
+	}
 	if !programs.WereThere() {
 		reader.complete = host.SinceBoot()
 	}

@@ -270,8 +270,12 @@ func (s *Source) attach(programs *bpf.Programs, note error) {
 		reason = source.OneLine(limits)
 	}
 	s.health.Started(programs.Hooks(), reason, func() { _ = programs.Flush() }) // fails only after Close
+	wrong := programs.Leftovers()
 	if errs := programs.Unattached(); len(errs) > 0 {
-		s.health.Degraded(fmt.Errorf("some hooks are missing: %w", errors.Join(errs...)))
+		wrong = append([]error{fmt.Errorf("some hooks are missing: %w", errors.Join(errs...))}, wrong...)
+	}
+	if len(wrong) > 0 {
+		s.health.Degraded(errors.Join(wrong...))
 	}
 }
 

@@ -4,6 +4,7 @@ package ebpf
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"testing"
 	"testing/synctest"
@@ -98,4 +99,15 @@ func TestChangesAreReportedOnceAMinute(t *testing.T) {
 		require.NotZero(t, r.source.Sensor().GapEnd)
 		require.NoError(t, r.source.doubt, "nothing is attached again")
 	})
+}
+
+func TestADamagedRingOfImagesIsReported(t *testing.T) {
+	r, reading := newTampered(t)
+	r.sync, r.arming = r.source.health.NewBarrier(time.Second), &rearming{}
+	r.hooks.check = func() error { return nil }
+	r.source.doubt = fmt.Errorf("read the images: %w", bpf.ErrDamaged)
+	r.checkHooks()
+	r.checkHooks()
+	require.Equal(t, []string{"sensor_tampered"}, reading.names())
+	require.Equal(t, "read the images: the ring buffer is damaged", reading.events[0].Reason)
 }
