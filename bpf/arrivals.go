@@ -20,7 +20,7 @@ const (
 
 // recordCounts are struct record_counts of record.h: by kind, the number of the last
 // record that a processor has sent, and the highest that a reader has read. The latter
-// is kept for the reader of the next process.
+// is for the next process: root can change it, so a reader does not read its own again.
 type recordCounts struct{ sent, seen [recordKinds]atomic.Uint64 }
 
 // Filtered are numbered records that programs have sent and the ring buffer does not
@@ -39,13 +39,26 @@ type Filtered struct {
 type arrivals struct {
 	counts []recordCounts // by processor; in the memory of a map
 	ring   *ring
-	holes  []Filtered            // below counts.seen
+	seen   [][recordKinds]uint64 // the highest numbers that were read
+	holes  []Filtered            // below seen
 	sent   [][recordKinds]uint64 // counts.sent when the last look began; nil if that has ended
 	end    uint64                // end of the ring then
 }
 
 func newArrivals(counts []recordCounts, r *ring) *arrivals {
-	return &arrivals{counts: counts, ring: r}
+	a := &arrivals{counts: counts, seen: make([][recordKinds]uint64, len(counts)), ring: r}
+	for cpu := range a.seen {
+		for kind := range a.seen[cpu] {
+			a.seen[cpu][kind] = min(counts[cpu].seen[kind].Load(), counts[cpu].sent[kind].Load())
+		}
+	}
+	return a
+}
+
+// see notes the highest number that was read.
+func (a *arrivals) see(cpu, kind int, number uint64) {
+	a.seen[cpu][kind] = number
+	a.counts[cpu].seen[kind].Store(number)
 }
 
 // add notes the arrival of a record.
@@ -53,10 +66,9 @@ func (a *arrivals) add(h *moduleRecordHeader) {
 	if h.Cpu >= uint64(len(a.counts)) || h.Kind >= recordKinds || h.Number == 0 {
 		return
 	}
-	counts := &a.counts[h.Cpu]
-	seen := counts.seen[h.Kind].Load()
+	seen := a.seen[h.Cpu][h.Kind]
 	switch {
-	case h.Number > counts.sent[h.Kind].Load()+maxAhead:
+	case h.Number > a.counts[h.Cpu].sent[h.Kind].Load()+maxAhead:
 		return
 	case h.Number <= seen:
 		a.fill(h)
@@ -67,7 +79,7 @@ func (a *arrivals) add(h *moduleRecordHeader) {
 		}
 		a.holes = append(a.holes, Filtered{CPU: int(h.Cpu), Kind: Kind(h.Kind), First: seen + 1, Last: h.Number - 1})
 	}
-	counts.seen[h.Kind].Store(h.Number)
+	a.see(int(h.Cpu), int(h.Kind), h.Number)
 }
 
 // fill takes the number of a record from its hole, if it has one.
@@ -114,9 +126,9 @@ func (a *arrivals) missing() (found []Filtered) {
 	}
 	for cpu := range a.sent {
 		for kind, sent := range a.sent[cpu] {
-			if seen := a.counts[cpu].seen[kind].Load(); seen < sent {
+			if seen := a.seen[cpu][kind]; seen < sent {
 				found = append(found, Filtered{CPU: cpu, Kind: Kind(kind), First: seen + 1, Last: sent})
-				a.counts[cpu].seen[kind].Store(sent)
+				a.see(cpu, kind, sent)
 			}
 		}
 	}
@@ -139,6 +151,10 @@ func (p *Programs) Filtered() []Filtered {
 	p.filtered = nil
 	return found
 }
+
+// HasHoles reports whether numbers are missing that Filtered has not judged yet. Only the
+// reading goroutine may call it.
+func (p *Programs) HasHoles() bool { return p.arrivals != nil && len(p.arrivals.holes) > 0 }
 
 // Decode decodes a record that Read returned, and notes that it has arrived. Only the
 // reading goroutine may call it.

@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"math"
 	"slices"
 	"testing"
 	"unsafe"
@@ -83,6 +84,15 @@ func TestMissingRecordsAreFound(t *testing.T) {
 			a.restart()
 			a.filter(0, ModuleLoad, 2)
 		}, []Filtered{hole(0, ModuleLoad, 2, 2)}},
+		{"root says that all were read", func(a *arriving) {
+			a.counts[0].seen[ModuleLoad].Store(math.MaxUint64)
+			a.filter(0, ModuleLoad, 2)
+		}, []Filtered{hole(0, ModuleLoad, 1, 2)}},
+		{"root says so between two processes", func(a *arriving) {
+			a.counts[0].seen[ModuleLoad].Store(math.MaxUint64)
+			a.restart()
+			a.filter(0, ModuleLoad, 2)
+		}, []Filtered{hole(0, ModuleLoad, 1, 2)}},
 		{"one of several that are late", func(a *arriving) {
 			a.send(0, ModuleLoad, 5, 2, 4)
 			a.filter(0, ModuleLoad, 5)

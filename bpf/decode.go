@@ -119,6 +119,8 @@ type Call struct {
 	// Denied identifies the calls like this one if it was refused with EPERM before
 	// the kernel took a byte; nil otherwise.
 	Denied *DeniedCalls
+	// Canary is the value given to Programs.Canary if it made the call; 0 otherwise.
+	Canary uint64
 }
 
 // Text is a string that the program read for the record.
@@ -237,9 +239,12 @@ func decodeCall(raw []byte) (*Call, error) {
 		Name: name, Result: r.Result, HasArguments: r.HasArguments != 0, Flags: r.Flags, Size: r.Size,
 		Verdict: verdict(r.Verified, r.Verdict), Taken: r.Header.Taken != 0,
 	}
-	if r.Denied == 0 {
+	switch r.Denied {
+	case 0:
 		call.Device, call.Inode = r.Device, r.Inode
-	} else {
+	case canary:
+		call.Canary = r.Size
+	default:
 		call.Denied = &DeniedCalls{key: moduleDeniedKey{
 			ExeInode: r.Inode, ExeDevice: r.Device, Call: r.Call, Uid: r.Header.Uid, Euid: r.Header.Euid,
 		}}

@@ -15,13 +15,17 @@ import (
 // ErrUnpinned is matched by the error of Check if pins were removed and the programs run.
 var ErrUnpinned = errors.New("the programs end with this process")
 
+// ErrChanged is matched by the error of Check if another process changed the memory with which
+// the programs decide what to send.
+var ErrChanged = errors.New("records may not have been sent")
+
 // ErrMoreHooks is Check's error if all is well and more can be attached by now.
 var ErrMoreHooks = errors.New("kprobes are switched on again")
 
 // Check returns an error if a program that Open attached is detached or does not run,
 // if another process changed the memory with which the programs decide what to send,
 // or if more can be attached by now. Then the caller has to Renew them. If the error
-// matches ErrUnpinned, Repin suffices. What the kernel does not show is assumed to be well.
+// matches ErrUnpinned, Repin suffices, and if it matches ErrChanged, Restore does. What the kernel does not show is assumed to be well.
 // Check and NextEpoch must not run concurrently.
 func (p *Programs) Check() error {
 	var gone []string
@@ -44,9 +48,9 @@ func (p *Programs) Check() error {
 		return ErrMoreHooks
 	// Root can write the pinned maps with which the programs decide what to send.
 	case *p.settings != p.wanted:
-		return errors.New("another process changed the settings of the attached programs")
-	case p.owners.current.Load() != p.name.id:
-		return errors.New("another process keeps the attached programs from sending records")
+		return fmt.Errorf("another process changed the settings of the attached programs: %w", ErrChanged)
+	case p.owners.current.Load() != p.name.id, p.owners.oldest.Load() != p.name.id:
+		return fmt.Errorf("another process changed the owner of calls: %w", ErrChanged)
 	}
 	if err := errors.Join(p.records.check(), p.images.check()); err != nil {
 		return err

@@ -612,6 +612,15 @@ static __always_inline void fill_file(struct system_call_record *record, u32 des
 	record->device = BPF_CORE_READ(inode, i_sb, s_dev);
 }
 
+/* Returns the number of a CANARY, or 0 for any other call. */
+static __always_inline u64 canary_of(u32 call, struct attempt *attempt)
+{
+	u32 zero = 0;
+	struct reader_settings *set = bpf_map_lookup_elem(&settings, &zero);
+
+	return call == CALL_INIT_MODULE && attempt && attempt->regs && set && attempt->params == set->canary ? attempt->params : 0;
+}
+
 /* Sends the result of a call, or counts it. */
 static __always_inline void send_call(u32 call, s64 result, struct thread *thread)
 {
@@ -619,24 +628,28 @@ static __always_inline void send_call(u32 call, s64 result, struct thread *threa
 	struct system_call_record *record;
 	struct denied_key key = {};
 	bool is_denied = result == -EPERM && !(attempt && attempt->taken);
-	u64 context_ns;
+	u64 canary = is_denied ? canary_of(call, attempt) : 0;
+	u64 context_ns = 0;
 
-	if (is_denied) {
+	if (is_denied && !canary) {
 		fill_denied_key(&key, call);
 		if (!count_denied(&key))
 			return;
 	}
-	context_ns = send_process_once(attempt, is_denied);
+	if (!canary)
+		context_ns = send_process_once(attempt, is_denied);
 	record = begin_call(call, result, thread, attempt);
 	if (!record)
 		return;
 	record->header.context_ns = context_ns;
 	record->header.taken = attempt && attempt->taken;
-	record->denied = is_denied;
+	record->denied = canary ? CANARY : is_denied;
 	record->inode = key.exe_inode;
 	record->device = key.exe_device;
 	record->has_arguments = attempt && attempt->regs;
-	if (attempt && attempt->regs) {
+	if (canary) {
+		record->size = canary;
+	} else if (attempt && attempt->regs) {
 		if (call == CALL_DELETE_MODULE)
 			record->name_len = bpf_probe_read_user_str(record->name, sizeof(record->name), (void *)attempt->first);
 		else if (!attempt->parsed)

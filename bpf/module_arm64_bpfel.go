@@ -181,6 +181,7 @@ type moduleReaderSettings struct {
 	ImageLimit uint64
 	Epoch      uint64
 	Set        uint64
+	Canary     uint64
 }
 
 type moduleRecordCounts struct {

@@ -47,6 +47,7 @@ type Programs struct {
 	wanted     moduleReaderSettings
 	cache      *btf.Cache // the kernel's types; of Open
 	unattached []error
+	leftovers  []error
 	readTypes  map[uint32]string
 	loadTypes  map[uint32]string
 	// withoutKprobes is whether kprobes were switched off at Open.
@@ -55,7 +56,10 @@ type Programs struct {
 	pins     *pins     // nil if nothing is pinned
 	unpinned error     // the reason
 	found    bool      // a set was attached before
+	adopted  bool      // an earlier process attached these programs
 	retired  time.Time // when the older sets were detached
+
+	canaryEnd uint64 // end of the ring of records when the last Canary returned
 
 	olderCounts map[moduleCounter]map[uint64]uint64 // by older set
 	missed      uint64                              // runs of the programs that Renew has detached that were skipped
@@ -157,7 +161,7 @@ func (p *Programs) openSet(ctx context.Context, o Options, c choice) error {
 	if err != nil {
 		return err
 	}
-	p.found = slices.ContainsFunc(sets, p.pins.hasLinks)
+	p.found = slices.ContainsFunc(sets, p.pins.hasLinks) && !p.withoutKprobes // most of them do not run then
 	if owner >= 0 {
 		// An upgrade was broken off.
 		if err := p.pins.detach(ctx, slices.Concat(sets[:owner], sets[owner+1:])); err != nil {
@@ -167,7 +171,8 @@ func (p *Programs) openSet(ctx context.Context, o Options, c choice) error {
 			if p.set, err = adopt(p.pins, sets[owner], c.list); err == nil {
 				sets = slices.Delete(sets, owner, owner+1)
 			}
-			p.found = err == nil
+			p.adopted = err == nil
+			p.found = err == nil && p.isSteered(len(sets) == 0)
 		}
 	}
 	if p.set == nil {
@@ -187,6 +192,12 @@ func (p *Programs) openSet(ctx context.Context, o Options, c choice) error {
 		return err
 	}
 	return p.openOlder(sets)
+}
+
+// isSteered reports whether the maps of the adopted set let it send records. Root can change
+// them while no process checks them. A broken-off upgrade leaves other sets.
+func (p *Programs) isSteered(isAlone bool) bool {
+	return p.settings.Set == p.name.id && (!isAlone || p.owners.oldest.Load() == p.name.id)
 }
 
 // errNotAsked is the reason if the options asked for no pinning.
@@ -212,6 +223,9 @@ func (p *Programs) Close() error {
 
 // WereThere reports whether Open found pinned programs that were attached.
 func (p *Programs) WereThere() bool { return p.found }
+
+// AreNew reports whether this process attached the programs.
+func (p *Programs) AreNew() bool { return !p.adopted }
 
 // IsPinned reports whether the programs stay attached when this process ends.
 func (p *Programs) IsPinned() bool {

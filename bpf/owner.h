@@ -51,7 +51,7 @@ struct {
 
 enum owner_index {
 	OWNER_CURRENT, /* the set that owns what begins now */
-	OWNER_OLDEST,  /* sets with a lower number are detached */
+	OWNER_OLDEST,  /* the set that it replaces, while that is attached; else the same set */
 	OWNERS,
 };
 
@@ -80,15 +80,15 @@ static __always_inline u64 owner_at(u32 index)
 }
 
 /*
- * Reports whether this set sends the records of what a set owns. It does so also for sets
- * that are detached, and for numbers that no set has yet: root can write them to the maps.
+ * Reports whether this set sends the records of what a set owns. The current owner does so for
+ * each number but that of the set that it replaces: other sets are detached, and root can
+ * write any number into a stamp.
  */
 static __always_inline bool is_own(u64 owner)
 {
 	u64 set = this_set();
-	u64 current = owner_at(OWNER_CURRENT);
 
-	return owner == set || (current == set && (owner < owner_at(OWNER_OLDEST) || owner > current));
+	return owner == set || (owner_at(OWNER_CURRENT) == set && owner != owner_at(OWNER_OLDEST));
 }
 
 /* Counts a loss in what a set owns. */

@@ -20,6 +20,7 @@
 #define CHUNK_STEP 1024
 #define NOT_READ -1
 #define REQUEST_UNKNOWN 1     /* the kernel started an ancestor that has ended */
+#define CANARY 2                /* system_call_record.denied of a call of the reader itself, which is not counted */
 #define RECORD_KINDS 16         /* more than there are, a power of two */
 
 enum record_kind {
@@ -117,7 +118,7 @@ struct system_call_record {
 	struct record_header header;
 	__s64 result;
 	__u64 flags;
-	__u64 size;              /* init_module's len */
+	__u64 size;              /* init_module's len; of a CANARY settings.canary */
 	/*
 	 * If denied, the program's: with call, uid and euid, the key in the map of denied calls.
 	 * Otherwise that of finit_module's file if the kernel took no module; 0 unknown.
@@ -127,7 +128,7 @@ struct system_call_record {
 	__s32 params_len;        /* from bpf_probe_read_user_str, or NOT_READ; also if a params_record was sent */
 	__s32 name_len;          /* from bpf_probe_read_user_str, or NOT_READ, of delete_module's name */
 	__u32 has_arguments;     /* its entry was seen: size, flags and strings are set */
-	__u32 denied;            /* refused with EPERM before the kernel took a byte */
+	__u32 denied;            /* 1 if refused with EPERM before the kernel took a byte, or CANARY */
 	__u32 device;            /* with inode */
 	__u32 verified;          /* mod_verify_sig ran, and verdict is what it returned */
 	__s32 verdict;
@@ -250,6 +251,7 @@ struct reader_settings {
 	__u64 image_limit;       /* bytes; larger images are not streamed */
 	__u64 epoch;             /* one record of each kind of denied calls is sent in each epoch; all are counted */
 	__u64 set;               /* the number of this set of programs */
+	__u64 canary;            /* the third argument of an init_module that is a CANARY if it is denied; 0 none is */
 };
 
 #endif

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -77,7 +79,7 @@ func (p *Programs) renew(ctx context.Context, o Options, next *Programs, c choic
 	}
 	next.owners.current.Store(next.name.id)
 	if err := p.retire(ctx); err != nil && ctx.Err() == nil {
-		next.unattached = append(next.unattached, err)
+		next.leftovers = append(next.leftovers, fmt.Errorf("detach the hooks that were replaced: %w", err))
 	}
 	return nil
 }
@@ -148,13 +150,19 @@ func (p *Programs) retire(ctx context.Context) error {
 }
 
 // Inherit makes p read what the programs that it has renewed have recorded and not
-// released, and closes them. None of their methods may be called meanwhile or afterwards.
+// released, and closes them, and counts the losses of no set before those. None of their methods may be called meanwhile or afterwards.
 func (p *Programs) Inherit(from *Programs) error {
 	lost, err := from.Lost()
 	if err != nil {
 		return err
 	}
-	p.olderCounts = map[moduleCounter]map[uint64]uint64{moduleCounterCOUNTER_LOST: lost, moduleCounterCOUNTER_SHED: from.Shed()}
+	isLeft := func(id uint64) bool {
+		return id == from.name.id || slices.ContainsFunc(from.older, func(s *olderSet) bool { return s.name.id == id })
+	}
+	maps.DeleteFunc(lost, func(id, _ uint64) bool { return !isLeft(id) })
+	shed := from.Shed()
+	maps.DeleteFunc(shed, func(id, _ uint64) bool { return !isLeft(id) })
+	p.olderCounts = map[moduleCounter]map[uint64]uint64{moduleCounterCOUNTER_LOST: lost, moduleCounterCOUNTER_SHED: shed}
 	if p.pins == nil {
 		p.pins, from.pins = from.pins, nil
 	}
@@ -171,7 +179,7 @@ func (p *Programs) Inherit(from *Programs) error {
 			return errors.Join(fmt.Errorf("read what earlier programs have recorded: %w", err), older.Close())
 		}
 		if s.arrivals != nil {
-			older.arrivals.holes = s.arrivals.holes
+			older.arrivals.holes, older.arrivals.seen = s.arrivals.holes, s.arrivals.seen
 		}
 		p.addOlder(older)
 	}

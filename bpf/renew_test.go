@@ -36,8 +36,9 @@ func TestRenewedProgramsReadWhatWasRecorded(t *testing.T) {
 	require.NoError(t, err)
 	const other = Kind(recordKinds - 1)
 	first.arrivals.counts[0].sent[other].Store(3)
-	first.arrivals.counts[0].seen[other].Store(3)
+	first.arrivals.see(0, int(other), 3)
 	first.filtered, first.arrivals.holes = []Filtered{hole(0, other, 1, 1)}, []Filtered{hole(0, other, 2, 2)}
+	require.True(t, first.HasHoles())
 	first.Release(read, Position{}, Position{})
 	*first.settings, first.wanted.ImageLimit = moduleReaderSettings{}, 7
 	first.Restore()
@@ -52,6 +53,7 @@ func TestRenewedProgramsReadWhatWasRecorded(t *testing.T) {
 
 	second := u.renew(first)
 	require.True(t, second.WereThere())
+	require.True(t, second.AreNew(), "they know no earlier request")
 	require.Equal(t, second.name.id, first.owners.current.Load())
 	require.Empty(t, first.attached)
 	require.True(t, programs[0].isGone())
@@ -82,6 +84,7 @@ func TestRenewedProgramsReadWhatWasRecorded(t *testing.T) {
 	require.NoError(t, second.Close())
 	third := u.open(build, Options{})
 	require.Equal(t, second.name, third.name)
+	require.False(t, third.AreNew())
 	require.NoError(t, third.Close())
 }
 
@@ -111,7 +114,12 @@ func TestProgramsThatAreNotPinnedAreRenewed(t *testing.T) {
 	third.older = third.older[:2]
 	drain(t, third)
 	require.Empty(t, third.older)
-	require.NoError(t, third.Close())
+	fourth := renew(third)
+	lost, err := fourth.Lost()
+	require.NoError(t, err)
+	require.Len(t, lost, 2, "sets that are gone take no memory")
+	require.Len(t, fourth.Shed(), 2)
+	require.NoError(t, fourth.Close())
 }
 
 // Whatever of the pins is removed, the programs run and are pinned again.

@@ -92,7 +92,7 @@ func openRing(m *ebpf.Map) (_ *ring, err error) {
 
 // errMoved is the error of a ring whose position of release another process has set.
 // Root can do so. The programs then find no room, or write over what was not read.
-var errMoved = errors.New("another process moved the position up to which the ring buffer was read")
+var errMoved = fmt.Errorf("another process moved the position up to which the ring buffer was read: %w", ErrChanged)
 
 // check returns errMoved if another process has set the position of release, and errStuck
 // if a record was passed over.

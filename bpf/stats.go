@@ -19,6 +19,10 @@ func (p *Programs) Hooks() []string {
 // Unattached returns an error for each hook that could not be attached.
 func (p *Programs) Unattached() []error { return p.unattached }
 
+// Leftovers returns what went wrong with programs that these have replaced, and with their
+// records.
+func (p *Programs) Leftovers() []error { return p.leftovers }
+
 // Shed returns, by set of programs, how many records that any user can cause were not
 // sent since it was attached, most of them to keep half of the ring for loads.
 func (p *Programs) Shed() map[uint64]uint64 { return p.counted(moduleCounterCOUNTER_SHED) }

@@ -72,18 +72,23 @@ func (p *Programs) countDeniedIn(older *olderSet) error {
 const afterRetirement = 100 * time.Millisecond
 
 // Release gives records back to the kernel: those up to one position, and the
-// image chunks up to another. Either may be zero. first is the position of the
+// image chunks up to another, also those that were read of earlier sets. Either may be zero. first is the position of the
 // first record that was read and is still needed, or zero. Older sets of which
 // nothing is needed any more are removed.
 func (p *Programs) Release(records, images, first Position) {
 	p.dropping.Lock()
 	defer p.dropping.Unlock()
 	release := func(set uint64, of, with *ring) {
-		if records.Set == set {
-			of.Release(records.Offset)
-		}
-		if images.Set == set {
-			with.Release(images.Offset)
+		for _, to := range []struct {
+			ring *ring
+			Position
+		}{{of, records}, {with, images}} {
+			switch {
+			case to.Set == set:
+				to.ring.Release(to.Offset)
+			case to.Set > set: // nothing here is needed: a later process would take it for new
+				to.ring.Release(to.ring.read.Load())
+			}
 		}
 	}
 	release(p.name.id, p.records, p.images)

@@ -256,7 +256,7 @@ func (p *Programs) openOlder(sets []setName) error {
 		}
 		if err != nil {
 			// Its records cannot be read.
-			p.unattached = append(p.unattached, errors.Join(err, p.pins.remove(name)))
+			p.leftovers = append(p.leftovers, errors.Join(err, p.pins.remove(name)))
 			continue
 		}
 		for counter, values := range p.olderCounts {

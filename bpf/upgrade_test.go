@@ -288,6 +288,20 @@ func TestOlderRecordsAreReleased(t *testing.T) {
 	p.Release(record, c.Position, Position{1, record.Offset + 24})
 	require.Equal(t, 2, left(moduleMapRecords))
 	require.Equal(t, 2, left(moduleMapImages))
+
+	// Denied calls keep the set, whose records are not needed once later ones are not.
+	for range 2 {
+		_, record, err = p.Read()
+		require.NoError(t, err)
+		_ = p.ReadImage(&c)
+		require.EqualValues(t, 1, c.Position.Set)
+	}
+	p.older[0].denied = map[DeniedCalls]DeniedCount{{}: {}}
+	later := Position{p.name.id, 24}
+	p.Release(later, later, later)
+	require.Len(t, p.older, 1)
+	require.Zero(t, left(moduleMapRecords))
+	require.Zero(t, left(moduleMapImages))
 }
 
 // runner runs a program of a set, in the calling thread, as at its hook.
@@ -351,6 +365,7 @@ func TestTheOwnerSendsTheRecord(t *testing.T) {
 		}
 	}
 	older.owners.current.Store(1)
+	older.owners.oldest.Store(1)
 	for range 3 {
 		request(older, older, newer)
 		request(older, older, newer)
@@ -403,10 +418,12 @@ func TestTheOwnerSendsTheRecord(t *testing.T) {
 	older.owners.oldest.Store(2)
 
 	// Root has forged the owner, so that no set would send the record.
-	stamp[owner] = 1 << 63
-	require.NoError(t, older.maps[moduleMapStamps].Put(call, &stamp))
-	request(newer, newer)
-	require.Empty(t, requests(t, older))
+	for _, forged := range []uint64{0, 1, 7, 1 << 63} {
+		stamp[owner], stamp[over] = forged, 0
+		require.NoError(t, older.maps[moduleMapStamps].Put(call, &stamp))
+		request(newer, newer)
+		require.Empty(t, requests(t, older))
+	}
 }
 
 func TestACanceledUpgradeLeavesTheOwner(t *testing.T) {
@@ -432,12 +449,17 @@ func TestCheckFindsChangedMaps(t *testing.T) {
 	require.NoError(t, p.Check())
 
 	p.owners.current.Store(0)
-	require.EqualError(t, p.Check(), "another process keeps the attached programs from sending records")
+	require.EqualError(t, p.Check(), "another process changed the owner of calls: records may not have been sent")
 	p.owners.current.Store(p.name.id)
 	require.NoError(t, p.Check())
 
+	p.owners.oldest.Store(0)
+	require.EqualError(t, p.Check(), "another process changed the owner of calls: records may not have been sent")
+	p.Restore()
+	require.NoError(t, p.Check())
+
 	require.NoError(t, p.maps[moduleMapSettings].Put(uint32(0), moduleReaderSettings{Epoch: 1}))
-	require.EqualError(t, p.Check(), "another process changed the settings of the attached programs")
+	require.EqualError(t, p.Check(), "another process changed the settings of the attached programs: records may not have been sent")
 	p.NextEpoch()
 	require.NoError(t, p.Check())
 	require.NoError(t, p.maps[moduleMapSettings].Put(uint32(0), moduleReaderSettings{Epoch: 1}))
@@ -458,13 +480,17 @@ func TestCheckFindsMovedPositions(t *testing.T) {
 		p := u.open("one", Options{})
 		atomic.StoreUintptr(ringOf(p).consumed(), 1<<40)
 		require.ErrorIs(t, p.Check(), errMoved)
+		require.ErrorIs(t, p.Check(), ErrChanged)
+		p.Restore()
+		require.NoError(t, p.Check())
+		atomic.StoreUintptr(ringOf(p).consumed(), 1<<40)
 		require.NoError(t, p.Close())
 
 		again := u.open("one", Options{})
 		require.NoError(t, again.Check())
 		require.NotEqual(t, p.name.id, again.name.id, "it is replaced")
 		require.False(t, again.WereThere())
-		require.ErrorContains(t, errors.Join(again.Unattached()...), "another process moved the position")
+		require.ErrorContains(t, errors.Join(again.Leftovers()...), "another process moved the position")
 		require.Equal(t, []uint64{again.name.id}, u.sets())
 		require.NoError(t, again.Close())
 	}
@@ -505,4 +531,37 @@ func TestProgramsWithoutLinksWereNotThere(t *testing.T) {
 		_, err := Detach(u.path)
 		require.NoError(t, err)
 	}
+}
+
+// Programs that did not run, or did not send what they saw, while no process checked them.
+func TestProgramsThatSentNothingWereNotThere(t *testing.T) {
+	u := newUpgradable(t)
+	for name, change := range map[string]func(*Programs){
+		"settings": func(p *Programs) { p.settings.Set = 0 },
+		"oldest":   func(p *Programs) { p.owners.oldest.Store(1) },
+	} {
+		p := u.open("one", Options{})
+		require.NoError(t, p.Close())
+		p = u.open("one", Options{})
+		require.True(t, p.WereThere(), name)
+		change(p)
+		require.NoError(t, p.Close())
+		again := u.open("one", Options{})
+		require.Equal(t, p.name, again.name)
+		require.False(t, again.WereThere(), name)
+		again.NextEpoch() // as Open does
+		require.NoError(t, again.Close())
+	}
+
+	was := build
+	build = "two" // other programs, because kprobes are off
+	defer func() { build = was }()
+	off := &Programs{withoutKprobes: true}
+	require.NoError(t, off.openSet(t.Context(), Options{PinDir: u.path}, u.choice()))
+	require.False(t, off.WereThere())
+	require.NoError(t, off.Close())
+	again := &Programs{withoutKprobes: true}
+	require.NoError(t, again.openSet(t.Context(), Options{PinDir: u.path}, u.choice()))
+	require.True(t, again.WereThere(), "that gap was reported")
+	require.NoError(t, again.Close())
 }

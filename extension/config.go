@@ -47,6 +47,7 @@ type config struct {
 	poll            time.Duration
 	imageLimit      int64
 	pinDir          string // "" pins nothing
+	isWithoutCanary bool
 	replyLimit      int64
 	queryTimeout    time.Duration
 
@@ -99,6 +100,12 @@ func (c *config) flagSet() *flag.FlagSet {
 	flags.Var(duration(&c.poll, c.platform.defaultPoll, time.Second), "poll", "`time` within which hidden modules and unobserved loads are found")
 	flags.Var(number(&c.imageLimit, c.platform.maxImageLimit, 0, c.platform.maxImageLimit), "image-limit", "Linux: hash the kernel's copy of modules of up to this many `bytes`, and the file of larger ones")
 	flags.StringVar(&c.pinDir, "pin-dir", defaultPinDir, "Linux: `folder` in a BPF file system where the programs are pinned, which keeps them attached while no process records; none pins nothing")
+	flags.Func("canary", "Linux: `on` or off: test the hooks when they are attached by a call of init_module that the kernel denies, which audit may report (default on)", func(text string) error {
+		if c.isWithoutCanary = text == "off"; text != "on" && text != "off" {
+			return errors.New("write on or off")
+		}
+		return nil
+	})
 	c.eslogger = defaultEslogger
 	flags.Var(absolutePath{&c.eslogger}, "eslogger", "macOS: `program` that prints kextload and kextunload as eslogger(1) does, such as an Endpoint Security client of your own that denies loads; only root may be able to change it")
 	flags.Var(number(&c.replyLimit, tables.DefaultReplyBytes, 1, unlimited), "reply-limit", "return an error if a table's reply has more than this many `bytes`; under osquery's watchdog its limit holds instead")

@@ -56,6 +56,7 @@ func TestParse(t *testing.T) {
 		{"query with SQL that begins with a comment", []string{"query", "--", "--none\nSELECT 1"}, func(c *config) {
 			c.command, c.args = "query", []string{"--none\nSELECT 1"}
 		}},
+		{"canary", []string{"query", "--canary", "off"}, func(c *config) { c.command, c.isWithoutCanary = "query", true }},
 		{"bounds", []string{"query", "--state-dir", "/s", "--retention-age", "0", "--retention-events", "0", "--retention-denied", "5", "--image-limit", "0", "--reply-limit", "1", "--query-timeout", "90s"}, func(c *config) {
 			c.command, c.stateDir, c.retentionAge, c.retentionEvents, c.retentionDenied, c.imageLimit, c.replyLimit, c.queryTimeout = "query", "/s", 0, 0, 5, 0, 1, 90*time.Second
 		}},
@@ -154,6 +155,7 @@ func TestConfigurationFileMistakes(t *testing.T) {
 		`state-dir "/a"`:             ":1: a value has no quotes; write: state-dir /a",
 		"--poll 20s":                 ":1: a setting has no dashes before its name; write: poll 20s",
 		"poll 20s\nverbose\npoll 3s": ":3: poll is set in line 1 already; remove one of the two",
+		"canary no":                  ":1: canary no: write on or off",
 		"pin-dir kmodquery":          ":1: pin-dir begins at the root, and kmodquery does not; write: pin-dir /sys/fs/bpf/kmodquery",
 	} {
 		path := configFile(t, content)

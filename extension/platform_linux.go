@@ -65,6 +65,7 @@ func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
 			ImageLimit: c.imageLimit,
 			PinDir:     c.pinDir,
 			OnlyPinned: c.command == "query" || c.command == "detach",
+			HasCanary:  !c.isWithoutCanary && c.command != "query" && c.command != "detach",
 			Watched:    store.LastWatched,
 			KeepWatch:  store.SetWatched,
 			Gap:        store.Gap,

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/bpf"
+	"github.com/kmodquery/kmodquery/internal/source"
 	"github.com/kmodquery/kmodquery/linux/host"
 )
 
@@ -73,7 +74,7 @@ func (d *denials) begin(counts deniedCounts, stored []string, now time.Time) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.counts, d.due = counts, now.Add(foldFor)
+	d.counts, d.due = counts, source.Earliest(d.due, now.Add(foldFor)) // attaching hooks again delays no report
 }
 
 // end ends a run, before its programs are closed.

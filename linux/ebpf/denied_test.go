@@ -450,3 +450,12 @@ func TestDenialsAreAckedWhileTheyAreEmitted(t *testing.T) {
 		require.EqualValues(t, 1, known.acked)
 	}
 }
+
+// Whoever causes doubt again and again delays no report.
+func TestAttachingHooksAgainDelaysNoReport(t *testing.T) {
+	d := newDenials()
+	d.begin(newFakeCounts(), nil, start)
+	d.end()
+	d.begin(newFakeCounts(), nil, start.Add(foldFor/2))
+	require.Equal(t, start.Add(foldFor), d.due)
+}

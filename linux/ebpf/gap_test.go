@@ -3,10 +3,13 @@
 package ebpf
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
+	"github.com/kmodquery/kmodquery/bpf"
 	"github.com/kmodquery/kmodquery/linux/host"
 
 	"github.com/stretchr/testify/require"
@@ -133,4 +136,17 @@ func TestAGapIsKeptUntilItsLogWasRead(t *testing.T) {
 			require.Equal(t, 1, kept)
 		})
 	}
+}
+
+// The programs are pinned, and ftrace is off when the process starts and on later.
+func TestPinnedHooksThatDidNotRunLeaveAGap(t *testing.T) {
+	watched := time.Now().Add(-5 * time.Second)
+	s := New(Options{Watched: func() time.Time { return watched }})
+	s.openPrograms = func(context.Context, Options, bool) (*bpf.Programs, error) {
+		return nil, fmt.Errorf("attach eBPF programs: %w", bpf.ErrFtraceOff)
+	}
+	require.ErrorIs(t, s.Run(t.Context(), nil, nil), bpf.ErrFtraceOff)
+	s.noteGap(true) // as the next Run does
+	require.Equal(t, watched.Unix(), s.Sensor().GapStart)
+	require.NotZero(t, s.Sensor().GapEnd)
 }

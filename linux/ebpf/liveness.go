@@ -5,6 +5,7 @@ package ebpf
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/kmodquery/kmodquery/bpf"
@@ -13,22 +14,24 @@ import (
 const (
 	// checkEvery is the interval between two checks of the hooks.
 	checkEvery = 10 * time.Second
-	// checkGap is the shortest interval, for when a Sync waits.
+	// checkGap is the shortest interval, for when a Sync waits, or records are missing, which
+	// a process that is killed cannot report.
 	checkGap = time.Second
 )
 
 // A liveness checks periodically that the hooks are still attached: the kernel does
 // not notify anyone when it stops running them.
 type liveness struct {
-	check func() error
-	last  time.Time
+	check    func() error
+	isUrgent func() bool // whether records are missing; may be nil
+	last     time.Time
 }
 
 // failure checks the hooks if the last check was long enough ago, and returns what
 // is wrong with them. isAsked reports that a Sync waits for their records, which
 // shortens the interval.
 func (c *liveness) failure(now time.Time, isAsked bool) error {
-	if since := now.Sub(c.last); since < checkGap || since < checkEvery && !isAsked {
+	if now.Sub(c.last) < checkGap || now.Before(c.due()) && !isAsked {
 		return nil
 	}
 	c.last = now
@@ -36,12 +39,21 @@ func (c *liveness) failure(now time.Time, isAsked bool) error {
 }
 
 // due returns when the next check is due if no Sync waits.
-func (c *liveness) due() time.Time { return c.last.Add(checkEvery) }
+func (c *liveness) due() time.Time {
+	if c.isUrgent != nil && c.isUrgent() {
+		return c.last.Add(checkGap)
+	}
+	return c.last.Add(checkEvery)
+}
 
 // checkHooks checks the hooks if a check is due.
 func (r *run) checkHooks() {
 	s := r.source
-	err := r.hooks.failure(time.Now(), r.sync.Began().IsZero() && s.health.HasPending())
+	if doubt := s.failureOf(&s.doubt); errors.Is(doubt, bpf.ErrDamaged) { // the ring of images
+		r.reportFailure(doubt)
+	}
+	now := time.Now()
+	err := r.hooks.failure(now, r.sync.Began().IsZero() && s.health.HasPending())
 	switch {
 	case errors.Is(err, bpf.ErrFtraceOff):
 		s.isBlind = true
@@ -50,12 +62,22 @@ func (r *run) checkHooks() {
 	case errors.Is(err, bpf.ErrUnpinned):
 		s.markUnreliable(err)
 		r.reportFailure(err)
+	case errors.Is(err, bpf.ErrChanged):
+		s.health.Degraded(err)
+		s.noteGap(false)
+		r.reportChange(err)
+		s.keepWatch(r.hooks.last)
+		s.ready()
 	case err != nil:
 		s.isBlind = true
 		s.health.Degraded(err)
 		s.markUnreliable(err)
 		r.reportFailure(err)
 	case !s.isBlind && r.arming.done == nil:
+		if r.changed != nil && now == r.hooks.last {
+			s.attach(r.programs, fmt.Errorf("set right at %s: %w", nowText(), r.changed))
+			r.changed = nil
+		}
 		s.keepWatch(r.hooks.last)
 	}
 }

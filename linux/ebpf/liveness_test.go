@@ -41,6 +41,19 @@ func TestHooksAreCheckedPeriodically(t *testing.T) {
 	}
 }
 
+// A process that is killed cannot report records that are missing.
+func TestMissingRecordsAreJudgedSoon(t *testing.T) {
+	isUrgent, looks := false, 0
+	c := liveness{check: func() error { looks++; return nil }, isUrgent: func() bool { return isUrgent }}
+	require.NoError(t, c.failure(start, false))
+	require.NoError(t, c.failure(start.Add(checkGap), false))
+	require.Equal(t, 1, looks)
+	isUrgent = true
+	require.Equal(t, start.Add(checkGap), c.due())
+	require.NoError(t, c.failure(start.Add(checkGap), false))
+	require.Equal(t, 2, looks)
+}
+
 func TestMarkUnreliableIgnoresStoppedSource(t *testing.T) {
 	s := New(Options{})
 	s.MarkUnreliable("a module came unseen")

@@ -26,6 +26,9 @@ type reader struct {
 	// complete is CLOCK_BOOTTIME when all hooks were attached, or 0 if no record is older.
 	// A part of an attempt that began earlier may not have been seen.
 	complete time.Duration
+	// attached is CLOCK_BOOTTIME when this process had attached the hooks, or 0 if another one
+	// had. They know no request that was made before, also if others recorded it.
+	attached time.Duration
 	// unbegun is for loads whose call began before the hooks were attached: the record of
 	// the return has no other link to that of the module_load. By thread.
 	unbegun map[uint32]unbegunLoad
@@ -71,6 +74,11 @@ func (r *reader) take(record bpf.Record, position bpf.Position, size int, now ti
 // add adds the next record of an attempt.
 func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now time.Time) {
 	switch record.Kind {
+	case bpf.SystemCall:
+		if isCanary(&record) {
+			r.attempts.forget(a)
+			return
+		}
 	case bpf.ProcessPath, bpf.ProcessArgs:
 		a.process.add(record)
 		return
@@ -105,7 +113,7 @@ func (r *reader) add(a *attempt, record bpf.Record, position bpf.Position, now t
 		if !isInit && !isKnown || request.isPartial {
 			e.Missing.Add("requested_by")
 		}
-	case record.IsRequestUnknown, record.Boot < r.complete+helperTime && a.process.isHelper():
+	case record.IsRequestUnknown, record.Boot < r.attached+helperTime && a.process.isHelper():
 		e.Missing.Add("requested_by")
 	}
 	if record.Kind == bpf.ModuleLoad {

@@ -510,7 +510,7 @@ func TestLoadsDuringTheAttachmentAreWholeOrNamed(t *testing.T) {
 				}
 				r := newReading(t)
 				if slices.Max(attached) > 0 {
-					r.complete = insmod.Boot
+					r.complete, r.attached = insmod.Boot, insmod.Boot
 				}
 				r.take(processRecords...)
 				begin, isTaken := time.Duration(0), false
@@ -586,11 +586,11 @@ func TestRequestedByIsMissingIfTheRequestMayHaveBeenEarlier(t *testing.T) {
 	kthreadd := pathRecord(bpf.Path{Role: bpf.Executable, Generation: 1, Pid: 2, Comm: "kthreadd", Last: true, KernelThread: true})
 	modprobe := pathRecord(bpf.Path{Role: bpf.Executable, Pid: 10, Value: "/usr/bin/kmod"})
 	for _, test := range []struct {
-		complete time.Duration
+		attached time.Duration
 		want     bool
 	}{{insmod.Boot, true}, {0, false}} {
 		r := newReading(t)
-		r.complete = test.complete
+		r.attached = test.attached
 		r.take(modprobe, kthreadd, readRecord, liveRecord, returns)
 		require.Len(t, r.events, 3)
 		for _, e := range r.events {

@@ -113,6 +113,7 @@ func TestChecksCauseDoubt(t *testing.T) {
 	}{
 		{"all is well", nil, false, kmodquery.StateActive, []string{}},
 		{"pins are gone", bpf.ErrUnpinned, false, kmodquery.StateActive, []string{"sensor_tampered"}},
+		{"maps were changed", bpf.ErrChanged, false, kmodquery.StateFailed, []string{"sensor_tampered"}}, // until the next check
 		{"hooks are gone", errors.New("detached"), true, kmodquery.StateFailed, []string{"sensor_tampered"}},
 		{"ftrace is off", bpf.ErrFtraceOff, true, kmodquery.StateActive, []string{"sensor_tampered"}}, // until Run ends
 		{"more can be attached", bpf.ErrMoreHooks, true, kmodquery.StateFailed, []string{}},
@@ -121,6 +122,7 @@ func TestChecksCauseDoubt(t *testing.T) {
 			watched := 0
 			s := New(Options{KeepWatch: func(time.Time) { watched++ }})
 			s.health.Started(nil, "", nil)
+			s.ready = func() { watched++ }
 			looks := 0
 			reading := newReading(t)
 			r := &run{source: s, reader: reading.reader, arming: &rearming{}, sync: s.health.NewBarrier(time.Second)}

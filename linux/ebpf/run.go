@@ -38,7 +38,12 @@ type run struct {
 	left   int  // bytes of the ring buffer that were unread when the round began, and are
 	isLast bool // the run ends with the round
 
+	canary      canary
+	isContinued bool // another run was continued
+
 	tampered  error          // what an event says of these programs; nil if nothing
+	changed   error          // what another process changed and the last check restored; nil if nothing
+	changeDue time.Time      // when the next event may say so
 	filtered  []bpf.Filtered // those that no event names yet
 	filterDue time.Time      // when the next event may name some
 }
@@ -56,6 +61,9 @@ func (s *Source) newRun(programs *bpf.Programs, emit func(kmodquery.Delivery), a
 	})
 	deaths := newDeathLog(s.options.Reading, s.options.KeepReading, &s.skipped)
 	reader := newReader(translator{bootID: bootID, types: programs}, s.denials, attempts, nil)
+	if programs.AreNew() {
+		reader.attached = host.SinceBoot()
+	}
 	if !programs.WereThere() {
 		reader.complete = host.SinceBoot()
 	}
@@ -71,13 +79,21 @@ func (s *Source) newRun(programs *bpf.Programs, emit func(kmodquery.Delivery), a
 		reader: reader,
 		sync:   s.health.NewBarrier(imageGrace),
 	}
+	if s.options.HasCanary && programs.HasCanary() {
+		r.canary.begin(time.Now())
+	}
+	r.hooks.isUrgent = programs.HasHoles
 	r.hooks.check = func() error {
 		_ = programs.FlushImages() // completes a round of its loop; fails only after Close
 		r.reportFiltered(programs.Filtered(), time.Now())
 		if arming.done != nil {
 			return nil // Renew and Repin allow no Check
 		}
-		return programs.Check()
+		err := programs.Check()
+		if errors.Is(err, bpf.ErrChanged) {
+			programs.Restore()
+		}
+		return err
 	}
 	return r, nil
 }
@@ -91,6 +107,7 @@ func (r *run) loop(ctx context.Context) (next *bpf.Programs, err error) {
 		if next, err = r.rearm(ctx); next != nil || err != nil {
 			break
 		}
+		r.testHooks(time.Now())
 		r.begin(ctx)
 		switch {
 		case !r.isDue():
@@ -120,6 +137,7 @@ func (r *run) continued(next *bpf.Programs, emit func(kmodquery.Delivery)) (*run
 	}
 	after.reader.requests, after.reader.loads, after.reader.unbegun = r.reader.requests, r.reader.loads, r.reader.unbegun
 	after.filtered, after.filterDue = r.filtered, r.filterDue
+	after.isContinued, after.changeDue = true, r.changeDue
 	if after.sync = r.sync; !after.sync.Began().IsZero() {
 		after.left = next.Pending()
 	}
@@ -172,7 +190,7 @@ func (r *run) quiet() time.Time {
 
 // readNext waits for the next record until something else is due.
 func (r *run) readNext() error {
-	r.programs.SetDeadline(source.Earliest(r.reader.deadline(), r.hooks.due(), r.sync.Due(r.quiet()), r.arming.due(r.source)))
+	r.programs.SetDeadline(source.Earliest(r.reader.deadline(), r.hooks.due(), r.canary.due, r.sync.Due(r.quiet()), r.arming.due(r.source)))
 	raw, position, err := r.programs.Read()
 	switch {
 	case errors.Is(err, bpf.ErrFlushed), errors.Is(err, os.ErrDeadlineExceeded):
@@ -188,8 +206,14 @@ func (r *run) readNext() error {
 	}
 	size := bpf.RingSize(len(raw))
 	defer r.took(size)
-	r.source.health.Received.Add(1)
 	record, err := r.programs.Decode(raw, position)
+	if err == nil && isCanary(&record) {
+		if record.Call.Canary == host.Canary() {
+			r.canary.isMade, r.canary.due = false, time.Time{}
+		}
+		return r.reader.take(record, position, size, time.Now())
+	}
+	r.source.health.Received.Add(1)
 	if err != nil {
 		r.source.health.DecodeErrors.Add(1)
 		return nil

@@ -29,6 +29,7 @@ type Source struct {
 	denials *denials
 	files   fileReader   // of all runs: a file that hangs outlives its run
 	watched time.Time    // last call of KeepWatch; used by Run only
+	ready   func()       // of Run
 	isBlind bool         // a check found that the hooks do not run; used by Run only
 	skipped atomic.Int64 // images that were not read because they killed recorders
 	report  func(error)  // see ReportTo; may be nil
@@ -56,6 +57,9 @@ type Options struct {
 	// there, and pins none if there are none.
 	PinDir     string
 	OnlyPinned bool
+	// HasCanary tests the hooks whenever they were attached or opened, and when records were
+	// filtered, by a call of init_module(2) that the kernel must deny.
+	HasCanary bool
 	// Keys returns the dedup keys of the source's stored events; nil if nothing is
 	// stored.
 	Keys func(context.Context) ([]string, error)
@@ -101,12 +105,14 @@ func New(o Options) *Source {
 func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Delivery)) (err error) {
 	programs, keys, err := s.open(ctx)
 	if err != nil {
+		s.isBlind = s.isBlind || errors.Is(err, bpf.ErrFtraceOff) // pinned programs do not run
 		if errors.Is(err, context.Canceled) {
 			err = nil // it was stopped while it attached the hooks
 		}
 		s.health.Stopped(err)
 		return err
 	}
+	s.ready = ready
 	s.acks.start(keys)
 	s.denials.begin(programs, keys, time.Now())
 	s.noteGap(programs.WereThere())
@@ -264,8 +270,12 @@ func (s *Source) attach(programs *bpf.Programs, note error) {
 		reason = source.OneLine(limits)
 	}
 	s.health.Started(programs.Hooks(), reason, func() { _ = programs.Flush() }) // fails only after Close
+	wrong := programs.Leftovers()
 	if errs := programs.Unattached(); len(errs) > 0 {
-		s.health.Degraded(fmt.Errorf("some hooks are missing: %w", errors.Join(errs...)))
+		wrong = append([]error{fmt.Errorf("some hooks are missing: %w", errors.Join(errs...))}, wrong...)
+	}
+	if len(wrong) > 0 {
+		s.health.Degraded(errors.Join(wrong...))
 	}
 }
 

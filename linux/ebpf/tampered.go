@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	// filterPause is the shortest interval between two events about filtered records.
+	// filterPause is the shortest interval between two events about filtered records, and
+	// between two about changes.
 	filterPause = time.Minute
 	// maxRanges bounds the ranges of numbers that such an event names.
 	maxRanges = 16
@@ -42,6 +43,16 @@ func (r *run) reportFailure(err error) {
 	r.reader.tampered(source.OneLine(err))
 }
 
+// reportChange emits an event about what another process has changed and a check has restored:
+// at once, and then at most every filterPause.
+func (r *run) reportChange(err error) {
+	r.changed = err
+	if now := time.Now(); !now.Before(r.changeDue) {
+		r.reader.tampered(source.OneLine(err))
+		r.changeDue = now.Add(filterPause)
+	}
+}
+
 // reportFiltered counts records that did not arrive, and emits an event about them: at
 // once, and then at most every filterPause, unless the run ends.
 func (r *run) reportFiltered(found []bpf.Filtered, now time.Time) {
@@ -51,6 +62,9 @@ func (r *run) reportFiltered(found []bpf.Filtered, now time.Time) {
 		return
 	}
 	r.reader.tampered(filterReason(r.filtered))
+	if c := &r.canary; !c.lastFor.IsZero() && now.Sub(c.lastFor) > canaryCause {
+		c.begin(now)
+	}
 	r.filtered, r.filterDue = nil, now.Add(filterPause)
 }
 

@@ -4,8 +4,11 @@ package ebpf
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -79,4 +82,32 @@ func TestFailedHooksAreReportedOnce(t *testing.T) {
 	r.reportFailure(errors.New("attached programs are gone"))
 	r.reportFailure(bpf.ErrUnpinned)
 	require.Len(t, reading.events, 2)
+}
+
+// Root can change the maps again and again.
+func TestChangesAreReportedOnceAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, reading := newTampered(t)
+		r.source.ready = func() {}
+		r.sync, r.arming = r.source.health.NewBarrier(time.Second), &rearming{}
+		r.hooks.check = func() error { return bpf.ErrChanged }
+		for range 9 {
+			r.checkHooks()
+			time.Sleep(checkEvery)
+		}
+		require.Equal(t, []string{"sensor_tampered", "sensor_tampered"}, reading.names())
+		require.NotZero(t, r.source.Sensor().GapEnd)
+		require.NoError(t, r.source.doubt, "nothing is attached again")
+	})
+}
+
+func TestADamagedRingOfImagesIsReported(t *testing.T) {
+	r, reading := newTampered(t)
+	r.sync, r.arming = r.source.health.NewBarrier(time.Second), &rearming{}
+	r.hooks.check = func() error { return nil }
+	r.source.doubt = fmt.Errorf("read the images: %w", bpf.ErrDamaged)
+	r.checkHooks()
+	r.checkHooks()
+	require.Equal(t, []string{"sensor_tampered"}, reading.names())
+	require.Equal(t, "read the images: the ring buffer is damaged", reading.events[0].Reason)
 }

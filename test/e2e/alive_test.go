@@ -17,10 +17,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf/btf"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/bpf"
 	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/linux/ebpf"
 	"github.com/kmodquery/kmodquery/test/kmod"
@@ -95,7 +97,7 @@ var loadAndUnload = append(slices.Clone(byMemory), "module_free", "delete_module
 
 func watch(t *testing.T) *watcher {
 	t.Helper()
-	return watchWith(t, ebpf.Options{ImageLimit: ebpf.MaxImage})
+	return watchWith(t, ebpf.Options{ImageLimit: ebpf.MaxImage, HasCanary: true})
 }
 
 func watchWith(t *testing.T, o ebpf.Options) *watcher {
@@ -256,39 +258,130 @@ func TestGuestReportsTracingThatIsSwitchedOff(t *testing.T) {
 	}, time.Minute, time.Second)
 }
 
-// TestGuestReportsFilteredRecords hooks the functions of the BPF ring buffer, so that the
+// TestGuestReportsFilteredRecords hooks or patches the functions of the BPF ring buffer, so that the
 // records about this process vanish. Nothing asks the recorder.
 func TestGuestReportsFilteredRecords(t *testing.T) {
 	guest.Only(t)
 	if runtime.GOARCH != "amd64" {
 		t.Skip("the module is for amd64")
 	}
-	hookable, err := os.ReadFile("/sys/kernel/tracing/available_filter_functions")
-	require.NoError(t, err)
-	if !strings.Contains(string(hookable), "\nbpf_ringbuf_output\n") {
-		t.Skip("ftrace cannot hook the ring buffer's functions in this kernel, and no kprobe runs inside another one")
-	}
 	w := watch(t)
 	before := w.source.Sensor()
 	require.Zero(t, before.Filtered)
-	filter, err := kmod.Build(kmod.Filter, map[string]uint64{
+	hookable, err := os.ReadFile("/sys/kernel/tracing/available_filter_functions")
+	require.NoError(t, err)
+	name, set := kmod.Filter, map[string]uint64{
 		"victim":   uint64(os.Getpid()),
 		"pid_tgid": symbol(t, "bpf_get_current_pid_tgid", ""),
-		"output":   symbol(t, "bpf_ringbuf_output", ""),
 		"submit":   symbol(t, "bpf_ringbuf_submit", ""),
 		"discard":  symbol(t, "bpf_ringbuf_discard", ""),
-	})
+	}
+	if strings.Contains(string(hookable), "\nbpf_ringbuf_output\n") {
+		set["output"] = symbol(t, "bpf_ringbuf_output", "")
+	} else { // nor does a kprobe run inside another one
+		name, set["poke"], set["work"] = kmod.Patch, symbol(t, "text_poke_kgdb", ""), ringWork(t)
+	}
+	filter, err := kmod.Build(name, set)
 	require.NoError(t, err)
 	require.NoError(t, guest.LoadImage(filter, ""))
 	// It leaves no module that nobody has seen. The records of the call and of its process vanish.
 	require.ErrorIs(t, guest.LoadImage(make([]byte, 4096), ""), unix.ENOEXEC)
-	require.Eventually(t, func() bool { return w.source.Sensor().Filtered > 5 && len(w.tampered()) > 0 }, busyLimit, 50*time.Millisecond,
+	require.Eventually(t, func() bool { return w.source.Sensor().Filtered > 2 && len(w.tampered()) > 0 }, busyLimit, 50*time.Millisecond,
 		"the periodic check does not notice it")
-	require.NoError(t, guest.Unload("kmodquery_filter"))
+	require.True(t, w.isActive())
+	// So does the canary of the hooks that are attached then.
+	w.source.MarkUnreliable("a test doubts the hooks")
+	require.Eventually(t, func() bool {
+		return slices.ContainsFunc(w.tampered(), func(reason string) bool { return strings.Contains(reason, "canary") })
+	}, busyLimit, 50*time.Millisecond, "the canary is not missed")
+	require.Eventually(t, func() bool { return strings.Contains(w.source.Sensor().Reason, "canary") }, busyLimit, 50*time.Millisecond)
+	require.Equal(t, kmodquery.StateFailed, w.source.Sensor().State)
+	require.NoError(t, guest.Unload("kmodquery_"+name))
 	t.Log(w.tampered())
 	require.Contains(t, w.tampered()[0], "system_call") // at least the return of the filter's own load
 	require.Contains(t, w.tampered()[0], "did not arrive")
 	require.Equal(t, before.Lost, w.source.Sensor().Lost)
-	require.True(t, w.isActive())
 	require.Equal(t, loadAndUnload, w.observe(t, "dummy"))
+}
+
+// ringWork returns an offset in the kernel's struct bpf_ringbuf.
+func ringWork(t *testing.T) uint64 {
+	t.Helper()
+	kernel, err := btf.LoadKernelSpec()
+	require.NoError(t, err)
+	var ring *btf.Struct
+	require.NoError(t, kernel.TypeByName("bpf_ringbuf", &ring))
+	for _, member := range ring.Members {
+		if member.Name == "work" {
+			return uint64(member.Offset.Bytes())
+		}
+	}
+	t.Fatal("struct bpf_ringbuf has no work")
+	return 0
+}
+
+// TestGuestRecognisesACanary makes the same denied call as a canary and as an ordinary call.
+func TestGuestRecognisesACanary(t *testing.T) {
+	guest.Only(t)
+	p, err := bpf.Open(t.Context(), bpf.Options{})
+	require.NoError(t, err)
+	defer p.Close()
+	require.True(t, p.HasCanary())
+	const value = 77 << 40
+	require.ErrorIs(t, p.Canary(value, func() error { return denied(value) }), unix.EPERM)
+	require.ErrorIs(t, denied(value), unix.EPERM)
+	p.SetDeadline(time.Now().Add(time.Second))
+	var canaries []uint64
+	ordinary := 0
+	for {
+		raw, at, err := p.Read()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+		require.NoError(t, err)
+		r, err := p.Decode(raw, at)
+		require.NoError(t, err)
+		if r.Call == nil || int(r.Pid) != os.Getpid() {
+			continue
+		}
+		if r.Call.Canary != 0 {
+			require.Nil(t, r.Call.Denied)
+			canaries = append(canaries, r.Call.Canary)
+		} else if r.Call.Denied != nil {
+			ordinary++
+		}
+	}
+	require.Equal(t, []uint64{value}, canaries)
+	require.Equal(t, 1, ordinary)
+	require.True(t, p.HasReadCanary())
+	require.NoError(t, p.Check(), "nothing is left in the settings")
+	counts, err := p.DeniedCounts()
+	require.NoError(t, err)
+	require.Len(t, counts, 1)
+	require.EqualValues(t, 1, counts[0].Count)
+
+	// Those of a recorder are no events.
+	w := watch(t)
+	for _, e := range w.events {
+		require.NotEqual(t, kmodquery.EventInitModule+" EPERM", e.EventName+" "+e.Error)
+	}
+	require.Empty(t, w.source.Sensor().Reason)
+	require.Empty(t, w.tampered())
+}
+
+// denied calls init_module with a third argument, from a thread without the right to load.
+func denied(uargs uint64) error {
+	outcome := make(chan error)
+	go func() {
+		runtime.LockOSThread() // the thread ends with the goroutine
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var none [2]unix.CapUserData
+		if err := unix.Capset(&header, &none[0]); err != nil {
+			outcome <- err
+			return
+		}
+		_, _, errno := unix.RawSyscall(unix.SYS_INIT_MODULE, 0, 0, uintptr(uargs))
+		outcome <- errno
+	}()
+	return <-outcome
 }

@@ -28,6 +28,7 @@ const (
 	Unformed = "unformed" // its parameter "state" sets its own state: StateUnformed hides it
 	Untaint  = "untaint"  // its init clears bits of the kernel's taint and fails with ENODEV
 	Filter   = "filter"   // it filters the BPF records about one process; for amd64
+	Patch    = "patch"    // the same without ftrace; for amd64
 )
 
 // Values of the parameter "state" of Unformed.

@@ -1,4 +1,4 @@
 package kmod
 
 //go:generate ./compile.sh firmware helper nested hidden unformed untaint
-//go:generate env ARCHS=amd64 ./compile.sh filter
+//go:generate env ARCHS=amd64 ./compile.sh filter patch
