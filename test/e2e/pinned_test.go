@@ -385,12 +385,12 @@ func (p *deployment) requireExactly(t *testing.T, done tally) {
 	}
 	const ebpf = "SELECT %s FROM kernel_module_events WHERE source = 'ebpf' AND "
 	checks := map[string]string{
-		"an event is stored twice":      fmt.Sprintf(ebpf, "load_id, event_name, name, count(*) AS n, min(eid) AS first, max(eid) AS last") + "load_id != '' GROUP BY load_id, event_name HAVING n > 1 LIMIT 5",
-		"an event has no attempt":       fmt.Sprintf(ebpf, "eid, event_name, name") + "coalesce(load_id, '') = '' AND event_name != 'module_request' LIMIT 5",
-		"an eid is there twice":         "SELECT eid, count(*) AS n FROM kernel_module_events GROUP BY eid HAVING n > 1 LIMIT 5",
-		"a return has no call":          fmt.Sprintf(ebpf, "load_id, name") + "event_name = 'sys_exit_init_module' AND load_id NOT IN (SELECT load_id FROM kernel_module_events WHERE event_name = 'init_module') LIMIT 5",
-		"a call has no return":          fmt.Sprintf(ebpf, "load_id, name") + "event_name = 'init_module' AND result IS NULL AND load_id NOT IN (SELECT load_id FROM kernel_module_events WHERE event_name = 'sys_exit_init_module') LIMIT 5",
-		"a process column is missing":   fmt.Sprintf(ebpf, "eid, event_name, name, missing") + "instr(missing, 'cmdline') > 0 LIMIT 5",
+		"an event is stored twice":    fmt.Sprintf(ebpf, "load_id, event_name, name, count(*) AS n, min(eid) AS first, max(eid) AS last") + "load_id != '' GROUP BY load_id, event_name HAVING n > 1 LIMIT 5",
+		"an event has no attempt":     fmt.Sprintf(ebpf, "eid, event_name, name") + "coalesce(load_id, '') = '' AND event_name != 'module_request' LIMIT 5",
+		"an eid is there twice":       "SELECT eid, count(*) AS n FROM kernel_module_events GROUP BY eid HAVING n > 1 LIMIT 5",
+		"a return has no call":        fmt.Sprintf(ebpf, "load_id, name") + "event_name = 'sys_exit_init_module' AND load_id NOT IN (SELECT load_id FROM kernel_module_events WHERE event_name = 'init_module') LIMIT 5",
+		"a call has no return":        fmt.Sprintf(ebpf, "load_id, name") + "event_name = 'init_module' AND result IS NULL AND load_id NOT IN (SELECT load_id FROM kernel_module_events WHERE event_name = 'sys_exit_init_module') LIMIT 5",
+		"a process column is missing": fmt.Sprintf(ebpf, "eid, event_name, name, missing") + "instr(missing, 'cmdline') > 0 LIMIT 5",
 		// Other sources stand in while a slow machine attaches the hooks. The kernel may overwrite their records.
 		"eBPF has lost something":       "SELECT source, lost, filtered, decode_errors, store_errors, reason FROM kernel_module_sensors WHERE source = 'ebpf' AND (lost > 0 OR filtered > 0 OR decode_errors > 0)",
 		"nobody tampers with a sensor":  "SELECT reason FROM kernel_module_events WHERE event_name = 'sensor_tampered' LIMIT 5",
