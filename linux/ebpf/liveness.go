@@ -74,7 +74,7 @@ func (r *run) checkHooks() {
 		s.markUnreliable(err)
 		r.reportFailure(err)
 	case !s.isBlind && r.arming.done == nil:
-		if r.changed != nil && now == r.hooks.last {
+		if r.changed != nil && now.Equal(r.hooks.last) {
 			s.attach(r.programs, fmt.Errorf("set right at %s: %w", nowText(), r.changed))
 			r.changed = nil
 		}
