@@ -249,6 +249,11 @@ func TestGuestServiceRecordsEarly(t *testing.T) {
 			"WHERE source = 'ebpf' AND name = 'dummy' AND event_name = 'module_load'"))
 	})
 	t.Run("restricted", func(t *testing.T) { testRestrictions(t, show(t, unitName, "MainPID")) })
+	t.Run("canary", func(t *testing.T) {
+		// The filter of system calls permits it, and no source reports it.
+		require.Empty(t, queryService(t, "SELECT * FROM kernel_module_sensors WHERE source = 'ebpf' AND reason != ''"))
+		require.Empty(t, queryService(t, "SELECT * FROM kernel_module_events WHERE error = 'EPERM' OR event_name = 'sensor_tampered'"))
+	})
 	t.Run("files", testServiceFiles)
 	t.Run("the same sources as without restrictions", func(t *testing.T) {
 		restricted := sensors(t)
