@@ -235,7 +235,9 @@ func TestGuestServiceRecordsEarly(t *testing.T) {
 		}
 	})
 	require.Equal(t, "active", show(t, unitName, "ActiveState"))
-	require.Equal(t, "recording: ebpf is active, audit is active, journal is active, kmsg is active, procfs is active", show(t, unitName, "StatusText"))
+	require.Eventually(t, func() bool {
+		return show(t, unitName, "StatusText") == "recording: ebpf is active, audit is active, journal is active, kmsg is active, procfs is active"
+	}, time.Minute, time.Second, "procfs is active after the first look")
 
 	t.Run("early", func(t *testing.T) {
 		ready, err := strconv.Atoi(show(t, unitName, "ActiveEnterTimestampMonotonic"))
