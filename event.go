@@ -204,7 +204,7 @@ type Event struct {
 // keeps these events within a bound of their own, so that they never displace others.
 func (e *Event) IsUnprivileged() bool {
 	switch e.EventName {
-	case EventModuleRequest, EventKextBlocked:
+	case EventModuleRequest, EventKextBlocked, EventLoadClosedUnprivileged:
 		return true
 	case EventKextload:
 		return e.Error != ""
