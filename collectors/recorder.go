@@ -324,10 +324,12 @@ func (r *Recorder) closeLoads(ctx context.Context, synced bool) error {
 	return nil
 }
 
-// reportLoads reports an error of closeLoads unless the last one was the same.
+// reportLoads reports an error of closeLoads unless the last one was the same. The writer
+// reports why a sink accepts no events.
 func (r *Recorder) reportLoads(err error) {
 	text := ""
-	if err != nil {
+	var refusal interface{ Reason() string }
+	if err != nil && !errors.As(err, &refusal) {
 		text = err.Error()
 	}
 	if last := r.loadsError; text != "" && text != last {

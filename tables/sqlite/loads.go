@@ -212,25 +212,26 @@ var moduleSQL = squirrel.Expr("(event_name <> ? OR type = ?)", kmodquery.EventSe
 // closing returns the event that closes an attempt. It returns false if the attempt is closed
 // already, or if its events are not those of an attempt.
 func (s *Store) closing(ctx context.Context, db *database, found *load, names func(int64) string) (closing kmodquery.Event, ok bool, err error) {
-	first := &found.events[0]
-	where := squirrel.And{squirrel.Eq{"load_id": first.LoadID}}
+	first, events := &found.events[0], found.events
+	where := squirrel.Eq{"load_id": first.LoadID}
 	if first.LoadID == "" {
-		where = squirrel.And{squirrel.Eq{"load_id": nil, "time": first.Time, "event_name": append([]string{first.EventName}, closings...)}}
+		where = squirrel.Eq{"load_id": nil, "event_name": closings, "time": first.Time, "CASE WHEN json_valid(raw) THEN raw ->> 'event' END": first.EID}
 	}
-	where = append(where, squirrel.Eq{"+event_name": append(kmodquery.LoadEvents(), closings...)}, moduleSQL)
-	var events []kmodquery.Event
-	isClosed := false
-	err = s.events(ctx, db, nil, where, oldestFirst, func(e *kmodquery.Event) bool {
-		switch isClosing := kmodquery.IsLoadClosed(e.EventName); {
-		case isClosing:
-			isClosed = isClosed || e.LoadID != "" || e.Closing().Event == first.EID
-		case (e.LoadID != "" || e.EID == first.EID) && len(events) < maxEventsOfLoad:
-			events = append(events, *e)
-		}
-		return !isClosed
-	})
-	if err != nil || isClosed {
+	var isClosed, hasEarlier bool
+	if err := squirrel.Select().Column(squirrel.Expr("coalesce(max(event_name IN (?, ?)), 0), coalesce(max(eid < ?), 0)", closings[0], closings[1], first.EID)).
+		From("events").Where(where).RunWith(db.readers).QueryRowContext(ctx).Scan(&isClosed, &hasEarlier); err != nil || isClosed {
 		return kmodquery.Event{}, false, err
+	}
+	if hasEarlier { // such as the approval of a kernel extension
+		events = nil
+		all := squirrel.And{where, squirrel.Eq{"+event_name": kmodquery.LoadEvents()}, moduleSQL}
+		err := s.events(ctx, db, nil, all, oldestFirst, func(e *kmodquery.Event) bool {
+			events = append(events, *e)
+			return len(events) < maxEventsOfLoad
+		})
+		if err != nil {
+			return kmodquery.Event{}, false, err
+		}
 	}
 	closing, ok = kmodquery.CloseLoad(events, names)
 	return closing, ok, nil
