@@ -127,9 +127,10 @@ func generateLoads(ctx context.Context, c Config, q query) ([]map[string]string,
 		return nil, err
 	}
 	asked := conditions(q, loadColumns)
-	filter := kmodquery.Filter{Conditions: append(slices.Clone(asked), kmodquery.Condition{
+	// This condition comes first: the store may leave out later ones.
+	filter := kmodquery.Filter{Conditions: append([]kmodquery.Condition{{
 		Column: "event_name", Op: kmodquery.Equal, Values: []any{kmodquery.EventLoadClosed, kmodquery.EventLoadClosedUnprivileged},
-	})}
+	}}, asked...)}
 	if q.usesNothing() {
 		n, err := c.Store.Count(ctx, filter)
 		if err != nil {

@@ -73,6 +73,11 @@ func TestLoadsAreOneRowForEachAttempt(t *testing.T) {
 	require.Equal(t, []map[string]string{{"findings": findings[2], "rowid": rows[2]["eid"]}},
 		rowsOf(t, c, loadsTable, contextJSON(t, []string{"findings"}, constraint{"name", "good", equals})))
 	require.Len(t, rowsOf(t, c, "kernel_module_events", "{}"), 7, "the rows of loads are not among the events")
+	var names []constraint
+	for n := range 1000 {
+		names = append(names, constraint{"name", fmt.Sprint("good", n), equals})
+	}
+	require.Len(t, rowsOf(t, c, loadsTable, contextJSON(t, nil, names...)), 3, "the store leaves out the condition, and osquery filters again")
 }
 
 // A row is shipped once, so what becomes known later is in columns of its own.

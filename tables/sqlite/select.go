@@ -35,19 +35,17 @@ func between(after, last int64, f kmodquery.Filter) squirrel.Sqlizer {
 	return append(append(where, conditions(f.Conditions)...), shown(f.Conditions)...)
 }
 
-// shown leaves out the events that close loads, unless a condition names them. They are no
-// observations of a source.
+// shown leaves out the events that close loads, which are no observations of a source, unless
+// a condition says which events are wanted.
 func shown(conditions []kmodquery.Condition) squirrel.And {
-	if isOfLoads(conditions) {
+	if namesEvents(conditions) {
 		return nil
 	}
-	return squirrel.And{squirrel.Expr("coalesce(event_name, '') NOT IN (?, ?)", kmodquery.EventLoadClosed, kmodquery.EventLoadClosedUnprivileged)}
+	return squirrel.And{squirrel.Expr("coalesce(event_name, '') NOT IN (?, ?)", closings[0], closings[1])}
 }
 
-func isOfLoads(conditions []kmodquery.Condition) bool {
-	return slices.ContainsFunc(conditions, func(c kmodquery.Condition) bool {
-		return c.Column == "event_name" && c.Op == kmodquery.Equal && slices.Contains(c.Values, any(kmodquery.EventLoadClosed))
-	})
+func namesEvents(conditions []kmodquery.Condition) bool {
+	return slices.ContainsFunc(conditions, func(c kmodquery.Condition) bool { return c.Column == "event_name" && c.Op == kmodquery.Equal })
 }
 
 // Orders of events, by EID.
@@ -78,7 +76,7 @@ func (s *Store) Count(ctx context.Context, f kmodquery.Filter) (int64, error) {
 	var n, closed int64
 	where := conditions(f.Conditions)
 	if err := s.use(ctx, func(db *database) error {
-		if err := countWhere(ctx, db.readers, where, &n); err != nil || isOfLoads(f.Conditions) {
+		if err := countWhere(ctx, db.readers, where, &n); err != nil || namesEvents(f.Conditions) {
 			return err
 		}
 		// One count with shown would read every row.
