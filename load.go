@@ -19,7 +19,7 @@ const (
 // EventLoadClosed is an attempt to load a module as it was known when it was over. The event
 // store derives it from the attempt's events; no source emits it. EventLoadClosedUnprivileged
 // is the same for attempts of which an unprivileged user can make any number. Their Raw is
-// the JSON of a [Closing]. The table kernel_module_loads shows them, and only it does.
+// the JSON of a [Closing]. A [Filter] selects them only by a condition on event_name.
 const (
 	EventLoadClosed             = "load_closed"
 	EventLoadClosedUnprivileged = "load_closed_unprivileged"
