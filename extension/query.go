@@ -23,12 +23,13 @@ const answerDrain = time.Second
 
 var errEndedBySignal = errors.New("ended by a signal")
 
-// overview holds the statements of a query without SQL. Its lines fit a terminal of 120
-// columns, unless a sensor has failed: then its whole reason is shown.
+// overview holds the statements of a query without SQL. Beside other findings it omits
+// TRC-1017, which every load has. Its lines fit a terminal of 120 columns, unless a sensor
+// has failed: then its whole reason is shown.
 var overview = []struct{ title, table, sql string }{
 	{"Latest loads", "kernel_module_loads", `SELECT substr(utc, 6) AS utc, outcome, ` + cut("coalesce(name, '')", 12) + ` AS name, ` +
 		cutStart("coalesce(nullif(path, ''), origin, '')", 18) + ` AS "from", signature_status AS signature, ` +
-		cut("coalesce(process_name, '')", 10) + ` AS by, ` + cut("coalesce(findings, '')", 24) + ` AS findings
+		cut("coalesce(process_name, '')", 10) + ` AS by, ` + cut("replace(coalesce(findings, ''), ',TRC-1017', '')", 24) + ` AS findings
 		FROM kernel_module_loads ORDER BY eid DESC LIMIT 20`},
 	{"Sensors", "kernel_module_sensors", `SELECT source, state, role, received, lost,
 		CASE WHEN state = 'failed' THEN reason ELSE ` + cut("coalesce(reason, '')", 50) + ` END AS reason FROM kernel_module_sensors`},
