@@ -82,6 +82,11 @@ func (c Column) Text(e *Event) (text string, isKnown bool) {
 	return text, isKnown
 }
 
+// copy copies the column's value, which is then shared.
+func (c Column) copy(to, from *Event) {
+	reflect.ValueOf(to).Elem().Field(c.field).Set(reflect.ValueOf(from).Elem().Field(c.field))
+}
+
 func (c Column) known(e *Event) (field reflect.Value, isKnown bool) {
 	field = reflect.ValueOf(e).Elem().Field(c.field)
 	switch field.Kind() {

@@ -200,11 +200,12 @@ type Event struct {
 
 // IsUnprivileged reports whether an unprivileged user can cause such an event any
 // number of times: a request for a module, a system call that the kernel denied
-// before it read a byte of a module, or a refused kernel extension of macOS. The store
-// keeps these events within a bound of their own, so that they never displace others.
+// before it read a byte of a module, a refused kernel extension of macOS, or the row of such
+// an attempt. The store keeps these events within a bound of their own, so that they
+// never displace others.
 func (e *Event) IsUnprivileged() bool {
 	switch e.EventName {
-	case EventModuleRequest, EventKextBlocked:
+	case EventModuleRequest, EventKextBlocked, EventLoadClosedUnprivileged:
 		return true
 	case EventKextload:
 		return e.Error != ""

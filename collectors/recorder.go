@@ -33,6 +33,9 @@ const clockSlack = 100 * time.Millisecond
 // enough.
 const expireInterval = time.Second
 
+// closeLoadsInterval is how often attempts to load a module are closed while nobody asks.
+const closeLoadsInterval = time.Second
+
 // Options configure a [Recorder].
 type Options struct {
 	// Sources in the order of preference. The first that works watches, and the
@@ -89,6 +92,7 @@ type Recorder struct {
 	checker    progress.Checker // used by checkProgress
 	writer     *writer
 	report     func(error)
+	loadsError string        // of the last closeLoads that nobody waited for
 	flushing   chan struct{} // holds a value while syncSources flushes the correlator
 
 	cancel   context.CancelFunc
@@ -195,6 +199,7 @@ func (r *Recorder) Start(ctx context.Context) {
 		return
 	}
 	r.running.Go(func() { every(ctx, expireInterval, r.correlator.expire) })
+	r.running.Go(func() { every(ctx, closeLoadsInterval, func(time.Time) { r.reportLoads(r.closeLoads(ctx, false)) }) })
 	if r.check != nil {
 		checked, ready := context.WithTimeout(ctx, firstCheck)
 		r.running.Go(func() {
@@ -289,12 +294,48 @@ func (r *Recorder) Sync(ctx context.Context) error {
 		err = r.writer.sync(ctx)
 	}
 	if err == nil {
+		closed := make(chan error, 1)
+		go func() { closed <- r.closeLoads(ctx, true) }()
+		select {
+		case err = <-closed:
+		case <-ctx.Done(): // the sink may hang; Close waits for it
+			err = fmt.Errorf("wait for loads to be closed: %w", ctx.Err())
+		}
+	}
+	if err == nil {
 		err = r.supervisor.stalledError()
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("%w: %w", kmodquery.ErrNotStored, err)
 	}
 	return err
+}
+
+// closeLoads closes the attempts to load a module that are over, if the sink does that. Its
+// error matches [kmodquery.ErrNotStored].
+func (r *Recorder) closeLoads(ctx context.Context, synced bool) error {
+	sink, ok := r.writer.sink.(LoadCloser)
+	if !ok {
+		return nil
+	}
+	if err := sink.CloseLoads(ctx, synced); err != nil {
+		return fmt.Errorf("%w: %w", kmodquery.ErrNotStored, err)
+	}
+	return nil
+}
+
+// reportLoads reports an error of closeLoads unless the last one was the same. The writer
+// reports why a sink accepts no events.
+func (r *Recorder) reportLoads(err error) {
+	text := ""
+	var refusal interface{ Reason() string }
+	if err != nil && !errors.As(err, &refusal) {
+		text = err.Error()
+	}
+	if last := r.loadsError; text != "" && text != last {
+		r.report(err)
+	}
+	r.loadsError = text
 }
 
 // awaitStart returns when Start has returned. A source that has not started may have to
@@ -418,7 +459,10 @@ func (r *Recorder) Close() error {
 	never := func() bool { return false }
 	r.await(background(r.correlator.flushAll), never)
 	r.writer.close()
-	r.await(r.written, never)
+	if r.await(r.written, never) {
+		// If it fails, the next recorder closes them.
+		r.await(background(func() { _ = r.closeLoads(context.Background(), true) }), never)
+	}
 	return errors.Join(err, r.writer.unstored())
 }
 

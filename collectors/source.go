@@ -54,6 +54,15 @@ type AtLeastOnceSource interface {
 	Acked(deliveries []kmodquery.Delivery)
 }
 
+// A LoadCloser is a sink that derives the end of each attempt to load a module from the events
+// that it has.
+type LoadCloser interface {
+	Sink
+	// CloseLoads is called now and then, with synced set when all sources have reported what
+	// they saw.
+	CloseLoads(ctx context.Context, synced bool) error
+}
+
 // A Sink stores events.
 type Sink interface {
 	// Append stores all of the events or none, and returns when they are

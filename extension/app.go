@@ -45,6 +45,7 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 		MaxEvents:       c.retentionEvents,
 		MaxUnprivileged: c.retentionDenied,
 		Now:             time.Now,
+		Users:           c.platform.users,
 		Report:          func(err error) { report.Print(err) },
 	})
 	if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
+	"github.com/kmodquery/kmodquery/extension/shell"
 )
 
 // input returns a file with the standard input of a command.
@@ -82,6 +84,30 @@ func TestOverview(t *testing.T) {
 	for _, name := range sensorNames(&config{platform: hostPlatform()}) {
 		require.Contains(t, stdout.String(), "| "+name+" ")
 	}
+}
+
+// A terminal has 120 columns.
+func TestOverviewFitsATerminal(t *testing.T) {
+	db, err := sql.Open("sqlite", ":memory:")
+	require.NoError(t, err)
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	long := strings.Repeat("x", 200)
+	_, err = db.ExecContext(t.Context(), `CREATE TABLE kernel_module_loads AS SELECT '2026-12-01 00:00:00' AS utc, 'init_failed' AS outcome, ?1 AS name, ?1 AS path, 'memfd' AS origin,
+		'untrusted' AS signature_status, ?1 AS process_name, ?1 AS findings, 1 AS eid;
+		CREATE TABLE kernel_module_sensors AS SELECT 'endpoint_security' AS source, 'unavailable' AS state, 'recorder' AS role, 1000000 AS received, 1000 AS lost, ?1 AS reason`, long)
+	require.NoError(t, err)
+	var stdout strings.Builder
+	require.NoError(t, showOverview(t.Context(), db, &stdout, shell.Table))
+	for line := range strings.Lines(stdout.String()) {
+		require.LessOrEqual(t, len(strings.TrimSuffix(line, "\n")), 120, line)
+	}
+	require.Contains(t, stdout.String(), "init_failed")
+	_, err = db.ExecContext(t.Context(), "UPDATE kernel_module_sensors SET state = 'failed'")
+	require.NoError(t, err)
+	stdout.Reset()
+	require.NoError(t, showOverview(t.Context(), db, &stdout, shell.Table))
+	require.Contains(t, stdout.String(), long, "the reason says what to do")
 }
 
 func TestOverviewInJSONIsOneDocument(t *testing.T) {

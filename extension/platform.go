@@ -50,6 +50,9 @@ type platform struct {
 	restartsAlways bool
 	// kernelRelease returns what uname -r prints.
 	kernelRelease func() string
+	// users returns a function that returns the name of a user id. It is nil if names are
+	// not known.
+	users func() func(uid int64) string
 	// memoryLimit returns how many bytes of memory the host lets this process use, or 0 if
 	// it sets no limit. threadTime returns a clock of the processor time that the calling
 	// thread uses. Either may be nil.

@@ -47,6 +47,7 @@ func hostPlatform() *platform {
 		hasPins:       ebpf.HasPins,
 		removePins:    ebpf.Detach,
 		kernelRelease: kernelRelease,
+		users:         host.Users,
 		memoryLimit:   func() int64 { return host.MemoryLimit("/") },
 		threadTime:    host.ThreadTime,
 	}

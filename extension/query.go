@@ -23,13 +23,25 @@ const answerDrain = time.Second
 
 var errEndedBySignal = errors.New("ended by a signal")
 
-// overview holds the statements of a query without SQL.
+// overview holds the statements of a query without SQL. Beside other findings it omits
+// TRC-1017, which every load has. Its lines fit a terminal of 120 columns, unless a sensor
+// has failed: then its whole reason is shown.
 var overview = []struct{ title, table, sql string }{
-	{"Sensors", "kernel_module_sensors", `SELECT source, state, role, received, lost, store_rows, kernel, reason FROM kernel_module_sensors`},
-	{"Latest events", "kernel_module_events", `SELECT datetime(time, 'unixepoch') AS utc, event_name, name, path, origin, result, error, process_name, pid, uid, load_id
-		FROM kernel_module_events ORDER BY eid DESC LIMIT 20`},
-	{"Latest findings", "kernel_module_findings", `SELECT datetime(time, 'unixepoch') AS utc, signature_id, signature_name, severity, external_id, reason, load_id
-		FROM kernel_module_findings ORDER BY eid DESC LIMIT 20`},
+	{"Latest loads", "kernel_module_loads", `SELECT substr(utc, 6) AS utc, outcome, ` + cut("coalesce(name, '')", 12) + ` AS name, ` +
+		cutStart("coalesce(nullif(path, ''), origin, '')", 18) + ` AS "from", signature_status AS signature, ` +
+		cut("coalesce(process_name, '')", 10) + ` AS by, ` + cut("replace(coalesce(findings, ''), ',TRC-1017', '')", 24) + ` AS findings
+		FROM kernel_module_loads ORDER BY eid DESC LIMIT 20`},
+	{"Sensors", "kernel_module_sensors", `SELECT source, state, role, received, lost,
+		CASE WHEN state = 'failed' THEN reason ELSE ` + cut("coalesce(reason, '')", 50) + ` END AS reason FROM kernel_module_sensors`},
+}
+
+// cut returns SQL that shortens a text to some characters, and cutStart likewise from the left.
+func cut(text string, to int) string {
+	return fmt.Sprintf("CASE WHEN length(%s) > %d THEN substr(%s, 1, %d) || '..' ELSE %s END", text, to, text, to-2, text)
+}
+
+func cutStart(text string, to int) string {
+	return fmt.Sprintf("CASE WHEN length(%s) > %d THEN '..' || substr(%s, %d) ELSE %s END", text, to, text, 2-to, text)
 }
 
 // query runs the SQL of the command line or of stdin. Without either it runs the shell

@@ -72,6 +72,12 @@ func (c columnOf[T]) comparedAs(event string) columnOf[T] {
 	return c
 }
 
+// needing returns the column with the event's columns that its value needs.
+func (c columnOf[T]) needing(columns ...string) columnOf[T] {
+	c.needs = columns
+	return c
+}
+
 // ofEvent returns a column that shows a column of an event.
 func ofEvent(name string, p pushdown, description string) columnOf[kmodquery.Event] {
 	event, _ := kmodquery.EventColumn(name)

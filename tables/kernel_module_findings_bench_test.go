@@ -9,11 +9,12 @@ import (
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/tables/signatures"
+	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
 
 // BenchmarkDay asks for one day of thirty in a store of a million events, of which a third
-// stand for a load: for the events, for the findings of one signature, and for those that
-// stand out.
+// stand for a load: for the events, for the findings of one signature, for those that
+// stand out, and for the loads.
 func BenchmarkDay(b *testing.B) {
 	const rows, day = 1_000_000, 24 * 3600
 	c := testConfig(b)
@@ -33,22 +34,47 @@ func BenchmarkDay(b *testing.B) {
 			batch = batch[:0]
 		}
 	}
+	closeDay(b, c.Store.(*sqlite.Store), first+28*day, first+29*day)
 	columns := []string{"time", "name", "path"}
+	later := append([]string{"findings", "unloaded_time"}, columns...)
 	from, to := constraint{"time", fmt.Sprint(first + 28*day), 32}, constraint{"time", fmt.Sprint(first + 29*day), 16}
 	for _, query := range []struct {
 		name, table string
+		columns     []string
 		constraints []constraint
 		rows        int
 	}{
-		{"events", "kernel_module_events", nil, rows / 30},
-		{"findings of TRC-1017", "kernel_module_findings", []constraint{{"signature_id", "TRC-1017", 2}}, rows / 90},
-		{"findings of severity 3", "kernel_module_findings", []constraint{{"severity", "3", 32}}, 0},
+		{"events", "kernel_module_events", columns, nil, rows / 30},
+		{"findings of TRC-1017", "kernel_module_findings", columns, []constraint{{"signature_id", "TRC-1017", 2}}, rows / 90},
+		{"findings of severity 3", "kernel_module_findings", columns, []constraint{{"severity", "3", 32}}, 0},
+		{"loads", "kernel_module_loads", columns, nil, rows / 90},
+		{"loads with findings and unloads", "kernel_module_loads", later, nil, rows / 90},
 	} {
 		b.Run(query.name, func(b *testing.B) {
-			context := contextJSON(b, columns, append(query.constraints, from, to)...)
+			context := contextJSON(b, query.columns, append(query.constraints, from, to)...)
 			for b.Loop() {
 				require.InDelta(b, query.rows, len(rowsOf(b, c, query.table, context)), 1)
 			}
 		})
 	}
+}
+
+// closeDay closes the loads whose events are in a window of time.
+func closeDay(b *testing.B, s *sqlite.Store, from, to int64) {
+	b.Helper()
+	loads := map[string][]kmodquery.Event{}
+	window := []kmodquery.Condition{
+		{Column: "time", Op: kmodquery.GreaterOrEqual, Values: []any{from}}, {Column: "time", Op: kmodquery.Less, Values: []any{to}},
+	}
+	require.NoError(b, s.Events(b.Context(), kmodquery.Filter{Conditions: window}, func(e *kmodquery.Event) error {
+		loads[e.LoadID] = append([]kmodquery.Event{*e}, loads[e.LoadID]...)
+		return nil
+	}))
+	var batch []kmodquery.Delivery
+	for _, events := range loads {
+		if closed, ok := kmodquery.CloseLoad(events, func(int64) string { return "root" }); ok {
+			batch = append(batch, kmodquery.Delivery{Event: closed})
+		}
+	}
+	require.NoError(b, s.Append(b.Context(), batch))
 }

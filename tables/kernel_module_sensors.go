@@ -89,7 +89,7 @@ var sensorColumns = []columnOf[health]{
 		func(h *health) string { return kmodquery.Printable(h.Role) }),
 	text("store_path", local, "Path of the event store",
 		func(h *health) string { return kmodquery.Printable(h.Path) }),
-	number("store_rows", local, "Events in the store", func(h *health) *int64 { return &h.Rows }),
+	number("store_rows", local, "Rows in the store: events, and the rows of kernel_module_loads", func(h *health) *int64 { return &h.Rows }),
 	number("store_bytes", local, "Size of the store on disk in bytes",
 		func(h *health) *int64 { return &h.Bytes }),
 	number("recorded_rows", local, "Rows that the recorder stored and that have not expired, without the unprivileged ones. It counts them when it stores and "+

@@ -101,6 +101,7 @@ func Plugins(c Config) []osquery.OsqueryPlugin {
 	return []osquery.OsqueryPlugin{
 		kernelModuleEvents.plugin(c, bound),
 		kernelModuleFindings.plugin(c, bound),
+		kernelModuleLoads.plugin(c, bound),
 		kernelModuleInventory.plugin(c, bound),
 		kernelModuleAutostart.plugin(c, bound),
 		// Calls that hang in the store do not keep this table from saying so.

@@ -49,9 +49,15 @@ func (s *Store) Append(ctx context.Context, deliveries []kmodquery.Delivery) err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err := s.append(ctx, deliveries)
+	return s.appendAgain(ctx, deliveries, 0)
+}
+
+// appendAgain appends, and does so again if it can make that possible. Each attempt to load a
+// module up to the EID closed is closed then; 0 leaves that as it is.
+func (s *Store) appendAgain(ctx context.Context, deliveries []kmodquery.Delivery, closed int64) error {
+	err := s.append(ctx, deliveries, closed)
 	if isFullIn(err, filepath.Dir(s.path)) && s.freeSpace(ctx) || isDamage(err) && s.replaceDamaged(ctx, s.database, err) == nil {
-		err = s.append(ctx, deliveries)
+		err = s.append(ctx, deliveries, closed)
 	}
 	if err != nil {
 		s.failed.Add(1)
@@ -60,7 +66,7 @@ func (s *Store) Append(ctx context.Context, deliveries []kmodquery.Delivery) err
 	return nil
 }
 
-func (s *Store) append(ctx context.Context, deliveries []kmodquery.Delivery) error {
+func (s *Store) append(ctx context.Context, deliveries []kmodquery.Delivery, closed int64) error {
 	if err := s.reopen(ctx); err != nil {
 		return err
 	}
@@ -71,7 +77,7 @@ func (s *Store) append(ctx context.Context, deliveries []kmodquery.Delivery) err
 	if err := s.requireSpace(ctx, deliveries); err != nil {
 		return fmt.Errorf("append to %s: %w", s.path, err)
 	}
-	if err := s.write(ctx, deliveries); err != nil {
+	if err := s.write(ctx, deliveries, closed); err != nil {
 		return fmt.Errorf("append %d events to %s: %w", len(deliveries), s.path, err)
 	}
 	s.appended += len(deliveries)
@@ -80,9 +86,12 @@ func (s *Store) append(ctx context.Context, deliveries []kmodquery.Delivery) err
 	return nil
 }
 
-func (s *Store) write(ctx context.Context, deliveries []kmodquery.Delivery) error {
+func (s *Store) write(ctx context.Context, deliveries []kmodquery.Delivery, closed int64) error {
 	written := slices.Clone(deliveries)
-	err := s.changeTotals(ctx, s.database, func(tx *sql.Tx, t *totals) error { return s.insertEvents(ctx, tx, written, t) })
+	err := s.changeTotals(ctx, s.database, func(tx *sql.Tx, t *totals) error {
+		t.Closed = max(t.Closed, closed)
+		return s.insertEvents(ctx, tx, written, t)
+	})
 	if err == nil {
 		copy(deliveries, written)
 	}

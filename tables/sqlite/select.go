@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/Masterminds/squirrel"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -31,7 +32,20 @@ func (s *Store) EventsBetween(ctx context.Context, after, last int64, f kmodquer
 // of them than visit takes, of which a cursor takes one page, and has no order to sort.
 func between(after, last int64, f kmodquery.Filter) squirrel.Sqlizer {
 	where := squirrel.And{squirrel.Expr("eid > ?", after), squirrel.Expr("eid <= ?", last)}
-	return append(where, conditions(f.Conditions)...)
+	return append(append(where, conditions(f.Conditions)...), shown(f.Conditions)...)
+}
+
+// shown leaves out the events that close loads, which are no observations of a source, unless
+// a condition says which events are wanted.
+func shown(conditions []kmodquery.Condition) squirrel.And {
+	if namesEvents(conditions) {
+		return nil
+	}
+	return squirrel.And{squirrel.Expr("coalesce(event_name, '') NOT IN (?, ?)", closings[0], closings[1])}
+}
+
+func namesEvents(conditions []kmodquery.Condition) bool {
+	return slices.ContainsFunc(conditions, func(c kmodquery.Condition) bool { return c.Column == "event_name" && c.Op == kmodquery.Equal })
 }
 
 // Orders of events, by EID.
@@ -59,23 +73,32 @@ func (s *Store) read(ctx context.Context, columns []string, where squirrel.Sqliz
 
 // Count returns the number of events that f selects. It does not verify checksums.
 func (s *Store) Count(ctx context.Context, f kmodquery.Filter) (int64, error) {
-	var n int64
-	query := squirrel.Select("count(*)").From("events").Where(conditions(f.Conditions))
+	var n, closed int64
+	where := conditions(f.Conditions)
 	if err := s.use(ctx, func(db *database) error {
-		return query.RunWith(db.readers).QueryRowContext(ctx).Scan(&n)
+		if err := countWhere(ctx, db.readers, where, &n); err != nil || namesEvents(f.Conditions) {
+			return err
+		}
+		// One count with shown would read every row.
+		return countWhere(ctx, db.readers, append(where, squirrel.Eq{"event_name": closings}), &closed)
 	}); err != nil {
 		return 0, fmt.Errorf("count events: %w", err)
 	}
-	return n, nil
+	return n - closed, nil
 }
 
-// selected selects the events that f selects, by their EIDs; nil selects all events. If
+func countWhere(ctx context.Context, db squirrel.BaseRunner, where squirrel.And, n *int64) error {
+	return squirrel.Select("count(*)").From("events").Where(where).RunWith(db).QueryRowContext(ctx).Scan(n)
+}
+
+// selected selects the events that f selects, by their EIDs. If
 // the order needs sorting, SQLite sorts EIDs and not whole events.
 func selected(f kmodquery.Filter) squirrel.Sqlizer {
+	all := shown(f.Conditions)
 	if where := conditions(f.Conditions); len(where) > 0 {
-		return squirrel.Expr("eid IN (?)", squirrel.Select("eid").From("events").Where(where))
+		all = append(all, squirrel.Expr("eid IN (?)", squirrel.Select("eid").From("events").Where(where)))
 	}
-	return nil
+	return all
 }
 
 // events calls visit with the events that where selects, nil selecting all, in an order,

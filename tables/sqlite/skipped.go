@@ -101,6 +101,7 @@ func (s *Store) countSkipped(ctx context.Context, tx *sql.Tx, eids string, args 
 	for name, c := range used {
 		// eids comes first, because its parameters may have numbers.
 		where := append(squirrel.And{squirrel.Expr("eid IN ("+eids+")", args...), squirrel.Expr("eid > ?", c.position)}, conditions(c.conditions)...)
+		where = append(where, shown(c.conditions)...)
 		var n int64
 		if err := squirrel.Select("count(*)").From("events").Where(where).RunWith(tx).QueryRowContext(ctx).Scan(&n); err != nil {
 			return nil, err

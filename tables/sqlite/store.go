@@ -34,6 +34,8 @@ type Options struct {
 	// Elapsed is the time since an arbitrary moment, which no one can set; nil is the
 	// monotonic clock.
 	Elapsed func() time.Duration
+	// Users returns a function that returns the name of a user id, or "". Nil knows no names.
+	Users func() func(uid int64) string
 	// Report is called with each error that no method returns, such as that the database
 	// was damaged, from any goroutine. It may be nil.
 	Report func(error)
@@ -84,6 +86,7 @@ type Store struct {
 	pass        pass          // the check of the rows that is under way
 	changes     int           // transactions that deleted events, and other databases
 	cursors     cursors       // with locks of their own
+	unclosed    unclosed      // likewise
 	lost        string        // which events are lost, reported and not in the totals yet
 	recreated   bool          // the database was recreated or replaced since Open
 
@@ -136,7 +139,7 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{path: filepath.Join(dir, databaseName), options: o, chunk: expiryChunk, slice: verifyRows, walLimit: maxWAL,
-		cursors: cursors{turn: make(chan struct{}, 1)}, statuses: lookup.New[statusRead]()}
+		cursors: cursors{turn: make(chan struct{}, 1)}, unclosed: unclosed{turn: make(chan struct{}, 1)}, statuses: lookup.New[statusRead]()}
 	s.statuses.Patience = abandonedWait
 	for deadline := time.Now().Add(openWait); ; {
 		lock, err := tryLock(dir)

@@ -18,6 +18,8 @@ import (
 type totals struct {
 	After int64 // the sums are those of the events after this EID
 	Last  int64 // EID of the last event
+	// Closed is the EID up to which all attempts to load a module are closed, see CloseLoads.
+	Closed int64 `json:",omitempty"`
 	// Lost says which earlier events are lost, or cannot be checked any more. It stays until
 	// they would have expired by age. That is counted from Since, a Unix time; 0 until the
 	// bounds are checked.

@@ -58,7 +58,7 @@ var steps = []step{
 }
 
 // inGuest runs the extension under an osquery, performs the steps and shows the
-// recorded findings.
+// recorded attempts.
 func inGuest(shell bool) error {
 	ctx := context.Background()
 	host, err := osqueryhost.Start(ctx, osqueryhost.Options{Dir: "/run"})
@@ -84,8 +84,8 @@ func inGuest(shell bool) error {
 		}
 	}
 	// The recorder itself runs this query, so it counts every load that was observed.
-	rows, err := host.Query(ctx, `SELECT count(*) AS findings, count(DISTINCT nullif(load_id, '')) AS attempts
-		FROM kernel_module_findings WHERE signature_id = 'TRC-1017'`)
+	rows, err := host.Query(ctx, `SELECT count(*) AS attempts, count(DISTINCT nullif(load_id, '')) AS load_ids, sum(findings LIKE '%TRC-1017') AS findings
+		FROM kernel_module_loads`)
 	if err != nil {
 		return err
 	}
@@ -94,8 +94,9 @@ func inGuest(shell bool) error {
 		return err
 	}
 	want := fmt.Sprint(len(steps))
-	if rows[0]["findings"] != want || rows[0]["attempts"] != want {
-		return fmt.Errorf("%s findings for %s attempts, not one for each of %s", rows[0]["findings"], rows[0]["attempts"], want)
+	if rows[0]["findings"] != want || rows[0]["attempts"] != want || rows[0]["load_ids"] != want {
+		return fmt.Errorf("%s rows with %s load_ids and %s TRC-1017 findings, not one for each of %s attempts",
+			rows[0]["attempts"], rows[0]["load_ids"], rows[0]["findings"], want)
 	}
 	fmt.Printf("%s attempts, %s TRC-1017 findings.\n", want, want)
 	return nil

@@ -229,7 +229,7 @@ func TestHostileTerminal(t *testing.T) {
 		for _, row := range rows {
 			require.Contains(t, shown, row["cmdline"], format)
 		}
-		for _, table := range []string{"kernel_module_findings", "kernel_module_inventory", "kernel_module_sensors"} {
+		for _, table := range []string{"kernel_module_findings", "kernel_module_loads", "kernel_module_inventory", "kernel_module_sensors"} {
 			h.run(t, format, "SELECT * FROM "+table)
 		}
 	}

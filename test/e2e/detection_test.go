@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -16,8 +17,8 @@ import (
 )
 
 // TestGuestSignaturesTellLoadsApart loads a module in an honest and in suspicious ways, and
-// requires the findings of each besides TRC-1017. TestGuestReportsALoadInsideALoad has those of
-// a load by code in the kernel.
+// requires the findings of each besides TRC-1017, and its one row of kernel_module_loads.
+// TestGuestReportsALoadInsideALoad has those of a load by code in the kernel.
 func TestGuestSignaturesTellLoadsApart(t *testing.T) {
 	guest.Only(t)
 	elsewhere := func(t *testing.T, content []byte) *handed { return handFile(t, content, "/run", "dummy.ko", "tmpfs") }
@@ -25,6 +26,7 @@ func TestGuestSignaturesTellLoadsApart(t *testing.T) {
 		a := attempts[slices.IndexFunc(attempts, func(a attempt) bool { return a.name == name })]
 		return func(t *testing.T) { require.NoError(t, a.prepare(t, "dummy").load("")) }
 	}
+	begin := latest(t)
 	for _, test := range []struct {
 		name string
 		load func(t *testing.T)
@@ -69,6 +71,41 @@ func TestGuestSignaturesTellLoadsApart(t *testing.T) {
 			defer guest.Unload("dummy")
 			rows := query(t, "SELECT DISTINCT signature_id FROM kernel_module_findings WHERE eid > %d AND signature_id != 'TRC-1017'", before)
 			require.ElementsMatch(t, test.want, column(rows, "signature_id"))
+
+			loads := query(t, "SELECT * FROM kernel_module_loads WHERE event_eid > %d", before)
+			rows = query(t, "SELECT DISTINCT signature_id FROM kernel_module_findings WHERE eid > %d ORDER BY signature_id", before)
+			if test.name == "by a user without the right" {
+				require.NotEmpty(t, loads)
+				for _, load := range loads {
+					require.Equal(t, []string{"denied", "EPERM", "", "1"}, []string{load["outcome"], load["error"], load["user_name"], load["unprivileged"]}, "/etc/passwd has no such user")
+					require.Contains(t, load["findings"], "KMQ-1013")
+				}
+				return
+			}
+			require.Len(t, loads, 1)
+			load := loads[0]
+			if test.name != "by force" {
+				require.Equal(t, "loaded", load["outcome"])
+			}
+			require.Equal(t, load["outcome"], load["final_outcome"])
+			require.Equal(t, strings.Join(column(rows, "signature_id"), ","), load["findings"])
+			require.Equal(t, []string{"dummy", "root"}, []string{load["name"], load["user_name"]})
+			require.Contains(t, load["sources"], "ebpf")
 		})
+	}
+	rows := query(t, "SELECT name, path, eid FROM kernel_module_loads WHERE event_eid > %d AND outcome = 'loaded' AND coalesce(unloaded_time, '') = ''", begin)
+	require.Empty(t, rows, "each was unloaded")
+
+	for _, test := range []struct {
+		image  []byte
+		params string
+		want   map[string]string
+	}{
+		{image(t, "dummy")[:1000], "", map[string]string{"outcome": "rejected", "error": "ENOEXEC"}},
+		{image(t, "nbd"), "max_part=-1", map[string]string{"outcome": "init_failed", "error": "EINVAL"}},
+	} {
+		before := latest(t)
+		require.Error(t, guest.LoadImage(test.image, test.params))
+		require.Equal(t, []map[string]string{test.want}, query(t, "SELECT outcome, error FROM kernel_module_loads WHERE event_eid > %d", before))
 	}
 }

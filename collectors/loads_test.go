@@ -1,0 +1,76 @@
+package collectors
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kmodquery/kmodquery"
+)
+
+// A closer is a sink that closes loads, and notes how many events it had at each call.
+type closer struct {
+	memory
+	hang chan struct{} // nil, or closed when CloseLoads may return
+
+	calls       sync.Mutex
+	synced, all []int
+	closeErr    error
+}
+
+func (c *closer) CloseLoads(_ context.Context, synced bool) error {
+	if c.hang != nil {
+		<-c.hang
+	}
+	c.memory.mu.Lock()
+	n := len(c.memory.events)
+	c.memory.mu.Unlock()
+	c.calls.Lock()
+	defer c.calls.Unlock()
+	if c.all = append(c.all, n); synced {
+		c.synced = append(c.synced, n)
+	}
+	return c.closeErr
+}
+
+func TestLoadsAreClosedAfterASyncAndNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &closer{}
+		var said reports
+		source := &scripted{name: "s", events: make(chan kmodquery.Event)}
+		r := NewRecorder(sink, said.add, Options{Sources: []Source{source}, SideBySide: true})
+		r.Start(t.Context())
+		source.events <- kmodquery.Event{}
+		synctest.Wait()
+		require.NoError(t, r.Sync(t.Context()))
+		require.Equal(t, []int{1}, sink.synced, "after its events are stored")
+		time.Sleep(3*closeLoadsInterval + closeLoadsInterval/2)
+		synctest.Wait()
+		require.Len(t, sink.all, 4)
+		sink.closeErr = errors.New("disk failed")
+		time.Sleep(3 * closeLoadsInterval)
+		synctest.Wait()
+		require.Len(t, said.errs, 1, "an error is reported once")
+		require.ErrorIs(t, r.Sync(t.Context()), kmodquery.ErrNotStored)
+		require.NoError(t, r.Close())
+		require.Len(t, sink.synced, 3, "by Close too")
+	})
+}
+
+func TestASyncDoesNotWaitForASinkThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &closer{hang: make(chan struct{})}
+		r := NewRecorder(sink, func(error) {}, Options{Sources: []Source{&scripted{name: "s", events: make(chan kmodquery.Event)}}, SideBySide: true})
+		r.Start(t.Context())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
+		defer cancel()
+		require.ErrorIs(t, r.Sync(ctx), kmodquery.ErrNotStored)
+		close(sink.hang)
+		require.NoError(t, r.Close())
+	})
+}
