@@ -13,6 +13,31 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
+// A patient sink closes loads until the context ends, unless all are to be closed.
+type patient struct{ memory }
+
+func (p *patient) CloseLoads(ctx context.Context, synced bool) error {
+	if synced {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestTheEndOfARecorderThatClosesLoadsIsNoError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said reports
+		r := NewRecorder(&patient{}, said.add, Options{Sources: []Source{&scripted{name: "s", events: make(chan kmodquery.Event)}}, SideBySide: true})
+		ctx, end := context.WithCancel(t.Context())
+		r.Start(ctx)
+		time.Sleep(2 * closeLoadsInterval)
+		end()
+		synctest.Wait()
+		require.NoError(t, r.Close())
+		require.Empty(t, said.errs)
+	})
+}
+
 // A closer is a sink that closes loads, and notes how many events it had at each call.
 type closer struct {
 	memory

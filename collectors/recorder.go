@@ -199,7 +199,13 @@ func (r *Recorder) Start(ctx context.Context) {
 		return
 	}
 	r.running.Go(func() { every(ctx, expireInterval, r.correlator.expire) })
-	r.running.Go(func() { every(ctx, closeLoadsInterval, func(time.Time) { r.reportLoads(r.closeLoads(ctx, false)) }) })
+	r.running.Go(func() {
+		every(ctx, closeLoadsInterval, func(time.Time) {
+			if err := r.closeLoads(ctx, false); ctx.Err() == nil {
+				r.reportLoads(err)
+			}
+		})
+	})
 	if r.check != nil {
 		checked, ready := context.WithTimeout(ctx, firstCheck)
 		r.running.Go(func() {
