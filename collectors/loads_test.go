@@ -62,6 +62,29 @@ func TestLoadsAreClosedAfterASyncAndNowAndThen(t *testing.T) {
 	})
 }
 
+// A stopped is a closer whose CloseLoads ends with its context.
+type stopped struct{ closer }
+
+func (*stopped) CloseLoads(ctx context.Context, synced bool) error {
+	if synced {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestTheEndOfTheRecorderIsNoErrorOfLoads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said reports
+		source := &scripted{name: "s", events: make(chan kmodquery.Event)}
+		r := NewRecorder(&stopped{}, said.add, Options{Sources: []Source{source}, SideBySide: true})
+		r.Start(t.Context())
+		time.Sleep(2 * closeLoadsInterval)
+		require.NoError(t, r.Close())
+		require.Empty(t, said.errs)
+	})
+}
+
 func TestASyncDoesNotWaitForASinkThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sink := &closer{hang: make(chan struct{})}
