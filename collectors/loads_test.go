@@ -13,31 +13,6 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// A patient sink closes loads until the context ends, unless all are to be closed.
-type patient struct{ memory }
-
-func (p *patient) CloseLoads(ctx context.Context, synced bool) error {
-	if synced {
-		return nil
-	}
-	<-ctx.Done()
-	return ctx.Err()
-}
-
-func TestTheEndOfARecorderThatClosesLoadsIsNoError(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var said reports
-		r := NewRecorder(&patient{}, said.add, Options{Sources: []Source{&scripted{name: "s", events: make(chan kmodquery.Event)}}, SideBySide: true})
-		ctx, end := context.WithCancel(t.Context())
-		r.Start(ctx)
-		time.Sleep(2 * closeLoadsInterval)
-		end()
-		synctest.Wait()
-		require.NoError(t, r.Close())
-		require.Empty(t, said.errs)
-	})
-}
-
 // A closer is a sink that closes loads, and notes how many events it had at each call.
 type closer struct {
 	memory
@@ -84,6 +59,29 @@ func TestLoadsAreClosedAfterASyncAndNowAndThen(t *testing.T) {
 		require.ErrorIs(t, r.Sync(t.Context()), kmodquery.ErrNotStored)
 		require.NoError(t, r.Close())
 		require.Len(t, sink.synced, 3, "by Close too")
+	})
+}
+
+// A stopped is a closer whose CloseLoads ends with its context.
+type stopped struct{ closer }
+
+func (*stopped) CloseLoads(ctx context.Context, synced bool) error {
+	if synced {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestTheEndOfTheRecorderIsNoErrorOfLoads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said reports
+		source := &scripted{name: "s", events: make(chan kmodquery.Event)}
+		r := NewRecorder(&stopped{}, said.add, Options{Sources: []Source{source}, SideBySide: true})
+		r.Start(t.Context())
+		time.Sleep(2 * closeLoadsInterval)
+		require.NoError(t, r.Close())
+		require.Empty(t, said.errs)
 	})
 }
 

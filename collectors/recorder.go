@@ -92,7 +92,7 @@ type Recorder struct {
 	checker    progress.Checker // used by checkProgress
 	writer     *writer
 	report     func(error)
-	loadsError string        // of the last closeLoads that nobody waited for
+	loadsError string        // of the last closeLoadsNow
 	flushing   chan struct{} // holds a value while syncSources flushes the correlator
 
 	cancel   context.CancelFunc
@@ -199,13 +199,7 @@ func (r *Recorder) Start(ctx context.Context) {
 		return
 	}
 	r.running.Go(func() { every(ctx, expireInterval, r.correlator.expire) })
-	r.running.Go(func() {
-		every(ctx, closeLoadsInterval, func(time.Time) {
-			if err := r.closeLoads(ctx, false); ctx.Err() == nil {
-				r.reportLoads(err)
-			}
-		})
-	})
+	r.running.Go(func() { every(ctx, closeLoadsInterval, func(time.Time) { r.closeLoadsNow(ctx) }) })
 	if r.check != nil {
 		checked, ready := context.WithTimeout(ctx, firstCheck)
 		r.running.Go(func() {
@@ -304,6 +298,9 @@ func (r *Recorder) Sync(ctx context.Context) error {
 		go func() { closed <- r.closeLoads(ctx, true) }()
 		select {
 		case err = <-closed:
+			if err != nil {
+				err = fmt.Errorf("%w: %w", kmodquery.ErrNotStored, err)
+			}
 		case <-ctx.Done(): // the sink may hang; Close waits for it
 			err = fmt.Errorf("wait for loads to be closed: %w", ctx.Err())
 		}
@@ -317,28 +314,24 @@ func (r *Recorder) Sync(ctx context.Context) error {
 	return err
 }
 
-// closeLoads closes the attempts to load a module that are over, if the sink does that. Its
-// error matches [kmodquery.ErrNotStored].
+// closeLoads closes the attempts to load a module that are over, if the sink does that.
 func (r *Recorder) closeLoads(ctx context.Context, synced bool) error {
 	sink, ok := r.writer.sink.(LoadCloser)
 	if !ok {
 		return nil
 	}
-	if err := sink.CloseLoads(ctx, synced); err != nil {
-		return fmt.Errorf("%w: %w", kmodquery.ErrNotStored, err)
-	}
-	return nil
+	return sink.CloseLoads(ctx, synced)
 }
 
-// reportLoads reports an error of closeLoads unless the last one was the same. The writer
-// reports why a sink accepts no events.
-func (r *Recorder) reportLoads(err error) {
-	text := ""
+// closeLoadsNow closes loads while nobody asks. It reports an error unless the last one was the
+// same, ctx has ended, or the sink accepts no events, which the writer reports.
+func (r *Recorder) closeLoadsNow(ctx context.Context) {
+	err, text := r.closeLoads(ctx, false), ""
 	var refusal interface{ Reason() string }
-	if err != nil && !errors.As(err, &refusal) {
+	if err != nil && ctx.Err() == nil && !errors.As(err, &refusal) {
 		text = err.Error()
 	}
-	if last := r.loadsError; text != "" && text != last {
+	if text != "" && text != r.loadsError {
 		r.report(err)
 	}
 	r.loadsError = text
