@@ -27,9 +27,9 @@ func (c *closer) CloseLoads(_ context.Context, synced bool) error {
 	if c.hang != nil {
 		<-c.hang
 	}
-	c.memory.mu.Lock()
-	n := len(c.memory.events)
-	c.memory.mu.Unlock()
+	c.mu.Lock()
+	n := len(c.events)
+	c.mu.Unlock()
 	c.calls.Lock()
 	defer c.calls.Unlock()
 	if c.all = append(c.all, n); synced {

@@ -100,6 +100,15 @@ func unprivileged[T any](event func(*T) *kmodquery.Event) columnOf[T] {
 	return c
 }
 
+const taintFlagsHelp = "The kernel's letters for the bits of taints, such as OE, in the order of Documentation/admin-guide/tainted-kernels.rst, and ? for a bit without a known letter; NULL if taints is 0 or NULL, which missing names as taints"
+
+// taintFlags returns the column with the letters of an event's taints. It is not stored.
+func taintFlags() columnOf[kmodquery.Event] {
+	c := text("taint_flags", local, taintFlagsHelp, func(e *kmodquery.Event) string { return kmodquery.TaintFlags(e.Taints) })
+	c.needs = []string{"taints"}
+	return c
+}
+
 // used returns the columns that a query uses.
 func used[T any](q query, columns []columnOf[T]) []columnOf[T] {
 	return slices.DeleteFunc(slices.Clone(columns), func(c columnOf[T]) bool { return !q.uses(c.Name) })

@@ -91,6 +91,7 @@ var eventColumns = []columnOf[kmodquery.Event]{
 	ofEvent("params", local, "Parameters that were passed to the module; empty if there were none"),
 	ofEvent("flags", filtered, "Flags of the system call"),
 	ofEvent("taints", filtered, "Mask of the kernel taints that the module sets"),
+	taintFlags(),
 	ofEvent("result", filtered, "0 for success or the negative errno; NULL while unknown"),
 	ofEvent("error", filtered, "Name of the errno in result"),
 	ofEvent("verdict", filtered, "allow or deny: what macOS's policy, or an Endpoint Security client, decided on the kernel extension. An allowed load may fail"),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -23,6 +24,7 @@ func TestEventColumnsMatchTheEvent(t *testing.T) {
 	for _, column := range kmodquery.EventColumns() {
 		want = append(want, column.Name)
 	}
+	want = slices.Insert(want, slices.Index(want, "taints")+1, "taint_flags")
 	require.Equal(t, append(want, kmodquery.UnprivilegedColumn, cursorName), names)
 }
 
@@ -57,6 +59,8 @@ func TestEventsShowEveryColumn(t *testing.T) {
 	for _, column := range kmodquery.EventColumns() {
 		want[column.Name] = fmt.Sprint(column.Value(&event))
 	}
+	want["taint_flags"] = kmodquery.TaintFlags(event.Taints)
+	require.NotEmpty(t, want["taint_flags"])
 	require.Len(t, want, len(eventColumns)) // with rowid, and without cursor
 	for _, context := range []string{"", "{}", `{"constraints":[]}`, `{"colsUsed":null}`} {
 		require.Equal(t, []map[string]string{want}, rowsOf(t, c, "kernel_module_events", context), context)
@@ -69,6 +73,13 @@ func TestEventsOmitUnknownAndUnusedColumns(t *testing.T) {
 		{"rowid": "2", "name": "text of name", "params": "text of params", "result": strconv.FormatInt(*full().Result, 10)},
 		{"rowid": "1", "name": "dummy", "params": ""},
 	}, rowsOf(t, c, "kernel_module_events", contextJSON(t, []string{"name", "params", "result", "no_such"})))
+}
+
+// The letters are computed from a column that the query may not use.
+func TestTaintFlagsNeedNoOtherColumn(t *testing.T) {
+	c := testConfig(t, kmodquery.Event{Taints: ptr(int64(12288))}, kmodquery.Event{Taints: ptr(int64(0))}, kmodquery.Event{})
+	rows := rowsOf(t, c, "kernel_module_events", contextJSON(t, []string{"taint_flags"}, constraint{"taint_flags", "OE", 2}))
+	require.Equal(t, []map[string]string{{"rowid": "3"}, {"rowid": "2"}, {"rowid": "1", "taint_flags": "OE"}}, rows)
 }
 
 func TestAQuerySeesEventsFromBeforeIt(t *testing.T) {

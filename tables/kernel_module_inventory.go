@@ -54,6 +54,7 @@ var inventoryColumns = []columnOf[entry]{
 		func(e *entry) string { return address(e.Address) }),
 	number("taints", local, "Mask of the TAINT_ bits that the module set, such as 8192 for an unsigned module (E) and 4096 for one from out of tree (O)",
 		func(e *entry) *int64 { return e.Taints }),
+	text("taint_flags", local, taintFlagsHelp, func(e *entry) string { return kmodquery.TaintFlags(e.Taints) }),
 	text("version", local, "Version that the module declares",
 		func(e *entry) string { return kmodquery.Escape(e.Version) }),
 	text("srcversion", local, "Checksum of its source files that the module declares",

@@ -125,7 +125,7 @@ func parseListedLine(line string) (m kmodquery.Module, ok bool) {
 	if err != nil {
 		return m, false
 	}
-	m = kmodquery.Module{Name: fields[1], Size: &size, State: fields[5], Taints: new(taintMask(fields[7]))}
+	m = kmodquery.Module{Name: fields[1], Size: &size, State: fields[5], Taints: new(kmodquery.TaintMask(fields[7]))}
 	if address := parseHex(fields[6]); address != 0 {
 		m.Address = new(int64(address))
 	}

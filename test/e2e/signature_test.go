@@ -97,6 +97,7 @@ func requireVerdict(t *testing.T, rows []map[string]string, errno syscall.Errno)
 	require.Equal(t, "0", last["result"])
 	taints := integer(t, rows[1]["taints"])
 	require.NotZero(t, taints&taintUnsigned, "taints %d", taints)
+	require.Contains(t, rows[1]["taint_flags"], "E")
 }
 
 // enforceEnv is set in the VMs that TestSignatureEnforced boots.
