@@ -38,6 +38,19 @@ func (c *closer) CloseLoads(_ context.Context, synced bool) error {
 	return c.closeErr
 }
 
+// set sets the error of later calls, and counts returns the numbers of calls so far.
+func (c *closer) set(err error) {
+	c.calls.Lock()
+	defer c.calls.Unlock()
+	c.closeErr = err
+}
+
+func (c *closer) counts() (synced, all int) {
+	c.calls.Lock()
+	defer c.calls.Unlock()
+	return len(c.synced), len(c.all)
+}
+
 func TestLoadsAreClosedAfterASyncAndNowAndThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sink := &closer{}
@@ -48,17 +61,21 @@ func TestLoadsAreClosedAfterASyncAndNowAndThen(t *testing.T) {
 		source.events <- kmodquery.Event{}
 		synctest.Wait()
 		require.NoError(t, r.Sync(t.Context()))
+		sink.calls.Lock()
 		require.Equal(t, []int{1}, sink.synced, "after its events are stored")
+		sink.calls.Unlock()
 		time.Sleep(3*closeLoadsInterval + closeLoadsInterval/2)
 		synctest.Wait()
-		require.Len(t, sink.all, 4)
-		sink.closeErr = errors.New("disk failed")
+		_, all := sink.counts()
+		require.Equal(t, 4, all)
+		sink.set(errors.New("disk failed"))
 		time.Sleep(3 * closeLoadsInterval)
 		synctest.Wait()
 		require.Len(t, said.errs, 1, "an error is reported once")
 		require.ErrorIs(t, r.Sync(t.Context()), kmodquery.ErrNotStored)
 		require.NoError(t, r.Close())
-		require.Len(t, sink.synced, 3, "by Close too")
+		synced, _ := sink.counts()
+		require.Equal(t, 3, synced, "by Close too")
 	})
 }
 
