@@ -203,7 +203,10 @@ func (r *Recorder) Start(ctx context.Context) {
 	if r.check != nil {
 		checked, ready := context.WithTimeout(ctx, firstCheck)
 		r.running.Go(func() {
-			r.awaitComplete(ctx)
+			// Of what the views show, they may still report when it was loaded.
+			start, end := context.WithTimeout(ctx, startTime)
+			r.AwaitComplete(start)
+			end()
 			r.check.Run(ctx, ready)
 		})
 		<-checked.Done()
@@ -213,13 +216,9 @@ func (r *Recorder) Start(ctx context.Context) {
 	}
 }
 
-// awaitComplete waits for complete sources that are starting, for startTime at most. Of what
-// the views show, they may still report when it was loaded.
-func (r *Recorder) awaitComplete(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, startTime)
-	defer cancel()
-	r.supervisor.awaitComplete(ctx)
-}
+// AwaitComplete waits while a source that sees every load is starting, which may take longer
+// than Start waits, or until ctx ends.
+func (r *Recorder) AwaitComplete(ctx context.Context) { r.supervisor.awaitComplete(ctx) }
 
 // backfill reads the logs of the time before the start, and returns when what they have is
 // stored.

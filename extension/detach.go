@@ -13,7 +13,8 @@ import (
 	"github.com/kmodquery/kmodquery"
 )
 
-// drainPatience bounds the reading of records that wait in the kernel.
+// drainPatience bounds the opening of the pinned programs, on a slow host that has to replace
+// them first, and the reading of records that wait in the kernel.
 const drainPatience = time.Minute
 
 // detach stores the events that the pinned programs recorded while no recorder ran. Then
@@ -67,6 +68,9 @@ func drain(ctx context.Context, c *config, report *log.Logger) (err error) {
 		return errRecorded
 	}
 	<-a.started
+	opening, opened := context.WithTimeout(ctx, drainPatience)
+	a.recorder.AwaitComplete(opening)
+	opened()
 	ctx, cancel := context.WithTimeout(ctx, drainPatience)
 	defer cancel()
 	if err := a.recorder.Sync(ctx); err != nil {
