@@ -73,7 +73,7 @@ type config struct {
 // commands are the usages of the commands, which begin with their names. Without a
 // command, the extension serves osquery.
 var commands = []string{
-	"query [SQL]     run SQL without osquery; without SQL, run the statements of stdin, or a shell on a terminal",
+	"query [SQL]     run SQL or a dot command without osquery; without it, run the statements of stdin, or a shell on a terminal",
 	"record          record without osquery, as a service; wait while another process records",
 	"detach          Linux: store the events of the pinned programs, and remove the programs",
 	// --version is not a flag, because a host may use KMODQUERY_VERSION for something else.
@@ -115,7 +115,7 @@ func (c *config) flagSet() *flag.FlagSet {
 	flags.Var(number(&c.interval, 3, 1, math.MaxInt32), "interval", "osquery: `seconds` between checks that osquery still lists the extension")
 	flags.BoolVar(&c.verbose, "verbose", false, "osquery: report the state of each source at the start")
 	c.format = shell.Table
-	flags.Func("format", "query: output `format`: table, json, csv or line (default table)", func(name string) (err error) {
+	flags.Func("format", "query: output `format`: table, json, csv or line; --json, --csv, --line and --pretty (a table) are short for it (default table)", func(name string) (err error) {
 		c.format, err = shell.ParseFormat(name)
 		return err
 	})
@@ -133,7 +133,8 @@ func parse(p *platform, args []string) (*config, error) {
 		return c, nil
 	}
 	flags := c.flagSet()
-	if err := flags.Parse(args); err != nil {
+	rest, err := parseArguments(flags, args)
+	if err != nil {
 		return nil, err
 	}
 	mistake := parseEnvironment(flags) // it may name the file
@@ -142,7 +143,7 @@ func parse(p *platform, args []string) (*config, error) {
 	if c.pinDir == noPinDir {
 		c.pinDir = ""
 	}
-	c.args = flags.Args()
+	c.args = rest
 	switch {
 	case c.mistake != nil && c.command != "" && (c.command != "record" || !p.restartsAlways):
 		return nil, c.mistake
@@ -158,12 +159,37 @@ func parse(p *platform, args []string) (*config, error) {
 		return nil, errors.New("--state-dir takes a folder")
 	case len(c.socket) > osquery.MaxSocketPathCharacters:
 		return nil, fmt.Errorf("--socket has %d characters; osquery's sockets have at most %d", len(c.socket), osquery.MaxSocketPathCharacters)
-	case c.command == "query" && len(c.args) > 1 && strings.HasPrefix(c.args[1], "-"):
-		return nil, errors.New("query takes one SQL text: put the flags before it")
 	case c.command == "query" && len(c.args) > 1:
 		return nil, errors.New("query takes one SQL text: put it in quotes")
 	}
 	return c, nil
+}
+
+// formatFlags are osqueryi's names for --format.
+var formatFlags = []string{"json", "csv", "line", "pretty"}
+
+// parseArguments parses the flags before and after the other arguments, which it returns.
+// After "--" there are no flags.
+func parseArguments(flags *flag.FlagSet, args []string) (rest []string, err error) {
+	args = slices.Clone(args)
+	for i, arg := range args {
+		if arg == "--" {
+			break
+		}
+		if name := strings.TrimPrefix(arg, "-"); name != arg && slices.Contains(formatFlags, strings.TrimPrefix(name, "-")) {
+			args[i] = "--format=" + strings.TrimPrefix(name, "-")
+		}
+	}
+	for {
+		if err := flags.Parse(args); err != nil {
+			return nil, err
+		}
+		parsed := len(args) - flags.NArg()
+		if flags.NArg() == 0 || parsed > 0 && args[parsed-1] == "--" {
+			return append(rest, flags.Args()...), nil
+		}
+		rest, args = append(rest, flags.Arg(0)), flags.Args()[1:]
+	}
 }
 
 // parseEnvironment sets each flag that is not set and has a valid environment variable. It

@@ -53,6 +53,16 @@ func TestParse(t *testing.T) {
 		{"query with SQL", []string{"query", "--format=CSV", "SELECT 1"}, func(c *config) {
 			c.command, c.args, c.format = "query", []string{"SELECT 1"}, shell.CSV
 		}},
+		{"flags after the SQL", []string{"query", "SELECT 1", "--format", "csv", "--verbose"}, func(c *config) {
+			c.command, c.args, c.format, c.verbose = "query", []string{"SELECT 1"}, shell.CSV, true
+		}},
+		{"format of osqueryi before", []string{"query", "--json", "SELECT 1"}, func(c *config) {
+			c.command, c.args, c.format = "query", []string{"SELECT 1"}, shell.JSON
+		}},
+		{"format of osqueryi after", []string{"query", "SELECT 1", "-line"}, func(c *config) {
+			c.command, c.args, c.format = "query", []string{"SELECT 1"}, shell.Line
+		}},
+		{"pretty", []string{"query", "--csv", "--pretty"}, func(c *config) { c.command = "query" }},
 		{"query with SQL that begins with a comment", []string{"query", "--", "--none\nSELECT 1"}, func(c *config) {
 			c.command, c.args = "query", []string{"--none\nSELECT 1"}
 		}},
@@ -94,7 +104,8 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"--socket", "s", "--timeout", "9223372037"}, invalid + `"9223372037" for flag -timeout: write a number of 2147483647 or less`},
 		{[]string{"--socket", "s", "--interval", "9223372037"}, invalid + `"9223372037" for flag -interval: write a number of 2147483647 or less`},
 		{[]string{"query", "SELECT", "1"}, "query takes one SQL text: put it in quotes"},
-		{[]string{"query", "SELECT 1", "--format", "json"}, "query takes one SQL text: put the flags before it"},
+		{[]string{"query", "SELECT 1", "--format"}, "flag needs an argument: -format"},
+		{[]string{"query", "SELECT 1", "--", "--json"}, "query takes one SQL text: put it in quotes"},
 		{[]string{"query", "--reply-limit", "-1"}, invalid + `"-1" for flag -reply-limit: write a number of 1 or more`},
 		{[]string{"query", "--image-limit", "-1"}, invalid + `"-1" for flag -image-limit: write a number of 0 or more`},
 		{[]string{"query", "--image-limit", "33554433"}, invalid + `"33554433" for flag -image-limit: write a number of 33554432 or less`},

@@ -14,6 +14,8 @@ import (
 	"unicode"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery/internal/human"
 )
 
 // maxConfigFile bounds a configuration file, in bytes.
@@ -89,37 +91,16 @@ func parseSetting(line string, flags *flag.FlagSet) (name, value string, err err
 
 // nearest names the setting that a mistyped name is most like, if there is one.
 func nearest(name string, flags *flag.FlagSet) string {
-	best, least := "", 1+len(name)/3
+	var names []string
 	flags.VisitAll(func(f *flag.Flag) {
-		if n := distance(name, f.Name); n <= least && f.Name != "config" {
-			best, least = f.Name, n-1
+		if f.Name != "config" {
+			names = append(names, f.Name)
 		}
 	})
-	if best == "" {
-		return ""
+	if best := human.Nearest(name, names); best != "" {
+		return "; the nearest is " + best
 	}
-	return "; the nearest is " + best
-}
-
-// distance returns how many letters of a have to be removed, added or replaced to make b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			changed := diagonal
-			if a[i] != b[j] {
-				changed++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(changed, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)]
+	return ""
 }
 
 // readConfigFile returns the content of the configuration file. It follows links, and

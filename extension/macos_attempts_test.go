@@ -43,12 +43,12 @@ func TestKextAttemptsThatOverlapDoNotMix(t *testing.T) {
 	arguments := []string{"query", "--state-dir", state, "--format", "json"}
 	require.Zero(t, run(t.Context(), aMac(dir), arguments, input(t, queries.String()), &stdout, &stderr), stderr.String())
 	rows, paths := 0, 0
-	for replies := json.NewDecoder(strings.NewReader(stdout.String())); replies.More(); {
-		var reply []struct {
-			Attempt                                                         json.Number
-			Name, Path, Version, Team_ID, CDHash, Signature_Status, Missing *string //nolint:revive // as the columns
-		}
-		require.NoError(t, replies.Decode(&reply))
+	var replies [][]struct {
+		Attempt                                                         json.Number
+		Name, Path, Version, Team_ID, CDHash, Signature_Status, Missing *string //nolint:revive // as the columns
+	}
+	require.NoError(t, json.Unmarshal([]byte(stdout.String()), &replies))
+	for _, reply := range replies {
 		for _, row := range reply {
 			n, err := row.Attempt.Int64()
 			require.NoError(t, err)

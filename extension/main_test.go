@@ -42,9 +42,13 @@ func TestRun(t *testing.T) {
 		{"one statement", []string{"query", "--format", "csv", "SELECT 1 AS a"}, "", 0, "a\n1\n", ""},
 		{"statements from stdin", []string{"query", "--format", "line"}, "SELECT 1 AS a;\nSELECT 2 AS b", 0, "a = 1\nb = 2\n", ""},
 		{"a mistake in the SQL", []string{"query", "SELEC"}, "", exitFailed, "",
-			`kmodquery: SQL logic error: near "SELEC": syntax error (1)`},
+			`kmodquery: near "SELEC": syntax error`},
 		{"a mistake on stdin", []string{"query", "--format", "csv"}, "SELEC;\nSELECT 1 AS a", exitFailed, "a\n1\n",
-			`error: SQL logic error: near "SELEC": syntax error (1)`},
+			`error: near "SELEC": syntax error`},
+		{"a mistake in JSON", []string{"query", "SELECT 1 AS a; SELECT pth FROM kernel_module_events", "--json"}, "", exitFailed,
+			"[\n[\n  {\"a\":\"1\"}\n],\n{\"error\":\"no such column: pth; did you mean path?\"}\n]\n", "kmodquery: no such column: pth; did you mean path?"},
+		{"a command of the shell", []string{"query", ".schema kernel_module_evnts"}, "", exitFailed, "",
+			"kmodquery: no such table: kernel_module_evnts; did you mean kernel_module_events?"},
 		{"a mistake in the command", []string{"demo"}, "", exitUsage, "", `kmodquery: unknown command "demo" (see --help)`},
 	}
 	for _, test := range tests {

@@ -3,16 +3,14 @@ package shell
 import (
 	"bytes"
 	"encoding/csv"
-
-	"github.com/kmodquery/kmodquery"
 )
 
-func newCSVWriter(w *bytes.Buffer, columns []string) rowWriter {
+func newCSVWriter(w *bytes.Buffer, s *style, columns []string) rowWriter {
 	out := csv.NewWriter(w)
 	record := make([]string, len(columns))
 	row := func(cells []cell) {
 		for i, c := range cells {
-			record[i] = kmodquery.Printable(c.text)
+			record[i] = c.show(s)
 		}
 		if len(record) == 1 && record[0] == "" {
 			// encoding/csv would write an empty line, which readers skip.
@@ -23,6 +21,8 @@ func newCSVWriter(w *bytes.Buffer, columns []string) rowWriter {
 		_ = out.Write(record)
 		out.Flush()
 	}
-	row(textCells(columns))
+	if !s.noHeaders {
+		row(textCells(columns))
+	}
 	return rowWriter{row: row, end: func() {}}
 }

@@ -38,9 +38,16 @@ type editor struct {
 	failed  bool // the history cannot be used, which was reported
 }
 
-func newEditor(path string, fail func(error)) *editor {
+func newEditor(path string, fail func(error), complete func(line string) (head string, words []string)) *editor {
 	e := &editor{State: liner.NewLiner(), history: history{path: path}, fail: fail}
 	e.SetCtrlCAborts(true)
+	e.SetMultiLineMode(true)
+	e.SetTabCompletionStyle(liner.TabPrints)
+	e.SetWordCompleter(func(line string, cursor int) (head string, words []string, tail string) {
+		characters := []rune(line)
+		head, words = complete(string(characters[:cursor]))
+		return head, words, string(characters[cursor:])
+	})
 	lines, err := e.history.load()
 	if err != nil {
 		e.abandon(fmt.Errorf("read history: %w", err))

@@ -11,7 +11,7 @@ import (
 )
 
 // newJSONWriter writes one object per line, as osqueryi does.
-func newJSONWriter(w *bytes.Buffer, columns []string) rowWriter {
+func newJSONWriter(w *bytes.Buffer, _ *style, columns []string) rowWriter {
 	keys := make([]string, len(columns)) // as JSON strings
 	taken := map[string]bool{}
 	for i, column := range columns {

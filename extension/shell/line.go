@@ -4,27 +4,40 @@ import (
 	"bytes"
 	"strings"
 
-	"github.com/mattn/go-runewidth"
-
 	"github.com/kmodquery/kmodquery"
 )
 
-func newLineWriter(w *bytes.Buffer, columns []string) rowWriter {
+func newLineWriter(w *bytes.Buffer, s *style, columns []string) rowWriter {
 	names := make([]string, len(columns)) // padded to one width
 	width := 0
 	for i, column := range columns {
 		names[i] = kmodquery.Printable(column)
-		width = max(width, runewidth.StringWidth(names[i]))
+		width = max(width, widthOf(names[i]))
 	}
 	for i, name := range names {
-		names[i] = strings.Repeat(" ", width-runewidth.StringWidth(name)) + name
+		names[i] = strings.Repeat(" ", width-widthOf(name)) + name
 	}
+	limit := noLimit
+	if s.screen > 0 {
+		limit = max(minCell, s.screen-width-len(" = "))
+	}
+	next := "\n" + strings.Repeat(" ", width+len(" = "))
 	separator := ""
 	row := func(cells []cell) {
 		w.WriteString(separator)
 		separator = "\n"
 		for i, c := range cells {
-			w.WriteString(names[i] + " = " + kmodquery.Printable(c.text) + "\n")
+			w.WriteString(names[i] + " = ")
+			text := c.show(s)
+			for {
+				length, _ := measure(text, limit)
+				w.WriteString(text[:length])
+				if text = text[length:]; text == "" {
+					break
+				}
+				w.WriteString(next)
+			}
+			w.WriteString("\n")
 		}
 	}
 	return rowWriter{row: row, end: func() {}}

@@ -10,10 +10,9 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 
 	"github.com/mattn/go-isatty"
-
-	"github.com/kmodquery/kmodquery/tables"
 )
 
 // ErrFailed matches the error of [Run] if statements failed. Each failure has already
@@ -39,25 +38,27 @@ type Options struct {
 // Run reads statements and commands from o.In and runs them one after the other on one
 // connection of db, until the input ends, .quit is read or ctx ends.
 //
-// On a terminal it shows a prompt and keeps a history. Ctrl-C at the prompt discards the
-// text typed so far, Ctrl-C during a statement interrupts the statement, and Ctrl-D ends
-// Run. The caller must therefore not end ctx on SIGINT. Run reports failures and returns
-// nil.
+// On a terminal it shows a prompt, completes names and keeps a history. Ctrl-C at the
+// prompt discards the text typed so far, Ctrl-C during a statement interrupts the
+// statement, and Ctrl-D ends Run. The caller must therefore not end ctx on SIGINT. Run
+// reports failures and returns nil.
 //
 // Otherwise the last statement needs no semicolon, and Run continues after a failure. If
-// there was a failure, its error matches [ErrFailed].
+// there was a failure, its error matches [ErrFailed]. In JSON, all results are one
+// document.
 func Run(ctx context.Context, db *sql.DB, o Options) error {
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("open connection: %w", err)
 	}
 	defer conn.Close()
-	s := &session{conn: conn, out: o.Out, err: o.Err, format: cmp.Or(o.Format, Table)}
+	s := newSession(conn, o.Out, o.Err, cmp.Or(o.Format, Table))
+	defer s.closeOutput()
 	if !interactive(o) {
 		s.lines = &stream{reader: bufio.NewReader(o.In)}
 		return s.run(ctx)
 	}
-	editor := newEditor(o.HistoryFile, s.fail)
+	editor := newEditor(o.HistoryFile, s.fail, func(line string) (string, []string) { return s.complete(ctx, line) })
 	defer editor.close()
 	s.lines, s.interactive = editor, true
 	// Between a prompt and a statement, Ctrl-C must not end the process, which would
@@ -74,49 +75,21 @@ func interactive(o Options) bool {
 		o.Out == os.Stdout && isatty.IsTerminal(os.Stdout.Fd())
 }
 
-// Query runs the statements of one text on one connection of db and writes
-// their rows to w. It stops at the first failure and returns it. The last
-// statement needs no semicolon. In JSON, a text without results is an empty array, as in
-// osqueryi.
+// Query runs the statements and commands of one text on one connection of db and writes
+// their rows to w. It stops at the first failure and returns it. The last statement needs
+// no semicolon. In JSON, all results are one document, which for a text without results is
+// an empty array, as in osqueryi.
 func Query(ctx context.Context, db *sql.DB, w io.Writer, f Format, text string) error {
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("open connection: %w", err)
 	}
 	defer conn.Close()
-	var split splitter
-	statements := split.feed(text)
-	if last, ok := split.cut(); ok {
-		statements = append(statements, last)
-	}
-	out := &outputWriter{Writer: w}
-	for _, statement := range statements {
-		if err := execute(ctx, conn, out, f, statement); err != nil {
-			return err
-		}
-	}
-	if f == JSON && !out.hasOutput {
-		_, err = io.WriteString(w, "[\n]\n")
-	}
-	return err
-}
-
-// An outputWriter remembers whether anything was written.
-type outputWriter struct {
-	io.Writer
-	hasOutput bool
-}
-
-func (w *outputWriter) Write(p []byte) (int, error) {
-	w.hasOutput = w.hasOutput || len(p) > 0
-	return w.Writer.Write(p)
-}
-
-func execute(ctx context.Context, conn *sql.Conn, w io.Writer, f Format, statement string) error {
-	rows, err := conn.QueryContext(tables.WithStatement(ctx), statement)
-	if err != nil {
+	s := newSession(conn, w, io.Discard, f)
+	defer s.closeOutput()
+	s.lines, s.stops = &stream{reader: bufio.NewReader(strings.NewReader(text))}, true
+	if err := s.run(ctx); !errors.Is(err, ErrFailed) {
 		return err
 	}
-	defer rows.Close()
-	return write(w, f, rows)
+	return s.failure
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"os"
 	"strings"
 	"testing"
 
@@ -29,23 +30,23 @@ func TestRunFromStream(t *testing.T) {
 		"goes on after errors": {
 			in:      "SELECT nope; SELECT 1 AS a; SELEC 2;",
 			out:     "a\n1\n",
-			err:     "error: SQL logic error: no such column: nope (1)\nerror: SQL logic error: near \"SELEC\": syntax error (1)\n",
+			err:     "error: no such column: nope; .schema lists them\nerror: near \"SELEC\": syntax error\n",
 			verdict: "2 of 3 statements failed",
 		},
 		"unfinished string": {
 			in:      "SELECT 'a;\n",
-			err:     "error: SQL logic error: unrecognized token: \"'a;\" (1)\n",
+			err:     "error: unrecognized token: \"'a;\"\n",
 			verdict: "1 of 1 statements failed",
 		},
 		"errors are one safe line": {
 			in:      "SELECT * FROM \"a\nb\x1b[2J\";",
-			err:     `error: SQL logic error: no such table: a\x0ab\x1b[2J (1)` + "\n",
+			err:     `error: no such table: a\x0ab\x1b[2J; .tables lists them` + "\n",
 			verdict: "1 of 1 statements failed",
 		},
 		"quit":    {in: "SELECT 1 AS a;\n.quit\nSELECT 2;\n", out: "a\n1\n"},
-		"exit":    {in: "SELECT nope;\n.exit\n", err: "error: SQL logic error: no such column: nope (1)\n", verdict: "1 of 1 statements failed"},
-		"help":    {in: ".help\n", out: help},
-		"mode":    {in: ".mode\n.mode JSON\n.mode\nSELECT 1 AS a;\n", out: "csv\njson\n[\n  {\"a\":\"1\"}\n]\n"},
+		"exit":    {in: "SELECT nope;\n.exit\n", err: "error: no such column: nope; .schema lists them\n", verdict: "1 of 1 statements failed"},
+		"help":    {in: ".help\n", out: golden(t, "help")},
+		"mode":    {in: ".mode\n.mode JSON\n.mode\nSELECT 1 AS a;\n", out: "csv\n[\n\"json\\u000a\",\n[\n  {\"a\":\"1\"}\n]\n]\n"},
 		"no mode": {in: ".mode xml\n", err: "error: unknown format \"xml\"; choose one of table, json, csv, line\n", verdict: "1 of 1 statements failed"},
 		"no command": {
 			in:      ".dump all\nSELECT 1 AS a;",
@@ -55,10 +56,24 @@ func TestRunFromStream(t *testing.T) {
 		},
 		"too many words": {
 			in:      ".tables now\n.mode csv json\n",
-			err:     "error: too many words after .tables; .help shows its arguments\nerror: too many words after .mode; .help shows its arguments\n",
+			err:     "error: too many words after .tables; write: .tables\nerror: too many words after .mode; write: .mode [FORMAT]\n",
 			verdict: "2 of 2 statements failed",
 		},
-		"dot within a statement": {in: "SELECT 1\n.5 AS a;", err: "error: SQL logic error: near \".5\": syntax error (1)\n", verdict: "1 of 1 statements failed"},
+		"nearest command": {
+			in:      ".tabels\n.timer\n.timer maybe\n.read 'a\n",
+			err:     "error: unknown command .tabels; did you mean .tables?\nerror: .timer lacks a word; write: .timer on|off\nerror: unknown setting \"maybe\"; write on or off\nerror: read command: Unterminated single-quoted string\n",
+			verdict: "4 of 4 statements failed",
+		},
+		"nearest names": {
+			in:      "SELECT tme FROM events; SELECT e.rww FROM events e; SELECT 1 FROM evnts; SELECT lenght('a');\n.all evnts\n.schema evnts\n",
+			err:     "error: no such column: tme; did you mean time?\nerror: no such column: e.rww; did you mean raw?\nerror: no such table: evnts; did you mean events?\nerror: no such function: lenght; did you mean length?\nerror: no such table: evnts; did you mean events?\nerror: no such table: evnts; did you mean events?\n",
+			verdict: "6 of 7 statements failed",
+		},
+		"null":                   {in: "SELECT NULL AS a;\n.nullvalue '(none)'\nSELECT NULL AS a;\n.mode line\nSELECT NULL AS a, '' AS b;\n.nullvalue ''\nSELECT NULL AS a;", out: "a\n\"\"\na\n(none)\na = (none)\nb = \na = \n"},
+		"headers":                {in: ".headers off\nSELECT 1 AS a;\n.mode table\nSELECT 2 AS b;\n.headers on\n.width 3\nSELECT 'abcdef' AS b;", out: "1\n+---+\n| 2 |\n+---+\n+-----+\n| b   |\n+-----+\n| ab… |\n+-----+\n"},
+		"all":                    {in: "CREATE TABLE \"z z\"(x); INSERT INTO \"z z\" VALUES (3);\n.all 'z z'\n", out: "x\n3\n"},
+		"show":                   {in: ".width 1 2\n.timer on\n.headers off\n.show\n", out: "headers   off\nmode      csv\nnullvalue \"\"\noutput    stdout\ntimer     on\nwidth     1 2\n"},
+		"dot within a statement": {in: "SELECT 1\n.5 AS a;", err: "error: near \".5\": syntax error\n", verdict: "1 of 1 statements failed"},
 		"tables":                 {in: "CREATE TABLE zoo(x); CREATE VIEW ape AS SELECT 1;\n.tables\n", out: "ape\nevents\nzoo\n"},
 		"schema": {
 			in:  "CREATE TABLE zoo(x);\n.schema\n",
@@ -189,12 +204,116 @@ func TestInteractiveSession(t *testing.T) {
 	defer conn.Close()
 	person := &typed{lines: []string{"SELECT 'never", ctrlC, "SELECT 1", "", "AS a;", ".nope", "SELECT nope;", ".mode line", "SELECT 2 AS b; SELECT"}}
 	var out, errs bytes.Buffer
-	s := &session{conn: conn, lines: person, out: &out, err: &errs, format: CSV, interactive: true}
+	s := newSession(conn, &out, &errs, CSV)
+	s.lines, s.interactive = person, true
 	require.NoError(t, s.run(t.Context()))
-	require.Equal(t, "a\n1\nb = 2\n\n", out.String())
-	require.Equal(t, "error: unknown command .nope; .help lists the commands\nerror: SQL logic error: no such column: nope (1)\n", errs.String())
+	require.Equal(t, "a\n1\n(1 row)\nb = 2\n(1 row)\n\n", out.String())
+	require.Equal(t, "error: unknown command .nope; .help lists the commands\nerror: no such column: nope; .schema lists them\n", errs.String())
 	require.Equal(t, []string{
 		promptFirst, promptNext, promptFirst, promptNext, promptNext, promptFirst, promptFirst, promptFirst, promptFirst, promptNext,
 	}, person.prompts)
-	require.Equal(t, []string{"SELECT 'never", "SELECT 1", "AS a;", ".nope", "SELECT nope;", ".mode line", "SELECT 2 AS b; SELECT"}, person.history)
+	require.Equal(t, []string{"SELECT 'never", "SELECT 1", "AS a;", "SELECT 1 AS a;", ".nope", "SELECT nope;", ".mode line", "SELECT 2 AS b; SELECT"}, person.history)
+}
+
+// A program that reads JSON gets one document, also from several statements and from
+// those that fail.
+func TestJSONIsOneDocument(t *testing.T) {
+	for text, want := range map[string]string{
+		"SELECT 1 AS a":                                        `[{"a":"1"}]`,
+		"SELECT 1 AS a; SELECT 2 AS b WHERE 0":                 `[[{"a":"1"}],[]]`,
+		"CREATE TEMP VIEW v AS SELECT 7 AS n; SELECT n FROM v": `[{"n":"7"}]`,
+		"SELEC 1":                    `{"error":"near \"SELEC\": syntax error"}`,
+		"SELECT 1 AS a; SELECT nope": `[[{"a":"1"}],{"error":"no such column: nope; .schema lists them"}]`,
+		"SELECT abs(column1) AS v FROM (VALUES (1), (-9223372036854775808))": `{"error":"integer overflow"}`,
+		".nope":                       `{"error":"unknown command .nope; .help lists the commands"}`,
+		".tables":                     `[]`,
+		"CREATE TABLE t(x);\n.tables": `"t\n"`,
+		"SELECT 1 AS a;\n.mode json\nSELECT 2 AS a;": `[[{"a":"1"}],[{"a":"2"}]]`,
+	} {
+		var out, errs bytes.Buffer
+		err := Query(t.Context(), open(t), &out, JSON, text)
+		require.JSONEq(t, want, out.String(), text)
+		require.Equal(t, strings.Contains(want, "error"), err != nil, text)
+		out.Reset()
+		err = Run(t.Context(), open(t), Options{In: strings.NewReader(text), Out: &out, Err: &errs, Format: JSON})
+		require.JSONEq(t, want, out.String(), text)
+		require.Equal(t, strings.Contains(want, "error"), err != nil, text)
+		require.Equal(t, err != nil, errs.Len() > 0)
+	}
+	var out bytes.Buffer
+	require.ErrorIs(t, Run(t.Context(), open(t), Options{In: strings.NewReader("SELEC; SELECT 1 AS a"), Out: &out, Err: io.Discard, Format: JSON}), ErrFailed)
+	require.JSONEq(t, `[{"error":"near \"SELEC\": syntax error"},[{"a":"1"}]]`, out.String())
+}
+
+func TestOutputGoesToFiles(t *testing.T) {
+	t.Chdir(t.TempDir())
+	const more = ".output more\nSELECT 3 AS c;\nSELECT 4 AS d;\n"
+	for f, want := range map[Format][3]string{
+		CSV:  {"b\n2\n", "c\n3\nd\n4\n", "a\n1\ne\n5\n"},
+		JSON: {"[\n  {\"b\":\"2\"}\n]\n", "[\n[\n  {\"c\":\"3\"}\n],\n[\n  {\"d\":\"4\"}\n]\n]\n", "[\n  {\"a\":\"1\"}\n]\n[\n  {\"e\":\"5\"}\n]\n"},
+	} {
+		var out bytes.Buffer
+		text := "SELECT 1 AS a;\n.once one\nSELECT 2 AS b;\n" + more + ".output\nSELECT 5 AS e;"
+		require.NoError(t, Query(t.Context(), open(t), &out, f, text))
+		one, err := os.ReadFile("one")
+		require.NoError(t, err)
+		two, err := os.ReadFile("more")
+		require.NoError(t, err)
+		require.Equal(t, want, [3]string{string(one), string(two), out.String()})
+		out.Reset()
+		require.NoError(t, Query(t.Context(), open(t), &out, f, more))
+		two, err = os.ReadFile("more")
+		require.NoError(t, err)
+		require.Equal(t, want[1], string(two))
+	}
+	info, err := os.Stat("one")
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	require.NoError(t, os.Symlink("one", "link"))
+	require.ErrorContains(t, Query(t.Context(), open(t), io.Discard, CSV, ".output link"), "too many levels of symbolic links")
+}
+
+func TestReadRunsAFile(t *testing.T) {
+	t.Chdir(t.TempDir())
+	require.NoError(t, os.WriteFile("a b.sql", []byte("SELECT 1 AS a;\n.mode line\nSELECT 2 AS b"), 0o600))
+	require.NoError(t, os.WriteFile("endless.sql", []byte(".read endless.sql\n"), 0o600))
+	var out bytes.Buffer
+	require.NoError(t, Query(t.Context(), open(t), &out, CSV, ".read 'a b.sql'\nSELECT 3 AS c"))
+	require.Equal(t, "a\n1\nb = 2\nc = 3\n", out.String())
+	require.ErrorContains(t, Query(t.Context(), open(t), &out, CSV, ".read endless.sql"), "read by 8 files that read each other")
+	require.ErrorIs(t, Query(t.Context(), open(t), &out, CSV, ".read none.sql"), os.ErrNotExist)
+}
+
+func TestTimerGoesToStderr(t *testing.T) {
+	var out, errs bytes.Buffer
+	require.NoError(t, Run(t.Context(), open(t), Options{In: strings.NewReader(".timer on\nSELECT 1 AS a;"), Out: &out, Err: &errs, Format: JSON}))
+	require.Regexp(t, `^\([0-9]+\.[0-9]{3} s\)\n$`, errs.String())
+	require.Equal(t, "[\n  {\"a\":\"1\"}\n]\n", out.String())
+}
+
+func TestCompletion(t *testing.T) {
+	db, err := virtualtable.Open(t.Context(), events{})
+	require.NoError(t, err)
+	defer db.Close()
+	conn, err := db.Conn(t.Context())
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = conn.ExecContext(t.Context(), "CREATE TABLE \"evil\x1b[2J\"(\"time\x1b\")")
+	require.NoError(t, err)
+	s := newSession(conn, io.Discard, io.Discard, Table)
+	for line, want := range map[string][]string{
+		"sel":              {"", "SELECT"},
+		"SELECT count(ti":  {"SELECT count(", "time"},
+		"SELECT * FROM ev": {"SELECT * FROM ", "events"},
+		"SELECT e.r":       {"SELECT e.", "raw"},
+		"SELECT ":          {"SELECT "},
+		".t":               {"", ".tables", ".timer"},
+		".mode ":           {".mode ", "csv", "json", "line", "table"},
+		".schema EV":       {".schema ", "events"},
+		".timer o":         {".timer ", "off", "on"},
+		".read ev":         {".read "},
+	} {
+		head, words := s.complete(t.Context(), line)
+		require.Equal(t, want, append([]string{head}, words...), line)
+	}
 }

@@ -18,6 +18,33 @@ SELECT name, iif(sql NOT LIKE 'CREATE VIRTUAL TABLE%', sql, 'CREATE TABLE ' || n
 FROM (SELECT type, name, sql FROM temp.sqlite_master UNION ALL SELECT type, name, sql FROM main.sqlite_master) AS r
 WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\_%' ESCAPE '\' ORDER BY name`
 
+// Statements that list names.
+const (
+	tableNames    = "SELECT name FROM (" + relations + ")"
+	columnNames   = "SELECT DISTINCT c.name FROM (" + relations + ") AS r, pragma_table_xinfo(r.name) AS c ORDER BY 1"
+	columnsOf     = "SELECT DISTINCT c.name FROM (" + relations + ") AS r, pragma_table_xinfo(r.name) AS c WHERE instr(lower(?), lower(r.name)) ORDER BY 1"
+	functionNames = "SELECT DISTINCT name FROM pragma_function_list ORDER BY 1"
+)
+
+// names returns the names that a statement lists, or nil after an error.
+func (s *session) names(ctx context.Context, statement string, args ...any) (names []string) {
+	rows, err := s.conn.QueryContext(ctx, statement, args...)
+	if err != nil {
+		return nil
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name string
+		if rows.Scan(&name) == nil {
+			names = append(names, name)
+		}
+	}
+	if rows.Err() != nil {
+		return nil // no suggestion is better than one of half the names
+	}
+	return names
+}
+
 type relation struct {
 	name, sql string
 }
@@ -72,7 +99,14 @@ func showSchema(ctx context.Context, s *session, words []string) error {
 		}
 	}
 	if len(words) > 0 && !found {
-		return fmt.Errorf("no such table: %s; .tables lists them", words[0])
+		return s.explain(ctx, "", noTable(words[0]))
 	}
+	return nil
+}
+
+func noTable(name string) error { return fmt.Errorf("SQL logic error: no such table: %s", name) }
+
+func showAll(ctx context.Context, s *session, words []string) error {
+	s.statement(ctx, `SELECT * FROM "`+strings.ReplaceAll(words[0], `"`, `""`)+`"`)
 	return nil
 }

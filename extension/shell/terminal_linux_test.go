@@ -135,15 +135,15 @@ func TestShellOnTerminal(t *testing.T) {
 
 	kept, err := os.ReadFile(history)
 	require.NoError(t, err)
-	require.Equal(t, "SELECT 40 + 2\nAS answer;\nSELECT 'given up\nSELECT time FROM events;\n", string(kept))
+	require.Equal(t, "SELECT 40 + 2\nAS answer;\nSELECT 40 + 2 AS answer;\nSELECT 'given up\nSELECT time FROM events;\n", string(kept))
 	info, err := os.Stat(history)
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
 
 	person, shell = start(t, history)
 	person.awaitPrompt(promptFirst)
-	person.enter("\x10\x10\x10") // up, to the second line
-	person.await("AS answer;")
+	person.enter("\x10\x10\x10") // up, to the statement as a whole
+	person.await("SELECT 40 + 2 AS answer;")
 	person.enter("\x15.quit\r")
 	person.await("ended: <nil>")
 	require.NoError(t, shell.Wait())

@@ -8,12 +8,22 @@ import (
 	"io"
 	"strconv"
 	"strings"
+
+	"github.com/kmodquery/kmodquery"
 )
 
 // A cell is one value as text.
 type cell struct {
 	text string
 	null bool
+}
+
+// show returns the cell as a terminal may show it.
+func (c cell) show(s *style) string {
+	if c.null {
+		return kmodquery.Printable(s.nullText())
+	}
+	return kmodquery.Printable(c.text)
 }
 
 // textCells returns texts as cells.
@@ -34,19 +44,18 @@ type rowWriter struct {
 // flushSize is how many bytes write collects before it writes them.
 const flushSize = 64 << 10
 
-// write reads all rows and writes them to w in format f. The caller closes rows. If rows
-// have no columns, write writes nothing. After an error, w may have
-// received the rows before it. A JSON array is then left open, so that a reader of the
-// output detects that it is incomplete.
-func write(w io.Writer, f Format, rows *sql.Rows) error {
+// write reads all rows and writes them to w. It returns their number. The caller closes
+// rows. If rows have no columns, write writes nothing. After an error, w may have
+// received the rows before it.
+func write(w io.Writer, s *style, rows *sql.Rows) (count int, err error) {
 	columns, err := rows.Columns()
 	if err != nil {
-		return fmt.Errorf("read column names: %w", err)
+		return 0, fmt.Errorf("read column names: %w", err)
 	}
 	var buffer bytes.Buffer
-	out, err := newRowWriter(&buffer, f, columns)
+	out, err := newRowWriter(&buffer, s, columns)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	flush := func() error {
 		if _, err := buffer.WriteTo(w); err != nil {
@@ -61,33 +70,34 @@ func write(w io.Writer, f Format, rows *sql.Rows) error {
 	}
 	for rows.Next() {
 		if err := rows.Scan(pointers...); err != nil {
-			return errors.Join(fmt.Errorf("read row: %w", err), flush())
+			return count, errors.Join(fmt.Errorf("read row: %w", err), flush())
 		}
 		for i, value := range values {
 			cells[i] = newCell(value)
 		}
 		out.row(cells)
+		count++
 		if buffer.Len() >= flushSize {
 			if err := flush(); err != nil {
-				return err
+				return count, err
 			}
 		}
 	}
 	if err := rows.Err(); err != nil {
-		return errors.Join(err, flush())
+		return count, errors.Join(err, flush())
 	}
 	out.end()
-	return flush()
+	return count, flush()
 }
 
-func newRowWriter(w *bytes.Buffer, f Format, columns []string) (rowWriter, error) {
+func newRowWriter(w *bytes.Buffer, s *style, columns []string) (rowWriter, error) {
 	if len(columns) == 0 {
 		return rowWriter{row: func([]cell) {}, end: func() {}}, nil
 	}
-	if formats[f] == nil {
-		return rowWriter{}, fmt.Errorf("unknown format %q; choose one of %s", string(f), formatNames)
+	if formats[s.format] == nil {
+		return rowWriter{}, fmt.Errorf("unknown format %q; choose one of %s", string(s.format), formatNames)
 	}
-	return formats[f](w, columns), nil
+	return formats[s.format](w, s, columns), nil
 }
 
 // newCell returns a value as SQLite prints it: a REAL has at most 15 digits, and always a

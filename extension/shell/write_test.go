@@ -11,6 +11,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/mattn/go-runewidth"
 	"github.com/stretchr/testify/require"
 	_ "modernc.org/sqlite"
 
@@ -35,7 +36,8 @@ func render(t *testing.T, f Format, statement string, args ...any) string {
 	require.NoError(t, err)
 	defer rows.Close()
 	var out strings.Builder
-	require.NoError(t, write(&out, f, rows))
+	_, err = write(&out, &style{format: f}, rows)
+	require.NoError(t, err)
 	return out.String()
 }
 
@@ -49,7 +51,7 @@ func TestFormats(t *testing.T) {
 +----+-------+--------+--------+
 | id | name  | signer | score  |
 +----+-------+--------+--------+
-| 1  | dummy |        | 1.5    |
+| 1  | dummy | NULL   | 1.5    |
 | 22 | 日本  |        | 2.0    |
 | -3 | a,"b" | hi     | 1e+300 |
 +----+-------+--------+--------+
@@ -70,7 +72,7 @@ id,name,signer,score
 		Line: `
     id = 1
   name = dummy
-signer = 
+signer = NULL
  score = 1.5
 
     id = 22
@@ -136,7 +138,7 @@ func requireReadable(t *testing.T, text string) {
 	t.Helper()
 	for f := range formats {
 		var b bytes.Buffer
-		out, err := newRowWriter(&b, f, []string{text, "b", text})
+		out, err := newRowWriter(&b, &style{format: f}, []string{text, "b", text})
 		require.NoError(t, err)
 		out.row([]cell{{text: text}, {null: true}, {text: text}})
 		out.row([]cell{{text: "1"}, {text: "2"}, {text: "3"}})
@@ -211,7 +213,7 @@ func TestWriteErrors(t *testing.T) {
 	for f := range formats {
 		rows, err := db.QueryContext(t.Context(), "SELECT 1")
 		require.NoError(t, err)
-		err = write(broken{}, f, rows)
+		_, err = write(broken{}, &style{format: f}, rows)
 		require.ErrorContains(t, err, "no space left", f)
 		require.NoError(t, rows.Close())
 	}
@@ -219,14 +221,14 @@ func TestWriteErrors(t *testing.T) {
 	const endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"
 	rows, err := db.QueryContext(t.Context(), endless)
 	require.NoError(t, err)
-	err = write(broken{}, CSV, rows)
+	_, err = write(broken{}, &style{format: CSV}, rows)
 	require.ErrorContains(t, err, "no space left", "Write stops reading")
 	require.NoError(t, rows.Close())
 
 	rows, err = db.QueryContext(t.Context(), "SELECT 1")
 	require.NoError(t, err)
 	defer rows.Close()
-	err = write(&strings.Builder{}, "xml", rows)
+	_, err = write(&strings.Builder{}, &style{format: "xml"}, rows)
 	require.EqualError(t, err, `unknown format "xml"; choose one of table, json, csv, line`)
 }
 
@@ -236,7 +238,8 @@ func TestWriteReturnsTheErrorOfReading(t *testing.T) {
 		rows, err := open(t).QueryContext(t.Context(), overflow)
 		require.NoError(t, err)
 		var out strings.Builder
-		require.ErrorContains(t, write(&out, f, rows), "integer overflow", f)
+		_, err = write(&out, &style{format: f}, rows)
+		require.ErrorContains(t, err, "integer overflow", f)
 		require.Equal(t, want, out.String())
 		require.NoError(t, rows.Close())
 	}
@@ -248,6 +251,64 @@ func TestParseFormat(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, f, got)
 	}
-	_, err := ParseFormat("pretty")
-	require.EqualError(t, err, `unknown format "pretty"; choose one of table, json, csv, line`)
+	pretty, err := ParseFormat("pretty")
+	require.NoError(t, err)
+	require.Equal(t, Table, pretty)
+	_, err = ParseFormat("xml")
+	require.EqualError(t, err, `unknown format "xml"; choose one of table, json, csv, line`)
+}
+
+// On a terminal no text makes a row wider than the terminal, so none can wrap to the
+// beginning of a line and pass for a row of its own.
+func TestNoTextLeavesItsPlaceOnTheScreen(t *testing.T) {
+	texts := append(hostile.Texts(),
+		strings.Repeat("日本", 60), strings.Repeat("e\u0301", 90), "x"+strings.Repeat("\u0301", 300), strings.Repeat("❤\ufe0f", 60),
+		strings.Repeat("👩🏽", 60), strings.Repeat("\u200d", 60), strings.Repeat("\xff", 60), strings.Repeat("| x |\n", 60), strings.Repeat("a", 500))
+	for _, screen := range []int{10, 40, 80, 120, 200} {
+		for _, text := range texts {
+			for _, f := range []Format{Table, Line} {
+				var b bytes.Buffer
+				out, err := newRowWriter(&b, &style{format: f, screen: screen}, []string{"id", "text", "signer"})
+				require.NoError(t, err)
+				out.row([]cell{{text: "1"}, {text: text}, {null: true}})
+				out.row([]cell{{text: "2"}, {text: text}, {text: text}})
+				out.end()
+				lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
+				for _, line := range lines {
+					require.LessOrEqual(t, widthOf(line), max(screen, len("signer = ")+minCell), "%q", line)
+					require.LessOrEqual(t, runewidth.StringWidth(line), max(screen, len("signer = ")+minCell), "%q", line)
+					switch {
+					case f == Table && screen >= 40:
+						require.Len(t, lines, 6)
+						require.Regexp(t, `^(\+-.*-\+|\| .* \|)$`, line)
+						require.Equal(t, widthOf(lines[0]), widthOf(line))
+					case line != "":
+						require.Regexp(t, `^(    id = [12]|  text = .*|signer = .*|         .*)$`, line)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestWidthsAreSharedByContent(t *testing.T) {
+	for _, test := range []struct {
+		widths []int
+		limit  int
+		want   []int
+	}{
+		{[]int{3, 4}, 100, []int{3, 4}},
+		{[]int{3, 100, 200}, 63, []int{3, 30, 30}},
+		{[]int{3, 100, 12}, 40, []int{3, 25, 12}},
+		{[]int{30, 30, 30}, 32, []int{11, 11, 10}},
+		{[]int{8, 8, 8}, 24, []int{8, 8, 8}},
+		{[]int{8, 8, 9}, 24, []int{8, 8, 8}},
+		{[]int{8, 8, 8}, 23, nil},
+		{[]int{0}, -1, nil},
+		{nil, 0, nil},
+	} {
+		got, ok := share(test.widths, test.limit)
+		require.Equal(t, test.want, got)
+		require.Equal(t, test.want != nil || len(test.widths) == 0, ok)
+	}
 }

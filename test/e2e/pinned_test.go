@@ -321,12 +321,17 @@ func (p *deployment) tryQueries(statements ...string) ([][]map[string]string, er
 		return nil, fmt.Errorf("%w: %s", err, stderr.Bytes())
 	}
 	results := make([][]map[string]string, len(statements))
-	decoder := json.NewDecoder(bytes.NewReader(out))
-	for i := range results {
-		var cells []map[string]any
-		if err := decoder.Decode(&cells); err != nil {
-			return nil, fmt.Errorf("read the result of %q: %w", statements[i], err)
-		}
+	if len(statements) == 1 { // its result is the document
+		out = slices.Concat([]byte("["), out, []byte("]"))
+	}
+	var documents [][]map[string]any
+	if err := json.Unmarshal(out, &documents); err != nil {
+		return nil, fmt.Errorf("read the results of %q: %w", statements, err)
+	}
+	if len(documents) != len(statements) {
+		return nil, fmt.Errorf("read %d results of %q", len(documents), statements)
+	}
+	for i, cells := range documents {
 		for _, row := range cells {
 			results[i] = append(results[i], texts(row))
 		}
