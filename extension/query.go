@@ -60,7 +60,7 @@ func query(ctx context.Context, c *config, stdin *os.File, stdout, stderr io.Wri
 	defer func() { err = errors.Join(err, a.Close()) }()
 	<-a.started
 
-	db, err := virtualtable.Open(ctx, a.plugins...)
+	db, err := virtualtable.OpenShell(ctx, withCoreTables(a.plugins)...)
 	if err != nil {
 		return fmt.Errorf("attach the tables: %w", err)
 	}

@@ -58,7 +58,7 @@ func TestColumnReferenceIsAsPublished(t *testing.T) {
 
 The column ` + "`eid`" + ` identifies an event; ` + "`rowid`" + ` has no meaning outside SQLite. A value that is unknown or does not apply is NULL. osquery shows missing text as ` + "`''`" + `, so conditions on text must hold for both: ` + "`coalesce(package, '') = ''`" + `.
 
-The shell of ` + "`kmodquery.ext query`" + ` has these six tables. To join them with osquery's own, such as ` + "`users`" + `, use osquery.
+The shell of ` + "`kmodquery.ext query`" + ` has these six tables, and of osquery's own ` + "`osquery_registry`, `time` and `users`" + `. To join them with others, use osquery.
 
 Text that the host controls is escaped. Each byte of an unsafe character (control, format, line or paragraph separator, private
 use) and of invalid UTF-8 becomes ` + "`\\xNN`" + `, and a backslash that would read as the start of such an escape becomes ` + "`\\x5c`" + `. So every value is valid

@@ -56,7 +56,8 @@ func showHelp(_ context.Context, s *session, _ []string) error {
 	for _, c := range commands() {
 		fmt.Fprintf(&b, "%-16s %s\n", strings.TrimSpace(c.name+" "+c.arguments), c.help)
 	}
-	b.WriteString("Anything else is SQL and ends with a semicolon.\n")
+	b.WriteString("Anything else is SQL and ends with a semicolon.\n" +
+		"ago('1h') is the time an hour ago, and utc(time) shows a time as text.\n")
 	_, err := io.WriteString(s.out, b.String())
 	return err
 }

@@ -12,7 +12,7 @@ import (
 var keywords = strings.Fields(`ALL AND AS ASC BETWEEN BY CASE CAST COUNT CREATE CROSS DESC DISTINCT DROP ELSE END ESCAPE
 	EXCEPT EXISTS FROM GLOB GROUP HAVING IN INNER INTERSECT IS ISNULL JOIN LEFT LIKE LIMIT NATURAL NOT NOTNULL NULL OFFSET ON OR
 	ORDER OVER PARTITION RECURSIVE REGEXP SELECT TABLE TEMP THEN UNION USING VALUES VIEW WHEN WHERE WITH
-	coalesce count datetime group_concat ifnull length lower max min nullif round strftime substr sum upper`)
+	ago coalesce count datetime group_concat ifnull length lower max min nullif round strftime substr sum upper utc`)
 
 // complete returns the part of a line before its last word, and what that word may become:
 // keywords, tables and columns, or the names and words of commands.

@@ -22,6 +22,11 @@ func (c *cursor) Filter(_ int, index string, values []vtab.Value) error {
 	if err := json.Unmarshal([]byte(index), &p); err != nil {
 		return fmt.Errorf("decode plan: %w", err)
 	}
+	if c.table.isStrict {
+		if err := c.table.checkTexts(p.Terms, values); err != nil {
+			return err
+		}
+	}
 	if c.table.lacksRequired(p.Terms, math.MaxUint64) {
 		return fmt.Errorf("table %s was queried without a required column in the WHERE clause", c.table.plugin.Name())
 	}

@@ -13,6 +13,8 @@
 // value; the rows are the same. osquery allows statements that create or drop virtual
 // tables, and this package refuses them.
 //
-// The package imports osquery-go's generated protocol types, the SQLite driver and no
-// package of this project.
+// [OpenShell] adds what people need, which osquery lacks.
+//
+// The package imports osquery-go's generated protocol types, the SQLite driver and package
+// internal/human.
 package virtualtable

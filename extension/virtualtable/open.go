@@ -33,13 +33,16 @@ type Plugin interface {
 // The caller closes the database. The SQLite driver keeps the plugins reachable until the
 // process ends, so a long-lived process must not open many databases.
 func Open[P Plugin](ctx context.Context, plugins ...P) (*sql.DB, error) {
-	c := &connector{driver: new(sqlite.Driver)}
+	return attach(ctx, &connector{driver: new(sqlite.Driver)}, plugins)
+}
+
+func attach[P Plugin](ctx context.Context, c *connector, plugins []P) (*sql.DB, error) {
 	for _, plugin := range plugins {
 		columns, err := readColumns(ctx, plugin)
 		if err != nil {
 			return nil, err
 		}
-		m := &module{plugin: plugin, columns: columns, sessions: &c.sessions}
+		m := &module{plugin: plugin, columns: columns, sessions: &c.sessions, isStrict: c.isStrict}
 		if err := c.driver.RegisterModule(plugin.Name(), m); err != nil {
 			return nil, fmt.Errorf("register table %s: %w", plugin.Name(), err)
 		}
@@ -59,6 +62,7 @@ type connector struct {
 	driver   *sqlite.Driver
 	tables   []string
 	opened   atomic.Int64
+	isStrict bool     // of OpenShell
 	sessions sync.Map // *session by its number as text
 }
 

@@ -47,6 +47,8 @@ type plan struct {
 type term struct {
 	Column int `json:"column"`
 	Op     int `json:"op"`
+	// IsChecked is set if the value is only checked, and not passed to the plugin.
+	IsChecked bool `json:"checked,omitempty"`
 }
 
 // BestIndex passes every constraint on an indexed, required or additional column to the
@@ -70,6 +72,10 @@ func (t *table) BestIndex(info *vtab.IndexInfo) error {
 			continue
 		}
 		if !col.pushed() {
+			if t.isStrict && ordering(c.Op) {
+				c.ArgIndex = len(p.Terms)
+				p.Terms = append(p.Terms, term{Column: c.Column, Op: op, IsChecked: true})
+			}
 			continue
 		}
 		cost = costConstraint

@@ -36,7 +36,7 @@ func generateRequest(columns []column, p plan, values []vtab.Value) (osquery.Ext
 	for i, c := range columns {
 		list := constraintList{Name: c.name, List: []constraint{}, Affinity: c.kind}
 		for n, term := range p.Terms {
-			if term.Column != i {
+			if term.Column != i || term.IsChecked {
 				continue
 			}
 			// osquery drops NULL and "", so only SQLite checks such a constraint.
