@@ -67,17 +67,10 @@ type config struct {
 	// corrects.
 	isLasting bool
 
-	notifier *notifier // of record; nil otherwise
-}
+	all     []setting // of the command config
+	unknown []string  // descriptions of environment variables that look like settings
 
-// commands are the usages of the commands, which begin with their names. Without a
-// command, the extension serves osquery.
-var commands = []string{
-	"query [SQL]     run SQL or a dot command without osquery; without it, run the statements of stdin, or a shell on a terminal",
-	"record          record without osquery, as a service; wait while another process records",
-	"detach          Linux: store the events of the pinned programs, and remove the programs",
-	// --version is not a flag, because a host may use KMODQUERY_VERSION for something else.
-	"--version       print the version",
+	notifier *notifier // of record; nil otherwise
 }
 
 func (c *config) flagSet() *flag.FlagSet {
@@ -126,10 +119,15 @@ func (c *config) flagSet() *flag.FlagSet {
 // file. Its error is one line, or flag.ErrHelp if the user asked for the usage.
 func parse(p *platform, args []string) (*config, error) {
 	c := &config{platform: p, commandLine: args}
-	if len(args) > 0 && isCommand(args[0]) {
+	if len(args) > 0 && findCommand(args[0]) != nil {
 		c.command, args = args[0], args[1:]
 	}
-	if c.command == "--version" {
+	switch {
+	case c.command == "help" && len(args) > 0 && !strings.HasPrefix(args[0], "-") && findCommand(args[0]) == nil:
+		return nil, unknownCommand(args[0])
+	case c.command == "help" || c.command == "version" && len(args) > 0:
+		return nil, flag.ErrHelp
+	case c.command == "--version" || c.command == "version":
 		return c, nil
 	}
 	flags := c.flagSet()
@@ -137,9 +135,12 @@ func parse(p *platform, args []string) (*config, error) {
 	if err != nil {
 		return nil, err
 	}
-	mistake := parseEnvironment(flags) // it may name the file
+	origins := map[string]string{} // of the settings that are not the default
+	flags.Visit(func(f *flag.Flag) { origins[f.Name] = "command line" })
+	mistake := parseEnvironment(flags, origins) // it may name the file
 	c.isLasting = mistake != nil
-	c.mistake = cmp.Or(mistake, parseConfigFile(c.configFile, flags))
+	c.mistake = cmp.Or(mistake, parseConfigFile(c.configFile, flags, origins))
+	c.unknown = unknownVariables(flags, os.Environ())
 	if c.pinDir == noPinDir {
 		c.pinDir = ""
 	}
@@ -147,20 +148,25 @@ func parse(p *platform, args []string) (*config, error) {
 	switch {
 	case c.mistake != nil && c.command != "" && (c.command != "record" || !p.restartsAlways):
 		return nil, c.mistake
-	case c.command == "" && len(c.args) > 0 && isCommand(c.args[0]):
+	case c.command == "" && len(c.args) > 0 && findCommand(c.args[0]) != nil:
 		return nil, fmt.Errorf("put the command %s before the flags", c.args[0])
 	case c.command == "" && len(c.args) > 0:
-		return nil, fmt.Errorf("unknown command %q", c.args[0])
+		return nil, unknownCommand(c.args[0])
 	case c.command == "" && c.socket == "":
 		return nil, errors.New("--socket is missing: osquery passes it when it starts an extension; to query without osquery, run: kmodquery.ext query")
 	case (c.command == "record" || c.command == "detach") && len(c.args) > 0:
 		return nil, fmt.Errorf("%s takes flags only, not %q", c.command, c.args[0])
+	case c.command == "config" && (len(c.args) != 1 || c.args[0] != "show" && c.args[0] != "check"):
+		return nil, errors.New("write: config show, or: config check")
 	case c.stateDir == "":
 		return nil, errors.New("--state-dir takes a folder")
 	case len(c.socket) > osquery.MaxSocketPathCharacters:
 		return nil, fmt.Errorf("--socket has %d characters; osquery's sockets have at most %d", len(c.socket), osquery.MaxSocketPathCharacters)
 	case c.command == "query" && len(c.args) > 1:
 		return nil, errors.New("query takes one SQL text: put it in quotes")
+	}
+	if c.command == "config" {
+		c.all = c.settings(flags, origins)
 	}
 	return c, nil
 }
@@ -182,6 +188,10 @@ func parseArguments(flags *flag.FlagSet, args []string) (rest []string, err erro
 	}
 	for {
 		if err := flags.Parse(args); err != nil {
+			name, isUnknown := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
+			if best := nearest(name, flags); isUnknown && best != "" {
+				return nil, fmt.Errorf("%w%s", err, best)
+			}
 			return nil, err
 		}
 		parsed := len(args) - flags.NArg()
@@ -192,37 +202,31 @@ func parseArguments(flags *flag.FlagSet, args []string) (rest []string, err erro
 	}
 }
 
-// parseEnvironment sets each flag that is not set and has a valid environment variable. It
-// returns the first mistake. An empty variable counts as unset.
-func parseEnvironment(flags *flag.FlagSet) (mistake error) {
-	isSet := setFlags(flags)
+// variable returns the environment variable of a flag.
+func variable(name string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+}
+
+// parseEnvironment sets each flag that has no origin yet and has a valid environment
+// variable. It returns the first mistake. An empty variable counts as unset.
+func parseEnvironment(flags *flag.FlagSet, origins map[string]string) (mistake error) {
 	flags.VisitAll(func(f *flag.Flag) {
-		name := envPrefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		name := variable(f.Name)
 		value := os.Getenv(name)
-		if value == "" || isSet[f.Name] {
+		if value == "" || origins[f.Name] != "" {
 			return
 		}
-		if err := flags.Set(f.Name, value); err != nil && mistake == nil {
+		if err := flags.Set(f.Name, value); err == nil {
+			origins[f.Name] = "environment variable " + name
+		} else if mistake == nil {
 			mistake = fmt.Errorf("environment variable %s=%s: %w", name, value, err)
 		}
 	})
 	return mistake
 }
 
-// setFlags returns the names of the flags that are set.
-func setFlags(flags *flag.FlagSet) map[string]bool {
-	isSet := map[string]bool{}
-	flags.Visit(func(f *flag.Flag) { isSet[f.Name] = true })
-	return isSet
-}
-
 // osqueryTimeout is how long osquery may take to create its socket, and for each answer.
 func (c *config) osqueryTimeout() time.Duration { return time.Duration(c.timeout) * time.Second }
-
-func isCommand(word string) bool {
-	isUsage := func(usage string) bool { return strings.Fields(usage)[0] == word }
-	return slices.ContainsFunc(commands, isUsage)
-}
 
 // defaultStateDir returns the system's state folder for root, and a folder of the user's
 // own for other users, who cannot record the kernel's events.
@@ -238,16 +242,4 @@ func defaultStateDir() string {
 		return filepath.Join(home, ".local", "state", "kmodquery")
 	}
 	return system
-}
-
-func usage(p *platform, w io.Writer) {
-	fmt.Fprintln(w, "kmodquery.ext --socket PATH   serve osquery")
-	for _, command := range commands {
-		fmt.Fprintln(w, "kmodquery.ext", command)
-	}
-	fmt.Fprintln(w, "\nEvery flag can also be an environment variable (KMODQUERY_STATE_DIR for --state-dir) or a line in the configuration file.")
-	fmt.Fprintln(w)
-	flags := (&config{platform: p}).flagSet()
-	flags.SetOutput(w)
-	flags.PrintDefaults()
 }

@@ -97,6 +97,11 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"serve"}, `unknown command "serve"`},
 		{[]string{"--verbose", "query"}, "put the command query before the flags"},
 		{[]string{"--colour"}, "flag provided but not defined: -colour"},
+		{[]string{"query", "--formt", "csv"}, "flag provided but not defined: -formt; the nearest is format"},
+		{[]string{"qurey"}, `unknown command "qurey"; did you mean query?`},
+		{[]string{"help", "qurey"}, `unknown command "qurey"; did you mean query?`},
+		{[]string{"config"}, "write: config show, or: config check"},
+		{[]string{"config", "check", "show"}, "write: config show, or: config check"},
 		{[]string{"--socket", long}, "--socket has 98 characters; osquery's sockets have at most 97"},
 		{[]string{"--socket", "s", "--timeout", "0"}, invalid + `"0" for flag -timeout: write a number of 1 or more`},
 		{[]string{"--socket", "s", "--interval", "-1"}, invalid + `"-1" for flag -interval: write a number of 1 or more`},
@@ -121,7 +126,7 @@ func TestParseRefuses(t *testing.T) {
 			require.EqualError(t, err, test.want)
 		})
 	}
-	for _, args := range [][]string{{"--help"}, {"-h"}, {"query", "--help"}} {
+	for _, args := range [][]string{{"--help"}, {"-h"}, {"query", "--help"}, {"help"}, {"help", "config"}} {
 		_, err := parse(hostPlatform(), args)
 		require.ErrorIs(t, err, flag.ErrHelp)
 	}
@@ -145,7 +150,7 @@ func TestFlagOverridesEnvironmentOverridesFile(t *testing.T) {
 }
 
 func TestConfigurationFileMistakes(t *testing.T) {
-	const unit = "write a time with its unit, h, m or s, such as 10s; a day is 24h"
+	const unit = "write a time with its unit, d, h, m or s, such as 7d or 10s"
 	for content, want := range map[string]string{
 		"colour blue":                `:1: there is no setting "colour"`,
 		"\n# x\nretention_age 1h":    `:3: there is no setting "retention_age"; the nearest is retention-age`,
@@ -218,7 +223,7 @@ func TestUsageExplainsEveryFlag(t *testing.T) {
 	var text strings.Builder
 	usage(hostPlatform(), &text)
 	for _, command := range commands {
-		require.Contains(t, text.String(), command)
+		require.Contains(t, text.String(), command.usage())
 	}
 	(&config{platform: hostPlatform()}).flagSet().VisitAll(func(f *flag.Flag) {
 		require.Contains(t, text.String(), "  -"+f.Name)

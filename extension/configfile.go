@@ -21,14 +21,13 @@ import (
 // maxConfigFile bounds a configuration file, in bytes.
 const maxConfigFile = 64 << 10
 
-// parseConfigFile sets each flag that is not set and has a valid line in the configuration
+// parseConfigFile sets each flag that has no origin yet and has a valid line in the configuration
 // file. It returns the first mistake, with the file, the line and what to write there.
-func parseConfigFile(path string, flags *flag.FlagSet) (mistake error) {
+func parseConfigFile(path string, flags *flag.FlagSet, origins map[string]string) (mistake error) {
 	content, err := readConfigFile(path)
 	if err != nil {
 		return fmt.Errorf("read configuration: %w", err)
 	}
-	isSet := setFlags(flags)
 	lines := map[string]int{} // by setting
 	for i, line := range strings.Split(string(content), "\n") {
 		line = strings.TrimSpace(line)
@@ -41,9 +40,11 @@ func parseConfigFile(path string, flags *flag.FlagSet) (mistake error) {
 			name = "" // lines without a setting are not counted
 		case first != 0:
 			err = fmt.Errorf("%s is set in line %d already; remove one of the two", name, first)
-		case !isSet[name]:
+		case origins[name] == "":
 			if failure := flags.Set(name, value); failure != nil {
 				err = fmt.Errorf("%s %s: %w", name, value, failure)
+			} else {
+				origins[name] = fmt.Sprintf("%s:%d", path, i+1)
 			}
 		}
 		if err != nil && mistake == nil {

@@ -6,6 +6,8 @@
 //	kmodquery.ext query [SQL]     run SQL without osquery
 //	kmodquery.ext record          record without osquery, as a service
 //	kmodquery.ext detach          store the events of the pinned programs, and remove them
+//	kmodquery.ext config          show the settings, or look for mistakes in them
+//	kmodquery.ext version, help   describe the build and the commands
 //
 // It is the only package that imports all others. Its folders virtualtable and shell
 // implement the SQL shell.

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"github.com/kmodquery/kmodquery/internal/human"
 )
 
 // A timeValue is the value of a flag that takes a time. Its errors say what to write.
@@ -26,13 +28,13 @@ func (v *timeValue) String() string {
 	if v.to == nil {
 		return ""
 	}
-	return v.to.String()
+	return human.Format(*v.to)
 }
 
 func (v *timeValue) Set(text string) error {
-	d, err := time.ParseDuration(text)
+	d, err := human.Duration(text)
 	if err != nil {
-		return errors.New("write a time with its unit, h, m or s, such as 10s; a day is 24h")
+		return err
 	}
 	if d < v.least {
 		return fmt.Errorf("write a time of %v or more", v.least)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/mattn/go-isatty"
@@ -72,7 +73,7 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 	c, err := parse(p, args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		usage(p, stdout)
+		usage(p, stdout, args...)
 		return 0
 	case err != nil:
 		report.Printf("%s (see --help)", err)
@@ -80,6 +81,15 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 	case c.command == "--version":
 		fmt.Fprintln(stdout, "kmodquery.ext", kmodquery.Version)
 		return 0
+	case c.command == "version":
+		io.WriteString(stdout, version())
+		return 0
+	}
+	for _, unknown := range c.unknown {
+		// Others belong to a container image, or to a program around this one.
+		if c.command == "config" || strings.Contains(unknown, "nearest") {
+			report.Print(unknown)
+		}
 	}
 	if c.command != "query" {
 		// Go ends a process whose stdout or stderr has lost its reader, as when the
@@ -101,6 +111,8 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 		os.Exit(exitFailed)
 	})()
 	switch c.command {
+	case "config":
+		err = showConfig(c, stdout)
 	case "query":
 		err = query(ctx, c, stdin, stdout, stderr, report)
 	case "detach":

@@ -1,6 +1,7 @@
 package human
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -33,7 +34,7 @@ func TestFormatIsReadByDuration(t *testing.T) {
 
 func TestNearest(t *testing.T) {
 	names := []string{"path", "pid", "process_path", "name"}
-	for typed, want := range map[string]string{"pth": "path", "nme": "name", "proces_path": "process_path", "zzz": "", "": ""} {
+	for typed, want := range map[string]string{"pth": "path", "nme": "name", "proces_path": "process_path", "zzz": "", "": "", "naem": "name", "pahts": "", strings.Repeat("path", 20): ""} {
 		require.Equal(t, want, Nearest(typed, names), typed)
 	}
 }

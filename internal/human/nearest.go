@@ -1,8 +1,14 @@
 // Package human reads what people type: durations in days, and names with mistakes.
 package human
 
+// maxTyped is the length from which on a name is like no other.
+const maxTyped = 64
+
 // Nearest returns the name that a mistyped one is most like, or "".
 func Nearest(typed string, names []string) string {
+	if len(typed) > maxTyped {
+		return ""
+	}
 	best, least := "", max(1, len(typed)/3)
 	for _, name := range names {
 		if n := distance(typed, name); n <= least {
@@ -12,23 +18,29 @@ func Nearest(typed string, names []string) string {
 	return best
 }
 
-// distance returns how many letters of a have to be removed, added or replaced to make b.
+// distance returns how many letters of a have to be removed, added, replaced or swapped with
+// the next one to make b.
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		rows[i][0] = i
 	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			changed := diagonal
-			if a[i] != b[j] {
-				changed++
+	for j := range rows[0] {
+		rows[0][j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		for j := 1; j <= len(b); j++ {
+			n := rows[i-1][j-1]
+			if a[i-1] != b[j-1] {
+				n++
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(changed, row[j]+1, diagonal+1)
+			n = min(n, rows[i-1][j]+1, rows[i][j-1]+1)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				n = min(n, rows[i-2][j-2]+1)
+			}
+			rows[i][j] = n
 		}
 	}
-	return row[len(b)]
+	return rows[len(a)][len(b)]
 }
