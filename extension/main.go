@@ -82,7 +82,7 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 		fmt.Fprintln(stdout, "kmodquery.ext", kmodquery.Version)
 		return 0
 	case c.command == "version":
-		io.WriteString(stdout, version())
+		fmt.Fprint(stdout, version())
 		return 0
 	}
 	for _, unknown := range c.unknown {

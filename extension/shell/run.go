@@ -46,14 +46,14 @@ type Options struct {
 // Otherwise the last statement needs no semicolon, and Run continues after a failure. If
 // there was a failure, its error matches [ErrFailed]. In JSON, all results are one
 // document.
-func Run(ctx context.Context, db *sql.DB, o Options) error {
+func Run(ctx context.Context, db *sql.DB, o Options) (err error) {
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("open connection: %w", err)
 	}
 	defer conn.Close()
 	s := newSession(conn, o.Out, o.Err, cmp.Or(o.Format, Table))
-	defer s.closeOutput()
+	defer func() { err = errors.Join(err, s.closeOutput()) }()
 	if !interactive(o) {
 		s.lines = &stream{reader: bufio.NewReader(o.In)}
 		return s.run(ctx)
@@ -79,14 +79,14 @@ func interactive(o Options) bool {
 // their rows to w. It stops at the first failure and returns it. The last statement needs
 // no semicolon. In JSON, all results are one document, which for a text without results is
 // an empty array, as in osqueryi.
-func Query(ctx context.Context, db *sql.DB, w io.Writer, f Format, text string) error {
+func Query(ctx context.Context, db *sql.DB, w io.Writer, f Format, text string) (err error) {
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("open connection: %w", err)
 	}
 	defer conn.Close()
 	s := newSession(conn, w, io.Discard, f)
-	defer s.closeOutput()
+	defer func() { err = errors.Join(err, s.closeOutput()) }()
 	s.lines, s.stops = &stream{reader: bufio.NewReader(strings.NewReader(text))}, true
 	if err := s.run(ctx); !errors.Is(err, ErrFailed) {
 		return err
