@@ -42,11 +42,19 @@ type canary struct {
 // begin begins a series of calls.
 func (c *canary) begin(now time.Time) { *c = canary{due: now, lastFor: now} }
 
+// canaryDue returns when testHooks makes the next canary; zero while it makes none.
+func (r *run) canaryDue() time.Time {
+	if r.arming.done != nil {
+		return time.Time{}
+	}
+	return r.canary.due
+}
+
 // testHooks makes the next canary if it is due, and judges it when all records were read that
 // were made before it returned.
 func (r *run) testHooks(now time.Time) {
 	c := &r.canary
-	if !c.due.IsZero() && !now.Before(c.due) && r.arming.done == nil { // other hooks would count it as denied
+	if due := r.canaryDue(); !due.IsZero() && !now.Before(due) { // while hooks are attached, others would count it as denied
 		c.due = time.Time{}
 		if c.tries++; c.tries == 1 {
 			c.lost = r.source.Sensor().Lost
@@ -118,8 +126,8 @@ func callHere(value uint64) error {
 // tracer the kernel returns ENOSYS for the latter.
 func checkSeccomp() error {
 	status, err := os.ReadFile("/proc/thread-self/status")
-	if err == nil && strings.Contains(string(status), "\nSeccomp:\t0\n") {
-		return nil
+	if err == nil && (strings.Contains(string(status), "\nSeccomp:\t0\n") || !strings.Contains(string(status), "\nSeccomp:")) {
+		return nil // there is no filter, or the kernel has none (CONFIG_SECCOMP)
 	}
 	ask := []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}, // the number of the call

@@ -55,12 +55,23 @@ func TestACanaryThatIsNotRecordedIsReported(t *testing.T) {
 	require.Equal(t, errNoCanary.Error(), s.Sensor().Reason)
 }
 
+// Reading must not wake for a canary that waits until the hooks are attached.
+func TestNoCanaryIsDueWhileHooksAreAttached(t *testing.T) {
+	r, _ := newTampered(t)
+	r.arming = &rearming{}
+	r.canary.begin(start)
+	require.Equal(t, start, r.canaryDue())
+	r.arming.done = make(chan rearmed)
+	require.Zero(t, r.canaryDue())
+}
+
 // Filtered records cause canaries, but not each time.
 func TestFilteredRecordsCauseACanary(t *testing.T) {
 	r, _ := newTampered(t)
 	filtered := []bpf.Filtered{{Kind: bpf.ModuleLoad, First: 7, Last: 7}}
 	r.reportFiltered(filtered, start)
 	require.Zero(t, r.canary, "they are switched off")
+	r.arming = &rearming{}
 	r.canary.begin(start)
 	r.canary = canary{lastFor: start, tries: 1}
 	r.reportFiltered(filtered, start.Add(filterPause))

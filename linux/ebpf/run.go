@@ -190,7 +190,7 @@ func (r *run) quiet() time.Time {
 
 // readNext waits for the next record until something else is due.
 func (r *run) readNext() error {
-	r.programs.SetDeadline(source.Earliest(r.reader.deadline(), r.hooks.due(), r.canary.due, r.sync.Due(r.quiet()), r.arming.due(r.source)))
+	r.programs.SetDeadline(source.Earliest(r.reader.deadline(), r.hooks.due(), r.canaryDue(), r.sync.Due(r.quiet()), r.arming.due(r.source)))
 	raw, position, err := r.programs.Read()
 	switch {
 	case errors.Is(err, bpf.ErrFlushed), errors.Is(err, os.ErrDeadlineExceeded):
