@@ -71,8 +71,9 @@ func OutcomeOf(events []Event) (outcome string, by *Event) {
 	return outcome, by
 }
 
-// outcomeBy returns the outcome that one event of an attempt tells, and how far it is to be
-// believed: 0 if it tells none, 1 if it tells that a call has begun.
+// outcomeBy returns the outcome that one event of an attempt tells, and its rank: the outcome
+// with the highest counts. The rank is 0 if the event tells none, and 1 if it only tells that a
+// call has begun.
 func outcomeBy(e *Event, isLive bool) (outcome string, rank int) {
 	isLog := e.Source == SourceJournal || e.Source == SourceKmsg || e.Source == SourceSyslog
 	isFailure := e.Result != nil && *e.Result < 0
@@ -98,6 +99,21 @@ func outcomeBy(e *Event, isLive bool) (outcome string, rank int) {
 var notOfLoad = []string{
 	"time", "time_nanos", "uptime", "boot_id", "eid", "stored_time", "event_name", "source", "load_id", "reports_load",
 	"result", "error", "count", "missing", "raw",
+}
+
+// fill sets the columns of an attempt that are unknown from another event of it. A value that
+// is not whole is named in Missing, and stays so.
+func (e *Event) fill(from *Event) {
+	for _, c := range eventColumns {
+		isKnown := c.Value(e) != nil && (c.Name != "signature_status" || e.SignatureStatus != SignatureUnknown)
+		if isKnown || c.Value(from) == nil || slices.Contains(notOfLoad, c.Name) {
+			continue
+		}
+		c.copy(e, from)
+		if e.Missing.Remove(c.Name); from.Missing.Has(c.Name) {
+			e.Missing.Add(c.Name)
+		}
+	}
 }
 
 // CloseLoad returns the event that closes an attempt with these stored events, in the order
@@ -126,18 +142,12 @@ func CloseLoad(events []Event, users func(uid int64) string) (closed Event, ok b
 			sources = append(sources, e.Source)
 		}
 		if e.TimeNanos < closed.TimeNanos {
-			closed.Time, closed.TimeNanos, closed.Uptime = e.Time, e.TimeNanos, e.Uptime
-		}
-		for _, c := range eventColumns {
-			if c.Value(&closed) == nil && !slices.Contains(notOfLoad, c.Name) {
-				c.copy(&closed, e)
+			closed.Time, closed.TimeNanos = e.Time, e.TimeNanos
+			if e.Uptime != nil {
+				closed.Uptime = e.Uptime
 			}
 		}
-	}
-	for _, c := range eventColumns {
-		if c.Value(&closed) != nil {
-			closed.Missing.Remove(c.Name)
-		}
+		closed.fill(e)
 	}
 	outcome, by := OutcomeOf(events)
 	closed.Result, closed.Error, closed.ReportsLoad = nil, "", nil

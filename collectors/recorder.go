@@ -322,8 +322,8 @@ func (r *Recorder) closeLoads(ctx context.Context, synced bool) error {
 	return sink.CloseLoads(ctx, synced)
 }
 
-// closeLoadsNow closes loads while nobody asks. It reports an error unless the last one was the
-// same, ctx has ended, or the sink accepts no events, which the writer reports.
+// closeLoadsNow closes loads without a query. It reports an error, but not the same one again,
+// none after the end of ctx, and not that the sink accepts no events, which the writer reports.
 func (r *Recorder) closeLoadsNow(ctx context.Context) {
 	err, text := r.closeLoads(ctx, false), ""
 	var refusal interface{ Reason() string }

@@ -169,10 +169,10 @@ func generateAutostart(ctx context.Context, c Config, q query) ([]map[string]str
 // maxCutFiles bounds the files that a reply names because it lacks rows of them.
 const maxCutFiles = 64
 
-// fitting returns the entries whose rows fit into a reply. costs are those of the entries'
-// rows, and cost returns that of another row. Nobody may hide a line behind the many lines of
-// another file: the files share the reply, and those that need less than their share lose
-// nothing. Entries without text say how many rows of other files are not there.
+// fitting returns the entries whose rows fit into a reply. costs has the bytes of each entry's
+// row, and cost returns those of a row that is added. The files share the reply, so that the
+// many lines of one file hide no line of another. A file that needs less than its share keeps
+// all rows. For the others an entry without text says how many rows are left out.
 func fitting(entries []kmodquery.AutostartEntry, costs []int64, bound int64, cost func(kmodquery.AutostartEntry) int64) []kmodquery.AutostartEntry {
 	bytes := map[string]int64{} // that the rows of each file cost
 	var longest kmodquery.AutostartEntry

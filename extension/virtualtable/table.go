@@ -15,7 +15,7 @@ type module struct {
 	plugin   Plugin
 	columns  []column
 	sessions *sync.Map // of the connector
-	isStrict bool      // likewise
+	isStrict bool      // of OpenShell
 }
 
 func (m *module) Create(ctx vtab.Context, args []string) (vtab.Table, error) {

@@ -451,7 +451,7 @@ func TestDenialsAreAckedWhileTheyAreEmitted(t *testing.T) {
 	}
 }
 
-// Whoever causes doubt again and again delays no report.
+// Hooks that are attached again and again delay no report.
 func TestAttachingHooksAgainDelaysNoReport(t *testing.T) {
 	d := newDenials()
 	d.begin(newFakeCounts(), nil, start)

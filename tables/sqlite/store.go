@@ -86,7 +86,7 @@ type Store struct {
 	pass        pass          // the check of the rows that is under way
 	changes     int           // transactions that deleted events, and other databases
 	cursors     cursors       // with locks of their own
-	unclosed    unclosed      // likewise
+	unclosed    unclosed      // with a lock of its own
 	lost        string        // which events are lost, reported and not in the totals yet
 	recreated   bool          // the database was recreated or replaced since Open
 
