@@ -3,6 +3,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,13 +15,16 @@ import (
 	"strings"
 )
 
-// A Kernel is a Debian cloud kernel to boot, identified by the beginning of its
-// version.
+// A Kernel is a Debian kernel to boot, identified by the beginning of its version.
 type Kernel struct {
 	Version string   // "6.1"; "7" is the newest 7.x
 	Suites  []string // Debian suites that may have it
 	Arch    Arch
+	Flavour string // Debian's name of the configuration, such as "rt"; "" is "cloud"
 }
+
+// realtime is built with PREEMPT_RT. It is not in the matrix.
+var realtime = Kernel{Version: "6.12", Suites: []string{"trixie"}, Arch: AMD64, Flavour: "rt"}
 
 var newest = Kernel{Version: "7", Suites: []string{"trixie-backports", "sid"}, Arch: AMD64}
 
@@ -42,7 +46,10 @@ func Oldest() Kernel { return matrix[0] }
 // Newest returns the newest kernel of the matrix.
 func Newest() Kernel { return newest }
 
-// String returns the kernel's name, such as "6.1", "7.x" or "6.12-arm64".
+// Realtime returns a kernel with PREEMPT_RT.
+func Realtime() Kernel { return realtime }
+
+// String returns the kernel's name, such as "6.1", "7.x", "6.12-arm64" or "6.12-rt".
 func (k Kernel) String() string {
 	name := k.Version
 	if !strings.Contains(name, ".") {
@@ -51,8 +58,14 @@ func (k Kernel) String() string {
 	if k.Arch != AMD64 {
 		name += "-" + string(k.Arch)
 	}
+	if k.Flavour != "" {
+		name += "-" + k.Flavour
+	}
 	return name
 }
+
+// suffix is how the release of the kernel ends.
+func (k Kernel) suffix() string { return "-" + cmp.Or(k.Flavour, "cloud") + "-" + string(k.Arch) }
 
 // An Image is a kernel in the cache.
 type Image struct {
@@ -75,7 +88,7 @@ func (k Kernel) Fetch(ctx context.Context, logf Logf) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := cached(ctx, "kernels", k.Version+"-"+string(k.Arch), func(dir string) error {
+	dir, err := cached(ctx, "kernels", strings.TrimSuffix(k.Version+"-"+string(k.Arch)+"-"+k.Flavour, "-"), func(dir string) error {
 		return k.download(ctx, dir, logf)
 	})
 	if err != nil {
@@ -166,7 +179,7 @@ func (k Kernel) newestBuild(ctx context.Context, logf Logf) (*build, error) {
 			failed = errors.Join(failed, err)
 			continue
 		}
-		names, err := a.search(ctx, "^linux-.*cloud-"+string(k.Arch)+"$")
+		names, err := a.search(ctx, "^linux-.*"+k.suffix()+"$")
 		if err != nil {
 			failed = errors.Join(failed, err)
 			continue
@@ -200,7 +213,7 @@ func (k Kernel) builds(names []string) map[string][]string {
 	parts := map[string]map[string]string{}
 	for _, name := range names {
 		m := packageName.FindStringSubmatch(name)
-		if m == nil || !strings.HasPrefix(m[2], k.Version+".") || !strings.HasSuffix(m[2], "-cloud-"+string(k.Arch)) {
+		if m == nil || !strings.HasPrefix(m[2], k.Version+".") || !strings.HasSuffix(m[2], k.suffix()) {
 			continue
 		}
 		if parts[m[2]] == nil {

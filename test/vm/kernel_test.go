@@ -45,6 +45,11 @@ func TestBuilds(t *testing.T) {
 			names:  []string{"linux-image-6.12.9+deb13-cloud-amd64", "linux-image-6.12.9+deb13-cloud-arm64"},
 			want:   map[string][]string{"6.12.9+deb13-cloud-arm64": {"linux-image-6.12.9+deb13-cloud-arm64"}},
 		},
+		"another flavour": {
+			kernel: Kernel{Version: "6.12", Arch: AMD64, Flavour: "rt"},
+			names:  []string{"linux-image-6.12.9+deb13-cloud-amd64", "linux-image-6.12.9+deb13-rt-amd64", "linux-image-6.12.9+deb13-amd64"},
+			want:   map[string][]string{"6.12.9+deb13-rt-amd64": {"linux-image-6.12.9+deb13-rt-amd64"}},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.Equal(t, test.want, test.kernel.builds(test.names))
@@ -69,4 +74,5 @@ func TestKernelNames(t *testing.T) {
 	}
 	require.Equal(t, []string{"5.10", "6.1", "6.12", "7.x", "6.12-arm64"}, names)
 	require.Equal(t, "7.x", Newest().String())
+	require.Equal(t, "6.12-rt", Realtime().String())
 }
