@@ -30,6 +30,9 @@ type Condition struct {
 type Filter struct {
 	// Conditions must all hold. Without conditions every event is selected.
 	Conditions []Condition
+	// Reports are names of events. Those of which [Event.IsLoadReport] is false because of
+	// their ReportsLoad are left out.
+	Reports []string
 	// Columns are the columns to read; other fields of the returned events stay
 	// empty. EID and Time are always read. Nil reads all columns.
 	Columns []string

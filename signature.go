@@ -32,6 +32,9 @@ type Signature struct {
 	// Events are the names of all events that Match can accept. Only these are
 	// read from the store for it.
 	Events []string
+	// LoadReports is set if Match accepts only events for which [Event.IsLoadReport] is true.
+	// The other events of a load, which are most, are then not read for the signature.
+	LoadReports bool
 	// Columns are the event columns that Match reads.
 	Columns []string
 	// Match reports whether the event is a finding and, in one sentence, why. It

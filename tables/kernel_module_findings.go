@@ -2,6 +2,7 @@ package tables
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/kmodquery/kmodquery"
@@ -103,16 +104,12 @@ func generateFindings(ctx context.Context, c Config, q query) ([]map[string]stri
 	// One pass reads what all signatures need.
 	wanted := askedFor(c.Signatures, q)
 	columns := []string{"event_name"}
-	var names []any
 	for i, signature := range c.Signatures {
-		if !wanted[i] {
-			continue
-		}
-		columns = append(columns, signature.Columns...)
-		for _, name := range signature.Events {
-			names = append(names, name)
+		if wanted[i] {
+			columns = append(columns, signature.Columns...)
 		}
 	}
+	names, reports := eventsFor(c.Signatures, wanted)
 	if len(names) == 0 {
 		return nil, nil
 	}
@@ -123,6 +120,7 @@ func generateFindings(ctx context.Context, c Config, q query) ([]map[string]stri
 		filter: kmodquery.Filter{
 			Conditions: append(slices.Clone(asked),
 				kmodquery.Condition{Column: "event_name", Op: kmodquery.Equal, Values: names}),
+			Reports: reports,
 			Columns: columns,
 		},
 		count:        func(e *kmodquery.Event) int { return len(matches(c.Signatures, wanted, e)) },
@@ -169,6 +167,28 @@ func askedFor(signatures []kmodquery.Signature, q query) []bool {
 		wanted[i] = q.admits("signature_id", s.ID) && q.admits("external_id", s.ExternalID) && q.admitsNumber("severity", s.Severity)
 	}
 	return wanted
+}
+
+// eventsFor returns the names of the events that the wanted signatures can accept, and those
+// among them that none accepts unless they report a load.
+func eventsFor(signatures []kmodquery.Signature, wanted []bool) (names []any, reports []string) {
+	isReport := map[string]bool{}
+	for i, s := range signatures {
+		if !wanted[i] {
+			continue
+		}
+		for _, name := range s.Events {
+			only, isKnown := isReport[name]
+			isReport[name] = s.LoadReports && (only || !isKnown)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(isReport)) {
+		names = append(names, name)
+		if isReport[name] {
+			reports = append(reports, name)
+		}
+	}
+	return names, reports
 }
 
 // matches evaluates the wanted signatures on an event.

@@ -3,6 +3,7 @@ package tables
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -188,6 +189,55 @@ func TestConstraintsOnSignaturesSelectTheEventsThatAreRead(t *testing.T) {
 		c.Store = reads
 		rows := rowsOf(t, c, "kernel_module_findings", contextJSON(t, nil, test.constraints...))
 		require.ElementsMatch(t, test.want, column(rows, "signature_id"), "%v", test.constraints)
-		require.Equal(t, test.asked, reads.names, "%v", test.constraints)
+		require.ElementsMatch(t, test.asked, reads.names, "%v", test.constraints)
+	}
+}
+
+// A reportsStore is a store that notes of which events it was asked for the reports only, and
+// reads all of them if it is set to.
+type reportsStore struct {
+	Store
+	readsAll bool
+	reports  []string
+}
+
+func (s *reportsStore) Events(ctx context.Context, f kmodquery.Filter, visit func(*kmodquery.Event) error) error {
+	if s.reports = f.Reports; s.readsAll {
+		f.Reports = nil
+	}
+	return s.Store.Events(ctx, f, visit)
+}
+
+func TestOnlyReportsAreReadWhereNoWantedSignatureTakesMore(t *testing.T) {
+	var events []kmodquery.Event
+	for _, reports := range []*int64{nil, new(int64(0)), new(int64(1))} {
+		for _, e := range append(loadedTwice(), kmodquery.Event{Source: "procfs", EventName: "module_unwitnessed", Name: "x"}) {
+			e.ReportsLoad = reports
+			events = append(events, e)
+		}
+	}
+	c := testConfig(t, events...)
+	c.Signatures = append(twoSignatures(), trc1017(t))
+	all := kmodquery.LoadReportEvents()
+	other := slices.DeleteFunc(slices.Clone(all), func(name string) bool { return name == "module_load" || name == "init_module" })
+	for _, test := range []struct {
+		constraints []constraint
+		reports     []string
+	}{
+		{nil, other},
+		{[]constraint{{"signature_id", "TRC-1017", 2}}, all},
+		{[]constraint{{"signature_id", "KMQ-1", 2}}, nil},
+		{[]constraint{{"severity", "2", 32}}, slices.DeleteFunc(slices.Clone(all), func(name string) bool { return name == "init_module" })},
+	} {
+		for _, used := range [][]string{nil, {}, {"eid", "signature_id"}} {
+			reads := &reportsStore{Store: c.Store}
+			c.Store = reads
+			rows := rowsOf(t, c, "kernel_module_findings", contextJSON(t, used, test.constraints...))
+			require.Equal(t, test.reports, reads.reports, "%v", test.constraints)
+			require.NotEmpty(t, rows)
+			reads.readsAll = true
+			require.Equal(t, rowsOf(t, c, "kernel_module_findings", contextJSON(t, used, test.constraints...)), rows)
+			c.Store = reads.Store
+		}
 	}
 }

@@ -112,6 +112,11 @@ func TestSignaturesFire(t *testing.T) {
 				again, ok := s.Match(&named)
 				require.True(t, ok)
 				require.Equal(t, reason, again)
+				// The table of findings reads no other events of a load for a signature of reports.
+				other := test.event
+				other.ReportsLoad = new(int64(0))
+				_, ok = s.Match(&other)
+				require.Equal(t, !s.LoadReports, ok, s.ID)
 			}
 		}
 		require.Contains(t, fired, test.id)

@@ -108,7 +108,7 @@ func word(name string) string {
 // for an attempt if because returns why, which ends the sentence that describes the load.
 // because reads the facts only. What any user can cause any number of times is left out.
 func ofLoads(s kmodquery.Signature, because func(*kmodquery.Event) string) kmodquery.Signature {
-	s.Events = kmodquery.LoadReportEvents()
+	s.Events, s.LoadReports = kmodquery.LoadReportEvents(), true
 	s.Columns = slices.Concat(kmodquery.LoadReportColumns, kmodquery.UnprivilegedNeeds(), loadColumns, s.Facts)
 	s.Match = func(e *kmodquery.Event) (string, bool) {
 		if !e.IsLoadReport() || e.IsUnprivileged() {

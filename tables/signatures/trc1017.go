@@ -25,6 +25,7 @@ func trc1017() kmodquery.Signature {
 			ExternalID:          "T1547.006",
 		},
 		Events:         kmodquery.LoadReportEvents(),
+		LoadReports:    true,
 		Columns:        slices.Concat(kmodquery.LoadReportColumns, loadColumns),
 		Condition:      "Every load, also a refused one: the event that stands for it has reports_load = 1.",
 		FalsePositives: "Every honest load. An ordinary boot has a page of them.",

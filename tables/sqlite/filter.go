@@ -17,6 +17,15 @@ const maxValues = 900
 // unprivilegedName is the store's name of [kmodquery.UnprivilegedColumn].
 const unprivilegedName = "cheap"
 
+// filterSQL returns the SQL of a filter, without that of what is never shown.
+func filterSQL(f kmodquery.Filter) squirrel.And {
+	all := conditions(f.Conditions)
+	if len(f.Reports) > 0 {
+		all = append(all, squirrel.Or{squirrel.Expr("reports_load IS NOT 0"), squirrel.NotEq{"event_name": f.Reports}})
+	}
+	return all
+}
+
 // conditions returns the SQL of the conditions that the store can evaluate, and leaves
 // out the others.
 func conditions(conditions []kmodquery.Condition) squirrel.And {

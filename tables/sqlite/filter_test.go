@@ -67,6 +67,24 @@ func TestConditionsSelectEvents(t *testing.T) {
 	}
 }
 
+func TestOtherEventsOfLoadsAreLeftOut(t *testing.T) {
+	s := openStore(t, Options{})
+	require.NoError(t, appendEvents(t.Context(), s, []kmodquery.Event{
+		{EventName: "init_module", ReportsLoad: new(int64(0))}, {EventName: "init_module"}, {EventName: "init_module", ReportsLoad: new(int64(1))},
+		{EventName: "module_load", ReportsLoad: new(int64(0))}, {EventName: "module_free"},
+	}))
+	for _, conditions := range [][]kmodquery.Condition{nil, {{Column: "eid", Op: kmodquery.Greater, Values: []any{int64(0)}}}} {
+		f := kmodquery.Filter{Conditions: conditions, Reports: []string{"init_module", "finit_module"}}
+		require.Equal(t, []int64{5, 4, 3, 2}, eids(read(t, s, f)))
+		n, err := s.Count(t.Context(), f)
+		require.NoError(t, err)
+		require.EqualValues(t, 4, n)
+		var between []int64
+		require.NoError(t, s.EventsBetween(t.Context(), 0, 4, f, func(e *kmodquery.Event) error { between = append(between, e.EID); return nil }))
+		require.Equal(t, []int64{2, 3, 4}, between)
+	}
+}
+
 func TestTextIsEqualUnderEveryCollation(t *testing.T) {
 	s := openStore(t, Options{})
 	names := []string{"dummy", "Dummy", "dummy ", "dummy  ", "dummy!", "dummy x", "dumm"}

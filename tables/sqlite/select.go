@@ -32,7 +32,7 @@ func (s *Store) EventsBetween(ctx context.Context, after, last int64, f kmodquer
 // of them than visit takes, of which a cursor takes one page, and has no order to sort.
 func between(after, last int64, f kmodquery.Filter) squirrel.Sqlizer {
 	where := squirrel.And{squirrel.Expr("eid > ?", after), squirrel.Expr("eid <= ?", last)}
-	return append(append(where, conditions(f.Conditions)...), shown(f.Conditions)...)
+	return append(append(where, filterSQL(f)...), shown(f.Conditions)...)
 }
 
 // shown leaves out the events that close loads, which are no observations of a source, unless
@@ -74,7 +74,7 @@ func (s *Store) read(ctx context.Context, columns []string, where squirrel.Sqliz
 // Count returns the number of events that f selects. It does not verify checksums.
 func (s *Store) Count(ctx context.Context, f kmodquery.Filter) (int64, error) {
 	var n, closed int64
-	where := conditions(f.Conditions)
+	where := filterSQL(f)
 	if err := s.use(ctx, func(db *database) error {
 		if err := countWhere(ctx, db.readers, where, &n); err != nil || namesEvents(f.Conditions) {
 			return err
@@ -95,7 +95,7 @@ func countWhere(ctx context.Context, db squirrel.BaseRunner, where squirrel.And,
 // the order needs sorting, SQLite sorts EIDs and not whole events.
 func selected(f kmodquery.Filter) squirrel.Sqlizer {
 	all := shown(f.Conditions)
-	if where := conditions(f.Conditions); len(where) > 0 {
+	if where := filterSQL(f); len(where) > 0 {
 		all = append(all, squirrel.Expr("eid IN (?)", squirrel.Select("eid").From("events").Where(where)))
 	}
 	return all
