@@ -51,7 +51,7 @@ func TestRealtime(t *testing.T) {
 		t.Parallel()
 		vm.Test(t, kernel, guestPattern("ReportsLoadsInLockdown", "RecordsLoadsAtTheSameTime"), vm.Options{
 			Files:   map[string]string{guestExtension: buildExtension(t, kernel.Arch)},
-			Modules: []string{"nbd", "tcp_nv", "tcp_illinois", "romfs"},
+			Modules: []string{"nbd", "tcp_nv", "tcp_illinois", "brd"},
 			Cmdline: []string{"lockdown=confidentiality", "rcupdate.rcu_expedited=1"},
 			Env:     []string{lockdownEnv + "=1", realtimeEnv + "=1"},
 		})
@@ -67,7 +67,7 @@ func TestGuestRecordsLoadsAtTheSameTime(t *testing.T) {
 		t.Skip("runs in the VMs that TestRealtime boots with PREEMPT_RT")
 	}
 	const each = 13
-	modules := []string{"nbd", "tcp_nv", "tcp_illinois", "romfs"}
+	modules := []string{"nbd", "tcp_nv", "tcp_illinois", "brd"}
 	lost := func() int64 {
 		return integer(t, query(t, "SELECT lost FROM kernel_module_sensors WHERE source = 'ebpf'")[0]["lost"])
 	}

@@ -266,6 +266,14 @@ func TestGuestServiceRecordsEarly(t *testing.T) {
 		recorder.Stderr = os.Stderr
 		require.NoError(t, recorder.Start())
 		free := map[string]string{}
+		defer func() {
+			if t.Failed() {
+				t.Logf("with restrictions: %v\nwithout: %v", restricted, free)
+				recorder.Process.Kill()
+				recorder.Wait()
+				systemctl(t, "start", unitName)
+			}
+		}()
 		require.Eventually(t, func() bool {
 			_, err := os.Stat("/var/lib/kmodquery/recorder.sock")
 			if err == nil {
