@@ -15,12 +15,13 @@ import (
 // path: a name that begins with a dash would be an option, and rpm executes the value of
 // --eval. Where an argument is a path of the host, a test is named.
 var commands = map[string]string{
-	"darwin/es/pty.go":       "a list of events",
-	"darwin/host/start.go":   "runs what its callers give",
-	"darwin/loaded/run.go":   "codesign gets a path: TestFileOfARelativePathIsUnknown",
-	"darwin/ulog/command.go": "times and a predicate of its own",
-	"linux/klog/journal.go":  "a cursor, as the value of an option",
-	"linux/ondisk/rpm.go":    "a path: TestRPMDoesNotTreatPathsAsOptions",
+	"darwin/es/pty.go":         "a list of events",
+	"darwin/host/start.go":     "runs what its callers give",
+	"darwin/loaded/run.go":     "codesign gets a path: TestFileOfARelativePathIsUnknown",
+	"darwin/ulog/command.go":   "times and a predicate of its own",
+	"extension/shell/pager.go": "the words of $PAGER, which the user of the shell sets",
+	"linux/klog/journal.go":    "a cursor, as the value of an option",
+	"linux/ondisk/rpm.go":      "a path: TestRPMDoesNotTreatPathsAsOptions",
 }
 
 // TestProgramsAreRunInKnownPlaces fails for a file that is not in commands.

@@ -69,14 +69,20 @@ func query(ctx context.Context, c *config, stdin *os.File, stdout, stderr io.Wri
 	// A read of stdin does not end with ctx.
 	answered := make(chan error, 1)
 	go func() { answered <- answer(ctx, c, db, stdin, stdout, stderr) }()
+	ended := func(err error) error {
+		if err != nil && ctx.Err() != nil {
+			return errEndedBySignal
+		}
+		return err
+	}
 	select {
 	case err := <-answered:
-		return err
+		return ended(err)
 	case <-ctx.Done():
 	}
 	select {
 	case err := <-answered:
-		return err
+		return ended(err)
 	case <-time.After(answerDrain):
 		return errEndedBySignal
 	}

@@ -36,11 +36,12 @@ func commands() []command {
 		{".all", "TABLE", "show all rows of a table", 1, 1, false, showAll},
 		{".exit", "", "leave the shell", 0, 0, false, quit},
 		{".headers", "on|off", "show the names of columns in tables and CSV, or not", 1, 1, false, setHeaders},
-		{".help", "", "show this text", 0, 0, true, showHelp},
+		{".help", "[COMMAND]", "show this text, or what a command does", 0, 1, true, showHelp},
 		{".mode", "[FORMAT]", "show or set the format: " + formatNames, 0, 1, true, setMode},
 		{".nullvalue", "TEXT", "show TEXT for NULL; JSON has null always", 1, 1, false, setNull},
 		{".once", "FILE", "write the rows of the next statement to a file", 1, 1, false, setOnce},
 		{".output", "[FILE]", "write what follows to a file, or to the terminal again", 0, 1, false, setOutput},
+		{".pager", "on|off", "show what is longer than the screen in $PAGER or less, or not", 1, 1, false, setPager},
 		{".quit", "", "leave the shell", 0, 0, false, quit},
 		{".read", "FILE", "run the statements and commands of a file", 1, 1, false, read},
 		{".schema", "[TABLE]", "show the columns of one table or of all", 0, 1, true, showSchema},
@@ -51,10 +52,24 @@ func commands() []command {
 	}
 }
 
-func showHelp(_ context.Context, s *session, _ []string) error {
+func showHelp(_ context.Context, s *session, words []string) error {
 	var b strings.Builder
+	var only string
+	if len(words) > 0 {
+		c, err := findCommand("." + strings.TrimPrefix(words[0], "."))
+		if err != nil {
+			return err
+		}
+		only = c.name
+	}
 	for _, c := range commands() {
-		fmt.Fprintf(&b, "%-16s %s\n", strings.TrimSpace(c.name+" "+c.arguments), c.help)
+		if only == "" || c.name == only {
+			fmt.Fprintf(&b, "%-17s %s\n", strings.TrimSpace(c.name+" "+c.arguments), c.help)
+		}
+	}
+	if only != "" {
+		_, err := io.WriteString(s.out, b.String())
+		return err
 	}
 	b.WriteString("Anything else is SQL and ends with a semicolon.\n" +
 		"ago('1h') is the time an hour ago, and utc(time) shows a time as text.\n")
@@ -62,11 +77,33 @@ func showHelp(_ context.Context, s *session, _ []string) error {
 	return err
 }
 
+// bareWords are what users of other shells type to leave or to ask.
+var bareWords = map[string]string{
+	"exit": ".exit", "quit": ".quit", "help": ".help", "?": ".help", `\q`: ".quit", `\?`: ".help", `\h`: ".help", `\d`: ".tables", `\dt`: ".tables",
+}
+
+// isCommand reports whether a line is none of SQL.
+func isCommand(line string) bool {
+	line = strings.TrimSpace(line)
+	return strings.HasPrefix(line, ".") || bareWords[bare(line)] != ""
+}
+
+// bare returns a line without the semicolon that ends a statement.
+func bare(line string) string {
+	return strings.ToLower(strings.TrimRight(strings.TrimSpace(line), "; \t"))
+}
+
 // command runs a command. In JSON, what it prints becomes a string of the document.
 func (s *session) command(ctx context.Context, line string) error {
-	words, err := shellquote.Split(line)
-	if err != nil {
+	if meant := bareWords[bare(line)]; meant != "" {
+		return s.failedCommand(fmt.Errorf("commands begin with a dot; did you mean %s?", meant))
+	}
+	words, err := shellquote.Split(strings.TrimRight(strings.TrimSpace(line), "; \t"))
+	switch {
+	case err != nil:
 		return s.failedCommand(fmt.Errorf("read command: %w", err))
+	case len(words) == 0:
+		words = []string{"."}
 	}
 	c, err := findCommand(words[0])
 	if err != nil {
@@ -100,7 +137,7 @@ func (s *session) failedCommand(err error) error {
 func findCommand(name string) (command, error) {
 	var names []string
 	for _, c := range commands() {
-		if c.name == name {
+		if c.name == strings.ToLower(name) {
 			return c, nil
 		}
 		names = append(names, c.name)
@@ -158,6 +195,14 @@ func setTimer(_ context.Context, s *session, words []string) error {
 	return err
 }
 
+func setPager(_ context.Context, s *session, words []string) error {
+	on, err := onOff(words[0])
+	if err == nil {
+		s.hasPager = on
+	}
+	return err
+}
+
 func setNull(_ context.Context, s *session, words []string) error {
 	s.null = &words[0]
 	return nil
@@ -189,8 +234,8 @@ func showSettings(_ context.Context, s *session, _ []string) error {
 	if len(s.widths) > 0 {
 		widths = strings.Trim(fmt.Sprint(s.widths), "[]")
 	}
-	_, err := fmt.Fprintf(s.out, "headers   %s\nmode      %s\nnullvalue %q\noutput    %s\ntimer     %s\nwidth     %s\n",
-		name[!s.noHeaders], s.format, s.nullText(), output, name[s.hasTimer], widths)
+	_, err := fmt.Fprintf(s.out, "headers   %s\nmode      %s\nnullvalue %q\noutput    %s\npager     %s\ntimer     %s\nwidth     %s\n",
+		name[!s.noHeaders], s.format, s.nullText(), output, name[s.hasPager], name[s.hasTimer], widths)
 	return err
 }
 
@@ -209,22 +254,12 @@ func (s *session) flush() error {
 }
 
 func setOnce(_ context.Context, s *session, words []string) error {
-	err := s.openOutput(words[0])
-	s.once = err == nil
-	return err
+	s.once = words[0]
+	return nil
 }
 
 func setOutput(_ context.Context, s *session, words []string) error {
-	if len(words) == 0 {
-		return s.closeOutput()
-	}
-	return s.openOutput(words[0])
-}
-
-// openOutput writes what follows to a new file, which only its owner can read, or to one
-// that exists. It follows no link: root's shell may run in a folder that others can write.
-func (s *session) openOutput(path string) error {
-	if err := s.closeOutput(); err != nil {
+	if err := s.closeOutput(); err != nil || len(words) == 0 {
 		return err
 	}
 	if len(s.document.results) > 0 {
@@ -232,12 +267,27 @@ func (s *session) openOutput(path string) error {
 			return err
 		}
 	}
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return fmt.Errorf("open output: %w", err)
+	file, err := openOutput(words[0])
+	if err == nil {
+		s.file, s.out = file, file
 	}
-	s.file, s.out = file, file
-	return nil
+	return err
+}
+
+// openOutput opens a new file, which only its owner can read, or one that exists, without what it
+// has. It follows no link: root's shell may run in a folder that others can write. It does not wait
+// for a program at the other end of a pipe.
+func openOutput(path string) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		return nil, fmt.Errorf("%s is a link; write to the file that it names", path)
+	case errors.Is(err, unix.ENXIO):
+		return nil, fmt.Errorf("%s is a pipe that no program reads", path)
+	case err != nil:
+		return nil, fmt.Errorf("open output: %w", err)
+	}
+	return file, nil
 }
 
 // closeOutput writes to the output of the shell again.
@@ -250,7 +300,7 @@ func (s *session) closeOutput() error {
 		err = s.flush()
 	}
 	err = errors.Join(err, s.file.Close())
-	s.file, s.out, s.once = nil, s.standard, false
+	s.file, s.out = nil, s.standard
 	return err
 }
 
@@ -261,13 +311,20 @@ func read(ctx context.Context, s *session, words []string) error {
 	if s.depth == maxReadDepth {
 		return fmt.Errorf("%s is read by %d files that read each other; run it by itself", words[0], maxReadDepth)
 	}
-	file, err := os.Open(words[0])
+	// Without O_NONBLOCK, a pipe that no program writes would take the keyboard.
+	file, err := os.OpenFile(words[0], os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return fmt.Errorf("read statements: %w", err)
 	}
 	defer file.Close()
-	lines := s.lines
-	s.lines, s.depth = &stream{reader: bufio.NewReader(file)}, s.depth+1
-	defer func() { s.lines, s.depth = lines, s.depth-1 }()
+	switch info, err := file.Stat(); {
+	case err != nil:
+		return fmt.Errorf("read statements: %w", err)
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("%s is no regular file", words[0])
+	}
+	lines, place, line := s.lines, s.place, s.line
+	s.lines, s.place, s.depth = &stream{reader: bufio.NewReader(file)}, words[0]+", ", s.depth+1
+	defer func() { s.lines, s.place, s.line, s.depth = lines, place, line, s.depth-1 }()
 	return s.runLines(ctx)
 }

@@ -18,12 +18,14 @@ type lineReader interface {
 // stream is the lineReader for input that is not a terminal.
 type stream struct {
 	reader *bufio.Reader
+	line   int // number of the line that was read last
 }
 
 func (s *stream) Prompt(string) (string, error) {
 	line, err := s.reader.ReadString('\n')
 	if line != "" {
 		err = nil // the next read returns it again
+		s.line++
 	}
 	return strings.TrimRight(line, "\r\n"), err
 }

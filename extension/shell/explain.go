@@ -16,6 +16,11 @@ var noSuch = regexp.MustCompile(`^no such (table|column|function): (?:(.*)\.)?([
 // and with the name that a mistyped one is most like.
 func (s *session) explain(ctx context.Context, statement string, err error) error {
 	text, isSQL := strings.CutPrefix(err.Error(), "SQL logic error: ")
+	text = strings.TrimPrefix(text, "error generating table: ")
+	if strings.HasPrefix(text, "reply would ") {
+		text = strings.TrimSuffix(text, " (1)")
+		return fmt.Errorf("%s; or start the shell with a larger --reply-limit", text)
+	}
 	if !isSQL {
 		return err
 	}
@@ -32,7 +37,10 @@ func (s *session) explain(ctx context.Context, statement string, err error) erro
 	case "function":
 		names = s.names(ctx, functionNames)
 	default:
-		if names = s.names(ctx, columnsOf, statement); len(names) == 0 {
+		if typed == "utc" {
+			return fmt.Errorf("%s; write utc(time)", text)
+		}
+		if names = s.columnsIn(ctx, statement, match[2]); len(names) == 0 {
 			names = s.names(ctx, columnNames)
 		}
 	}

@@ -58,9 +58,9 @@ func Run(ctx context.Context, db *sql.DB, o Options) (err error) {
 		s.lines = &stream{reader: bufio.NewReader(o.In)}
 		return s.run(ctx)
 	}
-	editor := newEditor(o.HistoryFile, s.fail, func(line string) (string, []string) { return s.complete(ctx, line) })
+	editor := newEditor(o.HistoryFile, s.fail, func(line string) (string, []string) { return s.complete(ctx, strings.Join(s.typed, "\n"), line) })
 	defer editor.close()
-	s.lines, s.interactive = editor, true
+	s.lines, s.interactive, s.hasPager = editor, true, true
 	// Between a prompt and a statement, Ctrl-C must not end the process, which would
 	// leave the terminal in the editor's mode.
 	idle := make(chan os.Signal, 1)

@@ -11,6 +11,7 @@ import (
 	"github.com/osquery/osquery-go/gen/osquery"
 	"github.com/peterh/liner"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery/extension/virtualtable"
 )
@@ -30,50 +31,57 @@ func TestRunFromStream(t *testing.T) {
 		"goes on after errors": {
 			in:      "SELECT nope; SELECT 1 AS a; SELEC 2;",
 			out:     "a\n1\n",
-			err:     "error: no such column: nope; .schema lists them\nerror: near \"SELEC\": syntax error\n",
+			err:     "error: line 1: no such column: nope; .schema lists them\nerror: line 1: near \"SELEC\": syntax error\n",
 			verdict: "2 of 3 statements failed",
 		},
 		"unfinished string": {
 			in:      "SELECT 'a;\n",
-			err:     "error: unrecognized token: \"'a;\"\n",
+			err:     "error: line 1: unrecognized token: \"'a;\"\n",
 			verdict: "1 of 1 statements failed",
 		},
 		"errors are one safe line": {
 			in:      "SELECT * FROM \"a\nb\x1b[2J\";",
-			err:     `error: no such table: a\x0ab\x1b[2J; .tables lists them` + "\n",
+			err:     `error: line 1: no such table: a\x0ab\x1b[2J; .tables lists them` + "\n",
 			verdict: "1 of 1 statements failed",
 		},
-		"quit":    {in: "SELECT 1 AS a;\n.quit\nSELECT 2;\n", out: "a\n1\n"},
-		"exit":    {in: "SELECT nope;\n.exit\n", err: "error: no such column: nope; .schema lists them\n", verdict: "1 of 1 statements failed"},
-		"help":    {in: ".help\n", out: golden(t, "help")},
-		"mode":    {in: ".mode\n.mode JSON\n.mode\nSELECT 1 AS a;\n", out: "csv\n[\n\"json\\u000a\",\n[\n  {\"a\":\"1\"}\n]\n]\n"},
-		"no mode": {in: ".mode xml\n", err: "error: unknown format \"xml\"; choose one of table, json, csv, line\n", verdict: "1 of 1 statements failed"},
+		"bare words": {
+			in:      "exit\nHELP;\n\\q\nSELECT 1 AS a;",
+			out:     "a\n1\n",
+			err:     "error: line 1: commands begin with a dot; did you mean .exit?\nerror: line 2: commands begin with a dot; did you mean .help?\nerror: line 3: commands begin with a dot; did you mean .quit?\n",
+			verdict: "3 of 4 statements failed",
+		},
+		"commands as people type them": {in: ".TABLES;\n.help mode\n.quit;\n", out: "events\n.mode [FORMAT]    show or set the format: table, json, csv, line\n"},
+		"quit":                         {in: "SELECT 1 AS a;\n.quit\nSELECT 2;\n", out: "a\n1\n"},
+		"exit":                         {in: "SELECT nope;\n.exit\n", err: "error: line 1: no such column: nope; .schema lists them\n", verdict: "1 of 1 statements failed"},
+		"help":                         {in: ".help\n", out: golden(t, "help")},
+		"mode":                         {in: ".mode\n.mode JSON\n.mode\nSELECT 1 AS a;\n", out: "csv\n[\n\"json\\u000a\",\n[\n  {\"a\":\"1\"}\n]\n]\n"},
+		"no mode":                      {in: ".mode xml\n", err: "error: line 1: unknown format \"xml\"; choose one of table, json, csv, line\n", verdict: "1 of 1 statements failed"},
 		"no command": {
 			in:      ".dump all\nSELECT 1 AS a;",
 			out:     "a\n1\n",
-			err:     "error: unknown command .dump; .help lists the commands\n",
+			err:     "error: line 1: unknown command .dump; .help lists the commands\n",
 			verdict: "1 of 2 statements failed",
 		},
 		"too many words": {
 			in:      ".tables now\n.mode csv json\n",
-			err:     "error: too many words after .tables; write: .tables\nerror: too many words after .mode; write: .mode [FORMAT]\n",
+			err:     "error: line 1: too many words after .tables; write: .tables\nerror: line 2: too many words after .mode; write: .mode [FORMAT]\n",
 			verdict: "2 of 2 statements failed",
 		},
 		"nearest command": {
 			in:      ".tabels\n.timer\n.timer maybe\n.read 'a\n",
-			err:     "error: unknown command .tabels; did you mean .tables?\nerror: .timer lacks a word; write: .timer on|off\nerror: unknown setting \"maybe\"; write on or off\nerror: read command: Unterminated single-quoted string\n",
+			err:     "error: line 1: unknown command .tabels; did you mean .tables?\nerror: line 2: .timer lacks a word; write: .timer on|off\nerror: line 3: unknown setting \"maybe\"; write on or off\nerror: line 4: read command: Unterminated single-quoted string\n",
 			verdict: "4 of 4 statements failed",
 		},
 		"nearest names": {
-			in:      "SELECT tme FROM events; SELECT e.rww FROM events e; SELECT 1 FROM evnts; SELECT lenght('a');\n.all evnts\n.schema evnts\n",
-			err:     "error: no such column: tme; did you mean time?\nerror: no such column: e.rww; did you mean raw?\nerror: no such table: evnts; did you mean events?\nerror: no such function: lenght; did you mean length?\nerror: no such table: evnts; did you mean events?\nerror: no such table: evnts; did you mean events?\n",
-			verdict: "6 of 7 statements failed",
+			in:      "SELECT tme FROM events; SELECT e.rwa FROM events e; SELECT 1 FROM evnts; SELECT lenght('a');\n.all evnts\n.schema evnts\n",
+			err:     "error: line 1: no such column: tme; did you mean time?\nerror: line 1: no such column: e.rwa; did you mean raw?\nerror: line 1: no such table: evnts; did you mean events?\nerror: line 1: no such function: lenght; did you mean length?\nerror: line 2: no such table: evnts; did you mean events?\nerror: line 3: no such table: evnts; did you mean events?\n",
+			verdict: "6 of 6 statements failed",
 		},
 		"null":                   {in: "SELECT NULL AS a;\n.nullvalue '(none)'\nSELECT NULL AS a;\n.mode line\nSELECT NULL AS a, '' AS b;\n.nullvalue ''\nSELECT NULL AS a;", out: "a\n\"\"\na\n(none)\na = (none)\nb = \na = \n"},
 		"headers":                {in: ".headers off\nSELECT 1 AS a;\n.mode table\nSELECT 2 AS b;\n.headers on\n.width 3\nSELECT 'abcdef' AS b;", out: "1\n+---+\n| 2 |\n+---+\n+-----+\n| b   |\n+-----+\n| ab… |\n+-----+\n"},
 		"all":                    {in: "CREATE TABLE \"z z\"(x); INSERT INTO \"z z\" VALUES (3);\n.all 'z z'\n", out: "x\n3\n"},
-		"show":                   {in: ".width 1 2\n.timer on\n.headers off\n.show\n", out: "headers   off\nmode      csv\nnullvalue \"\"\noutput    stdout\ntimer     on\nwidth     1 2\n"},
-		"dot within a statement": {in: "SELECT 1\n.5 AS a;", err: "error: near \".5\": syntax error\n", verdict: "1 of 1 statements failed"},
+		"show":                   {in: ".width 1 2\n.timer on\n.headers off\n.show\n", out: "headers   off\nmode      csv\nnullvalue \"\"\noutput    stdout\npager     off\ntimer     on\nwidth     1 2\n"},
+		"dot within a statement": {in: "SELECT 1\n.5 AS a;", err: "error: line 1: near \".5\": syntax error\n", verdict: "1 of 1 statements failed"},
 		"tables":                 {in: "CREATE TABLE zoo(x); CREATE VIEW ape AS SELECT 1;\n.tables\n", out: "ape\nevents\nzoo\n"},
 		"schema": {
 			in:  "CREATE TABLE zoo(x);\n.schema\n",
@@ -82,7 +90,7 @@ func TestRunFromStream(t *testing.T) {
 		"schema of one": {in: "CREATE TABLE zoo(x);\n.schema EVENTS\n", out: "CREATE TABLE events(\n  time BIGINT,\n  raw TEXT HIDDEN\n);\n"},
 		"schema of none": {
 			in:      ".schema nope\n",
-			err:     "error: no such table: nope; .tables lists them\n",
+			err:     "error: line 1: no such table: nope; .tables lists them\n",
 			verdict: "1 of 1 statements failed",
 		},
 	}
@@ -270,7 +278,7 @@ func TestOutputGoesToFiles(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
 	require.NoError(t, os.Symlink("one", "link"))
-	require.ErrorContains(t, Query(t.Context(), open(t), io.Discard, CSV, ".output link"), "too many levels of symbolic links")
+	require.ErrorContains(t, Query(t.Context(), open(t), io.Discard, CSV, ".output link"), "link is a link; write to the file that it names")
 }
 
 func TestReadRunsAFile(t *testing.T) {
@@ -300,20 +308,100 @@ func TestCompletion(t *testing.T) {
 	defer conn.Close()
 	_, err = conn.ExecContext(t.Context(), "CREATE TABLE \"evil\x1b[2J\"(\"time\x1b\")")
 	require.NoError(t, err)
+	_, err = conn.ExecContext(t.Context(), "CREATE TABLE others(name)")
+	require.NoError(t, err)
 	s := newSession(conn, io.Discard, io.Discard, Table)
 	for line, want := range map[string][]string{
-		"sel":              {"", "SELECT"},
-		"SELECT count(ti":  {"SELECT count(", "time"},
-		"SELECT * FROM ev": {"SELECT * FROM ", "events"},
-		"SELECT e.r":       {"SELECT e.", "raw"},
-		"SELECT ":          {"SELECT "},
-		".t":               {"", ".tables", ".timer"},
-		".mode ":           {".mode ", "csv", "json", "line", "table"},
-		".schema EV":       {".schema ", "events"},
-		".timer o":         {".timer ", "off", "on"},
-		".read ev":         {".read "},
+		"sel":             {"", "select"},
+		"SELECT na":       {"SELECT ", "name", "natural"},
+		"SELECT NA":       {"SELECT ", "NATURAL", "NAme"},
+		"SELECT":          {"", "SELECT "},
+		"SELECT * FROM ":  {"SELECT * FROM ", "events", "others"},
+		"SELECT count(ti": {"SELECT count(", "time"},
+		"SELECT o.":       {"SELECT o."},
+		"SELECT n FROM others o, events WHERE o.": {"SELECT n FROM others o, events WHERE o.", "name"},
+		"SELECT na FROM events WHERE r":           {"SELECT na FROM events WHERE ", "raw", "recursive", "regexp", "round"},
+		"SELECT x FROM nothing WHERE na":          {"SELECT x FROM nothing WHERE ", "name", "natural"},
+		"SELECT * FROM ev":                        {"SELECT * FROM ", "events"},
+		"SELECT e.r":                              {"SELECT e."},
+		"SELECT events.r":                         {"SELECT events.", "raw"},
+		"SELECT e.r FROM events AS e":             {"SELECT e.r FROM events AS ", "else", "end", "escape", "events", "except", "exists"},
+		"SELECT ":                                 {"SELECT ", " "},
+		".t":                                      {"", ".tables", ".timer"},
+		".mode ":                                  {".mode ", "csv", "json", "line", "table"},
+		".schema EV":                              {".schema ", "EVents"},
+		".timer o":                                {".timer ", "off", "on"},
+		".read ev":                                {".read "},
 	} {
-		head, words := s.complete(t.Context(), line)
+		head, words := s.complete(t.Context(), "", line)
 		require.Equal(t, want, append([]string{head}, words...), line)
 	}
+}
+
+// A script that fails says where, also in a file that it reads.
+func TestErrorsNameTheirPlace(t *testing.T) {
+	t.Chdir(t.TempDir())
+	require.NoError(t, os.WriteFile("inner.sql", []byte("SELECT 1\nAS a;\n\nSELECT\nnope;\n"), 0o600))
+	var errs bytes.Buffer
+	require.ErrorIs(t, Run(t.Context(), open(t), Options{
+		In: strings.NewReader("SELECT 1 AS b;\n.read inner.sql\n.nope\n"), Out: io.Discard, Err: &errs, Format: CSV,
+	}), ErrFailed)
+	require.Equal(t, "error: inner.sql, line 4: no such column: nope; .schema lists them\n"+
+		"error: line 3: unknown command .nope; .help lists the commands\n", errs.String())
+	require.EqualError(t, Query(t.Context(), open(t), io.Discard, CSV, ".read inner.sql"), "inner.sql, line 4: no such column: nope; .schema lists them")
+}
+
+// What is no file does not stop the shell, whatever its other end does.
+func TestPipesDoNotStopTheShell(t *testing.T) {
+	t.Chdir(t.TempDir())
+	require.NoError(t, unix.Mkfifo("pipe", 0o600))
+	require.EqualError(t, Query(t.Context(), open(t), io.Discard, CSV, ".read pipe"), "pipe is no regular file")
+	require.EqualError(t, Query(t.Context(), open(t), io.Discard, CSV, ".output pipe"), "pipe is a pipe that no program reads")
+	require.EqualError(t, Query(t.Context(), open(t), io.Discard, CSV, ".once pipe\nSELECT 1"), "pipe is a pipe that no program reads")
+}
+
+// .once takes the rows of one statement, and nothing else changes a file.
+func TestOnceTakesRows(t *testing.T) {
+	t.Chdir(t.TempDir())
+	require.NoError(t, os.WriteFile("kept", []byte("old"), 0o600))
+	var out bytes.Buffer
+	require.ErrorIs(t, Run(t.Context(), open(t), Options{
+		In:  strings.NewReader(".once kept\nSELECT nope;\n.output all\n.once one\n.show\nSELECT 1 AS a;\nSELECT 2 AS b;\n.output\n"),
+		Out: &out, Err: io.Discard, Format: CSV,
+	}), ErrFailed)
+	read := func(path string) string {
+		content, err := os.ReadFile(path)
+		require.NoError(t, err)
+		return string(content)
+	}
+	require.Equal(t, "old", read("kept"))
+	require.Equal(t, "a\n1\n", read("one"))
+	require.Contains(t, read("all"), "width     fit the terminal\nb\n2\n")
+	require.Empty(t, out.String())
+}
+
+// Once its context ends, a statement writes no more, however many rows are left.
+func TestOutputEndsWithItsContext(t *testing.T) {
+	for f := range formats {
+		ctx, cancel := context.WithCancel(t.Context())
+		rows, err := open(t).QueryContext(t.Context(), "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) SELECT i, 'some text' AS t FROM n")
+		require.NoError(t, err)
+		out := &endingWriter{end: cancel}
+		_, err = write(ctx, out, &style{format: f}, rows)
+		require.ErrorIs(t, err, context.Canceled, f)
+		require.Equal(t, 1, out.writes, f)
+		require.NoError(t, rows.Close())
+	}
+}
+
+// An endingWriter calls end with each write.
+type endingWriter struct {
+	end    func()
+	writes int
+}
+
+func (w *endingWriter) Write(text []byte) (int, error) {
+	w.writes++
+	w.end()
+	return len(text), nil
 }

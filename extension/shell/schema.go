@@ -22,7 +22,7 @@ WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\_%' ESCAPE '\' ORDER B
 const (
 	tableNames    = "SELECT name FROM (" + relations + ")"
 	columnNames   = "SELECT DISTINCT c.name FROM (" + relations + ") AS r, pragma_table_xinfo(r.name) AS c ORDER BY 1"
-	columnsOf     = "SELECT DISTINCT c.name FROM (" + relations + ") AS r, pragma_table_xinfo(r.name) AS c WHERE instr(lower(?), lower(r.name)) ORDER BY 1"
+	columnsOf     = "SELECT c.name FROM (" + relations + ") AS r, pragma_table_xinfo(r.name) AS c WHERE lower(r.name) = lower(?) ORDER BY 1"
 	functionNames = "SELECT DISTINCT name FROM pragma_function_list ORDER BY 1"
 )
 
@@ -107,6 +107,7 @@ func showSchema(ctx context.Context, s *session, words []string) error {
 func noTable(name string) error { return fmt.Errorf("SQL logic error: no such table: %s", name) }
 
 func showAll(ctx context.Context, s *session, words []string) error {
+	s.total-- // the statement counts, and not the command too
 	s.statement(ctx, `SELECT * FROM "`+strings.ReplaceAll(words[0], `"`, `""`)+`"`)
 	return nil
 }

@@ -79,9 +79,9 @@ func TestScreensAsPublished(t *testing.T) {
 func TestTabCompletesNames(t *testing.T) {
 	person, shell := start(t, filepath.Join(t.TempDir(), "history"))
 	person.awaitPrompt(promptFirst)
-	person.enter("sel\t")
+	person.enter("SEL\t")
 	person.await("SELECT")
-	person.enter(" 6*7 AS answer;\r")
+	person.enter("\t6*7 AS answer;\r")
 	person.await("| 42 ")
 	person.awaitPrompt(promptFirst)
 	person.enter(".sch\t")

@@ -29,14 +29,19 @@ type session struct {
 	lines       lineReader
 	interactive bool
 	stops       bool      // at the first failure
+	typed       []string  // the lines of the statement that is not complete
 	standard    io.Writer // the output of the shell
-	out, err    io.Writer // out is standard, or the file of .output and .once
-	file        *os.File  // of .output and .once, or nil
-	once        bool      // file takes one result
+	out, err    io.Writer // out is standard, or the file of .output
+	file        *os.File  // of .output, or nil
+	once        string    // the file that takes the next result; empty for none
 	style
-	document document
-	hasTimer bool
-	depth    int // of files that .read reads
+	document      document
+	hasTimer      bool
+	hasPager      bool
+	place         string // the file that .read reads, and a comma; empty for none
+	line          int    // where the statement begins, of a script; 0 for what is typed
+	depth         int    // of files that .read reads
+	isInterrupted bool   // by Ctrl-C, since the last prompt on the terminal
 
 	total, failed int   // statements and commands
 	failure       error // the last one
@@ -48,7 +53,7 @@ func newSession(conn *sql.Conn, out, err io.Writer, f Format) *session {
 
 // run runs all lines. In JSON it then writes the document.
 func (s *session) run(ctx context.Context) error {
-	if err := s.runLines(ctx); err != nil {
+	if err := s.runLines(ctx); err != nil && !errors.Is(err, errQuit) {
 		return err
 	}
 	if err := s.closeOutput(); err != nil {
@@ -67,12 +72,17 @@ func (s *session) run(ctx context.Context) error {
 
 func (s *session) runLines(ctx context.Context) error {
 	var split splitter
-	var typed []string // the lines of the statement
+	s.typed = nil
 	for !s.stops || s.failed == 0 {
+		if s.depth == 0 {
+			s.isInterrupted = false
+		} else if s.isInterrupted {
+			return nil
+		}
 		line, err := s.prompt(ctx, split.open())
 		switch {
 		case errors.Is(err, liner.ErrPromptAborted):
-			split, typed = splitter{}, nil
+			split, s.typed = splitter{}, nil
 			continue
 		case errors.Is(err, io.EOF):
 			s.end(ctx, &split)
@@ -82,24 +92,27 @@ func (s *session) runLines(ctx context.Context) error {
 		}
 		if strings.TrimSpace(line) != "" {
 			s.lines.AppendHistory(line)
-			typed = append(typed, line)
+			s.typed = append(s.typed, line)
+			if at, ok := s.lines.(*stream); ok && len(s.typed) == 1 {
+				s.line = at.line
+			}
 		}
-		if !split.open() && strings.HasPrefix(strings.TrimSpace(line), ".") {
+		if !split.open() && isCommand(line) {
+			s.typed = nil
 			err := s.command(ctx, line)
 			if errors.Is(err, errQuit) {
-				return nil
+				return err
 			}
-			typed = nil
 			s.count(err)
 			continue
 		}
 		statements := split.feed(line)
 		if !split.open() {
-			// A comment would hide what follows it on the line.
-			if whole := strings.Join(typed, " "); len(typed) > 1 && !strings.Contains(whole, "--") {
+			// A comment would hide what follows it on the line, and a string may have ended with it.
+			if whole := strings.Join(s.typed, " "); len(s.typed) > 1 && !strings.ContainsAny(whole, "'\"`") && !strings.Contains(whole, "--") {
 				s.lines.AppendHistory(whole)
 			}
-			typed = nil
+			s.typed = nil
 		}
 		for _, statement := range statements {
 			if !s.stops || s.failed == 0 {
@@ -160,27 +173,26 @@ func (s *session) statement(ctx context.Context, statement string) {
 	rows, hasRows, err := s.execute(running, statement)
 	switch {
 	case err != nil && running.Err() != nil && ctx.Err() == nil:
-		err = errors.New("interrupted")
+		err, s.isInterrupted = errors.New("interrupted"), true
 	case err != nil:
 		err = s.explain(ctx, statement, err)
 	}
 	if s.format == JSON && err != nil {
 		s.document.addError(err)
 	}
-	if s.format == JSON && (s.interactive || s.once) && (hasRows || err != nil) {
+	if s.format == JSON && s.interactive && (hasRows || err != nil) {
 		err = errors.Join(err, s.flush())
 	}
 	s.count(err)
 	if err == nil {
 		s.report(rows, hasRows, time.Since(start))
 	}
-	if s.once {
-		s.count(s.closeOutput())
-	}
 }
 
 // execute runs a statement. hasRows reports whether it has columns.
 func (s *session) execute(ctx context.Context, statement string) (count int, hasRows bool, err error) {
+	once := s.once
+	s.once = ""
 	rows, err := s.conn.QueryContext(tables.WithStatement(ctx), statement)
 	if err != nil {
 		return 0, false, err
@@ -190,15 +202,34 @@ func (s *session) execute(ctx context.Context, statement string) (count int, has
 	if err != nil {
 		return 0, false, fmt.Errorf("read column names: %w", err)
 	}
+	hasRows = len(columns) > 0
+	if once != "" && hasRows {
+		count, err = s.executeInto(ctx, once, rows)
+		return count, true, err
+	}
 	if s.format != JSON {
-		count, err = write(s.out, &s.style, rows)
-		return count, len(columns) > 0, err
+		out, done := s.page()
+		count, err = write(ctx, out, &s.style, rows)
+		done()
+		return count, hasRows, err
 	}
 	var result bytes.Buffer
-	if count, err = write(&result, &s.style, rows); err == nil {
+	if count, err = write(ctx, &result, &s.style, rows); err == nil {
 		s.document.add(result.String())
 	}
-	return count, len(columns) > 0, err
+	return count, hasRows, err
+}
+
+// executeInto writes the rows to the file of .once, which it opens now that there are rows.
+func (s *session) executeInto(ctx context.Context, path string, rows *sql.Rows) (count int, err error) {
+	file, err := openOutput(path)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	whole := s.style
+	whole.screen = 0
+	return write(ctx, file, &whole, rows)
 }
 
 // report shows the number of rows on a terminal, and the time of a statement if that is
@@ -232,11 +263,22 @@ func (s *session) count(err error) {
 	if err != nil {
 		s.failed++
 		s.failure = err
+		if s.depth > 0 {
+			s.failure = fmt.Errorf("%s%w", s.where(), err)
+		}
 		s.fail(err)
 	}
 }
 
+// where returns the place of a statement in a script, before what is said of it.
+func (s *session) where() string {
+	if s.line == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%sline %d: ", s.place, s.line)
+}
+
 // fail reports an error in one line.
 func (s *session) fail(err error) {
-	fmt.Fprintln(s.err, "error: "+kmodquery.Printable(err.Error()))
+	fmt.Fprintln(s.err, "error: "+kmodquery.Printable(s.where()+err.Error()))
 }

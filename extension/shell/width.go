@@ -3,6 +3,7 @@ package shell
 import (
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/mattn/go-isatty"
@@ -57,12 +58,50 @@ func fit(text string, width int) string {
 	return text + strings.Repeat(" ", max(0, width-widthOf(text)))
 }
 
-// minCell is the width below which a cell is not cut.
-const minCell = 8
+// minCell is the width below which a cell is not cut. Columns up to wholeCell wide, such as
+// times and names, are cut after all others.
+const (
+	minCell   = 8
+	wholeCell = 20
+)
 
-// share shares limit columns out to columns of these widths: all get as much as they need
-// up to a common width. ok is false if that is less than minCell.
+// share shares limit columns out to columns of these widths. Narrow ones stay whole or lose a
+// quarter at most, and the others get as much as they need up to a common width. ok is false if
+// that is not possible.
 func share(widths []int, limit int) (shared []int, ok bool) {
+	for whole := wholeCell; whole >= minCell; whole-- {
+		rest := limit
+		var wide []int
+		for _, w := range widths {
+			if w <= whole {
+				rest -= w
+			} else {
+				wide = append(wide, w)
+			}
+		}
+		common, left, ok := commonWidth(wide, rest)
+		isCut := func(w int) bool { return w > whole && w <= wholeCell && 4*common < 3*w }
+		if !ok || slices.ContainsFunc(widths, isCut) {
+			continue
+		}
+		for _, w := range widths {
+			switch {
+			case w <= whole:
+				shared = append(shared, w)
+			case w > common && left > 0:
+				shared, left = append(shared, common+1), left-1
+			default:
+				shared = append(shared, min(w, common))
+			}
+		}
+		return shared, true
+	}
+	return nil, false
+}
+
+// commonWidth returns the width up to which all columns of these widths fit into limit, and how
+// many columns are left then. ok is false if that is less than minCell.
+func commonWidth(widths []int, limit int) (common, left int, ok bool) {
 	need := func(most int) (sum int) {
 		for _, w := range widths {
 			sum += min(w, most)
@@ -70,21 +109,13 @@ func share(widths []int, limit int) (shared []int, ok bool) {
 		return sum
 	}
 	if need(minCell) > limit {
-		return nil, false
+		return 0, 0, false
 	}
-	widest := minCell
-	for need(widest+1) <= limit && need(widest+1) > need(widest) {
-		widest++
+	common = minCell
+	for need(common+1) <= limit && need(common+1) > need(common) {
+		common++
 	}
-	rest := limit - need(widest)
-	for _, w := range widths {
-		if w > widest && rest > 0 {
-			shared, rest = append(shared, widest+1), rest-1
-		} else {
-			shared = append(shared, min(w, widest))
-		}
-	}
-	return shared, true
+	return common, limit - need(common), true
 }
 
 // screenWidth returns how many columns the terminal w has, or 0 if w is none.

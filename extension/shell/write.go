@@ -2,6 +2,7 @@ package shell
 
 import (
 	"bytes"
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -46,8 +47,8 @@ const flushSize = 64 << 10
 
 // write reads all rows and writes them to w. It returns their number. The caller closes
 // rows. If rows have no columns, write writes nothing. After an error, w may have
-// received the rows before it.
-func write(w io.Writer, s *style, rows *sql.Rows) (count int, err error) {
+// received the rows before it. Once ctx ends, write writes no more.
+func write(ctx context.Context, w io.Writer, s *style, rows *sql.Rows) (count int, err error) {
 	columns, err := rows.Columns()
 	if err != nil {
 		return 0, fmt.Errorf("read column names: %w", err)
@@ -58,8 +59,13 @@ func write(w io.Writer, s *style, rows *sql.Rows) (count int, err error) {
 		return 0, err
 	}
 	flush := func() error {
-		if _, err := buffer.WriteTo(w); err != nil {
-			return fmt.Errorf("write rows: %w", err)
+		for buffer.Len() > 0 {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if _, err := w.Write(buffer.Next(flushSize)); err != nil {
+				return fmt.Errorf("write rows: %w", err)
+			}
 		}
 		return nil
 	}

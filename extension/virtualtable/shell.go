@@ -38,6 +38,9 @@ func ago(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ago('%s'): %w", text, err)
 	}
+	if d < 0 {
+		return nil, fmt.Errorf("ago('%s') is in the future; write a time without a sign", text)
+	}
 	return time.Now().Add(-d).Unix(), nil
 }
 

@@ -18,6 +18,7 @@ func TestShellRefusesTextWhereNumbersAre(t *testing.T) {
 		"SELECT name FROM events WHERE time = date('2026-01-31')":    "time holds numbers and '2026-01-31' is none",
 		"SELECT name FROM events WHERE time > 'x'":                   "time holds numbers and 'x' is none",
 		"SELECT ago('1 hour')":                                       "ago('1 hour'): write a time with its unit",
+		"SELECT ago('-1h')":                                          "ago('-1h') is in the future; write a time without a sign",
 		"SELECT ago(3)":                                              "ago takes a text",
 	} {
 		_, err := db.ExecContext(t.Context(), statement)

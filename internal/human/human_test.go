@@ -33,8 +33,8 @@ func TestFormatIsReadByDuration(t *testing.T) {
 }
 
 func TestNearest(t *testing.T) {
-	names := []string{"path", "pid", "process_path", "name"}
-	for typed, want := range map[string]string{"pth": "path", "nme": "name", "proces_path": "process_path", "zzz": "", "": "", "naem": "name", "pahts": "", strings.Repeat("path", 20): ""} {
+	names := []string{"path", "pid", "process_path", "name", "pow", "kernel_module_findings", "expired_findings_of_all"}
+	for typed, want := range map[string]string{"pth": "path", "nme": "name", "proces_path": "process_path", "zzz": "", "": "", "naem": "name", "pahts": "", "now": "", "pdi": "pid", "findings": "kernel_module_findings", "cess": "process_path", "ces": "", strings.Repeat("path", 20): ""} {
 		require.Equal(t, want, Nearest(typed, names), typed)
 	}
 }

@@ -1,21 +1,48 @@
 // Package human reads what people type: durations in days, and names with mistakes.
 package human
 
+import (
+	"bytes"
+	"slices"
+	"strings"
+)
+
 // maxTyped is the length from which on a name is like no other.
 const maxTyped = 64
 
-// Nearest returns the name that a mistyped one is most like, or "".
+// Nearest returns the name that a mistyped one is most like, or else the shortest one that has it as
+// a part, or "".
 func Nearest(typed string, names []string) string {
 	if len(typed) > maxTyped {
 		return ""
 	}
 	best, least := "", max(1, len(typed)/3)
 	for _, name := range names {
-		if n := distance(typed, name); n <= least {
+		n := distance(typed, name)
+		if len(typed) <= 3 && len(name) <= len(typed) && n > 0 && !hasSameLetters(typed, name) {
+			continue // of a short name, another letter makes another word
+		}
+		if n <= least {
 			best, least = name, n-1
 		}
 	}
+	if best != "" || len(typed) < 4 {
+		return best
+	}
+	for _, name := range names {
+		if strings.Contains(name, typed) && (best == "" || len(name) < len(best)) {
+			best = name
+		}
+	}
 	return best
+}
+
+// hasSameLetters reports whether two names differ in the order of their letters only.
+func hasSameLetters(a, b string) bool {
+	x, y := []byte(a), []byte(b)
+	slices.Sort(x)
+	slices.Sort(y)
+	return bytes.Equal(x, y)
 }
 
 // distance returns how many letters of a have to be removed, added, replaced or swapped with
