@@ -340,6 +340,10 @@ func (c *correlator) match(rank int, kind kind, e *kmodquery.Event, within time.
 			}
 		case known.isLate && known.rank < rank && knowPid && known.failed == isFailure(e):
 			before = matchPatience
+		case knowPid && known.name != "" && known.name == e.Name && known.succeeded && e.Result != nil && *e.Result == 0:
+			// The better source has the time of the call, the lesser one that of its
+			// return. A module must be unloaded before it can be loaded again.
+			after = matchPatience
 		case crossview.FromViews(e) && within > near:
 			after += c.late
 		case known.byViews && within > near && !isKext && (until.IsZero() || known.first.Before(until)):

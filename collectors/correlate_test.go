@@ -137,6 +137,24 @@ func TestCallsThatBeganBeforeTheHooksAreJoinedByTheirReturns(t *testing.T) {
 	})
 }
 
+// systemd-modules-load wrote "Inserted module 'bridge'" 2.3 seconds after the time that
+// audit gave its call: the module's init took that long.
+func TestASlowLoadIsJoinedByTheLineOfItsLoader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newTable(byAudit)
+		a.addChanged(byAudit, "finit_module", "bridge", "a", 419, 0, withResult(0))
+		a.addChanged(byKmsg, "module_load", "bridge", "k", 419, 2332*time.Millisecond, withResult(0))
+		a.addChanged(byAudit, "delete_module", "bridge", "b", 420, 10*time.Second, withResult(0))
+		a.addChanged(byAudit, "finit_module", "bridge", "c", 419, 20*time.Second, withResult(0))
+		a.addChanged(byKmsg, "module_load", "bridge", "l", 419, 28*time.Second, withResult(0))
+		a.flushAll()
+		require.ElementsMatch(t, []string{
+			"audit finit_module bridge a", "kmsg module_load bridge a", "audit delete_module bridge b",
+			"audit finit_module bridge c", "kmsg module_load bridge c",
+		}, a.rows)
+	})
+}
+
 // A process has a load that only audit saw, and a call that the kernel refused at once.
 func TestARefusedCallIsNotTheLoadBeforeIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
