@@ -60,12 +60,12 @@ generate: ## the BPF objects (needs clang and libbpf-dev) and the column referen
 	go generate ./...
 	go test ./tables -run 'AsPublished$$' -golden
 	go test ./packs -run 'AsPublished$$' -golden
-	go test ./extension/shell -run 'AsPublished$$' -golden
+	go test ./extension ./extension/shell -run 'AsPublished$$' -golden
 
 golden: ## rewrite the golden files after an intended change
 	go test ./tables -run 'AsPublished$$' -golden
 	go test ./packs -run 'AsPublished$$' -golden
-	go test ./extension/shell -run 'AsPublished$$' -golden
+	go test ./extension ./extension/shell -run 'AsPublished$$' -golden
 
 FUZZ_TIME = 30s
 fuzz: ## every fuzzer for FUZZ_TIME

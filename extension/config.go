@@ -3,17 +3,15 @@ package main
 import (
 	"cmp"
 	"errors"
-	"flag"
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	osquery "github.com/osquery/osquery-go"
+	"github.com/spf13/pflag"
 
 	"github.com/kmodquery/kmodquery/extension/shell"
 	"github.com/kmodquery/kmodquery/tables"
@@ -34,8 +32,10 @@ type config struct {
 	platform    *platform
 	commandLine []string // all of it
 
-	command string // "" serves osquery
-	args    []string
+	command string   // such as "query"; "" serves osquery
+	args    []string // of the command
+	run     action   // of the command; nil if printed is all there is to do
+	printed strings.Builder
 
 	configFile      string
 	stateDir        string
@@ -67,15 +67,14 @@ type config struct {
 	// corrects.
 	isLasting bool
 
-	all     []setting // of the command config
+	all     []setting // by name
 	unknown []string  // descriptions of environment variables that look like settings
 
 	notifier *notifier // of record; nil otherwise
 }
 
-func (c *config) flagSet() *flag.FlagSet {
-	flags := flag.NewFlagSet("kmodquery.ext", flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
+func (c *config) flagSet() *pflag.FlagSet {
+	flags := pflag.NewFlagSet("kmodquery.ext", pflag.ContinueOnError)
 	automatic := "the first of them that works"
 	if c.platform.sideBySide {
 		automatic = "all of them"
@@ -93,7 +92,7 @@ func (c *config) flagSet() *flag.FlagSet {
 	flags.Var(duration(&c.poll, c.platform.defaultPoll, time.Second), "poll", "`time` within which hidden modules and unobserved loads are found")
 	flags.Var(number(&c.imageLimit, c.platform.maxImageLimit, 0, c.platform.maxImageLimit), "image-limit", "Linux: hash the kernel's copy of modules of up to this many `bytes`, and the file of larger ones")
 	flags.StringVar(&c.pinDir, "pin-dir", defaultPinDir, "Linux: `folder` in a BPF file system where the programs are pinned, which keeps them attached while no process records; none pins nothing")
-	flags.Func("canary", "Linux: `on` or off: test the hooks when they are attached by a call of init_module that the kernel denies, which audit may report (default on)", func(text string) error {
+	flags.Func("canary", "Linux: `on|off`: test the hooks when they are attached by a call of init_module that the kernel denies, which audit may report (default on)", func(text string) error {
 		if c.isWithoutCanary = text == "off"; text != "on" && text != "off" {
 			return errors.New("write on or off")
 		}
@@ -108,35 +107,22 @@ func (c *config) flagSet() *flag.FlagSet {
 	flags.Var(number(&c.interval, 3, 1, math.MaxInt32), "interval", "osquery: `seconds` between checks that osquery still lists the extension")
 	flags.BoolVar(&c.verbose, "verbose", false, "osquery: report the state of each source at the start")
 	c.format = shell.Table
-	flags.Func("format", "query: output `format`: table, json, csv or line; --json, --csv, --line and --pretty (a table) are short for it (default table)", func(name string) (err error) {
+	flags.Func("format", "query: output `format`: table, json, csv or line (default table)", func(name string) (err error) {
 		c.format, err = shell.ParseFormat(name)
 		return err
 	})
 	return flags
 }
 
-// parse returns the settings of the command line, the environment and the configuration
-// file. Its error is one line, or flag.ErrHelp if the user asked for the usage.
-func parse(p *platform, args []string) (*config, error) {
-	c := &config{platform: p, commandLine: args}
-	if len(args) > 0 && findCommand(args[0]) != nil {
-		c.command, args = args[0], args[1:]
-	}
-	switch {
-	case c.command == "help" && len(args) > 0 && !strings.HasPrefix(args[0], "-") && findCommand(args[0]) == nil:
-		return nil, unknownCommand(args[0])
-	case c.command == "help" || c.command == "version" && len(args) > 0:
-		return nil, flag.ErrHelp
-	case c.command == "--version" || c.command == "version":
-		return c, nil
-	}
-	flags := c.flagSet()
-	rest, err := parseArguments(flags, args)
-	if err != nil {
-		return nil, err
-	}
+// complete takes the settings that the command line does not have from the environment and the
+// configuration file, and checks all.
+func (c *config) complete(flags *pflag.FlagSet) error {
 	origins := map[string]string{} // of the settings that are not the default
-	flags.Visit(func(f *flag.Flag) { origins[f.Name] = "command line" })
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.Changed {
+			origins[f.Name] = "command line"
+		}
+	})
 	mistake := parseEnvironment(flags, origins) // it may name the file
 	c.isLasting = mistake != nil
 	c.mistake = cmp.Or(mistake, parseConfigFile(c.configFile, flags, origins))
@@ -144,62 +130,18 @@ func parse(p *platform, args []string) (*config, error) {
 	if c.pinDir == noPinDir {
 		c.pinDir = ""
 	}
-	c.args = rest
 	switch {
-	case c.mistake != nil && c.command != "" && (c.command != "record" || !p.restartsAlways):
-		return nil, c.mistake
-	case c.command == "" && len(c.args) > 0 && findCommand(c.args[0]) != nil:
-		return nil, fmt.Errorf("put the command %s before the flags", c.args[0])
-	case c.command == "" && len(c.args) > 0:
-		return nil, unknownCommand(c.args[0])
+	case c.mistake != nil && c.command != "" && (c.command != "record" || !c.platform.restartsAlways):
+		return c.mistake
 	case c.command == "" && c.socket == "":
-		return nil, errors.New("--socket is missing: osquery passes it when it starts an extension; to query without osquery, run: kmodquery.ext query")
-	case (c.command == "record" || c.command == "detach") && len(c.args) > 0:
-		return nil, fmt.Errorf("%s takes flags only, not %q", c.command, c.args[0])
-	case c.command == "config" && (len(c.args) != 1 || c.args[0] != "show" && c.args[0] != "check"):
-		return nil, errors.New("write: config show, or: config check")
+		return errors.New("--socket is missing: osquery passes it when it starts an extension; to query without osquery, run: kmodquery.ext query")
 	case c.stateDir == "":
-		return nil, errors.New("--state-dir takes a folder")
+		return errors.New("--state-dir takes a folder")
 	case len(c.socket) > osquery.MaxSocketPathCharacters:
-		return nil, fmt.Errorf("--socket has %d characters; osquery's sockets have at most %d", len(c.socket), osquery.MaxSocketPathCharacters)
-	case c.command == "query" && len(c.args) > 1:
-		return nil, errors.New("query takes one SQL text: put it in quotes")
+		return fmt.Errorf("--socket has %d characters; osquery's sockets have at most %d", len(c.socket), osquery.MaxSocketPathCharacters)
 	}
-	if c.command == "config" {
-		c.all = c.settings(flags, origins)
-	}
-	return c, nil
-}
-
-// formatFlags are osqueryi's names for --format.
-var formatFlags = []string{"json", "csv", "line", "pretty"}
-
-// parseArguments parses the flags before and after the other arguments, which it returns.
-// After "--" there are no flags.
-func parseArguments(flags *flag.FlagSet, args []string) (rest []string, err error) {
-	args = slices.Clone(args)
-	for i, arg := range args {
-		if arg == "--" {
-			break
-		}
-		if name := strings.TrimPrefix(arg, "-"); name != arg && slices.Contains(formatFlags, strings.TrimPrefix(name, "-")) {
-			args[i] = "--format=" + strings.TrimPrefix(name, "-")
-		}
-	}
-	for {
-		if err := flags.Parse(args); err != nil {
-			name, isUnknown := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
-			if best := nearest(name, flags); isUnknown && best != "" {
-				return nil, fmt.Errorf("%w%s", err, best)
-			}
-			return nil, err
-		}
-		parsed := len(args) - flags.NArg()
-		if flags.NArg() == 0 || parsed > 0 && args[parsed-1] == "--" {
-			return append(rest, flags.Args()...), nil
-		}
-		rest, args = append(rest, flags.Arg(0)), flags.Args()[1:]
-	}
+	c.all = c.settings(flags, origins)
+	return nil
 }
 
 // variable returns the environment variable of a flag.
@@ -209,14 +151,14 @@ func variable(name string) string {
 
 // parseEnvironment sets each flag that has no origin yet and has a valid environment
 // variable. It returns the first mistake. An empty variable counts as unset.
-func parseEnvironment(flags *flag.FlagSet, origins map[string]string) (mistake error) {
-	flags.VisitAll(func(f *flag.Flag) {
+func parseEnvironment(flags *pflag.FlagSet, origins map[string]string) (mistake error) {
+	flags.VisitAll(func(f *pflag.Flag) {
 		name := variable(f.Name)
 		value := os.Getenv(name)
 		if value == "" || origins[f.Name] != "" {
 			return
 		}
-		if err := flags.Set(f.Name, value); err == nil {
+		if err := f.Value.Set(value); err == nil {
 			origins[f.Name] = "environment variable " + name
 		} else if mistake == nil {
 			mistake = fmt.Errorf("environment variable %s=%s: %w", name, value, err)

@@ -2,16 +2,17 @@ package main
 
 import (
 	"context"
-	"flag"
 	"io"
 	"log"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	osquery "github.com/osquery/osquery-go"
+	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 
 	"github.com/kmodquery/kmodquery"
@@ -63,6 +64,10 @@ func TestParse(t *testing.T) {
 			c.command, c.args, c.format = "query", []string{"SELECT 1"}, shell.Line
 		}},
 		{"pretty", []string{"query", "--csv", "--pretty"}, func(c *config) { c.command = "query" }},
+		{"flags before the command", []string{"--verbose", "--state-dir", "/s", "query"}, func(c *config) { c.command, c.stateDir, c.verbose = "query", "/s", true }},
+		{"one dash, as osquery takes it", []string{"-verbose", "-socket=/run/osquery.em", "-timeout", "5"}, func(c *config) {
+			c.verbose, c.socket, c.timeout = true, "/run/osquery.em", 5
+		}},
 		{"query with SQL that begins with a comment", []string{"query", "--", "--none\nSELECT 1"}, func(c *config) {
 			c.command, c.args = "query", []string{"--none\nSELECT 1"}
 		}},
@@ -77,17 +82,17 @@ func TestParse(t *testing.T) {
 			test.want(&want)
 			got, err := parse(host, test.args)
 			require.NoError(t, err)
-			if len(got.args) == 0 {
-				got.args = nil
-			}
-			want.commandLine = test.args
+			require.NotNil(t, got.run)
+			require.NotEmpty(t, got.all)
+			got.run, got.all = nil, nil
+			want.commandLine, want.args = test.args, append([]string{}, want.args...)
 			require.Equal(t, &want, got)
 		})
 	}
 }
 
 func TestParseRefuses(t *testing.T) {
-	const invalid = "invalid value "
+	const invalid = "invalid argument "
 	long := "/" + strings.Repeat("s", osquery.MaxSocketPathCharacters)
 	tests := []struct {
 		args []string
@@ -95,30 +100,29 @@ func TestParseRefuses(t *testing.T) {
 	}{
 		{nil, "--socket is missing: osquery passes it when it starts an extension; to query without osquery, run: kmodquery.ext query"},
 		{[]string{"serve"}, `unknown command "serve"`},
-		{[]string{"--verbose", "query"}, "put the command query before the flags"},
-		{[]string{"--colour"}, "flag provided but not defined: -colour"},
-		{[]string{"query", "--formt", "csv"}, "flag provided but not defined: -formt; the nearest is format"},
+		{[]string{"--colour"}, "unknown flag: --colour"},
+		{[]string{"query", "--formt", "csv"}, "unknown flag: --formt; the nearest is format"},
 		{[]string{"qurey"}, `unknown command "qurey"; did you mean query?`},
 		{[]string{"help", "qurey"}, `unknown command "qurey"; did you mean query?`},
 		{[]string{"config"}, "write: config show, or: config check"},
-		{[]string{"config", "check", "show"}, "write: config show, or: config check"},
+		{[]string{"config", "check", "show"}, `check takes flags only, not "show"`},
 		{[]string{"--socket", long}, "--socket has 98 characters; osquery's sockets have at most 97"},
-		{[]string{"--socket", "s", "--timeout", "0"}, invalid + `"0" for flag -timeout: write a number of 1 or more`},
-		{[]string{"--socket", "s", "--interval", "-1"}, invalid + `"-1" for flag -interval: write a number of 1 or more`},
+		{[]string{"--socket", "s", "--timeout", "0"}, invalid + `"0" for "--timeout" flag: write a number of 1 or more`},
+		{[]string{"--socket", "s", "--interval", "-1"}, invalid + `"-1" for "--interval" flag: write a number of 1 or more`},
 		// A time in nanoseconds must fit into 64 bits.
-		{[]string{"--socket", "s", "--timeout", "9223372037"}, invalid + `"9223372037" for flag -timeout: write a number of 2147483647 or less`},
-		{[]string{"--socket", "s", "--interval", "9223372037"}, invalid + `"9223372037" for flag -interval: write a number of 2147483647 or less`},
+		{[]string{"--socket", "s", "--timeout", "9223372037"}, invalid + `"9223372037" for "--timeout" flag: write a number of 2147483647 or less`},
+		{[]string{"--socket", "s", "--interval", "9223372037"}, invalid + `"9223372037" for "--interval" flag: write a number of 2147483647 or less`},
 		{[]string{"query", "SELECT", "1"}, "query takes one SQL text: put it in quotes"},
-		{[]string{"query", "SELECT 1", "--format"}, "flag needs an argument: -format"},
+		{[]string{"query", "SELECT 1", "--format"}, "flag needs an argument: --format"},
 		{[]string{"query", "SELECT 1", "--", "--json"}, "query takes one SQL text: put it in quotes"},
-		{[]string{"query", "--reply-limit", "-1"}, invalid + `"-1" for flag -reply-limit: write a number of 1 or more`},
-		{[]string{"query", "--image-limit", "-1"}, invalid + `"-1" for flag -image-limit: write a number of 0 or more`},
-		{[]string{"query", "--image-limit", "33554433"}, invalid + `"33554433" for flag -image-limit: write a number of 33554432 or less`},
-		{[]string{"query", "--query-timeout", "0"}, invalid + `"0" for flag -query-timeout: write a time of 1ms or more`},
+		{[]string{"query", "--reply-limit", "-1"}, invalid + `"-1" for "--reply-limit" flag: write a number of 1 or more`},
+		{[]string{"query", "--image-limit", "-1"}, invalid + `"-1" for "--image-limit" flag: write a number of 0 or more`},
+		{[]string{"query", "--image-limit", "33554433"}, invalid + `"33554433" for "--image-limit" flag: write a number of 33554432 or less`},
+		{[]string{"query", "--query-timeout", "0"}, invalid + `"0" for "--query-timeout" flag: write a time of 1ms or more`},
 		{[]string{"query", "--state-dir", ""}, "--state-dir takes a folder"},
 		{[]string{"detach", "/sys/fs/bpf/other"}, `detach takes flags only, not "/sys/fs/bpf/other"`},
-		{[]string{"query", "--retention-events", "-1"}, invalid + `"-1" for flag -retention-events: write a number of 0 or more`},
-		{[]string{"query", "--retention-denied", "-1"}, invalid + `"-1" for flag -retention-denied: write a number of 0 or more`},
+		{[]string{"query", "--retention-events", "-1"}, invalid + `"-1" for "--retention-events" flag: write a number of 0 or more`},
+		{[]string{"query", "--retention-denied", "-1"}, invalid + `"-1" for "--retention-denied" flag: write a number of 0 or more`},
 	}
 	for _, test := range tests {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
@@ -127,8 +131,10 @@ func TestParseRefuses(t *testing.T) {
 		})
 	}
 	for _, args := range [][]string{{"--help"}, {"-h"}, {"query", "--help"}, {"help"}, {"help", "config"}} {
-		_, err := parse(hostPlatform(), args)
-		require.ErrorIs(t, err, flag.ErrHelp)
+		c, err := parse(hostPlatform(), args)
+		require.NoError(t, err)
+		require.Nil(t, c.run)
+		require.Contains(t, c.printed.String(), "Usage:\n  kmodquery.ext ")
 	}
 	_, err := parse(hostPlatform(), []string{"--socket", long[1:]})
 	require.NoError(t, err, "97 characters are allowed")
@@ -219,14 +225,14 @@ func TestEnvironmentMistakesAreHandledAsThoseOfTheFile(t *testing.T) {
 	require.Equal(t, 5*time.Second, c.poll)
 }
 
-func TestUsageExplainsEveryFlag(t *testing.T) {
-	var text strings.Builder
-	usage(hostPlatform(), &text)
-	for _, command := range commands {
-		require.Contains(t, text.String(), command.usage())
+func TestHelpExplainsEveryCommandAndFlag(t *testing.T) {
+	c, err := parse(hostPlatform(), []string{"--help"})
+	require.NoError(t, err)
+	for _, command := range commands(c).Commands() {
+		require.Regexp(t, "(?m)^  "+command.Name()+" +"+regexp.QuoteMeta(command.Short)+"$", c.printed.String())
 	}
-	(&config{platform: hostPlatform()}).flagSet().VisitAll(func(f *flag.Flag) {
-		require.Contains(t, text.String(), "  -"+f.Name)
+	(&config{platform: hostPlatform()}).flagSet().VisitAll(func(f *pflag.Flag) {
+		require.Equal(t, f.Name != "format", strings.Contains(c.printed.String(), "  --"+f.Name), f.Name) // it is a flag of some commands
 		require.NotEmpty(t, f.Usage, f.Name)
 	})
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -13,6 +12,7 @@ import (
 	"syscall"
 	"unicode"
 
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery/internal/human"
@@ -23,7 +23,7 @@ const maxConfigFile = 64 << 10
 
 // parseConfigFile sets each flag that has no origin yet and has a valid line in the configuration
 // file. It returns the first mistake, with the file, the line and what to write there.
-func parseConfigFile(path string, flags *flag.FlagSet, origins map[string]string) (mistake error) {
+func parseConfigFile(path string, flags *pflag.FlagSet, origins map[string]string) (mistake error) {
 	content, err := readConfigFile(path)
 	if err != nil {
 		return fmt.Errorf("read configuration: %w", err)
@@ -41,7 +41,7 @@ func parseConfigFile(path string, flags *flag.FlagSet, origins map[string]string
 		case first != 0:
 			err = fmt.Errorf("%s is set in line %d already; remove one of the two", name, first)
 		case origins[name] == "":
-			if failure := flags.Set(name, value); failure != nil {
+			if failure := flags.Lookup(name).Value.Set(value); failure != nil {
 				err = fmt.Errorf("%s %s: %w", name, value, failure)
 			} else {
 				origins[name] = fmt.Sprintf("%s:%d", path, i+1)
@@ -56,7 +56,7 @@ func parseConfigFile(path string, flags *flag.FlagSet, origins map[string]string
 }
 
 // parseSetting returns the name and the value of a line.
-func parseSetting(line string, flags *flag.FlagSet) (name, value string, err error) {
+func parseSetting(line string, flags *pflag.FlagSet) (name, value string, err error) {
 	name, value = line, ""
 	if i := strings.IndexFunc(line, func(r rune) bool { return unicode.IsSpace(r) || r == '=' || r == ':' }); i >= 0 {
 		name, value = line[:i], strings.TrimSpace(line[i:])
@@ -71,7 +71,7 @@ func parseSetting(line string, flags *flag.FlagSet) (name, value string, err err
 	if setting == nil || plainName == "config" {
 		return "", "", fmt.Errorf("there is no setting %q%s", plainName, nearest(plainName, flags))
 	}
-	if _, isBool := setting.Value.(interface{ IsBoolFlag() bool }); isBool && value == "" {
+	if setting.NoOptDefVal != "" && value == "" {
 		value, plain = "true", "true"
 	}
 	isFolder := name == "state-dir" || name == "pin-dir" && plain != noPinDir
@@ -91,9 +91,9 @@ func parseSetting(line string, flags *flag.FlagSet) (name, value string, err err
 }
 
 // nearest names the setting that a mistyped name is most like, if there is one.
-func nearest(name string, flags *flag.FlagSet) string {
+func nearest(name string, flags *pflag.FlagSet) string {
 	var names []string
-	flags.VisitAll(func(f *flag.Flag) {
+	flags.VisitAll(func(f *pflag.Flag) {
 		if f.Name != "config" {
 			names = append(names, f.Name)
 		}

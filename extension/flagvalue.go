@@ -31,6 +31,9 @@ func (v *timeValue) String() string {
 	return human.Format(*v.to)
 }
 
+// Type is empty: the usage of each flag names its value.
+func (*timeValue) Type() string { return "" }
+
 func (v *timeValue) Set(text string) error {
 	d, err := human.Duration(text)
 	if err != nil {
@@ -63,6 +66,9 @@ func (v *numberValue) String() string {
 	return strconv.FormatInt(*v.to, 10)
 }
 
+// Type is empty: the usage of each flag names its value.
+func (*numberValue) Type() string { return "" }
+
 func (v *numberValue) Set(text string) error {
 	n, err := strconv.ParseInt(text, 10, 64)
 	switch {
@@ -86,6 +92,9 @@ func (p absolutePath) String() string {
 	}
 	return *p.path
 }
+
+// Type is empty: the usage of each flag names its value.
+func (absolutePath) Type() string { return "" }
 
 func (p absolutePath) Set(text string) error {
 	if !filepath.IsAbs(text) {

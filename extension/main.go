@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log"
@@ -15,8 +14,6 @@ import (
 
 	"github.com/mattn/go-isatty"
 	"golang.org/x/sys/unix"
-
-	"github.com/kmodquery/kmodquery"
 )
 
 // Exit statuses.
@@ -71,23 +68,17 @@ func limitMemory(bytes int64) {
 func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout, stderr io.Writer) int {
 	report := newReport(stderr)
 	c, err := parse(p, args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		usage(p, stdout, args...)
-		return 0
-	case err != nil:
+	if err != nil {
 		report.Printf("%s (see --help)", err)
 		return exitUsage
-	case c.command == "--version":
-		fmt.Fprintln(stdout, "kmodquery.ext", kmodquery.Version)
-		return 0
-	case c.command == "version":
-		fmt.Fprint(stdout, version())
+	}
+	if c.run == nil {
+		fmt.Fprint(stdout, c.printed.String())
 		return 0
 	}
 	for _, unknown := range c.unknown {
 		// Others belong to a container image, or to a program around this one.
-		if c.command == "config" || strings.Contains(unknown, "nearest") {
+		if strings.HasPrefix(c.command, "config ") || strings.Contains(unknown, "nearest") {
 			report.Print(unknown)
 		}
 	}
@@ -110,18 +101,7 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 		report.Printf("the process has not ended %v after a signal; events that wait in memory are not stored", exitTimeout)
 		os.Exit(exitFailed)
 	})()
-	switch c.command {
-	case "config":
-		err = showConfig(c, stdout)
-	case "query":
-		err = query(ctx, c, stdin, stdout, stderr, report)
-	case "detach":
-		err = detach(ctx, c, stdout, report)
-	case "record":
-		err = record(ctx, c, report)
-	default:
-		err = serve(ctx, c, report)
-	}
+	err = c.run(ctx, c, files{stdin, stdout, stderr, report})
 	if err == nil {
 		return 0
 	}

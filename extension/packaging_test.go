@@ -1,13 +1,13 @@
 package main
 
 import (
-	"flag"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 )
 
@@ -18,7 +18,7 @@ func TestSampleConfiguration(t *testing.T) {
 	require.NoError(t, err)
 	elsewhere := []string{"config", "socket", "timeout", "interval", "verbose", "format"}
 	host := hostPlatform()
-	(&config{platform: host}).flagSet().VisitAll(func(f *flag.Flag) {
+	(&config{platform: host}).flagSet().VisitAll(func(f *pflag.Flag) {
 		require.NotEqual(t, slices.Contains(elsewhere, f.Name), strings.Contains(string(sample), "\n#"+f.Name+" "), f.Name)
 	})
 
@@ -29,6 +29,7 @@ func TestSampleConfiguration(t *testing.T) {
 		defaults, err := parse(host, []string{"query", "--config", ""})
 		require.NoError(t, err)
 		c.commandLine, c.configFile, c.stateDir = defaults.commandLine, defaults.configFile, defaults.stateDir
+		c.run, c.all, defaults.run, defaults.all = nil, nil, nil, nil
 		require.Equal(t, defaults, c)
 	}
 }

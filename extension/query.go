@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"os"
 	"path/filepath"
 	"time"
@@ -46,11 +45,11 @@ func cutStart(text string, to int) string {
 
 // query runs the SQL of the command line or of stdin. Without either it runs the shell
 // if stdin is a terminal, and otherwise shows an overview.
-func query(ctx context.Context, c *config, stdin *os.File, stdout, stderr io.Writer, report *log.Logger) (err error) {
+func query(ctx context.Context, c *config, f files) (err error) {
 	if os.Geteuid() != 0 && c.stateDir == defaultStateDir() {
-		report.Printf("this user's own event store is in %s; run it as root for the events of this host", c.stateDir)
+		f.report.Printf("this user's own event store is in %s; run it as root for the events of this host", c.stateDir)
 	}
-	a, err := open(ctx, c, report)
+	a, err := open(ctx, c, f.report)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return errEndedBySignal
@@ -68,7 +67,7 @@ func query(ctx context.Context, c *config, stdin *os.File, stdout, stderr io.Wri
 
 	// A read of stdin does not end with ctx.
 	answered := make(chan error, 1)
-	go func() { answered <- answer(ctx, c, db, stdin, stdout, stderr) }()
+	go func() { answered <- answer(ctx, c, db, f) }()
 	ended := func(err error) error {
 		if err != nil && ctx.Err() != nil {
 			return errEndedBySignal
@@ -89,22 +88,22 @@ func query(ctx context.Context, c *config, stdin *os.File, stdout, stderr io.Wri
 }
 
 // answer runs the SQL of the command line or of stdin.
-func answer(ctx context.Context, c *config, db *sql.DB, stdin *os.File, stdout, stderr io.Writer) error {
+func answer(ctx context.Context, c *config, db *sql.DB, f files) error {
 	if len(c.args) == 1 {
-		return shell.Query(ctx, db, stdout, c.format, c.args[0])
+		return shell.Query(ctx, db, f.stdout, c.format, c.args[0])
 	}
-	var in io.Reader = stdin
-	if !isatty.IsTerminal(stdin.Fd()) {
-		statements := bufio.NewReader(stdin)
+	var in io.Reader = f.stdin
+	if !isatty.IsTerminal(f.stdin.Fd()) {
+		statements := bufio.NewReader(f.stdin)
 		if _, err := statements.Peek(1); err != nil {
-			return showOverview(ctx, db, stdout, c.format)
+			return showOverview(ctx, db, f.stdout, c.format)
 		}
 		in = statements
 	}
 	err := shell.Run(ctx, db, shell.Options{
 		In:          in,
-		Out:         stdout,
-		Err:         stderr,
+		Out:         f.stdout,
+		Err:         f.stderr,
 		Format:      c.format,
 		HistoryFile: filepath.Join(c.stateDir, "history"),
 	})

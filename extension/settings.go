@@ -2,15 +2,16 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/spf13/pflag"
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/internal/human"
@@ -22,7 +23,7 @@ type setting struct {
 }
 
 // settings returns all settings with their origins, but for those that are the default.
-func (c *config) settings(flags *flag.FlagSet, origins map[string]string) (all []setting) {
+func (c *config) settings(flags *pflag.FlagSet, origins map[string]string) (all []setting) {
 	// These flags do not show their values.
 	values := map[string]string{
 		"canary": "on", "format": string(c.format), "pin-dir": cmp.Or(c.pinDir, noPinDir),
@@ -31,7 +32,7 @@ func (c *config) settings(flags *flag.FlagSet, origins map[string]string) (all [
 	if c.isWithoutCanary {
 		values["canary"] = "off"
 	}
-	flags.VisitAll(func(f *flag.Flag) {
+	flags.VisitAll(func(f *pflag.Flag) {
 		value, ok := values[f.Name]
 		if !ok {
 			value = f.Value.String()
@@ -43,9 +44,9 @@ func (c *config) settings(flags *flag.FlagSet, origins map[string]string) (all [
 
 // unknownVariables describes the environment variables that look like settings and are
 // none.
-func unknownVariables(flags *flag.FlagSet, environment []string) (all []string) {
+func unknownVariables(flags *pflag.FlagSet, environment []string) (all []string) {
 	var names []string
-	flags.VisitAll(func(f *flag.Flag) { names = append(names, variable(f.Name)) })
+	flags.VisitAll(func(f *pflag.Flag) { names = append(names, variable(f.Name)) })
 	for _, pair := range environment {
 		name, value, _ := strings.Cut(pair, "=")
 		if value == "" || !strings.HasPrefix(name, envPrefix) || slices.Contains(names, name) {
@@ -69,16 +70,18 @@ func trimPrefixes(names []string) []string {
 	return trimmed
 }
 
-// showConfig runs the command config.
-func showConfig(c *config, stdout io.Writer) error {
-	out := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
-	if c.args[0] == "show" {
-		fmt.Fprintln(out, "SETTING\tVALUE\tFROM")
-		for _, s := range c.all {
-			fmt.Fprintf(out, "%s\t%s\t%s\n", s.name, kmodquery.Printable(s.value), kmodquery.Printable(s.origin))
-		}
-		return out.Flush()
+// showConfig prints each setting and where it comes from.
+func showConfig(_ context.Context, c *config, f files) error {
+	out := tabwriter.NewWriter(f.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(out, "SETTING\tVALUE\tFROM")
+	for _, s := range c.all {
+		fmt.Fprintf(out, "%s\t%s\t%s\n", s.name, kmodquery.Printable(s.value), kmodquery.Printable(s.origin))
 	}
+	return out.Flush()
+}
+
+// checkConfig says where the settings come from. Mistakes have ended the command before.
+func checkConfig(_ context.Context, c *config, f files) error {
 	file := c.configFile
 	if _, err := os.Stat(file); file == "" {
 		file = "none"
@@ -91,6 +94,6 @@ func showConfig(c *config, stdout io.Writer) error {
 			set++
 		}
 	}
-	_, err := fmt.Fprintf(stdout, "no mistake; %d settings are set, the others have their defaults; configuration file: %s\n", set, kmodquery.Printable(file))
+	_, err := fmt.Fprintf(f.stdout, "no mistake; %d settings are set, the others have their defaults; configuration file: %s\n", set, kmodquery.Printable(file))
 	return err
 }
