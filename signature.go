@@ -55,4 +55,7 @@ type Finding struct {
 	Reason string
 	Facts  []string // of the signature
 	Event  *Event
+	// ExpectedBy is the expectation that lowered the severity, as its file and line; "" if
+	// none did.
+	ExpectedBy string
 }

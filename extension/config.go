@@ -25,6 +25,8 @@ const (
 	defaultConfigFile = "/etc/kmodquery/kmodquery.conf"
 	defaultPinDir     = "/sys/fs/bpf/kmodquery"
 	noPinDir          = "none"
+	defaultRulesDir   = "/etc/kmodquery/rules.d"
+	noFolder          = "none"
 )
 
 // A config holds the settings. Each can be a flag, an environment variable
@@ -48,6 +50,7 @@ type config struct {
 	imageLimit      int64
 	pinDir          string // "" pins nothing
 	isWithoutCanary bool
+	rulesDir        string // "" has no rules
 	replyLimit      int64
 	queryTimeout    time.Duration
 
@@ -101,6 +104,7 @@ func (c *config) flagSet() *flag.FlagSet {
 	})
 	c.eslogger = defaultEslogger
 	flags.Var(absolutePath{&c.eslogger}, "eslogger", "macOS: `program` that prints kextload and kextunload as eslogger(1) does, such as an Endpoint Security client of your own that denies loads; only root may be able to change it")
+	flags.StringVar(&c.rulesDir, "rules-dir", defaultRulesDir, "`folder` of rules of your own, files NAME.yaml; none has no rules")
 	flags.Var(number(&c.replyLimit, tables.DefaultReplyBytes, 1, unlimited), "reply-limit", "return an error if a table's reply has more than this many `bytes`; under osquery's watchdog its limit holds instead")
 	flags.Var(duration(&c.queryTimeout, tables.DefaultTimeout, time.Millisecond), "query-timeout", "return an error if a table takes longer than this `time` to reply")
 	flags.StringVar(&c.socket, "socket", "", "osquery: `path` of the extension socket")
@@ -143,6 +147,9 @@ func parse(p *platform, args []string) (*config, error) {
 	c.unknown = unknownVariables(flags, os.Environ())
 	if c.pinDir == noPinDir {
 		c.pinDir = ""
+	}
+	if c.rulesDir == noFolder {
+		c.rulesDir = ""
 	}
 	c.args = rest
 	switch {

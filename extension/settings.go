@@ -25,7 +25,7 @@ type setting struct {
 func (c *config) settings(flags *flag.FlagSet, origins map[string]string) (all []setting) {
 	// These flags do not show their values.
 	values := map[string]string{
-		"canary": "on", "format": string(c.format), "pin-dir": cmp.Or(c.pinDir, noPinDir),
+		"canary": "on", "format": string(c.format), "pin-dir": cmp.Or(c.pinDir, noPinDir), "rules-dir": cmp.Or(c.rulesDir, noFolder),
 		"sources": cmp.Or(strings.Join(c.sources, ","), "auto"),
 	}
 	if c.isWithoutCanary {
@@ -78,6 +78,9 @@ func showConfig(c *config, stdout io.Writer) error {
 			fmt.Fprintf(out, "%s\t%s\t%s\n", s.name, kmodquery.Printable(s.value), kmodquery.Printable(s.origin))
 		}
 		return out.Flush()
+	}
+	if mistakes := openRules(c, nil).Mistakes(); len(mistakes) > 0 {
+		return errors.Join(mistakes...)
 	}
 	file := c.configFile
 	if _, err := os.Stat(file); file == "" {
