@@ -109,7 +109,7 @@ func positioned(source string, err error) error {
 	}
 	message, _, _ := strings.Cut(at.Message, "\n")
 	if at.Line == 0 {
-		at.Bind(file.NewSource(source))
+		at = at.Bind(file.NewSource(source))
 	}
 	return &positionError{max(at.Line, 1), message}
 }

@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -234,6 +237,63 @@ func TestRulesAreReadAgainAndAMistakeKeepsTheFormer(t *testing.T) {
 	require.Empty(t, set.Status.Reason)
 	require.NoError(t, os.Remove(filepath.Join(dir, "b.yaml")))
 	require.Equal(t, []string{"ACME-3"}, ids(f.RuleSet()))
+}
+
+// awaitStamp waits until a change of the folder cannot have the stamp that it has now.
+func awaitStamp(t *testing.T, dir string) {
+	t.Helper()
+	for isFinal := false; !isFinal; _, isFinal = stampOf(dir) {
+		time.Sleep(tick / 4)
+	}
+}
+
+func TestAFolderIsReadOnlyIfItHasChanged(t *testing.T) {
+	dir := folder(t, map[string]string{"a.yaml": ""})
+	awaitStamp(t, dir)
+	n := 0
+	w := watched[int]{path: dir, parse: func([]textFile) (int, int64, error) { n++; return n, 0, nil }}
+	for range 3 {
+		w.read(nil)
+	}
+	require.Equal(t, 1, n)
+	path := filepath.Join(dir, "a.yaml")
+	for i, change := range []func() error{
+		func() error { return os.WriteFile(path, []byte("#a"), 0o644) }, // in place, with another size
+		func() error { return os.WriteFile(path, []byte("#b"), 0o644) },
+		func() error { return os.Rename(path, filepath.Join(dir, "b.yaml")) },
+		func() error { return os.Remove(filepath.Join(dir, "b.yaml")) },
+	} {
+		require.NoError(t, change())
+		w.read(nil)
+		require.Equal(t, i+2, n)
+		awaitStamp(t, dir)
+		w.read(nil)
+		require.Equal(t, i+2, n)
+	}
+	require.NoError(t, os.Chmod(dir, 0o777))
+	w.read(nil)
+	require.ErrorContains(t, w.mistake, "can be written by others")
+}
+
+// Queries run at once.
+func TestRulesAreSafeForConcurrentCalls(t *testing.T) {
+	dir := folder(t, map[string]string{"a.yaml": ruleText("ACME-1", "int(name) == 1")})
+	f := openRules(t, dir)
+	var queries sync.WaitGroup
+	for i := range 4 {
+		queries.Go(func() {
+			for range 20 {
+				if i == 0 {
+					write(t, dir, "a.yaml", ruleText("ACME-1", "int(name) == "+strconv.Itoa(i)))
+				}
+				for _, r := range f.RuleSet().Rules {
+					r.Match(load())
+				}
+			}
+		})
+	}
+	queries.Wait()
+	require.Equal(t, []string{"ACME-1"}, ids(f.RuleSet()))
 }
 
 func TestAtTheStartTheOtherFilesOfAMistakenOneAreInForce(t *testing.T) {
