@@ -33,6 +33,7 @@ func TestParse(t *testing.T) {
 		poll:            collectors.DefaultPoll,
 		pinDir:          defaultPinDir,
 		rulesDir:        defaultRulesDir,
+		expectDir:       defaultExpectDir,
 		eslogger:        defaultEslogger,
 		imageLimit:      host.maxImageLimit,
 		replyLimit:      tables.DefaultReplyBytes,

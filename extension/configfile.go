@@ -71,7 +71,7 @@ func parseSetting(line string, flags *flag.FlagSet) (name, value string, err err
 	if _, isBool := setting.Value.(interface{ IsBoolFlag() bool }); isBool && value == "" {
 		value, plain = "true", "true"
 	}
-	isFolder := name == "state-dir" || name == "pin-dir" && plain != noPinDir || name == "rules-dir" && plain != noFolder
+	isFolder := name == "state-dir" || name == "pin-dir" && plain != noPinDir || (name == "rules-dir" || name == "expect-dir") && plain != noFolder
 	switch {
 	case plain == "":
 		return "", "", fmt.Errorf("%s has no value; write: %[1]s %s", plainName, cmp.Or(setting.DefValue, "VALUE"))

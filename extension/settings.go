@@ -25,7 +25,7 @@ type setting struct {
 func (c *config) settings(flags *flag.FlagSet, origins map[string]string) (all []setting) {
 	// These flags do not show their values.
 	values := map[string]string{
-		"canary": "on", "format": string(c.format), "pin-dir": cmp.Or(c.pinDir, noPinDir), "rules-dir": cmp.Or(c.rulesDir, noFolder),
+		"canary": "on", "format": string(c.format), "pin-dir": cmp.Or(c.pinDir, noPinDir), "rules-dir": cmp.Or(c.rulesDir, noFolder), "expect-dir": cmp.Or(c.expectDir, noFolder),
 		"sources": cmp.Or(strings.Join(c.sources, ","), "auto"),
 	}
 	if c.isWithoutCanary {

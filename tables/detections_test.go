@@ -104,3 +104,35 @@ func TestRulesKnowTheColumnsOfLoads(t *testing.T) {
 		require.True(t, strings.Contains(c.Rules().Status.Reason, "there is no column"), name)
 	}
 }
+
+func TestExpectationsLowerTheSeverityAndHideNothing(t *testing.T) {
+	c := testConfig(t)
+	c.Signatures = signatures.All()
+	events := func() []kmodquery.Event { return append(loadOf("1", "good", 0), loadOf("2", "bad", 0)...) }
+	store(t, c, events()...)
+	before := rowsOf(t, c, findingsTable, "{}")
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, "a.yaml"), "- modules: good\n  paths: /tmp/*.ko\n")
+	c.Rules = rules.Open(rules.Options{Expectations: dir}).RuleSet
+	after := rowsOf(t, c, findingsTable, "{}")
+	require.Equal(t, column(before, "rowid"), column(after, "rowid"))
+	for i, row := range after {
+		if row["name"] == "good" {
+			require.Equal(t, []string{"0", filepath.Join(dir, "a.yaml") + ":1"}, []string{row["severity"], row["expected_by"]})
+		} else {
+			require.NotContains(t, row, "expected_by")
+			require.Equal(t, before[i], row)
+		}
+	}
+	loads := rowsOf(t, c, loadsTable, "{}")
+	require.Equal(t, []string{"bad", "good"}, column(loads, "name"))
+	require.Equal(t, []string{"3", "0"}, column(loads, "severity"))
+	require.Equal(t, loads[0]["findings"], loads[1]["findings"])
+
+	ask := func(op int, severity string) []map[string]string {
+		return rowsOf(t, c, findingsTable, contextJSON(t, []string{"name", "severity"}, constraint{"severity", severity, op}))
+	}
+	require.Contains(t, ask(equals, "0"), map[string]string{"name": "good", "severity": "0", "rowid": after[len(after)-1]["rowid"]})
+	require.NotEmpty(t, ask(32, "3"), "a constraint on severity still finds what is not expected")
+	require.NotContains(t, column(ask(32, "3"), "severity"), "NULL")
+}

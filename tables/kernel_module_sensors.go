@@ -111,7 +111,7 @@ var sensorColumns = []columnOf[health]{
 	number("oldest_time", local, "Unix time in seconds of the oldest event in the store",
 		func(h *health) *int64 { return known(&h.OldestTime) }),
 	number("expired_unread", local, "Events that expired before a cursor gave them", func(h *health) *int64 { return &h.Skipped }),
-	number("rules", local, "Rules of this host's own that are in force in this process; docs/rules.md", func(h *health) *int64 { return &h.rules.Rules }),
+	number("rules", local, "Rules of this host's own that are in force in this process (docs/rules.md)", func(h *health) *int64 { return &h.rules.Rules }),
 	text("rules_hash", local, "SHA-256 of the names and the contents of their files; NULL without rules", func(h *health) string { return h.rules.RulesHash }),
 	number("expectations", local, "Entries of expectations that are in force in this process", func(h *health) *int64 { return &h.rules.Expectations }),
 	text("expectations_hash", local, "SHA-256 of the names and the contents of their files; NULL without expectations", func(h *health) string { return h.rules.ExpectationsHash }),

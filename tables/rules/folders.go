@@ -12,9 +12,12 @@ import (
 
 // Options configure [Folders].
 type Options struct {
-	// Rules is the folder of rules. "" has none. If IsOptional is set it need not exist.
-	Rules      string
-	IsOptional bool
+	// Rules and Expectations are folders. "" has none. If IsOptional or IsExpectOptional is set,
+	// the folder need not exist.
+	Rules            string
+	IsOptional       bool
+	Expectations     string
+	IsExpectOptional bool
 	// Columns are the names of the columns that conditions can read.
 	Columns []string
 	// Signatures are those of kmodquery itself.
@@ -28,6 +31,7 @@ type Folders struct {
 	options Options
 	columns []column
 	rules   watched[[]rule]
+	expect  watched[[]expectation]
 
 	reading sync.Mutex // held by the call that reads the folders
 	current atomic.Pointer[state]
@@ -46,6 +50,10 @@ func Open(o Options) *Folders {
 	f.rules = watched[[]rule]{path: o.Rules, isOptional: o.IsOptional, parse: func(files []textFile) ([]rule, int64, error) {
 		rules, err := parseRules(files, f.columns, o.Signatures)
 		return rules, int64(len(rules)), err
+	}}
+	f.expect = watched[[]expectation]{path: o.Expectations, isOptional: o.IsExpectOptional, parse: func(files []textFile) ([]expectation, int64, error) {
+		all, err := parseExpectations(files)
+		return all, int64(len(all)), err
 	}}
 	f.read()
 	return f
@@ -76,20 +84,31 @@ func (f *Folders) RuleSet() kmodquery.RuleSet {
 func (f *Folders) Mistakes() []error {
 	f.reading.Lock()
 	defer f.reading.Unlock()
-	if f.rules.mistake != nil {
-		return []error{f.rules.mistake}
+	var all []error
+	for _, mistake := range []error{f.rules.mistake, f.expect.mistake} {
+		if mistake != nil {
+			all = append(all, mistake)
+		}
 	}
-	return nil
+	return all
 }
 
 func (f *Folders) read() {
-	if !f.rules.read(f.options.Report) {
+	hasRules, hasExpectations := f.rules.read(f.options.Report), f.expect.read(f.options.Report)
+	if !hasRules && !hasExpectations {
 		return
 	}
 	s := &state{rules: f.rules.value}
-	s.set.Status = kmodquery.RuleStatus{Rules: f.rules.entries, RulesHash: f.rules.hash, Reason: f.rules.reason()}
+	s.set.Status = kmodquery.RuleStatus{
+		Rules: f.rules.entries, RulesHash: f.rules.hash, Expectations: f.expect.entries, ExpectationsHash: f.expect.hash,
+		Reason: strings.Join(nonEmpty([]string{f.rules.reason(), f.expect.reason()}), "; "),
+	}
 	for _, r := range s.rules {
 		s.set.Rules = append(s.set.Rules, r.Signature)
+	}
+	s.set.Expected, s.set.ExpectedColumns = expected(f.expect.value), nil
+	if s.set.Expected != nil {
+		s.set.ExpectedColumns = expectedColumns
 	}
 	f.current.Store(s)
 }

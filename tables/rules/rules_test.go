@@ -3,7 +3,9 @@ package rules
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -237,6 +239,20 @@ func TestRulesAreReadAgainAndAMistakeKeepsTheFormer(t *testing.T) {
 	require.Empty(t, set.Status.Reason)
 	require.NoError(t, os.Remove(filepath.Join(dir, "b.yaml")))
 	require.Equal(t, []string{"ACME-3"}, ids(f.RuleSet()))
+}
+
+// The hash is what the commands of docs/rules.md print.
+func TestTheHashCanBeComputedByHand(t *testing.T) {
+	if _, err := exec.LookPath("sha256sum"); err != nil {
+		t.Skip(err)
+	}
+	text, err := os.ReadFile("../../docs/rules.md")
+	require.NoError(t, err)
+	command := regexp.MustCompile("(?m)^cd /etc/kmodquery/rules.d; .*$").FindString(string(text))
+	dir := folder(t, map[string]string{"a.yaml": ruleText("ACME-1", "true"), "B.yaml": ruleText("ACME-2", "true"), "c.txt": ""})
+	out, err := exec.Command("sh", "-c", strings.Replace(command, "/etc/kmodquery/rules.d", dir, 1)).Output()
+	require.NoError(t, err)
+	require.Equal(t, openRules(t, dir).RuleSet().Status.RulesHash, strings.Fields(string(out))[0])
 }
 
 // awaitStamp waits until a change of the folder cannot have the stamp that it has now.
