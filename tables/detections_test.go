@@ -136,3 +136,15 @@ func TestExpectationsLowerTheSeverityAndHideNothing(t *testing.T) {
 	require.NotEmpty(t, ask(32, "3"), "a constraint on severity still finds what is not expected")
 	require.NotContains(t, column(ask(32, "3"), "severity"), "NULL")
 }
+
+// What an expectation compares is read, whatever the query and the signatures read.
+func TestTheFactsOfExpectationsAreRead(t *testing.T) {
+	c := testConfig(t)
+	store(t, c, loadOf("1", "good", 0)...)
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, "a.yaml"), "- paths: /tmp/*.ko\n  loaders: /usr/bin/kmod\n")
+	c.Rules = rules.Open(rules.Options{Expectations: dir}).RuleSet
+	for _, table := range []string{findingsTable, loadsTable} {
+		require.Equal(t, []string{"0"}, column(rowsOf(t, c, table, contextJSON(t, []string{"severity"})), "severity"), table)
+	}
+}
