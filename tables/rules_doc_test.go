@@ -59,8 +59,12 @@ func TestTheExamplesOfExpectationsWork(t *testing.T) {
 	c.Rules = rules.Open(rules.Options{Expectations: dir}).RuleSet
 	require.Empty(t, c.Rules().Status.Reason)
 	for i, change := range []func(*kmodquery.Event){
-		func(e *kmodquery.Event) { e.SignatureStatus, e.Signer = kmodquery.SignatureValid, "Debian Secure Boot CA" },
-		func(e *kmodquery.Event) { e.Name, e.SHA256 = "zfs", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" },
+		func(e *kmodquery.Event) {
+			e.SignatureStatus, e.Signer = kmodquery.SignatureValid, "Debian Secure Boot CA"
+		},
+		func(e *kmodquery.Event) {
+			e.Name, e.SHA256 = "zfs", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+		},
 		func(e *kmodquery.Event) { e.Name, e.Path = "acme_nic", "/home/build/7/acme-nic.ko" },
 		func(e *kmodquery.Event) { e.Signer = "Debian Secure Boot CA" },
 	} {
