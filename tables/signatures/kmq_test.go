@@ -162,6 +162,7 @@ func TestSignaturesDoNotFire(t *testing.T) {
 		"wrapped programs of NixOS": with(func(e *kmodquery.Event) {
 			e.Ancestors = `[{"pid":9,"path":"/nix/store/abc/bin/.kitty-wrapped"},{"pid":8,"path":"/nix/store/abc/bin/.dockerd-wrapped_"}]`
 		}),
+		"a wrapped loader of NixOS": with(func(e *kmodquery.Event) { e.ProcessPath = "/nix/store/abc/bin/.kitty-wrapped" }),
 		"a loader unknown": with(func(e *kmodquery.Event) {
 			e.EventName, e.Origin, e.ProcessPath, e.Ancestors = "init_module", "memory", "", ""
 		}),
