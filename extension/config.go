@@ -171,6 +171,8 @@ func parse(p *platform, args []string) (*config, error) {
 		return nil, fmt.Errorf("%s takes flags only, not %q", c.command, c.args[0])
 	case c.command == "config" && (len(c.args) != 1 || c.args[0] != "show" && c.args[0] != "check"):
 		return nil, errors.New("write: config show, or: config check")
+	case c.command == "expect" && checkExpectArguments(c.args) != nil:
+		return nil, checkExpectArguments(c.args)
 	case c.stateDir == "":
 		return nil, errors.New("--state-dir takes a folder")
 	case len(c.socket) > osquery.MaxSocketPathCharacters:

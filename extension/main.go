@@ -113,6 +113,8 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 	switch c.command {
 	case "config":
 		err = showConfig(c, stdout)
+	case "expect":
+		err = expect(ctx, c, stdout, stderr, report)
 	case "query":
 		err = query(ctx, c, stdin, stdout, stderr, report)
 	case "detach":

@@ -41,6 +41,10 @@ var commands = []command{
 		`kmodquery.ext config show`,
 		`kmodquery.ext config check`,
 	}},
+	{"expect", "learn [FILE]|check FILE", "write expectations of the loads in the event store; say which of its findings a file of expectations changes", "", []string{
+		`kmodquery.ext expect learn /etc/kmodquery/expect.d/learned.yaml`,
+		`kmodquery.ext expect check /tmp/new.yaml`,
+	}},
 	{"version", "", "print the version and the commit of the build", "", []string{
 		`kmodquery.ext version`,
 	}},

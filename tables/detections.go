@@ -1,6 +1,8 @@
 package tables
 
 import (
+	"context"
+	"math"
 	"slices"
 
 	"github.com/kmodquery/kmodquery"
@@ -80,4 +82,28 @@ func RuleColumns() []string {
 		}
 	}
 	return names
+}
+
+// EachFinding calls visit with each finding of the stored events, in the order of storage, and
+// with the event's columns that the signatures and these names need. It reads no new events.
+func EachFinding(ctx context.Context, c Config, columns []string, visit func(*kmodquery.Finding) error) error {
+	d := c.detections()
+	wanted := make([]bool, len(d.all))
+	columns = slices.Concat([]string{"event_name"}, columns, d.ExpectedColumns)
+	for i, s := range d.all {
+		wanted[i] = true
+		columns = append(columns, s.Columns...)
+	}
+	names, reports := eventsFor(d.all, wanted)
+	filter := kmodquery.Filter{
+		Conditions: []kmodquery.Condition{{Column: "event_name", Op: kmodquery.Equal, Values: names}}, Reports: reports, Columns: columns,
+	}
+	return c.Store.EventsBetween(ctx, 0, math.MaxInt64, filter, func(e *kmodquery.Event) error {
+		for _, match := range d.matches(wanted, e) {
+			if err := visit(&match.Finding); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
