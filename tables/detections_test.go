@@ -148,3 +148,14 @@ func TestTheFactsOfExpectationsAreRead(t *testing.T) {
 		require.Equal(t, []string{"0"}, column(rowsOf(t, c, table, contextJSON(t, []string{"severity"})), "severity"), table)
 	}
 }
+
+func TestEachFindingHasTheColumnsThatWereAskedFor(t *testing.T) {
+	c := testConfig(t)
+	store(t, c, loadOf("1", "good", 0)...)
+	var programs []string
+	require.NoError(t, EachFinding(t.Context(), c, []string{"process_path"}, func(f *kmodquery.Finding) error {
+		programs = append(programs, f.ID+" "+f.Event.ProcessPath)
+		return nil
+	}))
+	require.Equal(t, []string{"TRC-1017 /usr/bin/kmod"}, programs)
+}
