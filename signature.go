@@ -47,6 +47,14 @@ type Signature struct {
 	// do that it accepts too, and Silence is an example of a condition in SQL that leaves
 	// such findings out. The reference of the detections is written from them.
 	Condition, FalsePositives, Silence string
+	// Sigma accepts the same in a Sigma rule on rows of kernel_module_events.
+	Sigma Sigma
+}
+
+// A Sigma is the detection of a Sigma rule.
+type Sigma struct {
+	Selections string // the selections, in YAML
+	Condition  string // what combines their names
 }
 
 // A Finding is one event that one signature accepted.
@@ -55,4 +63,7 @@ type Finding struct {
 	Reason string
 	Facts  []string // of the signature
 	Event  *Event
+	// ExpectedBy is the expectation that lowered the severity, as its file and line; "" if
+	// none did.
+	ExpectedBy string
 }

@@ -28,6 +28,15 @@ func Printable(text string) string {
 	return escape(text, func(string) bool { return false })
 }
 
+// ShownText returns a text of an event as the tables show it in a column: escaped. JSON, whose
+// strings the sources escape, is shown unchanged if it is printable; other text is not their JSON.
+func ShownText(column, text string) string {
+	if isJSON := column == "ancestors" || column == "requested_by"; isJSON && Printable(text) == text {
+		return text
+	}
+	return Escape(text)
+}
+
 const hexDigits = "0123456789abcdef"
 
 // escape escapes the bytes of unsafe characters and of invalid UTF-8, and each

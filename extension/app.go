@@ -75,6 +75,7 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 		Inventory:   c.platform.newInventory(recorder),
 		Autostart:   autostart,
 		Signatures:  signatures.All(),
+		Rules:       openRules(c, func(err error) { report.Print(err) }).RuleSet,
 		Kernel:      c.platform.kernelRelease(),
 		ReplyBytes:  c.replyLimit,
 		Worker:      func() int64 { return a.watchdog.workerBytes() },

@@ -90,6 +90,25 @@ overrides the file.`,
 			Short:   "look for mistakes in the configuration",
 			Example: examples("config check"),
 		}))
+	expectCommand := &cobra.Command{
+		Use:     "expect",
+		Short:   "write which loads are expected, or say what a change of that would do",
+		Example: examples("expect learn", "expect learn >new.yaml", "expect check new.yaml"),
+		RunE:    func(*cobra.Command, []string) error { return errExpect },
+	}
+	expectCommand.AddCommand(
+		c.newCommand(expectLearn, &cobra.Command{
+			Use:     "learn [FILE]",
+			Short:   "write expectations of the loads in the event store",
+			Example: examples("expect learn", "expect learn >new.yaml"),
+			Args:    between(0, 1, errExpect),
+		}),
+		c.newCommand(expectCheck, &cobra.Command{
+			Use:     "check FILE",
+			Short:   "say which findings of the event store a file of expectations changes",
+			Example: examples("expect learn >new.yaml", "expect check new.yaml"),
+			Args:    between(1, 1, errExpect),
+		}))
 	root.AddCommand(
 		c.withFormats(c.newCommand(query, &cobra.Command{
 			Use:   "query [SQL]",
@@ -120,6 +139,7 @@ statements of stdin, or a shell on a terminal.`,
 			Example: examples("detach"),
 		}),
 		configCommand,
+		expectCommand,
 		&cobra.Command{
 			Use:     "version",
 			Short:   "print the version and the commit of the build",
@@ -178,6 +198,18 @@ func (c *config) withFormats(cmd *cobra.Command) *cobra.Command {
 		})
 	}
 	return cmd
+}
+
+var errExpect = errors.New("write: expect learn [FILE], or: expect check FILE")
+
+// between returns a check of the number of arguments.
+func between(least, most int, err error) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) < least || len(args) > most {
+			return err
+		}
+		return nil
+	}
 }
 
 func flagsOnly(cmd *cobra.Command, args []string) error {

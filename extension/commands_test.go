@@ -53,6 +53,7 @@ var redirection = regexp.MustCompile(` >[a-z/._-]+$`)
 func TestExamplesWork(t *testing.T) {
 	t.Setenv("KMODQUERY_STATE_DIR", t.TempDir())
 	t.Setenv("KMODQUERY_CONFIG", configFile(t, ""))
+	t.Chdir(t.TempDir())
 	everyCommand(hostCommands(), func(cmd *cobra.Command, _ []string) {
 		require.Equal(t, cmd.HasParent(), cmd.Example != "", cmd.Name())
 		for example := range strings.Lines(cmd.Example) {
@@ -66,6 +67,9 @@ func TestExamplesWork(t *testing.T) {
 			}
 			status, stdout, stderr := ran(t, words[1:]...)
 			require.Zero(t, status, "%s: %s", example, stderr)
+			if _, file, ok := strings.Cut(strings.TrimSpace(example), " >"); ok && !filepath.IsAbs(file) {
+				require.NoError(t, os.WriteFile(file, []byte(stdout), 0o600))
+			}
 			if !strings.Contains(example, "kernel_module_loads") {
 				require.NotEmpty(t, stdout, example)
 			}

@@ -23,6 +23,9 @@ const (
 	defaultConfigFile = "/etc/kmodquery/kmodquery.conf"
 	defaultPinDir     = "/sys/fs/bpf/kmodquery"
 	noPinDir          = "none"
+	defaultRulesDir   = "/etc/kmodquery/rules.d"
+	defaultExpectDir  = "/etc/kmodquery/expect.d"
+	noFolder          = "none"
 )
 
 // A config holds the settings. Each can be a flag, an environment variable
@@ -48,6 +51,8 @@ type config struct {
 	imageLimit      int64
 	pinDir          string // "" pins nothing
 	isWithoutCanary bool
+	rulesDir        string // "" has no rules
+	expectDir       string // "" has no expectations
 	replyLimit      int64
 	queryTimeout    time.Duration
 
@@ -100,6 +105,8 @@ func (c *config) flagSet() *pflag.FlagSet {
 	})
 	c.eslogger = defaultEslogger
 	flags.Var(absolutePath{&c.eslogger}, "eslogger", "macOS: `program` that prints kextload and kextunload as eslogger(1) does, such as an Endpoint Security client of your own that denies loads; only root may be able to change it")
+	flags.StringVar(&c.rulesDir, "rules-dir", defaultRulesDir, "`folder` of rules of your own, files NAME.yaml; none has no rules")
+	flags.StringVar(&c.expectDir, "expect-dir", defaultExpectDir, "`folder` of the loads that are expected, files NAME.yaml; none expects none")
 	flags.Var(number(&c.replyLimit, tables.DefaultReplyBytes, 1, unlimited), "reply-limit", "return an error if a table's reply has more than this many `bytes`; under osquery's watchdog its limit holds instead")
 	flags.Var(duration(&c.queryTimeout, tables.DefaultTimeout, time.Millisecond), "query-timeout", "return an error if a table takes longer than this `time` to reply")
 	flags.StringVar(&c.socket, "socket", "", "osquery: `path` of the extension socket")
@@ -129,6 +136,12 @@ func (c *config) complete(flags *pflag.FlagSet) error {
 	c.unknown = unknownVariables(flags, os.Environ())
 	if c.pinDir == noPinDir {
 		c.pinDir = ""
+	}
+	if c.rulesDir == noFolder {
+		c.rulesDir = ""
+	}
+	if c.expectDir == noFolder {
+		c.expectDir = ""
 	}
 	switch {
 	case c.mistake != nil && c.command != "" && (c.command != "record" || !c.platform.restartsAlways):

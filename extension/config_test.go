@@ -33,6 +33,8 @@ func TestParse(t *testing.T) {
 		retentionDenied: sqlite.DefaultMaxUnprivileged,
 		poll:            collectors.DefaultPoll,
 		pinDir:          defaultPinDir,
+		rulesDir:        defaultRulesDir,
+		expectDir:       defaultExpectDir,
 		eslogger:        defaultEslogger,
 		imageLimit:      host.maxImageLimit,
 		replyLimit:      tables.DefaultReplyBytes,
@@ -178,6 +180,7 @@ func TestConfigurationFileMistakes(t *testing.T) {
 		"--poll 20s":                 ":1: a setting has no dashes before its name; write: poll 20s",
 		"poll 20s\nverbose\npoll 3s": ":3: poll is set in line 1 already; remove one of the two",
 		"canary no":                  ":1: canary no: write on or off",
+		"rules-dir rules.d":          ":1: rules-dir begins at the root, and rules.d does not; write: rules-dir /etc/kmodquery/rules.d",
 		"pin-dir kmodquery":          ":1: pin-dir begins at the root, and kmodquery does not; write: pin-dir /sys/fs/bpf/kmodquery",
 	} {
 		path := configFile(t, content)
@@ -191,9 +194,10 @@ func TestConfigurationFileMistakes(t *testing.T) {
 	require.EqualError(t, c.mistake, path+`:1: there is no setting "pol"; the nearest is poll`)
 	require.Equal(t, "/a", c.stateDir)
 	require.Equal(t, collectors.DefaultPoll, c.poll)
-	c, err = parse(hostPlatform(), []string{"query", "--config", configFile(t, "pin-dir none\nstate-dir /a=\"b\":c")})
+	c, err = parse(hostPlatform(), []string{"query", "--config", configFile(t, "pin-dir none\nrules-dir none\nstate-dir /a=\"b\":c")})
 	require.NoError(t, err)
 	require.Empty(t, c.pinDir)
+	require.Empty(t, c.rulesDir)
 	require.Equal(t, `/a="b":c`, c.stateDir)
 	missing := filepath.Join(t.TempDir(), "missing.conf")
 	_, err = parse(hostPlatform(), []string{"query", "--config", missing})

@@ -6,16 +6,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"unicode"
 
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery/internal/human"
+	"github.com/kmodquery/kmodquery/internal/trusted"
 )
 
 // maxConfigFile bounds a configuration file, in bytes.
@@ -74,7 +72,7 @@ func parseSetting(line string, flags *pflag.FlagSet) (name, value string, err er
 	if setting.NoOptDefVal != "" && value == "" {
 		value, plain = "true", "true"
 	}
-	isFolder := name == "state-dir" || name == "pin-dir" && plain != noPinDir
+	isFolder := name == "state-dir" || name == "pin-dir" && plain != noPinDir || (name == "rules-dir" || name == "expect-dir") && plain != noFolder
 	switch {
 	case plain == "":
 		return "", "", fmt.Errorf("%s has no value; write: %[1]s %s", plainName, cmp.Or(setting.DefValue, "VALUE"))
@@ -111,7 +109,7 @@ func readConfigFile(path string) ([]byte, error) {
 	if path == "" {
 		return nil, nil
 	}
-	file, err := openTrusted(path)
+	file, err := trusted.Open(path)
 	if errors.Is(err, fs.ErrNotExist) && path == defaultConfigFile {
 		return nil, nil
 	}
@@ -132,76 +130,10 @@ func readConfigFile(path string) ([]byte, error) {
 // trustedProgram returns the path without links of a program that only root and the running
 // user can change.
 func trustedProgram(path string) (string, error) {
-	file, err := openTrusted(path)
+	file, err := trusted.Open(path)
 	if err != nil {
 		return "", fmt.Errorf("check the program of the setting eslogger: %w", err)
 	}
 	defer file.Close()
 	return file.Name(), nil
-}
-
-// openTrusted opens the file that path leads to, and checks the open file.
-func openTrusted(path string) (*os.File, error) {
-	resolved, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return nil, err
-	}
-	if resolved, err = filepath.Abs(resolved); err != nil {
-		return nil, err
-	}
-	// O_NONBLOCK: open(2) of a named pipe would block.
-	file, err := os.OpenFile(resolved, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	if err := checkTrusted(file); err != nil {
-		file.Close()
-		return nil, err
-	}
-	return file, nil
-}
-
-// checkTrusted returns an error if another user can change or replace an open file,
-// or a folder in its path. The file must have been opened by a path without links. The
-// folders are checked last: if they are safe, the file cannot have been replaced
-// between open and check.
-func checkTrusted(file *os.File) error {
-	info, err := file.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a regular file; choose another one", file.Name())
-	}
-	if err := checkWriters(file.Name(), info, false); err != nil {
-		return err
-	}
-	for dir, nearest := filepath.Dir(file.Name()), true; ; dir, nearest = filepath.Dir(dir), false {
-		info, err := os.Lstat(dir)
-		if err != nil {
-			return err
-		}
-		// In a sticky folder, such as /tmp, users cannot replace the folders of
-		// others.
-		isSticky := !nearest && info.Mode()&fs.ModeSticky != 0
-		if err := checkWriters(dir, info, isSticky); err != nil {
-			return err
-		}
-		if dir == filepath.Dir(dir) {
-			return nil
-		}
-	}
-}
-
-// checkWriters returns an error if a file or folder belongs to a user other than root and
-// the running one, or unless isSticky, if others can write it.
-func checkWriters(path string, info fs.FileInfo, isSticky bool) error {
-	owner := int(info.Sys().(*syscall.Stat_t).Uid)
-	if owner != 0 && owner != os.Geteuid() {
-		return fmt.Errorf("%s belongs to user %d, who could change it; run chown root %[1]s", path, owner)
-	}
-	if mode := info.Mode().Perm(); mode&0o022 != 0 && !isSticky {
-		return fmt.Errorf("%s can be written by others (mode %#o), who could change it; run chmod go-w %[1]s", path, mode)
-	}
-	return nil
 }

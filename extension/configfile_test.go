@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/kmodquery/kmodquery/internal/trusted"
 )
 
 // configFile writes a configuration file that is accepted, whatever the umask.
@@ -104,7 +106,7 @@ func TestConfigFileThatOthersCanWriteIsRefused(t *testing.T) {
 // A file that replaces the configuration file after the check is not read.
 func TestConfigFileIsTheOneThatWasChecked(t *testing.T) {
 	path := configFile(t, "verbose\n")
-	file, err := openTrusted(path)
+	file, err := trusted.Open(path)
 	require.NoError(t, err)
 	defer file.Close()
 	other := configFile(t, "colour blue\n")

@@ -11,6 +11,8 @@ import (
 
 	osquery "github.com/osquery/osquery-go"
 	"github.com/osquery/osquery-go/plugin/table"
+
+	"github.com/kmodquery/kmodquery/internal/trusted"
 )
 
 // maxUsers bounds the file of users, in bytes.
@@ -44,7 +46,7 @@ func timeRow() ([]map[string]string, error) {
 
 // userRows returns the users of /etc/passwd. On macOS these are the system's.
 func userRows() ([]map[string]string, error) {
-	file, err := openTrusted("/etc/passwd")
+	file, err := trusted.Open("/etc/passwd")
 	if err != nil {
 		return nil, fmt.Errorf("read users: %w", err)
 	}

@@ -26,7 +26,7 @@ type setting struct {
 func (c *config) settings(flags *pflag.FlagSet, origins map[string]string) (all []setting) {
 	// These flags do not show their values.
 	values := map[string]string{
-		"canary": "on", "format": string(c.format), "pin-dir": cmp.Or(c.pinDir, noPinDir),
+		"canary": "on", "format": string(c.format), "pin-dir": cmp.Or(c.pinDir, noPinDir), "rules-dir": cmp.Or(c.rulesDir, noFolder), "expect-dir": cmp.Or(c.expectDir, noFolder),
 		"sources": cmp.Or(strings.Join(c.sources, ","), "auto"),
 	}
 	if c.isWithoutCanary {
@@ -82,6 +82,9 @@ func showConfig(_ context.Context, c *config, f files) error {
 
 // checkConfig says where the settings come from. Mistakes have ended the command before.
 func checkConfig(_ context.Context, c *config, f files) error {
+	if mistakes := openRules(c, nil).Mistakes(); len(mistakes) > 0 {
+		return errors.Join(mistakes...)
+	}
 	file := c.configFile
 	if _, err := os.Stat(file); file == "" {
 		file = "none"

@@ -129,6 +129,10 @@ and passes it from memory: then KMQ-1002 and KMQ-1015, which need the file, stay
 	b.WriteString(`
 The numbers leave room for detections that need the past of a host, its packages or its autostart.
 
+[docs/sigma](sigma) has each as a Sigma rule on rows of ` + "`kernel_module_events`" + `, for those who ship events and detect elsewhere. The rules do
+not parse the JSON in ` + "`ancestors`" + `, and KMQ-1010's omits hidden files below /nix. [Rules and expectations](rules.md) of your own
+are evaluated here.
+
 `)
 	for _, s := range signatures.All() {
 		fmt.Fprintf(&b, "## %s: %s\n\n%s\n\n", s.ID, s.Name, s.Description)

@@ -36,8 +36,10 @@ var findingColumns = []columnOf[kmodquery.Finding]{
 		func(f *kmodquery.Finding) string { return f.EventName }),
 	text("description", local, "What the signature detects, and why that matters",
 		func(f *kmodquery.Finding) string { return f.Description }),
-	number("severity", filtered, "Threat level of the signature: 0 informational, 1 low, 2 moderate, 3 high, 4 critical",
+	number("severity", filtered, "Threat level of the signature: 0 informational, 1 low, 2 moderate, 3 high, 4 critical; 0 if the finding is expected",
 		func(f *kmodquery.Finding) *int64 { return &f.Severity }),
+	text("expected_by", local, "The expectation that lowered the severity to 0, as its file and line; NULL if none did",
+		func(f *kmodquery.Finding) string { return kmodquery.Printable(f.ExpectedBy) }),
 	text("category", local, "ATT&CK tactic, such as persistence",
 		func(f *kmodquery.Finding) string { return f.Category }),
 	text("technique", local, "Name of the MITRE ATT&CK technique",
@@ -102,14 +104,15 @@ func generateFindings(ctx context.Context, c Config, q query) ([]map[string]stri
 		return nil, err
 	}
 	// One pass reads what all signatures need.
-	wanted := askedFor(c.Signatures, q)
-	columns := []string{"event_name"}
-	for i, signature := range c.Signatures {
+	d := c.detections()
+	wanted := d.askedFor(q)
+	columns := append([]string{"event_name"}, d.ExpectedColumns...)
+	for i, signature := range d.all {
 		if wanted[i] {
 			columns = append(columns, signature.Columns...)
 		}
 	}
-	names, reports := eventsFor(c.Signatures, wanted)
+	names, reports := eventsFor(d.all, wanted)
 	if len(names) == 0 {
 		return nil, nil
 	}
@@ -123,7 +126,7 @@ func generateFindings(ctx context.Context, c Config, q query) ([]map[string]stri
 			Reports: reports,
 			Columns: columns,
 		},
-		count:        func(e *kmodquery.Event) int { return len(matches(c.Signatures, wanted, e)) },
+		count:        func(e *kmodquery.Event) int { return len(d.matches(wanted, e)) },
 		countColumns: columns,
 	}
 	if q.usesNothing() {
@@ -145,28 +148,12 @@ func generateFindings(ctx context.Context, c Config, q query) ([]map[string]stri
 	row := rowFunc(shown)
 	v.rows = func(e *kmodquery.Event) []map[string]string {
 		var rows []map[string]string
-		for _, match := range matches(c.Signatures, wanted, e) {
-			rows = append(rows, row(&match.Finding, e.EID*int64(len(c.Signatures))+match.signature))
+		for _, match := range d.matches(wanted, e) {
+			rows = append(rows, row(&match.Finding, e.EID*int64(len(d.all))+match.signature))
 		}
 		return rows
 	}
 	return collect(ctx, c, q, v)
-}
-
-// A match is a finding and the index of its signature in the list.
-type match struct {
-	kmodquery.Finding
-	signature int64
-}
-
-// askedFor reports of each signature whether a query's constraints admit its findings, so
-// that no event is read for the others.
-func askedFor(signatures []kmodquery.Signature, q query) []bool {
-	wanted := make([]bool, len(signatures))
-	for i, s := range signatures {
-		wanted[i] = q.admits("signature_id", s.ID) && q.admits("external_id", s.ExternalID) && q.admitsNumber("severity", s.Severity)
-	}
-	return wanted
 }
 
 // eventsFor returns the names of the events that the wanted signatures can accept, and those
@@ -189,19 +176,4 @@ func eventsFor(signatures []kmodquery.Signature, wanted []bool) (names []any, re
 		}
 	}
 	return names, reports
-}
-
-// matches evaluates the wanted signatures on an event.
-func matches(signatures []kmodquery.Signature, wanted []bool, e *kmodquery.Event) []match {
-	var matches []match
-	for i, signature := range signatures {
-		if !wanted[i] || !slices.Contains(signature.Events, e.EventName) {
-			continue
-		}
-		if reason, ok := signature.Match(e); ok {
-			finding := kmodquery.Finding{Metadata: signature.Metadata, Reason: reason, Facts: signature.Facts, Event: e}
-			matches = append(matches, match{finding, int64(i)})
-		}
-	}
-	return matches
 }

@@ -140,6 +140,8 @@ func generateLoads(ctx context.Context, c Config, q query) ([]map[string]string,
 	}
 	columns := used(q, loadColumns)
 	filter.Columns = eventNames(columns)
+	d, isJudged := c.detections(), q.uses("findings") || q.uses("severity")
+	ofRules := d.rules()
 	reserved := map[string]string{} // the longest texts of the columns that are set later, so that the reply keeps its bound
 	for _, name := range laterColumns {
 		if q.uses(name) {
@@ -149,9 +151,15 @@ func generateLoads(ctx context.Context, c Config, q query) ([]map[string]string,
 	if len(reserved) > 0 {
 		filter.Columns = append(filter.Columns, "raw", "load_id", "name", "boot_id")
 		if q.uses("findings") {
-			for _, s := range c.Signatures {
+			for _, s := range d.all {
 				reserved["findings"] += " " + s.ID
 			}
+		}
+	}
+	if isJudged && len(d.Rules) > 0 {
+		filter.Columns = append(filter.Columns, d.ExpectedColumns...)
+		for _, r := range d.Rules {
+			filter.Columns = append(filter.Columns, r.Columns...)
 		}
 	}
 	loads := map[string]*moduleLoad{} // by rowid
@@ -168,9 +176,15 @@ func generateLoads(ctx context.Context, c Config, q query) ([]map[string]string,
 			}
 			cells := row(l, e.EID)
 			if len(reserved) > 0 {
-				loads[cells[rowidKey]] = &moduleLoad{
+				kept := &moduleLoad{
 					Event: &kmodquery.Event{EID: e.EID, LoadID: e.LoadID, Name: e.Name, BootID: e.BootID}, Closing: l.Closing, later: later{outcome: l.Outcome},
 				}
+				if isJudged {
+					for _, match := range d.matches(ofRules, e) {
+						kept.later.add(&match.Metadata)
+					}
+				}
+				loads[cells[rowidKey]] = kept
 				for name, text := range reserved {
 					cells[name] = text
 				}
@@ -192,7 +206,7 @@ func generateLoads(ctx context.Context, c Config, q query) ([]map[string]string,
 	for _, cells := range rows {
 		found = append(found, loads[cells[rowidKey]])
 	}
-	if err := addLater(ctx, c, q, found); err != nil {
+	if err := addLater(ctx, c, d, q, found); err != nil {
 		return nil, err
 	}
 	for i, cells := range rows {
@@ -209,9 +223,9 @@ func generateLoads(ctx context.Context, c Config, q query) ([]map[string]string,
 }
 
 // addLater sets what the loads lack.
-func addLater(ctx context.Context, c Config, q query, loads []*moduleLoad) error {
+func addLater(ctx context.Context, c Config, d detections, q query, loads []*moduleLoad) error {
 	for batch := range slices.Chunk(loads, laterBatch) {
-		if err := addEvents(ctx, c, batch); err != nil {
+		if err := addEvents(ctx, c, d, batch); err != nil {
 			return err
 		}
 	}
@@ -230,7 +244,7 @@ const (
 )
 
 // addEvents sets the final outcomes and the findings of a batch of loads.
-func addEvents(ctx context.Context, c Config, loads []*moduleLoad) error {
+func addEvents(ctx context.Context, c Config, d detections, loads []*moduleLoad) error {
 	var ids, eids []any
 	byID, byEID := map[string]*moduleLoad{}, map[int64]*moduleLoad{}
 	for _, l := range loads {
@@ -240,7 +254,8 @@ func addEvents(ctx context.Context, c Config, loads []*moduleLoad) error {
 			eids, byEID[l.Closing.Event] = append(eids, l.Closing.Event), l
 		}
 	}
-	columns, wanted := append([]string{"load_id", "type"}, kmodquery.OutcomeColumns...), make([]bool, len(c.Signatures))
+	columns, wanted := append([]string{"load_id", "type"}, kmodquery.OutcomeColumns...), make([]bool, len(d.all))
+	columns = append(columns, d.ExpectedColumns...)
 	for i, s := range c.Signatures {
 		columns, wanted[i] = append(columns, s.Columns...), true
 	}
@@ -254,7 +269,7 @@ func addEvents(ctx context.Context, c Config, loads []*moduleLoad) error {
 		if l == nil {
 			return nil // the store ignores the case of load_ids
 		}
-		for _, match := range matches(c.Signatures, wanted, e) {
+		for _, match := range d.matches(wanted, e) {
 			l.later.add(&match.Metadata)
 		}
 		isOther := e.EventName == kmodquery.EventSecurityKernelReadFile && e.Type != kmodquery.TypeKernelModule

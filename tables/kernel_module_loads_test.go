@@ -14,7 +14,10 @@ import (
 	"github.com/kmodquery/kmodquery/test/hostile"
 )
 
-const loadsTable = "kernel_module_loads"
+const (
+	loadsTable    = "kernel_module_loads"
+	findingsTable = "kernel_module_findings"
+)
 
 // store stores events, and closes the loads that are over.
 func store(t *testing.T, c Config, events ...kmodquery.Event) {

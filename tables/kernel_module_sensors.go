@@ -28,6 +28,7 @@ var kernelModuleSensors = definition[health]{
 type health struct {
 	kmodquery.Sensor
 	kmodquery.StoreStatus
+	rules  kmodquery.RuleStatus
 	kernel string
 }
 
@@ -110,6 +111,14 @@ var sensorColumns = []columnOf[health]{
 	number("oldest_time", local, "Unix time in seconds of the oldest event in the store",
 		func(h *health) *int64 { return known(&h.OldestTime) }),
 	number("expired_unread", local, "Events that expired before a cursor gave them", func(h *health) *int64 { return &h.Skipped }),
+	number("rules", local, "Rules of this host's own that are in force in this process (docs/rules.md)", func(h *health) *int64 { return &h.rules.Rules }),
+	text("rules_hash", local, "SHA-256 of the names and the contents of their files; NULL without rules", func(h *health) string { return h.rules.RulesHash }),
+	number("expectations", local, "Entries of expectations that are in force in this process", func(h *health) *int64 { return &h.rules.Expectations }),
+	text("expectations_hash", local, "SHA-256 of the names and the contents of their files; NULL without expectations", func(h *health) string { return h.rules.ExpectationsHash }),
+	number("rule_errors", local, "Evaluations of these rules that failed, which are no match, since the rules were read", func(h *health) *int64 { return &h.rules.Errors }),
+	text("rules_reason", local, "What is wrong with the files of rules and expectations, with the file and the line, and which rules failed on which loads", func(h *health) string {
+		return kmodquery.Printable(h.rules.Reason)
+	}),
 	text("kernel", local, "Release of the running kernel",
 		func(h *health) string { return kmodquery.Printable(h.kernel) }),
 	text("version", local, "Version of kmodquery", func(*health) string { return kmodquery.Version }),
@@ -133,9 +142,13 @@ func generateSensors(ctx context.Context, c Config, q query) ([]map[string]strin
 		columns = slices.DeleteFunc(columns, func(c columnOf[health]) bool { return slices.Contains(sizeColumns, c.Name) })
 	}
 	row := rowFunc(columns)
+	var rules kmodquery.RuleStatus
+	if c.Rules != nil {
+		rules = c.Rules().Status
+	}
 	var rows []map[string]string
 	for i, sensor := range c.Recorder.Sensors(recorderCtx) {
-		rows = append(rows, row(&health{sensor, status, c.Kernel}, int64(i+1)))
+		rows = append(rows, row(&health{sensor, status, rules, c.Kernel}, int64(i+1)))
 	}
 	return rows, nil
 }

@@ -27,6 +27,9 @@ func TestSensorsShowEveryColumn(t *testing.T) {
 	c := testConfig(t)
 	c.Store = statusOnly{status: kmodquery.StoreStatus{Path: "/var/lib/x", Role: "recorder", Rows: 20, Bytes: 21, OldestTime: 22, FirstEID: 30, Errors: 23, Damaged: 24, Skipped: 25,
 		Totals: kmodquery.StoreTotals{Rows: new(int64(26)), UnprivilegedRows: new(int64(27)), Sum: "a", UnprivilegedSum: "b", SumsAfter: new(int64(28)), LastEID: new(int64(29))}}}
+	c.Rules = func() kmodquery.RuleSet {
+		return kmodquery.RuleSet{Status: kmodquery.RuleStatus{Rules: 31, RulesHash: "c", Expectations: 32, ExpectationsHash: "d", Errors: 33, Reason: "a\nb"}}
+	}
 	c.Recorder = &recorder{sensors: []kmodquery.Sensor{
 		{Source: "ebpf", State: "active", Since: 1, Hooks: `["module_load (tp_btf)"]`, Received: 2, Lost: 3, Filtered: 12, DecodeErrors: 4,
 			EnrichErrors: 5, Denied: 6, Joined: 8, LastEventTime: 7, GapStart: 10, GapEnd: 11, Shed: 9},
@@ -37,11 +40,13 @@ func TestSensorsShowEveryColumn(t *testing.T) {
 			"decode_errors": "4", "enrich_errors": "5", "store_errors": "23", "shed": "9", "damaged_rows": "24", "denied": "6", "joined": "8", "last_event_time": "7",
 			"gap_start": "10", "gap_end": "11", "role": "recorder",
 			"store_path": "/var/lib/x", "store_rows": "20", "store_bytes": "21", "oldest_time": "22", "expired_unread": "25", "recorded_rows": "26", "recorded_unprivileged_rows": "27",
-			"recorded_sum": "a", "recorded_unprivileged_sum": "b", "sums_after": "28", "first_eid": "30", "last_eid": "29", "kernel": "6.1.0-test", "version": kmodquery.Version},
+			"recorded_sum": "a", "recorded_unprivileged_sum": "b", "sums_after": "28", "first_eid": "30", "last_eid": "29",
+			"rules": "31", "rules_hash": "c", "expectations": "32", "expectations_hash": "d", "rule_errors": "33", "rules_reason": `a\x0ab`, "kernel": "6.1.0-test", "version": kmodquery.Version},
 		{"rowid": "2", "source": "audit", "state": "unavailable", "reason": `no permission;\x0arun as root`, "received": "0", "lost": "0", "filtered": "0",
 			"decode_errors": "0", "enrich_errors": "0", "store_errors": "23", "shed": "0", "damaged_rows": "24", "denied": "0", "joined": "0", "role": "recorder",
 			"store_path": "/var/lib/x", "store_rows": "20", "store_bytes": "21", "oldest_time": "22", "expired_unread": "25", "recorded_rows": "26", "recorded_unprivileged_rows": "27",
-			"recorded_sum": "a", "recorded_unprivileged_sum": "b", "sums_after": "28", "first_eid": "30", "last_eid": "29", "kernel": "6.1.0-test", "version": kmodquery.Version},
+			"recorded_sum": "a", "recorded_unprivileged_sum": "b", "sums_after": "28", "first_eid": "30", "last_eid": "29",
+			"rules": "31", "rules_hash": "c", "expectations": "32", "expectations_hash": "d", "rule_errors": "33", "rules_reason": `a\x0ab`, "kernel": "6.1.0-test", "version": kmodquery.Version},
 	}, rowsOf(t, c, "kernel_module_sensors", "{}"))
 	require.Equal(t, []map[string]string{{"rowid": "1", "lost": "3"}, {"rowid": "2", "lost": "0"}},
 		rowsOf(t, c, "kernel_module_sensors", contextJSON(t, []string{"lost", "since_when"})))

@@ -85,8 +85,11 @@ type Config struct {
 	Inventory   Inventory
 	Autostart   Autostart
 	Signatures  []kmodquery.Signature
-	Kernel      string // release of the running kernel, for the sensors
-	ReplyBytes  int64  // bound on the cells of one reply
+	// Rules returns the rules and the expectations in force. It must be safe for concurrent
+	// calls. Nil has none.
+	Rules      func() kmodquery.RuleSet
+	Kernel     string // release of the running kernel, for the sensors
+	ReplyBytes int64  // bound on the cells of one reply
 	// Worker returns how many bytes of osquery's worker one reply may cost. It returns 0
 	// if osquery has no watchdog; then ReplyBytes is the bound. Nil is 0.
 	Worker  func() int64

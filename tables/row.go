@@ -63,21 +63,8 @@ func eventCell(column kmodquery.Column, e *kmodquery.Event) (string, bool) {
 		return strconv.FormatInt(n, 10), isKnown
 	}
 	text, isKnown := column.Text(e)
-	return cell(column.Name, text), isKnown
+	return kmodquery.ShownText(column.Name, text), isKnown
 }
-
-// cell returns a text of an event as a column of that name shows it.
-func cell(column, text string) string {
-	// Sources escape the strings in their JSON. Text that is not printable is not their
-	// JSON.
-	if isJSON(column) && kmodquery.Printable(text) == text {
-		return text
-	}
-	return kmodquery.Escape(text)
-}
-
-// isJSON reports whether a column of an event holds JSON.
-func isJSON(column string) bool { return column == "ancestors" || column == "requested_by" }
 
 // object returns the known columns of an event as a JSON object, in their order and with
 // text as in cells: those with these names, or all if names is nil.

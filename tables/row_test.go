@@ -17,14 +17,14 @@ func FuzzCell(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, bytes string) {
-		text := cell("params", bytes)
+		text := kmodquery.ShownText("params", bytes)
 		require.Empty(t, hostile.Harm(text))
 		require.Equal(t, bytes, hostile.Unescape(text))
 		if plain(bytes) {
 			require.Equal(t, bytes, text)
-			require.Equal(t, bytes, cell("ancestors", bytes))
+			require.Equal(t, bytes, kmodquery.ShownText("ancestors", bytes))
 		}
-		require.Empty(t, hostile.Harm(cell("ancestors", bytes)), "a store may hold what no source writes")
+		require.Empty(t, hostile.Harm(kmodquery.ShownText("ancestors", bytes)), "a store may hold what no source writes")
 		event := full()
 		event.Params = &bytes
 		event.Ancestors = jsonOf(t, []map[string]string{{"comm": kmodquery.Escape(bytes)}})

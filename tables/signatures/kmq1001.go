@@ -13,6 +13,10 @@ func kmq1001() kmodquery.Signature {
 		Condition:      "signature_status is unsigned, untrusted or rejected.",
 		FalsePositives: "Modules that dkms, a vendor's installer or a developer built on this host, and all modules of a kernel that its owner built without signing.",
 		Silence:        "signature_id = 'KMQ-1001' AND coalesce(sha256, '') = 'HASH'",
+		Sigma: kmodquery.Sigma{
+			Selections: "selection:\n  signature_status: [unsigned, untrusted, rejected]\n",
+			Condition:  "selection",
+		},
 	}, func(e *kmodquery.Event) string {
 		switch e.SignatureStatus {
 		case kmodquery.SignatureUnsigned:

@@ -33,6 +33,11 @@ func kmq1002() kmodquery.Signature {
 			"on macOS, path is below /tmp, /var/tmp, /var/folders, /Users or /Volumes.",
 		FalsePositives: "A developer who loads what was built a moment ago, and installers that test a module before they install it.",
 		Silence:        "signature_id = 'KMQ-1002' AND coalesce(path, '') LIKE '/home/builder/%'",
+		Sigma: kmodquery.Sigma{
+			Selections: "file:\n  origin: file\n  path|startswith: /\n" + matching("usual", "path", moduleFolders.String()) +
+				"kext:\n  event_name: kextload\n" + matching("user", "path", userFolders.String()),
+			Condition: "file and ((not kext and not usual) or (kext and user))",
+		},
 	}, func(e *kmodquery.Event) string {
 		if e.Origin != kmodquery.OriginFile || !strings.HasPrefix(e.Path, "/") {
 			return ""

@@ -12,6 +12,10 @@ func kmq1003() kmodquery.Signature {
 		Condition:      "origin is memfd or deleted.",
 		FalsePositives: "None are known besides tests.",
 		Silence:        "signature_id = 'KMQ-1003' AND coalesce(sha256, '') = 'HASH'",
+		Sigma: kmodquery.Sigma{
+			Selections: "selection:\n  origin: [memfd, deleted]\n",
+			Condition:  "selection",
+		},
 	}, func(e *kmodquery.Event) string {
 		if e.Origin == kmodquery.OriginMemfd || e.Origin == kmodquery.OriginDeleted {
 			return "there is no file that could be examined"

@@ -13,6 +13,10 @@ func kmq1004() kmodquery.Signature {
 		Condition:      "origin is kernel.",
 		FalsePositives: "None are known. The kernel's own requests start modprobe, which is a process.",
 		Silence:        "signature_id = 'KMQ-1004' AND coalesce(sha256, '') = 'HASH'",
+		Sigma: kmodquery.Sigma{
+			Selections: "selection:\n  origin: kernel\n",
+			Condition:  "selection",
+		},
 	}, func(e *kmodquery.Event) string {
 		if e.Origin != kmodquery.OriginKernel {
 			return ""

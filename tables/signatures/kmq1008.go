@@ -12,6 +12,10 @@ func kmq1008() kmodquery.Signature {
 		Condition:      "container_id is known: the loader's control group is that of a container.",
 		FalsePositives: "Containers that administer their host: drivers of storage and network plugins, GPU operators and security agents.",
 		Silence:        "signature_id = 'KMQ-1008' AND coalesce(sha256, '') = 'HASH'",
+		Sigma: kmodquery.Sigma{
+			Selections: matching("selection", "container_id", ".+"),
+			Condition:  "selection",
+		},
 	}, func(e *kmodquery.Event) string {
 		if e.ContainerID == "" {
 			return ""

@@ -24,6 +24,11 @@ func kmq1009() kmodquery.Signature {
 			"/run/user, /run/shm, /home or /var/www, or is a hidden file or a memfd.",
 		FalsePositives: "Developers of kernel modules, and scripts that call init_module(2) through their language's libraries.",
 		Silence:        "signature_id = 'KMQ-1009' AND coalesce(process_path, '') LIKE '/home/builder/%'",
+		Sigma: kmodquery.Sigma{
+			Selections: matching("program", "process_path", "^/memfd:", writable.String(), baseIn(interpreters)) +
+				matching("hidden", "process_path", hiddenFile) + matching("wrapped", "process_path", wrappedFile),
+			Condition: "program or (hidden and not wrapped)",
+		},
 	}, func(e *kmodquery.Event) string {
 		base := baseOf(e.ProcessPath)
 		switch {

@@ -22,6 +22,10 @@ func kmq1010() kmodquery.Signature {
 		Condition:      "The last part of the path of an ancestor is that of a known web, database, mail, name, file or job server, or is a hidden file.",
 		FalsePositives: "Jobs that upgrade packages or administer the host.",
 		Silence:        "signature_id = 'KMQ-1010' AND coalesce(sha256, '') = 'HASH'",
+		Sigma: kmodquery.Sigma{
+			Selections: matching("selection", "ancestors", ancestorIn(services), hiddenAncestor),
+			Condition:  "selection",
+		},
 	}, func(e *kmodquery.Event) string {
 		var ancestors []struct{ Path string }
 		if e.Ancestors == "" || json.Unmarshal([]byte(e.Ancestors), &ancestors) != nil {

@@ -21,6 +21,10 @@ func kmq1013() kmodquery.Signature {
 		Condition:      "A load was denied with EPERM before the kernel read a byte of a module.",
 		FalsePositives: "Root too, where kernel.modules_disabled is 1. Any user can cause it, any number of times; a row stands for the calls of one user, program and minute.",
 		Silence:        "signature_id = 'KMQ-1013' AND coalesce(uid, -1) = 1000",
+		Sigma: kmodquery.Sigma{
+			Selections: "selection:\n  event_name: [init_module, finit_module]\n  unprivileged: 1\n",
+			Condition:  "selection",
+		},
 		Match: func(e *kmodquery.Event) (string, bool) {
 			if !slices.Contains(events, e.EventName) || !e.IsUnprivileged() {
 				return "", false

@@ -22,6 +22,10 @@ func kmq1015() kmodquery.Signature {
 		Condition:      "flags has MODULE_INIT_IGNORE_MODVERSIONS (1) or MODULE_INIT_IGNORE_VERMAGIC (2), as with modprobe --force of a module that is not compressed.",
 		FalsePositives: "Binary modules of a vendor that are installed for several kernels.",
 		Silence:        "signature_id = 'KMQ-1015' AND coalesce(sha256, '') = 'HASH'",
+		Sigma: kmodquery.Sigma{
+			Selections: "selection:\n  flags: [1, 2, 3, 5, 6, 7]\n",
+			Condition:  "selection",
+		},
 	}, func(e *kmodquery.Event) string {
 		if e.Flags == nil {
 			return ""

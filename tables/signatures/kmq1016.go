@@ -24,6 +24,10 @@ func kmq1016() kmodquery.Signature {
 			"nor a part of systemd that loads modules.",
 		FalsePositives: "Programs that load modules through libkmod from files which they decompress, such as iscsid, ndctl and tcmu-runner, and SystemTap's staprun.",
 		Silence:        "signature_id = 'KMQ-1016' AND coalesce(process_path, '') = '/usr/sbin/iscsid' AND coalesce(signature_status, '') = 'valid'",
+		Sigma: kmodquery.Sigma{
+			Selections: "memory:\n  origin: memory\n  process_path|startswith: /\n" + matching("tool", "process_path", strings.ReplaceAll(moduleTools.String(), "$", `( \(deleted\))?$`)),
+			Condition:  "memory and not tool",
+		},
 	}, func(e *kmodquery.Event) string {
 		program := strings.TrimSuffix(e.ProcessPath, " (deleted)") // as audit shows one that was replaced
 		if e.Origin != kmodquery.OriginMemory || !strings.HasPrefix(program, "/") || moduleTools.MatchString(program) {

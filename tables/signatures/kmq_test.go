@@ -1,6 +1,7 @@
 package signatures
 
 import (
+	"encoding/json"
 	"reflect"
 	"slices"
 	"testing"
@@ -98,6 +99,7 @@ func TestSignaturesFire(t *testing.T) {
 		{"KMQ-1015", honest(set("Flags", ptr(int64(3)))), dummy + "the kernel was told to ignore its vermagic and the versions of its symbols"},
 		{"KMQ-1015", honest(set("Flags", ptr(int64(2)))), dummy + "the kernel was told to ignore its vermagic"},
 	} {
+		requireSigma(t, &test.event)
 		fired := map[string]string{}
 		for _, s := range All() {
 			if reason, ok := s.Match(&test.event); ok {
@@ -160,6 +162,7 @@ func TestSignaturesDoNotFire(t *testing.T) {
 		"wrapped programs of NixOS": with(func(e *kmodquery.Event) {
 			e.Ancestors = `[{"pid":9,"path":"/nix/store/abc/bin/.kitty-wrapped"},{"pid":8,"path":"/nix/store/abc/bin/.dockerd-wrapped_"}]`
 		}),
+		"a wrapped loader of NixOS": with(func(e *kmodquery.Event) { e.ProcessPath = "/nix/store/abc/bin/.kitty-wrapped" }),
 		"a loader unknown": with(func(e *kmodquery.Event) {
 			e.EventName, e.Origin, e.ProcessPath, e.Ancestors = "init_module", "memory", "", ""
 		}),
@@ -176,6 +179,9 @@ func TestSignaturesDoNotFire(t *testing.T) {
 		events[path] = with(func(e *kmodquery.Event) { e.Path = path })
 	}
 	for name, event := range events {
+		if event.Ancestors == "" || json.Valid([]byte(event.Ancestors)) { // a Sigma rule parses no JSON
+			requireSigma(t, &event)
+		}
 		for _, s := range All() {
 			if _, ok := s.Match(&event); ok {
 				require.Equal(t, "TRC-1017", s.ID, name)

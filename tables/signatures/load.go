@@ -110,6 +110,7 @@ func word(name string) string {
 func ofLoads(s kmodquery.Signature, because func(*kmodquery.Event) string) kmodquery.Signature {
 	s.Events, s.LoadReports = kmodquery.LoadReportEvents(), true
 	s.Columns = slices.Concat(kmodquery.LoadReportColumns, kmodquery.UnprivilegedNeeds(), loadColumns, s.Facts)
+	s.Sigma = kmodquery.Sigma{Selections: "load:\n  reports_load: 1\n  unprivileged: 0\n" + s.Sigma.Selections, Condition: "load and (" + s.Sigma.Condition + ")"}
 	s.Match = func(e *kmodquery.Event) (string, bool) {
 		if !e.IsLoadReport() || e.IsUnprivileged() {
 			return "", false
@@ -126,6 +127,7 @@ func ofLoads(s kmodquery.Signature, because func(*kmodquery.Event) string) kmodq
 // ofDifferences returns a signature of events that the recorder found by comparing what it sees.
 func ofDifferences(s kmodquery.Signature, describe func(*kmodquery.Event) string, events ...string) kmodquery.Signature {
 	s.Events = events
+	s.Sigma = kmodquery.Sigma{Selections: "selection:\n  event_name: [" + strings.Join(events, ", ") + "]\n", Condition: "selection"}
 	s.Columns = slices.Concat([]string{"event_name", "name", "path", "reason"}, s.Facts)
 	s.Match = func(e *kmodquery.Event) (string, bool) {
 		if !slices.Contains(events, e.EventName) {

@@ -14,7 +14,7 @@ func TestEverySignatureIsComplete(t *testing.T) {
 	for _, s := range All() {
 		ids = append(ids, s.ID)
 		for _, value := range []string{
-			s.ID, s.Version, s.Name, s.EventName, s.Description, s.Category, s.Technique, s.AttackID, s.ExternalID, s.Condition, s.FalsePositives, s.Silence,
+			s.ID, s.Version, s.Name, s.EventName, s.Description, s.Category, s.Technique, s.AttackID, s.ExternalID, s.Condition, s.FalsePositives, s.Silence, s.Sigma.Selections, s.Sigma.Condition,
 		} {
 			require.NotEmpty(t, value, s.ID)
 		}

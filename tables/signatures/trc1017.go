@@ -30,6 +30,7 @@ func trc1017() kmodquery.Signature {
 		Condition:      "Every load, also a refused one: the event that stands for it has reports_load = 1.",
 		FalsePositives: "Every honest load. An ordinary boot has a page of them.",
 		Silence:        "signature_id = 'TRC-1017' AND coalesce(signature_status, '') = 'valid'",
+		Sigma:          kmodquery.Sigma{Selections: "selection:\n  reports_load: 1\n", Condition: "selection"},
 		Match: func(e *kmodquery.Event) (string, bool) {
 			if !e.IsLoadReport() {
 				return "", false
