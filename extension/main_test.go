@@ -44,7 +44,7 @@ func TestRun(t *testing.T) {
 		{"a mistake in the SQL", []string{"query", "SELEC"}, "", exitFailed, "",
 			`kmodquery: near "SELEC": syntax error`},
 		{"a mistake on stdin", []string{"query", "--format", "csv"}, "SELEC;\nSELECT 1 AS a", exitFailed, "a\n1\n",
-			`error: near "SELEC": syntax error`},
+			`error: line 1: near "SELEC": syntax error`},
 		{"a mistake in JSON", []string{"query", "SELECT 1 AS a; SELECT pth FROM kernel_module_events", "--json"}, "", exitFailed,
 			"[\n[\n  {\"a\":\"1\"}\n],\n{\"error\":\"no such column: pth; did you mean path?\"}\n]\n", "kmodquery: no such column: pth; did you mean path?"},
 		{"a command of the shell", []string{"query", ".schema kernel_module_evnts"}, "", exitFailed, "",
