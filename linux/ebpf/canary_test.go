@@ -83,7 +83,7 @@ func newTestedHooks(t *testing.T) *testedHooks {
 	s := New(Options{KeepWatch: func(at time.Time) { h.watched = append(h.watched, at.Sub(start)) }})
 	s.ready = func() { h.ready++ }
 	h.run = &run{source: s, shown: &h.fakes, reader: h.seen.reader, arming: &rearming{}, sync: s.health.NewBarrier(time.Second)}
-	h.run.hooks.check = func() error { return h.wrong }
+	h.hooks.check = func() error { return h.wrong }
 	h.canary = canary{programs: &h.fakes, doubt: h.source.markUnreliable}
 	h.source.show(h.shown, nil)
 	h.canary.begin(h.now)
@@ -256,8 +256,6 @@ func TestHooksAreCheckedBeforeAMissCounts(t *testing.T) {
 	require.Equal(t, errNoCanary.Error(), h.seen.events[1].Reason)
 }
 
-func (h *testedHooks) miss1() { h.fakes.isBlind = true; h.next() }
-
 func TestTheKernelsOwnAnswerIsReported(t *testing.T) {
 	h := newTestedHooks(t)
 	h.canary.doubt = func(error) { t.Error("other hooks would not help") }
@@ -342,17 +340,16 @@ func TestTheTimeOfMissedCanariesIsAGap(t *testing.T) {
 		o.KeepGap = func(start, end time.Time) { gap = [2]time.Time{start, end} }
 		o.KeepWatch = func(at time.Time) { last = at }
 		o.Watched = func() time.Time { return last }
-		check := func() { h.run.hooks.last = time.Time{}; require.NoError(t, h.checkHooks()) }
+		check := func() { h.hooks.last = time.Time{}; require.NoError(t, h.checkHooks()) }
 		check()
 		require.Zero(t, last, "no canary was recorded yet")
 		h.makeUnread()
 		h.step()
 		require.Equal(t, time.Now(), last)
-		began := last
 
 		time.Sleep(time.Hour)
 		check()
-		began = last
+		began := last
 		require.Equal(t, time.Now(), began)
 		h.canary.begin(time.Now())
 		h.fakes.isBlind = true
@@ -430,7 +427,7 @@ func TestCausesBeginASeriesOnceAnHour(t *testing.T) {
 // A process that ends while hooks are attached again leaves what is half done to the next.
 func TestTheEndChecksNothing(t *testing.T) {
 	h := newTestedHooks(t)
-	h.run.hooks.check = func() error { t.Error("a check"); return bpf.ErrChanged }
+	h.hooks.check = func() error { t.Error("a check"); return bpf.ErrChanged }
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	h.source.doubt = errors.New("a load was missed")
