@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
@@ -15,20 +16,28 @@ import (
 const maxUnloaded = 4096
 
 // A moment is when an event happened. Within a boot the boot clock decides, which
-// nobody can set; it has a resolution of a second.
+// nobody can set; it has a resolution of a second. Within a second the wall clock decides, unless it
+// was set meanwhile; then the order in which the events arrived does.
 type moment struct {
 	uptime *int64
-	nanos  int64 // Unix time; 0 never
+	nanos  int64  // Unix time; 0 never
+	order  uint64 // of arrival
 }
 
-func momentOf(e *kmodquery.Event) moment { return moment{e.Uptime, e.TimeNanos} }
+var arrived atomic.Uint64
+
+func momentOf(e *kmodquery.Event) moment { return moment{e.Uptime, e.TimeNanos, arrived.Add(1)} }
 
 func (m moment) isAfter(other moment) bool {
 	switch {
 	case m.nanos == 0 || other.nanos == 0:
 		return m.nanos != 0
-	case m.uptime != nil && other.uptime != nil && *m.uptime != *other.uptime:
+	case m.uptime == nil || other.uptime == nil:
+		return m.nanos > other.nanos
+	case *m.uptime != *other.uptime:
 		return *m.uptime > *other.uptime
+	case time.Duration(m.nanos-other.nanos).Abs() >= time.Second:
+		return m.order > other.order
 	}
 	return m.nanos > other.nanos
 }

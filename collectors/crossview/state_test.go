@@ -248,6 +248,32 @@ func permute[T any](list []T, from int, f func()) {
 	}
 }
 
+// A clock that is set back between a load and an unload of the same second makes no module loaded.
+func TestStateKeepsOrderWhenTheClockIsSet(t *testing.T) {
+	for _, test := range []struct {
+		name                 string
+		loadedAt, unloadedAt time.Duration
+		isLoaded             bool
+	}{
+		{"not set", 0, 300 * time.Millisecond, false},
+		{"set back", time.Hour, 0, false},
+		{"set forward", 0, time.Hour, false},
+		{"events of another source come late", 300 * time.Millisecond, 0, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			event := func(name string, at time.Duration) kmodquery.Event {
+				return kmodquery.Event{
+					Source: kmodquery.SourceEBPF, EventName: name, Name: "m",
+					Uptime: new(int64(7)), TimeNanos: time.Now().Add(at).UnixNano(),
+				}
+			}
+			s := NewState("")
+			s.Add(event(kmodquery.EventModuleLoad, test.loadedAt), event(kmodquery.EventModuleFree, test.unloadedAt))
+			require.Equal(t, test.isLoaded, s.of("m").isLoaded())
+		})
+	}
+}
+
 // The boot clock decides: Go's stands still while the machine sleeps.
 func TestWasWatched(t *testing.T) {
 	at := func(uptime int64) moment { return moment{uptime: &uptime, nanos: uptime + 1} }
