@@ -59,8 +59,6 @@ type Programs struct {
 	adopted  bool      // an earlier process attached these programs
 	retired  time.Time // when the older sets were detached
 
-	canaryEnd uint64 // end of the ring of records when the last Canary returned
-
 	olderCounts map[moduleCounter]map[uint64]uint64 // by older set
 	missed      uint64                              // runs of the programs that Renew has detached that were skipped
 

@@ -137,6 +137,13 @@ func (r *ring) positions() (read, end uint64, ok bool) {
 	return r.read.Load(), r.end(), true
 }
 
+// isCrowded reports whether less than a sixteenth of the ring is free.
+func (r *ring) isCrowded() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.closed && r.end()-r.released > r.size-r.size/16
+}
+
 // unread is the number of unread bytes.
 func (r *ring) unread() int {
 	read, end, _ := r.positions()

@@ -73,11 +73,15 @@ func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
 			KeepGap:    store.SetGap,
 			Keys:       func(ctx context.Context) ([]string, error) { return store.Keys(ctx, name) },
 
-			Reading:     store.Reading,
-			KeepReading: store.SetReading,
+			Reading:      store.Reading,
+			KeepReading:  store.SetReading,
+			Canaries:     store.Canaries,
+			KeepCanaries: store.SetCanaries,
 		})
 	case kmodquery.SourceAudit:
-		return audit.New(position)
+		s := audit.New(position)
+		s.LeaveOut(store.Canaries)
+		return s
 	case kmodquery.SourceJournal:
 		return klog.NewJournal(position)
 	case kmodquery.SourceKmsg:

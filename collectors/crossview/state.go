@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kmodquery/kmodquery"
@@ -15,20 +16,28 @@ import (
 const maxUnloaded = 4096
 
 // A moment is when an event happened. Within a boot the boot clock decides, which
-// nobody can set; it has a resolution of a second.
+// nobody can set; it has a resolution of a second. Within a second the wall clock decides, unless it
+// was set meanwhile; then the order in which the events arrived does.
 type moment struct {
 	uptime *int64
-	nanos  int64 // Unix time; 0 never
+	nanos  int64  // Unix time; 0 never
+	order  uint64 // of arrival
 }
 
-func momentOf(e *kmodquery.Event) moment { return moment{e.Uptime, e.TimeNanos} }
+var arrived atomic.Uint64
+
+func momentOf(e *kmodquery.Event) moment { return moment{e.Uptime, e.TimeNanos, arrived.Add(1)} }
 
 func (m moment) isAfter(other moment) bool {
 	switch {
 	case m.nanos == 0 || other.nanos == 0:
 		return m.nanos != 0
-	case m.uptime != nil && other.uptime != nil && *m.uptime != *other.uptime:
+	case m.uptime == nil || other.uptime == nil:
+		return m.nanos > other.nanos
+	case *m.uptime != *other.uptime:
 		return *m.uptime > *other.uptime
+	case time.Duration(m.nanos-other.nanos).Abs() >= time.Second:
+		return m.order > other.order
 	}
 	return m.nanos > other.nanos
 }
@@ -50,6 +59,7 @@ type State struct {
 	mu        sync.Mutex
 	entries   map[string]*entry // by folder name
 	replaying bool              // stored events are being added, in any order: nothing is forgotten
+	ended     map[string]bool   // while replaying, load ids of attempts by eBPF whose module_load or failure is known
 	changed   time.Time         // when a load or an unload was last added
 	reported  map[string]bool   // load ids of modules that were reported as hidden, or that have another name since
 }
@@ -131,7 +141,7 @@ func (s *State) Add(events ...kmodquery.Event) {
 func (s *State) SetReplaying(is bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.replaying = is
+	s.replaying, s.ended = is, map[string]bool{}
 }
 
 // Stored takes what only the store knows, FirstSeen, from events that were added.
@@ -166,6 +176,7 @@ func (s *State) add(e *kmodquery.Event) {
 			known := s.of(e.Name)
 			known.begun, known.loadID = nil, e.LoadID
 		}
+		s.end(e.LoadID)
 	case kmodquery.EventSecurityKernelReadFile, kmodquery.EventSecurityKernelLoadData:
 		s.setBegun(e)
 	case kmodquery.EventInitModule, kmodquery.EventFinitModule:
@@ -210,11 +221,14 @@ func (s *State) setBegun(e *kmodquery.Event) {
 		return
 	}
 	if e.Result == nil || *e.Result == 0 {
-		if known := s.of(e.Name); known.loadID != e.LoadID {
+		known := s.of(e.Name)
+		isLater := known.begun == nil || !momentOf(known.begun).isAfter(momentOf(e))
+		if known.loadID != e.LoadID && isLater && !s.ended[e.LoadID] {
 			known.begun = new(*e)
 		}
 		return
 	}
+	s.end(e.LoadID)
 	name := kmodquery.FolderName(e.Name)
 	known := s.entries[name]
 	if known == nil || known.begun == nil || known.begun.LoadID != e.LoadID {
@@ -223,6 +237,17 @@ func (s *State) setBegun(e *kmodquery.Event) {
 	if known.begun = nil; known.loaded.nanos == 0 && known.unloaded.nanos == 0 && known.hidden.nanos == 0 {
 		delete(s.entries, name)
 	}
+}
+
+// end notes that the module_load of an attempt, or its failure, is known: stored events come in any order.
+func (s *State) end(loadID string) {
+	if !s.replaying || loadID == "" {
+		return
+	}
+	if len(s.ended) >= maxUnloaded {
+		clear(s.ended)
+	}
+	s.ended[loadID] = true
 }
 
 // adopt makes a module that views show a loaded one if eBPF reported its load, except its

@@ -248,6 +248,75 @@ func permute[T any](list []T, from int, f func()) {
 	}
 }
 
+// A clock that is set back between a load and an unload of the same second makes no module loaded.
+func TestStateKeepsOrderWhenTheClockIsSet(t *testing.T) {
+	for _, test := range []struct {
+		name                 string
+		loadedAt, unloadedAt time.Duration
+		isLoaded             bool
+	}{
+		{"not set", 0, 300 * time.Millisecond, false},
+		{"set back", time.Hour, 0, false},
+		{"set forward", 0, time.Hour, false},
+		{"events of another source come late", 300 * time.Millisecond, 0, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			event := func(name string, at time.Duration) kmodquery.Event {
+				return kmodquery.Event{
+					Source: kmodquery.SourceEBPF, EventName: name, Name: "m",
+					Uptime: new(int64(7)), TimeNanos: time.Now().Add(at).UnixNano(),
+				}
+			}
+			s := NewState("")
+			s.Add(event(kmodquery.EventModuleLoad, test.loadedAt), event(kmodquery.EventModuleFree, test.unloadedAt))
+			require.Equal(t, test.isLoaded, s.of("m").isLoaded())
+		})
+	}
+}
+
+// Stored events come in any order: an attempt that failed, or whose module_load is known, explains no
+// module that views show later.
+func TestReplayedAttemptsThatEndedExplainNoModule(t *testing.T) {
+	event := func(name, id string, result *int64, at int64) kmodquery.Event {
+		return kmodquery.Event{
+			Source: kmodquery.SourceEBPF, EventName: name, Type: kmodquery.TypeKernelModule, Name: "m", LoadID: id,
+			Result: result, TimeNanos: at * int64(time.Second),
+		}
+	}
+	refused := []kmodquery.Event{
+		event(kmodquery.EventFinitModule, "a", new(int64(-17)), 2), event(kmodquery.EventSecurityKernelReadFile, "a", nil, 1),
+	}
+	loaded := []kmodquery.Event{
+		event(kmodquery.EventModuleLoad, "b", nil, 4), event(kmodquery.EventModuleLoad, "a", nil, 2), event(kmodquery.EventSecurityKernelReadFile, "b", nil, 3),
+	}
+	underWay := []kmodquery.Event{
+		event(kmodquery.EventSecurityKernelReadFile, "b", nil, 3), event(kmodquery.EventFinitModule, "a", new(int64(-17)), 2),
+		event(kmodquery.EventSecurityKernelReadFile, "a", nil, 1),
+	}
+	later := []kmodquery.Event{
+		event(kmodquery.EventSecurityKernelReadFile, "b", nil, 3), event(kmodquery.EventSecurityKernelReadFile, "a", nil, 1),
+	}
+	for _, test := range []struct {
+		name   string
+		events []kmodquery.Event
+		want   string
+	}{
+		{"refused", refused, ""}, {"loaded", loaded, ""}, {"one is under way", underWay, "b"}, {"the last one explains it", later, "b"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := NewState("")
+			s.SetReplaying(true)
+			s.Add(test.events...)
+			s.SetReplaying(false)
+			isKnown := s.adopt("m")
+			require.Equal(t, test.want != "", isKnown)
+			if isKnown {
+				require.Equal(t, test.want, s.of("m").module.LoadID)
+			}
+		})
+	}
+}
+
 // The boot clock decides: Go's stands still while the machine sleeps.
 func TestWasWatched(t *testing.T) {
 	at := func(uptime int64) moment { return moment{uptime: &uptime, nanos: uptime + 1} }

@@ -3,7 +3,10 @@
 package audit
 
 import (
+	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/internal/source"
@@ -19,6 +22,8 @@ type intake struct {
 	since      time.Time // nothing older is emitted
 	emit       func(kmodquery.Delivery)
 	isLog      bool // the records come from a log, and events have a Position in it
+	canaries   []uint64
+	leftOut    func(records int) // is called for each canary; may be nil
 
 	assembler *record.Assembler
 	denials   denials
@@ -37,8 +42,11 @@ func (i *intake) takeEvent(from record.Event) {
 	if from.ID.Time().Before(i.since) || i.wasEmitted != nil && i.wasEmitted(from.ID) {
 		return
 	}
-	if n, ok := from.Records[0].Fields.Hex("a2"); ok && n == host.Canary() && from.Call == kmodquery.EventInitModule {
-		return // a call of this process that tests the hooks of eBPF
+	if i.isCanary(&from) {
+		if i.leftOut != nil {
+			i.leftOut(len(from.Records))
+		}
+		return
 	}
 	ref := eventRef{id: from.ID, start: from.Start}
 	e := i.translator.event(from)
@@ -48,6 +56,19 @@ func (i *intake) takeEvent(from record.Event) {
 	}
 	i.reportDenied() // a position stands for everything before it
 	i.emit(kmodquery.Delivery{Event: e, Position: i.position(ref)})
+}
+
+// isCanary reports whether a call was made to test the hooks of eBPF, by this process or an earlier
+// one. The kernel denies such a call.
+func (i *intake) isCanary(from *record.Event) bool {
+	call := from.Records[0].Fields
+	argument, _ := call.Hex("a2")
+	exit, ok := call.Int("exit")
+	if from.Call != kmodquery.EventInitModule || !ok || exit != -int64(unix.EPERM) {
+		return false
+	}
+	id := host.CanaryOf(argument)
+	return id == host.Canary() || slices.Contains(i.canaries, id)
 }
 
 func (i *intake) position(last eventRef) string {

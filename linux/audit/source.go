@@ -26,7 +26,8 @@ type Source struct {
 	log      string // path of the audit daemon's log
 	position func(ctx context.Context) (string, error)
 	open     func() (kernelConn, error)
-	clock    host.BootClock // of Run
+	clock    host.BootClock  // of Run
+	canaries func() []uint64 // see LeaveOut; may be nil
 
 	mu    sync.Mutex // guards since
 	since time.Time
@@ -39,6 +40,11 @@ func New(position func(ctx context.Context) (string, error)) *Source {
 		health: source.New(kmodquery.SourceAudit), log: "/var/log/audit/audit.log", position: position, open: openKernel,
 	}
 }
+
+// LeaveOut makes Run leave out the calls by which earlier processes tested the hooks of eBPF,
+// besides those of this process. canaries returns what identifies them (host.CanaryOf). It must be
+// called before Run.
+func (s *Source) LeaveOut(canaries func() []uint64) { s.canaries = canaries }
 
 // Name returns the source's name in the tables.
 func (s *Source) Name() string { return s.health.Name() }
@@ -85,8 +91,13 @@ func (s *Source) intake(emit func(kmodquery.Delivery)) (*intake, error) {
 	since := s.since
 	s.mu.Unlock()
 	translator := translator{bootID: bootID, bootTime: s.clock.BootTime()}
-	return newIntake(translator, since, func(d kmodquery.Delivery) {
+	i := newIntake(translator, since, func(d kmodquery.Delivery) {
 		s.health.Emitted(&d)
 		emit(d)
-	}), nil
+	})
+	if s.canaries != nil {
+		i.canaries = s.canaries()
+	}
+	i.leftOut = func(records int) { s.health.Received.Add(-int64(records)) }
+	return i, nil
 }

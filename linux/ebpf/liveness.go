@@ -46,8 +46,8 @@ func (c *liveness) due() time.Time {
 	return c.last.Add(checkEvery)
 }
 
-// checkHooks checks the hooks if a check is due.
-func (r *run) checkHooks() {
+// checkHooks checks the hooks if a check is due, and returns what is wrong with them.
+func (r *run) checkHooks() error {
 	s := r.source
 	if doubt := s.failureOf(&s.doubt); errors.Is(doubt, bpf.ErrDamaged) { // the ring of images
 		r.reportFailure(doubt)
@@ -66,7 +66,8 @@ func (r *run) checkHooks() {
 		s.health.Degraded(err)
 		s.noteGap(false)
 		r.reportChange(err)
-		s.keepWatch(r.hooks.last)
+		r.seen = r.hooks.last
+		r.vouch()
 		s.ready()
 	case err != nil:
 		s.isBlind = true
@@ -75,10 +76,20 @@ func (r *run) checkHooks() {
 		r.reportFailure(err)
 	case !s.isBlind && r.arming.done == nil:
 		if r.changed != nil && now.Equal(r.hooks.last) {
-			s.attach(r.programs, fmt.Errorf("set right at %s: %w", nowText(), r.changed))
+			s.show(r.shown, fmt.Errorf("set right at %s: %w", nowText(), r.changed))
 			r.changed = nil
+			r.canary.cause(now)
 		}
-		s.keepWatch(r.hooks.last)
+		r.seen = r.hooks.last
+		r.vouch()
+	}
+	return err
+}
+
+// vouch stores when the hooks were last seen attached, unless a canary shows that they may not run.
+func (r *run) vouch() {
+	if r.source.missed == nil && r.canary.vouches() {
+		r.source.keepWatch(r.seen)
 	}
 }
 

@@ -143,7 +143,8 @@ func (r *run) rearmed(outcome rearmed) (*bpf.Programs, error) {
 		}
 		s.mu.Unlock()
 		r.tampered = nil
-		s.attach(r.programs, fmt.Errorf("pinned again at %s: %w", nowText(), outcome.doubt))
+		s.show(r.shown, fmt.Errorf("pinned again at %s: %w", nowText(), outcome.doubt))
+		r.canary.cause(time.Now())
 	}
 	return outcome.programs, nil
 }

@@ -29,6 +29,7 @@ const (
 type run struct {
 	source   *Source
 	programs *bpf.Programs
+	shown    shown // programs
 	reader   *reader
 	deaths   *deathLog
 	hooks    liveness
@@ -38,8 +39,8 @@ type run struct {
 	left   int  // bytes of the ring buffer that were unread when the round began, and are
 	isLast bool // the run ends with the round
 
-	canary      canary
-	isContinued bool // another run was continued
+	canary canary
+	seen   time.Time // last check that found the hooks attached
 
 	tampered  error          // what an event says of these programs; nil if nothing
 	changed   error          // what another process changed and the last check restored; nil if nothing
@@ -75,11 +76,12 @@ func (s *Source) newRun(programs *bpf.Programs, emit func(kmodquery.Delivery), a
 	reader.want = reading.want
 	go reading.run()
 	r := &run{
-		source: s, programs: programs, deaths: deaths, arming: arming,
+		source: s, programs: programs, shown: programs, deaths: deaths, arming: arming,
 		reader: reader,
 		sync:   s.health.NewBarrier(imageGrace),
 	}
 	if s.options.HasCanary && programs.HasCanary() {
+		r.canary = canary{programs: programs, call: callCanary, doubt: s.markUnreliable}
 		r.canary.begin(time.Now())
 	}
 	r.hooks.isUrgent = programs.HasHoles
@@ -103,11 +105,9 @@ func (s *Source) newRun(programs *bpf.Programs, emit func(kmodquery.Delivery), a
 func (r *run) loop(ctx context.Context) (next *bpf.Programs, err error) {
 	defer r.deaths.stop()
 	for next == nil && err == nil {
-		r.checkHooks()
-		if next, err = r.rearm(ctx); next != nil || err != nil {
+		if next, err = r.attend(ctx); next != nil || err != nil {
 			break
 		}
-		r.testHooks(time.Now())
 		r.begin(ctx)
 		switch {
 		case !r.isDue():
@@ -127,6 +127,19 @@ func (r *run) loop(ctx context.Context) (next *bpf.Programs, err error) {
 	return next, err
 }
 
+// attend sees to it that the hooks run, and returns others that have replaced them. Once ctx has
+// ended it does nothing: the next process completes what is under way.
+func (r *run) attend(ctx context.Context) (next *bpf.Programs, err error) {
+	if ctx.Err() != nil {
+		return nil, nil
+	}
+	_ = r.checkHooks() // it has reported what is wrong
+	if next, err = r.rearm(ctx); next == nil && err == nil {
+		r.testHooks(time.Now())
+	}
+	return next, err
+}
+
 // continued returns the run that continues this one with other programs. It reads what is not
 // released again; the events that were emitted are known.
 func (r *run) continued(next *bpf.Programs, emit func(kmodquery.Delivery)) (*run, error) {
@@ -137,7 +150,7 @@ func (r *run) continued(next *bpf.Programs, emit func(kmodquery.Delivery)) (*run
 	}
 	after.reader.requests, after.reader.loads, after.reader.unbegun = r.reader.requests, r.reader.loads, r.reader.unbegun
 	after.filtered, after.filterDue = r.filtered, r.filterDue
-	after.isContinued, after.changeDue = true, r.changeDue
+	after.changeDue, after.canary.causedAt = r.changeDue, r.canary.causedAt
 	if after.sync = r.sync; !after.sync.Began().IsZero() {
 		after.left = next.Pending()
 	}
@@ -208,9 +221,7 @@ func (r *run) readNext() error {
 	defer r.took(size)
 	record, err := r.programs.Decode(raw, position)
 	if err == nil && isCanary(&record) {
-		if record.Call.Canary == host.Canary() {
-			r.canary.isMade, r.canary.due = false, time.Time{}
-		}
+		r.takeCanary(&record, position)
 		return r.reader.take(record, position, size, time.Now())
 	}
 	r.source.health.Received.Add(1)

@@ -32,7 +32,15 @@ type Source struct {
 	ready   func()       // of Run
 	isBlind bool         // a check found that the hooks do not run; used by Run only
 	skipped atomic.Int64 // images that were not read because they killed recorders
-	report  func(error)  // see ReportTo; may be nil
+
+	// Used by Run only:
+	note           error // what is to be known of the programs; nil if nothing
+	cure           error // why they were attached in place of others; nil if they were not
+	missed         error // that they did not record a canary; nil until then, and after they did
+	untested       error // why none was made, or says nothing; nil if one says something
+	isCanaryStored bool
+
+	report func(error) // see ReportTo; may be nil
 
 	openPrograms func(context.Context, Options, bool) (*bpf.Programs, error)
 
@@ -60,6 +68,10 @@ type Options struct {
 	// HasCanary tests the hooks whenever they were attached or opened, and when records were
 	// filtered, by a call of init_module(2) that the kernel must deny.
 	HasCanary bool
+	// KeepCanaries stores what identifies the canaries of the last processes, for sources that read
+	// of them later, and Canaries returns it. Either may be nil.
+	Canaries     func() []uint64
+	KeepCanaries func([]uint64)
 	// Keys returns the dedup keys of the source's stored events; nil if nothing is
 	// stored.
 	Keys func(context.Context) ([]string, error)
@@ -116,6 +128,7 @@ func (s *Source) Run(ctx context.Context, ready func(), emit func(kmodquery.Deli
 	s.acks.start(keys)
 	s.denials.begin(programs, keys, time.Now())
 	s.noteGap(programs.WereThere())
+	s.cure = nil
 	s.attach(programs, nil)
 	arming := &rearming{}
 	defer func() { err = errors.Join(err, s.detach(ctx, err, arming)) }()
@@ -256,15 +269,31 @@ func (s *Source) Sensor() kmodquery.Sensor {
 func (s *Source) LastRound() time.Time { return s.health.LastRound() }
 
 // attach notes that the programs are attached. note, unless it is nil, is part of the
-// sensor's reason.
+// sensor's reason. Programs that missed a canary are still doubtful.
 func (s *Source) attach(programs *bpf.Programs, note error) {
 	s.mu.Lock()
 	s.programs, s.cause, s.replace = programs, nil, false
 	s.mu.Unlock()
+	s.show(programs, note)
+}
+
+// shown are the programs as the sensor shows them (bpf.Programs).
+type shown interface {
+	Hooks() []string
+	Unattached() []error
+	Leftovers() []error
+	Unpinned() error
+	Flush() error
+}
+
+// show shows the state of the programs in the sensor, with a note.
+func (s *Source) show(programs shown, note error) {
+	s.note = note
 	limits := note
 	if err := programs.Unpinned(); err != nil && s.options.PinDir != "" && !s.options.OnlyPinned {
 		limits = errors.Join(limits, fmt.Errorf("not pinned, so loads go unseen while nothing records: %w", err))
 	}
+	limits = errors.Join(limits, s.untested)
 	reason := ""
 	if limits != nil {
 		reason = source.OneLine(limits)
@@ -273,6 +302,9 @@ func (s *Source) attach(programs *bpf.Programs, note error) {
 	wrong := programs.Leftovers()
 	if errs := programs.Unattached(); len(errs) > 0 {
 		wrong = append([]error{fmt.Errorf("some hooks are missing: %w", errors.Join(errs...))}, wrong...)
+	}
+	if s.missed != nil {
+		wrong = append([]error{s.missed}, wrong...)
 	}
 	if len(wrong) > 0 {
 		s.health.Degraded(errors.Join(wrong...))
@@ -384,6 +416,7 @@ func (s *Source) replaceBy(next *bpf.Programs) error {
 	err := next.Inherit(s.release())
 	s.noteGap(next.WereThere())
 	s.denials.begin(next, nil, time.Now())
+	s.cure = doubt
 	s.attach(next, fmt.Errorf("attached again at %s: %w", nowText(), doubt))
 	return err
 }

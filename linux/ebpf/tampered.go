@@ -62,9 +62,7 @@ func (r *run) reportFiltered(found []bpf.Filtered, now time.Time) {
 		return
 	}
 	r.reader.tampered(filterReason(r.filtered))
-	if c := &r.canary; !c.lastFor.IsZero() && now.Sub(c.lastFor) > canaryCause {
-		c.begin(now)
-	}
+	r.canary.cause(now)
 	r.filtered, r.filterDue = nil, now.Add(filterPause)
 }
 

@@ -74,7 +74,7 @@ func secureFiles(dir string, folder fs.FileInfo) error {
 		if name == keyName {
 			continue // keepKey checks it, and does without
 		}
-		isOurs := strings.HasPrefix(name, databaseName) || slices.Contains([]string{lockName, probeName, watchedName, gapName, readingName}, name)
+		isOurs := strings.HasPrefix(name, databaseName) || slices.Contains([]string{lockName, probeName, watchedName, gapName, readingName, canariesName}, name)
 		if !isOurs {
 			onlyOurs = onlyOurs && (entry.Type() == fs.ModeSocket || strings.HasPrefix(name, historyName))
 			continue

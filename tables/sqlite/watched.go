@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -86,37 +87,64 @@ func (s *Store) Gap() (start, end time.Time) {
 	return time.Unix(0, from), time.Unix(0, to)
 }
 
-// readingName is a file with the load_ids of images, one a line. It need not survive a crash
-// of the host either: what kills a process leaves what it wrote.
+// readingName is a file with the load_ids of images, one a line, and canariesName one with
+// numbers. They need not survive a crash of the host either: what kills a process leaves what it wrote.
 const (
-	readingName = "reading"
-	maxReading  = 4 << 10 // bytes that are read of it
+	readingName  = "reading"
+	canariesName = "canaries"
+	maxReading   = 4 << 10 // bytes that are read of each
 )
 
 // SetReading stores the load_ids of images that recorders were reading when they were killed,
 // and that of the one which is about to be read. If it fails, an image may kill more recorders.
-func (s *Store) SetReading(loadIDs []string) {
+func (s *Store) SetReading(loadIDs []string) { s.setLines(readingName, loadIDs) }
+
+// Reading returns what SetReading stored last, by this process or an earlier one.
+func (s *Store) Reading() []string { return s.lines(readingName) }
+
+// SetCanaries stores what identifies the calls by which the last recorders tested their hooks. If
+// it fails, a later process may report such calls.
+func (s *Store) SetCanaries(canaries []uint64) {
+	lines := make([]string, len(canaries))
+	for i, c := range canaries {
+		lines[i] = strconv.FormatUint(c, 16)
+	}
+	s.setLines(canariesName, lines)
+}
+
+// Canaries returns what SetCanaries stored last, by this process or an earlier one.
+func (s *Store) Canaries() (canaries []uint64) {
+	for _, line := range s.lines(canariesName) {
+		if c, err := strconv.ParseUint(line, 16, 64); err == nil {
+			canaries = append(canaries, c)
+		}
+	}
+	return canaries
+}
+
+// setLines replaces the lines of a file.
+func (s *Store) setLines(name string, lines []string) {
 	if !s.records {
 		return
 	}
-	file, err := os.OpenFile(s.readingPath(), os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, fileMode)
+	file, err := os.OpenFile(s.beside(name), os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, fileMode)
 	if err != nil {
 		return
 	}
 	defer file.Close()
 	// It is written before it is truncated, so that it is never empty in between.
-	text := strings.Join(loadIDs, "\n") + "\n"
+	text := strings.Join(lines, "\n") + "\n"
 	if _, err := file.WriteAt([]byte(text), 0); err == nil {
 		_ = file.Truncate(int64(len(text)))
 	}
 }
 
-// Reading returns what SetReading stored last, by this process or an earlier one.
-func (s *Store) Reading() []string {
+// lines returns the lines of a file.
+func (s *Store) lines(name string) []string {
 	if !s.records {
 		return nil
 	}
-	file, err := os.OpenFile(s.readingPath(), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	file, err := os.OpenFile(s.beside(name), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil
 	}
@@ -125,7 +153,7 @@ func (s *Store) Reading() []string {
 	return strings.Fields(string(text))
 }
 
-func (s *Store) readingPath() string { return filepath.Join(filepath.Dir(s.path), readingName) }
+func (s *Store) beside(name string) string { return filepath.Join(filepath.Dir(s.path), name) }
 
 func (s *Store) gapPath() string { return filepath.Join(filepath.Dir(s.path), gapName) }
 

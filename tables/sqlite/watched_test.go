@@ -88,6 +88,19 @@ func TestAGapIsStoredUntilItsLogWasRead(t *testing.T) {
 	none()
 }
 
+// What SetCanaries stored is there for the next recorder, and what others wrote there is not read as such.
+func TestCanaries(t *testing.T) {
+	dir := t.TempDir()
+	s := openIn(t, dir, Options{})
+	require.Empty(t, s.Canaries())
+	s.SetCanaries([]uint64{1, 1<<64 - 1})
+	require.NoError(t, s.Close())
+	s = openIn(t, dir, Options{})
+	require.Equal(t, []uint64{1, 1<<64 - 1}, s.Canaries())
+	require.NoError(t, os.WriteFile(filepath.Join(dir, canariesName), []byte("zz\n7\n"), 0o600))
+	require.Equal(t, []uint64{7}, s.Canaries())
+}
+
 // What SetReading stored is there for the next recorder, and a reader stores nothing.
 func TestReading(t *testing.T) {
 	dir := t.TempDir()

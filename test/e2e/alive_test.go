@@ -327,8 +327,10 @@ func TestGuestRecognisesACanary(t *testing.T) {
 	require.NoError(t, err)
 	defer p.Close()
 	require.True(t, p.HasCanary())
-	const value = 77 << 40
-	require.ErrorIs(t, p.Canary(value, func() error { return denied(value) }), unix.EPERM)
+	const value = 1<<63 | 77<<40
+	made, err := p.Canary(value, denied)
+	require.ErrorIs(t, err, unix.EPERM)
+	require.False(t, made.IsCrowded)
 	require.ErrorIs(t, denied(value), unix.EPERM)
 	p.SetDeadline(time.Now().Add(time.Second))
 	var canaries []uint64
@@ -346,6 +348,8 @@ func TestGuestRecognisesACanary(t *testing.T) {
 		}
 		if r.Call.Canary != 0 {
 			require.Nil(t, r.Call.Denied)
+			require.True(t, made.IsOf(&r, at))
+			require.LessOrEqual(t, at.Offset, made.End)
 			canaries = append(canaries, r.Call.Canary)
 		} else if r.Call.Denied != nil {
 			ordinary++
@@ -353,7 +357,7 @@ func TestGuestRecognisesACanary(t *testing.T) {
 	}
 	require.Equal(t, []uint64{value}, canaries)
 	require.Equal(t, 1, ordinary)
-	require.True(t, p.HasReadCanary())
+	require.True(t, p.HasRead(made))
 	require.NoError(t, p.Check(), "nothing is left in the settings")
 	counts, err := p.DeniedCounts()
 	require.NoError(t, err)

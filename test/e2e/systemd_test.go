@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/kmodquery/kmodquery/bpf"
 	"github.com/kmodquery/kmodquery/test/suite"
 	"github.com/kmodquery/kmodquery/test/vm"
 	"github.com/kmodquery/kmodquery/test/vm/guest"
@@ -255,7 +256,15 @@ func TestGuestServiceRecordsEarly(t *testing.T) {
 	})
 	t.Run("restricted", func(t *testing.T) { testRestrictions(t, show(t, unitName, "MainPID")) })
 	t.Run("canary", func(t *testing.T) {
-		// The filter of system calls permits it, and no source reports it.
+		// The filter of system calls permits it, and no source reports it. Other hooks count it.
+		others, err := bpf.Open(t.Context(), bpf.Options{})
+		require.NoError(t, err)
+		defer others.Close()
+		systemctl(t, "restart", unitName)
+		require.Eventually(t, func() bool {
+			counts, err := others.DeniedCounts()
+			return err == nil && len(counts) == 1 && counts[0].Count == 1
+		}, time.Minute, time.Second)
 		require.Empty(t, queryService(t, "SELECT * FROM kernel_module_sensors WHERE source = 'ebpf' AND reason != ''"))
 		require.Empty(t, queryService(t, "SELECT * FROM kernel_module_events WHERE error = 'EPERM' OR event_name = 'sensor_tampered'"))
 	})
