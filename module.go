@@ -43,6 +43,9 @@ type Module struct {
 	FirstSeen *int64 // as in the events of the load
 	Path      string // file that the module was read from, if a source observed the load
 	Loaded    *LoadedImage
+	// SignatureStatus is the kernel's verdict on the loaded bytes, one of the Signature constants,
+	// as in the events of the load.
+	SignatureStatus string
 
 	// macOS's record of a kernel extension.
 	TeamID     string // Apple team that signed the loaded extension
@@ -134,7 +137,7 @@ func JoinModules(shown, loaded []Module) []Module {
 			isJoined[i] = true
 			module.Name = known.Name
 			module.LoadID, module.FirstSeen, module.Path = known.LoadID, known.FirstSeen, cmp.Or(known.Path, module.Path)
-			module.Loaded = known.Loaded
+			module.Loaded, module.SignatureStatus = known.Loaded, known.SignatureStatus
 			module.Views = append(slices.Clone(module.Views), ViewEvents)
 		}
 		joined = append(joined, module)

@@ -83,7 +83,7 @@ func recorderOptions(c *config, store *sqlite.Store) collectors.Options {
 var pastColumns = []string{
 	"time_nanos", "uptime", "event_name", "source", "load_id", "parent_load_id", "name", "path", "size", "taints", "pid", "result", "error", "first_seen",
 	"type", "sha256", "missing", "reports_load",
-	"origin", "device", "inode", "ctime", "image_sha256", "signer", // of the loaded bytes, which the inventory compares with files
+	"origin", "device", "inode", "ctime", "image_sha256", "signer", "signature_status", // of the loaded bytes, which the inventory compares with files
 }
 
 // recentPast is how many of the newest events a recorder reads to find attempts that

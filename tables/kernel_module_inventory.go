@@ -65,6 +65,8 @@ var inventoryColumns = []columnOf[entry]{
 		func(e *entry) string { return kmodquery.Escape(e.file.SHA256) }),
 	text("signer", local, "Signer that the signature names: of the bytes that were loaded if an event has it, otherwise of the file",
 		func(e *entry) string { return kmodquery.Escape(e.file.Signer) }),
+	text("signature_status", local, "The kernel's verdict on the signature of the bytes that were loaded, as in kernel_module_events: valid, unsigned, untrusted, rejected or unknown. NULL, and in missing, if no source observed the load. A signer that is NULL does not mean unsigned",
+		func(e *entry) string { return kmodquery.Escape(e.SignatureStatus) }),
 	text("package", local, "Package that owns the file, from the database of dpkg, rpm or pacman; NULL if there is none. Unknown if a source observed the load and the file does not hold what was loaded, or cannot be compared",
 		func(e *entry) string { return kmodquery.Escape(e.file.Package) }),
 	text("load_id", local, "Attempt in kernel_module_events that loaded the module, if a source observed it",
@@ -89,6 +91,9 @@ var inventoryColumns = []columnOf[entry]{
 		func(e *entry) string { return kmodquery.Escape(e.missing()) }),
 }
 
+// isKext reports whether it is a kernel extension of macOS.
+func (e *entry) isKext() bool { return slices.Contains(e.Views, kmodquery.ViewShowloaded) }
+
 // missing returns the unknown columns of the module, and then of its file.
 func (e *entry) missing() string {
 	var missing kmodquery.Columns
@@ -97,7 +102,8 @@ func (e *entry) missing() string {
 		isUnknown bool
 	}{
 		{"name", e.Name == ""}, {"size", e.Size == nil}, {"refs", e.Refs == nil}, {"state", e.State == ""},
-		{"address", e.Address == nil}, {"taints", e.Taints == nil && !slices.Contains(e.Views, kmodquery.ViewShowloaded)},
+		{"address", e.Address == nil}, {"taints", e.Taints == nil && !e.isKext()},
+		{"signature_status", !e.isKext() && e.SignatureStatus == ""},
 		// No file in sysfs is read for a hidden module.
 		{"version", e.IsHidden() && e.Version == ""}, {"srcversion", e.IsHidden() && e.Srcversion == ""},
 	} {

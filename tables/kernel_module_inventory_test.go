@@ -40,7 +40,7 @@ var (
 		Name: "dummy", Size: ptr(int64(16384)), Refs: ptr(int64(0)), UsedBy: []string{"a", "b\n"}, State: "Live",
 		Address: ptr(int64(-0x3f000000)), Taints: ptr(int64(4096)), Version: "1.0", Srcversion: "ABC",
 		Views:  []string{kmodquery.ViewModules, kmodquery.ViewSysfs},
-		LoadID: "0123456789abcdef", FirstSeen: ptr(int64(1)),
+		LoadID: "0123456789abcdef", FirstSeen: ptr(int64(1)), SignatureStatus: kmodquery.SignatureUnknown,
 	}
 	hiddenGhost = kmodquery.Module{Name: "gh\xffost", Views: []string{kmodquery.ViewFtrace}}
 	nameless    = kmodquery.Module{Size: ptr(int64(8192)), Views: []string{kmodquery.ViewVmallocinfo}}
@@ -70,9 +70,10 @@ func TestInventoryShowsEveryColumn(t *testing.T) {
 	require.Equal(t, []map[string]string{
 		{"name": "dummy", "size": "16384", "refs": "0", "used_by": `["a","b\\x0a"]`, "state": "Live", "address": "0xffffffffc1000000",
 			"taints": "4096", "taint_flags": "O", "version": "1.0", "srcversion": "ABC", "path": "/lib/dummy.ko", "sha256": "abc", "signer": `Debian\x0a`,
+			"signature_status": "unknown",
 			"package": "linux-image-6.1", "load_id": "0123456789abcdef", "first_seen": "1", "views": `["modules","sysfs"]`, "hidden": "0"},
-		{"name": `gh\xffost`, "views": `["ftrace"]`, "hidden": "1", "missing": "size,refs,state,address,taints,version,srcversion,path,sha256"},
-		{"size": "8192", "views": `["vmallocinfo"]`, "hidden": "1", "missing": "name,refs,state,address,taints,version,srcversion,path,sha256"},
+		{"name": `gh\xffost`, "views": `["ftrace"]`, "hidden": "1", "missing": "size,refs,state,address,taints,signature_status,version,srcversion,path,sha256"},
+		{"size": "8192", "views": `["vmallocinfo"]`, "hidden": "1", "missing": "name,refs,state,address,taints,signature_status,version,srcversion,path,sha256"},
 	}, rows)
 }
 

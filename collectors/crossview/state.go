@@ -77,7 +77,7 @@ type entry struct {
 	unloaded    moment
 	hidden      moment    // when it was last reported as hidden
 	certain     moment    // when it was last loaded according to a source that would see it unloaded
-	describedAt moment    // of the event that module's LoadID, Path, FirstSeen and Loaded come from
+	describedAt moment    // of the event that module's LoadID, Path, FirstSeen, Loaded and SignatureStatus come from
 	describedBy authority // of that event
 	shown       time.Time // views that were read after it showed the module
 	address     *int64    // of the module when views last showed it; nil if it is unknown
@@ -324,7 +324,16 @@ func (s *State) setLoaded(e *kmodquery.Event, certain bool) {
 	}
 }
 
-// describe takes LoadID, Path, FirstSeen and Loaded from an event if it is about the last
+// moreOf returns the first of two verdicts on a signature, unless only the other one says
+// something.
+func moreOf(a, b string) string {
+	if a == "" || a == kmodquery.SignatureUnknown {
+		return cmp.Or(b, a)
+	}
+	return a
+}
+
+// describe takes LoadID, Path, FirstSeen, Loaded and SignatureStatus from an event if it is about the last
 // load and of higher authority than the event before. Views only add to that.
 func (known *entry) describe(e *kmodquery.Event, now moment, by authority) {
 	m := &known.module
@@ -334,14 +343,17 @@ func (known *entry) describe(e *kmodquery.Event, now moment, by authority) {
 	case isStale || isLater && !isSame && by >= known.describedBy && by != byView: // another load
 		known.describedAt, known.describedBy = now, by
 		m.LoadID, m.Path, m.FirstSeen, m.Loaded = e.LoadID, e.Path, e.FirstSeen, e.LoadedImage()
+		m.SignatureStatus = e.SignatureStatus
 	case by > known.describedBy:
 		known.describedAt, known.describedBy = now, by
 		m.LoadID, m.FirstSeen = e.LoadID, cmp.Or(e.FirstSeen, m.FirstSeen)
+		m.SignatureStatus = moreOf(e.SignatureStatus, m.SignatureStatus)
 		if image := e.LoadedImage(); image != nil {
 			m.Path, m.Loaded = e.Path, image
 		}
 	case isSame || isLater && by == byView:
 		m.FirstSeen = cmp.Or(m.FirstSeen, e.FirstSeen)
+		m.SignatureStatus = moreOf(m.SignatureStatus, e.SignatureStatus)
 		if image := e.LoadedImage(); m.Loaded == nil || image.IsComparable() && !m.Loaded.IsComparable() {
 			m.Path, m.Loaded = e.Path, image
 		}
@@ -362,7 +374,7 @@ func (known *entry) unload(now moment) {
 	}
 	if !known.describedAt.isAfter(known.unloaded) {
 		m := &known.module
-		m.LoadID, m.Path, m.FirstSeen, m.Loaded = "", "", nil, nil
+		m.LoadID, m.Path, m.FirstSeen, m.Loaded, m.SignatureStatus = "", "", nil, nil, ""
 	}
 }
 

@@ -72,10 +72,11 @@ func TestStateHasWhatWasLoaded(t *testing.T) {
 	ebpf := kmodquery.Event{
 		Source: "ebpf", EventName: kmodquery.EventModuleLoad, Name: "m", LoadID: "1", Path: "/a.ko", Origin: kmodquery.OriginFile, TimeNanos: 1,
 		Device: &n, Inode: &n, Size: &n, Ctime: &n, SHA256: "s", ImageSHA256: "i", Signer: "x",
+		SignatureStatus: kmodquery.SignatureUntrusted,
 	}
 	audit := kmodquery.Event{
 		Source: "audit", EventName: kmodquery.EventFinitModule, Name: "m", LoadID: "1", Path: "/a.ko", Result: new(int64(0)), TimeNanos: 1,
-		Missing: "sha256,signer",
+		Missing: "sha256,signer", SignatureStatus: kmodquery.SignatureUnknown,
 	}
 	view := kmodquery.Event{Source: "procfs", EventName: kmodquery.EventModulePresent, Name: "m", LoadID: "1", TimeNanos: 2}
 	want := &kmodquery.LoadedImage{File: &kmodquery.FileID{Device: 7, Inode: 7, Size: 7, Ctime: 7}, ImageSHA256: "i", Signer: new("x")}
@@ -84,9 +85,12 @@ func TestStateHasWhatWasLoaded(t *testing.T) {
 		s.Add(events...)
 		require.Equal(t, want, s.get("m").module.Loaded)
 		require.Equal(t, "/a.ko", s.get("m").module.Path)
-		require.Equal(t, want, kmodquery.JoinModules([]kmodquery.Module{{Name: "m"}}, s.Loaded(Start{}, &view))[0].Loaded)
+		joined := kmodquery.JoinModules([]kmodquery.Module{{Name: "m"}}, s.Loaded(Start{}, &view))[0]
+		require.Equal(t, want, joined.Loaded)
+		require.Equal(t, kmodquery.SignatureUntrusted, joined.SignatureStatus)
 		s.Add(kmodquery.Event{Source: "ebpf", EventName: kmodquery.EventModuleFree, Name: "m", TimeNanos: 3})
 		require.Nil(t, s.get("m").module.Loaded)
+		require.Empty(t, s.get("m").module.SignatureStatus, "another module may have the name now")
 	}
 
 	unread := ebpf
