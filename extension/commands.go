@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -138,6 +139,8 @@ statements of stdin, or a shell on a terminal.`,
 			Short:   "Linux: store the events of the pinned programs, and remove the programs",
 			Example: examples("detach"),
 		}),
+		c.doctorCommand(),
+		c.reportCommand(),
 		configCommand,
 		expectCommand,
 		&cobra.Command{
@@ -210,6 +213,34 @@ func between(least, most int, err error) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+func (c *config) doctorCommand() *cobra.Command {
+	cmd := c.newCommand(runDoctor, &cobra.Command{
+		Use:   "doctor",
+		Short: "check all that kmodquery needs on this host, and say what to do",
+		Long: `Check all that kmodquery needs on this host, one line each with the reason and what to do. It
+changes nothing.
+
+The exit status is 0 if all is well, 1 for a warning, 2 if something is critical, and 3 if
+something is unknown. The worst one counts.`,
+		Example: examples("doctor", "doctor --json"),
+	})
+	cmd.Flags().BoolVar(&c.isDoctorJSON, "json", false, "print one JSON document")
+	cmd.Flags().Lookup("socket").Hidden = false
+	return cmd
+}
+
+func (c *config) reportCommand() *cobra.Command {
+	cmd := c.newCommand(writeReport, &cobra.Command{
+		Use:   "report",
+		Short: "write a page of HTML about the loads, findings and sensors of the last days",
+		Long: `Write a page of HTML about the loads, findings, autostart, modules that differ and sensors of
+the last days. It is complete in itself: it fetches nothing and runs no script.`,
+		Example: examples("report >report.html", "report --since 30d >report.html"),
+	})
+	cmd.Flags().Var(duration(&c.reportSince, 7*24*time.Hour, time.Second), "since", "begin this `time` ago")
+	return cmd
 }
 
 func flagsOnly(cmd *cobra.Command, args []string) error {

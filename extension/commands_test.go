@@ -66,7 +66,9 @@ func TestExamplesWork(t *testing.T) {
 				continue
 			}
 			status, stdout, stderr := ran(t, words[1:]...)
-			require.Zero(t, status, "%s: %s", example, stderr)
+			if cmd.Name() != "doctor" { // its status depends on the host
+				require.Zero(t, status, "%s: %s", example, stderr)
+			}
 			if _, file, ok := strings.Cut(strings.TrimSpace(example), " >"); ok && !filepath.IsAbs(file) {
 				require.NoError(t, os.WriteFile(file, []byte(stdout), 0o600))
 			}
@@ -85,8 +87,8 @@ func TestHelpOfOneCommand(t *testing.T) {
 			require.Empty(t, stderr)
 			require.Contains(t, stdout, "Usage:\n  "+strings.TrimSuffix(cmd.CommandPath()+" "+strings.Join(strings.Fields(cmd.Use)[1:], " "), " "))
 			require.Contains(t, stdout, cmd.Example)
-			require.Equal(t, cmd.Flags().Lookup("json") != nil, strings.Contains(stdout, "  --format"), words)
-			require.Equal(t, len(words) == 0, strings.Contains(stdout, "  --socket"), words)
+			require.Equal(t, cmd.Flags().Lookup("csv") != nil, strings.Contains(stdout, "  --format"), words)
+			require.Equal(t, len(words) == 0 || words[0] == "doctor", strings.Contains(stdout, "  --socket"), words)
 			require.Equal(t, cmd.Flags().Lookup("state-dir") != nil, strings.Contains(stdout, "  --state-dir"), words)
 		}
 	})

@@ -64,6 +64,9 @@ type config struct {
 
 	format shell.Format
 
+	isDoctorJSON bool          // of the command doctor
+	reportSince  time.Duration // of the command report
+
 	// mistake is what is wrong in the environment or the configuration file. An extension that
 	// osquery starts then serves its tables and records nothing, and so does the command
 	// record where the service manager restarts it always; every other command fails.
@@ -144,7 +147,7 @@ func (c *config) complete(flags *pflag.FlagSet) error {
 		c.expectDir = ""
 	}
 	switch {
-	case c.mistake != nil && c.command != "" && (c.command != "record" || !c.platform.restartsAlways):
+	case c.mistake != nil && c.command != "" && c.command != "doctor" && (c.command != "record" || !c.platform.restartsAlways):
 		return c.mistake
 	case c.command == "" && c.socket == "":
 		return errors.New("--socket is missing: osquery passes it when it starts an extension; to query without osquery, run: kmodquery.ext query")

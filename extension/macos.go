@@ -11,6 +11,7 @@ import (
 	"github.com/kmodquery/kmodquery/darwin/host"
 	"github.com/kmodquery/kmodquery/darwin/loaded"
 	"github.com/kmodquery/kmodquery/darwin/ulog"
+	"github.com/kmodquery/kmodquery/extension/doctor"
 	"github.com/kmodquery/kmodquery/tables"
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
@@ -64,6 +65,8 @@ func macOS(programs host.Programs, kernel macKernel) *platform {
 		removePins:     func(string) error { return nil },
 		restartsAlways: true,
 		kernelRelease:  kernel.release,
+		checks:         func(c *config) []doctor.Check { return doctor.MacOS("/", kernel.release(), c.eslogger) },
+		osquery:        macOSOsquery,
 	}
 }
 

@@ -46,6 +46,11 @@ func boundExit(ctx context.Context, exit func()) (ended func()) {
 // errReported means that each failure has been reported.
 var errReported = errors.New("failed")
 
+// An exitStatus is the status with which a command ends that has reported all.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
 func main() {
 	log.SetOutput(lineWriter{os.Stderr}) // for the messages of libraries
 	p := hostPlatform()
@@ -77,6 +82,9 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 		return 0
 	}
 	for _, unknown := range c.unknown {
+		if c.command == "doctor" {
+			break // it has them in its results
+		}
 		// Others belong to a container image, or to a program around this one.
 		if strings.HasPrefix(c.command, "config ") || strings.Contains(unknown, "nearest") {
 			report.Print(unknown)
@@ -88,7 +96,7 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 		// that this one starts.
 		signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	}
-	if c.mistake != nil {
+	if c.mistake != nil && c.command != "doctor" {
 		report.Printf("%v; nothing is recorded", c.mistake)
 	}
 	signals := []os.Signal{unix.SIGTERM, unix.SIGINT}
@@ -104,6 +112,10 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 	err = c.run(ctx, c, files{stdin, stdout, stderr, report})
 	if err == nil {
 		return 0
+	}
+	var status exitStatus
+	if errors.As(err, &status) {
+		return int(status)
 	}
 	if !errors.Is(err, errReported) {
 		report.Print(err)

@@ -7,6 +7,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/collectors/crossview"
+	"github.com/kmodquery/kmodquery/extension/doctor"
 	"github.com/kmodquery/kmodquery/tables"
 	"github.com/kmodquery/kmodquery/tables/sqlite"
 )
@@ -58,6 +59,10 @@ type platform struct {
 	// thread uses. Either may be nil.
 	memoryLimit func() int64
 	threadTime  func() func() time.Duration
+	// checks returns what the command doctor checks of the kernel and of the sources, and
+	// osquery where the packages of osquery put their files.
+	checks  func(c *config) []doctor.Check
+	osquery func() doctor.Osquery
 }
 
 // withEvents joins the modules that views show with the events of their loads.

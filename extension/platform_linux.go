@@ -13,6 +13,7 @@ import (
 	"github.com/kmodquery/kmodquery"
 	"github.com/kmodquery/kmodquery/collectors"
 	"github.com/kmodquery/kmodquery/collectors/crossview"
+	"github.com/kmodquery/kmodquery/extension/doctor"
 	"github.com/kmodquery/kmodquery/linux/audit"
 	"github.com/kmodquery/kmodquery/linux/autostart"
 	"github.com/kmodquery/kmodquery/linux/ebpf"
@@ -50,6 +51,8 @@ func hostPlatform() *platform {
 		users:         host.Users,
 		memoryLimit:   func() int64 { return host.MemoryLimit("/") },
 		threadTime:    host.ThreadTime,
+		checks:        func(c *config) []doctor.Check { return doctor.Linux(kernelRelease(), c.pinDir) },
+		osquery:       linuxOsquery,
 	}
 }
 
@@ -65,8 +68,8 @@ func openSource(name string, c *config, store *sqlite.Store) collectors.Source {
 		return ebpf.New(ebpf.Options{
 			ImageLimit: c.imageLimit,
 			PinDir:     c.pinDir,
-			OnlyPinned: c.command == "query" || c.command == "detach",
-			HasCanary:  !c.isWithoutCanary && c.command != "query" && c.command != "detach",
+			OnlyPinned: c.command == "query" || c.command == "report" || c.command == "detach",
+			HasCanary:  !c.isWithoutCanary && c.command != "query" && c.command != "report" && c.command != "detach",
 			Watched:    store.LastWatched,
 			KeepWatch:  store.SetWatched,
 			Gap:        store.Gap,

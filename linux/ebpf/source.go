@@ -208,29 +208,59 @@ func (o *Options) bpf() bpf.Options {
 // openPrograms attaches the programs. Its errors say what the host lacks. replace
 // replaces pinned programs.
 func openPrograms(ctx context.Context, o Options, replace bool) (*bpf.Programs, error) {
-	if _, err := os.Stat("/proc/modules"); errors.Is(err, os.ErrNotExist) {
-		return nil, &kmodquery.NotSupportedError{
-			Missing: "this kernel cannot load modules",
-			Need:    "a kernel built with CONFIG_MODULES",
-		}
+	if err := requireModules(); err != nil {
+		return nil, err
 	}
 	options := o.bpf()
 	options.Anew = replace
 	programs, err := bpf.Open(ctx, options)
+	if err != nil {
+		return nil, explainOpen(err)
+	}
+	return programs, nil
+}
+
+// requireModules fails if this kernel has no modules.
+func requireModules() error {
+	if _, err := os.Stat("/proc/modules"); errors.Is(err, os.ErrNotExist) {
+		return &kmodquery.NotSupportedError{
+			Missing: "this kernel cannot load modules",
+			Need:    "a kernel built with CONFIG_MODULES",
+		}
+	}
+	return nil
+}
+
+// explainOpen says what the host lacks.
+func explainOpen(err error) error {
 	switch {
 	case errors.Is(err, bpf.ErrNoBTF):
-		return nil, &kmodquery.NotSupportedError{
+		return &kmodquery.NotSupportedError{
 			Missing: err.Error(),
 			Need:    "Linux 5.8 or later built with CONFIG_DEBUG_INFO_BTF (/sys/kernel/btf/vmlinux)",
 		}
 	case errors.Is(err, bpf.ErrNoRingBuffer):
-		return nil, &kmodquery.NotSupportedError{Missing: err.Error(), Need: "Linux 5.8 or later"}
+		return &kmodquery.NotSupportedError{Missing: err.Error(), Need: "Linux 5.8 or later"}
 	case errors.Is(err, os.ErrPermission):
-		return nil, fmt.Errorf("attach eBPF programs: %w; run as root, or with CAP_BPF and CAP_PERFMON", unix.EPERM)
-	case err != nil:
-		return nil, fmt.Errorf("attach eBPF programs: %w", err)
+		return fmt.Errorf("attach eBPF programs: %w; run as root, or with CAP_BPF and CAP_PERFMON", unix.EPERM)
 	}
-	return programs, nil
+	return fmt.Errorf("attach eBPF programs: %w", err)
+}
+
+// An Inspection says how the hooks can be attached to this kernel.
+type Inspection = bpf.Inspection
+
+// Inspect returns how the hooks can be attached to this kernel. It attaches nothing. Its
+// error is that of a Run on this host.
+func Inspect() (Inspection, error) {
+	if err := requireModules(); err != nil {
+		return Inspection{}, err
+	}
+	i, err := bpf.Inspect()
+	if err != nil {
+		return Inspection{}, explainOpen(err)
+	}
+	return i, nil
 }
 
 // ReportTo makes Run report why it attaches the hooks again. It must be called before Run.

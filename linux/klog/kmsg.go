@@ -121,31 +121,40 @@ type kmsgLog struct {
 
 // openKmsg opens the kernel's log.
 func openKmsg(path string) (*kmsgLog, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := openKmsgFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return newKmsgLog(fd)
+}
+
+// openKmsgFile opens the device of the kernel's log.
+func openKmsgFile(path string) (fd int, err error) {
+	fd, err = unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
-		return nil, &kmodquery.NotSupportedError{
+		return -1, &kmodquery.NotSupportedError{
 			Missing: "there is no " + path,
 			Need:    "a kernel built with CONFIG_PRINTK, and its device where this process runs",
 		}
 	case errors.Is(err, fs.ErrPermission):
-		return nil, &kmodquery.NotSupportedError{
+		return -1, &kmodquery.NotSupportedError{
 			Missing: "this process may not read " + path,
 			Need:    "root, or CAP_SYSLOG and the right to read the file",
 		}
 	case err != nil:
-		return nil, fmt.Errorf("open %s: %w", path, err)
+		return -1, fmt.Errorf("open %s: %w", path, err)
 	}
 	// Container runtimes put other files in its place.
 	var stat unix.Stat_t
 	if err := unix.Fstat(fd, &stat); err != nil || stat.Mode&unix.S_IFMT != unix.S_IFCHR || stat.Rdev != unix.Mkdev(1, 11) {
 		unix.Close(fd)
-		return nil, &kmodquery.NotSupportedError{
+		return -1, &kmodquery.NotSupportedError{
 			Missing: path + " is not the kernel's log",
 			Need:    "the character device 1:11 where this process runs",
 		}
 	}
-	return newKmsgLog(fd)
+	return fd, nil
 }
 
 // newKmsgLog takes ownership of a non-blocking file descriptor of which each read(2)

@@ -49,17 +49,26 @@ func secure(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if !info.IsDir() {
-		return "", &fs.PathError{Op: "open", Path: dir, Err: syscall.ENOTDIR}
-	}
-	if err := requireOwner(dir, info); err != nil {
+	if err := requireSafe(dir, info); err != nil {
 		return "", err
 	}
+	return dir, secureFiles(dir, info)
+}
+
+// requireSafe refuses what is no folder, and a folder in which another user could put
+// something.
+func requireSafe(dir string, info fs.FileInfo) error {
+	if !info.IsDir() {
+		return &fs.PathError{Op: "open", Path: dir, Err: syscall.ENOTDIR}
+	}
+	if err := requireOwner(dir, info); err != nil {
+		return err
+	}
 	if info.Mode().Perm()&0o022 != 0 {
-		return "", fmt.Errorf("others may write to %s (mode %04o); give it mode 0700 or choose another state folder",
+		return fmt.Errorf("others may write to %s (mode %04o); give it mode 0700 or choose another state folder",
 			dir, info.Mode().Perm())
 	}
-	return dir, secureFiles(dir, info)
+	return nil
 }
 
 // secureFiles checks the files in the folder before any of them is opened.
