@@ -42,6 +42,7 @@ func TestParse(t *testing.T) {
 		timeout:         3,
 		interval:        3,
 		format:          shell.Table,
+		reportSince:     7 * 24 * time.Hour,
 	}
 	tests := []struct {
 		name string
