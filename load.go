@@ -51,17 +51,23 @@ func LoadEvents() []string {
 }
 
 // OutcomeColumns are the columns that events must have for [OutcomeOf].
-var OutcomeColumns = []string{"event_name", "source", "name", "result", "error", "verdict", "sha256", "missing"}
+var OutcomeColumns = []string{
+	"event_name", "source", "type", "name", "result", "error", "verdict", "sha256", "pid", "euid", "missing",
+}
 
 // OutcomeOf returns the outcome of an attempt from its events, and the event that tells it.
 // The event is nil while none does: then the outcome is OutcomeRunning if the call of the
-// attempt was seen and not its end, otherwise OutcomeUnknown.
+// attempt was seen and not its end, otherwise OutcomeUnknown. Whether an event tells an
+// outcome does not depend on the others.
 func OutcomeOf(events []Event) (outcome string, by *Event) {
+	var seen observed
+	for i := range events {
+		seen.add(&events[i])
+	}
 	outcome = OutcomeUnknown
-	isLive := slices.ContainsFunc(events, func(e Event) bool { return e.Source == SourceEBPF && e.EventName == EventModuleLoad })
 	rank := 0
 	for i := range events {
-		if o, r := outcomeBy(&events[i], isLive); r > rank {
+		if o, r := seen.outcomeBy(&events[i]); r > rank {
 			outcome, rank, by = o, r, &events[i]
 		}
 	}
@@ -71,21 +77,38 @@ func OutcomeOf(events []Event) (outcome string, by *Event) {
 	return outcome, by
 }
 
+// observed is what eBPF has seen the kernel do in an attempt.
+type observed struct{ hasRead, isLive bool }
+
+func (o *observed) add(e *Event) {
+	if e.Source != SourceEBPF {
+		return
+	}
+	o.hasRead = o.hasRead || e.EventName == EventSecurityKernelReadFile && e.Type == TypeKernelModule
+	o.isLive = o.isLive || e.EventName == EventModuleLoad
+}
+
 // outcomeBy returns the outcome that one event of an attempt tells, and its rank: the outcome
 // with the highest counts. The rank is 0 if the event tells none, and 1 if it only tells that a
 // call has begun.
-func outcomeBy(e *Event, isLive bool) (outcome string, rank int) {
+func (o *observed) outcomeBy(e *Event) (outcome string, rank int) {
 	isLog := e.Source == SourceJournal || e.Source == SourceKmsg || e.Source == SourceSyslog
-	isFailure := e.Result != nil && *e.Result < 0
+	isFailure := e.Result != nil && *e.Result < 0 || isLog && e.Missing.Has("result")
+	isCall := e.EventName == EventInitModule || e.EventName == EventFinitModule
 	switch {
-	case e.Verdict == VerdictDeny, e.EventName == EventKextBlocked,
-		e.IsUnprivileged() && (e.EventName == EventInitModule || e.EventName == EventFinitModule):
+	case e.Source == SourceAudit && isCall && e.IsUnprivileged() && e.EUID != nil && *e.EUID == 0:
+		return OutcomeUnknown, 2 // lockdown refuses a module with the same record
+	case e.Verdict == VerdictDeny, e.EventName == EventKextBlocked, e.IsUnprivileged() && isCall:
 		return OutcomeDenied, 4
-	case isFailure && isLive:
+	case isFailure && o.isLive:
 		return OutcomeInitFailed, 3
 	case isFailure && e.Source == SourceAudit && e.Name != "":
 		return OutcomeUnknown, 2 // the kernel has read the module; whether its init ran is not in the record
-	case isFailure, isLog && e.Missing.Has("result"):
+	case isFailure && e.Source == SourceEBPF && e.EventName == EventFinitModule && !o.hasRead && e.Missing.Has("sha256"):
+		return OutcomeUnknown, 2 // it returns what another call returned, or its beginning was not seen
+	case isFailure && isLog && e.Pid != nil && !slices.Contains(refusals, e.Error):
+		return OutcomeUnknown, 2 // the loader logged the error, which may be that of the init
+	case isFailure:
 		return OutcomeRejected, 3
 	case e.Result != nil, e.Source == SourceProcfs, e.Source == SourceShowloaded:
 		return OutcomeLoaded, 3
@@ -94,6 +117,9 @@ func outcomeBy(e *Event, isLive bool) (outcome string, rank int) {
 	}
 	return "", 0
 }
+
+// refusals are the errors with which the kernel refuses a module, and no init fails.
+var refusals = []string{"ENOEXEC", "EKEYREJECTED", "ENOKEY"}
 
 // notOfLoad are the columns in which the events of one attempt differ.
 var notOfLoad = []string{

@@ -2,7 +2,6 @@ package collectors
 
 import (
 	"maps"
-	"math"
 	"slices"
 	"sync"
 	"time"
@@ -196,7 +195,7 @@ func (c *correlator) flush(by time.Time) {
 }
 
 // flushAll releases all events.
-func (c *correlator) flushAll() { c.flush(time.Unix(0, math.MaxInt64)) }
+func (c *correlator) flushAll() { c.flush(endOfTime) }
 
 // ranks returns the ranks of the sources that have waiting events, the best first.
 func (c *correlator) ranks() []int { return slices.Sorted(maps.Keys(c.held)) }

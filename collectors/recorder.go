@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -32,6 +33,9 @@ const clockSlack = 100 * time.Millisecond
 // expireInterval is how often the correlator releases events that have waited long
 // enough.
 const expireInterval = time.Second
+
+// endOfTime is after every event.
+var endOfTime = time.Unix(0, math.MaxInt64)
 
 // closeLoadsInterval is how often attempts to load a module are closed while nobody asks.
 const closeLoadsInterval = time.Second
@@ -92,7 +96,7 @@ type Recorder struct {
 	checker    progress.Checker // used by checkProgress
 	writer     *writer
 	report     func(error)
-	loadsError string        // of the last closeLoadsNow
+	loadsError string        // reason of the last closeLoadsNow
 	flushing   chan struct{} // holds a value while syncSources flushes the correlator
 
 	cancel   context.CancelFunc
@@ -138,7 +142,7 @@ func NewRecorder(sink Sink, report func(error), o Options) *Recorder {
 			Sync: func(ctx context.Context) error {
 				ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 				defer cancel()
-				return r.syncSources(ctx)
+				return r.syncSources(ctx, time.Now().Add(clockSlack))
 			},
 			Complete: r.supervisor.completeSources,
 			Report:   report,
@@ -285,16 +289,17 @@ func background(f func()) <-chan struct{} {
 // [kmodquery.ErrNotStored] if the sink refuses events, if a source is stalled, for which
 // it does not wait, or if a source or the sink does not answer before the deadline of ctx.
 func (r *Recorder) Sync(ctx context.Context) error {
+	called := time.Now().Add(clockSlack)
 	err := r.awaitStart(ctx)
 	if err == nil {
-		err = r.syncSources(ctx)
+		err = r.syncSources(ctx, called)
 	}
 	if err == nil {
 		err = r.writer.sync(ctx)
 	}
 	if err == nil {
 		closed := make(chan error, 1)
-		go func() { closed <- r.closeLoads(ctx, true) }()
+		go func() { closed <- r.closeLoads(ctx, called) }()
 		select {
 		case err = <-closed:
 			if err != nil {
@@ -313,27 +318,27 @@ func (r *Recorder) Sync(ctx context.Context) error {
 	return err
 }
 
-// closeLoads closes the attempts to load a module that are over, if the sink does that.
-func (r *Recorder) closeLoads(ctx context.Context, synced bool) error {
+// closeLoads closes the attempts to load a module that are over, if the sink does that. The
+// sources have reported what happened until a time, zero if that is not known.
+func (r *Recorder) closeLoads(ctx context.Context, reported time.Time) error {
 	sink, ok := r.writer.sink.(LoadCloser)
 	if !ok {
 		return nil
 	}
-	return sink.CloseLoads(ctx, synced)
+	return sink.CloseLoads(ctx, reported)
 }
 
-// closeLoadsNow closes loads without a query. It reports an error, but not the same one again,
-// none after the end of ctx, and not that the sink accepts no events, which the writer reports.
+// closeLoadsNow closes loads without a query. It reports an error once a reason until loads
+// are closed again, and none after the end of ctx.
 func (r *Recorder) closeLoadsNow(ctx context.Context) {
-	err, text := r.closeLoads(ctx, false), ""
-	var refusal interface{ Reason() string }
-	if err != nil && ctx.Err() == nil && !errors.As(err, &refusal) {
-		text = err.Error()
+	err, reason := r.closeLoads(ctx, time.Time{}), ""
+	if err != nil && ctx.Err() == nil {
+		reason = reasonOf(err)
 	}
-	if text != "" && text != r.loadsError {
-		r.report(err)
+	if reason != "" && reason != r.loadsError {
+		r.report(fmt.Errorf("%w; rows of kernel_module_loads come late", err))
 	}
-	r.loadsError = text
+	r.loadsError = reason
 }
 
 // awaitStart returns when Start has returned. A source that has not started may have to
@@ -348,9 +353,8 @@ func (r *Recorder) awaitStart(ctx context.Context) error {
 }
 
 // syncSources returns when every event that happened before the call and that a source
-// saw is in the module state.
-func (r *Recorder) syncSources(ctx context.Context) error {
-	called := time.Now().Add(clockSlack)
+// saw is in the module state. called is the time of the call, on the clock of events.
+func (r *Recorder) syncSources(ctx context.Context, called time.Time) error {
 	if err := r.supervisor.sync(ctx); err != nil {
 		return err
 	}
@@ -458,10 +462,22 @@ func (r *Recorder) Close() error {
 	r.await(background(r.correlator.flushAll), never)
 	r.writer.close()
 	if r.await(r.written, never) {
-		// If it fails, the next recorder closes them.
-		r.await(background(func() { _ = r.closeLoads(context.Background(), true) }), never)
+		r.closeLastLoads()
 	}
 	return errors.Join(err, r.writer.unstored())
+}
+
+// closeLastLoads closes the loads that are over. What it leaves open the next recorder closes.
+// If the sink takes too long, it ends the call and waits for that: the sink is closed next.
+func (r *Recorder) closeLastLoads() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := background(func() { _ = r.closeLoads(ctx, endOfTime) })
+	never := func() bool { return false }
+	if !r.await(done, never) {
+		cancel()
+		r.await(done, never)
+	}
 }
 
 // await returns true once done is closed. It returns false if giveUp does before that,

@@ -58,9 +58,9 @@ type AtLeastOnceSource interface {
 // that it has.
 type LoadCloser interface {
 	Sink
-	// CloseLoads is called now and then, with synced set when all sources have reported what
-	// they saw.
-	CloseLoads(ctx context.Context, synced bool) error
+	// CloseLoads is called now and then. All sources have reported what happened until the time
+	// reported, which is zero if that is not known. It returns soon after the end of ctx.
+	CloseLoads(ctx context.Context, reported time.Time) error
 }
 
 // A Sink stores events.

@@ -85,8 +85,8 @@ func TestAFloodOfDeniedCallsDelaysNoOtherQuery(t *testing.T) {
 		"kernel_module_unloads":       {"added unloaded"},
 		"kernel_module_discrepancies": {"added hidden"},
 	}
-	require.NoError(t, e.store.CloseLoads(t.Context(), true)) // as a recorder's Sync does
-	require.NoError(t, e.advance(t, host, 5*time.Minute))     // the longest interval
+	require.NoError(t, e.store.CloseLoads(t.Context(), time.Now())) // as a recorder's Sync does
+	require.NoError(t, e.advance(t, host, 5*time.Minute))           // the longest interval
 	for name, query := range pack.Queries {
 		switch {
 		case removed(query) || query.Platform == "darwin":

@@ -65,7 +65,7 @@ var loadColumns = []columnOf[moduleLoad]{
 	ofLoad("signature_status", ""),
 	ofLoad("signer", ""),
 	text("outcome", filtered, "loaded; init_failed: the module's init returned an error; rejected: the kernel refused the module; denied: the caller may not load modules, or "+
-		"macOS's policy refused; running: the call had not returned after ten seconds; unknown: no source saw the end, or audit alone saw that the call failed and not whether the init ran",
+		"macOS's policy refused; running: the call had not returned after ten seconds; unknown: no source saw the end, or none saw whether the init ran that may have failed",
 		func(l *moduleLoad) string { return kmodquery.Printable(l.Outcome) }).needing("raw"),
 	text("final_outcome", local, "The outcome; where it was running or unknown, by all events that are stored now. A load during which the host crashed stays running", func(l *moduleLoad) string { return kmodquery.Printable(l.later.outcome) }),
 	ofLoad("result", ""),

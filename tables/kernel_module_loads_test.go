@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -24,7 +25,7 @@ func store(t *testing.T, c Config, events ...kmodquery.Event) {
 	t.Helper()
 	s := c.Store.(*sqlite.Store)
 	require.NoError(t, (&recorder{store: s, pending: events}).Sync(t.Context()))
-	require.NoError(t, s.CloseLoads(t.Context(), true))
+	require.NoError(t, s.CloseLoads(t.Context(), time.Now()))
 }
 
 // loadOf returns the events of a load by eBPF with this result of the call.

@@ -49,7 +49,11 @@ func (s *Store) Append(ctx context.Context, deliveries []kmodquery.Delivery) err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.appendAgain(ctx, deliveries, 0)
+	err := s.appendAgain(ctx, deliveries, 0)
+	if err != nil {
+		s.failed.Add(1)
+	}
+	return err
 }
 
 // appendAgain appends, and does so again if it can make that possible. Each attempt to load a
@@ -59,11 +63,7 @@ func (s *Store) appendAgain(ctx context.Context, deliveries []kmodquery.Delivery
 	if isFullIn(err, filepath.Dir(s.path)) && s.freeSpace(ctx) || isDamage(err) && s.replaceDamaged(ctx, s.database, err) == nil {
 		err = s.append(ctx, deliveries, closed)
 	}
-	if err != nil {
-		s.failed.Add(1)
-		return explain(err, filepath.Dir(s.path))
-	}
-	return nil
+	return explain(err, filepath.Dir(s.path))
 }
 
 func (s *Store) append(ctx context.Context, deliveries []kmodquery.Delivery, closed int64) error {

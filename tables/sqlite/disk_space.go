@@ -74,20 +74,26 @@ func (s *Store) requireSpace(ctx context.Context, deliveries []kmodquery.Deliver
 func spaceFor(deliveries []kmodquery.Delivery, databaseSize int64) int64 {
 	var text int64
 	for i := range deliveries {
-		for _, column := range kmodquery.EventColumns() {
-			switch value := column.Value(&deliveries[i].Event).(type) {
-			case string:
-				text += int64(len(value))
-			case int64:
-				text += 8
-			}
-		}
+		text += bytesOf(&deliveries[i].Event)
 	}
 	// A row and its index entries, with each page half empty.
 	grows := 4*text + int64(len(deliveries))*1024
 	// At worst each of them changes a page of its own.
 	changes := min(int64(len(deliveries))*pagesPerEvent*pageBytes, databaseSize)
 	return 2*grows + changes + pagesPerEvent*pageBytes
+}
+
+// bytesOf returns the bytes of an event's values.
+func bytesOf(e *kmodquery.Event) (n int64) {
+	for _, column := range kmodquery.EventColumns() {
+		switch value := column.Value(e).(type) {
+		case string:
+			n += int64(len(value))
+		case int64:
+			n += 8
+		}
+	}
+	return n
 }
 
 func sizeOf(path string) int64 {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -252,4 +253,39 @@ func TestTheKeyIsWrittenOnceThereIsSpace(t *testing.T) {
 	key, err := os.ReadFile(s.keyPath())
 	require.NoError(t, err)
 	require.Equal(t, s.rowKey, key)
+}
+
+// A short disk takes fewer rows of loads at once, and each load is closed once.
+func TestLoadsAreClosedOnAShortDisk(t *testing.T) {
+	dir, remount := smallDisk(t)
+	remount(0, "size=64m")
+	s := openIn(t, dir, Options{})
+	require.NoError(t, appendEvents(t.Context(), s, finished(600)))
+	require.NoError(t, s.checkpoint(t.Context()))
+	size := func(free int64) {
+		t.Helper()
+		var stat unix.Statfs_t
+		require.NoError(t, unix.Statfs(dir, &stat))
+		used := int64(stat.Blocks-stat.Bfree) * stat.Bsize
+		remount(0, fmt.Sprintf("size=%d", used+free))
+	}
+	size(reservedBytes)
+	closed := func() int {
+		t.Helper()
+		return len(ofLoads(t, s))
+	}
+	for range 3 {
+		err := s.CloseLoads(t.Context(), time.Now())
+		var refusal interface{ Reason() string }
+		require.ErrorAs(t, err, &refusal)
+		require.Contains(t, refusal.Reason(), "disk full")
+		require.Zero(t, closed())
+	}
+	require.Equal(t, 1, s.loads.batch)
+	require.Zero(t, s.failed.Load(), "no events were refused")
+	size(1 << 20)
+	s.loads.batch = maxClosings
+	require.NoError(t, s.CloseLoads(t.Context(), time.Now()))
+	require.Equal(t, 600, closed())
+	require.Less(t, s.loads.batch, maxClosings)
 }

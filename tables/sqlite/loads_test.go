@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,7 +51,7 @@ func (c *closer) add(t *testing.T, events ...kmodquery.Event) {
 func (c *closer) closed(t *testing.T, after time.Duration) []string {
 	t.Helper()
 	c.now += after
-	require.NoError(t, c.CloseLoads(t.Context(), false))
+	require.NoError(t, c.CloseLoads(t.Context(), time.Time{}))
 	return c.rows(t)
 }
 
@@ -114,7 +115,7 @@ func TestALoadIsClosedOnceItIsOverAndOtherSourcesHadTime(t *testing.T) {
 func TestASyncClosesWhatIsOverAtOnce(t *testing.T) {
 	c := openCloser(t)
 	c.add(t, fileRead("a", "dummy"), live("a", "dummy"), fileRead("b", "nbd"), returned("b", "nbd", kmodquery.SourceEBPF, -8, "ENOEXEC"))
-	require.NoError(t, c.CloseLoads(t.Context(), true))
+	require.NoError(t, c.CloseLoads(t.Context(), time.Now()))
 	require.Equal(t, []string{"b rejected ebpf"}, c.rows(t))
 }
 
@@ -177,6 +178,17 @@ func TestOutcomesOfLoads(t *testing.T) {
 	kext := func(name, source, verdict string, result *int64) kmodquery.Event {
 		return kmodquery.Event{EventName: name, Source: source, LoadID: "a", Verdict: verdict, Result: result}
 	}
+	failedBy := func(pid *int64, errno string) kmodquery.Event {
+		e := logged("")
+		e.Source, e.Pid, e.Result, e.Error = kmodquery.SourceJournal, pid, new(int64(-1)), errno
+		return e
+	}
+	byAudit := func(euid int64) kmodquery.Event {
+		return kmodquery.Event{EventName: kmodquery.EventFinitModule, Source: kmodquery.SourceAudit, Error: "EPERM", Result: new(int64(-1)), EUID: &euid, LoadID: "a"}
+	}
+	waited := kmodquery.Event{
+		EventName: kmodquery.EventFinitModule, Source: kmodquery.SourceEBPF, Error: "ENODEV", Result: new(int64(-19)), LoadID: "a", Missing: "path,sha256",
+	}
 	inside := kmodquery.Event{EventName: kmodquery.EventSecurityKernelReadFile, Source: kmodquery.SourceEBPF, Type: "firmware", LoadID: "a", Path: "/lib/firmware/x"}
 	for want, events := range map[string][]kmodquery.Event{
 		"init_failed": {fileRead("a", "x"), live("a", "x"), inside, returned("a", "x", kmodquery.SourceEBPF, -19, "ENODEV")},
@@ -186,6 +198,14 @@ func TestOutcomesOfLoads(t *testing.T) {
 		"running":     {fileRead("a", "x"), live("a", "x")},
 		"rejected: audit saw that the kernel did not know the name":     {returned("a", "", kmodquery.SourceAudit, -8, "ENOEXEC")},
 		"unknown: audit does not see whether the init ran":              {returned("a", "x", kmodquery.SourceAudit, -19, "ENODEV")},
+		"unknown: the call waited for another":                          {waited},
+		"rejected: the file was read":                                   {fileRead("a", "x"), waited},
+		"init_failed: the call was seen in the midst":                   {live("a", "x"), waited},
+		"denied: audit saw a user without the right":                    {byAudit(1000)},
+		"unknown: lockdown may refuse root with the same record":        {byAudit(0)},
+		"unknown: the loader logged what the init may have returned":    {failedBy(new(int64(5)), "ENODEV")},
+		"rejected: no init returns it":                                  {failedBy(new(int64(5)), "ENOEXEC")},
+		"rejected: the kernel logged it":                                {failedBy(nil, "EINVAL")},
 		"rejected: the log says so":                                     {logged("result")},
 		"unknown: the log says nothing of the end":                      {logged("")},
 		"loaded: the views show it":                                     {logged(""), {EventName: kmodquery.EventModuleLoad, Source: kmodquery.SourceProcfs, LoadID: "a"}},
@@ -286,15 +306,105 @@ func TestLoadsExpireAndAreVerified(t *testing.T) {
 	require.NotEmpty(t, c.Loss())
 }
 
-func TestManyLoadsAreClosedInSeveralSteps(t *testing.T) {
-	c := openCloser(t)
+// finished returns the events of loads that are over.
+func finished(n int) []kmodquery.Event {
 	var events []kmodquery.Event
-	for n := range maxLoadEvents/2 + 10 {
+	for n := range n {
 		id := fmt.Sprint(n)
 		events = append(events, fileRead(id, "x"), returned(id, "x", kmodquery.SourceEBPF, 0, ""))
 	}
+	return events
+}
+
+func TestALoadWithoutAnEndDelaysNoOther(t *testing.T) {
+	c := openCloser(t)
+	c.add(t, fileRead("hung", "x"), live("hung", "x"))
+	require.Empty(t, c.closed(t, 0))
+	c.add(t, finished(1200)...)
+	require.Empty(t, c.closed(t, 0))
+	require.Len(t, c.closed(t, otherSourcesTime), 1200)
+	require.Len(t, c.loads.byKey, 1, "what is closed is not kept")
+	require.Equal(t, c.loads.examined, c.state.LastEID-1200, "each event is examined once")
+
+	c.restart(t) // the next recorder reads from the hung load on, and closes nothing twice
+	require.Len(t, c.closed(t, 0), 1200)
+	rows := c.closed(t, runningAfter)
+	require.Len(t, rows, 1201)
+	require.Equal(t, "hung running ebpf", rows[1200])
+}
+
+func TestTheLoadsThatAreRememberedAreBounded(t *testing.T) {
+	c := openCloser(t)
+	const most = 50
+	c.mostLoads = most
+	var events []kmodquery.Event
+	for n := range most + 5 {
+		events = append(events, fileRead(fmt.Sprint(n), "x"))
+	}
+	events = append(events, returned("0", "x", kmodquery.SourceEBPF, 0, ""))
 	c.add(t, events...)
-	require.NoError(t, c.CloseLoads(t.Context(), true))
+	require.Empty(t, c.closed(t, 0))
+	require.Len(t, c.loads.byKey, most)
+	require.Len(t, c.closed(t, runningAfter), most)
+	require.Len(t, c.closed(t, runningAfter), most+5)
+	require.Equal(t, "0 loaded ebpf", c.rows(t)[0], "an end that was not examined counts")
+	require.Empty(t, c.loads.byKey)
+}
+
+// One attempt's events, and the rows of one transaction, have bounds in bytes.
+func TestLargeEventsOfLoadsAreBounded(t *testing.T) {
+	c := openCloser(t)
+	large := strings.Repeat("x", maxBytesOfLoad/4)
+	first := fileRead("a", "x")
+	first.Cmdline = large
+	events := []kmodquery.Event{first}
+	for range 4 {
+		e := returned("a", "x", kmodquery.SourceAudit, 0, "")
+		e.Raw = large
+		events = append(events, e)
+	}
+	c.add(t, append(events, returned("a", "x", kmodquery.SourceKmsg, 0, ""))...)
+	c.closed(t, 0)
+	require.Equal(t, []string{"a loaded ebpf,audit"}, c.closed(t, otherSourcesTime))
+	for n := range 9 {
+		e := fileRead(fmt.Sprint(n), "x")
+		e.Cmdline = large
+		c.add(t, e, returned(e.LoadID, "x", kmodquery.SourceEBPF, 0, ""))
+	}
+	c.closed(t, 0)
+	c.now += otherSourcesTime
+	more, err := c.closeDue(t.Context(), time.Time{})
+	require.NoError(t, err)
+	require.True(t, more)
+	require.Len(t, c.loads.byKey, 9-maxClosingBytes/len(large))
+	require.Len(t, c.closed(t, 0), 10)
+}
+
+// What happened later may be unknown to the other sources.
+func TestASyncClosesOnlyWhatWasOverWhenItBegan(t *testing.T) {
+	c := openCloser(t)
+	before, after := returned("a", "x", kmodquery.SourceEBPF, 0, ""), returned("b", "y", kmodquery.SourceEBPF, 0, "")
+	before.TimeNanos, after.TimeNanos = 1_700_000_005e9, 1_700_000_005e9+1
+	c.add(t, fileRead("a", "x"), before, fileRead("b", "y"), after)
+	require.NoError(t, c.CloseLoads(t.Context(), time.Unix(1_700_000_005, 0)))
+	require.Equal(t, []string{"a loaded ebpf"}, c.rows(t))
+	require.Equal(t, []string{"a loaded ebpf", "b loaded ebpf"}, c.closed(t, otherSourcesTime))
+}
+
+func TestARenamedModuleIsNoSecondLoad(t *testing.T) {
+	c := openCloser(t)
+	unseen := kmodquery.Event{EventName: kmodquery.EventModuleUnwitnessed, Source: kmodquery.SourceProcfs, LoadID: "u", Name: "u", ReportsLoad: new(int64(1))}
+	renamed := unseen
+	renamed.LoadID, renamed.ParentLoadID = "r", "a"
+	c.add(t, fileRead("a", "x"), returned("a", "x", kmodquery.SourceEBPF, 0, ""), renamed, unseen)
+	c.closed(t, 0)
+	require.Equal(t, []string{"a loaded ebpf", "u loaded procfs"}, c.closed(t, runningAfter))
+}
+
+func TestManyLoadsAreClosedInSeveralSteps(t *testing.T) {
+	c := openCloser(t)
+	c.add(t, finished(maxLoadEvents/2+10)...)
+	require.NoError(t, c.CloseLoads(t.Context(), time.Now()))
 	require.Len(t, c.rows(t), maxLoadEvents/2+10)
 }
 
@@ -302,6 +412,6 @@ func TestAReaderClosesNoLoads(t *testing.T) {
 	c := openCloser(t)
 	c.add(t, fileRead("a", "x"), returned("a", "x", kmodquery.SourceEBPF, 0, ""))
 	reader := openIn(t, c.dir, Options{})
-	require.NoError(t, reader.CloseLoads(t.Context(), true))
+	require.NoError(t, reader.CloseLoads(t.Context(), time.Now()))
 	require.Empty(t, c.rows(t))
 }

@@ -21,7 +21,7 @@ const (
 	// and openPoll is the interval at which it tries.
 	openWait = 10 * time.Second
 	openPoll = 20 * time.Millisecond
-	// abandonedWait bounds how long Status and Close wait for a Status whose caller has left.
+	// abandonedWait bounds how long Status and Close wait for a call whose caller has left.
 	abandonedWait = time.Second
 )
 
@@ -86,7 +86,8 @@ type Store struct {
 	pass        pass          // the check of the rows that is under way
 	changes     int           // transactions that deleted events, and other databases
 	cursors     cursors       // with locks of their own
-	unclosed    unclosed      // with a lock of its own
+	loads       openLoads     // with a lock of its own
+	mostLoads   int           // maxOpenLoads except in tests
 	lost        string        // which events are lost, reported and not in the totals yet
 	recreated   bool          // the database was recreated or replaced since Open
 
@@ -138,8 +139,8 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{path: filepath.Join(dir, databaseName), options: o, chunk: expiryChunk, slice: verifyRows, walLimit: maxWAL,
-		cursors: cursors{turn: make(chan struct{}, 1)}, unclosed: unclosed{turn: make(chan struct{}, 1)}, statuses: lookup.New[statusRead]()}
+	s := &Store{path: filepath.Join(dir, databaseName), options: o, chunk: expiryChunk, slice: verifyRows, walLimit: maxWAL, mostLoads: maxOpenLoads,
+		cursors: cursors{turn: make(chan struct{}, 1)}, loads: openLoads{turn: make(chan struct{}, 1)}, statuses: lookup.New[statusRead]()}
 	s.statuses.Patience = abandonedWait
 	for deadline := time.Now().Add(openWait); ; {
 		lock, err := tryLock(dir)
@@ -353,6 +354,7 @@ func (s *Store) report(err error) {
 // store becomes the recorder. No other call may be in progress.
 func (s *Store) Close() error {
 	s.statuses.Await(context.Background(), "")
+	s.loads.await()
 	var errs []error
 	if s.database != nil {
 		if s.records {
