@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -103,7 +104,7 @@ func describeLearned(w io.Writer, learned rules.Learned) {
 		if len(e.Hashes) > 0 {
 			how = "by " + several(len(e.Hashes), "hash", "es")
 		}
-		fmt.Fprintf(w, "  %s, %s, loaded by %s\n", some(e.Modules), kmodquery.Printable(how), some(e.Loaders))
+		fmt.Fprintf(w, "  %s, %s, loaded by %s\n", some(e.Modules), kmodquery.Printable(how), cmp.Or(some(e.Loaders), "any program"))
 	}
 	for _, why := range slices.Sorted(maps.Keys(learned.LeftOut)) {
 		names := learned.LeftOut[why]

@@ -84,7 +84,7 @@ func checkPackage(text string) (string, error) {
 
 // expectedColumns are the columns that expectations read.
 var expectedColumns = slices.Concat([]string{
-	"name", "path", "sha256", "image_sha256", "cdhash", "signer", "team_id", "signature_status", packageColumn, "process_path", "missing",
+	"name", "path", "sha256", "image_sha256", "cdhash", "signer", "team_id", "signature_status", packageColumn, "process_path", "container_id", "missing",
 }, kmodquery.LoadReportColumns, kmodquery.UnprivilegedNeeds())
 
 // An expectation is an entry that can be compared.
@@ -247,11 +247,18 @@ func (x *expectation) meets(id string, e *kmodquery.Event) bool {
 		return false
 	}
 	isVerified := e.SignatureStatus == kmodquery.SignatureValid
+	if (x.paths != nil || x.loaders != nil) && !isOfHost(e) {
+		return false
+	}
 	return x.modules.has(moduleName(value(e, "name"))) &&
 		x.hashes.has(value(e, "sha256"), value(e, "image_sha256"), value(e, "cdhash")) &&
 		(x.signers == nil || isVerified && x.signers.has(value(e, "signer"), value(e, "team_id"))) &&
 		x.paths.match(value(e, "path")) && x.packages.has(value(e, packageColumn)) && x.loaders.match(value(e, "process_path"))
 }
+
+// isOfHost reports whether a load is known to be from no container, which chooses what its paths
+// lead to.
+func isOfHost(e *kmodquery.Event) bool { return e.ContainerID == "" && !e.Missing.Has("container_id") }
 
 // value returns a text as the tables show it, "" if it is unknown or not whole.
 func value(e *kmodquery.Event, name string) string {

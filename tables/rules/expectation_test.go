@@ -63,13 +63,16 @@ func TestExpectationsAreNotMetByWhatIsUnknown(t *testing.T) {
 	require.NotEmpty(t, set.Expected(only(func(e *kmodquery.Event) { e.SHA256 = aHash })))
 	require.NotEmpty(t, set.Expected(only(func(e *kmodquery.Event) { e.ImageSHA256 = aHash })))
 	require.NotEmpty(t, set.Expected(only(func(e *kmodquery.Event) { e.TeamID = "ACME" })))
+	require.NotEmpty(t, set.Expected(only(func(e *kmodquery.Event) { e.Path = "/usr/lib/x.ko" })))
 	for name, change := range map[string]func(*kmodquery.Event){
-		"nothing is known":              func(*kmodquery.Event) {},
-		"the hash is not certain":       func(e *kmodquery.Event) { e.SHA256 = aHash; e.Missing.Add("sha256") },
-		"the signature is not verified": func(e *kmodquery.Event) { e.Signer, e.SignatureStatus = "ACME", kmodquery.SignatureUntrusted },
-		"the path has no beginning":     func(e *kmodquery.Event) { e.Path = "/usr/lib/x.ko"; e.Missing.Add("path") },
-		"the loader is unknown":         func(e *kmodquery.Event) { e.Path, e.ProcessPath = "/usr/lib/x.ko", "" },
-		"an event that reports no load": func(e *kmodquery.Event) { e.SHA256, e.ReportsLoad = aHash, ptr(int64(0)) },
+		"nothing is known":                  func(*kmodquery.Event) {},
+		"the hash is not certain":           func(e *kmodquery.Event) { e.SHA256 = aHash; e.Missing.Add("sha256") },
+		"the signature is not verified":     func(e *kmodquery.Event) { e.Signer, e.SignatureStatus = "ACME", kmodquery.SignatureUntrusted },
+		"the path has no beginning":         func(e *kmodquery.Event) { e.Path = "/usr/lib/x.ko"; e.Missing.Add("path") },
+		"the loader is unknown":             func(e *kmodquery.Event) { e.Path, e.ProcessPath = "/usr/lib/x.ko", "" },
+		"a path in a container":             func(e *kmodquery.Event) { e.Path, e.ContainerID = "/usr/lib/x.ko", "abc" },
+		"a path in what may be a container": func(e *kmodquery.Event) { e.Path = "/usr/lib/x.ko"; e.Missing.Add("container_id") },
+		"an event that reports no load":     func(e *kmodquery.Event) { e.SHA256, e.ReportsLoad = aHash, ptr(int64(0)) },
 		"a hidden module": func(e *kmodquery.Event) {
 			e.SHA256, e.EventName, e.ReportsLoad = aHash, kmodquery.EventModuleHidden, nil
 		},

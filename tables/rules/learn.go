@@ -26,7 +26,7 @@ const maxLearned = 200_000
 var LearnColumns = slices.Concat(expectedColumns, []string{"load_id", "parent_load_id", "raw"})
 
 // A Learner makes expectations from what a store has seen. It takes loads that succeeded, whose
-// hash and loader are known, and that no signature of a high severity accepts.
+// hash is known, and that no signature of a high severity accepts.
 type Learner struct {
 	loads    map[string]*learnedLoad // by load_id
 	hidden   map[string]bool         // names, and load_ids, of modules that were hidden
@@ -85,7 +85,10 @@ func (l *Learner) AddFinding(f *kmodquery.Finding) {
 // report sets what the event says that stands for the load.
 func (l *learnedLoad) report(e *kmodquery.Event) {
 	l.isReported = true
-	l.name, l.loader = value(e, "name"), value(e, "process_path")
+	l.name = value(e, "name")
+	if l.loader = ""; isOfHost(e) {
+		l.loader = value(e, "process_path")
+	}
 	l.hash = cmp.Or(value(e, "image_sha256"), value(e, "sha256"), value(e, "cdhash"))
 	if l.signer = ""; e.SignatureStatus == kmodquery.SignatureValid {
 		l.signer = cmp.Or(value(e, "signer"), value(e, "team_id"))
@@ -107,7 +110,7 @@ type Learned struct {
 }
 
 // Learn returns expectations of the loads that were added: by the signer where the kernel
-// verified the signature, and by the hash of the others.
+// verified the signature, and by the hash of the others. They name the loaders that are known.
 func (l *Learner) Learn() Learned {
 	learned := Learned{LeftOut: map[string][]string{}}
 	entries := map[string]*Entry{}
@@ -122,14 +125,20 @@ func (l *Learner) Learn() Learned {
 		}
 		learned.Taken++
 		key := "hash " + load.name + " " + load.loader
+		loaders := "any"
+		if load.loader != "" {
+			loaders = "known"
+		}
 		if load.signer != "" {
-			key = "signer " + load.signer
+			key = "signer " + loaders + " " + load.signer
 		}
 		if entries[key] == nil {
 			entries[key] = &Entry{}
 		}
 		e := entries[key]
-		e.Modules, e.Loaders = add(e.Modules, load.name), add(e.Loaders, load.loader)
+		if e.Modules = add(e.Modules, load.name); load.loader != "" {
+			e.Loaders = add(e.Loaders, load.loader)
+		}
 		if load.signer != "" {
 			e.Signers = add(e.Signers, load.signer)
 		} else {
@@ -161,8 +170,8 @@ func (l *Learner) leavesOut(id string, load *learnedLoad) string {
 		return "hash unknown"
 	case load.name == "":
 		return "name unknown"
-	case load.loader == "" || strings.ContainsAny(load.loader, "*?"):
-		return "loader unknown, or * or ? in its path"
+	case strings.ContainsAny(load.loader, "*?"):
+		return "* or ? in the loader's path"
 	}
 	return ""
 }

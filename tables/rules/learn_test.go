@@ -55,6 +55,10 @@ func TestLearnTakesSignersAndHashes(t *testing.T) {
 		{Modules: []string{"a", "b"}, Signers: []string{"ACME"}, Loaders: []string{"/usr/bin/kmod", "/usr/lib/systemd/systemd-udevd"}},
 	}}, learned)
 
+	unknown := func(e *kmodquery.Event) { e.Missing.Add("container_id") }
+	require.Equal(t, []Entry{{Modules: []string{"zfs_core"}, Hashes: []string{aHash}}, {Modules: []string{"zfs_core"}, Signers: []string{"ACME"}}},
+		learn(t, []*kmodquery.Finding{seen("1", unsigned, unknown), seen("2", unknown)}, nil).Entries, "a loader that may be in a container is not named")
+
 	content, err := Format("two\nlines", learned.Entries)
 	require.NoError(t, err)
 	require.True(t, strings.HasPrefix(string(content), "# two\n# lines\n- modules:\n    - c\n  hashes:\n"), string(content))
@@ -84,8 +88,7 @@ func TestLearnLeavesOut(t *testing.T) {
 		"failed":   {[]*kmodquery.Finding{seen("failed")}, kmodquery.OutcomeInitFailed, "outcome init_failed"},
 		"severe":   {[]*kmodquery.Finding{seen("severe"), severe}, "", "findings of a high severity: KMQ-1002"},
 		"expected": {[]*kmodquery.Finding{expectedBefore}, "", "expected already"},
-		"loader":   {[]*kmodquery.Finding{seen("loader", func(e *kmodquery.Event) { e.ProcessPath = "" })}, "", "loader unknown"},
-		"pattern":  {[]*kmodquery.Finding{seen("pattern", func(e *kmodquery.Event) { e.ProcessPath = "/**" })}, "", "* or ? in its path"},
+		"pattern":  {[]*kmodquery.Finding{seen("pattern", func(e *kmodquery.Event) { e.ProcessPath = "/**" })}, "", "* or ? in the loader's path"},
 		"nameless": {[]*kmodquery.Finding{seen("nameless", func(e *kmodquery.Event) { e.Name = "" })}, "", "name unknown"},
 	} {
 		learned := learn(t, test.findings, map[string]string{id: test.outcome})
