@@ -40,8 +40,14 @@ type recorder interface {
 // open opens the event store, begins to start the sources unless another process records
 // into it, and creates the tables. They may be asked before the sources have started.
 func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
+	maxAge := c.retentionAge
+	if c.command == "query" {
+		// Who asks what happened, perhaps of a copy of a store that was made long ago, must not
+		// delete it. The recorder that runs next does.
+		maxAge = 0
+	}
 	store, err := sqlite.Open(ctx, c.stateDir, sqlite.Options{
-		MaxAge:          c.retentionAge,
+		MaxAge:          maxAge,
 		MaxEvents:       c.retentionEvents,
 		MaxUnprivileged: c.retentionDenied,
 		Now:             time.Now,

@@ -40,3 +40,19 @@ func TestExpiryBeforeTheSourcesStartIsBounded(t *testing.T) {
 	require.EqualValues(t, 1, rows())
 	require.Empty(t, reports.String())
 }
+
+// A query shows events of any age and leaves them where they are, also if it records.
+func TestAQueryDeletesNoEventForItsAge(t *testing.T) {
+	dir := t.TempDir()
+	store, err := sqlite.Open(t.Context(), dir, sqlite.Options{})
+	require.NoError(t, err)
+	require.NoError(t, store.Append(t.Context(), []kmodquery.Delivery{{Event: kmodquery.Event{
+		Time: time.Now().Add(-time.Hour).Unix(), EventName: kmodquery.EventModuleLoad, Source: kmodquery.SourceEBPF, Name: "old",
+	}}}))
+	require.NoError(t, store.Close())
+	for range 2 {
+		status, stdout, stderr := ran(t, "query", "--state-dir", dir, "--retention-age", "1m", "--csv", "SELECT count(*) AS n FROM kernel_module_events WHERE name = 'old'")
+		require.Zero(t, status, stderr)
+		require.Equal(t, "n\n1\n", stdout)
+	}
+}

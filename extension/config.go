@@ -89,7 +89,7 @@ func (c *config) flagSet() *pflag.FlagSet {
 	}
 	flags.StringVar(&c.configFile, "config", defaultConfigFile, "configuration `file` with one \"name value\" per line")
 	flags.StringVar(&c.stateDir, "state-dir", defaultStateDir(), "`folder` of the event store")
-	flags.Var(duration(&c.retentionAge, sqlite.DefaultMaxAge, 0), "retention-age", "delete events that are older than this `time`; 0 keeps events of any age")
+	flags.Var(duration(&c.retentionAge, sqlite.DefaultMaxAge, 0), "retention-age", "delete events that are older than this `time`; 0 keeps events of any age. The command query deletes none for their age")
 	flags.Var(number(&c.retentionEvents, sqlite.DefaultMaxEvents, 0, unlimited), "retention-events", "keep this `number` of the newest events, not counting those of retention-denied; 0 keeps all")
 	flags.Var(number(&c.retentionDenied, sqlite.DefaultMaxUnprivileged, 0, unlimited), "retention-denied", "keep this `number` of the newest events that any user can cause: denied attempts, refused kernel extensions and requests for modules; 0 keeps all")
 	flags.Func("sources", "comma-separated `names` of the sources to run side by side, out of "+strings.Join(c.platform.sourceNames, ", ")+

@@ -74,7 +74,7 @@ func day(t *testing.T, e *extension) {
 		event(kmodquery.EventDeleteModule, "0000000000000005", func(e *kmodquery.Event) { e.Name, e.Result = "nbd", new(int64(0)) }),
 		event(kmodquery.EventModuleFree, "0000000000000005", func(e *kmodquery.Event) { e.Name = "nbd" }),
 	)
-	require.NoError(t, e.store.CloseLoads(t.Context(), true))
+	require.NoError(t, e.store.CloseLoads(t.Context(), time.Now()))
 }
 
 // packaged is an inventory whose modules are in a package, besides evil.

@@ -65,7 +65,7 @@ func newPage(t *testing.T, host *fakeHost, replyBytes int64, events ...kmodquery
 		deliveries = append(deliveries, kmodquery.Delivery{Event: event})
 	}
 	require.NoError(t, store.Append(t.Context(), deliveries))
-	require.NoError(t, store.CloseLoads(t.Context(), true))
+	require.NoError(t, store.CloseLoads(t.Context(), time.Now()))
 	db, err := virtualtable.OpenShell(t.Context(), tables.Plugins(tables.Config{
 		Store: store, Cursors: store, Recorder: host, Inventory: host, Autostart: host, Signatures: signatures.All(), Kernel: "6.12.48", ReplyBytes: replyBytes,
 	})...)
