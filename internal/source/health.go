@@ -15,8 +15,12 @@ import (
 	"github.com/kmodquery/kmodquery/internal/progress"
 )
 
-// maxReason bounds a reason, in bytes: it may come from a log.
-const maxReason = 1024
+// maxReason bounds a reason, in bytes: it may come from a log. Its parts, which "; " separates, are
+// shortened until it fits, but not to less than minPart.
+const (
+	maxReason = 1024
+	minPart   = 100
+)
 
 // A Health is the state and the counters of one source, and the Sync calls that
 // wait for it. A source keeps its Health unexported and passes on what its Name,
@@ -53,12 +57,13 @@ func New(name string) *Health {
 // Name returns the source's name in the tables.
 func (h *Health) Name() string { return h.sensor.Source }
 
-// Sensor returns the source's state and counters. It cuts the reason to 1 KiB.
+// Sensor returns the source's state and counters. It shortens the reason to 1 KiB, its longest
+// parts first.
 func (h *Health) Sensor() kmodquery.Sensor {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	sensor := h.sensor
-	sensor.Reason = strings.ToValidUTF8(sensor.Reason[:min(len(sensor.Reason), maxReason)], "")
+	sensor.Reason = shortened(sensor.Reason)
 	sensor.Received = h.Received.Load()
 	sensor.Lost = h.Lost.Load()
 	sensor.Filtered = h.Filtered.Load()
@@ -68,6 +73,20 @@ func (h *Health) Sensor() kmodquery.Sensor {
 	sensor.Denied = h.folded.Load()
 	sensor.LastEventTime = h.lastEvent.Load()
 	return sensor
+}
+
+// shortened returns a reason that is shortened, so that a long part hides no other.
+func shortened(reason string) string {
+	for limit := maxReason; len(reason) > maxReason && limit > minPart; limit /= 2 {
+		parts := strings.Split(reason, "; ")
+		for i, part := range parts {
+			if most := max(limit/2, minPart); len(part) > most {
+				parts[i] = part[:most-len("…")] + "…"
+			}
+		}
+		reason = strings.Join(parts, "; ")
+	}
+	return strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
 }
 
 // Progress records that the loop of Run has completed a round. Between Started and
@@ -167,12 +186,12 @@ func (h *Health) SetReason(limits string) {
 }
 
 // AddReason adds a limitation to those stated before. It does nothing if the
-// limitation is stated already, or once the reason exceeds 1 KiB.
+// limitation is stated already, or once the reason exceeds 16 KiB.
 func (h *Health) AddReason(limit string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	limit = OneLine(errors.New(limit))
-	if strings.Contains(h.sensor.Reason, limit) || len(h.sensor.Reason) >= maxReason {
+	if strings.Contains(h.sensor.Reason, limit) || len(h.sensor.Reason) >= 16*maxReason {
 		return
 	}
 	if h.sensor.Reason != "" {

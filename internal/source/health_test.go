@@ -89,6 +89,14 @@ func TestReasonsAreBounded(t *testing.T) {
 		h.AddReason(fmt.Sprintf("%04d %s", i, strings.Repeat("x", 100)))
 	}
 	require.Len(t, h.Sensor().Reason, maxReason)
+	h.SetReason("long " + strings.Repeat("é", maxReason))
+	h.AddReason("short")
+	require.Regexp(t, "^long é{100,}…; short$", h.Sensor().Reason, "a long one hides no other")
+	h.SetReason("another")
+	for i := range maxReason {
+		h.AddReason(fmt.Sprintf("%04d %s", i, strings.Repeat("x", 100)))
+	}
+	require.LessOrEqual(t, len(h.Sensor().Reason), maxReason)
 	require.Contains(t, h.Sensor().Reason, "another; 0000 ")
 	h.SetReason("")
 	h.AddReason(strings.Repeat("é", 1<<16))

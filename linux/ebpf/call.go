@@ -15,7 +15,7 @@ import (
 )
 
 // canaryTime is how long a call may take. The kernel denies it in microseconds.
-const canaryTime = time.Second
+const canaryTime = 5 * time.Second
 
 // errNoReturn is the error of a call that did not return in time.
 var errNoReturn = errors.New("init_module did not return in time")

@@ -11,7 +11,7 @@ func FuzzListed(f *testing.F) {
 	f.Add([]byte("ext4 1105920 1 - Live 0xffffffffc09e2000\ncrc16 12288 2 ext4,[permanent], Loading 0x0 (POE+)\n"))
 	f.Add([]byte("a\nb 1 0 - Live 0x0\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		modules, _, err := parseListed(t.Context(), bytes.NewReader(b), nil)
+		modules, _, err := parseListed(t.Context(), bytes.NewReader(b), nil, nil)
 		require.NoError(t, err)
 		seen := map[string]bool{}
 		for _, m := range modules {
@@ -22,7 +22,7 @@ func FuzzListed(f *testing.F) {
 			require.False(t, seen[m.Name])
 			seen[m.Name] = true
 		}
-		slow, _, err := parseListed(t.Context(), chunked{bytes.NewReader(b), 7}, nil)
+		slow, _, err := parseListed(t.Context(), chunked{bytes.NewReader(b), 7}, nil, nil)
 		require.NoError(t, err)
 		require.Equal(t, modules, slow)
 	})

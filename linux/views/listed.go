@@ -1,6 +1,7 @@
 package views
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -26,7 +27,7 @@ func (v *Views) listed(ctx context.Context, chunk int) ([]kmodquery.Module, erro
 	if err == nil {
 		defer file.Close()
 		var lines listedLines
-		modules, lines, err = parseListed(ctx, chunked{file, chunk}, known(&v.lines))
+		modules, lines, err = parseListed(ctx, chunked{file, chunk}, known(&v.lines), known(&v.multiline))
 		v.lines.Store(&lines)
 	}
 	if err != nil {
@@ -68,9 +69,10 @@ func (c chunked) Read(p []byte) (int, error) {
 type listedLines map[string]kmodquery.Module
 
 // parseListed parses /proc/modules. The kernel writes the bytes of a name unchanged, so an
-// incomplete line is the beginning of a name with a newline. Lines that are known are not
+// incomplete line is the beginning of a name with a newline. So is a complete one, if it and those after
+// it are a multiline name. Lines that are known are not
 // parsed again: few change between two readings. It returns the lines that it read.
-func parseListed(ctx context.Context, r io.Reader, known listedLines) (modules []kmodquery.Module, lines listedLines, err error) {
+func parseListed(ctx context.Context, r io.Reader, known listedLines, multiline []string) (modules []kmodquery.Module, lines listedLines, err error) {
 	parse := func(line string) (m kmodquery.Module, ok bool) {
 		if m, ok = known[line]; !ok {
 			m, ok = parseListedLine(line)
@@ -80,12 +82,12 @@ func parseListed(ctx context.Context, r io.Reader, known listedLines) (modules [
 	lines = listedLines{}
 	seen := map[string]bool{}
 	begun := ""
-	err = eachLine(ctx, r, func(line []byte) error {
-		text := begun + string(line)
+	add := func(line string) error {
+		text := begun + line
 		m, ok := parse(text)
 		if !ok && begun != "" {
-			if m, ok = parse(string(line)); ok {
-				text = string(line)
+			if m, ok = parse(line); ok {
+				text = line
 			}
 		}
 		if !ok && len(text) < maxName {
@@ -104,8 +106,49 @@ func parseListed(ctx context.Context, r io.Reader, known listedLines) (modules [
 		seen[m.Name] = true
 		modules, lines[text] = append(modules, m), m
 		return nil
-	})
+	}
+	var held []string // lines that may be the beginning of a multiline name
+	var take func(line string) error
+	take = func(line string) error {
+		if begun != "" || len(multiline) == 0 {
+			return add(line)
+		}
+		text := strings.Join(append(slices.Clip(held), line), "\n")
+		if slices.ContainsFunc(multiline, func(name string) bool { return strings.HasPrefix(name, text+"\n") }) {
+			held = append(held, line)
+			return nil
+		}
+		if m, ok := parse(text); held == nil || ok && slices.Contains(multiline, m.Name) {
+			held = nil
+			return add(text)
+		}
+		first, others := held[0], append(slices.Clip(held[1:]), line)
+		held = nil
+		err := add(first)
+		for _, other := range others {
+			err = cmp.Or(err, take(other))
+		}
+		return err
+	}
+	err = eachLine(ctx, r, func(line []byte) error { return take(string(line)) })
+	for _, line := range held {
+		err = cmp.Or(err, add(line))
+	}
 	return modules, lines, err
+}
+
+// multilineNames returns the names of modules in sysfs, of which the first line could be the line of another module.
+func multilineNames(folders []string) (names []string) {
+	for _, name := range folders {
+		first, _, isMultiline := strings.Cut(name, "\n")
+		if !isMultiline {
+			continue
+		}
+		if _, ok := parseListedLine(first); ok {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // listedLine is a line of /proc/modules:

@@ -18,7 +18,7 @@ func TestParseListed(t *testing.T) {
 		"kvm_intel 487424 0 - Loading 0xffffffffc0600000 (+)\n" +
 		"vboxdrv 704512 2 vboxnetadp,[permanent], Unloading 0xffffffffc0a00000 (POE-)\n" +
 		"old 100 - - Live 0x0\n"
-	modules, _, err := parseListed(t.Context(), strings.NewReader(text), nil)
+	modules, _, err := parseListed(t.Context(), strings.NewReader(text), nil, nil)
 	require.NoError(t, err)
 	require.Equal(t, []kmodquery.Module{
 		{Name: "ext4", Size: new(int64(1105920)), Refs: new(int64(1)), State: "Live", Address: kernelAddress(0xffffffffc09e2000), Taints: new(int64(0))},
@@ -30,7 +30,7 @@ func TestParseListed(t *testing.T) {
 		{Name: "old", Size: new(int64(100)), State: "Live", Taints: new(int64(0))},
 	}, modules)
 
-	bytewise, _, err := parseListed(t.Context(), chunked{iotest.OneByteReader(strings.NewReader(text)), 1}, nil)
+	bytewise, _, err := parseListed(t.Context(), chunked{iotest.OneByteReader(strings.NewReader(text)), 1}, nil, nil)
 	require.NoError(t, err)
 	require.Equal(t, modules, bytewise)
 }
@@ -42,18 +42,18 @@ func TestParseListedHostileNames(t *testing.T) {
 		"a b", "a\nb", "\n", " ", "x 1 2 -", "x 1 2 y,", "x 1 2 - Live 0x1", "x (OE)", "\xff\x00\x1b[2J", "a\n\nb\n",
 		strings.Repeat("n", 55), strings.Repeat("\n", 55), "-", "[bpf]", "../../etc",
 	} {
-		modules, _, err := parseListed(t.Context(), strings.NewReader("first"+rest+name+rest+"last"+rest), nil)
+		modules, _, err := parseListed(t.Context(), strings.NewReader("first"+rest+name+rest+"last"+rest), nil, nil)
 		require.NoError(t, err)
 		require.Equal(t, []string{"first", name, "last"}, namesOf(modules), "%q", name)
 	}
-	// A name that contains a complete line counts as two modules. sysfs shows the module
-	// by its real name, which is then not listed.
-	modules, _, err := parseListed(t.Context(), strings.NewReader("x 1 0 - Live 0x1\ny"+rest), nil)
+	// A name that contains a complete line counts as two modules, unless sysfs shows the module
+	// by its real name.
+	modules, _, err := parseListed(t.Context(), strings.NewReader("x 1 0 - Live 0x1\ny"+rest), nil, nil)
 	require.NoError(t, err)
 	require.Equal(t, []string{"x", "y"}, namesOf(modules))
 
 	// A user with a space in its name.
-	modules, _, err = parseListed(t.Context(), strings.NewReader("used 16384 1 a b, Live 0x0\n"), nil)
+	modules, _, err = parseListed(t.Context(), strings.NewReader("used 16384 1 a b, Live 0x0\n"), nil, nil)
 	require.NoError(t, err)
 	require.Equal(t, []string{"used"}, namesOf(modules))
 	require.Equal(t, []string{"a b"}, modules[0].UsedBy)
@@ -65,7 +65,7 @@ func TestParseListedIgnoresInvalidLines(t *testing.T) {
 		"name 99999999999999999999 0 - Live 0x0\n", " 1 0 - Live 0x0\n", strings.Repeat("n", 56) + " 1 0 - Live 0x0\n",
 		strings.Repeat("x", maxLine*3),
 	} {
-		modules, _, err := parseListed(t.Context(), strings.NewReader(text), nil)
+		modules, _, err := parseListed(t.Context(), strings.NewReader(text), nil, nil)
 		require.NoError(t, err)
 		require.Empty(t, modules, "%.80q", text)
 	}
@@ -73,7 +73,7 @@ func TestParseListedIgnoresInvalidLines(t *testing.T) {
 	for i := range maxNames + 1 {
 		fmt.Fprintf(&many, "m%d 1 0 - Live 0x0\nm0 1 0 - Live 0x0\n", i)
 	}
-	modules, _, err := parseListed(t.Context(), strings.NewReader(many.String()), nil)
+	modules, _, err := parseListed(t.Context(), strings.NewReader(many.String()), nil, nil)
 	require.ErrorIs(t, err, errTooMany)
 	require.Len(t, modules, maxNames)
 }
@@ -81,13 +81,13 @@ func TestParseListedIgnoresInvalidLines(t *testing.T) {
 // Lines that an earlier reading parsed are not parsed again, and changed ones are.
 func TestKnownLinesOfTheListAreNotParsedAgain(t *testing.T) {
 	const other = "other 4096 1 - Live 0x0\n"
-	_, lines, err := parseListed(t.Context(), strings.NewReader("two\nlines 4096 0 - Live 0x0\n"+other+other), nil)
+	_, lines, err := parseListed(t.Context(), strings.NewReader("two\nlines 4096 0 - Live 0x0\n"+other+other), nil, nil)
 	require.NoError(t, err)
 	require.Len(t, lines, 2)
 	marked := lines["two\nlines 4096 0 - Live 0x0"]
 	marked.Version = "marked"
 	lines["two\nlines 4096 0 - Live 0x0"] = marked
-	modules, lines, err := parseListed(t.Context(), strings.NewReader("two\nlines 4096 0 - Live 0x0\nother 4096 2 two, Live 0x0\n"), lines)
+	modules, lines, err := parseListed(t.Context(), strings.NewReader("two\nlines 4096 0 - Live 0x0\nother 4096 2 two, Live 0x0\n"), lines, nil)
 	require.NoError(t, err)
 	require.Equal(t, "marked", modules[0].Version)
 	require.EqualValues(t, 2, *modules[1].Refs)
@@ -99,7 +99,7 @@ func TestKnownLinesOfTheListAreNotParsedAgain(t *testing.T) {
 		tree{"proc/modules": list}.write(t, v.root)
 		modules, err := v.Listed(t.Context())
 		require.NoError(t, err)
-		want, _, err := parseListed(t.Context(), strings.NewReader(list), nil)
+		want, _, err := parseListed(t.Context(), strings.NewReader(list), nil, nil)
 		require.NoError(t, err)
 		slices.SortFunc(want, func(a, b kmodquery.Module) int { return strings.Compare(a.Name, b.Name) })
 		for i := range want {
@@ -129,4 +129,47 @@ func namesOf(modules []kmodquery.Module) []string {
 		names = append(names, m.Name)
 	}
 	return names
+}
+
+// The name of a listed module does not list another one that hides.
+func TestAMultilineNameListsNoHiddenModule(t *testing.T) {
+	const line, rest, live = "x 1 0 - Live 0x1", " 16384 0 - Live 0xffffffffc0000000 (OE)\n", " 4096 0 - Live 0x0\n"
+	for _, test := range []struct {
+		name, list string
+		names      []string
+		want       []string
+	}{
+		{"one line", line + "\ny" + rest + "last" + live, []string{line + "\ny"}, []string{line + "\ny", "last"}},
+		{"two lines", line + "\n" + line + "\ny" + rest + "last" + live, []string{line + "\n" + line + "\ny"}, []string{line + "\n" + line + "\ny", "last"}},
+		{"beside a line of the same text", line + "\n" + line + "\ny" + rest, []string{line + "\ny"}, []string{"x", line + "\ny"}},
+		{"before a line of the same text", line + "\ny" + rest + line + "\n", []string{line + "\ny"}, []string{line + "\ny", "x"}},
+		{"it is not listed", line + "\nlast" + live, []string{line + "\ny"}, []string{"x", "last"}},
+		{"it is not listed, and the line is the last one", "first" + live + line + "\n", []string{line + "\ny"}, []string{"first", "x"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			modules, _, err := parseListed(t.Context(), strings.NewReader(test.list), nil, test.names)
+			require.NoError(t, err)
+			require.Equal(t, test.want, namesOf(modules))
+		})
+	}
+
+	v := newViews(t, tree{
+		"proc/modules":                         line + "\ny" + rest,
+		"sys/module/x/initstate":               "live\n",
+		"sys/module/" + line + "\ny/initstate": "live\n",
+	})
+	for range 2 {
+		modules, err := v.Listed(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []string{"x", line + "\ny"}, namesOf(modules))
+		require.True(t, modules[0].IsHidden())
+		require.False(t, modules[1].IsHidden())
+		modules, err = v.Modules(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []string{"x", line + "\ny"}, namesOf(modules))
+		require.True(t, modules[0].IsHidden())
+	}
+	absent, err := v.Absent(t.Context(), []string{"x"})
+	require.NoError(t, err)
+	require.Equal(t, []string{"x"}, absent)
 }

@@ -58,9 +58,11 @@ type Views struct {
 	window, patience time.Duration
 	pause            time.Duration
 
-	lines    atomic.Pointer[listedLines]            // of the last reading of the list
-	builtins atomic.Pointer[map[string]fs.FileInfo] // the folders, by name, that Listed last found not to be of modules
-	forged   atomic.Pointer[[2]forgery]             // of the last two readings by Modules
+	lines atomic.Pointer[listedLines] // of the last reading of the list
+	// multiline are multilineNames of the last reading of sysfs.
+	multiline atomic.Pointer[[]string]
+	builtins  atomic.Pointer[map[string]fs.FileInfo] // the folders, by name, that Listed last found not to be of modules
+	forged    atomic.Pointer[[2]forgery]             // of the last two readings by Modules
 }
 
 // New returns the views below root, which is "/" for the running kernel.
@@ -94,6 +96,7 @@ func (v *Views) folder(name string) string {
 // list. A module that only sysfs shows has a name only, and is a suspect for [Views.Confirm].
 func (v *Views) Listed(ctx context.Context) ([]kmodquery.Module, error) {
 	folders, _ := namesIn(v.path(sysModule)) // none if sysfs is not mounted
+	v.multiline.Store(new(multilineNames(folders)))
 	modules, err := v.listed(ctx, wholePages)
 	if err != nil {
 		return nil, err
@@ -134,6 +137,8 @@ func (v *Views) Listed(ctx context.Context) ([]kmodquery.Module, error) {
 // Modules reads each view once, so a module for which [kmodquery.Module.IsHidden] is true
 // is only a suspect.
 func (v *Views) Modules(ctx context.Context) ([]kmodquery.Module, error) {
+	folders, _ := namesIn(v.path(sysModule))
+	v.multiline.Store(new(multilineNames(folders)))
 	before, regions, isCalm, err := v.memory(ctx)
 	if err != nil {
 		return nil, err
