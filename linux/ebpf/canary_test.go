@@ -431,7 +431,7 @@ func TestTheEndChecksNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	h.source.doubt = errors.New("a load was missed")
-	next, err := h.attend(ctx)
+	next, err := h.maintainHooks(ctx)
 	require.NoError(t, err)
 	require.Nil(t, next)
 	require.Nil(t, h.arming.done)

@@ -105,7 +105,7 @@ func (s *Source) newRun(programs *bpf.Programs, emit func(kmodquery.Delivery), a
 func (r *run) loop(ctx context.Context) (next *bpf.Programs, err error) {
 	defer r.deaths.stop()
 	for next == nil && err == nil {
-		if next, err = r.attend(ctx); next != nil || err != nil {
+		if next, err = r.maintainHooks(ctx); next != nil || err != nil {
 			break
 		}
 		r.begin(ctx)
@@ -127,9 +127,9 @@ func (r *run) loop(ctx context.Context) (next *bpf.Programs, err error) {
 	return next, err
 }
 
-// attend sees to it that the hooks run, and returns others that have replaced them. Once ctx has
+// maintainHooks keeps the hooks running, and returns others that have replaced them. Once ctx has
 // ended it does nothing: the next process completes what is under way.
-func (r *run) attend(ctx context.Context) (next *bpf.Programs, err error) {
+func (r *run) maintainHooks(ctx context.Context) (next *bpf.Programs, err error) {
 	if ctx.Err() != nil {
 		return nil, nil
 	}
