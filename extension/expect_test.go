@@ -28,7 +28,7 @@ func storeLoads(t *testing.T, dir string, loads ...kmodquery.Event) {
 		deliveries = append(deliveries, kmodquery.Delivery{Event: read}, kmodquery.Delivery{Event: live}, kmodquery.Delivery{Event: call})
 	}
 	require.NoError(t, store.Append(t.Context(), deliveries))
-	require.NoError(t, store.CloseLoads(t.Context(), time.Now()))
+	require.NoError(t, store.CloseLoads(t.Context(), time.Now().Add(time.Minute)))
 	require.NoError(t, store.Close())
 }
 
