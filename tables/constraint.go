@@ -83,6 +83,21 @@ func conditions[T any](q query, columns []columnOf[T]) []kmodquery.Condition {
 	return conditions
 }
 
+// ownConditions returns the constraints on columns that no event has, by which the table itself
+// leaves out rows. They identify the query of a cursor, as those on columns of events do:
+// otherwise a call with other constraints would pass over the rows that this one leaves out.
+func (q query) ownConditions(columns ...kmodquery.Column) []kmodquery.Condition {
+	var conditions []kmodquery.Condition
+	for _, constraints := range q.Constraints {
+		for _, column := range columns {
+			if column.Name == constraints.Name {
+				conditions = append(conditions, columnConditions(column, constraints.List)...)
+			}
+		}
+	}
+	return conditions
+}
+
 // admits reports whether the constraints on a column of text admit a value. A query may
 // compare text without regard to case or to blanks at its end. osquery sends the values of
 // an IN as several equalities.

@@ -73,6 +73,31 @@ func TestCursorOfFindingsGivesFindings(t *testing.T) {
 	require.Contains(t, message, "cursor findings belongs to another query, kernel_module_findings ")
 }
 
+// A call with other constraints would pass over the rows that this one leaves out.
+func TestACursorBelongsToTheConstraintsThatLeaveOutRows(t *testing.T) {
+	c := testConfig(t, loadedTwice()...)
+	c.Signatures = twoSignatures()
+	store(t, c, loadOf("good", "good", 0)...)
+	for table, queries := range map[string][][]constraint{
+		"kernel_module_findings": {
+			{{"signature_id", "KMQ-1", equals}}, {{"signature_id", "KMQ-2", equals}}, {{"external_id", "T1", equals}}, {{"severity", "1", equals}}, {{"severity", "2", 32}}, nil,
+		},
+		"kernel_module_loads": {{{"outcome", "loaded", equals}}, {{"outcome", "rejected", equals}}, nil},
+	} {
+		for i, first := range queries {
+			cursor := constraint{"cursor", fmt.Sprint(table, i), equals}
+			asked := contextJSON(t, []string{"eid", "cursor"}, append(first, cursor)...)
+			rows := rowsOf(t, c, table, asked)
+			require.Equal(t, rows, rowsOf(t, c, table, asked))
+			for j, other := range queries {
+				if i != j {
+					require.Contains(t, errorOf(t, c, table, contextJSON(t, []string{"eid", "cursor"}, append(other, cursor)...)), "belongs to another query")
+				}
+			}
+		}
+	}
+}
+
 func TestCursorStopsAtTheBoundOfTheReply(t *testing.T) {
 	var names []string
 	for i := range 100 {

@@ -119,7 +119,7 @@ func generateFindings(ctx context.Context, c Config, q query) ([]map[string]stri
 	asked := conditions(q, findingColumns)
 	v := view{
 		table: "kernel_module_findings",
-		asked: asked,
+		asked: append(slices.Clone(asked), q.ownConditions(signatureColumns...)...),
 		filter: kmodquery.Filter{
 			Conditions: append(slices.Clone(asked),
 				kmodquery.Condition{Column: "event_name", Op: kmodquery.Equal, Values: names}),
@@ -155,6 +155,9 @@ func generateFindings(ctx context.Context, c Config, q query) ([]map[string]stri
 	}
 	return collect(ctx, c, q, v)
 }
+
+// signatureColumns are the columns whose constraints decide which signatures are evaluated.
+var signatureColumns = []kmodquery.Column{{Name: "signature_id"}, {Name: "external_id"}, {Name: "severity", Number: true}}
 
 // eventsFor returns the names of the events that the wanted signatures can accept, and those
 // among them that none accepts unless they report a load.

@@ -14,19 +14,24 @@ import (
 
 // BenchmarkDay asks for one day of thirty in a store of a million events, of which a third
 // stand for a load: for the events, for the findings of one signature, for those that
-// stand out, and for the loads.
+// stand out, and for the loads. Then it asks when the loads of the first minutes were unloaded,
+// with many unloads of other modules after them. The findings may take at most 1.5 times as
+// long as the events.
 func BenchmarkDay(b *testing.B) {
-	const rows, day = 1_000_000, 24 * 3600
+	const rows, unloads, day = 1_000_000, 100_000, 24 * 3600
 	c := testConfig(b)
 	c.Signatures = signatures.All()
 	event, first := typicalLoad(), typicalLoad().Time
 	batch := make([]kmodquery.Delivery, 0, 10_000)
-	for i := range int64(rows) {
+	for i := range int64(rows + unloads) {
 		e := event
-		e.Time = first + i*30*day/rows
+		e.Time = first + min(i, rows)*30*day/rows
 		e.TimeNanos, e.LoadID = e.Time*1_000_000_000, fmt.Sprint("boot-", i/3)
 		e.EventName = []string{kmodquery.EventSecurityKernelReadFile, kmodquery.EventModuleLoad, kmodquery.EventFinitModule}[i%3]
 		e.ReportsLoad = new((3 - i%3) / 3)
+		if i >= rows {
+			e.EventName, e.Name, e.LoadID, e.ReportsLoad = kmodquery.EventModuleFree, "other", "", nil
+		}
 		if batch = append(batch, kmodquery.Delivery{Event: e}); len(batch) == cap(batch) {
 			require.NoError(b, c.Store.(interface {
 				Append(ctx context.Context, batch []kmodquery.Delivery) error
@@ -34,24 +39,27 @@ func BenchmarkDay(b *testing.B) {
 			batch = batch[:0]
 		}
 	}
+	closeDay(b, c.Store.(*sqlite.Store), first, first+600)
 	closeDay(b, c.Store.(*sqlite.Store), first+28*day, first+29*day)
 	columns := []string{"time", "name", "path"}
 	later := append([]string{"findings", "unloaded_time"}, columns...)
-	from, to := constraint{"time", fmt.Sprint(first + 28*day), 32}, constraint{"time", fmt.Sprint(first + 29*day), 16}
 	for _, query := range []struct {
 		name, table string
 		columns     []string
 		constraints []constraint
+		from, to    int64
 		rows        int
 	}{
-		{"events", "kernel_module_events", columns, nil, rows / 30},
-		{"findings of TRC-1017", "kernel_module_findings", columns, []constraint{{"signature_id", "TRC-1017", 2}}, rows / 90},
-		{"findings of severity 3", "kernel_module_findings", columns, []constraint{{"severity", "3", 32}}, 0},
-		{"loads", "kernel_module_loads", columns, nil, rows / 90},
-		{"loads with findings and unloads", "kernel_module_loads", later, nil, rows / 90},
+		{"events", "kernel_module_events", columns, nil, 28 * day, 29 * day, rows / 30},
+		{"findings of TRC-1017", "kernel_module_findings", columns, []constraint{{"signature_id", "TRC-1017", 2}}, 28 * day, 29 * day, rows / 90},
+		{"findings of severity 3", "kernel_module_findings", columns, []constraint{{"severity", "3", 32}}, 28 * day, 29 * day, 0},
+		{"loads", "kernel_module_loads", columns, nil, 28 * day, 29 * day, rows / 90},
+		{"loads with findings and unloads", "kernel_module_loads", later, nil, 28 * day, 29 * day, rows / 90},
+		{"unloads of the first loads", "kernel_module_loads", []string{"unloaded_time"}, nil, 0, 600, 600 * rows / (90 * day)},
 	} {
 		b.Run(query.name, func(b *testing.B) {
-			context := contextJSON(b, query.columns, append(query.constraints, from, to)...)
+			context := contextJSON(b, query.columns, append(query.constraints,
+				constraint{"time", fmt.Sprint(first + query.from), 32}, constraint{"time", fmt.Sprint(first + query.to), 16})...)
 			for b.Loop() {
 				require.InDelta(b, query.rows, len(rowsOf(b, c, query.table, context)), 1)
 			}

@@ -1,8 +1,8 @@
 package tables
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"math"
 	"slices"
 	"strings"
@@ -38,7 +38,8 @@ type moduleLoad struct {
 // later is what became known of an attempt after its row was stored, and its findings.
 type later struct {
 	outcome  string
-	unloaded *int64
+	live     int64 // EID of an event that was stored when the module was live; an unload comes after it
+	unload   unload
 	findings string
 	severity *int64
 }
@@ -96,12 +97,12 @@ var loadColumns = []columnOf[moduleLoad]{
 		func(l *moduleLoad) string { return kmodquery.Printable(l.Sources) }).needing("raw"),
 	ofLoad("first_seen", ""),
 	ofLoad("count", ""),
-	number("unloaded_time", local, "When the module was unloaded in the same boot, as Unix time in seconds; NULL if it was not, or if no event tells", func(l *moduleLoad) *int64 { return l.later.unloaded }),
+	number("unloaded_time", local, "When the module was unloaded in the same boot, as Unix time in seconds; NULL if it was not, or if no event tells", func(l *moduleLoad) *int64 { return known(&l.later.unload.time) }),
 	text("unloaded_utc", local, "The same time in UTC, as text", func(l *moduleLoad) string {
-		if l.later.unloaded == nil {
+		if l.later.unload.time == 0 {
 			return ""
 		}
-		return utc(*l.later.unloaded)
+		return utc(l.later.unload.time)
 	}),
 	text("findings", local, "The signatures that accept an event of the attempt, separated by commas", func(l *moduleLoad) string { return l.later.findings }),
 	number("severity", local, "The highest severity of these findings; NULL without findings", func(l *moduleLoad) *int64 { return l.later.severity }),
@@ -167,7 +168,7 @@ func generateLoads(ctx context.Context, c Config, q query) ([]map[string]string,
 	isWanted := func(l *moduleLoad) bool { return q.admits("outcome", l.Outcome) }
 	rows, err := collect(ctx, c, q, view{
 		table:  "kernel_module_loads",
-		asked:  asked,
+		asked:  append(slices.Clone(asked), q.ownConditions(kmodquery.Column{Name: "outcome"})...),
 		filter: filter,
 		rows: func(e *kmodquery.Event) []map[string]string {
 			l := &moduleLoad{Event: e, Closing: e.Closing()}
@@ -177,7 +178,7 @@ func generateLoads(ctx context.Context, c Config, q query) ([]map[string]string,
 			cells := row(l, e.EID)
 			if len(reserved) > 0 {
 				kept := &moduleLoad{
-					Event: &kmodquery.Event{EID: e.EID, LoadID: e.LoadID, Name: e.Name, BootID: e.BootID}, Closing: l.Closing, later: later{outcome: l.Outcome},
+					Event: &kmodquery.Event{EID: e.EID, LoadID: e.LoadID, Name: e.Name, BootID: e.BootID}, Closing: l.Closing, later: later{outcome: l.Outcome, live: e.EID},
 				}
 				if isJudged {
 					for _, match := range d.matches(ofRules, e) {
@@ -229,6 +230,11 @@ func addLater(ctx context.Context, c Config, d detections, q query, loads []*mod
 			return err
 		}
 	}
+	if q.uses("findings") || q.uses("severity") {
+		if err := addRenamed(ctx, c, d, loads); err != nil {
+			return err
+		}
+	}
 	if !q.uses("unloaded_time") && !q.uses("unloaded_utc") {
 		return nil
 	}
@@ -243,7 +249,8 @@ const (
 	laterEvents = 1000
 )
 
-// addEvents sets the final outcomes and the findings of a batch of loads.
+// addEvents sets what follows from the events of a batch of loads: the final outcomes, when the
+// modules were live, and the findings.
 func addEvents(ctx context.Context, c Config, d detections, loads []*moduleLoad) error {
 	var ids, eids []any
 	byID, byEID := map[string]*moduleLoad{}, map[int64]*moduleLoad{}
@@ -278,6 +285,7 @@ func addEvents(ctx context.Context, c Config, d detections, loads []*moduleLoad)
 		}
 		return nil
 	}
+	// A further condition on event_name would make SQLite read the index of that.
 	for column, values := range map[string][]any{"load_id": ids, "eid": eids} {
 		if len(values) == 0 {
 			continue
@@ -288,12 +296,57 @@ func addEvents(ctx context.Context, c Config, d detections, loads []*moduleLoad)
 		}
 	}
 	for l, events := range events {
-		if l.Outcome == kmodquery.OutcomeRunning || l.Outcome == kmodquery.OutcomeUnknown {
-			slices.Reverse(events) // the oldest first
-			l.later.outcome, _ = kmodquery.OutcomeOf(events)
-		}
+		slices.Reverse(events) // the oldest first
+		l.later.take(l.Outcome, events)
 	}
 	return nil
+}
+
+// addRenamed adds the findings of modules that renamed themselves. The event has a load_id of its
+// own, and no row.
+func addRenamed(ctx context.Context, c Config, d detections, loads []*moduleLoad) error {
+	byID, after := map[string]*moduleLoad{}, int64(math.MaxInt64)
+	for _, l := range loads {
+		byID[l.LoadID], after = l, min(after, l.Closing.Event)
+	}
+	columns, wanted := append([]string{"parent_load_id"}, d.ExpectedColumns...), make([]bool, len(d.all))
+	for i, s := range c.Signatures {
+		if wanted[i] = slices.Contains(s.Events, kmodquery.EventModuleUnwitnessed); wanted[i] {
+			columns = append(columns, s.Columns...)
+		}
+	}
+	filter := kmodquery.Filter{Columns: columns, Conditions: []kmodquery.Condition{
+		{Column: "event_name", Op: kmodquery.Equal, Values: []any{kmodquery.EventModuleUnwitnessed}},
+		{Column: "eid", Op: kmodquery.Greater, Values: []any{after}},
+	}}
+	return c.Store.Events(ctx, filter, func(e *kmodquery.Event) error {
+		l := byID[e.ParentLoadID]
+		if l == nil || e.ParentLoadID == "" {
+			return nil
+		}
+		for _, match := range d.matches(wanted, e) {
+			l.later.add(&match.Metadata)
+		}
+		return nil
+	})
+}
+
+// take takes what the events of an attempt tell, of which outcome was known.
+func (l *later) take(outcome string, events []kmodquery.Event) {
+	final, by := kmodquery.OutcomeOf(events)
+	if outcome == kmodquery.OutcomeRunning || outcome == kmodquery.OutcomeUnknown {
+		l.outcome = final
+	}
+	// An unload between the beginning of the attempt and its end is that of another module.
+	if by != nil {
+		l.live = by.EID
+	}
+	for _, e := range events {
+		if e.EventName == kmodquery.EventModuleLoad && e.Source == kmodquery.SourceEBPF {
+			l.live = e.EID
+			break
+		}
+	}
 }
 
 // add adds a finding of a signature.
@@ -309,64 +362,73 @@ func (l *later) add(m *kmodquery.Metadata) {
 	}
 }
 
-// errAllUnloaded ends the search for unloads.
-var errAllUnloaded = errors.New("every module is known to be unloaded")
+// An unload is the time of an event and its EID; 0 if there is none.
+type unload struct{ eid, time int64 }
+
+// end sets the unload of a load, unless an earlier one is set.
+func (l *later) end(by unload) {
+	if by.eid != 0 && (l.unload.eid == 0 || by.eid < l.unload.eid) {
+		l.unload = by
+	}
+}
+
+// sameName are the loads of one name in one boot, in the order in which they were live.
+type sameName struct {
+	loads []*moduleLoad
+	next  unload // the one that was read last
+}
+
+// read takes an unload. They are read from the newest to the oldest.
+func (s *sameName) read(u unload) {
+	for n := len(s.loads); n > 0 && s.loads[n-1].later.live >= u.eid; n-- {
+		s.loads[n-1].later.end(s.next)
+		s.loads = s.loads[:n-1]
+	}
+	s.next = u
+}
 
 // addUnloads sets when the modules were unloaded: at the first unload of that name, in the
-// same boot, that is stored after the load.
+// same boot, that is stored after the module was live.
 func addUnloads(ctx context.Context, c Config, loads []*moduleLoad) error {
-	pending, after := map[string][]*moduleLoad{}, int64(math.MaxInt64)
-	var names []any
-	n := 0
-	for _, l := range loads {
+	type key struct{ name, boot string }
+	groups, byID, after := map[key]*sameName{}, map[string]*moduleLoad{}, int64(math.MaxInt64)
+	for _, l := range slices.SortedFunc(slices.Values(loads), func(a, b *moduleLoad) int { return cmp.Compare(a.later.live, b.later.live) }) {
 		if l.Name == "" || !slices.Contains([]string{kmodquery.OutcomeLoaded, kmodquery.OutcomeRunning, kmodquery.OutcomeUnknown}, l.later.outcome) {
 			continue
 		}
-		if pending[l.Name] == nil {
-			names = append(names, l.Name)
+		of := key{l.Name, l.BootID}
+		if groups[of] == nil {
+			groups[of] = &sameName{}
 		}
-		pending[l.Name] = append(pending[l.Name], l)
-		after = min(after, l.Closing.Event)
-		n++
+		groups[of].loads, byID[l.LoadID], after = append(groups[of].loads, l), l, min(after, l.later.live)
 	}
-	if n == 0 {
+	if len(groups) == 0 {
 		return nil
 	}
+	// Without a condition on the name SQLite finds the unloads in an index, and not among all
+	// events of these names.
 	filter := kmodquery.Filter{
-		Conditions: []kmodquery.Condition{{Column: "event_name", Op: kmodquery.Equal, Values: []any{
-			kmodquery.EventModuleFree, kmodquery.EventDeleteModule, kmodquery.EventKextunload,
-		}}},
+		Conditions: []kmodquery.Condition{
+			{Column: "event_name", Op: kmodquery.Equal, Values: []any{kmodquery.EventModuleFree, kmodquery.EventDeleteModule, kmodquery.EventKextunload}},
+			{Column: "eid", Op: kmodquery.Greater, Values: []any{after}},
+		},
 		Columns: []string{"event_name", "name", "boot_id", "result", "parent_load_id", "source"},
 	}
-	if len(names) <= laterBatch {
-		filter.Conditions = append(filter.Conditions, kmodquery.Condition{Column: "name", Op: kmodquery.Equal, Values: names})
-	}
-	err := c.Store.EventsBetween(ctx, after, math.MaxInt64, filter, func(e *kmodquery.Event) error {
-		if e.EventName != kmodquery.EventModuleFree && (e.Result == nil || *e.Result != 0) {
+	err := c.Store.Events(ctx, filter, func(e *kmodquery.Event) error {
+		of := groups[key{e.Name, e.BootID}]
+		if of == nil || e.EventName != kmodquery.EventModuleFree && (e.Result == nil || *e.Result != 0) {
 			return nil
 		}
-		isOf := func(l *moduleLoad) bool {
-			if e.Source == kmodquery.SourceProcfs && e.ParentLoadID != "" && l.LoadID != e.ParentLoadID {
-				return false
-			}
-			return l.Closing.Event < e.EID && l.BootID == e.BootID
-		}
-		left := pending[e.Name]
-		pending[e.Name] = slices.DeleteFunc(left, func(l *moduleLoad) bool {
-			if !isOf(l) {
-				return false
-			}
-			l.later.unloaded = new(e.Time)
-			n--
-			return true
-		})
-		if n == 0 {
-			return errAllUnloaded
+		by := unload{e.EID, e.Time}
+		if e.Source != kmodquery.SourceProcfs || e.ParentLoadID == "" {
+			of.read(by)
+		} else if l := byID[e.ParentLoadID]; l != nil && l.later.live < e.EID {
+			l.later.end(by)
 		}
 		return nil
 	})
-	if errors.Is(err, errAllUnloaded) {
-		return nil
+	for _, of := range groups {
+		of.read(unload{})
 	}
 	return err
 }

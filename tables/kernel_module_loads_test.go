@@ -145,6 +145,57 @@ func TestEachLoadHasItsOwnUnload(t *testing.T) {
 	require.Equal(t, []string{"NULL", "NULL", "NULL", "1700000103", "NULL", "1700000102", "NULL", "1700000101", "NULL", "1700000100"}, column(rows, "unloaded_time"))
 }
 
+// Root may unload a module of the name while its file is being read for the next one.
+func TestAnUnloadBeforeTheModuleWasLiveIsThatOfAnother(t *testing.T) {
+	c := testConfig(t)
+	audited := kmodquery.Event{Time: 1_700_000_000, EventName: kmodquery.EventFinitModule, Source: kmodquery.SourceAudit, LoadID: "3", Name: "dummy", BootID: "boot", Result: new(int64(0))}
+	load := loadOf("2", "dummy", 0)
+	events := append(loadOf("1", "dummy", 0), load[0], freeOf("dummy", "boot", 1_700_000_001))
+	events = append(events, load[1:]...)
+	events = append(events, freeOf("dummy", "boot", 1_700_000_002), audited)
+	// Its return may be stored after that, and a module is unloaded before its row is stored.
+	late, seen := loadOf("4", "late", 0), audited
+	seen.LoadID, seen.Name = "5", "seen"
+	events = append(append(events, late[:2]...), freeOf("late", "boot", 1_700_000_003), late[2], seen, freeOf("seen", "boot", 1_700_000_004))
+	store(t, c, events...)
+	rows := rowsOf(t, c, loadsTable, contextJSON(t, []string{"load_id", "unloaded_time"}))
+	unloads := map[string]string{}
+	for i, id := range column(rows, "load_id") {
+		unloads[id] = column(rows, "unloaded_time")[i]
+	}
+	require.Equal(t, map[string]string{"1": "1700000001", "2": "1700000002", "3": "NULL", "4": "1700000003", "5": "1700000004"}, unloads)
+}
+
+// The views know which of two modules of a name was unloaded.
+func TestAnUnloadThatTheViewsFoundIsOfItsLoad(t *testing.T) {
+	c := testConfig(t)
+	found := freeOf("dummy", "boot", 1_700_000_003)
+	found.Source, found.ParentLoadID = kmodquery.SourceProcfs, "1"
+	store(t, c, append(append(loadOf("1", "dummy", 0), loadOf("2", "dummy", 0)...), found)...)
+	require.Equal(t, []string{"NULL", "1700000003"}, column(rowsOf(t, c, loadsTable, contextJSON(t, []string{"eid", "unloaded_time"})), "unloaded_time"))
+	store(t, c, freeOf("dummy", "boot", 1_700_000_004))
+	require.Equal(t, []string{"1700000004", "1700000003"}, column(rowsOf(t, c, loadsTable, contextJSON(t, []string{"eid", "unloaded_time"})), "unloaded_time"))
+}
+
+func TestFindingsOfARenamedModuleAreThoseOfItsLoad(t *testing.T) {
+	c := testConfig(t)
+	c.Signatures = signatures.All()
+	renamed := kmodquery.Event{
+		Time: 1_700_000_000, EventName: kmodquery.EventModuleUnwitnessed, Source: kmodquery.SourceProcfs, LoadID: "r", ParentLoadID: "1", Name: "other", BootID: "boot",
+	}
+	inside := loadOf("2", "inside", -8)
+	for i := range inside {
+		inside[i].ParentLoadID = "1"
+	}
+	store(t, c, append(append(loadOf("1", "dummy", 0), renamed), inside...)...)
+	rows := rowsOf(t, c, loadsTable, contextJSON(t, []string{"name", "findings", "final_outcome"}))
+	require.Len(t, rows, 2)
+	require.Equal(t, []string{"inside", "dummy"}, column(rows, "name"))
+	require.Contains(t, rows[1]["findings"], "KMQ-1006")
+	require.NotContains(t, rows[0]["findings"], "KMQ-1006")
+	require.Equal(t, []string{"init_failed", "loaded"}, column(rows, "final_outcome"))
+}
+
 func TestCursorGivesEachLoadOnce(t *testing.T) {
 	c := testConfig(t)
 	query := contextJSON(t, []string{"name", "outcome", "cursor"}, constraint{"cursor", "ship", equals})
