@@ -185,7 +185,8 @@ func TestPageShowsTheWeek(t *testing.T) {
 	for _, left := range []string{"masked.conf", "aliases.conf"} {
 		require.NotContains(t, text, left)
 	}
-	require.Less(t, strings.Index(text, "KMQ-1005"), strings.Index(text, "TRC-1017"), "the most severe come first")
+	require.Less(t, strings.Index(text, "KMQ-1005: "), strings.Index(text, "TRC-1017: "), "critical comes before moderate")
+	require.Less(t, strings.Index(text, "TRC-1017: "), strings.Index(text, "KMQ-1001: "), "moderate comes before low")
 }
 
 func TestPageOfAnEmptyStore(t *testing.T) {
@@ -257,6 +258,28 @@ func TestPageOfTooManyRowsShowsTheNewest(t *testing.T) {
 	text := textOf(t, page)
 	require.Contains(t, text, "There are more rows than one query returns, so this part begins at 2026-08-1")
 	require.NotContains(t, text, "could not be read")
+}
+
+// If the newest that fit are of one second, the table advises a number of an event.
+func TestPageOfTooManyRowsInOneSecondShowsTheNewest(t *testing.T) {
+	host, _ := week()
+	var events []kmodquery.Event
+	for i := range 800 {
+		events = append(events, load(noon.Add(-time.Hour+time.Duration(i)*time.Microsecond), fmt.Sprintf("m%d", i), 0, nil)...)
+	}
+	page := newPage(t, host, 80<<10, events...)
+	requireValid(t, page)
+	text := textOf(t, page)
+	require.Contains(t, text, "so this part shows the newest.")
+	require.NotContains(t, text, "could not be read")
+	require.Contains(t, text, "m799")
+}
+
+func TestCellsAreSafe(t *testing.T) {
+	var made table
+	made.add("a\x1b[31m\u202e\xff", strings.Repeat("x", 2*maxText))
+	require.Equal(t, `a\x1b[31m\xe2\x80\xae\xff`, made.Rows[0][0])
+	require.Equal(t, strings.Repeat("x", maxText)+"…", made.Rows[0][1])
 }
 
 func TestScreenshotIsOfThisPage(t *testing.T) {
