@@ -50,3 +50,19 @@ func TestMacOSHasItsOwnSources(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{kmodquery.SourceEndpointSecurity}, c.sources)
 }
+
+// On macOS doctor checks what the sources of macOS need, and the same of the store, the
+// configuration and osquery.
+func TestDoctorOnMacOS(t *testing.T) {
+	p := macOS(host.Programs{}, macKernel{release: func() string { return "23.1.0" }})
+	c, err := parse(p, []string{"doctor", "--state-dir", t.TempDir(), "--config", ""})
+	require.NoError(t, err)
+	var names []string
+	for _, check := range doctorChecks(c) {
+		names = append(names, check.Name)
+	}
+	require.Equal(t, []string{
+		"kernel", "eslogger", "full_disk_access", "unified_log", "showloaded",
+		"store", "configuration", "recorder", "osquery", "osquery_flags", "autoload", "binary", "registered",
+	}, names)
+}
