@@ -50,6 +50,7 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 		MaxAge:          maxAge,
 		MaxEvents:       c.retentionEvents,
 		MaxUnprivileged: c.retentionDenied,
+		ReadOnly:        c.watch.isReader,
 		Now:             time.Now,
 		Users:           c.platform.users,
 		Report:          func(err error) { report.Print(err) },

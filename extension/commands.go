@@ -129,6 +129,7 @@ statements of stdin, or a shell on a terminal.`,
 				return nil
 			},
 		})),
+		c.watchCommand(),
 		c.newCommand(func(ctx context.Context, c *config, f files) error { return record(ctx, c, f.report) }, &cobra.Command{
 			Use:     "record",
 			Short:   "record without osquery, as a service; wait while another process records",
@@ -165,6 +166,28 @@ statements of stdin, or a shell on a terminal.`,
 		},
 	})
 	return root
+}
+
+func (c *config) watchCommand() *cobra.Command {
+	cmd := c.newCommand(watch, &cobra.Command{
+		Use:   "watch",
+		Short: "print a line for each load and each finding as it happens",
+		Long: `Print a line for each load, once its attempt is over, and for each finding that belongs to no
+load: time, severity, outcome, module, and what is known as name=value. It records itself while
+no other process does. With --json it prints a JSON object a line.`,
+		Example: examples(
+			`watch`,
+			`watch --since 1d --where "severity >= 3"`,
+			`watch --json >>/var/log/kmodquery.json`),
+	})
+	o, flags := &c.watch, cmd.Flags()
+	flags.BoolFunc("json", "print a JSON object a line", func(string) error { return cmd.Flags().Set("format", "json") })
+	flags.StringVar(&o.where, "where", "", "`condition` in SQL of the rows that are printed, on the fields of --json, such as \"severity >= 3\"")
+	flags.Var(duration(&o.since, 0, 0), "since", "begin this `time` ago, such as 1h or 7d, and not with what happens from now on")
+	flags.StringVar(&o.position, "position", "", "`file` that keeps which rows were printed; the next run with it goes on there")
+	flags.BoolVar(&o.priority, "priority", false, "begin each line with its severity as <N>, which the journal and logger --prio-prefix take as its priority")
+	flags.BoolVar(&o.isReader, "no-record", false, "only read what another process records; wait for it")
+	return cmd
 }
 
 // newCommand completes a command with settings, which runs an action.

@@ -47,9 +47,10 @@ func hostCommands() *cobra.Command {
 }
 
 // redirection is the end of an example that writes a file.
-var redirection = regexp.MustCompile(` >[a-z/._-]+$`)
+var redirection = regexp.MustCompile(` >>?[a-z/._-]+$`)
 
-// Each example can be pasted. record and detach change the host, so they are only parsed.
+// Each example can be pasted. record and detach change the host and watch does not end, so they
+// are only parsed.
 func TestExamplesWork(t *testing.T) {
 	t.Setenv("KMODQUERY_STATE_DIR", t.TempDir())
 	t.Setenv("KMODQUERY_CONFIG", configFile(t, ""))
@@ -60,7 +61,7 @@ func TestExamplesWork(t *testing.T) {
 			words, err := shellquote.Split(redirection.ReplaceAllString(strings.TrimSpace(example), ""))
 			require.NoError(t, err)
 			require.Equal(t, program, words[0])
-			if cmd.Name() == "record" || cmd.Name() == "detach" {
+			if slices.Contains([]string{"record", "detach", "watch"}, cmd.Name()) {
 				_, err := parse(hostPlatform(), words[1:])
 				require.NoError(t, err, example)
 				continue

@@ -90,7 +90,7 @@ func run(ctx context.Context, p *platform, args []string, stdin *os.File, stdout
 			report.Print(unknown)
 		}
 	}
-	if c.command != "query" {
+	if c.command != "query" && c.command != "watch" {
 		// Go ends a process whose stdout or stderr has lost its reader, as when the
 		// reader of a log restarts. Ignoring the signal would also reach the programs
 		// that this one starts.

@@ -3,10 +3,12 @@ package main
 import (
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/kballard/go-shellquote"
 	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 )
@@ -40,6 +42,26 @@ func TestUnitIsNotRestartedAfterAMistake(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(unit), fmt.Sprintf("\nRestart=always\nRestartPreventExitStatus=%d\n", exitUsage))
 	require.NotContains(t, []int{0, exitFailed, 2}, exitUsage, "a Go program that panics ends with 2")
+}
+
+// The alerts are off by default, and their unit neither records nor has a right to.
+func TestUnitOfAlerts(t *testing.T) {
+	text, err := os.ReadFile("../packaging/systemd/kmodquery-watch.service")
+	require.NoError(t, err)
+	unit := string(text)
+	require.Contains(t, unit, fmt.Sprintf("\nRestart=always\nRestartPreventExitStatus=%d\n", exitUsage))
+	require.Contains(t, unit, "\nCapabilityBoundingSet=\n")
+	commands := regexp.MustCompile(`(?m)^#? *ExecStart=(/.*)$`).FindAllStringSubmatch(unit, -1)
+	require.Len(t, commands, 2)
+	for _, command := range commands {
+		words, err := shellquote.Split(command[1])
+		require.NoError(t, err)
+		c, err := parse(hostPlatform(), words[1:])
+		require.NoError(t, err)
+		require.Equal(t, "watch", c.command)
+		require.True(t, c.watch.isReader)
+		require.Equal(t, "${STATE_DIRECTORY}/position", c.watch.position)
+	}
 }
 
 // uncomment removes the comment mark of settings, which have no space after it.

@@ -28,6 +28,13 @@ func (s *Store) EventsBetween(ctx context.Context, after, last int64, f kmodquer
 	return s.read(ctx, f.Columns, between(after, last, f), oldestFirst, visit)
 }
 
+// LastEID returns the last EID that was assigned, even if its event has expired; 0 if there was
+// none.
+func (s *Store) LastEID(ctx context.Context) (eid int64, err error) {
+	err = s.use(ctx, func(db *database) error { return db.readers.QueryRowContext(ctx, lastSQL).Scan(&eid) })
+	return eid, err
+}
+
 // between selects events in a range of EIDs. It selects them directly: SQLite finds no more
 // of them than visit takes, of which a cursor takes one page, and has no order to sort.
 func between(after, last int64, f kmodquery.Filter) squirrel.Sqlizer {

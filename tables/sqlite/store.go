@@ -30,6 +30,7 @@ type Options struct {
 	MaxAge          time.Duration    // older events are deleted; 0 keeps any age
 	MaxEvents       int64            // events kept, unprivileged ones not counted; 0 keeps any number
 	MaxUnprivileged int64            // events kept that are unprivileged by [kmodquery.Event.IsUnprivileged]; 0 keeps any number
+	ReadOnly        bool             // never become the recorder
 	Now             func() time.Time // the wall clock; nil is time.Now
 	// Elapsed is the time since an arbitrary moment, which no one can set; nil is the
 	// monotonic clock.
@@ -143,9 +144,11 @@ func open(ctx context.Context, dir string, o Options) (*Store, error) {
 		cursors: cursors{turn: make(chan struct{}, 1)}, loads: openLoads{turn: make(chan struct{}, 1)}, statuses: lookup.New[statusRead]()}
 	s.statuses.Patience = abandonedWait
 	for deadline := time.Now().Add(openWait); ; {
-		lock, err := tryLock(dir)
-		if err != nil {
-			return nil, err
+		var lock *os.File
+		if !o.ReadOnly {
+			if lock, err = tryLock(dir); err != nil {
+				return nil, err
+			}
 		}
 		s.lock.Store(lock)
 		if s.records = lock != nil; s.records {

@@ -346,3 +346,21 @@ func TestCloseWaitsForAnAbandonedStatus(t *testing.T) {
 	require.NoError(t, s.Close())
 	require.Zero(t, s.statuses.Running())
 }
+
+func TestReadOnlyStoreNeverRecords(t *testing.T) {
+	dir := t.TempDir()
+	recorder, err := Open(t.Context(), dir, Options{})
+	require.NoError(t, err)
+	require.NoError(t, recorder.Append(t.Context(), make([]kmodquery.Delivery, 3)))
+	require.NoError(t, recorder.Close())
+	s, err := Open(t.Context(), dir, Options{ReadOnly: true})
+	require.NoError(t, err)
+	defer s.Close()
+	free, err := IsFree(dir)
+	require.NoError(t, err)
+	require.True(t, free)
+	last, err := s.LastEID(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 3, last)
+	require.Error(t, s.Append(t.Context(), make([]kmodquery.Delivery, 1)))
+}
