@@ -59,6 +59,11 @@ func TestGuestEveryColumnOfEveryWayToLoad(t *testing.T) {
 				if i == len(rows)-1 {
 					want["result"] = "0"
 				}
+				// The files of the ways differ in their paths only.
+				require.Contains(t, []string{"", "none", "path"}, row["changed"])
+				if want["changed"] = row["changed"]; row["changed"] == "" {
+					delete(want, "changed")
+				}
 				requireRow(t, want, withoutTime(row), a.events[i])
 			}
 			found := findings(t, before)
