@@ -18,6 +18,10 @@ func kmq1014() kmodquery.Signature {
 		FalsePositives: "An upgrade of a module by dkms, a module of dkms that replaces one of the kernel, a kernel that was built again under its old release, unsigned modules that dracut " +
 			"strips for the initramfs, and an upgraded kernel extension. A changed signer and path tell those apart.",
 		Silence: "signature_id = 'KMQ-1014' AND coalesce(path, '') LIKE '/usr/lib/modules/%/updates/dkms/%'",
+		Sigma: kmodquery.Sigma{
+			Selections: matching("selection", "changed", "(^|,)hash(,|$)"),
+			Condition:  "selection",
+		},
 	}, func(e *kmodquery.Event) string {
 		changed := strings.Split(e.Changed, ",")
 		if !slices.Contains(changed, kmodquery.ChangedHash) {
