@@ -27,6 +27,9 @@ func TestGuestSignaturesTellLoadsApart(t *testing.T) {
 		a := attempts[slices.IndexFunc(attempts, func(a attempt) bool { return a.name == name })]
 		return func(t *testing.T) { require.NoError(t, a.prepare(t, "dummy").load("")) }
 	}
+	// Other tests may have loaded other modules of its name.
+	require.NoError(t, guest.LoadImage(image(t, "dummy"), ""))
+	require.NoError(t, guest.Unload("dummy"))
 	begin := latest(t)
 	for _, test := range []struct {
 		name string
