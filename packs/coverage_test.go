@@ -296,7 +296,7 @@ func TestQueriesOfPublicRulesFire(t *testing.T) {
 		e.append(t, load(id, kmodquery.EventSecurityKernelReadFile, change), load(id, kmodquery.EventModuleLoad, change), returned)
 	}
 	attempt("1", func(*kmodquery.Event) {})
-	require.NoError(t, e.store.CloseLoads(t.Context(), true))
+	require.NoError(t, e.store.CloseLoads(t.Context(), time.Now()))
 	e.places.set(kmodquery.AutostartEntry{Place: kmodquery.PlaceModulesLoad, File: ownedFile, Line: 1, Action: "load", Name: "loop", Effective: new(int64(1))})
 	defer e.serve(t, host)()
 	require.NoError(t, host.Tick(t.Context(), noon))
@@ -323,7 +323,7 @@ func TestQueriesOfPublicRulesFire(t *testing.T) {
 			e.Source, e.Name, e.Path, e.Result = kmodquery.SourceUnifiedLog, "com.example.a", "/Library/Extensions/a.kext", new(int64(0))
 		}),
 		load("6", kmodquery.EventKextunload, func(e *kmodquery.Event) { e.Source, e.Name = kmodquery.SourceUnifiedLog, "com.example.av" }))
-	require.NoError(t, e.store.CloseLoads(t.Context(), true))
+	require.NoError(t, e.store.CloseLoads(t.Context(), time.Now()))
 	e.places.set(kmodquery.AutostartEntry{Place: kmodquery.PlaceModulesLoad, File: "/etc/modules", Line: 1, Action: "load", Name: "evil", Effective: new(int64(1))})
 	inventory.packaged = packaged{{Name: "com.example.a", State: "Live", Policy: kmodquery.PolicyUser, Views: []string{kmodquery.ViewShowloaded}}}
 	for _, r := range rules {
