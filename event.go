@@ -91,6 +91,14 @@ const (
 	SignatureUnknown   = "unknown"   // neither the kernel's verdict nor the image is known
 )
 
+// What of a module can differ from earlier attempts with its name.
+const (
+	ChangedHash    = "hash"
+	ChangedSigner  = "signer"
+	ChangedPath    = "path"
+	ChangedNothing = "none"
+)
+
 // Decisions of macOS's policy, or of an Endpoint Security client, on a kernel extension.
 const (
 	VerdictAllow = "allow"
@@ -191,11 +199,14 @@ type Event struct {
 	BootLoad          *int64 `json:"boot_load,omitempty"`
 	AuthenticatedRoot *int64 `json:"authenticated_root,omitempty"`
 
-	FirstSeen *int64  `json:"first_seen,omitempty"`
-	Count     *int64  `json:"count,omitempty"`   // attempts that this event stands for
-	Missing   Columns `json:"missing,omitempty"` // columns that apply and whose value could not be determined
-	Raw       string  `json:"raw,omitempty"`     // the record of a text source, unchanged
-	Reason    string  `json:"reason,omitempty"`  // of events found by comparing, and of EventSensorTampered: the observations behind them
+	FirstSeen *int64 `json:"first_seen,omitempty"`
+	// Changed names what differs from what earlier attempts with this name had under the same
+	// kernel release: Changed constants, separated by commas. "" if there were none.
+	Changed string  `json:"changed,omitempty"`
+	Count   *int64  `json:"count,omitempty"`   // attempts that this event stands for
+	Missing Columns `json:"missing,omitempty"` // columns that apply and whose value could not be determined
+	Raw     string  `json:"raw,omitempty"`     // the record of a text source, unchanged
+	Reason  string  `json:"reason,omitempty"`  // of events found by comparing, and of EventSensorTampered: the observations behind them
 }
 
 // IsUnprivileged reports whether an unprivileged user can cause such an event any

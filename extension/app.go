@@ -52,6 +52,8 @@ func open(ctx context.Context, c *config, report *log.Logger) (*app, error) {
 		MaxUnprivileged: c.retentionDenied,
 		ReadOnly:        c.watch.isReader,
 		Now:             time.Now,
+		Kernel:          c.platform.kernelRelease(),
+		BootID:          c.platform.stamp().BootID,
 		Users:           c.platform.users,
 		Report:          func(err error) { report.Print(err) },
 	})

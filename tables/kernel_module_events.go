@@ -124,6 +124,7 @@ var eventColumns = []columnOf[kmodquery.Event]{
 	ofEvent("boot_load", filtered, "1 for the load of a kernel extension that was reported within five minutes of the boot and that nothing in the log requested; 0 for other loads in the log"),
 	ofEvent("authenticated_root", filtered, "1 if macOS only boots from a system volume with Apple's seal, 0 if not; of the events with a boot_load"),
 	ofEvent("first_seen", filtered, "1 if this attempt is the first on this host with this name and hash, otherwise 0"),
+	ofEvent("changed", filtered, "What differs from all earlier attempts to load a module of this name under the same kernel release on this host: hash (of the decompressed module; on macOS cdhash), signer (on macOS team_id) and path, separated by commas; none if nothing does; NULL if there were none"),
 	ofEvent("count", filtered, "Number of attempts that this row stands for; denied attempts of one kind share a row"),
 	ofEvent("missing", filtered, "Columns that apply and whose value could not be determined, separated by commas"),
 	ofEvent("raw", hidden, "The record of a text source, unchanged"),

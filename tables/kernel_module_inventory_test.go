@@ -71,7 +71,7 @@ func TestInventoryShowsEveryColumn(t *testing.T) {
 		{"name": "dummy", "size": "16384", "refs": "0", "used_by": `["a","b\\x0a"]`, "state": "Live", "address": "0xffffffffc1000000",
 			"taints": "4096", "taint_flags": "O", "version": "1.0", "srcversion": "ABC", "path": "/lib/dummy.ko", "sha256": "abc", "signer": `Debian\x0a`,
 			"signature_status": "unknown",
-			"package": "linux-image-6.1", "load_id": "0123456789abcdef", "first_seen": "1", "views": `["modules","sysfs"]`, "hidden": "0"},
+			"package":          "linux-image-6.1", "load_id": "0123456789abcdef", "first_seen": "1", "views": `["modules","sysfs"]`, "hidden": "0"},
 		{"name": `gh\xffost`, "views": `["ftrace"]`, "hidden": "1", "missing": "size,refs,state,address,taints,signature_status,version,srcversion,path,sha256"},
 		{"size": "8192", "views": `["vmallocinfo"]`, "hidden": "1", "missing": "name,refs,state,address,taints,signature_status,version,srcversion,path,sha256"},
 	}, rows)

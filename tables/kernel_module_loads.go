@@ -96,6 +96,7 @@ var loadColumns = []columnOf[moduleLoad]{
 	text("sources", local, "Sources that had observed the attempt when the row was stored, separated by commas",
 		func(l *moduleLoad) string { return kmodquery.Printable(l.Sources) }).needing("raw"),
 	ofLoad("first_seen", ""),
+	ofLoad("changed", ""),
 	ofLoad("count", ""),
 	number("unloaded_time", local, "When the module was unloaded in the same boot, as Unix time in seconds; NULL if it was not, or if no event tells", func(l *moduleLoad) *int64 { return known(&l.later.unload.time) }),
 	text("unloaded_utc", local, "The same time in UTC, as text", func(l *moduleLoad) string {

@@ -96,6 +96,9 @@ func TestSignaturesFire(t *testing.T) {
 		{"KMQ-1010", honest(set("Ancestors", `[{"pid":9,"path":"/usr/sbin/.cache"}]`)), ""},
 		{"KMQ-1013", denied(), `finit_module: loading a module without a known name by x (uid 1000) failed with EPERM; 3 times`},
 		{"KMQ-1013", denied(set("EventName", "init_module"), set("Count", ptr(int64(1)))), `init_module: loading a module without a known name by x (uid 1000) failed with EPERM`},
+		{"KMQ-1014", honest(set("Changed", "hash")), dummy + "this host knew the name under the same kernel with another hash"},
+		{"KMQ-1014", honest(set("Changed", "hash,signer,path")), dummy + "this host knew the name under the same kernel with another hash and another signer and another path"},
+		{"KMQ-1014", kext(set("Changed", "hash,signer")), ""},
 		{"KMQ-1015", honest(set("Flags", ptr(int64(3)))), dummy + "the kernel was told to ignore its vermagic and the versions of its symbols"},
 		{"KMQ-1015", honest(set("Flags", ptr(int64(2)))), dummy + "the kernel was told to ignore its vermagic"},
 	} {
@@ -137,6 +140,8 @@ func TestSignaturesDoNotFire(t *testing.T) {
 		"an extension of macOS":           kext(),
 		"an extension of the system":      kext(func(e *kmodquery.Event) { e.Path = "/System/Library/Extensions/a.kext/Contents/PlugIns/b.kext" }),
 		"modprobe":                        honest(),
+		"a module that has not changed":   with(func(e *kmodquery.Event) { e.Changed = "none" }),
+		"another path of the same bytes":  with(func(e *kmodquery.Event) { e.Changed = "signer,path" }),
 		"nothing is known":                {Source: "audit", EventName: "finit_module", Result: ptr(int64(0))},
 		"a module of dkms that is signed": with(func(e *kmodquery.Event) { e.Path = "/lib/modules/6.12.1/updates/dkms/a.ko" }),
 		"a file of the attempt, not its report": with(func(e *kmodquery.Event) {

@@ -29,8 +29,8 @@ const lastSQL = `SELECT max(
 // maxEID bounds a plausible EID. No store reaches it.
 const maxEID = 1 << 62
 
-// Append writes events in one transaction and sets the EID, StoredTime and FirstSeen of
-// each.
+// Append writes events in one transaction and sets the EID, StoredTime, FirstSeen and
+// Changed of each.
 // The events are on disk when Append returns. If it fails, it writes none of them
 // and leaves all of them unchanged. Occasionally it first does a part of
 // [Store.Expire]'s work, so the bounds can be exceeded for a minute or by some
@@ -100,6 +100,7 @@ func (s *Store) write(ctx context.Context, deliveries []kmodquery.Delivery, clos
 
 func (s *Store) insertEvents(ctx context.Context, tx *sql.Tx, deliveries []kmodquery.Delivery, t *totals) error {
 	insert, seen, key := tx.StmtContext(ctx, s.insert), tx.StmtContext(ctx, s.seen), tx.StmtContext(ctx, s.key)
+	known := knowledge{tx.StmtContext(ctx, s.known), tx.StmtContext(ctx, s.former)}
 	var eid int64
 	if err := tx.StmtContext(ctx, s.last).QueryRowContext(ctx).Scan(&eid); err != nil {
 		return err
@@ -118,6 +119,9 @@ func (s *Store) insertEvents(ctx context.Context, tx *sql.Tx, deliveries []kmodq
 		eid++
 		event.EID, event.StoredTime = eid, &now
 		if err := setFirstSeen(ctx, seen, event); err != nil {
+			return err
+		}
+		if err := s.setChanged(ctx, known, event); err != nil {
 			return err
 		}
 		for j, column := range columns {

@@ -37,8 +37,8 @@ type database struct {
 	readers  *sql.DB
 
 	// The recorder's; nil in a reader. Closing writer closes the statements.
-	writer                  *sql.DB
-	insert, seen, key, last *sql.Stmt
+	writer                                 *sql.DB
+	insert, seen, key, last, known, former *sql.Stmt
 }
 
 // openWritable opens the database at path for the recorder, and creates it if it does
@@ -80,7 +80,7 @@ func (d *database) openRest(ctx context.Context, path string, busyTimeout time.D
 	for _, statement := range []struct {
 		into **sql.Stmt
 		sql  string
-	}{{&d.insert, insertSQL}, {&d.seen, seenSQL}, {&d.key, keySQL}, {&d.last, lastSQL}} {
+	}{{&d.insert, insertSQL}, {&d.seen, seenSQL}, {&d.key, keySQL}, {&d.last, lastSQL}, {&d.known, knownSQL}, {&d.former, formerSQL}} {
 		if *statement.into, err = d.writer.PrepareContext(ctx, statement.sql); err != nil {
 			return err
 		}
@@ -117,6 +117,7 @@ var readSQL = []string{
 	eventsSQL,
 	"SELECT source, position, sum FROM positions",
 	"SELECT id, name, sha256, load_id, time FROM seen",
+	"SELECT id, name, kernel, fact, value, load_id FROM known",
 	"SELECT name, state, sum FROM cursors",
 	totalsSQL,
 }

@@ -115,6 +115,11 @@ func (s *Store) expire(ctx context.Context) (more bool, err error) {
 		}
 	}
 	rest, err := s.expireSeen(ctx)
+	if err != nil {
+		return more || rest, err
+	}
+	more = more || rest
+	rest, err = s.expireKnown(ctx)
 	return more || rest, err
 }
 

@@ -35,6 +35,9 @@ type Options struct {
 	// Elapsed is the time since an arbitrary moment, which no one can set; nil is the
 	// monotonic clock.
 	Elapsed func() time.Duration
+	// Kernel is the running kernel's release, and BootID the boot's id. Without a release the
+	// store leaves Changed as it is.
+	Kernel, BootID string
 	// Users returns a function that returns the name of a user id, or "". Nil knows no names.
 	Users func() func(uid int64) string
 	// Report is called with each error that no method returns, such as that the database

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -26,6 +27,9 @@ func TestGuestSignaturesTellLoadsApart(t *testing.T) {
 		a := attempts[slices.IndexFunc(attempts, func(a attempt) bool { return a.name == name })]
 		return func(t *testing.T) { require.NoError(t, a.prepare(t, "dummy").load("")) }
 	}
+	// Other tests may have loaded other modules of its name.
+	require.NoError(t, guest.LoadImage(image(t, "dummy"), ""))
+	require.NoError(t, guest.Unload("dummy"))
 	begin := latest(t)
 	for _, test := range []struct {
 		name string
@@ -37,8 +41,10 @@ func TestGuestSignaturesTellLoadsApart(t *testing.T) {
 		{"without a signature", func(t *testing.T) {
 			unsigned, err := kmod.Strip(image(t, "dummy"))
 			require.NoError(t, err)
+			// Bytes that no test has loaded before.
+			unsigned = append(unsigned, time.Now().Format(time.RFC3339Nano)...)
 			require.NoError(t, insmod(elsewhere(t, unsigned).path))
-		}, []string{"KMQ-1001", "KMQ-1002"}},
+		}, []string{"KMQ-1001", "KMQ-1002", "KMQ-1014"}},
 		{"from a memfd", of("a memfd"), []string{"KMQ-1003"}},
 		{"from a deleted file", of("a deleted file"), []string{"KMQ-1003"}},
 		{"from the memory of a program", of("memory"), []string{"KMQ-1016"}},

@@ -122,7 +122,7 @@ func loadTwice(t *testing.T, a attempt, name string) {
 	if name != large {
 		require.Equal(t, "1", want["first_seen"])
 	}
-	for range 2 {
+	for i := range 2 {
 		before := latest(t)
 		require.NoError(t, handed.load(""))
 		require.NoError(t, guest.Unload(name))
@@ -131,6 +131,9 @@ func loadTwice(t *testing.T, a attempt, name string) {
 		for _, row := range rows {
 			requireColumns(t, want, row)
 			require.Empty(t, row["missing"])
+			if name != large {
+				require.Equal(t, []string{"", "none"}[i], row["changed"])
+			}
 		}
 		want["first_seen"] = "0"
 	}

@@ -59,6 +59,10 @@ func TestGuestEveryColumnOfEveryWayToLoad(t *testing.T) {
 				if i == len(rows)-1 {
 					want["result"] = "0"
 				}
+				// It depends on what other tests have loaded; TestGuestHashesEveryImage knows.
+				if want["changed"] = row["changed"]; row["changed"] == "" {
+					delete(want, "changed")
+				}
 				requireRow(t, want, withoutTime(row), a.events[i])
 			}
 			found := findings(t, before)

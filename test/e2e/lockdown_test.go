@@ -130,7 +130,7 @@ func loadLocked(t *testing.T, content []byte, status string, byFile bool) {
 	} else {
 		want["origin"] = "memory"
 		missing = append(missing, "sha256", "image_sha256", "vermagic", "license", "intree",
-			"signer", "signature_key_id", "signature_hash", "first_seen", "version", "srcversion")
+			"signer", "signature_key_id", "signature_hash", "first_seen", "changed", "version", "srcversion")
 		if !readsTask() {
 			missing = append(missing, "origin")
 		}

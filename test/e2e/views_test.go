@@ -43,7 +43,7 @@ func TestGuestViewsShowEveryColumn(t *testing.T) {
 		"name": "dummy", "refs": "0", "state": "Live", "taints": "0", "hidden": "0",
 		"path": path, "sha256": sum(content), "signer": modinfoField(t, image(t, "dummy"), "signer"),
 		"views": array(t, append(viewsOf("dummy"), kmodquery.ViewEvents)...), "address": row["address"], "size": row["size"],
-		"load_id": load["load_id"], "first_seen": load["first_seen"],
+		"load_id": load["load_id"], "first_seen": load["first_seen"], "signature_status": "valid",
 	}
 	for _, column := range []string{"version", "srcversion"} {
 		if info[column] != "" {
