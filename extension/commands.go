@@ -111,24 +111,7 @@ overrides the file.`,
 			Args:    between(1, 1, errExpect),
 		}))
 	root.AddCommand(
-		c.withFormats(c.newCommand(query, &cobra.Command{
-			Use:   "query [SQL]",
-			Short: "run SQL or a dot command without osquery",
-			Long: `Run SQL or a command of the shell, such as .tables, without osquery. Without SQL, run the
-statements of stdin, or a shell on a terminal.`,
-			Example: examples(
-				`query`,
-				`query .tables`,
-				`query "SELECT utc(time) AS utc, outcome, name, path FROM kernel_module_loads WHERE time > ago('1d')"`,
-				`query --line "SELECT source, state, reason FROM kernel_module_sensors"`,
-				`query --json "SELECT * FROM kernel_module_findings" >findings.json`),
-			Args: func(_ *cobra.Command, args []string) error {
-				if len(args) > 1 {
-					return errors.New("query takes one SQL text: put it in quotes")
-				}
-				return nil
-			},
-		})),
+		c.queryCommand(),
 		c.watchCommand(),
 		c.newCommand(func(ctx context.Context, c *config, f files) error { return record(ctx, c, f.report) }, &cobra.Command{
 			Use:     "record",
@@ -166,6 +149,29 @@ statements of stdin, or a shell on a terminal.`,
 		},
 	})
 	return root
+}
+
+func (c *config) queryCommand() *cobra.Command {
+	cmd := c.withFormats(c.newCommand(query, &cobra.Command{
+		Use:   "query [SQL]",
+		Short: "run SQL or a dot command without osquery",
+		Long: `Run SQL or a command of the shell, such as .tables, without osquery. Without SQL, run the
+statements of stdin, or a shell on a terminal.`,
+		Example: examples(
+			`query`,
+			`query .tables`,
+			`query "SELECT utc(time) AS utc, outcome, name, path FROM kernel_module_loads WHERE time > ago('1d')"`,
+			`query --line "SELECT source, state, reason FROM kernel_module_sensors"`,
+			`query --json "SELECT * FROM kernel_module_findings" >findings.json`),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return errors.New("query takes one SQL text: put it in quotes")
+			}
+			return nil
+		},
+	}))
+	cmd.Flags().BoolVar(&c.isTemporary, "temp", false, "record into a temporary event store, which is removed at the end")
+	return cmd
 }
 
 func (c *config) watchCommand() *cobra.Command {

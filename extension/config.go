@@ -67,6 +67,7 @@ type config struct {
 	isDoctorJSON bool          // of the command doctor
 	reportSince  time.Duration // of the command report
 	watch        watchOptions
+	isTemporary  bool // the event store of query
 
 	// mistake is what is wrong in the environment or the configuration file. An extension that
 	// osquery starts then serves its tables and records nothing, and so does the command

@@ -162,3 +162,27 @@ func TestExitIsBoundedAfterASignal(t *testing.T) {
 		require.False(t, exited.Load(), "the command has ended in time")
 	})
 }
+
+func TestQuerySaysWhereItKeepsItsStore(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	t.Setenv("TMPDIR", t.TempDir())
+	for args, want := range map[string]string{
+		"":       "kmodquery: creating an event store in " + dir + "; with --temp it is a temporary one",
+		"--temp": "kmodquery: the event store is in " + os.Getenv("TMPDIR"),
+	} {
+		words := append([]string{"query", "--state-dir", dir, "SELECT DISTINCT store_path FROM kernel_module_sensors"}, strings.Fields(args)...)
+		status, stdout, stderr := ran(t, words...)
+		require.Zero(t, status, stderr)
+		require.Contains(t, stderr, want)
+		if args == "" {
+			require.Contains(t, stdout, dir)
+			require.NoError(t, os.RemoveAll(dir))
+			continue
+		}
+		require.Contains(t, stdout, os.Getenv("TMPDIR"))
+		require.NoDirExists(t, dir)
+		left, err := os.ReadDir(os.Getenv("TMPDIR"))
+		require.NoError(t, err)
+		require.Empty(t, left)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -48,6 +49,17 @@ func cutStart(text string, to int) string {
 func query(ctx context.Context, c *config, f files) (err error) {
 	if os.Geteuid() != 0 && c.stateDir == defaultStateDir() {
 		f.report.Printf("this user's own event store is in %s; run it as root for the events of this host", c.stateDir)
+	}
+	if c.isTemporary {
+		dir, err := os.MkdirTemp("", "kmodquery-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		c.stateDir = dir
+		f.report.Printf("the event store is in %s until this command ends", dir)
+	} else if _, err := os.Stat(c.stateDir); errors.Is(err, fs.ErrNotExist) {
+		f.report.Printf("creating an event store in %s; with --temp it is a temporary one", c.stateDir)
 	}
 	a, err := open(ctx, c, f.report)
 	switch {
