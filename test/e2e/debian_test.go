@@ -151,9 +151,9 @@ func TestGuestHonestDebian(t *testing.T) {
 		runProgram(t, "udevadm", "settle")
 		requireLoaded(t, replugged...)
 		for _, name := range replugged {
-			rows := queryService(t, "SELECT outcome, process_path, time FROM kernel_module_loads WHERE name = '"+name+"' ORDER BY time_nanos DESC LIMIT 1")
+			rows := queryService(t, "SELECT final_outcome, process_path FROM kernel_module_loads WHERE name = '"+name+"' ORDER BY time_nanos DESC LIMIT 1")
 			require.Len(t, rows, 1, name)
-			require.Equal(t, "loaded /usr/bin/udevadm", rows[0]["outcome"]+" "+rows[0]["process_path"], name)
+			require.Equal(t, "loaded /usr/bin/udevadm", rows[0]["final_outcome"]+" "+rows[0]["process_path"], name)
 		}
 	})
 	switch part {
@@ -237,7 +237,7 @@ func testUsualModules(t *testing.T) {
 // the kernel's was configured.
 func testDKMS(t *testing.T) {
 	runProgram(t, "modprobe", "acpi_call")
-	rows := queryService(t, "SELECT path, outcome, signature_status, findings, severity FROM kernel_module_loads WHERE name = 'acpi_call' "+
+	rows := queryService(t, "SELECT path, signature_status, findings FROM kernel_module_loads WHERE name = 'acpi_call' "+
 		"ORDER BY time_nanos DESC LIMIT 1")
 	require.Len(t, rows, 1)
 	require.Contains(t, rows[0]["path"], "/updates/dkms/acpi_call.ko")
@@ -304,7 +304,7 @@ func receivedByViews(t *testing.T) int64 {
 func testNothingStandsOut(t *testing.T) {
 	time.Sleep(30 * time.Second) // looks that would report what came before
 	for _, sql := range []string{
-		"SELECT outcome, count(*) AS n FROM kernel_module_loads GROUP BY 1 ORDER BY 1",
+		"SELECT outcome, final_outcome, count(*) AS n FROM kernel_module_loads GROUP BY 1, 2 ORDER BY 1, 2",
 		"SELECT event_name, source, count(*) AS n FROM kernel_module_events GROUP BY 1, 2 ORDER BY 1, 2",
 		"SELECT signature_id, severity, count(*) AS n FROM kernel_module_findings GROUP BY 1, 2 ORDER BY 1, 2",
 		"SELECT name, outcome, sources, process_name, error, missing, uptime FROM kernel_module_loads WHERE sources != 'ebpf' OR outcome != 'loaded' ORDER BY time_nanos",
@@ -323,4 +323,8 @@ func testNothingStandsOut(t *testing.T) {
 	require.Empty(t, queryService(t, "SELECT source, lost, filtered, decode_errors FROM kernel_module_sensors WHERE source = 'ebpf' AND lost > 0 OR filtered > 0 OR decode_errors > 0"),
 		"the kernel drops audit records of the boot, for which no daemon waits")
 	require.Empty(t, queryService(t, "SELECT name FROM kernel_module_inventory WHERE hidden = 1"))
+	require.Empty(t, queryService(t, "SELECT l.name, l.n, coalesce(f.n, 0) AS unloads FROM "+
+		"(SELECT boot_id, name, count(*) AS n FROM kernel_module_loads WHERE final_outcome = 'loaded' GROUP BY 1, 2) l LEFT JOIN "+
+		"(SELECT boot_id, name, count(*) AS n FROM kernel_module_events WHERE event_name = 'module_free' GROUP BY 1, 2) f "+
+		"ON l.boot_id = f.boot_id AND l.name = f.name WHERE l.n > 1 + coalesce(f.n, 0)"), "more loads than a module can have had")
 }
