@@ -82,7 +82,7 @@ const (
 	bootLimit = 90 * time.Second
 	boots     = 3
 	// bootLimitDebian is the same for a whole Debian with its initial RAM disk.
-	bootLimitDebian = 10 * time.Minute
+	bootLimitDebian = 20 * time.Minute
 )
 
 // errNotBooted is the cause of a VM's end if it has not started its program within
