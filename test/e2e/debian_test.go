@@ -233,7 +233,7 @@ func testUsualModules(t *testing.T) {
 		require.Error(t, err, name)
 	}
 	runProgram(t, "ip", "link", "delete", "bond0")
-	for _, name := range []string{"bonding", "snd_aloop", "usb_storage", "cifs", "sctp"} {
+	for _, name := range []string{"bonding", "snd_aloop", "usb_storage", "cifs"} {
 		runProgram(t, "modprobe", "-r", name)
 	}
 }
