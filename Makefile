@@ -41,8 +41,9 @@ test-all: ## everything, on every kernel of the matrix: what CI runs
 
 test-long: export SUITE = long
 test-long: GUESTS_TIMEOUT = 6h
-test-long: ## by hand before a release: 300 rounds of SIGKILL, storms five times as large, a whole systemd
-	@echo 'Some hours. Downloads to .cache/vm: five kernels, about 350 MB from Debian.'
+test-long: ## by hand before a release: 300 rounds of SIGKILL, storms five times as large, a whole systemd, an honest Debian
+	@echo 'Some hours. Downloads to .cache/vm: five kernels, about 350 MB from Debian. As root it also installs a'
+	@echo 'Debian with two kernels into .cache/vm/debian: some 500 MB to download, three gigabytes of disk.'
 	go run ./test/run $(HOST_TESTS) -- $(GUEST_TESTS)
 
 # Needs cgo (gcc and the C library's headers, libc6-dev on Debian) and half a gigabyte

@@ -35,15 +35,21 @@ func Prepare(ctx context.Context, arch Arch, logf Logf) error {
 	if len(packages) == 0 {
 		return nil
 	}
+	if err := aptInstall(ctx, packages, logf); err != nil {
+		return fmt.Errorf("missing Debian packages: %s: %w", install, err)
+	}
+	return nil
+}
+
+// aptInstall installs packages on the host.
+func aptInstall(ctx context.Context, packages []string, logf Logf) error {
 	logf("installing %s", strings.Join(packages, " "))
 	if _, err := run(ctx, "", "apt-get", "update", "-q"); err != nil {
 		return fmt.Errorf("refresh the host's package lists: %w", err)
 	}
 	args := append([]string{"install", "-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"}, packages...)
-	if _, err := run(ctx, "", "apt-get", args...); err != nil {
-		return fmt.Errorf("missing Debian packages: %s: %w", install, err)
-	}
-	return nil
+	_, err := run(ctx, "", "apt-get", args...)
+	return err
 }
 
 var hostPrograms = []struct {

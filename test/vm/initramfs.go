@@ -34,18 +34,9 @@ func (m *Machine) writeInitramfs(name string, image *Image, p platform, disk str
 		t.file(m.Ext4, disk)
 	}
 	t.file("/init", m.Init)
-	rows, cols := m.terminalSize()
-	config, err := json.Marshal(guest.Config{
-		Kernel:      m.Kernel.String(),
-		Runs:        append([]guest.Run{{Args: m.Args, Env: m.Env}}, m.Then...),
-		Results:     p.results,
-		Console:     p.console,
-		Interactive: m.Interactive,
-		Rows:        rows,
-		Cols:        cols,
-	})
+	config, err := m.config(p)
 	if err != nil {
-		return fmt.Errorf("write init's configuration: %w", err)
+		return err
 	}
 	t.data(guest.ConfigPath, config)
 	t.data("/etc/passwd", []byte("root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"))
@@ -56,6 +47,25 @@ func (m *Machine) writeInitramfs(name string, image *Image, p platform, disk str
 		return fmt.Errorf("make the initramfs: %w", err)
 	}
 	return errors.Join(t.pack(file), file.Close())
+}
+
+// config returns the content of the file guest.ConfigPath.
+func (m *Machine) config(p platform) ([]byte, error) {
+	rows, cols := m.terminalSize()
+	config, err := json.Marshal(guest.Config{
+		Kernel:      m.Kernel.String(),
+		Runs:        append([]guest.Run{{Args: m.Args, Env: m.Env}}, m.Then...),
+		Results:     p.results,
+		Console:     p.console,
+		Installed:   m.Debian != nil,
+		Interactive: m.Interactive,
+		Rows:        rows,
+		Cols:        cols,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("write init's configuration: %w", err)
+	}
+	return config, nil
 }
 
 // terminalSize returns the size of this process's terminal. A guest cannot query it

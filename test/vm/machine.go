@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -27,6 +28,8 @@ type Options struct {
 	Ext4    string            // guest path of the image of an empty ext4 filesystem of 4 MiB, for guest.MountImage; empty for none
 	Env     []string          // NAME=value for the program in the guest
 	Cmdline []string          // additions to the kernel's command line
+	Debian  *Debian           // the system to boot instead of one with Modules and Ext4 in an initramfs; Files are added to it
+	State   string            // the host's image of the second disk of a Debian, which the guest changes
 	Memory  int               // MiB
 	CPUs    int               // virtual processors, which Test counts against the host's
 	Timeout time.Duration     // for the emulator, from its start to its end; default 5 minutes
@@ -57,7 +60,8 @@ type Machine struct {
 	// Log reports downloads and installations. It may be nil.
 	Log Logf
 
-	bootLimit time.Duration // replaces the constant in tests
+	bootLimit time.Duration // replaces the constant
+	devices   []string      // further arguments of the emulator
 }
 
 // A Result describes how a VM's program ended.
@@ -77,6 +81,8 @@ const (
 	// processor is patching. The next attempt succeeds.
 	bootLimit = 90 * time.Second
 	boots     = 3
+	// bootLimitDebian is the same for a whole Debian with its initial RAM disk.
+	bootLimitDebian = 20 * time.Minute
 )
 
 // errNotBooted is the cause of a VM's end if it has not started its program within
@@ -111,8 +117,19 @@ func (m *Machine) Run(ctx context.Context) (*Result, error) {
 		}
 	}
 	initramfs := filepath.Join(dir, "initramfs")
-	if err := m.writeInitramfs(initramfs, image, p, disk); err != nil {
-		return nil, err
+	if m.Debian == nil {
+		if err := m.writeInitramfs(initramfs, image, p, disk); err != nil {
+			return nil, err
+		}
+	} else {
+		if err := m.install(ctx, p, disk); err != nil {
+			return nil, err
+		}
+		image = &Image{Kernel: m.Kernel, Release: m.Debian.Release, Linux: m.Debian.Linux}
+		initramfs = m.Debian.Initrd
+		m.bootLimit = defaultTo(m.bootLimit, bootLimitDebian)
+		m.devices = m.Debian.arguments(disk, m.State)
+		m.Cmdline = slices.Concat(m.Debian.cmdline(), m.Cmdline)
 	}
 	for boot := 1; ; boot++ {
 		result, err := m.emulate(ctx, p, image, initramfs)
@@ -141,7 +158,7 @@ func (m *Machine) arguments(p platform, image *Image, initramfs string) []string
 		// The first of exec.Cmd's ExtraFiles.
 		"-chardev", "file,id=results,path=/proc/self/fd/3",
 	}, p.machine...)
-	return append(args, p.resultsPort...)
+	return slices.Concat(args, p.resultsPort, m.devices)
 }
 
 func (m *Machine) emulate(ctx context.Context, p platform, image *Image, initramfs string) (*Result, error) {

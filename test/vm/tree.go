@@ -4,6 +4,7 @@ package vm
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/cavaliergopher/cpio"
@@ -104,6 +106,40 @@ func (t *tree) pack(w io.Writer) error {
 		return fmt.Errorf("pack the initramfs: %w", err)
 	}
 	return nil
+}
+
+// write adds the tree's files and links to the ext4 filesystem in an image. A folder that
+// exists stays as it is, and a file replaces the former one.
+func (t *tree) write(ctx context.Context, image string) error {
+	scratch, err := os.MkdirTemp("", "kmodquery-tree-")
+	if err != nil {
+		return fmt.Errorf("make a folder for files: %w", err)
+	}
+	defer os.RemoveAll(scratch)
+	var commands strings.Builder
+	for i, name := range slices.Sorted(maps.Keys(t.entries)) {
+		e := t.entries[name]
+		switch {
+		case e.target != "":
+			continue // of the merged layout, which Debian has
+		case e.data != nil:
+			e.source = filepath.Join(scratch, strconv.Itoa(i))
+			if err := os.WriteFile(e.source, e.data, 0o644); err != nil {
+				return fmt.Errorf("write %s: %w", name, err)
+			}
+			fallthrough
+		case e.source != "":
+			fmt.Fprintf(&commands, "rm %s\nwrite %s %s\n", name, e.source, name)
+		default:
+			fmt.Fprintf(&commands, "mkdir %s\n", name)
+		}
+	}
+	script := filepath.Join(scratch, "script")
+	if err := os.WriteFile(script, []byte(commands.String()), 0o644); err != nil {
+		return fmt.Errorf("write the script of debugfs: %w", err)
+	}
+	_, err = run(ctx, "", "debugfs", "-w", "-f", script, image)
+	return err
 }
 
 func packEntry(archive *cpio.Writer, name string, e entry) error {

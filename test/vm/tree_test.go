@@ -60,3 +60,27 @@ func TestTreeNamesTheFileItCannotRead(t *testing.T) {
 	tree.file("/usr/bin/tool", "/no/such/file")
 	require.ErrorContains(t, tree.pack(io.Discard), "/usr/bin/tool")
 }
+
+func TestTreeIsWrittenToAnImage(t *testing.T) {
+	need(t, Prepare(t.Context(), AMD64, t.Logf))
+	dir := t.TempDir()
+	image, program := filepath.Join(dir, "image"), filepath.Join(dir, "program")
+	require.NoError(t, makeExt4(t.Context(), image))
+	require.NoError(t, os.WriteFile(program, []byte("#!"), 0o755))
+
+	for _, content := range []string{"first", "second"} {
+		tree := newTree()
+		tree.data("/etc/config", []byte(content))
+		require.NoError(t, tree.copy("/sbin/tool", program))
+		require.NoError(t, tree.write(t.Context(), image))
+	}
+
+	for file, want := range map[string]string{"/etc/config": "second", "/usr/sbin/tool": "#!"} {
+		got, err := run(t.Context(), "", "debugfs", "-R", "cat "+file, image)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
+	status, err := run(t.Context(), "", "debugfs", "-R", "stat /usr/sbin/tool", image)
+	require.NoError(t, err)
+	require.Contains(t, status, "Mode:  0755")
+}

@@ -18,6 +18,8 @@ type Config struct {
 	Runs    []Run  // the children, one after the other
 	Results string // the serial port for the children's output and the exit code, in /dev
 	Console string // the kernel's console, in /dev
+	// Installed is true if the system has commands and network interfaces of its own.
+	Installed bool
 	// Interactive gives a child the console as its controlling terminal;
 	// otherwise its input is empty and its output goes to Results.
 	Interactive bool

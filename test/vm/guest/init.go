@@ -44,8 +44,10 @@ func serve() error {
 			return err
 		}
 	}
-	if err := prepare(); err != nil {
-		return err
+	if !config.Installed {
+		if err := prepare(); err != nil {
+			return err
+		}
 	}
 	results, err := openSerial(filepath.Join("/dev", config.Results))
 	if err != nil {
