@@ -202,7 +202,8 @@ static __always_inline struct attempt *begin_attempt(u64 regs)
 	} else if (thread->attempt[0].regs == 0) {
 		thread->depth = 0; /* without an entry there is no return either */
 	} else if (thread->attempt[0].regs == regs && !thread->attempt[0].init) {
-		if (is_privileged)
+		/* It may have dropped the right to load since. */
+		if (bpf_map_lookup_elem(&threads, &tid))
 			lose(thread->attempt[0].owner);
 		else
 			shed(thread->attempt[0].owner);
@@ -1050,14 +1051,14 @@ static __always_inline int module_request(const char *name)
 	};
 	struct module_record *record;
 
-	if (is_crowded()) {
-		shed(owner);
-		return 0;
-	}
-	/* Also where another set sends it: this one may send the load that follows. */
+	/* Also where another set sends it, or none: this one may send the load that follows. */
 	bpf_map_update_elem(&requests, &request.request_tid, &request, BPF_ANY);
 	if (!is_own(owner))
 		return 0;
+	if (is_crowded()) {
+		count(COUNTER_SHED);
+		return 0;
+	}
 	send_process(request.request_ns, 1);
 	record = begin_module(RECORD_MODULE_REQUEST, NULL, NULL);
 	if (!record)
