@@ -89,10 +89,11 @@ func (p *pager) start() {
 
 func (p *pager) close() {
 	if p.program != nil {
-		p.input.Close()
-		p.program.Wait() // its status says nothing about the rows
+		// What the program returns says nothing about the rows.
+		_ = p.input.Close()
+		_ = p.program.Wait()
 		if p.mode != nil {
-			p.mode.ApplyMode() // also after a program that was killed
+			_ = p.mode.ApplyMode() // also after a program that was killed
 		}
 	}
 }
