@@ -110,7 +110,11 @@ func TestMacOSScripts(t *testing.T) {
 			env.Setenv("MACOS", programs)
 			env.Setenv("KMODQUERY_STANDINS", programs)
 			env.Setenv("HOME", env.WorkDir)
-			env.Setenv("KMODQUERY_STATE_DIR", filepath.Join(env.WorkDir, "state"))
+			state := filepath.Join(env.WorkDir, "state")
+			if err := os.Mkdir(state, 0o700); err != nil {
+				return err
+			}
+			env.Setenv("KMODQUERY_STATE_DIR", state)
 			env.Setenv("KMODQUERY_RETENTION_AGE", "0")
 			env.Setenv("KMODQUERY_FORMAT", "csv")
 			env.Setenv("ESLOGGER_ALIVE", "50ms")
