@@ -134,7 +134,7 @@ func TestNextBootDepmodDKMSAndPrograms(t *testing.T) {
 		"/usr/src/linux/README":                        "AUTOINSTALL=yes",
 		"/etc/systemd/system/a.service":                "# insmod\nExecStart=/sbin/insmod /tmp/x.ko\nExecStop=/bin/true\n",
 		"/usr/lib/systemd/system/a.service":            "ExecStart=/sbin/modprobe y\n",
-		"/usr/lib/systemd/system/ssh.service.d/b.conf": "ExecStartPre=-/sbin/modprobe z\n",
+		"/usr/lib/systemd/system/ssh.service.d/b.conf": "[Unit]\nDocumentation=man:modprobe(8)\nAfter=modprobe@drm.service\nWants=modprobe@z-z.service\n[Service]\nExecStartPre=-/sbin/modprobe z\n",
 		"/etc/init.d/kmod":                             "#!/bin/sh\n\tkmod load\nkmodule\n",
 		"/etc/init.d/sub/x":                            "insmod",
 		"/etc/rc.local":                                "insmod /x.ko\n",
@@ -156,7 +156,8 @@ func TestNextBootDepmodDKMSAndPrograms(t *testing.T) {
 		`dkms /usr/src/evil-1.0/dkms.conf:4 POST_INSTALL < "x.sh" 1 |`,
 		`programs /etc/systemd/system/a.service:2 ExecStart < "ExecStart=/sbin/insmod /tmp/x.ko" ? ` + run,
 		`programs /usr/lib/systemd/system/a.service:1 ExecStart < "ExecStart=/sbin/modprobe y" 0 |/etc/systemd/system/a.service takes precedence`,
-		`programs /usr/lib/systemd/system/ssh.service.d/b.conf:1 ExecStartPre < "ExecStartPre=-/sbin/modprobe z" ? ` + run,
+		`programs /usr/lib/systemd/system/ssh.service.d/b.conf:4 Wants z_z<z-z "Wants=modprobe@z-z.service" ? ` + run,
+		`programs /usr/lib/systemd/system/ssh.service.d/b.conf:6 ExecStartPre < "ExecStartPre=-/sbin/modprobe z" ? ` + run,
 		`programs /etc/init.d/kmod:2  < "kmod load" ? ` + run,
 		`programs /etc/rc.local:1  < "insmod /x.ko" ? ` + run,
 	}, allShown(entriesOf(t, newRoot(t, files))))

@@ -23,6 +23,12 @@ var (
 	scriptFiles = []string{"/etc/rc.local", "/etc/rc.d/rc.local", "/etc/crontab"}
 )
 
+// silentSettings are the settings of units that name others and start nothing.
+var silentSettings = map[string]bool{"Documentation": true, "Description": true, "After": true, "Before": true, "Conflicts": true}
+
+// moduleUnit matches systemd's unit that has modprobe load a module.
+var moduleUnit = regexp.MustCompile(`\bmodprobe@([A-Za-z0-9_-]+)\.service\b`)
+
 // parseProgram calls visit with each line that names a program that loads modules, except
 // comments.
 func parseProgram(data []byte, visit func(number int64, text string) bool) {
@@ -49,8 +55,15 @@ func (r *reading) programEntries() []kmodquery.AutostartEntry {
 		}
 		parseProgram(f.data, func(number int64, text string) bool {
 			e := p.entry(f, number, text)
-			if key, _, isSetting := strings.Cut(text, "="); isSetting && strings.HasPrefix(key, "Exec") {
+			key, _, isSetting := strings.Cut(text, "=")
+			module := moduleUnit.FindStringSubmatch(text)
+			switch {
+			case isSetting && silentSettings[key]:
+				return true
+			case isSetting && strings.HasPrefix(key, "Exec"):
 				e.Action = key
+			case isSetting && module != nil:
+				e.Action, e.Requested, e.Name = key, module[1], strings.ReplaceAll(module[1], "-", "_")
 			}
 			e.Argument = text
 			if f.mask == nil {
