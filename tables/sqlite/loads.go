@@ -116,7 +116,8 @@ func (s *Store) examineLoads(ctx context.Context, key []byte, last int64) (more 
 			if err != nil {
 				return err
 			}
-			*l = openLoads{turn: l.turn, of: db, stored: stored, examined: from, byKey: map[string]*openLoad{}, batch: maxClosings}
+			// All but turn, for which other calls wait meanwhile.
+			l.of, l.stored, l.examined, l.byKey, l.batch = db, stored, from, map[string]*openLoad{}, maxClosings
 		}
 		last = max(last, l.stored)
 		if l.examined >= last || len(l.byKey) >= s.mostLoads {
